@@ -1,0 +1,96 @@
+//! What should run on a host: the one form in which a file, a master or a program says it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, Generation, VmId};
+
+/// Everything that should run on a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssignmentSet {
+    /// The state's number; a file may leave it out and lets the worker count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// The VMs. One that is not listed is removed.
+    pub vms: Vec<Assignment>,
+    /// Lifts the guard against mass removal for this set.
+    #[serde(default)]
+    pub allow_removals: bool,
+}
+
+/// One VM that should exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// Its name on the host.
+    pub id: VmId,
+    /// The NAR hash of `store_path` in SRI form, `sha256-…=`. Another hash means another VM.
+    pub hash: String,
+    /// The artifact.
+    pub store_path: PathBuf,
+    /// The phase it should be in.
+    #[serde(default)]
+    pub desired: DesiredState,
+    /// What differs from the artifact's own description.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// Hashes of further store paths that the artifact reaches.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<PathBuf, String>,
+}
+
+/// The phase a VM should be in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DesiredState {
+    /// Running.
+    #[default]
+    Running,
+    /// Built, with its vCPUs parked.
+    Paused,
+    /// Off, its disks and address kept.
+    Stopped,
+}
+
+/// Values that replace those of the artifact.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overrides {
+    /// Number of vCPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u8>,
+    /// Memory in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<Bytes>,
+    /// Text put after the artifact's kernel command line, with a space between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmdline_append: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_form_parses() {
+        let set: AssignmentSet = serde_json::from_str(
+            r#"{ "generation": 7, "vms": [ { "id": "web-1", "hash": "sha256-x=", "store_path": "/nix/store/x",
+                 "desired": "running",
+                 "overrides": { "vcpus": 2, "memory_bytes": 536870912, "cmdline_append": "quiet" } } ] }"#,
+        )
+        .expect("the documented form parses");
+        assert_eq!(set.generation, Some(Generation::new(7)));
+        assert_eq!(set.vms[0].overrides.memory_bytes, Some(Bytes::from_mib(512)));
+        assert!(!set.allow_removals);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error =
+            serde_json::from_str::<AssignmentSet>(r#"{"vms": [], "vmz": []}"#).expect_err("unknown key");
+        assert!(error.to_string().contains("`vmz`"), "{error}");
+    }
+}

@@ -1,0 +1,41 @@
+//! Plain values that every other crate speaks in: who a virtual machine is, what it is made of, what phase it is
+//! in, how it ended and what it has used.
+//!
+//! Nothing here does I/O, holds a lock or knows an operating system. The values cross thread, process and
+//! network borders, so each has one serialised form and validates itself when it is parsed.
+//!
+//! ```
+//! use vm_model::{Bytes, VmId};
+//!
+//! let id: VmId = "web-1".parse()?;
+//! assert_eq!(id.as_str(), "web-1");
+//! assert_eq!(Bytes::from_mib(128).get(), 134_217_728);
+//! assert!("Web_1".parse::<VmId>().is_err());
+//! # Ok::<(), vm_model::InvalidVmId>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod assignment;
+mod counters;
+mod disk_options;
+mod id;
+mod lifecycle;
+mod machine;
+mod services;
+mod units;
+
+pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides};
+pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
+pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, RateLimitSpec, TokenBucketSpec};
+pub use id::{InvalidVmId, VmId};
+pub use lifecycle::{
+    BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, MachinePhase, ResetSource, StopMethod,
+    VmStatus,
+};
+pub use machine::{
+    BootSpec, CpuSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, MachineSpec, MemoryBacking, MemorySpec,
+    NicSpec, SerialMode,
+};
+pub use services::{BalloonSpec, GuestServices, VsockSpec};
+pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};

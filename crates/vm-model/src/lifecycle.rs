@@ -1,0 +1,206 @@
+//! Where a machine is in its life, and how it left it.
+//!
+//! ```text
+//! Creating → Booting → Running ⇄ Paused → Stopping → Stopped → (removed)
+//!      └────────┴─────────┴────────┴─────────┴──→ Failed(reason) → Restarting → Creating
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A VM's status as its supervisor tells it to users. It has one writer: that supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase", content = "reason")]
+pub enum VmStatus {
+    /// Its artifact is being verified, its disks and network prepared.
+    Creating,
+    /// Its machine is being built.
+    Booting,
+    /// Its first vCPU was entered.
+    Running,
+    /// Its vCPUs are parked.
+    Paused,
+    /// It was asked to stop.
+    Stopping,
+    /// It is off and stays so until it is started.
+    Stopped,
+    /// It failed or rebooted and waits for its next start.
+    Restarting,
+    /// It is off because something went wrong.
+    Failed(FailureReason),
+}
+
+impl VmStatus {
+    /// The phase alone, as metrics and tables name it.
+    pub fn phase_name(&self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Booting => "booting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Restarting => "restarting",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+impl fmt::Display for VmStatus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(reason) => write!(formatter, "failed: {reason}"),
+            Self::Creating
+            | Self::Booting
+            | Self::Running
+            | Self::Paused
+            | Self::Stopping
+            | Self::Stopped
+            | Self::Restarting => formatter.write_str(self.phase_name()),
+        }
+    }
+}
+
+/// Why a VM failed, for a person to act on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureReason {
+    /// What kind of failure; decides whether a restart can help.
+    pub kind: FailureKind,
+    /// The whole story in one line: what failed, on what, why.
+    pub message: String,
+    /// The last lines of the guest's console, oldest first; empty where it wrote none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub console_tail: Vec<String>,
+}
+
+impl fmt::Display for FailureReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)?;
+        match self.console_tail.last() {
+            Some(line) => write!(formatter, " (last console line: {line:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The artifact or its description is unusable as it stands.
+    Artifact,
+    /// The content does not have the hash it was assigned with.
+    HashMismatch,
+    /// The host lacks something: KVM, a device node, a permission, an address, memory, space.
+    Host,
+    /// The guest ended itself abnormally: a triple fault or a kernel panic.
+    Guest,
+    /// The machine's own code failed: an error or a panic on one of its threads.
+    Machine,
+}
+
+impl FailureKind {
+    /// Whether only a changed assignment can help, so that retrying is pointless.
+    pub fn is_permanent(self) -> bool {
+        match self {
+            Self::Artifact | Self::HashMismatch => true,
+            Self::Host | Self::Guest | Self::Machine => false,
+        }
+    }
+}
+
+/// What a machine's thread reports of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachinePhase {
+    /// Being built.
+    Booting,
+    /// vCPUs run.
+    Running,
+    /// vCPUs are parked.
+    Paused,
+    /// Was asked to stop.
+    Stopping,
+    /// Has ended.
+    Exited,
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineExit {
+    /// The guest switched itself off (ACPI S5), by itself or when asked.
+    PoweredOff,
+    /// The guest asked for a reset.
+    Reset(ResetSource),
+    /// A vCPU shut down with no handler left: a triple fault.
+    TripleFault,
+    /// It was ended by its host.
+    Killed,
+    /// Its own code failed; the text says where and why.
+    Failed(String),
+}
+
+/// How a guest asked for a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetSource {
+    /// The ACPI reset register (ACPI 6.4 §4.8.4.6).
+    Acpi,
+    /// The keyboard controller's reset pulse, port 0x64.
+    KeyboardController,
+}
+
+/// What a guest's kernel tells of its own end, while its machine still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestPanic {
+    /// It panicked and is left to its host.
+    Panicked,
+    /// It panicked and goes on in a kernel that keeps what the first one left.
+    CrashKernelLoaded,
+}
+
+/// What ended a machine that was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMethod {
+    /// It had ended before it was asked.
+    AlreadyStopped,
+    /// The guest obeyed the ACPI power button within its deadline.
+    PowerButton,
+    /// It was ended from outside.
+    Kill,
+}
+
+/// How long each step took from the request to create a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootTimings {
+    /// Until the machine was built and its first vCPU entered.
+    pub first_entry: Option<Duration>,
+    /// Until the guest wrote its first console byte.
+    pub first_console_byte: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_reads_back_from_json() {
+        let status = VmStatus::Failed(FailureReason {
+            kind: FailureKind::Guest,
+            message: "the guest triple-faulted".into(),
+            console_tail: vec!["Kernel panic - not syncing".into()],
+        });
+        let json = serde_json::to_string(&status).expect("statuses serialise");
+        assert_eq!(serde_json::from_str::<VmStatus>(&json).expect("statuses parse back"), status);
+        assert_eq!(
+            status.to_string(),
+            "failed: the guest triple-faulted (last console line: \"Kernel panic - not syncing\")"
+        );
+        assert_eq!(serde_json::to_string(&VmStatus::Running).expect("serialises"), r#"{"phase":"running"}"#);
+    }
+}

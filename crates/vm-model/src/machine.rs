@@ -1,0 +1,294 @@
+//! What one machine is made of, written once for every place that speaks of it.
+//!
+//! [`MachineSpec`] is generic over how a file is named: a path while an artifact is being read, an open file
+//! once somebody decided what may be opened, an index into passed descriptors on a wire between processes.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Bytes, DiskOptions, GuestServices, MacAddress};
+
+/// A whole machine. Files are `F`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec<F> {
+    /// The machine's stable identity; SMBIOS shows it to the guest.
+    pub uuid: Uuid,
+    /// Its processors.
+    pub cpus: CpuSpec,
+    /// Its memory.
+    pub memory: MemorySpec,
+    /// What it boots.
+    pub boot: BootSpec<F>,
+    /// Its disks, in the order in which the guest meets them.
+    pub disks: Vec<DiskSpec<F>>,
+    /// Its network interfaces, in the order in which the guest meets them.
+    pub nics: Vec<NicSpec<F>>,
+    /// What stands behind its first serial port.
+    pub serial: SerialMode,
+    /// Whether it has an entropy device.
+    pub rng: bool,
+    /// By what else guest and host help each other.
+    pub services: GuestServices<F>,
+}
+
+/// Processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuSpec {
+    /// vCPUs present at boot; at least one.
+    pub boot_vcpus: u8,
+    /// Guest-physical address bits offered to the guest; `None` takes the host's.
+    pub max_phys_bits: Option<u8>,
+}
+
+/// Memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemorySpec {
+    /// Size; a whole number of 4 KiB pages.
+    pub size: Bytes,
+    /// What it lies on.
+    pub backing: MemoryBacking,
+    /// Whether every page is made present before the first instruction.
+    pub prefault: bool,
+}
+
+/// What guest memory lies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryBacking {
+    /// One sealed memfd, mapped shared.
+    #[default]
+    SharedMemfd,
+    /// Private anonymous memory that asks for transparent huge pages.
+    AnonymousHuge,
+    /// Private anonymous memory offered to kernel same-page merging.
+    AnonymousMergeable,
+}
+
+/// What the machine boots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootSpec<F> {
+    /// The kernel: an ELF with a PVH note, or a bzImage.
+    pub kernel: F,
+    /// The initial RAM disk.
+    pub initrd: Option<F>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// A block device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec<F> {
+    /// The disk's name in reports and metrics, unique in its machine.
+    pub id: String,
+    /// The image.
+    pub file: F,
+    /// How the image is laid out. Always stated, never probed.
+    pub format: DiskFormat,
+    /// What the guest may do with it.
+    pub access: DiskAccess,
+    /// What the guest reads as the serial number; at most 20 bytes reach it (virtio 1.2 §5.2.6.1).
+    pub serial: Option<String>,
+    /// Descriptors a queue, a power of two.
+    pub queue_size: u16,
+    /// How it is served.
+    #[serde(default)]
+    pub options: DiskOptions,
+}
+
+/// The layout of a disk image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Byte N of the file is byte N of the disk.
+    #[default]
+    Raw,
+}
+
+/// What a guest may do with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskAccess {
+    /// Reads only.
+    ReadOnly,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicSpec<F> {
+    /// The interface's name in reports and metrics, unique in its machine.
+    pub id: String,
+    /// An attached TAP queue, opened with a virtio-net header of 12 bytes.
+    pub tap: F,
+    /// The guest's hardware address.
+    pub mac: MacAddress,
+    /// The MTU told to the guest; `None` tells none.
+    pub mtu: Option<u16>,
+    /// Descriptors a queue, a power of two.
+    pub queue_size: u16,
+}
+
+/// What stands behind the serial port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SerialMode {
+    /// The console recorder.
+    #[default]
+    Console,
+    /// A port that swallows what is written.
+    Null,
+}
+
+/// What a file is for; names it in errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileRole<'a> {
+    /// [`BootSpec::kernel`].
+    Kernel,
+    /// [`BootSpec::initrd`].
+    Initrd,
+    /// The image of the disk with this id.
+    Disk(&'a str, DiskAccess),
+    /// The TAP of the interface with this id.
+    Tap(&'a str),
+    /// [`crate::VsockSpec::directory`].
+    VsockDirectory,
+}
+
+impl<F> MachineSpec<F> {
+    /// The same machine with every file turned into another form, in a fixed order: kernel, initrd, disks,
+    /// interfaces, services.
+    ///
+    /// # Errors
+    /// The first error of `convert`; files converted before it are dropped.
+    pub fn try_map_files<G, E>(
+        self,
+        mut convert: impl FnMut(FileRole<'_>, F) -> Result<G, E>,
+    ) -> Result<MachineSpec<G>, E> {
+        let boot = self.boot.try_map_files(&mut convert)?;
+        let disks = self.disks.into_iter().map(|disk| disk.try_map_file(&mut convert));
+        let disks = disks.collect::<Result<_, E>>()?;
+        let nics = self.nics.into_iter().map(|nic| nic.try_map_file(&mut convert));
+        let nics = nics.collect::<Result<_, E>>()?;
+        Ok(MachineSpec {
+            uuid: self.uuid,
+            cpus: self.cpus,
+            memory: self.memory,
+            boot,
+            disks,
+            nics,
+            serial: self.serial,
+            rng: self.rng,
+            services: self.services.try_map_files(&mut convert)?,
+        })
+    }
+}
+
+impl<F> BootSpec<F> {
+    fn try_map_files<G, E>(
+        self,
+        convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
+    ) -> Result<BootSpec<G>, E> {
+        let kernel = convert(FileRole::Kernel, self.kernel)?;
+        let initrd = self.initrd.map(|file| convert(FileRole::Initrd, file));
+        Ok(BootSpec { kernel, initrd: initrd.transpose()?, cmdline: self.cmdline })
+    }
+}
+
+impl<F> DiskSpec<F> {
+    fn try_map_file<G, E>(
+        self,
+        convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
+    ) -> Result<DiskSpec<G>, E> {
+        let file = convert(FileRole::Disk(&self.id, self.access), self.file)?;
+        Ok(DiskSpec {
+            id: self.id,
+            file,
+            format: self.format,
+            access: self.access,
+            serial: self.serial,
+            queue_size: self.queue_size,
+            options: self.options,
+        })
+    }
+}
+
+impl<F> NicSpec<F> {
+    fn try_map_file<G, E>(
+        self,
+        convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
+    ) -> Result<NicSpec<G>, E> {
+        let tap = convert(FileRole::Tap(&self.id), self.tap)?;
+        Ok(NicSpec { id: self.id, tap, mac: self.mac, mtu: self.mtu, queue_size: self.queue_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::VsockSpec;
+
+    fn spec() -> MachineSpec<&'static str> {
+        MachineSpec {
+            uuid: Uuid::nil(),
+            cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+            memory: MemorySpec {
+                size: Bytes::from_mib(64),
+                backing: MemoryBacking::default(),
+                prefault: false,
+            },
+            boot: BootSpec { kernel: "kernel", initrd: Some("initrd"), cmdline: String::new() },
+            disks: vec![DiskSpec {
+                id: "root".into(),
+                file: "disk",
+                format: DiskFormat::Raw,
+                access: DiskAccess::ReadOnly,
+                serial: None,
+                queue_size: 128,
+                options: DiskOptions::default(),
+            }],
+            nics: vec![NicSpec {
+                id: "net0".into(),
+                tap: "tap",
+                mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+                mtu: None,
+                queue_size: 256,
+            }],
+            serial: SerialMode::Console,
+            rng: true,
+            services: GuestServices {
+                vsock: Some(VsockSpec { cid: 3, directory: "sockets" }),
+                ..GuestServices::default()
+            },
+        }
+    }
+
+    #[test]
+    fn files_are_visited_once_each_and_by_role() {
+        let mut seen = Vec::new();
+        let mapped = spec()
+            .try_map_files(|role, file| {
+                seen.push(format!("{role:?}={file}"));
+                Ok::<_, ()>(file.len())
+            })
+            .expect("nothing fails");
+        assert_eq!(
+            seen,
+            [
+                "Kernel=kernel",
+                "Initrd=initrd",
+                "Disk(\"root\", ReadOnly)=disk",
+                "Tap(\"net0\")=tap",
+                "VsockDirectory=sockets"
+            ]
+        );
+        assert_eq!(mapped.disks[0].file, 4);
+    }
+
+    #[test]
+    fn the_first_error_ends_the_mapping() {
+        let result =
+            spec().try_map_files(|role, _| if role == FileRole::Initrd { Err("no") } else { Ok(()) });
+        assert_eq!(result, Err("no"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Devices by which a guest and its host help each other along: none moves the guest's own data to storage or
+//! network.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, FileRole};
+
+/// Which of these devices a machine has. Files are `F`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestServices<F> {
+    /// Whether its guest can report that its kernel panicked.
+    pub panic_device: bool,
+    /// The device that takes memory from its guest and gives it back.
+    pub balloon: Option<BalloonSpec>,
+    /// The device that connects sockets of its guest with sockets on the host.
+    pub vsock: Option<VsockSpec<F>>,
+}
+
+impl<F> Default for GuestServices<F> {
+    /// The device for panics alone: it costs nothing and answers the question why a guest ended.
+    fn default() -> Self {
+        Self { panic_device: true, balloon: None, vsock: None }
+    }
+}
+
+/// A memory balloon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonSpec {
+    /// How much the guest is asked to give up from the start on. Can be changed while it runs.
+    pub size: Bytes,
+    /// Whether the guest may take pages back when it runs out of memory.
+    pub deflate_on_oom: bool,
+    /// Whether the guest tells which pages it has no use for, for the host to reclaim.
+    pub free_page_reporting: bool,
+}
+
+/// A socket device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockSpec<F> {
+    /// The guest's address, from 3 on. It means nothing outside the machine.
+    pub cid: u32,
+    /// The directory of the host's sockets.
+    pub directory: F,
+}
+
+impl<F> GuestServices<F> {
+    pub(crate) fn try_map_files<G, E>(
+        self,
+        convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
+    ) -> Result<GuestServices<G>, E> {
+        let vsock = self.vsock.map(|VsockSpec { cid, directory }| {
+            convert(FileRole::VsockDirectory, directory).map(|directory| VsockSpec { cid, directory })
+        });
+        Ok(GuestServices {
+            panic_device: self.panic_device,
+            balloon: self.balloon,
+            vsock: vsock.transpose()?,
+        })
+    }
+}
