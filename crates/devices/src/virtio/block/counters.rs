@@ -1,0 +1,73 @@
+//! What a disk has done, readable from any thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Live counters of one disk, since it was made. They survive resets of the device.
+#[derive(Debug, Default)]
+pub struct BlockCounters {
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    read_operations: AtomicU64,
+    write_operations: AtomicU64,
+    flush_operations: AtomicU64,
+    erase_operations: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// [`BlockCounters`] at one moment, each value on its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Bytes read by the guest.
+    pub read_bytes: u64,
+    /// Bytes written by the guest.
+    pub written_bytes: u64,
+    /// Read requests completed.
+    pub read_operations: u64,
+    /// Write requests completed.
+    pub write_operations: u64,
+    /// Flush requests completed.
+    pub flush_operations: u64,
+    /// Discard and write-zeroes requests completed.
+    pub erase_operations: u64,
+    /// Requests that failed or made no sense.
+    pub errors: u64,
+}
+
+impl BlockCounters {
+    /// The values now.
+    #[must_use]
+    pub fn counts(&self) -> BlockCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BlockCounts {
+            read_bytes: load(&self.read_bytes),
+            written_bytes: load(&self.written_bytes),
+            read_operations: load(&self.read_operations),
+            write_operations: load(&self.write_operations),
+            flush_operations: load(&self.flush_operations),
+            erase_operations: load(&self.erase_operations),
+            errors: load(&self.errors),
+        }
+    }
+
+    pub(super) fn count_read(&self, bytes: u64) {
+        self.read_operations.fetch_add(1, Ordering::Relaxed);
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_write(&self, bytes: u64) {
+        self.write_operations.fetch_add(1, Ordering::Relaxed);
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_flush(&self) {
+        self.flush_operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_erase(&self) {
+        self.erase_operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,347 @@
+//! The block device as its transport sees it.
+
+use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use virtio_bindings::bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
+};
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use super::counters::BlockCounters;
+use super::disk::{
+    DiskAccess, DiskCaching, DiskErasure, DiskError, DiskImage, DiskSerial, DiskShape, SECTOR_BYTES,
+};
+use super::engine::{
+    Backend, BlockEngine, DiskFiles, EngineChoice, EngineKind, ThreadedEngine, open_engine, retire,
+};
+use super::lanes::Lanes;
+use super::qcow2::Qcow2Image;
+use super::service::{Service, WriteMode};
+use super::slots::Slots;
+use crate::virtio::configuration::read_configuration;
+use crate::virtio::queue::QueueFault;
+use crate::virtio::rate_limiter::RateLimiter;
+use crate::virtio::{
+    ActivateError, Activation, DeviceEvent, QueueSize, RateLimits, VirtioDevice, VirtioDeviceType,
+};
+
+/// The completions' token among the device's events.
+const COMPLETIONS: u16 = 0;
+/// The token of the rate limit's timer.
+const TIMER: u16 = 1;
+/// The most transfers in flight, whatever the number of queues: requests past them wait in their queues.
+const SLOTS_MAX: u16 = 1024;
+/// How long the end of the device waits for transfers in flight.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a block device is made of.
+pub struct BlockDeviceConfig {
+    /// The disk: a regular file or block device.
+    pub file: OwnedFd,
+    /// What its content is.
+    pub image: DiskImage,
+    /// Whether the guest may write.
+    pub access: DiskAccess,
+    /// Whether the guest may discard and zero parts of it.
+    pub erasure: DiskErasure,
+    /// Whether transfers go through the host's page cache.
+    pub caching: DiskCaching,
+    /// What the guest reads as serial number.
+    pub serial: DiskSerial,
+    /// Request queues. The guest's driver uses as many of them as it has use for, one a processor.
+    pub queue_count: NonZeroU16,
+    /// Each queue's largest size.
+    pub queue_size: QueueSize,
+    /// How much the guest may move in a time.
+    pub rate_limits: RateLimits,
+    /// How transfers reach the file.
+    pub engine: EngineChoice,
+    /// Names the disk in logs and its thread if it has one: at most 15 bytes are shown.
+    pub name: String,
+}
+
+/// A virtio block device.
+pub struct BlockDevice {
+    /// `None` only while the device is being dropped.
+    service: Option<Service>,
+    state: State,
+    configuration: [u8; 60],
+    features: u64,
+    queue_sizes: Vec<u16>,
+    counters: Arc<BlockCounters>,
+    engine_kind: EngineKind,
+    /// [`END_PATIENCE`], but for tests.
+    end_patience: Duration,
+}
+
+enum State {
+    Reset,
+    Active {
+        lanes: Lanes,
+        mode: WriteMode,
+    },
+    /// The queues are ignored until reset (virtio 1.2 §2.1.2).
+    Broken,
+}
+
+impl BlockDevice {
+    /// A device in reset.
+    ///
+    /// # Errors
+    /// The file cannot be a disk, or no engine could be had.
+    pub fn new(config: BlockDeviceConfig) -> Result<Self, DiskError> {
+        let mut shape = DiskShape::of(&config.file, config.access, config.erasure)?;
+        let queues = QueueShape { count: config.queue_count.get(), size: config.queue_size.get() };
+        let limiter = RateLimiter::new(&config.rate_limits).map_err(DiskError::RateLimit)?;
+        let engine = match config.image {
+            DiskImage::Raw => {
+                let files = match config.caching {
+                    DiskCaching::Cached => DiskFiles::cached(config.file),
+                    DiskCaching::Direct => DiskFiles::direct(config.file).map_err(DiskError::Direct)?,
+                };
+                open_engine(config.engine, files, queues.slots(), &config.name)
+            }
+            DiskImage::Qcow2 => {
+                if config.caching == DiskCaching::Direct || config.access == DiskAccess::ReadWrite {
+                    return Err(DiskError::ImageUse);
+                }
+                let image = Qcow2Image::open(config.file.into()).map_err(DiskError::Image)?;
+                shape.sectors = image.disk_bytes() / SECTOR_BYTES;
+                let backend = Backend::Qcow2(Box::new(image));
+                let engine = ThreadedEngine::new(backend, queues.slots(), &config.name);
+                engine.map(|engine| Box::new(engine) as Box<dyn BlockEngine>)
+            }
+        }
+        .map_err(DiskError::Engine)?;
+        Ok(Self::on_engine(engine, shape, config.serial, queues, limiter))
+    }
+
+    fn on_engine(
+        engine: Box<dyn BlockEngine>,
+        shape: DiskShape,
+        serial: DiskSerial,
+        queues: QueueShape,
+        limiter: Option<RateLimiter>,
+    ) -> Self {
+        let counters = Arc::new(BlockCounters::default());
+        let slots = Slots::new(queues.slots());
+        Self {
+            state: State::Reset,
+            configuration: shape.configuration(queues),
+            features: features(&shape, queues),
+            queue_sizes: vec![queues.size; usize::from(queues.count)],
+            counters: Arc::clone(&counters),
+            engine_kind: engine.kind(),
+            end_patience: END_PATIENCE,
+            service: Some(Service { engine, slots, shape, serial, limiter, counters }),
+        }
+    }
+
+    /// What the disk has done so far, to be read from any thread.
+    #[must_use]
+    pub fn counters(&self) -> Arc<BlockCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine(&self) -> EngineKind {
+        self.engine_kind
+    }
+
+    fn turn(&mut self) {
+        let Some(service) = &mut self.service else { return };
+        let served = match &mut self.state {
+            State::Active { lanes, mode } => service.turn(lanes, *mode),
+            State::Reset | State::Broken => return settle_now(service),
+        };
+        self.note(served);
+    }
+
+    fn note(&mut self, served: Result<(), QueueFault>) {
+        if let Err(fault) = served {
+            tracing::debug!(error = %fault, "a block device's queue is broken");
+            self.state = State::Broken;
+        }
+    }
+}
+
+/// How many queues there are, and how large each is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueueShape {
+    pub(super) count: u16,
+    pub(super) size: u16,
+}
+
+impl QueueShape {
+    /// Transfers in flight, at least as many as one queue can have.
+    fn slots(self) -> u16 {
+        self.count.saturating_mul(self.size).min(SLOTS_MAX).max(self.size)
+    }
+}
+
+/// What a disk of `shape` offers (virtio 1.2 §5.2.3).
+fn features(shape: &DiskShape, queues: QueueShape) -> u64 {
+    let always = [
+        VIRTIO_BLK_F_SEG_MAX,
+        VIRTIO_BLK_F_BLK_SIZE,
+        VIRTIO_BLK_F_FLUSH,
+        VIRTIO_BLK_F_TOPOLOGY,
+        VIRTIO_RING_F_INDIRECT_DESC,
+        VIRTIO_RING_F_EVENT_IDX,
+    ];
+    let erasure: &[u32] =
+        if shape.offers_erasure() { &[VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES] } else { &[] };
+    let access: &[u32] = match shape.access {
+        DiskAccess::ReadOnly => &[VIRTIO_BLK_F_RO],
+        DiskAccess::ReadWrite => &[],
+    };
+    let queues: &[u32] = if queues.count > 1 { &[VIRTIO_BLK_F_MQ] } else { &[] };
+    let all = always.iter().chain(erasure).chain(access).chain(queues);
+    all.fold(0, |bits, feature| bits | 1u64 << feature)
+}
+
+/// Frees what ended and nobody waits for.
+fn settle_now(service: &mut Service) {
+    while let Some(finished) = service.engine.finished() {
+        service.slots.release(finished.slot, finished.vectors);
+    }
+}
+
+impl VirtioDevice for BlockDevice {
+    fn device_type(&self) -> VirtioDeviceType {
+        VirtioDeviceType::Block
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn offered_features(&self) -> u64 {
+        self.features
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_configuration(&self.configuration, offset, data);
+    }
+
+    /// No field is writable without `VIRTIO_BLK_F_CONFIG_WCE`.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let Some(service) = &mut self.service else {
+            return Err(ActivateError::Backend(std::io::ErrorKind::NotConnected.into()));
+        };
+        // Transfers from before the reset could still write to guest memory.
+        settle_now(service);
+        if service.engine.in_flight() > 0 {
+            return Err(ActivateError::Backend(std::io::ErrorKind::TimedOut.into()));
+        }
+        // A driver need not use all queues, but the first is there with or without `VIRTIO_BLK_F_MQ`.
+        if !matches!(activation.queues.first(), Some(Some(_))) {
+            return Err(ActivateError::QueueDisabled { index: 0 });
+        }
+        let mode = if activation.features & 1 << VIRTIO_BLK_F_FLUSH != 0 {
+            WriteMode::Back
+        } else {
+            WriteMode::Through
+        };
+        self.state = State::Active { lanes: Lanes::new(activation.queues), mode };
+        Ok(())
+    }
+
+    fn events(&self) -> Vec<DeviceEvent<'_>> {
+        let Some(service) = &self.service else { return Vec::new() };
+        let completions = DeviceEvent { fd: service.engine.completions(), token: COMPLETIONS };
+        let timer = service.limiter.iter().map(|limiter| DeviceEvent { fd: limiter.timer(), token: TIMER });
+        std::iter::once(completions).chain(timer).collect()
+    }
+
+    fn doorbell(&mut self, index: u16) {
+        if let State::Active { lanes, .. } = &mut self.state {
+            lanes.ring(index);
+        }
+        self.turn();
+    }
+
+    fn event(&mut self, _token: u16) {
+        self.turn();
+    }
+
+    fn drain(&mut self, deadline: Instant) -> bool {
+        let Some(service) = &mut self.service else {
+            return true;
+        };
+        let drained = match &mut self.state {
+            State::Active { lanes, .. } => drain_lanes(service, lanes, deadline),
+            State::Reset | State::Broken => Ok(drain_forgotten(service, deadline)),
+        };
+        match drained {
+            Ok(drained) => drained,
+            Err(fault) => {
+                self.note(Err(fault));
+                false
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.state = State::Reset;
+        if let Some(service) = &mut self.service {
+            service.slots.abandon_all();
+        }
+    }
+
+    fn is_settled(&mut self) -> bool {
+        self.service.as_mut().is_none_or(|service| {
+            settle_now(service);
+            service.engine.in_flight() == 0
+        })
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+}
+
+/// Completes requests until none is in flight; `false` when `deadline` passed first.
+fn drain_lanes(service: &mut Service, lanes: &mut Lanes, deadline: Instant) -> Result<bool, QueueFault> {
+    loop {
+        service.finish_requests(lanes)?;
+        lanes.notify()?;
+        if service.engine.in_flight() == 0 {
+            return Ok(true);
+        }
+        if !service.engine.wait(deadline) {
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits for transfers that nobody waits for any more; `false` when `deadline` passed first.
+fn drain_forgotten(service: &mut Service, deadline: Instant) -> bool {
+    loop {
+        settle_now(service);
+        if service.engine.in_flight() == 0 {
+            return true;
+        }
+        if !service.engine.wait(deadline) {
+            return false;
+        }
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        if let Some(service) = self.service.take() {
+            retire(service.engine, Instant::now() + self.end_patience);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! The block device (virtio 1.2 §5.2) on a file or block device of the host's, raw or a qcow2 image.
+//!
+//! ```text
+//! queue ──Chain──→ request (checked) ──→ service ──Transfer──→ engine ──→ file
+//!   ↑                                       │  ↑                  │
+//!   └────────── status, used ring ──────────┘  └─── Finished ─────┘
+//! ```
+//!
+//! Nothing here waits for the file except [`VirtioDevice::drain`](super::VirtioDevice::drain) and
+//! [`VirtioDevice::reset`](super::VirtioDevice::reset), which have deadlines. A file that was truncated
+//! underneath gives the guest I/O errors. Who may open which file is the callers' business.
+
+mod counters;
+mod device;
+mod disk;
+mod engine;
+mod lanes;
+mod qcow2;
+mod request;
+mod service;
+mod slots;
+
+pub use self::counters::{BlockCounters, BlockCounts};
+pub use self::device::{BlockDevice, BlockDeviceConfig};
+pub use self::disk::{DiskAccess, DiskCaching, DiskErasure, DiskError, DiskImage, DiskSerial};
+pub use self::engine::{EngineChoice, EngineKind};
+pub use self::qcow2::Qcow2Error;

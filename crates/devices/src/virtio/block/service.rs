@@ -1,0 +1,310 @@
+//! The way of a request: from a queue to the engine, and from there back to the guest.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::counters::BlockCounters;
+use super::disk::{DiskSerial, DiskShape};
+use super::engine::{BlockEngine, Durability, Finished, Transfer, TransferKind};
+use super::lanes::Lanes;
+use super::request::{EraseKind, HEADER_BYTES, Rejection, Request, Status, read_extents};
+use super::slots::{InFlight, Slots};
+use crate::virtio::queue::{Chain, Queue, QueueFault};
+use crate::virtio::rate_limiter::RateLimiter;
+use crate::virtio::vectors::{VectorsError, mark_written};
+
+/// When a write counts as done (virtio 1.2 §5.2.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriteMode {
+    /// When it is in the host's cache: the driver agreed to flush.
+    Back,
+    /// When it is durable: the driver does not know of flushing.
+    Through,
+}
+
+/// What serving requests takes, whether or not there are queues to serve.
+pub(super) struct Service {
+    pub(super) engine: Box<dyn BlockEngine>,
+    pub(super) slots: Slots,
+    pub(super) shape: DiskShape,
+    pub(super) serial: DiskSerial,
+    pub(super) limiter: Option<RateLimiter>,
+    pub(super) counters: Arc<BlockCounters>,
+}
+
+/// What stopped the taking of requests from a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// There are none left; its doorbell tells of the next.
+    Empty,
+    /// It has had its share of this turn.
+    Share,
+    /// No slot is free; a completion comes back here.
+    Slots,
+    /// The rate limit is reached; its timer comes back here.
+    RateLimit,
+}
+
+/// Whose request it is, and how its writes are to be done.
+#[derive(Clone, Copy)]
+struct Origin {
+    lane: u16,
+    mode: WriteMode,
+}
+
+/// Bytes of requests after which a turn ends: what is in the page cache is copied during the turn.
+const TURN_BYTES: u64 = 32 << 20;
+/// Bytes that every buffer counts for besides its own: a guest may cut a request into a thousand.
+const BUFFER_COST: u64 = 4096;
+
+impl Service {
+    /// One turn: completions out, new requests in, and once more completions, because many are there at once.
+    /// Takes no more requests of a queue than its size, and none after [`TURN_BYTES`], then asks to be called again.
+    pub(super) fn turn(&mut self, lanes: &mut Lanes, mode: WriteMode) -> Result<(), QueueFault> {
+        self.finish_requests(lanes)?;
+        let limited = self.accept_requests(lanes, mode)?;
+        self.engine.submit();
+        self.finish_requests(lanes)?;
+        lanes.notify()?;
+        // Without a free slot or under the limit, something else comes back here.
+        if lanes.any_pending() && self.slots.has_free() && !limited {
+            self.engine.wake();
+        }
+        Ok(())
+    }
+
+    /// Completes what is over in the queues it came from.
+    pub(super) fn finish_requests(&mut self, lanes: &mut Lanes) -> Result<(), QueueFault> {
+        while let Some(finished) = self.engine.finished() {
+            let Finished { slot, vectors, result } = finished;
+            if let Some(in_flight) = self.slots.release(slot, vectors)
+                && let Some(lane) = lanes.get_mut(in_flight.lane)
+            {
+                self.complete(&mut lane.queue, &in_flight, result.is_ok())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts requests of every queue that may have some; whether the rate limit was reached. No queue is served
+    /// past it, so that small requests do not starve a large one, which is the first of the next turn.
+    fn accept_requests(&mut self, lanes: &mut Lanes, mode: WriteMode) -> Result<bool, QueueFault> {
+        let mut bytes = TURN_BYTES;
+        for index in lanes.order() {
+            let Some(lane) = lanes.get_mut(index).filter(|lane| lane.pending) else {
+                continue;
+            };
+            let stop = self.accept_from(&mut lane.queue, Origin { lane: index, mode }, &mut bytes)?;
+            lane.pending = stop != Stop::Empty;
+            match stop {
+                Stop::Empty | Stop::Share => {}
+                Stop::Slots => {
+                    lanes.start_with(index);
+                    return Ok(false);
+                }
+                Stop::RateLimit => {
+                    lanes.start_with(index);
+                    return Ok(true);
+                }
+            }
+        }
+        lanes.rotate();
+        Ok(false)
+    }
+
+    /// As [`Service::accept_requests`], from one queue; `bytes` are what the turn may yet take.
+    fn accept_from(
+        &mut self,
+        queue: &mut Queue,
+        origin: Origin,
+        bytes: &mut u64,
+    ) -> Result<Stop, QueueFault> {
+        let mut share = queue.size();
+        loop {
+            queue.suppress_doorbells();
+            while share > 0 && *bytes > 0 && self.slots.has_free() {
+                let Some(chain) = queue.pop()? else { break };
+                share -= 1;
+                *bytes = bytes.saturating_sub(cost(&chain));
+                if !self.accept(queue, chain, origin)? {
+                    queue.rewind(1);
+                    return Ok(Stop::RateLimit);
+                }
+            }
+            if !self.slots.has_free() {
+                return Ok(Stop::Slots);
+            }
+            if share == 0 || *bytes == 0 {
+                return Ok(Stop::Share);
+            }
+            if !queue.enable_doorbells()? {
+                return Ok(Stop::Empty);
+            }
+        }
+    }
+
+    /// Answers or starts the request in `chain`; `false` if the rate limit leaves it for later.
+    fn accept(&mut self, queue: &mut Queue, chain: Chain, origin: Origin) -> Result<bool, QueueFault> {
+        let request = match Request::parse(&chain, queue.memory(), &self.shape) {
+            Ok(request) => request,
+            Err(rejection) => return self.reject(queue, &chain, rejection).map(|()| true),
+        };
+        if let Some(limiter) = &mut self.limiter
+            && !limiter.admit(Instant::now(), request.data_bytes())
+        {
+            return Ok(false);
+        }
+        let in_flight = InFlight { lane: origin.lane, chain, request };
+        match request {
+            Request::SerialNumber { bytes } => {
+                // The range was cut to the chain's.
+                let told = in_flight.chain.write_at(queue.memory(), 0, &self.serial.bytes()[..bytes]);
+                self.complete(queue, &in_flight, told.is_ok())
+            }
+            Request::Read { bytes: 0, .. } | Request::Write { bytes: 0, .. } => {
+                self.complete(queue, &in_flight, true)
+            }
+            Request::Read { .. } | Request::Write { .. } | Request::Flush => {
+                self.start_vectors(queue, in_flight, origin.mode)
+            }
+            Request::Erase { kind, segments } => {
+                self.start_erase(queue, in_flight, origin.mode, (kind, segments))
+            }
+        }
+        .map(|()| true)
+    }
+
+    fn reject(&self, queue: &mut Queue, chain: &Chain, rejection: Rejection) -> Result<(), QueueFault> {
+        self.counters.count_error();
+        match rejection {
+            Rejection::Answer(status) => answer(queue, chain, status, 0),
+            Rejection::NoStatus => queue.complete(chain.head(), 0),
+        }
+    }
+
+    fn start_erase(
+        &mut self,
+        queue: &mut Queue,
+        in_flight: InFlight,
+        mode: WriteMode,
+        (kind, segments): (EraseKind, u32),
+    ) -> Result<(), QueueFault> {
+        let extents = match read_extents(kind, segments, &in_flight.chain, queue.memory(), &self.shape) {
+            Ok(extents) if extents.is_empty() => return self.complete(queue, &in_flight, true),
+            Ok(extents) => extents,
+            Err(status) => return self.reject(queue, &in_flight.chain, Rejection::Answer(status)),
+        };
+        let Some((slot, vectors)) = self.slots.take() else {
+            return self.complete(queue, &in_flight, false);
+        };
+        let durability = mode.durability();
+        self.start(
+            queue,
+            slot,
+            in_flight,
+            Transfer { kind: TransferKind::Erase, offset: 0, vectors, extents, durability },
+        )
+    }
+
+    fn start_vectors(
+        &mut self,
+        queue: &mut Queue,
+        in_flight: InFlight,
+        mode: WriteMode,
+    ) -> Result<(), QueueFault> {
+        let Some((slot, mut vectors)) = self.slots.take() else {
+            return self.complete(queue, &in_flight, false);
+        };
+        let (memory, chain) = (queue.memory(), &in_flight.chain);
+        let prepared: Result<_, VectorsError> = match in_flight.request {
+            Request::Read { offset, bytes } => {
+                vectors.append(memory, chain.writable(), 0, bytes).map(|()| (TransferKind::Read, offset))
+            }
+            Request::Write { offset, bytes } => vectors
+                .append(memory, chain.readable(), HEADER_BYTES, bytes)
+                .map(|()| (mode.transfer_kind(), offset)),
+            Request::Flush | Request::SerialNumber { .. } | Request::Erase { .. } => {
+                Ok((TransferKind::Flush, 0))
+            }
+        };
+        let Ok((kind, offset)) = prepared else {
+            vectors.clear();
+            self.slots.release(slot, vectors);
+            return self.complete(queue, &in_flight, false);
+        };
+        self.start(queue, slot, in_flight, Transfer::of_vectors(kind, offset, vectors))
+    }
+
+    fn start(
+        &mut self,
+        queue: &mut Queue,
+        slot: u16,
+        in_flight: InFlight,
+        transfer: Transfer,
+    ) -> Result<(), QueueFault> {
+        if let Err(Transfer { mut vectors, .. }) = self.engine.start(slot, transfer) {
+            vectors.clear();
+            self.slots.release(slot, vectors);
+            return self.complete(queue, &in_flight, false);
+        }
+        self.slots.occupy(slot, in_flight);
+        Ok(())
+    }
+
+    /// Tells the guest how its request ended, and counts it.
+    fn complete(&self, queue: &mut Queue, in_flight: &InFlight, succeeded: bool) -> Result<(), QueueFault> {
+        let InFlight { chain, request, .. } = in_flight;
+        // Changed pages are marked after a failure, too: some may have been filled.
+        let filled = match *request {
+            Request::Read { bytes, .. } => {
+                mark_written(queue.memory(), chain.writable(), bytes);
+                bytes
+            }
+            Request::SerialNumber { bytes } => bytes as u64,
+            Request::Write { .. } | Request::Flush | Request::Erase { .. } => 0,
+        };
+        if !succeeded {
+            self.counters.count_error();
+            return answer(queue, chain, Status::IoError, 0);
+        }
+        match *request {
+            Request::Read { bytes, .. } => self.counters.count_read(bytes),
+            Request::Write { bytes, .. } => self.counters.count_write(bytes),
+            Request::Flush => self.counters.count_flush(),
+            Request::Erase { .. } => self.counters.count_erase(),
+            Request::SerialNumber { .. } => {}
+        }
+        answer(queue, chain, Status::Ok, filled)
+    }
+}
+
+/// What `chain` takes of a turn's bytes.
+fn cost(chain: &Chain) -> u64 {
+    chain.readable_len() + chain.writable_len() + chain.buffers() as u64 * BUFFER_COST
+}
+
+impl WriteMode {
+    fn durability(self) -> Durability {
+        match self {
+            Self::Back => Durability::Cached,
+            Self::Through => Durability::Stable,
+        }
+    }
+
+    fn transfer_kind(self) -> TransferKind {
+        match self {
+            Self::Back => TransferKind::Write,
+            Self::Through => TransferKind::DurableWrite,
+        }
+    }
+}
+
+/// Writes `status` into the chain's last byte and gives it back, `filled` bytes of data before it written.
+fn answer(queue: &mut Queue, chain: &Chain, status: Status, filled: u64) -> Result<(), QueueFault> {
+    let place = chain.writable_len().saturating_sub(1);
+    // The place is in the chain, and the chain in memory: both were checked when it was taken.
+    let _written = chain.write_at(queue.memory(), place, &[status.byte()]);
+    // What is reported as written must be so from the first byte on without a gap (§2.7.8.2).
+    let reported = if filled == place { place + 1 } else { filled };
+    queue.complete(chain.head(), u32::try_from(reported).unwrap_or(u32::MAX))
+}

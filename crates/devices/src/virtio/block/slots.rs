@@ -1,0 +1,68 @@
+//! Which requests are in flight, by slot.
+
+use crate::virtio::queue::Chain;
+use crate::virtio::vectors::IoVectors;
+
+use super::request::Request;
+
+/// A request in flight.
+pub(super) struct InFlight {
+    /// The queue it came from.
+    pub(super) lane: u16,
+    pub(super) chain: Chain,
+    pub(super) request: Request,
+}
+
+/// A fixed number of slots, each with vectors of its own to reuse.
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// `None` while free, and while a transfer goes on whose request nobody waits for any more.
+    occupant: Option<InFlight>,
+    spare: IoVectors,
+}
+
+impl Slots {
+    pub(super) fn new(count: u16) -> Self {
+        let mut slots = Vec::new();
+        slots.resize_with(usize::from(count), Slot::default);
+        Self { slots, free: (0..count).rev().collect() }
+    }
+
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Takes a free slot and the vectors that go with it.
+    pub(super) fn take(&mut self) -> Option<(u16, IoVectors)> {
+        let slot = self.free.pop()?;
+        let place = self.slots.get_mut(usize::from(slot))?;
+        Some((slot, std::mem::take(&mut place.spare)))
+    }
+
+    /// Notes whose transfer goes on in `slot`.
+    pub(super) fn occupy(&mut self, slot: u16, in_flight: InFlight) {
+        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+            place.occupant = Some(in_flight);
+        }
+    }
+
+    /// Frees `slot` and keeps `spare` for its next use; who waited for it.
+    pub(super) fn release(&mut self, slot: u16, spare: IoVectors) -> Option<InFlight> {
+        let place = self.slots.get_mut(usize::from(slot))?;
+        place.spare = spare;
+        self.free.push(slot);
+        place.occupant.take()
+    }
+
+    /// Forgets who waits. Their transfers keep their slots until they end.
+    pub(super) fn abandon_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.occupant = None;
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The card between a driver's queues and a packet socket in place of the TAP, and once with a real TAP.
+
+mod real_tap;
+
+use std::os::fd::BorrowedFd;
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::virtio::queue::RingFeatures;
+use crate::virtio::queue::testing::{Buffer, CountingInterrupt, DriverQueue, small_memory};
+
+const MERGEABLE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+const MAC: MacAddress = MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+const RECEIVE_DATA: GuestAddress = GuestAddress(0x2_0000);
+const TRANSMIT_DATA: GuestAddress = GuestAddress(0x8_0000);
+
+/// One end of a packet socket.
+struct SocketPort {
+    socket: OwnedFd,
+    offloads: Arc<Mutex<Vec<Offloads>>>,
+}
+
+impl FramePort for SocketPort {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        self.offloads.lock().unwrap().push(offloads);
+        Ok(())
+    }
+}
+
+struct Guest {
+    device: NetDevice,
+    receive: DriverQueue,
+    transmit: DriverQueue,
+    receive_interrupt: Arc<CountingInterrupt>,
+}
+
+impl Guest {
+    fn new(port: Box<dyn FramePort>, features: u64) -> Self {
+        let config = NetDeviceConfig { port, mac: MAC, mtu: None, queue_size: QueueSize::default() };
+        let mut device = NetDevice::new(config).unwrap();
+        let memory = small_memory(0x10_0000);
+        let receive = DriverQueue::new(Arc::clone(&memory), GuestAddress(0), 256);
+        let transmit = DriverQueue::new(Arc::clone(&memory), GuestAddress(0x1_0000), 256);
+        let (receive_queue, receive_interrupt) = receive.device_queue(RingFeatures::default());
+        let (transmit_queue, _interrupt) = transmit.device_queue(RingFeatures::default());
+        device
+            .activate(Activation {
+                memory,
+                features,
+                queues: vec![Some(receive_queue), Some(transmit_queue)],
+            })
+            .unwrap();
+        Self { device, receive, transmit, receive_interrupt }
+    }
+
+    /// Sends `frame` after a header, in one buffer.
+    fn send(&mut self, frame: &[u8]) {
+        let memory = &self.transmit.memory;
+        memory.write_slice(&[0; 12], TRANSMIT_DATA).unwrap();
+        memory.write_slice(frame, GuestAddress(TRANSMIT_DATA.0 + 12)).unwrap();
+        let length = u32::try_from(12 + frame.len()).unwrap();
+        self.transmit.add_chain(&[Buffer::Readable(TRANSMIT_DATA, length)]);
+        self.device.doorbell(TRANSMIT_QUEUE);
+    }
+
+    fn add_receive_buffer(&mut self, offset: u64, length: u32) {
+        let address = GuestAddress(RECEIVE_DATA.0 + offset);
+        self.receive.add_chain(&[Buffer::Writable(address, length)]);
+    }
+
+    fn received_bytes(&self, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let address = GuestAddress(RECEIVE_DATA.0 + offset);
+        self.receive.memory.read_slice(&mut bytes, address).unwrap();
+        bytes
+    }
+
+    fn counts(&self) -> crate::virtio::net::NetCounts {
+        self.device.counters().counts()
+    }
+}
+
+struct Bench {
+    guest: Guest,
+    peer: OwnedFd,
+    offloads: Arc<Mutex<Vec<Offloads>>>,
+}
+
+fn bench(features: u64) -> Bench {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let offloads = Arc::new(Mutex::new(Vec::new()));
+    let port = SocketPort { socket, offloads: Arc::clone(&offloads) };
+    let guest = Guest::new(Box::new(port), features);
+    Bench { guest, peer, offloads }
+}
+
+impl Bench {
+    fn peer_receives(&self) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 0x1_0000];
+        let length = rustix::io::read(&self.peer, &mut frame[..]).ok()?;
+        frame.truncate(length);
+        Some(frame)
+    }
+
+    /// A frame whose header is full of `0x11` and whose bytes are `fill`.
+    fn peer_sends(&self, length: usize, fill: u8) {
+        let mut frame = vec![0x11; 12];
+        frame.extend(std::iter::repeat_n(fill, length));
+        assert_eq!(rustix::io::write(&self.peer, &frame).unwrap(), frame.len());
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut watched = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut watched, Some(&now)).unwrap() > 0
+}
+
+#[test]
+fn a_sent_frame_leaves_with_its_header_and_is_counted() {
+    let mut bench = bench(0);
+    let memory = Arc::clone(&bench.guest.transmit.memory);
+    memory.write_slice(&[7; 12 + 60], TRANSMIT_DATA).unwrap();
+    let head = bench.guest.transmit.add_chain(&[
+        Buffer::Readable(TRANSMIT_DATA, 5),
+        Buffer::Readable(GuestAddress(TRANSMIT_DATA.0 + 5), 67),
+    ]);
+    bench.guest.device.doorbell(TRANSMIT_QUEUE);
+    assert_eq!(bench.peer_receives(), Some(vec![7; 72]));
+    assert_eq!(bench.guest.transmit.drain_used(), [(head, 0)]);
+    let counts = bench.guest.counts();
+    assert_eq!((counts.transmit_frames, counts.transmit_bytes), (1, 60));
+}
+
+#[test]
+fn malformed_frames_are_dropped_and_counted() {
+    let mut bench = bench(0);
+    bench.guest.transmit.add_chain(&[Buffer::Readable(TRANSMIT_DATA, 25)]);
+    bench.guest.transmit.add_chain(&[Buffer::Writable(TRANSMIT_DATA, 100)]);
+    bench.guest.transmit.add_chain(&[Buffer::Readable(TRANSMIT_DATA, 70_000)]);
+    bench.guest.device.doorbell(TRANSMIT_QUEUE);
+    assert_eq!(bench.peer_receives(), None);
+    assert_eq!(bench.guest.transmit.drain_used().len(), 3);
+    assert_eq!(bench.guest.counts().transmit_dropped, 3);
+    assert!(!bench.guest.device.is_broken());
+}
+
+#[test]
+fn a_port_without_room_delays_frames_and_loses_none() {
+    let mut bench = bench(0);
+    let mut sent = 0u8;
+    while !bench.guest.device.state.is_blocked() {
+        bench.guest.send(&[sent; 1000]);
+        sent += 1;
+        assert!(sent < 250, "the socket fills up");
+    }
+    assert!(!is_readable(bench.guest.device.room.as_fd()));
+    let mut received = Vec::new();
+    while received.len() < usize::from(sent) {
+        let frame = bench.peer_receives().expect("frames come in order without end");
+        received.push(frame[12]);
+        if is_readable(bench.guest.device.room.as_fd()) {
+            bench.guest.device.event(PORT_WRITABLE);
+        }
+    }
+    // All frames lie in the same buffer, which the last one sent overwrote while the port was full.
+    assert_eq!(received.len(), usize::from(sent));
+    assert_eq!(bench.guest.counts().transmit_frames, u64::from(sent));
+    assert_eq!(bench.guest.counts().transmit_dropped, 0);
+    assert!(!bench.guest.device.state.is_blocked());
+}
+
+impl State {
+    fn is_blocked(&self) -> bool {
+        matches!(self, Self::Active(active) if active.transmitter.is_blocked())
+    }
+}
+
+#[test]
+fn a_long_backlog_takes_several_turns() {
+    let mut bench = bench(0);
+    for _ in 0..200 {
+        bench.guest.transmit.add_chain(&[Buffer::Readable(TRANSMIT_DATA, 1)]);
+    }
+    bench.guest.device.doorbell(TRANSMIT_QUEUE);
+    assert_eq!(bench.guest.transmit.used_index(), 128);
+    assert!(bench.guest.device.go_on.take());
+    bench.guest.device.event(GO_ON);
+    assert_eq!(bench.guest.transmit.used_index(), 200);
+    assert!(!bench.guest.device.go_on.take());
+}
+
+#[test]
+fn a_frame_fills_one_buffer_and_says_so() {
+    let mut bench = bench(0);
+    bench.guest.add_receive_buffer(0, 2000);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    bench.peer_sends(100, 0xab);
+    bench.guest.device.event(PORT_READABLE);
+    assert_eq!(bench.guest.receive.drain_used(), [(0, 112)]);
+    let frame = bench.guest.received_bytes(0, 113);
+    assert_eq!(frame[..13], [0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 1, 0, 0xab]);
+    assert_eq!(frame[111..], [0xab, 0]);
+    assert_eq!(bench.guest.receive_interrupt.take(), 1);
+    let counts = bench.guest.counts();
+    assert_eq!((counts.receive_frames, counts.receive_bytes), (1, 100));
+}
+
+#[test]
+fn frames_wait_for_buffers() {
+    let mut bench = bench(0);
+    bench.peer_sends(100, 1);
+    bench.guest.device.event(PORT_READABLE);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert_eq!(bench.guest.receive.used_index(), 0);
+    bench.guest.add_receive_buffer(0, 2000);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert_eq!(bench.guest.receive.drain_used(), [(0, 112)]);
+    assert_eq!(bench.guest.counts().receive_dropped, 0);
+}
+
+#[test]
+fn a_frame_runs_over_into_merged_buffers() {
+    let mut bench = bench(MERGEABLE);
+    for position in 0..5 {
+        bench.guest.add_receive_buffer(position * 0x1000, 600);
+    }
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    bench.peer_sends(1400, 0xcd);
+    bench.guest.device.event(PORT_READABLE);
+    assert_eq!(bench.guest.receive.drain_used(), [(0, 600), (1, 600), (2, 212)]);
+    assert_eq!(bench.guest.received_bytes(10, 2), [3, 0]);
+    assert_eq!(bench.guest.received_bytes(0x1000, 601)[598..], [0xcd, 0xcd, 0]);
+    // Two buffers of 600 bytes are left: not enough for any frame.
+    bench.peer_sends(100, 0xef);
+    bench.guest.device.event(PORT_READABLE);
+    assert_eq!(bench.guest.receive.drain_used(), []);
+    bench.guest.add_receive_buffer(0x5000, 600);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert_eq!(bench.guest.receive.drain_used(), [(3, 112)]);
+    assert_eq!(bench.guest.received_bytes(0x3000 + 10, 3), [1, 0, 0xef]);
+}
+
+#[test]
+fn a_frame_too_long_for_its_buffer_is_dropped_and_the_buffer_used_again() {
+    let mut bench = bench(0);
+    bench.guest.add_receive_buffer(0, 100);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    bench.peer_sends(89, 1);
+    bench.peer_sends(88, 2);
+    bench.guest.device.event(PORT_READABLE);
+    assert_eq!(bench.guest.receive.drain_used(), [(0, 100)]);
+    assert_eq!(bench.guest.received_bytes(12, 1), [2]);
+    assert_eq!(bench.guest.counts().receive_dropped, 1);
+}
+
+#[test]
+fn buffers_too_small_for_a_header_go_back_empty() {
+    let mut bench = bench(MERGEABLE);
+    bench.guest.add_receive_buffer(0, 11);
+    bench.guest.receive.add_chain(&[Buffer::Readable(RECEIVE_DATA, 2000)]);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert_eq!(bench.guest.receive.drain_used(), [(0, 0), (1, 0)]);
+}
+
+#[test]
+fn draining_gives_held_buffers_back_until_the_next_doorbell() {
+    let mut bench = bench(0);
+    bench.guest.add_receive_buffer(0, 2000);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert!(bench.guest.device.drain(Instant::now()));
+    bench.peer_sends(100, 1);
+    bench.guest.device.event(PORT_READABLE);
+    assert_eq!(bench.guest.receive.used_index(), 0);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert_eq!(bench.guest.receive.drain_used(), [(0, 112)]);
+}
+
+#[test]
+fn a_reset_lets_go_of_guest_memory() {
+    let mut bench = bench(MERGEABLE);
+    bench.guest.add_receive_buffer(0, 2000);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    bench.guest.device.reset();
+    let Guest { receive, transmit, .. } = &bench.guest;
+    assert_eq!(Arc::strong_count(&receive.memory), 2, "the test's own two");
+    assert!(Arc::ptr_eq(&receive.memory, &transmit.memory));
+    for token in 0..4 {
+        bench.guest.device.event(token);
+        bench.guest.device.doorbell(token);
+    }
+}
+
+#[test]
+fn a_broken_queue_breaks_the_device() {
+    let mut bench = bench(0);
+    bench.guest.receive.set_available_index(1000);
+    bench.guest.device.doorbell(RECEIVE_QUEUE);
+    assert!(bench.guest.device.is_broken());
+    bench.guest.device.doorbell(TRANSMIT_QUEUE);
+}
+
+#[test]
+fn the_port_learns_what_the_guest_accepts() {
+    let features = 1 << 1 | 1 << 7;
+    let bench = bench(features);
+    assert_eq!(*bench.offloads.lock().unwrap(), [Offloads::accepted_by(features)]);
+}
+
+#[test]
+fn configuration_tells_address_status_and_mtu() {
+    let (socket, _peer) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let port = SocketPort { socket, offloads: Arc::default() };
+    let config =
+        NetDeviceConfig { port: Box::new(port), mac: MAC, mtu: Some(9000), queue_size: QueueSize::default() };
+    let device = NetDevice::new(config).unwrap();
+    let mut space = [0xff; 14];
+    device.read_config(0, &mut space);
+    assert_eq!(space, [0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 1, 0, 0x28, 0x23, 0, 0]);
+    assert_ne!(device.offered_features() & 1 << VIRTIO_NET_F_MTU, 0);
+}
+
+fn any_buffer() -> impl Strategy<Value = Buffer> {
+    prop_oneof![
+        8 => (0u64..0x4000, 1u32..3000).prop_map(|(at, length)| Buffer::Writable(GuestAddress(RECEIVE_DATA.0 + at), length)),
+        3 => (0u64..0x4000, 1u32..3000).prop_map(|(at, length)| Buffer::Readable(GuestAddress(TRANSMIT_DATA.0 + at), length)),
+        1 => (any::<u64>(), any::<u32>(), 0u16..8).prop_map(|(at, length, flags)| Buffer::Raw(at, length, flags)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn hostile_buffers_harm_nobody(
+        features in prop_oneof![Just(0), Just(MERGEABLE), Just(MERGEABLE | 1 << 1 | 1 << 7)],
+        receive in proptest::collection::vec(proptest::collection::vec(any_buffer(), 1..5), 0..20),
+        transmit in proptest::collection::vec(proptest::collection::vec(any_buffer(), 1..5), 0..20),
+        frames in proptest::collection::vec(0usize..4000, 0..8),
+    ) {
+        let mut bench = bench(features);
+        let guard = [0xee; 64];
+        let guards = [GuestAddress(RECEIVE_DATA.0 - 64), GuestAddress(RECEIVE_DATA.0 + 0x4000 + 3000)];
+        let memory = Arc::clone(&bench.guest.receive.memory);
+        for place in guards {
+            memory.write_slice(&guard, place).unwrap();
+        }
+        let honest = receive.iter().flatten().all(|buffer| !matches!(buffer, Buffer::Raw(..)));
+        for chain in &receive {
+            bench.guest.receive.add_chain(chain);
+        }
+        for chain in &transmit {
+            bench.guest.transmit.add_chain(chain);
+        }
+        for length in &frames {
+            bench.peer_sends(*length, 0x77);
+        }
+        for token in [RECEIVE_QUEUE, TRANSMIT_QUEUE] {
+            bench.guest.device.doorbell(token);
+        }
+        for token in [PORT_READABLE, PORT_WRITABLE, GO_ON] {
+            bench.guest.device.event(token);
+        }
+        prop_assert!(usize::from(bench.guest.receive.used_index()) <= receive.len());
+        prop_assert!(usize::from(bench.guest.transmit.used_index()) <= transmit.len());
+        let counts = bench.guest.counts();
+        prop_assert!(counts.receive_frames <= frames.len() as u64);
+        if honest {
+            for place in guards {
+                let mut bytes = [0; 64];
+                memory.read_slice(&mut bytes, place).unwrap();
+                prop_assert_eq!(bytes, guard);
+            }
+        }
+        bench.guest.device.reset();
+    }
+}

@@ -1,0 +1,149 @@
+//! The card on a TAP of the kernel's, in a network namespace of the test's own.
+#![expect(unsafe_code, reason = "TAPs are made by an ioctl")]
+
+use std::fs::File;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::*;
+use crate::virtio::net::{Tap, TapError};
+
+const HOST_ADDRESS: [u8; 4] = [192, 0, 2, 1];
+const GUEST_ADDRESS: [u8; 4] = [192, 0, 2, 2];
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// Runs `test` on a thread of its own in a fresh network namespace.
+fn in_namespace(test: fn()) {
+    if std::env::var_os("PROCURATOR_SKIP_ROOT_TESTS").is_some_and(|value| value == "1") {
+        println!("SKIPPED: PROCURATOR_SKIP_ROOT_TESTS=1, and a TAP needs root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        // SAFETY: a new network namespace changes no descriptor and no memory of this thread or others.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+            .expect("a network namespace needs root; PROCURATOR_SKIP_ROOT_TESTS=1 leaves this test out");
+        test();
+    });
+    thread.join().expect("the test in the namespace succeeds");
+}
+
+fn open_tap(flags: libc::c_int) -> OwnedFd {
+    let file = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
+    // SAFETY: an all-zero request is a valid value of this plain C structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"tap0") {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap();
+    // SAFETY: the kernel reads and writes one request, which outlives the call.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(made, 0, "{}", io::Error::last_os_error());
+    file.into()
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("the command ip");
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn tap_with_address() -> Tap {
+    let tap = Tap::new(open_tap(FLAGS)).unwrap();
+    ip("address add 192.0.2.1/24 dev tap0");
+    ip("link set tap0 up");
+    tap
+}
+
+/// Serves the card until a received frame satisfies `wanted`: that frame with its header.
+fn receive_frame(guest: &mut Guest, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        for (head, written) in guest.receive.drain_used() {
+            let frame = guest.received_bytes(u64::from(head) * 0x1000, usize::try_from(written).unwrap());
+            if wanted(&frame[12..]) {
+                return frame;
+            }
+        }
+        assert!(Instant::now() < deadline, "the frame comes in time");
+        let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let mut watched = [PollFd::from_borrowed_fd(guest.device.port.fd(), PollFlags::IN)];
+        poll(&mut watched, Some(&patience)).unwrap();
+        guest.device.event(PORT_READABLE);
+    }
+}
+
+fn guest_on_tap(features: u64) -> Guest {
+    let mut guest = Guest::new(Box::new(tap_with_address()), features);
+    for position in 0..64 {
+        guest.add_receive_buffer(position * 0x1000, 0x1000);
+    }
+    guest.device.doorbell(RECEIVE_QUEUE);
+    guest
+}
+
+fn who_has_the_host() -> Vec<u8> {
+    let mut request = vec![0xff; 6];
+    request.extend(MAC.0);
+    request.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
+    request.extend(MAC.0);
+    request.extend(GUEST_ADDRESS);
+    request.extend([0; 6]);
+    request.extend(HOST_ADDRESS);
+    request
+}
+
+#[test]
+fn the_host_answers_the_guest() {
+    in_namespace(|| {
+        let mut guest = guest_on_tap(0);
+        guest.send(&who_has_the_host());
+        assert_eq!(guest.counts().transmit_frames, 1);
+        let reply = receive_frame(&mut guest, |frame| frame[12..14] == [0x08, 0x06] && frame[21] == 2);
+        assert_eq!(reply[12..18], MAC.0);
+        assert_eq!(reply[12 + 28..12 + 32], HOST_ADDRESS);
+    });
+}
+
+/// What UDP checksum work the kernel leaves in a frame to a guest with `features`: the header's flags.
+fn checksum_flags(features: u64) -> u8 {
+    let mut guest = guest_on_tap(features);
+    ip("neighbour add 192.0.2.2 lladdr 52:54:00:12:34:56 dev tap0");
+    let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+    socket.send_to(b"to the guest", "192.0.2.2:9").unwrap();
+    let frame =
+        receive_frame(&mut guest, |frame| frame[12..14] == [0x08, 0x00] && frame.ends_with(b"to the guest"));
+    frame[0]
+}
+
+#[test]
+fn a_guest_that_accepts_partial_checksums_gets_them() {
+    in_namespace(|| assert_eq!(checksum_flags(1 << 1 | MERGEABLE) & 1, 1));
+}
+
+#[test]
+fn a_guest_that_does_not_gets_whole_ones() {
+    in_namespace(|| assert_eq!(checksum_flags(0) & 1, 0));
+}
+
+#[test]
+fn a_frame_to_an_interface_that_is_down_is_dropped_and_counted() {
+    in_namespace(|| {
+        let mut guest = guest_on_tap(0);
+        ip("link set tap0 down");
+        guest.send(&who_has_the_host());
+        assert_eq!((guest.counts().transmit_frames, guest.counts().transmit_dropped), (0, 1));
+    });
+}
+
+#[test]
+fn descriptors_that_are_no_fitting_tap_are_refused() {
+    in_namespace(|| {
+        let plain = Tap::new(open_tap(libc::IFF_TAP | libc::IFF_NO_PI));
+        assert!(matches!(plain, Err(TapError::Flags { .. })));
+        let file: OwnedFd = tempfile::tempfile().unwrap().into();
+        assert!(matches!(Tap::new(file), Err(TapError::Call { call: "TUNGETIFF", .. })));
+    });
+}

@@ -1,0 +1,40 @@
+//! The network card (virtio 1.2 §5.1) on a TAP of the host's.
+//!
+//! ```text
+//! transmit queue ──readable buffers──→ writev ─→ TAP ─→ readv ──writable buffers──→ receive queue
+//! ```
+//!
+//! Frames go between guest memory and the TAP in one system call each, with no copy in between; the header before
+//! each carries the checksum and segmentation work that one side leaves to the other. Both directions do a
+//! bounded number of frames a turn and then ask to be called again, so that a busy card starves nobody.
+//!
+//! Making the TAP, naming and bridging it is not done here: a card gets an open one.
+
+mod counters;
+mod device;
+mod frames;
+mod offloads;
+mod port;
+mod receive;
+mod transmit;
+
+pub use self::counters::{NetCounters, NetCounts};
+pub use self::device::{MacAddress, NetDevice, NetDeviceConfig};
+pub use self::offloads::Offloads;
+pub use self::port::{FramePort, Tap, TapError};
+
+/// Bytes of the header before each frame, with its `num_buffers` field (virtio 1.2 §5.1.6).
+const HEADER_BYTES: u64 = 12;
+/// Bytes of an Ethernet header.
+const ETHERNET_HEADER_BYTES: u64 = 14;
+/// The most bytes of a segmented packet with both headers (virtio 1.2 §5.1.6.3.1).
+const SEGMENTED_BYTES_MAX: u64 = 65_562;
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing is left to do until an event or a doorbell.
+    Idle,
+    /// The turn's share is used up and there may be more.
+    Again,
+}

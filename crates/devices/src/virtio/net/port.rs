@@ -1,0 +1,102 @@
+//! Where frames go to and come from: a TAP, or what tests put in its place.
+#![expect(unsafe_code, reason = "a TAP is set up by ioctls that no crate wraps")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use thiserror::Error;
+
+use super::HEADER_BYTES;
+use super::offloads::Offloads;
+
+/// A descriptor on which one `readv` takes one frame and one `writev` gives one, without waiting, each with a
+/// 12-byte virtio header before it.
+pub trait FramePort: Send {
+    /// The descriptor. Readable when there are frames.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Says what frames that are read from now on may leave to their receiver.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+}
+
+/// Why a descriptor cannot serve as a TAP.
+#[derive(Debug, Error)]
+pub enum TapError {
+    /// One of the calls that set it up failed.
+    #[error("{call} on the TAP failed")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It was opened with other flags than the card needs.
+    #[error("the interface has flags {flags:#x}, expected IFF_TAP, IFF_NO_PI and IFF_VNET_HDR")]
+    Flags {
+        /// The flags it has.
+        flags: u16,
+    },
+}
+
+/// A TAP interface's queue.
+pub struct Tap(OwnedFd);
+
+impl Tap {
+    /// Takes an open TAP, makes it non-blocking and sets the size of its headers.
+    ///
+    /// # Errors
+    /// The descriptor is no TAP with headers, or a call failed.
+    pub fn new(fd: OwnedFd) -> Result<Self, TapError> {
+        let failed = |call| move |source| TapError::Call { call, source };
+        let flags = interface_flags(fd.as_fd()).map_err(failed("TUNGETIFF"))?;
+        let kind = flags & (libc::IFF_TAP | libc::IFF_TUN);
+        if kind != libc::IFF_TAP || flags & libc::IFF_NO_PI == 0 || flags & libc::IFF_VNET_HDR == 0 {
+            return Err(TapError::Flags { flags: u16::try_from(flags).unwrap_or(u16::MAX) });
+        }
+        let status = fcntl_getfl(&fd).map_err(|error| failed("F_GETFL")(error.into()))?;
+        fcntl_setfl(&fd, status | OFlags::NONBLOCK).map_err(|error| failed("F_SETFL")(error.into()))?;
+        set_header_size(fd.as_fd()).map_err(failed("TUNSETVNETHDRSZ"))?;
+        Ok(Self(fd))
+    }
+}
+
+impl FramePort for Tap {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        let flags = libc::c_ulong::from(offloads.bits());
+        // SAFETY: the call takes a number and touches no memory of ours; the descriptor is owned and open.
+        checked(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })
+    }
+}
+
+fn interface_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    // SAFETY: an all-zero request is a valid value of this plain C structure.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one request into ours, which outlives the call.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    // SAFETY: this call fills in the name and, of the union, the flags; any bytes are valid flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    // The flags are 16 bits of which the uppermost is one of them, not a sign.
+    Ok(libc::c_int::from(flags.cast_unsigned()))
+}
+
+fn set_header_size(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let size = libc::c_int::try_from(HEADER_BYTES).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads one number from ours, which outlives the call.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) })
+}
+
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! From the TAP to the guest (virtio 1.2 §5.1.6.3, §5.1.6.4).
+//!
+//! Buffers are taken from the queue before a frame is read, enough of them for any frame, and held until it came.
+//! A frame that needs several buffers (only with `MRG_RXBUF`) is completed in one go. Without buffers the TAP is
+//! left alone until the driver's doorbell: the frames wait in the TAP's own queue, which drops when it is full.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+
+use super::counters::NetCounters;
+use super::frames::{Received, receive};
+use super::offloads::Offloads;
+use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn};
+use crate::virtio::queue::{Chain, Queue, QueueFault};
+use crate::virtio::vectors::{IoVectors, VectorsError, mark_written};
+
+/// Frames a turn.
+const TURN_FRAMES: u32 = 128;
+/// Buffers taken a turn, useless ones included: more than that many frames need, but not endlessly many. A chain may be
+/// made of a thousand.
+const TURN_BUFFERS: u32 = 8192;
+/// Where the header says how many buffers the frame is in.
+const BUFFER_COUNT_OFFSET: u64 = 10;
+
+/// How frames lie in the guest's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Buffers {
+    /// Each frame in one buffer, however large that is.
+    Whole,
+    /// Frames run over into further buffers; this many bytes take any frame.
+    Mergeable { frame_max: u64 },
+}
+
+impl Buffers {
+    /// Mergeable buffers on a link of `mtu`, where the guest accepts `offloads`.
+    pub(super) fn mergeable(offloads: Offloads, mtu: u16) -> Self {
+        let frame_max = if offloads.segmented_frames() {
+            SEGMENTED_BYTES_MAX
+        } else {
+            HEADER_BYTES + ETHERNET_HEADER_BYTES + u64::from(mtu)
+        };
+        Self::Mergeable { frame_max }
+    }
+}
+
+/// The receiving half while the device is active.
+pub(super) struct Receiver {
+    buffers: Buffers,
+    /// Taken from the queue, in order, and not filled yet.
+    held: VecDeque<Chain>,
+    /// The writable parts of `held`, in the same order.
+    vectors: IoVectors,
+    /// Completions of one frame; kept for its allocation.
+    completions: Vec<(u16, u32)>,
+    /// Buffers that may yet be taken this turn; the last chain may pass it.
+    budget: u32,
+    /// There were too few buffers, and doorbells are on.
+    starved: bool,
+}
+
+/// Whether the held buffers take any frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gathered {
+    Enough,
+    QueueEmpty,
+    TurnOver,
+}
+
+impl Receiver {
+    pub(super) fn new(buffers: Buffers) -> Self {
+        Self {
+            buffers,
+            held: VecDeque::new(),
+            vectors: IoVectors::default(),
+            completions: Vec::new(),
+            budget: 0,
+            starved: true,
+        }
+    }
+
+    /// The driver added buffers: worth a turn?
+    pub(super) fn on_doorbell(&mut self) -> bool {
+        std::mem::take(&mut self.starved)
+    }
+
+    /// Whether reading waits for a doorbell.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Gives the held buffers back to the queue as if they had never been taken, and waits for a doorbell.
+    pub(super) fn release(&mut self, queue: &mut Queue) {
+        queue.rewind(u16::try_from(self.held.len()).unwrap_or(u16::MAX));
+        self.held.clear();
+        self.vectors.clear();
+        self.starved = true;
+    }
+
+    /// Moves frames until there are none, no buffers for them, or too many for one turn.
+    pub(super) fn turn(
+        &mut self,
+        queue: &mut Queue,
+        port: BorrowedFd<'_>,
+        counters: &NetCounters,
+    ) -> Result<Turn, QueueFault> {
+        self.budget = TURN_BUFFERS;
+        queue.suppress_doorbells();
+        let turn = self.frames(queue, port, counters)?;
+        queue.notify()?;
+        Ok(turn)
+    }
+
+    fn frames(
+        &mut self,
+        queue: &mut Queue,
+        port: BorrowedFd<'_>,
+        counters: &NetCounters,
+    ) -> Result<Turn, QueueFault> {
+        for _frame in 0..TURN_FRAMES {
+            loop {
+                match self.gather(queue, counters)? {
+                    Gathered::Enough => break,
+                    Gathered::TurnOver => return Ok(Turn::Again),
+                    Gathered::QueueEmpty if queue.enable_doorbells()? => {}
+                    Gathered::QueueEmpty => {
+                        self.starved = true;
+                        return Ok(Turn::Idle);
+                    }
+                }
+            }
+            match receive(port, &mut self.vectors) {
+                Ok(Received::Frame(bytes)) if bytes >= HEADER_BYTES => {
+                    self.deliver(queue, bytes, counters)?
+                }
+                // The buffers are used again for the next one.
+                Ok(Received::Frame(_) | Received::TooLong) => counters.count_receive_dropped(),
+                // No frame; or the interface is gone, and an event comes if it ever returns.
+                Err(_none) => return Ok(Turn::Idle),
+            }
+        }
+        Ok(Turn::Again)
+    }
+
+    /// Takes buffers until they are enough for any frame.
+    fn gather(&mut self, queue: &mut Queue, counters: &NetCounters) -> Result<Gathered, QueueFault> {
+        while !self.is_enough() {
+            if self.budget == 0 {
+                return Ok(Gathered::TurnOver);
+            }
+            let Some(chain) = queue.pop()? else {
+                // Nothing more can come while all descriptors are here.
+                let all = !self.held.is_empty() && queue.outstanding() >= queue.size();
+                return Ok(if all { Gathered::Enough } else { Gathered::QueueEmpty });
+            };
+            // A chain has at most 2^15 buffers.
+            self.budget = self.budget.saturating_sub(u32::try_from(chain.buffers()).unwrap_or(u32::MAX));
+            let appended = if chain.writable_len() < HEADER_BYTES {
+                None
+            } else {
+                let room = chain.writable_len();
+                Some(self.vectors.append(queue.memory(), chain.writable(), 0, room))
+            };
+            match appended {
+                Some(Ok(())) => self.held.push_back(chain),
+                Some(Err(VectorsError::TooMany)) if !self.held.is_empty() => {
+                    queue.rewind(1);
+                    return Ok(Gathered::Enough);
+                }
+                None | Some(Err(_)) => {
+                    counters.count_receive_dropped();
+                    queue.complete(chain.head(), 0)?;
+                }
+            }
+        }
+        Ok(Gathered::Enough)
+    }
+
+    fn is_enough(&self) -> bool {
+        match self.buffers {
+            Buffers::Whole => !self.held.is_empty(),
+            Buffers::Mergeable { frame_max } => self.vectors.bytes() >= frame_max,
+        }
+    }
+
+    /// Completes the buffers that a frame of `bytes`, its header included, was read into.
+    fn deliver(&mut self, queue: &mut Queue, bytes: u64, counters: &NetCounters) -> Result<(), QueueFault> {
+        self.completions.clear();
+        let (mut rest, mut room) = (bytes, 0);
+        for chain in &self.held {
+            let filled = rest.min(chain.writable_len());
+            mark_written(queue.memory(), chain.writable(), filled);
+            // Parts of a 32-bit length.
+            let written = u32::try_from(filled).unwrap_or(u32::MAX);
+            self.completions.push((chain.head(), written));
+            room += chain.writable_len();
+            rest -= filled;
+            if rest == 0 {
+                break;
+            }
+        }
+        if let Some(first) = self.held.front() {
+            let count = u16::try_from(self.completions.len()).unwrap_or(u16::MAX);
+            // Each held chain has room for the whole header and lies in memory.
+            let _written = first.write_at(queue.memory(), BUFFER_COUNT_OFFSET, &count.to_le_bytes());
+        }
+        self.held.drain(..self.completions.len());
+        self.vectors.advance(room);
+        counters.count_received(bytes - HEADER_BYTES);
+        queue.complete_together(&self.completions)
+    }
+}

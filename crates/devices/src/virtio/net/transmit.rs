@@ -1,0 +1,93 @@
+//! From the guest to the TAP (virtio 1.2 §5.1.6.2).
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+
+use super::counters::NetCounters;
+use super::frames::transmit;
+use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn};
+use crate::virtio::queue::{Chain, Queue, QueueFault};
+use crate::virtio::vectors::IoVectors;
+
+/// Frames a turn.
+const TURN_FRAMES: u32 = 128;
+/// The shortest frame with its header that a TAP looks at.
+const FRAME_BYTES_MIN: u64 = HEADER_BYTES + ETHERNET_HEADER_BYTES;
+/// The longest, with a VLAN tag.
+const FRAME_BYTES_MAX: u64 = SEGMENTED_BYTES_MAX + 4;
+
+/// The sending half while the device is active.
+#[derive(Default)]
+pub(super) struct Transmitter {
+    vectors: IoVectors,
+    /// The port had no room; its writability is being watched.
+    blocked: bool,
+}
+
+/// What became of a frame.
+enum Sent {
+    Done,
+    NoRoom,
+}
+
+impl Transmitter {
+    /// Whether sending waits for the port.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// The port has room again.
+    pub(super) fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Moves frames until there are none, no room for them, or too many for one turn.
+    pub(super) fn turn(
+        &mut self,
+        queue: &mut Queue,
+        port: BorrowedFd<'_>,
+        counters: &NetCounters,
+    ) -> Result<Turn, QueueFault> {
+        let mut budget = TURN_FRAMES;
+        let turn = loop {
+            queue.suppress_doorbells();
+            while budget > 0
+                && let Some(chain) = queue.pop()?
+            {
+                budget -= 1;
+                match self.send(queue, &chain, port, counters) {
+                    Sent::Done => queue.complete(chain.head(), 0)?,
+                    Sent::NoRoom => {
+                        queue.rewind(1);
+                        self.blocked = true;
+                        queue.notify()?;
+                        return Ok(Turn::Idle);
+                    }
+                }
+            }
+            if budget == 0 {
+                break Turn::Again;
+            }
+            if !queue.enable_doorbells()? {
+                break Turn::Idle;
+            }
+        };
+        queue.notify()?;
+        Ok(turn)
+    }
+
+    fn send(&mut self, queue: &Queue, chain: &Chain, port: BorrowedFd<'_>, counters: &NetCounters) -> Sent {
+        let bytes = chain.readable_len();
+        let whole = (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&bytes);
+        let prepared = whole && self.vectors.append(queue.memory(), chain.readable(), 0, bytes).is_ok();
+        let sent = if prepared { transmit(port, &self.vectors) } else { Err(Errno::INVAL) };
+        self.vectors.clear();
+        match sent {
+            Ok(()) => counters.count_transmitted(bytes - HEADER_BYTES),
+            Err(Errno::AGAIN) => return Sent::NoRoom,
+            Err(_refused) => counters.count_transmit_dropped(),
+        }
+        Sent::Done
+    }
+}

@@ -1,0 +1,23 @@
+//! The socket device (virtio 1.2 §5.10) in user space: streams between a guest's `AF_VSOCK` sockets and Unix sockets
+//! in one directory on the host, by the conventions that Firecracker and Cloud Hypervisor share.
+//!
+//! - The host connects to `vsock.sock` in that directory and writes `CONNECT <port>\n`. When the guest accepts, it
+//!   reads `OK <port>\n`, the number being the host's end, and then the stream; else the connection is closed.
+//! - The guest connects to a port of the host (address 2). Whoever listens on `vsock.sock_<port>` gets the stream; if
+//!   nobody does, the guest's connection is refused.
+//!
+//! ```text
+//! guest ── packets in queues ── device ── Connection (credit, half-closes: pure) ── Unix streams ── host
+//! ```
+//!
+//! Either side can close its direction alone. Nothing is read from a stream that its receiver has no room for, and
+//! what is kept of each is bounded, as is the number of connections.
+
+mod connection;
+mod device;
+mod host;
+mod packet;
+mod switch;
+
+pub use device::{VsockDevice, VsockDeviceConfig, VsockError};
+pub use host::SOCKET_NAME;
