@@ -1,0 +1,254 @@
+//! A machine, whole: built from its description, started, run by an event loop, and taken apart.
+//!
+//! ```text
+//! build ──→ Built ──start──→ Started ──run: the guest, a device or the controller ends it──→ Ended ──→ Remains
+//! ```
+//!
+//! Everything here happens on one thread, the machine's own, but for its vCPUs' threads and the devices' register
+//! accesses on them. A machine may be dropped in any state: its threads are ended and joined first.
+
+mod build;
+mod controller;
+mod counters;
+mod disks;
+mod error;
+mod options;
+mod platform;
+mod run;
+mod virtio;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use devices::memory::GuestMemory;
+use hypervisor::{Hypervisor, Vcpu, Vm};
+use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec};
+
+pub use controller::{Controller, Flow, MachineEvent};
+pub use counters::CountersHandle;
+pub use error::{BalloonChangeError, BuildError, PauseError};
+pub use options::BuildOptions;
+
+use crate::outcome::Outcome;
+use crate::poller::Poller;
+use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
+use counters::CounterSources;
+use platform::Platform;
+use virtio::VirtioDevices;
+
+/// How long vCPU threads, and after them I/O in flight, may take to end. vCPUs leave the guest at a kick; only a host
+/// in trouble keeps one longer.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether a machine runs as soon as it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialState {
+    /// Its first vCPU is entered at once.
+    Running,
+    /// Its vCPUs wait for [`Machine::resume`].
+    Paused,
+}
+
+/// Where a machine is in its life.
+enum Phase {
+    Built { vcpus: Vec<Vcpu> },
+    Started { vcpus: RunningVcpus, paused: bool },
+    Ended,
+}
+
+/// One virtual machine.
+///
+/// Fields are dropped in this order: what runs the guest first, what it runs on last.
+pub struct Machine {
+    phase: Phase,
+    poller: Poller,
+    context: VcpuContext,
+    platform: Platform,
+    virtio: VirtioDevices,
+    devices_ended: bool,
+    outcome: Arc<Outcome>,
+    told: Told,
+    counters: Arc<CounterSources>,
+    memory: Arc<GuestMemory>,
+    vm: Arc<Vm>,
+}
+
+/// Which news the controller has.
+#[derive(Default)]
+struct Told {
+    first_entry: bool,
+    first_console_byte: bool,
+    guest_panic: Option<GuestPanic>,
+}
+
+impl Machine {
+    /// Builds the machine that `spec` describes, ready to start. Call it on the thread that will run it.
+    ///
+    /// # Errors
+    /// See [`BuildError`]; nothing is left of the machine then.
+    pub fn build(
+        hypervisor: &Hypervisor,
+        spec: MachineSpec<OwnedFd>,
+        options: BuildOptions,
+    ) -> Result<Self, BuildError> {
+        build::build(hypervisor, spec, options)
+    }
+
+    /// Starts the vCPU threads.
+    ///
+    /// # Errors
+    /// The machine was started before, or the host gives no thread; it has ended then.
+    pub fn start(&mut self, initial: InitialState) -> Result<(), StartError> {
+        let Phase::Built { vcpus } = &mut self.phase else {
+            return Err(StartError::Started);
+        };
+        let vcpus = std::mem::take(vcpus);
+        self.phase = Phase::Ended;
+        let (wish, paused) = match initial {
+            InitialState::Running => (Wish::Run, false),
+            InitialState::Paused => (Wish::Park, true),
+        };
+        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, wish)?;
+        self.phase = Phase::Started { vcpus, paused };
+        Ok(())
+    }
+
+    /// Whether the machine was paused and not resumed.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        matches!(self.phase, Phase::Started { paused: true, .. })
+    }
+
+    /// Makes all vCPUs leave the guest and waits for I/O in flight. Pausing a paused machine changes nothing.
+    ///
+    /// # Errors
+    /// Not all of it happened until `deadline`, or there is nothing to pause; the machine goes on as before.
+    pub fn pause(&mut self, deadline: Instant) -> Result<(), PauseError> {
+        let Phase::Started { vcpus, paused } = &mut self.phase else {
+            return Err(PauseError::NotRunning);
+        };
+        if *paused {
+            return Ok(());
+        }
+        if !vcpus.park(deadline) {
+            vcpus.resume();
+            return Err(PauseError::VcpuTimeout);
+        }
+        *paused = true;
+        if let Err(device) = self.virtio.drain(deadline) {
+            self.resume();
+            return Err(PauseError::DrainTimeout { device });
+        }
+        Ok(())
+    }
+
+    /// Lets a paused machine go on. Does nothing to any other.
+    pub fn resume(&mut self) {
+        if let Phase::Started { vcpus, paused } = &mut self.phase
+            && *paused
+        {
+            *paused = false;
+            self.virtio.resume();
+            vcpus.resume();
+        }
+    }
+
+    /// Presses the guest's power button; whether the guest heeds it is its own business.
+    pub fn press_power_button(&self) {
+        if let Err(error) = self.platform.event_device.press_power_button() {
+            tracing::warn!(machine = self.context.name, %error, "the power button's interrupt was refused");
+        }
+    }
+
+    /// Types `bytes` at the guest's serial port: the number taken. After fewer than all,
+    /// [`MachineEvent::SerialRoom`] tells when to try again.
+    pub fn write_serial(&mut self, bytes: &[u8]) -> usize {
+        self.platform.serial.enqueue(bytes)
+    }
+
+    /// Asks the guest to give up `size` of its memory from now on; whether and when it does is its own business and
+    /// seen in the counters.
+    ///
+    /// # Errors
+    /// There is no balloon, or the guest does not have that much.
+    pub fn set_balloon(&self, size: Bytes) -> Result<(), BalloonChangeError> {
+        self.virtio.set_balloon(size)
+    }
+
+    /// What the machine has used until now.
+    #[must_use]
+    pub fn counters(&self) -> MachineCounters {
+        self.counters.read()
+    }
+
+    /// A way to read the counters from other threads.
+    #[must_use]
+    pub fn counters_handle(&self) -> CountersHandle {
+        CountersHandle::new(&self.counters)
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Ends the vCPUs and takes the devices from the guest. Idempotent, and does nothing again that failed.
+    fn end(&mut self) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
+        if let Phase::Started { mut vcpus, .. } = phase
+            && !vcpus.end(Instant::now() + END_PATIENCE)
+        {
+            tracing::error!(machine = self.context.name, "not all vCPU threads ended");
+        }
+        if !std::mem::replace(&mut self.devices_ended, true) {
+            self.virtio.end(Instant::now() + END_PATIENCE);
+        }
+    }
+
+    /// Takes an ended machine's remains: what is costly to release. A running machine is ended first.
+    pub fn into_remains(mut self) -> Remains {
+        self.end();
+        Remains { _machine: self }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What is left of an ended machine: its mappings, descriptors and the kernel's side of it. Dropping it releases them,
+/// which can take tens of milliseconds: leave that to a thread nobody waits for.
+#[must_use = "dropping it here is what it is meant to avoid"]
+pub struct Remains {
+    _machine: Machine,
+}
+
+impl std::fmt::Debug for Remains {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Remains").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let phase = match &self.phase {
+            Phase::Built { .. } => "built",
+            Phase::Started { paused: false, .. } => "running",
+            Phase::Started { paused: true, .. } => "paused",
+            Phase::Ended => "ended",
+        };
+        formatter
+            .debug_struct("Machine")
+            .field("name", &self.context.name)
+            .field("phase", &phase)
+            .field("vm", &self.vm)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

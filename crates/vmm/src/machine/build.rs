@@ -1,0 +1,189 @@
+//! A machine from its description: one function a subsystem, each returning a value, called in the order that KVM
+//! is quick in (memory slots, interrupt controllers, vCPUs, then descriptors on its I/O buses).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use devices::bus::Bus;
+use devices::memory::{GuestMemory, GuestRegion};
+use hypervisor::{HostFacts, Hypervisor, Vcpu, Vm, VmError, kvm_cpuid_entry2};
+use vm_model::{BootSpec, CpuSpec, MachineSpec, MemorySpec};
+
+use super::virtio::{self, VirtioDevices};
+use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, Told};
+use crate::boot::{self, BootSource, Entry};
+use crate::cpuid::{self, CpuidShape};
+use crate::interrupts::InterruptRouter;
+use crate::memory::{self, Ram, ResidentMemory};
+use crate::outcome::Outcome;
+use crate::poller::{Poller, Token, Trigger};
+use crate::vcpu::{self, Buses, Meter, VcpuContext};
+use crate::{acpi, layout, reset_vector, smbios};
+
+/// Builds the machine; see [`Machine::build`].
+pub(super) fn build(
+    hypervisor: &Hypervisor,
+    spec: MachineSpec<OwnedFd>,
+    options: BuildOptions,
+) -> Result<Machine, BuildError> {
+    let leaves = machine_cpuid(hypervisor, &spec.cpus, &spec.memory)?;
+    let Ram { memory, regions, resident } = memory::allocate(&spec.memory).map_err(BuildError::Memory)?;
+    let rsdp = write_firmware_tables(&memory, &spec).map_err(BuildError::Load)?;
+    let entry = load_guest(&memory, spec.boot, &spec.memory, rsdp).map_err(BuildError::Load)?;
+
+    let vm = create_vm(hypervisor, regions)?;
+    let vcpus = create_vcpus(&vm, &spec.cpus, &leaves, &entry, &memory)?;
+
+    let outcome = Arc::new(Outcome::new().map_err(watching("the machine's news"))?);
+    let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, options.console, &outcome)?;
+    let router = InterruptRouter::new(vm.clone());
+    let parts = virtio::Parts { vm: &vm, router: &router, memory: &memory };
+    let mut virtio = VirtioDevices::build(&parts, spec.disks, spec.nics, spec.rng, spec.services)?;
+    let buses = Arc::new(build_buses(&platform, &virtio).map_err(BuildError::Layout)?);
+    let poller = build_poller(&outcome, &platform, &virtio)?;
+    let counters = Arc::new(counter_sources(&spec.memory, resident, vcpus.len(), &mut virtio));
+    Ok(Machine {
+        phase: Phase::Built { vcpus },
+        poller,
+        context: VcpuContext {
+            name: options.name,
+            buses,
+            outcome: outcome.clone(),
+            #[cfg(any(test, feature = "fault-injection"))]
+            injected_panic: options.injected_panic,
+        },
+        platform,
+        virtio,
+        devices_ended: false,
+        outcome,
+        told: Told::default(),
+        counters,
+        memory,
+        vm,
+    })
+}
+
+/// Checks what depends on the host and the CPU, before anything is made.
+fn machine_cpuid(
+    hypervisor: &Hypervisor,
+    cpus: &CpuSpec,
+    memory: &MemorySpec,
+) -> Result<Vec<kvm_cpuid_entry2>, BuildError> {
+    let facts: &HostFacts = hypervisor.facts();
+    let vcpus = cpus.boot_vcpus;
+    // APIC id 255 means "all" (Intel SDM volume 3 §11.6.2.1), so that ids end at 254.
+    let most = facts.max_vcpus.min(facts.max_vcpu_id).min(255);
+    if vcpus == 0 || u32::from(vcpus) > most {
+        return Err(BuildError::Vcpus { vcpus, most });
+    }
+    let supported = hypervisor.supported_cpuid().map_err(BuildError::Cpuid)?;
+    let shape =
+        CpuidShape { vcpus, tsc_deadline: facts.tsc_deadline_timer, max_phys_bits: cpus.max_phys_bits };
+    let leaves = cpuid::for_machine(supported.as_slice(), &shape);
+    let (end, bits) = (layout::highest_address(memory.size.get()), cpuid::phys_bits(&leaves));
+    if bits < 64 && end >> bits != 0 {
+        return Err(BuildError::AddressBits { end, bits });
+    }
+    Ok(leaves)
+}
+
+/// Writes what a PC's firmware would have left and says where ACPI's root pointer lies.
+fn write_firmware_tables(memory: &GuestMemory, spec: &MachineSpec<OwnedFd>) -> Result<u64, boot::LoadError> {
+    let shape = acpi::MachineShape { vcpus: spec.cpus.boot_vcpus, panic_device: spec.services.panic_device };
+    let tables = acpi::build_tables(&shape);
+    for (address, bytes) in tables.pieces {
+        boot::write(memory, address, &bytes, "an ACPI table")?;
+    }
+    for (address, bytes) in smbios::build(spec.uuid.to_bytes_le(), spec.memory.size) {
+        boot::write(memory, address, &bytes, "SMBIOS structures")?;
+    }
+    let (address, code) = reset_vector::build();
+    boot::write(memory, address, &code, "the reset vector")?;
+    Ok(tables.rsdp)
+}
+
+fn load_guest(
+    memory: &GuestMemory,
+    boot: BootSpec<OwnedFd>,
+    spec: &MemorySpec,
+    rsdp: u64,
+) -> Result<Entry, boot::LoadError> {
+    let source = BootSource {
+        kernel: boot.kernel.into(),
+        initrd: boot.initrd.map(Into::into),
+        cmdline: &boot.cmdline,
+        rsdp,
+        memory_size: spec.size.get(),
+    };
+    boot::load(memory, source)
+}
+
+fn refused(step: &'static str) -> impl FnOnce(VmError) -> BuildError {
+    move |source| BuildError::Hypervisor { step, source }
+}
+
+/// The machine with its memory and interrupt controllers.
+fn create_vm(hypervisor: &Hypervisor, regions: Vec<Arc<GuestRegion>>) -> Result<Arc<Vm>, BuildError> {
+    let vm = hypervisor.create_vm().map_err(refused("creating the machine"))?;
+    for region in regions {
+        vm.add_memory(region).map_err(refused("a memory slot"))?;
+    }
+    vm.create_irqchip().map_err(refused("the interrupt controllers"))?;
+    Ok(Arc::new(vm))
+}
+
+fn create_vcpus(
+    vm: &Vm,
+    cpus: &CpuSpec,
+    leaves: &[kvm_cpuid_entry2],
+    entry: &Entry,
+    memory: &GuestMemory,
+) -> Result<Vec<Vcpu>, BuildError> {
+    (0..cpus.boot_vcpus)
+        .map(|index| {
+            let vcpu = vm.create_vcpu(index).map_err(refused("a vCPU"))?;
+            vcpu::prepare(&vcpu, leaves, entry, memory)
+                .map_err(|source| BuildError::CpuSetup { index, source })?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+fn build_buses(platform: &Platform, virtio: &VirtioDevices) -> Result<Buses, devices::bus::BusError> {
+    let (mut ports, mut memory) = (Bus::builder(), Bus::builder());
+    platform.attach(&mut ports, &mut memory)?;
+    virtio.attach(&mut ports, &mut memory)?;
+    Ok(Buses { ports: ports.build(), memory: memory.build() })
+}
+
+fn watching(what: &'static str) -> impl FnOnce(std::io::Error) -> BuildError {
+    move |source| BuildError::EventLoop { what, source }
+}
+
+fn build_poller(
+    outcome: &Outcome,
+    platform: &Platform,
+    virtio: &VirtioDevices,
+) -> Result<Poller, BuildError> {
+    let poller = Poller::new().map_err(watching("anything"))?;
+    poller.watch(&outcome.bell(), Token::Outcome, Trigger::Edge).map_err(watching("the machine's news"))?;
+    poller
+        .watch(&platform.serial.room_event(), Token::SerialRoom, Trigger::Edge)
+        .map_err(watching("the serial port"))?;
+    virtio.watch(&poller).map_err(watching("a virtio device"))?;
+    Ok(poller)
+}
+
+fn counter_sources(
+    memory: &MemorySpec,
+    resident: ResidentMemory,
+    vcpus: usize,
+    virtio: &mut VirtioDevices,
+) -> CounterSources {
+    CounterSources {
+        vcpus: (0..vcpus).map(|_| Arc::new(Meter::default())).collect(),
+        memory_size: memory.size,
+        resident,
+        devices: virtio.take_counters(),
+    }
+}

@@ -1,0 +1,56 @@
+//! How a machine's owner takes part in its event loop: woken by a descriptor or a deadline, told of events, asked
+//! whether to go on.
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use vm_model::GuestPanic;
+
+use super::Machine;
+
+/// What a controller wants of the loop after it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// End the machine now.
+    Kill,
+}
+
+/// News of a machine. Each comes once, but for [`MachineEvent::SerialRoom`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// The first vCPU was entered for the first time.
+    FirstEntry {
+        /// When.
+        at: Instant,
+    },
+    /// The guest wrote to its serial port for the first time.
+    FirstConsoleByte {
+        /// When.
+        at: Instant,
+    },
+    /// The guest's kernel reports that it panicked. A machine whose guest panicked goes on until it is ended.
+    GuestPanicked(GuestPanic),
+    /// The serial port takes input again after [`Machine::write_serial`] took less than it was given.
+    SerialRoom,
+}
+
+/// A machine's owner, called by [`Machine::run`] on its thread. No method may block.
+pub trait Controller {
+    /// Readable when [`Controller::woken`] should be called; the same descriptor throughout a run.
+    fn wake_fd(&self) -> BorrowedFd<'_>;
+
+    /// The wake descriptor is readable. Must drain it, or it is called again at once.
+    fn woken(&mut self, machine: &mut Machine) -> Flow;
+
+    /// When [`Controller::deadline_passed`] should be called; asked before each wait.
+    fn next_deadline(&self) -> Option<Instant>;
+
+    /// The deadline of [`Controller::next_deadline`] has passed. Must move it, or it is called again at once.
+    fn deadline_passed(&mut self, machine: &mut Machine) -> Flow;
+
+    /// Something happened.
+    fn event(&mut self, event: MachineEvent);
+}

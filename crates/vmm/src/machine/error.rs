@@ -1,0 +1,150 @@
+//! Why a machine could not be built or paused.
+
+use devices::bus::BusError;
+use devices::virtio::balloon::BalloonTargetError;
+use hypervisor::VmError;
+use thiserror::Error;
+use vm_model::FailureKind;
+
+use crate::boot::LoadError;
+use crate::memory::MemoryError;
+use crate::vcpu::CpuSetupError;
+
+/// Why a machine could not be built. Nothing of it is left.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The description asks for a number of vCPUs that the host does not have.
+    #[error("{vcpus} vCPUs are not possible: 1 to {most} are accepted on this host")]
+    Vcpus {
+        /// As asked for.
+        vcpus: u8,
+        /// What the host's KVM takes.
+        most: u32,
+    },
+    /// The description has more devices than the bus has slots.
+    #[error("{devices} PCI devices are too many: at most {most} are accepted")]
+    TooManyDevices {
+        /// As asked for.
+        devices: usize,
+        /// Free slots on the bus.
+        most: usize,
+    },
+    /// Memory ends past what the guest's CPU can address.
+    #[error("memory that ends at {end:#x} is beyond the guest's {bits} physical address bits")]
+    AddressBits {
+        /// The last address.
+        end: u64,
+        /// What the guest's CPU has.
+        bits: u8,
+    },
+    /// Guest memory could not be had.
+    #[error("guest memory could not be had")]
+    Memory(#[source] MemoryError),
+    /// What the machine boots is unusable.
+    #[error("the guest cannot be booted")]
+    Load(#[source] LoadError),
+    /// KVM refused a step of the machine's set-up.
+    #[error("KVM refused {step}")]
+    Hypervisor {
+        /// The step.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: VmError,
+    },
+    /// The host's CPUID could not be read.
+    #[error("the host's supported CPUID leaves could not be read")]
+    Cpuid(#[source] hypervisor::OpenError),
+    /// A vCPU could not be made ready.
+    #[error("vCPU {index} could not be made ready")]
+    CpuSetup {
+        /// Which.
+        index: u8,
+        /// Why.
+        #[source]
+        source: CpuSetupError,
+    },
+    /// A device could not be made.
+    #[error("device {device} could not be made")]
+    Device {
+        /// Its name: a disk's or interface's id, or what it is.
+        device: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two devices claim the same addresses: the layout is wrong.
+    #[error("the address layout is inconsistent")]
+    Layout(#[source] BusError),
+    /// The event loop could not be set up.
+    #[error("the event loop could not watch {what}")]
+    EventLoop {
+        /// The descriptor.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl BuildError {
+    /// Whose fault it is, which decides whether another try can help.
+    #[must_use]
+    pub fn failure_kind(&self) -> FailureKind {
+        match self {
+            Self::Vcpus { .. } | Self::TooManyDevices { .. } | Self::AddressBits { .. } => {
+                FailureKind::Artifact
+            }
+            Self::Load(error) => match error {
+                LoadError::Read { .. } | LoadError::Write { .. } => FailureKind::Host,
+                LoadError::NotAFile { .. }
+                | LoadError::UnknownFormat { .. }
+                | LoadError::NoPvhEntry
+                | LoadError::No64BitEntry { .. }
+                | LoadError::Damaged { .. }
+                | LoadError::Load(_)
+                | LoadError::KernelDoesNotFit { .. }
+                | LoadError::InitrdDoesNotFit { .. }
+                | LoadError::CommandLine { .. } => FailureKind::Artifact,
+            },
+            Self::Memory(MemoryError::Size { .. }) => FailureKind::Artifact,
+            Self::Memory(
+                MemoryError::Create { .. } | MemoryError::Map { .. } | MemoryError::Prefault { .. },
+            )
+            | Self::Hypervisor { .. }
+            | Self::Cpuid(_)
+            | Self::CpuSetup { .. }
+            | Self::Device { .. }
+            | Self::EventLoop { .. } => FailureKind::Host,
+            Self::Layout(_) => FailureKind::Machine,
+        }
+    }
+}
+
+/// Why a balloon's target could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BalloonChangeError {
+    /// There is none.
+    #[error("the machine has no balloon")]
+    Missing,
+    /// The guest does not have that much.
+    #[error(transparent)]
+    Target(BalloonTargetError),
+}
+
+/// Why a machine could not be paused. It goes on running.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PauseError {
+    /// It was not started, or has ended.
+    #[error("the machine does not run")]
+    NotRunning,
+    /// A vCPU did not leave the guest in time.
+    #[error("a vCPU did not leave the guest in time")]
+    VcpuTimeout,
+    /// A device still had I/O in flight.
+    #[error("device {device} still had requests in flight at the deadline")]
+    DrainTimeout {
+        /// Its name.
+        device: String,
+    },
+}

@@ -1,0 +1,99 @@
+//! The event loop: one wait after another until the machine has ended, on the machine's own thread. Nothing else on
+//! that thread blocks, but for pausing, which has a deadline.
+
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use vm_model::MachineExit;
+
+use super::{Controller, Flow, Machine, MachineEvent};
+use crate::poller::{Token, Trigger};
+
+impl Machine {
+    /// Runs the event loop until the machine has ended; its vCPU threads are joined then.
+    ///
+    /// A machine that was not started ends when the controller kills it.
+    pub fn run(&mut self, controller: &mut dyn Controller) -> MachineExit {
+        let wake = controller.wake_fd().as_raw_fd();
+        if let Err(error) = self.poller.watch(&wake, Token::Controller, Trigger::Level) {
+            self.outcome.conclude(MachineExit::Failed(format!(
+                "the event loop could not watch its controller: {error}"
+            )));
+        }
+        // One for all turns: a turn allocates nothing.
+        let mut tokens = Vec::new();
+        while !self.outcome.is_concluded() {
+            self.turn(controller, &mut tokens);
+        }
+        // The descriptor may be closed by now, which forgets it too.
+        let _ = self.poller.forget(wake);
+        self.end();
+        self.tell_news(controller);
+        self.outcome.exit().cloned().expect("the loop ends when the outcome is concluded")
+    }
+
+    /// One wait and everything it brought.
+    fn turn(&mut self, controller: &mut dyn Controller, tokens: &mut Vec<Token>) {
+        let deadline = controller.next_deadline();
+        if let Err(error) = self.poller.wait(deadline, tokens) {
+            self.outcome.conclude(MachineExit::Failed(format!("the event loop could not wait: {error}")));
+            return;
+        }
+        self.tell_news(controller);
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let flow = controller.deadline_passed(self);
+            self.follow(flow);
+        }
+        for token in tokens.drain(..) {
+            if self.outcome.is_concluded() {
+                return;
+            }
+            self.serve(token, controller);
+        }
+    }
+
+    fn serve(&mut self, token: Token, controller: &mut dyn Controller) {
+        match token {
+            Token::Controller => {
+                let flow = controller.woken(self);
+                self.follow(flow);
+            }
+            // Told at the start of each turn.
+            Token::Outcome => {}
+            Token::SerialRoom => controller.event(MachineEvent::SerialRoom),
+            Token::Doorbell { device, queue } if !self.is_paused() => self.virtio.doorbell(device, queue),
+            Token::Device { device, token } if !self.is_paused() => self.virtio.event(device, token),
+            // Resuming looks at every queue and every device.
+            Token::Doorbell { .. } | Token::Device { .. } => {}
+        }
+    }
+
+    fn follow(&self, flow: Flow) {
+        match flow {
+            Flow::Continue => {}
+            Flow::Kill => self.outcome.conclude(MachineExit::Killed),
+        }
+    }
+
+    fn tell_news(&mut self, controller: &mut dyn Controller) {
+        if !self.told.first_entry
+            && let Some(at) = self.outcome.first_entry_at()
+        {
+            self.told.first_entry = true;
+            controller.event(MachineEvent::FirstEntry { at });
+        }
+        if !self.told.first_console_byte
+            && let Some(at) = self.outcome.first_console_byte_at()
+        {
+            self.told.first_console_byte = true;
+            controller.event(MachineEvent::FirstConsoleByte { at });
+        }
+        let panic = self.outcome.guest_panic();
+        if let Some(report) = panic
+            && self.told.guest_panic != panic
+        {
+            self.told.guest_panic = panic;
+            controller.event(MachineEvent::GuestPanicked(report));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The devices by which guest and host help each other, in whole machines.
+
+use vm_model::{BalloonSpec, GuestPanic, VsockSpec};
+
+use super::*;
+
+#[test]
+fn a_panic_is_reported_while_the_machine_goes_on() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let guest = Guest::start(&hypervisor, spec(&TinyGuest::panic("last words\n")), InitialState::Running);
+    let told = MachineEvent::GuestPanicked(GuestPanic::Panicked);
+    guest.wait_until("the report", |guest| guest.events().contains(&told));
+    assert_eq!(guest.console(), "last words\n");
+    let ended = guest.kill();
+    assert_eq!(ended.exit, MachineExit::Killed);
+    assert_eq!(ended.events.iter().filter(|event| **event == told).count(), 1);
+}
+
+#[test]
+fn without_the_device_nothing_is_reported() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::panic("last words\n"));
+    spec.services.panic_device = false;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+    guest.wait_for_console("last words\n");
+    let ended = guest.kill();
+    assert!(!ended.events.iter().any(|event| matches!(event, MachineEvent::GuestPanicked(_))));
+}
+
+#[test]
+fn a_balloon_takes_the_page_that_the_guest_gives_up() {
+    let Some(hypervisor) = hypervisor() else { return };
+    for backing in [MemoryBacking::SharedMemfd, MemoryBacking::AnonymousHuge] {
+        let mut spec = spec(&TinyGuest::balloon());
+        spec.memory.backing = backing;
+        spec.services.balloon = Some(BalloonSpec { free_page_reporting: true, ..BalloonSpec::default() });
+        let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+        guest.wait_for_console("ready\n");
+        let refused = guest.ask(|machine| machine.set_balloon(Bytes::from_mib(65))).unwrap_err();
+        assert!(refused.to_string().contains("68157440"), "{refused}");
+        guest.ask(|machine| machine.set_balloon(Bytes::new(4096))).unwrap();
+        let ended = guest.join();
+        assert_eq!(ended.console, "ready\nballoon 00 aa\n");
+        assert_eq!(ended.counters.balloon.map(|balloon| balloon.target), Some(Bytes::new(4096)));
+    }
+}
+
+#[test]
+fn a_balloon_that_is_not_there_cannot_be_set() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let machine = harness::build(&hypervisor, spec(&TinyGuest::idle())).unwrap();
+    assert_eq!(machine.set_balloon(Bytes::new(0)), Err(BalloonChangeError::Missing));
+}
+
+#[test]
+fn host_programs_find_a_machines_sockets_while_it_is_there() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(&TinyGuest::idle());
+    let opened = std::fs::File::open(directory.path()).unwrap();
+    spec.services.vsock = Some(VsockSpec { cid: 3, directory: opened.into() });
+    let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+    guest.wait_for_console("ready\n");
+    let path = directory.path().join(devices::virtio::vsock::SOCKET_NAME);
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    // This guest has no driver: the machine hangs up.
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0);
+    guest.kill();
+    assert!(!path.exists());
+}

@@ -1,0 +1,225 @@
+//! What runs on a vCPU's thread: the guest, then what it asks for, then the guest again, until the gate says end.
+//!
+//! A panic anywhere in it, a device's included, ends the machine with the thread's name and the panic's message;
+//! it never leaves the thread.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use devices::bus::Bus;
+use hypervisor::{Exit, SystemEvent, Vcpu, VcpuError};
+use vm_model::{MachineExit, ResetSource};
+
+use super::gate::Member;
+use super::{Meter, VcpuContext};
+
+/// The two address spaces of registers.
+#[derive(Debug)]
+pub(crate) struct Buses {
+    pub(crate) ports: Bus,
+    pub(crate) memory: Bus,
+}
+
+/// The body of a vCPU's thread.
+pub(super) fn run(mut vcpu: Vcpu, member: &Member, meter: &Arc<Meter>, context: &VcpuContext) {
+    let index = vcpu.index();
+    let _measuring = meter.clock.measure_this_thread();
+    let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut vcpu, member, meter, context)));
+    let exit = match ended {
+        Ok(Ok(exit)) => exit,
+        Ok(Err(error)) => Some(MachineExit::Failed(describe(&error))),
+        Err(panic) => Some(MachineExit::Failed(format!(
+            "the thread of vCPU {index} of {} panicked: {}",
+            context.name,
+            panic_message(panic.as_ref())
+        ))),
+    };
+    if let Some(exit) = exit {
+        member.end_all();
+        context.outcome.conclude(exit);
+    }
+    // The vCPU goes before its place at the gate does, so that "all ended" means that all are released.
+    drop(vcpu);
+}
+
+/// Runs the guest until the gate, the guest or an error ends it; `None` when it was the gate.
+fn serve(
+    vcpu: &mut Vcpu,
+    member: &Member,
+    meter: &Meter,
+    context: &VcpuContext,
+) -> Result<Option<MachineExit>, VcpuError> {
+    let _binding = vcpu.bind_to_current_thread()?;
+    let mut entered = vcpu.index() != 0;
+    loop {
+        let passed = member.pass(|| {
+            // Only a hint to the guest's watchdogs that time went by; a host that refuses it can still pause.
+            let _ = vcpu.kvmclock_ctrl();
+        });
+        if !passed {
+            break;
+        }
+        if !entered {
+            entered = true;
+            context.outcome.first_entry();
+        }
+        #[cfg(any(test, feature = "fault-injection"))]
+        if context.injected_panic.is_some_and(|panic| panic.vcpu == vcpu.index()) {
+            panic!("injected by a test");
+        }
+        let index = vcpu.index();
+        let exit = vcpu.run()?;
+        meter.exits.fetch_add(1, Ordering::Relaxed);
+        if let Some(end) = handle(exit, index, &context.buses) {
+            tell_where(vcpu, &end, context);
+            return Ok(Some(end));
+        }
+        if context.outcome.is_concluded() {
+            // The guest switched itself off in this very exit: it must not run another instruction.
+            member.end_all();
+        }
+    }
+    Ok(None)
+}
+
+/// Does what an exit asks for; says how the machine ended if it did.
+fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
+    match exit {
+        Exit::IoIn { port, data } => buses.ports.read(u64::from(port), data),
+        Exit::IoOut { port, data } => buses.ports.write(u64::from(port), data),
+        Exit::MmioRead { address, data } => buses.memory.read(address, data),
+        Exit::MmioWrite { address, data } => buses.memory.write(address, data),
+        Exit::Interrupted => {}
+        Exit::Shutdown => return Some(MachineExit::TripleFault),
+        Exit::SystemEvent { event } => return Some(system_event(event, index)),
+        Exit::Halt => {
+            return failed(index, "halted outside KVM although interrupts are KVM's".to_owned());
+        }
+        Exit::FailEntry { reason, cpu } => {
+            return failed(
+                index,
+                format!("could not enter the guest on host CPU {cpu}: hardware reason {reason:#x}"),
+            );
+        }
+        Exit::InternalError { suberror, data } => {
+            let told = data.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
+            return failed(index, format!("KVM internal error {suberror} with data {:x?}", &data[..told]));
+        }
+        Exit::MemoryFault { address, size } => {
+            return failed(
+                index,
+                format!("{size} bytes of guest memory at {address:#x} could not be reached"),
+            );
+        }
+        Exit::Unexpected { reason } => {
+            return failed(index, format!("left the guest for the unexpected KVM exit {reason}"));
+        }
+    }
+    None
+}
+
+/// Logs where the guest was when it came to an end that it did not ask for. After a triple fault on AMD the kernel has
+/// reset the vCPU, so that only which one it was is left.
+fn tell_where(vcpu: &Vcpu, end: &MachineExit, context: &VcpuContext) {
+    if !matches!(end, MachineExit::TripleFault | MachineExit::Failed(_)) {
+        return;
+    }
+    let (Ok(general), Ok(system)) = (vcpu.regs(), vcpu.sregs()) else {
+        return;
+    };
+    tracing::warn!(
+        machine = context.name,
+        vcpu = vcpu.index(),
+        rip = format_args!("{:#x}", general.rip),
+        rsp = format_args!("{:#x}", general.rsp),
+        cs = format_args!("{:#x}", system.cs.base),
+        cr0 = format_args!("{:#x}", system.cr0),
+        cr2 = format_args!("{:#x}", system.cr2),
+        cr3 = format_args!("{:#x}", system.cr3),
+        cr4 = format_args!("{:#x}", system.cr4),
+        efer = format_args!("{:#x}", system.efer),
+        idt = format_args!("{:#x}", system.idt.base),
+        "a vCPU cannot go on"
+    );
+}
+
+fn system_event(event: SystemEvent, index: u8) -> MachineExit {
+    match event {
+        SystemEvent::Shutdown => MachineExit::PoweredOff,
+        SystemEvent::Reset => MachineExit::Reset(ResetSource::Acpi),
+        SystemEvent::Crash => MachineExit::Failed(format!("vCPU {index} told that its guest crashed")),
+        SystemEvent::Other(number) => {
+            MachineExit::Failed(format!("vCPU {index} raised the unknown system event {number}"))
+        }
+    }
+}
+
+fn failed(index: u8, what: String) -> Option<MachineExit> {
+    Some(MachineExit::Failed(format!("vCPU {index} {what}")))
+}
+
+/// An error with its causes in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "no message"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handled(exit: Exit<'_>) -> Option<String> {
+        let buses = Buses { ports: Bus::builder().build(), memory: Bus::builder().build() };
+        handle(exit, 3, &buses).map(|exit| match exit {
+            MachineExit::Failed(text) => text,
+            other => format!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn every_exit_that_ends_a_machine_says_why() {
+        let mut data = [0; 16];
+        data[1] = 0xbeef;
+        let told = [
+            (Exit::Shutdown, "TripleFault"),
+            (Exit::Halt, "vCPU 3 halted"),
+            (Exit::FailEntry { reason: 0x80, cpu: 1 }, "host CPU 1: hardware reason 0x80"),
+            (Exit::InternalError { suberror: 1, data }, "internal error 1 with data [0, beef]"),
+            (Exit::MemoryFault { address: 0x1000, size: 4096 }, "4096 bytes of guest memory at 0x1000"),
+            (Exit::Unexpected { reason: 77 }, "unexpected KVM exit 77"),
+            (Exit::SystemEvent { event: SystemEvent::Reset }, "Reset(Acpi)"),
+            (Exit::SystemEvent { event: SystemEvent::Other(9) }, "system event 9"),
+        ];
+        for (exit, expected) in told {
+            let text = handled(exit).expect("the machine ends");
+            assert!(text.contains(expected), "{text:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn accesses_that_nobody_answers_read_as_ones_and_go_on() {
+        let mut data = [0; 4];
+        assert_eq!(handled(Exit::IoIn { port: 0x80, data: &mut data }), None);
+        assert_eq!(data, [0xff; 4]);
+        assert_eq!(handled(Exit::MmioWrite { address: 1 << 40, data: &[1] }), None);
+        assert_eq!(handled(Exit::Interrupted), None);
+    }
+}
