@@ -1,0 +1,170 @@
+//! What can be asked of a machine and what it answers: plain values, the same whether they travel over a channel
+//! in this process or over a socket to another.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vm_model::{BootTimings, Bytes, GuestPanic, MachineExit, MachinePhase};
+
+/// A request to one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "command")]
+pub enum Command {
+    /// Park the vCPUs.
+    Pause {
+        /// How long the vCPUs may take to park.
+        within: Duration,
+    },
+    /// Let parked vCPUs go on.
+    Resume,
+    /// Press the ACPI power button and leave it at that.
+    PressPowerButton,
+    /// Ask the guest to switch itself off, and count the machine as stopping from now on. A paused machine is
+    /// resumed first.
+    RequestShutdown,
+    /// Type into the console.
+    WriteConsole {
+        /// What to type.
+        bytes: Vec<u8>,
+    },
+    /// Ask the guest to give up that much of its memory from now on.
+    SetBalloon {
+        /// How much.
+        size: Bytes,
+    },
+    /// End the machine now. Overtakes every other command; its effect is seen in the status.
+    Kill,
+}
+
+/// A command without its content: what decisions and messages are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandKind {
+    /// [`Command::Pause`].
+    Pause,
+    /// [`Command::Resume`].
+    Resume,
+    /// [`Command::PressPowerButton`].
+    PressPowerButton,
+    /// [`Command::RequestShutdown`].
+    RequestShutdown,
+    /// [`Command::WriteConsole`].
+    WriteConsole,
+    /// [`Command::SetBalloon`].
+    SetBalloon,
+    /// [`Command::Kill`].
+    Kill,
+}
+
+impl Command {
+    /// What kind of command this is.
+    pub fn kind(&self) -> CommandKind {
+        match self {
+            Self::Pause { .. } => CommandKind::Pause,
+            Self::Resume => CommandKind::Resume,
+            Self::PressPowerButton => CommandKind::PressPowerButton,
+            Self::RequestShutdown => CommandKind::RequestShutdown,
+            Self::WriteConsole { .. } => CommandKind::WriteConsole,
+            Self::SetBalloon { .. } => CommandKind::SetBalloon,
+            Self::Kill => CommandKind::Kill,
+        }
+    }
+}
+
+impl CommandKind {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Pause,
+        Self::Resume,
+        Self::PressPowerButton,
+        Self::RequestShutdown,
+        Self::WriteConsole,
+        Self::SetBalloon,
+        Self::Kill,
+    ];
+}
+
+impl fmt::Display for CommandKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::PressPowerButton => "press power button",
+            Self::RequestShutdown => "request shutdown",
+            Self::WriteConsole => "write console",
+            Self::SetBalloon => "set balloon",
+            Self::Kill => "kill",
+        })
+    }
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum Reply {
+    /// It was done, or was so already.
+    Done,
+    /// The answer to [`Command::WriteConsole`]: how much of it was taken. The rest did not fit.
+    Written {
+        /// Bytes taken, from the front.
+        accepted: usize,
+    },
+    /// It is not accepted in the machine's present phase.
+    Denied {
+        /// That phase.
+        phase: MachinePhase,
+    },
+    /// It was tried and failed; the machine goes on.
+    Failed {
+        /// What failed and why.
+        reason: String,
+    },
+}
+
+/// What a machine's thread tells of its machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// Where it is in its life.
+    pub phase: MachinePhase,
+    /// How it ended; there exactly when the phase is [`MachinePhase::Exited`].
+    pub exit: Option<MachineExit>,
+    /// How long its first steps took, from the request to launch it.
+    pub timings: BootTimings,
+    /// What the guest's kernel told of a panic. The machine goes on until it is ended.
+    #[serde(default)]
+    pub panic: Option<GuestPanic>,
+}
+
+impl MachineStatus {
+    /// The status every machine begins with.
+    pub fn booting() -> Self {
+        Self { phase: MachinePhase::Booting, exit: None, timings: BootTimings::default(), panic: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_and_replies_survive_a_wire() {
+        let commands = [
+            Command::Pause { within: Duration::from_millis(1500) },
+            Command::Resume,
+            Command::PressPowerButton,
+            Command::RequestShutdown,
+            Command::WriteConsole { bytes: b"ls\n".into() },
+            Command::SetBalloon { size: Bytes::from_mib(64) },
+            Command::Kill,
+        ];
+        for (command, kind) in commands.into_iter().zip(CommandKind::ALL) {
+            assert_eq!(command.kind(), kind);
+            let json = serde_json::to_string(&command).expect("commands serialise");
+            assert_eq!(serde_json::from_str::<Command>(&json).expect("and parse back"), command);
+        }
+        let denied = Reply::Denied { phase: MachinePhase::Stopping };
+        let json = serde_json::to_string(&denied).expect("replies serialise");
+        assert_eq!(json, r#"{"reply":"denied","phase":"stopping"}"#);
+    }
+}

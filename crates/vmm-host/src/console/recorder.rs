@@ -1,0 +1,159 @@
+//! One console's log shared between the machine that writes it and any number of readers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::lines::last_lines;
+use super::log::{ConsoleChunk, ConsoleLimits, ConsoleLog, ConsoleSnapshot};
+
+/// How far back lines are looked for. More than any screenful, little enough to decode at once.
+const LINES_WINDOW: usize = 64 << 10;
+
+/// The most that a follower is handed at a time.
+const FOLLOW_CHUNK: usize = 64 << 10;
+
+/// Keeps what one guest writes. Readers and the writer may be on any thread.
+#[derive(Debug)]
+pub struct ConsoleRecorder {
+    /// Held for the time of a copy at most, never across a wait. Appending keeps the log whole at every step, so
+    /// a poisoned lock is used on.
+    log: Mutex<ConsoleLog>,
+    /// Whether the writer is gone. Followers are also woken by it, unchanged, when there is more to read.
+    closed: watch::Sender<bool>,
+}
+
+impl ConsoleRecorder {
+    /// An empty recorder, and the end to write to it.
+    pub fn new(limits: ConsoleLimits) -> (Arc<Self>, ConsoleWriter) {
+        let recorder =
+            Arc::new(Self { log: Mutex::new(ConsoleLog::new(limits)), closed: watch::Sender::new(false) });
+        (recorder.clone(), ConsoleWriter { recorder })
+    }
+
+    /// Bytes written so far.
+    pub fn total(&self) -> u64 {
+        self.lock().total()
+    }
+
+    /// Everything that is kept. Copies up to the sum of the limits.
+    pub fn snapshot(&self) -> ConsoleSnapshot {
+        self.lock().snapshot()
+    }
+
+    /// At most `limit` bytes from `offset` on; tells how many were missed where they are no longer kept.
+    pub fn read_from(&self, offset: u64, limit: usize) -> ConsoleChunk {
+        self.lock().read_from(offset, limit)
+    }
+
+    /// The last `count` lines as text, oldest first: blank ones and terminal control left out, long ones cut.
+    pub fn tail_lines(&self, count: usize) -> Vec<String> {
+        let latest = self.lock().latest(LINES_WINDOW);
+        last_lines(&latest, count)
+    }
+
+    /// Follows the console from `offset` on.
+    pub fn follow(self: &Arc<Self>, offset: u64) -> ConsoleFollower {
+        ConsoleFollower { recorder: self.clone(), closed: self.closed.subscribe(), offset }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ConsoleLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writing end of a [`ConsoleRecorder`]. Followers end when it is dropped.
+#[derive(Debug)]
+pub struct ConsoleWriter {
+    recorder: Arc<ConsoleRecorder>,
+}
+
+impl ConsoleWriter {
+    /// Appends what the guest wrote.
+    pub fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.recorder.lock().append(bytes);
+        // Guests write byte by byte. A follower subscribes before it looks at the log, so one that is not counted
+        // here has yet to look.
+        if self.recorder.closed.receiver_count() > 0 {
+            self.recorder.closed.send_modify(|_closed| {});
+        }
+    }
+}
+
+impl Drop for ConsoleWriter {
+    fn drop(&mut self) {
+        self.recorder.closed.send_replace(true);
+    }
+}
+
+/// Reads a console as it grows.
+#[derive(Debug)]
+pub struct ConsoleFollower {
+    recorder: Arc<ConsoleRecorder>,
+    closed: watch::Receiver<bool>,
+    offset: u64,
+}
+
+impl ConsoleFollower {
+    /// The next piece, as soon as there is one; `None` once the machine has ended and everything was read.
+    ///
+    /// A follower that is too slow is told in [`ConsoleChunk::missed`] what it lost. Cancel-safe.
+    pub async fn next(&mut self) -> Option<ConsoleChunk> {
+        loop {
+            // Before looking, so that what is written while looking wakes this again.
+            let closed = *self.closed.borrow_and_update();
+            let chunk = self.recorder.read_from(self.offset, FOLLOW_CHUNK);
+            if !chunk.bytes.is_empty() {
+                self.offset = chunk.next_offset();
+                return Some(chunk);
+            }
+            if closed {
+                return None;
+            }
+            // The recorder is held, and with it the sender: this fails for nothing.
+            self.closed.changed().await.ok()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_gets_everything_and_then_the_end() {
+        let (recorder, mut writer) = ConsoleRecorder::new(ConsoleLimits::default());
+        let mut follower = recorder.follow(0);
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            while let Some(chunk) = follower.next().await {
+                assert_eq!(chunk.missed, 0);
+                all.extend(chunk.bytes);
+            }
+            all
+        });
+        for piece in [&b"first "[..], b"", b"second"] {
+            writer.write(piece);
+            tokio::task::yield_now().await;
+        }
+        drop(writer);
+        assert_eq!(reading.await.expect("the task ends"), b"first second");
+        assert_eq!(recorder.total(), 12);
+    }
+
+    #[tokio::test]
+    async fn a_slow_follower_is_told_what_it_missed() {
+        let (recorder, mut writer) = ConsoleRecorder::new(ConsoleLimits { head: 4, tail: 4 });
+        let mut follower = recorder.follow(0);
+        writer.write(b"0123456789");
+        drop(writer);
+        let head = follower.next().await.expect("the head");
+        assert_eq!((head.missed, &head.bytes[..]), (0, &b"0123"[..]));
+        let tail = follower.next().await.expect("the tail");
+        assert_eq!((tail.missed, &tail.bytes[..]), (2, &b"6789"[..]));
+        assert_eq!(follower.next().await, None);
+    }
+}

@@ -1,0 +1,110 @@
+//! What hosting needs of a machine, and no more: built on its thread, driven from its own event loop, disposed
+//! of elsewhere.
+//!
+//! [`kvm`] provides it over the `vmm` crate and is the one file that knows that crate. Tests provide
+//! machines that misbehave on purpose.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod kvm;
+
+use std::error::Error;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use vm_model::{Bytes, FailureKind, GuestPanic, MachineExit, MachineSpec};
+
+use crate::console::ConsoleWriter;
+use crate::counters::CountersSource;
+use crate::host::InitialState;
+
+pub(crate) use kvm::KvmEngine;
+
+/// A cause, whatever the engine calls it.
+pub(crate) type Cause = Box<dyn Error + Send + Sync>;
+
+/// Builds machines. Shared by all machine threads.
+pub(crate) trait Engine: Send + Sync {
+    /// Builds the machine that `spec` describes, on the thread that will drive it.
+    fn build(
+        &self,
+        spec: MachineSpec<OwnedFd>,
+        surroundings: Surroundings,
+    ) -> Result<Box<dyn Machine>, BuildFailure>;
+}
+
+/// What a machine is given beside its description.
+pub(crate) struct Surroundings {
+    /// Whose it is, for the names of its threads and for messages.
+    pub(crate) name: String,
+    /// Where its console goes.
+    pub(crate) console: ConsoleWriter,
+}
+
+/// Why there is no machine.
+#[derive(Debug)]
+pub(crate) struct BuildFailure {
+    pub(crate) kind: FailureKind,
+    pub(crate) cause: Cause,
+}
+
+/// One machine. Stays on its thread until it is turned into what remains of it.
+pub(crate) trait Machine {
+    /// Its counters, to be read from any thread.
+    fn counters(&self) -> Box<dyn CountersSource>;
+
+    /// Readies it for [`Machine::run`]; called once. With [`InitialState::Paused`] its vCPUs are parked when this returns.
+    fn start(&mut self, initial: InitialState) -> Result<(), Cause>;
+
+    /// Runs it until it ends; called once. Everything that happens meanwhile is told to `driver`, on this thread.
+    fn run(&mut self, driver: &mut dyn Driver) -> MachineExit;
+
+    /// Ends its vCPUs if they still run. The answer is left to be dropped, on another thread: closing a machine
+    /// takes long.
+    fn into_remains(self: Box<Self>) -> Box<dyn Send>;
+}
+
+/// Who is asked what to do next while a machine runs.
+pub(crate) trait Driver {
+    /// Becomes readable when [`Driver::woken`] is to be called.
+    fn wake_fd(&self) -> BorrowedFd<'_>;
+    /// [`Driver::wake_fd`] was readable.
+    fn woken(&mut self, controls: &mut dyn Controls) -> Flow;
+    /// Something happened to the machine.
+    fn event(&mut self, event: Event);
+}
+
+/// What a driver may do to its machine, while it runs.
+pub(crate) trait Controls {
+    fn pause(&mut self, within: Duration) -> Result<(), Cause>;
+    fn resume(&mut self) -> Result<(), Cause>;
+    fn press_power_button(&mut self) -> Result<(), Cause>;
+    fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause>;
+    /// How many of `bytes`, from the front, the serial port had room for.
+    fn write_console(&mut self, bytes: &[u8]) -> usize;
+}
+
+/// Whether the machine goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    /// End it; [`Machine::run`] then answers [`MachineExit::Killed`].
+    Kill,
+}
+
+/// What happens to a machine once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Its first vCPU was about to run its first instruction.
+    FirstEntry {
+        /// When.
+        at: Instant,
+    },
+    /// Its guest wrote to its console.
+    FirstConsoleByte {
+        /// When.
+        at: Instant,
+    },
+    /// Its guest's kernel panicked.
+    GuestPanicked(GuestPanic),
+}

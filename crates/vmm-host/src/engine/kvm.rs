@@ -1,0 +1,147 @@
+//! Machines of the `vmm` crate. The one file that knows it.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hypervisor::Hypervisor;
+use vm_model::{Bytes, MachineCounters, MachineExit, MachineSpec};
+
+use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
+use crate::console::ConsoleWriter;
+use crate::counters::CountersSource;
+use crate::host::InitialState;
+
+/// The longest that the event loop may be kept from everything else by vCPUs that do not park.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Builds machines on KVM.
+pub(crate) struct KvmEngine {
+    hypervisor: Hypervisor,
+}
+
+impl KvmEngine {
+    pub(crate) fn new(hypervisor: Hypervisor) -> Self {
+        Self { hypervisor }
+    }
+
+    fn build_with(
+        &self,
+        spec: MachineSpec<OwnedFd>,
+        options: vmm::BuildOptions,
+    ) -> Result<Box<dyn Machine>, BuildFailure> {
+        let machine = vmm::Machine::build(&self.hypervisor, spec, options)
+            .map_err(|error| BuildFailure { kind: error.failure_kind(), cause: error.into() })?;
+        Ok(Box::new(KvmMachine(machine)))
+    }
+}
+
+impl Engine for KvmEngine {
+    fn build(
+        &self,
+        spec: MachineSpec<OwnedFd>,
+        surroundings: Surroundings,
+    ) -> Result<Box<dyn Machine>, BuildFailure> {
+        let options = vmm::BuildOptions::new(surroundings.name, Box::new(surroundings.console));
+        self.build_with(spec, options)
+    }
+}
+
+struct KvmMachine(vmm::Machine);
+
+impl Machine for KvmMachine {
+    fn counters(&self) -> Box<dyn CountersSource> {
+        Box::new(self.0.counters_handle())
+    }
+
+    fn start(&mut self, initial: InitialState) -> Result<(), Cause> {
+        self.0.start(match initial {
+            InitialState::Running => vmm::InitialState::Running,
+            InitialState::Paused => vmm::InitialState::Paused,
+        })?;
+        Ok(())
+    }
+
+    fn run(&mut self, driver: &mut dyn Driver) -> MachineExit {
+        self.0.run(&mut Relay(driver))
+    }
+
+    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+        Box::new(self.0.into_remains())
+    }
+}
+
+impl CountersSource for vmm::CountersHandle {
+    fn read(&self) -> MachineCounters {
+        // Gone only after the last reading was kept.
+        vmm::CountersHandle::read(self).unwrap_or_default()
+    }
+}
+
+impl devices::serial::ConsoleSink for ConsoleWriter {
+    fn write(&mut self, bytes: &[u8]) {
+        ConsoleWriter::write(self, bytes);
+    }
+}
+
+/// Passes on what the event loop of `vmm` asks and tells.
+struct Relay<'a>(&'a mut dyn Driver);
+
+impl vmm::Controller for Relay<'_> {
+    fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake_fd()
+    }
+
+    fn woken(&mut self, machine: &mut vmm::Machine) -> vmm::Flow {
+        match self.0.woken(machine) {
+            Flow::Continue => vmm::Flow::Continue,
+            Flow::Kill => vmm::Flow::Kill,
+        }
+    }
+
+    /// Deadlines are kept by those who ask, not on machines' threads.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn deadline_passed(&mut self, _machine: &mut vmm::Machine) -> vmm::Flow {
+        vmm::Flow::Continue
+    }
+
+    fn event(&mut self, event: vmm::MachineEvent) {
+        match event {
+            vmm::MachineEvent::FirstEntry { at } => self.0.event(Event::FirstEntry { at }),
+            vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
+            vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
+            // Who typed was told how much was taken and may try again.
+            vmm::MachineEvent::SerialRoom => {}
+        }
+    }
+}
+
+impl Controls for vmm::Machine {
+    fn pause(&mut self, within: Duration) -> Result<(), Cause> {
+        // The command may be from elsewhere: no duration may overflow the clock.
+        Ok(vmm::Machine::pause(self, Instant::now() + within.min(LONGEST_PAUSE))?)
+    }
+
+    fn resume(&mut self) -> Result<(), Cause> {
+        vmm::Machine::resume(self);
+        Ok(())
+    }
+
+    fn press_power_button(&mut self) -> Result<(), Cause> {
+        vmm::Machine::press_power_button(self);
+        Ok(())
+    }
+
+    fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause> {
+        Ok(vmm::Machine::set_balloon(self, size)?)
+    }
+
+    fn write_console(&mut self, bytes: &[u8]) -> usize {
+        self.write_serial(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! What the outside holds of a machine: cheap to clone, the same for a machine in this process and in
+//! another.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use vm_model::{Bytes, MachineCounters, MachineExit, VmId};
+
+use crate::console::{ConsoleRecorder, ConsoleSnapshot};
+use crate::counters::CountersSource;
+use crate::error::CommandError;
+use crate::mailbox::CommandPort;
+use crate::{Command, MachineStatus, Reply};
+
+/// What a [`MachineHandle`] is made of. A connection to a host process implements [`CommandPort`] and
+/// [`CountersSource`], feeds the status and records the console; everything else is as for a machine in this
+/// process.
+pub struct HandleParts {
+    /// Whose machine it is.
+    pub id: VmId,
+    /// Where commands go.
+    pub port: Box<dyn CommandPort>,
+    /// The machine's status, as its thread tells it.
+    pub status: watch::Receiver<MachineStatus>,
+    /// Becomes true, or loses its sender, when all that the machine held is given back.
+    pub released: watch::Receiver<bool>,
+    /// Where counters are read.
+    pub counters: Arc<dyn CountersSource>,
+    /// What the guest writes.
+    pub console: Arc<ConsoleRecorder>,
+    /// How long a command may take.
+    pub command_deadline: Duration,
+}
+
+/// One machine, from the outside. When the last clone is dropped the machine is killed.
+///
+/// A handle of an ended machine keeps its console, its last counters and one descriptor.
+#[derive(Clone)]
+pub struct MachineHandle {
+    parts: Arc<HandleParts>,
+}
+
+impl fmt::Debug for MachineHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MachineHandle")
+            .field("id", &self.parts.id)
+            .field("status", &*self.parts.status.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MachineHandle {
+    /// A handle of a machine that is reached by `parts`.
+    pub fn from_parts(parts: HandleParts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// Whose machine it is.
+    pub fn id(&self) -> &VmId {
+        &self.parts.id
+    }
+
+    /// The machine's status, to be looked at or waited on.
+    pub fn status(&self) -> watch::Receiver<MachineStatus> {
+        self.parts.status.clone()
+    }
+
+    /// The machine's counters now; the last ones after it ended.
+    pub fn counters(&self) -> MachineCounters {
+        self.parts.counters.read()
+    }
+
+    /// What is kept of the machine's console. [`MachineHandle::console_recorder`] reads parts of it and follows it.
+    pub fn console(&self) -> ConsoleSnapshot {
+        self.parts.console.snapshot()
+    }
+
+    /// The machine's console, which outlives the machine.
+    pub fn console_recorder(&self) -> &Arc<ConsoleRecorder> {
+        &self.parts.console
+    }
+
+    /// Parks the vCPUs. Parking parked ones is fine.
+    ///
+    /// # Errors
+    /// The machine is stopping or has ended, the vCPUs did not park, or there was no answer in time.
+    pub async fn pause(&self) -> Result<(), CommandError> {
+        // The machine gives up first, so that its reason arrives.
+        let within = self.parts.command_deadline.mul_f64(0.75);
+        self.command(Command::Pause { within }).await
+    }
+
+    /// Lets the vCPUs go on. Resuming running ones is fine.
+    ///
+    /// # Errors
+    /// The machine has ended, or there was no answer in time.
+    pub async fn resume(&self) -> Result<(), CommandError> {
+        self.command(Command::Resume).await
+    }
+
+    /// Presses the ACPI power button and leaves it at that; see [`MachineHandle::stop`].
+    ///
+    /// # Errors
+    /// The machine is paused or has ended, or there was no answer in time.
+    pub async fn press_power_button(&self) -> Result<(), CommandError> {
+        self.command(Command::PressPowerButton).await
+    }
+
+    /// Types into the console; answers how many of `bytes`, from the front, there was room for.
+    ///
+    /// # Errors
+    /// The machine has ended, or there was no answer in time.
+    pub async fn write_console(&self, bytes: Vec<u8>) -> Result<usize, CommandError> {
+        let command = Command::WriteConsole { bytes };
+        let kind = command.kind();
+        match self.call(command, self.parts.command_deadline).await? {
+            Reply::Written { accepted } => Ok(accepted),
+            Reply::Done | Reply::Denied { .. } | Reply::Failed { .. } => {
+                Err(CommandError::Unexpected { vm: self.id().clone(), command: kind })
+            }
+        }
+    }
+
+    /// Asks the guest to give up `size` of its memory from now on. Whether it did is seen in the counters.
+    ///
+    /// # Errors
+    /// The machine has no balloon, less memory or has ended, or there was no answer in time.
+    pub async fn set_balloon(&self, size: Bytes) -> Result<(), CommandError> {
+        self.command(Command::SetBalloon { size }).await
+    }
+
+    /// How the machine ended, when it has. What it held may not be given back yet.
+    pub async fn exited(&self) -> MachineExit {
+        let mut status = self.status();
+        let ended = status.wait_for(|status| status.exit.is_some()).await;
+        ended
+            .ok()
+            .and_then(|status| status.exit.clone())
+            .unwrap_or_else(|| MachineExit::Failed("its host went away".to_owned()))
+    }
+
+    /// Returns when all that the machine held (descriptors, threads, memory) is given back.
+    pub async fn released(&self) {
+        // An error is a sender that is gone, which is as good.
+        let _ = self.parts.released.clone().wait_for(|released| *released).await;
+    }
+
+    /// Whether the machine has ended.
+    pub(crate) fn exit_now(&self) -> Option<MachineExit> {
+        self.parts.status.borrow().exit.clone()
+    }
+
+    pub(crate) fn command_deadline(&self) -> Duration {
+        self.parts.command_deadline
+    }
+
+    async fn command(&self, command: Command) -> Result<(), CommandError> {
+        self.call(command, self.parts.command_deadline).await.map(drop)
+    }
+
+    /// Sends `command`; turns replies that are refusals into errors.
+    pub(crate) async fn call(&self, command: Command, deadline: Duration) -> Result<Reply, CommandError> {
+        let vm = self.id().clone();
+        let kind = command.kind();
+        let reply = timeout(deadline, self.parts.port.call(command)).await;
+        match reply {
+            Err(_) => Err(CommandError::Deadline { vm, command: kind, deadline }),
+            Ok(Err(_)) => Err(CommandError::Ended { vm, command: kind }),
+            Ok(Ok(Reply::Denied { phase })) => Err(CommandError::Denied { vm, command: kind, phase }),
+            Ok(Ok(Reply::Failed { reason })) => Err(CommandError::Failed { vm, command: kind, reason }),
+            Ok(Ok(reply @ (Reply::Done | Reply::Written { .. }))) => Ok(reply),
+        }
+    }
+}

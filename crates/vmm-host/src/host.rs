@@ -1,0 +1,251 @@
+//! The front door: machines in, handles out.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hypervisor::Hypervisor;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use vm_model::{MachineSpec, VmId};
+
+use crate::MachineStatus;
+use crate::console::{ConsoleLimits, ConsoleRecorder};
+use crate::containment::note_places_of_panics;
+use crate::counters::CountersCell;
+use crate::engine::{Engine, KvmEngine};
+use crate::error::{HostError, LaunchError, LaunchFailure};
+use crate::handle::{HandleParts, MachineHandle};
+use crate::machine_thread::{MachineThread, thread_name};
+use crate::mailbox::mailbox;
+use crate::reaper::{REAPER_THREAD, ToReaper, start_reaper};
+use crate::registry::{HostCounts, Hosted, Refusal, Registry};
+use crate::steward::Steward;
+
+/// How long a machine that could not be launched is waited for until nothing of it is left.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+
+/// What a host of machines can be told.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// The most machines at a time, ended ones that are not released yet included. Every machine slows down the page
+    /// faults of all others in the process a little.
+    pub machine_limit: usize,
+    /// How long a machine may take from the request to its first instruction. Its memory may have to be
+    /// prefaulted.
+    pub launch_deadline: Duration,
+    /// How long a machine may take to answer a command.
+    pub command_deadline: Duration,
+    /// Commands to one machine that may wait; who sends more waits for room.
+    pub mailbox_capacity: usize,
+    /// How much of each console is kept.
+    pub console: ConsoleLimits,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self {
+            machine_limit: 1024,
+            launch_deadline: Duration::from_secs(60),
+            command_deadline: Duration::from_secs(5),
+            mailbox_capacity: 32,
+            console: ConsoleLimits::default(),
+        }
+    }
+}
+
+/// Which machine to launch, and how.
+#[derive(Debug)]
+pub struct LaunchRequest {
+    /// Whose machine it is.
+    pub id: VmId,
+    /// What it is made of.
+    pub spec: MachineSpec<OwnedFd>,
+    /// Whether it runs at once.
+    pub initial: InitialState,
+}
+
+/// How a machine begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InitialState {
+    /// Its vCPUs run.
+    #[default]
+    Running,
+    /// Its vCPUs are parked before their first instruction.
+    Paused,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownReport {
+    /// Machines that were there and are released.
+    pub released: Vec<VmId>,
+    /// Machines that were not released in time. They were killed; their threads are stuck.
+    pub remaining: Vec<VmId>,
+}
+
+/// Hosts many machines in this process, each on threads of its own.
+///
+/// Dropping a host leaves its machines to their handles; [`VmmHost::shut_down`] ends them.
+pub struct VmmHost {
+    engine: Arc<dyn Engine>,
+    options: HostOptions,
+    registry: Arc<Registry>,
+    /// Taken by the shutdown. Held for a clone or a take.
+    reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
+}
+
+impl VmmHost {
+    /// A host without machines.
+    ///
+    /// Adds to the process's panic hook, so that the place of a panic on a machine's thread can be named.
+    ///
+    /// # Errors
+    /// The thread that disposes of machines cannot be started.
+    pub fn new(hypervisor: Hypervisor, options: HostOptions) -> Result<Self, HostError> {
+        Self::with_engine(Arc::new(KvmEngine::new(hypervisor)), options)
+    }
+
+    pub(crate) fn with_engine(engine: Arc<dyn Engine>, options: HostOptions) -> Result<Self, HostError> {
+        note_places_of_panics();
+        let registry = Arc::new(Registry::new(options.machine_limit));
+        let reaper =
+            start_reaper(registry.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
+        Ok(Self { engine, options, registry, reaper: Mutex::new(Some(reaper)) })
+    }
+
+    /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
+    ///
+    /// A launch that is given up (its future dropped) kills its machine.
+    ///
+    /// # Errors
+    /// Says what kept the machine from running. Nothing of it is left then, except where its thread is stuck.
+    pub async fn launch(&self, request: LaunchRequest) -> Result<MachineHandle, LaunchError> {
+        let vm = request.id.clone();
+        let (handle, under_way) = self.start(request, Instant::now())?;
+        let deadline = self.options.launch_deadline;
+        let failure = match timeout(deadline, under_way).await {
+            Ok(Ok(Ok(()))) => return Ok(handle),
+            Ok(Ok(Err(failure))) => failure,
+            Ok(Err(_)) => LaunchFailure::Panicked("its thread ended without a word".to_owned()),
+            Err(_) => return Err(LaunchError::Deadline { vm, deadline }),
+        };
+        if timeout(CLEAN_UP, handle.released()).await.is_err() {
+            tracing::error!(%vm, "a machine that could not be launched is not released yet");
+        }
+        Err(LaunchError::Machine { vm, source: failure })
+    }
+
+    /// How many machines there are.
+    pub fn counts(&self) -> HostCounts {
+        self.registry.counts()
+    }
+
+    /// Takes no machine in any more and kills those there are. Waits for nothing; see [`VmmHost::shut_down`].
+    pub fn kill_all(&self) {
+        drop(self.registry.close());
+    }
+
+    /// Takes no machine in any more, kills those there are, and waits until they are released.
+    ///
+    /// Guests that are to end in order are stopped before, through their handles.
+    pub async fn shut_down(&self, deadline: Duration) -> ShutdownReport {
+        let begun = Instant::now();
+        let mut report = ShutdownReport::default();
+        for (id, mut released) in self.registry.close() {
+            // A signal that is gone was dropped with everything else.
+            let left = deadline.saturating_sub(begun.elapsed());
+            match timeout(left, released.wait_for(|released| *released)).await {
+                Ok(_) => report.released.push(id),
+                Err(_) => report.remaining.push(id),
+            }
+        }
+        let reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((to_reaper, thread)) = reaper
+            && report.remaining.is_empty()
+        {
+            drop(to_reaper);
+            // Nobody can reach the reaper any more and its queue is empty: it is about to end.
+            if thread.join().is_err() {
+                tracing::error!("the reaper panicked");
+            }
+        }
+        report
+    }
+
+    /// Starts the machine's thread.
+    fn start(
+        &self,
+        request: LaunchRequest,
+        requested: Instant,
+    ) -> Result<(MachineHandle, UnderWay), LaunchError> {
+        let LaunchRequest { id, spec, initial } = request;
+        let vm = id.clone();
+        let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
+        let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
+            .map_err(|source| LaunchError::Mailbox { vm: vm.clone(), source })?;
+        let (console, console_writer) = ConsoleRecorder::new(self.options.console);
+        let (status, status_seen) = watch::channel(MachineStatus::booting());
+        let (release, released) = watch::channel(false);
+        let (under_way, waiting) = oneshot::channel();
+        let counters = Arc::new(CountersCell::default());
+        let hosted = Hosted {
+            thread: None,
+            kill_switch: outbox.kill_switch(),
+            status: status_seen.clone(),
+            released: released.clone(),
+        };
+        let machine_thread = MachineThread {
+            id: id.clone(),
+            spec,
+            initial,
+            engine: self.engine.clone(),
+            console: console_writer,
+            counters: counters.clone(),
+            steward: Steward { inbox, status, requested, under_way: Some(under_way) },
+            reaper,
+            release,
+        };
+        self.spawn(machine_thread, hosted)?;
+        let handle = MachineHandle::from_parts(HandleParts {
+            id,
+            port: Box::new(outbox),
+            status: status_seen,
+            released,
+            counters,
+            console,
+            command_deadline: self.options.command_deadline,
+        });
+        Ok((handle, waiting))
+    }
+
+    fn to_reaper(&self) -> Option<ToReaper> {
+        let reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        reaper.as_ref().map(|(to_reaper, _)| to_reaper.clone())
+    }
+
+    fn spawn(&self, machine_thread: MachineThread, hosted: Hosted) -> Result<(), LaunchError> {
+        let vm = machine_thread.id.clone();
+        let thread_name = thread_name(&vm);
+        let admitted = self.registry.admit(&vm, || {
+            let builder = thread::Builder::new().name(thread_name.clone());
+            let thread = builder.spawn(move || machine_thread.run())?;
+            Ok(Hosted { thread: Some(thread), ..hosted })
+        });
+        admitted.map_err(|refusal| match refusal {
+            Refusal::Closed => LaunchError::ShuttingDown { vm },
+            Refusal::Taken => LaunchError::AlreadyHosted { vm },
+            Refusal::Full { limit } => LaunchError::Full { vm, limit },
+            Refusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
+        })
+    }
+}
+
+/// Resolves when a machine is under way, or with what kept it.
+type UnderWay = oneshot::Receiver<Result<(), LaunchFailure>>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! Hosting many virtual machines in one process: a thread each, commands in, status and console out.
+//!
+//! This is where asynchronous callers and synchronous machines meet. A task launches a machine through [`VmmHost`]
+//! and gets a [`MachineHandle`]; the machine itself is built, driven and ended on a thread of its own, where
+//! nothing ever awaits. A panic there ends that machine alone.
+//!
+//! ```text
+//!   task ── launch ──▶ VmmHost ──spawns──▶ thread vm:<id> ── runs ──▶ engine (vmm)
+//!   task ◀─ handle ─┐                         ▲       │                  │ bytes
+//!                   │ commands, bounded, + eventfd    │ status (watch)   ▼
+//!                   └─────────────────────────┘       ▼            ConsoleRecorder ──▶ readers, followers
+//!                                               thread vm-reaper: what remains ──▶ released
+//! ```
+//!
+//! [`Command`], [`Reply`] and [`MachineStatus`] are plain values, and [`CommandPort`] with [`HandleParts`] is all
+//! that stands between a handle and its machine: a machine in another process is the same to its users. What a
+//! machine is made of is the `vmm` crate's; when to launch, restart or stop one is the caller's.
+//!
+//! Everything asynchronous here wants a tokio runtime with its clock enabled, of either flavour, and blocks it
+//! nowhere for longer than it takes to start a thread.
+//!
+//! ```no_run
+//! use hypervisor::Hypervisor;
+//! use vm_model::{MachineSpec, VmId};
+//! use vmm_host::{HostOptions, InitialState, LaunchRequest, StopPolicy, VmmHost};
+//!
+//! # async fn example(hypervisor: Hypervisor, spec: MachineSpec<std::os::fd::OwnedFd>)
+//! # -> Result<(), Box<dyn std::error::Error>> {
+//! let host = VmmHost::new(hypervisor, HostOptions::default())?;
+//! let id = VmId::new("web-1");
+//! let machine = host.launch(LaunchRequest { id, spec, initial: InitialState::Running }).await?;
+//! println!("first vCPU entered after {:?}", machine.status().borrow().timings.first_entry);
+//! let report = machine.stop(StopPolicy::default()).await?;
+//! println!("stopped by {:?} in {:?}", report.method, report.took);
+//! machine.released().await;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod command;
+pub mod console;
+mod containment;
+mod counters;
+mod descriptors;
+mod engine;
+mod error;
+mod handle;
+mod host;
+mod machine_thread;
+mod mailbox;
+mod reaper;
+mod registry;
+mod steward;
+mod stop;
+
+pub use admission::{Admission, admit};
+pub use command::{Command, CommandKind, MachineStatus, Reply};
+pub use console::{ConsoleLimits, ConsoleRecorder, ConsoleSnapshot};
+pub use counters::CountersSource;
+pub use descriptors::presize_fd_table;
+pub use error::{CommandError, HostError, LaunchError, LaunchFailure, StopError};
+pub use handle::{HandleParts, MachineHandle};
+pub use host::{HostOptions, InitialState, LaunchRequest, ShutdownReport, VmmHost};
+pub use mailbox::{CommandPort, PortClosed, ReplyFuture};
+pub use registry::HostCounts;
+pub use stop::{StopPolicy, StopReport};

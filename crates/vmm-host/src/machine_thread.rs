@@ -1,0 +1,125 @@
+//! The life of one machine on its thread: build, start, run, tell how it ended, hand over what is left.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use vm_model::{MachineExit, MachinePhase, MachineSpec, VmId};
+
+use crate::console::ConsoleWriter;
+use crate::containment::contain;
+use crate::counters::CountersCell;
+use crate::engine::{BuildFailure, Engine, Machine, Surroundings};
+use crate::error::{LaunchFailure, chain};
+use crate::host::InitialState;
+use crate::reaper::{ReleaseSignal, ToReaper};
+use crate::steward::Steward;
+
+/// Threads' names are cut by the kernel after so many bytes.
+const THREAD_NAME_BYTES: usize = 15;
+
+/// What a machine's thread is started with.
+pub(crate) struct MachineThread {
+    pub(crate) id: VmId,
+    pub(crate) spec: MachineSpec<OwnedFd>,
+    pub(crate) initial: InitialState,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) console: ConsoleWriter,
+    pub(crate) counters: Arc<CountersCell>,
+    pub(crate) steward: Steward,
+    pub(crate) reaper: ToReaper,
+    pub(crate) release: ReleaseSignal,
+}
+
+impl MachineThread {
+    /// The whole of it. Nothing that happens in here reaches another machine.
+    pub(crate) fn run(self) {
+        let Self { id, spec, initial, engine, console, counters, mut steward, reaper, release } = self;
+        let surroundings = Surroundings { name: id.as_str().to_owned(), console };
+        let mut machine = None;
+        // An outer slot keeps the machine out of an unwinding: closing it belongs to the reaper.
+        let outcome = contain(|| {
+            let machine = machine.insert(engine.build(spec, surroundings).map_err(build_failure)?);
+            counters.begin(machine.counters());
+            drive(machine.as_mut(), initial, &mut steward)
+        })
+        .unwrap_or_else(|panic| Err(LaunchFailure::Panicked(panic)));
+        // Ends the vCPUs where a panic left them running: "exited" is to mean that nothing of the guest runs.
+        let remains = contain(|| machine.map(Machine::into_remains)).unwrap_or_else(|panic| {
+            tracing::error!(vm = %id, panic, "taking the machine apart failed");
+            None
+        });
+        // The last reading comes before the news, so that whoever hears it finds the final figures.
+        if let Err(panic) = contain(|| counters.end()) {
+            tracing::error!(vm = %id, panic, "the last reading of the counters failed");
+        }
+        publish(&id, outcome, steward);
+        reaper.hand_over(id, remains, release);
+    }
+}
+
+fn build_failure(failure: BuildFailure) -> LaunchFailure {
+    LaunchFailure::Build { kind: failure.kind, source: failure.cause }
+}
+
+fn drive(
+    machine: &mut dyn Machine,
+    initial: InitialState,
+    steward: &mut Steward,
+) -> Result<MachineExit, LaunchFailure> {
+    if steward.inbox.is_killed() {
+        return Ok(MachineExit::Killed);
+    }
+    machine.start(initial).map_err(LaunchFailure::Start)?;
+    if initial == InitialState::Paused {
+        steward.announce(MachinePhase::Paused);
+    }
+    Ok(machine.run(steward))
+}
+
+/// Tells how the machine ended: in the status, and to the launch if that still waits. Closes the mailbox.
+fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: Steward) {
+    let exit = match &outcome {
+        Ok(exit) => exit.clone(),
+        Err(failure) => MachineExit::Failed(chain(failure)),
+    };
+    tracing::info!(vm = %id, ?exit, "the machine has ended");
+    steward.status.send_modify(|status| {
+        status.phase = MachinePhase::Exited;
+        status.exit = Some(exit.clone());
+    });
+    let Some(waiting) = steward.under_way.take() else {
+        return;
+    };
+    let answer = match (outcome, exit) {
+        (Err(failure), _) => Err(failure),
+        // Only a guest that ran can do these.
+        (Ok(_), MachineExit::PoweredOff | MachineExit::Reset(_) | MachineExit::TripleFault) => Ok(()),
+        (Ok(_), exit @ (MachineExit::Killed | MachineExit::Failed(_))) => Err(LaunchFailure::Ended(exit)),
+    };
+    let _ = waiting.send(answer);
+}
+
+/// `vm:<id>` in what fits a thread's name. Of a longer id both ends are kept: families of VMs tend to share the
+/// front.
+pub(crate) fn thread_name(id: &VmId) -> String {
+    let whole = format!("vm:{id}");
+    if whole.len() <= THREAD_NAME_BYTES {
+        return whole;
+    }
+    // Ids are ASCII: every byte is a character's border.
+    let (front, back) = (&whole[..9], &whole[whole.len() - 5..]);
+    format!("{front}~{back}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_names_fit_and_tell_long_ids_apart() {
+        assert_eq!(thread_name(&VmId::new("web-1")), "vm:web-1");
+        assert_eq!(thread_name(&VmId::new("exactly-12-b")), "vm:exactly-12-b");
+        assert_eq!(thread_name(&VmId::new("web-frontend-17")), "vm:web-fr~nd-17");
+        assert_eq!(thread_name(&VmId::new(&"a".repeat(63))).len(), THREAD_NAME_BYTES);
+    }
+}

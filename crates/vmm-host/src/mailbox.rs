@@ -1,0 +1,226 @@
+//! The way of commands to a machine's thread: a bounded channel that tasks wait for room in, and an eventfd that
+//! wakes the machine's event loop.
+//!
+//! A kill does not queue: it is a flag, seen before any command. It is also raised when the sending end
+//! is dropped, so a machine that nobody can reach any more ends.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Command, Reply};
+
+/// The answer to a command, once it comes.
+pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<Reply, PortClosed>> + Send + 'a>>;
+
+/// Where commands to one machine go. In this process it is a channel to the machine's thread; a machine in
+/// another process is reached by implementing this over a connection.
+pub trait CommandPort: Send + Sync {
+    /// Sends `command` and waits for its reply, without a limit of its own: the caller bounds the wait.
+    ///
+    /// A call that is given up before the machine took it up is never carried out. [`Command::Kill`] is answered
+    /// at once and overtakes what waits. Dropping the last reference to the port kills the machine.
+    fn call(&self, command: Command) -> ReplyFuture<'_>;
+}
+
+/// The machine has ended, or its process is gone: nobody takes commands any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the machine takes no commands any more")]
+pub struct PortClosed;
+
+/// A command under way, and who waits for its reply.
+pub(crate) struct Envelope {
+    pub(crate) command: Command,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Envelope {
+    /// Whether somebody still wants it carried out.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    pub(crate) fn answer(self, reply: Reply) {
+        // Who gave up waiting in the meantime was told so by its own deadline.
+        let _ = self.reply.send(reply);
+    }
+}
+
+/// Ends one machine from anywhere.
+#[derive(Clone)]
+pub(crate) struct KillSwitch(Arc<Bell>);
+
+struct Bell {
+    killed: AtomicBool,
+    eventfd: OwnedFd,
+}
+
+impl KillSwitch {
+    pub(crate) fn pull(&self) {
+        self.0.killed.store(true, Ordering::Release);
+        self.0.ring();
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        // It can only fail for a counter at its maximum, which is as loud as it gets.
+        let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+    }
+}
+
+/// The sending end.
+pub(crate) struct Outbox {
+    commands: mpsc::Sender<Envelope>,
+    kill_switch: KillSwitch,
+}
+
+/// The machine's end.
+pub(crate) struct Inbox {
+    commands: mpsc::Receiver<Envelope>,
+    bell: Arc<Bell>,
+}
+
+/// A mailbox that holds at most `capacity` commands.
+pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
+    let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let bell = Arc::new(Bell { killed: AtomicBool::new(false), eventfd });
+    let (sender, receiver) = mpsc::channel(capacity.max(1));
+    let outbox = Outbox { commands: sender, kill_switch: KillSwitch(bell.clone()) };
+    let inbox = Inbox { commands: receiver, bell };
+    Ok((outbox, inbox))
+}
+
+impl Outbox {
+    pub(crate) fn kill_switch(&self) -> KillSwitch {
+        self.kill_switch.clone()
+    }
+
+    async fn exchange(&self, command: Command) -> Result<Reply, PortClosed> {
+        if command == Command::Kill {
+            self.kill_switch.pull();
+            return Ok(Reply::Done);
+        }
+        let (reply, answer) = oneshot::channel();
+        let envelope = Envelope { command, reply };
+        self.commands.send(envelope).await.map_err(|_| PortClosed)?;
+        self.kill_switch.0.ring();
+        answer.await.map_err(|_| PortClosed)
+    }
+}
+
+impl CommandPort for Outbox {
+    fn call(&self, command: Command) -> ReplyFuture<'_> {
+        Box::pin(self.exchange(command))
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.kill_switch.pull();
+    }
+}
+
+impl Inbox {
+    /// Readable when there is something to look at.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.bell.eventfd.as_fd()
+    }
+
+    /// Silences the bell. Done before looking, so that what arrives while looking rings again.
+    pub(crate) fn silence(&self) {
+        let mut count = [0; 8];
+        // Not readable: woken for nothing, which is no fault.
+        let _ = rustix::io::read(&self.bell.eventfd, &mut count);
+    }
+
+    /// Rings the bell, to be woken once more.
+    pub(crate) fn ring(&self) {
+        self.bell.ring();
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.bell.killed.load(Ordering::Acquire)
+    }
+
+    /// The next command that somebody still waits for.
+    pub(crate) fn take(&mut self) -> Option<Envelope> {
+        loop {
+            let envelope = self.commands.try_recv().ok()?;
+            if envelope.is_awaited() {
+                return Some(envelope);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn rings(inbox: &Inbox) -> bool {
+        let fd = inbox.wake_fd();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).expect("eventfds can be polled") == 1
+    }
+
+    #[tokio::test]
+    async fn a_command_rings_and_its_answer_comes_back() {
+        let (outbox, mut inbox) = mailbox(1).expect("an eventfd");
+        let call = tokio::spawn(async move { outbox.call(Command::Resume).await });
+        let envelope = loop {
+            tokio::task::yield_now().await;
+            if let Some(envelope) = inbox.take() {
+                break envelope;
+            }
+        };
+        assert_eq!(envelope.command, Command::Resume);
+        envelope.answer(Reply::Done);
+        assert_eq!(call.await.expect("no panic"), Ok(Reply::Done));
+        assert!(rings(&inbox));
+        inbox.silence();
+        assert!(!rings(&inbox));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_was_given_up_is_never_carried_out() {
+        let (outbox, mut inbox) = mailbox(4).expect("an eventfd");
+        let call = outbox.call(Command::Resume);
+        assert!(timeout(Duration::from_millis(1), call).await.is_err());
+        assert!(inbox.take().is_none());
+        assert!(!inbox.is_killed());
+    }
+
+    #[tokio::test]
+    async fn a_kill_overtakes_a_full_queue() {
+        let (outbox, inbox) = mailbox(1).expect("an eventfd");
+        let (first, second) = (outbox.call(Command::Resume), outbox.call(Command::Resume));
+        let both = async { tokio::join!(first, second) };
+        assert!(timeout(Duration::from_millis(1), both).await.is_err());
+        assert_eq!(outbox.call(Command::Kill).await, Ok(Reply::Done));
+        assert!(inbox.is_killed());
+    }
+
+    #[tokio::test]
+    async fn losing_either_end_is_noticed_at_the_other() {
+        let (outbox, inbox) = mailbox(1).expect("an eventfd");
+        drop(outbox);
+        assert!(rings(&inbox) && inbox.is_killed());
+
+        let (outbox, inbox) = mailbox(1).expect("an eventfd");
+        drop(inbox);
+        assert_eq!(outbox.call(Command::Resume).await, Err(PortClosed));
+    }
+}

@@ -1,0 +1,91 @@
+//! What machines on real KVM leave behind: nothing. One test, alone in its process, as counting needs it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use tiny_guest::TinyGuest;
+use vm_model::MachineExit;
+use vmm_host::{StopPolicy, VmmHost};
+
+use support::{host, launch, request, within};
+
+/// What a process holds, in numbers.
+#[derive(Debug, PartialEq, Eq)]
+struct Holdings {
+    descriptors: usize,
+    threads: usize,
+    mappings: usize,
+}
+
+fn holdings() -> Holdings {
+    let entries = |path: &str| fs::read_dir(path).expect("/proc is mounted").count();
+    let maps = fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    Holdings {
+        descriptors: entries("/proc/self/fd"),
+        threads: entries("/proc/self/task"),
+        mappings: maps.lines().count(),
+    }
+}
+
+/// What is mapped, by name, to say what was left behind.
+fn mappings_by_name() -> BTreeMap<String, usize> {
+    let maps = fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    let mut names = BTreeMap::new();
+    for line in maps.lines() {
+        let name = line.split_whitespace().nth(5).unwrap_or("anonymous");
+        *names.entry(name.to_owned()).or_default() += 1;
+    }
+    names
+}
+
+async fn one_life(host: &VmmHost, number: usize) {
+    match number % 4 {
+        0 | 1 => {
+            let machine = launch(host, request("vm", &TinyGuest::hello("x"))).await;
+            assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+            within(machine.released()).await;
+        }
+        2 => {
+            let machine = launch(host, request("vm", &TinyGuest::spin())).await;
+            within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+            within(machine.released()).await;
+        }
+        _ => {
+            drop(launch(host, request("vm", &TinyGuest::idle())).await);
+            within(async {
+                while host.counts().hosted > 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_machines_leave_nothing_behind() {
+    let Some(host) = host() else { return };
+    for number in 0..8 {
+        one_life(&host, number).await;
+    }
+    let (before, mapped) = (holdings(), mappings_by_name());
+    for number in 0..200 {
+        one_life(&host, number).await;
+    }
+    let after = holdings();
+    assert_eq!(after.descriptors, before.descriptors);
+    assert_eq!(after.threads, before.threads);
+    // The allocator and cached thread stacks may take a few mappings more; machines take several each.
+    assert!(
+        after.mappings <= before.mappings + 16,
+        "{before:?} became {after:?}: {mapped:?} became {:?}",
+        mappings_by_name()
+    );
+
+    let report = within(host.shut_down(Duration::from_secs(10))).await;
+    assert_eq!(report.remaining, []);
+    assert!(holdings().threads < before.threads, "the reaper has ended");
+}
