@@ -1,0 +1,218 @@
+//! The bridge: what is seen of it, what has to be done, and doing it.
+//!
+//! Deciding is pure: [`plan_bridge`] turns what was observed into [`BridgePlan`] or into the reason why this host
+//! cannot carry the network. A bridge that this crate created bears its alias, so that it is known for ours
+//! after a restart; any other bridge of that name is adopted as it is, and only gains the address.
+
+use std::fmt;
+
+use ipnetwork::Ipv4Network;
+
+use crate::names::{BRIDGE_ALIAS, bridge_mac};
+use crate::netlink::{Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
+use crate::{NetworkConfig, NetworkError};
+
+/// Where the bridge came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BridgeOrigin {
+    /// It was created just now.
+    Created,
+    /// An earlier start created it.
+    Ours,
+    /// Somebody else did; it is never removed and its settings are left alone.
+    Adopted,
+}
+
+/// Who else uses addresses of the subnet on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubnetUse {
+    /// A link has an address in it.
+    Address {
+        /// The link.
+        link: String,
+        /// Its address, with the prefix length.
+        address: Ipv4Network,
+    },
+    /// A route leads elsewhere.
+    Route {
+        /// Where to.
+        destination: Ipv4Network,
+        /// Through which link.
+        link: String,
+    },
+}
+
+impl fmt::Display for SubnetUse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { link, address } => write!(formatter, "link {link} has the address {address}"),
+            Self::Route { destination, link } => {
+                write!(formatter, "a route to {destination} leads through {link}")
+            }
+        }
+    }
+}
+
+/// What was seen of the host's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) links: Vec<Link>,
+    pub(crate) addresses: Vec<Ipv4Assignment>,
+    pub(crate) routes: Vec<Ipv4Route>,
+}
+
+/// One step towards the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BridgeAction {
+    Create,
+    /// Alias, MTU and up, in one request.
+    Dress,
+    BringUp,
+    AddAddress,
+}
+
+/// The steps in order, and whose bridge it will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BridgePlan {
+    pub(crate) origin: BridgeOrigin,
+    pub(crate) actions: Vec<BridgeAction>,
+}
+
+pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError> {
+    Ok(Observed {
+        links: netlink.links().await?,
+        addresses: netlink.ipv4_addresses().await?,
+        routes: netlink.ipv4_routes().await?,
+    })
+}
+
+/// The host's own address on the bridge, with the subnet's prefix length.
+pub(crate) fn bridge_address(config: &NetworkConfig) -> Ipv4Network {
+    Ipv4Network::new(config.gateway, config.subnet.prefix()).expect("the prefix came from a network")
+}
+
+/// # Errors
+/// If the name belongs to a link of another kind, or the subnet is in use elsewhere.
+pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result<BridgePlan, NetworkError> {
+    let bridge = observed.links.iter().find(|link| link.name == config.bridge.as_str());
+    if let Some(link) = bridge
+        && link.kind.as_deref() != Some("bridge")
+    {
+        return Err(NetworkError::NotABridge {
+            name: config.bridge.clone(),
+            kind: link.kind.clone().unwrap_or_else(|| "physical".to_owned()),
+        });
+    }
+    let index = bridge.map(|link| link.index);
+    if let Some(user) = find_use(config.network(), index, observed) {
+        return Err(NetworkError::SubnetInUse { subnet: config.network(), user });
+    }
+    let (origin, mut actions) = match bridge {
+        None => (BridgeOrigin::Created, vec![BridgeAction::Create, BridgeAction::Dress]),
+        Some(link) if link.alias.as_deref() == Some(BRIDGE_ALIAS) => {
+            let is_dressed = link.is_up && link.mtu == u32::from(config.mtu);
+            let actions = if is_dressed { vec![] } else { vec![BridgeAction::Dress] };
+            (BridgeOrigin::Ours, actions)
+        }
+        Some(link) => {
+            let actions = if link.is_up { vec![] } else { vec![BridgeAction::BringUp] };
+            (BridgeOrigin::Adopted, actions)
+        }
+    };
+    let wanted = bridge_address(config);
+    let has_address = observed
+        .addresses
+        .iter()
+        .any(|assignment| Some(assignment.link) == index && assignment.address == wanted);
+    if !has_address {
+        actions.push(BridgeAction::AddAddress);
+    }
+    Ok(BridgePlan { origin, actions })
+}
+
+/// Who uses addresses of `subnet` on another link than `bridge`.
+fn find_use(subnet: Ipv4Network, bridge: Option<u32>, observed: &Observed) -> Option<SubnetUse> {
+    let name_of = |index: Option<u32>| {
+        observed
+            .links
+            .iter()
+            .find(|link| Some(link.index) == index)
+            .map_or_else(|| "several links".to_owned(), |link| link.name.clone())
+    };
+    let address = observed
+        .addresses
+        .iter()
+        .find(|assignment| Some(assignment.link) != bridge && assignment.address.overlaps(subnet))
+        .map(|assignment| SubnetUse::Address {
+            link: name_of(Some(assignment.link)),
+            address: assignment.address,
+        });
+    address.or_else(|| {
+        observed
+            .routes
+            .iter()
+            .find(|route| {
+                let is_default = route.destination.prefix() == 0;
+                let is_bridge = bridge.is_some() && route.link == bridge;
+                !is_default && !is_bridge && route.destination.overlaps(subnet)
+            })
+            .map(|route| SubnetUse::Route { destination: route.destination, link: name_of(route.link) })
+    })
+}
+
+/// Carries the plan out and returns the bridge's index.
+///
+/// # Errors
+/// The first refusal; a bridge created just before is removed again.
+pub(crate) async fn apply_bridge(
+    netlink: &Netlink,
+    config: &NetworkConfig,
+    observed: &Observed,
+    plan: &BridgePlan,
+) -> Result<u32, NetlinkError> {
+    let name = &config.bridge;
+    let seen = observed.links.iter().find(|link| link.name == name.as_str()).map(|link| link.index);
+    let mut index = seen;
+    for action in &plan.actions {
+        let done = match (action, index) {
+            (BridgeAction::Create, _) => create(netlink, config).await.map(|created| {
+                index = Some(created);
+            }),
+            (BridgeAction::Dress, _) => netlink.dress_bridge(name, BRIDGE_ALIAS, config.mtu).await,
+            (BridgeAction::BringUp, Some(index)) => netlink.set_up(index, name.as_str()).await,
+            (BridgeAction::AddAddress, Some(index)) => {
+                netlink.add_address(index, bridge_address(config)).await
+            }
+            (BridgeAction::BringUp | BridgeAction::AddAddress, None) => Err(vanished(config)),
+        };
+        if let Err(error) = done {
+            if let (None, Some(created)) = (seen, index) {
+                // The first error is the one to tell; this one could only repeat it.
+                let _ = netlink.delete(created, name.as_str()).await;
+            }
+            return Err(error);
+        }
+    }
+    index.ok_or_else(|| vanished(config))
+}
+
+async fn create(netlink: &Netlink, config: &NetworkConfig) -> Result<u32, NetlinkError> {
+    netlink.create_bridge(&config.bridge, bridge_mac(&config.bridge)).await?;
+    netlink
+        .links()
+        .await?
+        .into_iter()
+        .find(|link| link.name == config.bridge.as_str())
+        .map(|link| link.index)
+        .ok_or_else(|| vanished(config))
+}
+
+fn vanished(config: &NetworkConfig) -> NetlinkError {
+    NetlinkError::Refused {
+        operation: format!("find the bridge {}", config.bridge),
+        cause: std::io::Error::from_raw_os_error(libc::ENODEV),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! The plan for each thing that can be seen under the bridge's name, and who is found to use the subnet.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::LinkName;
+
+fn config() -> NetworkConfig {
+    NetworkConfig::new(LinkName::parse("br-test").unwrap(), "10.100.0.0/16".parse().unwrap())
+}
+
+fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: kind.map(str::to_owned),
+        alias: None,
+        controller: None,
+        mtu: 1500,
+        is_up: true,
+    }
+}
+
+fn address(link: u32, text: &str) -> Ipv4Assignment {
+    Ipv4Assignment { link, address: text.parse().unwrap() }
+}
+
+fn route(link: u32, text: &str) -> Ipv4Route {
+    Ipv4Route { destination: text.parse().unwrap(), link: Some(link) }
+}
+
+fn refusal(observed: &Observed) -> String {
+    plan_bridge(&config(), observed).unwrap_err().to_string()
+}
+
+#[test]
+fn a_missing_bridge_is_created() {
+    let plan = plan_bridge(&config(), &Observed::default()).unwrap();
+    assert_eq!(plan.origin, BridgeOrigin::Created);
+    assert_eq!(plan.actions, [BridgeAction::Create, BridgeAction::Dress, BridgeAction::AddAddress]);
+}
+
+#[test]
+fn our_own_bridge_as_it_should_be_needs_nothing() {
+    let mut bridge = link(7, "br-test", Some("bridge"));
+    bridge.alias = Some(BRIDGE_ALIAS.to_owned());
+    let mut observed = Observed {
+        links: vec![bridge],
+        addresses: vec![address(7, "10.100.0.1/16")],
+        routes: vec![route(7, "10.100.0.0/16")],
+    };
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!((plan.origin, plan.actions), (BridgeOrigin::Ours, vec![]));
+
+    observed.links[0].mtu = 9000;
+    observed.addresses.clear();
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(plan.actions, [BridgeAction::Dress, BridgeAction::AddAddress]);
+}
+
+#[test]
+fn anothers_bridge_is_adopted_as_it_is() {
+    let mut bridge = link(7, "br-test", Some("bridge"));
+    bridge.mtu = 9000;
+    bridge.is_up = false;
+    let observed = Observed { links: vec![bridge], ..Observed::default() };
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(plan.origin, BridgeOrigin::Adopted);
+    assert_eq!(plan.actions, [BridgeAction::BringUp, BridgeAction::AddAddress]);
+}
+
+#[test]
+fn a_link_that_is_no_bridge_is_refused_by_kind() {
+    for (kind, word) in [(Some("dummy"), "dummy"), (None, "physical")] {
+        let observed = Observed { links: vec![link(7, "br-test", kind)], ..Observed::default() };
+        assert_eq!(
+            refusal(&observed),
+            format!(
+                "the link br-test is no bridge but a {word} link: remove it or configure another bridge name"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_subnet_in_use_names_the_user() {
+    let mut observed = Observed {
+        links: vec![link(2, "eth0", None)],
+        addresses: vec![address(2, "10.100.7.9/24")],
+        routes: vec![],
+    };
+    assert_eq!(
+        refusal(&observed),
+        "the network 10.100.0.0/16 is in use on this host: link eth0 has the address 10.100.7.9/24; \
+         configure another subnet"
+    );
+    observed.addresses.clear();
+    observed.routes = vec![route(2, "0.0.0.0/0"), route(2, "10.0.0.0/8")];
+    assert_eq!(
+        refusal(&observed),
+        "the network 10.100.0.0/16 is in use on this host: a route to 10.0.0.0/8 leads through eth0; \
+         configure another subnet"
+    );
+    observed.routes.pop();
+    assert!(plan_bridge(&config(), &observed).is_ok(), "a default route is no use");
+}
+
+proptest! {
+    /// Whatever another link's address is, it is refused exactly when the two networks share an address.
+    #[test]
+    fn overlap_is_found_both_ways(other: u32, prefix in 0_u8..=32) {
+        let other = Ipv4Network::new(other.into(), prefix).unwrap();
+        let observed = Observed {
+            links: vec![link(2, "eth0", None)],
+            addresses: vec![Ipv4Assignment { link: 2, address: other }],
+            routes: vec![],
+        };
+        let subnet = config().network();
+        let shares = other.contains(subnet.network()) || subnet.contains(other.network());
+        prop_assert_eq!(plan_bridge(&config(), &observed).is_err(), shares);
+    }
+}

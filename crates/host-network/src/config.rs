@@ -1,0 +1,210 @@
+//! What a host network should be like, and the checks that need no look at the host.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use thiserror::Error;
+
+use crate::LinkName;
+
+/// The smallest MTU that every IPv4 host must accept (RFC 791).
+const SMALLEST_MTU: u16 = 576;
+/// The largest MTU of a TAP: 65535 less an Ethernet header.
+const LARGEST_MTU: u16 = 65_521;
+/// More name servers than this do not fit the smallest DHCP reply a client must accept (RFC 2131 §2).
+const MOST_DNS_SERVERS: usize = 16;
+
+/// The desired host network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The bridge that VMs are attached to.
+    pub bridge: LinkName,
+    /// The network of the VMs.
+    pub subnet: Ipv4Network,
+    /// The host's address in it: the VMs' router and DHCP server.
+    pub gateway: Ipv4Addr,
+    /// The MTU of the bridge, and of each TAP that asks for no other.
+    pub mtu: u16,
+    /// How far VMs reach.
+    pub egress: Egress,
+    /// The name of the nftables table of the family `ip` that is ours alone; replaced whole.
+    pub nft_table: String,
+    /// The name servers told to VMs.
+    pub dns: DnsServers,
+}
+
+/// How far the VMs of a network reach beyond the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Egress {
+    /// Everywhere the host does, under the host's address (needs `nft`).
+    #[default]
+    Masquerade,
+    /// Everywhere, under their own addresses: somebody else routes back to them.
+    Routed,
+    /// The host and each other only: the bridge's own forwarding switch is off. A host that forwards for other
+    /// reasons may still pass packets *to* VMs, whose answers go nowhere.
+    Isolated,
+}
+
+/// Which name servers VMs are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DnsServers {
+    /// The host's own, as far as VMs can reach them: those that are not on loopback.
+    #[default]
+    Host,
+    /// These; none when empty.
+    List(Vec<Ipv4Addr>),
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// The gateway cannot be an address of the host in the subnet.
+    #[error("the gateway {gateway} is no host address of the network {subnet}: the first one is {first}")]
+    Gateway {
+        /// The gateway as configured.
+        gateway: Ipv4Addr,
+        /// The subnet as configured.
+        subnet: Ipv4Network,
+        /// What would do.
+        first: Ipv4Addr,
+    },
+    /// The subnet has no room for the host and a VM.
+    #[error("the network {subnet} has no room for the host and a VM: a prefix length of 8 to 30 is accepted")]
+    Subnet {
+        /// The subnet as configured.
+        subnet: Ipv4Network,
+    },
+    /// The MTU is out of range.
+    #[error("an MTU of {mtu} is out of range: {SMALLEST_MTU} to {LARGEST_MTU} is accepted")]
+    Mtu {
+        /// The MTU as configured.
+        mtu: u16,
+    },
+    /// The table's name is none that nftables takes.
+    #[error(
+        "invalid nftables table name {name:?}: a letter and at most 31 more of A-Z, a-z, 0-9, '_' and '-' are accepted"
+    )]
+    TableName {
+        /// The name as configured.
+        name: String,
+    },
+    /// More name servers than a DHCP reply holds.
+    #[error("{count} name servers are too many for a DHCP reply: at most {MOST_DNS_SERVERS} are accepted")]
+    DnsServers {
+        /// How many are configured.
+        count: usize,
+    },
+}
+
+impl NetworkConfig {
+    /// The network `subnet` on `bridge` with the first host address as its gateway, masqueraded, with the
+    /// host's name servers.
+    pub fn new(bridge: LinkName, subnet: Ipv4Network) -> Self {
+        Self {
+            bridge,
+            subnet,
+            gateway: first_host(subnet),
+            mtu: 1500,
+            egress: Egress::default(),
+            nft_table: "procurator".to_owned(),
+            dns: DnsServers::default(),
+        }
+    }
+
+    /// The subnet without host bits.
+    pub(crate) fn network(&self) -> Ipv4Network {
+        Ipv4Network::new(self.subnet.network(), self.subnet.prefix()).expect("the prefix came from a network")
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let subnet = self.subnet;
+        if !(8..=30).contains(&subnet.prefix()) {
+            return Err(ConfigError::Subnet { subnet });
+        }
+        let gateway = self.gateway;
+        if !subnet.contains(gateway) || gateway == subnet.network() || gateway == subnet.broadcast() {
+            return Err(ConfigError::Gateway { gateway, subnet, first: first_host(subnet) });
+        }
+        check_mtu(self.mtu)?;
+        let name = &self.nft_table;
+        let accepted = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+        if name.len() > 32
+            || !name.starts_with(|first: char| first.is_ascii_alphabetic())
+            || !name.chars().all(accepted)
+        {
+            return Err(ConfigError::TableName { name: name.clone() });
+        }
+        match &self.dns {
+            DnsServers::List(servers) if servers.len() > MOST_DNS_SERVERS => {
+                Err(ConfigError::DnsServers { count: servers.len() })
+            }
+            DnsServers::List(_) | DnsServers::Host => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn check_mtu(mtu: u16) -> Result<(), ConfigError> {
+    if (SMALLEST_MTU..=LARGEST_MTU).contains(&mtu) { Ok(()) } else { Err(ConfigError::Mtu { mtu }) }
+}
+
+fn first_host(subnet: Ipv4Network) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
+}
+
+/// The name servers in the text of a `resolv.conf` that VMs can reach: IPv4, not loopback, in order, at most as
+/// many as a DHCP reply holds.
+pub(crate) fn reachable_name_servers(resolv_conf: &str) -> Vec<Ipv4Addr> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.split_whitespace().next()?.parse::<Ipv4Addr>().ok())
+        .filter(|server| !server.is_loopback() && !server.is_unspecified())
+        .take(MOST_DNS_SERVERS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig::new(LinkName::parse("br-test").unwrap(), "10.100.0.0/16".parse().unwrap())
+    }
+
+    #[test]
+    fn the_default_is_valid_and_the_host_is_first() {
+        assert_eq!(config().validate(), Ok(()));
+        assert_eq!(config().gateway, Ipv4Addr::new(10, 100, 0, 1));
+    }
+
+    #[test]
+    fn unusable_configurations_are_refused() {
+        let refusal = |change: fn(&mut NetworkConfig)| {
+            let mut config = config();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert_eq!(
+            refusal(|config| config.gateway = Ipv4Addr::new(10, 101, 0, 1)),
+            "the gateway 10.101.0.1 is no host address of the network 10.100.0.0/16: the first one is 10.100.0.1"
+        );
+        assert!(refusal(|config| config.gateway = config.subnet.broadcast()).contains("10.100.255.255"));
+        assert!(refusal(|config| config.subnet = "10.0.0.0/31".parse().unwrap()).contains("no room"));
+        assert!(refusal(|config| config.mtu = 100).contains("576 to 65521"));
+        assert!(refusal(|config| config.nft_table = "a b".to_owned()).contains("\"a b\""));
+        assert!(
+            refusal(|config| config.dns = DnsServers::List(vec![Ipv4Addr::LOCALHOST; 17])).contains("17")
+        );
+    }
+
+    #[test]
+    fn name_servers_out_of_reach_of_vms_are_left_out() {
+        let text = "# nameserver 1.2.3.4\nsearch lan\nnameserver 127.0.0.53\n nameserver\t192.0.2.53 # ours\n\
+                    nameserver fe80::1%eth0\nnameserver 198.51.100.1\nnameserver\nnameserver 0.0.0.0\n";
+        assert_eq!(
+            reachable_name_servers(text),
+            [Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(198, 51, 100, 1)]
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! Why the host network, or one VM's part of it, could not be had.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use thiserror::Error;
+use vm_model::{MacAddress, VmId};
+
+use crate::{
+    ConfigError, DhcpError, FirewallError, ForwardingError, LinkName, NetlinkError, SubnetUse, TapError,
+};
+
+/// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
+pub const BRIDGE_PORT_LIMIT: u32 = 1023;
+
+/// Why an operation on the host network failed. Nothing of a failed operation stays behind.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// The configuration contradicts itself.
+    #[error("the host network cannot be configured like this")]
+    Config(#[source] ConfigError),
+    /// The bridge's name is taken.
+    #[error("the link {name} is no bridge but a {kind} link: remove it or configure another bridge name")]
+    NotABridge {
+        /// The configured name.
+        name: LinkName,
+        /// What has that name.
+        kind: String,
+    },
+    /// The subnet's addresses mean something else on this host.
+    #[error("the network {subnet} is in use on this host: {user}; configure another subnet")]
+    SubnetInUse {
+        /// The configured subnet.
+        subnet: Ipv4Network,
+        /// Who uses it.
+        user: SubnetUse,
+    },
+    /// The kernel's network configuration could not be read or changed.
+    #[error("cannot configure the network through netlink")]
+    Netlink(#[from] NetlinkError),
+    /// Packet forwarding could not be switched.
+    #[error("cannot set up packet forwarding")]
+    Forwarding(#[from] ForwardingError),
+    /// The masquerading rules could not be set.
+    #[error("cannot set up masquerading")]
+    Firewall(#[from] FirewallError),
+    /// Addresses cannot be served.
+    #[error("cannot serve DHCP on the bridge {bridge}")]
+    Dhcp {
+        /// The bridge.
+        bridge: LinkName,
+        /// Why.
+        #[source]
+        cause: DhcpError,
+    },
+    /// No TAP for an interface.
+    #[error("cannot create a TAP for {vm}/{nic}")]
+    Tap {
+        /// The VM.
+        vm: VmId,
+        /// Its interface.
+        nic: String,
+        /// Why.
+        #[source]
+        cause: TapError,
+    },
+    /// The bridge has all the ports it can have.
+    #[error("cannot attach {vm}/{nic}: the bridge {bridge} has all of its {BRIDGE_PORT_LIMIT} ports in use")]
+    BridgeFull {
+        /// The VM.
+        vm: VmId,
+        /// Its interface.
+        nic: String,
+        /// The bridge.
+        bridge: LinkName,
+    },
+    /// The interface cannot be attached as described.
+    #[error("cannot attach {vm}/{nic}: {problem}")]
+    Attachment {
+        /// The VM.
+        vm: VmId,
+        /// Its interface.
+        nic: String,
+        /// What is wrong with it.
+        problem: AttachmentProblem,
+    },
+    /// A blocking step was lost with its thread.
+    #[error("the step that should {operation} ended without an answer")]
+    Lost {
+        /// What was being done.
+        operation: &'static str,
+        /// How it ended.
+        #[source]
+        cause: tokio::task::JoinError,
+    },
+}
+
+/// What is wrong with an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AttachmentProblem {
+    /// It is attached already.
+    #[error("it is attached already; detach it first")]
+    Attached,
+    /// Its address is none that a VM can have here.
+    #[error("the address {address} is no VM's address in the network {subnet}")]
+    Address {
+        /// The address.
+        address: Ipv4Addr,
+        /// The network.
+        subnet: Ipv4Network,
+    },
+    /// Its MAC address is no VM's.
+    #[error("{mac} is no unicast MAC address of a VM")]
+    Mac {
+        /// The MAC address.
+        mac: MacAddress,
+    },
+    /// Another interface has its address or MAC address.
+    #[error("{what} belongs to {holder}")]
+    Taken {
+        /// The address, with its kind.
+        what: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// Its MTU is out of range or over the bridge's.
+    #[error("its MTU of {mtu} is out of range: 576 to the bridge's {limit} is accepted")]
+    Mtu {
+        /// The MTU.
+        mtu: u16,
+        /// The bridge's MTU.
+        limit: u16,
+    },
+}

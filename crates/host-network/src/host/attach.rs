@@ -1,0 +1,173 @@
+//! Attaching one interface: checks, its place and DHCP binding, its TAP, the bridge.
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+use tracing::debug;
+use vm_model::{MacAddress, VmId};
+
+use super::{Attached, HostNetwork, Interface};
+use crate::config::check_mtu;
+use crate::dhcp::Binding;
+use crate::names::{bridge_mac, tap_alias};
+use crate::netlink::Port;
+use crate::start::blocking;
+use crate::tap::create_tap;
+use crate::{AttachmentProblem, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
+
+/// An MTU that guests assume without being told.
+const ETHERNET_MTU: u16 = 1500;
+
+/// One interface to be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicAttachment {
+    /// The VM.
+    pub vm: VmId,
+    /// The interface's name, unique in its VM.
+    pub nic: String,
+    /// The guest's hardware address.
+    pub mac: MacAddress,
+    /// The guest's address; DHCP tells it.
+    pub address: Ipv4Addr,
+    /// The MTU, not above the bridge's; `None` takes the bridge's.
+    pub mtu: Option<u16>,
+    /// A name for the TAP, used when it is valid and free.
+    pub tap_hint: Option<String>,
+}
+
+/// An open TAP, up and attached to the bridge. It vanishes when its last descriptor is closed.
+#[derive(Debug)]
+pub struct Tap {
+    /// The link's name.
+    pub name: LinkName,
+    /// The link's index.
+    pub index: u32,
+    /// The queue: non-blocking, close-on-exec, each frame behind a header of
+    /// [`VNET_HEADER_BYTES`](crate::VNET_HEADER_BYTES), with checksum and TCP segmentation offload on. A device
+    /// whose guest accepts less must turn the rest off.
+    pub fd: OwnedFd,
+    /// Whether UDP segmentation offload can be turned on too.
+    pub udp_segmentation: UdpSegmentation,
+}
+
+impl HostNetwork {
+    /// Creates a TAP for an interface, attaches it to the bridge and has DHCP tell the guest its address.
+    /// Dropping the future undoes what was done.
+    ///
+    /// # Errors
+    /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
+    pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
+        let reservation = self.reserve(&attachment)?;
+        let NicAttachment { vm, nic, mtu, tap_hint, .. } = attachment;
+        let hint = tap_hint.and_then(|hint| {
+            LinkName::parse(&hint)
+                .inspect_err(|error| debug!(%vm, %nic, %error, "the hinted TAP name is not used"))
+                .ok()
+        });
+        let (owner, interface) = (vm.clone(), nic.clone());
+        let tap = blocking("create a TAP", move || create_tap(&owner, &interface, hint))
+            .await?
+            .map_err(|cause| NetworkError::Tap { vm: vm.clone(), nic: nic.clone(), cause })?;
+        let port = Port {
+            index: tap.index,
+            name: tap.name.as_str(),
+            alias: &tap_alias(&vm, &nic),
+            mtu: mtu.unwrap_or(self.config.mtu),
+        };
+        let netlink = &self.started.netlink;
+        netlink.make_port(&port, self.started.bridge, self.started.ipv6).await.map_err(
+            |error| match error.errno() {
+                Some(libc::EXFULL) => NetworkError::BridgeFull {
+                    vm: vm.clone(),
+                    nic: nic.clone(),
+                    bridge: self.config.bridge.clone(),
+                },
+                _ => error.into(),
+            },
+        )?;
+        netlink.set_up(tap.index, tap.name.as_str()).await?;
+        reservation.keep(tap.index, tap.name.clone());
+        Ok(Tap { name: tap.name, index: tap.index, fd: tap.fd, udp_segmentation: tap.udp_segmentation })
+    }
+
+    /// Checks an attachment, takes its place among the attached and registers its DHCP binding.
+    fn reserve(&self, attachment: &NicAttachment) -> Result<Reservation<'_>, NetworkError> {
+        let refused = |problem| NetworkError::Attachment {
+            vm: attachment.vm.clone(),
+            nic: attachment.nic.clone(),
+            problem,
+        };
+        check(&self.config, attachment).map_err(refused)?;
+        let interface = Interface { vm: attachment.vm.clone(), nic: attachment.nic.clone() };
+        let mac = attachment.mac;
+        {
+            let mut attached = self.lock();
+            if attached.contains_key(&interface) {
+                return Err(refused(AttachmentProblem::Attached));
+            }
+            attached.insert(interface.clone(), Attached { mac, tap: None });
+        }
+        let binding = Binding {
+            vm: attachment.vm.clone(),
+            nic: attachment.nic.clone(),
+            address: attachment.address,
+            mtu: attachment.mtu.or((self.config.mtu != ETHERNET_MTU).then_some(self.config.mtu)),
+        };
+        if let Err(holder) = self.started.bindings.change(|bindings| bindings.insert(mac, binding)) {
+            self.lock().remove(&interface);
+            return Err(refused(AttachmentProblem::Taken {
+                what: if holder.address == attachment.address {
+                    format!("the address {}", attachment.address)
+                } else {
+                    format!("the MAC address {mac}")
+                },
+                holder: format!("{}/{}", holder.vm, holder.nic),
+            }));
+        }
+        Ok(Reservation { network: self, interface: Some(interface), mac })
+    }
+}
+
+/// A place among the attached, given up when dropped before [`Reservation::keep`].
+struct Reservation<'a> {
+    network: &'a HostNetwork,
+    interface: Option<Interface>,
+    mac: MacAddress,
+}
+
+impl Reservation<'_> {
+    fn keep(mut self, index: u32, name: LinkName) {
+        if let Some(interface) = self.interface.take() {
+            let attached = Attached { mac: self.mac, tap: Some((index, name)) };
+            self.network.lock().insert(interface, attached);
+        }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if let Some(interface) = self.interface.take() {
+            self.network.started.bindings.change(|bindings| bindings.remove(self.mac));
+            self.network.lock().remove(&interface);
+        }
+    }
+}
+
+fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
+    let subnet = config.network();
+    let address = attachment.address;
+    let is_reserved = [config.gateway, subnet.network(), subnet.broadcast()].contains(&address);
+    if is_reserved || !subnet.contains(address) {
+        return Err(AttachmentProblem::Address { address, subnet });
+    }
+    let mac = attachment.mac;
+    if !mac.is_unicast() || mac == bridge_mac(&config.bridge) {
+        return Err(AttachmentProblem::Mac { mac });
+    }
+    match attachment.mtu {
+        Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {
+            Err(AttachmentProblem::Mtu { mtu, limit: config.mtu })
+        }
+        Some(_) | None => Ok(()),
+    }
+}

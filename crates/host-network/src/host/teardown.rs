@@ -1,0 +1,106 @@
+//! Shutting the network down: what goes, what stays, and why.
+
+use std::sync::PoisonError;
+
+use super::HostNetwork;
+use crate::bridge::bridge_address;
+use crate::firewall::Firewall;
+use crate::netlink::Netlink;
+use crate::start::{Started, blocking};
+use crate::{BridgeOrigin, Egress, LinkName, NetworkConfig, NetworkError};
+
+/// What shutting down leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teardown {
+    /// Bridge, TAPs and rules stay, for guests that go on.
+    Keep,
+    /// Everything that is ours goes.
+    Remove,
+}
+
+/// What became of the bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TeardownOutcome {
+    /// It stays, as asked.
+    Kept,
+    /// It is gone.
+    Removed,
+    /// It is not ours, and stays.
+    Adopted,
+    /// It is ours but others' links are attached to it, so it stays.
+    InUse {
+        /// Those links.
+        ports: Vec<String>,
+    },
+}
+
+impl HostNetwork {
+    /// Stops the DHCP server and, with [`Teardown::Remove`], removes every TAP attached through this value, our
+    /// table, and the bridge if it is ours and nobody else's link is attached to it. The host-wide forwarding
+    /// switch stays as it is.
+    ///
+    /// # Errors
+    /// If the kernel or `nft` refuses; what comes after stays.
+    pub async fn shutdown(self, teardown: Teardown) -> Result<TeardownOutcome, NetworkError> {
+        let Self { config, started, attached } = self;
+        let Started { netlink, bridge, address_added, firewall, dhcp, report, .. } = started;
+        dhcp.stop().await;
+        let attached = attached.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let remains = Remains {
+            bridge,
+            origin: report.bridge,
+            address_added,
+            taps: attached.into_values().filter_map(|attached| attached.tap).collect(),
+            firewall,
+        };
+        let outcome = match teardown {
+            Teardown::Keep => Ok(TeardownOutcome::Kept),
+            Teardown::Remove => remains.remove(&netlink, &config).await,
+        };
+        netlink.close().await;
+        outcome
+    }
+}
+
+/// What there is to remove once DHCP is silent.
+struct Remains {
+    bridge: u32,
+    origin: BridgeOrigin,
+    address_added: bool,
+    taps: Vec<(u32, LinkName)>,
+    firewall: Firewall,
+}
+
+impl Remains {
+    async fn remove(
+        self,
+        netlink: &Netlink,
+        config: &NetworkConfig,
+    ) -> Result<TeardownOutcome, NetworkError> {
+        for (index, name) in &self.taps {
+            netlink.delete(*index, name.as_str()).await?;
+        }
+        if config.egress == Egress::Masquerade {
+            let firewall = self.firewall;
+            blocking("remove masquerading", move || firewall.remove()).await??;
+        }
+        if self.origin == BridgeOrigin::Adopted {
+            if self.address_added {
+                netlink.remove_address(self.bridge, bridge_address(config)).await?;
+            }
+            return Ok(TeardownOutcome::Adopted);
+        }
+        let links = netlink.links().await?;
+        let ports: Vec<String> = links
+            .into_iter()
+            .filter(|link| link.controller == Some(self.bridge))
+            .map(|link| link.name)
+            .collect();
+        if ports.is_empty() {
+            netlink.delete(self.bridge, config.bridge.as_str()).await?;
+            Ok(TeardownOutcome::Removed)
+        } else {
+            Ok(TeardownOutcome::InUse { ports })
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The network that a host gives its virtual machines: a bridge with an address, a TAP for each interface,
+//! forwarding and masquerading, and a DHCP server that tells each VM what it was given.
+//!
+//! Owns everything on the host side, by netlink and by files under `/proc/sys/net`; the only program it runs is
+//! `nft`. It allocates no addresses and runs no devices: an address arrives with a [`NicAttachment`], an open
+//! [`Tap`] leaves. Every `ensure` is idempotent, and what an earlier run left is recognised by its alias.
+//!
+//! All of it happens in the network namespace of the thread that calls [`HostNetwork::start`]; a runtime's threads
+//! must share one.
+//!
+//! ```no_run
+//! use host_network::{HostNetwork, LinkName, NetworkConfig, NicAttachment, Teardown};
+//! use vm_model::VmId;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = NetworkConfig::new(LinkName::parse("br-procurator")?, "10.100.0.0/16".parse()?);
+//! let network = HostNetwork::start(config).await?;
+//! for warning in &network.report().warnings {
+//!     eprintln!("warning: {warning}");
+//! }
+//! let tap = network
+//!     .attach(NicAttachment {
+//!         vm: VmId::new("web-1"),
+//!         nic: "net0".to_owned(),
+//!         mac: "02:50:0a:64:00:02".parse()?,
+//!         address: "10.100.0.2".parse()?,
+//!         mtu: None,
+//!         tap_hint: None,
+//!     })
+//!     .await?;
+//! println!("frames of web-1 pass through {}", tap.name);
+//! network.detach(&VmId::new("web-1"), "net0").await?;
+//! network.shutdown(Teardown::Remove).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod bridge;
+mod config;
+pub mod dhcp;
+mod error;
+mod firewall;
+mod forwarding;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod host;
+mod names;
+mod netlink;
+mod start;
+mod tap;
+
+pub use bridge::{BridgeOrigin, SubnetUse};
+pub use config::{ConfigError, DnsServers, Egress, NetworkConfig};
+pub use dhcp::DhcpError;
+pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
+pub use firewall::{FirewallError, ForwardDrop};
+pub use forwarding::{ForwardingError, HostForwarding};
+pub use host::{HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome};
+pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
+pub use netlink::NetlinkError;
+pub use start::{StartReport, StartWarning};
+pub use tap::{TapError, UdpSegmentation, VNET_HEADER_BYTES};

@@ -1,0 +1,103 @@
+//! Links, addresses and routes as this crate sees them, read out of the kernel's messages.
+
+use std::net::IpAddr;
+
+use ipnetwork::Ipv4Network;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+
+/// The kernel's routing table of its own addresses (`RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u32 = 255;
+
+/// A link as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// `bridge`, `tun`, `dummy`, …; `None` for a physical one.
+    pub(crate) kind: Option<String>,
+    pub(crate) alias: Option<String>,
+    /// The index of the bridge (or bond) that it is a port of.
+    pub(crate) controller: Option<u32>,
+    pub(crate) mtu: u32,
+    pub(crate) is_up: bool,
+}
+
+/// An IPv4 address on a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ipv4Assignment {
+    pub(crate) link: u32,
+    pub(crate) address: Ipv4Network,
+}
+
+/// A route to a network, not the default one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ipv4Route {
+    pub(crate) destination: Ipv4Network,
+    pub(crate) link: Option<u32>,
+}
+
+/// `None` for IPv6.
+pub(super) fn assignment_from(message: &AddressMessage) -> Option<Ipv4Assignment> {
+    // On a point-to-point link, `Address` is the far end and `Local` is ours.
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    Some(Ipv4Assignment {
+        link: message.header.index,
+        address: Ipv4Network::new(address, message.header.prefix_len).ok()?,
+    })
+}
+
+pub(super) fn link_from(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: None,
+        alias: None,
+        controller: None,
+        mtu: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// `None` for a default route, for one that leads nowhere and for the kernel's own.
+pub(super) fn route_from(message: &RouteMessage) -> Option<Ipv4Route> {
+    let header = &message.header;
+    let mut table = u32::from(header.table);
+    let mut destination = None;
+    let mut link = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    if header.kind != RouteType::Unicast || table == LOCAL_TABLE {
+        return None;
+    }
+    Some(Ipv4Route {
+        destination: Ipv4Network::new(destination?, header.destination_prefix_length).ok()?,
+        link,
+    })
+}

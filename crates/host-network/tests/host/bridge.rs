@@ -1,0 +1,161 @@
+//! The bridge: made, made again, adopted, refused, removed.
+
+use std::fs;
+
+use host_network::{BridgeOrigin, Egress, HostForwarding, HostNetwork, Teardown, TeardownOutcome};
+use rustix::thread::UnshareFlags;
+
+use crate::namespaces::{
+    BRIDGE, addresses, chain, config, enter_new_namespace, in_namespace, link, link_names, nic, run,
+};
+
+#[test]
+fn a_bridge_is_made_found_again_and_removed() {
+    in_namespace(async || {
+        assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
+        let network = HostNetwork::start(config()).await.unwrap();
+        assert_eq!(network.report().bridge, BridgeOrigin::Created);
+        assert_eq!(network.report().host_forwarding, HostForwarding::TurnedOn);
+        let made = link(BRIDGE).unwrap();
+        assert_eq!(made["ifalias"], "procurator:bridge");
+        assert!(made["address"].as_str().unwrap().starts_with("06:50:"), "{made}");
+        assert_eq!(made["linkinfo"]["info_data"]["stp_state"], 0);
+        assert_eq!(made["linkinfo"]["info_data"]["forward_delay"], 0);
+        assert!(made["flags"].as_array().unwrap().contains(&"UP".into()), "{made}");
+        assert_eq!(addresses(BRIDGE), ["10.100.0.1/16"]);
+        let forwarding = format!("/proc/sys/net/ipv4/conf/{BRIDGE}/forwarding");
+        assert_eq!(fs::read_to_string(forwarding).unwrap(), "1\n");
+        assert_eq!(network.shutdown(Teardown::Keep).await.unwrap(), TeardownOutcome::Kept);
+
+        // What somebody changed meanwhile is put right; what is right stays.
+        run("ip link set br-test down mtu 1400");
+        let network = HostNetwork::start(config()).await.unwrap();
+        assert_eq!(network.report().bridge, BridgeOrigin::Ours);
+        assert_eq!(network.report().host_forwarding, HostForwarding::Unchanged);
+        let found = link(BRIDGE).unwrap();
+        assert_eq!((&found["ifindex"], &found["address"]), (&made["ifindex"], &made["address"]));
+        assert_eq!(found["mtu"], 1500);
+        assert_eq!(addresses(BRIDGE), ["10.100.0.1/16"]);
+
+        let outcome = network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(outcome, TeardownOutcome::Removed);
+        assert_eq!(link_names(), ["lo"]);
+        assert_eq!(run("nft list tables"), "");
+    });
+}
+
+#[test]
+fn the_bridges_address_does_not_follow_its_ports() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let before = link(BRIDGE).unwrap()["address"].clone();
+        run("ip link add low type veth peer name far");
+        run("ip link set low address 00:00:00:00:00:01 master br-test up");
+        assert_eq!(link(BRIDGE).unwrap()["address"], before);
+        let outcome = network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(outcome, TeardownOutcome::InUse { ports: vec!["low".to_owned()] });
+        assert!(link(BRIDGE).is_some(), "somebody else's link is still attached to it");
+    });
+}
+
+#[test]
+fn anothers_bridge_is_adopted_and_left_as_it_was() {
+    in_namespace(async || {
+        run("ip link add br-test address 02:00:00:00:00:77 type bridge forward_delay 700");
+        run("ip link set br-test mtu 9000");
+        let before = link(BRIDGE).unwrap();
+        let network = HostNetwork::start(config()).await.unwrap();
+        assert_eq!(network.report().bridge, BridgeOrigin::Adopted);
+        let tap = network.attach(nic(2)).await.unwrap();
+        assert_eq!(link(tap.name.as_str()).unwrap()["master"], BRIDGE);
+        assert_eq!(network.shutdown(Teardown::Remove).await.unwrap(), TeardownOutcome::Adopted);
+        let after = link(BRIDGE).unwrap();
+        for field in ["ifindex", "mtu", "address"] {
+            assert_eq!(after[field], before[field], "{field}");
+        }
+        assert_eq!(after["linkinfo"]["info_data"]["forward_delay"], 700);
+        assert!(addresses(BRIDGE).is_empty());
+        assert_eq!(link_names(), ["lo", BRIDGE]);
+    });
+}
+
+#[test]
+fn a_name_taken_by_another_kind_of_link_is_refused() {
+    in_namespace(async || {
+        run("ip link add br-test type veth peer name far");
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the link br-test is no bridge but a veth link: remove it or configure another bridge name"
+        );
+        run("ip link del br-test");
+        run("ip tuntap add br-test mode tap");
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert!(error.to_string().contains("no bridge but a tun link"), "{error}");
+        assert!(addresses(BRIDGE).is_empty());
+    });
+}
+
+#[test]
+fn a_subnet_in_use_is_refused_and_nothing_is_made() {
+    in_namespace(async || {
+        run("ip link add lan type veth peer name far");
+        run("ip link set far up");
+        run("ip link set lan up");
+        run("ip address add 10.100.3.4/24 dev lan");
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the network 10.100.0.0/16 is in use on this host: link lan has the address 10.100.3.4/24; configure \
+             another subnet"
+        );
+        run("ip address flush dev lan");
+        run("ip route add 10.100.128.0/17 dev lan");
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the network 10.100.0.0/16 is in use on this host: a route to 10.100.128.0/17 leads through lan; \
+             configure another subnet"
+        );
+        assert!(link(BRIDGE).is_none());
+        run("ip route del 10.100.128.0/17 dev lan");
+        run("ip route add default dev lan");
+        HostNetwork::start(config()).await.expect("a default route is no use of the subnet");
+    });
+}
+
+#[test]
+fn a_late_failure_leaves_no_bridge() {
+    in_namespace(async || {
+        // An nft that cannot be run, for this thread and its children alone.
+        enter_new_namespace(UnshareFlags::NEWNS);
+        run("mount --make-rprivate /");
+        let nft = run("which nft");
+        run(&format!("mount --bind /dev/null {nft}"));
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert!(
+            chain(&error).starts_with("cannot set up masquerading: cannot run nft: "),
+            "{}",
+            chain(&error)
+        );
+        assert_eq!(link_names(), ["lo"]);
+
+        let mut isolated = config();
+        isolated.egress = Egress::Isolated;
+        HostNetwork::start(isolated).await.expect_err("an nft that is there must work");
+        assert_eq!(link_names(), ["lo"]);
+    });
+}
+
+#[test]
+fn an_isolated_network_forwards_nothing() {
+    in_namespace(async || {
+        let mut config = config();
+        config.egress = Egress::Isolated;
+        let network = HostNetwork::start(config).await.unwrap();
+        assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
+        assert_eq!(run("nft list tables"), "");
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(link_names(), ["lo"]);
+    });
+}
