@@ -1,0 +1,112 @@
+//! What a reader gets: one VM's figures at one moment, as plain values. How they come about is the sampler's.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One VM's figures at its latest sample.
+///
+/// Totals count from the VM's first machine on and survive restarts; they never shrink. Network figures are
+/// told from the guest's side.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmMetrics {
+    /// When the counters were read: milliseconds since 1970-01-01 UTC.
+    pub sampled_at_unix_ms: u64,
+    /// How long before this value was handed out the counters were read.
+    pub age: Duration,
+    /// Processor time over the last interval in percent of one core, all vCPUs together: 200 is two cores busy.
+    /// 0 until there are two samples; [`VmMetrics::rates`] tells the two apart.
+    pub cpu_percent: f64,
+    /// Guest memory that occupies host memory, in whole MiB.
+    pub memory_mb: u64,
+    /// Guest memory as configured.
+    pub memory_size_bytes: u64,
+    /// Guest memory that occupies host memory.
+    pub memory_resident_bytes: u64,
+    /// What the guest itself calls available; `None` where nothing in the guest reports it.
+    pub memory_available_bytes: Option<u64>,
+    /// Bytes the guest received, over all interfaces.
+    pub network_rx_bytes: u64,
+    /// Bytes the guest sent, over all interfaces.
+    pub network_tx_bytes: u64,
+    /// Bytes the guest read, over all disks.
+    pub disk_read_bytes: u64,
+    /// Bytes the guest wrote, over all disks.
+    pub disk_write_bytes: u64,
+    /// A record a vCPU, by index.
+    pub vcpus: Vec<VcpuMetrics>,
+    /// A record an interface.
+    pub nics: Vec<NicMetrics>,
+    /// A record a disk.
+    pub disks: Vec<DiskMetrics>,
+    /// Speeds over the last interval; `None` until there are two samples.
+    pub rates: Option<Rates>,
+}
+
+/// A vCPU's totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VcpuMetrics {
+    /// Processor seconds of its thread.
+    pub seconds: f64,
+    /// Exits to user space.
+    pub exits: u64,
+    /// Percent of one core over the last interval; 0 until there are two samples.
+    pub percent: f64,
+}
+
+/// An interface's totals, from the guest's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicMetrics {
+    /// The interface's name.
+    pub id: String,
+    /// Bytes received.
+    pub receive_bytes: u64,
+    /// Frames received.
+    pub receive_frames: u64,
+    /// Bytes sent.
+    pub transmit_bytes: u64,
+    /// Frames sent.
+    pub transmit_frames: u64,
+    /// Frames sent that the host did not take.
+    pub transmit_dropped: u64,
+}
+
+/// A disk's totals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskMetrics {
+    /// The disk's name.
+    pub id: String,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Read requests completed.
+    pub read_operations: u64,
+    /// Write requests completed.
+    pub write_operations: u64,
+    /// Flush requests completed.
+    pub flush_operations: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Speeds over the interval between the last two samples. All finite and at least 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// The interval's length.
+    pub interval: Duration,
+    /// Percent of one core, all vCPUs together.
+    pub cpu_percent: f64,
+    /// Bytes a second received by the guest.
+    pub network_rx_bytes_per_second: f64,
+    /// Bytes a second sent by the guest.
+    pub network_tx_bytes_per_second: f64,
+    /// Bytes a second read from all disks.
+    pub disk_read_bytes_per_second: f64,
+    /// Bytes a second written to all disks.
+    pub disk_write_bytes_per_second: f64,
+    /// Requests a second completed by all disks.
+    pub disk_operations_per_second: f64,
+    /// Exits to user space a second, all vCPUs together.
+    pub exits_per_second: f64,
+}
