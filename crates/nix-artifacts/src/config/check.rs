@@ -1,0 +1,215 @@
+//! Holding a document against the table of keys.
+//!
+//! What comes out has only supported keys in it, each of the type that its rule states; everything else has
+//! become a refusal or a warning. Rules that span several keys are left to [`super::extract`].
+
+use std::net::Ipv4Addr;
+
+use vm_model::MacAddress;
+
+use super::document::{Node, member_path};
+use super::keys::{self, KeyRule, ValueKind, Verdict};
+use super::nearest::nearest;
+use super::refusal::{ConfigWarning, Refusal, RefusalReason};
+use super::section::{Section, Value};
+
+/// Holds `document` against the table.
+pub(super) fn check(document: &Node, warnings: &mut Vec<ConfigWarning>) -> Result<Section, Box<Refusal>> {
+    let mut checker = Checker { warnings };
+    match document {
+        Node::Object(members) => checker.section(members, "$".to_owned(), ""),
+        other => Err(wrong("$".to_owned(), other, "an object".to_owned())),
+    }
+}
+
+fn wrong(json_path: String, node: &Node, accepted: String) -> Box<Refusal> {
+    Box::new(Refusal { json_path, value: node.shortened(), reason: RefusalReason::WrongValue, accepted })
+}
+
+struct Checker<'warnings> {
+    warnings: &'warnings mut Vec<ConfigWarning>,
+}
+
+impl Checker<'_> {
+    fn section(
+        &mut self,
+        members: &[(String, Node)],
+        path: String,
+        prefix: &str,
+    ) -> Result<Section, Box<Refusal>> {
+        let mut checked = Vec::new();
+        let mut seen: Vec<&'static str> = Vec::new();
+        for (name, node) in members {
+            let json_path = member_path(&path, name);
+            let Some(rule) = keys::member(prefix, name) else {
+                return Err(unknown(json_path, name, node, prefix));
+            };
+            if seen.contains(&rule.name()) {
+                return Err(Box::new(Refusal {
+                    json_path,
+                    value: node.shortened(),
+                    reason: RefusalReason::DuplicateKey,
+                    accepted: "each key is accepted once".to_owned(),
+                }));
+            }
+            seen.push(rule.name());
+            if let Some(value) = self.member(rule, node, json_path)? {
+                checked.push((rule.name(), value));
+            }
+        }
+        Ok(Section { path, members: checked })
+    }
+
+    fn member(
+        &mut self,
+        rule: &'static KeyRule,
+        node: &Node,
+        json_path: String,
+    ) -> Result<Option<Value>, Box<Refusal>> {
+        if *node == Node::Null {
+            return Ok(None);
+        }
+        match &rule.verdict {
+            Verdict::Supported => self.supported(rule, node, json_path).map(Some),
+            Verdict::Ignored(quiet) => {
+                if !quiet.iter().any(|literal| literal.matches(node)) {
+                    self.warnings.push(ConfigWarning {
+                        json_path,
+                        value: node.shortened(),
+                        consequence: rule.note.to_owned(),
+                    });
+                }
+                Ok(None)
+            }
+            Verdict::Refused(harmless) => {
+                if harmless.iter().any(|literal| literal.matches(node)) {
+                    return Ok(None);
+                }
+                Err(Box::new(Refusal {
+                    json_path,
+                    value: node.shortened(),
+                    reason: RefusalReason::NotSupported(rule.note),
+                    accepted: rule.accepted(),
+                }))
+            }
+        }
+    }
+
+    fn supported(
+        &mut self,
+        rule: &'static KeyRule,
+        node: &Node,
+        json_path: String,
+    ) -> Result<Value, Box<Refusal>> {
+        match (&rule.kind, node) {
+            (ValueKind::Section | ValueKind::Shorthand { .. }, Node::Object(members)) => {
+                self.section(members, json_path, &rule.member_prefix()).map(Value::Section)
+            }
+            (ValueKind::Shorthand { choices, member }, Node::Text(text))
+                if choices.contains(&text.as_str()) =>
+            {
+                Ok(Value::Section(Section {
+                    path: json_path,
+                    members: vec![(member, Value::Text(text.clone()))],
+                }))
+            }
+            (ValueKind::List { most }, Node::List(entries)) if entries.len() <= *most => {
+                self.list(rule, entries, &json_path).map(Value::List)
+            }
+            (kind, node) => scalar(kind, node).ok_or_else(|| wrong(json_path, node, rule.accepted())),
+        }
+    }
+
+    fn list(
+        &mut self,
+        rule: &KeyRule,
+        entries: &[Node],
+        json_path: &str,
+    ) -> Result<Vec<Section>, Box<Refusal>> {
+        let prefix = rule.member_prefix();
+        let mut sections = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            let path = format!("{json_path}[{index}]");
+            match entry {
+                Node::Object(members) => sections.push(self.section(members, path, &prefix)?),
+                other => return Err(wrong(path, other, "an object".to_owned())),
+            }
+        }
+        Ok(sections)
+    }
+}
+
+fn scalar(kind: &ValueKind, node: &Node) -> Option<Value> {
+    match (kind, node) {
+        (ValueKind::Boolean, Node::Boolean(value)) => Some(Value::Boolean(*value)),
+        (kind, Node::Integer(value)) => is_accepted_integer(kind, *value).then_some(Value::Integer(*value)),
+        (ValueKind::MacAddress, Node::Text(text)) => {
+            let address: MacAddress = text.parse().ok()?;
+            address.is_unicast().then_some(Value::Mac(address))
+        }
+        (ValueKind::Ipv4Address, Node::Text(text)) => {
+            let address: Ipv4Addr = text.parse().ok()?;
+            is_host_address(address).then_some(Value::Address(address))
+        }
+        (ValueKind::Ipv4Mask, Node::Text(text)) => {
+            let mask: Ipv4Addr = text.parse().ok()?;
+            is_mask(mask).then_some(Value::Address(mask))
+        }
+        (kind, Node::Text(text)) => is_accepted_text(kind, text).then(|| Value::Text(text.clone())),
+        _ => None,
+    }
+}
+
+fn is_accepted_integer(kind: &ValueKind, value: u64) -> bool {
+    match kind {
+        ValueKind::Integer { least, most } => (*least..=*most).contains(&value),
+        ValueKind::PowerOfTwo { least, most } => (*least..=*most).contains(&value) && value.is_power_of_two(),
+        ValueKind::Pages { least, most } => {
+            (*least..=*most).contains(&value) && value.is_multiple_of(keys::PAGE_SIZE)
+        }
+        _ => false,
+    }
+}
+
+fn is_accepted_text(kind: &ValueKind, text: &str) -> bool {
+    match kind {
+        ValueKind::Text { most } => text.len() <= *most && !text.contains('\0'),
+        ValueKind::Choice(choices) => choices.contains(&text),
+        ValueKind::FilePath => !text.is_empty() && !text.contains('\0'),
+        ValueKind::DeviceId => is_name(text, 63),
+        ValueKind::InterfaceName => is_name(text, 15),
+        _ => false,
+    }
+}
+
+/// Names end up in file names, metrics and interface names: nothing in them may have a meaning there.
+fn is_name(text: &str, most: usize) -> bool {
+    let bytes = text.as_bytes();
+    (1..=most).contains(&bytes.len())
+        && (bytes[0].is_ascii_alphanumeric() || bytes[0] == b'_')
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
+fn is_host_address(address: Ipv4Addr) -> bool {
+    let reserved = address.octets()[0] == 0 || address.octets()[0] >= 224;
+    !reserved && !address.is_loopback()
+}
+
+fn is_mask(mask: Ipv4Addr) -> bool {
+    let bits = mask.to_bits();
+    bits != 0 && bits.leading_ones() + bits.trailing_zeros() == 32
+}
+
+/// The refusal of an unknown key, with what was probably meant.
+fn unknown(json_path: String, name: &str, node: &Node, prefix: &str) -> Box<Refusal> {
+    let elsewhere = keys::known_keys().find(|rule| rule.name() == name);
+    let nearest = nearest(name, keys::members(prefix).map(KeyRule::name));
+    let accepted = match (nearest, elsewhere) {
+        (Some(nearest), Some(rule)) => {
+            format!("the nearest known one is {nearest:?}, and this name is known as \"$.{}\"", rule.key)
+        }
+        (Some(nearest), None) => format!("the nearest known one is {nearest:?}"),
+        (None, _) => "no key is known here".to_owned(),
+    };
+    Box::new(Refusal { json_path, value: node.shortened(), reason: RefusalReason::UnknownKey, accepted })
+}

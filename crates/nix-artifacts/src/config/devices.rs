@@ -1,0 +1,154 @@
+//! Disks and network interfaces, read from their lists, and the ids that they get.
+
+use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec};
+
+use super::ValueKind;
+use super::disk_options::disk_options;
+use super::extract::{FileRequest, NicRequest};
+use super::machine::{Reader, contradiction};
+use super::refusal::Refusal;
+use super::section::Section;
+
+/// Descriptors a disk queue where none are named.
+const DEFAULT_DISK_QUEUE: u16 = 128;
+/// Descriptors a network queue where none are named.
+const DEFAULT_NET_QUEUE: u16 = 256;
+/// Bytes of a disk's serial number that a guest can read (virtio 1.2 §5.2.6.1).
+const SERIAL_LENGTH: usize = 20;
+
+impl Reader<'_> {
+    pub(super) fn disks(&mut self) -> Result<Vec<DiskSpec<FileRequest>>, Box<Refusal>> {
+        let entries = self.top.list("disks");
+        if entries.is_empty() {
+            let conventional = DiskSpec {
+                id: "disk0".to_owned(),
+                file: FileRequest::conventional("disk.img", "$.disks"),
+                format: DiskFormat::Raw,
+                access: DiskAccess::ReadWrite,
+                serial: None,
+                queue_size: DEFAULT_DISK_QUEUE,
+                options: DiskOptions::default(),
+            };
+            return Ok(self.present.disk_image.then_some(conventional).into_iter().collect());
+        }
+        let mut names = Names::new("disk", entries);
+        entries.iter().enumerate().map(|(index, disk)| self.disk(disk, names.of(index, disk))).collect()
+    }
+
+    fn disk(&mut self, disk: &Section, id: String) -> Result<DiskSpec<FileRequest>, Box<Refusal>> {
+        let Some(path) = disk.text("path") else {
+            return Err(contradiction(
+                disk.path_of("path"),
+                "missing",
+                "every disk has an image".to_owned(),
+                ValueKind::FilePath.to_string(),
+            ));
+        };
+        let mut file = FileRequest::named(path, disk.path_of("path"));
+        file.stated_raw = matches!(disk.text("image_type"), Some("Raw" | "raw"));
+        let serial = disk.text("serial").filter(|serial| !serial.is_empty());
+        if let Some(long) = serial.filter(|serial| serial.len() > SERIAL_LENGTH) {
+            let consequence = "the guest reads its first 20 bytes";
+            self.warn(disk.path_of("serial"), format!("{long:?}"), consequence);
+        }
+        let access = match disk.boolean("readonly") {
+            Some(true) => DiskAccess::ReadOnly,
+            Some(false) | None => DiskAccess::ReadWrite,
+        };
+        Ok(DiskSpec {
+            id,
+            file,
+            format: DiskFormat::Raw,
+            access,
+            serial: serial.map(str::to_owned),
+            queue_size: disk.integer("queue_size").unwrap_or(DEFAULT_DISK_QUEUE),
+            options: disk_options(disk)?,
+        })
+    }
+
+    pub(super) fn nics(&mut self) -> Result<Vec<NicRequest>, Box<Refusal>> {
+        let entries = self.top.list("net");
+        let mut names = Names::new("net", entries);
+        entries.iter().enumerate().map(|(index, nic)| self.nic(nic, names.of(index, nic))).collect()
+    }
+
+    fn nic(&mut self, nic: &Section, id: String) -> Result<NicRequest, Box<Refusal>> {
+        let queues: u16 = nic.integer("num_queues").unwrap_or(2);
+        if !queues.is_multiple_of(2) {
+            return Err(contradiction(
+                nic.path_of("num_queues"),
+                queues,
+                "receive and transmit queues come in pairs".to_owned(),
+                "an even number".to_owned(),
+            ));
+        }
+        if queues > 2 {
+            let consequence = "the interface has one receive and one transmit queue";
+            self.warn(nic.path_of("num_queues"), queues, consequence);
+        }
+        Ok(NicRequest {
+            id,
+            mac: nic.mac("mac"),
+            ip: nic.address("ip"),
+            mask: nic.address("mask"),
+            tap: nic.text("tap").map(str::to_owned),
+            mtu: nic.integer("mtu"),
+            queue_size: nic.integer("queue_size").unwrap_or(DEFAULT_NET_QUEUE),
+        })
+    }
+
+    /// Refuses a device id, disk's or interface's, that an earlier device has.
+    pub(super) fn unique_ids(
+        &self,
+        disks: &[DiskSpec<FileRequest>],
+        nics: &[NicRequest],
+    ) -> Result<(), Box<Refusal>> {
+        let disks = disks.iter().map(|disk| disk.id.as_str());
+        let nics = nics.iter().map(|nic| nic.id.as_str());
+        let places = disks
+            .enumerate()
+            .map(|(index, id)| (format!("$.disks[{index}].id"), id))
+            .chain(nics.enumerate().map(|(index, id)| (format!("$.net[{index}].id"), id)));
+        let mut seen: Vec<(String, &str)> = Vec::new();
+        for (json_path, id) in places {
+            if let Some((earlier, _)) = seen.iter().find(|(_, known)| *known == id) {
+                return Err(contradiction(
+                    json_path,
+                    format!("{id:?}"),
+                    format!("{earlier} is the same"),
+                    "an id that no other device has".to_owned(),
+                ));
+            }
+            seen.push((json_path, id));
+        }
+        Ok(())
+    }
+}
+
+/// Ids for the devices of one kind: the one that an entry names, else the first number that is free.
+struct Names<'config> {
+    kind: &'static str,
+    taken: Vec<&'config str>,
+    given: Vec<String>,
+}
+
+impl<'config> Names<'config> {
+    fn new(kind: &'static str, entries: &'config [Section]) -> Self {
+        Self { kind, taken: entries.iter().filter_map(|entry| entry.text("id")).collect(), given: Vec::new() }
+    }
+
+    fn of(&mut self, index: usize, entry: &Section) -> String {
+        if let Some(id) = entry.text("id") {
+            return id.to_owned();
+        }
+        let mut number = index;
+        loop {
+            let id = format!("{}{number}", self.kind);
+            if !self.taken.contains(&id.as_str()) && !self.given.contains(&id) {
+                self.given.push(id.clone());
+                return id;
+            }
+            number += 1;
+        }
+    }
+}

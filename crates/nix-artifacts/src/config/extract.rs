@@ -1,0 +1,184 @@
+//! From checked sections to the machine: defaults, and the rules that span several keys.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use uuid::Uuid;
+use vm_model::{Bytes, MacAddress, MachineSpec, Overrides};
+
+use super::check::check;
+use super::document::{MAX_CONFIG_SIZE, Node};
+use super::keys;
+use super::machine::Reader;
+use super::refusal::{ConfigError, ConfigWarning};
+use super::services::VsockRequest;
+use super::settings::{ProcuratorSettings, read_settings};
+
+/// A network interface that an image asks for; the worker finds a TAP and what is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicRequest {
+    /// The interface's name in reports and metrics, unique in its machine.
+    pub id: String,
+    /// The guest's hardware address.
+    pub mac: Option<MacAddress>,
+    /// The guest's address; whether it is free and inside the network is left to the worker.
+    pub ip: Option<Ipv4Addr>,
+    /// The netmask of `ip`, contiguous.
+    pub mask: Option<Ipv4Addr>,
+    /// A wish for the TAP's name; valid as an interface name.
+    pub tap: Option<String>,
+    /// The MTU told to the guest.
+    pub mtu: Option<u16>,
+    /// Descriptors a queue, a power of two.
+    pub queue_size: u16,
+}
+
+/// Why an override cannot be applied.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("override {name} is {value}; accepted is {accepted}")]
+pub struct OverrideError {
+    name: &'static str,
+    value: String,
+    accepted: String,
+}
+
+/// Which of the files that are used without being named are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Conventional {
+    /// `initrd` in the store path.
+    pub(crate) initrd: bool,
+    /// `disk.img` in the store path.
+    pub(crate) disk_image: bool,
+}
+
+/// A file that the machine needs, still to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileRequest {
+    /// The path as it was written.
+    pub(crate) path: PathBuf,
+    /// Who asked for it.
+    pub(crate) origin: FileOrigin,
+    /// Whether the configuration says in words that a disk image is raw.
+    pub(crate) stated_raw: bool,
+}
+
+/// Who asked for a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FileOrigin {
+    /// The key at this JSON path.
+    Key(String),
+    /// Nobody: it is what is used when the key at this JSON path is missing.
+    Default(String),
+}
+
+/// A whole configuration.
+#[derive(Debug)]
+pub(crate) struct ParsedConfig {
+    pub(crate) machine: MachineSpec<FileRequest>,
+    pub(crate) nics: Vec<NicRequest>,
+    pub(crate) vsock: Option<VsockRequest>,
+    pub(crate) settings: ProcuratorSettings,
+    pub(crate) warnings: Vec<ConfigWarning>,
+}
+
+/// Reads the text of the configuration `file`.
+pub(crate) fn parse_config(
+    text: &[u8],
+    file: &Path,
+    uuid: Uuid,
+    present: Conventional,
+) -> Result<ParsedConfig, ConfigError> {
+    let size = text.len() as u64;
+    if size > MAX_CONFIG_SIZE {
+        return Err(ConfigError::TooLarge { file: file.to_owned(), size, limit: MAX_CONFIG_SIZE });
+    }
+    let document: Node = serde_json::from_slice(text)
+        .map_err(|source| ConfigError::Syntax { file: file.to_owned(), source })?;
+    let mut warnings = Vec::new();
+    read(&document, uuid, present, &mut warnings)
+        .map(|(machine, nics, vsock, settings)| ParsedConfig { machine, nics, vsock, settings, warnings })
+        .map_err(|refusal| ConfigError::Refused { file: file.to_owned(), refusal })
+}
+
+type Described = (MachineSpec<FileRequest>, Vec<NicRequest>, Option<VsockRequest>, ProcuratorSettings);
+
+fn read(
+    document: &Node,
+    uuid: Uuid,
+    present: Conventional,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<Described, Box<super::Refusal>> {
+    let top = check(document, warnings)?;
+    let mut reader = Reader::new(&top, present, warnings);
+    let cpus = reader.cpus()?;
+    let memory = reader.memory();
+    let boot = reader.boot()?;
+    let disks = reader.disks()?;
+    let nics = reader.nics()?;
+    reader.unique_ids(&disks, &nics)?;
+    let serial = reader.serial();
+    let services = reader.services(&memory)?;
+    let vsock = reader.vsock();
+    let disk_ids: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
+    let settings = read_settings(top.section("procurator"), &disk_ids)?;
+    let machine =
+        MachineSpec { uuid, cpus, memory, boot, disks, nics: Vec::new(), serial, rng: true, services };
+    Ok((machine, nics, vsock, settings))
+}
+
+/// Applies `overrides`, which obey the same bounds as the keys that they replace.
+pub(crate) fn apply_overrides<F>(
+    machine: &mut MachineSpec<F>,
+    overrides: &Overrides,
+) -> Result<(), OverrideError> {
+    let Overrides { vcpus, memory_bytes, cmdline_append } = overrides;
+    if let Some(vcpus) = *vcpus {
+        if !(1..=keys::MAX_VCPUS).contains(&u64::from(vcpus)) {
+            return Err(OverrideError {
+                name: "vcpus",
+                value: vcpus.to_string(),
+                accepted: format!("an integer from 1 to {}", keys::MAX_VCPUS),
+            });
+        }
+        machine.cpus.boot_vcpus = vcpus;
+    }
+    if let Some(size) = *memory_bytes {
+        machine.memory.size = checked_memory(size)?;
+    }
+    if let Some(balloon) = machine.services.balloon.filter(|balloon| balloon.size > machine.memory.size) {
+        return Err(OverrideError {
+            name: "memory_bytes",
+            value: machine.memory.size.get().to_string(),
+            accepted: format!("at least the balloon's {} bytes", balloon.size.get()),
+        });
+    }
+    if let Some(appended) = cmdline_append.as_deref().filter(|text| !text.is_empty()) {
+        let cmdline = &mut machine.boot.cmdline;
+        if !cmdline.is_empty() {
+            cmdline.push(' ');
+        }
+        cmdline.push_str(appended);
+        if cmdline.len() > keys::MAX_CMDLINE || appended.contains('\0') {
+            return Err(OverrideError {
+                name: "cmdline_append",
+                value: format!("{:?}", super::document::shorten(appended)),
+                accepted: format!(
+                    "text without NUL that makes a command line of at most {} bytes",
+                    keys::MAX_CMDLINE
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn checked_memory(size: Bytes) -> Result<Bytes, OverrideError> {
+    let kind = keys::ValueKind::Pages { least: keys::MIN_MEMORY, most: keys::MAX_MEMORY };
+    let in_range = (keys::MIN_MEMORY..=keys::MAX_MEMORY).contains(&size.get());
+    if in_range && size.get().is_multiple_of(keys::PAGE_SIZE) {
+        Ok(size)
+    } else {
+        Err(OverrideError { name: "memory_bytes", value: size.get().to_string(), accepted: kind.to_string() })
+    }
+}

@@ -1,0 +1,37 @@
+//! Every key of `vm-config.json` that is known, and what becomes of it.
+//!
+//! A table, not code: the checker, the error texts and `docs/vm-config.md` all follow it, so a key is added in
+//! one place. Keys are those of Cloud Hypervisor's `VmConfig`, older spellings among them, and our own
+//! `procurator`.
+
+mod devices;
+mod kind;
+mod machine;
+
+pub use kind::{KeyRule, Literal, ValueKind, Verdict};
+
+/// The most vCPUs a machine can have.
+pub(crate) const MAX_VCPUS: u64 = 64;
+/// The least memory a machine can have, in bytes.
+pub(crate) const MIN_MEMORY: u64 = 16 << 20;
+/// The most memory a machine can have, in bytes; what the host can carry is judged elsewhere.
+pub(crate) const MAX_MEMORY: u64 = 16 << 40;
+/// Memory comes in pages of so many bytes.
+pub(crate) const PAGE_SIZE: u64 = 4096;
+/// The longest command line: Linux on x86 keeps 2048 bytes, the last of them NUL.
+pub(crate) const MAX_CMDLINE: usize = 2047;
+
+/// Every known key, containers before their members.
+pub fn known_keys() -> impl Iterator<Item = &'static KeyRule> {
+    machine::KEYS.iter().chain(devices::KEYS)
+}
+
+/// The rule for member `name` of the container `prefix` (`""`, `disks[]`, …).
+pub(super) fn member(prefix: &str, name: &str) -> Option<&'static KeyRule> {
+    known_keys().find(|rule| rule.container() == prefix && rule.name() == name)
+}
+
+/// The members of the container `prefix`.
+pub(super) fn members(prefix: &str) -> impl Iterator<Item = &'static KeyRule> {
+    known_keys().filter(move |rule| rule.container() == prefix)
+}

@@ -1,0 +1,32 @@
+//! `vm-config.json`: from text to a machine description whose files are still to be opened.
+//!
+//! ```text
+//! bytes ─► document (any JSON, duplicates kept) ─► check (against the table of keys) ─► read (into types)
+//! ```
+//! [`keys`] is the single source of truth about what a key means and which values it takes; the documentation
+//! is checked against it. Nothing here touches a file system.
+
+mod check;
+mod devices;
+mod disk_options;
+mod document;
+mod extract;
+pub(crate) mod keys;
+mod machine;
+mod nearest;
+mod refusal;
+mod section;
+mod services;
+mod settings;
+
+#[cfg(test)]
+mod tests;
+
+pub use extract::{NicRequest, OverrideError};
+pub use keys::{KeyRule, Literal, ValueKind, Verdict, known_keys};
+pub use refusal::{ConfigError, ConfigWarning, Refusal, RefusalReason};
+pub use services::VsockRequest;
+pub use settings::{AddressDelivery, DiskPersistence, ProcuratorSettings, RestartPolicy};
+
+pub(crate) use document::MAX_CONFIG_SIZE;
+pub(crate) use extract::{Conventional, FileOrigin, FileRequest, apply_overrides, parse_config};

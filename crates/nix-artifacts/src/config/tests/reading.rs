@@ -1,0 +1,306 @@
+//! What accepted configurations mean.
+
+use std::num::NonZeroU16;
+
+use serde_json::json;
+use vm_model::{
+    BootSpec, Bytes, CpuSpec, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions, DiskSpec,
+    MemoryBacking, MemorySpec, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec,
+};
+
+use super::super::extract::ParsedConfig;
+use super::super::*;
+use super::{parse, parse_with, warnings};
+
+fn accepted(json: &serde_json::Value) -> ParsedConfig {
+    parse(&json.to_string()).expect("accepted")
+}
+
+fn named(path: &str, json_path: &str) -> FileRequest {
+    FileRequest { path: path.into(), origin: FileOrigin::Key(json_path.to_owned()), stated_raw: false }
+}
+
+fn default_for(path: &str, json_path: &str) -> FileRequest {
+    FileRequest { origin: FileOrigin::Default(json_path.to_owned()), ..named(path, "") }
+}
+
+#[test]
+fn an_empty_object_is_the_default_machine() {
+    let everything = Conventional { initrd: true, disk_image: true };
+    for json in
+        ["{}", r#"{"disks": []}"#, r#"{"payload": null, "disks": null, "cpus": {"boot_vcpus": null}}"#]
+    {
+        let parsed = parse_with(json, everything).expect("accepted");
+        let machine = parsed.machine;
+        assert_eq!(machine.cpus, CpuSpec { boot_vcpus: 1, max_phys_bits: None });
+        let memory =
+            MemorySpec { size: Bytes::from_mib(512), backing: MemoryBacking::SharedMemfd, prefault: false };
+        assert_eq!(machine.memory, memory);
+        let boot = BootSpec {
+            kernel: default_for("vmlinux", "$.payload.kernel"),
+            initrd: Some(default_for("initrd", "$.payload.initramfs")),
+            cmdline: String::new(),
+        };
+        assert_eq!(machine.boot, boot);
+        let disk = DiskSpec {
+            id: "disk0".to_owned(),
+            file: default_for("disk.img", "$.disks"),
+            format: DiskFormat::Raw,
+            access: DiskAccess::ReadWrite,
+            serial: None,
+            queue_size: 128,
+            options: DiskOptions::default(),
+        };
+        assert_eq!(machine.disks, [disk]);
+        assert_eq!((machine.serial, machine.rng), (SerialMode::Console, true));
+        assert_eq!((parsed.nics, parsed.warnings), (vec![], vec![]));
+        assert_eq!(parsed.settings, ProcuratorSettings::default());
+    }
+}
+
+#[test]
+fn both_layouts_say_the_same() {
+    let today = accepted(&json!({"payload": {"kernel": "k", "initramfs": "i", "cmdline": "c"}}));
+    let older =
+        accepted(&json!({"kernel": {"path": "k"}, "initramfs": {"path": "i"}, "cmdline": {"args": "c"}}));
+    assert_eq!(today.machine.boot.kernel, named("k", "$.payload.kernel"));
+    assert_eq!(today.machine.boot.initrd, Some(named("i", "$.payload.initramfs")));
+    assert_eq!(older.machine.boot.kernel, named("k", "$.kernel.path"));
+    assert_eq!(older.machine.boot.initrd, Some(named("i", "$.initramfs.path")));
+    assert_eq!((today.machine.boot.cmdline, older.machine.boot.cmdline), ("c".into(), "c".into()));
+    let mixed = accepted(&json!({"payload": {"kernel": "k"}, "cmdline": {"args": "c"}}));
+    assert_eq!(mixed.machine.boot.cmdline, "c");
+}
+
+#[test]
+fn processors_and_memory_are_read() {
+    let parsed = accepted(&json!({
+        "cpus": {"boot_vcpus": 4, "max_vcpus": 4, "max_phys_bits": 40,
+                 "topology": {"threads_per_core": 1, "cores_per_die": 4, "dies_per_package": 1, "packages": 1}},
+        "memory": {"size": 134_217_728, "prefault": true},
+    }));
+    assert_eq!(parsed.machine.cpus, CpuSpec { boot_vcpus: 4, max_phys_bits: Some(40) });
+    assert_eq!(parsed.machine.memory.size, Bytes::from_mib(128));
+    assert!(parsed.machine.memory.prefault);
+    assert_eq!(parsed.warnings, []);
+}
+
+#[test]
+fn memory_is_private_only_when_asked_for() {
+    for (shared, mergeable, thp, backing, warned) in [
+        (false, false, false, MemoryBacking::SharedMemfd, 0),
+        (true, false, true, MemoryBacking::SharedMemfd, 0),
+        (true, true, false, MemoryBacking::SharedMemfd, 1),
+        (false, true, false, MemoryBacking::AnonymousMergeable, 0),
+        (false, true, true, MemoryBacking::AnonymousMergeable, 1),
+        (false, false, true, MemoryBacking::AnonymousHuge, 0),
+    ] {
+        let parsed = accepted(&json!({"memory": {"shared": shared, "mergeable": mergeable, "thp": thp}}));
+        assert_eq!(parsed.machine.memory.backing, backing, "{shared} {mergeable} {thp}");
+        assert_eq!(parsed.warnings.len(), warned, "{shared} {mergeable} {thp}");
+    }
+}
+
+#[test]
+fn disks_are_read_in_order_and_named() {
+    let parsed = accepted(&json!({
+        "disks": [
+            {"path": "root.img"},
+            {"path": "/nix/store/x/data", "readonly": true, "id": "disk2", "serial": "s1", "queue_size": 256},
+            {"path": "third.img", "image_type": "Raw"},
+        ],
+        "procurator": {"restart": "never", "disks": [{"id": "disk0", "persistence": "ephemeral"}, {"id": "disk2"}]},
+    }));
+    let disks = &parsed.machine.disks;
+    let ids: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
+    assert_eq!(ids, ["disk0", "disk2", "disk3"]);
+    assert_eq!(disks[0].access, DiskAccess::ReadWrite);
+    let second = DiskSpec {
+        id: "disk2".to_owned(),
+        file: named("/nix/store/x/data", "$.disks[1].path"),
+        format: DiskFormat::Raw,
+        access: DiskAccess::ReadOnly,
+        serial: Some("s1".to_owned()),
+        queue_size: 256,
+        options: DiskOptions::default(),
+    };
+    assert_eq!(disks[1], second);
+    assert_eq!(disks.iter().map(|disk| disk.file.stated_raw).collect::<Vec<_>>(), [false, false, true]);
+    assert_eq!(parsed.settings.restart, Some(RestartPolicy::Never));
+    assert_eq!(parsed.settings.persistence("disk0"), DiskPersistence::Ephemeral);
+    assert_eq!(parsed.settings.persistence("disk2"), DiskPersistence::Persistent);
+    assert_eq!(parsed.settings.persistence("disk3"), DiskPersistence::Persistent);
+}
+
+#[test]
+fn interfaces_are_read_in_order_and_named() {
+    let parsed = accepted(&json!({"net": [
+        {},
+        {"id": "lan", "mac": "52:54:00:12:34:56", "ip": "10.100.0.5", "mask": "255.255.0.0", "tap": "tap-lan",
+         "mtu": 1400, "queue_size": 512, "num_queues": 2},
+    ]}));
+    let plain = NicRequest {
+        id: "net0".to_owned(),
+        mac: None,
+        ip: None,
+        mask: None,
+        tap: None,
+        mtu: None,
+        queue_size: 256,
+    };
+    let full = NicRequest {
+        id: "lan".to_owned(),
+        mac: "52:54:00:12:34:56".parse().ok(),
+        ip: "10.100.0.5".parse().ok(),
+        mask: "255.255.0.0".parse().ok(),
+        tap: Some("tap-lan".to_owned()),
+        mtu: Some(1400),
+        queue_size: 512,
+    };
+    assert_eq!(parsed.nics, [plain, full]);
+}
+
+#[test]
+fn every_serial_mode_has_a_meaning() {
+    for (mode, expected) in [
+        ("Tty", SerialMode::Console),
+        ("Pty", SerialMode::Console),
+        ("File", SerialMode::Console),
+        ("Socket", SerialMode::Console),
+        ("Null", SerialMode::Null),
+        ("Off", SerialMode::Null),
+    ] {
+        assert_eq!(accepted(&json!({"serial": {"mode": mode}})).machine.serial, expected, "{mode}");
+    }
+}
+
+#[test]
+fn every_restart_policy_has_two_spellings() {
+    for (text, expected) in [
+        ("always", RestartPolicy::Always),
+        ("on-failure", RestartPolicy::OnFailure),
+        ("never", RestartPolicy::Never),
+    ] {
+        for restart in [json!(text), json!({"policy": text})] {
+            let parsed = accepted(&json!({"procurator": {"restart": restart}}));
+            assert_eq!(parsed.settings.restart, Some(expected));
+        }
+    }
+    assert_eq!(accepted(&json!({"procurator": {"restart": {}}})).settings.restart, None);
+}
+
+#[test]
+fn how_a_disk_is_served_is_read() {
+    let parsed = accepted(&json!({
+        "disks": [
+            {"path": "a", "num_queues": 4, "sparse": false, "direct": true, "rate_limiter_config": {
+                "bandwidth": {"size": 1_048_576, "one_time_burst": 4096, "refill_time": 100},
+                "ops": {"size": 1000, "refill_time": 1000},
+            }},
+            {"path": "b", "rate_limiter_config": {"ops": {"size": 0, "refill_time": 10}, "bandwidth": null}},
+        ],
+    }));
+    let options: Vec<_> = parsed.machine.disks.iter().map(|disk| disk.options).collect();
+    let limited = DiskOptions {
+        queue_count: NonZeroU16::new(4).expect("4 is not 0"),
+        caching: DiskCaching::Direct,
+        erasure: DiskErasure::Withheld,
+        rate_limits: RateLimitSpec {
+            bandwidth: Some(TokenBucketSpec { size: 1_048_576, one_time_burst: 4096, refill_time_ms: 100 }),
+            operations: Some(TokenBucketSpec { size: 1000, one_time_burst: 0, refill_time_ms: 1000 }),
+        },
+    };
+    assert_eq!(options, [limited, DiskOptions::default()]);
+}
+
+#[test]
+fn what_does_not_change_the_machine_is_left_aside_with_a_word() {
+    let json = json!({
+        "cpus": {"boot_vcpus": 2, "max_vcpus": 8, "nested": true, "affinity": [{"vcpu": 0, "host_cpus": [1]}],
+                 "topology": {"threads_per_core": 2, "cores_per_die": 4}},
+        "disks": [{"path": "a", "disable_aio": 1, "serial": "123456789012345678901"}],
+        "net": [{"host_mac": "52:54:00:12:34:56", "num_queues": 4}],
+        "serial": {"mode": "File", "file": "/tmp/log"},
+        "landlock_enable": true,
+    });
+    insta::assert_snapshot!(warnings(&json.to_string()).join("\n"), @r#"
+$.cpus.affinity is [{"host_cpus": [1], "vcpu": 0}], which is left aside: the threads of vCPUs run where the host's scheduler puts them
+$.cpus.nested is true, which is left aside: virtualization inside the guest is not offered
+$.disks[0].disable_aio is 1, which is left aside: the worker chooses how to read and write
+$.landlock_enable is true, which is left aside: the worker confines its threads by its own rules
+$.net[0].host_mac is "52:54:00:12:34:56", which is left aside: the host's side of the TAP keeps the address it gets
+$.serial.file is "/tmp/log", which is left aside: the worker records the console itself
+$.cpus.max_vcpus is 8, which is left aside: vCPUs cannot be added to a running machine
+$.cpus.topology is 2 × 4 × 1 × 1, which is left aside: the guest sees one package with one thread a core
+$.disks[0].serial is "123456789012345678901", which is left aside: the guest reads its first 20 bytes
+$.net[0].num_queues is 4, which is left aside: the interface has one receive and one transmit queue
+"#);
+}
+
+#[test]
+fn a_whole_description_with_every_default_spelled_out_is_quiet() {
+    // What Cloud Hypervisor prints for a machine with one disk and one interface, where nothing but these was set.
+    let json = json!({
+        "cpus": {"boot_vcpus": 1, "max_vcpus": 1, "topology": null, "kvm_hyperv": false, "max_phys_bits": 46,
+                 "affinity": null, "features": {"amx": false}, "nested": false, "core_scheduling": "Vm",
+                 "profile": "Host"},
+        "memory": {"size": 536_870_912, "mergeable": false, "hotplug_method": "Acpi", "hotplug_size": null,
+                   "hotplugged_size": null, "shared": false, "hugepages": false, "hugepage_size": null,
+                   "prefault": false, "reserve": false, "zones": null, "thp": true},
+        "payload": {"firmware": null, "kernel": "vmlinux", "cmdline": "console=ttyS0", "initramfs": null},
+        "rate_limit_groups": null,
+        "disks": [{"path": "disk.img", "readonly": false, "direct": false, "iommu": false, "num_queues": 1,
+                   "queue_size": 128, "vhost_user": false, "vhost_socket": null, "rate_limit_group": null,
+                   "rate_limiter_config": null, "id": "_disk0", "disable_io_uring": false, "disable_aio": false,
+                   "pci_segment": 0, "pci_device_id": null, "serial": null, "queue_affinity": null,
+                   "backing_files": false, "sparse": true, "image_type": "Unknown", "lock_granularity": "ByteRange"}],
+        "net": [{"tap": null, "ip": null, "mask": null, "mac": "2e:89:a8:e4:bf:49", "host_mac": null, "mtu": null,
+                 "iommu": false, "num_queues": 2, "queue_size": 256, "vhost_user": false, "vhost_socket": null,
+                 "vhost_mode": "Client", "id": "_net1", "fds": null, "rate_limiter_config": null, "pci_segment": 0,
+                 "pci_device_id": null, "offload_tso": true, "offload_ufo": true, "offload_csum": true}],
+        "rng": {"src": "/dev/urandom", "iommu": false, "id": null, "pci_segment": 0, "pci_device_id": null},
+        "balloon": null, "generic_vhost_user": null, "fs": null, "pmem": null,
+        "serial": {"file": null, "mode": "Null", "socket": null},
+        "console": {"file": null, "mode": "Off", "iommu": false, "socket": null, "id": null, "pci_segment": 0},
+        "debug_console": {"file": null, "mode": "Off", "iobase": 233},
+        "devices": null, "user_devices": null, "vdpa": null, "vsock": null, "pvmemcontrol": null, "pvpanic": false,
+        "iommu": false, "numa": null, "watchdog": false, "rtc": null, "gdb": false, "pci_segments": null,
+        "platform": {"num_pci_segments": 1, "iommu_segments": null, "iommu_address_width_bits": 64,
+                     "serial_number": null, "uuid": null, "oem_strings": null, "tdx": false, "sev_snp": false,
+                     "iommufd": false, "iommufd_fd": null, "vfio_p2p_dma": true},
+        "tpm": null, "landlock_enable": false, "landlock_rules": null, "ivshmem": null,
+    });
+    assert_eq!(warnings(&json.to_string()), Vec::<String>::new());
+}
+
+#[test]
+fn overrides_replace_and_append() {
+    let mut machine = accepted(&json!({"payload": {"cmdline": "console=ttyS0"}})).machine;
+    let overrides = Overrides {
+        vcpus: Some(3),
+        memory_bytes: Some(Bytes::from_mib(64)),
+        cmdline_append: Some("quiet".to_owned()),
+    };
+    apply_overrides(&mut machine, &overrides).expect("in range");
+    assert_eq!((machine.cpus.boot_vcpus, machine.memory.size), (3, Bytes::from_mib(64)));
+    assert_eq!(machine.boot.cmdline, "console=ttyS0 quiet");
+    machine.boot.cmdline.clear();
+    apply_overrides(&mut machine, &overrides).expect("in range");
+    assert_eq!(machine.boot.cmdline, "quiet");
+}
+
+#[test]
+fn overrides_obey_the_bounds_of_the_keys() {
+    let refused = |overrides: Overrides| {
+        let mut machine = accepted(&json!({"payload": {"cmdline": "x".repeat(2000)}})).machine;
+        apply_overrides(&mut machine, &overrides).expect_err("out of range").to_string()
+    };
+    let vcpus = |count| Overrides { vcpus: Some(count), ..Overrides::default() };
+    let memory = |size| Overrides { memory_bytes: Some(Bytes::new(size)), ..Overrides::default() };
+    let appended = |text: String| Overrides { cmdline_append: Some(text), ..Overrides::default() };
+    insta::assert_snapshot!(refused(vcpus(0)), @"override vcpus is 0; accepted is an integer from 1 to 64");
+    insta::assert_snapshot!(refused(vcpus(65)), @"override vcpus is 65; accepted is an integer from 1 to 64");
+    insta::assert_snapshot!(refused(memory(134_217_729)), @"override memory_bytes is 134217729; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096");
+    insta::assert_snapshot!(refused(appended("y".repeat(47))), @r#"override cmdline_append is "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"; accepted is text without NUL that makes a command line of at most 2047 bytes"#);
+    insta::assert_snapshot!(refused(appended("a\0b".to_owned())), @r#"override cmdline_append is "a\0b"; accepted is text without NUL that makes a command line of at most 2047 bytes"#);
+}

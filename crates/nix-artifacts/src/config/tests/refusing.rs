@@ -1,0 +1,95 @@
+//! What is refused, and in which words.
+
+use super::{parse, refusal};
+
+#[test]
+fn what_is_no_json_object_is_refused() {
+    insta::assert_snapshot!(refusal(""), @r#""vm-config.json" is no JSON that can be read: EOF while parsing a value at line 1 column 0"#);
+    insta::assert_snapshot!(refusal("{\n  \"cpus\": {,}\n}"), @r#""vm-config.json" is no JSON that can be read: key must be a string at line 2 column 12"#);
+    insta::assert_snapshot!(refusal("[]"), @r#""vm-config.json": $ is []; accepted is an object"#);
+    insta::assert_snapshot!(refusal("{} {}"), @r#""vm-config.json" is no JSON that can be read: trailing characters at line 1 column 4"#);
+    insta::assert_snapshot!(refusal(&"[".repeat(1000)), @r#""vm-config.json" is no JSON that can be read: recursion limit exceeded at line 1 column 128"#);
+    insta::assert_snapshot!(refusal(&format!("{{\"cpus\": \"{}\"}}", "x".repeat(1 << 20))), @r#""vm-config.json" has 1048588 bytes; a machine description of at most 1048576 bytes is accepted"#);
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_one() {
+    insta::assert_snapshot!(refusal(r#"{"memroy": {"size": 1}}"#), @r#""vm-config.json": $.memroy (value {"size": 1}) is no known key; the nearest known one is "memory""#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpu": 1}}"#), @r#""vm-config.json": $.cpus.boot_vcpu (value 1) is no known key; the nearest known one is "boot_vcpus""#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a"}, {"path": "b", "read_only": true}]}"#), @r#""vm-config.json": $.disks[1].read_only (value true) is no known key; the nearest known one is "readonly""#);
+    insta::assert_snapshot!(refusal(r#"{"size": 1}"#), @r#""vm-config.json": $.size (value 1) is no known key; the nearest known one is "cpus", and this name is known as "$.memory.size""#);
+    insta::assert_snapshot!(refusal(r#"{"a key\n": null}"#), @r#""vm-config.json": $["a key\n"] (value null) is no known key; the nearest known one is "net""#);
+    insta::assert_snapshot!(refusal(&format!("{{{:?}: {:?}}}", "k".repeat(5000), "v".repeat(5000))), @r#""vm-config.json": $.kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk… (value "vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv…) is no known key; the nearest known one is "kernel""#);
+}
+
+#[test]
+fn a_key_stands_there_once() {
+    insta::assert_snapshot!(refusal(r#"{"cpus": null, "cpus": {"boot_vcpus": 2}}"#), @r#""vm-config.json": $.cpus stands there twice, the second time with {"boot_vcpus": 2}; each key is accepted once"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "path": "b"}]}"#), @r#""vm-config.json": $.disks[0].path stands there twice, the second time with "b"; each key is accepted once"#);
+}
+
+#[test]
+fn values_of_the_wrong_type_or_size_are_refused() {
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 0}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is 0; accepted is an integer from 1 to 64"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 65}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is 65; accepted is an integer from 1 to 64"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": -1}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is -1; accepted is an integer from 1 to 64"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 1.5}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is 1.5; accepted is an integer from 1 to 64"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": "2"}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is "2"; accepted is an integer from 1 to 64"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": [1]}"#), @r#""vm-config.json": $.cpus is [1]; accepted is an object"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"size": 99999999999999999999999}}"#), @r#""vm-config.json": $.memory.size is 1e23; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"size": 16777217}}"#), @r#""vm-config.json": $.memory.size is 16777217; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"size": "512M"}}"#), @r#""vm-config.json": $.memory.size is "512M"; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"prefault": 1}}"#), @r#""vm-config.json": $.memory.prefault is 1; accepted is true or false"#);
+    insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": ""}}"#), @r#""vm-config.json": $.payload.kernel is ""; accepted is a path relative to the store path, or absolute inside a store root"#);
+    insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": "a\u0000b"}}"#), @r#""vm-config.json": $.payload.kernel is "a\0b"; accepted is a path relative to the store path, or absolute inside a store root"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": {"path": "a"}}"#), @r#""vm-config.json": $.disks is {"path": "a"}; accepted is a list of at most 64 objects"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": ["a"]}"#), @r#""vm-config.json": $.disks[0] is "a"; accepted is an object"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "rate_limiter_config": {"ops": {"size": 5}}}]}"#), @r#""vm-config.json": $.disks[0].rate_limiter_config.ops.refill_time is missing, but a limit is so much in such a time; accepted is an integer"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "queue_size": 100}]}"#), @r#""vm-config.json": $.disks[0].queue_size is 100; accepted is a power of two from 16 to 1024"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "image_type": "Qcow2"}]}"#), @r#""vm-config.json": $.disks[0].image_type is "Qcow2"; accepted is "Raw", "raw" or "Unknown""#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "../up"}]}"#), @r#""vm-config.json": $.disks[0].id is "../up"; accepted is 1 to 63 letters, digits, '-', '_' and '.', starting with a letter, digit or '_'"#);
+    insta::assert_snapshot!(refusal(r#"{"net": [{"mac": "01:00:5e:00:00:01"}]}"#), @r#""vm-config.json": $.net[0].mac is "01:00:5e:00:00:01"; accepted is the unicast address of one interface, like "52:54:00:12:34:56""#);
+    insta::assert_snapshot!(refusal(r#"{"net": [{"ip": "fe80::1"}]}"#), @r#""vm-config.json": $.net[0].ip is "fe80::1"; accepted is the IPv4 address of one host, like "10.100.0.5""#);
+    insta::assert_snapshot!(refusal(r#"{"net": [{"mask": "255.0.255.0"}]}"#), @r#""vm-config.json": $.net[0].mask is "255.0.255.0"; accepted is an IPv4 netmask, like "255.255.0.0""#);
+    insta::assert_snapshot!(refusal(r#"{"net": [{"tap": "a-name-too-long-for-linux"}]}"#), @r#""vm-config.json": $.net[0].tap is "a-name-too-long-for-linux"; accepted is 1 to 15 letters, digits, '-', '_' and '.', starting with a letter, digit or '_'"#);
+    insta::assert_snapshot!(refusal(r#"{"net": [{"mtu": 68}]}"#), @r#""vm-config.json": $.net[0].mtu is 68; accepted is an integer from 1280 to 65535"#);
+    insta::assert_snapshot!(refusal(r#"{"rng": {"src": "/dev/zero"}}"#), @r#""vm-config.json": $.rng.src is "/dev/zero"; accepted is "/dev/urandom" or "/dev/random""#);
+    insta::assert_snapshot!(refusal(r#"{"procurator": {"restart": "sometimes"}}"#), @r#""vm-config.json": $.procurator.restart is "sometimes"; accepted is "always", "on-failure" or "never", or an object with the member "policy""#);
+}
+
+#[test]
+fn what_is_not_supported_says_why() {
+    insta::assert_snapshot!(refusal(r#"{"payload": {"firmware": "fw"}}"#), @r#""vm-config.json": $.payload.firmware is "fw", which is not supported yet: kernels are booted directly, without firmware; accepted is an empty value, null or leaving it out"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"hugepages": true}}"#), @r#""vm-config.json": $.memory.hugepages is true, which is not supported yet: explicit huge pages are missing; accepted is false, null or leaving it out"#);
+    insta::assert_snapshot!(refusal(r#"{"fs": [{"tag": "t", "socket": "/s"}]}"#), @r#""vm-config.json": $.fs is [{"tag": "t", "socket": "/s"}], which is not supported yet: shared directories are missing; accepted is an empty value, null or leaving it out"#);
+    insta::assert_snapshot!(refusal(r#"{"console": {"mode": "Tty"}}"#), @r#""vm-config.json": $.console.mode is "Tty", which is not supported yet: there is no virtio console; the serial port is recorded; accepted is "Off", "Null", null or leaving it out"#);
+    insta::assert_snapshot!(refusal(r#"{"platform": {"num_pci_segments": 2}}"#), @r#""vm-config.json": $.platform.num_pci_segments is 2, which is not supported yet: there is one PCI segment; accepted is 1, null or leaving it out"#);
+    insta::assert_snapshot!(refusal(r#"{"procurator": {"health": {"tcp": 80}}}"#), @r#""vm-config.json": $.procurator.health is {"tcp": 80}, which is not supported yet: health probes are missing; accepted is an empty value, null or leaving it out"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"features": {"amx": true}}}"#), @r#""vm-config.json": $.cpus.features.amx is true, which is not supported yet: AMX is not offered to guests; accepted is false, null or leaving it out"#);
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": "a"}, "kernel": {"path": "b"}}"#), @r#""vm-config.json": $.kernel.path is "b", but $.payload.kernel is set as well; accepted is one of the two"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 4, "max_vcpus": 2}}"#), @r#""vm-config.json": $.cpus.max_vcpus is 2, but boot_vcpus is 4; accepted is 4 or more"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 4, "topology": {"cores_per_die": 3}}}"#), @r#""vm-config.json": $.cpus.topology is 1 × 3 × 1 × 1, but max_vcpus is 4; accepted is a topology that multiplies to 4"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"readonly": true}]}"#), @r#""vm-config.json": $.disks[0].path is missing, but every disk has an image; accepted is a path relative to the store path, or absolute inside a store root"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "x"}, {"path": "b", "id": "x"}]}"#), @r#""vm-config.json": $.disks[1].id is "x", but $.disks[0].id is the same; accepted is an id that no other device has"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "net0"}], "net": [{}]}"#), @r#""vm-config.json": $.net[0].id is "net0", but $.disks[0].id is the same; accepted is an id that no other device has"#);
+    insta::assert_snapshot!(refusal(r#"{"net": [{"num_queues": 3}]}"#), @r#""vm-config.json": $.net[0].num_queues is 3, but receive and transmit queues come in pairs; accepted is an even number"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk1"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk1", but no disk has this id; accepted is the id of a disk; the nearest is "disk0""#);
+    insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{"id": "disk0"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk0", but no disk has this id; accepted is no entry, as the machine has no disk"#);
+    let twice = r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk0"}, {"id": "disk0"}]}}"#;
+    insta::assert_snapshot!(refusal(twice), @r#""vm-config.json": $.procurator.disks[1].id is "disk0", but an earlier entry speaks of this disk; accepted is one entry for each disk"#);
+    insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is missing, but every entry speaks of one disk; accepted is the id of a disk"#);
+}
+
+#[test]
+fn lists_have_an_end() {
+    let entries = vec!["{}"; 17].join(",");
+    let error = refusal(&format!(r#"{{"net": [{entries}]}}"#));
+    assert!(error.ends_with("accepted is a list of at most 16 objects"), "{error}");
+    let entries = vec![r#"{"path":"a"}"#; 64].join(",");
+    let parsed = parse(&format!(r#"{{"disks": [{entries}]}}"#)).expect("64 disks are accepted");
+    assert_eq!(parsed.machine.disks[63].id, "disk63");
+}

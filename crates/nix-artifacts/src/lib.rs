@@ -1,0 +1,62 @@
+//! From a Nix store path to a machine that can be started: its description read and validated, its files opened,
+//! its content held against the hash that was promised.
+//!
+//! Three concerns, each usable alone:
+//!
+//! - [`StoreRoots`] opens what lies below the configured roots and nothing else, wherever links lead.
+//! - [`load_artifact`] reads `vm-config.json` (Cloud Hypervisor's `VmConfig` plus our own key `procurator`) and opens
+//!   what it names. [`known_keys`] is the table of every key and what becomes of it.
+//! - [`verify_hash`] hashes a store path the way Nix does.
+//!
+//! Deliberately not here: network set-up ([`NicRequest`]s are resolved by the worker), copies of writable disks,
+//! and any judgement of what the kernel or the disks contain beyond what tells a raw image from others.
+//!
+//! ```no_run
+//! use std::path::PathBuf;
+//!
+//! use nix_artifacts::{LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
+//! use vm_model::Overrides;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let roots = StoreRoots::open(&[PathBuf::from("/nix/store")])?;
+//! let store_path = PathBuf::from("/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-vm-image");
+//!
+//! let promised: NarHash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse()?;
+//! let verdict = verify_hash(&roots, &store_path, &promised)?;
+//!
+//! let uuid = uuid::Uuid::new_v4();
+//! let request = LoadRequest { store_path, overrides: Overrides::default(), uuid };
+//! let artifact = load_artifact(&roots, &request)?;
+//! assert_eq!(artifact.identity, verdict.identity);
+//! for disk in &artifact.machine.disks {
+//!     println!("{}: {} bytes from {}", disk.id, disk.file.size(), disk.file.path().display());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod artifact;
+mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod image;
+mod nar;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+pub use artifact::{Artifact, ArtifactError, LoadRequest, load_artifact};
+pub use config::{
+    AddressDelivery, ConfigError, ConfigWarning, DiskPersistence, KeyRule, Literal, NicRequest,
+    OverrideError, ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict,
+    VsockRequest, known_keys,
+};
+pub use image::ImageError;
+pub use nar::{
+    HashError, InvalidNarHash, NarError, NarHash, NarProgress, Verified, hash_store_path, verify_hash,
+};
+pub use store::{OpenedFile, PathIdentity, ResolveError, RootError, StorePathError, StoreRoots};

@@ -1,0 +1,22 @@
+//! Opening what lies below the configured store roots, and nothing else.
+//!
+//! Every open starts at the descriptor of a root that was opened once. Links are never followed by the kernel:
+//! [`resolve`] reads them and walks on itself, so that a link can lead into a configured root and nowhere else.
+
+mod error;
+mod identity;
+mod open;
+mod path;
+mod resolve;
+mod roots;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{ResolveError, RootError, StorePathError};
+pub use identity::PathIdentity;
+pub use open::OpenedFile;
+pub use roots::StoreRoots;
+
+pub(crate) use open::{describe, open_component};
+pub(crate) use resolve::Resolver;
