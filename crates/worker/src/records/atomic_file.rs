@@ -1,0 +1,197 @@
+//! Versioned JSON files that are either the old or the new whole, whatever happens in between.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Larger files are not read: what we write stays far below.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// Why a file was not written. The file that was there still is.
+#[derive(Debug, Error)]
+#[error("cannot write {}", path.display())]
+pub(crate) struct WriteError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Why a file was not read.
+#[derive(Debug, Error)]
+pub(crate) enum ReadError {
+    #[error("cannot read {}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is damaged; it was kept aside as {}", path.display(), kept.display())]
+    Damaged {
+        path: PathBuf,
+        kept: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "{} was written by a newer version of this program (format {found}, at most {known} is known); \
+         it was kept aside as {}",
+        path.display(),
+        kept.display()
+    )]
+    Newer { path: PathBuf, kept: PathBuf, found: u32, known: u32 },
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    content: &'a T,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+/// Replaces the file at `path` by `content` marked with `version`; on return it is on stable storage.
+pub(crate) fn write_versioned<T: Serialize>(
+    path: &Path,
+    version: u32,
+    content: &T,
+) -> Result<(), WriteError> {
+    write_json(path, &Versioned { version, content })
+}
+
+/// Like [`write_versioned`], for content that has a `version` of its own.
+pub(crate) fn write_json<T: Serialize>(path: &Path, content: &T) -> Result<(), WriteError> {
+    write_atomically(path, content).map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+fn write_atomically<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let temporary = path.with_extension("new");
+    let mut bytes = serde_json::to_vec_pretty(content)?;
+    bytes.push(b'\n');
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        // The unfinished copy is of no use; that removing it may fail too changes nothing.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Reads the file at `path` as written by [`write_versioned`] with a version up to `known`; `None` where there is
+/// no file.
+pub(crate) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, ReadError> {
+    let bytes = match read_bounded(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ReadError::Io { path: path.to_owned(), source }),
+    };
+    let version = match serde_json::from_slice::<VersionOnly>(&bytes) {
+        Ok(header) => header.version,
+        Err(source) => return Err(damaged(path, source)),
+    };
+    if version > known {
+        let kept = keep_aside(path)?;
+        return Err(ReadError::Newer { path: path.to_owned(), kept, found: version, known });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| damaged(path, source))
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let size = fs::metadata(path)?.len();
+    if size > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has {size} bytes, at most {MAX_BYTES} are read"),
+        ));
+    }
+    fs::read(path)
+}
+
+fn damaged(path: &Path, source: serde_json::Error) -> ReadError {
+    match keep_aside(path) {
+        Ok(kept) => ReadError::Damaged { path: path.to_owned(), kept, source },
+        Err(error) => error,
+    }
+}
+
+/// Moves the file to the first free `<name>.kept-<n>`, so that a fresh one never overwrites it.
+pub(crate) fn keep_aside(path: &Path) -> Result<PathBuf, ReadError> {
+    let failed = |source| ReadError::Io { path: path.to_owned(), source };
+    for number in 1..10_000_u32 {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".kept-{number}"));
+        let kept = PathBuf::from(name);
+        match fs::hard_link(path, &kept) {
+            Ok(()) => {
+                fs::remove_file(path).map_err(failed)?;
+                return Ok(kept);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "too many copies were kept aside already")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Content {
+        name: String,
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.json");
+        assert_eq!(read_versioned::<Content>(&path, 1).expect("absent is fine"), None);
+        for name in ["one", "two"] {
+            write_versioned(&path, 1, &Content { name: name.into() }).expect("written");
+            assert_eq!(
+                read_versioned::<Content>(&path, 1).expect("read"),
+                Some(Content { name: name.into() })
+            );
+        }
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn damaged_and_newer_files_are_kept_aside() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.json");
+        for (text, expected) in
+            [("{ not json", "damaged"), (r#"{"version": 9}"#, "newer"), (r#"{"version": 1}"#, "damaged")]
+        {
+            fs::write(&path, text).expect("written");
+            let error = read_versioned::<Content>(&path, 1).expect_err("refused");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!path.exists(), "{text:?} is out of the way");
+        }
+        let kept = fs::read_to_string(directory.path().join("a.json.kept-2")).expect("kept");
+        assert_eq!(kept, r#"{"version": 9}"#);
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 3);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("missing").join("a.json");
+        let error = write_versioned(&path, 1, &Content { name: "x".into() }).expect_err("no directory");
+        assert!(error.to_string().ends_with("missing/a.json"), "{error}");
+    }
+}

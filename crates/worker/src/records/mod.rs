@@ -1,0 +1,30 @@
+//! What outlives the worker, on disk: one directory a VM and a few files common to all.
+//!
+//! ```text
+//! <state>/worker.lock           held by the one worker that uses the directory
+//! <state>/worker.json           what should run
+//! <state>/leases.json           who holds which address
+//! <state>/verified.json         store paths whose content was hashed and found right
+//! <state>/vms/<id>/record.json  what the VM is
+//! <state>/vms/<id>/console.log  what its guest wrote, once its machine has ended
+//! <state>/vms/<id>/<disk>.img   its writable disks
+//! ```
+//!
+//! Each file is replaced whole and atomically before what it says is acted on. A file that is damaged or was
+//! written by a newer version is refused by name and moved aside, never overwritten.
+
+mod atomic_file;
+mod console_log;
+mod disks;
+mod leases;
+mod lock;
+mod verified;
+mod vm_record;
+
+pub(crate) use atomic_file::{ReadError, WriteError, read_versioned, write_versioned};
+pub(crate) use console_log::keep_console;
+pub(crate) use disks::{DiskError, ensure_writable_copy, fresh_writable_copy};
+pub(crate) use leases::{Leases, LeasesError};
+pub(crate) use lock::StateLock;
+pub(crate) use verified::VerifiedPaths;
+pub(crate) use vm_record::{RecordError, RecordStore, VmRecord, make_private};

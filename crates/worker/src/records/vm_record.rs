@@ -1,0 +1,233 @@
+//! One VM's directory: what the VM is, and where its disks lie.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+use vm_model::{Assignment, VmId};
+
+use super::{ReadError, WriteError, read_versioned, write_versioned};
+
+const VERSION: u32 = 1;
+const FILE: &str = "record.json";
+const UNFINISHED: &str = "record.new";
+/// What stands before the name of a VM's directory that is being deleted. No VM's name begins so.
+const REMOVED: &str = ".removed.";
+/// A VM's disks are nobody else's to read.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// What the worker must still know of a VM after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VmRecord {
+    /// What was asked for.
+    pub(crate) assignment: Assignment,
+    /// The machine's identity, drawn once.
+    pub(crate) uuid: Uuid,
+    /// Whether the guest has switched itself off, so that it stays off until somebody starts it.
+    #[serde(default)]
+    pub(crate) powered_off: bool,
+}
+
+/// A VM that has a directory, and its record or why that cannot be used.
+pub(crate) type Found = (VmId, Result<VmRecord, RecordError>);
+
+/// The directory of all VMs.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordStore {
+    root: PathBuf,
+}
+
+/// Why a VM's directory could not be used.
+#[derive(Debug, Error)]
+pub(crate) enum RecordError {
+    #[error("cannot {operation} the VM directory {}", path.display())]
+    Directory {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the VM directory {} has files but no {FILE}: move them away or remove the directory", path.display())]
+    NoRecord { path: PathBuf },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl RecordStore {
+    /// The store below `root`, which is created.
+    pub(crate) fn open(root: &Path) -> Result<Self, RecordError> {
+        make_private(root).map_err(|source| failed("create", root, source))?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The directory of VM `id`.
+    pub(crate) fn directory(&self, id: &VmId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
+    /// Writes the record of `record`'s VM, creating its directory.
+    pub(crate) fn save(&self, record: &VmRecord) -> Result<(), RecordError> {
+        let directory = self.directory(&record.assignment.id);
+        if !directory.exists() {
+            make_private(&directory)
+                .and_then(|()| sync(&self.root))
+                .map_err(|source| failed("create", &directory, source))?;
+        }
+        Ok(write_versioned(&directory.join(FILE), VERSION, record)?)
+    }
+
+    /// Removes VM `id`'s directory with everything in it. Removing what is not there is fine.
+    ///
+    /// The VM goes at once, by a renaming; its files then go one by one. What is left of them by a crash goes when the
+    /// store is read next.
+    pub(crate) fn remove(&self, id: &VmId) -> Result<(), RecordError> {
+        let (directory, removed) = (self.directory(id), self.root.join(format!("{REMOVED}{id}")));
+        remove_all(&removed)?;
+        match fs::rename(&directory, &removed).and_then(|()| sync(&self.root)) {
+            Ok(()) => remove_all(&removed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(failed("remove", &directory, source)),
+        }
+    }
+
+    /// Every VM that has a directory: its record, or why that cannot be used. Entries that are no VM directories
+    /// are left out.
+    pub(crate) fn load_all(&self) -> Result<Vec<Found>, RecordError> {
+        let list = |source| failed("list", &self.root, source);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(REMOVED.as_bytes()) {
+                remove_all(&entry.path())?;
+                continue;
+            }
+            let Some(id) = name.to_str().and_then(|name| VmId::parse(name).ok()) else {
+                continue;
+            };
+            match read_versioned::<VmRecord>(&entry.path().join(FILE), VERSION) {
+                Ok(Some(record)) => found.push((id, Ok(record))),
+                // The record is written first: without one, either the creation was cut short before anything was
+                // there, or somebody's data lies here that is not ours to delete.
+                Ok(None) if is_shell(&entry.path()).map_err(list)? => self.remove(&id)?,
+                Ok(None) => found.push((id, Err(RecordError::NoRecord { path: entry.path() }))),
+                Err(error) => found.push((id, Err(error.into()))),
+            }
+        }
+        found.sort_by(|(left, _), (right, _)| left.cmp(right));
+        Ok(found)
+    }
+}
+
+/// Whether a VM directory holds nothing but, at most, an unfinished record.
+fn is_shell(directory: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        if entry?.file_name() != UNFINISHED {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Creates `directory` and what is missing above it, for its owner alone.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory)?.sync_all()
+}
+
+fn remove_all(directory: &Path) -> Result<(), RecordError> {
+    match fs::remove_dir_all(directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(failed("remove", directory, source)),
+    }
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> RecordError {
+    RecordError::Directory { operation, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::{DesiredState, Overrides};
+
+    use super::*;
+
+    fn record(id: &str) -> VmRecord {
+        VmRecord {
+            assignment: Assignment {
+                id: VmId::new(id),
+                hash: "sha256-x=".into(),
+                store_path: "/nix/store/x".into(),
+                desired: DesiredState::Running,
+                overrides: Overrides::default(),
+                references: Default::default(),
+            },
+            uuid: Uuid::new_v4(),
+            powered_off: false,
+        }
+    }
+
+    #[test]
+    fn vms_are_found_again_and_one_damaged_record_hides_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = RecordStore::open(&directory.path().join("vms")).expect("opened");
+        let (a, b) = (record("a"), record("b"));
+        store.save(&a).expect("saved");
+        store.save(&b).expect("saved");
+        fs::create_dir(store.directory(&VmId::new("shell"))).expect("created");
+        fs::create_dir(store.root.join("Not-An-Id")).expect("created");
+        fs::write(store.directory(&VmId::new("b")).join(FILE), "garbage").expect("damaged");
+
+        let loaded = store.load_all().expect("listed");
+        assert_eq!(loaded.len(), 2);
+        assert_eq!(loaded[0].1.as_ref().expect("intact"), &a);
+        assert!(loaded[1].1.is_err());
+        assert!(!store.directory(&VmId::new("shell")).exists());
+
+        let again = store.load_all().expect("listed");
+        assert!(again[1].1.is_err(), "a record that was kept aside still guards its directory");
+        assert!(store.directory(&VmId::new("b")).join("record.json.kept-1").exists());
+
+        store.remove(&VmId::new("a")).expect("removed");
+        store.remove(&VmId::new("a")).expect("removing twice is fine");
+        assert!(!store.directory(&VmId::new("a")).exists());
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_short_is_finished_and_its_name_is_free() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = RecordStore::open(&directory.path().join("vms")).expect("opened");
+        let a = record("a");
+        store.save(&a).expect("saved");
+        fs::write(store.directory(&a.assignment.id).join("disk0.img"), "x").expect("written");
+        // Killed right after the renaming, with half of the files gone.
+        fs::rename(store.directory(&a.assignment.id), store.root.join(".removed.a")).expect("renamed");
+        fs::remove_file(store.root.join(".removed.a").join(FILE)).expect("removed");
+        assert_eq!(store.load_all().expect("listed").len(), 0);
+        assert_eq!(fs::read_dir(&store.root).expect("listed").count(), 0);
+        store.save(&a).expect("saved again");
+        store.remove(&a.assignment.id).expect("removed");
+        assert_eq!(fs::read_dir(&store.root).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn what_a_vm_keeps_is_nobody_elses_to_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = RecordStore::open(&directory.path().join("vms")).expect("opened");
+        store.save(&record("a")).expect("saved");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&store.root), 0o700);
+        assert_eq!(mode(&store.directory(&VmId::new("a"))), 0o700);
+    }
+}

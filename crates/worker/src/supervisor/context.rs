@@ -1,0 +1,60 @@
+//! What all supervisors of a host share.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use nix_artifacts::StoreRoots;
+use vmm_host::VmmHost;
+
+use super::{RestartPolicy, SharedNetwork};
+use crate::records::{Leases, RecordStore, StateLock, VerifiedPaths};
+use crate::vms::HashVerification;
+
+/// The host as supervisors use it. None of it is specific to a VM; all of it may be used at once by many.
+pub(crate) struct HostContext {
+    /// Where machines run.
+    pub(crate) machines: VmmHost,
+    /// Where their interfaces are attached.
+    pub(crate) network: SharedNetwork,
+    /// What guests are told of their network.
+    pub(crate) subnet: Subnet,
+    /// Who has which address.
+    pub(crate) leases: Leases,
+    /// What is kept of each VM.
+    pub(crate) records: RecordStore,
+    /// Artifacts that need no hashing.
+    pub(crate) verified: VerifiedPaths,
+    /// Where artifacts may lie.
+    pub(crate) roots: StoreRoots,
+    /// What keeps other workers out of the state directory.
+    pub(crate) _lock: StateLock,
+    /// How VMs live and end.
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl fmt::Debug for HostContext {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("HostContext").field("lifecycle", &self.lifecycle).finish_non_exhaustive()
+    }
+}
+
+/// The VMs' network as a guest sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subnet {
+    /// The host's address in it.
+    pub(crate) gateway: Ipv4Addr,
+    /// Which bits of an address name the network.
+    pub(crate) mask: Ipv4Addr,
+}
+
+/// How the VMs of a host live and end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifecycle {
+    /// What follows a failure.
+    pub(crate) restart: RestartPolicy,
+    /// How long a guest may take to switch itself off.
+    pub(crate) stop_timeout: Duration,
+    /// When artifacts are hashed.
+    pub(crate) hash_verification: HashVerification,
+}

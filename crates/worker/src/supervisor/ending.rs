@@ -1,0 +1,173 @@
+//! What the end of a machine means for its VM. Pure.
+
+use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit};
+
+use super::policy::RunEnd;
+
+/// The words for it.
+const PANICKED: &str = "the guest's kernel panicked";
+/// Lines of console that stand in a reason.
+const TAIL_LINES: usize = 20;
+/// Lines before a panic that say what led to it.
+const LINES_BEFORE_PANIC: usize = 5;
+/// How Linux announces that it gave up (`panic()` in kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing";
+/// The last line of a panic after which Linux neither resets nor powers off but stands still.
+const PANIC_END: &str = "---[ end Kernel panic - not syncing";
+
+/// Lines of console that are worth looking through for a panic: its call trace follows it.
+pub(crate) const SEARCHED_LINES: usize = 120;
+
+/// What `exit` of a machine that nobody told to stop means, given what its guest reported of a panic and the last lines
+/// of its console, oldest first.
+pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console: &[String]) -> RunEnd {
+    let panic = last_panic(console);
+    let guest = |what: &str| {
+        let message = match (panic, reported) {
+            (Some(panic), _) => format!("{PANICKED} and {what}: {panic}"),
+            (None, Some(_)) => format!("{PANICKED} and {what}"),
+            (None, None) => format!("the guest {what}"),
+        };
+        failed(FailureKind::Guest, message, console)
+    };
+    match exit {
+        // A console may speak of panics that were another's: for this the guest's own report is needed.
+        MachineExit::PoweredOff if reported.is_some() => guest("switched itself off"),
+        MachineExit::PoweredOff => RunEnd::PoweredOff,
+        MachineExit::Reset(_) if panic.is_none() && reported.is_none() => RunEnd::Reset,
+        MachineExit::Reset(_) => guest("reset itself"),
+        MachineExit::TripleFault => guest("triple-faulted"),
+        MachineExit::Killed => {
+            failed(FailureKind::Host, "the machine was killed on this host".to_owned(), console)
+        }
+        MachineExit::Failed(message) => failed(FailureKind::Machine, message, console),
+    }
+}
+
+/// What it means that the guest reported `panic` while its machine goes on. A crash kernel is left to its work.
+pub(crate) fn reported(panic: GuestPanic, console: &[String]) -> Option<RunEnd> {
+    let message = match (panic, last_panic(console)) {
+        (GuestPanic::CrashKernelLoaded, _) => return None,
+        (GuestPanic::Panicked, Some(line)) => format!("{PANICKED}: {line}"),
+        (GuestPanic::Panicked, None) => PANICKED.to_owned(),
+    };
+    Some(failed(FailureKind::Guest, message, console))
+}
+
+/// Whether a guest whose console ends so has panicked and stands still, and what it said.
+pub(crate) fn standstill(console: &[String]) -> Option<RunEnd> {
+    let last = console.iter().rev().find(|line| line.contains(PANIC_END))?;
+    let panic = console.iter().find(|line| line.contains(PANIC)).unwrap_or(last);
+    let message = format!("{PANICKED} and stands still: {}", strip_timestamp(panic));
+    Some(failed(FailureKind::Guest, message, console))
+}
+
+/// How a guest last announced on its console that it gave up.
+fn last_panic(console: &[String]) -> Option<&str> {
+    console.iter().rev().find(|line| line.contains(PANIC)).map(|line| strip_timestamp(line))
+}
+
+fn failed(kind: FailureKind, message: String, console: &[String]) -> RunEnd {
+    let console_tail = console[tail_start(console)..].to_vec();
+    RunEnd::Failed(FailureReason { kind, message, console_tail })
+}
+
+/// Where the lines begin that stand in a reason: some before a panic, whose call trace is long, else the last few.
+fn tail_start(console: &[String]) -> usize {
+    let last_few = console.len().saturating_sub(TAIL_LINES);
+    match console.iter().rposition(|line| line.contains(PANIC) && !line.contains(PANIC_END)) {
+        Some(panic) => last_few.min(panic.saturating_sub(LINES_BEFORE_PANIC)),
+        None => last_few,
+    }
+}
+
+/// The line without the `[    1.234567] ` that Linux puts before it.
+fn strip_timestamp(line: &str) -> &str {
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((stamp, text)) if stamp.trim().parse::<f64>().is_ok() => text,
+        _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::ResetSource;
+
+    use super::*;
+
+    fn console(lines: &[&str]) -> Vec<String> {
+        lines.iter().map(ToString::to_string).collect()
+    }
+
+    fn message(end: RunEnd) -> String {
+        match end {
+            RunEnd::Failed(reason) => reason.message,
+            RunEnd::PoweredOff | RunEnd::Reset => panic!("{end:?} is no failure"),
+        }
+    }
+
+    #[test]
+    fn a_reset_after_a_panic_is_a_failure_that_says_so() {
+        let lines =
+            console(&["[    2.5] Kernel panic - not syncing: VFS: no root", "[    2.6] CPU: 0 PID: 1"]);
+        let end = classify(MachineExit::Reset(ResetSource::Acpi), None, &lines);
+        assert_eq!(
+            message(end),
+            "the guest's kernel panicked and reset itself: Kernel panic - not syncing: VFS: no root"
+        );
+        let fine = console(&["fine"]);
+        assert_eq!(classify(MachineExit::Reset(ResetSource::Acpi), None, &fine), RunEnd::Reset);
+        assert_eq!(classify(MachineExit::PoweredOff, None, &lines), RunEnd::PoweredOff);
+    }
+
+    #[test]
+    fn what_the_guest_reports_needs_no_console() {
+        let end = |exit| message(classify(exit, Some(GuestPanic::CrashKernelLoaded), &[]));
+        assert_eq!(
+            end(MachineExit::Reset(ResetSource::Acpi)),
+            "the guest's kernel panicked and reset itself"
+        );
+        assert_eq!(end(MachineExit::PoweredOff), "the guest's kernel panicked and switched itself off");
+        assert_eq!(reported(GuestPanic::CrashKernelLoaded, &[]), None);
+        let at_once = |lines: &[String]| message(reported(GuestPanic::Panicked, lines).expect("an end"));
+        assert_eq!(at_once(&[]), "the guest's kernel panicked");
+        let lines = console(&["[ 1.0] Kernel panic - not syncing: Fatal exception"]);
+        assert_eq!(
+            at_once(&lines),
+            "the guest's kernel panicked: Kernel panic - not syncing: Fatal exception"
+        );
+    }
+
+    #[test]
+    fn the_reason_holds_the_last_lines() {
+        let lines: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+        let RunEnd::Failed(reason) = classify(MachineExit::TripleFault, None, &lines) else {
+            panic!("a failure")
+        };
+        assert_eq!(reason.message, "the guest triple-faulted");
+        assert_eq!(reason.console_tail, lines[30..]);
+    }
+
+    #[test]
+    fn the_reason_begins_before_a_panic_however_long_its_trace_is() {
+        let mut lines: Vec<String> = (0..90).map(|number| number.to_string()).collect();
+        lines[40] = "[ 1.0] Kernel panic - not syncing: x".to_owned();
+        let RunEnd::Failed(reason) = classify(MachineExit::TripleFault, None, &lines) else {
+            panic!("a failure")
+        };
+        assert_eq!(reason.console_tail, lines[35..]);
+    }
+
+    #[test]
+    fn a_panic_without_an_end_is_told_from_one_that_resets() {
+        let lines = console(&[
+            "[ 1.0] Kernel panic - not syncing: x",
+            "[ 1.1] ---[ end Kernel panic - not syncing: x ]---",
+        ]);
+        assert!(
+            message(standstill(&lines).expect("stands still"))
+                .ends_with("stands still: Kernel panic - not syncing: x")
+        );
+        assert_eq!(standstill(&lines[..1]), None);
+    }
+}

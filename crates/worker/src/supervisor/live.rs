@@ -1,0 +1,160 @@
+//! A machine that runs, with what it holds of the host.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{error, warn};
+use vm_model::{BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, StopMethod, VmId};
+use vmm_host::{
+    CommandError, InitialState, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, MachineStatus,
+    StopError, StopPolicy,
+};
+
+use super::context::HostContext;
+use super::ending::{SEARCHED_LINES, classify};
+use super::policy::RunEnd;
+use super::prepare::Prepared;
+use crate::failure::{chain, reason};
+use crate::records::keep_console;
+use crate::vms::VmNic;
+
+/// How long a killed machine may take to end, and an ended one to give back what it held.
+const END: Duration = Duration::from_secs(20);
+
+/// A machine between its start and the moment when everything it held is given back.
+#[derive(Debug)]
+pub(super) struct LiveMachine {
+    handle: MachineHandle,
+    status: watch::Receiver<MachineStatus>,
+    nics: Vec<VmNic>,
+    started: Instant,
+    console_seen: u64,
+}
+
+/// Builds and starts the machine of `id`. On failure nothing of it is left, and what its start took is given back.
+pub(super) async fn boot(
+    context: &Arc<HostContext>,
+    id: &VmId,
+    prepared: Prepared,
+    initial: InitialState,
+) -> Result<LiveMachine, FailureReason> {
+    let Prepared { spec, kernel, nics, takings, .. } = prepared;
+    match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial }).await {
+        Ok(handle) => {
+            let status = handle.status();
+            Ok(LiveMachine { handle, status, nics, started: Instant::now(), console_seen: 0 })
+        }
+        Err(problem) => {
+            let failure = launch_failure(&problem, &kernel);
+            detach(context, id, &nics).await;
+            takings.give_back_from_task(context, id, &failure).await;
+            Err(failure)
+        }
+    }
+}
+
+fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
+    if let LaunchError::Machine { source: LaunchFailure::Ended(exit), .. } = problem
+        && let RunEnd::Failed(reason) = classify(exit.clone(), None, &[])
+    {
+        return reason;
+    }
+    let mut failure = reason(problem.kind(), problem);
+    if failure.kind == FailureKind::Artifact {
+        // Of the artifact, the kernel is what a machine reads while it is built.
+        failure.message = format!("{}: {}", kernel.display(), failure.message);
+    }
+    failure
+}
+
+/// Detaches interfaces from the host's network. A failure is logged: a TAP goes with its descriptor anyway.
+pub(super) async fn detach(context: &HostContext, id: &VmId, nics: &[VmNic]) {
+    for nic in nics {
+        if let Err(problem) = context.network.detach(id, &nic.id).await {
+            warn!(vm_id = %id, nic = nic.id, error = chain(&problem), "the interface was not detached");
+        }
+    }
+}
+
+impl LiveMachine {
+    /// Where counters and console are read.
+    pub(super) fn handle(&self) -> MachineHandle {
+        self.handle.clone()
+    }
+
+    /// Returns when the machine's status has changed. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        // An error is a thread that is gone, which is its end: see `exit`.
+        let _ = self.status.changed().await;
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn exit(&self) -> Option<MachineExit> {
+        let is_gone = self.status.has_changed().is_err();
+        let exit = self.status.borrow().exit.clone();
+        exit.or_else(|| {
+            is_gone.then(|| MachineExit::Failed("the machine's thread ended without a word".to_owned()))
+        })
+    }
+
+    /// What its guest reported of a panic.
+    pub(super) fn panic(&self) -> Option<GuestPanic> {
+        self.status.borrow().panic
+    }
+
+    /// How long its first steps took.
+    pub(super) fn timings(&self) -> BootTimings {
+        self.status.borrow().timings
+    }
+
+    /// How long it has been there.
+    pub(super) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Whether the guest has written anything since this was asked last.
+    pub(super) fn console_grew(&mut self) -> bool {
+        let total = self.handle.console_recorder().total();
+        std::mem::replace(&mut self.console_seen, total) != total
+    }
+
+    /// The last lines the guest wrote, oldest first.
+    pub(super) fn console_lines(&self) -> Vec<String> {
+        self.handle.console_recorder().tail_lines(SEARCHED_LINES)
+    }
+
+    pub(super) async fn pause(&self) -> Result<(), CommandError> {
+        self.handle.pause().await
+    }
+
+    pub(super) async fn resume(&self) -> Result<(), CommandError> {
+        self.handle.resume().await
+    }
+
+    /// Ends it: by the power button, and by force when the guest does not obey within `power_button`.
+    pub(super) async fn stop(&self, power_button: Duration) -> Result<StopMethod, StopError> {
+        self.handle.stop(StopPolicy { power_button, kill: END }).await.map(|report| report.method)
+    }
+
+    /// Waits until all that the ended machine held is given back, and detaches its interfaces.
+    pub(super) async fn tear_down(self, context: &HostContext) {
+        let id = self.handle.id();
+        if timeout(END, self.handle.released()).await.is_err() {
+            error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
+        }
+        detach(context, id, &self.nics).await;
+        self.keep_console(context).await;
+    }
+
+    /// Keeps what the guest wrote for whoever asks after the worker is gone too.
+    async fn keep_console(&self, context: &HostContext) {
+        let (directory, console) = (context.records.directory(self.handle.id()), self.handle.console());
+        let kept = tokio::task::spawn_blocking(move || keep_console(&directory, &console));
+        if let Err(problem) = kept.await.map_err(std::io::Error::other).and_then(|kept| kept) {
+            warn!(vm_id = %self.handle.id(), error = chain(&problem), "the console was not kept");
+        }
+    }
+}

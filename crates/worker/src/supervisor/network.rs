@@ -1,0 +1,52 @@
+//! The host's network as supervisors share it, up to the moment when it is taken down.
+
+use host_network::{HostNetwork, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome};
+use thiserror::Error;
+use tokio::sync::RwLock;
+use vm_model::VmId;
+
+/// Why an interface was not attached or detached.
+#[derive(Debug, Error)]
+pub(crate) enum AttachError {
+    #[error("the network is being taken down")]
+    Closed,
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// A network that is there until somebody takes it down.
+#[derive(Debug)]
+pub(crate) struct SharedNetwork {
+    /// Taken down only when nobody is in the middle of attaching.
+    network: RwLock<Option<HostNetwork>>,
+}
+
+impl SharedNetwork {
+    pub(crate) fn new(network: HostNetwork) -> Self {
+        Self { network: RwLock::new(Some(network)) }
+    }
+
+    /// Gives an interface its TAP.
+    pub(crate) async fn attach(&self, attachment: NicAttachment) -> Result<Tap, AttachError> {
+        match self.network.read().await.as_ref() {
+            Some(network) => Ok(network.attach(attachment).await?),
+            None => Err(AttachError::Closed),
+        }
+    }
+
+    /// Takes an interface's TAP away. What was never attached is no error.
+    pub(crate) async fn detach(&self, vm: &VmId, nic: &str) -> Result<(), AttachError> {
+        match self.network.read().await.as_ref() {
+            Some(network) => Ok(network.detach(vm, nic).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes down what was set up on the host. Doing so twice is fine.
+    pub(crate) async fn take_down(&self) -> Result<Option<TeardownOutcome>, NetworkError> {
+        match self.network.write().await.take() {
+            Some(network) => network.shutdown(Teardown::Remove).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}

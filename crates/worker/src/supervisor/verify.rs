@@ -1,0 +1,90 @@
+//! Whether an artifact is what it was assigned as: hashes, and what is remembered of them. Blocks as long as the
+//! disks let it, unless it is given up.
+
+use std::path::{Path, PathBuf};
+
+use nix_artifacts::{Artifact, HashError, NarHash, PathIdentity, hash_store_path};
+use tracing::warn;
+use vm_model::{Assignment, FailureKind, FailureReason};
+
+use super::context::HostContext;
+use super::given_up::GivenUp;
+use crate::failure::{chain, reason};
+use crate::vms::HashVerification;
+
+/// Makes sure that the artifact is what it was assigned as.
+pub(super) fn verify(
+    context: &HostContext,
+    assignment: &Assignment,
+    given_up: &GivenUp,
+) -> Result<(), FailureReason> {
+    // A hash that is none can never match, whatever is verified when.
+    let expected: NarHash =
+        assignment.hash.parse().map_err(|problem| reason(FailureKind::HashMismatch, &problem))?;
+    match context.lifecycle.hash_verification {
+        HashVerification::Never => Ok(()),
+        HashVerification::Once => {
+            verify_path(context, &assignment.store_path, &expected, &assignment.hash, given_up)
+        }
+        HashVerification::Always => hash(context, &assignment.store_path, &expected, given_up).map(drop),
+    }
+}
+
+fn verify_path(
+    context: &HostContext,
+    path: &Path,
+    expected: &NarHash,
+    text: &str,
+    given_up: &GivenUp,
+) -> Result<(), FailureReason> {
+    let identity = context.roots.identify(path).map_err(|problem| reason(FailureKind::Artifact, &problem))?;
+    if context.verified.knows(path, text, &identity) {
+        return Ok(());
+    }
+    let identity = hash(context, path, expected, given_up)?;
+    if let Err(problem) = context.verified.remember(path, text, identity) {
+        warn!(path = %path.display(), error = chain(&problem), "the verdict was not kept; the path is hashed again");
+    }
+    Ok(())
+}
+
+fn hash(
+    context: &HostContext,
+    path: &Path,
+    expected: &NarHash,
+    given_up: &GivenUp,
+) -> Result<PathIdentity, FailureReason> {
+    match hash_store_path(&context.roots, path, &mut |_| given_up.flow()) {
+        Ok(verified) if verified.hash == *expected => Ok(verified.identity),
+        Ok(verified) => Err(reason(
+            FailureKind::HashMismatch,
+            &HashError::Mismatch { store_path: path.to_owned(), expected: *expected, actual: verified.hash },
+        )),
+        Err(problem @ HashError::Mismatch { .. }) => Err(reason(FailureKind::HashMismatch, &problem)),
+        Err(problem @ HashError::StorePath(_)) => Err(reason(FailureKind::Artifact, &problem)),
+        Err(problem @ (HashError::Nar { .. } | HashError::Identity { .. } | HashError::Replaced { .. })) => {
+            Err(reason(FailureKind::Host, &problem))
+        }
+    }
+}
+
+/// Verifies the other store paths of an artifact for which a hash was assigned, and names the rest.
+pub(super) fn unverified_references(
+    context: &HostContext,
+    assignment: &Assignment,
+    artifact: &Artifact,
+    given_up: &GivenUp,
+) -> Result<Vec<PathBuf>, FailureReason> {
+    let mut unverified = Vec::new();
+    for path in &artifact.references {
+        match (context.lifecycle.hash_verification, assignment.references.get(path)) {
+            (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
+            (HashVerification::Once | HashVerification::Always, Some(text)) => {
+                let expected: NarHash =
+                    text.parse().map_err(|problem| reason(FailureKind::HashMismatch, &problem))?;
+                verify_path(context, path, &expected, text, given_up)?;
+            }
+        }
+    }
+    Ok(unverified)
+}

@@ -1,0 +1,72 @@
+//! What a [`VmManager`](super::VmManager) is told about its host.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Settings of a VM manager. Every field has a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmManagerConfig {
+    /// How often the VMs' counters are sampled.
+    pub metrics_poll_interval: Duration,
+    /// Whether a failed VM is started again, with growing delays. A guest that powers itself off has not failed.
+    pub auto_restart: bool,
+    /// One directory a VM lies here, with all that belongs to it. What is common to all VMs lies in its parent.
+    pub vm_artifacts_dir: PathBuf,
+    /// The bridge that connects the VMs, created where it does not exist. At most 15 bytes.
+    pub network_bridge: String,
+    /// The VMs' IPv4 network in CIDR form. The bridge has its first host address.
+    pub vm_subnet_base: String,
+    /// Directories whose entries may be VM artifacts.
+    pub store_roots: Vec<PathBuf>,
+    /// When an artifact's content is compared with the hash it was assigned with.
+    pub hash_verification: HashVerification,
+    /// Whether VMs reach other networks through this host's addresses.
+    pub nat: NetworkAddressTranslation,
+    /// How long a guest may take to obey the power button before it is killed.
+    pub stop_timeout: Duration,
+}
+
+/// When an artifact's content is hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashVerification {
+    /// Once for each store path, as long as the path stays the same file system object.
+    #[default]
+    Once,
+    /// Before each boot.
+    Always,
+    /// Never: the assigned hash only tells one artifact from another.
+    Never,
+}
+
+/// Whether the host forwards and masquerades for its VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetworkAddressTranslation {
+    /// Forward, and masquerade what leaves by other interfaces.
+    #[default]
+    Masquerade,
+    /// The VMs reach each other and the host only, unless somebody else routes for them.
+    Off,
+}
+
+impl Default for VmManagerConfig {
+    fn default() -> Self {
+        Self {
+            metrics_poll_interval: Duration::from_secs(5),
+            auto_restart: true,
+            vm_artifacts_dir: PathBuf::from("/var/lib/procurator/vms"),
+            network_bridge: "br-procurator".to_owned(),
+            vm_subnet_base: "10.100.0.0/16".to_owned(),
+            store_roots: vec![PathBuf::from("/nix/store")],
+            hash_verification: HashVerification::default(),
+            nat: NetworkAddressTranslation::default(),
+            stop_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl VmManagerConfig {
+    /// The directory of what is common to all VMs: the parent of [`VmManagerConfig::vm_artifacts_dir`].
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.vm_artifacts_dir.parent().unwrap_or(&self.vm_artifacts_dir)
+    }
+}

@@ -1,0 +1,197 @@
+//! What the manager's calls do: tell a supervisor where its VM should be, then wait until it is there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::info;
+use vm_model::{Assignment, DesiredState, StopMethod, VmId, VmStatus};
+
+use super::registry::Registry;
+use super::{VmInfo, VmManagerConfig, VmManagerError};
+use crate::supervisor::{Freshness, HostContext};
+
+/// Longest wait for a VM to start: hashing and copying a large artifact takes its time.
+const START: Duration = Duration::from_secs(600);
+/// Longest wait for vCPUs to be parked or to go on.
+const PARK: Duration = Duration::from_secs(30);
+/// What stopping may take beyond the guest's own time: killing it, giving its resources back, deleting disks.
+const AFTER_STOP: Duration = Duration::from_secs(60);
+
+/// What all calls work on.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: VmManagerConfig,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) context: Arc<HostContext>,
+}
+
+pub(crate) async fn create(shared: Arc<Shared>, assignment: Assignment) -> Result<(), VmManagerError> {
+    let id = assignment.id.clone();
+    if let Some(present) = shared.registry.define_if_absent(assignment.clone())? {
+        if present.hash != assignment.hash || present.store_path != assignment.store_path {
+            return Err(VmManagerError::Exists {
+                id,
+                present: describe(&present),
+                offered: describe(&assignment),
+            });
+        }
+        return start(shared, id).await;
+    }
+    let news = shared.registry.watch(&id)?;
+    run_or_reason(&id, news, Count::default()).await
+}
+
+pub(crate) async fn start(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
+    let news = shared.registry.watch(&id)?;
+    let (before, freshness) = {
+        let info = news.borrow();
+        let freshness = match info.status {
+            VmStatus::Stopped | VmStatus::Restarting | VmStatus::Failed(_) | VmStatus::Stopping => {
+                Freshness::StartAfresh
+            }
+            VmStatus::Creating | VmStatus::Booting | VmStatus::Running | VmStatus::Paused => Freshness::Same,
+        };
+        (Count::of(&info), freshness)
+    };
+    shared.registry.desire(&id, DesiredState::Running, freshness)?;
+    run_or_reason(&id, news, before).await
+}
+
+pub(crate) async fn stop(shared: Arc<Shared>, id: VmId) -> Result<StopMethod, VmManagerError> {
+    let mut news = shared.registry.watch(&id)?;
+    if matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_)) {
+        shared.registry.desire(&id, DesiredState::Stopped, Freshness::Same)?;
+        return Ok(StopMethod::AlreadyStopped);
+    }
+    shared.registry.desire(&id, DesiredState::Stopped, Freshness::Same)?;
+    let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
+    let info = wait(&id, &mut news, "stopped", shared.config.stop_timeout + AFTER_STOP, is_off).await?;
+    Ok(info.last_stop.unwrap_or(StopMethod::AlreadyStopped))
+}
+
+pub(crate) async fn pause(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
+    park(shared, id, DesiredState::Paused, VmStatus::Paused).await
+}
+
+pub(crate) async fn resume(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
+    park(shared, id, DesiredState::Running, VmStatus::Running).await
+}
+
+async fn park(
+    shared: Arc<Shared>,
+    id: VmId,
+    desired: DesiredState,
+    wanted: VmStatus,
+) -> Result<(), VmManagerError> {
+    let mut news = shared.registry.watch(&id)?;
+    let phase = news.borrow().status.phase_name();
+    if matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_)) {
+        return Err(VmManagerError::NotUp { id, phase });
+    }
+    shared.registry.desire(&id, desired, Freshness::Same)?;
+    wait(&id, &mut news, wanted.phase_name(), PARK, |info| info.status == wanted).await.map(drop)
+}
+
+pub(crate) async fn remove(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
+    let mut news = shared.registry.watch(&id)?;
+    shared.registry.remove(&id)?;
+    // A VM's news end when it is gone.
+    match wait(&id, &mut news, "gone", shared.config.stop_timeout + AFTER_STOP, |_| false).await {
+        Err(VmManagerError::NoSuchVm { .. }) => Ok(()),
+        Err(problem) => Err(problem),
+        Ok(_) => Ok(()),
+    }
+}
+
+pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError> {
+    shared.registry.suspend_all();
+    let begun = Instant::now();
+    let limit = shared.config.stop_timeout + AFTER_STOP;
+    let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
+    let mut first_problem = None;
+    for mut news in shared.registry.watch_all() {
+        let id = news.borrow().id.clone();
+        // All of them stop at the same time.
+        let left = limit.saturating_sub(begun.elapsed());
+        match wait(&id, &mut news, "stopped", left, is_off).await {
+            Ok(_) | Err(VmManagerError::NoSuchVm { .. }) => {}
+            Err(problem) => first_problem = first_problem.or(Some(problem)),
+        }
+    }
+    let supervisors = shared.registry.abandon_all();
+    let machines = shared.context.machines.shut_down(AFTER_STOP).await;
+    for supervisor in supervisors {
+        // Now that no machine is left, only one that still deletes a large disk takes its time; that ends with the
+        // process. One that panicked has said so.
+        let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
+    }
+    let network = shared.context.network.take_down().await;
+    if let Some(problem) = first_problem {
+        return Err(problem);
+    }
+    if !machines.remaining.is_empty() {
+        return Err(VmManagerError::MachinesRemain { vms: machines.remaining });
+    }
+    match network {
+        Ok(outcome) => {
+            info!(?outcome, "the VMs' network was taken down");
+            Ok(())
+        }
+        Err(problem) => Err(VmManagerError::NetworkRemains(Box::new(problem))),
+    }
+}
+
+/// How often a VM has started and failed: what is waited for is that it does either once more.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    starts: u64,
+    failures: u64,
+}
+
+impl Count {
+    fn of(info: &VmInfo) -> Self {
+        Self { starts: info.starts, failures: info.failures }
+    }
+}
+
+/// Waits until VM `id` runs, or fails once more than `before`.
+async fn run_or_reason(
+    id: &VmId,
+    mut news: watch::Receiver<VmInfo>,
+    before: Count,
+) -> Result<(), VmManagerError> {
+    // A start that is counted may be over already: a guest can switch itself off at once.
+    let decided = |info: &VmInfo| {
+        info.failures > before.failures || info.starts > before.starts || info.status == VmStatus::Running
+    };
+    let info = wait(id, &mut news, "running", START, decided).await?;
+    match info.last_failure {
+        Some(reason) if info.failures > before.failures => {
+            Err(VmManagerError::Failed { id: id.clone(), reason })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Waits until VM `id` is as `wanted`, and tells how it is then.
+async fn wait(
+    id: &VmId,
+    news: &mut watch::Receiver<VmInfo>,
+    name: &'static str,
+    limit: Duration,
+    wanted: impl FnMut(&VmInfo) -> bool,
+) -> Result<VmInfo, VmManagerError> {
+    match timeout(limit, news.wait_for(wanted)).await {
+        Ok(Ok(info)) => return Ok(info.clone()),
+        Ok(Err(_gone)) => return Err(VmManagerError::NoSuchVm { id: id.clone() }),
+        Err(_late) => {}
+    }
+    let phase = news.borrow().status.phase_name();
+    Err(VmManagerError::Late { id: id.clone(), phase, wanted: name, waited: limit })
+}
+
+fn describe(assignment: &Assignment) -> String {
+    format!("{} ({})", assignment.store_path.display(), assignment.hash)
+}

@@ -1,0 +1,119 @@
+//! What a call on the manager can fail with.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+use vm_model::{FailureReason, VmId};
+
+/// Why a call on a [`VmManager`](super::VmManager) failed.
+#[derive(Debug, Error)]
+pub enum VmManagerError {
+    /// KVM cannot be used.
+    #[error("this host cannot run virtual machines")]
+    Hypervisor(#[source] hypervisor::OpenError),
+    /// The VMs' network cannot be set up, or a setting of it is wrong.
+    #[error("the network of the virtual machines cannot be set up")]
+    Network(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A setting is wrong.
+    #[error("invalid setting {setting} = {value:?}: {expected}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What is accepted.
+        expected: String,
+    },
+    /// The state directory cannot be used.
+    #[error("the state directory {} cannot be used", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The manager's runtime did not start.
+    #[error("the manager's threads did not start")]
+    Threads(#[source] io::Error),
+    /// There is no such VM.
+    #[error("there is no VM {id}")]
+    NoSuchVm {
+        /// The id asked for.
+        id: VmId,
+    },
+    /// A VM of that name is something else.
+    #[error("VM {id} exists with artifact {present}; remove it before creating it from {offered}")]
+    Exists {
+        /// The VM.
+        id: VmId,
+        /// Its artifact.
+        present: String,
+        /// The artifact of the call.
+        offered: String,
+    },
+    /// What is on disk of a VM cannot be read.
+    #[error("VM {id} has remains on disk that are left alone: {problem}")]
+    Damaged {
+        /// The VM.
+        id: VmId,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The VM had no machine yet.
+    #[error("VM {id} has not run yet")]
+    NeverRan {
+        /// The VM.
+        id: VmId,
+    },
+    /// The VM has no machine that could be paused or resumed.
+    #[error("VM {id} is {phase}: only one that runs or is paused can be paused or resumed")]
+    NotUp {
+        /// The VM.
+        id: VmId,
+        /// Where it is.
+        phase: &'static str,
+    },
+    /// The VM does not run.
+    #[error("VM {id} failed: {reason}")]
+    Failed {
+        /// The VM.
+        id: VmId,
+        /// Why it does not run.
+        reason: FailureReason,
+    },
+    /// A synchronous call on a runtime's thread would block every task there.
+    #[error("{call} blocks and was called on an asynchronous runtime's thread; use {twin} there")]
+    OnRuntimeThread {
+        /// The call.
+        call: &'static str,
+        /// What works there.
+        twin: &'static str,
+    },
+    /// The VM did not get where it was told to in time. It goes on trying.
+    #[error("VM {id} is {phase} after {}s; it was to be {wanted}", waited.as_secs())]
+    Late {
+        /// The VM.
+        id: VmId,
+        /// Where it is.
+        phase: &'static str,
+        /// Where it should be.
+        wanted: &'static str,
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// Machines did not end. They were killed; their threads are stuck.
+    #[error("machines of these VMs are stuck: {}", vms.iter().map(VmId::as_str).collect::<Vec<_>>().join(", "))]
+    MachinesRemain {
+        /// Their VMs.
+        vms: Vec<VmId>,
+    },
+    /// The VMs' network was not taken down.
+    #[error("the network of the virtual machines was not taken down whole")]
+    NetworkRemains(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The manager was shut down, or a task of it was lost.
+    #[error("the VM manager has shut down")]
+    TaskLost(#[source] tokio::task::JoinError),
+}

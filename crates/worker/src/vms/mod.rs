@@ -1,0 +1,23 @@
+//! Virtual machines of this host: create, watch, control, measure, remove.
+//!
+//! Every blocking call has an asynchronous twin whose name ends in `_async`; on an asynchronous runtime's threads
+//! the blocking ones refuse to work. Calls that only look (`list_vms`, `get_vm_status`, …) never block.
+
+mod config;
+mod control;
+mod error;
+mod executor;
+mod info;
+mod polling;
+mod registry;
+mod startup;
+mod vm_manager;
+
+pub use config::{HashVerification, NetworkAddressTranslation, VmManagerConfig};
+pub use error::VmManagerError;
+pub use info::{VmInfo, VmNic, VmTimings};
+pub use metrics::{HistoryPoint, VmMetrics};
+pub use polling::MetricsPolling;
+pub use vm_manager::VmManager;
+pub use vm_model::{Assignment, DesiredState, FailureReason, Generation, VmId, VmStatus};
+pub use vmm_host::ConsoleSnapshot;

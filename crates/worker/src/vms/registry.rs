@@ -1,0 +1,217 @@
+//! Which VMs there are: their supervisors by name, and what was sampled of each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use metrics::{Moment, Reading, Sampler, VmMetrics};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use vm_model::{Assignment, DesiredState, Generation, VmId};
+
+use super::{VmInfo, VmManagerError};
+use crate::supervisor::{Addresses, Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Supervisor};
+
+/// One VM: who looks after it and what it used.
+#[derive(Debug)]
+struct Entry {
+    supervisor: Supervisor,
+    sampler: Sampler,
+}
+
+/// The VMs of a host.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    runtime: Handle,
+    context: Arc<HostContext>,
+    /// VMs whose record on disk cannot be used, and why. Their directories are left alone.
+    damaged: BTreeMap<VmId, String>,
+    /// Protects the list. Held for moments, never while anything is waited for.
+    entries: Mutex<BTreeMap<VmId, Entry>>,
+}
+
+impl Registry {
+    pub(crate) fn new(runtime: Handle, context: Arc<HostContext>, damaged: BTreeMap<VmId, String>) -> Self {
+        Self { runtime, context, damaged, entries: Mutex::default() }
+    }
+
+    /// The VMs, without those that are gone.
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<VmId, Entry>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| !entry.supervisor.is_finished());
+        entries
+    }
+
+    /// Starts to look after a VM. One of the same name goes first; its addresses pass on.
+    ///
+    /// # Errors
+    /// There are remains of a VM of that name that cannot be read and are not ours to delete.
+    pub(crate) fn define(
+        &self,
+        assignment: Assignment,
+        generation: Generation,
+    ) -> Result<(), VmManagerError> {
+        let mut entries = self.entries_for(&assignment.id)?;
+        self.put(&mut entries, assignment, generation);
+        Ok(())
+    }
+
+    /// Starts to look after a VM, unless there is one of that name that is to stay: that one's assignment is
+    /// answered.
+    ///
+    /// # Errors
+    /// As those of [`Registry::define`].
+    pub(crate) fn define_if_absent(
+        &self,
+        assignment: Assignment,
+    ) -> Result<Option<Arc<Assignment>>, VmManagerError> {
+        let mut entries = self.entries_for(&assignment.id)?;
+        let present = entries.get(&assignment.id).map(|entry| entry.supervisor.target());
+        if let Some(target) = present
+            && !matches!(target.goal, Goal::Gone(_))
+        {
+            return Ok(Some(target.assignment));
+        }
+        self.put(&mut entries, assignment, Generation::default());
+        Ok(None)
+    }
+
+    /// The VMs, where one of the name `id` may be put among them.
+    fn entries_for(&self, id: &VmId) -> Result<MutexGuard<'_, BTreeMap<VmId, Entry>>, VmManagerError> {
+        match self.damaged.get(id) {
+            Some(problem) => Err(VmManagerError::Damaged { id: id.clone(), problem: problem.clone() }),
+            None => Ok(self.entries()),
+        }
+    }
+
+    fn put(&self, entries: &mut BTreeMap<VmId, Entry>, assignment: Assignment, generation: Generation) {
+        let origin = match entries.remove(&assignment.id) {
+            None => Origin::New,
+            Some(Entry { supervisor, .. }) => {
+                if !matches!(supervisor.target().goal, Goal::Gone(_)) {
+                    supervisor.remove(Addresses::Keep);
+                }
+                Origin::After(Box::new(supervisor))
+            }
+        };
+        self.insert(entries, Birth { assignment, generation, origin });
+    }
+
+    /// Takes up a VM that was on record. It stays off until something is desired of it.
+    pub(crate) fn restore(&self, record: crate::records::VmRecord) {
+        let assignment = record.assignment.clone();
+        let birth = Birth { assignment, generation: Generation::default(), origin: Origin::Record(record) };
+        self.insert(&mut self.entries(), birth);
+    }
+
+    /// These VMs are part of the desired state `generation`.
+    pub(crate) fn number<'a>(&self, vms: impl Iterator<Item = &'a VmId>, generation: Generation) {
+        let entries = self.entries();
+        for entry in vms.filter_map(|id| entries.get(id)) {
+            entry.supervisor.number(generation);
+        }
+    }
+
+    fn insert(&self, entries: &mut BTreeMap<VmId, Entry>, birth: Birth) {
+        let id = birth.assignment.id.clone();
+        let supervisor = Supervisor::spawn(&self.runtime, Arc::clone(&self.context), birth);
+        entries.insert(id, Entry { supervisor, sampler: Sampler::new() });
+    }
+
+    /// What each VM is, with the state it is meant to be in now. VMs on their way out are left out.
+    pub(crate) fn observe(&self) -> BTreeMap<VmId, Assignment> {
+        let entries = self.entries();
+        let present = entries.iter().filter_map(|(id, entry)| {
+            let target = entry.supervisor.target();
+            match target.goal {
+                Goal::Gone(_) => None,
+                Goal::Suspended => Some((id.clone(), DesiredState::Stopped, target.assignment)),
+                Goal::Be(desired) => Some((id.clone(), desired, target.assignment)),
+            }
+        });
+        present.map(|(id, desired, was)| (id, Assignment { desired, ..was.as_ref().clone() })).collect()
+    }
+
+    /// All VMs as they are now.
+    pub(crate) fn list(&self) -> Vec<VmInfo> {
+        self.entries().values().map(|entry| entry.supervisor.info().borrow().clone()).collect()
+    }
+
+    /// Every VM's news.
+    pub(crate) fn watch_all(&self) -> Vec<watch::Receiver<VmInfo>> {
+        self.entries().values().map(|entry| entry.supervisor.info()).collect()
+    }
+
+    /// What is known of `id`, and its news.
+    pub(crate) fn watch(&self, id: &VmId) -> Result<watch::Receiver<VmInfo>, VmManagerError> {
+        self.with(id, |entry| entry.supervisor.info())
+    }
+
+    /// The newest machine of `id`.
+    pub(crate) fn machine(&self, id: &VmId) -> Result<MachineSlot, VmManagerError> {
+        self.with(id, |entry| entry.supervisor.machine())
+    }
+
+    /// Where `id` should be from now on.
+    pub(crate) fn desire(
+        &self,
+        id: &VmId,
+        desired: DesiredState,
+        freshness: Freshness,
+    ) -> Result<(), VmManagerError> {
+        self.with(id, |entry| entry.supervisor.desire(desired, freshness))
+    }
+
+    /// `id` should be gone.
+    pub(crate) fn remove(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.with(id, |entry| entry.supervisor.remove(Addresses::Release))
+    }
+
+    /// All machines should stop, their VMs stay on record.
+    pub(crate) fn suspend_all(&self) {
+        self.entries().values().for_each(|entry| entry.supervisor.suspend());
+    }
+
+    /// Looks after nothing any more. What still runs is killed. Answers what ends when nobody does.
+    pub(crate) fn abandon_all(&self) -> Vec<JoinHandle<()>> {
+        let entries = std::mem::take(&mut *self.entries());
+        entries.into_values().map(|entry| entry.supervisor.abandon()).collect()
+    }
+
+    /// Reads every machine's counters.
+    pub(crate) fn sample_all(&self) {
+        for entry in self.entries().values_mut() {
+            sample(entry);
+        }
+    }
+
+    /// What `id` used, as sampled last; sampled now if it never was.
+    pub(crate) fn metrics(&self, id: &VmId) -> Result<VmMetrics, VmManagerError> {
+        let metrics = self.with(id, |entry| {
+            let now = Moment::now();
+            entry.sampler.latest(now).or_else(|| {
+                sample(entry);
+                entry.sampler.latest(now)
+            })
+        })?;
+        metrics.ok_or_else(|| VmManagerError::NeverRan { id: id.clone() })
+    }
+
+    /// The short history of `id`, oldest first.
+    pub(crate) fn history(&self, id: &VmId) -> Result<Vec<metrics::HistoryPoint>, VmManagerError> {
+        self.with(id, |entry| entry.sampler.history().points().cloned().collect())
+    }
+
+    fn with<T>(&self, id: &VmId, action: impl FnOnce(&mut Entry) -> T) -> Result<T, VmManagerError> {
+        match self.entries().get_mut(id) {
+            Some(entry) => Ok(action(entry)),
+            None => Err(VmManagerError::NoSuchVm { id: id.clone() }),
+        }
+    }
+}
+
+fn sample(entry: &mut Entry) {
+    if let Some((run, machine)) = entry.supervisor.machine().get() {
+        entry.sampler.record(&Reading { at: Moment::now(), run, counters: machine.counters() });
+    }
+}

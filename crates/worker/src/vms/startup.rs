@@ -1,0 +1,144 @@
+//! Bringing a manager up: host first, then the VMs on record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use host_network::{Egress, HostNetwork, LinkName, NetworkConfig};
+use hypervisor::Hypervisor;
+use ipnetwork::Ipv4Network;
+use nix_artifacts::StoreRoots;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+use vm_model::VmId;
+use vmm_host::{HostOptions, VmmHost};
+
+use super::control::Shared;
+use super::registry::Registry;
+use super::{NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use crate::failure::chain;
+use crate::records::{Leases, LeasesError, RecordStore, StateLock, VerifiedPaths, VmRecord, make_private};
+use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
+
+/// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
+/// looks comes before what changes the host.
+pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Shared, VmManagerError> {
+    check_settings(&config)?;
+    let (subnet, network) = network_config(&config)?;
+    let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
+    let roots = StoreRoots::open(&config.store_roots).map_err(|problem| VmManagerError::Setting {
+        setting: "store_roots",
+        value: format!("{:?}", config.store_roots),
+        expected: chain(&problem),
+    })?;
+    let state_error = |problem: Box<dyn std::error::Error + Send + Sync>| VmManagerError::State {
+        path: config.state_dir().to_owned(),
+        source: problem,
+    };
+    make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let records =
+        RecordStore::open(&config.vm_artifacts_dir).map_err(|problem| state_error(Box::new(problem)))?;
+    let (intact, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
+    let leases = Leases::open(config.state_dir(), subnet).map_err(|problem| match problem {
+        LeasesError::Pool(problem) => VmManagerError::Setting {
+            setting: "vm_subnet_base",
+            value: config.vm_subnet_base.clone(),
+            expected: problem.to_string(),
+        },
+        problem @ LeasesError::Unreadable(_) => state_error(Box::new(problem)),
+    })?;
+    let known: BTreeSet<VmId> =
+        intact.iter().map(|record| record.assignment.id.clone()).chain(damaged.keys().cloned()).collect();
+    leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
+    let (verified, damage) = VerifiedPaths::open(config.state_dir());
+    if let Some(damage) = damage {
+        warn!(error = chain(&damage), "artifacts are hashed again");
+    }
+    let machines = VmmHost::new(hypervisor, HostOptions::default())
+        .map_err(|problem| VmManagerError::Threads(std::io::Error::other(problem)))?;
+    let network =
+        HostNetwork::start(network).await.map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
+    for warning in &network.report().warnings {
+        warn!(%warning, "the VMs' network may not work as it should");
+    }
+    let context = Arc::new(HostContext {
+        machines,
+        subnet: Subnet { gateway: network.config().gateway, mask: subnet.mask() },
+        network: SharedNetwork::new(network),
+        leases,
+        records,
+        verified,
+        roots,
+        _lock: lock,
+        lifecycle: Lifecycle {
+            restart: if config.auto_restart { RestartPolicy::OnFailure } else { RestartPolicy::Never },
+            stop_timeout: config.stop_timeout,
+            hash_verification: config.hash_verification,
+        },
+    });
+    let registry = Registry::new(runtime, Arc::clone(&context), damaged);
+    intact.into_iter().for_each(|record| registry.restore(record));
+    info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
+    Ok(Shared { config, registry: Arc::new(registry), context })
+}
+
+/// What no other part looks at.
+fn check_settings(config: &VmManagerConfig) -> Result<(), VmManagerError> {
+    let directory = &config.vm_artifacts_dir;
+    if !directory.is_absolute() || directory.parent().is_none() {
+        return Err(VmManagerError::Setting {
+            setting: "vm_artifacts_dir",
+            value: directory.display().to_string(),
+            expected: "an absolute path below another directory is accepted".to_owned(),
+        });
+    }
+    if config.metrics_poll_interval.is_zero() {
+        return Err(VmManagerError::Setting {
+            setting: "metrics_poll_interval",
+            value: "0s".to_owned(),
+            expected: "a duration longer than nothing is accepted".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn network_config(config: &VmManagerConfig) -> Result<(Ipv4Network, NetworkConfig), VmManagerError> {
+    let bridge = LinkName::parse(&config.network_bridge).map_err(|problem| VmManagerError::Setting {
+        setting: "network_bridge",
+        value: config.network_bridge.clone(),
+        expected: problem.to_string(),
+    })?;
+    let subnet: Ipv4Network = config.vm_subnet_base.parse().map_err(|_| VmManagerError::Setting {
+        setting: "vm_subnet_base",
+        value: config.vm_subnet_base.clone(),
+        expected: "an IPv4 network like 10.100.0.0/16 is accepted".to_owned(),
+    })?;
+    let egress = match config.nat {
+        NetworkAddressTranslation::Masquerade => Egress::Masquerade,
+        NetworkAddressTranslation::Off => Egress::Isolated,
+    };
+    Ok((subnet, NetworkConfig { egress, ..NetworkConfig::new(bridge, subnet) }))
+}
+
+/// The VMs on record, and those whose record cannot be used, which hide no others.
+fn read_records(
+    store: &RecordStore,
+) -> Result<(Vec<VmRecord>, BTreeMap<VmId, String>), crate::records::RecordError> {
+    let (mut intact, mut damaged) = (Vec::new(), BTreeMap::new());
+    for (id, record) in store.load_all()? {
+        match record {
+            Ok(record) if record.assignment.id == id => intact.push(record),
+            Ok(record) => {
+                let problem = format!("its record is that of VM {}", record.assignment.id);
+                warn!(vm_id = %id, problem, "the VM is left alone");
+                damaged.insert(id, problem);
+            }
+            Err(problem) => {
+                let problem = chain(&problem);
+                warn!(vm_id = %id, problem, "the VM is left alone");
+                damaged.insert(id, problem);
+            }
+        }
+    }
+    Ok((intact, damaged))
+}

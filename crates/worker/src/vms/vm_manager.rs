@@ -1,0 +1,304 @@
+//! The front door: one value that stands for all VMs of this host.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use vm_model::{Assignment, DesiredState, Generation, Overrides, StopMethod, VmId, VmStatus};
+use vmm_host::ConsoleSnapshot;
+
+use super::control::{self, Shared};
+use super::executor::Executor;
+use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
+use crate::supervisor::Freshness;
+
+/// The virtual machines of this host.
+///
+/// There is one a state directory. Dropping it kills what still runs; [`VmManager::shutdown`] lets guests switch
+/// themselves off. VMs stay on record either way: the next manager lists them as stopped until they are started,
+/// created again, or assigned.
+#[derive(Debug)]
+pub struct VmManager {
+    shared: Arc<Shared>,
+    executor: Executor,
+}
+
+impl VmManager {
+    /// Opens KVM, sets up the VMs' network, and takes up the VMs on record.
+    ///
+    /// # Errors
+    /// Something of this host or of `config` cannot be used: the error says what and what to do. Nothing is left
+    /// behind then.
+    pub fn new(config: VmManagerConfig) -> Result<Self, VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::new", "VmManager::new_async")?;
+        let executor = Executor::new().map_err(VmManagerError::Threads)?;
+        let shared = executor.block_on(startup::start(config, executor.handle().clone()))?;
+        Ok(Self { shared: Arc::new(shared), executor })
+    }
+
+    /// [`VmManager::new`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn new_async(config: VmManagerConfig) -> Result<Self, VmManagerError> {
+        let executor = Executor::new().map_err(VmManagerError::Threads)?;
+        let handle = executor.handle().clone();
+        let shared = executor.run(startup::start(config, handle)).await??;
+        Ok(Self { shared: Arc::new(shared), executor })
+    }
+
+    /// Samples all VMs' counters at the configured interval for as long as the returned value lives.
+    ///
+    /// # Panics
+    /// If the host refuses one more thread.
+    pub fn start_metrics_polling(&self) -> MetricsPolling {
+        MetricsPolling::start(Arc::downgrade(&self.shared.registry), self.shared.config.metrics_poll_interval)
+            .expect("a host that runs virtual machines can start one more thread")
+    }
+
+    /// Runs VM `id` from the artifact at `store_path`, whose content has `hash` (SRI form, `sha256-…=`). Returns
+    /// when its first vCPU has started.
+    ///
+    /// Creating a VM again from the same artifact starts it if it is off.
+    ///
+    /// # Errors
+    /// The VM did not start: the reason says why. It is listed as failed then, or tried again where that can help,
+    /// until it is removed; it holds neither addresses nor other resources of the host. A VM of that name that has
+    /// another artifact is left alone.
+    pub fn create_vm(&self, id: VmId, hash: &str, store_path: &Path) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::create_vm", "VmManager::create_vm_async")?;
+        self.executor.block_on(control::create(Arc::clone(&self.shared), assignment(id, hash, store_path)))
+    }
+
+    /// [`VmManager::create_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_vm_async(
+        &self,
+        id: VmId,
+        hash: &str,
+        store_path: &Path,
+    ) -> Result<(), VmManagerError> {
+        let assignment = assignment(id, hash, store_path);
+        self.executor.run(control::create(Arc::clone(&self.shared), assignment)).await?
+    }
+
+    /// Stops VM `id` and removes everything that belongs to it: machine, interfaces, addresses, disks, record.
+    /// Returns when all of it is gone.
+    ///
+    /// # Errors
+    /// There is no such VM, or it has not gone in time; its removal goes on then.
+    pub fn remove_vm(&self, id: &VmId) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::remove_vm", "VmManager::remove_vm_async")?;
+        self.executor.block_on(control::remove(Arc::clone(&self.shared), id.clone()))
+    }
+
+    /// [`VmManager::remove_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn remove_vm_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.executor.run(control::remove(Arc::clone(&self.shared), id.clone())).await?
+    }
+
+    /// Starts VM `id` if it is off, also one that failed or whose guest switched itself off.
+    ///
+    /// # Errors
+    /// There is no such VM, or it did not start.
+    pub fn start_vm(&self, id: &VmId) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::start_vm", "VmManager::start_vm_async")?;
+        self.executor.block_on(control::start(Arc::clone(&self.shared), id.clone()))
+    }
+
+    /// [`VmManager::start_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_vm_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.executor.run(control::start(Arc::clone(&self.shared), id.clone())).await?
+    }
+
+    /// Stops VM `id`: presses its power button, and kills it if it has not obeyed within
+    /// [`VmManagerConfig::stop_timeout`]. Its disks and addresses stay. Tells what ended it.
+    ///
+    /// # Errors
+    /// There is no such VM, or it is still not off; stopping goes on then.
+    pub fn stop_vm(&self, id: &VmId) -> Result<StopMethod, VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::stop_vm", "VmManager::stop_vm_async")?;
+        self.executor.block_on(control::stop(Arc::clone(&self.shared), id.clone()))
+    }
+
+    /// [`VmManager::stop_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stop_vm_async(&self, id: &VmId) -> Result<StopMethod, VmManagerError> {
+        self.executor.run(control::stop(Arc::clone(&self.shared), id.clone())).await?
+    }
+
+    /// Parks VM `id`'s vCPUs.
+    ///
+    /// # Errors
+    /// There is no such VM, or it is not paused in time.
+    pub fn pause_vm(&self, id: &VmId) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::pause_vm", "VmManager::pause_vm_async")?;
+        self.executor.block_on(control::pause(Arc::clone(&self.shared), id.clone()))
+    }
+
+    /// [`VmManager::pause_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn pause_vm_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.executor.run(control::pause(Arc::clone(&self.shared), id.clone())).await?
+    }
+
+    /// Lets VM `id`'s vCPUs go on.
+    ///
+    /// # Errors
+    /// There is no such VM, or it does not run in time.
+    pub fn resume_vm(&self, id: &VmId) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::resume_vm", "VmManager::resume_vm_async")?;
+        self.executor.block_on(control::resume(Arc::clone(&self.shared), id.clone()))
+    }
+
+    /// [`VmManager::resume_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn resume_vm_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.executor.run(control::resume(Arc::clone(&self.shared), id.clone())).await?
+    }
+
+    /// Stops every guest as [`VmManager::stop_vm`] does and takes down what was set up on the host: TAPs, the
+    /// bridge, the packet filter's table. VMs stay on record. The manager is of no use afterwards.
+    ///
+    /// # Errors
+    /// Something did not go away in time: the error names it.
+    pub fn shutdown(&self) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::shutdown", "VmManager::shutdown_async")?;
+        self.executor.block_on(control::shut_down(Arc::clone(&self.shared)))
+    }
+
+    /// [`VmManager::shutdown`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn shutdown_async(&self) -> Result<(), VmManagerError> {
+        self.executor.run(control::shut_down(Arc::clone(&self.shared))).await?
+    }
+
+    /// Kills every machine at once, for who cannot wait for a [`VmManager::shutdown`] under way. Starts nothing any
+    /// more, waits for nothing.
+    pub fn kill_all(&self) {
+        self.shared.context.machines.kill_all();
+    }
+
+    /// All VMs, ordered by name.
+    pub fn list_vms(&self) -> Vec<VmInfo> {
+        self.shared.registry.list()
+    }
+
+    /// All that is known of VM `id`.
+    ///
+    /// # Errors
+    /// There is no such VM.
+    pub fn get_vm(&self, id: &VmId) -> Result<VmInfo, VmManagerError> {
+        self.shared.registry.watch(id).map(|info| info.borrow().clone())
+    }
+
+    /// Where VM `id` is in its life.
+    ///
+    /// # Errors
+    /// There is no such VM.
+    pub fn get_vm_status(&self, id: &VmId) -> Result<VmStatus, VmManagerError> {
+        self.shared.registry.watch(id).map(|info| info.borrow().status.clone())
+    }
+
+    /// What is known of VM `id` now and whenever it changes; the channel closes when the VM is gone.
+    ///
+    /// # Errors
+    /// There is no such VM.
+    pub fn watch_vm(&self, id: &VmId) -> Result<watch::Receiver<VmInfo>, VmManagerError> {
+        self.shared.registry.watch(id)
+    }
+
+    /// What VM `id` has used, as sampled last.
+    ///
+    /// # Errors
+    /// There is no such VM, or it has not run yet.
+    pub fn get_vm_metrics(&self, id: &VmId) -> Result<VmMetrics, VmManagerError> {
+        self.shared.registry.metrics(id)
+    }
+
+    /// The newest samples of VM `id`, oldest first.
+    ///
+    /// # Errors
+    /// There is no such VM.
+    pub fn get_vm_metrics_history(&self, id: &VmId) -> Result<Vec<HistoryPoint>, VmManagerError> {
+        self.shared.registry.history(id)
+    }
+
+    /// Everything kept of what VM `id`'s newest machine wrote to its console: the first and the latest part.
+    ///
+    /// # Errors
+    /// There is no such VM, or it has not run yet.
+    pub fn get_vm_console(&self, id: &VmId) -> Result<ConsoleSnapshot, VmManagerError> {
+        match self.shared.registry.machine(id)?.get() {
+            Some((_, machine)) => Ok(machine.console()),
+            None => Err(VmManagerError::NeverRan { id: id.clone() }),
+        }
+    }
+
+    /// The settings this manager was made with.
+    pub fn config(&self) -> &VmManagerConfig {
+        &self.shared.config
+    }
+
+    /// The directory of what is common to all VMs.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.shared.config.state_dir()
+    }
+
+    /// What each VM is and the state it is meant to be in.
+    pub(crate) fn observe(&self) -> BTreeMap<VmId, Assignment> {
+        self.shared.registry.observe()
+    }
+
+    /// Starts to bring a VM about, in the place of one of the same name.
+    pub(crate) fn define(
+        &self,
+        assignment: Assignment,
+        generation: Generation,
+    ) -> Result<(), VmManagerError> {
+        self.shared.registry.define(assignment, generation)
+    }
+
+    /// Starts to bring a VM into another state.
+    pub(crate) fn desire(&self, id: &VmId, desired: DesiredState) -> Result<(), VmManagerError> {
+        self.shared.registry.desire(id, desired, Freshness::Same)
+    }
+
+    /// These VMs are part of the desired state `generation`.
+    pub(crate) fn number<'a>(&self, vms: impl Iterator<Item = &'a VmId>, generation: Generation) {
+        self.shared.registry.number(vms, generation);
+    }
+
+    /// Starts to remove a VM.
+    pub(crate) fn order_removal(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.shared.registry.remove(id)
+    }
+}
+
+fn assignment(id: VmId, hash: &str, store_path: &Path) -> Assignment {
+    Assignment {
+        id,
+        hash: hash.to_owned(),
+        store_path: store_path.to_owned(),
+        desired: DesiredState::Running,
+        overrides: Overrides::default(),
+        references: BTreeMap::new(),
+    }
+}

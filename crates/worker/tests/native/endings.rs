@@ -1,0 +1,110 @@
+//! How guests end by themselves, and what follows.
+
+use tiny_guest::TinyGuest;
+use worker::vms::{VmId, VmManager, VmStatus};
+
+use crate::workbench::{await_vm, console, create, failed_with, isolated, links};
+
+#[test]
+fn a_guest_that_switches_itself_off_is_stopped_and_stays_so() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::hello("hello\n"));
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let id = VmId::new("hello");
+        create(&manager, &id, &artifact).expect("runs");
+        let info = await_vm(&manager, &id, "off", |info| info.status == VmStatus::Stopped);
+        assert_eq!((info.restarts, info.failures), (0, 0));
+        assert_eq!(console(&manager, &id), "hello\n");
+        assert_eq!(links().iter().filter(|link| link.starts_with("vt")).count(), 0);
+        manager.start_vm(&id).expect("starts once more");
+        await_vm(&manager, &id, "off again", |info| info.status == VmStatus::Stopped);
+    });
+}
+
+#[test]
+fn a_triple_fault_is_a_failure_with_the_last_words() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::triple_fault());
+        let manager = bench.manager();
+        let id = VmId::new("fault");
+        // The guest may be faster than the call that waits for it to run.
+        let _ = create(&manager, &id, &artifact);
+        let info = await_vm(&manager, &id, "failed", |info| failed_with(info, "triple-faulted"));
+        assert_eq!(info.failures, 1);
+    });
+}
+
+#[test]
+fn a_failure_is_followed_by_restarts_with_growing_delays() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::triple_fault());
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let id = VmId::new("fault");
+        let _ = create(&manager, &id, &artifact);
+        let info = await_vm(&manager, &id, "restarted", |info| info.restarts >= 2);
+        assert!(info.last_failure.is_some_and(|reason| reason.message.contains("triple-faulted")));
+        manager.remove_vm(&id).expect("a VM that fails again and again can be removed");
+    });
+}
+
+#[test]
+fn a_guest_that_resets_itself_starts_again_and_that_is_no_failure() {
+    isolated(|bench| {
+        for (name, guest) in [("acpi", TinyGuest::acpi_reset()), ("keyboard", TinyGuest::keyboard_reset())] {
+            let artifact = bench.plain(name, &guest);
+            let manager = bench.manager();
+            let id = VmId::new(name);
+            create(&manager, &id, &artifact).expect("runs");
+            let info = await_vm(&manager, &id, "reset", |info| info.restarts >= 3);
+            assert_eq!(info.failures, 0);
+            manager.remove_vm(&id).expect("goes");
+            manager.shutdown().expect("ends");
+        }
+    });
+}
+
+#[test]
+fn a_kernel_panic_is_told_from_what_the_guest_wrote() {
+    isolated(|bench| {
+        let words = "[    1.5] Kernel panic - not syncing: no init\n[    1.6] ---[ end Kernel panic - not syncing: no init ]---\n";
+        let artifact = bench.plain("image", &TinyGuest::last_words(words));
+        let manager = bench.manager();
+        let id = VmId::new("panic");
+        create(&manager, &id, &artifact).expect("runs");
+        let info = await_vm(&manager, &id, "failed", |info| failed_with(info, "panicked and stands still"));
+        let VmStatus::Failed(reason) = info.status else { unreachable!("it was just seen") };
+        assert!(reason.message.ends_with("Kernel panic - not syncing: no init"), "{reason}");
+        assert!(reason.console_tail.iter().any(|line| line.contains("no init")));
+        assert_eq!(links(), ["br-procurator", "lo"], "nothing runs that stands still");
+    });
+}
+
+#[test]
+fn the_guests_sockets_lie_in_the_vms_directory_and_go_with_it() {
+    isolated(|bench| {
+        let more = serde_json::json!({ "vsock": { "cid": 5 }, "balloon": { "size": 0 } });
+        let artifact = bench.artifact("image", &TinyGuest::idle(), &more);
+        let manager = bench.manager();
+        let id = VmId::new("sockets");
+        create(&manager, &id, &artifact).expect("runs");
+        let socket = bench.config().vm_artifacts_dir.join("sockets/vsock.sock");
+        assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        manager.remove_vm(&id).expect("goes");
+        assert!(!socket.exists());
+    });
+}
+
+#[test]
+fn a_reported_panic_ends_the_run_whatever_the_console_says() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::panic("last words\n"));
+        let manager = bench.manager();
+        let id = VmId::new("panic");
+        // The guest may be faster than the call that waits for it to run.
+        let _ = create(&manager, &id, &artifact);
+        let info = await_vm(&manager, &id, "failed", |info| failed_with(info, "the guest's kernel panicked"));
+        let VmStatus::Failed(reason) = info.status else { unreachable!("it was just seen") };
+        assert_eq!(reason.message, "the guest's kernel panicked");
+        assert_eq!(reason.console_tail, ["last words"]);
+    });
+}

@@ -1,0 +1,11 @@
+//! The whole library on real KVM, in a network namespace of its own, with tiny guests: a VM's life and every way
+//! it can go wrong, in milliseconds each.
+
+mod cycles;
+mod endings;
+mod lifecycle;
+mod node;
+mod orders;
+mod refusals;
+mod trouble;
+mod workbench;

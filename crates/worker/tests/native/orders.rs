@@ -1,0 +1,153 @@
+//! Orders that come while a VM is busy with another, and managers that go away.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tiny_guest::TinyGuest;
+use worker::vms::{VmId, VmManager, VmManagerError, VmStatus};
+
+use crate::workbench::{Artifact, Workbench, await_vm, create, isolated, links, until};
+
+/// Much less than what hashing [`slow`] takes.
+const SOON: Duration = Duration::from_secs(20);
+
+/// An artifact that takes minutes to hash.
+fn slow(bench: &Workbench) -> Artifact {
+    let config = json!({ "disks": [{ "path": "disk.img", "readonly": true }] });
+    let artifact = bench.artifact("slow", &TinyGuest::idle(), &config);
+    let disk = File::create(artifact.path.join("disk.img")).expect("created");
+    disk.set_len(1 << 40).expect("sparse");
+    artifact
+}
+
+#[test]
+fn a_vm_can_be_removed_while_it_is_being_created() {
+    isolated(|bench| {
+        let (manager, artifact) = (bench.manager(), slow(&bench));
+        let id = VmId::new("slow");
+        thread::scope(|scope| {
+            let creating = scope.spawn(|| create(&manager, &id, &artifact));
+            until("it is there", || manager.get_vm(&id).is_ok());
+            let begun = Instant::now();
+            manager.remove_vm(&id).expect("goes");
+            assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+            let outcome = creating.join().expect("no panic");
+            assert!(matches!(outcome, Err(VmManagerError::NoSuchVm { .. })), "{outcome:?}");
+        });
+        assert_eq!(fs::read_dir(bench.path().join("state/vms")).expect("listed").count(), 0);
+    });
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_creation() {
+    isolated(|bench| {
+        let (manager, artifact) = (bench.manager(), slow(&bench));
+        let id = VmId::new("slow");
+        thread::scope(|scope| {
+            let creating = scope.spawn(|| create(&manager, &id, &artifact));
+            until("it is there", || manager.get_vm(&id).is_ok());
+            let begun = Instant::now();
+            manager.shutdown().expect("ends");
+            assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+            assert!(creating.join().expect("no panic").is_err());
+        });
+        drop(manager);
+        assert_eq!(bench.manager().list_vms().len(), 1, "it stays on record");
+    });
+}
+
+#[test]
+fn a_vm_in_a_stop_and_in_a_delay_can_be_removed() {
+    isolated(|bench| {
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let (deaf, sick) = (VmId::new("deaf"), VmId::new("sick"));
+        create(&manager, &deaf, &bench.plain("spin", &TinyGuest::spin())).expect("runs");
+        let _ = create(&manager, &sick, &bench.plain("fault", &TinyGuest::triple_fault()));
+        await_vm(&manager, &sick, "waiting", |info| info.status == VmStatus::Restarting);
+        thread::scope(|scope| {
+            let stopping = scope.spawn(|| manager.stop_vm(&deaf));
+            await_vm(&manager, &deaf, "stopping", |info| info.status == VmStatus::Stopping);
+            manager.remove_vm(&deaf).expect("goes");
+            // The call saw the stop or the end of it all.
+            let outcome = stopping.join().expect("no panic");
+            assert!(matches!(outcome, Ok(_) | Err(VmManagerError::NoSuchVm { .. })), "{outcome:?}");
+        });
+        manager.remove_vm(&sick).expect("goes");
+        assert_eq!(links(), ["br-procurator", "lo"]);
+    });
+}
+
+#[test]
+fn creating_the_same_vm_from_several_places_creates_it_once() {
+    isolated(|bench| {
+        let (manager, artifact) = (bench.manager(), bench.plain("image", &TinyGuest::idle()));
+        let id = VmId::new("once");
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| create(&manager, &id, &artifact).expect("runs"));
+            }
+        });
+        assert_eq!(manager.get_vm(&id).expect("there").starts, 1);
+    });
+}
+
+#[test]
+fn a_guest_that_is_off_before_anybody_looks_was_started_all_the_same() {
+    isolated(|bench| {
+        let (manager, artifact) = (bench.manager(), bench.plain("image", &TinyGuest::hello("x\n")));
+        for number in 0..10 {
+            let id = VmId::new(&format!("quick-{number}"));
+            let begun = Instant::now();
+            create(&manager, &id, &artifact).expect("ran");
+            assert!(begun.elapsed() < SOON, "the call saw the end only after {:?}", begun.elapsed());
+            manager.remove_vm(&id).expect("goes");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_paused_or_resumed_is_told_at_once() {
+    isolated(|bench| {
+        let manager = bench.manager();
+        let id = VmId::new("off");
+        create(&manager, &id, &bench.plain("image", &TinyGuest::hello("x\n"))).expect("ran");
+        await_vm(&manager, &id, "off", |info| info.status == VmStatus::Stopped);
+        for outcome in [manager.pause_vm(&id), manager.resume_vm(&id)] {
+            let error = outcome.expect_err("refused").to_string();
+            assert!(error.contains("off is stopped"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_manager_that_is_dropped_takes_its_machines_with_it_and_another_follows() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::spin());
+        let threads =
+            || fs::read_dir("/proc/self/task").expect("listed").flatten().filter(is_machine).count();
+        let before = threads();
+        let manager = bench.manager();
+        create(&manager, &VmId::new("a"), &artifact).expect("runs");
+        assert!(threads() > before);
+        drop(manager);
+        until("its machine is gone", || threads() == before);
+        until("its TAP is gone", || links() == ["br-procurator", "lo"]);
+        let mut next = None;
+        until("the state directory is free", || {
+            next = VmManager::new(bench.config()).ok();
+            next.is_some()
+        });
+        let next = next.expect("just started");
+        next.start_vm(&VmId::new("a")).expect("runs again");
+        assert_eq!(next.get_vm(&VmId::new("a")).expect("there").nics[0].address.to_string(), "10.77.0.2");
+        next.shutdown().expect("ends");
+    });
+}
+
+fn is_machine(task: &fs::DirEntry) -> bool {
+    let name = fs::read_to_string(Path::new(&task.path()).join("comm")).unwrap_or_default();
+    name.starts_with("vm:") || name.starts_with("vcpu") || name.contains("vm-reaper")
+}

@@ -1,0 +1,169 @@
+//! Where the tests work: a network namespace, a directory with a store and state, artifacts of tiny guests.
+
+#![expect(unsafe_code, reason = "a thread's namespaces are changed by a call that the library marks unsafe")]
+
+use std::ffi::CString;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+use nix_artifacts::{StoreRoots, hash_store_path};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tiny_guest::TinyGuest;
+use worker::vms::{VmId, VmInfo, VmManager, VmManagerConfig, VmManagerError, VmStatus};
+
+/// Generous: the machine may be busy with other tests.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Runs `test` on a thread that has a network of its own: so do all threads it starts.
+pub(crate) fn isolated(test: impl FnOnce(Workbench) + Send + 'static) {
+    let thread = spawn(move || {
+        // SAFETY: the new namespaces concern this thread, which nothing else shares, and threads it starts.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
+            .expect("these tests are run as root");
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).expect("mounts made here stay here");
+        test(Workbench::new());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A store and a state directory.
+pub(crate) struct Workbench {
+    folder: TempDir,
+}
+
+/// Puts a file system of `bytes` at `directory`, for this test alone.
+pub(crate) fn mount_small(directory: &Path, bytes: u64) {
+    fs::create_dir_all(directory).expect("created");
+    let options = CString::new(format!("size={bytes}")).expect("no zero in it");
+    mount("none", directory, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("mounted");
+}
+
+/// A store path and its hash.
+#[derive(Clone)]
+pub(crate) struct Artifact {
+    pub(crate) path: PathBuf,
+    pub(crate) hash: String,
+}
+
+impl Workbench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a directory");
+        fs::create_dir(folder.path().join("store")).expect("created");
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    /// Settings that touch nothing outside the namespace and the directory.
+    pub(crate) fn config(&self) -> VmManagerConfig {
+        VmManagerConfig {
+            metrics_poll_interval: Duration::from_millis(20),
+            vm_artifacts_dir: self.folder.path().join("state").join("vms"),
+            vm_subnet_base: "10.77.0.0/24".to_owned(),
+            store_roots: vec![self.store()],
+            stop_timeout: Duration::from_secs(2),
+            ..VmManagerConfig::default()
+        }
+    }
+
+    /// A manager that does not restart what fails, so that a failure stays to be seen.
+    pub(crate) fn manager(&self) -> VmManager {
+        VmManager::new(VmManagerConfig { auto_restart: false, ..self.config() })
+            .expect("the host can run VMs")
+    }
+
+    /// An artifact that runs `guest` with one interface and what `more` says.
+    pub(crate) fn artifact(&self, name: &str, guest: &TinyGuest, more: &Value) -> Artifact {
+        let mut config = json!({ "memory": { "size": 32 << 20 }, "payload": {}, "net": [{}] });
+        for (key, value) in more.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+        let path = self.store().join(name);
+        fs::create_dir(&path).expect("created");
+        fs::write(path.join("vmlinux"), guest.elf()).expect("written");
+        fs::write(path.join("vm-config.json"), config.to_string()).expect("written");
+        self.hashed(path)
+    }
+
+    /// An artifact without any extra.
+    pub(crate) fn plain(&self, name: &str, guest: &TinyGuest) -> Artifact {
+        self.artifact(name, guest, &json!({}))
+    }
+
+    /// The store path at `path` with its hash as it is now.
+    pub(crate) fn hashed(&self, path: PathBuf) -> Artifact {
+        let roots = StoreRoots::open(&[self.store()]).expect("opened");
+        let verified = hash_store_path(&roots, &path, &mut |_| ControlFlow::Continue(())).expect("hashed");
+        Artifact { hash: verified.hash.to_string(), path }
+    }
+}
+
+/// Creates a VM from `artifact`.
+pub(crate) fn create(manager: &VmManager, id: &VmId, artifact: &Artifact) -> Result<(), VmManagerError> {
+    manager.create_vm(id.clone(), &artifact.hash, &artifact.path)
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "still not: {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until VM `id` is as `wanted`, and tells how it is then.
+pub(crate) fn await_vm(
+    manager: &VmManager,
+    id: &VmId,
+    what: &str,
+    wanted: impl Fn(&VmInfo) -> bool,
+) -> VmInfo {
+    let mut last = None;
+    until(&format!("{id} is {what}"), || {
+        last = manager.get_vm(id).ok();
+        last.as_ref().is_some_and(&wanted)
+    });
+    last.expect("it was just looked at")
+}
+
+/// Waits until the console of VM `id` holds `text`.
+pub(crate) fn await_console(manager: &VmManager, id: &VmId, text: &str) {
+    until(&format!("{id} says {text:?}"), || console(manager, id).contains(text));
+}
+
+/// What VM `id` has written so far.
+pub(crate) fn console(manager: &VmManager, id: &VmId) -> String {
+    manager
+        .get_vm_console(id)
+        .map_or_else(|_| String::new(), |console| String::from_utf8_lossy(&console.head).into())
+}
+
+/// Whether the VM has ended with a failure that says `text`.
+pub(crate) fn failed_with(info: &VmInfo, text: &str) -> bool {
+    matches!(&info.status, VmStatus::Failed(reason) if reason.message.contains(text))
+}
+
+/// The names of this thread's network namespace's links.
+pub(crate) fn links() -> Vec<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").expect("readable");
+    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.sort();
+    names
+}
