@@ -1,0 +1,35 @@
+//! The worker's local interface: HTTP with JSON on a Unix socket, and a client for it.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/vms` | `{"vms": [VmView, …]}`, ordered by id |
+//! | `GET /v1/vms/{id}` | [`VmView`] |
+//! | `GET /v1/vms/{id}/console` | what is kept of the console, as the guest wrote it |
+//!
+//! A refusal is `{"error": "…"}` with a status of 4xx or 5xx. Who may open the socket may do everything; the file
+//! system's permissions decide that.
+//!
+//! What is not here: what a VM is (`worker`), and how answers are shown to people (`worker-bin`).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), admin::ClientError> {
+//! let client = admin::AdminClient::new("/run/procurator/worker.sock");
+//! for vm in client.list_vms().await? {
+//!     println!("{} is {}", vm.id, vm.phase);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod server;
+mod view;
+
+pub use client::{AdminClient, ClientError};
+pub use server::{AdminServer, BindError};
+pub use view::{MetricsView, TimingsView, VmList, VmView};
+
+/// The socket's name in the runtime directory.
+pub const SOCKET_NAME: &str = "worker.sock";
