@@ -1,0 +1,122 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+use vm_model::VmId;
+
+/// Runs the virtual machines that this host should run, each from a Nix store path, and keeps them running.
+#[derive(Debug, Parser)]
+#[command(name = "procurator-worker", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Directory of the admin socket [default: /run/procurator]
+    #[arg(long, global = true, value_name = "DIR", env = "PROCURATOR_RUNTIME_DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 69 no worker answers.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run the worker in the foreground until SIGTERM or SIGINT, which stop its guests
+    Run(RunFlags),
+    #[command(flatten)]
+    Client(ClientVerb),
+}
+
+/// Flags of `run`. What is not given comes from the configuration file, else has a default.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunFlags {
+    /// Configuration file; may be missing only under its default name [default: /etc/procurator/worker.toml]
+    #[arg(long, value_name = "FILE", env = "PROCURATOR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Desired state as a JSON file, watched for changes
+    #[arg(long, value_name = "FILE", env = "PROCURATOR_ASSIGNMENTS")]
+    pub(crate) assignments: Option<PathBuf>,
+
+    /// Directory of what must outlive the worker [default: /var/lib/procurator]
+    #[arg(long, value_name = "DIR", env = "PROCURATOR_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    /// Directory whose entries may be VM artifacts; can be given more than once [default: /nix/store]
+    #[arg(long = "store-root", value_name = "DIR", env = "PROCURATOR_STORE_ROOTS", value_delimiter = ':')]
+    pub(crate) store_roots: Vec<PathBuf>,
+
+    /// Form of the log on standard error [default: human]
+    #[arg(long, value_name = "FORMAT", env = "PROCURATOR_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// What can be asked of a running worker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientVerb {
+    /// List the VMs of this host
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of a VM
+    Inspect {
+        /// The VM
+        id: VmId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what is kept of a VM's console
+    Logs {
+        /// The VM
+        id: VmId,
+        /// Print only the last lines
+        #[arg(long, value_name = "COUNT")]
+        tail: Option<usize>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_runtime_directory_may_stand_before_and_after_the_verb() {
+        for arguments in [
+            ["procurator-worker", "--runtime-dir", "/x", "ls"],
+            ["procurator-worker", "ls", "--runtime-dir", "/x"],
+        ] {
+            let cli = Cli::try_parse_from(arguments).expect("parses");
+            assert_eq!(cli.runtime_dir, Some(PathBuf::from("/x")));
+        }
+    }
+
+    #[test]
+    fn a_bad_id_is_refused_with_what_is_accepted() {
+        let error = Cli::try_parse_from(["procurator-worker", "inspect", "No!"]).expect_err("refused");
+        assert!(error.to_string().contains("DNS label"), "{error}");
+    }
+}

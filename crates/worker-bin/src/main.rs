@@ -1,0 +1,38 @@
+//! The `procurator-worker` program: reads its configuration, wires the parts together, obeys signals, and speaks
+//! with a running worker for people. Everything else is in the libraries.
+
+#![forbid(unsafe_code)]
+
+mod assignments;
+mod cli;
+mod client;
+mod daemon;
+mod logging;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Verb};
+
+/// Exit code when no worker answers (`EX_UNAVAILABLE` of sysexits.h).
+const UNREACHABLE: u8 = 69;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
+        Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("procurator-worker: {error:#}");
+            let unreachable = error
+                .downcast_ref::<admin::ClientError>()
+                .is_some_and(|error| matches!(error, admin::ClientError::Unreachable { .. }));
+            if unreachable { ExitCode::from(UNREACHABLE) } else { ExitCode::FAILURE }
+        }
+    }
+}

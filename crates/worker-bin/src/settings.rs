@@ -1,0 +1,204 @@
+//! What the worker runs with: command line over configuration file over defaults.
+//!
+//! `docs/configuration.md` describes every key.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use worker::vms::{HashVerification, NetworkAddressTranslation, VmManagerConfig};
+
+use crate::cli::{LogFormat, RunFlags};
+
+const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
+const DEFAULT_STATE_DIR: &str = "/var/lib/procurator";
+const DEFAULT_RUNTIME_DIR: &str = "/run/procurator";
+
+/// Everything that `run` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) assignments: Option<PathBuf>,
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) log_format: LogFormat,
+    pub(crate) manager: VmManagerConfig,
+}
+
+/// The configuration file. Unknown keys are refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    assignments: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    store_roots: Option<Vec<PathBuf>>,
+    log_format: Option<LogFormat>,
+    hash_verification: Option<Verification>,
+    auto_restart: Option<bool>,
+    stop_timeout_seconds: Option<u64>,
+    metrics_poll_interval_seconds: Option<u64>,
+    network: Network,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Network {
+    bridge: Option<String>,
+    subnet: Option<String>,
+    nat: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verification {
+    Once,
+    Always,
+    Never,
+}
+
+/// The runtime directory of a client or a worker that was told none.
+pub(crate) fn runtime_dir(flag: Option<PathBuf>) -> PathBuf {
+    flag.unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR))
+}
+
+/// The configuration file's name for a setting of the library.
+pub(crate) fn key(setting: &str) -> &str {
+    match setting {
+        "vm_artifacts_dir" => "state_dir",
+        "network_bridge" => "network.bridge",
+        "vm_subnet_base" => "network.subnet",
+        "metrics_poll_interval" => "metrics_poll_interval_seconds",
+        same => same,
+    }
+}
+
+impl Settings {
+    /// Reads the configuration file and puts the flags over it.
+    pub(crate) fn load(flags: RunFlags, runtime_dir: Option<PathBuf>) -> Result<Self> {
+        let file = match &flags.config {
+            Some(path) => {
+                read(path)?.with_context(|| format!("there is no configuration file {}", path.display()))?
+            }
+            None => read(Path::new(DEFAULT_FILE))?.unwrap_or_default(),
+        };
+        Self::merge(flags, runtime_dir, file)
+    }
+
+    fn merge(flags: RunFlags, runtime_dir: Option<PathBuf>, file: File) -> Result<Self> {
+        let defaults = VmManagerConfig::default();
+        let state_dir = flags.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+        if !state_dir.is_absolute() {
+            bail!("invalid state directory {}: an absolute path is accepted", state_dir.display());
+        }
+        let store_roots =
+            if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
+        let manager = VmManagerConfig {
+            metrics_poll_interval: seconds(
+                "metrics_poll_interval_seconds",
+                file.metrics_poll_interval_seconds,
+                defaults.metrics_poll_interval,
+            )?,
+            auto_restart: file.auto_restart.unwrap_or(defaults.auto_restart),
+            vm_artifacts_dir: state_dir.join("vms"),
+            network_bridge: file.network.bridge.unwrap_or(defaults.network_bridge),
+            vm_subnet_base: file.network.subnet.unwrap_or(defaults.vm_subnet_base),
+            store_roots: store_roots.unwrap_or(defaults.store_roots),
+            hash_verification: match file.hash_verification {
+                None => defaults.hash_verification,
+                Some(Verification::Once) => HashVerification::Once,
+                Some(Verification::Always) => HashVerification::Always,
+                Some(Verification::Never) => HashVerification::Never,
+            },
+            nat: match file.network.nat {
+                None => defaults.nat,
+                Some(true) => NetworkAddressTranslation::Masquerade,
+                Some(false) => NetworkAddressTranslation::Off,
+            },
+            stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
+        };
+        Ok(Self {
+            assignments: flags.assignments.or(file.assignments),
+            runtime_dir: self::runtime_dir(runtime_dir.or(file.runtime_dir)),
+            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            manager,
+        })
+    }
+}
+
+/// The file's content; `None` where there is none.
+fn read(path: &Path) -> Result<Option<File>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot read the configuration file {}", path.display()));
+        }
+    };
+    let file =
+        toml::from_str(&text).with_context(|| format!("invalid configuration file {}", path.display()))?;
+    Ok(Some(file))
+}
+
+/// A duration of at least one second and at most a day.
+fn seconds(key: &str, value: Option<u64>, default: Duration) -> Result<Duration> {
+    match value {
+        None => Ok(default),
+        Some(value @ 1..=86_400) => Ok(Duration::from_secs(value)),
+        Some(value) => bail!("invalid {key} = {value}: 1 to 86400 is accepted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags() -> RunFlags {
+        RunFlags {
+            config: None,
+            assignments: None,
+            state_dir: None,
+            store_roots: Vec::new(),
+            log_format: None,
+        }
+    }
+
+    fn merged(flags: RunFlags, text: &str) -> Result<Settings> {
+        Settings::merge(flags, None, toml::from_str(text)?)
+    }
+
+    #[test]
+    fn nothing_given_is_the_documented_default() {
+        let settings = merged(flags(), "").expect("defaults are valid");
+        assert_eq!(settings.manager, VmManagerConfig::default());
+        assert_eq!(settings.runtime_dir, Path::new("/run/procurator"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = RunFlags { state_dir: Some("/a".into()), store_roots: vec!["/s".into()], ..flags() };
+        let text = "state_dir = '/b'\nstore_roots = ['/t']\nauto_restart = false\n[network]\nbridge = 'br0'";
+        let settings = merged(flags, text).expect("valid");
+        assert_eq!(settings.manager.vm_artifacts_dir, Path::new("/a/vms"));
+        assert_eq!(settings.manager.store_roots, [PathBuf::from("/s")]);
+        assert_eq!(settings.manager.network_bridge, "br0");
+        assert!(!settings.manager.auto_restart);
+    }
+
+    #[test]
+    fn mistakes_are_refused_by_name() {
+        let refused = |text: &str| format!("{:#}", merged(flags(), text).expect_err("refused"));
+        assert!(refused("brigde = 'x'").contains("brigde"));
+        assert!(refused("stop_timeout_seconds = 0").contains("stop_timeout_seconds = 0: 1 to 86400"));
+        assert!(refused("state_dir = 'here'").contains("absolute"));
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there() {
+        let flags = RunFlags { config: Some("/nonexistent/worker.toml".into()), ..flags() };
+        let error = Settings::load(flags, None).expect_err("missing");
+        assert_eq!(error.to_string(), "there is no configuration file /nonexistent/worker.toml");
+    }
+}

@@ -1,0 +1,201 @@
+//! Where the tests work: namespaces, a directory with a store and an assignments file, and the program in it.
+
+#![expect(unsafe_code, reason = "a thread's namespaces are changed by a call that the library marks unsafe")]
+
+use std::fs::{self, File};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+use nix_artifacts::{StoreRoots, hash_store_path};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tiny_guest::TinyGuest;
+
+/// Generous: the machine may be busy with other tests.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs `test` on a thread that has a network and mounts of its own, and so have the programs that it starts.
+pub(crate) fn isolated(test: impl FnOnce(Bench) + Send + 'static) {
+    let thread = spawn(move || {
+        // SAFETY: the new namespaces concern this thread, which nothing else shares, and what it starts.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
+            .expect("these tests are run as root");
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).expect("mounts made here stay here");
+        test(Bench::new());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A store, an assignments file, a configuration, and where the program keeps its things.
+pub(crate) struct Bench {
+    folder: TempDir,
+    pub(crate) program: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a directory");
+        fs::create_dir(folder.path().join("store")).expect("created");
+        let config = "stop_timeout_seconds = 40\n[network]\nsubnet = '10.78.0.0/24'\n";
+        fs::write(folder.path().join("worker.toml"), config).expect("written");
+        Self { folder, program: env!("CARGO_BIN_EXE_procurator-worker").into() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// An assignment of a VM `id` that runs `guest`.
+    pub(crate) fn vm(&self, id: &str, guest: &TinyGuest) -> Value {
+        let path = self.path("store").join(id);
+        fs::create_dir(&path).expect("created");
+        fs::write(path.join("vmlinux"), guest.elf()).expect("written");
+        let config = json!({ "memory": { "size": 32 << 20 }, "payload": {}, "net": [{}] });
+        fs::write(path.join("vm-config.json"), config.to_string()).expect("written");
+        let roots = StoreRoots::open(&[self.path("store")]).expect("opened");
+        let verified = hash_store_path(&roots, &path, &mut |_| ControlFlow::Continue(())).expect("hashed");
+        json!({ "id": id, "hash": verified.hash.to_string(), "store_path": path })
+    }
+
+    /// Puts `vms` into the assignments file as a whole.
+    pub(crate) fn assign(&self, vms: &[Value]) {
+        self.assign_text(&json!({ "vms": vms }).to_string());
+    }
+
+    pub(crate) fn assign_text(&self, text: &str) {
+        fs::write(self.path("vms.new"), text).expect("written");
+        fs::rename(self.path("vms.new"), self.path("vms.json")).expect("replaced");
+    }
+
+    /// `procurator-worker run` with all of this and its log in a file, to be started.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        let log = File::options().create(true).append(true).open(self.path("log")).expect("opened");
+        command.arg("run").stdin(Stdio::null()).stderr(log);
+        // Settings of whoever runs the tests are not ours; the way to `nft` is.
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        for (flag, name) in [
+            ("--config", "worker.toml"),
+            ("--assignments", "vms.json"),
+            ("--state-dir", "state"),
+            ("--runtime-dir", "run"),
+            ("--store-root", "store"),
+        ] {
+            command.arg(flag).arg(self.path(name));
+        }
+        command
+    }
+
+    /// The program at work.
+    pub(crate) fn start(&self) -> Daemon<'_> {
+        let child = self.command().spawn().expect("started");
+        let mut daemon = Daemon { bench: self, child };
+        self.until("it answers", || {
+            let ended = daemon.child.try_wait().expect("it is ours");
+            assert!(ended.is_none(), "it ended: {}", self.log());
+            self.client(&["ls"]).status.success()
+        });
+        daemon
+    }
+
+    /// Runs a verb against the program at work.
+    pub(crate) fn client(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--runtime-dir").arg(self.path("run")).env_clear();
+        command.output().expect("started")
+    }
+
+    /// The VMs as `ls --json` tells of them.
+    pub(crate) fn vms(&self) -> Vec<Value> {
+        let output = self.client(&["ls", "--json"]);
+        let vms: Option<Vec<Value>> = serde_json::from_slice(&output.stdout).ok();
+        vms.unwrap_or_default()
+    }
+
+    /// Each VM's phase, by order of their names.
+    pub(crate) fn phases(&self) -> Vec<String> {
+        self.vms().iter().map(|vm| format!("{} {}", text(&vm["id"]), text(&vm["phase"]))).collect()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < DEADLINE, "still not: {what}; the log:\n{}", self.log());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// How the program ends that is started with this, and what it says.
+    pub(crate) fn outcome(&self, mut command: Command) -> (Option<i32>, String) {
+        let _ = fs::remove_file(self.path("log"));
+        let log = File::create(self.path("log")).expect("created");
+        let mut daemon = Daemon { bench: self, child: command.stderr(log).spawn().expect("started") };
+        let status = daemon.ended();
+        (status.code(), self.log())
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The program at work; killed where a test gives up.
+pub(crate) struct Daemon<'a> {
+    bench: &'a Bench,
+    child: Child,
+}
+
+impl Daemon<'_> {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is there");
+    }
+
+    /// How it ended.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        self.bench.until("it has ended", || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        status.expect("it was just seen")
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        // It may have ended long since.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The names of this thread's network namespace's links.
+pub(crate) fn links() -> Vec<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").expect("readable");
+    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The names in `directory`.
+pub(crate) fn entries(directory: &Path) -> Vec<String> {
+    let listed = fs::read_dir(directory).expect("listed");
+    let mut names: Vec<String> =
+        listed.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,6 @@
+//! The program itself, run as it is on real KVM in namespaces of its own with tiny guests: how it starts, refuses,
+//! ends and comes back.
+
+mod bench;
+mod refusals;
+mod running;

@@ -1,0 +1,111 @@
+//! From start to end, by signal and by accident.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tiny_guest::TinyGuest;
+
+use crate::bench::{entries, isolated, links};
+
+fn addresses(vms: &[Value]) -> Vec<Value> {
+    vms.iter().map(|vm| vm["address"].clone()).collect()
+}
+
+#[test]
+fn vms_follow_the_file_and_nothing_is_left_at_the_end() {
+    isolated(|bench| {
+        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button()));
+        bench.assign(&[a.clone(), b]);
+        let mut daemon = bench.start();
+        bench.until("both run", || bench.phases() == ["a running", "b running"]);
+        bench.until("it has spoken", || {
+            String::from_utf8_lossy(&bench.client(&["logs", "a"]).stdout).contains("ready")
+        });
+        let listed = String::from_utf8(bench.client(&["ls"]).stdout).expect("text");
+        assert!(listed.starts_with("ID  PHASE") && listed.contains("10.78.0.2"), "{listed}");
+        bench.assign(&[a]);
+        bench.until("one is gone", || bench.phases() == ["a running"]);
+        assert_eq!(links().len(), 3, "lo, the bridge and one TAP: {:?}", links());
+        assert_eq!(entries(&bench.path("state/vms")), ["a"]);
+
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+        assert_eq!(entries(&bench.path("run")), [""; 0]);
+        assert_eq!(bench.client(&["ls"]).status.code(), Some(69), "nobody answers any more");
+    });
+}
+
+#[test]
+fn a_worker_that_is_killed_leaves_nothing_that_hinders_the_next_one() {
+    isolated(|bench| {
+        let vms = [bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())];
+        bench.assign(&vms);
+        let mut daemon = bench.start();
+        bench.until("both run", || bench.phases() == ["a running", "b running"]);
+        let before = addresses(&bench.vms());
+
+        daemon.signal(Signal::KILL);
+        daemon.ended();
+        bench.until("the TAPs are gone", || links() == ["br-procurator", "lo"]);
+        assert_eq!(bench.client(&["ls"]).status.code(), Some(69));
+
+        let mut daemon = bench.start();
+        bench.until("both run again", || bench.phases() == ["a running", "b running"]);
+        assert_eq!(addresses(&bench.vms()), before);
+        assert_eq!(
+            entries(&bench.path("state")),
+            ["leases.json", "verified.json", "vms", "worker.json", "worker.lock"]
+        );
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+    });
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_guests() {
+    isolated(|bench| {
+        bench.assign(&[bench.vm("deaf", &TinyGuest::spin())]);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["deaf running"]);
+        let begun = Instant::now();
+        daemon.signal(Signal::INT);
+        bench.until("it is being stopped", || bench.phases() == ["deaf stopping"]);
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert!(begun.elapsed() < Duration::from_secs(35), "it took {:?}", begun.elapsed());
+        assert_eq!(links(), ["lo"]);
+    });
+}
+
+#[test]
+fn assignments_that_make_no_sense_are_told_with_their_place_and_change_nothing() {
+    isolated(|bench| {
+        let vm = bench.vm("a", &TinyGuest::idle());
+        bench.assign(std::slice::from_ref(&vm));
+        let _daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let long = "x".repeat(64);
+        let set = |key: &str, value: &str| {
+            let mut vm = vm.clone();
+            vm[key] = value.into();
+            format!("{{\"vms\": [\n{vm}]}}")
+        };
+        for (text, words) in [
+            (set("id", &long), ["longer than 63 bytes", "line 2"]),
+            (set("id", "../x"), ["../x", "DNS label"]),
+            (set("desired", "on"), ["`on`", "`running`, `paused`, `stopped`"]),
+            (set("sotre", "x"), ["`sotre`", "store_path"]),
+            (format!("{{\"vms\": [{vm}, {vm}]}}"), ["VM a is listed more than once", "refused"]),
+        ] {
+            bench.assign_text(&text);
+            bench.until(&format!("{words:?} is told"), || {
+                bench.log().lines().any(|line| words.iter().all(|word| line.contains(word)))
+            });
+        }
+        assert!(bench.log().contains("vms.json"));
+        assert_eq!(bench.phases(), ["a running"]);
+    });
+}
