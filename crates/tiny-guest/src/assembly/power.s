@@ -1,0 +1,102 @@
+# Guests that say something and then end, or do not, in every way a machine can.
+
+.set ACPI_SLEEP_PORT, 0x600
+.set ACPI_POWER_OFF, 0x34
+.set ACPI_RESET, 1
+.set KEYBOARD_COMMAND_PORT, 0x64
+.set KEYBOARD_RESET, 0xfe
+.set POWER_BUTTON, 1 << 0
+.set PANIC_PORT, 0x505
+.set PANICKED, 1 << 0
+
+power_off:
+    movw $ACPI_SLEEP_PORT, %dx
+    movb $ACPI_POWER_OFF, %al
+    outb %al, %dx
+# Waits for the end without using a CPU.
+wait_forever:
+    cli
+1:
+    hlt
+    jmp 1b
+
+# Writes its message as often as asked for, then powers off.
+guest_hello:
+    fetch parameter_count, %ecx
+1:
+    testl %ecx, %ecx
+    jz power_off
+    fetch parameter_message, %esi
+    call serial_put_text
+    decl %ecx
+    jmp 1b
+
+# Writes its message and stands still.
+guest_last_words:
+    fetch parameter_message, %esi
+    call serial_put_text
+    jmp wait_forever
+
+# Writes its message, says that it panicked and stands still.
+guest_panic:
+    fetch parameter_message, %esi
+    call serial_put_text
+    movw $PANIC_PORT, %dx
+    movb $PANICKED, %al
+    outb %al, %dx
+    jmp wait_forever
+
+guest_spin:
+    say text_ready
+1:
+    jmp 1b
+
+guest_idle:
+    say text_ready
+    jmp wait_forever
+
+guest_acpi_reset:
+    say text_ready
+    movw $ACPI_SLEEP_PORT, %dx
+    movb $ACPI_RESET, %al
+    outb %al, %dx
+    jmp wait_forever
+
+guest_keyboard_reset:
+    say text_ready
+    movb $KEYBOARD_RESET, %al
+    outb %al, $KEYBOARD_COMMAND_PORT
+    jmp wait_forever
+
+# An invalid instruction without an interrupt table: neither it nor the double fault after it has a handler.
+guest_triple_fault:
+    say text_ready
+    pushl $0
+    pushl $0
+    lidt (%esp)
+    ud2
+
+# Polls the event register until the power button is pressed. Reading clears the register.
+guest_power_button:
+    say text_ready
+    fetch parameter_address, %ebx
+1:
+    pause
+    movl (%ebx), %eax
+    testl $POWER_BUTTON, %eax
+    jz 1b
+    say text_bye
+    jmp power_off
+
+# Returns what it reads on the serial port, up to a `q`.
+guest_echo:
+    say text_ready
+1:
+    call serial_get_byte
+    cmpb $'q', %al
+    je power_off
+    call serial_put_byte
+    jmp 1b
+
+text_ready: .asciz "ready\n"
+text_bye: .asciz "bye\n"
