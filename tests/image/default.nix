@@ -1,0 +1,50 @@
+# The test images: Nix store paths of the form that the worker runs, and some that it must refuse.
+#
+# `guest` is a stock kernel and a busybox user land. Everything that goes in is an argument and becomes an input of the
+# derivation, so the store path follows from the content. The builder also uses the host's shell, `mke2fs`, `debugfs`
+# and `cpio`: it needs Nix's sandbox off, and no network.
+{
+  kernel, # the kernel image, as its package ships it
+  busybox, # a statically linked busybox
+  modules, # JSON list of the kernel modules of the initial root file system, in loading order
+  toolPath, # where the host's tools are
+}:
+let
+  input = path: builtins.path { inherit path; name = baseNameOf path; };
+
+  build =
+    name: script: variables:
+    derivation (
+      {
+        name = "procurator-test-${name}";
+        system = builtins.currentSystem;
+        builder = "/bin/sh";
+        args = [ script ];
+        inherit toolPath;
+      }
+      // variables
+    );
+
+  # An image that consists of little more than its description.
+  broken = name: vmConfig: commands:
+    build name ./broken.sh {
+      vmConfig = builtins.toJSON vmConfig;
+      inherit commands;
+    };
+in
+{
+  guest = build "guest" ./build.sh {
+    busybox = input busybox;
+    kernel = input kernel;
+    modules = map input (builtins.fromJSON modules);
+    initrdInit = ./initrd-init;
+    vmConfig = ./vm-config.json;
+    root = ./root;
+  };
+
+  missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";
+  damaged-kernel = broken "damaged-kernel" { } "echo this is no kernel >$out/vmlinux";
+  directory-kernel = broken "directory-kernel" { } "mkdir $out/vmlinux";
+  outside-kernel = broken "outside-kernel" { } "ln -s /etc/passwd $out/vmlinux";
+  unknown-key = broken "unknown-key" { memroy.size = 134217728; } "cp ${input kernel} $out/vmlinux";
+}

@@ -1,0 +1,90 @@
+//! Assignments as a user writes them into the file.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use crate::Image;
+
+/// One VM that should exist.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    id: String,
+    hash: String,
+    store_path: PathBuf,
+    desired: &'static str,
+    overrides: Map<String, Value>,
+}
+
+impl Assignment {
+    /// A running VM named `id` of an image.
+    pub fn of(image: &Image, id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            hash: image.hash.clone(),
+            store_path: image.store_path.clone(),
+            desired: "running",
+            overrides: Map::new(),
+        }
+    }
+
+    /// Assigned with another hash than the image has.
+    #[must_use]
+    pub fn with_hash(self, hash: &str) -> Self {
+        Self { hash: hash.to_owned(), ..self }
+    }
+
+    /// With text after the image's kernel command line.
+    #[must_use]
+    pub fn with_cmdline(self, text: &str) -> Self {
+        self.with_override("cmdline_append", json!(text))
+    }
+
+    /// With another size of memory, in bytes.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        self.with_override("memory_bytes", json!(bytes))
+    }
+
+    /// To be off.
+    #[must_use]
+    pub fn stopped(self) -> Self {
+        Self { desired: "stopped", ..self }
+    }
+
+    fn with_override(mut self, key: &str, value: Value) -> Self {
+        self.overrides.insert(key.to_owned(), value);
+        self
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "hash": self.hash,
+            "store_path": self.store_path,
+            "desired": self.desired,
+            "overrides": self.overrides,
+        })
+    }
+}
+
+/// The whole file.
+pub(crate) fn file_of(assignments: &[Assignment]) -> String {
+    let vms: Vec<Value> = assignments.iter().map(Assignment::to_json).collect();
+    json!({ "vms": vms }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_the_documented_form() {
+        let image = Image { store_path: "/nix/store/x-image".into(), hash: "sha256-A=".into() };
+        let file = file_of(&[Assignment::of(&image, "web-1").with_cmdline("quiet").with_memory(1 << 20)]);
+        assert_eq!(
+            file,
+            r#"{"vms":[{"desired":"running","hash":"sha256-A=","id":"web-1","overrides":{"cmdline_append":"quiet","memory_bytes":1048576},"store_path":"/nix/store/x-image"}]}"#
+        );
+    }
+}

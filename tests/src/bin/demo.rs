@@ -1,0 +1,191 @@
+//! The demonstration: the worker's main job on real input, told as it happens. `cargo xtask demo` sets it up.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "it is there to be read")]
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::{
+    Assignment, BOOT_DEADLINE, Environment, HostState, Metrics, ObservedVm, SHORT_DEADLINE, Worker, http_get,
+    ping, until,
+};
+use serde_json::Value;
+
+const MEBIBYTE: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    match demonstrate(&Clock(Instant::now())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("the demonstration failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what happens and when.
+struct Clock(Instant);
+
+impl Clock {
+    fn say(&self, what: impl Display) {
+        println!("[{:6.1} s] {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+fn demonstrate(clock: &Clock) -> Result<()> {
+    let environment = Environment::from_variables()?;
+    let guest = environment.image("guest")?;
+    let before = HostState::observe()?;
+    clock.say(format_args!("image {} {}", guest.store_path.display(), guest.hash));
+
+    let worker = Worker::start(&environment)?;
+    clock.say(format_args!("procurator-worker run --assignments … is up (process {})", worker.pid()));
+    let (first, second) = (Assignment::of(&guest, "web-1"), Assignment::of(&guest, "web-2"));
+    worker.assign(&[first, second.clone()])?;
+    clock.say("assigned: web-1, web-2");
+    let vms = wait_for_both(clock, &worker)?;
+    for vm in &vms {
+        introduce(clock, &worker, vm)?;
+    }
+    let [web_1, web_2] = &vms;
+    cross_the_bridge(clock, web_1, web_2)?;
+    show_load(clock, &worker, web_1)?;
+
+    worker.assign(&[second])?;
+    clock.say("web-1 is no longer assigned");
+    worker.wait_until_gone("web-1")?;
+    let taps = HostState::taps()?;
+    ensure!(taps == web_2.tap.clone().into_iter().collect(), "TAP interfaces are {taps:?}");
+    clock.say(format_args!("web-1 is gone, and its TAP; still there: {}", listed(&taps)));
+    let round_trip = ping(web_2.address()?)?;
+    let untouched = worker.vm("web-2")?;
+    ensure!(untouched.restarts == 0, "{} was started again", untouched.id);
+    clock.say(format_args!("web-2 is untouched: {}, ping {round_trip:.1?}", untouched.phase));
+
+    clock.say("SIGTERM");
+    let ended = worker.terminate()?;
+    ensure!(ended.status.success(), "the worker ended with {}", ended.status);
+    clock.say(format_args!("the worker ended after {:.1?}; the last it said of web-2:", ended.after));
+    let log: Vec<String> = ended.log_of("web-2")?.iter().map(|line| without_context(line)).collect();
+    print_last_lines(&log.join("\n"), 3);
+    let after = HostState::observe()?;
+    ensure!(after == before, "the host was {before:?} and is {after:?}");
+    clock.say(format_args!("nothing is left: interfaces {}, as before", listed(&after.interfaces)));
+    Ok(())
+}
+
+/// Tells each change of phase until both guests answer.
+fn wait_for_both(clock: &Clock, worker: &Worker) -> Result<[ObservedVm; 2]> {
+    let mut phases: BTreeMap<String, String> = BTreeMap::new();
+    until("both VMs run", BOOT_DEADLINE, || {
+        let vms = worker.vms()?;
+        for vm in &vms {
+            if phases.insert(vm.id.clone(), vm.phase.clone()).as_ref() != Some(&vm.phase) {
+                clock.say(vm.state());
+            }
+        }
+        ensure!(vms.len() == 2 && vms.iter().all(|vm| vm.phase == "running"), "not yet");
+        Ok(())
+    })?;
+    let answer = |id| {
+        let vm = worker.wait_until_answering(id)?;
+        clock.say(format_args!("{id} answers"));
+        Ok::<_, anyhow::Error>(vm)
+    };
+    Ok([answer("web-1")?, answer("web-2")?])
+}
+
+/// What there is to know of one VM.
+fn introduce(clock: &Clock, worker: &Worker, vm: &ObservedVm) -> Result<()> {
+    let (mac, tap) = (vm.mac.as_deref().unwrap_or("?"), vm.tap.as_deref().unwrap_or("?"));
+    clock.say(format_args!("{}: address {}, MAC {mac}, TAP {tap}", vm.id, vm.address()?));
+    let timings: Vec<String> = vm.timings.iter().map(|(step, time)| format!("{step} {time}")).collect();
+    println!("           start: {}", timings.join(", "));
+    let facts = http_get(vm.address()?, "/cgi-bin/facts")?;
+    for fact in String::from_utf8_lossy(&facts).lines() {
+        println!("           {fact}");
+    }
+    println!("           last console lines:");
+    print_last_lines(&worker.console_of(&vm.id)?, 3);
+    Ok(())
+}
+
+/// From the host to a guest, and from one guest to the other.
+fn cross_the_bridge(clock: &Clock, from: &ObservedVm, to: &ObservedVm) -> Result<()> {
+    for vm in [from, to] {
+        let round_trip = ping(vm.address()?)?;
+        let asked = Instant::now();
+        let page = http_get(vm.address()?, "/")?;
+        let page = String::from_utf8_lossy(&page);
+        clock.say(format_args!(
+            "host → {}: ping {round_trip:.1?}, HTTP {:.1?}: {}",
+            vm.id,
+            asked.elapsed(),
+            page.trim()
+        ));
+    }
+    let page = http_get(from.address()?, &format!("/cgi-bin/fetch?{}", to.address()?))?;
+    clock.say(format_args!("{} → {}: HTTP: {}", from.id, to.id, String::from_utf8_lossy(&page).trim()));
+    Ok(())
+}
+
+/// Figures before and under load.
+fn show_load(clock: &Clock, worker: &Worker, vm: &ObservedVm) -> Result<()> {
+    let idle = until("figures", SHORT_DEADLINE, || worker.vm(&vm.id)?.metrics().cloned())?;
+    clock.say(format_args!("{} idle: {}", vm.id, figures(&idle)));
+    let address = vm.address()?;
+    clock.say("load: 2 MiB over the network, 8 MiB to the disk and back, 32 MiB of checksums");
+    let load = thread::spawn(move || -> Result<()> {
+        for path in ["/megabyte", "/cgi-bin/disk?8", "/megabyte", "/cgi-bin/compute?32"] {
+            http_get(address, path)?;
+        }
+        Ok(())
+    });
+    let busy = until("the load shows", BOOT_DEADLINE, || {
+        let now = worker.vm(&vm.id)?.metrics()?.clone();
+        ensure!(now.network_tx_bytes >= idle.network_tx_bytes + 2 * MEBIBYTE, "{now:?}");
+        ensure!(now.disk_read_bytes >= idle.disk_read_bytes + 8 * MEBIBYTE, "{now:?}");
+        ensure!(now.disk_write_bytes >= idle.disk_write_bytes + 8 * MEBIBYTE, "{now:?}");
+        Ok(now)
+    })?;
+    clock.say(format_args!("{} busy: {}", vm.id, figures(&busy)));
+    load.join().ok().context("the load's thread panicked")?
+}
+
+fn figures(metrics: &Metrics) -> String {
+    let kib = |bytes: u64| bytes / 1024;
+    format!(
+        "CPU {:.0} %, memory {} of {} MiB, network in {} out {} KiB, disk read {} written {} KiB",
+        metrics.cpu_percent,
+        metrics.memory_mb,
+        metrics.memory_size_bytes / MEBIBYTE,
+        kib(metrics.network_rx_bytes),
+        kib(metrics.network_tx_bytes),
+        kib(metrics.disk_read_bytes),
+        kib(metrics.disk_write_bytes),
+    )
+}
+
+/// The message of a line of the worker's log, and how a machine ended.
+fn without_context(line: &str) -> String {
+    let entry: Value = serde_json::from_str(line).unwrap_or_default();
+    let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+    format!("{} {}", field("message"), field("exit"))
+}
+
+fn listed<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    names.join(", ")
+}
+
+fn print_last_lines(text: &str, count: usize) {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    for line in &lines[lines.len().saturating_sub(count)..] {
+        println!("             | {line}");
+    }
+}

@@ -1,0 +1,91 @@
+//! What the worker must give back: what of a host and of a process can leak, as values to compare.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// What of a host the worker changes while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// Network interfaces by name.
+    pub interfaces: BTreeSet<String>,
+    /// The packet filter's tables.
+    pub tables: String,
+}
+
+impl HostState {
+    /// How it is now.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub fn observe() -> Result<Self> {
+        let output = Command::new("nft").args(["list", "tables"]).output().context("cannot start nft")?;
+        Ok(Self {
+            interfaces: names_in(Path::new("/sys/class/net"))?,
+            tables: String::from_utf8_lossy(&output.stdout).into_owned(),
+        })
+    }
+
+    /// The TAP interfaces among the interfaces.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub fn taps() -> Result<BTreeSet<String>> {
+        let mut names = names_in(Path::new("/sys/class/net"))?;
+        names.retain(|name| Path::new("/sys/class/net").join(name).join("tun_flags").exists());
+        Ok(names)
+    }
+}
+
+/// What of a process grows with what it forgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessState {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl ProcessState {
+    /// How process `pid` is now.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn observe(pid: u32) -> Result<Self> {
+        let process = Path::new("/proc").join(pid.to_string());
+        Ok(Self {
+            descriptors: names_in(&process.join("fd"))?.len(),
+            threads: names_in(&process.join("task"))?.len(),
+        })
+    }
+}
+
+fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<std::io::Result<_>>().with_context(|| format!("cannot list {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_file_shows() {
+        let pid = std::process::id();
+        let before = ProcessState::observe(pid).expect("this process exists");
+        let file = fs::File::open("/proc/self/status").expect("it is there");
+        let meanwhile = ProcessState::observe(pid).expect("this process exists");
+        drop(file);
+        assert!(meanwhile.descriptors > before.descriptors);
+    }
+
+    #[test]
+    fn the_loopback_interface_is_no_tap() {
+        assert!(names_in(Path::new("/sys/class/net")).expect("listed").contains("lo"));
+        assert!(!HostState::taps().expect("listed").contains("lo"));
+    }
+}

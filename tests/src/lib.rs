@@ -1,0 +1,38 @@
+//! The end-to-end harness: starts the worker as a user would, gives it work through a file, watches it through its
+//! command line, and reaches its guests over the network.
+//!
+//! It knows the worker only from outside: none of the workspace's crates are used here.
+//!
+//! ```no_run
+//! use end_to_end::{Assignment, Environment, Worker};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let environment = Environment::from_variables()?;
+//! let guest = environment.image("guest")?;
+//! let worker = Worker::start(&environment)?;
+//! worker.assign(&[Assignment::of(&guest, "web-1")])?;
+//! let vm = worker.wait_until_answering("web-1")?;
+//! println!("web-1 answers at {}", vm.address()?);
+//! worker.terminate()?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a failed test shows what happened")]
+
+mod assignment;
+mod environment;
+mod host;
+mod network;
+mod observed;
+mod wait;
+mod worker;
+
+pub use assignment::Assignment;
+pub use environment::{Environment, Image};
+pub use host::{HostState, ProcessState};
+pub use network::{http_get, ping};
+pub use observed::{Metrics, ObservedVm, Reason};
+pub use wait::{BOOT_DEADLINE, Never, SHORT_DEADLINE, until};
+pub use worker::{Ended, Worker};

@@ -1,0 +1,129 @@
+//! VMs as the worker's command line shows them.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// One VM of `ls --json` or `inspect --json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ObservedVm {
+    /// Its name.
+    pub id: String,
+    /// Where it is in its life.
+    pub phase: String,
+    /// Why it failed, or what went wrong before it was started again.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// The guest's address.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// The guest's hardware address.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// The host's end of its network interface.
+    #[serde(default)]
+    pub tap: Option<String>,
+    /// How often it was started again.
+    #[serde(default)]
+    pub restarts: u64,
+    /// What ended it when it was told to stop.
+    #[serde(default)]
+    pub last_stop: Option<String>,
+    /// How long the steps of its newest start took, in milliseconds.
+    #[serde(default)]
+    pub timings: Map<String, Value>,
+    /// What it uses.
+    #[serde(default)]
+    pub metrics: Option<Metrics>,
+}
+
+/// Why a VM failed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reason {
+    /// What kind of failure.
+    pub kind: String,
+    /// The whole story.
+    pub message: String,
+    /// The guest's last words.
+    #[serde(default)]
+    pub console_tail: Vec<String>,
+}
+
+/// What a VM uses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Metrics {
+    /// Of one processor, over the last interval.
+    pub cpu_percent: f64,
+    /// Resident memory in MiB.
+    pub memory_mb: u64,
+    /// Configured memory in bytes.
+    pub memory_size_bytes: u64,
+    /// Bytes the guest received.
+    pub network_rx_bytes: u64,
+    /// Bytes the guest sent.
+    pub network_tx_bytes: u64,
+    /// Bytes the guest read.
+    pub disk_read_bytes: u64,
+    /// Bytes the guest wrote.
+    pub disk_write_bytes: u64,
+}
+
+impl ObservedVm {
+    /// The guest's address.
+    ///
+    /// # Errors
+    /// It has none yet.
+    pub fn address(&self) -> Result<Ipv4Addr> {
+        self.address.with_context(|| format!("{} has no address", self.id))
+    }
+
+    /// What it uses.
+    ///
+    /// # Errors
+    /// Nothing was sampled yet.
+    pub fn metrics(&self) -> Result<&Metrics> {
+        self.metrics.as_ref().with_context(|| format!("{} has no metrics", self.id))
+    }
+
+    /// Phase and reason in one line.
+    pub fn state(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!("{} is {}: {}", self.id, self.phase, reason.message),
+            None => format!("{} is {}", self.id, self.phase),
+        }
+    }
+}
+
+/// Reads the answer of `ls --json`.
+pub(crate) fn read_list(json: &str) -> Result<Vec<ObservedVm>> {
+    serde_json::from_str(json).with_context(|| format!("`ls --json` printed: {json}"))
+}
+
+/// Reads the answer of `inspect --json`.
+pub(crate) fn read_one(json: &str) -> Result<ObservedVm> {
+    serde_json::from_str(json).with_context(|| format!("`inspect --json` printed: {json}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_without_network_and_metrics_is_read() {
+        let vm = read_one(r#"{"id":"a","phase":"creating","address":null,"more":1}"#).expect("valid");
+        assert_eq!(vm.state(), "a is creating");
+        assert!(vm.address().is_err());
+    }
+
+    #[test]
+    fn a_failed_vm_says_why() {
+        let json = r#"[{"id":"a","phase":"failed","reason":{"kind":"guest","message":"it panicked"},
+                       "metrics":{"cpu_percent":1.5,"memory_mb":40}}]"#;
+        let vm = read_list(json).expect("valid").remove(0);
+        assert_eq!(vm.state(), "a is failed: it panicked");
+        assert_eq!(vm.metrics().expect("sampled").memory_mb, 40);
+    }
+}

@@ -1,0 +1,12 @@
+//! The end-to-end suite. `cargo xtask vm-test` runs it in a host with working KVM.
+//!
+//! The smoke set is what is not ignored. A test marked `#[ignore = "full: …"]` says why it is not in it.
+
+mod endings;
+mod lifecycle;
+mod refusals;
+
+/// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
+fn environment() -> end_to_end::Environment {
+    end_to_end::Environment::from_variables().expect("the lab's variables")
+}
