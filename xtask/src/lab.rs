@@ -1,0 +1,54 @@
+//! The lab: a host with working KVM for the end-to-end tests and the demonstration, whatever this machine has.
+//!
+//! ```text
+//! kernel ──┬── images (built by Nix) ──┐
+//!          └── modules ────────────────┼── disk ── host (QEMU) ── relay ── this terminal
+//! programs (built by cargo) ───────────┘
+//! ```
+//!
+//! The *outer host* is a stock kernel in QEMU whose processor has virtualisation, by hardware or in software. Its root
+//! file system holds the images, the programs and busybox; it runs one script and switches itself off.
+
+pub(crate) mod disk;
+pub(crate) mod host;
+pub(crate) mod images;
+pub(crate) mod kernel;
+pub(crate) mod loss;
+pub(crate) mod modules;
+pub(crate) mod programs;
+pub(crate) mod pulse;
+pub(crate) mod relay;
+pub(crate) mod task;
+pub(crate) mod virtualisation;
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::packages;
+use crate::workspace::Workspace;
+
+/// What a script in the outer host passes on to the test programs, in POSIX shell.
+pub(crate) const SCRIPT_VARIABLES: &str =
+    "export PROCURATOR_TEST_WORKER=/lab/bin/procurator-worker PROCURATOR_TEST_IMAGES=/lab/images.json";
+
+/// What every use of the lab needs: the kernel and the images.
+pub(crate) struct Lab {
+    pub(crate) workspace: Workspace,
+    pub(crate) kernel: kernel::Kernel,
+    pub(crate) images: images::Images,
+}
+
+impl Lab {
+    /// Installs, downloads and builds what is missing.
+    pub(crate) fn prepare(workspace: &Workspace) -> Result<Self> {
+        let start = Instant::now();
+        packages::ensure()?;
+        let kernel = kernel::Kernel::ensure(&workspace.lab_dir().join("kernel"))?;
+        println!("Kernel   {} (Debian, {:.1?})", kernel.release, start.elapsed());
+        let start = Instant::now();
+        let images = images::Images::build(workspace, &kernel)?;
+        println!("Image    {} (Nix, {:.1?})", images.guest()?.store_path.display(), start.elapsed());
+        Ok(Self { workspace: workspace.clone(), kernel, images })
+    }
+}

@@ -1,0 +1,216 @@
+//! The outer host: QEMU with virtualisation inside, one script, its output and its exit status.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+use crate::lab::disk::Tree;
+use crate::lab::loss::HostLost;
+use crate::lab::programs::Program;
+use crate::lab::pulse::Pulse;
+use crate::lab::relay::{Relay, RelayEvent};
+use crate::lab::virtualisation::{Acceleration, Virtualisation};
+use crate::packages;
+
+/// Drivers that the worker, its tests and the relay need. Each loads after what it needs itself.
+const MODULES: [&str; 17] = [
+    "virtio_console",
+    "tun",
+    "bridge",
+    "veth",
+    "overlay",
+    "nf_tables",
+    "nf_conntrack",
+    "nft_ct",
+    "nft_nat",
+    "nft_masq",
+    "nft_chain_nat",
+    "nft_fib_inet",
+    "nft_reject_inet",
+    "nft_limit",
+    "nft_log",
+    "vhost_net",
+    "vhost_vsock",
+];
+
+/// In the host's folder: where the shell of a host that is kept listens.
+const SHELL_SOCKET: &str = "shell.sock";
+/// QEMU's own prompt.
+const MONITOR_SOCKET: &str = "monitor.sock";
+/// The outer host's kernel messages.
+const KERNEL_LOG: &str = "kernel.log";
+/// What grows while the outer host lives.
+const PULSE_FILE: &str = "pulse";
+
+/// One run of the outer host.
+pub(crate) struct Session<'lab> {
+    pub(crate) lab: &'lab Lab,
+    /// Executables; they are found under `/lab/bin/<name>`.
+    pub(crate) programs: &'lab [Program],
+    /// What runs, in POSIX shell.
+    pub(crate) script: &'lab str,
+    /// After this time everything is ended and the run has failed.
+    pub(crate) deadline: Duration,
+    /// What happens after the script's end.
+    pub(crate) afterwards: Afterwards,
+}
+
+/// Whether the outer host outlives its script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It switches itself off.
+    PowerOff,
+    /// It stays up, with a shell on a socket, until this program is interrupted.
+    Keep,
+}
+
+impl Session<'_> {
+    /// Boots the host, hands each line of the script's output to `on_line`, and returns the script's exit status.
+    pub(crate) fn run(&self, mut on_line: impl FnMut(&str)) -> Result<i32> {
+        let folder = self.lab.workspace.lab_dir().join("host");
+        let _alone = wait_for_turn(&folder)?;
+        let virtualisation = Virtualisation::observe();
+        let acceleration = virtualisation.acceleration();
+        let disk = self.build_disk(&folder, virtualisation.driver(acceleration))?;
+        match acceleration {
+            Acceleration::Hardware => println!("Host     QEMU on this machine's KVM, nested"),
+            Acceleration::Emulated => println!("Host     QEMU, emulating a processor with SVM"),
+        }
+        let mut qemu = self.qemu(acceleration, &disk)?;
+        qemu.current_dir(&folder);
+        let mut child = Guarded(qemu.spawn().context("cannot start QEMU")?);
+        let output = child.0.stdout.take().context("QEMU was started with a pipe")?;
+        let status = self.follow(&Relay::start(output), &folder, &mut on_line)?;
+        if self.afterwards == Afterwards::Keep {
+            let shell = folder.join(SHELL_SOCKET);
+            println!(
+                "The outer host stays up; a shell in it: socat -,rawer UNIX-CONNECT:{}",
+                shell.display()
+            );
+            println!(
+                "Its kernel log: {}. Interrupt this program to end it.",
+                folder.join(KERNEL_LOG).display()
+            );
+            child.0.wait().context("cannot wait for QEMU")?;
+        }
+        Ok(status)
+    }
+
+    /// Hands on lines up to the script's end. An error is a loss of the host, not a verdict of the script.
+    fn follow(&self, relay: &Relay, folder: &Path, on_line: &mut impl FnMut(&str)) -> Result<i32> {
+        const LOOK: Duration = Duration::from_secs(5);
+        let end = Instant::now() + self.deadline;
+        let mut pulse = Pulse::of(&folder.join(PULSE_FILE));
+        let loss = loop {
+            match relay.next(end.min(Instant::now() + LOOK)) {
+                RelayEvent::Line(line) => on_line(&line),
+                RelayEvent::Ended(status) => return Ok(status),
+                RelayEvent::Closed => break HostLost::Died,
+                RelayEvent::DeadlinePassed if Instant::now() >= end => {
+                    break HostLost::OutOfTime(self.deadline);
+                }
+                RelayEvent::DeadlinePassed if pulse.has_stopped() => break HostLost::Hangs,
+                RelayEvent::DeadlinePassed => {}
+            }
+        };
+        let logs = format!("{} and {}", folder.join(KERNEL_LOG).display(), folder.join("qemu.log").display());
+        Err(loss).with_context(|| {
+            format!("more is in {logs}; its last lines:\n{}", tail(&folder.join(KERNEL_LOG)))
+        })
+    }
+
+    fn build_disk(&self, folder: &Path, kvm_driver: &str) -> Result<PathBuf> {
+        let tree = Tree::create(&folder.join("root"))?;
+        tree.add_script(include_str!("outer-init.sh"), "/sbin/init")?;
+        tree.add_busybox()?;
+        tree.add_dynamic_program("nft")?;
+        let names: Vec<&str> = MODULES.into_iter().chain([kvm_driver]).collect();
+        let modules = self.lab.kernel.module_index()?.load_order(&names)?;
+        for module in &modules {
+            tree.add_file(&self.lab.kernel.modules_dir.join(module), &format!("/lib/modules/{module}"))?;
+        }
+        tree.add_script(&(modules.join("\n") + "\n"), "/lab/modules")?;
+        for store_path in self.lab.images.store_paths() {
+            tree.add_folder(store_path)?;
+        }
+        tree.add_script(&self.lab.images.to_json()?, "/lab/images.json")?;
+        for program in self.programs {
+            tree.add_file(&program.path, &format!("/lab/bin/{}", program.name))?;
+        }
+        tree.add_script(self.script, "/lab/script")?;
+        let image = folder.join("root.img");
+        tree.write_image(&image)?;
+        Ok(image)
+    }
+
+    /// QEMU with the images' own kernel and initial root file system, which mounts whatever `root=` names. It dies with
+    /// this program, also when that is killed.
+    fn qemu(&self, acceleration: Acceleration, disk: &Path) -> Result<Command> {
+        let guest = &self.lab.images.guest()?.store_path;
+        let mut command = Command::new(packages::find_program("setpriv").context("setpriv is not there")?);
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        match acceleration {
+            Acceleration::Hardware => command.args(["-enable-kvm", "-cpu", "host"]),
+            Acceleration::Emulated => command.args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"]),
+        };
+        command.args(["-m", "3000", "-smp", "2", "-nodefaults", "-no-user-config"]);
+        command.args(["-display", "none", "-no-reboot", "-d", "cpu_reset,guest_errors", "-D", "qemu.log"]);
+        command.args(["-monitor", &format!("unix:{MONITOR_SOCKET},server=on,wait=off")]);
+        command.arg("-kernel").arg(guest.join("vmlinux"));
+        command.arg("-initrd").arg(guest.join("initrd"));
+        command.args(["-append", "console=ttyS0 root=/dev/vda ro quiet panic=-1"]);
+        command.args(["-serial", &format!("file:{KERNEL_LOG}")]);
+        command.arg("-drive").arg(format!("file={},if=virtio,format=raw,read-only=on", disk.display()));
+        command.args(["-device", "virtio-serial-pci", "-chardev", "file,id=relay,path=/dev/stdout"]);
+        command.args(["-device", "virtserialport,chardev=relay,nr=1,name=procurator.relay"]);
+        command.args(["-chardev", &format!("file,id=pulse,path={PULSE_FILE}")]);
+        command.args(["-device", "virtserialport,chardev=pulse,nr=2,name=procurator.pulse"]);
+        if self.afterwards == Afterwards::Keep {
+            // Relative to QEMU's folder: the names of sockets are short.
+            let socket = format!("socket,id=shell,path={SHELL_SOCKET},server=on,wait=off");
+            command.args(["-chardev", &socket, "-device", "virtconsole,chardev=shell,nr=3"]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// Holds the host's folder until dropped: two hosts at once would share their disk, and their processors.
+fn wait_for_turn(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = folder.with_extension("lock");
+    let lock = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if lock.try_lock().is_err() {
+        println!("Waiting for another outer host to end");
+        lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(lock)
+}
+
+/// A child that does not outlive its owner.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // Both fail only where it has ended and been waited for already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The last lines of a log, or why there are none.
+fn tail(log: &Path) -> String {
+    const LINES: usize = 40;
+    match fs::read(log) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(LINES)..].join("\n")
+        }
+        Err(error) => format!("({} cannot be read: {error})", log.display()),
+    }
+}

@@ -1,0 +1,118 @@
+//! The Debian packages that the lab's programs come from: found, installed where that is possible, or named.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+/// Where programs are looked for beside `PATH`, which often lacks the administrator's folders.
+pub(crate) const TOOL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A package and the programs of it that are used.
+struct Package {
+    name: &'static str,
+    programs: &'static [&'static str],
+}
+
+const PACKAGES: [Package; 8] = [
+    Package { name: "qemu-system-x86", programs: &["qemu-system-x86_64"] },
+    Package { name: "busybox-static", programs: &["busybox"] },
+    Package { name: "e2fsprogs", programs: &["mke2fs", "debugfs"] },
+    Package { name: "cpio", programs: &["cpio"] },
+    Package { name: "nix-bin", programs: &["nix", "nix-build"] },
+    Package { name: "kmod", programs: &["depmod"] },
+    Package { name: "iproute2", programs: &["ip"] },
+    Package { name: "nftables", programs: &["nft"] },
+];
+
+/// Makes sure that every package is there: installs what is missing where this is Debian and we are root, and else
+/// says which command would.
+pub(crate) fn ensure() -> Result<()> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|package| !is_present(package)).map(|package| package.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    if find_program("apt-get").is_none() {
+        bail!(
+            "programs are missing that Debian has in these packages: {}; install what corresponds to them",
+            missing.join(", ")
+        );
+    }
+    if !is_root() {
+        bail!("packages are missing; run: sudo apt-get update && sudo {install}");
+    }
+    println!("Installing missing packages: {}", missing.join(" "));
+    process::run(&mut apt_get(&["update", "--quiet=2"]))?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--quiet=2"];
+    arguments.extend(&missing);
+    process::run(&mut apt_get(&arguments))?;
+    if let Some(package) = PACKAGES.iter().find(|package| !is_present(package)) {
+        bail!("package {} is installed, but has no {}", package.name, package.programs.join(", "));
+    }
+    Ok(())
+}
+
+/// `apt-get` told to ask nothing.
+pub(crate) fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+/// The path of a program, by `PATH` and the administrator's folders.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(TOOL_PATH.split(':'))
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| Path::new(folder).join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn is_present(package: &Package) -> bool {
+    package.programs.iter().all(|name| {
+        let found = find_program(name);
+        // Other packages have a busybox that is linked dynamically, which is of no use in an empty root file system.
+        found.is_some_and(|path| *name != "busybox" || is_static(&path))
+    })
+}
+
+/// Whether an ELF program does without a loader: one that needs it names it near its start.
+fn is_static(program: &Path) -> bool {
+    const HEAD: usize = 4096;
+    let needle = b"/ld-";
+    fs::read(program).is_ok_and(|bytes| {
+        bytes.starts_with(b"\x7fELF")
+            && !bytes[..bytes.len().min(HEAD)].windows(needle.len()).any(|window| window == needle)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_outside_the_path_of_a_user_are_found() {
+        assert!(find_program("sh").is_some());
+        assert_eq!(find_program("a-program-that-nobody-has"), None);
+    }
+
+    #[test]
+    fn a_static_program_is_told_from_a_dynamic_one() {
+        let this_test = std::env::current_exe().expect("a running program has a path");
+        assert!(is_static(&this_test), "the workspace links statically");
+        let shell = fs::canonicalize("/bin/sh").expect("a shell");
+        assert!(!is_static(&shell), "distributions link their shell dynamically");
+    }
+}

@@ -1,0 +1,35 @@
+//! Where the project's files are. Leaves what is done with them to the tasks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The checkout that this program was built from.
+#[derive(Clone, Debug)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+}
+
+impl Workspace {
+    pub(crate) fn locate() -> Self {
+        let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = manifest_dir.parent().expect("the package is a folder of the workspace");
+        Self { root: root.to_path_buf() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the lab keeps what it downloads, builds and writes.
+    pub(crate) fn lab_dir(&self) -> PathBuf {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+        self.root.join(target).join("lab")
+    }
+
+    /// The cargo that runs this task, in the workspace's root.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.current_dir(&self.root);
+        command
+    }
+}
