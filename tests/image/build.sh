@@ -47,6 +47,9 @@ build_disk() {
     bb cp -r "$root/." "$tree/"
     bb chmod -R u+w "$tree"
     bb mkdir -p "$tree/dev" "$tree/proc" "$tree/sys" "$tree/run" "$tree/tmp" "$tree/var"
+    # What the guest learns while it runs, under the names that programs look for.
+    bb ln -s /run/index "$tree/www/index.html"
+    bb ln -s /run/resolv.conf "$tree/etc/resolv.conf"
     bb seq 1 200000 | bb head -c 1048576 >"$tree/www/megabyte"
     settle "$tree"
     mke2fs -q -t ext4 -O ^has_journal -m 0 -b 4096 -I 256 -L procurator-test \

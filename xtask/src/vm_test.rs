@@ -1,8 +1,7 @@
 //! `cargo xtask vm-test`: the end-to-end suite inside the lab's outer host.
 //!
 //! The suite is one test executable. Its ordinary tests are the smoke set; those marked `#[ignore = "full: …"]` run
-//! with `--full` only and count as skipped otherwise. On an emulated processor, tests that fail are run once more, alone,
-//! and named: guests there crash now and then for no known reason.
+//! with `--full` only and count as skipped otherwise.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,6 @@ use clap::Args;
 use crate::counts::Counts;
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::loss::with_second_try;
-use crate::lab::virtualisation::{Acceleration, Virtualisation};
 use crate::lab::{Lab, SCRIPT_VARIABLES, programs};
 use crate::process::shell_quote;
 use crate::workspace::Workspace;
@@ -47,29 +45,14 @@ impl VmTest {
         )?);
         println!("Programs built ({:.1?})", start.elapsed());
         let lab = Lab::prepare(workspace)?;
-        let run = |words: &[String]| {
-            let session = Session {
-                lab: &lab,
-                programs: &programs,
-                script: &self.script(words),
-                deadline: if self.full { FULL_DEADLINE } else { SMOKE_DEADLINE },
-                afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
-            };
-            with_second_try(|| run_suite(&session))
+        let session = Session {
+            lab: &lab,
+            programs: &programs,
+            script: &self.script(),
+            deadline: if self.full { FULL_DEADLINE } else { SMOKE_DEADLINE },
+            afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
-        let first = run(self.filter.as_slice())?;
-        let mut counts = first.counts;
-        if !first.failed.is_empty() && Virtualisation::observe().acceleration() == Acceleration::Emulated {
-            println!(
-                "\nFAILED AT FIRST, on an emulated processor, where guests are seen to crash without a known cause: {}\n\
-                 They are run once more, alone. A test that is named here often is worth a look.\n",
-                first.failed.join(", ")
-            );
-            let again: Vec<String> = ["--exact".to_owned()].into_iter().chain(first.failed).collect();
-            counts.failed = 0;
-            let Counts { passed, failed, .. } = run(&again)?.counts;
-            counts += Counts { passed, failed, skipped: 0 };
-        }
+        let counts = with_second_try(|| run_suite(&session))?;
         if counts.skipped > 0 {
             println!("{} tests outside the smoke set were skipped; `--full` runs them", counts.skipped);
         }
@@ -77,10 +60,10 @@ impl VmTest {
         Ok(counts)
     }
 
-    /// What runs in the outer host: the suite with `selection` as further words on its command line.
-    fn script(&self, selection: &[String]) -> String {
+    /// What runs in the outer host.
+    fn script(&self) -> String {
         let mut words = vec!["/lab/bin/vm".to_owned(), "--test-threads=1".to_owned()];
-        words.extend(selection.iter().cloned());
+        words.extend(self.filter.clone());
         words.extend(self.full.then(|| "--include-ignored".to_owned()));
         words.extend(self.nocapture.then(|| "--nocapture".to_owned()));
         let command: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
@@ -91,26 +74,12 @@ impl VmTest {
     }
 }
 
-/// What came of one run of the suite.
-struct SuiteRun {
-    counts: Counts,
-    /// Names of tests.
-    failed: Vec<String>,
-}
-
-/// The name of the test that this line of libtest's says has failed.
-fn failed_test(line: &str) -> Option<&str> {
-    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
-}
-
 /// One run of the suite, printed as it goes.
-fn run_suite(session: &Session<'_>) -> Result<SuiteRun> {
+fn run_suite(session: &Session<'_>) -> Result<Counts> {
     let mut counts = Counts::default();
-    let mut failed = Vec::new();
     let mut is_complete = false;
     let status = session.run(|line| {
         println!("{line}");
-        failed.extend(failed_test(line).map(str::to_owned));
         if let Some(more) = Counts::from_libtest_line(line) {
             counts += more;
             is_complete = true;
@@ -122,7 +91,7 @@ fn run_suite(session: &Session<'_>) -> Result<SuiteRun> {
     if status != 0 && counts.failed == 0 {
         bail!("the suite ended with status {status}, though no test of it failed");
     }
-    Ok(SuiteRun { counts, failed })
+    Ok(counts)
 }
 
 #[cfg(test)]
@@ -130,16 +99,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_tests_are_read_off_the_output() {
-        assert_eq!(failed_test("test lifecycle::two ... FAILED"), Some("lifecycle::two"));
-        assert_eq!(failed_test("test lifecycle::two ... ok"), None);
-        assert_eq!(failed_test("test result: FAILED. 2 passed; 2 failed"), None);
-    }
-
-    #[test]
     fn a_filter_is_passed_as_one_word() {
         let task = VmTest { filter: Some("a; reboot".into()), full: true, ..VmTest::default() };
-        let script = task.script(task.filter.as_slice());
+        let script = task.script();
         assert!(
             script.ends_with("exec '/lab/bin/vm' '--test-threads=1' 'a; reboot' '--include-ignored'\n"),
             "{script}"

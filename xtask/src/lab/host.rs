@@ -153,16 +153,14 @@ impl Session<'_> {
         let guest = &self.lab.images.guest()?.store_path;
         let mut command = Command::new(packages::find_program("setpriv").context("setpriv is not there")?);
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-        match acceleration {
-            Acceleration::Hardware => command.args(["-enable-kvm", "-cpu", "host"]),
-            Acceleration::Emulated => command.args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"]),
-        };
-        command.args(["-m", "3000", "-smp", "2", "-nodefaults", "-no-user-config"]);
+        command.args(acceleration.qemu_arguments());
+        command.args(["-m", "3000", "-nodefaults", "-no-user-config"]);
         command.args(["-display", "none", "-no-reboot", "-d", "cpu_reset,guest_errors", "-D", "qemu.log"]);
         command.args(["-monitor", &format!("unix:{MONITOR_SOCKET},server=on,wait=off")]);
         command.arg("-kernel").arg(guest.join("vmlinux"));
         command.arg("-initrd").arg(guest.join("initrd"));
-        command.args(["-append", "console=ttyS0 root=/dev/vda ro quiet panic=-1"]);
+        let more = acceleration.kernel_parameters();
+        command.args(["-append", &format!("console=ttyS0 root=/dev/vda ro quiet panic=-1{more}")]);
         command.args(["-serial", &format!("file:{KERNEL_LOG}")]);
         command.arg("-drive").arg(format!("file={},if=virtio,format=raw,read-only=on", disk.display()));
         command.args(["-device", "virtio-serial-pci", "-chardev", "file,id=relay,path=/dev/stdout"]);

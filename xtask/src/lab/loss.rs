@@ -1,8 +1,8 @@
 //! Losing the outer host: how, and when that is worth a second try.
 //!
-//! An emulated processor with virtualisation, on a machine that is busy with other things, was seen to stand still, with
-//! both its processors deaf to interrupts. Whether the emulator alone is to blame is not known, so a second try is
-//! announced, and what is announced often is worth a look at the host's kernel log and QEMU's monitor.
+//! QEMU's emulation of virtualisation is not sound (see `virtualisation.rs`); what is known of that is avoided, and a host
+//! that is lost all the same says nothing about what ran on it. So a second try is made and announced. What is announced
+//! often is worth a look at the host's kernel log and QEMU's monitor.
 
 use std::error::Error;
 use std::fmt;

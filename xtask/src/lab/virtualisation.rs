@@ -11,6 +11,32 @@ pub(crate) enum Acceleration {
     Emulated,
 }
 
+impl Acceleration {
+    /// How QEMU makes the outer host's processors.
+    ///
+    /// QEMU's SVM (seen with 7.2 and 10.0) is sound for one processor only. With two, an interrupt that reaches a
+    /// processor around `VMRUN` or `#VMEXIT` may be delivered although the global interrupt flag is clear, or twice: the
+    /// host takes it with its guest's GS base and overflows its stack, or the guest loses its way. Guests with several
+    /// vCPUs run on the one processor. Five-level paging only makes each nested page walk longer.
+    pub(crate) fn qemu_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Hardware => &["-enable-kvm", "-cpu", "host", "-smp", "2"],
+            Self::Emulated => &["-accel", "tcg", "-cpu", "max,+svm,+npt,-la57", "-smp", "1"],
+        }
+    }
+
+    /// What else the outer host's kernel is told.
+    ///
+    /// QEMU's `VMRUN` changes the set of pending interrupts without a lock, so that the timer's interrupt is lost now and
+    /// then. A timer that is armed for each event would never be armed again; one that ticks recovers at the next tick.
+    pub(crate) fn kernel_parameters(self) -> &'static str {
+        match self {
+            Self::Hardware => "",
+            Self::Emulated => " highres=off nohz=off",
+        }
+    }
+}
+
 /// What this machine says about its virtualisation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Virtualisation {
