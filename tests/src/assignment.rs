@@ -46,6 +46,12 @@ impl Assignment {
         self.with_override("memory_bytes", json!(bytes))
     }
 
+    /// To be there and to stand still.
+    #[must_use]
+    pub fn paused(self) -> Self {
+        Self { desired: "paused", ..self }
+    }
+
     /// To be off.
     #[must_use]
     pub fn stopped(self) -> Self {

@@ -4,6 +4,7 @@
 
 mod endings;
 mod lifecycle;
+mod load;
 mod refusals;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
