@@ -89,7 +89,7 @@ fn is_present(package: &Package) -> bool {
 }
 
 /// Whether an ELF program does without a loader: one that needs it names it near its start.
-fn is_static(program: &Path) -> bool {
+pub(crate) fn is_static(program: &Path) -> bool {
     const HEAD: usize = 4096;
     let needle = b"/ld-";
     fs::read(program).is_ok_and(|bytes| {

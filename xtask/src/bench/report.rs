@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::statistics::Spread;
 
 /// What a figure counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Unit {
     Milliseconds,
@@ -18,7 +18,7 @@ pub(super) enum Unit {
 }
 
 /// One figure over its runs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Row {
     /// For programs; stays the same.
     id: String,
@@ -117,6 +117,13 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
     hold("64 at once, p99 : median".into(), fairness, 5.0);
     hold("PSS of a further machine, in MiB".into(), spread("memory/64").map(|memory| memory.median), 1.0);
     hold("stop answered, median in ms".into(), spread("stop/answered").map(|stop| stop.median), 5.0);
+    for figure in ["boot", "read", "write", "send", "receive"] {
+        let median = |monitor: &str| spread(&format!("stock/{monitor}/{figure}")).map(|spread| spread.median);
+        let (ours, theirs) = (median("procurator"), median("cloud-hypervisor"));
+        // Of time, less is better, and of work more: the ratio is turned so that less is better.
+        let value = if figure == "boot" { ratio(ours, theirs) } else { ratio(theirs, ours) };
+        hold(format!("stock guest, {figure}, against Cloud Hypervisor"), value, 1.0);
+    }
     comparisons
 }
 

@@ -1,0 +1,114 @@
+//! Virtual machine monitors as processes that do the same work.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::guest::Guest;
+use crate::meter::Started;
+use crate::workload::{HOST, Workload};
+
+/// Where the lab puts Cloud Hypervisor, if the machine that started it has one.
+const CLOUD_HYPERVISOR: &str = "/lab/bin/cloud-hypervisor";
+/// The bridge and the TAP of other monitors; ours makes its own.
+const BRIDGE: &str = "bench0";
+const TAP: &str = "bench-tap";
+
+/// Whose machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Monitor {
+    /// This project's.
+    Procurator,
+    /// Cloud Hypervisor's.
+    CloudHypervisor,
+}
+
+/// The monitors that are there.
+pub(crate) fn find() -> Vec<Monitor> {
+    let mut monitors = vec![Monitor::Procurator];
+    monitors.extend(Path::new(CLOUD_HYPERVISOR).exists().then_some(Monitor::CloudHypervisor));
+    monitors
+}
+
+impl Monitor {
+    /// For programs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Procurator => "procurator",
+            Self::CloudHypervisor => "cloud-hypervisor",
+        }
+    }
+
+    /// Starts a machine of one vCPU and 256 MiB whose console is the process's standard output.
+    pub(crate) fn start(self, guest: &Guest, workload: Workload) -> Result<Started> {
+        let mut command = match self {
+            Self::Procurator => procurator(guest, workload)?,
+            Self::CloudHypervisor => cloud_hypervisor(guest, workload),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let at = Instant::now();
+        let child = command.spawn().with_context(|| format!("cannot start {}", self.name()))?;
+        if self == Self::CloudHypervisor && workload.has_network() {
+            join_bridge()?;
+        }
+        Ok(Started { child, at })
+    }
+}
+
+fn procurator(guest: &Guest, workload: Workload) -> Result<Command> {
+    let this = std::env::current_exe().context("a running program has a path")?;
+    let mut command = Command::new(this);
+    command.arg("machine").arg(&guest.kernel).arg(&guest.initrd).arg(&guest.disk);
+    command.arg(Guest::cmdline(workload));
+    Ok(command)
+}
+
+/// System call filters off: ours has none yet.
+fn cloud_hypervisor(guest: &Guest, workload: Workload) -> Command {
+    let mut command = Command::new(PathBuf::from(CLOUD_HYPERVISOR));
+    command.args(["--memory", "size=256M", "--cpus", "boot=1", "--serial", "tty", "--console", "off"]);
+    command.args(["--seccomp", "false", "--kernel"]).arg(&guest.kernel);
+    command.arg("--initramfs").arg(&guest.initrd);
+    command.args(["--cmdline", &Guest::cmdline(workload)]);
+    command.args(["--disk", &format!("path={},image_type=raw", guest.disk.display())]);
+    if workload.has_network() {
+        command.args(["--net", &format!("tap={TAP},mac=02:00:00:00:00:02")]);
+    }
+    command
+}
+
+/// Gives the TAP the surroundings that ours has: a bridge with the host's address.
+fn join_bridge() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
+    while !Path::new("/sys/class/net").join(TAP).exists() {
+        ensure!(Instant::now() < end, "{TAP} did not appear");
+        thread::sleep(Duration::from_millis(5));
+    }
+    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
+        busybox(&["brctl", "addbr", BRIDGE])?;
+    }
+    // Ours takes the address along when it goes.
+    busybox(&["ip", "addr", "replace", &format!("{HOST}/24"), "dev", BRIDGE])?;
+    busybox(&["ip", "link", "set", BRIDGE, "up"])?;
+    busybox(&["brctl", "addif", BRIDGE, TAP])?;
+    busybox(&["ip", "link", "set", TAP, "up"])
+}
+
+/// Removes what [`join_bridge`] made.
+pub(crate) fn leave_bridge() -> Result<()> {
+    if Path::new("/sys/class/net").join(BRIDGE).exists() {
+        busybox(&["ip", "link", "set", BRIDGE, "down"])?;
+        busybox(&["brctl", "delbr", BRIDGE])?;
+    }
+    Ok(())
+}
+
+fn busybox(words: &[&str]) -> Result<()> {
+    let status = Command::new("busybox").args(words).status().context("cannot start busybox")?;
+    ensure!(status.success(), "busybox {} ended with {status}", words.join(" "));
+    Ok(())
+}
