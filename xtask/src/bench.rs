@@ -25,7 +25,7 @@ pub(crate) struct Bench {
     #[arg(long)]
     json: bool,
     /// Runs of each measurement; fewer than 30 show little of the spread.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(5..=10_000))]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
     /// Measures a stock Linux guest in the lab instead: boots and work for a second of processor time.
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::guest::{BEGINS, ENDS};
@@ -32,7 +32,7 @@ pub(crate) struct Started {
     pub(crate) at: Instant,
 }
 
-/// Reads what the guest writes up to its last line, and waits for the process's end.
+/// Reads what the guest writes, and waits for the process's end.
 pub(crate) fn follow(mut started: Started) -> Result<Cost> {
     let result = read_off(&mut started);
     if result.is_err() {
@@ -46,7 +46,7 @@ pub(crate) fn follow(mut started: Started) -> Result<Cost> {
 fn read_off(started: &mut Started) -> Result<Cost> {
     let output = started.child.stdout.take().context("it was started with a pipe")?;
     let process = started.child.id();
-    let mut begun = None;
+    let (mut begun, mut cost) = (None, None);
     let mut said = String::new();
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read the console")?;
@@ -55,7 +55,7 @@ fn read_off(started: &mut Started) -> Result<Cost> {
             begun = Some((Instant::now(), processor_time(process)?));
         } else if line.contains(ENDS) {
             let (at, processor) = begun.context("the guest ended before it began")?;
-            return Ok(Cost {
+            cost = Some(Cost {
                 begin_seconds: at.duration_since(started.at).as_secs_f64(),
                 begin_processor_seconds: processor.as_secs_f64(),
                 seconds: at.elapsed().as_secs_f64(),
@@ -66,7 +66,7 @@ fn read_off(started: &mut Started) -> Result<Cost> {
             said.push('\n');
         }
     }
-    bail!("the machine ended before its guest's work; it said:\n{said}")
+    cost.with_context(|| format!("the machine ended before its guest's work; it said:\n{said}"))
 }
 
 /// User, system and guest time of all threads of a process (proc(5), `utime` and `stime`).

@@ -179,7 +179,7 @@ fn open_file(
         source: Box::new(source),
     })?;
     let judged = match role {
-        FileRole::Disk(..) => check_disk_image(&opened, wanted.stated_raw),
+        FileRole::Disk(..) => check_disk_image(&opened, wanted.stated),
         FileRole::Kernel | FileRole::Initrd | FileRole::Tap(_) | FileRole::VsockDirectory => {
             check_not_empty(&opened)
         }

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use thiserror::Error;
 
+use crate::config::StatedImage;
 use crate::store::OpenedFile;
 
 /// Bytes in a sector; a disk is a whole number of them (virtio 1.2 §5.2.4).
@@ -37,8 +38,8 @@ pub enum ImageError {
     },
     /// The image is not raw.
     #[error(
-        "it starts like a {format} image, and only raw images are supported; convert it, or set image_type \
-         to \"Raw\" if it really is raw"
+        "it starts like a {format} image, and image_type does not say so; convert it to a raw one, or set \
+         image_type to \"Raw\" if it really is raw (\"Qcow2\" is there for disks that are readonly)"
     )]
     Format {
         /// The format that it looks like.
@@ -49,11 +50,18 @@ pub enum ImageError {
     Read(#[source] io::Error),
 }
 
-/// Refuses what cannot be a raw disk; the content is looked at only if nobody said that it is raw.
-pub(crate) fn check_disk_image(image: &OpenedFile, stated_raw: bool) -> Result<(), ImageError> {
+/// Refuses what cannot be a disk of the stated format; the content is looked at only if none is stated. What is in a
+/// qcow2 image is checked by who reads it.
+pub(crate) fn check_disk_image(image: &OpenedFile, stated: StatedImage) -> Result<(), ImageError> {
     check_not_empty(image)?;
-    if !stated_raw && let Some(format) = container_format(image).map_err(ImageError::Read)? {
-        return Err(ImageError::Format { format });
+    match stated {
+        StatedImage::Qcow2 => return Ok(()),
+        StatedImage::Raw => {}
+        StatedImage::Unstated => {
+            if let Some(format) = container_format(image).map_err(ImageError::Read)? {
+                return Err(ImageError::Format { format });
+            }
+        }
     }
     if !image.size().is_multiple_of(SECTOR) {
         return Err(ImageError::Size { size: image.size() });

@@ -188,9 +188,9 @@ fn files_that_are_no_boot_files_or_images_are_refused() {
     insta::assert_snapshot!(refused("initrd", b""), @r#""/store/image/vm-config.json": cannot use the initial RAM disk ("initrd", as $.payload.initramfs is not set): the file is empty"#);
     insta::assert_snapshot!(refused("disk.img", b""), @r#""/store/image/vm-config.json": cannot use disk "disk0" ("disk.img", as $.disks is not set): the file is empty"#);
     insta::assert_snapshot!(refused("disk.img", &[0; 513]), @r#""/store/image/vm-config.json": cannot use disk "disk0" ("disk.img", as $.disks is not set): its size of 513 bytes is not a multiple of 512"#);
-    insta::assert_snapshot!(refused("disk.img", b"QFI\xfb\0\0\0\x03"), @r#""/store/image/vm-config.json": cannot use disk "disk0" ("disk.img", as $.disks is not set): it starts like a qcow2 image, and only raw images are supported; convert it, or set image_type to "Raw" if it really is raw"#);
+    insta::assert_snapshot!(refused("disk.img", b"QFI\xfb\0\0\0\x03"), @r#""/store/image/vm-config.json": cannot use disk "disk0" ("disk.img", as $.disks is not set): it starts like a qcow2 image, and image_type does not say so; convert it to a raw one, or set image_type to "Raw" if it really is raw ("Qcow2" is there for disks that are readonly)"#);
     for magic in ["KDMV", "# Disk DescriptorFile", "vhdxfile", "conectix"] {
-        assert!(refused("disk.img", magic.as_bytes()).contains("only raw images are supported"), "{magic}");
+        assert!(refused("disk.img", magic.as_bytes()).contains("image_type does not say so"), "{magic}");
     }
 }
 

@@ -102,6 +102,8 @@ pub enum DiskFormat {
     /// Byte N of the file is byte N of the disk.
     #[default]
     Raw,
+    /// A qcow2 image that stands alone; it can be read only.
+    Qcow2,
 }
 
 /// What a guest may do with a disk.

@@ -43,7 +43,10 @@ pub(super) fn measure(workspace: &Workspace, runs: u32) -> Result<Vec<Row>> {
     };
     let mut measured = Vec::new();
     let status = session.run(|line| match serde_json::from_str::<Run>(line) {
-        Ok(run) => measured.push(run),
+        Ok(run) => {
+            eprintln!("{} {}: {:.2} s of processor time", run.monitor, run.workload, run.processor_seconds);
+            measured.push(run);
+        }
         Err(_) => eprintln!("{line}"),
     })?;
     if status != 0 || measured.is_empty() {

@@ -1,10 +1,10 @@
 //! Disks and network interfaces, read from their lists, and the ids that they get.
 
-use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec};
+use vm_model::{DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
 
 use super::ValueKind;
 use super::disk_options::disk_options;
-use super::extract::{FileRequest, NicRequest};
+use super::extract::{FileRequest, NicRequest, StatedImage};
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
 use super::section::Section;
@@ -45,7 +45,11 @@ impl Reader<'_> {
             ));
         };
         let mut file = FileRequest::named(path, disk.path_of("path"));
-        file.stated_raw = matches!(disk.text("image_type"), Some("Raw" | "raw"));
+        file.stated = match disk.text("image_type") {
+            Some("Raw" | "raw") => StatedImage::Raw,
+            Some("Qcow2" | "qcow2") => StatedImage::Qcow2,
+            Some(_) | None => StatedImage::Unstated,
+        };
         let serial = disk.text("serial").filter(|serial| !serial.is_empty());
         if let Some(long) = serial.filter(|serial| serial.len() > SERIAL_LENGTH) {
             let consequence = "the guest reads its first 20 bytes";
@@ -55,14 +59,22 @@ impl Reader<'_> {
             Some(true) => DiskAccess::ReadOnly,
             Some(false) | None => DiskAccess::ReadWrite,
         };
+        let options = disk_options(disk)?;
+        let format = match file.stated {
+            StatedImage::Unstated | StatedImage::Raw => DiskFormat::Raw,
+            StatedImage::Qcow2 => DiskFormat::Qcow2,
+        };
+        if format == DiskFormat::Qcow2 {
+            check_qcow2(disk, access, &options)?;
+        }
         Ok(DiskSpec {
             id,
             file,
-            format: DiskFormat::Raw,
+            format,
             access,
             serial: serial.map(str::to_owned),
             queue_size: disk.integer("queue_size").unwrap_or(DEFAULT_DISK_QUEUE),
-            options: disk_options(disk)?,
+            options,
         })
     }
 
@@ -123,6 +135,19 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses what a qcow2 image cannot be used for.
+fn check_qcow2(disk: &Section, access: DiskAccess, options: &DiskOptions) -> Result<(), Box<Refusal>> {
+    if access != DiskAccess::ReadOnly {
+        let rule = "a qcow2 image can be read only".to_owned();
+        return Err(contradiction(disk.path_of("readonly"), "not set", rule, "true".to_owned()));
+    }
+    if options.caching != DiskCaching::Cached {
+        let rule = "a qcow2 image is read through the page cache".to_owned();
+        return Err(contradiction(disk.path_of("direct"), "true", rule, "false".to_owned()));
+    }
+    Ok(())
 }
 
 /// Ids for the devices of one kind: the one that an entry names, else the first number that is free.

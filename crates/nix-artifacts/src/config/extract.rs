@@ -59,8 +59,20 @@ pub(crate) struct FileRequest {
     pub(crate) path: PathBuf,
     /// Who asked for it.
     pub(crate) origin: FileOrigin,
-    /// Whether the configuration says in words that a disk image is raw.
-    pub(crate) stated_raw: bool,
+    /// What the configuration says in words about a disk image.
+    pub(crate) stated: StatedImage,
+}
+
+/// What a configuration says in words about the format of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StatedImage {
+    /// Nothing.
+    #[default]
+    Unstated,
+    /// That it is raw.
+    Raw,
+    /// That it is qcow2.
+    Qcow2,
 }
 
 /// Who asked for a file.

@@ -2,7 +2,7 @@
 
 use vm_model::{BootSpec, Bytes, CpuSpec, MemoryBacking, MemorySpec, SerialMode};
 
-use super::extract::{Conventional, FileOrigin, FileRequest};
+use super::extract::{Conventional, FileOrigin, FileRequest, StatedImage};
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
 use super::section::Section;
 
@@ -150,12 +150,16 @@ impl<'config> Reader<'config> {
 impl FileRequest {
     /// A file that a key names.
     pub(super) fn named(path: &str, json_path: String) -> Self {
-        Self { path: path.into(), origin: FileOrigin::Key(json_path), stated_raw: false }
+        Self { path: path.into(), origin: FileOrigin::Key(json_path), stated: StatedImage::Unstated }
     }
 
     /// A file that is used although no key names it.
     pub(super) fn conventional(path: &str, json_path: &str) -> Self {
-        Self { path: path.into(), origin: FileOrigin::Default(json_path.to_owned()), stated_raw: false }
+        Self {
+            path: path.into(),
+            origin: FileOrigin::Default(json_path.to_owned()),
+            stated: StatedImage::Unstated,
+        }
     }
 }
 

@@ -29,4 +29,4 @@ pub use services::VsockRequest;
 pub use settings::{AddressDelivery, DiskPersistence, ProcuratorSettings, RestartPolicy};
 
 pub(crate) use document::MAX_CONFIG_SIZE;
-pub(crate) use extract::{Conventional, FileOrigin, FileRequest, apply_overrides, parse_config};
+pub(crate) use extract::{Conventional, FileOrigin, FileRequest, StatedImage, apply_overrides, parse_config};

@@ -15,6 +15,7 @@ pub(super) fn block_device(disk: DiskSpec<OwnedFd>) -> Result<BlockDevice, Build
         file: disk.file,
         image: match disk.format {
             DiskFormat::Raw => block::DiskImage::Raw,
+            DiskFormat::Qcow2 => block::DiskImage::Qcow2,
         },
         access: match disk.access {
             DiskAccess::ReadOnly => block::DiskAccess::ReadOnly,

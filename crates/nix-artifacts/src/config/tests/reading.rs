@@ -17,7 +17,11 @@ fn accepted(json: &serde_json::Value) -> ParsedConfig {
 }
 
 fn named(path: &str, json_path: &str) -> FileRequest {
-    FileRequest { path: path.into(), origin: FileOrigin::Key(json_path.to_owned()), stated_raw: false }
+    FileRequest {
+        path: path.into(),
+        origin: FileOrigin::Key(json_path.to_owned()),
+        stated: StatedImage::Unstated,
+    }
 }
 
 fn default_for(path: &str, json_path: &str) -> FileRequest {
@@ -108,12 +112,13 @@ fn disks_are_read_in_order_and_named() {
             {"path": "root.img"},
             {"path": "/nix/store/x/data", "readonly": true, "id": "disk2", "serial": "s1", "queue_size": 256},
             {"path": "third.img", "image_type": "Raw"},
+            {"path": "fourth.img", "image_type": "Qcow2", "readonly": true},
         ],
         "procurator": {"restart": "never", "disks": [{"id": "disk0", "persistence": "ephemeral"}, {"id": "disk2"}]},
     }));
     let disks = &parsed.machine.disks;
     let ids: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
-    assert_eq!(ids, ["disk0", "disk2", "disk3"]);
+    assert_eq!(ids, ["disk0", "disk2", "disk3", "disk4"]);
     assert_eq!(disks[0].access, DiskAccess::ReadWrite);
     let second = DiskSpec {
         id: "disk2".to_owned(),
@@ -125,7 +130,10 @@ fn disks_are_read_in_order_and_named() {
         options: DiskOptions::default(),
     };
     assert_eq!(disks[1], second);
-    assert_eq!(disks.iter().map(|disk| disk.file.stated_raw).collect::<Vec<_>>(), [false, false, true]);
+    let stated = disks.iter().map(|disk| disk.file.stated).collect::<Vec<_>>();
+    assert_eq!(stated, [StatedImage::Unstated, StatedImage::Unstated, StatedImage::Raw, StatedImage::Qcow2]);
+    let formats = disks.iter().map(|disk| disk.format).collect::<Vec<_>>();
+    assert_eq!(formats, [DiskFormat::Raw, DiskFormat::Raw, DiskFormat::Raw, DiskFormat::Qcow2]);
     assert_eq!(parsed.settings.restart, Some(RestartPolicy::Never));
     assert_eq!(parsed.settings.persistence("disk0"), DiskPersistence::Ephemeral);
     assert_eq!(parsed.settings.persistence("disk2"), DiskPersistence::Persistent);

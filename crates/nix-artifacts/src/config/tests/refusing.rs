@@ -46,7 +46,9 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"disks": ["a"]}"#), @r#""vm-config.json": $.disks[0] is "a"; accepted is an object"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "rate_limiter_config": {"ops": {"size": 5}}}]}"#), @r#""vm-config.json": $.disks[0].rate_limiter_config.ops.refill_time is missing, but a limit is so much in such a time; accepted is an integer"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "queue_size": 100}]}"#), @r#""vm-config.json": $.disks[0].queue_size is 100; accepted is a power of two from 16 to 1024"#);
-    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "image_type": "Qcow2"}]}"#), @r#""vm-config.json": $.disks[0].image_type is "Qcow2"; accepted is "Raw", "raw" or "Unknown""#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "image_type": "FixedVhd"}]}"#), @r#""vm-config.json": $.disks[0].image_type is "FixedVhd"; accepted is "Raw", "raw", "Qcow2", "qcow2" or "Unknown""#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "image_type": "Qcow2"}]}"#), @r#""vm-config.json": $.disks[0].readonly is not set, but a qcow2 image can be read only; accepted is true"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "image_type": "Qcow2", "readonly": true, "direct": true}]}"#), @r#""vm-config.json": $.disks[0].direct is true, but a qcow2 image is read through the page cache; accepted is false"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "../up"}]}"#), @r#""vm-config.json": $.disks[0].id is "../up"; accepted is 1 to 63 letters, digits, '-', '_' and '.', starting with a letter, digit or '_'"#);
     insta::assert_snapshot!(refusal(r#"{"net": [{"mac": "01:00:5e:00:00:01"}]}"#), @r#""vm-config.json": $.net[0].mac is "01:00:5e:00:00:01"; accepted is the unicast address of one interface, like "52:54:00:12:34:56""#);
     insta::assert_snapshot!(refusal(r#"{"net": [{"ip": "fe80::1"}]}"#), @r#""vm-config.json": $.net[0].ip is "fe80::1"; accepted is the IPv4 address of one host, like "10.100.0.5""#);
