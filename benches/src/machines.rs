@@ -90,7 +90,7 @@ impl Fleet {
             id: VmId::new(&format!("bench-{}", self.created)),
             spec: MachineSpec {
                 uuid: uuid::Uuid::from_u128(u128::from(self.created)),
-                cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+                cpus: CpuSpec::default(),
                 memory: MemorySpec { size: MEMORY, backing: MemoryBacking::default(), prefault: false },
                 boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },
                 disks: Vec::new(),

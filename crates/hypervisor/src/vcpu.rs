@@ -117,7 +117,7 @@ impl Vcpu {
         Self { index, fd, area, accesses: None, kick, vm }
     }
 
-    /// The vCPU's index, which is also its APIC id.
+    /// The vCPU's index among those of its machine.
     #[must_use]
     pub fn index(&self) -> u8 {
         self.index

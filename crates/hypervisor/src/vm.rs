@@ -151,8 +151,17 @@ impl Vm {
     /// # Errors
     /// [`VmError::Vcpu`] when the index is taken or beyond the host's limit.
     pub fn create_vcpu(&self, index: u8) -> Result<Vcpu, VmError> {
+        self.create_vcpu_with_apic_id(index, index)
+    }
+
+    /// As [`create_vcpu`](Self::create_vcpu), with an APIC id of its own, which must be free instead. The index is
+    /// what errors and logs call it.
+    ///
+    /// # Errors
+    /// [`VmError::Vcpu`] when the id is taken or beyond the host's limit.
+    pub fn create_vcpu_with_apic_id(&self, index: u8, apic_id: u8) -> Result<Vcpu, VmError> {
         self.shared.setup.lock().unwrap_or_else(PoisonError::into_inner).vcpus += 1;
-        let created = self.shared.fd.create_vcpu(u64::from(index));
+        let created = self.shared.fd.create_vcpu(u64::from(apic_id));
         match created {
             Ok(fd) => Ok(Vcpu::new(fd, index, Arc::clone(&self.shared))),
             Err(errno) => {

@@ -258,8 +258,15 @@ impl TinyGuest {
         Self { address: EVENT_REGISTER_ADDRESS, network, ..Self::of(Kind::NetworkHost) }
     }
 
-    /// Starts all other processors, waits until `count` run with its own, writes `processors <2 digits>\n`
-    /// (hexadecimal) and powers off.
+    /// Starts all other processors, waits until `count` run with its own, and powers off:
+    ///
+    /// ```text
+    /// processors <how many, 2 digits>
+    /// ids <2 digits> <2 digits> …
+    /// ```
+    ///
+    /// Each processor notes its APIC id, as CPUID leaf 1 tells it; they are listed in ascending order. Numbers are
+    /// hexadecimal.
     #[must_use]
     pub fn processors(count: u8) -> Self {
         Self { count: u32::from(count), ..Self::of(Kind::Processors) }

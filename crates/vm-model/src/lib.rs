@@ -22,6 +22,7 @@ mod disk_options;
 mod id;
 mod lifecycle;
 mod machine;
+mod processors;
 mod services;
 mod units;
 
@@ -34,8 +35,9 @@ pub use lifecycle::{
     VmStatus,
 };
 pub use machine::{
-    BootSpec, CpuSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, MachineSpec, MemoryBacking, MemorySpec,
-    NicSpec, SerialMode,
+    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, MachineSpec, MemoryBacking, MemorySpec, NicSpec,
+    SerialMode,
 };
+pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};

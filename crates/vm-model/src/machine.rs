@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Bytes, DiskOptions, GuestServices, MacAddress};
+use crate::{Bytes, CpuSpec, DiskOptions, GuestServices, MacAddress};
 
 /// A whole machine. Files are `F`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,15 +29,6 @@ pub struct MachineSpec<F> {
     pub rng: bool,
     /// By what else guest and host help each other.
     pub services: GuestServices<F>,
-}
-
-/// Processors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuSpec {
-    /// vCPUs present at boot; at least one.
-    pub boot_vcpus: u8,
-    /// Guest-physical address bits offered to the guest; `None` takes the host's.
-    pub max_phys_bits: Option<u8>,
 }
 
 /// Memory.
@@ -233,7 +224,7 @@ mod tests {
     fn spec() -> MachineSpec<&'static str> {
         MachineSpec {
             uuid: Uuid::nil(),
-            cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+            cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(64),
                 backing: MemoryBacking::default(),

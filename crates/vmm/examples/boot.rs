@@ -68,7 +68,7 @@ fn parse() -> Result<Arguments, Box<dyn std::error::Error>> {
     let mut arguments = Arguments {
         spec: MachineSpec {
             uuid: uuid::Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0),
-            cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+            cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(256),
                 backing: MemoryBacking::SharedMemfd,

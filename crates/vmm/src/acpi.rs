@@ -15,6 +15,7 @@ use acpi_tables::xsdt::XSDT;
 pub(crate) use devices::acpi::RESET_VALUE;
 
 use crate::layout;
+use crate::topology::Topology;
 
 const OEM: [u8; 6] = *b"PROCUR";
 const OEM_TABLE: [u8; 8] = *b"MACHINE1";
@@ -27,8 +28,10 @@ const VGA_NOT_PRESENT: u16 = 1 << 2;
 /// What of a machine its tables depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MachineShape {
-    /// vCPUs, numbered from 0 like their APICs.
+    /// vCPUs, numbered from 0.
     pub(crate) vcpus: u8,
+    /// Which APIC is whose.
+    pub(crate) topology: Topology,
     /// Whether the guest can report a panic.
     pub(crate) panic_device: bool,
 }
@@ -106,7 +109,11 @@ fn madt(shape: &MachineShape) -> MADT {
     let io_apic = u32::try_from(layout::IO_APIC).expect("the I/O APIC lies below 4 GiB");
     let mut madt = MADT::new(OEM, OEM_TABLE, OEM_REVISION, LocalInterruptController::Address(local_apic));
     for index in 0..shape.vcpus {
-        madt.add_structure(ProcessorLocalApic::new(index, index, EnabledStatus::Enabled));
+        madt.add_structure(ProcessorLocalApic::new(
+            index,
+            shape.topology.apic_id(index),
+            EnabledStatus::Enabled,
+        ));
     }
     madt.add_structure(IoApic::new(0, io_apic, 0));
     madt
@@ -120,7 +127,14 @@ fn mcfg() -> MCFG {
 
 #[cfg(test)]
 mod tests {
+    use vm_model::{CpuSpec, CpuTopology};
+
     use super::*;
+
+    fn shape(vcpus: u8) -> MachineShape {
+        let topology = Topology::of(&CpuSpec::of(vcpus)).unwrap();
+        MachineShape { vcpus, topology, panic_device: true }
+    }
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
@@ -129,7 +143,7 @@ mod tests {
     #[test]
     fn every_table_has_a_valid_length_and_checksum() {
         for vcpus in [1, 2, 255] {
-            let tables = build_tables(&MachineShape { vcpus, panic_device: true });
+            let tables = build_tables(&shape(vcpus));
             for (address, bytes) in &tables.pieces {
                 assert_eq!(address % 16, 0);
                 assert!(address + bytes.len() as u64 <= layout::ACPI.end);
@@ -144,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_root_leads_to_every_table() {
-        let tables = build_tables(&MachineShape { vcpus: 3, panic_device: true });
+        let tables = build_tables(&shape(3));
         let at = |address: u64| {
             let piece = tables.pieces.iter().find(|(start, _)| *start == address);
             &piece.expect("a table starts there").1
@@ -162,11 +176,22 @@ mod tests {
         assert_eq!(madt.len(), 44 + 3 * 8 + 12);
     }
 
+    #[test]
+    fn processors_are_listed_by_their_apic_ids() {
+        let topology =
+            CpuTopology { threads_per_core: 1, cores_per_die: 3, dies_per_package: 1, packages: 2 };
+        let topology = Topology::of(&CpuSpec { topology: Some(topology), ..CpuSpec::of(5) }).unwrap();
+        let table = bytes_of(&madt(&MachineShape { vcpus: 5, topology, panic_device: true }));
+        let listed: Vec<_> =
+            table[44..44 + 5 * 8].chunks(8).map(|entry| (entry[0], entry[2], entry[3])).collect();
+        assert_eq!(listed, [(0, 0, 0), (0, 1, 1), (0, 2, 2), (0, 3, 4), (0, 4, 5)]);
+    }
+
     /// Needs `iasl` (Debian: acpica-tools); says so where it is absent.
     #[test]
     fn the_tables_disassemble() {
         let directory = tempfile::tempdir().unwrap();
-        let tables = build_tables(&MachineShape { vcpus: 2, panic_device: true });
+        let tables = build_tables(&shape(2));
         for (address, bytes) in &tables.pieces {
             let signature = String::from_utf8_lossy(&bytes[..4]).into_owned();
             if !matches!(signature.as_str(), "DSDT" | "FACP" | "APIC" | "MCFG") {

@@ -4,7 +4,7 @@
 //! | what | why |
 //! |---|---|
 //! | hypervisor bit on, TSC-deadline timer on where KVM has it | KVM emulates both but older kernels list neither |
-//! | APIC ids and topology (1, 4, 0xB, 0x1F, 0x8000_0008, 0x8000_001D, 0x8000_001E) | one package, one thread a core, one core a vCPU |
+//! | APIC ids and topology (1, 4, 0xB, 0x1F, 0x8000_0008, 0x8000_001D, 0x8000_001E) | as the machine's topology has it |
 //! | VMX and SVM off, their leaves empty | no guests inside guests |
 //! | performance monitoring empty (0xA, 0x8000_0022), PDCM off | counters are not virtualised |
 //! | MONITOR off | waiting belongs to HLT, which KVM can account for |
@@ -19,11 +19,13 @@ mod topology;
 
 use hypervisor::kvm_cpuid_entry2;
 
+use crate::topology::Topology;
+
 /// What the leaves depend on besides the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuidShape {
-    /// vCPUs in the machine.
-    pub(crate) vcpus: u8,
+    /// Where the vCPUs sit.
+    pub(crate) topology: Topology,
     /// KVM emulates the local APIC's TSC-deadline timer.
     pub(crate) tsc_deadline: bool,
     /// The most physical address bits to offer.
@@ -62,7 +64,7 @@ pub(crate) fn for_machine(supported: &[kvm_cpuid_entry2], shape: &CpuidShape) ->
         cut(leaf, shape);
     }
     drop_tiles_without_state(&mut leaves);
-    topology::for_machine(&mut leaves, shape.vcpus);
+    topology::for_machine(&mut leaves, &shape.topology);
     leaves
 }
 
@@ -88,10 +90,14 @@ fn drop_tiles_without_state(leaves: &mut [kvm_cpuid_entry2]) {
     }
 }
 
-/// The same leaves as vCPU `index` sees them; its index is its APIC id.
-pub(crate) fn for_vcpu(machine: &[kvm_cpuid_entry2], index: u8) -> Vec<kvm_cpuid_entry2> {
+/// The same leaves as vCPU `index` sees them.
+pub(crate) fn for_vcpu(
+    machine: &[kvm_cpuid_entry2],
+    topology: &Topology,
+    index: u8,
+) -> Vec<kvm_cpuid_entry2> {
     let mut leaves = machine.to_vec();
-    topology::for_vcpu(&mut leaves, index);
+    topology::for_vcpu(&mut leaves, topology, index);
     leaves
 }
 
@@ -113,8 +119,10 @@ fn cut(leaf: &mut kvm_cpuid_entry2, shape: &CpuidShape) {
             }
         }
         // MONITOR, performance monitoring, QoS monitoring and enforcement, SGX, processor trace, key locker, SVM,
-        // sampling, extended performance monitoring.
-        5 | 0xa | 0xf | 0x10 | 0x12 | 0x14 | 0x19 | 0x8000_000a | 0x8000_001b | 0x8000_0022 => empty(leaf),
+        // sampling, extended performance monitoring, and AMD's own leaf about levels, which would speak of the host's.
+        5 | 0xa | 0xf | 0x10 | 0x12 | 0x14 | 0x19 | 0x8000_000a | 0x8000_001b | 0x8000_0022 | 0x8000_0026 => {
+            empty(leaf)
+        }
         7 if leaf.index == 0 => {
             leaf.ebx &= !LEAF7_EBX_NOT_OFFERED;
             leaf.ecx &= !LEAF7_ECX_NOT_OFFERED;

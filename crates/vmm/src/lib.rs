@@ -45,7 +45,7 @@
 //!
 //! let spec = MachineSpec {
 //!     uuid: Default::default(),
-//!     cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+//!     cpus: CpuSpec::default(),
 //!     memory: MemorySpec {
 //!         size: Bytes::from_mib(128),
 //!         backing: MemoryBacking::SharedMemfd,
@@ -85,12 +85,14 @@ mod outcome;
 mod poller;
 mod reset_vector;
 mod smbios;
+mod topology;
 mod vcpu;
 
 pub use boot::{BootFile, LoadError};
 pub use machine::{
     BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine,
-    MachineEvent, PauseError, Remains,
+    MachineEvent, PauseError, ProcessorsError, Remains,
 };
 pub use memory::MemoryError;
+pub use topology::TopologyError;
 pub use vcpu::{CpuSetupError, StartError};

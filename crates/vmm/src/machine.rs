@@ -27,7 +27,7 @@ use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
-pub use error::{BalloonChangeError, BuildError, PauseError};
+pub use error::{BalloonChangeError, BuildError, PauseError, ProcessorsError};
 pub use options::BuildOptions;
 
 use crate::outcome::Outcome;

@@ -153,7 +153,7 @@ fn spec(guest: &TinyGuest) -> MachineSpec<OwnedFd> {
     disk[..4].copy_from_slice(&HOSTILE_DISK_START);
     MachineSpec {
         uuid: uuid::Uuid::nil(),
-        cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+        cpus: CpuSpec::default(),
         memory: MemorySpec {
             size: Bytes::new(HOSTILE_MEMORY_SIZE),
             backing: MemoryBacking::SharedMemfd,

@@ -58,7 +58,7 @@ fn spec(guest: &TinyGuest, backing: MemoryBacking) -> MachineSpec<OwnedFd> {
     disk.set_len(1 << 20).expect("room for a disk");
     MachineSpec {
         uuid: uuid::Uuid::nil(),
-        cpus: CpuSpec { boot_vcpus: 2, max_phys_bits: None },
+        cpus: CpuSpec::of(2),
         memory: MemorySpec { size: Bytes::from_mib(64), backing, prefault: false },
         boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },
         disks: vec![DiskSpec {

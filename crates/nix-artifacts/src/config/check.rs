@@ -116,6 +116,9 @@ impl Checker<'_> {
             (ValueKind::List { most }, Node::List(entries)) if entries.len() <= *most => {
                 self.list(rule, entries, &json_path).map(Value::List)
             }
+            (ValueKind::Integers { most }, Node::List(nodes)) => integers(nodes, *most)
+                .map(Value::Integers)
+                .ok_or_else(|| wrong(json_path, node, rule.accepted())),
             (kind, node) => scalar(kind, node).ok_or_else(|| wrong(json_path, node, rule.accepted())),
         }
     }
@@ -158,6 +161,17 @@ fn scalar(kind: &ValueKind, node: &Node) -> Option<Value> {
         (kind, Node::Text(text)) => is_accepted_text(kind, text).then(|| Value::Text(text.clone())),
         _ => None,
     }
+}
+
+fn integers(nodes: &[Node], most: u64) -> Option<Vec<u64>> {
+    if nodes.is_empty() || nodes.len() as u64 > most.saturating_add(1) {
+        return None;
+    }
+    let integer = |node: &Node| match node {
+        Node::Integer(value) if *value <= most => Some(*value),
+        _ => None,
+    };
+    nodes.iter().map(integer).collect()
 }
 
 fn is_accepted_integer(kind: &ValueKind, value: u64) -> bool {

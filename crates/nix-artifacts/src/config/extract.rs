@@ -153,6 +153,14 @@ pub(crate) fn apply_overrides<F>(
                 accepted: format!("an integer from 1 to {}", keys::MAX_VCPUS),
             });
         }
+        let places = machine.cpus.topology.map(|topology| topology.places());
+        if let Some(places) = places.filter(|places| u32::from(vcpus) > *places) {
+            return Err(OverrideError {
+                name: "vcpus",
+                value: vcpus.to_string(),
+                accepted: format!("at most the {places} that the image's cpus.topology has places for"),
+            });
+        }
         machine.cpus.boot_vcpus = vcpus;
     }
     if let Some(size) = *memory_bytes {

@@ -1,6 +1,6 @@
-//! Processors, memory, what is booted and the serial port, read from their sections.
+//! Memory, what is booted and the serial port, read from their sections.
 
-use vm_model::{BootSpec, Bytes, CpuSpec, MemoryBacking, MemorySpec, SerialMode};
+use vm_model::{BootSpec, Bytes, MemoryBacking, MemorySpec, SerialMode};
 
 use super::extract::{Conventional, FileOrigin, FileRequest, StatedImage};
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
@@ -32,48 +32,6 @@ impl<'config> Reader<'config> {
             value: value.to_string(),
             consequence: consequence.to_owned(),
         });
-    }
-
-    pub(super) fn cpus(&mut self) -> Result<CpuSpec, Box<Refusal>> {
-        let Some(cpus) = self.top.section("cpus") else {
-            return Ok(CpuSpec { boot_vcpus: 1, max_phys_bits: None });
-        };
-        let boot_vcpus: u8 = cpus.integer("boot_vcpus").unwrap_or(1);
-        let max_vcpus: u8 = cpus.integer("max_vcpus").unwrap_or(boot_vcpus);
-        if max_vcpus < boot_vcpus {
-            return Err(contradiction(
-                cpus.path_of("max_vcpus"),
-                max_vcpus,
-                format!("boot_vcpus is {boot_vcpus}"),
-                format!("{boot_vcpus} or more"),
-            ));
-        }
-        if max_vcpus > boot_vcpus {
-            let consequence = "vCPUs cannot be added to a running machine";
-            self.warn(cpus.path_of("max_vcpus"), max_vcpus, consequence);
-        }
-        if let Some(topology) = cpus.section("topology") {
-            self.topology(topology, cpus.path_of("topology"), max_vcpus)?;
-        }
-        Ok(CpuSpec { boot_vcpus, max_phys_bits: cpus.integer("max_phys_bits") })
-    }
-
-    fn topology(&mut self, topology: &Section, json_path: String, max_vcpus: u8) -> Result<(), Box<Refusal>> {
-        let [threads, cores, dies, packages] =
-            ["threads_per_core", "cores_per_die", "dies_per_package", "packages"]
-                .map(|level| topology.integer::<u32>(level).unwrap_or(1));
-        let value = format!("{threads} × {cores} × {dies} × {packages}");
-        // Each is at most 64, so the product fits.
-        if threads * cores * dies * packages != u32::from(max_vcpus) {
-            let rule = format!("max_vcpus is {max_vcpus}");
-            let accepted = format!("a topology that multiplies to {max_vcpus}");
-            return Err(contradiction(json_path, value, rule, accepted));
-        }
-        if (threads, dies, packages) != (1, 1, 1) {
-            let consequence = "the guest sees one package with one thread a core";
-            self.warn(json_path, value, consequence);
-        }
-        Ok(())
     }
 
     pub(super) fn memory(&mut self) -> MemorySpec {

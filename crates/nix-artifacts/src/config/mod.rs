@@ -14,6 +14,7 @@ mod extract;
 pub(crate) mod keys;
 mod machine;
 mod nearest;
+mod processors;
 mod refusal;
 mod section;
 mod services;

@@ -20,6 +20,7 @@ pub(super) enum Value {
     List(Vec<Section>),
     Boolean(bool),
     Integer(u64),
+    Integers(Vec<u64>),
     Text(String),
     Mac(MacAddress),
     Address(Ipv4Addr),
@@ -64,6 +65,16 @@ impl Section {
         match self.value(name) {
             Some(Value::Integer(value)) => T::try_from(*value).ok(),
             _ => None,
+        }
+    }
+
+    /// The integers of the list `name`, each where it fits the type that the caller needs.
+    pub(super) fn integers<T: TryFrom<u64>>(&self, name: &str) -> Vec<T> {
+        match self.value(name) {
+            Some(Value::Integers(values)) => {
+                values.iter().filter_map(|value| T::try_from(*value).ok()).collect()
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -34,7 +34,7 @@ fn request(name: &str) -> LaunchRequest {
         id: VmId::new(name),
         spec: MachineSpec {
             uuid: uuid::Uuid::nil(),
-            cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+            cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(16),
                 backing: MemoryBacking::default(),

@@ -37,7 +37,7 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
         id: VmId::new(name),
         spec: MachineSpec {
             uuid: uuid::Uuid::from_u128(7),
-            cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+            cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(16),
                 backing: MemoryBacking::default(),

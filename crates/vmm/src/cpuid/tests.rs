@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use vm_model::{CpuSpec, CpuTopology};
+
 use super::*;
+use crate::topology::tests::any_cpus;
 
 fn leaf(function: u32, index: u32, registers: [u32; 4]) -> kvm_cpuid_entry2 {
     let [eax, ebx, ecx, edx] = registers;
@@ -32,8 +35,12 @@ fn host(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
     ]
 }
 
+fn flat(vcpus: u8) -> Topology {
+    Topology::of(&CpuSpec::of(vcpus)).unwrap()
+}
+
 fn shape(vcpus: u8) -> CpuidShape {
-    CpuidShape { vcpus, tsc_deadline: true, max_phys_bits: None }
+    CpuidShape { topology: flat(vcpus), tsc_deadline: true, max_phys_bits: None }
 }
 
 fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> &kvm_cpuid_entry2 {
@@ -43,7 +50,7 @@ fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> &kvm_cpuid_en
 #[test]
 fn nothing_is_offered_that_the_machine_does_not_stand_behind() {
     for name in [b"AuthenticAMD", b"GenuineIntel"] {
-        let leaves = for_vcpu(&for_machine(&host(name), &shape(2)), 0);
+        let leaves = for_vcpu(&for_machine(&host(name), &shape(2)), &flat(2), 0);
         let features = find(&leaves, 1, 0).ecx;
         assert_eq!(features & (1 << 3 | 1 << 5 | 1 << 15 | 1 << 27), 0);
         assert_eq!(features & (1 << 31 | 1 << 24), 1 << 31 | 1 << 24);
@@ -99,7 +106,7 @@ fn physical_address_bits_are_clamped_and_never_raised() {
 #[test]
 fn three_vcpus_are_three_cores_of_one_package() {
     let machine = for_machine(&host(b"AuthenticAMD"), &shape(3));
-    let leaves = for_vcpu(&machine, 2);
+    let leaves = for_vcpu(&machine, &flat(3), 2);
     assert_eq!(find(&leaves, 1, 0).ebx, 0x0203_0800);
     assert_eq!(find(&leaves, 4, 0).eax >> 14 & 0xfff, 0, "a first-level cache is a core's own");
     assert_eq!(find(&leaves, 4, 3).eax >> 14 & 0xfff, 3, "the last level is shared by four ids");
@@ -119,6 +126,61 @@ fn three_vcpus_are_three_cores_of_one_package() {
     assert_eq!([node.eax, node.ebx, node.ecx], [2, 2, 0]);
 }
 
+fn machine(name: &[u8; 12], cpus: &CpuSpec) -> (Topology, Vec<kvm_cpuid_entry2>) {
+    let topology = Topology::of(cpus).unwrap();
+    (topology, for_machine(&host(name), &CpuidShape { topology, tsc_deadline: true, max_phys_bits: None }))
+}
+
+fn levels(leaves: &[kvm_cpuid_entry2], function: u32) -> Vec<(u32, u32, u32)> {
+    let of_function = leaves.iter().filter(|leaf| leaf.function == function);
+    of_function.map(|leaf| (leaf.eax, leaf.ebx, leaf.ecx)).collect()
+}
+
+/// Two packages of two dies of three cores of two threads.
+fn deep() -> CpuSpec {
+    let topology = CpuTopology { threads_per_core: 2, cores_per_die: 3, dies_per_package: 2, packages: 2 };
+    CpuSpec { topology: Some(topology), ..CpuSpec::of(24) }
+}
+
+#[test]
+fn intel_tells_every_level_apart() {
+    let (topology, machine) = machine(b"GenuineIntel", &deep());
+    // Thread 1 of core 2 of die 1 of package 1.
+    let leaves = for_vcpu(&machine, &topology, 23);
+    let id = 1 << 4 | 1 << 3 | 2 << 1 | 1;
+    assert_eq!(find(&leaves, 1, 0).ebx, id << 24 | 16 << 16 | 0x0800, "16 ids a package");
+    assert_eq!(find(&leaves, 4, 0).eax >> 14, 7 << 12 | 1, "8 core ids a package, 2 ids a core");
+    assert_eq!(find(&leaves, 4, 3).eax >> 14, 7 << 12 | 7, "8 ids a die");
+    assert_eq!(levels(&leaves, 0xb), [(1, 2, 0x100), (4, 12, 0x201), (0, 0, 2)]);
+    assert_eq!(levels(&leaves, 0x1f), [(1, 2, 0x100), (3, 6, 0x201), (4, 12, 0x502), (0, 0, 3)]);
+    assert_eq!(find(&leaves, 0x1f, 2).edx, id);
+}
+
+#[test]
+fn amd_tells_dies_apart_by_nodes() {
+    let (topology, machine) = machine(b"AuthenticAMD", &deep());
+    let leaves = for_vcpu(&machine, &topology, 23);
+    assert_eq!(find(&leaves, 1, 0).ebx >> 16 & 0xff, 12, "12 threads a package");
+    assert_eq!(find(&leaves, 0x8000_0008, 0).ecx & 0xf0ff, 0x400b, "12 threads, 4 bits of id");
+    let node = find(&leaves, 0x8000_001e, 0);
+    assert_eq!(node.eax, 1 << 4 | 1 << 3 | 2 << 1 | 1);
+    assert_eq!(node.ebx, 1 << 8 | 5, "two threads in core 5 of the package");
+    assert_eq!(node.ecx, 1 << 8 | 3, "two nodes a package, of which this is the last");
+}
+
+#[test]
+fn the_leaf_of_dies_is_there_where_there_are_dies() {
+    let hosted = |cpus: &CpuSpec, highest| {
+        let topology = Topology::of(cpus).unwrap();
+        let shape = CpuidShape { topology, tsc_deadline: true, max_phys_bits: None };
+        for_machine(&[vendor(b"GenuineIntel", highest)], &shape)
+    };
+    assert_eq!(find(&hosted(&deep(), 0x16), 0, 0).eax, 0x1f);
+    assert_eq!(levels(&hosted(&deep(), 0x16), 0x1f).len(), 4);
+    assert_eq!(find(&hosted(&CpuSpec::of(4), 0x16), 0, 0).eax, 0x16);
+    assert_eq!(find(&hosted(&deep(), 7), 0, 0).eax, 7, "a CPU without levels gets none");
+}
+
 #[test]
 fn a_cpu_without_topology_leaves_gets_none() {
     let leaves = for_machine(&[vendor(b"GenuineIntel", 7)], &shape(4));
@@ -131,19 +193,42 @@ proptest! {
         let machine = for_machine(&host(b"GenuineIntel"), &shape(vcpus));
         let shift = find(&machine, 0xb, 1).eax;
         for index in 0..vcpus {
-            let leaves = for_vcpu(&machine, index);
+            let leaves = for_vcpu(&machine, &flat(vcpus), index);
             prop_assert_eq!(find(&leaves, 1, 0).ebx.to_le_bytes()[3], index);
             prop_assert_eq!(find(&leaves, 0xb, 0).edx, u32::from(index));
             prop_assert_eq!(u32::from(index) >> shift, 0, "all ids are in one package");
         }
     }
 
+    /// What a guest concludes from the leaves is where the vCPU sits.
+    #[test]
+    fn leaves_and_places_agree(cpus in any_cpus()) {
+        for name in [b"GenuineIntel", b"AuthenticAMD"] {
+            let (topology, machine) = machine(name, &cpus);
+            let [core_shift, die_shift, last] = [0, 1, 2].map(|index| find(&machine, 0x1f, index).eax);
+            let package_shift = if last == 0 { die_shift } else { last };
+            prop_assert_eq!(find(&machine, 0xb, 1).eax, package_shift);
+            for index in 0..cpus.boot_vcpus {
+                let leaves = for_vcpu(&machine, &topology, index);
+                let (id, place) = (find(&leaves, 0xb, 0).edx, topology.place(index));
+                prop_assert_eq!(find(&leaves, 1, 0).ebx >> 24, id);
+                prop_assert_eq!(id >> package_shift, place.package);
+                prop_assert_eq!(id & ((1 << core_shift) - 1), place.thread);
+                prop_assert_eq!(id >> die_shift, place.package << (package_shift - die_shift) | place.die);
+                let node = find(&leaves, 0x8000_001e, 0);
+                prop_assert_eq!(node.eax, id);
+                prop_assert_eq!(node.ebx >> 8 & 0xff, topology.threads_per_core() - 1);
+                prop_assert_eq!(node.ecx & 0xff, place.package * topology.dies_per_package() + place.die);
+            }
+        }
+    }
+
     #[test]
     fn no_host_makes_it_panic(functions in proptest::collection::vec((any::<u32>(), 0_u32..4, any::<[u32; 4]>()), 0..40),
-                              vcpus in 1_u8..=255, most in proptest::option::of(any::<u8>())) {
+                              cpus in any_cpus(), most in proptest::option::of(any::<u8>())) {
         let host: Vec<_> = functions.into_iter().map(|(f, i, r)| leaf(f, i, r)).collect();
-        let shape = CpuidShape { vcpus, tsc_deadline: true, max_phys_bits: most };
-        let machine = for_machine(&host, &shape);
-        for_vcpu(&machine, vcpus - 1);
+        let topology = Topology::of(&cpus).unwrap();
+        let machine = for_machine(&host, &CpuidShape { topology, tsc_deadline: true, max_phys_bits: most });
+        for_vcpu(&machine, &topology, cpus.boot_vcpus - 1);
     }
 }

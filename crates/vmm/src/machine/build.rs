@@ -10,13 +10,14 @@ use hypervisor::{HostFacts, Hypervisor, Vcpu, Vm, VmError, kvm_cpuid_entry2};
 use vm_model::{BootSpec, CpuSpec, MachineSpec, MemorySpec};
 
 use super::virtio::{self, VirtioDevices};
-use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, Told};
+use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, ProcessorsError, Told};
 use crate::boot::{self, BootSource, Entry};
 use crate::cpuid::{self, CpuidShape};
 use crate::interrupts::InterruptRouter;
 use crate::memory::{self, Ram, ResidentMemory};
 use crate::outcome::Outcome;
 use crate::poller::{Poller, Token, Trigger};
+use crate::topology::Topology;
 use crate::vcpu::{self, Buses, Meter, VcpuContext};
 use crate::{acpi, layout, reset_vector, smbios};
 
@@ -26,13 +27,13 @@ pub(super) fn build(
     spec: MachineSpec<OwnedFd>,
     options: BuildOptions,
 ) -> Result<Machine, BuildError> {
-    let leaves = machine_cpuid(hypervisor, &spec.cpus, &spec.memory)?;
+    let processors = arrange_processors(hypervisor, &spec.cpus, &spec.memory)?;
     let Ram { memory, regions, resident } = memory::allocate(&spec.memory).map_err(BuildError::Memory)?;
-    let rsdp = write_firmware_tables(&memory, &spec).map_err(BuildError::Load)?;
+    let rsdp = write_firmware_tables(&memory, &spec, processors.topology).map_err(BuildError::Load)?;
     let entry = load_guest(&memory, spec.boot, &spec.memory, rsdp).map_err(BuildError::Load)?;
 
     let vm = create_vm(hypervisor, regions)?;
-    let vcpus = create_vcpus(&vm, &spec.cpus, &leaves, &entry, &memory)?;
+    let vcpus = create_vcpus(&vm, &processors, &entry, &memory)?;
 
     let outcome = Arc::new(Outcome::new().map_err(watching("the machine's news"))?);
     let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, options.console, &outcome)?;
@@ -63,33 +64,51 @@ pub(super) fn build(
     })
 }
 
+/// What the vCPUs are, before any is made.
+struct Processors {
+    vcpus: u8,
+    topology: Topology,
+    /// Of CPUID, the same for all.
+    leaves: Vec<kvm_cpuid_entry2>,
+}
+
 /// Checks what depends on the host and the CPU, before anything is made.
-fn machine_cpuid(
+fn arrange_processors(
     hypervisor: &Hypervisor,
     cpus: &CpuSpec,
     memory: &MemorySpec,
-) -> Result<Vec<kvm_cpuid_entry2>, BuildError> {
+) -> Result<Processors, BuildError> {
     let facts: &HostFacts = hypervisor.facts();
     let vcpus = cpus.boot_vcpus;
-    // APIC id 255 means "all" (Intel SDM volume 3 §11.6.2.1), so that ids end at 254.
     let most = facts.max_vcpus.min(facts.max_vcpu_id).min(255);
     if vcpus == 0 || u32::from(vcpus) > most {
         return Err(BuildError::Vcpus { vcpus, most });
     }
+    // Ids may have gaps. A host that takes none so high refuses the vCPU when it is made.
+    let topology =
+        Topology::of(cpus).map_err(|problem| BuildError::Processors(ProcessorsError::Topology(problem)))?;
     let supported = hypervisor.supported_cpuid().map_err(BuildError::Cpuid)?;
     let shape =
-        CpuidShape { vcpus, tsc_deadline: facts.tsc_deadline_timer, max_phys_bits: cpus.max_phys_bits };
+        CpuidShape { topology, tsc_deadline: facts.tsc_deadline_timer, max_phys_bits: cpus.max_phys_bits };
     let leaves = cpuid::for_machine(supported.as_slice(), &shape);
     let (end, bits) = (layout::highest_address(memory.size.get()), cpuid::phys_bits(&leaves));
     if bits < 64 && end >> bits != 0 {
         return Err(BuildError::AddressBits { end, bits });
     }
-    Ok(leaves)
+    Ok(Processors { vcpus, topology, leaves })
 }
 
 /// Writes what a PC's firmware would have left and says where ACPI's root pointer lies.
-fn write_firmware_tables(memory: &GuestMemory, spec: &MachineSpec<OwnedFd>) -> Result<u64, boot::LoadError> {
-    let shape = acpi::MachineShape { vcpus: spec.cpus.boot_vcpus, panic_device: spec.services.panic_device };
+fn write_firmware_tables(
+    memory: &GuestMemory,
+    spec: &MachineSpec<OwnedFd>,
+    topology: Topology,
+) -> Result<u64, boot::LoadError> {
+    let shape = acpi::MachineShape {
+        vcpus: spec.cpus.boot_vcpus,
+        topology,
+        panic_device: spec.services.panic_device,
+    };
     let tables = acpi::build_tables(&shape);
     for (address, bytes) in tables.pieces {
         boot::write(memory, address, &bytes, "an ACPI table")?;
@@ -134,15 +153,16 @@ fn create_vm(hypervisor: &Hypervisor, regions: Vec<Arc<GuestRegion>>) -> Result<
 
 fn create_vcpus(
     vm: &Vm,
-    cpus: &CpuSpec,
-    leaves: &[kvm_cpuid_entry2],
+    processors: &Processors,
     entry: &Entry,
     memory: &GuestMemory,
 ) -> Result<Vec<Vcpu>, BuildError> {
-    (0..cpus.boot_vcpus)
+    let Processors { vcpus, topology, leaves } = processors;
+    (0..*vcpus)
         .map(|index| {
-            let vcpu = vm.create_vcpu(index).map_err(refused("a vCPU"))?;
-            vcpu::prepare(&vcpu, leaves, entry, memory)
+            let vcpu =
+                vm.create_vcpu_with_apic_id(index, topology.apic_id(index)).map_err(refused("a vCPU"))?;
+            vcpu::prepare(&vcpu, leaves, topology, entry, memory)
                 .map_err(|source| BuildError::CpuSetup { index, source })?;
             Ok(vcpu)
         })

@@ -8,6 +8,7 @@ use vm_model::FailureKind;
 
 use crate::boot::LoadError;
 use crate::memory::MemoryError;
+use crate::topology::TopologyError;
 use crate::vcpu::CpuSetupError;
 
 /// Why a machine could not be built. Nothing of it is left.
@@ -21,6 +22,9 @@ pub enum BuildError {
         /// What the host's KVM takes.
         most: u32,
     },
+    /// The vCPUs cannot be arranged or placed as asked for.
+    #[error("the processors are not possible as described")]
+    Processors(#[source] ProcessorsError),
     /// The description has more devices than the bus has slots.
     #[error("{devices} PCI devices are too many: at most {most} are accepted")]
     TooManyDevices {
@@ -95,6 +99,7 @@ impl BuildError {
             Self::Vcpus { .. } | Self::TooManyDevices { .. } | Self::AddressBits { .. } => {
                 FailureKind::Artifact
             }
+            Self::Processors(error) => error.failure_kind(),
             Self::Load(error) => match error {
                 LoadError::Read { .. } | LoadError::Write { .. } => FailureKind::Host,
                 LoadError::NotAFile { .. }
@@ -117,6 +122,22 @@ impl BuildError {
             | Self::Device { .. }
             | Self::EventLoop { .. } => FailureKind::Host,
             Self::Layout(_) => FailureKind::Machine,
+        }
+    }
+}
+
+/// Why vCPUs cannot be arranged or placed as asked for.
+#[derive(Debug, Error)]
+pub enum ProcessorsError {
+    /// There is no such topology.
+    #[error(transparent)]
+    Topology(TopologyError),
+}
+
+impl ProcessorsError {
+    fn failure_kind(&self) -> FailureKind {
+        match self {
+            Self::Topology(_) => FailureKind::Artifact,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Whole machines on the host's KVM, running tiny guests.
 
 mod harness;
+mod processors;
 mod services;
 
 use std::time::{Duration, Instant};
@@ -233,15 +234,6 @@ fn impossible_descriptions_are_refused_with_figures() {
 }
 
 #[test]
-fn the_guest_starts_its_other_processors() {
-    let Some(hypervisor) = hypervisor() else { return };
-    let mut spec = spec(&TinyGuest::processors(4));
-    spec.cpus.boot_vcpus = 4;
-    let ended = run(&hypervisor, spec);
-    assert_eq!((ended.exit, ended.console.as_str()), (MachineExit::PoweredOff, "processors 04\n"));
-}
-
-#[test]
 fn a_disk_is_read_written_and_flushed() {
     let Some(hypervisor) = hypervisor() else { return };
     let mut content = vec![0; 8192];
@@ -292,13 +284,4 @@ fn what_is_no_disk_and_no_tap_is_refused_by_name() {
         .extend((0..32).map(|number| harness::disk(&format!("d{number}"), harness::file(&[0; 512]))));
     let error = harness::build(&hypervisor, crowded).unwrap_err();
     assert_eq!(error.to_string(), "32 PCI devices are too many: at most 31 are accepted");
-}
-
-#[test]
-fn many_vcpus_wait_for_their_start() {
-    let Some(hypervisor) = hypervisor() else { return };
-    let mut spec = spec(&TinyGuest::hello("many"));
-    spec.cpus.boot_vcpus = u8::try_from(hypervisor.facts().max_vcpus.min(64)).unwrap();
-    let ended = run(&hypervisor, spec);
-    assert_eq!((ended.exit, ended.console.as_str()), (MachineExit::PoweredOff, "many"));
 }

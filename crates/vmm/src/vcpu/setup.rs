@@ -9,6 +9,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError};
 
 use super::registers;
 use crate::boot::Entry;
+use crate::topology::Topology;
 use crate::{cpuid, layout};
 
 /// `IA32_MISC_ENABLE`: fast string operations on (Intel SDM volume 4 §2).
@@ -44,17 +45,18 @@ pub enum CpuSetupError {
     },
 }
 
-/// Makes `vcpu` ready. `leaves` are the machine's; the vCPU with index 0 starts at `entry`.
+/// Makes `vcpu` ready. `leaves` are those of the machine of this `topology`; the vCPU with index 0 starts at `entry`.
 ///
 /// # Errors
 /// See [`CpuSetupError`].
 pub(crate) fn prepare(
     vcpu: &Vcpu,
     leaves: &[kvm_cpuid_entry2],
+    topology: &Topology,
     entry: &Entry,
     memory: &GuestMemory,
 ) -> Result<(), CpuSetupError> {
-    let own = cpuid::for_vcpu(leaves, vcpu.index());
+    let own = cpuid::for_vcpu(leaves, topology, vcpu.index());
     let own = CpuId::from_entries(&own).map_err(|_| CpuSetupError::TooManyLeaves { count: own.len() })?;
     vcpu.set_cpuid(&own).map_err(CpuSetupError::State)?;
     let msrs = [MISC_ENABLE, MTRR_DEFAULT_TYPE].map(|(index, data)| kvm_msr_entry {

@@ -69,6 +69,11 @@ pub enum ValueKind {
         /// The greatest value accepted.
         most: u64,
     },
+    /// A list of integers from 0 to `most`, at least one and no more than there are.
+    Integers {
+        /// The greatest value accepted.
+        most: u64,
+    },
     /// A power of two from `least` to `most`.
     PowerOfTwo {
         /// The least value accepted.
@@ -218,6 +223,9 @@ impl fmt::Display for ValueKind {
             }
             Self::Boolean => formatter.write_str("true or false"),
             Self::Integer { least, most } => write!(formatter, "an integer from {least} to {most}"),
+            Self::Integers { most } => {
+                write!(formatter, "a list of 1 to {} integers from 0 to {most}", most + 1)
+            }
             Self::PowerOfTwo { least, most } => {
                 write!(formatter, "a power of two from {least} to {most}")
             }

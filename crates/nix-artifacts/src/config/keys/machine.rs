@@ -1,6 +1,6 @@
 //! Keys about processors, memory, what is booted, the platform, and the worker's own.
 
-use super::{KeyRule, Literal, MAX_CMDLINE, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, ValueKind};
+use super::{KeyRule, Literal, MAX_CMDLINE, MAX_HOST_CPU, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, ValueKind};
 use Literal::{Empty, False, Integer, Text, True};
 use ValueKind::{Boolean, FilePath, List, Section};
 
@@ -18,14 +18,18 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("cpus.max_phys_bits", ValueKind::Integer { least: 36, most: 52 },
         "Guest-physical address bits offered to the guest. Default: the host's."),
     KeyRule::supported("cpus.topology", Section,
-        "Must multiply to `max_vcpus`. The guest is not told yet: it sees one thread a core, with a warning where that differs."),
+        "What the guest is told of who shares what; vCPUs take the places in order, threads first. Must multiply to `max_vcpus`. Default: one package with one thread a core."),
     KeyRule::supported("cpus.topology.threads_per_core", VCPUS, "Default: 1."),
     KeyRule::supported("cpus.topology.cores_per_die", VCPUS, "Default: 1."),
     KeyRule::supported("cpus.topology.dies_per_package", VCPUS, "Default: 1."),
     KeyRule::supported("cpus.topology.packages", VCPUS, "Default: 1."),
     KeyRule::refused("cpus.kvm_hyperv", &[False], "Hyper-V enlightenments are missing"),
-    KeyRule::ignored_with("cpus.affinity", &[Empty], "the threads of vCPUs run where the host's scheduler puts them",
-        &["vcpu", "host_cpus"]),
+    KeyRule::supported("cpus.affinity", List { most: 64 },
+        "Where vCPUs may run, each named at most once. Default: where the host's scheduler puts them."),
+    KeyRule::supported("cpus.affinity[].vcpu", ValueKind::Integer { least: 0, most: MAX_VCPUS - 1 },
+        "The vCPU's number, below `max_vcpus`. Required."),
+    KeyRule::supported("cpus.affinity[].host_cpus", ValueKind::Integers { most: MAX_HOST_CPU },
+        "Numbers of host CPUs. The machine does not start on a host that lacks one of them, or that keeps one from the worker. Required."),
     KeyRule::supported("cpus.features", Section, "Processor features that have to be asked for."),
     KeyRule::refused("cpus.features.amx", &[False], "AMX is not offered to guests"),
     KeyRule::ignored("cpus.nested", &[False], "virtualization inside the guest is not offered"),

@@ -12,6 +12,8 @@ pub use kind::{KeyRule, Literal, ValueKind, Verdict};
 
 /// The most vCPUs a machine can have.
 pub(crate) const MAX_VCPUS: u64 = 64;
+/// The highest number of a host CPU that a set of CPUs holds.
+pub(crate) const MAX_HOST_CPU: u64 = 1023;
 /// The least memory a machine can have, in bytes.
 pub(crate) const MIN_MEMORY: u64 = 16 << 20;
 /// The most memory a machine can have, in bytes; what the host can carry is judged elsewhere.

@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use serde_json::json;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions, DiskSpec,
-    MemoryBacking, MemorySpec, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec,
+    BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
+    DiskSpec, MemoryBacking, MemorySpec, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity,
 };
 
 use super::super::extract::ParsedConfig;
@@ -36,7 +36,7 @@ fn an_empty_object_is_the_default_machine() {
     {
         let parsed = parse_with(json, everything).expect("accepted");
         let machine = parsed.machine;
-        assert_eq!(machine.cpus, CpuSpec { boot_vcpus: 1, max_phys_bits: None });
+        assert_eq!(machine.cpus, CpuSpec::default());
         let memory =
             MemorySpec { size: Bytes::from_mib(512), backing: MemoryBacking::SharedMemfd, prefault: false };
         assert_eq!(machine.memory, memory);
@@ -83,10 +83,33 @@ fn processors_and_memory_are_read() {
                  "topology": {"threads_per_core": 1, "cores_per_die": 4, "dies_per_package": 1, "packages": 1}},
         "memory": {"size": 134_217_728, "prefault": true},
     }));
-    assert_eq!(parsed.machine.cpus, CpuSpec { boot_vcpus: 4, max_phys_bits: Some(40) });
+    let topology = CpuTopology { threads_per_core: 1, cores_per_die: 4, dies_per_package: 1, packages: 1 };
+    let cpus = CpuSpec { max_phys_bits: Some(40), topology: Some(topology), ..CpuSpec::of(4) };
+    assert_eq!(parsed.machine.cpus, cpus);
     assert_eq!(parsed.machine.memory.size, Bytes::from_mib(128));
     assert!(parsed.machine.memory.prefault);
     assert_eq!(parsed.warnings, []);
+}
+
+#[test]
+fn places_of_vcpus_are_read() {
+    let parsed = accepted(&json!({"cpus": {
+        "boot_vcpus": 2, "max_vcpus": 8,
+        "affinity": [{"vcpu": 1, "host_cpus": [3, 1023]}, {"vcpu": 7, "host_cpus": [0]}],
+        "topology": {"threads_per_core": 2, "packages": 4},
+    }}));
+    let topology = CpuTopology { threads_per_core: 2, cores_per_die: 1, dies_per_package: 1, packages: 4 };
+    let affinity = vec![
+        VcpuAffinity { vcpu: 1, host_cpus: vec![3, 1023] },
+        VcpuAffinity { vcpu: 7, host_cpus: vec![0] },
+    ];
+    assert_eq!(parsed.machine.cpus, CpuSpec { topology: Some(topology), affinity, ..CpuSpec::of(2) });
+
+    let mut machine = parsed.machine;
+    let vcpus = |count| Overrides { vcpus: Some(count), ..Overrides::default() };
+    apply_overrides(&mut machine, &vcpus(8)).expect("there are eight places");
+    let refused = apply_overrides(&mut machine, &vcpus(9)).expect_err("there are no more").to_string();
+    insta::assert_snapshot!(refused, @"override vcpus is 9; accepted is at most the 8 that the image's cpus.topology has places for");
 }
 
 #[test]
@@ -224,7 +247,7 @@ fn how_a_disk_is_served_is_read() {
 #[test]
 fn what_does_not_change_the_machine_is_left_aside_with_a_word() {
     let json = json!({
-        "cpus": {"boot_vcpus": 2, "max_vcpus": 8, "nested": true, "affinity": [{"vcpu": 0, "host_cpus": [1]}],
+        "cpus": {"boot_vcpus": 2, "max_vcpus": 8, "nested": true,
                  "topology": {"threads_per_core": 2, "cores_per_die": 4}},
         "disks": [{"path": "a", "disable_aio": 1, "serial": "123456789012345678901"}],
         "net": [{"host_mac": "52:54:00:12:34:56", "num_queues": 4}],
@@ -232,14 +255,12 @@ fn what_does_not_change_the_machine_is_left_aside_with_a_word() {
         "landlock_enable": true,
     });
     insta::assert_snapshot!(warnings(&json.to_string()).join("\n"), @r#"
-$.cpus.affinity is [{"host_cpus": [1], "vcpu": 0}], which is left aside: the threads of vCPUs run where the host's scheduler puts them
 $.cpus.nested is true, which is left aside: virtualization inside the guest is not offered
 $.disks[0].disable_aio is 1, which is left aside: the worker chooses how to read and write
 $.landlock_enable is true, which is left aside: the worker confines its threads by its own rules
 $.net[0].host_mac is "52:54:00:12:34:56", which is left aside: the host's side of the TAP keeps the address it gets
 $.serial.file is "/tmp/log", which is left aside: the worker records the console itself
 $.cpus.max_vcpus is 8, which is left aside: vCPUs cannot be added to a running machine
-$.cpus.topology is 2 × 4 × 1 × 1, which is left aside: the guest sees one package with one thread a core
 $.disks[0].serial is "123456789012345678901", which is left aside: the guest reads its first 20 bytes
 $.net[0].num_queues is 4, which is left aside: the interface has one receive and one transmit queue
 "#);

@@ -36,6 +36,8 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 1.5}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is 1.5; accepted is an integer from 1 to 64"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": "2"}}"#), @r#""vm-config.json": $.cpus.boot_vcpus is "2"; accepted is an integer from 1 to 64"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": [1]}"#), @r#""vm-config.json": $.cpus is [1]; accepted is an object"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0, "host_cpus": []}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].host_cpus is []; accepted is a list of 1 to 1024 integers from 0 to 1023"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0, "host_cpus": [1, 1024]}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].host_cpus is [1, 1024]; accepted is a list of 1 to 1024 integers from 0 to 1023"#);
     insta::assert_snapshot!(refusal(r#"{"memory": {"size": 99999999999999999999999}}"#), @r#""vm-config.json": $.memory.size is 1e23; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
     insta::assert_snapshot!(refusal(r#"{"memory": {"size": 16777217}}"#), @r#""vm-config.json": $.memory.size is 16777217; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
     insta::assert_snapshot!(refusal(r#"{"memory": {"size": "512M"}}"#), @r#""vm-config.json": $.memory.size is "512M"; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
@@ -75,6 +77,10 @@ fn values_that_contradict_each_other_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": "a"}, "kernel": {"path": "b"}}"#), @r#""vm-config.json": $.kernel.path is "b", but $.payload.kernel is set as well; accepted is one of the two"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 4, "max_vcpus": 2}}"#), @r#""vm-config.json": $.cpus.max_vcpus is 2, but boot_vcpus is 4; accepted is 4 or more"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"boot_vcpus": 4, "topology": {"cores_per_die": 3}}}"#), @r#""vm-config.json": $.cpus.topology is 1 × 3 × 1 × 1, but max_vcpus is 4; accepted is a topology that multiplies to 4"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 1, "host_cpus": [0]}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].vcpu is 1, but max_vcpus is 1 and vCPUs are numbered from 0; accepted is a number below 1"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0, "host_cpus": [0]}, {"vcpu": 0, "host_cpus": [1]}]}}"#), @r#""vm-config.json": $.cpus.affinity[1].vcpu is 0, but an earlier entry speaks of this vCPU; accepted is one entry for each vCPU"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].host_cpus is missing, but every entry says which vCPU may run on which host CPUs; accepted is a list of at least one host CPU"#);
+    insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"host_cpus": [0]}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].vcpu is missing, but every entry says which vCPU may run on which host CPUs; accepted is a vCPU's number"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"readonly": true}]}"#), @r#""vm-config.json": $.disks[0].path is missing, but every disk has an image; accepted is a path relative to the store path, or absolute inside a store root"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "x"}, {"path": "b", "id": "x"}]}"#), @r#""vm-config.json": $.disks[1].id is "x", but $.disks[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "net0"}], "net": [{}]}"#), @r#""vm-config.json": $.net[0].id is "net0", but $.disks[0].id is the same; accepted is an id that no other device has"#);

@@ -66,7 +66,7 @@ pub(super) fn nic(id: &str, tap: OwnedFd) -> NicSpec<OwnedFd> {
 pub(super) fn spec(guest: &TinyGuest) -> Spec {
     MachineSpec {
         uuid: uuid::Uuid::from_u128(7),
-        cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+        cpus: CpuSpec::default(),
         memory: MemorySpec {
             size: Bytes::from_mib(64),
             backing: MemoryBacking::SharedMemfd,
