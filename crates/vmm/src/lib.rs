@@ -95,4 +95,4 @@ pub use machine::{
 };
 pub use memory::MemoryError;
 pub use topology::TopologyError;
-pub use vcpu::{CpuSetupError, StartError};
+pub use vcpu::{AffinityError, CpuSetupError, StartError};

@@ -6,6 +6,7 @@
 //!
 //! What an exit means is decided in `thread`; that a machine has ended, and how, goes to its `outcome`.
 
+mod affinity;
 mod clock;
 mod gate;
 mod registers;
@@ -21,6 +22,8 @@ use hypervisor::{Vcpu, VcpuKicker};
 use thiserror::Error;
 use vm_model::VcpuCounters;
 
+pub(crate) use affinity::Affinity;
+pub use affinity::AffinityError;
 pub(crate) use gate::Wish;
 pub use setup::CpuSetupError;
 pub(crate) use setup::prepare;
@@ -90,6 +93,7 @@ pub(crate) struct VcpuContext {
     pub(crate) name: String,
     pub(crate) buses: Arc<Buses>,
     pub(crate) outcome: Arc<Outcome>,
+    pub(crate) affinity: Arc<Affinity>,
     #[cfg(any(test, feature = "fault-injection"))]
     pub(crate) injected_panic: Option<InjectedPanic>,
 }

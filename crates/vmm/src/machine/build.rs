@@ -18,7 +18,7 @@ use crate::memory::{self, Ram, ResidentMemory};
 use crate::outcome::Outcome;
 use crate::poller::{Poller, Token, Trigger};
 use crate::topology::Topology;
-use crate::vcpu::{self, Buses, Meter, VcpuContext};
+use crate::vcpu::{self, Affinity, Buses, Meter, VcpuContext};
 use crate::{acpi, layout, reset_vector, smbios};
 
 /// Builds the machine; see [`Machine::build`].
@@ -50,6 +50,7 @@ pub(super) fn build(
             name: options.name,
             buses,
             outcome: outcome.clone(),
+            affinity: processors.affinity,
             #[cfg(any(test, feature = "fault-injection"))]
             injected_panic: options.injected_panic,
         },
@@ -70,6 +71,7 @@ struct Processors {
     topology: Topology,
     /// Of CPUID, the same for all.
     leaves: Vec<kvm_cpuid_entry2>,
+    affinity: Arc<Affinity>,
 }
 
 /// Checks what depends on the host and the CPU, before anything is made.
@@ -87,6 +89,8 @@ fn arrange_processors(
     // Ids may have gaps. A host that takes none so high refuses the vCPU when it is made.
     let topology =
         Topology::of(cpus).map_err(|problem| BuildError::Processors(ProcessorsError::Topology(problem)))?;
+    let affinity = Affinity::on_this_host(&cpus.affinity, vcpus)
+        .map_err(|problem| BuildError::Processors(ProcessorsError::Affinity(problem)))?;
     let supported = hypervisor.supported_cpuid().map_err(BuildError::Cpuid)?;
     let shape =
         CpuidShape { topology, tsc_deadline: facts.tsc_deadline_timer, max_phys_bits: cpus.max_phys_bits };
@@ -95,7 +99,7 @@ fn arrange_processors(
     if bits < 64 && end >> bits != 0 {
         return Err(BuildError::AddressBits { end, bits });
     }
-    Ok(Processors { vcpus, topology, leaves })
+    Ok(Processors { vcpus, topology, leaves, affinity: Arc::new(affinity) })
 }
 
 /// Writes what a PC's firmware would have left and says where ACPI's root pointer lies.
@@ -157,7 +161,7 @@ fn create_vcpus(
     entry: &Entry,
     memory: &GuestMemory,
 ) -> Result<Vec<Vcpu>, BuildError> {
-    let Processors { vcpus, topology, leaves } = processors;
+    let Processors { vcpus, topology, leaves, affinity: _ } = processors;
     (0..*vcpus)
         .map(|index| {
             let vcpu =

@@ -9,7 +9,7 @@ use vm_model::FailureKind;
 use crate::boot::LoadError;
 use crate::memory::MemoryError;
 use crate::topology::TopologyError;
-use crate::vcpu::CpuSetupError;
+use crate::vcpu::{AffinityError, CpuSetupError};
 
 /// Why a machine could not be built. Nothing of it is left.
 #[derive(Debug, Error)]
@@ -132,12 +132,19 @@ pub enum ProcessorsError {
     /// There is no such topology.
     #[error(transparent)]
     Topology(TopologyError),
+    /// Not on this host's CPUs.
+    #[error(transparent)]
+    Affinity(AffinityError),
 }
 
 impl ProcessorsError {
     fn failure_kind(&self) -> FailureKind {
         match self {
-            Self::Topology(_) => FailureKind::Artifact,
+            Self::Topology(_) | Self::Affinity(AffinityError::Nowhere { .. }) => FailureKind::Artifact,
+            // Another host has other CPUs, and this one may have more tomorrow.
+            Self::Affinity(
+                AffinityError::Unknown(_) | AffinityError::Absent { .. } | AffinityError::NotAllowed { .. },
+            ) => FailureKind::Host,
         }
     }
 }

@@ -26,15 +26,17 @@ pub(crate) struct Buses {
 pub(super) fn run(mut vcpu: Vcpu, member: &Member, meter: &Arc<Meter>, context: &VcpuContext) {
     let index = vcpu.index();
     let _measuring = meter.clock.measure_this_thread();
-    let ended = catch_unwind(AssertUnwindSafe(|| serve(&mut vcpu, member, meter, context)));
+    let ended = catch_unwind(AssertUnwindSafe(|| match context.affinity.apply(index) {
+        Ok(()) => serve(&mut vcpu, member, meter, context).unwrap_or_else(|error| failure(describe(&error))),
+        Err(error) => failure(format!("the thread of vCPU {index} was refused its host CPUs: {error}")),
+    }));
     let exit = match ended {
-        Ok(Ok(exit)) => exit,
-        Ok(Err(error)) => Some(MachineExit::Failed(describe(&error))),
-        Err(panic) => Some(MachineExit::Failed(format!(
+        Ok(exit) => exit,
+        Err(panic) => failure(format!(
             "the thread of vCPU {index} of {} panicked: {}",
             context.name,
             panic_message(panic.as_ref())
-        ))),
+        )),
     };
     if let Some(exit) = exit {
         member.end_all();
@@ -157,7 +159,11 @@ fn system_event(event: SystemEvent, index: u8) -> MachineExit {
 }
 
 fn failed(index: u8, what: String) -> Option<MachineExit> {
-    Some(MachineExit::Failed(format!("vCPU {index} {what}")))
+    failure(format!("vCPU {index} {what}"))
+}
+
+fn failure(text: String) -> Option<MachineExit> {
+    Some(MachineExit::Failed(text))
 }
 
 /// An error with its causes in one line.

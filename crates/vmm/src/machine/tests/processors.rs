@@ -1,9 +1,9 @@
 //! vCPUs of whole machines: started by the guest, numbered, placed.
 
 use tiny_guest::TinyGuest;
-use vm_model::{CpuSpec, CpuTopology, MachineExit};
+use vm_model::{CpuSpec, CpuTopology, MachineExit, VcpuAffinity};
 
-use super::harness::{self, hypervisor, run, spec};
+use super::harness::{self, Guest, hypervisor, run, spec};
 use super::*;
 
 /// What a guest says that found processors of these APIC ids.
@@ -51,6 +51,56 @@ fn a_topology_that_cannot_be_is_refused() {
     assert_eq!(source, "a processor topology of 2 places cannot hold 3 vCPUs");
 }
 
+/// Where the thread of this name in this process may run, as the kernel writes it.
+fn allowed_cpus(thread: &str) -> Option<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let named = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == thread)
+    };
+    let status = std::fs::read_to_string(tasks.into_iter().find(named)?.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// The first CPU that this thread may use.
+fn first_cpu() -> u16 {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..1024).find(|cpu| allowed.is_set(usize::from(*cpu))).expect("this thread runs somewhere")
+}
+
+#[test]
+fn threads_keep_to_their_host_cpus() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let (first, everywhere) = (first_cpu(), rustix::thread::sched_getaffinity(None).unwrap().count());
+    let mut spec = spec(&TinyGuest::spin());
+    spec.cpus = CpuSpec::of(2);
+    spec.cpus.affinity = vec![VcpuAffinity { vcpu: 1, host_cpus: vec![first] }];
+    let guest = Guest::start_with(&hypervisor, spec, InitialState::Running, |mut options| {
+        options.name = "pinned".to_owned();
+        options
+    });
+    guest.wait_for_console("ready\n");
+    guest.wait_until("the second thread keeps to its CPU", |_| {
+        allowed_cpus("vcpu1:pinned") == Some(first.to_string())
+    });
+    if everywhere > 1 {
+        let free = allowed_cpus("vcpu0:pinned").expect("it runs");
+        assert_ne!(free, first.to_string(), "the first was told nothing");
+    }
+    assert_eq!(guest.kill().exit, MachineExit::Killed);
+}
+
+#[test]
+fn a_host_cpu_that_is_not_there_is_named() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::idle());
+    spec.cpus.affinity = vec![VcpuAffinity { vcpu: 0, host_cpus: vec![first_cpu(), 1023] }];
+    let error = harness::build(&hypervisor, spec).unwrap_err();
+    assert_eq!(error.failure_kind(), vm_model::FailureKind::Host);
+    let source = std::error::Error::source(&error).expect("it says why").to_string();
+    assert_eq!(source, "vCPU 0 cannot run on host CPU 1023: this host has no such CPU online");
+}
+
 #[test]
 fn many_vcpus_wait_for_their_start() {
     let Some(hypervisor) = hypervisor() else { return };
@@ -58,6 +108,18 @@ fn many_vcpus_wait_for_their_start() {
     spec.cpus.boot_vcpus = most_vcpus(&hypervisor);
     let ended = run(&hypervisor, spec);
     assert_eq!((ended.exit, ended.console.as_str()), (MachineExit::PoweredOff, "many"));
+}
+
+#[test]
+fn as_many_processors_as_can_be_asked_for_come_up_and_end() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let vcpus = most_vcpus(&hypervisor);
+    let mut spec = spec(&TinyGuest::processors(vcpus));
+    spec.cpus.boot_vcpus = vcpus;
+    let ended = run(&hypervisor, spec);
+    assert_eq!((ended.exit, ended.console), (MachineExit::PoweredOff, found(0..vcpus)));
+    assert_eq!(ended.counters.vcpus.len(), usize::from(vcpus));
+    assert!(!ended.counters.vcpus.iter().any(|vcpu| vcpu.cpu_time.is_zero()), "{:?}", ended.counters.vcpus);
 }
 
 /// As many as configurations may ask for, where the host has them.
