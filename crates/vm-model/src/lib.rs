@@ -35,8 +35,8 @@ pub use lifecycle::{
     VmStatus,
 };
 pub use machine::{
-    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, MachineSpec, MemoryBacking, MemorySpec, NicSpec,
-    SerialMode,
+    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
+    MemorySpec, NicSpec, SerialMode,
 };
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};

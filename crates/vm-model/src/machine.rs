@@ -53,6 +53,29 @@ pub enum MemoryBacking {
     AnonymousHuge,
     /// Private anonymous memory offered to kernel same-page merging.
     AnonymousMergeable,
+    /// One sealed memfd of pages that the host has set aside, mapped shared and reserved whole.
+    HugePages(HugePageSize),
+}
+
+/// The size of a huge page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HugePageSize {
+    /// 2 MiB.
+    TwoMib,
+    /// 1 GiB.
+    OneGib,
+}
+
+impl HugePageSize {
+    /// How large it is.
+    #[must_use]
+    pub const fn bytes(self) -> Bytes {
+        match self {
+            Self::TwoMib => Bytes::from_mib(2),
+            Self::OneGib => Bytes::from_mib(1024),
+        }
+    }
 }
 
 /// What the machine boots.

@@ -2,9 +2,11 @@
 //! much of it the host carries now.
 //!
 //! By default it is one sealed memfd a machine, mapped shared, so that another process can be given the same
-//! memory and its resident size is one `fstat` away. Where it lies in the guest's address space is `layout`'s.
+//! memory and its resident size is one `fstat` away. Huge pages are promised by the host when they are mapped, or
+//! refused then: a guest that touched one that nobody has would end its process. Where it lies in the guest's address space is `layout`'s.
 
 mod advice;
+mod huge_pages;
 mod resident;
 
 use std::fs::File;
@@ -17,7 +19,7 @@ use thiserror::Error;
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress};
-use vm_model::{Bytes, MemoryBacking, MemorySpec};
+use vm_model::{Bytes, HugePageSize, MemoryBacking, MemorySpec};
 
 use crate::layout;
 
@@ -39,6 +41,35 @@ pub enum MemoryError {
         /// As asked for, in bytes.
         size: u64,
     },
+    /// The size is no whole number of huge pages.
+    #[error("guest memory of {size} is no whole number of huge pages of {page}")]
+    PartialHugePage {
+        /// As asked for.
+        size: Bytes,
+        /// Of one page.
+        page: Bytes,
+    },
+    /// The host has set aside too few huge pages.
+    #[error(
+        "guest memory of {size} needs {needed} huge pages of {page}; {}",
+        huge_pages::in_words(*free)
+    )]
+    HugePages {
+        /// As asked for.
+        size: Bytes,
+        /// Of one page.
+        page: Bytes,
+        /// Pages.
+        needed: u64,
+        /// Pages that nobody has and nobody was promised; `None` if the host has no such pages.
+        free: Option<u64>,
+        /// What the kernel answered.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What a balloon gives back is promised to nobody: a guest that wants it again would end its process.
+    #[error("guest memory of huge pages cannot be given back by a balloon")]
+    BalloonOnHugePages,
     /// The host does not give memory of this kind.
     #[error("could not create {size} of guest memory: {operation}")]
     Create {
@@ -88,14 +119,15 @@ pub(crate) struct Ram {
 /// Nothing is made present unless `spec.prefault` says so; a host that runs out later ends the guest's process.
 ///
 /// # Errors
-/// See [`MemoryError`]; nothing stays mapped.
+/// See [`MemoryError`]; nothing stays mapped and nothing promised.
 pub(crate) fn allocate(spec: &MemorySpec) -> Result<Ram, MemoryError> {
     let size = spec.size.get();
     if !(SMALLEST..=LARGEST).contains(&size) || !size.is_multiple_of(layout::PAGE_SIZE) {
         return Err(MemoryError::Size { size });
     }
     let file = match spec.backing {
-        MemoryBacking::SharedMemfd => Some(Arc::new(sealed_memfd(spec.size)?)),
+        MemoryBacking::SharedMemfd => Some(Arc::new(sealed_memfd(spec.size, MemfdFlags::empty())?)),
+        MemoryBacking::HugePages(page) => Some(Arc::new(huge_memfd(spec.size, page)?)),
         MemoryBacking::AnonymousHuge | MemoryBacking::AnonymousMergeable => None,
     };
     let mut regions = Vec::with_capacity(2);
@@ -118,12 +150,21 @@ pub(crate) fn allocate(spec: &MemorySpec) -> Result<Ram, MemoryError> {
     Ok(Ram { memory, regions, resident })
 }
 
-fn sealed_memfd(size: Bytes) -> Result<File, MemoryError> {
+fn huge_memfd(size: Bytes, page: HugePageSize) -> Result<File, MemoryError> {
+    let needed = huge_pages::whole_pages(size, page)
+        .ok_or(MemoryError::PartialHugePage { size, page: page.bytes() })?;
+    sealed_memfd(size, huge_pages::memfd_flags(page)).map_err(|error| match huge_pages::unpromised(page) {
+        None => MemoryError::HugePages { size, page: page.bytes(), needed, free: None, source: error.into() },
+        Some(_) => error,
+    })
+}
+
+fn sealed_memfd(size: Bytes, kind: MemfdFlags) -> Result<File, MemoryError> {
     let refused = |operation| {
         move |error: rustix::io::Errno| MemoryError::Create { size, operation, source: error.into() }
     };
     let fd: OwnedFd =
-        rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind)
             .map_err(refused("memfd_create"))?;
     rustix::fs::ftruncate(&fd, size.get()).map_err(refused("setting the memfd's size"))?;
     // Whoever is given this descriptor later can neither cut the memory under us nor let it grow.
@@ -143,84 +184,38 @@ fn map_region(
     let bitmap = AtomicBitmap::with_len(map_length);
     let builder = MmapRegionBuilder::new_with_bitmap(map_length, bitmap)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
-    let builder = match backing {
-        Some(file) => builder.with_file_offset(file).with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE),
-        None => builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE),
+    let flags = match spec.backing {
+        MemoryBacking::SharedMemfd => libc::MAP_SHARED | libc::MAP_NORESERVE,
+        // Without MAP_NORESERVE the kernel promises every page now.
+        MemoryBacking::HugePages(_) => libc::MAP_SHARED,
+        MemoryBacking::AnonymousHuge | MemoryBacking::AnonymousMergeable => {
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE
+        }
     };
-    let mapping = builder.build().map_err(|source| MemoryError::Map { size, length, source })?;
+    let builder = builder.with_mmap_flags(flags);
+    let builder = match backing {
+        Some(file) => builder.with_file_offset(file),
+        None => builder,
+    };
+    let mapping = builder.build().map_err(|source| unmapped(spec, start, length, source))?;
     let region =
         GuestRegion::new(mapping, GuestAddress(start)).expect("a range of the layout ends below 2^64");
     advice::prepare(&region, spec)?;
     Ok(region)
 }
 
-#[cfg(test)]
-mod tests {
-    use vm_memory::{Bytes as _, GuestMemoryBackend, GuestMemoryRegion};
-
-    use super::*;
-
-    fn spec(size: u64, backing: MemoryBacking) -> MemorySpec {
-        MemorySpec { size: Bytes::new(size), backing, prefault: false }
-    }
-
-    const BACKINGS: [MemoryBacking; 3] =
-        [MemoryBacking::SharedMemfd, MemoryBacking::AnonymousHuge, MemoryBacking::AnonymousMergeable];
-
-    #[test]
-    fn memory_is_lazy_and_its_resident_size_follows_use() {
-        // Past the hole, so that the second region's offset into the memfd matters.
-        let size = 3_328 << 20;
-        for backing in BACKINGS {
-            let Ram { memory, resident, .. } = allocate(&spec(size, backing)).unwrap();
-            assert_eq!(memory.num_regions(), 2);
-            assert!(resident.read().get() < 1 << 20, "{backing:?} is not lazy");
-            let last = GuestAddress(layout::highest_address(size) - 7);
-            memory.write_obj(7_u64, last).unwrap();
-            memory.write_obj(9_u64, GuestAddress(layout::HOLE_START - 8)).unwrap();
-            assert_eq!(memory.read_obj::<u64>(last).unwrap(), 7);
-            let after = resident.read().get();
-            assert!((2 * layout::PAGE_SIZE..=4 << 20).contains(&after), "{backing:?}: {after}");
-        }
-    }
-
-    #[test]
-    fn the_memfd_is_sealed_and_one_for_all_regions() {
-        let Ram { memory, .. } = allocate(&spec(4 << 30, MemoryBacking::SharedMemfd)).unwrap();
-        let files: Vec<_> =
-            memory.iter().map(|region| region.file_offset().expect("file-backed").clone()).collect();
-        assert!(Arc::ptr_eq(files[0].arc(), files[1].arc()));
-        assert_eq!(files[1].start(), layout::HOLE_START);
-        assert!(files[0].file().set_len(4096).is_err(), "the memfd could be cut");
-        assert!(files[0].file().set_len(1 << 40).is_err(), "the memfd could grow");
-        assert_eq!(memory.iter().map(GuestMemoryRegion::len).sum::<u64>(), 4 << 30);
-    }
-
-    #[test]
-    fn prefaulted_memory_is_resident() {
-        for backing in BACKINGS {
-            let mut spec = spec(16 << 20, backing);
-            spec.prefault = true;
-            let Ram { resident, .. } = allocate(&spec).unwrap();
-            assert_eq!(resident.read(), spec.size, "{backing:?}");
-        }
-    }
-
-    #[test]
-    fn impossible_sizes_are_refused_by_number() {
-        for size in [0, 4096, (128 << 20) + 1, u64::MAX, 1 << 43] {
-            let error = allocate(&spec(size, MemoryBacking::SharedMemfd)).unwrap_err();
-            assert!(error.to_string().contains(&size.to_string()), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_forked_child_does_not_inherit_it() {
-        let Ram { memory, .. } = allocate(&spec(64 << 20, MemoryBacking::SharedMemfd)).unwrap();
-        let start = memory.iter().next().unwrap().as_ptr() as usize;
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let entry = maps.split_once(&format!("{start:x}-")).expect("the mapping is listed").1;
-        let flags = entry.lines().find_map(|line| line.strip_prefix("VmFlags:")).expect("flags are listed");
-        assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
-    }
+/// Why the piece of `length` bytes at `start` was not mapped. What was mapped before it is still promised to this machine.
+fn unmapped(spec: &MemorySpec, start: u64, length: u64, source: MmapRegionError) -> MemoryError {
+    let size = spec.size;
+    let MemoryBacking::HugePages(page) = spec.backing else {
+        return MemoryError::Map { size, length, source };
+    };
+    let page_size = page.bytes().get();
+    let before = if start == 0 { 0 } else { size.get() - length };
+    let free = huge_pages::unpromised(page).map(|free| free.saturating_add(before / page_size));
+    let needed = size.get() / page_size;
+    MemoryError::HugePages { size, page: page.bytes(), needed, free, source: source.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,6 +177,7 @@ fn integers(nodes: &[Node], most: u64) -> Option<Vec<u64>> {
 fn is_accepted_integer(kind: &ValueKind, value: u64) -> bool {
     match kind {
         ValueKind::Integer { least, most } => (*least..=*most).contains(&value),
+        ValueKind::OneOf(values) => values.contains(&value),
         ValueKind::PowerOfTwo { least, most } => (*least..=*most).contains(&value) && value.is_power_of_two(),
         ValueKind::Pages { least, most } => {
             (*least..=*most).contains(&value) && value.is_multiple_of(keys::PAGE_SIZE)

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Bytes, MacAddress, MachineSpec, Overrides};
+use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, Overrides};
 
 use super::check::check;
 use super::document::{MAX_CONFIG_SIZE, Node};
 use super::keys;
 use super::machine::Reader;
+use super::memory::are_whole_pages;
 use super::refusal::{ConfigError, ConfigWarning};
 use super::services::VsockRequest;
 use super::settings::{ProcuratorSettings, read_settings};
@@ -124,7 +125,7 @@ fn read(
     let top = check(document, warnings)?;
     let mut reader = Reader::new(&top, present, warnings);
     let cpus = reader.cpus()?;
-    let memory = reader.memory();
+    let memory = reader.memory()?;
     let boot = reader.boot()?;
     let disks = reader.disks()?;
     let nics = reader.nics()?;
@@ -164,7 +165,7 @@ pub(crate) fn apply_overrides<F>(
         machine.cpus.boot_vcpus = vcpus;
     }
     if let Some(size) = *memory_bytes {
-        machine.memory.size = checked_memory(size)?;
+        machine.memory.size = checked_memory(size, machine.memory.backing)?;
     }
     if let Some(balloon) = machine.services.balloon.filter(|balloon| balloon.size > machine.memory.size) {
         return Err(OverrideError {
@@ -193,7 +194,13 @@ pub(crate) fn apply_overrides<F>(
     Ok(())
 }
 
-fn checked_memory(size: Bytes) -> Result<Bytes, OverrideError> {
+fn checked_memory(size: Bytes, backing: MemoryBacking) -> Result<Bytes, OverrideError> {
+    if let MemoryBacking::HugePages(page) = backing
+        && !are_whole_pages(size, page)
+    {
+        let accepted = format!("a multiple of the image's huge pages of {} bytes", page.bytes().get());
+        return Err(OverrideError { name: "memory_bytes", value: size.get().to_string(), accepted });
+    }
     let kind = keys::ValueKind::Pages { least: keys::MIN_MEMORY, most: keys::MAX_MEMORY };
     let in_range = (keys::MIN_MEMORY..=keys::MAX_MEMORY).contains(&size.get());
     if in_range && size.get().is_multiple_of(keys::PAGE_SIZE) {

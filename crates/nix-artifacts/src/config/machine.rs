@@ -1,13 +1,10 @@
-//! Memory, what is booted and the serial port, read from their sections.
+//! What is booted and the serial port, read from their sections.
 
-use vm_model::{BootSpec, Bytes, MemoryBacking, MemorySpec, SerialMode};
+use vm_model::{BootSpec, SerialMode};
 
 use super::extract::{Conventional, FileOrigin, FileRequest, StatedImage};
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
 use super::section::Section;
-
-/// The memory of a machine that names none.
-const DEFAULT_MEMORY: Bytes = Bytes::from_mib(512);
 
 /// Reads the parts of one machine.
 pub(super) struct Reader<'config> {
@@ -32,32 +29,6 @@ impl<'config> Reader<'config> {
             value: value.to_string(),
             consequence: consequence.to_owned(),
         });
-    }
-
-    pub(super) fn memory(&mut self) -> MemorySpec {
-        let Some(memory) = self.top.section("memory") else {
-            return MemorySpec { size: DEFAULT_MEMORY, backing: MemoryBacking::default(), prefault: false };
-        };
-        let asks = |name| memory.boolean(name) == Some(true);
-        let (shared, mergeable, thp) = (asks("shared"), asks("mergeable"), asks("thp"));
-        if shared && mergeable {
-            let consequence = "pages of shared memory cannot be merged";
-            self.warn(memory.path_of("mergeable"), true, consequence);
-        }
-        if thp && mergeable && !shared {
-            let consequence = "memory is offered for merging and not made of huge pages";
-            self.warn(memory.path_of("thp"), true, consequence);
-        }
-        let backing = match (shared, mergeable, thp) {
-            (true, _, _) | (false, false, false) => MemoryBacking::SharedMemfd,
-            (false, true, _) => MemoryBacking::AnonymousMergeable,
-            (false, false, true) => MemoryBacking::AnonymousHuge,
-        };
-        MemorySpec {
-            size: memory.integer("size").map_or(DEFAULT_MEMORY, Bytes::new),
-            backing,
-            prefault: asks("prefault"),
-        }
     }
 
     pub(super) fn boot(&self) -> Result<BootSpec<FileRequest>, Box<Refusal>> {

@@ -13,6 +13,7 @@ mod document;
 mod extract;
 pub(crate) mod keys;
 mod machine;
+mod memory;
 mod nearest;
 mod processors;
 mod refusal;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use devices::bus::Bus;
 use devices::memory::{GuestMemory, GuestRegion};
 use hypervisor::{HostFacts, Hypervisor, Vcpu, Vm, VmError, kvm_cpuid_entry2};
-use vm_model::{BootSpec, CpuSpec, MachineSpec, MemorySpec};
+use vm_model::{BootSpec, CpuSpec, MachineSpec, MemoryBacking, MemorySpec};
 
 use super::virtio::{self, VirtioDevices};
 use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, ProcessorsError, Told};
 use crate::boot::{self, BootSource, Entry};
 use crate::cpuid::{self, CpuidShape};
 use crate::interrupts::InterruptRouter;
-use crate::memory::{self, Ram, ResidentMemory};
+use crate::memory::{self, MemoryError, Ram, ResidentMemory};
 use crate::outcome::Outcome;
 use crate::poller::{Poller, Token, Trigger};
 use crate::topology::Topology;
@@ -28,6 +28,9 @@ pub(super) fn build(
     options: BuildOptions,
 ) -> Result<Machine, BuildError> {
     let processors = arrange_processors(hypervisor, &spec.cpus, &spec.memory)?;
+    if spec.services.balloon.is_some() && matches!(spec.memory.backing, MemoryBacking::HugePages(_)) {
+        return Err(BuildError::Memory(MemoryError::BalloonOnHugePages));
+    }
     let Ram { memory, regions, resident } = memory::allocate(&spec.memory).map_err(BuildError::Memory)?;
     let rsdp = write_firmware_tables(&memory, &spec, processors.topology).map_err(BuildError::Load)?;
     let entry = load_guest(&memory, spec.boot, &spec.memory, rsdp).map_err(BuildError::Load)?;

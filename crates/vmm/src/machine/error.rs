@@ -112,9 +112,16 @@ impl BuildError {
                 | LoadError::InitrdDoesNotFit { .. }
                 | LoadError::CommandLine { .. } => FailureKind::Artifact,
             },
-            Self::Memory(MemoryError::Size { .. }) => FailureKind::Artifact,
             Self::Memory(
-                MemoryError::Create { .. } | MemoryError::Map { .. } | MemoryError::Prefault { .. },
+                MemoryError::Size { .. }
+                | MemoryError::PartialHugePage { .. }
+                | MemoryError::BalloonOnHugePages,
+            ) => FailureKind::Artifact,
+            Self::Memory(
+                MemoryError::HugePages { .. }
+                | MemoryError::Create { .. }
+                | MemoryError::Map { .. }
+                | MemoryError::Prefault { .. },
             )
             | Self::Hypervisor { .. }
             | Self::Cpuid(_)

@@ -7,7 +7,7 @@ mod services;
 use std::time::{Duration, Instant};
 
 use tiny_guest::TinyGuest;
-use vm_model::{Bytes, MachineExit, MemoryBacking, ResetSource};
+use vm_model::{Bytes, HugePageSize, MachineExit, MemoryBacking, ResetSource};
 
 use super::*;
 use harness::{Guest, hypervisor, long_enough, run, spec};
@@ -229,6 +229,15 @@ fn impossible_descriptions_are_refused_with_figures() {
     );
     let error = refusal(&|spec| spec.memory.size = Bytes::new(1000));
     assert_eq!(error.failure_kind(), vm_model::FailureKind::Artifact);
+    let error = refusal(&|spec| {
+        spec.memory.backing = MemoryBacking::HugePages(HugePageSize::TwoMib);
+        spec.services.balloon = Some(vm_model::BalloonSpec {
+            size: Bytes::new(0),
+            deflate_on_oom: false,
+            free_page_reporting: false,
+        });
+    });
+    assert!(matches!(error, BuildError::Memory(crate::MemoryError::BalloonOnHugePages)), "{error:?}");
     let error = refusal(&|spec| spec.boot.kernel = std::fs::File::open("/").unwrap().into());
     assert!(matches!(error, BuildError::Load(crate::LoadError::NotAFile { .. })));
 }

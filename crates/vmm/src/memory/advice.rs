@@ -13,7 +13,7 @@ pub(super) fn prepare(region: &GuestRegion, spec: &MemorySpec) -> Result<(), Mem
     // A forked child would have to copy the page tables of all guests, and each guest would fault after it.
     must(region, spec, Advice::LinuxDontFork, "keeping it from forked children")?;
     match spec.backing {
-        MemoryBacking::SharedMemfd => {}
+        MemoryBacking::SharedMemfd | MemoryBacking::HugePages(_) => {}
         MemoryBacking::AnonymousHuge => must(region, spec, Advice::LinuxHugepage, "asking for huge pages")?,
         MemoryBacking::AnonymousMergeable => {
             must(region, spec, Advice::LinuxMergeable, "offering it to same-page merging")?;

@@ -69,6 +69,8 @@ pub enum ValueKind {
         /// The greatest value accepted.
         most: u64,
     },
+    /// One of these integers.
+    OneOf(&'static [u64]),
     /// A list of integers from 0 to `most`, at least one and no more than there are.
     Integers {
         /// The greatest value accepted.
@@ -223,6 +225,10 @@ impl fmt::Display for ValueKind {
             }
             Self::Boolean => formatter.write_str("true or false"),
             Self::Integer { least, most } => write!(formatter, "an integer from {least} to {most}"),
+            Self::OneOf(values) => {
+                let texts: Vec<String> = values.iter().map(u64::to_string).collect();
+                formatter.write_str(&join(&texts))
+            }
             Self::Integers { most } => {
                 write!(formatter, "a list of 1 to {} integers from 0 to {most}", most + 1)
             }

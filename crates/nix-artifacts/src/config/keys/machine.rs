@@ -1,11 +1,14 @@
 //! Keys about processors, memory, what is booted, the platform, and the worker's own.
 
+use vm_model::HugePageSize;
+
 use super::{KeyRule, Literal, MAX_CMDLINE, MAX_HOST_CPU, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, ValueKind};
 use Literal::{Empty, False, Integer, Text, True};
 use ValueKind::{Boolean, FilePath, List, Section};
 
 const VCPUS: ValueKind = ValueKind::Integer { least: 1, most: MAX_VCPUS };
 const CMDLINE: ValueKind = ValueKind::Text { most: MAX_CMDLINE };
+const HUGE_PAGES: &[u64] = &[HugePageSize::TwoMib.bytes().get(), HugePageSize::OneGib.bytes().get()];
 const RESTART: &[&str] = &["always", "on-failure", "never"];
 
 /// The rows.
@@ -46,8 +49,10 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("memory.thp", Boolean,
         "`true` takes private memory and asks for transparent huge pages. Default: false (Cloud Hypervisor's is true)."),
     KeyRule::supported("memory.prefault", Boolean, "`true` makes every page present before the first instruction. Default: false."),
-    KeyRule::refused("memory.hugepages", &[False], "explicit huge pages are missing"),
-    KeyRule::refused("memory.hugepage_size", &[Integer(0)], "explicit huge pages are missing"),
+    KeyRule::supported("memory.hugepages", Boolean,
+        "`true` takes one shared memory file of huge pages that the host has set aside, reserved when the machine starts; `memory.size` must be a multiple of one. They go before `thp` and `mergeable` and cannot have a balloon. Default: false."),
+    KeyRule::supported("memory.hugepage_size", ValueKind::OneOf(HUGE_PAGES),
+        "Bytes of a huge page; only with `hugepages`. Default: 2097152."),
     KeyRule::ignored("memory.hotplug_method", &[Text("Acpi")], "memory cannot be added later"),
     KeyRule::refused("memory.hotplug_size", &[Integer(0)], "memory cannot be added later"),
     KeyRule::refused("memory.hotplugged_size", &[Integer(0)], "memory cannot be added later"),

@@ -5,7 +5,8 @@ use std::num::NonZeroU16;
 use serde_json::json;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
-    DiskSpec, MemoryBacking, MemorySpec, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity,
+    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec,
+    VcpuAffinity,
 };
 
 use super::super::extract::ParsedConfig;
@@ -126,6 +127,22 @@ fn memory_is_private_only_when_asked_for() {
         assert_eq!(parsed.machine.memory.backing, backing, "{shared} {mergeable} {thp}");
         assert_eq!(parsed.warnings.len(), warned, "{shared} {mergeable} {thp}");
     }
+}
+
+#[test]
+fn huge_pages_go_before_other_kinds_of_memory() {
+    let parsed = accepted(&json!({"memory": {"hugepages": true, "shared": true, "thp": true}}));
+    assert_eq!(parsed.machine.memory.backing, MemoryBacking::HugePages(HugePageSize::TwoMib));
+    assert_eq!(parsed.warnings, []);
+    let mut parsed = accepted(&json!({"memory": {
+        "size": 2_147_483_648_u64, "hugepages": true, "hugepage_size": 1_073_741_824, "mergeable": true,
+    }}));
+    assert_eq!(parsed.machine.memory.backing, MemoryBacking::HugePages(HugePageSize::OneGib));
+    assert_eq!(parsed.warnings.len(), 1);
+    let memory = |mib| Overrides { memory_bytes: Some(Bytes::from_mib(mib)), ..Overrides::default() };
+    apply_overrides(&mut parsed.machine, &memory(1024)).expect("one page");
+    let refused = apply_overrides(&mut parsed.machine, &memory(1025)).expect_err("a part of one").to_string();
+    insta::assert_snapshot!(refused, @"override memory_bytes is 1074790400; accepted is a multiple of the image's huge pages of 1073741824 bytes");
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"cpus": [1]}"#), @r#""vm-config.json": $.cpus is [1]; accepted is an object"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0, "host_cpus": []}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].host_cpus is []; accepted is a list of 1 to 1024 integers from 0 to 1023"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0, "host_cpus": [1, 1024]}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].host_cpus is [1, 1024]; accepted is a list of 1 to 1024 integers from 0 to 1023"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"hugepages": true, "hugepage_size": 4096}}"#), @r#""vm-config.json": $.memory.hugepage_size is 4096; accepted is 2097152 or 1073741824"#);
     insta::assert_snapshot!(refusal(r#"{"memory": {"size": 99999999999999999999999}}"#), @r#""vm-config.json": $.memory.size is 1e23; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
     insta::assert_snapshot!(refusal(r#"{"memory": {"size": 16777217}}"#), @r#""vm-config.json": $.memory.size is 16777217; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
     insta::assert_snapshot!(refusal(r#"{"memory": {"size": "512M"}}"#), @r#""vm-config.json": $.memory.size is "512M"; accepted is a number of bytes from 16777216 to 17592186044416, a multiple of 4096"#);
@@ -64,7 +65,6 @@ fn values_of_the_wrong_type_or_size_are_refused() {
 #[test]
 fn what_is_not_supported_says_why() {
     insta::assert_snapshot!(refusal(r#"{"payload": {"firmware": "fw"}}"#), @r#""vm-config.json": $.payload.firmware is "fw", which is not supported yet: kernels are booted directly, without firmware; accepted is an empty value, null or leaving it out"#);
-    insta::assert_snapshot!(refusal(r#"{"memory": {"hugepages": true}}"#), @r#""vm-config.json": $.memory.hugepages is true, which is not supported yet: explicit huge pages are missing; accepted is false, null or leaving it out"#);
     insta::assert_snapshot!(refusal(r#"{"fs": [{"tag": "t", "socket": "/s"}]}"#), @r#""vm-config.json": $.fs is [{"tag": "t", "socket": "/s"}], which is not supported yet: shared directories are missing; accepted is an empty value, null or leaving it out"#);
     insta::assert_snapshot!(refusal(r#"{"console": {"mode": "Tty"}}"#), @r#""vm-config.json": $.console.mode is "Tty", which is not supported yet: there is no virtio console; the serial port is recorded; accepted is "Off", "Null", null or leaving it out"#);
     insta::assert_snapshot!(refusal(r#"{"platform": {"num_pci_segments": 2}}"#), @r#""vm-config.json": $.platform.num_pci_segments is 2, which is not supported yet: there is one PCI segment; accepted is 1, null or leaving it out"#);
@@ -81,6 +81,9 @@ fn values_that_contradict_each_other_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0, "host_cpus": [0]}, {"vcpu": 0, "host_cpus": [1]}]}}"#), @r#""vm-config.json": $.cpus.affinity[1].vcpu is 0, but an earlier entry speaks of this vCPU; accepted is one entry for each vCPU"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"vcpu": 0}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].host_cpus is missing, but every entry says which vCPU may run on which host CPUs; accepted is a list of at least one host CPU"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"affinity": [{"host_cpus": [0]}]}}"#), @r#""vm-config.json": $.cpus.affinity[0].vcpu is missing, but every entry says which vCPU may run on which host CPUs; accepted is a vCPU's number"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"hugepage_size": 2097152}}"#), @r#""vm-config.json": $.memory.hugepage_size is 2097152, but hugepages is not true; accepted is leaving it out, or hugepages"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"hugepages": true, "hugepage_size": 1073741824}}"#), @r#""vm-config.json": $.memory.size is 536870912, but memory is made of huge pages of 1073741824 bytes; accepted is a multiple of 1073741824"#);
+    insta::assert_snapshot!(refusal(r#"{"memory": {"hugepages": true}, "balloon": {"size": 0}}"#), @r#""vm-config.json": $.balloon is set, but memory is made of huge pages, which are not given back; accepted is one of the two"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"readonly": true}]}"#), @r#""vm-config.json": $.disks[0].path is missing, but every disk has an image; accepted is a path relative to the store path, or absolute inside a store root"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "x"}, {"path": "b", "id": "x"}]}"#), @r#""vm-config.json": $.disks[1].id is "x", but $.disks[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "net0"}], "net": [{}]}"#), @r#""vm-config.json": $.net[0].id is "net0", but $.disks[0].id is the same; accepted is an id that no other device has"#);
