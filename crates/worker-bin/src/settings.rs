@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use worker::vms::{HashVerification, NetworkAddressTranslation, VmManagerConfig};
+use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig};
 
 use crate::cli::{LogFormat, RunFlags};
 
@@ -40,6 +40,7 @@ struct File {
     stop_timeout_seconds: Option<u64>,
     metrics_poll_interval_seconds: Option<u64>,
     network: Network,
+    limits: Limits,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -48,6 +49,21 @@ struct Network {
     bridge: Option<String>,
     subnet: Option<String>,
     nat: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    memory_overcommit_ratio: Option<Ratio>,
+}
+
+/// A number, or `off`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Ratio {
+    Whole(i64),
+    Fraction(f64),
+    Word(String),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -70,6 +86,7 @@ pub(crate) fn key(setting: &str) -> &str {
         "network_bridge" => "network.bridge",
         "vm_subnet_base" => "network.subnet",
         "metrics_poll_interval" => "metrics_poll_interval_seconds",
+        "memory_overcommit" => "limits.memory_overcommit_ratio",
         same => same,
     }
 }
@@ -117,6 +134,10 @@ impl Settings {
                 Some(false) => NetworkAddressTranslation::Off,
             },
             stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
+            memory_overcommit: match file.limits.memory_overcommit_ratio {
+                None => defaults.memory_overcommit,
+                Some(ratio) => overcommit(&ratio)?,
+            },
         };
         Ok(Self {
             assignments: flags.assignments.or(file.assignments),
@@ -149,6 +170,33 @@ fn seconds(key: &str, value: Option<u64>, default: Duration) -> Result<Duration>
         Some(value @ 1..=86_400) => Ok(Duration::from_secs(value)),
         Some(value) => bail!("invalid {key} = {value}: 1 to 86400 is accepted"),
     }
+}
+
+/// Hundredths of the host's memory, or no limit.
+fn overcommit(ratio: &Ratio) -> Result<MemoryOvercommit> {
+    let (text, percent) = match ratio {
+        Ratio::Word(word) if word == "off" => return Ok(MemoryOvercommit::Unlimited),
+        Ratio::Word(word) => (format!("{word:?}"), None),
+        Ratio::Whole(value) => (value.to_string(), whole_percent(value.checked_mul(100))),
+        Ratio::Fraction(value) => (value.to_string(), nearest_percent(*value)),
+    };
+    match percent {
+        Some(percent) => Ok(MemoryOvercommit::Percent(percent)),
+        None => bail!("invalid limits.memory_overcommit_ratio = {text}: 0.01 to 100 or \"off\" is accepted"),
+    }
+}
+
+fn whole_percent(percent: Option<i64>) -> Option<u32> {
+    u32::try_from(percent?).ok().filter(|percent| (1..=10_000).contains(percent))
+}
+
+fn nearest_percent(ratio: f64) -> Option<u32> {
+    let percent = (ratio * 100.0).round();
+    if !(1.0..=10_000.0).contains(&percent) {
+        return None;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and at most 10,000")]
+    whole_percent(Some(percent as i64))
 }
 
 #[cfg(test)]
@@ -193,6 +241,26 @@ mod tests {
         assert!(refused("brigde = 'x'").contains("brigde"));
         assert!(refused("stop_timeout_seconds = 0").contains("stop_timeout_seconds = 0: 1 to 86400"));
         assert!(refused("state_dir = 'here'").contains("absolute"));
+    }
+
+    #[test]
+    fn ratios_are_read_in_hundredths() {
+        let limit = |value: &str| {
+            let text = format!("[limits]\nmemory_overcommit_ratio = {value}");
+            merged(flags(), &text).map(|settings| settings.manager.memory_overcommit)
+        };
+        for (value, percent) in
+            [("1.0", 100), ("1", 100), ("1.5", 150), ("0.29", 29), ("100", 10_000), ("0.01", 1)]
+        {
+            assert_eq!(limit(value).expect(value), MemoryOvercommit::Percent(percent));
+        }
+        assert_eq!(limit("'off'").expect("off"), MemoryOvercommit::Unlimited);
+        for value in ["0", "0.0", "-1", "100.1", "101", "nan", "inf", "9223372036854775807", "'on'"] {
+            let error = format!("{:#}", limit(value).expect_err(value));
+            assert!(error.contains("limits.memory_overcommit_ratio = "), "{error}");
+            assert!(error.contains("0.01 to 100 or \"off\""), "{error}");
+        }
+        assert!(limit("true").is_err());
     }
 
     #[test]

@@ -27,6 +27,7 @@
 #[cfg(feature = "benchmarks")]
 #[doc(hidden)]
 pub mod benchmarks;
+mod capacity;
 mod failure;
 pub mod node;
 mod records;

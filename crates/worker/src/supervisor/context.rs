@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix_artifacts::StoreRoots;
 use vmm_host::VmmHost;
 
 use super::{RestartPolicy, SharedNetwork};
+use crate::capacity::Capacity;
 use crate::records::{Leases, RecordStore, StateLock, VerifiedPaths};
 use crate::vms::HashVerification;
 
@@ -15,6 +17,8 @@ use crate::vms::HashVerification;
 pub(crate) struct HostContext {
     /// Where machines run.
     pub(crate) machines: VmmHost,
+    /// How much memory they may have.
+    pub(crate) capacity: Arc<Capacity>,
     /// Where their interfaces are attached.
     pub(crate) network: SharedNetwork,
     /// What guests are told of their network.

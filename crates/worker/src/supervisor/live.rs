@@ -17,6 +17,7 @@ use super::context::HostContext;
 use super::ending::{SEARCHED_LINES, classify};
 use super::policy::RunEnd;
 use super::prepare::Prepared;
+use crate::capacity::Share;
 use crate::failure::{chain, reason};
 use crate::records::keep_console;
 use crate::vms::VmNic;
@@ -30,6 +31,8 @@ pub(super) struct LiveMachine {
     handle: MachineHandle,
     status: watch::Receiver<MachineStatus>,
     nics: Vec<VmNic>,
+    /// Its part of the host's memory, given back with it.
+    _share: Share,
     started: Instant,
     console_seen: u64,
 }
@@ -41,11 +44,11 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, kernel, nics, takings, .. } = prepared;
+    let Prepared { spec, share, kernel, nics, takings, .. } = prepared;
     match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial }).await {
         Ok(handle) => {
             let status = handle.status();
-            Ok(LiveMachine { handle, status, nics, started: Instant::now(), console_seen: 0 })
+            Ok(LiveMachine { handle, status, nics, _share: share, started: Instant::now(), console_seen: 0 })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);

@@ -16,8 +16,7 @@ use nix_artifacts::{
 use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{
-    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, FileRole, MachineSpec, NicSpec, VmId,
-    VsockSpec,
+    Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineSpec, NicSpec, VmId, VsockSpec,
 };
 
 use super::RestartPolicy;
@@ -26,7 +25,8 @@ use super::given_up::GivenUp;
 use super::live::detach;
 use super::takings::Takings;
 use super::verify::{unverified_references, verify};
-use crate::failure::{plain, reason};
+use crate::capacity::{HostMemory, Share};
+use crate::failure::reason;
 use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
 use crate::vms::{VmNic, VmTimings};
 
@@ -38,6 +38,8 @@ pub(super) struct Prepared {
     pub(super) kernel: PathBuf,
     /// Interfaces that are attached: whoever drops the rest detaches them.
     pub(super) nics: Vec<VmNic>,
+    /// What it takes of the host's memory, until it is gone.
+    pub(super) share: Share,
     /// What is to be given back where the machine does not start.
     pub(super) takings: Takings,
     pub(super) warnings: Vec<String>,
@@ -50,6 +52,7 @@ pub(super) struct Prepared {
 /// What the file system part brings: everything but TAPs.
 struct Opened {
     spec: MachineSpec<OwnedFd>,
+    share: Share,
     kernel: PathBuf,
     nics: Vec<(NicRequest, Lease)>,
     warnings: Vec<String>,
@@ -84,7 +87,7 @@ pub(super) async fn prepare(
     };
     let (opened, takings) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
     let artifact = start.elapsed();
-    let Opened { mut spec, kernel, nics: requests, warnings, unverified, restart, address } = opened;
+    let Opened { mut spec, share, kernel, nics: requests, warnings, unverified, restart, address } = opened;
     let mut nics = Vec::with_capacity(requests.len());
     for (request, lease) in requests {
         match attach(context, &assignment.id, request, lease).await {
@@ -107,7 +110,7 @@ pub(super) async fn prepare(
         network: Some(start.elapsed().saturating_sub(artifact)),
         ..VmTimings::default()
     };
-    Ok(Prepared { spec, kernel, nics, takings, warnings, unverified, timings, restart })
+    Ok(Prepared { spec, share, kernel, nics, takings, warnings, unverified, timings, restart })
 }
 
 /// All that touches files. What it takes of the host is noted in `takings`, also where it fails.
@@ -126,7 +129,10 @@ fn open(
     };
     let artifact =
         load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))?;
-    fits(artifact.machine.memory.size, total_memory())?;
+    let share = context
+        .capacity
+        .take(&artifact.machine.memory, HostMemory::observe())
+        .map_err(|problem| reason(FailureKind::Host, &problem))?;
     let unverified = unverified_references(context, assignment, &artifact, given_up)?;
     let nics = lease(context, &assignment.id, artifact.nics, takings)?;
     let directory = context.records.directory(&assignment.id);
@@ -158,6 +164,7 @@ fn open(
     }
     Ok(Opened {
         spec,
+        share,
         kernel,
         nics,
         warnings: artifact.warnings.iter().map(ToString::to_string).collect(),
@@ -216,30 +223,6 @@ fn lease(
     given.collect()
 }
 
-/// Bytes of memory this host has; none where it does not say.
-fn total_memory() -> Option<Bytes> {
-    let info = rustix::system::sysinfo();
-    #[expect(clippy::useless_conversion, reason = "the kernel's word is not of 64 bits everywhere")]
-    let (total, unit) = (u64::from(info.totalram), u64::from(info.mem_unit));
-    Some(Bytes::new(total.checked_mul(unit)?)).filter(|total| total.get() > 0)
-}
-
-/// Refuses a machine that this host can never hold: its pages are taken as the guest touches them, which would end
-/// every machine here.
-fn fits(wanted: Bytes, total: Option<Bytes>) -> Result<(), FailureReason> {
-    match total {
-        Some(total) if wanted > total => Err(plain(
-            FailureKind::Host,
-            format!(
-                "not enough memory: the machine is to have {} MiB, this host has {} MiB in all",
-                wanted.get() >> 20,
-                total.get() >> 20
-            ),
-        )),
-        Some(_) | None => Ok(()),
-    }
-}
-
 /// What tells a kernel with IP autoconfiguration the address of its first interface (Linux
 /// `Documentation/admin-guide/nfs/nfsroot.rst`, `ip=`).
 fn autoconfiguration(vm: &VmId, address: Ipv4Addr, subnet: Subnet) -> String {
@@ -280,14 +263,5 @@ mod tests {
         let subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), mask: Ipv4Addr::new(255, 255, 0, 0) };
         let text = autoconfiguration(&VmId::new("web-1"), Ipv4Addr::new(10, 0, 0, 7), subnet);
         assert_eq!(text, " ip=10.0.0.7::10.0.0.1:255.255.0.0:web-1:eth0:off");
-    }
-    #[test]
-    fn a_machine_larger_than_the_host_is_refused_with_both_sizes() {
-        let total = Some(Bytes::from_mib(100));
-        assert_eq!(fits(Bytes::from_mib(100), total), Ok(()));
-        assert_eq!(fits(Bytes::from_mib(101), None), Ok(()));
-        let refused = fits(Bytes::from_mib(101), total).expect_err("too large");
-        assert!(refused.message.contains("101 MiB") && refused.message.contains("100 MiB"), "{refused}");
-        assert!(total_memory().is_some());
     }
 }

@@ -24,6 +24,8 @@ pub struct VmManagerConfig {
     pub nat: NetworkAddressTranslation,
     /// How long a guest may take to obey the power button before it is killed.
     pub stop_timeout: Duration,
+    /// How much memory VMs may have together, as far as it is not of huge pages.
+    pub memory_overcommit: MemoryOvercommit,
 }
 
 /// When an artifact's content is hashed.
@@ -48,6 +50,22 @@ pub enum NetworkAddressTranslation {
     Off,
 }
 
+/// How much memory VMs may be promised together. A VM that would be promised more is not started, and tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryOvercommit {
+    /// So many hundredths of what the host has, 1 to 10,000, less a reserve for the host itself.
+    Percent(u32),
+    /// As much as is asked for, but no VM more than the host has. Where guests use more than there is, the host ends
+    /// processes.
+    Unlimited,
+}
+
+impl Default for MemoryOvercommit {
+    fn default() -> Self {
+        Self::Percent(100)
+    }
+}
+
 impl Default for VmManagerConfig {
     fn default() -> Self {
         Self {
@@ -60,6 +78,7 @@ impl Default for VmManagerConfig {
             hash_verification: HashVerification::default(),
             nat: NetworkAddressTranslation::default(),
             stop_timeout: Duration::from_secs(30),
+            memory_overcommit: MemoryOvercommit::default(),
         }
     }
 }

@@ -14,7 +14,8 @@ use vmm_host::{HostOptions, VmmHost};
 
 use super::control::Shared;
 use super::registry::Registry;
-use super::{NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use crate::capacity::Capacity;
 use crate::failure::chain;
 use crate::records::{Leases, LeasesError, RecordStore, StateLock, VerifiedPaths, VmRecord, make_private};
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
@@ -63,6 +64,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     }
     let context = Arc::new(HostContext {
         machines,
+        capacity: Capacity::new(config.memory_overcommit),
         subnet: Subnet { gateway: network.config().gateway, mask: subnet.mask() },
         network: SharedNetwork::new(network),
         leases,
@@ -70,16 +72,20 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         verified,
         roots,
         _lock: lock,
-        lifecycle: Lifecycle {
-            restart: if config.auto_restart { RestartPolicy::OnFailure } else { RestartPolicy::Never },
-            stop_timeout: config.stop_timeout,
-            hash_verification: config.hash_verification,
-        },
+        lifecycle: lifecycle(&config),
     });
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);
     intact.into_iter().for_each(|record| registry.restore(record));
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     Ok(Shared { config, registry: Arc::new(registry), context })
+}
+
+fn lifecycle(config: &VmManagerConfig) -> Lifecycle {
+    Lifecycle {
+        restart: if config.auto_restart { RestartPolicy::OnFailure } else { RestartPolicy::Never },
+        stop_timeout: config.stop_timeout,
+        hash_verification: config.hash_verification,
+    }
 }
 
 /// What no other part looks at.
@@ -97,6 +103,15 @@ fn check_settings(config: &VmManagerConfig) -> Result<(), VmManagerError> {
             setting: "metrics_poll_interval",
             value: "0s".to_owned(),
             expected: "a duration longer than nothing is accepted".to_owned(),
+        });
+    }
+    if let MemoryOvercommit::Percent(percent) = config.memory_overcommit
+        && !(1..=10_000).contains(&percent)
+    {
+        return Err(VmManagerError::Setting {
+            setting: "memory_overcommit",
+            value: format!("{percent} %"),
+            expected: "1 % to 10000 % is accepted".to_owned(),
         });
     }
     Ok(())
