@@ -81,7 +81,7 @@ impl HugePageSize {
 /// What the machine boots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootSpec<F> {
-    /// The kernel: an ELF with a PVH note, or a bzImage.
+    /// The kernel: an ELF with a PVH note, one of Linux with its 64-bit entry, or a bzImage.
     pub kernel: F,
     /// The initial RAM disk.
     pub initrd: Option<F>,

@@ -1,7 +1,7 @@
 //! Boot protocols: kernel, initial RAM disk, command line and what else the first vCPU must find in memory.
 //!
-//! An ELF with a PVH note is entered as PVH says, in 32-bit protected mode; a bzImage at its 64-bit entry. What
-//! the vCPU's registers then hold is `vcpu::registers`'. Files are read from their start whatever their
+//! An ELF with a PVH note is entered as PVH says, in 32-bit protected mode; one without, and a bzImage, at its 64-bit
+//! entry as Linux has it. What the vCPU's registers then hold is `vcpu::registers`'. Files are read from their start whatever their
 //! position, and are untrusted: every size in them is checked before it is used.
 
 mod elf;
@@ -63,7 +63,11 @@ pub(crate) fn load(memory: &GuestMemory, mut source: BootSource<'_>) -> Result<E
         .read_exact_at(&mut start[..head], 0)
         .map_err(|error| unreadable(BootFile::Kernel, error))?;
     if elf::is_elf(start) {
-        pvh::load(memory, &mut source, size)
+        let kernel = elf::load(memory, &mut source, size)?;
+        match kernel.pvh_entry {
+            Some(entry) => pvh::prepare(memory, &mut source, &kernel, entry),
+            None => linux::prepare_elf(memory, &mut source, &kernel),
+        }
     } else if let Some(header) = linux::setup_header(&source.kernel, size)? {
         linux::load(memory, &mut source, size, &header)
     } else {
@@ -146,4 +150,4 @@ pub(crate) fn write(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

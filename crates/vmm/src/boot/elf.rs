@@ -1,10 +1,19 @@
-//! An ELF kernel's extent, from its program headers, so that a refusal can name addresses (ELF-64 §2, §5).
+//! An ELF kernel: its extent, from its program headers, so that a refusal can name addresses (ELF-64 §2, §5), and its
+//! way into guest memory.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::{BootFile, LoadError, unreadable};
+use devices::memory::GuestMemory;
+use linux_loader::loader::KernelLoader;
+use linux_loader::loader::elf::{Elf, PvhBootCapability};
+
+use super::{BootFile, BootSource, LoadError, low_memory_end, unreadable};
+use crate::layout;
+
+/// What Linux on x86 takes, without the terminating zero; it cuts what is longer without a word.
+pub(super) const COMMAND_LINE_LIMIT: usize = 2047;
 
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: usize = 56;
@@ -15,11 +24,51 @@ pub(super) fn is_elf(start: [u8; 4]) -> bool {
     start == *b"\x7fELF"
 }
 
+/// An ELF kernel in guest memory.
+#[derive(Debug)]
+pub(super) struct ElfKernel {
+    /// Guest-physical addresses between its first and its last segment's end.
+    pub(super) extent: Range<u64>,
+    /// Where its header says that it starts.
+    pub(super) entry: u64,
+    /// Where its PVH note says that it starts, if it has one.
+    pub(super) pvh_entry: Option<u64>,
+}
+
+impl ElfKernel {
+    /// The first page after it.
+    pub(super) fn after(&self) -> u64 {
+        self.extent.end.next_multiple_of(layout::PAGE_SIZE)
+    }
+}
+
+/// Loads an ELF kernel of `file_size` bytes where its segments say.
+///
+/// # Errors
+/// As [`loaded_extent`], and if the kernel does not fit low memory.
+pub(super) fn load(
+    memory: &GuestMemory,
+    source: &mut BootSource<'_>,
+    file_size: u64,
+) -> Result<ElfKernel, LoadError> {
+    let extent = loaded_extent(&source.kernel, file_size)?;
+    let limit = low_memory_end(source.memory_size);
+    if extent.start < layout::HIGH_MEMORY || extent.end > limit {
+        return Err(LoadError::KernelDoesNotFit { start: extent.start, end: extent.end, limit });
+    }
+    let loaded = Elf::load(memory, None, &mut source.kernel, None).map_err(LoadError::Load)?;
+    let pvh_entry = match loaded.pvh_boot_cap {
+        PvhBootCapability::PvhEntryPresent(entry) => Some(entry.0),
+        PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => None,
+    };
+    Ok(ElfKernel { extent, entry: loaded.kernel_load.0, pvh_entry })
+}
+
 /// The guest-physical range that the loadable segments of `kernel` cover in memory.
 ///
 /// # Errors
 /// The file is not a 64-bit little-endian ELF for x86-64, or a header points past the file's end.
-pub(super) fn loaded_extent(kernel: &File, file_size: u64) -> Result<Range<u64>, LoadError> {
+fn loaded_extent(kernel: &File, file_size: u64) -> Result<Range<u64>, LoadError> {
     let damaged = |problem| LoadError::Damaged { problem };
     let mut header = [0; HEADER_SIZE];
     read(kernel, &mut header, 0, file_size, "it ends within its ELF header")?;

@@ -51,11 +51,15 @@ pub enum LoadError {
         /// Its first bytes.
         start: [u8; 4],
     },
-    /// An ELF kernel that this machine has no entry for.
+    /// An ELF kernel that this machine cannot enter.
     #[error(
-        "the ELF kernel has no PVH entry note (Xen note 18); an ELF built with CONFIG_PVH, or a bzImage, is accepted"
+        "the ELF kernel has no PVH entry note (Xen note 18), and its entry {entry:#x} is no physical address in its \
+         segments; an ELF with either, or a bzImage, is accepted"
     )]
-    NoPvhEntry,
+    NoElfEntry {
+        /// As its header says.
+        entry: u64,
+    },
     /// A bzImage that this machine cannot enter.
     #[error(
         "the bzImage speaks boot protocol {major}.{minor:02} without a 64-bit entry; 2.12 or newer for x86-64 is accepted"

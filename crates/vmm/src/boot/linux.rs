@@ -1,4 +1,4 @@
-//! The Linux x86 boot protocol at its 64-bit entry: a bzImage, `boot_params` and page tables
+//! The Linux x86 boot protocol at its 64-bit entry: a bzImage or the ELF inside one, `boot_params` and page tables
 //! (Linux `Documentation/arch/x86/boot.rst`).
 
 use std::fs::File;
@@ -12,6 +12,7 @@ use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::{self, KernelLoader};
 use vm_memory::{ByteValued, GuestAddress};
 
+use super::elf::{self, ElfKernel};
 use super::memory_map::memory_map;
 use super::{
     BootFile, BootSource, Entry, LoadError, Placed, load_initrd, low_memory_end, unreadable, write,
@@ -23,6 +24,8 @@ use crate::layout;
 const HEADER_OFFSET: u64 = 0x1f1;
 /// "HdrS".
 const HEADER_MAGIC: u32 = 0x5372_6448;
+/// `boot_flag`.
+const BOOT_FLAG: u16 = 0xaa55;
 /// `xloadflags` exist from this version on.
 const OLDEST_PROTOCOL: u16 = 0x020c;
 /// `xloadflags`: there is a 64-bit entry.
@@ -79,6 +82,35 @@ pub(super) fn load(
     write_boot_params(memory, source, header)?;
     write_page_tables(memory)?;
     Ok(Entry::Linux64 { instruction: loaded.kernel_load.0 + ENTRY_OFFSET, boot_params: layout::ZERO_PAGE })
+}
+
+/// Puts what Linux wants at its 64-bit entry around a loaded `kernel`, which is where an ELF of Linux starts.
+///
+/// There is no setup header to start from, so that the fields are those which a kernel reads back from its loader.
+pub(super) fn prepare_elf(
+    memory: &GuestMemory,
+    source: &mut BootSource<'_>,
+    kernel: &ElfKernel,
+) -> Result<Entry, LoadError> {
+    if !kernel.extent.contains(&kernel.entry) {
+        return Err(LoadError::NoElfEntry { entry: kernel.entry });
+    }
+    let limit = low_memory_end(source.memory_size);
+    let initrd = load_initrd(memory, source.initrd.as_mut(), kernel.after(), limit)?;
+    write_command_line(memory, source.cmdline, elf::COMMAND_LINE_LIMIT)?;
+
+    let mut header = setup_header {
+        boot_flag: BOOT_FLAG,
+        header: HEADER_MAGIC,
+        version: OLDEST_PROTOCOL,
+        loadflags: LOADED_HIGH,
+        cmdline_size: u32::try_from(elf::COMMAND_LINE_LIMIT).expect("2047 fits 32 bits"),
+        ..Default::default()
+    };
+    fill_header(&mut header, initrd);
+    write_boot_params(memory, source, header)?;
+    write_page_tables(memory)?;
+    Ok(Entry::Linux64 { instruction: kernel.entry, boot_params: layout::ZERO_PAGE })
 }
 
 /// Where the memory ends that the kernel writes to before it reads its memory map.

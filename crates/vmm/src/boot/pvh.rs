@@ -4,46 +4,33 @@
 use devices::memory::GuestMemory;
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
-use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::{self, KernelLoader};
 use vm_memory::GuestAddress;
 
+use super::elf::{self, ElfKernel};
 use super::memory_map::memory_map;
-use super::{BootSource, Entry, LoadError, Placed, elf, load_initrd, low_memory_end, write_command_line};
+use super::{BootSource, Entry, LoadError, Placed, load_initrd, low_memory_end, write_command_line};
 use crate::layout;
 
 /// `hvm_start_info.magic`.
 const START_INFO_MAGIC: u32 = 0x336e_c578;
 /// The version with a memory map.
 const START_INFO_VERSION: u32 = 1;
-/// What Linux on x86 takes, without the terminating zero; it cuts what is longer without a word.
-const COMMAND_LINE_LIMIT: usize = 2047;
 
-/// Loads an ELF kernel of `file_size` bytes.
-pub(super) fn load(
+/// Puts what PVH wants around a loaded `kernel` whose note names `entry`.
+pub(super) fn prepare(
     memory: &GuestMemory,
     source: &mut BootSource<'_>,
-    file_size: u64,
+    kernel: &ElfKernel,
+    entry: u64,
 ) -> Result<Entry, LoadError> {
-    let extent = elf::loaded_extent(&source.kernel, file_size)?;
-    let limit = low_memory_end(source.memory_size);
-    if extent.start < layout::HIGH_MEMORY || extent.end > limit {
-        return Err(LoadError::KernelDoesNotFit { start: extent.start, end: extent.end, limit });
-    }
-    let loaded = Elf::load(memory, None, &mut source.kernel, None).map_err(LoadError::Load)?;
-    let entry = match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(entry) => entry.0,
-        PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => {
-            return Err(LoadError::NoPvhEntry);
-        }
-    };
-    if !extent.contains(&entry) {
+    if !kernel.extent.contains(&entry) {
         return Err(LoadError::Damaged { problem: "its PVH entry lies outside its segments" });
     }
-    let from = extent.end.next_multiple_of(layout::PAGE_SIZE);
-    let initrd = load_initrd(memory, source.initrd.as_mut(), from, limit)?;
-    write_command_line(memory, source.cmdline, COMMAND_LINE_LIMIT)?;
+    let limit = low_memory_end(source.memory_size);
+    let initrd = load_initrd(memory, source.initrd.as_mut(), kernel.after(), limit)?;
+    write_command_line(memory, source.cmdline, elf::COMMAND_LINE_LIMIT)?;
     write_start_info(memory, source, initrd)?;
     Ok(Entry::Pvh {
         instruction: u32::try_from(entry).expect("the entry lies below the hole"),

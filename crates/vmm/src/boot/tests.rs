@@ -25,7 +25,7 @@ fn file(content: &[u8]) -> File {
 }
 
 /// A 64-bit ELF whose one segment goes to `address`, with `note` as its notes.
-fn elf(address: u64, code: &[u8], memory_size: u64, note: &[u8]) -> Vec<u8> {
+pub(crate) fn elf(address: u64, code: &[u8], memory_size: u64, note: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     bytes.extend_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
     bytes.extend_from_slice(&address.to_le_bytes());
@@ -63,6 +63,18 @@ fn pvh_note(entry: u32) -> Vec<u8> {
 
 fn pvh_kernel() -> Vec<u8> {
     elf(MIB, &[0xf4; 64], 4096, &pvh_note(0x10_0010))
+}
+
+/// An ELF without a note, as Linux without CONFIG_PVH is.
+fn plain_kernel() -> Vec<u8> {
+    elf(16 * MIB, &[0xf4; 64], 4096, &[])
+}
+
+/// Such an ELF with another entry.
+fn entered_at(entry: u64) -> Vec<u8> {
+    let mut kernel = elf(MIB, &[0xf4; 64], 4096, &[]);
+    kernel[24..32].copy_from_slice(&entry.to_le_bytes());
+    kernel
 }
 
 fn bzimage(change: impl FnOnce(&mut setup_header)) -> Vec<u8> {
@@ -150,6 +162,24 @@ fn a_bzimage_gets_its_zero_page_and_page_tables() {
 }
 
 #[test]
+fn an_elf_without_a_note_is_entered_as_linux_in_64_bits() {
+    let (memory, entry) = load_with(&plain_kernel(), Some(&[7; 100]), "quiet", 64 * MIB);
+    assert_eq!(entry.unwrap(), Entry::Linux64 { instruction: 16 * MIB, boot_params: 0x7000 });
+    assert_eq!(memory.read_obj::<u8>(GuestAddress(16 * MIB)).unwrap(), 0xf4);
+    let zero_page: boot_params = memory.read_obj(GuestAddress(0x7000)).unwrap();
+    let header = zero_page.hdr;
+    assert_eq!(({ header.header }, { header.boot_flag }, { header.version }), (0x5372_6448, 0xaa55, 0x020c));
+    assert_eq!(({ header.type_of_loader }, { header.loadflags }), (0xff, 1));
+    assert_eq!(({ header.cmd_line_ptr }, { header.cmdline_size }), (0x2_0000, 2047));
+    let low = u32::try_from(64 * MIB - 4096).unwrap();
+    assert_eq!(({ header.ramdisk_image }, { header.ramdisk_size }), (low, 100));
+    assert_eq!({ zero_page.acpi_rsdp_addr }, 0xe_0000);
+    assert!(zero_page.e820_entries > 1);
+    let tables: u64 = memory.read_obj(GuestAddress(0x9000)).unwrap();
+    assert_eq!(tables & 1, 1, "low memory is mapped");
+}
+
+#[test]
 fn what_is_no_kernel_is_refused_by_name() {
     let text = |kernel: &[u8]| load_with(kernel, None, "", 64 * MIB).1.unwrap_err().to_string();
     for (kernel, expected) in [
@@ -157,7 +187,11 @@ fn what_is_no_kernel_is_refused_by_name() {
         (b"#!/bin/sh\n".to_vec(), "starts with [23, 21, 2f, 62]"),
         (vec![0; 4096], "neither an ELF file nor a bzImage"),
         (b"\x7fELF".to_vec(), "it ends within its ELF header"),
-        (elf(MIB, &[0xf4], 1, &[]), "no PVH entry note"),
+        (
+            entered_at(0xffff_ffff_8100_0000),
+            "no PVH entry note (Xen note 18), and its entry 0xffffffff81000000 is",
+        ),
+        (entered_at(MIB + 0x1000), "its entry 0x101000 is no physical address"),
         (elf(MIB, &[0xf4], 1, &pvh_note(0x20_0000)), "outside its segments"),
         (elf(0x1000, &[0xf4], 1, &pvh_note(0x1000)), "from 0x1000 to 0x1001"),
         (elf(MIB, &[0xf4], 1 << 40, &pvh_note(0x10_0000)), "to 0x10000100000; kernels fit"),
@@ -204,7 +238,7 @@ fn an_initrd_must_fit_between_the_kernel_and_the_end() {
 
 #[test]
 fn a_command_line_has_the_kernels_limit() {
-    for kernel in [pvh_kernel(), bzimage(|_| {})] {
+    for kernel in [pvh_kernel(), plain_kernel(), bzimage(|_| {})] {
         assert!(load_with(&kernel, None, &"x".repeat(2047), 64 * MIB).1.is_ok());
         let error = load_with(&kernel, None, &"x".repeat(2048), 64 * MIB).1.unwrap_err();
         assert!(error.to_string().contains("2048 bytes; at most 2047"), "{error}");
@@ -217,11 +251,15 @@ proptest! {
 
     #[test]
     fn no_damage_to_a_kernel_makes_it_panic(
-        elf in any::<bool>(),
+        kind in 0..3,
         cut in 0_usize..8192,
         changes in proptest::collection::vec((0_usize..1200, any::<u8>()), 0..12),
     ) {
-        let mut kernel = if elf { pvh_kernel() } else { bzimage(|_| {}) };
+        let mut kernel = match kind {
+            0 => pvh_kernel(),
+            1 => plain_kernel(),
+            _ => bzimage(|_| {}),
+        };
         for (offset, value) in changes {
             if let Some(byte) = kernel.get_mut(offset) {
                 *byte = value;

@@ -104,7 +104,7 @@ impl BuildError {
                 LoadError::Read { .. } | LoadError::Write { .. } => FailureKind::Host,
                 LoadError::NotAFile { .. }
                 | LoadError::UnknownFormat { .. }
-                | LoadError::NoPvhEntry
+                | LoadError::NoElfEntry { .. }
                 | LoadError::No64BitEntry { .. }
                 | LoadError::Damaged { .. }
                 | LoadError::Load(_)

@@ -29,6 +29,32 @@ fn a_guest_speaks_and_powers_off() {
     assert!(ended.counters.memory_resident.get() > 0);
 }
 
+/// 64-bit code: writes the command line that `boot_params` in RSI points to, and powers off.
+const ECHO_COMMAND_LINE: [u8; 30] = [
+    0x8b, 0x9e, 0x28, 0x02, 0x00, 0x00, // mov 0x228(%rsi), %ebx
+    0x66, 0xba, 0xf8, 0x03, // mov $0x3f8, %dx
+    0x8a, 0x03, // mov (%rbx), %al
+    0x48, 0xff, 0xc3, // inc %rbx; in 32-bit mode this would count EAX down
+    0x84, 0xc0, // test %al, %al
+    0x74, 0x03, // jz past the jump
+    0xee, // out %al, %dx
+    0xeb, 0xf4, // jmp to the load
+    0x66, 0xba, 0x00, 0x06, // mov $0x600, %dx
+    0xb0, 0x34, // mov $0x34, %al
+    0xee, // out %al, %dx
+    0xf4, // hlt
+];
+
+#[test]
+fn an_elf_without_a_pvh_note_runs_in_64_bits() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let kernel = crate::boot::tests::elf(1 << 24, &ECHO_COMMAND_LINE, 4096, &[]);
+    let mut spec = harness::spec_of_kernel(&kernel);
+    spec.boot.cmdline = "console=ttyS0 quiet".into();
+    let ended = run(&hypervisor, spec);
+    assert_eq!((ended.exit, ended.console.as_str()), (MachineExit::PoweredOff, "console=ttyS0 quiet"));
+}
+
 #[test]
 fn ways_to_reset_are_told_apart() {
     let Some(hypervisor) = hypervisor() else { return };

@@ -63,7 +63,7 @@ pub(super) static KEYS: &[KeyRule] = &[
         &["id", "size", "file", "shared", "mergeable", "hugepages", "hugepage_size", "host_numa_node", "hotplug_size", "hotplugged_size", "prefault", "reserve"]),
 
     KeyRule::supported("payload", Section, "What is booted."),
-    KeyRule::supported("payload.kernel", FilePath, "ELF with a PVH note, or bzImage. Default: `vmlinux`."),
+    KeyRule::supported("payload.kernel", FilePath, "ELF with a PVH note or entered as Linux in 64 bits, or bzImage. Default: `vmlinux`."),
     KeyRule::supported("payload.initramfs", FilePath, "Default: `initrd` where that file is there, else none."),
     KeyRule::supported("payload.cmdline", CMDLINE, "The kernel's command line. Default: empty."),
     KeyRule::refused("payload.firmware", &[Empty], "kernels are booted directly, without firmware"),

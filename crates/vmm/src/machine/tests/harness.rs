@@ -62,6 +62,13 @@ pub(super) fn nic(id: &str, tap: OwnedFd) -> NicSpec<OwnedFd> {
     NicSpec { id: id.to_owned(), tap, mac: MacAddress::new([2, 0, 0, 0, 0, 1]), mtu: None, queue_size: 256 }
 }
 
+/// As [`spec`], with `kernel` as it is.
+pub(super) fn spec_of_kernel(kernel: &[u8]) -> Spec {
+    let mut spec = spec(&TinyGuest::idle());
+    spec.boot.kernel = file(kernel).into();
+    spec
+}
+
 /// One vCPU, 64 MiB and `guest` as kernel.
 pub(super) fn spec(guest: &TinyGuest) -> Spec {
     MachineSpec {
