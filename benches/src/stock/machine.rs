@@ -98,7 +98,7 @@ impl Network {
 fn request(boot: BootSpec<OwnedFd>, disk: DiskSpec<OwnedFd>, nic: Option<NicSpec<OwnedFd>>) -> LaunchRequest {
     let spec = MachineSpec {
         uuid: uuid::Uuid::from_u128(1),
-        cpus: CpuSpec { boot_vcpus: 1, max_phys_bits: None },
+        cpus: CpuSpec::of(1),
         memory: MemorySpec { size: Bytes::from_mib(256), backing: MemoryBacking::default(), prefault: false },
         boot,
         disks: vec![disk],

@@ -46,8 +46,8 @@ impl Workload {
     pub(crate) fn mebibytes(self) -> u64 {
         match self {
             Self::Boot => 0,
-            Self::Read | Self::Write => 48,
-            Self::Send | Self::Receive => 64,
+            Self::Read | Self::Write => 32,
+            Self::Send | Self::Receive => 8,
         }
     }
 
