@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use devices::virtio::QueueSize;
 use devices::virtio::net::{FramePort, MacAddress, NetDevice, NetDeviceConfig, Offloads};
+use devices::virtio::{QueueSize, RateLimits};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -43,6 +43,7 @@ pub(crate) fn device() -> (NetDevice, OwnedFd) {
         mac: MacAddress([2, 0, 0, 0, 0, 1]),
         mtu: Some(1500),
         queue_size: QueueSize::default(),
+        rate_limits: RateLimits::default(),
     };
     (NetDevice::new(config).expect("a few descriptors"), ours)
 }

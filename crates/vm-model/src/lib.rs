@@ -22,6 +22,7 @@ mod disk_options;
 mod id;
 mod lifecycle;
 mod machine;
+mod nic_options;
 mod processors;
 mod services;
 mod units;
@@ -38,6 +39,7 @@ pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
     MemorySpec, NicSpec, SerialMode,
 };
+pub use nic_options::NicOptions;
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};

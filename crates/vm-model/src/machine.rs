@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Bytes, CpuSpec, DiskOptions, GuestServices, MacAddress};
+use crate::{Bytes, CpuSpec, DiskOptions, GuestServices, MacAddress, NicOptions};
 
 /// A whole machine. Files are `F`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +143,9 @@ pub struct NicSpec<F> {
     pub mtu: Option<u16>,
     /// Descriptors a queue, a power of two.
     pub queue_size: u16,
+    /// How it is served.
+    #[serde(default)]
+    pub options: NicOptions,
 }
 
 /// What stands behind the serial port.
@@ -235,7 +238,14 @@ impl<F> NicSpec<F> {
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
     ) -> Result<NicSpec<G>, E> {
         let tap = convert(FileRole::Tap(&self.id), self.tap)?;
-        Ok(NicSpec { id: self.id, tap, mac: self.mac, mtu: self.mtu, queue_size: self.queue_size })
+        Ok(NicSpec {
+            id: self.id,
+            tap,
+            mac: self.mac,
+            mtu: self.mtu,
+            queue_size: self.queue_size,
+            options: self.options,
+        })
     }
 }
 
@@ -269,6 +279,7 @@ mod tests {
                 mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
                 mtu: None,
                 queue_size: 256,
+                options: NicOptions::default(),
             }],
             serial: SerialMode::Console,
             rng: true,

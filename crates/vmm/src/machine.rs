@@ -12,6 +12,7 @@ mod controller;
 mod counters;
 mod disks;
 mod error;
+mod nics;
 mod options;
 mod platform;
 mod run;

@@ -57,21 +57,33 @@ impl RateLimiter {
         self.timer.as_fd()
     }
 
-    /// Grants one operation of `bytes` at `now`, or sets the timer.
+    /// Grants one operation of `bytes` at `now` and takes it, or sets the timer.
     pub(crate) fn admit(&mut self, now: Instant, bytes: u64) -> bool {
+        let granted = self.grants(now, bytes);
+        if granted {
+            self.take(bytes);
+        }
+        granted
+    }
+
+    /// As [`RateLimiter::admit`], but takes nothing yet: for an operation that may come to nothing, or whose size is
+    /// known only after it.
+    pub(crate) fn grants(&mut self, now: Instant, bytes: u64) -> bool {
         let bandwidth = ready(&mut self.bandwidth, now, bytes);
         let operations = ready(&mut self.operations, now, 1);
         match bandwidth.err().max(operations.err()) {
-            None => {
-                take(&mut self.bandwidth, bytes);
-                take(&mut self.operations, 1);
-                true
-            }
+            None => true,
             Some(wait) => {
                 self.set_timer(wait.max(WAIT_MIN));
                 false
             }
         }
+    }
+
+    /// Takes one operation of `bytes` that was done. What was not granted in full is paid for by those that follow.
+    pub(crate) fn take(&mut self, bytes: u64) {
+        take(&mut self.bandwidth, bytes);
+        take(&mut self.operations, 1);
     }
 
     fn set_timer(&self, wait: Duration) {
@@ -119,6 +131,18 @@ mod tests {
         assert!(!limiter.admit(now, 600), "too many bytes");
         assert!(limiter.admit(now, 400), "the operation is still there");
         assert!(!limiter.admit(now, 0), "too many operations");
+    }
+
+    #[test]
+    fn what_is_known_afterwards_is_paid_for_afterwards() {
+        let limits = RateLimits { bandwidth: limits(1000), operations: None };
+        let mut limiter = RateLimiter::new(&limits).unwrap().unwrap();
+        let now = Instant::now();
+        assert!(limiter.grants(now, 1));
+        assert!(limiter.admit(now, 1000), "nothing was taken");
+        limiter.take(500);
+        assert!(!limiter.grants(now + Duration::from_millis(500), 1));
+        assert!(limiter.grants(now + Duration::from_millis(501), 1));
     }
 
     #[test]

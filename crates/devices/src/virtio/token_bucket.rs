@@ -105,7 +105,7 @@ impl TokenBucket {
         Err(Duration::from_nanos_u128(u128::try_from(nanos).unwrap_or(0)))
     }
 
-    /// Takes `tokens`, which [`TokenBucket::ready`] granted.
+    /// Takes `tokens`, whether or not [`TokenBucket::ready`] granted as many.
     pub(crate) fn take(&mut self, tokens: u64) {
         self.level -= self.beyond_burst(tokens) * self.refill_nanos;
         self.burst = self.burst.saturating_sub(tokens);

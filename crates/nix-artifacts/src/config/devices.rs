@@ -3,7 +3,7 @@
 use vm_model::{DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
 
 use super::ValueKind;
-use super::disk_options::disk_options;
+use super::device_options::{disk_options, nic_options};
 use super::extract::{FileRequest, NicRequest, StatedImage};
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
@@ -106,6 +106,7 @@ impl Reader<'_> {
             tap: nic.text("tap").map(str::to_owned),
             mtu: nic.integer("mtu"),
             queue_size: nic.integer("queue_size").unwrap_or(DEFAULT_NET_QUEUE),
+            options: nic_options(nic)?,
         })
     }
 

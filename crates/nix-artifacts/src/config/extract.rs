@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, Overrides};
+use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, NicOptions, Overrides};
 
 use super::check::check;
 use super::document::{MAX_CONFIG_SIZE, Node};
@@ -33,6 +33,8 @@ pub struct NicRequest {
     pub mtu: Option<u16>,
     /// Descriptors a queue, a power of two.
     pub queue_size: u16,
+    /// How it is served.
+    pub options: NicOptions,
 }
 
 /// Why an override cannot be applied.

@@ -7,8 +7,8 @@
 //! is checked against it. Nothing here touches a file system.
 
 mod check;
+mod device_options;
 mod devices;
-mod disk_options;
 mod document;
 mod extract;
 pub(crate) mod keys;

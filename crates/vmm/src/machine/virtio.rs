@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 use devices::bus::{BusBuilder, BusError};
 use devices::memory::GuestMemory;
 use devices::pci::{ConfigurationPorts, EcamWindow, MemoryWindow, PciRoot};
+use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::{BalloonDevice, BalloonDeviceConfig, BalloonHandle};
-use devices::virtio::net::{self, NetDevice, NetDeviceConfig, Tap};
 use devices::virtio::pci::VirtioPciDevice;
 use devices::virtio::rng::RngDevice;
 use devices::virtio::vsock::{VsockDevice, VsockDeviceConfig};
-use devices::virtio::{QueueSize, VirtioDevice};
 use hypervisor::Vm;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vm_model::{BalloonSpec, Bytes, DiskSpec, GuestServices, NicSpec, VsockSpec};
 
 use super::counters::DeviceCounters;
 use super::disks::block_device;
+use super::nics::net_device;
 use super::{BalloonChangeError, BuildError};
 use crate::interrupts::{InterruptRouter, KvmDoorbells};
 use crate::layout;
@@ -262,16 +262,10 @@ impl Assembly<'_> {
     }
 
     fn add_nic(&mut self, nic: NicSpec<OwnedFd>) -> Result<(), BuildError> {
-        let tap = Tap::new(nic.tap).map_err(|error| failed(&nic.id, error))?;
-        let config = NetDeviceConfig {
-            port: Box::new(tap),
-            mac: net::MacAddress(nic.mac.octets()),
-            mtu: nic.mtu,
-            queue_size: QueueSize::new(nic.queue_size).map_err(|error| failed(&nic.id, error))?,
-        };
-        let device = NetDevice::new(config).map_err(|error| failed(&nic.id, error))?;
-        self.counters.push(DeviceCounters::Nic { id: nic.id.clone(), counters: device.counters() });
-        self.add(nic.id, Box::new(device))
+        let id = nic.id.clone();
+        let device = net_device(nic)?;
+        self.counters.push(DeviceCounters::Nic { id: id.clone(), counters: device.counters() });
+        self.add(id, Box::new(device))
     }
 
     fn add_balloon(&mut self, balloon: BalloonSpec) -> Result<(), BuildError> {

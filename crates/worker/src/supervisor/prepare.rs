@@ -249,8 +249,14 @@ async fn attach(
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
-    let device =
-        NicSpec { id: request.id, tap: fd, mac: lease.mac, mtu: request.mtu, queue_size: request.queue_size };
+    let device = NicSpec {
+        id: request.id,
+        tap: fd,
+        mac: lease.mac,
+        mtu: request.mtu,
+        queue_size: request.queue_size,
+        options: request.options,
+    };
     Ok((nic, device))
 }
 

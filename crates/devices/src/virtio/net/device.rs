@@ -11,15 +11,18 @@ use virtio_bindings::bindings::virtio_net::{
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use super::Turn;
 use super::counters::NetCounters;
+use super::gate::Gate;
 use super::offloads::{OFFLOAD_FEATURES, Offloads};
 use super::port::FramePort;
 use super::receive::{Buffers, Receiver};
 use super::transmit::Transmitter;
+use super::{Turn, Way};
 use crate::virtio::configuration::read_configuration;
 use crate::virtio::queue::{Queue, QueueFault};
-use crate::virtio::{ActivateError, Activation, DeviceEvent, QueueSize, VirtioDevice, VirtioDeviceType};
+use crate::virtio::{
+    ActivateError, Activation, DeviceEvent, QueueSize, RateLimits, VirtioDevice, VirtioDeviceType,
+};
 use crate::wake::WakeEvent;
 
 const RECEIVE_QUEUE: u16 = 0;
@@ -31,6 +34,10 @@ const PORT_READABLE: u16 = 0;
 const PORT_WRITABLE: u16 = 1;
 /// Token: a turn ended before its work did.
 const GO_ON: u16 = 2;
+/// Token: the rate limit lets frames in again.
+const RECEIVE_TIMER: u16 = 3;
+/// Token: the rate limit lets frames out again.
+const TRANSMIT_TIMER: u16 = 4;
 
 /// The MTU of a link where none is told.
 const DEFAULT_MTU: u16 = 1500;
@@ -51,6 +58,8 @@ pub struct NetDeviceConfig {
     pub mtu: Option<u16>,
     /// The largest size of either queue.
     pub queue_size: QueueSize,
+    /// How much may be sent in a time, and how much received.
+    pub rate_limits: RateLimits,
 }
 
 /// A virtio network card with one pair of queues.
@@ -60,6 +69,8 @@ pub struct NetDevice {
     queue_sizes: [u16; 2],
     configuration: [u8; CONFIGURATION_BYTES],
     counters: Arc<NetCounters>,
+    inward: Gate,
+    outward: Gate,
     state: State,
     go_on: WakeEvent,
     /// An epoll that watches the port for room while the transmitter is blocked, and is readable when there is.
@@ -100,6 +111,8 @@ impl NetDevice {
             queue_sizes: [config.queue_size.get(); 2],
             configuration,
             counters: Arc::default(),
+            inward: Gate::new(&config.rate_limits)?,
+            outward: Gate::new(&config.rate_limits)?,
             state: State::Reset,
             go_on: WakeEvent::new()?,
             room,
@@ -114,19 +127,21 @@ impl NetDevice {
 
     fn receive(&mut self) {
         let State::Active(active) = &mut self.state else { return };
-        if active.receiver.is_starved() {
+        if active.receiver.is_starved() || self.inward.is_shut() {
             return;
         }
-        let turn = active.receiver.turn(&mut active.receive_queue, self.port.fd(), &self.counters);
+        let mut way = Way { port: self.port.fd(), gate: &mut self.inward, counters: &self.counters };
+        let turn = active.receiver.turn(&mut active.receive_queue, &mut way);
         self.note(turn);
     }
 
     fn transmit(&mut self) {
         let State::Active(active) = &mut self.state else { return };
-        if active.transmitter.is_blocked() {
+        if active.transmitter.is_blocked() || self.outward.is_shut() {
             return;
         }
-        let turn = active.transmitter.turn(&mut active.transmit_queue, self.port.fd(), &self.counters);
+        let mut way = Way { port: self.port.fd(), gate: &mut self.outward, counters: &self.counters };
+        let turn = active.transmitter.turn(&mut active.transmit_queue, &mut way);
         if active.transmitter.is_blocked() {
             self.watch_for_room();
         }
@@ -225,11 +240,14 @@ impl VirtioDevice for NetDevice {
     }
 
     fn events(&self) -> Vec<DeviceEvent<'_>> {
-        vec![
+        let mut events = vec![
             DeviceEvent { fd: self.port.fd(), token: PORT_READABLE },
             DeviceEvent { fd: self.room.as_fd(), token: PORT_WRITABLE },
             DeviceEvent { fd: self.go_on.as_fd(), token: GO_ON },
-        ]
+        ];
+        events.extend(self.inward.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
+        events.extend(self.outward.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
+        events
     }
 
     fn doorbell(&mut self, index: u16) {
@@ -252,6 +270,14 @@ impl VirtioDevice for NetDevice {
             PORT_WRITABLE => self.on_room(),
             GO_ON => {
                 self.receive();
+                self.transmit();
+            }
+            RECEIVE_TIMER => {
+                self.inward.open();
+                self.receive();
+            }
+            TRANSMIT_TIMER => {
+                self.outward.open();
                 self.transmit();
             }
             _ => {}

@@ -6,20 +6,25 @@
 //!
 //! Frames go between guest memory and the TAP in one system call each, with no copy in between; the header before
 //! each carries the checksum and segmentation work that one side leaves to the other. Both directions do a
-//! bounded number of frames a turn and then ask to be called again, so that a busy card starves nobody.
+//! bounded number of frames a turn and then ask to be called again, so that a busy card starves nobody. Each direction
+//! may have a rate limit: frames past it stay where they are until a timer says that it is time.
 //!
 //! Making the TAP, naming and bridging it is not done here: a card gets an open one.
 
 mod counters;
 mod device;
 mod frames;
+mod gate;
 mod offloads;
 mod port;
 mod receive;
 mod transmit;
 
+use std::os::fd::BorrowedFd;
+
 pub use self::counters::{NetCounters, NetCounts};
 pub use self::device::{MacAddress, NetDevice, NetDeviceConfig};
+use self::gate::Gate;
 pub use self::offloads::Offloads;
 pub use self::port::{FramePort, Tap, TapError};
 
@@ -29,6 +34,15 @@ const HEADER_BYTES: u64 = 12;
 const ETHERNET_HEADER_BYTES: u64 = 14;
 /// The most bytes of a segmented packet with both headers (virtio 1.2 §5.1.6.3.1).
 const SEGMENTED_BYTES_MAX: u64 = 65_562;
+
+/// What a turn's frames go through.
+struct Way<'a> {
+    /// The link's end.
+    port: BorrowedFd<'a>,
+    /// The direction's rate limit.
+    gate: &'a mut Gate,
+    counters: &'a NetCounters,
+}
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

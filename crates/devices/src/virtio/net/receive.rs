@@ -5,12 +5,11 @@
 //! left alone until the driver's doorbell: the frames wait in the TAP's own queue, which drops when it is full.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 
 use super::counters::NetCounters;
 use super::frames::{Received, receive};
 use super::offloads::Offloads;
-use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn};
+use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn, Way};
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::{IoVectors, VectorsError, mark_written};
 
@@ -96,29 +95,20 @@ impl Receiver {
         self.starved = true;
     }
 
-    /// Moves frames until there are none, no buffers for them, or too many for one turn.
-    pub(super) fn turn(
-        &mut self,
-        queue: &mut Queue,
-        port: BorrowedFd<'_>,
-        counters: &NetCounters,
-    ) -> Result<Turn, QueueFault> {
+    /// Moves frames until there are none, no buffers for them, the rate limit is reached, or they are too many for one
+    /// turn.
+    pub(super) fn turn(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
         self.budget = TURN_BUFFERS;
         queue.suppress_doorbells();
-        let turn = self.frames(queue, port, counters)?;
+        let turn = self.frames(queue, way)?;
         queue.notify()?;
         Ok(turn)
     }
 
-    fn frames(
-        &mut self,
-        queue: &mut Queue,
-        port: BorrowedFd<'_>,
-        counters: &NetCounters,
-    ) -> Result<Turn, QueueFault> {
+    fn frames(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
         for _frame in 0..TURN_FRAMES {
             loop {
-                match self.gather(queue, counters)? {
+                match self.gather(queue, way.counters)? {
                     Gathered::Enough => break,
                     Gathered::TurnOver => return Ok(Turn::Again),
                     Gathered::QueueEmpty if queue.enable_doorbells()? => {}
@@ -128,12 +118,19 @@ impl Receiver {
                     }
                 }
             }
-            match receive(port, &mut self.vectors) {
+            if !way.gate.lets_pass(1) {
+                return Ok(Turn::Idle);
+            }
+            match receive(way.port, &mut self.vectors) {
                 Ok(Received::Frame(bytes)) if bytes >= HEADER_BYTES => {
-                    self.deliver(queue, bytes, counters)?
+                    way.gate.count(bytes - HEADER_BYTES);
+                    self.deliver(queue, bytes, way.counters)?
                 }
                 // The buffers are used again for the next one.
-                Ok(Received::Frame(_) | Received::TooLong) => counters.count_receive_dropped(),
+                Ok(Received::Frame(_) | Received::TooLong) => {
+                    way.gate.count(0);
+                    way.counters.count_receive_dropped();
+                }
                 // No frame; or the interface is gone, and an event comes if it ever returns.
                 Err(_none) => return Ok(Turn::Idle),
             }

@@ -1,12 +1,9 @@
 //! From the guest to the TAP (virtio 1.2 §5.1.6.2).
 
-use std::os::fd::BorrowedFd;
-
 use rustix::io::Errno;
 
-use super::counters::NetCounters;
 use super::frames::transmit;
-use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn};
+use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn, Way};
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::IoVectors;
 
@@ -29,6 +26,8 @@ pub(super) struct Transmitter {
 enum Sent {
     Done,
     NoRoom,
+    /// The rate limit leaves it for later.
+    Limited,
 }
 
 impl Transmitter {
@@ -42,13 +41,8 @@ impl Transmitter {
         self.blocked = false;
     }
 
-    /// Moves frames until there are none, no room for them, or too many for one turn.
-    pub(super) fn turn(
-        &mut self,
-        queue: &mut Queue,
-        port: BorrowedFd<'_>,
-        counters: &NetCounters,
-    ) -> Result<Turn, QueueFault> {
+    /// Moves frames until there are none, no room for them, the rate limit is reached, or they are too many for one turn.
+    pub(super) fn turn(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
         let mut budget = TURN_FRAMES;
         let turn = loop {
             queue.suppress_doorbells();
@@ -56,11 +50,11 @@ impl Transmitter {
                 && let Some(chain) = queue.pop()?
             {
                 budget -= 1;
-                match self.send(queue, &chain, port, counters) {
+                match self.send(queue, &chain, way) {
                     Sent::Done => queue.complete(chain.head(), 0)?,
-                    Sent::NoRoom => {
+                    held @ (Sent::NoRoom | Sent::Limited) => {
                         queue.rewind(1);
-                        self.blocked = true;
+                        self.blocked = matches!(held, Sent::NoRoom);
                         queue.notify()?;
                         return Ok(Turn::Idle);
                     }
@@ -77,16 +71,22 @@ impl Transmitter {
         Ok(turn)
     }
 
-    fn send(&mut self, queue: &Queue, chain: &Chain, port: BorrowedFd<'_>, counters: &NetCounters) -> Sent {
+    fn send(&mut self, queue: &Queue, chain: &Chain, way: &mut Way<'_>) -> Sent {
         let bytes = chain.readable_len();
         let whole = (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&bytes);
+        if whole && !way.gate.lets_pass(bytes - HEADER_BYTES) {
+            return Sent::Limited;
+        }
         let prepared = whole && self.vectors.append(queue.memory(), chain.readable(), 0, bytes).is_ok();
-        let sent = if prepared { transmit(port, &self.vectors) } else { Err(Errno::INVAL) };
+        let sent = if prepared { transmit(way.port, &self.vectors) } else { Err(Errno::INVAL) };
         self.vectors.clear();
         match sent {
-            Ok(()) => counters.count_transmitted(bytes - HEADER_BYTES),
+            Ok(()) => {
+                way.gate.count(bytes - HEADER_BYTES);
+                way.counters.count_transmitted(bytes - HEADER_BYTES);
+            }
             Err(Errno::AGAIN) => return Sent::NoRoom,
-            Err(_refused) => counters.count_transmit_dropped(),
+            Err(_refused) => way.counters.count_transmit_dropped(),
         }
         Sent::Done
     }

@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use serde_json::json;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
-    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec,
-    VcpuAffinity,
+    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOptions, Overrides, RateLimitSpec, SerialMode,
+    TokenBucketSpec, VcpuAffinity,
 };
 
 use super::super::extract::ParsedConfig;
@@ -185,7 +185,8 @@ fn interfaces_are_read_in_order_and_named() {
     let parsed = accepted(&json!({"net": [
         {},
         {"id": "lan", "mac": "52:54:00:12:34:56", "ip": "10.100.0.5", "mask": "255.255.0.0", "tap": "tap-lan",
-         "mtu": 1400, "queue_size": 512, "num_queues": 2},
+         "mtu": 1400, "queue_size": 512, "num_queues": 2,
+         "rate_limiter_config": {"ops": {"size": 5, "refill_time": 100}}},
     ]}));
     let plain = NicRequest {
         id: "net0".to_owned(),
@@ -195,6 +196,7 @@ fn interfaces_are_read_in_order_and_named() {
         tap: None,
         mtu: None,
         queue_size: 256,
+        options: NicOptions::default(),
     };
     let full = NicRequest {
         id: "lan".to_owned(),
@@ -204,6 +206,12 @@ fn interfaces_are_read_in_order_and_named() {
         tap: Some("tap-lan".to_owned()),
         mtu: Some(1400),
         queue_size: 512,
+        options: NicOptions {
+            rate_limits: RateLimitSpec {
+                bandwidth: None,
+                operations: Some(TokenBucketSpec { size: 5, one_time_burst: 0, refill_time_ms: 100 }),
+            },
+        },
     };
     assert_eq!(parsed.nics, [plain, full]);
 }

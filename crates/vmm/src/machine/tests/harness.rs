@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tiny_guest::TinyGuest;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MacAddress, MachineCounters,
-    MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicSpec, SerialMode,
+    MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
 };
 
 use crate::{
@@ -59,7 +59,14 @@ pub(super) fn disk(id: &str, file: File) -> DiskSpec<OwnedFd> {
 
 /// A network interface.
 pub(super) fn nic(id: &str, tap: OwnedFd) -> NicSpec<OwnedFd> {
-    NicSpec { id: id.to_owned(), tap, mac: MacAddress::new([2, 0, 0, 0, 0, 1]), mtu: None, queue_size: 256 }
+    NicSpec {
+        id: id.to_owned(),
+        tap,
+        mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+        mtu: None,
+        queue_size: 256,
+        options: NicOptions::default(),
+    }
 }
 
 /// As [`spec`], with `kernel` as it is.

@@ -1,5 +1,6 @@
 //! The card between a driver's queues and a packet socket in place of the TAP, and once with a real TAP.
 
+mod limits;
 mod real_tap;
 
 use std::os::fd::BorrowedFd;
@@ -45,21 +46,37 @@ struct Guest {
 
 impl Guest {
     fn new(port: Box<dyn FramePort>, features: u64) -> Self {
-        let config = NetDeviceConfig { port, mac: MAC, mtu: None, queue_size: QueueSize::default() };
-        let mut device = NetDevice::new(config).unwrap();
+        Self::limited(port, features, RateLimits::default())
+    }
+
+    fn limited(port: Box<dyn FramePort>, features: u64, rate_limits: RateLimits) -> Self {
+        let queue_size = QueueSize::default();
+        let config = NetDeviceConfig { port, mac: MAC, mtu: None, queue_size, rate_limits };
+        let device = NetDevice::new(config).unwrap();
         let memory = small_memory(0x10_0000);
         let receive = DriverQueue::new(Arc::clone(&memory), GuestAddress(0), 256);
-        let transmit = DriverQueue::new(Arc::clone(&memory), GuestAddress(0x1_0000), 256);
-        let (receive_queue, receive_interrupt) = receive.device_queue(RingFeatures::default());
-        let (transmit_queue, _interrupt) = transmit.device_queue(RingFeatures::default());
-        device
-            .activate(Activation {
-                memory,
-                features,
-                queues: vec![Some(receive_queue), Some(transmit_queue)],
-            })
-            .unwrap();
-        Self { device, receive, transmit, receive_interrupt }
+        let transmit = DriverQueue::new(memory, GuestAddress(0x1_0000), 256);
+        let mut guest = Self { device, receive, transmit, receive_interrupt: Arc::default() };
+        guest.activate(features);
+        guest
+    }
+
+    /// Starts the card anew with empty rings.
+    fn restart(&mut self, features: u64) {
+        let memory = Arc::clone(&self.receive.memory);
+        memory.write_slice(&[0; 0x2_0000], GuestAddress(0)).unwrap();
+        self.receive = DriverQueue::new(Arc::clone(&memory), GuestAddress(0), 256);
+        self.transmit = DriverQueue::new(memory, GuestAddress(0x1_0000), 256);
+        self.activate(features);
+    }
+
+    fn activate(&mut self, features: u64) {
+        let (receive_queue, receive_interrupt) = self.receive.device_queue(RingFeatures::default());
+        let (transmit_queue, _interrupt) = self.transmit.device_queue(RingFeatures::default());
+        self.receive_interrupt = receive_interrupt;
+        let queues = vec![Some(receive_queue), Some(transmit_queue)];
+        let memory = Arc::clone(&self.receive.memory);
+        self.device.activate(Activation { memory, features, queues }).unwrap();
     }
 
     /// Sends `frame` after a header, in one buffer.
@@ -96,11 +113,15 @@ struct Bench {
 }
 
 fn bench(features: u64) -> Bench {
+    limited_bench(features, RateLimits::default())
+}
+
+fn limited_bench(features: u64, limits: RateLimits) -> Bench {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let offloads = Arc::new(Mutex::new(Vec::new()));
     let port = SocketPort { socket, offloads: Arc::clone(&offloads) };
-    let guest = Guest::new(Box::new(port), features);
+    let guest = Guest::limited(Box::new(port), features, limits);
     Bench { guest, peer, offloads }
 }
 
@@ -322,8 +343,13 @@ fn configuration_tells_address_status_and_mtu() {
     let (socket, _peer) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let port = SocketPort { socket, offloads: Arc::default() };
-    let config =
-        NetDeviceConfig { port: Box::new(port), mac: MAC, mtu: Some(9000), queue_size: QueueSize::default() };
+    let config = NetDeviceConfig {
+        port: Box::new(port),
+        mac: MAC,
+        mtu: Some(9000),
+        queue_size: QueueSize::default(),
+        rate_limits: RateLimits::default(),
+    };
     let device = NetDevice::new(config).unwrap();
     let mut space = [0xff; 14];
     device.read_config(0, &mut space);

@@ -1,8 +1,8 @@
-//! How a disk is served, and rate limits, read from their keys.
+//! How disks and interfaces are served, read from their keys.
 
 use std::num::NonZeroU16;
 
-use vm_model::{DiskCaching, DiskErasure, DiskOptions, RateLimitSpec, TokenBucketSpec};
+use vm_model::{DiskCaching, DiskErasure, DiskOptions, NicOptions, RateLimitSpec, TokenBucketSpec};
 
 use super::machine::contradiction;
 use super::refusal::Refusal;
@@ -24,8 +24,13 @@ pub(super) fn disk_options(disk: &Section) -> Result<DiskOptions, Box<Refusal>> 
     })
 }
 
+/// Reads what of the entry `nic` is about its service.
+pub(super) fn nic_options(nic: &Section) -> Result<NicOptions, Box<Refusal>> {
+    Ok(NicOptions { rate_limits: rate_limits(nic)? })
+}
+
 /// Reads the `rate_limiter_config` of a disk or an interface.
-pub(super) fn rate_limits(device: &Section) -> Result<RateLimitSpec, Box<Refusal>> {
+fn rate_limits(device: &Section) -> Result<RateLimitSpec, Box<Refusal>> {
     let Some(limits) = device.section("rate_limiter_config") else {
         return Ok(RateLimitSpec::default());
     };

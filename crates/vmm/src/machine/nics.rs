@@ -1,0 +1,28 @@
+//! An interface of the description as the network card that serves it.
+
+use std::os::fd::OwnedFd;
+
+use devices::virtio::QueueSize;
+use devices::virtio::net::{MacAddress, NetDevice, NetDeviceConfig, Tap};
+use vm_model::NicSpec;
+
+use super::BuildError;
+use super::disks::rate_limits;
+
+/// Makes the device of `nic`.
+pub(super) fn net_device(nic: NicSpec<OwnedFd>) -> Result<NetDevice, BuildError> {
+    let id = nic.id;
+    let tap = Tap::new(nic.tap).map_err(|error| failed(&id, error))?;
+    let config = NetDeviceConfig {
+        port: Box::new(tap),
+        mac: MacAddress(nic.mac.octets()),
+        mtu: nic.mtu,
+        queue_size: QueueSize::new(nic.queue_size).map_err(|error| failed(&id, error))?,
+        rate_limits: rate_limits(&nic.options.rate_limits).map_err(|error| failed(&id, error))?,
+    };
+    NetDevice::new(config).map_err(|error| failed(&id, error))
+}
+
+fn failed(nic: &str, error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
+    BuildError::Device { device: nic.to_owned(), source: Box::new(error) }
+}
