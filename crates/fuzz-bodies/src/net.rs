@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use devices::virtio::net::{FramePort, MacAddress, NetDevice, NetDeviceConfig, Offloads};
+use devices::virtio::net::{
+    FramePort, MacAddress, NetDevice, NetDeviceConfig, OffloadOffers, Offloads, UdpSegmentation,
+};
 use devices::virtio::{QueueSize, RateLimits};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use vm_memory::{Bytes, GuestAddress};
@@ -31,6 +33,10 @@ impl FramePort for Port {
     fn set_offloads(&self, _offloads: Offloads) -> io::Result<()> {
         Ok(())
     }
+
+    fn udp_segmentation(&self) -> UdpSegmentation {
+        UdpSegmentation::Supported
+    }
 }
 
 /// A card and the other end of its link.
@@ -44,6 +50,7 @@ pub(crate) fn device() -> (NetDevice, OwnedFd) {
         mtu: Some(1500),
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
+        offloads: OffloadOffers::default(),
     };
     (NetDevice::new(config).expect("a few descriptors"), ours)
 }

@@ -2,7 +2,9 @@
 
 use std::num::NonZeroU16;
 
-use vm_model::{DiskCaching, DiskErasure, DiskOptions, NicOptions, RateLimitSpec, TokenBucketSpec};
+use vm_model::{
+    DiskCaching, DiskErasure, DiskOptions, NicOffloads, NicOptions, Offload, RateLimitSpec, TokenBucketSpec,
+};
 
 use super::machine::contradiction;
 use super::refusal::Refusal;
@@ -26,7 +28,18 @@ pub(super) fn disk_options(disk: &Section) -> Result<DiskOptions, Box<Refusal>> 
 
 /// Reads what of the entry `nic` is about its service.
 pub(super) fn nic_options(nic: &Section) -> Result<NicOptions, Box<Refusal>> {
-    Ok(NicOptions { rate_limits: rate_limits(nic)? })
+    let offload = |key| match nic.boolean(key) {
+        Some(false) => Offload::Withheld,
+        Some(true) | None => Offload::Offered,
+    };
+    Ok(NicOptions {
+        rate_limits: rate_limits(nic)?,
+        offloads: NicOffloads {
+            checksums: offload("offload_csum"),
+            tcp_segmentation: offload("offload_tso"),
+            udp_segmentation: offload("offload_ufo"),
+        },
+    })
 }
 
 /// Reads the `rate_limiter_config` of a disk or an interface.

@@ -13,7 +13,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::counters::NetCounters;
 use super::gate::Gate;
-use super::offloads::{OFFLOAD_FEATURES, Offloads};
+use super::offloads::{OffloadOffers, Offloads};
 use super::port::FramePort;
 use super::receive::{Buffers, Receiver};
 use super::transmit::Transmitter;
@@ -60,12 +60,15 @@ pub struct NetDeviceConfig {
     pub queue_size: QueueSize,
     /// How much may be sent in a time, and how much received.
     pub rate_limits: RateLimits,
+    /// What guest and host may leave to each other.
+    pub offloads: OffloadOffers,
 }
 
 /// A virtio network card with one pair of queues.
 pub struct NetDevice {
     port: Box<dyn FramePort>,
     mtu: Option<u16>,
+    features: u64,
     queue_sizes: [u16; 2],
     configuration: [u8; CONFIGURATION_BYTES],
     counters: Arc<NetCounters>,
@@ -105,8 +108,10 @@ impl NetDevice {
         configuration[6..8].copy_from_slice(&link_status().to_le_bytes());
         configuration[8..10].copy_from_slice(&1u16.to_le_bytes());
         configuration[10..].copy_from_slice(&config.mtu.unwrap_or(0).to_le_bytes());
+        let features = config.offloads.features(config.port.udp_segmentation()) | features(config.mtu);
         Ok(Self {
             port: config.port,
+            features,
             mtu: config.mtu,
             queue_sizes: [config.queue_size.get(); 2],
             configuration,
@@ -182,6 +187,19 @@ impl NetDevice {
     }
 }
 
+/// What every card offers but for offloads (§5.1.3).
+fn features(mtu: Option<u16>) -> u64 {
+    let always = [
+        VIRTIO_NET_F_MAC,
+        VIRTIO_NET_F_STATUS,
+        VIRTIO_NET_F_MRG_RXBUF,
+        VIRTIO_RING_F_INDIRECT_DESC,
+        VIRTIO_RING_F_EVENT_IDX,
+    ];
+    let mtu = mtu.map(|_| VIRTIO_NET_F_MTU);
+    always.iter().chain(&mtu).fold(0, |bits, feature| bits | 1 << feature)
+}
+
 fn link_status() -> u16 {
     u16::try_from(VIRTIO_NET_S_LINK_UP).unwrap_or(1)
 }
@@ -196,16 +214,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn offered_features(&self) -> u64 {
-        let mut features = vec![
-            VIRTIO_NET_F_MAC,
-            VIRTIO_NET_F_STATUS,
-            VIRTIO_NET_F_MRG_RXBUF,
-            VIRTIO_RING_F_INDIRECT_DESC,
-            VIRTIO_RING_F_EVENT_IDX,
-        ];
-        features.extend(OFFLOAD_FEATURES);
-        features.extend(self.mtu.map(|_| VIRTIO_NET_F_MTU));
-        features.iter().fold(0, |bits, feature| bits | 1 << feature)
+        self.features
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -25,7 +25,7 @@ use std::os::fd::BorrowedFd;
 pub use self::counters::{NetCounters, NetCounts};
 pub use self::device::{MacAddress, NetDevice, NetDeviceConfig};
 use self::gate::Gate;
-pub use self::offloads::Offloads;
+pub use self::offloads::{Offer, OffloadOffers, Offloads, UdpSegmentation};
 pub use self::port::{FramePort, Tap, TapError};
 
 /// Bytes of the header before each frame, with its `num_buffers` field (virtio 1.2 §5.1.6).

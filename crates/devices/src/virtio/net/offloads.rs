@@ -2,46 +2,102 @@
 
 use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
 };
 
-/// The features by which a card takes work off its guest, or its guest off it. A TAP always does its part.
-pub(super) const OFFLOAD_FEATURES: [u32; 8] = [
-    VIRTIO_NET_F_CSUM,
+/// Sums over packets that are computed by whoever needs them.
+const CHECKSUMS: [u32; 2] = [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM];
+/// TCP segments that travel as one packet.
+const TCP: [u32; 6] = [
     VIRTIO_NET_F_HOST_TSO4,
     VIRTIO_NET_F_HOST_TSO6,
     VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_GUEST_CSUM,
     VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6,
     VIRTIO_NET_F_GUEST_ECN,
 ];
+/// UDP datagrams that travel as one packet.
+const UDP: [u32; 3] = [VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
+/// Linux knows UDP segmentation for both versions of IP together or for none.
+const TUN_USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// Whether a kind of work is offered to be left to the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offer {
+    /// It is, as far as the port can do it.
+    #[default]
+    Offered,
+    /// Each side does its own.
+    Withheld,
+}
+
+/// The work that a card takes off its guest, and its guest off it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OffloadOffers {
+    /// Checksums. Where they are withheld, so is all segmentation (§5.1.3.1).
+    pub checksums: Offer,
+    /// Segmentation of TCP.
+    pub tcp_segmentation: Offer,
+    /// Segmentation of UDP.
+    pub udp_segmentation: Offer,
+}
+
+/// Whether a port segments UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpSegmentation {
+    /// It does, for both versions of IP.
+    Supported,
+    /// It does not.
+    Unsupported,
+}
+
+impl OffloadOffers {
+    /// The features that a card with such a port offers.
+    pub(super) fn features(self, port: UdpSegmentation) -> u64 {
+        if self.checksums == Offer::Withheld {
+            return 0;
+        }
+        let tcp: &[u32] = if self.tcp_segmentation == Offer::Offered { &TCP } else { &[] };
+        let udp: &[u32] = match (self.udp_segmentation, port) {
+            (Offer::Offered, UdpSegmentation::Supported) => &UDP,
+            (Offer::Offered, UdpSegmentation::Unsupported) | (Offer::Withheld, _) => &[],
+        };
+        CHECKSUMS.iter().chain(tcp).chain(udp).fold(0, |bits, feature| bits | 1 << feature)
+    }
+}
 
 /// What a guest accepts in frames it receives, in the bits of the `TUNSETOFFLOAD` call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offloads(u32);
 
 impl Offloads {
+    /// Of all that may be asked of a TAP, what not every kernel can.
+    pub(super) const UDP_PROBE: Self = Self(libc::TUN_F_CSUM | TUN_USO);
+
     /// What the negotiated `features` accept. Without partial checksums there is no segmentation either (§5.1.3.1).
     pub(super) fn accepted_by(features: u64) -> Self {
-        if features & 1 << VIRTIO_NET_F_GUEST_CSUM == 0 {
+        let accepts = |feature: u32| features & 1 << feature != 0;
+        if !accepts(VIRTIO_NET_F_GUEST_CSUM) {
             return Self(0);
         }
+        let udp = accepts(VIRTIO_NET_F_GUEST_USO4) && accepts(VIRTIO_NET_F_GUEST_USO6);
         let segmentation = [
-            (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
-            (VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
-            (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
+            (accepts(VIRTIO_NET_F_GUEST_TSO4), libc::TUN_F_TSO4),
+            (accepts(VIRTIO_NET_F_GUEST_TSO6), libc::TUN_F_TSO6),
+            (accepts(VIRTIO_NET_F_GUEST_ECN), libc::TUN_F_TSO_ECN),
+            (udp, TUN_USO),
         ];
         let accepted = segmentation
             .iter()
-            .filter(|(feature, _)| features & 1 << feature != 0)
+            .filter(|(accepted, _)| *accepted)
             .fold(libc::TUN_F_CSUM, |flags, (_, flag)| flags | flag);
         Self(accepted)
     }
 
     /// Whether frames larger than the link's MTU may come.
     pub(super) fn segmented_frames(self) -> bool {
-        self.0 & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) != 0
+        self.0 & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | TUN_USO) != 0
     }
 
     /// The bits of `TUNSETOFFLOAD`.
@@ -62,6 +118,32 @@ mod tests {
         let both = Offloads::accepted_by(tso | 1 << VIRTIO_NET_F_GUEST_CSUM);
         assert_eq!(both.bits(), libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN);
         assert!(both.segmented_frames());
+    }
+
+    #[test]
+    fn udp_is_segmented_for_both_versions_of_ip_or_for_none() {
+        let (four, six) = (1 << VIRTIO_NET_F_GUEST_USO4, 1 << VIRTIO_NET_F_GUEST_USO6);
+        let checksums = 1 << VIRTIO_NET_F_GUEST_CSUM;
+        assert_eq!(Offloads::accepted_by(checksums | four).bits(), libc::TUN_F_CSUM);
+        assert_eq!(Offloads::accepted_by(checksums | six).bits(), libc::TUN_F_CSUM);
+        let both = Offloads::accepted_by(checksums | four | six);
+        assert_eq!(both, Offloads::UDP_PROBE);
+        assert!(both.segmented_frames());
+    }
+
+    #[test]
+    fn what_is_withheld_is_not_offered() {
+        use Offer::{Offered, Withheld};
+        use UdpSegmentation::{Supported, Unsupported};
+        let features = |checksums, tcp_segmentation, udp_segmentation, port| {
+            OffloadOffers { checksums, tcp_segmentation, udp_segmentation }.features(port)
+        };
+        let (checksums, tcp, udp) = (1 | 1 << 1, 0x3b80, 7 << 54);
+        assert_eq!(features(Offered, Offered, Offered, Supported), checksums | tcp | udp);
+        assert_eq!(features(Offered, Offered, Offered, Unsupported), checksums | tcp);
+        assert_eq!(features(Offered, Withheld, Offered, Supported), checksums | udp);
+        assert_eq!(features(Offered, Offered, Withheld, Supported), checksums | tcp);
+        assert_eq!(features(Withheld, Offered, Offered, Supported), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use thiserror::Error;
 
 use super::HEADER_BYTES;
-use super::offloads::Offloads;
+use super::offloads::{Offloads, UdpSegmentation};
 
 /// A descriptor on which one `readv` takes one frame and one `writev` gives one, without waiting, each with a
 /// 12-byte virtio header before it.
@@ -21,6 +21,9 @@ pub trait FramePort: Send {
     /// # Errors
     /// The host refused.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+
+    /// Whether it segments UDP.
+    fn udp_segmentation(&self) -> UdpSegmentation;
 }
 
 /// Why a descriptor cannot serve as a TAP.
@@ -44,10 +47,13 @@ pub enum TapError {
 }
 
 /// A TAP interface's queue.
-pub struct Tap(OwnedFd);
+pub struct Tap {
+    fd: OwnedFd,
+    udp_segmentation: UdpSegmentation,
+}
 
 impl Tap {
-    /// Takes an open TAP, makes it non-blocking and sets the size of its headers.
+    /// Takes an open TAP, makes it non-blocking, sets the size of its headers and finds out what it can do.
     ///
     /// # Errors
     /// The descriptor is no TAP with headers, or a call failed.
@@ -61,20 +67,34 @@ impl Tap {
         let status = fcntl_getfl(&fd).map_err(|error| failed("F_GETFL")(error.into()))?;
         fcntl_setfl(&fd, status | OFlags::NONBLOCK).map_err(|error| failed("F_SETFL")(error.into()))?;
         set_header_size(fd.as_fd()).map_err(failed("TUNSETVNETHDRSZ"))?;
-        Ok(Self(fd))
+        let udp_segmentation = match set_offloads(fd.as_fd(), Offloads::UDP_PROBE) {
+            Ok(()) => UdpSegmentation::Supported,
+            // Kernels before 6.2.
+            Err(_unknown) => UdpSegmentation::Unsupported,
+        };
+        set_offloads(fd.as_fd(), Offloads::default()).map_err(failed("TUNSETOFFLOAD"))?;
+        Ok(Self { fd, udp_segmentation })
     }
 }
 
 impl FramePort for Tap {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
-        let flags = libc::c_ulong::from(offloads.bits());
-        // SAFETY: the call takes a number and touches no memory of ours; the descriptor is owned and open.
-        checked(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })
+        set_offloads(self.fd(), offloads)
     }
+
+    fn udp_segmentation(&self) -> UdpSegmentation {
+        self.udp_segmentation
+    }
+}
+
+fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> io::Result<()> {
+    let flags = libc::c_ulong::from(offloads.bits());
+    // SAFETY: the call takes a number and touches no memory of ours; the descriptor is open while it is borrowed.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })
 }
 
 fn interface_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {

@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use serde_json::json;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
-    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOptions, Overrides, RateLimitSpec, SerialMode,
-    TokenBucketSpec, VcpuAffinity,
+    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOffloads, NicOptions, Offload, Overrides,
+    RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity,
 };
 
 use super::super::extract::ParsedConfig;
@@ -186,7 +186,7 @@ fn interfaces_are_read_in_order_and_named() {
         {},
         {"id": "lan", "mac": "52:54:00:12:34:56", "ip": "10.100.0.5", "mask": "255.255.0.0", "tap": "tap-lan",
          "mtu": 1400, "queue_size": 512, "num_queues": 2,
-         "rate_limiter_config": {"ops": {"size": 5, "refill_time": 100}}},
+         "rate_limiter_config": {"ops": {"size": 5, "refill_time": 100}}, "offload_tso": false, "offload_ufo": true},
     ]}));
     let plain = NicRequest {
         id: "net0".to_owned(),
@@ -211,6 +211,7 @@ fn interfaces_are_read_in_order_and_named() {
                 bandwidth: None,
                 operations: Some(TokenBucketSpec { size: 5, one_time_burst: 0, refill_time_ms: 100 }),
             },
+            offloads: NicOffloads { tcp_segmentation: Offload::Withheld, ..NicOffloads::default() },
         },
     };
     assert_eq!(parsed.nics, [plain, full]);

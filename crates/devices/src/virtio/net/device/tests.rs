@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::virtio::net::{Offer, UdpSegmentation};
 use crate::virtio::queue::RingFeatures;
 use crate::virtio::queue::testing::{Buffer, CountingInterrupt, DriverQueue, small_memory};
 
@@ -35,6 +36,10 @@ impl FramePort for SocketPort {
         self.offloads.lock().unwrap().push(offloads);
         Ok(())
     }
+
+    fn udp_segmentation(&self) -> UdpSegmentation {
+        UdpSegmentation::Supported
+    }
 }
 
 struct Guest {
@@ -51,7 +56,8 @@ impl Guest {
 
     fn limited(port: Box<dyn FramePort>, features: u64, rate_limits: RateLimits) -> Self {
         let queue_size = QueueSize::default();
-        let config = NetDeviceConfig { port, mac: MAC, mtu: None, queue_size, rate_limits };
+        let offloads = OffloadOffers::default();
+        let config = NetDeviceConfig { port, mac: MAC, mtu: None, queue_size, rate_limits, offloads };
         let device = NetDevice::new(config).unwrap();
         let memory = small_memory(0x10_0000);
         let receive = DriverQueue::new(Arc::clone(&memory), GuestAddress(0), 256);
@@ -349,12 +355,14 @@ fn configuration_tells_address_status_and_mtu() {
         mtu: Some(9000),
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
+        offloads: OffloadOffers { tcp_segmentation: Offer::Withheld, ..OffloadOffers::default() },
     };
     let device = NetDevice::new(config).unwrap();
     let mut space = [0xff; 14];
     device.read_config(0, &mut space);
     assert_eq!(space, [0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 1, 0, 0x28, 0x23, 0, 0]);
     assert_ne!(device.offered_features() & 1 << VIRTIO_NET_F_MTU, 0);
+    assert_eq!(device.offered_features() & (0x3b80 | 3 | 7 << 54), 3 | 7 << 54, "no TCP segmentation");
 }
 
 fn any_buffer() -> impl Strategy<Value = Buffer> {

@@ -147,3 +147,48 @@ fn descriptors_that_are_no_fitting_tap_are_refused() {
         assert!(matches!(Tap::new(file), Err(TapError::Call { call: "TUNGETIFF", .. })));
     });
 }
+
+/// What the kernel does with datagrams in one packet to a guest with `features`: the header's kind of segmentation.
+fn segmentation_kind(features: u64) -> u8 {
+    let mut guest = guest_on_tap(features);
+    ip("neighbour add 192.0.2.2 lladdr 52:54:00:12:34:56 dev tap0");
+    let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+    let size: libc::c_int = 500;
+    let length = libc::socklen_t::try_from(size_of_val(&size)).unwrap();
+    // SAFETY: the kernel reads one number from ours, which outlives the call.
+    let set = unsafe {
+        let option = (&raw const size).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, option, length)
+    };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    socket.send_to(&[0xda; 2000], "192.0.2.2:9").unwrap();
+    receive_frame(&mut guest, |frame| frame[12..14] == [0x08, 0x00] && frame.ends_with(&[0xda; 500]))[1]
+}
+
+fn kernel_has_udp_segmentation() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(2))
+}
+
+#[test]
+fn udp_segmentation_is_offered_where_the_kernel_has_it() {
+    in_namespace(|| {
+        let guest = Guest::new(Box::new(tap_with_address()), 0);
+        let udp = if kernel_has_udp_segmentation() { 7 << 54 } else { 0 };
+        assert_eq!(guest.device.offered_features() & 7 << 54, udp);
+    });
+}
+
+#[test]
+fn a_guest_that_accepts_datagrams_in_one_packet_gets_them() {
+    in_namespace(|| {
+        let (accepted, expected) = if kernel_has_udp_segmentation() { (7 << 54, 5) } else { (0, 0) };
+        assert_eq!(segmentation_kind(1 << 1 | accepted), expected);
+    });
+}
+
+#[test]
+fn a_guest_that_accepts_checksums_alone_gets_each_datagram() {
+    in_namespace(|| assert_eq!(segmentation_kind(1 << 1), 0));
+}
