@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use devices::virtio::net::{
-    FramePort, MacAddress, NetDevice, NetDeviceConfig, OffloadOffers, Offloads, UdpSegmentation,
+    FramePort, MacAddress, NetDevice, NetDeviceConfig, OffloadOffers, Offloads, PortUse, UdpSegmentation,
 };
-use devices::virtio::{QueueSize, RateLimits};
+use devices::virtio::{BucketLimits, QueueSize, RateLimits};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::bench::Bench;
-use crate::driver::any_address;
+use crate::driver::{Driver, any_address};
 use crate::input::Input;
 
 /// The longest frame with its headers that may leave the card.
@@ -34,85 +35,135 @@ impl FramePort for Port {
         Ok(())
     }
 
+    fn set_use(&self, _port_use: PortUse) -> io::Result<()> {
+        Ok(())
+    }
+
     fn udp_segmentation(&self) -> UdpSegmentation {
         UdpSegmentation::Supported
     }
 }
 
-/// A card and the other end of its link.
-pub(crate) fn device() -> (NetDevice, OwnedFd) {
+/// Pairs of queues of the card.
+const PAIRS: usize = 2;
+/// Frames that pass at once where the card has a limit; the next would come in days.
+const LIMIT: u64 = 40;
+
+/// A card, limited or not, and the other ends of its links.
+pub(crate) fn device(limited: bool) -> (NetDevice, Vec<OwnedFd>) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("two descriptors");
+    let link =
+        || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("two descriptors");
+    let (ours, theirs): (Vec<_>, Vec<_>) = (0..PAIRS).map(|_| link()).unzip();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let frames = limited.then(|| BucketLimits::new(LIMIT, 0, day).expect("a possible limit"));
     let config = NetDeviceConfig {
-        port: Box::new(Port(theirs)),
+        ports: theirs.into_iter().map(|socket| Box::new(Port(socket)) as Box<dyn FramePort>).collect(),
         mac: MacAddress([2, 0, 0, 0, 0, 1]),
         mtu: Some(1500),
         queue_size: QueueSize::default(),
-        rate_limits: RateLimits::default(),
+        rate_limits: RateLimits { bandwidth: None, operations: frames },
         offloads: OffloadOffers::default(),
     };
     (NetDevice::new(config).expect("a few descriptors"), ours)
 }
 
-/// Buffers to receive into, frames to send, and frames that come, of any size and place.
+/// Buffers to receive into, frames to send, frames that come, and commands, of any size and place.
 pub(crate) fn frames(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let (device, link) = device();
+    let limited = input.flag();
+    let (device, links) = device(limited);
     let bench = Bench::new(Box::new(device));
     bench.start(input.quad_word());
+    let mut sent = 0;
     while !input.is_empty() {
-        match input.below(8) {
-            0 | 1 => receive_buffer(&mut input, &bench),
-            2 | 3 => transmit_frame(&mut input, &bench),
+        let pair = input.below(PAIRS);
+        match input.below(9) {
+            0 | 1 => receive_buffer(&mut input, &bench, pair),
+            2 | 3 => transmit_frame(&mut input, &bench, pair),
             4 => {
                 let frame = vec![input.byte(); input.below(1 << 16)];
                 // A full link loses frames.
-                let _lost = send(&link, &frame, SendFlags::NOSIGNAL);
+                let _lost = send(&links[pair], &frame, SendFlags::NOSIGNAL);
             }
-            5 => bench.drivers[input.below(2)].write_something(&mut input),
-            6 => bench.drivers[input.below(2)].offer_something(&mut input),
+            5 => any_queue(&mut input, &bench).write_something(&mut input),
+            6 => any_queue(&mut input, &bench).offer_something(&mut input),
+            7 => command(&mut input, &bench),
             _ => {
                 bench.settle();
-                take_frames(&link);
+                sent += take_frames(&links);
             }
         }
-        bench.write(0x1000, &[0, 0]);
-        bench.write(0x1004, &[1, 0]);
+        for queue in 0..bench.drivers.len() as u64 {
+            bench.write(0x1000 + 4 * queue, &[0, 0]);
+        }
     }
     bench.settle();
-    take_frames(&link);
+    sent += take_frames(&links);
+    assert!(!limited || sent <= LIMIT, "{sent} frames passed a limit of {LIMIT}");
 }
 
-fn receive_buffer(input: &mut Input<'_>, bench: &Bench) {
+fn any_queue<'bench>(input: &mut Input<'_>, bench: &'bench Bench) -> &'bench Driver {
+    &bench.drivers[input.below(bench.drivers.len())]
+}
+
+fn receive_buffer(input: &mut Input<'_>, bench: &Bench, pair: usize) {
     let slot = u16::from(input.byte()) % 16;
     let (address, length) = (any_address(input), input.length());
-    bench.drivers[0].describe(slot, address, length, WRITE, 0);
-    bench.drivers[0].offer(slot);
+    let driver = &bench.drivers[2 * pair];
+    driver.describe(slot, address, length, WRITE, 0);
+    driver.offer(slot);
 }
 
 /// A frame in up to four buffers, its header as the input says.
-fn transmit_frame(input: &mut Input<'_>, bench: &Bench) {
+fn transmit_frame(input: &mut Input<'_>, bench: &Bench, pair: usize) {
+    let driver = &bench.drivers[2 * pair + 1];
     let (first, pieces) = (u16::from(input.byte()) % 16, u16::from(input.byte()) % 4);
     let header_at = 0x30000 + u64::from(first) * 16;
     bench.memory.write_slice(input.piece(12), GuestAddress(header_at)).expect("headers are in memory");
     let more = |piece| if piece < pieces { NEXT } else { 0 };
-    bench.drivers[1].describe(first, header_at, 12, more(0), (first + 1) % 16);
+    driver.describe(first, header_at, 12, more(0), (first + 1) % 16);
     for piece in 1..=pieces {
         let slot = (first + piece) % 16;
         let (address, length) = (any_address(input), input.length());
-        bench.drivers[1].describe(slot, address, length, more(piece), (slot + 1) % 16);
+        driver.describe(slot, address, length, more(piece), (slot + 1) % 16);
     }
-    bench.drivers[1].offer(first);
+    driver.offer(first);
 }
 
-/// Everything that the card sent has a possible size.
-fn take_frames(link: &OwnedFd) {
-    let mut frame = vec![0; FRAME_BYTES_MAX + 1];
-    while let Ok((length, _)) = recv(link, &mut frame, RecvFlags::empty()) {
-        if length == 0 {
-            return;
-        }
-        assert!((FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&length), "a frame of {length} bytes");
+/// A command whose class and number often exist, with data of any length and an answer of any.
+fn command(input: &mut Input<'_>, bench: &Bench) {
+    // Behind the pairs that the driver knows of: one or all.
+    let control = if input.flag() { 2 } else { 2 * PAIRS };
+    let driver = &bench.drivers[control];
+    let slot = u16::from(input.byte()) % 16;
+    let (command_at, answer_at) = (0x38000 + u64::from(slot) * 16, 0x39000 + u64::from(slot));
+    let mut bytes = [0; 10];
+    bytes[0] = input.byte() % 8;
+    bytes[1] = input.byte() % 4;
+    for byte in &mut bytes[2..] {
+        *byte = input.byte() % 4;
     }
+    bench.memory.write_slice(&bytes, GuestAddress(command_at)).expect("commands are in memory");
+    let answer_slot = (slot + 1) % 16;
+    let length = u32::try_from(input.below(12)).expect("a short length");
+    driver.describe(slot, command_at, length, NEXT, answer_slot);
+    driver.describe(answer_slot, answer_at, u32::from(input.byte() % 3), WRITE, 0);
+    driver.offer(slot);
+}
+
+/// Everything that the card sent has a possible size; how many frames that were.
+fn take_frames(links: &[OwnedFd]) -> u64 {
+    let mut frame = vec![0; FRAME_BYTES_MAX + 1];
+    let mut count = 0;
+    for link in links {
+        while let Ok((length, _)) = recv(link, &mut frame, RecvFlags::empty()) {
+            if length == 0 {
+                break;
+            }
+            assert!((FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&length), "a frame of {length} bytes");
+            count += 1;
+        }
+    }
+    count
 }

@@ -14,7 +14,7 @@ pub(crate) fn accesses(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let device: Box<dyn VirtioDevice> = match input.below(4) {
         0 => Box::new(block::device(block::disk(), input.flag())),
-        1 => Box::new(net::device().0),
+        1 => Box::new(net::device(input.flag()).0),
         _ => Box::new(RngDevice::new().expect("a descriptor")),
     };
     let bench = Bench::new(device);
@@ -51,7 +51,7 @@ fn step(input: &mut Input<'_>, bench: &Bench) -> Course {
         9 => pick(input, bench).write_something(input),
         10 => {
             pick(input, bench).offer_something(input);
-            bench.write(0x1000 + 4 * input.below(4) as u64, &[0, 0]);
+            bench.write(0x1000 + 4 * input.below(6) as u64, &[0, 0]);
         }
         _ => match input.below(4) {
             0 => bench.device().kick_all(),

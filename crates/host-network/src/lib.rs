@@ -26,6 +26,7 @@
 //!         address: "10.100.0.2".parse()?,
 //!         mtu: None,
 //!         tap_hint: None,
+//!         queues: std::num::NonZeroU16::MIN,
 //!     })
 //!     .await?;
 //! println!("frames of web-1 pass through {}", tap.name);

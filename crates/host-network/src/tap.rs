@@ -2,12 +2,13 @@
 //!
 //! Each is made for a virtio-net device: whole Ethernet frames, each behind a virtio-net header of 12 bytes
 //! (virtio 1.2 §5.1.6.1, with `num_buffers`), checksums and TCP segmentation left to the far end. A TAP is not
-//! persistent: it lives as long as its descriptor, so a process that dies leaves no link behind.
+//! persistent: it lives as long as a descriptor of it, so a process that dies leaves no link behind.
 
 #![expect(unsafe_code, reason = "netlink cannot create a TAP; these ioctls have no safe wrapper")]
 
 use std::fs::OpenOptions;
 use std::io;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -20,6 +21,8 @@ use crate::names::tap_name;
 
 /// The clone device of the kernel's TUN/TAP driver.
 const TUN_DEVICE: &str = "/dev/net/tun";
+/// What each queue is opened as.
+const QUEUE: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 /// Bytes of the virtio-net header before each frame.
 pub const VNET_HEADER_BYTES: u16 = 12;
 /// What a guest that negotiates nothing more can be given without harm once its device says so.
@@ -81,28 +84,37 @@ pub enum UdpSegmentation {
 pub(crate) struct NewTap {
     pub(crate) name: LinkName,
     pub(crate) index: u32,
-    pub(crate) fd: OwnedFd,
+    /// Its queues, at least one.
+    pub(crate) fds: Vec<OwnedFd>,
     pub(crate) udp_segmentation: UdpSegmentation,
 }
 
-/// Creates the TAP of interface `nic` of `vm`, under the hinted name if that is free, else under one of ours.
+/// What a TAP is made for.
+#[derive(Clone, Debug)]
+pub(crate) struct TapRequest<'a> {
+    pub(crate) vm: &'a VmId,
+    pub(crate) nic: &'a str,
+    /// A name to be tried first.
+    pub(crate) hint: Option<LinkName>,
+    /// How many queues frames are spread over.
+    pub(crate) queues: NonZeroU16,
+}
+
+/// Creates the TAP of an interface, under the hinted name if that is free, else under one of ours.
 /// Blocks on the kernel's network lock.
 ///
 /// # Errors
 /// If the driver cannot be opened or refuses.
-pub(crate) fn create_tap(vm: &VmId, nic: &str, hint: Option<LinkName>) -> Result<NewTap, TapError> {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(TUN_DEVICE)
-        .map_err(TapError::Device)?;
-    let fd = OwnedFd::from(device);
+pub(crate) fn create_tap(request: TapRequest<'_>) -> Result<NewTap, TapError> {
+    let TapRequest { vm, nic, hint, queues } = request;
+    let kind = if queues.get() > 1 { QUEUE | libc::IFF_MULTI_QUEUE } else { QUEUE };
+    let fd = open_driver()?;
     let ours = (0..NAME_ATTEMPTS).map(|attempt| tap_name(vm, nic, attempt));
     let mut last = None;
     for name in hint.into_iter().chain(ours) {
-        match create(&fd, &name) {
-            Ok(()) => return configure(fd, name),
+        // Exclusive: without it the driver would hand out an existing persistent TAP of this name.
+        match set_interface(&fd, &name, kind | libc::IFF_TUN_EXCL) {
+            Ok(()) => return configure(with_more_queues(fd, &name, kind, queues)?, name),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => last = Some(name),
             Err(cause) => return Err(TapError::Create { name, cause }),
         }
@@ -114,10 +126,37 @@ pub(crate) fn create_tap(vm: &VmId, nic: &str, hint: Option<LinkName>) -> Result
     })
 }
 
-/// Binds `fd` to a new TAP; `EBUSY` if the name is taken by any link.
-fn create(fd: &OwnedFd, name: &LinkName) -> io::Result<()> {
-    // Exclusive: without it the driver would hand out an existing persistent TAP of this name.
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+fn open_driver() -> Result<OwnedFd, TapError> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(TUN_DEVICE)
+        .map_err(TapError::Device)?;
+    Ok(device.into())
+}
+
+/// Opens the rest of `queues` of the TAP `name`, whose first is `fd`. Nobody else can have made a TAP of this name
+/// meanwhile: it is there while `fd` is open.
+fn with_more_queues(
+    fd: OwnedFd,
+    name: &LinkName,
+    kind: libc::c_int,
+    queues: NonZeroU16,
+) -> Result<Vec<OwnedFd>, TapError> {
+    let mut fds = vec![fd];
+    for _further in 1..queues.get() {
+        let fd = open_driver()?;
+        let failed = |cause| TapError::Configure { name: name.clone(), operation: "add a queue to", cause };
+        set_interface(&fd, name, kind).map_err(failed)?;
+        fds.push(fd);
+    }
+    Ok(fds)
+}
+
+/// Binds `fd` to the TAP `name` as a queue of it, which makes the TAP if there is none. With `IFF_TUN_EXCL`: `EBUSY` if
+/// the name is taken by any link.
+fn set_interface(fd: &OwnedFd, name: &LinkName, flags: libc::c_int) -> io::Result<()> {
     let flags = u16::try_from(flags).expect("the driver's flags are 16 bits");
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
@@ -132,16 +171,18 @@ fn create(fd: &OwnedFd, name: &LinkName) -> io::Result<()> {
     succeeded(result)
 }
 
-fn configure(fd: OwnedFd, name: LinkName) -> Result<NewTap, TapError> {
+/// Sets what holds for the TAP as a whole, whichever queue it is asked of.
+fn configure(fds: Vec<OwnedFd>, name: LinkName) -> Result<NewTap, TapError> {
     let failed = |operation, cause| TapError::Configure { name: name.clone(), operation, cause };
-    set_header_size(&fd).map_err(|cause| failed("set the header size of", cause))?;
-    let udp_segmentation = match set_offloads(&fd, OFFLOADS | UDP_OFFLOADS) {
+    let fd = fds.first().expect("a TAP has a queue");
+    set_header_size(fd).map_err(|cause| failed("set the header size of", cause))?;
+    let udp_segmentation = match set_offloads(fd, OFFLOADS | UDP_OFFLOADS) {
         Ok(()) => UdpSegmentation::Supported,
         Err(_) => UdpSegmentation::Unsupported,
     };
-    set_offloads(&fd, OFFLOADS).map_err(|cause| failed("set the offloads of", cause))?;
+    set_offloads(fd, OFFLOADS).map_err(|cause| failed("set the offloads of", cause))?;
     let index = link_index(&name).map_err(|cause| failed("find the index of", cause))?;
-    Ok(NewTap { name, index, fd, udp_segmentation })
+    Ok(NewTap { name, index, fds, udp_segmentation })
 }
 
 fn set_header_size(fd: &OwnedFd) -> io::Result<()> {

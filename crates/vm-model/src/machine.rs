@@ -135,8 +135,9 @@ pub enum DiskAccess {
 pub struct NicSpec<F> {
     /// The interface's name in reports and metrics, unique in its machine.
     pub id: String,
-    /// An attached TAP queue, opened with a virtio-net header of 12 bytes.
-    pub tap: F,
+    /// The queues of its TAP, one a pair of the guest's queues: at least one and at most 32, each opened with a virtio-net
+    /// header of 12 bytes and attached; several only with `IFF_MULTI_QUEUE`.
+    pub taps: Vec<F>,
     /// The guest's hardware address.
     pub mac: MacAddress,
     /// The MTU told to the guest; `None` tells none.
@@ -168,7 +169,7 @@ pub enum FileRole<'a> {
     Initrd,
     /// The image of the disk with this id.
     Disk(&'a str, DiskAccess),
-    /// The TAP of the interface with this id.
+    /// One of the queues of the TAP of the interface with this id.
     Tap(&'a str),
     /// [`crate::VsockSpec::directory`].
     VsockDirectory,
@@ -237,10 +238,11 @@ impl<F> NicSpec<F> {
         self,
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
     ) -> Result<NicSpec<G>, E> {
-        let tap = convert(FileRole::Tap(&self.id), self.tap)?;
+        let taps = self.taps.into_iter().map(|tap| convert(FileRole::Tap(&self.id), tap));
+        let taps = taps.collect::<Result<_, E>>()?;
         Ok(NicSpec {
             id: self.id,
-            tap,
+            taps,
             mac: self.mac,
             mtu: self.mtu,
             queue_size: self.queue_size,
@@ -275,7 +277,7 @@ mod tests {
             }],
             nics: vec![NicSpec {
                 id: "net0".into(),
-                tap: "tap",
+                taps: vec!["tap-0", "tap-1"],
                 mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
                 mtu: None,
                 queue_size: 256,
@@ -305,7 +307,8 @@ mod tests {
                 "Kernel=kernel",
                 "Initrd=initrd",
                 "Disk(\"root\", ReadOnly)=disk",
-                "Tap(\"net0\")=tap",
+                "Tap(\"net0\")=tap-0",
+                "Tap(\"net0\")=tap-1",
                 "VsockDirectory=sockets"
             ]
         );

@@ -1,6 +1,7 @@
 //! Attaching one interface: checks, its place and DHCP binding, its TAP, the bridge.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
 use tracing::debug;
@@ -12,7 +13,7 @@ use crate::dhcp::Binding;
 use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
 use crate::start::blocking;
-use crate::tap::create_tap;
+use crate::tap::{TapRequest, create_tap};
 use crate::{AttachmentProblem, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
 
 /// An MTU that guests assume without being told.
@@ -33,19 +34,21 @@ pub struct NicAttachment {
     pub mtu: Option<u16>,
     /// A name for the TAP, used when it is valid and free.
     pub tap_hint: Option<String>,
+    /// How many queues the TAP spreads frames over.
+    pub queues: NonZeroU16,
 }
 
-/// An open TAP, up and attached to the bridge. It vanishes when its last descriptor is closed.
+/// An open TAP, up and attached to the bridge. It vanishes when the last of its descriptors is closed.
 #[derive(Debug)]
 pub struct Tap {
     /// The link's name.
     pub name: LinkName,
     /// The link's index.
     pub index: u32,
-    /// The queue: non-blocking, close-on-exec, each frame behind a header of
+    /// The queues, as many as were asked for, all in use: non-blocking, close-on-exec, each frame behind a header of
     /// [`VNET_HEADER_BYTES`](crate::VNET_HEADER_BYTES), with checksum and TCP segmentation offload on. A device
     /// whose guest accepts less must turn the rest off.
-    pub fd: OwnedFd,
+    pub fds: Vec<OwnedFd>,
     /// Whether UDP segmentation offload can be turned on too.
     pub udp_segmentation: UdpSegmentation,
 }
@@ -58,16 +61,19 @@ impl HostNetwork {
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         let reservation = self.reserve(&attachment)?;
-        let NicAttachment { vm, nic, mtu, tap_hint, .. } = attachment;
+        let NicAttachment { vm, nic, mtu, tap_hint, queues, .. } = attachment;
         let hint = tap_hint.and_then(|hint| {
             LinkName::parse(&hint)
                 .inspect_err(|error| debug!(%vm, %nic, %error, "the hinted TAP name is not used"))
                 .ok()
         });
         let (owner, interface) = (vm.clone(), nic.clone());
-        let tap = blocking("create a TAP", move || create_tap(&owner, &interface, hint))
-            .await?
-            .map_err(|cause| NetworkError::Tap { vm: vm.clone(), nic: nic.clone(), cause })?;
+        let create = move || create_tap(TapRequest { vm: &owner, nic: &interface, hint, queues });
+        let tap = blocking("create a TAP", create).await?.map_err(|cause| NetworkError::Tap {
+            vm: vm.clone(),
+            nic: nic.clone(),
+            cause,
+        })?;
         let port = Port {
             index: tap.index,
             name: tap.name.as_str(),
@@ -87,7 +93,7 @@ impl HostNetwork {
         )?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
         reservation.keep(tap.index, tap.name.clone());
-        Ok(Tap { name: tap.name, index: tap.index, fd: tap.fd, udp_segmentation: tap.udp_segmentation })
+        Ok(Tap { name: tap.name, index: tap.index, fds: tap.fds, udp_segmentation: tap.udp_segmentation })
     }
 
     /// Checks an attachment, takes its place among the attached and registers its DHCP binding.

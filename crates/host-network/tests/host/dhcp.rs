@@ -55,7 +55,7 @@ struct Answer {
 fn next_answer(tap: &Tap) -> Option<Answer> {
     let mut buffer = [0; 2048];
     loop {
-        let length = rustix::io::read(tap.fd.as_fd(), &mut buffer).ok()?;
+        let length = rustix::io::read(tap.fds[0].as_fd(), &mut buffer).ok()?;
         let frame = &buffer[HEADER..length];
         let is_udp = frame.len() > 42 && frame[12..14] == [0x08, 0x00] && frame[14 + 9] == 17;
         if is_udp && frame[34..38] == [0, 67, 0, 68] {
@@ -71,7 +71,7 @@ fn next_answer(tap: &Tap) -> Option<Answer> {
 /// Sends until an answer comes: the first frames after a link came up may be lost, as on any network.
 async fn ask(tap: &Tap, frame: &[u8]) -> Answer {
     eventually("a DHCP answer", async || {
-        rustix::io::write(tap.fd.as_fd(), frame).expect("the TAP takes frames");
+        rustix::io::write(tap.fds[0].as_fd(), frame).expect("the TAP takes frames");
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;
         next_answer(tap)
     })
@@ -138,7 +138,7 @@ fn a_guest_is_told_nothing_in_anothers_name_or_after_it_was_detached() {
         // The frame is the second guest's own; the message in it asks for the first one.
         let client_at = HEADER + 14 + 20 + 8 + 28;
         forged[client_at..client_at + 6].copy_from_slice(&nic(2).mac.octets());
-        rustix::io::write(second.fd.as_fd(), &forged).unwrap();
+        rustix::io::write(second.fds[0].as_fd(), &forged).unwrap();
         // The next honest answer shows that the forged message has been passed over.
         let honest = ask(&second, &frame(nic(3).mac, MessageType::Discover, vec![])).await;
         assert_eq!(honest.message.yiaddr(), nic(3).address);
@@ -146,7 +146,7 @@ fn a_guest_is_told_nothing_in_anothers_name_or_after_it_was_detached() {
 
         network.detach(&VmId::new("vm-2"), "net0").await.unwrap();
         drain(&second);
-        rustix::io::write(second.fd.as_fd(), &frame(nic(2).mac, MessageType::Discover, vec![])).unwrap();
+        rustix::io::write(second.fds[0].as_fd(), &frame(nic(2).mac, MessageType::Discover, vec![])).unwrap();
         let honest = ask(&second, &frame(nic(3).mac, MessageType::Discover, vec![])).await;
         assert_eq!(honest.message.yiaddr(), nic(3).address);
         assert_eq!(honest.message.chaddr(), nic(3).mac.octets());

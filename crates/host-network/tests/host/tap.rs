@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use host_network::{HostNetwork, NicAttachment, Teardown, TeardownOutcome};
@@ -49,9 +50,29 @@ fn a_tap_vanishes_with_its_descriptor() {
     in_namespace(async || {
         let network = HostNetwork::start(config()).await.unwrap();
         let tap = network.attach(nic(2)).await.unwrap();
-        drop(tap.fd);
+        drop(tap.fds);
         assert_eq!(link_names(), ["lo", BRIDGE]);
         network.detach(&VmId::new("vm-2"), "net0").await.expect("a TAP that is gone is detached");
+    });
+}
+
+#[test]
+fn a_tap_has_as_many_queues_as_are_asked_for() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let queues = NonZeroU16::new(4).unwrap();
+        let tap = network.attach(NicAttachment { queues, ..nic(2) }).await.unwrap();
+        assert_eq!(tap.fds.len(), 4);
+        let data = link(tap.name.as_str()).unwrap()["linkinfo"]["info_data"].clone();
+        assert_eq!((&data["multi_queue"], &data["numqueues"]), (&true.into(), &4.into()), "{data}");
+        let mut fds = tap.fds;
+        fds.truncate(1);
+        assert!(link(tap.name.as_str()).is_some(), "a queue is left");
+        drop(fds);
+        assert_eq!(link_names(), ["lo", BRIDGE]);
+        let single = network.attach(nic(3)).await.unwrap();
+        let data = link(single.name.as_str()).unwrap()["linkinfo"]["info_data"].clone();
+        assert_eq!((single.fds.len(), &data["multi_queue"]), (1, &false.into()), "{data}");
     });
 }
 

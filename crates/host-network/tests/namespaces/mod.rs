@@ -149,6 +149,7 @@ pub(crate) fn nic(number: u8) -> NicAttachment {
         address: Ipv4Addr::new(10, 100, 1, number),
         mtu: None,
         tap_hint: None,
+        queues: std::num::NonZeroU16::MIN,
     }
 }
 

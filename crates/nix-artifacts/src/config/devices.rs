@@ -1,6 +1,8 @@
 //! Disks and network interfaces, read from their lists, and the ids that they get.
 
-use vm_model::{DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
+use std::num::NonZeroU16;
+
+use vm_model::{CpuSpec, DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
 
 use super::ValueKind;
 use super::device_options::{disk_options, nic_options};
@@ -78,13 +80,14 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn nics(&mut self) -> Result<Vec<NicRequest>, Box<Refusal>> {
+    pub(super) fn nics(&mut self, cpus: &CpuSpec) -> Result<Vec<NicRequest>, Box<Refusal>> {
         let entries = self.top.list("net");
         let mut names = Names::new("net", entries);
-        entries.iter().enumerate().map(|(index, nic)| self.nic(nic, names.of(index, nic))).collect()
+        let named = |(index, nic)| (nic, names.of(index, nic));
+        entries.iter().enumerate().map(named).map(|(nic, id)| self.nic(nic, id, cpus)).collect()
     }
 
-    fn nic(&mut self, nic: &Section, id: String) -> Result<NicRequest, Box<Refusal>> {
+    fn nic(&mut self, nic: &Section, id: String, cpus: &CpuSpec) -> Result<NicRequest, Box<Refusal>> {
         let queues: u16 = nic.integer("num_queues").unwrap_or(2);
         if !queues.is_multiple_of(2) {
             return Err(contradiction(
@@ -94,8 +97,8 @@ impl Reader<'_> {
                 "an even number".to_owned(),
             ));
         }
-        if queues > 2 {
-            let consequence = "the interface has one receive and one transmit queue";
+        if queues / 2 > u16::from(cpus.boot_vcpus) {
+            let consequence = "the interface has no more than one pair of queues a vCPU";
             self.warn(nic.path_of("num_queues"), queues, consequence);
         }
         Ok(NicRequest {
@@ -106,6 +109,7 @@ impl Reader<'_> {
             tap: nic.text("tap").map(str::to_owned),
             mtu: nic.integer("mtu"),
             queue_size: nic.integer("queue_size").unwrap_or(DEFAULT_NET_QUEUE),
+            queue_pairs: NonZeroU16::new(queues / 2).unwrap_or(NonZeroU16::MIN),
             options: nic_options(nic)?,
         })
     }

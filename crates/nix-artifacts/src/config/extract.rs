@@ -1,6 +1,7 @@
 //! From checked sections to the machine: defaults, and the rules that span several keys.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -33,6 +34,8 @@ pub struct NicRequest {
     pub mtu: Option<u16>,
     /// Descriptors a queue, a power of two.
     pub queue_size: u16,
+    /// How many pairs of queues it has; more than vCPUs are of no use.
+    pub queue_pairs: NonZeroU16,
     /// How it is served.
     pub options: NicOptions,
 }
@@ -130,7 +133,7 @@ fn read(
     let memory = reader.memory()?;
     let boot = reader.boot()?;
     let disks = reader.disks()?;
-    let nics = reader.nics()?;
+    let nics = reader.nics(&cpus)?;
     reader.unique_ids(&disks, &nics)?;
     let serial = reader.serial();
     let services = reader.services(&memory)?;

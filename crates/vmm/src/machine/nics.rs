@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use devices::virtio::QueueSize;
-use devices::virtio::net::{MacAddress, NetDevice, NetDeviceConfig, Offer, OffloadOffers, Tap};
+use devices::virtio::net::{FramePort, MacAddress, NetDevice, NetDeviceConfig, Offer, OffloadOffers, Tap};
 use vm_model::{NicOffloads, NicSpec, Offload};
 
 use super::BuildError;
@@ -12,9 +12,10 @@ use super::disks::rate_limits;
 /// Makes the device of `nic`.
 pub(super) fn net_device(nic: NicSpec<OwnedFd>) -> Result<NetDevice, BuildError> {
     let id = nic.id;
-    let tap = Tap::new(nic.tap).map_err(|error| failed(&id, error))?;
+    let port = |fd| Tap::new(fd).map(|tap| Box::new(tap) as Box<dyn FramePort>);
+    let ports = nic.taps.into_iter().map(port).collect::<Result<_, _>>();
     let config = NetDeviceConfig {
-        port: Box::new(tap),
+        ports: ports.map_err(|error| failed(&id, error))?,
         mac: MacAddress(nic.mac.octets()),
         mtu: nic.mtu,
         queue_size: QueueSize::new(nic.queue_size).map_err(|error| failed(&id, error))?,

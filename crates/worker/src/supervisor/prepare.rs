@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,8 +90,9 @@ pub(super) async fn prepare(
     let artifact = start.elapsed();
     let Opened { mut spec, share, kernel, nics: requests, warnings, unverified, restart, address } = opened;
     let mut nics = Vec::with_capacity(requests.len());
+    let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
-        match attach(context, &assignment.id, request, lease).await {
+        match attach(context, &assignment.id, vcpus, request, lease).await {
             Ok((nic, device)) => {
                 nics.push(nic);
                 spec.nics.push(device);
@@ -230,10 +232,11 @@ fn autoconfiguration(vm: &VmId, address: Ipv4Addr, subnet: Subnet) -> String {
     format!(" ip={address}::{gateway}:{mask}:{vm}:eth0:off")
 }
 
-/// Gives one interface its TAP.
+/// Gives one interface of a machine with `vcpus` its TAP.
 async fn attach(
     context: &HostContext,
     vm: &VmId,
+    vcpus: NonZeroU16,
     request: NicRequest,
     lease: Lease,
 ) -> Result<(VmNic, NicSpec<OwnedFd>), FailureReason> {
@@ -244,14 +247,15 @@ async fn attach(
         address: lease.address,
         mtu: request.mtu,
         tap_hint: request.tap,
+        queues: request.queue_pairs.min(vcpus),
     };
-    let Tap { fd, name, .. } =
+    let Tap { fds, name, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {
         id: request.id,
-        tap: fd,
+        taps: fds,
         mac: lease.mac,
         mtu: request.mtu,
         queue_size: request.queue_size,

@@ -1,126 +1,86 @@
 //! The network card as its transport sees it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
-use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
-};
-use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-
+use super::active::{Active, Role};
+use super::configuration::Configuration;
 use super::counters::NetCounters;
 use super::gate::Gate;
-use super::offloads::{OffloadOffers, Offloads};
-use super::port::FramePort;
-use super::receive::{Buffers, Receiver};
-use super::transmit::Transmitter;
-use super::{Turn, Way};
-use crate::virtio::configuration::read_configuration;
-use crate::virtio::queue::{Queue, QueueFault};
-use crate::virtio::{
-    ActivateError, Activation, DeviceEvent, QueueSize, RateLimits, VirtioDevice, VirtioDeviceType,
-};
+use super::offloads::Offloads;
+use super::outlets::Outlets;
+use super::parts::{NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+use crate::virtio::token_bucket::TokenBucket;
+use crate::virtio::{ActivateError, Activation, BucketLimits, DeviceEvent, VirtioDevice, VirtioDeviceType};
 use crate::wake::WakeEvent;
 
-const RECEIVE_QUEUE: u16 = 0;
-const TRANSMIT_QUEUE: u16 = 1;
+/// Descriptors of the control queue: a driver waits for each answer.
+const CONTROL_QUEUE_SIZE: u16 = 64;
+/// How many ports may be put to use or out of it in [`CHANGES_TIME`] at a driver's wish: for each the kernel waits until
+/// no processor handles frames of it, under a lock that all of the host's interfaces share.
+const CHANGES: u64 = 2 * QUEUE_PAIRS_MAX as u64;
+const CHANGES_TIME: Duration = Duration::from_secs(1);
 
-/// Token: the port has frames.
-const PORT_READABLE: u16 = 0;
-/// Token: the port has room again.
-const PORT_WRITABLE: u16 = 1;
 /// Token: a turn ended before its work did.
-const GO_ON: u16 = 2;
+const GO_ON: u16 = 0;
 /// Token: the rate limit lets frames in again.
-const RECEIVE_TIMER: u16 = 3;
+const RECEIVE_TIMER: u16 = 1;
 /// Token: the rate limit lets frames out again.
-const TRANSMIT_TIMER: u16 = 4;
+const TRANSMIT_TIMER: u16 = 2;
+/// Tokens from here on: the port of pair N has frames (even), or room again (odd).
+const PORTS: u16 = 4;
 
-/// The MTU of a link where none is told.
-const DEFAULT_MTU: u16 = 1500;
-/// Up to and including the MTU (virtio 1.2 §5.1.4).
-const CONFIGURATION_BYTES: usize = 12;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MacAddress(pub [u8; 6]);
-
-/// What a network card is made of.
-pub struct NetDeviceConfig {
-    /// Where frames go to and come from.
-    pub port: Box<dyn FramePort>,
-    /// The card's address.
-    pub mac: MacAddress,
-    /// The link's MTU, if the guest is to be told (at least 68).
-    pub mtu: Option<u16>,
-    /// The largest size of either queue.
-    pub queue_size: QueueSize,
-    /// How much may be sent in a time, and how much received.
-    pub rate_limits: RateLimits,
-    /// What guest and host may leave to each other.
-    pub offloads: OffloadOffers,
-}
-
-/// A virtio network card with one pair of queues.
+/// A virtio network card. What it does is in the module `service`.
 pub struct NetDevice {
-    port: Box<dyn FramePort>,
-    mtu: Option<u16>,
+    pub(super) outlets: Outlets,
+    configuration: Configuration,
     features: u64,
-    queue_sizes: [u16; 2],
-    configuration: [u8; CONFIGURATION_BYTES],
-    counters: Arc<NetCounters>,
-    inward: Gate,
-    outward: Gate,
-    state: State,
-    go_on: WakeEvent,
-    /// An epoll that watches the port for room while the transmitter is blocked, and is readable when there is.
-    room: OwnedFd,
+    queue_sizes: Vec<u16>,
+    pub(super) counters: Arc<NetCounters>,
+    pub(super) inward: Gate,
+    pub(super) outward: Gate,
+    /// What is left of [`CHANGES`].
+    pub(super) changes: TokenBucket,
+    pub(super) state: State,
+    pub(super) go_on: WakeEvent,
 }
 
-enum State {
+/// What the driver has made of the card.
+pub(super) enum State {
     Reset,
     Active(Box<Active>),
     /// The queues are ignored until reset (virtio 1.2 §2.1.2).
     Broken,
 }
 
-struct Active {
-    receive_queue: Queue,
-    transmit_queue: Queue,
-    receiver: Receiver,
-    transmitter: Transmitter,
-}
-
 impl NetDevice {
     /// A card in reset, its link up.
     ///
     /// # Errors
-    /// The process or the host has no file descriptor left, or the port cannot be watched.
-    pub fn new(config: NetDeviceConfig) -> io::Result<Self> {
-        let room = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let data = epoll::EventData::new_u64(0);
-        epoll::add(&room, config.port.fd(), data, epoll::EventFlags::empty())?;
-        let mut configuration = [0; CONFIGURATION_BYTES];
-        configuration[..6].copy_from_slice(&config.mac.0);
-        configuration[6..8].copy_from_slice(&link_status().to_le_bytes());
-        configuration[8..10].copy_from_slice(&1u16.to_le_bytes());
-        configuration[10..].copy_from_slice(&config.mtu.unwrap_or(0).to_le_bytes());
-        let features = config.offloads.features(config.port.udp_segmentation()) | features(config.mtu);
+    /// See [`NetDeviceError`].
+    pub fn new(config: NetDeviceConfig) -> Result<Self, NetDeviceError> {
+        let count = config.ports.len();
+        let pairs = u16::try_from(count).ok().filter(|pairs| (1..=QUEUE_PAIRS_MAX).contains(pairs));
+        let pairs = pairs.ok_or(NetDeviceError::Ports { count })?;
+        let host = NetDeviceError::Host;
+        let outlets = Outlets::new(config.ports).map_err(host)?;
+        let configuration = Configuration { mac: config.mac, pairs, mtu: config.mtu };
+        let mut queue_sizes = vec![config.queue_size.get(); 2 * count];
+        queue_sizes.push(CONTROL_QUEUE_SIZE);
+        let changes = BucketLimits::new(CHANGES, 0, CHANGES_TIME).map_err(io::Error::other).map_err(host)?;
         Ok(Self {
-            port: config.port,
-            features,
-            mtu: config.mtu,
-            queue_sizes: [config.queue_size.get(); 2],
+            features: configuration.features() | config.offloads.features(outlets.udp_segmentation()),
+            outlets,
             configuration,
+            queue_sizes,
             counters: Arc::default(),
-            inward: Gate::new(&config.rate_limits)?,
-            outward: Gate::new(&config.rate_limits)?,
+            inward: Gate::new(&config.rate_limits).map_err(host)?,
+            outward: Gate::new(&config.rate_limits).map_err(host)?,
+            changes: TokenBucket::new(&changes, Instant::now()),
             state: State::Reset,
-            go_on: WakeEvent::new()?,
-            room,
+            go_on: WakeEvent::new().map_err(host)?,
         })
     }
 
@@ -130,78 +90,9 @@ impl NetDevice {
         Arc::clone(&self.counters)
     }
 
-    fn receive(&mut self) {
-        let State::Active(active) = &mut self.state else { return };
-        if active.receiver.is_starved() || self.inward.is_shut() {
-            return;
-        }
-        let mut way = Way { port: self.port.fd(), gate: &mut self.inward, counters: &self.counters };
-        let turn = active.receiver.turn(&mut active.receive_queue, &mut way);
-        self.note(turn);
+    fn pairs(&self) -> usize {
+        self.configuration.pairs.into()
     }
-
-    fn transmit(&mut self) {
-        let State::Active(active) = &mut self.state else { return };
-        if active.transmitter.is_blocked() || self.outward.is_shut() {
-            return;
-        }
-        let mut way = Way { port: self.port.fd(), gate: &mut self.outward, counters: &self.counters };
-        let turn = active.transmitter.turn(&mut active.transmit_queue, &mut way);
-        if active.transmitter.is_blocked() {
-            self.watch_for_room();
-        }
-        self.note(turn);
-    }
-
-    /// Makes `room` readable once, when the port has room: also at once, if it has by now.
-    fn watch_for_room(&self) {
-        let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
-        let data = epoll::EventData::new_u64(0);
-        if epoll::modify(&self.room, self.port.fd(), data, flags).is_err() {
-            // Not with a port that could be added. The next turn tries again.
-            self.go_on.ring();
-        }
-    }
-
-    fn on_room(&mut self) {
-        // Takes the event, so that the next one makes a new edge.
-        let mut events = Vec::with_capacity(1);
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let spare = rustix::buffer::spare_capacity(&mut events);
-        let _interrupted = epoll::wait(&self.room, spare, Some(&now));
-        if let State::Active(active) = &mut self.state {
-            active.transmitter.unblock();
-        }
-        self.transmit();
-    }
-
-    fn note(&mut self, turn: Result<Turn, QueueFault>) {
-        match turn {
-            Ok(Turn::Idle) => {}
-            Ok(Turn::Again) => self.go_on.ring(),
-            Err(fault) => {
-                tracing::debug!(error = %fault, "a network card's queue is broken");
-                self.state = State::Broken;
-            }
-        }
-    }
-}
-
-/// What every card offers but for offloads (§5.1.3).
-fn features(mtu: Option<u16>) -> u64 {
-    let always = [
-        VIRTIO_NET_F_MAC,
-        VIRTIO_NET_F_STATUS,
-        VIRTIO_NET_F_MRG_RXBUF,
-        VIRTIO_RING_F_INDIRECT_DESC,
-        VIRTIO_RING_F_EVENT_IDX,
-    ];
-    let mtu = mtu.map(|_| VIRTIO_NET_F_MTU);
-    always.iter().chain(&mtu).fold(0, |bits, feature| bits | 1 << feature)
-}
-
-fn link_status() -> u16 {
-    u16::try_from(VIRTIO_NET_S_LINK_UP).unwrap_or(1)
 }
 
 impl VirtioDevice for NetDevice {
@@ -218,76 +109,68 @@ impl VirtioDevice for NetDevice {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_configuration(&self.configuration, offset, data);
+        self.configuration.read(offset, data);
     }
 
     /// The address is read-only for modern drivers (§5.1.4).
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let mut queues = activation.queues.into_iter();
-        let mut queue = |index| {
-            let queue = queues.next().flatten();
-            queue.ok_or(ActivateError::QueueDisabled { index })
-        };
-        let receive_queue = queue(RECEIVE_QUEUE)?;
-        let transmit_queue = queue(TRANSMIT_QUEUE)?;
-        let offloads = Offloads::accepted_by(activation.features);
-        self.port.set_offloads(offloads).map_err(ActivateError::Backend)?;
-        let buffers = if activation.features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0 {
-            Buffers::mergeable(offloads, self.mtu.unwrap_or(DEFAULT_MTU))
-        } else {
-            Buffers::Whole
-        };
-        self.state = State::Active(Box::new(Active {
-            receive_queue,
-            transmit_queue,
-            receiver: Receiver::new(buffers),
-            transmitter: Transmitter::default(),
-        }));
+        let Activation { memory: _, features, queues } = activation;
+        let active = Active::new(features, self.configuration.mtu, queues)?;
+        // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
+        self.outlets.attach(1).map_err(ActivateError::Backend)?;
+        self.outlets.set_offloads(Offloads::accepted_by(features)).map_err(ActivateError::Backend)?;
+        self.state = State::Active(Box::new(active));
         Ok(())
     }
 
     fn events(&self) -> Vec<DeviceEvent<'_>> {
-        let mut events = vec![
-            DeviceEvent { fd: self.port.fd(), token: PORT_READABLE },
-            DeviceEvent { fd: self.room.as_fd(), token: PORT_WRITABLE },
-            DeviceEvent { fd: self.go_on.as_fd(), token: GO_ON },
-        ];
+        let mut events = vec![DeviceEvent { fd: self.go_on.as_fd(), token: GO_ON }];
         events.extend(self.inward.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
         events.extend(self.outward.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
+        for (token, (port, room)) in (PORTS..).step_by(2).zip(self.outlets.descriptors()) {
+            events.push(DeviceEvent { fd: port, token });
+            events.push(DeviceEvent { fd: room, token: token + 1 });
+        }
         events
     }
 
     fn doorbell(&mut self, index: u16) {
-        match index {
-            RECEIVE_QUEUE => {
-                if let State::Active(active) = &mut self.state
-                    && active.receiver.on_doorbell()
-                {
-                    self.receive();
+        let State::Active(active) = &mut self.state else { return };
+        match active.role(index) {
+            Some(Role::Receive(pair)) => {
+                let rung = active.pair(pair).is_some_and(|pair| pair.receiver.on_doorbell());
+                if rung {
+                    self.receive(pair);
                 }
             }
-            TRANSMIT_QUEUE => self.transmit(),
-            _ => {}
+            Some(Role::Transmit(pair)) => self.transmit(pair),
+            Some(Role::Control) => self.control(),
+            None => {}
         }
     }
 
     fn event(&mut self, token: u16) {
         match token {
-            PORT_READABLE => self.receive(),
-            PORT_WRITABLE => self.on_room(),
             GO_ON => {
-                self.receive();
-                self.transmit();
+                self.control();
+                for pair in 0..self.pairs() {
+                    self.receive(pair);
+                    self.transmit(pair);
+                }
             }
             RECEIVE_TIMER => {
-                self.inward.open();
-                self.receive();
+                let first = self.inward.open();
+                (0..self.pairs()).for_each(|pair| self.receive((first + pair) % self.pairs()));
             }
             TRANSMIT_TIMER => {
-                self.outward.open();
-                self.transmit();
+                let first = self.outward.open();
+                (0..self.pairs()).for_each(|pair| self.transmit((first + pair) % self.pairs()));
+            }
+            PORTS.. => {
+                let (pair, is_room) = (usize::from((token - PORTS) / 2), !token.is_multiple_of(2));
+                if is_room { self.on_room(pair) } else { self.receive(pair) }
             }
             _ => {}
         }
@@ -296,7 +179,7 @@ impl VirtioDevice for NetDevice {
     /// Nothing is ever in flight between calls; buffers that wait for a frame go back to their queue.
     fn drain(&mut self, _deadline: Instant) -> bool {
         if let State::Active(active) = &mut self.state {
-            active.receiver.release(&mut active.receive_queue);
+            active.pairs().for_each(|pair| pair.receiver.release(&mut pair.receive_queue));
         }
         true
     }

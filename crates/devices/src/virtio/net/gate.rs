@@ -1,4 +1,4 @@
-//! The rate limit of one direction, shared by all queues of a card.
+//! The rate limit of one direction, shared by all queues of a card, so that a guest gets no more by using more of them.
 //!
 //! Sizes are known before a frame is sent, but only after one was received: that one is paid for afterwards.
 
@@ -15,6 +15,10 @@ pub(super) struct Gate {
     limiter: Option<RateLimiter>,
     /// A frame was held back: nothing passes before the timer's event.
     shut: bool,
+    /// The pair of queues whose turn it is, and whether a frame of its has passed.
+    turn: (usize, bool),
+    /// The pair whose turn is first once the gate is opened.
+    first: usize,
 }
 
 impl Gate {
@@ -23,7 +27,7 @@ impl Gate {
     /// # Errors
     /// The process or the host has no file descriptor left.
     pub(super) fn new(limits: &RateLimits) -> io::Result<Self> {
-        Ok(Self { limiter: RateLimiter::new(limits)?, shut: false })
+        Ok(Self { limiter: RateLimiter::new(limits)?, shut: false, turn: (0, false), first: 0 })
     }
 
     /// Gets an edge when the gate is to be opened.
@@ -31,13 +35,22 @@ impl Gate {
         self.limiter.as_ref().map(RateLimiter::timer)
     }
 
+    /// The frames that follow are those of `pair`.
+    pub(super) fn begin(&mut self, pair: usize) {
+        self.turn = (pair, false);
+    }
+
     /// Whether a frame of `bytes` may pass now. After a refusal none may until [`Gate::open`], so that small frames do
     /// not starve a large one and nobody asks again and again.
     pub(super) fn lets_pass(&mut self, bytes: u64) -> bool {
         if let Some(limiter) = &mut self.limiter
             && !self.shut
+            && !limiter.grants(Instant::now(), bytes)
         {
-            self.shut = !limiter.grants(Instant::now(), bytes);
+            self.shut = true;
+            let (pair, passed) = self.turn;
+            // Who had nothing yet is the first, else the next one is: no pair takes all of the rate.
+            self.first = if passed { pair + 1 } else { pair };
         }
         !self.shut
     }
@@ -49,13 +62,15 @@ impl Gate {
 
     /// A frame of `bytes` passed.
     pub(super) fn count(&mut self, bytes: u64) {
+        self.turn.1 = true;
         if let Some(limiter) = &mut self.limiter {
             limiter.take(bytes);
         }
     }
 
-    /// The timer's event came, or may have.
-    pub(super) fn open(&mut self) {
+    /// The timer's event came, or may have. The pair whose turn is first, or one past the last.
+    pub(super) fn open(&mut self) -> usize {
         self.shut = false;
+        self.first
     }
 }

@@ -9,24 +9,34 @@
 //! bounded number of frames a turn and then ask to be called again, so that a busy card starves nobody. Each direction
 //! may have a rate limit: frames past it stay where they are until a timer says that it is time.
 //!
+//! A card with several ports has a pair of queues for each; the host spreads frames over as many as the driver asks for
+//! by the control queue.
+//!
 //! Making the TAP, naming and bridging it is not done here: a card gets an open one.
 
+mod active;
+mod configuration;
+mod control;
 mod counters;
 mod device;
 mod frames;
 mod gate;
 mod offloads;
+mod outlets;
+mod parts;
 mod port;
 mod receive;
+mod service;
 mod transmit;
 
 use std::os::fd::BorrowedFd;
 
 pub use self::counters::{NetCounters, NetCounts};
-pub use self::device::{MacAddress, NetDevice, NetDeviceConfig};
+pub use self::device::NetDevice;
 use self::gate::Gate;
 pub use self::offloads::{Offer, OffloadOffers, Offloads, UdpSegmentation};
-pub use self::port::{FramePort, Tap, TapError};
+pub use self::parts::{MacAddress, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+pub use self::port::{FramePort, PortUse, Tap, TapError};
 
 /// Bytes of the header before each frame, with its `num_buffers` field (virtio 1.2 §5.1.6).
 const HEADER_BYTES: u64 = 12;
@@ -35,8 +45,13 @@ const ETHERNET_HEADER_BYTES: u64 = 14;
 /// The most bytes of a segmented packet with both headers (virtio 1.2 §5.1.6.3.1).
 const SEGMENTED_BYTES_MAX: u64 = 65_562;
 
+/// Frames a turn, of all pairs together.
+const TURN_FRAMES: usize = 128;
+
 /// What a turn's frames go through.
 struct Way<'a> {
+    /// The most frames of the turn.
+    share: usize,
     /// The link's end.
     port: BorrowedFd<'a>,
     /// The direction's rate limit.

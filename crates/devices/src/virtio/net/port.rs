@@ -22,8 +22,24 @@ pub trait FramePort: Send {
     /// The host refused.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 
+    /// Says whether the host gives it frames from now on; it does at first. Asked of one of several ports of a card alone,
+    /// and never twice in a row for the same.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn set_use(&self, port_use: PortUse) -> io::Result<()>;
+
     /// Whether it segments UDP.
     fn udp_segmentation(&self) -> UdpSegmentation;
+}
+
+/// Whether the host gives a port frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortUse {
+    /// It does: some of all, or all where it is the only one.
+    Attached,
+    /// It does not, and what waits there is lost.
+    Detached,
 }
 
 /// Why a descriptor cannot serve as a TAP.
@@ -86,6 +102,14 @@ impl FramePort for Tap {
         set_offloads(self.fd(), offloads)
     }
 
+    fn set_use(&self, port_use: PortUse) -> io::Result<()> {
+        let flag = match port_use {
+            PortUse::Attached => libc::IFF_ATTACH_QUEUE,
+            PortUse::Detached => libc::IFF_DETACH_QUEUE,
+        };
+        set_queue(self.fd(), flag)
+    }
+
     fn udp_segmentation(&self) -> UdpSegmentation {
         self.udp_segmentation
     }
@@ -106,6 +130,16 @@ fn interface_flags(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     // The flags are 16 bits of which the uppermost is one of them, not a sign.
     Ok(libc::c_int::from(flags.cast_unsigned()))
+}
+
+fn set_queue(fd: BorrowedFd<'_>, flag: libc::c_int) -> io::Result<()> {
+    let flags = u16::try_from(flag).map_err(io::Error::other)?.cast_signed();
+    let request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
+    };
+    // SAFETY: the kernel reads one request from ours, which outlives the call.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, &raw const request) })
 }
 
 fn set_header_size(fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -13,8 +13,6 @@ use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn, Way}
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::{IoVectors, VectorsError, mark_written};
 
-/// Frames a turn.
-const TURN_FRAMES: u32 = 128;
 /// Buffers taken a turn, useless ones included: more than that many frames need, but not endlessly many. A chain may be
 /// made of a thousand.
 const TURN_BUFFERS: u32 = 8192;
@@ -106,7 +104,7 @@ impl Receiver {
     }
 
     fn frames(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
-        for _frame in 0..TURN_FRAMES {
+        for _frame in 0..way.share {
             loop {
                 match self.gather(queue, way.counters)? {
                     Gathered::Enough => break,

@@ -7,8 +7,6 @@ use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn, Way}
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::IoVectors;
 
-/// Frames a turn.
-const TURN_FRAMES: u32 = 128;
 /// The shortest frame with its header that a TAP looks at.
 const FRAME_BYTES_MIN: u64 = HEADER_BYTES + ETHERNET_HEADER_BYTES;
 /// The longest, with a VLAN tag.
@@ -43,7 +41,7 @@ impl Transmitter {
 
     /// Moves frames until there are none, no room for them, the rate limit is reached, or they are too many for one turn.
     pub(super) fn turn(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
-        let mut budget = TURN_FRAMES;
+        let mut budget = way.share;
         let turn = loop {
             queue.suppress_doorbells();
             while budget > 0

@@ -66,7 +66,7 @@ pub(super) static KEYS: &[KeyRule] = &[
         "The MTU told to the guest. Default: none is told."),
     KeyRule::supported("net[].queue_size", QUEUE_SIZE, "Descriptors a queue. Default: 256."),
     KeyRule::supported("net[].num_queues", ValueKind::Integer { least: 2, most: 64 },
-        "Receive and transmit queues together, an even number. The interface has one of each; more give a warning. Default: 2."),
+        "Receive and transmit queues together, an even number; of pairs there are no more than vCPUs. Default: 2."),
     KeyRule::ignored("net[].host_mac", &[Empty], "the host's side of the TAP keeps the address it gets"),
     KeyRule::ignored("net[].vhost_mode", &[Text("Client")], "devices in other processes are missing"),
     KeyRule::refused("net[].vhost_user", &[False], "devices in other processes are missing"),

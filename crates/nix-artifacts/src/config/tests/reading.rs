@@ -182,10 +182,10 @@ fn disks_are_read_in_order_and_named() {
 
 #[test]
 fn interfaces_are_read_in_order_and_named() {
-    let parsed = accepted(&json!({"net": [
+    let parsed = accepted(&json!({"cpus": {"boot_vcpus": 2}, "net": [
         {},
         {"id": "lan", "mac": "52:54:00:12:34:56", "ip": "10.100.0.5", "mask": "255.255.0.0", "tap": "tap-lan",
-         "mtu": 1400, "queue_size": 512, "num_queues": 2,
+         "mtu": 1400, "queue_size": 512, "num_queues": 4,
          "rate_limiter_config": {"ops": {"size": 5, "refill_time": 100}}, "offload_tso": false, "offload_ufo": true},
     ]}));
     let plain = NicRequest {
@@ -196,6 +196,7 @@ fn interfaces_are_read_in_order_and_named() {
         tap: None,
         mtu: None,
         queue_size: 256,
+        queue_pairs: NonZeroU16::MIN,
         options: NicOptions::default(),
     };
     let full = NicRequest {
@@ -206,6 +207,7 @@ fn interfaces_are_read_in_order_and_named() {
         tap: Some("tap-lan".to_owned()),
         mtu: Some(1400),
         queue_size: 512,
+        queue_pairs: NonZeroU16::new(2).expect("2 is not 0"),
         options: NicOptions {
             rate_limits: RateLimitSpec {
                 bandwidth: None,
@@ -276,7 +278,7 @@ fn what_does_not_change_the_machine_is_left_aside_with_a_word() {
         "cpus": {"boot_vcpus": 2, "max_vcpus": 8, "nested": true,
                  "topology": {"threads_per_core": 2, "cores_per_die": 4}},
         "disks": [{"path": "a", "disable_aio": 1, "serial": "123456789012345678901"}],
-        "net": [{"host_mac": "52:54:00:12:34:56", "num_queues": 4}],
+        "net": [{"host_mac": "52:54:00:12:34:56", "num_queues": 6}, {"num_queues": 4}],
         "serial": {"mode": "File", "file": "/tmp/log"},
         "landlock_enable": true,
     });
@@ -288,7 +290,7 @@ $.net[0].host_mac is "52:54:00:12:34:56", which is left aside: the host's side o
 $.serial.file is "/tmp/log", which is left aside: the worker records the console itself
 $.cpus.max_vcpus is 8, which is left aside: vCPUs cannot be added to a running machine
 $.disks[0].serial is "123456789012345678901", which is left aside: the guest reads its first 20 bytes
-$.net[0].num_queues is 4, which is left aside: the interface has one receive and one transmit queue
+$.net[0].num_queues is 6, which is left aside: the interface has no more than one pair of queues a vCPU
 "#);
 }
 

@@ -61,7 +61,7 @@ pub(super) fn disk(id: &str, file: File) -> DiskSpec<OwnedFd> {
 pub(super) fn nic(id: &str, tap: OwnedFd) -> NicSpec<OwnedFd> {
     NicSpec {
         id: id.to_owned(),
-        tap,
+        taps: vec![tap],
         mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
         mtu: None,
         queue_size: 256,

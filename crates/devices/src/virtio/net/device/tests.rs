@@ -1,23 +1,32 @@
 //! The card between a driver's queues and a packet socket in place of the TAP, and once with a real TAP.
 
+mod commands;
 mod limits;
 mod real_tap;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use proptest::prelude::*;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use virtio_bindings::bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::virtio::net::{Offer, UdpSegmentation};
+use crate::virtio::net::{FramePort, MacAddress, Offer, OffloadOffers, PortUse, UdpSegmentation};
 use crate::virtio::queue::RingFeatures;
 use crate::virtio::queue::testing::{Buffer, CountingInterrupt, DriverQueue, small_memory};
+use crate::virtio::{QueueSize, RateLimits};
 
 const MERGEABLE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 const MAC: MacAddress = MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+/// The only pair's queues.
+const RECEIVE_QUEUE: u16 = 0;
+const TRANSMIT_QUEUE: u16 = 1;
+/// The only pair's events.
+const PORT_READABLE: u16 = PORTS;
+const PORT_WRITABLE: u16 = PORTS + 1;
 const RECEIVE_DATA: GuestAddress = GuestAddress(0x2_0000);
 const TRANSMIT_DATA: GuestAddress = GuestAddress(0x8_0000);
 
@@ -35,6 +44,10 @@ impl FramePort for SocketPort {
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.offloads.lock().unwrap().push(offloads);
         Ok(())
+    }
+
+    fn set_use(&self, _port_use: PortUse) -> io::Result<()> {
+        unreachable!("a single port is always in use")
     }
 
     fn udp_segmentation(&self) -> UdpSegmentation {
@@ -57,7 +70,8 @@ impl Guest {
     fn limited(port: Box<dyn FramePort>, features: u64, rate_limits: RateLimits) -> Self {
         let queue_size = QueueSize::default();
         let offloads = OffloadOffers::default();
-        let config = NetDeviceConfig { port, mac: MAC, mtu: None, queue_size, rate_limits, offloads };
+        let ports = vec![port];
+        let config = NetDeviceConfig { ports, mac: MAC, mtu: None, queue_size, rate_limits, offloads };
         let device = NetDevice::new(config).unwrap();
         let memory = small_memory(0x10_0000);
         let receive = DriverQueue::new(Arc::clone(&memory), GuestAddress(0), 256);
@@ -186,17 +200,17 @@ fn malformed_frames_are_dropped_and_counted() {
 fn a_port_without_room_delays_frames_and_loses_none() {
     let mut bench = bench(0);
     let mut sent = 0u8;
-    while !bench.guest.device.state.is_blocked() {
+    while !bench.guest.device.is_blocked() {
         bench.guest.send(&[sent; 1000]);
         sent += 1;
         assert!(sent < 250, "the socket fills up");
     }
-    assert!(!is_readable(bench.guest.device.room.as_fd()));
+    assert!(!is_readable(bench.guest.device.room()));
     let mut received = Vec::new();
     while received.len() < usize::from(sent) {
         let frame = bench.peer_receives().expect("frames come in order without end");
         received.push(frame[12]);
-        if is_readable(bench.guest.device.room.as_fd()) {
+        if is_readable(bench.guest.device.room()) {
             bench.guest.device.event(PORT_WRITABLE);
         }
     }
@@ -204,12 +218,21 @@ fn a_port_without_room_delays_frames_and_loses_none() {
     assert_eq!(received.len(), usize::from(sent));
     assert_eq!(bench.guest.counts().transmit_frames, u64::from(sent));
     assert_eq!(bench.guest.counts().transmit_dropped, 0);
-    assert!(!bench.guest.device.state.is_blocked());
+    assert!(!bench.guest.device.is_blocked());
 }
 
-impl State {
-    fn is_blocked(&self) -> bool {
-        matches!(self, Self::Active(active) if active.transmitter.is_blocked())
+impl NetDevice {
+    fn is_blocked(&mut self) -> bool {
+        let State::Active(active) = &mut self.state else { return false };
+        active.pairs().any(|pair| pair.transmitter.is_blocked())
+    }
+
+    fn port(&self) -> BorrowedFd<'_> {
+        self.outlets.port(0).unwrap()
+    }
+
+    fn room(&self) -> BorrowedFd<'_> {
+        self.outlets.descriptors().next().unwrap().1
     }
 }
 
@@ -322,7 +345,7 @@ fn a_reset_lets_go_of_guest_memory() {
     let Guest { receive, transmit, .. } = &bench.guest;
     assert_eq!(Arc::strong_count(&receive.memory), 2, "the test's own two");
     assert!(Arc::ptr_eq(&receive.memory, &transmit.memory));
-    for token in 0..4 {
+    for token in 0..8 {
         bench.guest.device.event(token);
         bench.guest.device.doorbell(token);
     }
@@ -350,7 +373,7 @@ fn configuration_tells_address_status_and_mtu() {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let port = SocketPort { socket, offloads: Arc::default() };
     let config = NetDeviceConfig {
-        port: Box::new(port),
+        ports: vec![Box::new(port)],
         mac: MAC,
         mtu: Some(9000),
         queue_size: QueueSize::default(),

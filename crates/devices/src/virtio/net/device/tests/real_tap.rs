@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use super::commands::{SEVERAL, Several};
 use super::*;
-use crate::virtio::net::{Tap, TapError};
+use crate::virtio::net::{NetDeviceError, Tap, TapError};
 
 const HOST_ADDRESS: [u8; 4] = [192, 0, 2, 1];
 const GUEST_ADDRESS: [u8; 4] = [192, 0, 2, 2];
@@ -32,10 +33,14 @@ fn in_namespace(test: fn()) {
 }
 
 fn open_tap(flags: libc::c_int) -> OwnedFd {
+    open_named("tap0", flags)
+}
+
+fn open_named(name: &str, flags: libc::c_int) -> OwnedFd {
     let file = File::options().read(true).write(true).open("/dev/net/tun").expect("/dev/net/tun");
     // SAFETY: an all-zero request is a valid value of this plain C structure.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(b"tap0") {
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *place = byte.cast_signed();
     }
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap();
@@ -69,7 +74,7 @@ fn receive_frame(guest: &mut Guest, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         }
         assert!(Instant::now() < deadline, "the frame comes in time");
         let patience = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let mut watched = [PollFd::from_borrowed_fd(guest.device.port.fd(), PollFlags::IN)];
+        let mut watched = [PollFd::from_borrowed_fd(guest.device.port(), PollFlags::IN)];
         poll(&mut watched, Some(&patience)).unwrap();
         guest.device.event(PORT_READABLE);
     }
@@ -191,4 +196,86 @@ fn a_guest_that_accepts_datagrams_in_one_packet_gets_them() {
 #[test]
 fn a_guest_that_accepts_checksums_alone_gets_each_datagram() {
     in_namespace(|| assert_eq!(segmentation_kind(1 << 1), 0));
+}
+
+/// What `ip` says of the queues of the TAP: those in use, and those that are not.
+fn queues_of_tap() -> (u32, u32) {
+    let output = Command::new("ip").args(["-details", "-json", "link", "show", "tap0"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let after = |name: &str| {
+        let (_before, rest) = text.split_once(&format!("\"{name}\":")).expect("ip tells of a TAP's queues");
+        rest.split([',', '}']).next().unwrap().trim().parse().unwrap()
+    };
+    (after("numqueues"), after("numdisabled"))
+}
+
+fn card_on_queues(count: usize) -> Several {
+    let port = |_| {
+        let tap = Tap::new(open_tap(FLAGS | libc::IFF_MULTI_QUEUE)).unwrap();
+        Box::new(tap) as Box<dyn FramePort>
+    };
+    let ports = (0..count).map(port).collect();
+    ip("address add 192.0.2.1/24 dev tap0");
+    ip("link set tap0 up");
+    Several::on_ports(ports, SEVERAL, RateLimits::default())
+}
+
+#[test]
+fn the_kernel_spreads_frames_over_the_pairs_in_use() {
+    in_namespace(|| {
+        let mut several = card_on_queues(4);
+        assert_eq!(queues_of_tap(), (1, 3));
+        assert_eq!(several.use_pairs(4), 0);
+        assert_eq!(queues_of_tap(), (4, 0));
+        for pair in 0..4u16 {
+            let queue = &mut several.queues[2 * usize::from(pair)];
+            for slot in 0..16 {
+                let address = GuestAddress(RECEIVE_DATA.0 + 0x1_0000 * u64::from(pair) + 0x1000 * slot);
+                queue.add_chain(&[Buffer::Writable(address, 0x1000)]);
+            }
+            several.device.doorbell(2 * pair);
+        }
+        ip("neighbour add 192.0.2.2 lladdr 52:54:00:12:34:56 dev tap0");
+        for _flow in 0..40 {
+            UdpSocket::bind("192.0.2.1:0").unwrap().send_to(b"one of many", "192.0.2.2:9").unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut received = [0; 4];
+        while received.iter().filter(|count| **count > 0).count() < 2 {
+            assert!(Instant::now() < deadline, "frames come over several pairs: {received:?}");
+            for (pair, count) in (0..).zip(&mut received) {
+                several.device.event(PORTS + 2 * pair);
+                *count = several.queues[2 * usize::from(pair)].used_index();
+            }
+        }
+        assert_eq!(several.use_pairs(1), 0);
+        assert_eq!(queues_of_tap(), (1, 3));
+    });
+}
+
+#[test]
+fn pairs_need_a_tap_with_several_queues() {
+    in_namespace(|| {
+        let single = |name| Box::new(Tap::new(open_named(name, FLAGS)).unwrap()) as Box<dyn FramePort>;
+        let config = NetDeviceConfig {
+            ports: ["tap0", "tap1"].map(single).into(),
+            mac: MAC,
+            mtu: None,
+            queue_size: QueueSize::default(),
+            rate_limits: RateLimits::default(),
+            offloads: OffloadOffers::default(),
+        };
+        assert!(matches!(NetDevice::new(config), Err(NetDeviceError::Host(_))));
+    });
+}
+
+#[test]
+fn putting_ports_to_use_and_out_of_it_takes_little_time() {
+    in_namespace(|| {
+        let mut several = card_on_queues(32);
+        let start = Instant::now();
+        assert_eq!((several.use_pairs(32), several.use_pairs(1)), (0, 0));
+        println!("62 changes took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10));
+    });
 }

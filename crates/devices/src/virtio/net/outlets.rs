@@ -1,0 +1,104 @@
+//! The ports of a card, one a pair of queues, and which of them the host gives frames to.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{Timespec, epoll};
+
+use super::offloads::{Offloads, UdpSegmentation};
+use super::port::{FramePort, PortUse};
+
+/// All ports. The first `attached` are in use, at least one.
+pub(super) struct Outlets {
+    outlets: Vec<Outlet>,
+    attached: usize,
+}
+
+struct Outlet {
+    port: Box<dyn FramePort>,
+    /// An epoll that watches the port for room while a transmitter is blocked, and is readable when there is.
+    room: OwnedFd,
+}
+
+impl Outlets {
+    /// Takes `ports`, at least one, with the first alone in use.
+    ///
+    /// # Errors
+    /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.
+    pub(super) fn new(ports: Vec<Box<dyn FramePort>>) -> io::Result<Self> {
+        let outlets = ports.into_iter().map(Outlet::new).collect::<io::Result<Vec<_>>>()?;
+        let mut outlets = Self { attached: outlets.len(), outlets };
+        outlets.attach(1)?;
+        Ok(outlets)
+    }
+
+    /// How many are in use.
+    pub(super) fn attached(&self) -> usize {
+        self.attached
+    }
+
+    /// Has the host give frames to the first `count` ports and no others. Frames that wait in a port that is in use no
+    /// more are lost, as on a link that goes down.
+    ///
+    /// # Errors
+    /// The host refused; some ports may have changed.
+    pub(super) fn attach(&mut self, count: usize) -> io::Result<()> {
+        while self.attached < count.min(self.outlets.len()) {
+            self.outlets[self.attached].port.set_use(PortUse::Attached)?;
+            self.attached += 1;
+        }
+        while self.attached > count.max(1) {
+            self.outlets[self.attached - 1].port.set_use(PortUse::Detached)?;
+            self.attached -= 1;
+        }
+        Ok(())
+    }
+
+    /// Says what frames may leave to the guest. The ports are one interface's: it is told once.
+    ///
+    /// # Errors
+    /// The host refused.
+    pub(super) fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        self.outlets.first().map_or(Ok(()), |outlet| outlet.port.set_offloads(offloads))
+    }
+
+    /// Whether the interface segments UDP.
+    pub(super) fn udp_segmentation(&self) -> UdpSegmentation {
+        self.outlets.first().map_or(UdpSegmentation::Unsupported, |outlet| outlet.port.udp_segmentation())
+    }
+
+    /// The port of pair `index`.
+    pub(super) fn port(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        self.outlets.get(index).map(|outlet| outlet.port.fd())
+    }
+
+    /// Port and room of each.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, BorrowedFd<'_>)> {
+        self.outlets.iter().map(|outlet| (outlet.port.fd(), outlet.room.as_fd()))
+    }
+
+    /// Makes the room of `index` readable once, when the port has some: also at once, if it has by now.
+    pub(super) fn watch_for_room(&self, index: usize) -> io::Result<()> {
+        let Some(outlet) = self.outlets.get(index) else { return Ok(()) };
+        let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
+        epoll::modify(&outlet.room, outlet.port.fd(), epoll::EventData::new_u64(0), flags)?;
+        Ok(())
+    }
+
+    /// Takes the event of room of `index`, so that the next one makes a new edge.
+    pub(super) fn take_room(&self, index: usize) {
+        let Some(outlet) = self.outlets.get(index) else { return };
+        let mut events = Vec::with_capacity(1);
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let spare = rustix::buffer::spare_capacity(&mut events);
+        let _interrupted = epoll::wait(&outlet.room, spare, Some(&now));
+    }
+}
+
+impl Outlet {
+    fn new(port: Box<dyn FramePort>) -> io::Result<Self> {
+        let room = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&room, port.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::empty())?;
+        Ok(Self { port, room })
+    }
+}

@@ -1,0 +1,46 @@
+//! What a network card is made of.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::offloads::OffloadOffers;
+use super::port::FramePort;
+use crate::virtio::{QueueSize, RateLimits};
+
+/// The most ports of a card.
+pub const QUEUE_PAIRS_MAX: u16 = 32;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacAddress(pub [u8; 6]);
+
+/// What a network card is made of.
+pub struct NetDeviceConfig {
+    /// Where frames go to and come from, one port a pair of queues: 1 to [`QUEUE_PAIRS_MAX`], of the same interface.
+    pub ports: Vec<Box<dyn FramePort>>,
+    /// The card's address.
+    pub mac: MacAddress,
+    /// The link's MTU, if the guest is to be told (at least 68).
+    pub mtu: Option<u16>,
+    /// The largest size of each queue for frames.
+    pub queue_size: QueueSize,
+    /// How much may be sent in a time, and how much received.
+    pub rate_limits: RateLimits,
+    /// What guest and host may leave to each other.
+    pub offloads: OffloadOffers,
+}
+
+/// Why there is no card.
+#[derive(Debug, Error)]
+pub enum NetDeviceError {
+    /// There are none or too many.
+    #[error("{count} ports, expected 1 to {QUEUE_PAIRS_MAX}")]
+    Ports {
+        /// How many.
+        count: usize,
+    },
+    /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.
+    #[error("the card's ports, timers or events could not be set up")]
+    Host(#[source] io::Error),
+}
