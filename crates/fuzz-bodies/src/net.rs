@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use devices::virtio::net::{
-    FramePort, MacAddress, NetDevice, NetDeviceConfig, OffloadOffers, Offloads, PortUse, UdpSegmentation,
+    FramePort, LinkState, MacAddress, NetDevice, NetDeviceConfig, NetHandle, OffloadOffers, Offloads,
+    PortUse, UdpSegmentation,
 };
 use devices::virtio::{BucketLimits, QueueSize, RateLimits};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -73,12 +74,13 @@ pub(crate) fn frames(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let limited = input.flag();
     let (device, links) = device(limited);
+    let handle = device.handle();
     let bench = Bench::new(Box::new(device));
     bench.start(input.quad_word());
     let mut sent = 0;
     while !input.is_empty() {
         let pair = input.below(PAIRS);
-        match input.below(9) {
+        match input.below(10) {
             0 | 1 => receive_buffer(&mut input, &bench, pair),
             2 | 3 => transmit_frame(&mut input, &bench, pair),
             4 => {
@@ -89,6 +91,7 @@ pub(crate) fn frames(bytes: &[u8]) {
             5 => any_queue(&mut input, &bench).write_something(&mut input),
             6 => any_queue(&mut input, &bench).offer_something(&mut input),
             7 => command(&mut input, &bench),
+            8 => change_link(&mut input, &handle, &bench),
             _ => {
                 bench.settle();
                 sent += take_frames(&links);
@@ -101,6 +104,20 @@ pub(crate) fn frames(bytes: &[u8]) {
     bench.settle();
     sent += take_frames(&links);
     assert!(!limited || sent <= LIMIT, "{sent} frames passed a limit of {LIMIT}");
+}
+
+/// What the host may do to a link.
+fn change_link(input: &mut Input<'_>, handle: &NetHandle, bench: &Bench) {
+    match input.below(4) {
+        0 => handle.set_link(LinkState::Down),
+        1 | 2 => handle.set_link(LinkState::Up),
+        _ => {
+            let _asked = handle.ask_for_announcement();
+        }
+    }
+    bench.device().announce_config_change();
+    let mut status = [0; 2];
+    bench.read(0x206, &mut status);
 }
 
 fn any_queue<'bench>(input: &mut Input<'_>, bench: &'bench Bench) -> &'bench Driver {

@@ -40,7 +40,7 @@ pub use machine::{
     MemorySpec, NicSpec, SerialMode,
 };
 pub use nic_options::NicOptions;
-pub use nic_options::{NicOffloads, NicOptions, Offload};
+pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};

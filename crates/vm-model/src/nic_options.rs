@@ -36,3 +36,14 @@ pub enum Offload {
     /// Each side does its own.
     Withheld,
 }
+
+/// Whether frames pass an interface's link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// They do.
+    #[default]
+    Up,
+    /// They are lost, in both directions.
+    Down,
+}

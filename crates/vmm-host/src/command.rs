@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{BootTimings, Bytes, GuestPanic, MachineExit, MachinePhase};
+use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase};
 
 /// A request to one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,18 @@ pub enum Command {
         /// How much.
         size: Bytes,
     },
+    /// Take the link of an interface up or down.
+    SetLink {
+        /// The interface.
+        nic: String,
+        /// Up or down.
+        link: LinkState,
+    },
+    /// Ask the guest to tell the network behind an interface where it is.
+    Announce {
+        /// The interface.
+        nic: String,
+    },
     /// End the machine now. Overtakes every other command; its effect is seen in the status.
     Kill,
 }
@@ -53,6 +65,10 @@ pub enum CommandKind {
     WriteConsole,
     /// [`Command::SetBalloon`].
     SetBalloon,
+    /// [`Command::SetLink`].
+    SetLink,
+    /// [`Command::Announce`].
+    Announce,
     /// [`Command::Kill`].
     Kill,
 }
@@ -67,6 +83,8 @@ impl Command {
             Self::RequestShutdown => CommandKind::RequestShutdown,
             Self::WriteConsole { .. } => CommandKind::WriteConsole,
             Self::SetBalloon { .. } => CommandKind::SetBalloon,
+            Self::SetLink { .. } => CommandKind::SetLink,
+            Self::Announce { .. } => CommandKind::Announce,
             Self::Kill => CommandKind::Kill,
         }
     }
@@ -74,13 +92,15 @@ impl Command {
 
 impl CommandKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Pause,
         Self::Resume,
         Self::PressPowerButton,
         Self::RequestShutdown,
         Self::WriteConsole,
         Self::SetBalloon,
+        Self::SetLink,
+        Self::Announce,
         Self::Kill,
     ];
 }
@@ -94,6 +114,8 @@ impl fmt::Display for CommandKind {
             Self::RequestShutdown => "request shutdown",
             Self::WriteConsole => "write console",
             Self::SetBalloon => "set balloon",
+            Self::SetLink => "set link",
+            Self::Announce => "announce",
             Self::Kill => "kill",
         })
     }
@@ -156,6 +178,8 @@ mod tests {
             Command::RequestShutdown,
             Command::WriteConsole { bytes: b"ls\n".into() },
             Command::SetBalloon { size: Bytes::from_mib(64) },
+            Command::SetLink { nic: "net0".into(), link: LinkState::Down },
+            Command::Announce { nic: "net0".into() },
             Command::Kill,
         ];
         for (command, kind) in commands.into_iter().zip(CommandKind::ALL) {

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, MachineExit, MachineSpec};
+use vm_model::{Bytes, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -80,6 +80,8 @@ pub(crate) trait Controls {
     fn resume(&mut self) -> Result<(), Cause>;
     fn press_power_button(&mut self) -> Result<(), Cause>;
     fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause>;
+    fn set_link(&mut self, nic: &str, link: LinkState) -> Result<(), Cause>;
+    fn announce(&mut self, nic: &str) -> Result<(), Cause>;
     /// How many of `bytes`, from the front, the serial port had room for.
     fn write_console(&mut self, bytes: &[u8]) -> usize;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use vm_model::{Bytes, MachineCounters, MachineExit, VmId};
+use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, VmId};
 
 use crate::console::{ConsoleRecorder, ConsoleSnapshot};
 use crate::counters::CountersSource;
@@ -131,6 +131,22 @@ impl MachineHandle {
     /// The machine has no balloon, less memory or has ended, or there was no answer in time.
     pub async fn set_balloon(&self, size: Bytes) -> Result<(), CommandError> {
         self.command(Command::SetBalloon { size }).await
+    }
+
+    /// Takes the link of interface `nic` up or down. It stays so until the machine ends.
+    ///
+    /// # Errors
+    /// There is no such interface, the machine has ended, or there was no answer in time.
+    pub async fn set_link(&self, nic: String, link: LinkState) -> Result<(), CommandError> {
+        self.command(Command::SetLink { nic, link }).await
+    }
+
+    /// Asks the guest to tell the network behind interface `nic` where it is.
+    ///
+    /// # Errors
+    /// There is no such interface, its driver does not know how, the machine has ended, or there was no answer in time.
+    pub async fn announce(&self, nic: String) -> Result<(), CommandError> {
+        self.command(Command::Announce { nic }).await
     }
 
     /// How the machine ended, when it has. What it held may not be given back yet.

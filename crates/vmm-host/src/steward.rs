@@ -71,6 +71,8 @@ impl Steward {
                 controls.press_power_button()?;
             }
             Command::SetBalloon { size } => controls.set_balloon(*size)?,
+            Command::SetLink { nic, link } => controls.set_link(nic, *link)?,
+            Command::Announce { nic } => controls.announce(nic)?,
             Command::WriteConsole { bytes } => {
                 let accepted = controls.write_console(bytes);
                 return Ok(Reply::Written { accepted });

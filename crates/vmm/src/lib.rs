@@ -90,8 +90,8 @@ mod vcpu;
 
 pub use boot::{BootFile, LoadError};
 pub use machine::{
-    BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine,
-    MachineEvent, PauseError, ProcessorsError, Remains,
+    BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState,
+    LinkChangeError, Machine, MachineEvent, PauseError, ProcessorsError, Remains,
 };
 pub use memory::MemoryError;
 pub use topology::TopologyError;

@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 
 use devices::memory::GuestMemory;
 use hypervisor::{Hypervisor, Vcpu, Vm};
-use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec};
+use vm_model::{Bytes, GuestPanic, LinkState, MachineCounters, MachineSpec};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
-pub use error::{BalloonChangeError, BuildError, PauseError, ProcessorsError};
+pub use error::{BalloonChangeError, BuildError, LinkChangeError, PauseError, ProcessorsError};
 pub use options::BuildOptions;
 
 use crate::outcome::Outcome;
@@ -175,6 +175,22 @@ impl Machine {
     /// There is no balloon, or the guest does not have that much.
     pub fn set_balloon(&self, size: Bytes) -> Result<(), BalloonChangeError> {
         self.virtio.set_balloon(size)
+    }
+
+    /// Takes the link of interface `nic` up or down, and tells the guest.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn set_link(&self, nic: &str, link: LinkState) -> Result<(), LinkChangeError> {
+        self.virtio.set_link(nic, link)
+    }
+
+    /// Asks the guest to tell the network behind interface `nic` where it is.
+    ///
+    /// # Errors
+    /// There is no such interface, or its driver does not know how.
+    pub fn announce(&self, nic: &str) -> Result<(), LinkChangeError> {
+        self.virtio.announce(nic)
     }
 
     /// What the machine has used until now.

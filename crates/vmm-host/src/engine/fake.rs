@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vm_model::{Bytes, FailureKind, MachineCounters, MachineExit, MachineSpec, VcpuCounters};
+use vm_model::{Bytes, FailureKind, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuCounters};
 
 use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
 use crate::console::ConsoleWriter;
@@ -205,6 +205,14 @@ impl Controls for FakeMachine {
 
     fn set_balloon(&mut self, _size: Bytes) -> Result<(), Cause> {
         Err("there is no balloon".into())
+    }
+
+    fn set_link(&mut self, nic: &str, _link: LinkState) -> Result<(), Cause> {
+        Err(format!("there is no interface {nic}").into())
+    }
+
+    fn announce(&mut self, nic: &str) -> Result<(), Cause> {
+        Err(format!("there is no interface {nic}").into())
     }
 
     /// Echoes, three bytes at a time.

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
-use vm_model::{Bytes, MachineCounters, MachineExit, MachineSpec};
+use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, MachineSpec};
 
 use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
 use crate::console::ConsoleWriter;
@@ -136,6 +136,14 @@ impl Controls for vmm::Machine {
 
     fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause> {
         Ok(vmm::Machine::set_balloon(self, size)?)
+    }
+
+    fn set_link(&mut self, nic: &str, link: LinkState) -> Result<(), Cause> {
+        Ok(vmm::Machine::set_link(self, nic, link)?)
+    }
+
+    fn announce(&mut self, nic: &str) -> Result<(), Cause> {
+        Ok(vmm::Machine::announce(self, nic)?)
     }
 
     fn write_console(&mut self, bytes: &[u8]) -> usize {

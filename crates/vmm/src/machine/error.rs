@@ -167,6 +167,23 @@ pub enum BalloonChangeError {
     Target(BalloonTargetError),
 }
 
+/// Why an interface's link was left as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LinkChangeError {
+    /// There is no such interface.
+    #[error("the machine has no interface {nic}")]
+    Missing {
+        /// Its name.
+        nic: String,
+    },
+    /// Its driver does not know announcements, or is not there.
+    #[error("the guest's driver of interface {nic} cannot be asked for announcements")]
+    NoAnnouncements {
+        /// Its name.
+        nic: String,
+    },
+}
+
 /// Why a machine could not be paused. It goes on running.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PauseError {

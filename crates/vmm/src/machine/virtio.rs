@@ -20,12 +20,12 @@ use devices::virtio::rng::RngDevice;
 use devices::virtio::vsock::{VsockDevice, VsockDeviceConfig};
 use hypervisor::Vm;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
-use vm_model::{BalloonSpec, Bytes, DiskSpec, GuestServices, NicSpec, VsockSpec};
+use vm_model::{BalloonSpec, Bytes, DiskSpec, GuestServices, LinkState, NicSpec, VsockSpec};
 
 use super::counters::DeviceCounters;
 use super::disks::block_device;
-use super::nics::net_device;
-use super::{BalloonChangeError, BuildError};
+use super::nics::{Links, net_device};
+use super::{BalloonChangeError, BuildError, LinkChangeError};
 use crate::interrupts::{InterruptRouter, KvmDoorbells};
 use crate::layout;
 use crate::poller::{Poller, Token, Trigger};
@@ -46,6 +46,7 @@ pub(super) struct VirtioDevices {
     functions: Vec<Function>,
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
+    links: Links,
 }
 
 /// The balloon among the functions.
@@ -119,6 +120,7 @@ impl VirtioDevices {
             functions: Vec::with_capacity(devices),
             counters: Vec::with_capacity(devices),
             balloon: None,
+            links: Links::default(),
         };
         for disk in disks {
             assembly.add_disk(disk)?;
@@ -141,6 +143,7 @@ impl VirtioDevices {
             functions: assembly.functions,
             counters: assembly.counters,
             balloon: assembly.balloon,
+            links: assembly.links,
         })
     }
 
@@ -181,10 +184,25 @@ impl VirtioDevices {
     pub(super) fn set_balloon(&self, size: Bytes) -> Result<(), BalloonChangeError> {
         let balloon = self.balloon.as_ref().ok_or(BalloonChangeError::Missing)?;
         balloon.handle.set_target(size.get()).map_err(BalloonChangeError::Target)?;
-        if let Some(function) = self.functions.get(balloon.function) {
+        self.announce_change(balloon.function);
+        Ok(())
+    }
+
+    /// Takes the link of `nic` up or down.
+    pub(super) fn set_link(&self, nic: &str, link: LinkState) -> Result<(), LinkChangeError> {
+        self.links.set(nic, link).map(|function| self.announce_change(function))
+    }
+
+    /// Asks the guest to make itself known on the link of `nic`.
+    pub(super) fn announce(&self, nic: &str) -> Result<(), LinkChangeError> {
+        self.links.announce(nic).map(|function| self.announce_change(function))
+    }
+
+    /// Has the driver of `function` look at its configuration again.
+    fn announce_change(&self, function: usize) {
+        if let Some(function) = self.functions.get(function) {
             function.lock().announce_config_change();
         }
-        Ok(())
     }
 
     /// Serves a queue whose bell rang.
@@ -251,6 +269,7 @@ struct Assembly<'a> {
     functions: Vec<Function>,
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
+    links: Links,
 }
 
 impl Assembly<'_> {
@@ -265,6 +284,7 @@ impl Assembly<'_> {
         let id = nic.id.clone();
         let device = net_device(nic)?;
         self.counters.push(DeviceCounters::Nic { id: id.clone(), counters: device.counters() });
+        self.links.add(id.clone(), self.functions.len(), device.handle());
         self.add(id, Box::new(device))
     }
 

@@ -1,8 +1,8 @@
 //! What a card tells of itself: features (virtio 1.2 §5.1.3) and configuration space (§5.1.4).
 
 use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -28,6 +28,7 @@ impl Configuration {
             VIRTIO_NET_F_STATUS,
             VIRTIO_NET_F_MRG_RXBUF,
             VIRTIO_NET_F_CTRL_VQ,
+            VIRTIO_NET_F_GUEST_ANNOUNCE,
             VIRTIO_RING_F_INDIRECT_DESC,
             VIRTIO_RING_F_EVENT_IDX,
         ];
@@ -36,11 +37,11 @@ impl Configuration {
         always.iter().chain(&mtu).chain(&pairs).fold(0, |bits, feature| bits | 1 << feature)
     }
 
-    /// Fills `data` from `offset` of the space.
-    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+    /// Fills `data` from `offset` of the space, where the link's status is `status`.
+    pub(super) fn read(&self, status: u32, offset: u64, data: &mut [u8]) {
         let mut space = [0; BYTES];
         space[..6].copy_from_slice(&self.mac.0);
-        space[6..8].copy_from_slice(&VIRTIO_NET_S_LINK_UP.to_le_bytes()[..2]);
+        space[6..8].copy_from_slice(&status.to_le_bytes()[..2]);
         space[8..10].copy_from_slice(&self.pairs.to_le_bytes());
         space[10..].copy_from_slice(&self.mtu.unwrap_or(0).to_le_bytes());
         read_configuration(&space, offset, data);

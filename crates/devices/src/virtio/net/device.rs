@@ -5,10 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_GUEST_ANNOUNCE;
+
 use super::active::{Active, Role};
 use super::configuration::Configuration;
 use super::counters::NetCounters;
 use super::gate::Gate;
+use super::handle::NetHandle;
 use super::offloads::Offloads;
 use super::outlets::Outlets;
 use super::parts::{NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
@@ -45,6 +48,7 @@ pub struct NetDevice {
     pub(super) changes: TokenBucket,
     pub(super) state: State,
     pub(super) go_on: WakeEvent,
+    pub(super) handle: Arc<NetHandle>,
 }
 
 /// What the driver has made of the card.
@@ -69,6 +73,7 @@ impl NetDevice {
         let configuration = Configuration { mac: config.mac, pairs, mtu: config.mtu };
         let mut queue_sizes = vec![config.queue_size.get(); 2 * count];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
+        let go_on = WakeEvent::new().map_err(host)?;
         let changes = BucketLimits::new(CHANGES, 0, CHANGES_TIME).map_err(io::Error::other).map_err(host)?;
         Ok(Self {
             features: configuration.features() | config.offloads.features(outlets.udp_segmentation()),
@@ -80,7 +85,8 @@ impl NetDevice {
             outward: Gate::new(&config.rate_limits).map_err(host)?,
             changes: TokenBucket::new(&changes, Instant::now()),
             state: State::Reset,
-            go_on: WakeEvent::new().map_err(host)?,
+            handle: Arc::new(NetHandle::new(&go_on).map_err(host)?),
+            go_on,
         })
     }
 
@@ -88,6 +94,12 @@ impl NetDevice {
     #[must_use]
     pub fn counters(&self) -> Arc<NetCounters> {
         Arc::clone(&self.counters)
+    }
+
+    /// The card's link, to be changed from any thread.
+    #[must_use]
+    pub fn handle(&self) -> Arc<NetHandle> {
+        Arc::clone(&self.handle)
     }
 
     fn pairs(&self) -> usize {
@@ -109,7 +121,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.configuration.read(offset, data);
+        self.configuration.read(self.handle.status(), offset, data);
     }
 
     /// The address is read-only for modern drivers (§5.1.4).
@@ -121,6 +133,7 @@ impl VirtioDevice for NetDevice {
         // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
         self.outlets.attach(1).map_err(ActivateError::Backend)?;
         self.outlets.set_offloads(Offloads::accepted_by(features)).map_err(ActivateError::Backend)?;
+        self.handle.begin(features & 1 << VIRTIO_NET_F_GUEST_ANNOUNCE != 0);
         self.state = State::Active(Box::new(active));
         Ok(())
     }
@@ -185,6 +198,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn reset(&mut self) {
+        self.handle.begin(false);
         self.state = State::Reset;
     }
 

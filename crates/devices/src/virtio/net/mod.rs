@@ -21,6 +21,7 @@ mod counters;
 mod device;
 mod frames;
 mod gate;
+mod handle;
 mod offloads;
 mod outlets;
 mod parts;
@@ -34,6 +35,7 @@ use std::os::fd::BorrowedFd;
 pub use self::counters::{NetCounters, NetCounts};
 pub use self::device::NetDevice;
 use self::gate::Gate;
+pub use self::handle::{Announcement, LinkState, NetHandle};
 pub use self::offloads::{Offer, OffloadOffers, Offloads, UdpSegmentation};
 pub use self::parts::{MacAddress, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
 pub use self::port::{FramePort, PortUse, Tap, TapError};
@@ -52,6 +54,7 @@ const TURN_FRAMES: usize = 128;
 struct Way<'a> {
     /// The most frames of the turn.
     share: usize,
+    link: LinkState,
     /// The link's end.
     port: BorrowedFd<'a>,
     /// The direction's rate limit.

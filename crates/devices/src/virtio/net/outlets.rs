@@ -72,6 +72,14 @@ impl Outlets {
         self.outlets.get(index).map(|outlet| outlet.port.fd())
     }
 
+    /// Throws frames that wait in the port of pair `index` away, `most` at once: how many.
+    pub(super) fn discard(&self, index: usize, most: usize) -> usize {
+        let Some(port) = self.port(index) else { return 0 };
+        // A read takes a whole frame, however little of it fits.
+        let mut start = [0; 64];
+        (0..most).take_while(|_| rustix::io::read(port, &mut start).is_ok_and(|bytes| bytes > 0)).count()
+    }
+
     /// Port and room of each.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, BorrowedFd<'_>)> {
         self.outlets.iter().map(|outlet| (outlet.port.fd(), outlet.room.as_fd()))

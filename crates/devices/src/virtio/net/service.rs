@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::control::{self, Answer, Command};
 use super::device::{NetDevice, State};
+use super::handle::LinkState;
 use super::{TURN_FRAMES, Turn, Way};
 use crate::virtio::queue::QueueFault;
 
@@ -14,27 +15,39 @@ impl NetDevice {
     }
 
     pub(super) fn receive(&mut self, index: usize) {
-        let share = self.share();
+        let (share, link) = (self.share(), self.handle.link());
         let State::Active(active) = &mut self.state else { return };
+        if link == LinkState::Down {
+            return self.discard(index, share);
+        }
         let (Some(pair), Some(port)) = (active.pair(index), self.outlets.port(index)) else { return };
         if index >= self.outlets.attached() || pair.receiver.is_starved() || self.inward.is_shut() {
             return;
         }
         self.inward.begin(index);
-        let mut way = Way { share, port, gate: &mut self.inward, counters: &self.counters };
+        let mut way = Way { share, link, port, gate: &mut self.inward, counters: &self.counters };
         let turn = pair.receiver.turn(&mut pair.receive_queue, &mut way);
         self.note(turn);
     }
 
+    /// What comes while the link is down is lost, and not there when it is up again.
+    fn discard(&self, index: usize, share: usize) {
+        let discarded = self.outlets.discard(index, share);
+        (0..discarded).for_each(|_| self.counters.count_receive_dropped());
+        if discarded == share {
+            self.go_on.ring();
+        }
+    }
+
     pub(super) fn transmit(&mut self, index: usize) {
-        let share = self.share();
+        let (share, link) = (self.share(), self.handle.link());
         let State::Active(active) = &mut self.state else { return };
         let (Some(pair), Some(port)) = (active.pair(index), self.outlets.port(index)) else { return };
         if index >= self.outlets.attached() || pair.transmitter.is_blocked() || self.outward.is_shut() {
             return;
         }
         self.outward.begin(index);
-        let mut way = Way { share, port, gate: &mut self.outward, counters: &self.counters };
+        let mut way = Way { share, link, port, gate: &mut self.outward, counters: &self.counters };
         let turn = pair.transmitter.turn(&mut pair.transmit_queue, &mut way);
         if pair.transmitter.is_blocked() && self.outlets.watch_for_room(index).is_err() {
             // Not with a port that could be watched. The next turn tries again.
@@ -69,6 +82,10 @@ impl NetDevice {
     fn obey(&mut self, command: Command) -> Answer {
         match command {
             Command::UsePairs(count) => self.use_pairs(count.into()),
+            Command::Announced => {
+                self.handle.acknowledge();
+                Answer::Done
+            }
         }
     }
 

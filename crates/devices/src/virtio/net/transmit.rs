@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use super::frames::transmit;
+use super::handle::LinkState;
 use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn, Way};
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::IoVectors;
@@ -72,6 +73,10 @@ impl Transmitter {
     fn send(&mut self, queue: &Queue, chain: &Chain, way: &mut Way<'_>) -> Sent {
         let bytes = chain.readable_len();
         let whole = (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&bytes);
+        if way.link == LinkState::Down {
+            way.counters.count_transmit_dropped();
+            return Sent::Done;
+        }
         if whole && !way.gate.lets_pass(bytes - HEADER_BYTES) {
             return Sent::Limited;
         }

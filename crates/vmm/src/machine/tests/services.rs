@@ -46,10 +46,13 @@ fn a_balloon_takes_the_page_that_the_guest_gives_up() {
 }
 
 #[test]
-fn a_balloon_that_is_not_there_cannot_be_set() {
+fn a_balloon_or_link_that_is_not_there_cannot_be_set() {
     let Some(hypervisor) = hypervisor() else { return };
     let machine = harness::build(&hypervisor, spec(&TinyGuest::idle())).unwrap();
     assert_eq!(machine.set_balloon(Bytes::new(0)), Err(BalloonChangeError::Missing));
+    let missing = LinkChangeError::Missing { nic: "net0".to_owned() };
+    assert_eq!(machine.set_link("net0", LinkState::Down), Err(missing.clone()));
+    assert_eq!(machine.announce("net0"), Err(missing));
 }
 
 #[test]

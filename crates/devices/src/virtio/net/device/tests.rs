@@ -2,6 +2,7 @@
 
 mod commands;
 mod limits;
+mod link;
 mod real_tap;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
