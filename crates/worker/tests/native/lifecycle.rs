@@ -168,6 +168,30 @@ fn vms_answer_at_their_addresses_until_they_are_gone() {
     });
 }
 
+#[test]
+fn an_interface_has_no_more_pairs_of_queues_than_vcpus_and_serves_a_guest_that_uses_one() {
+    isolated(|bench| {
+        let limit = json!({ "ops": { "size": 1000, "refill_time": 100 } });
+        let nic = json!({ "ip": "10.77.0.98", "num_queues": 8, "offload_csum": false, "rate_limiter_config": limit });
+        let more = json!({
+            "cpus": { "boot_vcpus": 2 }, "net": [nic], "payload": { "cmdline": "ip=10.77.0.98" },
+        });
+        let artifact = bench.artifact("several", &TinyGuest::network_host(None), &more);
+        let manager = bench.manager();
+        let id = VmId::new("several");
+        create(&manager, &id, &artifact).expect("runs");
+        await_console(&manager, &id, "ready");
+        let tap = manager.get_vm(&id).expect("runs").nics[0].tap.clone().expect("attached");
+        let shown = ["-details", "-json", "link", "show", &tap];
+        let shown = std::process::Command::new("ip").args(shown).output().expect("the command ip");
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        let queues = &shown[0]["linkinfo"]["info_data"];
+        assert_eq!((&queues["numqueues"], &queues["numdisabled"]), (&json!(1), &json!(1)), "{queues}");
+        assert!(ping("10.77.0.98"), "all frames come over the pair that its driver knows");
+        manager.remove_vm(&id).expect("goes");
+    });
+}
+
 /// Whether `address` answers one of a few echo requests.
 fn ping(address: &str) -> bool {
     let ping = ["ping", "-c", "3", "-i", "0.2", "-W", "2", address];

@@ -102,7 +102,7 @@ impl NetDevice {
         }
         self.changes.take(changed);
         if let Err(error) = self.outlets.attach(count) {
-            tracing::warn!(count, %error, "the host does not spread frames over the queues of a network card");
+            tracing::debug!(count, %error, "the host does not spread frames over the queues of a network card");
             // As far as it goes: frames go to no more queues than the driver knows of.
             let _kept = self.outlets.attach(before);
             return Answer::Refused;
