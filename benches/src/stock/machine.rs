@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, GuestServices, MacAddress,
-    MachineSpec, MemoryBacking, MemorySpec, NicSpec, SerialMode, VmId,
+    MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode, VmId,
 };
 use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, VmmHost};
 
@@ -61,7 +62,7 @@ async fn show_console(machine: &MachineHandle) -> Result<()> {
 /// A bridge with one TAP.
 struct Network {
     network: HostNetwork,
-    tap: OwnedFd,
+    taps: Vec<OwnedFd>,
 }
 
 impl Network {
@@ -78,18 +79,26 @@ impl Network {
             address: GUEST,
             mtu: None,
             tap_hint: None,
+            queues: NonZeroU16::MIN,
         };
-        let tap = network.attach(attachment).await?.fd;
-        Ok(Self { network, tap })
+        let taps = network.attach(attachment).await?.fds;
+        Ok(Self { network, taps })
     }
 
     fn nic(&self) -> Result<NicSpec<OwnedFd>> {
-        let tap = self.tap.try_clone().context("cannot share the TAP")?;
-        Ok(NicSpec { id: "net0".into(), tap, mac: MAC, mtu: None, queue_size: 256 })
+        let taps = self.taps.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
+        Ok(NicSpec {
+            id: "net0".into(),
+            taps: taps.context("cannot share the TAP")?,
+            mac: MAC,
+            mtu: None,
+            queue_size: 256,
+            options: NicOptions::default(),
+        })
     }
 
     async fn stop(self) -> Result<()> {
-        drop(self.tap);
+        drop(self.taps);
         self.network.shutdown(Teardown::Remove).await?;
         Ok(())
     }
