@@ -19,6 +19,7 @@ mod elf;
 mod hostile;
 mod image;
 mod script;
+mod steps;
 
 pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE};
 
@@ -263,6 +264,20 @@ impl TinyGuest {
     #[must_use]
     pub fn processors(count: u8) -> Self {
         Self { count: u32::from(count), ..Self::of(Kind::Processors) }
+    }
+
+    /// Uses the first virtio console alone, and powers off:
+    ///
+    /// ```text
+    /// ready
+    /// <four bytes>
+    /// ```
+    ///
+    /// Between the two it waits until the console has 256 to 511 columns, and then for four typed bytes. It polls, and
+    /// so uses its CPU.
+    #[must_use]
+    pub fn console() -> Self {
+        Self { message: steps::console(), ..Self::of(Kind::Script) }
     }
 
     /// Does `attack` to its block device, then uses that and its entropy device properly, and powers off. The first

@@ -21,11 +21,13 @@ pub enum Admission {
 /// - A machine that was asked to stop is not paused any more, as that would keep it from stopping.
 /// - The power button alone is refused while vCPUs are parked: nobody would see it. A request to shut down
 ///   resumes them instead.
-/// - A balloon's new target waits where vCPUs are parked.
+/// - A balloon's new target and a console's new size wait where vCPUs are parked.
 /// - Typing ahead is fine while paused; what does not fit is told in the reply.
 pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
-    use CommandKind::{Kill, Pause, PressPowerButton, RequestShutdown, Resume, SetBalloon, WriteConsole};
+    use CommandKind::{
+        Kill, Pause, PressPowerButton, RequestShutdown, ResizeConsole, Resume, SetBalloon, WriteConsole,
+    };
 
     match (phase, command) {
         (MachinePhase::Exited, Kill) => AlreadySo,
@@ -33,17 +35,23 @@ pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
         (MachinePhase::Booting | MachinePhase::Exited, _) => Deny,
 
         (MachinePhase::Running, Resume) => AlreadySo,
-        (MachinePhase::Running, Pause | PressPowerButton | RequestShutdown | SetBalloon | WriteConsole) => {
-            Perform
-        }
+        (
+            MachinePhase::Running,
+            Pause | PressPowerButton | RequestShutdown | ResizeConsole | SetBalloon | WriteConsole,
+        ) => Perform,
 
         (MachinePhase::Paused, Pause) => AlreadySo,
         (MachinePhase::Paused, PressPowerButton) => Deny,
-        (MachinePhase::Paused, Resume | RequestShutdown | SetBalloon | WriteConsole) => Perform,
+        (MachinePhase::Paused, Resume | RequestShutdown | ResizeConsole | SetBalloon | WriteConsole) => {
+            Perform
+        }
 
         (MachinePhase::Stopping, Pause) => Deny,
         (MachinePhase::Stopping, Resume) => AlreadySo,
-        (MachinePhase::Stopping, PressPowerButton | RequestShutdown | SetBalloon | WriteConsole) => Perform,
+        (
+            MachinePhase::Stopping,
+            PressPowerButton | RequestShutdown | ResizeConsole | SetBalloon | WriteConsole,
+        ) => Perform,
     }
 }
 
@@ -53,7 +61,10 @@ pub(crate) fn phase_after(phase: MachinePhase, command: CommandKind) -> MachineP
         CommandKind::Pause => MachinePhase::Paused,
         CommandKind::Resume => MachinePhase::Running,
         CommandKind::RequestShutdown | CommandKind::Kill => MachinePhase::Stopping,
-        CommandKind::PressPowerButton | CommandKind::SetBalloon | CommandKind::WriteConsole => phase,
+        CommandKind::PressPowerButton
+        | CommandKind::ResizeConsole
+        | CommandKind::SetBalloon
+        | CommandKind::WriteConsole => phase,
     }
 }
 
@@ -104,7 +115,9 @@ mod tests {
                             vcpus = Vcpus::Run;
                             asked_to_stop = true;
                         }
-                        CommandKind::SetBalloon | CommandKind::WriteConsole => {}
+                        CommandKind::ResizeConsole
+                        | CommandKind::SetBalloon
+                        | CommandKind::WriteConsole => {}
                         CommandKind::Kill => break,
                     }
                     phase = phase_after(phase, command);
@@ -125,6 +138,7 @@ mod tests {
                 | CommandKind::Resume
                 | CommandKind::PressPowerButton
                 | CommandKind::RequestShutdown
+                | CommandKind::ResizeConsole
                 | CommandKind::SetBalloon
                 | CommandKind::WriteConsole => (Admission::Deny, Admission::Deny),
             };

@@ -23,10 +23,17 @@ pub enum Command {
     /// Ask the guest to switch itself off, and count the machine as stopping from now on. A paused machine is
     /// resumed first.
     RequestShutdown,
-    /// Type into the console.
+    /// Type into the console: the serial port if it is recorded or there is nothing else, the virtio console otherwise.
     WriteConsole {
         /// What to type.
         bytes: Vec<u8>,
+    },
+    /// Tell the guest the size of the terminal behind its virtio console.
+    ResizeConsole {
+        /// Characters a line.
+        columns: u16,
+        /// Lines.
+        rows: u16,
     },
     /// Ask the guest to give up that much of its memory from now on.
     SetBalloon {
@@ -51,6 +58,8 @@ pub enum CommandKind {
     RequestShutdown,
     /// [`Command::WriteConsole`].
     WriteConsole,
+    /// [`Command::ResizeConsole`].
+    ResizeConsole,
     /// [`Command::SetBalloon`].
     SetBalloon,
     /// [`Command::Kill`].
@@ -66,6 +75,7 @@ impl Command {
             Self::PressPowerButton => CommandKind::PressPowerButton,
             Self::RequestShutdown => CommandKind::RequestShutdown,
             Self::WriteConsole { .. } => CommandKind::WriteConsole,
+            Self::ResizeConsole { .. } => CommandKind::ResizeConsole,
             Self::SetBalloon { .. } => CommandKind::SetBalloon,
             Self::Kill => CommandKind::Kill,
         }
@@ -74,12 +84,13 @@ impl Command {
 
 impl CommandKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pause,
         Self::Resume,
         Self::PressPowerButton,
         Self::RequestShutdown,
         Self::WriteConsole,
+        Self::ResizeConsole,
         Self::SetBalloon,
         Self::Kill,
     ];
@@ -93,6 +104,7 @@ impl fmt::Display for CommandKind {
             Self::PressPowerButton => "press power button",
             Self::RequestShutdown => "request shutdown",
             Self::WriteConsole => "write console",
+            Self::ResizeConsole => "resize console",
             Self::SetBalloon => "set balloon",
             Self::Kill => "kill",
         })
@@ -155,6 +167,7 @@ mod tests {
             Command::PressPowerButton,
             Command::RequestShutdown,
             Command::WriteConsole { bytes: b"ls\n".into() },
+            Command::ResizeConsole { columns: 132, rows: 50 },
             Command::SetBalloon { size: Bytes::from_mib(64) },
             Command::Kill,
         ];

@@ -80,8 +80,9 @@ pub(crate) trait Controls {
     fn resume(&mut self) -> Result<(), Cause>;
     fn press_power_button(&mut self) -> Result<(), Cause>;
     fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause>;
-    /// How many of `bytes`, from the front, the serial port had room for.
+    /// How many of `bytes`, from the front, the console had room for.
     fn write_console(&mut self, bytes: &[u8]) -> usize;
+    fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause>;
 }
 
 /// Whether the machine goes on.

@@ -125,6 +125,14 @@ impl MachineHandle {
         }
     }
 
+    /// Tells the guest the size of the terminal behind its virtio console.
+    ///
+    /// # Errors
+    /// The machine has no virtio console or has ended, or there was no answer in time.
+    pub async fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError> {
+        self.command(Command::ResizeConsole { columns, rows }).await
+    }
+
     /// Asks the guest to give up `size` of its memory from now on. Whether it did is seen in the counters.
     ///
     /// # Errors

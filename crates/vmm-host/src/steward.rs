@@ -70,6 +70,7 @@ impl Steward {
                 }
                 controls.press_power_button()?;
             }
+            Command::ResizeConsole { columns, rows } => controls.resize_console(*columns, *rows)?,
             Command::SetBalloon { size } => controls.set_balloon(*size)?,
             Command::WriteConsole { bytes } => {
                 let accepted = controls.write_console(bytes);

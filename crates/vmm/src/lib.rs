@@ -90,7 +90,7 @@ mod vcpu;
 pub use boot::{BootFile, LoadError};
 pub use machine::{
     BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine,
-    MachineEvent, PauseError, Remains,
+    MachineEvent, NoConsole, PauseError, Remains,
 };
 pub use memory::MemoryError;
 pub use vcpu::{CpuSetupError, StartError};

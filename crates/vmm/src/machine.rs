@@ -8,6 +8,7 @@
 //! accesses on them. A machine may be dropped in any state: its threads are ended and joined first.
 
 mod build;
+mod console;
 mod controller;
 mod counters;
 mod disks;
@@ -22,12 +23,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::memory::GuestMemory;
+use devices::virtio::console::ConsoleSize;
 use hypervisor::{Hypervisor, Vcpu, Vm};
-use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec};
+use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
-pub use error::{BalloonChangeError, BuildError, PauseError};
+pub use error::{BalloonChangeError, BuildError, NoConsole, PauseError};
 pub use options::BuildOptions;
 
 use crate::outcome::Outcome;
@@ -161,10 +163,23 @@ impl Machine {
         }
     }
 
-    /// Types `bytes` at the guest's serial port: the number taken. After fewer than all,
-    /// [`MachineEvent::SerialRoom`] tells when to try again.
-    pub fn write_serial(&mut self, bytes: &[u8]) -> usize {
-        self.platform.serial.enqueue(bytes)
+    /// Types `bytes` at the guest: the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to
+    /// try again.
+    ///
+    /// They go to the serial port if that is recorded or there is nothing else, and to the virtio console otherwise.
+    pub fn write_console(&mut self, bytes: &[u8]) -> usize {
+        match self.platform.serial_mode {
+            SerialMode::Null if self.virtio.has_console() => self.virtio.write_console(bytes),
+            SerialMode::Console | SerialMode::Null => self.platform.serial.enqueue(bytes),
+        }
+    }
+
+    /// Tells the guest that its virtio console has that many columns and rows now.
+    ///
+    /// # Errors
+    /// There is no virtio console.
+    pub fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), NoConsole> {
+        self.virtio.resize_console(ConsoleSize { columns, rows })
     }
 
     /// Asks the guest to give up `size` of its memory from now on; whether and when it does is its own business and

@@ -18,6 +18,8 @@ pub(crate) enum Token {
     Outcome,
     /// The serial port takes input again.
     SerialRoom,
+    /// The virtio console takes input again.
+    ConsoleRoom,
     /// A queue's doorbell rang.
     Doorbell { device: u16, queue: u16 },
     /// A device's own descriptor is readable.
@@ -34,6 +36,7 @@ impl Token {
             Self::SerialRoom => pack(2, 0, 0),
             Self::Doorbell { device, queue } => pack(3, device, queue),
             Self::Device { device, token } => pack(4, device, token),
+            Self::ConsoleRoom => pack(5, 0, 0),
         }
     }
 
@@ -47,6 +50,7 @@ impl Token {
             2 => Some(Self::SerialRoom),
             3 => Some(Self::Doorbell { device, queue: detail }),
             4 => Some(Self::Device { device, token: detail }),
+            5 => Some(Self::ConsoleRoom),
             _ => None,
         }
     }
@@ -151,6 +155,7 @@ mod tests {
                 Token::Controller,
                 Token::Outcome,
                 Token::SerialRoom,
+                Token::ConsoleRoom,
                 Token::Doorbell { device, queue: detail },
                 Token::Device { device, token: detail },
             ] {

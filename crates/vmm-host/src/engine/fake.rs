@@ -213,6 +213,12 @@ impl Controls for FakeMachine {
         self.console.write(&bytes[..accepted]);
         accepted
     }
+
+    /// Writes its new size down.
+    fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause> {
+        self.console.write(format!("{columns} by {rows}\n").as_bytes());
+        Ok(())
+    }
 }
 
 impl Drop for FakeMachine {

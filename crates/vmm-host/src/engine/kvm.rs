@@ -113,7 +113,7 @@ impl vmm::Controller for Relay<'_> {
             vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
             vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
             // Who typed was told how much was taken and may try again.
-            vmm::MachineEvent::SerialRoom => {}
+            vmm::MachineEvent::ConsoleRoom => {}
         }
     }
 }
@@ -139,7 +139,11 @@ impl Controls for vmm::Machine {
     }
 
     fn write_console(&mut self, bytes: &[u8]) -> usize {
-        self.write_serial(bytes)
+        vmm::Machine::write_console(self, bytes)
+    }
+
+    fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause> {
+        Ok(vmm::Machine::resize_console(self, columns, rows)?)
     }
 }
 

@@ -9,7 +9,8 @@ use devices::memory::{GuestMemory, GuestRegion};
 use hypervisor::{HostFacts, Hypervisor, Vcpu, Vm, VmError, kvm_cpuid_entry2};
 use vm_model::{BootSpec, CpuSpec, MachineSpec, MemorySpec};
 
-use super::virtio::{self, VirtioDevices};
+use super::console::ConsoleTap;
+use super::virtio::{self, BusSpec, VirtioDevices};
 use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, Told};
 use crate::boot::{self, BootSource, Entry};
 use crate::cpuid::{self, CpuidShape};
@@ -35,10 +36,12 @@ pub(super) fn build(
     let vcpus = create_vcpus(&vm, &spec.cpus, &leaves, &entry, &memory)?;
 
     let outcome = Arc::new(Outcome::new().map_err(watching("the machine's news"))?);
-    let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, options.console, &outcome)?;
+    let console = ConsoleTap::new(options.console, &outcome);
+    let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, &console, &outcome)?;
     let router = InterruptRouter::new(vm.clone());
     let parts = virtio::Parts { vm: &vm, router: &router, memory: &memory };
-    let mut virtio = VirtioDevices::build(&parts, spec.disks, spec.nics, spec.rng, spec.services)?;
+    let bus = BusSpec { disks: spec.disks, nics: spec.nics, rng: spec.rng, services: spec.services };
+    let mut virtio = VirtioDevices::build(&parts, bus, || Box::new(console))?;
     let buses = Arc::new(build_buses(&platform, &virtio).map_err(BuildError::Layout)?);
     let poller = build_poller(&outcome, &platform, &virtio)?;
     let counters = Arc::new(counter_sources(&spec.memory, resident, vcpus.len(), &mut virtio));

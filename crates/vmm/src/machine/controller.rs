@@ -18,7 +18,7 @@ pub enum Flow {
     Kill,
 }
 
-/// News of a machine. Each comes once, but for [`MachineEvent::SerialRoom`].
+/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU was entered for the first time.
@@ -26,15 +26,15 @@ pub enum MachineEvent {
         /// When.
         at: Instant,
     },
-    /// The guest wrote to its serial port for the first time.
+    /// The guest wrote to a recorded console, its serial port or its virtio console, for the first time.
     FirstConsoleByte {
         /// When.
         at: Instant,
     },
     /// The guest's kernel reports that it panicked. A machine whose guest panicked goes on until it is ended.
     GuestPanicked(GuestPanic),
-    /// The serial port takes input again after [`Machine::write_serial`] took less than it was given.
-    SerialRoom,
+    /// The console takes input again after [`Machine::write_console`] took less than it was given.
+    ConsoleRoom,
 }
 
 /// A machine's owner, called by [`Machine::run`] on its thread. No method may block.

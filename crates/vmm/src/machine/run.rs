@@ -60,7 +60,7 @@ impl Machine {
             }
             // Told at the start of each turn.
             Token::Outcome => {}
-            Token::SerialRoom => controller.event(MachineEvent::SerialRoom),
+            Token::SerialRoom | Token::ConsoleRoom => controller.event(MachineEvent::ConsoleRoom),
             Token::Doorbell { device, queue } if !self.is_paused() => self.virtio.doorbell(device, queue),
             Token::Device { device, token } if !self.is_paused() => self.virtio.event(device, token),
             // Resuming looks at every queue and every device.

@@ -1,8 +1,10 @@
 //! The machine's PCI bus and the virtio devices on it: made from the description, connected to interrupts and
 //! doorbells, and served when the event loop says that one of their descriptors became readable.
 //!
-//! Slots are handed out in a fixed order (disks, interfaces, entropy, balloon, sockets), so that a guest finds a device in the same
-//! place at each start.
+//! Slots are handed out in a fixed order (disks, interfaces, entropy, balloon, sockets, console), so that a guest finds
+//! a device in the same place at each start.
+
+mod assembly;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,23 +12,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use assembly::Assembly;
 use devices::bus::{BusBuilder, BusError};
 use devices::memory::GuestMemory;
 use devices::pci::{ConfigurationPorts, EcamWindow, MemoryWindow, PciRoot};
-use devices::virtio::balloon::{BalloonDevice, BalloonDeviceConfig, BalloonHandle};
-use devices::virtio::net::{self, NetDevice, NetDeviceConfig, Tap};
+use devices::serial::ConsoleSink;
+use devices::virtio::balloon::BalloonHandle;
+use devices::virtio::console::{ConsoleHandle, ConsoleSize};
 use devices::virtio::pci::VirtioPciDevice;
-use devices::virtio::rng::RngDevice;
-use devices::virtio::vsock::{VsockDevice, VsockDeviceConfig};
-use devices::virtio::{QueueSize, VirtioDevice};
 use hypervisor::Vm;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
-use vm_model::{BalloonSpec, Bytes, DiskSpec, GuestServices, NicSpec, VsockSpec};
+use vm_model::{Bytes, DiskSpec, GuestServices, NicSpec};
 
 use super::counters::DeviceCounters;
-use super::disks::block_device;
-use super::{BalloonChangeError, BuildError};
-use crate::interrupts::{InterruptRouter, KvmDoorbells};
+use super::{BalloonChangeError, BuildError, NoConsole};
+use crate::interrupts::InterruptRouter;
 use crate::layout;
 use crate::poller::{Poller, Token, Trigger};
 
@@ -46,6 +45,21 @@ pub(super) struct VirtioDevices {
     functions: Vec<Function>,
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
+    console: Option<Console>,
+}
+
+/// What of a machine's description is on the bus.
+pub(super) struct BusSpec {
+    pub(super) disks: Vec<DiskSpec<OwnedFd>>,
+    pub(super) nics: Vec<NicSpec<OwnedFd>>,
+    pub(super) rng: bool,
+    pub(super) services: GuestServices<OwnedFd>,
+}
+
+/// The console among the functions.
+struct Console {
+    function: usize,
+    handle: Arc<ConsoleHandle>,
 }
 
 /// The balloon among the functions.
@@ -98,28 +112,22 @@ impl Function {
 }
 
 impl VirtioDevices {
-    /// Makes the bus and the devices.
+    /// Makes the bus and the devices; what the guest writes to a virtio console goes to `console`.
     pub(super) fn build(
         parts: &Parts<'_>,
-        disks: Vec<DiskSpec<OwnedFd>>,
-        nics: Vec<NicSpec<OwnedFd>>,
-        rng: bool,
-        services: GuestServices<OwnedFd>,
+        spec: BusSpec,
+        console: impl FnOnce() -> Box<dyn ConsoleSink>,
     ) -> Result<Self, BuildError> {
-        let GuestServices { panic_device: _, balloon, vsock } = services;
-        let services = usize::from(balloon.is_some()) + usize::from(vsock.is_some());
+        let BusSpec { disks, nics, rng, services } = spec;
+        let GuestServices { panic_device: _, balloon, vsock, console: has_console } = services;
+        let services =
+            usize::from(balloon.is_some()) + usize::from(vsock.is_some()) + usize::from(has_console);
         let devices = disks.len() + nics.len() + usize::from(rng) + services;
         let most = usize::from(layout::PCI_SLOTS) - 1;
         if devices > most {
             return Err(BuildError::TooManyDevices { devices, most });
         }
-        let mut assembly = Assembly {
-            parts,
-            root: PciRoot::new(layout::PCI_WINDOW),
-            functions: Vec::with_capacity(devices),
-            counters: Vec::with_capacity(devices),
-            balloon: None,
-        };
+        let mut assembly = Assembly::new(parts);
         for disk in disks {
             assembly.add_disk(disk)?;
         }
@@ -127,8 +135,7 @@ impl VirtioDevices {
             assembly.add_nic(nic)?;
         }
         if rng {
-            let device = RngDevice::new().map_err(|error| failed("rng", error))?;
-            assembly.add("rng".to_owned(), Box::new(device))?;
+            assembly.add_rng()?;
         }
         if let Some(balloon) = balloon {
             assembly.add_balloon(balloon)?;
@@ -136,12 +143,10 @@ impl VirtioDevices {
         if let Some(vsock) = vsock {
             assembly.add_vsock(vsock)?;
         }
-        Ok(Self {
-            root: Arc::new(assembly.root),
-            functions: assembly.functions,
-            counters: assembly.counters,
-            balloon: assembly.balloon,
-        })
+        if has_console {
+            assembly.add_console(console())?;
+        }
+        Ok(assembly.finish())
     }
 
     /// Puts the bus's windows where the layout has them.
@@ -169,6 +174,9 @@ impl VirtioDevices {
                 poller.watch(&event.fd.as_raw_fd(), Token::Device { device, token }, Trigger::Edge)?;
             }
         }
+        if let Some(console) = &self.console {
+            poller.watch(&console.handle.room_event(), Token::ConsoleRoom, Trigger::Edge)?;
+        }
         Ok(())
     }
 
@@ -182,6 +190,26 @@ impl VirtioDevices {
         let balloon = self.balloon.as_ref().ok_or(BalloonChangeError::Missing)?;
         balloon.handle.set_target(size.get()).map_err(BalloonChangeError::Target)?;
         if let Some(function) = self.functions.get(balloon.function) {
+            function.lock().announce_config_change();
+        }
+        Ok(())
+    }
+
+    /// Whether there is a virtio console.
+    pub(super) fn has_console(&self) -> bool {
+        self.console.is_some()
+    }
+
+    /// Types `bytes` at the guest's virtio console: the number taken, none where there is no console.
+    pub(super) fn write_console(&self, bytes: &[u8]) -> usize {
+        self.console.as_ref().map_or(0, |console| console.handle.enqueue(bytes))
+    }
+
+    /// Tells the guest that its virtio console has this size now.
+    pub(super) fn resize_console(&self, size: ConsoleSize) -> Result<(), NoConsole> {
+        let console = self.console.as_ref().ok_or(NoConsole)?;
+        console.handle.set_size(size);
+        if let Some(function) = self.functions.get(console.function) {
             function.lock().announce_config_change();
         }
         Ok(())
@@ -242,80 +270,6 @@ impl VirtioDevices {
             function.contain("draining", deadline, |transport| transport.drain(deadline));
         }
     }
-}
-
-/// The bus while devices are added.
-struct Assembly<'a> {
-    parts: &'a Parts<'a>,
-    root: PciRoot,
-    functions: Vec<Function>,
-    counters: Vec<DeviceCounters>,
-    balloon: Option<Balloon>,
-}
-
-impl Assembly<'_> {
-    fn add_disk(&mut self, disk: DiskSpec<OwnedFd>) -> Result<(), BuildError> {
-        let id = disk.id.clone();
-        let device = block_device(disk)?;
-        self.counters.push(DeviceCounters::Disk { id: id.clone(), counters: device.counters() });
-        self.add(id, Box::new(device))
-    }
-
-    fn add_nic(&mut self, nic: NicSpec<OwnedFd>) -> Result<(), BuildError> {
-        let tap = Tap::new(nic.tap).map_err(|error| failed(&nic.id, error))?;
-        let config = NetDeviceConfig {
-            port: Box::new(tap),
-            mac: net::MacAddress(nic.mac.octets()),
-            mtu: nic.mtu,
-            queue_size: QueueSize::new(nic.queue_size).map_err(|error| failed(&nic.id, error))?,
-        };
-        let device = NetDevice::new(config).map_err(|error| failed(&nic.id, error))?;
-        self.counters.push(DeviceCounters::Nic { id: nic.id.clone(), counters: device.counters() });
-        self.add(nic.id, Box::new(device))
-    }
-
-    fn add_balloon(&mut self, balloon: BalloonSpec) -> Result<(), BuildError> {
-        let config = BalloonDeviceConfig {
-            memory: self.parts.memory.iter().map(GuestMemoryRegion::len).sum(),
-            target: balloon.size.get(),
-            deflate_on_oom: balloon.deflate_on_oom,
-            free_page_reporting: balloon.free_page_reporting,
-        };
-        let device = BalloonDevice::new(config).map_err(|error| failed("balloon", error))?;
-        let handle = device.handle();
-        self.counters.push(DeviceCounters::Balloon(handle.clone()));
-        self.balloon = Some(Balloon { function: self.functions.len(), handle });
-        self.add("balloon".to_owned(), Box::new(device))
-    }
-
-    fn add_vsock(&mut self, vsock: VsockSpec<OwnedFd>) -> Result<(), BuildError> {
-        let config = VsockDeviceConfig { cid: vsock.cid, directory: vsock.directory };
-        let device = VsockDevice::new(config).map_err(|error| failed("vsock", error))?;
-        self.add("vsock".to_owned(), Box::new(device))
-    }
-
-    /// Puts `device` into the next slot, with a vector a queue and one for configuration changes.
-    fn add(&mut self, name: String, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let slot = u8::try_from(self.functions.len() + 1).expect("there are 32 slots, counted before");
-        let queues = device.queue_sizes().len();
-        let vectors = u16::try_from(queues + 1).map_err(|error| failed(&name, error))?;
-        let transport = VirtioPciDevice::new(
-            device,
-            self.parts.memory.clone(),
-            Arc::new(self.parts.router.reserve(vectors)),
-            Arc::new(KvmDoorbells::new(self.parts.vm.clone())),
-            layout::pci_bar_address(slot),
-        )
-        .map_err(|error| failed(&name, error))?;
-        let transport = Arc::new(Mutex::new(transport));
-        self.root.add(slot, transport.clone()).map_err(|error| failed(&name, error))?;
-        self.functions.push(Function { name, transport });
-        Ok(())
-    }
-}
-
-fn failed(device: &str, error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
-    BuildError::Device { device: device.to_owned(), source: Box::new(error) }
 }
 
 #[cfg(test)]

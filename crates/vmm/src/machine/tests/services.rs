@@ -1,6 +1,6 @@
 //! The devices by which guest and host help each other, in whole machines.
 
-use vm_model::{BalloonSpec, GuestPanic, VsockSpec};
+use vm_model::{BalloonSpec, GuestPanic, SerialMode, VsockSpec};
 
 use super::*;
 
@@ -68,4 +68,38 @@ fn host_programs_find_a_machines_sockets_while_it_is_there() {
     assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0);
     guest.kill();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_virtio_console_is_recorded_resized_and_typed_at() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::console());
+    spec.serial = SerialMode::Null;
+    spec.services.console = true;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+    guest.wait_for_console("ready\n");
+    let long = guest.ask(|machine| machine.write_console(&[b'x'; 5000]));
+    assert_eq!(long, 4096, "input is bounded");
+    guest.ask(|machine| machine.resize_console(0x180, 24)).unwrap();
+    let ended = guest.join();
+    assert_eq!((ended.exit, ended.console.as_str()), (MachineExit::PoweredOff, "ready\nxxxx"));
+    assert!(ended.events.iter().any(|event| matches!(event, MachineEvent::FirstConsoleByte { .. })));
+}
+
+#[test]
+fn what_is_typed_goes_to_the_serial_port_where_both_are_recorded() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::echo());
+    spec.services.console = true;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+    guest.wait_for_console("ready\n");
+    assert_eq!(guest.ask(|machine| machine.write_console(b"q")), 1);
+    assert_eq!(guest.join().exit, MachineExit::PoweredOff);
+}
+
+#[test]
+fn a_console_that_is_not_there_cannot_be_resized() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut machine = harness::build(&hypervisor, spec(&TinyGuest::idle())).unwrap();
+    assert_eq!(machine.resize_console(80, 24), Err(NoConsole));
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 
 use devices::ports::{Doorbells, MessageInterrupts, MsiMessage};
-use devices::virtio::{ActivateError, Activation, DeviceEvent, VirtioDeviceType};
+use devices::virtio::{ActivateError, Activation, DeviceEvent, VirtioDevice, VirtioDeviceType};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -97,7 +97,7 @@ fn devices(panics: &[bool]) -> (VirtioDevices, Arc<AtomicU32>) {
     };
     let functions = panics.iter().map(function).collect();
     let root = Arc::new(PciRoot::new(layout::PCI_WINDOW));
-    (VirtioDevices { root, functions, counters: Vec::new(), balloon: None }, resets)
+    (VirtioDevices { root, functions, counters: Vec::new(), balloon: None, console: None }, resets)
 }
 
 fn soon() -> Instant {

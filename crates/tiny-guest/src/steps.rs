@@ -1,0 +1,38 @@
+//! Guests that follow a script and mean no harm.
+
+use crate::script::{BUFFERS, DESCRIPTORS, Descriptor, Place, SECOND_DESCRIPTORS, Script, Width};
+
+const CONSOLE: u16 = 3;
+/// `VIRTIO_CONSOLE_F_SIZE`.
+const CONSOLE_SIZE_FEATURE: u32 = 1 << 0;
+/// The device's own configuration, from the common one on; for a console it begins with the columns.
+const DEVICE_CONFIGURATION: u32 = 0x200;
+
+const WRITE: u32 = 2;
+
+/// Where a guest says and hears what it does on its console.
+const SAID: u32 = BUFFERS;
+const HEARD: u32 = BUFFERS + 0x1000;
+
+/// The steps of [`crate::TinyGuest::console`].
+pub(crate) fn console() -> Vec<u8> {
+    let readable = |address: u32, length| Descriptor { address: address.into(), length, flags: 0, next: 0 };
+    Script::default()
+        .open(CONSOLE, CONSOLE_SIZE_FEATURE)
+        .open_queue(0)
+        .open_queue(1)
+        .start()
+        .write(Place::Memory(SAID), Width::Double, u32::from_le_bytes(*b"read"))
+        .write(Place::Memory(SAID + 4), Width::Word, u32::from_le_bytes(*b"y\n\0\0"))
+        .describe(SECOND_DESCRIPTORS, 0, readable(SAID, 6))
+        .submit_to(1, 0)
+        .wait_used_of(1)
+        .wait_for(Place::Common(DEVICE_CONFIGURATION), Width::Word, 0x100)
+        .describe(DESCRIPTORS, 0, Descriptor { flags: WRITE, ..readable(HEARD, 4) })
+        .submit(0)
+        .wait_used()
+        .describe(SECOND_DESCRIPTORS, 1, readable(HEARD, 4))
+        .submit_to(1, 1)
+        .wait_used_of(1)
+        .finish()
+}
