@@ -60,7 +60,8 @@ pub(crate) fn registers(bytes: &[u8]) {
             0 => ports.read(address, &mut vec![0; input.width()]),
             1 => {
                 // An interrupt that the host refuses leaves the event pending.
-                let _refused = events.press_power_button();
+                let _refused =
+                    if input.flag() { events.announce_generation() } else { events.press_power_button() };
             }
             _ => {
                 let width = input.width();

@@ -280,6 +280,19 @@ impl TinyGuest {
         Self { message: steps::console(), ..Self::of(Kind::Script) }
     }
 
+    /// Says the generation identifier at `address` as four numbers, waits for the event of another one in the register
+    /// at [`EVENT_REGISTER_ADDRESS`], says that, and powers off:
+    ///
+    /// ```text
+    /// id <8 digits>             four times
+    /// ready
+    /// id <8 digits>             four times
+    /// ```
+    #[must_use]
+    pub fn generation(address: u32) -> Self {
+        Self { message: steps::generation(address), ..Self::of(Kind::Script) }
+    }
+
     /// Does `attack` to its block device, then uses that and its entropy device properly, and powers off. The first
     /// is in slot 1 and begins with [`HOSTILE_DISK_START`], the second in slot 2, and the machine has
     /// [`HOSTILE_MEMORY_SIZE`] bytes of memory.

@@ -1,5 +1,6 @@
 //! Guests that follow a script and mean no harm.
 
+use crate::EVENT_REGISTER_ADDRESS;
 use crate::script::{BUFFERS, DESCRIPTORS, Descriptor, Place, SECOND_DESCRIPTORS, Script, Width};
 
 const CONSOLE: u16 = 3;
@@ -7,6 +8,9 @@ const CONSOLE: u16 = 3;
 const CONSOLE_SIZE_FEATURE: u32 = 1 << 0;
 /// The device's own configuration, from the common one on; for a console it begins with the columns.
 const DEVICE_CONFIGURATION: u32 = 0x200;
+
+/// The event of a changed generation identifier.
+const GENERATION_EVENT: u32 = 1 << 1;
 
 const WRITE: u32 = 2;
 
@@ -34,5 +38,18 @@ pub(crate) fn console() -> Vec<u8> {
         .describe(SECOND_DESCRIPTORS, 1, readable(HEARD, 4))
         .submit_to(1, 1)
         .wait_used_of(1)
+        .finish()
+}
+
+/// The steps of [`crate::TinyGuest::generation`].
+pub(crate) fn generation(address: u32) -> Vec<u8> {
+    let say = |script: Script| {
+        (0..4).fold(script, |script, word| script.say("id", Place::Memory(address + 4 * word), Width::Double))
+    };
+    Script::default()
+        .then(say)
+        .text("ready\n")
+        .wait_for(Place::Memory(EVENT_REGISTER_ADDRESS), Width::Double, GENERATION_EVENT)
+        .then(say)
         .finish()
 }

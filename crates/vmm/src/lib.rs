@@ -77,6 +77,7 @@ mod cpuid;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod generation;
 mod interrupts;
 mod layout;
 mod machine;
@@ -88,6 +89,7 @@ mod smbios;
 mod vcpu;
 
 pub use boot::{BootFile, LoadError};
+pub use generation::{GenerationChangeError, GenerationId};
 pub use machine::{
     BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine,
     MachineEvent, NoConsole, PauseError, Remains,

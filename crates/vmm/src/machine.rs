@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use devices::memory::GuestMemory;
 use devices::virtio::console::ConsoleSize;
 use hypervisor::{Hypervisor, Vcpu, Vm};
+use vm_memory::{Bytes as _, GuestAddress};
 use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
@@ -32,6 +33,8 @@ pub use counters::CountersHandle;
 pub use error::{BalloonChangeError, BuildError, NoConsole, PauseError};
 pub use options::BuildOptions;
 
+use crate::generation::{GenerationChangeError, GenerationId};
+use crate::layout;
 use crate::outcome::Outcome;
 use crate::poller::Poller;
 use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
@@ -161,6 +164,23 @@ impl Machine {
         if let Err(error) = self.platform.event_device.press_power_button() {
             tracing::warn!(machine = self.context.name, %error, "the power button's interrupt was refused");
         }
+    }
+
+    /// Gives the machine another generation identifier and tells the guest: for a machine that goes on from a state
+    /// that was or may be gone on from elsewhere. A paused machine hears of it when it is resumed.
+    ///
+    /// Each machine that is built has an identifier of its own from the start.
+    ///
+    /// # Errors
+    /// See [`GenerationChangeError`].
+    pub fn change_generation(&mut self) -> Result<GenerationId, GenerationChangeError> {
+        let id = GenerationId::random().map_err(GenerationChangeError::Random)?;
+        let address = layout::GENERATION_ID;
+        self.memory
+            .write_slice(&id.bytes(), GuestAddress(address))
+            .map_err(|source| GenerationChangeError::Write { address, source })?;
+        self.platform.event_device.announce_generation().map_err(GenerationChangeError::Event)?;
+        Ok(id)
     }
 
     /// Types `bytes` at the guest: the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to

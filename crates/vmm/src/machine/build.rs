@@ -14,6 +14,7 @@ use super::virtio::{self, BusSpec, VirtioDevices};
 use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, Told};
 use crate::boot::{self, BootSource, Entry};
 use crate::cpuid::{self, CpuidShape};
+use crate::generation::GenerationId;
 use crate::interrupts::InterruptRouter;
 use crate::memory::{self, Ram, ResidentMemory};
 use crate::outcome::Outcome;
@@ -30,6 +31,7 @@ pub(super) fn build(
     let leaves = machine_cpuid(hypervisor, &spec.cpus, &spec.memory)?;
     let Ram { memory, regions, resident } = memory::allocate(&spec.memory).map_err(BuildError::Memory)?;
     let rsdp = write_firmware_tables(&memory, &spec).map_err(BuildError::Load)?;
+    write_generation(&memory)?;
     let entry = load_guest(&memory, spec.boot, &spec.memory, rsdp).map_err(BuildError::Load)?;
 
     let vm = create_vm(hypervisor, regions)?;
@@ -103,6 +105,16 @@ fn write_firmware_tables(memory: &GuestMemory, spec: &MachineSpec<OwnedFd>) -> R
     let (address, code) = reset_vector::build();
     boot::write(memory, address, &code, "the reset vector")?;
     Ok(tables.rsdp)
+}
+
+/// Gives the machine an identifier that none had before it.
+fn write_generation(memory: &GuestMemory) -> Result<(), BuildError> {
+    let id = GenerationId::random().map_err(|error| BuildError::Device {
+        device: "generation counter".to_owned(),
+        source: error.into(),
+    })?;
+    boot::write(memory, layout::GENERATION_ID, &id.bytes(), "the generation identifier")
+        .map_err(BuildError::Load)
 }
 
 fn load_guest(

@@ -103,3 +103,30 @@ fn a_console_that_is_not_there_cannot_be_resized() {
     let mut machine = harness::build(&hypervisor, spec(&TinyGuest::idle())).unwrap();
     assert_eq!(machine.resize_console(80, 24), Err(NoConsole));
 }
+
+/// An identifier as the guest says it.
+fn said(id: GenerationId) -> String {
+    let words = id.bytes();
+    let words = words.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+    words.map(|word| format!("id {word:08x}\n")).collect()
+}
+
+#[test]
+fn each_machine_has_its_own_generation_and_hears_of_another_one() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let address = u32::try_from(layout::GENERATION_ID).unwrap();
+    let mut first_ones = Vec::new();
+    for _ in 0..2 {
+        let guest = Guest::start(&hypervisor, spec(&TinyGuest::generation(address)), InitialState::Running);
+        guest.wait_for_console("ready\n");
+        let id = guest.ask(Machine::change_generation).unwrap();
+        let ended = guest.join();
+        assert_eq!(ended.exit, MachineExit::PoweredOff);
+        let (before, after) = ended.console.split_once("ready\n").unwrap();
+        assert_eq!(after, said(id));
+        assert_ne!(before, after);
+        assert_ne!(before, "id 00000000\n".repeat(4));
+        first_ones.push(before.to_owned());
+    }
+    assert_ne!(first_ones[0], first_ones[1]);
+}
