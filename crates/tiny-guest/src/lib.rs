@@ -72,6 +72,7 @@ enum Kind {
     Panic,
     Script,
     Balloon,
+    Nmi,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -137,6 +138,12 @@ impl TinyGuest {
     #[must_use]
     pub fn idle() -> Self {
         Self::of(Kind::Idle)
+    }
+
+    /// Writes `ready\n` and halts with interrupts off; at a non-maskable one it writes `nmi\n` and powers off.
+    #[must_use]
+    pub fn nmi() -> Self {
+        Self::of(Kind::Nmi)
     }
 
     /// Writes `ready\n` and resets the machine through ACPI: 1 to port 0x600.

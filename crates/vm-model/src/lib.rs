@@ -24,6 +24,7 @@ mod lifecycle;
 mod machine;
 mod services;
 mod units;
+mod vcpu_dump;
 
 pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
@@ -39,3 +40,4 @@ pub use machine::{
 };
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
+pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};

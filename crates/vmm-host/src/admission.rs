@@ -22,11 +22,13 @@ pub enum Admission {
 /// - The power button alone is refused while vCPUs are parked: nobody would see it. A request to shut down
 ///   resumes them instead.
 /// - A balloon's new target and a console's new size wait where vCPUs are parked.
+/// - vCPUs can be looked at wherever they are; those that are parked take a non-maskable interrupt when they go on.
 /// - Typing ahead is fine while paused; what does not fit is told in the reply.
 pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
     use CommandKind::{
-        Kill, Pause, PressPowerButton, RequestShutdown, ResizeConsole, Resume, SetBalloon, WriteConsole,
+        DumpVcpus, InjectNmi, Kill, Pause, PressPowerButton, RequestShutdown, ResizeConsole, Resume,
+        SetBalloon, WriteConsole,
     };
 
     match (phase, command) {
@@ -34,24 +36,18 @@ pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
         (_, Kill) => Perform,
         (MachinePhase::Booting | MachinePhase::Exited, _) => Deny,
 
+        (_, SetBalloon | ResizeConsole | WriteConsole | InjectNmi | DumpVcpus | RequestShutdown) => Perform,
+
         (MachinePhase::Running, Resume) => AlreadySo,
-        (
-            MachinePhase::Running,
-            Pause | PressPowerButton | RequestShutdown | ResizeConsole | SetBalloon | WriteConsole,
-        ) => Perform,
+        (MachinePhase::Running, Pause | PressPowerButton) => Perform,
 
         (MachinePhase::Paused, Pause) => AlreadySo,
         (MachinePhase::Paused, PressPowerButton) => Deny,
-        (MachinePhase::Paused, Resume | RequestShutdown | ResizeConsole | SetBalloon | WriteConsole) => {
-            Perform
-        }
+        (MachinePhase::Paused, Resume) => Perform,
 
         (MachinePhase::Stopping, Pause) => Deny,
         (MachinePhase::Stopping, Resume) => AlreadySo,
-        (
-            MachinePhase::Stopping,
-            PressPowerButton | RequestShutdown | ResizeConsole | SetBalloon | WriteConsole,
-        ) => Perform,
+        (MachinePhase::Stopping, PressPowerButton) => Perform,
     }
 }
 
@@ -64,7 +60,9 @@ pub(crate) fn phase_after(phase: MachinePhase, command: CommandKind) -> MachineP
         CommandKind::PressPowerButton
         | CommandKind::ResizeConsole
         | CommandKind::SetBalloon
-        | CommandKind::WriteConsole => phase,
+        | CommandKind::WriteConsole
+        | CommandKind::InjectNmi
+        | CommandKind::DumpVcpus => phase,
     }
 }
 
@@ -117,7 +115,9 @@ mod tests {
                         }
                         CommandKind::ResizeConsole
                         | CommandKind::SetBalloon
-                        | CommandKind::WriteConsole => {}
+                        | CommandKind::WriteConsole
+                        | CommandKind::InjectNmi
+                        | CommandKind::DumpVcpus => {}
                         CommandKind::Kill => break,
                     }
                     phase = phase_after(phase, command);
@@ -140,7 +140,9 @@ mod tests {
                 | CommandKind::RequestShutdown
                 | CommandKind::ResizeConsole
                 | CommandKind::SetBalloon
-                | CommandKind::WriteConsole => (Admission::Deny, Admission::Deny),
+                | CommandKind::WriteConsole
+                | CommandKind::InjectNmi
+                | CommandKind::DumpVcpus => (Admission::Deny, Admission::Deny),
             };
             let answers = (admit(MachinePhase::Booting, command), admit(MachinePhase::Exited, command));
             assert_eq!(answers, expected, "{command}");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{BootTimings, Bytes, GuestPanic, MachineExit, MachinePhase};
+use vm_model::{BootTimings, Bytes, GuestPanic, MachineExit, MachinePhase, VcpuDump};
 
 /// A request to one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,16 @@ pub enum Command {
         /// How much.
         size: Bytes,
     },
+    /// Queue a non-maskable interrupt on every vCPU, which a guest may take as the wish for a crash dump.
+    InjectNmi {
+        /// How long the vCPUs may take to leave the guest; a few seconds at most.
+        within: Duration,
+    },
+    /// Say where every vCPU is. The machine goes on.
+    DumpVcpus {
+        /// How long the vCPUs may take to leave the guest; a few seconds at most.
+        within: Duration,
+    },
     /// End the machine now. Overtakes every other command; its effect is seen in the status.
     Kill,
 }
@@ -62,6 +72,10 @@ pub enum CommandKind {
     ResizeConsole,
     /// [`Command::SetBalloon`].
     SetBalloon,
+    /// [`Command::InjectNmi`].
+    InjectNmi,
+    /// [`Command::DumpVcpus`].
+    DumpVcpus,
     /// [`Command::Kill`].
     Kill,
 }
@@ -77,6 +91,8 @@ impl Command {
             Self::WriteConsole { .. } => CommandKind::WriteConsole,
             Self::ResizeConsole { .. } => CommandKind::ResizeConsole,
             Self::SetBalloon { .. } => CommandKind::SetBalloon,
+            Self::InjectNmi { .. } => CommandKind::InjectNmi,
+            Self::DumpVcpus { .. } => CommandKind::DumpVcpus,
             Self::Kill => CommandKind::Kill,
         }
     }
@@ -84,7 +100,7 @@ impl Command {
 
 impl CommandKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Pause,
         Self::Resume,
         Self::PressPowerButton,
@@ -92,6 +108,8 @@ impl CommandKind {
         Self::WriteConsole,
         Self::ResizeConsole,
         Self::SetBalloon,
+        Self::InjectNmi,
+        Self::DumpVcpus,
         Self::Kill,
     ];
 }
@@ -106,6 +124,8 @@ impl fmt::Display for CommandKind {
             Self::WriteConsole => "write console",
             Self::ResizeConsole => "resize console",
             Self::SetBalloon => "set balloon",
+            Self::InjectNmi => "inject an NMI into",
+            Self::DumpVcpus => "dump the vCPUs of",
             Self::Kill => "kill",
         })
     }
@@ -121,6 +141,11 @@ pub enum Reply {
     Written {
         /// Bytes taken, from the front.
         accepted: usize,
+    },
+    /// The answer to [`Command::DumpVcpus`].
+    Vcpus {
+        /// A dump for each vCPU, by index.
+        vcpus: Vec<VcpuDump>,
     },
     /// It is not accepted in the machine's present phase.
     Denied {
@@ -157,6 +182,8 @@ impl MachineStatus {
 
 #[cfg(test)]
 mod tests {
+    use vm_model::VcpuReport;
+
     use super::*;
 
     #[test]
@@ -169,6 +196,8 @@ mod tests {
             Command::WriteConsole { bytes: b"ls\n".into() },
             Command::ResizeConsole { columns: 132, rows: 50 },
             Command::SetBalloon { size: Bytes::from_mib(64) },
+            Command::InjectNmi { within: Duration::from_secs(1) },
+            Command::DumpVcpus { within: Duration::from_secs(1) },
             Command::Kill,
         ];
         for (command, kind) in commands.into_iter().zip(CommandKind::ALL) {
@@ -179,5 +208,9 @@ mod tests {
         let denied = Reply::Denied { phase: MachinePhase::Stopping };
         let json = serde_json::to_string(&denied).expect("replies serialise");
         assert_eq!(json, r#"{"reply":"denied","phase":"stopping"}"#);
+        let dump = Reply::Vcpus { vcpus: vec![VcpuDump { index: 1, report: VcpuReport::Silent }] };
+        let json = serde_json::to_string(&dump).expect("replies serialise");
+        assert_eq!(json, r#"{"reply":"vcpus","vcpus":[{"index":1,"report":"silent"}]}"#);
+        assert_eq!(serde_json::from_str::<Reply>(&json).expect("and parse back"), dump);
     }
 }

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, MachineExit, MachineSpec};
+use vm_model::{Bytes, FailureKind, GuestPanic, MachineExit, MachineSpec, VcpuDump};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -82,6 +82,10 @@ pub(crate) trait Controls {
     fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause>;
     /// How many of `bytes`, from the front, the console had room for.
     fn write_console(&mut self, bytes: &[u8]) -> usize;
+    /// Queues a non-maskable interrupt on each vCPU.
+    fn inject_nmi(&mut self, within: Duration) -> Result<(), Cause>;
+    /// Where each vCPU is.
+    fn dump_vcpus(&mut self, within: Duration) -> Result<Vec<VcpuDump>, Cause>;
     fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause>;
 }
 

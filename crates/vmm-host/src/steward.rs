@@ -76,6 +76,10 @@ impl Steward {
                 let accepted = controls.write_console(bytes);
                 return Ok(Reply::Written { accepted });
             }
+            Command::InjectNmi { within } => controls.inject_nmi(*within)?,
+            Command::DumpVcpus { within } => {
+                return Ok(Reply::Vcpus { vcpus: controls.dump_vcpus(*within)? });
+            }
             // The mailbox's: it never arrives as a command.
             Command::Kill => {}
         }

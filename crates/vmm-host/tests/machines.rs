@@ -6,7 +6,10 @@ mod support;
 use std::time::Duration;
 
 use tiny_guest::TinyGuest;
-use vm_model::{FailureKind, MachineExit, MachinePhase, ResetSource, SerialMode, StopMethod};
+use vm_model::{
+    FailureKind, MachineExit, MachinePhase, ResetSource, SerialMode, StopMethod, VcpuActivity, VcpuDump,
+    VcpuReport,
+};
 use vmm_host::{InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
 use support::{file_with, host, launch, request, within};
@@ -151,6 +154,29 @@ async fn a_virtio_console_takes_the_serial_ports_place() {
     let plain = launch(&host, self::request("plain", &TinyGuest::spin())).await;
     let refused = within(plain.resize_console(300, 50)).await.expect_err("it has none");
     assert_eq!(refused.to_string(), "cannot resize console VM plain: the machine has no virtio console");
+}
+
+#[tokio::test]
+async fn a_stuck_guest_is_looked_at_and_interrupted() {
+    let Some(host) = host() else { return };
+    let machine = launch(&host, request("vm", &TinyGuest::nmi())).await;
+    wrote(&machine, "ready").await;
+    let halted = async {
+        loop {
+            let dumps = machine.dump_vcpus().await.expect("it runs");
+            let [VcpuDump { index: 0, report: VcpuReport::Registers(registers) }] = dumps[..] else {
+                panic!("{dumps:?}");
+            };
+            if registers.activity == VcpuActivity::Halted {
+                return registers;
+            }
+        }
+    };
+    let registers = within(halted).await;
+    assert_eq!(registers.rflags & 1 << 9, 0, "it takes no interrupts");
+    within(machine.inject_nmi()).await.expect("it runs");
+    assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+    assert_eq!(machine.console().head, b"ready\nnmi\n");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod build;
 mod console;
 mod controller;
 mod counters;
+mod diagnosis;
 mod disks;
 mod error;
 mod options;
@@ -30,6 +31,7 @@ use vm_model::{Bytes, GuestPanic, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
+pub use diagnosis::DiagnosisError;
 pub use error::{BalloonChangeError, BuildError, NoConsole, PauseError};
 pub use options::BuildOptions;
 

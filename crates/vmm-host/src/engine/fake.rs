@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vm_model::{Bytes, FailureKind, MachineCounters, MachineExit, MachineSpec, VcpuCounters};
+use vm_model::{
+    Bytes, FailureKind, MachineCounters, MachineExit, MachineSpec, VcpuCounters, VcpuDump, VcpuReport,
+};
 
 use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
 use crate::console::ConsoleWriter;
@@ -212,6 +214,16 @@ impl Controls for FakeMachine {
         let accepted = bytes.len().min(3);
         self.console.write(&bytes[..accepted]);
         accepted
+    }
+
+    fn inject_nmi(&mut self, _within: Duration) -> Result<(), Cause> {
+        self.console.write(b"nmi\n");
+        Ok(())
+    }
+
+    /// Its one vCPU has no registers.
+    fn dump_vcpus(&mut self, _within: Duration) -> Result<Vec<VcpuDump>, Cause> {
+        Ok(vec![VcpuDump { index: 0, report: VcpuReport::Silent }])
     }
 
     /// Writes its new size down.

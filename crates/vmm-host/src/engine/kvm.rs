@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
-use vm_model::{Bytes, MachineCounters, MachineExit, MachineSpec};
+use vm_model::{Bytes, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
 use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
 use crate::console::ConsoleWriter;
@@ -13,6 +13,8 @@ use crate::host::InitialState;
 
 /// The longest that the event loop may be kept from everything else by vCPUs that do not park.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// As [`LONGEST_PAUSE`], by vCPUs that do not answer.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Builds machines on KVM.
 pub(crate) struct KvmEngine {
@@ -140,6 +142,14 @@ impl Controls for vmm::Machine {
 
     fn write_console(&mut self, bytes: &[u8]) -> usize {
         vmm::Machine::write_console(self, bytes)
+    }
+
+    fn inject_nmi(&mut self, within: Duration) -> Result<(), Cause> {
+        Ok(vmm::Machine::inject_nmi(self, Instant::now() + within.min(LONGEST_LOOK))?)
+    }
+
+    fn dump_vcpus(&mut self, within: Duration) -> Result<Vec<VcpuDump>, Cause> {
+        Ok(vmm::Machine::dump_vcpus(self, Instant::now() + within.min(LONGEST_LOOK))?)
     }
 
     fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause> {

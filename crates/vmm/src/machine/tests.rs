@@ -1,5 +1,6 @@
 //! Whole machines on the host's KVM, running tiny guests.
 
+mod diagnosis;
 mod harness;
 mod services;
 
