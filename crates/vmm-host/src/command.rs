@@ -171,12 +171,22 @@ pub struct MachineStatus {
     /// What the guest's kernel told of a panic. The machine goes on until it is ended.
     #[serde(default)]
     pub panic: Option<GuestPanic>,
+    /// Whether its thread has work to do and stands still: no command is answered and no device served until it turns
+    /// again. Its host tells, a few seconds after it began.
+    #[serde(default)]
+    pub hung: bool,
 }
 
 impl MachineStatus {
     /// The status every machine begins with.
     pub fn booting() -> Self {
-        Self { phase: MachinePhase::Booting, exit: None, timings: BootTimings::default(), panic: None }
+        Self {
+            phase: MachinePhase::Booting,
+            exit: None,
+            timings: BootTimings::default(),
+            panic: None,
+            hung: false,
+        }
     }
 }
 

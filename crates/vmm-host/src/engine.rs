@@ -9,6 +9,7 @@ pub(crate) mod fake;
 mod kvm;
 
 use std::error::Error;
+use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,20 @@ pub(crate) trait Driver {
     fn woken(&mut self, controls: &mut dyn Controls) -> Flow;
     /// Something happened to the machine.
     fn event(&mut self, event: Event);
+    /// The machine's event loop has something to serve; all of the above is told within a turn, or after the last one.
+    fn turning(&mut self);
+    /// It has served that.
+    fn turned(&mut self, turn: &Turn<'_>);
+}
+
+/// One turn of a machine's event loop.
+pub(crate) struct Turn<'machine> {
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// What took longest in it, whatever the engine calls that.
+    pub(crate) slowest: &'machine dyn fmt::Display,
+    /// How long that took.
+    pub(crate) slowest_took: Duration,
 }
 
 /// What a driver may do to its machine, while it runs.

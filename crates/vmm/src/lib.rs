@@ -91,8 +91,8 @@ mod vcpu;
 pub use boot::{BootFile, LoadError};
 pub use generation::{GenerationChangeError, GenerationId};
 pub use machine::{
-    BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, DiagnosisError, Flow,
-    InitialState, Machine, MachineEvent, NoConsole, PauseError, Remains,
+    BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, DiagnosisError, Flow, Handler,
+    InitialState, Machine, MachineEvent, NoConsole, PauseError, Remains, Turn,
 };
 pub use memory::MemoryError;
 pub use vcpu::{CpuSetupError, StartError};

@@ -17,6 +17,7 @@ mod error;
 mod options;
 mod platform;
 mod run;
+mod turn;
 mod virtio;
 
 use std::os::fd::OwnedFd;
@@ -34,6 +35,7 @@ pub use counters::CountersHandle;
 pub use diagnosis::DiagnosisError;
 pub use error::{BalloonChangeError, BuildError, NoConsole, PauseError};
 pub use options::BuildOptions;
+pub use turn::{Handler, Turn};
 
 use crate::generation::{GenerationChangeError, GenerationId};
 use crate::layout;

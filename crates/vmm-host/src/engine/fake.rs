@@ -12,7 +12,7 @@ use vm_model::{
     Bytes, FailureKind, MachineCounters, MachineExit, MachineSpec, VcpuCounters, VcpuDump, VcpuReport,
 };
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
+use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::host::InitialState;
@@ -163,7 +163,12 @@ impl Machine for FakeMachine {
             let fd = driver.wake_fd();
             poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("eventfds can be polled");
             self.turns.fetch_add(1, Ordering::SeqCst);
-            if driver.woken(self) == Flow::Kill {
+            driver.turning();
+            let begun = Instant::now();
+            let flow = driver.woken(self);
+            let took = begun.elapsed();
+            driver.turned(&Turn { took, slowest: &"controller", slowest_took: took });
+            if flow == Flow::Kill {
                 return MachineExit::Killed;
             }
         }

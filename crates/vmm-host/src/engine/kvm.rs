@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use vm_model::{Bytes, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
+use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::host::InitialState;
@@ -107,6 +107,15 @@ impl vmm::Controller for Relay<'_> {
 
     fn deadline_passed(&mut self, _machine: &mut vmm::Machine) -> vmm::Flow {
         vmm::Flow::Continue
+    }
+
+    fn turning(&mut self) {
+        self.0.turning();
+    }
+
+    fn turned(&mut self, turn: vmm::Turn<'_>) {
+        let vmm::Turn { took, slowest, slowest_took } = turn;
+        self.0.turned(&Turn { took, slowest: &slowest, slowest_took });
     }
 
     fn event(&mut self, event: vmm::MachineEvent) {

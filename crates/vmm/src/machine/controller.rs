@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vm_model::GuestPanic;
 
-use super::Machine;
+use super::{Machine, Turn};
 
 /// What a controller wants of the loop after it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,4 +53,13 @@ pub trait Controller {
 
     /// Something happened.
     fn event(&mut self, event: MachineEvent);
+
+    /// A turn of the event loop begins: there is something to serve. Every other method but
+    /// [`Controller::next_deadline`] is called within a turn, or after the last one.
+    fn turning(&mut self) {}
+
+    /// The turn is over. One in which the machine's own code panicked is never over.
+    fn turned(&mut self, turn: Turn<'_>) {
+        let _ = turn;
+    }
 }

@@ -215,6 +215,11 @@ impl VirtioDevices {
         Ok(())
     }
 
+    /// The name of a device, for messages.
+    pub(super) fn name_of(&self, device: u16) -> &str {
+        self.functions.get(usize::from(device)).map_or("no device", |function| &function.name)
+    }
+
     /// Serves a queue whose bell rang.
     pub(super) fn doorbell(&self, device: u16, queue: u16) {
         if let Some(function) = self.functions.get(usize::from(device)) {

@@ -110,6 +110,16 @@ fn a_vcpu_that_does_not_answer_is_reported_as_such() {
 }
 
 #[test]
+fn a_slow_turn_is_told_with_the_handler_that_was_slow() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let guest = Guest::start(&hypervisor, spec(&TinyGuest::idle()), InitialState::Running);
+    guest.wait_for_console("ready\n");
+    guest.ask(|_| std::thread::sleep(harness::SLOW));
+    guest.wait_until("the turn's end", |guest| guest.slow_turns() == ["controller"]);
+    assert_eq!(guest.kill().exit, MachineExit::Killed);
+}
+
+#[test]
 fn a_machine_that_does_not_run_has_nothing_to_look_at() {
     let Some(hypervisor) = hypervisor() else { return };
     let mut machine = harness::build(&hypervisor, spec(&TinyGuest::idle())).unwrap();
