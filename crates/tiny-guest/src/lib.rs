@@ -300,6 +300,12 @@ impl TinyGuest {
         Self { message: steps::generation(address), ..Self::of(Kind::Script) }
     }
 
+    /// Sets the watchdog in slot 1 to a second, writes `ready\n` and never reloads it. It uses its CPU.
+    #[must_use]
+    pub fn watchdog() -> Self {
+        Self { message: steps::watchdog(), ..Self::of(Kind::Script) }
+    }
+
     /// Does `attack` to its block device, then uses that and its entropy device properly, and powers off. The first
     /// is in slot 1 and begins with [`HOSTILE_DISK_START`], the second in slot 2, and the machine has
     /// [`HOSTILE_MEMORY_SIZE`] bytes of memory.

@@ -53,3 +53,42 @@ pub(crate) fn generation(address: u32) -> Vec<u8> {
         .then(say)
         .finish()
 }
+
+/// Where the machine places the registers of the device in slot 1.
+const WATCHDOG: u32 = 0xc010_0000;
+/// The watchdog's register that unlocks and reloads.
+const WATCHDOG_RELOAD: u32 = WATCHDOG + 0xc;
+
+/// The steps of [`crate::TinyGuest::watchdog`].
+pub(crate) fn watchdog() -> Vec<u8> {
+    let configure = |script: Script, register: u32, width, value| {
+        let address = 0x8000_0000 | 1 << 11 | register & !3;
+        script.write(Place::Port(0xcf8), Width::Double, address).write(
+            Place::Port(0xcfc + register % 4),
+            width,
+            value,
+        )
+    };
+    let unlock = |script: Script| {
+        script.write(Place::Memory(WATCHDOG_RELOAD), Width::Word, 0x80).write(
+            Place::Memory(WATCHDOG_RELOAD),
+            Width::Word,
+            0x86,
+        )
+    };
+    Script::default()
+        .then(|script| configure(script, 0x04, Width::Word, 2))
+        .then(|script| configure(script, 0x60, Width::Word, 3))
+        .then(unlock)
+        .write(Place::Memory(WATCHDOG), Width::Double, WATCHDOG_TICKS)
+        .then(unlock)
+        .write(Place::Memory(WATCHDOG + 4), Width::Double, WATCHDOG_TICKS)
+        .then(|script| configure(script, 0x68, Width::Byte, 2))
+        .text("ready\n")
+        // Nothing sets a bit there.
+        .wait_for(Place::Memory(BUFFERS), Width::Double, 0)
+        .finish()
+}
+
+/// Each of two stages, in milliseconds.
+const WATCHDOG_TICKS: u32 = 500;

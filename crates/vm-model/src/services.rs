@@ -17,12 +17,15 @@ pub struct GuestServices<F> {
     /// Whether it has a virtio console, which is recorded as its first serial port can be.
     #[serde(default)]
     pub console: bool,
+    /// Whether it has a watchdog, which resets a guest that set it going and does not reload it in time.
+    #[serde(default)]
+    pub watchdog: bool,
 }
 
 impl<F> Default for GuestServices<F> {
     /// The device for panics alone: it costs nothing and answers the question why a guest ended.
     fn default() -> Self {
-        Self { panic_device: true, balloon: None, vsock: None, console: false }
+        Self { panic_device: true, balloon: None, vsock: None, console: false, watchdog: false }
     }
 }
 
@@ -59,6 +62,7 @@ impl<F> GuestServices<F> {
             balloon: self.balloon,
             vsock: vsock.transpose()?,
             console: self.console,
+            watchdog: self.watchdog,
         })
     }
 }

@@ -145,6 +145,7 @@ impl Machine {
             return Err(PauseError::VcpuTimeout);
         }
         *paused = true;
+        self.virtio.freeze_watchdog();
         if let Err(device) = self.virtio.drain(deadline) {
             self.resume();
             return Err(PauseError::DrainTimeout { device });

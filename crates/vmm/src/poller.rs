@@ -20,6 +20,8 @@ pub(crate) enum Token {
     SerialRoom,
     /// The virtio console takes input again.
     ConsoleRoom,
+    /// The watchdog's time is over.
+    Watchdog,
     /// A queue's doorbell rang.
     Doorbell { device: u16, queue: u16 },
     /// A device's own descriptor is readable.
@@ -37,6 +39,7 @@ impl Token {
             Self::Doorbell { device, queue } => pack(3, device, queue),
             Self::Device { device, token } => pack(4, device, token),
             Self::ConsoleRoom => pack(5, 0, 0),
+            Self::Watchdog => pack(6, 0, 0),
         }
     }
 
@@ -51,6 +54,7 @@ impl Token {
             3 => Some(Self::Doorbell { device, queue: detail }),
             4 => Some(Self::Device { device, token: detail }),
             5 => Some(Self::ConsoleRoom),
+            6 => Some(Self::Watchdog),
             _ => None,
         }
     }
@@ -156,6 +160,7 @@ mod tests {
                 Token::Outcome,
                 Token::SerialRoom,
                 Token::ConsoleRoom,
+                Token::Watchdog,
                 Token::Doorbell { device, queue: detail },
                 Token::Device { device, token: detail },
             ] {

@@ -25,6 +25,7 @@ impl Reader<'_> {
             // It needs a directory of the host.
             vsock: None,
             console: self.virtio_console(),
+            watchdog: self.top.boolean("watchdog").unwrap_or(defaults.watchdog),
         })
     }
 

@@ -41,7 +41,7 @@ pub(super) fn build(
     let console = ConsoleTap::new(options.console, &outcome);
     let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, &console, &outcome)?;
     let router = InterruptRouter::new(vm.clone());
-    let parts = virtio::Parts { vm: &vm, router: &router, memory: &memory };
+    let parts = virtio::Parts { vm: &vm, router: &router, memory: &memory, outcome: &outcome };
     let bus = BusSpec { disks: spec.disks, nics: spec.nics, rng: spec.rng, services: spec.services };
     let mut virtio = VirtioDevices::build(&parts, bus, || Box::new(console))?;
     let buses = Arc::new(build_buses(&platform, &virtio).map_err(BuildError::Layout)?);

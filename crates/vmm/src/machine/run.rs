@@ -66,6 +66,7 @@ impl Machine {
             Handled::Deadline => Handler::Deadline,
             Handled::Token(Token::Controller) => Handler::Controller,
             Handled::Token(Token::SerialRoom | Token::ConsoleRoom) => Handler::ConsoleRoom,
+            Handled::Token(Token::Watchdog) => Handler::Watchdog,
             Handled::Token(Token::Doorbell { device, queue }) => {
                 Handler::Queue { device: self.virtio.name_of(device), queue }
             }
@@ -84,6 +85,7 @@ impl Machine {
             // Told at the start of each turn.
             Token::Outcome => {}
             Token::SerialRoom | Token::ConsoleRoom => controller.event(MachineEvent::ConsoleRoom),
+            Token::Watchdog => self.virtio.watchdog_event(),
             Token::Doorbell { device, queue } if !self.is_paused() => self.virtio.doorbell(device, queue),
             Token::Device { device, token } if !self.is_paused() => self.virtio.event(device, token),
             // Resuming looks at every queue and every device.

@@ -29,6 +29,8 @@ pub enum Handler<'machine> {
     Controller,
     /// [`super::Controller::event`] for a console with room.
     ConsoleRoom,
+    /// The watchdog's timer.
+    Watchdog,
     /// A queue's doorbell.
     Queue {
         /// The device's name.
@@ -52,6 +54,7 @@ impl fmt::Display for Handler<'_> {
             Self::Deadline => formatter.write_str("deadline"),
             Self::Controller => formatter.write_str("controller"),
             Self::ConsoleRoom => formatter.write_str("console room"),
+            Self::Watchdog => formatter.write_str("watchdog"),
             Self::Queue { device, queue } => write!(formatter, "queue {queue} of {device}"),
             Self::Device { device, token } => write!(formatter, "event {token} of {device}"),
         }

@@ -1,8 +1,8 @@
 //! The machine's PCI bus and the virtio devices on it: made from the description, connected to interrupts and
 //! doorbells, and served when the event loop says that one of their descriptors became readable.
 //!
-//! Slots are handed out in a fixed order (disks, interfaces, entropy, balloon, sockets, console), so that a guest finds
-//! a device in the same place at each start.
+//! Slots are handed out in a fixed order (disks, interfaces, entropy, balloon, sockets, console, watchdog), so that a
+//! guest finds a device in the same place at each start.
 
 mod assembly;
 
@@ -20,6 +20,7 @@ use devices::serial::ConsoleSink;
 use devices::virtio::balloon::BalloonHandle;
 use devices::virtio::console::{ConsoleHandle, ConsoleSize};
 use devices::virtio::pci::VirtioPciDevice;
+use devices::watchdog::WatchdogDevice;
 use hypervisor::Vm;
 use vm_model::{Bytes, DiskSpec, GuestServices, NicSpec};
 
@@ -27,6 +28,7 @@ use super::counters::DeviceCounters;
 use super::{BalloonChangeError, BuildError, NoConsole};
 use crate::interrupts::InterruptRouter;
 use crate::layout;
+use crate::outcome::Outcome;
 use crate::poller::{Poller, Token, Trigger};
 
 /// How long to wait before a lock that is held is tried again.
@@ -37,6 +39,7 @@ pub(super) struct Parts<'a> {
     pub(super) vm: &'a Arc<Vm>,
     pub(super) router: &'a Arc<InterruptRouter>,
     pub(super) memory: &'a Arc<GuestMemory>,
+    pub(super) outcome: &'a Arc<Outcome>,
 }
 
 /// The bus and everything on it.
@@ -46,6 +49,7 @@ pub(super) struct VirtioDevices {
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
     console: Option<Console>,
+    watchdog: Option<Watchdog>,
 }
 
 /// What of a machine's description is on the bus.
@@ -66,6 +70,15 @@ struct Console {
 struct Balloon {
     function: usize,
     handle: Arc<BalloonHandle>,
+}
+
+/// The watchdog, which is on the bus and no virtio device.
+struct Watchdog(Arc<Mutex<WatchdogDevice>>);
+
+impl Watchdog {
+    fn lock(&self) -> MutexGuard<'_, WatchdogDevice> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One device and its slot.
@@ -119,10 +132,9 @@ impl VirtioDevices {
         console: impl FnOnce() -> Box<dyn ConsoleSink>,
     ) -> Result<Self, BuildError> {
         let BusSpec { disks, nics, rng, services } = spec;
-        let GuestServices { panic_device: _, balloon, vsock, console: has_console } = services;
-        let services =
-            usize::from(balloon.is_some()) + usize::from(vsock.is_some()) + usize::from(has_console);
-        let devices = disks.len() + nics.len() + usize::from(rng) + services;
+        let GuestServices { panic_device: _, balloon, vsock, console: has_console, watchdog } = services;
+        let singles = [rng, balloon.is_some(), vsock.is_some(), has_console, watchdog];
+        let devices = disks.len() + nics.len() + singles.iter().filter(|present| **present).count();
         let most = usize::from(layout::PCI_SLOTS) - 1;
         if devices > most {
             return Err(BuildError::TooManyDevices { devices, most });
@@ -145,6 +157,9 @@ impl VirtioDevices {
         }
         if has_console {
             assembly.add_console(console())?;
+        }
+        if watchdog {
+            assembly.add_watchdog()?;
         }
         Ok(assembly.finish())
     }
@@ -174,6 +189,9 @@ impl VirtioDevices {
                 poller.watch(&event.fd.as_raw_fd(), Token::Device { device, token }, Trigger::Edge)?;
             }
         }
+        if let Some(watchdog) = &self.watchdog {
+            poller.watch(&watchdog.lock().timer_event(), Token::Watchdog, Trigger::Edge)?;
+        }
         if let Some(console) = &self.console {
             poller.watch(&console.handle.room_event(), Token::ConsoleRoom, Trigger::Edge)?;
         }
@@ -193,6 +211,20 @@ impl VirtioDevices {
             function.lock().announce_config_change();
         }
         Ok(())
+    }
+
+    /// The watchdog's time is over, or may be.
+    pub(super) fn watchdog_event(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().handle_timer(Instant::now());
+        }
+    }
+
+    /// Stops the watchdog's time, which the guest cannot reload while its vCPUs are parked; resuming lets it go on.
+    pub(super) fn freeze_watchdog(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().freeze(Instant::now());
+        }
     }
 
     /// Whether there is a virtio console.
@@ -249,6 +281,9 @@ impl VirtioDevices {
 
     /// Looks at everything that may have become readable while nobody served it.
     pub(super) fn resume(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().thaw(Instant::now());
+        }
         for function in &self.functions {
             let mut transport = function.lock();
             transport.kick_all();

@@ -159,7 +159,9 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("pvmemcontrol", &[], "the guest cannot steer its memory's backing"),
     KeyRule::supported("pvpanic", Boolean,
         "Whether the guest's kernel can report a panic; the device is the ISA form at port 0x505, not a PCI function. Default: true."),
-    KeyRule::refused("watchdog", &[False], "there is no watchdog device"),
+    KeyRule::supported("watchdog", Boolean,
+        "Whether there is a watchdog: a guest that sets it going and does not reload it in time is reset. It is an Intel 6300ESB \
+         (i6300esb in Linux). Default: false."),
     KeyRule::refused_with("rtc", &[], "there is no separate clock device",
         &["id", "iommu", "pci_segment", "pci_device_id"]),
 ];

@@ -40,6 +40,15 @@ fn a_virtio_console_is_there_when_its_mode_says_so() {
 }
 
 #[test]
+fn a_watchdog_is_there_when_it_is_asked_for() {
+    for (text, expected) in
+        [("{}", false), (r#"{"watchdog": false}"#, false), (r#"{"watchdog": true}"#, true)]
+    {
+        assert_eq!(parse(text).expect("accepted").machine.services.watchdog, expected, "{text}");
+    }
+}
+
+#[test]
 fn a_balloon_is_as_large_as_the_memory_at_most() {
     let text = r#"{"memory": {"size": 33554432}, "balloon": {"size": 33554432, "deflate_on_oom": true}}"#;
     let mut machine = parse(text).expect("accepted").machine;

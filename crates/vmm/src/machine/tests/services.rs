@@ -130,3 +130,29 @@ fn each_machine_has_its_own_generation_and_hears_of_another_one() {
     }
     assert_ne!(first_ones[0], first_ones[1]);
 }
+
+#[test]
+fn a_guest_that_lets_its_watchdog_expire_is_reset() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::watchdog());
+    spec.services.watchdog = true;
+    let ended = run(&hypervisor, spec);
+    assert_eq!(ended.exit, MachineExit::Reset(ResetSource::Watchdog));
+    assert_eq!(ended.console, "ready\n");
+}
+
+#[test]
+fn a_watchdog_does_not_count_the_time_of_a_pause() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::watchdog());
+    spec.services.watchdog = true;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Paused);
+    guest.ask(Machine::resume);
+    guest.wait_for_console("ready\n");
+    guest.ask(|machine| machine.pause(long_enough())).unwrap();
+    // Longer than the guest has.
+    std::thread::sleep(Duration::from_millis(1500));
+    guest.ask(|machine| assert!(machine.is_paused()));
+    guest.ask(Machine::resume);
+    assert_eq!(guest.join().exit, MachineExit::Reset(ResetSource::Watchdog));
+}

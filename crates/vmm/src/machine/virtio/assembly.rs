@@ -12,12 +12,13 @@ use devices::virtio::pci::VirtioPciDevice;
 use devices::virtio::rng::RngDevice;
 use devices::virtio::vsock::{VsockDevice, VsockDeviceConfig};
 use devices::virtio::{QueueSize, VirtioDevice};
+use devices::watchdog::WatchdogDevice;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vm_model::{BalloonSpec, DiskSpec, NicSpec, VsockSpec};
 
 use super::super::counters::DeviceCounters;
 use super::super::disks::block_device;
-use super::{Balloon, BuildError, Console, Function, Parts, VirtioDevices};
+use super::{Balloon, BuildError, Console, Function, Parts, VirtioDevices, Watchdog};
 use crate::interrupts::KvmDoorbells;
 use crate::layout;
 
@@ -29,6 +30,7 @@ pub(super) struct Assembly<'a> {
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
     console: Option<Console>,
+    watchdog: Option<Watchdog>,
 }
 
 impl<'a> Assembly<'a> {
@@ -41,6 +43,7 @@ impl<'a> Assembly<'a> {
             counters: Vec::new(),
             balloon: None,
             console: None,
+            watchdog: None,
         }
     }
 
@@ -52,6 +55,7 @@ impl<'a> Assembly<'a> {
             counters: self.counters,
             balloon: self.balloon,
             console: self.console,
+            watchdog: self.watchdog,
         }
     }
 
@@ -107,9 +111,24 @@ impl<'a> Assembly<'a> {
         self.add("console".to_owned(), Box::new(device))
     }
 
+    /// Comes after every virtio device: slots are counted by those.
+    pub(super) fn add_watchdog(&mut self) -> Result<(), BuildError> {
+        let slot = self.next_slot();
+        let device = WatchdogDevice::new(layout::pci_bar_address(slot), self.parts.outcome.clone())
+            .map_err(|error| failed("watchdog", error))?;
+        let device = Arc::new(Mutex::new(device));
+        self.root.add(slot, device.clone()).map_err(|error| failed("watchdog", error))?;
+        self.watchdog = Some(Watchdog(device));
+        Ok(())
+    }
+
+    fn next_slot(&self) -> u8 {
+        u8::try_from(self.functions.len() + 1).expect("there are 32 slots, counted before")
+    }
+
     /// Puts `device` into the next slot, with a vector a queue and one for configuration changes.
     fn add(&mut self, name: String, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let slot = u8::try_from(self.functions.len() + 1).expect("there are 32 slots, counted before");
+        let slot = self.next_slot();
         let queues = device.queue_sizes().len();
         let vectors = u16::try_from(queues + 1).map_err(|error| failed(&name, error))?;
         let transport = VirtioPciDevice::new(

@@ -97,7 +97,10 @@ fn devices(panics: &[bool]) -> (VirtioDevices, Arc<AtomicU32>) {
     };
     let functions = panics.iter().map(function).collect();
     let root = Arc::new(PciRoot::new(layout::PCI_WINDOW));
-    (VirtioDevices { root, functions, counters: Vec::new(), balloon: None, console: None }, resets)
+    (
+        VirtioDevices { root, functions, counters: Vec::new(), balloon: None, console: None, watchdog: None },
+        resets,
+    )
 }
 
 fn soon() -> Instant {
