@@ -273,39 +273,6 @@ impl TinyGuest {
         Self { count: u32::from(count), ..Self::of(Kind::Processors) }
     }
 
-    /// Uses the first virtio console alone, and powers off:
-    ///
-    /// ```text
-    /// ready
-    /// <four bytes>
-    /// ```
-    ///
-    /// Between the two it waits until the console has 256 to 511 columns, and then for four typed bytes. It polls, and
-    /// so uses its CPU.
-    #[must_use]
-    pub fn console() -> Self {
-        Self { message: steps::console(), ..Self::of(Kind::Script) }
-    }
-
-    /// Says the generation identifier at `address` as four numbers, waits for the event of another one in the register
-    /// at [`EVENT_REGISTER_ADDRESS`], says that, and powers off:
-    ///
-    /// ```text
-    /// id <8 digits>             four times
-    /// ready
-    /// id <8 digits>             four times
-    /// ```
-    #[must_use]
-    pub fn generation(address: u32) -> Self {
-        Self { message: steps::generation(address), ..Self::of(Kind::Script) }
-    }
-
-    /// Sets the watchdog in slot 1 to a second, writes `ready\n` and never reloads it. It uses its CPU.
-    #[must_use]
-    pub fn watchdog() -> Self {
-        Self { message: steps::watchdog(), ..Self::of(Kind::Script) }
-    }
-
     /// Does `attack` to its block device, then uses that and its entropy device properly, and powers off. The first
     /// is in slot 1 and begins with [`HOSTILE_DISK_START`], the second in slot 2, and the machine has
     /// [`HOSTILE_MEMORY_SIZE`] bytes of memory.

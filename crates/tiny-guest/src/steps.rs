@@ -1,7 +1,42 @@
 //! Guests that follow a script and mean no harm.
 
-use crate::EVENT_REGISTER_ADDRESS;
 use crate::script::{BUFFERS, DESCRIPTORS, Descriptor, Place, SECOND_DESCRIPTORS, Script, Width};
+use crate::{EVENT_REGISTER_ADDRESS, Kind, TinyGuest};
+
+impl TinyGuest {
+    /// Uses the first virtio console alone, and powers off:
+    ///
+    /// ```text
+    /// ready
+    /// <four bytes>
+    /// ```
+    ///
+    /// Between the two it waits until the console has 256 to 511 columns, and then for four typed bytes. It polls, and
+    /// so uses its CPU.
+    #[must_use]
+    pub fn console() -> Self {
+        Self { message: console(), ..Self::of(Kind::Script) }
+    }
+
+    /// Says the generation identifier at `address` as four numbers, waits for the event of another one in the register
+    /// at [`EVENT_REGISTER_ADDRESS`], says that, and powers off:
+    ///
+    /// ```text
+    /// id <8 digits>             four times
+    /// ready
+    /// id <8 digits>             four times
+    /// ```
+    #[must_use]
+    pub fn generation(address: u32) -> Self {
+        Self { message: generation(address), ..Self::of(Kind::Script) }
+    }
+
+    /// Sets the watchdog in slot 1 to a second, writes `ready\n` and never reloads it. It uses its CPU.
+    #[must_use]
+    pub fn watchdog() -> Self {
+        Self { message: watchdog(), ..Self::of(Kind::Script) }
+    }
+}
 
 const CONSOLE: u16 = 3;
 /// `VIRTIO_CONSOLE_F_SIZE`.
@@ -19,7 +54,7 @@ const SAID: u32 = BUFFERS;
 const HEARD: u32 = BUFFERS + 0x1000;
 
 /// The steps of [`crate::TinyGuest::console`].
-pub(crate) fn console() -> Vec<u8> {
+fn console() -> Vec<u8> {
     let readable = |address: u32, length| Descriptor { address: address.into(), length, flags: 0, next: 0 };
     Script::default()
         .open(CONSOLE, CONSOLE_SIZE_FEATURE)
@@ -42,7 +77,7 @@ pub(crate) fn console() -> Vec<u8> {
 }
 
 /// The steps of [`crate::TinyGuest::generation`].
-pub(crate) fn generation(address: u32) -> Vec<u8> {
+fn generation(address: u32) -> Vec<u8> {
     let say = |script: Script| {
         (0..4).fold(script, |script, word| script.say("id", Place::Memory(address + 4 * word), Width::Double))
     };
@@ -60,7 +95,7 @@ const WATCHDOG: u32 = 0xc010_0000;
 const WATCHDOG_RELOAD: u32 = WATCHDOG + 0xc;
 
 /// The steps of [`crate::TinyGuest::watchdog`].
-pub(crate) fn watchdog() -> Vec<u8> {
+fn watchdog() -> Vec<u8> {
     let configure = |script: Script, register: u32, width, value| {
         let address = 0x8000_0000 | 1 << 11 | register & !3;
         script.write(Place::Port(0xcf8), Width::Double, address).write(

@@ -5,12 +5,12 @@
 //! guest finds a device in the same place at each start.
 
 mod assembly;
+mod function;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use assembly::Assembly;
 use devices::bus::{BusBuilder, BusError};
@@ -19,8 +19,8 @@ use devices::pci::{ConfigurationPorts, EcamWindow, MemoryWindow, PciRoot};
 use devices::serial::ConsoleSink;
 use devices::virtio::balloon::BalloonHandle;
 use devices::virtio::console::{ConsoleHandle, ConsoleSize};
-use devices::virtio::pci::VirtioPciDevice;
 use devices::watchdog::WatchdogDevice;
+use function::Function;
 use hypervisor::Vm;
 use vm_model::{Bytes, DiskSpec, GuestServices, NicSpec};
 
@@ -30,9 +30,6 @@ use crate::interrupts::InterruptRouter;
 use crate::layout;
 use crate::outcome::Outcome;
 use crate::poller::{Poller, Token, Trigger};
-
-/// How long to wait before a lock that is held is tried again.
-const LOCK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What a device is connected to.
 pub(super) struct Parts<'a> {
@@ -78,49 +75,6 @@ struct Watchdog(Arc<Mutex<WatchdogDevice>>);
 impl Watchdog {
     fn lock(&self) -> MutexGuard<'_, WatchdogDevice> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One device and its slot.
-struct Function {
-    name: String,
-    /// Held by vCPU threads for register accesses and by the event loop while it serves a queue.
-    transport: Arc<Mutex<VirtioPciDevice>>,
-}
-
-impl Function {
-    fn lock(&self) -> MutexGuard<'_, VirtioPciDevice> {
-        // A panic in a device fails its machine; what is done until then does not matter.
-        self.transport.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// As [`Function::lock`], but `None` when whoever holds it did not let go until `deadline`: a thread that was left
-    /// behind never does.
-    fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, VirtioPciDevice>> {
-        loop {
-            match self.transport.try_lock() {
-                Ok(transport) => return Some(transport),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_AGAIN),
-            }
-        }
-    }
-
-    /// Does `what` by `step`, which says whether it was done in time. A panic goes no further: where another is on its
-    /// way already, a second one would end the process and every machine in it.
-    fn contain(&self, what: &str, deadline: Instant, step: impl FnOnce(&mut VirtioPciDevice) -> bool) {
-        let device = self.name.as_str();
-        let contained =
-            catch_unwind(AssertUnwindSafe(|| self.lock_until(deadline).map(|mut held| step(&mut held))));
-        match contained {
-            Ok(Some(true)) => {}
-            Ok(Some(false)) => tracing::warn!(device, what, "a device did not end in time"),
-            Ok(None) => tracing::error!(device, what, "a device is held by a thread that was left behind"),
-            Err(_told_by_the_hook) => {
-                tracing::error!(device, what, "a device panicked while its machine ended")
-            }
-        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Tests of how devices end: whatever state a panic or a thread that was left behind leaves them in.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use devices::ports::{Doorbells, MessageInterrupts, MsiMessage};
+use devices::virtio::pci::VirtioPciDevice;
 use devices::virtio::{ActivateError, Activation, DeviceEvent, VirtioDevice, VirtioDeviceType};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
