@@ -1,5 +1,5 @@
 //! The registers of a hardware-reduced ACPI platform (ACPI 6.4 §4.1, §4.8.3.7, §5.6.9): sleep and reset in one
-//! byte, and the generic event device by which the machine presses the guest's power button.
+//! byte, and the generic event device by which the machine presses the guest's power button and tells of a new generation.
 //!
 //! The tables that tell the guest where these registers are belong to the machine, as does what happens to a
 //! guest that asks to be switched off.
@@ -54,6 +54,8 @@ impl BusDevice for SleepRegister {
 pub const EVENT_DEVICE_LENGTH: u64 = 4;
 /// The event register's bit for a pressed power button.
 pub const POWER_BUTTON_EVENT: u32 = 1 << 0;
+/// The event register's bit for a changed generation identifier.
+pub const GENERATION_EVENT: u32 = 1 << 1;
 
 /// The generic event device: one little-endian 32-bit register of pending events, cleared by reading it.
 ///
@@ -75,7 +77,19 @@ impl EventDevice {
     /// # Errors
     /// The host refused the interrupt; the event stays pending.
     pub fn press_power_button(&self) -> io::Result<()> {
-        self.pending.fetch_or(POWER_BUTTON_EVENT, Ordering::SeqCst);
+        self.raise(POWER_BUTTON_EVENT)
+    }
+
+    /// Tells the guest that its generation identifier is another one now.
+    ///
+    /// # Errors
+    /// As [`EventDevice::press_power_button`].
+    pub fn announce_generation(&self) -> io::Result<()> {
+        self.raise(GENERATION_EVENT)
+    }
+
+    fn raise(&self, event: u32) -> io::Result<()> {
+        self.pending.fetch_or(event, Ordering::SeqCst);
         self.interrupt.trigger()
     }
 

@@ -37,5 +37,7 @@ pub mod ports;
 pub mod power;
 pub mod pvpanic;
 pub mod serial;
+mod timer;
 pub mod virtio;
 mod wake;
+pub mod watchdog;

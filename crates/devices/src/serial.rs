@@ -30,7 +30,8 @@ const ROOM_WORTH_TELLING: usize = 32;
 
 /// Takes what the guest writes, in order, from its first byte on.
 ///
-/// Called on vCPU threads with the port's lock held: it must neither block nor call back into the port.
+/// Called with the lock of the port, or of the virtio console, held, on a vCPU's thread or the event loop: it must
+/// neither block nor call back into the device.
 pub trait ConsoleSink: Send {
     /// Takes `bytes`. There is no failure: a sink that cannot keep them counts them itself.
     fn write(&mut self, bytes: &[u8]);

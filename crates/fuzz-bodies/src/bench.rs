@@ -22,7 +22,7 @@ const SLOT: u64 = 1;
 /// Descriptors of each queue.
 const QUEUE_SIZE: u16 = 16;
 /// Turns after which a device that still asks for more is taken to ask for ever.
-const TURNS_MAX: u32 = 1000;
+const TURNS_MAX: u32 = 2000;
 /// How long I/O on a file in memory may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 

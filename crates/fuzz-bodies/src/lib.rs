@@ -19,6 +19,7 @@
 mod artifact;
 mod bench;
 mod block;
+mod console;
 mod dhcp;
 mod driver;
 mod input;
@@ -38,8 +39,9 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input (packets of a virtio socket, say) gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 12] = [
+pub const BODIES: [(&str, Body); 13] = [
     ("block_requests", block::requests),
+    ("console_queues", console::queues),
     ("dhcp_packets", dhcp::packets),
     ("kernel_images", kernel::images),
     ("lease_book", leases::book),

@@ -9,6 +9,7 @@ use devices::ports::{Doorbells, LineInterrupt, MessageInterrupts, MsiMessage};
 use devices::power::{PowerRequests, ResetSource};
 use devices::serial::ConsoleSink;
 use devices::virtio::queue::QueueInterrupt;
+use devices::watchdog::WatchdogReports;
 use vmm_sys_util::eventfd::EventFd;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -109,6 +110,10 @@ pub(crate) struct Nowhere;
 
 impl ConsoleSink for Nowhere {
     fn write(&mut self, _bytes: &[u8]) {}
+}
+
+impl WatchdogReports for Nowhere {
+    fn watchdog_expired(&self) {}
 }
 
 impl PowerRequests for Nowhere {

@@ -1,5 +1,5 @@
 //! Register accesses of any width to a virtio device, its set-up in any order, doorbells, resets and BAR moves
-//! (virtio 1.2 §4.1), with a block, a network or an entropy device behind it.
+//! (virtio 1.2 §4.1), with a block, a network, an entropy device or a console behind it.
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::pci::{CommonConfig, QueueSettings, Stage};
@@ -7,14 +7,15 @@ use devices::virtio::rng::RngDevice;
 
 use crate::bench::Bench;
 use crate::input::Input;
-use crate::{block, net};
+use crate::{block, console, net};
 
 /// Drives one device.
 pub(crate) fn accesses(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let device: Box<dyn VirtioDevice> = match input.below(4) {
+    let device: Box<dyn VirtioDevice> = match input.below(5) {
         0 => Box::new(block::device(block::disk(), input.flag())),
         1 => Box::new(net::device(input.flag()).0),
+        4 => Box::new(console::device().0),
         _ => Box::new(RngDevice::new().expect("a descriptor")),
     };
     let bench = Bench::new(device);

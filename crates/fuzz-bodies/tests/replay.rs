@@ -110,6 +110,7 @@ macro_rules! replays {
 
 replays! {
     block_requests,
+    console_queues,
     dhcp_packets,
     kernel_images,
     lease_book,

@@ -93,6 +93,15 @@ impl Vcpu {
         self.fd.set_mp_state(state).map_err(|errno| self.state_error("setting the run state", errno))
     }
 
+    /// Queues a non-maskable interrupt, which the vCPU takes when it next runs (KVM API §4.64). What the guest set up for
+    /// the APIC's LINT1 pin is passed by: the interrupt is the processor's own.
+    ///
+    /// # Errors
+    /// [`VcpuError::State`] when the kernel refuses.
+    pub fn nmi(&self) -> Result<(), VcpuError> {
+        self.fd.nmi().map_err(|errno| self.state_error("queueing a non-maskable interrupt", errno))
+    }
+
     /// Reads the CPUID leaves that the guest sees.
     ///
     /// # Errors

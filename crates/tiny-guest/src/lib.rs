@@ -19,6 +19,7 @@ mod elf;
 mod hostile;
 mod image;
 mod script;
+mod steps;
 
 pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE};
 
@@ -71,6 +72,7 @@ enum Kind {
     Panic,
     Script,
     Balloon,
+    Nmi,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -136,6 +138,12 @@ impl TinyGuest {
     #[must_use]
     pub fn idle() -> Self {
         Self::of(Kind::Idle)
+    }
+
+    /// Writes `ready\n` and halts with interrupts off; at a non-maskable one it writes `nmi\n` and powers off.
+    #[must_use]
+    pub fn nmi() -> Self {
+        Self::of(Kind::Nmi)
     }
 
     /// Writes `ready\n` and resets the machine through ACPI: 1 to port 0x600.

@@ -54,7 +54,9 @@ pub(crate) enum Width {
 
 /// Where queue 0 lies in the guest's memory (`assembly/virtio.s`).
 pub(crate) const DESCRIPTORS: u32 = 0x10_4000;
-/// Its available ring.
+/// Where queue 1 lies.
+pub(crate) const SECOND_DESCRIPTORS: u32 = DESCRIPTORS + 0x3000;
+/// The available ring of queue 0.
 pub(crate) const AVAILABLE: u32 = DESCRIPTORS + 0x1000;
 /// Room for buffers, eight pages.
 pub(crate) const BUFFERS: u32 = DESCRIPTORS + 0x6000;
@@ -132,12 +134,22 @@ impl Script {
 
     /// Makes the chain at descriptor `head` available in queue 0 and rings.
     pub(crate) fn submit(self, head: u32) -> Self {
-        self.step(Operation::Submit, Width::Double, Place::Memory(0), head, 0)
+        self.submit_to(0, head)
+    }
+
+    /// As [`Script::submit`], in queue `queue`, 0 or 1.
+    pub(crate) fn submit_to(self, queue: u32, head: u32) -> Self {
+        self.step(Operation::Submit, Width::Double, Place::Memory(queue), head, 0)
     }
 
     /// Waits until queue 0 has one more used chain.
     pub(crate) fn wait_used(self) -> Self {
-        self.step(Operation::Wait, Width::Double, Place::Memory(0), 0, 0)
+        self.wait_used_of(0)
+    }
+
+    /// As [`Script::wait_used`], of queue `queue`, 0 or 1.
+    pub(crate) fn wait_used_of(self, queue: u32) -> Self {
+        self.step(Operation::Wait, Width::Double, Place::Memory(queue), 0, 0)
     }
 
     /// Writes entry `slot` of the table of descriptors at `table`.

@@ -26,6 +26,7 @@ mod nic_options;
 mod processors;
 mod services;
 mod units;
+mod vcpu_dump;
 
 pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
@@ -43,3 +44,4 @@ pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
+pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};

@@ -133,7 +133,7 @@ pub enum MachinePhase {
 pub enum MachineExit {
     /// The guest switched itself off (ACPI S5), by itself or when asked.
     PoweredOff,
-    /// The guest asked for a reset.
+    /// The guest asked for a reset, or its watchdog did.
     Reset(ResetSource),
     /// A vCPU shut down with no handler left: a triple fault.
     TripleFault,
@@ -143,7 +143,7 @@ pub enum MachineExit {
     Failed(String),
 }
 
-/// How a guest asked for a reset.
+/// What asked for a guest's reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResetSource {
@@ -151,6 +151,8 @@ pub enum ResetSource {
     Acpi,
     /// The keyboard controller's reset pulse, port 0x64.
     KeyboardController,
+    /// It let its watchdog expire.
+    Watchdog,
 }
 
 /// What a guest's kernel tells of its own end, while its machine still runs.

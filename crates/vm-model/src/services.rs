@@ -14,12 +14,18 @@ pub struct GuestServices<F> {
     pub balloon: Option<BalloonSpec>,
     /// The device that connects sockets of its guest with sockets on the host.
     pub vsock: Option<VsockSpec<F>>,
+    /// Whether it has a virtio console, which is recorded as its first serial port can be.
+    #[serde(default)]
+    pub console: bool,
+    /// Whether it has a watchdog, which resets a guest that set it going and does not reload it in time.
+    #[serde(default)]
+    pub watchdog: bool,
 }
 
 impl<F> Default for GuestServices<F> {
     /// The device for panics alone: it costs nothing and answers the question why a guest ended.
     fn default() -> Self {
-        Self { panic_device: true, balloon: None, vsock: None }
+        Self { panic_device: true, balloon: None, vsock: None, console: false, watchdog: false }
     }
 }
 
@@ -55,6 +61,8 @@ impl<F> GuestServices<F> {
             panic_device: self.panic_device,
             balloon: self.balloon,
             vsock: vsock.transpose()?,
+            console: self.console,
+            watchdog: self.watchdog,
         })
     }
 }

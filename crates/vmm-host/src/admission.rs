@@ -21,12 +21,14 @@ pub enum Admission {
 /// - A machine that was asked to stop is not paused any more, as that would keep it from stopping.
 /// - The power button alone is refused while vCPUs are parked: nobody would see it. A request to shut down
 ///   resumes them instead.
-/// - A balloon's new target and a link's new state wait where vCPUs are parked.
+/// - A balloon's new target, a console's new size and a link's new state wait where vCPUs are parked.
+/// - vCPUs can be looked at wherever they are; those that are parked take a non-maskable interrupt when they go on.
 /// - Typing ahead is fine while paused; what does not fit is told in the reply.
 pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
     use CommandKind::{
-        Announce, Kill, Pause, PressPowerButton, RequestShutdown, Resume, SetBalloon, SetLink, WriteConsole,
+        Announce, DumpVcpus, InjectNmi, Kill, Pause, PressPowerButton, RequestShutdown, ResizeConsole,
+        Resume, SetBalloon, SetLink, WriteConsole,
     };
 
     match (phase, command) {
@@ -34,21 +36,22 @@ pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
         (_, Kill) => Perform,
         (MachinePhase::Booting | MachinePhase::Exited, _) => Deny,
 
+        (
+            _,
+            SetBalloon | SetLink | Announce | ResizeConsole | WriteConsole | InjectNmi | DumpVcpus
+            | RequestShutdown,
+        ) => Perform,
+
         (MachinePhase::Running, Resume) => AlreadySo,
-        (MachinePhase::Running, Pause | PressPowerButton | RequestShutdown) => Perform,
+        (MachinePhase::Running, Pause | PressPowerButton) => Perform,
 
         (MachinePhase::Paused, Pause) => AlreadySo,
         (MachinePhase::Paused, PressPowerButton) => Deny,
-        (MachinePhase::Paused, Resume | RequestShutdown) => Perform,
+        (MachinePhase::Paused, Resume) => Perform,
 
         (MachinePhase::Stopping, Pause) => Deny,
         (MachinePhase::Stopping, Resume) => AlreadySo,
-        (MachinePhase::Stopping, PressPowerButton | RequestShutdown) => Perform,
-
-        (
-            MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping,
-            SetBalloon | SetLink | Announce | WriteConsole,
-        ) => Perform,
+        (MachinePhase::Stopping, PressPowerButton) => Perform,
     }
 }
 
@@ -59,10 +62,13 @@ pub(crate) fn phase_after(phase: MachinePhase, command: CommandKind) -> MachineP
         CommandKind::Resume => MachinePhase::Running,
         CommandKind::RequestShutdown | CommandKind::Kill => MachinePhase::Stopping,
         CommandKind::PressPowerButton
-        | CommandKind::SetBalloon
         | CommandKind::SetLink
         | CommandKind::Announce
-        | CommandKind::WriteConsole => phase,
+        | CommandKind::ResizeConsole
+        | CommandKind::SetBalloon
+        | CommandKind::WriteConsole
+        | CommandKind::InjectNmi
+        | CommandKind::DumpVcpus => phase,
     }
 }
 
@@ -113,10 +119,13 @@ mod tests {
                             vcpus = Vcpus::Run;
                             asked_to_stop = true;
                         }
-                        CommandKind::SetBalloon
-                        | CommandKind::SetLink
+                        CommandKind::SetLink
                         | CommandKind::Announce
-                        | CommandKind::WriteConsole => {}
+                        | CommandKind::ResizeConsole
+                        | CommandKind::SetBalloon
+                        | CommandKind::WriteConsole
+                        | CommandKind::InjectNmi
+                        | CommandKind::DumpVcpus => {}
                         CommandKind::Kill => break,
                     }
                     phase = phase_after(phase, command);
@@ -137,10 +146,13 @@ mod tests {
                 | CommandKind::Resume
                 | CommandKind::PressPowerButton
                 | CommandKind::RequestShutdown
+                | CommandKind::ResizeConsole
                 | CommandKind::SetBalloon
                 | CommandKind::SetLink
                 | CommandKind::Announce
-                | CommandKind::WriteConsole => (Admission::Deny, Admission::Deny),
+                | CommandKind::WriteConsole
+                | CommandKind::InjectNmi
+                | CommandKind::DumpVcpus => (Admission::Deny, Admission::Deny),
             };
             let answers = (admit(MachinePhase::Booting, command), admit(MachinePhase::Exited, command));
             assert_eq!(answers, expected, "{command}");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase};
+use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase, VcpuDump};
 
 /// A request to one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,10 +23,17 @@ pub enum Command {
     /// Ask the guest to switch itself off, and count the machine as stopping from now on. A paused machine is
     /// resumed first.
     RequestShutdown,
-    /// Type into the console.
+    /// Type into the console: the serial port if it is recorded or there is nothing else, the virtio console otherwise.
     WriteConsole {
         /// What to type.
         bytes: Vec<u8>,
+    },
+    /// Tell the guest the size of the terminal behind its virtio console.
+    ResizeConsole {
+        /// Characters a line.
+        columns: u16,
+        /// Lines.
+        rows: u16,
     },
     /// Ask the guest to give up that much of its memory from now on.
     SetBalloon {
@@ -44,6 +51,16 @@ pub enum Command {
     Announce {
         /// The interface.
         nic: String,
+    },
+    /// Queue a non-maskable interrupt on every vCPU, which a guest may take as the wish for a crash dump.
+    InjectNmi {
+        /// How long the vCPUs may take to leave the guest; a few seconds at most.
+        within: Duration,
+    },
+    /// Say where every vCPU is. The machine goes on.
+    DumpVcpus {
+        /// How long the vCPUs may take to leave the guest; a few seconds at most.
+        within: Duration,
     },
     /// End the machine now. Overtakes every other command; its effect is seen in the status.
     Kill,
@@ -63,12 +80,18 @@ pub enum CommandKind {
     RequestShutdown,
     /// [`Command::WriteConsole`].
     WriteConsole,
+    /// [`Command::ResizeConsole`].
+    ResizeConsole,
     /// [`Command::SetBalloon`].
     SetBalloon,
     /// [`Command::SetLink`].
     SetLink,
     /// [`Command::Announce`].
     Announce,
+    /// [`Command::InjectNmi`].
+    InjectNmi,
+    /// [`Command::DumpVcpus`].
+    DumpVcpus,
     /// [`Command::Kill`].
     Kill,
 }
@@ -82,9 +105,12 @@ impl Command {
             Self::PressPowerButton => CommandKind::PressPowerButton,
             Self::RequestShutdown => CommandKind::RequestShutdown,
             Self::WriteConsole { .. } => CommandKind::WriteConsole,
+            Self::ResizeConsole { .. } => CommandKind::ResizeConsole,
             Self::SetBalloon { .. } => CommandKind::SetBalloon,
             Self::SetLink { .. } => CommandKind::SetLink,
             Self::Announce { .. } => CommandKind::Announce,
+            Self::InjectNmi { .. } => CommandKind::InjectNmi,
+            Self::DumpVcpus { .. } => CommandKind::DumpVcpus,
             Self::Kill => CommandKind::Kill,
         }
     }
@@ -92,15 +118,18 @@ impl Command {
 
 impl CommandKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Pause,
         Self::Resume,
         Self::PressPowerButton,
         Self::RequestShutdown,
         Self::WriteConsole,
+        Self::ResizeConsole,
         Self::SetBalloon,
         Self::SetLink,
         Self::Announce,
+        Self::InjectNmi,
+        Self::DumpVcpus,
         Self::Kill,
     ];
 }
@@ -113,9 +142,12 @@ impl fmt::Display for CommandKind {
             Self::PressPowerButton => "press power button",
             Self::RequestShutdown => "request shutdown",
             Self::WriteConsole => "write console",
+            Self::ResizeConsole => "resize console",
             Self::SetBalloon => "set balloon",
             Self::SetLink => "set link",
             Self::Announce => "announce",
+            Self::InjectNmi => "inject an NMI into",
+            Self::DumpVcpus => "dump the vCPUs of",
             Self::Kill => "kill",
         })
     }
@@ -131,6 +163,11 @@ pub enum Reply {
     Written {
         /// Bytes taken, from the front.
         accepted: usize,
+    },
+    /// The answer to [`Command::DumpVcpus`].
+    Vcpus {
+        /// A dump for each vCPU, by index.
+        vcpus: Vec<VcpuDump>,
     },
     /// It is not accepted in the machine's present phase.
     Denied {
@@ -156,17 +193,29 @@ pub struct MachineStatus {
     /// What the guest's kernel told of a panic. The machine goes on until it is ended.
     #[serde(default)]
     pub panic: Option<GuestPanic>,
+    /// Whether its thread has work to do and stands still: no command is answered and no device served until it turns
+    /// again. Its host tells, a few seconds after it began.
+    #[serde(default)]
+    pub hung: bool,
 }
 
 impl MachineStatus {
     /// The status every machine begins with.
     pub fn booting() -> Self {
-        Self { phase: MachinePhase::Booting, exit: None, timings: BootTimings::default(), panic: None }
+        Self {
+            phase: MachinePhase::Booting,
+            exit: None,
+            timings: BootTimings::default(),
+            panic: None,
+            hung: false,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use vm_model::VcpuReport;
+
     use super::*;
 
     #[test]
@@ -177,9 +226,12 @@ mod tests {
             Command::PressPowerButton,
             Command::RequestShutdown,
             Command::WriteConsole { bytes: b"ls\n".into() },
+            Command::ResizeConsole { columns: 132, rows: 50 },
             Command::SetBalloon { size: Bytes::from_mib(64) },
             Command::SetLink { nic: "net0".into(), link: LinkState::Down },
             Command::Announce { nic: "net0".into() },
+            Command::InjectNmi { within: Duration::from_secs(1) },
+            Command::DumpVcpus { within: Duration::from_secs(1) },
             Command::Kill,
         ];
         for (command, kind) in commands.into_iter().zip(CommandKind::ALL) {
@@ -190,5 +242,9 @@ mod tests {
         let denied = Reply::Denied { phase: MachinePhase::Stopping };
         let json = serde_json::to_string(&denied).expect("replies serialise");
         assert_eq!(json, r#"{"reply":"denied","phase":"stopping"}"#);
+        let dump = Reply::Vcpus { vcpus: vec![VcpuDump { index: 1, report: VcpuReport::Silent }] };
+        let json = serde_json::to_string(&dump).expect("replies serialise");
+        assert_eq!(json, r#"{"reply":"vcpus","vcpus":[{"index":1,"report":"silent"}]}"#);
+        assert_eq!(serde_json::from_str::<Reply>(&json).expect("and parse back"), dump);
     }
 }

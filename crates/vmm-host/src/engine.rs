@@ -9,10 +9,11 @@ pub(crate) mod fake;
 mod kvm;
 
 use std::error::Error;
+use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec};
+use vm_model::{Bytes, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec, VcpuDump};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -72,6 +73,20 @@ pub(crate) trait Driver {
     fn woken(&mut self, controls: &mut dyn Controls) -> Flow;
     /// Something happened to the machine.
     fn event(&mut self, event: Event);
+    /// The machine's event loop has something to serve; all of the above is told within a turn, or after the last one.
+    fn turning(&mut self);
+    /// It has served that.
+    fn turned(&mut self, turn: &Turn<'_>);
+}
+
+/// One turn of a machine's event loop.
+pub(crate) struct Turn<'machine> {
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// What took longest in it, whatever the engine calls that.
+    pub(crate) slowest: &'machine dyn fmt::Display,
+    /// How long that took.
+    pub(crate) slowest_took: Duration,
 }
 
 /// What a driver may do to its machine, while it runs.
@@ -82,8 +97,13 @@ pub(crate) trait Controls {
     fn set_balloon(&mut self, size: Bytes) -> Result<(), Cause>;
     fn set_link(&mut self, nic: &str, link: LinkState) -> Result<(), Cause>;
     fn announce(&mut self, nic: &str) -> Result<(), Cause>;
-    /// How many of `bytes`, from the front, the serial port had room for.
+    /// How many of `bytes`, from the front, the console had room for.
     fn write_console(&mut self, bytes: &[u8]) -> usize;
+    /// Queues a non-maskable interrupt on each vCPU.
+    fn inject_nmi(&mut self, within: Duration) -> Result<(), Cause>;
+    /// Where each vCPU is.
+    fn dump_vcpus(&mut self, within: Duration) -> Result<Vec<VcpuDump>, Cause>;
+    fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause>;
 }
 
 /// Whether the machine goes on.

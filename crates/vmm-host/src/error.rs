@@ -13,7 +13,7 @@ use crate::engine::Cause;
 
 /// Why the host could not be set up.
 #[derive(Debug, Error)]
-#[error("cannot start the thread {thread} that disposes of ended machines")]
+#[error("cannot start the thread {thread}, without which machines cannot be hosted")]
 pub struct HostError {
     pub(crate) thread: &'static str,
     #[source]

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, VmId};
+use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, VcpuDump, VmId};
 
 use crate::console::{ConsoleRecorder, ConsoleSnapshot};
 use crate::counters::CountersSource;
 use crate::error::CommandError;
 use crate::mailbox::CommandPort;
 use crate::{Command, MachineStatus, Reply};
+
+/// How long vCPUs may take to leave the guest for a look at them; a machine's event loop waits meanwhile.
+const VCPU_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a [`MachineHandle`] is made of. A connection to a host process implements [`CommandPort`] and
 /// [`CountersSource`], feeds the status and records the console; everything else is as for a machine in this
@@ -119,10 +122,48 @@ impl MachineHandle {
         let kind = command.kind();
         match self.call(command, self.parts.command_deadline).await? {
             Reply::Written { accepted } => Ok(accepted),
-            Reply::Done | Reply::Denied { .. } | Reply::Failed { .. } => {
+            Reply::Done | Reply::Vcpus { .. } | Reply::Denied { .. } | Reply::Failed { .. } => {
                 Err(CommandError::Unexpected { vm: self.id().clone(), command: kind })
             }
         }
+    }
+
+    /// Tells the guest the size of the terminal behind its virtio console.
+    ///
+    /// # Errors
+    /// The machine has no virtio console or has ended, or there was no answer in time.
+    pub async fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError> {
+        self.command(Command::ResizeConsole { columns, rows }).await
+    }
+
+    /// Queues a non-maskable interrupt on every vCPU. Linux makes a crash dump of it where it is told to by
+    /// `kernel.unknown_nmi_panic`.
+    ///
+    /// # Errors
+    /// A vCPU did not take it in time, the machine has ended, or there was no answer in time.
+    pub async fn inject_nmi(&self) -> Result<(), CommandError> {
+        self.command(Command::InjectNmi { within: self.patience_with_vcpus() }).await
+    }
+
+    /// Where every vCPU is, by index; the machine goes on. One that does not leave the guest or a device within a
+    /// second is reported as silent.
+    ///
+    /// # Errors
+    /// The machine has ended, or there was no answer in time.
+    pub async fn dump_vcpus(&self) -> Result<Vec<VcpuDump>, CommandError> {
+        let command = Command::DumpVcpus { within: self.patience_with_vcpus() };
+        let kind = command.kind();
+        match self.call(command, self.parts.command_deadline).await? {
+            Reply::Vcpus { vcpus } => Ok(vcpus),
+            Reply::Done | Reply::Written { .. } | Reply::Denied { .. } | Reply::Failed { .. } => {
+                Err(CommandError::Unexpected { vm: self.id().clone(), command: kind })
+            }
+        }
+    }
+
+    /// The machine gives up first, so that what it found arrives.
+    fn patience_with_vcpus(&self) -> Duration {
+        self.parts.command_deadline.mul_f64(0.75).min(VCPU_PATIENCE)
     }
 
     /// Asks the guest to give up `size` of its memory from now on. Whether it did is seen in the counters.
@@ -188,7 +229,7 @@ impl MachineHandle {
             Ok(Err(_)) => Err(CommandError::Ended { vm, command: kind }),
             Ok(Ok(Reply::Denied { phase })) => Err(CommandError::Denied { vm, command: kind, phase }),
             Ok(Ok(Reply::Failed { reason })) => Err(CommandError::Failed { vm, command: kind, reason }),
-            Ok(Ok(reply @ (Reply::Done | Reply::Written { .. }))) => Ok(reply),
+            Ok(Ok(reply @ (Reply::Done | Reply::Written { .. } | Reply::Vcpus { .. }))) => Ok(reply),
         }
     }
 }

@@ -18,11 +18,14 @@ use crate::counters::CountersCell;
 use crate::engine::{Engine, KvmEngine};
 use crate::error::{HostError, LaunchError, LaunchFailure};
 use crate::handle::{HandleParts, MachineHandle};
+use crate::heartbeat::Heartbeat;
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
 use crate::reaper::{REAPER_THREAD, ToReaper, start_reaper};
-use crate::registry::{HostCounts, Hosted, Refusal, Registry};
+use crate::registry::{HostCounts, Hosted, Refusal, Registry, Vitals};
+use crate::slow_turns::SlowTurns;
 use crate::steward::Steward;
+use crate::watch_thread::{WATCH_THREAD, Watch};
 
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -42,6 +45,8 @@ pub struct HostOptions {
     pub mailbox_capacity: usize,
     /// How much of each console is kept.
     pub console: ConsoleLimits,
+    /// How long a machine's thread may stand still with work to do until its status says that it is hung.
+    pub hung_after: Duration,
 }
 
 impl Default for HostOptions {
@@ -52,6 +57,7 @@ impl Default for HostOptions {
             command_deadline: Duration::from_secs(5),
             mailbox_capacity: 32,
             console: ConsoleLimits::default(),
+            hung_after: Duration::from_secs(5),
         }
     }
 }
@@ -96,6 +102,8 @@ pub struct VmmHost {
     registry: Arc<Registry>,
     /// Taken by the shutdown. Held for a clone or a take.
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
+    /// Taken by the shutdown. Held for a take.
+    watch: Mutex<Option<Watch>>,
 }
 
 impl VmmHost {
@@ -114,7 +122,10 @@ impl VmmHost {
         let registry = Arc::new(Registry::new(options.machine_limit));
         let reaper =
             start_reaper(registry.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
-        Ok(Self { engine, options, registry, reaper: Mutex::new(Some(reaper)) })
+        let watch = Watch::start(registry.clone(), options.hung_after)
+            .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
+        let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
+        Ok(Self { engine, options, registry, reaper, watch })
     }
 
     /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
@@ -163,6 +174,11 @@ impl VmmHost {
                 Err(_) => report.remaining.push(id),
             }
         }
+        // From here on nobody is interested in how those that remain are.
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(watch) = watch {
+            watch.end();
+        }
         let reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((to_reaper, thread)) = reaper
             && report.remaining.is_empty()
@@ -192,11 +208,13 @@ impl VmmHost {
         let (release, released) = watch::channel(false);
         let (under_way, waiting) = oneshot::channel();
         let counters = Arc::new(CountersCell::default());
+        let heartbeat = Arc::new(Heartbeat::default());
         let hosted = Hosted {
             thread: None,
             kill_switch: outbox.kill_switch(),
             status: status_seen.clone(),
             released: released.clone(),
+            vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
         };
         let machine_thread = MachineThread {
             id: id.clone(),
@@ -205,7 +223,16 @@ impl VmmHost {
             engine: self.engine.clone(),
             console: console_writer,
             counters: counters.clone(),
-            steward: Steward { inbox, status, requested, under_way: Some(under_way) },
+            steward: Steward {
+                id: id.clone(),
+                inbox,
+                status,
+                heartbeat,
+                requested,
+                under_way: Some(under_way),
+                slow_turns: SlowTurns::default(),
+                last_command: None,
+            },
             reaper,
             release,
         };

@@ -9,6 +9,7 @@
 //!   task ◀─ handle ─┐                         ▲       │                  │ bytes
 //!                   │ commands, bounded, + eventfd    │ status (watch)   ▼
 //!                   └─────────────────────────┘       ▼            ConsoleRecorder ──▶ readers, followers
+//!                                               thread vm-watch: marks machines whose threads stand still
 //!                                               thread vm-reaper: what remains ──▶ released
 //! ```
 //!
@@ -48,13 +49,16 @@ mod descriptors;
 mod engine;
 mod error;
 mod handle;
+mod heartbeat;
 mod host;
 mod machine_thread;
 mod mailbox;
 mod reaper;
 mod registry;
+mod slow_turns;
 mod steward;
 mod stop;
+mod watch_thread;
 
 pub use admission::{Admission, admit};
 pub use command::{Command, CommandKind, MachineStatus, Reply};

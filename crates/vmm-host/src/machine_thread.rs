@@ -86,6 +86,7 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: 
     steward.status.send_modify(|status| {
         status.phase = MachinePhase::Exited;
         status.exit = Some(exit.clone());
+        status.hung = false;
     });
     let Some(waiting) = steward.under_way.take() else {
         return;

@@ -59,6 +59,8 @@ pub(crate) struct KillSwitch(Arc<Bell>);
 
 struct Bell {
     killed: AtomicBool,
+    /// Whether it was rung and not silenced since.
+    rings: AtomicBool,
     eventfd: OwnedFd,
 }
 
@@ -67,10 +69,16 @@ impl KillSwitch {
         self.0.killed.store(true, Ordering::Release);
         self.0.ring();
     }
+
+    /// Whether something waits for the machine's thread to look at it.
+    pub(crate) fn rings(&self) -> bool {
+        self.0.rings.load(Ordering::Acquire)
+    }
 }
 
 impl Bell {
     fn ring(&self) {
+        self.rings.store(true, Ordering::Release);
         // It can only fail for a counter at its maximum, which is as loud as it gets.
         let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
     }
@@ -91,7 +99,7 @@ pub(crate) struct Inbox {
 /// A mailbox that holds at most `capacity` commands.
 pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
     let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let bell = Arc::new(Bell { killed: AtomicBool::new(false), eventfd });
+    let bell = Arc::new(Bell { killed: AtomicBool::new(false), rings: AtomicBool::new(false), eventfd });
     let (sender, receiver) = mpsc::channel(capacity.max(1));
     let outbox = Outbox { commands: sender, kill_switch: KillSwitch(bell.clone()) };
     let inbox = Inbox { commands: receiver, bell };
@@ -139,6 +147,8 @@ impl Inbox {
         let mut count = [0; 8];
         // Not readable: woken for nothing, which is no fault.
         let _ = rustix::io::read(&self.bell.eventfd, &mut count);
+        // After it: whoever rings in between makes the descriptor readable, and the next silence comes of that.
+        self.bell.rings.store(false, Ordering::Release);
     }
 
     /// Rings the bell, to be woken once more.
@@ -189,9 +199,9 @@ mod tests {
         assert_eq!(envelope.command, Command::Resume);
         envelope.answer(Reply::Done);
         assert_eq!(call.await.expect("no panic"), Ok(Reply::Done));
-        assert!(rings(&inbox));
+        assert!(rings(&inbox) && inbox.bell.rings.load(Ordering::Acquire));
         inbox.silence();
-        assert!(!rings(&inbox));
+        assert!(!rings(&inbox) && !inbox.bell.rings.load(Ordering::Acquire));
     }
 
     #[tokio::test]

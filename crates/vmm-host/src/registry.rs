@@ -1,19 +1,21 @@
 //! Which machines a host has: from before their thread starts until all they held is given back.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use vm_model::{MachinePhase, VmId};
 
 use crate::MachineStatus;
+use crate::heartbeat::{Health, Heartbeat, Standstill, judge};
 use crate::mailbox::KillSwitch;
 
 /// The machines of one host.
 pub(crate) struct Registry {
-    /// Held for a map operation, and while a thread is started (tens of microseconds): a thread must be in the
-    /// map before it can end. Entries go in and out whole: a poisoned lock is used on.
+    /// Held for a map operation, a look at each machine, and while a thread is started (tens of microseconds): a
+    /// thread must be in the map before it can end. Entries go in and out whole: a poisoned lock is used on.
     state: Mutex<State>,
     limit: usize,
 }
@@ -30,6 +32,15 @@ pub(crate) struct Hosted {
     pub(crate) kill_switch: KillSwitch,
     pub(crate) status: watch::Receiver<MachineStatus>,
     pub(crate) released: watch::Receiver<bool>,
+    pub(crate) vitals: Vitals,
+}
+
+/// How a machine's thread is found to stand still, and where that is told.
+pub(crate) struct Vitals {
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    /// For [`MachineStatus::hung`] alone; everything else in it has the machine's thread as its one writer.
+    pub(crate) status: watch::Sender<MachineStatus>,
+    pub(crate) standstill: Option<Standstill>,
 }
 
 /// Why a machine is not taken in.
@@ -101,6 +112,32 @@ impl Registry {
             .collect()
     }
 
+    /// Looks at every machine once and tells in its status whether its thread stands still with work to do, for longer
+    /// than `patience`.
+    pub(crate) fn look_after_machines(&self, now: Instant, patience: Duration) {
+        let mut told = Vec::new();
+        for (id, hosted) in &mut self.lock().machines {
+            let look = hosted.vitals.heartbeat.look(hosted.kill_switch.rings());
+            let (health, standstill) = judge(hosted.vitals.standstill, look, now, patience);
+            hosted.vitals.standstill = standstill;
+            let status = hosted.status.borrow();
+            // A machine's building is not made of turns and has a deadline of its own.
+            let hung = match status.phase {
+                MachinePhase::Booting | MachinePhase::Exited => false,
+                MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => {
+                    health == Health::Hung
+                }
+            };
+            if status.hung != hung {
+                told.push((id.clone(), hosted.vitals.status.clone(), hung));
+            }
+        }
+        // Outside of the lock.
+        for (id, status, hung) in told {
+            tell(&id, &status, hung);
+        }
+    }
+
     pub(crate) fn counts(&self) -> HostCounts {
         let state = self.lock();
         let has_ended = |hosted: &&Hosted| hosted.status.borrow().phase == MachinePhase::Exited;
@@ -109,5 +146,18 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell(id: &VmId, status: &watch::Sender<MachineStatus>, hung: bool) {
+    let changed = status.send_if_modified(|status| {
+        // It may have ended meanwhile, which is the last word.
+        let hung = hung && status.phase != MachinePhase::Exited;
+        std::mem::replace(&mut status.hung, hung) != hung
+    });
+    if changed && hung {
+        tracing::error!(vm = %id, "the machine's thread has work to do and stands still");
+    } else if changed {
+        tracing::info!(vm = %id, "the machine's thread does not stand still any more");
     }
 }

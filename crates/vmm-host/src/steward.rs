@@ -2,29 +2,39 @@
 //! status, and tells the launch when the machine is under way.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
-use vm_model::MachinePhase;
+use vm_model::{MachinePhase, VmId};
 
 use crate::admission::{Admission, admit, phase_after};
-use crate::engine::{Cause, Controls, Driver, Event, Flow};
+use crate::engine::{Cause, Controls, Driver, Event, Flow, Turn};
 use crate::error::{LaunchFailure, chain};
+use crate::heartbeat::Heartbeat;
 use crate::mailbox::Inbox;
-use crate::{Command, MachineStatus, Reply};
+use crate::slow_turns::SlowTurns;
+use crate::{Command, CommandKind, MachineStatus, Reply};
 
 /// Commands carried out in one turn, so that a flood of them does not keep the machine's devices waiting.
 const COMMANDS_A_TURN: usize = 16;
 
 /// Drives one machine.
 pub(crate) struct Steward {
+    /// Whose machine it is, for messages.
+    pub(crate) id: VmId,
     pub(crate) inbox: Inbox,
-    /// Its one writer is the machine's thread.
+    /// Its one writer is the machine's thread, but for [`MachineStatus::hung`], which that cannot know.
     pub(crate) status: watch::Sender<MachineStatus>,
+    /// Moved on at each turn of the machine's event loop.
+    pub(crate) heartbeat: Arc<Heartbeat>,
     /// When the machine was asked for.
     pub(crate) requested: Instant,
     /// Who waits for the machine to be under way.
     pub(crate) under_way: Option<oneshot::Sender<Result<(), LaunchFailure>>>,
+    pub(crate) slow_turns: SlowTurns,
+    /// The last command of the present turn.
+    pub(crate) last_command: Option<CommandKind>,
 }
 
 impl Steward {
@@ -70,12 +80,17 @@ impl Steward {
                 }
                 controls.press_power_button()?;
             }
+            Command::ResizeConsole { columns, rows } => controls.resize_console(*columns, *rows)?,
             Command::SetBalloon { size } => controls.set_balloon(*size)?,
             Command::SetLink { nic, link } => controls.set_link(nic, *link)?,
             Command::Announce { nic } => controls.announce(nic)?,
             Command::WriteConsole { bytes } => {
                 let accepted = controls.write_console(bytes);
                 return Ok(Reply::Written { accepted });
+            }
+            Command::InjectNmi { within } => controls.inject_nmi(*within)?,
+            Command::DumpVcpus { within } => {
+                return Ok(Reply::Vcpus { vcpus: controls.dump_vcpus(*within)? });
             }
             // The mailbox's: it never arrives as a command.
             Command::Kill => {}
@@ -86,6 +101,26 @@ impl Steward {
 }
 
 impl Driver for Steward {
+    fn turning(&mut self) {
+        self.heartbeat.begin();
+        self.last_command = None;
+    }
+
+    fn turned(&mut self, turn: &Turn<'_>) {
+        self.heartbeat.end();
+        if let Some(untold) = self.slow_turns.note(turn.took, Instant::now()) {
+            tracing::warn!(
+                vm = %self.id,
+                took = ?turn.took,
+                handler = %turn.slowest,
+                handler_took = ?turn.slowest_took,
+                last_command = ?self.last_command,
+                untold,
+                "a turn of the machine's event loop kept everything else of it waiting"
+            );
+        }
+    }
+
     fn wake_fd(&self) -> BorrowedFd<'_> {
         self.inbox.wake_fd()
     }
@@ -100,6 +135,7 @@ impl Driver for Steward {
             let Some(envelope) = self.inbox.take() else {
                 return Flow::Continue;
             };
+            self.last_command = Some(envelope.command.kind());
             let reply = self.carry_out(&envelope.command, controls);
             envelope.answer(reply);
         }

@@ -6,7 +6,10 @@ mod support;
 use std::time::Duration;
 
 use tiny_guest::TinyGuest;
-use vm_model::{FailureKind, MachineExit, MachinePhase, ResetSource, StopMethod};
+use vm_model::{
+    FailureKind, MachineExit, MachinePhase, ResetSource, SerialMode, StopMethod, VcpuActivity, VcpuDump,
+    VcpuReport,
+};
 use vmm_host::{InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
 use support::{file_with, host, launch, request, within};
@@ -133,6 +136,47 @@ async fn what_is_typed_reaches_the_guest() {
     let accepted = within(machine.write_console(b"abc".to_vec())).await;
     assert_eq!(accepted, Ok(3));
     wrote(&machine, "abc").await;
+}
+
+#[tokio::test]
+async fn a_virtio_console_takes_the_serial_ports_place() {
+    let Some(host) = host() else { return };
+    let mut request = request("vm", &TinyGuest::console());
+    request.spec.serial = SerialMode::Null;
+    request.spec.services.console = true;
+    let machine = launch(&host, request).await;
+    wrote(&machine, "ready").await;
+    assert_eq!(within(machine.write_console(b"abcd".to_vec())).await, Ok(4));
+    within(machine.resize_console(300, 50)).await.expect("it has a console");
+    assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+    assert_eq!(machine.console().head, b"ready\nabcd");
+
+    let plain = launch(&host, self::request("plain", &TinyGuest::spin())).await;
+    let refused = within(plain.resize_console(300, 50)).await.expect_err("it has none");
+    assert_eq!(refused.to_string(), "cannot resize console VM plain: the machine has no virtio console");
+}
+
+#[tokio::test]
+async fn a_stuck_guest_is_looked_at_and_interrupted() {
+    let Some(host) = host() else { return };
+    let machine = launch(&host, request("vm", &TinyGuest::nmi())).await;
+    wrote(&machine, "ready").await;
+    let halted = async {
+        loop {
+            let dumps = machine.dump_vcpus().await.expect("it runs");
+            let [VcpuDump { index: 0, report: VcpuReport::Registers(registers) }] = dumps[..] else {
+                panic!("{dumps:?}");
+            };
+            if registers.activity == VcpuActivity::Halted {
+                return registers;
+            }
+        }
+    };
+    let registers = within(halted).await;
+    assert_eq!(registers.rflags & 1 << 9, 0, "it takes no interrupts");
+    within(machine.inject_nmi()).await.expect("it runs");
+    assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+    assert_eq!(machine.console().head, b"ready\nnmi\n");
 }
 
 #[tokio::test]

@@ -187,6 +187,24 @@ mod tests {
         assert_eq!(listed, [(0, 0, 0), (0, 1, 1), (0, 2, 2), (0, 3, 4), (0, 4, 5)]);
     }
 
+    #[test]
+    fn the_generation_counter_says_where_its_identifier_is() {
+        let tables = build_tables(&MachineShape {
+            vcpus: 1,
+            topology: Topology::of(&CpuSpec::of(1)).unwrap(),
+            panic_device: false,
+        });
+        let dsdt = tables.pieces.iter().find(|(_, bytes)| bytes.starts_with(b"DSDT")).expect("there is one");
+        // NameOp, the name, a package of two: a double word and zero (ACPI 6.4 §20.2).
+        let mut package = b"\x08ADDR\x12\x08\x02\x0c".to_vec();
+        package.extend_from_slice(&u32::try_from(layout::GENERATION_ID).unwrap().to_le_bytes());
+        package.push(0);
+        for expected in [&package[..], b"VM_Gen_Counter\0", b"\\._SB_VGEN"] {
+            let found = dsdt.1.windows(expected.len()).filter(|window| *window == expected).count();
+            assert!(found > 0, "{expected:x?} is not in the DSDT");
+        }
+    }
+
     /// Needs `iasl` (Debian: acpica-tools); says so where it is absent.
     #[test]
     fn the_tables_disassemble() {

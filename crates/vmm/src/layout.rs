@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! 0                      GDT, boot information, page tables, command line
-//! 0x9_fc00 – 0xf_ffff    not RAM for the guest: ACPI tables from 0xe_0000, SMBIOS from 0xf_0000
+//! 0x9_fc00 – 0xf_ffff    not RAM for the guest: generation identifier at 0xd_f040, ACPI tables from 0xe_0000, SMBIOS
+//!                        from 0xf_0000
 //! 1 MiB – 3 GiB          RAM: kernel, initial RAM disk as high as it may be
 //! 3 GiB – 4 GiB          the hole: PCI window, ECAM, I/O APIC, event device, local APIC, KVM's own pages
 //! 4 GiB –                the rest of RAM
@@ -33,6 +34,10 @@ pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
 pub(crate) const COMMAND_LINE_SPACE: u64 = 0x1_0000;
 /// Where conventional memory ends and the extended BIOS data area of a PC would start.
 pub(crate) const CONVENTIONAL_END: u64 = 0x9_fc00;
+/// The page of the generation identifier, which shares it with nothing (Virtual Machine Generation ID §2.2).
+pub(crate) const GENERATION_PAGE: Range<u64> = 0xd_f000..0xe_0000;
+/// The identifier in it: not at the start of 2 KiB, where kernels look for option ROMs.
+pub(crate) const GENERATION_ID: u64 = GENERATION_PAGE.start + 0x40;
 /// The root pointer of ACPI, where a scan finds it (ACPI 6.4 §5.2.5.1), and the tables after it.
 pub(crate) const ACPI: Range<u64> = 0xe_0000..0xf_0000;
 /// The SMBIOS entry point, where a scan finds it (SMBIOS 3.2 §5.2.2), and the structures after it.

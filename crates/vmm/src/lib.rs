@@ -77,6 +77,7 @@ mod cpuid;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod generation;
 mod interrupts;
 mod layout;
 mod machine;
@@ -89,9 +90,11 @@ mod topology;
 mod vcpu;
 
 pub use boot::{BootFile, LoadError};
+pub use generation::{GenerationChangeError, GenerationId};
 pub use machine::{
-    BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState,
-    LinkChangeError, Machine, MachineEvent, PauseError, ProcessorsError, Remains,
+    BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, DiagnosisError, Flow, Handler,
+    InitialState, LinkChangeError, Machine, MachineEvent, NoConsole, PauseError, ProcessorsError, Remains,
+    Turn,
 };
 pub use memory::MemoryError;
 pub use topology::TopologyError;

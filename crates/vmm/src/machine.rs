@@ -8,14 +8,17 @@
 //! accesses on them. A machine may be dropped in any state: its threads are ended and joined first.
 
 mod build;
+mod console;
 mod controller;
 mod counters;
+mod diagnosis;
 mod disks;
 mod error;
 mod nics;
 mod options;
 mod platform;
 mod run;
+mod turn;
 mod virtio;
 
 use std::os::fd::OwnedFd;
@@ -23,14 +26,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::memory::GuestMemory;
+use devices::virtio::console::ConsoleSize;
 use hypervisor::{Hypervisor, Vcpu, Vm};
-use vm_model::{Bytes, GuestPanic, LinkState, MachineCounters, MachineSpec};
+use vm_memory::{Bytes as _, GuestAddress};
+use vm_model::{Bytes, GuestPanic, LinkState, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
-pub use error::{BalloonChangeError, BuildError, LinkChangeError, PauseError, ProcessorsError};
+pub use diagnosis::DiagnosisError;
+pub use error::{BalloonChangeError, BuildError, LinkChangeError, NoConsole, PauseError, ProcessorsError};
 pub use options::BuildOptions;
+pub use turn::{Handler, Turn};
 
+use crate::generation::{GenerationChangeError, GenerationId};
+use crate::layout;
 use crate::outcome::Outcome;
 use crate::poller::Poller;
 use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
@@ -137,6 +146,7 @@ impl Machine {
             return Err(PauseError::VcpuTimeout);
         }
         *paused = true;
+        self.virtio.freeze_watchdog();
         if let Err(device) = self.virtio.drain(deadline) {
             self.resume();
             return Err(PauseError::DrainTimeout { device });
@@ -162,10 +172,40 @@ impl Machine {
         }
     }
 
-    /// Types `bytes` at the guest's serial port: the number taken. After fewer than all,
-    /// [`MachineEvent::SerialRoom`] tells when to try again.
-    pub fn write_serial(&mut self, bytes: &[u8]) -> usize {
-        self.platform.serial.enqueue(bytes)
+    /// Gives the machine another generation identifier and tells the guest: for a machine that goes on from a state
+    /// that was or may be gone on from elsewhere. A paused machine hears of it when it is resumed.
+    ///
+    /// Each machine that is built has an identifier of its own from the start.
+    ///
+    /// # Errors
+    /// See [`GenerationChangeError`].
+    pub fn change_generation(&mut self) -> Result<GenerationId, GenerationChangeError> {
+        let id = GenerationId::random().map_err(GenerationChangeError::Random)?;
+        let address = layout::GENERATION_ID;
+        self.memory
+            .write_slice(&id.bytes(), GuestAddress(address))
+            .map_err(|source| GenerationChangeError::Write { address, source })?;
+        self.platform.event_device.announce_generation().map_err(GenerationChangeError::Event)?;
+        Ok(id)
+    }
+
+    /// Types `bytes` at the guest: the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to
+    /// try again.
+    ///
+    /// They go to the serial port if that is recorded or there is nothing else, and to the virtio console otherwise.
+    pub fn write_console(&mut self, bytes: &[u8]) -> usize {
+        match self.platform.serial_mode {
+            SerialMode::Null if self.virtio.has_console() => self.virtio.write_console(bytes),
+            SerialMode::Console | SerialMode::Null => self.platform.serial.enqueue(bytes),
+        }
+    }
+
+    /// Tells the guest that its virtio console has that many columns and rows now.
+    ///
+    /// # Errors
+    /// There is no virtio console.
+    pub fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), NoConsole> {
+        self.virtio.resize_console(ConsoleSize { columns, rows })
     }
 
     /// Asks the guest to give up `size` of its memory from now on; whether and when it does is its own business and

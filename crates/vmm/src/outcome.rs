@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use devices::power::{self, PowerRequests};
 use devices::pvpanic::{PanicReport, PanicReports};
+use devices::watchdog::WatchdogReports;
 use rustix::event::{EventfdFlags, eventfd};
 use vm_model::{GuestPanic, MachineExit, ResetSource};
 
@@ -110,6 +111,12 @@ impl PanicReports for Outcome {
         if self.panic.fetch_max(gravity, Ordering::SeqCst) < gravity {
             self.ring();
         }
+    }
+}
+
+impl WatchdogReports for Outcome {
+    fn watchdog_expired(&self) {
+        self.conclude(MachineExit::Reset(ResetSource::Watchdog));
     }
 }
 

@@ -18,6 +18,10 @@ pub(crate) enum Token {
     Outcome,
     /// The serial port takes input again.
     SerialRoom,
+    /// The virtio console takes input again.
+    ConsoleRoom,
+    /// The watchdog's time is over.
+    Watchdog,
     /// A queue's doorbell rang.
     Doorbell { device: u16, queue: u16 },
     /// A device's own descriptor is readable.
@@ -34,6 +38,8 @@ impl Token {
             Self::SerialRoom => pack(2, 0, 0),
             Self::Doorbell { device, queue } => pack(3, device, queue),
             Self::Device { device, token } => pack(4, device, token),
+            Self::ConsoleRoom => pack(5, 0, 0),
+            Self::Watchdog => pack(6, 0, 0),
         }
     }
 
@@ -47,6 +53,8 @@ impl Token {
             2 => Some(Self::SerialRoom),
             3 => Some(Self::Doorbell { device, queue: detail }),
             4 => Some(Self::Device { device, token: detail }),
+            5 => Some(Self::ConsoleRoom),
+            6 => Some(Self::Watchdog),
             _ => None,
         }
     }
@@ -151,6 +159,8 @@ mod tests {
                 Token::Controller,
                 Token::Outcome,
                 Token::SerialRoom,
+                Token::ConsoleRoom,
+                Token::Watchdog,
                 Token::Doorbell { device, queue: detail },
                 Token::Device { device, token: detail },
             ] {

@@ -8,6 +8,7 @@
 
 mod affinity;
 mod clock;
+mod errand;
 mod gate;
 mod registers;
 mod setup;
@@ -24,6 +25,7 @@ use vm_model::VcpuCounters;
 
 pub(crate) use affinity::Affinity;
 pub use affinity::AffinityError;
+pub(crate) use errand::{Answer, Errand};
 pub(crate) use gate::Wish;
 pub use setup::CpuSetupError;
 pub(crate) use setup::prepare;
@@ -116,7 +118,7 @@ impl RunningVcpus {
         };
         for (vcpu, meter) in vcpus.into_iter().zip(meters) {
             let index = vcpu.index();
-            let member = gate::Member::join(&running.gate);
+            let member = gate::Member::join(&running.gate, index);
             let (meter, context) = (meter.clone(), context.clone());
             let spawned = std::thread::Builder::new()
                 .name(thread_name(index, &context.name))
@@ -139,6 +141,14 @@ impl RunningVcpus {
     /// Lets parked vCPUs go on.
     pub(crate) fn resume(&self) {
         self.gate.wish(Wish::Run);
+    }
+
+    /// Sends every vCPU on `errand`, wherever it is, and lets it go on: the answers by vCPU, `None` of one that did not
+    /// come to the gate until `deadline` or is gone.
+    pub(crate) fn ask(&self, errand: Errand, deadline: Instant) -> Vec<Option<Answer>> {
+        self.gate.begin_round(errand, self.kickers.len());
+        self.kick_until(deadline, Gate::all_answered);
+        self.gate.end_round()
     }
 
     /// Ends every thread; `false` when one was still there at `deadline`, which is then left to itself.

@@ -243,12 +243,12 @@ fn hostile_guests_hurt_themselves_alone() {
     let mut echoed = "ready\n".to_owned();
     for attack in Attack::ALL {
         suffer(&hypervisor, attack);
-        assert_eq!(sibling.ask(|machine| machine.write_serial(b"+")), 1);
+        assert_eq!(sibling.ask(|machine| machine.write_console(b"+")), 1);
         echoed.push('+');
         sibling.wait_for_console(&echoed);
     }
     suffer_storm(&hypervisor);
-    assert_eq!(sibling.ask(|machine| machine.write_serial(b"q")), 1);
+    assert_eq!(sibling.ask(|machine| machine.write_console(b"q")), 1);
     assert_eq!(sibling.join(), (MachineExit::PoweredOff, echoed));
     assert_eq!(census(), before, "[descriptors, threads, mappings of guest memory]");
 }

@@ -58,6 +58,16 @@ fn reading_other_bytes_leaves_the_event_pending() {
 }
 
 #[test]
+fn events_are_told_apart() {
+    let device = EventDevice::new(Arc::new(Edges::default()));
+    device.announce_generation().unwrap();
+    device.press_power_button().unwrap();
+    assert_eq!(read(&device, 0, 4), [3, 0, 0, 0]);
+    device.announce_generation().unwrap();
+    assert_eq!(read(&device, 0, 4), [2, 0, 0, 0]);
+}
+
+#[test]
 fn a_reset_forgets_the_press() {
     let device = EventDevice::new(Arc::new(Edges::default()));
     device.press_power_button().unwrap();

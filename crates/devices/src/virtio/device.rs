@@ -27,6 +27,8 @@ pub enum VirtioDeviceType {
     Net = 1,
     /// Block device.
     Block = 2,
+    /// Console.
+    Console = 3,
     /// Entropy source.
     Entropy = 4,
     /// Memory balloon.

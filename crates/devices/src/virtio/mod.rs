@@ -9,6 +9,7 @@ pub use rate_limiter::RateLimits;
 pub use token_bucket::{BucketLimits, BucketLimitsError};
 pub mod balloon;
 pub mod block;
+pub mod console;
 pub mod net;
 pub mod pci;
 pub mod queue;

@@ -24,12 +24,22 @@ impl Reader<'_> {
             balloon: self.balloon(memory)?,
             // It needs a directory of the host.
             vsock: None,
+            console: self.virtio_console(),
+            watchdog: self.top.boolean("watchdog").unwrap_or(defaults.watchdog),
         })
     }
 
     pub(super) fn vsock(&self) -> Option<VsockRequest> {
         let vsock = self.top.section("vsock")?;
         Some(VsockRequest { cid: vsock.integer("cid").unwrap_or(DEFAULT_CID) })
+    }
+
+    /// Only a mode asks for a console: the section alone is what other tools write for none.
+    fn virtio_console(&self) -> bool {
+        match self.top.section("console").and_then(|console| console.text("mode")) {
+            Some("Null" | "Off") | None => false,
+            Some(_) => true,
+        }
     }
 
     fn balloon(&self, memory: &MemorySpec) -> Result<Option<BalloonSpec>, Box<Refusal>> {

@@ -82,3 +82,4 @@ guests:
     guest guest_panic
     guest guest_script
     guest guest_balloon
+    guest guest_nmi

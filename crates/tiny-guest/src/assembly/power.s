@@ -8,6 +8,9 @@
 .set POWER_BUTTON, 1 << 0
 .set PANIC_PORT, 0x505
 .set PANICKED, 1 << 0
+.set NMI_VECTOR, 2
+# Present, for privilege 0, 32 bits.
+.set INTERRUPT_GATE, 0x8e00
 
 power_off:
     movw $ACPI_SLEEP_PORT, %dx
@@ -98,5 +101,33 @@ guest_echo:
     call serial_put_byte
     jmp 1b
 
+# Takes a non-maskable interrupt: the third gate of a table that the stack holds, as others stay unused.
+guest_nmi:
+    address nmi_handler, %eax
+    xorl %edx, %edx
+    movw %cs, %dx
+    shll $16, %edx
+    movw %ax, %dx
+    movl $0, %ecx
+    movw $INTERRUPT_GATE, %cx
+    xorw %ax, %ax
+    orl %ecx, %eax
+    subl $32, %esp
+    movl %edx, NMI_VECTOR * 8(%esp)
+    movl %eax, NMI_VECTOR * 8 + 4(%esp)
+    movl %esp, %ebx
+    pushl %ebx
+    subl $2, %esp
+    movw $(NMI_VECTOR * 8 + 7), (%esp)
+    lidt (%esp)
+    addl $6, %esp
+    say text_ready
+    jmp wait_forever
+
+nmi_handler:
+    say text_nmi
+    jmp power_off
+
+text_nmi: .asciz "nmi\n"
 text_ready: .asciz "ready\n"
 text_bye: .asciz "bye\n"

@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vm_model::{Bytes, FailureKind, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuCounters};
+use vm_model::{
+    Bytes, FailureKind, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuCounters, VcpuDump,
+    VcpuReport,
+};
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
+use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::host::InitialState;
@@ -161,7 +164,12 @@ impl Machine for FakeMachine {
             let fd = driver.wake_fd();
             poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("eventfds can be polled");
             self.turns.fetch_add(1, Ordering::SeqCst);
-            if driver.woken(self) == Flow::Kill {
+            driver.turning();
+            let begun = Instant::now();
+            let flow = driver.woken(self);
+            let took = begun.elapsed();
+            driver.turned(&Turn { took, slowest: &"controller", slowest_took: took });
+            if flow == Flow::Kill {
                 return MachineExit::Killed;
             }
         }
@@ -220,6 +228,22 @@ impl Controls for FakeMachine {
         let accepted = bytes.len().min(3);
         self.console.write(&bytes[..accepted]);
         accepted
+    }
+
+    fn inject_nmi(&mut self, _within: Duration) -> Result<(), Cause> {
+        self.console.write(b"nmi\n");
+        Ok(())
+    }
+
+    /// Its one vCPU has no registers.
+    fn dump_vcpus(&mut self, _within: Duration) -> Result<Vec<VcpuDump>, Cause> {
+        Ok(vec![VcpuDump { index: 0, report: VcpuReport::Silent }])
+    }
+
+    /// Writes its new size down.
+    fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause> {
+        self.console.write(format!("{columns} by {rows}\n").as_bytes());
+        Ok(())
     }
 }
 

@@ -4,15 +4,17 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
-use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, MachineSpec};
+use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings};
+use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::host::InitialState;
 
 /// The longest that the event loop may be kept from everything else by vCPUs that do not park.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// As [`LONGEST_PAUSE`], by vCPUs that do not answer.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Builds machines on KVM.
 pub(crate) struct KvmEngine {
@@ -107,13 +109,22 @@ impl vmm::Controller for Relay<'_> {
         vmm::Flow::Continue
     }
 
+    fn turning(&mut self) {
+        self.0.turning();
+    }
+
+    fn turned(&mut self, turn: vmm::Turn<'_>) {
+        let vmm::Turn { took, slowest, slowest_took } = turn;
+        self.0.turned(&Turn { took, slowest: &slowest, slowest_took });
+    }
+
     fn event(&mut self, event: vmm::MachineEvent) {
         match event {
             vmm::MachineEvent::FirstEntry { at } => self.0.event(Event::FirstEntry { at }),
             vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
             vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
             // Who typed was told how much was taken and may try again.
-            vmm::MachineEvent::SerialRoom => {}
+            vmm::MachineEvent::ConsoleRoom => {}
         }
     }
 }
@@ -147,7 +158,19 @@ impl Controls for vmm::Machine {
     }
 
     fn write_console(&mut self, bytes: &[u8]) -> usize {
-        self.write_serial(bytes)
+        vmm::Machine::write_console(self, bytes)
+    }
+
+    fn inject_nmi(&mut self, within: Duration) -> Result<(), Cause> {
+        Ok(vmm::Machine::inject_nmi(self, Instant::now() + within.min(LONGEST_LOOK))?)
+    }
+
+    fn dump_vcpus(&mut self, within: Duration) -> Result<Vec<VcpuDump>, Cause> {
+        Ok(vmm::Machine::dump_vcpus(self, Instant::now() + within.min(LONGEST_LOOK))?)
+    }
+
+    fn resize_console(&mut self, columns: u16, rows: u16) -> Result<(), Cause> {
+        Ok(vmm::Machine::resize_console(self, columns, rows)?)
     }
 }
 

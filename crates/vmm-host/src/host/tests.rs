@@ -308,6 +308,45 @@ async fn a_stuck_machine_is_reported_at_every_deadline_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_thread_stands_still_is_hung_until_it_turns_again() {
+    let (host, engine) =
+        host_with(HostOptions { hung_after: Duration::from_millis(50), ..HostOptions::default() });
+    let gate = engine.will("stuck", Behaviour::WaitsOnPause);
+    let (stuck, idle) = (launch(&host, request("stuck")).await, launch(&host, request("idle")).await);
+    let mut status = stuck.status();
+    let pausing = tokio::spawn({
+        let stuck = stuck.clone();
+        async move { stuck.pause().await }
+    });
+    within(status.wait_for(|status| status.hung)).await.expect("it is told");
+    assert_eq!(phase(&stuck), MachinePhase::Running);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!idle.status().borrow().hung, "an idle machine is well");
+    drop(gate);
+    within(status.wait_for(|status| !status.hung)).await.expect("it is told");
+    within(pausing).await.expect("no panic").expect("it pauses at last");
+    assert_eq!(phase(&stuck), MachinePhase::Paused);
+    within(stuck.stop(StopPolicy::KILL)).await.expect("it stops");
+    assert!(!stuck.status().borrow().hung, "an ended machine is not hung");
+}
+
+#[tokio::test]
+async fn a_machine_that_takes_long_to_build_is_not_hung() {
+    let (host, engine) =
+        host_with(HostOptions { hung_after: Duration::from_millis(20), ..HostOptions::default() });
+    let gate = engine.will("vm", Behaviour::WaitsInBuild);
+    let host = Arc::new(host);
+    let launching = tokio::spawn({
+        let host = host.clone();
+        async move { host.launch(request("vm")).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(gate);
+    let machine = within(launching).await.expect("no panic").expect("it launches");
+    assert!(!machine.status().borrow().hung);
+}
+
+#[tokio::test]
 async fn names_and_places_are_limited() {
     let (host, _) = host_with(HostOptions { machine_limit: 1, ..HostOptions::default() });
     let _machine = launch(&host, request("vm")).await;

@@ -7,7 +7,7 @@ use acpi_tables::aml::{
     OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Scope, Store, ZERO,
 };
 use acpi_tables::sdt::Sdt;
-use devices::acpi::S5_SLEEP_TYPE;
+use devices::acpi::{GENERATION_EVENT, POWER_BUTTON_EVENT, S5_SLEEP_TYPE};
 
 use super::{MachineShape, OEM, OEM_REVISION, OEM_TABLE};
 use crate::layout;
@@ -17,6 +17,8 @@ const DSDT_HEADER: u32 = 36;
 const REVISION: u8 = 6;
 /// The notification of a pressed button (ACPI 6.4 §5.6.6).
 const BUTTON_PRESSED: u8 = 0x80;
+/// The notification of a changed generation identifier (Virtual Machine Generation ID §2.2).
+const GENERATION_CHANGED: u8 = 0x80;
 
 /// The DSDT's bytes.
 pub(super) fn build(shape: &MachineShape) -> Vec<u8> {
@@ -27,6 +29,7 @@ pub(super) fn build(shape: &MachineShape) -> Vec<u8> {
     serial_port(&mut body);
     clock(&mut body);
     power_button(&mut body);
+    generation_counter(&mut body);
     event_device(&mut body);
     soft_off(&mut body);
     if shape.panic_device {
@@ -141,6 +144,23 @@ fn power_button(body: &mut Vec<u8>) {
     );
 }
 
+/// The generation counter (Virtual Machine Generation ID §2.2), by the ids that drivers know it by: `ADDR` is the
+/// identifier's address in two halves.
+fn generation_counter(body: &mut Vec<u8>) {
+    let low = address32(layout::GENERATION_ID);
+    let address = Package::new(vec![&low, &ZERO]);
+    add_device(
+        body,
+        "VGEN",
+        vec![
+            &Name::new("_HID".into(), &"QEMUVGID"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("ADDR".into(), &address),
+        ],
+    );
+}
+
 /// The generic event device (ACPI 6.4 §5.6.9): reading its register says which events are pending and clears them.
 fn event_device(body: &mut Vec<u8>) {
     let resources =
@@ -167,10 +187,15 @@ fn event_device(body: &mut Vec<u8>) {
                 true,
                 vec![
                     &Store::new(&Local(0), &Path::new("EVTS")),
-                    &And::new(&Local(1), &Local(0), &ONE),
+                    &And::new(&Local(1), &Local(0), &POWER_BUTTON_EVENT),
                     &If::new(
-                        &Equal::new(&Local(1), &ONE),
+                        &Equal::new(&Local(1), &POWER_BUTTON_EVENT),
                         vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
+                    ),
+                    &And::new(&Local(1), &Local(0), &GENERATION_EVENT),
+                    &If::new(
+                        &Equal::new(&Local(1), &GENERATION_EVENT),
+                        vec![&Notify::new(&Path::new("\\_SB_.VGEN"), &GENERATION_CHANGED)],
                     ),
                 ],
             ),

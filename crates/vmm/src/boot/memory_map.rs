@@ -64,6 +64,18 @@ mod tests {
         assert_eq!(ram, [(0, 0x9_fc00), (1 << 20, (3 << 30) - (1 << 20)), (4 << 30, 2 << 30)]);
     }
 
+    #[test]
+    fn the_generation_identifier_lies_in_a_reserved_range_of_its_own() {
+        let page = layout::GENERATION_PAGE;
+        assert!(memory_map(64 << 20).iter().any(|entry| {
+            entry.kind == MapKind::Reserved
+                && entry.start <= page.start
+                && page.end <= entry.start + entry.length
+        }));
+        assert!(page.end <= layout::ACPI.start && layout::ACPI.end <= layout::SMBIOS.start);
+        assert!(page.contains(&layout::GENERATION_ID) && page.contains(&(layout::GENERATION_ID + 15)));
+    }
+
     proptest! {
         #[test]
         fn maps_are_sorted_disjoint_and_account_for_all_memory(pages in 512_u64..(1 << 22)) {

@@ -9,10 +9,12 @@ use devices::memory::{GuestMemory, GuestRegion};
 use hypervisor::{HostFacts, Hypervisor, Vcpu, Vm, VmError, kvm_cpuid_entry2};
 use vm_model::{BootSpec, CpuSpec, MachineSpec, MemoryBacking, MemorySpec};
 
-use super::virtio::{self, VirtioDevices};
+use super::console::ConsoleTap;
+use super::virtio::{self, BusSpec, VirtioDevices};
 use super::{BuildError, BuildOptions, CounterSources, Machine, Phase, Platform, ProcessorsError, Told};
 use crate::boot::{self, BootSource, Entry};
 use crate::cpuid::{self, CpuidShape};
+use crate::generation::GenerationId;
 use crate::interrupts::InterruptRouter;
 use crate::memory::{self, MemoryError, Ram, ResidentMemory};
 use crate::outcome::Outcome;
@@ -33,16 +35,19 @@ pub(super) fn build(
     }
     let Ram { memory, regions, resident } = memory::allocate(&spec.memory).map_err(BuildError::Memory)?;
     let rsdp = write_firmware_tables(&memory, &spec, processors.topology).map_err(BuildError::Load)?;
+    write_generation(&memory)?;
     let entry = load_guest(&memory, spec.boot, &spec.memory, rsdp).map_err(BuildError::Load)?;
 
     let vm = create_vm(hypervisor, regions)?;
     let vcpus = create_vcpus(&vm, &processors, &entry, &memory)?;
 
     let outcome = Arc::new(Outcome::new().map_err(watching("the machine's news"))?);
-    let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, options.console, &outcome)?;
+    let console = ConsoleTap::new(options.console, &outcome);
+    let platform = Platform::build(&vm, spec.serial, spec.services.panic_device, &console, &outcome)?;
     let router = InterruptRouter::new(vm.clone());
-    let parts = virtio::Parts { vm: &vm, router: &router, memory: &memory };
-    let mut virtio = VirtioDevices::build(&parts, spec.disks, spec.nics, spec.rng, spec.services)?;
+    let parts = virtio::Parts { vm: &vm, router: &router, memory: &memory, outcome: &outcome };
+    let bus = BusSpec { disks: spec.disks, nics: spec.nics, rng: spec.rng, services: spec.services };
+    let mut virtio = VirtioDevices::build(&parts, bus, || Box::new(console))?;
     let buses = Arc::new(build_buses(&platform, &virtio).map_err(BuildError::Layout)?);
     let poller = build_poller(&outcome, &platform, &virtio)?;
     let counters = Arc::new(counter_sources(&spec.memory, resident, vcpus.len(), &mut virtio));
@@ -126,6 +131,16 @@ fn write_firmware_tables(
     let (address, code) = reset_vector::build();
     boot::write(memory, address, &code, "the reset vector")?;
     Ok(tables.rsdp)
+}
+
+/// Gives the machine an identifier that none had before it.
+fn write_generation(memory: &GuestMemory) -> Result<(), BuildError> {
+    let id = GenerationId::random().map_err(|error| BuildError::Device {
+        device: "generation counter".to_owned(),
+        source: error.into(),
+    })?;
+    boot::write(memory, layout::GENERATION_ID, &id.bytes(), "the generation identifier")
+        .map_err(BuildError::Load)
 }
 
 fn load_guest(

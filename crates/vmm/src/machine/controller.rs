@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vm_model::GuestPanic;
 
-use super::Machine;
+use super::{Machine, Turn};
 
 /// What a controller wants of the loop after it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Flow {
     Kill,
 }
 
-/// News of a machine. Each comes once, but for [`MachineEvent::SerialRoom`].
+/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU was entered for the first time.
@@ -26,15 +26,15 @@ pub enum MachineEvent {
         /// When.
         at: Instant,
     },
-    /// The guest wrote to its serial port for the first time.
+    /// The guest wrote to a recorded console, its serial port or its virtio console, for the first time.
     FirstConsoleByte {
         /// When.
         at: Instant,
     },
     /// The guest's kernel reports that it panicked. A machine whose guest panicked goes on until it is ended.
     GuestPanicked(GuestPanic),
-    /// The serial port takes input again after [`Machine::write_serial`] took less than it was given.
-    SerialRoom,
+    /// The console takes input again after [`Machine::write_console`] took less than it was given.
+    ConsoleRoom,
 }
 
 /// A machine's owner, called by [`Machine::run`] on its thread. No method may block.
@@ -53,4 +53,13 @@ pub trait Controller {
 
     /// Something happened.
     fn event(&mut self, event: MachineEvent);
+
+    /// A turn of the event loop begins: there is something to serve. Every other method but
+    /// [`Controller::next_deadline`] is called within a turn, or after the last one.
+    fn turning(&mut self) {}
+
+    /// The turn is over. One in which the machine's own code panicked is never over.
+    fn turned(&mut self, turn: Turn<'_>) {
+        let _ = turn;
+    }
 }

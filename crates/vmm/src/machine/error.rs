@@ -184,6 +184,11 @@ pub enum LinkChangeError {
     },
 }
 
+/// There is no virtio console to be resized; a serial port has no size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the machine has no virtio console")]
+pub struct NoConsole;
+
 /// Why a machine could not be paused. It goes on running.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PauseError {

@@ -9,14 +9,14 @@ use crate::vcpu::InjectedPanic;
 pub struct BuildOptions {
     /// The machine's name in thread names, errors and logs.
     pub(super) name: String,
-    /// Takes what the guest writes to its serial port.
+    /// Takes what the guest writes to its recorded consoles.
     pub(super) console: Box<dyn ConsoleSink>,
     #[cfg(any(test, feature = "fault-injection"))]
     pub(super) injected_panic: Option<InjectedPanic>,
 }
 
 impl BuildOptions {
-    /// Options for a machine called `name` whose serial output goes to `console`.
+    /// Options for a machine called `name` whose recorded consoles go to `console`.
     ///
     /// A vCPU's thread is called `vcpu<index>:<name>`, cut to the 15 bytes the kernel keeps.
     #[must_use]

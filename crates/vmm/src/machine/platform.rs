@@ -14,6 +14,7 @@ use hypervisor::Vm;
 use vm_model::SerialMode;
 
 use super::BuildError;
+use super::console::{ConsoleTap, NullSink};
 use crate::interrupts::WiredInterrupt;
 use crate::layout;
 use crate::outcome::Outcome;
@@ -21,6 +22,7 @@ use crate::outcome::Outcome;
 /// The platform's devices.
 pub(super) struct Platform {
     pub(super) serial: Arc<SerialPort>,
+    pub(super) serial_mode: SerialMode,
     pub(super) event_device: Arc<EventDevice>,
     sleep: Arc<SleepRegister>,
     keyboard: Arc<KeyboardController>,
@@ -34,11 +36,11 @@ impl Platform {
         vm: &Vm,
         mode: SerialMode,
         panic_device: bool,
-        console: Box<dyn ConsoleSink>,
+        console: &ConsoleTap,
         outcome: &Arc<Outcome>,
     ) -> Result<Self, BuildError> {
         let sink: Box<dyn ConsoleSink> = match mode {
-            SerialMode::Console => Box::new(FirstByteSink { inner: console, outcome: Some(outcome.clone()) }),
+            SerialMode::Console => Box::new(console.clone()),
             SerialMode::Null => Box::new(NullSink),
         };
         let serial_line = wire(vm, layout::SERIAL_GSI, "the serial port")?;
@@ -46,6 +48,7 @@ impl Platform {
         let event_line = wire(vm, layout::EVENT_DEVICE_GSI, "the event device")?;
         Ok(Self {
             serial: Arc::new(serial),
+            serial_mode: mode,
             event_device: Arc::new(EventDevice::new(event_line)),
             sleep: Arc::new(SleepRegister::new(outcome.clone())),
             keyboard: Arc::new(KeyboardController::new(outcome.clone())),
@@ -84,27 +87,4 @@ fn wire(vm: &Vm, gsi: u32, device: &str) -> Result<Arc<WiredInterrupt>, BuildErr
 
 fn failed(device: &str, error: io::Error) -> BuildError {
     BuildError::Device { device: device.to_owned(), source: error.into() }
-}
-
-/// Passes everything on and tells of the first byte.
-struct FirstByteSink {
-    inner: Box<dyn ConsoleSink>,
-    /// `None` once told.
-    outcome: Option<Arc<Outcome>>,
-}
-
-impl ConsoleSink for FirstByteSink {
-    fn write(&mut self, bytes: &[u8]) {
-        self.inner.write(bytes);
-        if let Some(outcome) = self.outcome.take() {
-            outcome.first_console_byte();
-        }
-    }
-}
-
-/// A port that swallows what is written.
-struct NullSink;
-
-impl ConsoleSink for NullSink {
-    fn write(&mut self, _bytes: &[u8]) {}
 }

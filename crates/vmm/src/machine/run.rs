@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use vm_model::MachineExit;
 
+use super::turn::{Handled, Handler, TurnClock};
 use super::{Controller, Flow, Machine, MachineEvent};
 use crate::poller::{Token, Trigger};
 
@@ -39,16 +40,39 @@ impl Machine {
             self.outcome.conclude(MachineExit::Failed(format!("the event loop could not wait: {error}")));
             return;
         }
+        controller.turning();
+        let now = Instant::now();
+        let mut clock = TurnClock::begin(now);
         self.tell_news(controller);
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        clock.note(Handled::News, Instant::now());
+        if deadline.is_some_and(|deadline| deadline <= now) {
             let flow = controller.deadline_passed(self);
             self.follow(flow);
+            clock.note(Handled::Deadline, Instant::now());
         }
         for token in tokens.drain(..) {
             if self.outcome.is_concluded() {
-                return;
+                break;
             }
             self.serve(token, controller);
+            clock.note(Handled::Token(token), Instant::now());
+        }
+        controller.turned(clock.finish(|handled| self.handler(handled)));
+    }
+
+    fn handler(&self, handled: Handled) -> Handler<'_> {
+        match handled {
+            Handled::News | Handled::Token(Token::Outcome) => Handler::News,
+            Handled::Deadline => Handler::Deadline,
+            Handled::Token(Token::Controller) => Handler::Controller,
+            Handled::Token(Token::SerialRoom | Token::ConsoleRoom) => Handler::ConsoleRoom,
+            Handled::Token(Token::Watchdog) => Handler::Watchdog,
+            Handled::Token(Token::Doorbell { device, queue }) => {
+                Handler::Queue { device: self.virtio.name_of(device), queue }
+            }
+            Handled::Token(Token::Device { device, token }) => {
+                Handler::Device { device: self.virtio.name_of(device), token }
+            }
         }
     }
 
@@ -60,7 +84,8 @@ impl Machine {
             }
             // Told at the start of each turn.
             Token::Outcome => {}
-            Token::SerialRoom => controller.event(MachineEvent::SerialRoom),
+            Token::SerialRoom | Token::ConsoleRoom => controller.event(MachineEvent::ConsoleRoom),
+            Token::Watchdog => self.virtio.watchdog_event(),
             Token::Doorbell { device, queue } if !self.is_paused() => self.virtio.doorbell(device, queue),
             Token::Device { device, token } if !self.is_paused() => self.virtio.event(device, token),
             // Resuming looks at every queue and every device.

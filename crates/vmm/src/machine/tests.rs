@@ -1,5 +1,6 @@
 //! Whole machines on the host's KVM, running tiny guests.
 
+mod diagnosis;
 mod harness;
 mod processors;
 mod services;
@@ -133,15 +134,15 @@ fn what_is_typed_reaches_the_guest() {
     guest.ask(|machine| machine.pause(long_enough())).unwrap();
     let text = b"0123456789".repeat(9);
     let chunk = text.clone();
-    let taken = guest.ask(move |machine| machine.write_serial(&chunk));
+    let taken = guest.ask(move |machine| machine.write_console(&chunk));
     assert_eq!(taken, 64, "a paused guest's port takes what its FIFO holds");
     guest.ask(Machine::resume);
-    guest.wait_until("room for more", |guest| guest.events().contains(&MachineEvent::SerialRoom));
+    guest.wait_until("room for more", |guest| guest.events().contains(&MachineEvent::ConsoleRoom));
     let rest = text[taken..].to_vec();
-    assert_eq!(guest.ask(move |machine| machine.write_serial(&rest)), 26);
+    assert_eq!(guest.ask(move |machine| machine.write_console(&rest)), 26);
     let all = format!("ready\n{}", String::from_utf8(text).unwrap());
     guest.wait_until("the echo", |guest| guest.console() == all);
-    assert_eq!(guest.ask(|machine| machine.write_serial(b"q")), 1);
+    assert_eq!(guest.ask(|machine| machine.write_console(b"q")), 1);
     assert_eq!(guest.join().exit, MachineExit::PoweredOff);
 }
 
@@ -193,7 +194,7 @@ fn a_panicking_vcpu_fails_its_machine_alone() {
     let MachineExit::Failed(text) = guest.join().exit else { panic!("a panic is a failure") };
     assert_eq!(text, "the thread of vCPU 1 of test panicked: injected by a test");
     bystander.wait_for_console("ready\n");
-    bystander.ask(|machine| machine.write_serial(b"q"));
+    bystander.ask(|machine| machine.write_console(b"q"));
     assert_eq!(bystander.join().exit, MachineExit::PoweredOff);
 }
 

@@ -1,43 +1,43 @@
 //! The machine's PCI bus and the virtio devices on it: made from the description, connected to interrupts and
 //! doorbells, and served when the event loop says that one of their descriptors became readable.
 //!
-//! Slots are handed out in a fixed order (disks, interfaces, entropy, balloon, sockets), so that a guest finds a device in the same
-//! place at each start.
+//! Slots are handed out in a fixed order (disks, interfaces, entropy, balloon, sockets, console, watchdog), so that a
+//! guest finds a device in the same place at each start.
+
+mod assembly;
+mod function;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use assembly::Assembly;
 use devices::bus::{BusBuilder, BusError};
 use devices::memory::GuestMemory;
 use devices::pci::{ConfigurationPorts, EcamWindow, MemoryWindow, PciRoot};
-use devices::virtio::VirtioDevice;
-use devices::virtio::balloon::{BalloonDevice, BalloonDeviceConfig, BalloonHandle};
-use devices::virtio::pci::VirtioPciDevice;
-use devices::virtio::rng::RngDevice;
-use devices::virtio::vsock::{VsockDevice, VsockDeviceConfig};
+use devices::serial::ConsoleSink;
+use devices::virtio::balloon::BalloonHandle;
+use devices::virtio::console::{ConsoleHandle, ConsoleSize};
+use devices::watchdog::WatchdogDevice;
+use function::Function;
 use hypervisor::Vm;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
-use vm_model::{BalloonSpec, Bytes, DiskSpec, GuestServices, LinkState, NicSpec, VsockSpec};
+use vm_model::{Bytes, DiskSpec, GuestServices, LinkState, NicSpec};
 
 use super::counters::DeviceCounters;
-use super::disks::block_device;
-use super::nics::{Links, net_device};
-use super::{BalloonChangeError, BuildError, LinkChangeError};
-use crate::interrupts::{InterruptRouter, KvmDoorbells};
+use super::nics::Links;
+use super::{BalloonChangeError, BuildError, LinkChangeError, NoConsole};
+use crate::interrupts::InterruptRouter;
 use crate::layout;
+use crate::outcome::Outcome;
 use crate::poller::{Poller, Token, Trigger};
-
-/// How long to wait before a lock that is held is tried again.
-const LOCK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What a device is connected to.
 pub(super) struct Parts<'a> {
     pub(super) vm: &'a Arc<Vm>,
     pub(super) router: &'a Arc<InterruptRouter>,
     pub(super) memory: &'a Arc<GuestMemory>,
+    pub(super) outcome: &'a Arc<Outcome>,
 }
 
 /// The bus and everything on it.
@@ -46,7 +46,23 @@ pub(super) struct VirtioDevices {
     functions: Vec<Function>,
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
+    console: Option<Console>,
+    watchdog: Option<Watchdog>,
     links: Links,
+}
+
+/// What of a machine's description is on the bus.
+pub(super) struct BusSpec {
+    pub(super) disks: Vec<DiskSpec<OwnedFd>>,
+    pub(super) nics: Vec<NicSpec<OwnedFd>>,
+    pub(super) rng: bool,
+    pub(super) services: GuestServices<OwnedFd>,
+}
+
+/// The console among the functions.
+struct Console {
+    function: usize,
+    handle: Arc<ConsoleHandle>,
 }
 
 /// The balloon among the functions.
@@ -55,73 +71,31 @@ struct Balloon {
     handle: Arc<BalloonHandle>,
 }
 
-/// One device and its slot.
-struct Function {
-    name: String,
-    /// Held by vCPU threads for register accesses and by the event loop while it serves a queue.
-    transport: Arc<Mutex<VirtioPciDevice>>,
-}
+/// The watchdog, which is on the bus and no virtio device.
+struct Watchdog(Arc<Mutex<WatchdogDevice>>);
 
-impl Function {
-    fn lock(&self) -> MutexGuard<'_, VirtioPciDevice> {
-        // A panic in a device fails its machine; what is done until then does not matter.
-        self.transport.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// As [`Function::lock`], but `None` when whoever holds it did not let go until `deadline`: a thread that was left
-    /// behind never does.
-    fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, VirtioPciDevice>> {
-        loop {
-            match self.transport.try_lock() {
-                Ok(transport) => return Some(transport),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_AGAIN),
-            }
-        }
-    }
-
-    /// Does `what` by `step`, which says whether it was done in time. A panic goes no further: where another is on its
-    /// way already, a second one would end the process and every machine in it.
-    fn contain(&self, what: &str, deadline: Instant, step: impl FnOnce(&mut VirtioPciDevice) -> bool) {
-        let device = self.name.as_str();
-        let contained =
-            catch_unwind(AssertUnwindSafe(|| self.lock_until(deadline).map(|mut held| step(&mut held))));
-        match contained {
-            Ok(Some(true)) => {}
-            Ok(Some(false)) => tracing::warn!(device, what, "a device did not end in time"),
-            Ok(None) => tracing::error!(device, what, "a device is held by a thread that was left behind"),
-            Err(_told_by_the_hook) => {
-                tracing::error!(device, what, "a device panicked while its machine ended")
-            }
-        }
+impl Watchdog {
+    fn lock(&self) -> MutexGuard<'_, WatchdogDevice> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl VirtioDevices {
-    /// Makes the bus and the devices.
+    /// Makes the bus and the devices; what the guest writes to a virtio console goes to `console`.
     pub(super) fn build(
         parts: &Parts<'_>,
-        disks: Vec<DiskSpec<OwnedFd>>,
-        nics: Vec<NicSpec<OwnedFd>>,
-        rng: bool,
-        services: GuestServices<OwnedFd>,
+        spec: BusSpec,
+        console: impl FnOnce() -> Box<dyn ConsoleSink>,
     ) -> Result<Self, BuildError> {
-        let GuestServices { panic_device: _, balloon, vsock } = services;
-        let services = usize::from(balloon.is_some()) + usize::from(vsock.is_some());
-        let devices = disks.len() + nics.len() + usize::from(rng) + services;
+        let BusSpec { disks, nics, rng, services } = spec;
+        let GuestServices { panic_device: _, balloon, vsock, console: has_console, watchdog } = services;
+        let singles = [rng, balloon.is_some(), vsock.is_some(), has_console, watchdog];
+        let devices = disks.len() + nics.len() + singles.iter().filter(|present| **present).count();
         let most = usize::from(layout::PCI_SLOTS) - 1;
         if devices > most {
             return Err(BuildError::TooManyDevices { devices, most });
         }
-        let mut assembly = Assembly {
-            parts,
-            root: PciRoot::new(layout::PCI_WINDOW),
-            functions: Vec::with_capacity(devices),
-            counters: Vec::with_capacity(devices),
-            balloon: None,
-            links: Links::default(),
-        };
+        let mut assembly = Assembly::new(parts);
         for disk in disks {
             assembly.add_disk(disk)?;
         }
@@ -129,8 +103,7 @@ impl VirtioDevices {
             assembly.add_nic(nic)?;
         }
         if rng {
-            let device = RngDevice::new().map_err(|error| failed("rng", error))?;
-            assembly.add("rng".to_owned(), Box::new(device))?;
+            assembly.add_rng()?;
         }
         if let Some(balloon) = balloon {
             assembly.add_balloon(balloon)?;
@@ -138,13 +111,13 @@ impl VirtioDevices {
         if let Some(vsock) = vsock {
             assembly.add_vsock(vsock)?;
         }
-        Ok(Self {
-            root: Arc::new(assembly.root),
-            functions: assembly.functions,
-            counters: assembly.counters,
-            balloon: assembly.balloon,
-            links: assembly.links,
-        })
+        if has_console {
+            assembly.add_console(console())?;
+        }
+        if watchdog {
+            assembly.add_watchdog()?;
+        }
+        Ok(assembly.finish())
     }
 
     /// Puts the bus's windows where the layout has them.
@@ -172,6 +145,12 @@ impl VirtioDevices {
                 poller.watch(&event.fd.as_raw_fd(), Token::Device { device, token }, Trigger::Edge)?;
             }
         }
+        if let Some(watchdog) = &self.watchdog {
+            poller.watch(&watchdog.lock().timer_event(), Token::Watchdog, Trigger::Edge)?;
+        }
+        if let Some(console) = &self.console {
+            poller.watch(&console.handle.room_event(), Token::ConsoleRoom, Trigger::Edge)?;
+        }
         Ok(())
     }
 
@@ -185,6 +164,38 @@ impl VirtioDevices {
         let balloon = self.balloon.as_ref().ok_or(BalloonChangeError::Missing)?;
         balloon.handle.set_target(size.get()).map_err(BalloonChangeError::Target)?;
         self.announce_change(balloon.function);
+        Ok(())
+    }
+
+    /// The watchdog's time is over, or may be.
+    pub(super) fn watchdog_event(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().handle_timer(Instant::now());
+        }
+    }
+
+    /// Stops the watchdog's time, which the guest cannot reload while its vCPUs are parked; resuming lets it go on.
+    pub(super) fn freeze_watchdog(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().freeze(Instant::now());
+        }
+    }
+
+    /// Whether there is a virtio console.
+    pub(super) fn has_console(&self) -> bool {
+        self.console.is_some()
+    }
+
+    /// Types `bytes` at the guest's virtio console: the number taken, none where there is no console.
+    pub(super) fn write_console(&self, bytes: &[u8]) -> usize {
+        self.console.as_ref().map_or(0, |console| console.handle.enqueue(bytes))
+    }
+
+    /// Tells the guest that its virtio console has this size now.
+    pub(super) fn resize_console(&self, size: ConsoleSize) -> Result<(), NoConsole> {
+        let console = self.console.as_ref().ok_or(NoConsole)?;
+        console.handle.set_size(size);
+        self.announce_change(console.function);
         Ok(())
     }
 
@@ -203,6 +214,11 @@ impl VirtioDevices {
         if let Some(function) = self.functions.get(function) {
             function.lock().announce_config_change();
         }
+    }
+
+    /// The name of a device, for messages.
+    pub(super) fn name_of(&self, device: u16) -> &str {
+        self.functions.get(usize::from(device)).map_or("no device", |function| &function.name)
     }
 
     /// Serves a queue whose bell rang.
@@ -234,6 +250,9 @@ impl VirtioDevices {
 
     /// Looks at everything that may have become readable while nobody served it.
     pub(super) fn resume(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().thaw(Instant::now());
+        }
         for function in &self.functions {
             let mut transport = function.lock();
             transport.kick_all();
@@ -260,76 +279,6 @@ impl VirtioDevices {
             function.contain("draining", deadline, |transport| transport.drain(deadline));
         }
     }
-}
-
-/// The bus while devices are added.
-struct Assembly<'a> {
-    parts: &'a Parts<'a>,
-    root: PciRoot,
-    functions: Vec<Function>,
-    counters: Vec<DeviceCounters>,
-    balloon: Option<Balloon>,
-    links: Links,
-}
-
-impl Assembly<'_> {
-    fn add_disk(&mut self, disk: DiskSpec<OwnedFd>) -> Result<(), BuildError> {
-        let id = disk.id.clone();
-        let device = block_device(disk)?;
-        self.counters.push(DeviceCounters::Disk { id: id.clone(), counters: device.counters() });
-        self.add(id, Box::new(device))
-    }
-
-    fn add_nic(&mut self, nic: NicSpec<OwnedFd>) -> Result<(), BuildError> {
-        let id = nic.id.clone();
-        let device = net_device(nic)?;
-        self.counters.push(DeviceCounters::Nic { id: id.clone(), counters: device.counters() });
-        self.links.add(id.clone(), self.functions.len(), device.handle());
-        self.add(id, Box::new(device))
-    }
-
-    fn add_balloon(&mut self, balloon: BalloonSpec) -> Result<(), BuildError> {
-        let config = BalloonDeviceConfig {
-            memory: self.parts.memory.iter().map(GuestMemoryRegion::len).sum(),
-            target: balloon.size.get(),
-            deflate_on_oom: balloon.deflate_on_oom,
-            free_page_reporting: balloon.free_page_reporting,
-        };
-        let device = BalloonDevice::new(config).map_err(|error| failed("balloon", error))?;
-        let handle = device.handle();
-        self.counters.push(DeviceCounters::Balloon(handle.clone()));
-        self.balloon = Some(Balloon { function: self.functions.len(), handle });
-        self.add("balloon".to_owned(), Box::new(device))
-    }
-
-    fn add_vsock(&mut self, vsock: VsockSpec<OwnedFd>) -> Result<(), BuildError> {
-        let config = VsockDeviceConfig { cid: vsock.cid, directory: vsock.directory };
-        let device = VsockDevice::new(config).map_err(|error| failed("vsock", error))?;
-        self.add("vsock".to_owned(), Box::new(device))
-    }
-
-    /// Puts `device` into the next slot, with a vector a queue and one for configuration changes.
-    fn add(&mut self, name: String, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let slot = u8::try_from(self.functions.len() + 1).expect("there are 32 slots, counted before");
-        let queues = device.queue_sizes().len();
-        let vectors = u16::try_from(queues + 1).map_err(|error| failed(&name, error))?;
-        let transport = VirtioPciDevice::new(
-            device,
-            self.parts.memory.clone(),
-            Arc::new(self.parts.router.reserve(vectors)),
-            Arc::new(KvmDoorbells::new(self.parts.vm.clone())),
-            layout::pci_bar_address(slot),
-        )
-        .map_err(|error| failed(&name, error))?;
-        let transport = Arc::new(Mutex::new(transport));
-        self.root.add(slot, transport.clone()).map_err(|error| failed(&name, error))?;
-        self.functions.push(Function { name, transport });
-        Ok(())
-    }
-}
-
-fn failed(device: &str, error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
-    BuildError::Device { device: device.to_owned(), source: Box::new(error) }
 }
 
 #[cfg(test)]

@@ -1,11 +1,23 @@
-//! The gate every vCPU passes before it enters the guest: one wish for all, and a count of who is where.
+//! The gate every vCPU passes before it enters the guest: one wish for all, a count of who is where, and at times an
+//! errand that each vCPU does on its way.
 //!
-//! A wish is published under the lock and mirrored in an atomic. A vCPU looks at the mirror before each entry, and
-//! the kicks that follow a changed wish make it come back to look (the kick's protocol orders the two).
+//! ```text
+//! event loop:  begin_round ──kicks──→ ... ──→ end_round: an answer, or none, from each vCPU
+//! vCPU:        guest → pass: errand → answer → guest, or → wait at the gate
+//! ```
+//!
+//! A wish or an errand is published under the lock and mirrored in an atomic. A vCPU looks at the mirror before each
+//! entry, and the kicks that follow a change make it come back to look (the kick's protocol orders the two).
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use super::errand::{Answer, Errand};
+
+/// The bit of the mirror that says that there is an errand.
+const ERRAND: u8 = 1 << 7;
 
 /// What a machine's vCPUs should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +31,20 @@ pub(crate) enum Wish {
     End = 2,
 }
 
+/// What a vCPU does at the gate. Called without the gate's lock.
+pub(super) trait AtGate {
+    /// It is about to wait. Called once a wait.
+    fn parking(&self);
+
+    /// Does `errand`.
+    fn carry_out(&self, errand: Errand) -> Answer;
+}
+
 /// One machine's gate.
 #[derive(Debug)]
 pub(super) struct Gate {
     mirror: AtomicU8,
-    /// Protects the counts and the wish; a leaf lock, held for a few instructions.
+    /// Protects the counts, the wish and the errand; a leaf lock, held for a few instructions.
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -33,13 +54,24 @@ struct State {
     wish: Wish,
     members: usize,
     parked: usize,
+    /// Numbers of rounds start at 1, so that nobody has answered the first one.
+    rounds: u64,
+    round: Option<Round>,
+}
+
+/// One errand, and the answers so far by vCPU.
+#[derive(Debug)]
+struct Round {
+    number: u64,
+    errand: Errand,
+    answers: Vec<Option<Answer>>,
 }
 
 impl Gate {
     pub(super) fn new(wish: Wish) -> Self {
         Self {
             mirror: AtomicU8::new(wish as u8),
-            state: Mutex::new(State { wish, members: 0, parked: 0 }),
+            state: Mutex::new(State { wish, members: 0, parked: 0, rounds: 0, round: None }),
             changed: Condvar::new(),
         }
     }
@@ -49,9 +81,33 @@ impl Gate {
         let mut state = self.lock();
         if state.wish != Wish::End {
             state.wish = wish;
-            self.mirror.store(wish as u8, Ordering::Release);
-            self.changed.notify_all();
+            self.publish(&state);
         }
+    }
+
+    /// Sends each of `vcpus` vCPUs on `errand`. The caller kicks them after it, and ends the round.
+    pub(super) fn begin_round(&self, errand: Errand, vcpus: usize) {
+        let mut state = self.lock();
+        state.rounds += 1;
+        let answers = std::iter::repeat_with(|| None).take(vcpus).collect();
+        state.round = Some(Round { number: state.rounds, errand, answers });
+        self.publish(&state);
+    }
+
+    /// Waits until every vCPU that is there has answered; `false` when `until` came first.
+    pub(super) fn all_answered(&self, until: Instant) -> bool {
+        self.wait(until, |state| {
+            let answers = state.round.as_ref().map_or(0, |round| round.answers.iter().flatten().count());
+            answers >= state.members
+        })
+    }
+
+    /// The answers by vCPU; an answer that comes later is dropped.
+    pub(super) fn end_round(&self) -> Vec<Option<Answer>> {
+        let mut state = self.lock();
+        let round = state.round.take();
+        self.publish(&state);
+        round.map_or_else(Vec::new, |round| round.answers)
     }
 
     /// Waits until every vCPU is parked or gone; `false` when `until` came first.
@@ -62,6 +118,12 @@ impl Gate {
     /// Waits until every vCPU is gone; `false` when `until` came first.
     pub(super) fn all_ended(&self, until: Instant) -> bool {
         self.wait(until, |state| state.members == 0)
+    }
+
+    fn publish(&self, state: &State) {
+        let errand = if state.round.is_some() { ERRAND } else { 0 };
+        self.mirror.store(state.wish as u8 | errand, Ordering::Release);
+        self.changed.notify_all();
     }
 
     fn wait(&self, until: Instant, reached: impl Fn(&State) -> bool) -> bool {
@@ -86,29 +148,32 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Member {
     gate: Arc<Gate>,
+    /// The vCPU's.
+    index: u8,
+    /// The last round that it took part in.
+    answered: Cell<u64>,
 }
 
 impl Member {
-    pub(super) fn join(gate: &Arc<Gate>) -> Self {
+    pub(super) fn join(gate: &Arc<Gate>, index: u8) -> Self {
         gate.lock().members += 1;
-        Self { gate: gate.clone() }
+        Self { gate: gate.clone(), index, answered: Cell::new(0) }
     }
 
-    /// Returns when the guest may be entered; `false` when the vCPU is to end. `parking` is called once if there is a
-    /// wait.
-    pub(super) fn pass(&self, parking: impl FnOnce()) -> bool {
+    /// Returns when the guest may be entered; `false` when the vCPU is to end.
+    pub(super) fn pass(&self, vcpu: &impl AtGate) -> bool {
         if self.gate.mirror.load(Ordering::Acquire) == Wish::Run as u8 {
             return true;
         }
-        self.wait(parking)
+        self.stop_at(vcpu)
     }
 
     #[cold]
-    fn wait(&self, parking: impl FnOnce()) -> bool {
-        let mut state = self.gate.lock();
+    fn stop_at(&self, vcpu: &impl AtGate) -> bool {
+        let mut state = self.run_errand(self.gate.lock(), vcpu);
         if state.wish == Wish::Park {
             drop(state);
-            parking();
+            vcpu.parking();
             state = self.gate.lock();
         }
         while state.wish == Wish::Park {
@@ -117,11 +182,38 @@ impl Member {
             state = self
                 .gate
                 .changed
-                .wait_while(state, |state| state.wish == Wish::Park)
+                .wait_while(state, |state| state.wish == Wish::Park && self.errand(state).is_none())
                 .unwrap_or_else(PoisonError::into_inner);
             state.parked -= 1;
+            state = self.run_errand(state, vcpu);
         }
         state.wish == Wish::Run
+    }
+
+    /// The round that waits for this vCPU, and its errand.
+    fn errand(&self, state: &State) -> Option<(u64, Errand)> {
+        let round = state.round.as_ref().filter(|round| round.number != self.answered.get())?;
+        Some((round.number, round.errand))
+    }
+
+    fn run_errand<'gate>(
+        &'gate self,
+        state: MutexGuard<'gate, State>,
+        vcpu: &impl AtGate,
+    ) -> MutexGuard<'gate, State> {
+        let Some((number, errand)) = self.errand(&state).filter(|_| state.wish != Wish::End) else {
+            return state;
+        };
+        self.answered.set(number);
+        drop(state);
+        let answer = vcpu.carry_out(errand);
+        let mut state = self.gate.lock();
+        let round = state.round.as_mut().filter(|round| round.number == number);
+        if let Some(place) = round.and_then(|round| round.answers.get_mut(usize::from(self.index))) {
+            *place = Some(answer);
+            self.gate.changed.notify_all();
+        }
+        state
     }
 
     /// Makes this vCPU, and with the caller's kicks all others, leave.
@@ -149,15 +241,83 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
+    /// Does every errand.
+    struct Willing;
+
+    impl AtGate for Willing {
+        fn parking(&self) {}
+
+        fn carry_out(&self, _errand: Errand) -> Answer {
+            Answer::NmiQueued
+        }
+    }
+
+    fn answered(gate: &Gate) -> Vec<bool> {
+        gate.end_round().iter().map(Option::is_some).collect()
+    }
+
+    #[test]
+    fn each_member_does_an_errand_once_whether_it_runs_or_is_parked() {
+        struct Counting(Arc<AtomicUsize>);
+        impl AtGate for Counting {
+            fn parking(&self) {}
+
+            fn carry_out(&self, _errand: Errand) -> Answer {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                Answer::NmiQueued
+            }
+        }
+        let gate = Arc::new(Gate::new(Wish::Run));
+        let errands = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..3)
+            .map(|index| {
+                let (member, vcpu) = (Member::join(&gate, index), Counting(errands.clone()));
+                thread::spawn(move || while member.pass(&vcpu) {})
+            })
+            .collect();
+        for round in 1..=40 {
+            gate.wish(if round % 2 == 0 { Wish::Run } else { Wish::Park });
+            gate.begin_round(Errand::QueueNmi, 3);
+            assert!(gate.all_answered(soon()));
+            thread::yield_now();
+            assert_eq!(answered(&gate), [true; 3]);
+            assert_eq!(errands.load(Ordering::Relaxed), round * 3);
+        }
+        gate.wish(Wish::Park);
+        assert!(gate.all_parked_or_ended(soon()), "errands leave nobody astray");
+        gate.wish(Wish::End);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        gate.begin_round(Errand::QueueNmi, 3);
+        assert!(gate.all_answered(soon()), "nobody is there to wait for");
+        assert_eq!(answered(&gate), [false; 3]);
+    }
+
+    #[test]
+    fn a_member_that_does_not_come_is_missing_and_its_late_answer_dropped() {
+        let gate = Arc::new(Gate::new(Wish::Run));
+        let (present, absent) = (Member::join(&gate, 0), Member::join(&gate, 1));
+        gate.begin_round(Errand::ReadRegisters, 2);
+        assert!(present.pass(&Willing));
+        assert!(!gate.all_answered(Instant::now() + Duration::from_millis(5)));
+        assert_eq!(answered(&gate), [true, false]);
+        assert!(absent.pass(&Willing));
+        gate.begin_round(Errand::ReadRegisters, 2);
+        assert!(absent.pass(&Willing) && present.pass(&Willing));
+        assert!(gate.all_answered(Instant::now()));
+        assert_eq!(answered(&gate), [true, true]);
+    }
+
     #[test]
     fn members_park_resume_and_end_together() {
         let gate = Arc::new(Gate::new(Wish::Park));
         let passes = Arc::new(AtomicUsize::new(0));
         let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let (member, passes) = (Member::join(&gate), passes.clone());
+            .map(|index| {
+                let (member, passes) = (Member::join(&gate, index), passes.clone());
                 thread::spawn(move || {
-                    while member.pass(|| {}) {
+                    while member.pass(&Willing) {
                         passes.fetch_add(1, Ordering::Relaxed);
                     }
                 })

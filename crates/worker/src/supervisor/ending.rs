@@ -1,6 +1,6 @@
 //! What the end of a machine means for its VM. Pure.
 
-use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit};
+use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource};
 
 use super::policy::RunEnd;
 
@@ -35,7 +35,8 @@ pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console:
         MachineExit::PoweredOff if reported.is_some() => guest("switched itself off"),
         MachineExit::PoweredOff => RunEnd::PoweredOff,
         MachineExit::Reset(_) if panic.is_none() && reported.is_none() => RunEnd::Reset,
-        MachineExit::Reset(_) => guest("reset itself"),
+        MachineExit::Reset(ResetSource::Watchdog) => guest("was reset by its watchdog"),
+        MachineExit::Reset(ResetSource::Acpi | ResetSource::KeyboardController) => guest("reset itself"),
         MachineExit::TripleFault => guest("triple-faulted"),
         MachineExit::Killed => {
             failed(FailureKind::Host, "the machine was killed on this host".to_owned(), console)
@@ -91,8 +92,6 @@ fn strip_timestamp(line: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use vm_model::ResetSource;
-
     use super::*;
 
     fn console(lines: &[&str]) -> Vec<String> {
@@ -115,7 +114,10 @@ mod tests {
             message(end),
             "the guest's kernel panicked and reset itself: Kernel panic - not syncing: VFS: no root"
         );
+        let watchdog = MachineExit::Reset(ResetSource::Watchdog);
+        assert!(message(classify(watchdog.clone(), None, &lines)).contains("was reset by its watchdog"));
         let fine = console(&["fine"]);
+        assert_eq!(classify(watchdog, None, &fine), RunEnd::Reset);
         assert_eq!(classify(MachineExit::Reset(ResetSource::Acpi), None, &fine), RunEnd::Reset);
         assert_eq!(classify(MachineExit::PoweredOff, None, &lines), RunEnd::PoweredOff);
     }

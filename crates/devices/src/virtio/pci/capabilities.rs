@@ -72,9 +72,9 @@ fn class(device: VirtioDeviceType) -> ClassCode {
     let (class, subclass) = match device {
         VirtioDeviceType::Net => (0x02, 0x00),
         VirtioDeviceType::Block => (0x01, 0x80),
+        VirtioDeviceType::Console | VirtioDeviceType::Socket => (0x07, 0x80),
         VirtioDeviceType::Entropy => (0x00, 0xff),
         VirtioDeviceType::Balloon => (0x05, 0x80),
-        VirtioDeviceType::Socket => (0x07, 0x80),
     };
     ClassCode { class, subclass, interface: 0 }
 }

@@ -5,6 +5,7 @@ use Literal::{Empty, False, Integer, Text, True};
 use ValueKind::{Boolean, DeviceId, FilePath, List, Section};
 
 const QUEUE_SIZE: ValueKind = ValueKind::PowerOfTwo { least: 16, most: 1024 };
+const CONSOLE_MODE: ValueKind = ValueKind::Choice(&["Tty", "Pty", "File", "Socket", "Null", "Off"]);
 const TOKENS: ValueKind = ValueKind::Integer { least: 0, most: 1 << 48 };
 const REFILL_TIME: ValueKind = ValueKind::Integer { least: 0, most: 24 * 60 * 60 * 1000 };
 const LIMIT_SIZE: &str =
@@ -93,20 +94,22 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("net[].pci_device_id", &[], "PCI slots are assigned in order"),
 
     KeyRule::supported("serial", Section, "The first serial port, ttyS0 in Linux. Default: recorded as the VM's console."),
-    KeyRule::supported("serial.mode", ValueKind::Choice(&["Tty", "Pty", "File", "Socket", "Null", "Off"]),
+    KeyRule::supported("serial.mode", CONSOLE_MODE,
         "`Null` and `Off`: what the guest writes is lost. Everything else: the worker records it as the VM's console. Default: Tty."),
     KeyRule::ignored("serial.file", &[Empty], "the worker records the console itself"),
     KeyRule::ignored("serial.socket", &[Empty], "the worker records the console itself"),
     KeyRule::ignored("serial.iommu", &[False], "the serial port is no PCI device"),
 
-    KeyRule::supported("console", Section, "The virtio console, which is missing: use `serial`, and `console=ttyS0` on the command line."),
-    KeyRule::refused("console.mode", &[Text("Off"), Text("Null")], "there is no virtio console; the serial port is recorded"),
-    KeyRule::ignored("console.file", &[Empty], "there is no virtio console"),
-    KeyRule::ignored("console.socket", &[Empty], "there is no virtio console"),
-    KeyRule::ignored("console.id", &[Empty], "there is no virtio console"),
+    KeyRule::supported("console", Section, "The virtio console, hvc0 in Linux. Default: none."),
+    KeyRule::supported("console.mode", CONSOLE_MODE,
+        "`Off` and `Null`: there is none. Everything else: the worker records it as the VM's console, mixed with `serial` \
+         where that is recorded too. Input goes to it when `serial` is `Off` or `Null`. Default: Off."),
+    KeyRule::ignored("console.file", &[Empty], "the worker records the console itself"),
+    KeyRule::ignored("console.socket", &[Empty], "the worker records the console itself"),
+    KeyRule::ignored("console.id", &[Empty], "the console is not named in reports"),
     KeyRule::refused("console.iommu", &[False], "there is no virtual IOMMU"),
     KeyRule::refused("console.pci_segment", &[Integer(0)], "there is one PCI segment"),
-    KeyRule::refused("console.pci_device_id", &[], "there is no virtio console"),
+    KeyRule::refused("console.pci_device_id", &[], "PCI slots are assigned in order"),
     KeyRule::supported("debug_console", Section, "The debug port, which is missing."),
     KeyRule::refused("debug_console.mode", &[Text("Off"), Text("Null")], "there is no debug port"),
     KeyRule::ignored("debug_console.file", &[Empty], "there is no debug port"),
@@ -166,7 +169,9 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("pvmemcontrol", &[], "the guest cannot steer its memory's backing"),
     KeyRule::supported("pvpanic", Boolean,
         "Whether the guest's kernel can report a panic; the device is the ISA form at port 0x505, not a PCI function. Default: true."),
-    KeyRule::refused("watchdog", &[False], "there is no watchdog device"),
+    KeyRule::supported("watchdog", Boolean,
+        "Whether there is a watchdog: a guest that sets it going and does not reload it in time is reset. It is an Intel 6300ESB \
+         (i6300esb in Linux). Default: false."),
     KeyRule::refused_with("rtc", &[], "there is no separate clock device",
         &["id", "iommu", "pci_segment", "pci_device_id"]),
 ];

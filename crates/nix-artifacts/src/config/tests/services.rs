@@ -23,6 +23,32 @@ fn a_socket_device_is_wished_for_and_not_described() {
 }
 
 #[test]
+fn a_virtio_console_is_there_when_its_mode_says_so() {
+    for (text, expected) in [
+        ("{}", false),
+        (r#"{"console": {}}"#, false),
+        (r#"{"console": {"mode": null}}"#, false),
+        (r#"{"console": {"mode": "Off"}}"#, false),
+        (r#"{"console": {"mode": "Null"}}"#, false),
+        (r#"{"console": {"mode": "Tty"}}"#, true),
+        (r#"{"console": {"mode": "Pty", "id": null}}"#, true),
+        (r#"{"console": {"mode": "File"}}"#, true),
+        (r#"{"serial": {"mode": "Off"}, "console": {"mode": "Socket"}}"#, true),
+    ] {
+        assert_eq!(parse(text).expect("accepted").machine.services.console, expected, "{text}");
+    }
+}
+
+#[test]
+fn a_watchdog_is_there_when_it_is_asked_for() {
+    for (text, expected) in
+        [("{}", false), (r#"{"watchdog": false}"#, false), (r#"{"watchdog": true}"#, true)]
+    {
+        assert_eq!(parse(text).expect("accepted").machine.services.watchdog, expected, "{text}");
+    }
+}
+
+#[test]
 fn a_balloon_is_as_large_as_the_memory_at_most() {
     let text = r#"{"memory": {"size": 33554432}, "balloon": {"size": 33554432, "deflate_on_oom": true}}"#;
     let mut machine = parse(text).expect("accepted").machine;

@@ -67,6 +67,14 @@ impl Driver for PanicsAtFirstByte<'_> {
         self.0.woken(controls)
     }
 
+    fn turning(&mut self) {
+        self.0.turning();
+    }
+
+    fn turned(&mut self, turn: &Turn<'_>) {
+        self.0.turned(turn);
+    }
+
     fn event(&mut self, event: Event) {
         self.0.event(event);
         if matches!(event, Event::FirstConsoleByte { .. }) {

@@ -18,7 +18,7 @@ use vm_model::{
 };
 
 use crate::{
-    BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine, MachineEvent,
+    BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine, MachineEvent, Turn,
 };
 
 pub(super) type Spec = MachineSpec<OwnedFd>;
@@ -31,6 +31,9 @@ pub(super) fn hypervisor() -> Option<Hypervisor> {
     }
     Some(Hypervisor::open().expect("these tests need KVM, or PROCURATOR_SKIP_KVM_TESTS=1 to go without"))
 }
+
+/// A turn that is noted down.
+pub(super) const SLOW: Duration = Duration::from_millis(500);
 
 /// A deadline for what takes milliseconds on an idle machine.
 pub(super) fn long_enough() -> Instant {
@@ -116,6 +119,7 @@ struct Remote {
     requests: Receiver<Request>,
     deadline: Arc<Mutex<Option<Instant>>>,
     events: Arc<Mutex<Vec<MachineEvent>>>,
+    slow_turns: Arc<Mutex<Vec<String>>>,
 }
 
 impl Controller for Remote {
@@ -144,6 +148,12 @@ impl Controller for Remote {
     fn event(&mut self, event: MachineEvent) {
         self.events.lock().unwrap().push(event);
     }
+
+    fn turned(&mut self, turn: Turn<'_>) {
+        if turn.took >= SLOW {
+            self.slow_turns.lock().unwrap().push(turn.slowest.to_string());
+        }
+    }
 }
 
 /// What is left of a guest that ended.
@@ -162,6 +172,7 @@ pub(super) struct Guest {
     deadline: Arc<Mutex<Option<Instant>>>,
     counters: CountersHandle,
     events: Arc<Mutex<Vec<MachineEvent>>>,
+    slow_turns: Arc<Mutex<Vec<String>>>,
     thread: JoinHandle<(MachineExit, MachineCounters)>,
 }
 
@@ -186,11 +197,13 @@ impl Guest {
         let (requests, receiver) = channel();
         let deadline = Arc::new(Mutex::new(None));
         let events = Arc::new(Mutex::new(Vec::new()));
+        let slow_turns = Arc::new(Mutex::new(Vec::new()));
         let mut remote = Remote {
             wake: wake.clone(),
             requests: receiver,
             deadline: deadline.clone(),
             events: events.clone(),
+            slow_turns: slow_turns.clone(),
         };
         let (built, counters) = channel();
         let (hypervisor, sink) = (hypervisor.clone(), console.clone());
@@ -211,6 +224,7 @@ impl Guest {
             deadline,
             counters: counters.recv().expect("the machine was built"),
             events,
+            slow_turns,
             thread,
         }
     }
@@ -239,6 +253,11 @@ impl Guest {
 
     pub(super) fn events(&self) -> Vec<MachineEvent> {
         self.events.lock().unwrap().clone()
+    }
+
+    /// The slowest handlers of turns that took [`SLOW`] or longer.
+    pub(super) fn slow_turns(&self) -> Vec<String> {
+        self.slow_turns.lock().unwrap().clone()
     }
 
     pub(super) fn console(&self) -> String {

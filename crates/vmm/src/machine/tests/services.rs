@@ -1,6 +1,6 @@
 //! The devices by which guest and host help each other, in whole machines.
 
-use vm_model::{BalloonSpec, GuestPanic, VsockSpec};
+use vm_model::{BalloonSpec, GuestPanic, SerialMode, VsockSpec};
 
 use super::*;
 
@@ -71,4 +71,91 @@ fn host_programs_find_a_machines_sockets_while_it_is_there() {
     assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap(), 0);
     guest.kill();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_virtio_console_is_recorded_resized_and_typed_at() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::console());
+    spec.serial = SerialMode::Null;
+    spec.services.console = true;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+    guest.wait_for_console("ready\n");
+    let long = guest.ask(|machine| machine.write_console(&[b'x'; 5000]));
+    assert_eq!(long, 4096, "input is bounded");
+    guest.ask(|machine| machine.resize_console(0x180, 24)).unwrap();
+    let ended = guest.join();
+    assert_eq!((ended.exit, ended.console.as_str()), (MachineExit::PoweredOff, "ready\nxxxx"));
+    assert!(ended.events.iter().any(|event| matches!(event, MachineEvent::FirstConsoleByte { .. })));
+}
+
+#[test]
+fn what_is_typed_goes_to_the_serial_port_where_both_are_recorded() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::echo());
+    spec.services.console = true;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Running);
+    guest.wait_for_console("ready\n");
+    assert_eq!(guest.ask(|machine| machine.write_console(b"q")), 1);
+    assert_eq!(guest.join().exit, MachineExit::PoweredOff);
+}
+
+#[test]
+fn a_console_that_is_not_there_cannot_be_resized() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut machine = harness::build(&hypervisor, spec(&TinyGuest::idle())).unwrap();
+    assert_eq!(machine.resize_console(80, 24), Err(NoConsole));
+}
+
+/// An identifier as the guest says it.
+fn said(id: GenerationId) -> String {
+    let words = id.bytes();
+    let words = words.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+    words.map(|word| format!("id {word:08x}\n")).collect()
+}
+
+#[test]
+fn each_machine_has_its_own_generation_and_hears_of_another_one() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let address = u32::try_from(layout::GENERATION_ID).unwrap();
+    let mut first_ones = Vec::new();
+    for _ in 0..2 {
+        let guest = Guest::start(&hypervisor, spec(&TinyGuest::generation(address)), InitialState::Running);
+        guest.wait_for_console("ready\n");
+        let id = guest.ask(Machine::change_generation).unwrap();
+        let ended = guest.join();
+        assert_eq!(ended.exit, MachineExit::PoweredOff);
+        let (before, after) = ended.console.split_once("ready\n").unwrap();
+        assert_eq!(after, said(id));
+        assert_ne!(before, after);
+        assert_ne!(before, "id 00000000\n".repeat(4));
+        first_ones.push(before.to_owned());
+    }
+    assert_ne!(first_ones[0], first_ones[1]);
+}
+
+#[test]
+fn a_guest_that_lets_its_watchdog_expire_is_reset() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::watchdog());
+    spec.services.watchdog = true;
+    let ended = run(&hypervisor, spec);
+    assert_eq!(ended.exit, MachineExit::Reset(ResetSource::Watchdog));
+    assert_eq!(ended.console, "ready\n");
+}
+
+#[test]
+fn a_watchdog_does_not_count_the_time_of_a_pause() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let mut spec = spec(&TinyGuest::watchdog());
+    spec.services.watchdog = true;
+    let guest = Guest::start(&hypervisor, spec, InitialState::Paused);
+    guest.ask(Machine::resume);
+    guest.wait_for_console("ready\n");
+    guest.ask(|machine| machine.pause(long_enough())).unwrap();
+    // Longer than the guest has.
+    std::thread::sleep(Duration::from_millis(1500));
+    guest.ask(|machine| assert!(machine.is_paused()));
+    guest.ask(Machine::resume);
+    assert_eq!(guest.join().exit, MachineExit::Reset(ResetSource::Watchdog));
 }

@@ -1,13 +1,17 @@
 //! Tests of how devices end: whatever state a panic or a thread that was left behind leaves them in.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use devices::ports::{Doorbells, MessageInterrupts, MsiMessage};
-use devices::virtio::{ActivateError, Activation, DeviceEvent, VirtioDeviceType};
+use devices::virtio::pci::VirtioPciDevice;
+use devices::virtio::{ActivateError, Activation, DeviceEvent, VirtioDevice, VirtioDeviceType};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::super::nics::Links;
 use super::*;
 
 struct NoPorts;
@@ -97,7 +101,18 @@ fn devices(panics: &[bool]) -> (VirtioDevices, Arc<AtomicU32>) {
     };
     let functions = panics.iter().map(function).collect();
     let root = Arc::new(PciRoot::new(layout::PCI_WINDOW));
-    (VirtioDevices { root, functions, counters: Vec::new(), balloon: None, links: Links::default() }, resets)
+    (
+        VirtioDevices {
+            root,
+            functions,
+            counters: Vec::new(),
+            balloon: None,
+            console: None,
+            watchdog: None,
+            links: Links::default(),
+        },
+        resets,
+    )
 }
 
 fn soon() -> Instant {
