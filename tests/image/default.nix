@@ -1,6 +1,6 @@
 # The test images: Nix store paths of the form that the worker runs, and some that it must refuse.
 #
-# `guest` is a stock kernel and a busybox user land. Everything that goes in is an argument and becomes an input of the
+# `guest` is a stock kernel and a busybox user land, `everything` the same in a machine with every device. Everything that goes in is an argument and becomes an input of the
 # derivation, so the store path follows from the content. The builder also uses the host's shell, `mke2fs`, `debugfs`
 # and `cpio`: it needs Nix's sandbox off, and no network.
 {
@@ -25,6 +25,16 @@ let
       // variables
     );
 
+  bootable = name: vmConfig:
+    build name ./build.sh {
+      busybox = input busybox;
+      kernel = input kernel;
+      modules = map input (builtins.fromJSON modules);
+      initrdInit = ./initrd-init;
+      inherit vmConfig;
+      root = ./root;
+    };
+
   # An image that consists of little more than its description.
   broken = name: vmConfig: commands:
     build name ./broken.sh {
@@ -33,14 +43,8 @@ let
     };
 in
 {
-  guest = build "guest" ./build.sh {
-    busybox = input busybox;
-    kernel = input kernel;
-    modules = map input (builtins.fromJSON modules);
-    initrdInit = ./initrd-init;
-    vmConfig = ./vm-config.json;
-    root = ./root;
-  };
+  guest = bootable "guest" ./vm-config.json;
+  everything = bootable "everything" ./everything.json;
 
   missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";
   damaged-kernel = broken "damaged-kernel" { } "echo this is no kernel >$out/vmlinux";

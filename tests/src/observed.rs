@@ -61,6 +61,8 @@ pub struct Metrics {
     pub memory_mb: u64,
     /// Configured memory in bytes.
     pub memory_size_bytes: u64,
+    /// What the guest could use still, as it says; only with a balloon.
+    pub memory_available_bytes: Option<u64>,
     /// Bytes the guest received.
     pub network_rx_bytes: u64,
     /// Bytes the guest sent.

@@ -13,9 +13,19 @@ use crate::workspace::Workspace;
 use crate::{packages, process};
 
 /// What the guest's initial root file system loads before it looks for its disk.
-const GUEST_MODULES: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "button", "evdev"];
+const GUEST_MODULES: [&str; 9] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_console",
+    "vmw_vsock_virtio_transport",
+    "button",
+    "evdev",
+];
 
-/// The images by name. `guest` is the one that runs; the others are to be refused.
+/// The images by name. `guest` and `everything` run; the others are to be refused.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Images(BTreeMap<String, Image>);
 
