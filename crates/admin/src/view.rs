@@ -79,6 +79,8 @@ pub struct MetricsView {
     pub memory_size_bytes: u64,
     /// Resident memory in bytes.
     pub memory_resident_bytes: u64,
+    /// What the guest itself calls available, in bytes; absent where nothing in it reports it.
+    pub memory_available_bytes: Option<u64>,
     /// Bytes the guest received.
     pub network_rx_bytes: u64,
     /// Bytes the guest sent.
@@ -137,6 +139,7 @@ impl MetricsView {
             memory_mb: metrics.memory_mb,
             memory_size_bytes: metrics.memory_size_bytes,
             memory_resident_bytes: metrics.memory_resident_bytes,
+            memory_available_bytes: metrics.memory_available_bytes,
             network_rx_bytes: metrics.network_rx_bytes,
             network_tx_bytes: metrics.network_tx_bytes,
             disk_read_bytes: metrics.disk_read_bytes,
