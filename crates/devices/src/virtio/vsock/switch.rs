@@ -52,6 +52,8 @@ struct Route {
     readable: bool,
     /// Whether the host closed both directions; something may still wait to be read.
     hung_up: bool,
+    /// Whether the host was told that the guest will send no more.
+    end_passed_on: bool,
     /// Whether it waits for its turn to send to the guest.
     waiting: bool,
 }
@@ -202,6 +204,7 @@ impl Switch {
             kept: VecDeque::new(),
             readable: true,
             hung_up: false,
+            end_passed_on: false,
             waiting: false,
         };
         self.routes.insert(ports, route);
@@ -399,9 +402,10 @@ impl Route {
         self.connection.forward(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
-    /// Tells the host that the guest will send no more, once it has everything.
+    /// Tells the host that the guest will send no more, once it has everything. Once: each shutdown of a socket wakes
+    /// whoever watches it, this device too.
     fn pass_on_end(&mut self) -> io::Result<()> {
-        if self.connection.guest_ended() {
+        if self.connection.guest_ended() && !std::mem::replace(&mut self.end_passed_on, true) {
             match self.stream.shutdown(Shutdown::Write) {
                 Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(error),
                 _ => {}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::super::connection::BUFFER_BYTES;
 use super::super::packet::{HOST_CID, NO_MORE_RECEIVED, NO_MORE_SENT, Operation};
@@ -216,6 +218,24 @@ fn either_side_closes_its_direction_alone() {
     assert_eq!(bench.expect(Operation::Shutdown).0.flags, NO_MORE_SENT | NO_MORE_RECEIVED);
     bench.send(ports, Operation::Data, 0, b"anybody?");
     bench.expect(Operation::Reset);
+}
+
+#[test]
+fn a_stream_that_the_guest_half_closed_gives_no_more_to_do() {
+    let mut bench = bench();
+    let (_stream, ports) = bench.connected(1);
+    bench.send(ports, Operation::Shutdown, NO_MORE_SENT, &[]);
+    // As the machine's event loop watches it.
+    let poller = Epoll::new().unwrap();
+    let switch = bench.device.switch.wake_fd().as_raw_fd();
+    let edges = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+    poller.ctl(ControlOperation::Add, switch, edges).unwrap();
+    let mut turns = 0;
+    while poller.wait(0, &mut [EpollEvent::default()]).unwrap() > 0 {
+        bench.pump();
+        turns += 1;
+        assert!(turns < 10, "the device wakes itself");
+    }
 }
 
 #[test]
