@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod artifact;
+mod balloon;
 mod bench;
 mod block;
 mod console;
@@ -31,15 +32,17 @@ mod platform;
 mod ports;
 mod transport;
 mod virtqueue;
+mod vsock;
 
 /// What fuzzers call: any bytes are an input.
 pub type Body = fn(&[u8]);
 
 /// Every body with its name, which is also that of its fuzz target and of its folder of seeds.
 ///
-/// A new door to hostile input (packets of a virtio socket, say) gets a module here, a row, and a file in
+/// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 13] = [
+pub const BODIES: [(&str, Body); 15] = [
+    ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
     ("console_queues", console::queues),
     ("dhcp_packets", dhcp::packets),
@@ -53,6 +56,7 @@ pub const BODIES: [(&str, Body); 13] = [
     ("serial_port", platform::serial_port),
     ("virtio_transport", transport::accesses),
     ("virtqueue", virtqueue::chains),
+    ("vsock_packets", vsock::packets),
 ];
 
 /// The body called `name`.

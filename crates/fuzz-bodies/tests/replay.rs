@@ -109,6 +109,7 @@ macro_rules! replays {
 }
 
 replays! {
+    balloon_queues,
     block_requests,
     console_queues,
     dhcp_packets,
@@ -122,4 +123,5 @@ replays! {
     serial_port,
     virtio_transport,
     virtqueue,
+    vsock_packets,
 }
