@@ -45,6 +45,9 @@ pub struct VmView {
     pub last_stop: Option<StopMethod>,
     /// How long the steps of its newest start took.
     pub timings: TimingsView,
+    /// Whether its machine's thread stands still.
+    #[serde(default)]
+    pub hung: bool,
     /// Settings of its artifact that are ignored here.
     pub warnings: Vec<String>,
     /// Store paths its artifact reaches whose content nobody vouched for.
@@ -123,6 +126,7 @@ impl VmView {
                 first_entry_ms: info.timings.first_entry.map(milliseconds),
                 first_console_byte_ms: info.timings.first_console_byte.map(milliseconds),
             },
+            hung: info.hung,
             warnings: info.warnings,
             unverified: info.unverified,
             metrics: metrics.map(MetricsView::new),

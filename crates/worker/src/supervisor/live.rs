@@ -108,6 +108,11 @@ impl LiveMachine {
         self.status.borrow().panic
     }
 
+    /// Whether its thread stands still.
+    pub(super) fn is_hung(&self) -> bool {
+        self.status.borrow().hung
+    }
+
     /// How long its first steps took.
     pub(super) fn timings(&self) -> BootTimings {
         self.status.borrow().timings

@@ -25,6 +25,7 @@ impl Task {
         self.info.send_modify(|info| {
             info.status = VmStatus::Creating;
             info.timings = VmTimings::default();
+            info.hung = false;
         });
         // A machine that nobody would remember after a crash is none that can be taken care of.
         if let Err(reason) = self.record.keep(&target.assignment, Power::Wanted).await {

@@ -188,12 +188,13 @@ impl Task {
     /// Takes notice of what the machine has done meanwhile.
     pub(super) async fn look_at_machine(&mut self) {
         let Standing::Up { machine, .. } = &mut self.standing else { return };
-        let timings = machine.timings();
+        let (timings, hung) = (machine.timings(), machine.is_hung());
         self.info.send_if_modified(|info| {
-            let before = info.timings;
+            let before = (info.timings, info.hung);
             info.timings.first_entry = timings.first_entry;
             info.timings.first_console_byte = timings.first_console_byte;
-            info.timings != before
+            info.hung = hung;
+            (info.timings, info.hung) != before
         });
         let end = match (machine.exit(), machine.panic()) {
             (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines())),

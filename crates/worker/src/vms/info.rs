@@ -32,6 +32,9 @@ pub struct VmInfo {
     pub last_stop: Option<StopMethod>,
     /// How long the steps of its newest start took.
     pub timings: VmTimings,
+    /// Whether its machine's thread stands still; nothing that is asked of it is done meanwhile.
+    #[serde(default)]
+    pub hung: bool,
     /// Settings of its artifact that are ignored here.
     pub warnings: Vec<String>,
     /// Store paths its artifact reaches whose content nobody vouched for.
@@ -79,6 +82,7 @@ impl VmInfo {
             last_failure: None,
             last_stop: None,
             timings: VmTimings::default(),
+            hung: false,
             warnings: Vec::new(),
             unverified: Vec::new(),
         }
