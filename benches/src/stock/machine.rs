@@ -21,8 +21,9 @@ use crate::workload::{GUEST, HOST, Workload};
 
 const MAC: MacAddress = MacAddress::new([2, 0, 0, 0, 0, 2]);
 
-/// Runs the guest until it ends. It has a network where its command line names a workload that needs one.
-pub(crate) fn run(kernel: &Path, initrd: &Path, disk: &Path, cmdline: &str) -> Result<()> {
+/// Runs the guest of `files` (kernel, initial RAM disk, disk) until it ends. It has a network where its command line names a workload that needs one.
+pub(crate) fn run(files: [&Path; 3], backing: MemoryBacking, cmdline: &str) -> Result<()> {
+    let [kernel, initrd, disk] = files;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -39,7 +40,7 @@ pub(crate) fn run(kernel: &Path, initrd: &Path, disk: &Path, cmdline: &str) -> R
         let network = if has_network { Some(Network::start().await?) } else { None };
         let nics = network.as_ref().map(|network| network.nic()).transpose()?;
         let host = VmmHost::new(Hypervisor::open()?, HostOptions::default())?;
-        let machine = host.launch(request(boot, disk_spec(disk)?, nics)).await?;
+        let machine = host.launch(request(boot, backing, disk_spec(disk)?, nics)).await?;
         show_console(&machine).await?;
         machine.exited().await;
         machine.released().await;
@@ -104,11 +105,16 @@ impl Network {
     }
 }
 
-fn request(boot: BootSpec<OwnedFd>, disk: DiskSpec<OwnedFd>, nic: Option<NicSpec<OwnedFd>>) -> LaunchRequest {
+fn request(
+    boot: BootSpec<OwnedFd>,
+    backing: MemoryBacking,
+    disk: DiskSpec<OwnedFd>,
+    nic: Option<NicSpec<OwnedFd>>,
+) -> LaunchRequest {
     let spec = MachineSpec {
         uuid: uuid::Uuid::from_u128(1),
         cpus: CpuSpec::of(1),
-        memory: MemorySpec { size: Bytes::from_mib(256), backing: MemoryBacking::default(), prefault: false },
+        memory: MemorySpec { size: Bytes::from_mib(256), backing, prefault: false },
         boot,
         disks: vec![disk],
         nics: nic.into_iter().collect(),

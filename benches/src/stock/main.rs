@@ -14,10 +14,11 @@ mod monitor;
 mod workload;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use vm_model::MemoryBacking;
 
 use guest::Guest;
 use meter::Cost;
@@ -35,14 +36,19 @@ struct Line<'run> {
     cost: Cost,
 }
 
-const USAGE: &str = "usage: stock measure RUNS | stock machine KERNEL INITRD DISK CMDLINE";
+const USAGE: &str = "usage: stock measure RUNS | stock machine KERNEL INITRD DISK shared|thp CMDLINE";
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["measure", runs] => measure(runs.parse().context("RUNS is no number")?),
-        ["machine", kernel, initrd, disk, cmdline] => {
-            machine::run(&PathBuf::from(kernel), &PathBuf::from(initrd), &PathBuf::from(disk), cmdline)
+        ["machine", kernel, initrd, disk, memory, cmdline] => {
+            let backing = match memory {
+                "shared" => MemoryBacking::SharedMemfd,
+                "thp" => MemoryBacking::AnonymousHuge,
+                _ => bail!("{USAGE}"),
+            };
+            machine::run([kernel, initrd, disk].map(Path::new), backing, cmdline)
         }
         _ => bail!("{USAGE}"),
     }

@@ -20,15 +20,17 @@ const TAP: &str = "bench-tap";
 /// Whose machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Monitor {
-    /// This project's.
+    /// This project's, with memory as it is by default: one shared memory file.
     Procurator,
+    /// This project's, with private memory and transparent huge pages, as Cloud Hypervisor's is by default.
+    ProcuratorHugePages,
     /// Cloud Hypervisor's.
     CloudHypervisor,
 }
 
 /// The monitors that are there.
 pub(crate) fn find() -> Vec<Monitor> {
-    let mut monitors = vec![Monitor::Procurator];
+    let mut monitors = vec![Monitor::Procurator, Monitor::ProcuratorHugePages];
     monitors.extend(Path::new(CLOUD_HYPERVISOR).exists().then_some(Monitor::CloudHypervisor));
     monitors
 }
@@ -38,6 +40,7 @@ impl Monitor {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Procurator => "procurator",
+            Self::ProcuratorHugePages => "procurator-thp",
             Self::CloudHypervisor => "cloud-hypervisor",
         }
     }
@@ -45,7 +48,8 @@ impl Monitor {
     /// Starts a machine of one vCPU and 256 MiB whose console is the process's standard output.
     pub(crate) fn start(self, guest: &Guest, workload: Workload) -> Result<Started> {
         let mut command = match self {
-            Self::Procurator => procurator(guest, workload)?,
+            Self::Procurator => procurator(guest, workload, "shared")?,
+            Self::ProcuratorHugePages => procurator(guest, workload, "thp")?,
             Self::CloudHypervisor => cloud_hypervisor(guest, workload),
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -58,11 +62,11 @@ impl Monitor {
     }
 }
 
-fn procurator(guest: &Guest, workload: Workload) -> Result<Command> {
+fn procurator(guest: &Guest, workload: Workload, memory: &str) -> Result<Command> {
     let this = std::env::current_exe().context("a running program has a path")?;
     let mut command = Command::new(this);
     command.arg("machine").arg(&guest.kernel).arg(&guest.initrd).arg(&guest.disk);
-    command.arg(Guest::cmdline(workload));
+    command.arg(memory).arg(Guest::cmdline(workload));
     Ok(command)
 }
 
