@@ -27,7 +27,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("disks[].serial", ValueKind::Text { most: 255 },
         "What the guest reads as serial number. More than 20 bytes are cut there, with a warning. Default: none."),
     KeyRule::supported("disks[].queue_size", QUEUE_SIZE, "Descriptors a queue. Default: 128."),
-    KeyRule::supported("disks[].num_queues", ValueKind::Integer { least: 1, most: 256 },
+    KeyRule::supported("disks[].num_queues", ValueKind::Integer { least: 1, most: 255 },
         "Request queues, of which the guest uses as many as it has use for. Default: 1."),
     KeyRule::supported("disks[].direct", Boolean,
         "Whether the host's page cache is passed by, for what the guest aligns as the file system wants it. Default: false."),
