@@ -20,7 +20,8 @@ pub(super) enum Received {
 /// Reads the next frame into `vectors`.
 ///
 /// # Errors
-/// `AGAIN`: there is none. Others: the interface is down or gone.
+/// `AGAIN`: there is none. `PIPE`: a port that has a far end has lost it, and will never have a frame again. Others: the
+/// interface is down or gone.
 pub(super) fn receive(fd: BorrowedFd<'_>, vectors: &mut IoVectors) -> Result<Received, Errno> {
     let room = vectors.bytes();
     let bytes = vectors.with_spare_byte(|vectors| {
@@ -31,6 +32,10 @@ pub(super) fn receive(fd: BorrowedFd<'_>, vectors: &mut IoVectors) -> Result<Rec
             unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), count) }
         })
     })?;
+    // A frame has a header at least.
+    if bytes == 0 {
+        return Err(Errno::PIPE);
+    }
     Ok(if bytes > room { Received::TooLong } else { Received::Frame(bytes) })
 }
 

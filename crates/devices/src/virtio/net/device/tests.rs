@@ -268,6 +268,18 @@ fn a_frame_fills_one_buffer_and_says_so() {
 }
 
 #[test]
+fn a_port_that_lost_its_far_end_gives_nothing_more_to_do() {
+    let Bench { mut guest, peer, offloads: _ } = bench(0);
+    drop(peer);
+    guest.add_receive_buffer(0, 2000);
+    guest.device.doorbell(RECEIVE_QUEUE);
+    guest.device.event(PORT_READABLE);
+    assert!(!guest.device.go_on.take());
+    assert_eq!(guest.receive.used_index(), 0);
+    assert_eq!(guest.counts().receive_dropped, 0);
+}
+
+#[test]
 fn frames_wait_for_buffers() {
     let mut bench = bench(0);
     bench.peer_sends(100, 1);
