@@ -1,4 +1,5 @@
-//! The Debian packages that the lab's programs come from: found, installed where that is possible, or named.
+//! The Debian packages that the lab's programs, and those of some tests, come from: found, installed where that is possible, or
+//! named.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +19,7 @@ struct Package {
     programs: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 8] = [
+const PACKAGES: [Package; 9] = [
     Package { name: "qemu-system-x86", programs: &["qemu-system-x86_64"] },
     Package { name: "busybox-static", programs: &["busybox"] },
     Package { name: "e2fsprogs", programs: &["mke2fs", "debugfs"] },
@@ -27,6 +28,7 @@ const PACKAGES: [Package; 8] = [
     Package { name: "kmod", programs: &["depmod"] },
     Package { name: "iproute2", programs: &["ip"] },
     Package { name: "nftables", programs: &["nft"] },
+    Package { name: "acpica-tools", programs: &["iasl"] },
 ];
 
 /// Makes sure that every package is there: installs what is missing where this is Debian and we are root, and else

@@ -14,7 +14,8 @@ use crate::{packages, process, tidy};
 
 /// Variables with which a machine says that it lacks what a tier of tests needs. A test that obeys one prints a line
 /// that begins with `SKIPPED:`.
-const SKIP_VARIABLES: [&str; 2] = ["PROCURATOR_SKIP_KVM_TESTS", "PROCURATOR_SKIP_ROOT_TESTS"];
+const SKIP_VARIABLES: [&str; 3] =
+    ["PROCURATOR_SKIP_KVM_TESTS", "PROCURATOR_SKIP_ROOT_TESTS", "PROCURATOR_SKIP_NIX_TESTS"];
 
 /// Options of the task.
 #[derive(Args, Debug, Default)]
