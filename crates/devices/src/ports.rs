@@ -44,6 +44,12 @@ pub trait MessageInterrupts: Send + Sync {
     /// # Errors
     /// The vector does not exist, was never programmed, or the host refused.
     fn trigger(&self, vector: u16) -> io::Result<()>;
+
+    /// What delivers `vector`, as last programmed, when somebody else writes to it.
+    ///
+    /// # Errors
+    /// The vector does not exist, was never programmed, or is delivered by other means.
+    fn event(&self, vector: u16) -> io::Result<&EventFd>;
 }
 
 /// Guest-physical addresses whose writes ring an eventfd without an exit to user space.

@@ -165,7 +165,7 @@ fn watch(device: &VirtioPciDevice) -> Epoll {
             EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, u64::from(number) | is_event << 16);
         poller.ctl(ControlOperation::Add, fd.as_raw_fd(), event).expect("it can be watched");
     };
-    for (queue, bell) in (0..).zip(device.queue_bells()) {
+    for (queue, bell) in device.queue_bells() {
         add(bell, queue, 0);
     }
     for event in device.events() {

@@ -70,6 +70,10 @@ impl MessageInterrupts for Messages {
         assert!(programmed.is_some(), "vector {vector} was never programmed");
         Ok(())
     }
+
+    fn event(&self, _vector: u16) -> io::Result<&EventFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Doorbells as KVM has them: an address has one at most, and their number is limited.

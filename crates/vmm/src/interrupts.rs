@@ -137,7 +137,7 @@ pub(crate) struct MessageVectors {
 }
 
 impl MessageVectors {
-    fn event(&self, vector: u16) -> io::Result<&OnceLock<EventFd>> {
+    fn place(&self, vector: u16) -> io::Result<&OnceLock<EventFd>> {
         self.events.get(usize::from(vector)).ok_or_else(|| {
             let count = self.events.len();
             io::Error::new(
@@ -154,18 +154,18 @@ impl MessageInterrupts for MessageVectors {
     }
 
     fn program(&self, vector: u16, message: MsiMessage) -> io::Result<()> {
-        let event = self.event(vector)?;
+        let event = self.place(vector)?;
         self.router.program(self.first_gsi + u32::from(vector), event, message)
     }
 
     fn trigger(&self, vector: u16) -> io::Result<()> {
-        match self.event(vector)?.get() {
-            Some(event) => event.write(1),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                format!("vector {vector} was never programmed"),
-            )),
-        }
+        self.event(vector)?.write(1)
+    }
+
+    fn event(&self, vector: u16) -> io::Result<&EventFd> {
+        self.place(vector)?.get().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotConnected, format!("vector {vector} was never programmed"))
+        })
     }
 }
 

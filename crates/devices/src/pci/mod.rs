@@ -18,6 +18,6 @@ mod root;
 pub use bar::Bar;
 pub use config::{CapabilityError, ClassCode, PciConfig, PciIdentity};
 pub use host_bridge::HostBridge;
+pub use msix::{InterruptSource, Msix, MsixError, MsixState, MsixVector};
 pub(crate) use msix::{MSIX_TABLE_ENTRY_BYTES, MSIX_VECTORS_MAX};
-pub use msix::{Msix, MsixError, MsixState, MsixVector};
 pub use root::{ConfigurationPorts, EcamWindow, MemoryWindow, PCI_SLOTS, PciFunction, PciRoot, PciRootError};

@@ -5,6 +5,7 @@
 //! unmask (vector, function) ─→ message programmed, then pending ones delivered
 //! ```
 
+mod delegates;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tracing::warn;
 
+use self::delegates::Delegate;
+pub use self::delegates::InterruptSource;
 use crate::ports::{MessageInterrupts, MsiMessage};
 
 /// Bytes of a table entry: address, data, vector control.
@@ -138,12 +141,30 @@ fn entry_bytes(vector: &MsixVector) -> [u8; 16] {
     bytes
 }
 
+/// What the lock protects.
+struct Shared {
+    state: MsixState,
+    /// See [`Msix::delegate`].
+    delegates: Vec<Delegate>,
+}
+
+impl Shared {
+    /// Makes signals that sources gave under a mask pending.
+    fn note_missed(&mut self) {
+        if self.state.enabled {
+            for delegate in self.delegates.iter().filter(|delegate| delegate.take_missed()) {
+                self.state.raise(delegate.vector);
+            }
+        }
+    }
+}
+
 /// A function's MSI-X with the port that delivers it. Raised from any thread, changed by register accesses.
 ///
 /// The lock protects the state and keeps programming and delivery of one vector in order. It is the innermost
 /// one: nothing but the port is called under it.
 pub struct Msix {
-    state: Mutex<MsixState>,
+    shared: Mutex<Shared>,
     port: Arc<dyn MessageInterrupts>,
     count: u16,
     failures: AtomicU64,
@@ -159,7 +180,8 @@ impl Msix {
         if count == 0 || count > MSIX_VECTORS_MAX {
             return Err(MsixError { count });
         }
-        Ok(Self { state: Mutex::new(MsixState::new(count)), port, count, failures: AtomicU64::new(0) })
+        let shared = Shared { state: MsixState::new(count), delegates: Vec::new() };
+        Ok(Self { shared: Mutex::new(shared), port, count, failures: AtomicU64::new(0) })
     }
 
     /// How many vectors there are.
@@ -177,19 +199,21 @@ impl Msix {
     /// Whether the guest turned MSI-X on.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.lock().enabled
+        self.lock().state.enabled
     }
 
     /// A copy of the state.
     #[must_use]
     pub fn state(&self) -> MsixState {
-        self.lock().clone()
+        let mut shared = self.lock();
+        shared.note_missed();
+        shared.state.clone()
     }
 
     /// Raises `vector`; one that does not exist is ignored. Tells whether MSI-X is on at all: if not, the
     /// function has to signal by other means.
     pub fn raise(&self, vector: u16) -> bool {
-        let mut state = self.lock();
+        let state = &mut self.lock().state;
         match state.raise(vector) {
             Raised::Deliver => self.count_failure(vector, self.port.trigger(vector)),
             Raised::Pending | Raised::Dropped => {}
@@ -197,11 +221,48 @@ impl Msix {
         state.enabled
     }
 
+    /// Has `source` raise `vector` from now on, without this process where it can. The function knows it by `number`.
+    ///
+    /// # Errors
+    /// There is no descriptor left, or the source refused.
+    pub fn delegate(
+        &self,
+        number: usize,
+        vector: u16,
+        source: Box<dyn InterruptSource>,
+    ) -> std::io::Result<()> {
+        let shared = &mut *self.lock();
+        shared.delegates.push(Delegate::new(number, vector, source)?);
+        self.follow(shared);
+        Ok(())
+    }
+
+    /// Has the source with `number`, if there is one, raise `vector` from now on.
+    pub fn assign(&self, number: usize, vector: u16) {
+        let shared = &mut *self.lock();
+        if let Some(delegate) = shared.delegates.iter_mut().find(|delegate| delegate.number == number) {
+            self.count_failure(vector, delegate.assign(vector));
+            self.follow(shared);
+        }
+    }
+
+    /// Forgets all sources; what they signalled and nobody heard is lost.
+    pub fn end_delegations(&self) {
+        self.lock().delegates.clear();
+    }
+
+    /// While MSI-X is off: whether a source signalled since the last call.
+    pub fn take_missed(&self) -> bool {
+        let shared = self.lock();
+        let missed = |delegate: &&Delegate| delegate.take_missed();
+        !shared.state.enabled && shared.delegates.iter().filter(missed).count() > 0
+    }
+
     /// Takes the guest's control bits, changed or not.
     pub fn set_control(&self, enabled: bool, function_masked: bool) {
         let is_same =
             |state: &MsixState| state.enabled == enabled && state.function_masked == function_masked;
-        if is_same(&self.lock()) {
+        if is_same(&self.lock().state) {
             return;
         }
         self.change(|state| {
@@ -212,7 +273,7 @@ impl Msix {
 
     /// Reads the table (see [`MsixState::read_table`]).
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        self.lock().read_table(offset, data);
+        self.lock().state.read_table(offset, data);
     }
 
     /// Writes the table. Vectors that are open afterwards are programmed, and delivered if they were pending.
@@ -222,12 +283,16 @@ impl Msix {
 
     /// Reads the pending bits (see [`MsixState::read_pending`]).
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        self.lock().read_pending(offset, data);
+        let mut shared = self.lock();
+        shared.note_missed();
+        shared.state.read_pending(offset, data);
     }
 
     fn change(&self, change: impl FnOnce(&mut MsixState)) {
-        let mut state = self.lock();
-        change(&mut state);
+        let shared = &mut *self.lock();
+        shared.note_missed();
+        let state = &mut shared.state;
+        change(state);
         for vector in 0..self.count {
             let entry = state.vectors[usize::from(vector)];
             if !state.is_open(&entry) {
@@ -236,6 +301,20 @@ impl Msix {
             self.count_failure(vector, self.port.program(vector, entry.message));
             if entry.pending {
                 state.vectors[usize::from(vector)].pending = false;
+                self.count_failure(vector, self.port.trigger(vector));
+            }
+        }
+        self.follow(shared);
+    }
+
+    /// Points every source where its vector's mask wants it, and delivers what it signalled meanwhile.
+    fn follow(&self, shared: &mut Shared) {
+        let Shared { state, delegates } = shared;
+        for delegate in delegates {
+            let vector = delegate.vector;
+            let is_open = state.vectors.get(usize::from(vector)).is_some_and(|entry| state.is_open(entry));
+            self.count_failure(vector, delegate.follow(is_open, self.port.as_ref()));
+            if is_open && delegate.take_missed() {
                 self.count_failure(vector, self.port.trigger(vector));
             }
         }
@@ -252,7 +331,7 @@ impl Msix {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, MsixState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Doorbells, LineInterrupt, MessageInterrupts, MsiMessage};
 
@@ -33,12 +33,15 @@ impl LineInterrupt for CountingLine {
 pub struct RecordingMessages {
     programmed: Mutex<Vec<Option<MsiMessage>>>,
     delivered: Mutex<Vec<(u16, MsiMessage)>>,
+    events: Vec<EventFd>,
 }
 
 impl RecordingMessages {
     /// A port with `count` vectors.
     pub fn new(count: u16) -> Self {
-        Self { programmed: Mutex::new(vec![None; usize::from(count)]), delivered: Mutex::default() }
+        let programmed = Mutex::new(vec![None; usize::from(count)]);
+        let events = (0..count).map(|_| EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
+        Self { programmed, delivered: Mutex::default(), events: events.collect() }
     }
 
     /// What was delivered since the last call: vectors and the messages they carried.
@@ -69,6 +72,11 @@ impl MessageInterrupts for RecordingMessages {
             programmed.get(usize::from(vector)).copied().flatten().ok_or(io::ErrorKind::NotFound)?;
         self.delivered.lock().unwrap().push((vector, message));
         Ok(())
+    }
+
+    fn event(&self, vector: u16) -> io::Result<&EventFd> {
+        let is_programmed = self.programmed(vector).is_some();
+        self.events.get(usize::from(vector)).filter(|_| is_programmed).ok_or(io::ErrorKind::NotFound.into())
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::Queue;
 use crate::memory::GuestMemory;
@@ -86,6 +87,22 @@ pub trait VirtioDevice: Send {
 
     /// Writes its configuration space. Writes to read-only fields are ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
+
+    /// Learns the bell of each queue, once and before anything else, for whom it may have serve them.
+    ///
+    /// # Errors
+    /// The process or the host has no file descriptor left.
+    fn connect(&mut self, bells: &[EventFd]) -> std::io::Result<()> {
+        let _rung_by_the_event_loop = bells;
+        Ok(())
+    }
+
+    /// Whether the bell of `queue` is another's to hear, so that [`VirtioDevice::doorbell`] need not be called for it.
+    /// Fixed from construction on.
+    fn is_served_elsewhere(&self, queue: u16) -> bool {
+        let _none = queue;
+        false
+    }
 
     /// Starts serving queues. The transport rings every enabled queue's bell right after, so that buffers which
     /// are there already get served.

@@ -20,6 +20,7 @@
 
 mod chain;
 mod fault;
+mod host_rings;
 mod layout;
 #[cfg(test)]
 pub mod testing;
@@ -37,15 +38,26 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError};
 
 pub use self::chain::{Chain, ChainAccessError, Segment};
 pub use self::fault::QueueFault;
+pub use self::host_rings::HostRings;
 use self::layout::{AVAILABLE_ENTRY_BYTES, RING_HEADER_BYTES, USED_ENTRY_BYTES};
 pub use self::layout::{QueueLayout, QueueSetupError, RingFeatures};
 use crate::memory::GuestMemory;
+use crate::pci::InterruptSource;
 
 /// How a queue tells the driver that it used buffers.
 pub trait QueueInterrupt: Send + Sync {
     /// Delivers the queue's interrupt, if the driver gave it a vector. A refusal by the host is counted and
     /// logged behind this call: a device can do nothing about it.
     fn trigger(&self);
+
+    /// Has `source` deliver it from now on until the device is reset.
+    ///
+    /// # Errors
+    /// The host or the source refused, or this is no interrupt that others can deliver.
+    fn delegate(&self, source: Box<dyn InterruptSource>) -> std::io::Result<()> {
+        let _unused = source;
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// One active virtqueue.

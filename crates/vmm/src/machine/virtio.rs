@@ -137,7 +137,7 @@ impl VirtioDevices {
     pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
         for (device, function) in (0_u16..).zip(&self.functions) {
             let transport = function.lock();
-            for (queue, bell) in (0_u16..).zip(transport.queue_bells()) {
+            for (queue, bell) in transport.queue_bells() {
                 poller.watch(bell, Token::Doorbell { device, queue }, Trigger::Edge)?;
             }
             for event in transport.events() {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{MSIX_VECTORS_MAX, Msix, MsixError, MsixState};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{InterruptSource, MSIX_VECTORS_MAX, Msix, MsixError, MsixState};
 use crate::ports::testing::RecordingMessages;
 use crate::ports::{MessageInterrupts, MsiMessage};
 
@@ -85,6 +87,9 @@ fn refusals_of_the_host_are_counted() {
             Err(std::io::ErrorKind::OutOfMemory.into())
         }
         fn trigger(&self, _vector: u16) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+        fn event(&self, _vector: u16) -> std::io::Result<&EventFd> {
             Err(std::io::ErrorKind::NotFound.into())
         }
     }
@@ -203,5 +208,87 @@ proptest! {
             }
             state.read_pending(offset, &mut read);
         }
+    }
+}
+
+/// A source of interrupts that signals as it was last told.
+#[derive(Clone, Default)]
+struct Source(Arc<std::sync::Mutex<Option<EventFd>>>);
+
+impl InterruptSource for Source {
+    fn signal(&self, event: &EventFd) -> std::io::Result<()> {
+        *self.0.lock().unwrap() = Some(event.try_clone()?);
+        Ok(())
+    }
+}
+
+impl Source {
+    fn raise(&self) {
+        self.0.lock().unwrap().as_ref().unwrap().write(1).unwrap();
+    }
+}
+
+/// How often the vector's own descriptor was written to since the last call.
+fn signalled(port: &RecordingMessages, vector: u16) -> u64 {
+    port.event(vector).map_or(0, |event| event.read().unwrap_or(0))
+}
+
+#[test]
+fn a_source_signals_the_guest_itself_while_its_vector_is_open() {
+    let (msix, port) = msix();
+    let source = Source::default();
+    write_message(&msix, 3, message(3));
+    write_message(&msix, 4, message(4));
+    msix.delegate(7, 3, Box::new(source.clone())).unwrap();
+    source.raise();
+    assert!(msix.take_missed() && !msix.take_missed(), "for drivers without MSI-X");
+    msix.set_control(true, false);
+    source.raise();
+    assert_eq!((pending_bits(&msix), msix.take_missed()), (1 << 3, false));
+    mask(&msix, 3, false);
+    assert_eq!((port.take(), pending_bits(&msix)), (vec![(3, message(3))], 0));
+    source.raise();
+    source.raise();
+    assert_eq!((port.take(), signalled(&port, 3)), (vec![], 2), "past this process");
+    msix.assign(7, 4);
+    source.raise();
+    assert_eq!((signalled(&port, 3), pending_bits(&msix)), (0, 1 << 4));
+    msix.assign(8, 3);
+    msix.end_delegations();
+    source.raise();
+    mask(&msix, 4, false);
+    assert_eq!(port.take(), [(4, message(4))], "what was pending before");
+    assert_eq!(msix.failures(), 0);
+}
+
+proptest! {
+    /// Whatever the driver does to masks meanwhile, it hears of every signal that came while MSI-X was on.
+    #[test]
+    fn no_signal_of_a_source_is_lost(
+        steps in proptest::collection::vec((any::<bool>(), any_step()), 0..60),
+    ) {
+        let (msix, port) = msix();
+        let source = Source::default();
+        msix.delegate(0, 2, Box::new(source.clone())).unwrap();
+        let mut owed = false;
+        let heard = || port.take().iter().any(|(vector, _)| *vector == 2) || signalled(&port, 2) > 0;
+        for (signals, step) in steps {
+            if signals {
+                source.raise();
+                owed |= msix.is_enabled();
+            }
+            match step {
+                Step::Mask(vector, masked) => mask(&msix, vector, masked),
+                Step::Message(vector, data) => write_message(&msix, vector, message(data)),
+                Step::Control(on, masked) => msix.set_control(on, masked),
+                Step::Raise(_) => {}
+            }
+            owed &= !heard();
+        }
+        msix.set_control(true, false);
+        mask(&msix, 2, false);
+        prop_assert!(!owed || heard());
+        source.raise();
+        prop_assert_eq!(signalled(&port, 2), 1);
     }
 }

@@ -1,8 +1,8 @@
 //! What a card tells of itself: features (virtio 1.2 §5.1.3) and configuration space (§5.1.4).
 
 use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
-    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -28,6 +28,7 @@ impl Configuration {
             VIRTIO_NET_F_STATUS,
             VIRTIO_NET_F_MRG_RXBUF,
             VIRTIO_NET_F_CTRL_VQ,
+            VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
             VIRTIO_NET_F_GUEST_ANNOUNCE,
             VIRTIO_RING_F_INDIRECT_DESC,
             VIRTIO_RING_F_EVENT_IDX,

@@ -5,9 +5,9 @@
 //! is given back as it came.
 
 use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_CTRL_MQ,
-    VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ,
-    VIRTIO_NET_OK,
+    VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_CTRL_GUEST_OFFLOADS,
+    VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET, VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR,
+    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_OK,
 };
 
 use super::Turn;
@@ -24,6 +24,8 @@ const HEADER_BYTES: usize = 2;
 pub(super) enum Command {
     /// To use so many pairs of queues; the number is the driver's and may be anything.
     UsePairs(u16),
+    /// To leave to the driver just the work that these features name; they may be any.
+    AcceptOffloads(u64),
     /// To take back the wish for an announcement: it was made.
     Announced,
 }
@@ -55,6 +57,11 @@ impl Command {
         match (class, command) {
             (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) if negotiated(VIRTIO_NET_F_MQ) => {
                 data(chain, memory).map(|pairs| Self::UsePairs(u16::from_le_bytes(pairs)))
+            }
+            (VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET)
+                if negotiated(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) =>
+            {
+                data(chain, memory).map(|features| Self::AcceptOffloads(u64::from_le_bytes(features)))
             }
             (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK)
                 if negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE) =>

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::statistics::InterfaceStatistics;
+
 /// Live counters of one card, since it was made. Bytes are those of frames without the virtio header.
 #[derive(Debug, Default)]
 pub struct NetCounters {
@@ -11,6 +13,8 @@ pub struct NetCounters {
     transmit_bytes: AtomicU64,
     transmit_frames: AtomicU64,
     transmit_dropped: AtomicU64,
+    /// Who counts the frames that pass this process by.
+    interface: Option<InterfaceStatistics>,
 }
 
 /// [`NetCounters`] at one moment, each value on its own.
@@ -30,10 +34,34 @@ pub struct NetCounts {
     pub transmit_dropped: u64,
 }
 
+impl NetCounts {
+    /// Each value of both, combined.
+    pub(super) fn combine(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            receive_bytes: with(self.receive_bytes, other.receive_bytes),
+            receive_frames: with(self.receive_frames, other.receive_frames),
+            receive_dropped: with(self.receive_dropped, other.receive_dropped),
+            transmit_bytes: with(self.transmit_bytes, other.transmit_bytes),
+            transmit_frames: with(self.transmit_frames, other.transmit_frames),
+            transmit_dropped: with(self.transmit_dropped, other.transmit_dropped),
+        }
+    }
+}
+
 impl NetCounters {
+    /// Of a card whose frames are counted by the host's interface.
+    pub(super) fn of_interface(interface: Option<InterfaceStatistics>) -> Self {
+        Self { interface, ..Self::default() }
+    }
+
     /// The values now.
     #[must_use]
     pub fn counts(&self) -> NetCounts {
+        let elsewhere = self.interface.as_ref().map(InterfaceStatistics::counts).unwrap_or_default();
+        self.counts_here().combine(elsewhere, u64::wrapping_add)
+    }
+
+    fn counts_here(&self) -> NetCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         NetCounts {
             receive_bytes: load(&self.receive_bytes),

@@ -6,23 +6,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_GUEST_ANNOUNCE;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::active::{Active, Role};
 use super::configuration::Configuration;
 use super::counters::NetCounters;
 use super::gate::Gate;
-use super::handle::NetHandle;
+use super::handle::{LinkState, NetHandle};
+use super::kernel_path::KernelPath;
 use super::offloads::Offloads;
 use super::outlets::Outlets;
-use super::parts::{NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+use super::parts::{KernelBackends, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
 use crate::virtio::token_bucket::TokenBucket;
-use crate::virtio::{ActivateError, Activation, BucketLimits, DeviceEvent, VirtioDevice, VirtioDeviceType};
+use crate::virtio::{
+    ActivateError, Activation, BucketLimits, DeviceEvent, RateLimits, VirtioDevice, VirtioDeviceType,
+};
 use crate::wake::WakeEvent;
 
 /// Descriptors of the control queue: a driver waits for each answer.
 const CONTROL_QUEUE_SIZE: u16 = 64;
-/// How many ports may be put to use or out of it in [`CHANGES_TIME`] at a driver's wish: for each the kernel waits until
-/// no processor handles frames of it, under a lock that all of the host's interfaces share.
+/// How many ports may be put to use or out of it, or change in what they offload, in [`CHANGES_TIME`] at a driver's wish:
+/// the kernel does it under a lock that all of the host's interfaces share, and for a use waits until no processor handles
+/// frames of the port.
 const CHANGES: u64 = 2 * QUEUE_PAIRS_MAX as u64;
 const CHANGES_TIME: Duration = Duration::from_secs(1);
 
@@ -32,6 +37,8 @@ const GO_ON: u16 = 0;
 const RECEIVE_TIMER: u16 = 1;
 /// Token: the rate limit lets frames out again.
 const TRANSMIT_TIMER: u16 = 2;
+/// Token: whoever moves frames in this process's stead met a malformed queue.
+const KERNEL_FAULT: u16 = 3;
 /// Tokens from here on: the port of pair N has frames (even), or room again (odd).
 const PORTS: u16 = 4;
 
@@ -49,6 +56,10 @@ pub struct NetDevice {
     pub(super) state: State,
     pub(super) go_on: WakeEvent,
     pub(super) handle: Arc<NetHandle>,
+    /// Who moves the frames, if not this process.
+    pub(super) kernel: Option<KernelPath>,
+    /// What the ports were told of the link.
+    pub(super) carrier: LinkState,
 }
 
 /// What the driver has made of the card.
@@ -70,23 +81,38 @@ impl NetDevice {
         let pairs = pairs.ok_or(NetDeviceError::Ports { count })?;
         let host = NetDeviceError::Host;
         let outlets = Outlets::new(config.ports).map_err(host)?;
+        let (kernel, statistics) = match config.kernel {
+            Some(KernelBackends { backends, .. }) if backends.len() != count => {
+                return Err(NetDeviceError::Backends { backends: backends.len(), ports: count });
+            }
+            Some(_) if config.rate_limits != RateLimits::default() => {
+                return Err(NetDeviceError::LimitedBackends);
+            }
+            Some(KernelBackends { backends, statistics }) => {
+                (Some(KernelPath::new(backends).map_err(host)?), Some(statistics))
+            }
+            None => (None, None),
+        };
         let configuration = Configuration { mac: config.mac, pairs, mtu: config.mtu };
         let mut queue_sizes = vec![config.queue_size.get(); 2 * count];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
         let go_on = WakeEvent::new().map_err(host)?;
+        let features = configuration.features() | config.offloads.features(outlets.udp_segmentation());
         let changes = BucketLimits::new(CHANGES, 0, CHANGES_TIME).map_err(io::Error::other).map_err(host)?;
         Ok(Self {
-            features: configuration.features() | config.offloads.features(outlets.udp_segmentation()),
+            features: kernel.as_ref().map_or(features, |kernel| kernel.limit(features)),
             outlets,
             configuration,
             queue_sizes,
-            counters: Arc::default(),
+            counters: Arc::new(NetCounters::of_interface(statistics)),
             inward: Gate::new(&config.rate_limits).map_err(host)?,
             outward: Gate::new(&config.rate_limits).map_err(host)?,
             changes: TokenBucket::new(&changes, Instant::now()),
             state: State::Reset,
             handle: Arc::new(NetHandle::new(&go_on).map_err(host)?),
             go_on,
+            kernel,
+            carrier: LinkState::Up,
         })
     }
 
@@ -127,19 +153,36 @@ impl VirtioDevice for NetDevice {
     /// The address is read-only for modern drivers (§5.1.4).
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    fn connect(&mut self, bells: &[EventFd]) -> io::Result<()> {
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.connect(bells))
+    }
+
+    fn is_served_elsewhere(&self, queue: u16) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.serves(queue))
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation { memory: _, features, queues } = activation;
-        let active = Active::new(features, self.configuration.mtu, queues)?;
+        let Activation { memory, features, queues } = activation;
+        let mut active = Active::new(features, self.configuration.mtu, queues)?;
         // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
         self.outlets.attach(1).map_err(ActivateError::Backend)?;
         self.outlets.set_offloads(Offloads::accepted_by(features)).map_err(ActivateError::Backend)?;
+        if let Some(kernel) = &mut self.kernel {
+            kernel.begin(&memory, &mut active).map_err(ActivateError::Backend)?;
+        }
         self.handle.begin(features & 1 << VIRTIO_NET_F_GUEST_ANNOUNCE != 0);
         self.state = State::Active(Box::new(active));
+        self.settle();
         Ok(())
     }
 
     fn events(&self) -> Vec<DeviceEvent<'_>> {
         let mut events = vec![DeviceEvent { fd: self.go_on.as_fd(), token: GO_ON }];
+        if let Some(kernel) = &self.kernel {
+            // The ports' frames are another's.
+            events.push(DeviceEvent { fd: kernel.fault(), token: KERNEL_FAULT });
+            return events;
+        }
         events.extend(self.inward.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
         events.extend(self.outward.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
         for (token, (port, room)) in (PORTS..).step_by(2).zip(self.outlets.descriptors()) {
@@ -167,7 +210,9 @@ impl VirtioDevice for NetDevice {
     fn event(&mut self, token: u16) {
         match token {
             GO_ON => {
+                self.follow_link();
                 self.control();
+                self.settle();
                 for pair in 0..self.pairs() {
                     self.receive(pair);
                     self.transmit(pair);
@@ -181,16 +226,18 @@ impl VirtioDevice for NetDevice {
                 let first = self.outward.open();
                 (0..self.pairs()).for_each(|pair| self.transmit((first + pair) % self.pairs()));
             }
+            KERNEL_FAULT => self.on_kernel_fault(),
             PORTS.. => {
                 let (pair, is_room) = (usize::from((token - PORTS) / 2), !token.is_multiple_of(2));
                 if is_room { self.on_room(pair) } else { self.receive(pair) }
             }
-            _ => {}
         }
     }
 
-    /// Nothing is ever in flight between calls; buffers that wait for a frame go back to their queue.
+    /// Nothing of this process's is ever in flight between calls; buffers that wait for a frame go back to their queue.
+    /// Whoever serves the queues in its stead leaves them alone until the next event.
     fn drain(&mut self, _deadline: Instant) -> bool {
+        self.hold();
         if let State::Active(active) = &mut self.state {
             active.pairs().for_each(|pair| pair.receiver.release(&mut pair.receive_queue));
         }
@@ -198,6 +245,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn reset(&mut self) {
+        self.end_kernel();
         self.handle.begin(false);
         self.state = State::Reset;
     }

@@ -12,6 +12,8 @@
 //! A card with several ports has a pair of queues for each; the host spreads frames over as many as the driver asks for
 //! by the control queue.
 //!
+//! Where the host's kernel serves the queues (vhost-net), frames do not come through here at all.
+//!
 //! Making the TAP, naming and bridging it is not done here: a card gets an open one.
 
 mod active;
@@ -22,13 +24,16 @@ mod device;
 mod frames;
 mod gate;
 mod handle;
+mod kernel_path;
 mod offloads;
 mod outlets;
 mod parts;
 mod port;
 mod receive;
 mod service;
+mod statistics;
 mod transmit;
+mod vhost;
 
 use std::os::fd::BorrowedFd;
 
@@ -37,8 +42,10 @@ pub use self::device::NetDevice;
 use self::gate::Gate;
 pub use self::handle::{Announcement, LinkState, NetHandle};
 pub use self::offloads::{Offer, OffloadOffers, Offloads, UdpSegmentation};
-pub use self::parts::{MacAddress, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+pub use self::parts::{KernelBackends, MacAddress, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
 pub use self::port::{FramePort, PortUse, Tap, TapError};
+pub use self::statistics::InterfaceStatistics;
+pub use self::vhost::{FrameBackend, Side, VhostError, VhostNet};
 
 /// Bytes of the header before each frame, with its `num_buffers` field (virtio 1.2 §5.1.6).
 const HEADER_BYTES: u64 = 12;

@@ -19,6 +19,13 @@ const TCP: [u32; 6] = [
 ];
 /// UDP datagrams that travel as one packet.
 const UDP: [u32; 3] = [VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6];
+/// What a driver may take back and accept again while it runs (§5.1.6.5.6.1).
+pub(super) const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN
+    | 1 << VIRTIO_NET_F_GUEST_USO4
+    | 1 << VIRTIO_NET_F_GUEST_USO6;
 /// Linux knows UDP segmentation for both versions of IP together or for none.
 const TUN_USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
+use super::handle::LinkState;
 use super::offloads::{Offloads, UdpSegmentation};
 use super::port::{FramePort, PortUse};
 
@@ -60,6 +61,16 @@ impl Outlets {
     /// The host refused.
     pub(super) fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.outlets.first().map_or(Ok(()), |outlet| outlet.port.set_offloads(offloads))
+    }
+
+    /// Tells the interface, once for all of its ports, whether there is anybody at the guest's end. A host that does not
+    /// know how goes on sending into the void.
+    pub(super) fn set_carrier(&self, link: LinkState) {
+        if let Some(outlet) = self.outlets.first()
+            && let Err(error) = outlet.port.set_carrier(link)
+        {
+            tracing::debug!(?link, %error, "the host is not told of a network card's link");
+        }
     }
 
     /// Whether the interface segments UDP.

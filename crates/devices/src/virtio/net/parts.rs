@@ -1,11 +1,14 @@
 //! What a network card is made of.
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::offloads::OffloadOffers;
 use super::port::FramePort;
+use super::statistics::InterfaceStatistics;
+use super::vhost::FrameBackend;
 use crate::virtio::{QueueSize, RateLimits};
 
 /// The most ports of a card.
@@ -29,6 +32,16 @@ pub struct NetDeviceConfig {
     pub rate_limits: RateLimits,
     /// What guest and host may leave to each other.
     pub offloads: OffloadOffers,
+    /// Who moves frames in this process's stead, if anybody.
+    pub kernel: Option<KernelBackends>,
+}
+
+/// What moves frames past this process.
+pub struct KernelBackends {
+    /// One a port.
+    pub backends: Vec<Arc<dyn FrameBackend>>,
+    /// Where what they move is counted.
+    pub statistics: InterfaceStatistics,
 }
 
 /// Why there is no card.
@@ -40,6 +53,17 @@ pub enum NetDeviceError {
         /// How many.
         count: usize,
     },
+    /// There are not as many back ends as ports.
+    #[error("{backends} back ends for {ports} ports, expected one each")]
+    Backends {
+        /// How many.
+        backends: usize,
+        /// Of how many.
+        ports: usize,
+    },
+    /// Frames that pass this process by cannot be held back.
+    #[error("a rate limit on a card whose frames the kernel moves")]
+    LimitedBackends,
     /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.
     #[error("the card's ports, timers or events could not be set up")]
     Host(#[source] io::Error),

@@ -8,6 +8,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use thiserror::Error;
 
 use super::HEADER_BYTES;
+use super::handle::LinkState;
 use super::offloads::{Offloads, UdpSegmentation};
 
 /// A descriptor on which one `readv` takes one frame and one `writev` gives one, without waiting, each with a
@@ -28,6 +29,12 @@ pub trait FramePort: Send {
     /// # Errors
     /// The host refused.
     fn set_use(&self, port_use: PortUse) -> io::Result<()>;
+
+    /// Tells the host's side whether the link is up, from which it has its carrier.
+    ///
+    /// # Errors
+    /// The host refused, or does not know how.
+    fn set_carrier(&self, link: LinkState) -> io::Result<()>;
 
     /// Whether it segments UDP.
     fn udp_segmentation(&self) -> UdpSegmentation;
@@ -110,9 +117,19 @@ impl FramePort for Tap {
         set_queue(self.fd(), flag)
     }
 
+    fn set_carrier(&self, link: LinkState) -> io::Result<()> {
+        set_carrier(self.fd(), link)
+    }
+
     fn udp_segmentation(&self) -> UdpSegmentation {
         self.udp_segmentation
     }
+}
+
+fn set_carrier(fd: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
+    let is_up = libc::c_int::from(link == LinkState::Up);
+    // SAFETY: the kernel reads one number from ours, which outlives the call.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETCARRIER, &raw const is_up) })
 }
 
 fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> io::Result<()> {

@@ -5,8 +5,13 @@ use std::time::Instant;
 use super::control::{self, Answer, Command};
 use super::device::{NetDevice, State};
 use super::handle::LinkState;
+use super::kernel_path::KernelPath;
+use super::offloads::{GUEST_OFFLOADS, Offloads};
 use super::{TURN_FRAMES, Turn, Way};
 use crate::virtio::queue::QueueFault;
+
+/// Frames that may wait in a port: the kernel's default for a TAP is half of it.
+const WAITING_FRAMES: usize = 1024;
 
 impl NetDevice {
     /// Frames a turn of one pair.
@@ -15,6 +20,9 @@ impl NetDevice {
     }
 
     pub(super) fn receive(&mut self, index: usize) {
+        if self.kernel.is_some() {
+            return;
+        }
         let (share, link) = (self.share(), self.handle.link());
         let State::Active(active) = &mut self.state else { return };
         if link == LinkState::Down {
@@ -40,6 +48,9 @@ impl NetDevice {
     }
 
     pub(super) fn transmit(&mut self, index: usize) {
+        if self.kernel.is_some() {
+            return;
+        }
         let (share, link) = (self.share(), self.handle.link());
         let State::Active(active) = &mut self.state else { return };
         let (Some(pair), Some(port)) = (active.pair(index), self.outlets.port(index)) else { return };
@@ -79,14 +90,97 @@ impl NetDevice {
         self.note(turn);
     }
 
+    /// Tells the ports of a change of the link, so that what is behind them knows too.
+    pub(super) fn follow_link(&mut self) {
+        let link = self.handle.link();
+        if std::mem::replace(&mut self.carrier, link) != link {
+            self.outlets.set_carrier(link);
+            if self.kernel.is_some() && link == LinkState::Up {
+                // What came before the link was down for those who send it; see `discard`.
+                for index in 0..self.outlets.attached() {
+                    let _older = self.outlets.discard(index, WAITING_FRAMES);
+                }
+            }
+        }
+    }
+
+    /// Has the kernel serve what it is to serve now.
+    pub(super) fn settle(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.is_held = false;
+        }
+        let wanted = if self.carrier == LinkState::Up { self.outlets.attached() } else { 0 };
+        self.run_kernel(wanted);
+    }
+
+    /// Has the kernel leave all queues alone until [`NetDevice::settle`].
+    pub(super) fn hold(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.is_held = true;
+        }
+        self.run_kernel(0);
+    }
+
+    fn run_kernel(&mut self, pairs: usize) {
+        let (Some(kernel), State::Active(active)) = (&mut self.kernel, &mut self.state) else { return };
+        if let Err(error) = kernel.run(pairs, active, &self.outlets) {
+            tracing::warn!(pairs, %error, "the kernel does not serve a network card's queues");
+            self.break_down();
+        }
+    }
+
+    pub(super) fn on_kernel_fault(&mut self) {
+        let is_faulty = self.kernel.as_ref().is_some_and(KernelPath::take_fault);
+        if is_faulty && matches!(self.state, State::Active(_)) {
+            tracing::debug!("the kernel found a network card's queue broken");
+            self.break_down();
+        }
+    }
+
+    pub(super) fn end_kernel(&mut self) {
+        if let (Some(kernel), State::Active(_)) = (&mut self.kernel, &self.state) {
+            kernel.end();
+        }
+    }
+
+    fn break_down(&mut self) {
+        self.end_kernel();
+        self.state = State::Broken;
+    }
+
     fn obey(&mut self, command: Command) -> Answer {
         match command {
             Command::UsePairs(count) => self.use_pairs(count.into()),
+            Command::AcceptOffloads(features) => self.accept_offloads(features),
             Command::Announced => {
                 self.handle.acknowledge();
                 Answer::Done
             }
         }
+    }
+
+    /// What a driver accepts beyond what it negotiated is refused (§5.1.6.5.6).
+    fn accept_offloads(&mut self, features: u64) -> Answer {
+        let State::Active(active) = &self.state else { return Answer::Refused };
+        if features & !(active.features & GUEST_OFFLOADS) != 0 || !self.may_change(1) {
+            return Answer::Refused;
+        }
+        match self.outlets.set_offloads(Offloads::accepted_by(features)) {
+            Ok(()) => Answer::Done,
+            Err(error) => {
+                tracing::debug!(features, %error, "the host does not change the offloads of a network card");
+                Answer::Refused
+            }
+        }
+    }
+
+    /// Whether the driver may have the host change the ports in `count` ways now; they are counted then.
+    fn may_change(&mut self, count: u64) -> bool {
+        let may = self.changes.ready(Instant::now(), count).is_ok();
+        if may {
+            self.changes.take(count);
+        }
+        may
     }
 
     fn use_pairs(&mut self, count: usize) -> Answer {
@@ -95,12 +189,10 @@ impl NetDevice {
             return Answer::Refused;
         }
         let before = self.outlets.attached();
-        let changed = before.abs_diff(count) as u64;
-        if self.changes.ready(Instant::now(), changed).is_err() {
+        if !self.may_change(before.abs_diff(count) as u64) {
             tracing::debug!(count, "a driver changes its number of queues too often");
             return Answer::Refused;
         }
-        self.changes.take(changed);
         if let Err(error) = self.outlets.attach(count) {
             tracing::debug!(count, %error, "the host does not spread frames over the queues of a network card");
             // As far as it goes: frames go to no more queues than the driver knows of.
@@ -118,7 +210,7 @@ impl NetDevice {
             Ok(Turn::Again) => self.go_on.ring(),
             Err(fault) => {
                 tracing::debug!(error = %fault, "a network card's queue is broken");
-                self.state = State::Broken;
+                self.break_down();
             }
         }
     }

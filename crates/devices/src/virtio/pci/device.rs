@@ -52,7 +52,7 @@ pub enum VirtioPciError {
     /// The capabilities do not fit.
     #[error("the configuration space does not hold the device")]
     Configuration(#[source] CapabilityError),
-    /// No eventfd could be made.
+    /// No eventfd could be made or passed on.
     #[error("an eventfd for a queue could not be created")]
     Bell(#[source] io::Error),
 }
@@ -84,7 +84,7 @@ impl VirtioPciDevice {
     /// # Errors
     /// See [`VirtioPciError`].
     pub fn new(
-        device: Box<dyn VirtioDevice>,
+        mut device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemory>,
         messages: Arc<dyn MessageInterrupts>,
         doorbells: Arc<dyn Doorbells>,
@@ -106,6 +106,7 @@ impl VirtioPciDevice {
                 .map_err(VirtioPciError::Configuration)?;
         let common = CommonConfig::new(device.offered_features(), sizes, msix.count());
         let bells = Bells::new(count, doorbells).map_err(VirtioPciError::Bell)?;
+        device.connect(bells.events()).map_err(VirtioPciError::Bell)?;
         let interrupts = Arc::new(Interrupts::new(msix, count));
         Ok(Self { device, memory, interrupts, bells, config, capabilities, common, breakages: 0 })
     }
@@ -116,10 +117,9 @@ impl VirtioPciDevice {
         self.device.device_type()
     }
 
-    /// One eventfd a queue, non-blocking, readable after the guest rang for it.
-    #[must_use]
-    pub fn queue_bells(&self) -> &[EventFd] {
-        self.bells.events()
+    /// By queue an eventfd, non-blocking, readable after the guest rang for it. Queues that somebody else serves have none.
+    pub fn queue_bells(&self) -> impl Iterator<Item = (u16, &EventFd)> {
+        (0..).zip(self.bells.events()).filter(|(queue, _)| !self.device.is_served_elsewhere(*queue))
     }
 
     /// The device's own descriptors to watch, edge-triggered.

@@ -1,10 +1,11 @@
 //! Interrupts of one device: which vector each event has, and the ISR status for drivers that poll.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use super::common_config::NO_VECTOR;
-use crate::pci::Msix;
+use crate::pci::{InterruptSource, Msix};
 use crate::virtio::queue::QueueInterrupt;
 
 /// ISR status (virtio 1.2 §4.1.4.5): a queue was used.
@@ -32,6 +33,7 @@ impl Interrupts {
 
     /// Nothing pending in the ISR, no vectors assigned. MSI-X itself is PCI's and stays.
     pub(super) fn reset(&self) {
+        self.msix.end_delegations();
         self.isr.store(0, Ordering::SeqCst);
         self.set_config_vector(NO_VECTOR);
         for vector in &self.queue_vectors {
@@ -46,6 +48,7 @@ impl Interrupts {
     pub(super) fn set_queue_vector(&self, queue: usize, vector: u16) {
         if let Some(place) = self.queue_vectors.get(queue) {
             place.store(vector, Ordering::SeqCst);
+            self.msix.assign(queue, vector);
         }
     }
 
@@ -66,11 +69,20 @@ impl Interrupts {
 
     /// Reads the ISR status, which clears it.
     pub(super) fn take_isr(&self) -> u8 {
+        self.note_missed();
         self.isr.swap(0, Ordering::SeqCst)
+    }
+
+    /// As [`Interrupts::raise_queue`], for those who raise them without this process.
+    fn note_missed(&self) {
+        if self.msix.take_missed() {
+            self.isr.fetch_or(ISR_QUEUE, Ordering::SeqCst);
+        }
     }
 
     /// Whether a wired interrupt would be asserted (§4.1.4.5.1: mirrored in the PCI status).
     pub(super) fn is_asserted(&self) -> bool {
+        self.note_missed();
         self.isr.load(Ordering::SeqCst) != 0 && !self.msix.is_enabled()
     }
 }
@@ -84,5 +96,10 @@ pub(super) struct QueueVector {
 impl QueueInterrupt for QueueVector {
     fn trigger(&self) {
         self.interrupts.raise_queue(self.queue);
+    }
+
+    fn delegate(&self, source: Box<dyn InterruptSource>) -> io::Result<()> {
+        let Interrupts { msix, queue_vectors, .. } = &*self.interrupts;
+        msix.delegate(self.queue, queue_vectors[self.queue].load(Ordering::SeqCst), source)
     }
 }

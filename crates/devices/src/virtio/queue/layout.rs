@@ -14,9 +14,9 @@ pub(super) const AVAILABLE_ENTRY_BYTES: u64 = 2;
 /// One entry of the used ring (§2.7.8): a head and a length.
 pub(super) const USED_ENTRY_BYTES: u64 = 8;
 /// One descriptor (§2.7.5).
-const DESCRIPTOR_BYTES: u64 = 16;
+pub(super) const DESCRIPTOR_BYTES: u64 = 16;
 /// The word after a ring's entries, `used_event` or `avail_event`; counted whether it is agreed on or not.
-const EVENT_BYTES: u64 = 2;
+pub(super) const EVENT_BYTES: u64 = 2;
 
 /// Where a driver placed a queue and how large it made it (virtio 1.2 §2.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The driver's side of a queue, and counting interrupts, for tests of queues and devices.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
@@ -9,26 +9,35 @@ use vm_memory::{Address, Bytes, GuestAddress};
 
 use super::{Queue, QueueInterrupt, QueueLayout, RingFeatures};
 use crate::memory::GuestMemory;
+use crate::pci::InterruptSource;
 
 /// Guest memory of `bytes` from address zero on.
 pub fn small_memory(bytes: usize) -> Arc<GuestMemory> {
     Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), bytes)]).expect("a small mapping"))
 }
 
-/// Counts the interrupts of a queue.
+/// Counts the interrupts of a queue, and keeps who delivers them in its stead.
 #[derive(Default)]
-pub struct CountingInterrupt(AtomicU32);
+pub struct CountingInterrupt {
+    count: AtomicU32,
+    sources: Mutex<Vec<Box<dyn InterruptSource>>>,
+}
 
 impl CountingInterrupt {
     /// How many there were since the last call.
     pub fn take(&self) -> u32 {
-        self.0.swap(0, Ordering::SeqCst)
+        self.count.swap(0, Ordering::SeqCst)
     }
 }
 
 impl QueueInterrupt for CountingInterrupt {
     fn trigger(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn delegate(&self, source: Box<dyn InterruptSource>) -> std::io::Result<()> {
+        self.sources.lock().unwrap().push(source);
+        Ok(())
     }
 }
 

@@ -28,6 +28,10 @@ impl MessageInterrupts for NoPorts {
     fn trigger(&self, _vector: u16) -> io::Result<()> {
         Ok(())
     }
+
+    fn event(&self, _vector: u16) -> io::Result<&EventFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl Doorbells for NoPorts {

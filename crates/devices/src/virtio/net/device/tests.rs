@@ -1,6 +1,7 @@
 //! The card between a driver's queues and a packet socket in place of the TAP, and once with a real TAP.
 
 mod commands;
+mod kernel;
 mod limits;
 mod link;
 mod real_tap;
@@ -35,6 +36,7 @@ const TRANSMIT_DATA: GuestAddress = GuestAddress(0x8_0000);
 struct SocketPort {
     socket: OwnedFd,
     offloads: Arc<Mutex<Vec<Offloads>>>,
+    carriers: Arc<Mutex<Vec<LinkState>>>,
 }
 
 impl FramePort for SocketPort {
@@ -49,6 +51,11 @@ impl FramePort for SocketPort {
 
     fn set_use(&self, _port_use: PortUse) -> io::Result<()> {
         unreachable!("a single port is always in use")
+    }
+
+    fn set_carrier(&self, link: LinkState) -> io::Result<()> {
+        self.carriers.lock().unwrap().push(link);
+        Ok(())
     }
 
     fn udp_segmentation(&self) -> UdpSegmentation {
@@ -72,7 +79,8 @@ impl Guest {
         let queue_size = QueueSize::default();
         let offloads = OffloadOffers::default();
         let ports = vec![port];
-        let config = NetDeviceConfig { ports, mac: MAC, mtu: None, queue_size, rate_limits, offloads };
+        let config =
+            NetDeviceConfig { ports, mac: MAC, mtu: None, queue_size, rate_limits, offloads, kernel: None };
         let device = NetDevice::new(config).unwrap();
         let memory = small_memory(0x10_0000);
         let receive = DriverQueue::new(Arc::clone(&memory), GuestAddress(0), 256);
@@ -131,6 +139,7 @@ struct Bench {
     guest: Guest,
     peer: OwnedFd,
     offloads: Arc<Mutex<Vec<Offloads>>>,
+    carriers: Arc<Mutex<Vec<LinkState>>>,
 }
 
 fn bench(features: u64) -> Bench {
@@ -141,9 +150,10 @@ fn limited_bench(features: u64, limits: RateLimits) -> Bench {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, peer) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let offloads = Arc::new(Mutex::new(Vec::new()));
-    let port = SocketPort { socket, offloads: Arc::clone(&offloads) };
+    let carriers = Arc::default();
+    let port = SocketPort { socket, offloads: Arc::clone(&offloads), carriers: Arc::clone(&carriers) };
     let guest = Guest::limited(Box::new(port), features, limits);
-    Bench { guest, peer, offloads }
+    Bench { guest, peer, offloads, carriers }
 }
 
 impl Bench {
@@ -269,7 +279,7 @@ fn a_frame_fills_one_buffer_and_says_so() {
 
 #[test]
 fn a_port_that_lost_its_far_end_gives_nothing_more_to_do() {
-    let Bench { mut guest, peer, offloads: _ } = bench(0);
+    let Bench { mut guest, peer, .. } = bench(0);
     drop(peer);
     guest.add_receive_buffer(0, 2000);
     guest.device.doorbell(RECEIVE_QUEUE);
@@ -384,7 +394,7 @@ fn the_port_learns_what_the_guest_accepts() {
 fn configuration_tells_address_status_and_mtu() {
     let (socket, _peer) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-    let port = SocketPort { socket, offloads: Arc::default() };
+    let port = SocketPort { socket, offloads: Arc::default(), carriers: Arc::default() };
     let config = NetDeviceConfig {
         ports: vec![Box::new(port)],
         mac: MAC,
@@ -392,6 +402,7 @@ fn configuration_tells_address_status_and_mtu() {
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
         offloads: OffloadOffers { tcp_segmentation: Offer::Withheld, ..OffloadOffers::default() },
+        kernel: None,
     };
     let device = NetDevice::new(config).unwrap();
     let mut space = [0xff; 14];

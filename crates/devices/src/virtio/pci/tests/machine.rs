@@ -318,7 +318,7 @@ impl Machine {
     /// Which bells rang since the last call.
     pub(super) fn bells_rung(&self) -> Vec<u16> {
         let device = self.device();
-        let bells = (0..).zip(device.queue_bells());
+        let bells = device.queue_bells();
         bells.filter(|(_, bell)| bell.read().is_ok()).map(|(index, _)| index).collect()
     }
 }

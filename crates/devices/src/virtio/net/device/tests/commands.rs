@@ -1,9 +1,13 @@
 //! Cards with several pairs of queues, and the commands of their drivers, well and badly formed.
 
-use virtio_bindings::bindings::virtio_net::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ};
+use virtio_bindings::bindings::virtio_net::{
+    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_MQ,
+};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
-use crate::virtio::net::NetDeviceError;
+use crate::virtio::net::{KernelBackends, NetDeviceError};
 
 const CONTROL: u64 = 1 << VIRTIO_NET_F_CTRL_VQ;
 pub(super) const SEVERAL: u64 = CONTROL | 1 << VIRTIO_NET_F_MQ;
@@ -12,20 +16,24 @@ const ANSWER: GuestAddress = GuestAddress(0xe_f000);
 const UNTOUCHED: u8 = 0xa5;
 
 /// A port that notes what it is told.
-struct NotingPort {
-    socket: OwnedFd,
+#[derive(Clone, Default)]
+pub(super) struct NotingPort {
+    socket: Option<Arc<OwnedFd>>,
     index: usize,
     notes: Arc<Mutex<Vec<(usize, PortUse)>>>,
     refuses: Arc<Mutex<bool>>,
+    pub(super) offloads: Arc<Mutex<Vec<Offloads>>>,
+    pub(super) carriers: Arc<Mutex<Vec<LinkState>>>,
 }
 
 impl FramePort for NotingPort {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.as_ref().expect("a port in use has a socket").as_fd()
     }
 
-    fn set_offloads(&self, _offloads: Offloads) -> io::Result<()> {
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         assert_eq!(self.index, 0, "the ports are one interface's");
+        self.offloads.lock().unwrap().push(offloads);
         Ok(())
     }
 
@@ -34,6 +42,11 @@ impl FramePort for NotingPort {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         self.notes.lock().unwrap().push((self.index, port_use));
+        Ok(())
+    }
+
+    fn set_carrier(&self, link: LinkState) -> io::Result<()> {
+        self.carriers.lock().unwrap().push(link);
         Ok(())
     }
 
@@ -46,8 +59,8 @@ pub(super) struct Several {
     pub(super) device: NetDevice,
     pub(super) queues: Vec<DriverQueue>,
     peers: Vec<OwnedFd>,
-    notes: Arc<Mutex<Vec<(usize, PortUse)>>>,
-    refuses: Arc<Mutex<bool>>,
+    /// What the ports were told.
+    pub(super) told: NotingPort,
 }
 
 impl Several {
@@ -56,22 +69,45 @@ impl Several {
     }
 
     fn limited(pairs: usize, features: u64, rate_limits: RateLimits) -> Self {
-        let (notes, refuses) = (Arc::default(), Arc::default());
+        Self::on_sockets(pairs, features, rate_limits, None)
+    }
+
+    /// A driver of a card whose frames `backends` move, one a pair.
+    pub(super) fn with_backends(backends: KernelBackends, features: u64) -> Self {
+        Self::on_sockets(backends.backends.len(), features, RateLimits::default(), Some(backends))
+    }
+
+    fn on_sockets(
+        pairs: usize,
+        features: u64,
+        rate_limits: RateLimits,
+        kernel: Option<KernelBackends>,
+    ) -> Self {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let links: Vec<_> = (0..pairs)
             .map(|_| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap())
             .collect();
         let (sockets, peers): (Vec<_>, Vec<_>) = links.into_iter().unzip();
+        let told = NotingPort::default();
         let port = |(index, socket)| {
-            let port = NotingPort { socket, index, notes: Arc::clone(&notes), refuses: Arc::clone(&refuses) };
+            let port = NotingPort { socket: Some(Arc::new(socket)), index, ..told.clone() };
             Box::new(port) as Box<dyn FramePort>
         };
         let ports = sockets.into_iter().enumerate().map(port).collect();
-        Self { peers, notes, refuses, ..Self::on_ports(ports, features, rate_limits) }
+        Self { peers, told: told.clone(), ..Self::on(ports, features, rate_limits, kernel) }
     }
 
     /// A driver of a card with these ports, whose other ends are elsewhere.
     pub(super) fn on_ports(ports: Vec<Box<dyn FramePort>>, features: u64, rate_limits: RateLimits) -> Self {
+        Self::on(ports, features, rate_limits, None)
+    }
+
+    fn on(
+        ports: Vec<Box<dyn FramePort>>,
+        features: u64,
+        rate_limits: RateLimits,
+        kernel: Option<KernelBackends>,
+    ) -> Self {
         let config = NetDeviceConfig {
             ports,
             mac: MAC,
@@ -79,10 +115,13 @@ impl Several {
             queue_size: QueueSize::new(16).unwrap(),
             rate_limits,
             offloads: OffloadOffers::default(),
+            kernel,
         };
-        let device = NetDevice::new(config).unwrap();
-        let (queues, peers, notes, refuses) = Default::default();
-        let mut several = Self { device, queues, peers, notes, refuses };
+        let mut device = NetDevice::new(config).unwrap();
+        let bells: Vec<_> =
+            device.queue_sizes().iter().map(|_| EventFd::new(EFD_NONBLOCK).unwrap()).collect();
+        device.connect(&bells).unwrap();
+        let mut several = Self { device, queues: Vec::new(), peers: Vec::new(), told: NotingPort::default() };
         several.start(features);
         several
     }
@@ -100,7 +139,7 @@ impl Several {
     }
 
     fn notes(&self) -> Vec<(usize, PortUse)> {
-        std::mem::take(&mut self.notes.lock().unwrap())
+        std::mem::take(&mut self.told.notes.lock().unwrap())
     }
 
     /// Gives a command in two buffers, as Linux does, over queue `index`: its answer.
@@ -171,7 +210,8 @@ fn a_card_has_at_least_one_port_and_not_too_many() {
         let port = || {
             let (socket, _peer) =
                 socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-            Box::new(SocketPort { socket, offloads: Arc::default() }) as Box<dyn FramePort>
+            Box::new(SocketPort { socket, offloads: Arc::default(), carriers: Arc::default() })
+                as Box<dyn FramePort>
         };
         let config = NetDeviceConfig {
             ports: (0..count).map(|_| port()).collect(),
@@ -180,6 +220,7 @@ fn a_card_has_at_least_one_port_and_not_too_many() {
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
             offloads: OffloadOffers::default(),
+            kernel: None,
         };
         assert!(
             matches!(NetDevice::new(config), Err(NetDeviceError::Ports { count: told }) if told == count)
@@ -219,6 +260,25 @@ fn a_new_driver_starts_with_one_pair_again() {
 }
 
 #[test]
+fn offloads_are_taken_back_and_accepted_again_within_what_was_negotiated() {
+    let (checksums, tcp) = (1 << VIRTIO_NET_F_GUEST_CSUM, 1 << VIRTIO_NET_F_GUEST_TSO4);
+    let features = CONTROL | 1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS | checksums | tcp;
+    let mut card = Several::new(1, features);
+    let set = |card: &mut Several, offloads: u64| {
+        let [a, b, c, d, e, f, g, h] = offloads.to_le_bytes();
+        card.command(2, &[5, 0, a, b, c, d, e, f, g, h])
+    };
+    card.told.offloads.lock().unwrap().clear();
+    let answers =
+        [0, checksums | tcp, checksums, 1 << 8 | checksums, 1, u64::MAX].map(|wish| set(&mut card, wish));
+    assert_eq!(answers, [0, 0, 0, 1, 1, 1]);
+    let told = [0, checksums | tcp, checksums].map(Offloads::accepted_by);
+    assert_eq!(*card.told.offloads.lock().unwrap(), told);
+    assert_eq!(card.command(2, &[5, 0, 0]), 1, "of another length");
+    assert_eq!(set(&mut Several::new(1, CONTROL | checksums), 0), 1, "not negotiated");
+}
+
+#[test]
 fn impossible_numbers_of_pairs_are_refused() {
     let mut several = Several::new(2, SEVERAL);
     several.notes();
@@ -248,10 +308,10 @@ fn pairs_whose_queues_are_not_enabled_are_refused() {
 fn a_host_that_refuses_is_an_error_and_changes_nothing() {
     let mut several = Several::new(3, SEVERAL);
     several.notes();
-    *several.refuses.lock().unwrap() = true;
+    *several.told.refuses.lock().unwrap() = true;
     assert_eq!(several.use_pairs(3), 1);
     assert_eq!(several.notes(), [attached(1), detached(1)]);
-    *several.refuses.lock().unwrap() = false;
+    *several.told.refuses.lock().unwrap() = false;
     assert_eq!(several.use_pairs(3), 0);
 }
 

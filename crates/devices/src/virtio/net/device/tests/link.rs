@@ -39,9 +39,12 @@ fn a_link_that_is_down_loses_frames_in_both_directions() {
     assert_eq!((counts.transmit_dropped, counts.receive_dropped), (1, 2));
     assert_eq!((counts.transmit_frames, counts.receive_frames), (0, 0));
 
+    bench.guest.device.event(GO_ON);
     handle.set_link(LinkState::Up);
     assert!(bench.guest.device.go_on.take());
     bench.guest.device.event(GO_ON);
+    bench.guest.device.event(GO_ON);
+    assert_eq!(*bench.carriers.lock().unwrap(), [LinkState::Down, LinkState::Up], "each change is told once");
     assert_eq!(bench.guest.receive.used_index(), 0, "nothing is left from before");
     bench.peer_sends(100, 3);
     bench.guest.device.event(PORT_READABLE);

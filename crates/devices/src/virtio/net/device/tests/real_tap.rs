@@ -264,6 +264,7 @@ fn pairs_need_a_tap_with_several_queues() {
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
             offloads: OffloadOffers::default(),
+            kernel: None,
         };
         assert!(matches!(NetDevice::new(config), Err(NetDeviceError::Host(_))));
     });

@@ -1,0 +1,179 @@
+//! Frames that pass this process by: the host's kernel moves them between the queues and the ports (vhost-net).
+//!
+//! ```text
+//! guest ──doorbell──→ kernel's back end ──→ TAP         │ control queue, link, pauses: the device, here
+//! guest ←─interrupt── kernel's back end ←── TAP         │
+//! ```
+//!
+//! This process decides only which pairs run: those in use, while the link is up and the machine is not paused.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::active::{Active, Pair};
+use super::outlets::Outlets;
+use super::vhost::{FrameBackend, Side};
+use crate::memory::GuestMemory;
+use crate::pci::InterruptSource;
+use crate::virtio::queue::Queue;
+use crate::wake::WakeEvent;
+
+/// The features that a back end has a say in; the rest is between the driver, the TAP and this process.
+const SERVED: u64 = 1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_NET_F_MRG_RXBUF
+    | 1 << VIRTIO_RING_F_EVENT_IDX
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+/// The control queue of a driver that knows but one pair of several; with others it is the second pair's to receive.
+const EARLY_CONTROL_QUEUE: u16 = 2;
+
+/// The back ends of a card.
+pub(super) struct KernelPath {
+    /// By pair.
+    backends: Vec<Arc<dyn FrameBackend>>,
+    /// By queue.
+    bells: Vec<EventFd>,
+    /// Readable once a back end met a malformed queue.
+    fault: WakeEvent,
+    /// The first so many pairs are served.
+    running: usize,
+    /// Nothing is to run: the machine is paused.
+    pub(super) is_held: bool,
+}
+
+impl KernelPath {
+    /// A path of one back end a pair.
+    pub(super) fn new(backends: Vec<Arc<dyn FrameBackend>>) -> io::Result<Self> {
+        Ok(Self { backends, bells: Vec::new(), fault: WakeEvent::new()?, running: 0, is_held: false })
+    }
+
+    /// `features` without those that a back end cannot serve.
+    pub(super) fn limit(&self, features: u64) -> u64 {
+        let common = self.backends.iter().fold(u64::MAX, |common, backend| common & backend.features());
+        features & (common | !SERVED)
+    }
+
+    /// Keeps what the queues are rung by.
+    pub(super) fn connect(&mut self, bells: &[EventFd]) -> io::Result<()> {
+        let served = bells.iter().take(2 * self.backends.len());
+        self.bells = served.map(EventFd::try_clone).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Whether `queue` is never anything but a back end's.
+    pub(super) fn serves(&self, queue: u16) -> bool {
+        let has_several = self.backends.len() > 1;
+        usize::from(queue) < 2 * self.backends.len() && !(has_several && queue == EARLY_CONTROL_QUEUE)
+    }
+
+    /// What becomes readable when a queue is malformed.
+    pub(super) fn fault(&self) -> BorrowedFd<'_> {
+        self.fault.as_fd()
+    }
+
+    /// Whether a queue was malformed since the last call.
+    pub(super) fn take_fault(&self) -> bool {
+        self.fault.take()
+    }
+
+    /// Readies the back ends for a driver's queues; none runs yet.
+    pub(super) fn begin(&mut self, memory: &Arc<GuestMemory>, active: &mut Active) -> io::Result<()> {
+        let _of_the_driver_before = self.fault.take();
+        for (index, backend) in self.backends.iter().enumerate() {
+            let features = active.features & SERVED;
+            let Some(pair) = active.pair(index) else { continue };
+            backend.configure(features, memory, self.fault.as_fd())?;
+            for side in Side::BOTH {
+                let call = Call { backend: Arc::clone(backend), side };
+                queue(pair, side).delegate_interrupt(Box::new(call))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the first `count` pairs be served and no others.
+    ///
+    /// # Errors
+    /// The host refused, or a queue cannot be told to it.
+    pub(super) fn run(&mut self, count: usize, active: &mut Active, outlets: &Outlets) -> io::Result<()> {
+        let count = if self.is_held { 0 } else { count.min(self.backends.len()) };
+        while self.running < count {
+            self.start(self.running, active, outlets)?;
+            self.running += 1;
+        }
+        while self.running > count {
+            self.running -= 1;
+            self.stop(self.running, active)?;
+        }
+        Ok(())
+    }
+
+    /// Has no queue be served, as far as the host obeys.
+    pub(super) fn end(&mut self) {
+        self.running = 0;
+        self.is_held = false;
+        for backend in &self.backends {
+            for side in Side::BOTH {
+                if let Err(error) = backend.stop(side) {
+                    // It keeps the memory mapped until it is closed.
+                    tracing::warn!(?side, %error, "the kernel does not leave a network card's queue alone");
+                }
+            }
+        }
+    }
+
+    fn start(&self, index: usize, active: &mut Active, outlets: &Outlets) -> io::Result<()> {
+        let missing = || io::Error::other("the pair of queues is not enabled");
+        let (Some(pair), Some(port)) = (active.pair(index), outlets.port(index)) else {
+            return Err(missing());
+        };
+        for side in Side::BOTH {
+            let rings = queue(pair, side).host_rings().map_err(io::Error::other)?;
+            let bell = self.bells.get(2 * index + side as usize).ok_or_else(missing)?;
+            self.backends[index].start(side, &rings, bell, port)?;
+        }
+        Ok(())
+    }
+
+    fn stop(&self, index: usize, active: &mut Active) -> io::Result<()> {
+        for side in Side::BOTH {
+            let next = self.backends[index].stop(side)?;
+            if let Some(pair) = active.pair(index) {
+                queue(pair, side).take_over(next);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KernelPath {
+    fn drop(&mut self) {
+        if self.running > 0 {
+            self.end();
+        }
+    }
+}
+
+/// How one queue of a back end interrupts.
+struct Call {
+    backend: Arc<dyn FrameBackend>,
+    side: Side,
+}
+
+impl InterruptSource for Call {
+    fn signal(&self, event: &EventFd) -> io::Result<()> {
+        self.backend.interrupt(self.side, event)
+    }
+}
+
+fn queue(pair: &mut Pair, side: Side) -> &mut Queue {
+    match side {
+        Side::Receive => &mut pair.receive_queue,
+        Side::Transmit => &mut pair.transmit_queue,
+    }
+}

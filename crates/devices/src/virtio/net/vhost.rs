@@ -1,0 +1,266 @@
+//! The host kernel's network back end (Linux `include/uapi/linux/vhost.h`): it moves frames between a pair of queues and
+//! a TAP by itself, told by ioctls where the queues lie.
+#![expect(
+    unsafe_code,
+    reason = "the back end is driven by ioctls that no crate wraps for an open descriptor"
+)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, NoArg, Opcode, Setter, Updater, ioctl, opcode};
+use thiserror::Error;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::GuestMemory;
+use crate::virtio::queue::HostRings;
+
+/// What serves the two queues of a pair in this process's stead.
+pub trait FrameBackend: Send + Sync {
+    /// The features of queues and frames that it can serve.
+    fn features(&self) -> u64;
+
+    /// Readies it for queues in `memory` of a driver that accepted `features`. None of its queues may run.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn configure(&self, features: u64, memory: &Arc<GuestMemory>, fault: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Has it serve `side` between `rings` and `port`, whenever `bell` rings.
+    ///
+    /// # Errors
+    /// The host refused; the queue does not run then.
+    fn start(&self, side: Side, rings: &HostRings, bell: &EventFd, port: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Has it leave `side` alone: the available entry that it would have taken next. It touches neither the queue nor
+    /// its buffers once this has returned.
+    ///
+    /// # Errors
+    /// The host refused, and may go on.
+    fn stop(&self, side: Side) -> io::Result<u16>;
+
+    /// Has it write to `event` where the driver of `side` wants an interrupt, and nowhere else once this has returned.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn interrupt(&self, side: Side, event: &EventFd) -> io::Result<()>;
+}
+
+/// A queue of a pair, by the number that the kernel has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Side {
+    /// Frames to the guest.
+    Receive = 0,
+    /// Frames from the guest.
+    Transmit = 1,
+}
+
+impl Side {
+    pub(super) const BOTH: [Self; 2] = [Self::Receive, Self::Transmit];
+
+    fn number(self) -> u32 {
+        self as u32
+    }
+}
+
+/// Why a descriptor cannot serve frames.
+#[derive(Debug, Error)]
+pub enum VhostError {
+    /// One of the calls that set it up failed.
+    #[error("{call} on the kernel's network back end failed")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel is older than this kind of queue.
+    #[error(
+        "the kernel's network back end has features {features:#x}, expected VIRTIO_F_VERSION_1 among them"
+    )]
+    Features {
+        /// Those it has.
+        features: u64,
+    },
+}
+
+const GROUP: u8 = 0xaf;
+const GET_FEATURES: Opcode = opcode::read::<u64>(GROUP, 0x00);
+const SET_FEATURES: Opcode = opcode::write::<u64>(GROUP, 0x00);
+const SET_OWNER: Opcode = opcode::none(GROUP, 0x01);
+const RESET_OWNER: Opcode = opcode::none(GROUP, 0x02);
+/// Its number tells the size of the table without the regions that follow.
+const SET_MEM_TABLE: Opcode = opcode::write::<[u32; 2]>(GROUP, 0x03);
+const SET_VRING_NUM: Opcode = opcode::write::<VringState>(GROUP, 0x10);
+const SET_VRING_ADDR: Opcode = opcode::write::<VringAddresses>(GROUP, 0x11);
+const SET_VRING_BASE: Opcode = opcode::write::<VringState>(GROUP, 0x12);
+const GET_VRING_BASE: Opcode = opcode::read_write::<VringState>(GROUP, 0x12);
+const SET_VRING_KICK: Opcode = opcode::write::<VringFile>(GROUP, 0x20);
+const SET_VRING_CALL: Opcode = opcode::write::<VringFile>(GROUP, 0x21);
+const SET_VRING_ERR: Opcode = opcode::write::<VringFile>(GROUP, 0x22);
+const NET_SET_BACKEND: Opcode = opcode::write::<VringFile>(GROUP, 0x30);
+
+/// Regions that a table has room for: more than a machine's memory has.
+const REGIONS_MAX: usize = 8;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct VringState {
+    index: u32,
+    number: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct VringAddresses {
+    index: u32,
+    flags: u32,
+    descriptor_table: u64,
+    used_ring: u64,
+    available_ring: u64,
+    log: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct VringFile {
+    index: u32,
+    fd: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct MemoryRegion {
+    guest_address: u64,
+    bytes: u64,
+    host_address: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct MemoryTable {
+    count: u32,
+    padding: u32,
+    regions: [MemoryRegion; REGIONS_MAX],
+}
+
+/// One back end of the kernel's, for one pair of queues.
+pub struct VhostNet {
+    // Closed before the memory that the kernel may touch is let go.
+    fd: OwnedFd,
+    features: u64,
+    /// What it was told of last, kept mapped for as long as it may use it.
+    memory: Mutex<Option<Arc<GuestMemory>>>,
+}
+
+impl VhostNet {
+    /// Takes an open `/dev/vhost-net` for queues in memory of this process. One that served before is begun anew.
+    ///
+    /// # Errors
+    /// See [`VhostError`].
+    pub fn new(fd: OwnedFd) -> Result<Self, VhostError> {
+        let failed = |call| move |error: Errno| VhostError::Call { call, source: error.into() };
+        match no_argument::<SET_OWNER>(fd.as_fd()) {
+            Err(Errno::BUSY) => {
+                no_argument::<RESET_OWNER>(fd.as_fd()).map_err(failed("VHOST_RESET_OWNER"))?;
+                no_argument::<SET_OWNER>(fd.as_fd()).map_err(failed("VHOST_SET_OWNER"))?;
+            }
+            taken => taken.map_err(failed("VHOST_SET_OWNER"))?,
+        }
+        // SAFETY: the call writes one number, as its definition says.
+        let features: Result<u64, Errno> = unsafe { ioctl(&fd, Getter::<GET_FEATURES, u64>::new()) };
+        let features = features.map_err(failed("VHOST_GET_FEATURES"))?;
+        if features & 1 << VIRTIO_F_VERSION_1 == 0 {
+            return Err(VhostError::Features { features });
+        }
+        Ok(Self { fd, features, memory: Mutex::new(None) })
+    }
+
+    /// Passes `file` to a call that takes a queue's number and a descriptor.
+    fn set_file<const CALL: Opcode>(&self, side: Side, file: &impl AsRawFd) -> io::Result<()> {
+        let file = VringFile { index: side.number(), fd: file.as_raw_fd() };
+        // SAFETY: the four calls with this argument read it and take a reference of their own to an open descriptor.
+        Ok(unsafe { ioctl(&self.fd, Setter::<CALL, VringFile>::new(file)) }?)
+    }
+
+    fn set_number<const CALL: Opcode>(&self, side: Side, number: u16) -> io::Result<()> {
+        let state = VringState { index: side.number(), number: number.into() };
+        // SAFETY: the two calls with this argument read it and nothing else.
+        Ok(unsafe { ioctl(&self.fd, Setter::<CALL, VringState>::new(state)) }?)
+    }
+}
+
+impl FrameBackend for VhostNet {
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn configure(&self, features: u64, memory: &Arc<GuestMemory>, fault: BorrowedFd<'_>) -> io::Result<()> {
+        let table = memory_table(memory)?;
+        // SAFETY: the call reads one number.
+        unsafe { ioctl(&self.fd, Setter::<SET_FEATURES, u64>::new(features & self.features)) }?;
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(memory));
+        // SAFETY: the call reads the table's head and as many regions as that says. The mappings they name are kept
+        // until the next call or until the descriptor is closed, and are guest memory, which anybody may write at any time.
+        unsafe { ioctl(&self.fd, Setter::<SET_MEM_TABLE, MemoryTable>::new(table)) }?;
+        Side::BOTH.into_iter().try_for_each(|side| self.set_file::<SET_VRING_ERR>(side, &fault))
+    }
+
+    fn start(&self, side: Side, rings: &HostRings, bell: &EventFd, port: BorrowedFd<'_>) -> io::Result<()> {
+        self.set_number::<SET_VRING_NUM>(side, rings.size)?;
+        self.set_number::<SET_VRING_BASE>(side, rings.next)?;
+        let addresses = VringAddresses {
+            index: side.number(),
+            flags: 0,
+            descriptor_table: rings.descriptor_table,
+            used_ring: rings.used_ring,
+            available_ring: rings.available_ring,
+            log: 0,
+        };
+        // SAFETY: the call reads its argument; the rings it names lie in the memory that `configure` was given.
+        unsafe { ioctl(&self.fd, Setter::<SET_VRING_ADDR, VringAddresses>::new(addresses)) }?;
+        self.set_file::<SET_VRING_KICK>(side, bell)?;
+        self.set_file::<NET_SET_BACKEND>(side, &port)
+    }
+
+    fn stop(&self, side: Side) -> io::Result<u16> {
+        let none = VringFile { index: side.number(), fd: -1 };
+        // SAFETY: the call reads its argument; minus one is the number of no descriptor, which ends the serving.
+        unsafe { ioctl(&self.fd, Setter::<NET_SET_BACKEND, VringFile>::new(none)) }?;
+        let mut state = VringState { index: side.number(), number: 0 };
+        // SAFETY: the call reads and writes its argument.
+        unsafe { ioctl(&self.fd, Updater::<GET_VRING_BASE, VringState>::new(&mut state)) }?;
+        u16::try_from(state.number).map_err(io::Error::other)
+    }
+
+    fn interrupt(&self, side: Side, event: &EventFd) -> io::Result<()> {
+        self.set_file::<SET_VRING_CALL>(side, event)
+    }
+}
+
+fn no_argument<const CALL: Opcode>(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the calls it is made for take no argument.
+    unsafe { ioctl(fd, NoArg::<CALL>::new()) }
+}
+
+fn memory_table(memory: &GuestMemory) -> io::Result<MemoryTable> {
+    let mut table = MemoryTable::default();
+    for region in memory.iter() {
+        let place = table.regions.get_mut(table.count as usize);
+        *place.ok_or_else(|| io::Error::other("guest memory is of too many pieces"))? = MemoryRegion {
+            guest_address: region.start_addr().raw_value(),
+            bytes: region.len(),
+            host_address: region.as_ptr().addr() as u64,
+            flags: 0,
+        };
+        table.count += 1;
+    }
+    Ok(table)
+}
