@@ -40,6 +40,10 @@ impl FramePort for Port {
         Ok(())
     }
 
+    fn set_carrier(&self, _link: LinkState) -> io::Result<()> {
+        Ok(())
+    }
+
     fn udp_segmentation(&self) -> UdpSegmentation {
         UdpSegmentation::Supported
     }
@@ -65,6 +69,7 @@ pub(crate) fn device(limited: bool) -> (NetDevice, Vec<OwnedFd>) {
         queue_size: QueueSize::default(),
         rate_limits: RateLimits { bandwidth: None, operations: frames },
         offloads: OffloadOffers::default(),
+        kernel: None,
     };
     (NetDevice::new(config).expect("a few descriptors"), ours)
 }

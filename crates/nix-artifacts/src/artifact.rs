@@ -180,9 +180,12 @@ fn open_file(
     })?;
     let judged = match role {
         FileRole::Disk(..) => check_disk_image(&opened, wanted.stated),
-        FileRole::Kernel | FileRole::Initrd | FileRole::Tap(_) | FileRole::VsockDirectory => {
-            check_not_empty(&opened)
-        }
+        FileRole::Kernel
+        | FileRole::Initrd
+        | FileRole::Tap(_)
+        | FileRole::Vhost(_)
+        | FileRole::NicStatistics(_)
+        | FileRole::VsockDirectory => check_not_empty(&opened),
     };
     match judged {
         Ok(()) => Ok(opened),
@@ -200,6 +203,8 @@ fn describe_wanted(role: FileRole<'_>, wanted: &FileRequest) -> String {
         FileRole::Initrd => "the initial RAM disk".to_owned(),
         FileRole::Disk(id, _) => format!("disk {id:?}"),
         FileRole::Tap(id) => format!("the TAP of {id:?}"),
+        FileRole::Vhost(id) => format!("the kernel's back end of {id:?}"),
+        FileRole::NicStatistics(id) => format!("the counters of {id:?}"),
         FileRole::VsockDirectory => "the directory of host sockets".to_owned(),
     };
     let path = &wanted.path;

@@ -38,7 +38,7 @@ pub use lifecycle::{
 };
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, SerialMode,
+    MemorySpec, NicSpec, SerialMode, VhostSpec,
 };
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};

@@ -144,9 +144,25 @@ pub struct NicSpec<F> {
     pub mtu: Option<u16>,
     /// Descriptors a queue, a power of two.
     pub queue_size: u16,
+    /// What serves its queues in the machine's stead, if that is to be so and can be.
+    #[serde(default = "none")]
+    pub vhost: Option<VhostSpec<F>>,
     /// How it is served.
     #[serde(default)]
     pub options: NicOptions,
+}
+
+fn none<F>() -> Option<VhostSpec<F>> {
+    None
+}
+
+/// The host kernel's network back end for an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VhostSpec<F> {
+    /// `/dev/vhost-net`, opened once a queue of the TAP.
+    pub devices: Vec<F>,
+    /// The directory of the TAP's counters in sysfs: what the kernel moves nobody else counts.
+    pub statistics: F,
 }
 
 /// What stands behind the serial port.
@@ -171,6 +187,10 @@ pub enum FileRole<'a> {
     Disk(&'a str, DiskAccess),
     /// One of the queues of the TAP of the interface with this id.
     Tap(&'a str),
+    /// One of the back ends of the interface with this id.
+    Vhost(&'a str),
+    /// [`VhostSpec::statistics`] of the interface with this id.
+    NicStatistics(&'a str),
     /// [`crate::VsockSpec::directory`].
     VsockDirectory,
 }
@@ -240,14 +260,28 @@ impl<F> NicSpec<F> {
     ) -> Result<NicSpec<G>, E> {
         let taps = self.taps.into_iter().map(|tap| convert(FileRole::Tap(&self.id), tap));
         let taps = taps.collect::<Result<_, E>>()?;
+        let vhost = self.vhost.map(|vhost| vhost.try_map_files(&self.id, convert)).transpose()?;
         Ok(NicSpec {
             id: self.id,
             taps,
             mac: self.mac,
             mtu: self.mtu,
             queue_size: self.queue_size,
+            vhost,
             options: self.options,
         })
+    }
+}
+
+impl<F> VhostSpec<F> {
+    fn try_map_files<G, E>(
+        self,
+        nic: &str,
+        convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
+    ) -> Result<VhostSpec<G>, E> {
+        let devices = self.devices.into_iter().map(|device| convert(FileRole::Vhost(nic), device));
+        let devices = devices.collect::<Result<_, E>>()?;
+        Ok(VhostSpec { devices, statistics: convert(FileRole::NicStatistics(nic), self.statistics)? })
     }
 }
 
@@ -281,6 +315,7 @@ mod tests {
                 mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
                 mtu: None,
                 queue_size: 256,
+                vhost: Some(VhostSpec { devices: vec!["vhost-0", "vhost-1"], statistics: "counters" }),
                 options: NicOptions::default(),
             }],
             serial: SerialMode::Console,
@@ -309,6 +344,9 @@ mod tests {
                 "Disk(\"root\", ReadOnly)=disk",
                 "Tap(\"net0\")=tap-0",
                 "Tap(\"net0\")=tap-1",
+                "Vhost(\"net0\")=vhost-0",
+                "Vhost(\"net0\")=vhost-1",
+                "NicStatistics(\"net0\")=counters",
                 "VsockDirectory=sockets"
             ]
         );

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use devices::virtio::QueueSize;
 use devices::virtio::net::{
-    Announcement, FramePort, LinkState as CardLink, MacAddress, NetDevice, NetDeviceConfig, NetHandle, Offer,
-    OffloadOffers, Tap,
+    Announcement, FrameBackend, FramePort, InterfaceStatistics, KernelBackends, LinkState as CardLink,
+    MacAddress, NetDevice, NetDeviceConfig, NetHandle, Offer, OffloadOffers, Tap, VhostError, VhostNet,
 };
-use vm_model::{LinkState, NicOffloads, NicSpec, Offload};
+use thiserror::Error;
+use tracing::warn;
+use vm_model::{LinkState, NicOffloads, NicSpec, Offload, VhostSpec};
 
 use super::disks::rate_limits;
 use super::{BuildError, LinkChangeError};
@@ -18,8 +20,19 @@ pub(super) fn net_device(nic: NicSpec<OwnedFd>) -> Result<NetDevice, BuildError>
     let id = nic.id;
     let port = |fd| Tap::new(fd).map(|tap| Box::new(tap) as Box<dyn FramePort>);
     let ports = nic.taps.into_iter().map(port).collect::<Result<_, _>>();
+    let kernel = nic.vhost.and_then(|vhost| {
+        let refused = |error: &KernelBackendsError| {
+            warn!(
+                nic = id,
+                error = error as &dyn std::error::Error,
+                "the kernel does not move the interface's frames, this process does"
+            );
+        };
+        kernel_backends(vhost).inspect_err(refused).ok()
+    });
     let config = NetDeviceConfig {
         ports: ports.map_err(|error| failed(&id, error))?,
+        kernel,
         mac: MacAddress(nic.mac.octets()),
         mtu: nic.mtu,
         queue_size: QueueSize::new(nic.queue_size).map_err(|error| failed(&id, error))?,
@@ -27,6 +40,23 @@ pub(super) fn net_device(nic: NicSpec<OwnedFd>) -> Result<NetDevice, BuildError>
         offloads: offers(nic.options.offloads),
     };
     NetDevice::new(config).map_err(|error| failed(&id, error))
+}
+
+/// What moves frames in this process's stead.
+fn kernel_backends(vhost: VhostSpec<OwnedFd>) -> Result<KernelBackends, KernelBackendsError> {
+    let backend = |fd| VhostNet::new(fd).map(|backend| Arc::new(backend) as Arc<dyn FrameBackend>);
+    let backends = vhost.devices.into_iter().map(backend).collect::<Result<_, _>>()?;
+    let statistics = InterfaceStatistics::new(vhost.statistics).map_err(KernelBackendsError::Statistics)?;
+    Ok(KernelBackends { backends, statistics })
+}
+
+/// Why the kernel does not move an interface's frames.
+#[derive(Debug, Error)]
+enum KernelBackendsError {
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
+    #[error("the interface's counters could not be read")]
+    Statistics(#[source] std::io::Error),
 }
 
 /// The links of a machine's cards.
@@ -112,6 +142,10 @@ mod tests {
             Ok(())
         }
 
+        fn set_carrier(&self, _link: CardLink) -> io::Result<()> {
+            Ok(())
+        }
+
         fn udp_segmentation(&self) -> UdpSegmentation {
             UdpSegmentation::Supported
         }
@@ -126,6 +160,7 @@ mod tests {
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
             offloads: offers(offloads),
+            kernel: None,
         };
         NetDevice::new(config).unwrap()
     }

@@ -156,9 +156,12 @@ fn open(
                 }
             }
         }
-        FileRole::Kernel | FileRole::Initrd | FileRole::Tap(_) | FileRole::VsockDirectory => {
-            Ok(OwnedFd::from(file.into_file()))
-        }
+        FileRole::Kernel
+        | FileRole::Initrd
+        | FileRole::Tap(_)
+        | FileRole::Vhost(_)
+        | FileRole::NicStatistics(_)
+        | FileRole::VsockDirectory => Ok(OwnedFd::from(file.into_file())),
     });
     let mut spec = spec.map_err(|problem| reason(FailureKind::Host, &problem))?;
     if let Some(VsockRequest { cid }) = artifact.vsock {
@@ -259,6 +262,7 @@ async fn attach(
         mac: lease.mac,
         mtu: request.mtu,
         queue_size: request.queue_size,
+        vhost: None,
         options: request.options,
     };
     Ok((nic, device))

@@ -68,6 +68,7 @@ pub(super) fn nic(id: &str, tap: OwnedFd) -> NicSpec<OwnedFd> {
         mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
         mtu: None,
         queue_size: 256,
+        vhost: None,
         options: NicOptions::default(),
     }
 }
