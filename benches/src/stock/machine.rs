@@ -94,6 +94,7 @@ impl Network {
             mac: MAC,
             mtu: None,
             queue_size: 256,
+            vhost: None,
             options: NicOptions::default(),
         })
     }
