@@ -28,6 +28,9 @@ pub struct ObservedVm {
     /// How often it was started again.
     #[serde(default)]
     pub restarts: u64,
+    /// What the worker has to say about how it is served.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What ended it when it was told to stop.
     #[serde(default)]
     pub last_stop: Option<String>,

@@ -62,15 +62,27 @@ impl Worker {
     /// # Errors
     /// It does not start or does not answer.
     pub fn start(environment: &Environment) -> Result<Self> {
+        Self::start_with(environment, "")
+    }
+
+    /// As [`Worker::start`], with `settings` as its configuration file.
+    ///
+    /// # Errors
+    /// It does not start or does not answer.
+    pub fn start_with(environment: &Environment, settings: &str) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("procurator-")
             .tempdir()
             .context("cannot create a directory for the worker")?;
         write_atomically(&folder.path().join("assignments.json"), &file_of(&[]))?;
+        let configuration = folder.path().join("worker.toml");
+        fs::write(&configuration, settings).context("cannot write its configuration")?;
         let log = fs::File::create(folder.path().join("worker.log")).context("cannot create its log")?;
         let errors = log.try_clone().context("cannot share its log")?;
         let child = Command::new(&environment.worker)
             .arg("run")
+            .arg("--config")
+            .arg(configuration)
             .arg("--assignments")
             .arg(folder.path().join("assignments.json"))
             .arg("--state-dir")

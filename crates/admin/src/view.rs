@@ -48,7 +48,7 @@ pub struct VmView {
     /// Whether its machine's thread stands still.
     #[serde(default)]
     pub hung: bool,
-    /// Settings of its artifact that are ignored here.
+    /// Settings of its artifact that are ignored here, and what of the host it goes without.
     pub warnings: Vec<String>,
     /// Store paths its artifact reaches whose content nobody vouched for.
     pub unverified: Vec<PathBuf>,

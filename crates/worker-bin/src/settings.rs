@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig};
+use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
 use crate::cli::{LogFormat, RunFlags};
 
@@ -49,6 +49,7 @@ struct Network {
     bridge: Option<String>,
     subnet: Option<String>,
     nat: Option<bool>,
+    vhost_net: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -132,6 +133,11 @@ impl Settings {
                 None => defaults.nat,
                 Some(true) => NetworkAddressTranslation::Masquerade,
                 Some(false) => NetworkAddressTranslation::Off,
+            },
+            vhost_net: match file.network.vhost_net {
+                None => defaults.vhost_net,
+                Some(true) => VhostNet::WherePossible,
+                Some(false) => VhostNet::Off,
             },
             stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
             memory_overcommit: match file.limits.memory_overcommit_ratio {
@@ -227,12 +233,13 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let flags = RunFlags { state_dir: Some("/a".into()), store_roots: vec!["/s".into()], ..flags() };
-        let text = "state_dir = '/b'\nstore_roots = ['/t']\nauto_restart = false\n[network]\nbridge = 'br0'";
+        let text = "state_dir = '/b'\nstore_roots = ['/t']\nauto_restart = false\n[network]\nbridge = 'br0'\nvhost_net = true";
         let settings = merged(flags, text).expect("valid");
         assert_eq!(settings.manager.vm_artifacts_dir, Path::new("/a/vms"));
         assert_eq!(settings.manager.store_roots, [PathBuf::from("/s")]);
         assert_eq!(settings.manager.network_bridge, "br0");
         assert!(!settings.manager.auto_restart);
+        assert_eq!(settings.manager.vhost_net, VhostNet::WherePossible);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod endings;
 mod lifecycle;
 mod load;
 mod refusals;
+mod vhost;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
 fn environment() -> end_to_end::Environment {

@@ -11,7 +11,7 @@ use vmm_host::VmmHost;
 use super::{RestartPolicy, SharedNetwork};
 use crate::capacity::Capacity;
 use crate::records::{Leases, RecordStore, StateLock, VerifiedPaths};
-use crate::vms::HashVerification;
+use crate::vms::{HashVerification, VhostNet};
 
 /// The host as supervisors use it. None of it is specific to a VM; all of it may be used at once by many.
 pub(crate) struct HostContext {
@@ -33,6 +33,8 @@ pub(crate) struct HostContext {
     pub(crate) roots: StoreRoots,
     /// What keeps other workers out of the state directory.
     pub(crate) _lock: StateLock,
+    /// Who moves the frames of VMs.
+    pub(crate) vhost_net: VhostNet,
     /// How VMs live and end.
     pub(crate) lifecycle: Lifecycle,
 }

@@ -17,6 +17,7 @@ mod step;
 mod takings;
 mod task;
 mod verify;
+mod vhost;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -26,10 +26,11 @@ use super::given_up::GivenUp;
 use super::live::detach;
 use super::takings::Takings;
 use super::verify::{unverified_references, verify};
+use super::vhost;
 use crate::capacity::{HostMemory, Share};
 use crate::failure::reason;
 use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
-use crate::vms::{VmNic, VmTimings};
+use crate::vms::{VhostNet, VmNic, VmTimings};
 
 /// Everything a machine is built of, and what is to be said about it.
 #[derive(Debug)]
@@ -88,14 +89,16 @@ pub(super) async fn prepare(
     };
     let (opened, takings) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
     let artifact = start.elapsed();
-    let Opened { mut spec, share, kernel, nics: requests, warnings, unverified, restart, address } = opened;
+    let Opened { mut spec, share, kernel, nics: requests, mut warnings, unverified, restart, address } =
+        opened;
     let mut nics = Vec::with_capacity(requests.len());
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
         match attach(context, &assignment.id, vcpus, request, lease).await {
-            Ok((nic, device)) => {
+            Ok((nic, device, warning)) => {
                 nics.push(nic);
                 spec.nics.push(device);
+                warnings.extend(warning);
             }
             Err(problem) => {
                 detach(context, &assignment.id, &nics).await;
@@ -235,14 +238,14 @@ fn autoconfiguration(vm: &VmId, address: Ipv4Addr, subnet: Subnet) -> String {
     format!(" ip={address}::{gateway}:{mask}:{vm}:eth0:off")
 }
 
-/// Gives one interface of a machine with `vcpus` its TAP.
+/// Gives one interface of a machine with `vcpus` its TAP; with a warning where it is not served as it could be.
 async fn attach(
     context: &HostContext,
     vm: &VmId,
     vcpus: NonZeroU16,
     request: NicRequest,
     lease: Lease,
-) -> Result<(VmNic, NicSpec<OwnedFd>), FailureReason> {
+) -> Result<(VmNic, NicSpec<OwnedFd>, Option<String>), FailureReason> {
     let attachment = NicAttachment {
         vm: vm.clone(),
         nic: request.id.clone(),
@@ -254,6 +257,14 @@ async fn attach(
     };
     let Tap { fds, name, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let vhost = match context.vhost_net {
+        VhostNet::Off => Ok(None),
+        VhostNet::WherePossible => {
+            let limits = request.options.rate_limits;
+            vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
+        }
+    };
+    let warning = vhost.as_ref().err().cloned();
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {
@@ -262,10 +273,10 @@ async fn attach(
         mac: lease.mac,
         mtu: request.mtu,
         queue_size: request.queue_size,
-        vhost: None,
+        vhost: vhost.unwrap_or_default(),
         options: request.options,
     };
-    Ok((nic, device))
+    Ok((nic, device, warning))
 }
 
 #[cfg(test)]

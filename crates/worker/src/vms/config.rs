@@ -22,6 +22,8 @@ pub struct VmManagerConfig {
     pub hash_verification: HashVerification,
     /// Whether VMs reach other networks through this host's addresses.
     pub nat: NetworkAddressTranslation,
+    /// Who moves the frames between VMs and the bridge.
+    pub vhost_net: VhostNet,
     /// How long a guest may take to obey the power button before it is killed.
     pub stop_timeout: Duration,
     /// How much memory VMs may have together, as far as it is not of huge pages.
@@ -48,6 +50,17 @@ pub enum NetworkAddressTranslation {
     Masquerade,
     /// The VMs reach each other and the host only, unless somebody else routes for them.
     Off,
+}
+
+/// Who moves the frames between a VM's queues and its TAP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VhostNet {
+    /// The VM's own thread.
+    #[default]
+    Off,
+    /// The host's kernel, where it has `/dev/vhost-net`; the VM's own thread where it has not, and for interfaces with a
+    /// rate limit. A warning in the VM's status tells why.
+    WherePossible,
 }
 
 /// How much memory VMs may be promised together. A VM that would be promised more is not started, and tried again later.
@@ -77,6 +90,7 @@ impl Default for VmManagerConfig {
             store_roots: vec![PathBuf::from("/nix/store")],
             hash_verification: HashVerification::default(),
             nat: NetworkAddressTranslation::default(),
+            vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),
             memory_overcommit: MemoryOvercommit::default(),
         }

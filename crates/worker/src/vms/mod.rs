@@ -13,7 +13,7 @@ mod registry;
 mod startup;
 mod vm_manager;
 
-pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig};
+pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 pub use error::VmManagerError;
 pub use info::{VmInfo, VmNic, VmTimings};
 pub use metrics::{HistoryPoint, VmMetrics};

@@ -72,6 +72,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         verified,
         roots,
         _lock: lock,
+        vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);

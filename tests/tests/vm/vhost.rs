@@ -1,0 +1,72 @@
+//! Frames moved by the host's kernel instead of the worker.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::{Assignment, SHORT_DEADLINE, Worker, http_get, until};
+
+use crate::environment;
+
+const VHOST_NET: &str = "[network]\nvhost_net = true\n";
+const PAUSES: u32 = 5;
+
+#[test]
+fn the_kernel_moves_frames_through_pauses_and_counts_them() -> Result<()> {
+    let environment = environment();
+    let image = environment.image("everything")?;
+    let worker = Worker::start_with(&environment, VHOST_NET)?;
+    let assignment = Assignment::of(&image, "fast");
+    worker.assign(std::slice::from_ref(&assignment))?;
+    let vm = worker.wait_until_answering("fast")?;
+    ensure!(vm.warnings.iter().all(|warning| !warning.contains("kernel")), "{:?}", vm.warnings);
+    // One for each of the interface's two pairs of queues.
+    assert_eq!(back_ends(worker.pid())?, 2);
+
+    let address = vm.address()?;
+    let is_over = AtomicBool::new(false);
+    let fetched = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut times = 0_u64;
+            while !is_over.load(Ordering::Relaxed) || times == 0 {
+                let page = http_get(address, "/megabyte")?;
+                ensure!(page.len() == 1 << 20, "a page of {} bytes", page.len());
+                times += 1;
+            }
+            Ok(times)
+        });
+        let paused = pause_and_resume(&worker, &assignment);
+        is_over.store(true, Ordering::Relaxed);
+        paused.and(load.join().expect("no panic"))
+    })?;
+    until("what the guest sent is counted", SHORT_DEADLINE, || {
+        let vm = worker.vm("fast")?;
+        let sent = vm.metrics()?.network_tx_bytes;
+        ensure!(sent >= fetched << 20, "{sent} bytes sent of {fetched} MiB");
+        Ok(())
+    })?;
+    assert_eq!(worker.vm("fast")?.restarts, 0);
+    assert!(worker.terminate()?.status.success());
+    Ok(())
+}
+
+fn pause_and_resume(worker: &Worker, assignment: &Assignment) -> Result<()> {
+    for _ in 0..PAUSES {
+        worker.assign(&[assignment.clone().paused()])?;
+        worker.wait_for_phase("fast", "paused")?;
+        worker.assign(std::slice::from_ref(assignment))?;
+        worker.wait_for_phase("fast", "running")?;
+    }
+    Ok(())
+}
+
+/// How many of the kernel's back ends process `pid` has open.
+fn back_ends(pid: u32) -> Result<usize> {
+    let descriptors =
+        fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list the worker's descriptors")?;
+    // Descriptors come and go while they are listed.
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    Ok(targets.filter(|target| *target == PathBuf::from("/dev/vhost-net")).count())
+}
