@@ -164,9 +164,14 @@ impl VirtioDevice for NetDevice {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let Activation { memory, features, queues } = activation;
         let mut active = Active::new(features, self.configuration.mtu, queues)?;
+        let offloads = Offloads::accepted_by(features);
+        let changes = self.outlets.attached().abs_diff(1) + usize::from(offloads != self.outlets.offloads());
+        if !self.may_change(changes as u64) {
+            return Err(ActivateError::Backend(io::Error::other("the driver starts anew too often")));
+        }
         // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
         self.outlets.attach(1).map_err(ActivateError::Backend)?;
-        self.outlets.set_offloads(Offloads::accepted_by(features)).map_err(ActivateError::Backend)?;
+        self.outlets.set_offloads(offloads).map_err(ActivateError::Backend)?;
         if let Some(kernel) = &mut self.kernel {
             kernel.begin(&memory, &mut active).map_err(ActivateError::Backend)?;
         }

@@ -13,6 +13,8 @@ use super::port::{FramePort, PortUse};
 pub(super) struct Outlets {
     outlets: Vec<Outlet>,
     attached: usize,
+    /// What the interface was told last; nothing else may be told to it meanwhile.
+    offloads: Offloads,
 }
 
 struct Outlet {
@@ -28,7 +30,7 @@ impl Outlets {
     /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.
     pub(super) fn new(ports: Vec<Box<dyn FramePort>>) -> io::Result<Self> {
         let outlets = ports.into_iter().map(Outlet::new).collect::<io::Result<Vec<_>>>()?;
-        let mut outlets = Self { attached: outlets.len(), outlets };
+        let mut outlets = Self { attached: outlets.len(), outlets, offloads: Offloads::default() };
         outlets.attach(1)?;
         Ok(outlets)
     }
@@ -55,12 +57,23 @@ impl Outlets {
         Ok(())
     }
 
-    /// Says what frames may leave to the guest. The ports are one interface's: it is told once.
+    /// What frames may leave to the guest.
+    pub(super) fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Says what frames may leave to the guest. The ports are one interface's: it is told once, and only what is new.
     ///
     /// # Errors
     /// The host refused.
-    pub(super) fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
-        self.outlets.first().map_or(Ok(()), |outlet| outlet.port.set_offloads(offloads))
+    pub(super) fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
+        if offloads != self.offloads
+            && let Some(outlet) = self.outlets.first()
+        {
+            outlet.port.set_offloads(offloads)?;
+        }
+        self.offloads = offloads;
+        Ok(())
     }
 
     /// Tells the interface, once for all of its ports, whether there is anybody at the guest's end. A host that does not

@@ -175,7 +175,7 @@ impl NetDevice {
     }
 
     /// Whether the driver may have the host change the ports in `count` ways now; they are counted then.
-    fn may_change(&mut self, count: u64) -> bool {
+    pub(super) fn may_change(&mut self, count: u64) -> bool {
         let may = self.changes.ready(Instant::now(), count).is_ok();
         if may {
             self.changes.take(count);

@@ -6,11 +6,11 @@
 )]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, NoArg, Opcode, Setter, Updater, ioctl, opcode};
+use rustix::ioctl::{Opcode, opcode};
 use thiserror::Error;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -97,14 +97,22 @@ const SET_OWNER: Opcode = opcode::none(GROUP, 0x01);
 const RESET_OWNER: Opcode = opcode::none(GROUP, 0x02);
 /// Its number tells the size of the table without the regions that follow.
 const SET_MEM_TABLE: Opcode = opcode::write::<[u32; 2]>(GROUP, 0x03);
-const SET_VRING_NUM: Opcode = opcode::write::<VringState>(GROUP, 0x10);
+const SET_VRING_NUM: NumberRequest = NumberRequest(opcode::write::<VringState>(GROUP, 0x10));
 const SET_VRING_ADDR: Opcode = opcode::write::<VringAddresses>(GROUP, 0x11);
-const SET_VRING_BASE: Opcode = opcode::write::<VringState>(GROUP, 0x12);
+const SET_VRING_BASE: NumberRequest = NumberRequest(opcode::write::<VringState>(GROUP, 0x12));
 const GET_VRING_BASE: Opcode = opcode::read_write::<VringState>(GROUP, 0x12);
-const SET_VRING_KICK: Opcode = opcode::write::<VringFile>(GROUP, 0x20);
-const SET_VRING_CALL: Opcode = opcode::write::<VringFile>(GROUP, 0x21);
-const SET_VRING_ERR: Opcode = opcode::write::<VringFile>(GROUP, 0x22);
-const NET_SET_BACKEND: Opcode = opcode::write::<VringFile>(GROUP, 0x30);
+const SET_VRING_KICK: FileRequest = FileRequest(opcode::write::<VringFile>(GROUP, 0x20));
+const SET_VRING_CALL: FileRequest = FileRequest(opcode::write::<VringFile>(GROUP, 0x21));
+const SET_VRING_ERR: FileRequest = FileRequest(opcode::write::<VringFile>(GROUP, 0x22));
+const NET_SET_BACKEND: FileRequest = FileRequest(opcode::write::<VringFile>(GROUP, 0x30));
+
+/// A call whose argument is a queue's number and another.
+#[derive(Clone, Copy)]
+struct NumberRequest(Opcode);
+
+/// A call whose argument is a queue's number and a descriptor.
+#[derive(Clone, Copy)]
+struct FileRequest(Opcode);
 
 /// Regions that a table has room for: more than a machine's memory has.
 const REGIONS_MAX: usize = 8;
@@ -167,16 +175,17 @@ impl VhostNet {
     /// See [`VhostError`].
     pub fn new(fd: OwnedFd) -> Result<Self, VhostError> {
         let failed = |call| move |error: Errno| VhostError::Call { call, source: error.into() };
-        match no_argument::<SET_OWNER>(fd.as_fd()) {
+        match plain_call(&fd, SET_OWNER) {
             Err(Errno::BUSY) => {
-                no_argument::<RESET_OWNER>(fd.as_fd()).map_err(failed("VHOST_RESET_OWNER"))?;
-                no_argument::<SET_OWNER>(fd.as_fd()).map_err(failed("VHOST_SET_OWNER"))?;
+                plain_call(&fd, RESET_OWNER).map_err(failed("VHOST_RESET_OWNER"))?;
+                plain_call(&fd, SET_OWNER).map_err(failed("VHOST_SET_OWNER"))?;
             }
             taken => taken.map_err(failed("VHOST_SET_OWNER"))?,
         }
-        // SAFETY: the call writes one number, as its definition says.
-        let features: Result<u64, Errno> = unsafe { ioctl(&fd, Getter::<GET_FEATURES, u64>::new()) };
-        let features = features.map_err(failed("VHOST_GET_FEATURES"))?;
+        let mut features = 0_u64;
+        // SAFETY: the call writes one number.
+        let told = unsafe { call(&fd, GET_FEATURES, &raw mut features) };
+        told.map_err(failed("VHOST_GET_FEATURES"))?;
         if features & 1 << VIRTIO_F_VERSION_1 == 0 {
             return Err(VhostError::Features { features });
         }
@@ -184,16 +193,16 @@ impl VhostNet {
     }
 
     /// Passes `file` to a call that takes a queue's number and a descriptor.
-    fn set_file<const CALL: Opcode>(&self, side: Side, file: &impl AsRawFd) -> io::Result<()> {
-        let file = VringFile { index: side.number(), fd: file.as_raw_fd() };
-        // SAFETY: the four calls with this argument read it and take a reference of their own to an open descriptor.
-        Ok(unsafe { ioctl(&self.fd, Setter::<CALL, VringFile>::new(file)) }?)
+    fn set_file(&self, request: FileRequest, side: Side, file: &impl AsRawFd) -> io::Result<()> {
+        let mut file = VringFile { index: side.number(), fd: file.as_raw_fd() };
+        // SAFETY: these calls read their argument and take a reference of their own to an open descriptor.
+        Ok(unsafe { call(&self.fd, request.0, &raw mut file) }?)
     }
 
-    fn set_number<const CALL: Opcode>(&self, side: Side, number: u16) -> io::Result<()> {
-        let state = VringState { index: side.number(), number: number.into() };
-        // SAFETY: the two calls with this argument read it and nothing else.
-        Ok(unsafe { ioctl(&self.fd, Setter::<CALL, VringState>::new(state)) }?)
+    fn set_number(&self, request: NumberRequest, side: Side, number: u16) -> io::Result<()> {
+        let mut state = VringState { index: side.number(), number: number.into() };
+        // SAFETY: these calls read their argument.
+        Ok(unsafe { call(&self.fd, request.0, &raw mut state) }?)
     }
 }
 
@@ -203,20 +212,21 @@ impl FrameBackend for VhostNet {
     }
 
     fn configure(&self, features: u64, memory: &Arc<GuestMemory>, fault: BorrowedFd<'_>) -> io::Result<()> {
-        let table = memory_table(memory)?;
+        let mut table = memory_table(memory)?;
+        let mut features = features & self.features;
         // SAFETY: the call reads one number.
-        unsafe { ioctl(&self.fd, Setter::<SET_FEATURES, u64>::new(features & self.features)) }?;
+        unsafe { call(&self.fd, SET_FEATURES, &raw mut features) }?;
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(memory));
         // SAFETY: the call reads the table's head and as many regions as that says. The mappings they name are kept
         // until the next call or until the descriptor is closed, and are guest memory, which anybody may write at any time.
-        unsafe { ioctl(&self.fd, Setter::<SET_MEM_TABLE, MemoryTable>::new(table)) }?;
-        Side::BOTH.into_iter().try_for_each(|side| self.set_file::<SET_VRING_ERR>(side, &fault))
+        unsafe { call(&self.fd, SET_MEM_TABLE, &raw mut table) }?;
+        Side::BOTH.into_iter().try_for_each(|side| self.set_file(SET_VRING_ERR, side, &fault))
     }
 
     fn start(&self, side: Side, rings: &HostRings, bell: &EventFd, port: BorrowedFd<'_>) -> io::Result<()> {
-        self.set_number::<SET_VRING_NUM>(side, rings.size)?;
-        self.set_number::<SET_VRING_BASE>(side, rings.next)?;
-        let addresses = VringAddresses {
+        self.set_number(SET_VRING_NUM, side, rings.size)?;
+        self.set_number(SET_VRING_BASE, side, rings.next)?;
+        let mut addresses = VringAddresses {
             index: side.number(),
             flags: 0,
             descriptor_table: rings.descriptor_table,
@@ -225,29 +235,42 @@ impl FrameBackend for VhostNet {
             log: 0,
         };
         // SAFETY: the call reads its argument; the rings it names lie in the memory that `configure` was given.
-        unsafe { ioctl(&self.fd, Setter::<SET_VRING_ADDR, VringAddresses>::new(addresses)) }?;
-        self.set_file::<SET_VRING_KICK>(side, bell)?;
-        self.set_file::<NET_SET_BACKEND>(side, &port)
+        unsafe { call(&self.fd, SET_VRING_ADDR, &raw mut addresses) }?;
+        self.set_file(SET_VRING_KICK, side, bell)?;
+        self.set_file(NET_SET_BACKEND, side, &port)
     }
 
     fn stop(&self, side: Side) -> io::Result<u16> {
-        let none = VringFile { index: side.number(), fd: -1 };
+        let mut none = VringFile { index: side.number(), fd: -1 };
         // SAFETY: the call reads its argument; minus one is the number of no descriptor, which ends the serving.
-        unsafe { ioctl(&self.fd, Setter::<NET_SET_BACKEND, VringFile>::new(none)) }?;
+        unsafe { call(&self.fd, NET_SET_BACKEND.0, &raw mut none) }?;
         let mut state = VringState { index: side.number(), number: 0 };
         // SAFETY: the call reads and writes its argument.
-        unsafe { ioctl(&self.fd, Updater::<GET_VRING_BASE, VringState>::new(&mut state)) }?;
+        unsafe { call(&self.fd, GET_VRING_BASE, &raw mut state) }?;
         u16::try_from(state.number).map_err(io::Error::other)
     }
 
     fn interrupt(&self, side: Side, event: &EventFd) -> io::Result<()> {
-        self.set_file::<SET_VRING_CALL>(side, event)
+        self.set_file(SET_VRING_CALL, side, event)
     }
 }
 
-fn no_argument<const CALL: Opcode>(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: the calls it is made for take no argument.
-    unsafe { ioctl(fd, NoArg::<CALL>::new()) }
+/// A call without an argument.
+fn plain_call(fd: &OwnedFd, request: Opcode) -> Result<(), Errno> {
+    // SAFETY: the calls that it is made for look at no argument.
+    unsafe { call(fd, request, std::ptr::null_mut::<u64>()) }
+}
+
+/// # Safety
+/// `argument` is what the kernel reads or writes for `request`, and does what that call says to this process's memory.
+unsafe fn call<T>(fd: &OwnedFd, request: Opcode, argument: *mut T) -> Result<(), Errno> {
+    // SAFETY: by this function's own condition; the descriptor is open while it is borrowed.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(request), argument) };
+    if result < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 fn memory_table(memory: &GuestMemory) -> io::Result<MemoryTable> {

@@ -269,13 +269,30 @@ fn offloads_are_taken_back_and_accepted_again_within_what_was_negotiated() {
         card.command(2, &[5, 0, a, b, c, d, e, f, g, h])
     };
     card.told.offloads.lock().unwrap().clear();
-    let answers =
-        [0, checksums | tcp, checksums, 1 << 8 | checksums, 1, u64::MAX].map(|wish| set(&mut card, wish));
-    assert_eq!(answers, [0, 0, 0, 1, 1, 1]);
+    let answers = [0, checksums | tcp, checksums, checksums, 1 << 8 | checksums, 1, u64::MAX]
+        .map(|wish| set(&mut card, wish));
+    assert_eq!(answers, [0, 0, 0, 0, 1, 1, 1]);
     let told = [0, checksums | tcp, checksums].map(Offloads::accepted_by);
     assert_eq!(*card.told.offloads.lock().unwrap(), told);
     assert_eq!(card.command(2, &[5, 0, 0]), 1, "of another length");
     assert_eq!(set(&mut Several::new(1, CONTROL | checksums), 0), 1, "not negotiated");
+}
+
+#[test]
+fn drivers_that_start_anew_with_other_offloads_again_and_again_are_slowed() {
+    let mut card = Several::new(1, CONTROL);
+    let starts = |card: &mut Several, features: u64| {
+        card.device.reset();
+        let queues = card.queues.iter().map(|queue| Some(queue.device_queue(RingFeatures::default()).0));
+        let (memory, queues) = (Arc::clone(&card.queues[0].memory), queues.collect());
+        card.device.activate(Activation { memory, features, queues }).is_ok()
+    };
+    assert!((0..1000).all(|_| starts(&mut card, CONTROL)), "nothing changes");
+    let checksums = |round: u32| CONTROL | u64::from(round % 2) << VIRTIO_NET_F_GUEST_CSUM;
+    let started = (1..1000).filter(|round| starts(&mut card, checksums(*round))).count();
+    assert!(started < 999, "some are refused");
+    let told = card.told.offloads.lock().unwrap().len();
+    assert!((60..900).contains(&told), "{told} changes were told to the host");
 }
 
 #[test]
