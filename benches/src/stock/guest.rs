@@ -74,7 +74,7 @@ fn initrd_with_program(initrd: &Path, folder: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The guest's init.
+/// The guest's init. It switches the machine off, or resets it where the command line says how.
 fn program_text() -> String {
     format!(
         r#"#!/bin/busybox sh
@@ -82,14 +82,19 @@ bb=/bin/busybox
 $bb mount -t proc proc /proc
 $bb mount -t devtmpfs dev /dev
 exec </dev/console >/dev/console 2>&1
+end=poweroff
 for word in $($bb cat /proc/cmdline); do
-    case $word in bench=*) bench=${{word#bench=}} ;; mebibytes=*) mebibytes=${{word#mebibytes=}} ;; esac
+    case $word in
+    bench=*) bench=${{word#bench=}} ;;
+    mebibytes=*) mebibytes=${{word#mebibytes=}} ;;
+    reboot=*) end=reboot ;;
+    esac
 done
 blocks=$((mebibytes * 16))
 if [ $bench = boot ]; then
     echo "{BEGINS}"
     echo "{ENDS}"
-    $bb poweroff -f
+    $bb $end -f
 fi
 for module in /modules/*; do $bb insmod "$module"; done
 case $bench in
@@ -107,7 +112,7 @@ send) $bb dd if=/dev/zero bs=64k count=$blocks 2>/dev/null | $bb nc {HOST} {PORT
 receive) $bb nc {HOST} {PORT} </dev/null >/dev/null ;;
 esac
 echo "{ENDS}"
-$bb poweroff -f
+$bb $end -f
 "#
     )
 }

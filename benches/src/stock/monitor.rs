@@ -1,6 +1,9 @@
 //! Virtual machine monitors as processes that do the same work.
 
-use std::path::{Path, PathBuf};
+mod cloud_hypervisor;
+mod firecracker;
+
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,14 +14,13 @@ use crate::guest::Guest;
 use crate::meter::Started;
 use crate::workload::{HOST, Workload};
 
-/// Where the lab puts Cloud Hypervisor, if the machine that started it has one.
-const CLOUD_HYPERVISOR: &str = "/lab/bin/cloud-hypervisor";
-/// The bridge and the TAP of other monitors; ours makes its own.
+/// The bridge, the TAP and the guest's card of other monitors; ours makes its own.
 const BRIDGE: &str = "bench0";
 const TAP: &str = "bench-tap";
+const MAC: &str = "02:00:00:00:00:02";
 
 /// Whose machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Monitor {
     /// This project's, with memory as it is by default: one shared memory file.
     Procurator,
@@ -26,12 +28,15 @@ pub(crate) enum Monitor {
     ProcuratorHugePages,
     /// Cloud Hypervisor's.
     CloudHypervisor,
+    /// Firecracker's.
+    Firecracker,
 }
 
 /// The monitors that are there.
 pub(crate) fn find() -> Vec<Monitor> {
     let mut monitors = vec![Monitor::Procurator, Monitor::ProcuratorHugePages];
-    monitors.extend(Path::new(CLOUD_HYPERVISOR).exists().then_some(Monitor::CloudHypervisor));
+    monitors.extend(Path::new(cloud_hypervisor::PROGRAM).exists().then_some(Monitor::CloudHypervisor));
+    monitors.extend(Path::new(firecracker::PROGRAM).exists().then_some(Monitor::Firecracker));
     monitors
 }
 
@@ -42,6 +47,7 @@ impl Monitor {
             Self::Procurator => "procurator",
             Self::ProcuratorHugePages => "procurator-thp",
             Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Firecracker => "firecracker",
         }
     }
 
@@ -50,12 +56,13 @@ impl Monitor {
         let mut command = match self {
             Self::Procurator => procurator(guest, workload, "shared")?,
             Self::ProcuratorHugePages => procurator(guest, workload, "thp")?,
-            Self::CloudHypervisor => cloud_hypervisor(guest, workload),
+            Self::CloudHypervisor => cloud_hypervisor::command(guest, workload),
+            Self::Firecracker => firecracker::command(guest, workload)?,
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let at = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", self.name()))?;
-        if self == Self::CloudHypervisor && workload.has_network() {
+        if matches!(self, Self::CloudHypervisor | Self::Firecracker) && workload.has_network() {
             join_bridge()?;
         }
         Ok(Started { child, at })
@@ -68,20 +75,6 @@ fn procurator(guest: &Guest, workload: Workload, memory: &str) -> Result<Command
     command.arg("machine").arg(&guest.kernel).arg(&guest.initrd).arg(&guest.disk);
     command.arg(memory).arg(Guest::cmdline(workload));
     Ok(command)
-}
-
-/// System call filters off: ours has none yet.
-fn cloud_hypervisor(guest: &Guest, workload: Workload) -> Command {
-    let mut command = Command::new(PathBuf::from(CLOUD_HYPERVISOR));
-    command.args(["--memory", "size=256M", "--cpus", "boot=1", "--serial", "tty", "--console", "off"]);
-    command.args(["--seccomp", "false", "--kernel"]).arg(&guest.kernel);
-    command.arg("--initramfs").arg(&guest.initrd);
-    command.args(["--cmdline", &Guest::cmdline(workload)]);
-    command.args(["--disk", &format!("path={},image_type=raw", guest.disk.display())]);
-    if workload.has_network() {
-        command.args(["--net", &format!("tap={TAP},mac=02:00:00:00:00:02")]);
-    }
-    command
 }
 
 /// Gives the TAP the surroundings that ours has: a bridge with the host's address.

@@ -2,6 +2,8 @@
 //! a sibling machine in the same process go on, it ends when told to, and nothing is left of it. Alone in its
 //! process, because it counts the process's own descriptors, threads and mappings.
 
+mod census;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use census::census;
 use devices::serial::ConsoleSink;
 use hypervisor::Hypervisor;
 use rustix::event::{EventfdFlags, eventfd};
@@ -220,13 +223,6 @@ fn suffer_storm(hypervisor: &Hypervisor) {
         guest.ask(Machine::resume);
     }
     assert_eq!(guest.kill(), MachineExit::Killed);
-}
-
-fn census() -> [usize; 3] {
-    let count = |directory: &str| std::fs::read_dir(directory).expect("/proc is mounted").count();
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let guest_maps = maps.lines().filter(|line| line.contains("guest-memory")).count();
-    [count("/proc/self/fd"), count("/proc/self/task"), guest_maps]
 }
 
 #[test]

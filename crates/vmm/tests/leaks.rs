@@ -1,10 +1,13 @@
 //! Machines leave nothing behind: descriptors, threads and mappings are counted around many lives. Alone in its
 //! process, because it counts the process's own.
 
+mod census;
+
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use census::census;
 use devices::serial::ConsoleSink;
 use hypervisor::Hypervisor;
 use tiny_guest::TinyGuest;
@@ -106,13 +109,6 @@ fn live(hypervisor: &Hypervisor, round: u32) {
     };
     assert_eq!(exit, expected);
     drop(machine.into_remains());
-}
-
-fn census() -> [usize; 3] {
-    let count = |directory: &str| std::fs::read_dir(directory).expect("/proc is mounted").count();
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let guest_maps = maps.lines().filter(|line| line.contains("guest-memory")).count();
-    [count("/proc/self/fd"), count("/proc/self/task"), guest_maps]
 }
 
 #[test]

@@ -120,10 +120,12 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
     for figure in ["boot", "read", "write", "send", "receive"] {
         let median = |monitor: &str| spread(&format!("stock/{monitor}/{figure}")).map(|spread| spread.median);
         for own in ["procurator", "procurator-thp"] {
-            let (ours, theirs) = (median(own), median("cloud-hypervisor"));
-            // Of time, less is better, and of work more: the ratio is turned so that less is better.
-            let value = if figure == "boot" { ratio(ours, theirs) } else { ratio(theirs, ours) };
-            hold(format!("stock guest, {figure}, {own} against Cloud Hypervisor"), value, 1.0);
+            for peer in ["cloud-hypervisor", "firecracker"] {
+                let (ours, theirs) = (median(own), median(peer));
+                // Of time, less is better, and of work more: the ratio is turned so that less is better.
+                let value = if figure == "boot" { ratio(ours, theirs) } else { ratio(theirs, ours) };
+                hold(format!("stock guest, {figure}, {own} against {peer}"), value, 1.0);
+            }
         }
     }
     comparisons
@@ -201,6 +203,29 @@ mod tests {
         let comparisons = compare(&rows());
         let values: Vec<_> = comparisons.iter().map(|comparison| comparison.value).collect();
         assert_eq!(values, [0.25, 3.0]);
+    }
+
+    #[test]
+    fn a_stock_guest_is_held_against_each_peer_that_ran_it() {
+        let row = |monitor: &str, figure: &str, value| {
+            Row::new(format!("stock/{monitor}/{figure}"), figure, Unit::Count, &[value])
+        };
+        let comparisons = compare(&[
+            row("procurator", "boot", 2.0),
+            row("procurator", "read", 8.0),
+            row("firecracker", "boot", 4.0),
+            row("firecracker", "read", 2.0),
+            row("cloud-hypervisor", "read", 4.0),
+        ]);
+        let found: Vec<_> = comparisons.iter().map(|found| (found.name.as_str(), found.value)).collect();
+        assert_eq!(
+            found,
+            [
+                ("stock guest, boot, procurator against firecracker", 0.5),
+                ("stock guest, read, procurator against cloud-hypervisor", 0.5),
+                ("stock guest, read, procurator against firecracker", 0.25),
+            ]
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A stock Linux guest in the lab, under this project's machine and, where a statically linked `cloud-hypervisor` is on
-//! `PATH`, under that: rows of time to init and of work done for a second of processor time.
+//! A stock Linux guest in the lab, under this project's machine and under those of others that are on `PATH` and linked
+//! statically: rows of time to init and of work done for a second of processor time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use crate::workspace::Workspace;
 /// A run takes about ten seconds on an emulated processor.
 const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
+/// The others. The program in the lab knows them by these names.
+const PEERS: [&str; 2] = ["cloud-hypervisor", "firecracker"];
+
 /// One run as the program in the lab tells it.
 #[derive(Debug, Deserialize)]
 struct Run {
@@ -32,7 +35,7 @@ struct Run {
 pub(super) fn measure(workspace: &Workspace, runs: u32) -> Result<Vec<Row>> {
     let build = ["build", "--release", "--package", "benchmarks", "--bin", "stock"];
     let mut programs = programs::build(workspace, &build)?;
-    programs.extend(peer());
+    programs.extend(PEERS.into_iter().filter_map(peer));
     let lab = Lab::prepare(workspace)?;
     let session = Session {
         lab: &lab,
@@ -55,14 +58,14 @@ pub(super) fn measure(workspace: &Workspace, runs: u32) -> Result<Vec<Row>> {
     rows(&measured)
 }
 
-/// What the lab can run of others.
-fn peer() -> Option<Program> {
-    let path = packages::find_program("cloud-hypervisor")?;
+/// The program `name`, if the lab can run it.
+fn peer(name: &str) -> Option<Program> {
+    let path = packages::find_program(name)?;
     if !packages::is_static(&path) {
         eprintln!("{} is linked dynamically and does not run in the lab", path.display());
         return None;
     }
-    Some(Program { name: "cloud-hypervisor".into(), path })
+    Some(Program { name: name.into(), path })
 }
 
 fn rows(runs: &[Run]) -> Result<Vec<Row>> {

@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 17] = [
+const BOUNDARIES: [Boundary; 18] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -115,6 +115,12 @@ const BOUNDARIES: [Boundary; 17] = [
         workspace: AllBut(&["hypervisor", "vmm-host", "worker", "admin"]),
         not_directly: &["kvm-*", "rtnetlink", "tokio"],
         not_at_all: &[],
+    },
+    Boundary {
+        package: "test-host",
+        workspace: Only(&["nix-artifacts", "tiny-guest"]),
+        not_directly: &[],
+        not_at_all: &["kvm-*", "tokio"],
     },
     Boundary { package: "tiny-guest", workspace: Only(&[]), not_directly: &[], not_at_all: &["tokio"] },
 ];

@@ -1,20 +1,16 @@
 //! Where the tests work: namespaces, a directory with a store and an assignments file, and the program in it.
 
-#![expect(unsafe_code, reason = "a thread's namespaces are changed by a call that the library marks unsafe")]
-
 use std::fs::{self, File};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread::{sleep, spawn};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix_artifacts::{StoreRoots, hash_store_path};
-use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_host::Store;
+pub(crate) use test_host::links;
 use tiny_guest::TinyGuest;
 
 /// Generous: the machine may be busy with other tests.
@@ -22,32 +18,23 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs `test` on a thread that has a network and mounts of its own, and so have the programs that it starts.
 pub(crate) fn isolated(test: impl FnOnce(Bench) + Send + 'static) {
-    let thread = spawn(move || {
-        // SAFETY: the new namespaces concern this thread, which nothing else shares, and what it starts.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
-            .expect("these tests are run as root");
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change("/", private).expect("mounts made here stay here");
-        test(Bench::new());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    test_host::isolated(move || test(Bench::new()));
 }
 
 /// A store, an assignments file, a configuration, and where the program keeps its things.
 pub(crate) struct Bench {
     folder: TempDir,
+    store: Store,
     pub(crate) program: PathBuf,
 }
 
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
-        fs::create_dir(folder.path().join("store")).expect("created");
+        let store = Store::create(folder.path().join("store"));
         let config = "stop_timeout_seconds = 40\n[network]\nsubnet = '10.78.0.0/24'\n";
         fs::write(folder.path().join("worker.toml"), config).expect("written");
-        Self { folder, program: env!("CARGO_BIN_EXE_procurator-worker").into() }
+        Self { folder, store, program: env!("CARGO_BIN_EXE_procurator-worker").into() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -56,14 +43,8 @@ impl Bench {
 
     /// An assignment of a VM `id` that runs `guest`.
     pub(crate) fn vm(&self, id: &str, guest: &TinyGuest) -> Value {
-        let path = self.path("store").join(id);
-        fs::create_dir(&path).expect("created");
-        fs::write(path.join("vmlinux"), guest.elf()).expect("written");
-        let config = json!({ "memory": { "size": 32 << 20 }, "payload": {}, "net": [{}] });
-        fs::write(path.join("vm-config.json"), config.to_string()).expect("written");
-        let roots = StoreRoots::open(&[self.path("store")]).expect("opened");
-        let verified = hash_store_path(&roots, &path, &mut |_| ControlFlow::Continue(())).expect("hashed");
-        json!({ "id": id, "hash": verified.hash.to_string(), "store_path": path })
+        let artifact = self.store.add(id, guest, &json!({}));
+        json!({ "id": id, "hash": artifact.hash, "store_path": artifact.path })
     }
 
     /// Puts `vms` into the assignments file as a whole.
@@ -180,15 +161,6 @@ impl Drop for Daemon<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The names of this thread's network namespace's links.
-pub(crate) fn links() -> Vec<String> {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").expect("readable");
-    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
-    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
-    names.sort();
-    names
 }
 
 /// The names in `directory`.

@@ -1,19 +1,16 @@
 //! Where the tests work: a network namespace, a directory with a store and state, artifacts of tiny guests.
 
-#![expect(unsafe_code, reason = "a thread's namespaces are changed by a call that the library marks unsafe")]
-
 use std::ffi::CString;
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::thread::{sleep, spawn};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix_artifacts::{StoreRoots, hash_store_path};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::mount::{MountFlags, mount};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_host::Store;
+pub(crate) use test_host::{Artifact, links};
 use tiny_guest::TinyGuest;
 use worker::vms::{VmId, VmInfo, VmManager, VmManagerConfig, VmManagerError, VmStatus};
 
@@ -22,22 +19,13 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs `test` on a thread that has a network of its own: so do all threads it starts.
 pub(crate) fn isolated(test: impl FnOnce(Workbench) + Send + 'static) {
-    let thread = spawn(move || {
-        // SAFETY: the new namespaces concern this thread, which nothing else shares, and threads it starts.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
-            .expect("these tests are run as root");
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change("/", private).expect("mounts made here stay here");
-        test(Workbench::new());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    test_host::isolated(move || test(Workbench::new()));
 }
 
 /// A store and a state directory.
 pub(crate) struct Workbench {
     folder: TempDir,
+    store: Store,
 }
 
 /// Puts a file system of `bytes` at `directory`, for this test alone.
@@ -47,18 +35,11 @@ pub(crate) fn mount_small(directory: &Path, bytes: u64) {
     mount("none", directory, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("mounted");
 }
 
-/// A store path and its hash.
-#[derive(Clone)]
-pub(crate) struct Artifact {
-    pub(crate) path: PathBuf,
-    pub(crate) hash: String,
-}
-
 impl Workbench {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
-        fs::create_dir(folder.path().join("store")).expect("created");
-        Self { folder }
+        let store = Store::create(folder.path().join("store"));
+        Self { folder, store }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -66,7 +47,7 @@ impl Workbench {
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.folder.path().join("store")
+        self.store.root().to_path_buf()
     }
 
     /// Settings that touch nothing outside the namespace and the directory.
@@ -89,15 +70,7 @@ impl Workbench {
 
     /// An artifact that runs `guest` with one interface and what `more` says.
     pub(crate) fn artifact(&self, name: &str, guest: &TinyGuest, more: &Value) -> Artifact {
-        let mut config = json!({ "memory": { "size": 32 << 20 }, "payload": {}, "net": [{}] });
-        for (key, value) in more.as_object().expect("an object") {
-            config[key] = value.clone();
-        }
-        let path = self.store().join(name);
-        fs::create_dir(&path).expect("created");
-        fs::write(path.join("vmlinux"), guest.elf()).expect("written");
-        fs::write(path.join("vm-config.json"), config.to_string()).expect("written");
-        self.hashed(path)
+        self.store.add(name, guest, more)
     }
 
     /// An artifact without any extra.
@@ -107,9 +80,7 @@ impl Workbench {
 
     /// The store path at `path` with its hash as it is now.
     pub(crate) fn hashed(&self, path: PathBuf) -> Artifact {
-        let roots = StoreRoots::open(&[self.store()]).expect("opened");
-        let verified = hash_store_path(&roots, &path, &mut |_| ControlFlow::Continue(())).expect("hashed");
-        Artifact { hash: verified.hash.to_string(), path }
+        self.store.hashed(path)
     }
 }
 
@@ -157,13 +128,4 @@ pub(crate) fn console(manager: &VmManager, id: &VmId) -> String {
 /// Whether the VM has ended with a failure that says `text`.
 pub(crate) fn failed_with(info: &VmInfo, text: &str) -> bool {
     matches!(&info.status, VmStatus::Failed(reason) if reason.message.contains(text))
-}
-
-/// The names of this thread's network namespace's links.
-pub(crate) fn links() -> Vec<String> {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").expect("readable");
-    let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
-    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
-    names.sort();
-    names
 }
