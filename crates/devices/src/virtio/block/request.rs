@@ -4,16 +4,19 @@
 //! header, the rest of the readable ones data to write; the last writable byte is the status, those before it
 //! are for data to read.
 
+use std::ops::Range;
+
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
-use self::extents::segments;
 pub(super) use self::extents::{
     DISCARD_SECTORS_MAX, ERASE_SEGMENTS_MAX, EraseKind, WRITE_ZEROES_SECTORS_MAX, read_extents,
 };
+use self::extents::segments;
 use super::disk::{DiskAccess, DiskShape, SECTOR_BYTES};
+use super::engine::Extent;
 use crate::memory::GuestMemory;
 use crate::virtio::queue::Chain;
 
@@ -109,6 +112,28 @@ impl Request {
         match *self {
             Self::Read { bytes, .. } | Self::Write { bytes, .. } => bytes,
             Self::Flush | Self::SerialNumber { .. } | Self::Erase { .. } => 0,
+        }
+    }
+
+    /// The bytes of the disk that it reaches, from the first to the last, with the ranges that it erases.
+    pub(super) fn span(&self, extents: &[Extent]) -> Range<u64> {
+        match *self {
+            // The range lies on the disk.
+            Self::Read { offset, bytes } | Self::Write { offset, bytes } => offset..offset + bytes,
+            Self::Erase { .. } => {
+                let start = extents.iter().map(|extent| extent.offset).min();
+                let end = extents.iter().map(|extent| extent.offset + extent.bytes).max();
+                start.unwrap_or(0)..end.unwrap_or(0)
+            }
+            Self::Flush | Self::SerialNumber { .. } => 0..0,
+        }
+    }
+
+    /// Whether it changes what is on the disk.
+    pub(super) fn changes_the_disk(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Erase { .. } => true,
+            Self::Read { .. } | Self::Flush | Self::SerialNumber { .. } => false,
         }
     }
 

@@ -116,6 +116,22 @@ fn a_failing_system_call_is_reported() {
     }
 }
 
+/// The process's own memory as a file: where nothing is mapped, it gives what a broken disk gives.
+#[test]
+fn an_io_error_is_reported_and_the_engine_goes_on() {
+    for choice in ENGINES {
+        let broken = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
+        let mut engine = open_engine(choice, cached(&broken), SLOTS, "disk-test").unwrap();
+        let memory = memory();
+        for kind in [TransferKind::Read, TransferKind::Write, TransferKind::Read] {
+            assert!(engine.start(0, transfer(kind, 0, &memory, &[(0, 512)])).is_ok());
+            let error = finish_one(&mut *engine).result.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{choice:?} {kind:?}");
+        }
+        assert_eq!(Arc::strong_count(&memory), 1, "{choice:?}");
+    }
+}
+
 #[test]
 fn slots_are_exclusive_and_bounded() {
     for_each_engine(|engine, file| {
