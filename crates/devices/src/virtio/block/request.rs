@@ -14,7 +14,7 @@ use virtio_bindings::bindings::virtio_blk::{
 pub(super) use self::extents::{
     DISCARD_SECTORS_MAX, ERASE_SEGMENTS_MAX, EraseKind, WRITE_ZEROES_SECTORS_MAX, read_extents,
 };
-use self::extents::segments;
+use self::extents::{charge, segments};
 use super::disk::{DiskAccess, DiskShape, SECTOR_BYTES};
 use super::engine::Extent;
 use crate::memory::GuestMemory;
@@ -107,11 +107,12 @@ impl Request {
         }
     }
 
-    /// Bytes that it moves between guest and disk.
-    pub(super) fn data_bytes(&self) -> u64 {
+    /// Bytes that it takes of a limit of bytes, with the ranges that it erases.
+    pub(super) fn charge(&self, extents: &[Extent]) -> u64 {
         match *self {
             Self::Read { bytes, .. } | Self::Write { bytes, .. } => bytes,
-            Self::Flush | Self::SerialNumber { .. } | Self::Erase { .. } => 0,
+            Self::Erase { .. } => extents.iter().map(charge).sum(),
+            Self::Flush | Self::SerialNumber { .. } => 0,
         }
     }
 

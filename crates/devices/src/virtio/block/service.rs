@@ -191,7 +191,7 @@ impl Service {
             }
         };
         if let Some(limiter) = &mut self.limiter
-            && !limiter.admit(Instant::now(), request.data_bytes())
+            && !limiter.admit(Instant::now(), request.charge(&extents))
         {
             return Ok(false);
         }

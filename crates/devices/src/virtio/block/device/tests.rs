@@ -827,6 +827,26 @@ fn requests_over_the_rate_limit_wait_for_its_timer() {
 }
 
 #[test]
+fn what_is_zeroed_counts_as_written_and_what_is_discarded_for_a_little() {
+    // Each takes all that the bucket has.
+    for (kind, sectors, takes) in [(13, 16, 8192), (11, 64, 128)] {
+        let limits = RateLimits { bandwidth: bucket(takes, 60_000), operations: None };
+        let file = disk();
+        let mut config =
+            config(file.try_clone().unwrap().into(), DiskAccess::ReadWrite, EngineChoice::Automatic);
+        config.rate_limits = limits;
+        let device = BlockDevice::new(config).unwrap();
+        let driver = DriverQueue::new(small_memory(MEMORY_BYTES), GuestAddress(0), 64);
+        let mut guest = Guest { device, interrupt: Arc::default(), driver, file };
+        guest.activate();
+        assert_eq!(guest.erase(kind, &[(0, sectors / 2, 0), (32, sectors / 2, 0)]), 0);
+        guest.add(0, 63, &[Buffer::Writable(DATA, 512)]);
+        assert_eq!(guest.serve(), [], "nothing is left");
+        assert_eq!(guest.read::<1>(STATUS), [UNTOUCHED]);
+    }
+}
+
+#[test]
 fn a_request_held_back_by_its_limit_does_not_outlive_a_reset() {
     let mut guest =
         limited_guest(EngineChoice::Thread, RateLimits { bandwidth: None, operations: bucket(1, 60_000) });
