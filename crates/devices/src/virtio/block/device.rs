@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
@@ -36,8 +36,6 @@ const COMPLETIONS: u16 = 0;
 const TIMER: u16 = 1;
 /// The most transfers in flight, whatever the number of queues: requests past them wait in their queues.
 const SLOTS_MAX: u16 = 1024;
-/// How long the end of the device waits for transfers in flight.
-const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a block device is made of.
 pub struct BlockDeviceConfig {
@@ -75,8 +73,6 @@ pub struct BlockDevice {
     queue_sizes: Vec<u16>,
     counters: Arc<BlockCounters>,
     engine_kind: EngineKind,
-    /// [`END_PATIENCE`], but for tests.
-    end_patience: Duration,
 }
 
 enum State {
@@ -140,7 +136,6 @@ impl BlockDevice {
             queue_sizes: vec![queues.size; usize::from(queues.count)],
             counters: Arc::clone(&counters),
             engine_kind: engine.kind(),
-            end_patience: END_PATIENCE,
             service: Some(Service { engine, slots, shape, end, serial, limiter, counters }),
         }
     }
@@ -341,9 +336,11 @@ fn drain_forgotten(service: &mut Service, deadline: Instant) -> bool {
 }
 
 impl Drop for BlockDevice {
+    /// Waits for nothing: whoever has patience with this disk drains it first, and many machines' devices end on the
+    /// same thread, one after the other.
     fn drop(&mut self) {
         if let Some(service) = self.service.take() {
-            retire(service.engine, Instant::now() + self.end_patience);
+            retire(service.engine);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -546,9 +547,7 @@ fn stuck_device_of(queues: QueueShape, sectors: u64) -> (BlockDevice, Arc<Mutex<
     let event = crate::wake::WakeEvent::new().unwrap();
     let engine = StuckEngine { event, transfers: Arc::clone(&transfers) };
     let shape = DiskShape { sectors, access: DiskAccess::ReadOnly, erasure: DiskErasure::Offered };
-    let mut device =
-        BlockDevice::on_engine(Box::new(engine), (shape, None), DiskSerial::default(), queues, None);
-    device.end_patience = Duration::from_millis(5);
+    let device = BlockDevice::on_engine(Box::new(engine), (shape, None), DiskSerial::default(), queues, None);
     (device, transfers)
 }
 
@@ -583,6 +582,22 @@ fn a_disk_that_does_not_answer_keeps_the_device_from_starting_again() {
     guest.device.event(COMPLETIONS);
     assert_eq!(guest.driver.used_index(), 0, "what ended late is not told to the new queue");
     assert_eq!(guest.read::<1>(STATUS), [UNTOUCHED]);
+}
+
+/// Devices of many machines end on one thread.
+#[test]
+fn the_end_of_a_device_waits_for_nothing() {
+    let (mut guest, transfers) = stuck_guest();
+    guest.add(0, 1, &[Buffer::Writable(DATA, 512)]);
+    guest.device.doorbell(0);
+    guest.device.reset();
+    let memory = Arc::clone(&guest.driver.memory);
+    let started = Instant::now();
+    let ((), warnings) = warnings_during(|| drop(guest));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(Arc::strong_count(&memory), 2, "the disk may still fill the guest's memory");
+    transfers.lock().unwrap().end_all();
 }
 
 #[test]

@@ -198,13 +198,16 @@ pub(crate) fn open_engine(
     }
 }
 
-/// Ends `engine`: waits until `deadline` for what is in flight, and leaves what takes longer to a thread that
-/// waits for as long as it takes, because until then the kernel may touch the guest memory that the engine holds.
-pub(crate) fn retire(mut engine: Box<dyn BlockEngine>, deadline: Instant) {
-    if settle(&mut *engine, deadline) {
+/// Ends `engine` without waiting: what is in flight is left to a thread that waits for as long as it takes, because
+/// until then the kernel may touch the guest memory that the engine holds.
+pub(crate) fn retire(mut engine: Box<dyn BlockEngine>) {
+    if settle(&mut *engine, Instant::now()) {
         return;
     }
-    tracing::warn!(transfers = engine.in_flight(), "a disk does not answer; its guest's memory stays mapped");
+    tracing::warn!(
+        transfers = engine.in_flight(),
+        "a disk's transfers have not ended; its guest's memory stays mapped until they do"
+    );
     // If even this thread cannot be had, the engine's own end sees to it that its memory is never unmapped.
     let _thread = std::thread::Builder::new()
         .name("disk-settle".to_owned())
