@@ -186,9 +186,9 @@ pub(crate) fn open_engine(
     thread_name: &str,
 ) -> io::Result<Box<dyn BlockEngine>> {
     match choice {
-        EngineChoice::Uring => Ok(Box::new(UringEngine::new(&files, slots)?)),
+        EngineChoice::Uring => Ok(Box::new(UringEngine::new(&files, slots, thread_name)?)),
         EngineChoice::Thread => Ok(Box::new(ThreadedEngine::new(Backend::Files(files), slots, thread_name)?)),
-        EngineChoice::Automatic => match UringEngine::new(&files, slots) {
+        EngineChoice::Automatic => match UringEngine::new(&files, slots, thread_name) {
             Ok(engine) => Ok(Box::new(engine)),
             Err(error) => {
                 tracing::info!(disk = thread_name, %error, "no io_uring for this disk, it gets a thread instead");
