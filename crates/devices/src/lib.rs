@@ -31,6 +31,8 @@ pub mod acpi;
 pub mod bus;
 pub mod cmos;
 pub mod keyboard_controller;
+#[cfg(test)]
+mod log_capture;
 pub mod memory;
 pub mod pci;
 pub mod ports;

@@ -30,6 +30,7 @@ mod net;
 mod pci;
 mod platform;
 mod ports;
+mod qcow2;
 mod transport;
 mod virtqueue;
 mod vsock;
@@ -41,7 +42,7 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 15] = [
+pub const BODIES: [(&str, Body); 16] = [
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
     ("console_queues", console::queues),
@@ -53,6 +54,7 @@ pub const BODIES: [(&str, Body); 15] = [
     ("net_frames", net::frames),
     ("pci_configuration", pci::configuration),
     ("platform_registers", platform::registers),
+    ("qcow2_images", qcow2::images),
     ("serial_port", platform::serial_port),
     ("virtio_transport", transport::accesses),
     ("virtqueue", virtqueue::chains),

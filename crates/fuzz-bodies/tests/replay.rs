@@ -120,6 +120,7 @@ replays! {
     net_frames,
     pci_configuration,
     platform_registers,
+    qcow2_images,
     serial_port,
     virtio_transport,
     virtqueue,

@@ -42,7 +42,7 @@ pub enum Attack {
     BarOntoMemory,
     /// The device's memory moved onto another device's.
     BarOntoBar,
-    /// A reset with requests in flight (§2.4.1).
+    /// A reset right behind a doorbell (§2.4.1): the requests may be in flight by then or not.
     ResetInFlight,
 }
 
@@ -167,13 +167,13 @@ const NEXT: u32 = 1;
 const WRITE: u32 = 2;
 const INDIRECT: u32 = 4;
 
-const COMMON_STATUS: Place = Place::Common(20);
+pub(crate) const COMMON_STATUS: Place = Place::Common(20);
 const NEEDS_RESET: u32 = 64;
 const PCI_BAR: Place = Place::Configuration(0x10);
 
 const HEADER: u32 = BUFFERS;
-const STATUS: u32 = BUFFERS + 0x100;
-const DATA: u32 = BUFFERS + 0x1000;
+pub(crate) const STATUS: u32 = BUFFERS + 0x100;
+pub(crate) const DATA: u32 = BUFFERS + 0x1000;
 const TABLE: u32 = BUFFERS + 0x2000;
 /// Where no machine of these tests has memory or devices.
 const NOWHERE: u32 = 0xb000_0000;
@@ -196,7 +196,7 @@ fn open_again(script: Script) -> Script {
     script.open(BLOCK, INDIRECT_FEATURE)
 }
 
-fn open_block(script: Script) -> Script {
+pub(crate) fn open_block(script: Script) -> Script {
     open_again(script).open_queue(0)
 }
 
@@ -210,7 +210,7 @@ fn look(script: Script) -> Script {
 }
 
 /// Describes a read of sector 0 from descriptor `first` on.
-fn describe_read(script: Script, first: u32) -> Script {
+pub(crate) fn describe_read(script: Script, first: u32) -> Script {
     let script =
         (0..4).fold(script, |script, word| script.write(Place::Memory(HEADER + word * 4), Width::Double, 0));
     script
@@ -221,7 +221,7 @@ fn describe_read(script: Script, first: u32) -> Script {
 }
 
 /// Reads sector 0 and says `read` with the status, and `data` with the first four bytes.
-fn read_sector(script: Script) -> Script {
+pub(crate) fn read_sector(script: Script) -> Script {
     describe_read(script, 0)
         .write(Place::Memory(DATA), Width::Double, 0)
         .submit(0)

@@ -19,6 +19,7 @@ mod elf;
 mod hostile;
 mod image;
 mod script;
+mod slow_disk;
 mod steps;
 
 pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE};

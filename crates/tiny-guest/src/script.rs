@@ -14,6 +14,7 @@ enum Operation {
     Await,
     Submit,
     Wait,
+    AwaitClear,
 }
 
 /// Where a step reads or writes.
@@ -130,6 +131,11 @@ impl Script {
     /// Reads until any of `bits` is set.
     pub(crate) fn wait_for(self, place: Place, width: Width, bits: u32) -> Self {
         self.step(Operation::Await, width, place, bits, 0)
+    }
+
+    /// Reads until none of `bits` is set.
+    pub(crate) fn wait_until_clear(self, place: Place, width: Width, bits: u32) -> Self {
+        self.step(Operation::AwaitClear, width, place, bits, 0)
     }
 
     /// Makes the chain at descriptor `head` available in queue 0 and rings.

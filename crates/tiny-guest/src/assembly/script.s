@@ -45,6 +45,7 @@ script_operations:
     guest script_await
     guest script_submit
     guest script_wait
+    guest script_await_clear
 
 # Finds the device whose first PCI register is the address, resets it and negotiates the features in the value.
 script_open:
@@ -89,6 +90,14 @@ script_await:
     call script_get
     testl %eax, STEP_VALUE(%esi)
     jz script_await
+    ret
+
+# Reads until no bit of the value is set.
+script_await_clear:
+    pause
+    call script_get
+    testl %eax, STEP_VALUE(%esi)
+    jnz script_await_clear
     ret
 
 # Makes the chain at the descriptor in the value available in the queue in the address, and rings.

@@ -1,6 +1,7 @@
 //! Whole machines on the host's KVM, running tiny guests.
 
 mod diagnosis;
+mod disks;
 mod harness;
 mod processors;
 mod services;

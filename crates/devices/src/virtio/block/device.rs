@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
@@ -18,6 +18,7 @@ use super::disk::{
 use super::engine::{
     Backend, BlockEngine, DiskFiles, EngineChoice, EngineKind, ThreadedEngine, open_engine, retire,
 };
+use super::file_end::FileEnd;
 use super::lanes::Lanes;
 use super::qcow2::Qcow2Image;
 use super::service::{Service, WriteMode};
@@ -35,8 +36,6 @@ const COMPLETIONS: u16 = 0;
 const TIMER: u16 = 1;
 /// The most transfers in flight, whatever the number of queues: requests past them wait in their queues.
 const SLOTS_MAX: u16 = 1024;
-/// How long the end of the device waits for transfers in flight.
-const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a block device is made of.
 pub struct BlockDeviceConfig {
@@ -74,8 +73,6 @@ pub struct BlockDevice {
     queue_sizes: Vec<u16>,
     counters: Arc<BlockCounters>,
     engine_kind: EngineKind,
-    /// [`END_PATIENCE`], but for tests.
-    end_patience: Duration,
 }
 
 enum State {
@@ -95,6 +92,7 @@ impl BlockDevice {
     /// The file cannot be a disk, or no engine could be had.
     pub fn new(config: BlockDeviceConfig) -> Result<Self, DiskError> {
         let mut shape = DiskShape::of(&config.file, config.access, config.erasure)?;
+        let mut end = FileEnd::of(&config.file, &config.name).map_err(DiskError::Examine)?;
         let queues = QueueShape { count: config.queue_count.get(), size: config.queue_size.get() };
         let limiter = RateLimiter::new(&config.rate_limits).map_err(DiskError::RateLimit)?;
         let engine = match config.image {
@@ -111,18 +109,20 @@ impl BlockDevice {
                 }
                 let image = Qcow2Image::open(config.file.into()).map_err(DiskError::Image)?;
                 shape.sectors = image.disk_bytes() / SECTOR_BYTES;
+                // Where in its file a sector lies is the image's to know, which looks by itself.
+                end = None;
                 let backend = Backend::Qcow2(Box::new(image));
                 let engine = ThreadedEngine::new(backend, queues.slots(), &config.name);
                 engine.map(|engine| Box::new(engine) as Box<dyn BlockEngine>)
             }
         }
         .map_err(DiskError::Engine)?;
-        Ok(Self::on_engine(engine, shape, config.serial, queues, limiter))
+        Ok(Self::on_engine(engine, (shape, end), config.serial, queues, limiter))
     }
 
     fn on_engine(
         engine: Box<dyn BlockEngine>,
-        shape: DiskShape,
+        (shape, end): (DiskShape, Option<FileEnd>),
         serial: DiskSerial,
         queues: QueueShape,
         limiter: Option<RateLimiter>,
@@ -136,8 +136,7 @@ impl BlockDevice {
             queue_sizes: vec![queues.size; usize::from(queues.count)],
             counters: Arc::clone(&counters),
             engine_kind: engine.kind(),
-            end_patience: END_PATIENCE,
-            service: Some(Service { engine, slots, shape, serial, limiter, counters }),
+            service: Some(Service { engine, slots, shape, end, serial, limiter, counters }),
         }
     }
 
@@ -208,7 +207,7 @@ fn features(shape: &DiskShape, queues: QueueShape) -> u64 {
 /// Frees what ended and nobody waits for.
 fn settle_now(service: &mut Service) {
     while let Some(finished) = service.engine.finished() {
-        service.slots.release(finished.slot, finished.vectors);
+        service.release(finished.slot, finished.vectors);
     }
 }
 
@@ -292,7 +291,7 @@ impl VirtioDevice for BlockDevice {
     fn reset(&mut self) {
         self.state = State::Reset;
         if let Some(service) = &mut self.service {
-            service.slots.abandon_all();
+            service.abandon_all();
         }
     }
 
@@ -311,6 +310,7 @@ impl VirtioDevice for BlockDevice {
 /// Completes requests until none is in flight; `false` when `deadline` passed first.
 fn drain_lanes(service: &mut Service, lanes: &mut Lanes, deadline: Instant) -> Result<bool, QueueFault> {
     loop {
+        service.look_at_end();
         service.finish_requests(lanes)?;
         lanes.notify()?;
         if service.engine.in_flight() == 0 {
@@ -336,9 +336,11 @@ fn drain_forgotten(service: &mut Service, deadline: Instant) -> bool {
 }
 
 impl Drop for BlockDevice {
+    /// Waits for nothing: whoever has patience with this disk drains it first, and many machines' devices end on the
+    /// same thread, one after the other.
     fn drop(&mut self) {
         if let Some(service) = self.service.take() {
-            retire(service.engine, Instant::now() + self.end_patience);
+            retire(service.engine);
         }
     }
 }

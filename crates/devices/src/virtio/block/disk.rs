@@ -13,6 +13,9 @@ use super::request::{DISCARD_SECTORS_MAX, ERASE_SEGMENTS_MAX, SERIAL_BYTES, WRIT
 pub(super) const SECTOR_BYTES: u64 = 512;
 /// Sectors are grouped by two to this power in what lies beneath: 4 KiB, for file systems and flash alike.
 const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
+/// The size of a disk that is a pipe.
+#[cfg(feature = "fault-injection")]
+const HELD_SECTORS: u64 = 16;
 /// Bytes of the configuration space up to and including the write-zeroes fields (§5.2.4).
 const CONFIGURATION_BYTES: usize = 60;
 
@@ -128,6 +131,11 @@ impl DiskShape {
     pub(super) fn of(file: &OwnedFd, access: DiskAccess, erasure: DiskErasure) -> Result<Self, DiskError> {
         let examine = |error: rustix::io::Errno| DiskError::Examine(error.into());
         let found = FileType::from_raw_mode(fstat(file).map_err(examine)?.st_mode);
+        #[cfg(feature = "fault-injection")]
+        if found == FileType::Fifo {
+            // Its reads end when a test writes to the other end.
+            return Ok(Self { sectors: HELD_SECTORS, access, erasure });
+        }
         if !matches!(found, FileType::RegularFile | FileType::BlockDevice) {
             return Err(DiskError::Kind { found });
         }

@@ -6,14 +6,15 @@
 //!   └────────── status, used ring ──────────┘  └─── Finished ─────┘
 //! ```
 //!
-//! Nothing here waits for the file except [`VirtioDevice::drain`](super::VirtioDevice::drain) and
-//! [`VirtioDevice::reset`](super::VirtioDevice::reset), which have deadlines. A file that was truncated
-//! underneath gives the guest I/O errors. Who may open which file is the callers' business.
+//! Nothing here waits for transfers except [`VirtioDevice::drain`](super::VirtioDevice::drain), until its deadline: a
+//! reset forgets them, and is over when they have ended. A file that was truncated underneath gives the guest I/O
+//! errors past the lowest end that it had. Who may open which file is the callers' business.
 
 mod counters;
 mod device;
 mod disk;
 mod engine;
+mod file_end;
 mod lanes;
 mod qcow2;
 mod request;

@@ -4,16 +4,19 @@
 //! header, the rest of the readable ones data to write; the last writable byte is the status, those before it
 //! are for data to read.
 
+use std::ops::Range;
+
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
-use self::extents::segments;
 pub(super) use self::extents::{
     DISCARD_SECTORS_MAX, ERASE_SEGMENTS_MAX, EraseKind, WRITE_ZEROES_SECTORS_MAX, read_extents,
 };
+use self::extents::{charge, segments};
 use super::disk::{DiskAccess, DiskShape, SECTOR_BYTES};
+use super::engine::Extent;
 use crate::memory::GuestMemory;
 use crate::virtio::queue::Chain;
 
@@ -104,11 +107,34 @@ impl Request {
         }
     }
 
-    /// Bytes that it moves between guest and disk.
-    pub(super) fn data_bytes(&self) -> u64 {
+    /// Bytes that it takes of a limit of bytes, with the ranges that it erases.
+    pub(super) fn charge(&self, extents: &[Extent]) -> u64 {
         match *self {
             Self::Read { bytes, .. } | Self::Write { bytes, .. } => bytes,
-            Self::Flush | Self::SerialNumber { .. } | Self::Erase { .. } => 0,
+            Self::Erase { .. } => extents.iter().map(charge).sum(),
+            Self::Flush | Self::SerialNumber { .. } => 0,
+        }
+    }
+
+    /// The bytes of the disk that it reaches, from the first to the last, with the ranges that it erases.
+    pub(super) fn span(&self, extents: &[Extent]) -> Range<u64> {
+        match *self {
+            // The range lies on the disk.
+            Self::Read { offset, bytes } | Self::Write { offset, bytes } => offset..offset + bytes,
+            Self::Erase { .. } => {
+                let start = extents.iter().map(|extent| extent.offset).min();
+                let end = extents.iter().map(|extent| extent.offset + extent.bytes).max();
+                start.unwrap_or(0)..end.unwrap_or(0)
+            }
+            Self::Flush | Self::SerialNumber { .. } => 0..0,
+        }
+    }
+
+    /// Whether it changes what is on the disk.
+    pub(super) fn changes_the_disk(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Erase { .. } => true,
+            Self::Read { .. } | Self::Flush | Self::SerialNumber { .. } => false,
         }
     }
 

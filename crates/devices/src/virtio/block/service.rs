@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::counters::BlockCounters;
-use super::disk::{DiskSerial, DiskShape};
-use super::engine::{BlockEngine, Durability, Finished, Transfer, TransferKind};
+use super::disk::{DiskSerial, DiskShape, SECTOR_BYTES};
+use super::engine::{BlockEngine, Durability, Extent, Finished, Transfer, TransferKind};
+use super::file_end::FileEnd;
 use super::lanes::Lanes;
-use super::request::{EraseKind, HEADER_BYTES, Rejection, Request, Status, read_extents};
+use super::request::{HEADER_BYTES, Rejection, Request, Status, read_extents};
 use super::slots::{InFlight, Slots};
+use crate::memory::GuestMemory;
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::rate_limiter::RateLimiter;
-use crate::virtio::vectors::{VectorsError, mark_written};
+use crate::virtio::vectors::{IoVectors, VectorsError, mark_written};
 
 /// When a write counts as done (virtio 1.2 §5.2.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,10 @@ pub(super) enum WriteMode {
 pub(super) struct Service {
     pub(super) engine: Box<dyn BlockEngine>,
     pub(super) slots: Slots,
+    /// Of the disk as far as it is still there.
     pub(super) shape: DiskShape,
+    /// `None` where the file is not watched here.
+    pub(super) end: Option<FileEnd>,
     pub(super) serial: DiskSerial,
     pub(super) limiter: Option<RateLimiter>,
     pub(super) counters: Arc<BlockCounters>,
@@ -61,6 +66,7 @@ impl Service {
     /// One turn: completions out, new requests in, and once more completions, because many are there at once.
     /// Takes no more requests of a queue than its size, and none after [`TURN_BYTES`], then asks to be called again.
     pub(super) fn turn(&mut self, lanes: &mut Lanes, mode: WriteMode) -> Result<(), QueueFault> {
+        self.look_at_end();
         self.finish_requests(lanes)?;
         let limited = self.accept_requests(lanes, mode)?;
         self.engine.submit();
@@ -73,14 +79,43 @@ impl Service {
         Ok(())
     }
 
+    /// Takes notice of a file that became shorter. Comes before new requests, which must not reach past its end, and
+    /// before results, which are not to be believed there.
+    pub(super) fn look_at_end(&mut self) {
+        let Some(end) = &mut self.end else { return };
+        if let Some(sectors) = end.look(|| self.slots.first_change()) {
+            self.shape.sectors = sectors;
+        }
+    }
+
+    /// Forgets who waits for what is in flight.
+    pub(super) fn abandon_all(&mut self) {
+        if let Some(end) = &mut self.end {
+            end.note_change(self.slots.first_change());
+        }
+        self.slots.abandon_all();
+    }
+
+    /// Frees the slot of a transfer that is over, and tells who waited for it.
+    pub(super) fn release(&mut self, slot: u16, vectors: IoVectors) -> Option<InFlight> {
+        let in_flight = self.slots.release(slot, vectors)?;
+        if in_flight.request.changes_the_disk()
+            && let Some(end) = &mut self.end
+        {
+            end.note_change(in_flight.span.start);
+        }
+        Some(in_flight)
+    }
+
     /// Completes what is over in the queues it came from.
     pub(super) fn finish_requests(&mut self, lanes: &mut Lanes) -> Result<(), QueueFault> {
         while let Some(finished) = self.engine.finished() {
             let Finished { slot, vectors, result } = finished;
-            if let Some(in_flight) = self.slots.release(slot, vectors)
+            if let Some(in_flight) = self.release(slot, vectors)
                 && let Some(lane) = lanes.get_mut(in_flight.lane)
             {
-                self.complete(&mut lane.queue, &in_flight, result.is_ok())?;
+                let is_there = in_flight.span.end <= self.shape.sectors * SECTOR_BYTES;
+                self.complete(&mut lane.queue, &in_flight, result.is_ok() && is_there)?;
             }
         }
         Ok(())
@@ -149,12 +184,19 @@ impl Service {
             Ok(request) => request,
             Err(rejection) => return self.reject(queue, &chain, rejection).map(|()| true),
         };
+        let extents = match self.extents(&request, &chain, queue.memory()) {
+            Ok(extents) => extents,
+            Err(status) => {
+                return self.reject(queue, &chain, Rejection::Answer(status)).map(|()| true);
+            }
+        };
         if let Some(limiter) = &mut self.limiter
-            && !limiter.admit(Instant::now(), request.data_bytes())
+            && !limiter.admit(Instant::now(), request.charge(&extents))
         {
             return Ok(false);
         }
-        let in_flight = InFlight { lane: origin.lane, chain, request };
+        let span = request.span(&extents);
+        let in_flight = InFlight { lane: origin.lane, chain, request, span };
         match request {
             Request::SerialNumber { bytes } => {
                 // The range was cut to the chain's.
@@ -167,11 +209,20 @@ impl Service {
             Request::Read { .. } | Request::Write { .. } | Request::Flush => {
                 self.start_vectors(queue, in_flight, origin.mode)
             }
-            Request::Erase { kind, segments } => {
-                self.start_erase(queue, in_flight, origin.mode, (kind, segments))
-            }
+            Request::Erase { .. } if extents.is_empty() => self.complete(queue, &in_flight, true),
+            Request::Erase { .. } => self.start_erase(queue, in_flight, origin.mode, extents),
         }
         .map(|()| true)
+    }
+
+    /// What `request` erases: nothing, unless that is what it is for.
+    fn extents(&self, request: &Request, chain: &Chain, memory: &GuestMemory) -> Result<Vec<Extent>, Status> {
+        match *request {
+            Request::Erase { kind, segments } => read_extents(kind, segments, chain, memory, &self.shape),
+            Request::Read { .. } | Request::Write { .. } | Request::Flush | Request::SerialNumber { .. } => {
+                Ok(Vec::new())
+            }
+        }
     }
 
     fn reject(&self, queue: &mut Queue, chain: &Chain, rejection: Rejection) -> Result<(), QueueFault> {
@@ -187,13 +238,8 @@ impl Service {
         queue: &mut Queue,
         in_flight: InFlight,
         mode: WriteMode,
-        (kind, segments): (EraseKind, u32),
+        extents: Vec<Extent>,
     ) -> Result<(), QueueFault> {
-        let extents = match read_extents(kind, segments, &in_flight.chain, queue.memory(), &self.shape) {
-            Ok(extents) if extents.is_empty() => return self.complete(queue, &in_flight, true),
-            Ok(extents) => extents,
-            Err(status) => return self.reject(queue, &in_flight.chain, Rejection::Answer(status)),
-        };
         let Some((slot, vectors)) = self.slots.take() else {
             return self.complete(queue, &in_flight, false);
         };

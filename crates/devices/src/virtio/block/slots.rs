@@ -1,5 +1,7 @@
 //! Which requests are in flight, by slot.
 
+use std::ops::Range;
+
 use crate::virtio::queue::Chain;
 use crate::virtio::vectors::IoVectors;
 
@@ -11,6 +13,8 @@ pub(super) struct InFlight {
     pub(super) lane: u16,
     pub(super) chain: Chain,
     pub(super) request: Request,
+    /// From the first byte of the disk that it reaches to the last; empty where it reaches none.
+    pub(super) span: Range<u64>,
 }
 
 /// A fixed number of slots, each with vectors of its own to reuse.
@@ -57,6 +61,14 @@ impl Slots {
         place.spare = spare;
         self.free.push(slot);
         place.occupant.take()
+    }
+
+    /// The lowest offset of what is in flight and changes the disk; the highest number where nothing does. Looks at
+    /// every slot.
+    pub(super) fn first_change(&self) -> u64 {
+        let occupants = self.slots.iter().filter_map(|slot| slot.occupant.as_ref());
+        let changes = occupants.filter(|in_flight| in_flight.request.changes_the_disk());
+        changes.map(|in_flight| in_flight.span.start).min().unwrap_or(u64::MAX)
     }
 
     /// Forgets who waits. Their transfers keep their slots until they end.

@@ -43,7 +43,11 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("disks[].vhost_user", &[False], "devices in other processes are missing"),
     KeyRule::refused("disks[].vhost_socket", &[Empty], "devices in other processes are missing"),
     KeyRule::supported("disks[].rate_limiter_config", Section, "How much the guest may read and write. Default: no limit."),
-    KeyRule::supported("disks[].rate_limiter_config.bandwidth", Section, "The limit of bytes. Default: none."),
+    KeyRule::supported(
+        "disks[].rate_limiter_config.bandwidth",
+        Section,
+        "The limit of bytes. What is zeroed counts as written, what is discarded for a 256th. Default: none.",
+    ),
     KeyRule::supported("disks[].rate_limiter_config.bandwidth.size", TOKENS, LIMIT_SIZE),
     KeyRule::supported("disks[].rate_limiter_config.bandwidth.one_time_burst", TOKENS, LIMIT_BURST),
     KeyRule::supported("disks[].rate_limiter_config.bandwidth.refill_time", REFILL_TIME, LIMIT_TIME),

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::engine::{Finished, Transfer};
 use super::*;
+use crate::log_capture::warnings_during;
 use crate::virtio::BucketLimits;
 use crate::virtio::queue::RingFeatures;
 use crate::virtio::queue::testing::{Buffer, CountingInterrupt, DriverQueue, small_memory};
@@ -69,13 +71,14 @@ fn guest(engine: EngineChoice, access: DiskAccess) -> Guest {
 
 impl Guest {
     fn activate(&mut self) {
+        self.activate_with(FLUSH_FEATURE);
+    }
+
+    fn activate_with(&mut self, features: u64) {
         let (queue, interrupt) = self.driver.device_queue(RingFeatures::default());
         self.interrupt = interrupt;
-        let activation = Activation {
-            memory: Arc::clone(&self.driver.memory),
-            features: FLUSH_FEATURE,
-            queues: vec![Some(queue)],
-        };
+        let activation =
+            Activation { memory: Arc::clone(&self.driver.memory), features, queues: vec![Some(queue)] };
         self.device.activate(activation).unwrap();
     }
 
@@ -267,13 +270,105 @@ fn unknown_requests_are_unsupported() {
 
 #[test]
 fn a_disk_truncated_underneath_gives_errors() {
-    for_each_engine(DiskAccess::ReadOnly, |mut guest| {
-        guest.file.set_len(512 * 10 + 5).unwrap();
-        assert_eq!(guest.request(0, 10, &[Buffer::Writable(DATA, 512)]).0, 1);
-        assert_eq!(guest.request(0, 50, &[Buffer::Writable(DATA, 512)]).0, 1);
-        assert_eq!(guest.request(0, 9, &[Buffer::Writable(DATA, 512)]).0, 0);
-        assert_eq!(guest.counts().errors, 2);
-    });
+    for access in [DiskAccess::ReadOnly, DiskAccess::ReadWrite] {
+        for_each_engine(access, |mut guest| {
+            guest.file.set_len(512 * 10 + 5).unwrap();
+            assert_eq!(guest.request(0, 10, &[Buffer::Writable(DATA, 512)]).0, 1);
+            assert_eq!(guest.request(0, 50, &[Buffer::Writable(DATA, 512)]).0, 1);
+            assert_eq!(guest.request(0, 9, &[Buffer::Writable(DATA, 512)]).0, 0);
+            assert_eq!(guest.counts().errors, 2);
+        });
+    }
+}
+
+#[test]
+fn what_a_truncated_disk_lost_is_neither_read_nor_written_nor_erased_again() {
+    let part = || [Buffer::Readable(DATA, 1024)];
+    for features in [FLUSH_FEATURE, 0] {
+        for_each_engine(DiskAccess::ReadWrite, |mut guest| {
+            guest.device.reset();
+            guest.driver = DriverQueue::new(small_memory(MEMORY_BYTES), GuestAddress(0), 64);
+            guest.activate_with(features);
+            guest.file.set_len(512 * 10).unwrap();
+            let ((), warnings) = warnings_during(|| {
+                assert_eq!(guest.request(1, 50, &part()).0, 1, "past the end");
+                assert_eq!(guest.request(1, 9, &part()).0, 1, "across the end");
+                assert_eq!(guest.erase(11, &[(8, 1, 0), (32, 8, 0)]), 1);
+                assert_eq!(guest.erase(13, &[(40, 1, 0)]), 1);
+                assert_eq!(guest.file.metadata().unwrap().len(), 512 * 10, "nothing makes it longer");
+                // Whoever makes it longer does not bring back what was there.
+                guest.file.set_len(512 * SECTORS).unwrap();
+                assert_eq!(guest.request(0, 10, &[Buffer::Writable(DATA, 512)]).0, 1);
+                assert_eq!(guest.request(1, 63, &[Buffer::Readable(DATA, 512)]).0, 1);
+                assert_eq!(guest.erase(13, &[(11, 1, 0)]), 1);
+                assert_eq!(guest.request(1, 8, &part()).0, 0, "up to the end");
+                assert_eq!(guest.erase(13, &[(2, 1, 0)]), 0);
+                assert_eq!(guest.request(0, 3, &[Buffer::Writable(DATA, 512)]), (0, 513));
+                assert_eq!(guest.read::<1>(DATA), [3]);
+                assert_eq!(guest.request(4, 0, &[]).0, 0, "there is nothing wrong with flushing");
+            });
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].contains("disk-test"), "{warnings:?}");
+            assert_eq!(guest.counts().errors, 7);
+        });
+    }
+}
+
+#[test]
+fn a_write_under_way_while_its_file_is_truncated_does_not_hide_that() {
+    let file = disk();
+    let (mut device, transfers) = stuck_device(QueueShape { count: 1, size: 256 });
+    let service = device.service.as_mut().unwrap();
+    service.shape.access = DiskAccess::ReadWrite;
+    service.end = FileEnd::of(&file.try_clone().unwrap().into(), "disk-test").unwrap();
+    let driver = DriverQueue::new(small_memory(MEMORY_BYTES), GuestAddress(0), 64);
+    let mut guest = Guest { device, interrupt: Arc::default(), driver, file };
+    guest.activate();
+    guest.add(1, 30, &[Buffer::Readable(DATA, 512)]);
+    guest.device.doorbell(0);
+    // The kernel gets to the write only after the truncation.
+    guest.file.set_len(512 * 10).unwrap();
+    guest.file.write_all_at(&[9; 512], 512 * 30).unwrap();
+    transfers.lock().unwrap().end_all();
+    guest.device.event(COMPLETIONS);
+    assert_eq!((guest.driver.drain_used().len(), guest.read::<1>(STATUS)), (1, [1]));
+    guest.add(0, 30, &[Buffer::Writable(DATA, 512)]);
+    guest.device.doorbell(0);
+    assert_eq!((guest.driver.drain_used().len(), guest.read::<1>(STATUS)), (1, [1]));
+    // As above, with a write that nobody waits for any more when it ends.
+    guest.add(1, 3, &[Buffer::Readable(DATA, 512)]);
+    guest.device.doorbell(0);
+    guest.device.reset();
+    guest.file.set_len(0).unwrap();
+    guest.file.write_all_at(&[9; 512], 512 * 3).unwrap();
+    transfers.lock().unwrap().end_all();
+    assert!(guest.device.is_settled());
+    guest.driver = DriverQueue::new(small_memory(MEMORY_BYTES), GuestAddress(0), 64);
+    guest.activate();
+    guest.add(0, 3, &[Buffer::Writable(DATA, 512)]);
+    guest.device.doorbell(0);
+    assert_eq!((guest.driver.drain_used().len(), guest.read::<1>(STATUS)), (1, [1]));
+    assert!(transfers.lock().unwrap().waiting.is_empty(), "nothing reached the file");
+}
+
+#[test]
+fn a_disk_whose_file_was_unlinked_goes_on() {
+    for engine in ENGINES {
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().set_len(SECTORS * 512).unwrap();
+        let device = device(engine, DiskAccess::ReadWrite, named.as_file());
+        let (file, path) = named.into_parts();
+        path.close().unwrap();
+        let driver = DriverQueue::new(small_memory(MEMORY_BYTES), GuestAddress(0), 64);
+        let mut guest = Guest { device, interrupt: Arc::default(), driver, file };
+        guest.activate();
+        guest.driver.memory.write_slice(&[0x5a; 512], DATA).unwrap();
+        assert_eq!(guest.request(1, 63, &[Buffer::Readable(DATA, 512)]).0, 0);
+        assert_eq!(guest.request(4, 0, &[]).0, 0);
+        assert_eq!(guest.erase(13, &[(62, 1, 0)]), 0);
+        assert_eq!(guest.request(0, 63, &[Buffer::Writable(GuestAddress(DATA.0 + 0x1000), 512)]).0, 0);
+        assert_eq!(guest.read::<1>(GuestAddress(DATA.0 + 0x1000)), [0x5a]);
+    }
 }
 
 #[test]
@@ -452,8 +547,7 @@ fn stuck_device_of(queues: QueueShape, sectors: u64) -> (BlockDevice, Arc<Mutex<
     let event = crate::wake::WakeEvent::new().unwrap();
     let engine = StuckEngine { event, transfers: Arc::clone(&transfers) };
     let shape = DiskShape { sectors, access: DiskAccess::ReadOnly, erasure: DiskErasure::Offered };
-    let mut device = BlockDevice::on_engine(Box::new(engine), shape, DiskSerial::default(), queues, None);
-    device.end_patience = Duration::from_millis(5);
+    let device = BlockDevice::on_engine(Box::new(engine), (shape, None), DiskSerial::default(), queues, None);
     (device, transfers)
 }
 
@@ -488,6 +582,22 @@ fn a_disk_that_does_not_answer_keeps_the_device_from_starting_again() {
     guest.device.event(COMPLETIONS);
     assert_eq!(guest.driver.used_index(), 0, "what ended late is not told to the new queue");
     assert_eq!(guest.read::<1>(STATUS), [UNTOUCHED]);
+}
+
+/// Devices of many machines end on one thread.
+#[test]
+fn the_end_of_a_device_waits_for_nothing() {
+    let (mut guest, transfers) = stuck_guest();
+    guest.add(0, 1, &[Buffer::Writable(DATA, 512)]);
+    guest.device.doorbell(0);
+    guest.device.reset();
+    let memory = Arc::clone(&guest.driver.memory);
+    let started = Instant::now();
+    let ((), warnings) = warnings_during(|| drop(guest));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(Arc::strong_count(&memory), 2, "the disk may still fill the guest's memory");
+    transfers.lock().unwrap().end_all();
 }
 
 #[test]
@@ -728,6 +838,26 @@ fn requests_over_the_rate_limit_wait_for_its_timer() {
             assert!(started.elapsed() >= Duration::from_millis(60), "nine of two each 20 ms");
             assert_eq!(guest.counts().errors, 0);
         }
+    }
+}
+
+#[test]
+fn what_is_zeroed_counts_as_written_and_what_is_discarded_for_a_little() {
+    // Each takes all that the bucket has.
+    for (kind, sectors, takes) in [(13, 16, 8192), (11, 64, 128)] {
+        let limits = RateLimits { bandwidth: bucket(takes, 60_000), operations: None };
+        let file = disk();
+        let mut config =
+            config(file.try_clone().unwrap().into(), DiskAccess::ReadWrite, EngineChoice::Automatic);
+        config.rate_limits = limits;
+        let device = BlockDevice::new(config).unwrap();
+        let driver = DriverQueue::new(small_memory(MEMORY_BYTES), GuestAddress(0), 64);
+        let mut guest = Guest { device, interrupt: Arc::default(), driver, file };
+        guest.activate();
+        assert_eq!(guest.erase(kind, &[(0, sectors / 2, 0), (32, sectors / 2, 0)]), 0);
+        guest.add(0, 63, &[Buffer::Writable(DATA, 512)]);
+        assert_eq!(guest.serve(), [], "nothing is left");
+        assert_eq!(guest.read::<1>(STATUS), [UNTOUCHED]);
     }
 }
 

@@ -186,9 +186,9 @@ pub(crate) fn open_engine(
     thread_name: &str,
 ) -> io::Result<Box<dyn BlockEngine>> {
     match choice {
-        EngineChoice::Uring => Ok(Box::new(UringEngine::new(&files, slots)?)),
+        EngineChoice::Uring => Ok(Box::new(UringEngine::new(&files, slots, thread_name)?)),
         EngineChoice::Thread => Ok(Box::new(ThreadedEngine::new(Backend::Files(files), slots, thread_name)?)),
-        EngineChoice::Automatic => match UringEngine::new(&files, slots) {
+        EngineChoice::Automatic => match UringEngine::new(&files, slots, thread_name) {
             Ok(engine) => Ok(Box::new(engine)),
             Err(error) => {
                 tracing::info!(disk = thread_name, %error, "no io_uring for this disk, it gets a thread instead");
@@ -198,13 +198,16 @@ pub(crate) fn open_engine(
     }
 }
 
-/// Ends `engine`: waits until `deadline` for what is in flight, and leaves what takes longer to a thread that
-/// waits for as long as it takes, because until then the kernel may touch the guest memory that the engine holds.
-pub(crate) fn retire(mut engine: Box<dyn BlockEngine>, deadline: Instant) {
-    if settle(&mut *engine, deadline) {
+/// Ends `engine` without waiting: what is in flight is left to a thread that waits for as long as it takes, because
+/// until then the kernel may touch the guest memory that the engine holds.
+pub(crate) fn retire(mut engine: Box<dyn BlockEngine>) {
+    if settle(&mut *engine, Instant::now()) {
         return;
     }
-    tracing::warn!(transfers = engine.in_flight(), "a disk does not answer; its guest's memory stays mapped");
+    tracing::warn!(
+        transfers = engine.in_flight(),
+        "a disk's transfers have not ended; its guest's memory stays mapped until they do"
+    );
     // If even this thread cannot be had, the engine's own end sees to it that its memory is never unmapped.
     let _thread = std::thread::Builder::new()
         .name("disk-settle".to_owned())

@@ -4,8 +4,9 @@
 //! enabled: four operations, on registered files only, and no further registration. A process that is taken
 //! over through this ring gains no file it did not have.
 //!
-//! Neither `SINGLE_ISSUER` nor `COOP_TASKRUN` is set: a vCPU thread that resets the device uses the ring, too, and
-//! waits for transfers that the event loop's thread submitted, which the kernel must be able to end meanwhile.
+//! Neither `SINGLE_ISSUER` nor `COOP_TASKRUN` is set: besides the event loop, a vCPU thread uses the ring when it resets
+//! the device, and the thread that settles an ended machine's transfers. Neither is the one that submitted, which may
+//! be gone or busy elsewhere: the kernel must be able to end transfers all the same.
 #![expect(
     unsafe_code,
     reason = "the kernel is handed pointers that must stay good until it is done with them"
@@ -49,6 +50,8 @@ pub(super) struct UringEngine {
     in_flight: u16,
     /// The ring refused to take entries; those in it must never be submitted again.
     failed: Option<Errno>,
+    /// Names the disk in the log.
+    disk: String,
 }
 
 #[derive(Default)]
@@ -61,7 +64,7 @@ struct Slot {
 impl UringEngine {
     /// # Errors
     /// The kernel has no `io_uring`, forbids it, or cannot restrict it (before 5.10).
-    pub(super) fn new(files: &DiskFiles, slots: u16) -> io::Result<Self> {
+    pub(super) fn new(files: &DiskFiles, slots: u16, disk: &str) -> io::Result<Self> {
         let event = WakeEvent::new()?;
         let ring = IoUring::builder().dontfork().setup_r_disabled().build(u32::from(slots.max(1)))?;
         let submitter = ring.submitter();
@@ -92,6 +95,7 @@ impl UringEngine {
             unsubmitted: VecDeque::with_capacity(usize::from(slots)),
             in_flight: 0,
             failed: None,
+            disk: disk.to_owned(),
         })
     }
 
@@ -205,6 +209,8 @@ impl BlockEngine for UringEngine {
                     }
                     other => {
                         self.failed = Some(other.unwrap_or(Errno::IO));
+                        let disk = self.disk.as_str();
+                        tracing::error!(disk, %error, "a disk's io_uring takes no transfers any more; all of them fail");
                         break;
                     }
                 },
@@ -297,6 +303,11 @@ fn operation(file: Fixed, transfer: &Transfer) -> Entry {
 impl UringEngine {
     pub(super) fn ring(&mut self) -> &mut IoUring {
         &mut self.ring
+    }
+
+    /// Puts a ring in this one's place that the kernel takes no entries from.
+    pub(super) fn break_ring(&mut self) {
+        self.ring = IoUring::builder().setup_r_disabled().build(8).unwrap();
     }
 
     /// Pushes an entry that refers to no memory.

@@ -30,6 +30,8 @@ pub(crate) struct Qcow2Image {
     /// The same file, to see whether it was truncated: the library takes what is missing for zeros.
     file: File,
     file_bytes: u64,
+    /// It was: whatever its size is now, the image is not whole.
+    truncated: bool,
     disk_bytes: u64,
     chunk: Vec<u8>,
 }
@@ -54,7 +56,7 @@ impl Qcow2Image {
         let damaged = |_panic| io::Error::new(io::ErrorKind::InvalidData, "the image is damaged");
         let image = opened.map_err(damaged)??;
         let file_bytes = file.metadata()?.len();
-        Ok(Self { image, file, file_bytes, disk_bytes, chunk: Vec::new() })
+        Ok(Self { image, file, file_bytes, truncated: false, disk_bytes, chunk: Vec::new() })
     }
 
     /// The disk's size.
@@ -64,16 +66,29 @@ impl Qcow2Image {
 
     /// Carries `transfer` out, however long that takes.
     pub(crate) fn run(&mut self, transfer: &mut Transfer) -> io::Result<()> {
-        if self.file.metadata()?.len() < self.file_bytes {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        self.ensure_whole()?;
         match transfer.kind {
-            TransferKind::Read => self.read(transfer),
+            // What was missing meanwhile was read as zeros.
+            TransferKind::Read => self.read(transfer).and_then(|()| self.ensure_whole()),
             TransferKind::Flush => Ok(()),
             TransferKind::Write | TransferKind::DurableWrite | TransferKind::Erase | TransferKind::Fill => {
                 Err(io::ErrorKind::ReadOnlyFilesystem.into())
             }
         }
+    }
+
+    /// Fails for good once the file is shorter than it was.
+    fn ensure_whole(&mut self) -> io::Result<()> {
+        if !self.truncated && self.file.metadata()?.len() < self.file_bytes {
+            self.truncated = true;
+            // This thread is the disk's own.
+            let thread = std::thread::current();
+            tracing::warn!(
+                disk = thread.name(),
+                "a disk's image became shorter and gives errors from now on"
+            );
+        }
+        if self.truncated { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     fn read(&mut self, transfer: &mut Transfer) -> io::Result<()> {

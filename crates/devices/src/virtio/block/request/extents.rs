@@ -16,6 +16,9 @@ pub(crate) const DISCARD_SECTORS_MAX: u32 = 1 << 21;
 pub(crate) const WRITE_ZEROES_SECTORS_MAX: u32 = 1 << 17;
 /// Bytes a range takes in the request: sector, number of sectors, flags.
 const SEGMENT_BYTES: u64 = 16;
+/// Bytes to discard for one that a limit of bytes counts. For each block of 4 KiB that is freed, a file system
+/// writes at most an entry of a dozen bytes and some bits.
+const DISCARD_SHARE: u64 = 256;
 
 /// Which of the two requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,14 @@ pub(crate) enum EraseKind {
 pub(super) fn segments(payload: u64) -> Option<u32> {
     let count = u32::try_from(payload / SEGMENT_BYTES).ok()?;
     (payload.is_multiple_of(SEGMENT_BYTES) && (1..=ERASE_SEGMENTS_MAX).contains(&count)).then_some(count)
+}
+
+/// What `extent` takes of a limit of bytes. What is to read as zeros may have to be written.
+pub(super) fn charge(extent: &Extent) -> u64 {
+    match extent.erasure {
+        Erasure::Discard => extent.bytes / DISCARD_SHARE,
+        Erasure::Unmap | Erasure::Zero => extent.bytes,
+    }
 }
 
 /// Reads `segments` ranges of `chain`, each once, and checks them against a disk of `shape`; the first one stands
