@@ -10,6 +10,10 @@ use thiserror::Error;
 use super::HEADER_BYTES;
 use super::offloads::{Offloads, UdpSegmentation};
 
+/// The most frames that are thrown away before a card begins. More than wait in any TAP by default; a host that sends
+/// faster than they are fetched keeps nobody here.
+const WAITING_MAX: usize = 4096;
+
 /// A descriptor on which one `readv` takes one frame and one `writev` gives one, without waiting, each with a
 /// 12-byte virtio header before it.
 pub trait FramePort: Send {
@@ -22,8 +26,13 @@ pub trait FramePort: Send {
     /// The host refused.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 
-    /// Says whether the host gives it frames from now on; it does at first. Asked of one of several ports of a card alone,
-    /// and never twice in a row for the same.
+    /// Whether the host gives it frames when it is handed over. One that an earlier card had may be out of use.
+    fn initial_use(&self) -> PortUse {
+        PortUse::Attached
+    }
+
+    /// Says whether the host gives it frames from now on. Asked of one of several ports of a card alone, and never for
+    /// what is so already.
     ///
     /// # Errors
     /// The host refused.
@@ -65,11 +74,13 @@ pub enum TapError {
 /// A TAP interface's queue.
 pub struct Tap {
     fd: OwnedFd,
+    initial_use: PortUse,
     udp_segmentation: UdpSegmentation,
 }
 
 impl Tap {
-    /// Takes an open TAP, makes it non-blocking, sets the size of its headers and finds out what it can do.
+    /// Takes an open TAP, makes it non-blocking, sets the size of its headers and finds out what it can do. What an
+    /// earlier card on it left (offloads, frames that nobody fetched) goes.
     ///
     /// # Errors
     /// The descriptor is no TAP with headers, or a call failed.
@@ -89,7 +100,10 @@ impl Tap {
             Err(_unknown) => UdpSegmentation::Unsupported,
         };
         set_offloads(fd.as_fd(), Offloads::default()).map_err(failed("TUNSETOFFLOAD"))?;
-        Ok(Self { fd, udp_segmentation })
+        let initial_use =
+            if flags & libc::IFF_DETACH_QUEUE == 0 { PortUse::Attached } else { PortUse::Detached };
+        discard_waiting(fd.as_fd());
+        Ok(Self { fd, initial_use, udp_segmentation })
     }
 }
 
@@ -102,6 +116,10 @@ impl FramePort for Tap {
         set_offloads(self.fd(), offloads)
     }
 
+    fn initial_use(&self) -> PortUse {
+        self.initial_use
+    }
+
     fn set_use(&self, port_use: PortUse) -> io::Result<()> {
         let flag = match port_use {
             PortUse::Attached => libc::IFF_ATTACH_QUEUE,
@@ -112,6 +130,18 @@ impl FramePort for Tap {
 
     fn udp_segmentation(&self) -> UdpSegmentation {
         self.udp_segmentation
+    }
+}
+
+/// Throws away what came for the guest of an earlier card: it may leave work to its receiver that the next guest has
+/// not accepted.
+fn discard_waiting(fd: BorrowedFd<'_>) {
+    // A read takes a whole frame, however little of it fits.
+    let mut start = [0; 64];
+    for _ in 0..WAITING_MAX {
+        if !rustix::io::read(fd, &mut start).is_ok_and(|bytes| bytes > 0) {
+            break;
+        }
     }
 }
 
