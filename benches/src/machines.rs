@@ -12,7 +12,8 @@ use tiny_guest::TinyGuest;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, GuestServices, MachineSpec, MemoryBacking, MemorySpec, SerialMode, VmId,
+    BootSpec, Bytes, CpuSpec, GuestServices, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode,
+    VmId,
 };
 use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
@@ -100,6 +101,7 @@ impl Fleet {
                 services: GuestServices::default(),
             },
             initial: InitialState::Running,
+            resets: ResetPolicy::default(),
         })
     }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use vm_model::{FailureKind, MachineExit, MachinePhase, VmId};
 
 use crate::CommandKind;
-use crate::engine::Cause;
+use crate::engine::{BuildFailure, Cause};
 
 /// Why the host could not be set up.
 #[derive(Debug, Error)]
@@ -128,6 +128,23 @@ impl LaunchFailure {
             Self::Start(_) => FailureKind::Host,
             Self::Ended(_) | Self::Panicked(_) => FailureKind::Machine,
         }
+    }
+
+    /// How a machine ended that came to this.
+    pub(crate) fn as_exit(&self) -> MachineExit {
+        match self {
+            Self::Build { .. } | Self::Start(_) => {
+                MachineExit::NotBuilt { kind: self.kind(), reason: chain(self) }
+            }
+            Self::Ended(exit) => exit.clone(),
+            Self::Panicked(_) => MachineExit::Failed(chain(self)),
+        }
+    }
+}
+
+impl From<BuildFailure> for LaunchFailure {
+    fn from(failure: BuildFailure) -> Self {
+        Self::Build { kind: failure.kind, source: failure.cause }
     }
 }
 
