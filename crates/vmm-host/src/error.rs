@@ -97,7 +97,7 @@ impl LaunchError {
     }
 }
 
-/// What happened on a machine's thread before the first instruction.
+/// What happened on a machine's thread before the first instruction, of the first boot or after a reset in place.
 #[derive(Debug, Error)]
 pub enum LaunchFailure {
     /// The machine could not be built.

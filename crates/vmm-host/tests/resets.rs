@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tiny_guest::TinyGuest;
 use vm_model::{
-    DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec, MachineExit, MachinePhase, ResetCounts,
-    ResetLimit, ResetPolicy, ResetSource, VsockSpec,
+    BalloonSpec, Bytes, DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec, MachineExit,
+    MachinePhase, ResetCounts, ResetLimit, ResetPolicy, ResetSource, SerialMode, VsockSpec,
 };
 use vmm_host::{LaunchRequest, MachineHandle, StopPolicy};
 
@@ -137,4 +137,28 @@ async fn sockets_are_listened_on_again_and_connections_of_the_old_guest_are_clos
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     within(machine.released()).await;
     assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_consoles_size_is_that_of_its_terminal_and_a_balloon_begins_anew() {
+    let Some(host) = host() else { return };
+    let mut request = request("vm", &TinyGuest::console());
+    request.spec.serial = SerialMode::Null;
+    request.spec.services.console = true;
+    request.spec.services.balloon = Some(BalloonSpec { size: Bytes::from_mib(1), ..BalloonSpec::default() });
+    let machine = launch(&host, request).await;
+    let target = || machine.counters().balloon.expect("it has one").target.as_mib();
+    within(machine.set_balloon(Bytes::from_mib(8))).await.expect("it has one");
+    assert_eq!(target(), 8);
+    within(machine.resize_console(300, 50)).await.expect("it has one");
+    within(machine.reset()).await.expect("the button works");
+    until_reset(&machine, 1).await;
+    assert_eq!(target(), 1);
+    // A guest that is not told the size never gets as far as to listen.
+    let mut typed = 0;
+    while typed < 4 {
+        typed += within(machine.write_console(b"abcd"[typed..].to_vec())).await.expect("it runs");
+    }
+    assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+    assert!(machine.console().head.ends_with(b"ready\nabcd"));
 }
