@@ -28,6 +28,9 @@ pub struct ObservedVm {
     /// How often it was started again.
     #[serde(default)]
     pub restarts: u64,
+    /// How often its machine was made anew in place.
+    #[serde(default)]
+    pub resets: u64,
     /// What ended it when it was told to stop.
     #[serde(default)]
     pub last_stop: Option<String>,
