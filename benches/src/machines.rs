@@ -1,5 +1,5 @@
-//! Machines under measurement: how long one takes to say its first byte, alone, beside others and many at once; how
-//! long it takes to end.
+//! Machines under measurement: how long one takes to say its first byte, alone, beside others, many at once and after a
+//! reset; how long it takes to end.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,10 @@ use tiny_guest::TinyGuest;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, GuestServices, MachineSpec, MemoryBacking, MemorySpec, SerialMode, VmId,
+    BootSpec, Bytes, CpuSpec, GuestServices, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode,
+    VmId,
 };
+use vmm_host::console::ConsoleFollower;
 use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
 /// What the guest says before it halts for ever: one byte that no program prints of itself.
@@ -22,6 +24,9 @@ const FIRST_BYTE: u8 = 0x06;
 const MEMORY: Bytes = Bytes::from_mib(128);
 /// Longer than anything here takes, so that what hangs is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// After it a guest halts, and what its creation stirred up in the kernel has settled.
+const SETTLING: Duration = Duration::from_millis(60);
 
 /// A host of machines and those that it holds.
 pub(crate) struct Fleet {
@@ -73,13 +78,25 @@ impl Fleet {
     pub(crate) async fn stop_one(&mut self) -> Result<Vec<u64>> {
         let request = self.request()?;
         let (machine, _) = create(&self.host, request).await?;
-        // It halts by now, and what its creation stirred up in the kernel has settled.
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(SETTLING).await;
         let begun = Instant::now();
         machine.stop(StopPolicy::KILL).await?;
         let answered = begun.elapsed();
         timeout(PATIENCE, machine.released()).await.context("a machine was not released")?;
         Ok([answered, begun.elapsed()].map(nanoseconds).into())
+    }
+
+    /// Creates a machine and resets it while it idles.
+    pub(crate) async fn reset_one(&mut self) -> Result<Vec<u64>> {
+        let request = self.request()?;
+        let (machine, _) = create(&self.host, request).await?;
+        tokio::time::sleep(SETTLING).await;
+        let mut console = machine.console_recorder().follow(1);
+        let begun = Instant::now();
+        machine.reset().await?;
+        let took = first_byte(&mut console, begun).await?;
+        end(vec![machine]).await?;
+        Ok(vec![nanoseconds(took)])
     }
 
     /// The next machine. Opening its kernel is no part of what is measured: it is the artifact's opening.
@@ -100,6 +117,7 @@ impl Fleet {
                 services: GuestServices::default(),
             },
             initial: InitialState::Running,
+            resets: ResetPolicy::default(),
         })
     }
 }
@@ -109,11 +127,17 @@ async fn create(host: &VmmHost, request: LaunchRequest) -> Result<(MachineHandle
     let begun = Instant::now();
     let machine = host.launch(request).await?;
     let mut console = machine.console_recorder().follow(0);
+    let took = first_byte(&mut console, begun).await?;
+    Ok((machine, took))
+}
+
+/// Waits for a guest's first byte: how long after `begun` it was there.
+async fn first_byte(console: &mut ConsoleFollower, begun: Instant) -> Result<Duration> {
     let chunk = timeout(PATIENCE, console.next()).await.context("a guest said nothing")?;
     let took = begun.elapsed();
     let said = chunk.map(|chunk| chunk.bytes);
     ensure!(said.as_deref() == Some(&[FIRST_BYTE]), "a guest said {said:?}");
-    Ok((machine, took))
+    Ok(took)
 }
 
 /// Creates all of `requests` at the same time, each in a task of its own.

@@ -43,6 +43,7 @@ fn main() -> Result<()> {
             Order::Hold(count) => runtime.block_on(fleet.hold(count)).map(Answer::Nanoseconds)?,
             Order::Boot(count) => runtime.block_on(fleet.boot(count)).map(Answer::Nanoseconds)?,
             Order::Stop => runtime.block_on(fleet.stop_one()).map(Answer::Nanoseconds)?,
+            Order::Reset => runtime.block_on(fleet.reset_one()).map(Answer::Nanoseconds)?,
             Order::Hash => storage.hash().map(Answer::Nanoseconds)?,
             Order::CopyDisk => storage.copy_disk().map(Answer::Nanoseconds)?,
             Order::WriteRecord => storage.write_record().map(Answer::Nanoseconds)?,

@@ -17,6 +17,9 @@ pub(crate) enum Order {
     /// `stop`: create a machine and kill it while it idles. Answers the time until the stop was answered, then that
     /// until everything was released.
     Stop,
+    /// `reset`: create a machine and press its reset button while it idles. Answers the time until its guest's first byte
+    /// is there again.
+    Reset,
     /// `hash`: hash a store path of [`storage::SIZE`](crate::storage::SIZE) bytes.
     Hash,
     /// `copy-disk`: make a writable copy of a disk of [`storage::SIZE`](crate::storage::SIZE) bytes.
@@ -40,6 +43,7 @@ impl FromStr for Order {
             "hold" => Self::Hold(count()?),
             "boot" => Self::Boot(count()?),
             "stop" => Self::Stop,
+            "reset" => Self::Reset,
             "hash" => Self::Hash,
             "copy-disk" => Self::CopyDisk,
             "write-record" => Self::WriteRecord,

@@ -31,6 +31,9 @@ pub struct ObservedVm {
     /// What the worker has to say about how it is served.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// How often its machine was made anew in place.
+    #[serde(default)]
+    pub resets: u64,
     /// What ended it when it was told to stop.
     #[serde(default)]
     pub last_stop: Option<String>,

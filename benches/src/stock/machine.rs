@@ -13,7 +13,7 @@ use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, GuestServices, MacAddress,
-    MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode, VmId,
+    MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, ResetPolicy, SerialMode, VmId,
 };
 use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, VmmHost};
 
@@ -123,7 +123,8 @@ fn request(
         rng: true,
         services: GuestServices::default(),
     };
-    LaunchRequest { id: VmId::new("stock"), spec, initial: InitialState::Running }
+    let (initial, resets) = (InitialState::Running, ResetPolicy::EndsMachine);
+    LaunchRequest { id: VmId::new("stock"), spec, initial, resets }
 }
 
 fn disk_spec(path: &Path) -> Result<DiskSpec<OwnedFd>> {

@@ -39,8 +39,12 @@ pub struct VmView {
     pub hash: String,
     /// The desired state it came with last.
     pub generation: Generation,
-    /// How often it was started again after a failure or a reset by the guest.
+    /// How often it was started again after a failure or a reset by the guest, in place or as a new machine.
     pub restarts: u64,
+    /// How often its machine was made anew in place: after a reset by the guest, which is a restart, or by its reset
+    /// button, which is none.
+    #[serde(default)]
+    pub resets: u64,
     /// What ended it when it was told to stop last.
     pub last_stop: Option<StopMethod>,
     /// How long the steps of its newest start took.
@@ -119,6 +123,7 @@ impl VmView {
             hash: info.assignment.hash,
             generation: info.generation,
             restarts: info.restarts,
+            resets: info.resets,
             last_stop: info.last_stop,
             timings: TimingsView {
                 artifact_ms: info.timings.artifact.map(milliseconds),

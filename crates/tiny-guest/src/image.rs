@@ -22,6 +22,7 @@ global_asm!(
     include_str!("assembly/net.s"),
     include_str!("assembly/network_host.s"),
     include_str!("assembly/processors.s"),
+    include_str!("assembly/lives.s"),
     include_str!("assembly/script.s"),
     include_str!("assembly/end.s"),
     options(raw, att_syntax)

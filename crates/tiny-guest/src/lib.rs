@@ -74,6 +74,7 @@ enum Kind {
     Script,
     Balloon,
     Nmi,
+    Lives,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -157,6 +158,27 @@ impl TinyGuest {
     #[must_use]
     pub fn keyboard_reset() -> Self {
         Self::of(Kind::KeyboardReset)
+    }
+
+    /// Counts its lives on the first virtio block device, in the first four bytes of sector 0, and resets itself through
+    /// ACPI until it has lived `resets` times; then it powers off. Each life says:
+    ///
+    /// ```text
+    /// read status 00
+    /// life <how many there were before it, 8 digits>
+    /// write status 00
+    /// ```
+    ///
+    /// Numbers are hexadecimal.
+    #[must_use]
+    pub fn lives(resets: u32) -> Self {
+        Self { count: resets, ..Self::of(Kind::Lives) }
+    }
+
+    /// As [`lives`](Self::lives), but after the last reset it is a [`network_host`](Self::network_host).
+    #[must_use]
+    pub fn lives_and_network_host(resets: u32) -> Self {
+        Self { count: resets, kind: Kind::Lives, ..Self::network_host(None) }
     }
 
     /// Writes `ready\n` and shuts its CPU down by a triple fault.

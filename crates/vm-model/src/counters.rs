@@ -1,4 +1,4 @@
-//! What a machine has used since it was built. All figures only grow; rates are derived elsewhere.
+//! What a machine has used since it was launched. All figures only grow; rates are derived elsewhere.
 
 use std::time::Duration;
 
@@ -82,4 +82,111 @@ pub struct BlockCounters {
     pub flush_operations: u64,
     /// Requests that failed.
     pub errors: u64,
+}
+
+impl MachineCounters {
+    /// What two machines of the same description have used together, `self` being the later one: what is counted is
+    /// added up, what is measured (memory, the balloon's) is that of the later one.
+    #[must_use]
+    pub fn added_to(mut self, earlier: &Self) -> Self {
+        let vcpus = self.vcpus.len().max(earlier.vcpus.len());
+        self.vcpus.resize(vcpus, VcpuCounters::default());
+        for (now, before) in self.vcpus.iter_mut().zip(&earlier.vcpus) {
+            now.cpu_time = now.cpu_time.saturating_add(before.cpu_time);
+            add(&mut now.exits, before.exits);
+        }
+        for before in &earlier.nics {
+            match self.nics.iter_mut().find(|now| now.id == before.id) {
+                Some(now) => now.add(before),
+                None => self.nics.push(before.clone()),
+            }
+        }
+        for before in &earlier.disks {
+            match self.disks.iter_mut().find(|now| now.id == before.id) {
+                Some(now) => now.add(before),
+                None => self.disks.push(before.clone()),
+            }
+        }
+        self
+    }
+}
+
+impl NicCounters {
+    fn add(&mut self, other: &Self) {
+        add(&mut self.receive_bytes, other.receive_bytes);
+        add(&mut self.receive_frames, other.receive_frames);
+        add(&mut self.transmit_bytes, other.transmit_bytes);
+        add(&mut self.transmit_frames, other.transmit_frames);
+        add(&mut self.transmit_dropped, other.transmit_dropped);
+    }
+}
+
+impl BlockCounters {
+    fn add(&mut self, other: &Self) {
+        add(&mut self.read_bytes, other.read_bytes);
+        add(&mut self.written_bytes, other.written_bytes);
+        add(&mut self.read_operations, other.read_operations);
+        add(&mut self.write_operations, other.write_operations);
+        add(&mut self.flush_operations, other.flush_operations);
+        add(&mut self.errors, other.errors);
+    }
+}
+
+fn add(figure: &mut u64, more: u64) {
+    *figure = figure.saturating_add(more);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_adds_up_and_what_is_measured_is_the_later_ones() {
+        let reading = |base: u64| MachineCounters {
+            vcpus: vec![VcpuCounters { cpu_time: Duration::from_secs(base), exits: base + 1 }],
+            memory_size: Bytes::from_mib(64),
+            memory_resident: Bytes::new(base),
+            nics: vec![NicCounters {
+                id: "net0".into(),
+                receive_bytes: base + 2,
+                receive_frames: base + 3,
+                transmit_bytes: base + 4,
+                transmit_frames: base + 5,
+                transmit_dropped: base + 6,
+            }],
+            disks: vec![BlockCounters {
+                id: "disk0".into(),
+                read_bytes: base + 7,
+                written_bytes: base + 8,
+                read_operations: base + 9,
+                write_operations: base + 10,
+                flush_operations: base + 11,
+                errors: base + 12,
+            }],
+            balloon: Some(BalloonCounters { target: Bytes::new(base), ..BalloonCounters::default() }),
+        };
+        let sum = reading(100).added_to(&reading(20));
+        let mut expected = reading(120);
+        expected.vcpus[0].exits += 1;
+        expected.memory_resident = Bytes::new(100);
+        expected.balloon = reading(100).balloon;
+        let twice = |figure: &mut u64, offset| *figure += offset;
+        let nic = &mut expected.nics[0];
+        twice(&mut nic.receive_bytes, 2);
+        twice(&mut nic.receive_frames, 3);
+        twice(&mut nic.transmit_bytes, 4);
+        twice(&mut nic.transmit_frames, 5);
+        twice(&mut nic.transmit_dropped, 6);
+        let disk = &mut expected.disks[0];
+        twice(&mut disk.read_bytes, 7);
+        twice(&mut disk.written_bytes, 8);
+        twice(&mut disk.read_operations, 9);
+        twice(&mut disk.write_operations, 10);
+        twice(&mut disk.flush_operations, 11);
+        twice(&mut disk.errors, 12);
+        assert_eq!(sum, expected);
+        // Of a machine that is not there yet nothing can be read.
+        let between = MachineCounters::default().added_to(&reading(20));
+        assert_eq!((between.vcpus, between.disks), (reading(20).vcpus, reading(20).disks));
+    }
 }

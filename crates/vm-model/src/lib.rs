@@ -24,6 +24,7 @@ mod lifecycle;
 mod machine;
 mod nic_options;
 mod processors;
+mod resets;
 mod services;
 mod units;
 mod vcpu_dump;
@@ -42,6 +43,7 @@ pub use machine::{
 };
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
+pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub enum VmStatus {
     /// Its artifact is being verified, its disks and network prepared.
     Creating,
-    /// Its machine is being built.
+    /// Its machine is being built, or made anew after a reset.
     Booting,
     /// Its first vCPU was entered.
     Running,
@@ -115,7 +115,7 @@ impl FailureKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MachinePhase {
-    /// Being built.
+    /// Being built, or made anew after a reset.
     Booting,
     /// vCPUs run.
     Running,
@@ -139,6 +139,13 @@ pub enum MachineExit {
     TripleFault,
     /// It was ended by its host.
     Killed,
+    /// It could not be built, at first or anew after a reset.
+    NotBuilt {
+        /// What kind of failure that is.
+        kind: FailureKind,
+        /// What failed, on what, why.
+        reason: String,
+    },
     /// Its own code failed; the text says where and why.
     Failed(String),
 }
@@ -177,7 +184,7 @@ pub enum StopMethod {
     Kill,
 }
 
-/// How long each step took from the request to create a machine.
+/// How long each step took from the request to create a machine, or from its latest reset in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootTimings {
     /// Until the machine was built and its first vCPU entered.

@@ -196,6 +196,22 @@ pub enum FileRole<'a> {
 }
 
 impl<F> MachineSpec<F> {
+    /// The same machine with every file borrowed: what [`MachineSpec::try_map_files`] makes a second one of, where files
+    /// can be duplicated.
+    pub fn as_ref(&self) -> MachineSpec<&F> {
+        MachineSpec {
+            uuid: self.uuid,
+            cpus: self.cpus.clone(),
+            memory: self.memory,
+            boot: self.boot.as_ref(),
+            disks: self.disks.iter().map(DiskSpec::as_ref).collect(),
+            nics: self.nics.iter().map(NicSpec::as_ref).collect(),
+            serial: self.serial,
+            rng: self.rng,
+            services: self.services.as_ref(),
+        }
+    }
+
     /// The same machine with every file turned into another form, in a fixed order: kernel, initrd, disks,
     /// interfaces, services.
     ///
@@ -225,6 +241,10 @@ impl<F> MachineSpec<F> {
 }
 
 impl<F> BootSpec<F> {
+    fn as_ref(&self) -> BootSpec<&F> {
+        BootSpec { kernel: &self.kernel, initrd: self.initrd.as_ref(), cmdline: self.cmdline.clone() }
+    }
+
     fn try_map_files<G, E>(
         self,
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
@@ -236,6 +256,18 @@ impl<F> BootSpec<F> {
 }
 
 impl<F> DiskSpec<F> {
+    fn as_ref(&self) -> DiskSpec<&F> {
+        DiskSpec {
+            id: self.id.clone(),
+            file: &self.file,
+            format: self.format,
+            access: self.access,
+            serial: self.serial.clone(),
+            queue_size: self.queue_size,
+            options: self.options,
+        }
+    }
+
     fn try_map_file<G, E>(
         self,
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
@@ -254,6 +286,18 @@ impl<F> DiskSpec<F> {
 }
 
 impl<F> NicSpec<F> {
+    fn as_ref(&self) -> NicSpec<&F> {
+        NicSpec {
+            id: self.id.clone(),
+            taps: self.taps.iter().collect(),
+            mac: self.mac,
+            mtu: self.mtu,
+            queue_size: self.queue_size,
+            vhost: self.vhost.as_ref().map(VhostSpec::as_ref),
+            options: self.options,
+        }
+    }
+
     fn try_map_file<G, E>(
         self,
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
@@ -274,6 +318,10 @@ impl<F> NicSpec<F> {
 }
 
 impl<F> VhostSpec<F> {
+    fn as_ref(&self) -> VhostSpec<&F> {
+        VhostSpec { devices: self.devices.iter().collect(), statistics: &self.statistics }
+    }
+
     fn try_map_files<G, E>(
         self,
         nic: &str,
@@ -351,6 +399,13 @@ mod tests {
             ]
         );
         assert_eq!(mapped.disks[0].file, 4);
+    }
+
+    #[test]
+    fn a_borrowed_description_makes_an_equal_one() {
+        let original = spec();
+        let copy = original.as_ref().try_map_files(|_, file| Ok::<_, ()>(*file)).expect("nothing fails");
+        assert_eq!(copy, original);
     }
 
     #[test]

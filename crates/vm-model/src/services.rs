@@ -50,6 +50,17 @@ pub struct VsockSpec<F> {
 }
 
 impl<F> GuestServices<F> {
+    pub(crate) fn as_ref(&self) -> GuestServices<&F> {
+        let vsock = self.vsock.as_ref();
+        GuestServices {
+            panic_device: self.panic_device,
+            balloon: self.balloon,
+            vsock: vsock.map(|VsockSpec { cid, directory }| VsockSpec { cid: *cid, directory }),
+            console: self.console,
+            watchdog: self.watchdog,
+        }
+    }
+
     pub(crate) fn try_map_files<G, E>(
         self,
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,

@@ -23,11 +23,12 @@ pub enum Admission {
 ///   resumes them instead.
 /// - A balloon's new target, a console's new size and a link's new state wait where vCPUs are parked.
 /// - vCPUs can be looked at wherever they are; those that are parked take a non-maskable interrupt when they go on.
+/// - The reset button works on a paused machine, which runs after it, and not on one that is to stop.
 /// - Typing ahead is fine while paused; what does not fit is told in the reply.
 pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
     use CommandKind::{
-        Announce, DumpVcpus, InjectNmi, Kill, Pause, PressPowerButton, RequestShutdown, ResizeConsole,
+        Announce, DumpVcpus, InjectNmi, Kill, Pause, PressPowerButton, RequestShutdown, Reset, ResizeConsole,
         Resume, SetBalloon, SetLink, WriteConsole,
     };
 
@@ -43,13 +44,13 @@ pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
         ) => Perform,
 
         (MachinePhase::Running, Resume) => AlreadySo,
-        (MachinePhase::Running, Pause | PressPowerButton) => Perform,
+        (MachinePhase::Running, Pause | PressPowerButton | Reset) => Perform,
 
         (MachinePhase::Paused, Pause) => AlreadySo,
         (MachinePhase::Paused, PressPowerButton) => Deny,
-        (MachinePhase::Paused, Resume) => Perform,
+        (MachinePhase::Paused, Resume | Reset) => Perform,
 
-        (MachinePhase::Stopping, Pause) => Deny,
+        (MachinePhase::Stopping, Pause | Reset) => Deny,
         (MachinePhase::Stopping, Resume) => AlreadySo,
         (MachinePhase::Stopping, PressPowerButton) => Perform,
     }
@@ -60,6 +61,7 @@ pub(crate) fn phase_after(phase: MachinePhase, command: CommandKind) -> MachineP
     match command {
         CommandKind::Pause => MachinePhase::Paused,
         CommandKind::Resume => MachinePhase::Running,
+        CommandKind::Reset => MachinePhase::Booting,
         CommandKind::RequestShutdown | CommandKind::Kill => MachinePhase::Stopping,
         CommandKind::PressPowerButton
         | CommandKind::SetLink
@@ -126,9 +128,14 @@ mod tests {
                         | CommandKind::WriteConsole
                         | CommandKind::InjectNmi
                         | CommandKind::DumpVcpus => {}
+                        CommandKind::Reset => vcpus = Vcpus::Run,
                         CommandKind::Kill => break,
                     }
                     phase = phase_after(phase, command);
+                }
+                // A machine that is made anew is left alone until it runs.
+                if phase == MachinePhase::Booting {
+                    phase = MachinePhase::Running;
                 }
                 prop_assert_eq!(phase == MachinePhase::Paused, vcpus == Vcpus::Parked);
                 prop_assert_eq!(phase == MachinePhase::Stopping, asked_to_stop);
@@ -152,7 +159,8 @@ mod tests {
                 | CommandKind::Announce
                 | CommandKind::WriteConsole
                 | CommandKind::InjectNmi
-                | CommandKind::DumpVcpus => (Admission::Deny, Admission::Deny),
+                | CommandKind::DumpVcpus
+                | CommandKind::Reset => (Admission::Deny, Admission::Deny),
             };
             let answers = (admit(MachinePhase::Booting, command), admit(MachinePhase::Exited, command));
             assert_eq!(answers, expected, "{command}");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase, VcpuDump};
+use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase, ResetCounts, VcpuDump};
 
 /// A request to one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub enum Command {
         /// How long the vCPUs may take to leave the guest; a few seconds at most.
         within: Duration,
     },
+    /// Press the reset button: the machine is made anew in place and runs, whatever its guest is about. Answered when the
+    /// old machine has ended and the new one is about to be built. Where resets are not carried out in place it fails.
+    Reset,
     /// End the machine now. Overtakes every other command; its effect is seen in the status.
     Kill,
 }
@@ -92,6 +95,8 @@ pub enum CommandKind {
     InjectNmi,
     /// [`Command::DumpVcpus`].
     DumpVcpus,
+    /// [`Command::Reset`].
+    Reset,
     /// [`Command::Kill`].
     Kill,
 }
@@ -111,6 +116,7 @@ impl Command {
             Self::Announce { .. } => CommandKind::Announce,
             Self::InjectNmi { .. } => CommandKind::InjectNmi,
             Self::DumpVcpus { .. } => CommandKind::DumpVcpus,
+            Self::Reset => CommandKind::Reset,
             Self::Kill => CommandKind::Kill,
         }
     }
@@ -118,7 +124,7 @@ impl Command {
 
 impl CommandKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pause,
         Self::Resume,
         Self::PressPowerButton,
@@ -130,6 +136,7 @@ impl CommandKind {
         Self::Announce,
         Self::InjectNmi,
         Self::DumpVcpus,
+        Self::Reset,
         Self::Kill,
     ];
 }
@@ -148,6 +155,7 @@ impl fmt::Display for CommandKind {
             Self::Announce => "announce",
             Self::InjectNmi => "inject an NMI into",
             Self::DumpVcpus => "dump the vCPUs of",
+            Self::Reset => "reset",
             Self::Kill => "kill",
         })
     }
@@ -188,8 +196,14 @@ pub struct MachineStatus {
     pub phase: MachinePhase,
     /// How it ended; there exactly when the phase is [`MachinePhase::Exited`].
     pub exit: Option<MachineExit>,
-    /// How long its first steps took, from the request to launch it.
+    /// How long its first steps took, from the request to launch it or from its latest reset in place.
     pub timings: BootTimings,
+    /// How often it was made anew in place. What else is told here is of the newest machine.
+    #[serde(default)]
+    pub resets: ResetCounts,
+    /// How many bytes of console were written before it was made anew last: there its guest's own begin.
+    #[serde(default)]
+    pub console_start: u64,
     /// What the guest's kernel told of a panic. The machine goes on until it is ended.
     #[serde(default)]
     pub panic: Option<GuestPanic>,
@@ -206,6 +220,8 @@ impl MachineStatus {
             phase: MachinePhase::Booting,
             exit: None,
             timings: BootTimings::default(),
+            resets: ResetCounts::default(),
+            console_start: 0,
             panic: None,
             hung: false,
         }
@@ -232,6 +248,7 @@ mod tests {
             Command::Announce { nic: "net0".into() },
             Command::InjectNmi { within: Duration::from_secs(1) },
             Command::DumpVcpus { within: Duration::from_secs(1) },
+            Command::Reset,
             Command::Kill,
         ];
         for (command, kind) in commands.into_iter().zip(CommandKind::ALL) {

@@ -60,6 +60,13 @@ pub(crate) trait Machine {
     /// Runs it until it ends; called once. Everything that happens meanwhile is told to `driver`, on this thread.
     fn run(&mut self, driver: &mut dyn Driver) -> MachineExit;
 
+    /// What may be done to it before it was started; while it runs, its driver is handed this.
+    fn controls(&mut self) -> &mut dyn Controls;
+
+    /// Whether nothing of it goes on by itself, once [`Machine::run`] has returned: no thread was left behind, and no I/O
+    /// may still change a disk.
+    fn is_settled(&self) -> bool;
+
     /// Ends its vCPUs if they still run. The answer is left to be dropped, on another thread: closing a machine
     /// takes long.
     fn into_remains(self: Box<Self>) -> Box<dyn Send>;
@@ -114,7 +121,7 @@ pub(crate) enum Flow {
     Kill,
 }
 
-/// What happens to a machine once.
+/// What happens to a machine once, or once after each reset in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Its first vCPU was about to run its first instruction.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use vm_model::{FailureKind, MachineExit, MachinePhase, VmId};
 
 use crate::CommandKind;
-use crate::engine::Cause;
+use crate::engine::{BuildFailure, Cause};
 
 /// Why the host could not be set up.
 #[derive(Debug, Error)]
@@ -97,7 +97,7 @@ impl LaunchError {
     }
 }
 
-/// What happened on a machine's thread before the first instruction.
+/// What happened on a machine's thread before the first instruction, of the first boot or after a reset in place.
 #[derive(Debug, Error)]
 pub enum LaunchFailure {
     /// The machine could not be built.
@@ -128,6 +128,23 @@ impl LaunchFailure {
             Self::Start(_) => FailureKind::Host,
             Self::Ended(_) | Self::Panicked(_) => FailureKind::Machine,
         }
+    }
+
+    /// How a machine ended that came to this.
+    pub(crate) fn as_exit(&self) -> MachineExit {
+        match self {
+            Self::Build { .. } | Self::Start(_) => {
+                MachineExit::NotBuilt { kind: self.kind(), reason: chain(self) }
+            }
+            Self::Ended(exit) => exit.clone(),
+            Self::Panicked(_) => MachineExit::Failed(chain(self)),
+        }
+    }
+}
+
+impl From<BuildFailure> for LaunchFailure {
+    fn from(failure: BuildFailure) -> Self {
+        Self::Build { kind: failure.kind, source: failure.cause }
     }
 }
 

@@ -113,6 +113,15 @@ impl MachineHandle {
         self.command(Command::PressPowerButton).await
     }
 
+    /// Presses the reset button: the machine is made anew in place and runs, also a paused one. Returns when the old
+    /// machine has ended; how the new one gets on is seen in the status. The guest's own resets are not fewer for it.
+    ///
+    /// # Errors
+    /// The machine is stopping or has ended, its resets are not carried out in place, or there was no answer in time.
+    pub async fn reset(&self) -> Result<(), CommandError> {
+        self.command(Command::Reset).await
+    }
+
     /// Types into the console; answers how many of `bytes`, from the front, there was room for.
     ///
     /// # Errors
@@ -128,7 +137,7 @@ impl MachineHandle {
         }
     }
 
-    /// Tells the guest the size of the terminal behind its virtio console.
+    /// Tells the guest the size of the terminal behind its virtio console. It stays so across resets in place.
     ///
     /// # Errors
     /// The machine has no virtio console or has ended, or there was no answer in time.
@@ -166,7 +175,8 @@ impl MachineHandle {
         self.parts.command_deadline.mul_f64(0.75).min(VCPU_PATIENCE)
     }
 
-    /// Asks the guest to give up `size` of its memory from now on. Whether it did is seen in the counters.
+    /// Asks the guest to give up `size` of its memory from now on. Whether it did is seen in the counters. After a reset
+    /// in place it is what the description says again.
     ///
     /// # Errors
     /// The machine has no balloon, less memory or has ended, or there was no answer in time.
@@ -174,7 +184,7 @@ impl MachineHandle {
         self.command(Command::SetBalloon { size }).await
     }
 
-    /// Takes the link of interface `nic` up or down. It stays so until the machine ends.
+    /// Takes the link of interface `nic` up or down. It stays so until the machine ends, across resets in place.
     ///
     /// # Errors
     /// There is no such interface, the machine has ended, or there was no answer in time.

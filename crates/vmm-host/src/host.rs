@@ -9,7 +9,7 @@ use hypervisor::Hypervisor;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use vm_model::{MachineSpec, VmId};
+use vm_model::{MachineSpec, ResetPolicy, VmId};
 
 use crate::MachineStatus;
 use crate::console::{ConsoleLimits, ConsoleRecorder};
@@ -24,6 +24,7 @@ use crate::mailbox::mailbox;
 use crate::reaper::{REAPER_THREAD, ToReaper, start_reaper};
 use crate::registry::{HostCounts, Hosted, Refusal, Registry, Vitals};
 use crate::slow_turns::SlowTurns;
+use crate::standing_orders::StandingOrders;
 use crate::steward::Steward;
 use crate::watch_thread::{WATCH_THREAD, Watch};
 
@@ -71,6 +72,8 @@ pub struct LaunchRequest {
     pub spec: MachineSpec<OwnedFd>,
     /// Whether it runs at once.
     pub initial: InitialState,
+    /// What its guest's resets do.
+    pub resets: ResetPolicy,
 }
 
 /// How a machine begins.
@@ -198,7 +201,7 @@ impl VmmHost {
         request: LaunchRequest,
         requested: Instant,
     ) -> Result<(MachineHandle, UnderWay), LaunchError> {
-        let LaunchRequest { id, spec, initial } = request;
+        let LaunchRequest { id, spec, initial, resets } = request;
         let vm = id.clone();
         let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
         let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
@@ -220,6 +223,7 @@ impl VmmHost {
             id: id.clone(),
             spec,
             initial,
+            resets,
             engine: self.engine.clone(),
             console: console_writer,
             counters: counters.clone(),
@@ -232,6 +236,9 @@ impl VmmHost {
                 under_way: Some(under_way),
                 slow_turns: SlowTurns::default(),
                 last_command: None,
+                resets,
+                button: None,
+                orders: StandingOrders::default(),
             },
             reaper,
             release,

@@ -13,6 +13,10 @@
 //!                                               thread vm-reaper: what remains ──▶ released
 //! ```
 //!
+//! A guest that resets itself gets another machine in the same place, made by the same thread from what it was given:
+//! handle, console, descriptors and counters go on, and nobody above has to be there. See [`vm_model::ResetPolicy`] for
+//! how often; what ends for good ends in [`MachineStatus::exit`].
+//!
 //! [`Command`], [`Reply`] and [`MachineStatus`] are plain values, and [`CommandPort`] with [`HandleParts`] is all
 //! that stands between a handle and its machine: a machine in another process is the same to its users. What a
 //! machine is made of is the `vmm` crate's; when to launch, restart or stop one is the caller's.
@@ -22,14 +26,15 @@
 //!
 //! ```no_run
 //! use hypervisor::Hypervisor;
-//! use vm_model::{MachineSpec, VmId};
+//! use vm_model::{MachineSpec, ResetPolicy, VmId};
 //! use vmm_host::{HostOptions, InitialState, LaunchRequest, StopPolicy, VmmHost};
 //!
 //! # async fn example(hypervisor: Hypervisor, spec: MachineSpec<std::os::fd::OwnedFd>)
 //! # -> Result<(), Box<dyn std::error::Error>> {
 //! let host = VmmHost::new(hypervisor, HostOptions::default())?;
 //! let id = VmId::new("web-1");
-//! let machine = host.launch(LaunchRequest { id, spec, initial: InitialState::Running }).await?;
+//! let (initial, resets) = (InitialState::Running, ResetPolicy::default());
+//! let machine = host.launch(LaunchRequest { id, spec, initial, resets }).await?;
 //! println!("first vCPU entered after {:?}", machine.status().borrow().timings.first_entry);
 //! let report = machine.stop(StopPolicy::default()).await?;
 //! println!("stopped by {:?} in {:?}", report.method, report.took);
@@ -51,11 +56,14 @@ mod error;
 mod handle;
 mod heartbeat;
 mod host;
+mod lives;
 mod machine_thread;
 mod mailbox;
 mod reaper;
 mod registry;
+mod renewal;
 mod slow_turns;
+mod standing_orders;
 mod steward;
 mod stop;
 mod watch_thread;

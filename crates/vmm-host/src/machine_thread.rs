@@ -1,16 +1,17 @@
-//! The life of one machine on its thread: build, start, run, tell how it ended, hand over what is left.
+//! What a machine's thread does: has its machine live (`lives`), tells how it ended, hands over what is left.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vm_model::{MachineExit, MachinePhase, MachineSpec, VmId};
+use vm_model::{MachineExit, MachinePhase, MachineSpec, ResetPolicy, VmId};
 
 use crate::console::ConsoleWriter;
 use crate::containment::contain;
 use crate::counters::CountersCell;
-use crate::engine::{BuildFailure, Engine, Machine, Surroundings};
-use crate::error::{LaunchFailure, chain};
+use crate::engine::{Engine, Machine};
+use crate::error::LaunchFailure;
 use crate::host::InitialState;
+use crate::lives::{FirstLife, Lives};
 use crate::reaper::{ReleaseSignal, ToReaper};
 use crate::steward::Steward;
 
@@ -22,6 +23,7 @@ pub(crate) struct MachineThread {
     pub(crate) id: VmId,
     pub(crate) spec: MachineSpec<OwnedFd>,
     pub(crate) initial: InitialState,
+    pub(crate) resets: ResetPolicy,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) console: ConsoleWriter,
     pub(crate) counters: Arc<CountersCell>,
@@ -33,16 +35,16 @@ pub(crate) struct MachineThread {
 impl MachineThread {
     /// The whole of it. Nothing that happens in here reaches another machine.
     pub(crate) fn run(self) {
-        let Self { id, spec, initial, engine, console, counters, mut steward, reaper, release } = self;
-        let surroundings = Surroundings { name: id.as_str().to_owned(), console };
+        let Self { id, spec, initial, resets, engine, console, counters, mut steward, reaper, release } =
+            self;
+        let lives = Lives { name: id.as_str().to_owned(), engine, console, counters: counters.clone() };
+        let first = FirstLife { spec, initial, resets };
         let mut machine = None;
         // An outer slot keeps the machine out of an unwinding: closing it belongs to the reaper.
-        let outcome = contain(|| {
-            let machine = machine.insert(engine.build(spec, surroundings).map_err(build_failure)?);
-            counters.begin(machine.counters());
-            drive(machine.as_mut(), initial, &mut steward)
-        })
-        .unwrap_or_else(|panic| Err(LaunchFailure::Panicked(panic)));
+        let outcome = contain(|| lives.live(first, &mut machine, &mut steward))
+            .unwrap_or_else(|panic| Err(LaunchFailure::Panicked(panic)));
+        // Followers of the console end with the machine.
+        drop(lives);
         // Ends the vCPUs where a panic left them running: "exited" is to mean that nothing of the guest runs.
         let remains = contain(|| machine.map(Machine::into_remains)).unwrap_or_else(|panic| {
             tracing::error!(vm = %id, panic, "taking the machine apart failed");
@@ -57,30 +59,11 @@ impl MachineThread {
     }
 }
 
-fn build_failure(failure: BuildFailure) -> LaunchFailure {
-    LaunchFailure::Build { kind: failure.kind, source: failure.cause }
-}
-
-fn drive(
-    machine: &mut dyn Machine,
-    initial: InitialState,
-    steward: &mut Steward,
-) -> Result<MachineExit, LaunchFailure> {
-    if steward.inbox.is_killed() {
-        return Ok(MachineExit::Killed);
-    }
-    machine.start(initial).map_err(LaunchFailure::Start)?;
-    if initial == InitialState::Paused {
-        steward.announce(MachinePhase::Paused);
-    }
-    Ok(machine.run(steward))
-}
-
 /// Tells how the machine ended: in the status, and to the launch if that still waits. Closes the mailbox.
 fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: Steward) {
     let exit = match &outcome {
         Ok(exit) => exit.clone(),
-        Err(failure) => MachineExit::Failed(chain(failure)),
+        Err(failure) => failure.as_exit(),
     };
     tracing::info!(vm = %id, ?exit, "the machine has ended");
     steward.status.send_modify(|status| {
@@ -95,7 +78,9 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: 
         (Err(failure), _) => Err(failure),
         // Only a guest that ran can do these.
         (Ok(_), MachineExit::PoweredOff | MachineExit::Reset(_) | MachineExit::TripleFault) => Ok(()),
-        (Ok(_), exit @ (MachineExit::Killed | MachineExit::Failed(_))) => Err(LaunchFailure::Ended(exit)),
+        (Ok(_), exit @ (MachineExit::Killed | MachineExit::NotBuilt { .. } | MachineExit::Failed(_))) => {
+            Err(LaunchFailure::Ended(exit))
+        }
     };
     let _ = waiting.send(answer);
 }

@@ -117,14 +117,17 @@ impl Registry {
     pub(crate) fn look_after_machines(&self, now: Instant, patience: Duration) {
         let mut told = Vec::new();
         for (id, hosted) in &mut self.lock().machines {
-            let look = hosted.vitals.heartbeat.look(hosted.kill_switch.rings());
-            let (health, standstill) = judge(hosted.vitals.standstill, look, now, patience);
-            hosted.vitals.standstill = standstill;
             let status = hosted.status.borrow();
-            // A machine's building is not made of turns and has a deadline of its own.
             let hung = match status.phase {
-                MachinePhase::Booting | MachinePhase::Exited => false,
+                // A machine's building is not made of turns: how long it took says nothing of the turns after it.
+                MachinePhase::Booting | MachinePhase::Exited => {
+                    hosted.vitals.standstill = None;
+                    false
+                }
                 MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => {
+                    let look = hosted.vitals.heartbeat.look(hosted.kill_switch.rings());
+                    let (health, standstill) = judge(hosted.vitals.standstill, look, now, patience);
+                    hosted.vitals.standstill = standstill;
                     health == Health::Hung
                 }
             };
@@ -151,8 +154,8 @@ impl Registry {
 
 fn tell(id: &VmId, status: &watch::Sender<MachineStatus>, hung: bool) {
     let changed = status.send_if_modified(|status| {
-        // It may have ended meanwhile, which is the last word.
-        let hung = hung && status.phase != MachinePhase::Exited;
+        // It may have ended meanwhile, which is the last word, or be made anew.
+        let hung = hung && !matches!(status.phase, MachinePhase::Exited | MachinePhase::Booting);
         std::mem::replace(&mut status.hung, hung) != hung
     });
     if changed && hung {

@@ -1,19 +1,21 @@
-//! The one that is in charge of a machine on its thread: carries out what the mailbox brings, keeps the
-//! status, and tells the launch when the machine is under way.
+//! The one that is in charge of a machine on its thread, and of those that take its place: carries out what the mailbox
+//! brings, keeps the status, and tells the launch when the machine is under way.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
-use vm_model::{MachinePhase, VmId};
+use vm_model::{BootTimings, MachinePhase, ResetPolicy, VmId};
 
 use crate::admission::{Admission, admit, phase_after};
 use crate::engine::{Cause, Controls, Driver, Event, Flow, Turn};
 use crate::error::{LaunchFailure, chain};
 use crate::heartbeat::Heartbeat;
-use crate::mailbox::Inbox;
+use crate::mailbox::{Envelope, Inbox};
+use crate::renewal::ResetBy;
 use crate::slow_turns::SlowTurns;
+use crate::standing_orders::StandingOrders;
 use crate::{Command, CommandKind, MachineStatus, Reply};
 
 /// Commands carried out in one turn, so that a flood of them does not keep the machine's devices waiting.
@@ -28,19 +30,45 @@ pub(crate) struct Steward {
     pub(crate) status: watch::Sender<MachineStatus>,
     /// Moved on at each turn of the machine's event loop.
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// When the machine was asked for.
+    /// When the machine was asked for, or made anew.
     pub(crate) requested: Instant,
     /// Who waits for the machine to be under way.
     pub(crate) under_way: Option<oneshot::Sender<Result<(), LaunchFailure>>>,
     pub(crate) slow_turns: SlowTurns,
     /// The last command of the present turn.
     pub(crate) last_command: Option<CommandKind>,
+    /// Whether the reset button works.
+    pub(crate) resets: ResetPolicy,
+    /// Who pressed the reset button and waits for the machine's end.
+    pub(crate) button: Option<Envelope>,
+    pub(crate) orders: StandingOrders,
 }
 
 impl Steward {
-    /// Tells the launch that the machine is under way.
+    /// The machine has ended and another is about to take its place.
+    pub(crate) fn begin_again(&mut self, by: ResetBy, console_start: u64) {
+        self.requested = Instant::now();
+        self.status.send_modify(|status| {
+            let count = match by {
+                ResetBy::Guest => &mut status.resets.by_guest,
+                ResetBy::Button => &mut status.resets.by_button,
+            };
+            *count = count.saturating_add(1);
+            status.phase = MachinePhase::Booting;
+            status.timings = BootTimings::default();
+            status.console_start = console_start;
+            status.panic = None;
+            status.hung = false;
+        });
+        if let Some(pressed) = self.button.take() {
+            pressed.answer(Reply::Done);
+        }
+    }
+
+    /// Tells the launch that the machine is under way, and has what was asked meanwhile looked at.
     pub(crate) fn announce(&mut self, phase: MachinePhase) {
         self.set_phase(phase);
+        self.inbox.ring();
         if let Some(waiting) = self.under_way.take() {
             // A launch that was given up dropped its port too, which the inbox tells.
             let _ = waiting.send(Ok(()));
@@ -55,20 +83,29 @@ impl Steward {
         self.status.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
     }
 
-    fn carry_out(&self, command: &Command, controls: &mut dyn Controls) -> Reply {
-        let phase = self.phase();
-        match admit(phase, command.kind()) {
-            Admission::AlreadySo => Reply::Done,
-            Admission::Deny => Reply::Denied { phase },
-            Admission::Perform => self
-                .perform(command, controls)
+    fn carry_out(&mut self, envelope: Envelope, controls: &mut dyn Controls) -> Flow {
+        let (phase, kind) = (self.phase(), envelope.command.kind());
+        let reply = match (admit(phase, kind), kind, self.resets) {
+            (Admission::AlreadySo, _, _) => Reply::Done,
+            (Admission::Deny, _, _) => Reply::Denied { phase },
+            (Admission::Perform, CommandKind::Reset, ResetPolicy::InPlace(_)) => {
+                self.button = Some(envelope);
+                return Flow::Kill;
+            }
+            (Admission::Perform, CommandKind::Reset, ResetPolicy::EndsMachine) => {
+                Reply::Failed { reason: "it was launched as one whose resets end it".to_owned() }
+            }
+            (Admission::Perform, _, _) => self
+                .perform(&envelope.command, controls)
                 .unwrap_or_else(|cause| Reply::Failed { reason: chain(cause.as_ref()) }),
-        }
+        };
+        envelope.answer(reply);
+        Flow::Continue
     }
 
     /// Carries out an admitted command. The phase follows each step that worked, so that it stays true where
     /// a later one fails.
-    fn perform(&self, command: &Command, controls: &mut dyn Controls) -> Result<Reply, Cause> {
+    fn perform(&mut self, command: &Command, controls: &mut dyn Controls) -> Result<Reply, Cause> {
         match command {
             Command::Pause { within } => controls.pause(*within)?,
             Command::Resume => controls.resume()?,
@@ -92,9 +129,10 @@ impl Steward {
             Command::DumpVcpus { within } => {
                 return Ok(Reply::Vcpus { vcpus: controls.dump_vcpus(*within)? });
             }
-            // The mailbox's: it never arrives as a command.
-            Command::Kill => {}
+            // The one ends the machine, which others do, and the other is the mailbox's: it never arrives as a command.
+            Command::Reset | Command::Kill => {}
         }
+        self.orders.note(command);
         self.set_phase(phase_after(self.phase(), command.kind()));
         Ok(Reply::Done)
     }
@@ -132,12 +170,17 @@ impl Driver for Steward {
                 self.set_phase(MachinePhase::Stopping);
                 return Flow::Kill;
             }
+            // Who asks a machine that is made anew waits until there is a guest: see `announce`.
+            if self.phase() == MachinePhase::Booting {
+                return Flow::Continue;
+            }
             let Some(envelope) = self.inbox.take() else {
                 return Flow::Continue;
             };
             self.last_command = Some(envelope.command.kind());
-            let reply = self.carry_out(&envelope.command, controls);
-            envelope.answer(reply);
+            if self.carry_out(envelope, controls) == Flow::Kill {
+                return Flow::Kill;
+            }
         }
         // There may be more: come back after the devices had their turn.
         self.inbox.ring();

@@ -71,6 +71,7 @@ impl MachineHandle {
             | MachineExit::Killed
             | MachineExit::Reset(_)
             | MachineExit::TripleFault
+            | MachineExit::NotBuilt { .. }
             | MachineExit::Failed(_) => StopMethod::Kill,
         };
         Ok(report(method, exit, begun))

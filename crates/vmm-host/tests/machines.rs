@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tiny_guest::TinyGuest;
 use vm_model::{
-    FailureKind, MachineExit, MachinePhase, ResetSource, SerialMode, StopMethod, VcpuActivity, VcpuDump,
-    VcpuReport,
+    FailureKind, MachineExit, MachinePhase, ResetPolicy, ResetSource, SerialMode, StopMethod, VcpuActivity,
+    VcpuDump, VcpuReport,
 };
 use vmm_host::{InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
@@ -38,7 +38,8 @@ async fn ways_to_end_are_told_apart() {
         (TinyGuest::triple_fault(), MachineExit::TripleFault),
     ];
     for (guest, expected) in guests {
-        let machine = launch(&host, request("vm", &guest)).await;
+        let request = LaunchRequest { resets: ResetPolicy::EndsMachine, ..request("vm", &guest) };
+        let machine = launch(&host, request).await;
         assert_eq!(within(machine.exited()).await, expected, "{guest:?}");
         within(machine.released()).await;
     }

@@ -77,6 +77,8 @@ pub struct Machine {
     platform: Platform,
     virtio: VirtioDevices,
     devices_ended: bool,
+    /// Of all that was ended, nothing goes on by itself.
+    settled: bool,
     outcome: Arc<Outcome>,
     told: Told,
     counters: Arc<CounterSources>,
@@ -251,16 +253,24 @@ impl Machine {
         &self.memory
     }
 
+    /// Whether nothing of an ended machine goes on by itself: no vCPU thread was left behind, and no I/O is in flight
+    /// that may still change a disk. Nobody else may use its disks before that.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Ended) && self.devices_ended && self.settled
+    }
+
     /// Ends the vCPUs and takes the devices from the guest. Idempotent, and does nothing again that failed.
     fn end(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if let Phase::Started { mut vcpus, .. } = phase
             && !vcpus.end(Instant::now() + END_PATIENCE)
         {
+            self.settled = false;
             tracing::error!(machine = self.context.name, "not all vCPU threads ended");
         }
         if !std::mem::replace(&mut self.devices_ended, true) {
-            self.virtio.end(Instant::now() + END_PATIENCE);
+            self.settled &= self.virtio.end(Instant::now() + END_PATIENCE);
         }
     }
 

@@ -109,6 +109,7 @@ fn details(vm: &VmView) -> String {
     add("mac", vm.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string()));
     add("tap", vm.tap.clone().unwrap_or_else(|| "none".to_owned()));
     add("restarts", vm.restarts.to_string());
+    add("resets in place", vm.resets.to_string());
     for warning in &vm.warnings {
         add("warning", warning.clone());
     }

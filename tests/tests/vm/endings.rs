@@ -35,7 +35,7 @@ fn a_panic_is_a_failure_and_powering_off_is_none() -> Result<()> {
 
 #[test]
 #[ignore = "full: boots twice"]
-fn a_guest_that_reboots_comes_back() -> Result<()> {
+fn a_guest_that_reboots_comes_back_in_the_same_machine() -> Result<()> {
     let environment = environment();
     let guest = environment.image("guest")?;
     let worker = Worker::start(&environment)?;
@@ -48,7 +48,14 @@ fn a_guest_that_reboots_comes_back() -> Result<()> {
         Ok(())
     })?;
     let second = worker.wait_until_answering("reboots")?;
-    assert_eq!(second.address, first.address);
+    assert_eq!((second.restarts, second.resets), (1, 1), "its worker launched no other");
+    assert_eq!((second.address, &second.tap), (first.address, &first.tap));
+    assert!(second.timings.get("artifact_ms").is_none_or(serde_json::Value::is_null), "{:?}", second.timings);
+    let console = worker.console_of("reboots")?;
+    assert!(
+        console.matches("procurator-guest ready").count() >= 2,
+        "one console tells of both boots: {console}"
+    );
     assert!(second.reason.is_none(), "{}", second.state());
     assert!(worker.terminate()?.status.success());
     Ok(())

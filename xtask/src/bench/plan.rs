@@ -64,6 +64,7 @@ impl Plan {
     fn creation(&mut self) -> Result<Vec<Row>> {
         let kernel = self.subject.guest()?;
         let mut own = BESIDE.map(|_| Vec::new());
+        let mut resets = Vec::new();
         let mut peers: Vec<PeerRuns> = self.peers.iter().map(|_| PeerRuns::default()).collect();
         let turn = self.runs.div_ceil(TURNS);
         for _ in 0..TURNS {
@@ -72,6 +73,7 @@ impl Plan {
                 for _ in 0..turn {
                     times.push(milliseconds(self.subject.times("boot 1")?[0]));
                     if *beside == 0 {
+                        resets.push(milliseconds(self.subject.times("reset")?[0]));
                         self.run_peers(&kernel, &mut peers)?;
                     }
                 }
@@ -83,6 +85,7 @@ impl Plan {
             let name = format!("create → first guest byte, {beside} running");
             rows.push(Row::new(format!("first-byte/{beside}"), name, Unit::Milliseconds, &times));
         }
+        rows.push(Row::new("reset", "reset in place → first guest byte", Unit::Milliseconds, &resets));
         for (peer, runs) in self.peers.iter().zip(peers) {
             let row = |what: &str, shown: &str, unit, values: &[f64]| {
                 Row::new(

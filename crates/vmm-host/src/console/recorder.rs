@@ -28,7 +28,7 @@ impl ConsoleRecorder {
     pub fn new(limits: ConsoleLimits) -> (Arc<Self>, ConsoleWriter) {
         let recorder =
             Arc::new(Self { log: Mutex::new(ConsoleLog::new(limits)), closed: watch::Sender::new(false) });
-        (recorder.clone(), ConsoleWriter { recorder })
+        (recorder.clone(), ConsoleWriter { end: Arc::new(WritingEnd { recorder }) })
     }
 
     /// Bytes written so far.
@@ -48,7 +48,16 @@ impl ConsoleRecorder {
 
     /// The last `count` lines as text, oldest first: blank ones and terminal control left out, long ones cut.
     pub fn tail_lines(&self, count: usize) -> Vec<String> {
-        let latest = self.lock().latest(LINES_WINDOW);
+        self.tail_lines_since(0, count)
+    }
+
+    /// As [`ConsoleRecorder::tail_lines`], of what was written from `offset` on.
+    pub fn tail_lines_since(&self, offset: u64, count: usize) -> Vec<String> {
+        let latest = {
+            let log = self.lock();
+            let since = usize::try_from(log.total().saturating_sub(offset)).unwrap_or(usize::MAX);
+            log.latest(since.min(LINES_WINDOW))
+        };
         last_lines(&latest, count)
     }
 
@@ -62,9 +71,16 @@ impl ConsoleRecorder {
     }
 }
 
-/// The writing end of a [`ConsoleRecorder`]. Followers end when it is dropped.
-#[derive(Debug)]
+/// The writing end of a [`ConsoleRecorder`], for one machine after the other. Followers end when the last clone is
+/// dropped.
+#[derive(Clone, Debug)]
 pub struct ConsoleWriter {
+    end: Arc<WritingEnd>,
+}
+
+/// Tells followers of the end.
+#[derive(Debug)]
+struct WritingEnd {
     recorder: Arc<ConsoleRecorder>,
 }
 
@@ -74,16 +90,27 @@ impl ConsoleWriter {
         if bytes.is_empty() {
             return;
         }
-        self.recorder.lock().append(bytes);
+        let recorder = &self.end.recorder;
+        recorder.lock().append(bytes);
         // Guests write byte by byte. A follower subscribes before it looks at the log, so one that is not counted
         // here has yet to look.
-        if self.recorder.closed.receiver_count() > 0 {
-            self.recorder.closed.send_modify(|_closed| {});
+        if recorder.closed.receiver_count() > 0 {
+            recorder.closed.send_modify(|_closed| {});
         }
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn total(&self) -> u64 {
+        self.end.recorder.total()
+    }
+
+    /// See [`ConsoleRecorder::tail_lines_since`].
+    pub(crate) fn tail_lines_since(&self, offset: u64, count: usize) -> Vec<String> {
+        self.end.recorder.tail_lines_since(offset, count)
     }
 }
 
-impl Drop for ConsoleWriter {
+impl Drop for WritingEnd {
     fn drop(&mut self) {
         self.recorder.closed.send_replace(true);
     }
@@ -136,12 +163,26 @@ mod tests {
             all
         });
         for piece in [&b"first "[..], b"", b"second"] {
-            writer.write(piece);
+            // Each from a writer of its own: the end is that of the last.
+            writer.clone().write(piece);
             tokio::task::yield_now().await;
         }
+        writer.write(b"");
         drop(writer);
         assert_eq!(reading.await.expect("the task ends"), b"first second");
         assert_eq!(recorder.total(), 12);
+    }
+
+    #[test]
+    fn lines_are_those_since_an_offset() {
+        let (recorder, mut writer) = ConsoleRecorder::new(ConsoleLimits::default());
+        writer.write(b"an earlier life\n");
+        let offset = writer.total();
+        assert_eq!(recorder.tail_lines_since(offset, 9), [""; 0]);
+        writer.write(b"one\ntwo\n");
+        assert_eq!(writer.tail_lines_since(offset, 9), ["one", "two"]);
+        assert_eq!(recorder.tail_lines_since(u64::MAX, 9), [""; 0]);
+        assert_eq!(recorder.tail_lines(9), ["an earlier life", "one", "two"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Machines that behave, or misbehave, as a test says. No KVM, real threads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vm_model::{
-    Bytes, FailureKind, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuCounters, VcpuDump,
-    VcpuReport,
+    Bytes, FailureKind, GuestPanic, LinkState, MachineCounters, MachineExit, MachineSpec, ResetSource,
+    VcpuCounters, VcpuDump, VcpuReport,
 };
 
 use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
@@ -44,25 +44,35 @@ pub(crate) enum Behaviour {
     WaitsOnPause,
     /// Waits for the gate when what remains of it is dropped.
     WaitsInDrop,
+    /// Resets itself as soon as its first vCPU is entered.
+    Resets,
+    /// As `Resets`, after its kernel reported a panic.
+    ResetsAfterReport,
+    /// As `Resets`, after its kernel's last words.
+    ResetsAfterLastWords,
+    /// As `Resets`, with I/O that never ends.
+    ResetsUnsettled,
 }
 
 #[derive(Default)]
 pub(crate) struct FakeEngine {
-    behaviours: Mutex<HashMap<String, (Behaviour, Gate)>>,
+    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Gate)>>>,
     /// Machines built and not yet dropped.
     pub(crate) alive: Arc<AtomicU64>,
+    /// The most that were ever alive.
+    pub(crate) most_alive: AtomicU64,
 }
 
 /// What waiting behaviours wait for: the other end of the channel to be dropped.
 type Gate = Option<Receiver<()>>;
 
 impl FakeEngine {
-    /// Makes the next machine called `name` behave so. It waits, if it is one that waits, until the answer is
-    /// dropped.
+    /// Makes the next machine called `name` behave so, or the one after those that were told something before. It waits,
+    /// if it is one that waits, until the answer is dropped.
     pub(crate) fn will(&self, name: &str, behaviour: Behaviour) -> SyncSender<()> {
         let (sender, receiver) = sync_channel(0);
         let mut behaviours = self.behaviours.lock().expect("no test panics here");
-        behaviours.insert(name.to_owned(), (behaviour, Some(receiver)));
+        behaviours.entry(name.to_owned()).or_default().push_back((behaviour, Some(receiver)));
         sender
     }
 }
@@ -88,28 +98,19 @@ impl Engine for FakeEngine {
             .behaviours
             .lock()
             .expect("no test panics here")
-            .remove(&surroundings.name)
+            .get_mut(&surroundings.name)
+            .and_then(VecDeque::pop_front)
             .unwrap_or_default();
-        match behaviour {
-            Behaviour::FailsToBuild => {
-                return Err(BuildFailure {
-                    kind: FailureKind::Artifact,
-                    cause: "the kernel is no kernel".into(),
-                });
-            }
-            Behaviour::PanicsInBuild => panic!("no plan for {}", surroundings.name),
-            Behaviour::WaitsInBuild => wait(&mut gate),
-            Behaviour::Obedient
-            | Behaviour::Deaf
-            | Behaviour::EndsBeforeEntry
-            | Behaviour::PowersOffAtOnce
-            | Behaviour::PanicsOnPause
-            | Behaviour::RefusesPause
-            | Behaviour::PanicsInDrop
-            | Behaviour::WaitsOnPause
-            | Behaviour::WaitsInDrop => {}
+        if behaviour == Behaviour::FailsToBuild {
+            let cause = "the kernel is no kernel".into();
+            return Err(BuildFailure { kind: FailureKind::Artifact, cause });
         }
-        self.alive.fetch_add(1, Ordering::SeqCst);
+        assert!(behaviour != Behaviour::PanicsInBuild, "no plan for {}", surroundings.name);
+        if behaviour == Behaviour::WaitsInBuild {
+            wait(&mut gate);
+        }
+        let alive = self.alive.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_alive.fetch_max(alive, Ordering::SeqCst);
         Ok(Box::new(FakeMachine {
             behaviour,
             gate,
@@ -136,6 +137,30 @@ impl FakeMachine {
             driver.event(Event::FirstEntry { at: Instant::now() });
             self.console.write(b"hello\n");
             driver.event(Event::FirstConsoleByte { at: Instant::now() });
+            if self.behaviour == Behaviour::ResetsAfterReport {
+                driver.event(Event::GuestPanicked(GuestPanic::Panicked));
+            }
+            if self.behaviour == Behaviour::ResetsAfterLastWords {
+                self.console.write(b"Kernel panic - not syncing: no init\n");
+            }
+        }
+    }
+
+    /// How it ends by itself, once it was entered.
+    fn own_end(&self) -> Option<MachineExit> {
+        let resets = matches!(
+            self.behaviour,
+            Behaviour::Resets
+                | Behaviour::ResetsAfterReport
+                | Behaviour::ResetsAfterLastWords
+                | Behaviour::ResetsUnsettled
+        );
+        let powers_off = self.behaviour == Behaviour::PowersOffAtOnce
+            || (self.button_pressed && self.behaviour != Behaviour::Deaf);
+        if resets {
+            Some(MachineExit::Reset(ResetSource::Acpi))
+        } else {
+            powers_off.then_some(MachineExit::PoweredOff)
         }
     }
 }
@@ -156,10 +181,8 @@ impl Machine for FakeMachine {
         }
         loop {
             self.enter(driver);
-            if self.behaviour == Behaviour::PowersOffAtOnce
-                || (self.button_pressed && self.behaviour != Behaviour::Deaf)
-            {
-                return MachineExit::PoweredOff;
+            if let Some(exit) = self.own_end().filter(|_| self.entered) {
+                return exit;
             }
             let fd = driver.wake_fd();
             poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("eventfds can be polled");
@@ -175,6 +198,14 @@ impl Machine for FakeMachine {
         }
     }
 
+    fn controls(&mut self) -> &mut dyn Controls {
+        self
+    }
+
+    fn is_settled(&self) -> bool {
+        self.behaviour != Behaviour::ResetsUnsettled
+    }
+
     fn into_remains(self: Box<Self>) -> Box<dyn Send> {
         self
     }
@@ -182,19 +213,12 @@ impl Machine for FakeMachine {
 
 impl Controls for FakeMachine {
     fn pause(&mut self, _within: Duration) -> Result<(), Cause> {
-        match self.behaviour {
-            Behaviour::PanicsOnPause => panic!("cannot bear to pause"),
-            Behaviour::RefusesPause => return Err("vCPU 0 does not park".into()),
-            Behaviour::WaitsOnPause => wait(&mut self.gate),
-            Behaviour::Obedient
-            | Behaviour::Deaf
-            | Behaviour::FailsToBuild
-            | Behaviour::PanicsInBuild
-            | Behaviour::EndsBeforeEntry
-            | Behaviour::PowersOffAtOnce
-            | Behaviour::PanicsInDrop
-            | Behaviour::WaitsInBuild
-            | Behaviour::WaitsInDrop => {}
+        assert!(self.behaviour != Behaviour::PanicsOnPause, "cannot bear to pause");
+        if self.behaviour == Behaviour::RefusesPause {
+            return Err("vCPU 0 does not park".into());
+        }
+        if self.behaviour == Behaviour::WaitsOnPause {
+            wait(&mut self.gate);
         }
         self.paused = true;
         Ok(())
@@ -215,8 +239,13 @@ impl Controls for FakeMachine {
         Err("there is no balloon".into())
     }
 
-    fn set_link(&mut self, nic: &str, _link: LinkState) -> Result<(), Cause> {
-        Err(format!("there is no interface {nic}").into())
+    /// It has one, and writes its new state down.
+    fn set_link(&mut self, nic: &str, link: LinkState) -> Result<(), Cause> {
+        if nic != "net0" {
+            return Err(format!("there is no interface {nic}").into());
+        }
+        self.console.write(format!("net0 {link:?}\n").as_bytes());
+        Ok(())
     }
 
     fn announce(&mut self, nic: &str) -> Result<(), Cause> {

@@ -67,6 +67,14 @@ impl Machine for KvmMachine {
         self.0.run(&mut Relay(driver))
     }
 
+    fn controls(&mut self) -> &mut dyn Controls {
+        &mut self.0
+    }
+
+    fn is_settled(&self) -> bool {
+        self.0.is_settled()
+    }
+
     fn into_remains(self: Box<Self>) -> Box<dyn Send> {
         Box::new(self.0.into_remains())
     }

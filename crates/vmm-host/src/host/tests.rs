@@ -8,13 +8,15 @@ use std::time::Duration;
 use tokio::time::timeout;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, FailureKind, MachineExit, MachinePhase, MachineSpec, MemoryBacking, MemorySpec,
-    SerialMode, StopMethod, VmId,
+    ResetPolicy, SerialMode, StopMethod, VmId,
 };
 
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::error::chain;
 use crate::{CommandError, CommandKind, StopError, StopPolicy};
+
+mod resets;
 
 /// Long enough for anything here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,6 +54,7 @@ fn request(name: &str) -> LaunchRequest {
             services: Default::default(),
         },
         initial: InitialState::Running,
+        resets: ResetPolicy::default(),
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use hypervisor::Hypervisor;
 use tiny_guest::TinyGuest;
 use tokio::time::timeout;
-use vm_model::{BootSpec, Bytes, CpuSpec, MachineSpec, MemoryBacking, MemorySpec, SerialMode, VmId};
+use vm_model::{
+    BootSpec, Bytes, CpuSpec, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode, VmId,
+};
 use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, VmmHost};
 
 /// Long enough for anything here on a loaded machine.
@@ -51,6 +53,7 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
             services: Default::default(),
         },
         initial: InitialState::Running,
+        resets: ResetPolicy::default(),
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) fn build(
         platform,
         virtio,
         devices_ended: false,
+        settled: true,
         outcome,
         told: Told::default(),
         counters,

@@ -264,20 +264,22 @@ impl VirtioDevices {
     }
 
     /// Takes the queues from every device and waits until no I/O is in flight, or until `deadline`: what is still
-    /// in flight then keeps the memory that it touches mapped.
+    /// in flight then keeps the memory that it touches mapped. Answers whether every device was done with.
     ///
     /// Comes after anything, a panic in a device included, and so tolerates everything: each device that panics again
     /// or whose lock is not to be had is left as it is.
-    pub(super) fn end(&self, deadline: Instant) {
+    pub(super) fn end(&self, deadline: Instant) -> bool {
+        let mut all_done = true;
         for function in &self.functions {
-            function.contain("resetting", deadline, |transport| {
+            all_done &= function.contain("resetting", deadline, |transport| {
                 transport.reset();
                 true
             });
         }
         for function in &self.functions {
-            function.contain("draining", deadline, |transport| transport.drain(deadline));
+            all_done &= function.contain("draining", deadline, |transport| transport.drain(deadline));
         }
+        all_done
     }
 }
 

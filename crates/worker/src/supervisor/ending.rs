@@ -1,6 +1,7 @@
 //! What the end of a machine means for its VM. Pure.
 
 use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource};
+use vmm_host::console::KernelPanic;
 
 use super::policy::RunEnd;
 
@@ -10,16 +11,9 @@ const PANICKED: &str = "the guest's kernel panicked";
 const TAIL_LINES: usize = 20;
 /// Lines before a panic that say what led to it.
 const LINES_BEFORE_PANIC: usize = 5;
-/// How Linux announces that it gave up (`panic()` in kernel/panic.c).
-const PANIC: &str = "Kernel panic - not syncing";
-/// The last line of a panic after which Linux neither resets nor powers off but stands still.
-const PANIC_END: &str = "---[ end Kernel panic - not syncing";
-
-/// Lines of console that are worth looking through for a panic: its call trace follows it.
-pub(crate) const SEARCHED_LINES: usize = 120;
 
 /// What `exit` of a machine that nobody told to stop means, given what its guest reported of a panic and the last lines
-/// of its console, oldest first.
+/// of its console since it was booted last, oldest first.
 pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console: &[String]) -> RunEnd {
     let panic = last_panic(console);
     let guest = |what: &str| {
@@ -41,6 +35,10 @@ pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console:
         MachineExit::Killed => {
             failed(FailureKind::Host, "the machine was killed on this host".to_owned(), console)
         }
+        // What cannot be built at first is a launch's failure: this came after a reset.
+        MachineExit::NotBuilt { kind, reason } => {
+            failed(kind, format!("the guest was reset and {reason}"), console)
+        }
         MachineExit::Failed(message) => failed(FailureKind::Machine, message, console),
     }
 }
@@ -57,15 +55,14 @@ pub(crate) fn reported(panic: GuestPanic, console: &[String]) -> Option<RunEnd> 
 
 /// Whether a guest whose console ends so has panicked and stands still, and what it said.
 pub(crate) fn standstill(console: &[String]) -> Option<RunEnd> {
-    let last = console.iter().rev().find(|line| line.contains(PANIC_END))?;
-    let panic = console.iter().find(|line| line.contains(PANIC)).unwrap_or(last);
-    let message = format!("{PANICKED} and stands still: {}", strip_timestamp(panic));
+    let panic = KernelPanic::find(console).filter(|panic| panic.stands_still)?;
+    let message = format!("{PANICKED} and stands still: {}", strip_timestamp(&console[panic.line]));
     Some(failed(FailureKind::Guest, message, console))
 }
 
 /// How a guest last announced on its console that it gave up.
 fn last_panic(console: &[String]) -> Option<&str> {
-    console.iter().rev().find(|line| line.contains(PANIC)).map(|line| strip_timestamp(line))
+    KernelPanic::find(console).map(|panic| strip_timestamp(&console[panic.line]))
 }
 
 fn failed(kind: FailureKind, message: String, console: &[String]) -> RunEnd {
@@ -76,8 +73,8 @@ fn failed(kind: FailureKind, message: String, console: &[String]) -> RunEnd {
 /// Where the lines begin that stand in a reason: some before a panic, whose call trace is long, else the last few.
 fn tail_start(console: &[String]) -> usize {
     let last_few = console.len().saturating_sub(TAIL_LINES);
-    match console.iter().rposition(|line| line.contains(PANIC) && !line.contains(PANIC_END)) {
-        Some(panic) => last_few.min(panic.saturating_sub(LINES_BEFORE_PANIC)),
+    match KernelPanic::find(console) {
+        Some(panic) => last_few.min(panic.line.saturating_sub(LINES_BEFORE_PANIC)),
         None => last_few,
     }
 }
@@ -120,6 +117,18 @@ mod tests {
         assert_eq!(classify(watchdog, None, &fine), RunEnd::Reset);
         assert_eq!(classify(MachineExit::Reset(ResetSource::Acpi), None, &fine), RunEnd::Reset);
         assert_eq!(classify(MachineExit::PoweredOff, None, &lines), RunEnd::PoweredOff);
+    }
+
+    #[test]
+    fn a_machine_that_could_not_be_made_anew_keeps_the_kind_of_its_failure() {
+        let reason = "its machine cannot be built: the host has no more memory".to_owned();
+        let RunEnd::Failed(reason) =
+            classify(MachineExit::NotBuilt { kind: FailureKind::Host, reason }, None, &[])
+        else {
+            panic!("a failure")
+        };
+        assert_eq!(reason.kind, FailureKind::Host);
+        assert!(reason.message.starts_with("the guest was reset and its machine cannot be built: the host"));
     }
 
     #[test]

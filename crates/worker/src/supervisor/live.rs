@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
-use vm_model::{BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, StopMethod, VmId};
+use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, StopMethod, VmId};
+use vmm_host::console::PANIC_LINES;
 use vmm_host::{
     CommandError, InitialState, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, MachineStatus,
     StopError, StopPolicy,
 };
 
 use super::context::HostContext;
-use super::ending::{SEARCHED_LINES, classify};
+use super::ending::classify;
+use super::news::{Boots, News};
 use super::policy::RunEnd;
 use super::prepare::Prepared;
 use crate::capacity::Share;
@@ -33,7 +35,10 @@ pub(super) struct LiveMachine {
     nics: Vec<VmNic>,
     /// Its part of the host's memory, given back with it.
     _share: Share,
-    started: Instant,
+    /// Launched, or made anew in place as far as that was noticed.
+    booted: Instant,
+    /// As noticed last.
+    seen: Boots,
     console_seen: u64,
 }
 
@@ -44,11 +49,13 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, takings, .. } = prepared;
-    match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial }).await {
+    let Prepared { spec, share, kernel, nics, takings, resets, .. } = prepared;
+    match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial, resets }).await {
         Ok(handle) => {
             let status = handle.status();
-            Ok(LiveMachine { handle, status, nics, _share: share, started: Instant::now(), console_seen: 0 })
+            let seen = Boots { starts: 1, ..Boots::default() };
+            let booted = Instant::now();
+            Ok(LiveMachine { handle, status, nics, _share: share, booted, seen, console_seen: 0 })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
@@ -108,19 +115,18 @@ impl LiveMachine {
         self.status.borrow().panic
     }
 
-    /// Whether its thread stands still.
-    pub(super) fn is_hung(&self) -> bool {
-        self.status.borrow().hung
+    /// What it did since this was asked last.
+    pub(super) fn news(&mut self) -> News {
+        let news = News::of(&self.status.borrow(), &mut self.seen);
+        if news.boots.resets.total() > 0 {
+            self.booted = Instant::now();
+        }
+        news
     }
 
-    /// How long its first steps took.
-    pub(super) fn timings(&self) -> BootTimings {
-        self.status.borrow().timings
-    }
-
-    /// How long it has been there.
+    /// How long its guest has been there.
     pub(super) fn age(&self) -> Duration {
-        self.started.elapsed()
+        self.booted.elapsed()
     }
 
     /// Whether the guest has written anything since this was asked last.
@@ -129,9 +135,10 @@ impl LiveMachine {
         std::mem::replace(&mut self.console_seen, total) != total
     }
 
-    /// The last lines the guest wrote, oldest first.
+    /// The last lines the guest wrote since it was booted, oldest first.
     pub(super) fn console_lines(&self) -> Vec<String> {
-        self.handle.console_recorder().tail_lines(SEARCHED_LINES)
+        let start = self.status.borrow().console_start;
+        self.handle.console_recorder().tail_lines_since(start, PANIC_LINES)
     }
 
     pub(super) async fn pause(&self) -> Result<(), CommandError> {

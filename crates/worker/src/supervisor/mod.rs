@@ -9,6 +9,7 @@ mod ending;
 mod given_up;
 mod live;
 mod network;
+mod news;
 mod policy;
 mod prepare;
 mod record;

@@ -3,14 +3,13 @@
 //! | how it ended | what follows |
 //! |---|---|
 //! | the guest switched itself off | stays off until started or assigned anew; like a reset where so wished |
-//! | the guest reset | starts again at once; with a delay when resets come fast |
+//! | the guest reset | starts again at once; with a delay when resets come fast, those in place included |
 //! | it failed, and another try can help | starts again after a delay that doubles, if restarts are on |
 //! | it failed for good (artifact, hash) | stays failed until assigned anew |
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use vm_model::FailureReason;
+use vm_model::{FailureReason, RecentResets, ResetLimit};
 
 /// The first delay after a failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -18,9 +17,6 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// A machine that ran this long is healthy: the next failure counts as the first.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// A guest may reset itself this often within [`RESET_WINDOW`] before it has to wait.
-const FREE_RESETS: usize = 5;
-const RESET_WINDOW: Duration = Duration::from_secs(60);
 
 /// Whether failures are followed by restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +70,7 @@ pub(crate) enum Next {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RestartHistory {
     failures_in_a_row: u32,
-    resets: VecDeque<Instant>,
+    resets: RecentResets,
 }
 
 impl RestartHistory {
@@ -108,19 +104,26 @@ impl RestartHistory {
         }
     }
 
+    /// Takes note of resets that the machine carried out in place by `now`: more of them than are free would have ended it.
+    pub(crate) fn note_resets_in_place(&mut self, count: u64, now: Instant) {
+        let most = u64::from(ResetLimit::default().count);
+        (0..count.min(most)).for_each(|_| self.resets.note(now));
+    }
+
     /// Forgets the past: somebody asked for a fresh start.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
     fn delay_of_reset(&mut self, now: Instant) -> Duration {
-        while self.resets.front().is_some_and(|&then| now.saturating_duration_since(then) >= RESET_WINDOW) {
-            self.resets.pop_front();
-        }
-        self.resets.push_back(now);
-        match self.resets.len().checked_sub(FREE_RESETS + 1) {
+        // A guest that resets itself more often has to wait: also one whose machine is launched anew, and so has all its
+        // resets in place left, again and again.
+        let free = ResetLimit::default();
+        let earlier = u32::try_from(self.resets.within(free.window, now)).unwrap_or(u32::MAX);
+        self.resets.note(now);
+        match earlier.checked_sub(free.count) {
             None => Duration::ZERO,
-            Some(excess) => doubled(FIRST_DELAY, u32::try_from(excess).unwrap_or(u32::MAX)),
+            Some(excess) => doubled(FIRST_DELAY, excess),
         }
     }
 }
@@ -182,12 +185,25 @@ mod tests {
         let mut history = RestartHistory::default();
         let start = Instant::now();
         let mut reset = |now| delay(&history.after(RunEnd::Reset, Duration::ZERO, RestartPolicy::Never, now));
-        for _ in 0..FREE_RESETS {
+        let free = ResetLimit::default();
+        for _ in 0..free.count {
             assert_eq!(reset(start), Some(Duration::ZERO));
         }
         assert_eq!(reset(start), Some(FIRST_DELAY));
         assert_eq!(reset(start), Some(FIRST_DELAY * 2));
-        assert_eq!(reset(start + RESET_WINDOW), Some(Duration::ZERO));
+        assert_eq!(reset(start + free.window), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn resets_in_place_are_no_longer_free_when_they_end_the_machine() {
+        let (mut history, start, free) = (RestartHistory::default(), Instant::now(), ResetLimit::default());
+        history.note_resets_in_place(u64::from(free.count), start);
+        let next = history.after(RunEnd::Reset, Duration::ZERO, RestartPolicy::OnFailure, start);
+        assert_eq!(delay(&next), Some(FIRST_DELAY));
+        history.note_resets_in_place(u64::MAX, start + free.window);
+        let next =
+            history.after(RunEnd::Reset, Duration::ZERO, RestartPolicy::OnFailure, start + free.window);
+        assert_eq!(delay(&next), Some(FIRST_DELAY));
     }
 
     proptest! {
@@ -200,7 +216,6 @@ mod tests {
                 let end = if is_reset { RunEnd::Reset } else { failed(FailureKind::Machine) };
                 let next = history.after(end, Duration::from_secs(seconds), RestartPolicy::OnFailure, now);
                 prop_assert!(delay(&next).expect("always restarts") <= LONGEST_DELAY);
-                prop_assert!(history.resets.len() <= 101);
             }
         }
     }

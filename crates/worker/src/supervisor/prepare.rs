@@ -17,7 +17,8 @@ use nix_artifacts::{
 use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{
-    Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineSpec, NicSpec, VmId, VsockSpec,
+    Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineSpec, NicSpec, ResetPolicy, VmId,
+    VsockSpec,
 };
 
 use super::RestartPolicy;
@@ -49,6 +50,8 @@ pub(super) struct Prepared {
     pub(super) timings: VmTimings,
     /// What the artifact says about restarts.
     pub(super) restart: Option<RestartPolicy>,
+    /// What a reset by its guest does.
+    pub(super) resets: ResetPolicy,
 }
 
 /// What the file system part brings: everything but TAPs.
@@ -60,6 +63,7 @@ struct Opened {
     warnings: Vec<String>,
     unverified: Vec<PathBuf>,
     restart: Option<RestartPolicy>,
+    resets: ResetPolicy,
     address: AddressDelivery,
 }
 
@@ -89,8 +93,17 @@ pub(super) async fn prepare(
     };
     let (opened, takings) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
     let artifact = start.elapsed();
-    let Opened { mut spec, share, kernel, nics: requests, mut warnings, unverified, restart, address } =
-        opened;
+    let Opened {
+        mut spec,
+        share,
+        kernel,
+        nics: requests,
+        mut warnings,
+        unverified,
+        restart,
+        resets,
+        address,
+    } = opened;
     let mut nics = Vec::with_capacity(requests.len());
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
@@ -115,7 +128,7 @@ pub(super) async fn prepare(
         network: Some(start.elapsed().saturating_sub(artifact)),
         ..VmTimings::default()
     };
-    Ok(Prepared { spec, share, kernel, nics, takings, warnings, unverified, timings, restart })
+    Ok(Prepared { spec, share, kernel, nics, takings, warnings, unverified, timings, restart, resets })
 }
 
 /// All that touches files. What it takes of the host is noted in `takings`, also where it fails.
@@ -142,6 +155,7 @@ fn open(
     let nics = lease(context, &assignment.id, artifact.nics, takings)?;
     let directory = context.records.directory(&assignment.id);
     let mut position = 0_usize;
+    let mut resets = ResetPolicy::default();
     let kernel = artifact.machine.boot.kernel.path().to_owned();
     let spec = artifact.machine.try_map_files(|role, file: OpenedFile| match role {
         FileRole::Disk(disk, access) => {
@@ -152,6 +166,10 @@ fn open(
                 DiskAccess::ReadOnly => Ok(OwnedFd::from(file.into_file())),
                 DiskAccess::ReadWrite => {
                     let persistence = artifact.settings.persistence(disk);
+                    if persistence == DiskPersistence::Ephemeral {
+                        // Each boot begins with a fresh copy, which is made here.
+                        resets = ResetPolicy::EndsMachine;
+                    }
                     if !path.exists() {
                         takings.disks.push(path.clone());
                     }
@@ -178,6 +196,7 @@ fn open(
         warnings: artifact.warnings.iter().map(ToString::to_string).collect(),
         unverified,
         restart: artifact.settings.restart.map(RestartPolicy::from),
+        resets,
         address: artifact.settings.address,
     })
 }

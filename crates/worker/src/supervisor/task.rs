@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
-use vm_model::{DesiredState, FailureReason, VmId, VmStatus};
+use vm_model::{DesiredState, FailureReason, MachinePhase, VmId, VmStatus};
 
 use super::context::HostContext;
 use super::ending::{classify, reported, standstill};
@@ -187,15 +187,16 @@ impl Task {
 
     /// Takes notice of what the machine has done meanwhile.
     pub(super) async fn look_at_machine(&mut self) {
-        let Standing::Up { machine, .. } = &mut self.standing else { return };
-        let (timings, hung) = (machine.timings(), machine.is_hung());
-        self.info.send_if_modified(|info| {
-            let before = (info.timings, info.hung);
-            info.timings.first_entry = timings.first_entry;
-            info.timings.first_console_byte = timings.first_console_byte;
-            info.hung = hung;
-            (info.timings, info.hung) != before
-        });
+        let Standing::Up { machine, vcpus, .. } = &mut self.standing else { return };
+        let news = machine.news();
+        // A machine that was made anew may run although it was paused before.
+        match news.phase {
+            MachinePhase::Running => *vcpus = Vcpus::Running,
+            MachinePhase::Paused => *vcpus = Vcpus::Parked,
+            MachinePhase::Booting | MachinePhase::Stopping | MachinePhase::Exited => {}
+        }
+        self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
+        self.info.send_if_modified(|info| news.tell(info));
         let end = match (machine.exit(), machine.panic()) {
             (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines())),
             (None, Some(panic)) => reported(panic, &machine.console_lines()),

@@ -22,8 +22,12 @@ pub struct VmInfo {
     pub nics: Vec<VmNic>,
     /// How often it got as far as its first instruction.
     pub starts: u64,
-    /// How often it was started again after a failure or a reset by the guest.
+    /// How often it was started again after a failure or a reset by the guest, in place or as a new machine.
     pub restarts: u64,
+    /// How often its machine was made anew in place: after a reset by the guest, which is a restart, or by its reset
+    /// button, which is none.
+    #[serde(default)]
+    pub resets: u64,
     /// How often a start or a run failed.
     pub failures: u64,
     /// What went wrong last. Stays when it runs again.
@@ -78,6 +82,7 @@ impl VmInfo {
             nics: Vec::new(),
             starts: 0,
             restarts: 0,
+            resets: 0,
             failures: 0,
             last_failure: None,
             last_stop: None,

@@ -1,9 +1,11 @@
 //! How guests end by themselves, and what follows.
 
+use std::fs;
+
 use tiny_guest::TinyGuest;
 use worker::vms::{VmId, VmManager, VmStatus};
 
-use crate::workbench::{await_vm, console, create, failed_with, isolated, links};
+use crate::workbench::{await_console, await_vm, console, create, failed_with, isolated, links, ping};
 
 #[test]
 fn a_guest_that_switches_itself_off_is_stopped_and_stays_so() {
@@ -55,11 +57,61 @@ fn a_guest_that_resets_itself_starts_again_and_that_is_no_failure() {
             let manager = bench.manager();
             let id = VmId::new(name);
             create(&manager, &id, &artifact).expect("runs");
-            let info = await_vm(&manager, &id, "reset", |info| info.restarts >= 3);
+            // The sixth ends the machine, and the next one is launched.
+            let info = await_vm(&manager, &id, "reset", |info| info.restarts >= 7);
+            assert!(info.resets >= 6 && info.resets < info.restarts, "{info:?}");
             assert_eq!(info.failures, 0);
             manager.remove_vm(&id).expect("goes");
             manager.shutdown().expect("ends");
         }
+    });
+}
+
+#[test]
+fn a_guest_that_resets_itself_keeps_its_machine() {
+    isolated(|bench| {
+        let more = serde_json::json!({
+            "disks": [{ "path": "disk.img" }],
+            "net": [{ "ip": "10.77.0.99" }],
+            "payload": { "cmdline": "ip=10.77.0.99" },
+        });
+        let artifact = bench.artifact("image", &TinyGuest::lives_and_network_host(3), &more);
+        fs::write(artifact.path.join("disk.img"), [0; 4096]).expect("written");
+        let artifact = bench.hashed(artifact.path);
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let id = VmId::new("reborn");
+        create(&manager, &id, &artifact).expect("runs");
+        await_console(&manager, &id, "ready");
+        assert!(ping("10.77.0.99"), "its interface works after the resets");
+        let info = await_vm(&manager, &id, "running", |info| info.status == VmStatus::Running);
+        assert_eq!((info.starts, info.restarts, info.resets, info.failures), (4, 3, 3, 0));
+        assert_eq!(info.timings.artifact, None, "nobody prepared anything for its newest boot");
+        let console = console(&manager, &id);
+        assert!((0..4).all(|life| console.contains(&format!("life {life:08x}"))), "{console}");
+        let metrics = manager.get_vm_metrics(&id).expect("sampled");
+        assert!(metrics.disk_write_bytes <= 4 * 512, "{metrics:?}");
+        manager.stop_vm(&id).expect("stops");
+        let own = bench.config().vm_artifacts_dir.join("reborn/disk0.img");
+        assert_eq!(fs::read(own).expect("there")[..4], 4_u32.to_le_bytes());
+    });
+}
+
+#[test]
+fn a_disk_that_is_fresh_at_each_boot_is_fresh_after_a_reset() {
+    isolated(|bench| {
+        let more = serde_json::json!({
+            "disks": [{ "path": "disk.img", "id": "scratch" }],
+            "procurator": { "disks": [{ "id": "scratch", "persistence": "ephemeral" }] },
+        });
+        let artifact = bench.artifact("image", &TinyGuest::lives(9), &more);
+        fs::write(artifact.path.join("disk.img"), [0; 4096]).expect("written");
+        let artifact = bench.hashed(artifact.path);
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let id = VmId::new("scratch");
+        create(&manager, &id, &artifact).expect("runs");
+        let info = await_vm(&manager, &id, "reset", |info| info.restarts >= 3);
+        assert_eq!((info.resets, info.failures), (0, 0));
+        assert!(!console(&manager, &id).contains("life 00000001"));
     });
 }
 

@@ -7,7 +7,7 @@ use tiny_guest::TinyGuest;
 use vm_model::StopMethod;
 use worker::vms::{VmId, VmManager, VmManagerError, VmStatus};
 
-use crate::workbench::{DEADLINE, await_console, await_vm, create, isolated, links, until};
+use crate::workbench::{DEADLINE, await_console, await_vm, create, isolated, links, ping, until};
 
 #[test]
 fn a_vm_is_created_watched_measured_stopped_started_and_removed() {
@@ -190,13 +190,6 @@ fn an_interface_has_no_more_pairs_of_queues_than_vcpus_and_serves_a_guest_that_u
         assert!(ping("10.77.0.98"), "all frames come over the pair that its driver knows");
         manager.remove_vm(&id).expect("goes");
     });
-}
-
-/// Whether `address` answers one of a few echo requests.
-fn ping(address: &str) -> bool {
-    let ping = ["ping", "-c", "3", "-i", "0.2", "-W", "2", address];
-    let output = std::process::Command::new("busybox").args(ping).output().expect("busybox is installed");
-    output.status.success()
 }
 
 #[test]

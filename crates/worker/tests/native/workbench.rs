@@ -129,3 +129,10 @@ pub(crate) fn console(manager: &VmManager, id: &VmId) -> String {
 pub(crate) fn failed_with(info: &VmInfo, text: &str) -> bool {
     matches!(&info.status, VmStatus::Failed(reason) if reason.message.contains(text))
 }
+
+/// Whether `address` answers one of a few echo requests.
+pub(crate) fn ping(address: &str) -> bool {
+    let ping = ["ping", "-c", "3", "-i", "0.2", "-W", "2", address];
+    let output = std::process::Command::new("busybox").args(ping).output().expect("busybox is installed");
+    output.status.success()
+}

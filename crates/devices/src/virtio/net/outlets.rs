@@ -30,9 +30,13 @@ impl Outlets {
     /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.
     pub(super) fn new(ports: Vec<Box<dyn FramePort>>) -> io::Result<Self> {
         let outlets = ports.into_iter().map(Outlet::new).collect::<io::Result<Vec<_>>>()?;
-        let mut outlets = Self { attached: outlets.len(), outlets, offloads: Offloads::default() };
-        outlets.attach(1)?;
-        Ok(outlets)
+        for (index, outlet) in outlets.iter().enumerate().rev() {
+            let wanted = if index == 0 { PortUse::Attached } else { PortUse::Detached };
+            if outlet.port.initial_use() != wanted {
+                outlet.port.set_use(wanted)?;
+            }
+        }
+        Ok(Self { attached: 1, outlets, offloads: Offloads::default() })
     }
 
     /// How many are in use.

@@ -11,6 +11,10 @@ use super::HEADER_BYTES;
 use super::handle::LinkState;
 use super::offloads::{Offloads, UdpSegmentation};
 
+/// The most frames that are thrown away before a card begins. More than wait in any TAP by default; a host that sends
+/// faster than they are fetched keeps nobody here.
+const WAITING_MAX: usize = 4096;
+
 /// A descriptor on which one `readv` takes one frame and one `writev` gives one, without waiting, each with a
 /// 12-byte virtio header before it.
 pub trait FramePort: Send {
@@ -23,8 +27,13 @@ pub trait FramePort: Send {
     /// The host refused.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
 
-    /// Says whether the host gives it frames from now on; it does at first. Asked of one of several ports of a card alone,
-    /// and never twice in a row for the same.
+    /// Whether the host gives it frames when it is handed over. One that an earlier card had may be out of use.
+    fn initial_use(&self) -> PortUse {
+        PortUse::Attached
+    }
+
+    /// Says whether the host gives it frames from now on. Asked of one of several ports of a card alone, and never for
+    /// what is so already.
     ///
     /// # Errors
     /// The host refused.
@@ -72,11 +81,13 @@ pub enum TapError {
 /// A TAP interface's queue.
 pub struct Tap {
     fd: OwnedFd,
+    initial_use: PortUse,
     udp_segmentation: UdpSegmentation,
 }
 
 impl Tap {
-    /// Takes an open TAP, makes it non-blocking, sets the size of its headers and finds out what it can do.
+    /// Takes an open TAP, makes it non-blocking, sets the size of its headers and finds out what it can do. What an
+    /// earlier card on it left (offloads, frames that nobody fetched) goes.
     ///
     /// # Errors
     /// The descriptor is no TAP with headers, or a call failed.
@@ -96,7 +107,10 @@ impl Tap {
             Err(_unknown) => UdpSegmentation::Unsupported,
         };
         set_offloads(fd.as_fd(), Offloads::default()).map_err(failed("TUNSETOFFLOAD"))?;
-        Ok(Self { fd, udp_segmentation })
+        let initial_use =
+            if flags & libc::IFF_DETACH_QUEUE == 0 { PortUse::Attached } else { PortUse::Detached };
+        discard_waiting(fd.as_fd());
+        Ok(Self { fd, initial_use, udp_segmentation })
     }
 }
 
@@ -107,6 +121,10 @@ impl FramePort for Tap {
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         set_offloads(self.fd(), offloads)
+    }
+
+    fn initial_use(&self) -> PortUse {
+        self.initial_use
     }
 
     fn set_use(&self, port_use: PortUse) -> io::Result<()> {
@@ -130,6 +148,18 @@ fn set_carrier(fd: BorrowedFd<'_>, link: LinkState) -> io::Result<()> {
     let is_up = libc::c_int::from(link == LinkState::Up);
     // SAFETY: the kernel reads one number from ours, which outlives the call.
     checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETCARRIER, &raw const is_up) })
+}
+
+/// Throws away what came for the guest of an earlier card: it may leave work to its receiver that the next guest has
+/// not accepted.
+fn discard_waiting(fd: BorrowedFd<'_>) {
+    // A read takes a whole frame, however little of it fits.
+    let mut start = [0; 64];
+    for _ in 0..WAITING_MAX {
+        if !rustix::io::read(fd, &mut start).is_ok_and(|bytes| bytes > 0) {
+            break;
+        }
+    }
 }
 
 fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> io::Result<()> {

@@ -122,7 +122,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("procurator.disks", List { most: 64 }, "What becomes of what a guest writes."),
     KeyRule::supported("procurator.disks[].id", ValueKind::DeviceId, "The `id` of one of `disks`, each at most once. Required."),
     KeyRule::supported("procurator.disks[].persistence", ValueKind::Choice(&["persistent", "ephemeral"]),
-        "`persistent`: the VM's copy lives until the VM is removed; `ephemeral`: each start begins with a fresh copy. Default: persistent."),
+        "`persistent`: the VM's copy lives until the VM is removed; `ephemeral`: each start begins with a fresh copy, also that after a reset by the guest. Default: persistent."),
     KeyRule::refused("procurator.health", &[Empty], "health probes are missing"),
     KeyRule::supported("procurator.network", Section, "How the guest's network is set up."),
     KeyRule::supported("procurator.network.address", ValueKind::Choice(&["dhcp", "command-line"]),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use tiny_guest::TinyGuest;
 use tokio::time::timeout;
-use vm_model::{BootSpec, Bytes, CpuSpec, MachinePhase, MemoryBacking, MemorySpec, SerialMode, VmId};
+use vm_model::{
+    BootSpec, Bytes, CpuSpec, MachinePhase, MemoryBacking, MemorySpec, ResetPolicy, SerialMode, VmId,
+};
 
 use super::*;
 use crate::{HostOptions, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
@@ -49,6 +51,14 @@ impl Machine for Sabotaged {
 
     fn run(&mut self, driver: &mut dyn Driver) -> MachineExit {
         self.0.run(&mut PanicsAtFirstByte(driver))
+    }
+
+    fn controls(&mut self) -> &mut dyn Controls {
+        self.0.controls()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.0.is_settled()
     }
 
     fn into_remains(self: Box<Self>) -> Box<dyn Send> {
@@ -104,6 +114,7 @@ fn request(name: &str) -> LaunchRequest {
             services: Default::default(),
         },
         initial: InitialState::Running,
+        resets: ResetPolicy::default(),
     }
 }
 

@@ -35,24 +35,25 @@ impl Function {
         }
     }
 
-    /// Does `what` by `step`, which says whether it was done in time. A panic goes no further: where another is on its
-    /// way already, a second one would end the process and every machine in it.
+    /// Does `what` by `step`, and answers as that does whether it was done in time. A panic goes no further: where another
+    /// is on its way already, a second one would end the process and every machine in it.
     pub(super) fn contain(
         &self,
         what: &str,
         deadline: Instant,
         step: impl FnOnce(&mut VirtioPciDevice) -> bool,
-    ) {
+    ) -> bool {
         let device = self.name.as_str();
         let contained =
             catch_unwind(AssertUnwindSafe(|| self.lock_until(deadline).map(|mut held| step(&mut held))));
         match contained {
-            Ok(Some(true)) => {}
+            Ok(Some(true)) => return true,
             Ok(Some(false)) => tracing::warn!(device, what, "a device did not end in time"),
             Ok(None) => tracing::error!(device, what, "a device is held by a thread that was left behind"),
             Err(_told_by_the_hook) => {
                 tracing::error!(device, what, "a device panicked while its machine ended")
             }
         }
+        false
     }
 }

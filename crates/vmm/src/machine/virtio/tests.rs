@@ -126,7 +126,7 @@ fn soon() -> Instant {
 #[test]
 fn a_device_that_panics_at_the_end_keeps_no_other_from_ending() {
     let (devices, resets) = devices(&[true, false]);
-    devices.end(soon());
+    assert!(!devices.end(soon()), "what panicked was not done with");
     assert_eq!(resets.load(Ordering::Relaxed), 1);
     devices.end(soon());
     assert_eq!(resets.load(Ordering::Relaxed), 2, "a lock that a panic poisoned is taken all the same");
@@ -161,7 +161,7 @@ fn a_device_that_a_thread_holds_forever_is_left_alone() {
         let _gone = may_let_go.recv();
     });
     is_held.recv().unwrap();
-    devices.end(Instant::now() + Duration::from_millis(5));
+    assert!(!devices.end(Instant::now() + Duration::from_millis(5)), "one was not to be had");
     assert_eq!(resets.load(Ordering::Relaxed), 1);
     drop(let_go);
     holder.join().unwrap();

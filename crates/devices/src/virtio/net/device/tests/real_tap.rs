@@ -210,14 +210,43 @@ fn queues_of_tap() -> (u32, u32) {
 }
 
 fn card_on_queues(count: usize) -> Several {
-    let port = |_| {
-        let tap = Tap::new(open_tap(FLAGS | libc::IFF_MULTI_QUEUE)).unwrap();
-        Box::new(tap) as Box<dyn FramePort>
-    };
-    let ports = (0..count).map(port).collect();
+    let queues = (0..count).map(|_| open_tap(FLAGS | libc::IFF_MULTI_QUEUE)).collect();
+    let card = card_on(queues);
     ip("address add 192.0.2.1/24 dev tap0");
     ip("link set tap0 up");
-    Several::on_ports(ports, SEVERAL, RateLimits::default())
+    card
+}
+
+fn card_on(queues: Vec<OwnedFd>) -> Several {
+    let port = |queue| Box::new(Tap::new(queue).unwrap()) as Box<dyn FramePort>;
+    Several::on_ports(queues.into_iter().map(port).collect(), SEVERAL, RateLimits::default())
+}
+
+#[test]
+fn a_card_on_the_queues_of_an_earlier_one_begins_as_the_first_did() {
+    in_namespace(|| {
+        let open = || -> Vec<_> { (0..3).map(|_| open_tap(FLAGS | libc::IFF_MULTI_QUEUE)).collect() };
+        let kept = open();
+        let copies = || kept.iter().map(|queue| queue.try_clone().unwrap()).collect();
+        let mut first = card_on(copies());
+        ip("address add 192.0.2.1/24 dev tap0");
+        ip("link set tap0 up");
+        ip("neighbour add 192.0.2.2 lladdr 52:54:00:12:34:56 dev tap0");
+        let send = || UdpSocket::bind("192.0.2.1:0").unwrap().send_to(b"frame", "192.0.2.2:9").unwrap();
+        for pairs in [1, 3, 2] {
+            assert_eq!(first.use_pairs(pairs), 0);
+            send();
+            drop(first);
+            // A frame that nobody fetched is none for the next guest.
+            first = card_on(copies());
+            assert_eq!(queues_of_tap(), (1, 2));
+            assert!(rustix::io::read(&kept[0], &mut [0; 64]).is_err());
+        }
+        send();
+        assert!(rustix::io::read(&kept[0], &mut [0; 64]).is_ok_and(|bytes| bytes > 0));
+        assert_eq!(first.use_pairs(3), 0);
+        assert_eq!(queues_of_tap(), (3, 0));
+    });
 }
 
 #[test]
