@@ -21,7 +21,7 @@ mod image;
 mod script;
 mod steps;
 
-pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE};
+pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE, Target};
 
 /// Where every guest is loaded and entered: 1 MiB.
 pub const ENTRY_ADDRESS: u32 = 0x10_0000;
@@ -280,21 +280,34 @@ impl TinyGuest {
         Self { count: u32::from(count), ..Self::of(Kind::Processors) }
     }
 
-    /// Does `attack` to its block device, then uses that and its entropy device properly, and powers off. The first
-    /// is in slot 1 and begins with [`HOSTILE_DISK_START`], the second in slot 2, and the machine has
-    /// [`HOSTILE_MEMORY_SIZE`] bytes of memory.
+    /// Does `attack` to its block device, as [`hostile_to`](Self::hostile_to).
+    #[must_use]
+    pub fn hostile(attack: Attack) -> Self {
+        Self::hostile_to(Target::Block, attack)
+    }
+
+    /// Does `attack` to `target`, then uses that device, its block device and its entropy device properly, and powers
+    /// off. The block device is in slot 1 and begins with [`HOSTILE_DISK_START`]. A network card follows it where that is
+    /// the target, then comes the entropy device, and then the target if it is none of these. The machine has no other
+    /// device on its bus, and [`HOSTILE_MEMORY_SIZE`] bytes of memory.
     ///
     /// ```text
     /// status <8 digits>
+    /// <the target's proof>
     /// read 00000000
     /// data 6b736964
     /// entropy 00000010
     /// ```
     ///
-    /// The status is that of the attacked device before it is reset. Some attacks say more before that.
+    /// The status is that of the attacked device before it is reset. Some attacks say more before that. The proof
+    /// ([`Target::proof`]) is not said twice.
+    ///
+    /// # Panics
+    /// When the attack does not [fit](Attack::fits) the target.
     #[must_use]
-    pub fn hostile(attack: Attack) -> Self {
-        Self { message: attack.script(), ..Self::of(Kind::Script) }
+    pub fn hostile_to(target: Target, attack: Attack) -> Self {
+        assert!(attack.fits(target), "there is no {attack:?} on {target:?}");
+        Self { message: attack.script(target), ..Self::of(Kind::Script) }
     }
 
     /// Rings the doorbell of its block device for ever, and that of queues that do not exist.
