@@ -45,6 +45,16 @@ pub const BLOCK_PATTERN: [u8; 512] = {
         index += 1;
     }
 };
+/// How many requests [`TinyGuest::churn`] has in flight at a time. Each is for one of the first sectors.
+pub const CHURN_REQUESTS: u32 = 4;
+
+/// What [`TinyGuest::churn`] has on its disk after `round`, from the first sector on.
+#[must_use]
+pub fn churned(round: u32) -> Vec<u8> {
+    let first = round.wrapping_mul(0x9e37_79b1);
+    (0..CHURN_REQUESTS * 128).flat_map(|word| first.wrapping_add(word).to_le_bytes()).collect()
+}
+
 /// The Ethernet type of the frames that [`TinyGuest::net`] sends and waits for: local experimental.
 pub const NET_ETHERTYPE: u16 = 0x88b5;
 /// What the frame of [`TinyGuest::net`] begins with after its Ethernet header.
@@ -73,6 +83,7 @@ enum Kind {
     Script,
     Balloon,
     Nmi,
+    Churn,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -209,6 +220,21 @@ impl TinyGuest {
     #[must_use]
     pub fn block() -> Self {
         Self::of(Kind::Block)
+    }
+
+    /// Writes what [`churned`] says to the first virtio block device and reads it back, other bytes in each round, with
+    /// [`CHURN_REQUESTS`] requests in flight at a time, until a `q` comes on the serial port or something is wrong; then
+    /// powers off. Needs no interrupts, and uses its CPU:
+    ///
+    /// ```text
+    /// ready
+    /// rounds <how many, 8 hexadecimal digits>
+    /// ```
+    ///
+    /// `wrong` instead of `rounds`: in that round a request ended badly, twice or as another, or read what was not written.
+    #[must_use]
+    pub fn churn() -> Self {
+        Self::of(Kind::Churn)
     }
 
     /// Asks the first virtio entropy device for 16 bytes and powers off:

@@ -2,6 +2,7 @@
 
 mod diagnosis;
 mod harness;
+mod pausing;
 mod processors;
 mod services;
 
