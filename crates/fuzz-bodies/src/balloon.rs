@@ -14,16 +14,21 @@ const LISTS_AT: u64 = 0x30000;
 /// Offset of `actual` in the device's configuration, behind the transport's.
 const DEVICE_CONFIGURATION: u64 = 0x200;
 
-/// Lists of pages, figures and reports of any content and place, while the host changes its mind.
-pub(crate) fn queues(bytes: &[u8]) {
-    let mut input = Input::new(bytes);
+/// A balloon with or without what is optional.
+pub(crate) fn device(input: &mut Input<'_>) -> BalloonDevice {
     let config = BalloonDeviceConfig {
         memory: MEMORY_BYTES,
         target: 0,
         deflate_on_oom: input.flag(),
         free_page_reporting: input.flag(),
     };
-    let device = BalloonDevice::new(config).expect("a few descriptors");
+    BalloonDevice::new(config).expect("a few descriptors")
+}
+
+/// Lists of pages, figures and reports of any content and place, while the host changes its mind.
+pub(crate) fn queues(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let device = device(&mut input);
     let handle = device.handle();
     let bench = Bench::new(Box::new(device));
     let queues = bench.drivers.len();

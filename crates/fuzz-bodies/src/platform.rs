@@ -1,4 +1,5 @@
-//! The small devices of a PC: serial port, clock chip, keyboard controller, ACPI registers, watchdog.
+//! The small devices of a PC: serial port, clock chip, keyboard controller, ACPI registers, panic device,
+//! watchdog.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use devices::bus::{Bus, BusDevice};
 use devices::cmos::{CMOS_LENGTH, Cmos};
 use devices::keyboard_controller::{KEYBOARD_CONTROLLER_LENGTH, KeyboardController};
 use devices::pci::PciFunction;
+use devices::pvpanic::{PVPANIC_LENGTH, PanicDevice};
 use devices::serial::SerialPort;
 use devices::watchdog::WatchdogDevice;
 
@@ -45,11 +47,12 @@ pub(crate) fn registers(bytes: &[u8]) {
     let events = Arc::new(EventDevice::new(line));
     let mut ports = Bus::builder();
     let mut places = vec![(0, 0u64)];
-    let devices: [(u64, u64, Arc<dyn BusDevice>); 4] = [
+    let devices: [(u64, u64, Arc<dyn BusDevice>); 5] = [
         (0x60, KEYBOARD_CONTROLLER_LENGTH, Arc::new(KeyboardController::new(Arc::new(Nowhere)))),
         (0x70, CMOS_LENGTH, Arc::new(Cmos::new())),
         (0x600, SLEEP_REGISTER_LENGTH, Arc::new(SleepRegister::new(Arc::new(Nowhere)))),
         (0x700, EVENT_DEVICE_LENGTH, events.clone()),
+        (0x505, PVPANIC_LENGTH, Arc::new(PanicDevice::new(Arc::new(Nowhere)))),
     ];
     for (base, length, device) in devices {
         ports.add("device", base, length, device).expect("they do not overlap");

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use devices::ports::{Doorbells, LineInterrupt, MessageInterrupts, MsiMessage};
 use devices::power::{PowerRequests, ResetSource};
+use devices::pvpanic::{PanicReport, PanicReports};
 use devices::serial::ConsoleSink;
 use devices::virtio::queue::QueueInterrupt;
 use devices::watchdog::WatchdogReports;
@@ -118,6 +119,10 @@ impl ConsoleSink for Nowhere {
 
 impl WatchdogReports for Nowhere {
     fn watchdog_expired(&self) {}
+}
+
+impl PanicReports for Nowhere {
+    fn guest_panicked(&self, _report: PanicReport) {}
 }
 
 impl PowerRequests for Nowhere {

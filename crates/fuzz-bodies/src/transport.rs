@@ -1,5 +1,5 @@
 //! Register accesses of any width to a virtio device, its set-up in any order, doorbells, resets and BAR moves
-//! (virtio 1.2 §4.1), with a block, a network, an entropy device or a console behind it.
+//! (virtio 1.2 §4.1), with any of the devices behind it.
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::pci::{CommonConfig, QueueSettings, Stage};
@@ -7,15 +7,23 @@ use devices::virtio::rng::RngDevice;
 
 use crate::bench::Bench;
 use crate::input::Input;
-use crate::{block, console, net};
+use crate::{balloon, block, console, net, vsock};
 
 /// Drives one device.
 pub(crate) fn accesses(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let device: Box<dyn VirtioDevice> = match input.below(5) {
+    // Its sockets are on the host as long as this lives.
+    let mut host = None;
+    let device: Box<dyn VirtioDevice> = match input.below(7) {
         0 => Box::new(block::device(block::disk(), input.flag())),
         1 => Box::new(net::device(input.flag()).0),
         4 => Box::new(console::device().0),
+        5 => Box::new(balloon::device(&mut input)),
+        6 => {
+            let (device, sockets) = vsock::device();
+            host = Some(sockets);
+            Box::new(device)
+        }
         _ => Box::new(RngDevice::new().expect("a descriptor")),
     };
     let bench = Bench::new(device);
@@ -30,6 +38,7 @@ pub(crate) fn accesses(bytes: &[u8]) {
     bench.settle();
     bench.device().reset();
     assert!(!bench.is_running());
+    drop(host);
 }
 
 /// Whether a step may have left a running device with other settings.

@@ -26,7 +26,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 
 /// Host programs around a device's directory.
-struct Host {
+pub(crate) struct Host {
     directory: TempDir,
     listener: UnixListener,
     streams: Vec<UnixStream>,
@@ -53,7 +53,7 @@ pub(crate) fn packets(bytes: &[u8]) {
 }
 
 /// A device, and a host program that listens.
-fn device() -> (VsockDevice, Host) {
+pub(crate) fn device() -> (VsockDevice, Host) {
     let directory = tempfile::tempdir().expect("a directory");
     let opened = File::open(directory.path()).expect("it is there").into();
     let config = VsockDeviceConfig { cid: GUEST_CID, directory: opened };

@@ -1,9 +1,14 @@
-//! What hostile guests do to the block device of their machine, each as a script.
+//! What hostile guests do to a device of their machine, each as a script.
 //!
 //! An attack starts from a device that was set up properly, and ends with a look at the device's status. Then the
-//! guest resets the device and uses it, and the entropy device, as a driver should: both must work.
+//! guest resets the device and uses it, and others, as a driver should: all must work.
 
-use crate::script::{AVAILABLE, BUFFERS, DESCRIPTORS, Descriptor, Place, QUEUE_SIZE, Script, Width};
+mod target;
+
+use crate::script::{
+    AVAILABLE, BUFFERS, DESCRIPTORS, Descriptor, Place, QUEUE_SIZE, Script, Width, queue_at,
+};
+pub use target::Target;
 
 /// What a hostile guest does wrong. Sections are of virtio 1.2, unless they name another specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,7 +47,7 @@ pub enum Attack {
     BarOntoMemory,
     /// The device's memory moved onto another device's.
     BarOntoBar,
-    /// A reset right behind a doorbell (§2.4.1): the requests may be in flight by then or not.
+    /// A reset right behind a doorbell (§2.4.1): the requests may be in flight by then or not. Only a disk has any.
     ResetInFlight,
 }
 
@@ -72,66 +77,67 @@ impl Attack {
     /// Whether the device must ask for a reset (`DEVICE_NEEDS_RESET`, §2.1.2). After the others it goes on.
     #[must_use]
     pub fn breaks_the_device(self) -> bool {
-        self.malformed_chain().is_some()
+        self.malformed_chain(DESCRIPTORS).is_some()
             || matches!(self, Self::AvailableIndexJump | Self::QueueOutsideMemory)
     }
 
-    /// The steps, from the first to the last.
-    pub(crate) fn script(self) -> Vec<u8> {
-        Script::default()
-            .then(|script| self.attack(script))
-            .then(look)
-            .then(|script| open_block(script).start())
-            .then(read_sector)
-            .then(use_entropy)
-            .finish()
+    /// Whether there is such an attack on `target`.
+    #[must_use]
+    pub fn fits(self, target: Target) -> bool {
+        target == Target::Block || self != Self::ResetInFlight
+    }
+
+    /// The steps of this attack on `target`, from the first to the last.
+    pub(crate) fn script(self, target: Target) -> Vec<u8> {
+        let attacked = Script::default().then(|script| self.attack(target, script)).then(look);
+        let devices = std::iter::once(target).chain(target.bystanders().iter().copied());
+        devices.fold(attacked, |script, device| device.exercise(device.open(script).start())).finish()
     }
 
     /// Up to where the device's status is looked at.
-    fn attack(self, script: Script) -> Script {
-        if let Some(chain) = self.malformed_chain() {
-            let script = open_block(script).start();
-            return await_breakage(chain.into_iter().fold(script, describe).submit(0));
+    fn attack(self, target: Target, script: Script) -> Script {
+        let queue = target.queue();
+        if let Some(chain) = self.malformed_chain(queue_at(queue)) {
+            let script = target.open(script).start();
+            return await_breakage(chain.into_iter().fold(script, describe).submit_to(queue, 0));
         }
         match self {
             Self::AvailableIndexJump => await_breakage(
-                open_block(script).start().write(Place::Memory(AVAILABLE + 2), Width::Word, 0x8000).write(
-                    Place::Notify(0),
-                    Width::Word,
-                    0,
-                ),
+                target
+                    .open(script)
+                    .start()
+                    .write(Place::Memory(queue_at(queue) + AVAILABLE + 2), Width::Word, 0x8000)
+                    .write(Place::Notify(4 * queue), Width::Word, queue),
             ),
             Self::QueueOutsideMemory => await_breakage(
-                open_again(script)
-                    .open_queue(0)
-                    // Enabled already, so it has to be another time from the start.
-                    .write(COMMON_STATUS, Width::Byte, 0)
-                    .then(open_again)
+                target
+                    .open_others(script)
+                    .write(Place::Common(22), Width::Word, queue)
                     .write(Place::Common(32), Width::Double, NOWHERE)
                     .write(Place::Common(40), Width::Double, NOWHERE)
                     .write(Place::Common(48), Width::Double, NOWHERE)
                     .write(Place::Common(28), Width::Word, 1)
                     .start(),
             ),
-            Self::DoorbellStorm => doorbell_storm(open_block(script).start(), 500),
-            Self::OddWidths => odd_widths(open_block(script).start()),
-            Self::SettingsAfterDriverOk => settings_after_driver_ok(open_block(script).start()),
-            Self::VectorsOutOfRange => vectors_out_of_range(open_block(script).start()),
-            Self::BarOntoMemory => move_bar(script, NEW_PLACE_IN_MEMORY),
-            Self::BarOntoBar => move_bar(script, ENTROPY_BAR),
-            _ => reset_in_flight(open_block(script).start()),
+            Self::DoorbellStorm => doorbell_storm(target.open(script).start(), 500),
+            Self::OddWidths => odd_widths(target, target.open(script).start()),
+            Self::SettingsAfterDriverOk => settings_after_driver_ok(target, target.open(script).start()),
+            Self::VectorsOutOfRange => vectors_out_of_range(target, target.open(script).start()),
+            Self::BarOntoMemory => move_bar(target, script, NEW_PLACE_IN_MEMORY),
+            Self::BarOntoBar => move_bar(target, script, target.neighbour_bar()),
+            _ => reset_in_flight(target.open(script).start()),
         }
     }
 
-    /// The descriptors to write, by table and slot; the chain begins at slot 0 of the queue's own table. `None`
+    /// The descriptors to write, by table and slot; the chain begins at slot 0 of the queue's own table `own`. `None`
     /// where the attack is no chain.
-    fn malformed_chain(self) -> Option<Vec<(u32, u32, Descriptor)>> {
-        let header = |next| (DESCRIPTORS, 0, descriptor(HEADER.into(), 16, NEXT, next));
-        let buffer = |address, length| (DESCRIPTORS, 1, descriptor(address, length, WRITE, 0));
-        let table = |length| (DESCRIPTORS, 0, descriptor(TABLE.into(), length, INDIRECT, 0));
+    fn malformed_chain(self, own: u32) -> Option<Vec<(u32, u32, Descriptor)>> {
+        let header = |next| (own, 0, descriptor(HEADER.into(), 16, NEXT, next));
+        let buffer = |address, length| (own, 1, descriptor(address, length, WRITE, 0));
+        let table = |length| (own, 0, descriptor(TABLE.into(), length, INDIRECT, 0));
         Some(match self {
             Self::DescriptorLoop => {
-                vec![header(1), (DESCRIPTORS, 1, descriptor(DATA.into(), 512, NEXT, 0))]
+                vec![header(1), (own, 1, descriptor(DATA.into(), 512, NEXT, 0))]
             }
             Self::DescriptorPastTable => vec![header(QUEUE_SIZE)],
             Self::ChainLongerThanQueue => {
@@ -158,8 +164,6 @@ pub const HOSTILE_MEMORY_SIZE: u64 = MEMORY_END;
 /// What the guest says it found in the first four bytes of the disk, which must be these.
 pub const HOSTILE_DISK_START: [u8; 4] = *b"disk";
 
-const BLOCK: u16 = 2;
-const ENTROPY: u16 = 4;
 /// `VIRTIO_F_INDIRECT_DESC`.
 const INDIRECT_FEATURE: u32 = 1 << 28;
 
@@ -180,9 +184,6 @@ const NOWHERE: u32 = 0xb000_0000;
 const MEMORY_END: u64 = 64 << 20;
 /// Unused memory.
 const NEW_PLACE_IN_MEMORY: u32 = 0x200_0000;
-/// Where the machine places the memory of the devices in slots 1 and 2.
-const BLOCK_BAR: u32 = 0xc010_0000;
-const ENTROPY_BAR: u32 = 0xc020_0000;
 
 fn descriptor(address: u64, length: u32, flags: u32, next: u32) -> Descriptor {
     Descriptor { address, length, flags, next }
@@ -192,12 +193,8 @@ fn describe(script: Script, (table, slot, descriptor): (u32, u32, Descriptor)) -
     script.describe(table, slot, descriptor)
 }
 
-fn open_again(script: Script) -> Script {
-    script.open(BLOCK, INDIRECT_FEATURE)
-}
-
 pub(crate) fn open_block(script: Script) -> Script {
-    open_again(script).open_queue(0)
+    Target::Block.open(script)
 }
 
 fn await_breakage(script: Script) -> Script {
@@ -230,18 +227,6 @@ pub(crate) fn read_sector(script: Script) -> Script {
         .say("data", Place::Memory(DATA), Width::Double)
 }
 
-/// Asks the entropy device for 16 bytes and says `entropy` with how many came.
-fn use_entropy(script: Script) -> Script {
-    script
-        .open(ENTROPY, 0)
-        .open_queue(0)
-        .start()
-        .describe(DESCRIPTORS, 0, descriptor(DATA.into(), 16, WRITE, 0))
-        .submit(0)
-        .wait_used()
-        .say("entropy", Place::Memory(DESCRIPTORS + 0x2000 + 8), Width::Double)
-}
-
 /// `rounds` times four doorbells, none of them with anything behind it.
 fn doorbell_storm(script: Script, rounds: u32) -> Script {
     script
@@ -253,7 +238,7 @@ fn doorbell_storm(script: Script, rounds: u32) -> Script {
 
 /// Whole fields in pieces, several fields at once, and places between fields. None may have an effect but a
 /// write of the status's own byte, which this leaves out.
-fn odd_widths(script: Script) -> Script {
+fn odd_widths(target: Target, script: Script) -> Script {
     let writes = [
         (8, Width::Byte, 1),
         (13, Width::Double, 0xffff_ffff),
@@ -277,19 +262,19 @@ fn odd_widths(script: Script) -> Script {
         .into_iter()
         .fold(script, |script, (port, width)| script.write(Place::Port(port), width, 0xffff_ffff));
     // Half of an address, and the whole of it again.
-    read_sector(script).write(Place::Configuration(0x12), Width::Word, 0xffff).write(
+    target.exercise(script).write(Place::Configuration(0x12), Width::Word, 0xffff).write(
         PCI_BAR,
         Width::Double,
-        BLOCK_BAR,
+        target.bar(),
     )
 }
 
 /// Tries to change everything that `DRIVER_OK` froze, then uses the device, and says what it shows.
-fn settings_after_driver_ok(script: Script) -> Script {
+fn settings_after_driver_ok(target: Target, script: Script) -> Script {
     let writes = [
         (8, Width::Double, 0),
         (12, Width::Double, 0),
-        (22, Width::Word, 0),
+        (22, Width::Word, target.queue()),
         (24, Width::Word, 2),
         (28, Width::Word, 0),
         (32, Width::Double, NOWHERE),
@@ -302,14 +287,15 @@ fn settings_after_driver_ok(script: Script) -> Script {
     let script = writes
         .into_iter()
         .fold(script, |script, (offset, width, value)| script.write(Place::Common(offset), width, value));
-    read_sector(script)
+    target
+        .exercise(script)
         .say("size", Place::Common(24), Width::Word)
         .say("enabled", Place::Common(28), Width::Word)
         .say("table", Place::Common(32), Width::Double)
 }
 
 /// Says the vectors that the device took: none.
-fn vectors_out_of_range(script: Script) -> Script {
+fn vectors_out_of_range(target: Target, script: Script) -> Script {
     let script = script
         .write(Place::Common(16), Width::Word, 0x7fff)
         .write(Place::Common(26), Width::Word, 0x7ffe)
@@ -321,22 +307,22 @@ fn vectors_out_of_range(script: Script) -> Script {
     let script = writes
         .into_iter()
         .fold(script, |script, (offset, value)| script.write(Place::Notify(offset), Width::Double, value));
-    read_sector(script)
+    target.exercise(script)
 }
 
 /// Moves the device's memory to `place` and back again. In between it says what is where the device was, what is in
-/// the guest's memory, and the status of the entropy device, whose features were negotiated before.
-fn move_bar(script: Script, place: u32) -> Script {
-    open_block(script.open(ENTROPY, 0))
-        .start()
+/// the guest's memory, and the status of another device, whose features were negotiated before.
+fn move_bar(target: Target, script: Script, place: u32) -> Script {
+    let script = target.open(script.open(target.neighbour().kind(), 0)).start();
+    let script = script
         .write(Place::Memory(NEW_PLACE_IN_MEMORY + 0x14), Width::Double, 0x1234_5678)
         .write(PCI_BAR, Width::Double, place)
         .say("old", COMMON_STATUS, Width::Byte)
         .say("memory", Place::Memory(NEW_PLACE_IN_MEMORY + 0x14), Width::Double)
-        .say("other", Place::Memory(ENTROPY_BAR + 0x14), Width::Byte)
+        .say("other", Place::Memory(target.neighbour_bar() + 0x14), Width::Byte)
         .write(Place::Notify(0), Width::Word, 0)
-        .write(PCI_BAR, Width::Double, BLOCK_BAR)
-        .then(read_sector)
+        .write(PCI_BAR, Width::Double, target.bar());
+    target.exercise(script)
 }
 
 /// Five reads at once, and a reset right behind the doorbell.
@@ -349,6 +335,6 @@ fn reset_in_flight(script: Script) -> Script {
 
 /// Doorbells until the machine is ended.
 pub(crate) fn endless_storm() -> Vec<u8> {
-    let script = open_block(Script::default()).start().text("ready\n");
+    let script = Target::Block.open(Script::default()).start().text("ready\n");
     script.write_often(Place::Notify(0), Width::Word, 0, 0).finish()
 }

@@ -17,6 +17,7 @@ global_asm!(
     include_str!("assembly/pci.s"),
     include_str!("assembly/virtio.s"),
     include_str!("assembly/block.s"),
+    include_str!("assembly/churn.s"),
     include_str!("assembly/entropy.s"),
     include_str!("assembly/balloon.s"),
     include_str!("assembly/net.s"),

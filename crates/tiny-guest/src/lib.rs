@@ -22,7 +22,7 @@ mod script;
 mod slow_disk;
 mod steps;
 
-pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE};
+pub use hostile::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE, Target};
 
 /// Where every guest is loaded and entered: 1 MiB.
 pub const ENTRY_ADDRESS: u32 = 0x10_0000;
@@ -46,6 +46,16 @@ pub const BLOCK_PATTERN: [u8; 512] = {
         index += 1;
     }
 };
+/// How many requests [`TinyGuest::churn`] has in flight at a time. Each is for one of the first sectors.
+pub const CHURN_REQUESTS: u32 = 4;
+
+/// What [`TinyGuest::churn`] has on its disk after `round`, from the first sector on.
+#[must_use]
+pub fn churned(round: u32) -> Vec<u8> {
+    let first = round.wrapping_mul(0x9e37_79b1);
+    (0..CHURN_REQUESTS * 128).flat_map(|word| first.wrapping_add(word).to_le_bytes()).collect()
+}
+
 /// The Ethernet type of the frames that [`TinyGuest::net`] sends and waits for: local experimental.
 pub const NET_ETHERTYPE: u16 = 0x88b5;
 /// What the frame of [`TinyGuest::net`] begins with after its Ethernet header.
@@ -75,6 +85,7 @@ enum Kind {
     Balloon,
     Nmi,
     Lives,
+    Churn,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -234,6 +245,21 @@ impl TinyGuest {
         Self::of(Kind::Block)
     }
 
+    /// Writes what [`churned`] says to the first virtio block device and reads it back, other bytes in each round, with
+    /// [`CHURN_REQUESTS`] requests in flight at a time, until a `q` comes on the serial port or something is wrong; then
+    /// powers off. Needs no interrupts, and uses its CPU:
+    ///
+    /// ```text
+    /// ready
+    /// rounds <how many, 8 hexadecimal digits>
+    /// ```
+    ///
+    /// `wrong` instead of `rounds`: in that round a request ended badly, twice or as another, or read what was not written.
+    #[must_use]
+    pub fn churn() -> Self {
+        Self::of(Kind::Churn)
+    }
+
     /// Asks the first virtio entropy device for 16 bytes and powers off:
     ///
     /// ```text
@@ -303,21 +329,34 @@ impl TinyGuest {
         Self { count: u32::from(count), ..Self::of(Kind::Processors) }
     }
 
-    /// Does `attack` to its block device, then uses that and its entropy device properly, and powers off. The first
-    /// is in slot 1 and begins with [`HOSTILE_DISK_START`], the second in slot 2, and the machine has
-    /// [`HOSTILE_MEMORY_SIZE`] bytes of memory.
+    /// Does `attack` to its block device, as [`hostile_to`](Self::hostile_to).
+    #[must_use]
+    pub fn hostile(attack: Attack) -> Self {
+        Self::hostile_to(Target::Block, attack)
+    }
+
+    /// Does `attack` to `target`, then uses that device, its block device and its entropy device properly, and powers
+    /// off. The block device is in slot 1 and begins with [`HOSTILE_DISK_START`]. A network card follows it where that is
+    /// the target, then comes the entropy device, and then the target if it is none of these. The machine has no other
+    /// device on its bus, and [`HOSTILE_MEMORY_SIZE`] bytes of memory.
     ///
     /// ```text
     /// status <8 digits>
+    /// <the target's proof>
     /// read 00000000
     /// data 6b736964
     /// entropy 00000010
     /// ```
     ///
-    /// The status is that of the attacked device before it is reset. Some attacks say more before that.
+    /// The status is that of the attacked device before it is reset. Some attacks say more before that. The proof
+    /// ([`Target::proof`]) is not said twice.
+    ///
+    /// # Panics
+    /// When the attack does not [fit](Attack::fits) the target.
     #[must_use]
-    pub fn hostile(attack: Attack) -> Self {
-        Self { message: attack.script(), ..Self::of(Kind::Script) }
+    pub fn hostile_to(target: Target, attack: Attack) -> Self {
+        assert!(attack.fits(target), "there is no {attack:?} on {target:?}");
+        Self { message: attack.script(target), ..Self::of(Kind::Script) }
     }
 
     /// Rings the doorbell of its block device for ever, and that of queues that do not exist.

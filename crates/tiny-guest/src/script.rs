@@ -56,13 +56,18 @@ pub(crate) enum Width {
 /// Where queue 0 lies in the guest's memory (`assembly/virtio.s`).
 pub(crate) const DESCRIPTORS: u32 = 0x10_4000;
 /// Where queue 1 lies.
-pub(crate) const SECOND_DESCRIPTORS: u32 = DESCRIPTORS + 0x3000;
-/// The available ring of queue 0.
-pub(crate) const AVAILABLE: u32 = DESCRIPTORS + 0x1000;
+pub(crate) const SECOND_DESCRIPTORS: u32 = queue_at(1);
+/// From a queue on, its available ring.
+pub(crate) const AVAILABLE: u32 = 0x1000;
 /// Room for buffers, eight pages.
-pub(crate) const BUFFERS: u32 = DESCRIPTORS + 0x6000;
+pub(crate) const BUFFERS: u32 = queue_at(3);
 /// The most descriptors that the guest gives a queue.
 pub(crate) const QUEUE_SIZE: u32 = 16;
+
+/// Where queue `queue` lies, 0 to 2.
+pub(crate) const fn queue_at(queue: u32) -> u32 {
+    DESCRIPTORS + queue * 0x3000
+}
 
 /// One descriptor (virtio 1.2 §2.7.5).
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +98,7 @@ impl Script {
         self.step(Operation::Open, Width::Double, Place::Memory(register), features, 0)
     }
 
-    /// Sets up queue `queue`, 0 or 1.
+    /// Sets up queue `queue`, 0 to 2.
     pub(crate) fn open_queue(self, queue: u32) -> Self {
         self.step(Operation::OpenQueue, Width::Double, Place::Memory(0), queue, 0)
     }
@@ -143,7 +148,7 @@ impl Script {
         self.submit_to(0, head)
     }
 
-    /// As [`Script::submit`], in queue `queue`, 0 or 1.
+    /// As [`Script::submit`], in queue `queue`, 0 to 2.
     pub(crate) fn submit_to(self, queue: u32, head: u32) -> Self {
         self.step(Operation::Submit, Width::Double, Place::Memory(queue), head, 0)
     }
@@ -153,7 +158,7 @@ impl Script {
         self.wait_used_of(0)
     }
 
-    /// As [`Script::wait_used`], of queue `queue`, 0 or 1.
+    /// As [`Script::wait_used`], of queue `queue`, 0 to 2.
     pub(crate) fn wait_used_of(self, queue: u32) -> Self {
         self.step(Operation::Wait, Width::Double, Place::Memory(queue), 0, 0)
     }

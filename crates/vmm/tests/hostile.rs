@@ -1,8 +1,9 @@
 //! Hostile guests on KVM: whatever one does to its devices, the specification's answer comes, its other devices and
-//! a sibling machine in the same process go on, it ends when told to, and nothing is left of it. Alone in its
+//! a sibling machine in the same process go on meanwhile, it ends when told to, and nothing is left of it. Alone in its
 //! process, because it counts the process's own descriptors, threads and mappings.
 
 mod census;
+mod interfaces;
 
 use std::fs::File;
 use std::io::Write;
@@ -16,10 +17,11 @@ use census::census;
 use devices::serial::ConsoleSink;
 use hypervisor::Hypervisor;
 use rustix::event::{EventfdFlags, eventfd};
-use tiny_guest::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE, TinyGuest};
+use tempfile::TempDir;
+use tiny_guest::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE, Target, TinyGuest};
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit, MachineSpec,
-    MemoryBacking, MemorySpec, SerialMode,
+    BalloonSpec, BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MacAddress,
+    MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode, VsockSpec,
 };
 use vmm::{BuildOptions, Controller, Flow, InitialState, Machine, MachineEvent};
 
@@ -87,8 +89,8 @@ struct Guest {
 }
 
 impl Guest {
-    fn start(hypervisor: &Hypervisor, guest: &TinyGuest) -> Self {
-        let (console, spec, hypervisor) = (Console::default(), spec(guest), hypervisor.clone());
+    fn start(hypervisor: &Hypervisor, spec: MachineSpec<OwnedFd>) -> Self {
+        let (console, hypervisor) = (Console::default(), hypervisor.clone());
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).expect("a descriptor");
         let wake = Arc::new(wake);
         let (requests, receiver) = channel();
@@ -179,22 +181,103 @@ fn spec(guest: &TinyGuest) -> MachineSpec<OwnedFd> {
     }
 }
 
+/// A machine that goes on, whatever others do.
+struct Sibling {
+    guest: Guest,
+    echoed: String,
+}
+
+impl Sibling {
+    fn start(hypervisor: &Hypervisor) -> Self {
+        let guest = Guest::start(hypervisor, spec(&TinyGuest::echo()));
+        guest.wait_for_console("ready\n");
+        Self { guest, echoed: "ready\n".to_owned() }
+    }
+
+    /// Its thread takes a byte, its guest reads that and answers.
+    fn answer(&mut self) {
+        assert_eq!(self.guest.ask(|machine| machine.write_console(b"+")), 1);
+        self.echoed.push('+');
+        self.guest.wait_for_console(&self.echoed);
+    }
+
+    fn end(self) {
+        assert_eq!(self.guest.ask(|machine| machine.write_console(b"q")), 1);
+        assert_eq!(self.guest.join(), (MachineExit::PoweredOff, self.echoed));
+    }
+}
+
+/// What machines under attack are made of.
+struct Bench {
+    hypervisor: Hypervisor,
+    /// Of no network; `None` where tests must do without root.
+    tap: Option<OwnedFd>,
+    sockets: TempDir,
+}
+
+impl Bench {
+    /// A machine for a guest that attacks `target`; `None` where there can be none.
+    fn spec(&self, target: Target, attack: Attack) -> Option<MachineSpec<OwnedFd>> {
+        let mut spec = spec(&TinyGuest::hostile_to(target, attack));
+        match target {
+            Target::Block | Target::Entropy => {}
+            Target::NetReceive | Target::NetTransmit | Target::NetControl => {
+                spec.nics.push(nic(self.tap.as_ref()?.try_clone().expect("a descriptor")));
+            }
+            Target::Balloon => {
+                let balloon = BalloonSpec { free_page_reporting: true, ..BalloonSpec::default() };
+                spec.services.balloon = Some(balloon);
+            }
+            Target::Sockets => {
+                let directory = File::open(self.sockets.path()).expect("it is there").into();
+                spec.services.vsock = Some(VsockSpec { cid: 3, directory });
+            }
+            Target::Console => spec.services.console = true,
+        }
+        Some(spec)
+    }
+}
+
+fn nic(tap: OwnedFd) -> NicSpec<OwnedFd> {
+    NicSpec {
+        id: "net0".into(),
+        taps: vec![tap],
+        mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+        mtu: None,
+        queue_size: 256,
+        vhost: None,
+        options: NicOptions::default(),
+    }
+}
+
 /// What `attack` makes its guest say before the common end.
-fn own_lines(attack: Attack) -> &'static str {
+fn own_lines(target: Target, attack: Attack) -> String {
+    let proof = target.proof();
     match attack {
-        // Both read the disk with the settings that they could not change.
-        Attack::OddWidths => "read 00000000\ndata 6b736964\n",
+        // Both use the device with the settings that they could not change.
+        Attack::OddWidths => proof.to_owned(),
         Attack::SettingsAfterDriverOk => {
-            "read 00000000\ndata 6b736964\nsize 00000010\nenabled 00000001\ntable 00104000\n"
+            let table = match target {
+                Target::Block | Target::Entropy | Target::NetReceive | Target::Balloon => "00104000",
+                Target::NetTransmit | Target::Sockets | Target::Console => "00107000",
+                Target::NetControl => "0010a000",
+            };
+            format!("{proof}size 00000010\nenabled 00000001\ntable {table}\n")
         }
         // No vector (virtio 1.2 §4.1.5.1.2.1).
-        Attack::VectorsOutOfRange => "config 0000ffff\nqueue 0000ffff\nread 00000000\ndata 6b736964\n",
+        Attack::VectorsOutOfRange => format!("config 0000ffff\nqueue 0000ffff\n{proof}"),
         // Nothing answers where the device was; memory and the other device, half set up, answer as ever.
         Attack::BarOntoMemory | Attack::BarOntoBar => {
-            "old 000000ff\nmemory 12345678\nother 0000000b\nread 00000000\ndata 6b736964\n"
+            format!("old 000000ff\nmemory 12345678\nother 0000000b\n{proof}")
         }
-        _ => "",
+        _ => String::new(),
     }
+}
+
+/// What the guest says once the attacked device was reset: it and the others work.
+fn common_end(target: Target) -> String {
+    let others = [Target::Block, Target::Entropy].into_iter().filter(|other| *other != target);
+    std::iter::once(target).chain(others).map(Target::proof).collect()
 }
 
 /// The device's status after `attack` (virtio 1.2 §2.1).
@@ -206,20 +289,35 @@ fn status(attack: Attack) -> &'static str {
     }
 }
 
-fn suffer(hypervisor: &Hypervisor, attack: Attack) {
-    let guest = Guest::start(hypervisor, &TinyGuest::hostile(attack));
-    let (exit, console) = guest.join();
-    let (own, status) = (own_lines(attack), status(attack));
-    let expected = format!("{own}status {status}\nread 00000000\ndata 6b736964\nentropy 00000010\n");
-    assert_eq!((exit, console), (MachineExit::PoweredOff, expected), "after {attack:?}");
+/// Has a guest for each target do `attack`, all at once, and checks what came of it. How often `sibling` answered
+/// before the last of them ended.
+fn suffer(bench: &Bench, attack: Attack, sibling: &mut Sibling) -> u32 {
+    let targets = Target::ALL.into_iter().filter(|target| attack.fits(*target));
+    let guests: Vec<_> = targets
+        .filter_map(|target| Some((target, Guest::start(&bench.hypervisor, bench.spec(target, attack)?))))
+        .collect();
+    let mut answers = 0;
+    while guests.iter().any(|(_, guest)| !guest.thread.is_finished()) {
+        sibling.answer();
+        answers += 1;
+    }
+    for (target, guest) in guests {
+        let (own, status, end) = (own_lines(target, attack), status(attack), common_end(target));
+        let expected = (MachineExit::PoweredOff, format!("{own}status {status}\n{end}"));
+        assert_eq!(guest.join(), expected, "after {attack:?} on {target:?}");
+    }
+    answers
 }
 
-/// The machine's thread answers, pauses and resumes in the middle of a storm that never ends.
-fn suffer_storm(hypervisor: &Hypervisor) {
-    let guest = Guest::start(hypervisor, &TinyGuest::doorbell_storm());
+/// The machine's thread answers, pauses and resumes in the middle of a storm that never ends, and so does a sibling
+/// while the storm goes on and while it is held.
+fn suffer_storm(hypervisor: &Hypervisor, sibling: &mut Sibling) {
+    let guest = Guest::start(hypervisor, spec(&TinyGuest::doorbell_storm()));
     guest.wait_for_console("ready\n");
     for _ in 0..REQUESTS_DURING_STORM {
+        sibling.answer();
         guest.ask(|machine| machine.pause(Instant::now() + PATIENCE)).expect("it pauses");
+        sibling.answer();
         guest.ask(Machine::resume);
     }
     assert_eq!(guest.kill(), MachineExit::Killed);
@@ -233,18 +331,14 @@ fn hostile_guests_hurt_themselves_alone() {
     }
     let hypervisor =
         Hypervisor::open().expect("this test needs KVM, or PROCURATOR_SKIP_KVM_TESTS=1 to go without");
+    let sockets = tempfile::tempdir().expect("a temporary directory");
+    let bench = Bench { hypervisor, tap: interfaces::tap_of_no_network(), sockets };
     let before = census();
-    let sibling = Guest::start(&hypervisor, &TinyGuest::echo());
-    sibling.wait_for_console("ready\n");
-    let mut echoed = "ready\n".to_owned();
-    for attack in Attack::ALL {
-        suffer(&hypervisor, attack);
-        assert_eq!(sibling.ask(|machine| machine.write_console(b"+")), 1);
-        echoed.push('+');
-        sibling.wait_for_console(&echoed);
-    }
-    suffer_storm(&hypervisor);
-    assert_eq!(sibling.ask(|machine| machine.write_console(b"q")), 1);
-    assert_eq!(sibling.join(), (MachineExit::PoweredOff, echoed));
+    let mut sibling = Sibling::start(&bench.hypervisor);
+    let answers = Attack::ALL.map(|attack| suffer(&bench, attack, &mut sibling));
+    // The machines under attack take longer to build than an answer takes to come.
+    assert!(answers.iter().all(|count| *count > 0), "{answers:?} while attacks went on");
+    suffer_storm(&bench.hypervisor, &mut sibling);
+    sibling.end();
     assert_eq!(census(), before, "[descriptors, threads, mappings of guest memory]");
 }

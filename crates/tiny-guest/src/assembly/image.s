@@ -84,3 +84,4 @@ guests:
     guest guest_balloon
     guest guest_nmi
     guest guest_lives
+    guest guest_churn

@@ -59,7 +59,7 @@ script_open:
     store %ebx, script_device
     ret
 
-# Sets up the queue in the value, 0 or 1.
+# Sets up the queue in the value, 0 to 2.
 script_open_queue:
     movl STEP_VALUE(%esi), %eax
     jmp virtio_open_queue

@@ -1,4 +1,4 @@
-# A virtio 1.x driver over PCI (virtio 1.2, section 4.1): find the device, negotiate, up to two split queues, polling.
+# A virtio 1.x driver over PCI (virtio 1.2, section 4.1): find the device, negotiate, up to three split queues, polling.
 
 .set VIRTIO_CAPABILITY, 0x09
 .set VIRTIO_CAPABILITIES_LIMIT, 48
@@ -36,7 +36,8 @@
 .set QUEUE_AVAILABLE, 0x1000
 .set QUEUE_USED, 0x2000
 .set QUEUE_LONGEST, 16
-.set BUFFERS, QUEUES + 2 * QUEUE_BYTES
+.set QUEUES_MOST, 3
+.set BUFFERS, QUEUES + QUEUES_MOST * QUEUE_BYTES
 
 # Fills in a descriptor of a queue.
 .macro describe queue, slot, address, length, flags, next
@@ -166,7 +167,7 @@ virtio_negotiate:
 1:
     fail text_no_agreement
 
-# Sets up queue EAX (0 or 1). Changes EAX, ECX, EDX and EDI.
+# Sets up queue EAX, below QUEUES_MOST. Changes EAX, ECX, EDX and EDI.
 virtio_open_queue:
     fetch virtio_common, %ebp
     movl %eax, %edi
@@ -209,11 +210,8 @@ virtio_open_queue:
 
 # The address of queue EDI in EDX. Changes nothing else.
 virtio_queue_address:
-    movl $QUEUES, %edx
-    testl %edi, %edi
-    jz 1f
-    addl $QUEUE_BYTES, %edx
-1:
+    imull $QUEUE_BYTES, %edi, %edx
+    addl $QUEUES, %edx
     ret
 
 # The driver is ready.
@@ -273,9 +271,9 @@ virtio_common: .long 0
 virtio_notify: .long 0
 virtio_notify_multiplier: .long 0
 virtio_device: .long 0
-virtio_queue_mask: .long 0, 0
-virtio_queue_seen: .long 0, 0
-virtio_queue_doorbell: .long 0, 0
+virtio_queue_mask: .fill QUEUES_MOST, 4, 0
+virtio_queue_seen: .fill QUEUES_MOST, 4, 0
+virtio_queue_doorbell: .fill QUEUES_MOST, 4, 0
 
 text_no_device: .asciz "no such device\n"
 text_no_configuration: .asciz "no virtio configuration\n"

@@ -3,6 +3,7 @@
 mod diagnosis;
 mod disks;
 mod harness;
+mod pausing;
 mod processors;
 mod services;
 

@@ -92,6 +92,25 @@ fn a_forked_child_does_not_inherit_it() {
 
 /// One test, because both parts count what the host has.
 #[test]
+fn each_kind_of_memory_asks_for_what_is_its_own() {
+    for (backing, wanted) in [
+        (MemoryBacking::SharedMemfd, None),
+        (MemoryBacking::AnonymousHuge, Some("hg")),
+        (MemoryBacking::AnonymousMergeable, Some("mg")),
+    ] {
+        // Two regions: both are advised.
+        let Ram { memory, .. } = allocate(&spec(3_328 << 20, backing)).unwrap();
+        for region in memory.iter() {
+            let flags = mapping_flags(region.as_ptr().addr());
+            for advised in ["hg", "mg"] {
+                let has = has_flag(&flags, advised);
+                assert_eq!(has, wanted == Some(advised), "{backing:?}, {advised}: {flags}");
+            }
+        }
+    }
+}
+
+#[test]
 fn huge_pages_are_promised_at_once_or_refused_in_figures() {
     too_few_huge_pages_are_told_in_figures();
     huge_pages_are_promised_at_once_and_sealed();

@@ -3,6 +3,9 @@
 //! Buffers are taken from the queue before a frame is read, enough of them for any frame, and held until it came.
 //! A frame that needs several buffers (only with `MRG_RXBUF`) is completed in one go. Without buffers the TAP is
 //! left alone until the driver's doorbell: the frames wait in the TAP's own queue, which drops when it is full.
+//!
+//! What is held is always the last that was taken, without a gap, so that it can be given back to the queue on a pause. A
+//! useless buffer between held ones is therefore held along with them, and completed once it is the first.
 
 use std::collections::VecDeque;
 
@@ -43,9 +46,9 @@ impl Buffers {
 /// The receiving half while the device is active.
 pub(super) struct Receiver {
     buffers: Buffers,
-    /// Taken from the queue, in order, and not filled yet.
-    held: VecDeque<Chain>,
-    /// The writable parts of `held`, in the same order.
+    /// Taken from the queue, in order, and not completed yet; the first one is of use.
+    held: VecDeque<Held>,
+    /// The writable parts of those of `held` that are of use, in the same order.
     vectors: IoVectors,
     /// Completions of one frame; kept for its allocation.
     completions: Vec<(u16, u32)>,
@@ -53,6 +56,14 @@ pub(super) struct Receiver {
     budget: u32,
     /// There were too few buffers, and doorbells are on.
     starved: bool,
+}
+
+/// A buffer in hand.
+enum Held {
+    /// Its room is among the vectors.
+    Room(Chain),
+    /// It cannot take a header, or lies outside of memory.
+    Useless { head: u16 },
 }
 
 /// Whether the held buffers take any frame.
@@ -156,18 +167,28 @@ impl Receiver {
                 Some(self.vectors.append(queue.memory(), chain.writable(), 0, room))
             };
             match appended {
-                Some(Ok(())) => self.held.push_back(chain),
+                Some(Ok(())) => self.held.push_back(Held::Room(chain)),
                 Some(Err(VectorsError::TooMany)) if !self.held.is_empty() => {
                     queue.rewind(1);
                     return Ok(Gathered::Enough);
                 }
                 None | Some(Err(_)) => {
-                    counters.count_receive_dropped();
-                    queue.complete(chain.head(), 0)?;
+                    self.held.push_back(Held::Useless { head: chain.head() });
+                    self.complete_useless(queue, counters)?;
                 }
             }
         }
         Ok(Gathered::Enough)
+    }
+
+    /// Completes useless buffers, empty, as long as nothing is held before them.
+    fn complete_useless(&mut self, queue: &mut Queue, counters: &NetCounters) -> Result<(), QueueFault> {
+        while let Some(Held::Useless { head }) = self.held.front() {
+            counters.count_receive_dropped();
+            queue.complete(*head, 0)?;
+            self.held.pop_front();
+        }
+        Ok(())
     }
 
     fn is_enough(&self) -> bool {
@@ -181,7 +202,11 @@ impl Receiver {
     fn deliver(&mut self, queue: &mut Queue, bytes: u64, counters: &NetCounters) -> Result<(), QueueFault> {
         self.completions.clear();
         let (mut rest, mut room) = (bytes, 0);
-        for chain in &self.held {
+        for held in &self.held {
+            let Held::Room(chain) = held else { continue };
+            if rest == 0 {
+                break;
+            }
             let filled = rest.min(chain.writable_len());
             mark_written(queue.memory(), chain.writable(), filled);
             // Parts of a 32-bit length.
@@ -189,18 +214,20 @@ impl Receiver {
             self.completions.push((chain.head(), written));
             room += chain.writable_len();
             rest -= filled;
-            if rest == 0 {
-                break;
-            }
         }
-        if let Some(first) = self.held.front() {
+        if let Some(Held::Room(first)) = self.held.front() {
             let count = u16::try_from(self.completions.len()).unwrap_or(u16::MAX);
             // Each held chain has room for the whole header and lies in memory.
             let _written = first.write_at(queue.memory(), BUFFER_COUNT_OFFSET, &count.to_le_bytes());
         }
-        self.held.drain(..self.completions.len());
         self.vectors.advance(room);
         counters.count_received(bytes - HEADER_BYTES);
-        queue.complete_together(&self.completions)
+        queue.complete_together(&self.completions)?;
+        // The filled ones go, and useless ones before, between and right after them.
+        for _filled in 0..self.completions.len() {
+            self.held.pop_front();
+            self.complete_useless(queue, counters)?;
+        }
+        Ok(())
     }
 }

@@ -8,13 +8,16 @@
 //!
 //! Credit (virtio 1.2 §5.10.6.3): each side says how much it can keep and how much it has passed on, so that the other
 //! never sends what would not fit. A guest that sends more is cut off.
+//!
+//! How much the host keeps may change from one packet to the next. What the guest was once allowed to send it may send:
+//! a smaller buffer means that passing bytes on allows no new ones, until less than that is promised.
 
 use super::packet::{NO_MORE_RECEIVED, NO_MORE_SENT, Operation};
 
-/// What is kept for the host of what the guest sent.
+/// The most that is kept for the host of what the guest sent.
 pub(super) const BUFFER_BYTES: u32 = 64 << 10;
-/// The guest is told of room that it does not know of as soon as it is that much.
-const UPDATE_BYTES: u32 = BUFFER_BYTES / 4;
+/// The guest is told of room that it does not know of as soon as it is this part of all.
+const UPDATE_PART: u32 = 4;
 
 /// The part of a guest's packet that concerns a connection's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,10 +80,12 @@ struct Due {
 /// Byte counts, all modulo 2³².
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Credit {
-    /// From the guest: received, passed on, and passed on as far as the guest knows.
+    /// From the guest: received, passed on, and passed on as far as the guest knows, with the buffer that it was
+    /// told of along with that.
     received: u32,
     forwarded: u32,
     announced: u32,
+    buffer: u32,
     /// To the guest: sent, and what it says of its side.
     sent: u32,
     guest_buffer: u32,
@@ -171,7 +176,7 @@ impl Connection {
     }
 
     fn receive_data(&mut self, length: u32) -> Reaction {
-        let fits = self.unforwarded().checked_add(length).is_some_and(|kept| kept <= BUFFER_BYTES);
+        let fits = self.unforwarded().checked_add(length).is_some_and(|kept| kept <= self.promised());
         if !self.guest_sends || !fits {
             return Reaction::Broken;
         }
@@ -184,11 +189,21 @@ impl Connection {
         self.credit.received.wrapping_sub(self.credit.forwarded)
     }
 
+    /// Bytes that are kept or that the guest may send, as far as it knows. Only [`Connection::announce`] makes it more.
+    pub(super) fn promised(&self) -> u32 {
+        if !self.guest_sends {
+            return self.unforwarded();
+        }
+        let untold = self.credit.forwarded.wrapping_sub(self.credit.announced);
+        // Nothing is received beyond the buffer, so no more can have been passed on.
+        self.credit.buffer.saturating_sub(untold)
+    }
+
     /// The host has got `bytes` more; not more than there were.
     pub(super) fn forward(&mut self, bytes: u32) {
         self.credit.forwarded = self.credit.forwarded.wrapping_add(bytes.min(self.unforwarded()));
         let untold = self.credit.forwarded.wrapping_sub(self.credit.announced);
-        self.due.credit_update |= self.guest_sends && untold >= UPDATE_BYTES;
+        self.due.credit_update |= self.guest_sends && untold >= self.credit.buffer / UPDATE_PART;
     }
 
     /// How many bytes the guest has room for; none before it accepted or after either side closed this direction.
@@ -270,11 +285,13 @@ impl Connection {
         Some(Notice { operation, flags })
     }
 
-    /// What a packet to the guest says of the host's side, which the guest knows from then on.
-    pub(super) fn announce(&mut self) -> (u32, u32) {
+    /// What a packet to the guest says of the host's side, which the guest knows from then on: that `window` bytes can
+    /// be kept, or as many as are promised if that is more, and how many were passed on.
+    pub(super) fn announce(&mut self, window: u32) -> (u32, u32) {
+        self.credit.buffer = window.max(self.promised());
         self.credit.announced = self.credit.forwarded;
         self.due.credit_update = false;
-        (BUFFER_BYTES, self.credit.forwarded)
+        (self.credit.buffer, self.credit.forwarded)
     }
 }
 

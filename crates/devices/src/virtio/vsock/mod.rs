@@ -10,13 +10,17 @@
 //! guest ── packets in queues ── device ── Connection (credit, half-closes: pure) ── Unix streams ── host
 //! ```
 //!
-//! Either side can close its direction alone. Nothing is read from a stream that its receiver has no room for, and
-//! what is kept of each is bounded, as is the number of connections.
+//! Either side can close its direction alone. Nothing is read from a stream that its receiver has no room for. A device
+//! has at most 256 connections and keeps at most 2 MiB for all of them together: the more connections, the less credit
+//! each has, and none is ever without any. What the kernel holds in the streams themselves comes on top, at most
+//! `net.core.wmem_default` each.
 
+mod budget;
 mod connection;
 mod device;
 mod host;
 mod packet;
+mod route;
 mod switch;
 
 pub use device::{VsockDevice, VsockDeviceConfig, VsockError};

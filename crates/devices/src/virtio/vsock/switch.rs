@@ -1,22 +1,21 @@
 //! All connections of a device: which stream belongs to which pair of ports, which of them has something for the
-//! guest, and what is kept of either direction. Knows sockets and packets, and no queues.
+//! guest, and how they share what the device keeps. Knows sockets and packets, and no queues.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::connection::{BUFFER_BYTES, Connection, Incoming, Reaction, Receiving};
-use super::host::{Call, Caller, HostSockets, Received, receive, send};
+use super::budget::{Budget, CONNECTIONS_MAX};
+use super::connection::{BUFFER_BYTES, Connection, Incoming, Reaction};
+use super::host::{Call, Caller, HostSockets, send};
 use super::packet::{HOST_CID, Header, Operation};
+use super::route::Route;
 
-/// The most connections.
-pub(super) const CONNECTIONS_MAX: usize = 1023;
 /// The most host programs that have not said yet what they want; the oldest gives way.
 const CALLERS_MAX: usize = 64;
 /// Resets that wait for room in the guest's queue. No more of the guest's packets are taken beyond that.
@@ -42,28 +41,13 @@ impl Ports {
     }
 }
 
-/// A connection and its stream.
-struct Route {
-    connection: Connection,
-    stream: UnixStream,
-    /// From the guest, not yet taken by the host; at most [`BUFFER_BYTES`].
-    kept: VecDeque<u8>,
-    /// Whether the stream may have something to read, as far as was seen.
-    readable: bool,
-    /// Whether the host closed both directions; something may still wait to be read.
-    hung_up: bool,
-    /// Whether the host was told that the guest will send no more.
-    end_passed_on: bool,
-    /// Whether it waits for its turn to send to the guest.
-    waiting: bool,
-}
-
 /// The connections.
 pub(super) struct Switch {
     guest_cid: u64,
     host: HostSockets,
     epoll: OwnedFd,
     routes: HashMap<Ports, Route>,
+    budget: Budget,
     callers: VecDeque<(u32, Caller)>,
     next_caller: u32,
     next_local_port: u32,
@@ -83,6 +67,7 @@ impl Switch {
             host,
             epoll,
             routes: HashMap::new(),
+            budget: Budget::new(),
             callers: VecDeque::new(),
             next_caller: 0,
             next_local_port: FIRST_LOCAL_PORT,
@@ -100,6 +85,7 @@ impl Switch {
     /// Hangs up on everybody. Host programs may go on calling.
     pub(super) fn clear(&mut self) {
         self.routes.clear();
+        self.budget = Budget::new();
         self.callers.clear();
         self.ready.clear();
         self.resets.clear();
@@ -198,16 +184,7 @@ impl Switch {
         if epoll::add(&self.epoll, &stream, EventData::new_u64(ports.number()), interest).is_err() {
             return false;
         }
-        let route = Route {
-            connection,
-            stream,
-            kept: VecDeque::new(),
-            readable: true,
-            hung_up: false,
-            end_passed_on: false,
-            waiting: false,
-        };
-        self.routes.insert(ports, route);
+        self.routes.insert(ports, Route::new(connection, stream));
         self.reconsider(ports);
         true
     }
@@ -266,7 +243,7 @@ impl Switch {
                 }
             }
             Reaction::Gone => {
-                self.routes.remove(&ports);
+                self.remove(ports);
                 return;
             }
             Reaction::Broken => return self.reset(ports),
@@ -297,14 +274,27 @@ impl Switch {
 
     /// Ends a connection and lets the guest know.
     fn reset(&mut self, ports: Ports) {
-        if self.routes.remove(&ports).is_some() {
+        if self.remove(ports) {
             self.resets.push_back(ports);
         }
     }
 
-    /// Ends a connection that is over, and queues one that has something for the guest.
+    /// Forgets a connection; whether there was one. Its place among those that are ready goes with it: a guest that
+    /// connects and hangs up for ever, and takes no packet, makes nothing grow.
+    fn remove(&mut self, ports: Ports) -> bool {
+        let Some(mut route) = self.routes.remove(&ports) else { return false };
+        self.budget.recount(&mut route.share, 0);
+        if route.waiting {
+            self.ready.retain(|waiting| *waiting != ports);
+        }
+        true
+    }
+
+    /// Ends a connection that is over, queues one that has something for the guest, and counts what it keeps.
     fn reconsider(&mut self, ports: Ports) {
         let Some(route) = self.routes.get_mut(&ports) else { return };
+        let bytes = route.bytes();
+        self.budget.recount(&mut route.share, bytes);
         if route.connection.is_over() {
             return self.reset(ports);
         }
@@ -328,11 +318,12 @@ impl Switch {
             route.waiting = false;
             let produced = route.produce(&mut self.piece, room);
             let Ok(produced) = produced else {
-                self.routes.remove(&ports);
+                self.remove(ports);
                 let header = self.header(ports, Operation::Reset, 0, (0, 0));
                 return Some((header, &[]));
             };
-            let announced = produced.map(|packet| (packet, route.connection.announce()));
+            let window = self.budget.window(&route.share);
+            let announced = produced.map(|packet| (packet, route.connection.announce(window)));
             self.reconsider(ports);
             if let Some((packet, announced)) = announced {
                 let mut header = self.header(ports, packet.operation, packet.length, announced);
@@ -359,86 +350,15 @@ impl Switch {
     }
 }
 
-/// A packet for the guest, its data in the switch's piece.
-#[derive(Clone, Copy)]
-struct Produced {
-    operation: Operation,
-    flags: u32,
-    length: u32,
-}
-
-impl Route {
-    fn has_to_read(&self) -> bool {
-        self.readable && self.connection.wants_host_data()
+#[cfg(test)]
+impl Switch {
+    /// Memory of what waits for slow hosts.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.routes.values().map(Route::capacity).sum()
     }
 
-    /// Keeps `data` of the guest and passes on what the host takes.
-    fn take(&mut self, data: &[u8]) -> io::Result<()> {
-        let mut rest = data;
-        if self.kept.is_empty() {
-            let sent = send(&self.stream, data)?;
-            self.forwarded(sent);
-            rest = &data[sent..];
-        }
-        self.kept.extend(rest);
-        Ok(())
-    }
-
-    /// Passes on what is kept.
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.kept.is_empty() {
-            let (front, _) = self.kept.as_slices();
-            let sent = send(&self.stream, front)?;
-            if sent == 0 {
-                return Ok(());
-            }
-            self.kept.drain(..sent);
-            self.forwarded(sent);
-        }
-        self.pass_on_end()
-    }
-
-    fn forwarded(&mut self, bytes: usize) {
-        self.connection.forward(u32::try_from(bytes).unwrap_or(u32::MAX));
-    }
-
-    /// Tells the host that the guest will send no more, once it has everything. Once: each shutdown of a socket wakes
-    /// whoever watches it, this device too.
-    fn pass_on_end(&mut self) -> io::Result<()> {
-        if self.connection.guest_ended() && !std::mem::replace(&mut self.end_passed_on, true) {
-            match self.stream.shutdown(Shutdown::Write) {
-                Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The next packet for the guest: a notice, or what can be read for it.
-    fn produce(&mut self, piece: &mut [u8], room: usize) -> io::Result<Option<Produced>> {
-        loop {
-            // The host's last bytes come before the word that there are no more.
-            if let Some(notice) = self.connection.next_notice() {
-                return Ok(Some(Produced { operation: notice.operation, flags: notice.flags, length: 0 }));
-            }
-            let credit = usize::try_from(self.connection.room()).unwrap_or(usize::MAX);
-            let most = room.min(credit).min(piece.len());
-            if !self.has_to_read() || most == 0 {
-                return Ok(None);
-            }
-            match receive(&self.stream, &mut piece[..most])? {
-                Received::Nothing => {
-                    self.readable = false;
-                    return Ok(None);
-                }
-                Received::End if self.hung_up => self.connection.host_ended(Receiving::Ended),
-                Received::End => self.connection.host_ended(Receiving::GoesOn),
-                Received::Bytes(count) => {
-                    let length = u32::try_from(count).unwrap_or(u32::MAX);
-                    self.connection.send(length);
-                    return Ok(Some(Produced { operation: Operation::Data, flags: 0, length }));
-                }
-            }
-        }
+    /// How many connections wait to send to the guest.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 }

@@ -58,6 +58,23 @@ fn standard() -> Bench {
     active(small_memory(MEMORY), ALL_FEATURES, &[0, 1, 2, 3])
 }
 
+#[test]
+fn what_is_offered_follows_what_is_asked_for() {
+    for (deflate_on_oom, free_page_reporting, features, queues) in [
+        (false, false, 0, 3),
+        (true, false, 1 << 2, 3),
+        (false, true, 1 << 5, 4),
+        (true, true, 1 << 2 | 1 << 5, 4),
+    ] {
+        let config = BalloonDeviceConfig { deflate_on_oom, free_page_reporting, ..config() };
+        let device = BalloonDevice::new(config).unwrap();
+        assert_eq!(device.offered_features() & (1 << 2 | 1 << 5), features, "{config:?}");
+        assert_eq!(device.queue_sizes().len(), queues, "{config:?}");
+        // Figures are told in any case; nothing else of a balloon is on offer.
+        assert_eq!(device.offered_features() & 0x3f & !(1 << 2 | 1 << 5), 1 << 1, "{config:?}");
+    }
+}
+
 impl Bench {
     /// Sends page numbers by the queue `number`.
     fn send(&mut self, number: u16, pages: &[u32]) {

@@ -360,6 +360,40 @@ fn draining_gives_held_buffers_back_until_the_next_doorbell() {
 }
 
 #[test]
+fn each_buffer_is_completed_once_however_useless_ones_lie_between_and_whenever_it_pauses() {
+    // With room for the longest frame only together; 0 stands for one that is not writable.
+    let lengths = [600, 11, 600, 0, 5, 600, 600, 11, 600, 600, 600, 600];
+    for pauses in 0..8_u32 {
+        let mut bench = bench(MERGEABLE);
+        for (position, length) in (0..).zip(lengths) {
+            match length {
+                0 => {
+                    bench.guest.receive.add_chain(&[Buffer::Readable(RECEIVE_DATA, 600)]);
+                }
+                _ => bench.guest.add_receive_buffer(position * 0x1000, length),
+            }
+        }
+        let mut used = Vec::new();
+        for frame in 0..3 {
+            bench.guest.device.doorbell(RECEIVE_QUEUE);
+            if pauses >> frame & 1 != 0 {
+                assert!(bench.guest.device.drain(Instant::now()));
+                bench.guest.device.doorbell(RECEIVE_QUEUE);
+            }
+            bench.peer_sends(1000, 0xcd);
+            bench.guest.device.event(PORT_READABLE);
+            used.extend(bench.guest.receive.drain_used());
+        }
+        let filled: Vec<_> = used.iter().copied().filter(|(_, length)| *length > 0).collect();
+        assert_eq!(filled, [(0, 600), (2, 412), (5, 600), (6, 412), (8, 600), (9, 412)], "pauses {pauses:b}");
+        let mut useless: Vec<_> = used.iter().filter(|(_, length)| *length == 0).map(|used| used.0).collect();
+        useless.sort_unstable();
+        assert_eq!(useless, [1, 3, 4, 7], "pauses {pauses:b}");
+        assert_eq!(bench.guest.counts().receive_dropped, 4);
+    }
+}
+
+#[test]
 fn a_reset_lets_go_of_guest_memory() {
     let mut bench = bench(MERGEABLE);
     bench.guest.add_receive_buffer(0, 2000);

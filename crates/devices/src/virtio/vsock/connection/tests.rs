@@ -11,6 +11,7 @@ fn packet(operation: Operation) -> Incoming {
 fn established() -> Connection {
     let mut connection = Connection::accepted(&packet(Operation::Request));
     assert_eq!(connection.next_notice().map(|notice| notice.operation), Some(Operation::Response));
+    assert_eq!(connection.announce(BUFFER_BYTES), (BUFFER_BYTES, 0));
     connection
 }
 
@@ -76,7 +77,7 @@ enum Event {
     Send(u32),
     HostEnded,
     AskForRoom,
-    Notice,
+    Notice(u32),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -99,7 +100,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => any::<u32>().prop_map(Event::Send),
         1 => Just(Event::HostEnded),
         1 => Just(Event::AskForRoom),
-        3 => Just(Event::Notice),
+        3 => (1..=BUFFER_BYTES).prop_map(Event::Notice),
     ]
 }
 
@@ -141,14 +142,15 @@ proptest! {
                     host_sends = false;
                 }
                 Event::AskForRoom => connection.ask_for_room(),
-                Event::Notice => if let Some(notice) = connection.next_notice() {
+                Event::Notice(window) => if let Some(notice) = connection.next_notice() {
                     shutdowns += u32::from(notice.operation == Operation::Shutdown);
                     prop_assert!(notice.operation != Operation::Shutdown || !host_sends);
-                    connection.announce();
+                    connection.announce(window);
                 }
             }
             prop_assert_eq!(u64::from(connection.unforwarded()), kept);
-            prop_assert!(kept <= u64::from(BUFFER_BYTES) && shutdowns <= 1);
+            prop_assert!(kept <= u64::from(connection.promised()) && shutdowns <= 1);
+            prop_assert!(connection.promised() <= BUFFER_BYTES);
             prop_assert!(!connection.is_over() || (!guest_sends && kept == 0));
         }
         let mut notices = 0;
@@ -160,18 +162,20 @@ proptest! {
 
     /// As long as a guest keeps to its credit and the host reads, the guest hears of room before it has none left.
     #[test]
-    fn an_honest_guest_never_starves(pieces in proptest::collection::vec(1..BUFFER_BYTES, 1..60)) {
+    fn an_honest_guest_never_starves(
+        pieces in proptest::collection::vec((1..BUFFER_BYTES, 1..=BUFFER_BYTES), 1..60),
+    ) {
         let mut connection = established();
-        let (mut sent, mut known) = (0_u32, 0_u32);
-        for piece in pieces {
-            let piece = piece.min(BUFFER_BYTES - sent.wrapping_sub(known));
+        let (mut sent, mut buffer, mut known) = (0_u32, BUFFER_BYTES, 0_u32);
+        for (piece, window) in pieces {
+            let piece = piece.min(buffer - sent.wrapping_sub(known));
             prop_assert!(piece > 0, "the guest is stuck");
             let data = Incoming { length: piece, ..packet(Operation::Data) };
             prop_assert_eq!(connection.receive(&data), Reaction::Data);
             sent = sent.wrapping_add(piece);
             connection.forward(piece);
             while connection.next_notice().is_some() {
-                known = connection.announce().1;
+                (buffer, known) = connection.announce(window);
             }
         }
     }

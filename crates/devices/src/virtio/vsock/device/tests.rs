@@ -15,7 +15,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::super::connection::BUFFER_BYTES;
 use super::super::packet::{HOST_CID, NO_MORE_RECEIVED, NO_MORE_SENT, Operation};
-use super::super::{SOCKET_NAME, switch};
+use super::super::{SOCKET_NAME, budget};
 use super::*;
 use crate::memory::GuestMemory;
 use crate::virtio::queue::RingFeatures;
@@ -309,7 +309,7 @@ fn connections_are_bounded_and_a_reset_hangs_up_on_all() {
     let mut bench = bench();
     let listener = UnixListener::bind(bench.socket("_9")).unwrap();
     let mut streams = Vec::new();
-    for port in 0..u32::try_from(switch::CONNECTIONS_MAX).unwrap() {
+    for port in 0..u32::try_from(budget::CONNECTIONS_MAX).unwrap() {
         bench.send((port, 9), Operation::Request, 0, &[]);
         bench.expect(Operation::Response);
         streams.push(listener.accept().unwrap().0);
@@ -326,6 +326,108 @@ fn connections_are_bounded_and_a_reset_hangs_up_on_all() {
     let mut early = UnixStream::connect(bench.socket("")).unwrap();
     bench.device.event(HOST);
     assert_eq!(early.read(&mut [0]).unwrap(), 0, "nobody is there to speak to");
+}
+
+/// What a guest has sent on a connection, and what it knows of the host's side.
+struct Sender {
+    ports: (u32, u32),
+    stream: UnixStream,
+    sent: u32,
+    buffer: u32,
+    forwarded: u32,
+}
+
+/// What a guest sends on the connection of `port` at `position`.
+fn sent_byte(port: u32, position: u32) -> u8 {
+    (position.wrapping_mul(31) ^ position >> 8 ^ port).to_le_bytes()[0]
+}
+
+impl Bench {
+    /// Every guest sends as much as it has credit for, until nothing changes any more.
+    fn send_all_credit(&mut self, senders: &mut [Sender], limit: u32) {
+        loop {
+            let mut any = false;
+            for sender in &mut *senders {
+                let credit = sender.forwarded.wrapping_add(sender.buffer).wrapping_sub(sender.sent);
+                let length = credit.min(limit - sender.sent);
+                if length > 0 {
+                    any = true;
+                    let data: Vec<u8> = (sender.sent..sender.sent + length)
+                        .map(|position| sent_byte(sender.ports.0, position))
+                        .collect();
+                    self.send(sender.ports, Operation::Data, 0, &data);
+                    sender.sent += length;
+                }
+                self.pump();
+            }
+            for (header, _) in std::mem::take(&mut self.inbox) {
+                assert!(
+                    matches!(header.operation, Operation::CreditUpdate | Operation::Shutdown),
+                    "an honest guest is cut off: {header:?}"
+                );
+                let sender = senders.iter_mut().find(|sender| sender.ports.0 == header.destination_port);
+                let sender = sender.unwrap();
+                (sender.buffer, sender.forwarded) = (header.buffer, header.forwarded);
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_for_all_slow_hosts_together_is_bounded_and_none_of_it_is_lost() {
+    /// More than a stream and the device keep for one connection.
+    const EACH: u32 = 600_000;
+    let mut bench = bench();
+    let listener = UnixListener::bind(bench.socket("_9")).unwrap();
+    let mut senders = Vec::new();
+    for port in 0..u32::try_from(budget::CONNECTIONS_MAX).unwrap() {
+        bench.send((port, 9), Operation::Request, 0, &[]);
+        let (response, _) = bench.expect(Operation::Response);
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let buffer = response.buffer;
+        assert!(buffer >= budget::LEAST_BYTES);
+        senders.push(Sender { ports: (port, 9), stream, sent: 0, buffer, forwarded: 0 });
+    }
+    bench.send_all_credit(&mut senders, EACH);
+    assert!(senders.iter().all(|sender| sender.sent < EACH), "every host is slow");
+    let kept = bench.device.switch.kept_bytes();
+    assert!(kept > 256 * 1024 && kept <= 2 << 20, "{kept} bytes are kept");
+    let mut received = vec![0; senders.len()];
+    while received.iter().any(|count| *count < EACH) {
+        for (sender, count) in senders.iter_mut().zip(&mut received) {
+            let mut piece = vec![0; 0x4_0000];
+            let Ok(length) = sender.stream.read(&mut piece) else { continue };
+            assert!(length > 0, "the stream ended after {count} bytes");
+            for byte in &piece[..length] {
+                assert_eq!(*byte, sent_byte(sender.ports.0, *count));
+                *count += 1;
+            }
+        }
+        bench.send_all_credit(&mut senders, EACH);
+    }
+    assert_eq!(bench.device.switch.kept_bytes(), 0, "what is empty is let go");
+}
+
+#[test]
+fn a_guest_that_connects_and_hangs_up_for_ever_makes_nothing_grow() {
+    let mut bench = bench();
+    let listener = UnixListener::bind(bench.socket("_9")).unwrap();
+    // Without buffers for answers.
+    for slot in 0..QUEUE {
+        bench
+            .receive
+            .write_descriptor(slot, virtio_queue::desc::split::Descriptor::new(RECEIVE_BUFFERS, 44, 2, 0));
+    }
+    for _ in 0..1000 {
+        bench.send((1, 9), Operation::Request, 0, &[]);
+        drop(listener.accept().unwrap());
+        bench.send((1, 9), Operation::Reset, 0, &[]);
+    }
+    assert!(bench.device.switch.ready() <= 1);
 }
 
 #[test]
