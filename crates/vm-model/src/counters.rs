@@ -24,7 +24,7 @@ pub struct MachineCounters {
     pub balloon: Option<BalloonCounters>,
 }
 
-/// Guest memory as the guest sees it, and what it gave up. Every figure can shrink.
+/// Guest memory as the guest sees it, and what it gave up. Every figure but the last two can shrink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonCounters {
     /// What the host asks the guest to give up.
@@ -37,6 +37,12 @@ pub struct BalloonCounters {
     pub free: Option<Bytes>,
     /// What the guest has in all; `None` until it reports.
     pub total: Option<Bytes>,
+    /// What was given back to the host, counted again for memory that came back in between.
+    #[serde(default)]
+    pub discarded: Bytes,
+    /// Pages that the guest gave up and that are outside its memory, or that the host did not take back.
+    #[serde(default)]
+    pub refused_pages: u64,
 }
 
 /// A vCPU's use.
@@ -57,6 +63,9 @@ pub struct NicCounters {
     pub receive_bytes: u64,
     /// Frames the guest received.
     pub receive_frames: u64,
+    /// Frames for the guest that it did not get.
+    #[serde(default)]
+    pub receive_dropped: u64,
     /// Bytes of frames the guest sent.
     pub transmit_bytes: u64,
     /// Frames the guest sent.
@@ -80,6 +89,9 @@ pub struct BlockCounters {
     pub write_operations: u64,
     /// Flush requests completed.
     pub flush_operations: u64,
+    /// Requests completed that discard or zero ranges.
+    #[serde(default)]
+    pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
 }
