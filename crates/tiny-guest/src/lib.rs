@@ -73,6 +73,7 @@ enum Kind {
     Script,
     Balloon,
     Nmi,
+    Stray,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -162,6 +163,12 @@ impl TinyGuest {
     #[must_use]
     pub fn triple_fault() -> Self {
         Self::of(Kind::TripleFault)
+    }
+
+    /// Writes `ready\n` and goes on at `address`.
+    #[must_use]
+    pub fn stray(address: u32) -> Self {
+        Self { address, ..Self::of(Kind::Stray) }
     }
 
     /// Writes `ready\n`, polls the register at [`EVENT_REGISTER_ADDRESS`] until its bit 0 (the power button) is

@@ -71,6 +71,7 @@ impl MachineHandle {
             | MachineExit::Killed
             | MachineExit::Reset(_)
             | MachineExit::TripleFault
+            | MachineExit::GuestFault(_)
             | MachineExit::Failed(_) => StopMethod::Kill,
         };
         Ok(report(method, exit, begun))

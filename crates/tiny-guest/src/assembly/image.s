@@ -83,3 +83,4 @@ guests:
     guest guest_script
     guest guest_balloon
     guest guest_nmi
+    guest guest_stray

@@ -71,6 +71,16 @@ fn ways_to_reset_are_told_apart() {
 }
 
 #[test]
+fn a_guest_that_executes_a_devices_registers_is_at_fault() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let ended = run(&hypervisor, spec(&TinyGuest::stray(tiny_guest::EVENT_REGISTER_ADDRESS)));
+    assert_eq!(ended.console, "ready\n");
+    let MachineExit::GuestFault(what) = ended.exit else { panic!("{:?}", ended.exit) };
+    assert!(what.starts_with("executed what cannot be carried out"), "{what}");
+    assert!(what.ends_with("vCPU 0 was at instruction 0xfec10000"), "{what}");
+}
+
+#[test]
 fn a_spinning_guest_is_paused_resumed_and_killed() {
     let Some(hypervisor) = hypervisor() else { return };
     let mut spec = spec(&TinyGuest::spin());
