@@ -163,3 +163,6 @@ impl Driver for Steward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

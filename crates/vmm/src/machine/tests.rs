@@ -300,6 +300,8 @@ fn a_disk_is_read_written_and_flushed() {
     let [disk] = &ended.counters.disks[..] else { panic!("one disk is counted") };
     assert_eq!((disk.id.as_str(), disk.read_operations, disk.write_operations), ("root", 1, 1));
     assert_eq!((disk.written_bytes, disk.flush_operations, disk.errors), (512, 1, 0));
+    let turns = &ended.handlers;
+    assert!(turns.iter().any(|handler| handler == "queue 0 of root"), "turns are told by device: {turns:?}");
 }
 
 #[test]
