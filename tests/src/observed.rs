@@ -71,6 +71,8 @@ pub struct Metrics {
     pub disk_read_bytes: u64,
     /// Bytes the guest wrote.
     pub disk_write_bytes: u64,
+    /// Requests to disks that failed.
+    pub disk_errors: u64,
 }
 
 impl ObservedVm {
