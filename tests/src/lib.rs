@@ -27,6 +27,7 @@ mod host;
 mod network;
 mod noise;
 mod observed;
+mod sockets;
 mod wait;
 mod worker;
 
@@ -35,6 +36,7 @@ pub use environment::{Environment, Image};
 pub use host::{HostState, ProcessState};
 pub use network::{http_get, http_post, ping};
 pub use noise::{ensure_same, noise};
-pub use observed::{Metrics, ObservedVm, Reason};
+pub use observed::{Balloon, Metrics, ObservedVm, Reason};
+pub use sockets::{connect_to_guest, listen_for_guest};
 pub use wait::{BOOT_DEADLINE, Never, SHORT_DEADLINE, until};
 pub use worker::{Ended, Worker};

@@ -8,6 +8,7 @@ mod endings;
 mod lifecycle;
 mod load;
 mod refusals;
+mod sockets;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
 fn environment() -> end_to_end::Environment {
