@@ -44,6 +44,12 @@ build_disk() {
     tree=$1
     bb mkdir -p "$tree"
     install_busybox "$tree"
+    for program in $programs; do
+        place=$tree${program%%=*}
+        bb mkdir -p "${place%/*}"
+        bb cp "${program#*=}" "$place"
+        bb chmod 755 "$place"
+    done
     bb cp -r "$root/." "$tree/"
     bb chmod -R u+w "$tree"
     bb mkdir -p "$tree/dev" "$tree/proc" "$tree/sys" "$tree/run" "$tree/tmp" "$tree/var"

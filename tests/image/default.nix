@@ -6,6 +6,7 @@
 {
   kernel, # the kernel image, as its package ships it
   busybox, # a statically linked busybox
+  programs, # JSON list of what `everything` has beside busybox: where each file is, and where it goes
   modules, # JSON list of the kernel modules of the initial root file system, in loading order
   toolPath, # where the host's tools are
 }:
@@ -25,12 +26,14 @@ let
       // variables
     );
 
-  bootable = name: vmConfig:
+  bootable = name: vmConfig: programs:
     build name ./build.sh {
       busybox = input busybox;
       kernel = input kernel;
       modules = map input (builtins.fromJSON modules);
       initrdInit = ./initrd-init;
+      # A word a file: where it goes, and what it is.
+      programs = map (file: "${file.destination}=${input file.source}") programs;
       inherit vmConfig;
       root = ./root;
     };
@@ -43,8 +46,8 @@ let
     };
 in
 {
-  guest = bootable "guest" ./vm-config.json;
-  everything = bootable "everything" ./everything.json;
+  guest = bootable "guest" ./vm-config.json [ ];
+  everything = bootable "everything" ./everything.json (builtins.fromJSON programs);
 
   missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";
   damaged-kernel = broken "damaged-kernel" { } "echo this is no kernel >$out/vmlinux";

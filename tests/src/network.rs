@@ -32,12 +32,25 @@ pub fn ping(address: Ipv4Addr) -> Result<Duration> {
 /// # Errors
 /// No connection, no complete answer, or another status than 200.
 pub fn http_get(address: Ipv4Addr, path: &str) -> Result<Vec<u8>> {
+    ask(address, path, format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())
+}
+
+/// The answer to a body that is posted to a page.
+///
+/// # Errors
+/// As for [`http_get`].
+pub fn http_post(address: Ipv4Addr, path: &str, body: &[u8]) -> Result<Vec<u8>> {
+    let head = format!("POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+    ask(address, path, &[head.as_bytes(), body].concat())
+}
+
+fn ask(address: Ipv4Addr, path: &str, request: &[u8]) -> Result<Vec<u8>> {
     let peer = SocketAddr::from((address, 80));
     let mut stream = TcpStream::connect_timeout(&peer, CONNECT_DEADLINE)
         .with_context(|| format!("cannot connect to {peer}"))?;
     stream.set_read_timeout(Some(ANSWER_DEADLINE)).context("cannot set a deadline")?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).with_context(|| format!("cannot ask {peer} for {path}"))?;
+    stream.set_write_timeout(Some(ANSWER_DEADLINE)).context("cannot set a deadline")?;
+    stream.write_all(request).with_context(|| format!("cannot ask {peer} for {path}"))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).with_context(|| format!("cannot read {path} from {peer}"))?;
     body_of(answer).with_context(|| format!("{path} from {peer}"))

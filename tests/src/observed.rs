@@ -69,6 +69,10 @@ pub struct Metrics {
     pub memory_size_bytes: u64,
     /// What the guest could use still, as it says; only with a balloon.
     pub memory_available_bytes: Option<u64>,
+    /// Resident memory in bytes.
+    pub memory_resident_bytes: u64,
+    /// The balloon's figures.
+    pub balloon: Option<Balloon>,
     /// Bytes the guest received.
     pub network_rx_bytes: u64,
     /// Bytes the guest sent.
@@ -77,6 +81,21 @@ pub struct Metrics {
     pub disk_read_bytes: u64,
     /// Bytes the guest wrote.
     pub disk_write_bytes: u64,
+    /// Requests to disks that failed.
+    pub disk_errors: u64,
+}
+
+/// What a guest gave up.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Balloon {
+    /// What it is asked for.
+    pub target_bytes: u64,
+    /// What it says it gave up.
+    pub actual_bytes: u64,
+    /// What the host took back.
+    pub discarded_bytes: u64,
+    /// Pages that the host did not take back.
+    pub refused_pages: u64,
 }
 
 impl ObservedVm {

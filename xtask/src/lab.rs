@@ -10,6 +10,7 @@
 //! file system holds the images, the programs and busybox; it runs one script and switches itself off.
 
 pub(crate) mod disk;
+pub(crate) mod dynamic;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod kernel;

@@ -19,7 +19,7 @@ struct Package {
     programs: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 10] = [
     Package { name: "qemu-system-x86", programs: &["qemu-system-x86_64"] },
     Package { name: "busybox-static", programs: &["busybox"] },
     Package { name: "e2fsprogs", programs: &["mke2fs", "debugfs"] },
@@ -28,6 +28,7 @@ const PACKAGES: [Package; 9] = [
     Package { name: "kmod", programs: &["depmod"] },
     Package { name: "iproute2", programs: &["ip"] },
     Package { name: "nftables", programs: &["nft"] },
+    Package { name: "socat", programs: &["socat"] },
     Package { name: "acpica-tools", programs: &["iasl"] },
 ];
 

@@ -29,7 +29,7 @@ mod view;
 
 pub use client::{AdminClient, ClientError};
 pub use server::{AdminServer, BindError};
-pub use view::{MetricsView, TimingsView, VmList, VmView};
+pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};
 
 /// The socket's name in the runtime directory.
 pub const SOCKET_NAME: &str = "worker.sock";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vm_model::{DesiredState, FailureReason, Generation, MacAddress, StopMethod, VmId, VmStatus};
-use worker::vms::{VmInfo, VmMetrics};
+use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
 /// The answer to a listing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,14 +88,46 @@ pub struct MetricsView {
     pub memory_resident_bytes: u64,
     /// What the guest itself calls available, in bytes; absent where nothing in it reports it.
     pub memory_available_bytes: Option<u64>,
+    /// The balloon's figures; absent where there is none.
+    #[serde(default)]
+    pub balloon: Option<BalloonView>,
     /// Bytes the guest received.
     pub network_rx_bytes: u64,
     /// Bytes the guest sent.
     pub network_tx_bytes: u64,
+    /// Frames for the guest that it did not get.
+    #[serde(default)]
+    pub network_rx_dropped: u64,
+    /// Frames of the guest that the host did not take.
+    #[serde(default)]
+    pub network_tx_dropped: u64,
     /// Bytes the guest read from disks.
     pub disk_read_bytes: u64,
     /// Bytes the guest wrote to disks.
     pub disk_write_bytes: u64,
+    /// Requests to discard or zero ranges of disks.
+    #[serde(default)]
+    pub disk_erase_operations: u64,
+    /// Requests to disks that failed.
+    #[serde(default)]
+    pub disk_errors: u64,
+}
+
+/// What a VM gave up by its balloon, in bytes. Figures of the guest are absent until it reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonView {
+    /// What the guest is asked to give up.
+    pub target_bytes: u64,
+    /// What the guest says it gave up.
+    pub actual_bytes: u64,
+    /// What the guest has no use for at all.
+    pub free_bytes: Option<u64>,
+    /// What the guest has in all.
+    pub total_bytes: Option<u64>,
+    /// What was given back to the host, counted again for memory that came back in between.
+    pub discarded_bytes: u64,
+    /// Pages that the host did not take back.
+    pub refused_pages: u64,
 }
 
 impl VmView {
@@ -149,12 +181,34 @@ impl MetricsView {
             memory_size_bytes: metrics.memory_size_bytes,
             memory_resident_bytes: metrics.memory_resident_bytes,
             memory_available_bytes: metrics.memory_available_bytes,
+            balloon: metrics.balloon.map(BalloonView::new),
             network_rx_bytes: metrics.network_rx_bytes,
             network_tx_bytes: metrics.network_tx_bytes,
+            network_rx_dropped: sum(metrics.nics.iter().map(|nic| nic.receive_dropped)),
+            network_tx_dropped: sum(metrics.nics.iter().map(|nic| nic.transmit_dropped)),
             disk_read_bytes: metrics.disk_read_bytes,
             disk_write_bytes: metrics.disk_write_bytes,
+            disk_erase_operations: sum(metrics.disks.iter().map(|disk| disk.erase_operations)),
+            disk_errors: sum(metrics.disks.iter().map(|disk| disk.errors)),
         }
     }
+}
+
+impl BalloonView {
+    fn new(metrics: BalloonMetrics) -> Self {
+        Self {
+            target_bytes: metrics.target_bytes,
+            actual_bytes: metrics.actual_bytes,
+            free_bytes: metrics.free_bytes,
+            total_bytes: metrics.total_bytes,
+            discarded_bytes: metrics.discarded_bytes,
+            refused_pages: metrics.refused_pages,
+        }
+    }
+}
+
+fn sum(figures: impl Iterator<Item = u64>) -> u64 {
+    figures.fold(0, u64::saturating_add)
 }
 
 /// With a microsecond's precision: more is noise.

@@ -71,10 +71,10 @@ impl fmt::Debug for Setup {
     }
 }
 
-/// The machine's clock, which kvmclock shows to the guest.
+/// The machine's clock, which kvmclock shows to the guest. It goes on with the host's time, whether vCPUs run or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
-    /// Nanoseconds since the machine was created, without the time the clock was set over.
+    /// Nanoseconds since the machine was created, or since a time that it was set to.
     pub nanoseconds: u64,
 }
 
@@ -185,7 +185,10 @@ impl Vm {
         Ok(Clock { nanoseconds: data.clock })
     }
 
-    /// Sets the machine's clock: after a pause, to what it read when the vCPUs stopped.
+    /// Sets the machine's clock, for a machine that goes on where another one stopped, as one restored from a snapshot.
+    ///
+    /// A pause needs no setting: the clock goes on through it, so that the guest's date is right afterwards. Set back to
+    /// where the pause began, it would leave the guest's date behind by the pause's length.
     ///
     /// # Errors
     /// [`VmError::Clock`] when the kernel refuses.

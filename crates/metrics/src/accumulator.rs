@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use vm_model::{BlockCounters, MachineCounters, NicCounters, VcpuCounters};
+use vm_model::{BalloonCounters, BlockCounters, Bytes, MachineCounters, NicCounters, VcpuCounters};
 
 /// Sums one VM's counters over the machines it has had.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,15 @@ pub struct Accumulator {
     /// The highest seen of each counter in the current run.
     seen: MachineCounters,
     totals: MachineCounters,
+    /// What balloons counted, also while there is none.
+    balloon: BalloonSums,
+}
+
+/// The figures of a balloon that only grow.
+#[derive(Clone, Copy, Debug, Default)]
+struct BalloonSums {
+    discarded: u64,
+    refused_pages: u64,
 }
 
 impl Accumulator {
@@ -41,13 +50,27 @@ impl Accumulator {
         }
         self.totals.memory_size = counters.memory_size;
         self.totals.memory_resident = counters.memory_resident;
-        self.totals.balloon = counters.balloon;
+        self.totals.balloon = counters.balloon.map(|balloon| self.absorb_balloon(balloon));
         &self.totals
     }
 
-    /// The totals so far. Memory figures are the latest, not sums.
+    /// The totals so far. Memory figures are the latest, not sums, except for what a balloon gave back and refused.
     pub fn totals(&self) -> &MachineCounters {
         &self.totals
+    }
+
+    /// The balloon's figures now, with the sums of those that only grow.
+    fn absorb_balloon(&mut self, now: BalloonCounters) -> BalloonCounters {
+        let seen = self.seen.balloon.get_or_insert_default();
+        let mut discarded = seen.discarded.get();
+        grow(&mut self.balloon.discarded, &mut discarded, now.discarded.get());
+        seen.discarded = Bytes::new(discarded);
+        grow(&mut self.balloon.refused_pages, &mut seen.refused_pages, now.refused_pages);
+        BalloonCounters {
+            discarded: Bytes::new(self.balloon.discarded),
+            refused_pages: self.balloon.refused_pages,
+            ..now
+        }
     }
 }
 
@@ -101,6 +124,7 @@ fn absorb_vcpus(totals: &mut Vec<VcpuCounters>, seen: &mut Vec<VcpuCounters>, no
 fn absorb_nic(total: &mut NicCounters, seen: &mut NicCounters, now: &NicCounters) {
     grow(&mut total.receive_bytes, &mut seen.receive_bytes, now.receive_bytes);
     grow(&mut total.receive_frames, &mut seen.receive_frames, now.receive_frames);
+    grow(&mut total.receive_dropped, &mut seen.receive_dropped, now.receive_dropped);
     grow(&mut total.transmit_bytes, &mut seen.transmit_bytes, now.transmit_bytes);
     grow(&mut total.transmit_frames, &mut seen.transmit_frames, now.transmit_frames);
     grow(&mut total.transmit_dropped, &mut seen.transmit_dropped, now.transmit_dropped);
@@ -112,6 +136,7 @@ fn absorb_disk(total: &mut BlockCounters, seen: &mut BlockCounters, now: &BlockC
     grow(&mut total.read_operations, &mut seen.read_operations, now.read_operations);
     grow(&mut total.write_operations, &mut seen.write_operations, now.write_operations);
     grow(&mut total.flush_operations, &mut seen.flush_operations, now.flush_operations);
+    grow(&mut total.erase_operations, &mut seen.erase_operations, now.erase_operations);
     grow(&mut total.errors, &mut seen.errors, now.errors);
 }
 
@@ -146,6 +171,24 @@ mod tests {
         accumulator.absorb(1, &receiving(0));
         assert_eq!(accumulator.absorb(1, &receiving(100)).nics[0].receive_bytes, 100);
         assert_eq!(accumulator.absorb(1, &receiving(101)).nics[0].receive_bytes, 101);
+    }
+
+    #[test]
+    fn what_a_balloon_gave_back_goes_on_and_its_size_is_the_latest() {
+        let with = |target, discarded, refused_pages| MachineCounters {
+            balloon: Some(BalloonCounters {
+                target: Bytes::new(target),
+                discarded: Bytes::new(discarded),
+                refused_pages,
+                ..BalloonCounters::default()
+            }),
+            ..MachineCounters::default()
+        };
+        let mut accumulator = Accumulator::new();
+        accumulator.absorb(1, &with(40, 100, 1));
+        assert_eq!(accumulator.absorb(1, &with(30, 150, 1)), &with(30, 150, 1));
+        assert_eq!(accumulator.absorb(2, &MachineCounters::default()).balloon, None);
+        assert_eq!(accumulator.absorb(3, &with(20, 170, 2)), &with(20, 320, 3));
     }
 
     #[test]

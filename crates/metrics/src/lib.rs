@@ -37,4 +37,4 @@ pub use accumulator::Accumulator;
 pub use history::{DEFAULT_HISTORY_POINTS, History, HistoryPoint};
 pub use moment::Moment;
 pub use sampler::{Reading, Sampler};
-pub use snapshot::{DiskMetrics, NicMetrics, Rates, VcpuMetrics, VmMetrics};
+pub use snapshot::{BalloonMetrics, DiskMetrics, NicMetrics, Rates, VcpuMetrics, VmMetrics};

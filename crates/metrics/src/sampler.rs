@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use vm_model::{Bytes, MachineCounters};
+use vm_model::{BalloonCounters, Bytes, MachineCounters};
 
-use crate::{Accumulator, DiskMetrics, History, Moment, NicMetrics, Rates, VcpuMetrics, VmMetrics};
+use crate::{
+    Accumulator, BalloonMetrics, DiskMetrics, History, Moment, NicMetrics, Rates, VcpuMetrics, VmMetrics,
+};
 
 /// The counters of one machine at one moment.
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
         memory_size_bytes: totals.memory_size.get(),
         memory_resident_bytes: totals.memory_resident.get(),
         memory_available_bytes: totals.balloon.and_then(|balloon| balloon.available).map(Bytes::get),
+        balloon: totals.balloon.map(balloon),
         network_rx_bytes: sum(totals.nics.iter().map(|nic| nic.receive_bytes)),
         network_tx_bytes: sum(totals.nics.iter().map(|nic| nic.transmit_bytes)),
         disk_read_bytes: sum(totals.disks.iter().map(|disk| disk.read_bytes)),
@@ -103,6 +106,7 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
                 id: nic.id.clone(),
                 receive_bytes: nic.receive_bytes,
                 receive_frames: nic.receive_frames,
+                receive_dropped: nic.receive_dropped,
                 transmit_bytes: nic.transmit_bytes,
                 transmit_frames: nic.transmit_frames,
                 transmit_dropped: nic.transmit_dropped,
@@ -118,10 +122,23 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
                 read_operations: disk.read_operations,
                 write_operations: disk.write_operations,
                 flush_operations: disk.flush_operations,
+                erase_operations: disk.erase_operations,
                 errors: disk.errors,
             })
             .collect(),
         ..VmMetrics::default()
+    }
+}
+
+fn balloon(balloon: BalloonCounters) -> BalloonMetrics {
+    BalloonMetrics {
+        target_bytes: balloon.target.get(),
+        actual_bytes: balloon.actual.get(),
+        available_bytes: balloon.available.map(Bytes::get),
+        free_bytes: balloon.free.map(Bytes::get),
+        total_bytes: balloon.total.map(Bytes::get),
+        discarded_bytes: balloon.discarded.get(),
+        refused_pages: balloon.refused_pages,
     }
 }
 
@@ -165,10 +182,9 @@ fn apply_rates(
 }
 
 fn disk_operations(totals: &MachineCounters) -> u64 {
-    sum(totals
-        .disks
-        .iter()
-        .flat_map(|disk| [disk.read_operations, disk.write_operations, disk.flush_operations]))
+    sum(totals.disks.iter().flat_map(|disk| {
+        [disk.read_operations, disk.write_operations, disk.flush_operations, disk.erase_operations]
+    }))
 }
 
 fn sum(figures: impl Iterator<Item = u64>) -> u64 {

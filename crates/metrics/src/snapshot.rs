@@ -25,6 +25,9 @@ pub struct VmMetrics {
     pub memory_resident_bytes: u64,
     /// What the guest itself calls available; `None` where nothing in the guest reports it.
     pub memory_available_bytes: Option<u64>,
+    /// The balloon's figures; `None` where there is none.
+    #[serde(default)]
+    pub balloon: Option<BalloonMetrics>,
     /// Bytes the guest received, over all interfaces.
     pub network_rx_bytes: u64,
     /// Bytes the guest sent, over all interfaces.
@@ -41,6 +44,25 @@ pub struct VmMetrics {
     pub disks: Vec<DiskMetrics>,
     /// Speeds over the last interval; `None` until there are two samples.
     pub rates: Option<Rates>,
+}
+
+/// A balloon's figures. All but the last two are the latest, and the guest's word from `actual_bytes` on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonMetrics {
+    /// What the guest is asked to give up.
+    pub target_bytes: u64,
+    /// What the guest says it gave up.
+    pub actual_bytes: u64,
+    /// What the guest could use without swapping; `None` until it reports.
+    pub available_bytes: Option<u64>,
+    /// What the guest has no use for at all; `None` until it reports.
+    pub free_bytes: Option<u64>,
+    /// What the guest has in all; `None` until it reports.
+    pub total_bytes: Option<u64>,
+    /// What was given back to the host, counted again for memory that came back in between.
+    pub discarded_bytes: u64,
+    /// Pages that the guest gave up and that are outside its memory, or that the host did not take back.
+    pub refused_pages: u64,
 }
 
 /// A vCPU's totals.
@@ -63,6 +85,9 @@ pub struct NicMetrics {
     pub receive_bytes: u64,
     /// Frames received.
     pub receive_frames: u64,
+    /// Frames for the guest that it did not get.
+    #[serde(default)]
+    pub receive_dropped: u64,
     /// Bytes sent.
     pub transmit_bytes: u64,
     /// Frames sent.
@@ -86,6 +111,9 @@ pub struct DiskMetrics {
     pub write_operations: u64,
     /// Flush requests completed.
     pub flush_operations: u64,
+    /// Requests completed that discard or zero ranges.
+    #[serde(default)]
+    pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
 }

@@ -86,6 +86,7 @@ enum Kind {
     Nmi,
     Lives,
     Churn,
+    Stray,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -196,6 +197,12 @@ impl TinyGuest {
     #[must_use]
     pub fn triple_fault() -> Self {
         Self::of(Kind::TripleFault)
+    }
+
+    /// Writes `ready\n` and goes on at `address`.
+    #[must_use]
+    pub fn stray(address: u32) -> Self {
+        Self { address, ..Self::of(Kind::Stray) }
     }
 
     /// Writes `ready\n`, polls the register at [`EVENT_REGISTER_ADDRESS`] until its bit 0 (the power button) is

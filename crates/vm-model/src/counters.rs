@@ -24,7 +24,7 @@ pub struct MachineCounters {
     pub balloon: Option<BalloonCounters>,
 }
 
-/// Guest memory as the guest sees it, and what it gave up. Every figure can shrink.
+/// Guest memory as the guest sees it, and what it gave up. Every figure but the last two can shrink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonCounters {
     /// What the host asks the guest to give up.
@@ -37,6 +37,12 @@ pub struct BalloonCounters {
     pub free: Option<Bytes>,
     /// What the guest has in all; `None` until it reports.
     pub total: Option<Bytes>,
+    /// What was given back to the host, counted again for memory that came back in between.
+    #[serde(default)]
+    pub discarded: Bytes,
+    /// Pages that the guest gave up and that are outside its memory, or that the host did not take back.
+    #[serde(default)]
+    pub refused_pages: u64,
 }
 
 /// A vCPU's use.
@@ -57,6 +63,9 @@ pub struct NicCounters {
     pub receive_bytes: u64,
     /// Frames the guest received.
     pub receive_frames: u64,
+    /// Frames for the guest that it did not get.
+    #[serde(default)]
+    pub receive_dropped: u64,
     /// Bytes of frames the guest sent.
     pub transmit_bytes: u64,
     /// Frames the guest sent.
@@ -80,13 +89,16 @@ pub struct BlockCounters {
     pub write_operations: u64,
     /// Flush requests completed.
     pub flush_operations: u64,
+    /// Requests completed that discard or zero ranges.
+    #[serde(default)]
+    pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
 }
 
 impl MachineCounters {
     /// What two machines of the same description have used together, `self` being the later one: what is counted is
-    /// added up, what is measured (memory, the balloon's) is that of the later one.
+    /// added up, what is measured (memory, the balloon's size) is that of the later one.
     #[must_use]
     pub fn added_to(mut self, earlier: &Self) -> Self {
         let vcpus = self.vcpus.len().max(earlier.vcpus.len());
@@ -107,28 +119,62 @@ impl MachineCounters {
                 None => self.disks.push(before.clone()),
             }
         }
+        if let (Some(now), Some(before)) = (&mut self.balloon, &earlier.balloon) {
+            now.add(before);
+        }
         self
     }
 }
 
+// What is added up is taken apart, so that no new figure is forgotten.
+
 impl NicCounters {
     fn add(&mut self, other: &Self) {
-        add(&mut self.receive_bytes, other.receive_bytes);
-        add(&mut self.receive_frames, other.receive_frames);
-        add(&mut self.transmit_bytes, other.transmit_bytes);
-        add(&mut self.transmit_frames, other.transmit_frames);
-        add(&mut self.transmit_dropped, other.transmit_dropped);
+        let Self {
+            id: _,
+            receive_bytes,
+            receive_frames,
+            receive_dropped,
+            transmit_bytes,
+            transmit_frames,
+            transmit_dropped,
+        } = other;
+        add(&mut self.receive_bytes, *receive_bytes);
+        add(&mut self.receive_frames, *receive_frames);
+        add(&mut self.receive_dropped, *receive_dropped);
+        add(&mut self.transmit_bytes, *transmit_bytes);
+        add(&mut self.transmit_frames, *transmit_frames);
+        add(&mut self.transmit_dropped, *transmit_dropped);
     }
 }
 
 impl BlockCounters {
     fn add(&mut self, other: &Self) {
-        add(&mut self.read_bytes, other.read_bytes);
-        add(&mut self.written_bytes, other.written_bytes);
-        add(&mut self.read_operations, other.read_operations);
-        add(&mut self.write_operations, other.write_operations);
-        add(&mut self.flush_operations, other.flush_operations);
-        add(&mut self.errors, other.errors);
+        let Self {
+            id: _,
+            read_bytes,
+            written_bytes,
+            read_operations,
+            write_operations,
+            flush_operations,
+            erase_operations,
+            errors,
+        } = other;
+        add(&mut self.read_bytes, *read_bytes);
+        add(&mut self.written_bytes, *written_bytes);
+        add(&mut self.read_operations, *read_operations);
+        add(&mut self.write_operations, *write_operations);
+        add(&mut self.flush_operations, *flush_operations);
+        add(&mut self.erase_operations, *erase_operations);
+        add(&mut self.errors, *errors);
+    }
+}
+
+impl BalloonCounters {
+    fn add(&mut self, other: &Self) {
+        let Self { target: _, actual: _, available: _, free: _, total: _, discarded, refused_pages } = other;
+        self.discarded = Bytes::new(self.discarded.get().saturating_add(discarded.get()));
+        add(&mut self.refused_pages, *refused_pages);
     }
 }
 
@@ -150,6 +196,7 @@ mod tests {
                 id: "net0".into(),
                 receive_bytes: base + 2,
                 receive_frames: base + 3,
+                receive_dropped: base + 13,
                 transmit_bytes: base + 4,
                 transmit_frames: base + 5,
                 transmit_dropped: base + 6,
@@ -161,19 +208,30 @@ mod tests {
                 read_operations: base + 9,
                 write_operations: base + 10,
                 flush_operations: base + 11,
+                erase_operations: base + 14,
                 errors: base + 12,
             }],
-            balloon: Some(BalloonCounters { target: Bytes::new(base), ..BalloonCounters::default() }),
+            balloon: Some(BalloonCounters {
+                target: Bytes::new(base),
+                discarded: Bytes::new(base),
+                refused_pages: base + 15,
+                ..BalloonCounters::default()
+            }),
         };
         let sum = reading(100).added_to(&reading(20));
         let mut expected = reading(120);
         expected.vcpus[0].exits += 1;
         expected.memory_resident = Bytes::new(100);
-        expected.balloon = reading(100).balloon;
+        expected.balloon = reading(100).balloon.map(|balloon| BalloonCounters {
+            discarded: Bytes::new(120),
+            refused_pages: 120 + 15 + 15,
+            ..balloon
+        });
         let twice = |figure: &mut u64, offset| *figure += offset;
         let nic = &mut expected.nics[0];
         twice(&mut nic.receive_bytes, 2);
         twice(&mut nic.receive_frames, 3);
+        twice(&mut nic.receive_dropped, 13);
         twice(&mut nic.transmit_bytes, 4);
         twice(&mut nic.transmit_frames, 5);
         twice(&mut nic.transmit_dropped, 6);
@@ -183,6 +241,7 @@ mod tests {
         twice(&mut disk.read_operations, 9);
         twice(&mut disk.write_operations, 10);
         twice(&mut disk.flush_operations, 11);
+        twice(&mut disk.erase_operations, 14);
         twice(&mut disk.errors, 12);
         assert_eq!(sum, expected);
         // Of a machine that is not there yet nothing can be read.

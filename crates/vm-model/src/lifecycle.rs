@@ -95,7 +95,7 @@ pub enum FailureKind {
     HashMismatch,
     /// The host lacks something: KVM, a device node, a permission, an address, memory, space.
     Host,
-    /// The guest ended itself abnormally: a triple fault or a kernel panic.
+    /// The guest ended itself abnormally: a triple fault, a kernel panic, code that cannot be carried out.
     Guest,
     /// The machine's own code failed: an error or a panic on one of its threads.
     Machine,
@@ -137,6 +137,9 @@ pub enum MachineExit {
     Reset(ResetSource),
     /// A vCPU shut down with no handler left: a triple fault.
     TripleFault,
+    /// A vCPU came to what nobody can carry out for it, as code does that goes on where there is no memory. The text says
+    /// what the guest did, beginning with a verb.
+    GuestFault(String),
     /// It was ended by its host.
     Killed,
     /// It could not be built, at first or anew after a reset.

@@ -77,7 +77,13 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: 
     let answer = match (outcome, exit) {
         (Err(failure), _) => Err(failure),
         // Only a guest that ran can do these.
-        (Ok(_), MachineExit::PoweredOff | MachineExit::Reset(_) | MachineExit::TripleFault) => Ok(()),
+        (
+            Ok(_),
+            MachineExit::PoweredOff
+            | MachineExit::Reset(_)
+            | MachineExit::TripleFault
+            | MachineExit::GuestFault(_),
+        ) => Ok(()),
         (Ok(_), exit @ (MachineExit::Killed | MachineExit::NotBuilt { .. } | MachineExit::Failed(_))) => {
             Err(LaunchFailure::Ended(exit))
         }

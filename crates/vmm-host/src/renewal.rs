@@ -122,6 +122,7 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
             | MachineExit::Killed
             | MachineExit::PoweredOff
             | MachineExit::TripleFault
+            | MachineExit::GuestFault(_)
             | MachineExit::NotBuilt { .. }
             | MachineExit::Failed(_),
             Button::Pressed | Button::NotPressed,

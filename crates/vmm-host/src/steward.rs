@@ -206,3 +206,6 @@ impl Driver for Steward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

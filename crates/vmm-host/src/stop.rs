@@ -72,6 +72,7 @@ impl MachineHandle {
             | MachineExit::Reset(_)
             | MachineExit::TripleFault
             | MachineExit::NotBuilt { .. }
+            | MachineExit::GuestFault(_)
             | MachineExit::Failed(_) => StopMethod::Kill,
         };
         Ok(report(method, exit, begun))

@@ -1,5 +1,5 @@
 //! What a guest's CPUID says: the host's supported leaves, cut to what this machine stands behind and told apart
-//! for each vCPU. Pure.
+//! for each vCPU. Pure. `docs/machine.md` has it for users, and a test that it is the same.
 //!
 //! | what | why |
 //! |---|---|

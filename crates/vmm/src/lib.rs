@@ -74,6 +74,8 @@
 mod acpi;
 mod boot;
 mod cpuid;
+#[cfg(test)]
+mod documentation;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -119,6 +119,10 @@ fn details(vm: &VmView) -> String {
     if let Some(metrics) = vm.metrics {
         add("cpu", format!("{:.1} % of one core", metrics.cpu_percent));
         add("memory", format!("{} of {} MiB", metrics.memory_mb, metrics.memory_size_bytes >> 20));
+        if let Some(balloon) = metrics.balloon {
+            let (actual, target) = (balloon.actual_bytes >> 20, balloon.target_bytes >> 20);
+            add("balloon", format!("{actual} of {target} MiB given up"));
+        }
         add("network", format!("{} B in, {} B out", metrics.network_rx_bytes, metrics.network_tx_bytes));
         add("disk", format!("{} B read, {} B written", metrics.disk_read_bytes, metrics.disk_write_bytes));
     }

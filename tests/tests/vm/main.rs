@@ -2,11 +2,13 @@
 //!
 //! The smoke set is what is not ignored. A test marked `#[ignore = "full: …"]` says why it is not in it.
 
+mod clock;
 mod devices;
 mod endings;
 mod lifecycle;
 mod load;
 mod refusals;
+mod sockets;
 mod vhost;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::lab::dynamic;
 use crate::{packages, process};
 
 const EMPTY_FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "var", "etc", "root", "lab"];
@@ -98,12 +99,9 @@ impl Tree {
 
     /// A dynamically linked program of the host with its libraries, at the same paths.
     pub(crate) fn add_dynamic_program(&self, name: &str) -> Result<()> {
-        let program = packages::find_program(name).with_context(|| format!("{name} is not there"))?;
-        let destination = format!("/usr/sbin/{name}");
-        self.add_file(&program, &destination)?;
-        for library in shared_libraries(&process::output_of(Command::new("ldd").arg(&program))?) {
-            if !self.place(&library)?.exists() {
-                self.add_file(Path::new(&library), &library)?;
+        for file in dynamic::with_libraries(name, &format!("/usr/sbin/{name}"))? {
+            if !self.place(&file.destination)?.exists() {
+                self.add_file(&file.source, &file.destination)?;
             }
         }
         Ok(())
@@ -138,14 +136,6 @@ impl Tree {
     }
 }
 
-/// The files that `ldd` names.
-fn shared_libraries(ldd: &str) -> Vec<String> {
-    ldd.lines()
-        .flat_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .map(str::to_owned)
-        .collect()
-}
-
 /// Bytes of all regular files, each counted in whole blocks.
 fn size_of_tree(folder: &Path) -> Result<u64> {
     const BLOCK: u64 = 4096;
@@ -164,17 +154,6 @@ fn size_of_tree(folder: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libraries_are_read_off_ldd() {
-        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\
-                    \tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        assert_eq!(
-            shared_libraries(text),
-            ["/lib/x86_64-linux-gnu/libmnl.so.0", "/lib64/ld-linux-x86-64.so.2"]
-        );
-    }
 
     #[test]
     fn a_folder_arrives_with_its_links_and_nothing_leaves_the_root() {

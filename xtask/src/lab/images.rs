@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::lab::dynamic;
 use crate::lab::kernel::Kernel;
 use crate::workspace::Workspace;
 use crate::{packages, process};
@@ -48,6 +49,9 @@ impl Images {
         build.arg("--argstr").arg("kernel").arg(&kernel.image);
         build.arg("--argstr").arg("busybox").arg(busybox);
         build.args(["--argstr", "modules", &serde_json::to_string(&modules)?]);
+        // Busybox knows nothing of a machine's sockets.
+        let programs = dynamic::with_libraries("socat", "/usr/bin/socat")?;
+        build.args(["--argstr", "programs", &serde_json::to_string(&programs)?]);
         build.args(["--argstr", "toolPath", packages::TOOL_PATH]);
         build.arg("--out-link").arg(workspace.lab_dir().join("images/result"));
         let built = process::output_of(&mut build).context("Nix could not build the test images")?;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use vm_model::{BalloonCounters, BlockCounters, Bytes, MachineCounters, NicCounters, VcpuCounters};
 
 use super::{Reading, Sampler};
-use crate::{Moment, VmMetrics};
+use crate::{BalloonMetrics, Moment, VmMetrics};
 
 fn start() -> Moment {
     Moment { monotonic: Instant::now(), wall: SystemTime::UNIX_EPOCH }
@@ -42,6 +42,41 @@ fn the_first_sample_has_totals_and_no_rates() {
     assert_eq!(metrics.network_rx_bytes, 20);
     assert_eq!(metrics.age, Duration::from_secs(2));
     assert!((metrics.vcpus[1].seconds - 0.7).abs() < 1e-9);
+}
+
+#[test]
+fn every_devices_figures_are_carried_through() {
+    let mebibytes = |count| Some(Bytes::from_mib(count));
+    let counters = MachineCounters {
+        nics: vec![NicCounters { receive_dropped: 3, transmit_dropped: 4, ..nic("net0", 1) }],
+        disks: vec![BlockCounters { id: "disk0".into(), erase_operations: 5, ..BlockCounters::default() }],
+        balloon: Some(BalloonCounters {
+            target: Bytes::from_mib(32),
+            actual: Bytes::from_mib(31),
+            available: mebibytes(70),
+            free: mebibytes(60),
+            total: mebibytes(100),
+            discarded: Bytes::from_mib(33),
+            refused_pages: 2,
+        }),
+        ..MachineCounters::default()
+    };
+    let mut sampler = Sampler::new();
+    let at = start();
+    sampler.record(&Reading { at, run: 1, counters });
+    let metrics = sampler.latest(at).expect("sampled");
+    assert_eq!((metrics.nics[0].receive_dropped, metrics.nics[0].transmit_dropped), (3, 4));
+    assert_eq!(metrics.disks[0].erase_operations, 5);
+    let expected = BalloonMetrics {
+        target_bytes: 32 << 20,
+        actual_bytes: 31 << 20,
+        available_bytes: Some(70 << 20),
+        free_bytes: Some(60 << 20),
+        total_bytes: Some(100 << 20),
+        discarded_bytes: 33 << 20,
+        refused_pages: 2,
+    };
+    assert_eq!(metrics.balloon, Some(expected));
 }
 
 #[test]
@@ -101,22 +136,24 @@ fn the_history_forgets_its_oldest_points() {
 
 fn any_counters() -> impl Strategy<Value = MachineCounters> {
     let vcpu = any::<(Duration, u64)>().prop_map(|(cpu_time, exits)| VcpuCounters { cpu_time, exits });
-    let nic = (0..3u8, any::<[u64; 5]>()).prop_map(|(id, [a, b, c, d, e])| NicCounters {
+    let nic = (0..3u8, any::<[u64; 6]>()).prop_map(|(id, [a, b, c, d, e, f])| NicCounters {
         id: format!("net{id}"),
         receive_bytes: a,
         receive_frames: b,
-        transmit_bytes: c,
-        transmit_frames: d,
-        transmit_dropped: e,
+        receive_dropped: c,
+        transmit_bytes: d,
+        transmit_frames: e,
+        transmit_dropped: f,
     });
-    let disk = (0..3u8, any::<[u64; 6]>()).prop_map(|(id, [a, b, c, d, e, f])| BlockCounters {
+    let disk = (0..3u8, any::<[u64; 7]>()).prop_map(|(id, [a, b, c, d, e, f, g])| BlockCounters {
         id: format!("disk{id}"),
         read_bytes: a,
         written_bytes: b,
         read_operations: c,
         write_operations: d,
         flush_operations: e,
-        errors: f,
+        erase_operations: f,
+        errors: g,
     });
     (vec(vcpu, 0..4), any::<[u64; 2]>(), vec(nic, 0..4), vec(disk, 0..4)).prop_map(
         |(vcpus, [size, resident], nics, disks)| MachineCounters {

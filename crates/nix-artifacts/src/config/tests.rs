@@ -4,6 +4,7 @@ mod documentation;
 mod reading;
 mod refusing;
 mod services;
+mod upstream;
 
 use std::path::Path;
 

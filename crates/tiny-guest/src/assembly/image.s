@@ -85,3 +85,4 @@ guests:
     guest guest_nmi
     guest guest_lives
     guest guest_churn
+    guest guest_stray

@@ -79,6 +79,12 @@ guest_triple_fault:
     lidt (%esp)
     ud2
 
+# Goes on where there is no code.
+guest_stray:
+    say text_ready
+    fetch parameter_address, %eax
+    jmp *%eax
+
 # Polls the event register until the power button is pressed. Reading clears the register.
 guest_power_button:
     say text_ready

@@ -79,6 +79,7 @@ fn of_disk(id: &str, counters: &block::BlockCounters) -> BlockCounters {
         read_operations: counts.read_operations,
         write_operations: counts.write_operations,
         flush_operations: counts.flush_operations,
+        erase_operations: counts.erase_operations,
         errors: counts.errors,
     }
 }
@@ -91,6 +92,8 @@ fn of_balloon(balloon: &BalloonHandle) -> BalloonCounters {
         available: figures.available.map(Bytes::new),
         free: figures.free.map(Bytes::new),
         total: figures.total.map(Bytes::new),
+        discarded: Bytes::new(figures.discarded),
+        refused_pages: figures.refused_pages,
     }
 }
 
@@ -100,6 +103,7 @@ fn of_nic(id: &str, counters: &net::NetCounters) -> NicCounters {
         id: id.to_owned(),
         receive_bytes: counts.receive_bytes,
         receive_frames: counts.receive_frames,
+        receive_dropped: counts.receive_dropped,
         transmit_bytes: counts.transmit_bytes,
         transmit_frames: counts.transmit_frames,
         transmit_dropped: counts.transmit_dropped,

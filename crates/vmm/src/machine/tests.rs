@@ -73,6 +73,16 @@ fn ways_to_reset_are_told_apart() {
 }
 
 #[test]
+fn a_guest_that_executes_a_devices_registers_is_at_fault() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let ended = run(&hypervisor, spec(&TinyGuest::stray(tiny_guest::EVENT_REGISTER_ADDRESS)));
+    assert_eq!(ended.console, "ready\n");
+    let MachineExit::GuestFault(what) = ended.exit else { panic!("{:?}", ended.exit) };
+    assert!(what.starts_with("executed what cannot be carried out"), "{what}");
+    assert!(what.ends_with("vCPU 0 was at instruction 0xfec10000"), "{what}");
+}
+
+#[test]
 fn a_spinning_guest_is_paused_resumed_and_killed() {
     let Some(hypervisor) = hypervisor() else { return };
     let mut spec = spec(&TinyGuest::spin());
@@ -292,6 +302,8 @@ fn a_disk_is_read_written_and_flushed() {
     let [disk] = &ended.counters.disks[..] else { panic!("one disk is counted") };
     assert_eq!((disk.id.as_str(), disk.read_operations, disk.write_operations), ("root", 1, 1));
     assert_eq!((disk.written_bytes, disk.flush_operations, disk.errors), (512, 1, 0));
+    let turns = &ended.handlers;
+    assert!(turns.iter().any(|handler| handler == "queue 0 of root"), "turns are told by device: {turns:?}");
 }
 
 #[test]

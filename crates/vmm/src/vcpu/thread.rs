@@ -10,10 +10,16 @@ use std::sync::atomic::Ordering;
 
 use devices::bus::Bus;
 use hypervisor::{Exit, SystemEvent, Vcpu, VcpuError};
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use vm_model::{MachineExit, ResetSource};
 
 use super::gate::Member;
 use super::{Meter, VcpuContext};
+
+/// What a guest did that KVM cannot emulate. It emulates little beside what touches addresses without memory, and has to
+/// read that instruction from memory.
+const UNEXECUTABLE: &str = "executed what cannot be carried out: code where there is no memory, or an instruction \
+                            that is not possible on a device's registers";
 
 /// The two address spaces of registers.
 #[derive(Debug)]
@@ -71,6 +77,7 @@ fn serve(
         let exit = vcpu.run()?;
         meter.exits.fetch_add(1, Ordering::Relaxed);
         if let Some(end) = handle(exit, index, &context.buses) {
+            let end = placed(end, vcpu);
             tell_where(vcpu, &end, context);
             return Ok(Some(end));
         }
@@ -101,6 +108,9 @@ fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
                 format!("could not enter the guest on host CPU {cpu}: hardware reason {reason:#x}"),
             );
         }
+        Exit::InternalError { suberror: KVM_INTERNAL_ERROR_EMULATION, .. } => {
+            return Some(MachineExit::GuestFault(UNEXECUTABLE.to_owned()));
+        }
         Exit::InternalError { suberror, data } => {
             let told = data.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
             return failed(index, format!("KVM internal error {suberror} with data {:x?}", &data[..told]));
@@ -118,10 +128,22 @@ fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
     None
 }
 
+/// Says of a guest that did what cannot be done where it did it.
+fn placed(end: MachineExit, vcpu: &Vcpu) -> MachineExit {
+    match (end, vcpu.regs()) {
+        (MachineExit::GuestFault(what), Ok(general)) => MachineExit::GuestFault(format!(
+            "{what}: vCPU {} was at instruction {:#x}",
+            vcpu.index(),
+            general.rip
+        )),
+        (end, _) => end,
+    }
+}
+
 /// Logs where the guest was when it came to an end that it did not ask for. After a triple fault on AMD the kernel has
 /// reset the vCPU, so that only which one it was is left.
 fn tell_where(vcpu: &Vcpu, end: &MachineExit, context: &VcpuContext) {
-    if !matches!(end, MachineExit::TripleFault | MachineExit::Failed(_)) {
+    if !matches!(end, MachineExit::TripleFault | MachineExit::GuestFault(_) | MachineExit::Failed(_)) {
         return;
     }
     let (Ok(general), Ok(system)) = (vcpu.regs(), vcpu.sregs()) else {
@@ -204,7 +226,8 @@ mod tests {
             (Exit::Shutdown, "TripleFault"),
             (Exit::Halt, "vCPU 3 halted"),
             (Exit::FailEntry { reason: 0x80, cpu: 1 }, "host CPU 1: hardware reason 0x80"),
-            (Exit::InternalError { suberror: 1, data }, "internal error 1 with data [0, beef]"),
+            (Exit::InternalError { suberror: 1, data }, "GuestFault(\"executed what cannot be carried out"),
+            (Exit::InternalError { suberror: 3, data }, "internal error 3 with data [0, beef]"),
             (Exit::MemoryFault { address: 0x1000, size: 4096 }, "4096 bytes of guest memory at 0x1000"),
             (Exit::Unexpected { reason: 77 }, "unexpected KVM exit 77"),
             (Exit::SystemEvent { event: SystemEvent::Reset }, "Reset(Acpi)"),

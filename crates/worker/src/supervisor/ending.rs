@@ -32,6 +32,7 @@ pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console:
         MachineExit::Reset(ResetSource::Watchdog) => guest("was reset by its watchdog"),
         MachineExit::Reset(ResetSource::Acpi | ResetSource::KeyboardController) => guest("reset itself"),
         MachineExit::TripleFault => guest("triple-faulted"),
+        MachineExit::GuestFault(what) => guest(&what),
         MachineExit::Killed => {
             failed(FailureKind::Host, "the machine was killed on this host".to_owned(), console)
         }
@@ -129,6 +130,19 @@ mod tests {
         };
         assert_eq!(reason.kind, FailureKind::Host);
         assert!(reason.message.starts_with("the guest was reset and its machine cannot be built: the host"));
+    }
+
+    #[test]
+    fn code_that_cannot_be_carried_out_is_the_guests_failure() {
+        let RunEnd::Failed(reason) =
+            classify(MachineExit::GuestFault("went astray at 0x10".into()), None, &[])
+        else {
+            panic!("it is a failure");
+        };
+        assert_eq!(
+            (reason.kind, reason.message.as_str()),
+            (FailureKind::Guest, "the guest went astray at 0x10")
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod vm_manager;
 pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 pub use error::VmManagerError;
 pub use info::{VmInfo, VmNic, VmTimings};
-pub use metrics::{HistoryPoint, VmMetrics};
+pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
 pub use vm_model::{Assignment, DesiredState, FailureReason, Generation, VmId, VmStatus};

@@ -120,7 +120,7 @@ struct Remote {
     requests: Receiver<Request>,
     deadline: Arc<Mutex<Option<Instant>>>,
     events: Arc<Mutex<Vec<MachineEvent>>>,
-    slow_turns: Arc<Mutex<Vec<String>>>,
+    turns: Arc<Mutex<Vec<(Duration, String)>>>,
 }
 
 impl Controller for Remote {
@@ -151,9 +151,7 @@ impl Controller for Remote {
     }
 
     fn turned(&mut self, turn: Turn<'_>) {
-        if turn.took >= SLOW {
-            self.slow_turns.lock().unwrap().push(turn.slowest.to_string());
-        }
+        self.turns.lock().unwrap().push((turn.took, turn.slowest.to_string()));
     }
 }
 
@@ -163,6 +161,8 @@ pub(super) struct Ended {
     pub(super) events: Vec<MachineEvent>,
     pub(super) console: String,
     pub(super) counters: MachineCounters,
+    /// The slowest handler of each turn of its event loop.
+    pub(super) handlers: Vec<String>,
 }
 
 /// A guest under remote control.
@@ -173,7 +173,7 @@ pub(super) struct Guest {
     deadline: Arc<Mutex<Option<Instant>>>,
     counters: CountersHandle,
     events: Arc<Mutex<Vec<MachineEvent>>>,
-    slow_turns: Arc<Mutex<Vec<String>>>,
+    turns: Arc<Mutex<Vec<(Duration, String)>>>,
     thread: JoinHandle<(MachineExit, MachineCounters)>,
 }
 
@@ -198,13 +198,13 @@ impl Guest {
         let (requests, receiver) = channel();
         let deadline = Arc::new(Mutex::new(None));
         let events = Arc::new(Mutex::new(Vec::new()));
-        let slow_turns = Arc::new(Mutex::new(Vec::new()));
+        let turns = Arc::new(Mutex::new(Vec::new()));
         let mut remote = Remote {
             wake: wake.clone(),
             requests: receiver,
             deadline: deadline.clone(),
             events: events.clone(),
-            slow_turns: slow_turns.clone(),
+            turns: turns.clone(),
         };
         let (built, counters) = channel();
         let (hypervisor, sink) = (hypervisor.clone(), console.clone());
@@ -225,7 +225,7 @@ impl Guest {
             deadline,
             counters: counters.recv().expect("the machine was built"),
             events,
-            slow_turns,
+            turns,
             thread,
         }
     }
@@ -258,7 +258,8 @@ impl Guest {
 
     /// The slowest handlers of turns that took [`SLOW`] or longer.
     pub(super) fn slow_turns(&self) -> Vec<String> {
-        self.slow_turns.lock().unwrap().clone()
+        let turns = self.turns.lock().unwrap();
+        turns.iter().filter(|(took, _)| *took >= SLOW).map(|(_, handler)| handler.clone()).collect()
     }
 
     pub(super) fn console(&self) -> String {
@@ -298,8 +299,10 @@ impl Guest {
             assert!(Instant::now() < deadline, "no end; console: {:?}", self.console());
             std::thread::sleep(Duration::from_millis(1));
         }
-        let (console, events) = (self.console(), self.events());
+        let (console, events, turns) = (self.console(), self.events(), self.turns.clone());
         let (exit, counters) = self.thread.join().expect("the machine's thread does not panic");
-        Ended { exit, events, console, counters }
+        let turns = std::mem::take(&mut *turns.lock().unwrap());
+        let handlers = turns.into_iter().map(|(_, handler)| handler).collect();
+        Ended { exit, events, console, counters, handlers }
     }
 }
