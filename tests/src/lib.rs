@@ -26,13 +26,15 @@ mod environment;
 mod host;
 mod network;
 mod observed;
+mod setting;
 mod wait;
 mod worker;
 
 pub use assignment::Assignment;
 pub use environment::{Environment, Image};
-pub use host::{HostState, ProcessState};
+pub use host::{HostState, ProcessState, figure};
 pub use network::{http_get, ping};
 pub use observed::{Metrics, ObservedVm, Reason};
+pub use setting::HostSetting;
 pub use wait::{BOOT_DEADLINE, Never, SHORT_DEADLINE, until};
 pub use worker::{Ended, Worker};

@@ -6,6 +6,7 @@ mod devices;
 mod endings;
 mod lifecycle;
 mod load;
+mod memory;
 mod refusals;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
