@@ -1,5 +1,6 @@
 //! Virtual machine monitors as processes that do the same work.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -13,6 +14,8 @@ use crate::workload::{HOST, Workload};
 
 /// Where the lab puts Cloud Hypervisor, if the machine that started it has one.
 const CLOUD_HYPERVISOR: &str = "/lab/bin/cloud-hypervisor";
+/// Whether shared memory is made of huge pages (Linux `Documentation/admin-guide/mm/transhuge.rst`).
+const SHARED_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 /// The bridge and the TAP of other monitors; ours makes its own.
 const BRIDGE: &str = "bench0";
 const TAP: &str = "bench-tap";
@@ -22,6 +25,8 @@ const TAP: &str = "bench-tap";
 pub(crate) enum Monitor {
     /// This project's, with memory as it is by default: one shared memory file.
     Procurator,
+    /// The same on a host whose settings allow huge pages for shared memory, as the operations manual recommends.
+    ProcuratorSharedHugePages,
     /// This project's, with private memory and transparent huge pages, as Cloud Hypervisor's is by default.
     ProcuratorHugePages,
     /// Cloud Hypervisor's.
@@ -30,7 +35,8 @@ pub(crate) enum Monitor {
 
 /// The monitors that are there.
 pub(crate) fn find() -> Vec<Monitor> {
-    let mut monitors = vec![Monitor::Procurator, Monitor::ProcuratorHugePages];
+    let mut monitors =
+        vec![Monitor::Procurator, Monitor::ProcuratorSharedHugePages, Monitor::ProcuratorHugePages];
     monitors.extend(Path::new(CLOUD_HYPERVISOR).exists().then_some(Monitor::CloudHypervisor));
     monitors
 }
@@ -40,19 +46,31 @@ impl Monitor {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Procurator => "procurator",
+            Self::ProcuratorSharedHugePages => "procurator-shmem-advise",
             Self::ProcuratorHugePages => "procurator-thp",
             Self::CloudHypervisor => "cloud-hypervisor",
+        }
+    }
+
+    /// What the host has in [`SHARED_HUGE_PAGES`] while it runs.
+    fn host_setting(self) -> &'static str {
+        match self {
+            // As kernels have it when nobody sets it.
+            Self::Procurator | Self::ProcuratorHugePages | Self::CloudHypervisor => "never",
+            Self::ProcuratorSharedHugePages => "advise",
         }
     }
 
     /// Starts a machine of one vCPU and 256 MiB whose console is the process's standard output.
     pub(crate) fn start(self, guest: &Guest, workload: Workload) -> Result<Started> {
         let mut command = match self {
-            Self::Procurator => procurator(guest, workload, "shared")?,
+            Self::Procurator | Self::ProcuratorSharedHugePages => procurator(guest, workload, "shared")?,
             Self::ProcuratorHugePages => procurator(guest, workload, "thp")?,
             Self::CloudHypervisor => cloud_hypervisor(guest, workload),
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped());
+        fs::write(SHARED_HUGE_PAGES, self.host_setting())
+            .with_context(|| format!("cannot set {SHARED_HUGE_PAGES}"))?;
         let at = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", self.name()))?;
         if self == Self::CloudHypervisor && workload.has_network() {
