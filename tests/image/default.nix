@@ -1,6 +1,7 @@
 # The test images: Nix store paths of the form that the worker runs, and some that it must refuse.
 #
-# `guest` is a stock kernel and a busybox user land, `everything` the same in a machine with every device. Everything that goes in is an argument and becomes an input of the
+# `guest` is a stock kernel and a busybox user land, `everything` the same in a machine with every device, `huge-pages`
+# one whose memory the host has set aside. Everything that goes in is an argument and becomes an input of the
 # derivation, so the store path follows from the content. The builder also uses the host's shell, `mke2fs`, `debugfs`
 # and `cpio`: it needs Nix's sandbox off, and no network.
 {
@@ -48,6 +49,7 @@ in
 {
   guest = bootable "guest" ./vm-config.json [ ];
   everything = bootable "everything" ./everything.json (builtins.fromJSON programs);
+  huge-pages = bootable "huge-pages" ./huge-pages.json [ ];
 
   missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";
   damaged-kernel = broken "damaged-kernel" { } "echo this is no kernel >$out/vmlinux";

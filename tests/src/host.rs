@@ -63,6 +63,20 @@ impl ProcessState {
     }
 }
 
+/// A figure of a file that has one a line, with its name before it: `/proc/meminfo`, `/proc/<pid>/smaps_rollup`.
+///
+/// # Errors
+/// The file has no such figure.
+pub fn figure(path: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    figure_in(&text, name).with_context(|| format!("{path} has no figure {name}"))
+}
+
+fn figure_in(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
 fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -81,6 +95,14 @@ mod tests {
         let meanwhile = ProcessState::observe(pid).expect("this process exists");
         drop(file);
         assert!(meanwhile.descriptors > before.descriptors);
+    }
+
+    #[test]
+    fn figures_have_names() {
+        let text = "HugePages_Total:      66\nHugePages_Free:       64\nShmemPmdMapped:     2048 kB\n";
+        assert_eq!(figure_in(text, "HugePages_Free"), Some(64));
+        assert_eq!(figure_in(text, "ShmemPmdMapped"), Some(2048));
+        assert_eq!(figure_in(text, "HugePages"), None);
     }
 
     #[test]

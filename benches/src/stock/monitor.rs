@@ -3,6 +3,7 @@
 mod cloud_hypervisor;
 mod firecracker;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,6 +15,8 @@ use crate::guest::Guest;
 use crate::meter::Started;
 use crate::workload::{HOST, Workload};
 
+/// Whether shared memory is made of huge pages (Linux `Documentation/admin-guide/mm/transhuge.rst`).
+const SHARED_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 /// The bridge, the TAP and the guest's card of other monitors; ours makes its own.
 const BRIDGE: &str = "bench0";
 const TAP: &str = "bench-tap";
@@ -24,6 +27,8 @@ const MAC: &str = "02:00:00:00:00:02";
 pub(crate) enum Monitor {
     /// This project's, with memory as it is by default: one shared memory file.
     Procurator,
+    /// The same on a host whose settings allow huge pages for shared memory, as the operations manual recommends.
+    ProcuratorSharedHugePages,
     /// This project's, with private memory and transparent huge pages, as Cloud Hypervisor's is by default.
     ProcuratorHugePages,
     /// Cloud Hypervisor's.
@@ -34,7 +39,8 @@ pub(crate) enum Monitor {
 
 /// The monitors that are there.
 pub(crate) fn find() -> Vec<Monitor> {
-    let mut monitors = vec![Monitor::Procurator, Monitor::ProcuratorHugePages];
+    let mut monitors =
+        vec![Monitor::Procurator, Monitor::ProcuratorSharedHugePages, Monitor::ProcuratorHugePages];
     monitors.extend(Path::new(cloud_hypervisor::PROGRAM).exists().then_some(Monitor::CloudHypervisor));
     monitors.extend(Path::new(firecracker::PROGRAM).exists().then_some(Monitor::Firecracker));
     monitors
@@ -45,21 +51,35 @@ impl Monitor {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Procurator => "procurator",
+            Self::ProcuratorSharedHugePages => "procurator-shmem-advise",
             Self::ProcuratorHugePages => "procurator-thp",
             Self::CloudHypervisor => "cloud-hypervisor",
             Self::Firecracker => "firecracker",
         }
     }
 
+    /// What the host has in [`SHARED_HUGE_PAGES`] while it runs.
+    fn host_setting(self) -> &'static str {
+        match self {
+            // As kernels have it when nobody sets it.
+            Self::Procurator | Self::ProcuratorHugePages | Self::CloudHypervisor | Self::Firecracker => {
+                "never"
+            }
+            Self::ProcuratorSharedHugePages => "advise",
+        }
+    }
+
     /// Starts a machine of one vCPU and 256 MiB whose console is the process's standard output.
     pub(crate) fn start(self, guest: &Guest, workload: Workload) -> Result<Started> {
         let mut command = match self {
-            Self::Procurator => procurator(guest, workload, "shared")?,
+            Self::Procurator | Self::ProcuratorSharedHugePages => procurator(guest, workload, "shared")?,
             Self::ProcuratorHugePages => procurator(guest, workload, "thp")?,
             Self::CloudHypervisor => cloud_hypervisor::command(guest, workload),
             Self::Firecracker => firecracker::command(guest, workload)?,
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped());
+        fs::write(SHARED_HUGE_PAGES, self.host_setting())
+            .with_context(|| format!("cannot set {SHARED_HUGE_PAGES}"))?;
         let at = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", self.name()))?;
         if matches!(self, Self::CloudHypervisor | Self::Firecracker) && workload.has_network() {

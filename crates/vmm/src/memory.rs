@@ -2,21 +2,23 @@
 //! much of it the host carries now.
 //!
 //! By default it is one sealed memfd a machine, mapped shared, so that another process can be given the same
-//! memory and its resident size is one `fstat` away. Huge pages are promised by the host when they are mapped, or
-//! refused then: a guest that touched one that nobody has would end its process. Where it lies in the guest's address space is `layout`'s.
+//! memory and its resident size is one `fstat` away. Where the host lets shared memory have transparent huge pages, it
+//! has them. Huge pages set aside by the host are promised when they are mapped, or refused then: a guest that touched
+//! one that nobody has would end its process. Where memory lies in the guest's address space is `layout`'s.
 
 mod advice;
 mod huge_pages;
+mod mapping;
 mod resident;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use devices::memory::{GuestMemory, GuestRegion};
+use devices::memory::{GuestMemory, GuestRegion, RegionPages};
 use rustix::fs::{MemfdFlags, SealFlags};
 use thiserror::Error;
-use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
+use vm_memory::bitmap::NewBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress};
 use vm_model::{Bytes, HugePageSize, MemoryBacking, MemorySpec};
@@ -181,27 +183,24 @@ fn map_region(
 ) -> Result<GuestRegion, MemoryError> {
     let size = spec.size;
     let map_length = usize::try_from(length).map_err(|_| MemoryError::Size { size: size.get() })?;
-    let bitmap = AtomicBitmap::with_len(map_length);
-    let builder = MmapRegionBuilder::new_with_bitmap(map_length, bitmap)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
-    let flags = match spec.backing {
-        MemoryBacking::SharedMemfd => libc::MAP_SHARED | libc::MAP_NORESERVE,
-        // Without MAP_NORESERVE the kernel promises every page now.
-        MemoryBacking::HugePages(_) => libc::MAP_SHARED,
-        MemoryBacking::AnonymousHuge | MemoryBacking::AnonymousMergeable => {
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE
-        }
+    let mapped = match (spec.backing, backing) {
+        // The kernel aligns them to their own size.
+        (MemoryBacking::HugePages(_), Some(file)) => map_promised(start, map_length, file),
+        (_, file) => mapping::map_aligned(start, map_length, file),
     };
-    let builder = builder.with_mmap_flags(flags);
-    let builder = match backing {
-        Some(file) => builder.with_file_offset(file),
-        None => builder,
-    };
-    let mapping = builder.build().map_err(|source| unmapped(spec, start, length, source))?;
-    let region =
-        GuestRegion::new(mapping, GuestAddress(start)).expect("a range of the layout ends below 2^64");
+    let region = mapped.map_err(|source| unmapped(spec, start, length, source))?;
     advice::prepare(&region, spec)?;
     Ok(region)
+}
+
+/// Maps a file of huge pages. Without `MAP_NORESERVE` the kernel promises every page now.
+fn map_promised(start: u64, length: usize, file: FileOffset) -> Result<GuestRegion, MmapRegionError> {
+    let mapping = MmapRegionBuilder::new_with_bitmap(length, RegionPages::with_len(length))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED)
+        .with_file_offset(file)
+        .build()?;
+    Ok(GuestRegion::new(mapping, GuestAddress(start)).expect("a range of the layout ends below 2^64"))
 }
 
 /// Why the piece of `length` bytes at `start` was not mapped. What was mapped before it is still promised to this machine.

@@ -31,6 +31,7 @@ mod capacity;
 mod failure;
 pub mod node;
 mod records;
+mod shared_huge_pages;
 mod supervisor;
 pub mod vms;
 

@@ -7,6 +7,7 @@ mod devices;
 mod endings;
 mod lifecycle;
 mod load;
+mod memory;
 mod refusals;
 mod sockets;
 mod vhost;

@@ -119,7 +119,7 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
     hold("stop answered, median in ms".into(), spread("stop/answered").map(|stop| stop.median), 5.0);
     for figure in ["boot", "read", "write", "send", "receive"] {
         let median = |monitor: &str| spread(&format!("stock/{monitor}/{figure}")).map(|spread| spread.median);
-        for own in ["procurator", "procurator-thp"] {
+        for own in ["procurator", "procurator-shmem-advise", "procurator-thp"] {
             for peer in ["cloud-hypervisor", "firecracker"] {
                 let (ours, theirs) = (median(own), median(peer));
                 // Of time, less is better, and of work more: the ratio is turned so that less is better.

@@ -14,6 +14,7 @@ for folder in /dev/shm /run /tmp /var /etc; do
     mount -t tmpfs tmpfs "$folder"
 done
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t debugfs debugfs /sys/kernel/debug
 ip link set lo up
 hostname lab
 

@@ -90,6 +90,74 @@ fn a_forked_child_does_not_inherit_it() {
     }
 }
 
+/// What KVM and the kernel compare before they map 2 MiB at once.
+#[test]
+fn guest_host_and_file_addresses_are_congruent() {
+    const HUGE_PAGE: u64 = mapping::HUGE_PAGE as u64;
+    for backing in BACKINGS {
+        // Sizes that are no whole number of huge pages, below the hole and around it; several at once, so that what the
+        // kernel picks is not aligned by chance.
+        let sizes = [SMALLEST, (5 << 20) + layout::PAGE_SIZE, 3_329 << 20, (4 << 30) + layout::PAGE_SIZE];
+        let machines = sizes.map(|size| (size, allocate(&spec(size, backing)).unwrap()));
+        for (size, Ram { memory, .. }) in &machines {
+            for region in memory.iter() {
+                let host = region.as_ptr() as u64 % HUGE_PAGE;
+                assert_eq!(host, region.start_addr().0 % HUGE_PAGE, "{backing:?} of {size}");
+                let file = region.file_offset().map_or(0, |file| file.start() % HUGE_PAGE);
+                assert_eq!(host, file, "{backing:?} of {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_is_unmapped_with_its_last_region_and_nothing_around_it_is_left() {
+    for backing in BACKINGS {
+        let Ram { memory, regions, .. } = allocate(&spec(64 << 20, backing)).unwrap();
+        let (start, length) = (regions[0].as_ptr() as usize, 64 << 20);
+        // The reservation's rest is gone by now: no mapping without access touches this one.
+        let touching = mappings().into_iter().filter(|(range, access)| {
+            access.starts_with("---") && (range.end == start || range.start == start + length)
+        });
+        assert_eq!(touching.count(), 0, "{backing:?}");
+        let region = regions[0].clone();
+        drop((memory, regions));
+        assert!(mappings().iter().any(|(range, _)| range.contains(&start)), "{backing:?}: a region is held");
+        assert_eq!(region.len(), 64 << 20);
+        drop(region);
+        assert!(
+            !mappings().iter().any(|(range, _)| range.contains(&start)),
+            "{backing:?}: it is mapped still"
+        );
+    }
+}
+
+/// The address ranges that are mapped, and how.
+fn mappings() -> Vec<(std::ops::Range<usize>, String)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let parse = |line: &str| {
+        let mut words = line.split(' ');
+        let (start, end) = words.next()?.split_once('-')?;
+        let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+        Some((range, words.next()?.to_owned()))
+    };
+    maps.lines().filter_map(parse).collect()
+}
+
+#[test]
+fn shared_memory_is_offered_huge_pages_above_the_boot_structures() {
+    let Ram { memory, .. } = allocate(&spec(3_328 << 20, MemoryBacking::SharedMemfd)).unwrap();
+    let start = |region: usize| memory.iter().nth(region).unwrap().as_ptr() as usize;
+    if !has_flag(&mapping_flags(start(1)), "hg") {
+        assert!(!std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists());
+        println!("SKIPPED: this host's kernel has no transparent huge pages");
+        return;
+    }
+    assert!(!has_flag(&mapping_flags(start(0)), "hg"), "the first pages are small");
+    let above = mapping_flags(start(0) + mapping::HUGE_PAGE);
+    assert!(has_flag(&above, "hg") && has_flag(&above, "dc"), "{above}");
+}
+
 /// One test, because both parts count what the host has.
 #[test]
 fn each_kind_of_memory_asks_for_what_is_its_own() {
