@@ -3,6 +3,7 @@
 use std::fs;
 
 use tiny_guest::TinyGuest;
+use vm_model::FailureKind;
 use worker::vms::{VmId, VmManager, VmStatus};
 
 use crate::workbench::{await_console, await_vm, console, create, failed_with, isolated, links, ping};
@@ -128,6 +129,23 @@ fn a_kernel_panic_is_told_from_what_the_guest_wrote() {
         assert!(reason.message.ends_with("Kernel panic - not syncing: no init"), "{reason}");
         assert!(reason.console_tail.iter().any(|line| line.contains("no init")));
         assert_eq!(links(), ["br-procurator", "lo"], "nothing runs that stands still");
+    });
+}
+
+#[test]
+fn a_guest_that_goes_astray_failed_by_itself() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::stray(tiny_guest::EVENT_REGISTER_ADDRESS));
+        let manager = bench.manager();
+        let id = VmId::new("astray");
+        // The guest may be faster than the call that waits for it to run.
+        let _ = create(&manager, &id, &artifact);
+        let info = await_vm(&manager, &id, "failed", |info| {
+            failed_with(info, "the guest executed what cannot be carried out")
+        });
+        let VmStatus::Failed(reason) = info.status else { unreachable!("it was just seen") };
+        assert_eq!(reason.kind, FailureKind::Guest);
+        assert_eq!(reason.console_tail, ["ready"]);
     });
 }
 
