@@ -217,6 +217,8 @@ fn a_mismatch_names_both_hashes() {
 fn texts_that_are_no_hash_are_refused() {
     let refused = |text: &str| text.parse::<NarHash>().expect_err(text).to_string();
     insta::assert_snapshot!(refused("sha256-x="), @r#"invalid NAR hash "sha256-x=": what follows sha256- is no canonical base 64; accepted is the SRI form that `nix path-info --json` prints, sha256- and 44 characters of base 64"#);
+    // Two texts, each with its own padding, of 8 and 24 bytes.
+    insta::assert_snapshot!(refused("sha256-4/TIkm5NMpU=/DEQpj7777777777774HBSa777777777"), @r#"invalid NAR hash "sha256-4/TIkm5NMpU=/DEQpj7777777777774HBSa777777777": what follows sha256- is no canonical base 64; accepted is the SRI form that `nix path-info --json` prints, sha256- and 44 characters of base 64"#);
     insta::assert_snapshot!(refused("sha512-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="), @r#"invalid NAR hash "sha512-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=": it does not start with sha256-; accepted is the SRI form that `nix path-info --json` prints, sha256- and 44 characters of base 64"#);
     insta::assert_snapshot!(refused("sha256-47DEQpj8HBSa+/TImW+5JA=="), @r#"invalid NAR hash "sha256-47DEQpj8HBSa+/TImW+5JA==": it does not hold 32 bytes; accepted is the SRI form that `nix path-info --json` prints, sha256- and 44 characters of base 64"#);
     insta::assert_snapshot!(refused("sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73"), @r#"invalid NAR hash "sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73": this is Nix's older form; `nix hash to-sri` turns it into the accepted one; accepted is the SRI form that `nix path-info --json` prints, sha256- and 44 characters of base 64"#);

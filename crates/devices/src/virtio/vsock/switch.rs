@@ -136,8 +136,13 @@ impl Switch {
         true
     }
 
+    /// Whether there is no place for another connection. A caller has one before it says what it wants.
+    fn is_full(&self) -> bool {
+        self.routes.len() + self.callers.len() >= CONNECTIONS_MAX
+    }
+
     fn add_caller(&mut self, stream: UnixStream) {
-        if self.routes.len() + self.callers.len() >= CONNECTIONS_MAX {
+        if self.is_full() {
             return;
         }
         if self.callers.len() >= CALLERS_MAX {
@@ -257,8 +262,7 @@ impl Switch {
     }
 
     fn guest_connects(&mut self, ports: Ports, request: &Incoming) {
-        let full = self.routes.len() >= CONNECTIONS_MAX;
-        let connected = if full { None } else { self.host.connect(ports.host).ok() };
+        let connected = if self.is_full() { None } else { self.host.connect(ports.host).ok() };
         let added = connected.is_some_and(|stream| self.add(ports, Connection::accepted(request), stream));
         if !added {
             self.resets.push_back(ports);

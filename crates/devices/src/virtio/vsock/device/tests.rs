@@ -309,13 +309,19 @@ fn connections_are_bounded_and_a_reset_hangs_up_on_all() {
     let mut bench = bench();
     let listener = UnixListener::bind(bench.socket("_9")).unwrap();
     let mut streams = Vec::new();
-    for port in 0..u32::try_from(budget::CONNECTIONS_MAX).unwrap() {
+    for port in 1..u32::try_from(budget::CONNECTIONS_MAX).unwrap() {
         bench.send((port, 9), Operation::Request, 0, &[]);
         bench.expect(Operation::Response);
         streams.push(listener.accept().unwrap().0);
     }
+    // A caller has its place before it says what it wants.
+    let mut caller = UnixStream::connect(bench.socket("")).unwrap();
+    bench.pump();
     bench.send((5000, 9), Operation::Request, 0, &[]);
     bench.expect(Operation::Reset);
+    writeln!(caller, "CONNECT 7").unwrap();
+    assert_eq!(bench.expect(Operation::Request).0.destination_port, 7);
+    streams.push(caller);
     let mut refused = UnixStream::connect(bench.socket("")).unwrap();
     bench.pump();
     assert_eq!(refused.read(&mut [0]).unwrap(), 0, "there is no place for another");
