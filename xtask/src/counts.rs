@@ -13,9 +13,10 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// Reads the line with which libtest closes an executable's run. A test that a filter left out was not asked for;
-    /// only ignored ones count as skipped.
+    /// only ignored ones count as skipped. Where nextest shows what one of its tests printed, that line is indented, and
+    /// counted by nextest itself.
     pub(crate) fn from_libtest_line(line: &str) -> Option<Self> {
-        let (_, figures) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+        let (_, figures) = line.strip_prefix("test result: ")?.split_once(". ")?;
         Some(Self {
             passed: figure(figures, "passed")?,
             failed: figure(figures, "failed")?,
@@ -71,6 +72,7 @@ mod tests {
             "filtered tests do not count"
         );
         assert_eq!(Counts::from_libtest_line("test result_is_kept ... ok"), None);
+        assert_eq!(Counts::from_libtest_line(&format!("    {line}")), None, "shown by nextest");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Frames moved by the host's kernel instead of the worker.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -68,5 +68,5 @@ fn back_ends(pid: u32) -> Result<usize> {
         fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list the worker's descriptors")?;
     // Descriptors come and go while they are listed.
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    Ok(targets.filter(|target| *target == PathBuf::from("/dev/vhost-net")).count())
+    Ok(targets.filter(|target| target.as_path() == Path::new("/dev/vhost-net")).count())
 }
