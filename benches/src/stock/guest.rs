@@ -1,6 +1,7 @@
 //! The guest: the test image's kernel and initial RAM disk with one program more, and a disk to work on.
 
 use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,7 +16,7 @@ const IMAGES: &str = "PROCURATOR_TEST_IMAGES";
 pub(crate) const BEGINS: &str = "bench: begin";
 /// See [`BEGINS`].
 pub(crate) const ENDS: &str = "bench: end";
-const DISK_BYTES: u64 = 64 << 20;
+const DISK_BYTES: u64 = 96 << 20;
 
 /// The files of a guest.
 pub(crate) struct Guest {
@@ -32,8 +33,9 @@ impl Guest {
         fs::write(&initrd, initrd_with_program(&image.join("initrd"), folder)?)
             .with_context(|| format!("cannot write {}", initrd.display()))?;
         let disk = folder.join("disk.img");
-        let file = File::create(&disk).with_context(|| format!("cannot create {}", disk.display()))?;
-        file.set_len(DISK_BYTES).context("cannot size the disk")?;
+        let mut file = File::create(&disk).with_context(|| format!("cannot create {}", disk.display()))?;
+        // All there from the start: whoever writes first would have to find room for it.
+        io::copy(&mut io::repeat(0xa5).take(DISK_BYTES), &mut file).context("cannot fill the disk")?;
         Ok(Self { kernel: image.join("vmlinux"), initrd, disk })
     }
 

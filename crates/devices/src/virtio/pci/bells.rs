@@ -60,12 +60,4 @@ impl Bells {
             let _full = event.write(1);
         }
     }
-
-    /// Silences the bell of `queue`.
-    pub(super) fn clear(&self, queue: usize) {
-        if let Some(event) = self.events.get(queue) {
-            // Fails only when it did not ring.
-            let _silent = event.read();
-        }
-    }
 }

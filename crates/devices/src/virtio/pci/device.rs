@@ -117,7 +117,7 @@ impl VirtioPciDevice {
         self.device.device_type()
     }
 
-    /// By queue an eventfd, non-blocking, readable after the guest rang for it. Queues that somebody else serves have none.
+    /// By queue an eventfd to watch edge-triggered, non-blocking, readable after the guest rang for it. Queues that somebody else serves have none.
     pub fn queue_bells(&self) -> impl Iterator<Item = (u16, &EventFd)> {
         (0..).zip(self.bells.events()).filter(|(queue, _)| !self.device.is_served_elsewhere(*queue))
     }
@@ -147,9 +147,9 @@ impl VirtioPciDevice {
         self.breakages
     }
 
-    /// The bell of `queue` rang, or may have: silences it and serves the queue.
+    /// The bell of `queue` rang, or may have: serves the queue. The bell stays readable, which costs a system call less
+    /// each time: watched for edges, it tells of every ring.
     pub fn handle_doorbell(&mut self, queue: u16) {
-        self.bells.clear(queue.into());
         if self.is_running() {
             self.device.doorbell(queue);
             self.notice_breakage();
