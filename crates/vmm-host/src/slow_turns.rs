@@ -15,11 +15,13 @@ pub(crate) struct SlowTurns {
 }
 
 impl SlowTurns {
-    /// A turn that `took` so long ended at `now`. Answers if it is to be told: how many before it were not.
-    pub(crate) fn note(&mut self, took: Duration, now: Instant) -> Option<u64> {
+    /// A turn that `took` so long ended at `now`, which is asked of slow ones only. Answers if it is to be told: how many
+    /// before it were not.
+    pub(crate) fn note(&mut self, took: Duration, now: impl FnOnce() -> Instant) -> Option<u64> {
         if took <= SLOW {
             return None;
         }
+        let now = now();
         if self.told_at.is_some_and(|told| now.saturating_duration_since(told) < QUIET) {
             self.untold += 1;
             return None;
@@ -36,7 +38,7 @@ mod tests {
     #[test]
     fn slow_turns_are_told_now_and_then_and_counted_in_between() {
         let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
+        let at = |seconds| move || begun + Duration::from_secs(seconds);
         let (quick, slow) = (SLOW, SLOW + Duration::from_nanos(1));
         let mut turns = SlowTurns::default();
         assert_eq!(turns.note(quick, at(0)), None);

@@ -146,7 +146,7 @@ impl Driver for Steward {
 
     fn turned(&mut self, turn: &Turn<'_>) {
         self.heartbeat.end();
-        if let Some(untold) = self.slow_turns.note(turn.took, Instant::now()) {
+        if let Some(untold) = self.slow_turns.note(turn.took, Instant::now) {
             tracing::warn!(
                 vm = %self.id,
                 took = ?turn.took,

@@ -101,7 +101,8 @@ impl Poller {
     pub(crate) fn wait(&mut self, deadline: Option<Instant>, tokens: &mut Vec<Token>) -> io::Result<()> {
         tokens.clear();
         let count = loop {
-            match self.epoll.wait(timeout(deadline, Instant::now()), &mut self.ready) {
+            let timeout = deadline.map_or(FOR_EVER, |deadline| timeout(deadline, Instant::now()));
+            match self.epoll.wait(timeout, &mut self.ready) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
@@ -112,9 +113,11 @@ impl Poller {
     }
 }
 
-/// Milliseconds until `deadline`, rounded up so that a wait does not end before it; -1 for ever.
-fn timeout(deadline: Option<Instant>, now: Instant) -> i32 {
-    let Some(deadline) = deadline else { return -1 };
+/// A timeout that never comes.
+const FOR_EVER: i32 = -1;
+
+/// Milliseconds until `deadline`, rounded up so that a wait does not end before it.
+fn timeout(deadline: Instant, now: Instant) -> i32 {
     let left = deadline.saturating_duration_since(now) + Duration::from_nanos(999_999);
     i32::try_from(left.as_millis()).unwrap_or(i32::MAX)
 }
@@ -145,11 +148,10 @@ mod tests {
     #[test]
     fn deadlines_are_rounded_up() {
         let now = Instant::now();
-        assert_eq!(timeout(None, now), -1);
-        assert_eq!(timeout(Some(now), now), 0);
-        assert_eq!(timeout(Some(now + Duration::from_nanos(1)), now), 1);
-        assert_eq!(timeout(Some(now + Duration::from_millis(7)), now), 7);
-        assert_eq!(timeout(Some(now), now + Duration::from_secs(1)), 0);
+        assert_eq!(timeout(now, now), 0);
+        assert_eq!(timeout(now + Duration::from_nanos(1), now), 1);
+        assert_eq!(timeout(now + Duration::from_millis(7), now), 7);
+        assert_eq!(timeout(now, now + Duration::from_secs(1)), 0);
     }
 
     proptest! {

@@ -44,7 +44,10 @@ impl Machine {
         let now = Instant::now();
         let mut clock = TurnClock::begin(now);
         self.tell_news(controller);
-        clock.note(Handled::News, Instant::now());
+        // Without it there is nothing to tell. Clocks are not free everywhere: two readings do for most turns.
+        if tokens.contains(&Token::Outcome) {
+            clock.note(Handled::News, Instant::now());
+        }
         if deadline.is_some_and(|deadline| deadline <= now) {
             let flow = controller.deadline_passed(self);
             self.follow(flow);

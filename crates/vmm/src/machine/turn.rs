@@ -1,6 +1,6 @@
 //! How long a turn of the event loop took, and which of its handlers took most of it.
 //!
-//! One reading of the clock a handler. What is too long, and whom to tell, the machine's owner decides.
+//! One reading of the clock a handler, and one before the first. What is too long, and whom to tell, the machine's owner decides.
 
 use std::fmt;
 use std::time::{Duration, Instant};
