@@ -80,6 +80,6 @@ fn a_guest_that_panics_later_is_started_again() -> Result<()> {
     Ok(())
 }
 
-fn end_from_within(vm: &ObservedVm, how: &str) -> Result<()> {
+pub(crate) fn end_from_within(vm: &ObservedVm, how: &str) -> Result<()> {
     http_get(vm.address()?, &format!("/cgi-bin/end?{how}")).map(drop)
 }

@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use end_to_end::{Assignment, SHORT_DEADLINE, Worker, http_get, until};
 
+use crate::endings::end_from_within;
 use crate::environment;
 
 const VHOST_NET: &str = "[network]\nvhost_net = true\n";
@@ -48,6 +49,35 @@ fn the_kernel_moves_frames_through_pauses_and_counts_them() -> Result<()> {
         Ok(())
     })?;
     assert_eq!(worker.vm("fast")?.restarts, 0);
+    assert!(worker.terminate()?.status.success());
+    Ok(())
+}
+
+#[test]
+#[ignore = "full: boots twice"]
+fn the_kernel_moves_frames_after_a_reset_too() -> Result<()> {
+    let environment = environment();
+    let image = environment.image("everything")?;
+    let worker = Worker::start_with(&environment, VHOST_NET)?;
+    worker.assign(&[Assignment::of(&image, "fast")])?;
+    let first = worker.wait_until_answering("fast")?;
+    end_from_within(&first, "reboot")?;
+    until("the reset is counted", SHORT_DEADLINE, || {
+        let vm = worker.vm("fast")?;
+        ensure!(vm.resets == 1, "{} resets; {}", vm.resets, vm.state());
+        Ok(())
+    })?;
+    let second = worker.wait_until_answering("fast")?;
+    assert_eq!(second.address, first.address);
+    assert_eq!(back_ends(worker.pid())?, 4);
+    let page = http_get(second.address()?, "/megabyte")?;
+    ensure!(page.len() == 1 << 20, "a page of {} bytes", page.len());
+    // The TAP's own figures went on over the reset, and are counted once.
+    until("what both guests sent is counted", SHORT_DEADLINE, || {
+        let sent = worker.vm("fast")?.metrics()?.network_tx_bytes;
+        ensure!((1 << 20..3 << 20).contains(&sent), "{sent} bytes sent");
+        Ok(())
+    })?;
     assert!(worker.terminate()?.status.success());
     Ok(())
 }
