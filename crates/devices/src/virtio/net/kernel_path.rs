@@ -115,13 +115,12 @@ impl KernelPath {
 
     /// Has no queue be served, as far as the host obeys.
     pub(super) fn end(&mut self) {
-        self.running = 0;
         self.is_held = false;
-        for backend in &self.backends {
+        for backend in &self.backends[..std::mem::take(&mut self.running)] {
             for side in Side::BOTH {
                 if let Err(error) = backend.stop(side) {
-                    // It keeps the memory mapped until it is closed.
-                    tracing::warn!(?side, %error, "the kernel does not leave a network card's queue alone");
+                    // It keeps the memory mapped until it is closed. A guest may reset as often as it likes.
+                    tracing::debug!(?side, %error, "the kernel does not leave a network card's queue alone");
                 }
             }
         }
@@ -135,14 +134,20 @@ impl KernelPath {
         for side in Side::BOTH {
             let rings = queue(pair, side).host_rings().map_err(io::Error::other)?;
             let bell = self.bells.get(2 * index + side as usize).ok_or_else(missing)?;
-            self.backends[index].start(side, &rings, bell, port)?;
+            if let Err(error) = self.backends[index].start(side, &rings, bell, port) {
+                // Both sides run or none: the other may have begun.
+                let _as_good_as_stopped = Side::BOTH.map(|side| self.backends[index].stop(side));
+                return Err(error);
+            }
         }
         Ok(())
     }
 
     fn stop(&self, index: usize, active: &mut Active) -> io::Result<()> {
-        for side in Side::BOTH {
-            let next = self.backends[index].stop(side)?;
+        // A side that does not stop leaves the other no reason to go on.
+        let stopped = Side::BOTH.map(|side| (side, self.backends[index].stop(side)));
+        for (side, next) in stopped {
+            let next = next?;
             if let Some(pair) = active.pair(index) {
                 queue(pair, side).take_over(next);
             }

@@ -124,7 +124,7 @@ impl NetDevice {
     fn run_kernel(&mut self, pairs: usize) {
         let (Some(kernel), State::Active(active)) = (&mut self.kernel, &mut self.state) else { return };
         if let Err(error) = kernel.run(pairs, active, &self.outlets) {
-            tracing::warn!(pairs, %error, "the kernel does not serve a network card's queues");
+            tracing::debug!(pairs, %error, "the kernel does not serve a network card's queues");
             self.break_down();
         }
     }
