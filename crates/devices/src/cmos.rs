@@ -3,14 +3,14 @@
 //! The clock shows the host's UTC and cannot be set; there are no alarms and no interrupts. Kernels read it once
 //! at boot. The ACPI century register is [`CENTURY_REGISTER`].
 
-mod calendar;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use self::calendar::CalendarTime;
+use vm_model::CalendarTime;
+
 use crate::bus::BusDevice;
 
 /// Ports: index and data.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{Bytes, Generation, VmId};
 
@@ -19,6 +20,18 @@ pub struct AssignmentSet {
     /// Lifts the guard against mass removal for this set.
     #[serde(default)]
     pub allow_removals: bool,
+    /// Entries that could not be used. Their VMs stay as they are.
+    #[serde(skip)]
+    pub refused: Vec<RefusedEntry>,
+}
+
+/// An entry of a desired state that says what cannot be used. The other entries hold all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedEntry {
+    /// The VM it speaks of.
+    pub id: VmId,
+    /// What is wrong, where in the document, and what is accepted.
+    pub problem: String,
 }
 
 /// One VM that should exist.
@@ -40,6 +53,24 @@ pub struct Assignment {
     /// Hashes of further store paths that the artifact reaches.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<PathBuf, String>,
+    /// Settings that take precedence over those under the artifact's key `procurator`, member by member.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub procurator: Map<String, Value>,
+}
+
+impl Assignment {
+    /// VM `id`, running, from the artifact at `store_path` with `hash`, as the artifact describes it.
+    pub fn new(id: VmId, hash: impl Into<String>, store_path: impl Into<PathBuf>) -> Self {
+        Self {
+            id,
+            hash: hash.into(),
+            store_path: store_path.into(),
+            desired: DesiredState::default(),
+            overrides: Overrides::default(),
+            references: BTreeMap::new(),
+            procurator: Map::new(),
+        }
+    }
 }
 
 /// The phase a VM should be in.

@@ -16,6 +16,8 @@ pub struct DiskOptions {
     pub erasure: DiskErasure,
     /// How much the guest may move in a time.
     pub rate_limits: RateLimitSpec,
+    /// What follows when the host cannot carry out a request.
+    pub on_io_error: OnIoError,
 }
 
 impl Default for DiskOptions {
@@ -25,6 +27,7 @@ impl Default for DiskOptions {
             caching: DiskCaching::default(),
             erasure: DiskErasure::default(),
             rate_limits: RateLimitSpec::default(),
+            on_io_error: OnIoError::default(),
         }
     }
 }
@@ -49,6 +52,18 @@ pub enum DiskErasure {
     Offered,
     /// The file keeps its space.
     Withheld,
+}
+
+/// What follows when the host cannot carry out a guest's request to a disk: no space, a failing device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnIoError {
+    /// The VM is paused and the request kept. It is tried again until the host can carry it out; the guest then goes on
+    /// and never learns of it.
+    #[default]
+    Pause,
+    /// The guest is told that the request failed.
+    Report,
 }
 
 /// The rate limits of one device. What is `None` is not limited.

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod assignment;
+mod calendar;
 mod counters;
 mod disk_options;
 mod id;
@@ -25,13 +26,18 @@ mod machine;
 mod nic_options;
 mod processors;
 mod resets;
+mod run_end;
 mod services;
+mod timestamp;
 mod units;
 mod vcpu_dump;
+mod vm_info;
+mod volumes;
 
-pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides};
+pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
+pub use calendar::CalendarTime;
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
-pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, RateLimitSpec, TokenBucketSpec};
+pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use id::{InvalidVmId, VmId};
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, MachinePhase, ResetSource, StopMethod,
@@ -44,6 +50,10 @@ pub use machine::{
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
+pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
+pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
+pub use vm_info::{DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange};
+pub use volumes::{VolumeInfo, VolumeKeep, VolumePolicy};

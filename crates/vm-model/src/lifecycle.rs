@@ -93,6 +93,8 @@ pub enum FailureKind {
     Artifact,
     /// The content does not have the hash it was assigned with.
     HashMismatch,
+    /// A volume of the VM is not as it was left: missing, shorter, of another size.
+    Disk,
     /// The host lacks something: KVM, a device node, a permission, an address, memory, space.
     Host,
     /// The guest ended itself abnormally: a triple fault, a kernel panic, code that cannot be carried out.
@@ -101,12 +103,25 @@ pub enum FailureKind {
     Machine,
 }
 
+impl fmt::Display for FailureKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Artifact => "artifact",
+            Self::HashMismatch => "hash_mismatch",
+            Self::Disk => "disk",
+            Self::Host => "host",
+            Self::Guest => "guest",
+            Self::Machine => "machine",
+        })
+    }
+}
+
 impl FailureKind {
     /// Whether only a changed assignment can help, so that retrying is pointless.
     pub fn is_permanent(self) -> bool {
         match self {
             Self::Artifact | Self::HashMismatch => true,
-            Self::Host | Self::Guest | Self::Machine => false,
+            Self::Disk | Self::Host | Self::Guest | Self::Machine => false,
         }
     }
 }

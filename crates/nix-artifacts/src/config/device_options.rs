@@ -3,7 +3,8 @@
 use std::num::NonZeroU16;
 
 use vm_model::{
-    DiskCaching, DiskErasure, DiskOptions, NicOffloads, NicOptions, Offload, RateLimitSpec, TokenBucketSpec,
+    DiskCaching, DiskErasure, DiskOptions, NicOffloads, NicOptions, Offload, OnIoError, RateLimitSpec,
+    TokenBucketSpec,
 };
 
 use super::machine::contradiction;
@@ -23,6 +24,7 @@ pub(super) fn disk_options(disk: &Section) -> Result<DiskOptions, Box<Refusal>> 
             Some(true) | None => DiskErasure::Offered,
         },
         rate_limits: rate_limits(disk)?,
+        on_io_error: OnIoError::default(),
     })
 }
 

@@ -62,23 +62,16 @@ pub fn admit(current: Option<&AssignmentSet>, offered: &AssignmentSet) -> Result
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Assignment, DesiredState, Overrides};
+    use vm_model::Assignment;
 
     use super::*;
 
     fn set(generation: Option<u64>, names: &[&str]) -> AssignmentSet {
-        let vm = |name: &&str| Assignment {
-            id: VmId::new(name),
-            hash: "sha256-x=".into(),
-            store_path: "/nix/store/x".into(),
-            desired: DesiredState::Running,
-            overrides: Overrides::default(),
-            references: Default::default(),
-        };
+        let vm = |name: &&str| Assignment::new(VmId::new(name), "sha256-x=", "/nix/store/x");
         AssignmentSet {
             generation: generation.map(Generation::new),
             vms: names.iter().map(vm).collect(),
-            allow_removals: false,
+            ..AssignmentSet::default()
         }
     }
 

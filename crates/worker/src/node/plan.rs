@@ -82,19 +82,12 @@ fn is_other_machine(present: &Assignment, wanted: &Assignment) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use vm_model::Overrides;
 
     use super::*;
 
     fn assignment(name: u8, hash: u8, desired: DesiredState) -> Assignment {
-        Assignment {
-            id: VmId::new(&format!("vm-{name}")),
-            hash: format!("sha256-{hash}"),
-            store_path: "/nix/store/x".into(),
-            desired,
-            overrides: Overrides::default(),
-            references: BTreeMap::new(),
-        }
+        let id = VmId::new(&format!("vm-{name}"));
+        Assignment { desired, ..Assignment::new(id, format!("sha256-{hash}"), "/nix/store/x") }
     }
 
     fn any_vms() -> impl Strategy<Value = BTreeMap<u8, Assignment>> {

@@ -158,20 +158,12 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> RecordErro
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{DesiredState, Overrides};
 
     use super::*;
 
     fn record(id: &str) -> VmRecord {
         VmRecord {
-            assignment: Assignment {
-                id: VmId::new(id),
-                hash: "sha256-x=".into(),
-                store_path: "/nix/store/x".into(),
-                desired: DesiredState::Running,
-                overrides: Overrides::default(),
-                references: Default::default(),
-            },
+            assignment: Assignment::new(VmId::new(id), "sha256-x=", "/nix/store/x"),
             uuid: Uuid::new_v4(),
             powered_off: false,
         }

@@ -90,19 +90,12 @@ impl News {
 mod tests {
     use std::time::Duration;
 
-    use vm_model::{Assignment, DesiredState, Generation, Overrides, VmId};
+    use vm_model::{Assignment, Generation, VmId};
 
     use super::*;
 
     fn info() -> VmInfo {
-        let assignment = Assignment {
-            id: VmId::new("vm"),
-            hash: String::new(),
-            store_path: "/nix/store/x".into(),
-            desired: DesiredState::Running,
-            overrides: Overrides::default(),
-            references: Default::default(),
-        };
+        let assignment = Assignment::new(VmId::new("vm"), "", "/nix/store/x");
         let mut info = VmInfo::new(assignment, Generation::default());
         (info.status, info.starts) = (VmStatus::Running, 1);
         info.timings.artifact = Some(Duration::from_secs(1));

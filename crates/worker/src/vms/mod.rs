@@ -7,7 +7,6 @@ mod config;
 mod control;
 mod error;
 mod executor;
-mod info;
 mod polling;
 mod registry;
 mod startup;
@@ -15,9 +14,10 @@ mod vm_manager;
 
 pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 pub use error::VmManagerError;
-pub use info::{VmInfo, VmNic, VmTimings};
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
-pub use vm_model::{Assignment, DesiredState, FailureReason, Generation, VmId, VmStatus};
+pub use vm_model::{
+    Assignment, DesiredState, FailureReason, Generation, VmId, VmInfo, VmNic, VmStatus, VmTimings,
+};
 pub use vmm_host::ConsoleSnapshot;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use vm_model::{Assignment, DesiredState, Generation, Overrides, StopMethod, VmId, VmStatus};
+use vm_model::{Assignment, DesiredState, Generation, StopMethod, VmId, VmStatus};
 use vmm_host::ConsoleSnapshot;
 
 use super::control::{self, Shared};
@@ -68,7 +68,8 @@ impl VmManager {
     /// another artifact is left alone.
     pub fn create_vm(&self, id: VmId, hash: &str, store_path: &Path) -> Result<(), VmManagerError> {
         Executor::refuse_on_runtime("VmManager::create_vm", "VmManager::create_vm_async")?;
-        self.executor.block_on(control::create(Arc::clone(&self.shared), assignment(id, hash, store_path)))
+        self.executor
+            .block_on(control::create(Arc::clone(&self.shared), Assignment::new(id, hash, store_path)))
     }
 
     /// [`VmManager::create_vm`] for use on an asynchronous runtime.
@@ -81,7 +82,7 @@ impl VmManager {
         hash: &str,
         store_path: &Path,
     ) -> Result<(), VmManagerError> {
-        let assignment = assignment(id, hash, store_path);
+        let assignment = Assignment::new(id, hash, store_path);
         self.executor.run(control::create(Arc::clone(&self.shared), assignment)).await?
     }
 
@@ -289,16 +290,5 @@ impl VmManager {
     /// Starts to remove a VM.
     pub(crate) fn order_removal(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.shared.registry.remove(id)
-    }
-}
-
-fn assignment(id: VmId, hash: &str, store_path: &Path) -> Assignment {
-    Assignment {
-        id,
-        hash: hash.to_owned(),
-        store_path: store_path.to_owned(),
-        desired: DesiredState::Running,
-        overrides: Overrides::default(),
-        references: BTreeMap::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tiny_guest::TinyGuest;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
-use vm_model::{Assignment, AssignmentSet, DesiredState, Generation, Overrides};
+use vm_model::{Assignment, AssignmentSet, DesiredState, Generation};
 use worker::node::{Node, NodeMessage, Refusal};
 use worker::vms::{VmId, VmManager, VmStatus};
 
@@ -14,14 +14,7 @@ use serde_json::json;
 use crate::workbench::{Artifact, await_console, await_vm, console, isolated, until};
 
 fn assigned(id: &str, artifact: &Artifact, desired: DesiredState) -> Assignment {
-    Assignment {
-        id: VmId::new(id),
-        hash: artifact.hash.clone(),
-        store_path: artifact.path.clone(),
-        desired,
-        overrides: Overrides::default(),
-        references: Default::default(),
-    }
+    Assignment { desired, ..Assignment::new(VmId::new(id), artifact.hash.clone(), artifact.path.clone()) }
 }
 
 /// A node at work, and how to tell it something.
@@ -48,7 +41,7 @@ impl Told {
     fn tell(&self, generation: Option<u64>, vms: Vec<Assignment>) -> Result<Generation, Refusal> {
         let (answer, verdict) = oneshot::channel();
         let desired =
-            AssignmentSet { generation: generation.map(Generation::new), vms, allow_removals: false };
+            AssignmentSet { generation: generation.map(Generation::new), vms, ..AssignmentSet::default() };
         self.messages
             .blocking_send(NodeMessage::Assignment { desired, answer: Some(answer) })
             .expect("works");

@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 use serde_json::json;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
-    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOffloads, NicOptions, Offload, Overrides,
-    RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity,
+    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOffloads, NicOptions, Offload, OnIoError,
+    Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity,
 };
 
 use super::super::extract::ParsedConfig;
@@ -268,6 +268,7 @@ fn how_a_disk_is_served_is_read() {
             bandwidth: Some(TokenBucketSpec { size: 1_048_576, one_time_burst: 4096, refill_time_ms: 100 }),
             operations: Some(TokenBucketSpec { size: 1000, one_time_burst: 0, refill_time_ms: 1000 }),
         },
+        on_io_error: OnIoError::Pause,
     };
     assert_eq!(options, [limited, DiskOptions::default()]);
 }

@@ -1,4 +1,4 @@
-//! A moment as the fields of a clock chip: the proleptic Gregorian calendar in UTC.
+//! A moment as date and time: the proleptic Gregorian calendar in UTC.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,21 +10,35 @@ const YEARS_PER_CYCLE: u64 = 400;
 const EPOCH_DAY_OF_WEEK: u64 = 5;
 
 /// Fields of a date and time, each below 100 but the year.
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+/// use vm_model::CalendarTime;
+///
+/// let leap_day = CalendarTime::of(UNIX_EPOCH + Duration::from_secs(1_709_212_029));
+/// assert_eq!((leap_day.year, leap_day.month, leap_day.day), (2024, 2, 29));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CalendarTime {
-    pub(super) year: u16,
-    pub(super) month: u8,
-    pub(super) day: u8,
+pub struct CalendarTime {
+    /// 1970 to 9999.
+    pub year: u16,
+    /// From one.
+    pub month: u8,
+    /// Of the month, from one.
+    pub day: u8,
     /// 1 is Sunday.
-    pub(super) day_of_week: u8,
-    pub(super) hour: u8,
-    pub(super) minute: u8,
-    pub(super) second: u8,
+    pub day_of_week: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 59.
+    pub second: u8,
 }
 
 impl CalendarTime {
     /// `moment` in UTC; the epoch for moments before it, and the year modulo 10,000 after the year 9999.
-    pub(super) fn of(moment: SystemTime) -> Self {
+    pub fn of(moment: SystemTime) -> Self {
         let seconds = moment.duration_since(UNIX_EPOCH).map_or(0, |since_epoch| since_epoch.as_secs());
         let days = seconds / SECONDS_PER_DAY;
         let second_of_day = seconds % SECONDS_PER_DAY;
@@ -41,11 +55,13 @@ impl CalendarTime {
         }
     }
 
-    pub(super) fn century(self) -> u8 {
+    /// 20 in 2024.
+    pub fn century(self) -> u8 {
         small(u64::from(self.year / 100))
     }
 
-    pub(super) fn year_of_century(self) -> u8 {
+    /// 24 in 2024.
+    pub fn year_of_century(self) -> u8 {
         small(u64::from(self.year % 100))
     }
 }

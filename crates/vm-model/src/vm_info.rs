@@ -1,0 +1,173 @@
+//! All that is known of one VM, as a plain value.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Assignment, Bytes, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress, RunEnd, StopMethod,
+    Timestamp, VmId, VmStatus, VolumePolicy,
+};
+
+/// One VM at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// Its name.
+    pub id: VmId,
+    /// Where it is in its life.
+    pub status: VmStatus,
+    /// The definition in force: what its machine was made of, or is being made of.
+    pub assignment: Assignment,
+    /// The desired state it came with last; zero where it was created by a call.
+    pub generation: Generation,
+    /// A definition that was asked for and is not in force.
+    #[serde(default)]
+    pub wanted: Option<WantedChange>,
+    /// What its newest machine is made of; absent before there was one.
+    #[serde(default)]
+    pub machine: Option<MachineShape>,
+    /// Its network interfaces, in the guest's order; empty until they are set up.
+    pub nics: Vec<VmNic>,
+    /// How often it got as far as its first instruction.
+    pub starts: u64,
+    /// How often it was started again after a failure or a reset by the guest, in place or as a new machine.
+    pub restarts: u64,
+    /// How often its machine was rebuilt in place: after a reset by the guest, which is a restart, or by its reset
+    /// button, which is none.
+    #[serde(default)]
+    pub resets: u64,
+    /// How often a start or a run failed.
+    pub failures: u64,
+    /// When its newest run began; absent while it does not run.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it is started again; there while it is restarting.
+    #[serde(default)]
+    pub next_start_at: Option<Timestamp>,
+    /// What went wrong last. Stays when it runs again.
+    pub last_failure: Option<FailureReason>,
+    /// What ended it when it was told to stop last.
+    pub last_stop: Option<StopMethod>,
+    /// How its latest runs ended, oldest first; also those under earlier workers.
+    #[serde(default)]
+    pub ends: Vec<RunEnd>,
+    /// How long the steps of its newest start took.
+    pub timings: VmTimings,
+    /// Whether its machine's thread stands still; nothing that is asked of it is done meanwhile.
+    #[serde(default)]
+    pub hung: bool,
+    /// The disk for which it is paused, because the host cannot carry out what its guest asks for.
+    #[serde(default)]
+    pub disk_trouble: Option<DiskTrouble>,
+    /// Settings of its artifact that are ignored here, and what of the host it goes without.
+    pub warnings: Vec<String>,
+    /// Store paths its artifact reaches whose content nobody vouched for.
+    pub unverified: Vec<PathBuf>,
+}
+
+/// A definition that was asked for and is not in force yet, or cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedChange {
+    /// What was asked for.
+    pub assignment: Assignment,
+    /// Why it is not in force; absent while it is being verified and prepared.
+    pub refusal: Option<FailureReason>,
+    /// When it is tried again, where that can help.
+    pub next_try_at: Option<Timestamp>,
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineShape {
+    /// Its vCPUs.
+    pub vcpus: u8,
+    /// Its guest's memory.
+    pub memory: Bytes,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Its disks, in the guest's order.
+    pub disks: Vec<VmDisk>,
+}
+
+/// A VM's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDisk {
+    /// Its name in the machine's description.
+    pub id: String,
+    /// The file it lies on.
+    pub path: PathBuf,
+    /// What the guest sees of it.
+    pub size: Bytes,
+    /// What the guest may do with it.
+    pub access: DiskAccess,
+    /// How the file is laid out.
+    pub format: DiskFormat,
+    /// When what the guest writes is given up; absent where it cannot write.
+    pub policy: Option<VolumePolicy>,
+}
+
+/// A disk whose requests the host cannot carry out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskTrouble {
+    /// The disk's name in the machine's description.
+    pub disk: String,
+    /// What the host said: `no space left on device (os error 28)`.
+    pub problem: String,
+}
+
+/// A VM's network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmNic {
+    /// Its name in the machine's description.
+    pub id: String,
+    /// The guest's address.
+    pub address: Ipv4Addr,
+    /// The guest's hardware address.
+    pub mac: MacAddress,
+    /// The host's end, while there is a machine.
+    pub tap: Option<String>,
+}
+
+/// How long the steps of a start took. A step that is not over yet is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmTimings {
+    /// Verifying and opening the artifact, and preparing disks.
+    pub artifact: Option<Duration>,
+    /// Setting up the network.
+    pub network: Option<Duration>,
+    /// From the request to build the machine until its first vCPU was entered.
+    pub first_entry: Option<Duration>,
+    /// From the same request until the guest's first console byte.
+    pub first_console_byte: Option<Duration>,
+}
+
+impl VmInfo {
+    /// A VM about which nothing is known but what was asked for.
+    pub fn new(assignment: Assignment, generation: Generation) -> Self {
+        Self {
+            id: assignment.id.clone(),
+            status: VmStatus::Creating,
+            assignment,
+            generation,
+            wanted: None,
+            machine: None,
+            nics: Vec::new(),
+            starts: 0,
+            restarts: 0,
+            resets: 0,
+            failures: 0,
+            started_at: None,
+            next_start_at: None,
+            last_failure: None,
+            last_stop: None,
+            ends: Vec::new(),
+            timings: VmTimings::default(),
+            hung: false,
+            disk_trouble: None,
+            warnings: Vec::new(),
+            unverified: Vec::new(),
+        }
+    }
+}

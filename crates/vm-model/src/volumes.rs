@@ -1,0 +1,82 @@
+//! Volumes: the writable disks of VMs, as they are told to users.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, Timestamp, VmId};
+
+/// When what a guest wrote to a disk is given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumePolicy {
+    /// Seeded from the artifact's image and kept until that image's own content changes, or the VM has been removed for
+    /// as long as removed VMs are kept.
+    #[default]
+    FromImage,
+    /// Seeded once and kept until it is deleted by word, or the VM has been removed for as long as removed VMs are kept.
+    Persistent,
+    /// Made anew at each start.
+    Ephemeral,
+}
+
+impl VolumePolicy {
+    /// As it is written in a description.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromImage => "from_image",
+            Self::Persistent => "persistent",
+            Self::Ephemeral => "ephemeral",
+        }
+    }
+}
+
+impl fmt::Display for VolumePolicy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// One content of a volume: the one in use, or an earlier one that is still there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// Whose disk it is.
+    pub vm: VmId,
+    /// Which one.
+    pub disk: String,
+    /// Tells the contents of one disk apart; the newest has the highest.
+    pub number: u64,
+    /// When it is given up.
+    pub policy: VolumePolicy,
+    /// What the guest sees.
+    pub size: Bytes,
+    /// What it takes of the host's disk.
+    pub allocated: Bytes,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Why it is there.
+    pub keep: VolumeKeep,
+}
+
+/// Why a volume's content is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum VolumeKeep {
+    /// Its VM's disk is on it.
+    InUse,
+    /// A newer content has taken its place; it is there to go back to.
+    Replaced {
+        /// When it is deleted; absent while the VM has not started on the newer one.
+        until: Option<Timestamp>,
+    },
+    /// Its VM was removed; it is there to come back to.
+    Removed {
+        /// When it is deleted.
+        until: Timestamp,
+    },
+    /// Its VM no longer has a disk of that name.
+    Unused {
+        /// When it is deleted; absent for a persistent one.
+        until: Option<Timestamp>,
+    },
+}
