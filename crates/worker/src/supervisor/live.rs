@@ -17,7 +17,7 @@ use vmm_host::{
 use super::context::HostContext;
 use super::ending::classify;
 use super::news::{Boots, News};
-use super::policy::RunEnd;
+use super::policy::RunOutcome;
 use super::prepare::Prepared;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
@@ -68,7 +68,7 @@ pub(super) async fn boot(
 
 fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
     if let LaunchError::Machine { source: LaunchFailure::Ended(exit), .. } = problem
-        && let RunEnd::Failed(reason) = classify(exit.clone(), None, &[])
+        && let RunOutcome::Failed(reason) = classify(exit.clone(), None, &[])
     {
         return reason;
     }

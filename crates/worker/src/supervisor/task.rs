@@ -11,7 +11,7 @@ use vm_model::{DesiredState, FailureReason, MachinePhase, VmId, VmStatus};
 use super::context::HostContext;
 use super::ending::{classify, reported, standstill};
 use super::live::LiveMachine;
-use super::policy::{Next, RestartHistory, RestartPolicy, RunEnd};
+use super::policy::{Next, RestartHistory, RestartPolicy, RunOutcome};
 use super::record::{Power, Record};
 use super::step::{Goal, Revision, Standing, Step, Vcpus, next_step};
 use super::{MachineSlot, Origin, Target};
@@ -219,7 +219,7 @@ impl Task {
     }
 
     /// Decides what comes after the end of a run, and says so.
-    pub(super) async fn follow(&mut self, end: RunEnd, ran_for: Duration, revision: Revision) {
+    pub(super) async fn follow(&mut self, end: RunOutcome, ran_for: Duration, revision: Revision) {
         let now = Instant::now();
         match self.history.after(end, ran_for, self.restart, now) {
             Next::StayOff => {
