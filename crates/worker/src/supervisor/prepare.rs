@@ -12,13 +12,13 @@ use std::time::Instant;
 use host_network::{NicAttachment, Tap};
 use ipam::{Lease, Wish};
 use nix_artifacts::{
-    AddressDelivery, DiskPersistence, LoadRequest, NicRequest, OpenedFile, VsockRequest, load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, OpenedFile, VsockRequest, load_artifact,
 };
 use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{
     Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineSpec, NicSpec, ResetPolicy, VmId,
-    VsockSpec,
+    VolumePolicy, VsockSpec,
 };
 
 use super::RestartPolicy;
@@ -29,7 +29,7 @@ use super::takings::Takings;
 use super::verify::{unverified_references, verify};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
-use crate::failure::reason;
+use crate::failure::{plain, reason};
 use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
 use crate::vms::{VhostNet, VmNic, VmTimings};
 
@@ -140,13 +140,7 @@ fn open(
     takings: &mut Takings,
 ) -> Result<Opened, FailureReason> {
     verify(context, assignment, given_up)?;
-    let request = LoadRequest {
-        store_path: assignment.store_path.clone(),
-        overrides: assignment.overrides.clone(),
-        uuid,
-    };
-    let artifact =
-        load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))?;
+    let artifact = load(context, assignment, uuid)?;
     let share = context
         .capacity
         .take(&artifact.machine.memory, HostMemory::observe())
@@ -156,35 +150,42 @@ fn open(
     let directory = context.records.directory(&assignment.id);
     let mut position = 0_usize;
     let mut resets = ResetPolicy::default();
-    let kernel = artifact.machine.boot.kernel.path().to_owned();
-    let spec = artifact.machine.try_map_files(|role, file: OpenedFile| match role {
-        FileRole::Disk(disk, access) => {
+    let kernel = artifact.machine.boot.kernel.opened();
+    let kernel = kernel.map_or_else(PathBuf::new, |kernel| kernel.path().to_owned());
+    let settings = &artifact.settings;
+    let spec = artifact.machine.try_map_files(|role, file| match (role, opened(role, file)?) {
+        (FileRole::Disk(disk, access), file) => {
             // By position: a name out of the artifact has no say in what is written where.
             let path = directory.join(format!("disk{position}.img"));
             position += 1;
             match access {
                 DiskAccess::ReadOnly => Ok(OwnedFd::from(file.into_file())),
+                DiskAccess::ReadWrite if settings.size(disk).is_some() => Err(sized_disk(role)),
                 DiskAccess::ReadWrite => {
-                    let persistence = artifact.settings.persistence(disk);
-                    if persistence == DiskPersistence::Ephemeral {
+                    let policy = settings.policy(disk);
+                    if policy == VolumePolicy::Ephemeral {
                         // Each boot begins with a fresh copy, which is made here.
                         resets = ResetPolicy::EndsMachine;
                     }
                     if !path.exists() {
                         takings.disks.push(path.clone());
                     }
-                    writable_disk(&file, &path, persistence, given_up)
+                    writable_disk(&file, &path, policy, given_up)
+                        .map_err(|problem| reason(FailureKind::Host, &problem))
                 }
             }
         }
-        FileRole::Kernel
-        | FileRole::Initrd
-        | FileRole::Tap(_)
-        | FileRole::Vhost(_)
-        | FileRole::NicStatistics(_)
-        | FileRole::VsockDirectory => Ok(OwnedFd::from(file.into_file())),
+        (
+            FileRole::Kernel
+            | FileRole::Initrd
+            | FileRole::Tap(_)
+            | FileRole::Vhost(_)
+            | FileRole::NicStatistics(_)
+            | FileRole::VsockDirectory,
+            file,
+        ) => Ok(OwnedFd::from(file.into_file())),
     });
-    let mut spec = spec.map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let mut spec = spec?;
     if let Some(VsockRequest { cid }) = artifact.vsock {
         spec.services.vsock = Some(VsockSpec { cid, directory: socket_directory(&directory)? });
     }
@@ -199,6 +200,17 @@ fn open(
         resets,
         address: artifact.settings.address,
     })
+}
+
+/// Reads the artifact's description and opens its files.
+fn load(context: &HostContext, assignment: &Assignment, uuid: Uuid) -> Result<Artifact, FailureReason> {
+    let request = LoadRequest {
+        store_path: assignment.store_path.clone(),
+        overrides: assignment.overrides.clone(),
+        procurator: assignment.procurator.clone(),
+        uuid,
+    };
+    load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))
 }
 
 /// The VM's own directory, where the sockets lie by which host programs and the guest reach each other: they go when the
@@ -221,15 +233,33 @@ struct SocketDirectoryError {
     source: io::Error,
 }
 
+/// The file of the store that is to be used for `role`.
+fn opened(role: FileRole<'_>, file: ArtifactFile) -> Result<OpenedFile, FailureReason> {
+    match file {
+        ArtifactFile::Opened(file) => Ok(file),
+        ArtifactFile::Blank => Err(sized_disk(role)),
+    }
+}
+
+/// The refusal of a disk whose size is not its image's.
+fn sized_disk(role: FileRole<'_>) -> FailureReason {
+    plain(
+        FailureKind::Host,
+        format!("cannot make {role:?}: disks with a size of their own are not there yet"),
+    )
+}
+
 fn writable_disk(
     image: &OpenedFile,
     path: &Path,
-    persistence: DiskPersistence,
+    policy: VolumePolicy,
     given_up: &GivenUp,
 ) -> Result<OwnedFd, DiskError> {
-    let disk = match persistence {
-        DiskPersistence::Persistent => ensure_writable_copy(image.file(), path, given_up)?,
-        DiskPersistence::Ephemeral => fresh_writable_copy(image.file(), path, given_up)?,
+    let disk = match policy {
+        VolumePolicy::FromImage | VolumePolicy::Persistent => {
+            ensure_writable_copy(image.file(), path, given_up)?
+        }
+        VolumePolicy::Ephemeral => fresh_writable_copy(image.file(), path, given_up)?,
     };
     Ok(OwnedFd::from(disk))
 }
