@@ -10,10 +10,8 @@ use std::os::unix::fs::FileExt;
 use thiserror::Error;
 
 use crate::config::StatedImage;
+use crate::config::keys::SECTOR;
 use crate::store::OpenedFile;
-
-/// Bytes in a sector; a disk is a whole number of them (virtio 1.2 §5.2.4).
-const SECTOR: u64 = 512;
 
 /// What formats begin with.
 const MAGICS: [(&[u8], &str); 5] = [

@@ -14,7 +14,7 @@
 //! ```no_run
 //! use std::path::PathBuf;
 //!
-//! use nix_artifacts::{LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
+//! use nix_artifacts::{ArtifactFile, LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
 //! use vm_model::Overrides;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,11 +25,19 @@
 //! let verdict = verify_hash(&roots, &store_path, &promised)?;
 //!
 //! let uuid = uuid::Uuid::new_v4();
-//! let request = LoadRequest { store_path, overrides: Overrides::default(), uuid };
+//! let request = LoadRequest {
+//!     store_path,
+//!     overrides: Overrides::default(),
+//!     procurator: serde_json::Map::new(),
+//!     uuid,
+//! };
 //! let artifact = load_artifact(&roots, &request)?;
 //! assert_eq!(artifact.identity, verdict.identity);
 //! for disk in &artifact.machine.disks {
-//!     println!("{}: {} bytes from {}", disk.id, disk.file.size(), disk.file.path().display());
+//!     match &disk.file {
+//!         ArtifactFile::Opened(image) => println!("{}: from {}", disk.id, image.path().display()),
+//!         ArtifactFile::Blank => println!("{}: {:?}", disk.id, artifact.settings.size(&disk.id)),
+//!     }
 //! }
 //! # Ok(())
 //! # }
@@ -49,11 +57,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use artifact::{Artifact, ArtifactError, LoadRequest, load_artifact};
+pub use artifact::{Artifact, ArtifactError, ArtifactFile, LoadRequest, load_artifact};
 pub use config::{
-    AddressDelivery, ConfigError, ConfigWarning, DiskPersistence, KeyRule, Literal, NicRequest,
-    OverrideError, ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict,
-    VsockRequest, known_keys,
+    AddressDelivery, ConfigError, ConfigWarning, DiskSettings, KeyRule, Literal, NicRequest, OverrideError,
+    ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict, VsockRequest, known_keys,
 };
 pub use image::ImageError;
 pub use nar::{

@@ -1,6 +1,6 @@
 //! Keys about disks, network interfaces, consoles and other devices.
 
-use super::{KeyRule, Literal, MAX_MEMORY, ValueKind};
+use super::{KeyRule, Literal, MAX_MEMORY, PAGE_SIZE, ValueKind};
 use Literal::{Empty, False, Integer, Text, True};
 use ValueKind::{Boolean, DeviceId, FilePath, List, Section};
 
@@ -130,7 +130,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused_with("rate_limit_groups", &[Empty], "each device has limits of its own",
         &["id", "rate_limiter_config"]),
     KeyRule::supported("balloon", Section, "A device that takes memory from the guest and gives it back. Default: none."),
-    KeyRule::supported("balloon.size", ValueKind::Pages { least: 0, most: MAX_MEMORY },
+    KeyRule::supported("balloon.size", ValueKind::Bytes { least: 0, most: MAX_MEMORY, multiple_of: PAGE_SIZE },
         "How much the guest is asked to give up from the start on; at most `memory.size`. Default: 0."),
     KeyRule::supported("balloon.deflate_on_oom", Boolean,
         "Whether the guest may take memory back when it runs out of it. Default: false."),

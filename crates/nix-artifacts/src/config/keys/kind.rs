@@ -83,12 +83,14 @@ pub enum ValueKind {
         /// The greatest value accepted.
         most: u64,
     },
-    /// A number of bytes from `least` to `most`, a whole number of pages.
-    Pages {
+    /// A number of bytes from `least` to `most` that `multiple_of` divides.
+    Bytes {
         /// The least value accepted.
         least: u64,
         /// The greatest value accepted.
         most: u64,
+        /// What it is a multiple of.
+        multiple_of: u64,
     },
     /// Text of at most `most` bytes.
     Text {
@@ -235,11 +237,9 @@ impl fmt::Display for ValueKind {
             Self::PowerOfTwo { least, most } => {
                 write!(formatter, "a power of two from {least} to {most}")
             }
-            Self::Pages { least, most } => write!(
-                formatter,
-                "a number of bytes from {least} to {most}, a multiple of {}",
-                super::PAGE_SIZE
-            ),
+            Self::Bytes { least, most, multiple_of } => {
+                write!(formatter, "a number of bytes from {least} to {most}, a multiple of {multiple_of}")
+            }
             Self::Text { most } => write!(formatter, "text of at most {most} bytes without NUL"),
             Self::Choice(choices) => formatter.write_str(&quoted(choices)),
             Self::FilePath => {

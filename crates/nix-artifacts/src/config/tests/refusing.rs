@@ -89,10 +89,25 @@ fn values_that_contradict_each_other_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "x"}, {"path": "b", "id": "x"}]}"#), @r#""vm-config.json": $.disks[1].id is "x", but $.disks[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "net0"}], "net": [{}]}"#), @r#""vm-config.json": $.net[0].id is "net0", but $.disks[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"net": [{"num_queues": 3}]}"#), @r#""vm-config.json": $.net[0].num_queues is 3, but receive and transmit queues come in pairs; accepted is an even number"#);
-    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk1"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk1", but no disk has this id; accepted is the id of a disk; the nearest is "disk0""#);
-    insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{"id": "disk0"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk0", but no disk has this id; accepted is no entry, as the machine has no disk"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk1"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk1", but no disk has this id; accepted is the id of a disk (the nearest is "disk0"), or a size that makes it a further disk"#);
+    insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{"id": "disk0"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk0", but no disk has this id; accepted is a size that makes it a disk, as the machine has none"#);
     let twice = r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk0"}, {"id": "disk0"}]}}"#;
     insta::assert_snapshot!(refusal(twice), @r#""vm-config.json": $.procurator.disks[1].id is "disk0", but an earlier entry speaks of this disk; accepted is one entry for each disk"#);
+    let disk = |members: &str| {
+        let root = r#"{"path": "a", "id": "root"}, {"path": "b", "id": "tools", "readonly": true}"#;
+        refusal(&format!(
+            r#"{{"disks": [{root}], "net": [{{}}], "procurator": {{"disks": [{{{members}}}]}}}}"#
+        ))
+    };
+    insta::assert_snapshot!(disk(r#""id": "tools", "size": 4096"#), @r#""vm-config.json": $.procurator.disks[0].size is 4096, but a disk that is readonly has its image's size; accepted is leaving it out"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "size": 1000"#), @r#""vm-config.json": $.procurator.disks[0].size is 1000; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "size": 70368744178176"#), @r#""vm-config.json": $.procurator.disks[0].size is 70368744178176; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "size": "10G""#), @r#""vm-config.json": $.procurator.disks[0].size is "10G"; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "persistence": "forever""#), @r#""vm-config.json": $.procurator.disks[0].persistence is "forever"; accepted is "from_image", "persistent" or "ephemeral""#);
+    insta::assert_snapshot!(disk(r#""id": "root", "on_io_error": "ignore""#), @r#""vm-config.json": $.procurator.disks[0].on_io_error is "ignore"; accepted is "pause" or "report""#);
+    insta::assert_snapshot!(disk(r#""id": "data", "size": 512"#), @r#""vm-config.json": $.procurator.disks[0].size is 512, but the disk has no image and is made of this size; accepted is a multiple of 4096"#);
+    insta::assert_snapshot!(disk(r#""id": "data", "size": 4096, "persistence": "from_image""#), @r#""vm-config.json": $.procurator.disks[0].persistence is "from_image", but none of disks has the id "data", so that this is a disk without an image; accepted is "persistent" or "ephemeral""#);
+    insta::assert_snapshot!(disk(r#""id": "net0", "size": 4096"#), @r#""vm-config.json": $.procurator.disks[0].id is "net0", but $.net[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is missing, but every entry speaks of one disk; accepted is the id of a disk"#);
 }
 
