@@ -126,22 +126,6 @@ impl FailureKind {
     }
 }
 
-/// What a machine's thread reports of its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MachinePhase {
-    /// Being built, or made anew after a reset.
-    Booting,
-    /// vCPUs run.
-    Running,
-    /// vCPUs are parked.
-    Paused,
-    /// Was asked to stop.
-    Stopping,
-    /// Has ended.
-    Exited,
-}
-
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
-use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, StopMethod, VmId};
+use vm_model::{
+    FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod, VmId,
+};
 use vmm_host::console::PANIC_LINES;
 use vmm_host::{
-    CommandError, InitialState, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, MachineStatus,
-    StopError, StopPolicy,
+    CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
 
 use super::context::HostContext;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::{error, info};
+use vm_model::InitialState;
 use vm_model::{DesiredState, FailureKind, FailureReason, VmStatus};
-use vmm_host::InitialState;
 
 use super::Target;
 use super::given_up::GivenUp;
