@@ -18,11 +18,13 @@
 
 mod assignment;
 mod calendar;
+mod command;
 mod counters;
 mod disk_options;
 mod id;
 mod lifecycle;
 mod machine;
+mod machine_status;
 mod nic_options;
 mod processors;
 mod resets;
@@ -36,17 +38,18 @@ mod volumes;
 
 pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
 pub use calendar::CalendarTime;
+pub use command::{Command, CommandKind, Reply};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use id::{InvalidVmId, VmId};
 pub use lifecycle::{
-    BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, MachinePhase, ResetSource, StopMethod,
-    VmStatus,
+    BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
     MemorySpec, NicSpec, SerialMode, VhostSpec,
 };
+pub use machine_status::{InitialState, MachinePhase, MachineStatus};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};

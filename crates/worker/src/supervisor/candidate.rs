@@ -65,6 +65,16 @@ impl Progress {
         Self { definition, state: ProgressState::Staging(Staging { given_up, task }), refusals: 0 }
     }
 
+    /// The machine of definition number `number`, which is in force, being made ready beside a newest one that is refused.
+    pub(super) fn of_in_force(
+        context: &Arc<HostContext>,
+        assignment: &Arc<Assignment>,
+        number: DefinitionNumber,
+        uuid: uuid::Uuid,
+    ) -> Self {
+        Self::begin(context, assignment, number, uuid, Held::default())
+    }
+
     /// Returns when the machine is ready or refused. Cancel-safe; never returns where nothing is being made ready.
     pub(super) async fn staged(progress: &mut Option<Self>) -> Result<StagedMachine, FailureReason> {
         match progress {
@@ -79,7 +89,7 @@ impl Progress {
     }
 
     /// Gives it up, and waits until nothing is made any more.
-    async fn give_up(self, context: &Arc<HostContext>) {
+    pub(super) async fn give_up(self, context: &Arc<HostContext>) {
         let staged = match self.state {
             ProgressState::Staging(staging) => {
                 staging.given_up.set();

@@ -68,7 +68,7 @@ fn last_panic(console: &[String]) -> Option<&str> {
 
 fn failed(kind: FailureKind, message: String, console: &[String]) -> RunOutcome {
     let console_tail = console[tail_start(console)..].to_vec();
-    RunOutcome::Failed(FailureReason { kind, message, console_tail })
+    RunOutcome::Failed(FailureReason { kind, message, transient: false, console_tail })
 }
 
 /// Where the lines begin that stand in a reason: some before a panic, whose call trace is long, else the last few.

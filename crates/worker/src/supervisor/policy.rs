@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use vm_model::{FailureReason, RecentResets, ResetLimit};
+use vm_model::{EndCause, EndMethod, FailureReason, RecentResets, ResetLimit, RunEnd, Timestamp};
 
 /// The first delay after a failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -38,6 +38,21 @@ pub(crate) enum RunOutcome {
     Reset,
     /// Something went wrong, before or while the machine ran.
     Failed(FailureReason),
+}
+
+impl RunOutcome {
+    /// What is kept of it, of a guest that `ran_for` so long if it got as far as that.
+    pub(crate) fn to_record(&self, ran_for: Option<Duration>) -> RunEnd {
+        let (method, cause, detail) = match self {
+            Self::PoweredOff => (EndMethod::PoweredOff, EndCause::Guest, None),
+            Self::Reset => (EndMethod::Reset, EndCause::Guest, None),
+            Self::Failed(reason) => {
+                let cause = EndCause::Failure { kind: reason.kind };
+                (EndMethod::Failed, cause, Some(reason.message.clone()))
+            }
+        };
+        RunEnd { at: Timestamp::now(), ran_for, method, cause, detail }
+    }
 }
 
 impl From<nix_artifacts::RestartPolicy> for RestartPolicy {
@@ -90,7 +105,7 @@ impl RestartHistory {
             RunOutcome::PoweredOff | RunOutcome::Reset => {
                 Next::Restart { after: self.delay_of_reset(now), because: None }
             }
-            RunOutcome::Failed(reason) if reason.kind.is_permanent() || policy == RestartPolicy::Never => {
+            RunOutcome::Failed(reason) if !reason.can_retry_help() || policy == RestartPolicy::Never => {
                 Next::StayFailed(reason)
             }
             RunOutcome::Failed(reason) => {
@@ -140,7 +155,7 @@ mod tests {
     use super::*;
 
     fn failed(kind: FailureKind) -> RunOutcome {
-        RunOutcome::Failed(FailureReason { kind, message: "it broke".into(), console_tail: Vec::new() })
+        RunOutcome::Failed(FailureReason { kind, message: "it broke".into(), transient: false, console_tail: Vec::new() })
     }
 
     fn delay(next: &Next) -> Option<Duration> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use host_network::{NicAttachment, Tap};
 use ipam::{Lease, Wish};
-use nix_artifacts::{ArtifactFile, NicRequest};
+use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
     DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec, ResetPolicy, VmDisk,
@@ -78,13 +78,9 @@ pub(super) async fn prepare(
     share: Option<Share>,
 ) -> Result<Prepared, FailureReason> {
     let begun = Instant::now();
-    let StagedMachine { assignment, description, restart, resets, address, took, warnings, unverified, .. } =
-        &staged;
-    let definition =
-        Definition { assignment: Arc::clone(assignment), description: Arc::clone(description), restart: *restart };
-    let (resets, address, took) = (*resets, *address, *took);
-    let (mut warnings, unverified) = (warnings.clone(), unverified.clone());
-    let id = assignment.id.clone();
+    let (definition, id) = (staged.definition(), staged.assignment.id.clone());
+    let StagedMachine { resets, address, took, .. } = staged;
+    let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let blocking = {
         let context = Arc::clone(context);
         tokio::task::spawn_blocking(move || {
@@ -117,7 +113,7 @@ pub(super) async fn prepare(
             }
         }
     }
-    if let (nix_artifacts::AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
+    if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
         let subnet = context.subnet;
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, subnet.gateway, subnet.mask));
     }

@@ -16,6 +16,7 @@ use vm_model::{
 use super::RestartPolicy;
 use super::context::HostContext;
 use super::given_up::GivenUp;
+use super::prepare::Definition;
 use super::verify::{unverified_references, verify};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
@@ -167,6 +168,15 @@ fn stage_volumes(
 }
 
 impl StagedMachine {
+    /// What the machine is made by.
+    pub(super) fn definition(&self) -> Definition {
+        Definition {
+            assignment: Arc::clone(&self.assignment),
+            description: Arc::clone(&self.description),
+            restart: self.restart,
+        }
+    }
+
     /// Gives up what was made ready. Blocks for as long as deleting a copy takes.
     pub(super) fn discard(self, context: &HostContext) {
         self.volumes.iter().for_each(|volume| context.volumes.discard(&self.assignment.id, volume));

@@ -1,14 +1,13 @@
 //! The steps of a supervisor that lead into a machine and out of existence: starting and removing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, FailureKind, FailureReason, RunEnd, Timestamp, VmId, VmStatus, VmTimings,
+    Assignment, DesiredState, FailureKind, FailureReason, InitialState, Timestamp, VmId, VmStatus, VmTimings,
 };
-use vmm_host::InitialState;
 
 use super::Target;
 use super::candidate::Progress;
@@ -21,7 +20,7 @@ use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::{RETRY, Task};
 use crate::failure::{chain, reason};
 use crate::housekeeping::RemovedVm;
-use crate::records::Removal;
+use crate::records::{Removal, VmRecord};
 
 impl Task {
     /// Builds and starts a machine, unless another target comes meanwhile that has no use for it.
@@ -34,7 +33,7 @@ impl Task {
         });
         let (number, assignment) = self.definition_to_boot(target);
         // A machine that nobody would remember after a crash is none that can be taken care of.
-        let kept = self.record_run(target, number).await;
+        let kept = self.record_run(target).await;
         if let Err(reason) = kept {
             return self.boot_failed(reason, target.stamp).await;
         }
@@ -98,10 +97,9 @@ impl Task {
     }
 
     /// Puts on record that a run begins.
-    async fn record_run(&mut self, target: &Target, number: DefinitionNumber) -> Result<(), FailureReason> {
+    async fn record_run(&mut self, target: &Target) -> Result<(), FailureReason> {
         let in_force = self.other_in_force(target);
         let wanted = Arc::clone(&target.assignment);
-        let _ = number;
         self.record
             .update(|record| {
                 record.assignment = wanted.as_ref().clone();
@@ -202,7 +200,7 @@ impl Task {
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace) };
             let assignment = record.in_force.clone().unwrap_or_else(|| record.assignment.clone());
-            let record = crate::records::VmRecord {
+            let record = VmRecord {
                 assignment: assignment.clone(),
                 in_force: None,
                 removed: Some(removal),
@@ -245,7 +243,7 @@ impl Task {
     }
 }
 
-async fn load(context: Arc<HostContext>, id: VmId) -> Result<Option<crate::records::VmRecord>, String> {
+async fn load(context: Arc<HostContext>, id: VmId) -> Result<Option<VmRecord>, String> {
     let loading = tokio::task::spawn_blocking(move || context.records.load(&id));
     loading.await.map_err(|lost| chain(&lost))?.map_err(|problem| chain(&problem))
 }
@@ -266,17 +264,4 @@ async fn wait(
         // An error is a manager that was dropped: nobody wants anything any more.
         _ = targets.wait_for(is_unwanted) => None,
     }
-}
-
-/// How a run ended, for the record.
-pub(super) fn run_end(ran_for: Option<Duration>, outcome: &RunOutcome) -> RunEnd {
-    use vm_model::{EndCause, EndMethod};
-    let (method, cause, detail) = match outcome {
-        RunOutcome::PoweredOff => (EndMethod::PoweredOff, EndCause::Guest, None),
-        RunOutcome::Reset => (EndMethod::Reset, EndCause::Guest, None),
-        RunOutcome::Failed(reason) => {
-            (EndMethod::Failed, EndCause::Failure { kind: reason.kind }, Some(reason.message.clone()))
-        }
-    };
-    RunEnd { at: Timestamp::now(), ran_for, method, cause, detail }
 }

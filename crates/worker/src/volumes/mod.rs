@@ -24,4 +24,4 @@ mod store;
 
 pub(crate) use copy::make_content;
 pub(crate) use listing::ContentRef;
-pub(crate) use store::{Committed, StageRequest, Staged, VolumeError, VolumeStore};
+pub(crate) use store::{Committed, StageRequest, Staged, VolumeError, VolumeStore, summary};

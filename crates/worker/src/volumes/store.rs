@@ -395,6 +395,26 @@ impl VolumeStore {
     }
 }
 
+/// What becomes of the disks that `staged` is of, in words; `grace` is how long what is replaced stays.
+pub(crate) fn summary(staged: &[Staged], grace: Duration) -> String {
+    let notes = staged.iter().filter_map(|volume| {
+        let disk = &volume.disk;
+        match (volume.decision, volume.policy) {
+            (Decision::Keep { grow: None }, _) => None,
+            (Decision::Keep { grow: Some(size) }, _) => Some(format!("{disk} kept and grown to {size}")),
+            (Decision::Restore { .. }, _) => Some(format!("{disk} goes back to what it was under this image")),
+            (Decision::Seed { .. }, VolumePolicy::Ephemeral) => Some(format!("{disk} fresh, as at each start")),
+            (Decision::Seed { number: 0 }, _) => Some(format!("{disk} new")),
+            (Decision::Seed { .. }, _) => Some(format!(
+                "{disk} made anew, as its image has another content; the old one stays for {} h",
+                grace.as_secs().div_ceil(3600)
+            )),
+        }
+    });
+    let notes: Vec<String> = notes.collect();
+    if notes.is_empty() { "disks kept".to_owned() } else { notes.join(", ") }
+}
+
 /// The names of what lies in `directory`, but for what is being deleted; none where there is no directory.
 fn names_in(directory: &Path) -> Result<Vec<String>, VolumeError> {
     let list = |source| failed("list", directory, source);
