@@ -261,7 +261,8 @@ mod tests {
         let capacity = limited(100);
         let first = capacity.take(&machine(500), host(1280), None).expect("fits");
         let _second = capacity.take(&machine(512), host(1280), None).expect("fits");
-        let refused = capacity.take(&machine(1), host(1280), None).expect_err("1020 of 1024 MiB are promised");
+        let refused =
+            capacity.take(&machine(1), host(1280), None).expect_err("1020 of 1024 MiB are promised");
         insta::assert_snapshot!(refused, @"not enough memory: the machine takes 5 MiB, 1020 MiB are promised already (machines: 2), and this host's machines may have 1024 MiB together (100 % of 1280 MiB, less a reserve of 256 MiB)");
         drop(first);
         capacity.take(&machine(504), host(1280), None).expect("fits again");
@@ -274,7 +275,9 @@ mod tests {
         twice.take(&machine(736), host(1000), None).expect("2000 MiB less the reserve are 1744");
         twice.take(&machine(737), host(1000), None).expect_err("a MiB too many");
         twice.take(&machine(1001), host(1000), None).expect_err("no machine is larger than its host");
-        limited(50).take(&machine(300), host(1000), None).expect_err("half as much, less the reserve, is 244 MiB");
+        limited(50)
+            .take(&machine(300), host(1000), None)
+            .expect_err("half as much, less the reserve, is 244 MiB");
         limited(100).take(&machine(16), host(200), None).expect_err("the reserve is more than there is");
     }
 

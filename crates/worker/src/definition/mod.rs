@@ -6,4 +6,4 @@ mod description;
 pub use changes::Change;
 pub(crate) use changes::{Effect, effect};
 pub use description::Description;
-pub(crate) use description::{VolumeDescription, is_same_definition};
+pub(crate) use description::is_same_definition;

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::{info, warn};
-use vm_model::{Timestamp, VmId};
+use vm_model::{Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::kept::{Kept, kept_until, what_is_due};
 use crate::failure::chain;
 use crate::records::Removal;
 use crate::supervisor::{GivenUp, HostContext};
-use crate::volumes::{StageRequest, Staged, VolumeError};
+use crate::vms::KeptSelection;
+use crate::volumes::{ContentRef, StageRequest, Staged, VolumeError};
 
 /// How long to wait after something could not be deleted.
 const RETRY: Duration = Duration::from_secs(60);
@@ -40,12 +41,24 @@ pub(crate) async fn keep_house(context: Weak<HostContext>) {
     }
 }
 
+/// Whether `kept` is one of those that are meant.
+fn is_selected(kept: &Kept, which: &KeptSelection) -> bool {
+    match (which, kept) {
+        (KeptSelection::All, _) => true,
+        (KeptSelection::Vm(id), Kept::Vm(vm) | Kept::Content(ContentRef { vm, .. })) => vm == id,
+        (KeptSelection::Volume(id, name), Kept::Content(ContentRef { vm, disk, .. })) => {
+            vm == id && disk == name
+        }
+        (KeptSelection::Volume(..), Kept::Vm(_)) => false,
+    }
+}
+
 impl HostContext {
     /// Everything that is kept until a moment, the first to go first.
     fn kept(&self) -> Result<Vec<(Timestamp, Kept)>, VolumeError> {
         let removed = self.removed.list();
-        let volumes = self.volumes.list(|vm| removed.get(vm).map(|vm| vm.removal.until))?;
-        Ok(kept_until(removed.into_iter().map(|(id, vm)| (id, vm.removal.until)), &volumes))
+        let volumes = self.volumes.list(|vm| removed.get(vm).map(|vm| vm.kept_until))?;
+        Ok(kept_until(removed.into_iter().map(|(id, vm)| (id, vm.kept_until)), &volumes))
     }
 
     /// Deletes what is due at `now`; answers when to look again.
@@ -53,7 +66,10 @@ impl HostContext {
         let (due, next) = match self.kept() {
             Ok(kept) => what_is_due(kept, now),
             Err(problem) => {
-                warn!(error = chain(&problem), "what is due to be deleted cannot be known; looking again later");
+                warn!(
+                    error = chain(&problem),
+                    "what is due to be deleted cannot be known; looking again later"
+                );
                 return Some(RETRY);
             }
         };
@@ -69,6 +85,35 @@ impl HostContext {
             }
         }
         again
+    }
+
+    /// Every content of every volume.
+    pub(crate) fn list_volumes(&self) -> Result<Vec<VolumeInfo>, String> {
+        self.volumes.list(|vm| self.removed.until(vm)).map_err(|problem| chain(&problem))
+    }
+
+    /// Deletes at once what is selected of everything that is kept; answers what that was.
+    pub(crate) fn delete_selected(&self, which: &KeptSelection) -> Result<Vec<String>, String> {
+        let kept = self.kept().map_err(|problem| chain(&problem))?;
+        // What is kept until it is deleted by word goes by a word that names it.
+        let by_word = self.list_volumes()?.into_iter().filter_map(|volume| match volume.keep {
+            VolumeKeep::Unused { until: None } => {
+                Some(Kept::Content(ContentRef { vm: volume.vm, disk: volume.disk, number: volume.number }))
+            }
+            VolumeKeep::Unused { until: Some(_) }
+            | VolumeKeep::InUse
+            | VolumeKeep::Replaced { .. }
+            | VolumeKeep::Removed { .. } => None,
+        });
+        let by_word = by_word.filter(|_| *which != KeptSelection::All);
+        let mut deleted = Vec::new();
+        for kept in kept.into_iter().map(|(_, kept)| kept).chain(by_word) {
+            if is_selected(&kept, which) && self.delete_kept(&kept)? {
+                info!(what = %kept, "deleted by word");
+                deleted.push(kept.to_string());
+            }
+        }
+        Ok(deleted)
     }
 
     /// Deletes one kept thing; answers whether it was still kept.
@@ -97,12 +142,22 @@ impl HostContext {
         // Seen by the next worker, should this one not get to the end.
         if let Ok(Some(mut record)) = self.records.load(id) {
             let now = Timestamp::now();
-            record.removed = Some(Removal { at: record.removed.map_or(now, |removal| removal.at), until: now });
+            record.removed =
+                Some(Removal { at: record.removed.map_or(now, |removal| removal.at), until: now });
             self.records.save(&record).map_err(|problem| chain(&problem))?;
         }
         self.volumes.delete_all(id).map_err(|problem| chain(&problem))?;
         self.leases.release(id).map_err(|problem| chain(&problem))?;
         self.records.remove(id).map_err(|problem| chain(&problem))
+    }
+
+    /// Lets go of a volume whose content cannot be used, so that it is made anew: what is left of it goes. One that can be
+    /// used stays as it is. No machine of `vm` may run.
+    pub(crate) fn release_unusable(&self, vm: &VmId, disk: &str) -> Result<(), String> {
+        if self.volumes.delete_if_unusable(vm, disk).map_err(|problem| chain(&problem))? {
+            warn!(vm_id = %vm, disk, "deleted by word: the volume could not be used");
+        }
+        Ok(())
     }
 
     /// Deletes the kept thing that would go first; answers whether there was any.

@@ -4,18 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use vm_model::{Assignment, Timestamp, VmId};
-
-use crate::records::Removal;
-
-/// A VM that was removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RemovedVm {
-    /// What it was.
-    pub(crate) assignment: Assignment,
-    /// When it was removed, and until when it is kept.
-    pub(crate) removal: Removal,
-}
+use vm_model::{RemovedVm, Timestamp, VmId};
 
 #[derive(Debug, Default)]
 struct State {
@@ -47,8 +36,8 @@ impl RemovedVms {
     }
 
     /// Keeps a VM that was removed.
-    pub(crate) fn put(&self, id: VmId, vm: RemovedVm) {
-        self.state().kept.insert(id, vm);
+    pub(crate) fn put(&self, vm: RemovedVm) {
+        self.state().kept.insert(vm.assignment.id.clone(), vm);
     }
 
     /// All of them.
@@ -58,7 +47,7 @@ impl RemovedVms {
 
     /// Until when `id` is kept, if it was removed.
     pub(crate) fn until(&self, id: &VmId) -> Option<Timestamp> {
-        self.state().kept.get(id).map(|vm| vm.removal.until)
+        self.state().kept.get(id).map(|vm| vm.kept_until)
     }
 
     /// `id` is a VM again. Where it is being deleted just now, that is waited for.

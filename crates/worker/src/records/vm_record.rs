@@ -215,7 +215,10 @@ mod tests {
     use super::*;
 
     fn record(id: &str) -> VmRecord {
-        VmRecord { uuid: Uuid::nil(), ..VmRecord::new(Assignment::new(VmId::new(id), "sha256-x=", "/nix/store/x")) }
+        VmRecord {
+            uuid: Uuid::nil(),
+            ..VmRecord::new(Assignment::new(VmId::new(id), "sha256-x=", "/nix/store/x"))
+        }
     }
 
     #[test]

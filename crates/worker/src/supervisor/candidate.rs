@@ -204,6 +204,7 @@ impl Task {
     pub(super) fn put_in_force(&mut self, number: DefinitionNumber, definition: Definition) {
         let Definition { assignment, description, restart } = definition;
         self.restart = restart.unwrap_or(self.context.lifecycle.restart);
+        self.slot.describe(Arc::clone(&description));
         self.in_force = Some(InForce { number, assignment, description: Some(description) });
     }
 

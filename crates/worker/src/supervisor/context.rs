@@ -86,7 +86,7 @@ impl HostContext {
             decided => return decided,
         };
         let mut removed: Vec<_> = self.removed.list().into_iter().filter(|(id, _)| id != vm).collect();
-        removed.sort_by_key(|(_, removed)| removed.removal.until);
+        removed.sort_by_key(|(_, removed)| removed.kept_until);
         for (id, _) in removed.into_iter().filter(|(id, _)| self.leases.has(id)) {
             self.leases.release(&id)?;
             match self.leases.ensure(vm, nic, wish) {

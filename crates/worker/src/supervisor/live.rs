@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 use vm_model::{
-    FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod, VmId,
+    Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod, VmId,
 };
 use vmm_host::console::PANIC_LINES;
 use vmm_host::{
@@ -169,6 +169,7 @@ impl LiveMachine {
         }
         detach(context, id, &self.nics).await;
         self.keep_console(context).await;
+        self.share
     }
 
     /// Keeps what the guest wrote for whoever asks after the worker is gone too.

@@ -34,11 +34,11 @@ pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;
 pub(crate) use network::SharedNetwork;
 pub(crate) use policy::RestartPolicy;
-pub(crate) use stage::load;
+pub(crate) use stage::{load, volume_requests};
 pub(crate) use step::Goal;
 use step::Stamp;
 
-use crate::definition::is_same_definition;
+use crate::definition::{Description, is_same_definition};
 use crate::records::VmRecord;
 use crate::vms::VmInfo;
 
@@ -64,20 +64,32 @@ impl Target {
     }
 }
 
-/// A VM's newest machine: where counters and console are read without asking the supervisor.
+/// A VM's newest machine: what is read of it without asking the supervisor.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MachineSlot(Arc<Mutex<Option<(u64, MachineHandle)>>>);
+pub(crate) struct MachineSlot(Arc<Mutex<NewestMachine>>);
+
+#[derive(Debug, Default)]
+struct NewestMachine {
+    /// It, and how many there were before it; it may have ended.
+    machine: Option<(u64, MachineHandle)>,
+    /// What it was made by, or what its definition has come to since.
+    description: Option<Arc<Description>>,
+}
 
 impl MachineSlot {
     /// The newest machine and how many there were before it; it may have ended.
     pub(crate) fn get(&self) -> Option<(u64, MachineHandle)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).machine.clone()
     }
 
     fn put(&self, handle: MachineHandle) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = slot.as_ref().map_or(0, |(run, _)| run.saturating_add(1));
-        *slot = Some((run, handle));
+        let run = slot.machine.as_ref().map_or(0, |(run, _)| run.saturating_add(1));
+        slot.machine = Some((run, handle));
+    }
+
+    fn describe(&self, description: Arc<Description>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).description = Some(description);
     }
 }
 
@@ -126,6 +138,11 @@ impl Supervisor {
     /// The VM's newest machine.
     pub(crate) fn machine(&self) -> MachineSlot {
         self.machine.clone()
+    }
+
+    /// What the VM's newest machine is, if there was one under this worker.
+    pub(crate) fn description(&self) -> Option<Arc<Description>> {
+        self.machine.0.lock().unwrap_or_else(PoisonError::into_inner).description.clone()
     }
 
     /// What the VM should be.

@@ -155,7 +155,12 @@ mod tests {
     use super::*;
 
     fn failed(kind: FailureKind) -> RunOutcome {
-        RunOutcome::Failed(FailureReason { kind, message: "it broke".into(), transient: false, console_tail: Vec::new() })
+        RunOutcome::Failed(FailureReason {
+            kind,
+            message: "it broke".into(),
+            transient: false,
+            console_tail: Vec::new(),
+        })
     }
 
     fn delay(next: &Next) -> Option<Duration> {
@@ -199,7 +204,8 @@ mod tests {
     fn a_few_resets_are_free_and_a_storm_is_slowed() {
         let mut history = RestartHistory::default();
         let start = Instant::now();
-        let mut reset = |now| delay(&history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::Never, now));
+        let mut reset =
+            |now| delay(&history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::Never, now));
         let free = ResetLimit::default();
         for _ in 0..free.count {
             assert_eq!(reset(start), Some(Duration::ZERO));

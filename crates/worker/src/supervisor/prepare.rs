@@ -14,8 +14,8 @@ use ipam::{Lease, Wish};
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
-    DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec, ResetPolicy, VmDisk,
-    VmId, VmNic, VmTimings, VsockSpec,
+    DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec, ResetPolicy,
+    VmDisk, VmId, VmNic, VmTimings, VsockSpec,
 };
 
 use super::RestartPolicy;
@@ -122,7 +122,19 @@ pub(super) async fn prepare(
         network: Some(begun.elapsed().saturating_sub(files)),
         ..VmTimings::default()
     };
-    Ok(Prepared { spec, kernel, shape, nics, share, acquired, definition, warnings, unverified, timings, resets })
+    Ok(Prepared {
+        spec,
+        kernel,
+        shape,
+        nics,
+        share,
+        acquired,
+        definition,
+        warnings,
+        unverified,
+        timings,
+        resets,
+    })
 }
 
 /// All that touches files. What it takes of the host is noted in `acquired`, also where it fails.
@@ -146,13 +158,16 @@ fn open(
         ArtifactFile::Blank => PathBuf::new(),
     };
     let mut disks = Vec::with_capacity(machine.disks.len());
-    let shapes: Vec<_> = machine.disks.iter().map(|disk| (disk.id.clone(), disk.access, disk.format)).collect();
+    let shapes: Vec<_> =
+        machine.disks.iter().map(|disk| (disk.id.clone(), disk.access, disk.format)).collect();
     let committed = &mut acquired.volumes;
     let spec = machine.try_map_files(|role, file| match (role, file) {
-        (FileRole::Disk(disk, DiskAccess::ReadWrite), _) => take_volume(committed, disk).map(|(path, size, file)| {
-            disks.push((path, size));
-            file
-        }),
+        (FileRole::Disk(disk, DiskAccess::ReadWrite), _) => {
+            take_volume(committed, disk).map(|(path, size, file)| {
+                disks.push((path, size));
+                file
+            })
+        }
         (role, ArtifactFile::Opened(file)) => {
             match role {
                 FileRole::Disk(..) => disks.push((file.path().to_owned(), file.size())),
@@ -165,10 +180,9 @@ fn open(
             }
             Ok(OwnedFd::from(file.into_file()))
         }
-        (_, ArtifactFile::Blank) => Err(plain(
-            FailureKind::Machine,
-            "a file that is no writable disk has no content".to_owned(),
-        )),
+        (_, ArtifactFile::Blank) => {
+            Err(plain(FailureKind::Machine, "a file that is no writable disk has no content".to_owned()))
+        }
     });
     let mut spec = spec?;
     if let Some(cid) = vsock_cid {
@@ -193,10 +207,7 @@ fn open(
 }
 
 /// The file of the volume of `disk`, with its path and size.
-fn take_volume(
-    committed: &mut [Committed],
-    disk: &str,
-) -> Result<(PathBuf, u64, OwnedFd), FailureReason> {
+fn take_volume(committed: &mut [Committed], disk: &str) -> Result<(PathBuf, u64, OwnedFd), FailureReason> {
     let volume = committed.iter_mut().find(|volume| volume.disk == disk);
     let file = volume.and_then(|volume| Some((volume.path.clone(), volume.file.take()?)));
     let Some((path, file)) = file else {

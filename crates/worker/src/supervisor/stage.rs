@@ -140,22 +140,11 @@ fn stage_volumes(
     given_up: &GivenUp,
 ) -> Result<Vec<Staged>, FailureReason> {
     let mut staged: Vec<Staged> = Vec::new();
-    for (position, disk) in artifact.machine.disks.iter().enumerate() {
-        match disk.access {
-            DiskAccess::ReadOnly => continue,
-            DiskAccess::ReadWrite => {}
-        }
-        let legacy = context.records.directory(vm).join(format!("disk{position}.img"));
-        let request = StageRequest {
-            disk: &disk.id,
-            policy: artifact.settings.policy(&disk.id),
-            image: match &disk.file {
-                ArtifactFile::Opened(image) => Some(image.file()),
-                ArtifactFile::Blank => None,
-            },
-            size: artifact.settings.size(&disk.id),
-            legacy: Some(&legacy),
-        };
+    for request in volume_requests(artifact) {
+        let position = artifact.machine.disks.iter().position(|disk| disk.id == request.disk);
+        let directory = context.records.directory(vm);
+        let legacy = position.map(|position| directory.join(format!("disk{position}.img")));
+        let request = StageRequest { legacy: legacy.as_deref(), ..request };
         match context.stage_volume(vm, request, given_up) {
             Ok(volume) => staged.push(volume),
             Err(problem) => {
@@ -165,6 +154,18 @@ fn stage_volumes(
         }
     }
     Ok(staged)
+}
+
+/// What `artifact` wants of its writable disks.
+pub(crate) fn volume_requests(artifact: &Artifact) -> impl Iterator<Item = StageRequest<'_>> {
+    let writable = artifact.machine.disks.iter().filter(|disk| disk.access == DiskAccess::ReadWrite);
+    writable.map(|disk| StageRequest {
+        disk: &disk.id,
+        policy: artifact.settings.policy(&disk.id),
+        image: disk.file.opened().map(nix_artifacts::OpenedFile::file),
+        size: artifact.settings.size(&disk.id),
+        legacy: None,
+    })
 }
 
 impl StagedMachine {

@@ -6,7 +6,8 @@ use std::time::Instant;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, FailureKind, FailureReason, InitialState, Timestamp, VmId, VmStatus, VmTimings,
+    Assignment, DesiredState, FailureKind, FailureReason, InitialState, RemovedVm, Timestamp, VmId, VmStatus,
+    VmTimings,
 };
 
 use super::Target;
@@ -19,7 +20,6 @@ use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::{RETRY, Task};
 use crate::failure::{chain, reason};
-use crate::housekeeping::RemovedVm;
 use crate::records::{Removal, VmRecord};
 
 impl Task {
@@ -200,14 +200,10 @@ impl Task {
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace) };
             let assignment = record.in_force.clone().unwrap_or_else(|| record.assignment.clone());
-            let record = VmRecord {
-                assignment: assignment.clone(),
-                in_force: None,
-                removed: Some(removal),
-                ..record
-            };
+            let record =
+                VmRecord { assignment: assignment.clone(), in_force: None, removed: Some(removal), ..record };
             context.records.save(&record).map_err(|problem| chain(&problem))?;
-            context.removed.put(id, RemovedVm { assignment, removal });
+            context.removed.put(RemovedVm { assignment, removed_at: at, kept_until: removal.until });
             Ok(Some(removal))
         });
         let removed = removing.await.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost).message));
@@ -238,7 +234,9 @@ impl Task {
                 self.take_up(record);
             }
             Ok(Some(_) | None) => {}
-            Err(problem) => warn!(vm_id = %self.id, error = problem, "what was kept of the VM cannot be read"),
+            Err(problem) => {
+                warn!(vm_id = %self.id, error = problem, "what was kept of the VM cannot be read")
+            }
         }
     }
 }

@@ -147,7 +147,9 @@ pub(crate) fn next_step<M>(
         (Goal::Gone | Goal::Suspended | Goal::Be(DesiredState::Stopped), RunState::Up { .. }) => Step::Stop,
         (Goal::Gone, _) => Step::Remove,
         (Goal::Suspended, RunState::Waiting { .. }) => Step::Settle,
-        (Goal::Suspended, RunState::Off | RunState::PoweredOff { .. } | RunState::Failed { .. }) => Step::Rest,
+        (Goal::Suspended, RunState::Off | RunState::PoweredOff { .. } | RunState::Failed { .. }) => {
+            Step::Rest
+        }
         (Goal::Be(DesiredState::Stopped), RunState::Off) => Step::Rest,
         (
             Goal::Be(DesiredState::Stopped),
@@ -169,7 +171,11 @@ fn step_towards<M>(
     match state {
         RunState::Off => Step::Boot(vcpus),
         RunState::PoweredOff { stamp: then } | RunState::Failed { stamp: then } => {
-            if *then == stamp { Step::Rest } else { Step::Boot(vcpus) }
+            if *then == stamp {
+                Step::Rest
+            } else {
+                Step::Boot(vcpus)
+            }
         }
         RunState::Waiting { stamp: then, until } => {
             if *then != stamp || *until <= now {

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachinePhase, RunEnd, StopMethod, Timestamp,
-    VmId, VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachinePhase, RunEnd, StopMethod,
+    Timestamp, VmId, VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
@@ -194,7 +194,9 @@ impl Task {
         match (target.goal, &self.state) {
             (Goal::Suspended | Goal::Gone, _) => {}
             // It is about to start or to be settled, which is to be seen on disk first: it may not get to the end.
-            (Goal::Be(DesiredState::Stopped), _) => self.keep(target, |record| record.powered_off = false).await,
+            (Goal::Be(DesiredState::Stopped), _) => {
+                self.keep(target, |record| record.powered_off = false).await
+            }
             (Goal::Be(_), RunState::PoweredOff { stamp }) if *stamp == target.stamp => {
                 self.keep(target, |record| record.powered_off = true).await;
             }
@@ -377,7 +379,8 @@ impl Task {
             self.forget_taps();
             self.record_end(stopped(method, ran_for, target)).await;
             // Another machine takes its place: nobody else gets its memory meanwhile.
-            self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused)).then_some(share);
+            self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
+                .then_some(share);
         }
     }
 

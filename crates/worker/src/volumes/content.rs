@@ -52,6 +52,11 @@ impl FileIdentity {
 }
 
 impl ImageContent {
+    /// Whether `image` is the file in which this content was seen, unchanged since.
+    pub(crate) fn is_still(&self, image: &File) -> bool {
+        FileIdentity::of(image).is_ok_and(|identity| identity == self.seen_in)
+    }
+
     /// The content of `image`; `known`, where the file is the one in which that was seen, is taken at its word.
     ///
     /// # Errors
@@ -135,7 +140,8 @@ mod tests {
         let size = (5 << 20) + 512;
         let zeros = vec![0; 2 << 20];
         let sparse = image(folder.path(), "sparse", size, &[(3 << 20, b"x")]);
-        let full = image(folder.path(), "full", size, &[(0, &zeros), (3 << 20, b"x"), (4 << 20, &zeros[..512])]);
+        let full =
+            image(folder.path(), "full", size, &[(0, &zeros), (3 << 20, b"x"), (4 << 20, &zeros[..512])]);
         let other = image(folder.path(), "other", size, &[((3 << 20) + 1, b"x")]);
         let longer = image(folder.path(), "longer", size + 512, &[(3 << 20, b"x")]);
         assert_eq!(digest_of(&sparse), digest_of(&full));

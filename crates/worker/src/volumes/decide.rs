@@ -174,15 +174,15 @@ mod tests {
     #[test]
     fn volumes_grow_and_never_shrink() {
         let record = volume(VolumePolicy::Persistent, &[(0, content(None, 1024))], 0);
-        let sized = |size| {
-            decide(Some(&record), &[(0, 1024)].into(), &wish(VolumePolicy::Persistent, None, size))
-        };
+        let sized =
+            |size| decide(Some(&record), &[(0, 1024)].into(), &wish(VolumePolicy::Persistent, None, size));
         assert_eq!(sized(4096), Ok(Decision::Keep { grow: Some(Bytes::new(4096)) }));
         assert_eq!(sized(512), Ok(KEEP));
         let cut_short = Content { growing_from: Some(Bytes::new(512)), ..content(None, 1024) };
         let record = volume(VolumePolicy::Persistent, &[(0, cut_short)], 0);
         for found in [512, 1024] {
-            let decided = decide(Some(&record), &[(0, found)].into(), &wish(VolumePolicy::Persistent, None, 1024));
+            let decided =
+                decide(Some(&record), &[(0, found)].into(), &wish(VolumePolicy::Persistent, None, 1024));
             assert_eq!(decided, Ok(Decision::Keep { grow: Some(Bytes::new(1024)) }));
         }
     }

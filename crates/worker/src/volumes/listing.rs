@@ -7,6 +7,7 @@ use vm_model::{Bytes, Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::copy::failed;
 use super::store::{VolumeError, VolumeStore};
+use crate::records::remove_all;
 
 /// One content of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +84,28 @@ impl VolumeStore {
         directory.save(&record)?;
         let path = directory.content(*number);
         directory.delete(*number).map_err(|source| failed("delete", &path, source))?;
+        Ok(true)
+    }
+
+    /// Deletes a volume whose content in use is not as it was left, or that has no record that can be read. Answers whether
+    /// it did.
+    pub(crate) fn delete_if_unusable(&self, vm: &VmId, disk: &str) -> Result<bool, VolumeError> {
+        let directory = self.volume(vm, disk);
+        let lock = self.lock(vm);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = directory.path();
+        let sizes = directory.sizes().map_err(|source| failed("list", path, source))?;
+        let is_usable = match directory.load() {
+            Ok(Some(record)) => record.current().is_some_and(|content| {
+                sizes.get(&record.current).is_some_and(|found| *found == content.size.get())
+            }),
+            Ok(None) => sizes.is_empty(),
+            Err(_) => false,
+        };
+        if is_usable {
+            return Ok(false);
+        }
+        remove_all(path).map_err(|source| failed("delete", path, source))?;
         Ok(true)
     }
 }

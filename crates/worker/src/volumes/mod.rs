@@ -22,6 +22,7 @@ mod listing;
 mod record;
 mod store;
 
+#[cfg(feature = "benchmarks")]
 pub(crate) use copy::make_content;
 pub(crate) use listing::ContentRef;
-pub(crate) use store::{Committed, StageRequest, Staged, VolumeError, VolumeStore, summary};
+pub(crate) use store::{Committed, StageRequest, Staged, Thoroughness, VolumeError, VolumeStore, summary};

@@ -92,6 +92,25 @@ pub(crate) struct StageRequest<'a> {
     pub(crate) legacy: Option<&'a Path>,
 }
 
+/// Whether images are read to find out whether their content is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thoroughness {
+    /// No: what the file system does not tell is not known.
+    Quick,
+    /// Yes, which takes as long as reading them does.
+    CompareImages,
+}
+
+/// What a start does to a disk.
+struct Weighed {
+    /// Not known where images were not to be compared.
+    decision: Option<Decision>,
+    content: Option<ImageContent>,
+    size: Bytes,
+    /// Whether there is no volume yet.
+    is_new: bool,
+}
+
 /// A volume that is ready to be switched over to.
 #[derive(Debug)]
 pub(crate) struct Staged {
@@ -150,27 +169,13 @@ impl VolumeStore {
         request: StageRequest<'_>,
         given_up: &GivenUp,
     ) -> Result<Staged, VolumeError> {
-        let StageRequest { disk, policy, image, size, legacy } = request;
+        let StageRequest { disk, policy, image, legacy, .. } = request;
         let directory = self.volume(vm, disk);
-        let (record, sizes) = self.look(vm, &directory)?;
-        let legacy = legacy.filter(|legacy| record.is_none() && legacy.is_file());
-        let inspect = |source| failed("read the image of", directory.path(), source);
-        let image_size = image.map(|image| image.metadata().map(|metadata| metadata.len())).transpose();
-        let image_size = image_size.map_err(inspect)?.unwrap_or_default();
-        let size = Bytes::new(image_size.max(size.unwrap_or_default().get()));
-        let known = record.as_ref().map(VolumeRecord::current).and_then(|current| current?.image.clone());
-        let is_kept = policy == VolumePolicy::Persistent && record.is_some();
-        let content = match image {
-            Some(image) if policy != VolumePolicy::Ephemeral && !is_kept => {
-                Some(ImageContent::of(image, known.as_ref(), given_up).map_err(inspect)?)
-            }
-            // What it was made of does not matter.
-            Some(_) | None => None,
-        };
-        let digest = content.as_ref().map(|content| content.digest.clone());
-        let wish = VolumeWish { policy, image: digest, size };
-        let decision = decide(record.as_ref(), &sizes, &wish)
-            .map_err(|source| VolumeError::Problem { path: directory.path().to_owned(), source })?;
+        let Weighed { decision, content, size, is_new } =
+            self.weigh(vm, &request, Thoroughness::CompareImages, given_up)?;
+        let legacy = legacy.filter(|legacy| is_new && legacy.is_file());
+        // Weighing with all thoroughness decides.
+        let decision = decision.unwrap_or(Decision::Keep { grow: None });
         if let Decision::Seed { number } = decision {
             directory.create().map_err(|source| failed("create", directory.path(), source))?;
             let path = directory.staged(number);
@@ -183,6 +188,64 @@ impl VolumeStore {
         }
         let legacy = legacy.map(Path::to_owned);
         Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, size, legacy })
+    }
+
+    /// What a start would do to a disk, in words; nothing where it goes on as it is. Where images are not to be compared,
+    /// that may not be known.
+    pub(crate) fn preview(
+        &self,
+        vm: &VmId,
+        request: StageRequest<'_>,
+        thoroughness: Thoroughness,
+        grace: Duration,
+        given_up: &GivenUp,
+    ) -> Result<Option<String>, VolumeError> {
+        let disk = request.disk;
+        Ok(match self.weigh(vm, &request, thoroughness, given_up)?.decision {
+            Some(decision) => note(disk, decision, request.policy, grace),
+            None => Some(format!("{disk} kept if its image has the same content, else made anew")),
+        })
+    }
+
+    /// Decides what a start does to a disk.
+    fn weigh(
+        &self,
+        vm: &VmId,
+        request: &StageRequest<'_>,
+        thoroughness: Thoroughness,
+        given_up: &GivenUp,
+    ) -> Result<Weighed, VolumeError> {
+        let StageRequest { disk, policy, image, size, .. } = *request;
+        let directory = self.volume(vm, disk);
+        let (record, sizes) = self.look(vm, &directory)?;
+        let inspect = |source| failed("read the image of", directory.path(), source);
+        let image_size = image.map(|image| image.metadata().map(|metadata| metadata.len())).transpose();
+        let image_size = image_size.map_err(inspect)?.unwrap_or_default();
+        let size = Bytes::new(image_size.max(size.unwrap_or_default().get()));
+        let is_new = record.is_none();
+        let known = record.as_ref().and_then(VolumeRecord::current).and_then(|current| current.image.clone());
+        // What the others are made of does not matter.
+        let is_compared = match policy {
+            VolumePolicy::FromImage => true,
+            VolumePolicy::Persistent => is_new,
+            VolumePolicy::Ephemeral => false,
+        };
+        let content = match (image.filter(|_| is_compared), thoroughness) {
+            (Some(image), Thoroughness::CompareImages) => {
+                Some(ImageContent::of(image, known.as_ref(), given_up).map_err(inspect)?)
+            }
+            (Some(_), Thoroughness::Quick) if is_new => None,
+            (Some(image), Thoroughness::Quick) => match known.filter(|known| known.is_still(image)) {
+                Some(known) => Some(known),
+                None => return Ok(Weighed { decision: None, content: None, size, is_new }),
+            },
+            (None, _) => None,
+        };
+        let digest = content.as_ref().map(|content| content.digest.clone());
+        let wish = VolumeWish { policy, image: digest, size };
+        let decision = decide(record.as_ref(), &sizes, &wish)
+            .map_err(|source| VolumeError::Problem { path: directory.path().to_owned(), source })?;
+        Ok(Weighed { decision: Some(decision), content, size, is_new })
     }
 
     /// Gives up what was staged.
@@ -241,7 +304,8 @@ impl VolumeStore {
         if let Some(legacy) = &legacy {
             remove_file(legacy).map_err(|source| failed("take over", legacy, source))?;
         }
-        let opened = directory.open(number).map_err(|source| failed("open", &directory.content(number), source))?;
+        let opened =
+            directory.open(number).map_err(|source| failed("open", &directory.content(number), source))?;
         if let Some(size) = grow {
             let grown = opened.set_len(size.get()).and_then(|()| opened.sync_all());
             grown.map_err(|source| failed("grow", &directory.content(number), source))?;
@@ -299,7 +363,9 @@ impl VolumeStore {
                 content.until = content.until.or(Some(until));
             }
             let is_ephemeral = record.policy == VolumePolicy::Ephemeral;
-            let given_up: Vec<u64> = record.contents.iter()
+            let given_up: Vec<u64> = record
+                .contents
+                .iter()
                 .filter(|(number, content)| **number != current && (is_ephemeral || !content.used))
                 .map(|(number, _)| *number)
                 .collect();
@@ -397,22 +463,32 @@ impl VolumeStore {
 
 /// What becomes of the disks that `staged` is of, in words; `grace` is how long what is replaced stays.
 pub(crate) fn summary(staged: &[Staged], grace: Duration) -> String {
-    let notes = staged.iter().filter_map(|volume| {
-        let disk = &volume.disk;
-        match (volume.decision, volume.policy) {
-            (Decision::Keep { grow: None }, _) => None,
-            (Decision::Keep { grow: Some(size) }, _) => Some(format!("{disk} kept and grown to {size}")),
-            (Decision::Restore { .. }, _) => Some(format!("{disk} goes back to what it was under this image")),
-            (Decision::Seed { .. }, VolumePolicy::Ephemeral) => Some(format!("{disk} fresh, as at each start")),
-            (Decision::Seed { number: 0 }, _) => Some(format!("{disk} new")),
-            (Decision::Seed { .. }, _) => Some(format!(
-                "{disk} made anew, as its image has another content; the old one stays for {} h",
-                grace.as_secs().div_ceil(3600)
-            )),
-        }
-    });
+    let notes = staged.iter().filter_map(|volume| note(&volume.disk, volume.decision, volume.policy, grace));
     let notes: Vec<String> = notes.collect();
     if notes.is_empty() { "disks kept".to_owned() } else { notes.join(", ") }
+}
+
+/// What becomes of a disk, in words; nothing where it goes on as it is.
+fn note(disk: &str, decision: Decision, policy: VolumePolicy, grace: Duration) -> Option<String> {
+    Some(match (decision, policy) {
+        (Decision::Keep { grow: None }, _) => return None,
+        (Decision::Keep { grow: Some(size) }, _) => format!("{disk} kept and grown to {size}"),
+        (Decision::Restore { .. }, _) => format!("{disk} goes back to what it was under this image"),
+        (Decision::Seed { .. }, VolumePolicy::Ephemeral) => format!("{disk} fresh, as at each start"),
+        (Decision::Seed { number: 0 }, _) => format!("{disk} new"),
+        (Decision::Seed { .. }, _) => format!(
+            "{disk} made anew, as its image has another content; the old one stays for {}",
+            in_words(grace)
+        ),
+    })
+}
+
+/// A length of time as people say it: `24 h`, `90 s`.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 3600 && seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
+        seconds => format!("{seconds} s"),
+    }
 }
 
 /// The names of what lies in `directory`, but for what is being deleted; none where there is no directory.

@@ -85,9 +85,8 @@ fn carried_out(
 #[test]
 fn a_guest_that_switched_itself_off_stays_off_until_something_new_is_asked() {
     let state = RunState::<()>::PoweredOff { stamp: stamp(1, 1) };
-    let step = |stamp| {
-        next_step(&state, Goal::Be(DesiredState::Running), stamp, Candidate::Unknown, Instant::now())
-    };
+    let step =
+        |stamp| next_step(&state, Goal::Be(DesiredState::Running), stamp, Candidate::Unknown, Instant::now());
     assert_eq!(step(stamp(1, 1)), Step::Rest);
     assert_eq!(step(stamp(2, 1)), Step::Boot(Vcpus::Running));
     assert_eq!(step(stamp(1, 2)), Step::Boot(Vcpus::Running));
@@ -118,9 +117,7 @@ fn a_machine_runs_on_until_another_one_can_take_its_place() {
         let decided = next_step(&state, Goal::Be(DesiredState::Running), stamp(0, 2), candidate, now);
         assert_eq!(decided, step, "{candidate:?}");
     }
-    let paused = |candidate| {
-        next_step(&state, Goal::Be(DesiredState::Paused), stamp(0, 2), candidate, now)
-    };
+    let paused = |candidate| next_step(&state, Goal::Be(DesiredState::Paused), stamp(0, 2), candidate, now);
     assert_eq!(paused(Candidate::Refused { retry: None }), Step::Pause, "what is in force obeys");
 }
 
