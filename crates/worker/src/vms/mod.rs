@@ -20,6 +20,6 @@ pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
 pub use vm_model::{
     Assignment, DesiredState, FailureReason, Generation, NodeStatus, RemovedVm, VmId, VmInfo, VmNic,
-    VmStatus, VmTimings,
+    VmStatus, VmTimings, VolumeInfo,
 };
 pub use vmm_host::ConsoleSnapshot;

@@ -33,7 +33,9 @@ fn carried_out(plan: &[Action], mut observed: Observed) -> Observed {
                 let (id, vm) = present(new);
                 assert!(observed.insert(id, vm).is_none());
             }
-            Action::Redefine(new, _) => observed.get_mut(&new.id).expect("is there").assignment = new,
+            Action::Redefine(new, _) => {
+                observed.get_mut(action.vm()).expect("is there").assignment = new;
+            }
             Action::Move(id, desired) => {
                 observed.get_mut(&id).expect("is there").assignment.desired = desired;
             }
