@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONG_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Describes `assignments`, side by side. One whose artifact does not answer in time is left out.
-pub(super) async fn describe(
-    context: &Arc<HostContext>,
+pub(crate) async fn describe(
+    context: Arc<HostContext>,
     assignments: Vec<Assignment>,
     thoroughness: Thoroughness,
 ) -> Described {
@@ -31,7 +31,7 @@ pub(super) async fn describe(
         Thoroughness::CompareImages => LONG_PATIENCE,
     };
     for assignment in assignments {
-        let context = Arc::clone(context);
+        let context = Arc::clone(&context);
         describing.spawn(async move {
             let id = assignment.id.clone();
             let reading = spawn_blocking(move || describe_one(&context, &assignment, thoroughness));

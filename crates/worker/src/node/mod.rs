@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use vm_model::{AssignmentSet, Generation, HeldSet, VmId};
 
 pub use admit::{Refusal, admit};
+pub(crate) use describe::describe;
 pub use plan::{Action, Described, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined};
 pub use reconcile::Reconciler;
 

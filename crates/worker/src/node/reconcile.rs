@@ -6,7 +6,6 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, Generation, NodeStatus, Timestamp};
 
-use super::describe::describe;
 use super::desired::DesiredStateFile;
 use super::guard::hold;
 use super::{
@@ -114,7 +113,7 @@ impl Reconciler {
     async fn look(&self, desired: &AssignmentSet, thoroughness: Thoroughness) -> (Observed, Described) {
         let observed = self.vm_manager.observe();
         let changed = redefined(desired, &observed).into_iter().cloned().collect();
-        let described = describe(self.vm_manager.context(), changed, thoroughness).await;
+        let described = self.vm_manager.describe(changed, thoroughness).await;
         (observed, described)
     }
 

@@ -13,8 +13,9 @@ use vmm_host::ConsoleSnapshot;
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
-use crate::node::Observed;
-use crate::supervisor::{Freshness, HostContext};
+use crate::node::{self, Described, Observed};
+use crate::supervisor::Freshness;
+use crate::volumes::Thoroughness;
 
 /// The virtual machines of this host.
 ///
@@ -304,9 +305,10 @@ impl VmManager {
         self.node_status.send_modify(change);
     }
 
-    /// The host as supervisors use it.
-    pub(crate) fn context(&self) -> &Arc<HostContext> {
-        &self.shared.context
+    /// What changed definitions would make of their VMs. One that is not known in time is left out.
+    pub(crate) async fn describe(&self, changed: Vec<Assignment>, thoroughness: Thoroughness) -> Described {
+        let context = Arc::clone(&self.shared.context);
+        self.executor.run(node::describe(context, changed, thoroughness)).await.unwrap_or_default()
     }
 
     /// What each VM is and the state it is meant to be in.

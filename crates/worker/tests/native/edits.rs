@@ -22,7 +22,7 @@ fn counting(bench: &Workbench, name: &str, seed: u32, more: &serde_json::Value) 
     for (key, value) in more.as_object().expect("an object") {
         config[key] = value.clone();
     }
-    let artifact = bench.artifact(name, &TinyGuest::lives(0), &config);
+    let artifact = bench.artifact(name, &TinyGuest::lives_and_idle(0), &config);
     let mut image = vec![0; 64 << 10];
     // The count is in the first sector; this is what tells images apart.
     image[4096..4100].copy_from_slice(&seed.to_le_bytes());
@@ -41,6 +41,8 @@ fn web(artifact: &Artifact) -> Assignment {
 /// Waits until the guest has said that this is its boot number `count`, from zero.
 fn await_life(node: &Told, count: u32) {
     await_console(&node.manager, &VmId::new("web"), &format!("life {count:08x}"));
+    // The count has been written.
+    await_console(&node.manager, &VmId::new("web"), "ready");
     node.await_phase("web", "running");
 }
 

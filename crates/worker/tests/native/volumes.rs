@@ -14,7 +14,7 @@ use crate::workbench::{Artifact, Workbench, await_console, await_vm, create, iso
 /// An artifact whose guest counts its boots on the disk `data`.
 fn counting(bench: &Workbench, name: &str, disks: Value, settings: Value) -> Artifact {
     let config = json!({ "disks": disks, "procurator": { "disks": settings } });
-    let artifact = bench.artifact(name, &TinyGuest::lives(0), &config);
+    let artifact = bench.artifact(name, &TinyGuest::lives_and_idle(0), &config);
     fs::write(artifact.path.join("disk.img"), vec![0; 64 << 10]).expect("written");
     bench.hashed(artifact.path)
 }
@@ -43,6 +43,8 @@ fn delete(manager: &VmManager, which: KeptSelection) -> Vec<String> {
 
 fn await_life(manager: &VmManager, count: u32) {
     await_console(manager, &vm(), &format!("life {count:08x}"));
+    // The count has been written.
+    await_console(manager, &vm(), "ready");
 }
 
 fn reason(info: &VmInfo) -> (FailureKind, String) {
