@@ -210,7 +210,7 @@ fn load(context: &HostContext, assignment: &Assignment, uuid: Uuid) -> Result<Ar
         procurator: assignment.procurator.clone(),
         uuid,
     };
-    load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))
+    load_artifact(&context.roots, &request).map_err(|problem| reason(problem.kind(), &problem))
 }
 
 /// The VM's own directory, where the sockets lie by which host programs and the guest reach each other: they go when the
