@@ -143,7 +143,7 @@ pub enum ArtifactError {
         wanted: String,
         /// What is wrong with it.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
 }
 
@@ -237,7 +237,7 @@ fn open_file(
         Err(source) => Err(ArtifactError::UnusableFile {
             file: config_file.to_owned(),
             wanted: describe_wanted(role, wanted),
-            source,
+            source: Box::new(source),
         }),
     }
 }

@@ -97,7 +97,9 @@ classify! {
     InvalidNarHash => |_error| FailureCause::HashMismatch;
     ImageError => |error| match error {
         Self::Read(source) => FailureCause::of_io(source),
-        Self::Empty | Self::Size { .. } | Self::Format { .. } => FailureCause::Wrong,
+        Self::Empty | Self::Size { .. } | Self::Format { .. } | Self::NotQcow2 { .. } | Self::Truncated { .. } | Self::Qcow2 { .. } => {
+            FailureCause::Wrong
+        }
     };
     StorePathError => |error| match error {
         Self::NotBelowRoot { .. } | Self::Name { .. } | Self::NotADirectory { .. } => FailureCause::Wrong,

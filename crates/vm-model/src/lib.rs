@@ -25,6 +25,7 @@ mod lifecycle;
 mod machine;
 mod nic_options;
 mod processors;
+mod qcow2;
 mod resets;
 mod run_end;
 mod services;
@@ -49,6 +50,7 @@ pub use machine::{
 };
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
+pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};

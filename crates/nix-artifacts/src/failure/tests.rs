@@ -71,7 +71,7 @@ fn the_host_is_told_from_the_path() {
             ArtifactError::UnusableFile {
                 file: path(),
                 wanted: String::new(),
-                source: ImageError::Read(io()),
+                source: Box::new(ImageError::Read(io())),
             }
             .kind(),
             HashError::Nar { store_path: path(), source: NarError::Read { path: path(), source: io() } }
