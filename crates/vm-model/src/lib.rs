@@ -46,7 +46,7 @@ pub use lifecycle::{
 };
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, SerialMode, VhostSpec,
+    MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
