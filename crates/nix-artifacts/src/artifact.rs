@@ -91,6 +91,15 @@ pub enum ArtifactError {
         #[source]
         source: Box<ResolveError>,
     },
+    /// It cannot be told whether a file is there that is used although no key names it.
+    #[error("cannot look for the files beside the machine description {file:?}")]
+    Look {
+        /// The description.
+        file: PathBuf,
+        /// What was in the way.
+        #[source]
+        source: Box<ResolveError>,
+    },
     /// The description cannot be read.
     #[error("cannot read the machine description {file:?}")]
     ReadConfig {
@@ -134,7 +143,7 @@ pub enum ArtifactError {
         wanted: String,
         /// What is wrong with it.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
 }
 
@@ -152,8 +161,7 @@ pub fn load_artifact(roots: &StoreRoots, request: &LoadRequest) -> Result<Artifa
     let mut resolver = Resolver::new(roots, home);
     let config_file = resolver.home().join(CONFIG_NAME);
     let text = read_config(&mut resolver, &config_file)?;
-    let present =
-        Conventional { initrd: resolver.contains("initrd"), disk_image: resolver.contains("disk.img") };
+    let present = look(&resolver)?;
     let mut parsed = parse_config(&text, &config_file, request.uuid, present, &request.procurator)?;
     apply_overrides(&mut parsed.machine, &request.overrides)
         .map_err(|source| ArtifactError::Override { store_path: request.store_path.clone(), source })?;
@@ -172,6 +180,15 @@ pub fn load_artifact(roots: &StoreRoots, request: &LoadRequest) -> Result<Artifa
         references: resolver.into_passed(),
         identity,
     })
+}
+
+/// Which of the files that are used without being named are there.
+fn look(resolver: &Resolver<'_>) -> Result<Conventional, ArtifactError> {
+    let contains = |name| {
+        let file = resolver.home().join(CONFIG_NAME);
+        resolver.contains(name).map_err(|source| ArtifactError::Look { file, source: Box::new(source) })
+    };
+    Ok(Conventional { initrd: contains("initrd")?, disk_image: contains("disk.img")? })
 }
 
 fn read_config(resolver: &mut Resolver<'_>, file: &Path) -> Result<Vec<u8>, ArtifactError> {
@@ -220,7 +237,7 @@ fn open_file(
         Err(source) => Err(ArtifactError::UnusableFile {
             file: config_file.to_owned(),
             wanted: describe_wanted(role, wanted),
-            source,
+            source: Box::new(source),
         }),
     }
 }

@@ -244,6 +244,40 @@ fn an_image_that_is_stated_raw_is_taken_as_it_is() {
     }
 }
 
+/// The header of a qcow2 image of 8 MiB, with these bytes changed, in a file of 512 bytes.
+fn qcow2(changes: &[(usize, u8)]) -> Vec<u8> {
+    let mut image = b"QFI\xfb\0\0\0\x03".to_vec();
+    image.resize(512, 0);
+    for (at, byte) in [(23, 16), (29, 0x80), (39, 1), (59, 1), (99, 4), (103, 112)].iter().chain(changes) {
+        image[*at] = *byte;
+    }
+    image
+}
+
+#[test]
+fn a_qcow2_image_that_cannot_be_read_is_refused_before_anything_is_built() {
+    let config = r#"{"disks": [{"path": "disk.img", "image_type": "Qcow2", "readonly": true}]}"#;
+    let load = |image: &[u8]| {
+        let store = Store::bootable(config);
+        store.file("image/disk.img", image);
+        store.load_request(&store.request())
+    };
+    assert!(load(&qcow2(&[])).is_ok());
+    let refused = |image: &[u8]| load(image).unwrap_err();
+    insta::assert_snapshot!(refused(&qcow2(&[(79, 8)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has clusters compressed with zstd, which is not supported"#);
+    insta::assert_snapshot!(refused(&qcow2(&[(63, 1), (79, 1)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has an internal snapshot and the dirty bit set (it was not closed properly), which is not supported"#);
+    insta::assert_snapshot!(refused(&qcow2(&[(19, 8)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has a backing file, which is not supported"#);
+    insta::assert_snapshot!(refused(&qcow2(&[(23, 21)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has clusters of 2 MiB; 512 bytes to 256 KiB are supported"#);
+    insta::assert_snapshot!(refused(&[0; 1024]), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): image_type is Qcow2, and the image is none: if it is raw, leave image_type out or set it to "Raw"; otherwise `qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it: it starts with 0x00000000 and not, as qcow2 images do, with 0x514649fb"#);
+    insta::assert_snapshot!(refused(b""), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): the file is empty"#);
+    // A file that ends within its header.
+    insta::assert_snapshot!(refused(&qcow2(&[])[..20]), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): the qcow2 image has 20 bytes, and its header alone has 104"#);
+    let store = Store::bootable(config);
+    store.file("image/disk.img", qcow2(&[(79, 2)]));
+    let error = load_artifact(&store.roots, &store.request()).expect_err("it is corrupt");
+    assert_eq!(error.cause(), FailureCause::Wrong);
+}
+
 #[test]
 fn loading_changes_nothing_and_keeps_nothing_open() {
     let store = Store::bootable("{}");

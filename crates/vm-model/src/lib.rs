@@ -28,6 +28,7 @@ mod machine_status;
 mod nic_options;
 mod node_status;
 mod processors;
+mod qcow2;
 mod resets;
 mod run_end;
 mod services;
@@ -48,12 +49,13 @@ pub use lifecycle::{
 };
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, SerialMode, VhostSpec,
+    MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
 pub use machine_status::{InitialState, MachinePhase, MachineStatus};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, NodeStatus};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
+pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};

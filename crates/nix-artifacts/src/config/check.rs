@@ -113,6 +113,9 @@ impl Checker<'_> {
                     members: vec![(member, Value::Text(text.clone()))],
                 }))
             }
+            (ValueKind::Devices, Node::List(entries)) => {
+                self.list(rule, entries, &json_path).map(Value::List)
+            }
             (ValueKind::List { most }, Node::List(entries)) if entries.len() <= *most => {
                 self.list(rule, entries, &json_path).map(Value::List)
             }

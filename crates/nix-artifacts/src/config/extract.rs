@@ -9,6 +9,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, NicOptions, Overrides};
 
+use super::bus::DeviceCount;
 use super::check::check;
 use super::document::{MAX_CONFIG_SIZE, Node};
 use super::keys;
@@ -157,6 +158,8 @@ fn read(
 ) -> Result<Described, Box<Refusal>> {
     let top = check(document, warnings)?;
     let mut reader = Reader::new(&top, present, warnings);
+    let listed = reader.listed_devices();
+    reader.check_bus(listed, if listed.disks > 0 { "$.disks" } else { "$.net" })?;
     let cpus = reader.cpus()?;
     let memory = reader.memory()?;
     let boot = reader.boot()?;
@@ -169,6 +172,8 @@ fn read(
     let procurator = top.section("procurator");
     let entries = procurator.map_or(&[][..], |procurator| procurator.list("disks"));
     let settings = read_settings(procurator, read_disk_settings(entries, &mut disks, &nics)?);
+    let count = DeviceCount { disks: disks.len(), nics: nics.len() };
+    reader.check_bus(count, entries.last().map_or("$.disks", |entry| entry.path.as_str()))?;
     let machine =
         MachineSpec { uuid, cpus, memory, boot, disks, nics: Vec::new(), serial, rng: true, services };
     Ok((machine, nics, vsock, settings))

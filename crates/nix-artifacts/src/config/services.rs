@@ -35,7 +35,7 @@ impl Reader<'_> {
     }
 
     /// Only a mode asks for a console: the section alone is what other tools write for none.
-    fn virtio_console(&self) -> bool {
+    pub(super) fn virtio_console(&self) -> bool {
         match self.top.section("console").and_then(|console| console.text("mode")) {
             Some("Null" | "Off") | None => false,
             Some(_) => true,

@@ -122,7 +122,10 @@ pub(crate) fn load(
         procurator: assignment.procurator.clone(),
         uuid,
     };
-    load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))
+    load_artifact(&context.roots, &request).map_err(|problem| FailureReason {
+        transient: problem.is_missing(),
+        ..reason(problem.kind(), &problem)
+    })
 }
 
 /// Makes sure that each interface can have the addresses it wishes for.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use vm_model::PCI_DEVICES_MAX;
+
 use super::super::document::Node;
 
 /// A key and what becomes of it.
@@ -53,6 +55,8 @@ pub enum ValueKind {
         /// The most entries accepted.
         most: usize,
     },
+    /// A list of objects whose members have rows of their own, each a device on the machine's bus.
+    Devices,
     /// One of these texts, or an object whose member `member` is one of them.
     Shorthand {
         /// The texts.
@@ -162,7 +166,7 @@ impl KeyRule {
     /// The prefix of this key's members, when it has any.
     pub(in crate::config) fn member_prefix(&self) -> String {
         match self.kind {
-            ValueKind::List { .. } => format!("{}[]", self.key),
+            ValueKind::List { .. } | ValueKind::Devices => format!("{}[]", self.key),
             _ => self.key.to_owned(),
         }
     }
@@ -222,6 +226,9 @@ impl fmt::Display for ValueKind {
         match self {
             Self::Section => formatter.write_str("an object"),
             Self::List { most } => write!(formatter, "a list of at most {most} objects"),
+            Self::Devices => {
+                write!(formatter, "a list of objects; all devices together are at most {PCI_DEVICES_MAX}")
+            }
             Self::Shorthand { choices, member } => {
                 write!(formatter, "{}, or an object with the member {member:?}", quoted(choices))
             }

@@ -1,6 +1,6 @@
 //! Keys about processors, memory, what is booted, the platform, and the worker's own.
 
-use vm_model::HugePageSize;
+use vm_model::{HugePageSize, PCI_DEVICES_MAX};
 
 use super::{
     KeyRule, Literal, MAX_CMDLINE, MAX_DISK, MAX_HOST_CPU, MAX_VCPUS, MEMORY_SIZE, SECTOR, ValueKind,
@@ -121,7 +121,7 @@ pub(super) static KEYS: &[KeyRule] = &[
         "When the VM is started again after it ended. Default: the worker's `auto_restart`."),
     KeyRule::supported("procurator.restart.policy", ValueKind::Choice(RESTART),
         "`always`: whenever it ended by itself; `on-failure`: unless the guest powered itself off; `never`: stays as it ended."),
-    KeyRule::supported("procurator.disks", List { most: 64 }, "What becomes of what a guest writes, and disks that are given by their size."),
+    KeyRule::supported("procurator.disks", List { most: PCI_DEVICES_MAX }, "What becomes of what a guest writes, and disks that are given by their size."),
     KeyRule::supported("procurator.disks[].id", ValueKind::DeviceId, 
         "The `id` of one of `disks`, each at most once; one of its own, with `size`, is a further disk, blank at first. Required."),
     KeyRule::supported("procurator.disks[].persistence", ValueKind::Choice(&["from_image", "persistent", "ephemeral"]),

@@ -45,7 +45,7 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"memory": {"prefault": 1}}"#), @r#""vm-config.json": $.memory.prefault is 1; accepted is true or false"#);
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": ""}}"#), @r#""vm-config.json": $.payload.kernel is ""; accepted is a path relative to the store path, or absolute inside a store root"#);
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": "a\u0000b"}}"#), @r#""vm-config.json": $.payload.kernel is "a\0b"; accepted is a path relative to the store path, or absolute inside a store root"#);
-    insta::assert_snapshot!(refusal(r#"{"disks": {"path": "a"}}"#), @r#""vm-config.json": $.disks is {"path": "a"}; accepted is a list of at most 64 objects"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": {"path": "a"}}"#), @r#""vm-config.json": $.disks is {"path": "a"}; accepted is a list of objects; all devices together are at most 31"#);
     insta::assert_snapshot!(refusal(r#"{"disks": ["a"]}"#), @r#""vm-config.json": $.disks[0] is "a"; accepted is an object"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "rate_limiter_config": {"ops": {"size": 5}}}]}"#), @r#""vm-config.json": $.disks[0].rate_limiter_config.ops.refill_time is missing, but a limit is so much in such a time; accepted is an integer"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "queue_size": 100}]}"#), @r#""vm-config.json": $.disks[0].queue_size is 100; accepted is a power of two from 16 to 1024"#);
@@ -113,10 +113,27 @@ fn values_that_contradict_each_other_are_refused() {
 
 #[test]
 fn lists_have_an_end() {
-    let entries = vec!["{}"; 17].join(",");
-    let error = refusal(&format!(r#"{{"net": [{entries}]}}"#));
-    assert!(error.ends_with("accepted is a list of at most 16 objects"), "{error}");
-    let entries = vec![r#"{"path":"a"}"#; 64].join(",");
-    let parsed = parse(&format!(r#"{{"disks": [{entries}]}}"#)).expect("64 disks are accepted");
-    assert_eq!(parsed.machine.disks[63].id, "disk63");
+    let affinity = vec!["{}"; 65].join(",");
+    let error = refusal(&format!(r#"{{"cpus": {{"affinity": [{affinity}]}}}}"#));
+    assert!(error.ends_with("accepted is a list of at most 64 objects"), "{error}");
+}
+
+#[test]
+fn devices_have_slots_on_the_bus() {
+    let devices = |disks: usize, nics: usize, more: &str| {
+        let (disks, nics) = (vec![r#"{"path":"a"}"#; disks].join(","), vec!["{}"; nics].join(","));
+        format!(r#"{{"disks": [{disks}], "net": [{nics}]{more}}}"#)
+    };
+    let parsed = parse(&devices(30, 0, "")).expect("30 disks and the entropy device");
+    assert_eq!(parsed.machine.disks[29].id, "disk29");
+    let all =
+        r#", "balloon": {}, "vsock": {}, "console": {"mode": "Tty"}, "watchdog": true, "pvpanic": true"#;
+    assert!(parse(&devices(10, 16, all)).is_ok());
+    insta::assert_snapshot!(refusal(&devices(31, 0, "")), @r#""vm-config.json": $.disks is part of 31 disks, the entropy device: 32 PCI devices on a bus with slots for 31; accepted is at most 30 disks and interfaces together"#);
+    insta::assert_snapshot!(refusal(&devices(11, 16, all)), @r#""vm-config.json": $.disks is part of 11 disks, 16 interfaces, the entropy device, the balloon, the socket device, the console, the watchdog: 32 PCI devices on a bus with slots for 31; accepted is at most 26 disks and interfaces together"#);
+    insta::assert_snapshot!(refusal(&devices(0, 31, "")), @r#""vm-config.json": $.net is part of 31 interfaces, the entropy device: 32 PCI devices on a bus with slots for 31; accepted is at most 30 disks and interfaces together"#);
+    let further = r#", "procurator": {"disks": [{"id": "disk0"}, {"id": "data", "size": 4096}]}"#;
+    insta::assert_snapshot!(refusal(&devices(30, 0, further)), @r#""vm-config.json": $.procurator.disks[1] is part of 31 disks, the entropy device: 32 PCI devices on a bus with slots for 31; accepted is at most 30 disks and interfaces together"#);
+    // Told before anything that takes long with many of them.
+    assert!(refusal(&devices(60_000, 0, "")).contains("60001 PCI devices"));
 }
