@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use devices::virtio::block::{self, BlockDevice, BlockDeviceConfig, DiskSerial, EngineChoice};
+use devices::virtio::block::{BlockDevice, BlockDeviceConfig, DiskSerial, EngineChoice};
 use devices::virtio::{BucketLimits, BucketLimitsError, QueueSize, RateLimits};
-use vm_model::{DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskSpec, RateLimitSpec, TokenBucketSpec};
+use vm_model::{DiskSpec, RateLimitSpec, TokenBucketSpec};
 
 use super::BuildError;
 
@@ -13,27 +13,16 @@ use super::BuildError;
 pub(super) fn block_device(disk: DiskSpec<OwnedFd>) -> Result<BlockDevice, BuildError> {
     let config = BlockDeviceConfig {
         file: disk.file,
-        image: match disk.format {
-            DiskFormat::Raw => block::DiskImage::Raw,
-            DiskFormat::Qcow2 => block::DiskImage::Qcow2,
-        },
-        access: match disk.access {
-            DiskAccess::ReadOnly => block::DiskAccess::ReadOnly,
-            DiskAccess::ReadWrite => block::DiskAccess::ReadWrite,
-        },
-        erasure: match disk.options.erasure {
-            DiskErasure::Offered => block::DiskErasure::Offered,
-            DiskErasure::Withheld => block::DiskErasure::Withheld,
-        },
-        caching: match disk.options.caching {
-            DiskCaching::Cached => block::DiskCaching::Cached,
-            DiskCaching::Direct => block::DiskCaching::Direct,
-        },
+        format: disk.format,
+        access: disk.access,
+        erasure: disk.options.erasure,
+        caching: disk.options.caching,
         serial: DiskSerial::new(disk.serial.as_deref().unwrap_or(&disk.id)),
         engine: EngineChoice::Automatic,
         queue_count: disk.options.queue_count,
         queue_size: QueueSize::new(disk.queue_size).map_err(|error| failed(&disk.id, error))?,
         rate_limits: rate_limits(&disk.options.rate_limits).map_err(|error| failed(&disk.id, error))?,
+        on_io_error: disk.options.on_io_error,
         name: disk.id.clone(),
     };
     BlockDevice::new(config).map_err(|error| failed(&disk.id, error))
