@@ -16,8 +16,10 @@ mod disks;
 mod error;
 mod nics;
 mod options;
+mod pausing;
 mod platform;
 mod run;
+mod trouble;
 mod turn;
 mod virtio;
 
@@ -45,6 +47,7 @@ use crate::poller::Poller;
 use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
 use counters::CounterSources;
 use platform::Platform;
+use trouble::Trouble;
 use virtio::VirtioDevices;
 
 /// How long vCPU threads, and after them I/O in flight, may take to end. vCPUs leave the guest at a kick; only a host
@@ -81,6 +84,8 @@ pub struct Machine {
     settled: bool,
     outcome: Arc<Outcome>,
     told: Told,
+    /// There while a disk keeps requests that the host cannot carry out, and vCPUs wait for it.
+    trouble: Option<Trouble>,
     counters: Arc<CounterSources>,
     memory: Arc<GuestMemory>,
     vm: Arc<Vm>,
@@ -124,47 +129,6 @@ impl Machine {
         let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, wish)?;
         self.phase = Phase::Started { vcpus, paused };
         Ok(())
-    }
-
-    /// Whether the machine was paused and not resumed.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        matches!(self.phase, Phase::Started { paused: true, .. })
-    }
-
-    /// Makes all vCPUs leave the guest and waits for I/O in flight. Pausing a paused machine changes nothing.
-    ///
-    /// # Errors
-    /// Not all of it happened until `deadline`, or there is nothing to pause; the machine goes on as before.
-    pub fn pause(&mut self, deadline: Instant) -> Result<(), PauseError> {
-        let Phase::Started { vcpus, paused } = &mut self.phase else {
-            return Err(PauseError::NotRunning);
-        };
-        if *paused {
-            return Ok(());
-        }
-        if !vcpus.park(deadline) {
-            vcpus.resume();
-            return Err(PauseError::VcpuTimeout);
-        }
-        *paused = true;
-        self.virtio.freeze_watchdog();
-        if let Err(device) = self.virtio.drain(deadline) {
-            self.resume();
-            return Err(PauseError::DrainTimeout { device });
-        }
-        Ok(())
-    }
-
-    /// Lets a paused machine go on. Does nothing to any other.
-    pub fn resume(&mut self) {
-        if let Phase::Started { vcpus, paused } = &mut self.phase
-            && *paused
-        {
-            *paused = false;
-            self.virtio.resume();
-            vcpus.resume();
-        }
     }
 
     /// Presses the guest's power button; whether the guest heeds it is its own business.
