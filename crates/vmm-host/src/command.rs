@@ -5,7 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase, ResetCounts, VcpuDump};
+use vm_model::{
+    BootTimings, Bytes, DiskTrouble, GuestPanic, LinkState, MachineExit, MachinePhase, ResetCounts, VcpuDump,
+};
 
 /// A request to one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,6 +213,10 @@ pub struct MachineStatus {
     /// again. Its host tells, a few seconds after it began.
     #[serde(default)]
     pub hung: bool,
+    /// The disk whose requests the host cannot carry out, and for which the machine's vCPUs wait, whatever the phase. It
+    /// tries again by itself, and at once when it is told to resume.
+    #[serde(default)]
+    pub disk_trouble: Option<DiskTrouble>,
 }
 
 impl MachineStatus {
@@ -224,6 +230,7 @@ impl MachineStatus {
             console_start: 0,
             panic: None,
             hung: false,
+            disk_trouble: None,
         }
     }
 }

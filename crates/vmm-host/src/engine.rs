@@ -13,7 +13,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec, VcpuDump};
+use vm_model::{Bytes, DiskTrouble, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec, VcpuDump};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -121,8 +121,8 @@ pub(crate) enum Flow {
     Kill,
 }
 
-/// What happens to a machine once, or once after each reset in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens to a machine, once after each start or reset in place unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Its first vCPU was about to run its first instruction.
     FirstEntry {
@@ -136,4 +136,6 @@ pub(crate) enum Event {
     },
     /// Its guest's kernel panicked.
     GuestPanicked(GuestPanic),
+    /// The host cannot carry out requests to a disk, or can again. As often as that is so.
+    DiskTrouble(Option<DiskTrouble>),
 }

@@ -70,6 +70,7 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: 
         status.phase = MachinePhase::Exited;
         status.exit = Some(exit.clone());
         status.hung = false;
+        status.disk_trouble = None;
     });
     let Some(waiting) = steward.under_way.take() else {
         return;

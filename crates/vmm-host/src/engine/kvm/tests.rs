@@ -86,8 +86,9 @@ impl Driver for PanicsAtFirstByte<'_> {
     }
 
     fn event(&mut self, event: Event) {
+        let spoke = matches!(event, Event::FirstConsoleByte { .. });
         self.0.event(event);
-        if matches!(event, Event::FirstConsoleByte { .. }) {
+        if spoke {
             panic!("sabotage");
         }
     }
