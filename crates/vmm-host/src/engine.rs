@@ -69,7 +69,20 @@ pub(crate) trait Machine {
 
     /// Ends its vCPUs if they still run. The answer is left to be dropped, on another thread: closing a machine
     /// takes long.
-    fn into_remains(self: Box<Self>) -> Box<dyn Send>;
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains>;
+}
+
+/// What is left of an ended machine.
+pub(crate) trait Remains: Send {
+    /// Waits until no I/O of it is in flight, at most until `deadline`.
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled>;
+}
+
+/// I/O of an ended machine is still in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// On which device.
+    pub(crate) device: String,
 }
 
 /// Who is asked what to do next while a machine runs.

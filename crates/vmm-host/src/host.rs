@@ -22,7 +22,7 @@ use crate::heartbeat::Heartbeat;
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
 use crate::reaper::{REAPER_THREAD, ToReaper, start_reaper};
-use crate::registry::{HostCounts, Hosted, Refusal, Registry, Vitals};
+use crate::registry::{Ending, HostCounts, Hosted, Refusal, Registry, Vitals};
 use crate::slow_turns::SlowTurns;
 use crate::standing_orders::StandingOrders;
 use crate::steward::Steward;
@@ -217,6 +217,7 @@ impl VmmHost {
             kill_switch: outbox.kill_switch(),
             status: status_seen.clone(),
             released: released.clone(),
+            ending: Ending::default(),
             vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
         };
         let machine_thread = MachineThread {
@@ -272,6 +273,9 @@ impl VmmHost {
         admitted.map_err(|refusal| match refusal {
             Refusal::Closed => LaunchError::ShuttingDown { vm },
             Refusal::Taken => LaunchError::AlreadyHosted { vm },
+            Refusal::Unsettled { obstacle, waited } => {
+                LaunchError::Unsettled { vm, obstacle: obstacle.to_string(), waited }
+            }
             Refusal::Full { limit } => LaunchError::Full { vm, limit },
             Refusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
         })

@@ -1,45 +1,69 @@
-//! Where ended machines are taken apart: one thread a host, one machine after the other.
+//! Where ended machines are taken apart: one after the other, because closing several at once takes longer than one by
+//! one, but none waits for longer than a moment for another.
 //!
-//! Closing a machine's descriptors can wait for the kernel for milliseconds, and closing several at once takes
-//! longer than one by one. So nobody who waits for a machine to stop waits for this; who needs its memory or
-//! its TAP back waits for the release.
+//! ```text
+//!            Ended                start                    TakenApart
+//! machine ─────────→ reaper ───────────────→ "vm-apart" ───────────────→ reaper: released
+//!                      │   the next one starts when this one is done,
+//!                      └── or has taken longer than PATIENCE
+//! ```
+//!
+//! Taking apart may wait for the host, and then for as long as that takes: for I/O in flight on a disk that does not
+//! answer, for the machine's thread, which the kernel keeps until its I/O has ended, for a network file system on closing
+//! a file. So each has a thread of its own. A machine stays hosted until it is taken apart, which bounds such threads by
+//! the host's limit of machines.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use vm_model::VmId;
 
-use crate::containment::dispose;
-use crate::registry::Registry;
+use crate::containment::{contain, dispose};
+use crate::engine::{Remains, Unsettled};
+use crate::registry::{Obstacle, Registry};
 
-/// The thread's name.
+/// The reaper's name.
 pub(crate) const REAPER_THREAD: &str = "vm-reaper";
-
-/// Ended machines that may wait. Their threads wait when it is full, and have nothing else to do.
+/// The name of a thread that takes one machine apart.
+const APART_THREAD: &str = "vm-apart";
+/// Messages that may wait. Who sends more waits, and has nothing else to do.
 const QUEUE: usize = 64;
+/// How long the next machine waits for one that is being taken apart.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long to wait at a time for I/O in flight.
+const SETTLE_STEP: Duration = Duration::from_secs(1);
 
-/// Tells that a machine's resources are gone: by a value, and by its own end if the reaper should not get to it.
+/// Tells that a machine is settled and its resources are gone: by a value, and by its own end if nobody gets to it.
 pub(crate) type ReleaseSignal = watch::Sender<bool>;
 
+/// A machine to take apart.
 struct Ended {
     id: VmId,
-    remains: Option<Box<dyn Send>>,
+    remains: Option<Box<dyn Remains>>,
     release: ReleaseSignal,
+    to_reaper: ToReaper,
+}
+
+enum Message {
+    Ended(Ended),
+    TakenApart { id: VmId, release: ReleaseSignal },
 }
 
 /// The way to the reaper. The reaper ends when the last one is dropped.
 #[derive(Clone)]
-pub(crate) struct ToReaper(SyncSender<Ended>);
+pub(crate) struct ToReaper(SyncSender<Message>);
 
 impl ToReaper {
-    /// The last act of a machine's thread. May wait for the reaper.
-    pub(crate) fn hand_over(self, id: VmId, remains: Option<Box<dyn Send>>, release: ReleaseSignal) {
-        let ended = Ended { id, remains, release };
+    /// The last act of a machine's thread.
+    pub(crate) fn hand_over(self, id: VmId, remains: Option<Box<dyn Remains>>, release: ReleaseSignal) {
+        let to_reaper = self.clone();
         // The reaper outlives every sender. Were it gone all the same, dropping here is as good.
-        if let Err(refused) = self.0.send(ended) {
+        if let Err(refused) = self.0.send(Message::Ended(Ended { id, remains, release, to_reaper })) {
             dispose(refused);
         }
     }
@@ -48,21 +72,115 @@ impl ToReaper {
 /// Starts the reaper.
 pub(crate) fn start_reaper(registry: Arc<Registry>) -> io::Result<(ToReaper, JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(QUEUE);
-    let thread =
-        thread::Builder::new().name(REAPER_THREAD.to_owned()).spawn(move || reap(&receiver, &registry))?;
+    let builder = thread::Builder::new().name(REAPER_THREAD.to_owned());
+    let thread = builder.spawn(move || Reaper::new(registry).reap(&receiver))?;
     Ok((ToReaper(sender), thread))
 }
 
-fn reap(ended: &Receiver<Ended>, registry: &Registry) {
-    while let Ok(Ended { id, remains, release }) = ended.recv() {
-        dispose(remains);
-        // The thread handed this over as its last act: the join is short.
-        if let Some(thread) = registry.thread_of(&id)
-            && thread.join().is_err()
-        {
-            tracing::error!(vm = %id, "a machine's thread panicked outside of its containment");
+struct Reaper {
+    registry: Arc<Registry>,
+    waiting: VecDeque<Ended>,
+    /// The one that the next one waits for, and until when.
+    current: Option<(VmId, Instant)>,
+    threads: BTreeMap<VmId, JoinHandle<()>>,
+}
+
+impl Reaper {
+    fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, waiting: VecDeque::new(), current: None, threads: BTreeMap::new() }
+    }
+
+    fn reap(mut self, messages: &Receiver<Message>) {
+        loop {
+            let message = match &self.current {
+                Some((_, until)) => messages.recv_timeout(until.saturating_duration_since(Instant::now())),
+                None => messages.recv().map_err(RecvTimeoutError::from),
+            };
+            match message {
+                Ok(Message::Ended(ended)) => self.waiting.push_back(ended),
+                Ok(Message::TakenApart { id, release }) => self.release(&id, &release),
+                Err(RecvTimeoutError::Timeout) => self.leave_current(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while self.current.is_none()
+                && let Some(ended) = self.waiting.pop_front()
+            {
+                self.start(ended);
+            }
         }
-        registry.remove(&id);
+    }
+
+    /// Has `ended` taken apart on a thread of its own, or on this one where the host gives no other.
+    fn start(&mut self, ended: Ended) {
+        let id = ended.id.clone();
+        // What is handed to a thread that does not start is lost, so it is handed over after it has started.
+        let (hand, taken) = sync_channel::<Ended>(1);
+        let registry = self.registry.clone();
+        let builder = thread::Builder::new().name(APART_THREAD.to_owned());
+        let started = builder.spawn(move || taken.into_iter().for_each(|ended| take_apart(ended, &registry)));
+        match started {
+            Ok(thread) => {
+                self.current = Some((id.clone(), Instant::now() + PATIENCE));
+                self.threads.insert(id, thread);
+                // The thread waits for it.
+                let _ = hand.send(ended);
+            }
+            Err(error) => {
+                tracing::error!(vm = %id, %error, "no thread to take a machine apart; others wait for this one");
+                take_apart(ended, &self.registry);
+            }
+        }
+    }
+
+    /// Lets the next one wait no longer.
+    fn leave_current(&mut self) {
+        if let Some((id, _)) = self.current.take() {
+            self.registry.note_unsettled(&id);
+            let obstacle = self.registry.obstacle(&id).map(|(obstacle, _)| obstacle.to_string());
+            tracing::warn!(vm = %id, obstacle, "an ended machine is not released yet; others do not wait for it");
+        }
+    }
+
+    fn release(&mut self, id: &VmId, release: &ReleaseSignal) {
+        if self.current.as_ref().is_some_and(|(current, _)| current == id) {
+            self.current = None;
+        } else {
+            tracing::info!(vm = %id, "an ended machine is released at last");
+        }
+        // It told so as its last act: the join is short.
+        if self.threads.remove(id).is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!(vm = %id, "taking a machine apart panicked outside of its containment");
+        }
+        self.registry.remove(id);
         release.send_replace(true);
     }
+}
+
+/// Waits until nothing of the machine goes on by itself, and gives back what it held.
+fn take_apart(ended: Ended, registry: &Registry) {
+    let Ended { id, mut remains, release, to_reaper } = ended;
+    registry.note_obstacle(&id, Obstacle::Settling);
+    let settled = contain(|| {
+        // A look first, so that it is known at once what is waited for.
+        let mut step = Duration::ZERO;
+        while let Some(Err(Unsettled { device })) =
+            remains.as_mut().map(|remains| remains.settle(Instant::now() + step))
+        {
+            step = SETTLE_STEP;
+            registry.note_obstacle(&id, Obstacle::Io { device });
+        }
+    });
+    if let Err(panic) = settled {
+        tracing::error!(vm = %id, panic, "waiting for a machine's I/O failed");
+    }
+    registry.note_obstacle(&id, Obstacle::Closing);
+    dispose(remains);
+    registry.note_obstacle(&id, Obstacle::Thread);
+    if let Some(thread) = registry.thread_of(&id)
+        && thread.join().is_err()
+    {
+        tracing::error!(vm = %id, "a machine's thread panicked outside of its containment");
+    }
+    // The reaper outlives every sender.
+    let _ = to_reaper.0.send(Message::TakenApart { id, release });
 }

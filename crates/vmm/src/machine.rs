@@ -241,7 +241,7 @@ impl Machine {
     /// Takes an ended machine's remains: what is costly to release. A running machine is ended first.
     pub fn into_remains(mut self) -> Remains {
         self.end();
-        Remains { _machine: self }
+        Remains { machine: self }
     }
 }
 
@@ -255,7 +255,25 @@ impl Drop for Machine {
 /// which can take tens of milliseconds: leave that to a thread nobody waits for.
 #[must_use = "dropping it here is what it is meant to avoid"]
 pub struct Remains {
-    _machine: Machine,
+    machine: Machine,
+}
+
+/// I/O of an ended machine is still in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The first device that has some.
+    pub device: String,
+}
+
+impl Remains {
+    /// Waits until no I/O of the machine is in flight: until then it may still change a disk, and nobody else may use
+    /// that. Dropping the remains before does not wait, and leaves the memory mapped that such I/O may touch.
+    ///
+    /// # Errors
+    /// There was some at `deadline`. Ask again for as long as it takes.
+    pub fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        self.machine.virtio.settle(deadline).map_err(|device| Unsettled { device })
+    }
 }
 
 impl std::fmt::Debug for Remains {

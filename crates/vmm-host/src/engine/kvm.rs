@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{
+    BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, Turn,
+    Unsettled,
+};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::host::InitialState;
@@ -75,8 +78,14 @@ impl Machine for KvmMachine {
         self.0.is_settled()
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         Box::new(self.0.into_remains())
+    }
+}
+
+impl Remains for vmm::Remains {
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        vmm::Remains::settle(self, deadline).map_err(|vmm::Unsettled { device }| Unsettled { device })
     }
 }
 

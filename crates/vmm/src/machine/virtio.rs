@@ -288,6 +288,17 @@ impl VirtioDevices {
         }
     }
 
+    /// Waits until no device has I/O in flight, after [`VirtioDevices::end`].
+    ///
+    /// # Errors
+    /// The name of the first that still had some at `deadline`.
+    pub(super) fn settle(&self, deadline: Instant) -> Result<(), String> {
+        match self.functions.iter().find(|function| !function.settles(deadline)) {
+            None => Ok(()),
+            Some(function) => Err(function.name.clone()),
+        }
+    }
+
     /// Takes the queues from every device and waits until no I/O is in flight, or until `deadline`: what is still
     /// in flight then keeps the memory that it touches mapped. Answers whether every device was done with.
     ///

@@ -61,7 +61,7 @@ impl Machine for Sabotaged {
         self.0.is_settled()
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         self.0.into_remains()
     }
 }
