@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootTimings, GuestPanic, MachineExit, ResetCounts};
+use crate::{BootTimings, DiskTrouble, GuestPanic, MachineExit, ResetCounts};
 
 /// How a machine begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,10 @@ pub struct MachineStatus {
     /// again. Its host tells, a few seconds after it began.
     #[serde(default)]
     pub hung: bool,
+    /// The disk whose requests the host cannot carry out, and for which the machine's vCPUs wait, whatever the phase. It
+    /// tries again by itself, and at once when it is told to resume.
+    #[serde(default)]
+    pub disk_trouble: Option<DiskTrouble>,
 }
 
 impl MachineStatus {
@@ -68,6 +72,7 @@ impl MachineStatus {
             console_start: 0,
             panic: None,
             hung: false,
+            disk_trouble: None,
         }
     }
 }

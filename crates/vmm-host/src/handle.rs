@@ -33,7 +33,7 @@ pub struct HandleParts {
     pub port: Box<dyn CommandPort>,
     /// The machine's status, as its thread tells it.
     pub status: watch::Receiver<MachineStatus>,
-    /// Becomes true, or loses its sender, when all that the machine held is given back.
+    /// Becomes true, or loses its sender, when the machine is settled and all that it held is given back.
     pub released: watch::Receiver<bool>,
     /// Where counters are read.
     pub counters: Arc<dyn CountersSource>,
@@ -215,7 +215,9 @@ impl MachineHandle {
             .unwrap_or_else(|| MachineExit::Failed("its host went away".to_owned()))
     }
 
-    /// Returns when all that the machine held (descriptors, threads, memory) is given back.
+    /// Returns when the machine is settled (no I/O of it is in flight that may still change a disk) and all that it held
+    /// (descriptors, threads, memory) is given back. That can take as long as its slowest disk takes to answer, and
+    /// depends on no other machine.
     pub async fn released(&self) {
         // An error is a sender that is gone, which is as good.
         let _ = self.parts.released.clone().wait_for(|released| *released).await;

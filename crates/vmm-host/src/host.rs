@@ -25,7 +25,7 @@ use crate::launch::{LaunchOutcome, LaunchRequest};
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
 use reaper::{REAPER_THREAD, start_reaper};
-use registry::{Hosted, Registry, RegistryRefusal, Vitals};
+use registry::{Ending, Hosted, Registry, RegistryRefusal, Vitals};
 use watch_thread::{WATCH_THREAD, WatchThread};
 
 pub use registry::HostCounts;
@@ -194,6 +194,7 @@ impl VmmHost {
             kill_switch: outbox.kill_switch(),
             status: status_seen.clone(),
             released: released.clone(),
+            ending: Ending::default(),
             vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
         };
         let machine_thread = MachineThread {
@@ -238,6 +239,9 @@ impl VmmHost {
         admitted.map_err(|refusal| match refusal {
             RegistryRefusal::Closed => LaunchError::ShuttingDown { vm },
             RegistryRefusal::Taken => LaunchError::AlreadyHosted { vm },
+            RegistryRefusal::Unsettled { obstacle, waited } => {
+                LaunchError::Unsettled { vm, obstacle: obstacle.to_string(), waited }
+            }
             RegistryRefusal::Full { limit } => LaunchError::Full { vm, limit },
             RegistryRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
         })

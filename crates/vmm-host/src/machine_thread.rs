@@ -100,6 +100,7 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
         status.phase = MachinePhase::Exited;
         status.exit = Some(exit.clone());
         status.hung = false;
+        status.disk_trouble = None;
     });
     let Some(waiting) = driver.under_way.take() else {
         return;

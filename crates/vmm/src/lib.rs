@@ -96,7 +96,7 @@ pub use generation::{GenerationChangeError, GenerationId};
 pub use machine::{
     BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, DiagnosisError, Flow, Handler,
     InitialState, LinkChangeError, Machine, MachineEvent, NoConsole, PauseError, ProcessorsError, Remains,
-    Turn,
+    Turn, Unsettled,
 };
 pub use memory::MemoryError;
 pub use topology::TopologyError;

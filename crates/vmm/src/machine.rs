@@ -16,8 +16,10 @@ mod disks;
 mod error;
 mod nics;
 mod options;
+mod pausing;
 mod platform;
 mod run;
+mod trouble;
 mod turn;
 mod virtio;
 
@@ -45,6 +47,7 @@ use crate::poller::Poller;
 use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
 use counters::CounterSources;
 use platform::Platform;
+use trouble::Trouble;
 use virtio::VirtioDevices;
 
 /// How long vCPU threads, and after them I/O in flight, may take to end. vCPUs leave the guest at a kick; only a host
@@ -81,6 +84,8 @@ pub struct Machine {
     settled: bool,
     outcome: Arc<Outcome>,
     told: Told,
+    /// There while a disk keeps requests that the host cannot carry out, and vCPUs wait for it.
+    trouble: Option<Trouble>,
     counters: Arc<CounterSources>,
     memory: Arc<GuestMemory>,
     vm: Arc<Vm>,
@@ -124,47 +129,6 @@ impl Machine {
         let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, wish)?;
         self.phase = Phase::Started { vcpus, paused };
         Ok(())
-    }
-
-    /// Whether the machine was paused and not resumed.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        matches!(self.phase, Phase::Started { paused: true, .. })
-    }
-
-    /// Makes all vCPUs leave the guest and waits for I/O in flight. Pausing a paused machine changes nothing.
-    ///
-    /// # Errors
-    /// Not all of it happened until `deadline`, or there is nothing to pause; the machine goes on as before.
-    pub fn pause(&mut self, deadline: Instant) -> Result<(), PauseError> {
-        let Phase::Started { vcpus, paused } = &mut self.phase else {
-            return Err(PauseError::NotRunning);
-        };
-        if *paused {
-            return Ok(());
-        }
-        if !vcpus.park(deadline) {
-            vcpus.resume();
-            return Err(PauseError::VcpuTimeout);
-        }
-        *paused = true;
-        self.virtio.freeze_watchdog();
-        if let Err(device) = self.virtio.drain(deadline) {
-            self.resume();
-            return Err(PauseError::DrainTimeout { device });
-        }
-        Ok(())
-    }
-
-    /// Lets a paused machine go on. Does nothing to any other.
-    pub fn resume(&mut self) {
-        if let Phase::Started { vcpus, paused } = &mut self.phase
-            && *paused
-        {
-            *paused = false;
-            self.virtio.resume();
-            vcpus.resume();
-        }
     }
 
     /// Presses the guest's power button; whether the guest heeds it is its own business.
@@ -277,7 +241,7 @@ impl Machine {
     /// Takes an ended machine's remains: what is costly to release. A running machine is ended first.
     pub fn into_remains(mut self) -> Remains {
         self.end();
-        Remains { _machine: self }
+        Remains { machine: self }
     }
 }
 
@@ -291,7 +255,25 @@ impl Drop for Machine {
 /// which can take tens of milliseconds: leave that to a thread nobody waits for.
 #[must_use = "dropping it here is what it is meant to avoid"]
 pub struct Remains {
-    _machine: Machine,
+    machine: Machine,
+}
+
+/// I/O of an ended machine is still in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The first device that has some.
+    pub device: String,
+}
+
+impl Remains {
+    /// Waits until no I/O of the machine is in flight: until then it may still change a disk, and nobody else may use
+    /// that. Dropping the remains before does not wait, and leaves the memory mapped that such I/O may touch.
+    ///
+    /// # Errors
+    /// There was some at `deadline`. Ask again for as long as it takes.
+    pub fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        self.machine.virtio.settle(deadline).map_err(|device| Unsettled { device })
+    }
 }
 
 impl std::fmt::Debug for Remains {

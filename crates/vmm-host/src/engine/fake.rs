@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use vm_model::{
     ResetSource, VcpuCounters, VcpuDump, VcpuReport,
 };
 
-use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{
+    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, Turn, Unsettled,
+};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::error::Cause;
@@ -44,6 +46,8 @@ pub(crate) enum Behaviour {
     WaitsOnPause,
     /// Waits for the gate when what remains of it is dropped.
     WaitsInDrop,
+    /// Its disk has I/O in flight until the gate opens.
+    NeverSettles,
     /// Resets itself as soon as its first vCPU is entered.
     Resets,
     /// As `Resets`, after its kernel reported a panic.
@@ -206,8 +210,22 @@ impl Machine for FakeMachine {
         self.behaviour != Behaviour::ResetsUnsettled
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         self
+    }
+}
+
+impl Remains for FakeMachine {
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        if self.behaviour == Behaviour::NeverSettles
+            && let Some(gate) = &self.gate
+        {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if gate.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                return Err(Unsettled { device: "root".to_owned() });
+            }
+        }
+        Ok(())
     }
 }
 

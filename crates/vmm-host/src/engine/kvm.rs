@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use vm_model::{Bytes, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{
+    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, Turn, Unsettled,
+};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::error::Cause;
@@ -75,8 +77,14 @@ impl Machine for KvmMachine {
         self.0.is_settled()
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         Box::new(self.0.into_remains())
+    }
+}
+
+impl Remains for vmm::Remains {
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        vmm::Remains::settle(self, deadline).map_err(|vmm::Unsettled { device }| Unsettled { device })
     }
 }
 
@@ -131,6 +139,7 @@ impl vmm::Controller for Relay<'_> {
             vmm::MachineEvent::FirstEntry { at } => self.0.event(Event::FirstEntry { at }),
             vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
             vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
+            vmm::MachineEvent::DiskTrouble(trouble) => self.0.event(Event::DiskTrouble(trouble)),
             // Who typed was told how much was taken and may try again.
             vmm::MachineEvent::ConsoleRoom => {}
         }

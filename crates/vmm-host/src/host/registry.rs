@@ -1,6 +1,7 @@
 //! Which machines a host has: from before their thread starts until all they held is given back.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,6 +33,45 @@ pub(crate) struct Hosted {
     pub(crate) status: watch::Receiver<MachineStatus>,
     pub(crate) released: watch::Receiver<bool>,
     pub(crate) vitals: Vitals,
+    pub(crate) ending: Ending,
+}
+
+/// How far an ended machine is from its release.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    /// What is waited for, and since when.
+    obstacle: Option<(Obstacle, Instant)>,
+    /// It takes so long that others do not wait for it any more.
+    unsettled: bool,
+}
+
+/// What keeps an ended machine from being released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// Nothing, as far as is known yet.
+    Settling,
+    /// I/O of this device is in flight.
+    Io {
+        /// The disk's name, mostly.
+        device: String,
+    },
+    /// The kernel has not closed its descriptors and mappings.
+    Closing,
+    /// The kernel has not let its thread go.
+    Thread,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settling => formatter.write_str("it has just ended"),
+            Self::Io { device } => {
+                write!(formatter, "the host does not end the I/O that is in flight on its disk {device}")
+            }
+            Self::Closing => formatter.write_str("the host does not finish closing its files and memory"),
+            Self::Thread => formatter.write_str("the host does not let its thread end"),
+        }
+    }
 }
 
 /// How a machine's thread is found to stand still, and where that is told.
@@ -47,7 +87,14 @@ pub(crate) struct Vitals {
 pub(crate) enum RegistryRefusal<E> {
     Closed,
     Taken,
-    Full { limit: usize },
+    /// Its last machine has ended and is not released yet.
+    Unsettled {
+        obstacle: Obstacle,
+        waited: Duration,
+    },
+    Full {
+        limit: usize,
+    },
     NotStarted(E),
 }
 
@@ -58,6 +105,9 @@ pub struct HostCounts {
     pub hosted: usize,
     /// Machines that have ended and are not released yet.
     pub ended: usize,
+    /// Those of them that the host's kernel keeps: a disk that does not answer, a file that is not closed. Each has a
+    /// thread that waits for it.
+    pub unsettled: usize,
 }
 
 impl Registry {
@@ -75,8 +125,13 @@ impl Registry {
         if !state.is_open {
             return Err(RegistryRefusal::Closed);
         }
-        if state.machines.contains_key(id) {
-            return Err(RegistryRefusal::Taken);
+        if let Some(hosted) = state.machines.get(id) {
+            return Err(match &hosted.ending.obstacle {
+                Some((obstacle, since)) => {
+                    RegistryRefusal::Unsettled { obstacle: obstacle.clone(), waited: since.elapsed() }
+                }
+                None => RegistryRefusal::Taken,
+            });
         }
         if state.machines.len() >= self.limit {
             return Err(RegistryRefusal::Full { limit: self.limit });
@@ -89,6 +144,31 @@ impl Registry {
     /// The thread of the machine `id`, to be joined.
     pub(crate) fn thread_of(&self, id: &VmId) -> Option<JoinHandle<()>> {
         self.lock().machines.get_mut(id)?.thread.take()
+    }
+
+    /// The ended machine `id` waits for `obstacle` from now on, unless it did so before.
+    pub(crate) fn note_obstacle(&self, id: &VmId, obstacle: Obstacle) {
+        if let Some(hosted) = self.lock().machines.get_mut(id) {
+            let since = match hosted.ending.obstacle.take() {
+                // What was not known to be I/O was that all the time.
+                Some((Obstacle::Settling, since)) if matches!(obstacle, Obstacle::Io { .. }) => since,
+                Some((before, since)) if before == obstacle => since,
+                Some(_) | None => Instant::now(),
+            };
+            hosted.ending.obstacle = Some((obstacle, since));
+        }
+    }
+
+    /// What the ended machine `id` waits for, and since when.
+    pub(crate) fn obstacle(&self, id: &VmId) -> Option<(Obstacle, Instant)> {
+        self.lock().machines.get(id)?.ending.obstacle.clone()
+    }
+
+    /// Nobody waits for the ended machine `id` any more.
+    pub(crate) fn note_unsettled(&self, id: &VmId) {
+        if let Some(hosted) = self.lock().machines.get_mut(id) {
+            hosted.ending.unsettled = true;
+        }
     }
 
     pub(crate) fn remove(&self, id: &VmId) {
@@ -143,7 +223,12 @@ impl Registry {
     pub(crate) fn counts(&self) -> HostCounts {
         let state = self.lock();
         let has_ended = |hosted: &&Hosted| hosted.status.borrow().phase == MachinePhase::Exited;
-        HostCounts { hosted: state.machines.len(), ended: state.machines.values().filter(has_ended).count() }
+        let is_unsettled = |hosted: &&Hosted| hosted.ending.unsettled;
+        HostCounts {
+            hosted: state.machines.len(),
+            ended: state.machines.values().filter(has_ended).count(),
+            unsettled: state.machines.values().filter(is_unsettled).count(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -79,7 +79,7 @@ async fn a_machine_lives_and_is_stopped_by_its_button() {
     let (host, engine) = host();
     let machine = launch(&host, request("vm")).await;
     assert_eq!(phase(&machine), MachinePhase::Running);
-    assert_eq!(host.counts(), HostCounts { hosted: 1, ended: 0 });
+    assert_eq!(host.counts(), HostCounts { hosted: 1, ..HostCounts::default() });
 
     let report = within(machine.stop(StopPolicy::default())).await.expect("it stops");
     assert_eq!((report.method, report.exit), (StopMethod::PowerButton, MachineExit::PoweredOff));
@@ -231,11 +231,44 @@ async fn a_stop_is_answered_before_the_release_and_one_slow_close_after_it() {
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     assert!(timeout(Duration::from_millis(20), machine.released()).await.is_err());
     let error = within(host.launch(request("vm"))).await.expect_err("not yet released");
-    assert!(matches!(error, LaunchError::AlreadyHosted { .. }), "{error:?}");
-    assert_eq!(host.counts(), HostCounts { hosted: 1, ended: 1 });
+    let LaunchError::Unsettled { obstacle, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(obstacle, "the host does not finish closing its files and memory");
+    assert_eq!((host.counts().hosted, host.counts().ended), (1, 1));
     drop(gate);
     within(machine.released()).await;
     assert_eq!(host.counts(), HostCounts::default());
+}
+
+#[tokio::test]
+async fn machines_that_do_not_settle_keep_nobody_else_waiting() {
+    let (host, engine) = host();
+    let gates = [
+        engine.will("io", Behaviour::NeverSettles),
+        engine.will("close", Behaviour::WaitsInDrop),
+        engine.will("more-io", Behaviour::NeverSettles),
+    ];
+    let mut stuck = Vec::new();
+    for name in ["io", "close", "more-io"] {
+        stuck.push(launch(&host, request(name)).await);
+    }
+    for machine in &stuck {
+        within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    }
+    for round in 0..3 {
+        let other = launch(&host, request("other")).await;
+        within(other.stop(StopPolicy::KILL)).await.expect("it stops");
+        within(other.released()).await;
+        assert_eq!(host.counts().unsettled, 3, "round {round}: it came after them");
+    }
+    let error = within(host.launch(request("io"))).await.expect_err("its disk may still be written to");
+    assert_eq!(error.kind(), FailureKind::Host);
+    assert!(error.to_string().contains("I/O that is in flight on its disk root"), "{error}");
+    drop(gates);
+    for machine in &stuck {
+        within(machine.released()).await;
+    }
+    assert_eq!(host.counts(), HostCounts::default());
+    launch(&host, request("io")).await;
 }
 
 #[tokio::test]

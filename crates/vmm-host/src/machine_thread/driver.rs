@@ -58,6 +58,7 @@ impl MachineDriver {
             status.console_start = console_start;
             status.panic = None;
             status.hung = false;
+            status.disk_trouble = None;
         });
         if let Some(pressed) = self.button.take() {
             pressed.answer(Reply::Done);
@@ -84,7 +85,13 @@ impl MachineDriver {
 
     fn carry_out(&mut self, envelope: Envelope, controls: &mut dyn Controls) -> Flow {
         let (phase, kind) = (self.phase(), envelope.command.kind());
+        let in_trouble = self.status.borrow().disk_trouble.is_some();
         let reply = match (admit(phase, kind), kind, self.resets) {
+            // Nobody paused it, and yet its vCPUs wait: for a disk, which is tried again at once.
+            (Admission::AlreadySo, CommandKind::Resume, _) if in_trouble => match controls.resume() {
+                Ok(()) => Reply::Done,
+                Err(cause) => Reply::Failed { reason: chain(cause.as_ref()) },
+            },
             (Admission::AlreadySo, _, _) => Reply::Done,
             (Admission::Deny, _, _) => Reply::Denied { phase },
             (Admission::Perform, CommandKind::Reset, ResetPolicy::InPlace(_)) => {
@@ -202,6 +209,7 @@ impl Driver for MachineDriver {
                 self.status.send_modify(|status| status.timings.first_console_byte = elapsed);
             }
             Event::GuestPanicked(panic) => self.status.send_modify(|status| status.panic = Some(panic)),
+            Event::DiskTrouble(trouble) => self.status.send_modify(|status| status.disk_trouble = trouble),
         }
     }
 }

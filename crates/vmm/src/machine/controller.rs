@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use vm_model::GuestPanic;
+use vm_model::{DiskTrouble, GuestPanic};
 
 use super::{Machine, Turn};
 
@@ -18,8 +18,8 @@ pub enum Flow {
     Kill,
 }
 
-/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`] and [`MachineEvent::DiskTrouble`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU was entered for the first time.
     FirstEntry {
@@ -33,6 +33,9 @@ pub enum MachineEvent {
     },
     /// The guest's kernel reports that it panicked. A machine whose guest panicked goes on until it is ended.
     GuestPanicked(GuestPanic),
+    /// The host cannot carry out what the guest asks of a disk, and the machine's vCPUs wait until it can; `None` when all
+    /// went through.
+    DiskTrouble(Option<DiskTrouble>),
     /// The console takes input again after [`Machine::write_console`] took less than it was given.
     ConsoleRoom,
 }

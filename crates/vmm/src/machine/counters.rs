@@ -81,6 +81,9 @@ fn of_disk(id: &str, counters: &block::BlockCounters) -> BlockCounters {
         flush_operations: counts.flush_operations,
         erase_operations: counts.erase_operations,
         errors: counts.errors,
+        kept_requests: counts.kept_requests,
+        troubles: counts.troubles,
+        trouble_time: counts.trouble_time,
     }
 }
 

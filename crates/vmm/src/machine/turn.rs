@@ -25,6 +25,8 @@ pub enum Handler<'machine> {
     News,
     /// [`super::Controller::deadline_passed`].
     Deadline,
+    /// A disk whose requests the host could not carry out: vCPUs parked, requests tried again.
+    DiskTrouble,
     /// [`super::Controller::woken`].
     Controller,
     /// [`super::Controller::event`] for a console with room.
@@ -52,6 +54,7 @@ impl fmt::Display for Handler<'_> {
         match self {
             Self::News => formatter.write_str("news"),
             Self::Deadline => formatter.write_str("deadline"),
+            Self::DiskTrouble => formatter.write_str("disk trouble"),
             Self::Controller => formatter.write_str("controller"),
             Self::ConsoleRoom => formatter.write_str("console room"),
             Self::Watchdog => formatter.write_str("watchdog"),
@@ -66,6 +69,7 @@ impl fmt::Display for Handler<'_> {
 pub(super) enum Handled {
     News,
     Deadline,
+    DiskTrouble,
     Token(Token),
 }
 

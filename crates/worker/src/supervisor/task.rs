@@ -405,7 +405,11 @@ impl Task {
     }
 
     pub(super) fn forget_taps(&self) {
-        self.info.send_modify(|info| info.nics.iter_mut().for_each(|nic| nic.tap = None));
+        self.info.send_modify(|info| {
+            info.nics.iter_mut().for_each(|nic| nic.tap = None);
+            // It was the machine's, which is gone.
+            info.disk_trouble = None;
+        });
     }
 
     pub(super) fn publish(&self, status: VmStatus) {

@@ -61,7 +61,7 @@ impl Machine for Sabotaged {
         self.0.is_settled()
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         self.0.into_remains()
     }
 }
@@ -86,8 +86,9 @@ impl Driver for PanicsAtFirstByte<'_> {
     }
 
     fn event(&mut self, event: Event) {
+        let spoke = matches!(event, Event::FirstConsoleByte { .. });
         self.0.event(event);
-        if matches!(event, Event::FirstConsoleByte { .. }) {
+        if spoke {
             panic!("sabotage");
         }
     }
