@@ -49,7 +49,7 @@ pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
     MemorySpec, NicSpec, SerialMode, VhostSpec,
 };
-pub use machine_status::{InitialState, MachinePhase, MachineStatus};
+pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};

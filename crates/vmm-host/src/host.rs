@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use vm_model::{MachineStatus, VmId};
+use vm_model::{MachineStatus, ThreadHealth, VmId};
 
 use crate::console::{ConsoleLimits, ConsoleRecorder};
 use crate::containment::note_places_of_panics;
@@ -48,7 +48,7 @@ pub struct HostOptions {
     pub mailbox_capacity: usize,
     /// How much of each console is kept.
     pub console: ConsoleLimits,
-    /// How long a machine's thread may stand still with work to do until its status says that it is hung.
+    /// How long a machine's thread may stand still with work to do until it counts as hung.
     pub hung_after: Duration,
 }
 
@@ -185,6 +185,7 @@ impl VmmHost {
             .map_err(|source| LaunchError::Mailbox { vm: vm.clone(), source })?;
         let (console, console_writer) = ConsoleRecorder::new(self.options.console);
         let (status, status_seen) = watch::channel(MachineStatus::booting());
+        let (health, health_seen) = watch::channel(ThreadHealth::default());
         let (release, released) = watch::channel(false);
         let (under_way, waiting) = oneshot::channel();
         let counters = Arc::new(CountersCell::default());
@@ -194,7 +195,7 @@ impl VmmHost {
             kill_switch: outbox.kill_switch(),
             status: status_seen.clone(),
             released: released.clone(),
-            vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
+            vitals: Vitals { heartbeat: heartbeat.clone(), health, standstill: None },
         };
         let machine_thread = MachineThread {
             request,
@@ -214,6 +215,7 @@ impl VmmHost {
             id: vm,
             port: Box::new(outbox),
             status: status_seen,
+            health: health_seen,
             released,
             counters,
             console,

@@ -25,7 +25,6 @@ pub(crate) struct MachineDriver {
     /// Whose machine it is, for messages.
     pub(crate) id: VmId,
     pub(crate) inbox: Inbox,
-    /// Its one writer is the machine's thread, but for [`MachineStatus::hung`], which that cannot know.
     pub(crate) status: watch::Sender<MachineStatus>,
     /// Moved on at each turn of the machine's event loop.
     pub(crate) heartbeat: Arc<Heartbeat>,
@@ -57,7 +56,6 @@ impl MachineDriver {
             status.timings = BootTimings::default();
             status.console_start = console_start;
             status.panic = None;
-            status.hung = false;
         });
         if let Some(pressed) = self.button.take() {
             pressed.answer(Reply::Done);
@@ -75,16 +73,20 @@ impl MachineDriver {
     }
 
     fn phase(&self) -> MachinePhase {
-        self.status.borrow().phase
+        self.status.borrow().phase.clone()
     }
 
     fn set_phase(&self, phase: MachinePhase) {
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
+        self.status.send_if_modified(|status| {
+            let is_new = status.phase != phase;
+            status.phase = phase;
+            is_new
+        });
     }
 
     fn carry_out(&mut self, envelope: Envelope, controls: &mut dyn Controls) -> Flow {
         let (phase, kind) = (self.phase(), envelope.command.kind());
-        let reply = match (admit(phase, kind), kind, self.resets) {
+        let reply = match (admit(&phase, kind), kind, self.resets) {
             (Admission::AlreadySo, _, _) => Reply::Done,
             (Admission::Deny, _, _) => Reply::Denied { phase },
             (Admission::Perform, CommandKind::Reset, ResetPolicy::InPlace(_)) => {
@@ -132,7 +134,7 @@ impl MachineDriver {
             Command::Reset | Command::Kill => {}
         }
         self.orders.note(command);
-        self.set_phase(phase_after(self.phase(), command.kind()));
+        self.set_phase(phase_after(&self.phase(), command.kind()));
         Ok(Reply::Done)
     }
 }

@@ -4,7 +4,7 @@
 //! also of what came and went between two looks.
 
 use tracing::info;
-use vm_model::{BootTimings, MachinePhase, MachineStatus, ResetCounts, VmStatus};
+use vm_model::{BootTimings, MachinePhase, MachineStatus, ResetCounts, ThreadHealth, VmStatus};
 
 use crate::vms::{VmInfo, VmTimings};
 
@@ -18,7 +18,7 @@ pub(super) struct Boots {
 }
 
 /// What a machine did since it was looked at before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct News {
     /// Where it is in its life.
     pub(super) phase: MachinePhase,
@@ -31,13 +31,14 @@ pub(super) struct News {
 }
 
 impl News {
-    /// What is new in `status` to whoever has seen `seen`, which is brought up to date.
-    pub(super) fn of(status: &MachineStatus, seen: &mut Boots) -> Self {
-        let MachineStatus { phase, timings, resets, hung, .. } = *status;
+    /// What is new in `status` and `health` to whoever has seen `seen`, which is brought up to date.
+    pub(super) fn of(status: &MachineStatus, health: ThreadHealth, seen: &mut Boots) -> Self {
+        let (phase, hung) = (status.phase.clone(), status.is_hung(health));
+        let MachineStatus { timings, resets, .. } = *status;
         // Every boot but the newest got as far as a reset.
         let newest = match phase {
             MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => 1,
-            MachinePhase::Booting | MachinePhase::Exited => u64::from(timings.first_entry.is_some()),
+            MachinePhase::Booting | MachinePhase::Exited(_) => u64::from(timings.first_entry.is_some()),
         };
         let starts = resets.total().saturating_add(newest);
         let boots = Boots {
@@ -71,7 +72,7 @@ impl News {
             MachinePhase::Booting => Some(VmStatus::Booting),
             MachinePhase::Running => Some(VmStatus::Running),
             MachinePhase::Paused => Some(VmStatus::Paused),
-            MachinePhase::Stopping | MachinePhase::Exited => None,
+            MachinePhase::Stopping | MachinePhase::Exited(_) => None,
         };
         // Of a machine that is being stopped, whoever does so tells.
         let is_up = matches!(info.status, VmStatus::Booting | VmStatus::Running | VmStatus::Paused);
@@ -89,7 +90,7 @@ impl News {
 mod tests {
     use std::time::Duration;
 
-    use vm_model::{Assignment, Generation, VmId};
+    use vm_model::{Assignment, Generation, MachineExit, VmId};
 
     use super::*;
 
@@ -115,7 +116,7 @@ mod tests {
     fn resets_in_place_are_counted_once_however_often_one_looks() {
         let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
         let mut look = |status: &MachineStatus| {
-            let changed = News::of(status, &mut seen).tell(&mut info);
+            let changed = News::of(status, ThreadHealth::Turning, &mut seen).tell(&mut info);
             (changed, info.status.clone(), info.starts, info.resets, info.restarts)
         };
         let running = status(MachinePhase::Running, 0, 0);
@@ -130,7 +131,10 @@ mod tests {
         assert_eq!(look(&later), (true, VmStatus::Running, 5, 4, 3));
         assert_eq!(look(&later), (false, VmStatus::Running, 5, 4, 3));
         // One that was never entered.
-        assert_eq!(look(&status(MachinePhase::Exited, 4, 1)), (true, VmStatus::Running, 5, 5, 4));
+        assert_eq!(
+            look(&status(MachinePhase::Exited(MachineExit::Killed), 4, 1)),
+            (true, VmStatus::Running, 5, 5, 4)
+        );
         assert_eq!(info.timings, VmTimings::default(), "nothing was prepared for the newest boot");
     }
 
@@ -138,7 +142,7 @@ mod tests {
     fn what_is_being_stopped_is_not_told_to_run() {
         let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
         info.status = VmStatus::Stopping;
-        News::of(&status(MachinePhase::Running, 1, 0), &mut seen).tell(&mut info);
+        News::of(&status(MachinePhase::Running, 1, 0), ThreadHealth::Turning, &mut seen).tell(&mut info);
         assert_eq!((info.status, info.restarts), (VmStatus::Stopping, 1));
     }
 }
