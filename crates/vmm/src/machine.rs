@@ -29,7 +29,7 @@ use devices::memory::GuestMemory;
 use devices::virtio::console::ConsoleSize;
 use hypervisor::{Hypervisor, Vcpu, Vm};
 use vm_memory::{Bytes as _, GuestAddress};
-use vm_model::{Bytes, GuestPanic, LinkState, MachineCounters, MachineSpec, SerialMode};
+use vm_model::{Bytes, GuestPanic, InitialState, LinkState, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
@@ -50,15 +50,6 @@ use virtio::VirtioDevices;
 /// How long vCPU threads, and after them I/O in flight, may take to end. vCPUs leave the guest at a kick; only a host
 /// in trouble keeps one longer.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Whether a machine runs as soon as it is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitialState {
-    /// Its first vCPU is entered at once.
-    Running,
-    /// Its vCPUs wait for [`Machine::resume`].
-    Paused,
-}
 
 /// Where a machine is in its life.
 enum Phase {
@@ -107,7 +98,8 @@ impl Machine {
         build::build(hypervisor, spec, options)
     }
 
-    /// Starts the vCPU threads.
+    /// Starts the vCPU threads. With [`InitialState::Paused`] they wait for [`Machine::resume`] before their first
+    /// instruction.
     ///
     /// # Errors
     /// The machine was started before, or the host gives no thread; it has ended then.

@@ -56,11 +56,7 @@ impl Machine for KvmMachine {
     }
 
     fn start(&mut self, initial: InitialState) -> Result<(), Cause> {
-        self.0.start(match initial {
-            InitialState::Running => vmm::InitialState::Running,
-            InitialState::Paused => vmm::InitialState::Paused,
-        })?;
-        Ok(())
+        Ok(self.0.start(initial)?)
     }
 
     fn run(&mut self, driver: &mut dyn Driver) -> MachineExit {

@@ -13,13 +13,11 @@ use hypervisor::Hypervisor;
 use rustix::event::{EventfdFlags, eventfd};
 use tiny_guest::TinyGuest;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MacAddress, MachineCounters,
-    MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
+    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, InitialState, MacAddress,
+    MachineCounters, MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
 };
 
-use crate::{
-    BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine, MachineEvent, Turn,
-};
+use crate::{BuildError, BuildOptions, Controller, CountersHandle, Flow, Machine, MachineEvent, Turn};
 
 pub(super) type Spec = MachineSpec<OwnedFd>;
 
