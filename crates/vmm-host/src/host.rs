@@ -1,7 +1,7 @@
 //! The front door: machines in, handles out.
 
+mod hosted_machines;
 mod reaper;
-mod registry;
 mod watch_thread;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,11 +24,11 @@ use crate::heartbeat::Heartbeat;
 use crate::launch::{LaunchOutcome, LaunchRequest};
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
+use hosted_machines::{HostRefusal, Hosted, HostedMachines, Vitals};
 use reaper::{REAPER_THREAD, start_reaper};
-use registry::{Hosted, Registry, RegistryRefusal, Vitals};
 use watch_thread::{WATCH_THREAD, WatchThread};
 
-pub use registry::HostCounts;
+pub use hosted_machines::HostCounts;
 
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ pub struct ShutdownReport {
 pub struct VmmHost {
     engine: Arc<dyn Engine>,
     options: HostOptions,
-    registry: Arc<Registry>,
+    machines: Arc<HostedMachines>,
     /// Taken by the shutdown. Held for a clone or a take.
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
     /// Taken by the shutdown. Held for a take.
@@ -100,13 +100,13 @@ impl VmmHost {
 
     pub(crate) fn with_engine(engine: Arc<dyn Engine>, options: HostOptions) -> Result<Self, HostError> {
         note_places_of_panics();
-        let registry = Arc::new(Registry::new(options.machine_limit));
+        let machines = Arc::new(HostedMachines::new(options.machine_limit));
         let reaper =
-            start_reaper(registry.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
-        let watch = WatchThread::start(registry.clone(), options.hung_after)
+            start_reaper(machines.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
+        let watch = WatchThread::start(machines.clone(), options.hung_after)
             .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
         let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
-        Ok(Self { engine, options, registry, reaper, watch })
+        Ok(Self { engine, options, machines, reaper, watch })
     }
 
     /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
@@ -133,12 +133,12 @@ impl VmmHost {
 
     /// How many machines there are.
     pub fn counts(&self) -> HostCounts {
-        self.registry.counts()
+        self.machines.counts()
     }
 
     /// Takes no machine in any more and kills those there are. Waits for nothing; see [`VmmHost::shut_down`].
     pub fn kill_all(&self) {
-        drop(self.registry.close());
+        drop(self.machines.close());
     }
 
     /// Takes no machine in any more, kills those there are, and waits until they are released.
@@ -147,7 +147,7 @@ impl VmmHost {
     pub async fn shut_down(&self, deadline: Duration) -> ShutdownReport {
         let begun = Instant::now();
         let mut report = ShutdownReport::default();
-        for (id, mut released) in self.registry.close() {
+        for (id, mut released) in self.machines.close() {
             // A signal that is gone was dropped with everything else.
             let left = deadline.saturating_sub(begun.elapsed());
             match timeout(left, released.wait_for(|released| *released)).await {
@@ -232,16 +232,16 @@ impl VmmHost {
     fn spawn(&self, machine_thread: MachineThread, hosted: Hosted) -> Result<(), LaunchError> {
         let vm = machine_thread.request.id.clone();
         let thread_name = thread_name(&vm);
-        let admitted = self.registry.admit(&vm, || {
+        let admitted = self.machines.admit(&vm, || {
             let builder = thread::Builder::new().name(thread_name.clone());
             let thread = builder.spawn(move || machine_thread.run())?;
             Ok(Hosted { thread: Some(thread), ..hosted })
         });
         admitted.map_err(|refusal| match refusal {
-            RegistryRefusal::Closed => LaunchError::ShuttingDown { vm },
-            RegistryRefusal::Taken => LaunchError::AlreadyHosted { vm },
-            RegistryRefusal::Full { limit } => LaunchError::Full { vm, limit },
-            RegistryRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
+            HostRefusal::Closed => LaunchError::ShuttingDown { vm },
+            HostRefusal::Taken => LaunchError::AlreadyHosted { vm },
+            HostRefusal::Full { limit } => LaunchError::Full { vm, limit },
+            HostRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
         })
     }
 }

@@ -97,7 +97,7 @@ pub use boot::{BootFile, LoadError};
 pub use generation::{GenerationChangeError, GenerationId};
 pub use machine::{
     BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, DiagnosisError, Flow, Handler,
-    LinkChangeError, Machine, MachineEvent, NoConsole, PauseError, ProcessorsError, Remains, Turn,
+    LinkChangeError, Machine, MachineEvent, NoConsole, PauseError, ProcessorsError, Remains, TurnReport,
 };
 pub use memory::MemoryError;
 pub use topology::TopologyError;

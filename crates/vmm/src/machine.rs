@@ -18,7 +18,7 @@ mod nics;
 mod options;
 mod platform;
 mod run;
-mod turn;
+mod turn_report;
 mod virtio;
 
 use std::os::fd::OwnedFd;
@@ -36,13 +36,13 @@ pub use counters::CountersHandle;
 pub use diagnosis::DiagnosisError;
 pub use error::{BalloonChangeError, BuildError, LinkChangeError, NoConsole, PauseError, ProcessorsError};
 pub use options::BuildOptions;
-pub use turn::{Handler, Turn};
+pub use turn_report::{Handler, TurnReport};
 
 use crate::generation::{GenerationChangeError, GenerationId};
 use crate::layout;
 use crate::outcome::Outcome;
 use crate::poller::Poller;
-use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
+use crate::vcpu::{RunRequest, RunningVcpus, StartError, VcpuContext};
 use counters::CounterSources;
 use platform::Platform;
 use virtio::VirtioDevices;
@@ -109,11 +109,11 @@ impl Machine {
         };
         let vcpus = std::mem::take(vcpus);
         self.phase = Phase::Ended;
-        let (wish, paused) = match initial {
-            InitialState::Running => (Wish::Run, false),
-            InitialState::Paused => (Wish::Park, true),
+        let (run, paused) = match initial {
+            InitialState::Running => (RunRequest::Run, false),
+            InitialState::Paused => (RunRequest::Park, true),
         };
-        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, wish)?;
+        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, run)?;
         self.phase = Phase::Started { vcpus, paused };
         Ok(())
     }

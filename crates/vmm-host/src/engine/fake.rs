@@ -13,7 +13,7 @@ use vm_model::{
     ResetSource, VcpuCounters, VcpuDump, VcpuReport,
 };
 
-use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, TurnReport};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::error::Cause;
@@ -56,7 +56,7 @@ pub(crate) enum Behaviour {
 
 #[derive(Default)]
 pub(crate) struct FakeEngine {
-    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Gate)>>>,
+    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Hold)>>>,
     /// Machines built and not yet dropped.
     pub(crate) alive: Arc<AtomicU64>,
     /// The most that were ever alive.
@@ -64,7 +64,7 @@ pub(crate) struct FakeEngine {
 }
 
 /// What waiting behaviours wait for: the other end of the channel to be dropped.
-type Gate = Option<Receiver<()>>;
+type Hold = Option<Receiver<()>>;
 
 impl FakeEngine {
     /// Makes the next machine called `name` behave so, or the one after those that were told something before. It waits,
@@ -79,7 +79,7 @@ impl FakeEngine {
 
 struct FakeMachine {
     behaviour: Behaviour,
-    gate: Gate,
+    gate: Hold,
     console: ConsoleWriter,
     button_pressed: bool,
     paused: bool,
@@ -124,7 +124,7 @@ impl Engine for FakeEngine {
     }
 }
 
-fn wait(gate: &mut Gate) {
+fn wait(gate: &mut Hold) {
     if let Some(gate) = gate.take() {
         let _ = gate.recv();
     }
@@ -191,7 +191,7 @@ impl Machine for FakeMachine {
             let begun = Instant::now();
             let flow = driver.woken(self);
             let took = begun.elapsed();
-            driver.turned(&Turn { took, slowest: &"controller", slowest_took: took });
+            driver.turned(&TurnReport { took, slowest: &"controller", slowest_took: took });
             if flow == Flow::Kill {
                 return MachineExit::Killed;
             }

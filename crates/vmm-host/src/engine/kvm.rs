@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use vm_model::{Bytes, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, TurnReport};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::error::Cause;
@@ -117,9 +117,9 @@ impl vmm::Controller for Relay<'_> {
         self.0.turning();
     }
 
-    fn turned(&mut self, turn: vmm::Turn<'_>) {
-        let vmm::Turn { took, slowest, slowest_took } = turn;
-        self.0.turned(&Turn { took, slowest: &slowest, slowest_took });
+    fn turned(&mut self, turn: vmm::TurnReport<'_>) {
+        let vmm::TurnReport { took, slowest, slowest_took } = turn;
+        self.0.turned(&TurnReport { took, slowest: &slowest, slowest_took });
     }
 
     fn event(&mut self, event: vmm::MachineEvent) {

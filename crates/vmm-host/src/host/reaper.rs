@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 
-use super::registry::Registry;
+use super::hosted_machines::HostedMachines;
 use crate::containment::dispose;
 use crate::handover::{EndedMachine, ToReaper, handover};
 
@@ -17,23 +17,23 @@ use crate::handover::{EndedMachine, ToReaper, handover};
 pub(super) const REAPER_THREAD: &str = "vm-reaper";
 
 /// Starts the reaper.
-pub(super) fn start_reaper(registry: Arc<Registry>) -> io::Result<(ToReaper, JoinHandle<()>)> {
+pub(super) fn start_reaper(machines: Arc<HostedMachines>) -> io::Result<(ToReaper, JoinHandle<()>)> {
     let (to_reaper, ended) = handover();
     let thread =
-        thread::Builder::new().name(REAPER_THREAD.to_owned()).spawn(move || reap(&ended, &registry))?;
+        thread::Builder::new().name(REAPER_THREAD.to_owned()).spawn(move || reap(&ended, &machines))?;
     Ok((to_reaper, thread))
 }
 
-fn reap(ended: &Receiver<EndedMachine>, registry: &Registry) {
+fn reap(ended: &Receiver<EndedMachine>, machines: &HostedMachines) {
     while let Ok(EndedMachine { id, remains, release }) = ended.recv() {
         dispose(remains);
         // The thread handed this over as its last act: the join is short.
-        if let Some(thread) = registry.thread_of(&id)
+        if let Some(thread) = machines.thread_of(&id)
             && thread.join().is_err()
         {
             tracing::error!(vm = %id, "a machine's thread panicked outside of its containment");
         }
-        registry.remove(&id);
+        machines.remove(&id);
         release.send_replace(true);
     }
 }

@@ -12,7 +12,7 @@ use super::admission::{Admission, admit, phase_after};
 use super::renewal::ResetBy;
 use super::slow_turns::SlowTurns;
 use super::standing_orders::StandingOrders;
-use crate::engine::{Controls, Driver, Event, Flow, Turn};
+use crate::engine::{Controls, Driver, Event, Flow, TurnReport};
 use crate::error::{Cause, LaunchFailure, chain};
 use crate::heartbeat::Heartbeat;
 use crate::mailbox::{Envelope, Inbox};
@@ -145,16 +145,16 @@ impl Driver for MachineDriver {
         self.last_command = None;
     }
 
-    fn turned(&mut self, turn: &Turn<'_>) {
+    fn turned(&mut self, turn: &TurnReport<'_>) {
         self.heartbeat.end();
-        if let Some(untold) = self.slow_turns.note(turn.took, Instant::now) {
+        if let Some(suppressed) = self.slow_turns.note(turn.took, Instant::now) {
             tracing::warn!(
                 vm = %self.id,
                 took = ?turn.took,
                 handler = %turn.slowest,
                 handler_took = ?turn.slowest_took,
                 last_command = ?self.last_command,
-                untold,
+                suppressed,
                 "a turn of the machine's event loop kept everything else of it waiting"
             );
         }

@@ -17,7 +17,7 @@ use vm_model::{
     MachineCounters, MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
 };
 
-use crate::{BuildError, BuildOptions, Controller, CountersHandle, Flow, Machine, MachineEvent, Turn};
+use crate::{BuildError, BuildOptions, Controller, CountersHandle, Flow, Machine, MachineEvent, TurnReport};
 
 pub(super) type Spec = MachineSpec<OwnedFd>;
 
@@ -148,7 +148,7 @@ impl Controller for Remote {
         self.events.lock().unwrap().push(event);
     }
 
-    fn turned(&mut self, turn: Turn<'_>) {
+    fn turned(&mut self, turn: TurnReport<'_>) {
         self.turns.lock().unwrap().push((turn.took, turn.slowest.to_string()));
     }
 }

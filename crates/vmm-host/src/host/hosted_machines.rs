@@ -12,7 +12,7 @@ use crate::heartbeat::{Heartbeat, Standstill, judge};
 use crate::mailbox::KillSwitch;
 
 /// The machines of one host.
-pub(crate) struct Registry {
+pub(crate) struct HostedMachines {
     /// Held for a map operation, a look at each machine, and while a thread is started (tens of microseconds): a
     /// thread must be in the map before it can end. Entries go in and out whole: a poisoned lock is used on.
     state: Mutex<State>,
@@ -43,7 +43,7 @@ pub(crate) struct Vitals {
 
 /// Why a machine is not taken in.
 #[derive(Debug)]
-pub(crate) enum RegistryRefusal<E> {
+pub(crate) enum HostRefusal<E> {
     Closed,
     Taken,
     Full { limit: usize },
@@ -59,7 +59,7 @@ pub struct HostCounts {
     pub ended: usize,
 }
 
-impl Registry {
+impl HostedMachines {
     pub(crate) fn new(limit: usize) -> Self {
         Self { state: Mutex::new(State { is_open: true, machines: BTreeMap::new() }), limit }
     }
@@ -69,18 +69,18 @@ impl Registry {
         &self,
         id: &VmId,
         start: impl FnOnce() -> Result<Hosted, E>,
-    ) -> Result<(), RegistryRefusal<E>> {
+    ) -> Result<(), HostRefusal<E>> {
         let mut state = self.lock();
         if !state.is_open {
-            return Err(RegistryRefusal::Closed);
+            return Err(HostRefusal::Closed);
         }
         if state.machines.contains_key(id) {
-            return Err(RegistryRefusal::Taken);
+            return Err(HostRefusal::Taken);
         }
         if state.machines.len() >= self.limit {
-            return Err(RegistryRefusal::Full { limit: self.limit });
+            return Err(HostRefusal::Full { limit: self.limit });
         }
-        let hosted = start().map_err(RegistryRefusal::NotStarted)?;
+        let hosted = start().map_err(HostRefusal::NotStarted)?;
         state.machines.insert(id.clone(), hosted);
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Registry {
 
     /// Looks at every machine once and tells whether its thread stands still with work to do, for longer than
     /// `patience`.
-    pub(crate) fn look_after_machines(&self, now: Instant, patience: Duration) {
+    pub(crate) fn update_health(&self, now: Instant, patience: Duration) {
         let mut changed = Vec::new();
         for (id, hosted) in &mut self.lock().machines {
             let health = hosted.health(now, patience);
