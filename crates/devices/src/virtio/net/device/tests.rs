@@ -239,11 +239,11 @@ impl NetDevice {
     }
 
     fn port(&self) -> BorrowedFd<'_> {
-        self.outlets.port(0).unwrap()
+        self.tap_queues.port(0).unwrap()
     }
 
     fn room(&self) -> BorrowedFd<'_> {
-        self.outlets.descriptors().next().unwrap().1
+        self.tap_queues.descriptors().next().unwrap().1
     }
 }
 

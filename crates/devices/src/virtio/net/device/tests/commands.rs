@@ -474,7 +474,7 @@ proptest! {
             several.device.event(GO_ON);
         }
         prop_assert!(usize::from(several.queues[control].used_index()) <= commands.len());
-        let used = several.device.outlets.attached();
+        let used = several.device.tap_queues.attached();
         prop_assert!((1..=3).contains(&used) && (used == 1 || features == SEVERAL));
     }
 }
