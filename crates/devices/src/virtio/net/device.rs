@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_GUEST_ANNOUNCE;
 use vmm_sys_util::eventfd::EventFd;
 
+use vm_model::LinkState;
+
 use super::active::{Active, Role};
 use super::configuration::Configuration;
 use super::counters::NetCounters;
 use super::frame_limit::FrameLimit;
-use super::handle::{LinkState, NetHandle};
+use super::handle::NetHandle;
 use super::kernel_path::KernelPath;
-use super::offloads::Offloads;
+use super::offloads::{Offloads, offered_features};
 use super::parts::{KernelBackends, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
 use super::tap_queues::TapQueues;
 use crate::virtio::token_bucket::TokenBucket;
@@ -97,7 +99,8 @@ impl NetDevice {
         let mut queue_sizes = vec![config.queue_size.get(); 2 * count];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
         let go_on = WakeEvent::new().map_err(host)?;
-        let features = configuration.features() | config.offloads.features(tap_queues.udp_segmentation());
+        let features =
+            configuration.features() | offered_features(config.offloads, tap_queues.udp_segmentation());
         let changes = BucketLimits::new(CHANGES, 0, CHANGES_TIME).map_err(io::Error::other).map_err(host)?;
         Ok(Self {
             features: kernel.as_ref().map_or(features, |kernel| kernel.limit(features)),

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use vm_model::LinkState;
+
 use super::control::{self, Answer, Command};
 use super::device::{NetDevice, State};
-use super::handle::LinkState;
 use super::kernel_path::KernelPath;
 use super::offloads::{GUEST_OFFLOADS, Offloads};
 use super::{TURN_FRAMES, TurnContext};

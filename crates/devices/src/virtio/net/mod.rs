@@ -37,12 +37,14 @@ mod vhost;
 
 use std::os::fd::BorrowedFd;
 
+use vm_model::LinkState;
+
 pub use self::counters::{NetCounters, NetCounts};
 pub use self::device::NetDevice;
 use self::frame_limit::FrameLimit;
-pub use self::handle::{Announcement, LinkState, NetHandle};
-pub use self::offloads::{Offer, OffloadOffers, Offloads, UdpSegmentation};
-pub use self::parts::{KernelBackends, MacAddress, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+pub use self::handle::{Announcement, NetHandle};
+pub use self::offloads::{Offloads, UdpSegmentation};
+pub use self::parts::{KernelBackends, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
 pub use self::port::{FramePort, PortUse, Tap, TapError};
 pub use self::statistics::InterfaceStatistics;
 pub use self::vhost::{FrameBackend, Side, VhostError, VhostNet};

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
-use super::handle::LinkState;
+use vm_model::LinkState;
+
 use super::offloads::{Offloads, UdpSegmentation};
 use super::port::{FramePort, PortUse};
 

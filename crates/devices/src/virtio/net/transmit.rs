@@ -2,8 +2,9 @@
 
 use rustix::io::Errno;
 
+use vm_model::LinkState;
+
 use super::frames::transmit;
-use super::handle::LinkState;
 use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, TurnContext};
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::IoVectors;

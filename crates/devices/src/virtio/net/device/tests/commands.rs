@@ -114,7 +114,7 @@ impl Several {
             mtu: None,
             queue_size: QueueSize::new(16).unwrap(),
             rate_limits,
-            offloads: OffloadOffers::default(),
+            offloads: NicOffloads::default(),
             kernel,
         };
         let mut device = NetDevice::new(config).unwrap();
@@ -219,7 +219,7 @@ fn a_card_has_at_least_one_port_and_not_too_many() {
             mtu: None,
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
-            offloads: OffloadOffers::default(),
+            offloads: NicOffloads::default(),
             kernel: None,
         };
         assert!(
