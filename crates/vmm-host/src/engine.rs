@@ -100,11 +100,11 @@ pub(crate) trait Driver {
     /// The machine's event loop has something to serve; all of the above is told within a turn, or after the last one.
     fn turning(&mut self);
     /// It has served that.
-    fn turned(&mut self, turn: &Turn<'_>);
+    fn turned(&mut self, turn: &TurnReport<'_>);
 }
 
 /// One turn of a machine's event loop.
-pub(crate) struct Turn<'machine> {
+pub(crate) struct TurnReport<'machine> {
     /// How long it took.
     pub(crate) took: Duration,
     /// What took longest in it, whatever the engine calls that.

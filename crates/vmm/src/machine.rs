@@ -20,7 +20,7 @@ mod pausing;
 mod platform;
 mod run;
 mod trouble;
-mod turn;
+mod turn_report;
 mod virtio;
 
 use std::os::fd::OwnedFd;
@@ -31,20 +31,20 @@ use devices::memory::GuestMemory;
 use devices::virtio::console::ConsoleSize;
 use hypervisor::{Hypervisor, Vcpu, Vm};
 use vm_memory::{Bytes as _, GuestAddress};
-use vm_model::{Bytes, GuestPanic, LinkState, MachineCounters, MachineSpec, SerialMode};
+use vm_model::{Bytes, GuestPanic, InitialState, LinkState, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
 pub use diagnosis::DiagnosisError;
 pub use error::{BalloonChangeError, BuildError, LinkChangeError, NoConsole, PauseError, ProcessorsError};
 pub use options::BuildOptions;
-pub use turn::{Handler, Turn};
+pub use turn_report::{Handler, TurnReport};
 
 use crate::generation::{GenerationChangeError, GenerationId};
 use crate::layout;
 use crate::outcome::Outcome;
 use crate::poller::Poller;
-use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
+use crate::vcpu::{RunRequest, RunningVcpus, StartError, VcpuContext};
 use counters::CounterSources;
 use platform::Platform;
 use trouble::Trouble;
@@ -53,15 +53,6 @@ use virtio::VirtioDevices;
 /// How long vCPU threads, and after them I/O in flight, may take to end. vCPUs leave the guest at a kick; only a host
 /// in trouble keeps one longer.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Whether a machine runs as soon as it is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitialState {
-    /// Its first vCPU is entered at once.
-    Running,
-    /// Its vCPUs wait for [`Machine::resume`].
-    Paused,
-}
 
 /// Where a machine is in its life.
 enum Phase {
@@ -112,7 +103,8 @@ impl Machine {
         build::build(hypervisor, spec, options)
     }
 
-    /// Starts the vCPU threads.
+    /// Starts the vCPU threads. With [`InitialState::Paused`] they wait for [`Machine::resume`] before their first
+    /// instruction.
     ///
     /// # Errors
     /// The machine was started before, or the host gives no thread; it has ended then.
@@ -122,11 +114,11 @@ impl Machine {
         };
         let vcpus = std::mem::take(vcpus);
         self.phase = Phase::Ended;
-        let (wish, paused) = match initial {
-            InitialState::Running => (Wish::Run, false),
-            InitialState::Paused => (Wish::Park, true),
+        let (run, paused) = match initial {
+            InitialState::Running => (RunRequest::Run, false),
+            InitialState::Paused => (RunRequest::Park, true),
         };
-        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, wish)?;
+        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, run)?;
         self.phase = Phase::Started { vcpus, paused };
         Ok(())
     }

@@ -14,7 +14,8 @@ use vm_model::{
 };
 
 use super::{
-    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, Turn, Unsettled,
+    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, TurnReport,
+    Unsettled,
 };
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -60,7 +61,7 @@ pub(crate) enum Behaviour {
 
 #[derive(Default)]
 pub(crate) struct FakeEngine {
-    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Gate)>>>,
+    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Hold)>>>,
     /// Machines built and not yet dropped.
     pub(crate) alive: Arc<AtomicU64>,
     /// The most that were ever alive.
@@ -68,7 +69,7 @@ pub(crate) struct FakeEngine {
 }
 
 /// What waiting behaviours wait for: the other end of the channel to be dropped.
-type Gate = Option<Receiver<()>>;
+type Hold = Option<Receiver<()>>;
 
 impl FakeEngine {
     /// Makes the next machine called `name` behave so, or the one after those that were told something before. It waits,
@@ -83,7 +84,7 @@ impl FakeEngine {
 
 struct FakeMachine {
     behaviour: Behaviour,
-    gate: Gate,
+    gate: Hold,
     console: ConsoleWriter,
     button_pressed: bool,
     paused: bool,
@@ -128,7 +129,7 @@ impl Engine for FakeEngine {
     }
 }
 
-fn wait(gate: &mut Gate) {
+fn wait(gate: &mut Hold) {
     if let Some(gate) = gate.take() {
         let _ = gate.recv();
     }
@@ -195,7 +196,7 @@ impl Machine for FakeMachine {
             let begun = Instant::now();
             let flow = driver.woken(self);
             let took = begun.elapsed();
-            driver.turned(&Turn { took, slowest: &"controller", slowest_took: took });
+            driver.turned(&TurnReport { took, slowest: &"controller", slowest_took: took });
             if flow == Flow::Kill {
                 return MachineExit::Killed;
             }

@@ -7,7 +7,8 @@ use hypervisor::Hypervisor;
 use vm_model::{Bytes, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
 use super::{
-    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, Turn, Unsettled,
+    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, TurnReport,
+    Unsettled,
 };
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -58,11 +59,7 @@ impl Machine for KvmMachine {
     }
 
     fn start(&mut self, initial: InitialState) -> Result<(), Cause> {
-        self.0.start(match initial {
-            InitialState::Running => vmm::InitialState::Running,
-            InitialState::Paused => vmm::InitialState::Paused,
-        })?;
-        Ok(())
+        Ok(self.0.start(initial)?)
     }
 
     fn run(&mut self, driver: &mut dyn Driver) -> MachineExit {
@@ -129,9 +126,9 @@ impl vmm::Controller for Relay<'_> {
         self.0.turning();
     }
 
-    fn turned(&mut self, turn: vmm::Turn<'_>) {
-        let vmm::Turn { took, slowest, slowest_took } = turn;
-        self.0.turned(&Turn { took, slowest: &slowest, slowest_took });
+    fn turned(&mut self, turn: vmm::TurnReport<'_>) {
+        let vmm::TurnReport { took, slowest, slowest_took } = turn;
+        self.0.turned(&TurnReport { took, slowest: &slowest, slowest_took });
     }
 
     fn event(&mut self, event: vmm::MachineEvent) {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use vm_model::VmId;
 
-use super::registry::{Obstacle, Registry};
+use super::hosted_machines::{HostedMachines, Obstacle};
 use crate::containment::{contain, dispose};
 use crate::engine::Unsettled;
 use crate::handover::{EndedMachine, Message, ReleaseSignal, ToReaper, handover};
@@ -40,15 +40,15 @@ const SETTLE_STEP: Duration = Duration::from_secs(1);
 type Ended = (EndedMachine, ToReaper);
 
 /// Starts the reaper.
-pub(super) fn start_reaper(registry: Arc<Registry>) -> io::Result<(ToReaper, JoinHandle<()>)> {
+pub(super) fn start_reaper(machines: Arc<HostedMachines>) -> io::Result<(ToReaper, JoinHandle<()>)> {
     let (to_reaper, messages) = handover();
     let builder = thread::Builder::new().name(REAPER_THREAD.to_owned());
-    let thread = builder.spawn(move || Reaper::new(registry).reap(&messages))?;
+    let thread = builder.spawn(move || Reaper::new(machines).reap(&messages))?;
     Ok((to_reaper, thread))
 }
 
 struct Reaper {
-    registry: Arc<Registry>,
+    machines: Arc<HostedMachines>,
     waiting: VecDeque<Ended>,
     /// The one that the next one waits for, and until when.
     current: Option<(VmId, Instant)>,
@@ -56,8 +56,8 @@ struct Reaper {
 }
 
 impl Reaper {
-    fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, waiting: VecDeque::new(), current: None, threads: BTreeMap::new() }
+    fn new(machines: Arc<HostedMachines>) -> Self {
+        Self { machines, waiting: VecDeque::new(), current: None, threads: BTreeMap::new() }
     }
 
     fn reap(mut self, messages: &Receiver<Message>) {
@@ -85,9 +85,9 @@ impl Reaper {
         let id = ended.0.id.clone();
         // What is handed to a thread that does not start is lost, so it is handed over after it has started.
         let (hand, taken) = sync_channel::<Ended>(1);
-        let registry = self.registry.clone();
+        let machines = self.machines.clone();
         let builder = thread::Builder::new().name(APART_THREAD.to_owned());
-        let started = builder.spawn(move || taken.into_iter().for_each(|ended| take_apart(ended, &registry)));
+        let started = builder.spawn(move || taken.into_iter().for_each(|ended| take_apart(ended, &machines)));
         match started {
             Ok(thread) => {
                 self.current = Some((id.clone(), Instant::now() + PATIENCE));
@@ -97,7 +97,7 @@ impl Reaper {
             }
             Err(error) => {
                 tracing::error!(vm = %id, %error, "no thread to take a machine apart; others wait for this one");
-                take_apart(ended, &self.registry);
+                take_apart(ended, &self.machines);
             }
         }
     }
@@ -105,8 +105,8 @@ impl Reaper {
     /// Lets the next one wait no longer.
     fn leave_current(&mut self) {
         if let Some((id, _)) = self.current.take() {
-            self.registry.note_unsettled(&id);
-            let obstacle = self.registry.obstacle(&id).map(|(obstacle, _)| obstacle.to_string());
+            self.machines.note_unsettled(&id);
+            let obstacle = self.machines.obstacle(&id).map(|(obstacle, _)| obstacle.to_string());
             tracing::warn!(vm = %id, obstacle, "an ended machine is not released yet; others do not wait for it");
         }
     }
@@ -121,15 +121,15 @@ impl Reaper {
         if self.threads.remove(id).is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(vm = %id, "taking a machine apart panicked outside of its containment");
         }
-        self.registry.remove(id);
+        self.machines.remove(id);
         release.send_replace(true);
     }
 }
 
 /// Waits until nothing of the machine goes on by itself, and gives back what it held.
-fn take_apart((ended, to_reaper): Ended, registry: &Registry) {
+fn take_apart((ended, to_reaper): Ended, machines: &HostedMachines) {
     let EndedMachine { id, mut remains, release } = ended;
-    registry.note_obstacle(&id, Obstacle::Settling);
+    machines.note_obstacle(&id, Obstacle::Settling);
     let settled = contain(|| {
         // A look first, so that it is known at once what is waited for.
         let mut step = Duration::ZERO;
@@ -137,16 +137,16 @@ fn take_apart((ended, to_reaper): Ended, registry: &Registry) {
             remains.as_mut().map(|remains| remains.settle(Instant::now() + step))
         {
             step = SETTLE_STEP;
-            registry.note_obstacle(&id, Obstacle::Io { device });
+            machines.note_obstacle(&id, Obstacle::Io { device });
         }
     });
     if let Err(panic) = settled {
         tracing::error!(vm = %id, panic, "waiting for a machine's I/O failed");
     }
-    registry.note_obstacle(&id, Obstacle::Closing);
+    machines.note_obstacle(&id, Obstacle::Closing);
     dispose(remains);
-    registry.note_obstacle(&id, Obstacle::Thread);
-    if let Some(thread) = registry.thread_of(&id)
+    machines.note_obstacle(&id, Obstacle::Thread);
+    if let Some(thread) = machines.thread_of(&id)
         && thread.join().is_err()
     {
         tracing::error!(vm = %id, "a machine's thread panicked outside of its containment");

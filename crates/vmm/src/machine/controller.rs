@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vm_model::{DiskTrouble, GuestPanic};
 
-use super::{Machine, Turn};
+use super::{Machine, TurnReport};
 
 /// What a controller wants of the loop after it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub trait Controller {
     fn turning(&mut self) {}
 
     /// The turn is over. One in which the machine's own code panicked is never over.
-    fn turned(&mut self, turn: Turn<'_>) {
+    fn turned(&mut self, turn: TurnReport<'_>) {
         let _ = turn;
     }
 }

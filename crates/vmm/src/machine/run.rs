@@ -7,7 +7,7 @@ use std::time::Instant;
 use vm_model::MachineExit;
 
 use super::trouble::Trouble;
-use super::turn::{Handled, Handler, TurnClock};
+use super::turn_report::{Handled, Handler, TurnClock};
 use super::{Controller, Flow, Machine, MachineEvent};
 use crate::poller::{Token, Trigger};
 

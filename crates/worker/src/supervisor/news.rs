@@ -4,7 +4,7 @@
 //! also of what came and went between two looks.
 
 use tracing::info;
-use vm_model::{BootTimings, DiskTrouble, MachinePhase, MachineStatus, ResetCounts, VmStatus};
+use vm_model::{BootTimings, DiskTrouble, MachinePhase, MachineStatus, ResetCounts, ThreadHealth, VmStatus};
 
 use crate::vms::{VmInfo, VmTimings};
 
@@ -33,14 +33,15 @@ pub(super) struct News {
 }
 
 impl News {
-    /// What is new in `status` to whoever has seen `seen`, which is brought up to date.
-    pub(super) fn of(status: &MachineStatus, seen: &mut Boots) -> Self {
-        let MachineStatus { phase, timings, resets, hung, ref disk_trouble, .. } = *status;
-        let disk_trouble = disk_trouble.clone();
+    /// What is new in `status` and `health` to whoever has seen `seen`, which is brought up to date.
+    pub(super) fn of(status: &MachineStatus, health: ThreadHealth, seen: &mut Boots) -> Self {
+        let (phase, hung) = (status.phase.clone(), status.is_hung(health));
+        let MachineStatus { timings, resets, .. } = *status;
+        let disk_trouble = status.disk_trouble.clone();
         // Every boot but the newest got as far as a reset.
         let newest = match phase {
             MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => 1,
-            MachinePhase::Booting | MachinePhase::Exited => u64::from(timings.first_entry.is_some()),
+            MachinePhase::Booting | MachinePhase::Exited(_) => u64::from(timings.first_entry.is_some()),
         };
         let starts = resets.total().saturating_add(newest);
         let boots = Boots {
@@ -74,7 +75,7 @@ impl News {
             MachinePhase::Booting => Some(VmStatus::Booting),
             MachinePhase::Running if disk_trouble.is_none() => Some(VmStatus::Running),
             MachinePhase::Running | MachinePhase::Paused => Some(VmStatus::Paused),
-            MachinePhase::Stopping | MachinePhase::Exited => None,
+            MachinePhase::Stopping | MachinePhase::Exited(_) => None,
         };
         info.disk_trouble = disk_trouble;
         // Of a machine that is being stopped, whoever does so tells.
@@ -93,7 +94,7 @@ impl News {
 mod tests {
     use std::time::Duration;
 
-    use vm_model::{Assignment, Generation, VmId};
+    use vm_model::{Assignment, Generation, MachineExit, VmId};
 
     use super::*;
 
@@ -119,7 +120,7 @@ mod tests {
     fn resets_in_place_are_counted_once_however_often_one_looks() {
         let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
         let mut look = |status: &MachineStatus| {
-            let changed = News::of(status, &mut seen).tell(&mut info);
+            let changed = News::of(status, ThreadHealth::Turning, &mut seen).tell(&mut info);
             (changed, info.status.clone(), info.starts, info.resets, info.restarts)
         };
         let running = status(MachinePhase::Running, 0, 0);
@@ -134,7 +135,10 @@ mod tests {
         assert_eq!(look(&later), (true, VmStatus::Running, 5, 4, 3));
         assert_eq!(look(&later), (false, VmStatus::Running, 5, 4, 3));
         // One that was never entered.
-        assert_eq!(look(&status(MachinePhase::Exited, 4, 1)), (true, VmStatus::Running, 5, 5, 4));
+        assert_eq!(
+            look(&status(MachinePhase::Exited(MachineExit::Killed), 4, 1)),
+            (true, VmStatus::Running, 5, 5, 4)
+        );
         assert_eq!(info.timings, VmTimings::default(), "nothing was prepared for the newest boot");
     }
 
@@ -145,7 +149,7 @@ mod tests {
             let disk_trouble =
                 trouble.map(|problem| DiskTrouble { disk: "root".to_owned(), problem: problem.to_owned() });
             let status = MachineStatus { disk_trouble, ..status(phase, 0, 0) };
-            let changed = News::of(&status, &mut seen).tell(&mut info);
+            let changed = News::of(&status, ThreadHealth::Turning, &mut seen).tell(&mut info);
             (changed, info.status.clone(), info.disk_trouble.as_ref().map(|trouble| trouble.problem.clone()))
         };
         look(MachinePhase::Running, None);
@@ -162,7 +166,7 @@ mod tests {
     fn what_is_being_stopped_is_not_told_to_run() {
         let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
         info.status = VmStatus::Stopping;
-        News::of(&status(MachinePhase::Running, 1, 0), &mut seen).tell(&mut info);
+        News::of(&status(MachinePhase::Running, 1, 0), ThreadHealth::Turning, &mut seen).tell(&mut info);
         assert_eq!((info.status, info.restarts), (VmStatus::Stopping, 1));
     }
 }

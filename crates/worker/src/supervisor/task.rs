@@ -301,7 +301,7 @@ impl Task {
         match news.phase {
             MachinePhase::Running => *vcpus = Vcpus::Running,
             MachinePhase::Paused => *vcpus = Vcpus::Parked,
-            MachinePhase::Booting | MachinePhase::Stopping | MachinePhase::Exited => {}
+            MachinePhase::Booting | MachinePhase::Stopping | MachinePhase::Exited(_) => {}
         }
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));

@@ -81,7 +81,7 @@ impl Driver for PanicsAtFirstByte<'_> {
         self.0.turning();
     }
 
-    fn turned(&mut self, turn: &Turn<'_>) {
+    fn turned(&mut self, turn: &TurnReport<'_>) {
         self.0.turned(turn);
     }
 

@@ -9,7 +9,7 @@ use crate::poller::Token;
 
 /// One turn of the event loop, from when something became readable until all of it was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn<'machine> {
+pub struct TurnReport<'machine> {
     /// How long it took.
     pub took: Duration,
     /// The handler that took longest.
@@ -97,10 +97,13 @@ impl TurnClock {
     }
 
     /// The turn until the last handler, which `name` names.
-    pub(super) fn finish<'machine>(&self, name: impl FnOnce(Handled) -> Handler<'machine>) -> Turn<'machine> {
+    pub(super) fn finish<'machine>(
+        &self,
+        name: impl FnOnce(Handled) -> Handler<'machine>,
+    ) -> TurnReport<'machine> {
         let (handled, slowest_took) = self.slowest;
         let took = self.last.saturating_duration_since(self.begun);
-        Turn { took, slowest: name(handled), slowest_took }
+        TurnReport { took, slowest: name(handled), slowest_took }
     }
 }
 

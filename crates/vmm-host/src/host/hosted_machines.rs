@@ -7,13 +7,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use vm_model::{MachinePhase, MachineStatus, VmId};
+use vm_model::{MachineStatus, ThreadHealth, VmId};
 
-use crate::heartbeat::{Health, Heartbeat, Standstill, judge};
+use crate::heartbeat::{Heartbeat, Standstill, judge};
 use crate::mailbox::KillSwitch;
 
 /// The machines of one host.
-pub(crate) struct Registry {
+pub(crate) struct HostedMachines {
     /// Held for a map operation, a look at each machine, and while a thread is started (tens of microseconds): a
     /// thread must be in the map before it can end. Entries go in and out whole: a poisoned lock is used on.
     state: Mutex<State>,
@@ -77,14 +77,13 @@ impl fmt::Display for Obstacle {
 /// How a machine's thread is found to stand still, and where that is told.
 pub(crate) struct Vitals {
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// For [`MachineStatus::hung`] alone; everything else in it has the machine's thread as its one writer.
-    pub(crate) status: watch::Sender<MachineStatus>,
+    pub(crate) health: watch::Sender<ThreadHealth>,
     pub(crate) standstill: Option<Standstill>,
 }
 
 /// Why a machine is not taken in.
 #[derive(Debug)]
-pub(crate) enum RegistryRefusal<E> {
+pub(crate) enum HostRefusal<E> {
     Closed,
     Taken,
     /// Its last machine has ended and is not released yet.
@@ -110,7 +109,7 @@ pub struct HostCounts {
     pub unsettled: usize,
 }
 
-impl Registry {
+impl HostedMachines {
     pub(crate) fn new(limit: usize) -> Self {
         Self { state: Mutex::new(State { is_open: true, machines: BTreeMap::new() }), limit }
     }
@@ -120,23 +119,23 @@ impl Registry {
         &self,
         id: &VmId,
         start: impl FnOnce() -> Result<Hosted, E>,
-    ) -> Result<(), RegistryRefusal<E>> {
+    ) -> Result<(), HostRefusal<E>> {
         let mut state = self.lock();
         if !state.is_open {
-            return Err(RegistryRefusal::Closed);
+            return Err(HostRefusal::Closed);
         }
         if let Some(hosted) = state.machines.get(id) {
             return Err(match &hosted.ending.obstacle {
                 Some((obstacle, since)) => {
-                    RegistryRefusal::Unsettled { obstacle: obstacle.clone(), waited: since.elapsed() }
+                    HostRefusal::Unsettled { obstacle: obstacle.clone(), waited: since.elapsed() }
                 }
-                None => RegistryRefusal::Taken,
+                None => HostRefusal::Taken,
             });
         }
         if state.machines.len() >= self.limit {
-            return Err(RegistryRefusal::Full { limit: self.limit });
+            return Err(HostRefusal::Full { limit: self.limit });
         }
-        let hosted = start().map_err(RegistryRefusal::NotStarted)?;
+        let hosted = start().map_err(HostRefusal::NotStarted)?;
         state.machines.insert(id.clone(), hosted);
         Ok(())
     }
@@ -191,38 +190,32 @@ impl Registry {
             .collect()
     }
 
-    /// Looks at every machine once and tells in its status whether its thread stands still with work to do, for longer
-    /// than `patience`.
-    pub(crate) fn look_after_machines(&self, now: Instant, patience: Duration) {
-        let mut told = Vec::new();
+    /// Looks at every machine once and tells whether its thread stands still with work to do, for longer than
+    /// `patience`.
+    pub(crate) fn update_health(&self, now: Instant, patience: Duration) {
+        let mut changed = Vec::new();
         for (id, hosted) in &mut self.lock().machines {
-            let status = hosted.status.borrow();
-            let hung = match status.phase {
-                // A machine's building is not made of turns: how long it took says nothing of the turns after it.
-                MachinePhase::Booting | MachinePhase::Exited => {
-                    hosted.vitals.standstill = None;
-                    false
-                }
-                MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => {
-                    let look = hosted.vitals.heartbeat.look(hosted.kill_switch.rings());
-                    let (health, standstill) = judge(hosted.vitals.standstill, look, now, patience);
-                    hosted.vitals.standstill = standstill;
-                    health == Health::Hung
-                }
-            };
-            if status.hung != hung {
-                told.push((id.clone(), hosted.vitals.status.clone(), hung));
+            let health = hosted.health(now, patience);
+            if hosted.vitals.health.send_if_modified(|told| std::mem::replace(told, health) != health) {
+                changed.push((id.clone(), health));
             }
         }
         // Outside of the lock.
-        for (id, status, hung) in told {
-            tell(&id, &status, hung);
+        for (id, health) in changed {
+            match health {
+                ThreadHealth::Hung => {
+                    tracing::error!(vm = %id, "the machine's thread has work to do and stands still");
+                }
+                ThreadHealth::Turning => {
+                    tracing::info!(vm = %id, "the machine's thread does not stand still any more");
+                }
+            }
         }
     }
 
     pub(crate) fn counts(&self) -> HostCounts {
         let state = self.lock();
-        let has_ended = |hosted: &&Hosted| hosted.status.borrow().phase == MachinePhase::Exited;
+        let has_ended = |hosted: &&Hosted| hosted.status.borrow().phase.exit().is_some();
         let is_unsettled = |hosted: &&Hosted| hosted.ending.unsettled;
         HostCounts {
             hosted: state.machines.len(),
@@ -236,15 +229,16 @@ impl Registry {
     }
 }
 
-fn tell(id: &VmId, status: &watch::Sender<MachineStatus>, hung: bool) {
-    let changed = status.send_if_modified(|status| {
-        // It may have ended meanwhile, which is the last word, or be made anew.
-        let hung = hung && !matches!(status.phase, MachinePhase::Exited | MachinePhase::Booting);
-        std::mem::replace(&mut status.hung, hung) != hung
-    });
-    if changed && hung {
-        tracing::error!(vm = %id, "the machine's thread has work to do and stands still");
-    } else if changed {
-        tracing::info!(vm = %id, "the machine's thread does not stand still any more");
+impl Hosted {
+    /// How the machine's thread is at `now`. A look while it has no event loop forgets what was seen before.
+    fn health(&mut self, now: Instant, patience: Duration) -> ThreadHealth {
+        if !self.status.borrow().phase.has_event_loop() {
+            self.vitals.standstill = None;
+            return ThreadHealth::Turning;
+        }
+        let look = self.vitals.heartbeat.look(self.kill_switch.rings());
+        let (health, standstill) = judge(self.vitals.standstill, look, now, patience);
+        self.vitals.standstill = standstill;
+        health
     }
 }
