@@ -37,6 +37,7 @@
 //! ```
 
 mod bridge;
+mod claimed_names;
 mod config;
 pub mod dhcp;
 mod error;
@@ -57,7 +58,7 @@ pub use dhcp::DhcpError;
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop};
 pub use forwarding::{ForwardingError, HostForwarding};
-pub use host::{HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome};
+pub use host::{HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;
 pub use start::{StartReport, StartWarning};

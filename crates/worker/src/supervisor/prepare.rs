@@ -29,7 +29,7 @@ use super::takings::Takings;
 use super::verify::{unverified_references, verify};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
-use crate::failure::reason;
+use crate::failure::{chain, reason};
 use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
 use crate::vms::{VhostNet, VmNic, VmTimings};
 
@@ -108,10 +108,10 @@ pub(super) async fn prepare(
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
         match attach(context, &assignment.id, vcpus, request, lease).await {
-            Ok((nic, device, warning)) => {
+            Ok((nic, device, told)) => {
                 nics.push(nic);
                 spec.nics.push(device);
-                warnings.extend(warning);
+                warnings.extend(told);
             }
             Err(problem) => {
                 detach(context, &assignment.id, &nics).await;
@@ -257,14 +257,14 @@ fn autoconfiguration(vm: &VmId, address: Ipv4Addr, subnet: Subnet) -> String {
     format!(" ip={address}::{gateway}:{mask}:{vm}:eth0:off")
 }
 
-/// Gives one interface of a machine with `vcpus` its TAP; with a warning where it is not served as it could be.
+/// Gives one interface of a machine with `vcpus` its TAP; with warnings where it is not served as it could be.
 async fn attach(
     context: &HostContext,
     vm: &VmId,
     vcpus: NonZeroU16,
     request: NicRequest,
     lease: Lease,
-) -> Result<(VmNic, NicSpec<OwnedFd>, Option<String>), FailureReason> {
+) -> Result<(VmNic, NicSpec<OwnedFd>, Vec<String>), FailureReason> {
     let attachment = NicAttachment {
         vm: vm.clone(),
         nic: request.id.clone(),
@@ -274,7 +274,7 @@ async fn attach(
         tap_hint: request.tap,
         queues: request.queue_pairs.min(vcpus),
     };
-    let Tap { fds, name, .. } =
+    let Tap { fds, name, unused_hint, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let vhost = match context.vhost_net {
         VhostNet::Off => Ok(None),
@@ -283,7 +283,8 @@ async fn attach(
             vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
         }
     };
-    let warning = vhost.as_ref().err().cloned();
+    let warnings =
+        unused_hint.iter().map(|unused| chain(unused)).chain(vhost.as_ref().err().cloned()).collect();
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {
@@ -295,7 +296,7 @@ async fn attach(
         vhost: vhost.unwrap_or_default(),
         options: request.options,
     };
-    Ok((nic, device, warning))
+    Ok((nic, device, warnings))
 }
 
 #[cfg(test)]
