@@ -153,10 +153,16 @@ fn find_use(subnet: Ipv4Network, bridge: Option<u32>, observed: &Observed) -> Op
             .iter()
             .find(|route| {
                 let is_default = route.destination.prefix() == 0;
-                let is_bridge = bridge.is_some() && route.link == bridge;
+                let is_bridge = bridge.is_some_and(|bridge| route.links == [bridge]);
                 !is_default && !is_bridge && route.destination.overlaps(subnet)
             })
-            .map(|route| SubnetUse::Route { destination: route.destination, link: name_of(route.link) })
+            .map(|route| {
+                let link = match route.links[..] {
+                    [link] => Some(link),
+                    _ => None,
+                };
+                SubnetUse::Route { destination: route.destination, link: name_of(link) }
+            })
     })
 }
 

@@ -1,6 +1,7 @@
 //! What a host network should be like, and the checks that need no look at the host.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
@@ -31,6 +32,9 @@ pub struct NetworkConfig {
     pub nft_table: String,
     /// The name servers told to VMs.
     pub dns: DnsServers,
+    /// A directory for the note of what is changed on the host until shutdown, so that a run after one that was killed
+    /// gives it back too. Without one that is only remembered.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// How far the VMs of a network reach beyond the host.
@@ -109,7 +113,13 @@ impl NetworkConfig {
             egress: Egress::default(),
             nft_table: "procurator".to_owned(),
             dns: DnsServers::default(),
+            state_dir: None,
         }
+    }
+
+    /// Where it is noted what is changed on the host.
+    pub(crate) fn note(&self) -> Option<PathBuf> {
+        Some(self.state_dir.as_ref()?.join("host-settings.json"))
     }
 
     /// The subnet without host bits.

@@ -7,7 +7,7 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use crate::{
-    ConfigError, DhcpError, FirewallError, ForwardingError, LinkName, NetlinkError, SubnetUse, TapError,
+    ConfigError, DhcpError, FirewallError, LinkName, NetlinkError, SettingsError, SubnetUse, TapError,
 };
 
 /// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
@@ -38,11 +38,11 @@ pub enum NetworkError {
     /// The kernel's network configuration could not be read or changed.
     #[error("cannot configure the network through netlink")]
     Netlink(#[from] NetlinkError),
-    /// Packet forwarding could not be switched.
+    /// A setting of a link could not be changed.
     #[error("cannot set up packet forwarding")]
-    Forwarding(#[from] ForwardingError),
-    /// The masquerading rules could not be set.
-    #[error("cannot set up masquerading")]
+    Settings(#[from] SettingsError),
+    /// The rules for masquerading and guarding could not be set.
+    #[error("cannot set up the rules for packets from and to VMs")]
     Firewall(#[from] FirewallError),
     /// Addresses cannot be served.
     #[error("cannot serve DHCP on the bridge {bridge}")]

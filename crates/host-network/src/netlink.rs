@@ -131,7 +131,7 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(|message| assignment_from(&message)).collect())
     }
 
-    /// Unicast routes of every table but the kernel's own, without default routes.
+    /// Unicast routes of every table but the kernel's own.
     pub(crate) async fn ipv4_routes(&self) -> Result<Vec<Ipv4Route>, NetlinkError> {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let dump = self.handle.route().get(request).execute().try_collect();

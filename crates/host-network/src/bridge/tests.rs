@@ -18,6 +18,7 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         controller: None,
         mtu: 1500,
         is_up: true,
+        is_loopback: false,
     }
 }
 
@@ -26,7 +27,7 @@ fn address(link: u32, text: &str) -> Ipv4Assignment {
 }
 
 fn route(link: u32, text: &str) -> Ipv4Route {
-    Ipv4Route { destination: text.parse().unwrap(), link: Some(link) }
+    Ipv4Route { destination: text.parse().unwrap(), links: vec![link] }
 }
 
 fn refusal(observed: &Observed) -> String {

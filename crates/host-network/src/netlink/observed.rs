@@ -1,6 +1,6 @@
 //! Links, addresses and routes as this crate sees them, read out of the kernel's messages.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -22,6 +22,7 @@ pub(crate) struct Link {
     pub(crate) controller: Option<u32>,
     pub(crate) mtu: u32,
     pub(crate) is_up: bool,
+    pub(crate) is_loopback: bool,
 }
 
 /// An IPv4 address on a link.
@@ -31,11 +32,12 @@ pub(crate) struct Ipv4Assignment {
     pub(crate) address: Ipv4Network,
 }
 
-/// A route to a network, not the default one.
+/// A route to a network; the default one is to `0.0.0.0/0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ipv4Route {
     pub(crate) destination: Ipv4Network,
-    pub(crate) link: Option<u32>,
+    /// The links that it leads through: several where packets are spread.
+    pub(crate) links: Vec<u32>,
 }
 
 /// `None` for IPv6.
@@ -60,6 +62,7 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         controller: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        is_loopback: message.header.flags.contains(LinkFlags::Loopback),
     };
     for attribute in message.attributes {
         match attribute {
@@ -79,25 +82,24 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
     link
 }
 
-/// `None` for a default route, for one that leads nowhere and for the kernel's own.
+/// `None` for a route that leads nowhere and for the kernel's own.
 pub(super) fn route_from(message: &RouteMessage) -> Option<Ipv4Route> {
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let mut destination = None;
-    let mut link = None;
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut links = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
-            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
             _ => {}
         }
     }
     if header.kind != RouteType::Unicast || table == LOCAL_TABLE {
         return None;
     }
-    Some(Ipv4Route {
-        destination: Ipv4Network::new(destination?, header.destination_prefix_length).ok()?,
-        link,
-    })
+    let destination = Ipv4Network::new(destination, header.destination_prefix_length).ok()?;
+    Some(Ipv4Route { destination, links })
 }

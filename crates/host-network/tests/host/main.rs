@@ -10,5 +10,6 @@ mod bridge;
 mod claimed_names;
 mod dhcp;
 mod firewall;
+mod forwarding;
 mod reach;
 mod tap;
