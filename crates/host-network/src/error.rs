@@ -1,5 +1,6 @@
 //! Why the host network, or one VM's part of it, could not be had.
 
+use std::io;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -34,6 +35,17 @@ pub enum NetworkError {
         subnet: Ipv4Network,
         /// Who uses it.
         user: SubnetUse,
+    },
+    /// Another worker has the bridge or the table.
+    #[error("the {what} cannot be used: {holder}; stop it, or configure another bridge and subnet")]
+    InUse {
+        /// The bridge or the table.
+        what: String,
+        /// Who uses it.
+        holder: String,
+        /// The kernel's refusal.
+        #[source]
+        cause: io::Error,
     },
     /// The kernel's network configuration could not be read or changed.
     #[error("cannot configure the network through netlink")]

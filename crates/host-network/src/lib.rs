@@ -42,6 +42,7 @@ mod claimed_names;
 mod config;
 pub mod dhcp;
 mod error;
+mod exclusive;
 mod firewall;
 mod forwarding;
 #[cfg(feature = "fuzzing")]

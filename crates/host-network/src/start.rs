@@ -10,6 +10,7 @@ use crate::bridge::{BridgeAction, BridgeOrigin, apply_bridge, bridge_address, ob
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
+use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, find_forward_drops};
 use crate::forwarding::{
     self, HostForwarding, apply_switches, bridged_frames_are_filtered, describe, give_back_everything,
@@ -73,6 +74,8 @@ impl fmt::Display for StartWarning {
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
 pub(crate) struct Started {
+    /// Keeps other workers off, as long as anything else in here is there.
+    pub(crate) exclusive: Exclusive,
     pub(crate) netlink: Netlink,
     pub(crate) bridge: u32,
     pub(crate) ipv6: Ipv6Stack,
@@ -97,6 +100,7 @@ struct OnBridge {
 
 pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkError> {
     config.validate().map_err(NetworkError::Config)?;
+    let exclusive = Exclusive::take(config)?;
     let netlink = Netlink::open()?;
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
@@ -104,9 +108,18 @@ pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkErro
     let address_added = plan.actions.contains(&BridgeAction::AddAddress);
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
     match start_on_bridge(config, &netlink, bridge, plan.origin).await {
-        Ok(OnBridge { firewall, changed, bindings, dhcp, report }) => {
-            Ok(Started { netlink, bridge, ipv6, address_added, firewall, changed, bindings, dhcp, report })
-        }
+        Ok(OnBridge { firewall, changed, bindings, dhcp, report }) => Ok(Started {
+            exclusive,
+            netlink,
+            bridge,
+            ipv6,
+            address_added,
+            firewall,
+            changed,
+            bindings,
+            dhcp,
+            report,
+        }),
         Err(error) => {
             // The first error is the one to tell; these could only add that something stays behind.
             if plan.origin == BridgeOrigin::Created {

@@ -45,7 +45,8 @@ impl HostNetwork {
     /// If the kernel or `nft` refuses; what comes after stays.
     pub async fn shutdown(self, teardown: Teardown) -> Result<TeardownOutcome, NetworkError> {
         let Self { config, started, attached } = self;
-        let Started { netlink, bridge, address_added, firewall, changed, dhcp, report, .. } = started;
+        let Started { exclusive, netlink, bridge, address_added, firewall, changed, dhcp, report, .. } =
+            started;
         dhcp.stop().await;
         let attached = attached.into_inner().unwrap_or_else(PoisonError::into_inner);
         let remains = Remains {
@@ -61,6 +62,7 @@ impl HostNetwork {
             Teardown::Remove => remains.remove(&netlink, &config).await,
         };
         netlink.close().await;
+        drop(exclusive);
         outcome
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use host_network::{BridgeOrigin, Egress, HostForwarding, HostNetwork, Teardown, TeardownOutcome};
+use host_network::{
+    BridgeOrigin, Egress, HostForwarding, HostNetwork, LinkName, NetworkConfig, Teardown, TeardownOutcome,
+};
 use rustix::thread::UnshareFlags;
 
 use crate::namespaces::{
@@ -133,7 +135,7 @@ fn a_late_failure_leaves_no_bridge() {
         run(&format!("mount --bind /dev/null {nft}"));
         let error = HostNetwork::start(config()).await.unwrap_err();
         assert!(
-            chain(&error).contains("cannot apply the nftables table procurator: cannot run nft: "),
+            chain(&error).contains("cannot apply the nftables table procurator-br-test: cannot run nft: "),
             "{}",
             chain(&error)
         );
@@ -156,5 +158,39 @@ fn an_isolated_network_forwards_nothing() {
         assert_eq!(run("nft list tables"), "");
         network.shutdown(Teardown::Remove).await.unwrap();
         assert_eq!(link_names(), ["lo"]);
+    });
+}
+
+#[test]
+fn a_second_worker_is_refused_by_name_and_takes_nothing_away() {
+    in_namespace(async || {
+        let first = HostNetwork::start(config()).await.unwrap();
+        let before = (run("nft list ruleset"), addresses(BRIDGE), link_names());
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        let process = std::process::id();
+        let expected = format!("the bridge br-test cannot be used: process {process} (");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        let elsewhere = NetworkConfig { bridge: LinkName::parse("br-other").unwrap(), ..config() };
+        let error = HostNetwork::start(elsewhere).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("the nftables table procurator-br-test cannot be used"),
+            "{error}"
+        );
+        assert_eq!((run("nft list ruleset"), addresses(BRIDGE), link_names()), before);
+
+        // Another bridge and another subnet are another network.
+        let other =
+            NetworkConfig::new(LinkName::parse("br-other").unwrap(), "10.101.0.0/16".parse().unwrap());
+        let second = HostNetwork::start(other.clone()).await.unwrap();
+        second.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!((run("nft list ruleset"), addresses(BRIDGE), link_names()), before);
+        let overlapping = NetworkConfig { subnet: "10.100.4.0/24".parse().unwrap(), ..other };
+        let overlapping = NetworkConfig { gateway: "10.100.4.1".parse().unwrap(), ..overlapping };
+        let error = HostNetwork::start(overlapping).await.unwrap_err();
+        assert!(error.to_string().contains("link br-test has the address 10.100.0.1/16"), "{error}");
+
+        first.shutdown(Teardown::Remove).await.unwrap();
+        let next = HostNetwork::start(config()).await.expect("it is free again");
+        next.shutdown(Teardown::Remove).await.unwrap();
     });
 }

@@ -186,7 +186,7 @@ fn nft_is_fed_without_a_path_to_its_standard_input() {
         run(&format!("mount --rbind {devices} /dev"));
         assert!(!fs::exists("/dev/stdin").unwrap());
         let network = HostNetwork::start(config()).await.unwrap();
-        assert!(run("nft list tables").contains("table ip procurator"));
+        assert!(run("nft list tables").contains("table ip procurator-br-test"));
         network.shutdown(Teardown::Remove).await.unwrap();
     });
 }
