@@ -160,6 +160,12 @@ pub(crate) fn look_at(switch: Switch, name: &str) -> Option<String> {
     read_switch(&switch.path(name)).ok()
 }
 
+/// Sets `switch` of the link `name` for good. No error where the kernel has none.
+pub(crate) fn write_switch_of(switch: Switch, name: &str, wanted: &str) -> Result<(), SettingsError> {
+    let path = switch.path(name);
+    if path.exists() { write_switch(&path, wanted) } else { Ok(()) }
+}
+
 fn read_switch(path: &Path) -> io::Result<String> {
     Ok(fs::read_to_string(path)?.trim().to_owned())
 }

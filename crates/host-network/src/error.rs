@@ -8,7 +8,8 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use crate::{
-    ConfigError, DhcpError, FirewallError, LinkName, NetlinkError, SettingsError, SubnetUse, TapError,
+    BridgeProblem, ConfigError, DhcpError, FirewallError, LinkName, NetlinkError, SettingsError, SubnetUse,
+    TapError,
 };
 
 /// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
@@ -20,13 +21,13 @@ pub enum NetworkError {
     /// The configuration contradicts itself.
     #[error("the host network cannot be configured like this")]
     Config(#[source] ConfigError),
-    /// The bridge's name is taken.
-    #[error("the link {name} is no bridge but a {kind} link: remove it or configure another bridge name")]
-    NotABridge {
+    /// What has the bridge's name cannot be the VMs' bridge.
+    #[error("the link {name} {problem}")]
+    Bridge {
         /// The configured name.
         name: LinkName,
-        /// What has that name.
-        kind: String,
+        /// What is wrong with it.
+        problem: BridgeProblem,
     },
     /// The subnet's addresses mean something else on this host.
     #[error("the network {subnet} is in use on this host: {user}; configure another subnet")]

@@ -60,6 +60,7 @@ impl HostNetwork {
     /// is removed again.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
         let started = start(&config).await?;
+        let config = NetworkConfig { mtu: started.mtu, ..config };
         Ok(Self { config, started, attached: Mutex::default() })
     }
 

@@ -52,10 +52,11 @@ mod host;
 mod names;
 mod netlink;
 mod nft;
+mod silence;
 mod start;
 mod tap;
 
-pub use bridge::{BridgeOrigin, SubnetUse};
+pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;
 pub use config::{ConfigError, DnsServers, Egress, NetworkConfig};
 pub use dhcp::DhcpError;

@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 
 use tracing::info;
 
-use crate::bridge::{BridgeAction, BridgeOrigin, apply_bridge, bridge_address, observe, plan_bridge};
+use crate::bridge::{
+    BridgeAction, BridgeNote, BridgeOrigin, BridgePlan, apply_bridge, bridge_address, observe, plan_bridge,
+};
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
@@ -16,7 +18,8 @@ use crate::forwarding::{
     self, HostForwarding, apply_switches, bridged_frames_are_filtered, describe, give_back_everything,
     has_ipv6, observe_forwarding, plan_forwarding,
 };
-use crate::netlink::{Ipv4Route, Ipv6Stack, Link, Netlink};
+use crate::netlink::{BridgeSetting, Ipv4Route, Ipv6Stack, Link, Netlink};
+use crate::silence::{HostIpv6, silence_bridge};
 use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
@@ -47,6 +50,8 @@ pub enum StartWarning {
     },
     /// VMs are told no name server.
     NoNameServer,
+    /// The adopted bridge brings something along.
+    Bridge(BridgeNote),
 }
 
 impl fmt::Display for StartWarning {
@@ -64,6 +69,7 @@ impl fmt::Display for StartWarning {
                      there is no traffic {whom}"
                 )
             }
+            Self::Bridge(note) => note.fmt(formatter),
             Self::NoNameServer => formatter.write_str(
                 "VMs are told no name server: this host has none but on loopback; configure some for VMs",
             ),
@@ -79,8 +85,12 @@ pub(crate) struct Started {
     pub(crate) netlink: Netlink,
     pub(crate) bridge: u32,
     pub(crate) ipv6: Ipv6Stack,
+    /// The MTU of the network.
+    pub(crate) mtu: u16,
     /// Whether the bridge had not had our address.
     pub(crate) address_added: bool,
+    /// Settings that give an adopted bridge back as it was.
+    pub(crate) bridge_undo: Vec<BridgeSetting>,
     pub(crate) firewall: Firewall,
     pub(crate) changed: ChangedSettings,
     pub(crate) bindings: SharedBindings,
@@ -107,13 +117,16 @@ pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkErro
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
     let address_added = plan.actions.contains(&BridgeAction::AddAddress);
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
-    match start_on_bridge(config, &netlink, bridge, plan.origin).await {
+    let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
+    match start_on_bridge(config, &netlink, bridge, &plan).await {
         Ok(OnBridge { firewall, changed, bindings, dhcp, report }) => Ok(Started {
             exclusive,
             netlink,
             bridge,
             ipv6,
+            mtu: plan.mtu,
             address_added,
+            bridge_undo: plan.undo,
             firewall,
             changed,
             bindings,
@@ -124,8 +137,13 @@ pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkErro
             // The first error is the one to tell; these could only add that something stays behind.
             if plan.origin == BridgeOrigin::Created {
                 let _ = netlink.delete(bridge, config.bridge.as_str()).await;
-            } else if address_added {
-                let _ = netlink.remove_address(bridge, bridge_address(config)).await;
+            } else {
+                for setting in &plan.undo {
+                    let _ = netlink.change_bridge(&config.bridge, *setting).await;
+                }
+                if address_added {
+                    let _ = netlink.remove_address(bridge, bridge_address(config)).await;
+                }
             }
             Err(error)
         }
@@ -138,7 +156,7 @@ async fn start_on_bridge(
     config: &NetworkConfig,
     netlink: &Netlink,
     bridge: u32,
-    origin: BridgeOrigin,
+    plan: &BridgePlan,
 ) -> Result<OnBridge, NetworkError> {
     let bindings = SharedBindings::default();
     let dns = name_servers(&config.dns);
@@ -148,9 +166,12 @@ async fn start_on_bridge(
     let firewall = Firewall::new(config);
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
     let (rules, note) = (firewall.clone(), config.note());
+    let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let settle = move || {
         let mut changed = ChangedSettings::open(note);
-        let forwarding = settle_forwarding(&rules, bridge, &links, &routes, &mut changed);
+        let forwarding = silence_bridge(bridge, rules.bridge.as_str(), host_ipv6, &mut changed)
+            .map_err(NetworkError::from)
+            .and_then(|()| settle_forwarding(&rules, bridge, &links, &routes, &mut changed));
         let forwarding = forwarding.inspect_err(|_| {
             give_back_everything(&mut changed);
             // As above: the first error is the one to tell.
@@ -158,9 +179,11 @@ async fn start_on_bridge(
         })?;
         Ok::<_, NetworkError>((changed, forwarding, warnings(&rules, &dns), dns))
     };
-    let (changed, host_forwarding, warnings, dns) = blocking("set up packet forwarding", settle).await??;
+    let (changed, host_forwarding, mut warnings, dns) =
+        blocking("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
-    let report = StartReport { bridge: origin, host_forwarding, dns, warnings };
+    warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
+    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
     Ok(OnBridge { firewall, changed, bindings, dhcp, report })
 }
 

@@ -7,7 +7,7 @@ use crate::bridge::bridge_address;
 use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
 use crate::forwarding::give_back_everything;
-use crate::netlink::Netlink;
+use crate::netlink::{BridgeSetting, Netlink};
 use crate::start::{Started, blocking};
 use crate::{BridgeOrigin, LinkName, NetworkConfig, NetworkError};
 
@@ -45,14 +45,25 @@ impl HostNetwork {
     /// If the kernel or `nft` refuses; what comes after stays.
     pub async fn shutdown(self, teardown: Teardown) -> Result<TeardownOutcome, NetworkError> {
         let Self { config, started, attached } = self;
-        let Started { exclusive, netlink, bridge, address_added, firewall, changed, dhcp, report, .. } =
-            started;
+        let Started {
+            exclusive,
+            netlink,
+            bridge,
+            address_added,
+            bridge_undo,
+            firewall,
+            changed,
+            dhcp,
+            report,
+            ..
+        } = started;
         dhcp.stop().await;
         let attached = attached.into_inner().unwrap_or_else(PoisonError::into_inner);
         let remains = Remains {
             bridge,
             origin: report.bridge,
             address_added,
+            bridge_undo,
             taps: attached.into_values().filter_map(|attached| attached.tap).collect(),
             firewall,
             changed,
@@ -72,6 +83,7 @@ struct Remains {
     bridge: u32,
     origin: BridgeOrigin,
     address_added: bool,
+    bridge_undo: Vec<BridgeSetting>,
     taps: Vec<(u32, LinkName)>,
     firewall: Firewall,
     changed: ChangedSettings,
@@ -94,6 +106,9 @@ impl Remains {
         };
         blocking("give packet forwarding back", give_back).await??;
         if self.origin == BridgeOrigin::Adopted {
+            for setting in &self.bridge_undo {
+                netlink.change_bridge(&config.bridge, *setting).await?;
+            }
             if self.address_added {
                 netlink.remove_address(self.bridge, bridge_address(config)).await?;
             }

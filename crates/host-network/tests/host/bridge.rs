@@ -23,6 +23,7 @@ fn a_bridge_is_made_found_again_and_removed() {
         assert!(made["address"].as_str().unwrap().starts_with("06:50:"), "{made}");
         assert_eq!(made["linkinfo"]["info_data"]["stp_state"], 0);
         assert_eq!(made["linkinfo"]["info_data"]["forward_delay"], 0);
+        assert_eq!(made["linkinfo"]["info_data"]["mcast_snooping"], 0);
         assert!(made["flags"].as_array().unwrap().contains(&"UP".into()), "{made}");
         assert_eq!(addresses(BRIDGE), ["10.100.0.1/16"]);
         let forwarding = format!("/proc/sys/net/ipv4/conf/{BRIDGE}/forwarding");
@@ -31,11 +32,17 @@ fn a_bridge_is_made_found_again_and_removed() {
 
         // What somebody changed meanwhile is put right; what is right stays.
         run("ip link set br-test down mtu 1400");
+        run("ip link set br-test type bridge stp_state 1 ageing_time 0 group_fwd_mask 8 mcast_snooping 1");
         let network = HostNetwork::start(config()).await.unwrap();
         assert_eq!(network.report().bridge, BridgeOrigin::Ours);
         let found = link(BRIDGE).unwrap();
         assert_eq!((&found["ifindex"], &found["address"]), (&made["ifindex"], &made["address"]));
         assert_eq!(found["mtu"], 1500);
+        for setting in ["stp_state", "forward_delay", "ageing_time", "group_fwd_mask", "mcast_snooping"] {
+            let (was, is) =
+                (&made["linkinfo"]["info_data"][setting], &found["linkinfo"]["info_data"][setting]);
+            assert_eq!(is, was, "{setting}");
+        }
         assert_eq!(addresses(BRIDGE), ["10.100.0.1/16"]);
 
         let outcome = network.shutdown(Teardown::Remove).await.unwrap();
@@ -77,6 +84,25 @@ fn anothers_bridge_is_adopted_and_left_as_it_was() {
         assert_eq!(after["linkinfo"]["info_data"]["forward_delay"], 700);
         assert!(addresses(BRIDGE).is_empty());
         assert_eq!(link_names(), ["lo", BRIDGE]);
+    });
+}
+
+#[test]
+fn an_adopted_hub_is_a_bridge_meanwhile_and_small_packets_are_told() {
+    in_namespace(async || {
+        run("ip link add br-test mtu 1400 type bridge ageing_time 0 stp_state 1");
+        let network = HostNetwork::start(config()).await.unwrap();
+        let ageing = || link(BRIDGE).unwrap()["linkinfo"]["info_data"]["ageing_time"].clone();
+        assert_eq!(ageing(), 30_000);
+        let told: Vec<String> = network.report().warnings.iter().map(ToString::to_string).collect();
+        for part in ["MTU of 1400", "ageing time of 0", "spanning tree"] {
+            assert!(told.iter().any(|warning| warning.contains(part)), "{part}: {told:?}");
+        }
+        let tap = network.attach(nic(2)).await.unwrap();
+        assert_eq!(link(tap.name.as_str()).unwrap()["mtu"], 1400);
+        assert_eq!(network.config().mtu, 1400);
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(ageing(), 0);
     });
 }
 

@@ -12,4 +12,5 @@ mod dhcp;
 mod firewall;
 mod forwarding;
 mod reach;
+mod router_advertisements;
 mod tap;
