@@ -132,6 +132,11 @@ impl Registry {
         present.map(|(id, desired, was)| (id, Assignment { desired, ..was.as_ref().clone() })).collect()
     }
 
+    /// VMs whose record on disk cannot be used, and why.
+    pub(crate) fn damaged(&self) -> &BTreeMap<VmId, String> {
+        &self.damaged
+    }
+
     /// All VMs as they are now.
     pub(crate) fn list(&self) -> Vec<VmInfo> {
         self.entries().values().map(|entry| entry.supervisor.info().borrow().clone()).collect()

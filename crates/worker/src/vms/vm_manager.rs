@@ -202,6 +202,11 @@ impl VmManager {
         self.shared.registry.list()
     }
 
+    /// VMs whose record on disk cannot be used, and why. They are left alone and not listed among the others.
+    pub fn list_damaged(&self) -> BTreeMap<VmId, String> {
+        self.shared.registry.damaged().clone()
+    }
+
     /// All that is known of VM `id`.
     ///
     /// # Errors
