@@ -20,6 +20,7 @@ mod assignment;
 mod calendar;
 mod counters;
 mod disk_options;
+mod document;
 mod id;
 mod lifecycle;
 mod machine;
@@ -34,7 +35,7 @@ mod vcpu_dump;
 mod vm_info;
 mod volumes;
 
-pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
+pub use assignment::{Assignment, AssignmentSet, AssignmentsError, DesiredState, Overrides, RefusedEntry};
 pub use calendar::CalendarTime;
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
