@@ -59,7 +59,10 @@ impl fmt::Display for Action {
 /// ids. `desired` has each id at most once (see [`super::admit`]).
 pub fn plan(desired: &AssignmentSet, observed: &Observed) -> Vec<Action> {
     let wanted: BTreeMap<&VmId, &Assignment> = desired.vms.iter().map(|vm| (&vm.id, vm)).collect();
-    let removals = observed.keys().filter(|id| !wanted.contains_key(id)).cloned().map(Action::Remove);
+    // A VM whose entry could not be used is meant to be there: nobody knows yet as what.
+    let is_refused = |id: &VmId| desired.refused.iter().any(|entry| entry.id == *id);
+    let gone = observed.keys().filter(|id| !wanted.contains_key(id) && !is_refused(id));
+    let removals = gone.cloned().map(Action::Remove);
     let changes = wanted.iter().filter_map(|(id, &wanted)| match observed.get(*id) {
         None => Some(Action::Create(wanted.clone())),
         Some(present) if is_other_machine(present, wanted) => Some(Action::Replace(wanted.clone())),
@@ -108,6 +111,14 @@ mod tests {
             }
         }
         observed
+    }
+
+    #[test]
+    fn a_vm_whose_entry_was_refused_stays_as_it_is() {
+        let present = assignment(0, 0, DesiredState::Running);
+        let entry = vm_model::RefusedEntry { id: present.id.clone(), problem: "no hash".to_owned() };
+        let desired = AssignmentSet { refused: vec![entry], ..AssignmentSet::default() };
+        assert_eq!(plan(&desired, &[(present.id.clone(), present)].into()), []);
     }
 
     #[test]
