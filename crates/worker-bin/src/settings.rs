@@ -2,6 +2,8 @@
 //!
 //! `docs/configuration.md` describes every key.
 
+mod changes;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
+pub(crate) use self::changes::needing_restart;
 use crate::cli::{LogFormat, RunFlags};
 
 const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
@@ -248,6 +251,15 @@ mod tests {
         assert!(refused("brigde = 'x'").contains("brigde"));
         assert!(refused("stop_timeout_seconds = 0").contains("stop_timeout_seconds = 0: 1 to 86400"));
         assert!(refused("state_dir = 'here'").contains("absolute"));
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_by_its_key() {
+        let settings = |text: &str| merged(flags(), text).expect("valid");
+        let before = settings("assignments = '/a'");
+        let after = settings("assignments = '/b'\nauto_restart = false\n[network]\nsubnet = '10.9.0.0/16'");
+        assert_eq!(needing_restart(&before, &after), ["auto_restart", "network.subnet"]);
+        assert!(needing_restart(&before, &settings("assignments = '/b'")).is_empty());
     }
 
     #[test]
