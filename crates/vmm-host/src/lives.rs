@@ -61,7 +61,7 @@ impl Lives {
                     by
                 }
             };
-            tracing::info!(vm = %steward.id, ?by, ?initial, "the machine is made anew in place");
+            tracing::info!(vm_id = %steward.id, ?by, ?initial, "the machine is made anew in place");
             steward.begin_again(by, self.console.total());
             self.counters.carry_over();
             drop(place.take().map(Machine::into_remains));

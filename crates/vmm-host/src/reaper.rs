@@ -60,7 +60,7 @@ fn reap(ended: &Receiver<Ended>, registry: &Registry) {
         if let Some(thread) = registry.thread_of(&id)
             && thread.join().is_err()
         {
-            tracing::error!(vm = %id, "a machine's thread panicked outside of its containment");
+            tracing::error!(vm_id = %id, "a machine's thread panicked outside of its containment");
         }
         registry.remove(&id);
         release.send_replace(true);

@@ -159,8 +159,8 @@ fn tell(id: &VmId, status: &watch::Sender<MachineStatus>, hung: bool) {
         std::mem::replace(&mut status.hung, hung) != hung
     });
     if changed && hung {
-        tracing::error!(vm = %id, "the machine's thread has work to do and stands still");
+        tracing::error!(vm_id = %id, "the machine's thread has work to do and stands still");
     } else if changed {
-        tracing::info!(vm = %id, "the machine's thread does not stand still any more");
+        tracing::info!(vm_id = %id, "the machine's thread does not stand still any more");
     }
 }

@@ -148,7 +148,7 @@ impl Driver for Steward {
         self.heartbeat.end();
         if let Some(untold) = self.slow_turns.note(turn.took, Instant::now) {
             tracing::warn!(
-                vm = %self.id,
+                vm_id = %self.id,
                 took = ?turn.took,
                 handler = %turn.slowest,
                 handler_took = ?turn.slowest_took,

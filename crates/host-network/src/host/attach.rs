@@ -64,7 +64,7 @@ impl HostNetwork {
         let NicAttachment { vm, nic, mtu, tap_hint, queues, .. } = attachment;
         let hint = tap_hint.and_then(|hint| {
             LinkName::parse(&hint)
-                .inspect_err(|error| debug!(%vm, %nic, %error, "the hinted TAP name is not used"))
+                .inspect_err(|error| debug!(vm_id = %vm, %nic, %error, "the hinted TAP name is not used"))
                 .ok()
         });
         let (owner, interface) = (vm.clone(), nic.clone());
