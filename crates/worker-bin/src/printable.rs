@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(printable("a\nb\x1b[2J\u{9b}1m\u{202e}é"), "a\\nb\\u{1b}[2J\\u{9b}1m\\u{202e}é");
         assert_eq!(printable_lines("a\r\nb\x07"), "a\nb\\u{7}");
         let mut written = String::new();
-        write!(PrintableWriter(&mut written), "{}-{}", "a\n", 7).expect("strings take everything");
+        write!(PrintableWriter(&mut written), "{}-{}", "a\n".to_owned(), 7).expect("strings take everything");
         assert_eq!(written, "a\\n-7");
     }
 }
