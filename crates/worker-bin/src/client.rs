@@ -32,7 +32,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
         match verb {
             ClientVerb::Ls { json } => {
                 let vms = vms_in_order(&client).await?;
-                let noted = status_of(&client).await?.map_or_else(Vec::new, |status| notes(&status));
+                let noted = noted(&client, notes).await;
                 if *json {
                     // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
                     say(&notes::lines(&noted));
@@ -43,7 +43,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             ClientVerb::Inspect { id, json: true } => print_json(&client.get_vm(id).await?),
             ClientVerb::Inspect { id, json: false } => {
                 let vm = client.get_vm(id).await?;
-                let noted = status_of(&client).await?.map_or_else(Vec::new, |status| notes_of(&status, id));
+                let noted = noted(&client, |status| notes_of(status, id)).await;
                 print(&format!("{}{}", details(&vm, now), notes::lines(&noted)))
             }
             ClientVerb::Logs { id, tail } => print_console(&client.get_console(id).await?, *tail),
@@ -59,12 +59,13 @@ async fn vms_in_order(client: &AdminClient) -> Result<Vec<VmView>, ClientError> 
     Ok(vms)
 }
 
-/// The worker's status; `None` where it is an older one that has none to tell.
-async fn status_of(client: &AdminClient) -> Result<Option<StatusView>, ClientError> {
+/// What `choose` finds worth noting in the worker's status. An answer does not fail for want of notes.
+async fn noted(client: &AdminClient, choose: impl FnOnce(&StatusView) -> Vec<String>) -> Vec<String> {
     match client.get_status().await {
-        Ok(status) => Ok(Some(status)),
-        Err(ClientError::Refused { not_found: true, .. }) => Ok(None),
-        Err(problem) => Err(problem),
+        Ok(status) => choose(&status),
+        // An older worker has none to tell.
+        Err(ClientError::Refused { not_found: true, .. }) => Vec::new(),
+        Err(problem) => vec![format!("how the worker itself is could not be learned: {problem}")],
     }
 }
 

@@ -1,3 +1,5 @@
+//! What documents of assignments are taken, and what is said of the others.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! A source at work on real files.
+
 use std::fs;
 
 use tokio::task::JoinHandle;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -154,6 +155,34 @@ fn what_artifacts_say_is_escaped_in_both_forms_and_every_line_of_json_is_json() 
             }
             fs::remove_dir_all(bench.path("state")).expect("removed");
         }
+    });
+}
+
+#[test]
+fn a_service_manager_is_told_and_one_that_does_not_read_holds_nobody_up() {
+    isolated(|bench| {
+        let path = bench.path("notify");
+        let manager = UnixDatagram::bind(&path).expect("bound");
+        manager.set_read_timeout(Some(crate::bench::DEADLINE)).expect("set");
+        let told = || {
+            let mut message = [0; 256];
+            let length = manager.recv(&mut message).expect("in time");
+            String::from_utf8_lossy(&message[..length]).into_owned()
+        };
+        let mut command = bench.command();
+        command.env("NOTIFY_SOCKET", &path);
+        let mut daemon = bench.start_with(command);
+        assert_eq!(told(), "READY=1\n");
+        daemon.signal(Signal::HUP);
+        assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(told(), "READY=1\n");
+
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.connect(&path).expect("connected");
+        sender.set_nonblocking(true).expect("set");
+        while sender.send(b"x").is_ok() {}
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
     });
 }
 
