@@ -103,7 +103,7 @@ impl HostNetwork {
                 continue;
             }
             self.started.netlink.delete(index, &orphan.tap).await?;
-            warn!(tap = %orphan.tap, vm = %orphan.vm, nic = %orphan.nic, "removed a TAP of an unknown VM");
+            warn!(tap = %orphan.tap, vm_id = %orphan.vm, nic = %orphan.nic, "removed a TAP of an unknown VM");
             reaped.push(orphan);
         }
         Ok(reaped)

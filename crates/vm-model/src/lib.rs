@@ -21,6 +21,7 @@ mod calendar;
 mod command;
 mod counters;
 mod disk_options;
+mod document;
 mod id;
 mod lifecycle;
 mod machine;
@@ -38,7 +39,7 @@ mod vcpu_dump;
 mod vm_info;
 mod volumes;
 
-pub use assignment::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
+pub use assignment::{Assignment, AssignmentSet, AssignmentsError, DesiredState, Overrides, RefusedEntry};
 pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};

@@ -126,7 +126,7 @@ impl VmmHost {
             Err(_) => return Err(LaunchError::Deadline { vm, deadline }),
         };
         if timeout(CLEAN_UP, handle.released()).await.is_err() {
-            tracing::error!(%vm, "a machine that could not be launched is not released yet");
+            tracing::error!(vm_id = %vm, "a machine that could not be launched is not released yet");
         }
         Err(LaunchError::Machine { vm, source: failure })
     }

@@ -77,12 +77,12 @@ impl MachineThread {
         drop(runner);
         // Ends the vCPUs where a panic left them running: "exited" is to mean that nothing of the guest runs.
         let remains = contain(|| machine.map(Machine::into_remains)).unwrap_or_else(|panic| {
-            tracing::error!(vm = %id, panic, "taking the machine apart failed");
+            tracing::error!(vm_id = %id, panic, "taking the machine apart failed");
             None
         });
         // The last reading comes before the news, so that whoever hears it finds the final figures.
         if let Err(panic) = contain(|| counters.end()) {
-            tracing::error!(vm = %id, panic, "the last reading of the counters failed");
+            tracing::error!(vm_id = %id, panic, "the last reading of the counters failed");
         }
         publish(&id, outcome, driver);
         reaper.hand_over(EndedMachine { id, remains, release });
@@ -95,7 +95,7 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
         Ok(exit) => exit.clone(),
         Err(failure) => failure.as_exit(),
     };
-    tracing::info!(vm = %id, ?exit, "the machine has ended");
+    tracing::info!(vm_id = %id, ?exit, "the machine has ended");
     driver.status.send_modify(|status| {
         status.phase = MachinePhase::Exited(exit.clone());
         status.disk_trouble = None;

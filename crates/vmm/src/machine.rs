@@ -126,7 +126,7 @@ impl Machine {
     /// Presses the guest's power button; whether the guest heeds it is its own business.
     pub fn press_power_button(&self) {
         if let Err(error) = self.platform.event_device.press_power_button() {
-            tracing::warn!(machine = self.context.name, %error, "the power button's interrupt was refused");
+            tracing::warn!(vm_id = self.context.name, %error, "the power button's interrupt was refused");
         }
     }
 
@@ -223,7 +223,7 @@ impl Machine {
             && !vcpus.end(Instant::now() + END_PATIENCE)
         {
             self.settled = false;
-            tracing::error!(machine = self.context.name, "not all vCPU threads ended");
+            tracing::error!(vm_id = self.context.name, "not all vCPU threads ended");
         }
         if !std::mem::replace(&mut self.devices_ended, true) {
             self.settled &= self.virtio.end(Instant::now() + END_PATIENCE);

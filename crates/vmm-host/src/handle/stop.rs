@@ -87,7 +87,7 @@ impl MachineHandle {
         if let Err(error) = asked
             && self.exit_now().is_none()
         {
-            tracing::warn!(vm = %self.id(), %error, "the power button could not be pressed");
+            tracing::warn!(vm_id = %self.id(), %error, "the power button could not be pressed");
             return None;
         }
         let left = patience.saturating_sub(begun.elapsed());

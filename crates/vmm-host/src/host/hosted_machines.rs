@@ -204,10 +204,10 @@ impl HostedMachines {
         for (id, health) in changed {
             match health {
                 ThreadHealth::Hung => {
-                    tracing::error!(vm = %id, "the machine's thread has work to do and stands still");
+                    tracing::error!(vm_id = %id, "the machine's thread has work to do and stands still");
                 }
                 ThreadHealth::Turning => {
-                    tracing::info!(vm = %id, "the machine's thread does not stand still any more");
+                    tracing::info!(vm_id = %id, "the machine's thread does not stand still any more");
                 }
             }
         }

@@ -96,7 +96,7 @@ impl Reaper {
                 let _ = hand.send(ended);
             }
             Err(error) => {
-                tracing::error!(vm = %id, %error, "no thread to take a machine apart; others wait for this one");
+                tracing::error!(vm_id = %id, %error, "no thread to take a machine apart; others wait for this one");
                 take_apart(ended, &self.machines);
             }
         }
@@ -107,7 +107,7 @@ impl Reaper {
         if let Some((id, _)) = self.current.take() {
             self.machines.note_unsettled(&id);
             let obstacle = self.machines.obstacle(&id).map(|(obstacle, _)| obstacle.to_string());
-            tracing::warn!(vm = %id, obstacle, "an ended machine is not released yet; others do not wait for it");
+            tracing::warn!(vm_id = %id, obstacle, "an ended machine is not released yet; others do not wait for it");
         }
     }
 
@@ -115,11 +115,11 @@ impl Reaper {
         if self.current.as_ref().is_some_and(|(current, _)| current == id) {
             self.current = None;
         } else {
-            tracing::info!(vm = %id, "an ended machine is released at last");
+            tracing::info!(vm_id = %id, "an ended machine is released at last");
         }
         // It told so as its last act: the join is short.
         if self.threads.remove(id).is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!(vm = %id, "taking a machine apart panicked outside of its containment");
+            tracing::error!(vm_id = %id, "taking a machine apart panicked outside of its containment");
         }
         self.machines.remove(id);
         release.send_replace(true);
@@ -141,7 +141,7 @@ fn take_apart((ended, to_reaper): Ended, machines: &HostedMachines) {
         }
     });
     if let Err(panic) = settled {
-        tracing::error!(vm = %id, panic, "waiting for a machine's I/O failed");
+        tracing::error!(vm_id = %id, panic, "waiting for a machine's I/O failed");
     }
     machines.note_obstacle(&id, Obstacle::Closing);
     dispose(remains);
@@ -149,7 +149,7 @@ fn take_apart((ended, to_reaper): Ended, machines: &HostedMachines) {
     if let Some(thread) = machines.thread_of(&id)
         && thread.join().is_err()
     {
-        tracing::error!(vm = %id, "a machine's thread panicked outside of its containment");
+        tracing::error!(vm_id = %id, "a machine's thread panicked outside of its containment");
     }
     to_reaper.taken_apart(id, release);
 }

@@ -156,7 +156,7 @@ impl Driver for MachineDriver {
         self.heartbeat.end();
         if let Some(suppressed) = self.slow_turns.note(turn.took, Instant::now) {
             tracing::warn!(
-                vm = %self.id,
+                vm_id = %self.id,
                 took = ?turn.took,
                 handler = %turn.slowest,
                 handler_took = ?turn.slowest_took,

@@ -60,7 +60,7 @@ impl MachineRunner {
                     by
                 }
             };
-            tracing::info!(vm = %driver.id, ?by, ?initial, "the machine is made anew in place");
+            tracing::info!(vm_id = %driver.id, ?by, ?initial, "the machine is made anew in place");
             driver.begin_again(by, self.console.total());
             self.counters.carry_over();
             drop(place.take().map(Machine::into_remains));

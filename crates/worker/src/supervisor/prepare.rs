@@ -279,7 +279,8 @@ async fn attach(
             vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
         }
     };
-    let warnings = unused_hint.iter().map(|unused| chain(unused)).chain(vhost.as_ref().err().cloned()).collect();
+    let warnings =
+        unused_hint.iter().map(|unused| chain(unused)).chain(vhost.as_ref().err().cloned()).collect();
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {
