@@ -9,7 +9,7 @@ use tiny_guest::TinyGuest;
 use vm_model::{
     DiskAccess, DiskFormat, DiskOptions, DiskSpec, DiskTrouble, MachineExit, MachinePhase, StopMethod,
 };
-use vmm_host::{LaunchRequest, MachineHandle, MachineStatus, StopPolicy};
+use vmm_host::{LaunchRequest, MachineHandle, StopPolicy};
 
 use support::{host, launch, request, within};
 
