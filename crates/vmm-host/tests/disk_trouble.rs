@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use test_host::SmallFileSystem;
 use tiny_guest::TinyGuest;
 use vm_model::{
-    DiskAccess, DiskFormat, DiskOptions, DiskSpec, DiskTrouble, MachineExit, MachinePhase, StopMethod,
+    DiskAccess, DiskFormat, DiskOptions, DiskSpec, DiskTrouble, MachineExit, MachinePhase, MachineStatus,
+    StopMethod,
 };
 use vmm_host::{LaunchRequest, MachineHandle, StopPolicy};
 
