@@ -4,9 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -16,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use vm_model::VmId;
 
+use crate::orders::{DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList};
 use crate::socket_path::SocketPath;
 use crate::{StatusView, VmList, VmView};
 
@@ -106,15 +108,68 @@ impl AdminClient {
         Ok(self.get(&format!("/v1/vms/{id}/console")).await?.into())
     }
 
+    /// What the desired state `text` would change.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; the state itself may be refused.
+    pub async fn plan(&self, text: String) -> Result<PlanView, ClientError> {
+        self.post_json("/v1/plan", text.into()).await
+    }
+
+    /// Applies the desired state that is held.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where none is held.
+    pub async fn allow_removals(&self) -> Result<VerdictView, ClientError> {
+        self.post_json("/v1/allow-removals", Bytes::new()).await
+    }
+
+    /// Every content of every volume.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_volumes(&self) -> Result<VolumeList, ClientError> {
+        self.get_json("/v1/volumes").await
+    }
+
+    /// VMs that were removed and whose volumes are kept.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_removed(&self) -> Result<RemovedList, ClientError> {
+        self.get_json("/v1/removed").await
+    }
+
+    /// Deletes what is kept for a while, before its time.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete_kept(&self, request: &DeletionRequest) -> Result<DeletionView, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|source| broken("POST /v1/gc", source))?;
+        self.post_json("/v1/gc", body.into()).await
+    }
+
+    async fn post_json<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let name = format!("POST {path}");
+        let request = Request::post(path).header("content-type", "application/json");
+        let answer = self.ask(&name, request, body).await?;
+        serde_json::from_slice(&answer).map_err(|source| broken(&name, source))
+    }
+
     async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let body = self.get(path).await?;
-        serde_json::from_slice(&body).map_err(|source| broken(path, source))
+        serde_json::from_slice(&body).map_err(|source| broken(&format!("GET {path}"), source))
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
-        let (status, body) = timeout(DEADLINE, self.exchange(path))
+        self.ask(&format!("GET {path}"), Request::get(path), Bytes::new()).await
+    }
+
+    /// Sends `request`, called `name`, and takes the answer to it.
+    async fn ask(&self, name: &str, request: Builder, body: Bytes) -> Result<Bytes, ClientError> {
+        let (status, body) = timeout(DEADLINE, self.exchange(name, request, body))
             .await
-            .map_err(|_| ClientError::Late { request: format!("GET {path}") })??;
+            .map_err(|_| ClientError::Late { request: name.to_owned() })??;
         if status.is_success() {
             return Ok(body);
         }
@@ -125,27 +180,29 @@ impl AdminClient {
         let message = match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => refusal.error,
             // An older worker says nothing where it knows nothing.
-            Err(_) => format!("the worker answers GET {path} with {status}"),
+            Err(_) => format!("the worker answers {name} with {status}"),
         };
         Err(ClientError::Refused { not_found: status == StatusCode::NOT_FOUND, message })
     }
 
-    async fn exchange(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        name: &str,
+        request: Builder,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };
         let reachable = SocketPath::to(&self.socket).map_err(unreachable)?;
         let stream = UnixStream::connect(reachable.as_path()).await.map_err(unreachable)?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|source| broken(path, source))?;
-        let request = Request::get(path)
-            .header("host", "worker")
-            .body(Empty::<Bytes>::new())
-            .map_err(|source| broken(path, source))?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(|source| broken(name, source))?;
+        let request =
+            request.header("host", "worker").body(Full::new(body)).map_err(|source| broken(name, source))?;
         let answer = async move {
-            let response = sender.send_request(request).await.map_err(|source| broken(path, source))?;
+            let response = sender.send_request(request).await.map_err(|source| broken(name, source))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body =
-                body.map_err(|source| ClientError::Broken { request: format!("GET {path}"), source })?;
+            let body = body.map_err(|source| ClientError::Broken { request: name.to_owned(), source })?;
             Ok((status, body.to_bytes()))
         };
         // The connection moves bytes while the answer is awaited; it ends when the answer has been taken.
@@ -154,6 +211,6 @@ impl AdminClient {
     }
 }
 
-fn broken(path: &str, source: impl std::error::Error + Send + Sync + 'static) -> ClientError {
-    ClientError::Broken { request: format!("GET {path}"), source: Box::new(source) }
+fn broken(name: &str, source: impl std::error::Error + Send + Sync + 'static) -> ClientError {
+    ClientError::Broken { request: name.to_owned(), source: Box::new(source) }
 }

@@ -6,6 +6,11 @@
 //! | `GET /v1/vms` | `{"vms": [VmView, …]}`, ordered by id |
 //! | `GET /v1/vms/{id}` | [`VmView`] |
 //! | `GET /v1/vms/{id}/console` | what is kept of the console, as the guest wrote it |
+//! | `POST /v1/plan` with a desired state | [`PlanView`]: what it would change; nothing is done |
+//! | `POST /v1/allow-removals` | [`VerdictView`]: the desired state that was held is applied |
+//! | `GET /v1/volumes` | [`VolumeList`] |
+//! | `GET /v1/removed` | [`RemovedList`] |
+//! | `POST /v1/gc` with a [`DeletionRequest`] | [`DeletionView`] |
 //!
 //! A refusal is `{"error": "…"}` with a status of 4xx or 5xx. Who may open the socket may do everything; the file
 //! system's permissions decide that. What clients cost is bounded: how many are connected, how long they may take, how
@@ -28,6 +33,7 @@
 mod client;
 mod connections;
 mod machine_view;
+mod orders;
 mod server;
 mod serving;
 mod socket_path;
@@ -36,6 +42,7 @@ mod view;
 
 pub use client::{AdminClient, ClientError};
 pub use machine_view::{DiskView, MachineView};
+pub use orders::{ActionView, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList};
 pub use server::{AdminServer, BindError, StatusSource};
 pub use status::{AssignmentsState, AssignmentsView, DamagedVm, StatusView};
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};

@@ -1,5 +1,7 @@
 //! The serving end: a Unix socket, and what is answered on it.
 
+mod orders;
+
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -10,13 +12,15 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, Path as Argument, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use thiserror::Error;
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 use tracing::warn;
 use vm_model::VmId;
+use worker::node::NodeMessage;
 use worker::vms::{ConsoleSnapshot, VmInfo, VmManager, VmManagerError};
 
 use crate::serving;
@@ -109,11 +113,12 @@ impl AdminServer {
     pub async fn serve(
         self,
         vm_manager: Arc<VmManager>,
+        node: mpsc::Sender<NodeMessage>,
         status: StatusSource,
         limit: usize,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) {
-        serving::serve(self.listener, router(Answers { vm_manager, status }), limit, shutdown).await;
+        serving::serve(self.listener, router(Answers { vm_manager, status, node }), limit, shutdown).await;
         drop(self.file);
     }
 }
@@ -128,6 +133,8 @@ fn is_answered(path: &Path) -> bool {
 struct Answers {
     vm_manager: Arc<VmManager>,
     status: StatusSource,
+    /// Where the reconciler is asked.
+    node: mpsc::Sender<NodeMessage>,
 }
 
 fn router(answers: Answers) -> Router {
@@ -136,6 +143,11 @@ fn router(answers: Answers) -> Router {
         .route("/v1/vms", get(list_vms))
         .route("/v1/vms/{id}", get(inspect_vm))
         .route("/v1/vms/{id}/console", get(console))
+        .route("/v1/plan", post(orders::plan))
+        .route("/v1/allow-removals", post(orders::allow_removals))
+        .route("/v1/volumes", get(orders::volumes))
+        .route("/v1/removed", get(orders::removed))
+        .route("/v1/gc", post(orders::gc))
         .fallback(no_such_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(answers)

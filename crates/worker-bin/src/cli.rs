@@ -1,10 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use vm_model::VmId;
+use vm_model::{InvalidVmId, VmId};
 
 /// Runs the virtual machines that this host should run, each from a Nix store path, and keeps them running.
 #[derive(Debug, Parser)]
@@ -70,6 +71,9 @@ pub(crate) enum LogFormat {
 pub(crate) enum ClientVerb {
     /// List the VMs of this host
     Ls {
+        /// List VMs that were removed and whose volumes are still kept
+        #[arg(long)]
+        removed: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -90,12 +94,65 @@ pub(crate) enum ClientVerb {
         #[arg(long, value_name = "COUNT")]
         tail: Option<usize>,
     },
+    /// Show what a desired state would change, without doing it
+    Plan {
+        /// The desired state, in the form of an assignments file [default: the worker's own assignments file]
+        #[arg(long, value_name = "FILE")]
+        assignments: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Apply the desired state that is held because it would remove every VM
+    AllowRemovals {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the volumes: writable disks of VMs, also those that are kept for a while only
+    Volumes {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete volumes that are kept for a while, before their time
+    Gc {
+        /// Those of this VM, or of this disk of it (`web-1` or `web-1/disk0`); of a disk that cannot be used also the
+        /// content in use, so that it is made anew
+        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "VM[/DISK]")]
+        what: Option<GcTarget>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show how the worker itself is: its assignments, and what is not as it should be
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A VM, or one of its disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GcTarget {
+    pub(crate) vm: VmId,
+    pub(crate) disk: Option<String>,
+}
+
+impl FromStr for GcTarget {
+    type Err = InvalidVmId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (vm, disk) = match text.split_once('/') {
+            Some((vm, disk)) => (vm, Some(disk.to_owned())),
+            None => (text, None),
+        };
+        Ok(Self { vm: VmId::parse(vm)?, disk })
+    }
 }
 
 #[cfg(test)]

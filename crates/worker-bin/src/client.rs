@@ -5,12 +5,15 @@ mod details;
 mod list;
 mod natural_order;
 mod notes;
+mod plans;
 mod table;
+mod volumes;
 
+use std::fs;
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use admin::{AdminClient, ClientError, SOCKET_NAME, StatusView, VmView};
+use admin::{AdminClient, ClientError, DeletionRequest, SOCKET_NAME, StatusView, VmView};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -20,7 +23,7 @@ use self::details::details;
 use self::list::list;
 use self::natural_order::natural_order;
 use self::notes::{notes, notes_of, status_lines};
-use crate::cli::ClientVerb;
+use crate::cli::{ClientVerb, GcTarget};
 use crate::settings::runtime_dir;
 
 /// Carries out `verb`.
@@ -30,7 +33,27 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
     runtime.block_on(async {
         let now = Timestamp::now();
         match verb {
-            ClientVerb::Ls { json } => {
+            ClientVerb::Ls { removed: true, json } => {
+                let list = client.list_removed().await?;
+                if *json { print_json(&list) } else { print(&volumes::removed(&list.removed, now)) }
+            }
+            ClientVerb::Plan { assignments, json } => {
+                let plan = client.plan(desired_state(&client, assignments.as_deref()).await?).await?;
+                if *json { print_json(&plan) } else { print(&plans::plan(&plan)) }
+            }
+            ClientVerb::AllowRemovals { json } => {
+                let verdict = client.allow_removals().await?;
+                if *json { print_json(&verdict) } else { print(&plans::actions(&verdict.actions)) }
+            }
+            ClientVerb::Volumes { json } => {
+                let list = client.list_volumes().await?;
+                if *json { print_json(&list) } else { print(&volumes::volumes(&list.volumes, now)) }
+            }
+            ClientVerb::Gc { what, json, .. } => {
+                let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
+                if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
+            }
+            ClientVerb::Ls { removed: false, json } => {
                 let vms = vms_in_order(&client).await?;
                 let noted = noted(&client, notes).await;
                 if *json {
@@ -51,6 +74,28 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
         }
     })
+}
+
+/// The desired state to plan for: in `file`, or in the file that the worker follows.
+async fn desired_state(client: &AdminClient, file: Option<&Path>) -> Result<String> {
+    let path = match file {
+        Some(path) => path.to_owned(),
+        None => {
+            let followed = client.get_status().await?.assignments;
+            followed.context("the worker follows no assignments file: name one by --assignments")?.path
+        }
+    };
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn deletion(what: Option<&GcTarget>) -> DeletionRequest {
+    match what {
+        None => DeletionRequest::All,
+        Some(GcTarget { vm, disk: None }) => DeletionRequest::Vm { vm: vm.clone() },
+        Some(GcTarget { vm, disk: Some(disk) }) => {
+            DeletionRequest::Volume { vm: vm.clone(), disk: disk.clone() }
+        }
+    }
 }
 
 async fn vms_in_order(client: &AdminClient) -> Result<Vec<VmView>, ClientError> {

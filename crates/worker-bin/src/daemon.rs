@@ -117,11 +117,12 @@ impl Parts {
         let reconciler = tokio::spawn(Reconciler::new(Arc::clone(vm_manager)).run(channel));
         let (requests, requested) = watch::channel(file);
         let (states, state) = watch::channel(SourceState::default());
-        let source = tokio::spawn(Source::new(requested, messages, states).run());
+        let source = tokio::spawn(Source::new(requested, messages.clone(), states).run());
         let (ending, ended) = watch::channel(());
         let status = status::source(Arc::clone(vm_manager), state, files);
         let serving =
-            tokio::spawn(server.serve(Arc::clone(vm_manager), status, files.clients(), until_closed(ended)));
+            server.serve(Arc::clone(vm_manager), messages, status, files.clients(), until_closed(ended));
+        let serving = tokio::spawn(serving);
         Self { requests, reconciler, source, serving, ending: Some(ending), polling: Some(polling) }
     }
 

@@ -1,0 +1,77 @@
+//! What an administrator can have done, and what is answered: the JSON that programs may rely on. Keys are added, never
+//! changed.
+
+use serde::{Deserialize, Serialize};
+use vm_model::{Generation, HeldSet, RemovedVm, VmId, VolumeInfo};
+
+/// What a desired state would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// Every action, in order.
+    pub actions: Vec<ActionView>,
+    /// There where the state would wait for an administrator's word.
+    #[serde(default)]
+    pub held: Option<HeldSet>,
+}
+
+/// One action of a plan, or what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionView {
+    /// The VM it concerns.
+    pub vm: VmId,
+    /// What is done, in words.
+    pub action: String,
+    /// Why it was not ordered; absent where it was, or is only planned.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// What became of a desired state that was held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictView {
+    /// The number of the state in force now.
+    pub generation: Generation,
+    /// What was ordered for each VM.
+    pub actions: Vec<ActionView>,
+}
+
+/// The answer to a listing of volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeList {
+    /// Every content of every volume, ordered by VM, disk and number.
+    pub volumes: Vec<VolumeInfo>,
+}
+
+/// The answer to a listing of removed VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedList {
+    /// VMs whose volumes are still kept, ordered by id.
+    pub removed: Vec<RemovedVm>,
+}
+
+/// What is to be deleted of what is kept for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "which", deny_unknown_fields)]
+pub enum DeletionRequest {
+    /// All of it.
+    All,
+    /// What is kept of one VM, removed or not.
+    Vm {
+        /// Its name.
+        vm: VmId,
+    },
+    /// What is kept of one disk, and the content in use where it cannot be used and the VM has no machine.
+    Volume {
+        /// The VM's name.
+        vm: VmId,
+        /// The disk's.
+        disk: String,
+    },
+}
+
+/// What was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionView {
+    /// Each in words.
+    pub deleted: Vec<String>,
+}

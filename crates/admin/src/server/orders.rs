@@ -1,0 +1,91 @@
+//! What administrators have done: plans, held states, volumes.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use tokio::sync::oneshot;
+use vm_model::AssignmentSet;
+use worker::node::{NodeMessage, Outcome, Preview, Verdict};
+use worker::vms::KeptSelection;
+
+use super::{Answers, Refusal};
+use crate::orders::{
+    ActionView, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
+};
+
+/// What the desired state in the body would change. Nothing is done.
+pub(super) async fn plan(State(answers): State<Answers>, body: String) -> Result<Json<PlanView>, Refusal> {
+    let desired = AssignmentSet::parse(&body).map_err(|problem| bad_request(&problem))?;
+    let (answer, plan) = oneshot::channel();
+    let preview = ask(&answers, NodeMessage::Plan { desired, answer }, plan).await?;
+    let Preview { held, actions } = preview.map_err(|refusal| conflict(&refusal))?;
+    let actions = actions.iter().map(|action| ActionView {
+        vm: action.vm().clone(),
+        action: action.to_string(),
+        problem: None,
+    });
+    Ok(Json(PlanView { actions: actions.collect(), held }))
+}
+
+/// Applies the desired state that is held.
+pub(super) async fn allow_removals(State(answers): State<Answers>) -> Result<Json<VerdictView>, Refusal> {
+    let (answer, verdict) = oneshot::channel();
+    match ask(&answers, NodeMessage::AllowRemovals { answer }, verdict).await? {
+        None => Err(Refusal {
+            status: StatusCode::CONFLICT,
+            error: "no desired state is held: there is nothing to allow".to_owned(),
+        }),
+        Some(Err(refusal)) => Err(conflict(&refusal)),
+        Some(Ok(Verdict { generation, outcomes, .. })) => {
+            let actions = outcomes.into_iter().map(|Outcome { vm, action, problem }| ActionView {
+                vm,
+                action,
+                problem,
+            });
+            Ok(Json(VerdictView { generation, actions: actions.collect() }))
+        }
+    }
+}
+
+/// Every content of every volume.
+pub(super) async fn volumes(State(answers): State<Answers>) -> Result<Json<VolumeList>, Refusal> {
+    let mut volumes = answers.vm_manager.list_volumes_async().await?;
+    volumes
+        .sort_by(|one, other| (&one.vm, &one.disk, one.number).cmp(&(&other.vm, &other.disk, other.number)));
+    Ok(Json(VolumeList { volumes }))
+}
+
+/// VMs that were removed and whose volumes are kept.
+pub(super) async fn removed(State(answers): State<Answers>) -> Json<RemovedList> {
+    Json(RemovedList { removed: answers.vm_manager.list_removed_vms() })
+}
+
+/// Deletes what is kept for a while, before its time.
+pub(super) async fn gc(
+    State(answers): State<Answers>,
+    Json(request): Json<DeletionRequest>,
+) -> Result<Json<DeletionView>, Refusal> {
+    let which = match request {
+        DeletionRequest::All => KeptSelection::All,
+        DeletionRequest::Vm { vm } => KeptSelection::Vm(vm),
+        DeletionRequest::Volume { vm, disk } => KeptSelection::Volume(vm, disk),
+    };
+    let deleted = answers.vm_manager.delete_kept_async(which).await?;
+    Ok(Json(DeletionView { deleted }))
+}
+
+/// Asks the reconciler.
+async fn ask<T>(answers: &Answers, message: NodeMessage, answer: oneshot::Receiver<T>) -> Result<T, Refusal> {
+    let ending =
+        || Refusal { status: StatusCode::SERVICE_UNAVAILABLE, error: "the worker is ending".to_owned() };
+    answers.node.send(message).await.map_err(|_| ending())?;
+    answer.await.map_err(|_| ending())
+}
+
+fn bad_request(problem: &impl ToString) -> Refusal {
+    Refusal { status: StatusCode::BAD_REQUEST, error: problem.to_string() }
+}
+
+fn conflict(problem: &impl ToString) -> Refusal {
+    Refusal { status: StatusCode::CONFLICT, error: problem.to_string() }
+}

@@ -1,0 +1,70 @@
+//! Volumes and removed VMs, as tables.
+
+use admin::DeletionView;
+use vm_model::{RemovedVm, Timestamp, VolumeInfo, VolumeKeep};
+
+use super::amounts::{ago, ahead};
+use super::natural_order::natural_order;
+use super::table::Table;
+use crate::printable::printable;
+
+/// Every content of every volume.
+pub(super) fn volumes(volumes: &[VolumeInfo], now: Timestamp) -> String {
+    let mut table = Table::new(["VOLUME", "CONTENT", "POLICY", "SIZE", "ON DISK", "MADE", "KEPT"]);
+    let mut volumes: Vec<&VolumeInfo> = volumes.iter().collect();
+    volumes.sort_by(|one, other| {
+        natural_order(one.vm.as_str(), other.vm.as_str())
+            .then_with(|| natural_order(&one.disk, &other.disk))
+            .then_with(|| one.number.cmp(&other.number))
+    });
+    for volume in volumes {
+        table.row([
+            format!("{}/{}", volume.vm, volume.disk),
+            volume.number.to_string(),
+            volume.policy.to_string(),
+            volume.size.to_string(),
+            volume.allocated.to_string(),
+            ago(volume.created, now),
+            keep(volume.keep, now),
+        ]);
+    }
+    table.to_string()
+}
+
+/// Why a content is there, and for how long.
+fn keep(keep: VolumeKeep, now: Timestamp) -> String {
+    match keep {
+        VolumeKeep::InUse => "in use".to_owned(),
+        VolumeKeep::Replaced { until: None } => "replaced, until the VM has started".to_owned(),
+        VolumeKeep::Replaced { until: Some(end) } => format!("replaced, until {}", ahead(end, now)),
+        VolumeKeep::Removed { until: end } => format!("VM removed, until {}", ahead(end, now)),
+        VolumeKeep::Unused { until: None } => "no such disk any more, until deleted by gc".to_owned(),
+        VolumeKeep::Unused { until: Some(end) } => {
+            format!("no such disk any more, until {}", ahead(end, now))
+        }
+    }
+}
+
+/// VMs that were removed.
+pub(super) fn removed(vms: &[RemovedVm], now: Timestamp) -> String {
+    let mut table = Table::new(["ID", "REMOVED", "KEPT", "IMAGE"]);
+    let mut vms: Vec<&RemovedVm> = vms.iter().collect();
+    vms.sort_by(|one, other| natural_order(one.assignment.id.as_str(), other.assignment.id.as_str()));
+    for vm in vms {
+        table.row([
+            vm.assignment.id.to_string(),
+            ago(vm.removed_at, now),
+            ahead(vm.kept_until, now),
+            vm.assignment.store_path.display().to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// What was deleted, one a line.
+pub(super) fn deleted(view: &DeletionView) -> String {
+    if view.deleted.is_empty() {
+        return "nothing was kept of that\n".to_owned();
+    }
+    view.deleted.iter().map(|what| format!("deleted: {}\n", printable(what))).collect()
+}
