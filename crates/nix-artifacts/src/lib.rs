@@ -61,7 +61,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use artifact::{Artifact, ArtifactError, ArtifactFile, LoadRequest, load_artifact};
+pub use artifact::{Artifact, ArtifactError, ArtifactFile, CONFIG_NAME, LoadRequest, load_artifact};
 pub use config::{
     AddressDelivery, ConfigError, ConfigWarning, DiskSettings, KeyRule, Literal, NicRequest, OverrideError,
     ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict, VsockRequest, known_keys,
