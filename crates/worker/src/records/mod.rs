@@ -24,7 +24,7 @@ mod vm_record;
 pub(crate) use atomic_file::{ReadError, WriteError, read_versioned, write_versioned};
 pub(crate) use console_log::keep_console;
 pub(crate) use disks::{DiskError, ensure_writable_copy, fresh_writable_copy};
-pub(crate) use leases::{Leases, LeasesError};
+pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::StateLock;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_record::{RecordError, RecordStore, VmRecord, make_private};

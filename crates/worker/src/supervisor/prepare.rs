@@ -12,7 +12,8 @@ use std::time::Instant;
 use host_network::{NicAttachment, Tap};
 use ipam::{Lease, Wish};
 use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, OpenedFile, VsockRequest, load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, CONFIG_NAME, LoadRequest, NicRequest, OpenedFile, VsockRequest,
+    load_artifact,
 };
 use thiserror::Error;
 use uuid::Uuid;
@@ -25,6 +26,7 @@ use super::RestartPolicy;
 use super::context::{HostContext, Subnet};
 use super::given_up::GivenUp;
 use super::live::detach;
+use super::nic_wish::unmet;
 use super::takings::Takings;
 use super::verify::{unverified_references, verify};
 use super::vhost;
@@ -146,7 +148,7 @@ fn open(
         .take(&artifact.machine.memory, HostMemory::observe())
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     let unverified = unverified_references(context, assignment, &artifact, given_up)?;
-    let nics = lease(context, &assignment.id, artifact.nics, takings)?;
+    let nics = lease(context, assignment, artifact.nics, takings)?;
     let directory = context.records.directory(&assignment.id);
     let mut position = 0_usize;
     let mut resets = ResetPolicy::default();
@@ -264,18 +266,21 @@ fn writable_disk(
     Ok(OwnedFd::from(disk))
 }
 
-/// Gives each interface its addresses.
+/// Gives each interface its addresses; `requests` are in the order of the description.
 fn lease(
     context: &HostContext,
-    vm: &VmId,
+    assignment: &Assignment,
     requests: Vec<NicRequest>,
     takings: &mut Takings,
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
+    let vm = &assignment.id;
     takings.addresses = !context.leases.has(vm);
-    let given = requests.into_iter().map(|request| {
+    let given = requests.into_iter().enumerate().map(|(index, request)| {
         let wish = Wish { ip: request.ip, mac: request.mac };
-        let lease = context.leases.ensure(vm, &request.id, wish);
-        lease.map(|lease| (request, lease)).map_err(|problem| reason(problem.kind(), &problem))
+        match context.leases.ensure(vm, &request.id, wish) {
+            Ok(lease) => Ok((request, lease)),
+            Err(problem) => Err(unmet(assignment.store_path.join(CONFIG_NAME), index, &request, problem)),
+        }
     });
     given.collect()
 }
