@@ -17,8 +17,8 @@
 //! use std::ops::ControlFlow;
 //! use std::path::PathBuf;
 //!
-//! use nix_artifacts::{ArtifactFile, LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
-//! use vm_model::Overrides;
+//! use nix_artifacts::{ArtifactFile, LoadRequest, StoreRoots, load_artifact, verify_hash};
+//! use vm_model::{NarHash, Overrides};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let roots = StoreRoots::open(&[PathBuf::from("/nix/store")])?;
@@ -68,7 +68,5 @@ pub use config::{
 };
 pub use failure::FailureCause;
 pub use image::ImageError;
-pub use nar::{
-    HashError, InvalidNarHash, NarError, NarHash, NarProgress, Verified, hash_store_path, verify_hash,
-};
+pub use nar::{HashError, NarError, NarProgress, Verified, hash_store_path, verify_hash};
 pub use store::{OpenedFile, PathIdentity, ResolveError, RootError, StorePathError, StoreRoots};

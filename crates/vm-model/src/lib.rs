@@ -23,6 +23,7 @@ mod disk_options;
 mod id;
 mod lifecycle;
 mod machine;
+mod nar_hash;
 mod nic_options;
 mod processors;
 mod qcow2;
@@ -48,6 +49,7 @@ pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
     MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
+pub use nar_hash::{InvalidNarHash, NarHash};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
