@@ -16,7 +16,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use vm_model::VmId;
 
-use crate::{VmList, VmView};
+use crate::socket_path::SocketPath;
+use crate::{StatusView, VmList, VmView};
 
 /// Longer answers are not taken; a console is at most a few MiB.
 const MAX_ANSWER: usize = 64 << 20;
@@ -72,6 +73,14 @@ impl AdminClient {
         Self { socket: socket.as_ref().to_owned() }
     }
 
+    /// The worker itself.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; an older worker refuses as if this did not exist.
+    pub async fn get_status(&self) -> Result<StatusView, ClientError> {
+        self.get_json("/v1/status").await
+    }
+
     /// All VMs, ordered by id.
     ///
     /// # Errors
@@ -113,14 +122,18 @@ impl AdminClient {
         struct Refusal {
             error: String,
         }
-        let refusal: Refusal = serde_json::from_slice(&body).map_err(|source| broken(path, source))?;
-        Err(ClientError::Refused { not_found: status == StatusCode::NOT_FOUND, message: refusal.error })
+        let message = match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => refusal.error,
+            // An older worker says nothing where it knows nothing.
+            Err(_) => format!("the worker answers GET {path} with {status}"),
+        };
+        Err(ClientError::Refused { not_found: status == StatusCode::NOT_FOUND, message })
     }
 
     async fn exchange(&self, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Unreachable { path: self.socket.clone(), source })?;
+        let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };
+        let reachable = SocketPath::to(&self.socket).map_err(unreachable)?;
+        let stream = UnixStream::connect(reachable.as_path()).await.map_err(unreachable)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|source| broken(path, source))?;
         let request = Request::get(path)

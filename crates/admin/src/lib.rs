@@ -2,12 +2,14 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /v1/status` | [`StatusView`]: the worker itself |
 //! | `GET /v1/vms` | `{"vms": [VmView, …]}`, ordered by id |
 //! | `GET /v1/vms/{id}` | [`VmView`] |
 //! | `GET /v1/vms/{id}/console` | what is kept of the console, as the guest wrote it |
 //!
 //! A refusal is `{"error": "…"}` with a status of 4xx or 5xx. Who may open the socket may do everything; the file
-//! system's permissions decide that.
+//! system's permissions decide that. What clients cost is bounded: how many are connected, how long they may take, how
+//! much they may send.
 //!
 //! What is not here: what a VM is (`worker`), and how answers are shown to people (`worker-bin`).
 //!
@@ -24,11 +26,18 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod connections;
+mod machine_view;
 mod server;
+mod serving;
+mod socket_path;
+mod status;
 mod view;
 
 pub use client::{AdminClient, ClientError};
-pub use server::{AdminServer, BindError};
+pub use machine_view::{DiskView, MachineView};
+pub use server::{AdminServer, BindError, StatusSource};
+pub use status::{AssignmentsState, AssignmentsView, DamagedVm, StatusView};
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};
 
 /// The socket's name in the runtime directory.

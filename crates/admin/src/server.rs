@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Path as Argument, State};
+use axum::extract::{DefaultBodyLimit, Path as Argument, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -15,13 +15,21 @@ use axum::{Json, Router};
 use serde_json::json;
 use thiserror::Error;
 use tokio::net::UnixListener;
+use tracing::warn;
 use vm_model::VmId;
 use worker::vms::{ConsoleSnapshot, VmInfo, VmManager, VmManagerError};
 
-use crate::{VmList, VmView};
+use crate::serving;
+use crate::socket_path::SocketPath;
+use crate::{StatusView, VmList, VmView};
 
 /// Owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
+/// Larger requests are refused.
+const MAX_BODY: usize = 1 << 20;
+
+/// Tells how the worker is now. Called for each request for it; it must not wait for anything.
+pub type StatusSource = Arc<dyn Fn() -> StatusView + Send + Sync>;
 
 /// Why there is no socket.
 #[derive(Debug, Error)]
@@ -81,56 +89,85 @@ impl AdminServer {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(BindError::NoSocket { path: path.to_owned() });
             }
-            Ok(_) if UnixStream::connect(path).is_ok() => {
+            Ok(_) if is_answered(path) => {
                 return Err(BindError::InUse { path: path.to_owned() });
             }
             Ok(_) => std::fs::remove_file(path).map_err(failed("replace"))?,
         }
-        let listener = UnixListener::bind(path).map_err(failed("bind"))?;
+        let reachable = SocketPath::to(path).map_err(failed("bind"))?;
+        let listener = UnixListener::bind(reachable.as_path()).map_err(failed("bind"))?;
+        if reachable.is_too_long() {
+            warn!(socket = %path.display(), "the admin socket's path is longer than 107 bytes: this program's client finds it, others connect by way of its directory");
+        }
         let file = SocketFile(path.to_owned());
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
             .map_err(failed("set the permissions of"))?;
         Ok(Self { listener, file })
     }
 
-    /// Answers until `shutdown` is over; then requests under way are finished.
-    ///
-    /// # Errors
-    /// The socket broke.
+    /// Answers until `shutdown` is over, at most `limit` clients at a time; then requests under way are finished.
     pub async fn serve(
         self,
         vm_manager: Arc<VmManager>,
+        status: StatusSource,
+        limit: usize,
         shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        let served = axum::serve(self.listener, router(vm_manager)).with_graceful_shutdown(shutdown).await;
+    ) {
+        serving::serve(self.listener, router(Answers { vm_manager, status }), limit, shutdown).await;
         drop(self.file);
-        served
     }
 }
 
-fn router(vm_manager: Arc<VmManager>) -> Router {
+/// Whether somebody listens on the socket at `path`.
+fn is_answered(path: &Path) -> bool {
+    SocketPath::to(path).and_then(|reachable| UnixStream::connect(reachable.as_path())).is_ok()
+}
+
+/// Where answers come from.
+#[derive(Clone)]
+struct Answers {
+    vm_manager: Arc<VmManager>,
+    status: StatusSource,
+}
+
+fn router(answers: Answers) -> Router {
     Router::new()
+        .route("/v1/status", get(status))
         .route("/v1/vms", get(list_vms))
         .route("/v1/vms/{id}", get(inspect_vm))
         .route("/v1/vms/{id}/console", get(console))
-        .with_state(vm_manager)
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(answers)
 }
 
-async fn list_vms(State(vm_manager): State<Arc<VmManager>>) -> Json<VmList> {
+async fn no_such_path() -> Refusal {
+    Refusal { status: StatusCode::NOT_FOUND, error: "this worker has nothing at this path".to_owned() }
+}
+
+async fn status(State(answers): State<Answers>) -> Json<StatusView> {
+    Json((answers.status)())
+}
+
+async fn list_vms(State(Answers { vm_manager, .. }): State<Answers>) -> Json<VmList> {
     let vms = vm_manager.list_vms().into_iter().map(|info| view(&vm_manager, info)).collect();
     Json(VmList { vms })
 }
 
 async fn inspect_vm(
-    State(vm_manager): State<Arc<VmManager>>,
+    State(Answers { vm_manager, .. }): State<Answers>,
     Argument(id): Argument<String>,
 ) -> Result<Json<VmView>, Refusal> {
-    let info = vm_manager.get_vm(&parse(&id)?)?;
+    let id = parse(&id)?;
+    let info = vm_manager.get_vm(&id).map_err(|problem| match vm_manager.list_damaged().remove(&id) {
+        Some(problem) => VmManagerError::Damaged { id, problem },
+        None => problem,
+    })?;
     Ok(Json(view(&vm_manager, info)))
 }
 
 async fn console(
-    State(vm_manager): State<Arc<VmManager>>,
+    State(Answers { vm_manager, .. }): State<Answers>,
     Argument(id): Argument<String>,
 ) -> Result<Vec<u8>, Refusal> {
     let ConsoleSnapshot { head, omitted, tail, .. } = vm_manager.get_vm_console(&parse(&id)?)?;
@@ -160,6 +197,7 @@ impl From<VmManagerError> for Refusal {
     fn from(problem: VmManagerError) -> Self {
         let status = match problem {
             VmManagerError::NoSuchVm { .. } | VmManagerError::NeverRan { .. } => StatusCode::NOT_FOUND,
+            VmManagerError::Damaged { .. } => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, error: problem.to_string() }

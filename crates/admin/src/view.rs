@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{DesiredState, FailureReason, Generation, MacAddress, StopMethod, VmId, VmStatus};
+use vm_model::{
+    DesiredState, DiskTrouble, FailureReason, Generation, MacAddress, Overrides, RunEnd, StopMethod,
+    Timestamp, VmId, VmStatus, WantedChange,
+};
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
+
+use crate::machine_view::MachineView;
 
 /// The answer to a listing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +57,27 @@ pub struct VmView {
     /// Whether its machine's thread stands still.
     #[serde(default)]
     pub hung: bool,
+    /// What of its description the assignment in force changes.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// A definition that was asked for and is not in force.
+    #[serde(default)]
+    pub wanted: Option<WantedChange>,
+    /// What its newest machine is made of; absent before there was one.
+    #[serde(default)]
+    pub machine: Option<MachineView>,
+    /// When its newest run began, in milliseconds since 1970; absent while it does not run.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it is started again, in milliseconds since 1970; there while it is restarting.
+    #[serde(default)]
+    pub next_start_at: Option<Timestamp>,
+    /// How its latest runs ended, oldest first.
+    #[serde(default)]
+    pub ends: Vec<RunEnd>,
+    /// The disk for which it is paused, because the host cannot carry out what its guest asks for.
+    #[serde(default)]
+    pub disk_trouble: Option<DiskTrouble>,
     /// Settings of its artifact that are ignored here, and what of the host it goes without.
     pub warnings: Vec<String>,
     /// Store paths its artifact reaches whose content nobody vouched for.
@@ -134,6 +160,10 @@ impl VmView {
     /// The view of a VM with its newest sample.
     pub fn new(info: VmInfo, metrics: Option<&VmMetrics>) -> Self {
         let nic = info.nics.first();
+        let mut metrics = metrics.map(MetricsView::new);
+        if !has_machine(&info.status) {
+            metrics = metrics.map(MetricsView::without_machine);
+        }
         let reason = match &info.status {
             VmStatus::Failed(reason) => Some(reason.clone()),
             VmStatus::Creating
@@ -164,15 +194,42 @@ impl VmView {
                 first_console_byte_ms: info.timings.first_console_byte.map(milliseconds),
             },
             hung: info.hung,
+            overrides: info.assignment.overrides,
+            wanted: info.wanted,
+            machine: info.machine.map(MachineView::new),
+            started_at: info.started_at,
+            next_start_at: info.next_start_at,
+            ends: info.ends,
+            disk_trouble: info.disk_trouble,
             warnings: info.warnings,
             unverified: info.unverified,
-            metrics: metrics.map(MetricsView::new),
+            metrics,
             id: info.id,
         }
     }
 }
 
+/// Whether there is a machine that uses something now.
+fn has_machine(status: &VmStatus) -> bool {
+    match status {
+        VmStatus::Booting | VmStatus::Running | VmStatus::Paused | VmStatus::Stopping => true,
+        VmStatus::Creating | VmStatus::Stopped | VmStatus::Restarting | VmStatus::Failed(_) => false,
+    }
+}
+
 impl MetricsView {
+    /// The same totals, and nothing that a machine would have to be there for.
+    fn without_machine(self) -> Self {
+        Self {
+            cpu_percent: 0.0,
+            memory_mb: 0,
+            memory_resident_bytes: 0,
+            memory_available_bytes: None,
+            balloon: None,
+            ..self
+        }
+    }
+
     fn new(metrics: &VmMetrics) -> Self {
         Self {
             age_ms: milliseconds(metrics.age),
@@ -214,4 +271,44 @@ fn sum(figures: impl Iterator<Item = u64>) -> u64 {
 /// With a microsecond's precision: more is noise.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::Assignment;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_gone_uses_nothing_and_its_totals_stay() {
+        let sampled = VmMetrics {
+            cpu_percent: 80.0,
+            memory_mb: 64,
+            memory_resident_bytes: 64 << 20,
+            memory_available_bytes: Some(1),
+            network_rx_bytes: 7,
+            ..VmMetrics::default()
+        };
+        let view = |status| {
+            let assignment = Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x");
+            let info = VmInfo { status, ..VmInfo::new(assignment, Generation::new(1)) };
+            VmView::new(info, Some(&sampled)).metrics.expect("it was sampled")
+        };
+        assert_eq!((view(VmStatus::Running).memory_mb, view(VmStatus::Running).cpu_percent), (64, 80.0));
+        let gone = view(VmStatus::Stopped);
+        assert_eq!((gone.memory_mb, gone.memory_resident_bytes, gone.memory_available_bytes), (0, 0, None));
+        assert_eq!((gone.cpu_percent, gone.network_rx_bytes), (0.0, 7));
+    }
+
+    #[test]
+    fn what_an_older_worker_tells_is_understood() {
+        let assignment = Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x");
+        let view = VmView::new(VmInfo::new(assignment, Generation::new(1)), None);
+        let mut json = serde_json::to_value(&view).expect("views serialise");
+        let keys = json.as_object_mut().expect("an object");
+        for new in ["overrides", "wanted", "machine", "started_at", "next_start_at", "ends", "disk_trouble"] {
+            assert!(keys.remove(new).is_some(), "{new}");
+        }
+        assert_eq!(serde_json::from_value::<VmView>(json).expect("views parse"), view);
+    }
 }

@@ -1,4 +1,11 @@
 //! What should run on a host: the one form in which a file, a master or a program says it.
+//!
+//! Documents that people write are read by [`AssignmentSet::parse`], which says what is wrong with them and where.
+
+mod keys;
+mod nearest;
+mod problem;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::problem::AssignmentsError;
 use crate::{Bytes, Generation, VmId};
 
 /// Everything that should run on a host.
@@ -23,6 +31,26 @@ pub struct AssignmentSet {
     /// Entries that could not be used. Their VMs stay as they are.
     #[serde(skip)]
     pub refused: Vec<RefusedEntry>,
+}
+
+impl AssignmentSet {
+    /// The desired state that `document` says: a JSON object as `docs/configuration.md` describes it, and nothing else.
+    ///
+    /// `null` is the same as leaving a key out. A hash is taken in every form that Nix prints, and held in SRI form. An
+    /// entry that cannot be used is refused by its id ([`AssignmentSet::refused`]); the others hold.
+    ///
+    /// ```
+    /// use vm_model::AssignmentSet;
+    ///
+    /// let problem = AssignmentSet::parse(r#"{"vms": [{"hash": "sha256-…="}]}"#).expect_err("whose is it?");
+    /// assert!(problem.to_string().starts_with("line 1, column 10, vms[0]: the key \"id\" is missing"));
+    /// ```
+    ///
+    /// # Errors
+    /// The document is no such object, a key of it is wrong, a VM is listed twice, or an entry does not say whose it is.
+    pub fn parse(document: &str) -> Result<Self, AssignmentsError> {
+        reading::read_set(document)
+    }
 }
 
 /// An entry of a desired state that says what cannot be used. The other entries hold all the same.
@@ -102,26 +130,4 @@ pub struct Overrides {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_documented_form_parses() {
-        let set: AssignmentSet = serde_json::from_str(
-            r#"{ "generation": 7, "vms": [ { "id": "web-1", "hash": "sha256-x=", "store_path": "/nix/store/x",
-                 "desired": "running",
-                 "overrides": { "vcpus": 2, "memory_bytes": 536870912, "cmdline_append": "quiet" } } ] }"#,
-        )
-        .expect("the documented form parses");
-        assert_eq!(set.generation, Some(Generation::new(7)));
-        assert_eq!(set.vms[0].overrides.memory_bytes, Some(Bytes::from_mib(512)));
-        assert!(!set.allow_removals);
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_by_name() {
-        let error =
-            serde_json::from_str::<AssignmentSet>(r#"{"vms": [], "vmz": []}"#).expect_err("unknown key");
-        assert!(error.to_string().contains("`vmz`"), "{error}");
-    }
-}
+mod tests;

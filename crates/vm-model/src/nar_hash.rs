@@ -1,21 +1,21 @@
-//! The NAR hash as a value, and every form in which Nix prints one.
+//! The NAR hash as a value: read in every form in which Nix prints one ([`forms`]), written in one.
+
+pub(crate) mod forms;
 
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use self::forms::HashFormat;
+
 /// What the SRI form starts with.
 const SRI: &str = "sha256-";
-/// What Nix's older form starts with.
-const PREFIX: &str = "sha256:";
 /// Bytes of a SHA-256.
 const BYTES: usize = 32;
-/// The alphabet of Nix's base 32: digits and lower-case letters without `e`, `o`, `t`, `u`.
-const NIX32: &[u8] = b"0123456789abcdfghijklmnpqrsvwxyz";
 /// Characters of a rejected text that a message shows.
 const SHOWN: usize = 80;
 
@@ -72,12 +72,10 @@ impl NarHash {
                 if member("algorithm").is_some_and(|algorithm| algorithm != "sha256") {
                     return Err(refuse("its algorithm is not sha256"));
                 }
-                let decoded = match member("format") {
-                    Some("base16" | "hex") => hex(hash),
-                    Some("nix32" | "base32") => nix32(hash),
-                    Some("base64") => base64(hash),
-                    Some("sri") | None => any(hash),
-                    Some(_) => Err("its format is none of base16, nix32, base64 and sri"),
+                let decoded = match member("format").map(HashFormat::named) {
+                    Some(Some(format)) => forms::from_encoded(hash, format),
+                    Some(None) => Err("its format is none of base16, nix32, base64 and sri"),
+                    None => forms::from_text(hash),
                 };
                 decoded.map(Self).map_err(refuse)
             }
@@ -92,61 +90,13 @@ fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-/// Reads a text whose form shows from its start and its length.
-fn any(text: &str) -> Result<[u8; BYTES], &'static str> {
-    if let Some(encoded) = text.strip_prefix(SRI) {
-        return base64(encoded);
-    }
-    let encoded = text.strip_prefix(PREFIX).unwrap_or(text);
-    match encoded.len() {
-        64 => hex(encoded),
-        52 => nix32(encoded),
-        44 => base64(encoded),
-        _ if ["sha512", "sha1", "md5", "blake3"].iter().any(|other| text.starts_with(other)) => {
-            Err("it is of another algorithm")
-        }
-        _ => Err("it has not the length of a SHA-256 in any form"),
-    }
-}
-
-fn base64(encoded: &str) -> Result<[u8; BYTES], &'static str> {
-    let problem = "this is no canonical base 64 of 32 bytes";
-    // The decoder takes several padded texts after one another for one.
-    if encoded.trim_end_matches('=').contains('=') {
-        return Err(problem);
-    }
-    let bytes = BASE64.decode(encoded.as_bytes()).map_err(|_| problem)?;
-    bytes.try_into().map_err(|_| problem)
-}
-
-fn hex(encoded: &str) -> Result<[u8; BYTES], &'static str> {
-    let problem = "this is no hexadecimal of 32 bytes";
-    let bytes = HEXLOWER_PERMISSIVE.decode(encoded.as_bytes()).map_err(|_| problem)?;
-    bytes.try_into().map_err(|_| problem)
-}
-
-/// Nix writes the digits of the number whose least significant byte comes first, the most significant digit first.
-fn nix32(encoded: &str) -> Result<[u8; BYTES], &'static str> {
-    let problem = "this is no base 32 of Nix's of 32 bytes";
-    let mut bytes = [0u8; BYTES];
-    if encoded.len() != (BYTES * 8).div_ceil(5) {
-        return Err(problem);
-    }
-    for (place, character) in encoded.bytes().rev().enumerate() {
-        let digit = NIX32.iter().position(|known| *known == character).ok_or(problem)?;
-        for bit in (0..5).filter(|bit| digit & (1 << bit) != 0) {
-            let at = place * 5 + bit;
-            *bytes.get_mut(at / 8).ok_or(problem)? |= 1 << (at % 8);
-        }
-    }
-    Ok(bytes)
-}
-
 impl FromStr for NarHash {
     type Err = InvalidNarHash;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        any(text).map(Self).map_err(|problem| InvalidNarHash { text: format!("{:?}", shown(text)), problem })
+        forms::from_text(text)
+            .map(Self)
+            .map_err(|problem| InvalidNarHash { text: format!("{:?}", shown(text)), problem })
     }
 }
 
@@ -215,22 +165,22 @@ mod tests {
     #[test]
     fn texts_that_are_no_hash_are_refused() {
         let problem = |text: &str| text.parse::<NarHash>().expect_err(text).problem;
-        let no_base64 = "this is no canonical base 64 of 32 bytes";
-        assert_eq!(problem("sha256-x="), no_base64);
-        assert_eq!(problem("sha256-47DEQpj8HBSa+/TImW+5JA=="), no_base64);
-        assert_eq!(problem("sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFV="), no_base64, "spare bits");
+        let no_form = "it has a character or an end that its form has not";
+        assert_eq!(problem("sha256-x="), no_form);
+        assert_eq!(problem("sha256-47DEQpj8HBSa+/TImW+5JA=="), "it does not hold the 32 bytes of a SHA-256");
+        assert_eq!(problem("sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFV="), no_form, "spare bits");
         // Two texts, each with its own padding, of 8 and 24 bytes.
-        assert_eq!(problem("sha256-4/TIkm5NMpU=/DEQpj7777777777774HBSa777777777"), no_base64);
-        assert_eq!(problem(&format!("sha512-{BASE64_FORM}")), "it is of another algorithm");
-        assert_eq!(problem(&HEX_FORM.replace('e', "g")), "this is no hexadecimal of 32 bytes");
-        let no_base32 = "this is no base 32 of Nix's of 32 bytes";
-        assert_eq!(problem(&NIX32_FORM.replace("0m", "zm")), no_base32, "more than 256 bits");
-        assert_eq!(problem(&NIX32_FORM.replace('m', "e")), no_base32);
+        let midst = "sha256-4/TIkm5NMpU=/DEQpj7777777777774HBSa777777777";
+        assert_eq!(problem(midst), "it has '=' in its midst");
+        assert_eq!(problem(&format!("sha512-{BASE64_FORM}")), "it is no SHA-256");
+        assert_eq!(problem(&HEX_FORM.replace('e', "g")), no_form);
+        assert_eq!(problem(&NIX32_FORM.replace("0m", "zm")), no_form, "more than 256 bits");
+        assert_eq!(problem(&NIX32_FORM.replace('m', "e")), no_form);
         for text in ["", "sha256-", "sha256:", &format!(" {HEX_FORM}"), &HEX_FORM[1..]] {
             text.parse::<NarHash>().expect_err(text);
         }
         let error = "sha256-x=".parse::<NarHash>().expect_err("no hash").to_string();
-        assert!(error.starts_with("\"sha256-x=\" is no NAR hash: this is no canonical base 64"), "{error}");
+        assert!(error.starts_with("\"sha256-x=\" is no NAR hash: it has a character"), "{error}");
     }
 
     #[test]

@@ -8,21 +8,19 @@
 pub(crate) mod fake;
 mod kvm;
 
-use std::error::Error;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec, VcpuDump};
+use vm_model::{
+    Bytes, DiskTrouble, FailureKind, GuestPanic, InitialState, LinkState, MachineExit, MachineSpec, VcpuDump,
+};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
-use crate::host::InitialState;
+use crate::error::{Cause, LaunchFailure};
 
 pub(crate) use kvm::KvmEngine;
-
-/// A cause, whatever the engine calls it.
-pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
 /// Builds machines. Shared by all machine threads.
 pub(crate) trait Engine: Send + Sync {
@@ -49,6 +47,12 @@ pub(crate) struct BuildFailure {
     pub(crate) cause: Cause,
 }
 
+impl From<BuildFailure> for LaunchFailure {
+    fn from(failure: BuildFailure) -> Self {
+        Self::Build { kind: failure.kind, source: failure.cause }
+    }
+}
+
 /// One machine. Stays on its thread until it is turned into what remains of it.
 pub(crate) trait Machine {
     /// Its counters, to be read from any thread.
@@ -69,7 +73,20 @@ pub(crate) trait Machine {
 
     /// Ends its vCPUs if they still run. The answer is left to be dropped, on another thread: closing a machine
     /// takes long.
-    fn into_remains(self: Box<Self>) -> Box<dyn Send>;
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains>;
+}
+
+/// What is left of an ended machine.
+pub(crate) trait Remains: Send {
+    /// Waits until no I/O of it is in flight, at most until `deadline`.
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled>;
+}
+
+/// I/O of an ended machine is still in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// On which device.
+    pub(crate) device: String,
 }
 
 /// Who is asked what to do next while a machine runs.
@@ -83,11 +100,11 @@ pub(crate) trait Driver {
     /// The machine's event loop has something to serve; all of the above is told within a turn, or after the last one.
     fn turning(&mut self);
     /// It has served that.
-    fn turned(&mut self, turn: &Turn<'_>);
+    fn turned(&mut self, turn: &TurnReport<'_>);
 }
 
 /// One turn of a machine's event loop.
-pub(crate) struct Turn<'machine> {
+pub(crate) struct TurnReport<'machine> {
     /// How long it took.
     pub(crate) took: Duration,
     /// What took longest in it, whatever the engine calls that.
@@ -121,8 +138,8 @@ pub(crate) enum Flow {
     Kill,
 }
 
-/// What happens to a machine once, or once after each reset in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens to a machine, once after each start or reset in place unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Its first vCPU was about to run its first instruction.
     FirstEntry {
@@ -136,4 +153,6 @@ pub(crate) enum Event {
     },
     /// Its guest's kernel panicked.
     GuestPanicked(GuestPanic),
+    /// The host cannot carry out requests to a disk, or can again. As often as that is so.
+    DiskTrouble(Option<DiskTrouble>),
 }

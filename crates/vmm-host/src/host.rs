@@ -1,32 +1,34 @@
 //! The front door: machines in, handles out.
 
-use std::os::fd::OwnedFd;
+mod hosted_machines;
+mod reaper;
+mod watch_thread;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use vm_model::{MachineSpec, ResetPolicy, VmId};
+use vm_model::{MachineStatus, ThreadHealth, VmId};
 
-use crate::MachineStatus;
 use crate::console::{ConsoleLimits, ConsoleRecorder};
 use crate::containment::note_places_of_panics;
 use crate::counters::CountersCell;
 use crate::engine::{Engine, KvmEngine};
 use crate::error::{HostError, LaunchError, LaunchFailure};
 use crate::handle::{HandleParts, MachineHandle};
+use crate::handover::ToReaper;
 use crate::heartbeat::Heartbeat;
+use crate::launch::{LaunchOutcome, LaunchRequest};
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
-use crate::reaper::{REAPER_THREAD, ToReaper, start_reaper};
-use crate::registry::{HostCounts, Hosted, Refusal, Registry, Vitals};
-use crate::slow_turns::SlowTurns;
-use crate::standing_orders::StandingOrders;
-use crate::steward::Steward;
-use crate::watch_thread::{WATCH_THREAD, Watch};
+use hosted_machines::{Ending, HostRefusal, Hosted, HostedMachines, Vitals};
+use reaper::{REAPER_THREAD, start_reaper};
+use watch_thread::{WATCH_THREAD, WatchThread};
+
+pub use hosted_machines::HostCounts;
 
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -46,7 +48,7 @@ pub struct HostOptions {
     pub mailbox_capacity: usize,
     /// How much of each console is kept.
     pub console: ConsoleLimits,
-    /// How long a machine's thread may stand still with work to do until its status says that it is hung.
+    /// How long a machine's thread may stand still with work to do until it counts as hung.
     pub hung_after: Duration,
 }
 
@@ -61,30 +63,6 @@ impl Default for HostOptions {
             hung_after: Duration::from_secs(5),
         }
     }
-}
-
-/// Which machine to launch, and how.
-#[derive(Debug)]
-pub struct LaunchRequest {
-    /// Whose machine it is.
-    pub id: VmId,
-    /// What it is made of.
-    pub spec: MachineSpec<OwnedFd>,
-    /// Whether it runs at once.
-    pub initial: InitialState,
-    /// What its guest's resets do.
-    pub resets: ResetPolicy,
-}
-
-/// How a machine begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InitialState {
-    /// Its vCPUs run.
-    #[default]
-    Running,
-    /// Its vCPUs are parked before their first instruction.
-    Paused,
 }
 
 /// How a shutdown went.
@@ -102,11 +80,11 @@ pub struct ShutdownReport {
 pub struct VmmHost {
     engine: Arc<dyn Engine>,
     options: HostOptions,
-    registry: Arc<Registry>,
+    machines: Arc<HostedMachines>,
     /// Taken by the shutdown. Held for a clone or a take.
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
     /// Taken by the shutdown. Held for a take.
-    watch: Mutex<Option<Watch>>,
+    watch: Mutex<Option<WatchThread>>,
 }
 
 impl VmmHost {
@@ -122,13 +100,13 @@ impl VmmHost {
 
     pub(crate) fn with_engine(engine: Arc<dyn Engine>, options: HostOptions) -> Result<Self, HostError> {
         note_places_of_panics();
-        let registry = Arc::new(Registry::new(options.machine_limit));
+        let machines = Arc::new(HostedMachines::new(options.machine_limit));
         let reaper =
-            start_reaper(registry.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
-        let watch = Watch::start(registry.clone(), options.hung_after)
+            start_reaper(machines.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
+        let watch = WatchThread::start(machines.clone(), options.hung_after)
             .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
         let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
-        Ok(Self { engine, options, registry, reaper, watch })
+        Ok(Self { engine, options, machines, reaper, watch })
     }
 
     /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
@@ -148,19 +126,19 @@ impl VmmHost {
             Err(_) => return Err(LaunchError::Deadline { vm, deadline }),
         };
         if timeout(CLEAN_UP, handle.released()).await.is_err() {
-            tracing::error!(%vm, "a machine that could not be launched is not released yet");
+            tracing::error!(vm_id = %vm, "a machine that could not be launched is not released yet");
         }
         Err(LaunchError::Machine { vm, source: failure })
     }
 
     /// How many machines there are.
     pub fn counts(&self) -> HostCounts {
-        self.registry.counts()
+        self.machines.counts()
     }
 
     /// Takes no machine in any more and kills those there are. Waits for nothing; see [`VmmHost::shut_down`].
     pub fn kill_all(&self) {
-        drop(self.registry.close());
+        drop(self.machines.close());
     }
 
     /// Takes no machine in any more, kills those there are, and waits until they are released.
@@ -169,7 +147,7 @@ impl VmmHost {
     pub async fn shut_down(&self, deadline: Duration) -> ShutdownReport {
         let begun = Instant::now();
         let mut report = ShutdownReport::default();
-        for (id, mut released) in self.registry.close() {
+        for (id, mut released) in self.machines.close() {
             // A signal that is gone was dropped with everything else.
             let left = deadline.saturating_sub(begun.elapsed());
             match timeout(left, released.wait_for(|released| *released)).await {
@@ -201,13 +179,13 @@ impl VmmHost {
         request: LaunchRequest,
         requested: Instant,
     ) -> Result<(MachineHandle, UnderWay), LaunchError> {
-        let LaunchRequest { id, spec, initial, resets } = request;
-        let vm = id.clone();
+        let vm = request.id.clone();
         let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
         let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
             .map_err(|source| LaunchError::Mailbox { vm: vm.clone(), source })?;
         let (console, console_writer) = ConsoleRecorder::new(self.options.console);
         let (status, status_seen) = watch::channel(MachineStatus::booting());
+        let (health, health_seen) = watch::channel(ThreadHealth::default());
         let (release, released) = watch::channel(false);
         let (under_way, waiting) = oneshot::channel();
         let counters = Arc::new(CountersCell::default());
@@ -217,37 +195,28 @@ impl VmmHost {
             kill_switch: outbox.kill_switch(),
             status: status_seen.clone(),
             released: released.clone(),
-            vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
+            ending: Ending::default(),
+            vitals: Vitals { heartbeat: heartbeat.clone(), health, standstill: None },
         };
         let machine_thread = MachineThread {
-            id: id.clone(),
-            spec,
-            initial,
-            resets,
+            request,
+            requested,
             engine: self.engine.clone(),
             console: console_writer,
             counters: counters.clone(),
-            steward: Steward {
-                id: id.clone(),
-                inbox,
-                status,
-                heartbeat,
-                requested,
-                under_way: Some(under_way),
-                slow_turns: SlowTurns::default(),
-                last_command: None,
-                resets,
-                button: None,
-                orders: StandingOrders::default(),
-            },
+            inbox,
+            status,
+            heartbeat,
+            under_way,
             reaper,
             release,
         };
         self.spawn(machine_thread, hosted)?;
         let handle = MachineHandle::from_parts(HandleParts {
-            id,
+            id: vm,
             port: Box::new(outbox),
             status: status_seen,
+            health: health_seen,
             released,
             counters,
             console,
@@ -262,24 +231,27 @@ impl VmmHost {
     }
 
     fn spawn(&self, machine_thread: MachineThread, hosted: Hosted) -> Result<(), LaunchError> {
-        let vm = machine_thread.id.clone();
+        let vm = machine_thread.request.id.clone();
         let thread_name = thread_name(&vm);
-        let admitted = self.registry.admit(&vm, || {
+        let admitted = self.machines.admit(&vm, || {
             let builder = thread::Builder::new().name(thread_name.clone());
             let thread = builder.spawn(move || machine_thread.run())?;
             Ok(Hosted { thread: Some(thread), ..hosted })
         });
         admitted.map_err(|refusal| match refusal {
-            Refusal::Closed => LaunchError::ShuttingDown { vm },
-            Refusal::Taken => LaunchError::AlreadyHosted { vm },
-            Refusal::Full { limit } => LaunchError::Full { vm, limit },
-            Refusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
+            HostRefusal::Closed => LaunchError::ShuttingDown { vm },
+            HostRefusal::Taken => LaunchError::AlreadyHosted { vm },
+            HostRefusal::Unsettled { obstacle, waited } => {
+                LaunchError::Unsettled { vm, obstacle: obstacle.to_string(), waited }
+            }
+            HostRefusal::Full { limit } => LaunchError::Full { vm, limit },
+            HostRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
         })
     }
 }
 
 /// Resolves when a machine is under way, or with what kept it.
-type UnderWay = oneshot::Receiver<Result<(), LaunchFailure>>;
+type UnderWay = oneshot::Receiver<LaunchOutcome>;
 
 #[cfg(test)]
 mod tests;

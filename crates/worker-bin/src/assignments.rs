@@ -1,165 +1,219 @@
-//! The assignments file: read at start and whenever it changes.
+//! The assignments file: read at start, whenever it changes, and when the worker is told to.
 //!
 //! The file's directory is watched, not the file: editors and programs replace files by renaming. Because a file can
 //! also change where no watch sees it (behind a link, or in a directory that was replaced), it is looked at now and
-//! then as well. A content that cannot be used is logged once, and what was in force stays so.
+//! then as well. A content that cannot be used is logged once and shown in the status, and what was in force stays so.
+
+mod changes;
+mod file;
+mod state;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rustix::fs::OFlags;
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use anyhow::{Context, Result};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::AssignmentSet;
+use vm_model::{AssignmentSet, Timestamp};
 use worker::node::NodeMessage;
 
-/// Larger files are refused.
-const MAX_BYTES: u64 = 16 << 20;
+use self::changes::Changes;
+use self::file::Seen;
+pub(crate) use self::state::{SourceState, Verdict};
+
 /// A file that is being written is read when it has been quiet for so long.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often the file is looked at although nothing was heard of a change.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// An assignments file that is being watched.
-pub(crate) struct Watch {
-    file: PathBuf,
+/// An assignments file by its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AssignmentsFile {
+    path: PathBuf,
     directory: PathBuf,
     name: OsString,
-    /// `None` while the directory cannot be watched.
-    changes: Option<Changes>,
 }
 
-impl Watch {
-    /// Begins to watch `file`, which need not be there yet. Must be called on a runtime.
+impl AssignmentsFile {
+    /// The file at `path`, which need not be there.
     ///
     /// # Errors
-    /// It is no file, or its directory is not there.
-    pub(crate) fn start(file: PathBuf) -> Result<Self> {
-        let directory = match file.parent() {
+    /// The path can name no file.
+    pub(crate) fn at(path: &Path) -> Result<Self> {
+        let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             Some(_) | None => PathBuf::from("."),
         };
-        let name = file
+        let name = path
             .file_name()
             .with_context(|| {
-                format!("invalid assignments file {}: a file's name is accepted", file.display())
+                format!("invalid assignments file {}: a file's name is accepted", path.display())
             })?
             .to_owned();
-        let changes = Changes::of(&directory).with_context(|| {
-            format!("cannot watch the directory {} of the assignments file", directory.display())
-        })?;
-        if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            bail!("invalid assignments file {}: it is no regular file", file.display());
-        }
-        Ok(Self { file, directory, name, changes: Some(changes) })
+        Ok(Self { path: path.to_owned(), directory, name })
     }
 
-    /// Sends what the file says, now and after each change, until the receiver is gone.
-    pub(crate) async fn run(mut self, messages: mpsc::Sender<NodeMessage>) {
-        let mut last = Seen::Nothing;
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Reads assignments files and hands on what they say.
+pub(crate) struct Source {
+    /// The file to read. Each message, also one of the same file, has it read again.
+    requests: watch::Receiver<Option<AssignmentsFile>>,
+    messages: mpsc::Sender<NodeMessage>,
+    state: watch::Sender<SourceState>,
+}
+
+/// Why a file is not followed any further.
+enum Left {
+    ForAnother,
+    ForGood,
+}
+
+impl Source {
+    /// A source of the file in `requests`, that tells of itself in `state`.
+    pub(crate) fn new(
+        requests: watch::Receiver<Option<AssignmentsFile>>,
+        messages: mpsc::Sender<NodeMessage>,
+        state: watch::Sender<SourceState>,
+    ) -> Self {
+        Self { requests, messages, state }
+    }
+
+    /// Sends what the file says, now, after each change and at each request, until nobody receives or requests any more.
+    pub(crate) async fn run(mut self) {
         loop {
-            if self.changes.is_none() {
-                self.changes = Changes::of(&self.directory).ok();
-            }
-            let seen = self.look().await;
-            if seen != last {
-                match &seen {
-                    Seen::Nothing => warn!(file = %self.file.display(), "waiting for the assignments file"),
-                    Seen::Unusable(problem) => error!(error = problem, "the assignments were not taken"),
-                    Seen::Text(text) => match self.parse(text) {
-                        Ok(set) => {
-                            if send(&messages, set).await.is_err() {
-                                return;
-                            }
-                        }
-                        Err(problem) => {
-                            error!(error = format!("{problem:#}"), "the assignments were not taken");
-                        }
-                    },
+            let file = self.requests.borrow_and_update().clone();
+            let path = file.as_ref().map(|file| file.path.clone());
+            self.state.send_modify(|state| {
+                *state = SourceState { path, generation: state.generation, ..SourceState::default() };
+            });
+            let left = match file {
+                Some(file) => self.follow(&file).await,
+                None => {
+                    info!("no assignments file was given: VMs on record are kept as they were desired");
+                    // Both arms are cancel-safe.
+                    tokio::select! {
+                        request = self.requests.changed() => next_request(request),
+                        () = self.messages.closed() => Left::ForGood,
+                    }
                 }
-                last = seen;
+            };
+            match left {
+                Left::ForAnother => {}
+                Left::ForGood => return,
             }
-            // Losing the first arm loses news of changes at most, and the file is looked at anyway.
+        }
+    }
+
+    /// Follows `file` until another one is asked for.
+    async fn follow(&mut self, file: &AssignmentsFile) -> Left {
+        let mut changes = None;
+        let mut last = None;
+        loop {
+            if changes.is_none() {
+                changes = Changes::of(&file.directory).ok();
+            }
+            let seen = look(&file.path).await;
+            if let Seen::Text(_) = seen {
+                self.state.send_modify(|state| state.read_at = Some(Timestamp::now()));
+            }
+            if last.as_ref() != Some(&seen) {
+                if self.take(file, &seen).await.is_err() {
+                    return Left::ForGood;
+                }
+                last = Some(seen);
+            }
+            // Losing the first arm loses news of changes at most, and the file is looked at anyway; the others are
+            // cancel-safe.
             tokio::select! {
-                () = next_change(&mut self.changes, &self.name) => sleep(SETTLE).await,
+                () = next_change(&mut changes, &file.name) => sleep(SETTLE).await,
                 () = sleep(LOOK) => {}
-                () = messages.closed() => return,
+                request = self.requests.changed() => {
+                    if request.is_err() {
+                        return Left::ForGood;
+                    }
+                    if self.requests.borrow().as_ref() != Some(file) {
+                        return Left::ForAnother;
+                    }
+                    info!(file = %file.path.display(), "reading the assignments again");
+                    last = None;
+                }
+                () = self.messages.closed() => return Left::ForGood,
             }
         }
     }
 
-    /// What there is now.
-    async fn look(&self) -> Seen {
-        let file = self.file.clone();
-        // A disk or a network may take its time: not on the runtime's thread.
-        match spawn_blocking(move || read(&file)).await {
-            Ok(Ok(Some(text))) => Seen::Text(text),
-            Ok(Ok(None)) => Seen::Nothing,
-            Ok(Err(problem)) => Seen::Unusable(format!("{problem:#}")),
-            Err(lost) => Seen::Unusable(lost.to_string()),
+    /// Says what was seen and hands it on. Fails where nobody receives.
+    async fn take(&self, file: &AssignmentsFile, seen: &Seen) -> Result<(), ()> {
+        let path = file.path.display();
+        let verdict = match seen {
+            Seen::Missing(what) => {
+                warn!(file = %path, "waiting for the assignments: {what}");
+                Verdict::Missing(what.clone())
+            }
+            Seen::Unusable(problem) => {
+                error!(file = %path, error = %problem, "the assignments were not taken");
+                Verdict::Refused(problem.clone())
+            }
+            Seen::Text(text) => match AssignmentSet::parse(text) {
+                Ok(set) => return self.send(file, set).await,
+                Err(problem) => {
+                    error!(file = %path, error = %problem, "the assignments were not taken");
+                    Verdict::Refused(problem.to_string())
+                }
+            },
+        };
+        self.state.send_modify(|state| state.verdict = verdict);
+        Ok(())
+    }
+
+    /// Hands a desired state over and tells the verdict.
+    async fn send(&self, file: &AssignmentsFile, desired: AssignmentSet) -> Result<(), ()> {
+        let path = file.path.display();
+        let refused_entries = desired.refused.clone();
+        for entry in &refused_entries {
+            error!(vm_id = %entry.id, file = %path, error = %entry.problem, "an entry was refused; its VM stays as it is");
         }
-    }
-
-    fn parse(&self, text: &str) -> Result<AssignmentSet> {
-        serde_json::from_str(text).with_context(|| format!("invalid assignments in {}", self.file.display()))
+        let (answer, verdict) = oneshot::channel();
+        self.messages.send(NodeMessage::Assignment { desired, answer: Some(answer) }).await.map_err(drop)?;
+        match verdict.await.map_err(drop)? {
+            Ok(worker::node::Verdict { generation, held, .. }) => {
+                let verdict = match held {
+                    None => {
+                        info!(%generation, "assignments taken");
+                        Verdict::InForce
+                    }
+                    Some(_) => Verdict::Held,
+                };
+                self.state.send_modify(|state| {
+                    state.verdict = verdict;
+                    state.refused_entries = refused_entries;
+                    state.generation = Some(generation);
+                });
+            }
+            Err(refusal) => {
+                error!(file = %path, %refusal, "assignments refused");
+                self.state.send_modify(|state| state.verdict = Verdict::Refused(refusal.to_string()));
+            }
+        }
+        Ok(())
     }
 }
 
-/// What a look at the file has shown.
-#[derive(PartialEq, Eq)]
-enum Seen {
-    Nothing,
-    Unusable(String),
-    Text(String),
+fn next_request(request: Result<(), watch::error::RecvError>) -> Left {
+    if request.is_ok() { Left::ForAnother } else { Left::ForGood }
 }
 
-/// Hands a desired state over and logs the verdict.
-async fn send(messages: &mpsc::Sender<NodeMessage>, desired: AssignmentSet) -> Result<(), ()> {
-    let (answer, verdict) = oneshot::channel();
-    messages.send(NodeMessage::Assignment { desired, answer: Some(answer) }).await.map_err(drop)?;
-    match verdict.await.map_err(drop)? {
-        Ok(generation) => info!(%generation, "assignments taken"),
-        Err(refusal) => error!(%refusal, "assignments refused"),
-    }
-    Ok(())
-}
-
-/// The file's content; `None` where there is no file.
-fn read(file: &Path) -> Result<Option<String>> {
-    let opened = match open(file) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", file.display())),
-    };
-    let failed = || format!("cannot read {}", file.display());
-    if !opened.metadata().with_context(failed)?.is_file() {
-        bail!("cannot read {}: it is no regular file", file.display());
-    }
-    let mut text = String::new();
-    opened.take(MAX_BYTES + 1).read_to_string(&mut text).with_context(failed)?;
-    if text.len() as u64 > MAX_BYTES {
-        bail!("{} has more than {MAX_BYTES} bytes", file.display());
-    }
-    Ok(Some(text))
-}
-
-/// Opens without waiting for the other end of what turns out to be a pipe.
-fn open(file: &Path) -> std::io::Result<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    OpenOptions::new().read(true).custom_flags(flags).open(file)
+/// What there is now. A disk or a network may take its time: not on the runtime's thread.
+async fn look(path: &Path) -> Seen {
+    let path = path.to_owned();
+    spawn_blocking(move || file::look(&path)).await.unwrap_or_else(|lost| Seen::Unusable(lost.to_string()))
 }
 
 /// Returns when something happened to the entry `name`; never where nothing is watched.
@@ -175,133 +229,5 @@ async fn next_change(changes: &mut Option<Changes>, name: &OsStr) {
     }
 }
 
-/// Changes in a directory.
-struct Changes {
-    inotify: AsyncFd<OwnedFd>,
-}
-
-impl Changes {
-    fn of(directory: &Path) -> Result<Self> {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let flags =
-            WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MOVED_FROM;
-        inotify::add_watch(&inotify, directory, flags | WatchFlags::ONLYDIR)?;
-        #[expect(
-            deprecated,
-            reason = "its hazard is types that lie about their descriptor; an OwnedFd does not"
-        )]
-        let inotify = AsyncFd::with_interest(inotify, Interest::READABLE)?;
-        Ok(Self { inotify })
-    }
-
-    /// Returns when something happened to the entry `name`, or when events were lost.
-    async fn next(&self, name: &OsStr) -> Result<()> {
-        loop {
-            let mut ready = self.inotify.readable().await?;
-            if drain(self.inotify.get_ref(), name)? {
-                return Ok(());
-            }
-            ready.clear_ready();
-        }
-    }
-}
-
-/// Takes all waiting events; whether one concerns `name`.
-fn drain(inotify: &OwnedFd, name: &OsStr) -> Result<bool> {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(inotify, &mut buffer);
-    let mut concerned = false;
-    loop {
-        match reader.next() {
-            Ok(event) => {
-                let same = event.file_name().is_some_and(|entry| entry.to_bytes() == name.as_encoded_bytes());
-                concerned |= same || event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-                if event.events().contains(ReadFlags::IGNORED) {
-                    bail!("its directory is gone");
-                }
-            }
-            Err(Errno::WOULDBLOCK) => return Ok(concerned),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use tokio::time::timeout;
-    use vm_model::Generation;
-
-    use super::*;
-
-    async fn next(channel: &mut mpsc::Receiver<NodeMessage>) -> Option<Generation> {
-        let NodeMessage::Assignment { desired, answer } =
-            timeout(Duration::from_secs(10), channel.recv()).await.expect("in time").expect("open");
-        answer.expect("asked").send(Ok(Generation::new(1))).expect("awaited");
-        desired.generation
-    }
-
-    fn content(number: u32) -> String {
-        format!(r#"{{"generation": {number}, "vms": []}}"#)
-    }
-
-    #[tokio::test]
-    async fn changes_are_seen_however_the_file_is_written() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("vms.json");
-        let (messages, mut channel) = mpsc::channel(1);
-        let watching = tokio::spawn(Watch::start(file.clone()).expect("watched").run(messages));
-
-        fs::write(&file, content(1)).expect("created");
-        assert_eq!(next(&mut channel).await, Some(Generation::new(1)));
-        fs::write(&file, "{ half").expect("damaged");
-        fs::write(directory.path().join("other"), "x").expect("written");
-        fs::write(directory.path().join("new"), content(2)).expect("written");
-        fs::rename(directory.path().join("new"), &file).expect("replaced");
-        assert_eq!(next(&mut channel).await, Some(Generation::new(2)));
-
-        drop(channel);
-        timeout(Duration::from_secs(10), watching).await.expect("ends").expect("whole");
-    }
-
-    #[tokio::test]
-    async fn a_change_behind_a_link_and_in_a_new_directory_is_seen() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (inner, outer) = (directory.path().join("inner"), directory.path().join("outer"));
-        fs::create_dir(&outer).expect("created");
-        fs::write(&inner, content(1)).expect("written");
-        std::os::unix::fs::symlink(&inner, outer.join("vms.json")).expect("linked");
-        let (messages, mut channel) = mpsc::channel(1);
-        let watching = tokio::spawn(Watch::start(outer.join("vms.json")).expect("watched").run(messages));
-        assert_eq!(next(&mut channel).await, Some(Generation::new(1)));
-        fs::write(&inner, content(2)).expect("written");
-        assert_eq!(next(&mut channel).await, Some(Generation::new(2)));
-        fs::remove_dir_all(&outer).expect("removed");
-        fs::create_dir(&outer).expect("created again");
-        fs::write(outer.join("vms.json"), content(3)).expect("written");
-        assert_eq!(next(&mut channel).await, Some(Generation::new(3)));
-        drop(channel);
-        timeout(Duration::from_secs(10), watching).await.expect("ends").expect("whole");
-    }
-
-    #[tokio::test]
-    async fn what_can_never_be_an_assignments_file_is_refused_at_once() {
-        let refused = |path: PathBuf| format!("{:#}", Watch::start(path).err().expect("refused"));
-        assert!(refused("/nonexistent/vms.json".into()).contains("/nonexistent"));
-        let directory = tempfile::tempdir().expect("a directory");
-        assert!(refused(directory.path().to_owned()).contains("no regular file"));
-        assert!(refused("..".into()).contains("a file's name"));
-    }
-
-    #[test]
-    fn a_pipe_in_the_place_of_the_file_keeps_nobody_waiting() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let pipe = directory.path().join("vms.json");
-        let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("made");
-        let error = read(&pipe).expect_err("refused");
-        assert!(error.to_string().contains("no regular file"), "{error}");
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 69 no wor
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run the worker in the foreground until SIGTERM or SIGINT, which stop its guests
+    /// Run the worker in the foreground until SIGTERM or SIGINT, which stop its guests; SIGHUP has files read again
     Run(RunFlags),
     #[command(flatten)]
     Client(ClientVerb),
@@ -89,6 +89,12 @@ pub(crate) enum ClientVerb {
         /// Print only the last lines
         #[arg(long, value_name = "COUNT")]
         tail: Option<usize>,
+    },
+    /// Show how the worker itself is: its assignments, and what is not as it should be
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -1,32 +1,77 @@
 //! The verbs that speak with a running worker. Answers go to standard output, everything else to standard error.
 
+mod amounts;
+mod details;
+mod list;
+mod natural_order;
+mod notes;
 mod table;
 
-use std::io::{ErrorKind, IsTerminal, Write, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 
-use admin::{AdminClient, SOCKET_NAME, VmView};
+use admin::{AdminClient, ClientError, SOCKET_NAME, StatusView, VmView};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Builder;
+use vm_model::Timestamp;
 
+use self::details::details;
+use self::list::list;
+use self::natural_order::natural_order;
+use self::notes::{notes, notes_of, status_lines};
 use crate::cli::ClientVerb;
 use crate::settings::runtime_dir;
-use table::Table;
 
 /// Carries out `verb`.
 pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Result<()> {
     let client = AdminClient::new(runtime_dir(runtime_directory).join(SOCKET_NAME));
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
+        let now = Timestamp::now();
         match verb {
-            ClientVerb::Ls { json: true } => print_json(&client.list_vms().await?),
-            ClientVerb::Ls { json: false } => print(&list(&client.list_vms().await?)),
+            ClientVerb::Ls { json } => {
+                let vms = vms_in_order(&client).await?;
+                let noted = noted(&client, notes).await;
+                if *json {
+                    // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
+                    say(&notes::lines(&noted));
+                    return print_json(&vms);
+                }
+                print(&format!("{}{}", list(&vms, now), notes::lines(&noted)))
+            }
             ClientVerb::Inspect { id, json: true } => print_json(&client.get_vm(id).await?),
-            ClientVerb::Inspect { id, json: false } => print(&details(&client.get_vm(id).await?)),
+            ClientVerb::Inspect { id, json: false } => {
+                let vm = client.get_vm(id).await?;
+                let noted = noted(&client, |status| notes_of(status, id)).await;
+                print(&format!("{}{}", details(&vm, now), notes::lines(&noted)))
+            }
             ClientVerb::Logs { id, tail } => print_console(&client.get_console(id).await?, *tail),
+            ClientVerb::Status { json: true } => print_json(&client.get_status().await?),
+            ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
         }
     })
+}
+
+async fn vms_in_order(client: &AdminClient) -> Result<Vec<VmView>, ClientError> {
+    let mut vms = client.list_vms().await?;
+    vms.sort_by(|one, other| natural_order(one.id.as_str(), other.id.as_str()));
+    Ok(vms)
+}
+
+/// What `choose` finds worth noting in the worker's status. An answer does not fail for want of notes.
+async fn noted(client: &AdminClient, choose: impl FnOnce(&StatusView) -> Vec<String>) -> Vec<String> {
+    match client.get_status().await {
+        Ok(status) => choose(&status),
+        // An older worker has none to tell.
+        Err(ClientError::Refused { not_found: true, .. }) => Vec::new(),
+        Err(problem) => vec![format!("how the worker itself is could not be learned: {problem}")],
+    }
+}
+
+/// Says something beside the answer. Nobody need hear it.
+fn say(text: &str) {
+    let _ = stderr().write_all(text.as_bytes());
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
@@ -55,84 +100,6 @@ fn without_control(text: &str) -> String {
     text.chars().filter(|character| matches!(character, '\n' | '\t') || !character.is_control()).collect()
 }
 
-/// What may stand in a line: what guests and artifacts had a hand in must neither command a terminal nor look like
-/// another line.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() || is_format(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// Whether a character has no form of its own but changes that of others (Unicode, directional formatting and
-/// separators of lines).
-fn is_format(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
-fn list(vms: &[VmView]) -> String {
-    let mut table = Table::new(["ID", "PHASE", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "REASON"]);
-    for vm in vms {
-        // What was sampled of a machine that is gone says nothing of now, and neither does what was overcome.
-        let metrics = vm.metrics.filter(|_| matches!(vm.phase.as_str(), "running" | "paused" | "stopping"));
-        let reason = vm.reason.as_ref().filter(|_| matches!(vm.phase.as_str(), "failed" | "restarting"));
-        table.row([
-            vm.id.to_string(),
-            vm.phase.clone(),
-            vm.address.map_or_else(String::new, |address| address.to_string()),
-            metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)),
-            metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)),
-            vm.restarts.to_string(),
-            reason.map_or_else(String::new, |reason| reason.message.clone()),
-        ]);
-    }
-    table.to_string()
-}
-
-fn details(vm: &VmView) -> String {
-    let mut table = Table::without_heading();
-    let mut add = |name: &str, value: String| table.row([name.to_owned(), value]);
-    add("id", vm.id.to_string());
-    add("phase", vm.phase.clone());
-    if let Some(reason) = &vm.reason {
-        add("reason", reason.message.clone());
-    }
-    add("store path", vm.store_path.display().to_string());
-    add("hash", vm.hash.clone());
-    add("generation", vm.generation.to_string());
-    add("address", vm.address.map_or_else(|| "none".to_owned(), |address| address.to_string()));
-    add("mac", vm.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string()));
-    add("tap", vm.tap.clone().unwrap_or_else(|| "none".to_owned()));
-    add("restarts", vm.restarts.to_string());
-    add("resets in place", vm.resets.to_string());
-    for warning in &vm.warnings {
-        add("warning", warning.clone());
-    }
-    for path in &vm.unverified {
-        add("unverified", path.display().to_string());
-    }
-    if let Some(metrics) = vm.metrics {
-        add("cpu", format!("{:.1} % of one core", metrics.cpu_percent));
-        add("memory", format!("{} of {} MiB", metrics.memory_mb, metrics.memory_size_bytes >> 20));
-        if let Some(balloon) = metrics.balloon {
-            let (actual, target) = (balloon.actual_bytes >> 20, balloon.target_bytes >> 20);
-            add("balloon", format!("{actual} of {target} MiB given up"));
-        }
-        add("network", format!("{} B in, {} B out", metrics.network_rx_bytes, metrics.network_tx_bytes));
-        add("disk", format!("{} B read, {} B written", metrics.disk_read_bytes, metrics.disk_write_bytes));
-    }
-    if let Some(reason) = vm.reason.as_ref().filter(|reason| !reason.console_tail.is_empty()) {
-        let lines: Vec<String> = reason.console_tail.iter().map(|line| printable(line)).collect();
-        return format!("{table}last console lines:\n  {}\n", lines.join("\n  "));
-    }
-    table.to_string()
-}
-
 /// The last `count` lines of `text`; all of it where no count is given.
 fn last_lines(text: &str, count: Option<usize>) -> String {
     let Some(count) = count else { return text.to_owned() };
@@ -142,6 +109,8 @@ fn last_lines(text: &str, count: Option<usize>) -> String {
 }
 
 #[cfg(test)]
+mod rendering_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -150,13 +119,6 @@ mod tests {
         assert_eq!(last_lines("a\nb\nc", Some(2)), "b\nc\n");
         assert_eq!(last_lines("a\nb\nc", Some(9)), "a\nb\nc\n");
         assert_eq!(last_lines("a\nb\nc", None), "a\nb\nc");
-    }
-
-    #[test]
-    fn what_stands_in_a_line_stays_in_it() {
-        let mut table = Table::new(["REASON"]);
-        table.row(["disk \"a\nb\x1b[2J\u{9b}1m\u{202e}x\" é".to_owned()]);
-        assert_eq!(table.to_string(), "REASON\ndisk \"a\\nb\\u{1b}[2J\\u{9b}1m\\u{202e}x\" é\n");
     }
 
     #[test]

@@ -1,17 +1,57 @@
 //! The log: on standard error, for people or for programs.
+//!
+//! Nobody who logs ever waits for the log or fails because of it. Lines go into a bounded queue, and one thread writes
+//! them; what does not fit, or cannot be written, is dropped and counted ([`dropped`]), and the count is logged when there
+//! is room. Standard error may be closed, full, a pipe that nobody reads, or a slow terminal.
+//!
+//! There is one log a process, because there is one standard error and one panic hook.
 
+mod fields;
+mod queue;
+mod sink;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
+use std::io::{self, IsTerminal, Write, stderr};
+use std::panic::{self, PanicHookInfo};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
+use self::fields::PrintableFields;
+use self::queue::Queue;
+use self::sink::Sink;
 use crate::cli::LogFormat;
+use crate::printable::{is_disguise, printable_lines};
 
 /// The environment variable that chooses what is logged, in the form `info,worker=debug`.
 const FILTER: &str = "PROCURATOR_LOG";
+/// How long the end of the program waits for lines that are still to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// Starts logging.
+/// What waits to be written, once [`open`] was called.
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+
+/// Starts the thread that writes, and sends what panics say the same way. Called before any other thread is started.
+///
+/// # Errors
+/// The host refuses a thread.
+pub(crate) fn open() -> Result<()> {
+    let queue = Arc::clone(QUEUE.get_or_init(Arc::default));
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || write_lines(&queue))
+        .context("cannot start the thread that writes the log")?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Starts logging in `format`. Until then only [`say`] is written.
 ///
 /// # Errors
 /// The environment asks for what makes no sense.
@@ -24,10 +64,162 @@ pub(crate) fn start(format: LogFormat) -> Result<()> {
     let filter = EnvFilter::try_new(&wanted).with_context(|| {
         format!("invalid {FILTER}={wanted:?}: directives like info,worker=debug are accepted")
     })?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = Colours::wanted(stderr().is_terminal(), |name| env::var(name).ok());
+    // What the subscriber itself has to say would go to standard error past the queue.
+    let builder = fmt().with_env_filter(filter).log_internal_errors(false);
     match format {
-        LogFormat::Human => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Human => builder
+            .with_target(false)
+            .with_ansi(colours == Colours::Used)
+            .fmt_fields(PrintableFields)
+            .with_writer(|| Line { escape: Escape::Done })
+            .init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_writer(|| Line { escape: Escape::Json }).init();
+        }
     }
     Ok(())
+}
+
+/// How many lines were lost: dropped because too many waited, or refused by standard error.
+pub(crate) fn dropped() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.dropped())
+}
+
+/// Says `text` on standard error whatever is logged: the last words of a program. Failures are of no interest to anybody.
+pub(crate) fn say(text: &str) {
+    let line = format!("procurator-worker: {}\n", printable_lines(text)).into_bytes();
+    match QUEUE.get() {
+        Some(queue) => queue.push(line),
+        None => drop(stderr().write_all(&line)),
+    }
+}
+
+/// Waits a moment for what is still to be written. What the log does not take by then is lost.
+pub(crate) fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(LAST_LINES);
+    }
+}
+
+/// The thread that writes.
+fn write_lines(queue: &Queue) {
+    let mut sink = Sink::new(stderr());
+    loop {
+        let line = queue.next();
+        let outcome = sink.write_line(&line);
+        if let Some(count) = queue.done(outcome) {
+            warn!(count, "log lines were dropped: standard error did not take them in time");
+        }
+    }
+}
+
+/// Takes the place of the standard hook, which writes to standard error itself and waits for it.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let current = thread::current();
+    let name = current.name().unwrap_or("without a name");
+    let message = info.payload_as_str().unwrap_or("its payload is no text");
+    let place = info.location().map_or_else(String::new, ToString::to_string);
+    let trace = Backtrace::capture();
+    let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+    if tracing::dispatcher::has_been_set() {
+        error!(thread = name, place, backtrace = trace, "panic: {message}");
+    } else {
+        say(&format!("panic on thread {name} at {place}: {message}\n{}", trace.unwrap_or_default()));
+    }
+}
+
+/// Whether lines are coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Colours {
+    Used,
+    Unused,
+}
+
+impl Colours {
+    /// On a terminal that knows them, unless `NO_COLOR` says otherwise (<https://no-color.org>).
+    fn wanted(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
+        let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = variable("TERM").is_some_and(|value| value == "dumb");
+        if is_terminal && !refused && !dumb { Self::Used } else { Self::Unused }
+    }
+}
+
+/// Takes one formatted line at a time.
+struct Line {
+    escape: Escape,
+}
+
+/// What is left to escape in a formatted line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    /// Nothing: its fields are escaped.
+    Done,
+    /// What JSON lets stand in a text.
+    Json,
+}
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(queue) = QUEUE.get() {
+            queue.push(match self.escape {
+                Escape::Done => line.to_vec(),
+                Escape::Json => json_escaped(line),
+            });
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A line of JSON in which no character changes the look of others. They stand in texts only, but for the line's end.
+fn json_escaped(line: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(line);
+    if !text.trim_end_matches('\n').contains(is_disguise) {
+        return line.to_vec();
+    }
+    let mut escaped = String::with_capacity(text.len());
+    let mut units = [0; 2];
+    for character in text.chars() {
+        if is_disguise(character) && character != '\n' {
+            for unit in character.encode_utf16(&mut units) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_users_want_them() {
+        let wanted = |is_terminal, name: &'static str, value: &'static str| {
+            Colours::wanted(is_terminal, |asked| (asked == name).then(|| value.to_owned()))
+        };
+        assert_eq!(wanted(true, "TERM", "xterm"), Colours::Used);
+        assert_eq!(wanted(true, "NO_COLOR", ""), Colours::Used);
+        for (is_terminal, name, value) in
+            [(false, "TERM", "xterm"), (true, "NO_COLOR", "1"), (true, "TERM", "dumb")]
+        {
+            assert_eq!(wanted(is_terminal, name, value), Colours::Unused, "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn escaped_json_says_the_same() {
+        let said = "a\u{202e}b\u{9b}c\u{e0041}é";
+        let line = format!("{}\n", serde_json::json!({ "message": said }));
+        let escaped = String::from_utf8(json_escaped(line.as_bytes())).expect("text");
+        assert!(!escaped.trim_end().contains(is_disguise) && escaped.ends_with("}\n"), "{escaped}");
+        let read: serde_json::Value = serde_json::from_str(&escaped).expect("still JSON");
+        assert_eq!(read["message"], said);
+    }
 }

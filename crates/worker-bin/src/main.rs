@@ -7,8 +7,14 @@ mod assignments;
 mod cli;
 mod client;
 mod daemon;
+mod descriptors;
 mod logging;
+mod notifier;
+mod printable;
+mod reload;
 mod settings;
+mod signals;
+mod status;
 
 use std::process::ExitCode;
 
@@ -25,14 +31,16 @@ fn main() -> ExitCode {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("procurator-worker: {error:#}");
+            logging::say(&format!("{error:#}"));
             let unreachable = error
                 .downcast_ref::<admin::ClientError>()
                 .is_some_and(|error| matches!(error, admin::ClientError::Unreachable { .. }));
             if unreachable { ExitCode::from(UNREACHABLE) } else { ExitCode::FAILURE }
         }
-    }
+    };
+    logging::finish();
+    code
 }

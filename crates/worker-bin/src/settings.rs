@@ -2,6 +2,8 @@
 //!
 //! `docs/configuration.md` describes every key.
 
+mod changes;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
+pub(crate) use self::changes::needing_restart;
 use crate::cli::{LogFormat, RunFlags};
 
 const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
@@ -38,6 +41,7 @@ struct File {
     hash_verification: Option<Verification>,
     auto_restart: Option<bool>,
     stop_timeout_seconds: Option<u64>,
+    removal_grace_seconds: Option<u64>,
     metrics_poll_interval_seconds: Option<u64>,
     network: Network,
     limits: Limits,
@@ -87,6 +91,7 @@ pub(crate) fn key(setting: &str) -> &str {
         "network_bridge" => "network.bridge",
         "vm_subnet_base" => "network.subnet",
         "metrics_poll_interval" => "metrics_poll_interval_seconds",
+        "removal_grace" => "removal_grace_seconds",
         "memory_overcommit" => "limits.memory_overcommit_ratio",
         same => same,
     }
@@ -140,6 +145,13 @@ impl Settings {
                 Some(false) => VhostNet::Off,
             },
             stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
+            removal_grace: match file.removal_grace_seconds {
+                None => defaults.removal_grace,
+                Some(value @ 0..=31_536_000) => Duration::from_secs(value),
+                Some(value) => {
+                    bail!("invalid removal_grace_seconds = {value}: 0 to 31536000 (a year) is accepted")
+                }
+            },
             memory_overcommit: match file.limits.memory_overcommit_ratio {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,
@@ -248,6 +260,15 @@ mod tests {
         assert!(refused("brigde = 'x'").contains("brigde"));
         assert!(refused("stop_timeout_seconds = 0").contains("stop_timeout_seconds = 0: 1 to 86400"));
         assert!(refused("state_dir = 'here'").contains("absolute"));
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_by_its_key() {
+        let settings = |text: &str| merged(flags(), text).expect("valid");
+        let before = settings("assignments = '/a'");
+        let after = settings("assignments = '/b'\nauto_restart = false\n[network]\nsubnet = '10.9.0.0/16'");
+        assert_eq!(needing_restart(&before, &after), ["auto_restart", "network.subnet"]);
+        assert!(needing_restart(&before, &settings("assignments = '/b'")).is_empty());
     }
 
     #[test]

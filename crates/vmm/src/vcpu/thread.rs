@@ -150,7 +150,7 @@ fn tell_where(vcpu: &Vcpu, end: &MachineExit, context: &VcpuContext) {
         return;
     };
     tracing::warn!(
-        machine = context.name,
+        vm_id = context.name,
         vcpu = vcpu.index(),
         rip = format_args!("{:#x}", general.rip),
         rsp = format_args!("{:#x}", general.rsp),

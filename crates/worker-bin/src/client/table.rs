@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::printable;
+use crate::printable::printable;
 
 /// Rows of equal length, shown with aligned columns.
 #[derive(Debug, Default)]
@@ -58,5 +58,12 @@ mod tests {
         table.row(["web-1".to_owned(), "running".to_owned()]);
         table.row(["a".to_owned(), String::new()]);
         assert_eq!(table.to_string(), "ID     PHASE\nweb-1  running\na\n");
+    }
+
+    #[test]
+    fn what_stands_in_a_line_stays_in_it() {
+        let mut table = Table::new(["REASON"]);
+        table.row(["disk \"a\nb\x1b[2J\u{9b}1m\u{202e}x\" é".to_owned()]);
+        assert_eq!(table.to_string(), "REASON\ndisk \"a\\nb\\u{1b}[2J\\u{9b}1m\\u{202e}x\" é\n");
     }
 }

@@ -78,7 +78,12 @@ impl Bench {
 
     /// The program at work.
     pub(crate) fn start(&self) -> Daemon<'_> {
-        let child = self.command().spawn().expect("started");
+        self.start_with(self.command())
+    }
+
+    /// The program at work, started with `command`.
+    pub(crate) fn start_with(&self, mut command: Command) -> Daemon<'_> {
+        let child = command.spawn().expect("started");
         let mut daemon = Daemon { bench: self, child };
         self.until("it answers", || {
             let ended = daemon.child.try_wait().expect("it is ours");
@@ -105,6 +110,12 @@ impl Bench {
     /// Each VM's phase, by order of their names.
     pub(crate) fn phases(&self) -> Vec<String> {
         self.vms().iter().map(|vm| format!("{} {}", text(&vm["id"]), text(&vm["phase"]))).collect()
+    }
+
+    /// The worker's status.
+    pub(crate) fn status(&self) -> Value {
+        let output = self.client(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -140,6 +151,10 @@ pub(crate) struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it is there");
     }

@@ -1,6 +1,10 @@
 //! The program itself, run as it is on real KVM in namespaces of its own with tiny guests: how it starts, refuses,
 //! ends and comes back.
 
+mod assignments;
 mod bench;
+mod clients;
 mod refusals;
 mod running;
+mod signals;
+mod standard_error;

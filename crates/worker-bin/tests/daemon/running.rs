@@ -79,33 +79,3 @@ fn a_second_signal_does_not_wait_for_guests() {
         assert_eq!(links(), ["lo"]);
     });
 }
-
-#[test]
-fn assignments_that_make_no_sense_are_told_with_their_place_and_change_nothing() {
-    isolated(|bench| {
-        let vm = bench.vm("a", &TinyGuest::idle());
-        bench.assign(std::slice::from_ref(&vm));
-        let _daemon = bench.start();
-        bench.until("it runs", || bench.phases() == ["a running"]);
-        let long = "x".repeat(64);
-        let set = |key: &str, value: &str| {
-            let mut vm = vm.clone();
-            vm[key] = value.into();
-            format!("{{\"vms\": [\n{vm}]}}")
-        };
-        for (text, words) in [
-            (set("id", &long), ["longer than 63 bytes", "line 2"]),
-            (set("id", "../x"), ["../x", "DNS label"]),
-            (set("desired", "on"), ["`on`", "`running`, `paused`, `stopped`"]),
-            (set("sotre", "x"), ["`sotre`", "store_path"]),
-            (format!("{{\"vms\": [{vm}, {vm}]}}"), ["VM a is listed more than once", "refused"]),
-        ] {
-            bench.assign_text(&text);
-            bench.until(&format!("{words:?} is told"), || {
-                bench.log().lines().any(|line| words.iter().all(|word| line.contains(word)))
-            });
-        }
-        assert!(bench.log().contains("vms.json"));
-        assert_eq!(bench.phases(), ["a running"]);
-    });
-}

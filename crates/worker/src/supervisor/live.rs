@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
-use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, StopMethod, VmId};
+use vm_model::{
+    Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod,
+    ThreadHealth, VmId,
+};
 use vmm_host::console::PANIC_LINES;
 use vmm_host::{
-    CommandError, InitialState, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, MachineStatus,
-    StopError, StopPolicy,
+    CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
 
 use super::context::HostContext;
 use super::ending::classify;
 use super::news::{Boots, News};
-use super::policy::RunEnd;
+use super::policy::RunOutcome;
 use super::prepare::Prepared;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
@@ -32,9 +34,10 @@ const END: Duration = Duration::from_secs(20);
 pub(super) struct LiveMachine {
     handle: MachineHandle,
     status: watch::Receiver<MachineStatus>,
+    health: watch::Receiver<ThreadHealth>,
     nics: Vec<VmNic>,
     /// Its part of the host's memory, given back with it.
-    _share: Share,
+    share: Share,
     /// Launched, or made anew in place as far as that was noticed.
     booted: Instant,
     /// As noticed last.
@@ -49,18 +52,18 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, takings, resets, .. } = prepared;
+    let Prepared { spec, share, kernel, nics, acquired, resets, .. } = prepared;
     match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial, resets }).await {
         Ok(handle) => {
-            let status = handle.status();
+            let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
             let booted = Instant::now();
-            Ok(LiveMachine { handle, status, nics, _share: share, booted, seen, console_seen: 0 })
+            Ok(LiveMachine { handle, status, health, nics, share, booted, seen, console_seen: 0 })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
             detach(context, id, &nics).await;
-            takings.give_back_from_task(context, id, &failure).await;
+            acquired.give_back_from_task(context, id).await;
             Err(failure)
         }
     }
@@ -68,7 +71,7 @@ pub(super) async fn boot(
 
 fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
     if let LaunchError::Machine { source: LaunchFailure::Ended(exit), .. } = problem
-        && let RunEnd::Failed(reason) = classify(exit.clone(), None, &[])
+        && let RunOutcome::Failed(reason) = classify(exit.clone(), None, &[])
     {
         return reason;
     }
@@ -95,16 +98,21 @@ impl LiveMachine {
         self.handle.clone()
     }
 
-    /// Returns when the machine's status has changed. Cancel-safe.
+    /// Returns when the machine's status, or the health of its thread, has changed. Cancel-safe.
     pub(super) async fn changed(&mut self) {
-        // An error is a thread that is gone, which is its end: see `exit`.
-        let _ = self.status.changed().await;
+        // Both arms only wait, so losing either loses nothing.
+        tokio::select! {
+            // An error is a thread that is gone, which is its end: see `exit`.
+            _ = self.status.changed() => {}
+            // Who watches it may be gone first, which is no news of the machine.
+            Ok(()) = self.health.changed() => {}
+        }
     }
 
     /// How it ended, if it has.
     pub(super) fn exit(&self) -> Option<MachineExit> {
         let is_gone = self.status.has_changed().is_err();
-        let exit = self.status.borrow().exit.clone();
+        let exit = self.status.borrow().phase.exit().cloned();
         exit.or_else(|| {
             is_gone.then(|| MachineExit::Failed("the machine's thread ended without a word".to_owned()))
         })
@@ -117,7 +125,7 @@ impl LiveMachine {
 
     /// What it did since this was asked last.
     pub(super) fn news(&mut self) -> News {
-        let news = News::of(&self.status.borrow(), &mut self.seen);
+        let news = News::of(&self.status.borrow(), *self.health.borrow(), &mut self.seen);
         if news.boots.resets.total() > 0 {
             self.booted = Instant::now();
         }
@@ -154,14 +162,21 @@ impl LiveMachine {
         self.handle.stop(StopPolicy { power_button, kill: END }).await.map(|report| report.method)
     }
 
-    /// Waits until all that the ended machine held is given back, and detaches its interfaces.
-    pub(super) async fn tear_down(self, context: &HostContext) {
+    /// How much of the host's memory it was promised.
+    pub(super) fn memory(&self) -> Bytes {
+        self.share.memory()
+    }
+
+    /// Waits until all that the ended machine held is given back, and detaches its interfaces. What is left is its share of
+    /// the host's memory.
+    pub(super) async fn tear_down(self, context: &HostContext) -> Share {
         let id = self.handle.id();
         if timeout(END, self.handle.released()).await.is_err() {
             error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
         }
         detach(context, id, &self.nics).await;
         self.keep_console(context).await;
+        self.share
     }
 
     /// Keeps what the guest wrote for whoever asks after the worker is gone too.

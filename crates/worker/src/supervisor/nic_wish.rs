@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use ipam::AllocationError;
-use nix_artifacts::NicRequest;
+use nix_artifacts::{CONFIG_NAME, NicRequest};
 use thiserror::Error;
-use vm_model::FailureReason;
+use vm_model::{Assignment, FailureReason};
 
 use crate::failure::reason;
 use crate::records::LeaseError;
@@ -23,9 +23,14 @@ struct UnmetWish {
     problem: LeaseError,
 }
 
-/// The reason for which the interface at `index` of the description `file` has no lease.
-pub(super) fn unmet(file: PathBuf, index: usize, request: &NicRequest, problem: LeaseError) -> FailureReason {
-    let kind = problem.kind();
+/// The reason for which the interface at `index` of the description of `assignment` has no lease.
+pub(super) fn unmet(
+    assignment: &Assignment,
+    index: usize,
+    request: &NicRequest,
+    problem: LeaseError,
+) -> FailureReason {
+    let (kind, file) = (problem.kind(), assignment.store_path.join(CONFIG_NAME));
     match wish(request, &problem) {
         Some((key, value, accepted)) => {
             reason(kind, &UnmetWish { file, index, key, value, accepted, problem })
@@ -82,7 +87,7 @@ mod tests {
             options: vm_model::NicOptions::default(),
         };
         let problem = LeaseError::from(problem.expect_err("it is refused"));
-        unmet("/nix/store/x/vm-config.json".into(), 1, &request, problem)
+        unmet(&Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), 1, &request, problem)
     }
 
     #[test]

@@ -33,7 +33,11 @@ fn verify_path(
     expected: &NarHash,
     given_up: &GivenUp,
 ) -> Result<(), FailureReason> {
-    let identity = context.roots.identify(path).map_err(|problem| reason(problem.kind(), &problem))?;
+    let identity = context.roots.identify(path).map_err(|problem| FailureReason {
+        // It may come back.
+        transient: problem.is_missing(),
+        ..reason(problem.kind(), &problem)
+    })?;
     // In one form, in whichever it was assigned.
     let text = expected.to_string();
     if context.verified.knows(path, &text, &identity) {
@@ -54,7 +58,10 @@ fn hash(
 ) -> Result<PathIdentity, FailureReason> {
     verify_hash(&context.roots, path, expected, &mut |_| given_up.flow())
         .map(|verified| verified.identity)
-        .map_err(|problem| reason(problem.kind(), &problem))
+        .map_err(|problem| FailureReason {
+            transient: problem.is_missing(),
+            ..reason(problem.kind(), &problem)
+        })
 }
 
 fn parse_hash(text: &str) -> Result<NarHash, FailureReason> {

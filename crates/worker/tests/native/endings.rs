@@ -18,7 +18,7 @@ fn a_guest_that_switches_itself_off_is_stopped_and_stays_so() {
         let info = await_vm(&manager, &id, "off", |info| info.status == VmStatus::Stopped);
         assert_eq!((info.restarts, info.failures), (0, 0));
         assert_eq!(console(&manager, &id), "hello\n");
-        assert_eq!(links().iter().filter(|link| link.starts_with("vt")).count(), 0);
+        assert_eq!(links().iter().filter(|link| link.starts_with("pw-")).count(), 0);
         manager.start_vm(&id).expect("starts once more");
         await_vm(&manager, &id, "off again", |info| info.status == VmStatus::Stopped);
     });
@@ -92,7 +92,7 @@ fn a_guest_that_resets_itself_keeps_its_machine() {
         let metrics = manager.get_vm_metrics(&id).expect("sampled");
         assert!(metrics.disk_write_bytes <= 4 * 512, "{metrics:?}");
         manager.stop_vm(&id).expect("stops");
-        let own = bench.config().vm_artifacts_dir.join("reborn/disk0.img");
+        let own = bench.path().join("state/volumes/reborn/disk0/0.img");
         assert_eq!(fs::read(own).expect("there")[..4], 4_u32.to_le_bytes());
     });
 }

@@ -1,0 +1,267 @@
+//! Answering many clients, none of which may cost the worker more than a bounded share of what it has: connections,
+//! descriptors, time, memory.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
+use tracing::{debug, warn};
+
+use crate::connections::{Admission, Connections, Place};
+
+/// How long a client may take from one request to the next, and for the head of a request.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a client may take for the body of a request.
+const BODY: Duration = Duration::from_secs(10);
+/// How much of a connection is kept in memory; also the longest head.
+const BUFFER: usize = 64 << 10;
+/// Pause after a connection could not be taken, for want of a descriptor or memory.
+const RETRY: Duration = Duration::from_millis(100);
+/// What a client hears when all others are being answered.
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
+content-length: 55\r\n\r\n{\"error\":\"the worker answers too many clients already\"}";
+
+/// Answers on `listener` with `router`, at most `limit` clients at a time, until `shutdown` is over; then what is being
+/// answered is finished.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    router: Router,
+    limit: usize,
+    shutdown: impl Future<Output = ()>,
+) {
+    let connections = Connections::new(limit);
+    let (ending, ended) = watch::channel(());
+    let mut tasks = JoinSet::new();
+    let mut reserve = Reserve::default();
+    reserve.refill();
+    tokio::pin!(shutdown);
+    loop {
+        // All arms are cancel-safe.
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = tasks.join_next() => reserve.refill(),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let admission = connections.admit();
+                    if let Some(place) = admit(admission, &stream, &mut tasks).await {
+                        let number = place.number();
+                        let task = tasks.spawn(converse(stream, router.clone(), place, ended.clone()));
+                        connections.set_task(number, task);
+                    }
+                }
+                Err(problem) => {
+                    // With the one that was kept back the client is let in after all.
+                    if !reserve.release() {
+                        warn!(%problem, "a client of the admin socket was not let in");
+                        sleep(RETRY).await;
+                    }
+                }
+            },
+        }
+    }
+    drop((listener, ending));
+    while tasks.join_next().await.is_some() {}
+}
+
+/// The place of a client that is let in; who makes room for it is gone afterwards.
+async fn admit(admission: Admission, stream: &UnixStream, tasks: &mut JoinSet<()>) -> Option<Place> {
+    match admission {
+        Admission::Admitted { place, evicted } => {
+            if let Some(evicted) = evicted {
+                evicted.abort();
+                // Whichever it was that ended: there is room then.
+                tasks.join_next().await;
+            }
+            Some(place)
+        }
+        Admission::Refused => {
+            warn!("a client of the admin socket was refused: all others are being answered");
+            // Its buffer is empty; if it does not take this, the end of the connection says enough.
+            let _ = stream.try_write(BUSY);
+            None
+        }
+    }
+}
+
+/// Speaks with one client until either has had enough.
+async fn converse(stream: UnixStream, router: Router, place: Place, mut ended: watch::Receiver<()>) {
+    let place = Arc::new(place);
+    let answers = TowerToHyperService::new(router);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let answering = place.answer();
+        let answer = answers.call(request.map(TimedBody::new));
+        async move {
+            let answer = answer.await;
+            drop(answering);
+            answer
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let done = tokio::select! {
+        done = &mut connection => done,
+        // Nothing is ever sent: it returns when the sender is gone.
+        _ = ended.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(problem) = done {
+        debug!(%problem, "a client of the admin socket broke off");
+    }
+}
+
+/// A descriptor kept back, so that a client can still ask when there are no others left.
+#[derive(Debug, Default)]
+struct Reserve(Option<File>);
+
+impl Reserve {
+    /// Gives it up; whether there was one.
+    fn release(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// Takes one again, where there is one to be had.
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
+}
+
+/// The body of a request, which must come in time.
+#[derive(Debug)]
+struct TimedBody {
+    body: Incoming,
+    late: Pin<Box<Sleep>>,
+}
+
+impl TimedBody {
+    fn new(body: Incoming) -> Self {
+        Self { body, late: Box::pin(sleep(BODY)) }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.late.as_mut().poll(context).is_ready() {
+            let problem =
+                io::Error::new(io::ErrorKind::TimedOut, "the body of the request did not come in time");
+            return Poll::Ready(Some(Err(problem.into())));
+        }
+        Pin::new(&mut self.body).poll_frame(context).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use axum::routing::{get, post};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    async fn ask(path: &Path, request: &str) -> String {
+        let mut stream = UnixStream::connect(path).await.expect("connected");
+        // A refusal may be quicker than this.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        // Who is refused is not read from, which the kernel calls a reset connection after what was answered.
+        let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("in time");
+        String::from_utf8(answer).expect("text")
+    }
+
+    const REQUEST: &str = "GET / HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n";
+
+    #[tokio::test]
+    async fn idle_clients_make_room_and_busy_ones_have_others_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s");
+        let listener = UnixListener::bind(&path).expect("bound");
+        let (end, over) = oneshot::channel::<()>();
+        let router = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/slow", post(|body: String| async { body }));
+        let serving = tokio::spawn(serve(listener, router, 4, async { drop(over.await) }));
+
+        let mut idle = Vec::new();
+        for _ in 0..50 {
+            idle.push(UnixStream::connect(&path).await.expect("connected"));
+        }
+        assert!(ask(&path, REQUEST).await.ends_with("here"));
+        let mut byte = [0];
+        assert_eq!(idle[0].read(&mut byte).await.expect("read"), 0, "the first to come has gone");
+
+        let mut busy = Vec::new();
+        for _ in 0..4 {
+            let mut stream = UnixStream::connect(&path).await.expect("connected");
+            let head =
+                b"POST /slow HTTP/1.1\r\nhost: worker\r\ncontent-length: 2\r\nconnection: close\r\n\r\na";
+            stream.write_all(head).await.expect("sent");
+            busy.push(stream);
+        }
+        let refused = async {
+            // The slow ones may not have been read yet.
+            while !ask(&path, REQUEST).await.contains("503") {}
+        };
+        timeout(DEADLINE, refused).await.expect("in time");
+        let mut answer = String::new();
+        let (finishing, rest) = busy.split_at_mut(1);
+        finishing[0].write_all(b"b").await.expect("sent");
+        finishing[0].read_to_string(&mut answer).await.expect("text");
+        assert!(answer.ends_with("ab"), "{answer}");
+        for stream in rest {
+            answer.clear();
+            timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time").expect("text");
+            assert!(
+                answer.contains(" 400 ") || answer.contains(" 408 "),
+                "a body that does not come: {answer}"
+            );
+        }
+        drop(end);
+        timeout(DEADLINE, serving).await.expect("ends").expect("whole");
+    }
+
+    #[test]
+    fn the_refusal_is_whole() {
+        let (head, body) = std::str::from_utf8(BUSY).expect("text").split_once("\r\n\r\n").expect("a body");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        serde_json::from_str::<serde_json::Value>(body).expect("JSON");
+    }
+}

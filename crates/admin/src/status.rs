@@ -1,0 +1,79 @@
+//! What the worker itself looks like from outside: the JSON that programs may rely on. Keys are added, never changed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vm_model::{Generation, RefusedEntry, Timestamp, VmId};
+
+/// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The program's version.
+    pub version: String,
+    /// When it was started, in milliseconds since 1970.
+    pub since: Timestamp,
+    /// Where its assignments come from; absent where it was given no file.
+    #[serde(default)]
+    pub assignments: Option<AssignmentsView>,
+    /// The number of the newest desired state it took from there.
+    #[serde(default)]
+    pub generation: Option<Generation>,
+    /// Why a newer desired state waits for a word of an administrator; absent where none does.
+    #[serde(default)]
+    pub held: Option<String>,
+    /// Entries of the desired state that could not be used. Their VMs stay as they are.
+    #[serde(default)]
+    pub refused_entries: Vec<RefusedEntry>,
+    /// VMs whose record on disk cannot be used. They are left alone.
+    #[serde(default)]
+    pub damaged: Vec<DamagedVm>,
+    /// What of the host's network is not as it should be.
+    #[serde(default)]
+    pub degradations: Vec<String>,
+    /// Lines that the log lost.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
+    /// How many files the worker may have open; absent where there is no limit.
+    #[serde(default)]
+    pub open_files_limit: Option<u64>,
+}
+
+/// A file of assignments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignmentsView {
+    /// Which.
+    pub path: PathBuf,
+    /// What became of its present content.
+    pub state: AssignmentsState,
+    /// What is missing or wrong.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// When it was read last, in milliseconds since 1970.
+    #[serde(default)]
+    pub read_at: Option<Timestamp>,
+}
+
+/// What became of a file of assignments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssignmentsState {
+    /// It was not looked at yet.
+    Pending,
+    /// It is what should run.
+    InForce,
+    /// It waits for a word; what was in force stays so until then.
+    Held,
+    /// It is not there; what was in force stays so.
+    Missing,
+    /// It cannot be used; what was in force stays so.
+    Refused,
+}
+
+/// A VM whose record on disk cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedVm {
+    /// Its name.
+    pub id: VmId,
+    /// What is wrong with its record.
+    pub problem: String,
+}

@@ -1,0 +1,111 @@
+//! One machine after the other in the same place: built, started, run, and made anew as often as its resets are carried
+//! out in place. See `renewal` for when they are.
+//!
+//! The old machine is gone, all of it, before the next is built: the host may not have its memory twice, and sockets and
+//! TAPs are one machine's. What they share is in descriptors that were duplicated at the start.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use vm_model::{InitialState, MachineExit, MachinePhase, MachineSpec, ResetPolicy};
+
+use super::driver::MachineDriver;
+use super::renewal::{Button, Ending, GuestHealth, Renewal, Rest, Verdict};
+use crate::console::{ConsoleWriter, KernelPanic, PANIC_LINES};
+use crate::counters::CountersCell;
+use crate::engine::{Engine, Machine, Surroundings};
+use crate::error::LaunchFailure;
+
+/// The machine that there is now, if there is one.
+pub(crate) type Place = Option<Box<dyn Machine>>;
+
+/// How the first machine is made and begins, and what follows its guest's resets.
+pub(crate) struct FirstMachine {
+    pub(crate) spec: MachineSpec<OwnedFd>,
+    pub(crate) initial: InitialState,
+    pub(crate) resets: ResetPolicy,
+}
+
+/// What all machines of one place have in common.
+pub(crate) struct MachineRunner {
+    pub(crate) name: String,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) console: ConsoleWriter,
+    pub(crate) counters: Arc<CountersCell>,
+}
+
+impl MachineRunner {
+    /// Runs machines until one ends for good, which is then left in `place`. So is one whose code panics.
+    pub(crate) fn run(
+        &self,
+        first: FirstMachine,
+        place: &mut Place,
+        driver: &mut MachineDriver,
+    ) -> Result<MachineExit, LaunchFailure> {
+        let FirstMachine { mut spec, mut initial, resets } = first;
+        let mut renewal = Renewal::of(&spec, resets)?;
+        loop {
+            let machine = place.insert(self.build(spec)?).as_mut();
+            self.counters.begin(machine.counters());
+            let exit = drive(machine, initial, driver)?;
+            let Some(renewal) = renewal.as_mut().filter(|_| !driver.inbox.is_killed()) else {
+                return Ok(exit);
+            };
+            let ending = self.ending(exit, machine, driver);
+            let by = match renewal.verdict(ending, Instant::now()) {
+                Verdict::Final(exit) => return Ok(exit),
+                Verdict::Again { by, initial: next } => {
+                    initial = next;
+                    by
+                }
+            };
+            tracing::info!(vm_id = %driver.id, ?by, ?initial, "the machine is made anew in place");
+            driver.begin_again(by, self.console.total());
+            self.counters.carry_over();
+            drop(place.take().map(Machine::into_remains));
+            if driver.inbox.is_killed() {
+                return Ok(MachineExit::Killed);
+            }
+            spec = renewal.copy()?;
+        }
+    }
+
+    fn build(&self, spec: MachineSpec<OwnedFd>) -> Result<Box<dyn Machine>, LaunchFailure> {
+        let surroundings = Surroundings { name: self.name.clone(), console: self.console.clone() };
+        Ok(self.engine.build(spec, surroundings)?)
+    }
+
+    fn ending(&self, exit: MachineExit, machine: &dyn Machine, driver: &MachineDriver) -> Ending {
+        let (phase, reported, console_start) = {
+            let status = driver.status.borrow();
+            (status.phase.clone(), status.panic, status.console_start)
+        };
+        // Lines of an earlier life tell nothing of this one's guest.
+        let said = || KernelPanic::find(&self.console.tail_lines_since(console_start, PANIC_LINES)).is_some();
+        let panicked = reported.is_some() || matches!(exit, MachineExit::Reset(_)) && said();
+        Ending {
+            exit,
+            phase,
+            button: if driver.button.is_some() { Button::Pressed } else { Button::NotPressed },
+            guest: if panicked { GuestHealth::Panicked } else { GuestHealth::Well },
+            rest: if machine.is_settled() { Rest::Settled } else { Rest::Unsettled },
+        }
+    }
+}
+
+fn drive(
+    machine: &mut dyn Machine,
+    initial: InitialState,
+    driver: &mut MachineDriver,
+) -> Result<MachineExit, LaunchFailure> {
+    if driver.inbox.is_killed() {
+        return Ok(MachineExit::Killed);
+    }
+    driver.orders.repeat(machine.controls()).map_err(LaunchFailure::Start)?;
+    machine.start(initial).map_err(LaunchFailure::Start)?;
+    if initial == InitialState::Paused {
+        driver.announce(MachinePhase::Paused);
+    }
+    Ok(machine.run(driver))
+}

@@ -1,0 +1,158 @@
+//! `inspect`: all that is known of a VM.
+
+use admin::{DiskView, MetricsView, VmView};
+use vm_model::{DiskAccess, DiskFormat, Overrides, Timestamp};
+
+use super::amounts::{ago, ahead, size};
+use super::list::{is_up, other_desire};
+use super::table::Table;
+use crate::printable::printable;
+
+/// The lines about `vm` as it is at `now`.
+pub(super) fn details(vm: &VmView, now: Timestamp) -> String {
+    let mut table = Table::without_heading();
+    state(&mut table, vm, now);
+    definition(&mut table, vm, now);
+    machine(&mut table, vm);
+    network(&mut table, vm);
+    if let Some(metrics) = vm.metrics.filter(|_| is_up(vm)) {
+        figures(&mut table, &metrics);
+    }
+    for end in vm.ends.iter().rev() {
+        let ran = end.ran_for.map(|ran| format!(", had run for {}", super::amounts::span(ran)));
+        add(&mut table, "ended", format!("{}: {end}{}", end.at, ran.unwrap_or_default()));
+    }
+    if let Some(reason) = vm.reason.as_ref().filter(|reason| !reason.console_tail.is_empty()) {
+        let lines: Vec<String> = reason.console_tail.iter().map(|line| printable(line)).collect();
+        return format!("{table}last console lines:\n  {}\n", lines.join("\n  "));
+    }
+    table.to_string()
+}
+
+fn add(table: &mut Table, name: &str, value: String) {
+    table.row([name.to_owned(), value]);
+}
+
+/// Where it is and where it should be.
+fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
+    add(table, "id", vm.id.to_string());
+    add(table, "phase", vm.phase.clone());
+    if let Some(desired) = other_desire(vm) {
+        add(table, "desired", desired.to_owned());
+    }
+    if let Some(start) = vm.started_at {
+        add(table, "started", ago(start, now));
+    }
+    if let Some(next) = vm.next_start_at {
+        add(table, "next start", ahead(next, now));
+    }
+    if let Some(reason) = &vm.reason {
+        // What it has overcome stays to be looked at, under another name.
+        let is_over = !matches!(vm.phase.as_str(), "failed" | "restarting");
+        add(table, if is_over { "last failure" } else { "reason" }, reason.message.clone());
+    }
+    if let Some(trouble) = &vm.disk_trouble {
+        let what = format!("disk {}: {}; it goes on when the host can", trouble.disk, trouble.problem);
+        add(table, "paused for", what);
+    }
+    if vm.hung {
+        add(table, "hung", "its machine's thread stands still; nothing asked of it is done".to_owned());
+    }
+    for warning in &vm.warnings {
+        add(table, "warning", warning.clone());
+    }
+    for path in &vm.unverified {
+        add(table, "unverified", path.display().to_string());
+    }
+}
+
+/// What it was defined as, and what it is to be defined as.
+fn definition(table: &mut Table, vm: &VmView, now: Timestamp) {
+    add(table, "store path", vm.store_path.display().to_string());
+    add(table, "hash", vm.hash.clone());
+    if let Some(overrides) = overrides(&vm.overrides) {
+        add(table, "overrides", overrides);
+    }
+    add(table, "generation", vm.generation.to_string());
+    let Some(wanted) = &vm.wanted else { return };
+    let assignment = &wanted.assignment;
+    if assignment.store_path != vm.store_path {
+        add(table, "wanted store path", assignment.store_path.display().to_string());
+    }
+    if assignment.hash != vm.hash {
+        add(table, "wanted hash", assignment.hash.clone());
+    }
+    if assignment.overrides != vm.overrides {
+        let wanted = overrides(&assignment.overrides).unwrap_or_else(|| "none".to_owned());
+        add(table, "wanted overrides", wanted);
+    }
+    let waiting = match &wanted.refusal {
+        Some(refusal) => format!("not in force: {}", refusal.message),
+        None => "is being verified and prepared".to_owned(),
+    };
+    add(table, "wanted change", waiting);
+    if let Some(next) = wanted.next_try_at {
+        add(table, "tried again", ahead(next, now));
+    }
+}
+
+fn overrides(overrides: &Overrides) -> Option<String> {
+    let parts = [
+        overrides.vcpus.map(|vcpus| format!("{vcpus} vCPUs")),
+        overrides.memory_bytes.map(|memory| format!("{memory} of memory")),
+        overrides.cmdline_append.as_ref().map(|text| format!("{text:?} after the command line")),
+    ];
+    let given: Vec<String> = parts.into_iter().flatten().collect();
+    (!given.is_empty()).then(|| given.join(", "))
+}
+
+/// What its machine is made of.
+fn machine(table: &mut Table, vm: &VmView) {
+    let Some(machine) = &vm.machine else { return };
+    add(table, "vcpus", machine.vcpus.to_string());
+    if vm.metrics.is_none() || !is_up(vm) {
+        add(table, "memory", size(machine.memory_bytes));
+    }
+    add(table, "command line", machine.cmdline.clone());
+    for disk in &machine.disks {
+        add(table, "disk", disk_line(disk));
+    }
+}
+
+fn disk_line(disk: &DiskView) -> String {
+    let format = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let access = match (disk.access, disk.policy) {
+        (DiskAccess::ReadOnly, _) => "read only".to_owned(),
+        (DiskAccess::ReadWrite, Some(policy)) => format!("writable, {policy}"),
+        (DiskAccess::ReadWrite, None) => "writable".to_owned(),
+    };
+    format!("{}: {}, {format}, {access}, {}", disk.id, size(disk.size_bytes), disk.path.display())
+}
+
+fn network(table: &mut Table, vm: &VmView) {
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    add(table, "address", or_none(vm.address.map(|address| address.to_string())));
+    add(table, "mac", or_none(vm.mac.map(|mac| mac.to_string())));
+    add(table, "tap", or_none(vm.tap.clone()));
+    add(table, "restarts", vm.restarts.to_string());
+    add(table, "resets in place", vm.resets.to_string());
+}
+
+/// What it uses.
+fn figures(table: &mut Table, metrics: &MetricsView) {
+    add(table, "cpu", format!("{:.1} % of one core", metrics.cpu_percent));
+    add(table, "memory", format!("{} of {} MiB", metrics.memory_mb, metrics.memory_size_bytes >> 20));
+    if let Some(balloon) = metrics.balloon {
+        let (actual, target) = (balloon.actual_bytes >> 20, balloon.target_bytes >> 20);
+        add(table, "balloon", format!("{actual} of {target} MiB given up"));
+    }
+    add(table, "network", format!("{} B in, {} B out", metrics.network_rx_bytes, metrics.network_tx_bytes));
+    add(
+        table,
+        "disk traffic",
+        format!("{} B read, {} B written", metrics.disk_read_bytes, metrics.disk_write_bytes),
+    );
+}

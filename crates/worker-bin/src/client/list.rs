@@ -1,0 +1,70 @@
+//! `ls`: the VMs in a table.
+
+use admin::VmView;
+use vm_model::{DesiredState, Timestamp};
+
+use super::amounts::span;
+use super::table::Table;
+
+const HEADING: [&str; 9] =
+    ["ID", "PHASE", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "REASON"];
+
+/// The table of `vms` as they are at `now`.
+pub(super) fn list(vms: &[VmView], now: Timestamp) -> String {
+    let mut table = Table::new(HEADING);
+    for vm in vms {
+        // What was sampled of a machine that is gone says nothing of now.
+        let metrics = vm.metrics.filter(|_| is_up(vm));
+        let uptime = vm.started_at.filter(|_| is_up(vm)).map(|start| span(now.since(start)));
+        table.row([
+            vm.id.to_string(),
+            vm.phase.clone(),
+            other_desire(vm).unwrap_or_default().to_owned(),
+            vm.address.map_or_else(String::new, |address| address.to_string()),
+            metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)),
+            metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)),
+            vm.restarts.to_string(),
+            uptime.unwrap_or_default(),
+            reason(vm, now).unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// Whether there is a machine whose figures are those of now.
+pub(super) fn is_up(vm: &VmView) -> bool {
+    matches!(vm.phase.as_str(), "running" | "paused" | "stopping")
+}
+
+/// Where the VM should be, where that is not where it is.
+pub(super) fn other_desire(vm: &VmView) -> Option<&'static str> {
+    let desired = desired_name(vm.desired);
+    (desired != vm.phase).then_some(desired)
+}
+
+/// The phase that a VM should be in, as it is called.
+pub(super) fn desired_name(desired: DesiredState) -> &'static str {
+    match desired {
+        DesiredState::Running => "running",
+        DesiredState::Paused => "paused",
+        DesiredState::Stopped => "stopped",
+    }
+}
+
+/// What there is to say of a VM: what keeps it from where it should be, before what else is not as it should be. What it
+/// has overcome is left out.
+fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
+    if let Some(reason) = vm.reason.as_ref().filter(|_| matches!(vm.phase.as_str(), "failed" | "restarting"))
+    {
+        let again = vm.next_start_at.map(|at| format!(" (again in {})", span(at.since(now))));
+        return Some(format!("{}{}", reason.message, again.unwrap_or_default()));
+    }
+    if let Some(trouble) = &vm.disk_trouble {
+        return Some(format!("disk {}: {}", trouble.disk, trouble.problem));
+    }
+    if vm.hung {
+        return Some("its machine's thread stands still".to_owned());
+    }
+    let refusal = vm.wanted.as_ref()?.refusal.as_ref()?;
+    Some(format!("a change is not in force: {}", refusal.message))
+}

@@ -1,0 +1,96 @@
+//! What stands below a table: what of the worker is not as it should be, each in a sentence.
+
+use admin::{AssignmentsState, AssignmentsView, StatusView};
+use vm_model::{Timestamp, VmId};
+
+use super::amounts::ago;
+use super::table::Table;
+use crate::printable::printable;
+
+/// Fewer open files than this are worth a word: a VM takes a few dozen.
+const FEW_FILES: u64 = 4096;
+
+/// Everything that is not as it should be.
+pub(super) fn notes(status: &StatusView) -> Vec<String> {
+    let mut notes: Vec<String> = source(status).into_iter().collect();
+    notes.extend(status.refused_entries.iter().map(|entry| {
+        format!("the entry of VM {} was refused, and the VM stays as it is: {}", entry.id, entry.problem)
+    }));
+    notes.extend(
+        status
+            .damaged
+            .iter()
+            .map(|vm| format!("VM {} is left alone: its record cannot be used: {}", vm.id, vm.problem)),
+    );
+    notes.extend(status.degradations.iter().cloned());
+    if status.log_lines_dropped > 0 {
+        notes.push(format!("{} lines of the worker's log were lost", status.log_lines_dropped));
+    }
+    if let Some(limit) = status.open_files_limit.filter(|&limit| limit < FEW_FILES) {
+        notes.push(format!("the worker may have {limit} files open only: many VMs do not fit"));
+    }
+    notes
+}
+
+/// What of that concerns VM `id`.
+pub(super) fn notes_of(status: &StatusView, id: &VmId) -> Vec<String> {
+    let mut notes: Vec<String> = source(status).into_iter().collect();
+    let entries = status.refused_entries.iter().filter(|entry| entry.id == *id);
+    notes.extend(entries.map(|entry| {
+        format!("its entry in the assignments was refused, and it stays as it is: {}", entry.problem)
+    }));
+    notes
+}
+
+/// Notes as lines below a table.
+pub(super) fn lines(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
+}
+
+/// What is wrong with the assignments as a whole.
+fn source(status: &StatusView) -> Option<String> {
+    if let Some(held) = &status.held {
+        return Some(format!("the newest assignments are held: {held}"));
+    }
+    let AssignmentsView { path, state, problem, .. } = status.assignments.as_ref()?;
+    let problem = problem.as_deref().unwrap_or("nobody knows why");
+    match state {
+        AssignmentsState::Missing => {
+            Some(format!("the assignments {} are missing: {problem}; VMs stay as they were", path.display()))
+        }
+        AssignmentsState::Refused => {
+            Some(format!("the assignments {} are refused: {problem}; VMs stay as they were", path.display()))
+        }
+        AssignmentsState::Pending | AssignmentsState::InForce | AssignmentsState::Held => None,
+    }
+}
+
+/// `status`: the worker itself, as it is at `now`.
+pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
+    let mut table = Table::without_heading();
+    let mut add = |name: &str, value: String| table.row([name.to_owned(), value]);
+    add("version", status.version.clone());
+    add("running since", ago(status.since, now));
+    match &status.assignments {
+        None => add("assignments", "none were given".to_owned()),
+        Some(view) => {
+            add("assignments", view.path.display().to_string());
+            let state = match view.state {
+                AssignmentsState::Pending => "not looked at yet",
+                AssignmentsState::InForce => "in force",
+                AssignmentsState::Held => "held",
+                AssignmentsState::Missing => "missing",
+                AssignmentsState::Refused => "refused",
+            };
+            add("their state", state.to_owned());
+            if let Some(read_at) = view.read_at {
+                add("last read", ago(read_at, now));
+            }
+        }
+    }
+    add("generation", status.generation.map_or_else(|| "none".to_owned(), |number| number.to_string()));
+    let limit = status.open_files_limit.map_or_else(|| "without limit".to_owned(), |limit| limit.to_string());
+    add("open files", limit);
+    add("log lines lost", status.log_lines_dropped.to_string());
+    format!("{table}{}", lines(&notes(status)))
+}

@@ -1,0 +1,72 @@
+//! What the service manager is told (`sd_notify`), by a thread of its own: a manager that does not read must not hold
+//! the worker up.
+
+use std::env;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tracing::warn;
+
+/// Messages that may wait. The worker has a handful in its life.
+const WAITING: usize = 8;
+/// How long the end of the worker waits for the manager to take the last message.
+const LAST_MESSAGE: Duration = Duration::from_secs(1);
+
+/// The way to the service manager; without one, messages go nowhere.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    thread: Option<Sending>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    messages: SyncSender<Vec<NotifyState<'static>>>,
+    /// Closed when the last message was sent.
+    ended: Receiver<()>,
+}
+
+impl Notifier {
+    /// Starts the thread where there is a service manager (`NOTIFY_SOCKET`).
+    pub(crate) fn start() -> Self {
+        if env::var_os("NOTIFY_SOCKET").is_none_or(|path| path.is_empty()) {
+            return Self { thread: None };
+        }
+        let (messages, waiting) = sync_channel::<Vec<NotifyState<'static>>>(WAITING);
+        let (end, ended) = sync_channel::<()>(0);
+        let spawned = thread::Builder::new().name("notify".to_owned()).spawn(move || {
+            let _end = end;
+            for message in waiting {
+                if let Err(problem) = sd_notify::notify(&message) {
+                    warn!(%problem, "the service manager was not told");
+                }
+            }
+        });
+        match spawned {
+            Ok(_) => Self { thread: Some(Sending { messages, ended }) },
+            Err(problem) => {
+                warn!(%problem, "the service manager will not be told anything");
+                Self { thread: None }
+            }
+        }
+    }
+
+    /// Tells the service manager `message`, in order. Never waits.
+    pub(crate) fn tell(&self, message: Vec<NotifyState<'static>>) {
+        if let Some(Sending { messages, .. }) = &self.thread
+            && messages.try_send(message).is_err()
+        {
+            warn!("the service manager does not take what it is told");
+        }
+    }
+
+    /// Waits a moment for the last messages to be taken.
+    pub(crate) fn finish(self) {
+        if let Some(Sending { messages, ended }) = self.thread {
+            drop(messages);
+            // Closed means done; after that time the message is lost with the process.
+            let _ = ended.recv_timeout(LAST_MESSAGE);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What has changed in the configuration, and which of it can be taken without a restart.
+
+use super::Settings;
+
+/// Keys of the configuration file whose value in `new` is another than in `in_force`, but for `assignments`, which is
+/// taken without a restart.
+pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'static str> {
+    let (old, young) = (&in_force.manager, &new.manager);
+    let mut named: Vec<&'static str> = [
+        ("runtime_dir", in_force.runtime_dir == new.runtime_dir),
+        ("log_format", in_force.log_format == new.log_format),
+        ("state_dir", old.vm_artifacts_dir == young.vm_artifacts_dir),
+        ("store_roots", old.store_roots == young.store_roots),
+        ("hash_verification", old.hash_verification == young.hash_verification),
+        ("auto_restart", old.auto_restart == young.auto_restart),
+        ("stop_timeout_seconds", old.stop_timeout == young.stop_timeout),
+        ("metrics_poll_interval_seconds", old.metrics_poll_interval == young.metrics_poll_interval),
+        ("limits.memory_overcommit_ratio", old.memory_overcommit == young.memory_overcommit),
+        ("network.bridge", old.network_bridge == young.network_bridge),
+        ("network.subnet", old.vm_subnet_base == young.vm_subnet_base),
+        ("network.nat", old.nat == young.nat),
+        ("network.vhost_net", old.vhost_net == young.vhost_net),
+    ]
+    .into_iter()
+    .filter_map(|(key, is_same)| (!is_same).then_some(key))
+    .collect();
+    let is_other = Settings { assignments: in_force.assignments.clone(), ..new.clone() } != *in_force;
+    if named.is_empty() && is_other {
+        named.push("another setting");
+    }
+    named
+}
