@@ -17,7 +17,7 @@ use crate::image::{ImageError, check_disk_image, check_not_empty};
 use crate::store::{OpenedFile, PathIdentity, ResolveError, Resolver, StorePathError, StoreRoots};
 
 /// The description's name in its store path.
-const CONFIG_NAME: &str = "vm-config.json";
+pub const CONFIG_NAME: &str = "vm-config.json";
 
 /// What to load.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use vm_model::FailureKind;
 use crate::artifact::ArtifactError;
 use crate::config::{ConfigError, OverrideError};
 use crate::image::ImageError;
-use crate::nar::{HashError, InvalidNarHash, NarError};
+use crate::nar::{HashError, NarError};
 use crate::store::{ResolveError, StorePathError};
 
 /// What has to change before the same call can succeed.
@@ -94,7 +94,6 @@ classify! {
         }
     };
     OverrideError => |_error| FailureCause::Wrong;
-    InvalidNarHash => |_error| FailureCause::HashMismatch;
     ImageError => |error| match error {
         Self::Read(source) => FailureCause::of_io(source),
         Self::Empty | Self::Size { .. } | Self::Format { .. } | Self::NotQcow2 { .. } | Self::Truncated { .. } | Self::Qcow2 { .. } => {

@@ -17,8 +17,8 @@
 //! use std::ops::ControlFlow;
 //! use std::path::PathBuf;
 //!
-//! use nix_artifacts::{ArtifactFile, LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
-//! use vm_model::Overrides;
+//! use nix_artifacts::{ArtifactFile, LoadRequest, StoreRoots, load_artifact, verify_hash};
+//! use vm_model::{NarHash, Overrides};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let roots = StoreRoots::open(&[PathBuf::from("/nix/store")])?;
@@ -61,14 +61,12 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use artifact::{Artifact, ArtifactError, ArtifactFile, LoadRequest, load_artifact};
+pub use artifact::{Artifact, ArtifactError, ArtifactFile, CONFIG_NAME, LoadRequest, load_artifact};
 pub use config::{
     AddressDelivery, ConfigError, ConfigWarning, DiskSettings, KeyRule, Literal, NicRequest, OverrideError,
     ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict, VsockRequest, known_keys,
 };
 pub use failure::FailureCause;
 pub use image::ImageError;
-pub use nar::{
-    HashError, InvalidNarHash, NarError, NarHash, NarProgress, Verified, hash_store_path, verify_hash,
-};
+pub use nar::{HashError, NarError, NarProgress, Verified, hash_store_path, verify_hash};
 pub use store::{OpenedFile, PathIdentity, ResolveError, RootError, StorePathError, StoreRoots};

@@ -2,7 +2,6 @@
 //!
 //! Documents that people write are read by [`AssignmentSet::parse`], which says what is wrong with them and where.
 
-mod hash_text;
 mod keys;
 mod nearest;
 mod problem;

@@ -26,6 +26,7 @@ mod id;
 mod lifecycle;
 mod machine;
 mod machine_status;
+mod nar_hash;
 mod nic_options;
 mod node_status;
 mod processors;
@@ -53,6 +54,7 @@ pub use machine::{
     MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
 pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
+pub use nar_hash::{InvalidNarHash, NarHash};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, NodeStatus};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};

@@ -1,20 +1,16 @@
-//! Disks and network interfaces, read from their lists, and the ids that they get.
+//! Disks, read from their list, and the ids that devices get.
 
-use std::num::NonZeroU16;
-
-use vm_model::{CpuSpec, DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
+use vm_model::{DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
 
 use super::ValueKind;
-use super::device_options::{disk_options, nic_options};
-use super::extract::{FileRequest, NicRequest, StatedImage, WantedFile};
+use super::device_options::disk_options;
+use super::extract::{FileRequest, StatedImage, WantedFile};
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
 use super::section::Section;
 
 /// Descriptors a disk queue where none are named.
 pub(super) const DEFAULT_DISK_QUEUE: u16 = 128;
-/// Descriptors a network queue where none are named.
-const DEFAULT_NET_QUEUE: u16 = 256;
 /// Bytes of a disk's serial number that a guest can read (virtio 1.2 §5.2.6.1).
 const SERIAL_LENGTH: usize = 20;
 
@@ -79,67 +75,6 @@ impl Reader<'_> {
             options,
         })
     }
-
-    pub(super) fn nics(&mut self, cpus: &CpuSpec) -> Result<Vec<NicRequest>, Box<Refusal>> {
-        let entries = self.top.list("net");
-        let mut names = Names::new("net", entries);
-        let named = |(index, nic)| (nic, names.of(index, nic));
-        entries.iter().enumerate().map(named).map(|(nic, id)| self.nic(nic, id, cpus)).collect()
-    }
-
-    fn nic(&mut self, nic: &Section, id: String, cpus: &CpuSpec) -> Result<NicRequest, Box<Refusal>> {
-        let queues: u16 = nic.integer("num_queues").unwrap_or(2);
-        if !queues.is_multiple_of(2) {
-            return Err(contradiction(
-                nic.path_of("num_queues"),
-                queues,
-                "receive and transmit queues come in pairs".to_owned(),
-                "an even number".to_owned(),
-            ));
-        }
-        if queues / 2 > u16::from(cpus.boot_vcpus) {
-            let consequence = "the interface has no more than one pair of queues a vCPU";
-            self.warn(nic.path_of("num_queues"), queues, consequence);
-        }
-        Ok(NicRequest {
-            id,
-            mac: nic.mac("mac"),
-            ip: nic.address("ip"),
-            mask: nic.address("mask"),
-            tap: nic.text("tap").map(str::to_owned),
-            mtu: nic.integer("mtu"),
-            queue_size: nic.integer("queue_size").unwrap_or(DEFAULT_NET_QUEUE),
-            queue_pairs: NonZeroU16::new(queues / 2).unwrap_or(NonZeroU16::MIN),
-            options: nic_options(nic)?,
-        })
-    }
-
-    /// Refuses a device id, disk's or interface's, that an earlier device has.
-    pub(super) fn unique_ids(
-        &self,
-        disks: &[DiskSpec<WantedFile>],
-        nics: &[NicRequest],
-    ) -> Result<(), Box<Refusal>> {
-        let disks = disks.iter().map(|disk| disk.id.as_str());
-        let nics = nics.iter().map(|nic| nic.id.as_str());
-        let places = disks
-            .enumerate()
-            .map(|(index, id)| (format!("$.disks[{index}].id"), id))
-            .chain(nics.enumerate().map(|(index, id)| (format!("$.net[{index}].id"), id)));
-        let mut seen: Vec<(String, &str)> = Vec::new();
-        for (json_path, id) in places {
-            if let Some((earlier, _)) = seen.iter().find(|(_, known)| *known == id) {
-                return Err(contradiction(
-                    json_path,
-                    format!("{id:?}"),
-                    format!("{earlier} is the same"),
-                    "an id that no other device has".to_owned(),
-                ));
-            }
-            seen.push((json_path, id));
-        }
-        Ok(())
-    }
 }
 
 /// Refuses what a qcow2 image cannot be used for.
@@ -156,18 +91,18 @@ fn check_qcow2(disk: &Section, access: DiskAccess, options: &DiskOptions) -> Res
 }
 
 /// Ids for the devices of one kind: the one that an entry names, else the first number that is free.
-struct Names<'config> {
+pub(super) struct Names<'config> {
     kind: &'static str,
     taken: Vec<&'config str>,
     given: Vec<String>,
 }
 
 impl<'config> Names<'config> {
-    fn new(kind: &'static str, entries: &'config [Section]) -> Self {
+    pub(super) fn new(kind: &'static str, entries: &'config [Section]) -> Self {
         Self { kind, taken: entries.iter().filter_map(|entry| entry.text("id")).collect(), given: Vec::new() }
     }
 
-    fn of(&mut self, index: usize, entry: &Section) -> String {
+    pub(super) fn of(&mut self, index: usize, entry: &Section) -> String {
         if let Some(id) = entry.text("id") {
             return id.to_owned();
         }

@@ -165,7 +165,7 @@ fn read(
     let boot = reader.boot()?;
     let mut disks = reader.disks()?;
     let nics = reader.nics(&cpus)?;
-    reader.unique_ids(&disks, &nics)?;
+    reader.refuse_repeated(&disks, &nics)?;
     let serial = reader.serial();
     let services = reader.services(&memory)?;
     let vsock = reader.vsock();

@@ -13,6 +13,7 @@ mod device_options;
 mod devices;
 mod document;
 mod extract;
+mod interfaces;
 pub(crate) mod keys;
 mod machine;
 mod memory;

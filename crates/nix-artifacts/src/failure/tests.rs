@@ -10,12 +10,10 @@ use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Map;
 use uuid::Uuid;
-use vm_model::Overrides;
+use vm_model::{NarHash, Overrides};
 
 use super::*;
-use crate::{
-    Artifact, LoadRequest, NarHash, PathIdentity, StoreRoots, hash_store_path, load_artifact, verify_hash,
-};
+use crate::{Artifact, LoadRequest, PathIdentity, StoreRoots, hash_store_path, load_artifact, verify_hash};
 
 fn load(roots: &StoreRoots, store_path: PathBuf) -> Result<Artifact, ArtifactError> {
     let request = LoadRequest {

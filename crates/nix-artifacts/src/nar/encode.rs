@@ -4,8 +4,7 @@
 //! (Dolstra, "The Purely Functional Software Deployment Model", §5.2.1).
 
 use sha2::{Digest, Sha256};
-
-use super::NarHash;
+use vm_model::NarHash;
 
 /// Strings are padded to a multiple of this.
 const ALIGNMENT: u64 = 8;

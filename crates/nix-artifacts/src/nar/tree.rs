@@ -14,8 +14,8 @@ use std::rc::Rc;
 use rustix::fs::{Dir, FileType, OFlags, Stat, fstat, readlinkat};
 use rustix::io::Errno;
 use thiserror::Error;
+use vm_model::NarHash;
 
-use super::NarHash;
 use super::encode::NarEncoder;
 use crate::store::{describe, open_component};
 

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use thiserror::Error;
+use vm_model::NarHash;
 
+use super::flat::file_with_hash;
 use super::tree::hash_tree;
-use super::{NarError, NarHash, NarProgress};
+use super::{NarError, NarProgress};
 use crate::store::{PathIdentity, StorePathError, StoreRoots};
 
 /// A store path whose content has the hash that was promised.
@@ -49,7 +51,10 @@ pub enum HashError {
         store_path: PathBuf,
     },
     /// The content is another.
-    #[error("store path {store_path:?} has the NAR hash {actual}, but {expected} was promised")]
+    #[error(
+        "store path {store_path:?} has the NAR hash {actual}, but {expected} was promised{}",
+        hint(store_path, file.as_deref())
+    )]
     Mismatch {
         /// The store path.
         store_path: PathBuf,
@@ -57,6 +62,8 @@ pub enum HashError {
         expected: NarHash,
         /// What the content hashes to.
         actual: NarHash,
+        /// The file of the store path whose own SHA-256 was promised, if that is how it came.
+        file: Option<PathBuf>,
     },
 }
 
@@ -100,12 +107,26 @@ pub fn verify_hash(
 ) -> Result<Verified, HashError> {
     let verified = hash_store_path(roots, store_path, progress)?;
     if verified.hash == *expected {
-        Ok(verified)
-    } else {
-        Err(HashError::Mismatch {
-            store_path: store_path.to_owned(),
-            expected: *expected,
-            actual: verified.hash,
-        })
+        return Ok(verified);
     }
+    let handle = roots.find(store_path)?;
+    let directory = roots.get(handle.root).directory();
+    let file = file_with_hash(directory, handle.name.as_os_str(), &handle.path, expected, progress);
+    Err(HashError::Mismatch {
+        store_path: store_path.to_owned(),
+        expected: *expected,
+        actual: verified.hash,
+        file,
+    })
+}
+
+/// What follows on a mismatch where the promised hash is that of a file.
+fn hint(store_path: &Path, file: Option<&Path>) -> String {
+    file.map_or_else(String::new, |file| {
+        format!(
+            ", which is the hash of the file {file:?}; the hash of the store path is wanted: \
+             nix path-info --json {}",
+            store_path.display()
+        )
+    })
 }

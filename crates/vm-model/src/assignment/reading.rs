@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::hash_text::{self, HashFormat};
 use super::keys::{Keys, below, text, twice, whole_number};
 use super::problem::{AssignmentsError, EXAMPLE};
 use super::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
 use crate::document::{Content, Node, Place, into_map, quoted, read};
-use crate::{Bytes, Generation, VmId};
+use crate::nar_hash::forms::{self, HashFormat};
+use crate::{Bytes, Generation, NarHash, VmId};
 
 const SET_KEYS: [&str; 3] = ["generation", "vms", "allow_removals"];
 const ENTRY_KEYS: [&str; 7] =
@@ -87,7 +87,7 @@ fn id_of(entry: &Node, path: &str) -> Result<VmId, AssignmentsError> {
 fn read_entry(id: VmId, entry: Node, path: &str) -> Result<Assignment, AssignmentsError> {
     let mut keys = Keys::of(entry, path, &ENTRY_KEYS, ENTRY)?;
     keys.take("id");
-    let hash = keys.take_required("hash", &format!("\"hash\" with {}", hash_text::ACCEPTED))?;
+    let hash = keys.take_required("hash", &format!("\"hash\" with {}", forms::ACCEPTED))?;
     let hash = read_hash(hash, &keys.path_of("hash"))?;
     let store_path = keys.take_required("store_path", &format!("\"store_path\" with {STORE_PATH}"))?;
     let store_path = read_path(store_path, &keys.path_of("store_path"))?;
@@ -116,18 +116,21 @@ fn read_hash(node: Node, path: &str) -> Result<String, AssignmentsError> {
         return read_hash_object(node, path);
     }
     let place = node.place;
-    let hash = text(node, path, hash_text::ACCEPTED)?;
-    hash_text::from_text(&hash).map_err(|problem| no_hash(place, path, &hash, problem))
+    let hash = text(node, path, forms::ACCEPTED)?;
+    match forms::from_text(&hash) {
+        Ok(digest) => Ok(NarHash::new(digest).to_string()),
+        Err(problem) => Err(no_hash(place, path, &hash, problem)),
+    }
 }
 
 fn no_hash(place: Place, path: &str, hash: &str, problem: &str) -> AssignmentsError {
     let met = format!("{} is no hash of a store path: {problem}", quoted(hash));
-    AssignmentsError::new(place, path, met, hash_text::ACCEPTED)
+    AssignmentsError::new(place, path, met, forms::ACCEPTED)
 }
 
 /// The form that newer versions of Nix print.
 fn read_hash_object(node: Node, path: &str) -> Result<String, AssignmentsError> {
-    let mut keys = Keys::of(node, path, &HASH_KEYS, hash_text::ACCEPTED)?;
+    let mut keys = Keys::of(node, path, &HASH_KEYS, forms::ACCEPTED)?;
     if let Some(algorithm) = keys.take("algorithm") {
         let (place, path) = (algorithm.place, keys.path_of("algorithm"));
         let name = text(algorithm, &path, "\"sha256\"")?;
@@ -141,14 +144,17 @@ fn read_hash_object(node: Node, path: &str) -> Result<String, AssignmentsError> 
         let name = text(format, &path, accepted)?;
         HashFormat::named(&name).ok_or_else(|| AssignmentsError::new(place, path, quoted(&name), accepted))
     });
-    let hash = keys.take_required("hash", hash_text::ACCEPTED)?;
+    let hash = keys.take_required("hash", forms::ACCEPTED)?;
     let (place, path) = (hash.place, keys.path_of("hash"));
-    let hash = text(hash, &path, hash_text::ACCEPTED)?;
+    let hash = text(hash, &path, forms::ACCEPTED)?;
     let read = match format.transpose()? {
-        Some(format) => hash_text::from_encoded(&hash, format),
-        None => hash_text::from_text(&hash),
+        Some(format) => forms::from_encoded(&hash, format),
+        None => forms::from_text(&hash),
     };
-    read.map_err(|problem| no_hash(place, &path, &hash, problem))
+    match read {
+        Ok(digest) => Ok(NarHash::new(digest).to_string()),
+        Err(problem) => Err(no_hash(place, &path, &hash, problem)),
+    }
 }
 
 fn read_path(node: Node, path: &str) -> Result<PathBuf, AssignmentsError> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, NarHash, NicRequest, RestartPolicy};
-use vm_model::{Assignment, Bytes, DiskAccess, MachineSpec, Overrides, VolumePolicy};
+use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, NicRequest, RestartPolicy};
+use vm_model::{Assignment, Bytes, DiskAccess, MachineSpec, NarHash, Overrides, VolumePolicy};
 
 /// Everything about a VM that its definition decides. Two definitions with equal descriptions make the same machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod given_up;
 mod live;
 mod network;
 mod news;
+mod nic_wish;
 mod policy;
 mod prepare;
 mod record;

@@ -14,14 +14,15 @@ use ipam::{Lease, Wish};
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
-    DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec, ResetPolicy,
-    VmDisk, VmId, VmNic, VmTimings, VsockSpec,
+    Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec,
+    ResetPolicy, VmDisk, VmId, VmNic, VmTimings, VsockSpec,
 };
 
 use super::RestartPolicy;
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
 use super::live::detach;
+use super::nic_wish::unmet;
 use super::stage::{StagedMachine, autoconfiguration};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
@@ -148,7 +149,7 @@ fn open(
     let vm = &assignment.id;
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
-    let nics = lease(context, vm, nics, acquired)?;
+    let nics = lease(context, &assignment, nics, acquired)?;
     for volume in volumes {
         let committed = context.volumes.commit(vm, volume);
         acquired.volumes.push(committed.map_err(|problem| reason(problem.kind(), &problem))?);
@@ -237,18 +238,21 @@ struct SocketDirectoryError {
     source: io::Error,
 }
 
-/// Gives each interface its addresses.
+/// Gives each interface its addresses; `requests` are in the order of the description.
 fn lease(
     context: &HostContext,
-    vm: &VmId,
+    assignment: &Assignment,
     requests: Vec<NicRequest>,
     acquired: &mut AcquiredResources,
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
+    let vm = &assignment.id;
     acquired.addresses = !context.leases.has(vm);
-    let given = requests.into_iter().map(|request| {
+    let given = requests.into_iter().enumerate().map(|(index, request)| {
         let wish = Wish { ip: request.ip, mac: request.mac };
-        let lease = context.lease(vm, &request.id, wish);
-        lease.map(|lease| (request, lease)).map_err(|problem| reason(problem.kind(), &problem))
+        match context.lease(vm, &request.id, wish) {
+            Ok(lease) => Ok((request, lease)),
+            Err(problem) => Err(unmet(assignment, index, &request, problem)),
+        }
     });
     given.collect()
 }

@@ -16,6 +16,7 @@ use vm_model::{
 use super::RestartPolicy;
 use super::context::HostContext;
 use super::given_up::GivenUp;
+use super::nic_wish::unmet;
 use super::prepare::Definition;
 use super::verify::{unverified_references, verify};
 use crate::capacity::HostMemory;
@@ -88,7 +89,7 @@ fn stage_blocking(
         .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     let unverified = unverified_references(context, &assignment, &artifact, given_up)?;
-    check_wishes(context, &assignment.id, &artifact.nics)?;
+    check_wishes(context, &assignment, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
     // Each boot of an ephemeral disk begins with a fresh copy, which is made here.
@@ -128,11 +129,16 @@ pub(crate) fn load(
     })
 }
 
-/// Makes sure that each interface can have the addresses it wishes for.
-fn check_wishes(context: &HostContext, vm: &VmId, nics: &[NicRequest]) -> Result<(), FailureReason> {
-    nics.iter().try_for_each(|request| {
+/// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.
+fn check_wishes(
+    context: &HostContext,
+    assignment: &Assignment,
+    nics: &[NicRequest],
+) -> Result<(), FailureReason> {
+    nics.iter().enumerate().try_for_each(|(index, request)| {
         let wish = Wish { ip: request.ip, mac: request.mac };
-        context.leases.check(vm, &request.id, wish).map_err(|problem| reason(problem.kind(), &problem))
+        let checked = context.leases.check(&assignment.id, &request.id, wish);
+        checked.map_err(|problem| unmet(assignment, index, request, problem))
     })
 }
 

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use nix_artifacts::{Artifact, InvalidNarHash, NarHash, PathIdentity, verify_hash};
+use nix_artifacts::{Artifact, PathIdentity, verify_hash};
 use tracing::warn;
-use vm_model::{Assignment, FailureReason};
+use vm_model::{Assignment, FailureKind, FailureReason, NarHash};
 
 use super::context::HostContext;
 use super::given_up::GivenUp;
@@ -22,9 +22,7 @@ pub(super) fn verify(
     let expected = parse_hash(&assignment.hash)?;
     match context.lifecycle.hash_verification {
         HashVerification::Never => Ok(()),
-        HashVerification::Once => {
-            verify_path(context, &assignment.store_path, &expected, &assignment.hash, given_up)
-        }
+        HashVerification::Once => verify_path(context, &assignment.store_path, &expected, given_up),
         HashVerification::Always => hash(context, &assignment.store_path, &expected, given_up).map(drop),
     }
 }
@@ -33,7 +31,6 @@ fn verify_path(
     context: &HostContext,
     path: &Path,
     expected: &NarHash,
-    text: &str,
     given_up: &GivenUp,
 ) -> Result<(), FailureReason> {
     let identity = context.roots.identify(path).map_err(|problem| FailureReason {
@@ -41,11 +38,13 @@ fn verify_path(
         transient: problem.is_missing(),
         ..reason(problem.kind(), &problem)
     })?;
-    if context.verified.knows(path, text, &identity) {
+    // In one form, in whichever it was assigned.
+    let text = expected.to_string();
+    if context.verified.knows(path, &text, &identity) {
         return Ok(());
     }
     let identity = hash(context, path, expected, given_up)?;
-    if let Err(problem) = context.verified.remember(path, text, identity) {
+    if let Err(problem) = context.verified.remember(path, &text, identity) {
         warn!(path = %path.display(), error = chain(&problem), "the verdict was not kept; the path is hashed again");
     }
     Ok(())
@@ -66,7 +65,7 @@ fn hash(
 }
 
 fn parse_hash(text: &str) -> Result<NarHash, FailureReason> {
-    text.parse().map_err(|problem: InvalidNarHash| reason(problem.kind(), &problem))
+    text.parse::<NarHash>().map_err(|problem| reason(FailureKind::HashMismatch, &problem))
 }
 
 /// Verifies the other store paths of an artifact for which a hash was assigned, and names the rest.
@@ -82,7 +81,7 @@ pub(super) fn unverified_references(
             (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
             (HashVerification::Once | HashVerification::Always, Some(text)) => {
                 let expected = parse_hash(text)?;
-                verify_path(context, path, &expected, text, given_up)?;
+                verify_path(context, path, &expected, given_up)?;
             }
         }
     }

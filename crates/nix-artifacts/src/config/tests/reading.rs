@@ -257,6 +257,21 @@ fn interfaces_are_read_in_order_and_named() {
 }
 
 #[test]
+fn the_default_address_of_cloud_hypervisor_is_left_aside() {
+    let nic = json!({"ip": "192.168.249.1", "mask": "255.255.255.0", "host_mac": null});
+    let parsed = accepted(&json!({"net": [nic, nic, {"ip": "192.168.249.1"}]}));
+    assert!(parsed.nics.iter().all(|nic| (nic.ip, nic.mask) == (None, None)), "{:?}", parsed.nics);
+    assert_eq!(parsed.warnings.len(), 3);
+    insta::assert_snapshot!(parsed.warnings[1], @r#"$.net[1].ip is "192.168.249.1", which is left aside: it is Cloud Hypervisor's own default for the host's side, and the worker assigns an address"#);
+    // Somebody meant these.
+    for (ip, mask) in [("192.168.249.1", "255.255.0.0"), ("192.168.249.2", "255.255.255.0")] {
+        let parsed = accepted(&json!({"net": [{"ip": ip, "mask": mask}]}));
+        assert_eq!(parsed.nics[0].ip.map(|ip| ip.to_string()).as_deref(), Some(ip));
+        assert_eq!(parsed.warnings, []);
+    }
+}
+
+#[test]
 fn every_serial_mode_has_a_meaning() {
     for (mode, expected) in [
         ("Tty", SerialMode::Console),

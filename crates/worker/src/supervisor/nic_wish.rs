@@ -1,0 +1,100 @@
+//! Where in a description the wish of an interface stands that cannot be met.
+
+use std::path::PathBuf;
+
+use ipam::AllocationError;
+use nix_artifacts::{CONFIG_NAME, NicRequest};
+use thiserror::Error;
+use vm_model::{Assignment, FailureReason};
+
+use crate::failure::reason;
+use crate::records::LeaseError;
+
+/// A wish that cannot be met.
+#[derive(Debug, Error)]
+#[error("{file:?}: $.net[{index}].{key} is \"{value}\"; accepted is {accepted}")]
+struct UnmetWish {
+    file: PathBuf,
+    index: usize,
+    key: &'static str,
+    value: String,
+    accepted: String,
+    #[source]
+    problem: LeaseError,
+}
+
+/// The reason for which the interface at `index` of the description of `assignment` has no lease.
+pub(super) fn unmet(
+    assignment: &Assignment,
+    index: usize,
+    request: &NicRequest,
+    problem: LeaseError,
+) -> FailureReason {
+    let (kind, file) = (problem.kind(), assignment.store_path.join(CONFIG_NAME));
+    match wish(request, &problem) {
+        Some((key, value, accepted)) => {
+            reason(kind, &UnmetWish { file, index, key, value, accepted, problem })
+        }
+        None => reason(kind, &problem),
+    }
+}
+
+/// Key and value of the wish that `problem` is about, and what would be accepted.
+fn wish(request: &NicRequest, problem: &LeaseError) -> Option<(&'static str, String, String)> {
+    let LeaseError::Allocation(problem) = problem else {
+        return None;
+    };
+    match problem {
+        AllocationError::OutsideSubnet { address, subnet, .. }
+        | AllocationError::Reserved { address, subnet, .. }
+        | AllocationError::AddressInUse { address, subnet, .. } => {
+            let accepted =
+                format!("a free address of the worker's network {subnet}, or none (the worker assigns one)");
+            Some(("ip", address.to_string(), accepted))
+        }
+        AllocationError::MacInUse { mac, .. } | AllocationError::MacNotUnicast { mac, .. } => {
+            let accepted = "a free unicast address, or none (the worker assigns one)".to_owned();
+            Some(("mac", mac.to_string(), accepted))
+        }
+        AllocationError::HoldsAnother { .. } => {
+            let ip = request.ip?;
+            Some(("ip", ip.to_string(), "the address that it holds, or none".to_owned()))
+        }
+        AllocationError::Exhausted { .. } | AllocationError::MacsExhausted { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipam::{Pool, Wish};
+    use vm_model::{FailureKind, VmId};
+
+    use super::*;
+
+    fn refused(ip: &str) -> FailureReason {
+        let mut pool = Pool::new("10.100.0.0/24".parse().expect("a network")).expect("a pool");
+        let ip = ip.parse().expect("an address");
+        let problem = pool.allocate(&VmId::new("web-1"), "lan", Wish { ip: Some(ip), mac: None });
+        let request = NicRequest {
+            id: "lan".to_owned(),
+            mac: None,
+            ip: Some(ip),
+            mask: None,
+            tap: None,
+            mtu: None,
+            queue_size: 256,
+            queue_pairs: std::num::NonZeroU16::MIN,
+            options: vm_model::NicOptions::default(),
+        };
+        let problem = LeaseError::from(problem.expect_err("it is refused"));
+        unmet(&Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), 1, &request, problem)
+    }
+
+    #[test]
+    fn a_refused_address_names_file_place_network_and_what_to_do() {
+        let outside = refused("192.0.2.1");
+        assert_eq!(outside.kind, FailureKind::Artifact);
+        insta::assert_snapshot!(outside.message, @r#""/nix/store/x/vm-config.json": $.net[1].ip is "192.0.2.1"; accepted is a free address of the worker's network 10.100.0.0/24, or none (the worker assigns one): no address could be given: web-1/lan cannot have address 192.0.2.1: it is outside the network 10.100.0.0/24"#);
+        insta::assert_snapshot!(refused("10.100.0.1").message, @r#""/nix/store/x/vm-config.json": $.net[1].ip is "10.100.0.1"; accepted is a free address of the worker's network 10.100.0.0/24, or none (the worker assigns one): no address could be given: web-1/lan cannot have address 10.100.0.1: it is the gateway address of 10.100.0.0/24"#);
+    }
+}
