@@ -12,11 +12,11 @@ use tiny_guest::TinyGuest;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, GuestServices, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode,
-    VmId,
+    BootSpec, Bytes, CpuSpec, GuestServices, InitialState, MachineSpec, MemoryBacking, MemorySpec,
+    ResetPolicy, SerialMode, VmId,
 };
 use vmm_host::console::ConsoleFollower;
-use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
+use vmm_host::{HostOptions, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
 /// What the guest says before it halts for ever: one byte that no program prints of itself.
 const FIRST_BYTE: u8 = 0x06;

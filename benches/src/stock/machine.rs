@@ -12,10 +12,10 @@ use host_network::{Egress, HostNetwork, LinkName, NetworkConfig, NicAttachment, 
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, GuestServices, MacAddress,
-    MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, ResetPolicy, SerialMode, VmId,
+    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, GuestServices, InitialState,
+    MacAddress, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, ResetPolicy, SerialMode, VmId,
 };
-use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, VmmHost};
+use vmm_host::{HostOptions, LaunchRequest, MachineHandle, VmmHost};
 
 use crate::workload::{GUEST, HOST, Workload};
 

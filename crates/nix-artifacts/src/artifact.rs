@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{FileRole, MachineSpec, Overrides};
 
 use crate::config::{
     ConfigError, ConfigWarning, Conventional, FileOrigin, FileRequest, MAX_CONFIG_SIZE, NicRequest,
-    OverrideError, ProcuratorSettings, VsockRequest, apply_overrides, parse_config,
+    OverrideError, ProcuratorSettings, VsockRequest, WantedFile, apply_overrides, parse_config,
 };
 use crate::image::{ImageError, check_disk_image, check_not_empty};
 use crate::store::{OpenedFile, PathIdentity, ResolveError, Resolver, StorePathError, StoreRoots};
@@ -25,8 +26,31 @@ pub struct LoadRequest {
     pub store_path: PathBuf,
     /// What differs from its description.
     pub overrides: Overrides,
+    /// What takes precedence over the settings under its description's key `procurator`, member by member: objects
+    /// merge, lists of objects with an `id` merge by that, `null` removes.
+    pub procurator: Map<String, Value>,
     /// The identity of the machine.
     pub uuid: Uuid,
+}
+
+/// What a part of an artifact's machine lies on.
+#[derive(Debug)]
+pub enum ArtifactFile {
+    /// A file of the store.
+    Opened(OpenedFile),
+    /// Nothing yet: a disk that is given by its size ([`ProcuratorSettings::size`]) and begins blank. Only writable
+    /// disks are.
+    Blank,
+}
+
+impl ArtifactFile {
+    /// The file of the store, if it is one.
+    pub fn opened(&self) -> Option<&OpenedFile> {
+        match self {
+            Self::Opened(file) => Some(file),
+            Self::Blank => None,
+        }
+    }
 }
 
 /// A machine description with its files open.
@@ -36,7 +60,7 @@ pub struct Artifact {
     ///
     /// Every file is open for reading alone. For a disk that the guest may write to, that is the image to copy
     /// from.
-    pub machine: MachineSpec<OpenedFile>,
+    pub machine: MachineSpec<ArtifactFile>,
     /// The network interfaces that it wants.
     pub nics: Vec<NicRequest>,
     /// The socket device that it wants; the machine has none before it has a directory for the host's sockets.
@@ -61,6 +85,15 @@ pub enum ArtifactError {
     /// The description cannot be opened.
     #[error("cannot open the machine description {file:?}")]
     OpenConfig {
+        /// The description.
+        file: PathBuf,
+        /// What was in the way.
+        #[source]
+        source: Box<ResolveError>,
+    },
+    /// It cannot be told whether a file is there that is used although no key names it.
+    #[error("cannot look for the files beside the machine description {file:?}")]
+    Look {
         /// The description.
         file: PathBuf,
         /// What was in the way.
@@ -110,7 +143,7 @@ pub enum ArtifactError {
         wanted: String,
         /// What is wrong with it.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
 }
 
@@ -128,13 +161,16 @@ pub fn load_artifact(roots: &StoreRoots, request: &LoadRequest) -> Result<Artifa
     let mut resolver = Resolver::new(roots, home);
     let config_file = resolver.home().join(CONFIG_NAME);
     let text = read_config(&mut resolver, &config_file)?;
-    let present =
-        Conventional { initrd: resolver.contains("initrd"), disk_image: resolver.contains("disk.img") };
-    let mut parsed = parse_config(&text, &config_file, request.uuid, present)?;
+    let present = look(&resolver)?;
+    let mut parsed = parse_config(&text, &config_file, request.uuid, present, &request.procurator)?;
     apply_overrides(&mut parsed.machine, &request.overrides)
         .map_err(|source| ArtifactError::Override { store_path: request.store_path.clone(), source })?;
-    let machine =
-        parsed.machine.try_map_files(|role, wanted| open_file(&mut resolver, &config_file, role, &wanted))?;
+    let machine = parsed.machine.try_map_files(|role, wanted| match wanted {
+        WantedFile::InStore(wanted) => {
+            open_file(&mut resolver, &config_file, role, &wanted).map(ArtifactFile::Opened)
+        }
+        WantedFile::Blank => Ok(ArtifactFile::Blank),
+    })?;
     Ok(Artifact {
         machine,
         nics: parsed.nics,
@@ -144,6 +180,15 @@ pub fn load_artifact(roots: &StoreRoots, request: &LoadRequest) -> Result<Artifa
         references: resolver.into_passed(),
         identity,
     })
+}
+
+/// Which of the files that are used without being named are there.
+fn look(resolver: &Resolver<'_>) -> Result<Conventional, ArtifactError> {
+    let contains = |name| {
+        let file = resolver.home().join(CONFIG_NAME);
+        resolver.contains(name).map_err(|source| ArtifactError::Look { file, source: Box::new(source) })
+    };
+    Ok(Conventional { initrd: contains("initrd")?, disk_image: contains("disk.img")? })
 }
 
 fn read_config(resolver: &mut Resolver<'_>, file: &Path) -> Result<Vec<u8>, ArtifactError> {
@@ -192,7 +237,7 @@ fn open_file(
         Err(source) => Err(ArtifactError::UnusableFile {
             file: config_file.to_owned(),
             wanted: describe_wanted(role, wanted),
-            source,
+            source: Box::new(source),
         }),
     }
 }

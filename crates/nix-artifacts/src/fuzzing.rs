@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::Map;
 use uuid::Uuid;
 
 use crate::ConfigError;
@@ -12,5 +13,6 @@ use crate::config::{Conventional, parse_config};
 /// # Errors
 /// See [`ConfigError`].
 pub fn read_description(text: &[u8]) -> Result<(), ConfigError> {
-    parse_config(text, Path::new("vm-config.json"), Uuid::nil(), Conventional::default()).map(drop)
+    parse_config(text, Path::new("vm-config.json"), Uuid::nil(), Conventional::default(), &Map::new())
+        .map(drop)
 }

@@ -2,18 +2,19 @@
 //!
 //! An image's first bytes are written by a guest, so they never decide how it is read. They decide one thing
 //! alone: an image that nobody called raw in words and that looks like a container format is refused, since
-//! reading it as raw bytes would show the guest a broken disk.
+//! reading it as raw bytes would show the guest a broken disk. An image that is called qcow2 has its header checked
+//! here, before anything is built for it.
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use thiserror::Error;
+use vm_model::{QCOW2_HEADER_BYTES, Qcow2Error, check_qcow2_header};
 
 use crate::config::StatedImage;
+use crate::config::keys::SECTOR;
 use crate::store::OpenedFile;
-
-/// Bytes in a sector; a disk is a whole number of them (virtio 1.2 §5.2.4).
-const SECTOR: u64 = 512;
 
 /// What formats begin with.
 const MAGICS: [(&[u8], &str); 5] = [
@@ -45,17 +46,44 @@ pub enum ImageError {
         /// The format that it looks like.
         format: &'static str,
     },
+    /// The image is called qcow2 and is none.
+    #[error(
+        "image_type is Qcow2, and the image is none: if it is raw, leave image_type out or set it to \"Raw\"; \
+         otherwise `qemu-img convert -O raw {} OUT` makes a raw one of it",
+        path.display()
+    )]
+    NotQcow2 {
+        /// Where the image really lies.
+        path: PathBuf,
+        /// What it starts with.
+        #[source]
+        source: Qcow2Error,
+    },
+    /// The image ends within its header.
+    #[error("the qcow2 image has {size} bytes, and its header alone has {QCOW2_HEADER_BYTES}")]
+    Truncated {
+        /// The size in bytes.
+        size: u64,
+    },
+    /// The image is a qcow2 image that is not supported.
+    #[error("a qcow2 image like this cannot be used (`qemu-img convert -O raw {} OUT` makes a raw one of it)", path.display())]
+    Qcow2 {
+        /// Where the image really lies.
+        path: PathBuf,
+        /// What is not supported.
+        #[source]
+        source: Qcow2Error,
+    },
     /// The image could not be read.
     #[error("its first bytes cannot be read")]
     Read(#[source] io::Error),
 }
 
-/// Refuses what cannot be a disk of the stated format; the content is looked at only if none is stated. What is in a
-/// qcow2 image is checked by who reads it.
+/// Refuses what cannot be a disk of the stated format; the content is looked at unless that is raw.
 pub(crate) fn check_disk_image(image: &OpenedFile, stated: StatedImage) -> Result<(), ImageError> {
     check_not_empty(image)?;
     match stated {
-        StatedImage::Qcow2 => return Ok(()),
+        StatedImage::Qcow2 => return check_qcow2(image),
         StatedImage::Raw => {}
         StatedImage::Unstated => {
             if let Some(format) = container_format(image).map_err(ImageError::Read)? {
@@ -74,8 +102,31 @@ pub(crate) fn check_not_empty(file: &OpenedFile) -> Result<(), ImageError> {
     if file.size() == 0 { Err(ImageError::Empty) } else { Ok(()) }
 }
 
+fn check_qcow2(image: &OpenedFile) -> Result<(), ImageError> {
+    let path = || image.path().to_owned();
+    let (start, filled) = start_of::<QCOW2_HEADER_BYTES>(image).map_err(ImageError::Read)?;
+    match check_qcow2_header(&start) {
+        Err(source @ Qcow2Error::Magic { .. }) => Err(ImageError::NotQcow2 { path: path(), source }),
+        _ if filled < start.len() => Err(ImageError::Truncated { size: image.size() }),
+        Ok(_size) => Ok(()),
+        Err(
+            source @ (Qcow2Error::Version { .. }
+            | Qcow2Error::Features { .. }
+            | Qcow2Error::Clusters { .. }
+            | Qcow2Error::OutOfBounds { .. }
+            | Qcow2Error::PartialSector { .. }),
+        ) => Err(ImageError::Qcow2 { path: path(), source }),
+    }
+}
+
 fn container_format(image: &OpenedFile) -> io::Result<Option<&'static str>> {
-    let mut start = [0; 32];
+    let (start, filled) = start_of::<32>(image)?;
+    Ok(MAGICS.iter().find_map(|(magic, format)| start[..filled].starts_with(magic).then_some(*format)))
+}
+
+/// The first bytes of an image, zeros where it has fewer, and how many it has of them.
+fn start_of<const BYTES: usize>(image: &OpenedFile) -> io::Result<([u8; BYTES], usize)> {
+    let mut start = [0; BYTES];
     let mut filled = 0;
     while filled < start.len() {
         match image.file().read_at(&mut start[filled..], filled as u64) {
@@ -85,5 +136,5 @@ fn container_format(image: &OpenedFile) -> io::Result<Option<&'static str>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(MAGICS.iter().find_map(|(magic, format)| start[..filled].starts_with(magic).then_some(*format)))
+    Ok((start, filled))
 }

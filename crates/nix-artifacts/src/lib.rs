@@ -8,13 +8,16 @@
 //!   what it names. [`known_keys`] is the table of every key and what becomes of it.
 //! - [`verify_hash`] hashes a store path the way Nix does.
 //!
+//! Every error says by its `cause` what has to change before another try can succeed: [`FailureCause`].
+//!
 //! Deliberately not here: network set-up ([`NicRequest`]s are resolved by the worker), copies of writable disks,
 //! and any judgement of what the kernel or the disks contain beyond what tells a raw image from others.
 //!
 //! ```no_run
+//! use std::ops::ControlFlow;
 //! use std::path::PathBuf;
 //!
-//! use nix_artifacts::{LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
+//! use nix_artifacts::{ArtifactFile, LoadRequest, NarHash, StoreRoots, load_artifact, verify_hash};
 //! use vm_model::Overrides;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,14 +25,22 @@
 //! let store_path = PathBuf::from("/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-vm-image");
 //!
 //! let promised: NarHash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse()?;
-//! let verdict = verify_hash(&roots, &store_path, &promised)?;
+//! let verdict = verify_hash(&roots, &store_path, &promised, &mut |_| ControlFlow::Continue(()))?;
 //!
 //! let uuid = uuid::Uuid::new_v4();
-//! let request = LoadRequest { store_path, overrides: Overrides::default(), uuid };
+//! let request = LoadRequest {
+//!     store_path,
+//!     overrides: Overrides::default(),
+//!     procurator: serde_json::Map::new(),
+//!     uuid,
+//! };
 //! let artifact = load_artifact(&roots, &request)?;
 //! assert_eq!(artifact.identity, verdict.identity);
 //! for disk in &artifact.machine.disks {
-//!     println!("{}: {} bytes from {}", disk.id, disk.file.size(), disk.file.path().display());
+//!     match &disk.file {
+//!         ArtifactFile::Opened(image) => println!("{}: from {}", disk.id, image.path().display()),
+//!         ArtifactFile::Blank => println!("{}: {:?}", disk.id, artifact.settings.size(&disk.id)),
+//!     }
 //! }
 //! # Ok(())
 //! # }
@@ -39,6 +50,7 @@
 
 mod artifact;
 mod config;
+mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -49,12 +61,12 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use artifact::{Artifact, ArtifactError, LoadRequest, load_artifact};
+pub use artifact::{Artifact, ArtifactError, ArtifactFile, LoadRequest, load_artifact};
 pub use config::{
-    AddressDelivery, ConfigError, ConfigWarning, DiskPersistence, KeyRule, Literal, NicRequest,
-    OverrideError, ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict,
-    VsockRequest, known_keys,
+    AddressDelivery, ConfigError, ConfigWarning, DiskSettings, KeyRule, Literal, NicRequest, OverrideError,
+    ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict, VsockRequest, known_keys,
 };
+pub use failure::FailureCause;
 pub use image::ImageError;
 pub use nar::{
     HashError, InvalidNarHash, NarError, NarHash, NarProgress, Verified, hash_store_path, verify_hash,

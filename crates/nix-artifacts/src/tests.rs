@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 use vm_model::{Bytes, DiskAccess, MemoryBacking, Overrides, SerialMode};
@@ -57,18 +58,35 @@ impl Store {
         fs::write(path, content).expect("a file");
     }
 
+    fn request(&self) -> LoadRequest {
+        LoadRequest {
+            store_path: self.path("image"),
+            overrides: Overrides::default(),
+            procurator: Map::new(),
+            uuid: Uuid::from_u128(7),
+        }
+    }
+
+    fn load_request(&self, request: &LoadRequest) -> Result<Artifact, String> {
+        load_artifact(&self.roots, request).map_err(|error| self.shorten(&chain(&error)))
+    }
+
     fn load_with(&self, overrides: Overrides) -> Result<Artifact, String> {
-        let request = LoadRequest { store_path: self.path("image"), overrides, uuid: Uuid::from_u128(7) };
-        load_artifact(&self.roots, &request).map_err(|error| self.shorten(&chain(&error)))
+        self.load_request(&LoadRequest { overrides, ..self.request() })
     }
 
     fn load(&self) -> Result<Artifact, String> {
-        self.load_with(Overrides::default())
+        self.load_request(&self.request())
     }
 
     fn shorten(&self, text: &str) -> String {
         text.replace(self.base.path().to_str().expect("a plain path"), "/store")
     }
+}
+
+/// A file that is there.
+fn opened(file: &ArtifactFile) -> &OpenedFile {
+    file.opened().expect("a file of the store")
 }
 
 #[test]
@@ -77,7 +95,7 @@ fn the_smallest_artifact_is_a_kernel_and_an_empty_object() {
     store.file("image/vmlinux", "kernel");
     let artifact = store.load().expect("loads");
     assert_eq!(artifact.machine.uuid, Uuid::from_u128(7));
-    assert_eq!(artifact.machine.boot.kernel.path(), store.path("image/vmlinux"));
+    assert_eq!(opened(&artifact.machine.boot.kernel).path(), store.path("image/vmlinux"));
     assert!(artifact.machine.boot.initrd.is_none());
     assert!(artifact.machine.disks.is_empty());
     assert!(artifact.references.is_empty());
@@ -91,11 +109,14 @@ fn files_that_nobody_names_are_used_when_they_are_there() {
     store.file("image/initrd", "initrd");
     let artifact = store.load().expect("loads");
     let initrd = artifact.machine.boot.initrd.expect("an initial RAM disk");
-    assert_eq!(initrd.path(), store.path("image/initrd"));
+    assert_eq!(opened(&initrd).path(), store.path("image/initrd"));
     let [disk] = &artifact.machine.disks[..] else {
         panic!("one disk: {:?}", artifact.machine.disks);
     };
-    assert_eq!((disk.id.as_str(), disk.access, disk.file.size()), ("disk0", DiskAccess::ReadWrite, 1024));
+    assert_eq!(
+        (disk.id.as_str(), disk.access, opened(&disk.file).size()),
+        ("disk0", DiskAccess::ReadWrite, 1024)
+    );
 }
 
 #[test]
@@ -106,7 +127,7 @@ fn files_elsewhere_in_the_store_are_references() {
     symlink(store.path("kernel"), store.path("image/boot")).expect("a link");
     symlink("../firmware/initrd", store.path("image/initrd")).expect("a link");
     let artifact = store.load().expect("loads");
-    assert_eq!(artifact.machine.boot.kernel.path(), store.path("kernel/vmlinux"));
+    assert_eq!(opened(&artifact.machine.boot.kernel).path(), store.path("kernel/vmlinux"));
     let references: Vec<_> = artifact.references.into_iter().collect();
     assert_eq!(references, [store.path("firmware"), store.path("kernel")]);
 }
@@ -142,6 +163,23 @@ fn overrides_are_applied() {
     assert_eq!(machine.boot.cmdline, "a b");
     let overrides = Overrides { vcpus: Some(0), ..Overrides::default() };
     insta::assert_snapshot!(store.load_with(overrides).unwrap_err(), @r#"cannot apply the overrides of "/store/image": override vcpus is 0; accepted is an integer from 1 to 64"#);
+}
+
+#[test]
+fn an_assignment_has_the_last_word_on_settings() {
+    let store =
+        Store::bootable(r#"{"procurator": {"restart": "never", "disks": [{"id": "disk0", "size": 4096}]}}"#);
+    let settings = json!({"disks": [{"id": "disk0", "size": 8192}, {"id": "data", "size": 4096}]});
+    let procurator = settings.as_object().expect("an object").clone();
+    let artifact = store.load_request(&LoadRequest { procurator, ..store.request() }).expect("loads");
+    assert_eq!(artifact.settings.restart, Some(RestartPolicy::Never));
+    assert_eq!(artifact.settings.size("disk0"), Some(Bytes::new(8192)));
+    let blank: Vec<bool> = artifact.machine.disks.iter().map(|disk| disk.file.opened().is_none()).collect();
+    assert_eq!(blank, [false, true]);
+    let settings = json!({"disks": [{"id": "disk0", "size": 5}]});
+    let procurator = settings.as_object().expect("an object").clone();
+    let refused = store.load_request(&LoadRequest { procurator, ..store.request() }).unwrap_err();
+    insta::assert_snapshot!(refused, @"assignment: $.procurator.disks[0].size is 5; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512");
 }
 
 #[test]
@@ -204,6 +242,40 @@ fn an_image_that_is_stated_raw_is_taken_as_it_is() {
         store.file("image/disk.img", &content);
         assert_eq!(store.load().is_ok(), accepted, "{image_type}");
     }
+}
+
+/// The header of a qcow2 image of 8 MiB, with these bytes changed, in a file of 512 bytes.
+fn qcow2(changes: &[(usize, u8)]) -> Vec<u8> {
+    let mut image = b"QFI\xfb\0\0\0\x03".to_vec();
+    image.resize(512, 0);
+    for (at, byte) in [(23, 16), (29, 0x80), (39, 1), (59, 1), (99, 4), (103, 112)].iter().chain(changes) {
+        image[*at] = *byte;
+    }
+    image
+}
+
+#[test]
+fn a_qcow2_image_that_cannot_be_read_is_refused_before_anything_is_built() {
+    let config = r#"{"disks": [{"path": "disk.img", "image_type": "Qcow2", "readonly": true}]}"#;
+    let load = |image: &[u8]| {
+        let store = Store::bootable(config);
+        store.file("image/disk.img", image);
+        store.load_request(&store.request())
+    };
+    assert!(load(&qcow2(&[])).is_ok());
+    let refused = |image: &[u8]| load(image).unwrap_err();
+    insta::assert_snapshot!(refused(&qcow2(&[(79, 8)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has clusters compressed with zstd, which is not supported"#);
+    insta::assert_snapshot!(refused(&qcow2(&[(63, 1), (79, 1)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has an internal snapshot and the dirty bit set (it was not closed properly), which is not supported"#);
+    insta::assert_snapshot!(refused(&qcow2(&[(19, 8)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has a backing file, which is not supported"#);
+    insta::assert_snapshot!(refused(&qcow2(&[(23, 21)])), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): a qcow2 image like this cannot be used (`qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it): it has clusters of 2 MiB; 512 bytes to 256 KiB are supported"#);
+    insta::assert_snapshot!(refused(&[0; 1024]), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): image_type is Qcow2, and the image is none: if it is raw, leave image_type out or set it to "Raw"; otherwise `qemu-img convert -O raw /store/image/disk.img OUT` makes a raw one of it: it starts with 0x00000000 and not, as qcow2 images do, with 0x514649fb"#);
+    insta::assert_snapshot!(refused(b""), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): the file is empty"#);
+    // A file that ends within its header.
+    insta::assert_snapshot!(refused(&qcow2(&[])[..20]), @r#""/store/image/vm-config.json": cannot use disk "disk0" ($.disks[0].path is "disk.img"): the qcow2 image has 20 bytes, and its header alone has 104"#);
+    let store = Store::bootable(config);
+    store.file("image/disk.img", qcow2(&[(79, 2)]));
+    let error = load_artifact(&store.roots, &store.request()).expect_err("it is corrupt");
+    assert_eq!(error.cause(), FailureCause::Wrong);
 }
 
 #[test]

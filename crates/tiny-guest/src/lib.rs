@@ -187,6 +187,13 @@ impl TinyGuest {
         Self { count: resets, ..Self::of(Kind::Lives) }
     }
 
+    /// As [`lives`](Self::lives), but after the last reset it is [`idle`](Self::idle).
+    #[must_use]
+    pub fn lives_and_idle(resets: u32) -> Self {
+        // See `assembly/lives.s`.
+        Self { address: 1, ..Self::lives(resets) }
+    }
+
     /// As [`lives`](Self::lives), but after the last reset it is a [`network_host`](Self::network_host).
     #[must_use]
     pub fn lives_and_network_host(resets: u32) -> Self {

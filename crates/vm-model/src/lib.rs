@@ -18,14 +18,18 @@
 
 mod assignment;
 mod calendar;
+mod command;
 mod counters;
 mod disk_options;
 mod document;
 mod id;
 mod lifecycle;
 mod machine;
+mod machine_status;
 mod nic_options;
+mod node_status;
 mod processors;
+mod qcow2;
 mod resets;
 mod run_end;
 mod services;
@@ -37,19 +41,22 @@ mod volumes;
 
 pub use assignment::{Assignment, AssignmentSet, AssignmentsError, DesiredState, Overrides, RefusedEntry};
 pub use calendar::CalendarTime;
+pub use command::{Command, CommandKind, Reply};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use id::{InvalidVmId, VmId};
 pub use lifecycle::{
-    BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, MachinePhase, ResetSource, StopMethod,
-    VmStatus,
+    BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, SerialMode, VhostSpec,
+    MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
+pub use machine_status::{InitialState, MachinePhase, MachineStatus};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
+pub use node_status::{HeldSet, NodeStatus};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
+pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
@@ -57,4 +64,4 @@ pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
 pub use vm_info::{DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange};
-pub use volumes::{VolumeInfo, VolumeKeep, VolumePolicy};
+pub use volumes::{RemovedVm, VolumeInfo, VolumeKeep, VolumePolicy};

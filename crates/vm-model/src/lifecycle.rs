@@ -70,6 +70,9 @@ pub struct FailureReason {
     pub kind: FailureKind,
     /// The whole story in one line: what failed, on what, why.
     pub message: String,
+    /// Whether it may pass although failures of its kind do not: what is missing may come back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transient: bool,
     /// The last lines of the guest's console, oldest first; empty where it wrote none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub console_tail: Vec<String>,
@@ -116,6 +119,13 @@ impl fmt::Display for FailureKind {
     }
 }
 
+impl FailureReason {
+    /// Whether another try can help although nobody changes anything in between.
+    pub fn can_retry_help(&self) -> bool {
+        self.transient || !self.kind.is_permanent()
+    }
+}
+
 impl FailureKind {
     /// Whether only a changed assignment can help, so that retrying is pointless.
     pub fn is_permanent(self) -> bool {
@@ -124,22 +134,6 @@ impl FailureKind {
             Self::Disk | Self::Host | Self::Guest | Self::Machine => false,
         }
     }
-}
-
-/// What a machine's thread reports of its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MachinePhase {
-    /// Being built, or made anew after a reset.
-    Booting,
-    /// vCPUs run.
-    Running,
-    /// vCPUs are parked.
-    Paused,
-    /// Was asked to stop.
-    Stopping,
-    /// Has ended.
-    Exited,
 }
 
 /// How a machine ended.
@@ -220,6 +214,7 @@ mod tests {
         let status = VmStatus::Failed(FailureReason {
             kind: FailureKind::Guest,
             message: "the guest triple-faulted".into(),
+            transient: false,
             console_tail: vec!["Kernel panic - not syncing".into()],
         });
         let json = serde_json::to_string(&status).expect("statuses serialise");

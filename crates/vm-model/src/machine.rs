@@ -8,6 +8,10 @@ use uuid::Uuid;
 
 use crate::{Bytes, CpuSpec, DiskOptions, GuestServices, MacAddress, NicOptions};
 
+/// The most devices on a machine's PCI bus: disks, interfaces, and one each of the entropy device, balloon, socket
+/// device, virtio console and watchdog.
+pub const PCI_DEVICES_MAX: usize = 31;
+
 /// A whole machine. Files are `F`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSpec<F> {

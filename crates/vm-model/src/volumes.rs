@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Timestamp, VmId};
+use crate::{Assignment, Bytes, Timestamp, VmId};
 
 /// When what a guest wrote to a disk is given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +56,17 @@ pub struct VolumeInfo {
     pub created: Timestamp,
     /// Why it is there.
     pub keep: VolumeKeep,
+}
+
+/// A VM that was removed, and whose volumes are kept for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedVm {
+    /// What it was.
+    pub assignment: Assignment,
+    /// When it was removed.
+    pub removed_at: Timestamp,
+    /// When what is kept of it is deleted.
+    pub kept_until: Timestamp,
 }
 
 /// Why a volume's content is there.

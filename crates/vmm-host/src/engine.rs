@@ -8,21 +8,17 @@
 pub(crate) mod fake;
 mod kvm;
 
-use std::error::Error;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, LinkState, MachineExit, MachineSpec, VcpuDump};
+use vm_model::{Bytes, FailureKind, GuestPanic, InitialState, LinkState, MachineExit, MachineSpec, VcpuDump};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
-use crate::host::InitialState;
+use crate::error::{Cause, LaunchFailure};
 
 pub(crate) use kvm::KvmEngine;
-
-/// A cause, whatever the engine calls it.
-pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
 /// Builds machines. Shared by all machine threads.
 pub(crate) trait Engine: Send + Sync {
@@ -47,6 +43,12 @@ pub(crate) struct Surroundings {
 pub(crate) struct BuildFailure {
     pub(crate) kind: FailureKind,
     pub(crate) cause: Cause,
+}
+
+impl From<BuildFailure> for LaunchFailure {
+    fn from(failure: BuildFailure) -> Self {
+        Self::Build { kind: failure.kind, source: failure.cause }
+    }
 }
 
 /// One machine. Stays on its thread until it is turned into what remains of it.

@@ -6,10 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
-use vm_model::{FailureKind, MachineExit, MachinePhase, VmId};
+use vm_model::{CommandKind, FailureKind, MachineExit, MachinePhase, VmId};
 
-use crate::CommandKind;
-use crate::engine::{BuildFailure, Cause};
+/// A cause, whatever the engine calls it.
+pub(crate) type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why the host could not be set up.
 #[derive(Debug, Error)]
@@ -139,12 +139,6 @@ impl LaunchFailure {
             Self::Ended(exit) => exit.clone(),
             Self::Panicked(_) => MachineExit::Failed(chain(self)),
         }
-    }
-}
-
-impl From<BuildFailure> for LaunchFailure {
-    fn from(failure: BuildFailure) -> Self {
-        Self::Build { kind: failure.kind, source: failure.cause }
     }
 }
 

@@ -1,19 +1,24 @@
 //! What the outside holds of a machine: cheap to clone, the same for a machine in this process and in
 //! another.
 
+mod stop;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, VcpuDump, VmId};
+use vm_model::{
+    Bytes, Command, LinkState, MachineCounters, MachineExit, MachineStatus, Reply, VcpuDump, VmId,
+};
+
+pub use stop::{StopPolicy, StopReport};
 
 use crate::console::{ConsoleRecorder, ConsoleSnapshot};
 use crate::counters::CountersSource;
 use crate::error::CommandError;
 use crate::mailbox::CommandPort;
-use crate::{Command, MachineStatus, Reply};
 
 /// How long vCPUs may take to leave the guest for a look at them; a machine's event loop waits meanwhile.
 const VCPU_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,32 +1,34 @@
 //! The front door: machines in, handles out.
 
-use std::os::fd::OwnedFd;
+mod reaper;
+mod registry;
+mod watch_thread;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use vm_model::{MachineSpec, ResetPolicy, VmId};
+use vm_model::{MachineStatus, VmId};
 
-use crate::MachineStatus;
 use crate::console::{ConsoleLimits, ConsoleRecorder};
 use crate::containment::note_places_of_panics;
 use crate::counters::CountersCell;
 use crate::engine::{Engine, KvmEngine};
 use crate::error::{HostError, LaunchError, LaunchFailure};
 use crate::handle::{HandleParts, MachineHandle};
+use crate::handover::ToReaper;
 use crate::heartbeat::Heartbeat;
+use crate::launch::{LaunchOutcome, LaunchRequest};
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
-use crate::reaper::{REAPER_THREAD, ToReaper, start_reaper};
-use crate::registry::{HostCounts, Hosted, Refusal, Registry, Vitals};
-use crate::slow_turns::SlowTurns;
-use crate::standing_orders::StandingOrders;
-use crate::steward::Steward;
-use crate::watch_thread::{WATCH_THREAD, Watch};
+use reaper::{REAPER_THREAD, start_reaper};
+use registry::{Hosted, Registry, RegistryRefusal, Vitals};
+use watch_thread::{WATCH_THREAD, WatchThread};
+
+pub use registry::HostCounts;
 
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -63,30 +65,6 @@ impl Default for HostOptions {
     }
 }
 
-/// Which machine to launch, and how.
-#[derive(Debug)]
-pub struct LaunchRequest {
-    /// Whose machine it is.
-    pub id: VmId,
-    /// What it is made of.
-    pub spec: MachineSpec<OwnedFd>,
-    /// Whether it runs at once.
-    pub initial: InitialState,
-    /// What its guest's resets do.
-    pub resets: ResetPolicy,
-}
-
-/// How a machine begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InitialState {
-    /// Its vCPUs run.
-    #[default]
-    Running,
-    /// Its vCPUs are parked before their first instruction.
-    Paused,
-}
-
 /// How a shutdown went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownReport {
@@ -106,7 +84,7 @@ pub struct VmmHost {
     /// Taken by the shutdown. Held for a clone or a take.
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
     /// Taken by the shutdown. Held for a take.
-    watch: Mutex<Option<Watch>>,
+    watch: Mutex<Option<WatchThread>>,
 }
 
 impl VmmHost {
@@ -125,7 +103,7 @@ impl VmmHost {
         let registry = Arc::new(Registry::new(options.machine_limit));
         let reaper =
             start_reaper(registry.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
-        let watch = Watch::start(registry.clone(), options.hung_after)
+        let watch = WatchThread::start(registry.clone(), options.hung_after)
             .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
         let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
         Ok(Self { engine, options, registry, reaper, watch })
@@ -201,8 +179,7 @@ impl VmmHost {
         request: LaunchRequest,
         requested: Instant,
     ) -> Result<(MachineHandle, UnderWay), LaunchError> {
-        let LaunchRequest { id, spec, initial, resets } = request;
-        let vm = id.clone();
+        let vm = request.id.clone();
         let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
         let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
             .map_err(|source| LaunchError::Mailbox { vm: vm.clone(), source })?;
@@ -220,32 +197,21 @@ impl VmmHost {
             vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
         };
         let machine_thread = MachineThread {
-            id: id.clone(),
-            spec,
-            initial,
-            resets,
+            request,
+            requested,
             engine: self.engine.clone(),
             console: console_writer,
             counters: counters.clone(),
-            steward: Steward {
-                id: id.clone(),
-                inbox,
-                status,
-                heartbeat,
-                requested,
-                under_way: Some(under_way),
-                slow_turns: SlowTurns::default(),
-                last_command: None,
-                resets,
-                button: None,
-                orders: StandingOrders::default(),
-            },
+            inbox,
+            status,
+            heartbeat,
+            under_way,
             reaper,
             release,
         };
         self.spawn(machine_thread, hosted)?;
         let handle = MachineHandle::from_parts(HandleParts {
-            id,
+            id: vm,
             port: Box::new(outbox),
             status: status_seen,
             released,
@@ -262,7 +228,7 @@ impl VmmHost {
     }
 
     fn spawn(&self, machine_thread: MachineThread, hosted: Hosted) -> Result<(), LaunchError> {
-        let vm = machine_thread.id.clone();
+        let vm = machine_thread.request.id.clone();
         let thread_name = thread_name(&vm);
         let admitted = self.registry.admit(&vm, || {
             let builder = thread::Builder::new().name(thread_name.clone());
@@ -270,16 +236,16 @@ impl VmmHost {
             Ok(Hosted { thread: Some(thread), ..hosted })
         });
         admitted.map_err(|refusal| match refusal {
-            Refusal::Closed => LaunchError::ShuttingDown { vm },
-            Refusal::Taken => LaunchError::AlreadyHosted { vm },
-            Refusal::Full { limit } => LaunchError::Full { vm, limit },
-            Refusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
+            RegistryRefusal::Closed => LaunchError::ShuttingDown { vm },
+            RegistryRefusal::Taken => LaunchError::AlreadyHosted { vm },
+            RegistryRefusal::Full { limit } => LaunchError::Full { vm, limit },
+            RegistryRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
         })
     }
 }
 
 /// Resolves when a machine is under way, or with what kept it.
-type UnderWay = oneshot::Receiver<Result<(), LaunchFailure>>;
+type UnderWay = oneshot::Receiver<LaunchOutcome>;
 
 #[cfg(test)]
 mod tests;

@@ -15,19 +15,23 @@
 //!
 //! A guest that resets itself gets another machine in the same place, made by the same thread from what it was given:
 //! handle, console, descriptors and counters go on, and nobody above has to be there. See [`vm_model::ResetPolicy`] for
-//! how often; what ends for good ends in [`MachineStatus::exit`].
+//! how often; the end that no machine follows is in the [`vm_model::MachineStatus`].
 //!
-//! [`Command`], [`Reply`] and [`MachineStatus`] are plain values, and [`CommandPort`] with [`HandleParts`] is all
-//! that stands between a handle and its machine: a machine in another process is the same to its users. What a
-//! machine is made of is the `vmm` crate's; when to launch, restart or stop one is the caller's.
+//! [`vm_model::Command`], [`vm_model::Reply`] and [`vm_model::MachineStatus`] are plain values, and [`CommandPort`] with
+//! [`HandleParts`] is all that stands between a handle and its machine: a machine in another process is the same to its
+//! users. What a machine is made of is the `vmm` crate's; when to launch, restart or stop one is the caller's.
+//!
+//! Where things are: `host` is the front door with what looks after all machines; `machine_thread` is all that one
+//! machine's thread does; `engine` is what it drives. Between host and thread lie `launch`, `mailbox`, `heartbeat`,
+//! `counters`, `console` and `handover`, which know neither.
 //!
 //! Everything asynchronous here wants a tokio runtime with its clock enabled, of either flavour, and blocks it
 //! nowhere for longer than it takes to start a thread.
 //!
 //! ```no_run
 //! use hypervisor::Hypervisor;
-//! use vm_model::{MachineSpec, ResetPolicy, VmId};
-//! use vmm_host::{HostOptions, InitialState, LaunchRequest, StopPolicy, VmmHost};
+//! use vm_model::{InitialState, MachineSpec, ResetPolicy, VmId};
+//! use vmm_host::{HostOptions, LaunchRequest, StopPolicy, VmmHost};
 //!
 //! # async fn example(hypervisor: Hypervisor, spec: MachineSpec<std::os::fd::OwnedFd>)
 //! # -> Result<(), Box<dyn std::error::Error>> {
@@ -45,8 +49,6 @@
 
 #![forbid(unsafe_code)]
 
-mod admission;
-mod command;
 pub mod console;
 mod containment;
 mod counters;
@@ -54,28 +56,18 @@ mod descriptors;
 mod engine;
 mod error;
 mod handle;
+mod handover;
 mod heartbeat;
 mod host;
-mod lives;
+mod launch;
 mod machine_thread;
 mod mailbox;
-mod reaper;
-mod registry;
-mod renewal;
-mod slow_turns;
-mod standing_orders;
-mod steward;
-mod stop;
-mod watch_thread;
 
-pub use admission::{Admission, admit};
-pub use command::{Command, CommandKind, MachineStatus, Reply};
 pub use console::{ConsoleLimits, ConsoleRecorder, ConsoleSnapshot};
 pub use counters::CountersSource;
 pub use descriptors::presize_fd_table;
 pub use error::{CommandError, HostError, LaunchError, LaunchFailure, StopError};
-pub use handle::{HandleParts, MachineHandle};
-pub use host::{HostOptions, InitialState, LaunchRequest, ShutdownReport, VmmHost};
+pub use handle::{HandleParts, MachineHandle, StopPolicy, StopReport};
+pub use host::{HostCounts, HostOptions, ShutdownReport, VmmHost};
+pub use launch::LaunchRequest;
 pub use mailbox::{CommandPort, PortClosed, ReplyFuture};
-pub use registry::HostCounts;
-pub use stop::{StopPolicy, StopReport};

@@ -1,33 +1,49 @@
-//! What a machine's thread does: has its machine live (`lives`), tells how it ended, hands over what is left.
+//! What a machine's thread does: has its machine live (`runner`), tells how it ended, hands over what is left.
 
-use std::os::fd::OwnedFd;
+mod admission;
+mod driver;
+mod renewal;
+mod runner;
+mod slow_turns;
+mod standing_orders;
+
 use std::sync::Arc;
+use std::time::Instant;
 
-use vm_model::{MachineExit, MachinePhase, MachineSpec, ResetPolicy, VmId};
+use tokio::sync::watch;
+use vm_model::{MachineExit, MachinePhase, MachineStatus, VmId};
 
 use crate::console::ConsoleWriter;
 use crate::containment::contain;
 use crate::counters::CountersCell;
 use crate::engine::{Engine, Machine};
 use crate::error::LaunchFailure;
-use crate::host::InitialState;
-use crate::lives::{FirstLife, Lives};
-use crate::reaper::{ReleaseSignal, ToReaper};
-use crate::steward::Steward;
+use crate::handover::{EndedMachine, ReleaseSignal, ToReaper};
+use crate::heartbeat::Heartbeat;
+use crate::launch::{LaunchRequest, LaunchSignal};
+use crate::mailbox::Inbox;
+use driver::MachineDriver;
+use runner::{FirstMachine, MachineRunner};
+use slow_turns::SlowTurns;
+use standing_orders::StandingOrders;
 
 /// Threads' names are cut by the kernel after so many bytes.
 const THREAD_NAME_BYTES: usize = 15;
 
 /// What a machine's thread is started with.
 pub(crate) struct MachineThread {
-    pub(crate) id: VmId,
-    pub(crate) spec: MachineSpec<OwnedFd>,
-    pub(crate) initial: InitialState,
-    pub(crate) resets: ResetPolicy,
+    pub(crate) request: LaunchRequest,
+    /// When the machine was asked for.
+    pub(crate) requested: Instant,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) console: ConsoleWriter,
     pub(crate) counters: Arc<CountersCell>,
-    pub(crate) steward: Steward,
+    pub(crate) inbox: Inbox,
+    pub(crate) status: watch::Sender<MachineStatus>,
+    /// Moved on at each turn of the machine's event loop.
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    /// Who waits for the machine to be under way.
+    pub(crate) under_way: LaunchSignal,
     pub(crate) reaper: ToReaper,
     pub(crate) release: ReleaseSignal,
 }
@@ -35,16 +51,30 @@ pub(crate) struct MachineThread {
 impl MachineThread {
     /// The whole of it. Nothing that happens in here reaches another machine.
     pub(crate) fn run(self) {
-        let Self { id, spec, initial, resets, engine, console, counters, mut steward, reaper, release } =
-            self;
-        let lives = Lives { name: id.as_str().to_owned(), engine, console, counters: counters.clone() };
-        let first = FirstLife { spec, initial, resets };
+        let Self { request, engine, console, counters, reaper, release, .. } = self;
+        let LaunchRequest { id, spec, initial, resets } = request;
+        let mut driver = MachineDriver {
+            id: id.clone(),
+            inbox: self.inbox,
+            status: self.status,
+            heartbeat: self.heartbeat,
+            requested: self.requested,
+            under_way: Some(self.under_way),
+            slow_turns: SlowTurns::default(),
+            last_command: None,
+            resets,
+            button: None,
+            orders: StandingOrders::default(),
+        };
+        let runner =
+            MachineRunner { name: id.as_str().to_owned(), engine, console, counters: counters.clone() };
+        let first = FirstMachine { spec, initial, resets };
         let mut machine = None;
         // An outer slot keeps the machine out of an unwinding: closing it belongs to the reaper.
-        let outcome = contain(|| lives.live(first, &mut machine, &mut steward))
+        let outcome = contain(|| runner.run(first, &mut machine, &mut driver))
             .unwrap_or_else(|panic| Err(LaunchFailure::Panicked(panic)));
         // Followers of the console end with the machine.
-        drop(lives);
+        drop(runner);
         // Ends the vCPUs where a panic left them running: "exited" is to mean that nothing of the guest runs.
         let remains = contain(|| machine.map(Machine::into_remains)).unwrap_or_else(|panic| {
             tracing::error!(vm_id = %id, panic, "taking the machine apart failed");
@@ -54,24 +84,24 @@ impl MachineThread {
         if let Err(panic) = contain(|| counters.end()) {
             tracing::error!(vm_id = %id, panic, "the last reading of the counters failed");
         }
-        publish(&id, outcome, steward);
-        reaper.hand_over(id, remains, release);
+        publish(&id, outcome, driver);
+        reaper.hand_over(EndedMachine { id, remains, release });
     }
 }
 
 /// Tells how the machine ended: in the status, and to the launch if that still waits. Closes the mailbox.
-fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut steward: Steward) {
+fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: MachineDriver) {
     let exit = match &outcome {
         Ok(exit) => exit.clone(),
         Err(failure) => failure.as_exit(),
     };
     tracing::info!(vm_id = %id, ?exit, "the machine has ended");
-    steward.status.send_modify(|status| {
+    driver.status.send_modify(|status| {
         status.phase = MachinePhase::Exited;
         status.exit = Some(exit.clone());
         status.hung = false;
     });
-    let Some(waiting) = steward.under_way.take() else {
+    let Some(waiting) = driver.under_way.take() else {
         return;
     };
     let answer = match (outcome, exit) {

@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-
-use crate::{Command, Reply};
+use vm_model::{Command, Reply};
 
 /// The answer to a command, once it comes.
 pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<Reply, PortClosed>> + Send + 'a>>;

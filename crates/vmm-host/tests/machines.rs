@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tiny_guest::TinyGuest;
 use vm_model::{
-    FailureKind, MachineExit, MachinePhase, ResetPolicy, ResetSource, SerialMode, StopMethod, VcpuActivity,
-    VcpuDump, VcpuReport,
+    FailureKind, InitialState, MachineExit, MachinePhase, ResetPolicy, ResetSource, SerialMode, StopMethod,
+    VcpuActivity, VcpuDump, VcpuReport,
 };
-use vmm_host::{InitialState, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
+use vmm_host::{LaunchRequest, MachineHandle, StopPolicy, VmmHost};
 
 use support::{file_with, host, launch, request, within};
 

@@ -43,7 +43,7 @@ async fn two_hundred_resets_leave_nothing_behind() {
     let (mut before, mut mapped, mut settled_kib, mut took) = (None, None, 0, Duration::ZERO);
     for reset in 1..=WARM + RESETS {
         within(machine.reset()).await.expect("the button works");
-        let booted = |status: &vmm_host::MachineStatus| {
+        let booted = |status: &vm_model::MachineStatus| {
             status.resets.by_button == reset
                 && status.phase == MachinePhase::Running
                 && status.timings.first_console_byte.is_some()

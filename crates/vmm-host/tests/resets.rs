@@ -32,7 +32,7 @@ fn disk(file: OwnedFd, caching: DiskCaching) -> DiskSpec<OwnedFd> {
 
 async fn until_reset(machine: &MachineHandle, total: u64) {
     let mut status = machine.status();
-    let booted = |status: &vmm_host::MachineStatus| {
+    let booted = |status: &vm_model::MachineStatus| {
         status.resets.total() >= total && status.phase == MachinePhase::Running
     };
     within(status.wait_for(booted)).await.expect("it is told");

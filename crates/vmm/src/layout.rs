@@ -85,6 +85,8 @@ pub(crate) const FIRST_MESSAGE_GSI: u32 = 24;
 
 /// Slots on bus 0, the host bridge's slot 0 among them.
 pub(crate) const PCI_SLOTS: u8 = 32;
+const _: () =
+    assert!(PCI_SLOTS as usize == vm_model::PCI_DEVICES_MAX + 1, "descriptions are held to the same");
 /// Distance between the base addresses handed to neighbouring slots; at least a function's largest register.
 pub(crate) const PCI_BAR_STRIDE: u64 = 0x10_0000;
 

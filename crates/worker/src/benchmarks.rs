@@ -6,15 +6,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::records;
 use crate::supervisor::GivenUp;
+use crate::{records, volumes};
 
 /// Copies the disk `image` to `path`, as for a VM that may write to it; a copy that is there is replaced.
 ///
 /// # Errors
 /// The file system refuses.
 pub fn copy_disk(image: &File, path: &Path) -> io::Result<()> {
-    records::fresh_writable_copy(image, path, &GivenUp::default()).map(drop).map_err(io::Error::other)
+    volumes::make_content(Some(image), 0, path, &GivenUp::default()).map_err(io::Error::other)
 }
 
 /// Replaces the record at `path` by one that holds `content`.

@@ -92,6 +92,21 @@ pub(crate) struct Capacity {
 pub(crate) struct Share {
     of: Arc<Capacity>,
     memory: Bytes,
+    is_given_back: bool,
+}
+
+impl Share {
+    /// How much it is.
+    pub(crate) fn memory(&self) -> Bytes {
+        self.memory
+    }
+}
+
+impl Promised {
+    fn give_back(&mut self, memory: Bytes) {
+        self.machines = self.machines.saturating_sub(1);
+        self.memory = difference(self.memory, memory);
+    }
 }
 
 impl Capacity {
@@ -99,23 +114,46 @@ impl Capacity {
         Arc::new(Self { limit, promised: Mutex::default() })
     }
 
-    /// Takes the share of a machine with `memory` on `host`; a host that does not say what it has refuses nothing.
+    /// Whether a machine with `memory` could be started on `host` now, if `freed` of what is promised were given back.
     ///
     /// # Errors
     /// See [`CapacityError`].
+    pub(crate) fn check(
+        &self,
+        memory: &MemorySpec,
+        host: Option<HostMemory>,
+        freed: Option<Bytes>,
+    ) -> Result<(), CapacityError> {
+        let mut promised = *self.promised();
+        if let Some(freed) = freed {
+            promised.give_back(freed);
+        }
+        host.map_or(Ok(()), |host| admit(host, self.limit, promised, memory, footprint(memory)))
+    }
+
+    /// Takes the share of a machine with `memory` on `host`, in exchange for that of the machine `before` it; a host that
+    /// does not say what it has refuses nothing.
+    ///
+    /// # Errors
+    /// See [`CapacityError`]. The share of the machine before is given back then.
     pub(crate) fn take(
         self: &Arc<Self>,
         memory: &MemorySpec,
         host: Option<HostMemory>,
+        before: Option<Share>,
     ) -> Result<Share, CapacityError> {
         let wanted = footprint(memory);
         let mut promised = self.promised();
+        if let Some(mut before) = before {
+            promised.give_back(before.memory);
+            before.is_given_back = true;
+        }
         if let Some(host) = host {
             admit(host, self.limit, *promised, memory, wanted)?;
         }
         promised.machines = promised.machines.saturating_add(1);
         promised.memory = sum(promised.memory, wanted);
-        Ok(Share { of: Arc::clone(self), memory: wanted })
+        Ok(Share { of: Arc::clone(self), memory: wanted, is_given_back: false })
     }
 
     fn promised(&self) -> MutexGuard<'_, Promised> {
@@ -125,9 +163,9 @@ impl Capacity {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut promised = self.of.promised();
-        promised.machines = promised.machines.saturating_sub(1);
-        promised.memory = difference(promised.memory, self.memory);
+        if !self.is_given_back {
+            self.of.promised().give_back(self.memory);
+        }
     }
 }
 
@@ -221,41 +259,44 @@ mod tests {
     #[test]
     fn shares_add_up_and_come_back() {
         let capacity = limited(100);
-        let first = capacity.take(&machine(500), host(1280)).expect("fits");
-        let _second = capacity.take(&machine(512), host(1280)).expect("fits");
-        let refused = capacity.take(&machine(1), host(1280)).expect_err("1020 of 1024 MiB are promised");
+        let first = capacity.take(&machine(500), host(1280), None).expect("fits");
+        let _second = capacity.take(&machine(512), host(1280), None).expect("fits");
+        let refused =
+            capacity.take(&machine(1), host(1280), None).expect_err("1020 of 1024 MiB are promised");
         insta::assert_snapshot!(refused, @"not enough memory: the machine takes 5 MiB, 1020 MiB are promised already (machines: 2), and this host's machines may have 1024 MiB together (100 % of 1280 MiB, less a reserve of 256 MiB)");
         drop(first);
-        capacity.take(&machine(504), host(1280)).expect("fits again");
+        capacity.take(&machine(504), host(1280), None).expect("fits again");
     }
 
     #[test]
     fn a_ratio_stretches_and_shrinks_what_is_promised() {
         let twice = limited(200);
-        let _one = twice.take(&machine(1000), host(1000)).expect("fits");
-        twice.take(&machine(736), host(1000)).expect("2000 MiB less the reserve are 1744");
-        twice.take(&machine(737), host(1000)).expect_err("a MiB too many");
-        twice.take(&machine(1001), host(1000)).expect_err("no machine is larger than its host");
-        limited(50).take(&machine(300), host(1000)).expect_err("half as much, less the reserve, is 244 MiB");
-        limited(100).take(&machine(16), host(200)).expect_err("the reserve is more than there is");
+        let _one = twice.take(&machine(1000), host(1000), None).expect("fits");
+        twice.take(&machine(736), host(1000), None).expect("2000 MiB less the reserve are 1744");
+        twice.take(&machine(737), host(1000), None).expect_err("a MiB too many");
+        twice.take(&machine(1001), host(1000), None).expect_err("no machine is larger than its host");
+        limited(50)
+            .take(&machine(300), host(1000), None)
+            .expect_err("half as much, less the reserve, is 244 MiB");
+        limited(100).take(&machine(16), host(200), None).expect_err("the reserve is more than there is");
     }
 
     #[test]
     fn without_a_limit_a_machine_must_fit_by_itself() {
         let capacity = Capacity::new(MemoryOvercommit::Unlimited);
-        let _one = capacity.take(&machine(100), host(100)).expect("fits");
-        let _two = capacity.take(&machine(100), host(100)).expect("nothing is added up");
-        let refused = capacity.take(&machine(101), host(100)).expect_err("too large");
+        let _one = capacity.take(&machine(100), host(100), None).expect("fits");
+        let _two = capacity.take(&machine(100), host(100), None).expect("nothing is added up");
+        let refused = capacity.take(&machine(101), host(100), None).expect_err("too large");
         insta::assert_snapshot!(refused, @"not enough memory: the machine is to have 101 MiB, this host has 100 MiB in all");
-        limited(100).take(&machine(1 << 20), None).expect("a host that does not say refuses nothing");
+        limited(100).take(&machine(1 << 20), None, None).expect("a host that does not say refuses nothing");
     }
 
     #[test]
     fn huge_pages_are_the_kernels_to_promise() {
         let aside = Some(HostMemory { total: Bytes::from_mib(4096), huge_pages: Bytes::from_mib(3072) });
         let huge = MemorySpec { backing: MemoryBacking::HugePages(HugePageSize::TwoMib), ..machine(3072) };
-        limited(100).take(&huge, aside).expect("only what is beside them counts");
-        limited(100).take(&machine(800), aside).expect_err("1024 MiB are left, less the reserve");
+        limited(100).take(&huge, aside, None).expect("only what is beside them counts");
+        limited(100).take(&machine(800), aside, None).expect_err("1024 MiB are left, less the reserve");
     }
 
     #[test]
@@ -286,7 +327,7 @@ mod tests {
                     Some(size) => {
                         let memory = MemorySpec { size: Bytes::new(size), ..machine(0) };
                         let before = *capacity.promised();
-                        match capacity.take(&memory, Some(host)) {
+                        match capacity.take(&memory, Some(host), None) {
                             Ok(share) => shares.push(share),
                             Err(CapacityError::Overcommitted { .. }) => {
                                 prop_assert_eq!(*capacity.promised(), before, "a refusal takes nothing");

@@ -28,11 +28,14 @@
 #[doc(hidden)]
 pub mod benchmarks;
 mod capacity;
+mod definition;
 mod failure;
+mod housekeeping;
 pub mod node;
 mod records;
 mod shared_huge_pages;
 mod supervisor;
 pub mod vms;
+mod volumes;
 
 pub use vmm_host::presize_fd_table;

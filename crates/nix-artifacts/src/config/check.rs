@@ -113,6 +113,9 @@ impl Checker<'_> {
                     members: vec![(member, Value::Text(text.clone()))],
                 }))
             }
+            (ValueKind::Devices, Node::List(entries)) => {
+                self.list(rule, entries, &json_path).map(Value::List)
+            }
             (ValueKind::List { most }, Node::List(entries)) if entries.len() <= *most => {
                 self.list(rule, entries, &json_path).map(Value::List)
             }
@@ -179,8 +182,8 @@ fn is_accepted_integer(kind: &ValueKind, value: u64) -> bool {
         ValueKind::Integer { least, most } => (*least..=*most).contains(&value),
         ValueKind::OneOf(values) => values.contains(&value),
         ValueKind::PowerOfTwo { least, most } => (*least..=*most).contains(&value) && value.is_power_of_two(),
-        ValueKind::Pages { least, most } => {
-            (*least..=*most).contains(&value) && value.is_multiple_of(keys::PAGE_SIZE)
+        ValueKind::Bytes { least, most, multiple_of } => {
+            (*least..=*most).contains(&value) && value.is_multiple_of(*multiple_of)
         }
         _ => false,
     }

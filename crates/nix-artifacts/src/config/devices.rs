@@ -6,25 +6,25 @@ use vm_model::{CpuSpec, DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSp
 
 use super::ValueKind;
 use super::device_options::{disk_options, nic_options};
-use super::extract::{FileRequest, NicRequest, StatedImage};
+use super::extract::{FileRequest, NicRequest, StatedImage, WantedFile};
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
 use super::section::Section;
 
 /// Descriptors a disk queue where none are named.
-const DEFAULT_DISK_QUEUE: u16 = 128;
+pub(super) const DEFAULT_DISK_QUEUE: u16 = 128;
 /// Descriptors a network queue where none are named.
 const DEFAULT_NET_QUEUE: u16 = 256;
 /// Bytes of a disk's serial number that a guest can read (virtio 1.2 §5.2.6.1).
 const SERIAL_LENGTH: usize = 20;
 
 impl Reader<'_> {
-    pub(super) fn disks(&mut self) -> Result<Vec<DiskSpec<FileRequest>>, Box<Refusal>> {
+    pub(super) fn disks(&mut self) -> Result<Vec<DiskSpec<WantedFile>>, Box<Refusal>> {
         let entries = self.top.list("disks");
         if entries.is_empty() {
             let conventional = DiskSpec {
                 id: "disk0".to_owned(),
-                file: FileRequest::conventional("disk.img", "$.disks"),
+                file: WantedFile::InStore(FileRequest::conventional("disk.img", "$.disks")),
                 format: DiskFormat::Raw,
                 access: DiskAccess::ReadWrite,
                 serial: None,
@@ -37,7 +37,7 @@ impl Reader<'_> {
         entries.iter().enumerate().map(|(index, disk)| self.disk(disk, names.of(index, disk))).collect()
     }
 
-    fn disk(&mut self, disk: &Section, id: String) -> Result<DiskSpec<FileRequest>, Box<Refusal>> {
+    fn disk(&mut self, disk: &Section, id: String) -> Result<DiskSpec<WantedFile>, Box<Refusal>> {
         let Some(path) = disk.text("path") else {
             return Err(contradiction(
                 disk.path_of("path"),
@@ -71,7 +71,7 @@ impl Reader<'_> {
         }
         Ok(DiskSpec {
             id,
-            file,
+            file: WantedFile::InStore(file),
             format,
             access,
             serial: serial.map(str::to_owned),
@@ -117,7 +117,7 @@ impl Reader<'_> {
     /// Refuses a device id, disk's or interface's, that an earlier device has.
     pub(super) fn unique_ids(
         &self,
-        disks: &[DiskSpec<FileRequest>],
+        disks: &[DiskSpec<WantedFile>],
         nics: &[NicRequest],
     ) -> Result<(), Box<Refusal>> {
         let disks = disks.iter().map(|disk| disk.id.as_str());

@@ -4,18 +4,22 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, NicOptions, Overrides};
 
+use super::bus::DeviceCount;
 use super::check::check;
 use super::document::{MAX_CONFIG_SIZE, Node};
 use super::keys;
 use super::machine::Reader;
 use super::memory::are_whole_pages;
-use super::refusal::{ConfigError, ConfigWarning};
+use super::overlay::overlay;
+use super::refusal::{ConfigError, ConfigWarning, Refusal};
 use super::services::VsockRequest;
 use super::settings::{ProcuratorSettings, read_settings};
+use super::volumes::read_disk_settings;
 
 /// A network interface that an image asks for; the worker finds a TAP and what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +62,16 @@ pub(crate) struct Conventional {
     pub(crate) disk_image: bool,
 }
 
-/// A file that the machine needs, still to be opened.
+/// What a part of the machine lies on, still to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WantedFile {
+    /// A file of the store.
+    InStore(FileRequest),
+    /// Nothing that is there: a disk that is given by its size and begins blank.
+    Blank,
+}
+
+/// A file of the store that the machine needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileRequest {
     /// The path as it was written.
@@ -93,19 +106,21 @@ pub(crate) enum FileOrigin {
 /// A whole configuration.
 #[derive(Debug)]
 pub(crate) struct ParsedConfig {
-    pub(crate) machine: MachineSpec<FileRequest>,
+    pub(crate) machine: MachineSpec<WantedFile>,
     pub(crate) nics: Vec<NicRequest>,
     pub(crate) vsock: Option<VsockRequest>,
     pub(crate) settings: ProcuratorSettings,
     pub(crate) warnings: Vec<ConfigWarning>,
 }
 
-/// Reads the text of the configuration `file`.
+/// Reads the text of the configuration `file`; `assignment` takes precedence over what stands under its key
+/// `procurator`.
 pub(crate) fn parse_config(
     text: &[u8],
     file: &Path,
     uuid: Uuid,
     present: Conventional,
+    assignment: &Map<String, Value>,
 ) -> Result<ParsedConfig, ConfigError> {
     let size = text.len() as u64;
     if size > MAX_CONFIG_SIZE {
@@ -113,33 +128,52 @@ pub(crate) fn parse_config(
     }
     let document: Node = serde_json::from_slice(text)
         .map_err(|source| ConfigError::Syntax { file: file.to_owned(), source })?;
+    let (document, overlaid) = overlay(document, assignment);
     let mut warnings = Vec::new();
-    read(&document, uuid, present, &mut warnings)
-        .map(|(machine, nics, vsock, settings)| ParsedConfig { machine, nics, vsock, settings, warnings })
-        .map_err(|refusal| ConfigError::Refused { file: file.to_owned(), refusal })
+    match read(&document, uuid, present, &mut warnings) {
+        Ok((machine, nics, vsock, settings)) => {
+            for warning in &mut warnings {
+                if let Some(json_path) = overlaid.place_in_assignment(&warning.json_path) {
+                    warning.json_path = format!("assignment: {json_path}");
+                }
+            }
+            Ok(ParsedConfig { machine, nics, vsock, settings, warnings })
+        }
+        Err(refusal) => Err(match overlaid.place_in_assignment(&refusal.json_path) {
+            Some(json_path) => {
+                ConfigError::RefusedAssignment { refusal: Box::new(Refusal { json_path, ..*refusal }) }
+            }
+            None => ConfigError::Refused { file: file.to_owned(), refusal },
+        }),
+    }
 }
 
-type Described = (MachineSpec<FileRequest>, Vec<NicRequest>, Option<VsockRequest>, ProcuratorSettings);
+type Described = (MachineSpec<WantedFile>, Vec<NicRequest>, Option<VsockRequest>, ProcuratorSettings);
 
 fn read(
     document: &Node,
     uuid: Uuid,
     present: Conventional,
     warnings: &mut Vec<ConfigWarning>,
-) -> Result<Described, Box<super::Refusal>> {
+) -> Result<Described, Box<Refusal>> {
     let top = check(document, warnings)?;
     let mut reader = Reader::new(&top, present, warnings);
+    let listed = reader.listed_devices();
+    reader.check_bus(listed, if listed.disks > 0 { "$.disks" } else { "$.net" })?;
     let cpus = reader.cpus()?;
     let memory = reader.memory()?;
     let boot = reader.boot()?;
-    let disks = reader.disks()?;
+    let mut disks = reader.disks()?;
     let nics = reader.nics(&cpus)?;
     reader.unique_ids(&disks, &nics)?;
     let serial = reader.serial();
     let services = reader.services(&memory)?;
     let vsock = reader.vsock();
-    let disk_ids: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
-    let settings = read_settings(top.section("procurator"), &disk_ids)?;
+    let procurator = top.section("procurator");
+    let entries = procurator.map_or(&[][..], |procurator| procurator.list("disks"));
+    let settings = read_settings(procurator, read_disk_settings(entries, &mut disks, &nics)?);
+    let count = DeviceCount { disks: disks.len(), nics: nics.len() };
+    reader.check_bus(count, entries.last().map_or("$.disks", |entry| entry.path.as_str()))?;
     let machine =
         MachineSpec { uuid, cpus, memory, boot, disks, nics: Vec::new(), serial, rng: true, services };
     Ok((machine, nics, vsock, settings))
@@ -206,7 +240,7 @@ fn checked_memory(size: Bytes, backing: MemoryBacking) -> Result<Bytes, Override
         let accepted = format!("a multiple of the image's huge pages of {} bytes", page.bytes().get());
         return Err(OverrideError { name: "memory_bytes", value: size.get().to_string(), accepted });
     }
-    let kind = keys::ValueKind::Pages { least: keys::MIN_MEMORY, most: keys::MAX_MEMORY };
+    let kind = keys::MEMORY_SIZE;
     let in_range = (keys::MIN_MEMORY..=keys::MAX_MEMORY).contains(&size.get());
     if in_range && size.get().is_multiple_of(keys::PAGE_SIZE) {
         Ok(size)

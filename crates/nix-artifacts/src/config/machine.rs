@@ -2,7 +2,7 @@
 
 use vm_model::{BootSpec, SerialMode};
 
-use super::extract::{Conventional, FileOrigin, FileRequest, StatedImage};
+use super::extract::{Conventional, FileOrigin, FileRequest, StatedImage, WantedFile};
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
 use super::section::Section;
 
@@ -31,20 +31,22 @@ impl<'config> Reader<'config> {
         });
     }
 
-    pub(super) fn boot(&self) -> Result<BootSpec<FileRequest>, Box<Refusal>> {
+    pub(super) fn boot(&self) -> Result<BootSpec<WantedFile>, Box<Refusal>> {
         let kernel = self.one_spelling("kernel", "path")?;
         let initramfs = self.one_spelling("initramfs", "path")?;
         let cmdline = self.one_spelling("cmdline", "args")?;
-        let default_initrd =
-            || self.present.initrd.then(|| FileRequest::conventional("initrd", "$.payload.initramfs"));
+        let default_initrd = || {
+            let initrd = || WantedFile::InStore(FileRequest::conventional("initrd", "$.payload.initramfs"));
+            self.present.initrd.then(initrd)
+        };
+        let named =
+            |(text, json_path): (&str, String)| WantedFile::InStore(FileRequest::named(text, json_path));
         Ok(BootSpec {
             kernel: kernel.map_or_else(
-                || FileRequest::conventional("vmlinux", "$.payload.kernel"),
-                |(text, json_path)| FileRequest::named(text, json_path),
+                || WantedFile::InStore(FileRequest::conventional("vmlinux", "$.payload.kernel")),
+                named,
             ),
-            initrd: initramfs
-                .map(|(text, json_path)| FileRequest::named(text, json_path))
-                .or_else(default_initrd),
+            initrd: initramfs.map(named).or_else(default_initrd),
             cmdline: cmdline.map_or_else(String::new, |(text, _)| text.to_owned()),
         })
     }

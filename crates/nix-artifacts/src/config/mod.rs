@@ -1,11 +1,13 @@
 //! `vm-config.json`: from text to a machine description whose files are still to be opened.
 //!
 //! ```text
-//! bytes ─► document (any JSON, duplicates kept) ─► check (against the table of keys) ─► read (into types)
+//! bytes ─► document (any JSON, duplicates kept) ─► overlay (of the assignment) ─► check (against the table of keys)
+//!       ─► read (into types)
 //! ```
 //! [`keys`] is the single source of truth about what a key means and which values it takes; the documentation
 //! is checked against it. Nothing here touches a file system.
 
+mod bus;
 mod check;
 mod device_options;
 mod devices;
@@ -15,11 +17,13 @@ pub(crate) mod keys;
 mod machine;
 mod memory;
 mod nearest;
+mod overlay;
 mod processors;
 mod refusal;
 mod section;
 mod services;
 mod settings;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +32,10 @@ pub use extract::{NicRequest, OverrideError};
 pub use keys::{KeyRule, Literal, ValueKind, Verdict, known_keys};
 pub use refusal::{ConfigError, ConfigWarning, Refusal, RefusalReason};
 pub use services::VsockRequest;
-pub use settings::{AddressDelivery, DiskPersistence, ProcuratorSettings, RestartPolicy};
+pub use settings::{AddressDelivery, ProcuratorSettings, RestartPolicy};
+pub use volumes::DiskSettings;
 
 pub(crate) use document::MAX_CONFIG_SIZE;
-pub(crate) use extract::{Conventional, FileOrigin, FileRequest, StatedImage, apply_overrides, parse_config};
+pub(crate) use extract::{
+    Conventional, FileOrigin, FileRequest, StatedImage, WantedFile, apply_overrides, parse_config,
+};

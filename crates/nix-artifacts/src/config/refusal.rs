@@ -35,6 +35,12 @@ pub enum ConfigError {
         /// What is not accepted, and what would be.
         refusal: Box<Refusal>,
     },
+    /// A key or a value under `procurator` of the assignment is not accepted.
+    #[error("assignment: {refusal}")]
+    RefusedAssignment {
+        /// What is not accepted, and what would be; its place is one of the assignment.
+        refusal: Box<Refusal>,
+    },
 }
 
 /// One key or value that is not accepted.

@@ -2,7 +2,7 @@
 
 use vm_model::{BalloonSpec, Bytes, GuestServices, MemorySpec};
 
-use super::extract::FileRequest;
+use super::extract::WantedFile;
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
 
@@ -17,8 +17,8 @@ pub struct VsockRequest {
 }
 
 impl Reader<'_> {
-    pub(super) fn services(&self, memory: &MemorySpec) -> Result<GuestServices<FileRequest>, Box<Refusal>> {
-        let defaults = GuestServices::<FileRequest>::default();
+    pub(super) fn services(&self, memory: &MemorySpec) -> Result<GuestServices<WantedFile>, Box<Refusal>> {
+        let defaults = GuestServices::<WantedFile>::default();
         Ok(GuestServices {
             panic_device: self.top.boolean("pvpanic").unwrap_or(defaults.panic_device),
             balloon: self.balloon(memory)?,
@@ -35,7 +35,7 @@ impl Reader<'_> {
     }
 
     /// Only a mode asks for a console: the section alone is what other tools write for none.
-    fn virtio_console(&self) -> bool {
+    pub(super) fn virtio_console(&self) -> bool {
         match self.top.section("console").and_then(|console| console.text("mode")) {
             Some("Null" | "Off") | None => false,
             Some(_) => true,

@@ -1,6 +1,7 @@
 //! What configurations say, what is refused and in which words, and that the documentation says the same.
 
 mod documentation;
+mod overlay;
 mod reading;
 mod refusing;
 mod services;
@@ -9,6 +10,7 @@ mod upstream;
 use std::path::Path;
 
 use proptest::prelude::*;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::*;
@@ -20,7 +22,16 @@ fn parse(json: &str) -> Result<extract::ParsedConfig, String> {
 }
 
 fn parse_with(json: &str, present: Conventional) -> Result<extract::ParsedConfig, String> {
-    parse_config(json.as_bytes(), Path::new("vm-config.json"), Uuid::nil(), present)
+    parse_all(json, present, &Map::new())
+}
+
+/// Parses `json` with an assignment's `procurator` laid over it.
+fn parse_all(
+    json: &str,
+    present: Conventional,
+    assignment: &Map<String, Value>,
+) -> Result<extract::ParsedConfig, String> {
+    parse_config(json.as_bytes(), Path::new("vm-config.json"), Uuid::nil(), present, assignment)
         .map_err(|error| chain(&error))
 }
 
@@ -76,8 +87,16 @@ proptest! {
     }
 
     #[test]
+    fn no_assignment_panics(own in any_json(), laid in any_json()) {
+        if let Value::Object(laid) = laid {
+            let json = serde_json::json!({ "procurator": own }).to_string();
+            let _ = parse_all(&json, Conventional::default(), &laid);
+        }
+    }
+
+    #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse_config(&bytes, Path::new("x"), Uuid::nil(), Conventional::default());
+        let _ = parse_config(&bytes, Path::new("x"), Uuid::nil(), Conventional::default(), &Map::new());
     }
 
     #[test]

@@ -207,10 +207,14 @@ fn a_mismatch_names_both_hashes() {
     let store = Store::new();
     file("content").write(&store.path());
     let expected = file("other").hash();
-    let error = verify_hash(&store.roots, &store.path(), &expected).expect_err("another hash");
+    let error = verify_hash(&store.roots, &store.path(), &expected, &mut |_| ControlFlow::Continue(()))
+        .expect_err("another hash");
     let text = chain(&error).replace(store.base.path().to_str().expect("plain"), "");
     insta::assert_snapshot!(text, @r#"store path "/tree" has the NAR hash sha256-4lqf23F/UpnPeS4RdBnteYmWOH2NfIsLw5OWE3UOioc=, but sha256-wht8Af2gQbvLeKRNaPYW/1vDG9ibb3UmMuWtwcNRYsI= was promised"#);
-    assert!(verify_hash(&store.roots, &store.path(), &file("content").hash()).is_ok());
+    assert!(
+        verify_hash(&store.roots, &store.path(), &file("content").hash(), &mut |_| ControlFlow::Continue(()))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -300,7 +304,9 @@ fn the_real_nix_says_the_same() {
         let facts: serde_json::Value = serde_json::from_str(&facts).expect("JSON");
         let promised: NarHash = facts[0]["narHash"].as_str().expect("a hash").parse().expect("SRI");
         let roots = StoreRoots::open(&[home.path().join("store")]).expect("the store opens");
-        let verified = verify_hash(&roots, Path::new(&store_path), &promised).expect("the same hash");
+        let verified =
+            verify_hash(&roots, Path::new(&store_path), &promised, &mut |_| ControlFlow::Continue(()))
+                .expect("the same hash");
         assert_eq!(verified.hash, tree.hash());
     }
 }

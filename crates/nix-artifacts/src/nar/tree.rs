@@ -256,10 +256,12 @@ impl TreeWalk<'_, '_> {
         NarError::Read { path: self.path.clone(), source }
     }
 
-    /// An entry that was listed and is gone, or became a link, has changed; anything else is the kernel's word.
+    /// An entry that was listed and is gone, or something that became a link, has changed; anything else is the
+    /// kernel's word.
     fn unreadable(&self, source: Errno) -> NarError {
         match source {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR if !self.open.is_empty() => self.changed(),
+            Errno::LOOP | Errno::NOTDIR => self.changed(),
+            Errno::NOENT if !self.open.is_empty() => self.changed(),
             _ => self.failed(source.into()),
         }
     }

@@ -1,6 +1,5 @@
 //! Comparing a store path with the hash that was promised for it.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -89,12 +88,17 @@ pub fn hash_store_path(
     }
 }
 
-/// Makes sure that the content of `store_path` has the hash `expected`.
+/// Makes sure that the content of `store_path` has the hash `expected`; `progress` as for [`hash_store_path`].
 ///
 /// # Errors
 /// [`HashError::Mismatch`] names both hashes and is permanent; see [`hash_store_path`] for the others.
-pub fn verify_hash(roots: &StoreRoots, store_path: &Path, expected: &NarHash) -> Result<Verified, HashError> {
-    let verified = hash_store_path(roots, store_path, &mut |_| ControlFlow::Continue(()))?;
+pub fn verify_hash(
+    roots: &StoreRoots,
+    store_path: &Path,
+    expected: &NarHash,
+    progress: &mut NarProgress<'_>,
+) -> Result<Verified, HashError> {
+    let verified = hash_store_path(roots, store_path, progress)?;
     if verified.hash == *expected {
         Ok(verified)
     } else {

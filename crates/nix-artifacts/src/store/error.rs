@@ -76,6 +76,8 @@ pub enum ResolveError {
     Missing {
         /// The first component that is missing.
         path: PathBuf,
+        /// Whether that is a whole store path.
+        is_store_path: bool,
     },
     /// A link leads to nothing.
     #[error("{link:?} is a dangling link: its target {target:?} leads to {missing:?}, which does not exist")]
@@ -86,6 +88,8 @@ pub enum ResolveError {
         target: PathBuf,
         /// What is missing.
         missing: PathBuf,
+        /// Whether that is a whole store path.
+        is_store_path: bool,
     },
     /// A link leads out of every configured root.
     #[error("{link:?} is a link to {target:?}, which is outside the configured store roots {roots}")]

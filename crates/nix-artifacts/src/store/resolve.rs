@@ -56,11 +56,13 @@ impl<'roots> Resolver<'roots> {
         opened
     }
 
-    /// Whether the store path has an entry `name`. One that is there and cannot be opened counts: it should be
-    /// complained about, not passed over.
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        let opened = open_component(self.home.descriptor.as_fd(), name.as_ref(), OFlags::PATH);
-        !matches!(opened, Err(Errno::NOENT))
+    /// Whether the store path has an entry `name`, of whatever kind.
+    pub(crate) fn contains(&self, name: &str) -> Result<bool, ResolveError> {
+        match open_component(self.home.descriptor.as_fd(), name.as_ref(), OFlags::PATH) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(source) => Err(refused(self.home.path.join(name), source)),
+        }
     }
 
     /// Every store path but the own one that an opened path led through.
@@ -246,15 +248,23 @@ impl<'roots> Walk<'roots> {
     }
 
     fn failed(&self, path: PathBuf, source: Errno) -> ResolveError {
+        let is_store_path = self.entered.is_empty();
         match (source, self.link_being_walked()) {
             (Errno::NOENT, Some(link)) => ResolveError::DanglingLink {
                 link: link.path.clone(),
                 target: link.target.clone(),
                 missing: path,
+                is_store_path,
             },
-            (Errno::NOENT, None) => ResolveError::Missing { path },
-            (Errno::ACCESS | Errno::PERM, _) => ResolveError::Permission { path, source },
-            _ => ResolveError::Io { path, source },
+            (Errno::NOENT, None) => ResolveError::Missing { path, is_store_path },
+            _ => refused(path, source),
         }
+    }
+}
+
+fn refused(path: PathBuf, source: Errno) -> ResolveError {
+    match source {
+        Errno::ACCESS | Errno::PERM => ResolveError::Permission { path, source },
+        _ => ResolveError::Io { path, source },
     }
 }

@@ -1,5 +1,7 @@
 # A guest that resets itself again and again and counts its lives on its disk, in the first word of sector 0. After the
-# last one it powers off, or serves the network if it has an address.
+# last one it powers off, halts, or serves the network if it has an address.
+
+.set HALTS, 1
 
 guest_lives:
     movl $BLOCK_DEVICE, %edx
@@ -32,6 +34,8 @@ guest_lives:
     fetch parameter_address, %eax
     testl %eax, %eax
     jz power_off
+    cmpl $HALTS, %eax
+    je guest_idle
     # The driver is about to open another device.
     xorl %eax, %eax
     store %eax, virtio_common

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vm_model::{
-    Bytes, FailureKind, GuestPanic, LinkState, MachineCounters, MachineExit, MachineSpec, ResetSource,
-    VcpuCounters, VcpuDump, VcpuReport,
+    Bytes, FailureKind, GuestPanic, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec,
+    ResetSource, VcpuCounters, VcpuDump, VcpuReport,
 };
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
-use crate::host::InitialState;
+use crate::error::Cause;
 
 /// What a machine of a given name does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

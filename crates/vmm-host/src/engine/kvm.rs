@@ -4,12 +4,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hypervisor::Hypervisor;
-use vm_model::{Bytes, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
+use vm_model::{Bytes, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Cause, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
-use crate::host::InitialState;
+use crate::error::Cause;
 
 /// The longest that the event loop may be kept from everything else by vCPUs that do not park.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

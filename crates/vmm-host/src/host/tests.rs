@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, FailureKind, MachineExit, MachinePhase, MachineSpec, MemoryBacking, MemorySpec,
-    ResetPolicy, SerialMode, StopMethod, VmId,
+    BootSpec, Bytes, CommandKind, CpuSpec, FailureKind, InitialState, MachineExit, MachinePhase, MachineSpec,
+    MemoryBacking, MemorySpec, ResetPolicy, SerialMode, StopMethod, VmId,
 };
 
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::error::chain;
-use crate::{CommandError, CommandKind, StopError, StopPolicy};
+use crate::{CommandError, StopError, StopPolicy};
 
 mod resets;
 

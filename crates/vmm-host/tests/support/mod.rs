@@ -9,9 +9,10 @@ use hypervisor::Hypervisor;
 use tiny_guest::TinyGuest;
 use tokio::time::timeout;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode, VmId,
+    BootSpec, Bytes, CpuSpec, InitialState, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode,
+    VmId,
 };
-use vmm_host::{HostOptions, InitialState, LaunchRequest, MachineHandle, VmmHost};
+use vmm_host::{HostOptions, LaunchRequest, MachineHandle, VmmHost};
 
 /// Long enough for anything here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);

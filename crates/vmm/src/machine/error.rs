@@ -2,6 +2,7 @@
 
 use devices::bus::BusError;
 use devices::virtio::balloon::BalloonTargetError;
+use devices::virtio::block::DiskError;
 use hypervisor::VmError;
 use thiserror::Error;
 use vm_model::FailureKind;
@@ -126,8 +127,10 @@ impl BuildError {
             | Self::Hypervisor { .. }
             | Self::Cpuid(_)
             | Self::CpuSetup { .. }
-            | Self::Device { .. }
             | Self::EventLoop { .. } => FailureKind::Host,
+            Self::Device { source, .. } => {
+                source.downcast_ref::<DiskError>().map_or(FailureKind::Host, DiskError::failure_kind)
+            }
             Self::Layout(_) => FailureKind::Machine,
         }
     }

@@ -22,7 +22,7 @@ use devices::virtio::console::{ConsoleHandle, ConsoleSize};
 use devices::watchdog::WatchdogDevice;
 use function::Function;
 use hypervisor::Vm;
-use vm_model::{Bytes, DiskSpec, GuestServices, LinkState, NicSpec};
+use vm_model::{Bytes, DiskSpec, GuestServices, LinkState, NicSpec, PCI_DEVICES_MAX};
 
 use super::counters::DeviceCounters;
 use super::nics::Links;
@@ -91,9 +91,8 @@ impl VirtioDevices {
         let GuestServices { panic_device: _, balloon, vsock, console: has_console, watchdog } = services;
         let singles = [rng, balloon.is_some(), vsock.is_some(), has_console, watchdog];
         let devices = disks.len() + nics.len() + singles.iter().filter(|present| **present).count();
-        let most = usize::from(layout::PCI_SLOTS) - 1;
-        if devices > most {
-            return Err(BuildError::TooManyDevices { devices, most });
+        if devices > PCI_DEVICES_MAX {
+            return Err(BuildError::TooManyDevices { devices, most: PCI_DEVICES_MAX });
         }
         let mut assembly = Assembly::new(parts);
         for disk in disks {

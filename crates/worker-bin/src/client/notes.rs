@@ -50,7 +50,10 @@ pub(super) fn lines(notes: &[String]) -> String {
 /// What is wrong with the assignments as a whole.
 fn source(status: &StatusView) -> Option<String> {
     if let Some(held) = &status.held {
-        return Some(format!("the newest assignments are held: {held}"));
+        return Some(format!(
+            "the newest assignments (generation {}) are held: {}",
+            held.generation, held.reason
+        ));
     }
     let AssignmentsView { path, state, problem, .. } = status.assignments.as_ref()?;
     let problem = problem.as_deref().unwrap_or("nobody knows why");
@@ -61,7 +64,7 @@ fn source(status: &StatusView) -> Option<String> {
         AssignmentsState::Refused => {
             Some(format!("the assignments {} are refused: {problem}; VMs stay as they were", path.display()))
         }
-        AssignmentsState::Pending | AssignmentsState::InForce => None,
+        AssignmentsState::Pending | AssignmentsState::InForce | AssignmentsState::Held => None,
     }
 }
 
@@ -78,6 +81,7 @@ pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
             let state = match view.state {
                 AssignmentsState::Pending => "not looked at yet",
                 AssignmentsState::InForce => "in force",
+                AssignmentsState::Held => "held",
                 AssignmentsState::Missing => "missing",
                 AssignmentsState::Refused => "refused",
             };

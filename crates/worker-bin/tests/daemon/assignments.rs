@@ -86,7 +86,7 @@ fn one_bad_entry_is_refused_by_its_id_while_the_others_apply() {
             bench.assign(&[entry, paused.clone()]);
             let phase = if is_paused { "b running" } else { "b paused" };
             bench.until("the other applies", || bench.phases() == ["a running", phase]);
-            told(&bench, &["vm_id=a", words, "stays as it is"]);
+            told(&bench, &["vm_id=a", "stays as it is", "vms[0]"]);
             bench.until("the status tells", || {
                 bench.status()["refused_entries"][0]["problem"]
                     .as_str()

@@ -22,6 +22,12 @@ pub enum Refusal {
         /// The number of both.
         generation: Generation,
     },
+    /// It could not be put on stable storage, and is not in force.
+    #[error("the desired state could not be kept and is not applied: {problem}")]
+    NotKept {
+        /// What the host said.
+        problem: String,
+    },
     /// It names a VM twice.
     #[error("VM {id} is listed more than once")]
     ListedTwice {
@@ -42,6 +48,12 @@ pub fn admit(current: Option<&AssignmentSet>, offered: &AssignmentSet) -> Result
         return Err(Refusal::ListedTwice { id: twice.id.clone() });
     }
     let mut admitted = offered.clone();
+    // VMs of entries that cannot be used stay as they are: also in what is in force.
+    let untouched = current
+        .into_iter()
+        .flat_map(|current| &current.vms)
+        .filter(|vm| offered.refused.iter().any(|entry| entry.id == vm.id) && !seen.contains(&vm.id));
+    admitted.vms.extend(untouched.cloned());
     admitted.vms.sort_by(|left, right| left.id.cmp(&right.id));
     let Some(current) = current else {
         admitted.generation = Some(offered.generation.unwrap_or(Generation::new(1)));
@@ -97,5 +109,14 @@ mod tests {
         assert_eq!(same.generation, first.generation, "order means nothing");
         let other = admit(Some(&first), &set(None, &["a"])).expect("admitted");
         assert_eq!(other.generation, Some(Generation::new(2)));
+    }
+
+    #[test]
+    fn the_vm_of_an_entry_that_cannot_be_used_stays_in_force() {
+        let first = admit(None, &set(None, &["a", "b"])).expect("admitted");
+        let refused = vec![vm_model::RefusedEntry { id: VmId::new("a"), problem: "no hash".into() }];
+        let second = admit(Some(&first), &AssignmentSet { refused, ..set(None, &["b"]) }).expect("admitted");
+        assert_eq!(second.vms, first.vms);
+        assert_eq!(second.generation, first.generation, "nothing changed");
     }
 }

@@ -1,16 +1,18 @@
 //! The loop that keeps this host's VMs equal to what was assigned: observe, plan, apply.
 //!
 //! ```text
-//!  NodeMessage ──→ admit (pure) ──→ keep on disk ──→ plan (pure) ──→ apply: one order a VM
-//!                    │ refused                          ↑
-//!                    └─→ answer                   observe the VMs
+//!  NodeMessage ──→ admit (pure) ──→ guard (pure) ──→ keep on disk ──→ plan (pure) ──→ apply: one order a VM
+//!                    │ refused        │ held           │ not kept       ↑
+//!                    └─→ answer       └─→ answer       └─→ answer     observe the VMs, describe changed definitions
 //! ```
 //!
 //! Applying only tells each VM's supervisor where its VM should be; nothing here waits for a VM, so a stuck one
 //! cannot hold up another.
 
 mod admit;
+mod describe;
 mod desired;
+mod guard;
 mod plan;
 mod reconcile;
 
@@ -19,12 +21,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
-use vm_model::{AssignmentSet, Generation};
+use vm_model::{AssignmentSet, Generation, HeldSet, VmId};
 
 pub use admit::{Refusal, admit};
-pub use plan::{Action, Observed, plan};
+pub(crate) use describe::describe;
+pub use plan::{Action, Described, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined};
 pub use reconcile::Reconciler;
 
+pub use crate::definition::{Change, Description};
 use crate::vms::VmManager;
 
 /// What a node is told.
@@ -34,9 +38,52 @@ pub enum NodeMessage {
     Assignment {
         /// Everything that should run.
         desired: AssignmentSet,
-        /// Where the verdict goes, if somebody waits for it: the generation in force, or why it was refused.
-        answer: Option<oneshot::Sender<Result<Generation, Refusal>>>,
+        /// Where the verdict goes, if somebody waits for it.
+        answer: Option<oneshot::Sender<Result<Verdict, Refusal>>>,
     },
+    /// What would change if this should run? Nothing is done.
+    Plan {
+        /// Everything that should run.
+        desired: AssignmentSet,
+        /// Where the plan goes.
+        answer: oneshot::Sender<Result<Preview, Refusal>>,
+    },
+    /// A desired state that is held may be applied.
+    AllowRemovals {
+        /// Where the verdict goes; nothing where none was held.
+        answer: oneshot::Sender<Option<Result<Verdict, Refusal>>>,
+    },
+}
+
+/// What became of a desired state that was admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The number of the state in force.
+    pub generation: Generation,
+    /// There where the state is not in force, because it waits for somebody's word.
+    pub held: Option<HeldSet>,
+    /// What was ordered for each VM.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What became of one action of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The VM it concerns.
+    pub vm: VmId,
+    /// The action, in words.
+    pub action: String,
+    /// Why it was not ordered; absent where it was.
+    pub problem: Option<String>,
+}
+
+/// What a desired state would change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// There where it would be held.
+    pub held: Option<HeldSet>,
+    /// All actions, in order.
+    pub actions: Vec<Action>,
 }
 
 /// This host as a member of a fleet.

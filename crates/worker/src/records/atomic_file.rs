@@ -29,7 +29,7 @@ pub(crate) enum ReadError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is damaged; it was kept aside as {}", path.display(), kept.display())]
+    #[error("{} is damaged; {}", path.display(), kept_as(path, kept))]
     Damaged {
         path: PathBuf,
         kept: PathBuf,
@@ -37,12 +37,26 @@ pub(crate) enum ReadError {
         source: serde_json::Error,
     },
     #[error(
-        "{} was written by a newer version of this program (format {found}, at most {known} is known); \
-         it was kept aside as {}",
+        "{} was written by a newer version of this program (format {found}, at most {known} is known); {}",
         path.display(),
-        kept.display()
+        kept_as(path, kept)
     )]
     Newer { path: PathBuf, kept: PathBuf, found: u32, known: u32 },
+}
+
+fn kept_as(path: &Path, kept: &Path) -> String {
+    if path == kept {
+        "it is left as it is".to_owned()
+    } else {
+        format!("it was kept aside as {}", kept.display())
+    }
+}
+
+impl WriteError {
+    /// What the host said.
+    pub(crate) fn source(&self) -> &io::Error {
+        &self.source
+    }
 }
 
 #[derive(Serialize)]
@@ -93,6 +107,23 @@ fn write_atomically<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
 /// Reads the file at `path` as written by [`write_versioned`] with a version up to `known`; `None` where there is
 /// no file.
 pub(crate) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, ReadError> {
+    read(path, known, keep_aside)
+}
+
+/// Like [`read_versioned`], and a file that cannot be used stays where it is: for files whose absence would mean something.
+pub(crate) fn read_in_place<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, ReadError> {
+    read(path, known, |path| Ok(path.to_owned()))
+}
+
+fn read<T: DeserializeOwned>(
+    path: &Path,
+    known: u32,
+    keep: impl Fn(&Path) -> Result<PathBuf, ReadError>,
+) -> Result<Option<T>, ReadError> {
+    let damaged = |source| match keep(path) {
+        Ok(kept) => ReadError::Damaged { path: path.to_owned(), kept, source },
+        Err(error) => error,
+    };
     let bytes = match read_bounded(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -100,13 +131,13 @@ pub(crate) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> Re
     };
     let version = match serde_json::from_slice::<VersionOnly>(&bytes) {
         Ok(header) => header.version,
-        Err(source) => return Err(damaged(path, source)),
+        Err(source) => return Err(damaged(source)),
     };
     if version > known {
-        let kept = keep_aside(path)?;
+        let kept = keep(path)?;
         return Err(ReadError::Newer { path: path.to_owned(), kept, found: version, known });
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| damaged(path, source))
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
@@ -118,13 +149,6 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         ));
     }
     fs::read(path)
-}
-
-fn damaged(path: &Path, source: serde_json::Error) -> ReadError {
-    match keep_aside(path) {
-        Ok(kept) => ReadError::Damaged { path: path.to_owned(), kept, source },
-        Err(error) => error,
-    }
 }
 
 /// Moves the file to the first free `<name>.kept-<n>`, so that a fresh one never overwrites it.

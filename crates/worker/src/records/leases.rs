@@ -97,19 +97,21 @@ impl Leases {
         pool.leases().any(|lease| lease.vm == *vm)
     }
 
+    /// Whether interface `nic` of `vm` could have what it wishes for now. Nothing is given.
+    ///
+    /// # Errors
+    /// As those of [`Leases::ensure`].
+    pub(crate) fn check(&self, vm: &VmId, nic: &str, wish: Wish) -> Result<(), LeaseError> {
+        let mut offered = self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        offer(&mut offered, vm, nic, wish).map(drop)
+    }
+
     /// The lease of interface `nic` of `vm`: the one it has, where that is as wished, else a new one. Where there is
     /// none to be had, it keeps what it has.
     pub(crate) fn ensure(&self, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let mut offered = pool.clone();
-        let lease = match offered.allocate(vm, nic, wish) {
-            // Its artifact has another wish now.
-            Err(AllocationError::HoldsAnother { .. }) => {
-                offered.release_interface(vm, nic);
-                offered.allocate(vm, nic, wish)?
-            }
-            decided => decided?,
-        };
+        let lease = offer(&mut offered, vm, nic, wish)?;
         if pool.lease(vm, nic).as_ref() != Some(&lease) {
             write_json(&self.file, &offered.export())?;
             *pool = offered;
@@ -132,6 +134,18 @@ impl Leases {
             pool.release(orphan);
         }
         if orphans.is_empty() { Ok(()) } else { write_json(&self.file, &pool.export()) }
+    }
+}
+
+/// The lease of an interface in `pool`, given where there is none or another one.
+fn offer(pool: &mut Pool, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
+    match pool.allocate(vm, nic, wish) {
+        // Its definition has another wish now.
+        Err(AllocationError::HoldsAnother { .. }) => {
+            pool.release_interface(vm, nic);
+            Ok(pool.allocate(vm, nic, wish)?)
+        }
+        decided => Ok(decided?),
     }
 }
 

@@ -5,26 +5,25 @@
 //! <state>/worker.json           what should run
 //! <state>/leases.json           who holds which address
 //! <state>/verified.json         store paths whose content was hashed and found right
-//! <state>/vms/<id>/record.json  what the VM is
+//! <state>/vms/<id>/record.json  what the VM is, how its runs ended, and whether it was removed
 //! <state>/vms/<id>/console.log  what its guest wrote, once its machine has ended
-//! <state>/vms/<id>/<disk>.img   its writable disks
 //! ```
+//!
+//! Writable disks lie in `<state>/volumes/`, see `volumes`.
 //!
 //! Each file is replaced whole and atomically before what it says is acted on. A file that is damaged or was
 //! written by a newer version is refused by name and moved aside, never overwritten.
 
 mod atomic_file;
 mod console_log;
-mod disks;
 mod leases;
 mod lock;
 mod verified;
 mod vm_record;
 
-pub(crate) use atomic_file::{ReadError, WriteError, read_versioned, write_versioned};
+pub(crate) use atomic_file::{ReadError, WriteError, read_in_place, read_versioned, write_versioned};
 pub(crate) use console_log::keep_console;
-pub(crate) use disks::{DiskError, ensure_writable_copy, fresh_writable_copy};
-pub(crate) use leases::{Leases, LeasesError};
+pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::StateLock;
 pub(crate) use verified::VerifiedPaths;
-pub(crate) use vm_record::{RecordError, RecordStore, VmRecord, make_private};
+pub(crate) use vm_record::{RecordError, RecordStore, Removal, VmRecord, make_private, remove_all};

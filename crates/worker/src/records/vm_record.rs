@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, VmId};
+use vm_model::{Assignment, RunEnd, Timestamp, VmId};
 
 use super::{ReadError, WriteError, read_versioned, write_versioned};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FILE: &str = "record.json";
 const UNFINISHED: &str = "record.new";
 /// What stands before the name of a VM's directory that is being deleted. No VM's name begins so.
@@ -30,6 +30,53 @@ pub(crate) struct VmRecord {
     /// Whether the guest has switched itself off, so that it stays off until somebody starts it.
     #[serde(default)]
     pub(crate) powered_off: bool,
+    /// The definition its newest machine was made of, where that is not what was asked for last.
+    #[serde(default)]
+    pub(crate) in_force: Option<Assignment>,
+    /// When its run began that has not ended yet, as far as is known.
+    #[serde(default)]
+    pub(crate) running_since: Option<Timestamp>,
+    /// How its latest runs ended, oldest first.
+    #[serde(default)]
+    pub(crate) ends: Vec<RunEnd>,
+    /// There when it was removed and its volumes are kept for a while.
+    #[serde(default)]
+    pub(crate) removed: Option<Removal>,
+}
+
+/// A VM's removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removal {
+    /// When it was removed.
+    pub(crate) at: Timestamp,
+    /// When what is kept of it is deleted.
+    pub(crate) until: Timestamp,
+}
+
+/// The most ends of runs that are kept.
+const MOST_ENDS: usize = 16;
+
+impl VmRecord {
+    /// The record of a VM that has none yet.
+    pub(crate) fn new(assignment: Assignment) -> Self {
+        Self {
+            assignment,
+            uuid: Uuid::new_v4(),
+            powered_off: false,
+            in_force: None,
+            running_since: None,
+            ends: Vec::new(),
+            removed: None,
+        }
+    }
+
+    /// Adds the end of the newest run; the oldest goes where there are many.
+    pub(crate) fn add_end(&mut self, end: RunEnd) {
+        self.ends.push(end);
+        let surplus = self.ends.len().saturating_sub(MOST_ENDS);
+        self.ends.drain(..surplus);
+        self.running_since = None;
+    }
 }
 
 /// A VM that has a directory, and its record or why that cannot be used.
@@ -71,6 +118,11 @@ impl RecordStore {
         self.root.join(id.as_str())
     }
 
+    /// What is on record of `id`, if anything is.
+    pub(crate) fn load(&self, id: &VmId) -> Result<Option<VmRecord>, RecordError> {
+        Ok(read_versioned(&self.directory(id).join(FILE), VERSION)?)
+    }
+
     /// Writes the record of `record`'s VM, creating its directory.
     pub(crate) fn save(&self, record: &VmRecord) -> Result<(), RecordError> {
         let directory = self.directory(&record.assignment.id);
@@ -88,9 +140,10 @@ impl RecordStore {
     /// store is read next.
     pub(crate) fn remove(&self, id: &VmId) -> Result<(), RecordError> {
         let (directory, removed) = (self.directory(id), self.root.join(format!("{REMOVED}{id}")));
-        remove_all(&removed)?;
+        let remove = |source| failed("remove", &removed, source);
+        remove_all(&removed).map_err(remove)?;
         match fs::rename(&directory, &removed).and_then(|()| sync(&self.root)) {
-            Ok(()) => remove_all(&removed),
+            Ok(()) => remove_all(&removed).map_err(remove),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(failed("remove", &directory, source)),
         }
@@ -105,7 +158,7 @@ impl RecordStore {
             let entry = entry.map_err(list)?;
             let name = entry.file_name();
             if name.as_encoded_bytes().starts_with(REMOVED.as_bytes()) {
-                remove_all(&entry.path())?;
+                remove_all(&entry.path()).map_err(|source| failed("remove", &entry.path(), source))?;
                 continue;
             }
             let Some(id) = name.to_str().and_then(|name| VmId::parse(name).ok()) else {
@@ -144,11 +197,11 @@ fn sync(directory: &Path) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
-fn remove_all(directory: &Path) -> Result<(), RecordError> {
+/// Removes `directory` and what is in it. One that is not there is fine.
+pub(crate) fn remove_all(directory: &Path) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(failed("remove", directory, source)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -163,9 +216,8 @@ mod tests {
 
     fn record(id: &str) -> VmRecord {
         VmRecord {
-            assignment: Assignment::new(VmId::new(id), "sha256-x=", "/nix/store/x"),
-            uuid: Uuid::new_v4(),
-            powered_off: false,
+            uuid: Uuid::nil(),
+            ..VmRecord::new(Assignment::new(VmId::new(id), "sha256-x=", "/nix/store/x"))
         }
     }
 

@@ -5,13 +5,18 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipam::{Lease, Wish};
 use nix_artifacts::StoreRoots;
+use tokio::sync::Notify;
+use vm_model::{FailureKind, VmId};
 use vmm_host::VmmHost;
 
 use super::{RestartPolicy, SharedNetwork};
 use crate::capacity::Capacity;
-use crate::records::{Leases, RecordStore, StateLock, VerifiedPaths};
+use crate::housekeeping::RemovedVms;
+use crate::records::{LeaseError, Leases, RecordStore, StateLock, VerifiedPaths};
 use crate::vms::{HashVerification, VhostNet};
+use crate::volumes::VolumeStore;
 
 /// The host as supervisors use it. None of it is specific to a VM; all of it may be used at once by many.
 pub(crate) struct HostContext {
@@ -27,6 +32,12 @@ pub(crate) struct HostContext {
     pub(crate) leases: Leases,
     /// What is kept of each VM.
     pub(crate) records: RecordStore,
+    /// VMs that were removed and are kept for a while.
+    pub(crate) removed: RemovedVms,
+    /// Told when something more is kept, or for another time.
+    pub(crate) kept_changed: Arc<Notify>,
+    /// Their writable disks.
+    pub(crate) volumes: VolumeStore,
     /// Artifacts that need no hashing.
     pub(crate) verified: VerifiedPaths,
     /// Where artifacts may lie.
@@ -63,4 +74,26 @@ pub(crate) struct Lifecycle {
     pub(crate) stop_timeout: Duration,
     /// When artifacts are hashed.
     pub(crate) hash_verification: HashVerification,
+    /// How long what was removed or replaced is kept.
+    pub(crate) removal_grace: Duration,
+}
+
+impl HostContext {
+    /// The lease of interface `nic` of `vm`. Addresses of VMs that were removed go where there are no others.
+    pub(crate) fn lease(&self, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
+        let problem = match self.leases.ensure(vm, nic, wish) {
+            Err(problem) if problem.kind() == FailureKind::Host => problem,
+            decided => return decided,
+        };
+        let mut removed: Vec<_> = self.removed.list().into_iter().filter(|(id, _)| id != vm).collect();
+        removed.sort_by_key(|(_, removed)| removed.kept_until);
+        for (id, _) in removed.into_iter().filter(|(id, _)| self.leases.has(id)) {
+            self.leases.release(&id)?;
+            match self.leases.ensure(vm, nic, wish) {
+                Err(problem) if problem.kind() == FailureKind::Host => {}
+                decided => return decided,
+            }
+        }
+        Err(problem)
+    }
 }

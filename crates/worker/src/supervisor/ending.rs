@@ -3,7 +3,7 @@
 use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource};
 use vmm_host::console::KernelPanic;
 
-use super::policy::RunEnd;
+use super::policy::RunOutcome;
 
 /// The words for it.
 const PANICKED: &str = "the guest's kernel panicked";
@@ -14,7 +14,7 @@ const LINES_BEFORE_PANIC: usize = 5;
 
 /// What `exit` of a machine that nobody told to stop means, given what its guest reported of a panic and the last lines
 /// of its console since it was booted last, oldest first.
-pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console: &[String]) -> RunEnd {
+pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console: &[String]) -> RunOutcome {
     let panic = last_panic(console);
     let guest = |what: &str| {
         let message = match (panic, reported) {
@@ -27,8 +27,8 @@ pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console:
     match exit {
         // A console may speak of panics that were another's: for this the guest's own report is needed.
         MachineExit::PoweredOff if reported.is_some() => guest("switched itself off"),
-        MachineExit::PoweredOff => RunEnd::PoweredOff,
-        MachineExit::Reset(_) if panic.is_none() && reported.is_none() => RunEnd::Reset,
+        MachineExit::PoweredOff => RunOutcome::PoweredOff,
+        MachineExit::Reset(_) if panic.is_none() && reported.is_none() => RunOutcome::Reset,
         MachineExit::Reset(ResetSource::Watchdog) => guest("was reset by its watchdog"),
         MachineExit::Reset(ResetSource::Acpi | ResetSource::KeyboardController) => guest("reset itself"),
         MachineExit::TripleFault => guest("triple-faulted"),
@@ -45,7 +45,7 @@ pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console:
 }
 
 /// What it means that the guest reported `panic` while its machine goes on. A crash kernel is left to its work.
-pub(crate) fn reported(panic: GuestPanic, console: &[String]) -> Option<RunEnd> {
+pub(crate) fn reported(panic: GuestPanic, console: &[String]) -> Option<RunOutcome> {
     let message = match (panic, last_panic(console)) {
         (GuestPanic::CrashKernelLoaded, _) => return None,
         (GuestPanic::Panicked, Some(line)) => format!("{PANICKED}: {line}"),
@@ -55,7 +55,7 @@ pub(crate) fn reported(panic: GuestPanic, console: &[String]) -> Option<RunEnd> 
 }
 
 /// Whether a guest whose console ends so has panicked and stands still, and what it said.
-pub(crate) fn standstill(console: &[String]) -> Option<RunEnd> {
+pub(crate) fn standstill(console: &[String]) -> Option<RunOutcome> {
     let panic = KernelPanic::find(console).filter(|panic| panic.stands_still)?;
     let message = format!("{PANICKED} and stands still: {}", strip_timestamp(&console[panic.line]));
     Some(failed(FailureKind::Guest, message, console))
@@ -66,9 +66,9 @@ fn last_panic(console: &[String]) -> Option<&str> {
     KernelPanic::find(console).map(|panic| strip_timestamp(&console[panic.line]))
 }
 
-fn failed(kind: FailureKind, message: String, console: &[String]) -> RunEnd {
+fn failed(kind: FailureKind, message: String, console: &[String]) -> RunOutcome {
     let console_tail = console[tail_start(console)..].to_vec();
-    RunEnd::Failed(FailureReason { kind, message, console_tail })
+    RunOutcome::Failed(FailureReason { kind, message, transient: false, console_tail })
 }
 
 /// Where the lines begin that stand in a reason: some before a panic, whose call trace is long, else the last few.
@@ -96,10 +96,10 @@ mod tests {
         lines.iter().map(ToString::to_string).collect()
     }
 
-    fn message(end: RunEnd) -> String {
+    fn message(end: RunOutcome) -> String {
         match end {
-            RunEnd::Failed(reason) => reason.message,
-            RunEnd::PoweredOff | RunEnd::Reset => panic!("{end:?} is no failure"),
+            RunOutcome::Failed(reason) => reason.message,
+            RunOutcome::PoweredOff | RunOutcome::Reset => panic!("{end:?} is no failure"),
         }
     }
 
@@ -115,15 +115,15 @@ mod tests {
         let watchdog = MachineExit::Reset(ResetSource::Watchdog);
         assert!(message(classify(watchdog.clone(), None, &lines)).contains("was reset by its watchdog"));
         let fine = console(&["fine"]);
-        assert_eq!(classify(watchdog, None, &fine), RunEnd::Reset);
-        assert_eq!(classify(MachineExit::Reset(ResetSource::Acpi), None, &fine), RunEnd::Reset);
-        assert_eq!(classify(MachineExit::PoweredOff, None, &lines), RunEnd::PoweredOff);
+        assert_eq!(classify(watchdog, None, &fine), RunOutcome::Reset);
+        assert_eq!(classify(MachineExit::Reset(ResetSource::Acpi), None, &fine), RunOutcome::Reset);
+        assert_eq!(classify(MachineExit::PoweredOff, None, &lines), RunOutcome::PoweredOff);
     }
 
     #[test]
     fn a_machine_that_could_not_be_made_anew_keeps_the_kind_of_its_failure() {
         let reason = "its machine cannot be built: the host has no more memory".to_owned();
-        let RunEnd::Failed(reason) =
+        let RunOutcome::Failed(reason) =
             classify(MachineExit::NotBuilt { kind: FailureKind::Host, reason }, None, &[])
         else {
             panic!("a failure")
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn code_that_cannot_be_carried_out_is_the_guests_failure() {
-        let RunEnd::Failed(reason) =
+        let RunOutcome::Failed(reason) =
             classify(MachineExit::GuestFault("went astray at 0x10".into()), None, &[])
         else {
             panic!("it is a failure");
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_reason_holds_the_last_lines() {
         let lines: Vec<String> = (0..50).map(|number| number.to_string()).collect();
-        let RunEnd::Failed(reason) = classify(MachineExit::TripleFault, None, &lines) else {
+        let RunOutcome::Failed(reason) = classify(MachineExit::TripleFault, None, &lines) else {
             panic!("a failure")
         };
         assert_eq!(reason.message, "the guest triple-faulted");
@@ -177,7 +177,7 @@ mod tests {
     fn the_reason_begins_before_a_panic_however_long_its_trace_is() {
         let mut lines: Vec<String> = (0..90).map(|number| number.to_string()).collect();
         lines[40] = "[ 1.0] Kernel panic - not syncing: x".to_owned();
-        let RunEnd::Failed(reason) = classify(MachineExit::TripleFault, None, &lines) else {
+        let RunOutcome::Failed(reason) = classify(MachineExit::TripleFault, None, &lines) else {
             panic!("a failure")
         };
         assert_eq!(reason.console_tail, lines[35..]);

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
-use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, StopMethod, VmId};
+use vm_model::{
+    Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod, VmId,
+};
 use vmm_host::console::PANIC_LINES;
 use vmm_host::{
-    CommandError, InitialState, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, MachineStatus,
-    StopError, StopPolicy,
+    CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
 
 use super::context::HostContext;
 use super::ending::classify;
 use super::news::{Boots, News};
-use super::policy::RunEnd;
+use super::policy::RunOutcome;
 use super::prepare::Prepared;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
@@ -34,7 +35,7 @@ pub(super) struct LiveMachine {
     status: watch::Receiver<MachineStatus>,
     nics: Vec<VmNic>,
     /// Its part of the host's memory, given back with it.
-    _share: Share,
+    share: Share,
     /// Launched, or made anew in place as far as that was noticed.
     booted: Instant,
     /// As noticed last.
@@ -49,18 +50,18 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, takings, resets, .. } = prepared;
+    let Prepared { spec, share, kernel, nics, acquired, resets, .. } = prepared;
     match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial, resets }).await {
         Ok(handle) => {
             let status = handle.status();
             let seen = Boots { starts: 1, ..Boots::default() };
             let booted = Instant::now();
-            Ok(LiveMachine { handle, status, nics, _share: share, booted, seen, console_seen: 0 })
+            Ok(LiveMachine { handle, status, nics, share, booted, seen, console_seen: 0 })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
             detach(context, id, &nics).await;
-            takings.give_back_from_task(context, id, &failure).await;
+            acquired.give_back_from_task(context, id).await;
             Err(failure)
         }
     }
@@ -68,7 +69,7 @@ pub(super) async fn boot(
 
 fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
     if let LaunchError::Machine { source: LaunchFailure::Ended(exit), .. } = problem
-        && let RunEnd::Failed(reason) = classify(exit.clone(), None, &[])
+        && let RunOutcome::Failed(reason) = classify(exit.clone(), None, &[])
     {
         return reason;
     }
@@ -154,14 +155,21 @@ impl LiveMachine {
         self.handle.stop(StopPolicy { power_button, kill: END }).await.map(|report| report.method)
     }
 
-    /// Waits until all that the ended machine held is given back, and detaches its interfaces.
-    pub(super) async fn tear_down(self, context: &HostContext) {
+    /// How much of the host's memory it was promised.
+    pub(super) fn memory(&self) -> Bytes {
+        self.share.memory()
+    }
+
+    /// Waits until all that the ended machine held is given back, and detaches its interfaces. What is left is its share of
+    /// the host's memory.
+    pub(super) async fn tear_down(self, context: &HostContext) -> Share {
         let id = self.handle.id();
         if timeout(END, self.handle.released()).await.is_err() {
             error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
         }
         detach(context, id, &self.nics).await;
         self.keep_console(context).await;
+        self.share
     }
 
     /// Keeps what the guest wrote for whoever asks after the worker is gone too.

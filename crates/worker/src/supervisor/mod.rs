@@ -4,6 +4,8 @@
 //! *where* the VM should be (a [`Target`]) and finds its own way, one [`step`] at a time, so that orders that
 //! come while it is busy are never lost and never overtake each other.
 
+mod acquired;
+mod candidate;
 mod context;
 mod ending;
 mod given_up;
@@ -13,9 +15,9 @@ mod news;
 mod policy;
 mod prepare;
 mod record;
+mod stage;
 mod start;
 mod step;
-mod takings;
 mod task;
 mod verify;
 mod vhost;
@@ -32,9 +34,11 @@ pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;
 pub(crate) use network::SharedNetwork;
 pub(crate) use policy::RestartPolicy;
-use step::Revision;
-pub(crate) use step::{Addresses, Goal};
+pub(crate) use stage::{load, volume_requests};
+pub(crate) use step::Goal;
+use step::Stamp;
 
+use crate::definition::{Description, is_same_definition};
 use crate::records::VmRecord;
 use crate::vms::VmInfo;
 
@@ -47,33 +51,45 @@ pub(crate) struct Target {
     pub(crate) generation: Generation,
     /// Where it should be.
     pub(crate) goal: Goal,
-    revision: Revision,
+    stamp: Stamp,
 }
 
 impl Target {
     /// Whether it says the same as `other`.
     fn is(&self, other: &Self) -> bool {
         self.goal == other.goal
-            && self.revision == other.revision
+            && self.stamp == other.stamp
             && self.generation == other.generation
             && Arc::ptr_eq(&self.assignment, &other.assignment)
     }
 }
 
-/// A VM's newest machine: where counters and console are read without asking the supervisor.
+/// A VM's newest machine: what is read of it without asking the supervisor.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MachineSlot(Arc<Mutex<Option<(u64, MachineHandle)>>>);
+pub(crate) struct MachineSlot(Arc<Mutex<NewestMachine>>);
+
+#[derive(Debug, Default)]
+struct NewestMachine {
+    /// It, and how many there were before it; it may have ended.
+    machine: Option<(u64, MachineHandle)>,
+    /// What it was made by, or what its definition has come to since.
+    description: Option<Arc<Description>>,
+}
 
 impl MachineSlot {
     /// The newest machine and how many there were before it; it may have ended.
     pub(crate) fn get(&self) -> Option<(u64, MachineHandle)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).machine.clone()
     }
 
     fn put(&self, handle: MachineHandle) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = slot.as_ref().map_or(0, |(run, _)| run.saturating_add(1));
-        *slot = Some((run, handle));
+        let run = slot.machine.as_ref().map_or(0, |(run, _)| run.saturating_add(1));
+        slot.machine = Some((run, handle));
+    }
+
+    fn describe(&self, description: Arc<Description>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).description = Some(description);
     }
 }
 
@@ -90,14 +106,23 @@ impl Supervisor {
     /// Starts the supervisor of a VM that has no machine yet.
     pub(crate) fn spawn(runtime: &Handle, context: Arc<HostContext>, birth: Birth) -> Self {
         let Birth { assignment, generation, origin } = birth;
-        let goal = match origin {
-            Origin::New | Origin::After(_) => Goal::Be(assignment.desired),
+        let (goal, stamp, info) = match &origin {
+            Origin::New | Origin::After(_) => {
+                let info = VmInfo::new(assignment.clone(), generation);
+                (Goal::Be(assignment.desired), Stamp::default(), info)
+            }
             // Nobody has asked for it yet.
-            Origin::Record(_) => Goal::Suspended,
+            Origin::Record(record) => {
+                let mut stamp = Stamp::default();
+                if record.in_force.is_some() {
+                    // The newest definition is another than the one in force.
+                    stamp.definition = stamp.definition.next();
+                }
+                let in_force = record.in_force.clone().unwrap_or_else(|| assignment.clone());
+                (Goal::Suspended, stamp, VmInfo::new(in_force, generation))
+            }
         };
-        let info = VmInfo::new(assignment.clone(), generation);
-        let target =
-            Target { assignment: Arc::new(assignment), generation, goal, revision: Revision::default() };
+        let target = Target { assignment: Arc::new(assignment), generation, goal, stamp };
         let (info_sender, info) = watch::channel(info);
         let (target, target_receiver) = watch::channel(target);
         let machine = MachineSlot::default();
@@ -115,6 +140,11 @@ impl Supervisor {
         self.machine.clone()
     }
 
+    /// What the VM's newest machine is, if there was one under this worker.
+    pub(crate) fn description(&self) -> Option<Arc<Description>> {
+        self.machine.0.lock().unwrap_or_else(PoisonError::into_inner).description.clone()
+    }
+
     /// What the VM should be.
     pub(crate) fn target(&self) -> Target {
         self.target.borrow().clone()
@@ -126,10 +156,26 @@ impl Supervisor {
         self.info.has_changed().is_err()
     }
 
+    /// The VM should be what `assignment` says, which came with the desired state `generation`. Where that is another
+    /// definition than before, it runs on by that one until the new one can be used.
+    pub(crate) fn redefine(&self, assignment: Assignment, generation: Generation) {
+        self.target.send_modify(|target| {
+            if matches!(target.goal, Goal::Gone) {
+                return;
+            }
+            target.goal = Goal::Be(assignment.desired);
+            target.generation = generation;
+            if !is_same_definition(&target.assignment, &assignment) {
+                target.stamp.definition = target.stamp.definition.next();
+            }
+            target.assignment = Arc::new(assignment);
+        });
+    }
+
     /// The VM should be in this state, whatever keeps it from there so far. A VM on its way out stays so.
     pub(crate) fn desire(&self, desired: DesiredState, freshness: Freshness) {
         self.target.send_modify(|target| {
-            if matches!(target.goal, Goal::Gone(_)) {
+            if matches!(target.goal, Goal::Gone) {
                 return;
             }
             target.goal = Goal::Be(desired);
@@ -138,7 +184,7 @@ impl Supervisor {
             target.assignment = Arc::new(assignment);
             match freshness {
                 Freshness::Same => {}
-                Freshness::StartAfresh => target.revision = target.revision.next(),
+                Freshness::StartAfresh => target.stamp.revision = target.stamp.revision.next(),
             }
         });
     }
@@ -146,7 +192,7 @@ impl Supervisor {
     /// The machine should stop now; what was asked for stays on record, for the next worker to bring back.
     pub(crate) fn suspend(&self) {
         self.target.send_modify(|target| {
-            if !matches!(target.goal, Goal::Gone(_)) {
+            if !matches!(target.goal, Goal::Gone) {
                 target.goal = Goal::Suspended;
             }
         });
@@ -158,9 +204,9 @@ impl Supervisor {
             .send_if_modified(|target| std::mem::replace(&mut target.generation, generation) != generation);
     }
 
-    /// The VM should be gone, with everything that belonged to it.
-    pub(crate) fn remove(&self, addresses: Addresses) {
-        self.target.send_modify(|target| target.goal = Goal::Gone(addresses));
+    /// The VM should be gone; its volumes are kept for a while where they hold data.
+    pub(crate) fn remove(&self) {
+        self.target.send_modify(|target| target.goal = Goal::Gone);
     }
 
     /// Looks after the VM no longer; answers what ends when its task has.
@@ -191,10 +237,10 @@ pub(crate) struct Birth {
 pub(crate) enum Origin {
     /// It is new.
     New,
-    /// It is new and takes the place of one of the same name, which goes first.
+    /// It is new and takes the place of one of the same name, which is on its way out and goes first.
     After(Box<Supervisor>),
     /// It was on record when the worker started.
-    Record(VmRecord),
+    Record(Box<VmRecord>),
 }
 
 /// Whether an order starts a machine anew although one runs, has failed or has switched itself off.

@@ -4,8 +4,7 @@
 //! also of what came and went between two looks.
 
 use tracing::info;
-use vm_model::{BootTimings, MachinePhase, ResetCounts, VmStatus};
-use vmm_host::MachineStatus;
+use vm_model::{BootTimings, MachinePhase, MachineStatus, ResetCounts, VmStatus};
 
 use crate::vms::{VmInfo, VmTimings};
 

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use vm_model::{FailureReason, RecentResets, ResetLimit};
+use vm_model::{EndCause, EndMethod, FailureReason, RecentResets, ResetLimit, RunEnd, Timestamp};
 
 /// The first delay after a failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -31,13 +31,28 @@ pub(crate) enum RestartPolicy {
 
 /// How a run came to its end, as far as restarts care.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RunEnd {
+pub(crate) enum RunOutcome {
     /// The guest switched itself off.
     PoweredOff,
     /// The guest asked for a reset.
     Reset,
     /// Something went wrong, before or while the machine ran.
     Failed(FailureReason),
+}
+
+impl RunOutcome {
+    /// What is kept of it, of a guest that `ran_for` so long if it got as far as that.
+    pub(crate) fn to_record(&self, ran_for: Option<Duration>) -> RunEnd {
+        let (method, cause, detail) = match self {
+            Self::PoweredOff => (EndMethod::PoweredOff, EndCause::Guest, None),
+            Self::Reset => (EndMethod::Reset, EndCause::Guest, None),
+            Self::Failed(reason) => {
+                let cause = EndCause::Failure { kind: reason.kind };
+                (EndMethod::Failed, cause, Some(reason.message.clone()))
+            }
+        };
+        RunEnd { at: Timestamp::now(), ran_for, method, cause, detail }
+    }
 }
 
 impl From<nix_artifacts::RestartPolicy> for RestartPolicy {
@@ -77,23 +92,23 @@ impl RestartHistory {
     /// Decides what follows the end of a run at `now`; `ran_for` is how long the guest had been running.
     pub(crate) fn after(
         &mut self,
-        end: RunEnd,
+        end: RunOutcome,
         ran_for: Duration,
         policy: RestartPolicy,
         now: Instant,
     ) -> Next {
         match end {
-            RunEnd::PoweredOff if policy != RestartPolicy::Always => {
+            RunOutcome::PoweredOff if policy != RestartPolicy::Always => {
                 *self = Self::default();
                 Next::StayOff
             }
-            RunEnd::PoweredOff | RunEnd::Reset => {
+            RunOutcome::PoweredOff | RunOutcome::Reset => {
                 Next::Restart { after: self.delay_of_reset(now), because: None }
             }
-            RunEnd::Failed(reason) if reason.kind.is_permanent() || policy == RestartPolicy::Never => {
+            RunOutcome::Failed(reason) if !reason.can_retry_help() || policy == RestartPolicy::Never => {
                 Next::StayFailed(reason)
             }
-            RunEnd::Failed(reason) => {
+            RunOutcome::Failed(reason) => {
                 if ran_for >= HEALTHY_AFTER {
                     self.failures_in_a_row = 0;
                 }
@@ -139,8 +154,13 @@ mod tests {
 
     use super::*;
 
-    fn failed(kind: FailureKind) -> RunEnd {
-        RunEnd::Failed(FailureReason { kind, message: "it broke".into(), console_tail: Vec::new() })
+    fn failed(kind: FailureKind) -> RunOutcome {
+        RunOutcome::Failed(FailureReason {
+            kind,
+            message: "it broke".into(),
+            transient: false,
+            console_tail: Vec::new(),
+        })
     }
 
     fn delay(next: &Next) -> Option<Duration> {
@@ -176,7 +196,7 @@ mod tests {
             history.after(failed(FailureKind::Guest), Duration::ZERO, RestartPolicy::Never, Instant::now());
         assert!(matches!(next, Next::StayFailed(_)));
         let next =
-            history.after(RunEnd::PoweredOff, Duration::ZERO, RestartPolicy::OnFailure, Instant::now());
+            history.after(RunOutcome::PoweredOff, Duration::ZERO, RestartPolicy::OnFailure, Instant::now());
         assert_eq!(next, Next::StayOff);
     }
 
@@ -184,7 +204,8 @@ mod tests {
     fn a_few_resets_are_free_and_a_storm_is_slowed() {
         let mut history = RestartHistory::default();
         let start = Instant::now();
-        let mut reset = |now| delay(&history.after(RunEnd::Reset, Duration::ZERO, RestartPolicy::Never, now));
+        let mut reset =
+            |now| delay(&history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::Never, now));
         let free = ResetLimit::default();
         for _ in 0..free.count {
             assert_eq!(reset(start), Some(Duration::ZERO));
@@ -198,11 +219,11 @@ mod tests {
     fn resets_in_place_are_no_longer_free_when_they_end_the_machine() {
         let (mut history, start, free) = (RestartHistory::default(), Instant::now(), ResetLimit::default());
         history.note_resets_in_place(u64::from(free.count), start);
-        let next = history.after(RunEnd::Reset, Duration::ZERO, RestartPolicy::OnFailure, start);
+        let next = history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::OnFailure, start);
         assert_eq!(delay(&next), Some(FIRST_DELAY));
         history.note_resets_in_place(u64::MAX, start + free.window);
         let next =
-            history.after(RunEnd::Reset, Duration::ZERO, RestartPolicy::OnFailure, start + free.window);
+            history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::OnFailure, start + free.window);
         assert_eq!(delay(&next), Some(FIRST_DELAY));
     }
 
@@ -213,7 +234,7 @@ mod tests {
             let mut now = Instant::now();
             for (is_reset, seconds) in ends {
                 now += Duration::from_secs(seconds);
-                let end = if is_reset { RunEnd::Reset } else { failed(FailureKind::Machine) };
+                let end = if is_reset { RunOutcome::Reset } else { failed(FailureKind::Machine) };
                 let next = history.after(end, Duration::from_secs(seconds), RestartPolicy::OnFailure, now);
                 prop_assert!(delay(&next).expect("always restarts") <= LONGEST_DELAY);
             }

@@ -1,8 +1,8 @@
-//! From an assignment to everything a machine is built of: verified, opened, copied, attached.
+//! From a machine that is ready to one that can be launched: memory promised, addresses leased, volumes switched over to,
+//! interfaces attached. Nothing of the machine before is there any more.
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,27 +11,24 @@ use std::time::Instant;
 
 use host_network::{NicAttachment, Tap};
 use ipam::{Lease, Wish};
-use nix_artifacts::{
-    AddressDelivery, DiskPersistence, LoadRequest, NicRequest, OpenedFile, VsockRequest, load_artifact,
-};
+use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
-use uuid::Uuid;
 use vm_model::{
-    Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineSpec, NicSpec, ResetPolicy, VmId,
-    VsockSpec,
+    DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec, ResetPolicy,
+    VmDisk, VmId, VmNic, VmTimings, VsockSpec,
 };
 
 use super::RestartPolicy;
-use super::context::{HostContext, Subnet};
-use super::given_up::GivenUp;
+use super::acquired::AcquiredResources;
+use super::context::HostContext;
 use super::live::detach;
-use super::takings::Takings;
-use super::verify::{unverified_references, verify};
+use super::stage::{StagedMachine, autoconfiguration};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
-use crate::failure::reason;
-use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
-use crate::vms::{VhostNet, VmNic, VmTimings};
+use crate::definition::Description;
+use crate::failure::{plain, reason};
+use crate::vms::VhostNet;
+use crate::volumes::Committed;
 
 /// Everything a machine is built of, and what is to be said about it.
 #[derive(Debug)]
@@ -39,166 +36,185 @@ pub(super) struct Prepared {
     pub(super) spec: MachineSpec<OwnedFd>,
     /// Where the kernel lies: the machine has it open and does not know.
     pub(super) kernel: PathBuf,
+    /// What the machine is made of, for people.
+    pub(super) shape: MachineShape,
     /// Interfaces that are attached: whoever drops the rest detaches them.
     pub(super) nics: Vec<VmNic>,
     /// What it takes of the host's memory, until it is gone.
     pub(super) share: Share,
     /// What is to be given back where the machine does not start.
-    pub(super) takings: Takings,
+    pub(super) acquired: AcquiredResources,
+    pub(super) definition: Definition,
     pub(super) warnings: Vec<String>,
     pub(super) unverified: Vec<PathBuf>,
     pub(super) timings: VmTimings,
-    /// What the artifact says about restarts.
-    pub(super) restart: Option<RestartPolicy>,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
 }
 
-/// What the file system part brings: everything but TAPs.
-struct Opened {
-    spec: MachineSpec<OwnedFd>,
-    share: Share,
-    kernel: PathBuf,
-    nics: Vec<(NicRequest, Lease)>,
-    warnings: Vec<String>,
-    unverified: Vec<PathBuf>,
-    restart: Option<RestartPolicy>,
-    resets: ResetPolicy,
-    address: AddressDelivery,
+/// What a machine was made by.
+#[derive(Clone, Debug)]
+pub(super) struct Definition {
+    pub(super) assignment: Arc<vm_model::Assignment>,
+    pub(super) description: Arc<Description>,
+    /// What it says about restarts.
+    pub(super) restart: Option<RestartPolicy>,
 }
 
-/// Prepares the machine of `assignment`. On failure nothing stays attached, and what was taken is given back.
-///
-/// Setting `given_up` makes it fail soon.
+/// What was acquired without the network.
+struct Opened {
+    spec: MachineSpec<OwnedFd>,
+    shape: MachineShape,
+    kernel: PathBuf,
+    share: Share,
+    nics: Vec<(NicRequest, Lease)>,
+}
+
+/// Acquires what `staged` needs. `share` is the memory that was promised to the machine before. On failure nothing stays
+/// attached, and what was taken is given back.
 pub(super) async fn prepare(
     context: &Arc<HostContext>,
-    assignment: &Arc<Assignment>,
-    uuid: Uuid,
-    given_up: &GivenUp,
+    staged: StagedMachine,
+    share: Option<Share>,
 ) -> Result<Prepared, FailureReason> {
-    let start = Instant::now();
+    let begun = Instant::now();
+    let (definition, id) = (staged.definition(), staged.assignment.id.clone());
+    let StagedMachine { resets, address, took, .. } = staged;
+    let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let blocking = {
-        let (context, assignment, given_up) = (Arc::clone(context), Arc::clone(assignment), given_up.clone());
-        // Hashing, copying and syncing take as long as the disks let them.
+        let context = Arc::clone(context);
         tokio::task::spawn_blocking(move || {
-            let mut takings = Takings::default();
-            match open(&context, &assignment, uuid, &given_up, &mut takings) {
-                Ok(opened) => Ok((opened, takings)),
+            let (mut acquired, vm) = (AcquiredResources::default(), staged.assignment.id.clone());
+            match open(&context, staged, share, &mut acquired) {
+                Ok(opened) => Ok((opened, acquired)),
                 Err(problem) => {
-                    takings.give_back(&context, &assignment.id, &problem);
+                    acquired.give_back(&context, &vm);
                     Err(problem)
                 }
             }
         })
     };
-    let (opened, takings) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
-    let artifact = start.elapsed();
-    let Opened {
-        mut spec,
-        share,
-        kernel,
-        nics: requests,
-        mut warnings,
-        unverified,
-        restart,
-        resets,
-        address,
-    } = opened;
+    let (opened, acquired) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
+    let files = begun.elapsed();
+    let Opened { mut spec, shape, kernel, share, nics: requests } = opened;
     let mut nics = Vec::with_capacity(requests.len());
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
-        match attach(context, &assignment.id, vcpus, request, lease).await {
+        match attach(context, &id, vcpus, request, lease).await {
             Ok((nic, device, warning)) => {
                 nics.push(nic);
                 spec.nics.push(device);
                 warnings.extend(warning);
             }
             Err(problem) => {
-                detach(context, &assignment.id, &nics).await;
-                takings.give_back_from_task(context, &assignment.id, &problem).await;
+                detach(context, &id, &nics).await;
+                acquired.give_back_from_task(context, &id).await;
                 return Err(problem);
             }
         }
     }
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
-        spec.boot.cmdline.push_str(&autoconfiguration(&assignment.id, nic.address, context.subnet));
+        let subnet = context.subnet;
+        spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, subnet.gateway, subnet.mask));
     }
     let timings = VmTimings {
-        artifact: Some(artifact),
-        network: Some(start.elapsed().saturating_sub(artifact)),
+        artifact: Some(took + files),
+        network: Some(begun.elapsed().saturating_sub(files)),
         ..VmTimings::default()
     };
-    Ok(Prepared { spec, share, kernel, nics, takings, warnings, unverified, timings, restart, resets })
+    Ok(Prepared {
+        spec,
+        kernel,
+        shape,
+        nics,
+        share,
+        acquired,
+        definition,
+        warnings,
+        unverified,
+        timings,
+        resets,
+    })
 }
 
-/// All that touches files. What it takes of the host is noted in `takings`, also where it fails.
+/// All that touches files. What it takes of the host is noted in `acquired`, also where it fails.
 fn open(
     context: &HostContext,
-    assignment: &Assignment,
-    uuid: Uuid,
-    given_up: &GivenUp,
-    takings: &mut Takings,
+    staged: StagedMachine,
+    share: Option<Share>,
+    acquired: &mut AcquiredResources,
 ) -> Result<Opened, FailureReason> {
-    verify(context, assignment, given_up)?;
-    let request = LoadRequest {
-        store_path: assignment.store_path.clone(),
-        overrides: assignment.overrides.clone(),
-        uuid,
-    };
-    let artifact =
-        load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))?;
-    let share = context
-        .capacity
-        .take(&artifact.machine.memory, HostMemory::observe())
-        .map_err(|problem| reason(FailureKind::Host, &problem))?;
-    let unverified = unverified_references(context, assignment, &artifact, given_up)?;
-    let nics = lease(context, &assignment.id, artifact.nics, takings)?;
-    let directory = context.records.directory(&assignment.id);
-    let mut position = 0_usize;
-    let mut resets = ResetPolicy::default();
-    let kernel = artifact.machine.boot.kernel.path().to_owned();
-    let spec = artifact.machine.try_map_files(|role, file: OpenedFile| match role {
-        FileRole::Disk(disk, access) => {
-            // By position: a name out of the artifact has no say in what is written where.
-            let path = directory.join(format!("disk{position}.img"));
-            position += 1;
-            match access {
-                DiskAccess::ReadOnly => Ok(OwnedFd::from(file.into_file())),
-                DiskAccess::ReadWrite => {
-                    let persistence = artifact.settings.persistence(disk);
-                    if persistence == DiskPersistence::Ephemeral {
-                        // Each boot begins with a fresh copy, which is made here.
-                        resets = ResetPolicy::EndsMachine;
-                    }
-                    if !path.exists() {
-                        takings.disks.push(path.clone());
-                    }
-                    writable_disk(&file, &path, persistence, given_up)
-                }
-            }
-        }
-        FileRole::Kernel
-        | FileRole::Initrd
-        | FileRole::Tap(_)
-        | FileRole::Vhost(_)
-        | FileRole::NicStatistics(_)
-        | FileRole::VsockDirectory => Ok(OwnedFd::from(file.into_file())),
-    });
-    let mut spec = spec.map_err(|problem| reason(FailureKind::Host, &problem))?;
-    if let Some(VsockRequest { cid }) = artifact.vsock {
-        spec.services.vsock = Some(VsockSpec { cid, directory: socket_directory(&directory)? });
+    let StagedMachine { assignment, description, machine, volumes, nics, vsock_cid, .. } = staged;
+    let vm = &assignment.id;
+    let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
+    let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let nics = lease(context, vm, nics, acquired)?;
+    for volume in volumes {
+        let committed = context.volumes.commit(vm, volume);
+        acquired.volumes.push(committed.map_err(|problem| reason(problem.kind(), &problem))?);
     }
-    Ok(Opened {
-        spec,
-        share,
-        kernel,
-        nics,
-        warnings: artifact.warnings.iter().map(ToString::to_string).collect(),
-        unverified,
-        restart: artifact.settings.restart.map(RestartPolicy::from),
-        resets,
-        address: artifact.settings.address,
-    })
+    let kernel = match &machine.boot.kernel {
+        ArtifactFile::Opened(kernel) => kernel.path().to_owned(),
+        ArtifactFile::Blank => PathBuf::new(),
+    };
+    let mut disks = Vec::with_capacity(machine.disks.len());
+    let shapes: Vec<_> =
+        machine.disks.iter().map(|disk| (disk.id.clone(), disk.access, disk.format)).collect();
+    let committed = &mut acquired.volumes;
+    let spec = machine.try_map_files(|role, file| match (role, file) {
+        (FileRole::Disk(disk, DiskAccess::ReadWrite), _) => {
+            take_volume(committed, disk).map(|(path, size, file)| {
+                disks.push((path, size));
+                file
+            })
+        }
+        (role, ArtifactFile::Opened(file)) => {
+            match role {
+                FileRole::Disk(..) => disks.push((file.path().to_owned(), file.size())),
+                FileRole::Kernel
+                | FileRole::Initrd
+                | FileRole::Tap(_)
+                | FileRole::Vhost(_)
+                | FileRole::NicStatistics(_)
+                | FileRole::VsockDirectory => {}
+            }
+            Ok(OwnedFd::from(file.into_file()))
+        }
+        (_, ArtifactFile::Blank) => {
+            Err(plain(FailureKind::Machine, "a file that is no writable disk has no content".to_owned()))
+        }
+    });
+    let mut spec = spec?;
+    if let Some(cid) = vsock_cid {
+        let directory = socket_directory(&context.records.directory(vm))?;
+        spec.services.vsock = Some(VsockSpec { cid, directory });
+    }
+    let disks = shapes.into_iter().zip(disks).map(|((id, access, format), (path, size))| VmDisk {
+        policy: description.volumes.get(&id).map(|volume| volume.policy),
+        id,
+        path,
+        size: vm_model::Bytes::new(size),
+        access,
+        format,
+    });
+    let shape = MachineShape {
+        vcpus: spec.cpus.boot_vcpus,
+        memory: spec.memory.size,
+        cmdline: spec.boot.cmdline.clone(),
+        disks: disks.collect(),
+    };
+    Ok(Opened { spec, shape, kernel, share, nics })
+}
+
+/// The file of the volume of `disk`, with its path and size.
+fn take_volume(committed: &mut [Committed], disk: &str) -> Result<(PathBuf, u64, OwnedFd), FailureReason> {
+    let volume = committed.iter_mut().find(|volume| volume.disk == disk);
+    let file = volume.and_then(|volume| Some((volume.path.clone(), volume.file.take()?)));
+    let Some((path, file)) = file else {
+        return Err(plain(FailureKind::Machine, format!("disk {disk} has no volume")));
+    };
+    let size = file.metadata().map_err(|source| reason(FailureKind::Host, &source))?.len();
+    Ok((path, size, file.into()))
 }
 
 /// The VM's own directory, where the sockets lie by which host programs and the guest reach each other: they go when the
@@ -221,40 +237,20 @@ struct SocketDirectoryError {
     source: io::Error,
 }
 
-fn writable_disk(
-    image: &OpenedFile,
-    path: &Path,
-    persistence: DiskPersistence,
-    given_up: &GivenUp,
-) -> Result<OwnedFd, DiskError> {
-    let disk = match persistence {
-        DiskPersistence::Persistent => ensure_writable_copy(image.file(), path, given_up)?,
-        DiskPersistence::Ephemeral => fresh_writable_copy(image.file(), path, given_up)?,
-    };
-    Ok(OwnedFd::from(disk))
-}
-
 /// Gives each interface its addresses.
 fn lease(
     context: &HostContext,
     vm: &VmId,
     requests: Vec<NicRequest>,
-    takings: &mut Takings,
+    acquired: &mut AcquiredResources,
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
-    takings.addresses = !context.leases.has(vm);
+    acquired.addresses = !context.leases.has(vm);
     let given = requests.into_iter().map(|request| {
         let wish = Wish { ip: request.ip, mac: request.mac };
-        let lease = context.leases.ensure(vm, &request.id, wish);
+        let lease = context.lease(vm, &request.id, wish);
         lease.map(|lease| (request, lease)).map_err(|problem| reason(problem.kind(), &problem))
     });
     given.collect()
-}
-
-/// What tells a kernel with IP autoconfiguration the address of its first interface (Linux
-/// `Documentation/admin-guide/nfs/nfsroot.rst`, `ip=`).
-fn autoconfiguration(vm: &VmId, address: Ipv4Addr, subnet: Subnet) -> String {
-    let Subnet { gateway, mask } = subnet;
-    format!(" ip={address}::{gateway}:{mask}:{vm}:eth0:off")
 }
 
 /// Gives one interface of a machine with `vcpus` its TAP; with a warning where it is not served as it could be.
@@ -296,16 +292,4 @@ async fn attach(
         options: request.options,
     };
     Ok((nic, device, warning))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_is_told_address_gateway_mask_and_name() {
-        let subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), mask: Ipv4Addr::new(255, 255, 0, 0) };
-        let text = autoconfiguration(&VmId::new("web-1"), Ipv4Addr::new(10, 0, 0, 7), subnet);
-        assert_eq!(text, " ip=10.0.0.7::10.0.0.1:255.255.0.0:web-1:eth0:off");
-    }
 }

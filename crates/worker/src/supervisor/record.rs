@@ -3,68 +3,54 @@
 use std::sync::Arc;
 
 use uuid::Uuid;
-use vm_model::{Assignment, FailureKind, FailureReason};
+use vm_model::{FailureKind, FailureReason};
 
 use super::context::HostContext;
 use crate::failure::reason;
 use crate::records::VmRecord;
 
-/// Whether a guest has switched itself off, so that it stays off until somebody starts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Power {
-    /// It has not.
-    Wanted,
-    /// It has.
-    SwitchedOff,
-}
-
 /// One VM's record.
 #[derive(Debug)]
 pub(super) struct Record {
     context: Arc<HostContext>,
-    uuid: Uuid,
-    /// What is on disk; `None` before anything is.
-    kept: Option<VmRecord>,
+    /// What is on disk, or is to be there first.
+    value: VmRecord,
+    is_on_disk: bool,
 }
 
 impl Record {
     /// The record of a VM that has none yet.
-    pub(super) fn new(context: Arc<HostContext>) -> Self {
-        Self { context, uuid: Uuid::new_v4(), kept: None }
+    pub(super) fn new(context: Arc<HostContext>, value: VmRecord) -> Self {
+        Self { context, value, is_on_disk: false }
     }
 
     /// The record that was found on disk.
-    pub(super) fn found(context: Arc<HostContext>, record: VmRecord) -> Self {
-        Self { context, uuid: record.uuid, kept: Some(record) }
+    pub(super) fn found(context: Arc<HostContext>, value: VmRecord) -> Self {
+        Self { context, value, is_on_disk: true }
     }
 
     /// The machine's identity, drawn once in the VM's life.
     pub(super) fn uuid(&self) -> Uuid {
-        self.uuid
+        self.value.uuid
     }
 
-    /// Whether the guest had switched itself off when the record was written.
-    pub(super) fn power(&self) -> Power {
-        match &self.kept {
-            Some(VmRecord { powered_off: true, .. }) => Power::SwitchedOff,
-            Some(_) | None => Power::Wanted,
-        }
+    /// What is on stable storage; before the first update, what is to be.
+    pub(super) fn value(&self) -> &VmRecord {
+        &self.value
     }
 
-    /// Puts this on stable storage, unless it is there.
-    pub(super) async fn keep(&mut self, assignment: &Assignment, power: Power) -> Result<(), FailureReason> {
-        let powered_off = power == Power::SwitchedOff;
-        if let Some(kept) = &self.kept
-            && kept.assignment == *assignment
-            && kept.powered_off == powered_off
-        {
+    /// Puts the record as `change` leaves it on stable storage, unless it is there. On a failure it stays as it was.
+    pub(super) async fn update(&mut self, change: impl FnOnce(&mut VmRecord)) -> Result<(), FailureReason> {
+        let mut changed = self.value.clone();
+        change(&mut changed);
+        if self.is_on_disk && changed == self.value {
             return Ok(());
         }
-        let record = VmRecord { assignment: assignment.clone(), uuid: self.uuid, powered_off };
         let context = Arc::clone(&self.context);
-        let saving = tokio::task::spawn_blocking(move || context.records.save(&record).map(|()| record));
+        let saving = tokio::task::spawn_blocking(move || context.records.save(&changed).map(|()| changed));
         let saved = saving.await.map_err(|lost| reason(FailureKind::Machine, &lost))?;
-        self.kept = Some(saved.map_err(|problem| reason(FailureKind::Host, &problem))?);
+        self.value = saved.map_err(|problem| reason(FailureKind::Host, &problem))?;
+        self.is_on_disk = true;
         Ok(())
     }
 }

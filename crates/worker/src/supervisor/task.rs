@@ -6,16 +6,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
-use vm_model::{DesiredState, FailureReason, MachinePhase, VmId, VmStatus};
+use vm_model::{
+    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachinePhase, RunEnd, StopMethod,
+    Timestamp, VmId, VmStatus, WantedChange,
+};
 
+use super::candidate::Progress;
 use super::context::HostContext;
 use super::ending::{classify, reported, standstill};
 use super::live::LiveMachine;
-use super::policy::{Next, RestartHistory, RestartPolicy, RunEnd};
-use super::record::{Power, Record};
-use super::step::{Goal, Revision, Standing, Step, Vcpus, next_step};
-use super::{MachineSlot, Origin, Target};
+use super::policy::{Next, RestartHistory, RestartPolicy, RunOutcome};
+use super::record::Record;
+use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
+use super::{MachineSlot, Origin, Supervisor, Target};
+use crate::capacity::Share;
+use crate::definition::Description;
 use crate::failure::chain;
+use crate::records::VmRecord;
 use crate::vms::VmInfo;
 
 /// How often a running guest's console is looked at for a panic after which nothing follows.
@@ -27,19 +34,37 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Task {
     pub(super) context: Arc<HostContext>,
     pub(super) id: VmId,
-    origin: Origin,
+    /// A VM of the same name that goes first.
+    predecessor: Option<Box<Supervisor>>,
+    /// Whether it may be one that was removed and is kept.
+    is_new: bool,
     pub(super) target: watch::Receiver<Target>,
     /// The target that was taken over last.
     acknowledged: Option<Target>,
     pub(super) info: watch::Sender<VmInfo>,
     pub(super) slot: MachineSlot,
-    pub(super) standing: Standing<LiveMachine>,
+    pub(super) state: RunState<LiveMachine>,
     history: RestartHistory,
     /// What the history's failures happened under.
-    revision: Revision,
-    /// When it is restarted: what its artifact says, else what holds on this host.
+    stamp: Stamp,
+    /// When it is restarted: what its definition says, else what holds on this host.
     pub(super) restart: RestartPolicy,
     pub(super) record: Record,
+    /// The definition that its newest machine was made by.
+    pub(super) in_force: Option<InForce>,
+    /// How far the newest definition is, where that is another.
+    pub(super) progress: Option<Progress>,
+    /// The memory that was promised to a machine which is stopped for another to take its place.
+    pub(super) share: Option<Share>,
+}
+
+/// The definition that a VM's newest machine was made by.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) number: DefinitionNumber,
+    pub(super) assignment: Arc<Assignment>,
+    /// Not known of a machine of an earlier worker.
+    pub(super) description: Option<Arc<Description>>,
 }
 
 /// Whether anybody is left who wants the VM.
@@ -58,44 +83,65 @@ impl Task {
         slot: MachineSlot,
         origin: Origin,
     ) -> Self {
-        let id = target.borrow().assignment.id.clone();
-        let revision = Revision::default();
-        let (origin, record) = match origin {
-            Origin::Record(record) => (Origin::New, Record::found(Arc::clone(&context), record)),
-            origin @ (Origin::New | Origin::After(_)) => (origin, Record::new(Arc::clone(&context))),
+        let assignment = Arc::clone(&target.borrow().assignment);
+        let (predecessor, found) = match origin {
+            Origin::New => (None, None),
+            Origin::After(predecessor) => (Some(predecessor), None),
+            Origin::Record(record) => (None, Some(*record)),
         };
-        let standing = match record.power() {
-            Power::SwitchedOff => Standing::PoweredOff { revision },
-            Power::Wanted => Standing::Off,
-        };
-        Self {
+        let mut task = Self {
             restart: context.lifecycle.restart,
+            record: Record::new(Arc::clone(&context), VmRecord::new(assignment.as_ref().clone())),
             context,
-            id,
-            origin,
+            id: assignment.id.clone(),
+            predecessor,
+            is_new: found.is_none(),
             target,
             acknowledged: None,
             info,
             slot,
-            standing,
+            state: RunState::Off,
             history: RestartHistory::default(),
-            revision,
-            record,
+            stamp: Stamp::default(),
+            in_force: None,
+            progress: None,
+            share: None,
+        };
+        if let Some(record) = found {
+            if record.powered_off {
+                task.state = RunState::PoweredOff { stamp: task.target.borrow().stamp };
+            }
+            let number = DefinitionNumber::default();
+            let assignment = record.in_force.clone().unwrap_or_else(|| record.assignment.clone());
+            task.in_force = Some(InForce { number, assignment: Arc::new(assignment), description: None });
+            task.take_up(record);
         }
+        task
+    }
+
+    /// Goes on with what was on record.
+    pub(super) fn take_up(&mut self, record: VmRecord) {
+        self.info.send_modify(|info| info.ends.clone_from(&record.ends));
+        self.record = Record::found(Arc::clone(&self.context), record);
     }
 
     /// Works until the VM is gone, or nobody is left who wants it.
     pub(super) async fn run(mut self) {
-        if let Origin::After(predecessor) = std::mem::replace(&mut self.origin, Origin::New) {
+        if let Some(predecessor) = self.predecessor.take() {
             predecessor.gone().await;
         }
+        if self.is_new {
+            self.revive().await;
+        }
+        self.note_lost_run().await;
         loop {
             let target = self.target.borrow_and_update().clone();
             if self.acknowledged.as_ref().is_none_or(|last| !last.is(&target)) {
                 self.acknowledge(&target).await;
                 self.acknowledged = Some(target.clone());
             }
-            match next_step(&self.standing, target.goal, target.revision, Instant::now()) {
+            let candidate = self.candidate(&target);
+            match next_step(&self.state, target.goal, target.stamp, candidate, Instant::now()) {
                 Step::Rest => {
                     if self.rest(None).await == Wanted::No {
                         break;
@@ -107,13 +153,14 @@ impl Task {
                     }
                 }
                 Step::Boot(vcpus) => self.boot(&target, vcpus).await,
-                Step::Stop => self.stop().await,
+                Step::Prepare => self.begin_candidate(&target).await,
+                Step::Stop => self.stop(&target).await,
                 Step::Pause | Step::Resume if self.target.has_changed().is_err() => break,
                 Step::Pause => self.park(Vcpus::Parked).await,
                 Step::Resume => self.park(Vcpus::Running).await,
-                Step::Settle => self.standing = Standing::Off,
-                Step::Remove(addresses) => {
-                    if self.remove(addresses).await {
+                Step::Settle => self.state = RunState::Off,
+                Step::Remove => {
+                    if self.remove().await {
                         break;
                     }
                 }
@@ -122,45 +169,101 @@ impl Task {
         // Whatever machine is left here is killed by being dropped.
     }
 
+    /// Says of a run that an earlier worker began, and of which nobody saw the end, that it was lost.
+    async fn note_lost_run(&mut self) {
+        let Some(since) = self.record.value().running_since else { return };
+        let at = Timestamp::now();
+        let end = RunEnd {
+            at,
+            ran_for: None,
+            method: EndMethod::Lost,
+            cause: EndCause::WorkerEnded,
+            detail: Some(format!("it had been started at {since}")),
+        };
+        self.record_end(end).await;
+    }
+
     /// Takes over what the target says of the VM apart from where it should be, and keeps it on disk.
     async fn acknowledge(&mut self, target: &Target) {
-        if target.revision != self.revision {
-            self.revision = target.revision;
+        if target.stamp != self.stamp {
+            self.stamp = target.stamp;
             self.history.clear();
         }
-        self.info.send_if_modified(|info| {
-            let changed = info.assignment != *target.assignment || info.generation != target.generation;
-            if changed {
-                info.assignment = target.assignment.as_ref().clone();
-                info.generation = target.generation;
-            }
-            changed
-        });
-        match (target.goal, &self.standing) {
-            (Goal::Suspended | Goal::Gone(_), _) => {}
+        self.drop_older_candidate(target.stamp.definition).await;
+        self.show_definitions(target);
+        match (target.goal, &self.state) {
+            (Goal::Suspended | Goal::Gone, _) => {}
             // It is about to start or to be settled, which is to be seen on disk first: it may not get to the end.
-            (Goal::Be(DesiredState::Stopped), _) => self.keep(target, Power::Wanted).await,
-            (Goal::Be(_), Standing::PoweredOff { revision }) if *revision == target.revision => {
-                self.keep(target, Power::SwitchedOff).await;
+            (Goal::Be(DesiredState::Stopped), _) => {
+                self.keep(target, |record| record.powered_off = false).await
             }
-            (Goal::Be(_), _) => self.keep(target, Power::Wanted).await,
+            (Goal::Be(_), RunState::PoweredOff { stamp }) if *stamp == target.stamp => {
+                self.keep(target, |record| record.powered_off = true).await;
+            }
+            (Goal::Be(_), _) => self.keep(target, |record| record.powered_off = false).await,
         }
     }
 
-    /// Brings the record on disk up to date. A failure is logged: a start insists on its record, and what runs goes
-    /// on without.
-    async fn keep(&mut self, target: &Target, power: Power) {
-        if let Err(problem) = self.record.keep(&target.assignment, power).await {
+    /// The definition in force, where it is another than the newest.
+    pub(super) fn other_in_force(&self, target: &Target) -> Option<Assignment> {
+        let in_force = self.in_force.as_ref().filter(|in_force| in_force.number != target.stamp.definition);
+        in_force.map(|in_force| in_force.assignment.as_ref().clone())
+    }
+
+    /// Tells which definition is in force, and which one is wanted where that is another.
+    pub(super) fn show_definitions(&self, target: &Target) {
+        let other = self.other_in_force(target);
+        let desired = target.assignment.desired;
+        let wanted = other.as_ref().map(|_| target.assignment.as_ref().clone());
+        let in_force = other.unwrap_or_else(|| target.assignment.as_ref().clone());
+        self.info.send_if_modified(|info| {
+            let before = (info.assignment.clone(), info.generation, info.wanted.clone());
+            info.assignment = Assignment { desired, ..in_force };
+            info.generation = target.generation;
+            info.wanted = wanted.map(|assignment| match info.wanted.take() {
+                // What was found out about it is still true.
+                Some(known) if known.assignment == assignment => known,
+                Some(_) | None => WantedChange { assignment, refusal: None, next_try_at: None },
+            });
+            before != (info.assignment.clone(), info.generation, info.wanted.clone())
+        });
+    }
+
+    /// Brings the record on disk up to date with the target, and changes it as told. A failure is logged: a start insists on
+    /// its record, and what runs goes on without.
+    pub(super) async fn keep(&mut self, target: &Target, change: impl FnOnce(&mut VmRecord)) {
+        let (assignment, in_force) = (target.assignment.as_ref().clone(), self.other_in_force(target));
+        let kept = self.record.update(|record| {
+            record.assignment = assignment;
+            record.in_force = in_force;
+            record.removed = None;
+            change(record);
+        });
+        if let Err(problem) = kept.await {
             error!(vm_id = %self.id, error = problem.message, "the VM's record was not kept");
         }
     }
 
-    /// Waits for something to happen: another target, an event of the machine, the time.
+    /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
+    async fn record_end(&mut self, end: RunEnd) {
+        info!(vm_id = %self.id, "the run ended: {end}");
+        if let Err(problem) = self.record.update(|record| record.add_end(end)).await {
+            error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
+        }
+        let ends = self.record.value().ends.clone();
+        self.info.send_modify(|info| {
+            info.started_at = None;
+            info.disk_trouble = None;
+            info.ends = ends;
+        });
+    }
+
+    /// Waits for something to happen: another target, an event of the machine, a definition made ready, the time.
     async fn rest(&mut self, until: Option<Instant>) -> Wanted {
-        match self.standing {
+        match self.state {
             // Of a restored VM nobody has been told anything yet.
-            Standing::Off | Standing::PoweredOff { .. } => self.publish(VmStatus::Stopped),
-            Standing::Failed { .. } | Standing::Waiting { .. } | Standing::Up { .. } => {}
+            RunState::Off | RunState::PoweredOff { .. } => self.publish(VmStatus::Stopped),
+            RunState::Failed { .. } | RunState::Waiting { .. } | RunState::Up { .. } => {}
         }
         let due = async {
             match until {
@@ -168,7 +271,7 @@ impl Task {
                 None => std::future::pending().await,
             }
         };
-        let Standing::Up { machine, .. } = &mut self.standing else {
+        let RunState::Up { machine, .. } = &mut self.state else {
             // Both arms only wait, so losing either loses nothing.
             return tokio::select! {
                 changed = self.target.changed() => if changed.is_ok() { Wanted::Yes } else { Wanted::No },
@@ -176,18 +279,23 @@ impl Task {
             };
         };
         // All arms only wait, so losing any loses nothing.
-        tokio::select! {
+        let staged = tokio::select! {
             changed = self.target.changed() => return if changed.is_ok() { Wanted::Yes } else { Wanted::No },
-            () = machine.changed() => {}
-            () = sleep(CONSOLE_CHECK) => {}
+            () = machine.changed() => None,
+            () = sleep(CONSOLE_CHECK) => None,
+            () = due => None,
+            staged = Progress::staged(&mut self.progress) => Some(staged),
+        };
+        match staged {
+            Some(staged) => self.note_candidate(staged).await,
+            None => self.look_at_machine().await,
         }
-        self.look_at_machine().await;
         Wanted::Yes
     }
 
     /// Takes notice of what the machine has done meanwhile.
     pub(super) async fn look_at_machine(&mut self) {
-        let Standing::Up { machine, vcpus, .. } = &mut self.standing else { return };
+        let RunState::Up { machine, vcpus, .. } = &mut self.state else { return };
         let news = machine.news();
         // A machine that was made anew may run although it was paused before.
         match news.phase {
@@ -210,34 +318,39 @@ impl Task {
             error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop");
             return;
         }
-        if let Standing::Up { revision, machine, .. } = std::mem::replace(&mut self.standing, Standing::Off) {
+        if let RunState::Up { stamp, machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            machine.tear_down(&self.context).await;
+            drop(machine.tear_down(&self.context).await);
             self.forget_taps();
-            self.follow(end, ran_for, revision).await;
+            self.follow(end, Some(ran_for), stamp).await;
         }
     }
 
-    /// Decides what comes after the end of a run, and says so.
-    pub(super) async fn follow(&mut self, end: RunEnd, ran_for: Duration, revision: Revision) {
+    /// Decides what comes after the end of a run, and says so. `ran_for` is how long its guest ran, if it got so far.
+    pub(super) async fn follow(&mut self, end: RunOutcome, ran_for: Option<Duration>, stamp: Stamp) {
         let now = Instant::now();
-        match self.history.after(end, ran_for, self.restart, now) {
+        self.record_end(end.to_record(ran_for)).await;
+        match self.history.after(end, ran_for.unwrap_or_default(), self.restart, now) {
             Next::StayOff => {
-                self.standing = Standing::PoweredOff { revision };
+                self.state = RunState::PoweredOff { stamp };
                 let target = self.target.borrow().clone();
                 // A newer target is acknowledged by itself.
-                if matches!(target.goal, Goal::Be(_)) && target.revision == revision {
-                    self.keep(&target, Power::SwitchedOff).await;
+                if matches!(target.goal, Goal::Be(_)) && target.stamp == stamp {
+                    self.keep(&target, |record| record.powered_off = true).await;
                 }
                 self.publish(VmStatus::Stopped);
             }
             Next::StayFailed(reason) => {
-                self.standing = Standing::Failed { revision };
+                self.state = RunState::Failed { stamp };
                 self.publish_failure(&reason, VmStatus::Failed(reason.clone()));
             }
             Next::Restart { after, because } => {
-                self.standing = Standing::Waiting { revision, until: now + after };
-                self.info.send_modify(|info| info.restarts = info.restarts.saturating_add(1));
+                self.state = RunState::Waiting { stamp, until: now + after };
+                let next_start_at = Some(Timestamp::now().after(after));
+                self.info.send_modify(|info| {
+                    info.restarts = info.restarts.saturating_add(1);
+                    info.next_start_at = next_start_at;
+                });
                 match because {
                     // Both are published: whoever waits for a verdict on this start sees it, and after it what follows.
                     Some(reason) => self.publish_failure(&reason, VmStatus::Restarting),
@@ -247,26 +360,32 @@ impl Task {
         }
     }
 
-    async fn stop(&mut self) {
-        let Standing::Up { machine, .. } = &self.standing else { return };
+    async fn stop(&mut self, target: &Target) {
+        let RunState::Up { machine, .. } = &self.state else { return };
         self.publish(VmStatus::Stopping);
-        match machine.stop(self.context.lifecycle.stop_timeout).await {
-            Ok(method) => self.info.send_modify(|info| info.last_stop = Some(method)),
+        let method = match machine.stop(self.context.lifecycle.stop_timeout).await {
+            Ok(method) => method,
             Err(problem) => {
                 // The machine may still run: nothing of it is given up before it is proven gone.
                 error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop; trying again");
                 sleep(RETRY).await;
                 return;
             }
-        }
-        if let Standing::Up { machine, .. } = std::mem::replace(&mut self.standing, Standing::Off) {
-            machine.tear_down(&self.context).await;
+        };
+        self.info.send_modify(|info| info.last_stop = Some(method));
+        if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
+            let ran_for = machine.age();
+            let share = machine.tear_down(&self.context).await;
             self.forget_taps();
+            self.record_end(stopped(method, ran_for, target)).await;
+            // Another machine takes its place: nobody else gets its memory meanwhile.
+            self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
+                .then_some(share);
         }
     }
 
     async fn park(&mut self, wanted: Vcpus) {
-        let Standing::Up { machine, vcpus, .. } = &mut self.standing else { return };
+        let RunState::Up { machine, vcpus, .. } = &mut self.state else { return };
         let (done, status) = match wanted {
             Vcpus::Parked => (machine.pause().await, VmStatus::Paused),
             Vcpus::Running => (machine.resume().await, VmStatus::Running),
@@ -306,6 +425,7 @@ impl Task {
         info!(vm_id = %self.id, phase = status.phase_name(), "now {status}");
         self.info.send_modify(|info| {
             info.starts = info.starts.saturating_add(1);
+            info.started_at = Some(Timestamp::now());
             info.status = status;
         });
     }
@@ -318,4 +438,21 @@ impl Task {
             info.status = status;
         });
     }
+}
+
+/// How a run ended that was told to stop because of `target`.
+fn stopped(method: StopMethod, ran_for: Duration, target: &Target) -> RunEnd {
+    let generation = target.generation;
+    let cause = match target.goal {
+        Goal::Gone => EndCause::Removed,
+        Goal::Suspended => EndCause::WorkerEnded,
+        Goal::Be(DesiredState::Stopped) => EndCause::Stopped { generation },
+        Goal::Be(DesiredState::Running | DesiredState::Paused) => EndCause::Changed { generation },
+    };
+    let method = match method {
+        StopMethod::AlreadyStopped => EndMethod::PoweredOff,
+        StopMethod::PowerButton => EndMethod::PowerButton,
+        StopMethod::Kill => EndMethod::Killed,
+    };
+    RunEnd { at: Timestamp::now(), ran_for: Some(ran_for), method, cause, detail: None }
 }

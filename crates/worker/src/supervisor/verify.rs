@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use nix_artifacts::{Artifact, HashError, NarHash, PathIdentity, hash_store_path};
+use nix_artifacts::{Artifact, InvalidNarHash, NarHash, PathIdentity, verify_hash};
 use tracing::warn;
-use vm_model::{Assignment, FailureKind, FailureReason};
+use vm_model::{Assignment, FailureReason};
 
 use super::context::HostContext;
 use super::given_up::GivenUp;
@@ -19,8 +19,7 @@ pub(super) fn verify(
     given_up: &GivenUp,
 ) -> Result<(), FailureReason> {
     // A hash that is none can never match, whatever is verified when.
-    let expected: NarHash =
-        assignment.hash.parse().map_err(|problem| reason(FailureKind::HashMismatch, &problem))?;
+    let expected = parse_hash(&assignment.hash)?;
     match context.lifecycle.hash_verification {
         HashVerification::Never => Ok(()),
         HashVerification::Once => {
@@ -37,7 +36,11 @@ fn verify_path(
     text: &str,
     given_up: &GivenUp,
 ) -> Result<(), FailureReason> {
-    let identity = context.roots.identify(path).map_err(|problem| reason(FailureKind::Artifact, &problem))?;
+    let identity = context.roots.identify(path).map_err(|problem| FailureReason {
+        // It may come back.
+        transient: problem.is_missing(),
+        ..reason(problem.kind(), &problem)
+    })?;
     if context.verified.knows(path, text, &identity) {
         return Ok(());
     }
@@ -54,18 +57,16 @@ fn hash(
     expected: &NarHash,
     given_up: &GivenUp,
 ) -> Result<PathIdentity, FailureReason> {
-    match hash_store_path(&context.roots, path, &mut |_| given_up.flow()) {
-        Ok(verified) if verified.hash == *expected => Ok(verified.identity),
-        Ok(verified) => Err(reason(
-            FailureKind::HashMismatch,
-            &HashError::Mismatch { store_path: path.to_owned(), expected: *expected, actual: verified.hash },
-        )),
-        Err(problem @ HashError::Mismatch { .. }) => Err(reason(FailureKind::HashMismatch, &problem)),
-        Err(problem @ HashError::StorePath(_)) => Err(reason(FailureKind::Artifact, &problem)),
-        Err(problem @ (HashError::Nar { .. } | HashError::Identity { .. } | HashError::Replaced { .. })) => {
-            Err(reason(FailureKind::Host, &problem))
-        }
-    }
+    verify_hash(&context.roots, path, expected, &mut |_| given_up.flow())
+        .map(|verified| verified.identity)
+        .map_err(|problem| FailureReason {
+            transient: problem.is_missing(),
+            ..reason(problem.kind(), &problem)
+        })
+}
+
+fn parse_hash(text: &str) -> Result<NarHash, FailureReason> {
+    text.parse().map_err(|problem: InvalidNarHash| reason(problem.kind(), &problem))
 }
 
 /// Verifies the other store paths of an artifact for which a hash was assigned, and names the rest.
@@ -80,8 +81,7 @@ pub(super) fn unverified_references(
         match (context.lifecycle.hash_verification, assignment.references.get(path)) {
             (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
             (HashVerification::Once | HashVerification::Always, Some(text)) => {
-                let expected: NarHash =
-                    text.parse().map_err(|problem| reason(FailureKind::HashMismatch, &problem))?;
+                let expected = parse_hash(text)?;
                 verify_path(context, path, &expected, text, given_up)?;
             }
         }

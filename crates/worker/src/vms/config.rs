@@ -26,6 +26,8 @@ pub struct VmManagerConfig {
     pub vhost_net: VhostNet,
     /// How long a guest may take to obey the power button before it is killed.
     pub stop_timeout: Duration,
+    /// How long volumes of removed VMs, and contents of volumes that were replaced, are kept. Zero keeps neither.
+    pub removal_grace: Duration,
     /// How much memory VMs may have together, as far as it is not of huge pages.
     pub memory_overcommit: MemoryOvercommit,
 }
@@ -92,6 +94,7 @@ impl Default for VmManagerConfig {
             nat: NetworkAddressTranslation::default(),
             vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),
+            removal_grace: Duration::from_secs(24 * 3600),
             memory_overcommit: MemoryOvercommit::default(),
         }
     }

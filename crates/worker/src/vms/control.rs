@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::info;
-use vm_model::{Assignment, DesiredState, StopMethod, VmId, VmStatus};
+use vm_model::{Assignment, DesiredState, StopMethod, VmId, VmStatus, VolumeInfo};
 
 use super::registry::Registry;
 use super::{VmInfo, VmManagerConfig, VmManagerError};
@@ -103,6 +104,41 @@ pub(crate) async fn remove(shared: Arc<Shared>, id: VmId) -> Result<(), VmManage
         Err(problem) => Err(problem),
         Ok(_) => Ok(()),
     }
+}
+
+/// What of the kept things is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptSelection {
+    /// All of them.
+    All,
+    /// Those of one VM, removed or not.
+    Vm(VmId),
+    /// Those of one disk of a VM; its content in use, too, where that cannot be used and the VM has no machine.
+    Volume(VmId, String),
+}
+
+pub(crate) async fn list_volumes(shared: Arc<Shared>) -> Result<Vec<VolumeInfo>, VmManagerError> {
+    let listed = spawn_blocking(move || shared.context.list_volumes());
+    listed.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
+}
+
+pub(crate) async fn delete_kept(
+    shared: Arc<Shared>,
+    which: KeptSelection,
+) -> Result<Vec<String>, VmManagerError> {
+    let deleted = spawn_blocking(move || {
+        if let KeptSelection::Volume(vm, disk) = &which
+            && shared.registry.watch(vm).is_ok_and(|news| is_off(&news.borrow()))
+        {
+            shared.context.release_unusable(vm, disk)?;
+        }
+        shared.context.delete_selected(&which)
+    });
+    deleted.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
+}
+
+fn is_off(info: &VmInfo) -> bool {
+    matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_) | VmStatus::Restarting)
 }
 
 pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError> {

@@ -113,6 +113,9 @@ pub enum VmManagerError {
     /// The VMs' network was not taken down.
     #[error("the network of the virtual machines was not taken down whole")]
     NetworkRemains(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Volumes could not be listed or deleted.
+    #[error("the volumes could not be used: {0}")]
+    Volumes(String),
     /// The manager was shut down, or a task of it was lost.
     #[error("the VM manager has shut down")]
     TaskLost(#[source] tokio::task::JoinError),

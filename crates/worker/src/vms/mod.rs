@@ -13,11 +13,13 @@ mod startup;
 mod vm_manager;
 
 pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
+pub use control::KeptSelection;
 pub use error::VmManagerError;
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
 pub use vm_model::{
-    Assignment, DesiredState, FailureReason, Generation, VmId, VmInfo, VmNic, VmStatus, VmTimings,
+    Assignment, DesiredState, FailureReason, Generation, NodeStatus, RemovedVm, VmId, VmInfo, VmNic,
+    VmStatus, VmTimings, VolumeInfo,
 };
 pub use vmm_host::ConsoleSnapshot;

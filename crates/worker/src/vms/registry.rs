@@ -7,10 +7,11 @@ use metrics::{Moment, Reading, Sampler, VmMetrics};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use vm_model::{Assignment, DesiredState, Generation, VmId};
+use vm_model::{Assignment, DesiredState, Generation, VmId, VmStatus};
 
 use super::{VmInfo, VmManagerError};
-use crate::supervisor::{Addresses, Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Supervisor};
+use crate::node::{Observed, ObservedVm};
+use crate::supervisor::{Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Supervisor};
 
 /// One VM: who looks after it and what it used.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Registry {
         entries
     }
 
-    /// Starts to look after a VM. One of the same name goes first; its addresses pass on.
+    /// Starts to look after a VM, or makes one of the same name what `assignment` says. One on its way out goes first.
     ///
     /// # Errors
     /// There are remains of a VM of that name that cannot be read and are not ours to delete.
@@ -52,7 +53,12 @@ impl Registry {
         generation: Generation,
     ) -> Result<(), VmManagerError> {
         let mut entries = self.entries_for(&assignment.id)?;
-        self.put(&mut entries, assignment, generation);
+        match entries.get(&assignment.id) {
+            Some(Entry { supervisor, .. }) if !matches!(supervisor.target().goal, Goal::Gone) => {
+                supervisor.redefine(assignment, generation);
+            }
+            Some(_) | None => self.put(&mut entries, assignment, generation),
+        }
         Ok(())
     }
 
@@ -68,7 +74,7 @@ impl Registry {
         let mut entries = self.entries_for(&assignment.id)?;
         let present = entries.get(&assignment.id).map(|entry| entry.supervisor.target());
         if let Some(target) = present
-            && !matches!(target.goal, Goal::Gone(_))
+            && !matches!(target.goal, Goal::Gone)
         {
             return Ok(Some(target.assignment));
         }
@@ -87,12 +93,7 @@ impl Registry {
     fn put(&self, entries: &mut BTreeMap<VmId, Entry>, assignment: Assignment, generation: Generation) {
         let origin = match entries.remove(&assignment.id) {
             None => Origin::New,
-            Some(Entry { supervisor, .. }) => {
-                if !matches!(supervisor.target().goal, Goal::Gone(_)) {
-                    supervisor.remove(Addresses::Keep);
-                }
-                Origin::After(Box::new(supervisor))
-            }
+            Some(Entry { supervisor, .. }) => Origin::After(Box::new(supervisor)),
         };
         self.insert(entries, Birth { assignment, generation, origin });
     }
@@ -100,7 +101,8 @@ impl Registry {
     /// Takes up a VM that was on record. It stays off until something is desired of it.
     pub(crate) fn restore(&self, record: crate::records::VmRecord) {
         let assignment = record.assignment.clone();
-        let birth = Birth { assignment, generation: Generation::default(), origin: Origin::Record(record) };
+        let birth =
+            Birth { assignment, generation: Generation::default(), origin: Origin::Record(Box::new(record)) };
         self.insert(&mut self.entries(), birth);
     }
 
@@ -119,17 +121,21 @@ impl Registry {
     }
 
     /// What each VM is, with the state it is meant to be in now. VMs on their way out are left out.
-    pub(crate) fn observe(&self) -> BTreeMap<VmId, Assignment> {
+    pub(crate) fn observe(&self) -> Observed {
         let entries = self.entries();
         let present = entries.iter().filter_map(|(id, entry)| {
             let target = entry.supervisor.target();
-            match target.goal {
-                Goal::Gone(_) => None,
-                Goal::Suspended => Some((id.clone(), DesiredState::Stopped, target.assignment)),
-                Goal::Be(desired) => Some((id.clone(), desired, target.assignment)),
-            }
+            let desired = match target.goal {
+                Goal::Gone => return None,
+                Goal::Suspended => DesiredState::Stopped,
+                Goal::Be(desired) => desired,
+            };
+            let assignment = Assignment { desired, ..target.assignment.as_ref().clone() };
+            let has_failed = matches!(entry.supervisor.info().borrow().status, VmStatus::Failed(_));
+            let description = entry.supervisor.description();
+            Some((id.clone(), ObservedVm { assignment, has_failed, description }))
         });
-        present.map(|(id, desired, was)| (id, Assignment { desired, ..was.as_ref().clone() })).collect()
+        present.collect()
     }
 
     /// VMs whose record on disk cannot be used, and why.
@@ -167,9 +173,17 @@ impl Registry {
         self.with(id, |entry| entry.supervisor.desire(desired, freshness))
     }
 
+    /// `id` should be where it should be, whatever kept it from there so far.
+    pub(crate) fn start_afresh(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.with(id, |entry| match entry.supervisor.target().goal {
+            Goal::Be(desired) => entry.supervisor.desire(desired, Freshness::StartAfresh),
+            Goal::Suspended | Goal::Gone => {}
+        })
+    }
+
     /// `id` should be gone.
     pub(crate) fn remove(&self, id: &VmId) -> Result<(), VmManagerError> {
-        self.with(id, |entry| entry.supervisor.remove(Addresses::Release))
+        self.with(id, |entry| entry.supervisor.remove())
     }
 
     /// All machines should stop, their VMs stay on record.

@@ -8,8 +8,9 @@ use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tracing::{info, warn};
-use vm_model::VmId;
+use vm_model::{RemovedVm, VmId};
 use vmm_host::{HostOptions, VmmHost};
 
 use super::control::Shared;
@@ -17,9 +18,13 @@ use super::registry::Registry;
 use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::failure::chain;
-use crate::records::{Leases, LeasesError, RecordStore, StateLock, VerifiedPaths, VmRecord, make_private};
+use crate::housekeeping::{RemovedVms, keep_house};
+use crate::records::{
+    Leases, LeasesError, RecordStore, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
+};
 use crate::shared_huge_pages;
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
+use crate::volumes::VolumeStore;
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
 /// looks comes before what changes the host.
@@ -40,7 +45,15 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let records =
         RecordStore::open(&config.vm_artifacts_dir).map_err(|problem| state_error(Box::new(problem)))?;
-    let (intact, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
+    let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
+    let (intact, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
+    let volumes = VolumeStore::open(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let removed = RemovedVms::default();
+    for VmRecord { assignment, removed: removal, .. } in kept {
+        if let Some(Removal { at, until }) = removal {
+            removed.put(RemovedVm { assignment, removed_at: at, kept_until: until });
+        }
+    }
     let leases = Leases::open(config.state_dir(), subnet).map_err(|problem| match problem {
         LeasesError::Pool(problem) => VmManagerError::Setting {
             setting: "vm_subnet_base",
@@ -49,8 +62,9 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         },
         problem @ LeasesError::Unreadable(_) => state_error(Box::new(problem)),
     })?;
+    let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
     let known: BTreeSet<VmId> =
-        intact.iter().map(|record| record.assignment.id.clone()).chain(damaged.keys().cloned()).collect();
+        intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
     leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
     let (verified, damage) = VerifiedPaths::open(config.state_dir());
     if let Some(damage) = damage {
@@ -70,12 +84,16 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         network: SharedNetwork::new(network),
         leases,
         records,
+        removed,
+        kept_changed: Arc::new(Notify::new()),
+        volumes,
         verified,
         roots,
         _lock: lock,
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });
+    runtime.spawn(keep_house(Arc::downgrade(&context)));
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);
     intact.into_iter().for_each(|record| registry.restore(record));
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
@@ -88,6 +106,7 @@ fn lifecycle(config: &VmManagerConfig) -> Lifecycle {
         restart: if config.auto_restart { RestartPolicy::OnFailure } else { RestartPolicy::Never },
         stop_timeout: config.stop_timeout,
         hash_verification: config.hash_verification,
+        removal_grace: config.removal_grace,
     }
 }
 

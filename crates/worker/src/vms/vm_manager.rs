@@ -5,13 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use vm_model::{Assignment, DesiredState, Generation, StopMethod, VmId, VmStatus};
+use vm_model::{
+    Assignment, DesiredState, Generation, NodeStatus, RemovedVm, StopMethod, VmId, VmStatus, VolumeInfo,
+};
 use vmm_host::ConsoleSnapshot;
 
-use super::control::{self, Shared};
+use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
+use crate::node::{self, Described, Observed};
 use crate::supervisor::Freshness;
+use crate::volumes::Thoroughness;
 
 /// The virtual machines of this host.
 ///
@@ -22,6 +26,7 @@ use crate::supervisor::Freshness;
 pub struct VmManager {
     shared: Arc<Shared>,
     executor: Executor,
+    node_status: watch::Sender<NodeStatus>,
 }
 
 impl VmManager {
@@ -34,7 +39,7 @@ impl VmManager {
         Executor::refuse_on_runtime("VmManager::new", "VmManager::new_async")?;
         let executor = Executor::new().map_err(VmManagerError::Threads)?;
         let shared = executor.block_on(startup::start(config, executor.handle().clone()))?;
-        Ok(Self { shared: Arc::new(shared), executor })
+        Ok(Self { shared: Arc::new(shared), executor, node_status: watch::Sender::default() })
     }
 
     /// [`VmManager::new`] for use on an asynchronous runtime.
@@ -45,7 +50,7 @@ impl VmManager {
         let executor = Executor::new().map_err(VmManagerError::Threads)?;
         let handle = executor.handle().clone();
         let shared = executor.run(startup::start(config, handle)).await??;
-        Ok(Self { shared: Arc::new(shared), executor })
+        Ok(Self { shared: Arc::new(shared), executor, node_status: watch::Sender::default() })
     }
 
     /// Samples all VMs' counters at the configured interval for as long as the returned value lives.
@@ -86,8 +91,9 @@ impl VmManager {
         self.executor.run(control::create(Arc::clone(&self.shared), assignment)).await?
     }
 
-    /// Stops VM `id` and removes everything that belongs to it: machine, interfaces, addresses, disks, record.
-    /// Returns when all of it is gone.
+    /// Stops VM `id` and removes it: machine, interfaces, and at once or, where it has volumes that hold data, after
+    /// [`VmManagerConfig::removal_grace`] its volumes, addresses and record. Creating it again within that time brings it
+    /// back with its data. Returns when the VM is gone.
     ///
     /// # Errors
     /// There is no such VM, or it has not gone in time; its removal goes on then.
@@ -202,11 +208,6 @@ impl VmManager {
         self.shared.registry.list()
     }
 
-    /// VMs whose record on disk cannot be used, and why. They are left alone and not listed among the others.
-    pub fn list_damaged(&self) -> BTreeMap<VmId, String> {
-        self.shared.registry.damaged().clone()
-    }
-
     /// All that is known of VM `id`.
     ///
     /// # Errors
@@ -268,12 +269,54 @@ impl VmManager {
         self.shared.config.state_dir()
     }
 
+    /// VMs that were removed and whose volumes are kept for a while, by name. Creating or assigning one again brings it back
+    /// with its data.
+    pub fn list_removed_vms(&self) -> Vec<RemovedVm> {
+        self.shared.context.removed.list().into_values().collect()
+    }
+
+    /// VMs whose record on disk cannot be used, and why. Their directories are left alone.
+    pub fn list_damaged_vms(&self) -> &BTreeMap<VmId, String> {
+        self.shared.registry.damaged()
+    }
+
+    /// Every content of every volume, also those that are kept for a while only.
+    ///
+    /// # Errors
+    /// The host refuses to list them.
+    pub async fn list_volumes_async(&self) -> Result<Vec<VolumeInfo>, VmManagerError> {
+        self.executor.run(control::list_volumes(Arc::clone(&self.shared))).await?
+    }
+
+    /// Deletes at once what is kept for a while only. Answers what was deleted, in words.
+    ///
+    /// # Errors
+    /// Something could not be deleted; what was deleted before it stays so.
+    pub async fn delete_kept_async(&self, which: KeptSelection) -> Result<Vec<String>, VmManagerError> {
+        self.executor.run(control::delete_kept(Arc::clone(&self.shared), which)).await?
+    }
+
+    /// How this host stands to the desired state it was given last.
+    pub fn node_status(&self) -> watch::Receiver<NodeStatus> {
+        self.node_status.subscribe()
+    }
+
+    pub(crate) fn tell_node_status(&self, change: impl FnOnce(&mut NodeStatus)) {
+        self.node_status.send_modify(change);
+    }
+
+    /// What changed definitions would make of their VMs. One that is not known in time is left out.
+    pub(crate) async fn describe(&self, changed: Vec<Assignment>, thoroughness: Thoroughness) -> Described {
+        let context = Arc::clone(&self.shared.context);
+        self.executor.run(node::describe(context, changed, thoroughness)).await.unwrap_or_default()
+    }
+
     /// What each VM is and the state it is meant to be in.
-    pub(crate) fn observe(&self) -> BTreeMap<VmId, Assignment> {
+    pub(crate) fn observe(&self) -> Observed {
         self.shared.registry.observe()
     }
 
-    /// Starts to bring a VM about, in the place of one of the same name.
+    /// Starts to bring a VM about, or makes one of the same name another.
     pub(crate) fn define(
         &self,
         assignment: Assignment,
@@ -285,6 +328,11 @@ impl VmManager {
     /// Starts to bring a VM into another state.
     pub(crate) fn desire(&self, id: &VmId, desired: DesiredState) -> Result<(), VmManagerError> {
         self.shared.registry.desire(id, desired, Freshness::Same)
+    }
+
+    /// Starts a VM again that has failed.
+    pub(crate) fn start_afresh(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.shared.registry.start_afresh(id)
     }
 
     /// These VMs are part of the desired state `generation`.

@@ -1,10 +1,11 @@
 //! Many VMs after one another: nothing piles up.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::json;
 use tiny_guest::TinyGuest;
-use worker::vms::VmId;
+use worker::vms::{VmId, VmManager, VmManagerConfig};
 
 use crate::workbench::{create, isolated, links, until};
 
@@ -38,7 +39,8 @@ fn two_hundred_vms_leave_nothing_behind() {
         );
         fs::write(artifact.path.join("disk.img"), [0_u8; 4096]).expect("written");
         let artifact = bench.hashed(artifact.path);
-        let manager = bench.manager();
+        let config = VmManagerConfig { removal_grace: Duration::ZERO, ..bench.config() };
+        let manager = VmManager::new(config).expect("starts");
         let state = bench.path().join("state");
         let cycle = |number: u32| {
             let id = VmId::new(&format!("vm-{number}"));

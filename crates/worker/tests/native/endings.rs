@@ -92,7 +92,7 @@ fn a_guest_that_resets_itself_keeps_its_machine() {
         let metrics = manager.get_vm_metrics(&id).expect("sampled");
         assert!(metrics.disk_write_bytes <= 4 * 512, "{metrics:?}");
         manager.stop_vm(&id).expect("stops");
-        let own = bench.config().vm_artifacts_dir.join("reborn/disk0.img");
+        let own = bench.path().join("state/volumes/reborn/disk0/0.img");
         assert_eq!(fs::read(own).expect("there")[..4], 4_u32.to_le_bytes());
     });
 }

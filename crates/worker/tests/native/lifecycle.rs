@@ -88,7 +88,7 @@ fn a_disk_is_the_vms_own_and_keeps_what_the_guest_wrote() {
         create(&manager, &id, &artifact).expect("runs");
         await_vm(&manager, &id, "off", |info| info.status == VmStatus::Stopped);
         await_console(&manager, &id, "status 0");
-        let own = fs::read(manager.config().vm_artifacts_dir.join("disk").join("disk0.img")).expect("there");
+        let own = fs::read(bench.path().join("state/volumes/disk/disk0/0.img")).expect("there");
         assert_eq!(own[..512], [7_u8; 512]);
         assert_ne!(own[512..1024], [7_u8; 512], "the guest wrote its second sector");
         assert_eq!(

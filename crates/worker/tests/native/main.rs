@@ -3,10 +3,13 @@
 
 mod capacity;
 mod cycles;
+mod edits;
 mod endings;
 mod lifecycle;
 mod node;
 mod orders;
 mod refusals;
+mod told;
 mod trouble;
+mod volumes;
 mod workbench;

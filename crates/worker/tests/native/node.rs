@@ -1,63 +1,13 @@
 //! The reconciling node: a desired state comes in, the VMs follow.
 
-use std::sync::Arc;
-
+use serde_json::json;
 use tiny_guest::TinyGuest;
-use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
-use vm_model::{Assignment, AssignmentSet, DesiredState, Generation};
-use worker::node::{Node, NodeMessage, Refusal};
+use vm_model::{DesiredState, Generation};
+use worker::node::Refusal;
 use worker::vms::{VmId, VmManager, VmStatus};
 
-use serde_json::json;
-
-use crate::workbench::{Artifact, await_console, await_vm, console, isolated, until};
-
-fn assigned(id: &str, artifact: &Artifact, desired: DesiredState) -> Assignment {
-    Assignment { desired, ..Assignment::new(VmId::new(id), artifact.hash.clone(), artifact.path.clone()) }
-}
-
-/// A node at work, and how to tell it something.
-struct Told {
-    manager: Arc<VmManager>,
-    messages: mpsc::Sender<NodeMessage>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Told {
-    fn start(manager: VmManager) -> Self {
-        let manager = Arc::new(manager);
-        let (messages, node_channel) = mpsc::channel(4);
-        let node = Node {
-            node_channel,
-            master_addr: "127.0.0.1:1".parse().expect("an address"),
-            vm_manager: Arc::clone(&manager),
-        };
-        let runtime = Builder::new_current_thread().build().expect("built");
-        let thread = std::thread::spawn(move || runtime.block_on(node.run()));
-        Self { manager, messages, thread }
-    }
-
-    fn tell(&self, generation: Option<u64>, vms: Vec<Assignment>) -> Result<Generation, Refusal> {
-        let (answer, verdict) = oneshot::channel();
-        let desired =
-            AssignmentSet { generation: generation.map(Generation::new), vms, ..AssignmentSet::default() };
-        self.messages
-            .blocking_send(NodeMessage::Assignment { desired, answer: Some(answer) })
-            .expect("works");
-        verdict.blocking_recv().expect("answers")
-    }
-
-    fn await_phase(&self, id: &str, phase: &str) {
-        await_vm(&self.manager, &VmId::new(id), phase, |info| info.status.phase_name() == phase);
-    }
-
-    fn end(self) -> Arc<VmManager> {
-        drop(self.messages);
-        self.thread.join().expect("ends in order");
-        self.manager
-    }
-}
+use crate::told::{Told, assigned};
+use crate::workbench::{await_console, await_vm, console, isolated, until};
 
 #[test]
 fn vms_follow_what_is_assigned() {
@@ -108,8 +58,9 @@ fn a_node_that_comes_back_knows_what_should_run() {
 
         let node = Told::start(bench.manager());
         node.await_phase("a", "running");
-        assert_eq!(node.tell(None, vec![]), Ok(Generation::new(2)), "the numbering goes on");
-        until("a is gone", || node.manager.list_vms().is_empty());
+        let other = vec![assigned("b", &artifact, DesiredState::Running)];
+        assert_eq!(node.tell(None, other), Ok(Generation::new(2)), "the numbering goes on");
+        until("a is gone", || node.manager.get_vm(&VmId::new("a")).is_err());
         node.end();
     });
 }

@@ -37,7 +37,7 @@ fn a_disk_that_does_not_fit_fails_its_vm_and_is_not_left_half_copied() {
 
         let id = VmId::new("large");
         let error = refused(&manager, &id, &large);
-        assert!(error.contains("vms/large/disk0.img") && error.contains("No space left"), "{error}");
+        assert!(error.contains("volumes/large/disk0") && error.contains("No space left"), "{error}");
         assert_eq!((links(), leases(&state)), before);
         let kept: Vec<_> = fs::read_dir(state.join("vms/large")).expect("there").collect();
         assert_eq!(kept.len(), 1, "the record alone: {kept:?}");

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
 use thiserror::Error;
+use vm_model::FailureKind;
 
 use super::device::QueueShape;
 use super::request::{DISCARD_SECTORS_MAX, ERASE_SEGMENTS_MAX, SERIAL_BYTES, WRITE_ZEROES_SECTORS_MAX};
@@ -112,6 +113,24 @@ pub enum DiskError {
     /// No engine could be had for it.
     #[error("the disk's I/O engine did not start")]
     Engine(#[source] io::Error),
+}
+
+impl DiskError {
+    /// Whose matter it is: an image that the kernel reads well is damaged or of no use as it stands.
+    #[must_use]
+    pub fn failure_kind(&self) -> FailureKind {
+        match self {
+            Self::Image(problem) if problem.raw_os_error().is_none() => FailureKind::Artifact,
+            Self::ImageUse => FailureKind::Artifact,
+            Self::Image(_)
+            | Self::Examine(_)
+            | Self::Kind { .. }
+            | Self::Access { .. }
+            | Self::Direct(_)
+            | Self::RateLimit(_)
+            | Self::Engine(_) => FailureKind::Host,
+        }
+    }
 }
 
 /// What requests are checked against.

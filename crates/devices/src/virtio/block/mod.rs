@@ -25,4 +25,3 @@ pub use self::counters::{BlockCounters, BlockCounts};
 pub use self::device::{BlockDevice, BlockDeviceConfig};
 pub use self::disk::{DiskAccess, DiskCaching, DiskErasure, DiskError, DiskImage, DiskSerial};
 pub use self::engine::{EngineChoice, EngineKind};
-pub use self::qcow2::Qcow2Error;

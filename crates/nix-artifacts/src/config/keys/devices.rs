@@ -1,8 +1,8 @@
 //! Keys about disks, network interfaces, consoles and other devices.
 
-use super::{KeyRule, Literal, MAX_MEMORY, ValueKind};
+use super::{KeyRule, Literal, MAX_MEMORY, PAGE_SIZE, ValueKind};
 use Literal::{Empty, False, Integer, Text, True};
-use ValueKind::{Boolean, DeviceId, FilePath, List, Section};
+use ValueKind::{Boolean, DeviceId, Devices, FilePath, Section};
 
 const QUEUE_SIZE: ValueKind = ValueKind::PowerOfTwo { least: 16, most: 1024 };
 const CONSOLE_MODE: ValueKind = ValueKind::Choice(&["Tty", "Pty", "File", "Socket", "Null", "Off"]);
@@ -16,7 +16,7 @@ const LIMIT_TIME: &str = "Milliseconds; 0 is no limit. Required.";
 /// The rows.
 #[rustfmt::skip]
 pub(super) static KEYS: &[KeyRule] = &[
-    KeyRule::supported("disks", List { most: 64 },
+    KeyRule::supported("disks", Devices,
         "Block devices, in the order in which the guest meets them. None named: `disk.img`, writable, where that file is there."),
     KeyRule::supported("disks[].path", FilePath, "The image: a regular file, its size a multiple of 512. Required."),
     KeyRule::supported("disks[].readonly", Boolean,
@@ -60,7 +60,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("disks[].pci_segment", &[Integer(0)], "there is one PCI segment"),
     KeyRule::refused("disks[].pci_device_id", &[], "PCI slots are assigned in order"),
 
-    KeyRule::supported("net", List { most: 16 }, "Network interfaces, in the order in which the guest meets them."),
+    KeyRule::supported("net", Devices, "Network interfaces, in the order in which the guest meets them."),
     KeyRule::supported("net[].id", DeviceId, "The interface's name in reports, unique in the machine. Default: `net0`, `net1`, …"),
     KeyRule::supported("net[].mac", ValueKind::MacAddress, "The guest's hardware address. Default: the worker assigns one."),
     KeyRule::supported("net[].ip", ValueKind::Ipv4Address,
@@ -130,7 +130,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused_with("rate_limit_groups", &[Empty], "each device has limits of its own",
         &["id", "rate_limiter_config"]),
     KeyRule::supported("balloon", Section, "A device that takes memory from the guest and gives it back. Default: none."),
-    KeyRule::supported("balloon.size", ValueKind::Pages { least: 0, most: MAX_MEMORY },
+    KeyRule::supported("balloon.size", ValueKind::Bytes { least: 0, most: MAX_MEMORY, multiple_of: PAGE_SIZE },
         "How much the guest is asked to give up from the start on; at most `memory.size`. Default: 0."),
     KeyRule::supported("balloon.deflate_on_oom", Boolean,
         "Whether the guest may take memory back when it runs out of it. Default: false."),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use vm_model::PCI_DEVICES_MAX;
+
 use super::super::document::Node;
 
 /// A key and what becomes of it.
@@ -53,6 +55,8 @@ pub enum ValueKind {
         /// The most entries accepted.
         most: usize,
     },
+    /// A list of objects whose members have rows of their own, each a device on the machine's bus.
+    Devices,
     /// One of these texts, or an object whose member `member` is one of them.
     Shorthand {
         /// The texts.
@@ -83,12 +87,14 @@ pub enum ValueKind {
         /// The greatest value accepted.
         most: u64,
     },
-    /// A number of bytes from `least` to `most`, a whole number of pages.
-    Pages {
+    /// A number of bytes from `least` to `most` that `multiple_of` divides.
+    Bytes {
         /// The least value accepted.
         least: u64,
         /// The greatest value accepted.
         most: u64,
+        /// What it is a multiple of.
+        multiple_of: u64,
     },
     /// Text of at most `most` bytes.
     Text {
@@ -160,7 +166,7 @@ impl KeyRule {
     /// The prefix of this key's members, when it has any.
     pub(in crate::config) fn member_prefix(&self) -> String {
         match self.kind {
-            ValueKind::List { .. } => format!("{}[]", self.key),
+            ValueKind::List { .. } | ValueKind::Devices => format!("{}[]", self.key),
             _ => self.key.to_owned(),
         }
     }
@@ -220,6 +226,9 @@ impl fmt::Display for ValueKind {
         match self {
             Self::Section => formatter.write_str("an object"),
             Self::List { most } => write!(formatter, "a list of at most {most} objects"),
+            Self::Devices => {
+                write!(formatter, "a list of objects; all devices together are at most {PCI_DEVICES_MAX}")
+            }
             Self::Shorthand { choices, member } => {
                 write!(formatter, "{}, or an object with the member {member:?}", quoted(choices))
             }
@@ -235,11 +244,9 @@ impl fmt::Display for ValueKind {
             Self::PowerOfTwo { least, most } => {
                 write!(formatter, "a power of two from {least} to {most}")
             }
-            Self::Pages { least, most } => write!(
-                formatter,
-                "a number of bytes from {least} to {most}, a multiple of {}",
-                super::PAGE_SIZE
-            ),
+            Self::Bytes { least, most, multiple_of } => {
+                write!(formatter, "a number of bytes from {least} to {most}, a multiple of {multiple_of}")
+            }
             Self::Text { most } => write!(formatter, "text of at most {most} bytes without NUL"),
             Self::Choice(choices) => formatter.write_str(&quoted(choices)),
             Self::FilePath => {

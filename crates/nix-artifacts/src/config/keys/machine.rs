@@ -1,8 +1,10 @@
 //! Keys about processors, memory, what is booted, the platform, and the worker's own.
 
-use vm_model::HugePageSize;
+use vm_model::{HugePageSize, PCI_DEVICES_MAX};
 
-use super::{KeyRule, Literal, MAX_CMDLINE, MAX_HOST_CPU, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, ValueKind};
+use super::{
+    KeyRule, Literal, MAX_CMDLINE, MAX_DISK, MAX_HOST_CPU, MAX_VCPUS, MEMORY_SIZE, SECTOR, ValueKind,
+};
 use Literal::{Empty, False, Integer, Text, True};
 use ValueKind::{Boolean, FilePath, List, Section};
 
@@ -40,7 +42,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("cpus.profile", &[Text("Host"), Text("host")], "the guest gets the host's processor"),
 
     KeyRule::supported("memory", Section, "Memory."),
-    KeyRule::supported("memory.size", ValueKind::Pages { least: MIN_MEMORY, most: MAX_MEMORY },
+    KeyRule::supported("memory.size", MEMORY_SIZE,
         "Bytes. Default: 536870912 (512 MiB)."),
     KeyRule::supported("memory.shared", Boolean,
         "Memory is one shared memory file unless `thp` or `mergeable` asks for private memory; `true` overrules both. Default: false."),
@@ -119,10 +121,19 @@ pub(super) static KEYS: &[KeyRule] = &[
         "When the VM is started again after it ended. Default: the worker's `auto_restart`."),
     KeyRule::supported("procurator.restart.policy", ValueKind::Choice(RESTART),
         "`always`: whenever it ended by itself; `on-failure`: unless the guest powered itself off; `never`: stays as it ended."),
-    KeyRule::supported("procurator.disks", List { most: 64 }, "What becomes of what a guest writes."),
-    KeyRule::supported("procurator.disks[].id", ValueKind::DeviceId, "The `id` of one of `disks`, each at most once. Required."),
-    KeyRule::supported("procurator.disks[].persistence", ValueKind::Choice(&["persistent", "ephemeral"]),
-        "`persistent`: the VM's copy lives until the VM is removed; `ephemeral`: each start begins with a fresh copy, also that after a reset by the guest. Default: persistent."),
+    KeyRule::supported("procurator.disks", List { most: PCI_DEVICES_MAX }, "What becomes of what a guest writes, and disks that are given by their size."),
+    KeyRule::supported("procurator.disks[].id", ValueKind::DeviceId, 
+        "The `id` of one of `disks`, each at most once; one of its own, with `size`, is a further disk, blank at first. Required."),
+    KeyRule::supported("procurator.disks[].persistence", ValueKind::Choice(&["from_image", "persistent", "ephemeral"]),
+        "`from_image`: a copy of the image, kept until the image's content changes; `persistent`: a copy of the image, kept \
+         whatever becomes of the image; `ephemeral`: made anew at each start, also that after a reset by the guest. Default: \
+         from_image for a disk with an image, persistent (or ephemeral) for one given by `size`."),
+    KeyRule::supported("procurator.disks[].size", ValueKind::Bytes { least: SECTOR, most: MAX_DISK, multiple_of: SECTOR },
+        "Bytes that the VM's copy has at least: a smaller one grows, none shrinks. Not of a `readonly` disk. Where none of \
+         `disks` has the `id`: the size of a further disk, a multiple of 4096. Default: the image's size."),
+    KeyRule::supported("procurator.disks[].on_io_error", ValueKind::Choice(&["pause", "report"]),
+        "When the host cannot carry out a request (no space, a failing device): `pause` holds the VM until it can; `report` \
+         tells the guest. Default: pause."),
     KeyRule::refused("procurator.health", &[Empty], "health probes are missing"),
     KeyRule::supported("procurator.network", Section, "How the guest's network is set up."),
     KeyRule::supported("procurator.network.address", ValueKind::Choice(&["dhcp", "command-line"]),

@@ -20,6 +20,13 @@ pub(crate) const MIN_MEMORY: u64 = 16 << 20;
 pub(crate) const MAX_MEMORY: u64 = 16 << 40;
 /// Memory comes in pages of so many bytes.
 pub(crate) const PAGE_SIZE: u64 = 4096;
+/// What a machine's memory can be.
+pub(crate) const MEMORY_SIZE: ValueKind =
+    ValueKind::Bytes { least: MIN_MEMORY, most: MAX_MEMORY, multiple_of: PAGE_SIZE };
+/// Disks are whole sectors of so many bytes (virtio 1.2 §5.2.4).
+pub(crate) const SECTOR: u64 = 512;
+/// The largest disk in bytes: more than one file can have on most file systems.
+pub(crate) const MAX_DISK: u64 = 64 << 40;
 /// The longest command line: Linux on x86 keeps 2048 bytes, the last of them NUL.
 pub(crate) const MAX_CMDLINE: usize = 2047;
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
     DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOffloads, NicOptions, Offload, OnIoError,
-    Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity,
+    Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity, VolumePolicy,
 };
 
 use super::super::extract::ParsedConfig;
@@ -17,16 +17,16 @@ fn accepted(json: &serde_json::Value) -> ParsedConfig {
     parse(&json.to_string()).expect("accepted")
 }
 
-fn named(path: &str, json_path: &str) -> FileRequest {
-    FileRequest {
-        path: path.into(),
-        origin: FileOrigin::Key(json_path.to_owned()),
-        stated: StatedImage::Unstated,
-    }
+fn named(path: &str, json_path: &str) -> WantedFile {
+    wanted(path, FileOrigin::Key(json_path.to_owned()))
 }
 
-fn default_for(path: &str, json_path: &str) -> FileRequest {
-    FileRequest { origin: FileOrigin::Default(json_path.to_owned()), ..named(path, "") }
+fn default_for(path: &str, json_path: &str) -> WantedFile {
+    wanted(path, FileOrigin::Default(json_path.to_owned()))
+}
+
+fn wanted(path: &str, origin: FileOrigin) -> WantedFile {
+    WantedFile::InStore(FileRequest { path: path.into(), origin, stated: StatedImage::Unstated })
 }
 
 #[test]
@@ -170,14 +170,51 @@ fn disks_are_read_in_order_and_named() {
         options: DiskOptions::default(),
     };
     assert_eq!(disks[1], second);
-    let stated = disks.iter().map(|disk| disk.file.stated).collect::<Vec<_>>();
+    let stated = disks.iter().map(|disk| match &disk.file {
+        WantedFile::InStore(file) => file.stated,
+        WantedFile::Blank => panic!("{} has an image", disk.id),
+    });
+    let stated = stated.collect::<Vec<_>>();
     assert_eq!(stated, [StatedImage::Unstated, StatedImage::Unstated, StatedImage::Raw, StatedImage::Qcow2]);
     let formats = disks.iter().map(|disk| disk.format).collect::<Vec<_>>();
     assert_eq!(formats, [DiskFormat::Raw, DiskFormat::Raw, DiskFormat::Raw, DiskFormat::Qcow2]);
     assert_eq!(parsed.settings.restart, Some(RestartPolicy::Never));
-    assert_eq!(parsed.settings.persistence("disk0"), DiskPersistence::Ephemeral);
-    assert_eq!(parsed.settings.persistence("disk2"), DiskPersistence::Persistent);
-    assert_eq!(parsed.settings.persistence("disk3"), DiskPersistence::Persistent);
+    assert_eq!(parsed.settings.policy("disk0"), VolumePolicy::Ephemeral);
+    assert_eq!(parsed.settings.policy("disk2"), VolumePolicy::FromImage);
+    assert_eq!(parsed.settings.policy("disk3"), VolumePolicy::FromImage);
+}
+
+#[test]
+fn what_becomes_of_disks_is_read() {
+    let parsed = accepted(&json!({
+        "disks": [{"path": "a", "id": "root"}, {"path": "b", "readonly": true}],
+        "procurator": {"disks": [
+            {"id": "root", "persistence": "persistent", "size": 1_073_742_336, "on_io_error": "report"},
+            {"id": "disk1", "on_io_error": "report"},
+            {"id": "data", "size": 4096},
+            {"id": "scratch", "size": 70_368_744_177_664_u64, "persistence": "ephemeral", "on_io_error": "report"},
+        ]},
+    }));
+    let disks = &parsed.machine.disks;
+    let ids: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
+    assert_eq!(ids, ["root", "disk1", "data", "scratch"]);
+    let blank = DiskSpec {
+        id: "data".to_owned(),
+        file: WantedFile::Blank,
+        format: DiskFormat::Raw,
+        access: DiskAccess::ReadWrite,
+        serial: None,
+        queue_size: 128,
+        options: DiskOptions::default(),
+    };
+    assert_eq!(disks[2], blank);
+    let report = [OnIoError::Report, OnIoError::Report, OnIoError::Pause, OnIoError::Report];
+    assert_eq!(disks.iter().map(|disk| disk.options.on_io_error).collect::<Vec<_>>(), report);
+    let told = |id| (parsed.settings.policy(id), parsed.settings.size(id).map(Bytes::get));
+    assert_eq!(told("root"), (VolumePolicy::Persistent, Some(1_073_742_336)));
+    assert_eq!(told("disk1"), (VolumePolicy::FromImage, None));
+    assert_eq!(told("data"), (VolumePolicy::Persistent, Some(4096)));
+    assert_eq!(told("scratch"), (VolumePolicy::Ephemeral, Some(64 << 40)));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"memory": {"prefault": 1}}"#), @r#""vm-config.json": $.memory.prefault is 1; accepted is true or false"#);
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": ""}}"#), @r#""vm-config.json": $.payload.kernel is ""; accepted is a path relative to the store path, or absolute inside a store root"#);
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": "a\u0000b"}}"#), @r#""vm-config.json": $.payload.kernel is "a\0b"; accepted is a path relative to the store path, or absolute inside a store root"#);
-    insta::assert_snapshot!(refusal(r#"{"disks": {"path": "a"}}"#), @r#""vm-config.json": $.disks is {"path": "a"}; accepted is a list of at most 64 objects"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": {"path": "a"}}"#), @r#""vm-config.json": $.disks is {"path": "a"}; accepted is a list of objects; all devices together are at most 31"#);
     insta::assert_snapshot!(refusal(r#"{"disks": ["a"]}"#), @r#""vm-config.json": $.disks[0] is "a"; accepted is an object"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "rate_limiter_config": {"ops": {"size": 5}}}]}"#), @r#""vm-config.json": $.disks[0].rate_limiter_config.ops.refill_time is missing, but a limit is so much in such a time; accepted is an integer"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "queue_size": 100}]}"#), @r#""vm-config.json": $.disks[0].queue_size is 100; accepted is a power of two from 16 to 1024"#);
@@ -89,19 +89,51 @@ fn values_that_contradict_each_other_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "x"}, {"path": "b", "id": "x"}]}"#), @r#""vm-config.json": $.disks[1].id is "x", but $.disks[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "id": "net0"}], "net": [{}]}"#), @r#""vm-config.json": $.net[0].id is "net0", but $.disks[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"net": [{"num_queues": 3}]}"#), @r#""vm-config.json": $.net[0].num_queues is 3, but receive and transmit queues come in pairs; accepted is an even number"#);
-    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk1"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk1", but no disk has this id; accepted is the id of a disk; the nearest is "disk0""#);
-    insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{"id": "disk0"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk0", but no disk has this id; accepted is no entry, as the machine has no disk"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk1"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk1", but no disk has this id; accepted is the id of a disk (the nearest is "disk0"), or a size that makes it a further disk"#);
+    insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{"id": "disk0"}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is "disk0", but no disk has this id; accepted is a size that makes it a disk, as the machine has none"#);
     let twice = r#"{"disks": [{"path": "a"}], "procurator": {"disks": [{"id": "disk0"}, {"id": "disk0"}]}}"#;
     insta::assert_snapshot!(refusal(twice), @r#""vm-config.json": $.procurator.disks[1].id is "disk0", but an earlier entry speaks of this disk; accepted is one entry for each disk"#);
+    let disk = |members: &str| {
+        let root = r#"{"path": "a", "id": "root"}, {"path": "b", "id": "tools", "readonly": true}"#;
+        refusal(&format!(
+            r#"{{"disks": [{root}], "net": [{{}}], "procurator": {{"disks": [{{{members}}}]}}}}"#
+        ))
+    };
+    insta::assert_snapshot!(disk(r#""id": "tools", "size": 4096"#), @r#""vm-config.json": $.procurator.disks[0].size is 4096, but a disk that is readonly has its image's size; accepted is leaving it out"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "size": 1000"#), @r#""vm-config.json": $.procurator.disks[0].size is 1000; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "size": 70368744178176"#), @r#""vm-config.json": $.procurator.disks[0].size is 70368744178176; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "size": "10G""#), @r#""vm-config.json": $.procurator.disks[0].size is "10G"; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
+    insta::assert_snapshot!(disk(r#""id": "root", "persistence": "forever""#), @r#""vm-config.json": $.procurator.disks[0].persistence is "forever"; accepted is "from_image", "persistent" or "ephemeral""#);
+    insta::assert_snapshot!(disk(r#""id": "root", "on_io_error": "ignore""#), @r#""vm-config.json": $.procurator.disks[0].on_io_error is "ignore"; accepted is "pause" or "report""#);
+    insta::assert_snapshot!(disk(r#""id": "data", "size": 512"#), @r#""vm-config.json": $.procurator.disks[0].size is 512, but the disk has no image and is made of this size; accepted is a multiple of 4096"#);
+    insta::assert_snapshot!(disk(r#""id": "data", "size": 4096, "persistence": "from_image""#), @r#""vm-config.json": $.procurator.disks[0].persistence is "from_image", but none of disks has the id "data", so that this is a disk without an image; accepted is "persistent" or "ephemeral""#);
+    insta::assert_snapshot!(disk(r#""id": "net0", "size": 4096"#), @r#""vm-config.json": $.procurator.disks[0].id is "net0", but $.net[0].id is the same; accepted is an id that no other device has"#);
     insta::assert_snapshot!(refusal(r#"{"procurator": {"disks": [{}]}}"#), @r#""vm-config.json": $.procurator.disks[0].id is missing, but every entry speaks of one disk; accepted is the id of a disk"#);
 }
 
 #[test]
 fn lists_have_an_end() {
-    let entries = vec!["{}"; 17].join(",");
-    let error = refusal(&format!(r#"{{"net": [{entries}]}}"#));
-    assert!(error.ends_with("accepted is a list of at most 16 objects"), "{error}");
-    let entries = vec![r#"{"path":"a"}"#; 64].join(",");
-    let parsed = parse(&format!(r#"{{"disks": [{entries}]}}"#)).expect("64 disks are accepted");
-    assert_eq!(parsed.machine.disks[63].id, "disk63");
+    let affinity = vec!["{}"; 65].join(",");
+    let error = refusal(&format!(r#"{{"cpus": {{"affinity": [{affinity}]}}}}"#));
+    assert!(error.ends_with("accepted is a list of at most 64 objects"), "{error}");
+}
+
+#[test]
+fn devices_have_slots_on_the_bus() {
+    let devices = |disks: usize, nics: usize, more: &str| {
+        let (disks, nics) = (vec![r#"{"path":"a"}"#; disks].join(","), vec!["{}"; nics].join(","));
+        format!(r#"{{"disks": [{disks}], "net": [{nics}]{more}}}"#)
+    };
+    let parsed = parse(&devices(30, 0, "")).expect("30 disks and the entropy device");
+    assert_eq!(parsed.machine.disks[29].id, "disk29");
+    let all =
+        r#", "balloon": {}, "vsock": {}, "console": {"mode": "Tty"}, "watchdog": true, "pvpanic": true"#;
+    assert!(parse(&devices(10, 16, all)).is_ok());
+    insta::assert_snapshot!(refusal(&devices(31, 0, "")), @r#""vm-config.json": $.disks is part of 31 disks, the entropy device: 32 PCI devices on a bus with slots for 31; accepted is at most 30 disks and interfaces together"#);
+    insta::assert_snapshot!(refusal(&devices(11, 16, all)), @r#""vm-config.json": $.disks is part of 11 disks, 16 interfaces, the entropy device, the balloon, the socket device, the console, the watchdog: 32 PCI devices on a bus with slots for 31; accepted is at most 26 disks and interfaces together"#);
+    insta::assert_snapshot!(refusal(&devices(0, 31, "")), @r#""vm-config.json": $.net is part of 31 interfaces, the entropy device: 32 PCI devices on a bus with slots for 31; accepted is at most 30 disks and interfaces together"#);
+    let further = r#", "procurator": {"disks": [{"id": "disk0"}, {"id": "data", "size": 4096}]}"#;
+    insta::assert_snapshot!(refusal(&devices(30, 0, further)), @r#""vm-config.json": $.procurator.disks[1] is part of 31 disks, the entropy device: 32 PCI devices on a bus with slots for 31; accepted is at most 30 disks and interfaces together"#);
+    // Told before anything that takes long with many of them.
+    assert!(refusal(&devices(60_000, 0, "")).contains("60001 PCI devices"));
 }

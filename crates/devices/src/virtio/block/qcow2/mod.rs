@@ -1,11 +1,11 @@
-//! A disk in a qcow2 image: the format is `imago`'s, which images are used at all and how is decided here.
+//! A disk in a qcow2 image: the format is `imago`'s, which images are used at all `vm_model::check_qcow2_header`
+//! decides.
 //!
 //! An image stands alone: one that names a backing file or an external data file is refused by its header, before
 //! the library sees it, and the library is never given leave to open anything. All of this runs on the disk's own
 //! thread, which may wait. Images are read-only: on a damaged one the library's allocation of clusters recurses
 //! without end, which no process survives. Once the library panicked on a damaged image, the guest gets errors alone.
 
-mod header;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use imago::FormatAccess;
 use imago::qcow2::Qcow2;
+use vm_model::{QCOW2_HEADER_BYTES, check_qcow2_header};
 
-pub use self::header::Qcow2Error;
-use self::header::{HEADER_BYTES, check_header};
 use super::engine::{Transfer, TransferKind};
 
 /// Bytes moved at a time between the image and the guest.
@@ -40,12 +39,13 @@ impl Qcow2Image {
     /// Opens the image in `file`.
     ///
     /// # Errors
-    /// The image is refused ([`Qcow2Error`] within), damaged, or cannot be read.
+    /// The image is refused ([`vm_model::Qcow2Error`] within), damaged, or cannot be read.
     pub(crate) fn open(file: File) -> io::Result<Self> {
-        let mut header = [0; HEADER_BYTES];
+        let mut header = [0; QCOW2_HEADER_BYTES];
         file.read_exact_at(&mut header, 0)?;
-        let disk_bytes =
-            check_header(&header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let disk_bytes = check_qcow2_header(&header)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
+            .get();
         let storage = file.try_clone()?;
         let opened = catch_unwind(AssertUnwindSafe(move || -> io::Result<_> {
             let mut image: Qcow2<imago::file::File> = Qcow2::open_image(storage.try_into()?, false)?;

@@ -1,4 +1,4 @@
-//! Writable disks: the store is never written, so a VM gets a copy of its own.
+//! Making the content of a volume: the store is never written, so a VM gets a copy of its own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,55 +16,48 @@ use crate::supervisor::GivenUp;
 /// The most that is copied without asking whether anybody still wants it.
 const AT_A_TIME: usize = 64 << 20;
 
-/// Why a VM has no copy of a disk.
+/// Why the file of a volume was not made or used.
 #[derive(Debug, Error)]
-#[error("cannot {operation} the writable disk {}", path.display())]
+#[error("cannot {operation} the volume {}", path.display())]
 pub(crate) struct DiskError {
     operation: &'static str,
     path: PathBuf,
     #[source]
-    source: io::Error,
+    pub(super) source: io::Error,
 }
 
-/// The VM's own copy of `image` at `path`, opened for reading and writing; made if it is not there yet.
+/// Makes the file `path` with the content of `image`, or blank, and at least `size` bytes; what lies there goes. On return
+/// it is on stable storage; a failure leaves no file.
 ///
-/// A copy appears whole or not at all. It shares blocks with the image where the file system can (reflink), else
-/// it is a copy with the image's holes.
-pub(crate) fn ensure_writable_copy(image: &File, path: &Path, given_up: &GivenUp) -> Result<File, DiskError> {
-    if !path.exists() {
-        replace_by_copy(image, path, given_up)?;
-    }
-    OpenOptions::new().read(true).write(true).open(path).map_err(|source| failed("open", path, source))
-}
-
-/// Like [`ensure_writable_copy`], but what was written to an earlier copy is gone.
-pub(crate) fn fresh_writable_copy(image: &File, path: &Path, given_up: &GivenUp) -> Result<File, DiskError> {
-    replace_by_copy(image, path, given_up)?;
-    ensure_writable_copy(image, path, given_up)
-}
-
-fn replace_by_copy(image: &File, path: &Path, given_up: &GivenUp) -> Result<(), DiskError> {
-    let temporary = path.with_extension("copying");
-    let copied = copy_to(image, &temporary, given_up).and_then(|()| fs::rename(&temporary, path));
-    if copied.is_err() {
+/// It shares blocks with the image where the file system can (reflink), else it is a copy with the image's holes.
+pub(crate) fn make_content(
+    image: Option<&File>,
+    size: u64,
+    path: &Path,
+    given_up: &GivenUp,
+) -> Result<(), DiskError> {
+    let made = make(image, size, path, given_up);
+    if made.is_err() {
         // Space is what is short most often: give it back.
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(path);
     }
-    copied.map_err(|source| failed("create", path, source))?;
-    let directory = path.parent().unwrap_or(path);
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|source| failed("record", path, source))
+    made.map_err(|source| failed("create", path, source))
 }
 
-fn failed(operation: &'static str, path: &Path, source: io::Error) -> DiskError {
+pub(super) fn failed(operation: &'static str, path: &Path, source: io::Error) -> DiskError {
     DiskError { operation, path: path.to_owned(), source }
 }
 
-fn copy_to(image: &File, path: &Path, given_up: &GivenUp) -> io::Result<()> {
+fn make(image: Option<&File>, size: u64, path: &Path, given_up: &GivenUp) -> io::Result<()> {
     // What a guest writes is nobody else's to read.
     let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    if ioctl_ficlone(&target, image).is_err() {
+    if let Some(image) = image
+        && ioctl_ficlone(&target, image).is_err()
+    {
         copy_data(image, &target, given_up)?;
+    }
+    if target.metadata()?.len() < size {
+        target.set_len(size)?;
     }
     target.sync_all()
 }
@@ -162,32 +155,21 @@ mod tests {
     fn a_copy_has_the_content_and_the_holes_of_its_image() {
         let directory = tempfile::tempdir().expect("a directory");
         let image = sparse_image(directory.path());
-        let path = directory.path().join("disk0.img");
-        let copy = ensure_writable_copy(&image, &path, &GivenUp::default()).expect("copied");
-        assert_eq!(fs::read(&path).expect("read"), fs::read(directory.path().join("image")).expect("read"));
-        assert!(copy.metadata().expect("stat").blocks() * 512 < 1 << 20, "holes stay holes");
-    }
-
-    #[test]
-    fn a_copy_that_exists_is_kept_with_what_the_guest_wrote() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let image = sparse_image(directory.path());
-        let path = directory.path().join("disk0.img");
-        ensure_writable_copy(&image, &path, &GivenUp::default())
-            .expect("copied")
-            .write_all_at(b"mine", 0)
-            .expect("written");
-        ensure_writable_copy(&image, &path, &GivenUp::default()).expect("opened");
-        assert_eq!(&fs::read(&path).expect("read")[..4], b"mine");
+        let path = directory.path().join("0.img");
+        make_content(Some(&image), 16 << 20, &path, &GivenUp::default()).expect("copied");
+        let (copy, original) = (fs::read(&path).expect("read"), fs::read(directory.path().join("image")));
+        assert_eq!(copy[..8 << 20], original.expect("read"));
+        assert_eq!(copy.len(), 16 << 20, "it is as large as was asked for");
+        assert!(fs::metadata(&path).expect("stat").blocks() * 512 < 1 << 20, "holes stay holes");
     }
 
     #[test]
     fn a_copy_that_fails_leaves_no_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let image = sparse_image(directory.path());
-        let path = directory.path().join("missing").join("disk0.img");
-        let error = ensure_writable_copy(&image, &path, &GivenUp::default()).expect_err("no directory");
-        assert!(error.to_string().starts_with("cannot create the writable disk"), "{error}");
+        let path = directory.path().join("missing").join("0.img");
+        let error = make_content(Some(&image), 0, &path, &GivenUp::default()).expect_err("no directory");
+        assert!(error.to_string().starts_with("cannot create the volume"), "{error}");
         assert!(!path.exists());
     }
 

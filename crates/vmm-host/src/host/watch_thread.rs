@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::registry::Registry;
+use super::registry::Registry;
 
 /// The thread's name.
 pub(crate) const WATCH_THREAD: &str = "vm-watch";
@@ -15,13 +15,13 @@ pub(crate) const WATCH_THREAD: &str = "vm-watch";
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
 /// A host's watch thread. Dropping it makes the thread end, soon.
-pub(crate) struct Watch {
+pub(crate) struct WatchThread {
     /// Nothing is ever sent: the thread waits for its end.
     _end: SyncSender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl WatchThread {
     /// Starts looking at the machines of `registry`, which may stand still for `patience`.
     pub(crate) fn start(registry: Arc<Registry>, patience: Duration) -> io::Result<Self> {
         let (end, ended) = sync_channel(0);

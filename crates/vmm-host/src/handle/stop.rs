@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
-use vm_model::{MachineExit, StopMethod};
+use vm_model::{Command, MachineExit, StopMethod};
 
+use super::MachineHandle;
 use crate::error::StopError;
-use crate::{Command, MachineHandle};
 
 /// How patient a stop is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,10 @@
 //! Which command is accepted in which phase. Pure: the thread that owns the machine asks, then acts.
 
-use vm_model::MachinePhase;
-
-use crate::CommandKind;
+use vm_model::{CommandKind, MachinePhase};
 
 /// What is to become of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// Carry it out.
     Perform,
     /// What it asks for is so already; answer that it is done.
@@ -25,7 +23,7 @@ pub enum Admission {
 /// - vCPUs can be looked at wherever they are; those that are parked take a non-maskable interrupt when they go on.
 /// - The reset button works on a paused machine, which runs after it, and not on one that is to stop.
 /// - Typing ahead is fine while paused; what does not fit is told in the reply.
-pub fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
+pub(crate) fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
     use CommandKind::{
         Announce, DumpVcpus, InjectNmi, Kill, Pause, PressPowerButton, RequestShutdown, Reset, ResizeConsole,

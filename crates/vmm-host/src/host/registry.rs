@@ -6,9 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use vm_model::{MachinePhase, VmId};
+use vm_model::{MachinePhase, MachineStatus, VmId};
 
-use crate::MachineStatus;
 use crate::heartbeat::{Health, Heartbeat, Standstill, judge};
 use crate::mailbox::KillSwitch;
 
@@ -45,7 +44,7 @@ pub(crate) struct Vitals {
 
 /// Why a machine is not taken in.
 #[derive(Debug)]
-pub(crate) enum Refusal<E> {
+pub(crate) enum RegistryRefusal<E> {
     Closed,
     Taken,
     Full { limit: usize },
@@ -71,18 +70,18 @@ impl Registry {
         &self,
         id: &VmId,
         start: impl FnOnce() -> Result<Hosted, E>,
-    ) -> Result<(), Refusal<E>> {
+    ) -> Result<(), RegistryRefusal<E>> {
         let mut state = self.lock();
         if !state.is_open {
-            return Err(Refusal::Closed);
+            return Err(RegistryRefusal::Closed);
         }
         if state.machines.contains_key(id) {
-            return Err(Refusal::Taken);
+            return Err(RegistryRefusal::Taken);
         }
         if state.machines.len() >= self.limit {
-            return Err(Refusal::Full { limit: self.limit });
+            return Err(RegistryRefusal::Full { limit: self.limit });
         }
-        let hosted = start().map_err(Refusal::NotStarted)?;
+        let hosted = start().map_err(RegistryRefusal::NotStarted)?;
         state.machines.insert(id.clone(), hosted);
         Ok(())
     }

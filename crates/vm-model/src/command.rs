@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{BootTimings, Bytes, GuestPanic, LinkState, MachineExit, MachinePhase, ResetCounts, VcpuDump};
+
+use crate::{Bytes, LinkState, MachinePhase, VcpuDump};
 
 /// A request to one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,50 +190,10 @@ pub enum Reply {
     },
 }
 
-/// What a machine's thread tells of its machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineStatus {
-    /// Where it is in its life.
-    pub phase: MachinePhase,
-    /// How it ended; there exactly when the phase is [`MachinePhase::Exited`].
-    pub exit: Option<MachineExit>,
-    /// How long its first steps took, from the request to launch it or from its latest reset in place.
-    pub timings: BootTimings,
-    /// How often it was made anew in place. What else is told here is of the newest machine.
-    #[serde(default)]
-    pub resets: ResetCounts,
-    /// How many bytes of console were written before it was made anew last: there its guest's own begin.
-    #[serde(default)]
-    pub console_start: u64,
-    /// What the guest's kernel told of a panic. The machine goes on until it is ended.
-    #[serde(default)]
-    pub panic: Option<GuestPanic>,
-    /// Whether its thread has work to do and stands still: no command is answered and no device served until it turns
-    /// again. Its host tells, a few seconds after it began.
-    #[serde(default)]
-    pub hung: bool,
-}
-
-impl MachineStatus {
-    /// The status every machine begins with.
-    pub fn booting() -> Self {
-        Self {
-            phase: MachinePhase::Booting,
-            exit: None,
-            timings: BootTimings::default(),
-            resets: ResetCounts::default(),
-            console_start: 0,
-            panic: None,
-            hung: false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use vm_model::VcpuReport;
-
     use super::*;
+    use crate::VcpuReport;
 
     #[test]
     fn commands_and_replies_survive_a_wire() {

@@ -16,10 +16,11 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use thiserror::Error;
-use vm_model::{FailureKind, FileRole, MachineExit, MachinePhase, MachineSpec, ResetBudget, ResetPolicy};
+use vm_model::{
+    FailureKind, FileRole, InitialState, MachineExit, MachinePhase, MachineSpec, ResetBudget, ResetPolicy,
+};
 
 use crate::engine::BuildFailure;
-use crate::host::InitialState;
 
 /// What it takes to make one machine anew.
 #[derive(Debug)]

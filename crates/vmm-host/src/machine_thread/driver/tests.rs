@@ -57,9 +57,9 @@ impl Visit for Reader {
     }
 }
 
-fn steward() -> Steward {
+fn driver() -> MachineDriver {
     let (_outbox, inbox) = mailbox(1).expect("a descriptor");
-    Steward {
+    MachineDriver {
         id: VmId::new("slow"),
         inbox,
         status: watch::channel(MachineStatus::booting()).0,
@@ -76,12 +76,12 @@ fn steward() -> Steward {
 
 #[test]
 fn a_slow_turn_is_logged_with_the_handler_that_took_it() {
-    let (warnings, mut steward) = (Warnings::default(), steward());
+    let (warnings, mut driver) = (Warnings::default(), driver());
     let mut turn = |took, slowest: &str, command| {
         let took = Duration::from_millis(took);
-        steward.turning();
-        steward.last_command = command;
-        steward.turned(&Turn { took, slowest: &slowest, slowest_took: took / 2 });
+        driver.turning();
+        driver.last_command = command;
+        driver.turned(&Turn { took, slowest: &slowest, slowest_took: took / 2 });
     };
     tracing::subscriber::with_default(warnings.clone(), || {
         turn(49, "queue 0 of disk0", None);

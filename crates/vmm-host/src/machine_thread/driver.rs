@@ -6,23 +6,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
-use vm_model::{BootTimings, MachinePhase, ResetPolicy, VmId};
+use vm_model::{BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId};
 
-use crate::admission::{Admission, admit, phase_after};
-use crate::engine::{Cause, Controls, Driver, Event, Flow, Turn};
-use crate::error::{LaunchFailure, chain};
+use super::admission::{Admission, admit, phase_after};
+use super::renewal::ResetBy;
+use super::slow_turns::SlowTurns;
+use super::standing_orders::StandingOrders;
+use crate::engine::{Controls, Driver, Event, Flow, Turn};
+use crate::error::{Cause, LaunchFailure, chain};
 use crate::heartbeat::Heartbeat;
 use crate::mailbox::{Envelope, Inbox};
-use crate::renewal::ResetBy;
-use crate::slow_turns::SlowTurns;
-use crate::standing_orders::StandingOrders;
-use crate::{Command, CommandKind, MachineStatus, Reply};
 
 /// Commands carried out in one turn, so that a flood of them does not keep the machine's devices waiting.
 const COMMANDS_A_TURN: usize = 16;
 
 /// Drives one machine.
-pub(crate) struct Steward {
+pub(crate) struct MachineDriver {
     /// Whose machine it is, for messages.
     pub(crate) id: VmId,
     pub(crate) inbox: Inbox,
@@ -44,7 +43,7 @@ pub(crate) struct Steward {
     pub(crate) orders: StandingOrders,
 }
 
-impl Steward {
+impl MachineDriver {
     /// The machine has ended and another is about to take its place.
     pub(crate) fn begin_again(&mut self, by: ResetBy, console_start: u64) {
         self.requested = Instant::now();
@@ -138,7 +137,7 @@ impl Steward {
     }
 }
 
-impl Driver for Steward {
+impl Driver for MachineDriver {
     fn turning(&mut self) {
         self.heartbeat.begin();
         self.last_command = None;

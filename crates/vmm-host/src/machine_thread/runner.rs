@@ -8,52 +8,51 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vm_model::{MachineExit, MachinePhase, MachineSpec, ResetPolicy};
+use vm_model::{InitialState, MachineExit, MachinePhase, MachineSpec, ResetPolicy};
 
+use super::driver::MachineDriver;
+use super::renewal::{Button, Ending, GuestHealth, Renewal, Rest, Verdict};
 use crate::console::{ConsoleWriter, KernelPanic, PANIC_LINES};
 use crate::counters::CountersCell;
 use crate::engine::{Engine, Machine, Surroundings};
 use crate::error::LaunchFailure;
-use crate::host::InitialState;
-use crate::renewal::{Button, Ending, GuestHealth, Renewal, Rest, Verdict};
-use crate::steward::Steward;
 
 /// The machine that there is now, if there is one.
 pub(crate) type Place = Option<Box<dyn Machine>>;
 
 /// How the first machine is made and begins, and what follows its guest's resets.
-pub(crate) struct FirstLife {
+pub(crate) struct FirstMachine {
     pub(crate) spec: MachineSpec<OwnedFd>,
     pub(crate) initial: InitialState,
     pub(crate) resets: ResetPolicy,
 }
 
 /// What all machines of one place have in common.
-pub(crate) struct Lives {
+pub(crate) struct MachineRunner {
     pub(crate) name: String,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) console: ConsoleWriter,
     pub(crate) counters: Arc<CountersCell>,
 }
 
-impl Lives {
+impl MachineRunner {
     /// Runs machines until one ends for good, which is then left in `place`. So is one whose code panics.
-    pub(crate) fn live(
+    pub(crate) fn run(
         &self,
-        first: FirstLife,
+        first: FirstMachine,
         place: &mut Place,
-        steward: &mut Steward,
+        driver: &mut MachineDriver,
     ) -> Result<MachineExit, LaunchFailure> {
-        let FirstLife { mut spec, mut initial, resets } = first;
+        let FirstMachine { mut spec, mut initial, resets } = first;
         let mut renewal = Renewal::of(&spec, resets)?;
         loop {
             let machine = place.insert(self.build(spec)?).as_mut();
             self.counters.begin(machine.counters());
-            let exit = drive(machine, initial, steward)?;
-            let Some(renewal) = renewal.as_mut().filter(|_| !steward.inbox.is_killed()) else {
+            let exit = drive(machine, initial, driver)?;
+            let Some(renewal) = renewal.as_mut().filter(|_| !driver.inbox.is_killed()) else {
                 return Ok(exit);
             };
-            let ending = self.ending(exit, machine, steward);
+            let ending = self.ending(exit, machine, driver);
             let by = match renewal.verdict(ending, Instant::now()) {
                 Verdict::Final(exit) => return Ok(exit),
                 Verdict::Again { by, initial: next } => {
@@ -61,11 +60,11 @@ impl Lives {
                     by
                 }
             };
-            tracing::info!(vm_id = %steward.id, ?by, ?initial, "the machine is made anew in place");
-            steward.begin_again(by, self.console.total());
+            tracing::info!(vm_id = %driver.id, ?by, ?initial, "the machine is made anew in place");
+            driver.begin_again(by, self.console.total());
             self.counters.carry_over();
             drop(place.take().map(Machine::into_remains));
-            if steward.inbox.is_killed() {
+            if driver.inbox.is_killed() {
                 return Ok(MachineExit::Killed);
             }
             spec = renewal.copy()?;
@@ -77,9 +76,9 @@ impl Lives {
         Ok(self.engine.build(spec, surroundings)?)
     }
 
-    fn ending(&self, exit: MachineExit, machine: &dyn Machine, steward: &Steward) -> Ending {
+    fn ending(&self, exit: MachineExit, machine: &dyn Machine, driver: &MachineDriver) -> Ending {
         let (phase, reported, console_start) = {
-            let status = steward.status.borrow();
+            let status = driver.status.borrow();
             (status.phase, status.panic, status.console_start)
         };
         // Lines of an earlier life tell nothing of this one's guest.
@@ -88,7 +87,7 @@ impl Lives {
         Ending {
             exit,
             phase,
-            button: if steward.button.is_some() { Button::Pressed } else { Button::NotPressed },
+            button: if driver.button.is_some() { Button::Pressed } else { Button::NotPressed },
             guest: if panicked { GuestHealth::Panicked } else { GuestHealth::Well },
             rest: if machine.is_settled() { Rest::Settled } else { Rest::Unsettled },
         }
@@ -98,15 +97,15 @@ impl Lives {
 fn drive(
     machine: &mut dyn Machine,
     initial: InitialState,
-    steward: &mut Steward,
+    driver: &mut MachineDriver,
 ) -> Result<MachineExit, LaunchFailure> {
-    if steward.inbox.is_killed() {
+    if driver.inbox.is_killed() {
         return Ok(MachineExit::Killed);
     }
-    steward.orders.repeat(machine.controls()).map_err(LaunchFailure::Start)?;
+    driver.orders.repeat(machine.controls()).map_err(LaunchFailure::Start)?;
     machine.start(initial).map_err(LaunchFailure::Start)?;
     if initial == InitialState::Paused {
-        steward.announce(MachinePhase::Paused);
+        driver.announce(MachinePhase::Paused);
     }
-    Ok(machine.run(steward))
+    Ok(machine.run(driver))
 }

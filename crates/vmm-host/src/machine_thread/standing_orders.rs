@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use vm_model::LinkState;
+use vm_model::{Command, LinkState};
 
-use crate::Command;
-use crate::engine::{Cause, Controls};
+use crate::engine::Controls;
+use crate::error::Cause;
 
 /// The orders that still hold.
 #[derive(Debug, Default)]

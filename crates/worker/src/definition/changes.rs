@@ -1,0 +1,153 @@
+//! In what a definition differs from another, in words, and what it takes to get from one to the other.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use vm_model::Bytes;
+
+use super::Description;
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Another artifact, or another content of it.
+    Artifact {
+        /// The artifact before.
+        from: PathBuf,
+        /// The artifact to be.
+        to: PathBuf,
+    },
+    /// The number of vCPUs.
+    Vcpus {
+        /// Before.
+        from: u8,
+        /// To be.
+        to: u8,
+    },
+    /// The size of the memory.
+    Memory {
+        /// Before.
+        from: Bytes,
+        /// To be.
+        to: Bytes,
+    },
+    /// The kernel's command line.
+    CommandLine,
+    /// The disks: which there are, or how they are served.
+    Disks,
+    /// The least size or the policy of the volume of this disk.
+    Volume {
+        /// The disk.
+        disk: String,
+    },
+    /// The network interfaces.
+    Interfaces,
+    /// When it is started again. It holds at once.
+    RestartPolicy,
+    /// Anything else about the machine.
+    Machine,
+}
+
+/// What it takes to bring a running VM from one definition to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing: they make the same machine.
+    Nothing,
+    /// It goes on running.
+    Live,
+    /// Its machine is stopped and another one started.
+    Restart,
+}
+
+impl Change {
+    fn needs_restart(&self) -> bool {
+        match self {
+            Self::RestartPolicy => false,
+            Self::Artifact { .. }
+            | Self::Vcpus { .. }
+            | Self::Memory { .. }
+            | Self::CommandLine
+            | Self::Disks
+            | Self::Volume { .. }
+            | Self::Interfaces
+            | Self::Machine => true,
+        }
+    }
+
+    /// All differences between two descriptions.
+    pub fn between(from: &Description, to: &Description) -> Vec<Self> {
+        let mut changes = Vec::new();
+        if (&from.store_path, &from.hash) != (&to.store_path, &to.hash) {
+            changes.push(Self::Artifact { from: from.store_path.clone(), to: to.store_path.clone() });
+        }
+        let (before, after) = (&from.machine, &to.machine);
+        if before.cpus.boot_vcpus != after.cpus.boot_vcpus {
+            changes.push(Self::Vcpus { from: before.cpus.boot_vcpus, to: after.cpus.boot_vcpus });
+        }
+        if before.memory.size != after.memory.size {
+            changes.push(Self::Memory { from: before.memory.size, to: after.memory.size });
+        }
+        if before.boot.cmdline != after.boot.cmdline {
+            changes.push(Self::CommandLine);
+        }
+        if before.disks != after.disks {
+            changes.push(Self::Disks);
+        }
+        for (disk, volume) in &to.volumes {
+            if from.volumes.get(disk).is_some_and(|before| before != volume) {
+                changes.push(Self::Volume { disk: disk.clone() });
+            }
+        }
+        if from.nics != to.nics || from.address != to.address {
+            changes.push(Self::Interfaces);
+        }
+        if from.restart != to.restart {
+            changes.push(Self::RestartPolicy);
+        }
+        if from.vsock != to.vsock || rest_of(from) != rest_of(to) {
+            changes.push(Self::Machine);
+        }
+        changes
+    }
+}
+
+/// What of a machine no other change speaks of. The names of its files count: they are relative to the artifact.
+fn rest_of(description: &Description) -> impl PartialEq + use<> {
+    let mut machine = description.machine.clone();
+    machine.uuid = uuid::Uuid::nil();
+    machine.cpus.boot_vcpus = 0;
+    machine.memory.size = Bytes::new(0);
+    machine.boot.cmdline.clear();
+    machine.disks.clear();
+    machine
+}
+
+/// What `changes` take.
+pub(crate) fn effect(changes: &[Change]) -> Effect {
+    match changes {
+        [] => Effect::Nothing,
+        changes if changes.iter().any(Change::needs_restart) => Effect::Restart,
+        _ => Effect::Live,
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Artifact { from, to } if from == to => {
+                write!(formatter, "content of {}", to.display())
+            }
+            Self::Artifact { from, to } => {
+                write!(formatter, "image {} → {}", from.display(), to.display())
+            }
+            Self::Vcpus { from, to } => write!(formatter, "vCPUs {from} → {to}"),
+            Self::Memory { from, to } => write!(formatter, "memory {from} → {to}"),
+            Self::CommandLine => formatter.write_str("kernel command line"),
+            Self::Disks => formatter.write_str("disks"),
+            Self::Volume { disk } => write!(formatter, "volume {disk}"),
+            Self::Interfaces => formatter.write_str("network interfaces"),
+            Self::RestartPolicy => formatter.write_str("restart policy"),
+            Self::Machine => formatter.write_str("machine"),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What is kept for a while, and deleted when its time is over or space is short: VMs that were removed, contents of
+//! volumes that were replaced, volumes without a disk.
+
+mod keeper;
+mod kept;
+mod removed;
+
+pub(crate) use keeper::keep_house;
+pub(crate) use removed::RemovedVms;

@@ -1,0 +1,121 @@
+//! Plans on values alone.
+
+use proptest::prelude::*;
+use vm_model::{Overrides, RefusedEntry};
+
+use super::*;
+
+fn assignment(name: u8, hash: u8, desired: DesiredState) -> Assignment {
+    let id = VmId::new(&format!("vm-{name}"));
+    Assignment { desired, ..Assignment::new(id, format!("sha256-{hash}"), "/nix/store/x") }
+}
+
+fn present(assignment: Assignment) -> (VmId, ObservedVm) {
+    (assignment.id.clone(), ObservedVm { assignment, has_failed: false, description: None })
+}
+
+fn set(vms: Vec<Assignment>) -> AssignmentSet {
+    AssignmentSet { vms, ..AssignmentSet::default() }
+}
+
+fn any_vms() -> impl Strategy<Value = BTreeMap<u8, Assignment>> {
+    let desired =
+        prop_oneof![Just(DesiredState::Running), Just(DesiredState::Paused), Just(DesiredState::Stopped)];
+    prop::collection::btree_map(0_u8..6, (0_u8..3, desired), 0..6).prop_map(|vms| {
+        vms.into_iter().map(|(name, (hash, desired))| (name, assignment(name, hash, desired))).collect()
+    })
+}
+
+fn carried_out(plan: &[Action], mut observed: Observed) -> Observed {
+    for action in plan {
+        match action.clone() {
+            Action::Create(new) => {
+                let (id, vm) = present(new);
+                assert!(observed.insert(id, vm).is_none());
+            }
+            Action::Redefine(new, _) => {
+                observed.get_mut(action.vm()).expect("is there").assignment = new;
+            }
+            Action::Move(id, desired) => {
+                observed.get_mut(&id).expect("is there").assignment.desired = desired;
+            }
+            Action::Retry(id) => observed.get_mut(&id).expect("is there").has_failed = false,
+            Action::Remove(id) => assert!(observed.remove(&id).is_some()),
+        }
+    }
+    observed
+}
+
+fn shown(actions: &[Action]) -> Vec<String> {
+    actions.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_plan_reads_as_what_it_does() {
+    let observed = [(0, 0), (1, 0), (2, 0)]
+        .map(|(name, hash)| present(assignment(name, hash, DesiredState::Running)))
+        .into();
+    let desired = set(vec![
+        assignment(3, 0, DesiredState::Running),
+        assignment(2, 0, DesiredState::Paused),
+        assignment(1, 9, DesiredState::Running),
+    ]);
+    insta::assert_snapshot!(shown(&plan(&desired, &observed, &Described::new())).join("\n"), @r"
+    remove vm-0 (volumes that hold data are kept for a while)
+    change vm-1, once its artifact has been read
+    pause vm-2
+    create vm-3
+    ");
+    let described = [(VmId::new("vm-1"), Err("there is no such store path".to_owned()))].into();
+    let plan = plan(&desired, &observed, &described);
+    assert_eq!(
+        shown(&plan)[1],
+        "keep vm-1 as it is: its new definition cannot be used: there is no such store path"
+    );
+}
+
+#[test]
+fn the_same_in_other_words_changes_nothing() {
+    let plain = assignment(0, 0, DesiredState::Running);
+    let observed: Observed = [present(plain.clone())].into();
+    let appended = Overrides { cmdline_append: Some(String::new()), ..Overrides::default() };
+    let reworded = Assignment { overrides: appended, ..plain.clone() };
+    assert_eq!(plan(&set(vec![reworded]), &observed, &Described::new()), []);
+    let mut vouched = plain;
+    vouched.references = [("/nix/store/y".into(), "sha256-y".to_owned())].into();
+    let actions = plan(&set(vec![vouched.clone()]), &observed, &Described::new());
+    assert_eq!(actions, [Action::Redefine(vouched, Redefinition::SameMachine)]);
+}
+
+#[test]
+fn the_vm_of_an_entry_that_was_refused_stays_as_it_is() {
+    let observed = [present(assignment(0, 0, DesiredState::Running))].into();
+    let refused = vec![RefusedEntry { id: VmId::new("vm-0"), problem: "no hash".into() }];
+    let desired = AssignmentSet { refused, ..AssignmentSet::default() };
+    assert_eq!(plan(&desired, &observed, &Described::new()), []);
+}
+
+#[test]
+fn a_failed_vm_that_is_asked_for_again_is_tried_again() {
+    let (id, vm) = present(assignment(0, 0, DesiredState::Running));
+    let observed = [(id.clone(), ObservedVm { has_failed: true, ..vm.clone() })].into();
+    assert_eq!(plan(&set(vec![vm.assignment.clone()]), &observed, &Described::new()), [Action::Retry(id)]);
+}
+
+proptest! {
+    #[test]
+    fn a_plan_leads_to_what_is_desired_and_then_there_is_nothing_to_do(
+        before in any_vms(), after in any_vms(),
+    ) {
+        let observed: Observed = before.into_values().map(present).collect();
+        let desired = set(after.into_values().collect());
+        let steps = plan(&desired, &observed, &Described::new());
+        let touched: Vec<&VmId> = steps.iter().map(Action::vm).collect();
+        let reached = carried_out(&steps, observed);
+        let wanted: Observed = desired.vms.iter().cloned().map(present).collect();
+        prop_assert_eq!(&reached, &wanted);
+        prop_assert_eq!(plan(&desired, &reached, &Described::new()), vec![]);
+        let unique: BTreeSet<_> = touched.iter().collect();
+        prop_assert_eq!(unique.len(), touched.len());
+    }
+}

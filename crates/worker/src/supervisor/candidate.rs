@@ -1,0 +1,250 @@
+//! Another definition, while the VM still runs by the one before: it is made ready or refused, and only then anything
+//! changes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use vm_model::{Assignment, FailureKind, FailureReason, Timestamp, WantedChange};
+
+use super::Target;
+use super::context::HostContext;
+use super::given_up::GivenUp;
+use super::prepare::Definition;
+use super::stage::{Held, StagedMachine, stage};
+use super::step::{Candidate, DefinitionNumber, RunState};
+use super::task::{InForce, Task};
+use crate::definition::{Change, Effect, effect};
+use crate::failure::reason;
+use crate::volumes;
+
+/// The first delay before a refused definition is tried again, where that can help.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Delays stop growing here.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// What is known of the newest definition.
+#[derive(Debug)]
+pub(super) struct Progress {
+    definition: DefinitionNumber,
+    state: ProgressState,
+    /// How often it was refused.
+    refusals: u32,
+}
+
+#[derive(Debug)]
+enum ProgressState {
+    Staging(Staging),
+    Ready(Box<StagedMachine>),
+    Refused { retry: Option<Instant> },
+}
+
+/// A machine that is being made ready, on a task of its own.
+#[derive(Debug)]
+struct Staging {
+    given_up: GivenUp,
+    task: JoinHandle<Result<StagedMachine, FailureReason>>,
+}
+
+impl Progress {
+    /// A machine of definition number `definition` that begins to be made ready.
+    fn begin(
+        context: &Arc<HostContext>,
+        assignment: &Arc<Assignment>,
+        definition: DefinitionNumber,
+        uuid: uuid::Uuid,
+        held: Held,
+    ) -> Self {
+        let given_up = GivenUp::default();
+        let task = {
+            let (context, assignment, given_up) =
+                (Arc::clone(context), Arc::clone(assignment), given_up.clone());
+            tokio::spawn(async move { stage(&context, &assignment, uuid, held, &given_up).await })
+        };
+        Self { definition, state: ProgressState::Staging(Staging { given_up, task }), refusals: 0 }
+    }
+
+    /// The machine of definition number `number`, which is in force, being made ready beside a newest one that is refused.
+    pub(super) fn of_in_force(
+        context: &Arc<HostContext>,
+        assignment: &Arc<Assignment>,
+        number: DefinitionNumber,
+        uuid: uuid::Uuid,
+    ) -> Self {
+        Self::begin(context, assignment, number, uuid, Held::default())
+    }
+
+    /// Returns when the machine is ready or refused. Cancel-safe; never returns where nothing is being made ready.
+    pub(super) async fn staged(progress: &mut Option<Self>) -> Result<StagedMachine, FailureReason> {
+        match progress {
+            Some(Self { state: ProgressState::Staging(staging), .. }) => {
+                let outcome = (&mut staging.task).await;
+                outcome.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost)))
+            }
+            Some(Self { state: ProgressState::Ready(_) | ProgressState::Refused { .. }, .. }) | None => {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Gives it up, and waits until nothing is made any more.
+    pub(super) async fn give_up(self, context: &Arc<HostContext>) {
+        let staged = match self.state {
+            ProgressState::Staging(staging) => {
+                staging.given_up.set();
+                staging.task.await.ok().and_then(Result::ok)
+            }
+            ProgressState::Ready(staged) => Some(*staged),
+            ProgressState::Refused { .. } => None,
+        };
+        if let Some(staged) = staged {
+            discard(context, staged).await;
+        }
+    }
+}
+
+/// Deletes what was made for a machine that is not needed.
+async fn discard(context: &Arc<HostContext>, staged: StagedMachine) {
+    let context = Arc::clone(context);
+    if let Err(lost) = tokio::task::spawn_blocking(move || staged.discard(&context)).await {
+        warn!(error = %lost, "what was made ready was not deleted");
+    }
+}
+
+impl Task {
+    /// What is known of the newest definition, for the next step.
+    pub(super) fn candidate(&self, target: &Target) -> Candidate {
+        match &self.progress {
+            Some(progress) if progress.definition == target.stamp.definition => match progress.state {
+                ProgressState::Staging(_) => Candidate::Pending,
+                ProgressState::Ready(_) => Candidate::Ready,
+                ProgressState::Refused { retry } => Candidate::Refused { retry },
+            },
+            Some(_) | None => Candidate::Unknown,
+        }
+    }
+
+    /// Forgets an older definition that was on its way.
+    pub(super) async fn drop_older_candidate(&mut self, newest: DefinitionNumber) {
+        if self.progress.as_ref().is_some_and(|progress| progress.definition != newest) {
+            self.drop_candidate().await;
+        }
+    }
+
+    /// Forgets what was on its way.
+    pub(super) async fn drop_candidate(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.give_up(&self.context).await;
+        }
+    }
+
+    /// Begins to make the newest definition's machine ready. The VM goes on.
+    pub(super) async fn begin_candidate(&mut self, target: &Target) {
+        let refusals = self.progress.as_ref().map_or(0, |progress| progress.refusals);
+        self.drop_candidate().await;
+        let held = match &self.state {
+            RunState::Up { machine, .. } => Held { memory: Some(machine.memory()) },
+            RunState::Off
+            | RunState::PoweredOff { .. }
+            | RunState::Failed { .. }
+            | RunState::Waiting { .. } => Held::default(),
+        };
+        let (definition, uuid) = (target.stamp.definition, self.record.uuid());
+        let begun = Progress::begin(&self.context, &target.assignment, definition, uuid, held);
+        self.progress = Some(Progress { refusals, ..begun });
+    }
+
+    /// Takes notice that the newest definition's machine is ready, or why it is refused.
+    pub(super) async fn note_candidate(&mut self, staged: Result<StagedMachine, FailureReason>) {
+        let target = self.target.borrow().clone();
+        let is_newest = |progress: &Progress| progress.definition == target.stamp.definition;
+        let Some(progress) = self.progress.take().filter(is_newest) else {
+            // Another one came meanwhile.
+            if let Ok(staged) = staged {
+                discard(&self.context, staged).await;
+            }
+            return;
+        };
+        let staged = match staged {
+            Ok(staged) => staged,
+            Err(reason) => return self.refuse(&target, progress.refusals, reason),
+        };
+        let before = self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref());
+        let changes = before.map(|before| Change::between(before, &staged.description));
+        match changes.as_deref().map(effect) {
+            Some(Effect::Nothing | Effect::Live) => {
+                let changes = changes.unwrap_or_default();
+                info!(vm_id = %self.id, changes = words(&changes), "the VM goes on: its machine is the same");
+                let definition = staged.definition();
+                discard(&self.context, staged).await;
+                self.take_over(&target, definition).await;
+            }
+            Some(Effect::Restart) | None => {
+                let changes = changes.unwrap_or_default();
+                let disks = volumes::summary(&staged.volumes, self.context.lifecycle.removal_grace);
+                info!(vm_id = %self.id, "restart {}: {} ({disks})", self.id, words(&changes));
+                let (definition, state) = (progress.definition, ProgressState::Ready(Box::new(staged)));
+                self.progress = Some(Progress { definition, state, refusals: 0 });
+            }
+        }
+    }
+
+    /// The machine that runs is that of the newest definition, too.
+    async fn take_over(&mut self, target: &Target, definition: Definition) {
+        if let RunState::Up { runs, .. } = &mut self.state {
+            *runs = target.stamp.definition;
+        }
+        self.put_in_force(target.stamp.definition, definition);
+        self.keep(target, |record| record.in_force = None).await;
+        self.show_definitions(target);
+    }
+
+    /// `definition` is what the VM's newest machine was made by.
+    pub(super) fn put_in_force(&mut self, number: DefinitionNumber, definition: Definition) {
+        let Definition { assignment, description, restart } = definition;
+        self.restart = restart.unwrap_or(self.context.lifecycle.restart);
+        self.slot.describe(Arc::clone(&description));
+        self.in_force = Some(InForce { number, assignment, description: Some(description) });
+    }
+
+    /// The newest definition is not used, and says so; what is in force goes on.
+    pub(super) fn refuse(&mut self, target: &Target, earlier: u32, reason: FailureReason) {
+        let retry = reason.can_retry_help().then(|| delay(earlier));
+        warn!(vm_id = %self.id, kind = %reason.kind, %reason, retry = ?retry, "the changed definition is refused; the VM stays as it is");
+        let (definition, now) = (target.stamp.definition, Instant::now());
+        let state = ProgressState::Refused { retry: retry.map(|delay| now + delay) };
+        self.progress = Some(Progress { definition, state, refusals: earlier.saturating_add(1) });
+        let wanted = WantedChange {
+            assignment: target.assignment.as_ref().clone(),
+            refusal: Some(reason),
+            next_try_at: retry.map(|delay| Timestamp::now().after(delay)),
+        };
+        self.info.send_modify(|info| info.wanted = Some(wanted));
+    }
+
+    /// How often the newest definition was refused.
+    pub(super) fn refusals(&self) -> u32 {
+        self.progress.as_ref().map_or(0, |progress| progress.refusals)
+    }
+
+    /// The machine that was made ready for the newest definition, if one was.
+    pub(super) fn take_ready(&mut self) -> Option<StagedMachine> {
+        match self.progress.take() {
+            Some(Progress { state: ProgressState::Ready(staged), .. }) => Some(*staged),
+            other => {
+                self.progress = other;
+                None
+            }
+        }
+    }
+}
+
+/// How long to wait before a definition that was refused `earlier` times is tried again.
+fn delay(earlier: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(earlier.min(30))).min(LONGEST_RETRY)
+}
+
+fn words(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,206 @@
+//! From an assignment to everything that can be made ready while the machine before still runs: the artifact verified,
+//! opened and judged, new contents of volumes copied. Nothing that a running machine uses is touched.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipam::Wish;
+use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, load_artifact};
+use uuid::Uuid;
+use vm_model::{
+    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, MachineSpec, ResetPolicy, VmId, VolumePolicy,
+};
+
+use super::RestartPolicy;
+use super::context::HostContext;
+use super::given_up::GivenUp;
+use super::prepare::Definition;
+use super::verify::{unverified_references, verify};
+use crate::capacity::HostMemory;
+use crate::definition::Description;
+use crate::failure::reason;
+use crate::volumes::{StageRequest, Staged};
+
+/// A machine that is ready to be given its interfaces and started.
+#[derive(Debug)]
+pub(super) struct StagedMachine {
+    /// The definition it is made by.
+    pub(super) assignment: Arc<Assignment>,
+    /// What that makes of the VM.
+    pub(super) description: Arc<Description>,
+    /// Its files as they lie in the artifact: a writable disk's is the image.
+    pub(super) machine: MachineSpec<ArtifactFile>,
+    /// Its writable disks.
+    pub(super) volumes: Vec<Staged>,
+    pub(super) nics: Vec<NicRequest>,
+    pub(super) vsock_cid: Option<u32>,
+    pub(super) warnings: Vec<String>,
+    pub(super) unverified: Vec<PathBuf>,
+    /// What the definition says about restarts.
+    pub(super) restart: Option<RestartPolicy>,
+    /// What a reset by its guest does.
+    pub(super) resets: ResetPolicy,
+    pub(super) address: AddressDelivery,
+    /// How long all this took.
+    pub(super) took: Duration,
+}
+
+/// What a VM holds already that its next machine will have in its stead.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// Memory that is promised to its present machine.
+    pub(super) memory: Option<Bytes>,
+}
+
+/// Makes the machine of `assignment` ready. On failure nothing stays.
+///
+/// Setting `given_up` makes it fail soon.
+pub(super) async fn stage(
+    context: &Arc<HostContext>,
+    assignment: &Arc<Assignment>,
+    uuid: Uuid,
+    held: Held,
+    given_up: &GivenUp,
+) -> Result<StagedMachine, FailureReason> {
+    let (context, assignment, given_up) = (Arc::clone(context), Arc::clone(assignment), given_up.clone());
+    // Hashing, copying and syncing take as long as the disks let them.
+    let staging = tokio::task::spawn_blocking(move || {
+        let begun = Instant::now();
+        let staged = stage_blocking(&context, assignment, uuid, held, &given_up)?;
+        Ok(StagedMachine { took: begun.elapsed(), ..staged })
+    });
+    staging.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
+}
+
+fn stage_blocking(
+    context: &HostContext,
+    assignment: Arc<Assignment>,
+    uuid: Uuid,
+    held: Held,
+    given_up: &GivenUp,
+) -> Result<StagedMachine, FailureReason> {
+    verify(context, &assignment, given_up)?;
+    let artifact = load(context, &assignment, uuid)?;
+    context
+        .capacity
+        .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
+        .map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let unverified = unverified_references(context, &assignment, &artifact, given_up)?;
+    check_wishes(context, &assignment.id, &artifact.nics)?;
+    let description = Arc::new(Description::of(&assignment, &artifact));
+    let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
+    // Each boot of an ephemeral disk begins with a fresh copy, which is made here.
+    let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
+    let resets = if has_ephemeral { ResetPolicy::EndsMachine } else { ResetPolicy::default() };
+    Ok(StagedMachine {
+        assignment,
+        description,
+        volumes,
+        nics: artifact.nics,
+        vsock_cid: artifact.vsock.map(|vsock| vsock.cid),
+        warnings: artifact.warnings.iter().map(ToString::to_string).collect(),
+        unverified,
+        restart: artifact.settings.restart.map(RestartPolicy::from),
+        resets,
+        address: artifact.settings.address,
+        machine: artifact.machine,
+        took: Duration::ZERO,
+    })
+}
+
+/// Loads the artifact of `assignment`. Little is read; nothing is hashed.
+pub(crate) fn load(
+    context: &HostContext,
+    assignment: &Assignment,
+    uuid: Uuid,
+) -> Result<Artifact, FailureReason> {
+    let request = LoadRequest {
+        store_path: assignment.store_path.clone(),
+        overrides: assignment.overrides.clone(),
+        procurator: assignment.procurator.clone(),
+        uuid,
+    };
+    load_artifact(&context.roots, &request).map_err(|problem| FailureReason {
+        transient: problem.is_missing(),
+        ..reason(problem.kind(), &problem)
+    })
+}
+
+/// Makes sure that each interface can have the addresses it wishes for.
+fn check_wishes(context: &HostContext, vm: &VmId, nics: &[NicRequest]) -> Result<(), FailureReason> {
+    nics.iter().try_for_each(|request| {
+        let wish = Wish { ip: request.ip, mac: request.mac };
+        context.leases.check(vm, &request.id, wish).map_err(|problem| reason(problem.kind(), &problem))
+    })
+}
+
+fn stage_volumes(
+    context: &HostContext,
+    vm: &VmId,
+    artifact: &Artifact,
+    given_up: &GivenUp,
+) -> Result<Vec<Staged>, FailureReason> {
+    let mut staged: Vec<Staged> = Vec::new();
+    for request in volume_requests(artifact) {
+        let position = artifact.machine.disks.iter().position(|disk| disk.id == request.disk);
+        let directory = context.records.directory(vm);
+        let legacy = position.map(|position| directory.join(format!("disk{position}.img")));
+        let request = StageRequest { legacy: legacy.as_deref(), ..request };
+        match context.stage_volume(vm, request, given_up) {
+            Ok(volume) => staged.push(volume),
+            Err(problem) => {
+                staged.iter().for_each(|volume| context.volumes.discard(vm, volume));
+                return Err(reason(problem.kind(), &problem));
+            }
+        }
+    }
+    Ok(staged)
+}
+
+/// What `artifact` wants of its writable disks.
+pub(crate) fn volume_requests(artifact: &Artifact) -> impl Iterator<Item = StageRequest<'_>> {
+    let writable = artifact.machine.disks.iter().filter(|disk| disk.access == DiskAccess::ReadWrite);
+    writable.map(|disk| StageRequest {
+        disk: &disk.id,
+        policy: artifact.settings.policy(&disk.id),
+        image: disk.file.opened().map(nix_artifacts::OpenedFile::file),
+        size: artifact.settings.size(&disk.id),
+        legacy: None,
+    })
+}
+
+impl StagedMachine {
+    /// What the machine is made by.
+    pub(super) fn definition(&self) -> Definition {
+        Definition {
+            assignment: Arc::clone(&self.assignment),
+            description: Arc::clone(&self.description),
+            restart: self.restart,
+        }
+    }
+
+    /// Gives up what was made ready. Blocks for as long as deleting a copy takes.
+    pub(super) fn discard(self, context: &HostContext) {
+        self.volumes.iter().for_each(|volume| context.volumes.discard(&self.assignment.id, volume));
+    }
+}
+
+/// What tells a kernel with IP autoconfiguration the address of its first interface (Linux
+/// `Documentation/admin-guide/nfs/nfsroot.rst`, `ip=`).
+pub(super) fn autoconfiguration(vm: &VmId, address: Ipv4Addr, gateway: Ipv4Addr, mask: Ipv4Addr) -> String {
+    format!(" ip={address}::{gateway}:{mask}:{vm}:eth0:off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_told_address_gateway_mask_and_name() {
+        let (gateway, mask) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(255, 255, 0, 0));
+        let text = autoconfiguration(&VmId::new("web-1"), Ipv4Addr::new(10, 0, 0, 7), gateway, mask);
+        assert_eq!(text, " ip=10.0.0.7::10.0.0.1:255.255.0.0:web-1:eth0:off");
+    }
+}

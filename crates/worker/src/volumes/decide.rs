@@ -1,0 +1,189 @@
+//! What becomes of a volume when its VM starts. Pure.
+//!
+//! | policy | first start | later starts | the image's content changed |
+//! |---|---|---|---|
+//! | `from_image` | seeded | kept | seeded anew, the old content stays; or an old content of that image comes back |
+//! | `persistent` | seeded, or blank | kept | kept |
+//! | `ephemeral` | seeded, or blank | seeded, or blank | seeded |
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+use vm_model::{Bytes, VolumePolicy};
+
+use super::record::{Content, VolumeRecord};
+
+/// What a definition wants of one disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeWish {
+    /// When its content is given up.
+    pub(crate) policy: VolumePolicy,
+    /// The digest of its image's content; absent for a disk given by size.
+    pub(crate) image: Option<String>,
+    /// How large it is at least: the image's size, or what was asked for if that is more.
+    pub(crate) size: Bytes,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The disk goes on with its content.
+    Keep {
+        /// The size it is to have, if it is to grow.
+        grow: Option<Bytes>,
+    },
+    /// The disk goes back to an earlier content.
+    Restore {
+        /// That content.
+        number: u64,
+        /// The size it is to have, if it is to grow.
+        grow: Option<Bytes>,
+    },
+    /// The disk gets a new content.
+    Seed {
+        /// Its number.
+        number: u64,
+    },
+}
+
+/// Why a disk is not given to its VM: its content is not as it was left.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum VolumeProblem {
+    #[error("its file is missing: put it back, or delete the volume to have it made anew")]
+    Missing,
+    #[error(
+        "its file has {found} bytes and was left with {recorded}: put the whole file back, or delete the volume to have \
+         it made anew"
+    )]
+    Resized { recorded: u64, found: u64 },
+}
+
+/// Decides for the volume `record`, whose files have the sizes `found` by number, what a start by `wish` does.
+///
+/// # Errors
+/// The content that the disk is to go on with is not as it was left.
+pub(crate) fn decide(
+    record: Option<&VolumeRecord>,
+    found: &BTreeMap<u64, u64>,
+    wish: &VolumeWish,
+) -> Result<Decision, VolumeProblem> {
+    let Some(record) = record else { return Ok(Decision::Seed { number: 0 }) };
+    let seed = Decision::Seed { number: record.next };
+    let Some(current) = record.current() else { return Ok(seed) };
+    let is_kept = match wish.policy {
+        VolumePolicy::Persistent => true,
+        VolumePolicy::FromImage => is_of(current, wish.image.as_deref()),
+        VolumePolicy::Ephemeral => false,
+    };
+    if is_kept {
+        check(current, found.get(&record.current).copied())?;
+        return Ok(Decision::Keep { grow: growth(current, wish) });
+    }
+    if wish.policy != VolumePolicy::FromImage {
+        return Ok(seed);
+    }
+    // The newest that was seeded from this image, and is whole, comes back with what the guest wrote to it then.
+    let earlier = record.contents.iter().rev().find(|(number, content)| {
+        is_of(content, wish.image.as_deref()) && check(content, found.get(number).copied()).is_ok()
+    });
+    Ok(match earlier {
+        Some((number, content)) => Decision::Restore { number: *number, grow: growth(content, wish) },
+        None => seed,
+    })
+}
+
+/// Whether `content` was seeded from an image with this digest.
+fn is_of(content: &Content, digest: Option<&str>) -> bool {
+    content.image.as_ref().map(|image| image.digest.as_str()) == digest
+}
+
+fn check(content: &Content, found: Option<u64>) -> Result<(), VolumeProblem> {
+    let recorded = content.size.get();
+    match found {
+        None => Err(VolumeProblem::Missing),
+        Some(found) if found == recorded || content.growing_from == Some(Bytes::new(found)) => Ok(()),
+        Some(found) => Err(VolumeProblem::Resized { recorded, found }),
+    }
+}
+
+/// The size that `content` is to be given; also where it was being given one and was cut short.
+fn growth(content: &Content, wish: &VolumeWish) -> Option<Bytes> {
+    (wish.size > content.size || content.growing_from.is_some()).then_some(wish.size.max(content.size))
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::Timestamp;
+
+    use super::super::content::{FileIdentity, ImageContent};
+    use super::*;
+
+    fn content(image: Option<&str>, size: u64) -> Content {
+        let seen_in = FileIdentity::of(&std::fs::File::open("/proc/self/exe").expect("there")).expect("told");
+        let image = image.map(|digest| ImageContent { digest: digest.into(), seen_in });
+        let created = Timestamp::from_millis(0);
+        Content { size: Bytes::new(size), growing_from: None, created, image, used: true, until: None }
+    }
+
+    fn volume(policy: VolumePolicy, contents: &[(u64, Content)], current: u64) -> VolumeRecord {
+        let next = contents.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
+        VolumeRecord { policy, next, current, contents: contents.iter().cloned().collect(), unused: None }
+    }
+
+    fn wish(policy: VolumePolicy, image: Option<&str>, size: u64) -> VolumeWish {
+        VolumeWish { policy, image: image.map(str::to_owned), size: Bytes::new(size) }
+    }
+
+    const KEEP: Decision = Decision::Keep { grow: None };
+
+    #[test]
+    fn an_image_of_the_same_content_keeps_the_volume_and_another_one_seeds_it() {
+        let record = volume(VolumePolicy::FromImage, &[(0, content(Some("a"), 512))], 0);
+        let found = [(0, 512)].into();
+        let decided = |wish: &VolumeWish| decide(Some(&record), &found, wish).expect("whole");
+        assert_eq!(decided(&wish(VolumePolicy::FromImage, Some("a"), 512)), KEEP);
+        assert_eq!(decided(&wish(VolumePolicy::FromImage, Some("b"), 512)), Decision::Seed { number: 1 });
+        assert_eq!(decided(&wish(VolumePolicy::Persistent, Some("b"), 512)), KEEP);
+        assert_eq!(decided(&wish(VolumePolicy::Ephemeral, Some("a"), 512)), Decision::Seed { number: 1 });
+    }
+
+    #[test]
+    fn going_back_to_an_image_brings_back_what_was_written_under_it() {
+        let contents = [(0, content(Some("a"), 512)), (1, content(Some("b"), 512))];
+        let record = volume(VolumePolicy::FromImage, &contents, 1);
+        let back = wish(VolumePolicy::FromImage, Some("a"), 512);
+        let both = [(0, 512), (1, 512)].into();
+        assert_eq!(decide(Some(&record), &both, &back), Ok(Decision::Restore { number: 0, grow: None }));
+        let damaged = [(0, 0), (1, 512)].into();
+        assert_eq!(decide(Some(&record), &damaged, &back), Ok(Decision::Seed { number: 2 }));
+    }
+
+    #[test]
+    fn a_content_that_is_not_as_it_was_left_is_never_remade_in_silence() {
+        for policy in [VolumePolicy::FromImage, VolumePolicy::Persistent] {
+            let record = volume(policy, &[(0, content(Some("a"), 1024))], 0);
+            let wish = wish(policy, Some("a"), 1024);
+            let decided = |found: BTreeMap<u64, u64>| decide(Some(&record), &found, &wish);
+            assert_eq!(decided(BTreeMap::new()), Err(VolumeProblem::Missing));
+            let resized = |found| Err(VolumeProblem::Resized { recorded: 1024, found });
+            assert_eq!(decided([(0, 512)].into()), resized(512));
+            assert_eq!(decided([(0, 2048)].into()), resized(2048));
+        }
+    }
+
+    #[test]
+    fn volumes_grow_and_never_shrink() {
+        let record = volume(VolumePolicy::Persistent, &[(0, content(None, 1024))], 0);
+        let sized =
+            |size| decide(Some(&record), &[(0, 1024)].into(), &wish(VolumePolicy::Persistent, None, size));
+        assert_eq!(sized(4096), Ok(Decision::Keep { grow: Some(Bytes::new(4096)) }));
+        assert_eq!(sized(512), Ok(KEEP));
+        let cut_short = Content { growing_from: Some(Bytes::new(512)), ..content(None, 1024) };
+        let record = volume(VolumePolicy::Persistent, &[(0, cut_short)], 0);
+        for found in [512, 1024] {
+            let decided =
+                decide(Some(&record), &[(0, found)].into(), &wish(VolumePolicy::Persistent, None, 1024));
+            assert_eq!(decided, Ok(Decision::Keep { grow: Some(Bytes::new(1024)) }));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The files of one volume.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::record::VolumeRecord;
+use crate::records::{ReadError, WriteError, make_private, read_in_place, write_versioned};
+
+const VERSION: u32 = 1;
+const RECORD: &str = "volume.json";
+
+/// The directory of one volume.
+#[derive(Clone, Debug)]
+pub(super) struct VolumeDirectory {
+    path: PathBuf,
+}
+
+impl VolumeDirectory {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the content `number` lies.
+    pub(super) fn content(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{number}.img"))
+    }
+
+    /// Where the content `number` lies until a record speaks of it. One that none speaks of is a start that was cut short.
+    pub(super) fn staged(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{number}.staged"))
+    }
+
+    /// Gives the staged content `number` its name, if it has not got it yet.
+    pub(super) fn adopt(&self, number: u64) -> io::Result<()> {
+        match fs::rename(self.staged(number), self.content(number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.and_then(|()| File::open(&self.path)?.sync_all()),
+        }
+    }
+
+    /// Creates the directory; on return it is on stable storage.
+    pub(super) fn create(&self) -> io::Result<()> {
+        if self.path.is_dir() {
+            return Ok(());
+        }
+        make_private(&self.path)?;
+        let above = self.path.ancestors().skip(1).take(2);
+        above.into_iter().try_for_each(|directory| File::open(directory)?.sync_all())
+    }
+
+    /// What is on record, if anything is. A damaged record stays where it is: without it, what lies beside it would look as
+    /// if it had never been used.
+    pub(super) fn load(&self) -> Result<Option<VolumeRecord>, ReadError> {
+        read_in_place(&self.path.join(RECORD), VERSION)
+    }
+
+    /// Puts `record` on stable storage.
+    pub(super) fn save(&self, record: &VolumeRecord) -> Result<(), WriteError> {
+        write_versioned(&self.path.join(RECORD), VERSION, record)
+    }
+
+    /// The sizes of all contents that lie here, by number.
+    pub(super) fn sizes(&self) -> io::Result<BTreeMap<u64, u64>> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        let mut sizes = BTreeMap::new();
+        for entry in entries {
+            let entry = entry?;
+            // A link in the place of a file is no content of ours.
+            if let Some(number) = number_of(&entry.path())
+                && entry.file_type()?.is_file()
+            {
+                sizes.insert(number, entry.metadata()?.len());
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// Opens the content `number` for reading and writing.
+    pub(super) fn open(&self, number: u64) -> io::Result<File> {
+        let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+        OpenOptions::new().read(true).write(true).custom_flags(no_links).open(self.content(number))
+    }
+
+    /// Deletes the content `number`, also one that is only staged. One that is not there is fine.
+    pub(super) fn delete(&self, number: u64) -> io::Result<()> {
+        remove_file(&self.staged(number))?;
+        remove_file(&self.content(number))
+    }
+}
+
+/// Removes a file. One that is not there is fine.
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The number of the content that lies at `path`.
+fn number_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_suffix(".img")?.parse().ok()
+}

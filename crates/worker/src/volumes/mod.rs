@@ -1,0 +1,28 @@
+//! Volumes: the writable disks of VMs, each with an identity of its own and a policy that says when its content is given
+//! up. They outlive edits of their VM's definition, and the VM itself for a while.
+//!
+//! ```text
+//! <state>/volumes/<vm>/<disk>/volume.json   what the volume is: policy, contents, which one is in use
+//! <state>/volumes/<vm>/<disk>/<number>.img  a content
+//! <state>/volumes/.removed.<vm>             what is being deleted
+//! ```
+//!
+//! A start goes in two steps, so that a new content is made while the machine before still runs on the old one:
+//! [`VolumeStore::stage`] decides ([`decide`], pure) and copies, [`VolumeStore::commit`] switches over and opens. A machine
+//! that then does not start is undone ([`VolumeStore::undo`]); one that does has the rest put in order
+//! ([`VolumeStore::settle`]).
+//!
+//! When contents are deleted is not decided here but in `housekeeping`.
+
+mod content;
+mod copy;
+mod decide;
+mod directory;
+mod listing;
+mod record;
+mod store;
+
+#[cfg(feature = "benchmarks")]
+pub(crate) use copy::make_content;
+pub(crate) use listing::ContentRef;
+pub(crate) use store::{Committed, StageRequest, Staged, Thoroughness, VolumeError, VolumeStore, summary};

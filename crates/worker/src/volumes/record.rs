@@ -1,0 +1,62 @@
+//! What is known of a volume, on disk beside its contents.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vm_model::{Bytes, Timestamp, VolumePolicy};
+
+use super::content::ImageContent;
+
+/// A volume: one disk of one VM over its whole life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    /// When its content is given up.
+    pub(crate) policy: VolumePolicy,
+    /// The number of the next content: none is ever used twice.
+    pub(crate) next: u64,
+    /// The content that the VM's disk is on.
+    pub(crate) current: u64,
+    /// Every content that is there.
+    pub(crate) contents: BTreeMap<u64, Content>,
+    /// Since when the VM's description has no such disk, and when the volume is deleted for it.
+    #[serde(default)]
+    pub(crate) unused: Option<Unused>,
+}
+
+/// One content of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
+    /// Its size. A file of another size was not left so by us.
+    pub(crate) size: Bytes,
+    /// Its size before it was to grow; there until it has grown.
+    #[serde(default)]
+    pub(crate) growing_from: Option<Bytes>,
+    /// When it was made.
+    pub(crate) created: Timestamp,
+    /// What it was seeded from; absent for one that was blank, and where nobody knows.
+    pub(crate) image: Option<ImageContent>,
+    /// Whether a guest may have written to it.
+    pub(crate) used: bool,
+    /// When it is deleted, if another one has taken its place; absent while the VM has not started on that one.
+    #[serde(default)]
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// A volume whose VM has no such disk any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unused {
+    /// When it is deleted; absent for one that is kept until it is deleted by word.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl VolumeRecord {
+    /// The content in use.
+    pub(crate) fn current(&self) -> Option<&Content> {
+        self.contents.get(&self.current)
+    }
+
+    /// Whether any content may hold what a guest wrote.
+    pub(crate) fn is_used(&self) -> bool {
+        self.contents.values().any(|content| content.used)
+    }
+}

@@ -1,0 +1,82 @@
+//! A node at work, and how to tell it something.
+
+use std::sync::Arc;
+
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
+use vm_model::{Assignment, AssignmentSet, DesiredState, Generation};
+use worker::node::{Node, NodeMessage, Preview, Refusal, Verdict};
+use worker::vms::{VmId, VmManager};
+
+use crate::workbench::{Artifact, await_vm};
+
+/// VM `id` from `artifact`.
+pub(crate) fn assigned(id: &str, artifact: &Artifact, desired: DesiredState) -> Assignment {
+    Assignment { desired, ..Assignment::new(VmId::new(id), artifact.hash.clone(), artifact.path.clone()) }
+}
+
+/// A node at work.
+pub(crate) struct Told {
+    pub(crate) manager: Arc<VmManager>,
+    messages: mpsc::Sender<NodeMessage>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Told {
+    pub(crate) fn start(manager: VmManager) -> Self {
+        let manager = Arc::new(manager);
+        let (messages, node_channel) = mpsc::channel(4);
+        let node = Node {
+            node_channel,
+            master_addr: "127.0.0.1:1".parse().expect("an address"),
+            vm_manager: Arc::clone(&manager),
+        };
+        let runtime = Builder::new_current_thread().build().expect("built");
+        let thread = std::thread::spawn(move || runtime.block_on(node.run()));
+        Self { manager, messages, thread }
+    }
+
+    /// Says what should run; the number of the state in force then.
+    pub(crate) fn tell(&self, generation: Option<u64>, vms: Vec<Assignment>) -> Result<Generation, Refusal> {
+        let generation = generation.map(Generation::new);
+        let set = AssignmentSet { generation, vms, ..AssignmentSet::default() };
+        self.assign(set).map(|verdict| verdict.generation)
+    }
+
+    /// Says what should run, and what became of that.
+    pub(crate) fn assign(&self, desired: AssignmentSet) -> Result<Verdict, Refusal> {
+        let (answer, verdict) = oneshot::channel();
+        self.send(NodeMessage::Assignment { desired, answer: Some(answer) });
+        verdict.blocking_recv().expect("answers")
+    }
+
+    /// What would change if these should run, in words.
+    pub(crate) fn plan(&self, vms: Vec<Assignment>) -> Vec<String> {
+        let (answer, plan) = oneshot::channel();
+        let desired = AssignmentSet { vms, ..AssignmentSet::default() };
+        self.send(NodeMessage::Plan { desired, answer });
+        let Preview { actions, .. } = plan.blocking_recv().expect("answers").expect("admitted");
+        actions.iter().map(ToString::to_string).collect()
+    }
+
+    /// Lets a held state go.
+    pub(crate) fn allow_removals(&self) -> Option<Result<Verdict, Refusal>> {
+        let (answer, verdict) = oneshot::channel();
+        self.send(NodeMessage::AllowRemovals { answer });
+        verdict.blocking_recv().expect("answers")
+    }
+
+    fn send(&self, message: NodeMessage) {
+        self.messages.blocking_send(message).expect("works");
+    }
+
+    pub(crate) fn await_phase(&self, id: &str, phase: &str) {
+        await_vm(&self.manager, &VmId::new(id), phase, |info| info.status.phase_name() == phase);
+    }
+
+    pub(crate) fn end(self) -> Arc<VmManager> {
+        drop(self.messages);
+        self.thread.join().expect("ends in order");
+        self.manager
+    }
+}

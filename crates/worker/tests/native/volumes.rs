@@ -1,0 +1,284 @@
+//! Volumes: what they are seeded from, how long they stay, and what happens when they are not as they were left.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tiny_guest::TinyGuest;
+use vm_model::{Bytes, FailureKind, VolumeKeep, VolumePolicy};
+use worker::vms::{KeptSelection, VmId, VmInfo, VmManager, VmManagerConfig, VmStatus, VolumeInfo};
+
+use crate::workbench::{Artifact, Workbench, await_console, await_vm, create, isolated, mount_small, until};
+
+/// An artifact whose guest counts its boots on the disk `data`.
+fn counting(bench: &Workbench, name: &str, disks: Value, settings: Value) -> Artifact {
+    let config = json!({ "disks": disks, "procurator": { "disks": settings } });
+    let artifact = bench.artifact(name, &TinyGuest::lives_and_idle(0), &config);
+    fs::write(artifact.path.join("disk.img"), vec![0; 64 << 10]).expect("written");
+    bench.hashed(artifact.path)
+}
+
+fn image_disk(bench: &Workbench, name: &str) -> Artifact {
+    counting(bench, name, json!([{ "path": "disk.img", "id": "data" }]), json!([]))
+}
+
+fn vm() -> VmId {
+    VmId::new("vm")
+}
+
+fn volume_file(bench: &Workbench, number: u64) -> PathBuf {
+    bench.path().join(format!("state/volumes/vm/data/{number}.img"))
+}
+
+fn volumes(manager: &VmManager) -> Vec<VolumeInfo> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("built");
+    runtime.block_on(manager.list_volumes_async()).expect("listed")
+}
+
+fn delete(manager: &VmManager, which: KeptSelection) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("built");
+    runtime.block_on(manager.delete_kept_async(which)).expect("deleted")
+}
+
+fn await_life(manager: &VmManager, count: u32) {
+    await_console(manager, &vm(), &format!("life {count:08x}"));
+    // The count has been written.
+    await_console(manager, &vm(), "ready");
+}
+
+fn reason(info: &VmInfo) -> (FailureKind, String) {
+    let reason = info.last_failure.as_ref().expect("it failed");
+    (reason.kind, reason.message.clone())
+}
+
+#[test]
+fn a_disk_given_by_size_is_blank_once_and_outlives_images() {
+    isolated(|bench| {
+        let sized = json!([{ "id": "data", "size": 1 << 20 }]);
+        let (one, two) = (counting(&bench, "one", json!([]), sized.clone()), {
+            let artifact = counting(&bench, "two", json!([]), sized);
+            fs::write(artifact.path.join("more"), "x").expect("written");
+            bench.hashed(artifact.path)
+        });
+        fs::remove_file(one.path.join("disk.img")).expect("removed");
+        fs::remove_file(two.path.join("disk.img")).expect("removed");
+        let (one, two) = (bench.hashed(one.path), bench.hashed(two.path));
+        let manager = bench.manager();
+        create(&manager, &vm(), &one).expect("runs");
+        await_life(&manager, 0);
+        let listed = volumes(&manager);
+        assert_eq!((listed[0].policy, listed[0].size), (VolumePolicy::Persistent, Bytes::new(1 << 20)));
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &two).expect("runs");
+        await_life(&manager, 1);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_volume_grows_on_request_and_keeps_its_content() {
+    isolated(|bench| {
+        let manager = bench.manager();
+        create(&manager, &vm(), &image_disk(&bench, "one")).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        let larger = json!([{ "id": "data", "size": 1 << 20 }]);
+        let artifact = counting(&bench, "two", json!([{ "path": "disk.img", "id": "data" }]), larger);
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 1);
+        assert_eq!(fs::metadata(volume_file(&bench, 0)).expect("there").len(), 1 << 20);
+        assert_eq!(
+            manager.get_vm(&vm()).expect("there").machine.expect("known").disks[0].size.get(),
+            1 << 20
+        );
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_volume_that_is_not_as_it_was_left_fails_its_vm_and_is_not_remade() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.stop_vm(&vm()).expect("stops");
+        let file = volume_file(&bench, 0);
+        let whole = fs::read(&file).expect("read");
+
+        fs::write(&file, &whole[..32 << 10]).expect("truncated");
+        manager.start_vm(&vm()).expect_err("refused");
+        let (kind, message) = reason(&manager.get_vm(&vm()).expect("there"));
+        assert_eq!(kind, FailureKind::Disk);
+        assert!(
+            message.contains("vm/data") && message.contains("32768") && message.contains("65536"),
+            "{message}"
+        );
+
+        fs::remove_file(&file).expect("removed");
+        manager.start_vm(&vm()).expect_err("refused");
+        let (kind, message) = reason(&manager.get_vm(&vm()).expect("there"));
+        assert!(kind == FailureKind::Disk && message.contains("missing"), "{message}");
+        assert!(!file.exists(), "it is not remade");
+
+        fs::write(&file, &whole).expect("put back");
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 1);
+        manager.stop_vm(&vm()).expect("stops");
+        assert_eq!(delete(&manager, KeptSelection::Volume(vm(), "data".into())), Vec::<String>::new());
+        assert!(file.exists(), "one that can be used is not deleted");
+
+        fs::remove_file(&file).expect("removed");
+        delete(&manager, KeptSelection::Volume(vm(), "data".into()));
+        manager.start_vm(&vm()).expect("made anew by word");
+        await_life(&manager, 0);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_damaged_record_of_a_volume_fails_its_vm_and_leaves_everything_where_it_is() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.stop_vm(&vm()).expect("stops");
+        let record = bench.path().join("state/volumes/vm/data/volume.json");
+        let whole = fs::read(&record).expect("read");
+        for content in [&b"{ damaged"[..], br#"{"version": 99}"#] {
+            fs::write(&record, content).expect("damaged");
+            manager.start_vm(&vm()).expect_err("refused");
+            let (kind, message) = reason(&manager.get_vm(&vm()).expect("there"));
+            assert!(kind == FailureKind::Disk && message.contains("volume.json"), "{message}");
+            assert_eq!(fs::read(&record).expect("there"), content);
+        }
+        fs::remove_file(&record).expect("removed");
+        manager.start_vm(&vm()).expect_err("refused");
+        assert_eq!(reason(&manager.get_vm(&vm()).expect("there")).0, FailureKind::Disk);
+        fs::write(&record, whole).expect("put back");
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 1);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn what_was_removed_goes_when_its_time_is_over_or_by_word() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let config = VmManagerConfig { removal_grace: Duration::from_secs(2), ..bench.config() };
+        let manager = VmManager::new(config).expect("starts");
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        assert!(matches!(volumes(&manager)[0].keep, VolumeKeep::Removed { .. }));
+        until("its time is over", || volumes(&manager).is_empty());
+        until("its record goes, too", || {
+            fs::read_dir(bench.path().join("state/vms")).expect("listed").count() == 0
+        });
+        assert_eq!(manager.list_removed_vms(), []);
+        manager.shutdown().expect("ends");
+        drop(manager);
+
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        assert_eq!(delete(&manager, KeptSelection::Vm(VmId::new("other"))).len(), 0);
+        assert_eq!(delete(&manager, KeptSelection::All), ["volumes of vm, which was removed"]);
+        assert_eq!(volumes(&manager), []);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn what_is_kept_goes_for_want_of_space_oldest_first() {
+    isolated(|bench| {
+        mount_small(&bench.path().join("state"), 24 << 20);
+        let filled = |name: &str, byte: u8| {
+            let artifact = counting(&bench, name, json!([{ "path": "disk.img", "id": "data" }]), json!([]));
+            let mut image = vec![byte; 6 << 20];
+            image[..4096].fill(0);
+            fs::write(artifact.path.join("disk.img"), image).expect("written");
+            bench.hashed(artifact.path)
+        };
+        let manager = bench.manager();
+        for (name, byte) in [("one", 1), ("two", 2)] {
+            let id = VmId::new(name);
+            create(&manager, &id, &filled(name, byte)).expect("runs");
+            await_console(&manager, &id, "ready");
+            manager.remove_vm(&id).expect("goes");
+            // Their times are told apart by milliseconds.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(manager.list_removed_vms().len(), 2);
+        for (name, byte) in [("three", 3), ("four", 4)] {
+            create(&manager, &VmId::new(name), &filled(name, byte)).expect("there is room for it");
+        }
+        let kept: Vec<_> = manager.list_removed_vms().into_iter().map(|vm| vm.assignment.id).collect();
+        assert_eq!(kept, [VmId::new("two")], "the one that was removed first has gone");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_disk_of_a_worker_before_volumes_is_taken_over() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.shutdown().expect("ends");
+        drop(manager);
+        // As it lay there before: beside the record.
+        let old = bench.path().join("state/vms/vm/disk0.img");
+        fs::rename(volume_file(&bench, 0), &old).expect("moved");
+        fs::remove_dir_all(bench.path().join("state/volumes/vm")).expect("removed");
+        let manager = bench.manager();
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 1);
+        assert!(!old.exists() && volume_file(&bench, 0).exists());
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_disk_that_the_description_no_longer_has_is_kept_and_comes_back() {
+    isolated(|bench| {
+        let both = json!([{ "path": "disk.img", "id": "data" }, { "path": "disk.img", "id": "more" }]);
+        let (with, without) = (counting(&bench, "with", both, json!([])), image_disk(&bench, "without"));
+        let manager = bench.manager();
+        create(&manager, &vm(), &with).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &without).expect("runs");
+        await_life(&manager, 1);
+        let of_more = |manager: &VmManager| {
+            volumes(manager).into_iter().find(|volume| volume.disk == "more").expect("kept").keep
+        };
+        until("it is marked", || matches!(of_more(&manager), VolumeKeep::Unused { until: Some(_) }));
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &with).expect("runs");
+        await_life(&manager, 2);
+        until("it is in use again", || of_more(&manager) == VolumeKeep::InUse);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_guest_that_never_ran_leaves_no_volume() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        fs::write(artifact.path.join("vmlinux"), [9; 9000]).expect("written");
+        let artifact = bench.hashed(artifact.path);
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect_err("no kernel");
+        await_vm(&manager, &vm(), "failed", |info| matches!(info.status, VmStatus::Failed(_)));
+        assert_eq!(volumes(&manager), []);
+        manager.remove_vm(&vm()).expect("goes");
+        assert_eq!(manager.list_removed_vms(), []);
+        manager.shutdown().expect("ends");
+    });
+}
