@@ -159,8 +159,8 @@ async fn inspect_vm(
     Argument(id): Argument<String>,
 ) -> Result<Json<VmView>, Refusal> {
     let id = parse(&id)?;
-    let info = vm_manager.get_vm(&id).map_err(|problem| match vm_manager.list_damaged_vms().get(&id) {
-        Some(problem) => VmManagerError::Damaged { id, problem: problem.clone() },
+    let info = vm_manager.get_vm(&id).map_err(|problem| match vm_manager.list_damaged().remove(&id) {
+        Some(problem) => VmManagerError::Damaged { id, problem },
         None => problem,
     })?;
     Ok(Json(view(&vm_manager, info)))

@@ -8,9 +8,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use vm_model::ResetSource;
+
 use crate::bus::BusDevice;
 use crate::ports::LineInterrupt;
-use crate::power::{PowerRequests, ResetSource};
+use crate::power::PowerRequests;
 
 /// Bytes of the sleep and reset register.
 pub const SLEEP_REGISTER_LENGTH: u64 = 1;

@@ -3,8 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vm_model::ResetSource;
+
 use crate::bus::BusDevice;
-use crate::power::{PowerRequests, ResetSource};
+use crate::power::PowerRequests;
 
 /// Ports from the data port (0x60) to the status and command port (0x64).
 pub const KEYBOARD_CONTROLLER_LENGTH: u64 = 5;

@@ -1,13 +1,6 @@
 //! What a guest asks of its machine as a whole: to be switched off or reset.
 
-/// By which register a guest asked for a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetSource {
-    /// The ACPI reset register.
-    Acpi,
-    /// The keyboard controller's reset line.
-    KeyboardController,
-}
+use vm_model::ResetSource;
 
 /// Where a guest's requests go.
 ///
@@ -27,7 +20,9 @@ pub(crate) mod testing {
 
     use std::sync::{Mutex, PoisonError};
 
-    use super::{PowerRequests, ResetSource};
+    use vm_model::ResetSource;
+
+    use super::PowerRequests;
 
     /// What a guest asked for: `None` is power off.
     #[derive(Default)]

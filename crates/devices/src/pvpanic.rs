@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use vm_model::GuestPanic;
+
 use crate::bus::BusDevice;
 
 /// Bytes of its register.
@@ -14,21 +16,12 @@ const PANICKED: u8 = 1 << 0;
 /// The guest panicked and starts a crash kernel that was loaded before.
 const CRASH_LOADED: u8 = 1 << 1;
 
-/// What a guest reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PanicReport {
-    /// Its kernel panicked.
-    Panicked,
-    /// Its kernel panicked and a crash kernel takes over.
-    CrashKernelLoaded,
-}
-
 /// Where reports go.
 ///
 /// Called on a vCPU thread in the middle of the guest's register write, as often as the guest likes.
 pub trait PanicReports: Send + Sync {
     /// The guest reports.
-    fn guest_panicked(&self, report: PanicReport);
+    fn guest_panicked(&self, report: GuestPanic);
 }
 
 /// The panic device's register.
@@ -56,9 +49,9 @@ impl BusDevice for PanicDevice {
     /// Takes the first byte. Of both events at once the panic counts; others, which are not offered, are ignored.
     fn write(&self, offset: u64, data: &[u8]) {
         match (offset, data.first()) {
-            (0, Some(events)) if events & PANICKED != 0 => self.reports.guest_panicked(PanicReport::Panicked),
+            (0, Some(events)) if events & PANICKED != 0 => self.reports.guest_panicked(GuestPanic::Panicked),
             (0, Some(events)) if events & CRASH_LOADED != 0 => {
-                self.reports.guest_panicked(PanicReport::CrashKernelLoaded);
+                self.reports.guest_panicked(GuestPanic::CrashKernelLoaded);
             }
             _ => {}
         }
@@ -72,10 +65,10 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Recorded(Mutex<Vec<PanicReport>>);
+    struct Recorded(Mutex<Vec<GuestPanic>>);
 
     impl PanicReports for Recorded {
-        fn guest_panicked(&self, report: PanicReport) {
+        fn guest_panicked(&self, report: GuestPanic) {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(report);
         }
     }
@@ -91,8 +84,8 @@ mod tests {
             device.write(0, &[event, 0]);
             let expected = match event & 0b11 {
                 0 => None,
-                0b10 => Some(PanicReport::CrashKernelLoaded),
-                _ => Some(PanicReport::Panicked),
+                0b10 => Some(GuestPanic::CrashKernelLoaded),
+                _ => Some(GuestPanic::Panicked),
             };
             assert_eq!(recorded.0.lock().unwrap().pop(), expected, "event {event:#x}");
         }

@@ -54,8 +54,8 @@ pub(crate) fn queues(bytes: &[u8]) {
         for (number, _) in (0_u16..).zip(&bench.drivers) {
             bench.write(0x1000 + 4 * u64::from(number), &number.to_le_bytes());
         }
-        let figures = handle.figures();
-        assert!(figures.target <= MEMORY_BYTES, "a target of {}", figures.target);
+        let target = handle.counters().target.get();
+        assert!(target <= MEMORY_BYTES, "a target of {target}");
     }
     bench.settle();
 }

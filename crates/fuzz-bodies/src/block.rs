@@ -4,12 +4,11 @@ use std::fs::File;
 use std::num::NonZeroU16;
 use std::os::unix::fs::FileExt;
 
-use devices::virtio::block::{
-    BlockDevice, BlockDeviceConfig, DiskAccess, DiskCaching, DiskErasure, DiskImage, DiskSerial, EngineChoice,
-};
+use devices::virtio::block::{BlockDevice, BlockDeviceConfig, DiskSerial, EngineChoice};
 use devices::virtio::{QueueSize, RateLimits};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
+use vm_model::{DiskAccess, DiskCaching, DiskErasure, DiskFormat, OnIoError};
 
 use crate::bench::Bench;
 use crate::driver::any_address;
@@ -35,7 +34,7 @@ pub(crate) fn disk() -> File {
 pub(crate) fn device(file: File, read_only: bool) -> BlockDevice {
     BlockDevice::new(BlockDeviceConfig {
         file: file.into(),
-        image: DiskImage::Raw,
+        format: DiskFormat::Raw,
         access: if read_only { DiskAccess::ReadOnly } else { DiskAccess::ReadWrite },
         caching: DiskCaching::Cached,
         erasure: DiskErasure::Offered,
@@ -43,6 +42,7 @@ pub(crate) fn device(file: File, read_only: bool) -> BlockDevice {
         queue_count: NonZeroU16::MIN,
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
+        on_io_error: OnIoError::Report,
         engine: EngineChoice::Automatic,
         name: "fuzzed".to_owned(),
     })

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use devices::virtio::net::{
-    FramePort, LinkState, MacAddress, NetDevice, NetDeviceConfig, NetHandle, OffloadOffers, Offloads,
-    PortUse, UdpSegmentation,
+    FramePort, NetDevice, NetDeviceConfig, NetHandle, Offloads, PortUse, UdpSegmentation,
 };
 use devices::virtio::{BucketLimits, QueueSize, RateLimits};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use vm_memory::{Bytes, GuestAddress};
+
+use vm_model::{LinkState, MacAddress, NicOffloads};
 
 use crate::bench::Bench;
 use crate::driver::{Driver, any_address};
@@ -64,11 +65,11 @@ pub(crate) fn device(limited: bool) -> (NetDevice, Vec<OwnedFd>) {
     let frames = limited.then(|| BucketLimits::new(LIMIT, 0, day).expect("a possible limit"));
     let config = NetDeviceConfig {
         ports: theirs.into_iter().map(|socket| Box::new(Port(socket)) as Box<dyn FramePort>).collect(),
-        mac: MacAddress([2, 0, 0, 0, 0, 1]),
+        mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
         mtu: Some(1500),
         queue_size: QueueSize::default(),
         rate_limits: RateLimits { bandwidth: None, operations: frames },
-        offloads: OffloadOffers::default(),
+        offloads: NicOffloads::default(),
         kernel: None,
     };
     (NetDevice::new(config).expect("a few descriptors"), ours)

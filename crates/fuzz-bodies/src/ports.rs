@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use devices::ports::{Doorbells, LineInterrupt, MessageInterrupts, MsiMessage};
-use devices::power::{PowerRequests, ResetSource};
-use devices::pvpanic::{PanicReport, PanicReports};
+use devices::power::PowerRequests;
+use devices::pvpanic::PanicReports;
 use devices::serial::ConsoleSink;
 use devices::virtio::queue::QueueInterrupt;
 use devices::watchdog::WatchdogReports;
+use vm_model::{GuestPanic, ResetSource};
 use vmm_sys_util::eventfd::EventFd;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -122,7 +123,7 @@ impl WatchdogReports for Nowhere {
 }
 
 impl PanicReports for Nowhere {
-    fn guest_panicked(&self, _report: PanicReport) {}
+    fn guest_panicked(&self, _report: GuestPanic) {}
 }
 
 impl PowerRequests for Nowhere {

@@ -10,12 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::panic;
 use std::sync::Once;
 
-use devices::virtio::block::{
-    BlockDevice, BlockDeviceConfig, DiskAccess, DiskCaching, DiskErasure, DiskImage, DiskSerial, EngineChoice,
-};
+use devices::virtio::block::{BlockDevice, BlockDeviceConfig, DiskSerial, EngineChoice};
 use devices::virtio::{QueueSize, RateLimits};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
+use vm_model::{DiskAccess, DiskCaching, DiskErasure, DiskFormat, OnIoError};
 
 use crate::bench::Bench;
 use crate::input::Input;
@@ -88,7 +87,7 @@ fn answers(bytes: &[u8]) -> Vec<u8> {
 fn config(image: File) -> BlockDeviceConfig {
     BlockDeviceConfig {
         file: image.into(),
-        image: DiskImage::Qcow2,
+        format: DiskFormat::Qcow2,
         access: DiskAccess::ReadOnly,
         caching: DiskCaching::Cached,
         erasure: DiskErasure::Offered,
@@ -96,6 +95,7 @@ fn config(image: File) -> BlockDeviceConfig {
         queue_count: NonZeroU16::MIN,
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
+        on_io_error: OnIoError::Report,
         engine: EngineChoice::Automatic,
         name: DISK.to_owned(),
     }

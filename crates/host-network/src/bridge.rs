@@ -2,14 +2,19 @@
 //!
 //! Deciding is pure: [`plan_bridge`] turns what was observed into [`BridgePlan`] or into the reason why this host
 //! cannot carry the network. A bridge that this crate created bears its alias, so that it is known for ours
-//! after a restart; any other bridge of that name is adopted as it is, and only gains the address.
+//! after a restart, and is kept as it was created. Any other bridge of that name is adopted: it gains the address, and
+//! what it brings along is looked at by [`settings`].
+
+mod settings;
 
 use std::fmt;
 
 use ipnetwork::Ipv4Network;
 
+pub use self::settings::{BridgeNote, BridgeProblem};
+use self::settings::{adopt, changes_to_ours};
 use crate::names::{BRIDGE_ALIAS, bridge_mac};
-use crate::netlink::{Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
+use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
 use crate::{NetworkConfig, NetworkError};
 
 /// Where the bridge came from.
@@ -19,7 +24,7 @@ pub enum BridgeOrigin {
     Created,
     /// An earlier start created it.
     Ours,
-    /// Somebody else did; it is never removed and its settings are left alone.
+    /// Somebody else did; it is never removed, and its settings are left alone but for those that would break VMs.
     Adopted,
 }
 
@@ -59,6 +64,8 @@ pub(crate) struct Observed {
     pub(crate) links: Vec<Link>,
     pub(crate) addresses: Vec<Ipv4Assignment>,
     pub(crate) routes: Vec<Ipv4Route>,
+    /// The links that have an IPv6 address which means something beyond the link.
+    pub(crate) ipv6_links: Vec<u32>,
 }
 
 /// One step towards the bridge.
@@ -66,8 +73,9 @@ pub(crate) struct Observed {
 pub(crate) enum BridgeAction {
     Create,
     /// Alias, MTU and up, in one request.
-    Dress,
+    Configure,
     BringUp,
+    Change(BridgeSetting),
     AddAddress,
 }
 
@@ -76,6 +84,14 @@ pub(crate) enum BridgeAction {
 pub(crate) struct BridgePlan {
     pub(crate) origin: BridgeOrigin,
     pub(crate) actions: Vec<BridgeAction>,
+    /// Settings that give an adopted bridge back as it was.
+    pub(crate) undo: Vec<BridgeSetting>,
+    /// The MTU of the network: the configured one, or an adopted bridge's smaller one.
+    pub(crate) mtu: u16,
+    /// Whether the host speaks IPv6 on the bridge, as it did before.
+    pub(crate) keeps_ipv6: bool,
+    /// What an adopted bridge brings along that VMs or the host will notice.
+    pub(crate) notes: Vec<BridgeNote>,
 }
 
 pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError> {
@@ -83,6 +99,7 @@ pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError>
         links: netlink.links().await?,
         addresses: netlink.ipv4_addresses().await?,
         routes: netlink.ipv4_routes().await?,
+        ipv6_links: netlink.ipv6_links().await?,
     })
 }
 
@@ -98,26 +115,26 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
     if let Some(link) = bridge
         && link.kind.as_deref() != Some("bridge")
     {
-        return Err(NetworkError::NotABridge {
-            name: config.bridge.clone(),
-            kind: link.kind.clone().unwrap_or_else(|| "physical".to_owned()),
-        });
+        let kind = link.kind.clone().unwrap_or_else(|| "physical".to_owned());
+        let problem = BridgeProblem::NotABridge { kind };
+        return Err(NetworkError::Bridge { name: config.bridge.clone(), problem });
     }
     let index = bridge.map(|link| link.index);
     if let Some(user) = find_use(config.network(), index, observed) {
         return Err(NetworkError::SubnetInUse { subnet: config.network(), user });
     }
-    let (origin, mut actions) = match bridge {
-        None => (BridgeOrigin::Created, vec![BridgeAction::Create, BridgeAction::Dress]),
+    let mut plan = match bridge {
+        None => BridgePlan {
+            actions: vec![BridgeAction::Create, BridgeAction::Configure],
+            ..BridgePlan::new(BridgeOrigin::Created, config)
+        },
         Some(link) if link.alias.as_deref() == Some(BRIDGE_ALIAS) => {
-            let is_dressed = link.is_up && link.mtu == u32::from(config.mtu);
-            let actions = if is_dressed { vec![] } else { vec![BridgeAction::Dress] };
-            (BridgeOrigin::Ours, actions)
+            let is_configured = link.is_up && link.mtu == u32::from(config.mtu);
+            let mut actions = if is_configured { vec![] } else { vec![BridgeAction::Configure] };
+            actions.extend(changes_to_ours(link).map(BridgeAction::Change));
+            BridgePlan { actions, ..BridgePlan::new(BridgeOrigin::Ours, config) }
         }
-        Some(link) => {
-            let actions = if link.is_up { vec![] } else { vec![BridgeAction::BringUp] };
-            (BridgeOrigin::Adopted, actions)
-        }
+        Some(link) => adopt(config, link, observed)?,
     };
     let wanted = bridge_address(config);
     let has_address = observed
@@ -125,9 +142,16 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
         .iter()
         .any(|assignment| Some(assignment.link) == index && assignment.address == wanted);
     if !has_address {
-        actions.push(BridgeAction::AddAddress);
+        plan.actions.push(BridgeAction::AddAddress);
     }
-    Ok(BridgePlan { origin, actions })
+    Ok(plan)
+}
+
+impl BridgePlan {
+    fn new(origin: BridgeOrigin, config: &NetworkConfig) -> Self {
+        let (actions, undo, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { origin, actions, undo, mtu: config.mtu, keeps_ipv6: false, notes }
+    }
 }
 
 /// Who uses addresses of `subnet` on another link than `bridge`.
@@ -153,10 +177,16 @@ fn find_use(subnet: Ipv4Network, bridge: Option<u32>, observed: &Observed) -> Op
             .iter()
             .find(|route| {
                 let is_default = route.destination.prefix() == 0;
-                let is_bridge = bridge.is_some() && route.link == bridge;
+                let is_bridge = bridge.is_some_and(|bridge| route.links == [bridge]);
                 !is_default && !is_bridge && route.destination.overlaps(subnet)
             })
-            .map(|route| SubnetUse::Route { destination: route.destination, link: name_of(route.link) })
+            .map(|route| {
+                let link = match route.links[..] {
+                    [link] => Some(link),
+                    _ => None,
+                };
+                SubnetUse::Route { destination: route.destination, link: name_of(link) }
+            })
     })
 }
 
@@ -178,7 +208,8 @@ pub(crate) async fn apply_bridge(
             (BridgeAction::Create, _) => create(netlink, config).await.map(|created| {
                 index = Some(created);
             }),
-            (BridgeAction::Dress, _) => netlink.dress_bridge(name, BRIDGE_ALIAS, config.mtu).await,
+            (BridgeAction::Configure, _) => netlink.configure_bridge(name, BRIDGE_ALIAS, config.mtu).await,
+            (BridgeAction::Change(setting), _) => netlink.change_bridge(name, *setting).await,
             (BridgeAction::BringUp, Some(index)) => netlink.set_up(index, name.as_str()).await,
             (BridgeAction::AddAddress, Some(index)) => {
                 netlink.add_address(index, bridge_address(config)).await

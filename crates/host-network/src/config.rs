@@ -1,12 +1,15 @@
 //! What a host network should be like, and the checks that need no look at the host.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
 
 use crate::LinkName;
 
+/// The bridge whose table has the plain name.
+const DEFAULT_BRIDGE: &str = "br-procurator";
 /// The smallest MTU that every IPv4 host must accept (RFC 791).
 const SMALLEST_MTU: u16 = 576;
 /// The largest MTU of a TAP: 65535 less an Ethernet header.
@@ -27,10 +30,13 @@ pub struct NetworkConfig {
     pub mtu: u16,
     /// How far VMs reach.
     pub egress: Egress,
-    /// The name of the nftables table of the family `ip` that is ours alone; replaced whole.
+    /// The name of the nftables table of the family `ip` that is this network's alone; replaced whole.
     pub nft_table: String,
     /// The name servers told to VMs.
     pub dns: DnsServers,
+    /// A directory for the note of what is changed on the host until shutdown, so that a run after one that was killed
+    /// gives it back too. Without one that is only remembered.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// How far the VMs of a network reach beyond the host.
@@ -83,7 +89,7 @@ pub enum ConfigError {
     },
     /// The table's name is none that nftables takes.
     #[error(
-        "invalid nftables table name {name:?}: a letter and at most 31 more of A-Z, a-z, 0-9, '_' and '-' are accepted"
+        "invalid nftables table name {name:?}: a letter and at most 31 more of A-Z, a-z, 0-9, '.', '_' and '-' are accepted"
     )]
     TableName {
         /// The name as configured.
@@ -99,17 +105,28 @@ pub enum ConfigError {
 
 impl NetworkConfig {
     /// The network `subnet` on `bridge` with the first host address as its gateway, masqueraded, with the
-    /// host's name servers.
+    /// host's name servers. Its table is `procurator` for the bridge `br-procurator`, else `procurator-<bridge>`, so
+    /// that workers on different bridges do not meet in one.
     pub fn new(bridge: LinkName, subnet: Ipv4Network) -> Self {
+        let nft_table = match bridge.as_str() {
+            DEFAULT_BRIDGE => "procurator".to_owned(),
+            other => format!("procurator-{other}"),
+        };
         Self {
             bridge,
             subnet,
             gateway: first_host(subnet),
             mtu: 1500,
             egress: Egress::default(),
-            nft_table: "procurator".to_owned(),
+            nft_table,
             dns: DnsServers::default(),
+            state_dir: None,
         }
+    }
+
+    /// Where it is noted what is changed on the host.
+    pub(crate) fn note(&self) -> Option<PathBuf> {
+        Some(self.state_dir.as_ref()?.join("host-settings.json"))
     }
 
     /// The subnet without host bits.
@@ -128,7 +145,8 @@ impl NetworkConfig {
         }
         check_mtu(self.mtu)?;
         let name = &self.nft_table;
-        let accepted = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+        let accepted =
+            |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
         if name.len() > 32
             || !name.starts_with(|first: char| first.is_ascii_alphabetic())
             || !name.chars().all(accepted)

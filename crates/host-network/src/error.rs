@@ -1,5 +1,6 @@
 //! Why the host network, or one VM's part of it, could not be had.
 
+use std::io;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -7,7 +8,8 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use crate::{
-    ConfigError, DhcpError, FirewallError, ForwardingError, LinkName, NetlinkError, SubnetUse, TapError,
+    BridgeProblem, ConfigError, DhcpError, FirewallError, LinkName, NetlinkError, SettingsError, SubnetUse,
+    TapError,
 };
 
 /// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
@@ -19,13 +21,13 @@ pub enum NetworkError {
     /// The configuration contradicts itself.
     #[error("the host network cannot be configured like this")]
     Config(#[source] ConfigError),
-    /// The bridge's name is taken.
-    #[error("the link {name} is no bridge but a {kind} link: remove it or configure another bridge name")]
-    NotABridge {
+    /// What has the bridge's name cannot be the VMs' bridge.
+    #[error("the link {name} {problem}")]
+    Bridge {
         /// The configured name.
         name: LinkName,
-        /// What has that name.
-        kind: String,
+        /// What is wrong with it.
+        problem: BridgeProblem,
     },
     /// The subnet's addresses mean something else on this host.
     #[error("the network {subnet} is in use on this host: {user}; configure another subnet")]
@@ -35,14 +37,25 @@ pub enum NetworkError {
         /// Who uses it.
         user: SubnetUse,
     },
+    /// Another worker has the bridge or the table.
+    #[error("the {what} cannot be used: {holder}; stop it, or configure another bridge and subnet")]
+    InUse {
+        /// The bridge or the table.
+        what: String,
+        /// Who uses it.
+        holder: String,
+        /// The kernel's refusal.
+        #[source]
+        cause: io::Error,
+    },
     /// The kernel's network configuration could not be read or changed.
     #[error("cannot configure the network through netlink")]
     Netlink(#[from] NetlinkError),
-    /// Packet forwarding could not be switched.
+    /// A setting of a link could not be changed.
     #[error("cannot set up packet forwarding")]
-    Forwarding(#[from] ForwardingError),
-    /// The masquerading rules could not be set.
-    #[error("cannot set up masquerading")]
+    Settings(#[from] SettingsError),
+    /// The rules for masquerading and guarding could not be set.
+    #[error("cannot set up the rules for packets from and to VMs")]
     Firewall(#[from] FirewallError),
     /// Addresses cannot be served.
     #[error("cannot serve DHCP on the bridge {bridge}")]

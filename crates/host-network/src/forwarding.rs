@@ -1,68 +1,197 @@
-//! The kernel switches that let packets pass between the bridge and the rest of the world.
+//! Which links forward packets, so that VMs reach the rest of the world and nobody else gains a router.
 //!
-//! Forwarding is needed on the link a packet comes in by. For what VMs send that is the bridge; for the answers it
-//! is whatever link leads out, which only the host-wide switch covers. That one is turned on when it is off and
-//! never off again: others may have come to rely on it.
+//! The kernel decides by the link that a packet comes in by. For what VMs send, that is the bridge; for the answers it
+//! is whatever link leads out. On a host that forwards for everybody (`ip_forward`) nothing but the bridge's own
+//! switch needs a look. On any other host that switch stays off: the links that lead out get forwarding one by one,
+//! each guarded by a rule that drops what comes in there and does not go on to the bridge. When somebody turns
+//! `ip_forward` on, the guards go: that host now forwards for everybody, as its owner wants.
 
+use std::fmt;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use thiserror::Error;
+use crate::Egress;
+use crate::changed_settings::{ChangedSettings, SettingsError, Switch, look_at};
+use crate::firewall::GuardedLink;
+use crate::netlink::{Ipv4Route, Link};
 
-use crate::{Egress, LinkName};
-
-/// Where the IPv4 switches are. The path is of the network namespace of the thread that opens it.
-const IPV4_SWITCHES: &str = "/proc/sys/net/ipv4";
+/// The switch for all links at once.
+const HOST_SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Whether bridged frames are put through the IP filter (module `br_netfilter`).
 const BRIDGE_FILTER_SWITCH: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
-/// Why a switch could not be set.
-#[derive(Debug, Error)]
-#[error("cannot {operation} {}", path.display())]
-pub struct ForwardingError {
-    operation: String,
-    path: PathBuf,
-    #[source]
-    cause: io::Error,
-}
-
-/// What was done to the host-wide switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whom this host forwards packets for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostForwarding {
-    /// It is not needed, or it was on.
-    Unchanged,
-    /// It was off and is on now.
-    TurnedOn,
+    /// The VMs' network forwards nothing.
+    NotNeeded,
+    /// Everybody, as its owner had set it before: nothing was changed but on the bridge.
+    ForEverybody,
+    /// VMs only: `ip_forward` is off.
+    ForVmsOnly {
+        /// The links that lead out, on which forwarding was turned on, guarded by rules.
+        links: Vec<String>,
+    },
 }
 
-/// Sets the bridge's own switch, and the host-wide one when VMs reach beyond the host. Blocks.
-///
-/// # Errors
-/// If a switch cannot be read or written.
-pub(crate) fn ensure_forwarding(
-    bridge: &LinkName,
-    egress: Egress,
-) -> Result<HostForwarding, ForwardingError> {
-    let host = Path::new(IPV4_SWITCHES).join("ip_forward");
-    let own = Path::new(IPV4_SWITCHES).join("conf").join(bridge.as_str()).join("forwarding");
-    match egress {
-        Egress::Isolated => {
-            ensure_switch(&own, "0")?;
-            Ok(HostForwarding::Unchanged)
-        }
-        Egress::Masquerade | Egress::Routed => {
-            // First the host's: turning it on sets every link's.
-            let changed = ensure_switch(&host, "1")?;
-            ensure_switch(&own, "1")?;
-            Ok(if changed { HostForwarding::TurnedOn } else { HostForwarding::Unchanged })
+impl fmt::Display for HostForwarding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNeeded => formatter.write_str("the host forwards nothing from and to VMs"),
+            Self::ForEverybody => {
+                formatter.write_str("ip_forward is on: the host forwards for everybody, VMs included")
+            }
+            Self::ForVmsOnly { links } if links.is_empty() => formatter.write_str(
+                "ip_forward is off and stays off; no link leads out yet, so VMs reach the host only",
+            ),
+            Self::ForVmsOnly { links } => write!(
+                formatter,
+                "ip_forward is off and stays off; packets from and to VMs alone are forwarded on {}",
+                links.join(", ")
+            ),
         }
     }
 }
 
+/// One link as far as forwarding goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkForwarding {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) is_bridge: bool,
+    /// Whether a route leads through it.
+    pub(crate) leads_out: bool,
+    pub(crate) forwards: bool,
+    /// Whether its switch is as it is because of us.
+    pub(crate) is_ours: bool,
+}
+
+/// What was seen of the host's forwarding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ForwardingSeen {
+    pub(crate) host_forwards: bool,
+    /// The VMs' bridge, links that lead out, and links whose switch we changed.
+    pub(crate) links: Vec<LinkForwarding>,
+}
+
+/// What is to be done, in this order: [`ForwardingPlan::give_back`], guard, [`ForwardingPlan::set`],
+/// [`ForwardingPlan::forget`]. So no link forwards for us unguarded at any moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ForwardingPlan {
+    /// Links whose switch is to be what it was before.
+    pub(crate) give_back: Vec<u32>,
+    /// Links that our table must guard.
+    pub(crate) guarded: Vec<GuardedLink>,
+    /// Links by index and name, and whether they are to forward.
+    pub(crate) set: Vec<(u32, String, bool)>,
+    /// Links whose switch is somebody else's matter from now on.
+    pub(crate) forget: Vec<u32>,
+}
+
+/// Decides for the VMs' bridge with the index `bridge`.
+pub(crate) fn plan_forwarding(egress: Egress, bridge: u32, seen: &ForwardingSeen) -> ForwardingPlan {
+    let mut plan = ForwardingPlan::default();
+    let bridge_forwards = match egress {
+        Egress::Isolated => false,
+        Egress::Masquerade | Egress::Routed => true,
+    };
+    for link in &seen.links {
+        let index = link.index;
+        if index == bridge {
+            if link.forwards != bridge_forwards {
+                plan.set.push((index, link.name.clone(), bridge_forwards));
+            }
+        } else if seen.host_forwards {
+            if link.is_ours {
+                plan.forget.push(index);
+            }
+        } else if !bridge_forwards || !link.leads_out {
+            if link.is_ours {
+                plan.give_back.push(index);
+            }
+        } else if link.is_ours || !link.forwards {
+            // One that forwards although `ip_forward` is off, and not by us, is meant to by the host's owner.
+            plan.guarded.push(GuardedLink { index, is_bridge: link.is_bridge });
+            if !link.forwards {
+                plan.set.push((index, link.name.clone(), true));
+            }
+        }
+    }
+    plan.guarded.sort();
+    plan
+}
+
+/// Looks at the switches of `bridge`, of the links that routes lead through, and of those we changed. Blocks.
+pub(crate) fn observe_forwarding(
+    bridge: u32,
+    links: &[Link],
+    routes: &[Ipv4Route],
+    changed: &ChangedSettings,
+) -> ForwardingSeen {
+    let seen = links.iter().filter(|link| !link.is_loopback).filter_map(|link| {
+        let leads_out = routes.iter().any(|route| route.links.contains(&link.index));
+        let is_ours = changed.is_ours(link.index, Switch::Forwarding);
+        if link.index != bridge && !leads_out && !is_ours {
+            return None;
+        }
+        Some(LinkForwarding {
+            index: link.index,
+            name: link.name.clone(),
+            is_bridge: link.kind.as_deref() == Some("bridge"),
+            leads_out,
+            // A link that has no switch does no IPv4.
+            forwards: look_at(Switch::Forwarding, &link.name)? == "1",
+            is_ours,
+        })
+    });
+    ForwardingSeen { host_forwards: is_on(HOST_SWITCH), links: seen.collect() }
+}
+
+/// What the plan makes of the host.
+pub(crate) fn describe(egress: Egress, seen: &ForwardingSeen, plan: &ForwardingPlan) -> HostForwarding {
+    match egress {
+        Egress::Isolated => HostForwarding::NotNeeded,
+        Egress::Masquerade | Egress::Routed if seen.host_forwards => HostForwarding::ForEverybody,
+        Egress::Masquerade | Egress::Routed => {
+            let is_guarded = |index: u32| plan.guarded.iter().any(|guarded| guarded.index == index);
+            let guarded = seen.links.iter().filter(|link| is_guarded(link.index));
+            HostForwarding::ForVmsOnly { links: guarded.map(|link| link.name.clone()).collect() }
+        }
+    }
+}
+
+/// Sets the switches of the plan, once the guards are in place. Blocks.
+///
+/// # Errors
+/// The first switch that cannot be set; what was set before is noted in `changed`.
+pub(crate) fn apply_switches(
+    plan: &ForwardingPlan,
+    changed: &mut ChangedSettings,
+) -> Result<(), SettingsError> {
+    for (index, name, forwards) in &plan.set {
+        changed.set(*index, name, Switch::Forwarding, if *forwards { "1" } else { "0" })?;
+    }
+    changed.forget(|link, switch| switch == Switch::Forwarding && plan.forget.contains(&link));
+    Ok(())
+}
+
+/// Gives back what the plan says, before guards are lifted. Blocks.
+pub(crate) fn give_back(plan: &ForwardingPlan, changed: &mut ChangedSettings) {
+    changed.give_back(|link, switch| switch == Switch::Forwarding && plan.give_back.contains(&link));
+}
+
+/// Gives every changed setting back. Where somebody has turned `ip_forward` on since, forwarding stays on: others rely
+/// on it now. Blocks.
+pub(crate) fn give_back_everything(changed: &mut ChangedSettings) {
+    if is_on(HOST_SWITCH) {
+        changed.forget(|_, switch| switch == Switch::Forwarding);
+    }
+    changed.give_back(|_, _| true);
+}
+
 /// Whether frames between two ports of one bridge meet the IP filter's rules.
 pub(crate) fn bridged_frames_are_filtered() -> bool {
-    fs::read_to_string(BRIDGE_FILTER_SWITCH).is_ok_and(|text| text.trim() == "1")
+    is_on(BRIDGE_FILTER_SWITCH)
 }
 
 /// Whether the kernel has IPv6 at all.
@@ -70,13 +199,9 @@ pub(crate) fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
 }
 
-/// Whether the switch had to be changed.
-fn ensure_switch(path: &Path, wanted: &str) -> Result<bool, ForwardingError> {
-    let failed = |operation: String| move |cause| ForwardingError { operation, path: path.to_owned(), cause };
-    let seen = fs::read_to_string(path).map_err(failed("read".to_owned()))?;
-    if seen.trim() == wanted {
-        return Ok(false);
-    }
-    fs::write(path, wanted).map_err(failed(format!("write {wanted} to")))?;
-    Ok(true)
+fn is_on(switch: &str) -> bool {
+    fs::read_to_string(switch).is_ok_and(|text| text.trim() == "1")
 }
+
+#[cfg(test)]
+mod tests;

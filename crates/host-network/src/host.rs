@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
-pub use self::attach::{NicAttachment, Tap};
+pub use self::attach::{NicAttachment, Tap, UnusedHint};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::names::tap_owner;
 use crate::netlink::Link;
@@ -60,6 +60,7 @@ impl HostNetwork {
     /// is removed again.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
         let started = start(&config).await?;
+        let config = NetworkConfig { mtu: started.mtu, ..config };
         Ok(Self { config, started, attached: Mutex::default() })
     }
 

@@ -37,9 +37,12 @@
 //! ```
 
 mod bridge;
+mod changed_settings;
+mod claimed_names;
 mod config;
 pub mod dhcp;
 mod error;
+mod exclusive;
 mod firewall;
 mod forwarding;
 #[cfg(feature = "fuzzing")]
@@ -48,17 +51,21 @@ pub mod fuzzing;
 mod host;
 mod names;
 mod netlink;
+mod nft;
+mod silence;
 mod start;
 mod tap;
 
-pub use bridge::{BridgeOrigin, SubnetUse};
+pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
+pub use changed_settings::SettingsError;
 pub use config::{ConfigError, DnsServers, Egress, NetworkConfig};
 pub use dhcp::DhcpError;
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop};
-pub use forwarding::{ForwardingError, HostForwarding};
-pub use host::{HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome};
+pub use forwarding::HostForwarding;
+pub use host::{HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;
+pub use nft::NftError;
 pub use start::{StartReport, StartWarning};
 pub use tap::{TapError, UdpSegmentation, VNET_HEADER_BYTES};

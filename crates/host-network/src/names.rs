@@ -11,6 +11,8 @@ pub const LINK_NAME_LIMIT: usize = 15;
 
 /// What every alias that this crate sets begins with.
 const ALIAS_PREFIX: &str = "procurator:";
+/// What every TAP name that this crate derives begins with.
+const TAP_PREFIX: &str = "pw-";
 /// The alias of a bridge that this crate created.
 pub(crate) const BRIDGE_ALIAS: &str = "procurator:bridge";
 
@@ -75,13 +77,15 @@ impl fmt::Display for LinkName {
     }
 }
 
-/// The `attempt`-th name for the TAP of interface `nic` of `vm`: `vt-`, a readable piece of the id, and a hash
+/// The `attempt`-th name for the TAP of interface `nic` of `vm`: `pw-`, a readable piece of the id, and a hash
 /// that tells interfaces and attempts apart. Who it is for in full stands in the link's alias.
+///
+/// The prefix must match no file that systemd ships for interface names: see [`crate::claimed_names`].
 pub(crate) fn tap_name(vm: &VmId, nic: &str, attempt: u8) -> LinkName {
     const DIGITS: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz234567";
     let hash = hash(&[vm.as_str().as_bytes(), nic.as_bytes(), &[attempt]]);
     let readable: String = vm.as_str().chars().take(6).collect();
-    let mut name = format!("vt-{}-", readable.trim_end_matches('-'));
+    let mut name = format!("{TAP_PREFIX}{}-", readable.trim_end_matches('-'));
     // The high bits of this hash are its better mixed ones.
     for shift in [59_u32, 54, 49, 44, 39] {
         let digit = usize::try_from(hash >> shift & 31).expect("five bits fit an index");
@@ -129,6 +133,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::claimed_names::claim_on;
 
     #[test]
     fn a_long_bridge_name_is_refused_with_the_limit() {
@@ -163,6 +168,7 @@ mod tests {
         ) {
             let vm = VmId::parse(&vm)?;
             let name = tap_name(&vm, &nic, attempt);
+            prop_assert_eq!(claim_on(&name), None);
             prop_assert_eq!(LinkName::parse(name.as_str()), Ok(name));
             let alias = tap_alias(&vm, &nic);
             prop_assert_eq!(tap_owner(&alias), Some((vm, nic.as_str())));

@@ -24,8 +24,10 @@ use thiserror::Error;
 use tracing::warn;
 use vm_model::MacAddress;
 
+#[cfg(test)]
+pub(crate) use self::observed::BridgeSettings;
 pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Link};
-use self::observed::{assignment_from, link_from, route_from};
+use self::observed::{assignment_from, is_global_ipv6, link_from, route_from};
 use crate::LinkName;
 
 /// How long the kernel may take for one request. It answers in microseconds unless its network lock is held.
@@ -131,7 +133,18 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(|message| assignment_from(&message)).collect())
     }
 
-    /// Unicast routes of every table but the kernel's own, without default routes.
+    /// The links that have an IPv6 address which means something beyond the link.
+    pub(crate) async fn ipv6_links(&self) -> Result<Vec<u32>, NetlinkError> {
+        let dump = self.handle.address().get().execute().try_collect();
+        let messages: Vec<AddressMessage> = call("list addresses", dump).await?;
+        Ok(messages
+            .iter()
+            .filter(|message| is_global_ipv6(message))
+            .map(|message| message.header.index)
+            .collect())
+    }
+
+    /// Unicast routes of every table but the kernel's own.
     pub(crate) async fn ipv4_routes(&self) -> Result<Vec<Ipv4Route>, NetlinkError> {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let dump = self.handle.route().get(request).execute().try_collect();
@@ -139,20 +152,22 @@ impl Netlink {
         Ok(messages.iter().filter_map(route_from).collect())
     }
 
-    /// Creates the bridge `name`, down, without spanning tree; a port forwards at once.
+    /// Creates the bridge `name`, down, without spanning tree and snooping; a port forwards at once, and multicasts reach
+    /// all of them.
     pub(crate) async fn create_bridge(&self, name: &LinkName, mac: MacAddress) -> Result<(), NetlinkError> {
         let message = LinkBridge::new(name.as_str())
             .down()
             .address(mac.octets().to_vec())
             .forward_delay(0)
             .stp_state(BridgeStpState::Disabled)
+            .mcast_snooping(false)
             .build();
         let request = self.handle.link().add(message).execute();
         call(format!("create the bridge {name}"), request).await
     }
 
     /// Marks the link, gives it an MTU and brings it up.
-    pub(crate) async fn dress_bridge(
+    pub(crate) async fn configure_bridge(
         &self,
         name: &LinkName,
         alias: &str,
@@ -165,6 +180,26 @@ impl Netlink {
             .build();
         let request = self.handle.link().change(message).execute();
         call(format!("set up the bridge {name}"), request).await
+    }
+
+    /// Gives the bridge `name` one other setting.
+    pub(crate) async fn change_bridge(
+        &self,
+        name: &LinkName,
+        setting: BridgeSetting,
+    ) -> Result<(), NetlinkError> {
+        let builder = LinkBridge::new(name.as_str());
+        let message = match setting {
+            BridgeSetting::NoSpanningTree => builder.stp_state(BridgeStpState::Disabled),
+            BridgeSetting::ForwardDelay(delay) => builder.forward_delay(delay),
+            BridgeSetting::AgeingTime(time) => builder.ageing_time(time),
+            BridgeSetting::NoVlanFiltering => builder.vlan_filtering(false),
+            BridgeSetting::GroupForwardMask(mask) => builder.group_fwd_mask(mask),
+            BridgeSetting::NoMulticastSnooping => builder.mcast_snooping(false),
+        };
+        // Only the settings in the message change; whether the link is up is none of them.
+        let request = self.handle.link().change(message.build()).execute();
+        call(format!("change a setting of the bridge {name}"), request).await
     }
 
     pub(crate) async fn set_up(&self, index: u32, name: &str) -> Result<(), NetlinkError> {
@@ -223,6 +258,19 @@ impl Netlink {
             other => other,
         }
     }
+}
+
+/// One setting of a bridge and the value that it is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BridgeSetting {
+    NoSpanningTree,
+    /// In hundredths of a second.
+    ForwardDelay(u32),
+    /// In hundredths of a second.
+    AgeingTime(u32),
+    NoVlanFiltering,
+    GroupForwardMask(u16),
+    NoMulticastSnooping,
 }
 
 /// What [`Netlink::make_port`] makes of a link.

@@ -4,12 +4,22 @@ use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
 
-use crate::bridge::{BridgeAction, BridgeOrigin, apply_bridge, bridge_address, observe, plan_bridge};
+use tracing::info;
+
+use crate::bridge::{
+    BridgeAction, BridgeNote, BridgeOrigin, BridgePlan, apply_bridge, bridge_address, observe, plan_bridge,
+};
+use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
-use crate::firewall::{Firewall, ForwardDrop, find_forward_drop};
-use crate::forwarding::{HostForwarding, bridged_frames_are_filtered, ensure_forwarding, has_ipv6};
-use crate::netlink::{Ipv6Stack, Netlink};
+use crate::exclusive::Exclusive;
+use crate::firewall::{Firewall, ForwardDrop, find_forward_drops};
+use crate::forwarding::{
+    self, HostForwarding, apply_switches, bridged_frames_are_filtered, describe, give_back_everything,
+    has_ipv6, observe_forwarding, plan_forwarding,
+};
+use crate::netlink::{BridgeSetting, Ipv4Route, Ipv6Stack, Link, Netlink};
+use crate::silence::{HostIpv6, silence_bridge};
 use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
@@ -20,7 +30,7 @@ const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/res
 pub struct StartReport {
     /// Where the bridge came from.
     pub bridge: BridgeOrigin,
-    /// What was done to the host-wide forwarding switch.
+    /// Whom the host forwards packets for.
     pub host_forwarding: HostForwarding,
     /// The name servers that VMs are told.
     pub dns: Vec<Ipv4Addr>,
@@ -40,6 +50,8 @@ pub enum StartWarning {
     },
     /// VMs are told no name server.
     NoNameServer,
+    /// The adopted bridge brings something along.
+    Bridge(BridgeNote),
 }
 
 impl fmt::Display for StartWarning {
@@ -57,6 +69,7 @@ impl fmt::Display for StartWarning {
                      there is no traffic {whom}"
                 )
             }
+            Self::Bridge(note) => note.fmt(formatter),
             Self::NoNameServer => formatter.write_str(
                 "VMs are told no name server: this host has none but on loopback; configure some for VMs",
             ),
@@ -67,94 +80,130 @@ impl fmt::Display for StartWarning {
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
 pub(crate) struct Started {
+    /// Keeps other workers off, as long as anything else in here is there.
+    pub(crate) exclusive: Exclusive,
     pub(crate) netlink: Netlink,
     pub(crate) bridge: u32,
     pub(crate) ipv6: Ipv6Stack,
+    /// The MTU of the network.
+    pub(crate) mtu: u16,
     /// Whether the bridge had not had our address.
     pub(crate) address_added: bool,
+    /// Settings that give an adopted bridge back as it was.
+    pub(crate) bridge_undo: Vec<BridgeSetting>,
     pub(crate) firewall: Firewall,
+    pub(crate) changed: ChangedSettings,
     pub(crate) bindings: SharedBindings,
     pub(crate) dhcp: DhcpServer,
     pub(crate) report: StartReport,
 }
 
-/// What the blocking steps, which need no netlink, came to.
+/// What the steps after the bridge came to.
 #[derive(Debug)]
-struct HostSettings {
-    forwarding: HostForwarding,
-    drop: Option<ForwardDrop>,
-    bridged_frames_are_filtered: bool,
-    ipv6: Ipv6Stack,
-    dns: Vec<Ipv4Addr>,
+struct OnBridge {
+    firewall: Firewall,
+    changed: ChangedSettings,
+    bindings: SharedBindings,
+    dhcp: DhcpServer,
+    report: StartReport,
 }
 
 pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkError> {
     config.validate().map_err(NetworkError::Config)?;
+    let exclusive = Exclusive::take(config)?;
     let netlink = Netlink::open()?;
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
     let address_added = plan.actions.contains(&BridgeAction::AddAddress);
-    match start_on_bridge(config, bridge, plan.origin).await {
-        Ok((settings, firewall, bindings, dhcp, report)) => {
-            Ok(Started { netlink, bridge, ipv6: settings, address_added, firewall, bindings, dhcp, report })
-        }
+    let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
+    let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
+    match start_on_bridge(config, &netlink, bridge, &plan).await {
+        Ok(OnBridge { firewall, changed, bindings, dhcp, report }) => Ok(Started {
+            exclusive,
+            netlink,
+            bridge,
+            ipv6,
+            mtu: plan.mtu,
+            address_added,
+            bridge_undo: plan.undo,
+            firewall,
+            changed,
+            bindings,
+            dhcp,
+            report,
+        }),
         Err(error) => {
             // The first error is the one to tell; these could only add that something stays behind.
             if plan.origin == BridgeOrigin::Created {
                 let _ = netlink.delete(bridge, config.bridge.as_str()).await;
-            } else if address_added {
-                let _ = netlink.remove_address(bridge, bridge_address(config)).await;
+            } else {
+                for setting in &plan.undo {
+                    let _ = netlink.change_bridge(&config.bridge, *setting).await;
+                }
+                if address_added {
+                    let _ = netlink.remove_address(bridge, bridge_address(config)).await;
+                }
             }
             Err(error)
         }
     }
 }
 
-type OnBridge = (Ipv6Stack, Firewall, SharedBindings, DhcpServer, StartReport);
-
-/// The steps after the bridge. The firewall comes last: it is the only one that would outlive an error.
+/// The steps after the bridge. Rules and settings of the host come last: they are the only ones that would outlive an
+/// error, and they undo themselves.
 async fn start_on_bridge(
     config: &NetworkConfig,
+    netlink: &Netlink,
     bridge: u32,
-    origin: BridgeOrigin,
+    plan: &BridgePlan,
 ) -> Result<OnBridge, NetworkError> {
-    let wanted = config.clone();
-    let settings = blocking("set up packet forwarding", move || apply_host_settings(&wanted)).await??;
     let bindings = SharedBindings::default();
-    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: settings.dns.clone() };
+    let dns = name_servers(&config.dns);
+    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone() };
     let dhcp = DhcpServer::start(bridge, facts, bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
-    let firewall = Firewall {
-        table: config.nft_table.clone(),
-        bridge: config.bridge.clone(),
-        subnet: config.network(),
-        egress: config.egress,
+    let firewall = Firewall::new(config);
+    let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
+    let (rules, note) = (firewall.clone(), config.note());
+    let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
+    let settle = move || {
+        let mut changed = ChangedSettings::open(note);
+        let forwarding = silence_bridge(bridge, rules.bridge.as_str(), host_ipv6, &mut changed)
+            .map_err(NetworkError::from)
+            .and_then(|()| settle_forwarding(&rules, bridge, &links, &routes, &mut changed));
+        let forwarding = forwarding.inspect_err(|_| {
+            give_back_everything(&mut changed);
+            // As above: the first error is the one to tell.
+            let _ = rules.remove();
+        })?;
+        Ok::<_, NetworkError>((changed, forwarding, warnings(&rules, &dns), dns))
     };
-    let applied = firewall.clone();
-    blocking("set up masquerading", move || applied.apply()).await??;
-    let report = StartReport {
-        bridge: origin,
-        host_forwarding: settings.forwarding,
-        warnings: warnings(&settings),
-        dns: settings.dns,
-    };
-    Ok((settings.ipv6, firewall, bindings, dhcp, report))
+    let (changed, host_forwarding, mut warnings, dns) =
+        blocking("set up packet forwarding", settle).await??;
+    info!(bridge = %config.bridge, "{host_forwarding}");
+    warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
+    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
+    Ok(OnBridge { firewall, changed, bindings, dhcp, report })
 }
 
-fn apply_host_settings(config: &NetworkConfig) -> Result<HostSettings, NetworkError> {
-    let forwarding = ensure_forwarding(&config.bridge, config.egress)?;
-    let drop = match config.egress {
-        Egress::Masquerade | Egress::Routed => find_forward_drop(),
-        Egress::Isolated => None,
-    };
-    Ok(HostSettings {
-        forwarding,
-        drop,
-        bridged_frames_are_filtered: bridged_frames_are_filtered(),
-        ipv6: if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent },
-        dns: name_servers(&config.dns),
-    })
+/// Brings forwarding and rules to what the host's links and routes need. Blocks.
+///
+/// # Errors
+/// If a rule or a switch cannot be set; what was set before it stays, and is noted in `changed`.
+pub(crate) fn settle_forwarding(
+    firewall: &Firewall,
+    bridge: u32,
+    links: &[Link],
+    routes: &[Ipv4Route],
+    changed: &mut ChangedSettings,
+) -> Result<HostForwarding, NetworkError> {
+    let seen = observe_forwarding(bridge, links, routes, changed);
+    let plan = plan_forwarding(firewall.egress, bridge, &seen);
+    forwarding::give_back(&plan, changed);
+    firewall.apply(&plan.guarded)?;
+    apply_switches(&plan, changed)?;
+    Ok(describe(firewall.egress, &seen, &plan))
 }
 
 fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {
@@ -169,15 +218,19 @@ fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {
     }
 }
 
-fn warnings(settings: &HostSettings) -> Vec<StartWarning> {
+/// What is in the VMs' way. Blocks on `nft`.
+fn warnings(firewall: &Firewall, dns: &[Ipv4Addr]) -> Vec<StartWarning> {
     let mut warnings = Vec::new();
-    if let Some(drop) = &settings.drop {
-        warnings.push(StartWarning::ForwardDrop {
-            chain: drop.chain.clone(),
-            between_vms: settings.bridged_frames_are_filtered,
-        });
+    match firewall.egress {
+        Egress::Masquerade | Egress::Routed => {
+            let between_vms = bridged_frames_are_filtered();
+            let drops = find_forward_drops(&firewall.bridge).into_iter();
+            warnings
+                .extend(drops.map(|ForwardDrop { chain }| StartWarning::ForwardDrop { chain, between_vms }));
+        }
+        Egress::Isolated => {}
     }
-    if settings.dns.is_empty() {
+    if dns.is_empty() {
         warnings.push(StartWarning::NoNameServer);
     }
     warnings

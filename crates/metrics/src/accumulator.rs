@@ -114,9 +114,7 @@ fn absorb_vcpus(totals: &mut Vec<VcpuCounters>, seen: &mut Vec<VcpuCounters>, no
     totals.resize(count, VcpuCounters::default());
     seen.resize(count, VcpuCounters::default());
     for ((total, seen), now) in totals.iter_mut().zip(seen).zip(now) {
-        let grown = now.cpu_time.saturating_sub(seen.cpu_time);
-        total.cpu_time = total.cpu_time.saturating_add(grown);
-        seen.cpu_time = Duration::max(seen.cpu_time, now.cpu_time);
+        grow_time(&mut total.cpu_time, &mut seen.cpu_time, now.cpu_time);
         grow(&mut total.exits, &mut seen.exits, now.exits);
     }
 }
@@ -138,6 +136,14 @@ fn absorb_disk(total: &mut BlockCounters, seen: &mut BlockCounters, now: &BlockC
     grow(&mut total.flush_operations, &mut seen.flush_operations, now.flush_operations);
     grow(&mut total.erase_operations, &mut seen.erase_operations, now.erase_operations);
     grow(&mut total.errors, &mut seen.errors, now.errors);
+    grow(&mut total.kept_requests, &mut seen.kept_requests, now.kept_requests);
+    grow(&mut total.troubles, &mut seen.troubles, now.troubles);
+    grow_time(&mut total.trouble_time, &mut seen.trouble_time, now.trouble_time);
+}
+
+fn grow_time(total: &mut Duration, seen: &mut Duration, now: Duration) {
+    *total = total.saturating_add(now.saturating_sub(*seen));
+    *seen = now.max(*seen);
 }
 
 fn grow(total: &mut u64, seen: &mut u64, now: u64) {

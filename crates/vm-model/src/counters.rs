@@ -94,6 +94,15 @@ pub struct BlockCounters {
     pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// Requests that the host could not carry out at first, and that were kept and tried again.
+    #[serde(default)]
+    pub kept_requests: u64,
+    /// How often such requests stopped the disk, and with it the machine.
+    #[serde(default)]
+    pub troubles: u64,
+    /// How long they did, in all.
+    #[serde(default)]
+    pub trouble_time: Duration,
 }
 
 impl MachineCounters {
@@ -159,6 +168,9 @@ impl BlockCounters {
             flush_operations,
             erase_operations,
             errors,
+            kept_requests,
+            troubles,
+            trouble_time,
         } = other;
         add(&mut self.read_bytes, *read_bytes);
         add(&mut self.written_bytes, *written_bytes);
@@ -167,6 +179,9 @@ impl BlockCounters {
         add(&mut self.flush_operations, *flush_operations);
         add(&mut self.erase_operations, *erase_operations);
         add(&mut self.errors, *errors);
+        add(&mut self.kept_requests, *kept_requests);
+        add(&mut self.troubles, *troubles);
+        self.trouble_time = self.trouble_time.saturating_add(*trouble_time);
     }
 }
 
@@ -210,6 +225,9 @@ mod tests {
                 flush_operations: base + 11,
                 erase_operations: base + 14,
                 errors: base + 12,
+                kept_requests: base + 16,
+                troubles: base + 17,
+                trouble_time: Duration::from_secs(base + 18),
             }],
             balloon: Some(BalloonCounters {
                 target: Bytes::new(base),
@@ -243,6 +261,9 @@ mod tests {
         twice(&mut disk.flush_operations, 11);
         twice(&mut disk.erase_operations, 14);
         twice(&mut disk.errors, 12);
+        twice(&mut disk.kept_requests, 16);
+        twice(&mut disk.troubles, 17);
+        disk.trouble_time += Duration::from_secs(18);
         assert_eq!(sum, expected);
         // Of a machine that is not there yet nothing can be read.
         let between = MachineCounters::default().added_to(&reading(20));

@@ -52,7 +52,7 @@ pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
     MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
-pub use machine_status::{InitialState, MachinePhase, MachineStatus};
+pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, NodeStatus};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootTimings, GuestPanic, MachineExit, ResetCounts};
+use crate::{BootTimings, DiskTrouble, GuestPanic, MachineExit, ResetCounts};
 
 /// How a machine begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +16,8 @@ pub enum InitialState {
     Paused,
 }
 
-/// Where a machine is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a machine is in its life, as its thread tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MachinePhase {
     /// Being built, or rebuilt in place after a reset.
@@ -28,17 +28,47 @@ pub enum MachinePhase {
     Paused,
     /// Was asked to stop.
     Stopping,
-    /// Has ended.
-    Exited,
+    /// Has ended like this.
+    Exited(MachineExit),
 }
 
-/// What a machine's thread tells of its machine.
+impl MachinePhase {
+    /// How the machine ended, if it has.
+    pub fn exit(&self) -> Option<&MachineExit> {
+        match self {
+            Self::Exited(exit) => Some(exit),
+            Self::Booting | Self::Running | Self::Paused | Self::Stopping => None,
+        }
+    }
+
+    /// Whether its thread runs an event loop in this phase. A machine is not built in turns, so how long that takes says
+    /// nothing of a thread's health.
+    pub fn has_event_loop(&self) -> bool {
+        match self {
+            Self::Running | Self::Paused | Self::Stopping => true,
+            Self::Booting | Self::Exited(_) => false,
+        }
+    }
+}
+
+/// Whether a machine's thread gets on with its work. Found out by the host that watches it, as the thread itself cannot
+/// know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThreadHealth {
+    /// It takes its turns, or has nothing to do.
+    #[default]
+    Turning,
+    /// It has had work to do for seconds and did not move on: until it does, no command is answered and no device served.
+    Hung,
+}
+
+/// What a machine's thread tells of its machine. That thread is its one writer; what the thread cannot tell of itself is
+/// in [`ThreadHealth`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineStatus {
     /// Where it is in its life.
     pub phase: MachinePhase,
-    /// How it ended; there exactly when the phase is [`MachinePhase::Exited`].
-    pub exit: Option<MachineExit>,
     /// How long its first steps took, from the request to launch it or from its latest reset in place.
     pub timings: BootTimings,
     /// How often it was rebuilt in place. What else is told here is of the newest machine.
@@ -51,10 +81,10 @@ pub struct MachineStatus {
     /// What the guest's kernel told of a panic. The machine goes on until it is ended.
     #[serde(default)]
     pub panic: Option<GuestPanic>,
-    /// Whether its thread has work to do and stands still: no command is answered and no device served until it turns
-    /// again. Its host tells, a few seconds after it began.
+    /// The disk whose requests the host cannot carry out, and for which the machine's vCPUs wait, whatever the phase. It
+    /// tries again by itself, and at once when it is told to resume.
     #[serde(default)]
-    pub hung: bool,
+    pub disk_trouble: Option<DiskTrouble>,
 }
 
 impl MachineStatus {
@@ -62,12 +92,45 @@ impl MachineStatus {
     pub fn booting() -> Self {
         Self {
             phase: MachinePhase::Booting,
-            exit: None,
             timings: BootTimings::default(),
             resets: ResetCounts::default(),
             console_start: 0,
             panic: None,
-            hung: false,
+            disk_trouble: None,
+        }
+    }
+
+    /// Whether the machine's thread is stuck, given what its host found last. The finding may be older than the phase.
+    pub fn is_hung(&self, health: ThreadHealth) -> bool {
+        health == ThreadHealth::Hung && self.phase.has_event_loop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_carries_its_exit_over_a_wire() {
+        let status = MachineStatus {
+            phase: MachinePhase::Exited(MachineExit::Failed("its code".to_owned())),
+            ..MachineStatus::booting()
+        };
+        let json = serde_json::to_string(&status).expect("statuses serialise");
+        assert!(json.starts_with(r#"{"phase":{"exited":{"failed":"its code"}},"#), "{json}");
+        assert_eq!(serde_json::from_str::<MachineStatus>(&json).expect("and parse back"), status);
+        assert_eq!(serde_json::to_string(&MachinePhase::Running).expect("serialises"), r#""running""#);
+    }
+
+    #[test]
+    fn only_a_thread_with_an_event_loop_is_hung() {
+        let in_phase = |phase| MachineStatus { phase, ..MachineStatus::booting() };
+        for phase in [MachinePhase::Running, MachinePhase::Paused, MachinePhase::Stopping] {
+            assert!(in_phase(phase.clone()).is_hung(ThreadHealth::Hung));
+            assert!(!in_phase(phase).is_hung(ThreadHealth::Turning));
+        }
+        for phase in [MachinePhase::Booting, MachinePhase::Exited(MachineExit::Killed)] {
+            assert!(!in_phase(phase).is_hung(ThreadHealth::Hung), "an old finding");
         }
     }
 }

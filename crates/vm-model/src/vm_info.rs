@@ -113,7 +113,7 @@ pub struct VmDisk {
 pub struct DiskTrouble {
     /// The disk's name in the machine's description.
     pub disk: String,
-    /// What the host said: `no space left on device (os error 28)`.
+    /// What the host said: `No space left on device (os error 28)`.
     pub problem: String,
 }
 

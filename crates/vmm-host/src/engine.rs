@@ -12,7 +12,9 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use vm_model::{Bytes, FailureKind, GuestPanic, InitialState, LinkState, MachineExit, MachineSpec, VcpuDump};
+use vm_model::{
+    Bytes, DiskTrouble, FailureKind, GuestPanic, InitialState, LinkState, MachineExit, MachineSpec, VcpuDump,
+};
 
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
@@ -71,7 +73,20 @@ pub(crate) trait Machine {
 
     /// Ends its vCPUs if they still run. The answer is left to be dropped, on another thread: closing a machine
     /// takes long.
-    fn into_remains(self: Box<Self>) -> Box<dyn Send>;
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains>;
+}
+
+/// What is left of an ended machine.
+pub(crate) trait Remains: Send {
+    /// Waits until no I/O of it is in flight, at most until `deadline`.
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled>;
+}
+
+/// I/O of an ended machine is still in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// On which device.
+    pub(crate) device: String,
 }
 
 /// Who is asked what to do next while a machine runs.
@@ -85,11 +100,11 @@ pub(crate) trait Driver {
     /// The machine's event loop has something to serve; all of the above is told within a turn, or after the last one.
     fn turning(&mut self);
     /// It has served that.
-    fn turned(&mut self, turn: &Turn<'_>);
+    fn turned(&mut self, turn: &TurnReport<'_>);
 }
 
 /// One turn of a machine's event loop.
-pub(crate) struct Turn<'machine> {
+pub(crate) struct TurnReport<'machine> {
     /// How long it took.
     pub(crate) took: Duration,
     /// What took longest in it, whatever the engine calls that.
@@ -123,8 +138,8 @@ pub(crate) enum Flow {
     Kill,
 }
 
-/// What happens to a machine once, or once after each reset in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens to a machine, once after each start or reset in place unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Its first vCPU was about to run its first instruction.
     FirstEntry {
@@ -138,4 +153,6 @@ pub(crate) enum Event {
     },
     /// Its guest's kernel panicked.
     GuestPanicked(GuestPanic),
+    /// The host cannot carry out requests to a disk, or can again. As often as that is so.
+    DiskTrouble(Option<DiskTrouble>),
 }

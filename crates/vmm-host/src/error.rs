@@ -29,11 +29,22 @@ pub enum LaunchError {
         /// Which VM.
         vm: VmId,
     },
-    /// The last machine of this name is still there.
-    #[error("cannot launch VM {vm}: a machine of that name is there and not released yet")]
+    /// A machine of this name is there.
+    #[error("cannot launch VM {vm}: a machine of that name is there already")]
     AlreadyHosted {
         /// Which VM.
         vm: VmId,
+    },
+    /// The last machine of this name has ended, and is not released yet: what it still does to a disk must not meet the
+    /// next guest.
+    #[error("cannot launch VM {vm}: its last machine is not released yet: {obstacle} (for {waited:.1?} now)")]
+    Unsettled {
+        /// Which VM.
+        vm: VmId,
+        /// What it waits for, and which disk.
+        obstacle: String,
+        /// How long.
+        waited: Duration,
     },
     /// There are as many machines as there may be.
     #[error("cannot launch VM {vm}: this process hosts {limit} machines already, the most it is set to")]
@@ -88,6 +99,7 @@ impl LaunchError {
         match self {
             Self::ShuttingDown { .. }
             | Self::AlreadyHosted { .. }
+            | Self::Unsettled { .. }
             | Self::Full { .. }
             | Self::Mailbox { .. }
             | Self::Thread { .. }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use vm_model::{
-    Bytes, Command, LinkState, MachineCounters, MachineExit, MachineStatus, Reply, VcpuDump, VmId,
+    Bytes, Command, LinkState, MachineCounters, MachineExit, MachineStatus, Reply, ThreadHealth, VcpuDump,
+    VmId,
 };
 
 pub use stop::{StopPolicy, StopReport};
@@ -33,7 +34,9 @@ pub struct HandleParts {
     pub port: Box<dyn CommandPort>,
     /// The machine's status, as its thread tells it.
     pub status: watch::Receiver<MachineStatus>,
-    /// Becomes true, or loses its sender, when all that the machine held is given back.
+    /// Whether that thread gets on, as whoever watches it finds.
+    pub health: watch::Receiver<ThreadHealth>,
+    /// Becomes true, or loses its sender, when the machine is settled and all that it held is given back.
     pub released: watch::Receiver<bool>,
     /// Where counters are read.
     pub counters: Arc<dyn CountersSource>,
@@ -75,6 +78,11 @@ impl MachineHandle {
     /// The machine's status, to be looked at or waited on.
     pub fn status(&self) -> watch::Receiver<MachineStatus> {
         self.parts.status.clone()
+    }
+
+    /// Whether the machine's thread gets on, to be looked at or waited on; see [`MachineStatus::is_hung`].
+    pub fn health(&self) -> watch::Receiver<ThreadHealth> {
+        self.parts.health.clone()
     }
 
     /// The machine's counters now; the last ones after it ended.
@@ -208,22 +216,24 @@ impl MachineHandle {
     /// How the machine ended, when it has. What it held may not be given back yet.
     pub async fn exited(&self) -> MachineExit {
         let mut status = self.status();
-        let ended = status.wait_for(|status| status.exit.is_some()).await;
+        let ended = status.wait_for(|status| status.phase.exit().is_some()).await;
         ended
             .ok()
-            .and_then(|status| status.exit.clone())
+            .and_then(|status| status.phase.exit().cloned())
             .unwrap_or_else(|| MachineExit::Failed("its host went away".to_owned()))
     }
 
-    /// Returns when all that the machine held (descriptors, threads, memory) is given back.
+    /// Returns when the machine is settled (no I/O of it is in flight that may still change a disk) and all that it held
+    /// (descriptors, threads, memory) is given back. That can take as long as its slowest disk takes to answer, and
+    /// depends on no other machine.
     pub async fn released(&self) {
         // An error is a sender that is gone, which is as good.
         let _ = self.parts.released.clone().wait_for(|released| *released).await;
     }
 
-    /// Whether the machine has ended.
+    /// How the machine ended, if it has.
     pub(crate) fn exit_now(&self) -> Option<MachineExit> {
-        self.parts.status.borrow().exit.clone()
+        self.parts.status.borrow().phase.exit().cloned()
     }
 
     pub(crate) fn command_deadline(&self) -> Duration {

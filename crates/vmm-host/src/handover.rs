@@ -6,38 +6,58 @@ use tokio::sync::watch;
 use vm_model::VmId;
 
 use crate::containment::dispose;
+use crate::engine::Remains;
 
-/// Ended machines that may wait. Their threads wait when it is full, and have nothing else to do.
+/// Messages that may wait. Who sends more waits, and has nothing else to do.
 const QUEUE: usize = 64;
 
-/// Tells that a machine's resources are released: by the value `true`, and by being dropped if the reaper never gets
-/// to it.
+/// Tells that a machine is settled and its resources are gone: by a value, and by its own end if nobody gets to it.
 pub(crate) type ReleaseSignal = watch::Sender<bool>;
 
 /// A machine that has ended, to be taken apart.
 pub(crate) struct EndedMachine {
     pub(crate) id: VmId,
     /// What is left to be dropped; `None` if no machine was built.
-    pub(crate) remains: Option<Box<dyn Send>>,
+    pub(crate) remains: Option<Box<dyn Remains>>,
     pub(crate) release: ReleaseSignal,
 }
 
-/// The sending end, for machines' threads. The reaper ends when the last one is dropped.
+/// What the reaper is told.
+pub(crate) enum Message {
+    /// A machine has ended.
+    Ended(EndedMachine, ToReaper),
+    /// A machine has been taken apart.
+    TakenApart {
+        /// Whose.
+        id: VmId,
+        /// Who waits for it.
+        release: ReleaseSignal,
+    },
+}
+
+/// The way to the reaper. The reaper ends when the last one is dropped.
 #[derive(Clone)]
-pub(crate) struct ToReaper(SyncSender<EndedMachine>);
+pub(crate) struct ToReaper(SyncSender<Message>);
 
 impl ToReaper {
-    /// Hands `ended` over. May wait for the reaper.
+    /// Hands `ended` over: the last act of a machine's thread. May wait for the reaper.
     pub(crate) fn hand_over(self, ended: EndedMachine) {
+        let to_reaper = self.clone();
         // The reaper outlives every sender. Were it gone all the same, dropping here is as good.
-        if let Err(refused) = self.0.send(ended) {
+        if let Err(refused) = self.0.send(Message::Ended(ended, to_reaper)) {
             dispose(refused);
         }
+    }
+
+    /// Says that machine `id` has been taken apart.
+    pub(crate) fn taken_apart(self, id: VmId, release: ReleaseSignal) {
+        // The reaper outlives every sender.
+        let _ = self.0.send(Message::TakenApart { id, release });
     }
 }
 
 /// Both ends.
-pub(crate) fn handover() -> (ToReaper, Receiver<EndedMachine>) {
+pub(crate) fn handover() -> (ToReaper, Receiver<Message>) {
     let (sender, receiver) = sync_channel(QUEUE);
     (ToReaper(sender), receiver)
 }

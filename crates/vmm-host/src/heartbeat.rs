@@ -13,6 +13,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use vm_model::ThreadHealth;
+
 /// One machine's generation: odd within a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Heartbeat(AtomicU64);
@@ -51,13 +53,6 @@ pub(crate) struct Standstill {
     since: Instant,
 }
 
-/// How a machine's thread is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
-    Turning,
-    Hung,
-}
-
 /// Decides from what was `remembered` and the `look` at `now`: how the thread is, given that it may stand still for
 /// `patience`, and what to remember for the next look.
 pub(crate) fn judge(
@@ -65,16 +60,16 @@ pub(crate) fn judge(
     look: Look,
     now: Instant,
     patience: Duration,
-) -> (Health, Option<Standstill>) {
+) -> (ThreadHealth, Option<Standstill>) {
     if !look.has_work {
-        return (Health::Turning, None);
+        return (ThreadHealth::Turning, None);
     }
     match remembered.filter(|standstill| standstill.generation == look.generation) {
         Some(standstill) if now.saturating_duration_since(standstill.since) >= patience => {
-            (Health::Hung, Some(standstill))
+            (ThreadHealth::Hung, Some(standstill))
         }
-        Some(standstill) => (Health::Turning, Some(standstill)),
-        None => (Health::Turning, Some(Standstill { generation: look.generation, since: now })),
+        Some(standstill) => (ThreadHealth::Turning, Some(standstill)),
+        None => (ThreadHealth::Turning, Some(Standstill { generation: look.generation, since: now })),
     }
 }
 
@@ -113,7 +108,7 @@ mod tests {
             let now = begun + Duration::from_secs(second);
             let (health, next) = judge(remembered, Look { generation, has_work }, now, PATIENCE);
             remembered = next;
-            seen.push(health == Health::Hung);
+            seen.push(health == ThreadHealth::Hung);
         }
         assert_eq!(seen, [false, false, true, true, false, false, false]);
         assert_eq!(remembered, None);
@@ -143,7 +138,7 @@ mod tests {
                     _ => Some((seconds, generation)),
                 };
                 let expected = since.is_some_and(|(at, _)| seconds - at >= PATIENCE.as_secs());
-                prop_assert_eq!(health == Health::Hung, expected);
+                prop_assert_eq!(health == ThreadHealth::Hung, expected);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The front door: machines in, handles out.
 
+mod hosted_machines;
 mod reaper;
-mod registry;
 mod watch_thread;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use vm_model::{MachineStatus, VmId};
+use vm_model::{MachineStatus, ThreadHealth, VmId};
 
 use crate::console::{ConsoleLimits, ConsoleRecorder};
 use crate::containment::note_places_of_panics;
@@ -24,11 +24,11 @@ use crate::heartbeat::Heartbeat;
 use crate::launch::{LaunchOutcome, LaunchRequest};
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
+use hosted_machines::{Ending, HostRefusal, Hosted, HostedMachines, Vitals};
 use reaper::{REAPER_THREAD, start_reaper};
-use registry::{Hosted, Registry, RegistryRefusal, Vitals};
 use watch_thread::{WATCH_THREAD, WatchThread};
 
-pub use registry::HostCounts;
+pub use hosted_machines::HostCounts;
 
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub struct HostOptions {
     pub mailbox_capacity: usize,
     /// How much of each console is kept.
     pub console: ConsoleLimits,
-    /// How long a machine's thread may stand still with work to do until its status says that it is hung.
+    /// How long a machine's thread may stand still with work to do until it counts as hung.
     pub hung_after: Duration,
 }
 
@@ -80,7 +80,7 @@ pub struct ShutdownReport {
 pub struct VmmHost {
     engine: Arc<dyn Engine>,
     options: HostOptions,
-    registry: Arc<Registry>,
+    machines: Arc<HostedMachines>,
     /// Taken by the shutdown. Held for a clone or a take.
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
     /// Taken by the shutdown. Held for a take.
@@ -100,13 +100,13 @@ impl VmmHost {
 
     pub(crate) fn with_engine(engine: Arc<dyn Engine>, options: HostOptions) -> Result<Self, HostError> {
         note_places_of_panics();
-        let registry = Arc::new(Registry::new(options.machine_limit));
+        let machines = Arc::new(HostedMachines::new(options.machine_limit));
         let reaper =
-            start_reaper(registry.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
-        let watch = WatchThread::start(registry.clone(), options.hung_after)
+            start_reaper(machines.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
+        let watch = WatchThread::start(machines.clone(), options.hung_after)
             .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
         let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
-        Ok(Self { engine, options, registry, reaper, watch })
+        Ok(Self { engine, options, machines, reaper, watch })
     }
 
     /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
@@ -133,12 +133,12 @@ impl VmmHost {
 
     /// How many machines there are.
     pub fn counts(&self) -> HostCounts {
-        self.registry.counts()
+        self.machines.counts()
     }
 
     /// Takes no machine in any more and kills those there are. Waits for nothing; see [`VmmHost::shut_down`].
     pub fn kill_all(&self) {
-        drop(self.registry.close());
+        drop(self.machines.close());
     }
 
     /// Takes no machine in any more, kills those there are, and waits until they are released.
@@ -147,7 +147,7 @@ impl VmmHost {
     pub async fn shut_down(&self, deadline: Duration) -> ShutdownReport {
         let begun = Instant::now();
         let mut report = ShutdownReport::default();
-        for (id, mut released) in self.registry.close() {
+        for (id, mut released) in self.machines.close() {
             // A signal that is gone was dropped with everything else.
             let left = deadline.saturating_sub(begun.elapsed());
             match timeout(left, released.wait_for(|released| *released)).await {
@@ -185,6 +185,7 @@ impl VmmHost {
             .map_err(|source| LaunchError::Mailbox { vm: vm.clone(), source })?;
         let (console, console_writer) = ConsoleRecorder::new(self.options.console);
         let (status, status_seen) = watch::channel(MachineStatus::booting());
+        let (health, health_seen) = watch::channel(ThreadHealth::default());
         let (release, released) = watch::channel(false);
         let (under_way, waiting) = oneshot::channel();
         let counters = Arc::new(CountersCell::default());
@@ -194,7 +195,8 @@ impl VmmHost {
             kill_switch: outbox.kill_switch(),
             status: status_seen.clone(),
             released: released.clone(),
-            vitals: Vitals { heartbeat: heartbeat.clone(), status: status.clone(), standstill: None },
+            ending: Ending::default(),
+            vitals: Vitals { heartbeat: heartbeat.clone(), health, standstill: None },
         };
         let machine_thread = MachineThread {
             request,
@@ -214,6 +216,7 @@ impl VmmHost {
             id: vm,
             port: Box::new(outbox),
             status: status_seen,
+            health: health_seen,
             released,
             counters,
             console,
@@ -230,16 +233,19 @@ impl VmmHost {
     fn spawn(&self, machine_thread: MachineThread, hosted: Hosted) -> Result<(), LaunchError> {
         let vm = machine_thread.request.id.clone();
         let thread_name = thread_name(&vm);
-        let admitted = self.registry.admit(&vm, || {
+        let admitted = self.machines.admit(&vm, || {
             let builder = thread::Builder::new().name(thread_name.clone());
             let thread = builder.spawn(move || machine_thread.run())?;
             Ok(Hosted { thread: Some(thread), ..hosted })
         });
         admitted.map_err(|refusal| match refusal {
-            RegistryRefusal::Closed => LaunchError::ShuttingDown { vm },
-            RegistryRefusal::Taken => LaunchError::AlreadyHosted { vm },
-            RegistryRefusal::Full { limit } => LaunchError::Full { vm, limit },
-            RegistryRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
+            HostRefusal::Closed => LaunchError::ShuttingDown { vm },
+            HostRefusal::Taken => LaunchError::AlreadyHosted { vm },
+            HostRefusal::Unsettled { obstacle, waited } => {
+                LaunchError::Unsettled { vm, obstacle: obstacle.to_string(), waited }
+            }
+            HostRefusal::Full { limit } => LaunchError::Full { vm, limit },
+            HostRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
         })
     }
 }

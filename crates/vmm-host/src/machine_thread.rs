@@ -97,9 +97,8 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
     };
     tracing::info!(vm_id = %id, ?exit, "the machine has ended");
     driver.status.send_modify(|status| {
-        status.phase = MachinePhase::Exited;
-        status.exit = Some(exit.clone());
-        status.hung = false;
+        status.phase = MachinePhase::Exited(exit.clone());
+        status.disk_trouble = None;
     });
     let Some(waiting) = driver.under_way.take() else {
         return;

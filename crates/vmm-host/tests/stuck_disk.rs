@@ -5,9 +5,11 @@ mod support;
 use std::time::{Duration, Instant};
 
 use tiny_guest::TinyGuest;
-use tokio::time::sleep;
-use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit, MachinePhase, StopMethod};
-use vmm_host::{LaunchRequest, MachineHandle, StopPolicy};
+use tokio::time::{sleep, timeout};
+use vm_model::{
+    DiskAccess, DiskFormat, DiskOptions, DiskSpec, FailureKind, MachineExit, MachinePhase, StopMethod,
+};
+use vmm_host::{LaunchError, LaunchRequest, MachineHandle, StopPolicy};
 
 use support::{host, launch, request, within};
 
@@ -89,27 +91,33 @@ async fn a_disk_that_never_answers_keeps_nobody_else_waiting() {
     assert_eq!(method, StopMethod::Kill);
     assert!(took < Duration::from_secs(5) + MOMENT, "the kill took {took:?}");
 
-    // Now its remains are taken apart, with the transfer still in flight.
+    // Its remains wait for the transfer, on a thread of their own.
     ends_in_a_moment(siblings.remove(0)).await;
-    within(stuck.released()).await;
-    assert!(asked.elapsed() < took + MOMENT, "{:?}", asked.elapsed());
-    assert_eq!(settling_threads(), 1, "somebody waits for the transfer");
-    assert_eq!(host.counts().hosted, 1);
+    within(async {
+        while host.counts().unsettled == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let counts = host.counts();
+    assert_eq!((counts.hosted, counts.ended, counts.unsettled), (2, 1, 1));
+    assert!(timeout(Duration::from_millis(50), stuck.released()).await.is_err(), "its disk is not settled");
 
-    // The same machine again, on a disk that is done with: nothing of its former life is in the way.
+    // The same machine does not get a disk that its former life may still write to, and is told which.
+    let (disk, _second_far_end) = std::io::pipe().expect("a pipe");
+    let error = within(host.launch(self::stuck(disk))).await.expect_err("it is not released");
+    assert!(matches!(error, LaunchError::Unsettled { .. }) && error.kind() == FailureKind::Host, "{error:?}");
+    assert!(error.to_string().contains("disk held"), "{error}");
+    types(&siblings[0], b'c').await;
+    says(&siblings[0], "c").await;
+
+    drop(far_end);
+    within(stuck.released()).await;
+    assert_eq!((host.counts().hosted, host.counts().unsettled), (1, 0));
+    assert_eq!(settling_threads(), 0, "nothing is left to wait for");
     let (disk, second_far_end) = std::io::pipe().expect("a pipe");
     let again = launch(&host, self::stuck(disk)).await;
     says(&again, "asked\n").await;
     drop(second_far_end);
     ends_in_a_moment(again).await;
-    types(&siblings[0], b'c').await;
-    says(&siblings[0], "c").await;
-
-    drop(far_end);
-    within(async {
-        while settling_threads() > 0 {
-            sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
 }

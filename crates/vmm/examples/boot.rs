@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use devices::serial::ConsoleSink;
 use hypervisor::Hypervisor;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineSpec, MemoryBacking,
-    MemorySpec, SerialMode,
+    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, InitialState, MachineSpec,
+    MemoryBacking, MemorySpec, SerialMode,
 };
-use vmm::{BuildOptions, Controller, Flow, InitialState, Machine, MachineEvent};
+use vmm::{BuildOptions, Controller, Flow, Machine, MachineEvent};
 
 struct Terminal;
 

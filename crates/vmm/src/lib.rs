@@ -12,8 +12,10 @@
 //! use std::time::Instant;
 //!
 //! use devices::serial::ConsoleSink;
-//! use vm_model::{BootSpec, Bytes, CpuSpec, MachineExit, MachineSpec, MemoryBacking, MemorySpec, SerialMode};
-//! use vmm::{BuildOptions, Controller, Flow, InitialState, Machine, MachineEvent};
+//! use vm_model::{
+//!     BootSpec, Bytes, CpuSpec, InitialState, MachineExit, MachineSpec, MemoryBacking, MemorySpec, SerialMode,
+//! };
+//! use vmm::{BuildOptions, Controller, Flow, Machine, MachineEvent};
 //!
 //! /// Prints what the guest writes.
 //! struct Print;
@@ -95,8 +97,8 @@ pub use boot::{BootFile, LoadError};
 pub use generation::{GenerationChangeError, GenerationId};
 pub use machine::{
     BalloonChangeError, BuildError, BuildOptions, Controller, CountersHandle, DiagnosisError, Flow, Handler,
-    InitialState, LinkChangeError, Machine, MachineEvent, NoConsole, PauseError, ProcessorsError, Remains,
-    Turn,
+    LinkChangeError, Machine, MachineEvent, NoConsole, PauseError, ProcessorsError, Remains, TurnReport,
+    Unsettled,
 };
 pub use memory::MemoryError;
 pub use topology::TopologyError;

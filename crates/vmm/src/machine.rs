@@ -16,9 +16,11 @@ mod disks;
 mod error;
 mod nics;
 mod options;
+mod pausing;
 mod platform;
 mod run;
-mod turn;
+mod trouble;
+mod turn_report;
 mod virtio;
 
 use std::os::fd::OwnedFd;
@@ -29,36 +31,28 @@ use devices::memory::GuestMemory;
 use devices::virtio::console::ConsoleSize;
 use hypervisor::{Hypervisor, Vcpu, Vm};
 use vm_memory::{Bytes as _, GuestAddress};
-use vm_model::{Bytes, GuestPanic, LinkState, MachineCounters, MachineSpec, SerialMode};
+use vm_model::{Bytes, GuestPanic, InitialState, LinkState, MachineCounters, MachineSpec, SerialMode};
 
 pub use controller::{Controller, Flow, MachineEvent};
 pub use counters::CountersHandle;
 pub use diagnosis::DiagnosisError;
 pub use error::{BalloonChangeError, BuildError, LinkChangeError, NoConsole, PauseError, ProcessorsError};
 pub use options::BuildOptions;
-pub use turn::{Handler, Turn};
+pub use turn_report::{Handler, TurnReport};
 
 use crate::generation::{GenerationChangeError, GenerationId};
 use crate::layout;
 use crate::outcome::Outcome;
 use crate::poller::Poller;
-use crate::vcpu::{RunningVcpus, StartError, VcpuContext, Wish};
+use crate::vcpu::{RunRequest, RunningVcpus, StartError, VcpuContext};
 use counters::CounterSources;
 use platform::Platform;
+use trouble::Trouble;
 use virtio::VirtioDevices;
 
 /// How long vCPU threads, and after them I/O in flight, may take to end. vCPUs leave the guest at a kick; only a host
 /// in trouble keeps one longer.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Whether a machine runs as soon as it is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitialState {
-    /// Its first vCPU is entered at once.
-    Running,
-    /// Its vCPUs wait for [`Machine::resume`].
-    Paused,
-}
 
 /// Where a machine is in its life.
 enum Phase {
@@ -81,6 +75,8 @@ pub struct Machine {
     settled: bool,
     outcome: Arc<Outcome>,
     told: Told,
+    /// There while a disk keeps requests that the host cannot carry out, and vCPUs wait for it.
+    trouble: Option<Trouble>,
     counters: Arc<CounterSources>,
     memory: Arc<GuestMemory>,
     vm: Arc<Vm>,
@@ -107,7 +103,8 @@ impl Machine {
         build::build(hypervisor, spec, options)
     }
 
-    /// Starts the vCPU threads.
+    /// Starts the vCPU threads. With [`InitialState::Paused`] they wait for [`Machine::resume`] before their first
+    /// instruction.
     ///
     /// # Errors
     /// The machine was started before, or the host gives no thread; it has ended then.
@@ -117,54 +114,13 @@ impl Machine {
         };
         let vcpus = std::mem::take(vcpus);
         self.phase = Phase::Ended;
-        let (wish, paused) = match initial {
-            InitialState::Running => (Wish::Run, false),
-            InitialState::Paused => (Wish::Park, true),
+        let (run, paused) = match initial {
+            InitialState::Running => (RunRequest::Run, false),
+            InitialState::Paused => (RunRequest::Park, true),
         };
-        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, wish)?;
+        let vcpus = RunningVcpus::start(vcpus, &self.counters.vcpus, &self.context, run)?;
         self.phase = Phase::Started { vcpus, paused };
         Ok(())
-    }
-
-    /// Whether the machine was paused and not resumed.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        matches!(self.phase, Phase::Started { paused: true, .. })
-    }
-
-    /// Makes all vCPUs leave the guest and waits for I/O in flight. Pausing a paused machine changes nothing.
-    ///
-    /// # Errors
-    /// Not all of it happened until `deadline`, or there is nothing to pause; the machine goes on as before.
-    pub fn pause(&mut self, deadline: Instant) -> Result<(), PauseError> {
-        let Phase::Started { vcpus, paused } = &mut self.phase else {
-            return Err(PauseError::NotRunning);
-        };
-        if *paused {
-            return Ok(());
-        }
-        if !vcpus.park(deadline) {
-            vcpus.resume();
-            return Err(PauseError::VcpuTimeout);
-        }
-        *paused = true;
-        self.virtio.freeze_watchdog();
-        if let Err(device) = self.virtio.drain(deadline) {
-            self.resume();
-            return Err(PauseError::DrainTimeout { device });
-        }
-        Ok(())
-    }
-
-    /// Lets a paused machine go on. Does nothing to any other.
-    pub fn resume(&mut self) {
-        if let Phase::Started { vcpus, paused } = &mut self.phase
-            && *paused
-        {
-            *paused = false;
-            self.virtio.resume();
-            vcpus.resume();
-        }
     }
 
     /// Presses the guest's power button; whether the guest heeds it is its own business.
@@ -277,7 +233,7 @@ impl Machine {
     /// Takes an ended machine's remains: what is costly to release. A running machine is ended first.
     pub fn into_remains(mut self) -> Remains {
         self.end();
-        Remains { _machine: self }
+        Remains { machine: self }
     }
 }
 
@@ -291,7 +247,25 @@ impl Drop for Machine {
 /// which can take tens of milliseconds: leave that to a thread nobody waits for.
 #[must_use = "dropping it here is what it is meant to avoid"]
 pub struct Remains {
-    _machine: Machine,
+    machine: Machine,
+}
+
+/// I/O of an ended machine is still in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The first device that has some.
+    pub device: String,
+}
+
+impl Remains {
+    /// Waits until no I/O of the machine is in flight: until then it may still change a disk, and nobody else may use
+    /// that. Dropping the remains before does not wait, and leaves the memory mapped that such I/O may touch.
+    ///
+    /// # Errors
+    /// There was some at `deadline`. Ask again for as long as it takes.
+    pub fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        self.machine.virtio.settle(deadline).map_err(|device| Unsettled { device })
+    }
 }
 
 impl std::fmt::Debug for Remains {

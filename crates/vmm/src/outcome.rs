@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
-use devices::power::{self, PowerRequests};
-use devices::pvpanic::{PanicReport, PanicReports};
+use devices::power::PowerRequests;
+use devices::pvpanic::PanicReports;
 use devices::watchdog::WatchdogReports;
 use rustix::event::{EventfdFlags, eventfd};
 use vm_model::{GuestPanic, MachineExit, ResetSource};
@@ -103,10 +103,10 @@ impl Outcome {
 }
 
 impl PanicReports for Outcome {
-    fn guest_panicked(&self, report: PanicReport) {
+    fn guest_panicked(&self, report: GuestPanic) {
         let gravity = match report {
-            PanicReport::CrashKernelLoaded => CRASH_KERNEL_LOADED,
-            PanicReport::Panicked => PANICKED,
+            GuestPanic::CrashKernelLoaded => CRASH_KERNEL_LOADED,
+            GuestPanic::Panicked => PANICKED,
         };
         if self.panic.fetch_max(gravity, Ordering::SeqCst) < gravity {
             self.ring();
@@ -125,10 +125,7 @@ impl PowerRequests for Outcome {
         self.conclude(MachineExit::PoweredOff);
     }
 
-    fn reset(&self, source: power::ResetSource) {
-        self.conclude(MachineExit::Reset(match source {
-            power::ResetSource::Acpi => ResetSource::Acpi,
-            power::ResetSource::KeyboardController => ResetSource::KeyboardController,
-        }));
+    fn reset(&self, source: ResetSource) {
+        self.conclude(MachineExit::Reset(source));
     }
 }

@@ -1,16 +1,16 @@
 //! The vCPUs of a machine: made ready for the first instruction, run on a thread each, parked, resumed, ended.
 //!
 //! ```text
-//! spawn → (parked) ⇄ running → ended          every arrow but the last is the event loop's wish, seen at a gate
+//! spawn → (parked) ⇄ running → ended          all but the last transition are requested by the event loop at a gate
 //! ```
 //!
 //! What an exit means is decided in `thread`; that a machine has ended, and how, goes to its `outcome`.
 
 mod affinity;
 mod clock;
-mod errand;
 mod gate;
 mod registers;
+mod request;
 mod setup;
 mod thread;
 
@@ -25,15 +25,15 @@ use vm_model::VcpuCounters;
 
 pub(crate) use affinity::Affinity;
 pub use affinity::AffinityError;
-pub(crate) use errand::{Answer, Errand};
-pub(crate) use gate::Wish;
+pub(crate) use gate::RunRequest;
+pub(crate) use request::{VcpuAnswer, VcpuRequest};
 pub use setup::CpuSetupError;
 pub(crate) use setup::prepare;
 pub(crate) use thread::Buses;
 
 use crate::outcome::Outcome;
 use clock::ThreadClock;
-use gate::Gate;
+use gate::VcpuGate;
 
 /// How long a vCPU may take to leave the guest before it is kicked again: a kick may be delayed, never lost.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
@@ -84,7 +84,7 @@ pub(crate) struct InjectedPanic {
 /// The vCPU threads of a started machine. Dropping it ends them.
 #[derive(Debug)]
 pub(crate) struct RunningVcpus {
-    gate: Arc<Gate>,
+    gate: Arc<VcpuGate>,
     kickers: Vec<VcpuKicker>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -109,10 +109,10 @@ impl RunningVcpus {
         vcpus: Vec<Vcpu>,
         meters: &[Arc<Meter>],
         context: &VcpuContext,
-        wish: Wish,
+        run: RunRequest,
     ) -> Result<Self, StartError> {
         let mut running = Self {
-            gate: Arc::new(Gate::new(wish)),
+            gate: Arc::new(VcpuGate::new(run)),
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),
             threads: Vec::with_capacity(vcpus.len()),
         };
@@ -134,27 +134,27 @@ impl RunningVcpus {
 
     /// Makes every vCPU leave the guest and wait; `false` when one did not until `deadline`.
     pub(crate) fn park(&self, deadline: Instant) -> bool {
-        self.gate.wish(Wish::Park);
-        self.kick_until(deadline, Gate::all_parked_or_ended)
+        self.gate.request_run(RunRequest::Park);
+        self.kick_until(deadline, VcpuGate::all_parked_or_ended)
     }
 
     /// Lets parked vCPUs go on.
     pub(crate) fn resume(&self) {
-        self.gate.wish(Wish::Run);
+        self.gate.request_run(RunRequest::Run);
     }
 
-    /// Sends every vCPU on `errand`, wherever it is, and lets it go on: the answers by vCPU, `None` of one that did not
-    /// come to the gate until `deadline` or is gone.
-    pub(crate) fn ask(&self, errand: Errand, deadline: Instant) -> Vec<Option<Answer>> {
-        self.gate.begin_round(errand, self.kickers.len());
-        self.kick_until(deadline, Gate::all_answered);
+    /// Has every vCPU carry out `request`, running or parked, and go on. Returns the answers by vCPU: `None` for one
+    /// that did not reach the gate before `deadline`, or whose thread has ended.
+    pub(crate) fn ask(&self, request: VcpuRequest, deadline: Instant) -> Vec<Option<VcpuAnswer>> {
+        self.gate.begin_round(request, self.kickers.len());
+        self.kick_until(deadline, VcpuGate::all_answered);
         self.gate.end_round()
     }
 
     /// Ends every thread; `false` when one was still there at `deadline`, which is then left to itself.
     pub(crate) fn end(&mut self, deadline: Instant) -> bool {
-        self.gate.wish(Wish::End);
-        let all_ended = self.kick_until(deadline, Gate::all_ended);
+        self.gate.request_run(RunRequest::End);
+        let all_ended = self.kick_until(deadline, VcpuGate::all_ended);
         for thread in self.threads.drain(..) {
             if all_ended || thread.is_finished() {
                 // Its panics were caught inside; what is left of the thread is its return.
@@ -169,7 +169,7 @@ impl RunningVcpus {
         all_ended
     }
 
-    fn kick_until(&self, deadline: Instant, reached: impl Fn(&Gate, Instant) -> bool) -> bool {
+    fn kick_until(&self, deadline: Instant, reached: impl Fn(&VcpuGate, Instant) -> bool) -> bool {
         loop {
             for kicker in &self.kickers {
                 kicker.kick();

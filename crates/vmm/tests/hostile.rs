@@ -20,10 +20,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use tempfile::TempDir;
 use tiny_guest::{Attack, HOSTILE_DISK_START, HOSTILE_MEMORY_SIZE, Target, TinyGuest};
 use vm_model::{
-    BalloonSpec, BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MacAddress,
-    MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode, VsockSpec,
+    BalloonSpec, BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, InitialState,
+    MacAddress, MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
+    VsockSpec,
 };
-use vmm::{BuildOptions, Controller, Flow, InitialState, Machine, MachineEvent};
+use vmm::{BuildOptions, Controller, Flow, Machine, MachineEvent};
 
 /// For what takes milliseconds on an idle host.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -12,10 +12,10 @@ use devices::serial::ConsoleSink;
 use hypervisor::Hypervisor;
 use tiny_guest::TinyGuest;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit, MachineSpec,
-    MemoryBacking, MemorySpec, SerialMode,
+    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, InitialState, MachineExit,
+    MachineSpec, MemoryBacking, MemorySpec, SerialMode,
 };
-use vmm::{BuildOptions, Controller, Flow, InitialState, Machine, MachineEvent};
+use vmm::{BuildOptions, Controller, Flow, Machine, MachineEvent};
 
 struct Quiet;
 

@@ -91,6 +91,7 @@ pub(crate) fn key(setting: &str) -> &str {
         "network_bridge" => "network.bridge",
         "vm_subnet_base" => "network.subnet",
         "metrics_poll_interval" => "metrics_poll_interval_seconds",
+        "removal_grace" => "removal_grace_seconds",
         "memory_overcommit" => "limits.memory_overcommit_ratio",
         same => same,
     }

@@ -21,7 +21,7 @@ pub(crate) fn source(
     let node_status = vm_manager.node_status();
     Arc::new(move || {
         let node = node_status.borrow().clone();
-        let damaged = vm_manager.list_damaged_vms().iter();
+        let damaged = vm_manager.list_damaged().into_iter();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since,
@@ -29,9 +29,7 @@ pub(crate) fn source(
             generation: node.generation,
             held: node.held,
             refused_entries: node.refused_entries,
-            damaged: damaged
-                .map(|(id, problem)| DamagedVm { id: id.clone(), problem: problem.clone() })
-                .collect(),
+            damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             degradations: Vec::new(),
             log_lines_dropped: logging::dropped(),
             open_files_limit: files.limit(),

@@ -120,6 +120,10 @@ pub trait VirtioDevice: Send {
     /// The descriptor with `token` became readable. Spurious calls are harmless, also while in reset.
     fn event(&mut self, token: u16);
 
+    /// Tries again what the host could not carry out and the device kept, if it is one that keeps requests. Its owner calls
+    /// it now and then while there are any. Spurious calls are harmless, also while in reset.
+    fn retry(&mut self) {}
+
     /// Waits until no I/O is in flight, without taking new buffers. Used before a pause; `false` when `deadline` passed first.
     fn drain(&mut self, deadline: Instant) -> bool;
 

@@ -19,3 +19,4 @@ pub mod rng;
 mod token_bucket;
 mod vectors;
 pub mod vsock;
+mod work_left;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::LinkName;
+use crate::netlink::BridgeSettings;
 
 fn config() -> NetworkConfig {
     NetworkConfig::new(LinkName::parse("br-test").unwrap(), "10.100.0.0/16".parse().unwrap())
@@ -18,7 +19,28 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         controller: None,
         mtu: 1500,
         is_up: true,
+        is_loopback: false,
+        bridge: (kind == Some("bridge")).then_some(OURS),
     }
+}
+
+/// What our own bridge is set to.
+const OURS: BridgeSettings = BridgeSettings {
+    spanning_tree: false,
+    forward_delay: 0,
+    ageing_time: 30_000,
+    filters_vlans: false,
+    default_vlan: 1,
+    group_forward_mask: 0,
+    multicast_snooping: false,
+};
+
+/// The plan for another's bridge with these settings.
+fn adoption(settings: BridgeSettings) -> Result<BridgePlan, NetworkError> {
+    let bridge = Link { bridge: Some(settings), ..link(7, "br-test", Some("bridge")) };
+    let observed =
+        Observed { links: vec![bridge], addresses: vec![address(7, "10.100.0.1/16")], ..Observed::default() };
+    plan_bridge(&config(), &observed)
 }
 
 fn address(link: u32, text: &str) -> Ipv4Assignment {
@@ -26,7 +48,7 @@ fn address(link: u32, text: &str) -> Ipv4Assignment {
 }
 
 fn route(link: u32, text: &str) -> Ipv4Route {
-    Ipv4Route { destination: text.parse().unwrap(), link: Some(link) }
+    Ipv4Route { destination: text.parse().unwrap(), links: vec![link] }
 }
 
 fn refusal(observed: &Observed) -> String {
@@ -37,7 +59,7 @@ fn refusal(observed: &Observed) -> String {
 fn a_missing_bridge_is_created() {
     let plan = plan_bridge(&config(), &Observed::default()).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Created);
-    assert_eq!(plan.actions, [BridgeAction::Create, BridgeAction::Dress, BridgeAction::AddAddress]);
+    assert_eq!(plan.actions, [BridgeAction::Create, BridgeAction::Configure, BridgeAction::AddAddress]);
 }
 
 #[test]
@@ -48,6 +70,7 @@ fn our_own_bridge_as_it_should_be_needs_nothing() {
         links: vec![bridge],
         addresses: vec![address(7, "10.100.0.1/16")],
         routes: vec![route(7, "10.100.0.0/16")],
+        ..Observed::default()
     };
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!((plan.origin, plan.actions), (BridgeOrigin::Ours, vec![]));
@@ -55,7 +78,7 @@ fn our_own_bridge_as_it_should_be_needs_nothing() {
     observed.links[0].mtu = 9000;
     observed.addresses.clear();
     let plan = plan_bridge(&config(), &observed).unwrap();
-    assert_eq!(plan.actions, [BridgeAction::Dress, BridgeAction::AddAddress]);
+    assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress]);
 }
 
 #[test]
@@ -67,6 +90,81 @@ fn anothers_bridge_is_adopted_as_it_is() {
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Adopted);
     assert_eq!(plan.actions, [BridgeAction::BringUp, BridgeAction::AddAddress]);
+}
+
+#[test]
+fn our_own_bridge_is_kept_as_it_was_created() {
+    let mut bridge = link(7, "br-test", Some("bridge"));
+    bridge.alias = Some(BRIDGE_ALIAS.to_owned());
+    bridge.bridge = Some(BridgeSettings {
+        spanning_tree: true,
+        forward_delay: 1500,
+        ageing_time: 0,
+        filters_vlans: true,
+        group_forward_mask: 8,
+        multicast_snooping: true,
+        ..OURS
+    });
+    let observed =
+        Observed { links: vec![bridge], addresses: vec![address(7, "10.100.0.1/16")], ..Observed::default() };
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    let expected = [
+        BridgeSetting::NoSpanningTree,
+        BridgeSetting::ForwardDelay(0),
+        BridgeSetting::AgeingTime(30_000),
+        BridgeSetting::NoVlanFiltering,
+        BridgeSetting::GroupForwardMask(0),
+        BridgeSetting::NoMulticastSnooping,
+    ];
+    assert_eq!(plan.actions, expected.map(BridgeAction::Change));
+    assert_eq!(plan.notes, []);
+}
+
+#[test]
+fn what_an_adopted_bridge_brings_along_is_told() {
+    let stp = BridgeSettings { spanning_tree: true, forward_delay: 1500, group_forward_mask: 8, ..OURS };
+    let plan = adoption(stp).unwrap();
+    assert_eq!(plan.actions, []);
+    assert_eq!(
+        plan.notes,
+        [BridgeNote::SpanningTree { seconds: 30 }, BridgeNote::GroupForwardMask { mask: 8 }]
+    );
+
+    let mut observed = Observed {
+        links: vec![link(7, "br-test", Some("bridge")), link(8, "eth1", None), link(9, "pw-x", Some("tun"))],
+        ipv6_links: vec![7],
+        ..Observed::default()
+    };
+    observed.links[0].mtu = 1400;
+    observed.links[1].controller = Some(7);
+    observed.links[2].controller = Some(7);
+    observed.links[2].alias = Some("procurator:web-1/net0".to_owned());
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    let ports = vec!["eth1".to_owned()];
+    assert_eq!(
+        plan.notes,
+        [BridgeNote::Mtu { mtu: 1400 }, BridgeNote::OtherPorts { ports }, BridgeNote::Ipv6]
+    );
+    assert_eq!((plan.mtu, plan.keeps_ipv6), (1400, true));
+}
+
+#[test]
+fn a_hub_is_made_a_bridge_and_given_back_as_it_was() {
+    let plan = adoption(BridgeSettings { ageing_time: 0, ..OURS }).unwrap();
+    assert_eq!(plan.actions, [BridgeAction::Change(BridgeSetting::AgeingTime(30_000))]);
+    assert_eq!(plan.undo, [BridgeSetting::AgeingTime(0)]);
+    assert_eq!(plan.notes, [BridgeNote::AgeingTime]);
+}
+
+#[test]
+fn a_bridge_that_drops_what_vms_send_is_refused() {
+    let error = adoption(BridgeSettings { filters_vlans: true, default_vlan: 0, ..OURS }).unwrap_err();
+    assert!(error.to_string().starts_with("the link br-test is a bridge that filters VLANs"), "{error}");
+    assert!(adoption(BridgeSettings { filters_vlans: true, ..OURS }).is_ok(), "ports are put into VLAN 1");
+    let mut bridge = link(7, "br-test", Some("bridge"));
+    bridge.mtu = 500;
+    let error = refusal(&Observed { links: vec![bridge], ..Observed::default() });
+    assert!(error.starts_with("the link br-test is a bridge with an MTU of 500: raise it"), "{error}");
 }
 
 #[test]
@@ -87,7 +185,7 @@ fn a_subnet_in_use_names_the_user() {
     let mut observed = Observed {
         links: vec![link(2, "eth0", None)],
         addresses: vec![address(2, "10.100.7.9/24")],
-        routes: vec![],
+        ..Observed::default()
     };
     assert_eq!(
         refusal(&observed),
@@ -113,7 +211,7 @@ proptest! {
         let observed = Observed {
             links: vec![link(2, "eth0", None)],
             addresses: vec![Ipv4Assignment { link: 2, address: other }],
-            routes: vec![],
+            ..Observed::default()
         };
         let subnet = config().network();
         let shares = other.contains(subnet.network()) || subnet.contains(other.network());

@@ -4,17 +4,18 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
-use tracing::debug;
+use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use super::{Attached, HostNetwork, Interface};
+use crate::claimed_names::claim_on;
 use crate::config::check_mtu;
 use crate::dhcp::Binding;
 use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
 use crate::start::blocking;
 use crate::tap::{TapRequest, create_tap};
-use crate::{AttachmentProblem, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
+use crate::{AttachmentProblem, InvalidLinkName, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
 
 /// An MTU that guests assume without being told.
 const ETHERNET_MTU: u16 = 1500;
@@ -32,7 +33,7 @@ pub struct NicAttachment {
     pub address: Ipv4Addr,
     /// The MTU, not above the bridge's; `None` takes the bridge's.
     pub mtu: Option<u16>,
-    /// A name for the TAP, used when it is valid and free.
+    /// A name for the TAP, used when it is valid and free and no other software claims names like it.
     pub tap_hint: Option<String>,
     /// How many queues the TAP spreads frames over.
     pub queues: NonZeroU16,
@@ -51,6 +52,32 @@ pub struct Tap {
     pub fds: Vec<OwnedFd>,
     /// Whether UDP segmentation offload can be turned on too.
     pub udp_segmentation: UdpSegmentation,
+    /// Why the TAP has not the hinted name.
+    pub unused_hint: Option<UnusedHint>,
+}
+
+/// Why a hinted name was not given to a TAP.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum UnusedHint {
+    /// It cannot be a link's name.
+    #[error("the wished TAP name is not used")]
+    Invalid(#[from] InvalidLinkName),
+    /// Other software takes links of such names for its own.
+    #[error("the wished TAP name {hint} is not used: names like {glob} belong to {owner}")]
+    Claimed {
+        /// The name.
+        hint: LinkName,
+        /// The names that are claimed.
+        glob: &'static str,
+        /// Who claims them.
+        owner: &'static str,
+    },
+    /// Another link has it.
+    #[error("the wished TAP name {hint} is not used: another interface of this host has it")]
+    Taken {
+        /// The name.
+        hint: LinkName,
+    },
 }
 
 impl HostNetwork {
@@ -62,13 +89,12 @@ impl HostNetwork {
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         let reservation = self.reserve(&attachment)?;
         let NicAttachment { vm, nic, mtu, tap_hint, queues, .. } = attachment;
-        let hint = tap_hint.and_then(|hint| {
-            LinkName::parse(&hint)
-                .inspect_err(|error| debug!(vm_id = %vm, %nic, %error, "the hinted TAP name is not used"))
-                .ok()
-        });
-        let (owner, interface) = (vm.clone(), nic.clone());
-        let create = move || create_tap(TapRequest { vm: &owner, nic: &interface, hint, queues });
+        let (hint, unusable) = match tap_hint.as_deref().map(usable_hint).transpose() {
+            Ok(hint) => (hint, None),
+            Err(unusable) => (None, Some(unusable)),
+        };
+        let (owner, interface, wanted) = (vm.clone(), nic.clone(), hint.clone());
+        let create = move || create_tap(TapRequest { vm: &owner, nic: &interface, hint: wanted, queues });
         let tap = blocking("create a TAP", create).await?.map_err(|cause| NetworkError::Tap {
             vm: vm.clone(),
             nic: nic.clone(),
@@ -93,7 +119,14 @@ impl HostNetwork {
         )?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
         reservation.keep(tap.index, tap.name.clone());
-        Ok(Tap { name: tap.name, index: tap.index, fds: tap.fds, udp_segmentation: tap.udp_segmentation })
+        let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
+        Ok(Tap {
+            name: tap.name,
+            index: tap.index,
+            fds: tap.fds,
+            udp_segmentation: tap.udp_segmentation,
+            unused_hint: unusable.or(taken),
+        })
     }
 
     /// Checks an attachment, takes its place among the attached and registers its DHCP binding.
@@ -156,6 +189,14 @@ impl Drop for Reservation<'_> {
             self.network.started.bindings.change(|bindings| bindings.remove(self.mac));
             self.network.lock().remove(&interface);
         }
+    }
+}
+
+fn usable_hint(hint: &str) -> Result<LinkName, UnusedHint> {
+    let hint = LinkName::parse(hint)?;
+    match claim_on(&hint) {
+        Some((glob, owner)) => Err(UnusedHint::Claimed { hint, glob, owner }),
+        None => Ok(hint),
     }
 }
 

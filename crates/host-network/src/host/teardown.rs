@@ -4,10 +4,12 @@ use std::sync::PoisonError;
 
 use super::HostNetwork;
 use crate::bridge::bridge_address;
+use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
-use crate::netlink::Netlink;
+use crate::forwarding::give_back_everything;
+use crate::netlink::{BridgeSetting, Netlink};
 use crate::start::{Started, blocking};
-use crate::{BridgeOrigin, Egress, LinkName, NetworkConfig, NetworkError};
+use crate::{BridgeOrigin, LinkName, NetworkConfig, NetworkError};
 
 /// What shutting down leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,28 +38,42 @@ pub enum TeardownOutcome {
 
 impl HostNetwork {
     /// Stops the DHCP server and, with [`Teardown::Remove`], removes every TAP attached through this value, our
-    /// table, and the bridge if it is ours and nobody else's link is attached to it. The host-wide forwarding
-    /// switch stays as it is.
+    /// table, and the bridge if it is ours and nobody else's link is attached to it. Settings of links that were
+    /// changed get the values they had, where nobody else has changed them since.
     ///
     /// # Errors
     /// If the kernel or `nft` refuses; what comes after stays.
     pub async fn shutdown(self, teardown: Teardown) -> Result<TeardownOutcome, NetworkError> {
         let Self { config, started, attached } = self;
-        let Started { netlink, bridge, address_added, firewall, dhcp, report, .. } = started;
+        let Started {
+            exclusive,
+            netlink,
+            bridge,
+            address_added,
+            bridge_undo,
+            firewall,
+            changed,
+            dhcp,
+            report,
+            ..
+        } = started;
         dhcp.stop().await;
         let attached = attached.into_inner().unwrap_or_else(PoisonError::into_inner);
         let remains = Remains {
             bridge,
             origin: report.bridge,
             address_added,
+            bridge_undo,
             taps: attached.into_values().filter_map(|attached| attached.tap).collect(),
             firewall,
+            changed,
         };
         let outcome = match teardown {
             Teardown::Keep => Ok(TeardownOutcome::Kept),
             Teardown::Remove => remains.remove(&netlink, &config).await,
         };
         netlink.close().await;
+        drop(exclusive);
         outcome
     }
 }
@@ -67,8 +83,10 @@ struct Remains {
     bridge: u32,
     origin: BridgeOrigin,
     address_added: bool,
+    bridge_undo: Vec<BridgeSetting>,
     taps: Vec<(u32, LinkName)>,
     firewall: Firewall,
+    changed: ChangedSettings,
 }
 
 impl Remains {
@@ -80,11 +98,17 @@ impl Remains {
         for (index, name) in &self.taps {
             netlink.delete(*index, name.as_str()).await?;
         }
-        if config.egress == Egress::Masquerade {
-            let firewall = self.firewall;
-            blocking("remove masquerading", move || firewall.remove()).await??;
-        }
+        let (firewall, mut changed) = (self.firewall, self.changed);
+        let give_back = move || {
+            // First the settings: no link forwards without its guard.
+            give_back_everything(&mut changed);
+            firewall.remove()
+        };
+        blocking("give packet forwarding back", give_back).await??;
         if self.origin == BridgeOrigin::Adopted {
+            for setting in &self.bridge_undo {
+                netlink.change_bridge(&config.bridge, *setting).await?;
+            }
             if self.address_added {
                 netlink.remove_address(self.bridge, bridge_address(config)).await?;
             }

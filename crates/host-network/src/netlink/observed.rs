@@ -1,10 +1,13 @@
 //! Links, addresses and routes as this crate sees them, read out of the kernel's messages.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
 /// The kernel's routing table of its own addresses (`RT_TABLE_LOCAL`).
@@ -22,6 +25,26 @@ pub(crate) struct Link {
     pub(crate) controller: Option<u32>,
     pub(crate) mtu: u32,
     pub(crate) is_up: bool,
+    pub(crate) is_loopback: bool,
+    /// What a bridge is set to; `None` for a link of another kind.
+    pub(crate) bridge: Option<BridgeSettings>,
+}
+
+/// The settings of a bridge that matter to what is attached to it. A kernel built without a feature does not tell of it;
+/// it is off then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BridgeSettings {
+    pub(crate) spanning_tree: bool,
+    /// How long a new port listens and learns each, with spanning tree; in hundredths of a second.
+    pub(crate) forward_delay: u32,
+    /// How long the port of an address is remembered, in hundredths of a second; 0 sends every frame to every port.
+    pub(crate) ageing_time: u32,
+    pub(crate) filters_vlans: bool,
+    /// The VLAN of untagged frames on a new port; 0 for none.
+    pub(crate) default_vlan: u16,
+    /// Which of the addresses 01-80-c2-00-00-0x, meant for the next switch alone, are passed on.
+    pub(crate) group_forward_mask: u16,
+    pub(crate) multicast_snooping: bool,
 }
 
 /// An IPv4 address on a link.
@@ -31,11 +54,12 @@ pub(crate) struct Ipv4Assignment {
     pub(crate) address: Ipv4Network,
 }
 
-/// A route to a network, not the default one.
+/// A route to a network; the default one is to `0.0.0.0/0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ipv4Route {
     pub(crate) destination: Ipv4Network,
-    pub(crate) link: Option<u32>,
+    /// The links that it leads through: several where packets are spread.
+    pub(crate) links: Vec<u32>,
 }
 
 /// `None` for IPv6.
@@ -51,6 +75,10 @@ pub(super) fn assignment_from(message: &AddressMessage) -> Option<Ipv4Assignment
     })
 }
 
+pub(super) fn is_global_ipv6(message: &AddressMessage) -> bool {
+    message.header.family == AddressFamily::Inet6 && message.header.scope == AddressScope::Universe
+}
+
 pub(super) fn link_from(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
@@ -60,6 +88,8 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         controller: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        is_loopback: message.header.flags.contains(LinkFlags::Loopback),
+        bridge: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -68,10 +98,13 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Bridge(data)) => link.bridge = Some(settings_from(&data)),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
@@ -79,25 +112,41 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
     link
 }
 
-/// `None` for a default route, for one that leads nowhere and for the kernel's own.
+fn settings_from(data: &[InfoBridge]) -> BridgeSettings {
+    let mut settings = BridgeSettings::default();
+    for info in data {
+        match info {
+            InfoBridge::StpState(state) => settings.spanning_tree = *state != BridgeStpState::Disabled,
+            InfoBridge::ForwardDelay(delay) => settings.forward_delay = *delay,
+            InfoBridge::AgeingTime(time) => settings.ageing_time = *time,
+            InfoBridge::VlanFiltering(filters) => settings.filters_vlans = *filters,
+            InfoBridge::VlanDefaultPvid(vlan) => settings.default_vlan = *vlan,
+            InfoBridge::GroupFwdMask(mask) => settings.group_forward_mask = *mask,
+            InfoBridge::MulticastSnooping(snoops) => settings.multicast_snooping = *snoops,
+            _ => {}
+        }
+    }
+    settings
+}
+
+/// `None` for a route that leads nowhere and for the kernel's own.
 pub(super) fn route_from(message: &RouteMessage) -> Option<Ipv4Route> {
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let mut destination = None;
-    let mut link = None;
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut links = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
-            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
             _ => {}
         }
     }
     if header.kind != RouteType::Unicast || table == LOCAL_TABLE {
         return None;
     }
-    Some(Ipv4Route {
-        destination: Ipv4Network::new(destination?, header.destination_prefix_length).ok()?,
-        link,
-    })
+    let destination = Ipv4Network::new(destination, header.destination_prefix_length).ok()?;
+    Some(Ipv4Route { destination, links })
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use host_network::{BridgeOrigin, Egress, HostForwarding, HostNetwork, Teardown, TeardownOutcome};
+use host_network::{
+    BridgeOrigin, Egress, HostForwarding, HostNetwork, LinkName, NetworkConfig, Teardown, TeardownOutcome,
+};
 use rustix::thread::UnshareFlags;
 
 use crate::namespaces::{
@@ -15,12 +17,13 @@ fn a_bridge_is_made_found_again_and_removed() {
         assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
         let network = HostNetwork::start(config()).await.unwrap();
         assert_eq!(network.report().bridge, BridgeOrigin::Created);
-        assert_eq!(network.report().host_forwarding, HostForwarding::TurnedOn);
+        assert_eq!(network.report().host_forwarding, HostForwarding::ForVmsOnly { links: vec![] });
         let made = link(BRIDGE).unwrap();
         assert_eq!(made["ifalias"], "procurator:bridge");
         assert!(made["address"].as_str().unwrap().starts_with("06:50:"), "{made}");
         assert_eq!(made["linkinfo"]["info_data"]["stp_state"], 0);
         assert_eq!(made["linkinfo"]["info_data"]["forward_delay"], 0);
+        assert_eq!(made["linkinfo"]["info_data"]["mcast_snooping"], 0);
         assert!(made["flags"].as_array().unwrap().contains(&"UP".into()), "{made}");
         assert_eq!(addresses(BRIDGE), ["10.100.0.1/16"]);
         let forwarding = format!("/proc/sys/net/ipv4/conf/{BRIDGE}/forwarding");
@@ -29,12 +32,17 @@ fn a_bridge_is_made_found_again_and_removed() {
 
         // What somebody changed meanwhile is put right; what is right stays.
         run("ip link set br-test down mtu 1400");
+        run("ip link set br-test type bridge stp_state 1 ageing_time 0 group_fwd_mask 8 mcast_snooping 1");
         let network = HostNetwork::start(config()).await.unwrap();
         assert_eq!(network.report().bridge, BridgeOrigin::Ours);
-        assert_eq!(network.report().host_forwarding, HostForwarding::Unchanged);
         let found = link(BRIDGE).unwrap();
         assert_eq!((&found["ifindex"], &found["address"]), (&made["ifindex"], &made["address"]));
         assert_eq!(found["mtu"], 1500);
+        for setting in ["stp_state", "forward_delay", "ageing_time", "group_fwd_mask", "mcast_snooping"] {
+            let (was, is) =
+                (&made["linkinfo"]["info_data"][setting], &found["linkinfo"]["info_data"][setting]);
+            assert_eq!(is, was, "{setting}");
+        }
         assert_eq!(addresses(BRIDGE), ["10.100.0.1/16"]);
 
         let outcome = network.shutdown(Teardown::Remove).await.unwrap();
@@ -76,6 +84,25 @@ fn anothers_bridge_is_adopted_and_left_as_it_was() {
         assert_eq!(after["linkinfo"]["info_data"]["forward_delay"], 700);
         assert!(addresses(BRIDGE).is_empty());
         assert_eq!(link_names(), ["lo", BRIDGE]);
+    });
+}
+
+#[test]
+fn an_adopted_hub_is_a_bridge_meanwhile_and_small_packets_are_told() {
+    in_namespace(async || {
+        run("ip link add br-test mtu 1400 type bridge ageing_time 0 stp_state 1");
+        let network = HostNetwork::start(config()).await.unwrap();
+        let ageing = || link(BRIDGE).unwrap()["linkinfo"]["info_data"]["ageing_time"].clone();
+        assert_eq!(ageing(), 30_000);
+        let told: Vec<String> = network.report().warnings.iter().map(ToString::to_string).collect();
+        for part in ["MTU of 1400", "ageing time of 0", "spanning tree"] {
+            assert!(told.iter().any(|warning| warning.contains(part)), "{part}: {told:?}");
+        }
+        let tap = network.attach(nic(2)).await.unwrap();
+        assert_eq!(link(tap.name.as_str()).unwrap()["mtu"], 1400);
+        assert_eq!(network.config().mtu, 1400);
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(ageing(), 0);
     });
 }
 
@@ -134,7 +161,7 @@ fn a_late_failure_leaves_no_bridge() {
         run(&format!("mount --bind /dev/null {nft}"));
         let error = HostNetwork::start(config()).await.unwrap_err();
         assert!(
-            chain(&error).starts_with("cannot set up masquerading: cannot run nft: "),
+            chain(&error).contains("cannot apply the nftables table procurator-br-test: cannot run nft: "),
             "{}",
             chain(&error)
         );
@@ -157,5 +184,39 @@ fn an_isolated_network_forwards_nothing() {
         assert_eq!(run("nft list tables"), "");
         network.shutdown(Teardown::Remove).await.unwrap();
         assert_eq!(link_names(), ["lo"]);
+    });
+}
+
+#[test]
+fn a_second_worker_is_refused_by_name_and_takes_nothing_away() {
+    in_namespace(async || {
+        let first = HostNetwork::start(config()).await.unwrap();
+        let before = (run("nft list ruleset"), addresses(BRIDGE), link_names());
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        let process = std::process::id();
+        let expected = format!("the bridge br-test cannot be used: process {process} (");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        let elsewhere = NetworkConfig { bridge: LinkName::parse("br-other").unwrap(), ..config() };
+        let error = HostNetwork::start(elsewhere).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("the nftables table procurator-br-test cannot be used"),
+            "{error}"
+        );
+        assert_eq!((run("nft list ruleset"), addresses(BRIDGE), link_names()), before);
+
+        // Another bridge and another subnet are another network.
+        let other =
+            NetworkConfig::new(LinkName::parse("br-other").unwrap(), "10.101.0.0/16".parse().unwrap());
+        let second = HostNetwork::start(other.clone()).await.unwrap();
+        second.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!((run("nft list ruleset"), addresses(BRIDGE), link_names()), before);
+        let overlapping = NetworkConfig { subnet: "10.100.4.0/24".parse().unwrap(), ..other };
+        let overlapping = NetworkConfig { gateway: "10.100.4.1".parse().unwrap(), ..overlapping };
+        let error = HostNetwork::start(overlapping).await.unwrap_err();
+        assert!(error.to_string().contains("link br-test has the address 10.100.0.1/16"), "{error}");
+
+        first.shutdown(Teardown::Remove).await.unwrap();
+        let next = HostNetwork::start(config()).await.expect("it is free again");
+        next.shutdown(Teardown::Remove).await.unwrap();
     });
 }

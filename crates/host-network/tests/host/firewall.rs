@@ -20,7 +20,7 @@ fn the_table_is_made_made_again_and_removed_beside_others() {
         run("nft add table ip others");
         run("nft add chain ip others kept");
         let network = HostNetwork::start(config()).await.unwrap();
-        let first = shape("procurator");
+        let first = shape("procurator-br-test");
         for expected in [
             "iifname \"br-test\" oifname != \"br-test\" ip saddr != 10.100.0.0/16 drop",
             "ip saddr 10.100.0.0/16 ip daddr != 10.100.0.0/16 oifname != \"br-test\" masquerade",
@@ -29,10 +29,10 @@ fn the_table_is_made_made_again_and_removed_beside_others() {
             assert!(first.contains(expected), "no `{expected}` in {first}");
         }
         network.shutdown(Teardown::Keep).await.unwrap();
-        run("nft add chain ip procurator stale");
+        run("nft add chain ip procurator-br-test stale");
 
         let network = HostNetwork::start(config()).await.unwrap();
-        assert_eq!(shape("procurator"), first);
+        assert_eq!(shape("procurator-br-test"), first);
         network.shutdown(Teardown::Remove).await.unwrap();
         assert_eq!(run("nft list tables"), "table ip others\n");
         assert!(rules("others").to_string().contains("kept"));

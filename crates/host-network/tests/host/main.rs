@@ -1,12 +1,16 @@
 //! The host network for real, each test in network namespaces of its own.
 
 #![expect(clippy::unwrap_used, reason = "a test's own set-up may fail by panic")]
+#![expect(clippy::print_stdout, reason = "a skipped test says so")]
 
 #[path = "../namespaces/mod.rs"]
 mod namespaces;
 
 mod bridge;
+mod claimed_names;
 mod dhcp;
 mod firewall;
+mod forwarding;
 mod reach;
+mod router_advertisements;
 mod tap;

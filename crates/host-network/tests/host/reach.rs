@@ -56,6 +56,14 @@ async fn reaches(host: &Host, address: &str) {
 fn machines_on_the_bridge_get_addresses_and_reach_the_host_each_other_and_beyond() {
     in_namespace(async || {
         let directory = tempfile::tempdir().unwrap();
+        // A host beyond ours, which knows no way back into the VMs' network.
+        let beyond = Host::new();
+        run(&format!("ip link add wan type veth peer name eth0 netns {}", beyond.name()));
+        run("ip address add 198.51.100.1/24 dev wan");
+        run("ip link set wan up");
+        beyond.run(&["ip", "address", "add", "198.51.100.2/24", "dev", "eth0"]).await.unwrap();
+        beyond.run(&["ip", "link", "set", "eth0", "up"]).await.unwrap();
+
         let network = HostNetwork::start(config()).await.unwrap();
         let mut bound = Vec::new();
         for number in 2..=3 {
@@ -69,14 +77,6 @@ fn machines_on_the_bridge_get_addresses_and_reach_the_host_each_other_and_beyond
         reaches(&first, "10.100.0.1").await;
         reaches(&first, "10.100.1.3").await;
         reaches(&second, "10.100.1.2").await;
-
-        // A host beyond ours, which knows no way back into the VMs' network.
-        let beyond = Host::new();
-        run(&format!("ip link add wan type veth peer name eth0 netns {}", beyond.name()));
-        run("ip address add 198.51.100.1/24 dev wan");
-        run("ip link set wan up");
-        beyond.run(&["ip", "address", "add", "198.51.100.2/24", "dev", "eth0"]).await.unwrap();
-        beyond.run(&["ip", "link", "set", "eth0", "up"]).await.unwrap();
         reaches(&first, "198.51.100.2").await;
     });
 }

@@ -17,7 +17,7 @@ fn a_tap_is_a_port_of_the_bridge_until_it_is_detached() {
         let network = HostNetwork::start(config()).await.unwrap();
         let tap = network.attach(nic(2)).await.unwrap();
         let seen = link(tap.name.as_str()).unwrap();
-        assert!(tap.name.as_str().starts_with("vt-vm-2-"), "{}", tap.name);
+        assert!(tap.name.as_str().starts_with("pw-vm-2-"), "{}", tap.name);
         assert_eq!(seen["ifindex"], tap.index);
         assert_eq!(seen["master"], BRIDGE);
         assert_eq!(seen["ifalias"], "procurator:vm-2/net0");
@@ -84,14 +84,25 @@ fn a_hint_is_followed_when_it_is_valid_and_free() {
         let first = network.attach(hinted(2, "tap0")).await.unwrap();
         assert_eq!(first.name.as_str(), "tap0");
         let second = network.attach(hinted(3, "tap0")).await.unwrap();
-        assert!(second.name.as_str().starts_with("vt-vm-3-"), "{}", second.name);
+        assert!(second.name.as_str().starts_with("pw-vm-3-"), "{}", second.name);
+        assert_eq!(
+            second.unused_hint.unwrap().to_string(),
+            "the wished TAP name tap0 is not used: another interface of this host has it"
+        );
         let third = network.attach(hinted(4, "no/such name")).await.unwrap();
-        assert!(third.name.as_str().starts_with("vt-vm-4-"), "{}", third.name);
+        assert!(third.name.as_str().starts_with("pw-vm-4-"), "{}", third.name);
 
         // A persistent TAP that nobody holds open is not ours to take.
         run("ip tuntap add tap9 mode tap");
         let fourth = network.attach(hinted(5, "tap9")).await.unwrap();
-        assert!(fourth.name.as_str().starts_with("vt-vm-5-"), "{}", fourth.name);
+        assert!(fourth.name.as_str().starts_with("pw-vm-5-"), "{}", fourth.name);
+
+        let fifth = network.attach(hinted(6, "vt-web")).await.unwrap();
+        assert!(fifth.name.as_str().starts_with("pw-vm-6-"), "{}", fifth.name);
+        assert_eq!(
+            fifth.unused_hint.unwrap().to_string(),
+            "the wished TAP name vt-web is not used: names like vt-* belong to systemd-networkd"
+        );
     });
 }
 
@@ -175,14 +186,14 @@ fn a_bridge_that_is_gone_or_full_fails_the_attachment_alone() {
             error.to_string(),
             "cannot attach vm-2/net0: the bridge br-test has all of its 1023 ports in use"
         );
-        assert!(!link_names().iter().any(|name| name.starts_with("vt-")));
+        assert!(!link_names().iter().any(|name| name.starts_with("pw-")));
         run("ip link del p7");
         network.attach(nic(2)).await.expect("a port is free");
 
         run("ip link del br-test");
         let error = network.attach(nic(3)).await.unwrap_err();
-        assert!(chain(&error).contains("attach vt-vm-3-"), "{}", chain(&error));
-        assert!(!link_names().iter().any(|name| name.starts_with("vt-vm-3")));
+        assert!(chain(&error).contains("attach pw-vm-3-"), "{}", chain(&error));
+        assert!(!link_names().iter().any(|name| name.starts_with("pw-vm-3")));
     });
 }
 
@@ -196,7 +207,7 @@ fn orphans_are_reaped_and_the_rest_is_left() {
         }
         earlier.shutdown(Teardown::Keep).await.unwrap();
         // Not ours, though it looks like it.
-        run("ip tuntap add vt-else-aaaaa mode tap");
+        run("ip tuntap add pw-else-aaaaa mode tap");
 
         let network = HostNetwork::start(config()).await.unwrap();
         let own = network.attach(nic(5)).await.unwrap();
@@ -209,7 +220,7 @@ fn orphans_are_reaped_and_the_rest_is_left() {
         let mut expected = vec![
             BRIDGE.to_owned(),
             "lo".to_owned(),
-            "vt-else-aaaaa".to_owned(),
+            "pw-else-aaaaa".to_owned(),
             held[1].name.to_string(),
             own.name.to_string(),
         ];
@@ -230,7 +241,7 @@ fn a_dropped_attachment_leaves_nothing() {
                 network.detach(&VmId::new("vm-2"), "net0").await.unwrap();
             }
             eventually("the TAP is gone", async || {
-                (!link_names().iter().any(|name| name.starts_with("vt-"))).then_some(())
+                (!link_names().iter().any(|name| name.starts_with("pw-"))).then_some(())
             })
             .await;
         }

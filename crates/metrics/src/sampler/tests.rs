@@ -154,6 +154,7 @@ fn any_counters() -> impl Strategy<Value = MachineCounters> {
         flush_operations: e,
         erase_operations: f,
         errors: g,
+        ..BlockCounters::default()
     });
     (vec(vcpu, 0..4), any::<[u64; 2]>(), vec(nic, 0..4), vec(disk, 0..4)).prop_map(
         |(vcpus, [size, resident], nics, disks)| MachineCounters {

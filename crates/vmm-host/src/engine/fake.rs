@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,10 @@ use vm_model::{
     ResetSource, VcpuCounters, VcpuDump, VcpuReport,
 };
 
-use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{
+    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, TurnReport,
+    Unsettled,
+};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::error::Cause;
@@ -44,6 +47,8 @@ pub(crate) enum Behaviour {
     WaitsOnPause,
     /// Waits for the gate when what remains of it is dropped.
     WaitsInDrop,
+    /// Its disk has I/O in flight until the gate opens.
+    NeverSettles,
     /// Resets itself as soon as its first vCPU is entered.
     Resets,
     /// As `Resets`, after its kernel reported a panic.
@@ -56,7 +61,7 @@ pub(crate) enum Behaviour {
 
 #[derive(Default)]
 pub(crate) struct FakeEngine {
-    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Gate)>>>,
+    behaviours: Mutex<HashMap<String, VecDeque<(Behaviour, Hold)>>>,
     /// Machines built and not yet dropped.
     pub(crate) alive: Arc<AtomicU64>,
     /// The most that were ever alive.
@@ -64,7 +69,7 @@ pub(crate) struct FakeEngine {
 }
 
 /// What waiting behaviours wait for: the other end of the channel to be dropped.
-type Gate = Option<Receiver<()>>;
+type Hold = Option<Receiver<()>>;
 
 impl FakeEngine {
     /// Makes the next machine called `name` behave so, or the one after those that were told something before. It waits,
@@ -79,7 +84,7 @@ impl FakeEngine {
 
 struct FakeMachine {
     behaviour: Behaviour,
-    gate: Gate,
+    gate: Hold,
     console: ConsoleWriter,
     button_pressed: bool,
     paused: bool,
@@ -124,7 +129,7 @@ impl Engine for FakeEngine {
     }
 }
 
-fn wait(gate: &mut Gate) {
+fn wait(gate: &mut Hold) {
     if let Some(gate) = gate.take() {
         let _ = gate.recv();
     }
@@ -191,7 +196,7 @@ impl Machine for FakeMachine {
             let begun = Instant::now();
             let flow = driver.woken(self);
             let took = begun.elapsed();
-            driver.turned(&Turn { took, slowest: &"controller", slowest_took: took });
+            driver.turned(&TurnReport { took, slowest: &"controller", slowest_took: took });
             if flow == Flow::Kill {
                 return MachineExit::Killed;
             }
@@ -206,8 +211,22 @@ impl Machine for FakeMachine {
         self.behaviour != Behaviour::ResetsUnsettled
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         self
+    }
+}
+
+impl Remains for FakeMachine {
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        if self.behaviour == Behaviour::NeverSettles
+            && let Some(gate) = &self.gate
+        {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if gate.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                return Err(Unsettled { device: "root".to_owned() });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use hypervisor::Hypervisor;
 use vm_model::{Bytes, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
-use super::{BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Surroundings, Turn};
+use super::{
+    BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, TurnReport,
+    Unsettled,
+};
 use crate::console::ConsoleWriter;
 use crate::counters::CountersSource;
 use crate::error::Cause;
@@ -56,11 +59,7 @@ impl Machine for KvmMachine {
     }
 
     fn start(&mut self, initial: InitialState) -> Result<(), Cause> {
-        self.0.start(match initial {
-            InitialState::Running => vmm::InitialState::Running,
-            InitialState::Paused => vmm::InitialState::Paused,
-        })?;
-        Ok(())
+        Ok(self.0.start(initial)?)
     }
 
     fn run(&mut self, driver: &mut dyn Driver) -> MachineExit {
@@ -75,8 +74,14 @@ impl Machine for KvmMachine {
         self.0.is_settled()
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         Box::new(self.0.into_remains())
+    }
+}
+
+impl Remains for vmm::Remains {
+    fn settle(&mut self, deadline: Instant) -> Result<(), Unsettled> {
+        vmm::Remains::settle(self, deadline).map_err(|vmm::Unsettled { device }| Unsettled { device })
     }
 }
 
@@ -121,9 +126,9 @@ impl vmm::Controller for Relay<'_> {
         self.0.turning();
     }
 
-    fn turned(&mut self, turn: vmm::Turn<'_>) {
-        let vmm::Turn { took, slowest, slowest_took } = turn;
-        self.0.turned(&Turn { took, slowest: &slowest, slowest_took });
+    fn turned(&mut self, turn: vmm::TurnReport<'_>) {
+        let vmm::TurnReport { took, slowest, slowest_took } = turn;
+        self.0.turned(&TurnReport { took, slowest: &slowest, slowest_took });
     }
 
     fn event(&mut self, event: vmm::MachineEvent) {
@@ -131,6 +136,7 @@ impl vmm::Controller for Relay<'_> {
             vmm::MachineEvent::FirstEntry { at } => self.0.event(Event::FirstEntry { at }),
             vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
             vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
+            vmm::MachineEvent::DiskTrouble(trouble) => self.0.event(Event::DiskTrouble(trouble)),
             // Who typed was told how much was taken and may try again.
             vmm::MachineEvent::ConsoleRoom => {}
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use vm_model::{
     BootSpec, Bytes, CommandKind, CpuSpec, FailureKind, InitialState, MachineExit, MachinePhase, MachineSpec,
-    MemoryBacking, MemorySpec, ResetPolicy, SerialMode, StopMethod, VmId,
+    MemoryBacking, MemorySpec, ResetPolicy, SerialMode, StopMethod, ThreadHealth, VmId,
 };
 
 use super::*;
@@ -71,7 +71,11 @@ async fn launch(host: &VmmHost, request: LaunchRequest) -> MachineHandle {
 }
 
 fn phase(machine: &MachineHandle) -> MachinePhase {
-    machine.status().borrow().phase
+    machine.status().borrow().phase.clone()
+}
+
+fn is_hung(machine: &MachineHandle) -> bool {
+    machine.status().borrow().is_hung(*machine.health().borrow())
 }
 
 #[tokio::test]
@@ -79,7 +83,7 @@ async fn a_machine_lives_and_is_stopped_by_its_button() {
     let (host, engine) = host();
     let machine = launch(&host, request("vm")).await;
     assert_eq!(phase(&machine), MachinePhase::Running);
-    assert_eq!(host.counts(), HostCounts { hosted: 1, ended: 0 });
+    assert_eq!(host.counts(), HostCounts { hosted: 1, ..HostCounts::default() });
 
     let report = within(machine.stop(StopPolicy::default())).await.expect("it stops");
     assert_eq!((report.method, report.exit), (StopMethod::PowerButton, MachineExit::PoweredOff));
@@ -231,11 +235,44 @@ async fn a_stop_is_answered_before_the_release_and_one_slow_close_after_it() {
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     assert!(timeout(Duration::from_millis(20), machine.released()).await.is_err());
     let error = within(host.launch(request("vm"))).await.expect_err("not yet released");
-    assert!(matches!(error, LaunchError::AlreadyHosted { .. }), "{error:?}");
-    assert_eq!(host.counts(), HostCounts { hosted: 1, ended: 1 });
+    let LaunchError::Unsettled { obstacle, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(obstacle, "the host does not finish closing its files and memory");
+    assert_eq!((host.counts().hosted, host.counts().ended), (1, 1));
     drop(gate);
     within(machine.released()).await;
     assert_eq!(host.counts(), HostCounts::default());
+}
+
+#[tokio::test]
+async fn machines_that_do_not_settle_keep_nobody_else_waiting() {
+    let (host, engine) = host();
+    let gates = [
+        engine.will("io", Behaviour::NeverSettles),
+        engine.will("close", Behaviour::WaitsInDrop),
+        engine.will("more-io", Behaviour::NeverSettles),
+    ];
+    let mut stuck = Vec::new();
+    for name in ["io", "close", "more-io"] {
+        stuck.push(launch(&host, request(name)).await);
+    }
+    for machine in &stuck {
+        within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    }
+    for round in 0..3 {
+        let other = launch(&host, request("other")).await;
+        within(other.stop(StopPolicy::KILL)).await.expect("it stops");
+        within(other.released()).await;
+        assert_eq!(host.counts().unsettled, 3, "round {round}: it came after them");
+    }
+    let error = within(host.launch(request("io"))).await.expect_err("its disk may still be written to");
+    assert_eq!(error.kind(), FailureKind::Host);
+    assert!(error.to_string().contains("I/O that is in flight on its disk root"), "{error}");
+    drop(gates);
+    for machine in &stuck {
+        within(machine.released()).await;
+    }
+    assert_eq!(host.counts(), HostCounts::default());
+    launch(&host, request("io")).await;
 }
 
 #[tokio::test]
@@ -258,8 +295,8 @@ async fn a_machine_without_handles_is_killed() {
     drop(machine);
     assert_eq!(phase(&released), MachinePhase::Running, "one handle is left");
     drop(released);
-    let ended = within(status.wait_for(|status| status.exit.is_some())).await;
-    assert_eq!(ended.expect("it told").exit, Some(MachineExit::Killed));
+    let ended = within(status.wait_for(|status| status.phase.exit().is_some())).await;
+    assert_eq!(ended.expect("it told").phase, MachinePhase::Exited(MachineExit::Killed));
 
     within(host.shut_down(PATIENCE)).await;
     assert_eq!(engine.alive.load(Ordering::SeqCst), 0);
@@ -316,21 +353,21 @@ async fn a_machine_whose_thread_stands_still_is_hung_until_it_turns_again() {
         host_with(HostOptions { hung_after: Duration::from_millis(50), ..HostOptions::default() });
     let gate = engine.will("stuck", Behaviour::WaitsOnPause);
     let (stuck, idle) = (launch(&host, request("stuck")).await, launch(&host, request("idle")).await);
-    let mut status = stuck.status();
+    let mut health = stuck.health();
     let pausing = tokio::spawn({
         let stuck = stuck.clone();
         async move { stuck.pause().await }
     });
-    within(status.wait_for(|status| status.hung)).await.expect("it is told");
+    within(health.wait_for(|health| *health == ThreadHealth::Hung)).await.expect("it is told");
     assert_eq!(phase(&stuck), MachinePhase::Running);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(!idle.status().borrow().hung, "an idle machine is well");
+    assert!(!is_hung(&idle), "an idle machine is well");
     drop(gate);
-    within(status.wait_for(|status| !status.hung)).await.expect("it is told");
+    within(health.wait_for(|health| *health == ThreadHealth::Turning)).await.expect("it is told");
     within(pausing).await.expect("no panic").expect("it pauses at last");
     assert_eq!(phase(&stuck), MachinePhase::Paused);
     within(stuck.stop(StopPolicy::KILL)).await.expect("it stops");
-    assert!(!stuck.status().borrow().hung, "an ended machine is not hung");
+    assert!(!is_hung(&stuck), "an ended machine is not hung");
 }
 
 #[tokio::test]
@@ -346,7 +383,7 @@ async fn a_machine_that_takes_long_to_build_is_not_hung() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(gate);
     let machine = within(launching).await.expect("no panic").expect("it launches");
-    assert!(!machine.status().borrow().hung);
+    assert_eq!(*machine.health().borrow(), ThreadHealth::Turning);
 }
 
 #[tokio::test]

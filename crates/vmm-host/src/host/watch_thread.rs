@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::registry::Registry;
+use super::hosted_machines::HostedMachines;
 
 /// The thread's name.
 pub(crate) const WATCH_THREAD: &str = "vm-watch";
@@ -22,11 +22,11 @@ pub(crate) struct WatchThread {
 }
 
 impl WatchThread {
-    /// Starts looking at the machines of `registry`, which may stand still for `patience`.
-    pub(crate) fn start(registry: Arc<Registry>, patience: Duration) -> io::Result<Self> {
+    /// Starts watching `machines`, whose threads may stand still for `patience`.
+    pub(crate) fn start(machines: Arc<HostedMachines>, patience: Duration) -> io::Result<Self> {
         let (end, ended) = sync_channel(0);
         let builder = thread::Builder::new().name(WATCH_THREAD.to_owned());
-        let thread = builder.spawn(move || watch(&ended, &registry, patience))?;
+        let thread = builder.spawn(move || watch(&ended, &machines, patience))?;
         Ok(Self { _end: end, thread: Some(thread) })
     }
 
@@ -40,10 +40,10 @@ impl WatchThread {
     }
 }
 
-fn watch(ended: &Receiver<()>, registry: &Registry, patience: Duration) {
+fn watch(ended: &Receiver<()>, machines: &HostedMachines, patience: Duration) {
     let (most_often, least_often) = LOOK_EVERY;
     let interval = (patience / 10).clamp(most_often, least_often);
     while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-        registry.look_after_machines(Instant::now(), patience);
+        machines.update_health(Instant::now(), patience);
     }
 }

@@ -23,7 +23,7 @@ pub(crate) enum Admission {
 /// - vCPUs can be looked at wherever they are; those that are parked take a non-maskable interrupt when they go on.
 /// - The reset button works on a paused machine, which runs after it, and not on one that is to stop.
 /// - Typing ahead is fine while paused; what does not fit is told in the reply.
-pub(crate) fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
+pub(crate) fn admit(phase: &MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
     use CommandKind::{
         Announce, DumpVcpus, InjectNmi, Kill, Pause, PressPowerButton, RequestShutdown, Reset, ResizeConsole,
@@ -31,9 +31,9 @@ pub(crate) fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
     };
 
     match (phase, command) {
-        (MachinePhase::Exited, Kill) => AlreadySo,
+        (MachinePhase::Exited(_), Kill) => AlreadySo,
         (_, Kill) => Perform,
-        (MachinePhase::Booting | MachinePhase::Exited, _) => Deny,
+        (MachinePhase::Booting | MachinePhase::Exited(_), _) => Deny,
 
         (
             _,
@@ -55,7 +55,7 @@ pub(crate) fn admit(phase: MachinePhase, command: CommandKind) -> Admission {
 }
 
 /// The phase after `command` was carried out in `phase`.
-pub(crate) fn phase_after(phase: MachinePhase, command: CommandKind) -> MachinePhase {
+pub(crate) fn phase_after(phase: &MachinePhase, command: CommandKind) -> MachinePhase {
     match command {
         CommandKind::Pause => MachinePhase::Paused,
         CommandKind::Resume => MachinePhase::Running,
@@ -68,13 +68,14 @@ pub(crate) fn phase_after(phase: MachinePhase, command: CommandKind) -> MachineP
         | CommandKind::SetBalloon
         | CommandKind::WriteConsole
         | CommandKind::InjectNmi
-        | CommandKind::DumpVcpus => phase,
+        | CommandKind::DumpVcpus => phase.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use vm_model::MachineExit;
 
     use super::*;
 
@@ -104,7 +105,7 @@ mod tests {
             };
             let mut asked_to_stop = false;
             for command in commands {
-                if admit(phase, command) == Admission::Perform {
+                if admit(&phase, command) == Admission::Perform {
                     match command {
                         CommandKind::Pause => {
                             prop_assert_eq!(vcpus, Vcpus::Run);
@@ -129,7 +130,7 @@ mod tests {
                         CommandKind::Reset => vcpus = Vcpus::Run,
                         CommandKind::Kill => break,
                     }
-                    phase = phase_after(phase, command);
+                    phase = phase_after(&phase, command);
                 }
                 // A machine that is made anew is left alone until it runs.
                 if phase == MachinePhase::Booting {
@@ -137,7 +138,7 @@ mod tests {
                 }
                 prop_assert_eq!(phase == MachinePhase::Paused, vcpus == Vcpus::Parked);
                 prop_assert_eq!(phase == MachinePhase::Stopping, asked_to_stop);
-                prop_assert_eq!(admit(phase, CommandKind::Kill), Admission::Perform);
+                prop_assert_eq!(admit(&phase, CommandKind::Kill), Admission::Perform);
             }
         }
     }
@@ -160,7 +161,8 @@ mod tests {
                 | CommandKind::DumpVcpus
                 | CommandKind::Reset => (Admission::Deny, Admission::Deny),
             };
-            let answers = (admit(MachinePhase::Booting, command), admit(MachinePhase::Exited, command));
+            let ended = MachinePhase::Exited(MachineExit::PoweredOff);
+            let answers = (admit(&MachinePhase::Booting, command), admit(&ended, command));
             assert_eq!(answers, expected, "{command}");
         }
     }

@@ -12,7 +12,7 @@ use super::admission::{Admission, admit, phase_after};
 use super::renewal::ResetBy;
 use super::slow_turns::SlowTurns;
 use super::standing_orders::StandingOrders;
-use crate::engine::{Controls, Driver, Event, Flow, Turn};
+use crate::engine::{Controls, Driver, Event, Flow, TurnReport};
 use crate::error::{Cause, LaunchFailure, chain};
 use crate::heartbeat::Heartbeat;
 use crate::mailbox::{Envelope, Inbox};
@@ -25,7 +25,6 @@ pub(crate) struct MachineDriver {
     /// Whose machine it is, for messages.
     pub(crate) id: VmId,
     pub(crate) inbox: Inbox,
-    /// Its one writer is the machine's thread, but for [`MachineStatus::hung`], which that cannot know.
     pub(crate) status: watch::Sender<MachineStatus>,
     /// Moved on at each turn of the machine's event loop.
     pub(crate) heartbeat: Arc<Heartbeat>,
@@ -57,7 +56,7 @@ impl MachineDriver {
             status.timings = BootTimings::default();
             status.console_start = console_start;
             status.panic = None;
-            status.hung = false;
+            status.disk_trouble = None;
         });
         if let Some(pressed) = self.button.take() {
             pressed.answer(Reply::Done);
@@ -75,16 +74,26 @@ impl MachineDriver {
     }
 
     fn phase(&self) -> MachinePhase {
-        self.status.borrow().phase
+        self.status.borrow().phase.clone()
     }
 
     fn set_phase(&self, phase: MachinePhase) {
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
+        self.status.send_if_modified(|status| {
+            let is_new = status.phase != phase;
+            status.phase = phase;
+            is_new
+        });
     }
 
     fn carry_out(&mut self, envelope: Envelope, controls: &mut dyn Controls) -> Flow {
         let (phase, kind) = (self.phase(), envelope.command.kind());
-        let reply = match (admit(phase, kind), kind, self.resets) {
+        let in_trouble = self.status.borrow().disk_trouble.is_some();
+        let reply = match (admit(&phase, kind), kind, self.resets) {
+            // Nobody paused it, and yet its vCPUs wait: for a disk, which is tried again at once.
+            (Admission::AlreadySo, CommandKind::Resume, _) if in_trouble => match controls.resume() {
+                Ok(()) => Reply::Done,
+                Err(cause) => Reply::Failed { reason: chain(cause.as_ref()) },
+            },
             (Admission::AlreadySo, _, _) => Reply::Done,
             (Admission::Deny, _, _) => Reply::Denied { phase },
             (Admission::Perform, CommandKind::Reset, ResetPolicy::InPlace(_)) => {
@@ -132,7 +141,7 @@ impl MachineDriver {
             Command::Reset | Command::Kill => {}
         }
         self.orders.note(command);
-        self.set_phase(phase_after(self.phase(), command.kind()));
+        self.set_phase(phase_after(&self.phase(), command.kind()));
         Ok(Reply::Done)
     }
 }
@@ -143,16 +152,16 @@ impl Driver for MachineDriver {
         self.last_command = None;
     }
 
-    fn turned(&mut self, turn: &Turn<'_>) {
+    fn turned(&mut self, turn: &TurnReport<'_>) {
         self.heartbeat.end();
-        if let Some(untold) = self.slow_turns.note(turn.took, Instant::now) {
+        if let Some(suppressed) = self.slow_turns.note(turn.took, Instant::now) {
             tracing::warn!(
                 vm_id = %self.id,
                 took = ?turn.took,
                 handler = %turn.slowest,
                 handler_took = ?turn.slowest_took,
                 last_command = ?self.last_command,
-                untold,
+                suppressed,
                 "a turn of the machine's event loop kept everything else of it waiting"
             );
         }
@@ -202,6 +211,7 @@ impl Driver for MachineDriver {
                 self.status.send_modify(|status| status.timings.first_console_byte = elapsed);
             }
             Event::GuestPanicked(panic) => self.status.send_modify(|status| status.panic = Some(panic)),
+            Event::DiskTrouble(trouble) => self.status.send_modify(|status| status.disk_trouble = trouble),
         }
     }
 }

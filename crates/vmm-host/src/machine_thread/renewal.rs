@@ -116,7 +116,7 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
         (MachineExit::Reset(_), Button::NotPressed) if guest == GuestHealth::Well => match phase {
             MachinePhase::Booting | MachinePhase::Running => Some((ResetBy::Guest, InitialState::Running)),
             MachinePhase::Paused => Some((ResetBy::Guest, InitialState::Paused)),
-            MachinePhase::Stopping | MachinePhase::Exited => None,
+            MachinePhase::Stopping | MachinePhase::Exited(_) => None,
         },
         (
             MachineExit::Reset(_)

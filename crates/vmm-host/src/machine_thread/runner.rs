@@ -79,7 +79,7 @@ impl MachineRunner {
     fn ending(&self, exit: MachineExit, machine: &dyn Machine, driver: &MachineDriver) -> Ending {
         let (phase, reported, console_start) = {
             let status = driver.status.borrow();
-            (status.phase, status.panic, status.console_start)
+            (status.phase.clone(), status.panic, status.console_start)
         };
         // Lines of an earlier life tell nothing of this one's guest.
         let said = || KernelPanic::find(&self.console.tail_lines_since(console_start, PANIC_LINES)).is_some();

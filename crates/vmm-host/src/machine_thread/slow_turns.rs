@@ -11,7 +11,7 @@ const QUIET: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct SlowTurns {
     told_at: Option<Instant>,
-    untold: u64,
+    suppressed: u64,
 }
 
 impl SlowTurns {
@@ -23,11 +23,11 @@ impl SlowTurns {
         }
         let now = now();
         if self.told_at.is_some_and(|told| now.saturating_duration_since(told) < QUIET) {
-            self.untold += 1;
+            self.suppressed += 1;
             return None;
         }
         self.told_at = Some(now);
-        Some(std::mem::take(&mut self.untold))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 

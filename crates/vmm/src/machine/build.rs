@@ -68,6 +68,7 @@ pub(super) fn build(
         settled: true,
         outcome,
         told: Told::default(),
+        trouble: None,
         counters,
         memory,
         vm,

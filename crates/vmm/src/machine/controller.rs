@@ -4,9 +4,9 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use vm_model::GuestPanic;
+use vm_model::{DiskTrouble, GuestPanic};
 
-use super::{Machine, Turn};
+use super::{Machine, TurnReport};
 
 /// What a controller wants of the loop after it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Flow {
     Kill,
 }
 
-/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`] and [`MachineEvent::DiskTrouble`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU was entered for the first time.
     FirstEntry {
@@ -33,6 +33,9 @@ pub enum MachineEvent {
     },
     /// The guest's kernel reports that it panicked. A machine whose guest panicked goes on until it is ended.
     GuestPanicked(GuestPanic),
+    /// The host cannot carry out what the guest asks of a disk, and the machine's vCPUs wait until it can; `None` when all
+    /// went through.
+    DiskTrouble(Option<DiskTrouble>),
     /// The console takes input again after [`Machine::write_console`] took less than it was given.
     ConsoleRoom,
 }
@@ -59,7 +62,7 @@ pub trait Controller {
     fn turning(&mut self) {}
 
     /// The turn is over. One in which the machine's own code panicked is never over.
-    fn turned(&mut self, turn: Turn<'_>) {
+    fn turned(&mut self, turn: TurnReport<'_>) {
         let _ = turn;
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use devices::virtio::balloon::BalloonHandle;
 use devices::virtio::{block, net};
-use vm_model::{BalloonCounters, BlockCounters, Bytes, MachineCounters, NicCounters};
+use vm_model::{BlockCounters, Bytes, MachineCounters, NicCounters};
 
 use crate::memory::ResidentMemory;
 use crate::vcpu::Meter;
@@ -39,7 +39,7 @@ impl CounterSources {
             match device {
                 DeviceCounters::Disk { id, counters: disk } => counters.disks.push(of_disk(id, disk)),
                 DeviceCounters::Nic { id, counters: nic } => counters.nics.push(of_nic(id, nic)),
-                DeviceCounters::Balloon(balloon) => counters.balloon = Some(of_balloon(balloon)),
+                DeviceCounters::Balloon(balloon) => counters.balloon = Some(balloon.counters()),
             }
         }
         counters
@@ -81,19 +81,9 @@ fn of_disk(id: &str, counters: &block::BlockCounters) -> BlockCounters {
         flush_operations: counts.flush_operations,
         erase_operations: counts.erase_operations,
         errors: counts.errors,
-    }
-}
-
-fn of_balloon(balloon: &BalloonHandle) -> BalloonCounters {
-    let figures = balloon.figures();
-    BalloonCounters {
-        target: Bytes::new(figures.target),
-        actual: Bytes::new(figures.actual),
-        available: figures.available.map(Bytes::new),
-        free: figures.free.map(Bytes::new),
-        total: figures.total.map(Bytes::new),
-        discarded: Bytes::new(figures.discarded),
-        refused_pages: figures.refused_pages,
+        kept_requests: counts.kept_requests,
+        troubles: counts.troubles,
+        trouble_time: counts.trouble_time,
     }
 }
 

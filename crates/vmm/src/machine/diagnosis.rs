@@ -6,7 +6,7 @@ use thiserror::Error;
 use vm_model::{VcpuDump, VcpuReport};
 
 use super::{Machine, Phase};
-use crate::vcpu::{Answer, Errand, RunningVcpus};
+use crate::vcpu::{RunningVcpus, VcpuAnswer, VcpuRequest};
 
 /// Why a guest's vCPUs could not be looked at or interrupted.
 #[derive(Debug, Error)]
@@ -38,11 +38,11 @@ impl Machine {
     /// # Errors
     /// The machine does not run.
     pub fn dump_vcpus(&mut self, deadline: Instant) -> Result<Vec<VcpuDump>, DiagnosisError> {
-        let answers = self.running_vcpus()?.ask(Errand::ReadRegisters, deadline);
+        let answers = self.running_vcpus()?.ask(VcpuRequest::ReadRegisters, deadline);
         let report = |answer| match answer {
-            Some(Answer::Registers(registers)) => VcpuReport::Registers(registers),
-            Some(Answer::Refused(error)) => VcpuReport::Unreadable { reason: in_one_line(&error) },
-            Some(Answer::NmiQueued) | None => VcpuReport::Silent,
+            Some(VcpuAnswer::Registers(registers)) => VcpuReport::Registers(registers),
+            Some(VcpuAnswer::Refused(error)) => VcpuReport::Unreadable { reason: in_one_line(&error) },
+            Some(VcpuAnswer::NmiQueued) | None => VcpuReport::Silent,
         };
         let dumps = (0..=u8::MAX).zip(answers);
         Ok(dumps.map(|(index, answer)| VcpuDump { index, report: report(answer) }).collect())
@@ -54,12 +54,12 @@ impl Machine {
     /// # Errors
     /// See [`DiagnosisError`].
     pub fn inject_nmi(&mut self, deadline: Instant) -> Result<(), DiagnosisError> {
-        let answers = self.running_vcpus()?.ask(Errand::QueueNmi, deadline);
+        let answers = self.running_vcpus()?.ask(VcpuRequest::QueueNmi, deadline);
         for (index, answer) in (0..=u8::MAX).zip(answers) {
             match answer {
-                Some(Answer::NmiQueued) => {}
-                Some(Answer::Refused(source)) => return Err(DiagnosisError::Refused { index, source }),
-                Some(Answer::Registers(_)) | None => return Err(DiagnosisError::Silent { index }),
+                Some(VcpuAnswer::NmiQueued) => {}
+                Some(VcpuAnswer::Refused(source)) => return Err(DiagnosisError::Refused { index, source }),
+                Some(VcpuAnswer::Registers(_)) | None => return Err(DiagnosisError::Silent { index }),
             }
         }
         Ok(())

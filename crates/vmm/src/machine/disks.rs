@@ -1,39 +1,61 @@
-//! A disk of the description as the block device that serves it, and rate limits as devices take them.
+//! A disk of the description as the block device that serves it, and rate limits as devices take them; and which of a
+//! machine's disks are in trouble.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use devices::virtio::block::{self, BlockDevice, BlockDeviceConfig, DiskSerial, EngineChoice};
+use devices::virtio::block::{BlockCounters, BlockDevice, BlockDeviceConfig, DiskSerial, EngineChoice};
 use devices::virtio::{BucketLimits, BucketLimitsError, QueueSize, RateLimits};
-use vm_model::{DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskSpec, RateLimitSpec, TokenBucketSpec};
+use vm_model::{DiskSpec, DiskTrouble, RateLimitSpec, TokenBucketSpec};
 
 use super::BuildError;
+
+/// A machine's disks among its functions.
+#[derive(Default)]
+pub(super) struct Disks(Vec<Disk>);
+
+/// One of them.
+pub(super) struct Disk {
+    id: String,
+    pub(super) function: usize,
+    counters: Arc<BlockCounters>,
+}
+
+impl Disks {
+    pub(super) fn add(&mut self, id: String, function: usize, counters: Arc<BlockCounters>) {
+        self.0.push(Disk { id, function, counters });
+    }
+
+    /// Those that keep requests which the host cannot carry out. Looked at in each turn of the event loop: nothing is
+    /// locked for it.
+    pub(super) fn in_trouble(&self) -> impl Iterator<Item = &Disk> {
+        self.0.iter().filter(|disk| disk.counters.problem().is_some())
+    }
+
+    /// The first of them.
+    pub(super) fn trouble(&self) -> Option<DiskTrouble> {
+        self.0.iter().find_map(|disk| {
+            let problem = disk.counters.problem()?;
+            Some(DiskTrouble { disk: disk.id.clone(), problem: problem.to_string() })
+        })
+    }
+}
 
 /// Makes the device of `disk`.
 pub(super) fn block_device(disk: DiskSpec<OwnedFd>) -> Result<BlockDevice, BuildError> {
     let config = BlockDeviceConfig {
         file: disk.file,
-        image: match disk.format {
-            DiskFormat::Raw => block::DiskImage::Raw,
-            DiskFormat::Qcow2 => block::DiskImage::Qcow2,
-        },
-        access: match disk.access {
-            DiskAccess::ReadOnly => block::DiskAccess::ReadOnly,
-            DiskAccess::ReadWrite => block::DiskAccess::ReadWrite,
-        },
-        erasure: match disk.options.erasure {
-            DiskErasure::Offered => block::DiskErasure::Offered,
-            DiskErasure::Withheld => block::DiskErasure::Withheld,
-        },
-        caching: match disk.options.caching {
-            DiskCaching::Cached => block::DiskCaching::Cached,
-            DiskCaching::Direct => block::DiskCaching::Direct,
-        },
+        format: disk.format,
+        access: disk.access,
+        erasure: disk.options.erasure,
+        caching: disk.options.caching,
         serial: DiskSerial::new(disk.serial.as_deref().unwrap_or(&disk.id)),
         engine: EngineChoice::Automatic,
         queue_count: disk.options.queue_count,
         queue_size: QueueSize::new(disk.queue_size).map_err(|error| failed(&disk.id, error))?,
         rate_limits: rate_limits(&disk.options.rate_limits).map_err(|error| failed(&disk.id, error))?,
+        on_io_error: disk.options.on_io_error,
         name: disk.id.clone(),
     };
     BlockDevice::new(config).map_err(|error| failed(&disk.id, error))

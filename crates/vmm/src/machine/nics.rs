@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use devices::virtio::QueueSize;
 use devices::virtio::net::{
-    Announcement, FrameBackend, FramePort, InterfaceStatistics, KernelBackends, LinkState as CardLink,
-    MacAddress, NetDevice, NetDeviceConfig, NetHandle, Offer, OffloadOffers, Tap, VhostError, VhostNet,
+    Announcement, FrameBackend, FramePort, InterfaceStatistics, KernelBackends, NetDevice, NetDeviceConfig,
+    NetHandle, Tap, VhostError, VhostNet,
 };
 use thiserror::Error;
 use tracing::warn;
-use vm_model::{LinkState, NicOffloads, NicSpec, Offload, VhostSpec};
+use vm_model::{LinkState, NicSpec, VhostSpec};
 
 use super::disks::rate_limits;
 use super::{BuildError, LinkChangeError};
@@ -33,11 +33,11 @@ pub(super) fn net_device(nic: NicSpec<OwnedFd>) -> Result<NetDevice, BuildError>
     let config = NetDeviceConfig {
         ports: ports.map_err(|error| failed(&id, error))?,
         kernel,
-        mac: MacAddress(nic.mac.octets()),
+        mac: nic.mac,
         mtu: nic.mtu,
         queue_size: QueueSize::new(nic.queue_size).map_err(|error| failed(&id, error))?,
         rate_limits: rate_limits(&nic.options.rate_limits).map_err(|error| failed(&id, error))?,
-        offloads: offers(nic.options.offloads),
+        offloads: nic.options.offloads,
     };
     NetDevice::new(config).map_err(|error| failed(&id, error))
 }
@@ -83,10 +83,7 @@ impl Links {
     /// Takes a link up or down. The function whose guest is to be told that its configuration changed.
     pub(super) fn set(&self, nic: &str, state: LinkState) -> Result<usize, LinkChangeError> {
         let link = self.find(nic)?;
-        link.handle.set_link(match state {
-            LinkState::Up => CardLink::Up,
-            LinkState::Down => CardLink::Down,
-        });
+        link.handle.set_link(state);
         Ok(link.function)
     }
 
@@ -97,18 +94,6 @@ impl Links {
             Announcement::Asked => Ok(link.function),
             Announcement::NotPossible => Err(LinkChangeError::NoAnnouncements { nic: nic.to_owned() }),
         }
-    }
-}
-
-fn offers(offloads: NicOffloads) -> OffloadOffers {
-    let offer = |offload| match offload {
-        Offload::Offered => Offer::Offered,
-        Offload::Withheld => Offer::Withheld,
-    };
-    OffloadOffers {
-        checksums: offer(offloads.checksums),
-        tcp_segmentation: offer(offloads.tcp_segmentation),
-        udp_segmentation: offer(offloads.udp_segmentation),
     }
 }
 
@@ -123,6 +108,7 @@ mod tests {
 
     use devices::virtio::net::{Offloads, PortUse, UdpSegmentation};
     use devices::virtio::{RateLimits, VirtioDevice};
+    use vm_model::{MacAddress, NicOffloads, Offload};
 
     use super::*;
 
@@ -142,7 +128,7 @@ mod tests {
             Ok(())
         }
 
-        fn set_carrier(&self, _link: CardLink) -> io::Result<()> {
+        fn set_carrier(&self, _link: LinkState) -> io::Result<()> {
             Ok(())
         }
 
@@ -155,11 +141,11 @@ mod tests {
         let (ours, _theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let config = NetDeviceConfig {
             ports: vec![Box::new(Silence(ours.into()))],
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
             mtu: None,
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
-            offloads: offers(offloads),
+            offloads,
             kernel: None,
         };
         NetDevice::new(config).unwrap()
@@ -172,9 +158,9 @@ mod tests {
         links.add("net0".to_owned(), 3, cards[0].handle());
         links.add("net1".to_owned(), 4, cards[1].handle());
         assert_eq!(links.set("net1", LinkState::Down), Ok(4));
-        assert_eq!(cards.each_ref().map(|card| card.handle().link()), [CardLink::Up, CardLink::Down]);
+        assert_eq!(cards.each_ref().map(|card| card.handle().link()), [LinkState::Up, LinkState::Down]);
         assert_eq!(links.set("net1", LinkState::Up), Ok(4));
-        assert_eq!(cards[1].handle().link(), CardLink::Up);
+        assert_eq!(cards[1].handle().link(), LinkState::Up);
         let missing = links.set("net2", LinkState::Up).unwrap_err();
         assert_eq!(missing.to_string(), "the machine has no interface net2");
         let nobody = links.announce("net0").unwrap_err();

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use vm_model::MachineExit;
 
-use super::turn::{Handled, Handler, TurnClock};
+use super::trouble::Trouble;
+use super::turn_report::{Handled, Handler, TurnClock};
 use super::{Controller, Flow, Machine, MachineEvent};
 use crate::poller::{Token, Trigger};
 
@@ -36,7 +37,9 @@ impl Machine {
     /// One wait and everything it brought.
     fn turn(&mut self, controller: &mut dyn Controller, tokens: &mut Vec<Token>) {
         let deadline = controller.next_deadline();
-        if let Err(error) = self.poller.wait(deadline, tokens) {
+        let next_try = self.trouble.as_ref().map(Trouble::next_try);
+        let wakes_at = deadline.into_iter().chain(next_try).min();
+        if let Err(error) = self.poller.wait(wakes_at, tokens) {
             self.outcome.conclude(MachineExit::Failed(format!("the event loop could not wait: {error}")));
             return;
         }
@@ -60,6 +63,13 @@ impl Machine {
             self.serve(token, controller);
             clock.note(Handled::Token(token), Instant::now());
         }
+        if !self.outcome.is_concluded() {
+            let was_in_trouble = self.trouble.is_some();
+            self.attend_to_disks(controller);
+            if was_in_trouble || self.trouble.is_some() {
+                clock.note(Handled::DiskTrouble, Instant::now());
+            }
+        }
         controller.turned(clock.finish(|handled| self.handler(handled)));
     }
 
@@ -67,6 +77,7 @@ impl Machine {
         match handled {
             Handled::News | Handled::Token(Token::Outcome) => Handler::News,
             Handled::Deadline => Handler::Deadline,
+            Handled::DiskTrouble => Handler::DiskTrouble,
             Handled::Token(Token::Controller) => Handler::Controller,
             Handled::Token(Token::SerialRoom | Token::ConsoleRoom) => Handler::ConsoleRoom,
             Handled::Token(Token::Watchdog) => Handler::Watchdog,
@@ -90,7 +101,7 @@ impl Machine {
             Token::SerialRoom | Token::ConsoleRoom => controller.event(MachineEvent::ConsoleRoom),
             Token::Watchdog => self.virtio.watchdog_event(),
             Token::Doorbell { device, queue } if !self.is_paused() => self.virtio.doorbell(device, queue),
-            Token::Device { device, token } if !self.is_paused() => self.virtio.event(device, token),
+            Token::Device { device, token } if self.serves(device) => self.virtio.event(device, token),
             // Resuming looks at every queue and every device.
             Token::Doorbell { .. } | Token::Device { .. } => {}
         }

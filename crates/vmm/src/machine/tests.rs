@@ -1,6 +1,7 @@
 //! Whole machines on the host's KVM, running tiny guests.
 
 mod diagnosis;
+mod disk_trouble;
 mod disks;
 mod harness;
 mod pausing;

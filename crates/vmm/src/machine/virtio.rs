@@ -22,9 +22,10 @@ use devices::virtio::console::{ConsoleHandle, ConsoleSize};
 use devices::watchdog::WatchdogDevice;
 use function::Function;
 use hypervisor::Vm;
-use vm_model::{Bytes, DiskSpec, GuestServices, LinkState, NicSpec, PCI_DEVICES_MAX};
+use vm_model::{Bytes, DiskSpec, DiskTrouble, GuestServices, LinkState, NicSpec, PCI_DEVICES_MAX};
 
 use super::counters::DeviceCounters;
+use super::disks::Disks;
 use super::nics::Links;
 use super::{BalloonChangeError, BuildError, LinkChangeError, NoConsole};
 use crate::interrupts::InterruptRouter;
@@ -44,6 +45,7 @@ pub(super) struct Parts<'a> {
 pub(super) struct VirtioDevices {
     root: Arc<PciRoot>,
     functions: Vec<Function>,
+    disks: Disks,
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
     console: Option<Console>,
@@ -173,10 +175,17 @@ impl VirtioDevices {
         }
     }
 
-    /// Stops the watchdog's time, which the guest cannot reload while its vCPUs are parked; resuming lets it go on.
+    /// Stops the watchdog's time, which the guest cannot reload while its vCPUs are parked. Idempotent.
     pub(super) fn freeze_watchdog(&self) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.lock().freeze(Instant::now());
+        }
+    }
+
+    /// Lets the watchdog's time go on. Idempotent.
+    pub(super) fn thaw_watchdog(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.lock().thaw(Instant::now());
         }
     }
 
@@ -234,6 +243,25 @@ impl VirtioDevices {
         }
     }
 
+    /// The first disk that keeps requests which the host cannot carry out, and what the host said last.
+    pub(super) fn disk_trouble(&self) -> Option<DiskTrouble> {
+        self.disks.trouble()
+    }
+
+    /// Whether `device` is such a disk.
+    pub(super) fn is_in_trouble(&self, device: u16) -> bool {
+        self.disks.in_trouble().any(|disk| disk.function == usize::from(device))
+    }
+
+    /// Has every such disk try again.
+    pub(super) fn retry_disks(&self) {
+        for disk in self.disks.in_trouble() {
+            if let Some(function) = self.functions.get(disk.function) {
+                function.lock().retry();
+            }
+        }
+    }
+
     /// Waits until no device has I/O in flight.
     ///
     /// # Errors
@@ -248,10 +276,7 @@ impl VirtioDevices {
     }
 
     /// Looks at everything that may have become readable while nobody served it.
-    pub(super) fn resume(&self) {
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.lock().thaw(Instant::now());
-        }
+    pub(super) fn catch_up(&self) {
         for function in &self.functions {
             let mut transport = function.lock();
             transport.kick_all();
@@ -259,6 +284,17 @@ impl VirtioDevices {
             for token in tokens {
                 transport.handle_event(token);
             }
+        }
+    }
+
+    /// Waits until no device has I/O in flight, after [`VirtioDevices::end`].
+    ///
+    /// # Errors
+    /// The name of the first that still had some at `deadline`.
+    pub(super) fn settle(&self, deadline: Instant) -> Result<(), String> {
+        match self.functions.iter().find(|function| !function.settles(deadline)) {
+            None => Ok(()),
+            Some(function) => Err(function.name.clone()),
         }
     }
 

@@ -64,7 +64,7 @@ fn a_file_that_makes_no_sense_is_told_with_its_place_and_changes_nothing() {
 #[test]
 fn one_bad_entry_is_refused_by_its_id_while_the_others_apply() {
     isolated(|bench| {
-        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::idle()));
+        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button()));
         bench.assign(&[a.clone(), b.clone()]);
         let _daemon = bench.start();
         bench.until("both run", || bench.phases() == ["a running", "b running"]);
@@ -195,7 +195,7 @@ fn a_mistake_in_the_path_is_said_at_once_and_mended_while_the_worker_runs() {
 #[test]
 fn a_vm_whose_record_is_damaged_is_not_forgotten() {
     isolated(|bench| {
-        bench.assign(&[bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::idle())]);
+        bench.assign(&[bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())]);
         let mut daemon = bench.start();
         let is_ready = |id| String::from_utf8_lossy(&bench.client(&["logs", id]).stdout).contains("ready");
         bench.until("both obey their power buttons", || is_ready("a") && is_ready("b"));

@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 use vm_model::{
-    Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod, VmId,
+    Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod,
+    ThreadHealth, VmId,
 };
 use vmm_host::console::PANIC_LINES;
 use vmm_host::{
@@ -33,6 +34,7 @@ const END: Duration = Duration::from_secs(20);
 pub(super) struct LiveMachine {
     handle: MachineHandle,
     status: watch::Receiver<MachineStatus>,
+    health: watch::Receiver<ThreadHealth>,
     nics: Vec<VmNic>,
     /// Its part of the host's memory, given back with it.
     share: Share,
@@ -53,10 +55,10 @@ pub(super) async fn boot(
     let Prepared { spec, share, kernel, nics, acquired, resets, .. } = prepared;
     match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial, resets }).await {
         Ok(handle) => {
-            let status = handle.status();
+            let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
             let booted = Instant::now();
-            Ok(LiveMachine { handle, status, nics, share, booted, seen, console_seen: 0 })
+            Ok(LiveMachine { handle, status, health, nics, share, booted, seen, console_seen: 0 })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
@@ -96,16 +98,21 @@ impl LiveMachine {
         self.handle.clone()
     }
 
-    /// Returns when the machine's status has changed. Cancel-safe.
+    /// Returns when the machine's status, or the health of its thread, has changed. Cancel-safe.
     pub(super) async fn changed(&mut self) {
-        // An error is a thread that is gone, which is its end: see `exit`.
-        let _ = self.status.changed().await;
+        // Both arms only wait, so losing either loses nothing.
+        tokio::select! {
+            // An error is a thread that is gone, which is its end: see `exit`.
+            _ = self.status.changed() => {}
+            // Who watches it may be gone first, which is no news of the machine.
+            Ok(()) = self.health.changed() => {}
+        }
     }
 
     /// How it ended, if it has.
     pub(super) fn exit(&self) -> Option<MachineExit> {
         let is_gone = self.status.has_changed().is_err();
-        let exit = self.status.borrow().exit.clone();
+        let exit = self.status.borrow().phase.exit().cloned();
         exit.or_else(|| {
             is_gone.then(|| MachineExit::Failed("the machine's thread ended without a word".to_owned()))
         })
@@ -118,7 +125,7 @@ impl LiveMachine {
 
     /// What it did since this was asked last.
     pub(super) fn news(&mut self) -> News {
-        let news = News::of(&self.status.borrow(), &mut self.seen);
+        let news = News::of(&self.status.borrow(), *self.health.borrow(), &mut self.seen);
         if news.boots.resets.total() > 0 {
             self.booted = Instant::now();
         }

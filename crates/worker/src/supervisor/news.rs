@@ -4,7 +4,7 @@
 //! also of what came and went between two looks.
 
 use tracing::info;
-use vm_model::{BootTimings, MachinePhase, MachineStatus, ResetCounts, VmStatus};
+use vm_model::{BootTimings, DiskTrouble, MachinePhase, MachineStatus, ResetCounts, ThreadHealth, VmStatus};
 
 use crate::vms::{VmInfo, VmTimings};
 
@@ -18,7 +18,7 @@ pub(super) struct Boots {
 }
 
 /// What a machine did since it was looked at before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct News {
     /// Where it is in its life.
     pub(super) phase: MachinePhase,
@@ -28,16 +28,20 @@ pub(super) struct News {
     pub(super) timings: BootTimings,
     /// Whether its thread stands still.
     pub(super) hung: bool,
+    /// The disk that its vCPUs wait for.
+    pub(super) disk_trouble: Option<DiskTrouble>,
 }
 
 impl News {
-    /// What is new in `status` to whoever has seen `seen`, which is brought up to date.
-    pub(super) fn of(status: &MachineStatus, seen: &mut Boots) -> Self {
-        let MachineStatus { phase, timings, resets, hung, .. } = *status;
+    /// What is new in `status` and `health` to whoever has seen `seen`, which is brought up to date.
+    pub(super) fn of(status: &MachineStatus, health: ThreadHealth, seen: &mut Boots) -> Self {
+        let (phase, hung) = (status.phase.clone(), status.is_hung(health));
+        let MachineStatus { timings, resets, .. } = *status;
+        let disk_trouble = status.disk_trouble.clone();
         // Every boot but the newest got as far as a reset.
         let newest = match phase {
             MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => 1,
-            MachinePhase::Booting | MachinePhase::Exited => u64::from(timings.first_entry.is_some()),
+            MachinePhase::Booting | MachinePhase::Exited(_) => u64::from(timings.first_entry.is_some()),
         };
         let starts = resets.total().saturating_add(newest);
         let boots = Boots {
@@ -48,13 +52,13 @@ impl News {
             },
         };
         *seen = Boots { starts: starts.max(seen.starts), resets };
-        Self { phase, boots, timings, hung }
+        Self { phase, boots, timings, hung, disk_trouble }
     }
 
     /// Tells it in `info`; whether that changed anything.
     pub(super) fn tell(self, info: &mut VmInfo) -> bool {
-        let Self { phase, boots, timings, hung } = self;
-        let before = (info.timings, info.hung);
+        let Self { phase, boots, timings, hung, disk_trouble } = self;
+        let before = (info.timings, info.hung, info.disk_trouble.take());
         let resets = boots.resets;
         if resets.total() > 0 {
             info!(vm_id = %info.id, ?resets, "the machine was made anew in place");
@@ -69,10 +73,11 @@ impl News {
         info.restarts = info.restarts.saturating_add(resets.by_guest);
         let status = match phase {
             MachinePhase::Booting => Some(VmStatus::Booting),
-            MachinePhase::Running => Some(VmStatus::Running),
-            MachinePhase::Paused => Some(VmStatus::Paused),
-            MachinePhase::Stopping | MachinePhase::Exited => None,
+            MachinePhase::Running if disk_trouble.is_none() => Some(VmStatus::Running),
+            MachinePhase::Running | MachinePhase::Paused => Some(VmStatus::Paused),
+            MachinePhase::Stopping | MachinePhase::Exited(_) => None,
         };
+        info.disk_trouble = disk_trouble;
         // Of a machine that is being stopped, whoever does so tells.
         let is_up = matches!(info.status, VmStatus::Booting | VmStatus::Running | VmStatus::Paused);
         let status = status.filter(|status| is_up && *status != info.status);
@@ -81,7 +86,7 @@ impl News {
             info!(vm_id = %info.id, phase = status.phase_name(), "now {status}");
             info.status = status;
         }
-        is_new || (info.timings, info.hung) != before
+        is_new || (info.timings, info.hung) != (before.0, before.1) || info.disk_trouble != before.2
     }
 }
 
@@ -89,7 +94,7 @@ impl News {
 mod tests {
     use std::time::Duration;
 
-    use vm_model::{Assignment, Generation, VmId};
+    use vm_model::{Assignment, Generation, MachineExit, VmId};
 
     use super::*;
 
@@ -115,7 +120,7 @@ mod tests {
     fn resets_in_place_are_counted_once_however_often_one_looks() {
         let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
         let mut look = |status: &MachineStatus| {
-            let changed = News::of(status, &mut seen).tell(&mut info);
+            let changed = News::of(status, ThreadHealth::Turning, &mut seen).tell(&mut info);
             (changed, info.status.clone(), info.starts, info.resets, info.restarts)
         };
         let running = status(MachinePhase::Running, 0, 0);
@@ -130,15 +135,38 @@ mod tests {
         assert_eq!(look(&later), (true, VmStatus::Running, 5, 4, 3));
         assert_eq!(look(&later), (false, VmStatus::Running, 5, 4, 3));
         // One that was never entered.
-        assert_eq!(look(&status(MachinePhase::Exited, 4, 1)), (true, VmStatus::Running, 5, 5, 4));
+        assert_eq!(
+            look(&status(MachinePhase::Exited(MachineExit::Killed), 4, 1)),
+            (true, VmStatus::Running, 5, 5, 4)
+        );
         assert_eq!(info.timings, VmTimings::default(), "nothing was prepared for the newest boot");
+    }
+
+    #[test]
+    fn a_machine_with_a_disk_in_trouble_is_told_to_be_paused() {
+        let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
+        let mut look = |phase, trouble: Option<&str>| {
+            let disk_trouble =
+                trouble.map(|problem| DiskTrouble { disk: "root".to_owned(), problem: problem.to_owned() });
+            let status = MachineStatus { disk_trouble, ..status(phase, 0, 0) };
+            let changed = News::of(&status, ThreadHealth::Turning, &mut seen).tell(&mut info);
+            (changed, info.status.clone(), info.disk_trouble.as_ref().map(|trouble| trouble.problem.clone()))
+        };
+        look(MachinePhase::Running, None);
+        let told = |problem: &str| Some(problem.to_owned());
+        assert_eq!(look(MachinePhase::Running, Some("full")), (true, VmStatus::Paused, told("full")));
+        assert_eq!(look(MachinePhase::Running, Some("full")), (false, VmStatus::Paused, told("full")));
+        assert_eq!(look(MachinePhase::Running, Some("broken")), (true, VmStatus::Paused, told("broken")));
+        assert_eq!(look(MachinePhase::Running, None), (true, VmStatus::Running, None));
+        look(MachinePhase::Paused, Some("full"));
+        assert_eq!(look(MachinePhase::Paused, None), (true, VmStatus::Paused, None));
     }
 
     #[test]
     fn what_is_being_stopped_is_not_told_to_run() {
         let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
         info.status = VmStatus::Stopping;
-        News::of(&status(MachinePhase::Running, 1, 0), &mut seen).tell(&mut info);
+        News::of(&status(MachinePhase::Running, 1, 0), ThreadHealth::Turning, &mut seen).tell(&mut info);
         assert_eq!((info.status, info.restarts), (VmStatus::Stopping, 1));
     }
 }

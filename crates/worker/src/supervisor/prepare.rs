@@ -26,7 +26,7 @@ use super::stage::{StagedMachine, autoconfiguration};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
-use crate::failure::{plain, reason};
+use crate::failure::{chain, plain, reason};
 use crate::vms::VhostNet;
 use crate::volumes::Committed;
 
@@ -101,10 +101,10 @@ pub(super) async fn prepare(
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
         match attach(context, &id, vcpus, request, lease).await {
-            Ok((nic, device, warning)) => {
+            Ok((nic, device, told)) => {
                 nics.push(nic);
                 spec.nics.push(device);
-                warnings.extend(warning);
+                warnings.extend(told);
             }
             Err(problem) => {
                 detach(context, &id, &nics).await;
@@ -253,14 +253,14 @@ fn lease(
     given.collect()
 }
 
-/// Gives one interface of a machine with `vcpus` its TAP; with a warning where it is not served as it could be.
+/// Gives one interface of a machine with `vcpus` its TAP; with warnings where it is not served as it could be.
 async fn attach(
     context: &HostContext,
     vm: &VmId,
     vcpus: NonZeroU16,
     request: NicRequest,
     lease: Lease,
-) -> Result<(VmNic, NicSpec<OwnedFd>, Option<String>), FailureReason> {
+) -> Result<(VmNic, NicSpec<OwnedFd>, Vec<String>), FailureReason> {
     let attachment = NicAttachment {
         vm: vm.clone(),
         nic: request.id.clone(),
@@ -270,7 +270,7 @@ async fn attach(
         tap_hint: request.tap,
         queues: request.queue_pairs.min(vcpus),
     };
-    let Tap { fds, name, .. } =
+    let Tap { fds, name, unused_hint, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let vhost = match context.vhost_net {
         VhostNet::Off => Ok(None),
@@ -279,7 +279,8 @@ async fn attach(
             vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
         }
     };
-    let warning = vhost.as_ref().err().cloned();
+    let warnings =
+        unused_hint.iter().map(|unused| chain(unused)).chain(vhost.as_ref().err().cloned()).collect();
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {
@@ -291,5 +292,5 @@ async fn attach(
         vhost: vhost.unwrap_or_default(),
         options: request.options,
     };
-    Ok((nic, device, warning))
+    Ok((nic, device, warnings))
 }

@@ -301,7 +301,7 @@ impl Task {
         match news.phase {
             MachinePhase::Running => *vcpus = Vcpus::Running,
             MachinePhase::Paused => *vcpus = Vcpus::Parked,
-            MachinePhase::Booting | MachinePhase::Stopping | MachinePhase::Exited => {}
+            MachinePhase::Booting | MachinePhase::Stopping | MachinePhase::Exited(_) => {}
         }
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));
@@ -405,7 +405,11 @@ impl Task {
     }
 
     pub(super) fn forget_taps(&self) {
-        self.info.send_modify(|info| info.nics.iter_mut().for_each(|nic| nic.tap = None));
+        self.info.send_modify(|info| {
+            info.nics.iter_mut().for_each(|nic| nic.tap = None);
+            // It was the machine's, which is gone.
+            info.disk_trouble = None;
+        });
     }
 
     pub(super) fn publish(&self, status: VmStatus) {

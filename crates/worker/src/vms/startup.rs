@@ -154,7 +154,8 @@ fn network_config(config: &VmManagerConfig) -> Result<(Ipv4Network, NetworkConfi
         NetworkAddressTranslation::Masquerade => Egress::Masquerade,
         NetworkAddressTranslation::Off => Egress::Isolated,
     };
-    Ok((subnet, NetworkConfig { egress, ..NetworkConfig::new(bridge, subnet) }))
+    let state_dir = Some(config.state_dir().to_owned());
+    Ok((subnet, NetworkConfig { egress, state_dir, ..NetworkConfig::new(bridge, subnet) }))
 }
 
 /// The VMs on record, and those whose record cannot be used, which hide no others.

@@ -208,6 +208,11 @@ impl VmManager {
         self.shared.registry.list()
     }
 
+    /// VMs whose record on disk cannot be used, and why. They are left alone and not listed among the others.
+    pub fn list_damaged(&self) -> BTreeMap<VmId, String> {
+        self.shared.registry.damaged().clone()
+    }
+
     /// All that is known of VM `id`.
     ///
     /// # Errors
@@ -273,11 +278,6 @@ impl VmManager {
     /// with its data.
     pub fn list_removed_vms(&self) -> Vec<RemovedVm> {
         self.shared.context.removed.list().into_values().collect()
-    }
-
-    /// VMs whose record on disk cannot be used, and why. Their directories are left alone.
-    pub fn list_damaged_vms(&self) -> &BTreeMap<VmId, String> {
-        self.shared.registry.damaged()
     }
 
     /// Every content of every volume, also those that are kept for a while only.

@@ -18,7 +18,7 @@ fn a_guest_that_switches_itself_off_is_stopped_and_stays_so() {
         let info = await_vm(&manager, &id, "off", |info| info.status == VmStatus::Stopped);
         assert_eq!((info.restarts, info.failures), (0, 0));
         assert_eq!(console(&manager, &id), "hello\n");
-        assert_eq!(links().iter().filter(|link| link.starts_with("vt")).count(), 0);
+        assert_eq!(links().iter().filter(|link| link.starts_with("pw-")).count(), 0);
         manager.start_vm(&id).expect("starts once more");
         await_vm(&manager, &id, "off again", |info| info.status == VmStatus::Stopped);
     });

@@ -13,9 +13,10 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 use super::handle::{BalloonHandle, BalloonTargetError};
 use super::statistics::{STATISTICS_BYTES_MAX, Statistics};
-use super::work::{PageQueue, Turn};
+use super::work::PageQueue;
 use crate::virtio::configuration::read_configuration;
 use crate::virtio::queue::{Chain, Queue, QueueFault};
+use crate::virtio::work_left::WorkLeft;
 use crate::virtio::{ActivateError, Activation, DeviceEvent, VirtioDevice, VirtioDeviceType};
 use crate::wake::WakeEvent;
 
@@ -137,11 +138,11 @@ impl BalloonDevice {
     }
 
     /// Does `work` on the queues of an active balloon.
-    fn turn(&mut self, work: impl FnOnce(&mut Queues, &BalloonHandle) -> Result<Turn, QueueFault>) {
+    fn turn(&mut self, work: impl FnOnce(&mut Queues, &BalloonHandle) -> Result<WorkLeft, QueueFault>) {
         let State::Active(queues) = &mut self.state else { return };
         match work(queues, &self.handle) {
-            Ok(Turn::More) => self.go_on.ring(),
-            Ok(Turn::Done) => {}
+            Ok(WorkLeft::Maybe) => self.go_on.ring(),
+            Ok(WorkLeft::Nothing) => {}
             Err(fault) => {
                 tracing::debug!(error = %fault, "a balloon's queue is broken");
                 self.stop();
@@ -195,46 +196,46 @@ impl Queues {
         Ok(Self { inflate, deflate, statistics, reporting })
     }
 
-    fn doorbell(&mut self, index: u16, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
+    fn doorbell(&mut self, index: u16, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
         match index {
             INFLATE => self.inflate.inflate(handle),
             DEFLATE => self.deflate.deflate(),
             _ if self.reporting.as_ref().is_some_and(|(number, _)| *number == index) => self.report(handle),
             STATISTICS => self.learn(handle),
-            _ => Ok(Turn::Done),
+            _ => Ok(WorkLeft::Nothing),
         }
     }
 
-    fn report(&mut self, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
-        self.reporting.as_mut().map_or(Ok(Turn::Done), |(_, queue)| queue.report(handle))
+    fn report(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
+        self.reporting.as_mut().map_or(Ok(WorkLeft::Nothing), |(_, queue)| queue.report(handle))
     }
 
-    fn learn(&mut self, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
-        self.statistics.as_mut().map_or(Ok(Turn::Done), |queue| queue.learn(handle))
+    fn learn(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
+        self.statistics.as_mut().map_or(Ok(WorkLeft::Nothing), |queue| queue.learn(handle))
     }
 
     /// A turn of everything.
-    fn all(&mut self, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
+    fn all(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
         let turns = [
             self.inflate.inflate(handle)?,
             self.deflate.deflate()?,
             self.report(handle)?,
             self.learn(handle)?,
         ];
-        Ok(if turns.contains(&Turn::More) { Turn::More } else { Turn::Done })
+        Ok(if turns.contains(&WorkLeft::Maybe) { WorkLeft::Maybe } else { WorkLeft::Nothing })
     }
 }
 
 impl StatisticsQueue {
     /// Reads what the driver sent and keeps the last chain, to be given back when more is wanted.
-    fn learn(&mut self, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
+    fn learn(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
         for _ in 0..TURN_CHAINS {
             let Some(chain) = self.queue.pop()? else {
                 if self.queue.enable_doorbells()? {
                     continue;
                 }
                 self.queue.notify()?;
-                return Ok(Turn::Done);
+                return Ok(WorkLeft::Nothing);
             };
             let mut buffer = [0; STATISTICS_BYTES_MAX];
             let length =
@@ -247,16 +248,16 @@ impl StatisticsQueue {
             }
         }
         self.queue.notify()?;
-        Ok(Turn::More)
+        Ok(WorkLeft::Maybe)
     }
 
     /// Gives the kept chain back, which asks the driver for new figures.
-    fn ask(&mut self) -> Result<Turn, QueueFault> {
+    fn ask(&mut self) -> Result<WorkLeft, QueueFault> {
         if let Some(chain) = self.in_hand.take() {
             self.queue.complete(chain.head(), 0)?;
             self.queue.notify()?;
         }
-        Ok(Turn::Done)
+        Ok(WorkLeft::Nothing)
     }
 }
 
@@ -314,7 +315,7 @@ impl VirtioDevice for BalloonDevice {
         match token {
             ASK => self.turn(|queues, _handle| match &mut queues.statistics {
                 Some(statistics) => statistics.ask(),
-                None => Ok(Turn::Done),
+                None => Ok(WorkLeft::Nothing),
             }),
             _ => self.turn(Queues::all),
         }

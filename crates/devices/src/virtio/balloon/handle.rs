@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use thiserror::Error;
 
+use vm_model::{BalloonCounters, Bytes};
+
 use super::statistics::Statistics;
 
 /// Bytes of the pages that a balloon counts in, whatever the guest's page size (virtio 1.2 §5.5.6).
@@ -34,25 +36,6 @@ pub struct BalloonHandle {
     total: AtomicU64,
     discarded: AtomicU64,
     refused_pages: AtomicU64,
-}
-
-/// [`BalloonHandle`] at one moment, each value on its own; in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BalloonFigures {
-    /// What the guest is asked to give up.
-    pub target: u64,
-    /// What the guest says it gave up.
-    pub actual: u64,
-    /// What the guest could use without swapping; `None` until it reports.
-    pub available: Option<u64>,
-    /// What the guest has no use for at all; `None` until it reports.
-    pub free: Option<u64>,
-    /// What the guest has in all; `None` until it reports.
-    pub total: Option<u64>,
-    /// How much was given back to the host, again and again for pages that came back in between.
-    pub discarded: u64,
-    /// Pages that are outside guest memory, or that the host did not take back.
-    pub refused_pages: u64,
 }
 
 impl BalloonHandle {
@@ -86,20 +69,20 @@ impl BalloonHandle {
         Ok(())
     }
 
-    /// The figures now.
+    /// The figures now, each on its own.
     #[must_use]
-    pub fn figures(&self) -> BalloonFigures {
+    pub fn counters(&self) -> BalloonCounters {
         let reported = |figure: &AtomicU64| match figure.load(Ordering::Relaxed) {
             UNKNOWN => None,
-            bytes => Some(bytes),
+            bytes => Some(Bytes::new(bytes)),
         };
-        BalloonFigures {
-            target: u64::from(self.target_pages()) * PAGE_BYTES,
-            actual: (u64::from(self.actual_pages()) * PAGE_BYTES).min(self.memory),
+        BalloonCounters {
+            target: Bytes::new(u64::from(self.target_pages()) * PAGE_BYTES),
+            actual: Bytes::new((u64::from(self.actual_pages()) * PAGE_BYTES).min(self.memory)),
             available: reported(&self.available),
             free: reported(&self.free),
             total: reported(&self.total),
-            discarded: self.discarded.load(Ordering::Relaxed),
+            discarded: Bytes::new(self.discarded.load(Ordering::Relaxed)),
             refused_pages: self.refused_pages.load(Ordering::Relaxed),
         }
     }

@@ -18,4 +18,4 @@ mod statistics;
 mod work;
 
 pub use device::{BalloonDevice, BalloonDeviceConfig, BalloonError};
-pub use handle::{BalloonFigures, BalloonHandle, BalloonTargetError};
+pub use handle::{BalloonHandle, BalloonTargetError};

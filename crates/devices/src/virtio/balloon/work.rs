@@ -7,6 +7,7 @@ use super::discard::discard;
 use super::handle::{BalloonHandle, PAGE_BYTES};
 use crate::memory::GuestMemory;
 use crate::virtio::queue::{Chain, Queue, QueueFault, Segment};
+use crate::virtio::work_left::WorkLeft;
 
 /// Page numbers looked at together: as many as Linux sends at a time.
 const BATCH: usize = 256;
@@ -20,13 +21,6 @@ const TURN_RANGES: u32 = 2048;
 const TURN_BYTES: u64 = 128 << 20;
 /// The most memory discarded by one system call.
 const RANGE_BYTES_MAX: u64 = 16 << 20;
-
-/// Whether a turn did everything there was to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    Done,
-    More,
-}
 
 /// A queue and the chain of it that is being worked on.
 pub(super) struct PageQueue {
@@ -66,7 +60,7 @@ impl PageQueue {
     }
 
     /// Discards the pages whose numbers the driver sends.
-    pub(super) fn inflate(&mut self, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
+    pub(super) fn inflate(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
         let step = |memory: &GuestMemory, hand: &mut InHand, budget: &mut Budget| {
             discard_batch(memory, hand, budget, handle);
         };
@@ -74,12 +68,12 @@ impl PageQueue {
     }
 
     /// Gives chains back unread: taking a page back needs nothing.
-    pub(super) fn deflate(&mut self) -> Result<Turn, QueueFault> {
+    pub(super) fn deflate(&mut self) -> Result<WorkLeft, QueueFault> {
         self.serve(|_chain| 0, |_memory, hand, _budget| hand.done = hand.length)
     }
 
     /// Discards the pages that chains consist of.
-    pub(super) fn report(&mut self, handle: &BalloonHandle) -> Result<Turn, QueueFault> {
+    pub(super) fn report(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
         let step = |memory: &GuestMemory, hand: &mut InHand, budget: &mut Budget| {
             discard_reported(memory, hand, budget, handle);
         };
@@ -92,7 +86,7 @@ impl PageQueue {
         &mut self,
         length: impl Fn(&Chain) -> u64,
         step: impl Fn(&GuestMemory, &mut InHand, &mut Budget),
-    ) -> Result<Turn, QueueFault> {
+    ) -> Result<WorkLeft, QueueFault> {
         let memory = self.queue.memory().clone();
         let mut budget = Budget { chains: TURN_CHAINS, ranges: TURN_RANGES, bytes: TURN_BYTES };
         let turn = loop {
@@ -111,10 +105,10 @@ impl PageQueue {
                 }
             }
             if budget.is_spent() {
-                break Turn::More;
+                break WorkLeft::Maybe;
             }
             if !self.queue.enable_doorbells()? {
-                break Turn::Done;
+                break WorkLeft::Nothing;
             }
         };
         self.queue.notify()?;

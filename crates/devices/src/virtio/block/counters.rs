@@ -1,6 +1,10 @@
 //! What a disk has done, readable from any thread.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::trouble::{TroubleCounts, TroubleRecord};
 
 /// Live counters of one disk, since it was made. They survive resets of the device.
 #[derive(Debug, Default)]
@@ -12,6 +16,7 @@ pub struct BlockCounters {
     flush_operations: AtomicU64,
     erase_operations: AtomicU64,
     errors: AtomicU64,
+    pub(super) trouble: TroubleRecord,
 }
 
 /// [`BlockCounters`] at one moment, each value on its own.
@@ -31,6 +36,12 @@ pub struct BlockCounts {
     pub erase_operations: u64,
     /// Requests that failed or made no sense.
     pub errors: u64,
+    /// Requests that the host could not carry out when they were tried first, and that were kept.
+    pub kept_requests: u64,
+    /// How often such requests stopped the disk.
+    pub troubles: u64,
+    /// How long they did, in all.
+    pub trouble_time: Duration,
 }
 
 impl BlockCounters {
@@ -38,6 +49,7 @@ impl BlockCounters {
     #[must_use]
     pub fn counts(&self) -> BlockCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let TroubleCounts { kept_requests, troubles, time } = self.trouble.counts(Instant::now());
         BlockCounts {
             read_bytes: load(&self.read_bytes),
             written_bytes: load(&self.written_bytes),
@@ -46,7 +58,17 @@ impl BlockCounters {
             flush_operations: load(&self.flush_operations),
             erase_operations: load(&self.erase_operations),
             errors: load(&self.errors),
+            kept_requests,
+            troubles,
+            trouble_time: time,
         }
+    }
+
+    /// What the host said of a request that it cannot carry out, while the disk keeps any; it takes no others until they
+    /// went through.
+    #[must_use]
+    pub fn problem(&self) -> Option<io::Error> {
+        self.trouble.problem()
     }
 
     pub(super) fn count_read(&self, bytes: u64) {

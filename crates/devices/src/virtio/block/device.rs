@@ -10,18 +10,19 @@ use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vm_model::{DiskAccess, DiskCaching, DiskErasure, DiskFormat, OnIoError};
 
 use super::counters::BlockCounters;
-use super::disk::{
-    DiskAccess, DiskCaching, DiskErasure, DiskError, DiskImage, DiskSerial, DiskShape, SECTOR_BYTES,
-};
+use super::disk::{DiskError, DiskSerial, examine};
 use super::engine::{
     Backend, BlockEngine, DiskFiles, EngineChoice, EngineKind, ThreadedEngine, open_engine, retire,
 };
 use super::file_end::FileEnd;
+use super::kept::KeptRequests;
 use super::lanes::Lanes;
 use super::qcow2::Qcow2Image;
 use super::service::{Service, WriteMode};
+use super::shape::{CONFIGURATION_BYTES, DiskShape, QueueShape, SECTOR_BYTES};
 use super::slots::Slots;
 use crate::virtio::configuration::read_configuration;
 use crate::virtio::queue::QueueFault;
@@ -34,15 +35,13 @@ use crate::virtio::{
 const COMPLETIONS: u16 = 0;
 /// The token of the rate limit's timer.
 const TIMER: u16 = 1;
-/// The most transfers in flight, whatever the number of queues: requests past them wait in their queues.
-const SLOTS_MAX: u16 = 1024;
 
 /// What a block device is made of.
 pub struct BlockDeviceConfig {
     /// The disk: a regular file or block device.
     pub file: OwnedFd,
-    /// What its content is.
-    pub image: DiskImage,
+    /// How the disk lies in it. Of formats but raw, a thread of the disk's own serves it.
+    pub format: DiskFormat,
     /// Whether the guest may write.
     pub access: DiskAccess,
     /// Whether the guest may discard and zero parts of it.
@@ -57,6 +56,8 @@ pub struct BlockDeviceConfig {
     pub queue_size: QueueSize,
     /// How much the guest may move in a time.
     pub rate_limits: RateLimits,
+    /// What follows when the host cannot carry out a request.
+    pub on_io_error: OnIoError,
     /// How transfers reach the file.
     pub engine: EngineChoice,
     /// Names the disk in logs and its thread if it has one: at most 15 bytes are shown.
@@ -68,7 +69,7 @@ pub struct BlockDevice {
     /// `None` only while the device is being dropped.
     service: Option<Service>,
     state: State,
-    configuration: [u8; 60],
+    configuration: [u8; CONFIGURATION_BYTES],
     features: u64,
     queue_sizes: Vec<u16>,
     counters: Arc<BlockCounters>,
@@ -91,19 +92,19 @@ impl BlockDevice {
     /// # Errors
     /// The file cannot be a disk, or no engine could be had.
     pub fn new(config: BlockDeviceConfig) -> Result<Self, DiskError> {
-        let mut shape = DiskShape::of(&config.file, config.access, config.erasure)?;
+        let mut shape = examine(&config.file, config.access, config.erasure)?;
         let mut end = FileEnd::of(&config.file, &config.name).map_err(DiskError::Examine)?;
         let queues = QueueShape { count: config.queue_count.get(), size: config.queue_size.get() };
         let limiter = RateLimiter::new(&config.rate_limits).map_err(DiskError::RateLimit)?;
-        let engine = match config.image {
-            DiskImage::Raw => {
+        let engine = match config.format {
+            DiskFormat::Raw => {
                 let files = match config.caching {
                     DiskCaching::Cached => DiskFiles::cached(config.file),
                     DiskCaching::Direct => DiskFiles::direct(config.file).map_err(DiskError::Direct)?,
                 };
                 open_engine(config.engine, files, queues.slots(), &config.name)
             }
-            DiskImage::Qcow2 => {
+            DiskFormat::Qcow2 => {
                 if config.caching == DiskCaching::Direct || config.access == DiskAccess::ReadWrite {
                     return Err(DiskError::ImageUse);
                 }
@@ -117,17 +118,14 @@ impl BlockDevice {
             }
         }
         .map_err(DiskError::Engine)?;
-        Ok(Self::on_engine(engine, (shape, end), config.serial, queues, limiter))
+        let parts = EngineParts { engine, shape, end, serial: config.serial, limiter };
+        Ok(Self::on_engine(parts, queues, config.on_io_error))
     }
 
-    fn on_engine(
-        engine: Box<dyn BlockEngine>,
-        (shape, end): (DiskShape, Option<FileEnd>),
-        serial: DiskSerial,
-        queues: QueueShape,
-        limiter: Option<RateLimiter>,
-    ) -> Self {
+    fn on_engine(parts: EngineParts, queues: QueueShape, on_io_error: OnIoError) -> Self {
+        let EngineParts { engine, shape, end, serial, limiter } = parts;
         let counters = Arc::new(BlockCounters::default());
+        let kept = KeptRequests::new(on_io_error, Arc::clone(&counters));
         let slots = Slots::new(queues.slots());
         Self {
             state: State::Reset,
@@ -136,7 +134,7 @@ impl BlockDevice {
             queue_sizes: vec![queues.size; usize::from(queues.count)],
             counters: Arc::clone(&counters),
             engine_kind: engine.kind(),
-            service: Some(Service { engine, slots, shape, end, serial, limiter, counters }),
+            service: Some(Service { engine, slots, shape, end, serial, limiter, kept, counters }),
         }
     }
 
@@ -165,22 +163,20 @@ impl BlockDevice {
         if let Err(fault) = served {
             tracing::debug!(error = %fault, "a block device's queue is broken");
             self.state = State::Broken;
+            if let Some(service) = &mut self.service {
+                service.abandon_all();
+            }
         }
     }
 }
 
-/// How many queues there are, and how large each is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct QueueShape {
-    pub(super) count: u16,
-    pub(super) size: u16,
-}
-
-impl QueueShape {
-    /// Transfers in flight, at least as many as one queue can have.
-    fn slots(self) -> u16 {
-        self.count.saturating_mul(self.size).min(SLOTS_MAX).max(self.size)
-    }
+/// What a device is made of once its file was examined.
+struct EngineParts {
+    engine: Box<dyn BlockEngine>,
+    shape: DiskShape,
+    end: Option<FileEnd>,
+    serial: DiskSerial,
+    limiter: Option<RateLimiter>,
 }
 
 /// What a disk of `shape` offers (virtio 1.2 §5.2.3).
@@ -207,7 +203,7 @@ fn features(shape: &DiskShape, queues: QueueShape) -> u64 {
 /// Frees what ended and nobody waits for.
 fn settle_now(service: &mut Service) {
     while let Some(finished) = service.engine.finished() {
-        service.release(finished.slot, finished.vectors);
+        service.release(finished.slot, finished.transfer.vectors);
     }
 }
 
@@ -268,6 +264,14 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn event(&mut self, _token: u16) {
+        self.turn();
+    }
+
+    fn retry(&mut self) {
+        if let (Some(service), State::Active { lanes, .. }) = (&mut self.service, &mut self.state) {
+            let tried = service.retry(lanes);
+            self.note(tried);
+        }
         self.turn();
     }
 

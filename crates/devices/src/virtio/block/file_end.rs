@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstat, statx};
 
-use super::disk::SECTOR_BYTES;
+use super::shape::SECTOR_BYTES;
 
 /// The end of one disk's file.
 pub(super) struct FileEnd {

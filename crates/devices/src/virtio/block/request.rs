@@ -10,13 +10,12 @@ use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
+use vm_model::DiskAccess;
 
-pub(super) use self::extents::{
-    DISCARD_SECTORS_MAX, ERASE_SEGMENTS_MAX, EraseKind, WRITE_ZEROES_SECTORS_MAX, read_extents,
-};
+pub(super) use self::extents::{EraseKind, read_extents};
 use self::extents::{charge, segments};
-use super::disk::{DiskAccess, DiskShape, SECTOR_BYTES};
 use super::engine::Extent;
+use super::shape::{DiskShape, SECTOR_BYTES, SERIAL_BYTES};
 use crate::memory::GuestMemory;
 use crate::virtio::queue::Chain;
 
@@ -24,8 +23,6 @@ mod extents;
 
 /// Bytes of a request's header: type, reserved, sector.
 pub(super) const HEADER_BYTES: u64 = 16;
-/// Bytes of the answer to a request for the disk's serial number.
-pub(super) const SERIAL_BYTES: usize = 20;
 
 /// What is written into a request's last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

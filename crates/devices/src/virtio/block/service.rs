@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::counters::BlockCounters;
-use super::disk::{DiskSerial, DiskShape, SECTOR_BYTES};
+use super::disk::DiskSerial;
 use super::engine::{BlockEngine, Durability, Extent, Finished, Transfer, TransferKind};
 use super::file_end::FileEnd;
+use super::kept::{Attempt, KeptRequests};
 use super::lanes::Lanes;
 use super::request::{HEADER_BYTES, Rejection, Request, Status, read_extents};
+use super::shape::{DiskShape, SECTOR_BYTES};
 use super::slots::{InFlight, Slots};
 use crate::memory::GuestMemory;
 use crate::virtio::queue::{Chain, Queue, QueueFault};
@@ -28,12 +30,13 @@ pub(super) enum WriteMode {
 pub(super) struct Service {
     pub(super) engine: Box<dyn BlockEngine>,
     pub(super) slots: Slots,
-    /// Of the disk as far as it is still there.
+    /// Shrinks when the file is truncated.
     pub(super) shape: DiskShape,
     /// `None` where the file is not watched here.
     pub(super) end: Option<FileEnd>,
     pub(super) serial: DiskSerial,
     pub(super) limiter: Option<RateLimiter>,
+    pub(super) kept: KeptRequests,
     pub(super) counters: Arc<BlockCounters>,
 }
 
@@ -65,18 +68,32 @@ const BUFFER_COST: u64 = 4096;
 impl Service {
     /// One turn: completions out, new requests in, and once more completions, because many are there at once.
     /// Takes no more requests of a queue than its size, and none after [`TURN_BYTES`], then asks to be called again.
+    /// Takes none of a disk in trouble, not even in the turn in which that ends: its guest may be paused.
     pub(super) fn turn(&mut self, lanes: &mut Lanes, mode: WriteMode) -> Result<(), QueueFault> {
         self.look_at_end();
+        let in_trouble = self.kept.any();
         self.finish_requests(lanes)?;
-        let limited = self.accept_requests(lanes, mode)?;
+        let limited = if in_trouble || self.kept.any() { false } else { self.accept_requests(lanes, mode)? };
         self.engine.submit();
         self.finish_requests(lanes)?;
         lanes.notify()?;
-        // Without a free slot or under the limit, something else comes back here.
-        if lanes.any_pending() && self.slots.has_free() && !limited {
+        // Without a free slot, in trouble or under the limit, something else comes back here.
+        if lanes.any_pending() && self.slots.has_free() && !self.kept.any() && !limited {
             self.engine.wake();
         }
         Ok(())
+    }
+
+    /// Tries again what was kept; the next turn hands it on.
+    pub(super) fn retry(&mut self, lanes: &mut Lanes) -> Result<(), QueueFault> {
+        let mut told = Ok(());
+        for (slot, transfer) in self.kept.take_waiting() {
+            // An engine that has failed for good refuses each.
+            if let Err(transfer) = self.engine.start(slot, transfer) {
+                told = told.and(self.answer_transfer(lanes, slot, transfer.vectors, false));
+            }
+        }
+        told
     }
 
     /// Takes notice of a file that became shorter. Comes before new requests, which must not reach past its end, and
@@ -94,6 +111,9 @@ impl Service {
             end.note_change(self.slots.first_change());
         }
         self.slots.abandon_all();
+        for (slot, transfer) in self.kept.abandon() {
+            self.slots.release(slot, transfer.vectors);
+        }
     }
 
     /// Frees the slot of a transfer that is over, and tells who waited for it.
@@ -107,18 +127,40 @@ impl Service {
         Some(in_flight)
     }
 
-    /// Completes what is over in the queues it came from.
+    /// Completes what is over in the queues it came from, but for what the host could not carry out and is kept.
     pub(super) fn finish_requests(&mut self, lanes: &mut Lanes) -> Result<(), QueueFault> {
         while let Some(finished) = self.engine.finished() {
-            let Finished { slot, vectors, result } = finished;
-            if let Some(in_flight) = self.release(slot, vectors)
-                && let Some(lane) = lanes.get_mut(in_flight.lane)
+            let Finished { slot, transfer, result } = finished;
+            let end = self.shape.sectors * SECTOR_BYTES;
+            let occupant = self.slots.occupant(slot).filter(|in_flight| in_flight.span.end <= end);
+            if let Err(error) = &result
+                && let Some(in_flight) = occupant
+                && let Some(errno) = self.kept.reason_to_keep(&transfer, error)
             {
-                let is_there = in_flight.span.end <= self.shape.sectors * SECTOR_BYTES;
-                self.complete(&mut lane.queue, &in_flight, result.is_ok() && is_there)?;
+                let attempt = std::mem::replace(&mut in_flight.attempt, Attempt::Repeated);
+                self.kept.keep(slot, transfer, errno, attempt);
+            } else {
+                self.answer_transfer(lanes, slot, transfer.vectors, result.is_ok())?;
             }
         }
         Ok(())
+    }
+
+    /// Frees the slot of a transfer that is over, and tells whoever waited for it.
+    fn answer_transfer(
+        &mut self,
+        lanes: &mut Lanes,
+        slot: u16,
+        vectors: IoVectors,
+        succeeded: bool,
+    ) -> Result<(), QueueFault> {
+        let Some(in_flight) = self.release(slot, vectors) else { return Ok(()) };
+        if in_flight.attempt == Attempt::Repeated {
+            self.kept.ended();
+        }
+        let Some(lane) = lanes.get_mut(in_flight.lane) else { return Ok(()) };
+        let is_there = in_flight.span.end <= self.shape.sectors * SECTOR_BYTES;
+        self.complete(&mut lane.queue, &in_flight, succeeded && is_there)
     }
 
     /// Starts requests of every queue that may have some; whether the rate limit was reached. No queue is served
@@ -196,7 +238,7 @@ impl Service {
             return Ok(false);
         }
         let span = request.span(&extents);
-        let in_flight = InFlight { lane: origin.lane, chain, request, span };
+        let in_flight = InFlight { lane: origin.lane, chain, request, span, attempt: Attempt::First };
         match request {
             Request::SerialNumber { bytes } => {
                 // The range was cut to the chain's.
@@ -268,17 +310,17 @@ impl Service {
             }
             Request::Write { offset, bytes } => vectors
                 .append(memory, chain.readable(), HEADER_BYTES, bytes)
-                .map(|()| (mode.transfer_kind(), offset)),
+                .map(|()| (TransferKind::Write, offset)),
             Request::Flush | Request::SerialNumber { .. } | Request::Erase { .. } => {
                 Ok((TransferKind::Flush, 0))
             }
         };
         let Ok((kind, offset)) = prepared else {
-            vectors.clear();
             self.slots.release(slot, vectors);
             return self.complete(queue, &in_flight, false);
         };
-        self.start(queue, slot, in_flight, Transfer::of_vectors(kind, offset, vectors))
+        let transfer = Transfer::of_vectors(kind, offset, vectors);
+        self.start(queue, slot, in_flight, Transfer { durability: mode.durability(), ..transfer })
     }
 
     fn start(
@@ -288,8 +330,7 @@ impl Service {
         in_flight: InFlight,
         transfer: Transfer,
     ) -> Result<(), QueueFault> {
-        if let Err(Transfer { mut vectors, .. }) = self.engine.start(slot, transfer) {
-            vectors.clear();
+        if let Err(Transfer { vectors, .. }) = self.engine.start(slot, transfer) {
             self.slots.release(slot, vectors);
             return self.complete(queue, &in_flight, false);
         }
@@ -334,13 +375,6 @@ impl WriteMode {
         match self {
             Self::Back => Durability::Cached,
             Self::Through => Durability::Stable,
-        }
-    }
-
-    fn transfer_kind(self) -> TransferKind {
-        match self {
-            Self::Back => TransferKind::Write,
-            Self::Through => TransferKind::DurableWrite,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::virtio::queue::Chain;
 use crate::virtio::vectors::IoVectors;
 
+use super::kept::Attempt;
 use super::request::Request;
 
 /// A request in flight.
@@ -15,6 +16,7 @@ pub(super) struct InFlight {
     pub(super) request: Request,
     /// From the first byte of the disk that it reaches to the last; empty where it reaches none.
     pub(super) span: Range<u64>,
+    pub(super) attempt: Attempt,
 }
 
 /// A fixed number of slots, each with vectors of its own to reuse.
@@ -55,8 +57,14 @@ impl Slots {
         }
     }
 
-    /// Frees `slot` and keeps `spare` for its next use; who waited for it.
-    pub(super) fn release(&mut self, slot: u16, spare: IoVectors) -> Option<InFlight> {
+    /// Whose transfer goes on in `slot`, or waits there to be tried again.
+    pub(super) fn occupant(&mut self, slot: u16) -> Option<&mut InFlight> {
+        self.slots.get_mut(usize::from(slot))?.occupant.as_mut()
+    }
+
+    /// Frees `slot` and keeps `spare`, emptied, for its next use; who waited for it.
+    pub(super) fn release(&mut self, slot: u16, mut spare: IoVectors) -> Option<InFlight> {
+        spare.clear();
         let place = self.slots.get_mut(usize::from(slot))?;
         place.spare = spare;
         self.free.push(slot);

@@ -6,7 +6,8 @@ use virtio_bindings::bindings::virtio_net::{
 };
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use super::parts::MacAddress;
+use vm_model::MacAddress;
+
 use crate::virtio::configuration::read_configuration;
 
 /// Up to and including the MTU.
@@ -41,7 +42,7 @@ impl Configuration {
     /// Fills `data` from `offset` of the space, where the link's status is `status`.
     pub(super) fn read(&self, status: u32, offset: u64, data: &mut [u8]) {
         let mut space = [0; BYTES];
-        space[..6].copy_from_slice(&self.mac.0);
+        space[..6].copy_from_slice(&self.mac.octets());
         space[6..8].copy_from_slice(&status.to_le_bytes()[..2]);
         space[8..10].copy_from_slice(&self.pairs.to_le_bytes());
         space[10..].copy_from_slice(&self.mtu.unwrap_or(0).to_le_bytes());

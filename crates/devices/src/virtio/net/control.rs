@@ -10,9 +10,9 @@ use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_OK,
 };
 
-use super::Turn;
 use crate::memory::GuestMemory;
 use crate::virtio::queue::{Chain, Queue, QueueFault};
+use crate::virtio::work_left::WorkLeft;
 
 /// Commands a turn.
 const TURN_COMMANDS: u32 = 16;
@@ -88,7 +88,7 @@ pub(super) fn turn(
     queue: &mut Queue,
     features: u64,
     mut obey: impl FnMut(Command) -> Answer,
-) -> Result<Turn, QueueFault> {
+) -> Result<WorkLeft, QueueFault> {
     let mut budget = TURN_COMMANDS;
     let turn = loop {
         queue.suppress_doorbells();
@@ -100,10 +100,10 @@ pub(super) fn turn(
             queue.complete(chain.head(), written)?;
         }
         if budget == 0 {
-            break Turn::Again;
+            break WorkLeft::Maybe;
         }
         if !queue.enable_doorbells()? {
-            break Turn::Idle;
+            break WorkLeft::Nothing;
         }
     };
     queue.notify()?;

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_GUEST_ANNOUNCE;
 use vmm_sys_util::eventfd::EventFd;
 
+use vm_model::LinkState;
+
 use super::active::{Active, Role};
 use super::configuration::Configuration;
 use super::counters::NetCounters;
-use super::gate::Gate;
-use super::handle::{LinkState, NetHandle};
+use super::frame_limit::FrameLimit;
+use super::handle::NetHandle;
 use super::kernel_path::KernelPath;
-use super::offloads::Offloads;
-use super::outlets::Outlets;
+use super::offloads::{Offloads, offered_features};
 use super::parts::{KernelBackends, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+use super::tap_queues::TapQueues;
 use crate::virtio::token_bucket::TokenBucket;
 use crate::virtio::{
     ActivateError, Activation, BucketLimits, DeviceEvent, RateLimits, VirtioDevice, VirtioDeviceType,
@@ -42,15 +44,15 @@ const KERNEL_FAULT: u16 = 3;
 /// Tokens from here on: the port of pair N has frames (even), or room again (odd).
 const PORTS: u16 = 4;
 
-/// A virtio network card. What it does is in the module `service`.
+/// A virtio network card. What it does at doorbells and events is in the module `handlers`.
 pub struct NetDevice {
-    pub(super) outlets: Outlets,
+    pub(super) tap_queues: TapQueues,
     configuration: Configuration,
     features: u64,
     queue_sizes: Vec<u16>,
     pub(super) counters: Arc<NetCounters>,
-    pub(super) inward: Gate,
-    pub(super) outward: Gate,
+    pub(super) receive_limit: FrameLimit,
+    pub(super) transmit_limit: FrameLimit,
     /// What is left of [`CHANGES`].
     pub(super) changes: TokenBucket,
     pub(super) state: State,
@@ -80,7 +82,7 @@ impl NetDevice {
         let pairs = u16::try_from(count).ok().filter(|pairs| (1..=QUEUE_PAIRS_MAX).contains(pairs));
         let pairs = pairs.ok_or(NetDeviceError::Ports { count })?;
         let host = NetDeviceError::Host;
-        let outlets = Outlets::new(config.ports).map_err(host)?;
+        let tap_queues = TapQueues::new(config.ports).map_err(host)?;
         let (kernel, statistics) = match config.kernel {
             Some(KernelBackends { backends, .. }) if backends.len() != count => {
                 return Err(NetDeviceError::Backends { backends: backends.len(), ports: count });
@@ -97,16 +99,17 @@ impl NetDevice {
         let mut queue_sizes = vec![config.queue_size.get(); 2 * count];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
         let go_on = WakeEvent::new().map_err(host)?;
-        let features = configuration.features() | config.offloads.features(outlets.udp_segmentation());
+        let features =
+            configuration.features() | offered_features(config.offloads, tap_queues.udp_segmentation());
         let changes = BucketLimits::new(CHANGES, 0, CHANGES_TIME).map_err(io::Error::other).map_err(host)?;
         Ok(Self {
             features: kernel.as_ref().map_or(features, |kernel| kernel.limit(features)),
-            outlets,
+            tap_queues,
             configuration,
             queue_sizes,
             counters: Arc::new(NetCounters::of_interface(statistics)),
-            inward: Gate::new(&config.rate_limits).map_err(host)?,
-            outward: Gate::new(&config.rate_limits).map_err(host)?,
+            receive_limit: FrameLimit::new(&config.rate_limits).map_err(host)?,
+            transmit_limit: FrameLimit::new(&config.rate_limits).map_err(host)?,
             changes: TokenBucket::new(&changes, Instant::now()),
             state: State::Reset,
             handle: Arc::new(NetHandle::new(&go_on).map_err(host)?),
@@ -165,13 +168,14 @@ impl VirtioDevice for NetDevice {
         let Activation { memory, features, queues } = activation;
         let mut active = Active::new(features, self.configuration.mtu, queues)?;
         let offloads = Offloads::accepted_by(features);
-        let changes = self.outlets.attached().abs_diff(1) + usize::from(offloads != self.outlets.offloads());
+        let changes =
+            self.tap_queues.attached().abs_diff(1) + usize::from(offloads != self.tap_queues.offloads());
         if !self.may_change(changes as u64) {
             return Err(ActivateError::Backend(io::Error::other("the driver starts anew too often")));
         }
         // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
-        self.outlets.attach(1).map_err(ActivateError::Backend)?;
-        self.outlets.set_offloads(offloads).map_err(ActivateError::Backend)?;
+        self.tap_queues.attach(1).map_err(ActivateError::Backend)?;
+        self.tap_queues.set_offloads(offloads).map_err(ActivateError::Backend)?;
         if let Some(kernel) = &mut self.kernel {
             kernel.begin(&memory, &mut active).map_err(ActivateError::Backend)?;
         }
@@ -188,9 +192,9 @@ impl VirtioDevice for NetDevice {
             events.push(DeviceEvent { fd: kernel.fault(), token: KERNEL_FAULT });
             return events;
         }
-        events.extend(self.inward.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
-        events.extend(self.outward.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
-        for (token, (port, room)) in (PORTS..).step_by(2).zip(self.outlets.descriptors()) {
+        events.extend(self.receive_limit.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
+        events.extend(self.transmit_limit.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
+        for (token, (port, room)) in (PORTS..).step_by(2).zip(self.tap_queues.descriptors()) {
             events.push(DeviceEvent { fd: port, token });
             events.push(DeviceEvent { fd: room, token: token + 1 });
         }
@@ -224,11 +228,11 @@ impl VirtioDevice for NetDevice {
                 }
             }
             RECEIVE_TIMER => {
-                let first = self.inward.open();
+                let first = self.receive_limit.replenish();
                 (0..self.pairs()).for_each(|pair| self.receive((first + pair) % self.pairs()));
             }
             TRANSMIT_TIMER => {
-                let first = self.outward.open();
+                let first = self.transmit_limit.replenish();
                 (0..self.pairs()).for_each(|pair| self.transmit((first + pair) % self.pairs()));
             }
             KERNEL_FAULT => self.on_kernel_fault(),

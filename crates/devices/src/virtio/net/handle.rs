@@ -5,16 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::bindings::virtio_net::{VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP};
 
-use crate::wake::WakeEvent;
+use vm_model::LinkState;
 
-/// Whether frames pass a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// They do.
-    Up,
-    /// They are lost, in both directions.
-    Down,
-}
+use crate::wake::WakeEvent;
 
 /// What became of a wish for an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use vmm_sys_util::eventfd::EventFd;
 
 use super::active::{Active, Pair};
-use super::outlets::Outlets;
+use super::tap_queues::TapQueues;
 use super::vhost::{FrameBackend, Side};
 use crate::memory::GuestMemory;
 use crate::pci::InterruptSource;
@@ -100,10 +100,15 @@ impl KernelPath {
     ///
     /// # Errors
     /// The host refused, or a queue cannot be told to it.
-    pub(super) fn run(&mut self, count: usize, active: &mut Active, outlets: &Outlets) -> io::Result<()> {
+    pub(super) fn run(
+        &mut self,
+        count: usize,
+        active: &mut Active,
+        tap_queues: &TapQueues,
+    ) -> io::Result<()> {
         let count = if self.is_held { 0 } else { count.min(self.backends.len()) };
         while self.running < count {
-            self.start(self.running, active, outlets)?;
+            self.start(self.running, active, tap_queues)?;
             self.running += 1;
         }
         while self.running > count {
@@ -126,9 +131,9 @@ impl KernelPath {
         }
     }
 
-    fn start(&self, index: usize, active: &mut Active, outlets: &Outlets) -> io::Result<()> {
+    fn start(&self, index: usize, active: &mut Active, tap_queues: &TapQueues) -> io::Result<()> {
         let missing = || io::Error::other("the pair of queues is not enabled");
-        let (Some(pair), Some(port)) = (active.pair(index), outlets.port(index)) else {
+        let (Some(pair), Some(port)) = (active.pair(index), tap_queues.port(index)) else {
             return Err(missing());
         };
         for side in Side::BOTH {

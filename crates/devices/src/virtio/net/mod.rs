@@ -21,28 +21,30 @@ mod configuration;
 mod control;
 mod counters;
 mod device;
+mod frame_limit;
 mod frames;
-mod gate;
 mod handle;
+mod handlers;
 mod kernel_path;
 mod offloads;
-mod outlets;
 mod parts;
 mod port;
 mod receive;
-mod service;
 mod statistics;
+mod tap_queues;
 mod transmit;
 mod vhost;
 
 use std::os::fd::BorrowedFd;
 
+use vm_model::LinkState;
+
 pub use self::counters::{NetCounters, NetCounts};
 pub use self::device::NetDevice;
-use self::gate::Gate;
-pub use self::handle::{Announcement, LinkState, NetHandle};
-pub use self::offloads::{Offer, OffloadOffers, Offloads, UdpSegmentation};
-pub use self::parts::{KernelBackends, MacAddress, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
+use self::frame_limit::FrameLimit;
+pub use self::handle::{Announcement, NetHandle};
+pub use self::offloads::{Offloads, UdpSegmentation};
+pub use self::parts::{KernelBackends, NetDeviceConfig, NetDeviceError, QUEUE_PAIRS_MAX};
 pub use self::port::{FramePort, PortUse, Tap, TapError};
 pub use self::statistics::InterfaceStatistics;
 pub use self::vhost::{FrameBackend, Side, VhostError, VhostNet};
@@ -57,23 +59,14 @@ const SEGMENTED_BYTES_MAX: u64 = 65_562;
 /// Frames a turn, of all pairs together.
 const TURN_FRAMES: usize = 128;
 
-/// What a turn's frames go through.
-struct Way<'a> {
+/// What one turn of one direction of a queue pair works with.
+struct TurnContext<'a> {
     /// The most frames of the turn.
     share: usize,
     link: LinkState,
-    /// The link's end.
+    /// The TAP queue of the pair.
     port: BorrowedFd<'a>,
     /// The direction's rate limit.
-    gate: &'a mut Gate,
+    limit: &'a mut FrameLimit,
     counters: &'a NetCounters,
-}
-
-/// How a turn ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// Nothing is left to do until an event or a doorbell.
-    Idle,
-    /// The turn's share is used up and there may be more.
-    Again,
 }

@@ -5,6 +5,7 @@ use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
     VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
 };
+use vm_model::{NicOffloads, Offload};
 
 /// Sums over packets that are computed by whoever needs them.
 const CHECKSUMS: [u32; 2] = [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM];
@@ -29,27 +30,6 @@ pub(super) const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
 /// Linux knows UDP segmentation for both versions of IP together or for none.
 const TUN_USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// Whether a kind of work is offered to be left to the other side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Offer {
-    /// It is, as far as the port can do it.
-    #[default]
-    Offered,
-    /// Each side does its own.
-    Withheld,
-}
-
-/// The work that a card takes off its guest, and its guest off it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OffloadOffers {
-    /// Checksums. Where they are withheld, so is all segmentation (§5.1.3.1).
-    pub checksums: Offer,
-    /// Segmentation of TCP.
-    pub tcp_segmentation: Offer,
-    /// Segmentation of UDP.
-    pub udp_segmentation: Offer,
-}
-
 /// Whether a port segments UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpSegmentation {
@@ -59,19 +39,20 @@ pub enum UdpSegmentation {
     Unsupported,
 }
 
-impl OffloadOffers {
-    /// The features that a card with such a port offers.
-    pub(super) fn features(self, port: UdpSegmentation) -> u64 {
-        if self.checksums == Offer::Withheld {
-            return 0;
-        }
-        let tcp: &[u32] = if self.tcp_segmentation == Offer::Offered { &TCP } else { &[] };
-        let udp: &[u32] = match (self.udp_segmentation, port) {
-            (Offer::Offered, UdpSegmentation::Supported) => &UDP,
-            (Offer::Offered, UdpSegmentation::Unsupported) | (Offer::Withheld, _) => &[],
-        };
-        CHECKSUMS.iter().chain(tcp).chain(udp).fold(0, |bits, feature| bits | 1 << feature)
+/// The features that a card offers for `offloads`, on a port that segments UDP or not.
+pub(super) fn offered_features(offloads: NicOffloads, port: UdpSegmentation) -> u64 {
+    if offloads.checksums == Offload::Withheld {
+        return 0;
     }
+    let tcp: &[u32] = match offloads.tcp_segmentation {
+        Offload::Offered => &TCP,
+        Offload::Withheld => &[],
+    };
+    let udp: &[u32] = match (offloads.udp_segmentation, port) {
+        (Offload::Offered, UdpSegmentation::Supported) => &UDP,
+        (Offload::Offered, UdpSegmentation::Unsupported) | (Offload::Withheld, _) => &[],
+    };
+    CHECKSUMS.iter().chain(tcp).chain(udp).fold(0, |bits, feature| bits | 1 << feature)
 }
 
 /// What a guest accepts in frames it receives, in the bits of the `TUNSETOFFLOAD` call.
@@ -140,10 +121,10 @@ mod tests {
 
     #[test]
     fn what_is_withheld_is_not_offered() {
-        use Offer::{Offered, Withheld};
+        use Offload::{Offered, Withheld};
         use UdpSegmentation::{Supported, Unsupported};
         let features = |checksums, tcp_segmentation, udp_segmentation, port| {
-            OffloadOffers { checksums, tcp_segmentation, udp_segmentation }.features(port)
+            offered_features(NicOffloads { checksums, tcp_segmentation, udp_segmentation }, port)
         };
         let (checksums, tcp, udp) = (1 | 1 << 1, 0x3b80, 7 << 54);
         assert_eq!(features(Offered, Offered, Offered, Supported), checksums | tcp | udp);

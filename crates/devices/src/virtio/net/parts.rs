@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::offloads::OffloadOffers;
+use vm_model::{MacAddress, NicOffloads};
+
 use super::port::FramePort;
 use super::statistics::InterfaceStatistics;
 use super::vhost::FrameBackend;
@@ -13,10 +14,6 @@ use crate::virtio::{QueueSize, RateLimits};
 
 /// The most ports of a card.
 pub const QUEUE_PAIRS_MAX: u16 = 32;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MacAddress(pub [u8; 6]);
 
 /// What a network card is made of.
 pub struct NetDeviceConfig {
@@ -31,7 +28,7 @@ pub struct NetDeviceConfig {
     /// How much may be sent in a time, and how much received.
     pub rate_limits: RateLimits,
     /// What guest and host may leave to each other.
-    pub offloads: OffloadOffers,
+    pub offloads: NicOffloads,
     /// Who moves frames in this process's stead, if anybody.
     pub kernel: Option<KernelBackends>,
 }

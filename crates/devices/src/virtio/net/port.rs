@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use thiserror::Error;
 
+use vm_model::LinkState;
+
 use super::HEADER_BYTES;
-use super::handle::LinkState;
 use super::offloads::{Offloads, UdpSegmentation};
 
 /// The most frames that are thrown away before a card begins. More than wait in any TAP by default; a host that sends

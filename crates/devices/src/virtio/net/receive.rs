@@ -12,9 +12,10 @@ use std::collections::VecDeque;
 use super::counters::NetCounters;
 use super::frames::{Received, receive};
 use super::offloads::Offloads;
-use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, Turn, Way};
+use super::{ETHERNET_HEADER_BYTES, HEADER_BYTES, SEGMENTED_BYTES_MAX, TurnContext};
 use crate::virtio::queue::{Chain, Queue, QueueFault};
 use crate::virtio::vectors::{IoVectors, VectorsError, mark_written};
+use crate::virtio::work_left::WorkLeft;
 
 /// Buffers taken a turn, useless ones included: more than that many frames need, but not endlessly many. A chain may be
 /// made of a thousand.
@@ -106,45 +107,49 @@ impl Receiver {
 
     /// Moves frames until there are none, no buffers for them, the rate limit is reached, or they are too many for one
     /// turn.
-    pub(super) fn turn(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
+    pub(super) fn turn(
+        &mut self,
+        queue: &mut Queue,
+        context: &mut TurnContext<'_>,
+    ) -> Result<WorkLeft, QueueFault> {
         self.budget = TURN_BUFFERS;
         queue.suppress_doorbells();
-        let turn = self.frames(queue, way)?;
+        let turn = self.frames(queue, context)?;
         queue.notify()?;
         Ok(turn)
     }
 
-    fn frames(&mut self, queue: &mut Queue, way: &mut Way<'_>) -> Result<Turn, QueueFault> {
-        for _frame in 0..way.share {
+    fn frames(&mut self, queue: &mut Queue, context: &mut TurnContext<'_>) -> Result<WorkLeft, QueueFault> {
+        for _frame in 0..context.share {
             loop {
-                match self.gather(queue, way.counters)? {
+                match self.gather(queue, context.counters)? {
                     Gathered::Enough => break,
-                    Gathered::TurnOver => return Ok(Turn::Again),
+                    Gathered::TurnOver => return Ok(WorkLeft::Maybe),
                     Gathered::QueueEmpty if queue.enable_doorbells()? => {}
                     Gathered::QueueEmpty => {
                         self.starved = true;
-                        return Ok(Turn::Idle);
+                        return Ok(WorkLeft::Nothing);
                     }
                 }
             }
-            if !way.gate.lets_pass(1) {
-                return Ok(Turn::Idle);
+            if !context.limit.lets_pass(1) {
+                return Ok(WorkLeft::Nothing);
             }
-            match receive(way.port, &mut self.vectors) {
+            match receive(context.port, &mut self.vectors) {
                 Ok(Received::Frame(bytes)) if bytes >= HEADER_BYTES => {
-                    way.gate.count(bytes - HEADER_BYTES);
-                    self.deliver(queue, bytes, way.counters)?
+                    context.limit.count(bytes - HEADER_BYTES);
+                    self.deliver(queue, bytes, context.counters)?
                 }
                 // The buffers are used again for the next one.
                 Ok(Received::Frame(_) | Received::TooLong) => {
-                    way.gate.count(0);
-                    way.counters.count_receive_dropped();
+                    context.limit.count(0);
+                    context.counters.count_receive_dropped();
                 }
                 // No frame; or the interface is gone, and an event comes if it ever returns.
-                Err(_none) => return Ok(Turn::Idle),
+                Err(_none) => return Ok(WorkLeft::Nothing),
             }
         }
-        Ok(Turn::Again)
+        Ok(WorkLeft::Maybe)
     }
 
     /// Takes buffers until they are enough for any frame.

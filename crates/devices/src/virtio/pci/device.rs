@@ -163,6 +163,13 @@ impl VirtioPciDevice {
         self.finish_reset();
     }
 
+    /// Has the device try again what the host could not carry out.
+    pub fn retry(&mut self) {
+        self.device.retry();
+        self.notice_breakage();
+        self.finish_reset();
+    }
+
     /// Rings the bell of every enabled queue of a running device, so that nothing made available is overlooked:
     /// for after a pause.
     pub fn kick_all(&self) {

@@ -194,16 +194,16 @@ impl Connection {
         if !self.guest_sends {
             return self.unforwarded();
         }
-        let untold = self.credit.forwarded.wrapping_sub(self.credit.announced);
+        let unannounced = self.credit.forwarded.wrapping_sub(self.credit.announced);
         // Nothing is received beyond the buffer, so no more can have been passed on.
-        self.credit.buffer.saturating_sub(untold)
+        self.credit.buffer.saturating_sub(unannounced)
     }
 
     /// The host has got `bytes` more; not more than there were.
     pub(super) fn forward(&mut self, bytes: u32) {
         self.credit.forwarded = self.credit.forwarded.wrapping_add(bytes.min(self.unforwarded()));
-        let untold = self.credit.forwarded.wrapping_sub(self.credit.announced);
-        self.due.credit_update |= self.guest_sends && untold >= self.credit.buffer / UPDATE_PART;
+        let unannounced = self.credit.forwarded.wrapping_sub(self.credit.announced);
+        self.due.credit_update |= self.guest_sends && unannounced >= self.credit.buffer / UPDATE_PART;
     }
 
     /// How many bytes the guest has room for; none before it accepted or after either side closed this direction.

@@ -66,7 +66,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("net[].ip", ValueKind::Ipv4Address,
         "The guest's address, inside the worker's network. Default: the worker assigns one. (Cloud Hypervisor gives it to the host's side.)"),
     KeyRule::supported("net[].mask", ValueKind::Ipv4Mask, "The netmask of `ip`. Default: that of the worker's network."),
-    KeyRule::supported("net[].tap", ValueKind::InterfaceName, "A wish for the name of the TAP on the host, kept when free."),
+    KeyRule::supported("net[].tap", ValueKind::InterfaceName, "A wish for the name of the TAP on the host, kept when free. Names that other software claims (`vt-*`, `eth*`, `veth*`, ...) are not used, with a warning."),
     KeyRule::supported("net[].mtu", ValueKind::Integer { least: 1280, most: 65535 },
         "The MTU told to the guest. Default: none is told."),
     KeyRule::supported("net[].queue_size", QUEUE_SIZE, "Descriptors a queue. Default: 256."),

@@ -61,7 +61,7 @@ impl Machine for Sabotaged {
         self.0.is_settled()
     }
 
-    fn into_remains(self: Box<Self>) -> Box<dyn Send> {
+    fn into_remains(self: Box<Self>) -> Box<dyn Remains> {
         self.0.into_remains()
     }
 }
@@ -81,13 +81,14 @@ impl Driver for PanicsAtFirstByte<'_> {
         self.0.turning();
     }
 
-    fn turned(&mut self, turn: &Turn<'_>) {
+    fn turned(&mut self, turn: &TurnReport<'_>) {
         self.0.turned(turn);
     }
 
     fn event(&mut self, event: Event) {
+        let spoke = matches!(event, Event::FirstConsoleByte { .. });
         self.0.event(event);
-        if matches!(event, Event::FirstConsoleByte { .. }) {
+        if spoke {
             panic!("sabotage");
         }
     }

@@ -81,7 +81,7 @@ fn a_slow_turn_is_logged_with_the_handler_that_took_it() {
         let took = Duration::from_millis(took);
         driver.turning();
         driver.last_command = command;
-        driver.turned(&Turn { took, slowest: &slowest, slowest_took: took / 2 });
+        driver.turned(&TurnReport { took, slowest: &slowest, slowest_took: took / 2 });
     };
     tracing::subscriber::with_default(warnings.clone(), || {
         turn(49, "queue 0 of disk0", None);
@@ -96,7 +96,7 @@ fn a_slow_turn_is_logged_with_the_handler_that_took_it() {
             ("handler", "queue 1 of disk0"),
             ("handler_took", "40ms"),
             ("last_command", "Some(Pause)"),
-            ("untold", "0"),
+            ("suppressed", "0"),
         ];
         for (field, value) in expected {
             assert_eq!(told.get(field).map(String::as_str), Some(value), "{field} in {told:?}");

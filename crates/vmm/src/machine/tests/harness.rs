@@ -13,13 +13,11 @@ use hypervisor::Hypervisor;
 use rustix::event::{EventfdFlags, eventfd};
 use tiny_guest::TinyGuest;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, MacAddress, MachineCounters,
-    MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
+    BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, InitialState, MacAddress,
+    MachineCounters, MachineExit, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, SerialMode,
 };
 
-use crate::{
-    BuildError, BuildOptions, Controller, CountersHandle, Flow, InitialState, Machine, MachineEvent, Turn,
-};
+use crate::{BuildError, BuildOptions, Controller, CountersHandle, Flow, Machine, MachineEvent, TurnReport};
 
 pub(super) type Spec = MachineSpec<OwnedFd>;
 
@@ -150,7 +148,7 @@ impl Controller for Remote {
         self.events.lock().unwrap().push(event);
     }
 
-    fn turned(&mut self, turn: Turn<'_>) {
+    fn turned(&mut self, turn: TurnReport<'_>) {
         self.turns.lock().unwrap().push((turn.took, turn.slowest.to_string()));
     }
 }

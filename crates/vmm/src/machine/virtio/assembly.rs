@@ -16,7 +16,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vm_model::{BalloonSpec, DiskSpec, NicSpec, VsockSpec};
 
 use super::super::counters::DeviceCounters;
-use super::super::disks::block_device;
+use super::super::disks::{Disks, block_device};
 use super::super::nics::{Links, net_device};
 use super::{Balloon, BuildError, Console, Function, Parts, VirtioDevices, Watchdog};
 use crate::interrupts::KvmDoorbells;
@@ -27,6 +27,7 @@ pub(super) struct Assembly<'a> {
     parts: &'a Parts<'a>,
     root: PciRoot,
     functions: Vec<Function>,
+    disks: Disks,
     counters: Vec<DeviceCounters>,
     balloon: Option<Balloon>,
     console: Option<Console>,
@@ -41,6 +42,7 @@ impl<'a> Assembly<'a> {
             parts,
             root: PciRoot::new(layout::PCI_WINDOW),
             functions: Vec::new(),
+            disks: Disks::default(),
             counters: Vec::new(),
             balloon: None,
             console: None,
@@ -54,6 +56,7 @@ impl<'a> Assembly<'a> {
         VirtioDevices {
             root: Arc::new(self.root),
             functions: self.functions,
+            disks: self.disks,
             counters: self.counters,
             balloon: self.balloon,
             console: self.console,
@@ -65,6 +68,7 @@ impl<'a> Assembly<'a> {
     pub(super) fn add_disk(&mut self, disk: DiskSpec<OwnedFd>) -> Result<(), BuildError> {
         let id = disk.id.clone();
         let device = block_device(disk)?;
+        self.disks.add(id.clone(), self.functions.len(), device.counters());
         self.counters.push(DeviceCounters::Disk { id: id.clone(), counters: device.counters() });
         self.add(id, Box::new(device))
     }

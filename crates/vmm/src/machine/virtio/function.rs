@@ -35,6 +35,14 @@ impl Function {
         }
     }
 
+    /// Whether no I/O is in flight any more, waiting for that until `deadline`. For a device that was reset. One that
+    /// panics has nothing that could be waited for.
+    pub(super) fn settles(&self, deadline: Instant) -> bool {
+        let drained =
+            AssertUnwindSafe(|| self.lock_until(deadline).is_some_and(|mut held| held.drain(deadline)));
+        catch_unwind(drained).unwrap_or(true)
+    }
+
     /// Does `what` by `step`, and answers as that does whether it was done in time. A panic goes no further: where another
     /// is on its way already, a second one would end the process and every machine in it.
     pub(super) fn contain(

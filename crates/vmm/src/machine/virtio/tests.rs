@@ -109,6 +109,7 @@ fn devices(panics: &[bool]) -> (VirtioDevices, Arc<AtomicU32>) {
         VirtioDevices {
             root,
             functions,
+            disks: Default::default(),
             counters: Vec::new(),
             balloon: None,
             console: None,

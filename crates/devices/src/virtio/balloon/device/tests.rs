@@ -5,11 +5,11 @@ use std::fs::File;
 use proptest::prelude::*;
 use rustix::fs::MemfdFlags;
 use vm_memory::bitmap::Bitmap;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_model::{BalloonCounters, Bytes};
 
 use super::*;
 use crate::memory::GuestMemory;
-use crate::virtio::balloon::BalloonFigures;
 use crate::virtio::balloon::statistics::entry;
 use crate::virtio::queue::RingFeatures;
 use crate::virtio::queue::testing::{Buffer, CountingInterrupt, DriverQueue, small_memory};
@@ -93,8 +93,8 @@ impl Bench {
         self.memory.read_obj(GuestAddress(u64::from(page) * 4096)).unwrap()
     }
 
-    fn figures(&self) -> BalloonFigures {
-        self.device.handle().figures()
+    fn counters(&self) -> BalloonCounters {
+        self.device.handle().counters()
     }
 
     fn more_to_do(&self) -> bool {
@@ -119,7 +119,7 @@ fn pages_given_up_are_zeroed_and_others_stay() {
         let after = rustix::fs::fstat(&file).unwrap().st_blocks;
         let content: Vec<_> = (FIRST_PAGE..FIRST_PAGE + 8).map(|page| bench.first_byte(page)).collect();
         assert_eq!(content, [0, 0, 0xaa, 0xaa, 0xaa, 0, 0xaa, 0xaa]);
-        assert_eq!(bench.figures().discarded, 3 * 4096);
+        assert_eq!(bench.counters().discarded, Bytes::new(3 * 4096));
         assert_eq!(bench.drivers[0].drain_used(), [(0, 0), (1, 0)]);
         assert_eq!(bench.interrupts[0].take(), 2);
         if bench.memory.iter().next().unwrap().file_offset().is_some() {
@@ -142,7 +142,7 @@ fn pages_outside_memory_are_counted_and_the_rest_of_them_is_done() {
     bench.fill(last);
     bench.send(INFLATE, &[last, last + 1, last + 2, u32::MAX]);
     assert_eq!(bench.first_byte(last), 0);
-    assert_eq!((bench.figures().discarded, bench.figures().refused_pages), (4096, 3));
+    assert_eq!((bench.counters().discarded, bench.counters().refused_pages), (Bytes::new(4096), 3));
     assert!(!bench.device.is_broken());
 }
 
@@ -192,12 +192,12 @@ fn figures_are_kept_cut_asked_for_again_and_forgotten_on_reset() {
         bench.drivers[2].add_chain(&[Buffer::Readable(DATA, u32::try_from(buffer.len()).unwrap())]);
         bench.device.doorbell(STATISTICS);
     };
-    assert_eq!(bench.figures().available, None);
+    assert_eq!(bench.counters().available, None);
     report(&mut bench, 0x20_0000);
-    let figures = bench.figures();
-    let expected = (Some(0x20_0000), Some(0x1000), Some(MEMORY as u64));
+    let figures = bench.counters();
+    let expected = [0x20_0000, 0x1000, MEMORY as u64].map(|bytes| Some(Bytes::new(bytes)));
     assert_eq!(
-        (figures.available, figures.free, figures.total),
+        [figures.available, figures.free, figures.total],
         expected,
         "no guest has more than its memory"
     );
@@ -207,11 +207,11 @@ fn figures_are_kept_cut_asked_for_again_and_forgotten_on_reset() {
     assert_eq!(bench.interrupts[2].take(), 1);
     bench.device.event(ASK);
     report(&mut bench, 0x1000);
-    assert_eq!(bench.figures().available, Some(0x1000));
+    assert_eq!(bench.counters().available, Some(Bytes::new(0x1000)));
     bench.device.write_config(ACTUAL_OFFSET, &7_u32.to_le_bytes());
-    assert_eq!(bench.figures().actual, 7 * 4096);
+    assert_eq!(bench.counters().actual, Bytes::new(7 * 4096));
     bench.device.reset();
-    assert_eq!((bench.figures().available, bench.figures().actual), (None, 0));
+    assert_eq!((bench.counters().available, bench.counters().actual), (None, Bytes::default()));
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn the_target_is_bounded_by_memory_and_read_by_the_driver() {
         error.to_string(),
         "a balloon of 4194305 bytes is not possible: up to the guest's memory of 4194304 bytes is accepted"
     );
-    assert_eq!(handle.figures().target, MEMORY as u64);
+    assert_eq!(handle.counters().target, Bytes::new(MEMORY as u64));
     assert!(BalloonDevice::new(BalloonDeviceConfig { target: 1, ..Default::default() }).is_err());
 }
 

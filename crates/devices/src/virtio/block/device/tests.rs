@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::engine::{Finished, Transfer};
@@ -23,6 +24,8 @@ const DATA: GuestAddress = GuestAddress(0x20000);
 const STATUS: GuestAddress = GuestAddress(0x30000);
 const UNTOUCHED: u8 = 0xee;
 const FLUSH_FEATURE: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+
+mod trouble;
 
 struct Guest {
     device: BlockDevice,
@@ -43,7 +46,7 @@ fn disk() -> File {
 fn config(file: OwnedFd, access: DiskAccess, engine: EngineChoice) -> BlockDeviceConfig {
     BlockDeviceConfig {
         file,
-        image: DiskImage::Raw,
+        format: DiskFormat::Raw,
         access,
         erasure: DiskErasure::Offered,
         caching: DiskCaching::Cached,
@@ -51,6 +54,7 @@ fn config(file: OwnedFd, access: DiskAccess, engine: EngineChoice) -> BlockDevic
         queue_count: NonZeroU16::MIN,
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
+        on_io_error: OnIoError::Pause,
         engine,
         name: "disk-test".to_owned(),
     }
@@ -492,12 +496,21 @@ struct StuckEngine {
 #[derive(Default)]
 struct Held {
     waiting: Vec<(u16, Transfer)>,
-    over: Vec<(u16, Transfer)>,
+    /// How each ended: at once with an error, if there is one.
+    over: Vec<(u16, Transfer, Option<Errno>)>,
 }
 
 impl Held {
     fn end_all(&mut self) {
-        self.over.append(&mut self.waiting);
+        self.over.extend(self.waiting.drain(..).map(|(slot, transfer)| (slot, transfer, None)));
+    }
+
+    /// The next system call of each moves `moved` bytes, and the one after it fails.
+    fn fail_all(&mut self, moved: u64, errno: Errno) {
+        for (slot, mut transfer) in self.waiting.drain(..) {
+            let _more = transfer.progress(Ok(moved));
+            self.over.push((slot, transfer, Some(errno)));
+        }
     }
 }
 
@@ -522,9 +535,8 @@ impl BlockEngine for StuckEngine {
     fn submit(&mut self) {}
 
     fn finished(&mut self) -> Option<Finished> {
-        let (slot, mut transfer) = self.transfers.lock().unwrap().over.pop()?;
-        transfer.vectors.clear();
-        Some(Finished { slot, vectors: transfer.vectors, result: Ok(()) })
+        let (slot, transfer, errno) = self.transfers.lock().unwrap().over.pop()?;
+        Some(Finished { slot, transfer, result: errno.map_or(Ok(()), |errno| Err(errno.into())) })
     }
 
     fn in_flight(&self) -> u16 {
@@ -547,7 +559,14 @@ fn stuck_device_of(queues: QueueShape, sectors: u64) -> (BlockDevice, Arc<Mutex<
     let event = crate::wake::WakeEvent::new().unwrap();
     let engine = StuckEngine { event, transfers: Arc::clone(&transfers) };
     let shape = DiskShape { sectors, access: DiskAccess::ReadOnly, erasure: DiskErasure::Offered };
-    let device = BlockDevice::on_engine(Box::new(engine), (shape, None), DiskSerial::default(), queues, None);
+    let parts = EngineParts {
+        engine: Box::new(engine),
+        shape,
+        end: None,
+        serial: DiskSerial::default(),
+        limiter: None,
+    };
+    let device = BlockDevice::on_engine(parts, queues, OnIoError::Pause);
     (device, transfers)
 }
 
@@ -654,7 +673,7 @@ fn a_drain_that_took_too_long_loses_nothing() {
 fn qcow2_images_are_read_only_and_checked() {
     let with = |file: File, access, caching| {
         let mut config = config(file.into(), access, EngineChoice::Automatic);
-        config.image = DiskImage::Qcow2;
+        config.format = DiskFormat::Qcow2;
         config.caching = caching;
         BlockDevice::new(config).map(|_device| ())
     };

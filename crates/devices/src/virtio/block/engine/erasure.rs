@@ -12,7 +12,7 @@
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{Durability, Progress, Transfer, TransferKind};
+use super::{Progress, Transfer, TransferKind};
 
 /// What becomes of an extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +91,6 @@ impl Transfer {
         if !self.extents.is_empty() {
             return Progress::Again;
         }
-        match self.durability {
-            Durability::Cached => Progress::Done(Ok(())),
-            Durability::Stable => {
-                self.kind = TransferKind::Flush;
-                Progress::Again
-            }
-        }
+        self.changed()
     }
 }

@@ -75,7 +75,7 @@ impl Alignment {
     /// Whether the next part of `transfer` can be direct.
     pub(super) fn suits(self, transfer: &Transfer) -> bool {
         match transfer.kind {
-            TransferKind::Read | TransferKind::Write | TransferKind::DurableWrite => {
+            TransferKind::Read | TransferKind::Write => {
                 transfer.offset.is_multiple_of(self.offset)
                     && transfer.vectors.as_slice().iter().all(|vector| {
                         (vector.iov_base.addr() as u64).is_multiple_of(self.memory)

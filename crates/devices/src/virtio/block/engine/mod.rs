@@ -57,10 +57,8 @@ pub enum EngineKind {
 pub(crate) enum TransferKind {
     /// Fill the vectors from the file.
     Read,
-    /// Write the vectors to the file's cache.
+    /// Write the vectors to the file.
     Write,
-    /// Write the vectors to stable storage.
-    DurableWrite,
     /// Bring all that was written to stable storage.
     Flush,
     /// Discard or zero the extents, the last one first.
@@ -86,7 +84,7 @@ pub(crate) struct Transfer {
     pub(crate) vectors: IoVectors,
     /// What is left to discard or zero, the next one last.
     pub(crate) extents: Vec<Extent>,
-    /// What [`TransferKind::Erase`] ends with.
+    /// Whether a change ends with a flush.
     pub(crate) durability: Durability,
 }
 
@@ -112,13 +110,28 @@ impl Transfer {
             return Progress::Again;
         }
         match self.kind {
-            TransferKind::Read | TransferKind::Write | TransferKind::DurableWrite => self.moved(result),
+            TransferKind::Read => self.moved(result),
+            TransferKind::Write => match self.moved(result) {
+                Progress::Done(Ok(())) => self.changed(),
+                other => other,
+            },
             TransferKind::Flush => Progress::Done(result.map(|_zero| ()).map_err(io::Error::from)),
             TransferKind::Erase => self.erased(result),
             TransferKind::Fill => match self.moved(result) {
                 Progress::Done(Ok(())) => self.filled(),
                 other => other,
             },
+        }
+    }
+
+    /// All changes were made; what is left is to make them durable, if that is wanted.
+    fn changed(&mut self) -> Progress {
+        match self.durability {
+            Durability::Cached => Progress::Done(Ok(())),
+            Durability::Stable => {
+                self.kind = TransferKind::Flush;
+                Progress::Again
+            }
         }
     }
 
@@ -140,8 +153,8 @@ impl Transfer {
 /// A transfer that is over.
 pub(crate) struct Finished {
     pub(crate) slot: u16,
-    /// Given back for reuse, cleared.
-    pub(crate) vectors: IoVectors,
+    /// What is left of it, from where it failed.
+    pub(crate) transfer: Transfer,
     pub(crate) result: io::Result<()>,
 }
 

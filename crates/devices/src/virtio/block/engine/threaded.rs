@@ -80,7 +80,8 @@ impl ThreadedEngine {
         let slot = self.busy.iter().position(|busy| *busy)?;
         Some(Finished {
             slot: u16::try_from(slot).ok()?,
-            vectors: IoVectors::default(),
+            // Its memory was let go of with the thread.
+            transfer: Transfer::of_vectors(TransferKind::Flush, 0, IoVectors::default()),
             result: Err(io::ErrorKind::BrokenPipe.into()),
         })
     }
@@ -175,8 +176,7 @@ impl Backend {
     fn run(&mut self, job: Job) -> Finished {
         let Job { slot, mut transfer } = job;
         let result = self.carry_out(&mut transfer);
-        transfer.vectors.clear();
-        Finished { slot, vectors: transfer.vectors, result }
+        Finished { slot, transfer, result }
     }
 
     /// Carries `transfer` out, however long that takes.
@@ -224,8 +224,6 @@ fn call(file: BorrowedFd<'_>, transfer: &Transfer) -> Result<u64, Errno> {
         TransferKind::Read => unsafe { libc::preadv(file, start, count, offset) },
         // SAFETY: as above; the kernel only reads what the vectors point to.
         TransferKind::Write | TransferKind::Fill => unsafe { libc::pwritev(file, start, count, offset) },
-        // SAFETY: as above; the kernel only reads what the vectors point to.
-        TransferKind::DurableWrite => unsafe { libc::pwritev2(file, start, count, offset, libc::RWF_DSYNC) },
         // SAFETY: no memory is involved.
         TransferKind::Flush | TransferKind::Erase => unsafe { libc::fdatasync(file) as isize },
     };

@@ -125,11 +125,10 @@ impl UringEngine {
     /// Frees `slot` and gives its transfer's end out.
     fn finish(&mut self, slot: u16, result: io::Result<()>) -> Option<Finished> {
         let place = self.slots.get_mut(usize::from(slot))?;
-        let mut transfer = place.transfer.take()?;
+        let transfer = place.transfer.take()?;
         place.generation = place.generation.wrapping_add(1);
         self.in_flight -= 1;
-        transfer.vectors.clear();
-        Some(Finished { slot, vectors: transfer.vectors, result })
+        Some(Finished { slot, transfer, result })
     }
 
     /// Deals with one completion; the end of its transfer, if it is that.
@@ -203,7 +202,7 @@ impl BlockEngine for UringEngine {
                 }
                 Err(error) => match Errno::from_io_error(&error) {
                     // Short of memory for now: the event brings the event loop back here.
-                    Some(Errno::AGAIN | Errno::BUSY) => {
+                    Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) => {
                         self.event.ring();
                         break;
                     }
@@ -283,10 +282,6 @@ fn operation(file: Fixed, transfer: &Transfer) -> Entry {
         TransferKind::Write | TransferKind::Fill => {
             opcode::Writev::new(file, vectors.as_ptr(), count).offset(transfer.offset).build()
         }
-        TransferKind::DurableWrite => opcode::Writev::new(file, vectors.as_ptr(), count)
-            .offset(transfer.offset)
-            .rw_flags(libc::RWF_DSYNC)
-            .build(),
         TransferKind::Flush => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
         TransferKind::Erase => match transfer.extents.last() {
             Some(extent) => opcode::Fallocate::new(file, extent.bytes)

@@ -71,7 +71,8 @@ impl Qcow2Image {
             // What was missing meanwhile was read as zeros.
             TransferKind::Read => self.read(transfer).and_then(|()| self.ensure_whole()),
             TransferKind::Flush => Ok(()),
-            TransferKind::Write | TransferKind::DurableWrite | TransferKind::Erase | TransferKind::Fill => {
+            // Without an error number: those are the host's, and may be tried again.
+            TransferKind::Write | TransferKind::Erase | TransferKind::Fill => {
                 Err(io::ErrorKind::ReadOnlyFilesystem.into())
             }
         }

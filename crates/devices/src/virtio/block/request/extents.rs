@@ -4,16 +4,12 @@ use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
 
 use super::{HEADER_BYTES, Status, checked_offset};
 use crate::memory::GuestMemory;
-use crate::virtio::block::disk::{DiskShape, SECTOR_BYTES};
 use crate::virtio::block::engine::{Erasure, Extent};
+use crate::virtio::block::shape::{
+    DISCARD_SECTORS_MAX, DiskShape, ERASE_SEGMENTS_MAX, SECTOR_BYTES, WRITE_ZEROES_SECTORS_MAX,
+};
 use crate::virtio::queue::Chain;
 
-/// Ranges a request.
-pub(crate) const ERASE_SEGMENTS_MAX: u32 = 32;
-/// Sectors a range to discard: 1 GiB.
-pub(crate) const DISCARD_SECTORS_MAX: u32 = 1 << 21;
-/// Sectors a range to zero: 64 MiB, which may have to be written.
-pub(crate) const WRITE_ZEROES_SECTORS_MAX: u32 = 1 << 17;
 /// Bytes a range takes in the request: sector, number of sectors, flags.
 const SEGMENT_BYTES: u64 = 16;
 /// Bytes to discard for one that a limit of bytes counts. For each block of 4 KiB that is freed, a file system

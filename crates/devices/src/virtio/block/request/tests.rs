@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::virtio::block::disk::DiskErasure;
 use crate::virtio::queue::RingFeatures;
 use crate::virtio::queue::testing::{Buffer, DriverQueue, small_memory};
+use vm_model::DiskErasure;
 
 const HEADER: GuestAddress = GuestAddress(0x4000);
 const DATA: GuestAddress = GuestAddress(0x5000);

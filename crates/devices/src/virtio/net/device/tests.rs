@@ -15,14 +15,16 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use virtio_bindings::bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU};
 use vm_memory::{Bytes, GuestAddress};
 
+use vm_model::{MacAddress, NicOffloads, Offload};
+
 use super::*;
-use crate::virtio::net::{FramePort, MacAddress, Offer, OffloadOffers, PortUse, UdpSegmentation};
+use crate::virtio::net::{FramePort, PortUse, UdpSegmentation};
 use crate::virtio::queue::RingFeatures;
 use crate::virtio::queue::testing::{Buffer, CountingInterrupt, DriverQueue, small_memory};
 use crate::virtio::{QueueSize, RateLimits};
 
 const MERGEABLE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
-const MAC: MacAddress = MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+const MAC: MacAddress = MacAddress::new([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 /// The only pair's queues.
 const RECEIVE_QUEUE: u16 = 0;
 const TRANSMIT_QUEUE: u16 = 1;
@@ -77,7 +79,7 @@ impl Guest {
 
     fn limited(port: Box<dyn FramePort>, features: u64, rate_limits: RateLimits) -> Self {
         let queue_size = QueueSize::default();
-        let offloads = OffloadOffers::default();
+        let offloads = NicOffloads::default();
         let ports = vec![port];
         let config =
             NetDeviceConfig { ports, mac: MAC, mtu: None, queue_size, rate_limits, offloads, kernel: None };
@@ -239,11 +241,11 @@ impl NetDevice {
     }
 
     fn port(&self) -> BorrowedFd<'_> {
-        self.outlets.port(0).unwrap()
+        self.tap_queues.port(0).unwrap()
     }
 
     fn room(&self) -> BorrowedFd<'_> {
-        self.outlets.descriptors().next().unwrap().1
+        self.tap_queues.descriptors().next().unwrap().1
     }
 }
 
@@ -435,7 +437,7 @@ fn configuration_tells_address_status_and_mtu() {
         mtu: Some(9000),
         queue_size: QueueSize::default(),
         rate_limits: RateLimits::default(),
-        offloads: OffloadOffers { tcp_segmentation: Offer::Withheld, ..OffloadOffers::default() },
+        offloads: NicOffloads { tcp_segmentation: Offload::Withheld, ..NicOffloads::default() },
         kernel: None,
     };
     let device = NetDevice::new(config).unwrap();

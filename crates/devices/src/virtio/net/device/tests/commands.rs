@@ -114,7 +114,7 @@ impl Several {
             mtu: None,
             queue_size: QueueSize::new(16).unwrap(),
             rate_limits,
-            offloads: OffloadOffers::default(),
+            offloads: NicOffloads::default(),
             kernel,
         };
         let mut device = NetDevice::new(config).unwrap();
@@ -219,7 +219,7 @@ fn a_card_has_at_least_one_port_and_not_too_many() {
             mtu: None,
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
-            offloads: OffloadOffers::default(),
+            offloads: NicOffloads::default(),
             kernel: None,
         };
         assert!(
@@ -474,7 +474,7 @@ proptest! {
             several.device.event(GO_ON);
         }
         prop_assert!(usize::from(several.queues[control].used_index()) <= commands.len());
-        let used = several.device.outlets.attached();
+        let used = several.device.tap_queues.attached();
         prop_assert!((1..=3).contains(&used) && (used == 1 || features == SEVERAL));
     }
 }

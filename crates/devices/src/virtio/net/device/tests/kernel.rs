@@ -212,7 +212,7 @@ fn impossible_combinations_are_refused() {
             mtu: None,
             queue_size: QueueSize::default(),
             rate_limits,
-            offloads: OffloadOffers::default(),
+            offloads: NicOffloads::default(),
             kernel: Some(kernel(&noting(backends, ALL))),
         };
         NetDevice::new(config).err()

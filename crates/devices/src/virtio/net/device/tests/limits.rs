@@ -93,7 +93,7 @@ fn a_received_frame_is_paid_for_afterwards() {
         bench.guest.device.event(token);
         bench.guest.device.doorbell(RECEIVE_QUEUE);
     }
-    assert_eq!(bench.guest.receive.used_index(), 1, "no event but the timer's opens the gate");
+    assert_eq!(bench.guest.receive.used_index(), 1, "no event but the timer's opens the limit");
     assert!(!bench.guest.device.go_on.take());
     wait(&bench.guest.device, RECEIVE_TIMER);
     bench.guest.device.event(RECEIVE_TIMER);

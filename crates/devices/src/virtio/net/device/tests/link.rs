@@ -4,7 +4,7 @@ use virtio_bindings::bindings::virtio_net::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_G
 
 use super::commands::Several;
 use super::*;
-use crate::virtio::net::{Announcement, LinkState};
+use crate::virtio::net::Announcement;
 
 const CONTROL: u64 = 1 << VIRTIO_NET_F_CTRL_VQ;
 const ANNOUNCES: u64 = CONTROL | 1 << VIRTIO_NET_F_GUEST_ANNOUNCE;

@@ -91,9 +91,9 @@ fn guest_on_tap(features: u64) -> Guest {
 
 fn who_has_the_host() -> Vec<u8> {
     let mut request = vec![0xff; 6];
-    request.extend(MAC.0);
+    request.extend(MAC.octets());
     request.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
-    request.extend(MAC.0);
+    request.extend(MAC.octets());
     request.extend(GUEST_ADDRESS);
     request.extend([0; 6]);
     request.extend(HOST_ADDRESS);
@@ -107,7 +107,7 @@ fn the_host_answers_the_guest() {
         guest.send(&who_has_the_host());
         assert_eq!(guest.counts().transmit_frames, 1);
         let reply = receive_frame(&mut guest, |frame| frame[12..14] == [0x08, 0x06] && frame[21] == 2);
-        assert_eq!(reply[12..18], MAC.0);
+        assert_eq!(reply[12..18], MAC.octets());
         assert_eq!(reply[12 + 28..12 + 32], HOST_ADDRESS);
     });
 }
@@ -292,7 +292,7 @@ fn pairs_need_a_tap_with_several_queues() {
             mtu: None,
             queue_size: QueueSize::default(),
             rate_limits: RateLimits::default(),
-            offloads: OffloadOffers::default(),
+            offloads: NicOffloads::default(),
             kernel: None,
         };
         assert!(matches!(NetDevice::new(config), Err(NetDeviceError::Host(_))));

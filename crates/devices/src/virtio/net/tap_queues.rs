@@ -1,42 +1,43 @@
-//! The ports of a card, one a pair of queues, and which of them the host gives frames to.
+//! The TAP queues of a card, one for each pair of virtqueues, and which of them the host gives frames to.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
-use super::handle::LinkState;
+use vm_model::LinkState;
+
 use super::offloads::{Offloads, UdpSegmentation};
 use super::port::{FramePort, PortUse};
 
-/// All ports. The first `attached` are in use, at least one.
-pub(super) struct Outlets {
-    outlets: Vec<Outlet>,
+/// All TAP queues of a card. The first `attached` are in use, at least one.
+pub(super) struct TapQueues {
+    queues: Vec<TapQueue>,
     attached: usize,
-    /// What the interface was told last; nothing else may be told to it meanwhile.
+    /// The offloads that the interface was last set to. Nobody else sets them.
     offloads: Offloads,
 }
 
-struct Outlet {
+struct TapQueue {
     port: Box<dyn FramePort>,
     /// An epoll that watches the port for room while a transmitter is blocked, and is readable when there is.
     room: OwnedFd,
 }
 
-impl Outlets {
+impl TapQueues {
     /// Takes `ports`, at least one, with the first alone in use.
     ///
     /// # Errors
     /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.
     pub(super) fn new(ports: Vec<Box<dyn FramePort>>) -> io::Result<Self> {
-        let outlets = ports.into_iter().map(Outlet::new).collect::<io::Result<Vec<_>>>()?;
-        for (index, outlet) in outlets.iter().enumerate().rev() {
+        let queues = ports.into_iter().map(TapQueue::new).collect::<io::Result<Vec<_>>>()?;
+        for (index, tap_queue) in queues.iter().enumerate().rev() {
             let wanted = if index == 0 { PortUse::Attached } else { PortUse::Detached };
-            if outlet.port.initial_use() != wanted {
-                outlet.port.set_use(wanted)?;
+            if tap_queue.port.initial_use() != wanted {
+                tap_queue.port.set_use(wanted)?;
             }
         }
-        Ok(Self { attached: 1, outlets, offloads: Offloads::default() })
+        Ok(Self { attached: 1, queues, offloads: Offloads::default() })
     }
 
     /// How many are in use.
@@ -50,12 +51,12 @@ impl Outlets {
     /// # Errors
     /// The host refused; some ports may have changed.
     pub(super) fn attach(&mut self, count: usize) -> io::Result<()> {
-        while self.attached < count.min(self.outlets.len()) {
-            self.outlets[self.attached].port.set_use(PortUse::Attached)?;
+        while self.attached < count.min(self.queues.len()) {
+            self.queues[self.attached].port.set_use(PortUse::Attached)?;
             self.attached += 1;
         }
         while self.attached > count.max(1) {
-            self.outlets[self.attached - 1].port.set_use(PortUse::Detached)?;
+            self.queues[self.attached - 1].port.set_use(PortUse::Detached)?;
             self.attached -= 1;
         }
         Ok(())
@@ -72,9 +73,9 @@ impl Outlets {
     /// The host refused.
     pub(super) fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
         if offloads != self.offloads
-            && let Some(outlet) = self.outlets.first()
+            && let Some(tap_queue) = self.queues.first()
         {
-            outlet.port.set_offloads(offloads)?;
+            tap_queue.port.set_offloads(offloads)?;
         }
         self.offloads = offloads;
         Ok(())
@@ -83,8 +84,8 @@ impl Outlets {
     /// Tells the interface, once for all of its ports, whether there is anybody at the guest's end. A host that does not
     /// know how goes on sending into the void.
     pub(super) fn set_carrier(&self, link: LinkState) {
-        if let Some(outlet) = self.outlets.first()
-            && let Err(error) = outlet.port.set_carrier(link)
+        if let Some(tap_queue) = self.queues.first()
+            && let Err(error) = tap_queue.port.set_carrier(link)
         {
             tracing::debug!(?link, %error, "the host is not told of a network card's link");
         }
@@ -92,12 +93,14 @@ impl Outlets {
 
     /// Whether the interface segments UDP.
     pub(super) fn udp_segmentation(&self) -> UdpSegmentation {
-        self.outlets.first().map_or(UdpSegmentation::Unsupported, |outlet| outlet.port.udp_segmentation())
+        self.queues
+            .first()
+            .map_or(UdpSegmentation::Unsupported, |tap_queue| tap_queue.port.udp_segmentation())
     }
 
     /// The port of pair `index`.
     pub(super) fn port(&self, index: usize) -> Option<BorrowedFd<'_>> {
-        self.outlets.get(index).map(|outlet| outlet.port.fd())
+        self.queues.get(index).map(|tap_queue| tap_queue.port.fd())
     }
 
     /// Throws frames that wait in the port of pair `index` away, `most` at once: how many.
@@ -110,28 +113,28 @@ impl Outlets {
 
     /// Port and room of each.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, BorrowedFd<'_>)> {
-        self.outlets.iter().map(|outlet| (outlet.port.fd(), outlet.room.as_fd()))
+        self.queues.iter().map(|tap_queue| (tap_queue.port.fd(), tap_queue.room.as_fd()))
     }
 
     /// Makes the room of `index` readable once, when the port has some: also at once, if it has by now.
     pub(super) fn watch_for_room(&self, index: usize) -> io::Result<()> {
-        let Some(outlet) = self.outlets.get(index) else { return Ok(()) };
+        let Some(tap_queue) = self.queues.get(index) else { return Ok(()) };
         let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
-        epoll::modify(&outlet.room, outlet.port.fd(), epoll::EventData::new_u64(0), flags)?;
+        epoll::modify(&tap_queue.room, tap_queue.port.fd(), epoll::EventData::new_u64(0), flags)?;
         Ok(())
     }
 
     /// Takes the event of room of `index`, so that the next one makes a new edge.
     pub(super) fn take_room(&self, index: usize) {
-        let Some(outlet) = self.outlets.get(index) else { return };
+        let Some(tap_queue) = self.queues.get(index) else { return };
         let mut events = Vec::with_capacity(1);
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let spare = rustix::buffer::spare_capacity(&mut events);
-        let _interrupted = epoll::wait(&outlet.room, spare, Some(&now));
+        let _interrupted = epoll::wait(&tap_queue.room, spare, Some(&now));
     }
 }
 
-impl Outlet {
+impl TapQueue {
     fn new(port: Box<dyn FramePort>) -> io::Result<Self> {
         let room = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&room, port.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::empty())?;

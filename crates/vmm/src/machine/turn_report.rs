@@ -9,7 +9,7 @@ use crate::poller::Token;
 
 /// One turn of the event loop, from when something became readable until all of it was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn<'machine> {
+pub struct TurnReport<'machine> {
     /// How long it took.
     pub took: Duration,
     /// The handler that took longest.
@@ -25,6 +25,8 @@ pub enum Handler<'machine> {
     News,
     /// [`super::Controller::deadline_passed`].
     Deadline,
+    /// A disk whose requests the host could not carry out: vCPUs parked, requests tried again.
+    DiskTrouble,
     /// [`super::Controller::woken`].
     Controller,
     /// [`super::Controller::event`] for a console with room.
@@ -52,6 +54,7 @@ impl fmt::Display for Handler<'_> {
         match self {
             Self::News => formatter.write_str("news"),
             Self::Deadline => formatter.write_str("deadline"),
+            Self::DiskTrouble => formatter.write_str("disk trouble"),
             Self::Controller => formatter.write_str("controller"),
             Self::ConsoleRoom => formatter.write_str("console room"),
             Self::Watchdog => formatter.write_str("watchdog"),
@@ -66,6 +69,7 @@ impl fmt::Display for Handler<'_> {
 pub(super) enum Handled {
     News,
     Deadline,
+    DiskTrouble,
     Token(Token),
 }
 
@@ -93,10 +97,13 @@ impl TurnClock {
     }
 
     /// The turn until the last handler, which `name` names.
-    pub(super) fn finish<'machine>(&self, name: impl FnOnce(Handled) -> Handler<'machine>) -> Turn<'machine> {
+    pub(super) fn finish<'machine>(
+        &self,
+        name: impl FnOnce(Handled) -> Handler<'machine>,
+    ) -> TurnReport<'machine> {
         let (handled, slowest_took) = self.slowest;
         let took = self.last.saturating_duration_since(self.begun);
-        Turn { took, slowest: name(handled), slowest_took }
+        TurnReport { took, slowest: name(handled), slowest_took }
     }
 }
 

@@ -1,14 +1,16 @@
-//! What a card does when a bell rings or a descriptor becomes readable.
+//! What a card does at a doorbell, and when one of its descriptors becomes readable.
 
 use std::time::Instant;
 
+use vm_model::LinkState;
+
 use super::control::{self, Answer, Command};
 use super::device::{NetDevice, State};
-use super::handle::LinkState;
 use super::kernel_path::KernelPath;
 use super::offloads::{GUEST_OFFLOADS, Offloads};
-use super::{TURN_FRAMES, Turn, Way};
+use super::{TURN_FRAMES, TurnContext};
 use crate::virtio::queue::QueueFault;
+use crate::virtio::work_left::WorkLeft;
 
 /// Frames that may wait in a port: the kernel's default for a TAP is half of it.
 const WAITING_FRAMES: usize = 1024;
@@ -16,7 +18,7 @@ const WAITING_FRAMES: usize = 1024;
 impl NetDevice {
     /// Frames a turn of one pair.
     fn share(&self) -> usize {
-        (TURN_FRAMES / self.outlets.attached()).max(1)
+        (TURN_FRAMES / self.tap_queues.attached()).max(1)
     }
 
     pub(super) fn receive(&mut self, index: usize) {
@@ -28,19 +30,23 @@ impl NetDevice {
         if link == LinkState::Down {
             return self.discard(index, share);
         }
-        let (Some(pair), Some(port)) = (active.pair(index), self.outlets.port(index)) else { return };
-        if index >= self.outlets.attached() || pair.receiver.is_starved() || self.inward.is_shut() {
+        let (Some(pair), Some(port)) = (active.pair(index), self.tap_queues.port(index)) else { return };
+        if index >= self.tap_queues.attached()
+            || pair.receiver.is_starved()
+            || self.receive_limit.is_exhausted()
+        {
             return;
         }
-        self.inward.begin(index);
-        let mut way = Way { share, link, port, gate: &mut self.inward, counters: &self.counters };
-        let turn = pair.receiver.turn(&mut pair.receive_queue, &mut way);
+        self.receive_limit.begin(index);
+        let mut context =
+            TurnContext { share, link, port, limit: &mut self.receive_limit, counters: &self.counters };
+        let turn = pair.receiver.turn(&mut pair.receive_queue, &mut context);
         self.note(turn);
     }
 
     /// What comes while the link is down is lost, and not there when it is up again.
     fn discard(&self, index: usize, share: usize) {
-        let discarded = self.outlets.discard(index, share);
+        let discarded = self.tap_queues.discard(index, share);
         (0..discarded).for_each(|_| self.counters.count_receive_dropped());
         if discarded == share {
             self.go_on.ring();
@@ -53,14 +59,18 @@ impl NetDevice {
         }
         let (share, link) = (self.share(), self.handle.link());
         let State::Active(active) = &mut self.state else { return };
-        let (Some(pair), Some(port)) = (active.pair(index), self.outlets.port(index)) else { return };
-        if index >= self.outlets.attached() || pair.transmitter.is_blocked() || self.outward.is_shut() {
+        let (Some(pair), Some(port)) = (active.pair(index), self.tap_queues.port(index)) else { return };
+        if index >= self.tap_queues.attached()
+            || pair.transmitter.is_blocked()
+            || self.transmit_limit.is_exhausted()
+        {
             return;
         }
-        self.outward.begin(index);
-        let mut way = Way { share, link, port, gate: &mut self.outward, counters: &self.counters };
-        let turn = pair.transmitter.turn(&mut pair.transmit_queue, &mut way);
-        if pair.transmitter.is_blocked() && self.outlets.watch_for_room(index).is_err() {
+        self.transmit_limit.begin(index);
+        let mut context =
+            TurnContext { share, link, port, limit: &mut self.transmit_limit, counters: &self.counters };
+        let turn = pair.transmitter.turn(&mut pair.transmit_queue, &mut context);
+        if pair.transmitter.is_blocked() && self.tap_queues.watch_for_room(index).is_err() {
             // Not with a port that could be watched. The next turn tries again.
             pair.transmitter.unblock();
             self.go_on.ring();
@@ -69,7 +79,7 @@ impl NetDevice {
     }
 
     pub(super) fn on_room(&mut self, index: usize) {
-        self.outlets.take_room(index);
+        self.tap_queues.take_room(index);
         if let State::Active(active) = &mut self.state
             && let Some(pair) = active.pair(index)
         {
@@ -94,11 +104,11 @@ impl NetDevice {
     pub(super) fn follow_link(&mut self) {
         let link = self.handle.link();
         if std::mem::replace(&mut self.carrier, link) != link {
-            self.outlets.set_carrier(link);
+            self.tap_queues.set_carrier(link);
             if self.kernel.is_some() && link == LinkState::Up {
                 // What came before the link was down for those who send it; see `discard`.
-                for index in 0..self.outlets.attached() {
-                    let _older = self.outlets.discard(index, WAITING_FRAMES);
+                for index in 0..self.tap_queues.attached() {
+                    let _older = self.tap_queues.discard(index, WAITING_FRAMES);
                 }
             }
         }
@@ -109,7 +119,7 @@ impl NetDevice {
         if let Some(kernel) = &mut self.kernel {
             kernel.is_held = false;
         }
-        let wanted = if self.carrier == LinkState::Up { self.outlets.attached() } else { 0 };
+        let wanted = if self.carrier == LinkState::Up { self.tap_queues.attached() } else { 0 };
         self.run_kernel(wanted);
     }
 
@@ -123,7 +133,7 @@ impl NetDevice {
 
     fn run_kernel(&mut self, pairs: usize) {
         let (Some(kernel), State::Active(active)) = (&mut self.kernel, &mut self.state) else { return };
-        if let Err(error) = kernel.run(pairs, active, &self.outlets) {
+        if let Err(error) = kernel.run(pairs, active, &self.tap_queues) {
             tracing::debug!(pairs, %error, "the kernel does not serve a network card's queues");
             self.break_down();
         }
@@ -165,7 +175,7 @@ impl NetDevice {
         if features & !(active.features & GUEST_OFFLOADS) != 0 || !self.may_change(1) {
             return Answer::Refused;
         }
-        match self.outlets.set_offloads(Offloads::accepted_by(features)) {
+        match self.tap_queues.set_offloads(Offloads::accepted_by(features)) {
             Ok(()) => Answer::Done,
             Err(error) => {
                 tracing::debug!(features, %error, "the host does not change the offloads of a network card");
@@ -188,15 +198,15 @@ impl NetDevice {
         if !active.has_pairs(count) {
             return Answer::Refused;
         }
-        let before = self.outlets.attached();
+        let before = self.tap_queues.attached();
         if !self.may_change(before.abs_diff(count) as u64) {
             tracing::debug!(count, "a driver changes its number of queues too often");
             return Answer::Refused;
         }
-        if let Err(error) = self.outlets.attach(count) {
+        if let Err(error) = self.tap_queues.attach(count) {
             tracing::debug!(count, %error, "the host does not spread frames over the queues of a network card");
             // As far as it goes: frames go to no more queues than the driver knows of.
-            let _kept = self.outlets.attach(before);
+            let _kept = self.tap_queues.attach(before);
             return Answer::Refused;
         }
         // Their bells may have rung before they were in use.
@@ -204,10 +214,10 @@ impl NetDevice {
         Answer::Done
     }
 
-    fn note(&mut self, turn: Result<Turn, QueueFault>) {
+    fn note(&mut self, turn: Result<WorkLeft, QueueFault>) {
         match turn {
-            Ok(Turn::Idle) => {}
-            Ok(Turn::Again) => self.go_on.ring(),
+            Ok(WorkLeft::Nothing) => {}
+            Ok(WorkLeft::Maybe) => self.go_on.ring(),
             Err(fault) => {
                 tracing::debug!(error = %fault, "a network card's queue is broken");
                 self.break_down();

@@ -1,5 +1,5 @@
-//! What a vCPU's thread does for others between two entries of the guest: only that thread can reach its vCPU while the
-//! guest runs (KVM holds its lock then).
+//! What a vCPU's thread does on request between two entries of the guest. Only that thread can use its vCPU while the
+//! guest runs: KVM_RUN holds the vCPU's lock.
 
 use hypervisor::{Vcpu, VcpuError};
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE};
@@ -7,18 +7,18 @@ use vm_model::{VcpuActivity, VcpuRegisters};
 
 use super::gate::AtGate;
 
-/// What a vCPU is asked for.
+/// What a vCPU's thread is requested to do between two entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Errand {
+pub(crate) enum VcpuRequest {
     /// Queue a non-maskable interrupt.
     QueueNmi,
     /// Say where it is.
     ReadRegisters,
 }
 
-/// What it answers.
+/// Its answer.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum VcpuAnswer {
     /// A non-maskable interrupt is queued.
     NmiQueued,
     /// Where it is.
@@ -33,10 +33,12 @@ impl AtGate for Vcpu {
         let _ = self.kvmclock_ctrl();
     }
 
-    fn carry_out(&self, errand: Errand) -> Answer {
-        match errand {
-            Errand::QueueNmi => self.nmi().map_or_else(Answer::Refused, |()| Answer::NmiQueued),
-            Errand::ReadRegisters => read_registers(self).map_or_else(Answer::Refused, Answer::Registers),
+    fn carry_out(&self, request: VcpuRequest) -> VcpuAnswer {
+        match request {
+            VcpuRequest::QueueNmi => self.nmi().map_or_else(VcpuAnswer::Refused, |()| VcpuAnswer::NmiQueued),
+            VcpuRequest::ReadRegisters => {
+                read_registers(self).map_or_else(VcpuAnswer::Refused, VcpuAnswer::Registers)
+            }
         }
     }
 }

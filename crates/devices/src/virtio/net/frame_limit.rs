@@ -9,28 +9,28 @@ use std::time::Instant;
 use crate::virtio::RateLimits;
 use crate::virtio::rate_limiter::RateLimiter;
 
-/// Lets frames pass at a rate.
-pub(super) struct Gate {
+/// The rate limit of one direction.
+pub(super) struct FrameLimit {
     /// `None` where nothing is limited.
     limiter: Option<RateLimiter>,
     /// A frame was held back: nothing passes before the timer's event.
-    shut: bool,
+    exhausted: bool,
     /// The pair of queues whose turn it is, and whether a frame of its has passed.
     turn: (usize, bool),
-    /// The pair whose turn is first once the gate is opened.
+    /// The pair to be served first once frames may pass again.
     first: usize,
 }
 
-impl Gate {
-    /// An open gate.
+impl FrameLimit {
+    /// A limit that nothing has been taken from.
     ///
     /// # Errors
     /// The process or the host has no file descriptor left.
     pub(super) fn new(limits: &RateLimits) -> io::Result<Self> {
-        Ok(Self { limiter: RateLimiter::new(limits)?, shut: false, turn: (0, false), first: 0 })
+        Ok(Self { limiter: RateLimiter::new(limits)?, exhausted: false, turn: (0, false), first: 0 })
     }
 
-    /// Gets an edge when the gate is to be opened.
+    /// Becomes readable when [`FrameLimit::replenish`] is to be called; `None` where nothing is limited.
     pub(super) fn timer(&self) -> Option<BorrowedFd<'_>> {
         self.limiter.as_ref().map(RateLimiter::timer)
     }
@@ -40,24 +40,24 @@ impl Gate {
         self.turn = (pair, false);
     }
 
-    /// Whether a frame of `bytes` may pass now. After a refusal none may until [`Gate::open`], so that small frames do
+    /// Whether a frame of `bytes` may pass now. After a refusal none may until [`FrameLimit::replenish`], so that small frames do
     /// not starve a large one and nobody asks again and again.
     pub(super) fn lets_pass(&mut self, bytes: u64) -> bool {
         if let Some(limiter) = &mut self.limiter
-            && !self.shut
+            && !self.exhausted
             && !limiter.grants(Instant::now(), bytes)
         {
-            self.shut = true;
+            self.exhausted = true;
             let (pair, passed) = self.turn;
-            // Who had nothing yet is the first, else the next one is: no pair takes all of the rate.
+            // A pair that has sent nothing yet is served first, else the next one: no pair takes all of the rate.
             self.first = if passed { pair + 1 } else { pair };
         }
-        !self.shut
+        !self.exhausted
     }
 
     /// Whether a frame waits for the timer.
-    pub(super) fn is_shut(&self) -> bool {
-        self.shut
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
     }
 
     /// A frame of `bytes` passed.
@@ -68,9 +68,9 @@ impl Gate {
         }
     }
 
-    /// The timer's event came, or may have. The pair whose turn is first, or one past the last.
-    pub(super) fn open(&mut self) -> usize {
-        self.shut = false;
+    /// Lets frames pass again, after the timer's event. Returns the pair to serve first, which may be one past the last.
+    pub(super) fn replenish(&mut self) -> usize {
+        self.exhausted = false;
         self.first
     }
 }

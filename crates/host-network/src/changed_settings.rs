@@ -1,0 +1,186 @@
+//! Kernel settings of links that are changed for the VMs' sake, and given back.
+//!
+//! What a setting was is written down before it is changed, so that a worker that is killed and started again still
+//! knows what to give back. The note is of one boot and one network namespace: of another, it says nothing. A setting
+//! that somebody else has changed meanwhile is theirs, and stays as they set it.
+
+mod note;
+mod switch;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tracing::warn;
+
+pub(crate) use self::switch::Switch;
+
+/// Why a setting could not be changed.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The kernel's file could not be read or written.
+    #[error("cannot {operation} {}", path.display())]
+    Switch {
+        /// What was tried.
+        operation: String,
+        /// The kernel's file.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// What is about to be changed could not be written down, so it was not changed.
+    #[error("cannot note in {} what is changed on the host", path.display())]
+    Note {
+        /// The note.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// One setting of one link, as it was and as we set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Change {
+    link: u32,
+    name: String,
+    switch: Switch,
+    before: String,
+    set: String,
+}
+
+/// Every setting that is changed at present.
+#[derive(Debug, Default)]
+pub(crate) struct ChangedSettings {
+    /// Where they are written down; `None` where they are only remembered.
+    note: Option<PathBuf>,
+    changes: Vec<Change>,
+}
+
+impl ChangedSettings {
+    /// What an earlier run in this boot and network namespace left changed, noted at `note`. A note that cannot be
+    /// read is kept aside with a warning. Blocks.
+    pub(crate) fn open(note: Option<PathBuf>) -> Self {
+        let changes = note.as_deref().map(note::read).unwrap_or_default();
+        Self { note, changes }
+    }
+
+    /// Gives `switch` of a link the value `wanted`; true where it had another. Where the kernel has no such switch
+    /// there is nothing to set. Blocks.
+    ///
+    /// # Errors
+    /// If the change cannot be noted or made.
+    pub(crate) fn set(
+        &mut self,
+        link: u32,
+        name: &str,
+        switch: Switch,
+        wanted: &str,
+    ) -> Result<bool, SettingsError> {
+        let path = switch.path(name);
+        let before = match read_switch(&path) {
+            Ok(before) => before,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(cause) => {
+                return Err(SettingsError::Switch { operation: "read".to_owned(), path, cause });
+            }
+        };
+        if before == wanted {
+            return Ok(false);
+        }
+        let known = self.changes.iter_mut().find(|change| change.link == link && change.switch == switch);
+        match known {
+            // Somebody changed it back: what it was before us, we know.
+            Some(change) => wanted.clone_into(&mut change.set),
+            None => {
+                let set = wanted.to_owned();
+                self.changes.push(Change { link, name: name.to_owned(), switch, before, set });
+            }
+        }
+        self.write()?;
+        write_switch(&path, wanted)?;
+        Ok(true)
+    }
+
+    /// Whether `switch` of the link is as it is because of us.
+    pub(crate) fn is_ours(&self, link: u32, switch: Switch) -> bool {
+        self.changes.iter().any(|change| change.link == link && change.switch == switch)
+    }
+
+    /// Gives back each change that `which` chooses by link and switch: those nobody else has changed since. What
+    /// cannot be given back is logged. Blocks.
+    pub(crate) fn give_back(&mut self, which: impl Fn(u32, Switch) -> bool) {
+        for change in self.take(which) {
+            if let Err(error) = change.undo() {
+                warn!(link = change.name, %error, "a setting of a link is not as it was before");
+            }
+        }
+    }
+
+    /// Forgets changes that are no longer ours to give back. Blocks.
+    pub(crate) fn forget(&mut self, which: impl Fn(u32, Switch) -> bool) {
+        self.take(which);
+    }
+
+    fn take(&mut self, which: impl Fn(u32, Switch) -> bool) -> Vec<Change> {
+        let chosen = |change: &mut Change| which(change.link, change.switch);
+        let taken: Vec<Change> = self.changes.extract_if(.., chosen).collect();
+        if !taken.is_empty()
+            && let Err(error) = self.write()
+        {
+            warn!(%error, "the note of changed settings is out of date");
+        }
+        taken
+    }
+
+    fn write(&self) -> Result<(), SettingsError> {
+        let Some(path) = &self.note else {
+            return Ok(());
+        };
+        note::write(path, &self.changes).map_err(|cause| SettingsError::Note { path: path.clone(), cause })
+    }
+}
+
+impl Change {
+    /// Sets what was before, if this link is still there and nobody else has changed it.
+    fn undo(&self) -> Result<(), SettingsError> {
+        let path = self.switch.path(&self.name);
+        let is_as_set = read_switch(&path).is_ok_and(|now| now == self.set);
+        if is_as_set && link_index(&self.name) == Some(self.link) {
+            write_switch(&path, &self.before)?;
+        }
+        Ok(())
+    }
+}
+
+/// The value of `switch` of the link `name`; `None` where the kernel has none.
+pub(crate) fn look_at(switch: Switch, name: &str) -> Option<String> {
+    read_switch(&switch.path(name)).ok()
+}
+
+/// Sets `switch` of the link `name` for good. No error where the kernel has none.
+pub(crate) fn write_switch_of(switch: Switch, name: &str, wanted: &str) -> Result<(), SettingsError> {
+    let path = switch.path(name);
+    if path.exists() { write_switch(&path, wanted) } else { Ok(()) }
+}
+
+fn read_switch(path: &Path) -> io::Result<String> {
+    Ok(fs::read_to_string(path)?.trim().to_owned())
+}
+
+fn write_switch(path: &Path, wanted: &str) -> Result<(), SettingsError> {
+    fs::write(path, wanted).map_err(|cause| SettingsError::Switch {
+        operation: format!("write {wanted} to"),
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// The index of the link `name` in this thread's network namespace.
+fn link_index(name: &str) -> Option<u32> {
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
+    rustix::net::netdevice::name_to_index(&socket, name).ok()
+}

@@ -1,0 +1,80 @@
+//! Other tables' chains that drop forwarded packets by default: container engines and firewalls make them.
+
+use serde_json::Value;
+
+use crate::LinkName;
+use crate::nft;
+
+/// A chain of somebody else's that drops what nothing in it accepts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForwardDrop {
+    /// Where the chain is, as `family table chain`.
+    pub chain: String,
+}
+
+/// Looks, as best it can, for chains that drop forwarded IPv4 packets by policy in tables in which nothing is said of
+/// `bridge`. Blocks on `nft`.
+pub(crate) fn find_forward_drops(bridge: &LinkName) -> Vec<ForwardDrop> {
+    let Ok(listing) = nft::list(&["-j", "list", "chains"]) else {
+        return Vec::new();
+    };
+    let dropping = dropping_chains(&listing).into_iter();
+    let unaware = dropping.filter(|chain| {
+        let table = nft::list(&["list", "table", &chain.family, &chain.table]);
+        // A rule about our bridge is there for a reason: whoever wrote it has thought of us.
+        !table.is_ok_and(|rules| rules.contains(&format!("\"{bridge}\"")))
+    });
+    unaware
+        .map(|Place { family, table, chain }| ForwardDrop { chain: format!("{family} {table} {chain}") })
+        .collect()
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    family: String,
+    table: String,
+    chain: String,
+}
+
+/// The chains in a listing of `nft -j` that drop forwarded IPv4 packets by policy. Read loosely: what is not
+/// understood is passed over.
+fn dropping_chains(listing: &str) -> Vec<Place> {
+    let Ok(value) = serde_json::from_str::<Value>(listing) else {
+        return Vec::new();
+    };
+    let objects = value["nftables"].as_array().map_or(&[][..], Vec::as_slice);
+    objects
+        .iter()
+        .map(|object| &object["chain"])
+        .filter(|chain| chain["policy"] == "drop" && chain["hook"] == "forward")
+        .filter_map(|chain| {
+            let text = |key: &str| Some(chain[key].as_str()?.to_owned());
+            Some(Place { family: text("family")?, table: text("table")?, chain: text("name")? })
+        })
+        .filter(|place| matches!(place.family.as_str(), "ip" | "inet"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropping_chain_is_seen_and_nonsense_is_not_one() {
+        let listing = r#"{"nftables": [{"metainfo": {"json_schema_version": 1}}, {"chain": {"family": "ip",
+            "table": "filter", "name": "FORWARD", "hook": "forward", "prio": 0, "policy": "drop"}}]}"#;
+        let place =
+            Place { family: "ip".to_owned(), table: "filter".to_owned(), chain: "FORWARD".to_owned() };
+        assert_eq!(dropping_chains(listing), [place]);
+        for harmless in [
+            listing.replace("drop", "accept"),
+            listing.replace("forward", "input"),
+            listing.replace("\"ip\"", "\"ip6\""),
+        ] {
+            assert_eq!(dropping_chains(&harmless), [], "{harmless}");
+        }
+        for nonsense in ["", "[]", "{\"nftables\": 3}", "{\"nftables\": [3]}"] {
+            assert_eq!(dropping_chains(nonsense), [], "{nonsense:?}");
+        }
+    }
+}
