@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{Generation, RefusedEntry, Timestamp, VmId};
+use vm_model::{Generation, HeldSet, RefusedEntry, Timestamp, VmId};
 
 /// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,12 +15,12 @@ pub struct StatusView {
     /// Where its assignments come from; absent where it was given no file.
     #[serde(default)]
     pub assignments: Option<AssignmentsView>,
-    /// The number of the newest desired state it took from there.
+    /// The number of the desired state in force.
     #[serde(default)]
     pub generation: Option<Generation>,
-    /// Why a newer desired state waits for a word of an administrator; absent where none does.
+    /// A newer desired state that waits for an administrator's word.
     #[serde(default)]
-    pub held: Option<String>,
+    pub held: Option<HeldSet>,
     /// Entries of the desired state that could not be used. Their VMs stay as they are.
     #[serde(default)]
     pub refused_entries: Vec<RefusedEntry>,
@@ -61,7 +61,7 @@ pub enum AssignmentsState {
     Pending,
     /// It is what should run.
     InForce,
-    /// It waits for a word; what was in force stays so until then.
+    /// It waits for an administrator's word; what was in force stays so.
     Held,
     /// It is not there; what was in force stays so.
     Missing,

@@ -91,7 +91,7 @@ impl Source {
             let file = self.requests.borrow_and_update().clone();
             let path = file.as_ref().map(|file| file.path.clone());
             self.state.send_modify(|state| {
-                *state = SourceState { path, generation: state.generation, ..SourceState::default() };
+                *state = SourceState { path, ..SourceState::default() };
             });
             let left = match file {
                 Some(file) => self.follow(&file).await,
@@ -175,33 +175,22 @@ impl Source {
 
     /// Hands a desired state over and tells the verdict.
     async fn send(&self, file: &AssignmentsFile, desired: AssignmentSet) -> Result<(), ()> {
-        let path = file.path.display();
-        let refused_entries = desired.refused.clone();
-        for entry in &refused_entries {
-            error!(vm_id = %entry.id, file = %path, error = %entry.problem, "an entry was refused; its VM stays as it is");
-        }
         let (answer, verdict) = oneshot::channel();
         self.messages.send(NodeMessage::Assignment { desired, answer: Some(answer) }).await.map_err(drop)?;
-        match verdict.await.map_err(drop)? {
-            Ok(worker::node::Verdict { generation, held, .. }) => {
-                let verdict = match held {
-                    None => {
-                        info!(%generation, "assignments taken");
-                        Verdict::InForce
-                    }
-                    Some(_) => Verdict::Held,
-                };
-                self.state.send_modify(|state| {
-                    state.verdict = verdict;
-                    state.refused_entries = refused_entries;
-                    state.generation = Some(generation);
-                });
+        let verdict = match verdict.await.map_err(drop)? {
+            Ok(admitted) => {
+                // That it is held instead was said by whoever holds it.
+                if admitted.held.is_none() {
+                    info!(generation = %admitted.generation, "assignments taken");
+                }
+                Verdict::Taken
             }
             Err(refusal) => {
-                error!(file = %path, %refusal, "assignments refused");
-                self.state.send_modify(|state| state.verdict = Verdict::Refused(refusal.to_string()));
+                error!(file = %file.path.display(), %refusal, "assignments refused");
+                Verdict::Refused(refusal.to_string())
             }
-        }
+        };
+        self.state.send_modify(|state| state.verdict = verdict);
         Ok(())
     }
 }

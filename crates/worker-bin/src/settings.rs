@@ -41,8 +41,8 @@ struct File {
     hash_verification: Option<Verification>,
     auto_restart: Option<bool>,
     stop_timeout_seconds: Option<u64>,
-    removal_grace_seconds: Option<u64>,
     metrics_poll_interval_seconds: Option<u64>,
+    removal_grace_seconds: Option<u64>,
     network: Network,
     limits: Limits,
 }
@@ -145,13 +145,7 @@ impl Settings {
                 Some(false) => VhostNet::Off,
             },
             stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
-            removal_grace: match file.removal_grace_seconds {
-                None => defaults.removal_grace,
-                Some(value @ 0..=31_536_000) => Duration::from_secs(value),
-                Some(value) => {
-                    bail!("invalid removal_grace_seconds = {value}: 0 to 31536000 (a year) is accepted")
-                }
-            },
+            removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
             memory_overcommit: match file.limits.memory_overcommit_ratio {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,
@@ -187,6 +181,15 @@ fn seconds(key: &str, value: Option<u64>, default: Duration) -> Result<Duration>
         None => Ok(default),
         Some(value @ 1..=86_400) => Ok(Duration::from_secs(value)),
         Some(value) => bail!("invalid {key} = {value}: 1 to 86400 is accepted"),
+    }
+}
+
+/// How long what is removed is kept: nothing, to a year.
+fn removal_grace(value: Option<u64>, default: Duration) -> Result<Duration> {
+    match value {
+        None => Ok(default),
+        Some(value @ 0..=31_536_000) => Ok(Duration::from_secs(value)),
+        Some(value) => bail!("invalid removal_grace_seconds = {value}: 0 to 31536000 is accepted"),
     }
 }
 
@@ -259,6 +262,7 @@ mod tests {
         let refused = |text: &str| format!("{:#}", merged(flags(), text).expect_err("refused"));
         assert!(refused("brigde = 'x'").contains("brigde"));
         assert!(refused("stop_timeout_seconds = 0").contains("stop_timeout_seconds = 0: 1 to 86400"));
+        assert!(refused("removal_grace_seconds = 31536001").contains("0 to 31536000"));
         assert!(refused("state_dir = 'here'").contains("absolute"));
     }
 

@@ -1,8 +1,8 @@
-//! What has become of the assignments file, for the status and for whoever asks.
+//! What has become of the assignments file. What becomes of the state that it says is the node's to tell.
 
 use std::path::PathBuf;
 
-use vm_model::{Generation, RefusedEntry, Timestamp};
+use vm_model::Timestamp;
 
 /// The assignments file as it was seen last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,10 +13,6 @@ pub(crate) struct SourceState {
     pub(crate) read_at: Option<Timestamp>,
     /// What became of that.
     pub(crate) verdict: Verdict,
-    /// Entries of the newest content that was taken, which could not be used themselves.
-    pub(crate) refused_entries: Vec<RefusedEntry>,
-    /// The newest of its states that was taken.
-    pub(crate) generation: Option<Generation>,
 }
 
 /// What became of the file's present content.
@@ -25,10 +21,8 @@ pub(crate) enum Verdict {
     /// It was not looked at yet, or there is no file to look at.
     #[default]
     Pending,
-    /// It is what should run.
-    InForce,
-    /// It waits for somebody's word; what was in force stays so until then.
-    Held,
+    /// It is what should run, or waits to become that: the node's status tells which.
+    Taken,
     /// There is none. The text says what is missing.
     Missing(String),
     /// It cannot be used. The text says why; what was in force stays so.

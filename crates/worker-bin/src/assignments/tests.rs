@@ -31,9 +31,9 @@ impl Running {
     async fn next(&mut self) -> Option<Generation> {
         let message = timeout(DEADLINE, self.messages.recv()).await.expect("in time").expect("open");
         let NodeMessage::Assignment { desired, answer } = message else { panic!("{message:?}") };
-        let verdict =
+        let admitted =
             worker::node::Verdict { generation: Generation::new(1), held: None, outcomes: Vec::new() };
-        answer.expect("asked").send(Ok(verdict)).expect("awaited");
+        answer.expect("asked").send(Ok(admitted)).expect("awaited");
         desired.generation
     }
 
@@ -98,7 +98,7 @@ async fn a_request_has_the_same_file_read_again_and_another_one_followed() {
     let other = AssignmentsFile::at(&path("b.json")).expect("a file's name");
     source.requests.send_replace(Some(other));
     assert_eq!(source.next().await, Some(Generation::new(2)));
-    assert_eq!(source.until(|state| state.verdict == Verdict::InForce).await.path, Some(path("b.json")));
+    assert_eq!(source.until(|state| state.verdict == Verdict::Taken).await.path, Some(path("b.json")));
     source.requests.send_replace(None);
     source.until(|state| state.path.is_none()).await;
     source.end().await;
@@ -124,8 +124,7 @@ async fn what_is_wrong_with_the_file_is_in_its_state() {
     source.until(damaged).await;
     fs::write(&file, content(1)).expect("written");
     source.next().await;
-    let state = source.until(|state| state.verdict == Verdict::InForce).await;
-    assert_eq!(state.generation, Some(Generation::new(1)));
+    source.until(|state| state.verdict == Verdict::Taken).await;
     source.end().await;
 }
 

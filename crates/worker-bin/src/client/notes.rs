@@ -50,7 +50,10 @@ pub(super) fn lines(notes: &[String]) -> String {
 /// What is wrong with the assignments as a whole.
 fn source(status: &StatusView) -> Option<String> {
     if let Some(held) = &status.held {
-        return Some(format!("the newest assignments are held: {held}"));
+        return Some(format!(
+            "the newest assignments (generation {}) are held: {}",
+            held.generation, held.reason
+        ));
     }
     let AssignmentsView { path, state, problem, .. } = status.assignments.as_ref()?;
     let problem = problem.as_deref().unwrap_or("nobody knows why");

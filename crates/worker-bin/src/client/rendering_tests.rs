@@ -5,7 +5,7 @@ use std::time::Duration;
 use admin::{AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView};
 use vm_model::{
     Assignment, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod, FailureKind,
-    FailureReason, Generation, Overrides, RefusedEntry, RunEnd, VmId, VolumePolicy, WantedChange,
+    FailureReason, Generation, HeldSet, Overrides, RefusedEntry, RunEnd, VmId, VolumePolicy, WantedChange,
 };
 
 use super::*;
@@ -182,6 +182,8 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
          note: the worker may have 300 files open only: many VMs do not fit\n"
     );
     assert_eq!(notes_of(&bad, &id).len(), 2);
-    let held = StatusView { held: Some("it removes every VM".to_owned()), ..good };
-    assert_eq!(notes(&held), ["the newest assignments are held: it removes every VM"]);
+    let reason = "it removes every VM".to_owned();
+    let waiting = HeldSet { generation: Generation::new(4), since: NOW, removals: 2, reason };
+    let held = StatusView { held: Some(waiting), ..good };
+    assert_eq!(notes(&held), ["the newest assignments (generation 4) are held: it removes every VM"]);
 }

@@ -15,6 +15,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("auto_restart", old.auto_restart == young.auto_restart),
         ("stop_timeout_seconds", old.stop_timeout == young.stop_timeout),
         ("metrics_poll_interval_seconds", old.metrics_poll_interval == young.metrics_poll_interval),
+        ("removal_grace_seconds", old.removal_grace == young.removal_grace),
         ("limits.memory_overcommit_ratio", old.memory_overcommit == young.memory_overcommit),
         ("network.bridge", old.network_bridge == young.network_bridge),
         ("network.subnet", old.vm_subnet_base == young.vm_subnet_base),

@@ -22,7 +22,7 @@ fn told(bench: &Bench, words: &[&str]) {
 #[test]
 fn a_file_that_makes_no_sense_is_told_with_its_place_and_changes_nothing() {
     isolated(|bench| {
-        let vm = bench.vm("a", &TinyGuest::idle());
+        let vm = bench.vm("a", &TinyGuest::power_button());
         bench.assign(std::slice::from_ref(&vm));
         let _daemon = bench.start();
         bench.until("it runs", || bench.phases() == ["a running"]);
@@ -64,7 +64,7 @@ fn a_file_that_makes_no_sense_is_told_with_its_place_and_changes_nothing() {
 #[test]
 fn one_bad_entry_is_refused_by_its_id_while_the_others_apply() {
     isolated(|bench| {
-        let (a, b) = (bench.vm("a", &TinyGuest::idle()), bench.vm("b", &TinyGuest::idle()));
+        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button()));
         bench.assign(&[a.clone(), b.clone()]);
         let _daemon = bench.start();
         bench.until("both run", || bench.phases() == ["a running", "b running"]);
@@ -86,7 +86,7 @@ fn one_bad_entry_is_refused_by_its_id_while_the_others_apply() {
             bench.assign(&[entry, paused.clone()]);
             let phase = if is_paused { "b running" } else { "b paused" };
             bench.until("the other applies", || bench.phases() == ["a running", phase]);
-            told(&bench, &["vm_id=a", words, "stays as it is"]);
+            told(&bench, &["vm_id=a", "stays as it is", "vms[0]"]);
             bench.until("the status tells", || {
                 bench.status()["refused_entries"][0]["problem"]
                     .as_str()
@@ -102,9 +102,34 @@ fn one_bad_entry_is_refused_by_its_id_while_the_others_apply() {
 }
 
 #[test]
+fn a_set_that_would_remove_every_vm_is_held_and_said() {
+    isolated(|bench| {
+        let vm = bench.vm("a", &TinyGuest::power_button());
+        bench.assign(std::slice::from_ref(&vm));
+        let _daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        bench.assign(&[]);
+        bench.until("it is held", || bench.status()["assignments"]["state"] == "held");
+        assert!(
+            listed(&bench).contains("note: the newest assignments (generation 2) are held"),
+            "{}",
+            listed(&bench)
+        );
+        assert_eq!(bench.status()["held"]["removals"], 1);
+        assert_eq!(
+            (bench.status()["generation"].clone(), bench.phases()),
+            (1.into(), vec!["a running".to_owned()])
+        );
+        bench.assign_text(r#"{"vms": [], "allow_removals": true}"#);
+        bench.until("it is removed", || bench.vms().is_empty());
+        bench.until("nothing is held", || bench.status()["assignments"]["state"] == "in_force");
+    });
+}
+
+#[test]
 fn nulls_and_the_object_of_newer_nix_mean_what_they_say() {
     isolated(|bench| {
-        let mut vm = bench.vm("a", &TinyGuest::idle());
+        let mut vm = bench.vm("a", &TinyGuest::power_button());
         bench.assign(std::slice::from_ref(&vm));
         let _daemon = bench.start();
         bench.until("it runs", || bench.phases() == ["a running"]);
@@ -123,7 +148,7 @@ fn nulls_and_the_object_of_newer_nix_mean_what_they_say() {
 #[test]
 fn a_mistake_in_the_path_is_said_at_once_and_mended_while_the_worker_runs() {
     isolated(|bench| {
-        let vm = bench.vm("a", &TinyGuest::idle());
+        let vm = bench.vm("a", &TinyGuest::power_button());
         let path = bench.path("etc/vms.json");
         let start = |bench: &Bench| {
             let base = bench.command();
@@ -170,9 +195,10 @@ fn a_mistake_in_the_path_is_said_at_once_and_mended_while_the_worker_runs() {
 #[test]
 fn a_vm_whose_record_is_damaged_is_not_forgotten() {
     isolated(|bench| {
-        bench.assign(&[bench.vm("a", &TinyGuest::idle()), bench.vm("b", &TinyGuest::idle())]);
+        bench.assign(&[bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())]);
         let mut daemon = bench.start();
-        bench.until("both run", || bench.phases() == ["a running", "b running"]);
+        let is_ready = |id| String::from_utf8_lossy(&bench.client(&["logs", id]).stdout).contains("ready");
+        bench.until("both obey their power buttons", || is_ready("a") && is_ready("b"));
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
         let record = fs::read_dir(bench.path("state/vms/b")).expect("listed").find_map(|entry| {

@@ -14,7 +14,7 @@ use crate::bench::isolated;
 fn idle_clients_use_up_nothing_that_vms_and_others_need() {
     isolated(|bench| {
         let first: Vec<_> =
-            (0..3).map(|number| bench.vm(&format!("a-{number}"), &TinyGuest::idle())).collect();
+            (0..3).map(|number| bench.vm(&format!("a-{number}"), &TinyGuest::power_button())).collect();
         bench.assign(&first);
         let worker = bench.command();
         let mut command = Command::new("/bin/sh");
@@ -47,7 +47,7 @@ fn idle_clients_use_up_nothing_that_vms_and_others_need() {
         let open =
             fs::read_dir(format!("/proc/{}/fd", daemon.pid().as_raw_nonzero())).expect("listed").count();
         assert!(open < 250, "{open} descriptors");
-        let second = bench.vm("b", &TinyGuest::idle());
+        let second = bench.vm("b", &TinyGuest::power_button());
         bench.assign(&[first, vec![second]].concat());
         bench.until("a new one starts meanwhile", || bench.phases().contains(&"b running".to_owned()));
         drop(idle);

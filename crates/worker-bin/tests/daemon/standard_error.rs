@@ -130,7 +130,7 @@ fn closed_descriptors_are_no_files_of_the_worker() {
 fn what_artifacts_say_is_escaped_in_both_forms_and_every_line_of_json_is_json() {
     isolated(|bench| {
         let evil = "x\u{202e}\u{9b}31m\u{1b}[2J\nvm_id=a";
-        let mut vm = bench.vm("a", &TinyGuest::idle());
+        let mut vm = bench.vm("a", &TinyGuest::power_button());
         vm["store_path"] = format!("/nix/store/{evil}").into();
         bench.assign(&[vm]);
         for format in ["human", "json"] {
