@@ -42,6 +42,7 @@ mod claimed_names;
 mod config;
 pub mod dhcp;
 mod error;
+mod events;
 mod exclusive;
 mod firewall;
 mod forwarding;
@@ -55,6 +56,7 @@ mod nft;
 mod silence;
 mod start;
 mod tap;
+mod upkeep;
 
 pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
-use super::{Attached, HostNetwork, Interface};
+use super::{Attached, AttachedTap, HostNetwork, Interface};
 use crate::claimed_names::claim_on;
 use crate::config::check_mtu;
 use crate::dhcp::Binding;
@@ -104,21 +104,22 @@ impl HostNetwork {
             index: tap.index,
             name: tap.name.as_str(),
             alias: &tap_alias(&vm, &nic),
-            mtu: mtu.unwrap_or(self.config.mtu),
+            mtu: mtu.unwrap_or(self.shared.config.mtu),
         };
-        let netlink = &self.started.netlink;
-        netlink.make_port(&port, self.started.bridge, self.started.ipv6).await.map_err(
+        let netlink = &self.shared.netlink;
+        netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await.map_err(
             |error| match error.errno() {
                 Some(libc::EXFULL) => NetworkError::BridgeFull {
                     vm: vm.clone(),
                     nic: nic.clone(),
-                    bridge: self.config.bridge.clone(),
+                    bridge: self.shared.config.bridge.clone(),
                 },
                 _ => error.into(),
             },
         )?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
-        reservation.keep(tap.index, tap.name.clone());
+        let mtu = port.mtu;
+        reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu });
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
         Ok(Tap {
             name: tap.name,
@@ -136,11 +137,11 @@ impl HostNetwork {
             nic: attachment.nic.clone(),
             problem,
         };
-        check(&self.config, attachment).map_err(refused)?;
+        check(&self.shared.config, attachment).map_err(refused)?;
         let interface = Interface { vm: attachment.vm.clone(), nic: attachment.nic.clone() };
         let mac = attachment.mac;
         {
-            let mut attached = self.lock();
+            let mut attached = self.shared.lock();
             if attached.contains_key(&interface) {
                 return Err(refused(AttachmentProblem::Attached));
             }
@@ -150,10 +151,12 @@ impl HostNetwork {
             vm: attachment.vm.clone(),
             nic: attachment.nic.clone(),
             address: attachment.address,
-            mtu: attachment.mtu.or((self.config.mtu != ETHERNET_MTU).then_some(self.config.mtu)),
+            mtu: attachment
+                .mtu
+                .or((self.shared.config.mtu != ETHERNET_MTU).then_some(self.shared.config.mtu)),
         };
-        if let Err(holder) = self.started.bindings.change(|bindings| bindings.insert(mac, binding)) {
-            self.lock().remove(&interface);
+        if let Err(holder) = self.shared.bindings.change(|bindings| bindings.insert(mac, binding)) {
+            self.shared.lock().remove(&interface);
             return Err(refused(AttachmentProblem::Taken {
                 what: if holder.address == attachment.address {
                     format!("the address {}", attachment.address)
@@ -175,10 +178,10 @@ struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    fn keep(mut self, index: u32, name: LinkName) {
+    fn keep(mut self, tap: AttachedTap) {
         if let Some(interface) = self.interface.take() {
-            let attached = Attached { mac: self.mac, tap: Some((index, name)) };
-            self.network.lock().insert(interface, attached);
+            let attached = Attached { mac: self.mac, tap: Some(tap) };
+            self.network.shared.lock().insert(interface, attached);
         }
     }
 }
@@ -186,8 +189,8 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if let Some(interface) = self.interface.take() {
-            self.network.started.bindings.change(|bindings| bindings.remove(self.mac));
-            self.network.lock().remove(&interface);
+            self.network.shared.bindings.change(|bindings| bindings.remove(self.mac));
+            self.network.shared.lock().remove(&interface);
         }
     }
 }

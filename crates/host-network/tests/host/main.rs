@@ -9,6 +9,7 @@ mod namespaces;
 mod bridge;
 mod claimed_names;
 mod dhcp;
+mod drift;
 mod firewall;
 mod forwarding;
 mod reach;
