@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
-pub use self::attach::{NicAttachment, Tap, UnusedHint};
+pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;

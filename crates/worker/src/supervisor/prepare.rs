@@ -29,7 +29,7 @@ use super::takings::Takings;
 use super::verify::{unverified_references, verify};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
-use crate::failure::{chain, reason};
+use crate::failure::reason;
 use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
 use crate::vms::{VhostNet, VmNic, VmTimings};
 
@@ -105,6 +105,7 @@ pub(super) async fn prepare(
         address,
     } = opened;
     let mut nics = Vec::with_capacity(requests.len());
+    let told_mask = requests.first().and_then(|(request, _)| request.mask);
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
         match attach(context, &assignment.id, vcpus, request, lease).await {
@@ -121,7 +122,8 @@ pub(super) async fn prepare(
         }
     }
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
-        spec.boot.cmdline.push_str(&autoconfiguration(&assignment.id, nic.address, context.subnet));
+        let subnet = Subnet { mask: told_mask.unwrap_or(context.subnet.mask), ..context.subnet };
+        spec.boot.cmdline.push_str(&autoconfiguration(&assignment.id, nic.address, subnet));
     }
     let timings = VmTimings {
         artifact: Some(artifact),
@@ -270,11 +272,12 @@ async fn attach(
         nic: request.id.clone(),
         mac: lease.mac,
         address: lease.address,
+        mask: request.mask,
         mtu: request.mtu,
         tap_hint: request.tap,
         queues: request.queue_pairs.min(vcpus),
     };
-    let Tap { fds, name, unused_hint, .. } =
+    let Tap { fds, name, warnings, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let vhost = match context.vhost_net {
         VhostNet::Off => Ok(None),
@@ -283,8 +286,7 @@ async fn attach(
             vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
         }
     };
-    let warnings =
-        unused_hint.iter().map(|unused| chain(unused)).chain(vhost.as_ref().err().cloned()).collect();
+    let warnings = warnings.iter().map(ToString::to_string).chain(vhost.as_ref().err().cloned()).collect();
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {
