@@ -244,12 +244,12 @@ fn lease(
     takings: &mut Takings,
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
     takings.addresses = !context.leases.has(vm);
-    let given = requests.into_iter().map(|request| {
-        let wish = Wish { ip: request.ip, mac: request.mac };
-        let lease = context.leases.ensure(vm, &request.id, wish);
-        lease.map(|lease| (request, lease)).map_err(|problem| reason(problem.kind(), &problem))
-    });
-    given.collect()
+    let wishes: Vec<(&str, Wish)> = requests
+        .iter()
+        .map(|request| (request.id.as_str(), Wish { ip: request.ip, mac: request.mac }))
+        .collect();
+    let leases = context.leases.ensure(vm, &wishes).map_err(|problem| reason(problem.kind(), &problem))?;
+    Ok(requests.into_iter().zip(leases).collect())
 }
 
 /// What tells a kernel with IP autoconfiguration the address of its first interface (Linux
