@@ -132,13 +132,13 @@ impl Keeper {
             }
         };
         match self.keep_bridge(&observed).await {
-            Ok(Standing::There) => {
+            Ok(BridgeState::There) => {
                 self.keep_rules(&observed, rules_changed, &mut verdict).await;
                 self.keep_taps(&observed, &mut verdict).await;
             }
             // The bridge has changed, which will be heard; what depends on it is looked at then.
-            Ok(Standing::Mended) => verdict.again = Some(SETTLE),
-            Ok(Standing::Missing) => verdict.degraded.push(format!(
+            Ok(BridgeState::Mended) => verdict.again = Some(SETTLE),
+            Ok(BridgeState::Missing) => verdict.degraded.push(format!(
                 "the bridge {} was deleted, and was not made by this worker: make it again",
                 shared.config.bridge
             )),
@@ -148,22 +148,22 @@ impl Keeper {
         verdict
     }
 
-    async fn keep_bridge(&mut self, observed: &Observed) -> Result<Standing, NetworkError> {
+    async fn keep_bridge(&mut self, observed: &Observed) -> Result<BridgeState, NetworkError> {
         let shared = &self.shared;
         let name = shared.config.bridge.as_str();
         let is_there = observed.links.iter().any(|link| link.name == name);
         if !is_there && self.holdings.origin == BridgeOrigin::Adopted {
-            return Ok(Standing::Missing);
+            return Ok(BridgeState::Missing);
         }
         let plan = plan_bridge(&shared.config, observed)?;
         let found = observed.links.iter().find(|link| link.name == name).map(|link| link.index);
         if plan.actions.is_empty() && found == Some(shared.bridge()) {
-            return Ok(Standing::There);
+            return Ok(BridgeState::There);
         }
         let index = apply_bridge(&shared.netlink, &shared.config, observed, &plan).await?;
         info!(bridge = name, actions = ?plan.actions, "mended the bridge, which somebody had changed");
         self.adopt(index, &plan)?;
-        Ok(Standing::Mended)
+        Ok(BridgeState::Mended)
     }
 
     /// Takes note of a bridge that was made again.
@@ -268,7 +268,7 @@ impl Keeper {
 
 /// What has become of the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum BridgeState {
     There,
     Mended,
     Missing,
