@@ -27,8 +27,13 @@ pub(crate) fn packets(bytes: &[u8]) {
         dns: vec![Ipv4Addr::new(10, 100, 0, 1)],
     };
     let mut bindings = Bindings::default();
-    let binding =
-        Binding { vm: VmId::new("web-1"), nic: "net0".to_owned(), address: ADDRESS, mtu: Some(1400) };
+    let binding = Binding {
+        vm: VmId::new("web-1"),
+        nic: "net0".to_owned(),
+        address: ADDRESS,
+        mask: None,
+        mtu: Some(1400),
+    };
     bindings.insert(CLIENT, binding).expect("the first one");
     if let Some(reply) = respond(&facts, &bindings, CLIENT, message) {
         assert!((300..1500).contains(&reply.message.len()), "{} bytes", reply.message.len());

@@ -122,6 +122,12 @@ pub enum AttachmentProblem {
         /// The network.
         subnet: Ipv4Network,
     },
+    /// Its netmask has holes.
+    #[error("{mask} is no netmask: ones followed by zeros are accepted, like 255.255.0.0")]
+    Mask {
+        /// The mask.
+        mask: Ipv4Addr,
+    },
     /// Its MAC address is no VM's.
     #[error("{mac} is no unicast MAC address of a VM")]
     Mac {

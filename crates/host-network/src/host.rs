@@ -6,16 +6,21 @@ mod attach;
 mod teardown;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
-pub use self::attach::{NicAttachment, Tap, UnusedHint};
+pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
 pub use self::teardown::{Teardown, TeardownOutcome};
+use crate::dhcp::SharedBindings;
+use crate::exclusive::Exclusive;
 use crate::names::tap_owner;
-use crate::netlink::Link;
+use crate::netlink::{Ipv6Stack, Link, Netlink};
 use crate::start::{Started, start};
+use crate::upkeep::Upkeep;
 use crate::{LinkName, NetworkConfig, NetworkError, StartReport};
 
 /// A TAP of ours that no known VM uses, and that has been removed.
@@ -38,17 +43,59 @@ struct Interface {
 #[derive(Clone, Debug)]
 struct Attached {
     mac: MacAddress,
-    /// The TAP's index and name; `None` while it is being made.
-    tap: Option<(u32, LinkName)>,
+    /// The TAP; `None` while it is being made.
+    tap: Option<AttachedTap>,
 }
 
-/// The running host network. Dropped without [`HostNetwork::shutdown`] it stops answering DHCP and leaves the rest.
+/// A TAP that should be a port of the bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AttachedTap {
+    pub(crate) vm: VmId,
+    pub(crate) nic: String,
+    pub(crate) index: u32,
+    pub(crate) name: LinkName,
+    pub(crate) mtu: u16,
+}
+
+/// What attaching and upkeep work on together.
 #[derive(Debug)]
-pub struct HostNetwork {
-    config: NetworkConfig,
-    started: Started,
+pub(crate) struct Shared {
+    pub(crate) config: NetworkConfig,
+    pub(crate) netlink: Netlink,
+    pub(crate) ipv6: Ipv6Stack,
+    pub(crate) bindings: SharedBindings,
+    /// The bridge's index. Written by upkeep alone, where it had to make the bridge again.
+    pub(crate) bridge: AtomicU32,
+    /// Told when an interface was detached, so that upkeep stops missing it.
+    pub(crate) detached: Notify,
     /// What is attached through this value. Held for single look-ups and changes only; a lock of its own.
     attached: Mutex<HashMap<Interface, Attached>>,
+}
+
+impl Shared {
+    pub(crate) fn bridge(&self) -> u32 {
+        self.bridge.load(Ordering::Acquire)
+    }
+
+    /// The TAPs that are attached at this moment.
+    pub(crate) fn taps(&self) -> Vec<AttachedTap> {
+        self.lock().values().filter_map(|attached| attached.tap.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Interface, Attached>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The running host network: a task keeps bridge, rules, forwarding and TAPs as they should be, whoever changes them.
+/// Dropped without [`HostNetwork::shutdown`] it stops answering DHCP and leaves the rest.
+#[derive(Debug)]
+pub struct HostNetwork {
+    shared: Arc<Shared>,
+    upkeep: Upkeep,
+    report: StartReport,
+    /// Keeps other workers off.
+    exclusive: Exclusive,
 }
 
 impl HostNetwork {
@@ -56,22 +103,38 @@ impl HostNetwork {
     /// after an earlier run, or on a bridge that an administrator made, changes nothing that is as it should be.
     ///
     /// # Errors
-    /// If the configuration, the host or the kernel stands against it; a bridge or address made before the error
+    /// If the configuration, the host, another worker or the kernel stands against it; what was made before the error
     /// is removed again.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let started = start(&config).await?;
-        let config = NetworkConfig { mtu: started.mtu, ..config };
-        Ok(Self { config, started, attached: Mutex::default() })
+        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, holdings, events, report } =
+            start(&config).await?;
+        let shared = Arc::new(Shared {
+            config: NetworkConfig { mtu, ..config },
+            netlink,
+            ipv6,
+            bindings,
+            bridge: AtomicU32::new(bridge),
+            detached: Notify::new(),
+            attached: Mutex::default(),
+        });
+        let upkeep = Upkeep::start(Arc::clone(&shared), holdings, events);
+        Ok(Self { shared, upkeep, report, exclusive })
+    }
+
+    /// What is wrong with the network at this moment and cannot be mended here: a plain sentence each. Empty when all is
+    /// well; told within a second of a change.
+    pub fn watch_degraded(&self) -> watch::Receiver<Vec<String>> {
+        self.upkeep.watch_degraded()
     }
 
     /// What starting found and did.
     pub fn report(&self) -> &StartReport {
-        &self.started.report
+        &self.report
     }
 
     /// The configuration that it runs with.
     pub fn config(&self) -> &NetworkConfig {
-        &self.config
+        &self.shared.config
     }
 
     /// Removes an interface's TAP, also when its descriptor is still open somewhere, and forgets its DHCP binding.
@@ -81,12 +144,13 @@ impl HostNetwork {
     /// If the kernel refuses; the interface counts as attached still, and DHCP answers it no more.
     pub async fn detach(&self, vm: &VmId, nic: &str) -> Result<(), NetworkError> {
         let interface = Interface { vm: vm.clone(), nic: nic.to_owned() };
-        let Some(Attached { mac, tap: Some((index, name)) }) = self.lock().get(&interface).cloned() else {
+        let Some(Attached { mac, tap: Some(tap) }) = self.shared.lock().get(&interface).cloned() else {
             return Ok(());
         };
-        self.started.bindings.change(|bindings| bindings.remove(mac));
-        self.started.netlink.delete(index, name.as_str()).await?;
-        self.lock().remove(&interface);
+        self.shared.bindings.change(|bindings| bindings.remove(mac));
+        self.shared.netlink.delete(tap.index, tap.name.as_str()).await?;
+        self.shared.lock().remove(&interface);
+        self.shared.detached.notify_one();
         Ok(())
     }
 
@@ -96,13 +160,13 @@ impl HostNetwork {
     /// # Errors
     /// If the kernel refuses; the remaining orphans stay.
     pub async fn reap_orphans(&self, keep: &BTreeSet<VmId>) -> Result<Vec<Orphan>, NetworkError> {
-        let links = self.started.netlink.links().await?;
+        let links = self.shared.netlink.links().await?;
         let mut reaped = Vec::new();
-        for (index, orphan) in orphans(&links, self.started.bridge, keep) {
+        for (index, orphan) in orphans(&links, self.shared.bridge(), keep) {
             if self.has_tap(index) {
                 continue;
             }
-            self.started.netlink.delete(index, &orphan.tap).await?;
+            self.shared.netlink.delete(index, &orphan.tap).await?;
             warn!(tap = %orphan.tap, vm_id = %orphan.vm, nic = %orphan.nic, "removed a TAP of an unknown VM");
             reaped.push(orphan);
         }
@@ -110,11 +174,7 @@ impl HostNetwork {
     }
 
     fn has_tap(&self, index: u32) -> bool {
-        self.lock().values().any(|attached| attached.tap.as_ref().is_some_and(|(own, _)| *own == index))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Interface, Attached>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.taps().iter().any(|tap| tap.index == index)
     }
 }
 

@@ -24,6 +24,7 @@
 //!         nic: "net0".to_owned(),
 //!         mac: "02:50:0a:64:00:02".parse()?,
 //!         address: "10.100.0.2".parse()?,
+//!         mask: None,
 //!         mtu: None,
 //!         tap_hint: None,
 //!         queues: std::num::NonZeroU16::MIN,
@@ -42,6 +43,7 @@ mod claimed_names;
 mod config;
 pub mod dhcp;
 mod error;
+mod events;
 mod exclusive;
 mod firewall;
 mod forwarding;
@@ -55,6 +57,7 @@ mod nft;
 mod silence;
 mod start;
 mod tap;
+mod upkeep;
 
 pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;
@@ -63,7 +66,9 @@ pub use dhcp::DhcpError;
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop};
 pub use forwarding::HostForwarding;
-pub use host::{HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint};
+pub use host::{
+    AttachmentWarning, HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint,
+};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;
 pub use nft::NftError;

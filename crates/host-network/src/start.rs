@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 
 use tracing::info;
 
@@ -12,13 +13,14 @@ use crate::bridge::{
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
+use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
-use crate::firewall::{Firewall, ForwardDrop, find_forward_drops};
+use crate::firewall::{Firewall, ForwardDrop, GuardedLink, find_forward_drops};
 use crate::forwarding::{
     self, HostForwarding, apply_switches, bridged_frames_are_filtered, describe, give_back_everything,
     has_ipv6, observe_forwarding, plan_forwarding,
 };
-use crate::netlink::{BridgeSetting, Ipv4Route, Ipv6Stack, Link, Netlink};
+use crate::netlink::{BridgeSetting, Ipv4Route, Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::silence::{HostIpv6, silence_bridge};
 use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
 
@@ -80,59 +82,62 @@ impl fmt::Display for StartWarning {
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
 pub(crate) struct Started {
-    /// Keeps other workers off, as long as anything else in here is there.
     pub(crate) exclusive: Exclusive,
     pub(crate) netlink: Netlink,
     pub(crate) bridge: u32,
     pub(crate) ipv6: Ipv6Stack,
     /// The MTU of the network.
     pub(crate) mtu: u16,
+    pub(crate) bindings: SharedBindings,
+    /// What has to be kept right and given back.
+    pub(crate) holdings: Holdings,
+    pub(crate) events: NetworkEvents,
+    pub(crate) report: StartReport,
+}
+
+/// What was made or changed on the host, and is kept right until it is given back.
+#[derive(Debug)]
+pub(crate) struct Holdings {
+    pub(crate) origin: BridgeOrigin,
     /// Whether the bridge had not had our address.
     pub(crate) address_added: bool,
     /// Settings that give an adopted bridge back as it was.
     pub(crate) bridge_undo: Vec<BridgeSetting>,
-    pub(crate) firewall: Firewall,
-    pub(crate) changed: ChangedSettings,
-    pub(crate) bindings: SharedBindings,
+    pub(crate) host_ipv6: HostIpv6,
+    /// For blocking steps, one at a time; never held across an `.await`.
+    pub(crate) rules: Arc<Mutex<Rules>>,
     pub(crate) dhcp: DhcpServer,
-    pub(crate) report: StartReport,
+    /// What DHCP says of the network.
+    pub(crate) facts: ServerFacts,
 }
 
-/// What the steps after the bridge came to.
+/// What blocking steps work on: our table, and the settings that were changed.
 #[derive(Debug)]
-struct OnBridge {
-    firewall: Firewall,
-    changed: ChangedSettings,
-    bindings: SharedBindings,
-    dhcp: DhcpServer,
-    report: StartReport,
+pub(crate) struct Rules {
+    pub(crate) firewall: Firewall,
+    pub(crate) changed: ChangedSettings,
+    /// The guards in our table; `None` before it was first applied.
+    pub(crate) guarded: Option<Vec<GuardedLink>>,
+    /// Our table as it was shown after it was applied.
+    pub(crate) listing: Option<String>,
 }
 
 pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkError> {
     config.validate().map_err(NetworkError::Config)?;
     let exclusive = Exclusive::take(config)?;
     let netlink = Netlink::open()?;
+    let events = NetworkEvents::open().map_err(NetlinkError::Open)?;
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
-    let address_added = plan.actions.contains(&BridgeAction::AddAddress);
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
     let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
-    match start_on_bridge(config, &netlink, bridge, &plan).await {
-        Ok(OnBridge { firewall, changed, bindings, dhcp, report }) => Ok(Started {
-            exclusive,
-            netlink,
-            bridge,
-            ipv6,
-            mtu: plan.mtu,
-            address_added,
-            bridge_undo: plan.undo,
-            firewall,
-            changed,
-            bindings,
-            dhcp,
-            report,
-        }),
+    let bindings = SharedBindings::default();
+    match start_on_bridge(config, &netlink, bridge, &plan, &bindings).await {
+        Ok((holdings, report)) => {
+            let mtu = plan.mtu;
+            Ok(Started { exclusive, netlink, bridge, ipv6, mtu, bindings, holdings, events, report })
+        }
         Err(error) => {
             // The first error is the one to tell; these could only add that something stays behind.
             if plan.origin == BridgeOrigin::Created {
@@ -141,7 +146,7 @@ pub(crate) async fn start(config: &NetworkConfig) -> Result<Started, NetworkErro
                 for setting in &plan.undo {
                     let _ = netlink.change_bridge(&config.bridge, *setting).await;
                 }
-                if address_added {
+                if plan.actions.contains(&BridgeAction::AddAddress) {
                     let _ = netlink.remove_address(bridge, bridge_address(config)).await;
                 }
             }
@@ -157,53 +162,88 @@ async fn start_on_bridge(
     netlink: &Netlink,
     bridge: u32,
     plan: &BridgePlan,
-) -> Result<OnBridge, NetworkError> {
-    let bindings = SharedBindings::default();
+    bindings: &SharedBindings,
+) -> Result<(Holdings, StartReport), NetworkError> {
     let dns = name_servers(&config.dns);
     let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone() };
-    let dhcp = DhcpServer::start(bridge, facts, bindings.clone())
+    let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
-    let firewall = Firewall::new(config);
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
-    let (rules, note) = (firewall.clone(), config.note());
+    let (firewall, note) = (Firewall::new(config), config.note());
     let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let settle = move || {
-        let mut changed = ChangedSettings::open(note);
-        let forwarding = silence_bridge(bridge, rules.bridge.as_str(), host_ipv6, &mut changed)
-            .map_err(NetworkError::from)
-            .and_then(|()| settle_forwarding(&rules, bridge, &links, &routes, &mut changed));
-        let forwarding = forwarding.inspect_err(|_| {
-            give_back_everything(&mut changed);
-            // As above: the first error is the one to tell.
-            let _ = rules.remove();
-        })?;
-        Ok::<_, NetworkError>((changed, forwarding, warnings(&rules, &dns), dns))
+        let changed = ChangedSettings::open(note);
+        let mut rules = Rules { firewall, changed, guarded: None, listing: None };
+        match rules.settle(bridge, &links, &routes, host_ipv6) {
+            Ok(forwarding) => Ok((warnings(&rules.firewall, &dns), rules, forwarding, dns)),
+            Err(error) => {
+                // As above: the first error is the one to tell.
+                let _ = rules.give_back();
+                Err(error)
+            }
+        }
     };
-    let (changed, host_forwarding, mut warnings, dns) =
-        blocking("set up packet forwarding", settle).await??;
+    let (mut warnings, rules, host_forwarding, dns) = blocking("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
-    Ok(OnBridge { firewall, changed, bindings, dhcp, report })
+    let holdings = Holdings {
+        origin: plan.origin,
+        address_added: plan.actions.contains(&BridgeAction::AddAddress),
+        bridge_undo: plan.undo.clone(),
+        host_ipv6,
+        rules: Arc::new(Mutex::new(rules)),
+        dhcp,
+        facts,
+    };
+    Ok((holdings, report))
 }
 
-/// Brings forwarding and rules to what the host's links and routes need. Blocks.
-///
-/// # Errors
-/// If a rule or a switch cannot be set; what was set before it stays, and is noted in `changed`.
-pub(crate) fn settle_forwarding(
-    firewall: &Firewall,
-    bridge: u32,
-    links: &[Link],
-    routes: &[Ipv4Route],
-    changed: &mut ChangedSettings,
-) -> Result<HostForwarding, NetworkError> {
-    let seen = observe_forwarding(bridge, links, routes, changed);
-    let plan = plan_forwarding(firewall.egress, bridge, &seen);
-    forwarding::give_back(&plan, changed);
-    firewall.apply(&plan.guarded)?;
-    apply_switches(&plan, changed)?;
-    Ok(describe(firewall.egress, &seen, &plan))
+impl Rules {
+    /// Brings the bridge's switches, forwarding and our table to what the host's links and routes need. The table is
+    /// applied only where it must change. Blocks.
+    ///
+    /// # Errors
+    /// If a rule or a switch cannot be set; what was set before it stays, and is noted.
+    pub(crate) fn settle(
+        &mut self,
+        bridge: u32,
+        links: &[Link],
+        routes: &[Ipv4Route],
+        host_ipv6: HostIpv6,
+    ) -> Result<HostForwarding, NetworkError> {
+        let Self { firewall, changed, guarded, listing } = self;
+        silence_bridge(bridge, firewall.bridge.as_str(), host_ipv6, changed)?;
+        let seen = observe_forwarding(bridge, links, routes, changed);
+        let plan = plan_forwarding(firewall.egress, bridge, &seen);
+        forwarding::give_back(&plan, changed);
+        if guarded.as_ref() != Some(&plan.guarded) {
+            *guarded = None;
+            firewall.apply(&plan.guarded)?;
+            *listing = firewall.listing();
+            *guarded = Some(plan.guarded.clone());
+        }
+        apply_switches(&plan, changed)?;
+        Ok(describe(firewall.egress, &seen, &plan))
+    }
+
+    /// Looks whether our table is as we made it; if not, [`Rules::settle`] makes it again. Blocks on `nft`.
+    pub(crate) fn look_at_table(&mut self) -> bool {
+        let is_whole = self.firewall.listing() == self.listing;
+        if !is_whole {
+            self.guarded = None;
+        }
+        is_whole
+    }
+
+    /// Gives the settings back, and then takes the rules away: no link forwards without its guard. Blocks.
+    ///
+    /// # Errors
+    /// If `nft` refuses.
+    pub(crate) fn give_back(&mut self) -> Result<(), NetworkError> {
+        give_back_everything(&mut self.changed);
+        Ok(self.firewall.remove()?)
+    }
 }
 
 fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {
@@ -220,20 +260,23 @@ fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {
 
 /// What is in the VMs' way. Blocks on `nft`.
 fn warnings(firewall: &Firewall, dns: &[Ipv4Addr]) -> Vec<StartWarning> {
-    let mut warnings = Vec::new();
-    match firewall.egress {
-        Egress::Masquerade | Egress::Routed => {
-            let between_vms = bridged_frames_are_filtered();
-            let drops = find_forward_drops(&firewall.bridge).into_iter();
-            warnings
-                .extend(drops.map(|ForwardDrop { chain }| StartWarning::ForwardDrop { chain, between_vms }));
-        }
-        Egress::Isolated => {}
-    }
+    let mut warnings = forward_drops(firewall);
     if dns.is_empty() {
         warnings.push(StartWarning::NoNameServer);
     }
     warnings
+}
+
+/// Other tables that drop what VMs send and get. Blocks on `nft`.
+pub(crate) fn forward_drops(firewall: &Firewall) -> Vec<StartWarning> {
+    match firewall.egress {
+        Egress::Masquerade | Egress::Routed => {
+            let between_vms = bridged_frames_are_filtered();
+            let drops = find_forward_drops(&firewall.bridge).into_iter();
+            drops.map(|ForwardDrop { chain }| StartWarning::ForwardDrop { chain, between_vms }).collect()
+        }
+        Egress::Isolated => Vec::new(),
+    }
 }
 
 /// Runs a step that blocks on the kernel or on `nft` away from the runtime's workers.

@@ -1,10 +1,11 @@
 //! Refusals: an unfit subnet, an allocation that cannot be made, a lease book that cannot be trusted.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
-use vm_model::MacAddress;
+use vm_model::{MacAddress, VmId};
 
 use crate::{Interface, LEASE_BOOK_VERSION, ReservedAddress};
 
@@ -82,6 +83,20 @@ pub enum AllocationError {
         /// The pool's subnet.
         subnet: Ipv4Network,
     },
+    /// Two interfaces of one VM wish for the same: the description contradicts itself.
+    #[error("{vm} wishes for the {wished} twice: for interface {first}, number {}, and for {second}, number {}", places.0, places.1)]
+    WishedTwice {
+        /// The VM.
+        vm: VmId,
+        /// The interface that wished first.
+        first: String,
+        /// The other one.
+        second: String,
+        /// Their places among the VM's interfaces, from 0.
+        places: (usize, usize),
+        /// What both wish for.
+        wished: Wished,
+    },
     /// The wished hardware address is a group's, or all zero.
     #[error(
         "{interface} cannot have MAC address {mac}: it is no unicast address; \
@@ -125,6 +140,24 @@ pub enum AllocationError {
         /// The address it would have had.
         address: Ipv4Addr,
     },
+}
+
+/// One value that an interface can wish for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wished {
+    /// An address.
+    Address(Ipv4Addr),
+    /// A hardware address.
+    Mac(MacAddress),
+}
+
+impl fmt::Display for Wished {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(formatter, "address {address}"),
+            Self::Mac(mac) => write!(formatter, "MAC address {mac}"),
+        }
+    }
 }
 
 /// Why a lease book cannot become a pool.

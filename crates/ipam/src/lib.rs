@@ -31,9 +31,10 @@ mod free;
 mod lease;
 mod pool;
 mod subnet;
+mod whole_vm;
 
 pub use book::{LEASE_BOOK_VERSION, LeaseBook};
-pub use error::{AllocationError, ImportError, PoolError};
+pub use error::{AllocationError, ImportError, PoolError, Wished};
 pub use lease::{Interface, Lease, Wish};
 pub use pool::Pool;
 pub use subnet::ReservedAddress;

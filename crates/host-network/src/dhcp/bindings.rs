@@ -14,6 +14,8 @@ pub struct Binding {
     pub nic: String,
     /// The interface's address.
     pub address: Ipv4Addr,
+    /// The netmask it is told, when that is another than the network's.
+    pub mask: Option<Ipv4Addr>,
     /// The interface's MTU, when it is told one.
     pub mtu: Option<u16>,
 }

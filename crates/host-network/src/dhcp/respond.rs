@@ -192,9 +192,17 @@ fn compose(
 }
 
 fn add_network_options(options: &mut dhcproto::v4::DhcpOptions, facts: &ServerFacts, binding: &Binding) {
-    options.insert(DhcpOption::SubnetMask(facts.subnet.mask()));
-    options.insert(DhcpOption::BroadcastAddr(facts.subnet.broadcast()));
+    let mask = binding.mask.unwrap_or_else(|| facts.subnet.mask());
+    options.insert(DhcpOption::SubnetMask(mask));
+    let hosts = !mask.to_bits();
+    // A network of one or two addresses has no address for all of it (RFC 3021).
+    if hosts > 1 {
+        options.insert(DhcpOption::BroadcastAddr((binding.address.to_bits() | hosts).into()));
+    }
     options.insert(DhcpOption::Router(vec![facts.address]));
+    if binding.address & mask != facts.address & mask {
+        options.insert(routes_by_way_of(facts.address));
+    }
     if !facts.dns.is_empty() {
         options.insert(DhcpOption::DomainNameServer(facts.dns.clone()));
     }
@@ -202,6 +210,13 @@ fn add_network_options(options: &mut dhcproto::v4::DhcpOptions, facts: &ServerFa
     if let Some(mtu) = binding.mtu {
         options.insert(DhcpOption::InterfaceMtu(mtu));
     }
+}
+
+/// The routes of a client whose mask leaves its router out: the router itself is on the link, and all else beyond it. A
+/// client that follows these takes no notice of the router option (RFC 3442).
+fn routes_by_way_of(router: Ipv4Addr) -> DhcpOption {
+    let everything = Default::default();
+    DhcpOption::ClasslessStaticRoute(vec![(router.into(), Ipv4Addr::UNSPECIFIED), (everything, router)])
 }
 
 fn add_lease_options(options: &mut dhcproto::v4::DhcpOptions) {

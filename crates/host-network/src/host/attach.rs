@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
-use super::{Attached, HostNetwork, Interface};
+use super::{Attached, AttachedTap, HostNetwork, Interface};
 use crate::claimed_names::claim_on;
 use crate::config::check_mtu;
 use crate::dhcp::Binding;
@@ -31,6 +31,8 @@ pub struct NicAttachment {
     pub mac: MacAddress,
     /// The guest's address; DHCP tells it.
     pub address: Ipv4Addr,
+    /// The netmask told with it; `None` tells the network's.
+    pub mask: Option<Ipv4Addr>,
     /// The MTU, not above the bridge's; `None` takes the bridge's.
     pub mtu: Option<u16>,
     /// A name for the TAP, used when it is valid and free and no other software claims names like it.
@@ -52,18 +54,39 @@ pub struct Tap {
     pub fds: Vec<OwnedFd>,
     /// Whether UDP segmentation offload can be turned on too.
     pub udp_segmentation: UdpSegmentation,
-    /// Why the TAP has not the hinted name.
-    pub unused_hint: Option<UnusedHint>,
+    /// What is not as the attachment may have meant it.
+    pub warnings: Vec<AttachmentWarning>,
+}
+
+/// Something about an attachment that was done otherwise than wished, or that the guest may not cope with.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AttachmentWarning {
+    /// The TAP has another name than the hinted one.
+    #[error("the wished TAP name is not used: {0}")]
+    UnusedHint(UnusedHint),
+    /// The guest is told a mask by which its router is on another network.
+    #[error(
+        "the mask {mask} puts {address} and its router {gateway} on different networks: a guest reaches beyond its own \
+         only if it follows the static routes that DHCP tells it (RFC 3442)"
+    )]
+    RouterOutsideMask {
+        /// The mask as wished.
+        mask: Ipv4Addr,
+        /// The guest's address.
+        address: Ipv4Addr,
+        /// The host's address.
+        gateway: Ipv4Addr,
+    },
 }
 
 /// Why a hinted name was not given to a TAP.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UnusedHint {
     /// It cannot be a link's name.
-    #[error("the wished TAP name is not used")]
-    Invalid(#[from] InvalidLinkName),
+    #[error("{0}")]
+    Invalid(InvalidLinkName),
     /// Other software takes links of such names for its own.
-    #[error("the wished TAP name {hint} is not used: names like {glob} belong to {owner}")]
+    #[error("{hint} is a name like {glob}, which belong to {owner}")]
     Claimed {
         /// The name.
         hint: LinkName,
@@ -73,7 +96,7 @@ pub enum UnusedHint {
         owner: &'static str,
     },
     /// Another link has it.
-    #[error("the wished TAP name {hint} is not used: another interface of this host has it")]
+    #[error("another interface of this host is called {hint}")]
     Taken {
         /// The name.
         hint: LinkName,
@@ -88,6 +111,7 @@ impl HostNetwork {
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         let reservation = self.reserve(&attachment)?;
+        let off_link = router_outside_mask(&attachment, self.shared.config.gateway);
         let NicAttachment { vm, nic, mtu, tap_hint, queues, .. } = attachment;
         let (hint, unusable) = match tap_hint.as_deref().map(usable_hint).transpose() {
             Ok(hint) => (hint, None),
@@ -104,28 +128,30 @@ impl HostNetwork {
             index: tap.index,
             name: tap.name.as_str(),
             alias: &tap_alias(&vm, &nic),
-            mtu: mtu.unwrap_or(self.config.mtu),
+            mtu: mtu.unwrap_or(self.shared.config.mtu),
         };
-        let netlink = &self.started.netlink;
-        netlink.make_port(&port, self.started.bridge, self.started.ipv6).await.map_err(
+        let netlink = &self.shared.netlink;
+        netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await.map_err(
             |error| match error.errno() {
                 Some(libc::EXFULL) => NetworkError::BridgeFull {
                     vm: vm.clone(),
                     nic: nic.clone(),
-                    bridge: self.config.bridge.clone(),
+                    bridge: self.shared.config.bridge.clone(),
                 },
                 _ => error.into(),
             },
         )?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
-        reservation.keep(tap.index, tap.name.clone());
+        let mtu = port.mtu;
+        reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu });
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
+        let unused = unusable.or(taken).map(AttachmentWarning::UnusedHint);
         Ok(Tap {
             name: tap.name,
             index: tap.index,
             fds: tap.fds,
             udp_segmentation: tap.udp_segmentation,
-            unused_hint: unusable.or(taken),
+            warnings: unused.into_iter().chain(off_link).collect(),
         })
     }
 
@@ -136,11 +162,11 @@ impl HostNetwork {
             nic: attachment.nic.clone(),
             problem,
         };
-        check(&self.config, attachment).map_err(refused)?;
+        check(&self.shared.config, attachment).map_err(refused)?;
         let interface = Interface { vm: attachment.vm.clone(), nic: attachment.nic.clone() };
         let mac = attachment.mac;
         {
-            let mut attached = self.lock();
+            let mut attached = self.shared.lock();
             if attached.contains_key(&interface) {
                 return Err(refused(AttachmentProblem::Attached));
             }
@@ -150,10 +176,13 @@ impl HostNetwork {
             vm: attachment.vm.clone(),
             nic: attachment.nic.clone(),
             address: attachment.address,
-            mtu: attachment.mtu.or((self.config.mtu != ETHERNET_MTU).then_some(self.config.mtu)),
+            mask: attachment.mask,
+            mtu: attachment
+                .mtu
+                .or((self.shared.config.mtu != ETHERNET_MTU).then_some(self.shared.config.mtu)),
         };
-        if let Err(holder) = self.started.bindings.change(|bindings| bindings.insert(mac, binding)) {
-            self.lock().remove(&interface);
+        if let Err(holder) = self.shared.bindings.change(|bindings| bindings.insert(mac, binding)) {
+            self.shared.lock().remove(&interface);
             return Err(refused(AttachmentProblem::Taken {
                 what: if holder.address == attachment.address {
                     format!("the address {}", attachment.address)
@@ -175,10 +204,10 @@ struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    fn keep(mut self, index: u32, name: LinkName) {
+    fn keep(mut self, tap: AttachedTap) {
         if let Some(interface) = self.interface.take() {
-            let attached = Attached { mac: self.mac, tap: Some((index, name)) };
-            self.network.lock().insert(interface, attached);
+            let attached = Attached { mac: self.mac, tap: Some(tap) };
+            self.network.shared.lock().insert(interface, attached);
         }
     }
 }
@@ -186,18 +215,27 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if let Some(interface) = self.interface.take() {
-            self.network.started.bindings.change(|bindings| bindings.remove(self.mac));
-            self.network.lock().remove(&interface);
+            self.network.shared.bindings.change(|bindings| bindings.remove(self.mac));
+            self.network.shared.lock().remove(&interface);
         }
     }
 }
 
 fn usable_hint(hint: &str) -> Result<LinkName, UnusedHint> {
-    let hint = LinkName::parse(hint)?;
+    let hint = LinkName::parse(hint).map_err(UnusedHint::Invalid)?;
     match claim_on(&hint) {
         Some((glob, owner)) => Err(UnusedHint::Claimed { hint, glob, owner }),
         None => Ok(hint),
     }
+}
+
+fn router_outside_mask(attachment: &NicAttachment, gateway: Ipv4Addr) -> Option<AttachmentWarning> {
+    let (mask, address) = (attachment.mask?, attachment.address);
+    (address & mask != gateway & mask).then_some(AttachmentWarning::RouterOutsideMask {
+        mask,
+        address,
+        gateway,
+    })
 }
 
 fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
@@ -210,6 +248,11 @@ fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), Attac
     let mac = attachment.mac;
     if !mac.is_unicast() || mac == bridge_mac(&config.bridge) {
         return Err(AttachmentProblem::Mac { mac });
+    }
+    if let Some(mask) = attachment.mask
+        && mask.to_bits().leading_ones() != mask.to_bits().count_ones()
+    {
+        return Err(AttachmentProblem::Mask { mask });
     }
     match attachment.mtu {
         Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {

@@ -1,15 +1,12 @@
 //! Shutting the network down: what goes, what stays, and why.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::HostNetwork;
+use super::{AttachedTap, HostNetwork, Shared};
 use crate::bridge::bridge_address;
-use crate::changed_settings::ChangedSettings;
-use crate::firewall::Firewall;
-use crate::forwarding::give_back_everything;
 use crate::netlink::{BridgeSetting, Netlink};
-use crate::start::{Started, blocking};
-use crate::{BridgeOrigin, LinkName, NetworkConfig, NetworkError};
+use crate::start::{Holdings, Rules, blocking};
+use crate::{BridgeOrigin, NetworkConfig, NetworkError};
 
 /// What shutting down leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,30 +41,15 @@ impl HostNetwork {
     /// # Errors
     /// If the kernel or `nft` refuses; what comes after stays.
     pub async fn shutdown(self, teardown: Teardown) -> Result<TeardownOutcome, NetworkError> {
-        let Self { config, started, attached } = self;
-        let Started {
-            exclusive,
-            netlink,
-            bridge,
-            address_added,
-            bridge_undo,
-            firewall,
-            changed,
-            dhcp,
-            report,
-            ..
-        } = started;
+        let Self { shared, upkeep, exclusive, .. } = self;
+        let holdings = upkeep.stop().await?;
+        let taps = shared.taps();
+        let Shared { config, netlink, bridge, .. } =
+            Arc::into_inner(shared).expect("upkeep held the only other one, and has ended");
+        let Holdings { origin, address_added, bridge_undo, rules, dhcp, .. } = holdings;
         dhcp.stop().await;
-        let attached = attached.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let remains = Remains {
-            bridge,
-            origin: report.bridge,
-            address_added,
-            bridge_undo,
-            taps: attached.into_values().filter_map(|attached| attached.tap).collect(),
-            firewall,
-            changed,
-        };
+        let remains =
+            Remains { bridge: bridge.into_inner(), origin, address_added, bridge_undo, taps, rules };
         let outcome = match teardown {
             Teardown::Keep => Ok(TeardownOutcome::Kept),
             Teardown::Remove => remains.remove(&netlink, &config).await,
@@ -84,9 +66,8 @@ struct Remains {
     origin: BridgeOrigin,
     address_added: bool,
     bridge_undo: Vec<BridgeSetting>,
-    taps: Vec<(u32, LinkName)>,
-    firewall: Firewall,
-    changed: ChangedSettings,
+    taps: Vec<AttachedTap>,
+    rules: Arc<Mutex<Rules>>,
 }
 
 impl Remains {
@@ -95,15 +76,11 @@ impl Remains {
         netlink: &Netlink,
         config: &NetworkConfig,
     ) -> Result<TeardownOutcome, NetworkError> {
-        for (index, name) in &self.taps {
-            netlink.delete(*index, name.as_str()).await?;
+        for tap in &self.taps {
+            netlink.delete(tap.index, tap.name.as_str()).await?;
         }
-        let (firewall, mut changed) = (self.firewall, self.changed);
-        let give_back = move || {
-            // First the settings: no link forwards without its guard.
-            give_back_everything(&mut changed);
-            firewall.remove()
-        };
+        let rules = self.rules;
+        let give_back = move || rules.lock().unwrap_or_else(PoisonError::into_inner).give_back();
         blocking("give packet forwarding back", give_back).await??;
         if self.origin == BridgeOrigin::Adopted {
             for setting in &self.bridge_undo {

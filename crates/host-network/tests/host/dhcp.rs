@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
-use host_network::{HostNetwork, Tap, VNET_HEADER_BYTES};
+use host_network::{HostNetwork, NicAttachment, Tap, VNET_HEADER_BYTES};
 use vm_model::{MacAddress, VmId};
 
 use crate::namespaces::{config, eventually, in_namespace, nic};
@@ -157,9 +157,54 @@ fn a_guest_is_told_nothing_in_anothers_name_or_after_it_was_detached() {
 fn the_mtu_is_told_when_it_is_not_the_usual_one() {
     in_namespace(async || {
         let network = HostNetwork::start(config()).await.unwrap();
-        let small = host_network::NicAttachment { mtu: Some(1400), ..nic(2) };
+        let small = NicAttachment { mtu: Some(1400), ..nic(2) };
         let tap = network.attach(small).await.unwrap();
         let offer = ask(&tap, &frame(nic(2).mac, MessageType::Discover, vec![])).await;
         assert_eq!(offer.message.opts().get(OptionCode::InterfaceMtu), Some(&DhcpOption::InterfaceMtu(1400)));
+    });
+}
+
+#[test]
+fn the_mask_is_told_as_wished_and_the_router_stays_within_reach() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let told = |offer: &Message, code| offer.opts().get(code).cloned();
+        let masked = |number, mask: [u8; 4]| NicAttachment { mask: Some(mask.into()), ..nic(number) };
+
+        // 10.100.1.2 with this mask is on another network than 10.100.0.1.
+        let tap = network.attach(masked(2, [255, 255, 255, 0])).await.unwrap();
+        assert_eq!(
+            tap.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "the mask 255.255.255.0 puts 10.100.1.2 and its router 10.100.0.1 on different networks: a guest reaches \
+              beyond its own only if it follows the static routes that DHCP tells it (RFC 3442)"
+            ]
+        );
+        let offer = ask(&tap, &frame(nic(2).mac, MessageType::Discover, vec![])).await.message;
+        assert_eq!(
+            told(&offer, OptionCode::SubnetMask),
+            Some(DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)))
+        );
+        assert_eq!(
+            told(&offer, OptionCode::BroadcastAddr),
+            Some(DhcpOption::BroadcastAddr(Ipv4Addr::new(10, 100, 1, 255)))
+        );
+        let routes = vec![
+            ("10.100.0.1/32".parse().unwrap(), Ipv4Addr::UNSPECIFIED),
+            ("0.0.0.0/0".parse().unwrap(), Ipv4Addr::new(10, 100, 0, 1)),
+        ];
+        assert_eq!(
+            told(&offer, OptionCode::ClasslessStaticRoute),
+            Some(DhcpOption::ClasslessStaticRoute(routes))
+        );
+
+        let tap = network.attach(masked(3, [255, 0, 0, 0])).await.unwrap();
+        assert_eq!(tap.warnings, []);
+        let offer = ask(&tap, &frame(nic(3).mac, MessageType::Discover, vec![])).await.message;
+        assert_eq!(
+            told(&offer, OptionCode::SubnetMask),
+            Some(DhcpOption::SubnetMask(Ipv4Addr::new(255, 0, 0, 0)))
+        );
+        assert_eq!(told(&offer, OptionCode::ClasslessStaticRoute), None);
     });
 }

@@ -1,7 +1,6 @@
 //! The host network for real, each test in network namespaces of its own.
 
 #![expect(clippy::unwrap_used, reason = "a test's own set-up may fail by panic")]
-#![expect(clippy::print_stdout, reason = "a skipped test says so")]
 
 #[path = "../namespaces/mod.rs"]
 mod namespaces;
@@ -9,6 +8,7 @@ mod namespaces;
 mod bridge;
 mod claimed_names;
 mod dhcp;
+mod drift;
 mod firewall;
 mod forwarding;
 mod reach;

@@ -60,8 +60,11 @@ fn fragment(offset: usize, more: bool, piece: &[u8]) -> Vec<u8> {
     packet(FRAGMENT, &payload)
 }
 
-/// The advertisement in each wrapping: its name, what stands before the packet, and the packets.
-fn wrappings() -> Vec<(&'static str, &'static [u8], Vec<Vec<u8>>)> {
+/// A wrapping: its name, what stands before the packets, and the packets.
+type Wrapping = (&'static str, &'static [u8], Vec<Vec<u8>>);
+
+/// The advertisement in each wrapping.
+fn wrappings() -> Vec<Wrapping> {
     let plain = advertisement();
     let mut optioned = vec![ICMP, 0, 5, 2, 0, 0, 1, 0];
     optioned.extend(&plain);

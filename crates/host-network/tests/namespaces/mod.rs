@@ -147,6 +147,7 @@ pub(crate) fn nic(number: u8) -> NicAttachment {
         nic: "net0".to_owned(),
         mac: vm_model::MacAddress::new([2, 0x50, 10, 100, 1, number]),
         address: Ipv4Addr::new(10, 100, 1, number),
+        mask: None,
         mtu: None,
         tap_hint: None,
         queues: std::num::NonZeroU16::MIN,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolError, Wish};
+use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolError, Wish, Wished};
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
 use tracing::warn;
@@ -20,7 +20,12 @@ const FILE: &str = "leases.json";
 #[derive(Debug, Error)]
 pub(crate) enum LeaseError {
     #[error("no address could be given")]
-    Allocation(#[from] AllocationError),
+    Allocation(#[source] AllocationError),
+    /// The description contradicts itself.
+    #[error(
+        "\"vm-config.json\": $.net[{second}].{key} is \"{value}\", as is $.net[{first}].{key}; each interface needs one of its own"
+    )]
+    Twice { key: &'static str, value: String, first: usize, second: usize },
     #[error("the address could not be recorded")]
     Write(#[from] WriteError),
 }
@@ -30,16 +35,41 @@ impl LeaseError {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::Write(_) => FailureKind::Host,
+            Self::Twice { .. } => FailureKind::Artifact,
             Self::Allocation(problem) => match problem {
+                // What another VM holds may be free later; what one of its own interfaces has will not be.
+                AllocationError::AddressInUse { interface, holder, .. }
+                | AllocationError::MacInUse { interface, holder, .. }
+                    if interface.vm == holder.vm =>
+                {
+                    FailureKind::Artifact
+                }
                 AllocationError::AddressInUse { .. }
                 | AllocationError::MacInUse { .. }
                 | AllocationError::Exhausted { .. }
                 | AllocationError::MacsExhausted { .. } => FailureKind::Host,
-                AllocationError::OutsideSubnet { .. }
+                AllocationError::WishedTwice { .. }
+                | AllocationError::OutsideSubnet { .. }
                 | AllocationError::Reserved { .. }
                 | AllocationError::MacNotUnicast { .. }
                 | AllocationError::HoldsAnother { .. } => FailureKind::Artifact,
             },
+        }
+    }
+}
+
+impl From<AllocationError> for LeaseError {
+    /// Interfaces are in the order of the description, so a contradiction has places in it.
+    fn from(problem: AllocationError) -> Self {
+        match problem {
+            AllocationError::WishedTwice { places: (first, second), wished, .. } => {
+                let (key, value) = match wished {
+                    Wished::Address(address) => ("ip", address.to_string()),
+                    Wished::Mac(mac) => ("mac", mac.to_string()),
+                };
+                Self::Twice { key, value, first, second }
+            }
+            problem => Self::Allocation(problem),
         }
     }
 }
@@ -97,55 +127,52 @@ impl Leases {
         pool.leases().any(|lease| lease.vm == *vm)
     }
 
-    /// Whether interface `nic` of `vm` could have what it wishes for now. Nothing is given.
+    /// Whether the interfaces of `vm` could have what they wish for now. Nothing is given.
     ///
     /// # Errors
     /// As those of [`Leases::ensure`].
-    pub(crate) fn check(&self, vm: &VmId, nic: &str, wish: Wish) -> Result<(), LeaseError> {
+    pub(crate) fn check(&self, vm: &VmId, wishes: &[(&str, Wish)]) -> Result<(), LeaseError> {
         let mut offered = self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        offer(&mut offered, vm, nic, wish).map(drop)
+        Ok(offered.allocate_all(vm, wishes).map(drop)?)
     }
 
-    /// The lease of interface `nic` of `vm`: the one it has, where that is as wished, else a new one. Where there is
-    /// none to be had, it keeps what it has.
-    pub(crate) fn ensure(&self, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut offered = pool.clone();
-        let lease = offer(&mut offered, vm, nic, wish)?;
-        if pool.lease(vm, nic).as_ref() != Some(&lease) {
-            write_json(&self.file, &offered.export())?;
-            *pool = offered;
-        }
-        Ok(lease)
+    /// The leases of all interfaces of `vm`, named with their wishes in the order of its description: those it has where
+    /// they are as wished, else new ones. Where one is not to be had, it keeps what it has.
+    pub(crate) fn ensure(&self, vm: &VmId, wishes: &[(&str, Wish)]) -> Result<Vec<Lease>, LeaseError> {
+        self.change(|pool| pool.allocate_all(vm, wishes).map_err(LeaseError::from))
     }
 
     /// Ends the leases of `vm`.
     pub(crate) fn release(&self, vm: &VmId) -> Result<(), WriteError> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.release(vm).is_empty() { Ok(()) } else { write_json(&self.file, &pool.export()) }
+        self.change(|pool| {
+            pool.release(vm);
+            Ok(())
+        })
     }
 
     /// Ends the leases of all VMs but `known`: of VMs whose removal a crash cut short.
     pub(crate) fn retain(&self, known: &BTreeSet<VmId>) -> Result<(), WriteError> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let orphans: BTreeSet<VmId> =
-            pool.leases().map(|lease| lease.vm).filter(|vm| !known.contains(vm)).collect();
-        for orphan in &orphans {
-            pool.release(orphan);
-        }
-        if orphans.is_empty() { Ok(()) } else { write_json(&self.file, &pool.export()) }
+        self.change(|pool| {
+            let orphans: BTreeSet<VmId> =
+                pool.leases().map(|lease| lease.vm).filter(|vm| !known.contains(vm)).collect();
+            for orphan in &orphans {
+                pool.release(orphan);
+            }
+            Ok(())
+        })
     }
-}
 
-/// The lease of an interface in `pool`, given where there is none or another one.
-fn offer(pool: &mut Pool, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
-    match pool.allocate(vm, nic, wish) {
-        // Its definition has another wish now.
-        Err(AllocationError::HoldsAnother { .. }) => {
-            pool.release_interface(vm, nic);
-            Ok(pool.allocate(vm, nic, wish)?)
+    /// Changes a copy, writes it, and only then lets it count: what is not on disk is neither given nor ended.
+    fn change<T, E: From<WriteError>>(&self, change: impl FnOnce(&mut Pool) -> Result<T, E>) -> Result<T, E> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = pool.clone();
+        let outcome = change(&mut changed)?;
+        let book = changed.export();
+        if book != pool.export() {
+            write_json(&self.file, &book)?;
+            *pool = changed;
         }
-        decided => Ok(decided?),
+        Ok(outcome)
     }
 }
 
@@ -157,17 +184,59 @@ mod tests {
         "10.9.0.0/29".parse().expect("a subnet")
     }
 
+    fn ensure(leases: &Leases, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
+        leases.ensure(vm, &[(nic, wish)]).map(|mut leases| leases.remove(0))
+    }
+
+    #[test]
+    fn the_same_wish_twice_is_a_wrong_description_and_names_its_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let leases = Leases::open(directory.path(), subnet()).expect("opened");
+        let a = VmId::new("a");
+        let ip = Wish { ip: Some("10.9.0.4".parse().expect("an address")), ..Wish::default() };
+        let error = leases.ensure(&a, &[("net0", ip), ("net1", ip)]).expect_err("refused");
+        assert_eq!(error.kind(), FailureKind::Artifact);
+        assert_eq!(
+            error.to_string(),
+            "\"vm-config.json\": $.net[1].ip is \"10.9.0.4\", as is $.net[0].ip; each interface needs one of its own"
+        );
+        let mac = Wish { mac: Some("52:54:00:00:00:01".parse().expect("an address")), ..Wish::default() };
+        let error = leases.ensure(&a, &[("net0", mac), ("net1", mac)]).expect_err("refused");
+        assert_eq!(error.kind(), FailureKind::Artifact);
+        assert!(error.to_string().contains("$.net[1].mac is \"52:54:00:00:00:01\""), "{error}");
+        assert!(!leases.has(&a), "a refusal gives nothing");
+    }
+
+    #[test]
+    fn a_lease_whose_end_cannot_be_written_goes_on() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let directory = parent.path().join("state");
+        std::fs::create_dir(&directory).expect("made");
+        let leases = Leases::open(&directory, subnet()).expect("opened");
+        let (a, b) = (VmId::new("a"), VmId::new("b"));
+        let lease = ensure(&leases, &a, "net0", Wish::default()).expect("given");
+        std::fs::rename(&directory, parent.path().join("away")).expect("moved");
+        leases.release(&a).expect_err("not written");
+        leases.retain(&BTreeSet::new()).expect_err("not written");
+        std::fs::rename(parent.path().join("away"), &directory).expect("moved back");
+        assert!(leases.has(&a));
+        let wish = Wish { ip: Some(lease.address), ..Wish::default() };
+        ensure(&leases, &b, "net0", wish).expect_err("it is still held");
+        leases.release(&a).expect("written");
+        ensure(&leases, &b, "net0", wish).expect("it is free");
+    }
+
     #[test]
     fn an_address_survives_a_restart_and_ends_with_its_vm() {
         let directory = tempfile::tempdir().expect("a directory");
         let (a, b) = (VmId::new("a"), VmId::new("b"));
         let leases = Leases::open(directory.path(), subnet()).expect("opened");
-        let lease = leases.ensure(&a, "net0", Wish::default()).expect("given");
-        leases.ensure(&b, "net0", Wish::default()).expect("given");
+        let lease = ensure(&leases, &a, "net0", Wish::default()).expect("given");
+        ensure(&leases, &b, "net0", Wish::default()).expect("given");
         drop(leases);
 
         let leases = Leases::open(directory.path(), subnet()).expect("opened");
-        assert_eq!(leases.ensure(&a, "net0", Wish::default()).expect("kept"), lease);
+        assert_eq!(ensure(&leases, &a, "net0", Wish::default()).expect("kept"), lease);
         leases.release(&b).expect("released");
         leases.retain(&BTreeSet::new()).expect("released");
         let book =
@@ -179,9 +248,9 @@ mod tests {
     fn leases_of_another_network_are_set_aside() {
         let directory = tempfile::tempdir().expect("a directory");
         let leases = Leases::open(directory.path(), subnet()).expect("opened");
-        leases.ensure(&VmId::new("a"), "net0", Wish::default()).expect("given");
+        ensure(&leases, &VmId::new("a"), "net0", Wish::default()).expect("given");
         let other = Leases::open(directory.path(), "10.8.0.0/24".parse().expect("a subnet")).expect("opened");
-        other.ensure(&VmId::new("a"), "net0", Wish::default()).expect("given anew");
+        ensure(&other, &VmId::new("a"), "net0", Wish::default()).expect("given anew");
         assert!(directory.path().join("leases.json.kept-1").exists());
     }
 
@@ -191,18 +260,18 @@ mod tests {
         let leases = Leases::open(directory.path(), subnet()).expect("opened");
         let (a, b) = (VmId::new("a"), VmId::new("b"));
         let wish = |text: &str| Wish { ip: Some(text.parse().expect("an address")), ..Wish::default() };
-        let first = leases.ensure(&a, "net0", Wish::default()).expect("given");
-        let other = leases.ensure(&b, "net0", wish("10.9.0.5")).expect("given");
-        let error = leases.ensure(&a, "net0", wish("10.9.0.5")).expect_err("held");
+        let first = ensure(&leases, &a, "net0", Wish::default()).expect("given");
+        let other = ensure(&leases, &b, "net0", wish("10.9.0.5")).expect("given");
+        let error = ensure(&leases, &a, "net0", wish("10.9.0.5")).expect_err("held");
         assert_eq!(error.kind(), FailureKind::Host, "it may be free later");
-        let error = leases.ensure(&a, "net0", wish("10.8.0.5")).expect_err("not ours");
+        let error = ensure(&leases, &a, "net0", wish("10.8.0.5")).expect_err("not ours");
         assert_eq!(error.kind(), FailureKind::Artifact);
-        assert_eq!(leases.ensure(&a, "net0", Wish::default()).expect("kept"), first);
+        assert_eq!(ensure(&leases, &a, "net0", Wish::default()).expect("kept"), first);
         assert_eq!(
-            leases.ensure(&a, "net0", wish("10.9.0.6")).expect("moved").address.to_string(),
+            ensure(&leases, &a, "net0", wish("10.9.0.6")).expect("moved").address.to_string(),
             "10.9.0.6"
         );
-        assert_eq!(leases.ensure(&b, "net0", Wish::default()).expect("kept"), other);
+        assert_eq!(ensure(&leases, &b, "net0", Wish::default()).expect("kept"), other);
     }
 
     #[test]
@@ -217,7 +286,7 @@ mod tests {
     fn an_address_that_cannot_be_recorded_is_not_given() {
         let directory = tempfile::tempdir().expect("a directory");
         let leases = Leases::open(&directory.path().join("missing"), subnet()).expect("opened");
-        let error = leases.ensure(&VmId::new("a"), "net0", Wish::default()).expect_err("no directory");
+        let error = ensure(&leases, &VmId::new("a"), "net0", Wish::default()).expect_err("no directory");
         assert_eq!(error.to_string(), "the address could not be recorded");
         assert_eq!(leases.pool.lock().expect("whole").leases().count(), 0);
     }

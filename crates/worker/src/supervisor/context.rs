@@ -79,9 +79,10 @@ pub(crate) struct Lifecycle {
 }
 
 impl HostContext {
-    /// The lease of interface `nic` of `vm`. Addresses of VMs that were removed go where there are no others.
-    pub(crate) fn lease(&self, vm: &VmId, nic: &str, wish: Wish) -> Result<Lease, LeaseError> {
-        let problem = match self.leases.ensure(vm, nic, wish) {
+    /// The leases of all interfaces of `vm`, in the order of `wishes`. Addresses of VMs that were removed go where there are
+    /// no others.
+    pub(crate) fn lease(&self, vm: &VmId, wishes: &[(&str, Wish)]) -> Result<Vec<Lease>, LeaseError> {
+        let problem = match self.leases.ensure(vm, wishes) {
             Err(problem) if problem.kind() == FailureKind::Host => problem,
             decided => return decided,
         };
@@ -89,7 +90,7 @@ impl HostContext {
         removed.sort_by_key(|(_, removed)| removed.kept_until);
         for (id, _) in removed.into_iter().filter(|(id, _)| self.leases.has(id)) {
             self.leases.release(&id)?;
-            match self.leases.ensure(vm, nic, wish) {
+            match self.leases.ensure(vm, wishes) {
                 Err(problem) if problem.kind() == FailureKind::Host => {}
                 decided => return decided,
             }

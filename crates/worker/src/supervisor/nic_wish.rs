@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ipam::AllocationError;
+use ipam::{AllocationError, Wish};
 use nix_artifacts::{CONFIG_NAME, NicRequest};
 use thiserror::Error;
 use vm_model::{Assignment, FailureReason};
@@ -23,19 +23,39 @@ struct UnmetWish {
     problem: LeaseError,
 }
 
-/// The reason for which the interface at `index` of the description of `assignment` has no lease.
-pub(super) fn unmet(
-    assignment: &Assignment,
-    index: usize,
-    request: &NicRequest,
-    problem: LeaseError,
-) -> FailureReason {
+/// What the interfaces of a description wish for, in its order.
+pub(super) fn wishes(requests: &[NicRequest]) -> Vec<(&str, Wish)> {
+    let wish = |request: &NicRequest| Wish { ip: request.ip, mac: request.mac };
+    requests.iter().map(|request| (request.id.as_str(), wish(request))).collect()
+}
+
+/// The reason for which the interfaces of the description of `assignment` have no leases.
+pub(super) fn unmet(assignment: &Assignment, requests: &[NicRequest], problem: LeaseError) -> FailureReason {
     let (kind, file) = (problem.kind(), assignment.store_path.join(CONFIG_NAME));
-    match wish(request, &problem) {
-        Some((key, value, accepted)) => {
+    let place = interface(&problem).and_then(|nic| requests.iter().position(|request| request.id == nic));
+    match place.and_then(|index| Some((index, wish(&requests[index], &problem)?))) {
+        Some((index, (key, value, accepted))) => {
             reason(kind, &UnmetWish { file, index, key, value, accepted, problem })
         }
         None => reason(kind, &problem),
+    }
+}
+
+/// The interface that `problem` is about.
+fn interface(problem: &LeaseError) -> Option<&str> {
+    let LeaseError::Allocation(problem) = problem else {
+        return None;
+    };
+    match problem {
+        AllocationError::OutsideSubnet { interface, .. }
+        | AllocationError::Reserved { interface, .. }
+        | AllocationError::AddressInUse { interface, .. }
+        | AllocationError::MacInUse { interface, .. }
+        | AllocationError::MacNotUnicast { interface, .. }
+        | AllocationError::HoldsAnother { interface, .. } => Some(&interface.nic),
+        AllocationError::WishedTwice { .. }
+        | AllocationError::Exhausted { .. }
+        | AllocationError::MacsExhausted { .. } => None,
     }
 }
 
@@ -60,7 +80,9 @@ fn wish(request: &NicRequest, problem: &LeaseError) -> Option<(&'static str, Str
             let ip = request.ip?;
             Some(("ip", ip.to_string(), "the address that it holds, or none".to_owned()))
         }
-        AllocationError::Exhausted { .. } | AllocationError::MacsExhausted { .. } => None,
+        AllocationError::WishedTwice { .. }
+        | AllocationError::Exhausted { .. }
+        | AllocationError::MacsExhausted { .. } => None,
     }
 }
 
@@ -87,7 +109,8 @@ mod tests {
             options: vm_model::NicOptions::default(),
         };
         let problem = LeaseError::from(problem.expect_err("it is refused"));
-        unmet(&Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), 1, &request, problem)
+        let other = NicRequest { id: "other".to_owned(), ip: None, ..request.clone() };
+        unmet(&Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), &[other, request], problem)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use host_network::{NicAttachment, Tap};
-use ipam::{Lease, Wish};
+use ipam::Lease;
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
@@ -22,12 +22,12 @@ use super::RestartPolicy;
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
 use super::live::detach;
-use super::nic_wish::unmet;
+use super::nic_wish::{unmet, wishes};
 use super::stage::{StagedMachine, autoconfiguration};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
-use crate::failure::{chain, plain, reason};
+use crate::failure::{plain, reason};
 use crate::vms::VhostNet;
 use crate::volumes::Committed;
 
@@ -99,6 +99,7 @@ pub(super) async fn prepare(
     let files = begun.elapsed();
     let Opened { mut spec, shape, kernel, share, nics: requests } = opened;
     let mut nics = Vec::with_capacity(requests.len());
+    let told_mask = requests.first().and_then(|(request, _)| request.mask);
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
         match attach(context, &id, vcpus, request, lease).await {
@@ -115,8 +116,8 @@ pub(super) async fn prepare(
         }
     }
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
-        let subnet = context.subnet;
-        spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, subnet.gateway, subnet.mask));
+        let mask = told_mask.unwrap_or(context.subnet.mask);
+        spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
     }
     let timings = VmTimings {
         artifact: Some(took + files),
@@ -247,14 +248,9 @@ fn lease(
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
     let vm = &assignment.id;
     acquired.addresses = !context.leases.has(vm);
-    let given = requests.into_iter().enumerate().map(|(index, request)| {
-        let wish = Wish { ip: request.ip, mac: request.mac };
-        match context.lease(vm, &request.id, wish) {
-            Ok(lease) => Ok((request, lease)),
-            Err(problem) => Err(unmet(assignment, index, &request, problem)),
-        }
-    });
-    given.collect()
+    let leases =
+        context.lease(vm, &wishes(&requests)).map_err(|problem| unmet(assignment, &requests, problem))?;
+    Ok(requests.into_iter().zip(leases).collect())
 }
 
 /// Gives one interface of a machine with `vcpus` its TAP; with warnings where it is not served as it could be.
@@ -270,11 +266,12 @@ async fn attach(
         nic: request.id.clone(),
         mac: lease.mac,
         address: lease.address,
+        mask: request.mask,
         mtu: request.mtu,
         tap_hint: request.tap,
         queues: request.queue_pairs.min(vcpus),
     };
-    let Tap { fds, name, unused_hint, .. } =
+    let Tap { fds, name, warnings, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let vhost = match context.vhost_net {
         VhostNet::Off => Ok(None),
@@ -283,8 +280,7 @@ async fn attach(
             vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
         }
     };
-    let warnings =
-        unused_hint.iter().map(|unused| chain(unused)).chain(vhost.as_ref().err().cloned()).collect();
+    let warnings = warnings.iter().map(ToString::to_string).chain(vhost.as_ref().err().cloned()).collect();
     let nic =
         VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
     let device = NicSpec {

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipam::Wish;
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, load_artifact};
 use uuid::Uuid;
 use vm_model::{
@@ -16,7 +15,7 @@ use vm_model::{
 use super::RestartPolicy;
 use super::context::HostContext;
 use super::given_up::GivenUp;
-use super::nic_wish::unmet;
+use super::nic_wish::{unmet, wishes};
 use super::prepare::Definition;
 use super::verify::{unverified_references, verify};
 use crate::capacity::HostMemory;
@@ -135,11 +134,8 @@ fn check_wishes(
     assignment: &Assignment,
     nics: &[NicRequest],
 ) -> Result<(), FailureReason> {
-    nics.iter().enumerate().try_for_each(|(index, request)| {
-        let wish = Wish { ip: request.ip, mac: request.mac };
-        let checked = context.leases.check(&assignment.id, &request.id, wish);
-        checked.map_err(|problem| unmet(assignment, index, request, problem))
-    })
+    let checked = context.leases.check(&assignment.id, &wishes(nics));
+    checked.map_err(|problem| unmet(assignment, nics, problem))
 }
 
 fn stage_volumes(

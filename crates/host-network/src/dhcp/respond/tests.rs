@@ -23,8 +23,13 @@ fn facts() -> ServerFacts {
 
 fn bindings() -> Bindings {
     let mut bindings = Bindings::default();
-    let binding =
-        Binding { vm: VmId::new("web-1"), nic: "net0".to_owned(), address: ADDRESS, mtu: Some(1400) };
+    let binding = Binding {
+        vm: VmId::new("web-1"),
+        nic: "net0".to_owned(),
+        address: ADDRESS,
+        mask: None,
+        mtu: Some(1400),
+    };
     bindings.insert(MAC, binding).unwrap();
     bindings
 }
@@ -223,7 +228,7 @@ proptest! {
                 .map(|binding| binding.address)
                 .collect();
             if insert {
-                let binding = Binding { vm: VmId::new("a"), nic: String::new(), address, mtu: None };
+                let binding = Binding { vm: VmId::new("a"), nic: String::new(), address, mask: None, mtu: None };
                 let is_free = bindings.get(mac).is_none() && !bound.contains(&address);
                 prop_assert_eq!(bindings.insert(mac, binding).is_ok(), is_free);
             } else {

@@ -65,7 +65,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("net[].mac", ValueKind::MacAddress, "The guest's hardware address. Default: the worker assigns one."),
     KeyRule::supported("net[].ip", ValueKind::Ipv4Address,
         "The guest's address, inside the worker's network. Default: the worker assigns one. Cloud Hypervisor gives it to the host's side; its own default, 192.168.249.1, is left aside with a warning."),
-    KeyRule::supported("net[].mask", ValueKind::Ipv4Mask, "The netmask of `ip`. Default: that of the worker's network."),
+    KeyRule::supported("net[].mask", ValueKind::Ipv4Mask, "The netmask of `ip`, told to the guest as it stands. Default: that of the worker's network. One that leaves the host's address out is warned of: the guest then needs the static routes that DHCP tells it."),
     KeyRule::supported("net[].tap", ValueKind::InterfaceName, "A wish for the name of the TAP on the host, kept when free. Names that other software claims (`vt-*`, `eth*`, `veth*`, ...) are not used, with a warning."),
     KeyRule::supported("net[].mtu", ValueKind::Integer { least: 1280, most: 65535 },
         "The MTU told to the guest. Default: none is told."),

@@ -1,0 +1,297 @@
+//! Keeping the network as it should be, whoever changes it: a task that hears of changes, looks, decides and mends.
+//!
+//! ```text
+//!          change heard, interface detached, retry due
+//!   wait ───────────────────────────────────────────────▶ settle (100 ms) ─▶ observe ─▶ plan ─▶ apply ─┐
+//!    ▲                                                                                                │
+//!    └───────────────────────────────── tell what cannot be mended ◀──────────────────────────────────┘
+//! ```
+//!
+//! What it decides is decided by the same pure plans as at start, and one for TAPs. What it cannot mend it tells as
+//! sentences, which vanish when the cause does.
+
+mod taps;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use self::taps::{Absences, GRACE, TapAction, plan_taps};
+use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge};
+use crate::dhcp::DhcpServer;
+use crate::events::{Changed, NetworkEvents};
+use crate::host::{AttachedTap, Shared};
+use crate::names::tap_alias;
+use crate::netlink::{NetlinkError, Port};
+use crate::start::{Holdings, blocking, forward_drops};
+use crate::{BridgeOrigin, NetworkError};
+
+/// How long a burst of changes may go on before it is looked at: no look follows another more closely.
+const SETTLE: Duration = Duration::from_millis(100);
+/// When to try again what failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The running task.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    task: JoinHandle<Holdings>,
+    stop: oneshot::Sender<()>,
+    degraded: watch::Receiver<Vec<String>>,
+}
+
+impl Upkeep {
+    pub(crate) fn start(shared: Arc<Shared>, holdings: Holdings, events: NetworkEvents) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (degraded, watched) = watch::channel(Vec::new());
+        let keeper = Keeper { shared, holdings, degraded, absences: Absences::default(), drops: Vec::new() };
+        Self { task: tokio::spawn(keeper.run(events, stopped)), stop, degraded: watched }
+    }
+
+    pub(crate) fn watch_degraded(&self) -> watch::Receiver<Vec<String>> {
+        self.degraded.clone()
+    }
+
+    /// Ends the task after the look that it is at, and returns what it kept.
+    ///
+    /// # Errors
+    /// If the task had failed.
+    pub(crate) async fn stop(self) -> Result<Holdings, NetworkError> {
+        // The task may have failed; joining it says so.
+        let _ = self.stop.send(());
+        self.task.await.map_err(|cause| NetworkError::Lost { operation: "keep the network", cause })
+    }
+}
+
+/// What the task owns.
+struct Keeper {
+    shared: Arc<Shared>,
+    holdings: Holdings,
+    degraded: watch::Sender<Vec<String>>,
+    absences: Absences,
+    /// What other tables drop, as of the last look at rules.
+    drops: Vec<String>,
+}
+
+/// What one look came to.
+#[derive(Debug, Default)]
+struct Verdict {
+    degraded: Vec<String>,
+    /// When to look again though nothing changes.
+    again: Option<Duration>,
+}
+
+impl Verdict {
+    fn failed(&mut self, what: &str, error: &NetworkError) {
+        self.degraded.push(format!("{what}: {}", chain(error)));
+        self.again = Some(RETRY);
+    }
+}
+
+impl Keeper {
+    async fn run(mut self, events: NetworkEvents, mut stopped: oneshot::Receiver<()>) -> Holdings {
+        let mut rules_changed = true;
+        loop {
+            // Not interrupted: what is begun is finished.
+            let verdict = self.look(rules_changed).await;
+            rules_changed = verdict.again == Some(RETRY);
+            let again = verdict.again;
+            self.tell(verdict.degraded);
+            let pause = async {
+                match again {
+                    Some(after) => tokio::time::sleep(after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Each arm is cancel-safe: none takes anything before it completes.
+            tokio::select! {
+                _ = &mut stopped => break,
+                changed = events.next() => rules_changed |= matches!(changed, Ok(Changed::Rules) | Err(_)),
+                () = self.shared.detached.notified() => {}
+                () = pause => {}
+            }
+            tokio::select! {
+                _ = &mut stopped => break,
+                rules = settle(&events) => rules_changed |= rules,
+            }
+        }
+        self.holdings
+    }
+
+    async fn look(&mut self, rules_changed: bool) -> Verdict {
+        let mut verdict = Verdict::default();
+        let shared = Arc::clone(&self.shared);
+        let observed = match observe(&shared.netlink).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                verdict.failed("the host's network cannot be looked at", &error.into());
+                return verdict;
+            }
+        };
+        match self.keep_bridge(&observed).await {
+            Ok(BridgeState::There) => {
+                self.keep_rules(&observed, rules_changed, &mut verdict).await;
+                self.keep_taps(&observed, &mut verdict).await;
+            }
+            // The bridge has changed, which will be heard; what depends on it is looked at then.
+            Ok(BridgeState::Mended) => verdict.again = Some(SETTLE),
+            Ok(BridgeState::Missing) => verdict.degraded.push(format!(
+                "the bridge {} was deleted, and was not made by this worker: make it again",
+                shared.config.bridge
+            )),
+            Err(error) => verdict.failed("the bridge cannot be mended", &error),
+        }
+        verdict.degraded.extend(self.drops.iter().cloned());
+        verdict
+    }
+
+    async fn keep_bridge(&mut self, observed: &Observed) -> Result<BridgeState, NetworkError> {
+        let shared = &self.shared;
+        let name = shared.config.bridge.as_str();
+        let is_there = observed.links.iter().any(|link| link.name == name);
+        if !is_there && self.holdings.origin == BridgeOrigin::Adopted {
+            return Ok(BridgeState::Missing);
+        }
+        let plan = plan_bridge(&shared.config, observed)?;
+        let found = observed.links.iter().find(|link| link.name == name).map(|link| link.index);
+        if plan.actions.is_empty() && found == Some(shared.bridge()) {
+            return Ok(BridgeState::There);
+        }
+        let index = apply_bridge(&shared.netlink, &shared.config, observed, &plan).await?;
+        info!(bridge = name, actions = ?plan.actions, "mended the bridge, which somebody had changed");
+        self.adopt(index, &plan)?;
+        Ok(BridgeState::Mended)
+    }
+
+    /// Takes note of a bridge that was made again.
+    fn adopt(&mut self, index: u32, plan: &BridgePlan) -> Result<(), NetworkError> {
+        if index == self.shared.bridge() {
+            return Ok(());
+        }
+        let bridge = self.shared.config.bridge.clone();
+        let failed = |cause| NetworkError::Dhcp { bridge, cause };
+        let dhcp = DhcpServer::start(index, self.holdings.facts.clone(), self.shared.bindings.clone());
+        // The old one ends with its value.
+        self.holdings.dhcp = dhcp.map_err(failed)?;
+        if plan.origin == BridgeOrigin::Adopted {
+            self.holdings.origin = BridgeOrigin::Adopted;
+            self.holdings.address_added = true;
+        }
+        self.shared.bridge.store(index, Ordering::Release);
+        Ok(())
+    }
+
+    /// Forwarding, our table, and the sight of others' tables.
+    async fn keep_rules(&mut self, observed: &Observed, rules_changed: bool, verdict: &mut Verdict) {
+        let (bridge, host_ipv6) = (self.shared.bridge(), self.holdings.host_ipv6);
+        let (links, routes) = (observed.links.clone(), observed.routes.clone());
+        let shared_rules = Arc::clone(&self.holdings.rules);
+        let step = move || {
+            let mut rules = shared_rules.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut drops = None;
+            if rules_changed {
+                if !rules.look_at_table() {
+                    info!("our packet filter table was changed or removed, and is made again");
+                }
+                let found = forward_drops(&rules.firewall);
+                drops = Some(found.iter().map(ToString::to_string).collect());
+            }
+            let settled = rules.settle(bridge, &links, &routes, host_ipv6);
+            (drops, settled)
+        };
+        match blocking("keep packet forwarding", step).await {
+            Ok((drops, settled)) => {
+                self.drops = drops.unwrap_or_else(|| std::mem::take(&mut self.drops));
+                if let Err(error) = settled {
+                    verdict.failed("packets from and to VMs may not be forwarded as they should", &error);
+                }
+            }
+            Err(error) => verdict.failed("packet forwarding is not looked after", &error),
+        }
+    }
+
+    async fn keep_taps(&mut self, observed: &Observed, verdict: &mut Verdict) {
+        let shared = Arc::clone(&self.shared);
+        let plan = plan_taps(shared.taps(), &observed.links, shared.bridge());
+        for action in plan.actions {
+            match self.mend_tap(&action).await {
+                Ok(()) => info!(?action, "mended a TAP, which somebody had changed"),
+                // It went meanwhile; the next look sees that.
+                Err(error) if error.errno() == Some(libc::ENODEV) => verdict.again = Some(SETTLE),
+                Err(error) => {
+                    let (TapAction::Reattach(tap) | TapAction::BringUp(tap)) = action;
+                    verdict.failed(&format!("{}/{} has no network", tap.vm, tap.nic), &error.into());
+                }
+            }
+        }
+        let (overdue, has_recent) = self.absences.overdue(plan.gone, Instant::now());
+        for AttachedTap { vm, nic, name, .. } in overdue {
+            verdict.degraded.push(format!(
+                "the TAP {name} was deleted, so {vm}/{nic} has no network until its VM starts again: restart {vm}"
+            ));
+        }
+        if has_recent {
+            verdict.again = Some(verdict.again.map_or(GRACE, |again| again.min(GRACE)));
+        }
+    }
+
+    async fn mend_tap(&self, action: &TapAction) -> Result<(), NetlinkError> {
+        let netlink = &self.shared.netlink;
+        match action {
+            TapAction::BringUp(tap) => netlink.set_up(tap.index, tap.name.as_str()).await,
+            TapAction::Reattach(tap) => {
+                let alias = tap_alias(&tap.vm, &tap.nic);
+                let port = Port { index: tap.index, name: tap.name.as_str(), alias: &alias, mtu: tap.mtu };
+                netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await
+            }
+        }
+    }
+
+    /// Tells what is wrong now, and logs what is new of it and what is no longer so.
+    fn tell(&self, degraded: Vec<String>) {
+        self.degraded.send_if_modified(|told| {
+            for sentence in degraded.iter().filter(|sentence| !told.contains(sentence)) {
+                warn!(degraded = sentence, "the VMs' network is not as it should be");
+            }
+            for sentence in told.iter().filter(|sentence| !degraded.contains(sentence)) {
+                info!(degraded = sentence, "this is mended");
+            }
+            let is_other = *told != degraded;
+            *told = degraded;
+            is_other
+        });
+    }
+}
+
+/// What has become of the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BridgeState {
+    There,
+    Mended,
+    Missing,
+}
+
+/// Waits for a burst of changes to pass; whether rules were among them. Cancel-safe: what is heard is only that
+/// something changed.
+async fn settle(events: &NetworkEvents) -> bool {
+    let deadline = tokio::time::Instant::now() + SETTLE;
+    let mut rules = false;
+    loop {
+        match tokio::time::timeout_at(deadline, events.next()).await {
+            Ok(Ok(changed)) => rules |= changed == Changed::Rules,
+            Ok(Err(_)) => tokio::time::sleep_until(deadline).await,
+            Err(_elapsed) => return rules,
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,129 @@
+//! What has become of attached TAPs, and what is to be done about it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::host::AttachedTap;
+use crate::netlink::Link;
+
+/// For how long a TAP may be gone before that is a fault: a VM that ends takes its TAPs along a little before its
+/// owner detaches them.
+pub(super) const GRACE: Duration = Duration::from_millis(500);
+
+/// One step for one TAP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TapAction {
+    /// It is a port of another bridge or of none, or has another MTU.
+    Reattach(AttachedTap),
+    BringUp(AttachedTap),
+}
+
+/// The steps, and the TAPs that are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TapPlan {
+    pub(super) actions: Vec<TapAction>,
+    pub(super) gone: Vec<AttachedTap>,
+}
+
+/// Decides for the TAPs that should be ports of the bridge with the index `bridge`.
+pub(super) fn plan_taps(attached: Vec<AttachedTap>, links: &[Link], bridge: u32) -> TapPlan {
+    let links: BTreeMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+    let mut plan = TapPlan::default();
+    for tap in attached {
+        match links.get(&tap.index) {
+            None => plan.gone.push(tap),
+            Some(link) => {
+                if !link.is_up {
+                    plan.actions.push(TapAction::BringUp(tap.clone()));
+                }
+                if link.controller != Some(bridge) || link.mtu != u32::from(tap.mtu) {
+                    plan.actions.push(TapAction::Reattach(tap));
+                }
+            }
+        }
+    }
+    plan
+}
+
+/// Since when each TAP has been gone.
+#[derive(Debug, Default)]
+pub(super) struct Absences(BTreeMap<u32, Instant>);
+
+impl Absences {
+    /// Those of `gone` that have been gone for longer than [`GRACE`]; and whether there are others to be looked at again.
+    pub(super) fn overdue(&mut self, gone: Vec<AttachedTap>, now: Instant) -> (Vec<AttachedTap>, bool) {
+        self.0.retain(|index, _| gone.iter().any(|tap| tap.index == *index));
+        let is_overdue = |tap: &AttachedTap| {
+            let since = *self.0.entry(tap.index).or_insert(now);
+            now.saturating_duration_since(since) >= GRACE
+        };
+        let (overdue, recent): (Vec<_>, Vec<_>) = gone.into_iter().partition(is_overdue);
+        (overdue, !recent.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::VmId;
+
+    use super::*;
+    use crate::LinkName;
+
+    const BRIDGE: u32 = 1;
+
+    fn tap(index: u32) -> AttachedTap {
+        AttachedTap {
+            vm: VmId::new("web-1"),
+            nic: "net0".to_owned(),
+            index,
+            name: LinkName::parse(&format!("pw-{index}")).unwrap(),
+            mtu: 1500,
+        }
+    }
+
+    fn link(index: u32, controller: Option<u32>, is_up: bool) -> Link {
+        Link {
+            index,
+            name: format!("pw-{index}"),
+            kind: Some("tun".to_owned()),
+            alias: None,
+            controller,
+            mtu: 1500,
+            is_up,
+            is_loopback: false,
+            bridge: None,
+        }
+    }
+
+    #[test]
+    fn each_fault_of_a_tap_has_its_step() {
+        let links = [
+            link(2, Some(BRIDGE), true),
+            link(3, None, true),
+            link(4, Some(9), true),
+            link(5, Some(BRIDGE), false),
+            Link { mtu: 1400, ..link(6, Some(BRIDGE), true) },
+        ];
+        let plan = plan_taps((2..=7).map(tap).collect(), &links, BRIDGE);
+        assert_eq!(
+            plan.actions,
+            [
+                TapAction::Reattach(tap(3)),
+                TapAction::Reattach(tap(4)),
+                TapAction::BringUp(tap(5)),
+                TapAction::Reattach(tap(6)),
+            ]
+        );
+        assert_eq!(plan.gone, [tap(7)]);
+    }
+
+    #[test]
+    fn a_tap_is_missed_only_after_a_while() {
+        let (mut absences, start) = (Absences::default(), Instant::now());
+        assert_eq!(absences.overdue(vec![tap(2)], start), (vec![], true));
+        assert_eq!(absences.overdue(vec![tap(2)], start + GRACE), (vec![tap(2)], false));
+        // It was detached, and its index was used again.
+        assert_eq!(absences.overdue(vec![], start + GRACE), (vec![], false));
+        assert_eq!(absences.overdue(vec![tap(2)], start + GRACE * 2), (vec![], true));
+    }
+}
