@@ -44,8 +44,8 @@ pub use lifecycle::{
     VmStatus,
 };
 pub use machine::{
-    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, SerialMode, VhostSpec,
+    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
+    MemoryBacking, MemorySpec, NicSpec, SerialMode, VhostSpec,
 };
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};

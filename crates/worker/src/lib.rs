@@ -29,9 +29,9 @@
 pub mod benchmarks;
 mod capacity;
 mod failure;
+mod huge_pages;
 pub mod node;
 mod records;
-mod shared_huge_pages;
 mod supervisor;
 pub mod vms;
 

@@ -128,7 +128,7 @@ impl BuildError {
             | Self::CpuSetup { .. }
             | Self::Device { .. }
             | Self::EventLoop { .. } => FailureKind::Host,
-            Self::Layout(_) => FailureKind::Machine,
+            Self::Memory(MemoryError::Undecided { .. }) | Self::Layout(_) => FailureKind::Machine,
         }
     }
 }

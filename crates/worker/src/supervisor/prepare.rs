@@ -30,6 +30,7 @@ use super::verify::{unverified_references, verify};
 use super::vhost;
 use crate::capacity::{HostMemory, Share};
 use crate::failure::reason;
+use crate::huge_pages;
 use crate::records::{DiskError, ensure_writable_copy, fresh_writable_copy};
 use crate::vms::{VhostNet, VmNic, VmTimings};
 
@@ -145,8 +146,10 @@ fn open(
         overrides: assignment.overrides.clone(),
         uuid,
     };
-    let artifact =
+    let mut artifact =
         load_artifact(&context.roots, &request).map_err(|problem| reason(FailureKind::Artifact, &problem))?;
+    let memory = &mut artifact.machine.memory;
+    memory.backing = memory.backing.resolve(huge_pages::observe());
     let share = context
         .capacity
         .take(&artifact.machine.memory, HostMemory::observe())

@@ -17,8 +17,8 @@ use super::registry::Registry;
 use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::failure::chain;
+use crate::huge_pages;
 use crate::records::{Leases, LeasesError, RecordStore, StateLock, VerifiedPaths, VmRecord, make_private};
-use crate::shared_huge_pages;
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
@@ -79,7 +79,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);
     intact.into_iter().for_each(|record| registry.restore(record));
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
-    shared_huge_pages::log();
+    huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
 }
 
