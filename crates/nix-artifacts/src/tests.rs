@@ -142,7 +142,7 @@ fn the_example_of_the_repository_loads() {
     assert_eq!(artifact.warnings, []);
     let machine = &artifact.machine;
     assert_eq!((machine.cpus.boot_vcpus, machine.memory.size), (2, Bytes::from_mib(256)));
-    assert_eq!((machine.memory.backing, machine.serial), (MemoryBacking::SharedMemfd, SerialMode::Console));
+    assert_eq!((machine.memory.backing, machine.serial), (MemoryBacking::Automatic, SerialMode::Console));
     assert_eq!(machine.boot.cmdline, "console=ttyS0 root=/dev/vda rw");
     let disks: Vec<_> = machine.disks.iter().map(|disk| (disk.id.as_str(), disk.access)).collect();
     assert_eq!(disks, [("root", DiskAccess::ReadWrite), ("data", DiskAccess::ReadOnly)]);

@@ -50,8 +50,8 @@ pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
 pub use machine::{
-    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
+    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
+    MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
 pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};

@@ -1,9 +1,8 @@
 //! Guest memory: its size and backing as asked for, mapped lazily, never inherited by a forked child, and how
 //! much of it the host carries now.
 //!
-//! By default it is one sealed memfd a machine, mapped shared, so that another process can be given the same
-//! memory and its resident size is one `fstat` away. Where the host lets shared memory have transparent huge pages, it
-//! has them. Huge pages set aside by the host are promised when they are mapped, or refused then: a guest that touched
+//! Shared memory is one sealed memfd a machine, so that another process can be given the same memory and its resident size
+//! is one `fstat` away. Whether that or private memory is the better one on a host is decided before. Huge pages set aside by the host are promised when they are mapped, or refused then: a guest that touched
 //! one that nobody has would end its process. Where memory lies in the guest's address space is `layout`'s.
 
 mod advice;
@@ -69,6 +68,12 @@ pub enum MemoryError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nobody decided what it lies on.
+    #[error("what guest memory of {size} lies on was not decided for this host before its machine was made")]
+    Undecided {
+        /// As asked for.
+        size: Bytes,
+    },
     /// What a balloon gives back is promised to nobody: a guest that wants it again would end its process.
     #[error("guest memory of huge pages cannot be given back by a balloon")]
     BalloonOnHugePages,
@@ -128,6 +133,7 @@ pub(crate) fn allocate(spec: &MemorySpec) -> Result<Ram, MemoryError> {
         return Err(MemoryError::Size { size });
     }
     let file = match spec.backing {
+        MemoryBacking::Automatic => return Err(MemoryError::Undecided { size: spec.size }),
         MemoryBacking::SharedMemfd => Some(Arc::new(sealed_memfd(spec.size, MemfdFlags::empty())?)),
         MemoryBacking::HugePages(page) => Some(Arc::new(huge_memfd(spec.size, page)?)),
         MemoryBacking::AnonymousHuge | MemoryBacking::AnonymousMergeable => None,

@@ -39,7 +39,7 @@ fn request(name: &str) -> LaunchRequest {
             cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(16),
-                backing: MemoryBacking::default(),
+                backing: MemoryBacking::SharedMemfd,
                 prefault: false,
             },
             boot: BootSpec {

@@ -131,7 +131,7 @@ impl BuildError {
             Self::Device { source, .. } => {
                 source.downcast_ref::<DiskError>().map_or(FailureKind::Host, DiskError::failure_kind)
             }
-            Self::Layout(_) => FailureKind::Machine,
+            Self::Memory(MemoryError::Undecided { .. }) | Self::Layout(_) => FailureKind::Machine,
         }
     }
 }

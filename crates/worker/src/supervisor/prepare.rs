@@ -28,6 +28,7 @@ use super::vhost;
 use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
 use crate::failure::{plain, reason};
+use crate::huge_pages;
 use crate::vms::VhostNet;
 use crate::volumes::Committed;
 
@@ -146,8 +147,9 @@ fn open(
     share: Option<Share>,
     acquired: &mut AcquiredResources,
 ) -> Result<Opened, FailureReason> {
-    let StagedMachine { assignment, description, machine, volumes, nics, vsock_cid, .. } = staged;
+    let StagedMachine { assignment, description, mut machine, volumes, nics, vsock_cid, .. } = staged;
     let vm = &assignment.id;
+    machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;

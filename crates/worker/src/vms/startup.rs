@@ -19,10 +19,10 @@ use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmMana
 use crate::capacity::Capacity;
 use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
+use crate::huge_pages;
 use crate::records::{
     Leases, LeasesError, RecordStore, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
 };
-use crate::shared_huge_pages;
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;
 
@@ -97,7 +97,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);
     intact.into_iter().for_each(|record| registry.restore(record));
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
-    shared_huge_pages::log();
+    huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
 }
 
