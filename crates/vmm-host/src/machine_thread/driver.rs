@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
-use vm_model::{BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId};
+use vm_model::{
+    BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId, error_chain,
+};
 
 use super::admission::{Admission, admit, phase_after};
 use super::renewal::ResetBy;
 use super::slow_turns::SlowTurns;
 use super::standing_orders::StandingOrders;
 use crate::engine::{Controls, Driver, Event, Flow, TurnReport};
-use crate::error::{Cause, LaunchFailure, chain};
+use crate::error::{Cause, LaunchFailure};
 use crate::heartbeat::Heartbeat;
 use crate::mailbox::{Envelope, Inbox};
 
@@ -98,7 +100,7 @@ impl MachineDriver {
             }
             (Admission::Perform, _, _) => self
                 .perform(&envelope.command, controls)
-                .unwrap_or_else(|cause| Reply::Failed { reason: chain(cause.as_ref()) }),
+                .unwrap_or_else(|cause| Reply::Failed { reason: error_chain(cause.as_ref()) }),
         };
         envelope.answer(reply);
         Flow::Continue

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use thiserror::Error;
-use vm_model::{VcpuDump, VcpuReport};
+use vm_model::{VcpuDump, VcpuReport, error_chain};
 
 use super::{Machine, Phase};
 use crate::vcpu::{RunningVcpus, VcpuAnswer, VcpuRequest};
@@ -41,7 +41,7 @@ impl Machine {
         let answers = self.running_vcpus()?.ask(VcpuRequest::ReadRegisters, deadline);
         let report = |answer| match answer {
             Some(VcpuAnswer::Registers(registers)) => VcpuReport::Registers(registers),
-            Some(VcpuAnswer::Refused(error)) => VcpuReport::Unreadable { reason: in_one_line(&error) },
+            Some(VcpuAnswer::Refused(error)) => VcpuReport::Unreadable { reason: error_chain(&error) },
             Some(VcpuAnswer::NmiQueued) | None => VcpuReport::Silent,
         };
         let dumps = (0..=u8::MAX).zip(answers);
@@ -70,13 +70,5 @@ impl Machine {
             Phase::Started { vcpus, .. } => Ok(vcpus),
             Phase::Built { .. } | Phase::Ended => Err(DiagnosisError::NotRunning),
         }
-    }
-}
-
-/// An error with its cause.
-fn in_one_line(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
