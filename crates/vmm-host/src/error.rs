@@ -47,7 +47,7 @@ pub enum LaunchError {
     Mailbox {
         /// Which VM.
         vm: VmId,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -58,7 +58,7 @@ pub enum LaunchError {
         vm: VmId,
         /// The thread's name.
         thread: String,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -104,7 +104,7 @@ pub enum LaunchFailure {
     Build {
         /// Whose fault that is.
         kind: FailureKind,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: Cause,
     },
@@ -129,7 +129,7 @@ impl LaunchFailure {
         }
     }
 
-    /// How a machine ended that came to this.
+    /// The exit of a machine that failed like this.
     pub(crate) fn as_exit(&self) -> MachineExit {
         match self {
             Self::Build { .. } | Self::Start(_) => {

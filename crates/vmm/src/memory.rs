@@ -79,7 +79,7 @@ pub enum MemoryError {
         size: Bytes,
         /// What the host refused.
         operation: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
@@ -90,7 +90,7 @@ pub enum MemoryError {
         size: Bytes,
         /// Of the piece that failed, in bytes.
         length: u64,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: MmapRegionError,
     },
@@ -99,7 +99,7 @@ pub enum MemoryError {
     Prefault {
         /// As asked for.
         size: Bytes,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },

@@ -54,7 +54,7 @@ pub enum StartError {
     Thread {
         /// The vCPU.
         index: u8,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },

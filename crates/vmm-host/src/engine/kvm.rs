@@ -127,7 +127,7 @@ impl vmm::Controller for Relay<'_> {
             vmm::MachineEvent::FirstEntry { at } => self.0.event(Event::FirstEntry { at }),
             vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
             vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
-            // Who typed was told how much was taken and may try again.
+            // The reply to each write says how much was taken; the caller may write the rest again.
             vmm::MachineEvent::ConsoleRoom => {}
         }
     }

@@ -1,8 +1,8 @@
 //! Where ended machines are taken apart: one thread a host, one machine after the other.
 //!
 //! Closing a machine's descriptors can wait for the kernel for milliseconds, and closing several at once takes
-//! longer than one by one. So nobody who waits for a machine to stop waits for this; who needs its memory or
-//! its TAP back waits for the release.
+//! longer than one by one. So a stop does not wait for this; callers that need the machine's memory or its
+//! TAP back wait for the release.
 
 use std::io;
 use std::sync::Arc;

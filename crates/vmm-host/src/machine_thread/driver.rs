@@ -1,5 +1,5 @@
-//! The one that is in charge of a machine on its thread, and of those that take its place: carries out what the mailbox
-//! brings, keeps the status, and tells the launch when the machine is under way.
+//! Drives a machine on its thread, and the machines that follow it in place: carries out the commands of the mailbox,
+//! keeps the status, and answers the launch when the machine is under way.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -30,16 +30,16 @@ pub(crate) struct MachineDriver {
     pub(crate) status: watch::Sender<MachineStatus>,
     /// Moved on at each turn of the machine's event loop.
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// When the machine was asked for, or made anew.
+    /// When the machine was requested, or its latest rebuild in place began.
     pub(crate) requested: Instant,
-    /// Who waits for the machine to be under way.
+    /// Answers the launch that waits for the machine to be under way; taken once it is answered.
     pub(crate) under_way: Option<oneshot::Sender<Result<(), LaunchFailure>>>,
     pub(crate) slow_turns: SlowTurns,
     /// The last command of the present turn.
     pub(crate) last_command: Option<CommandKind>,
     /// Whether the reset button works.
     pub(crate) resets: ResetPolicy,
-    /// Who pressed the reset button and waits for the machine's end.
+    /// The command that pressed the reset button, to be answered when the machine has ended.
     pub(crate) button: Option<Envelope>,
     pub(crate) orders: StandingOrders,
 }
@@ -64,7 +64,8 @@ impl MachineDriver {
         }
     }
 
-    /// Tells the launch that the machine is under way, and has what was asked meanwhile looked at.
+    /// Answers the launch, as the machine is under way in `phase`, and wakes the event loop for commands that came
+    /// meanwhile.
     pub(crate) fn announce(&mut self, phase: MachinePhase) {
         self.set_phase(phase);
         self.inbox.ring();
@@ -173,7 +174,7 @@ impl Driver for MachineDriver {
                 self.set_phase(MachinePhase::Stopping);
                 return Flow::Kill;
             }
-            // Who asks a machine that is made anew waits until there is a guest: see `announce`.
+            // Commands to a machine that is being rebuilt wait until its guest runs: see `announce`.
             if self.phase() == MachinePhase::Booting {
                 return Flow::Continue;
             }

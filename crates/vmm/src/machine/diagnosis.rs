@@ -25,7 +25,7 @@ pub enum DiagnosisError {
     Refused {
         /// Which.
         index: u8,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: hypervisor::VcpuError,
     },

@@ -52,7 +52,7 @@ pub enum BuildError {
     Hypervisor {
         /// The step.
         step: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: VmError,
     },
@@ -64,7 +64,7 @@ pub enum BuildError {
     CpuSetup {
         /// Which.
         index: u8,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: CpuSetupError,
     },
@@ -73,7 +73,7 @@ pub enum BuildError {
     Device {
         /// Its name: a disk's or interface's id, or what it is.
         device: String,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -85,7 +85,7 @@ pub enum BuildError {
     EventLoop {
         /// The descriptor.
         what: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },

@@ -61,7 +61,7 @@ pub enum BalloonError {
     Descriptor {
         /// What it was to be.
         what: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },

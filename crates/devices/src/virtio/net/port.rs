@@ -67,7 +67,7 @@ pub enum TapError {
     Call {
         /// Which.
         call: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },

@@ -76,7 +76,7 @@ pub enum VhostError {
     Call {
         /// Which.
         call: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
