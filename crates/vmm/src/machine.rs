@@ -68,7 +68,7 @@ pub struct Machine {
     platform: Platform,
     virtio: VirtioDevices,
     devices_ended: bool,
-    /// Of all that was ended, nothing goes on by itself.
+    /// Whether all threads and I/O that were ended have come to rest.
     settled: bool,
     outcome: Arc<Outcome>,
     told: Told,
@@ -159,15 +159,16 @@ impl Machine {
         }
     }
 
-    /// Presses the guest's power button; whether the guest heeds it is its own business.
+    /// Presses the guest's ACPI power button. The guest may ignore it.
     pub fn press_power_button(&self) {
         if let Err(error) = self.platform.event_device.press_power_button() {
             tracing::warn!(machine = self.context.name, %error, "the power button's interrupt was refused");
         }
     }
 
-    /// Gives the machine another generation identifier and tells the guest: for a machine that goes on from a state
-    /// that was or may be gone on from elsewhere. A paused machine hears of it when it is resumed.
+    /// Gives the machine another generation identifier and tells the guest: for a machine that continues
+    /// from a saved state from which another machine may continue too. The guest of a paused machine sees it when it is
+    /// resumed.
     ///
     /// Each machine that is built has an identifier of its own from the start.
     ///
@@ -280,7 +281,7 @@ impl Drop for Machine {
 }
 
 /// What is left of an ended machine: its mappings, descriptors and the kernel's side of it. Dropping it releases them,
-/// which can take tens of milliseconds: leave that to a thread nobody waits for.
+/// which can take tens of milliseconds: drop it on a thread that no caller waits for.
 #[must_use = "dropping it here is what it is meant to avoid"]
 pub struct Remains {
     _machine: Machine,

@@ -246,7 +246,7 @@ impl Msix {
         }
     }
 
-    /// Forgets all sources; what they signalled and nobody heard is lost.
+    /// Removes all sources; signals that were not delivered yet are lost.
     pub fn end_delegations(&self) {
         self.lock().delegates.clear();
     }

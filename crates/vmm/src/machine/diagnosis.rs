@@ -17,13 +17,13 @@ pub enum DiagnosisError {
     /// A vCPU did not leave the guest in time; others may have the interrupt.
     #[error("vCPU {index} did not take the interrupt in time")]
     Silent {
-        /// Which.
+        /// The vCPU's index.
         index: u8,
     },
     /// The kernel refused; other vCPUs may have the interrupt.
     #[error("vCPU {index} could not be interrupted")]
     Refused {
-        /// Which.
+        /// The vCPU's index.
         index: u8,
         /// The underlying error.
         #[source]

@@ -17,7 +17,7 @@ pub enum BuildError {
     /// The description asks for a number of vCPUs that the host does not have.
     #[error("{vcpus} vCPUs are not possible: 1 to {most} are accepted on this host")]
     Vcpus {
-        /// As asked for.
+        /// The number of vCPUs in the description.
         vcpus: u8,
         /// What the host's KVM takes.
         most: u32,
@@ -28,7 +28,7 @@ pub enum BuildError {
     /// The description has more devices than the bus has slots.
     #[error("{devices} PCI devices are too many: at most {most} are accepted")]
     TooManyDevices {
-        /// As asked for.
+        /// The number of devices in the description.
         devices: usize,
         /// Free slots on the bus.
         most: usize,
@@ -62,7 +62,7 @@ pub enum BuildError {
     /// A vCPU could not be made ready.
     #[error("vCPU {index} could not be made ready")]
     CpuSetup {
-        /// Which.
+        /// The vCPU's index.
         index: u8,
         /// The underlying error.
         #[source]

@@ -248,7 +248,7 @@ impl VirtioDevices {
         Ok(())
     }
 
-    /// Looks at everything that may have become readable while nobody served it.
+    /// Serves everything that may have become readable while the devices were not served.
     pub(super) fn resume(&self) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.lock().thaw(Instant::now());

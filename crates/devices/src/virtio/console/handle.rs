@@ -84,7 +84,7 @@ impl ConsoleHandle {
         self.room.as_fd()
     }
 
-    /// Changes the size. The guest learns of it when the transport announces a change of configuration.
+    /// Changes the size. The guest sees it when the transport notifies it of a change of configuration.
     pub fn set_size(&self, size: ConsoleSize) {
         self.size.store(u32::from(size.rows) << 16 | u32::from(size.columns), Ordering::SeqCst);
     }

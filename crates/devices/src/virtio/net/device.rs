@@ -28,7 +28,7 @@ use crate::wake::WakeEvent;
 
 /// Descriptors of the control queue: a driver waits for each answer.
 const CONTROL_QUEUE_SIZE: u16 = 64;
-/// How many ports may be put to use or out of it, or change in what they offload, in [`CHANGES_TIME`] at a driver's wish:
+/// How many ports may be attached or detached, or have their offloads changed, in [`CHANGES_TIME`] at a driver's request:
 /// the kernel does it under a lock that all of the host's interfaces share, and for a use waits until no processor handles
 /// frames of the port.
 const CHANGES: u64 = 2 * QUEUE_PAIRS_MAX as u64;
@@ -40,7 +40,7 @@ const GO_ON: u16 = 0;
 const RECEIVE_TIMER: u16 = 1;
 /// Token: the rate limit lets frames out again.
 const TRANSMIT_TIMER: u16 = 2;
-/// Token: whoever moves frames in this process's stead met a malformed queue.
+/// Token: the kernel's back end met a malformed queue.
 const KERNEL_FAULT: u16 = 3;
 /// Tokens from here on: the port of pair N has frames (even), or room again (odd).
 const PORTS: u16 = 4;
@@ -58,7 +58,7 @@ pub struct NetDevice {
     pub(super) state: State,
     pub(super) go_on: WakeEvent,
     pub(super) handle: Arc<NetHandle>,
-    /// What the ports were told of the link.
+    /// The carrier that the ports were set to last.
     pub(super) carrier: LinkState,
 }
 
@@ -170,7 +170,7 @@ impl VirtioDevice for NetDevice {
         let changes =
             self.tap_queues.attached().abs_diff(1) + usize::from(offloads != self.tap_queues.offloads());
         if !self.may_change(changes as u64) {
-            return Err(ActivateError::Backend(io::Error::other("the driver starts anew too often")));
+            return Err(ActivateError::Backend(io::Error::other("the driver restarts the device too often")));
         }
         // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
         self.tap_queues.attach(1).map_err(ActivateError::Backend)?;
@@ -247,8 +247,8 @@ impl VirtioDevice for NetDevice {
         }
     }
 
-    /// Nothing of this process's is ever in flight between calls; buffers that wait for a frame go back to their queue.
-    /// Whoever serves the queues in its stead leaves them alone until the next event.
+    /// This process has no I/O in flight between calls; buffers that wait for a frame go back to their queue.
+    /// The kernel stops serving its queues until the next event.
     fn drain(&mut self, _deadline: Instant) -> bool {
         self.hold();
         if let State::Active(active) = &mut self.state {

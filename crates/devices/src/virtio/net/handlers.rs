@@ -44,7 +44,7 @@ impl NetDevice {
         self.note(turn);
     }
 
-    /// What comes while the link is down is lost, and not there when it is up again.
+    /// Discards frames that arrive while the link is down, so that they do not appear when it is up again.
     fn discard(&self, index: usize, share: usize) {
         let discarded = self.tap_queues.discard(index, share);
         (0..discarded).for_each(|_| self.counters.count_receive_dropped());
@@ -87,7 +87,7 @@ impl NetDevice {
         self.transmit(index);
     }
 
-    /// Obeys the driver's commands.
+    /// Carries out the driver's commands on the control queue.
     pub(super) fn control(&mut self) {
         let State::Active(active) = &mut self.state else { return };
         let Some(mut queue) = active.control.take() else { return };
@@ -99,13 +99,13 @@ impl NetDevice {
         self.note(turn);
     }
 
-    /// Tells the ports of a change of the link, so that what is behind them knows too.
+    /// Passes a change of the link on to the ports, as the carrier of the host's interface.
     pub(super) fn follow_link(&mut self) {
         let link = self.handle.link();
         if std::mem::replace(&mut self.carrier, link) != link {
             self.tap_queues.set_carrier(link);
             if self.path.kernel().is_some() && link == LinkState::Up {
-                // What came before the link was down for those who send it; see `discard`.
+                // Frames that came before the carrier went down; see `discard`.
                 for index in 0..self.tap_queues.attached() {
                     let _older = self.tap_queues.discard(index, WAITING_FRAMES);
                 }
@@ -113,7 +113,7 @@ impl NetDevice {
         }
     }
 
-    /// Has the kernel serve what it is to serve now.
+    /// Has the kernel serve the pairs that are in use, or none while the link is down.
     pub(super) fn settle(&mut self) {
         if let Some(kernel) = self.path.kernel_mut() {
             kernel.is_held = false;
@@ -122,7 +122,7 @@ impl NetDevice {
         self.run_kernel(wanted);
     }
 
-    /// Has the kernel leave all queues alone until [`NetDevice::settle`].
+    /// Stops the kernel's service of all queues until [`NetDevice::settle`].
     pub(super) fn hold(&mut self) {
         if let Some(kernel) = self.path.kernel_mut() {
             kernel.is_held = true;
@@ -170,7 +170,7 @@ impl NetDevice {
         }
     }
 
-    /// What a driver accepts beyond what it negotiated is refused (§5.1.6.5.6).
+    /// Sets the offloads that the driver accepts; those it did not negotiate are refused (§5.1.6.5.6).
     fn accept_offloads(&mut self, features: u64) -> Answer {
         let State::Active(active) = &self.state else { return Answer::Refused };
         if features & !(active.features & GUEST_OFFLOADS) != 0 || !self.may_change(1) {

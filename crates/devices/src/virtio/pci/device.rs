@@ -117,7 +117,8 @@ impl VirtioPciDevice {
         self.device.device_type()
     }
 
-    /// By queue an eventfd to watch edge-triggered, non-blocking, readable after the guest rang for it. Queues that somebody else serves have none.
+    /// The doorbell eventfd of each queue, to be watched edge-triggered; non-blocking. Queues that are served outside this
+    /// process are left out.
     pub fn queue_bells(&self) -> impl Iterator<Item = (u16, &EventFd)> {
         (0..).zip(self.bells.events()).filter(|(queue, _)| !self.device.is_served_elsewhere(*queue))
     }

@@ -44,7 +44,7 @@ pub enum VsockError {
     /// The address is reserved.
     #[error("{cid} cannot be a guest's socket address: {FIRST_GUEST_CID} to 4294967294 is accepted")]
     Cid {
-        /// As asked for.
+        /// The address that was requested.
         cid: u32,
     },
     /// The host's socket cannot be had.
@@ -189,7 +189,7 @@ impl Queues {
             if packets >= TURN_PACKETS {
                 break true;
             }
-            // Without a wish to send, new buffers are no news.
+            // With nothing to send, new buffers change nothing.
             if !starved || !self.receive.enable_doorbells()? {
                 break false;
             }
