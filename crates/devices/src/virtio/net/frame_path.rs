@@ -4,6 +4,7 @@ use super::frame_limit::FrameLimit;
 use super::kernel_path::KernelPath;
 
 /// Who moves a card's frames.
+#[expect(clippy::large_enum_variant, reason = "each card has one, which never moves")]
 pub(super) enum FramePath {
     /// This process, at the card's doorbells and events.
     Process(ProcessPath),

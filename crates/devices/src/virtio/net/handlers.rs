@@ -206,7 +206,7 @@ impl NetDevice {
         }
         if let Err(error) = self.tap_queues.attach(count) {
             tracing::debug!(count, %error, "the host does not spread frames over the queues of a network card");
-            // As far as it goes: frames go to no more queues than the driver knows of.
+            // Undone as far as possible: frames go to no more queues than the driver knows of.
             let _kept = self.tap_queues.attach(before);
             return Answer::Refused;
         }
