@@ -99,7 +99,7 @@ impl BalloonHandle {
         self.actual_pages.store(pages, Ordering::SeqCst);
     }
 
-    /// Takes over what the guest reports and leaves what it does not speak of.
+    /// Stores the figures that the guest reports, and keeps those that it does not.
     pub(super) fn learn(&self, statistics: &Statistics) {
         for (figure, reported) in [
             (&self.available, statistics.available),
@@ -112,7 +112,7 @@ impl BalloonHandle {
         }
     }
 
-    /// Forgets what a driver that is gone said.
+    /// Forgets the figures of a driver that is gone.
     pub(super) fn forget(&self) {
         self.set_actual_pages(0);
         for figure in [&self.available, &self.free, &self.total] {
