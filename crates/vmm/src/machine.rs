@@ -77,7 +77,7 @@ pub struct Machine {
     vm: Arc<Vm>,
 }
 
-/// Which news the controller has.
+/// Which events the controller has received.
 #[derive(Default)]
 struct Told {
     first_entry: bool,
@@ -184,7 +184,7 @@ impl Machine {
         Ok(id)
     }
 
-    /// Types `bytes` at the guest: the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to
+    /// Queues `bytes` as console input and returns the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to
     /// try again.
     ///
     /// They go to the serial port if that is recorded or there is nothing else, and to the virtio console otherwise.
@@ -195,7 +195,7 @@ impl Machine {
         }
     }
 
-    /// Tells the guest that its virtio console has that many columns and rows now.
+    /// Changes the size of the virtio console, in characters, and notifies the guest.
     ///
     /// # Errors
     /// There is no virtio console.
@@ -203,7 +203,7 @@ impl Machine {
         self.virtio.resize_console(ConsoleSize { columns, rows })
     }
 
-    /// Asks the guest to give up `size` of its memory from now on; whether and when it does is its own business and
+    /// Asks the guest to give up `size` of its memory from now on; whether and when it does is
     /// seen in the counters.
     ///
     /// # Errors
@@ -220,7 +220,7 @@ impl Machine {
         self.virtio.set_link(nic, link)
     }
 
-    /// Asks the guest to tell the network behind interface `nic` where it is.
+    /// Asks the guest to announce its addresses on the network behind interface `nic`.
     ///
     /// # Errors
     /// There is no such interface, or its driver does not know how.
@@ -247,13 +247,13 @@ impl Machine {
     }
 
     /// Whether nothing of an ended machine goes on by itself: no vCPU thread was left behind, and no I/O is in flight
-    /// that may still change a disk. Nobody else may use its disks before that.
+    /// that may still change a disk. Its disks may not be used for anything else before that.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Ended) && self.devices_ended && self.settled
     }
 
-    /// Ends the vCPUs and takes the devices from the guest. Idempotent, and does nothing again that failed.
+    /// Ends the vCPUs and resets the devices. Idempotent; a step that failed is not tried again.
     fn end(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if let Phase::Started { mut vcpus, .. } = phase

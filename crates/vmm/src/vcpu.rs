@@ -60,7 +60,7 @@ pub enum StartError {
     },
 }
 
-/// What is read of a vCPU while it runs.
+/// A vCPU's counters, read while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     clock: ThreadClock,

@@ -8,7 +8,7 @@ use vm_model::GuestPanic;
 
 use super::{Machine, TurnReport};
 
-/// What a controller wants of the loop after it was asked.
+/// Whether the event loop goes on, as a controller decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {

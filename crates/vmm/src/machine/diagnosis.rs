@@ -32,8 +32,8 @@ pub enum DiagnosisError {
 }
 
 impl Machine {
-    /// Takes each vCPU out of the guest, looks where it is, and lets it go on: a dump for each, by index. One that does
-    /// not come until `deadline` is reported as silent. Parked vCPUs stay parked.
+    /// Makes each vCPU leave the guest, reads its registers, and lets it go on. Returns a dump for each, by index; a vCPU
+    /// that does not leave the guest before `deadline` is reported as silent. Parked vCPUs stay parked.
     ///
     /// # Errors
     /// The machine does not run.

@@ -19,7 +19,7 @@ pub enum BuildError {
     Vcpus {
         /// The number of vCPUs in the description.
         vcpus: u8,
-        /// What the host's KVM takes.
+        /// The most that the host's KVM accepts.
         most: u32,
     },
     /// The vCPUs cannot be arranged or placed as asked for.
@@ -38,10 +38,10 @@ pub enum BuildError {
     AddressBits {
         /// The last address.
         end: u64,
-        /// What the guest's CPU has.
+        /// The address bits of the guest's CPU.
         bits: u8,
     },
-    /// Guest memory could not be had.
+    /// Guest memory could not be allocated.
     #[error("guest memory could not be had")]
     Memory(#[source] MemoryError),
     /// What the machine boots is unusable.
@@ -139,7 +139,7 @@ pub enum ProcessorsError {
     /// There is no such topology.
     #[error(transparent)]
     Topology(TopologyError),
-    /// Not on this host's CPUs.
+    /// The vCPUs cannot be placed on this host's CPUs.
     #[error(transparent)]
     Affinity(AffinityError),
 }

@@ -1,4 +1,4 @@
-//! What runs on a vCPU's thread: the guest, then what it asks for, then the guest again, until the gate says end.
+//! The body of a vCPU's thread: it runs the guest, handles the exit, and runs the guest again, until the gate ends it.
 //!
 //! A panic anywhere in it, a device's included, ends the machine with the thread's name and the panic's message;
 //! it never leaves the thread.
@@ -90,7 +90,7 @@ fn serve(
     Ok(None)
 }
 
-/// Does what an exit asks for; says how the machine ended if it did.
+/// Handles an exit; returns how the machine ended if it did.
 fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
     match exit {
         Exit::IoIn { port, data } => buses.ports.read(u64::from(port), data),
@@ -129,7 +129,7 @@ fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
     None
 }
 
-/// Says of a guest that did what cannot be done where it did it.
+/// Adds to a guest fault the address of the instruction that caused it.
 fn placed(end: MachineExit, vcpu: &Vcpu) -> MachineExit {
     match (end, vcpu.regs()) {
         (MachineExit::GuestFault(what), Ok(general)) => MachineExit::GuestFault(format!(
