@@ -1,6 +1,5 @@
 //! Whole artifacts, from a directory to an opened machine; and what the crate's other tests share.
 
-use std::error::Error;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,16 +12,7 @@ use vm_model::{Bytes, DiskAccess, MemoryBacking, Overrides, SerialMode};
 use crate::*;
 
 /// An error and its causes, as a log shows them.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
+pub(crate) use vm_model::error_chain as chain;
 
 /// A store with one image, `image`, in it.
 struct Store {

@@ -45,9 +45,9 @@ pub enum MemoryError {
     /// The size is no whole number of huge pages.
     #[error("guest memory of {size} is no whole number of huge pages of {page}")]
     PartialHugePage {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
-        /// Of one page.
+        /// The size of one huge page.
         page: Bytes,
     },
     /// The host has set aside too few huge pages.
@@ -56,13 +56,13 @@ pub enum MemoryError {
         huge_pages::in_words(*free)
     )]
     HugePages {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
-        /// Of one page.
+        /// The size of one huge page.
         page: Bytes,
         /// Pages.
         needed: u64,
-        /// Pages that nobody has and nobody was promised; `None` if the host has no such pages.
+        /// Huge pages that are neither in use nor reserved; `None` if the host has none of this size.
         free: Option<u64>,
         /// What the kernel answered.
         #[source]
@@ -74,17 +74,17 @@ pub enum MemoryError {
         /// As asked for.
         size: Bytes,
     },
-    /// What a balloon gives back is promised to nobody: a guest that wants it again would end its process.
+    /// Memory that a balloon gives back is reserved for nothing: a guest that uses it again could get the process killed.
     #[error("guest memory of huge pages cannot be given back by a balloon")]
     BalloonOnHugePages,
     /// The host does not give memory of this kind.
     #[error("could not create {size} of guest memory: {operation}")]
     Create {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
         /// What the host refused.
         operation: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
@@ -95,16 +95,16 @@ pub enum MemoryError {
         size: Bytes,
         /// Of the piece that failed, in bytes.
         length: u64,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: MmapRegionError,
     },
     /// The host has no more memory to make it present in advance.
     #[error("could not make {size} of guest memory present in advance; the host may not have that much free")]
     Prefault {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
