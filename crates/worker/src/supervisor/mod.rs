@@ -16,6 +16,7 @@ mod nic_wish;
 mod policy;
 mod prepare;
 mod record;
+mod socket_path;
 mod stage;
 mod start;
 mod step;
