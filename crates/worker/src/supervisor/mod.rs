@@ -13,6 +13,7 @@ mod live;
 mod network;
 mod news;
 mod nic_wish;
+mod nics;
 mod policy;
 mod prepare;
 mod record;
