@@ -6,8 +6,10 @@ mod boundaries;
 mod links;
 mod lockfile;
 mod manifests;
+mod named_tests;
 mod sources;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +30,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     let mut findings = boundaries::check(&boundaries::Graph::from_metadata(&metadata)?);
     findings.extend(lockfile::check(&read(&root.join("Cargo.lock"))?)?);
     let mut long_files = 0;
+    let (mut functions, mut documents) = (BTreeSet::new(), Vec::new());
     for file in &files {
         let name = file.strip_prefix(root).unwrap_or(file);
         match file.extension().and_then(|extension| extension.to_str()) {
@@ -35,13 +38,21 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
                 let text = read(file)?;
                 findings.extend(sources::check(name, &text));
                 long_files += usize::from(sources::is_long(name, &text));
+                functions.extend(named_tests::functions(&text).map(str::to_owned));
             }
             Some("toml") if file.ends_with("Cargo.toml") && file.parent() != Some(root) => {
                 findings.extend(manifests::check(name, &read(file)?)?);
             }
-            Some("md") => findings.extend(links::check(root, name, &read(file)?)),
+            Some("md") => {
+                let text = read(file)?;
+                findings.extend(links::check(root, name, &text));
+                documents.push((name, text));
+            }
             _ => {}
         }
+    }
+    for (name, text) in &documents {
+        findings.extend(named_tests::check(name, text, &functions));
     }
     for finding in &findings {
         println!("{finding}");

@@ -12,7 +12,7 @@ const FEW_FILES: u64 = 4096;
 
 /// Everything that is not as it should be.
 pub(super) fn notes(status: &StatusView) -> Vec<String> {
-    let mut notes: Vec<String> = source(status).into_iter().collect();
+    let mut notes = source(status);
     notes.extend(status.refused_entries.iter().map(|entry| {
         format!("the entry of VM {} was refused, and the VM stays as it is: {}", entry.id, entry.problem)
     }));
@@ -34,7 +34,7 @@ pub(super) fn notes(status: &StatusView) -> Vec<String> {
 
 /// What of that concerns VM `id`.
 pub(super) fn notes_of(status: &StatusView, id: &VmId) -> Vec<String> {
-    let mut notes: Vec<String> = source(status).into_iter().collect();
+    let mut notes = source(status);
     let entries = status.refused_entries.iter().filter(|entry| entry.id == *id);
     notes.extend(entries.map(|entry| {
         format!("its entry in the assignments was refused, and it stays as it is: {}", entry.problem)
@@ -47,15 +47,16 @@ pub(super) fn lines(notes: &[String]) -> String {
     notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
 }
 
-/// What is wrong with the assignments as a whole.
-fn source(status: &StatusView) -> Option<String> {
-    if let Some(held) = &status.held {
-        return Some(format!(
-            "the newest assignments (generation {}) are held: {}",
-            held.generation, held.reason
-        ));
-    }
-    let AssignmentsView { path, state, problem, .. } = status.assignments.as_ref()?;
+/// What is wrong with the assignments as a whole: what is held, and what has become of the file since.
+fn source(status: &StatusView) -> Vec<String> {
+    let held = status.held.as_ref().map(|held| {
+        format!("the newest assignments (generation {}) are held: {}", held.generation, held.reason)
+    });
+    held.into_iter().chain(status.assignments.as_ref().and_then(file)).collect()
+}
+
+/// What is wrong with the assignments' file.
+fn file(AssignmentsView { path, state, problem, .. }: &AssignmentsView) -> Option<String> {
     let problem = problem.as_deref().unwrap_or("nobody knows why");
     match state {
         AssignmentsState::Missing => {

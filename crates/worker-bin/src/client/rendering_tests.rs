@@ -185,5 +185,9 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     let reason = "it removes every VM".to_owned();
     let waiting = HeldSet { generation: Generation::new(4), since: NOW, removals: 2, reason };
     let held = StatusView { held: Some(waiting), ..good };
-    assert_eq!(notes(&held), ["the newest assignments (generation 4) are held: it removes every VM"]);
+    let said = "the newest assignments (generation 4) are held: it removes every VM";
+    assert_eq!(notes(&held), [said]);
+    // And then the file went.
+    let both = notes(&StatusView { assignments: bad.assignments, ..held });
+    assert!(both.len() == 2 && both[0] == said && both[1].contains("missing"), "{both:?}");
 }
