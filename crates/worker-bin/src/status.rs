@@ -31,7 +31,8 @@ pub(crate) fn source(
             refused_entries: node.refused_entries,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             degradations: Vec::new(),
-            log_lines_dropped: logging::dropped(),
+            degradations: vm_manager.network_degradations(),
+        log_lines_dropped: logging::dropped(),
             open_files_limit: files.limit(),
         }
     })

@@ -21,7 +21,7 @@ use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, RecordStore, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
+    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
 };
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;
@@ -40,13 +40,14 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let state_error = |problem| state_error(&config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let writer = RecordWriter::open(config.state_dir());
     let records =
-        RecordStore::open(&config.vm_artifacts_dir).map_err(|problem| state_error(Box::new(problem)))?;
+        RecordStore::open(&config.vm_artifacts_dir, writer.clone()).map_err(|problem| state_error(Box::new(problem)))?;
     let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
     let (intact, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
-    let volumes = VolumeStore::open(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let volumes = VolumeStore::open(config.state_dir(), writer.clone()).map_err(|problem| state_error(Box::new(problem)))?;
     let removed = removed_vms(kept);
-    let leases = open_leases(&config, subnet)?;
+    let leases = open_leases(&config, subnet, writer.clone())?;
     let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
     let known: BTreeSet<VmId> =
         intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
@@ -68,6 +69,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         subnet: Subnet { gateway: network.config().gateway, mask: subnet.mask() },
         network: SharedNetwork::new(network),
         leases,
+        writer,
         records,
         removed,
         kept_changed: Arc::new(Notify::new()),
@@ -101,8 +103,12 @@ fn removed_vms(records: Vec<VmRecord>) -> RemovedVms {
     removed
 }
 
-fn open_leases(config: &VmManagerConfig, subnet: Ipv4Network) -> Result<Leases, VmManagerError> {
-    Leases::open(config.state_dir(), subnet).map_err(|problem| match problem {
+fn open_leases(
+    config: &VmManagerConfig,
+    subnet: Ipv4Network,
+    writer: RecordWriter,
+) -> Result<Leases, VmManagerError> {
+    Leases::open(config.state_dir(), subnet, writer).map_err(|problem| match problem {
         LeasesError::Pool(problem) => VmManagerError::Setting {
             setting: "vm_subnet_base",
             value: config.vm_subnet_base.clone(),

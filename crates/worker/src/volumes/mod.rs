@@ -28,5 +28,5 @@ mod store;
 pub(crate) use copy::make_content;
 pub(crate) use error::VolumeError;
 pub(crate) use listing::ContentRef;
-pub(crate) use staging::{StageRequest, Staged, Thoroughness, summary};
+pub(crate) use staging::{StageRequest, Staged, Thoroughness, in_words, summary};
 pub(crate) use store::{Committed, VolumeStore};

@@ -204,7 +204,7 @@ fn note(disk: &str, decision: Decision, policy: VolumePolicy, grace: Duration) -
 }
 
 /// A length of time as people say it: `24 h`, `90 s`.
-fn in_words(time: Duration) -> String {
+pub(crate) fn in_words(time: Duration) -> String {
     match time.as_secs() {
         seconds if seconds >= 3600 && seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
         seconds => format!("{seconds} s"),

@@ -15,7 +15,7 @@ use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
 use super::record::{Content, Unused, VolumeRecord};
 use super::staging::Staged;
-use crate::records::{make_private, remove_all};
+use crate::records::{RecordWriter, make_private, remove_all};
 
 /// What stands before the name of what is being deleted. No VM's name begins so.
 const REMOVED: &str = ".removed.";
@@ -39,13 +39,14 @@ pub(crate) struct Committed {
 #[derive(Debug)]
 pub(crate) struct VolumeStore {
     root: PathBuf,
+    writer: RecordWriter,
     /// One lock a VM protects the records of its volumes. Held for a change of them, never while an image is read.
     locks: Mutex<BTreeMap<VmId, Arc<Mutex<()>>>>,
 }
 
 impl VolumeStore {
-    /// The store in `state_dir`. Deletions that were cut short are finished.
-    pub(crate) fn open(state_dir: &Path) -> Result<Self, VolumeError> {
+    /// The store in `state_dir`, whose records `writer` writes. Deletions that were cut short are finished.
+    pub(crate) fn open(state_dir: &Path, writer: RecordWriter) -> Result<Self, VolumeError> {
         let root = state_dir.join("volumes");
         make_private(&root).map_err(|source| failed("create", &root, source))?;
         let list = |source| failed("list", &root, source);
@@ -55,7 +56,7 @@ impl VolumeStore {
                 remove_all(&entry.path()).map_err(|source| failed("delete", &entry.path(), source))?;
             }
         }
-        Ok(Self { root, locks: Mutex::default() })
+        Ok(Self { root, writer, locks: Mutex::default() })
     }
 
     /// Switches a disk over to what was staged for it and opens it. No machine of `vm` may run.
@@ -216,7 +217,7 @@ impl VolumeStore {
 
     /// The directory of one volume.
     pub(super) fn volume(&self, vm: &VmId, disk: &str) -> VolumeDirectory {
-        VolumeDirectory::new(self.root.join(vm.as_str()).join(disk))
+        VolumeDirectory::new(self.root.join(vm.as_str()).join(disk), self.writer.clone())
     }
 
     /// The names of `vm`'s disks that have a volume.
