@@ -41,11 +41,12 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let writer = RecordWriter::open(config.state_dir());
-    let records =
-        RecordStore::open(&config.vm_artifacts_dir, writer.clone()).map_err(|problem| state_error(Box::new(problem)))?;
+    let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
+        .map_err(|problem| state_error(Box::new(problem)))?;
     let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
     let (intact, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
-    let volumes = VolumeStore::open(config.state_dir(), writer.clone()).map_err(|problem| state_error(Box::new(problem)))?;
+    let volumes = VolumeStore::open(config.state_dir(), writer.clone())
+        .map_err(|problem| state_error(Box::new(problem)))?;
     let removed = removed_vms(kept);
     let leases = open_leases(&config, subnet, writer.clone())?;
     let intact_ids = intact.iter().map(|record| record.assignment.id.clone());

@@ -101,7 +101,10 @@ fn the_vm_of_an_entry_that_was_refused_stays_as_it_is() {
 fn a_failed_vm_that_is_asked_for_again_is_tried_again() {
     let (id, vm) = present(assignment(0, 0, DesiredState::Running));
     let observed = [(id.clone(), ObservedVm { has_failed: true, ..vm.clone() })].into();
-    assert_eq!(plan(&set(vec![vm.assignment.clone()]), &observed, &Described::new(), DAY), [Action::Retry(id)]);
+    assert_eq!(
+        plan(&set(vec![vm.assignment.clone()]), &observed, &Described::new(), DAY),
+        [Action::Retry(id)]
+    );
 }
 
 proptest! {
