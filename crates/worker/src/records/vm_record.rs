@@ -226,8 +226,7 @@ mod tests {
     use super::*;
 
     fn open(root: &Path) -> Result<RecordStore, RecordError> {
-        make_private(root).expect("created");
-        RecordStore::open(root, RecordWriter::open(root))
+        RecordStore::open(root, RecordWriter::open(root.parent().expect("it is in a directory")))
     }
 
     fn record(id: &str) -> VmRecord {
