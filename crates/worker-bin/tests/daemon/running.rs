@@ -59,6 +59,7 @@ fn a_worker_that_is_killed_leaves_nothing_that_hinders_the_next_one() {
             [
                 "host-settings.json",
                 "leases.json",
+                "reserve",
                 "verified.json",
                 "vms",
                 "volumes",
