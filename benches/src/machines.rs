@@ -108,7 +108,7 @@ impl Fleet {
             spec: MachineSpec {
                 uuid: uuid::Uuid::from_u128(u128::from(self.created)),
                 cpus: CpuSpec::default(),
-                memory: MemorySpec { size: MEMORY, backing: MemoryBacking::default(), prefault: false },
+                memory: MemorySpec { size: MEMORY, backing: MemoryBacking::SharedMemfd, prefault: false },
                 boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },
                 disks: Vec::new(),
                 nics: Vec::new(),

@@ -78,6 +78,7 @@ impl Network {
             nic: "net0".to_owned(),
             mac: MAC,
             address: GUEST,
+            mask: None,
             mtu: None,
             tap_hint: None,
             queues: NonZeroU16::MIN,

@@ -25,6 +25,8 @@ use crate::{StatusView, VmList, VmView};
 const MAX_ANSWER: usize = 64 << 20;
 /// How long the worker may take to answer.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long it may take to plan: it compares images, which are read for that.
+const PLAN_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -56,10 +58,12 @@ pub enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The worker took too long.
-    #[error("the worker did not answer {request} within {}s", DEADLINE.as_secs())]
+    #[error("the worker did not answer {request} within {}s", deadline.as_secs())]
     Late {
         /// What was asked.
         request: String,
+        /// How long was waited.
+        deadline: Duration,
     },
 }
 
@@ -113,7 +117,7 @@ impl AdminClient {
     /// # Errors
     /// See [`ClientError`]; the state itself may be refused.
     pub async fn plan(&self, text: String) -> Result<PlanView, ClientError> {
-        self.post_json("/v1/plan", text.into()).await
+        self.post_json("/v1/plan", text.into(), PLAN_DEADLINE).await
     }
 
     /// Applies the desired state that is held.
@@ -121,7 +125,7 @@ impl AdminClient {
     /// # Errors
     /// See [`ClientError`]; refused where none is held.
     pub async fn allow_removals(&self) -> Result<VerdictView, ClientError> {
-        self.post_json("/v1/allow-removals", Bytes::new()).await
+        self.post_json("/v1/allow-removals", Bytes::new(), DEADLINE).await
     }
 
     /// Every content of every volume.
@@ -146,13 +150,18 @@ impl AdminClient {
     /// See [`ClientError`].
     pub async fn delete_kept(&self, request: &DeletionRequest) -> Result<DeletionView, ClientError> {
         let body = serde_json::to_vec(request).map_err(|source| broken("POST /v1/gc", source))?;
-        self.post_json("/v1/gc", body.into()).await
+        self.post_json("/v1/gc", body.into(), PLAN_DEADLINE).await
     }
 
-    async fn post_json<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, ClientError> {
+    async fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
         let name = format!("POST {path}");
         let request = Request::post(path).header("content-type", "application/json");
-        let answer = self.ask(&name, request, body).await?;
+        let answer = self.ask(&name, request, body, deadline).await?;
         serde_json::from_slice(&answer).map_err(|source| broken(&name, source))
     }
 
@@ -162,14 +171,20 @@ impl AdminClient {
     }
 
     async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
-        self.ask(&format!("GET {path}"), Request::get(path), Bytes::new()).await
+        self.ask(&format!("GET {path}"), Request::get(path), Bytes::new(), DEADLINE).await
     }
 
     /// Sends `request`, called `name`, and takes the answer to it.
-    async fn ask(&self, name: &str, request: Builder, body: Bytes) -> Result<Bytes, ClientError> {
-        let (status, body) = timeout(DEADLINE, self.exchange(name, request, body))
+    async fn ask(
+        &self,
+        name: &str,
+        request: Builder,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ClientError> {
+        let (status, body) = timeout(deadline, self.exchange(name, request, body))
             .await
-            .map_err(|_| ClientError::Late { request: name.to_owned() })??;
+            .map_err(|_| ClientError::Late { request: name.to_owned(), deadline })??;
         if status.is_success() {
             return Ok(body);
         }

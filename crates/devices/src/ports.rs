@@ -45,7 +45,7 @@ pub trait MessageInterrupts: Send + Sync {
     /// The vector does not exist, was never programmed, or the host refused.
     fn trigger(&self, vector: u16) -> io::Result<()>;
 
-    /// What delivers `vector`, as last programmed, when somebody else writes to it.
+    /// The eventfd that delivers `vector`, as last programmed, when the host's kernel writes to it.
     ///
     /// # Errors
     /// The vector does not exist, was never programmed, or is delivered by other means.

@@ -125,7 +125,7 @@ fn unblock_on_this_thread() -> Result<(), KickSignalError> {
 /// What a vCPU, its binding and its kickers share.
 #[derive(Debug)]
 pub(crate) struct KickTarget {
-    /// Who may be kicked and how; see the module's description. Never held across anything that blocks.
+    /// Whether the vCPU's thread can be kicked, and how; see the module's description. Never held across anything that blocks.
     state: Mutex<State>,
     /// [`thread_token`] of the thread that the vCPU is bound to, 0 for none. Compared, never followed.
     bound: AtomicUsize,
@@ -210,11 +210,11 @@ impl VcpuKicker {
     }
 
     /// Makes the vCPU's present or next [`run`](crate::Vcpu::run) return
-    /// [`Exit::Interrupted`](crate::Exit::Interrupted). Publish what is asked of the vCPU first. Kicks before the
-    /// vCPU looks are one; a kick after its end does nothing.
+    /// [`Exit::Interrupted`](crate::Exit::Interrupted). Publish the request to the vCPU
+    /// before. Several kicks before the vCPU looks count as one; a kick after its end does nothing.
     ///
-    /// When the user's signal queue is full for long, the exit may be delayed until the next kick: who waits for
-    /// the vCPU with a deadline kicks again.
+    /// When the user's signal queue is full for long, the exit may be delayed until the next kick: a caller
+    /// that waits for the vCPU kicks again after a while.
     pub fn kick(&self) {
         let mut state = self.target.lock();
         let Some(immediate_exit) = state.immediate_exit else {

@@ -1,6 +1,5 @@
 //! Whole artifacts, from a directory to an opened machine; and what the crate's other tests share.
 
-use std::error::Error;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,16 +12,7 @@ use vm_model::{Bytes, DiskAccess, MemoryBacking, Overrides, SerialMode};
 use crate::*;
 
 /// An error and its causes, as a log shows them.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
+pub(crate) use vm_model::error_chain as chain;
 
 /// A store with one image, `image`, in it.
 struct Store {
@@ -142,7 +132,7 @@ fn the_example_of_the_repository_loads() {
     assert_eq!(artifact.warnings, []);
     let machine = &artifact.machine;
     assert_eq!((machine.cpus.boot_vcpus, machine.memory.size), (2, Bytes::from_mib(256)));
-    assert_eq!((machine.memory.backing, machine.serial), (MemoryBacking::SharedMemfd, SerialMode::Console));
+    assert_eq!((machine.memory.backing, machine.serial), (MemoryBacking::Automatic, SerialMode::Console));
     assert_eq!(machine.boot.cmdline, "console=ttyS0 root=/dev/vda rw");
     let disks: Vec<_> = machine.disks.iter().map(|disk| (disk.id.as_str(), disk.access)).collect();
     assert_eq!(disks, [("root", DiskAccess::ReadWrite), ("data", DiskAccess::ReadOnly)]);

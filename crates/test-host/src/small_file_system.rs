@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{
@@ -44,6 +45,12 @@ impl SmallFileSystem {
         let file = self.create(name);
         file.set_len(bytes).expect("a size takes no room");
         file
+    }
+
+    /// Its root, as this process reaches it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
     }
 
     /// Takes all the room that is left.

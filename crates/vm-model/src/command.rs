@@ -63,7 +63,7 @@ pub enum Command {
         /// How long the vCPUs may take to leave the guest; a few seconds at most.
         within: Duration,
     },
-    /// Press the reset button: the machine is made anew in place and runs, whatever its guest is about. Answered when the
+    /// Press the reset button: the machine is rebuilt in place and runs, whatever its guest does. Answered when the
     /// old machine has ended and the new one is about to be built. Where resets are not carried out in place it fails.
     Reset,
     /// End the machine now. Overtakes every other command; its effect is seen in the status.

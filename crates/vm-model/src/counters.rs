@@ -202,6 +202,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn troubles_of_a_disk_add_up() {
+        let reading = |base: u64| BlockCounters {
+            kept_requests: base,
+            troubles: base + 1,
+            trouble_time: Duration::from_secs(base + 2),
+            ..BlockCounters::default()
+        };
+        let mut sum = reading(100);
+        sum.add(&reading(20));
+        assert_eq!((sum.kept_requests, sum.troubles, sum.trouble_time), (120, 122, Duration::from_secs(124)));
+    }
+
+    #[test]
     fn what_is_counted_adds_up_and_what_is_measured_is_the_later_ones() {
         let reading = |base: u64| MachineCounters {
             vcpus: vec![VcpuCounters { cpu_time: Duration::from_secs(base), exits: base + 1 }],
@@ -225,9 +238,7 @@ mod tests {
                 flush_operations: base + 11,
                 erase_operations: base + 14,
                 errors: base + 12,
-                kept_requests: base + 16,
-                troubles: base + 17,
-                trouble_time: Duration::from_secs(base + 18),
+                ..BlockCounters::default()
             }],
             balloon: Some(BalloonCounters {
                 target: Bytes::new(base),
@@ -261,9 +272,6 @@ mod tests {
         twice(&mut disk.flush_operations, 11);
         twice(&mut disk.erase_operations, 14);
         twice(&mut disk.errors, 12);
-        twice(&mut disk.kept_requests, 16);
-        twice(&mut disk.troubles, 17);
-        disk.trouble_time += Duration::from_secs(18);
         assert_eq!(sum, expected);
         // Of a machine that is not there yet nothing can be read.
         let between = MachineCounters::default().added_to(&reading(20));

@@ -22,6 +22,7 @@ mod command;
 mod counters;
 mod disk_options;
 mod document;
+mod error_text;
 mod id;
 mod lifecycle;
 mod machine;
@@ -45,13 +46,14 @@ pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
+pub use error_text::{error_chain, panic_message};
 pub use id::{InvalidVmId, VmId};
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
 pub use machine::{
-    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, MachineSpec, MemoryBacking,
-    MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
+    BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
+    MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
 pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub enum VmStatus {
     /// Its artifact is being verified, its disks and network prepared.
     Creating,
-    /// Its machine is being built, or made anew after a reset.
+    /// Its machine is being built, or rebuilt after a reset.
     Booting,
     /// Its first vCPU was entered.
     Running,
@@ -146,12 +146,12 @@ pub enum MachineExit {
     Reset(ResetSource),
     /// A vCPU shut down with no handler left: a triple fault.
     TripleFault,
-    /// A vCPU came to what nobody can carry out for it, as code does that goes on where there is no memory. The text says
-    /// what the guest did, beginning with a verb.
+    /// A vCPU executed what KVM cannot emulate, as code does that runs on where there is no memory. The text says what
+    /// the guest did, beginning with a verb.
     GuestFault(String),
     /// It was ended by its host.
     Killed,
-    /// It could not be built, at first or anew after a reset.
+    /// It could not be built, at first or after a reset.
     NotBuilt {
         /// What kind of failure that is.
         kind: FailureKind,

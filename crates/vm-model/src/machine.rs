@@ -50,8 +50,10 @@ pub struct MemorySpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryBacking {
-    /// One sealed memfd, mapped shared.
+    /// What makes guests quick on the host: see [`MemoryBacking::resolve`]. No machine is made of it.
     #[default]
+    Automatic,
+    /// One sealed memfd, mapped shared.
     SharedMemfd,
     /// Private anonymous memory that asks for transparent huge pages.
     AnonymousHuge,
@@ -59,6 +61,39 @@ pub enum MemoryBacking {
     AnonymousMergeable,
     /// One sealed memfd of pages that the host has set aside, mapped shared and reserved whole.
     HugePages(HugePageSize),
+}
+
+impl MemoryBacking {
+    /// What memory lies on where the host gives huge pages as `support` says; what is not automatic stays as it is.
+    ///
+    /// Shared memory can be handed to other processes and tells its resident size at once, so it is taken where it has
+    /// huge pages, and where nothing has.
+    #[must_use]
+    pub const fn resolve(self, support: HugePageSupport) -> Self {
+        match (self, support) {
+            (Self::Automatic, HugePageSupport { shared: false, private: true }) => Self::AnonymousHuge,
+            (
+                Self::Automatic,
+                HugePageSupport { shared: true, .. } | HugePageSupport { private: false, .. },
+            ) => Self::SharedMemfd,
+            (
+                fixed @ (Self::SharedMemfd
+                | Self::AnonymousHuge
+                | Self::AnonymousMergeable
+                | Self::HugePages(_)),
+                _,
+            ) => fixed,
+        }
+    }
+}
+
+/// Which memory a host gives transparent huge pages when it asks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HugePageSupport {
+    /// Shared memory.
+    pub shared: bool,
+    /// Private anonymous memory.
+    pub private: bool,
 }
 
 /// The size of a huge page.
@@ -376,6 +411,23 @@ mod tests {
                 vsock: Some(VsockSpec { cid: 3, directory: "sockets" }),
                 ..GuestServices::default()
             },
+        }
+    }
+
+    #[test]
+    fn automatic_memory_is_private_only_where_that_alone_has_huge_pages() {
+        let on = |shared, private| MemoryBacking::Automatic.resolve(HugePageSupport { shared, private });
+        assert_eq!(on(true, true), MemoryBacking::SharedMemfd);
+        assert_eq!(on(true, false), MemoryBacking::SharedMemfd);
+        assert_eq!(on(false, true), MemoryBacking::AnonymousHuge);
+        assert_eq!(on(false, false), MemoryBacking::SharedMemfd);
+        for fixed in [
+            MemoryBacking::SharedMemfd,
+            MemoryBacking::AnonymousHuge,
+            MemoryBacking::AnonymousMergeable,
+            MemoryBacking::HugePages(HugePageSize::TwoMib),
+        ] {
+            assert_eq!(fixed.resolve(HugePageSupport { shared: false, private: true }), fixed);
         }
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub enum ResetPolicy {
     /// It ends it, and whoever launched it decides what follows.
     EndsMachine,
-    /// The machine is made anew in place, as often as this; one more ends it.
+    /// The machine is rebuilt in place, as often as this; one more ends it.
     InPlace(ResetLimit),
 }
 
@@ -41,7 +41,7 @@ impl Default for ResetLimit {
     }
 }
 
-/// How often a machine was made anew in place since it was launched.
+/// How often a machine was rebuilt in place since it was launched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResetCounts {

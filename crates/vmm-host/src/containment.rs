@@ -4,11 +4,12 @@
 //! process's, so the one installed here adds itself to whatever is there: it notes the place for a thread that is inside
 //! [`contain`], and lets the previous hook print for every thread as before.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 use std::thread;
+
+use vm_model::panic_message;
 
 thread_local! {
     /// `Some` inside [`contain`]; then the place of the thread's last panic, once there was one.
@@ -48,7 +49,7 @@ pub(crate) fn contain<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     let result = panic::catch_unwind(AssertUnwindSafe(body));
     let place = PANIC_PLACE.take().unwrap_or_default();
     result.map_err(|payload| {
-        let message = message_of(payload.as_ref());
+        let message = panic_message(payload.as_ref()).to_owned();
         dispose(payload);
         let thread = thread::current();
         format!("panic on thread {}: {message}{place}", thread.name().unwrap_or("without a name"))
@@ -60,21 +61,11 @@ pub(crate) fn dispose(value: impl Sized) {
     let dropped = panic::catch_unwind(AssertUnwindSafe(move || drop(value)));
     if let Err(payload) = dropped {
         tracing::error!(
-            message = message_of(payload.as_ref()),
+            message = panic_message(payload.as_ref()),
             "a destructor panicked; what it owned may be leaked"
         );
         // A payload whose own destructor panics would panic here: better leaked than another round.
         std::mem::forget(payload);
-    }
-}
-
-fn message_of(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&'static str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a message".to_owned()
     }
 }
 

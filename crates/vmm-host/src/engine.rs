@@ -89,7 +89,7 @@ pub(crate) struct Unsettled {
     pub(crate) device: String,
 }
 
-/// Who is asked what to do next while a machine runs.
+/// Drives a running machine: called from its event loop, it decides whether the machine goes on.
 pub(crate) trait Driver {
     /// Becomes readable when [`Driver::woken`] is to be called.
     fn wake_fd(&self) -> BorrowedFd<'_>;
@@ -143,12 +143,12 @@ pub(crate) enum Flow {
 pub(crate) enum Event {
     /// Its first vCPU was about to run its first instruction.
     FirstEntry {
-        /// When.
+        /// The instant before that instruction.
         at: Instant,
     },
     /// Its guest wrote to its console.
     FirstConsoleByte {
-        /// When.
+        /// The instant of the first byte.
         at: Instant,
     },
     /// Its guest's kernel panicked.

@@ -1,12 +1,11 @@
 //! What can go wrong between a request and its answer, and how it is told.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
-use vm_model::{CommandKind, FailureKind, MachineExit, MachinePhase, VmId};
+use vm_model::{CommandKind, FailureKind, MachineExit, MachinePhase, VmId, error_chain};
 
 /// A cause, whatever the engine calls it.
 pub(crate) type Cause = Box<dyn Error + Send + Sync>;
@@ -59,7 +58,7 @@ pub enum LaunchError {
     Mailbox {
         /// Which VM.
         vm: VmId,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -70,7 +69,7 @@ pub enum LaunchError {
         vm: VmId,
         /// The thread's name.
         thread: String,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -117,7 +116,7 @@ pub enum LaunchFailure {
     Build {
         /// Whose fault that is.
         kind: FailureKind,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: Cause,
     },
@@ -142,14 +141,14 @@ impl LaunchFailure {
         }
     }
 
-    /// How a machine ended that came to this.
+    /// The exit of a machine that failed like this.
     pub(crate) fn as_exit(&self) -> MachineExit {
         match self {
             Self::Build { .. } | Self::Start(_) => {
-                MachineExit::NotBuilt { kind: self.kind(), reason: chain(self) }
+                MachineExit::NotBuilt { kind: self.kind(), reason: error_chain(self) }
             }
             Self::Ended(exit) => exit.clone(),
-            Self::Panicked(_) => MachineExit::Failed(chain(self)),
+            Self::Panicked(_) => MachineExit::Failed(error_chain(self)),
         }
     }
 }
@@ -216,16 +215,4 @@ pub enum StopError {
         /// How long was waited after the kill.
         deadline: Duration,
     },
-}
-
-/// An error and its causes in one line, for where only text can go.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

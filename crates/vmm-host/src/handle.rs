@@ -126,8 +126,8 @@ impl MachineHandle {
         self.command(Command::PressPowerButton).await
     }
 
-    /// Presses the reset button: the machine is made anew in place and runs, also a paused one. Returns when the old
-    /// machine has ended; how the new one gets on is seen in the status. The guest's own resets are not fewer for it.
+    /// Presses the reset button: the machine is rebuilt in place and runs, also a paused one. Returns when the old
+    /// machine has ended; how the new one gets on is seen in the status. It is not counted against the guest's own resets.
     ///
     /// # Errors
     /// The machine is stopping or has ended, its resets are not carried out in place, or there was no answer in time.
@@ -150,7 +150,7 @@ impl MachineHandle {
         }
     }
 
-    /// Tells the guest the size of the terminal behind its virtio console. It stays so across resets in place.
+    /// Tells the guest the size of the terminal behind its virtio console. The size outlasts resets in place.
     ///
     /// # Errors
     /// The machine has no virtio console or has ended, or there was no answer in time.
@@ -197,7 +197,7 @@ impl MachineHandle {
         self.command(Command::SetBalloon { size }).await
     }
 
-    /// Takes the link of interface `nic` up or down. It stays so until the machine ends, across resets in place.
+    /// Takes the link of interface `nic` up or down, until the machine ends; resets in place do not change it.
     ///
     /// # Errors
     /// There is no such interface, the machine has ended, or there was no answer in time.

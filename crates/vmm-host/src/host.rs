@@ -33,7 +33,7 @@ pub use hosted_machines::HostCounts;
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
-/// What a host of machines can be told.
+/// The settings of a host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
     /// The most machines at a time, ended ones that are not released yet included. Every machine slows down the page
@@ -44,7 +44,7 @@ pub struct HostOptions {
     pub launch_deadline: Duration,
     /// How long a machine may take to answer a command.
     pub command_deadline: Duration,
-    /// Commands to one machine that may wait; who sends more waits for room.
+    /// Commands to one machine that may wait; a caller that sends more waits for room.
     pub mailbox_capacity: usize,
     /// How much of each console is kept.
     pub console: ConsoleLimits,
@@ -155,7 +155,7 @@ impl VmmHost {
                 Err(_) => report.remaining.push(id),
             }
         }
-        // From here on nobody is interested in how those that remain are.
+        // The health of those that remain is of no use any more.
         let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(watch) = watch {
             watch.end();

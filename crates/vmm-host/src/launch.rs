@@ -1,4 +1,4 @@
-//! What it takes to launch a machine, and how the launch learns that the machine runs.
+//! What is needed to launch a machine, and how its thread answers the launch.
 
 use std::os::fd::OwnedFd;
 
@@ -20,8 +20,8 @@ pub struct LaunchRequest {
     pub resets: ResetPolicy,
 }
 
-/// Told once by the machine's thread: the machine is under way, or what kept it from that.
+/// The answer to a launch, given once: the machine is under way, or what kept it from that.
 pub(crate) type LaunchOutcome = Result<(), LaunchFailure>;
 
-/// Where the machine's thread tells it.
+/// Where the machine's thread gives it.
 pub(crate) type LaunchSignal = oneshot::Sender<LaunchOutcome>;

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! A guest that resets itself gets another machine in the same place, made by the same thread from what it was given:
-//! handle, console, descriptors and counters go on, and nobody above has to be there. See [`vm_model::ResetPolicy`] for
+//! handle, console, descriptors and counters go on, without the caller's help. See [`vm_model::ResetPolicy`] for
 //! how often; the end that no machine follows is in the [`vm_model::MachineStatus`].
 //!
 //! [`vm_model::Command`], [`vm_model::Reply`] and [`vm_model::MachineStatus`] are plain values, and [`CommandPort`] with

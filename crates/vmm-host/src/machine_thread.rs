@@ -1,4 +1,5 @@
-//! What a machine's thread does: has its machine live (`runner`), tells how it ended, hands over what is left.
+//! What a machine's thread does: runs its machine and those that follow it in place (`runner`), publishes how the last
+//! one ended, and hands over what is left.
 
 mod admission;
 mod driver;
@@ -42,14 +43,14 @@ pub(crate) struct MachineThread {
     pub(crate) status: watch::Sender<MachineStatus>,
     /// Moved on at each turn of the machine's event loop.
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// Who waits for the machine to be under way.
+    /// Answers the launch that waits for the machine to be under way.
     pub(crate) under_way: LaunchSignal,
     pub(crate) reaper: ToReaper,
     pub(crate) release: ReleaseSignal,
 }
 
 impl MachineThread {
-    /// The whole of it. Nothing that happens in here reaches another machine.
+    /// Runs the thread to its end. Nothing that happens in here, panics included, reaches another machine.
     pub(crate) fn run(self) {
         let Self { request, engine, console, counters, reaper, release, .. } = self;
         let LaunchRequest { id, spec, initial, resets } = request;
@@ -80,7 +81,7 @@ impl MachineThread {
             tracing::error!(vm_id = %id, panic, "taking the machine apart failed");
             None
         });
-        // The last reading comes before the news, so that whoever hears it finds the final figures.
+        // The last reading comes before the exit is published, so that whoever sees the exit finds the final figures.
         if let Err(panic) = contain(|| counters.end()) {
             tracing::error!(vm_id = %id, panic, "the last reading of the counters failed");
         }
@@ -89,7 +90,8 @@ impl MachineThread {
     }
 }
 
-/// Tells how the machine ended: in the status, and to the launch if that still waits. Closes the mailbox.
+/// Publishes how the machine ended: in its status, and as the answer to the launch if that still waits. Closes the
+/// mailbox.
 fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: MachineDriver) {
     let exit = match &outcome {
         Ok(exit) => exit.clone(),

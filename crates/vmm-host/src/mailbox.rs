@@ -1,8 +1,8 @@
-//! The way of commands to a machine's thread: a bounded channel that tasks wait for room in, and an eventfd that
-//! wakes the machine's event loop.
+//! Carries commands to a machine's thread: a bounded channel, in which tasks wait for room, and an eventfd that wakes the
+//! machine's event loop.
 //!
 //! A kill does not queue: it is a flag, seen before any command. It is also raised when the sending end
-//! is dropped, so a machine that nobody can reach any more ends.
+//! is dropped, so that a machine ends whose last handle is gone.
 
 use std::future::Future;
 use std::io;
@@ -29,25 +29,25 @@ pub trait CommandPort: Send + Sync {
     fn call(&self, command: Command) -> ReplyFuture<'_>;
 }
 
-/// The machine has ended, or its process is gone: nobody takes commands any more.
+/// The machine has ended, or its process is gone: commands are not taken any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the machine takes no commands any more")]
 pub struct PortClosed;
 
-/// A command under way, and who waits for its reply.
+/// A command and the channel for its reply.
 pub(crate) struct Envelope {
     pub(crate) command: Command,
     reply: oneshot::Sender<Reply>,
 }
 
 impl Envelope {
-    /// Whether somebody still wants it carried out.
+    /// Whether its caller still waits for the reply.
     pub(crate) fn is_awaited(&self) -> bool {
         !self.reply.is_closed()
     }
 
     pub(crate) fn answer(self, reply: Reply) {
-        // Who gave up waiting in the meantime was told so by its own deadline.
+        // A caller that gave up meanwhile has its own error already.
         let _ = self.reply.send(reply);
     }
 }
@@ -159,7 +159,7 @@ impl Inbox {
         self.bell.killed.load(Ordering::Acquire)
     }
 
-    /// The next command that somebody still waits for.
+    /// The next command whose caller still waits for the reply.
     pub(crate) fn take(&mut self) -> Option<Envelope> {
         loop {
             let envelope = self.commands.try_recv().ok()?;

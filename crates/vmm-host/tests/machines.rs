@@ -21,7 +21,7 @@ async fn a_guest_that_says_its_word_and_powers_off() {
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
     within(machine.released()).await;
     assert_eq!(machine.console().head, b"hello, host\n");
-    assert_eq!(machine.console_recorder().tail_lines(5), ["hello, host"]);
+    assert_eq!(machine.console_recorder().tail_lines_since(0, 5), ["hello, host"]);
     let timings = machine.status().borrow().timings;
     let first_entry = timings.first_entry.expect("it was entered");
     let first_byte = timings.first_console_byte.expect("it wrote");

@@ -29,7 +29,7 @@ pub enum GenerationChangeError {
     Write {
         /// Where.
         address: u64,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: GuestMemoryError,
     },

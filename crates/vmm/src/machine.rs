@@ -71,7 +71,7 @@ pub struct Machine {
     platform: Platform,
     virtio: VirtioDevices,
     devices_ended: bool,
-    /// Of all that was ended, nothing goes on by itself.
+    /// Whether all threads and I/O that were ended have come to rest.
     settled: bool,
     outcome: Arc<Outcome>,
     told: Told,
@@ -82,7 +82,7 @@ pub struct Machine {
     vm: Arc<Vm>,
 }
 
-/// Which news the controller has.
+/// Which events the controller has received.
 #[derive(Default)]
 struct Told {
     first_entry: bool,
@@ -123,15 +123,16 @@ impl Machine {
         Ok(())
     }
 
-    /// Presses the guest's power button; whether the guest heeds it is its own business.
+    /// Presses the guest's ACPI power button. The guest may ignore it.
     pub fn press_power_button(&self) {
         if let Err(error) = self.platform.event_device.press_power_button() {
             tracing::warn!(vm_id = self.context.name, %error, "the power button's interrupt was refused");
         }
     }
 
-    /// Gives the machine another generation identifier and tells the guest: for a machine that goes on from a state
-    /// that was or may be gone on from elsewhere. A paused machine hears of it when it is resumed.
+    /// Gives the machine another generation identifier and tells the guest: for a machine that continues
+    /// from a saved state from which another machine may continue too. The guest of a paused machine sees it when it is
+    /// resumed.
     ///
     /// Each machine that is built has an identifier of its own from the start.
     ///
@@ -147,7 +148,7 @@ impl Machine {
         Ok(id)
     }
 
-    /// Types `bytes` at the guest: the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to
+    /// Queues `bytes` as console input and returns the number taken. After fewer than all, [`MachineEvent::ConsoleRoom`] tells when to
     /// try again.
     ///
     /// They go to the serial port if that is recorded or there is nothing else, and to the virtio console otherwise.
@@ -158,7 +159,7 @@ impl Machine {
         }
     }
 
-    /// Tells the guest that its virtio console has that many columns and rows now.
+    /// Changes the size of the virtio console, in characters, and notifies the guest.
     ///
     /// # Errors
     /// There is no virtio console.
@@ -166,7 +167,7 @@ impl Machine {
         self.virtio.resize_console(ConsoleSize { columns, rows })
     }
 
-    /// Asks the guest to give up `size` of its memory from now on; whether and when it does is its own business and
+    /// Asks the guest to give up `size` of its memory from now on; whether and when it does is
     /// seen in the counters.
     ///
     /// # Errors
@@ -183,7 +184,7 @@ impl Machine {
         self.virtio.set_link(nic, link)
     }
 
-    /// Asks the guest to tell the network behind interface `nic` where it is.
+    /// Asks the guest to announce its addresses on the network behind interface `nic`.
     ///
     /// # Errors
     /// There is no such interface, or its driver does not know how.
@@ -210,13 +211,13 @@ impl Machine {
     }
 
     /// Whether nothing of an ended machine goes on by itself: no vCPU thread was left behind, and no I/O is in flight
-    /// that may still change a disk. Nobody else may use its disks before that.
+    /// that may still change a disk. Its disks may not be used for anything else before that.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Ended) && self.devices_ended && self.settled
     }
 
-    /// Ends the vCPUs and takes the devices from the guest. Idempotent, and does nothing again that failed.
+    /// Ends the vCPUs and resets the devices. Idempotent; a step that failed is not tried again.
     fn end(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if let Phase::Started { mut vcpus, .. } = phase
@@ -244,7 +245,7 @@ impl Drop for Machine {
 }
 
 /// What is left of an ended machine: its mappings, descriptors and the kernel's side of it. Dropping it releases them,
-/// which can take tens of milliseconds: leave that to a thread nobody waits for.
+/// which can take tens of milliseconds: drop it on a thread that no caller waits for.
 #[must_use = "dropping it here is what it is meant to avoid"]
 pub struct Remains {
     machine: Machine,

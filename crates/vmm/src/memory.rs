@@ -1,9 +1,8 @@
 //! Guest memory: its size and backing as asked for, mapped lazily, never inherited by a forked child, and how
 //! much of it the host carries now.
 //!
-//! By default it is one sealed memfd a machine, mapped shared, so that another process can be given the same
-//! memory and its resident size is one `fstat` away. Where the host lets shared memory have transparent huge pages, it
-//! has them. Huge pages set aside by the host are promised when they are mapped, or refused then: a guest that touched
+//! Shared memory is one sealed memfd a machine, so that another process can be given the same memory and its resident size
+//! is one `fstat` away. Whether that or private memory is the better one on a host is decided before. Huge pages set aside by the host are promised when they are mapped, or refused then: a guest that touched
 //! one that nobody has would end its process. Where memory lies in the guest's address space is `layout`'s.
 
 mod advice;
@@ -46,9 +45,9 @@ pub enum MemoryError {
     /// The size is no whole number of huge pages.
     #[error("guest memory of {size} is no whole number of huge pages of {page}")]
     PartialHugePage {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
-        /// Of one page.
+        /// The size of one huge page.
         page: Bytes,
     },
     /// The host has set aside too few huge pages.
@@ -57,29 +56,35 @@ pub enum MemoryError {
         huge_pages::in_words(*free)
     )]
     HugePages {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
-        /// Of one page.
+        /// The size of one huge page.
         page: Bytes,
         /// Pages.
         needed: u64,
-        /// Pages that nobody has and nobody was promised; `None` if the host has no such pages.
+        /// Huge pages that are neither in use nor reserved; `None` if the host has none of this size.
         free: Option<u64>,
         /// What the kernel answered.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What a balloon gives back is promised to nobody: a guest that wants it again would end its process.
+    /// Nobody decided what it lies on.
+    #[error("what guest memory of {size} lies on was not decided for this host before its machine was made")]
+    Undecided {
+        /// As asked for.
+        size: Bytes,
+    },
+    /// Memory that a balloon gives back is reserved for nothing: a guest that uses it again could get the process killed.
     #[error("guest memory of huge pages cannot be given back by a balloon")]
     BalloonOnHugePages,
     /// The host does not give memory of this kind.
     #[error("could not create {size} of guest memory: {operation}")]
     Create {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
         /// What the host refused.
         operation: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
@@ -90,16 +95,16 @@ pub enum MemoryError {
         size: Bytes,
         /// Of the piece that failed, in bytes.
         length: u64,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: MmapRegionError,
     },
     /// The host has no more memory to make it present in advance.
     #[error("could not make {size} of guest memory present in advance; the host may not have that much free")]
     Prefault {
-        /// As asked for.
+        /// The size in the description.
         size: Bytes,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
@@ -128,6 +133,7 @@ pub(crate) fn allocate(spec: &MemorySpec) -> Result<Ram, MemoryError> {
         return Err(MemoryError::Size { size });
     }
     let file = match spec.backing {
+        MemoryBacking::Automatic => return Err(MemoryError::Undecided { size: spec.size }),
         MemoryBacking::SharedMemfd => Some(Arc::new(sealed_memfd(spec.size, MemfdFlags::empty())?)),
         MemoryBacking::HugePages(page) => Some(Arc::new(huge_memfd(spec.size, page)?)),
         MemoryBacking::AnonymousHuge | MemoryBacking::AnonymousMergeable => None,

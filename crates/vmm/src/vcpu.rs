@@ -54,13 +54,13 @@ pub enum StartError {
     Thread {
         /// The vCPU.
         index: u8,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// What is read of a vCPU while it runs.
+/// A vCPU's counters, read while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     clock: ThreadClock,

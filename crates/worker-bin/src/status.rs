@@ -30,7 +30,7 @@ pub(crate) fn source(
             held: node.held,
             refused_entries: node.refused_entries,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
-            degradations: Vec::new(),
+            degradations: vm_manager.network_degradations(),
             log_lines_dropped: logging::dropped(),
             open_files_limit: files.limit(),
         }

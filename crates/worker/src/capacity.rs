@@ -174,9 +174,10 @@ fn footprint(memory: &MemorySpec) -> Bytes {
     match memory.backing {
         // The kernel promises these itself, or refuses.
         MemoryBacking::HugePages(_) => OVERHEAD,
-        MemoryBacking::SharedMemfd | MemoryBacking::AnonymousHuge | MemoryBacking::AnonymousMergeable => {
-            sum(memory.size, OVERHEAD)
-        }
+        MemoryBacking::Automatic
+        | MemoryBacking::SharedMemfd
+        | MemoryBacking::AnonymousHuge
+        | MemoryBacking::AnonymousMergeable => sum(memory.size, OVERHEAD),
     }
 }
 

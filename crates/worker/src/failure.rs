@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use vm_model::{FailureKind, FailureReason};
+use vm_model::{FailureKind, FailureReason, error_chain};
 
 /// The reason for a failure of `kind`, told by `error` and everything that caused it.
 pub(crate) fn reason(kind: FailureKind, error: &(dyn Error + 'static)) -> FailureReason {
@@ -16,18 +16,7 @@ pub(crate) fn plain(kind: FailureKind, message: String) -> FailureReason {
 
 /// `error` and its causes, outermost first, joined by `: `.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        // Some libraries repeat their cause in their own text.
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
+    error_chain(error)
 }
 
 #[cfg(test)]

@@ -28,14 +28,14 @@ pub(crate) const MSIX_VECTORS_MAX: u16 = 256;
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("{count} interrupt vectors for one function, expected 1 to 256")]
 pub struct MsixError {
-    /// How many were given.
+    /// The number that was given.
     pub count: u16,
 }
 
 /// One entry of the table and its pending bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixVector {
-    /// What delivery writes, and where.
+    /// The message's address and data.
     pub message: MsiMessage,
     /// The vector's own mask.
     pub masked: bool,
@@ -54,7 +54,7 @@ pub struct MsixState {
     pub vectors: Vec<MsixVector>,
 }
 
-/// What became of a vector that was raised.
+/// The result of raising a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Raised {
     Deliver,
@@ -221,7 +221,7 @@ impl Msix {
         state.enabled
     }
 
-    /// Has `source` raise `vector` from now on, without this process where it can. The function knows it by `number`.
+    /// Lets `source`, outside this process, raise `vector` from now on. The function refers to it by `number`.
     ///
     /// # Errors
     /// There is no descriptor left, or the source refused.
@@ -237,7 +237,7 @@ impl Msix {
         Ok(())
     }
 
-    /// Has the source with `number`, if there is one, raise `vector` from now on.
+    /// Moves the source with `number`, if there is one, to `vector`.
     pub fn assign(&self, number: usize, vector: u16) {
         let shared = &mut *self.lock();
         if let Some(delegate) = shared.delegates.iter_mut().find(|delegate| delegate.number == number) {
@@ -246,7 +246,7 @@ impl Msix {
         }
     }
 
-    /// Forgets all sources; what they signalled and nobody heard is lost.
+    /// Removes all sources; signals that were not delivered yet are lost.
     pub fn end_delegations(&self) {
         self.lock().delegates.clear();
     }
@@ -307,7 +307,8 @@ impl Msix {
         self.follow(shared);
     }
 
-    /// Points every source where its vector's mask wants it, and delivers what it signalled meanwhile.
+    /// Points every source at its vector's eventfd, or at this process's while the vector is masked, and delivers what it
+    /// signalled meanwhile.
     fn follow(&self, shared: &mut Shared) {
         let Shared { state, delegates } = shared;
         for delegate in delegates {

@@ -88,7 +88,8 @@ pub trait VirtioDevice: Send {
     /// Writes its configuration space. Writes to read-only fields are ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
-    /// Learns the bell of each queue, once and before anything else, for whom it may have serve them.
+    /// Receives each queue's doorbell eventfd, by queue. Called once, before any other method, so that a device can hand
+    /// its queues to vhost.
     ///
     /// # Errors
     /// The process or the host has no file descriptor left.
@@ -97,8 +98,8 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// Whether the bell of `queue` is another's to hear, so that [`VirtioDevice::doorbell`] need not be called for it.
-    /// Fixed from construction on.
+    /// Whether the doorbell of `queue` is handled outside this process, so that [`VirtioDevice::doorbell`] need not be
+    /// called for it. Fixed from construction on.
     fn is_served_elsewhere(&self, queue: u16) -> bool {
         let _none = queue;
         false
@@ -127,8 +128,8 @@ pub trait VirtioDevice: Send {
     /// Waits until no I/O is in flight, without taking new buffers. Used before a pause; `false` when `deadline` passed first.
     fn drain(&mut self, deadline: Instant) -> bool;
 
-    /// Back to the state before [`VirtioDevice::activate`]: gives up its queues and forgets who waits for I/O in
-    /// flight. That itself goes on until [`VirtioDevice::is_settled`]. Idempotent.
+    /// Returns to the state before [`VirtioDevice::activate`]: gives up its queues and the requests whose I/O is in
+    /// flight. That I/O itself goes on until [`VirtioDevice::is_settled`]. Idempotent.
     fn reset(&mut self);
 
     /// Whether nothing from before the last reset can touch guest memory any more. Until then the driver is not told
@@ -140,7 +141,7 @@ pub trait VirtioDevice: Send {
     /// Whether a malformed queue broke the device. The transport then sets `DEVICE_NEEDS_RESET` and notifies the
     /// driver; until reset the device ignores its queues (virtio 1.2 §2.1.2).
     ///
-    /// The transport warns of it, a few times a device: a guest may break its queues as often as it likes, and must not
-    /// fill a log by that. Which rule was broken a device tells at the debug level alone.
+    /// The transport logs it as a warning, a few times for each device, so that a guest cannot fill the log. The device
+    /// logs which rule was broken, at the debug level.
     fn is_broken(&self) -> bool;
 }

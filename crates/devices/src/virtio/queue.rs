@@ -16,7 +16,7 @@
 //! notify                                      // one interrupt for the batch, if wanted
 //! ```
 //!
-//! Left to others: who may set a queue up and when (the transport), what a chain means (the device).
+//! Not here: when a queue may be set up (the transport), what a chain means (the device).
 
 mod chain;
 mod fault;
@@ -214,7 +214,7 @@ impl Queue {
         self.complete(last, last_written)
     }
 
-    /// Interrupts the driver if there were completions since the last call and it wants to hear of them
+    /// Interrupts the driver if there were completions since the last call and it asks for an interrupt
     /// (virtio 1.2 §2.7.7). Call it once after a batch.
     ///
     /// # Errors
@@ -229,7 +229,7 @@ impl Queue {
     }
 
     fn driver_wants_interrupt(&self, announced: u16, used: u16) -> Result<bool, QueueFault> {
-        // The used index must be visible before the driver's wish is read, or a driver that changes its wish and
+        // The used index must be visible before the driver's notification setting is read, or a driver that changes it and
         // then looks at the index could miss both.
         fence(Ordering::SeqCst);
         if self.features.event_index {

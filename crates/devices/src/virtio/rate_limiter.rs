@@ -1,7 +1,7 @@
 //! What a device of this machine may move in a time: two token buckets and the timer that ends a wait.
 //!
 //! A device asks before it takes a request. One that is refused stays in its queue, and the timer, which is among
-//! the device's own events, says when to look again: nobody waits.
+//! the device's own events, says when to look again: no thread waits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -6,9 +6,10 @@ use host_network::{
     BridgeOrigin, Egress, HostForwarding, HostNetwork, LinkName, NetworkConfig, Teardown, TeardownOutcome,
 };
 use rustix::thread::UnshareFlags;
+use vm_model::error_chain;
 
 use crate::namespaces::{
-    BRIDGE, addresses, chain, config, enter_new_namespace, in_namespace, link, link_names, nic, run,
+    BRIDGE, addresses, config, enter_new_namespace, in_namespace, link, link_names, nic, run,
 };
 
 #[test]
@@ -161,9 +162,10 @@ fn a_late_failure_leaves_no_bridge() {
         run(&format!("mount --bind /dev/null {nft}"));
         let error = HostNetwork::start(config()).await.unwrap_err();
         assert!(
-            chain(&error).contains("cannot apply the nftables table procurator-br-test: cannot run nft: "),
+            error_chain(&error)
+                .contains("cannot apply the nftables table procurator-br-test: cannot run nft: "),
             "{}",
-            chain(&error)
+            error_chain(&error)
         );
         assert_eq!(link_names(), ["lo"]);
 

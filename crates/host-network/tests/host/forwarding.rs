@@ -5,8 +5,10 @@ use std::fs;
 use host_network::{Egress, HostForwarding, HostNetwork, NetworkConfig, Teardown};
 use rustix::thread::UnshareFlags;
 
+use vm_model::error_chain;
+
 use crate::namespaces::{
-    BRIDGE, Host, chain, config, enter_new_namespace, eventually, in_namespace, link_names, run,
+    BRIDGE, Host, config, enter_new_namespace, eventually, in_namespace, link_names, run,
 };
 
 /// A neighbour `10.<number>.0.2` on a network of its own, which the host reaches by the link `lan<number>`.
@@ -156,7 +158,7 @@ fn a_start_without_nft_changes_nothing() {
             |egress| NetworkConfig { egress, state_dir: Some(directory.path().to_owned()), ..config() };
         for egress in [Egress::Masquerade, Egress::Routed] {
             let error = HostNetwork::start(path(egress)).await.unwrap_err();
-            assert!(chain(&error).contains("nft is not on PATH"), "{}", chain(&error));
+            assert!(error_chain(&error).contains("nft is not on PATH"), "{}", error_chain(&error));
         }
         let isolated = HostNetwork::start(path(Egress::Isolated)).await.expect("it needs no rules");
         isolated.shutdown(Teardown::Remove).await.unwrap();

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use host_network::{HostNetwork, NicAttachment, Teardown, TeardownOutcome};
 use tokio::task::JoinSet;
-use vm_model::VmId;
+use vm_model::{VmId, error_chain};
 
-use crate::namespaces::{BRIDGE, chain, config, eventually, in_namespace, link, link_names, links, nic, run};
+use crate::namespaces::{BRIDGE, config, eventually, in_namespace, link, link_names, links, nic, run};
 
 #[test]
 fn a_tap_is_a_port_of_the_bridge_until_it_is_detached() {
@@ -197,7 +197,7 @@ fn a_bridge_that_is_gone_or_full_fails_the_attachment_alone() {
         // It is made again by somebody who was told; an attachment just then fails alone, and leaves nothing.
         run("ip link del br-test");
         if let Err(error) = network.attach(nic(3)).await {
-            assert!(chain(&error).contains("attach pw-vm-3-"), "{}", chain(&error));
+            assert!(error_chain(&error).contains("attach pw-vm-3-"), "{}", error_chain(&error));
             assert!(!link_names().iter().any(|name| name.starts_with("pw-vm-3")));
         }
     });

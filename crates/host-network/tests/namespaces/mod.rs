@@ -154,14 +154,6 @@ pub(crate) fn nic(number: u8) -> NicAttachment {
     }
 }
 
-/// An error and its causes, as a log line shows them.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
 /// Asks again until there is an answer, for at most twenty seconds.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);

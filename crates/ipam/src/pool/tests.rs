@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
+use vm_model::error_chain;
+
 use super::*;
 
 fn pool(subnet: &str) -> Pool {
@@ -115,14 +117,6 @@ fn the_book_has_one_stable_form() {
     "#);
 }
 
-/// An error and its causes, as a log line shows them.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
 #[test]
 fn a_book_that_cannot_be_trusted_is_refused() {
     let mut pool = pool("10.0.0.0/24");
@@ -131,7 +125,7 @@ fn a_book_that_cannot_be_trusted_is_refused() {
     let refusal = |change: fn(&mut LeaseBook)| {
         let mut book = good.clone();
         change(&mut book);
-        chain(&Pool::import("10.0.0.0/24".parse().unwrap(), &book).unwrap_err())
+        error_chain(&Pool::import("10.0.0.0/24".parse().unwrap(), &book).unwrap_err())
     };
     insta::assert_snapshot!(refusal(|book| book.version = 2), @"the lease book has version 2; version 1 is read");
     insta::assert_snapshot!(refusal(|book| book.subnet = "10.1.0.0/24".parse().unwrap()), @"the lease book is of the network 10.1.0.0/24, but 10.0.0.0/24 is configured");

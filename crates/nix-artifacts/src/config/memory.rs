@@ -55,6 +55,7 @@ impl Reader<'_> {
     fn ordinary_pages(&mut self, memory: &Section) -> MemoryBacking {
         let (shared, mergeable, thp) =
             (asks(memory, "shared"), asks(memory, "mergeable"), asks(memory, "thp"));
+        let forbids_huge_pages = memory.boolean("thp") == Some(false);
         if shared && mergeable {
             let consequence = "pages of shared memory cannot be merged";
             self.warn(memory.path_of("mergeable"), true, consequence);
@@ -64,7 +65,9 @@ impl Reader<'_> {
             self.warn(memory.path_of("thp"), true, consequence);
         }
         match (shared, mergeable, thp) {
-            (true, _, _) | (false, false, false) => MemoryBacking::SharedMemfd,
+            (true, _, _) => MemoryBacking::SharedMemfd,
+            (false, false, false) if forbids_huge_pages => MemoryBacking::SharedMemfd,
+            (false, false, false) => MemoryBacking::Automatic,
             (false, true, _) => MemoryBacking::AnonymousMergeable,
             (false, false, true) => MemoryBacking::AnonymousHuge,
         }

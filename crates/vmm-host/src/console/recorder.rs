@@ -46,12 +46,8 @@ impl ConsoleRecorder {
         self.lock().read_from(offset, limit)
     }
 
-    /// The last `count` lines as text, oldest first: blank ones and terminal control left out, long ones cut.
-    pub fn tail_lines(&self, count: usize) -> Vec<String> {
-        self.tail_lines_since(0, count)
-    }
-
-    /// As [`ConsoleRecorder::tail_lines`], of what was written from `offset` on.
+    /// The last `count` lines of what was written from `offset` on, as text, oldest first: blank ones and terminal
+    /// control left out, long ones cut.
     pub fn tail_lines_since(&self, offset: u64, count: usize) -> Vec<String> {
         let latest = {
             let log = self.lock();
@@ -182,7 +178,7 @@ mod tests {
         writer.write(b"one\ntwo\n");
         assert_eq!(writer.tail_lines_since(offset, 9), ["one", "two"]);
         assert_eq!(recorder.tail_lines_since(u64::MAX, 9), [""; 0]);
-        assert_eq!(recorder.tail_lines(9), ["an earlier life", "one", "two"]);
+        assert_eq!(recorder.tail_lines_since(0, 9), ["an earlier life", "one", "two"]);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub struct StopPolicy {
 }
 
 impl StopPolicy {
-    /// A stop that asks nobody.
+    /// A stop that kills at once, without pressing the power button.
     pub const KILL: Self = Self { power_button: Duration::ZERO, kill: Duration::from_secs(10) };
 }
 
@@ -44,7 +44,7 @@ pub struct StopReport {
 
 impl MachineHandle {
     /// Stops the machine: presses the power button, and kills what has not ended by then. A paused machine is resumed
-    /// first, or nobody would notice the button.
+    /// first, so that its guest sees the button.
     ///
     /// Returns when the machine has ended; [`MachineHandle::released`] tells when what it held is given back.
     /// A stop that is given up half-way has pressed the button and may be begun again.

@@ -8,12 +8,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 use vm_model::{
     BootSpec, Bytes, CommandKind, CpuSpec, FailureKind, InitialState, MachineExit, MachinePhase, MachineSpec,
-    MemoryBacking, MemorySpec, ResetPolicy, SerialMode, StopMethod, ThreadHealth, VmId,
+    MemoryBacking, MemorySpec, ResetPolicy, SerialMode, StopMethod, ThreadHealth, VmId, error_chain,
 };
 
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
-use crate::error::chain;
 use crate::{CommandError, StopError, StopPolicy};
 
 mod resets;
@@ -39,7 +38,7 @@ fn request(name: &str) -> LaunchRequest {
             cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(16),
-                backing: MemoryBacking::default(),
+                backing: MemoryBacking::SharedMemfd,
                 prefault: false,
             },
             boot: BootSpec {
@@ -171,7 +170,10 @@ async fn a_machine_that_cannot_be_built_leaves_its_reason_and_nothing_else() {
     let _gate = engine.will("vm", Behaviour::FailsToBuild);
     let error = within(host.launch(request("vm"))).await.expect_err("it cannot be built");
     assert_eq!(error.kind(), FailureKind::Artifact);
-    assert_eq!(chain(&error), "cannot launch VM vm: its machine cannot be built: the kernel is no kernel");
+    assert_eq!(
+        error_chain(&error),
+        "cannot launch VM vm: its machine cannot be built: the kernel is no kernel"
+    );
     assert_eq!(host.counts(), HostCounts::default());
     launch(&host, request("vm")).await;
 }
@@ -181,7 +183,7 @@ async fn a_panic_while_building_is_an_error_with_its_place() {
     let (host, engine) = host();
     let _gate = engine.will("vm", Behaviour::PanicsInBuild);
     let error = within(host.launch(request("vm"))).await.expect_err("it panics");
-    let text = chain(&error);
+    let text = error_chain(&error);
     assert!(
         text.contains("panic on thread vm:vm: no plan for vm at ") && text.contains("fake.rs:"),
         "{text}"
@@ -195,7 +197,7 @@ async fn a_machine_that_ends_before_it_runs_was_not_launched_but_one_that_ran_wa
     let _gates =
         [engine.will("dud", Behaviour::EndsBeforeEntry), engine.will("quick", Behaviour::PowersOffAtOnce)];
     let error = within(host.launch(request("dud"))).await.expect_err("it never ran");
-    assert!(chain(&error).contains("the vCPU cannot be entered"), "{error:?}");
+    assert!(error_chain(&error).contains("the vCPU cannot be entered"), "{error:?}");
     let quick = launch(&host, request("quick")).await;
     assert_eq!(within(quick.exited()).await, MachineExit::PoweredOff);
 }

@@ -17,12 +17,12 @@ pub(crate) enum Admission {
 ///
 /// - A killing always goes through: nothing may make a machine impossible to end.
 /// - A machine that was asked to stop is not paused any more, as that would keep it from stopping.
-/// - The power button alone is refused while vCPUs are parked: nobody would see it. A request to shut down
-///   resumes them instead.
+/// - The power button alone is refused while vCPUs are parked, as the guest would not see it. A request to shut down
+///   resumes them first.
 /// - A balloon's new target, a console's new size and a link's new state wait where vCPUs are parked.
 /// - vCPUs can be looked at wherever they are; those that are parked take a non-maskable interrupt when they go on.
 /// - The reset button works on a paused machine, which runs after it, and not on one that is to stop.
-/// - Typing ahead is fine while paused; what does not fit is told in the reply.
+/// - Console input is taken while paused; the reply says how much fitted.
 pub(crate) fn admit(phase: &MachinePhase, command: CommandKind) -> Admission {
     use Admission::{AlreadySo, Deny, Perform};
     use CommandKind::{
@@ -132,7 +132,7 @@ mod tests {
                     }
                     phase = phase_after(&phase, command);
                 }
-                // A machine that is made anew is left alone until it runs.
+                // A machine that is being rebuilt takes no commands until it runs.
                 if phase == MachinePhase::Booting {
                     phase = MachinePhase::Running;
                 }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_not_there_yet_or_any_more_only_hears_a_kill() {
+    fn a_machine_that_boots_or_has_ended_only_takes_a_kill() {
         for command in CommandKind::ALL {
             let expected = match command {
                 CommandKind::Kill => (Admission::Perform, Admission::AlreadySo),

@@ -1,19 +1,21 @@
-//! The one that is in charge of a machine on its thread, and of those that take its place: carries out what the mailbox
-//! brings, keeps the status, and tells the launch when the machine is under way.
+//! Drives a machine on its thread, and the machines that follow it in place: carries out the commands of the mailbox,
+//! keeps the status, and answers the launch when the machine is under way.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
-use vm_model::{BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId};
+use vm_model::{
+    BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId, error_chain,
+};
 
 use super::admission::{Admission, admit, phase_after};
 use super::renewal::ResetBy;
 use super::slow_turns::SlowTurns;
 use super::standing_orders::StandingOrders;
 use crate::engine::{Controls, Driver, Event, Flow, TurnReport};
-use crate::error::{Cause, LaunchFailure, chain};
+use crate::error::{Cause, LaunchFailure};
 use crate::heartbeat::Heartbeat;
 use crate::mailbox::{Envelope, Inbox};
 
@@ -28,16 +30,16 @@ pub(crate) struct MachineDriver {
     pub(crate) status: watch::Sender<MachineStatus>,
     /// Moved on at each turn of the machine's event loop.
     pub(crate) heartbeat: Arc<Heartbeat>,
-    /// When the machine was asked for, or made anew.
+    /// When the machine was requested, or its latest rebuild in place began.
     pub(crate) requested: Instant,
-    /// Who waits for the machine to be under way.
+    /// Answers the launch that waits for the machine to be under way; taken once it is answered.
     pub(crate) under_way: Option<oneshot::Sender<Result<(), LaunchFailure>>>,
     pub(crate) slow_turns: SlowTurns,
     /// The last command of the present turn.
     pub(crate) last_command: Option<CommandKind>,
     /// Whether the reset button works.
     pub(crate) resets: ResetPolicy,
-    /// Who pressed the reset button and waits for the machine's end.
+    /// The command that pressed the reset button, to be answered when the machine has ended.
     pub(crate) button: Option<Envelope>,
     pub(crate) orders: StandingOrders,
 }
@@ -63,7 +65,8 @@ impl MachineDriver {
         }
     }
 
-    /// Tells the launch that the machine is under way, and has what was asked meanwhile looked at.
+    /// Answers the launch, as the machine is under way in `phase`, and wakes the event loop for commands that came
+    /// meanwhile.
     pub(crate) fn announce(&mut self, phase: MachinePhase) {
         self.set_phase(phase);
         self.inbox.ring();
@@ -92,7 +95,7 @@ impl MachineDriver {
             // Nobody paused it, and yet its vCPUs wait: for a disk, which is tried again at once.
             (Admission::AlreadySo, CommandKind::Resume, _) if in_trouble => match controls.resume() {
                 Ok(()) => Reply::Done,
-                Err(cause) => Reply::Failed { reason: chain(cause.as_ref()) },
+                Err(cause) => Reply::Failed { reason: error_chain(cause.as_ref()) },
             },
             (Admission::AlreadySo, _, _) => Reply::Done,
             (Admission::Deny, _, _) => Reply::Denied { phase },
@@ -105,7 +108,7 @@ impl MachineDriver {
             }
             (Admission::Perform, _, _) => self
                 .perform(&envelope.command, controls)
-                .unwrap_or_else(|cause| Reply::Failed { reason: chain(cause.as_ref()) }),
+                .unwrap_or_else(|cause| Reply::Failed { reason: error_chain(cause.as_ref()) }),
         };
         envelope.answer(reply);
         Flow::Continue
@@ -178,7 +181,7 @@ impl Driver for MachineDriver {
                 self.set_phase(MachinePhase::Stopping);
                 return Flow::Kill;
             }
-            // Who asks a machine that is made anew waits until there is a guest: see `announce`.
+            // Commands to a machine that is being rebuilt wait until its guest runs: see `announce`.
             if self.phase() == MachinePhase::Booting {
                 return Flow::Continue;
             }

@@ -1,4 +1,4 @@
-//! Whether a machine that has ended is made anew in place, and what of.
+//! Whether a machine that has ended is rebuilt in place, and from what.
 //!
 //! ```text
 //!              a guest's reset that the budget has room for, or the reset button
@@ -22,7 +22,7 @@ use vm_model::{
 
 use crate::engine::BuildFailure;
 
-/// What it takes to make one machine anew.
+/// What one machine is rebuilt from, and how often that may happen.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     /// Never built from itself: each machine uses up the description it is built from.
@@ -63,7 +63,7 @@ pub(crate) enum Rest {
     Unsettled,
 }
 
-/// Who wanted the reset.
+/// What a reset came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResetBy {
     Guest,
@@ -101,11 +101,11 @@ impl Renewal {
     }
 }
 
-/// - The button works whatever the guest did, and costs the guest nothing. What ended by itself before it stays so, but
-///   for a reset.
-/// - A kernel that gave up and resets is a failure, and whoever launched it is to judge that.
-/// - A machine that was asked to stop has done so by resetting.
-/// - A guest that reset while it was being paused is paused before its first instruction: it was told to be.
+/// - The button works whatever the guest did, and does not count against its budget. A machine that had ended by itself
+///   stays ended, unless it ended by a reset.
+/// - A reset after a kernel panic is a failure, and for whoever launched the machine to judge.
+/// - A reset of a machine that was asked to stop is its stop.
+/// - A guest that reset while it was being paused is paused before its first instruction.
 /// - Where the old machine may still touch its disks, another must not.
 fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
     let Ending { exit, phase, button, guest, rest } = ending;
@@ -131,7 +131,7 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
     };
     match (wanted, rest) {
         (None, _) => Verdict::Final(exit),
-        // The kill was the button's way of ending it: nobody killed it.
+        // The machine was killed to carry out the button: it must not be reported as killed.
         (Some((ResetBy::Button, _)), Rest::Unsettled) => Verdict::Final(MachineExit::Failed(
             "its reset button was pressed, and a vCPU or a disk did not come to rest".to_owned(),
         )),

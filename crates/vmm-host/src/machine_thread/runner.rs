@@ -1,5 +1,5 @@
-//! One machine after the other in the same place: built, started, run, and made anew as often as its resets are carried
-//! out in place. See `renewal` for when they are.
+//! Runs one machine after the other in the same place: builds it, starts it, runs it, and rebuilds it as often as its
+//! resets are carried out in place. `renewal` decides when they are.
 //!
 //! The old machine is gone, all of it, before the next is built: the host may not have its memory twice, and sockets and
 //! TAPs are one machine's. What they share is in descriptors that were duplicated at the start.
@@ -17,7 +17,7 @@ use crate::counters::CountersCell;
 use crate::engine::{Engine, Machine, Surroundings};
 use crate::error::LaunchFailure;
 
-/// The machine that there is now, if there is one.
+/// The present machine, if there is one.
 pub(crate) type Place = Option<Box<dyn Machine>>;
 
 /// How the first machine is made and begins, and what follows its guest's resets.
@@ -27,7 +27,7 @@ pub(crate) struct FirstMachine {
     pub(crate) resets: ResetPolicy,
 }
 
-/// What all machines of one place have in common.
+/// Runs the machines of one place. Its fields are what they have in common.
 pub(crate) struct MachineRunner {
     pub(crate) name: String,
     pub(crate) engine: Arc<dyn Engine>,
@@ -36,7 +36,7 @@ pub(crate) struct MachineRunner {
 }
 
 impl MachineRunner {
-    /// Runs machines until one ends for good, which is then left in `place`. So is one whose code panics.
+    /// Runs machines until one ends that no other follows. That one is left in `place`, and so is one whose code panics.
     pub(crate) fn run(
         &self,
         first: FirstMachine,
@@ -60,7 +60,7 @@ impl MachineRunner {
                     by
                 }
             };
-            tracing::info!(vm_id = %driver.id, ?by, ?initial, "the machine is made anew in place");
+            tracing::info!(vm_id = %driver.id, ?by, ?initial, "the machine is rebuilt in place");
             driver.begin_again(by, self.console.total());
             self.counters.carry_over();
             drop(place.take().map(Machine::into_remains));
@@ -81,7 +81,7 @@ impl MachineRunner {
             let status = driver.status.borrow();
             (status.phase.clone(), status.panic, status.console_start)
         };
-        // Lines of an earlier life tell nothing of this one's guest.
+        // Lines before the latest rebuild are not this guest's.
         let said = || KernelPanic::find(&self.console.tail_lines_since(console_start, PANIC_LINES)).is_some();
         let panicked = reported.is_some() || matches!(exit, MachineExit::Reset(_)) && said();
         Ending {

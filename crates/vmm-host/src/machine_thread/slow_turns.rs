@@ -1,32 +1,32 @@
-//! Which slow turns of an event loop are told. Pure: the machine's thread asks, then logs.
+//! Which slow turns of an event loop are logged. Pure: the machine's thread asks, then logs.
 
 use std::time::{Duration, Instant};
 
 /// A turn that takes longer keeps everything else of its machine waiting for too long.
 const SLOW: Duration = Duration::from_millis(50);
-/// After one was told, others are only counted for so long.
+/// After one was logged, others are only counted for so long.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// One machine's slow turns.
 #[derive(Debug, Default)]
 pub(crate) struct SlowTurns {
-    told_at: Option<Instant>,
+    logged_at: Option<Instant>,
     suppressed: u64,
 }
 
 impl SlowTurns {
-    /// A turn that `took` so long ended at `now`, which is asked of slow ones only. Answers if it is to be told: how many
-    /// before it were not.
+    /// Notes a turn that `took` so long and ended at `now`, which is called for slow turns only. Returns `Some` if it is
+    /// to be logged, with the number of slow turns suppressed since the last one that was.
     pub(crate) fn note(&mut self, took: Duration, now: impl FnOnce() -> Instant) -> Option<u64> {
         if took <= SLOW {
             return None;
         }
         let now = now();
-        if self.told_at.is_some_and(|told| now.saturating_duration_since(told) < QUIET) {
+        if self.logged_at.is_some_and(|logged| now.saturating_duration_since(logged) < QUIET) {
             self.suppressed += 1;
             return None;
         }
-        self.told_at = Some(now);
+        self.logged_at = Some(now);
         Some(std::mem::take(&mut self.suppressed))
     }
 }

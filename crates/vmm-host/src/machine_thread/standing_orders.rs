@@ -1,5 +1,5 @@
-//! What a machine was told that outlasts the machine: the state of the world around it, which is the same for the one
-//! that is made anew in its place.
+//! Commands whose effect outlasts the machine: they set the state of the world around it, which is the same for the
+//! machine that is rebuilt in its place.
 //!
 //! A link that was taken down stays down, because whoever did so wants no frames to pass; a terminal keeps its size. A
 //! balloon's target is no such thing: it was agreed on with a guest that is gone, and the description's holds again.
@@ -21,7 +21,7 @@ pub(crate) struct StandingOrders {
 }
 
 impl StandingOrders {
-    /// `command` was carried out.
+    /// Remembers `command`, which was carried out, if it is one that lasts.
     pub(crate) fn note(&mut self, command: &Command) {
         match command {
             Command::SetLink { nic, link } => {
@@ -42,7 +42,7 @@ impl StandingOrders {
         }
     }
 
-    /// Gives them to a machine that was just built and has not started.
+    /// Repeats them to a machine that was just built and has not started.
     pub(crate) fn repeat(&self, controls: &mut dyn Controls) -> Result<(), Cause> {
         for (nic, link) in &self.links {
             controls.set_link(nic, *link)?;

@@ -43,7 +43,7 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
             cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(16),
-                backing: MemoryBacking::default(),
+                backing: MemoryBacking::SharedMemfd,
                 prefault: false,
             },
             boot: BootSpec { kernel: file_with(&guest.elf()), initrd: None, cmdline: String::new() },

@@ -1,4 +1,4 @@
-//! The definition block: the machine's devices and how its guest hears of events, as AML (ACPI 6.4 §20).
+//! The definition block: the machine's devices and how its guest is notified of events, as AML (ACPI 6.4 §20).
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{

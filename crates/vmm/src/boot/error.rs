@@ -33,7 +33,7 @@ pub enum LoadError {
     Read {
         /// Which file.
         file: BootFile,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
@@ -116,7 +116,7 @@ pub enum LoadError {
         address: u64,
         /// What was written.
         what: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: GuestMemoryError,
     },

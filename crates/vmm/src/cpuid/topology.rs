@@ -120,7 +120,7 @@ fn share_cache(eax: &mut u32, topology: &Topology, kind: CacheLeaf) {
     }
 }
 
-/// Writes leaves 0xB and 0x1F anew where the CPU's highest leaf reaches them: threads, cores, dies where there are
+/// Rewrites leaves 0xB and 0x1F where the CPU's highest leaf reaches them: threads, cores, dies where there are
 /// several, then no more. Leaf 0xB knows no dies: its cores are the package's.
 fn replace_levels(leaves: &mut Vec<kvm_cpuid_entry2>, topology: &Topology) {
     let highest = leaves.iter().find(|leaf| leaf.function == 0).map_or(0, |leaf| leaf.eax);

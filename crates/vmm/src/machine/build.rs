@@ -75,7 +75,7 @@ pub(super) fn build(
     })
 }
 
-/// What the vCPUs are, before any is made.
+/// The vCPUs' topology, CPUID and placement, before any is made.
 struct Processors {
     vcpus: u8,
     topology: Topology,
@@ -135,7 +135,7 @@ fn write_firmware_tables(
     Ok(tables.rsdp)
 }
 
-/// Gives the machine an identifier that none had before it.
+/// Gives the machine a new generation identifier.
 fn write_generation(memory: &GuestMemory) -> Result<(), BuildError> {
     let id = GenerationId::random().map_err(|error| BuildError::Device {
         device: "generation counter".to_owned(),

@@ -1,4 +1,4 @@
-//! Where what a guest writes goes: one sink for all of its recorded consoles, and none for the others.
+//! Takes the guest's console output: one sink for all recorded consoles, and none for the others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,10 +27,10 @@ impl ConsoleSink for ConsoleTap {
     }
 }
 
-/// Passes everything on and tells of the first byte.
+/// Passes output on to the sink and reports the first byte.
 struct FirstByteSink {
     inner: Box<dyn ConsoleSink>,
-    /// `None` once told.
+    /// `None` once the first byte was reported.
     outcome: Option<Arc<Outcome>>,
 }
 

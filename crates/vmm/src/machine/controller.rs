@@ -1,5 +1,5 @@
-//! How a machine's owner takes part in its event loop: woken by a descriptor or a deadline, told of events, asked
-//! whether to go on.
+//! How a machine's owner takes part in its event loop: it is woken by a descriptor or a deadline, receives events, and
+//! says whether the machine goes on.
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use vm_model::{DiskTrouble, GuestPanic};
 
 use super::{Machine, TurnReport};
 
-/// What a controller wants of the loop after it was asked.
+/// Whether the event loop goes on, as a controller decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {
@@ -18,17 +18,18 @@ pub enum Flow {
     Kill,
 }
 
-/// News of a machine. Each comes once, but for [`MachineEvent::ConsoleRoom`] and [`MachineEvent::DiskTrouble`].
+/// What happens to a machine. Each event comes once, but for [`MachineEvent::ConsoleRoom`] and
+/// [`MachineEvent::DiskTrouble`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU was entered for the first time.
     FirstEntry {
-        /// When.
+        /// The instant before its first instruction.
         at: Instant,
     },
     /// The guest wrote to a recorded console, its serial port or its virtio console, for the first time.
     FirstConsoleByte {
-        /// When.
+        /// The instant of the first byte.
         at: Instant,
     },
     /// The guest's kernel reports that it panicked. A machine whose guest panicked goes on until it is ended.
@@ -54,7 +55,7 @@ pub trait Controller {
     /// The deadline of [`Controller::next_deadline`] has passed. Must move it, or it is called again at once.
     fn deadline_passed(&mut self, machine: &mut Machine) -> Flow;
 
-    /// Something happened.
+    /// Receives an event of the machine, in the turn in which the loop finds it.
     fn event(&mut self, event: MachineEvent);
 
     /// A turn of the event loop begins: there is something to serve. Every other method but

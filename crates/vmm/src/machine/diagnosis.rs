@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use thiserror::Error;
-use vm_model::{VcpuDump, VcpuReport};
+use vm_model::{VcpuDump, VcpuReport, error_chain};
 
 use super::{Machine, Phase};
 use crate::vcpu::{RunningVcpus, VcpuAnswer, VcpuRequest};
@@ -17,23 +17,23 @@ pub enum DiagnosisError {
     /// A vCPU did not leave the guest in time; others may have the interrupt.
     #[error("vCPU {index} did not take the interrupt in time")]
     Silent {
-        /// Which.
+        /// The vCPU's index.
         index: u8,
     },
     /// The kernel refused; other vCPUs may have the interrupt.
     #[error("vCPU {index} could not be interrupted")]
     Refused {
-        /// Which.
+        /// The vCPU's index.
         index: u8,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: hypervisor::VcpuError,
     },
 }
 
 impl Machine {
-    /// Takes each vCPU out of the guest, looks where it is, and lets it go on: a dump for each, by index. One that does
-    /// not come until `deadline` is reported as silent. Parked vCPUs stay parked.
+    /// Makes each vCPU leave the guest, reads its registers, and lets it go on. Returns a dump for each, by index; a vCPU
+    /// that does not leave the guest before `deadline` is reported as silent. Parked vCPUs stay parked.
     ///
     /// # Errors
     /// The machine does not run.
@@ -41,7 +41,7 @@ impl Machine {
         let answers = self.running_vcpus()?.ask(VcpuRequest::ReadRegisters, deadline);
         let report = |answer| match answer {
             Some(VcpuAnswer::Registers(registers)) => VcpuReport::Registers(registers),
-            Some(VcpuAnswer::Refused(error)) => VcpuReport::Unreadable { reason: in_one_line(&error) },
+            Some(VcpuAnswer::Refused(error)) => VcpuReport::Unreadable { reason: error_chain(&error) },
             Some(VcpuAnswer::NmiQueued) | None => VcpuReport::Silent,
         };
         let dumps = (0..=u8::MAX).zip(answers);
@@ -70,13 +70,5 @@ impl Machine {
             Phase::Started { vcpus, .. } => Ok(vcpus),
             Phase::Built { .. } | Phase::Ended => Err(DiagnosisError::NotRunning),
         }
-    }
-}
-
-/// An error with its cause.
-fn in_one_line(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }

@@ -18,9 +18,9 @@ pub enum BuildError {
     /// The description asks for a number of vCPUs that the host does not have.
     #[error("{vcpus} vCPUs are not possible: 1 to {most} are accepted on this host")]
     Vcpus {
-        /// As asked for.
+        /// The number of vCPUs in the description.
         vcpus: u8,
-        /// What the host's KVM takes.
+        /// The most that the host's KVM accepts.
         most: u32,
     },
     /// The vCPUs cannot be arranged or placed as asked for.
@@ -29,7 +29,7 @@ pub enum BuildError {
     /// The description has more devices than the bus has slots.
     #[error("{devices} PCI devices are too many: at most {most} are accepted")]
     TooManyDevices {
-        /// As asked for.
+        /// The number of devices in the description.
         devices: usize,
         /// Free slots on the bus.
         most: usize,
@@ -39,10 +39,10 @@ pub enum BuildError {
     AddressBits {
         /// The last address.
         end: u64,
-        /// What the guest's CPU has.
+        /// The address bits of the guest's CPU.
         bits: u8,
     },
-    /// Guest memory could not be had.
+    /// Guest memory could not be allocated.
     #[error("guest memory could not be had")]
     Memory(#[source] MemoryError),
     /// What the machine boots is unusable.
@@ -53,7 +53,7 @@ pub enum BuildError {
     Hypervisor {
         /// The step.
         step: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: VmError,
     },
@@ -63,9 +63,9 @@ pub enum BuildError {
     /// A vCPU could not be made ready.
     #[error("vCPU {index} could not be made ready")]
     CpuSetup {
-        /// Which.
+        /// The vCPU's index.
         index: u8,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: CpuSetupError,
     },
@@ -74,7 +74,7 @@ pub enum BuildError {
     Device {
         /// Its name: a disk's or interface's id, or what it is.
         device: String,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -86,7 +86,7 @@ pub enum BuildError {
     EventLoop {
         /// The descriptor.
         what: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: std::io::Error,
     },
@@ -131,7 +131,7 @@ impl BuildError {
             Self::Device { source, .. } => {
                 source.downcast_ref::<DiskError>().map_or(FailureKind::Host, DiskError::failure_kind)
             }
-            Self::Layout(_) => FailureKind::Machine,
+            Self::Memory(MemoryError::Undecided { .. }) | Self::Layout(_) => FailureKind::Machine,
         }
     }
 }
@@ -142,7 +142,7 @@ pub enum ProcessorsError {
     /// There is no such topology.
     #[error(transparent)]
     Topology(TopologyError),
-    /// Not on this host's CPUs.
+    /// The vCPUs cannot be placed on this host's CPUs.
     #[error(transparent)]
     Affinity(AffinityError),
 }

@@ -42,7 +42,7 @@ pub(super) fn net_device(nic: NicSpec<OwnedFd>) -> Result<NetDevice, BuildError>
     NetDevice::new(config).map_err(|error| failed(&id, error))
 }
 
-/// What moves frames in this process's stead.
+/// The back ends by which the host's kernel moves the frames.
 fn kernel_backends(vhost: VhostSpec<OwnedFd>) -> Result<KernelBackends, KernelBackendsError> {
     let backend = |fd| VhostNet::new(fd).map(|backend| Arc::new(backend) as Arc<dyn FrameBackend>);
     let backends = vhost.devices.into_iter().map(backend).collect::<Result<_, _>>()?;
@@ -80,14 +80,14 @@ impl Links {
         self.0.iter().find(|link| link.nic == nic).ok_or_else(missing)
     }
 
-    /// Takes a link up or down. The function whose guest is to be told that its configuration changed.
+    /// Takes a link up or down. Returns the function whose driver is to be notified of the change of configuration.
     pub(super) fn set(&self, nic: &str, state: LinkState) -> Result<usize, LinkChangeError> {
         let link = self.find(nic)?;
         link.handle.set_link(state);
         Ok(link.function)
     }
 
-    /// Asks for an announcement; answers as [`Links::set`].
+    /// Asks for an announcement; returns the same as [`Links::set`].
     pub(super) fn announce(&self, nic: &str) -> Result<usize, LinkChangeError> {
         let link = self.find(nic)?;
         match link.handle.ask_for_announcement() {

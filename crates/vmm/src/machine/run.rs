@@ -34,7 +34,7 @@ impl Machine {
         self.outcome.exit().cloned().expect("the loop ends when the outcome is concluded")
     }
 
-    /// One wait and everything it brought.
+    /// Waits once, and serves everything that became readable.
     fn turn(&mut self, controller: &mut dyn Controller, tokens: &mut Vec<Token>) {
         let deadline = controller.next_deadline();
         let next_try = self.trouble.as_ref().map(Trouble::next_try);

@@ -33,6 +33,18 @@ fn a_guest_speaks_and_powers_off() {
     assert!(ended.counters.memory_resident.get() > 0);
 }
 
+#[test]
+fn the_smallest_guests_stay_small_whatever_their_memory_lies_on() {
+    let Some(hypervisor) = hypervisor() else { return };
+    for backing in [MemoryBacking::SharedMemfd, MemoryBacking::AnonymousHuge] {
+        let mut spec = spec(&TinyGuest::hello("small\n"));
+        spec.memory.backing = backing;
+        let resident = run(&hypervisor, spec).counters.memory_resident.get();
+        println!("{backing:?}: {} KiB", resident >> 10);
+        assert!((1..1 << 20).contains(&resident), "{backing:?}: {resident} bytes");
+    }
+}
+
 /// 64-bit code: writes the command line that `boot_params` in RSI points to, and powers off.
 const ECHO_COMMAND_LINE: [u8; 30] = [
     0x8b, 0x9e, 0x28, 0x02, 0x00, 0x00, // mov 0x228(%rsi), %ebx

@@ -1,6 +1,7 @@
 //! How long a turn of the event loop took, and which of its handlers took most of it.
 //!
-//! One reading of the clock a handler, and one before the first. What is too long, and whom to tell, the machine's owner decides.
+//! The clock is read once for each handler, and once before the first. What is too long is decided by the machine's
+//! owner.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub struct TurnReport<'machine> {
 /// What the event loop calls, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler<'machine> {
-    /// [`super::Controller::event`] for what vCPU threads and devices told.
+    /// [`super::Controller::event`] for events of vCPU threads and devices.
     News,
     /// [`super::Controller::deadline_passed`].
     Deadline,
@@ -44,7 +45,7 @@ pub enum Handler<'machine> {
     Device {
         /// The device's name.
         device: &'machine str,
-        /// Which descriptor.
+        /// The descriptor's token, as the device numbers them.
         token: u16,
     },
 }
@@ -96,7 +97,7 @@ impl TurnClock {
         }
     }
 
-    /// The turn until the last handler, which `name` names.
+    /// Reports the turn until the last handler noted; `name` names the slowest one.
     pub(super) fn finish<'machine>(
         &self,
         name: impl FnOnce(Handled) -> Handler<'machine>,

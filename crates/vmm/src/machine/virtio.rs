@@ -53,7 +53,7 @@ pub(super) struct VirtioDevices {
     links: Links,
 }
 
-/// What of a machine's description is on the bus.
+/// The part of a machine's description that is on the bus.
 pub(super) struct BusSpec {
     pub(super) disks: Vec<DiskSpec<OwnedFd>>,
     pub(super) nics: Vec<NicSpec<OwnedFd>>,
@@ -134,7 +134,7 @@ impl VirtioDevices {
         Ok(())
     }
 
-    /// Has `poller` watch every descriptor of every device.
+    /// Registers every descriptor of every device with `poller`.
     pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
         for (device, function) in (0_u16..).zip(&self.functions) {
             let transport = function.lock();
@@ -155,7 +155,7 @@ impl VirtioDevices {
         Ok(())
     }
 
-    /// What the devices count.
+    /// The sources of the devices' counters.
     pub(super) fn take_counters(&mut self) -> Vec<DeviceCounters> {
         std::mem::take(&mut self.counters)
     }
@@ -168,14 +168,14 @@ impl VirtioDevices {
         Ok(())
     }
 
-    /// The watchdog's time is over, or may be.
+    /// Handles the watchdog's timer, which may have expired.
     pub(super) fn watchdog_event(&self) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.lock().handle_timer(Instant::now());
         }
     }
 
-    /// Stops the watchdog's time, which the guest cannot reload while its vCPUs are parked. Idempotent.
+    /// Stops the watchdog's timer, which the guest cannot reload while its vCPUs are parked. Idempotent.
     pub(super) fn freeze_watchdog(&self) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.lock().freeze(Instant::now());
@@ -194,12 +194,12 @@ impl VirtioDevices {
         self.console.is_some()
     }
 
-    /// Types `bytes` at the guest's virtio console: the number taken, none where there is no console.
+    /// Queues `bytes` as input of the virtio console and returns the number taken: 0 where there is no console.
     pub(super) fn write_console(&self, bytes: &[u8]) -> usize {
         self.console.as_ref().map_or(0, |console| console.handle.enqueue(bytes))
     }
 
-    /// Tells the guest that its virtio console has this size now.
+    /// Changes the size of the virtio console and notifies the guest.
     pub(super) fn resize_console(&self, size: ConsoleSize) -> Result<(), NoConsole> {
         let console = self.console.as_ref().ok_or(NoConsole)?;
         console.handle.set_size(size);
@@ -212,12 +212,12 @@ impl VirtioDevices {
         self.links.set(nic, link).map(|function| self.announce_change(function))
     }
 
-    /// Asks the guest to make itself known on the link of `nic`.
+    /// Asks the guest to announce itself on the network of `nic`.
     pub(super) fn announce(&self, nic: &str) -> Result<(), LinkChangeError> {
         self.links.announce(nic).map(|function| self.announce_change(function))
     }
 
-    /// Has the driver of `function` look at its configuration again.
+    /// Notifies the driver of `function` of a change of configuration.
     fn announce_change(&self, function: usize) {
         if let Some(function) = self.functions.get(function) {
             function.lock().announce_config_change();
@@ -229,7 +229,7 @@ impl VirtioDevices {
         self.functions.get(usize::from(device)).map_or("no device", |function| &function.name)
     }
 
-    /// Serves a queue whose bell rang.
+    /// Serves a queue whose doorbell was signalled.
     pub(super) fn doorbell(&self, device: u16, queue: u16) {
         if let Some(function) = self.functions.get(usize::from(device)) {
             function.lock().handle_doorbell(queue);
@@ -265,7 +265,7 @@ impl VirtioDevices {
     /// Waits until no device has I/O in flight.
     ///
     /// # Errors
-    /// The name of the first that still had some at `deadline`.
+    /// The name of the first device that still had I/O in flight at `deadline`.
     pub(super) fn drain(&self, deadline: Instant) -> Result<(), String> {
         for function in &self.functions {
             if !function.lock().drain(deadline) {
@@ -275,7 +275,7 @@ impl VirtioDevices {
         Ok(())
     }
 
-    /// Looks at everything that may have become readable while nobody served it.
+    /// Serves everything that may have become readable while the devices were not served.
     pub(super) fn catch_up(&self) {
         for function in &self.functions {
             let mut transport = function.lock();
@@ -299,7 +299,7 @@ impl VirtioDevices {
     }
 
     /// Takes the queues from every device and waits until no I/O is in flight, or until `deadline`: what is still
-    /// in flight then keeps the memory that it touches mapped. Answers whether every device was done with.
+    /// in flight then keeps the memory that it touches mapped. Returns whether every device was reset.
     ///
     /// Comes after anything, a panic in a device included, and so tolerates everything: each device that panics again
     /// or whose lock is not to be had is left as it is.

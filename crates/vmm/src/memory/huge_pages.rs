@@ -17,7 +17,7 @@ pub(super) fn memfd_flags(size: HugePageSize) -> MemfdFlags {
         }
 }
 
-/// Pages of `size` that nobody has and nobody was promised; `None` where the host has no such pages at all.
+/// Huge pages of `size` that are neither in use nor reserved; `None` where the host has none of this size.
 pub(super) fn unpromised(size: HugePageSize) -> Option<u64> {
     let pool = format!("{POOLS}/hugepages-{}kB", size.bytes().get() >> 10);
     let count = |file| fs::read_to_string(format!("{pool}/{file}")).ok();

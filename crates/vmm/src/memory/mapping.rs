@@ -106,7 +106,7 @@ impl Drop for Mapping {
     }
 }
 
-/// Of a piece of a [`Mapping`] that nobody uses any more.
+/// Unmaps a piece of a [`Mapping`] that is not used any more.
 fn unmap(start: *mut c_void, length: usize) {
     if length != 0 {
         // SAFETY: only called here, for pieces that belong to a `Mapping` which gives them up: its region, the only one

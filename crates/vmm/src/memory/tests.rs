@@ -165,7 +165,15 @@ fn each_kind_of_private_memory_asks_for_what_is_its_own() {
         // Two regions: both are advised.
         let Ram { memory, .. } = allocate(&spec(3_328 << 20, backing)).unwrap();
         for region in memory.iter() {
-            let flags = mapping_flags(region.as_ptr().addr());
+            let start = region.as_ptr().addr();
+            if backing == MemoryBacking::AnonymousHuge && region.start_addr().0 == 0 {
+                let flags = mapping_flags(start);
+                assert!(
+                    has_flag(&flags, "nh") && !has_flag(&flags, "hg"),
+                    "the first pages are small: {flags}"
+                );
+            }
+            let flags = mapping_flags(start + mapping::HUGE_PAGE);
             for advised in ["hg", "mg"] {
                 assert_eq!(has_flag(&flags, advised), advised == wanted, "{backing:?}, {advised}: {flags}");
             }

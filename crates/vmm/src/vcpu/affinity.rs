@@ -44,9 +44,9 @@ pub enum AffinityError {
 /// The CPUs of a host as this thread sees them.
 #[derive(Debug)]
 struct HostCpus {
-    /// What this thread may run on, as are those that it starts.
+    /// The CPUs that this thread, and the threads it starts, may run on.
     allowed: CpuSet,
-    /// What is switched on; `None` where the host does not say.
+    /// The CPUs that are online; `None` where the host does not say.
     online: Option<CpuSet>,
 }
 
@@ -55,7 +55,7 @@ struct HostCpus {
 pub(crate) struct Affinity(Vec<Option<CpuSet>>);
 
 impl Affinity {
-    /// Holds `wanted` against this host, for a machine of `vcpus`. Looks at nothing where nothing is wanted.
+    /// Checks `wanted` against this host's CPUs, for a machine of `vcpus`. Reads nothing of the host where it is empty.
     ///
     /// # Errors
     /// See [`AffinityError`].

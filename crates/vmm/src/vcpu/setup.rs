@@ -39,7 +39,7 @@ pub enum CpuSetupError {
     DescriptorTable {
         /// Where.
         address: u64,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: GuestMemoryError,
     },

@@ -1,9 +1,8 @@
-//! What runs on a vCPU's thread: the guest, then what it asks for, then the guest again, until the gate says end.
+//! The body of a vCPU's thread: it runs the guest, handles the exit, and runs the guest again, until the gate ends it.
 //!
 //! A panic anywhere in it, a device's included, ends the machine with the thread's name and the panic's message;
 //! it never leaves the thread.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +10,7 @@ use std::sync::atomic::Ordering;
 use devices::bus::Bus;
 use hypervisor::{Exit, SystemEvent, Vcpu, VcpuError};
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
-use vm_model::{MachineExit, ResetSource};
+use vm_model::{MachineExit, ResetSource, error_chain, panic_message};
 
 use super::gate::Member;
 use super::{Meter, VcpuContext};
@@ -33,7 +32,9 @@ pub(super) fn run(mut vcpu: Vcpu, member: &Member, meter: &Arc<Meter>, context: 
     let index = vcpu.index();
     let _measuring = meter.clock.measure_this_thread();
     let ended = catch_unwind(AssertUnwindSafe(|| match context.affinity.apply(index) {
-        Ok(()) => serve(&mut vcpu, member, meter, context).unwrap_or_else(|error| failure(describe(&error))),
+        Ok(()) => {
+            serve(&mut vcpu, member, meter, context).unwrap_or_else(|error| failure(error_chain(&error)))
+        }
         Err(error) => failure(format!("the thread of vCPU {index} was refused its host CPUs: {error}")),
     }));
     let exit = match ended {
@@ -89,7 +90,7 @@ fn serve(
     Ok(None)
 }
 
-/// Does what an exit asks for; says how the machine ended if it did.
+/// Handles an exit; returns how the machine ended if it did.
 fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
     match exit {
         Exit::IoIn { port, data } => buses.ports.read(u64::from(port), data),
@@ -128,7 +129,7 @@ fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
     None
 }
 
-/// Says of a guest that did what cannot be done where it did it.
+/// Adds to a guest fault the address of the instruction that caused it.
 fn placed(end: MachineExit, vcpu: &Vcpu) -> MachineExit {
     match (end, vcpu.regs()) {
         (MachineExit::GuestFault(what), Ok(general)) => MachineExit::GuestFault(format!(
@@ -182,28 +183,6 @@ fn failed(index: u8, what: String) -> Option<MachineExit> {
 
 fn failure(text: String) -> Option<MachineExit> {
     Some(MachineExit::Failed(text))
-}
-
-/// An error with its causes in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text
-    } else {
-        "no message"
-    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,15 @@ fn a_worker_that_is_killed_leaves_nothing_that_hinders_the_next_one() {
         assert_eq!(addresses(&bench.vms()), before);
         assert_eq!(
             entries(&bench.path("state")),
-            ["leases.json", "verified.json", "vms", "volumes", "worker.json", "worker.lock"]
+            [
+                "host-settings.json",
+                "leases.json",
+                "verified.json",
+                "vms",
+                "volumes",
+                "worker.json",
+                "worker.lock"
+            ]
         );
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());

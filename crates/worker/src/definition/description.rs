@@ -38,6 +38,11 @@ pub(crate) struct VolumeDescription {
 }
 
 impl Description {
+    /// The names of its disks that its guest may write to, in order.
+    pub(crate) fn writable_disks(&self) -> Vec<String> {
+        self.volumes.keys().cloned().collect()
+    }
+
     /// What `assignment` makes of `artifact`, which was loaded for it.
     pub(crate) fn of(assignment: &Assignment, artifact: &Artifact) -> Self {
         let home = &assignment.store_path;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vm_model::AssignmentSet;
 
-use crate::records::{ReadError, WriteError, read_versioned, write_versioned};
+use crate::records::{ReadError, RecordWriter, WriteError, read_versioned};
 
 const VERSION: u32 = 1;
 const FILE: &str = "worker.json";
@@ -13,12 +13,13 @@ const FILE: &str = "worker.json";
 #[derive(Clone, Debug)]
 pub(super) struct DesiredStateFile {
     path: PathBuf,
+    writer: RecordWriter,
 }
 
 impl DesiredStateFile {
-    /// The file in `state_dir`.
-    pub(super) fn in_directory(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE) }
+    /// The file in `state_dir`, written by `writer`.
+    pub(super) fn in_directory(state_dir: &Path, writer: RecordWriter) -> Self {
+        Self { path: state_dir.join(FILE), writer }
     }
 
     /// What was in force when the file was written last.
@@ -28,7 +29,7 @@ impl DesiredStateFile {
 
     /// Puts `desired` on stable storage.
     pub(super) fn save(&self, desired: &AssignmentSet) -> Result<(), WriteError> {
-        write_versioned(&self.path, VERSION, &Stored { desired: desired.clone() })
+        self.writer.write_versioned(&self.path, VERSION, &Stored { desired: desired.clone() })
     }
 }
 

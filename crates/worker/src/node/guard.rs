@@ -1,6 +1,6 @@
 //! Whether a desired state waits for somebody's word before it takes VMs away. Pure.
 
-use vm_model::{AssignmentSet, Generation, HeldSet, Timestamp};
+use vm_model::{AssignmentSet, HeldSet, Timestamp};
 
 /// Holds `admitted` if it is empty and `present` VMs are there: a truncated save looks like that. It is let go where it
 /// says so itself.
@@ -8,7 +8,7 @@ pub(super) fn hold(admitted: &AssignmentSet, present: usize, now: Timestamp) -> 
     let is_empty = admitted.vms.is_empty() && admitted.refused.is_empty();
     let is_held = is_empty && present > 0 && !admitted.allow_removals;
     is_held.then(|| HeldSet {
-        generation: admitted.generation.unwrap_or(Generation::default()),
+        generation: admitted.generation.unwrap_or_default(),
         since: now,
         removals: present,
         reason: format!(

@@ -25,7 +25,9 @@ use vm_model::{AssignmentSet, Generation, HeldSet, VmId};
 
 pub use admit::{Refusal, admit};
 pub(crate) use describe::describe;
-pub use plan::{Action, Described, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined};
+pub use plan::{
+    Action, Described, Disks, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined,
+};
 pub use reconcile::Reconciler;
 
 pub use crate::definition::{Change, Description};

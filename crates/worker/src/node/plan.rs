@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_model::{Assignment, AssignmentSet, DesiredState, VmId};
 
 use crate::definition::{Change, Description, Effect, effect, is_same_definition};
+use crate::volumes::in_words;
 
 /// What is there: every VM this host has.
 pub type Observed = BTreeMap<VmId, ObservedVm>;
@@ -47,7 +49,16 @@ pub enum Action {
     /// A VM that failed and is asked for again.
     Retry(VmId),
     /// A VM that should be no more.
-    Remove(VmId),
+    Remove(VmId, Disks),
+}
+
+/// What becomes of the writable disks of a VM that is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disks {
+    /// Their names; not known of a VM that had no machine under this worker.
+    pub names: Option<Vec<String>>,
+    /// How long they are kept.
+    pub kept: Duration,
 }
 
 /// What another definition does to its VM.
@@ -75,7 +86,7 @@ impl Action {
     pub fn vm(&self) -> &VmId {
         match self {
             Self::Create(assignment) | Self::Redefine(assignment, _) => &assignment.id,
-            Self::Move(id, _) | Self::Retry(id) | Self::Remove(id) => id,
+            Self::Move(id, _) | Self::Retry(id) | Self::Remove(id, _) => id,
         }
     }
 }
@@ -108,9 +119,28 @@ impl fmt::Display for Action {
             Self::Move(id, DesiredState::Paused) => write!(formatter, "pause {id}"),
             Self::Move(id, DesiredState::Stopped) => write!(formatter, "stop {id}"),
             Self::Retry(id) => write!(formatter, "try {id} again"),
-            Self::Remove(id) => {
-                write!(formatter, "remove {id} (volumes that hold data are kept for a while)")
+            Self::Remove(id, disks) => {
+                write!(formatter, "remove {id}")?;
+                disks.tell(id, formatter)
             }
+        }
+    }
+}
+
+impl Disks {
+    fn tell(&self, id: &VmId, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.names.as_deref() {
+            Some([]) => return Ok(()),
+            Some([disk]) => format!("volume {id}/{disk}"),
+            Some(disks) => {
+                let names: Vec<String> = disks.iter().map(|disk| format!("{id}/{disk}")).collect();
+                format!("volumes {}", names.join(", "))
+            }
+            None => "its volumes".to_owned(),
+        };
+        match self.kept {
+            Duration::ZERO => write!(formatter, ", delete {what} at once"),
+            kept => write!(formatter, ", delete {what} after {}", in_words(kept)),
         }
     }
 }
@@ -131,11 +161,20 @@ pub fn redefined<'a>(desired: &'a AssignmentSet, observed: &Observed) -> Vec<&'a
 ///
 /// Removals come first, so that what they free is there for creations; within a kind, VMs are in order of their
 /// ids. `desired` has each id at most once (see [`super::admit`]); VMs of entries that were refused stay as they are.
-pub fn plan(desired: &AssignmentSet, observed: &Observed, described: &Described) -> Vec<Action> {
+/// Volumes of removed VMs are `kept` for so long.
+pub fn plan(
+    desired: &AssignmentSet,
+    observed: &Observed,
+    described: &Described,
+    kept: Duration,
+) -> Vec<Action> {
     let wanted: BTreeMap<&VmId, &Assignment> = desired.vms.iter().map(|vm| (&vm.id, vm)).collect();
     let untouched: BTreeSet<&VmId> = desired.refused.iter().map(|entry| &entry.id).collect();
-    let is_surplus = |id: &&VmId| !wanted.contains_key(id) && !untouched.contains(id);
-    let removals = observed.keys().filter(is_surplus).cloned().map(Action::Remove);
+    let surplus = observed.iter().filter(|(id, _)| !wanted.contains_key(id) && !untouched.contains(id));
+    let removals = surplus.map(|(id, vm)| {
+        let names = vm.description.as_ref().map(|description| description.writable_disks());
+        Action::Remove(id.clone(), Disks { names, kept })
+    });
     let changes = wanted.iter().filter(|(id, _)| !untouched.contains(*id)).filter_map(|(id, &wanted)| {
         let Some(present) = observed.get(*id) else { return Some(Action::Create(wanted.clone())) };
         if !is_same_definition(&present.assignment, wanted) {

@@ -28,7 +28,7 @@ pub struct Reconciler {
 impl Reconciler {
     /// Takes up the desired state that was in force when this host's worker ended, if there was one.
     pub fn new(vm_manager: Arc<VmManager>) -> Self {
-        let file = DesiredStateFile::in_directory(vm_manager.state_dir());
+        let file = DesiredStateFile::in_directory(vm_manager.state_dir(), vm_manager.record_writer());
         let in_force = file.load().unwrap_or_else(|damage| {
             warn!(error = chain(&damage), "the desired state could not be read; waiting for a new one");
             None
@@ -106,7 +106,7 @@ impl Reconciler {
         let admitted = admit(self.in_force.as_ref(), offered)?;
         let (observed, described) = self.look(&admitted, Thoroughness::CompareImages).await;
         let held = hold(&admitted, observed.len(), Timestamp::now());
-        Ok(Preview { held, actions: plan(&admitted, &observed, &described) })
+        Ok(Preview { held, actions: self.plan(&admitted, &observed, &described) })
     }
 
     /// What there is, and what changed definitions would make of it.
@@ -115,6 +115,10 @@ impl Reconciler {
         let changed = redefined(desired, &observed).into_iter().cloned().collect();
         let described = self.vm_manager.describe(changed, thoroughness).await;
         (observed, described)
+    }
+
+    fn plan(&self, desired: &AssignmentSet, observed: &Observed, described: &Described) -> Vec<Action> {
+        plan(desired, observed, described, self.vm_manager.config().removal_grace)
     }
 
     /// Puts the state on stable storage: what is not there is not acknowledged, and not applied.
@@ -133,7 +137,7 @@ impl Reconciler {
     async fn apply(&self, desired: &AssignmentSet) -> Vec<Outcome> {
         let generation = desired.generation.unwrap_or_default();
         let (observed, described) = self.look(desired, Thoroughness::Quick).await;
-        let actions = plan(desired, &observed, &described);
+        let actions = self.plan(desired, &observed, &described);
         if actions.is_empty() {
             info!(%generation, vms = desired.vms.len(), "nothing to change");
         }
@@ -152,7 +156,7 @@ impl Reconciler {
             }
             Action::Move(id, desired) => self.vm_manager.desire(&id, desired),
             Action::Retry(id) => self.vm_manager.start_afresh(&id),
-            Action::Remove(id) => self.vm_manager.order_removal(&id),
+            Action::Remove(id, _) => self.vm_manager.order_removal(&id),
         };
         let problem = ordered.err().map(|problem| chain(&problem));
         if let Some(problem) = &problem {

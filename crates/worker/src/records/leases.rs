@@ -10,8 +10,8 @@ use thiserror::Error;
 use tracing::warn;
 use vm_model::{FailureKind, VmId};
 
-use super::atomic_file::{keep_aside, write_json};
-use super::{ReadError, WriteError, read_versioned};
+use super::atomic_file::keep_aside;
+use super::{ReadError, RecordWriter, WriteError, read_versioned};
 use crate::failure::chain;
 
 const FILE: &str = "leases.json";
@@ -88,6 +88,7 @@ pub(crate) enum LeasesError {
 #[derive(Debug)]
 pub(crate) struct Leases {
     file: PathBuf,
+    writer: RecordWriter,
     /// Held while the file is written, so that the file never falls behind an older state.
     pool: Mutex<Pool>,
 }
@@ -98,7 +99,11 @@ impl Leases {
     ///
     /// # Errors
     /// The subnet cannot be used, or the host refuses to read the file.
-    pub(crate) fn open(state_dir: &Path, subnet: Ipv4Network) -> Result<Self, LeasesError> {
+    pub(crate) fn open(
+        state_dir: &Path,
+        subnet: Ipv4Network,
+        writer: RecordWriter,
+    ) -> Result<Self, LeasesError> {
         let file = state_dir.join(FILE);
         let fresh = Pool::new(subnet)?;
         let pool = match read_versioned::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
@@ -118,7 +123,7 @@ impl Leases {
                 fresh
             }
         };
-        Ok(Self { file, pool: Mutex::new(pool) })
+        Ok(Self { file, writer, pool: Mutex::new(pool) })
     }
 
     /// Whether `vm` has any lease.
@@ -169,7 +174,7 @@ impl Leases {
         let outcome = change(&mut changed)?;
         let book = changed.export();
         if book != pool.export() {
-            write_json(&self.file, &book)?;
+            self.writer.write_json(&self.file, &book)?;
             *pool = changed;
         }
         Ok(outcome)
@@ -179,6 +184,10 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(state_dir: &Path, subnet: Ipv4Network) -> Result<Leases, LeasesError> {
+        Leases::open(state_dir, subnet, RecordWriter::open(state_dir))
+    }
 
     fn subnet() -> Ipv4Network {
         "10.9.0.0/29".parse().expect("a subnet")
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn the_same_wish_twice_is_a_wrong_description_and_names_its_place() {
         let directory = tempfile::tempdir().expect("a directory");
-        let leases = Leases::open(directory.path(), subnet()).expect("opened");
+        let leases = open(directory.path(), subnet()).expect("opened");
         let a = VmId::new("a");
         let ip = Wish { ip: Some("10.9.0.4".parse().expect("an address")), ..Wish::default() };
         let error = leases.ensure(&a, &[("net0", ip), ("net1", ip)]).expect_err("refused");
@@ -212,7 +221,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("a directory");
         let directory = parent.path().join("state");
         std::fs::create_dir(&directory).expect("made");
-        let leases = Leases::open(&directory, subnet()).expect("opened");
+        let leases = open(&directory, subnet()).expect("opened");
         let (a, b) = (VmId::new("a"), VmId::new("b"));
         let lease = ensure(&leases, &a, "net0", Wish::default()).expect("given");
         std::fs::rename(&directory, parent.path().join("away")).expect("moved");
@@ -230,12 +239,12 @@ mod tests {
     fn an_address_survives_a_restart_and_ends_with_its_vm() {
         let directory = tempfile::tempdir().expect("a directory");
         let (a, b) = (VmId::new("a"), VmId::new("b"));
-        let leases = Leases::open(directory.path(), subnet()).expect("opened");
+        let leases = open(directory.path(), subnet()).expect("opened");
         let lease = ensure(&leases, &a, "net0", Wish::default()).expect("given");
         ensure(&leases, &b, "net0", Wish::default()).expect("given");
         drop(leases);
 
-        let leases = Leases::open(directory.path(), subnet()).expect("opened");
+        let leases = open(directory.path(), subnet()).expect("opened");
         assert_eq!(ensure(&leases, &a, "net0", Wish::default()).expect("kept"), lease);
         leases.release(&b).expect("released");
         leases.retain(&BTreeSet::new()).expect("released");
@@ -247,9 +256,9 @@ mod tests {
     #[test]
     fn leases_of_another_network_are_set_aside() {
         let directory = tempfile::tempdir().expect("a directory");
-        let leases = Leases::open(directory.path(), subnet()).expect("opened");
+        let leases = open(directory.path(), subnet()).expect("opened");
         ensure(&leases, &VmId::new("a"), "net0", Wish::default()).expect("given");
-        let other = Leases::open(directory.path(), "10.8.0.0/24".parse().expect("a subnet")).expect("opened");
+        let other = open(directory.path(), "10.8.0.0/24".parse().expect("a subnet")).expect("opened");
         ensure(&other, &VmId::new("a"), "net0", Wish::default()).expect("given anew");
         assert!(directory.path().join("leases.json.kept-1").exists());
     }
@@ -257,7 +266,7 @@ mod tests {
     #[test]
     fn a_changed_wish_is_granted_or_leaves_what_there_was() {
         let directory = tempfile::tempdir().expect("a directory");
-        let leases = Leases::open(directory.path(), subnet()).expect("opened");
+        let leases = open(directory.path(), subnet()).expect("opened");
         let (a, b) = (VmId::new("a"), VmId::new("b"));
         let wish = |text: &str| Wish { ip: Some(text.parse().expect("an address")), ..Wish::default() };
         let first = ensure(&leases, &a, "net0", Wish::default()).expect("given");
@@ -278,14 +287,14 @@ mod tests {
     fn leases_that_the_host_refuses_to_read_are_not_overwritten() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(directory.path().join(FILE)).expect("in the way");
-        let error = Leases::open(directory.path(), subnet()).expect_err("refused");
+        let error = open(directory.path(), subnet()).expect_err("refused");
         assert!(chain(&error).contains(FILE), "{}", chain(&error));
     }
 
     #[test]
     fn an_address_that_cannot_be_recorded_is_not_given() {
         let directory = tempfile::tempdir().expect("a directory");
-        let leases = Leases::open(&directory.path().join("missing"), subnet()).expect("opened");
+        let leases = open(&directory.path().join("missing"), subnet()).expect("opened");
         let error = ensure(&leases, &VmId::new("a"), "net0", Wish::default()).expect_err("no directory");
         assert_eq!(error.to_string(), "the address could not be recorded");
         assert_eq!(leases.pool.lock().expect("whole").leases().count(), 0);

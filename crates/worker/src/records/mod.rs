@@ -5,6 +5,7 @@
 //! <state>/worker.json           what should run
 //! <state>/leases.json           who holds which address
 //! <state>/verified.json         store paths whose content was hashed and found right
+//! <state>/reserve               space set aside for these files
 //! <state>/vms/<id>/record.json  what the VM is, how its runs ended, and whether it was removed
 //! <state>/vms/<id>/console.log  what its guest wrote, once its machine has ended
 //! ```
@@ -18,12 +19,16 @@ mod atomic_file;
 mod console_log;
 mod leases;
 mod lock;
+mod reserve;
 mod verified;
 mod vm_record;
 
-pub(crate) use atomic_file::{ReadError, WriteError, read_in_place, read_versioned, write_versioned};
+#[cfg(feature = "benchmarks")]
+pub(crate) use atomic_file::write_versioned;
+pub(crate) use atomic_file::{ReadError, WriteError, read_in_place, read_versioned};
 pub(crate) use console_log::keep_console;
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::StateLock;
+pub(crate) use reserve::RecordWriter;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_record::{RecordError, RecordStore, Removal, VmRecord, make_private, remove_all};

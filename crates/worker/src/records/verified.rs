@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use nix_artifacts::PathIdentity;
 use serde::{Deserialize, Serialize};
 
-use super::{ReadError, WriteError, read_versioned, write_versioned};
+use super::atomic_file::write_versioned;
+use super::{ReadError, WriteError, read_versioned};
 
 const VERSION: u32 = 1;
 const FILE: &str = "verified.json";

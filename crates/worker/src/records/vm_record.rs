@@ -10,7 +10,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{Assignment, RunEnd, Timestamp, VmId};
 
-use super::{ReadError, WriteError, read_versioned, write_versioned};
+use super::{ReadError, RecordWriter, WriteError, read_versioned};
 
 const VERSION: u32 = 2;
 const FILE: &str = "record.json";
@@ -70,13 +70,23 @@ impl VmRecord {
         }
     }
 
-    /// Adds the end of the newest run; the oldest goes where there are many.
+    /// Adds the end of the newest run; the oldest goes where there are many. Starts that fail again and again in one way
+    /// are one end.
     pub(crate) fn add_end(&mut self, end: RunEnd) {
+        if self.ends.last().is_some_and(|last| is_same_failed_start(last, &end)) {
+            self.ends.pop();
+        }
         self.ends.push(end);
         let surplus = self.ends.len().saturating_sub(MOST_ENDS);
         self.ends.drain(..surplus);
         self.running_since = None;
     }
+}
+
+fn is_same_failed_start(one: &RunEnd, other: &RunEnd) -> bool {
+    one.ran_for.is_none()
+        && (one.ran_for, one.method, one.cause, &one.detail)
+            == (other.ran_for, other.method, other.cause, &other.detail)
 }
 
 /// A VM that has a directory, and its record or why that cannot be used.
@@ -86,6 +96,7 @@ pub(crate) type Found = (VmId, Result<VmRecord, RecordError>);
 #[derive(Clone, Debug)]
 pub(crate) struct RecordStore {
     root: PathBuf,
+    writer: RecordWriter,
 }
 
 /// Why a VM's directory could not be used.
@@ -107,10 +118,10 @@ pub(crate) enum RecordError {
 }
 
 impl RecordStore {
-    /// The store below `root`, which is created.
-    pub(crate) fn open(root: &Path) -> Result<Self, RecordError> {
+    /// The store below `root`, which is created; `writer` writes its records.
+    pub(crate) fn open(root: &Path, writer: RecordWriter) -> Result<Self, RecordError> {
         make_private(root).map_err(|source| failed("create", root, source))?;
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { root: root.to_owned(), writer })
     }
 
     /// The directory of VM `id`.
@@ -131,7 +142,7 @@ impl RecordStore {
                 .and_then(|()| sync(&self.root))
                 .map_err(|source| failed("create", &directory, source))?;
         }
-        Ok(write_versioned(&directory.join(FILE), VERSION, record)?)
+        Ok(self.writer.write_versioned(&directory.join(FILE), VERSION, record)?)
     }
 
     /// Removes VM `id`'s directory with everything in it. Removing what is not there is fine.
@@ -214,6 +225,11 @@ mod tests {
 
     use super::*;
 
+    fn open(root: &Path) -> Result<RecordStore, RecordError> {
+        make_private(root).expect("created");
+        RecordStore::open(root, RecordWriter::open(root))
+    }
+
     fn record(id: &str) -> VmRecord {
         VmRecord {
             uuid: Uuid::nil(),
@@ -224,7 +240,7 @@ mod tests {
     #[test]
     fn vms_are_found_again_and_one_damaged_record_hides_no_other() {
         let directory = tempfile::tempdir().expect("a directory");
-        let store = RecordStore::open(&directory.path().join("vms")).expect("opened");
+        let store = open(&directory.path().join("vms")).expect("opened");
         let (a, b) = (record("a"), record("b"));
         store.save(&a).expect("saved");
         store.save(&b).expect("saved");
@@ -250,7 +266,7 @@ mod tests {
     #[test]
     fn a_removal_that_was_cut_short_is_finished_and_its_name_is_free() {
         let directory = tempfile::tempdir().expect("a directory");
-        let store = RecordStore::open(&directory.path().join("vms")).expect("opened");
+        let store = open(&directory.path().join("vms")).expect("opened");
         let a = record("a");
         store.save(&a).expect("saved");
         fs::write(store.directory(&a.assignment.id).join("disk0.img"), "x").expect("written");
@@ -268,10 +284,32 @@ mod tests {
     fn what_a_vm_keeps_is_nobody_elses_to_read() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().expect("a directory");
-        let store = RecordStore::open(&directory.path().join("vms")).expect("opened");
+        let store = open(&directory.path().join("vms")).expect("opened");
         store.save(&record("a")).expect("saved");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode(&store.root), 0o700);
         assert_eq!(mode(&store.directory(&VmId::new("a"))), 0o700);
+    }
+
+    #[test]
+    fn ends_are_bounded_and_a_start_that_fails_again_and_again_is_one() {
+        use vm_model::{EndCause, EndMethod, FailureKind};
+        let mut record = record("vm");
+        let end = |minute: u64, ran_for, detail: &str| RunEnd {
+            at: Timestamp::from_millis(minute * 60_000),
+            ran_for,
+            method: EndMethod::Failed,
+            cause: EndCause::Failure { kind: FailureKind::Host },
+            detail: Some(detail.to_owned()),
+        };
+        for minute in 0..5 {
+            record.add_end(end(minute, None, "no space"));
+        }
+        assert_eq!(record.ends, [end(4, None, "no space")], "the newest is told");
+        for minute in 5..50 {
+            record.add_end(end(minute, Some(std::time::Duration::from_secs(1)), "no space"));
+        }
+        assert_eq!(record.ends.len(), MOST_ENDS);
+        assert_eq!(record.ends.last(), Some(&end(49, Some(std::time::Duration::from_secs(1)), "no space")));
     }
 }

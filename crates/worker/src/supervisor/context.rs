@@ -14,7 +14,7 @@ use vmm_host::VmmHost;
 use super::{RestartPolicy, SharedNetwork};
 use crate::capacity::Capacity;
 use crate::housekeeping::RemovedVms;
-use crate::records::{LeaseError, Leases, RecordStore, StateLock, VerifiedPaths};
+use crate::records::{LeaseError, Leases, RecordStore, RecordWriter, StateLock, VerifiedPaths};
 use crate::vms::{HashVerification, VhostNet};
 use crate::volumes::VolumeStore;
 
@@ -30,6 +30,8 @@ pub(crate) struct HostContext {
     pub(crate) subnet: Subnet,
     /// Who has which address.
     pub(crate) leases: Leases,
+    /// What writes records, also to a full disk.
+    pub(crate) writer: RecordWriter,
     /// What is kept of each VM.
     pub(crate) records: RecordStore,
     /// VMs that were removed and are kept for a while.

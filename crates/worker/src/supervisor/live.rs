@@ -77,8 +77,8 @@ fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
     }
     let mut failure = reason(problem.kind(), problem);
     if failure.kind == FailureKind::Artifact {
-        // Of the artifact, the kernel is what a machine reads while it is built.
-        failure.message = format!("{}: {}", kernel.display(), failure.message);
+        // The machine reads it while it is built and does not know its name. Other things can be wrong as well.
+        failure.message = format!("{}; its kernel is {}", failure.message, kernel.display());
     }
     failure
 }

@@ -2,7 +2,7 @@
 
 use host_network::{HostNetwork, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome};
 use thiserror::Error;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 use vm_model::VmId;
 
 /// Why an interface was not attached or detached.
@@ -19,11 +19,19 @@ pub(crate) enum AttachError {
 pub(crate) struct SharedNetwork {
     /// Taken down only when nobody is in the middle of attaching.
     network: RwLock<Option<HostNetwork>>,
+    /// What is wrong with it.
+    degraded: watch::Receiver<Vec<String>>,
 }
 
 impl SharedNetwork {
     pub(crate) fn new(network: HostNetwork) -> Self {
-        Self { network: RwLock::new(Some(network)) }
+        let degraded = network.watch_degraded();
+        Self { network: RwLock::new(Some(network)), degraded }
+    }
+
+    /// What is wrong with it at this moment and cannot be mended by itself: a sentence each.
+    pub(crate) fn degradations(&self) -> Vec<String> {
+        self.degraded.borrow().clone()
     }
 
     /// Gives an interface its TAP.

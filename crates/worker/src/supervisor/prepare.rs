@@ -3,32 +3,28 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use host_network::{NicAttachment, Tap};
 use ipam::Lease;
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
-    Assignment, DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec, NicSpec,
-    ResetPolicy, VmDisk, VmId, VmNic, VmTimings, VsockSpec,
+    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec,
+    ResetPolicy, VmDisk, VmNic, VmTimings, VsockSpec,
 };
 
 use super::RestartPolicy;
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
-use super::live::detach;
-use super::nic_wish::{unmet, wishes};
+use super::nics::{attach_all, lease};
 use super::stage::{StagedMachine, autoconfiguration};
-use super::vhost;
 use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
 use crate::failure::{plain, reason};
-use crate::vms::VhostNet;
+use crate::huge_pages;
 use crate::volumes::Committed;
 
 /// Everything a machine is built of, and what is to be said about it.
@@ -56,7 +52,7 @@ pub(super) struct Prepared {
 /// What a machine was made by.
 #[derive(Clone, Debug)]
 pub(super) struct Definition {
-    pub(super) assignment: Arc<vm_model::Assignment>,
+    pub(super) assignment: Arc<Assignment>,
     pub(super) description: Arc<Description>,
     /// What it says about restarts.
     pub(super) restart: Option<RestartPolicy>,
@@ -98,23 +94,14 @@ pub(super) async fn prepare(
     let (opened, acquired) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
     let files = begun.elapsed();
     let Opened { mut spec, shape, kernel, share, nics: requests } = opened;
-    let mut nics = Vec::with_capacity(requests.len());
     let told_mask = requests.first().and_then(|(request, _)| request.mask);
-    let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
-    for (request, lease) in requests {
-        match attach(context, &id, vcpus, request, lease).await {
-            Ok((nic, device, told)) => {
-                nics.push(nic);
-                spec.nics.push(device);
-                warnings.extend(told);
-            }
-            Err(problem) => {
-                detach(context, &id, &nics).await;
-                acquired.give_back_from_task(context, &id).await;
-                return Err(problem);
-            }
+    let nics = match attach_all(context, &id, &mut spec, requests, &mut warnings).await {
+        Ok(nics) => nics,
+        Err(problem) => {
+            acquired.give_back_from_task(context, &id).await;
+            return Err(problem);
         }
-    }
+    };
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
         let mask = told_mask.unwrap_or(context.subnet.mask);
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
@@ -146,8 +133,9 @@ fn open(
     share: Option<Share>,
     acquired: &mut AcquiredResources,
 ) -> Result<Opened, FailureReason> {
-    let StagedMachine { assignment, description, machine, volumes, nics, vsock_cid, .. } = staged;
+    let StagedMachine { assignment, description, mut machine, volumes, nics, vsock_cid, .. } = staged;
     let vm = &assignment.id;
+    machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;
@@ -160,8 +148,6 @@ fn open(
         ArtifactFile::Blank => PathBuf::new(),
     };
     let mut disks = Vec::with_capacity(machine.disks.len());
-    let shapes: Vec<_> =
-        machine.disks.iter().map(|disk| (disk.id.clone(), disk.access, disk.format)).collect();
     let committed = &mut acquired.volumes;
     let spec = machine.try_map_files(|role, file| match (role, file) {
         (FileRole::Disk(disk, DiskAccess::ReadWrite), _) => {
@@ -191,21 +177,26 @@ fn open(
         let directory = socket_directory(&context.records.directory(vm))?;
         spec.services.vsock = Some(VsockSpec { cid, directory });
     }
-    let disks = shapes.into_iter().zip(disks).map(|((id, access, format), (path, size))| VmDisk {
-        policy: description.volumes.get(&id).map(|volume| volume.policy),
-        id,
+    let shape = shape(&spec, &description, disks);
+    Ok(Opened { spec, shape, kernel, share, nics })
+}
+
+/// What a machine is made of, for people; `files` are where its disks lie and how large they are.
+fn shape(spec: &MachineSpec<OwnedFd>, description: &Description, files: Vec<(PathBuf, u64)>) -> MachineShape {
+    let disks = spec.disks.iter().zip(files).map(|(disk, (path, size))| VmDisk {
+        id: disk.id.clone(),
         path,
-        size: vm_model::Bytes::new(size),
-        access,
-        format,
+        size: Bytes::new(size),
+        access: disk.access,
+        format: disk.format,
+        policy: description.volumes.get(&disk.id).map(|volume| volume.policy),
     });
-    let shape = MachineShape {
+    MachineShape {
         vcpus: spec.cpus.boot_vcpus,
         memory: spec.memory.size,
         cmdline: spec.boot.cmdline.clone(),
         disks: disks.collect(),
-    };
-    Ok(Opened { spec, shape, kernel, share, nics })
+    }
 }
 
 /// The file of the volume of `disk`, with its path and size.
@@ -237,60 +228,4 @@ fn socket_directory(directory: &Path) -> Result<OwnedFd, FailureReason> {
 struct SocketDirectoryError {
     path: PathBuf,
     source: io::Error,
-}
-
-/// Gives each interface its addresses; `requests` are in the order of the description.
-fn lease(
-    context: &HostContext,
-    assignment: &Assignment,
-    requests: Vec<NicRequest>,
-    acquired: &mut AcquiredResources,
-) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
-    let vm = &assignment.id;
-    acquired.addresses = !context.leases.has(vm);
-    let leases =
-        context.lease(vm, &wishes(&requests)).map_err(|problem| unmet(assignment, &requests, problem))?;
-    Ok(requests.into_iter().zip(leases).collect())
-}
-
-/// Gives one interface of a machine with `vcpus` its TAP; with warnings where it is not served as it could be.
-async fn attach(
-    context: &HostContext,
-    vm: &VmId,
-    vcpus: NonZeroU16,
-    request: NicRequest,
-    lease: Lease,
-) -> Result<(VmNic, NicSpec<OwnedFd>, Vec<String>), FailureReason> {
-    let attachment = NicAttachment {
-        vm: vm.clone(),
-        nic: request.id.clone(),
-        mac: lease.mac,
-        address: lease.address,
-        mask: request.mask,
-        mtu: request.mtu,
-        tap_hint: request.tap,
-        queues: request.queue_pairs.min(vcpus),
-    };
-    let Tap { fds, name, warnings, .. } =
-        context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
-    let vhost = match context.vhost_net {
-        VhostNet::Off => Ok(None),
-        VhostNet::WherePossible => {
-            let limits = request.options.rate_limits;
-            vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
-        }
-    };
-    let warnings = warnings.iter().map(ToString::to_string).chain(vhost.as_ref().err().cloned()).collect();
-    let nic =
-        VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
-    let device = NicSpec {
-        id: request.id,
-        taps: fds,
-        mac: lease.mac,
-        mtu: request.mtu,
-        queue_size: request.queue_size,
-        vhost: vhost.unwrap_or_default(),
-        options: request.options,
-    };
-    Ok((nic, device, warnings))
 }

@@ -12,12 +12,12 @@ use vm_model::{
     Assignment, Bytes, DiskAccess, FailureKind, FailureReason, MachineSpec, ResetPolicy, VmId, VolumePolicy,
 };
 
-use super::RestartPolicy;
 use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::nic_wish::{unmet, wishes};
 use super::prepare::Definition;
 use super::verify::{unverified_references, verify};
+use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
 use crate::failure::reason;
@@ -94,13 +94,17 @@ fn stage_blocking(
     // Each boot of an ephemeral disk begins with a fresh copy, which is made here.
     let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
     let resets = if has_ephemeral { ResetPolicy::EndsMachine } else { ResetPolicy::default() };
+    let mut warnings: Vec<String> = artifact.warnings.iter().map(ToString::to_string).collect();
+    if artifact.vsock.is_some() {
+        warnings.extend(socket_path::too_long(&context.records.directory(&assignment.id)));
+    }
     Ok(StagedMachine {
         assignment,
         description,
         volumes,
         nics: artifact.nics,
         vsock_cid: artifact.vsock.map(|vsock| vsock.cid),
-        warnings: artifact.warnings.iter().map(ToString::to_string).collect(),
+        warnings,
         unverified,
         restart: artifact.settings.restart.map(RestartPolicy::from),
         resets,

@@ -272,6 +272,8 @@ impl Task {
             }
         };
         let RunState::Up { machine, .. } = &mut self.state else {
+            // No machine follows at once: what was promised to one is others' again.
+            self.share = None;
             // Both arms only wait, so losing either loses nothing.
             return tokio::select! {
                 changed = self.target.changed() => if changed.is_ok() { Wanted::Yes } else { Wanted::No },

@@ -19,10 +19,10 @@ use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmMana
 use crate::capacity::Capacity;
 use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
+use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, RecordStore, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
+    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
 };
-use crate::shared_huge_pages;
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;
 
@@ -37,31 +37,18 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         value: format!("{:?}", config.store_roots),
         expected: chain(&problem),
     })?;
-    let state_error = |problem: Box<dyn std::error::Error + Send + Sync>| VmManagerError::State {
-        path: config.state_dir().to_owned(),
-        source: problem,
-    };
+    let state_error = |problem| state_error(&config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
-    let records =
-        RecordStore::open(&config.vm_artifacts_dir).map_err(|problem| state_error(Box::new(problem)))?;
+    let writer = RecordWriter::open(config.state_dir());
+    let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
+        .map_err(|problem| state_error(Box::new(problem)))?;
     let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
     let (intact, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
-    let volumes = VolumeStore::open(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
-    let removed = RemovedVms::default();
-    for VmRecord { assignment, removed: removal, .. } in kept {
-        if let Some(Removal { at, until }) = removal {
-            removed.put(RemovedVm { assignment, removed_at: at, kept_until: until });
-        }
-    }
-    let leases = Leases::open(config.state_dir(), subnet).map_err(|problem| match problem {
-        LeasesError::Pool(problem) => VmManagerError::Setting {
-            setting: "vm_subnet_base",
-            value: config.vm_subnet_base.clone(),
-            expected: problem.to_string(),
-        },
-        problem @ LeasesError::Unreadable(_) => state_error(Box::new(problem)),
-    })?;
+    let volumes = VolumeStore::open(config.state_dir(), writer.clone())
+        .map_err(|problem| state_error(Box::new(problem)))?;
+    let removed = removed_vms(kept);
+    let leases = open_leases(&config, subnet, writer.clone())?;
     let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
     let known: BTreeSet<VmId> =
         intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
@@ -83,6 +70,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         subnet: Subnet { gateway: network.config().gateway, mask: subnet.mask() },
         network: SharedNetwork::new(network),
         leases,
+        writer,
         records,
         removed,
         kept_changed: Arc::new(Notify::new()),
@@ -97,8 +85,38 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);
     intact.into_iter().for_each(|record| registry.restore(record));
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
-    shared_huge_pages::log();
+    huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
+}
+
+fn state_error(config: &VmManagerConfig, source: Box<dyn std::error::Error + Send + Sync>) -> VmManagerError {
+    VmManagerError::State { path: config.state_dir().to_owned(), source }
+}
+
+/// The removed VMs among `records`.
+fn removed_vms(records: Vec<VmRecord>) -> RemovedVms {
+    let removed = RemovedVms::default();
+    for VmRecord { assignment, removed: removal, .. } in records {
+        if let Some(Removal { at, until }) = removal {
+            removed.put(RemovedVm { assignment, removed_at: at, kept_until: until });
+        }
+    }
+    removed
+}
+
+fn open_leases(
+    config: &VmManagerConfig,
+    subnet: Ipv4Network,
+    writer: RecordWriter,
+) -> Result<Leases, VmManagerError> {
+    Leases::open(config.state_dir(), subnet, writer).map_err(|problem| match problem {
+        LeasesError::Pool(problem) => VmManagerError::Setting {
+            setting: "vm_subnet_base",
+            value: config.vm_subnet_base.clone(),
+            expected: problem.to_string(),
+        },
+        problem @ LeasesError::Unreadable(_) => state_error(config, Box::new(problem)),
+    })
 }
 
 fn lifecycle(config: &VmManagerConfig) -> Lifecycle {

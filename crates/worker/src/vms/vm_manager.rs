@@ -14,6 +14,7 @@ use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
 use crate::node::{self, Described, Observed};
+use crate::records::RecordWriter;
 use crate::supervisor::Freshness;
 use crate::volumes::Thoroughness;
 
@@ -303,6 +304,16 @@ impl VmManager {
 
     pub(crate) fn tell_node_status(&self, change: impl FnOnce(&mut NodeStatus)) {
         self.node_status.send_modify(change);
+    }
+
+    /// What writes records to stable storage.
+    pub(crate) fn record_writer(&self) -> RecordWriter {
+        self.shared.context.writer.clone()
+    }
+
+    /// What is wrong with the VMs' network at this moment and cannot be mended by itself: a sentence each.
+    pub fn network_degradations(&self) -> Vec<String> {
+        self.shared.context.network.degradations()
     }
 
     /// What changed definitions would make of their VMs. One that is not known in time is left out.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::record::VolumeRecord;
-use crate::records::{ReadError, WriteError, make_private, read_in_place, write_versioned};
+use crate::records::{ReadError, RecordWriter, WriteError, make_private, read_in_place};
 
 const VERSION: u32 = 1;
 const RECORD: &str = "volume.json";
@@ -18,11 +18,12 @@ const RECORD: &str = "volume.json";
 #[derive(Clone, Debug)]
 pub(super) struct VolumeDirectory {
     path: PathBuf,
+    writer: RecordWriter,
 }
 
 impl VolumeDirectory {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path }
+    pub(super) fn new(path: PathBuf, writer: RecordWriter) -> Self {
+        Self { path, writer }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -65,7 +66,7 @@ impl VolumeDirectory {
 
     /// Puts `record` on stable storage.
     pub(super) fn save(&self, record: &VolumeRecord) -> Result<(), WriteError> {
-        write_versioned(&self.path.join(RECORD), VERSION, record)
+        self.writer.write_versioned(&self.path.join(RECORD), VERSION, record)
     }
 
     /// The sizes of all contents that lie here, by number.

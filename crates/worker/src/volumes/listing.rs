@@ -6,7 +6,8 @@ use std::sync::PoisonError;
 use vm_model::{Bytes, Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::copy::failed;
-use super::store::{VolumeError, VolumeStore};
+use super::error::VolumeError;
+use super::store::VolumeStore;
 use crate::records::remove_all;
 
 /// One content of one volume.

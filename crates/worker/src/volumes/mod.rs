@@ -18,11 +18,15 @@ mod content;
 mod copy;
 mod decide;
 mod directory;
+mod error;
 mod listing;
 mod record;
+mod staging;
 mod store;
 
 #[cfg(feature = "benchmarks")]
 pub(crate) use copy::make_content;
+pub(crate) use error::VolumeError;
 pub(crate) use listing::ContentRef;
-pub(crate) use store::{Committed, StageRequest, Staged, Thoroughness, VolumeError, VolumeStore, summary};
+pub(crate) use staging::{StageRequest, Staged, Thoroughness, in_words, summary};
+pub(crate) use store::{Committed, VolumeStore};

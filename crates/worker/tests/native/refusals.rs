@@ -132,13 +132,7 @@ fn a_host_that_does_not_play_along_is_told_at_the_start_and_left_as_it_was() {
             let mut config = bench.config();
             change(&mut config);
             let error = VmManager::new(config).expect_err("refused");
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            text
+            vm_model::error_chain(&error)
         };
         let text = refused(|config| config.network_bridge = "a-bridge-with-a-long-name".to_owned());
         assert!(text.contains("a-bridge-with-a-long-name") && text.contains("15"), "{text}");

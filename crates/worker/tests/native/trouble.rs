@@ -54,6 +54,8 @@ fn a_vm_that_cannot_be_recorded_is_not_started() {
         mount_small(&state, 1 << 20);
         let artifact = bench.plain("image", &TinyGuest::idle());
         let manager = bench.manager();
+        // What is set aside for records is used up.
+        fs::write(state.join("reserve"), "").expect("truncated");
         let filler = state.join("filler");
         let _ = fs::write(&filler, vec![0_u8; 2 << 20]).expect_err("it is full now");
 

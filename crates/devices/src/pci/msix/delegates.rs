@@ -16,7 +16,7 @@ use crate::ports::MessageInterrupts;
 
 /// A source that can be told which descriptor to signal.
 pub trait InterruptSource: Send {
-    /// From now on signals `event`, and once this has returned nothing else.
+    /// Makes the source signal `event`. Once this has returned, it signals no other.
     ///
     /// # Errors
     /// The host refused; it goes on as before.
@@ -25,7 +25,7 @@ pub trait InterruptSource: Send {
 
 /// One source and where it signals now.
 pub(super) struct Delegate {
-    /// Which of the function's sources it is, by whatever number the function gave it.
+    /// The number by which the function refers to it.
     pub(super) number: usize,
     pub(super) vector: u16,
     source: Box<dyn InterruptSource>,
@@ -41,7 +41,7 @@ impl Delegate {
         Ok(Self { number, vector, source, missed, is_direct: false })
     }
 
-    /// Has the source signal the guest if the vector `is_open`, and this process otherwise.
+    /// Makes the source signal the guest if the vector `is_open`, and this process otherwise.
     pub(super) fn follow(&mut self, is_open: bool, port: &dyn MessageInterrupts) -> io::Result<()> {
         if is_open && !self.is_direct {
             self.source.signal(port.event(self.vector)?)?;
@@ -53,7 +53,7 @@ impl Delegate {
         Ok(())
     }
 
-    /// Has the source's signals kept again, for another vector.
+    /// Makes the source signal this process again, for another vector.
     pub(super) fn assign(&mut self, vector: u16) -> io::Result<()> {
         self.source.signal(&self.missed)?;
         self.is_direct = false;

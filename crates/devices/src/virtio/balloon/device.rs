@@ -59,9 +59,9 @@ pub enum BalloonError {
     /// The process or the host has no file descriptor left.
     #[error("a descriptor for {what} could not be created")]
     Descriptor {
-        /// What it was to be.
+        /// What the descriptor was for.
         what: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -214,7 +214,7 @@ impl Queues {
         self.statistics.as_mut().map_or(Ok(WorkLeft::Nothing), |queue| queue.learn(handle))
     }
 
-    /// A turn of everything.
+    /// Serves all queues for one turn.
     fn all(&mut self, handle: &BalloonHandle) -> Result<WorkLeft, QueueFault> {
         let turns = [
             self.inflate.inflate(handle)?,

@@ -26,8 +26,8 @@ pub(super) enum DiscardError {
     },
 }
 
-/// Gives `length` bytes of memory at `start` back; the guest reads zeros there from now on. Whoever does I/O to these
-/// pages meanwhile is not disturbed: the guest gave them up, and what arrives may be lost.
+/// Gives `length` bytes of memory at `start` back; the guest reads zeros there from now on. I/O to these
+/// pages meanwhile does not fail: the guest gave them up, and what is written may be lost.
 ///
 /// # Errors
 /// See [`DiscardError`].

@@ -1,4 +1,4 @@
-//! What a balloon is asked for and what it tells, reachable from any thread.
+//! A balloon's target and its figures, reachable from any thread.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -19,9 +19,9 @@ const UNKNOWN: u64 = u64::MAX;
     "a balloon of {wanted} bytes is not possible: up to the guest's memory of {memory} bytes is accepted"
 )]
 pub struct BalloonTargetError {
-    /// As asked for.
+    /// The target that was requested, in bytes.
     pub wanted: u64,
-    /// What the guest has.
+    /// The guest's memory, in bytes.
     pub memory: u64,
 }
 
@@ -55,7 +55,7 @@ impl BalloonHandle {
     }
 
     /// Asks the guest to give up `bytes`, rounded down to a page; less than before gives memory back. The guest
-    /// learns of it when the transport announces a change of configuration.
+    /// sees it when the transport notifies it of a change of configuration.
     ///
     /// # Errors
     /// The guest does not have that much.
@@ -99,7 +99,7 @@ impl BalloonHandle {
         self.actual_pages.store(pages, Ordering::SeqCst);
     }
 
-    /// Takes over what the guest reports and leaves what it does not speak of.
+    /// Stores the figures that the guest reports, and keeps those that it does not.
     pub(super) fn learn(&self, statistics: &Statistics) {
         for (figure, reported) in [
             (&self.available, statistics.available),
@@ -112,7 +112,7 @@ impl BalloonHandle {
         }
     }
 
-    /// Forgets what a driver that is gone said.
+    /// Forgets the figures of a driver that is gone.
     pub(super) fn forget(&self) {
         self.set_actual_pages(0);
         for figure in [&self.available, &self.free, &self.total] {

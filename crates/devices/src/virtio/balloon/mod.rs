@@ -1,5 +1,5 @@
 //! The memory balloon (virtio 1.2 §5.5): takes pages from the guest and gives their memory back to the host, lets the
-//! guest take them back, hears which pages it has no use for, and what it tells of its memory.
+//! guest take them back, receives which pages are unused, and the guest's statistics of its memory.
 //!
 //! | queue | what the driver sends | what is done |
 //! |---|---|---|

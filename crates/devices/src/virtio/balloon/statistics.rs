@@ -1,4 +1,4 @@
-//! What a guest tells of its memory (virtio 1.2 §5.5.6.3): tagged figures, all of them optional.
+//! The guest's memory statistics (virtio 1.2 §5.5.6.3): tagged figures, all of them optional.
 
 /// Bytes of a tag and its value.
 const ENTRY_BYTES: usize = 10;
@@ -9,7 +9,7 @@ const FREE: u16 = 4;
 const TOTAL: u16 = 5;
 const AVAILABLE: u16 = 6;
 
-/// The figures that are of use here, in bytes.
+/// The figures that are used here, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Statistics {
     pub(super) free: Option<u64>,

@@ -340,8 +340,7 @@ fn drain_forgotten(service: &mut Service, deadline: Instant) -> bool {
 }
 
 impl Drop for BlockDevice {
-    /// Waits for nothing: whoever has patience with this disk drains it first, and many machines' devices end on the
-    /// same thread, one after the other.
+    /// Waits for nothing: whoever has patience with this disk drains it first.
     fn drop(&mut self) {
         if let Some(service) = self.service.take() {
             retire(service.engine);

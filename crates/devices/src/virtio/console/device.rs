@@ -76,7 +76,7 @@ impl ConsoleDevice {
         Arc::clone(&self.handle)
     }
 
-    /// Does `work` on the queues of an active console; it answers whether there is more.
+    /// Does `work` on the queues of an active console. `work` returns whether there is more to do.
     fn turn(
         &mut self,
         work: impl FnOnce(&mut Queues, &ConsoleHandle, &mut dyn ConsoleSink) -> Result<bool, QueueFault>,
@@ -95,7 +95,7 @@ impl ConsoleDevice {
 
 impl Queues {
     fn all(&mut self, handle: &ConsoleHandle, sink: &mut dyn ConsoleSink) -> Result<bool, QueueFault> {
-        // Both have their turn, whatever the first one answers.
+        // Both queues are served, whatever the first call returns.
         let more = [receive(&mut self.receive, handle)?, self.transmit.serve(sink)?];
         Ok(more.contains(&true))
     }

@@ -1,4 +1,4 @@
-//! What is typed at a console and how large it is, reachable from any thread.
+//! A console's input and size, to be set from any thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -62,7 +62,7 @@ impl ConsoleHandle {
         Ok(handle)
     }
 
-    /// Types `bytes` at the guest: the number taken, from the first on. After fewer than all,
+    /// Queues `bytes` as input for the guest and returns the number taken, from the first on. After fewer than all,
     /// [`ConsoleHandle::room_event`] becomes readable when it is worth trying again. What is typed before the guest has
     /// a driver waits for it.
     pub fn enqueue(&self, bytes: &[u8]) -> usize {
@@ -84,7 +84,7 @@ impl ConsoleHandle {
         self.room.as_fd()
     }
 
-    /// Changes the size. The guest learns of it when the transport announces a change of configuration.
+    /// Changes the size. The guest sees it when the transport notifies it of a change of configuration.
     pub fn set_size(&self, size: ConsoleSize) {
         self.size.store(u32::from(size.rows) << 16 | u32::from(size.columns), Ordering::SeqCst);
     }
@@ -119,7 +119,7 @@ impl ConsoleHandle {
         count
     }
 
-    /// Forgets the first `count` bytes of input: the guest has them.
+    /// Removes the first `count` bytes of input, which the guest has.
     pub(super) fn consume(&self, count: usize) {
         let mut input = self.lock();
         let count = count.min(input.waiting.len());

@@ -1,4 +1,4 @@
-//! Typed bytes into the buffers that the guest gave to receive (virtio 1.2 §5.3.6).
+//! Copies typed bytes into the guest's receive buffers (virtio 1.2 §5.3.6).
 
 use super::handle::ConsoleHandle;
 use crate::virtio::queue::{Queue, QueueFault};
@@ -8,7 +8,7 @@ const PIECE_BYTES: usize = 512;
 /// Buffers after which a turn ends, whatever their size.
 const TURN_CHAINS: u32 = 64;
 
-/// Moves input until there is none, or no buffer, or too much for one turn: then `true`.
+/// Copies input until there is no more, no buffer, or too much for one turn: then returns `true`.
 ///
 /// The input that a turn can move is bounded by what waits; a buffer that takes none goes back empty and is counted.
 pub(super) fn receive(queue: &mut Queue, handle: &ConsoleHandle) -> Result<bool, QueueFault> {

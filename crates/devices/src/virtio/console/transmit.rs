@@ -1,5 +1,5 @@
-//! What the guest transmits, to the sink (virtio 1.2 §5.3.6): a bounded amount a turn. A chain that is not passed on
-//! whole stays in hand until the next turn.
+//! Passes the guest's output to the sink (virtio 1.2 §5.3.6), a bounded amount each turn. A chain that is not passed on
+//! whole is kept until the next turn.
 
 use crate::serial::ConsoleSink;
 use crate::virtio::queue::{Chain, Queue, QueueFault};
@@ -28,7 +28,7 @@ impl Transmit {
         Self { queue, in_hand: None }
     }
 
-    /// Passes on until there is nothing, or too much for one turn: then `true`.
+    /// Passes output on until there is no more, or too much for one turn: then returns `true`.
     pub(super) fn serve(&mut self, sink: &mut dyn ConsoleSink) -> Result<bool, QueueFault> {
         let (mut chains, mut bytes) = (0, 0);
         let more = loop {

@@ -26,7 +26,7 @@ pub(super) enum Command {
     UsePairs(u16),
     /// To leave to the driver just the work that these features name; they may be any.
     AcceptOffloads(u64),
-    /// To take back the wish for an announcement: it was made.
+    /// The announcement that was asked for was made.
     Announced,
 }
 

@@ -14,6 +14,7 @@ use super::active::{Active, Role};
 use super::configuration::Configuration;
 use super::counters::NetCounters;
 use super::frame_limit::FrameLimit;
+use super::frame_path::{FramePath, ProcessPath};
 use super::handle::NetHandle;
 use super::kernel_path::KernelPath;
 use super::offloads::{Offloads, offered_features};
@@ -27,7 +28,7 @@ use crate::wake::WakeEvent;
 
 /// Descriptors of the control queue: a driver waits for each answer.
 const CONTROL_QUEUE_SIZE: u16 = 64;
-/// How many ports may be put to use or out of it, or change in what they offload, in [`CHANGES_TIME`] at a driver's wish:
+/// How many ports may be attached or detached, or have their offloads changed, in [`CHANGES_TIME`] at a driver's request:
 /// the kernel does it under a lock that all of the host's interfaces share, and for a use waits until no processor handles
 /// frames of the port.
 const CHANGES: u64 = 2 * QUEUE_PAIRS_MAX as u64;
@@ -39,7 +40,7 @@ const GO_ON: u16 = 0;
 const RECEIVE_TIMER: u16 = 1;
 /// Token: the rate limit lets frames out again.
 const TRANSMIT_TIMER: u16 = 2;
-/// Token: whoever moves frames in this process's stead met a malformed queue.
+/// Token: the kernel's back end met a malformed queue.
 const KERNEL_FAULT: u16 = 3;
 /// Tokens from here on: the port of pair N has frames (even), or room again (odd).
 const PORTS: u16 = 4;
@@ -51,16 +52,13 @@ pub struct NetDevice {
     features: u64,
     queue_sizes: Vec<u16>,
     pub(super) counters: Arc<NetCounters>,
-    pub(super) receive_limit: FrameLimit,
-    pub(super) transmit_limit: FrameLimit,
+    pub(super) path: FramePath,
     /// What is left of [`CHANGES`].
     pub(super) changes: TokenBucket,
     pub(super) state: State,
     pub(super) go_on: WakeEvent,
     pub(super) handle: Arc<NetHandle>,
-    /// Who moves the frames, if not this process.
-    pub(super) kernel: Option<KernelPath>,
-    /// What the ports were told of the link.
+    /// The carrier that the ports were set to last.
     pub(super) carrier: LinkState,
 }
 
@@ -83,7 +81,7 @@ impl NetDevice {
         let pairs = pairs.ok_or(NetDeviceError::Ports { count })?;
         let host = NetDeviceError::Host;
         let tap_queues = TapQueues::new(config.ports).map_err(host)?;
-        let (kernel, statistics) = match config.kernel {
+        let (path, statistics) = match config.kernel {
             Some(KernelBackends { backends, .. }) if backends.len() != count => {
                 return Err(NetDeviceError::Backends { backends: backends.len(), ports: count });
             }
@@ -91,9 +89,12 @@ impl NetDevice {
                 return Err(NetDeviceError::LimitedBackends);
             }
             Some(KernelBackends { backends, statistics }) => {
-                (Some(KernelPath::new(backends).map_err(host)?), Some(statistics))
+                (FramePath::Kernel(KernelPath::new(backends).map_err(host)?), Some(statistics))
             }
-            None => (None, None),
+            None => {
+                let limit = || FrameLimit::new(&config.rate_limits).map_err(host);
+                (FramePath::Process(ProcessPath { receive_limit: limit()?, transmit_limit: limit()? }), None)
+            }
         };
         let configuration = Configuration { mac: config.mac, pairs, mtu: config.mtu };
         let mut queue_sizes = vec![config.queue_size.get(); 2 * count];
@@ -103,18 +104,16 @@ impl NetDevice {
             configuration.features() | offered_features(config.offloads, tap_queues.udp_segmentation());
         let changes = BucketLimits::new(CHANGES, 0, CHANGES_TIME).map_err(io::Error::other).map_err(host)?;
         Ok(Self {
-            features: kernel.as_ref().map_or(features, |kernel| kernel.limit(features)),
+            features: path.kernel().map_or(features, |kernel| kernel.limit(features)),
             tap_queues,
             configuration,
             queue_sizes,
             counters: Arc::new(NetCounters::of_interface(statistics)),
-            receive_limit: FrameLimit::new(&config.rate_limits).map_err(host)?,
-            transmit_limit: FrameLimit::new(&config.rate_limits).map_err(host)?,
             changes: TokenBucket::new(&changes, Instant::now()),
             state: State::Reset,
             handle: Arc::new(NetHandle::new(&go_on).map_err(host)?),
             go_on,
-            kernel,
+            path,
             carrier: LinkState::Up,
         })
     }
@@ -157,11 +156,11 @@ impl VirtioDevice for NetDevice {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn connect(&mut self, bells: &[EventFd]) -> io::Result<()> {
-        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.connect(bells))
+        self.path.kernel_mut().map_or(Ok(()), |kernel| kernel.connect(bells))
     }
 
     fn is_served_elsewhere(&self, queue: u16) -> bool {
-        self.kernel.as_ref().is_some_and(|kernel| kernel.serves(queue))
+        self.path.kernel().is_some_and(|kernel| kernel.serves(queue))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -171,12 +170,12 @@ impl VirtioDevice for NetDevice {
         let changes =
             self.tap_queues.attached().abs_diff(1) + usize::from(offloads != self.tap_queues.offloads());
         if !self.may_change(changes as u64) {
-            return Err(ActivateError::Backend(io::Error::other("the driver starts anew too often")));
+            return Err(ActivateError::Backend(io::Error::other("the driver restarts the device too often")));
         }
         // A driver starts with one pair (§5.1.6.5.5), whatever the one before it used.
         self.tap_queues.attach(1).map_err(ActivateError::Backend)?;
         self.tap_queues.set_offloads(offloads).map_err(ActivateError::Backend)?;
-        if let Some(kernel) = &mut self.kernel {
+        if let Some(kernel) = self.path.kernel_mut() {
             kernel.begin(&memory, &mut active).map_err(ActivateError::Backend)?;
         }
         self.handle.begin(features & 1 << VIRTIO_NET_F_GUEST_ANNOUNCE != 0);
@@ -187,13 +186,16 @@ impl VirtioDevice for NetDevice {
 
     fn events(&self) -> Vec<DeviceEvent<'_>> {
         let mut events = vec![DeviceEvent { fd: self.go_on.as_fd(), token: GO_ON }];
-        if let Some(kernel) = &self.kernel {
-            // The ports' frames are another's.
-            events.push(DeviceEvent { fd: kernel.fault(), token: KERNEL_FAULT });
-            return events;
-        }
-        events.extend(self.receive_limit.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
-        events.extend(self.transmit_limit.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
+        let path = match &self.path {
+            FramePath::Process(path) => path,
+            FramePath::Kernel(kernel) => {
+                // The kernel reads the ports itself.
+                events.push(DeviceEvent { fd: kernel.fault(), token: KERNEL_FAULT });
+                return events;
+            }
+        };
+        events.extend(path.receive_limit.timer().map(|fd| DeviceEvent { fd, token: RECEIVE_TIMER }));
+        events.extend(path.transmit_limit.timer().map(|fd| DeviceEvent { fd, token: TRANSMIT_TIMER }));
         for (token, (port, room)) in (PORTS..).step_by(2).zip(self.tap_queues.descriptors()) {
             events.push(DeviceEvent { fd: port, token });
             events.push(DeviceEvent { fd: room, token: token + 1 });
@@ -228,11 +230,13 @@ impl VirtioDevice for NetDevice {
                 }
             }
             RECEIVE_TIMER => {
-                let first = self.receive_limit.replenish();
+                let FramePath::Process(path) = &mut self.path else { return };
+                let first = path.receive_limit.replenish();
                 (0..self.pairs()).for_each(|pair| self.receive((first + pair) % self.pairs()));
             }
             TRANSMIT_TIMER => {
-                let first = self.transmit_limit.replenish();
+                let FramePath::Process(path) = &mut self.path else { return };
+                let first = path.transmit_limit.replenish();
                 (0..self.pairs()).for_each(|pair| self.transmit((first + pair) % self.pairs()));
             }
             KERNEL_FAULT => self.on_kernel_fault(),
@@ -243,8 +247,8 @@ impl VirtioDevice for NetDevice {
         }
     }
 
-    /// Nothing of this process's is ever in flight between calls; buffers that wait for a frame go back to their queue.
-    /// Whoever serves the queues in its stead leaves them alone until the next event.
+    /// This process has no I/O in flight between calls; buffers that wait for a frame go back to their queue.
+    /// The kernel stops serving its queues until the next event.
     fn drain(&mut self, _deadline: Instant) -> bool {
         self.hold();
         if let State::Active(active) = &mut self.state {

@@ -41,7 +41,7 @@ impl FrameLimit {
     }
 
     /// Whether a frame of `bytes` may pass now. After a refusal none may until [`FrameLimit::replenish`], so that small frames do
-    /// not starve a large one and nobody asks again and again.
+    /// not starve a large one.
     pub(super) fn lets_pass(&mut self, bytes: u64) -> bool {
         if let Some(limiter) = &mut self.limiter
             && !self.exhausted

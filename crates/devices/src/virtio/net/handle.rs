@@ -1,4 +1,4 @@
-//! A card's link, reachable from any thread: up or down, and whether the guest is to make itself known on it.
+//! A card's link, reachable from any thread: up or down, and whether the guest is to announce itself on it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use vm_model::LinkState;
 
 use crate::wake::WakeEvent;
 
-/// What became of a wish for an announcement.
+/// The result of asking for an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcement {
     /// The driver is asked for one.
@@ -18,7 +18,7 @@ pub enum Announcement {
     NotPossible,
 }
 
-/// One card's link. The guest learns of a change when the transport announces a change of configuration.
+/// One card's link. The guest sees a change when the transport notifies it of a change of configuration.
 #[derive(Debug)]
 pub struct NetHandle {
     down: AtomicBool,
@@ -40,7 +40,7 @@ impl NetHandle {
         })
     }
 
-    /// Takes the link up or down. It stays so across resets.
+    /// Takes the link up or down; a reset of the device does not change it.
     pub fn set_link(&self, link: LinkState) {
         self.down.store(link == LinkState::Down, Ordering::SeqCst);
         self.go_on.ring();
@@ -52,7 +52,7 @@ impl NetHandle {
         if self.down.load(Ordering::SeqCst) { LinkState::Down } else { LinkState::Up }
     }
 
-    /// Asks the guest to tell the network where it is, as after a move of the host's side (virtio 1.2 §5.1.6.5.4).
+    /// Asks the guest to announce its addresses on the network, as after a move of the host's side (virtio 1.2 §5.1.6.5.4).
     pub fn ask_for_announcement(&self) -> Announcement {
         if !self.announces.load(Ordering::SeqCst) {
             return Announcement::NotPossible;

@@ -6,6 +6,7 @@ use vm_model::LinkState;
 
 use super::control::{self, Answer, Command};
 use super::device::{NetDevice, State};
+use super::frame_path::FramePath;
 use super::kernel_path::KernelPath;
 use super::offloads::{GUEST_OFFLOADS, Offloads};
 use super::{TURN_FRAMES, TurnContext};
@@ -22,29 +23,28 @@ impl NetDevice {
     }
 
     pub(super) fn receive(&mut self, index: usize) {
-        if self.kernel.is_some() {
-            return;
-        }
         let (share, link) = (self.share(), self.handle.link());
-        let State::Active(active) = &mut self.state else { return };
+        let (FramePath::Process(path), State::Active(active)) = (&mut self.path, &mut self.state) else {
+            return;
+        };
         if link == LinkState::Down {
             return self.discard(index, share);
         }
         let (Some(pair), Some(port)) = (active.pair(index), self.tap_queues.port(index)) else { return };
         if index >= self.tap_queues.attached()
             || pair.receiver.is_starved()
-            || self.receive_limit.is_exhausted()
+            || path.receive_limit.is_exhausted()
         {
             return;
         }
-        self.receive_limit.begin(index);
+        path.receive_limit.begin(index);
         let mut context =
-            TurnContext { share, link, port, limit: &mut self.receive_limit, counters: &self.counters };
+            TurnContext { share, link, port, limit: &mut path.receive_limit, counters: &self.counters };
         let turn = pair.receiver.turn(&mut pair.receive_queue, &mut context);
         self.note(turn);
     }
 
-    /// What comes while the link is down is lost, and not there when it is up again.
+    /// Discards frames that arrive while the link is down, so that they do not appear when it is up again.
     fn discard(&self, index: usize, share: usize) {
         let discarded = self.tap_queues.discard(index, share);
         (0..discarded).for_each(|_| self.counters.count_receive_dropped());
@@ -54,21 +54,20 @@ impl NetDevice {
     }
 
     pub(super) fn transmit(&mut self, index: usize) {
-        if self.kernel.is_some() {
-            return;
-        }
         let (share, link) = (self.share(), self.handle.link());
-        let State::Active(active) = &mut self.state else { return };
+        let (FramePath::Process(path), State::Active(active)) = (&mut self.path, &mut self.state) else {
+            return;
+        };
         let (Some(pair), Some(port)) = (active.pair(index), self.tap_queues.port(index)) else { return };
         if index >= self.tap_queues.attached()
             || pair.transmitter.is_blocked()
-            || self.transmit_limit.is_exhausted()
+            || path.transmit_limit.is_exhausted()
         {
             return;
         }
-        self.transmit_limit.begin(index);
+        path.transmit_limit.begin(index);
         let mut context =
-            TurnContext { share, link, port, limit: &mut self.transmit_limit, counters: &self.counters };
+            TurnContext { share, link, port, limit: &mut path.transmit_limit, counters: &self.counters };
         let turn = pair.transmitter.turn(&mut pair.transmit_queue, &mut context);
         if pair.transmitter.is_blocked() && self.tap_queues.watch_for_room(index).is_err() {
             // Not with a port that could be watched. The next turn tries again.
@@ -88,7 +87,7 @@ impl NetDevice {
         self.transmit(index);
     }
 
-    /// Obeys the driver's commands.
+    /// Carries out the driver's commands on the control queue.
     pub(super) fn control(&mut self) {
         let State::Active(active) = &mut self.state else { return };
         let Some(mut queue) = active.control.take() else { return };
@@ -100,13 +99,13 @@ impl NetDevice {
         self.note(turn);
     }
 
-    /// Tells the ports of a change of the link, so that what is behind them knows too.
+    /// Passes a change of the link on to the ports, as the carrier of the host's interface.
     pub(super) fn follow_link(&mut self) {
         let link = self.handle.link();
         if std::mem::replace(&mut self.carrier, link) != link {
             self.tap_queues.set_carrier(link);
-            if self.kernel.is_some() && link == LinkState::Up {
-                // What came before the link was down for those who send it; see `discard`.
+            if self.path.kernel().is_some() && link == LinkState::Up {
+                // Frames that came before the carrier went down; see `discard`.
                 for index in 0..self.tap_queues.attached() {
                     let _older = self.tap_queues.discard(index, WAITING_FRAMES);
                 }
@@ -114,25 +113,27 @@ impl NetDevice {
         }
     }
 
-    /// Has the kernel serve what it is to serve now.
+    /// Has the kernel serve the pairs that are in use, or none while the link is down.
     pub(super) fn settle(&mut self) {
-        if let Some(kernel) = &mut self.kernel {
+        if let Some(kernel) = self.path.kernel_mut() {
             kernel.is_held = false;
         }
         let wanted = if self.carrier == LinkState::Up { self.tap_queues.attached() } else { 0 };
         self.run_kernel(wanted);
     }
 
-    /// Has the kernel leave all queues alone until [`NetDevice::settle`].
+    /// Stops the kernel's service of all queues until [`NetDevice::settle`].
     pub(super) fn hold(&mut self) {
-        if let Some(kernel) = &mut self.kernel {
+        if let Some(kernel) = self.path.kernel_mut() {
             kernel.is_held = true;
         }
         self.run_kernel(0);
     }
 
     fn run_kernel(&mut self, pairs: usize) {
-        let (Some(kernel), State::Active(active)) = (&mut self.kernel, &mut self.state) else { return };
+        let (FramePath::Kernel(kernel), State::Active(active)) = (&mut self.path, &mut self.state) else {
+            return;
+        };
         if let Err(error) = kernel.run(pairs, active, &self.tap_queues) {
             tracing::debug!(pairs, %error, "the kernel does not serve a network card's queues");
             self.break_down();
@@ -140,7 +141,7 @@ impl NetDevice {
     }
 
     pub(super) fn on_kernel_fault(&mut self) {
-        let is_faulty = self.kernel.as_ref().is_some_and(KernelPath::take_fault);
+        let is_faulty = self.path.kernel().is_some_and(KernelPath::take_fault);
         if is_faulty && matches!(self.state, State::Active(_)) {
             tracing::debug!("the kernel found a network card's queue broken");
             self.break_down();
@@ -148,7 +149,7 @@ impl NetDevice {
     }
 
     pub(super) fn end_kernel(&mut self) {
-        if let (Some(kernel), State::Active(_)) = (&mut self.kernel, &self.state) {
+        if let (FramePath::Kernel(kernel), State::Active(_)) = (&mut self.path, &self.state) {
             kernel.end();
         }
     }
@@ -169,7 +170,7 @@ impl NetDevice {
         }
     }
 
-    /// What a driver accepts beyond what it negotiated is refused (§5.1.6.5.6).
+    /// Sets the offloads that the driver accepts; those it did not negotiate are refused (§5.1.6.5.6).
     fn accept_offloads(&mut self, features: u64) -> Answer {
         let State::Active(active) = &self.state else { return Answer::Refused };
         if features & !(active.features & GUEST_OFFLOADS) != 0 || !self.may_change(1) {
@@ -205,7 +206,7 @@ impl NetDevice {
         }
         if let Err(error) = self.tap_queues.attach(count) {
             tracing::debug!(count, %error, "the host does not spread frames over the queues of a network card");
-            // As far as it goes: frames go to no more queues than the driver knows of.
+            // Undone as far as possible: frames go to no more queues than the driver knows of.
             let _kept = self.tap_queues.attach(before);
             return Answer::Refused;
         }

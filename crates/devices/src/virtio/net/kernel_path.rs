@@ -1,4 +1,4 @@
-//! Frames that pass this process by: the host's kernel moves them between the queues and the ports (vhost-net).
+//! Frames that the host's kernel moves between the queues and the ports (vhost-net), past this process.
 //!
 //! ```text
 //! guest ──doorbell──→ kernel's back end ──→ TAP         │ control queue, link, pauses: the device, here
@@ -34,13 +34,13 @@ const EARLY_CONTROL_QUEUE: u16 = 2;
 
 /// The back ends of a card.
 pub(super) struct KernelPath {
-    /// By pair.
+    /// The back ends, by pair.
     backends: Vec<Arc<dyn FrameBackend>>,
-    /// By queue.
+    /// The doorbells, by queue.
     bells: Vec<EventFd>,
     /// Readable once a back end met a malformed queue.
     fault: WakeEvent,
-    /// The first so many pairs are served.
+    /// How many pairs are served, from the first on.
     running: usize,
     /// Nothing is to run: the machine is paused.
     pub(super) is_held: bool,
@@ -58,30 +58,30 @@ impl KernelPath {
         features & (common | !SERVED)
     }
 
-    /// Keeps what the queues are rung by.
+    /// Keeps the queues' doorbells.
     pub(super) fn connect(&mut self, bells: &[EventFd]) -> io::Result<()> {
         let served = bells.iter().take(2 * self.backends.len());
         self.bells = served.map(EventFd::try_clone).collect::<io::Result<_>>()?;
         Ok(())
     }
 
-    /// Whether `queue` is never anything but a back end's.
+    /// Whether `queue` is served by a back end whenever it is served.
     pub(super) fn serves(&self, queue: u16) -> bool {
         let has_several = self.backends.len() > 1;
         usize::from(queue) < 2 * self.backends.len() && !(has_several && queue == EARLY_CONTROL_QUEUE)
     }
 
-    /// What becomes readable when a queue is malformed.
+    /// Becomes readable when a back end met a malformed queue.
     pub(super) fn fault(&self) -> BorrowedFd<'_> {
         self.fault.as_fd()
     }
 
-    /// Whether a queue was malformed since the last call.
+    /// Whether a back end met a malformed queue since the last call.
     pub(super) fn take_fault(&self) -> bool {
         self.fault.take()
     }
 
-    /// Readies the back ends for a driver's queues; none runs yet.
+    /// Configures the back ends for a driver's queues; none runs yet.
     pub(super) fn begin(&mut self, memory: &Arc<GuestMemory>, active: &mut Active) -> io::Result<()> {
         let _of_the_driver_before = self.fault.take();
         for (index, backend) in self.backends.iter().enumerate() {
@@ -96,7 +96,7 @@ impl KernelPath {
         Ok(())
     }
 
-    /// Has the first `count` pairs be served and no others.
+    /// Runs vhost on exactly the first `count` queue pairs.
     ///
     /// # Errors
     /// The host refused, or a queue cannot be told to it.
@@ -118,7 +118,7 @@ impl KernelPath {
         Ok(())
     }
 
-    /// Has no queue be served, as far as the host obeys.
+    /// Stops vhost on all queues. Failures are logged, as nothing more can be done about them.
     pub(super) fn end(&mut self) {
         self.is_held = false;
         for backend in &self.backends[..std::mem::take(&mut self.running)] {
@@ -169,7 +169,7 @@ impl Drop for KernelPath {
     }
 }
 
-/// How one queue of a back end interrupts.
+/// One queue of a back end as a source of interrupts.
 struct Call {
     backend: Arc<dyn FrameBackend>,
     side: Side,

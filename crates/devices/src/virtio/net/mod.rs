@@ -22,6 +22,7 @@ mod control;
 mod counters;
 mod device;
 mod frame_limit;
+mod frame_path;
 mod frames;
 mod handle;
 mod handlers;

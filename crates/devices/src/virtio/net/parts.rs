@@ -17,7 +17,7 @@ pub const QUEUE_PAIRS_MAX: u16 = 32;
 
 /// What a network card is made of.
 pub struct NetDeviceConfig {
-    /// Where frames go to and come from, one port a pair of queues: 1 to [`QUEUE_PAIRS_MAX`], of the same interface.
+    /// Where frames go to and come from, one port for each pair of queues: 1 to [`QUEUE_PAIRS_MAX`], of the same interface.
     pub ports: Vec<Box<dyn FramePort>>,
     /// The card's address.
     pub mac: MacAddress,
@@ -25,19 +25,19 @@ pub struct NetDeviceConfig {
     pub mtu: Option<u16>,
     /// The largest size of each queue for frames.
     pub queue_size: QueueSize,
-    /// How much may be sent in a time, and how much received.
+    /// The rate limits of each direction.
     pub rate_limits: RateLimits,
-    /// What guest and host may leave to each other.
+    /// The checksum and segmentation work that guest and host may leave to each other.
     pub offloads: NicOffloads,
-    /// Who moves frames in this process's stead, if anybody.
+    /// The back ends by which the host's kernel moves the frames; `None` if this process does.
     pub kernel: Option<KernelBackends>,
 }
 
-/// What moves frames past this process.
+/// How the host's kernel moves the frames of a card.
 pub struct KernelBackends {
-    /// One a port.
+    /// One for each port.
     pub backends: Vec<Arc<dyn FrameBackend>>,
-    /// Where what they move is counted.
+    /// Where the frames they move are counted.
     pub statistics: InterfaceStatistics,
 }
 
@@ -47,18 +47,18 @@ pub enum NetDeviceError {
     /// There are none or too many.
     #[error("{count} ports, expected 1 to {QUEUE_PAIRS_MAX}")]
     Ports {
-        /// How many.
+        /// The number of ports.
         count: usize,
     },
     /// There are not as many back ends as ports.
     #[error("{backends} back ends for {ports} ports, expected one each")]
     Backends {
-        /// How many.
+        /// The number of back ends.
         backends: usize,
-        /// Of how many.
+        /// The number of ports.
         ports: usize,
     },
-    /// Frames that pass this process by cannot be held back.
+    /// The kernel moves the frames, and this process cannot hold them back.
     #[error("a rate limit on a card whose frames the kernel moves")]
     LimitedBackends,
     /// The process or the host has no file descriptor left, or a port cannot be watched or left unused.

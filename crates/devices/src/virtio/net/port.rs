@@ -6,14 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use thiserror::Error;
-
 use vm_model::LinkState;
 
 use super::HEADER_BYTES;
 use super::offloads::{Offloads, UdpSegmentation};
 
-/// The most frames that are thrown away before a card begins. More than wait in any TAP by default; a host that sends
-/// faster than they are fetched keeps nobody here.
+/// The most frames that are discarded before a card begins. It is more than wait in any TAP by default; a limit, so that
+/// a host that sends faster than they are discarded cannot keep this loop going.
 const WAITING_MAX: usize = 4096;
 
 /// A descriptor on which one `readv` takes one frame and one `writev` gives one, without waiting, each with a
@@ -65,9 +64,9 @@ pub enum TapError {
     /// One of the calls that set it up failed.
     #[error("{call} on the TAP failed")]
     Call {
-        /// Which.
+        /// The name of the call.
         call: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -88,7 +87,7 @@ pub struct Tap {
 
 impl Tap {
     /// Takes an open TAP, makes it non-blocking, sets the size of its headers and finds out what it can do. What an
-    /// earlier card on it left (offloads, frames that nobody fetched) goes.
+    /// earlier card on it left (offloads, waiting frames) is dropped.
     ///
     /// # Errors
     /// The descriptor is no TAP with headers, or a call failed.

@@ -45,8 +45,8 @@ impl TapQueues {
         self.attached
     }
 
-    /// Has the host give frames to the first `count` ports and no others. Frames that wait in a port that is in use no
-    /// more are lost, as on a link that goes down.
+    /// Attaches exactly the first `count` ports, so that the host gives frames to no others. Frames that wait in a port
+    /// that is detached are lost, as on a link that goes down.
     ///
     /// # Errors
     /// The host refused; some ports may have changed.
@@ -62,12 +62,13 @@ impl TapQueues {
         Ok(())
     }
 
-    /// What frames may leave to the guest.
+    /// The offloads that the guest accepts in frames.
     pub(super) fn offloads(&self) -> Offloads {
         self.offloads
     }
 
-    /// Says what frames may leave to the guest. The ports are one interface's: it is told once, and only what is new.
+    /// Sets the offloads that the guest accepts in frames. The ports belong to one interface: it is set once, and only on a
+    /// change.
     ///
     /// # Errors
     /// The host refused.
@@ -81,8 +82,8 @@ impl TapQueues {
         Ok(())
     }
 
-    /// Tells the interface, once for all of its ports, whether there is anybody at the guest's end. A host that does not
-    /// know how goes on sending into the void.
+    /// Sets the interface's carrier, once for all of its ports, to the state of the guest's link. A host that does not
+    /// support it goes on sending frames, which are lost.
     pub(super) fn set_carrier(&self, link: LinkState) {
         if let Some(tap_queue) = self.queues.first()
             && let Err(error) = tap_queue.port.set_carrier(link)
@@ -103,7 +104,7 @@ impl TapQueues {
         self.queues.get(index).map(|tap_queue| tap_queue.port.fd())
     }
 
-    /// Throws frames that wait in the port of pair `index` away, `most` at once: how many.
+    /// Discards at most `most` frames that wait in the port of pair `index`, and returns their number.
     pub(super) fn discard(&self, index: usize, most: usize) -> usize {
         let Some(port) = self.port(index) else { return 0 };
         // A read takes a whole frame, however little of it fits.

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::memory::GuestMemory;
 use crate::virtio::queue::HostRings;
 
-/// What serves the two queues of a pair in this process's stead.
+/// Serves the two queues of a pair outside this process.
 pub trait FrameBackend: Send + Sync {
     /// The features of queues and frames that it can serve.
     fn features(&self) -> u64;
@@ -30,20 +30,21 @@ pub trait FrameBackend: Send + Sync {
     /// The host refused.
     fn configure(&self, features: u64, memory: &Arc<GuestMemory>, fault: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Has it serve `side` between `rings` and `port`, whenever `bell` rings.
+    /// Starts moving frames between `rings` and `port`, for the queue of `side`, at each signal of the doorbell `bell`.
     ///
     /// # Errors
     /// The host refused; the queue does not run then.
     fn start(&self, side: Side, rings: &HostRings, bell: &EventFd, port: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Has it leave `side` alone: the available entry that it would have taken next. It touches neither the queue nor
-    /// its buffers once this has returned.
+    /// Stops serving the queue of `side` and returns the index of the next available entry to take. The back end touches
+    /// neither the queue nor its buffers once this has returned.
     ///
     /// # Errors
     /// The host refused, and may go on.
     fn stop(&self, side: Side) -> io::Result<u16>;
 
-    /// Has it write to `event` where the driver of `side` wants an interrupt, and nowhere else once this has returned.
+    /// Sets the eventfd that the back end signals when the queue of `side` is to interrupt the driver. Once this has
+    /// returned, it signals no earlier one.
     ///
     /// # Errors
     /// The host refused.
@@ -74,9 +75,9 @@ pub enum VhostError {
     /// One of the calls that set it up failed.
     #[error("{call} on the kernel's network back end failed")]
     Call {
-        /// Which.
+        /// The name of the call.
         call: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
@@ -169,7 +170,7 @@ pub struct VhostNet {
 }
 
 impl VhostNet {
-    /// Takes an open `/dev/vhost-net` for queues in memory of this process. One that served before is begun anew.
+    /// Takes an open `/dev/vhost-net` for queues in memory of this process. A descriptor that was in use before is reset first.
     ///
     /// # Errors
     /// See [`VhostError`].

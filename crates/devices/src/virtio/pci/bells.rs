@@ -1,4 +1,5 @@
-//! One eventfd a queue, rung by the guest through a doorbell or, where there is none, by its register write.
+//! The doorbell eventfds of a device, one for each queue. KVM signals one at the guest's write (ioeventfd); where the host
+//! refuses that, the write exits to this process, which signals it.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::ports::Doorbells;
 /// The bells of a device, by queue.
 pub(super) struct Bells {
     events: Vec<EventFd>,
-    /// Where each is attached.
+    /// The address at which each is attached.
     attached: Vec<Option<u64>>,
     port: Arc<dyn Doorbells>,
 }

@@ -64,7 +64,7 @@ impl QueueSettings {
     }
 }
 
-/// What a write asks the transport to do.
+/// What the transport must do after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CommonEffect {
     Nothing,
@@ -85,19 +85,19 @@ pub(super) enum CommonEffect {
 pub struct CommonConfig {
     /// Device status.
     pub status: DeviceStatus,
-    /// What the device offers.
+    /// The features that the device offers.
     pub offered_features: u64,
-    /// What the driver chose.
+    /// The features that the driver accepted.
     pub driver_features: u64,
-    /// Which half of the offer is shown.
+    /// Which half of the offered features the driver reads (`device_feature_select`).
     pub device_feature_select: u32,
-    /// Which half of the choice is written.
+    /// Which half of the accepted features the driver writes (`driver_feature_select`).
     pub driver_feature_select: u32,
     /// The vector of configuration changes.
     pub config_vector: u16,
-    /// Changes whenever the device's configuration does.
+    /// The generation of the device's configuration; changes whenever that does.
     pub config_generation: u8,
-    /// Which queue the queue registers are of.
+    /// The queue that the queue registers show (`queue_select`).
     pub queue_select: u16,
     /// By number.
     pub queues: Vec<QueueSettings>,
@@ -121,7 +121,7 @@ impl CommonConfig {
         }
     }
 
-    /// Back to the initial values (§2.4), but for the generation, which must not seem unchanged.
+    /// Resets all registers to their initial values (§2.4), but for the generation, which must not seem unchanged.
     pub(super) fn reset(&mut self) {
         let sizes: Vec<_> = self.queues.iter().map(|queue| queue.maximum).collect();
         let generation = self.config_generation;

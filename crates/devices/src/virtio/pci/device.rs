@@ -29,13 +29,13 @@ pub enum VirtioPciError {
     /// The BAR's place is no multiple of its size or not below 4 GiB.
     #[error("bar at {base:#x}, expected a multiple of {BAR_BYTES:#x} below 4 GiB")]
     BarBase {
-        /// Where it was to be.
+        /// The address that was given.
         base: u64,
     },
     /// There is no room for the notification addresses of all queues.
     #[error("{count} queues, expected 1 to {QUEUES_MAX}")]
     QueueCount {
-        /// How many the device has.
+        /// The number of the device's queues.
         count: usize,
     },
     /// A queue's largest size is impossible.
@@ -117,7 +117,8 @@ impl VirtioPciDevice {
         self.device.device_type()
     }
 
-    /// By queue an eventfd to watch edge-triggered, non-blocking, readable after the guest rang for it. Queues that somebody else serves have none.
+    /// The doorbell eventfd of each queue, to be watched edge-triggered; non-blocking. Queues that are served outside this
+    /// process are left out.
     pub fn queue_bells(&self) -> impl Iterator<Item = (u16, &EventFd)> {
         (0..).zip(self.bells.events()).filter(|(queue, _)| !self.device.is_served_elsewhere(*queue))
     }
@@ -170,8 +171,8 @@ impl VirtioPciDevice {
         self.finish_reset();
     }
 
-    /// Rings the bell of every enabled queue of a running device, so that nothing made available is overlooked:
-    /// for after a pause.
+    /// Signals the doorbell of every enabled queue of a running device. Called after a pause, so that no buffer made
+    /// available meanwhile is overlooked.
     pub fn kick_all(&self) {
         if self.is_running() {
             self.ring_enabled();

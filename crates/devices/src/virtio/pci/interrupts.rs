@@ -73,7 +73,7 @@ impl Interrupts {
         self.isr.swap(0, Ordering::SeqCst)
     }
 
-    /// As [`Interrupts::raise_queue`], for those who raise them without this process.
+    /// As [`Interrupts::raise_queue`], for a source outside this process.
     fn note_missed(&self) {
         if self.msix.take_missed() {
             self.isr.fetch_or(ISR_QUEUE, Ordering::SeqCst);

@@ -39,7 +39,7 @@ pub enum ChainAccessError {
     Memory {
         /// The segment's address.
         address: u64,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: GuestMemoryError,
     },

@@ -68,7 +68,7 @@ pub enum QueueFault {
         head: u16,
         /// Where the bytes are said to be.
         address: u64,
-        /// How many.
+        /// The number of bytes.
         length: u32,
     },
     /// A chain describes more than 4 GiB (§2.7.5.2).

@@ -25,7 +25,8 @@ pub struct HostRings {
 }
 
 impl Queue {
-    /// The queue for somebody else to serve. Nothing of it may be used here until [`Queue::take_over`].
+    /// The queue's rings by host address, for vhost to serve. The queue may not be used here until
+    /// [`Queue::take_over`].
     ///
     /// # Errors
     /// A part does not lie in one piece of guest memory.

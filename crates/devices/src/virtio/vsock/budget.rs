@@ -1,4 +1,4 @@
-//! How much of the guests' bytes a device keeps for all of its connections together. Pure.
+//! How many bytes from its guest a device buffers for all of its connections together. Pure.
 //!
 //! What a connection may send is promised before it is sent and cannot be taken back (virtio 1.2 §5.10.6.3), so the
 //! budget is one of promises: each connection always has [`LEAST_BYTES`], and beyond that a part of what all share.
@@ -9,11 +9,11 @@ use super::connection::BUFFER_BYTES;
 
 /// The most connections, callers included.
 pub(super) const CONNECTIONS_MAX: usize = 256;
-/// What a connection may have promised or kept in any case.
+/// Bytes that each connection may have promised or buffered in any case.
 pub(super) const LEAST_BYTES: u32 = 4 << 10;
-/// What connections share beyond that.
+/// Bytes that the connections share beyond that.
 pub(super) const SHARED_BYTES: u32 = 1 << 20;
-/// Of what is free, one may have so much.
+/// The part of the free shared bytes that one connection may take.
 const PART: u32 = 8;
 
 /// What is left of the shared bytes.
@@ -47,7 +47,7 @@ impl Budget {
         self.free = whole - share.0;
     }
 
-    /// What no connection has.
+    /// Shared bytes that no connection has taken.
     #[cfg(test)]
     pub(super) fn free(&self) -> u32 {
         self.free

@@ -14,9 +14,9 @@
 
 use super::packet::{NO_MORE_RECEIVED, NO_MORE_SENT, Operation};
 
-/// The most that is kept for the host of what the guest sent.
+/// The most bytes from the guest that are buffered for the host.
 pub(super) const BUFFER_BYTES: u32 = 64 << 10;
-/// The guest is told of room that it does not know of as soon as it is this part of all.
+/// The guest gets a credit update as soon as the credit it does not know of is this part of the buffer.
 const UPDATE_PART: u32 = 4;
 
 /// The part of a guest's packet that concerns a connection's state.
@@ -33,7 +33,7 @@ pub(super) struct Incoming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Reaction {
-    /// State changed, nothing else is to be done.
+    /// The state changed; nothing else is to be done.
     Noted,
     /// The guest accepted what the host asked for.
     Opened,
@@ -41,7 +41,7 @@ pub(super) enum Reaction {
     Data,
     /// The guest closed a direction.
     Shut,
-    /// The guest is done with the connection.
+    /// The guest reset the connection.
     Gone,
     /// The guest broke a rule: it gets a reset, and the connection is gone.
     Broken,
@@ -102,7 +102,7 @@ pub(super) struct Connection {
     guest_receives: bool,
     host_sends: bool,
     host_receives: bool,
-    /// Whether the guest was asked for room since it last spoke of it.
+    /// Whether a credit request was sent since the guest last reported its credit.
     asked_for_room: bool,
 }
 
@@ -199,14 +199,14 @@ impl Connection {
         self.credit.buffer.saturating_sub(unannounced)
     }
 
-    /// The host has got `bytes` more; not more than there were.
+    /// `bytes` more were passed on to the host; not more than were received.
     pub(super) fn forward(&mut self, bytes: u32) {
         self.credit.forwarded = self.credit.forwarded.wrapping_add(bytes.min(self.unforwarded()));
         let unannounced = self.credit.forwarded.wrapping_sub(self.credit.announced);
         self.due.credit_update |= self.guest_sends && unannounced >= self.credit.buffer / UPDATE_PART;
     }
 
-    /// How many bytes the guest has room for; none before it accepted or after either side closed this direction.
+    /// How many bytes the guest has credit for; none before it accepted or after either side closed this direction.
     pub(super) fn room(&self) -> u32 {
         if self.phase != Phase::Established || !self.guest_receives || !self.host_sends {
             return 0;
@@ -221,12 +221,12 @@ impl Connection {
         self.phase == Phase::Established
     }
 
-    /// Whether the host's bytes are of any use to the guest, now or later.
+    /// Whether the guest takes bytes from the host, now or later.
     pub(super) fn wants_host_data(&self) -> bool {
         self.guest_receives && self.host_sends
     }
 
-    /// The host has bytes that [`Connection::room`] is too small for: the guest is asked about it, once.
+    /// The host has more bytes than [`Connection::room`]: a credit request becomes due, once.
     pub(super) fn ask_for_room(&mut self) {
         if self.phase == Phase::Established && self.wants_host_data() && !self.asked_for_room {
             self.asked_for_room = true;

@@ -44,7 +44,7 @@ pub enum VsockError {
     /// The address is reserved.
     #[error("{cid} cannot be a guest's socket address: {FIRST_GUEST_CID} to 4294967294 is accepted")]
     Cid {
-        /// As asked for.
+        /// The address that was requested.
         cid: u32,
     },
     /// The host's socket cannot be had.
@@ -78,7 +78,7 @@ struct Queues {
 }
 
 impl VsockDevice {
-    /// A device in reset that host programs can find, if not reach.
+    /// A device in reset. Host programs can connect to its socket already, but reach no guest.
     ///
     /// # Errors
     /// See [`VsockError`].
@@ -96,13 +96,13 @@ impl VsockDevice {
         })
     }
 
-    /// A turn of everything, whatever it was that happened: a packet of the guest may leave a stream readable, and a
-    /// stream's bytes want buffers.
+    /// Serves both queues and all sockets for one turn, whatever happened: a packet from the guest may leave a stream
+    /// readable, and a stream's bytes need buffers of the guest.
     fn turn(&mut self) {
         let was_full = !self.switch.takes_packets();
         let host_has_more = self.switch.serve_host();
         let State::Active(queues) = &mut self.state else {
-            // Nobody is there to speak to.
+            // There is no driver.
             return self.switch.clear();
         };
         let served = queues.take_packets(&mut self.switch).and_then(|guest_has_more| {
@@ -147,7 +147,7 @@ impl Queues {
             if packets >= TURN_PACKETS {
                 break true;
             }
-            // A guest that takes no answers is heard again when it does: buffers for them come with a doorbell.
+            // Packets of a guest that takes no answers wait until it does: buffers for them come with a doorbell.
             if !self.transmit.enable_doorbells()? || !switch.takes_packets() {
                 break false;
             }
@@ -189,7 +189,7 @@ impl Queues {
             if packets >= TURN_PACKETS {
                 break true;
             }
-            // Without a wish to send, new buffers are no news.
+            // With nothing to send, new buffers change nothing.
             if !starved || !self.receive.enable_doorbells()? {
                 break false;
             }
@@ -247,7 +247,7 @@ impl VirtioDevice for VsockDevice {
         true
     }
 
-    /// Hangs up on everybody: no stream of an earlier driver reaches a later one.
+    /// Closes all connections, so that no stream of an earlier driver reaches a later one.
     fn reset(&mut self) {
         self.switch.clear();
         self.state = State::Reset;

@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 32;
 pub(super) struct HostSockets {
     directory: OwnedFd,
     listener: UnixListener,
-    /// The listening socket's inode, so that another's is not removed.
+    /// The listening socket's inode, so that a socket of another device is not removed.
     inode: u64,
 }
 
@@ -33,7 +33,7 @@ impl HostSockets {
         }
         let listener = UnixListener::bind(path_of(&directory, SOCKET_NAME))?;
         listener.set_nonblocking(true)?;
-        // Whoever reaches this socket speaks to the guest's services.
+        // A process that can connect to this socket reaches the guest's services.
         rustix::fs::chmodat(&directory, SOCKET_NAME, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
         let inode = rustix::fs::statat(&directory, SOCKET_NAME, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
         Ok(Self { directory, listener, inode })
@@ -50,10 +50,10 @@ impl HostSockets {
         Some(stream)
     }
 
-    /// Connects to whoever listens for the guest on `port`.
+    /// Connects to the host program that listens for the guest on `port`.
     ///
     /// # Errors
-    /// Nobody does, or has no time for another connection.
+    /// None listens, or its backlog is full.
     pub(super) fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -84,11 +84,11 @@ pub(super) struct Caller {
     line: Vec<u8>,
 }
 
-/// What became of a caller.
+/// What a connected host program sent.
 pub(super) enum Call {
     /// The line is not complete.
     Waiting(Caller),
-    /// It wants to speak to this port of the guest.
+    /// It asks for this port of the guest.
     For(u32, UnixStream),
     /// It hung up or wrote something else.
     Nonsense,
@@ -99,7 +99,7 @@ impl Caller {
         Self { stream, line: Vec::with_capacity(LINE_BYTES_MAX) }
     }
 
-    /// Reads on, byte by byte: what follows the line is the guest's.
+    /// Reads on, byte by byte: what follows the line belongs to the stream.
     pub(super) fn listen(mut self) -> Call {
         while self.line.len() < LINE_BYTES_MAX {
             let mut byte = [0];
@@ -128,18 +128,18 @@ fn wanted_port(line: &[u8]) -> Option<u32> {
     port.parse().ok().filter(|port| complete && *port != u32::MAX)
 }
 
-/// What a stream had.
+/// The result of reading from a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// So many bytes, at least one.
+    /// This many bytes, at least one.
     Bytes(usize),
-    /// Nothing now.
+    /// No data for now.
     Nothing,
-    /// Nothing any more.
+    /// The end of the stream.
     End,
 }
 
-/// Reads what is there.
+/// Reads what is available.
 pub(super) fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<Received> {
     loop {
         match rustix::net::recv(stream.as_fd(), &mut *buffer, RecvFlags::DONTWAIT) {

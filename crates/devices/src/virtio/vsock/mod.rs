@@ -3,8 +3,8 @@
 //!
 //! - The host connects to `vsock.sock` in that directory and writes `CONNECT <port>\n`. When the guest accepts, it
 //!   reads `OK <port>\n`, the number being the host's end, and then the stream; else the connection is closed.
-//! - The guest connects to a port of the host (address 2). Whoever listens on `vsock.sock_<port>` gets the stream; if
-//!   nobody does, the guest's connection is refused.
+//! - The guest connects to a port of the host (address 2). The host program that listens on `vsock.sock_<port>` gets
+//!   the stream; if there is none, the guest's connection is refused.
 //!
 //! ```text
 //! guest ── packets in queues ── device ── Connection (credit, half-closes: pure) ── Unix streams ── host

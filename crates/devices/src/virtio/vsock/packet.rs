@@ -12,7 +12,7 @@ pub(super) const NO_MORE_RECEIVED: u32 = 1 << 0;
 /// In [`Operation::Shutdown`]: the sender will send no more.
 pub(super) const NO_MORE_SENT: u32 = 1 << 1;
 
-/// What a packet is for.
+/// The operation of a packet (§5.10.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Request,
@@ -37,9 +37,9 @@ pub(super) struct Header {
     pub(super) length: u32,
     pub(super) operation: Operation,
     pub(super) flags: u32,
-    /// How much the sender can keep of what it receives on this connection.
+    /// The size of the sender's receive buffer for this connection (`buf_alloc`).
     pub(super) buffer: u32,
-    /// How much of what the sender received it has passed on, modulo 2³².
+    /// How many received bytes the sender has passed on, modulo 2³² (`fwd_cnt`).
     pub(super) forwarded: u32,
 }
 

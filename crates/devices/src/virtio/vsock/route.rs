@@ -1,4 +1,4 @@
-//! One connection and its stream: what goes from the one to the other, and what is kept while the host is slow.
+//! One connection and its stream: passes bytes between the two, and buffers them while the host program is slow.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +24,7 @@ pub(super) struct Route {
     pub(super) hung_up: bool,
     /// Whether the host was told that the guest will send no more.
     end_passed_on: bool,
-    /// Whether it waits for its turn to send to the guest.
+    /// Whether it is queued to send to the guest.
     pub(super) waiting: bool,
 }
 
@@ -65,7 +65,7 @@ impl Route {
         self.kept.capacity()
     }
 
-    /// Keeps `data` of the guest and passes on what the host takes.
+    /// Buffers `data` from the guest and writes to the host what it takes now.
     pub(super) fn take(&mut self, data: &[u8]) -> io::Result<()> {
         let mut rest = data;
         if self.kept.is_empty() {
@@ -73,13 +73,13 @@ impl Route {
             self.forwarded(sent);
             rest = &data[sent..];
         }
-        // Not a byte more than was promised.
+        // No more bytes than were promised.
         self.kept.reserve_exact(rest.len());
         self.kept.extend(rest);
         Ok(())
     }
 
-    /// Passes on what is kept.
+    /// Writes buffered bytes to the host.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while !self.kept.is_empty() {
             let (front, _) = self.kept.as_slices();
@@ -114,7 +114,7 @@ impl Route {
     /// The next packet for the guest: a notice, or what can be read for it.
     pub(super) fn produce(&mut self, piece: &mut [u8], room: usize) -> io::Result<Option<Produced>> {
         loop {
-            // The host's last bytes come before the word that there are no more.
+            // The host's last bytes come before the shutdown.
             if let Some(notice) = self.connection.next_notice() {
                 return Ok(Some(Produced { operation: notice.operation, flags: notice.flags, length: 0 }));
             }

@@ -1,5 +1,5 @@
-//! All connections of a device: which stream belongs to which pair of ports, which of them has something for the
-//! guest, and how they share what the device keeps. Knows sockets and packets, and no queues.
+//! All connections of a device: which stream belongs to which pair of ports, which of them have packets for the guest,
+//! and how they share the device's buffer memory. Deals with sockets and packets, not with queues.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -16,7 +16,7 @@ use super::host::{Call, Caller, HostSockets, send};
 use super::packet::{HOST_CID, Header, Operation};
 use super::route::Route;
 
-/// The most host programs that have not said yet what they want; the oldest gives way.
+/// The most host programs that have connected and not sent their `CONNECT` line yet; one more closes the oldest.
 const CALLERS_MAX: usize = 64;
 /// Resets that wait for room in the guest's queue. No more of the guest's packets are taken beyond that.
 const RESETS_MAX: usize = 256;
@@ -51,7 +51,7 @@ pub(super) struct Switch {
     callers: VecDeque<(u32, Caller)>,
     next_caller: u32,
     next_local_port: u32,
-    /// Connections that have something for the guest, each once.
+    /// Connections that have a packet for the guest, each once.
     ready: VecDeque<Ports>,
     resets: VecDeque<Ports>,
     piece: Box<[u8]>,
@@ -82,7 +82,7 @@ impl Switch {
         self.epoll.as_fd()
     }
 
-    /// Hangs up on everybody. Host programs may go on calling.
+    /// Closes all connections. Host programs may still connect.
     pub(super) fn clear(&mut self) {
         self.routes.clear();
         self.budget = Budget::new();
@@ -96,12 +96,12 @@ impl Switch {
         self.resets.len() < RESETS_MAX
     }
 
-    /// Whether the guest is to get something.
+    /// Whether there is a packet for the guest.
     pub(super) fn has_packets(&self) -> bool {
         !self.resets.is_empty() || !self.ready.is_empty()
     }
 
-    /// Looks at what happened to sockets, a bounded number of them: whether there may be more.
+    /// Handles a bounded number of socket events; returns whether there may be more.
     pub(super) fn serve_host(&mut self) -> bool {
         if !self.takes_packets() {
             return false;
@@ -127,7 +127,7 @@ impl Switch {
         more
     }
 
-    /// Takes callers, a bounded number: whether there may be more.
+    /// Accepts a bounded number of host programs; returns whether there may be more.
     fn accept_callers(&mut self) -> bool {
         for _ in 0..EVENTS {
             let Some(stream) = self.host.accept() else { return false };
@@ -136,7 +136,7 @@ impl Switch {
         true
     }
 
-    /// Whether there is no place for another connection. A caller has one before it says what it wants.
+    /// Whether the limit of connections is reached. A host program counts from when it connects.
     fn is_full(&self) -> bool {
         self.routes.len() + self.callers.len() >= CONNECTIONS_MAX
     }
@@ -164,7 +164,7 @@ impl Switch {
             Call::Nonsense => {}
             Call::For(port, stream) => {
                 let host = self.free_local_port(port);
-                // Watched anew, under its ports.
+                // Watched again, under its ports.
                 let _ = epoll::delete(&self.epoll, &stream);
                 self.add(Ports { host, guest: port }, Connection::requested(), stream);
             }
@@ -183,7 +183,7 @@ impl Switch {
         }
     }
 
-    /// Adds a connection; whether it could be watched.
+    /// Adds a connection; returns whether it could be watched.
     fn add(&mut self, ports: Ports, connection: Connection, stream: UnixStream) -> bool {
         let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         if epoll::add(&self.epoll, &stream, EventData::new_u64(ports.number()), interest).is_err() {
@@ -269,21 +269,21 @@ impl Switch {
         }
     }
 
-    /// Answers a packet that belongs to nothing.
+    /// Answers a packet that belongs to no connection with a reset.
     fn refuse(&mut self, header: &Header, ports: Ports) {
         if header.operation != Operation::Reset && header.destination_cid == HOST_CID {
             self.resets.push_back(ports);
         }
     }
 
-    /// Ends a connection and lets the guest know.
+    /// Ends a connection and sends the guest a reset.
     fn reset(&mut self, ports: Ports) {
         if self.remove(ports) {
             self.resets.push_back(ports);
         }
     }
 
-    /// Forgets a connection; whether there was one. Its place among those that are ready goes with it: a guest that
+    /// Removes a connection; returns whether there was one. Its place among those that are ready goes with it: a guest that
     /// connects and hangs up for ever, and takes no packet, makes nothing grow.
     fn remove(&mut self, ports: Ports) -> bool {
         let Some(mut route) = self.routes.remove(&ports) else { return false };
@@ -356,7 +356,7 @@ impl Switch {
 
 #[cfg(test)]
 impl Switch {
-    /// Memory of what waits for slow hosts.
+    /// Bytes of memory that hold data for slow host programs.
     pub(super) fn kept_bytes(&self) -> usize {
         self.routes.values().map(Route::capacity).sum()
     }

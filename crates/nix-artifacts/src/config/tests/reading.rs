@@ -39,7 +39,7 @@ fn an_empty_object_is_the_default_machine() {
         let machine = parsed.machine;
         assert_eq!(machine.cpus, CpuSpec::default());
         let memory =
-            MemorySpec { size: Bytes::from_mib(512), backing: MemoryBacking::SharedMemfd, prefault: false };
+            MemorySpec { size: Bytes::from_mib(512), backing: MemoryBacking::Automatic, prefault: false };
         assert_eq!(machine.memory, memory);
         let boot = BootSpec {
             kernel: default_for("vmlinux", "$.payload.kernel"),
@@ -126,6 +126,9 @@ fn memory_is_private_only_when_asked_for() {
         let parsed = accepted(&json!({"memory": {"shared": shared, "mergeable": mergeable, "thp": thp}}));
         assert_eq!(parsed.machine.memory.backing, backing, "{shared} {mergeable} {thp}");
         assert_eq!(parsed.warnings.len(), warned, "{shared} {mergeable} {thp}");
+    }
+    for unstated in [json!({}), json!({"memory": {}}), json!({"memory": {"thp": null, "shared": false}})] {
+        assert_eq!(accepted(&unstated).machine.memory.backing, MemoryBacking::Automatic, "{unstated}");
     }
 }
 

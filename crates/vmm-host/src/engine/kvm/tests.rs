@@ -104,7 +104,7 @@ fn request(name: &str) -> LaunchRequest {
             cpus: CpuSpec::default(),
             memory: MemorySpec {
                 size: Bytes::from_mib(16),
-                backing: MemoryBacking::default(),
+                backing: MemoryBacking::SharedMemfd,
                 prefault: false,
             },
             boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },

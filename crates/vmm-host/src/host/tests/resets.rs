@@ -113,7 +113,7 @@ async fn the_button_works_on_running_and_paused_machines_and_costs_the_guest_not
 }
 
 #[tokio::test]
-async fn what_is_asked_while_the_machine_is_made_anew_is_answered_after_it() {
+async fn what_is_asked_while_the_machine_is_rebuilt_is_answered_after_it() {
     let (host, engine, mut gates) = host_of_patient(
         &[Behaviour::Resets, Behaviour::WaitsInBuild],
         HostOptions { hung_after: Duration::from_millis(20), ..HostOptions::default() },
@@ -140,7 +140,7 @@ async fn what_is_asked_while_the_machine_is_made_anew_is_answered_after_it() {
 }
 
 #[tokio::test]
-async fn a_kill_while_the_machine_is_made_anew_ends_it() {
+async fn a_kill_while_the_machine_is_rebuilt_ends_it() {
     for waits in [Behaviour::WaitsInBuild, Behaviour::WaitsInDrop] {
         let (lives, waiting): (&[_], _) = match waits {
             Behaviour::WaitsInDrop => (&[Behaviour::WaitsInDrop], 0),
@@ -166,7 +166,7 @@ async fn a_kill_while_the_machine_is_made_anew_ends_it() {
 }
 
 #[tokio::test]
-async fn a_machine_that_cannot_be_made_anew_says_why_and_leaves_nothing() {
+async fn a_machine_that_cannot_be_rebuilt_says_why_and_leaves_nothing() {
     let (host, engine, _gates) = host_of(&[Behaviour::Resets, Behaviour::FailsToBuild]);
     let machine = launch(&host, request("vm")).await;
     let reason = "its machine cannot be built: the kernel is no kernel".to_owned();
@@ -177,7 +177,7 @@ async fn a_machine_that_cannot_be_made_anew_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_panic_while_the_machine_is_made_anew_is_contained() {
+async fn a_panic_while_the_machine_is_rebuilt_is_contained() {
     for (lives, words) in [
         ([Behaviour::Resets, Behaviour::PanicsInBuild], "panic on thread vm:vm: no plan for vm at "),
         ([Behaviour::PanicsInDrop, Behaviour::Obedient], "panic on thread vm:vm: does not go quietly at "),

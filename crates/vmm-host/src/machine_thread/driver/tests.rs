@@ -91,7 +91,7 @@ fn a_slow_turn_is_logged_with_the_handler_that_took_it() {
         let told = warnings.take();
         let [told] = told.as_slice() else { panic!("one line was expected: {told:?}") };
         let expected = [
-            ("vm", "slow"),
+            ("vm_id", "slow"),
             ("took", "80ms"),
             ("handler", "queue 1 of disk0"),
             ("handler_took", "40ms"),

@@ -22,8 +22,7 @@ impl Function {
         self.transport.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Function::lock`], but `None` when whoever holds it did not let go until `deadline`: a thread that was left
-    /// behind never does.
+    /// As [`Function::lock`], but `None` when the lock is still held at `deadline`, as by a thread that was left behind.
     fn lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, VirtioPciDevice>> {
         loop {
             match self.transport.try_lock() {

@@ -5,6 +5,8 @@ use vm_model::{Overrides, RefusedEntry};
 
 use super::*;
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 fn assignment(name: u8, hash: u8, desired: DesiredState) -> Assignment {
     let id = VmId::new(&format!("vm-{name}"));
     Assignment { desired, ..Assignment::new(id, format!("sha256-{hash}"), "/nix/store/x") }
@@ -40,7 +42,7 @@ fn carried_out(plan: &[Action], mut observed: Observed) -> Observed {
                 observed.get_mut(&id).expect("is there").assignment.desired = desired;
             }
             Action::Retry(id) => observed.get_mut(&id).expect("is there").has_failed = false,
-            Action::Remove(id) => assert!(observed.remove(&id).is_some()),
+            Action::Remove(id, _) => assert!(observed.remove(&id).is_some()),
         }
     }
     observed
@@ -60,14 +62,14 @@ fn a_plan_reads_as_what_it_does() {
         assignment(2, 0, DesiredState::Paused),
         assignment(1, 9, DesiredState::Running),
     ]);
-    insta::assert_snapshot!(shown(&plan(&desired, &observed, &Described::new())).join("\n"), @r"
-    remove vm-0 (volumes that hold data are kept for a while)
+    insta::assert_snapshot!(shown(&plan(&desired, &observed, &Described::new(), DAY)).join("\n"), @r"
+    remove vm-0, delete its volumes after 24 h
     change vm-1, once its artifact has been read
     pause vm-2
     create vm-3
     ");
     let described = [(VmId::new("vm-1"), Err("there is no such store path".to_owned()))].into();
-    let plan = plan(&desired, &observed, &described);
+    let plan = plan(&desired, &observed, &described, DAY);
     assert_eq!(
         shown(&plan)[1],
         "keep vm-1 as it is: its new definition cannot be used: there is no such store path"
@@ -80,10 +82,10 @@ fn the_same_in_other_words_changes_nothing() {
     let observed: Observed = [present(plain.clone())].into();
     let appended = Overrides { cmdline_append: Some(String::new()), ..Overrides::default() };
     let reworded = Assignment { overrides: appended, ..plain.clone() };
-    assert_eq!(plan(&set(vec![reworded]), &observed, &Described::new()), []);
+    assert_eq!(plan(&set(vec![reworded]), &observed, &Described::new(), DAY), []);
     let mut vouched = plain;
     vouched.references = [("/nix/store/y".into(), "sha256-y".to_owned())].into();
-    let actions = plan(&set(vec![vouched.clone()]), &observed, &Described::new());
+    let actions = plan(&set(vec![vouched.clone()]), &observed, &Described::new(), DAY);
     assert_eq!(actions, [Action::Redefine(vouched, Redefinition::SameMachine)]);
 }
 
@@ -92,14 +94,17 @@ fn the_vm_of_an_entry_that_was_refused_stays_as_it_is() {
     let observed = [present(assignment(0, 0, DesiredState::Running))].into();
     let refused = vec![RefusedEntry { id: VmId::new("vm-0"), problem: "no hash".into() }];
     let desired = AssignmentSet { refused, ..AssignmentSet::default() };
-    assert_eq!(plan(&desired, &observed, &Described::new()), []);
+    assert_eq!(plan(&desired, &observed, &Described::new(), DAY), []);
 }
 
 #[test]
 fn a_failed_vm_that_is_asked_for_again_is_tried_again() {
     let (id, vm) = present(assignment(0, 0, DesiredState::Running));
     let observed = [(id.clone(), ObservedVm { has_failed: true, ..vm.clone() })].into();
-    assert_eq!(plan(&set(vec![vm.assignment.clone()]), &observed, &Described::new()), [Action::Retry(id)]);
+    assert_eq!(
+        plan(&set(vec![vm.assignment.clone()]), &observed, &Described::new(), DAY),
+        [Action::Retry(id)]
+    );
 }
 
 proptest! {
@@ -109,13 +114,26 @@ proptest! {
     ) {
         let observed: Observed = before.into_values().map(present).collect();
         let desired = set(after.into_values().collect());
-        let steps = plan(&desired, &observed, &Described::new());
+        let steps = plan(&desired, &observed, &Described::new(), DAY);
         let touched: Vec<&VmId> = steps.iter().map(Action::vm).collect();
         let reached = carried_out(&steps, observed);
         let wanted: Observed = desired.vms.iter().cloned().map(present).collect();
         prop_assert_eq!(&reached, &wanted);
-        prop_assert_eq!(plan(&desired, &reached, &Described::new()), vec![]);
+        prop_assert_eq!(plan(&desired, &reached, &Described::new(), DAY), vec![]);
         let unique: BTreeSet<_> = touched.iter().collect();
         prop_assert_eq!(unique.len(), touched.len());
     }
+}
+
+#[test]
+fn a_removal_says_which_volumes_it_deletes_and_when() {
+    let shown = |names: &[&str], seconds| {
+        let names = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        let disks = Disks { names, kept: Duration::from_secs(seconds) };
+        Action::Remove(VmId::new("web-1"), disks).to_string()
+    };
+    assert_eq!(shown(&["disk0"], 86_400), "remove web-1, delete volume web-1/disk0 after 24 h");
+    assert_eq!(shown(&["a", "b"], 90), "remove web-1, delete volumes web-1/a, web-1/b after 90 s");
+    assert_eq!(shown(&["a"], 0), "remove web-1, delete volume web-1/a at once");
+    assert_eq!(shown(&[], 86_400), "remove web-1");
 }

@@ -603,7 +603,6 @@ fn a_disk_that_does_not_answer_keeps_the_device_from_starting_again() {
     assert_eq!(guest.read::<1>(STATUS), [UNTOUCHED]);
 }
 
-/// Devices of many machines end on one thread.
 #[test]
 fn the_end_of_a_device_waits_for_nothing() {
     let (mut guest, transfers) = stuck_guest();

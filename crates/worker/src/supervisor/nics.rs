@@ -1,0 +1,100 @@
+//! The interfaces of a machine: their addresses, and their ends on the host.
+
+use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
+
+use host_network::{NicAttachment, Tap};
+use ipam::Lease;
+use nix_artifacts::NicRequest;
+use vm_model::{Assignment, FailureKind, FailureReason, MachineSpec, NicSpec, VmId, VmNic};
+
+use super::acquired::AcquiredResources;
+use super::context::HostContext;
+use super::live::detach;
+use super::nic_wish::{unmet, wishes};
+use super::vhost;
+use crate::failure::reason;
+use crate::vms::VhostNet;
+
+/// Gives each interface its addresses; `requests` are in the order of the description.
+pub(super) fn lease(
+    context: &HostContext,
+    assignment: &Assignment,
+    requests: Vec<NicRequest>,
+    acquired: &mut AcquiredResources,
+) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
+    let vm = &assignment.id;
+    acquired.addresses = !context.leases.has(vm);
+    let leases =
+        context.lease(vm, &wishes(&requests)).map_err(|problem| unmet(assignment, &requests, problem))?;
+    Ok(requests.into_iter().zip(leases).collect())
+}
+
+/// Gives each interface of the machine `spec` its TAP, and notes in `warnings` what is not as it could be. On failure
+/// nothing stays attached.
+pub(super) async fn attach_all(
+    context: &HostContext,
+    vm: &VmId,
+    spec: &mut MachineSpec<OwnedFd>,
+    requests: Vec<(NicRequest, Lease)>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<VmNic>, FailureReason> {
+    let mut nics = Vec::with_capacity(requests.len());
+    let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
+    for (request, lease) in requests {
+        match attach(context, vm, vcpus, request, lease).await {
+            Ok((nic, device, told)) => {
+                nics.push(nic);
+                spec.nics.push(device);
+                warnings.extend(told);
+            }
+            Err(problem) => {
+                detach(context, vm, &nics).await;
+                return Err(problem);
+            }
+        }
+    }
+    Ok(nics)
+}
+
+/// Gives one interface of a machine with `vcpus` its TAP; with warnings where it is not served as it could be.
+async fn attach(
+    context: &HostContext,
+    vm: &VmId,
+    vcpus: NonZeroU16,
+    request: NicRequest,
+    lease: Lease,
+) -> Result<(VmNic, NicSpec<OwnedFd>, Vec<String>), FailureReason> {
+    let attachment = NicAttachment {
+        vm: vm.clone(),
+        nic: request.id.clone(),
+        mac: lease.mac,
+        address: lease.address,
+        mask: request.mask,
+        mtu: request.mtu,
+        tap_hint: request.tap,
+        queues: request.queue_pairs.min(vcpus),
+    };
+    let Tap { fds, name, warnings, .. } =
+        context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let vhost = match context.vhost_net {
+        VhostNet::Off => Ok(None),
+        VhostNet::WherePossible => {
+            let limits = request.options.rate_limits;
+            vhost::back_end(&request.id, name.to_string(), fds.len(), limits).await.map(Some)
+        }
+    };
+    let warnings = warnings.iter().map(ToString::to_string).chain(vhost.as_ref().err().cloned()).collect();
+    let nic =
+        VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
+    let device = NicSpec {
+        id: request.id,
+        taps: fds,
+        mac: lease.mac,
+        mtu: request.mtu,
+        queue_size: request.queue_size,
+        vhost: vhost.unwrap_or_default(),
+        options: request.options,
+    };
+    Ok((nic, device, warnings))
+}

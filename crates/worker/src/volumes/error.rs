@@ -1,0 +1,67 @@
+//! Why a volume cannot be used, and whose matter that is.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use vm_model::FailureKind;
+
+use super::copy::DiskError;
+use super::decide::VolumeProblem;
+use crate::records::{ReadError, WriteError};
+
+/// Why a volume cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum VolumeError {
+    /// What is there is not what was left there.
+    #[error("volume {} cannot be used", path.display())]
+    Problem {
+        path: PathBuf,
+        #[source]
+        source: VolumeProblem,
+    },
+    /// What is on record of it cannot be read.
+    #[error("volume {} cannot be used", path.display())]
+    Record {
+        path: PathBuf,
+        #[source]
+        source: ReadError,
+    },
+    #[error(
+        "volume {} cannot be used: its files are there and its volume.json is not: put it back, or delete the volume to \
+         have it made anew",
+        path.display()
+    )]
+    NoRecord { path: PathBuf },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    File(#[from] DiskError),
+}
+
+impl VolumeError {
+    /// What kind of failure it is for its VM.
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Problem { .. } | Self::NoRecord { .. } => FailureKind::Disk,
+            Self::Record { source: ReadError::Io { .. }, .. } | Self::Write(_) | Self::File(_) => {
+                FailureKind::Host
+            }
+            Self::Record { source: ReadError::Damaged { .. } | ReadError::Newer { .. }, .. } => {
+                FailureKind::Disk
+            }
+        }
+    }
+
+    /// Whether the host's disk is full.
+    pub(crate) fn is_for_want_of_space(&self) -> bool {
+        let is_full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            Self::File(problem) => is_full(&problem.source),
+            Self::Write(problem) => is_full(problem.source()),
+            Self::Problem { .. } | Self::Record { .. } | Self::NoRecord { .. } => false,
+        }
+    }
+}

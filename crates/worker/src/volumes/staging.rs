@@ -1,0 +1,212 @@
+//! Making a disk ready for a start, or only saying what would become of it. Nothing that a running machine uses is touched.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use vm_model::{Bytes, VmId, VolumePolicy};
+
+use super::content::ImageContent;
+use super::copy::{failed, make_content};
+use super::decide::{Decision, VolumeWish, decide};
+use super::directory::{VolumeDirectory, remove_file};
+use super::error::VolumeError;
+use super::record::VolumeRecord;
+use super::store::VolumeStore;
+use crate::supervisor::GivenUp;
+
+/// What a start wants of one disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StageRequest<'a> {
+    /// The disk's name in the machine's description.
+    pub(crate) disk: &'a str,
+    /// When its content is given up.
+    pub(crate) policy: VolumePolicy,
+    /// What it is seeded from; a disk without is blank at first.
+    pub(crate) image: Option<&'a File>,
+    /// How large it is at least.
+    pub(crate) size: Option<Bytes>,
+    /// Where a worker before volumes kept this disk.
+    pub(crate) legacy: Option<&'a Path>,
+}
+
+/// Whether images are read to find out whether their content is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thoroughness {
+    /// No: what the file system does not tell is not known.
+    Quick,
+    /// Yes, which takes as long as reading them does.
+    CompareImages,
+}
+
+/// What a start does to a disk.
+struct Weighed {
+    /// Not known where images were not to be compared.
+    decision: Option<Decision>,
+    content: Option<ImageContent>,
+    size: Bytes,
+    /// Whether there is no volume yet.
+    is_new: bool,
+}
+
+/// A volume that is ready to be switched over to.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(super) disk: String,
+    pub(super) policy: VolumePolicy,
+    pub(super) decision: Decision,
+    pub(super) image: Option<ImageContent>,
+    pub(super) size: Bytes,
+    /// The file of a worker before volumes that this one took over.
+    pub(super) legacy: Option<PathBuf>,
+}
+
+impl VolumeStore {
+    /// Prepares a disk's content for a start, and touches nothing that a running machine uses. Takes as long as reading
+    /// and copying the image does; none of it is done where the content is there already.
+    pub(crate) fn stage(
+        &self,
+        vm: &VmId,
+        request: StageRequest<'_>,
+        given_up: &GivenUp,
+    ) -> Result<Staged, VolumeError> {
+        let StageRequest { disk, policy, image, legacy, .. } = request;
+        let directory = self.volume(vm, disk);
+        let Weighed { decision, content, size, is_new } =
+            self.weigh(vm, &request, Thoroughness::CompareImages, given_up)?;
+        let legacy = legacy.filter(|legacy| is_new && legacy.is_file());
+        // Weighing with all thoroughness decides.
+        let decision = decision.unwrap_or(Decision::Keep { grow: None });
+        if let Decision::Seed { number } = decision {
+            directory.create().map_err(|source| failed("create", directory.path(), source))?;
+            let path = directory.staged(number);
+            match legacy {
+                Some(legacy) => remove_file(&path)
+                    .and_then(|()| fs::hard_link(legacy, &path))
+                    .map_err(|source| failed("take over", &path, source))?,
+                None => make_content(image, size.get(), &path, given_up)?,
+            }
+        }
+        let legacy = legacy.map(Path::to_owned);
+        Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, size, legacy })
+    }
+
+    /// What a start would do to a disk, in words; nothing where it goes on as it is. Where images are not to be compared,
+    /// that may not be known.
+    pub(crate) fn preview(
+        &self,
+        vm: &VmId,
+        request: StageRequest<'_>,
+        thoroughness: Thoroughness,
+        grace: Duration,
+        given_up: &GivenUp,
+    ) -> Result<Option<String>, VolumeError> {
+        let disk = request.disk;
+        Ok(match self.weigh(vm, &request, thoroughness, given_up)?.decision {
+            Some(decision) => note(disk, decision, request.policy, grace),
+            None => Some(format!("{disk} kept if its image has the same content, else made anew")),
+        })
+    }
+
+    /// Decides what a start does to a disk.
+    fn weigh(
+        &self,
+        vm: &VmId,
+        request: &StageRequest<'_>,
+        thoroughness: Thoroughness,
+        given_up: &GivenUp,
+    ) -> Result<Weighed, VolumeError> {
+        let StageRequest { disk, policy, image, size, .. } = *request;
+        let directory = self.volume(vm, disk);
+        let (record, sizes) = self.look(vm, &directory)?;
+        let inspect = |source| failed("read the image of", directory.path(), source);
+        let image_size = image.map(|image| image.metadata().map(|metadata| metadata.len())).transpose();
+        let image_size = image_size.map_err(inspect)?.unwrap_or_default();
+        let size = Bytes::new(image_size.max(size.unwrap_or_default().get()));
+        let is_new = record.is_none();
+        let known = record.as_ref().and_then(VolumeRecord::current).and_then(|current| current.image.clone());
+        // What the others are made of does not matter.
+        let is_compared = match policy {
+            VolumePolicy::FromImage => true,
+            VolumePolicy::Persistent => is_new,
+            VolumePolicy::Ephemeral => false,
+        };
+        let content = match (image.filter(|_| is_compared), thoroughness) {
+            (Some(image), Thoroughness::CompareImages) => {
+                Some(ImageContent::of(image, known.as_ref(), given_up).map_err(inspect)?)
+            }
+            (Some(_), Thoroughness::Quick) if is_new => None,
+            (Some(image), Thoroughness::Quick) => match known.filter(|known| known.is_still(image)) {
+                Some(known) => Some(known),
+                None => return Ok(Weighed { decision: None, content: None, size, is_new }),
+            },
+            (None, _) => None,
+        };
+        let digest = content.as_ref().map(|content| content.digest.clone());
+        let wish = VolumeWish { policy, image: digest, size };
+        let decision = decide(record.as_ref(), &sizes, &wish)
+            .map_err(|source| VolumeError::Problem { path: directory.path().to_owned(), source })?;
+        Ok(Weighed { decision: Some(decision), content, size, is_new })
+    }
+
+    /// Gives up what was staged.
+    pub(crate) fn discard(&self, vm: &VmId, staged: &Staged) {
+        if let Decision::Seed { number } = staged.decision {
+            // What stays is overwritten by the next start.
+            let _ = self.volume(vm, &staged.disk).delete(number);
+        }
+    }
+
+    /// What is on record of a volume, and what lies there.
+    fn look(
+        &self,
+        vm: &VmId,
+        directory: &VolumeDirectory,
+    ) -> Result<(Option<VolumeRecord>, BTreeMap<u64, u64>), VolumeError> {
+        let lock = self.lock(vm);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.load(directory)?;
+        if let Some(record) = &record {
+            // A crash may have come between the record and the file's name.
+            let adopted = directory.adopt(record.current);
+            adopted.map_err(|source| failed("name", &directory.content(record.current), source))?;
+        }
+        let sizes = directory.sizes().map_err(|source| failed("list", directory.path(), source))?;
+        if record.is_none() && !sizes.is_empty() {
+            return Err(VolumeError::NoRecord { path: directory.path().to_owned() });
+        }
+        Ok((record, sizes))
+    }
+}
+
+/// What becomes of the disks that `staged` is of, in words; `grace` is how long what is replaced stays.
+pub(crate) fn summary(staged: &[Staged], grace: Duration) -> String {
+    let notes = staged.iter().filter_map(|volume| note(&volume.disk, volume.decision, volume.policy, grace));
+    let notes: Vec<String> = notes.collect();
+    if notes.is_empty() { "disks kept".to_owned() } else { notes.join(", ") }
+}
+
+/// What becomes of a disk, in words; nothing where it goes on as it is.
+fn note(disk: &str, decision: Decision, policy: VolumePolicy, grace: Duration) -> Option<String> {
+    Some(match (decision, policy) {
+        (Decision::Keep { grow: None }, _) => return None,
+        (Decision::Keep { grow: Some(size) }, _) => format!("{disk} kept and grown to {size}"),
+        (Decision::Restore { .. }, _) => format!("{disk} goes back to what it was under this image"),
+        (Decision::Seed { .. }, VolumePolicy::Ephemeral) => format!("{disk} fresh, as at each start"),
+        (Decision::Seed { number: 0 }, _) => format!("{disk} new"),
+        (Decision::Seed { .. }, _) => format!(
+            "{disk} made anew, as its image has another content; the old one stays for {}",
+            in_words(grace)
+        ),
+    })
+}
+
+/// A length of time as people say it: `24 h`, `90 s`.
+pub(crate) fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 3600 && seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
+        seconds => format!("{seconds} s"),
+    }
+}
