@@ -57,6 +57,9 @@ build_disk() {
     bb ln -s /run/index "$tree/www/index.html"
     bb ln -s /run/resolv.conf "$tree/etc/resolv.conf"
     bb seq 1 200000 | bb head -c 1048576 >"$tree/www/megabyte"
+    # A place for records: of blocks that exist, so that writing to them changes nothing else on the file system.
+    bb head -c 1048576 /dev/zero | bb tr '\000' '#' >"$tree/var/records"
+    echo "$edition" >"$tree/etc/edition"
     settle "$tree"
     mke2fs -q -t ext4 -O ^has_journal -m 0 -b 4096 -I 256 -L procurator-test \
         -U 7d0c6d3c-6f0e-4b6e-9f0b-0d6a6f2b1c01 -E hash_seed=7d0c6d3c-6f0e-4b6e-9f0b-0d6a6f2b1c02,lazy_itable_init=0,root_owner=0:0 \

@@ -1,9 +1,9 @@
 # The test images: Nix store paths of the form that the worker runs, and some that it must refuse.
 #
-# `guest` is a stock kernel and a busybox user land, `everything` the same in a machine with every device, `huge-pages`
-# one whose memory the host has set aside. Everything that goes in is an argument and becomes an input of the
-# derivation, so the store path follows from the content. The builder also uses the host's shell, `mke2fs`, `debugfs`
-# and `cpio`: it needs Nix's sandbox off, and no network.
+# `guest` is a stock kernel and a busybox user land, `next-edition` the same with another content of its disk,
+# `everything` the same in a machine with every device, `huge-pages` one whose memory the host has set aside. Everything
+# that goes in is an argument and becomes an input of the derivation, so the store path follows from the content. The
+# builder also uses the host's shell, `mke2fs`, `debugfs` and `cpio`: it needs Nix's sandbox off, and no network.
 {
   kernel, # the kernel image, as its package ships it
   busybox, # a statically linked busybox
@@ -27,8 +27,9 @@ let
       // variables
     );
 
-  bootable = name: vmConfig: programs:
+  bootable = name: edition: vmConfig: programs:
     build name ./build.sh {
+      inherit edition;
       busybox = input busybox;
       kernel = input kernel;
       modules = map input (builtins.fromJSON modules);
@@ -47,9 +48,10 @@ let
     };
 in
 {
-  guest = bootable "guest" ./vm-config.json [ ];
-  everything = bootable "everything" ./everything.json (builtins.fromJSON programs);
-  huge-pages = bootable "huge-pages" ./huge-pages.json [ ];
+  guest = bootable "guest" "first" ./vm-config.json [ ];
+  next-edition = bootable "next-edition" "next" ./vm-config.json [ ];
+  everything = bootable "everything" "first" ./everything.json (builtins.fromJSON programs);
+  huge-pages = bootable "huge-pages" "first" ./huge-pages.json [ ];
 
   missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";
   damaged-kernel = broken "damaged-kernel" { } "echo this is no kernel >$out/vmlinux";

@@ -14,6 +14,7 @@ pub struct Assignment {
     store_path: PathBuf,
     desired: &'static str,
     overrides: Map<String, Value>,
+    disks: Vec<Value>,
 }
 
 impl Assignment {
@@ -25,6 +26,7 @@ impl Assignment {
             store_path: image.store_path.clone(),
             desired: "running",
             overrides: Map::new(),
+            disks: Vec::new(),
         }
     }
 
@@ -46,6 +48,19 @@ impl Assignment {
         self.with_override("memory_bytes", json!(bytes))
     }
 
+    /// With another number of vCPUs.
+    #[must_use]
+    pub fn with_vcpus(self, vcpus: u64) -> Self {
+        self.with_override("vcpus", json!(vcpus))
+    }
+
+    /// With a further disk, blank at first, of that many bytes.
+    #[must_use]
+    pub fn with_disk(mut self, disk: &str, bytes: u64) -> Self {
+        self.disks.push(json!({ "id": disk, "size": bytes }));
+        self
+    }
+
     /// To be there and to stand still.
     #[must_use]
     pub fn paused(self) -> Self {
@@ -64,20 +79,27 @@ impl Assignment {
     }
 
     fn to_json(&self) -> Value {
-        json!({
+        let mut entry = json!({
             "id": self.id,
             "hash": self.hash,
             "store_path": self.store_path,
             "desired": self.desired,
             "overrides": self.overrides,
-        })
+        });
+        if !self.disks.is_empty() {
+            entry["procurator"] = json!({ "disks": self.disks });
+        }
+        entry
     }
 }
 
-/// The whole file.
+/// The whole file. An empty one would be held, was it not said that VMs may be removed.
 pub(crate) fn file_of(assignments: &[Assignment]) -> String {
     let vms: Vec<Value> = assignments.iter().map(Assignment::to_json).collect();
-    json!({ "vms": vms }).to_string()
+    match vms.is_empty() {
+        true => json!({ "vms": vms, "allow_removals": true }).to_string(),
+        false => json!({ "vms": vms }).to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +114,8 @@ mod tests {
             file,
             r#"{"vms":[{"desired":"running","hash":"sha256-A=","id":"web-1","overrides":{"cmdline_append":"quiet","memory_bytes":1048576},"store_path":"/nix/store/x-image"}]}"#
         );
+        let data = Assignment::of(&image, "db").with_disk("data", 4096).to_json();
+        assert_eq!(data["procurator"], json!({ "disks": [{ "id": "data", "size": 4096 }] }));
+        assert_eq!(file_of(&[]), r#"{"allow_removals":true,"vms":[]}"#);
     }
 }

@@ -40,9 +40,38 @@ pub struct ObservedVm {
     /// How long the steps of its newest start took, in milliseconds.
     #[serde(default)]
     pub timings: Map<String, Value>,
+    /// A definition that was asked for and is not in force.
+    #[serde(default)]
+    pub wanted: Option<Wanted>,
+    /// When its newest run began, in milliseconds since 1970.
+    #[serde(default)]
+    pub started_at: Option<u64>,
+    /// How its latest runs ended.
+    #[serde(default)]
+    pub ends: Vec<Value>,
+    /// The disk for which it is paused.
+    #[serde(default)]
+    pub disk_trouble: Option<DiskTrouble>,
     /// What it uses.
     #[serde(default)]
     pub metrics: Option<Metrics>,
+}
+
+/// A definition that is not in force.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Wanted {
+    /// Why not; absent while it is being made ready.
+    #[serde(default)]
+    pub refusal: Option<Reason>,
+}
+
+/// A disk on which the host cannot do what the guest asks for.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DiskTrouble {
+    /// Which one.
+    pub disk: String,
+    /// What the host says.
+    pub problem: String,
 }
 
 /// Why a VM failed.

@@ -1,16 +1,18 @@
 //! The worker as a process: started, assigned to, asked, and ended.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use serde_json::Value;
 
 use crate::assignment::file_of;
 use crate::observed::{read_list, read_one};
+use crate::place::{Place, write_atomically};
 use crate::{
     Assignment, BOOT_DEADLINE, Environment, Never, ObservedVm, SHORT_DEADLINE, http_get, ping, until,
 };
@@ -22,12 +24,12 @@ const VERB_SECONDS: &str = "30";
 /// Lines of the worker's log and of each console that a failed test prints.
 const SHOWN_LINES: usize = 60;
 
-/// A running `procurator-worker run`, with directories of its own. It never outlives its owner. Dropped without having
-/// been terminated, as where a test fails, it prints its log and its guests' consoles first.
+/// A running `procurator-worker run`. It never outlives its owner. Dropped without having been ended, as where a test
+/// fails, it prints its log and its guests' consoles first.
 #[derive(Debug)]
 pub struct Worker {
     program: PathBuf,
-    folder: TempDir,
+    place: Arc<Place>,
     child: Child,
     ended: bool,
 }
@@ -39,8 +41,8 @@ pub struct Ended {
     pub status: ExitStatus,
     /// How long it took.
     pub after: Duration,
-    /// What it left in its directories.
-    pub folder: TempDir,
+    /// What it left behind.
+    pub place: Arc<Place>,
 }
 
 impl Ended {
@@ -49,7 +51,7 @@ impl Ended {
     /// # Errors
     /// There is no log.
     pub fn log_of(&self, id: &str) -> Result<Vec<String>> {
-        let log = self.folder.path().join("worker.log");
+        let log = self.place.log();
         let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
         let id = format!("\"{id}\"");
         Ok(text.lines().filter(|line| line.contains(&id)).map(str::to_owned).collect())
@@ -70,32 +72,35 @@ impl Worker {
     /// # Errors
     /// It does not start or does not answer.
     pub fn start_with(environment: &Environment, settings: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("procurator-")
-            .tempdir()
-            .context("cannot create a directory for the worker")?;
-        write_atomically(&folder.path().join("assignments.json"), &file_of(&[]))?;
-        let configuration = folder.path().join("worker.toml");
-        fs::write(&configuration, settings).context("cannot write its configuration")?;
-        let log = fs::File::create(folder.path().join("worker.log")).context("cannot create its log")?;
+        Self::start_at(environment, &Arc::new(Place::new(settings)?))
+    }
+
+    /// Starts one at a place where another one may have been, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not start or does not answer.
+    pub fn start_at(environment: &Environment, place: &Arc<Place>) -> Result<Self> {
+        let log = fs::File::options().append(true).create(true).open(place.log());
+        let log = log.with_context(|| format!("cannot open {}", place.log().display()))?;
         let errors = log.try_clone().context("cannot share its log")?;
         let child = Command::new(&environment.worker)
             .arg("run")
             .arg("--config")
-            .arg(configuration)
+            .arg(place.configuration())
             .arg("--assignments")
-            .arg(folder.path().join("assignments.json"))
+            .arg(place.assignments())
             .arg("--state-dir")
-            .arg(folder.path().join("state"))
+            .arg(place.state())
             .arg("--runtime-dir")
-            .arg(folder.path().join("run"))
+            .arg(place.runtime())
             .args(["--store-root", "/nix/store", "--log-format", "json"])
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot start {}", environment.worker.display()))?;
-        let mut worker = Self { program: environment.worker.clone(), folder, child, ended: false };
+        let mut worker =
+            Self { program: environment.worker.clone(), place: Arc::clone(place), child, ended: false };
         until("the worker answers", SHORT_DEADLINE, || {
             if let Some(status) = worker.child.try_wait().context("cannot ask for its status")? {
                 bail!(Never(format!("it has ended with {status}")));
@@ -112,15 +117,40 @@ impl Worker {
 
     /// Where everything is that belongs to one VM.
     pub fn vm_directory(&self, id: &str) -> PathBuf {
-        self.folder.path().join("state/vms").join(id)
+        self.place.state().join("vms").join(id)
     }
 
-    /// Writes a new set of assignments, as one step.
+    /// Writes a new set of assignments, as one step. An empty one is meant: it says that VMs may be removed.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn assign(&self, assignments: &[Assignment]) -> Result<()> {
-        write_atomically(&self.folder.path().join("assignments.json"), &file_of(assignments))
+        self.write_assignments(&file_of(assignments))
+    }
+
+    /// Puts `text` into the file of assignments, as one step.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_assignments(&self, text: &str) -> Result<()> {
+        write_atomically(&self.place.assignments(), text)
+    }
+
+    /// How the worker itself is: what `status --json` prints.
+    ///
+    /// # Errors
+    /// It does not answer, or not in its form.
+    pub fn status(&self) -> Result<Value> {
+        let printed = self.ask(&["status", "--json"])?;
+        serde_json::from_str(&printed).with_context(|| format!("`status --json` printed: {printed}"))
+    }
+
+    /// What `ls` prints for people.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn list(&self) -> Result<String> {
+        self.ask(&["ls"])
     }
 
     /// Every VM it knows.
@@ -137,6 +167,14 @@ impl Worker {
     /// It does not answer, or does not know it.
     pub fn vm(&self, id: &str) -> Result<ObservedVm> {
         read_one(&self.ask(&["inspect", id, "--json"])?)
+    }
+
+    /// What `ls --removed` prints for people: VMs that can come back.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn list_removed(&self) -> Result<String> {
+        self.ask(&["ls", "--removed"])
     }
 
     /// What a guest has written to its console.
@@ -203,9 +241,18 @@ impl Worker {
             self.child.try_wait().context("cannot ask for its status")?.context("it still runs")
         })?;
         self.ended = true;
-        let empty = TempDir::new().context("cannot create a directory")?;
-        let folder = std::mem::replace(&mut self.folder, empty);
-        Ok(Ended { status, after: start.elapsed(), folder })
+        Ok(Ended { status, after: start.elapsed(), place: Arc::clone(&self.place) })
+    }
+
+    /// Ends it by SIGKILL, with everything that runs in it.
+    ///
+    /// # Errors
+    /// It is gone already.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill the worker")?;
+        self.child.wait().context("cannot wait for the worker")?;
+        self.ended = true;
+        Ok(())
     }
 
     /// Runs one of the worker's client verbs. A worker that does not answer must not hang its test.
@@ -215,7 +262,7 @@ impl Worker {
             .arg(&self.program)
             .args(verb)
             .arg("--runtime-dir")
-            .arg(self.folder.path().join("run"))
+            .arg(self.place.runtime())
             .output()
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         if !output.status.success() {
@@ -226,7 +273,7 @@ impl Worker {
     }
 
     fn print_what_happened(&self) {
-        let log = fs::read(self.folder.path().join("worker.log")).unwrap_or_default();
+        let log = fs::read(self.place.log()).unwrap_or_default();
         print_end("the worker's log", &String::from_utf8_lossy(&log));
         for vm in self.vms().unwrap_or_default() {
             println!("{}", vm.state());
@@ -262,11 +309,4 @@ fn print_end(title: &str, text: &str) {
         println!("{line}");
     }
     println!("──");
-}
-
-/// A reader sees the old content or the new one.
-fn write_atomically(path: &Path, text: &str) -> Result<()> {
-    let next = path.with_extension("next");
-    fs::write(&next, text).with_context(|| format!("cannot write {}", next.display()))?;
-    fs::rename(&next, path).with_context(|| format!("cannot replace {}", path.display()))
 }

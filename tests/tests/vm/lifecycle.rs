@@ -14,7 +14,8 @@ fn two_vms_answer_are_measured_and_leave_nothing() -> Result<()> {
     let environment = environment();
     let guest = environment.image("guest")?;
     let before = HostState::observe()?;
-    let worker = Worker::start(&environment)?;
+    // Else what the guest of a removed VM wrote would be kept for a day.
+    let worker = Worker::start_with(&environment, "removal_grace_seconds = 0\n")?;
 
     let web_2 = Assignment::of(&guest, "web-2");
     worker.assign(&[Assignment::of(&guest, "web-1"), web_2.clone()])?;

@@ -3,6 +3,7 @@
 //! The smoke set is what is not ignored. A test marked `#[ignore = "full: …"]` says why it is not in it.
 
 mod clock;
+mod data;
 mod devices;
 mod endings;
 mod lifecycle;

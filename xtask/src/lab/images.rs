@@ -26,7 +26,7 @@ const GUEST_MODULES: [&str; 9] = [
     "evdev",
 ];
 
-/// The images by name. `guest`, `everything` and `huge-pages` run; the others are to be refused.
+/// The images by name. `guest`, `next-edition`, `everything` and `huge-pages` run; the others are to be refused.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Images(BTreeMap<String, Image>);
 
