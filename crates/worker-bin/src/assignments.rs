@@ -170,7 +170,7 @@ impl Source {
             },
         };
         self.state.send_modify(|state| state.verdict = verdict);
-        Ok(())
+        self.messages.send(NodeMessage::SourceLost).await.map_err(drop)
     }
 
     /// Hands a desired state over and tells the verdict.

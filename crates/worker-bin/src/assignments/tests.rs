@@ -29,8 +29,15 @@ impl Running {
 
     /// The next desired state's number; it is taken.
     async fn next(&mut self) -> Option<Generation> {
-        let message = timeout(DEADLINE, self.messages.recv()).await.expect("in time").expect("open");
-        let NodeMessage::Assignment { desired, answer } = message else { panic!("{message:?}") };
+        let (desired, answer) = loop {
+            let message = timeout(DEADLINE, self.messages.recv()).await.expect("in time").expect("open");
+            match message {
+                NodeMessage::Assignment { desired, answer } => break (desired, answer),
+                // What came before could not be used.
+                NodeMessage::SourceLost => {}
+                other @ (NodeMessage::Plan { .. } | NodeMessage::AllowRemovals { .. }) => panic!("{other:?}"),
+            }
+        };
         let admitted =
             worker::node::Verdict { generation: Generation::new(1), held: None, outcomes: Vec::new() };
         answer.expect("asked").send(Ok(admitted)).expect("awaited");

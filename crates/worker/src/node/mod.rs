@@ -55,6 +55,9 @@ pub enum NodeMessage {
         /// Where the verdict goes; nothing where none was held.
         answer: oneshot::Sender<Option<Result<Verdict, Refusal>>>,
     },
+    /// The source of desired states says nothing that can be used any more: what is held of it is forgotten, so that nobody
+    /// allows what it no longer says. What is in force stays so.
+    SourceLost,
 }
 
 /// What became of a desired state that was admitted.

@@ -105,7 +105,12 @@ impl fmt::Display for Action {
                         write!(formatter, "change {id} while it runs: {}", words(changes))
                     }
                     Redefinition::Restart { changes, disks } => {
-                        write!(formatter, "restart {id}: {} ({disks})", words(changes))
+                        write!(formatter, "restart {id}: {} ({disks})", words(changes))?;
+                        let is_other_content = |change: &Change| matches!(change, Change::Artifact { .. });
+                        if changes.iter().any(is_other_content) {
+                            formatter.write_str(", once the image has been verified")?;
+                        }
+                        Ok(())
                     }
                     Redefinition::Unknown => {
                         write!(formatter, "change {id}, once its artifact has been read")

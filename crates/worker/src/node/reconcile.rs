@@ -62,6 +62,12 @@ impl Reconciler {
                     };
                     drop(answer.send(verdict));
                 }
+                NodeMessage::SourceLost => {
+                    if self.held.take().is_some() {
+                        info!("what was held is forgotten: its source says it no longer");
+                    }
+                    self.tell(|status| status.held = None);
+                }
             }
         }
     }

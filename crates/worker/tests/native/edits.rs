@@ -252,6 +252,11 @@ fn an_emptied_state_waits_for_a_word() {
         assert_eq!(verdict.generation, Generation::new(1), "what was in force still is");
         assert_eq!(node.manager.node_status().borrow().held.as_ref(), Some(&held));
         assert_eq!(node.manager.get_vm_status(&VmId::new("web")).expect("there"), VmStatus::Running);
+        // Its source says nothing that can be used any more.
+        node.lose_source();
+        assert_eq!(node.allow_removals(), None, "nobody can allow what is no longer said");
+        assert_eq!(node.manager.node_status().borrow().held, None);
+        node.assign(AssignmentSet::default()).expect("admitted").held.expect("held again");
         // Another state takes its place.
         node.tell(None, vec![web(&artifact)]).expect("taken");
         assert_eq!(node.manager.node_status().borrow().held, None);

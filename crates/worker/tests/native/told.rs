@@ -66,6 +66,11 @@ impl Told {
         verdict.blocking_recv().expect("answers")
     }
 
+    /// The source of desired states has become unusable.
+    pub(crate) fn lose_source(&self) {
+        self.send(NodeMessage::SourceLost);
+    }
+
     fn send(&self, message: NodeMessage) {
         self.messages.blocking_send(message).expect("works");
     }
