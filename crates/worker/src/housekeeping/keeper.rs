@@ -1,7 +1,8 @@
 //! Deleting what was kept: by the clock, by word, and to make room.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -17,15 +18,22 @@ use crate::volumes::{ContentRef, StageRequest, Staged, VolumeError};
 /// How long to wait after something could not be deleted.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// How long after the worker's start nothing is deleted by the clock: by then the clock has been set, and what should run
+/// has been asked for.
+const FIRST: Duration = Duration::from_secs(120);
+
 /// Deletes what is due, for as long as the host is there.
 pub(crate) async fn keep_house(context: Weak<HostContext>) {
+    let started = Timestamp::now();
+    let begun = Instant::now();
     loop {
         let Some(host) = context.upgrade() else { return };
         let news = Arc::clone(&host.kept_changed);
         let told = news.notified();
         tokio::pin!(told);
         told.as_mut().enable();
-        let looking = tokio::task::spawn_blocking(move || host.delete_what_is_due(Timestamp::now()));
+        let early = FIRST.checked_sub(begun.elapsed());
+        let looking = tokio::task::spawn_blocking(move || host.delete_what_is_due(started, early));
         let next = looking.await.unwrap_or(Some(RETRY));
         let due = async {
             match next {
@@ -61,10 +69,19 @@ impl HostContext {
         Ok(kept_until(removed.into_iter().map(|(id, vm)| (id, vm.kept_until)), &volumes))
     }
 
-    /// Deletes what is due at `now`; answers when to look again.
-    fn delete_what_is_due(&self, now: Timestamp) -> Option<Duration> {
+    /// Deletes what is due now; answers when to look again. What was due when the worker `started` waits where that is not
+    /// long ago, for as long as `early` says.
+    fn delete_what_is_due(&self, started: Timestamp, early: Option<Duration>) -> Option<Duration> {
         let (due, next) = match self.kept() {
-            Ok(kept) => what_is_due(kept, now),
+            Ok(mut kept) => {
+                let was_due = kept.iter().any(|(until, _)| *until <= started);
+                if early.is_some() {
+                    kept.retain(|(until, _)| *until > started);
+                }
+                let (due, next) = what_is_due(kept, Timestamp::now());
+                let waiting = early.filter(|_| was_due);
+                (due, next.into_iter().chain(waiting).min())
+            }
             Err(problem) => {
                 warn!(
                     error = chain(&problem),
@@ -151,19 +168,24 @@ impl HostContext {
         self.records.remove(id).map_err(|problem| chain(&problem))
     }
 
-    /// Lets go of a volume whose content cannot be used, so that it is made anew: what is left of it goes. One that can be
+    /// Sets aside what of a volume cannot be used, so that it is made anew; answers in words what was done. One that can be
     /// used stays as it is. No machine of `vm` may run.
-    pub(crate) fn release_unusable(&self, vm: &VmId, disk: &str) -> Result<(), String> {
-        if self.volumes.delete_if_unusable(vm, disk).map_err(|problem| chain(&problem))? {
-            warn!(vm_id = %vm, disk, "deleted by word: the volume could not be used");
+    pub(crate) fn set_aside(&self, vm: &VmId, disk: &str) -> Result<Option<String>, String> {
+        let done = self.volumes.set_aside(vm, disk, self.lifecycle.removal_grace);
+        let done = done.map_err(|problem| chain(&problem))?;
+        if let Some(done) = &done {
+            warn!(vm_id = %vm, "by word: {done}");
+            self.kept_changed.notify_waiters();
         }
-        Ok(())
+        Ok(done)
     }
 
-    /// Deletes the kept thing that would go first; answers whether there was any.
-    pub(crate) fn make_room(&self) -> bool {
+    /// Deletes the kept thing that would go first, but nothing of `vm`, which may be about to go back to it; answers whether
+    /// there was any.
+    fn make_room(&self, vm: &VmId) -> bool {
         let Ok(kept) = self.kept() else { return false };
-        kept.into_iter().any(|(_, kept)| match self.delete_kept(&kept) {
+        let others = kept.into_iter().filter(|(_, kept)| kept.vm() != vm);
+        others.into_iter().any(|(_, kept)| match self.delete_kept(&kept) {
             Ok(true) => {
                 warn!(what = %kept, "deleted before its time: the disk is full");
                 true
@@ -183,11 +205,31 @@ impl HostContext {
         request: StageRequest<'_>,
         given_up: &GivenUp,
     ) -> Result<Staged, VolumeError> {
+        let needed =
+            request.image.and_then(|image| image.metadata().ok()).map_or(0, |found| found.blocks() * 512);
         loop {
             match self.volumes.stage(vm, request, given_up) {
-                Err(problem) if problem.is_for_want_of_space() && self.make_room() => {}
+                Err(problem)
+                    if problem.is_for_want_of_space()
+                        && self.would_help(vm, needed)
+                        && self.make_room(vm) => {}
                 staged => return staged,
             }
         }
+    }
+
+    /// Whether there would be `needed` bytes if all that is kept for a while were deleted.
+    fn would_help(&self, vm: &VmId, needed: u64) -> bool {
+        let kept = |volume: &VolumeInfo| match volume.keep {
+            VolumeKeep::Removed { .. } => true,
+            VolumeKeep::Replaced { until } | VolumeKeep::Unused { until } => until.is_some(),
+            VolumeKeep::InUse => false,
+        };
+        let volumes = self.list_volumes().unwrap_or_default();
+        let kept = volumes
+            .iter()
+            .filter(|volume| volume.vm != *vm && kept(volume))
+            .map(|volume| volume.allocated.get());
+        kept.fold(self.volumes.free_space(), u64::saturating_add) >= needed
     }
 }

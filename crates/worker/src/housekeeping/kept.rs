@@ -16,6 +16,16 @@ pub(crate) enum Kept {
     Content(ContentRef),
 }
 
+impl Kept {
+    /// Whose it is.
+    pub(super) fn vm(&self) -> &VmId {
+        match self {
+            Self::Vm(id) => id,
+            Self::Content(content) => &content.vm,
+        }
+    }
+}
+
 impl fmt::Display for Kept {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -72,6 +72,9 @@ impl RemovedVms {
     /// [`Deletion::failed`].
     pub(crate) fn begin_deletion(&self, id: &VmId) -> Option<Deletion<'_>> {
         let mut state = self.state();
+        if state.going.contains(id) {
+            return None;
+        }
         let vm = state.kept.remove(id)?;
         state.going.insert(id.clone());
         Some(Deletion { of: self, id: id.clone(), vm })
@@ -81,7 +84,9 @@ impl RemovedVms {
 impl Deletion<'_> {
     /// The VM is still there; it is tried again later.
     pub(crate) fn failed(self) {
-        self.of.state().kept.insert(self.id.clone(), self.vm.clone());
+        let mut state = self.of.state();
+        state.kept.insert(self.id.clone(), self.vm.clone());
+        state.going.remove(&self.id);
     }
 }
 

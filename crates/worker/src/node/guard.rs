@@ -5,8 +5,8 @@ use vm_model::{AssignmentSet, HeldSet, Timestamp};
 /// Holds `admitted` if it is empty and `present` VMs are there: a truncated save looks like that. It is let go where it
 /// says so itself.
 pub(super) fn hold(admitted: &AssignmentSet, present: usize, now: Timestamp) -> Option<HeldSet> {
-    let is_empty = admitted.vms.is_empty() && admitted.refused.is_empty();
-    let is_held = is_empty && present > 0 && !admitted.allow_removals;
+    // What of entries that cannot be used is in force is among them already.
+    let is_held = admitted.vms.is_empty() && present > 0 && !admitted.allow_removals;
     is_held.then(|| HeldSet {
         generation: admitted.generation.unwrap_or_default(),
         since: now,
@@ -35,6 +35,7 @@ mod tests {
         let vms = vec![Assignment::new(VmId::new("a"), "", "/x")];
         assert_eq!(hold(&AssignmentSet { vms, ..AssignmentSet::default() }, 3, now), None);
         let refused = vec![RefusedEntry { id: VmId::new("a"), problem: String::new() }];
-        assert_eq!(hold(&AssignmentSet { refused, ..AssignmentSet::default() }, 3, now), None);
+        let nothing_else = AssignmentSet { refused, ..AssignmentSet::default() };
+        assert!(hold(&nothing_else, 3, now).is_some(), "it would take all VMs away as well");
     }
 }

@@ -47,6 +47,13 @@ struct Staging {
     task: JoinHandle<Result<StagedMachine, FailureReason>>,
 }
 
+impl Drop for Staging {
+    /// Whoever does not wait for it any more wants nothing of it.
+    fn drop(&mut self) {
+        self.given_up.set();
+    }
+}
+
 impl Progress {
     /// A machine of definition number `definition` that begins to be made ready.
     fn begin(
@@ -91,9 +98,9 @@ impl Progress {
     /// Gives it up, and waits until nothing is made any more.
     pub(super) async fn give_up(self, context: &Arc<HostContext>) {
         let staged = match self.state {
-            ProgressState::Staging(staging) => {
+            ProgressState::Staging(mut staging) => {
                 staging.given_up.set();
-                staging.task.await.ok().and_then(Result::ok)
+                (&mut staging.task).await.ok().and_then(Result::ok)
             }
             ProgressState::Ready(staged) => Some(*staged),
             ProgressState::Refused { .. } => None,

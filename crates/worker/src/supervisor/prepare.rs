@@ -1,6 +1,7 @@
 //! From a machine that is ready to one that can be launched: memory promised, addresses leased, volumes switched over to,
 //! interfaces attached. Nothing of the machine before is there any more.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,7 +26,7 @@ use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
 use crate::failure::{plain, reason};
 use crate::huge_pages;
-use crate::volumes::Committed;
+use crate::volumes::{Committed, Staged};
 
 /// Everything a machine is built of, and what is to be said about it.
 #[derive(Debug)]
@@ -126,20 +127,37 @@ pub(super) async fn prepare(
     })
 }
 
-/// All that touches files. What it takes of the host is noted in `acquired`, also where it fails.
+/// All that touches files. What it takes of the host is noted in `acquired`, also where it fails; what was staged and is not
+/// needed then is deleted.
 fn open(
     context: &HostContext,
-    staged: StagedMachine,
+    mut staged: StagedMachine,
     share: Option<Share>,
     acquired: &mut AcquiredResources,
 ) -> Result<Opened, FailureReason> {
-    let StagedMachine { assignment, description, mut machine, volumes, nics, vsock_cid, .. } = staged;
+    let (vm, volumes) = (staged.assignment.id.clone(), std::mem::take(&mut staged.volumes));
+    let mut volumes = VecDeque::from(volumes);
+    let opened = open_staged(context, staged, &mut volumes, share, acquired);
+    if opened.is_err() {
+        volumes.iter().for_each(|volume| context.volumes.discard(&vm, volume));
+    }
+    opened
+}
+
+fn open_staged(
+    context: &HostContext,
+    staged: StagedMachine,
+    volumes: &mut VecDeque<Staged>,
+    share: Option<Share>,
+    acquired: &mut AcquiredResources,
+) -> Result<Opened, FailureReason> {
+    let StagedMachine { assignment, description, mut machine, nics, vsock_cid, .. } = staged;
     let vm = &assignment.id;
     machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;
-    for volume in volumes {
+    while let Some(volume) = volumes.pop_front() {
         let committed = context.volumes.commit(vm, volume);
         acquired.volumes.push(committed.map_err(|problem| reason(problem.kind(), &problem))?);
     }

@@ -40,7 +40,8 @@ impl Task {
         let staged = match self.staged(target, number, &assignment).await {
             Some(Ok(staged)) => staged,
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
-            None => return,
+            // Nothing has begun.
+            None => return self.keep(target, |record| record.running_since = None).await,
         };
         let share = self.share.take();
         let prepared = match prepare(&self.context, staged, share).await {
@@ -165,7 +166,7 @@ impl Task {
 
     async fn boot_failed(&mut self, reason: FailureReason, stamp: Stamp) {
         self.forget_taps();
-        self.progress = None;
+        self.drop_candidate().await;
         self.follow(RunOutcome::Failed(reason), None, stamp).await;
     }
 

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachinePhase, RunEnd, StopMethod,
-    Timestamp, VmId, VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachineExit, MachinePhase, RunEnd,
+    StopMethod, Timestamp, VmId, VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
@@ -377,6 +377,8 @@ impl Task {
         self.info.send_modify(|info| info.last_stop = Some(method));
         if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
+            // Somebody may have killed it while it was asked.
+            let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
             let share = machine.tear_down(&self.context).await;
             self.forget_taps();
             self.record_end(stopped(method, ran_for, target)).await;

@@ -129,8 +129,10 @@ pub(crate) async fn delete_kept(
     let deleted = spawn_blocking(move || {
         if let KeptSelection::Volume(vm, disk) = &which
             && shared.registry.watch(vm).is_ok_and(|news| is_off(&news.borrow()))
+            && let Some(done) = shared.context.set_aside(vm, disk)?
         {
-            shared.context.release_unusable(vm, disk)?;
+            // What was just set aside, and what is kept beside it, stays for its time.
+            return Ok(vec![done]);
         }
         shared.context.delete_selected(&which)
     });

@@ -45,7 +45,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         .map_err(|problem| state_error(Box::new(problem)))?;
     let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
     let (intact, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
-    let volumes = VolumeStore::open(config.state_dir(), writer.clone())
+    let volumes = VolumeStore::open(config.state_dir(), &config.vm_artifacts_dir, writer.clone())
         .map_err(|problem| state_error(Box::new(problem)))?;
     let removed = removed_vms(kept);
     let leases = open_leases(&config, subnet, writer.clone())?;

@@ -11,6 +11,7 @@ use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::directory::remove_file;
 use crate::supervisor::GivenUp;
 
 /// The most that is copied without asking whether anybody still wants it.
@@ -26,7 +27,8 @@ pub(crate) struct DiskError {
     pub(super) source: io::Error,
 }
 
-/// Makes the file `path` with the content of `image`, or blank, and at least `size` bytes; what lies there goes. On return
+/// Makes the file `path` with the content of `image`, or blank, and at least `size` bytes; a file that lies there loses its
+/// name. On return
 /// it is on stable storage; a failure leaves no file.
 ///
 /// It shares blocks with the image where the file system can (reflink), else it is a copy with the image's holes.
@@ -50,7 +52,8 @@ pub(super) fn failed(operation: &'static str, path: &Path, source: io::Error) ->
 
 fn make(image: Option<&File>, size: u64, path: &Path, given_up: &GivenUp) -> io::Result<()> {
     // What a guest writes is nobody else's to read.
-    let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    remove_file(path)?;
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     if let Some(image) = image
         && ioctl_ficlone(&target, image).is_err()
     {

@@ -49,12 +49,9 @@ pub(crate) enum Decision {
 /// Why a disk is not given to its VM: its content is not as it was left.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum VolumeProblem {
-    #[error("its file is missing: put it back, or delete the volume to have it made anew")]
+    #[error("it is missing: put it back where it was")]
     Missing,
-    #[error(
-        "its file has {found} bytes and was left with {recorded}: put the whole file back, or delete the volume to have \
-         it made anew"
-    )]
+    #[error("its file has {found} bytes and was left with {recorded}: put the whole file back")]
     Resized { recorded: u64, found: u64 },
 }
 
@@ -69,27 +66,27 @@ pub(crate) fn decide(
 ) -> Result<Decision, VolumeProblem> {
     let Some(record) = record else { return Ok(Decision::Seed { number: 0 }) };
     let seed = Decision::Seed { number: record.next };
-    let Some(current) = record.current() else { return Ok(seed) };
+    let Some(number) = record.current else { return Ok(seed) };
+    let current = record.current().ok_or(VolumeProblem::Missing)?;
     let is_kept = match wish.policy {
         VolumePolicy::Persistent => true,
         VolumePolicy::FromImage => is_of(current, wish.image.as_deref()),
         VolumePolicy::Ephemeral => false,
     };
     if is_kept {
-        check(current, found.get(&record.current).copied())?;
-        return Ok(Decision::Keep { grow: growth(current, wish) });
+        let found = check(current, found.get(&number).copied())?;
+        return Ok(Decision::Keep { grow: growth(current, found, wish) });
     }
     if wish.policy != VolumePolicy::FromImage {
         return Ok(seed);
     }
     // The newest that was seeded from this image, and is whole, comes back with what the guest wrote to it then.
-    let earlier = record.contents.iter().rev().find(|(number, content)| {
-        is_of(content, wish.image.as_deref()) && check(content, found.get(number).copied()).is_ok()
+    let earlier = record.contents.iter().rev().find_map(|(number, content)| {
+        let found = check(content, found.get(number).copied()).ok()?;
+        is_of(content, wish.image.as_deref())
+            .then(|| Decision::Restore { number: *number, grow: growth(content, found, wish) })
     });
-    Ok(match earlier {
-        Some((number, content)) => Decision::Restore { number: *number, grow: growth(content, wish) },
-        None => seed,
-    })
+    Ok(earlier.unwrap_or(seed))
 }
 
 /// Whether `content` was seeded from an image with this digest.
@@ -97,18 +94,25 @@ fn is_of(content: &Content, digest: Option<&str>) -> bool {
     content.image.as_ref().map(|image| image.digest.as_str()) == digest
 }
 
-fn check(content: &Content, found: Option<u64>) -> Result<(), VolumeProblem> {
+/// Holds `content` against what was `found` of its file; answers the file's size.
+///
+/// # Errors
+/// It is not as it was left.
+pub(super) fn check(content: &Content, found: Option<u64>) -> Result<Bytes, VolumeProblem> {
     let recorded = content.size.get();
     match found {
         None => Err(VolumeProblem::Missing),
-        Some(found) if found == recorded || content.growing_from == Some(Bytes::new(found)) => Ok(()),
+        Some(found) if found == recorded || content.growing_from == Some(Bytes::new(found)) => {
+            Ok(Bytes::new(found))
+        }
         Some(found) => Err(VolumeProblem::Resized { recorded, found }),
     }
 }
 
-/// The size that `content` is to be given; also where it was being given one and was cut short.
-fn growth(content: &Content, wish: &VolumeWish) -> Option<Bytes> {
-    (wish.size > content.size || content.growing_from.is_some()).then_some(wish.size.max(content.size))
+/// The size that `content`, whose file has the size `found`, is to be given. Where it was being given another one and that
+/// was cut short, it may as well keep the one that it has.
+fn growth(content: &Content, found: Bytes, wish: &VolumeWish) -> Option<Bytes> {
+    (wish.size > content.size || content.growing_from.is_some()).then_some(wish.size.max(found))
 }
 
 #[cfg(test)]
@@ -122,12 +126,26 @@ mod tests {
         let seen_in = FileIdentity::of(&std::fs::File::open("/proc/self/exe").expect("there")).expect("told");
         let image = image.map(|digest| ImageContent { digest: digest.into(), seen_in });
         let created = Timestamp::from_millis(0);
-        Content { size: Bytes::new(size), growing_from: None, created, image, used: true, until: None }
+        Content {
+            size: Bytes::new(size),
+            growing_from: None,
+            created,
+            image,
+            used: true,
+            policy: VolumePolicy::FromImage,
+            until: None,
+        }
     }
 
     fn volume(policy: VolumePolicy, contents: &[(u64, Content)], current: u64) -> VolumeRecord {
         let next = contents.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
-        VolumeRecord { policy, next, current, contents: contents.iter().cloned().collect(), unused: None }
+        VolumeRecord {
+            policy,
+            next,
+            current: Some(current),
+            contents: contents.iter().cloned().collect(),
+            unused: None,
+        }
     }
 
     fn wish(policy: VolumePolicy, image: Option<&str>, size: u64) -> VolumeWish {
@@ -180,6 +198,15 @@ mod tests {
         assert_eq!(sized(512), Ok(KEEP));
         let cut_short = Content { growing_from: Some(Bytes::new(512)), ..content(None, 1024) };
         let record = volume(VolumePolicy::Persistent, &[(0, cut_short)], 0);
+        let gone = VolumeRecord { current: Some(7), ..record.clone() };
+        let decided = decide(Some(&gone), &[(0, 512)].into(), &wish(VolumePolicy::Persistent, None, 512));
+        assert_eq!(
+            decided,
+            Err(VolumeProblem::Missing),
+            "a content that is no longer known is no reason for another"
+        );
+        let smaller = decide(Some(&record), &[(0, 512)].into(), &wish(VolumePolicy::Persistent, None, 512));
+        assert_eq!(smaller, Ok(Decision::Keep { grow: Some(Bytes::new(512)) }), "it need not grow after all");
         for found in [512, 1024] {
             let decided =
                 decide(Some(&record), &[(0, found)].into(), &wish(VolumePolicy::Persistent, None, 1024));

@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::record::VolumeRecord;
 use crate::records::{ReadError, RecordWriter, WriteError, make_private, read_in_place};
@@ -42,9 +43,12 @@ impl VolumeDirectory {
 
     /// Gives the staged content `number` its name, if it has not got it yet.
     pub(super) fn adopt(&self, number: u64) -> io::Result<()> {
-        match fs::rename(self.staged(number), self.content(number)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.and_then(|()| File::open(&self.path)?.sync_all()),
+        let (staged, content) = (self.staged(number), self.content(number));
+        match renameat_with(CWD, &staged, CWD, &content, RenameFlags::NOREPLACE) {
+            Err(Errno::NOENT) => Ok(()),
+            // What has the name is what a guest wrote to; nothing takes its place.
+            Err(Errno::EXIST) => remove_file(&staged),
+            renamed => renamed.map_err(io::Error::from).and_then(|()| File::open(&self.path)?.sync_all()),
         }
     }
 
@@ -87,6 +91,38 @@ impl VolumeDirectory {
             }
         }
         Ok(sizes)
+    }
+
+    /// Deletes what no record speaks of: contents that were being made, and those whose deletion was cut short. Only where
+    /// what is in use is there is anything known to be superfluous.
+    pub(super) fn sweep(&self, record: Option<&VolumeRecord>) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let staged = name.strip_suffix(".staged").and_then(|number| number.parse::<u64>().ok());
+            let is_superfluous = match (staged, number_of(&path), record) {
+                (Some(number), _, record) => record.is_none_or(|record| record.current != Some(number)),
+                (None, Some(number), Some(record)) => {
+                    record.current.is_some_and(|current| self.content(current).exists())
+                        && !record.contents.contains_key(&number)
+                }
+                (None, Some(_), None) | (None, None, _) => false,
+            };
+            if is_superfluous {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out whether a file here can have `size` bytes.
+    pub(super) fn try_size(&self, size: u64) -> io::Result<()> {
+        let nameless = i32::try_from(OFlags::TMPFILE.bits()).unwrap_or_default();
+        match OpenOptions::new().write(true).custom_flags(nameless).open(&self.path) {
+            Ok(file) => file.set_len(size),
+            // Not every file system has such files: then it is found out later.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Opens the content `number` for reading and writing.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use vm_model::FailureKind;
+use vm_model::{FailureKind, VmId};
 
 use super::copy::DiskError;
 use super::decide::VolumeProblem;
@@ -14,8 +14,10 @@ use crate::records::{ReadError, WriteError};
 #[derive(Debug, Error)]
 pub(crate) enum VolumeError {
     /// What is there is not what was left there.
-    #[error("volume {} cannot be used", path.display())]
+    #[error("volume {vm}/{disk} ({}) cannot be used; `gc {vm}/{disk}` sets it aside, to have it made anew", path.display())]
     Problem {
+        vm: VmId,
+        disk: String,
         path: PathBuf,
         #[source]
         source: VolumeProblem,
@@ -28,11 +30,14 @@ pub(crate) enum VolumeError {
         source: ReadError,
     },
     #[error(
-        "volume {} cannot be used: its files are there and its volume.json is not: put it back, or delete the volume to \
-         have it made anew",
+        "volume {vm}/{disk} ({}) cannot be used: its files are there and its volume.json is not: put it back; \
+         `gc {vm}/{disk}` sets the volume aside, to have it made anew",
         path.display()
     )]
-    NoRecord { path: PathBuf },
+    NoRecord { vm: VmId, disk: String, path: PathBuf },
+    /// It is not any more as it was when the start was made ready.
+    #[error("volume {} changed since it was made ready", path.display())]
+    Changed { path: PathBuf },
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
@@ -44,9 +49,10 @@ impl VolumeError {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::Problem { .. } | Self::NoRecord { .. } => FailureKind::Disk,
-            Self::Record { source: ReadError::Io { .. }, .. } | Self::Write(_) | Self::File(_) => {
-                FailureKind::Host
-            }
+            Self::Record { source: ReadError::Io { .. }, .. }
+            | Self::Changed { .. }
+            | Self::Write(_)
+            | Self::File(_) => FailureKind::Host,
             Self::Record { source: ReadError::Damaged { .. } | ReadError::Newer { .. }, .. } => {
                 FailureKind::Disk
             }
@@ -61,7 +67,9 @@ impl VolumeError {
         match self {
             Self::File(problem) => is_full(&problem.source),
             Self::Write(problem) => is_full(problem.source()),
-            Self::Problem { .. } | Self::Record { .. } | Self::NoRecord { .. } => false,
+            Self::Problem { .. } | Self::Record { .. } | Self::NoRecord { .. } | Self::Changed { .. } => {
+                false
+            }
         }
     }
 }

@@ -5,6 +5,8 @@
 //! <state>/volumes/<vm>/<disk>/volume.json   what the volume is: policy, contents, which one is in use
 //! <state>/volumes/<vm>/<disk>/<number>.img  a content
 //! <state>/volumes/.removed.<vm>             what is being deleted
+//! <state>/volumes/.kept.<vm>.<disk>.<n>     a volume without a record that can be read, set aside by word
+//! <state>/vms/<vm>/volumes/<disk>           says that the volume must be there
 //! ```
 //!
 //! A start goes in two steps, so that a new content is made while the machine before still runs on the old one:
@@ -19,6 +21,7 @@ mod copy;
 mod decide;
 mod directory;
 mod error;
+mod known;
 mod listing;
 mod record;
 mod staging;

@@ -14,8 +14,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) policy: VolumePolicy,
     /// The number of the next content: none is ever used twice.
     pub(crate) next: u64,
-    /// The content that the VM's disk is on.
-    pub(crate) current: u64,
+    /// The content that the VM's disk is on; none where it was set aside, and the next start makes one.
+    pub(crate) current: Option<u64>,
     /// Every content that is there.
     pub(crate) contents: BTreeMap<u64, Content>,
     /// Since when the VM's description has no such disk, and when the volume is deleted for it.
@@ -37,6 +37,9 @@ pub(crate) struct Content {
     pub(crate) image: Option<ImageContent>,
     /// Whether a guest may have written to it.
     pub(crate) used: bool,
+    /// The policy it was in use under last, which decides whether it stays when another one takes its place.
+    #[serde(default)]
+    pub(crate) policy: VolumePolicy,
     /// When it is deleted, if another one has taken its place; absent while the VM has not started on that one.
     #[serde(default)]
     pub(crate) until: Option<Timestamp>,
@@ -52,11 +55,18 @@ pub(crate) struct Unused {
 impl VolumeRecord {
     /// The content in use.
     pub(crate) fn current(&self) -> Option<&Content> {
-        self.contents.get(&self.current)
+        self.contents.get(&self.current?)
     }
 
-    /// Whether any content may hold what a guest wrote.
-    pub(crate) fn is_used(&self) -> bool {
-        self.contents.values().any(|content| content.used)
+    /// Whether any content may hold what a guest wrote and is not given up at each start.
+    pub(crate) fn holds_data(&self) -> bool {
+        self.contents.values().any(Content::holds_data)
+    }
+}
+
+impl Content {
+    /// Whether it may hold what a guest wrote and is not given up at each start.
+    pub(crate) fn holds_data(&self) -> bool {
+        self.used && self.policy != VolumePolicy::Ephemeral
     }
 }

@@ -10,7 +10,7 @@ use vm_model::{Bytes, VmId, VolumePolicy};
 
 use super::content::ImageContent;
 use super::copy::{failed, make_content};
-use super::decide::{Decision, VolumeWish, decide};
+use super::decide::{Decision, VolumeProblem, VolumeWish, decide};
 use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
 use super::record::VolumeRecord;
@@ -88,6 +88,19 @@ impl VolumeStore {
                     .map_err(|source| failed("take over", &path, source))?,
                 None => make_content(image, size.get(), &path, given_up)?,
             }
+            // What was copied is to be what was compared.
+            if let (Some(content), Some(image)) = (&content, image)
+                && legacy.is_none()
+                && !content.is_still(image)
+            {
+                remove_file(&path).map_err(|source| failed("delete", &path, source))?;
+                let changed = std::io::Error::other("its image changed while it was copied");
+                return Err(failed("create", &path, changed).into());
+            }
+        }
+        if let Decision::Keep { grow: Some(size) } | Decision::Restore { grow: Some(size), .. } = decision {
+            let tried = directory.try_size(size.get());
+            tried.map_err(|source| failed("grow", directory.path(), source))?;
         }
         let legacy = legacy.map(Path::to_owned);
         Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, size, legacy })
@@ -118,9 +131,9 @@ impl VolumeStore {
         thoroughness: Thoroughness,
         given_up: &GivenUp,
     ) -> Result<Weighed, VolumeError> {
-        let StageRequest { disk, policy, image, size, .. } = *request;
+        let StageRequest { disk, policy, image, size, legacy } = *request;
         let directory = self.volume(vm, disk);
-        let (record, sizes) = self.look(vm, &directory)?;
+        let (record, sizes) = self.look(vm, disk, &directory)?;
         let inspect = |source| failed("read the image of", directory.path(), source);
         let image_size = image.map(|image| image.metadata().map(|metadata| metadata.len())).transpose();
         let image_size = image_size.map_err(inspect)?.unwrap_or_default();
@@ -146,8 +159,17 @@ impl VolumeStore {
         };
         let digest = content.as_ref().map(|content| content.digest.clone());
         let wish = VolumeWish { policy, image: digest, size };
-        let decision = decide(record.as_ref(), &sizes, &wish)
-            .map_err(|source| VolumeError::Problem { path: directory.path().to_owned(), source })?;
+        let problem = |source| VolumeError::Problem {
+            vm: vm.clone(),
+            disk: disk.to_owned(),
+            path: directory.path().to_owned(),
+            source,
+        };
+        let is_taken_over = legacy.is_some_and(Path::is_file);
+        if is_new && policy != VolumePolicy::Ephemeral && !is_taken_over && self.is_known(vm, disk) {
+            return Err(problem(VolumeProblem::Missing));
+        }
+        let decision = decide(record.as_ref(), &sizes, &wish).map_err(problem)?;
         Ok(Weighed { decision: Some(decision), content, size, is_new })
     }
 
@@ -163,6 +185,7 @@ impl VolumeStore {
     fn look(
         &self,
         vm: &VmId,
+        disk: &str,
         directory: &VolumeDirectory,
     ) -> Result<(Option<VolumeRecord>, BTreeMap<u64, u64>), VolumeError> {
         let lock = self.lock(vm);
@@ -170,12 +193,13 @@ impl VolumeStore {
         let record = self.load(directory)?;
         if let Some(record) = &record {
             // A crash may have come between the record and the file's name.
-            let adopted = directory.adopt(record.current);
-            adopted.map_err(|source| failed("name", &directory.content(record.current), source))?;
+            let number = record.current.unwrap_or_default();
+            directory.adopt(number).map_err(|source| failed("name", &directory.content(number), source))?;
         }
         let sizes = directory.sizes().map_err(|source| failed("list", directory.path(), source))?;
         if record.is_none() && !sizes.is_empty() {
-            return Err(VolumeError::NoRecord { path: directory.path().to_owned() });
+            let path = directory.path().to_owned();
+            return Err(VolumeError::NoRecord { vm: vm.clone(), disk: disk.to_owned(), path });
         }
         Ok((record, sizes))
     }

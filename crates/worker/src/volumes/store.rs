@@ -10,7 +10,7 @@ use std::time::Duration;
 use vm_model::{Bytes, Timestamp, VmId, VolumePolicy};
 
 use super::copy::failed;
-use super::decide::Decision;
+use super::decide::{Decision, check};
 use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
 use super::record::{Content, Unused, VolumeRecord};
@@ -39,14 +39,17 @@ pub(crate) struct Committed {
 #[derive(Debug)]
 pub(crate) struct VolumeStore {
     root: PathBuf,
+    /// Where the VMs' own directories are.
+    pub(super) vms: PathBuf,
     writer: RecordWriter,
     /// One lock a VM protects the records of its volumes. Held for a change of them, never while an image is read.
     locks: Mutex<BTreeMap<VmId, Arc<Mutex<()>>>>,
 }
 
 impl VolumeStore {
-    /// The store in `state_dir`, whose records `writer` writes. Deletions that were cut short are finished.
-    pub(crate) fn open(state_dir: &Path, writer: RecordWriter) -> Result<Self, VolumeError> {
+    /// The store in `state_dir` for the VMs whose directories are in `vms`; `writer` writes its records. Deletions that were
+    /// cut short are finished.
+    pub(crate) fn open(state_dir: &Path, vms: &Path, writer: RecordWriter) -> Result<Self, VolumeError> {
         let root = state_dir.join("volumes");
         make_private(&root).map_err(|source| failed("create", &root, source))?;
         let list = |source| failed("list", &root, source);
@@ -56,7 +59,9 @@ impl VolumeStore {
                 remove_all(&entry.path()).map_err(|source| failed("delete", &entry.path(), source))?;
             }
         }
-        Ok(Self { root, writer, locks: Mutex::default() })
+        let store = Self { root, vms: vms.to_owned(), writer, locks: Mutex::default() };
+        store.sweep()?;
+        Ok(store)
     }
 
     /// Switches a disk over to what was staged for it and opens it. No machine of `vm` may run.
@@ -69,12 +74,14 @@ impl VolumeStore {
         let mut record = before.clone().unwrap_or_else(|| VolumeRecord {
             policy,
             next: 0,
-            current: 0,
+            current: None,
             contents: BTreeMap::new(),
             unused: None,
         });
+        let path = directory.path().to_owned();
+        let changed = || VolumeError::Changed { path: path.clone() };
         let (number, grow) = match decision {
-            Decision::Keep { grow } => (record.current, grow),
+            Decision::Keep { grow } => (record.current.ok_or_else(changed)?, grow),
             Decision::Restore { number, grow } => (number, grow),
             Decision::Seed { number } => (number, None),
         };
@@ -85,17 +92,23 @@ impl VolumeStore {
             let found = path.symlink_metadata().map_err(|source| failed("use", &path, source))?;
             let size = if legacy.is_some() { Bytes::new(found.len()) } else { size };
             let created = Timestamp::now();
-            let content = Content { size, growing_from: None, created, image, used: false, until: None };
+            let content =
+                Content { size, growing_from: None, created, image, used: false, policy, until: None };
             record.contents.insert(number, content);
-        } else if let (Some(image), Some(content)) = (image, record.contents.get_mut(&number)) {
+        } else {
+            // It may have been deleted since it was made ready, for its time or for want of space.
+            let found = directory.sizes().map_err(|source| failed("list", directory.path(), source))?;
+            let content = record.contents.get_mut(&number).ok_or_else(changed)?;
+            check(content, found.get(&number).copied()).map_err(|_| changed())?;
             // The same content in another file: that one need not be read again either.
-            content.image = Some(image);
+            content.image = image.or_else(|| content.image.take());
         }
         record.policy = policy;
-        record.current = number;
+        record.current = Some(number);
         record.unused = None;
         if let Some(content) = record.contents.get_mut(&number) {
             content.used = true;
+            content.policy = policy;
             content.until = None;
             if let Some(size) = grow {
                 content.growing_from = content.growing_from.or(Some(content.size));
@@ -103,23 +116,61 @@ impl VolumeStore {
             }
         }
         directory.save(&record)?;
-        directory.adopt(number).map_err(|source| failed("name", &directory.content(number), source))?;
+        let opened = self.open_committed(vm, &disk, &directory, &mut record, grow).inspect_err(|_| {
+            // Nothing has been written to it: all is as it was before.
+            if let Some(before) = &before {
+                let _ = directory.save(before);
+            }
+        })?;
         if let Some(legacy) = &legacy {
             remove_file(legacy).map_err(|source| failed("take over", legacy, source))?;
-        }
-        let opened =
-            directory.open(number).map_err(|source| failed("open", &directory.content(number), source))?;
-        if let Some(size) = grow {
-            let grown = opened.set_len(size.get()).and_then(|()| opened.sync_all());
-            grown.map_err(|source| failed("grow", &directory.content(number), source))?;
-            if let Some(content) = record.contents.get_mut(&number) {
-                content.growing_from = None;
-            }
-            directory.save(&record)?;
         }
         // What was taken over holds data, whatever becomes of this start.
         let made = (is_new && legacy.is_none()).then_some(number);
         Ok(Committed { disk, path: directory.content(number), file: Some(opened), before, made })
+    }
+
+    /// Gives the content that `record` is switched over to its name, opens it, and grows it where that is to be.
+    fn open_committed(
+        &self,
+        vm: &VmId,
+        disk: &str,
+        directory: &VolumeDirectory,
+        record: &mut VolumeRecord,
+        grow: Option<Bytes>,
+    ) -> Result<File, VolumeError> {
+        let number = record.current.unwrap_or_default();
+        let path = directory.content(number);
+        directory.adopt(number).map_err(|source| failed("name", &path, source))?;
+        match record.policy {
+            VolumePolicy::FromImage | VolumePolicy::Persistent => self.know(vm, disk)?,
+            VolumePolicy::Ephemeral => self.unknow(vm, disk)?,
+        }
+        let opened = directory.open(number).map_err(|source| failed("open", &path, source))?;
+        if let Some(size) = grow {
+            let grown = opened.set_len(size.get()).and_then(|()| opened.sync_all());
+            grown.map_err(|source| failed("grow", &path, source))?;
+            if let Some(content) = record.contents.get_mut(&number) {
+                content.growing_from = None;
+            }
+            directory.save(record)?;
+        }
+        Ok(opened)
+    }
+
+    /// Deletes what starts and deletions that were cut short have left. Nothing is staged yet.
+    fn sweep(&self) -> Result<(), VolumeError> {
+        for vm in self.vms()? {
+            for disk in self.disks_of(&vm)? {
+                let directory = self.volume(&vm, &disk);
+                // What has no record that can be read is left alone.
+                if let Ok(record) = directory.load() {
+                    let swept = directory.sweep(record.as_ref());
+                    swept.map_err(|source| failed("clean", directory.path(), source))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes back a switch: the machine did not start, and no guest has written anything.
@@ -131,10 +182,7 @@ impl VolumeStore {
         if let Some(number) = committed.made {
             match &committed.before {
                 Some(before) => directory.save(before)?,
-                None => {
-                    let path = directory.path();
-                    return remove_all(path).map_err(|source| failed("delete", path, source).into());
-                }
+                None => return self.remove(vm, &committed.disk),
             }
             let path = directory.content(number);
             directory.delete(number).map_err(|source| failed("delete", &path, source))?;
@@ -153,33 +201,41 @@ impl VolumeStore {
         let until = Timestamp::now().after(grace);
         let lock = self.lock(vm);
         let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first_problem = None;
         for disk in self.disks_of(vm)? {
-            let directory = self.volume(vm, &disk);
-            let Some(mut record) = self.load(&directory)? else { continue };
-            let before = record.clone();
-            if !disks.contains(&disk.as_str()) && record.unused.is_none() {
-                let is_kept = record.policy == VolumePolicy::Persistent;
-                record.unused = Some(Unused { until: (!is_kept).then_some(until) });
+            // One that cannot be read keeps no other from being put in order.
+            if let Err(problem) = self.settle_one(vm, &disk, disks.contains(&disk.as_str()), until) {
+                first_problem = first_problem.or(Some(problem));
             }
-            let current = record.current;
-            for (_, content) in record.contents.iter_mut().filter(|(number, _)| **number != current) {
-                content.until = content.until.or(Some(until));
-            }
-            let is_ephemeral = record.policy == VolumePolicy::Ephemeral;
-            let given_up: Vec<u64> = record
-                .contents
-                .iter()
-                .filter(|(number, content)| **number != current && (is_ephemeral || !content.used))
-                .map(|(number, _)| *number)
-                .collect();
-            given_up.iter().for_each(|number| drop(record.contents.remove(number)));
-            if record != before {
-                directory.save(&record)?;
-            }
-            for number in given_up {
-                let path = directory.content(number);
-                directory.delete(number).map_err(|source| failed("delete", &path, source))?;
-            }
+        }
+        first_problem.map_or(Ok(()), Err)
+    }
+
+    fn settle_one(&self, vm: &VmId, disk: &str, is_used: bool, until: Timestamp) -> Result<(), VolumeError> {
+        let directory = self.volume(vm, disk);
+        let Some(mut record) = self.load(&directory)? else { return Ok(()) };
+        let before = record.clone();
+        if !is_used && record.unused.is_none() {
+            let is_kept = record.policy == VolumePolicy::Persistent;
+            record.unused = Some(Unused { until: (!is_kept).then_some(until) });
+        }
+        let current = record.current;
+        for (_, content) in record.contents.iter_mut().filter(|(number, _)| Some(**number) != current) {
+            content.until = content.until.or(Some(until));
+        }
+        let given_up: Vec<u64> = record
+            .contents
+            .iter()
+            .filter(|(number, content)| Some(**number) != current && !content.holds_data())
+            .map(|(number, _)| *number)
+            .collect();
+        given_up.iter().for_each(|number| drop(record.contents.remove(number)));
+        if record != before {
+            directory.save(&record)?;
+        }
+        for number in given_up {
+            let path = directory.content(number);
+            directory.delete(number).map_err(|source| failed("delete", &path, source))?;
         }
         Ok(())
     }
@@ -187,15 +243,23 @@ impl VolumeStore {
     /// Whether `vm` has a volume that may hold what a guest wrote.
     pub(crate) fn holds_data(&self, vm: &VmId) -> Result<bool, VolumeError> {
         for disk in self.disks_of(vm)? {
-            // What cannot be read may hold anything.
-            let record = self.volume(vm, &disk).load();
-            if record.map_or(true, |record| {
-                record.is_some_and(|record| record.policy != VolumePolicy::Ephemeral && record.is_used())
-            }) {
+            let directory = self.volume(vm, &disk);
+            let holds_data = match directory.load() {
+                Ok(Some(record)) => record.holds_data(),
+                Ok(None) => {
+                    let sizes =
+                        directory.sizes().map_err(|source| failed("list", directory.path(), source))?;
+                    !sizes.is_empty()
+                }
+                // What cannot be read may hold anything.
+                Err(_) => true,
+            };
+            if holds_data {
                 return Ok(true);
             }
         }
-        Ok(false)
+        // A worker before volumes kept disks beside the record.
+        Ok(self.vms.join(vm.as_str()).join("disk0.img").exists())
     }
 
     /// Deletes every volume of `vm`. They go at once, by a renaming, and their files one by one; what is left of them by a
@@ -215,9 +279,37 @@ impl VolumeStore {
         Ok(remove_all(&removed).map_err(delete)?)
     }
 
+    /// Deletes one volume. Its lock is held by who calls.
+    pub(super) fn remove(&self, vm: &VmId, disk: &str) -> Result<(), VolumeError> {
+        let path = self.volume(vm, disk).path().to_owned();
+        let removed = self.root.join(format!("{REMOVED}{vm}.{disk}"));
+        let delete = |source| failed("delete", &path, source);
+        self.unknow(vm, disk)?;
+        remove_all(&removed).map_err(delete)?;
+        match fs::rename(&path, &removed) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => Ok(renamed.and_then(|()| remove_all(&removed)).map_err(delete)?),
+        }
+    }
+
+    /// Moves a volume to where nothing looks for it; answers where that is. Its lock is held by who calls.
+    pub(super) fn move_aside(&self, vm: &VmId, disk: &str) -> Result<PathBuf, VolumeError> {
+        let path = self.volume(vm, disk).path().to_owned();
+        let free = (1_u64..).map(|number| self.root.join(format!(".kept.{vm}.{disk}.{number}")));
+        let aside = free.into_iter().find(|aside| !aside.exists()).unwrap_or_default();
+        let moved = fs::rename(&path, &aside).and_then(|()| File::open(&self.root)?.sync_all());
+        moved.map_err(|source| failed("move", &path, source))?;
+        Ok(aside)
+    }
+
     /// The directory of one volume.
     pub(super) fn volume(&self, vm: &VmId, disk: &str) -> VolumeDirectory {
         VolumeDirectory::new(self.root.join(vm.as_str()).join(disk), self.writer.clone())
+    }
+
+    /// Where all volumes lie.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The names of `vm`'s disks that have a volume.
