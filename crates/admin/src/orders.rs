@@ -2,7 +2,7 @@
 //! changed.
 
 use serde::{Deserialize, Serialize};
-use vm_model::{Generation, HeldSet, RemovedVm, VmId, VolumeInfo};
+use vm_model::{Generation, HeldSet, RefusedEntry, RemovedVm, VmId, VolumeInfo};
 
 /// What a desired state would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,12 @@ pub struct PlanView {
     /// There where the state would wait for an administrator's word.
     #[serde(default)]
     pub held: Option<HeldSet>,
+    /// Entries that cannot be used. Their VMs stay as they are.
+    #[serde(default)]
+    pub refused_entries: Vec<RefusedEntry>,
+    /// What is known already of VMs that would be created: why one would not start, that one comes back.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// One action of a plan, or what became of it.

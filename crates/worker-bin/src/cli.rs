@@ -121,7 +121,7 @@ pub(crate) enum ClientVerb {
         /// content in use, so that it is made anew
         #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "VM[/DISK]")]
         what: Option<GcTarget>,
-        /// All of them
+        /// Everything that would be deleted by itself later
         #[arg(long)]
         all: bool,
         /// Print JSON

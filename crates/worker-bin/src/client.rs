@@ -10,11 +10,11 @@ mod table;
 mod volumes;
 
 use std::fs;
-use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Read, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 
 use admin::{AdminClient, ClientError, DeletionRequest, SOCKET_NAME, StatusView, VmView};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tokio::runtime::Builder;
 use vm_model::Timestamp;
@@ -25,6 +25,9 @@ use self::natural_order::natural_order;
 use self::notes::{notes, notes_of, status_lines};
 use crate::cli::{ClientVerb, GcTarget};
 use crate::settings::runtime_dir;
+
+/// The worker takes at most so many bytes of a desired state by its socket.
+const MAX_STATE: u64 = 1 << 20;
 
 /// Carries out `verb`.
 pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Result<()> {
@@ -85,7 +88,17 @@ async fn desired_state(client: &AdminClient, file: Option<&Path>) -> Result<Stri
             followed.context("the worker follows no assignments file: name one by --assignments")?.path
         }
     };
-    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    let failed = || format!("cannot read {}", path.display());
+    if !fs::metadata(&path).with_context(failed)?.is_file() {
+        bail!("{}: it is no regular file", failed());
+    }
+    let mut text = String::new();
+    let opened = fs::File::open(&path).with_context(failed)?;
+    opened.take(MAX_STATE + 1).read_to_string(&mut text).with_context(failed)?;
+    if text.len() as u64 > MAX_STATE {
+        bail!("{}: it has more than {MAX_STATE} bytes, which the worker would not take", failed());
+    }
+    Ok(text)
 }
 
 fn deletion(what: Option<&GcTarget>) -> DeletionRequest {

@@ -16,15 +16,16 @@ use crate::orders::{
 /// What the desired state in the body would change. Nothing is done.
 pub(super) async fn plan(State(answers): State<Answers>, body: String) -> Result<Json<PlanView>, Refusal> {
     let desired = AssignmentSet::parse(&body).map_err(|problem| bad_request(&problem))?;
+    let refused_entries = desired.refused.clone();
     let (answer, plan) = oneshot::channel();
     let preview = ask(&answers, NodeMessage::Plan { desired, answer }, plan).await?;
-    let Preview { held, actions } = preview.map_err(|refusal| conflict(&refusal))?;
+    let Preview { held, actions, notes } = preview.map_err(|refusal| conflict(&refusal))?;
     let actions = actions.iter().map(|action| ActionView {
         vm: action.vm().clone(),
         action: action.to_string(),
         problem: None,
     });
-    Ok(Json(PlanView { actions: actions.collect(), held }))
+    Ok(Json(PlanView { actions: actions.collect(), held, refused_entries, notes }))
 }
 
 /// Applies the desired state that is held.

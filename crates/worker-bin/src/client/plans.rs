@@ -2,6 +2,7 @@
 
 use admin::{ActionView, PlanView};
 
+use super::notes::lines;
 use crate::printable::printable;
 
 /// What a desired state would change.
@@ -11,6 +12,11 @@ pub(super) fn plan(plan: &PlanView) -> String {
         None => String::new(),
     };
     text.push_str(&actions(&plan.actions));
+    let refused = plan.refused_entries.iter().map(|entry| {
+        format!("the entry of {} cannot be used, and its VM stays as it is: {}", entry.id, entry.problem)
+    });
+    let notes: Vec<String> = refused.chain(plan.notes.iter().cloned()).collect();
+    text.push_str(&lines(&notes));
     text
 }
 
@@ -28,7 +34,7 @@ pub(super) fn actions(actions: &[ActionView]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Generation, HeldSet, Timestamp, VmId};
+    use vm_model::{Generation, HeldSet, RefusedEntry, Timestamp, VmId};
 
     use super::*;
 
@@ -41,8 +47,19 @@ mod tests {
             removals: 1,
             reason: "say the word".into(),
         };
-        let text = plan(&PlanView { actions: vec![action], held: Some(held) });
-        assert_eq!(text, "held: say the word\nif it is allowed:\nremove a\n");
-        assert_eq!(plan(&PlanView { actions: vec![], held: None }), "nothing to change\n");
+        let entry = RefusedEntry { id: VmId::new("b"), problem: "no hash".into() };
+        let view = PlanView {
+            actions: vec![action],
+            held: Some(held),
+            refused_entries: vec![entry],
+            notes: vec!["c comes back".into()],
+        };
+        assert_eq!(
+            plan(&view),
+            "held: say the word\nif it is allowed:\nremove a\n\
+             note: the entry of b cannot be used, and its VM stays as it is: no hash\nnote: c comes back\n"
+        );
+        let nothing = PlanView { actions: vec![], held: None, refused_entries: vec![], notes: vec![] };
+        assert_eq!(plan(&nothing), "nothing to change\n");
     }
 }

@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_empty_state_that_takes_vms_away_is_held() {
+    fn only_a_state_that_takes_every_vm_away_is_held() {
         let now = Timestamp::from_millis(0);
         let empty = AssignmentSet::default();
         assert_eq!(hold(&empty, 3, now).expect("held").removals, 3);

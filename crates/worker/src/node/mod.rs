@@ -89,6 +89,8 @@ pub struct Preview {
     pub held: Option<HeldSet>,
     /// All actions, in order.
     pub actions: Vec<Action>,
+    /// What is known already of VMs that would be created: why one would not start, that one comes back with its data.
+    pub notes: Vec<String>,
 }
 
 /// This host as a member of a fleet.

@@ -112,7 +112,27 @@ impl Reconciler {
         let admitted = admit(self.in_force.as_ref(), offered)?;
         let (observed, described) = self.look(&admitted, Thoroughness::CompareImages).await;
         let held = hold(&admitted, observed.len(), Timestamp::now());
-        Ok(Preview { held, actions: self.plan(&admitted, &observed, &described) })
+        let actions = self.plan(&admitted, &observed, &described);
+        let notes = self.notes(&actions).await;
+        Ok(Preview { held, actions, notes })
+    }
+
+    /// What is known already of VMs that `actions` create.
+    async fn notes(&self, actions: &[Action]) -> Vec<String> {
+        let created = actions.iter().filter_map(|action| match action {
+            Action::Create(assignment) => Some(assignment.clone()),
+            Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
+        });
+        let created: Vec<_> = created.collect();
+        let removed = self.vm_manager.list_removed_vms();
+        let back =
+            removed.iter().map(|vm| &vm.assignment.id).filter(|id| created.iter().any(|vm| vm.id == **id));
+        let back = back.map(|id| format!("{id} was removed and comes back with its volumes"));
+        let described = self.vm_manager.describe(created.clone(), Thoroughness::Quick).await;
+        let failing = described.into_iter().filter_map(|(id, described)| {
+            described.err().map(|problem| format!("{id} would not start: {problem}"))
+        });
+        back.chain(failing).collect()
     }
 
     /// What there is, and what changed definitions would make of it.

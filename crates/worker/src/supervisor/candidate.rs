@@ -36,8 +36,12 @@ pub(super) struct Progress {
 #[derive(Debug)]
 enum ProgressState {
     Staging(Staging),
+    /// What became of it was handed on and is about to be noted.
+    Told,
     Ready(Box<StagedMachine>),
-    Refused { retry: Option<Instant> },
+    Refused {
+        retry: Option<Instant>,
+    },
 }
 
 /// A machine that is being made ready, on a task of its own.
@@ -85,13 +89,17 @@ impl Progress {
     /// Returns when the machine is ready or refused. Cancel-safe; never returns where nothing is being made ready.
     pub(super) async fn staged(progress: &mut Option<Self>) -> Result<StagedMachine, FailureReason> {
         match progress {
-            Some(Self { state: ProgressState::Staging(staging), .. }) => {
+            Some(Self { state: state @ ProgressState::Staging(_), .. }) => {
+                let ProgressState::Staging(staging) = state else { return std::future::pending().await };
                 let outcome = (&mut staging.task).await;
+                *state = ProgressState::Told;
                 outcome.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost)))
             }
-            Some(Self { state: ProgressState::Ready(_) | ProgressState::Refused { .. }, .. }) | None => {
-                std::future::pending().await
-            }
+            Some(Self {
+                state: ProgressState::Told | ProgressState::Ready(_) | ProgressState::Refused { .. },
+                ..
+            })
+            | None => std::future::pending().await,
         }
     }
 
@@ -103,7 +111,7 @@ impl Progress {
                 (&mut staging.task).await.ok().and_then(Result::ok)
             }
             ProgressState::Ready(staged) => Some(*staged),
-            ProgressState::Refused { .. } => None,
+            ProgressState::Told | ProgressState::Refused { .. } => None,
         };
         if let Some(staged) = staged {
             discard(context, staged).await;
@@ -124,6 +132,7 @@ impl Task {
     pub(super) fn candidate(&self, target: &Target) -> Candidate {
         match &self.progress {
             Some(progress) if progress.definition == target.stamp.definition => match progress.state {
+                ProgressState::Told => Candidate::Unknown,
                 ProgressState::Staging(_) => Candidate::Pending,
                 ProgressState::Ready(_) => Candidate::Ready,
                 ProgressState::Refused { retry } => Candidate::Refused { retry },

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
-use vm_model::{Bytes, FailureKind, VolumeKeep, VolumePolicy};
+use vm_model::{Bytes, DesiredState, FailureKind, VolumeKeep, VolumePolicy};
 use worker::vms::{KeptSelection, VmId, VmInfo, VmManager, VmManagerConfig, VmStatus, VolumeInfo};
 
+use crate::told::{Told, assigned};
 use crate::workbench::{Artifact, Workbench, await_console, await_vm, create, isolated, mount_small, until};
 
 /// An artifact whose guest counts its boots on the disk `data`.
@@ -130,7 +131,8 @@ fn a_volume_that_is_not_as_it_was_left_fails_its_vm_and_is_not_remade() {
         assert!(file.exists(), "one that can be used is not deleted");
 
         fs::remove_file(&file).expect("removed");
-        delete(&manager, KeptSelection::Volume(vm(), "data".into()));
+        let done = delete(&manager, KeptSelection::Volume(vm(), "data".into()));
+        assert!(done[0].contains("set aside"), "{done:?}");
         manager.start_vm(&vm()).expect("made anew by word");
         await_life(&manager, 0);
         manager.shutdown().expect("ends");
@@ -280,5 +282,163 @@ fn a_guest_that_never_ran_leaves_no_volume() {
         manager.remove_vm(&vm()).expect("goes");
         assert_eq!(manager.list_removed_vms(), []);
         manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_volume_that_is_gone_with_its_directory_is_not_remade() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.stop_vm(&vm()).expect("stops");
+        let (all, away) = (bench.path().join("state/volumes"), bench.path().join("away"));
+        let refused = |what: &str| {
+            manager.start_vm(&vm()).expect_err(what);
+            let (kind, message) = reason(&manager.get_vm(&vm()).expect("there"));
+            assert!(kind == FailureKind::Disk && message.contains("is missing"), "{what}: {message}");
+        };
+        // As when their file system is not mounted, and when a directory was deleted.
+        for gone in [all.clone(), all.join("vm"), all.join("vm/data")] {
+            fs::rename(&gone, &away).expect("moved");
+            refused("without it");
+            let _ = fs::remove_dir_all(&gone);
+            fs::rename(&away, &gone).expect("moved back");
+        }
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 1);
+        manager.stop_vm(&vm()).expect("stops");
+        fs::remove_dir_all(all.join("vm")).expect("removed");
+        refused("for good");
+        let done = delete(&manager, KeptSelection::Volume(vm(), "data".into()));
+        assert_eq!(done, ["volume vm/data: the next start makes it anew"]);
+        manager.start_vm(&vm()).expect("by word");
+        await_life(&manager, 0);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn what_cannot_be_used_is_set_aside_by_word_and_kept() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.stop_vm(&vm()).expect("stops");
+        fs::File::options()
+            .write(true)
+            .open(volume_file(&bench, 0))
+            .expect("opened")
+            .set_len(1 << 20)
+            .expect("grown");
+        manager.start_vm(&vm()).expect_err("it is longer than it was left");
+        let done = delete(&manager, KeptSelection::Volume(vm(), "data".into()));
+        assert!(done.len() == 1 && done[0].contains("content 0: set aside"), "{done:?}");
+        assert!(volume_file(&bench, 0).exists(), "nothing is deleted");
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 0);
+        assert!(volumes(&manager).iter().any(|volume| {
+            volume.number == 0 && matches!(volume.keep, VolumeKeep::Replaced { until: Some(_) })
+        }));
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_disk_that_becomes_ephemeral_keeps_its_old_content_for_a_while() {
+    isolated(|bench| {
+        let disk = json!([{ "path": "disk.img", "id": "data" }]);
+        let kept = counting(&bench, "kept", disk.clone(), json!([]));
+        let fresh = counting(&bench, "fresh", disk, json!([{ "id": "data", "persistence": "ephemeral" }]));
+        let manager = bench.manager();
+        create(&manager, &vm(), &kept).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &fresh).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &kept).expect("runs");
+        await_life(&manager, 1);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_content_that_was_deleted_since_it_was_made_ready_is_not_replaced_by_a_new_one() {
+    isolated(|bench| {
+        let (one, two) = (image_disk(&bench, "one"), image_disk(&bench, "two"));
+        let mut image = vec![0; 64 << 10];
+        image[4096] = 9;
+        fs::write(two.path.join("disk.img"), image).expect("written");
+        let two = bench.hashed(two.path);
+        let manager = bench.manager();
+        create(&manager, &vm(), &one).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &two).expect("runs");
+        await_life(&manager, 0);
+        manager.stop_vm(&vm()).expect("stops");
+        // The record speaks of a content that is not there any more, as after a deletion that came in between.
+        let record = bench.path().join("state/volumes/vm/data/volume.json");
+        let text = fs::read_to_string(&record).expect("read");
+        fs::write(&record, text.replace("\"current\": 1", "\"current\": 7")).expect("written");
+        manager.start_vm(&vm()).expect_err("refused");
+        assert_eq!(reason(&manager.get_vm(&vm()).expect("there")).0, FailureKind::Disk);
+        fs::write(&record, text).expect("written");
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 1);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn what_a_killed_worker_left_half_made_is_swept_away() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.shutdown().expect("ends");
+        drop(manager);
+        let directory = bench.path().join("state/volumes/vm/data");
+        let (staged, orphan) = (directory.join("1.staged"), directory.join("5.img"));
+        fs::write(&staged, "half").expect("written");
+        fs::write(&orphan, "its deletion was cut short").expect("written");
+        let manager = bench.manager();
+        assert!(!staged.exists() && !orphan.exists());
+        manager.start_vm(&vm()).expect("runs");
+        await_life(&manager, 1);
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_size_that_cannot_be_had_is_refused_while_the_vm_runs() {
+    isolated(|bench| {
+        let disk = json!([{ "path": "disk.img", "id": "data" }]);
+        let artifact = counting(&bench, "image", disk, json!([]));
+        let node = Told::start(bench.manager());
+        let wanted = assigned("vm", &artifact, DesiredState::Running);
+        node.tell(None, vec![wanted.clone()]).expect("taken");
+        await_life(&node.manager, 0);
+        // As much as is accepted; no ordinary file system has such files.
+        let mut huge = wanted.clone();
+        huge.procurator =
+            json!({ "disks": [{ "id": "data", "size": 1_u64 << 46 }] }).as_object().expect("one").clone();
+        node.tell(None, vec![huge]).expect("taken");
+        let info = await_vm(&node.manager, &vm(), "decided", |info| {
+            info.wanted.as_ref().is_none_or(|change| change.refusal.is_some()) && info.generation.get() == 2
+        });
+        if let Some(refusal) = info.wanted.and_then(|change| change.refusal) {
+            assert!(refusal.message.contains("cannot grow"), "{refusal}");
+            assert_eq!((info.status, info.starts), (VmStatus::Running, 1));
+        }
+        node.tell(None, vec![wanted]).expect("taken");
+        await_vm(&node.manager, &vm(), "running", |info| {
+            info.status == VmStatus::Running && info.wanted.is_none()
+        });
+        node.end().shutdown().expect("ends");
     });
 }
