@@ -21,7 +21,8 @@ struct Running {
 impl Running {
     fn start(file: &Path) -> Self {
         let (requests, requested) = watch::channel(Some(AssignmentsFile::at(file).expect("a file's name")));
-        let (sender, messages) = mpsc::channel(1);
+        // What is not received keeps nobody waiting here.
+        let (sender, messages) = mpsc::channel(64);
         let (states, state) = watch::channel(SourceState::default());
         let task = tokio::spawn(Source::new(requested, sender, states).run());
         Self { requests, messages, state, task }

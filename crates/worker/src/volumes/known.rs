@@ -1,7 +1,7 @@
 //! Which volumes a VM is known to have, noted beside the VM's record: a volume that is gone, with its directory or with the
 //! file system that it lies on, is told from one that never was.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
@@ -37,7 +37,10 @@ impl VolumeStore {
     /// The volume of `disk` need not be there any more.
     pub(super) fn unknow(&self, vm: &VmId, disk: &str) -> Result<(), DiskError> {
         let note = self.note(vm, disk);
-        remove_file(&note).map_err(|source| failed("forget", &note, source))
+        remove_file(&note).map_err(|source| failed("forget", &note, source))?;
+        // It goes with its last note: while there are others, that is refused.
+        let _ = fs::remove_dir(self.notes(vm));
+        Ok(())
     }
 
     fn notes(&self, vm: &VmId) -> PathBuf {
