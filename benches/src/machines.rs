@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use console_log::ConsoleFollower;
 use hypervisor::Hypervisor;
+use machine_host::{LaunchRequest, MachineHandle, StopPolicy};
 use tiny_guest::TinyGuest;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -15,8 +17,7 @@ use vm_model::{
     BootSpec, Bytes, CpuSpec, GuestServices, InitialState, MachineSpec, MemoryBacking, MemorySpec,
     ResetPolicy, SerialMode, VmId,
 };
-use vmm_host::console::ConsoleFollower;
-use vmm_host::{HostOptions, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
+use vmm_host::{HostOptions, VmmHost};
 
 /// What the guest says before it halts for ever: one byte that no program prints of itself.
 const FIRST_BYTE: u8 = 0x06;
@@ -91,7 +92,7 @@ impl Fleet {
         let request = self.request()?;
         let (machine, _) = create(&self.host, request).await?;
         tokio::time::sleep(SETTLING).await;
-        let mut console = machine.console_recorder().follow(1);
+        let mut console = machine.console_recorder().context("the machine is in another process")?.follow(1);
         let begun = Instant::now();
         machine.reset().await?;
         let took = first_byte(&mut console, begun).await?;
@@ -118,6 +119,9 @@ impl Fleet {
             },
             initial: InitialState::Running,
             resets: ResetPolicy::default(),
+            console_dir: None,
+            lock: None,
+            notes: String::new(),
         })
     }
 }
@@ -126,7 +130,7 @@ impl Fleet {
 async fn create(host: &VmmHost, request: LaunchRequest) -> Result<(MachineHandle, Duration)> {
     let begun = Instant::now();
     let machine = host.launch(request).await?;
-    let mut console = machine.console_recorder().follow(0);
+    let mut console = machine.console_recorder().context("the machine is in another process")?.follow(0);
     let took = first_byte(&mut console, begun).await?;
     Ok((machine, took))
 }

@@ -11,11 +11,12 @@ use anyhow::{Context, Result};
 use host_network::{Egress, HostNetwork, LinkName, NetworkConfig, NicAttachment, Teardown};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
+use machine_host::{LaunchRequest, MachineHandle};
 use vm_model::{
     BootSpec, Bytes, CpuSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, GuestServices, InitialState,
     MacAddress, MachineSpec, MemoryBacking, MemorySpec, NicOptions, NicSpec, ResetPolicy, SerialMode, VmId,
 };
-use vmm_host::{HostOptions, LaunchRequest, MachineHandle, VmmHost};
+use vmm_host::{HostOptions, VmmHost};
 
 use crate::workload::{GUEST, HOST, Workload};
 
@@ -52,7 +53,7 @@ pub(crate) fn run(files: [&Path; 3], backing: MemoryBacking, cmdline: &str) -> R
 }
 
 async fn show_console(machine: &MachineHandle) -> Result<()> {
-    let mut console = machine.console_recorder().follow(0);
+    let mut console = machine.console_recorder().context("the machine is in another process")?.follow(0);
     let mut output = std::io::stdout().lock();
     while let Some(chunk) = console.next().await {
         output.write_all(&chunk.bytes).and_then(|()| output.flush()).context("cannot show the console")?;
@@ -125,7 +126,15 @@ fn request(
         services: GuestServices::default(),
     };
     let (initial, resets) = (InitialState::Running, ResetPolicy::EndsMachine);
-    LaunchRequest { id: VmId::new("stock"), spec, initial, resets }
+    LaunchRequest {
+        id: VmId::new("stock"),
+        spec,
+        initial,
+        resets,
+        console_dir: None,
+        lock: None,
+        notes: String::new(),
+    }
 }
 
 fn disk_spec(path: &Path) -> Result<DiskSpec<OwnedFd>> {

@@ -3,13 +3,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use machine_host::CountersSource;
 use vm_model::{Bytes, MachineCounters};
-
-/// Reads one machine's counters, from any thread, without a trip through the machine's event loop.
-pub trait CountersSource: Send + Sync {
-    /// The counters now. All zero before the machine was built, the last reading after it ended.
-    fn read(&self) -> MachineCounters;
-}
 
 /// The counters of a machine in this process.
 #[derive(Default)]

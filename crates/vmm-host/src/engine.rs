@@ -12,13 +12,14 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use console_log::ConsoleWriter;
+use machine_host::{CountersSource, LaunchFailure};
 use vm_model::{
     Bytes, DiskTrouble, FailureKind, GuestPanic, InitialState, LinkState, MachineExit, MachineSpec, VcpuDump,
+    error_chain,
 };
 
-use crate::console::ConsoleWriter;
-use crate::counters::CountersSource;
-use crate::error::{Cause, LaunchFailure};
+use crate::error::Cause;
 
 pub(crate) use kvm::KvmEngine;
 
@@ -49,7 +50,7 @@ pub(crate) struct BuildFailure {
 
 impl From<BuildFailure> for LaunchFailure {
     fn from(failure: BuildFailure) -> Self {
-        Self::Build { kind: failure.kind, source: failure.cause }
+        Self::Build { kind: failure.kind, reason: error_chain(failure.cause.as_ref()) }
     }
 }
 

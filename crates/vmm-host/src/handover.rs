@@ -1,5 +1,6 @@
 //! How an ended machine is handed over: from its own thread, as its last act, to the host's reaper.
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::sync::watch;
@@ -19,6 +20,8 @@ pub(crate) struct EndedMachine {
     pub(crate) id: VmId,
     /// What is left to be dropped; `None` if no machine was built.
     pub(crate) remains: Option<Box<dyn Remains>>,
+    /// Who runs the VM, given back when nothing of the machine can change a disk any more.
+    pub(crate) lock: Option<OwnedFd>,
     pub(crate) release: ReleaseSignal,
 }
 

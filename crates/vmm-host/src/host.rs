@@ -4,31 +4,33 @@ mod hosted_machines;
 mod reaper;
 mod watch_thread;
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use console_log::{ConsoleLimits, ConsoleRecorder};
 use hypervisor::Hypervisor;
+use machine_host::{
+    Adoption, BoxFuture, HandleParts, HostCounts, LaunchError, LaunchFailure, LaunchRequest, MachineHandle,
+    MachineHost, ShutdownReport,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
 
-use crate::console::{ConsoleLimits, ConsoleRecorder};
 use crate::containment::note_places_of_panics;
 use crate::counters::CountersCell;
 use crate::engine::{Engine, KvmEngine};
-use crate::error::{HostError, LaunchError, LaunchFailure};
-use crate::handle::{HandleParts, MachineHandle};
+use crate::error::HostError;
 use crate::handover::ToReaper;
 use crate::heartbeat::Heartbeat;
-use crate::launch::{LaunchOutcome, LaunchRequest};
+use crate::launch::LaunchOutcome;
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
 use hosted_machines::{Ending, HostRefusal, Hosted, HostedMachines, Vitals};
 use reaper::{REAPER_THREAD, start_reaper};
 use watch_thread::{WATCH_THREAD, WatchThread};
-
-pub use hosted_machines::HostCounts;
 
 /// How long a machine that could not be launched is waited for until nothing of it is left.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -63,15 +65,6 @@ impl Default for HostOptions {
             hung_after: Duration::from_secs(5),
         }
     }
-}
-
-/// How a shutdown went.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ShutdownReport {
-    /// Machines that were there and are released.
-    pub released: Vec<VmId>,
-    /// Machines that were not released in time. They were killed; their threads are stuck.
-    pub remaining: Vec<VmId>,
 }
 
 /// Hosts many machines in this process, each on threads of its own.
@@ -182,7 +175,7 @@ impl VmmHost {
         let vm = request.id.clone();
         let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
         let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
-            .map_err(|source| LaunchError::Mailbox { vm: vm.clone(), source })?;
+            .map_err(|error| no_host(&vm, format!("no eventfd for its commands: {error}")))?;
         let (console, console_writer) = ConsoleRecorder::new(self.options.console);
         let (status, status_seen) = watch::channel(MachineStatus::booting());
         let (health, health_seen) = watch::channel(ThreadHealth::default());
@@ -236,7 +229,7 @@ impl VmmHost {
         let admitted = self.machines.admit(&vm, || {
             let builder = thread::Builder::new().name(thread_name.clone());
             let thread = builder.spawn(move || machine_thread.run())?;
-            Ok(Hosted { thread: Some(thread), ..hosted })
+            Ok::<_, io::Error>(Hosted { thread: Some(thread), ..hosted })
         });
         admitted.map_err(|refusal| match refusal {
             HostRefusal::Closed => LaunchError::ShuttingDown { vm },
@@ -245,8 +238,46 @@ impl VmmHost {
                 LaunchError::Unsettled { vm, obstacle: obstacle.to_string(), waited }
             }
             HostRefusal::Full { limit } => LaunchError::Full { vm, limit },
-            HostRefusal::NotStarted(source) => LaunchError::Thread { vm, thread: thread_name, source },
+            HostRefusal::NotStarted(error) => {
+                no_host(&vm, format!("cannot start its thread {thread_name}: {error}"))
+            }
         })
+    }
+}
+
+fn no_host(vm: &VmId, problem: String) -> LaunchError {
+    LaunchError::Host { vm: vm.clone(), problem }
+}
+
+impl MachineHost for VmmHost {
+    fn launch(&self, request: LaunchRequest) -> BoxFuture<'_, Result<MachineHandle, LaunchError>> {
+        Box::pin(self.launch(request))
+    }
+
+    /// None: machines of this process ended with the process before it.
+    fn adopt(&self) -> BoxFuture<'_, Adoption> {
+        Box::pin(std::future::ready(Adoption::default()))
+    }
+
+    fn counts(&self) -> HostCounts {
+        self.counts()
+    }
+
+    fn kill_all(&self) {
+        self.kill_all();
+    }
+
+    fn shut_down(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        Box::pin(self.shut_down(deadline))
+    }
+
+    /// Ends them: they cannot go on without it.
+    fn leave(&self) {
+        self.kill_all();
+    }
+
+    fn machines_outlive_it(&self) -> bool {
+        false
     }
 }
 

@@ -11,17 +11,18 @@ mod standing_orders;
 use std::sync::Arc;
 use std::time::Instant;
 
+use console_log::ConsoleWriter;
+use machine_host::{LaunchFailure, LaunchRequest};
 use tokio::sync::watch;
 use vm_model::{MachineExit, MachinePhase, MachineStatus, VmId};
 
-use crate::console::ConsoleWriter;
 use crate::containment::contain;
 use crate::counters::CountersCell;
 use crate::engine::{Engine, Machine};
-use crate::error::LaunchFailure;
+use crate::error::exit_of;
 use crate::handover::{EndedMachine, ReleaseSignal, ToReaper};
 use crate::heartbeat::Heartbeat;
-use crate::launch::{LaunchRequest, LaunchSignal};
+use crate::launch::LaunchSignal;
 use crate::mailbox::Inbox;
 use driver::MachineDriver;
 use runner::{FirstMachine, MachineRunner};
@@ -53,7 +54,7 @@ impl MachineThread {
     /// Runs the thread to its end. Nothing that happens in here, panics included, reaches another machine.
     pub(crate) fn run(self) {
         let Self { request, engine, console, counters, reaper, release, .. } = self;
-        let LaunchRequest { id, spec, initial, resets } = request;
+        let LaunchRequest { id, spec, initial, resets, lock, console_dir: _, notes: _ } = request;
         let mut driver = MachineDriver {
             id: id.clone(),
             inbox: self.inbox,
@@ -86,7 +87,7 @@ impl MachineThread {
             tracing::error!(vm_id = %id, panic, "the last reading of the counters failed");
         }
         publish(&id, outcome, driver);
-        reaper.hand_over(EndedMachine { id, remains, release });
+        reaper.hand_over(EndedMachine { id, remains, lock, release });
     }
 }
 
@@ -95,7 +96,7 @@ impl MachineThread {
 fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: MachineDriver) {
     let exit = match &outcome {
         Ok(exit) => exit.clone(),
-        Err(failure) => failure.as_exit(),
+        Err(failure) => exit_of(failure),
     };
     tracing::info!(vm_id = %id, ?exit, "the machine has ended");
     driver.status.send_modify(|status| {

@@ -4,35 +4,15 @@
 //! A kill does not queue: it is a flag, seen before any command. It is also raised when the sending end
 //! is dropped, so that a machine ends whose last handle is gone.
 
-use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use machine_host::{CommandPort, PortClosed, ReplyFuture};
 use rustix::event::{EventfdFlags, eventfd};
-use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use vm_model::{Command, Reply};
-
-/// The answer to a command, once it comes.
-pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = Result<Reply, PortClosed>> + Send + 'a>>;
-
-/// Where commands to one machine go. In this process it is a channel to the machine's thread; a machine in
-/// another process is reached by implementing this over a connection.
-pub trait CommandPort: Send + Sync {
-    /// Sends `command` and waits for its reply, without a limit of its own: the caller bounds the wait.
-    ///
-    /// A call that is given up before the machine took it up is never carried out. [`Command::Kill`] is answered
-    /// at once and overtakes what waits. Dropping the last reference to the port kills the machine.
-    fn call(&self, command: Command) -> ReplyFuture<'_>;
-}
-
-/// The machine has ended, or its process is gone: commands are not taken any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the machine takes no commands any more")]
-pub struct PortClosed;
 
 /// A command and the channel for its reply.
 pub(crate) struct Envelope {

@@ -4,13 +4,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use machine_host::{LaunchRequest, MachineHandle, StopPolicy};
 use test_host::SmallFileSystem;
 use tiny_guest::TinyGuest;
 use vm_model::{
     DiskAccess, DiskFormat, DiskOptions, DiskSpec, DiskTrouble, MachineExit, MachinePhase, MachineStatus,
     StopMethod,
 };
-use vmm_host::{LaunchRequest, MachineHandle, StopPolicy};
 
 use support::{host, launch, request, within};
 

@@ -7,11 +7,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use machine_host::{LaunchError, LaunchRequest, MachineHandle, StopPolicy};
 use test_host::{FreezableFileSystem, isolated, without_io_uring};
 use tiny_guest::{CHURN_REQUESTS, TinyGuest};
 use tokio::time::sleep;
 use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, FailureKind, MachineExit};
-use vmm_host::{LaunchError, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
+use vmm_host::VmmHost;
 
 use support::{host, launch, request, within};
 

@@ -5,12 +5,13 @@ mod support;
 
 use std::time::Duration;
 
+use machine_host::{LaunchRequest, MachineHandle, StopPolicy};
 use tiny_guest::TinyGuest;
 use vm_model::{
     FailureKind, InitialState, MachineExit, MachinePhase, ResetPolicy, ResetSource, SerialMode, StopMethod,
     VcpuActivity, VcpuDump, VcpuReport,
 };
-use vmm_host::{LaunchRequest, MachineHandle, StopPolicy, VmmHost};
+use vmm_host::VmmHost;
 
 use support::{file_with, host, launch, request, within};
 
@@ -20,8 +21,11 @@ async fn a_guest_that_says_its_word_and_powers_off() {
     let machine = launch(&host, request("hello", &TinyGuest::hello("hello, host\n"))).await;
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
     within(machine.released()).await;
-    assert_eq!(machine.console().head, b"hello, host\n");
-    assert_eq!(machine.console_recorder().tail_lines_since(0, 5), ["hello, host"]);
+    assert_eq!(machine.console().snapshot().head, b"hello, host\n");
+    assert_eq!(
+        machine.console_recorder().expect("it is in this process").tail_lines_since(0, 5),
+        ["hello, host"]
+    );
     let timings = machine.status().borrow().timings;
     let first_entry = timings.first_entry.expect("it was entered");
     let first_byte = timings.first_console_byte.expect("it wrote");
@@ -124,10 +128,10 @@ async fn a_machine_launched_paused_runs_nothing_until_it_is_resumed() {
     let machine = launch(&host, request).await;
     assert_eq!(machine.status().borrow().phase, MachinePhase::Paused);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(machine.console().total, 0);
+    assert_eq!(machine.console().snapshot().total, 0);
     within(machine.resume()).await.expect("it goes on");
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
-    assert_eq!(machine.console().head, b"late");
+    assert_eq!(machine.console().snapshot().head, b"late");
 }
 
 #[tokio::test]
@@ -150,7 +154,7 @@ async fn a_virtio_console_takes_the_serial_ports_place() {
     assert_eq!(within(machine.write_console(b"abcd".to_vec())).await, Ok(4));
     within(machine.resize_console(300, 50)).await.expect("it has a console");
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
-    assert_eq!(machine.console().head, b"ready\nabcd");
+    assert_eq!(machine.console().snapshot().head, b"ready\nabcd");
 
     let plain = launch(&host, self::request("plain", &TinyGuest::spin())).await;
     let refused = within(plain.resize_console(300, 50)).await.expect_err("it has none");
@@ -177,7 +181,7 @@ async fn a_stuck_guest_is_looked_at_and_interrupted() {
     assert_eq!(registers.rflags & 1 << 9, 0, "it takes no interrupts");
     within(machine.inject_nmi()).await.expect("it runs");
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
-    assert_eq!(machine.console().head, b"ready\nnmi\n");
+    assert_eq!(machine.console().snapshot().head, b"ready\nnmi\n");
 }
 
 #[tokio::test]
@@ -201,7 +205,7 @@ async fn sixteen_machines_run_side_by_side() {
             let machine = launch(host, request(&format!("vm-{number}"), &guest)).await;
             assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
             within(machine.released()).await;
-            assert_eq!(String::from_utf8_lossy(&machine.console().head), text);
+            assert_eq!(String::from_utf8_lossy(&machine.console().snapshot().head), text);
         }
     });
     concurrently(launching).await;
@@ -245,7 +249,7 @@ async fn concurrently<F: Future<Output = ()>>(futures: impl Iterator<Item = F>) 
 
 /// Waits until the guest has written `text`.
 async fn wrote(machine: &MachineHandle, text: &str) {
-    let mut follower = machine.console_recorder().follow(0);
+    let mut follower = machine.console_recorder().expect("it is in this process").follow(0);
     let mut seen = Vec::new();
     within(async {
         while !String::from_utf8_lossy(&seen).contains(text) {

@@ -9,12 +9,12 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use machine_host::{LaunchRequest, MachineHandle, StopPolicy};
 use tiny_guest::TinyGuest;
 use vm_model::{
     BalloonSpec, Bytes, DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec, MachineExit,
     MachinePhase, ResetCounts, ResetLimit, ResetPolicy, ResetSource, SerialMode, VsockSpec,
 };
-use vmm_host::{LaunchRequest, MachineHandle, StopPolicy};
 
 use support::{file_with, host, launch, request, within};
 
@@ -53,7 +53,7 @@ async fn each_life_finds_the_disk_as_the_one_before_left_it() {
         let mut lives = [0; 4];
         image.read_exact_at(&mut lives, 0).expect("it is there");
         assert_eq!(u32::from_le_bytes(lives), RESETS + 1);
-        let console = machine.console();
+        let console = machine.console().snapshot();
         let words = |life| format!("\nread status 00\nlife {life:08x}\nwrite status 00\n");
         let expected: String = (0..=RESETS).map(words).collect();
         assert_eq!(String::from_utf8_lossy(&console.head), expected, "nothing is lost or said twice");
@@ -81,7 +81,10 @@ async fn every_kind_of_reset_is_carried_out_in_place_until_the_budget_is_used_up
         assert_eq!(within(machine.exited()).await, MachineExit::Reset(source));
         within(machine.released()).await;
         assert_eq!(machine.status().borrow().resets.by_guest, u64::from(count));
-        assert_eq!(machine.console().head, b"ready\n".repeat(usize::try_from(count).expect("small") + 1));
+        assert_eq!(
+            machine.console().snapshot().head,
+            b"ready\n".repeat(usize::try_from(count).expect("small") + 1)
+        );
     }
 }
 
@@ -160,5 +163,5 @@ async fn a_consoles_size_is_that_of_its_terminal_and_a_balloon_begins_anew() {
         typed += within(machine.write_console(b"abcd"[typed..].to_vec())).await.expect("it runs");
     }
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
-    assert!(machine.console().head.ends_with(b"ready\nabcd"));
+    assert!(machine.console().snapshot().head.ends_with(b"ready\nabcd"));
 }

@@ -10,13 +10,14 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use machine_host::{LaunchRequest, StopPolicy};
 use tempfile::TempDir;
 use tiny_guest::TinyGuest;
 use vm_model::{
     BalloonSpec, DiskAccess, DiskFormat, DiskOptions, DiskSpec, GuestServices, MacAddress, MachineExit,
     MemoryBacking, NicOptions, NicSpec, VsockSpec,
 };
-use vmm_host::{LaunchRequest, StopPolicy, VmmHost};
+use vmm_host::VmmHost;
 
 use holdings::{holdings, mappings_by_name, resident_kib};
 use support::{file_with, host, launch, request, within};

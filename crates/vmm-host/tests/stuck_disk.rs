@@ -4,12 +4,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use machine_host::{LaunchError, LaunchRequest, MachineHandle, StopPolicy};
 use tiny_guest::TinyGuest;
 use tokio::time::{sleep, timeout};
 use vm_model::{
     DiskAccess, DiskFormat, DiskOptions, DiskSpec, FailureKind, MachineExit, MachinePhase, StopMethod,
 };
-use vmm_host::{LaunchError, LaunchRequest, MachineHandle, StopPolicy};
 
 use support::{host, launch, request, within};
 
@@ -33,7 +33,7 @@ fn stuck(disk: std::io::PipeReader) -> LaunchRequest {
 
 async fn says(machine: &MachineHandle, text: &str) {
     within(async {
-        while !String::from_utf8_lossy(&machine.console().head).contains(text) {
+        while !String::from_utf8_lossy(&machine.console().snapshot().head).contains(text) {
             sleep(Duration::from_millis(1)).await;
         }
     })

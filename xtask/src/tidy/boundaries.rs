@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 18] = [
+const BOUNDARIES: [Boundary; 20] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -43,6 +43,18 @@ const BOUNDARIES: [Boundary; 18] = [
         workspace: AllBut(&["worker", "vmm-host", "host-network", "nix-artifacts"]),
         not_directly: &[],
         not_at_all: &["tokio", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "console-log",
+        workspace: Only(&[]),
+        not_directly: &[],
+        not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "machine-host",
+        workspace: Only(&["console-log", "vm-model"]),
+        not_directly: &[],
+        not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "vmm-host",

@@ -17,9 +17,9 @@ use super::{
     BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, TurnReport,
     Unsettled,
 };
-use crate::console::ConsoleWriter;
-use crate::counters::CountersSource;
 use crate::error::Cause;
+use console_log::ConsoleWriter;
+use machine_host::CountersSource;
 
 /// What a machine of a given name does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,15 +3,15 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use console_log::ConsoleWriter;
 use hypervisor::Hypervisor;
+use machine_host::CountersSource;
 use vm_model::{Bytes, InitialState, LinkState, MachineCounters, MachineExit, MachineSpec, VcpuDump};
 
 use super::{
     BuildFailure, Controls, Driver, Engine, Event, Flow, Machine, Remains, Surroundings, TurnReport,
     Unsettled,
 };
-use crate::console::ConsoleWriter;
-use crate::counters::CountersSource;
 use crate::error::Cause;
 
 /// The longest that the event loop may be kept from everything else by vCPUs that do not park.
@@ -46,7 +46,7 @@ impl Engine for KvmEngine {
         spec: MachineSpec<OwnedFd>,
         surroundings: Surroundings,
     ) -> Result<Box<dyn Machine>, BuildFailure> {
-        let options = vmm::BuildOptions::new(surroundings.name, Box::new(surroundings.console));
+        let options = vmm::BuildOptions::new(surroundings.name, Box::new(Sink(surroundings.console)));
         self.build_with(spec, options)
     }
 }
@@ -55,7 +55,7 @@ struct KvmMachine(vmm::Machine);
 
 impl Machine for KvmMachine {
     fn counters(&self) -> Box<dyn CountersSource> {
-        Box::new(self.0.counters_handle())
+        Box::new(Counters(self.0.counters_handle()))
     }
 
     fn start(&mut self, initial: InitialState) -> Result<(), Cause> {
@@ -85,16 +85,22 @@ impl Remains for vmm::Remains {
     }
 }
 
-impl CountersSource for vmm::CountersHandle {
+/// Where the counters of one machine are read.
+struct Counters(vmm::CountersHandle);
+
+impl CountersSource for Counters {
     fn read(&self) -> MachineCounters {
         // Gone only after the last reading was kept.
-        vmm::CountersHandle::read(self).unwrap_or_default()
+        self.0.read().unwrap_or_default()
     }
 }
 
-impl devices::serial::ConsoleSink for ConsoleWriter {
+/// Where a machine's devices write what its guest says.
+struct Sink(ConsoleWriter);
+
+impl devices::serial::ConsoleSink for Sink {
     fn write(&mut self, bytes: &[u8]) {
-        ConsoleWriter::write(self, bytes);
+        self.0.write(bytes);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use machine_host::HostCounts;
 use tokio::sync::watch;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
 
@@ -95,18 +96,6 @@ pub(crate) enum HostRefusal<E> {
         limit: usize,
     },
     NotStarted(E),
-}
-
-/// How many machines a host has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostCounts {
-    /// Machines that are not released yet, ended ones among them.
-    pub hosted: usize,
-    /// Machines that have ended and are not released yet.
-    pub ended: usize,
-    /// Those of them that the host's kernel keeps: a disk that does not answer, a file that is not closed. Each has a
-    /// thread that waits for it.
-    pub unsettled: usize,
 }
 
 impl HostedMachines {

@@ -128,7 +128,7 @@ impl Reaper {
 
 /// Waits until nothing of the machine goes on by itself, and gives back what it held.
 fn take_apart((ended, to_reaper): Ended, machines: &HostedMachines) {
-    let EndedMachine { id, mut remains, release } = ended;
+    let EndedMachine { id, mut remains, lock, release } = ended;
     machines.note_obstacle(&id, Obstacle::Settling);
     let settled = contain(|| {
         // A look first, so that it is known at once what is waited for.
@@ -151,5 +151,7 @@ fn take_apart((ended, to_reaper): Ended, machines: &HostedMachines) {
     {
         tracing::error!(vm_id = %id, "a machine's thread panicked outside of its containment");
     }
+    // Only now may another process start the VM.
+    drop(lock);
     to_reaper.taken_apart(id, release);
 }

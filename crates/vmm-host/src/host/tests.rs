@@ -13,7 +13,7 @@ use vm_model::{
 
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
-use crate::{CommandError, StopError, StopPolicy};
+use machine_host::{CommandError, StopError, StopPolicy};
 
 mod resets;
 
@@ -54,6 +54,9 @@ fn request(name: &str) -> LaunchRequest {
         },
         initial: InitialState::Running,
         resets: ResetPolicy::default(),
+        console_dir: None,
+        lock: None,
+        notes: String::new(),
     }
 }
 
@@ -92,7 +95,7 @@ async fn a_machine_lives_and_is_stopped_by_its_button() {
 
     let timings = machine.status().borrow().timings;
     assert!(timings.first_entry <= timings.first_console_byte && timings.first_entry.is_some());
-    assert_eq!(machine.console().head, b"hello\n");
+    assert_eq!(machine.console().snapshot().head, b"hello\n");
     assert!(machine.counters().vcpus[0].exits > 0, "the last reading is kept");
     let again = within(machine.stop(StopPolicy::default())).await.expect("it is stopped");
     assert_eq!(again.method, StopMethod::AlreadyStopped);
@@ -144,7 +147,7 @@ async fn typing_tells_how_much_fitted() {
     let machine = launch(&host, request("vm")).await;
     let accepted = within(machine.write_console(b"typed".to_vec())).await;
     assert_eq!(accepted, Ok(3));
-    let chunk = machine.console_recorder().read_from(6, 100);
+    let chunk = machine.console_recorder().expect("it is in this process").read_from(6, 100);
     assert_eq!(chunk.bytes, b"typ");
 }
 
@@ -161,7 +164,7 @@ async fn more_commands_than_fit_a_turn_or_the_mailbox_are_all_answered() {
     for typing in typing {
         assert_eq!(within(typing).await.expect("no panic"), Ok(1));
     }
-    assert_eq!(machine.console().total, 106);
+    assert_eq!(machine.console().snapshot().total, 106);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use machine_host::LaunchFailure;
 use tokio::sync::{oneshot, watch};
 use vm_model::{
     BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId, error_chain,
@@ -15,7 +16,7 @@ use super::renewal::ResetBy;
 use super::slow_turns::SlowTurns;
 use super::standing_orders::StandingOrders;
 use crate::engine::{Controls, Driver, Event, Flow, TurnReport};
-use crate::error::{Cause, LaunchFailure};
+use crate::error::Cause;
 use crate::heartbeat::Heartbeat;
 use crate::mailbox::{Envelope, Inbox};
 

@@ -8,14 +8,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use console_log::{ConsoleWriter, KernelPanic, PANIC_LINES};
+use machine_host::LaunchFailure;
 use vm_model::{InitialState, MachineExit, MachinePhase, MachineSpec, ResetPolicy};
 
 use super::driver::MachineDriver;
 use super::renewal::{Button, Ending, GuestHealth, Renewal, Rest, Verdict};
-use crate::console::{ConsoleWriter, KernelPanic, PANIC_LINES};
 use crate::counters::CountersCell;
 use crate::engine::{Engine, Machine, Surroundings};
-use crate::error::LaunchFailure;
+use crate::error::not_started;
 
 /// The present machine, if there is one.
 pub(crate) type Place = Option<Box<dyn Machine>>;
@@ -102,8 +103,8 @@ fn drive(
     if driver.inbox.is_killed() {
         return Ok(MachineExit::Killed);
     }
-    driver.orders.repeat(machine.controls()).map_err(LaunchFailure::Start)?;
-    machine.start(initial).map_err(LaunchFailure::Start)?;
+    driver.orders.repeat(machine.controls()).map_err(not_started)?;
+    machine.start(initial).map_err(not_started)?;
     if initial == InitialState::Paused {
         driver.announce(MachinePhase::Paused);
     }

@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hypervisor::Hypervisor;
+use machine_host::{LaunchRequest, MachineHandle};
 use tiny_guest::TinyGuest;
 use tokio::time::timeout;
 use vm_model::{
     BootSpec, Bytes, CpuSpec, InitialState, MachineSpec, MemoryBacking, MemorySpec, ResetPolicy, SerialMode,
     VmId,
 };
-use vmm_host::{HostOptions, LaunchRequest, MachineHandle, VmmHost};
+use vmm_host::{HostOptions, VmmHost};
 
 /// Long enough for anything here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +56,9 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
         },
         initial: InitialState::Running,
         resets: ResetPolicy::default(),
+        console_dir: None,
+        lock: None,
+        notes: String::new(),
     }
 }
 

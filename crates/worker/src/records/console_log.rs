@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use vmm_host::ConsoleSnapshot;
+use console_log::ConsoleSnapshot;
 
 const NEWEST: &str = "console.log";
 const BEFORE: &str = "console.1.log";

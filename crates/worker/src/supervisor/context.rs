@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::{Lease, Wish};
+use machine_host::MachineHost;
 use nix_artifacts::StoreRoots;
 use tokio::sync::Notify;
 use vm_model::{FailureKind, VmId};
-use vmm_host::VmmHost;
 
 use super::{RestartPolicy, SharedNetwork};
 use crate::capacity::Capacity;
@@ -21,7 +21,7 @@ use crate::volumes::VolumeStore;
 /// The host as supervisors use it. None of it is specific to a VM; all of it may be used at once by many.
 pub(crate) struct HostContext {
     /// Where machines run.
-    pub(crate) machines: VmmHost,
+    pub(crate) machines: Arc<dyn MachineHost>,
     /// How much memory they may have.
     pub(crate) capacity: Arc<Capacity>,
     /// Where their interfaces are attached.

@@ -1,7 +1,7 @@
 //! What the end of a machine means for its VM. Pure.
 
+use console_log::KernelPanic;
 use vm_model::{FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource};
-use vmm_host::console::KernelPanic;
 
 use super::policy::RunOutcome;
 

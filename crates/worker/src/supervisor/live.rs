@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use console_log::PANIC_LINES;
+use machine_host::{
+    CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 use vm_model::{
     Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod,
     ThreadHealth, VmId,
-};
-use vmm_host::console::PANIC_LINES;
-use vmm_host::{
-    CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
 
 use super::context::HostContext;
@@ -53,7 +53,19 @@ pub(super) async fn boot(
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
     let Prepared { spec, share, kernel, nics, acquired, resets, .. } = prepared;
-    match context.machines.launch(LaunchRequest { id: id.clone(), spec, initial, resets }).await {
+    match context
+        .machines
+        .launch(LaunchRequest {
+            id: id.clone(),
+            spec,
+            initial,
+            resets,
+            console_dir: None,
+            lock: None,
+            notes: String::new(),
+        })
+        .await
+    {
         Ok(handle) => {
             let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
@@ -139,14 +151,14 @@ impl LiveMachine {
 
     /// Whether the guest has written anything since this was asked last.
     pub(super) fn console_grew(&mut self) -> bool {
-        let total = self.handle.console_recorder().total();
+        let total = self.handle.console().total();
         std::mem::replace(&mut self.console_seen, total) != total
     }
 
     /// The last lines the guest wrote since it was booted, oldest first.
     pub(super) fn console_lines(&self) -> Vec<String> {
         let start = self.status.borrow().console_start;
-        self.handle.console_recorder().tail_lines_since(start, PANIC_LINES)
+        self.handle.console().tail_lines_since(start, PANIC_LINES)
     }
 
     pub(super) async fn pause(&self) -> Result<(), CommandError> {
@@ -181,7 +193,8 @@ impl LiveMachine {
 
     /// Keeps what the guest wrote for whoever asks after the worker is gone too.
     async fn keep_console(&self, context: &HostContext) {
-        let (directory, console) = (context.records.directory(self.handle.id()), self.handle.console());
+        let (directory, console) =
+            (context.records.directory(self.handle.id()), self.handle.console().snapshot());
         let kept = tokio::task::spawn_blocking(move || keep_console(&directory, &console));
         if let Err(problem) = kept.await.map_err(std::io::Error::other).and_then(|kept| kept) {
             warn!(vm_id = %self.handle.id(), error = chain(&problem), "the console was not kept");

@@ -27,11 +27,11 @@ mod vhost;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use machine_host::MachineHandle;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vm_model::{Assignment, DesiredState, Generation};
-use vmm_host::MachineHandle;
 
 pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;

@@ -13,6 +13,7 @@ mod startup;
 mod vm_manager;
 
 pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
+pub use console_log::ConsoleSnapshot;
 pub use control::KeptSelection;
 pub use error::VmManagerError;
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
@@ -22,4 +23,3 @@ pub use vm_model::{
     Assignment, DesiredState, FailureReason, Generation, NodeStatus, RemovedVm, VmId, VmInfo, VmNic,
     VmStatus, VmTimings, VolumeInfo,
 };
-pub use vmm_host::ConsoleSnapshot;

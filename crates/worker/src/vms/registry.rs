@@ -1,17 +1,22 @@
 //! Which VMs there are: their supervisors by name, and what was sampled of each.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use metrics::{Moment, Reading, Sampler, VmMetrics};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use vm_model::{Assignment, DesiredState, Generation, VmId, VmStatus};
 
 use super::{VmInfo, VmManagerError};
 use crate::node::{Observed, ObservedVm};
 use crate::supervisor::{Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Supervisor};
+
+/// How long a round of sampling waits for counters of machines in other processes.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// One VM: who looks after it and what it used.
 #[derive(Debug)]
@@ -199,9 +204,27 @@ impl Registry {
 
     /// Reads every machine's counters.
     pub(crate) fn sample_all(&self) {
+        self.refresh_counters();
         for entry in self.entries().values_mut() {
             sample(entry);
         }
+    }
+
+    /// Asks machines in other processes for their counters, all at once, so that one that does not answer delays nobody.
+    fn refresh_counters(&self) {
+        let machines: Vec<_> =
+            self.entries().values().filter_map(|entry| entry.supervisor.machine().get()).collect();
+        let (done, finished) = sync_channel::<()>(0);
+        self.runtime.spawn(async move {
+            let mut refreshing = JoinSet::new();
+            for (_, machine) in machines {
+                refreshing.spawn(async move { machine.refresh_counters().await });
+            }
+            refreshing.join_all().await;
+            drop(done);
+        });
+        // It ends by being dropped, by the runtime's end too.
+        let _ = finished.recv_timeout(REFRESH);
     }
 
     /// What `id` used, as sampled last; sampled now if it never was.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use host_network::{Egress, HostNetwork, LinkName, NetworkConfig};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
+use machine_host::MachineHost;
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -57,8 +58,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     if let Some(damage) = damage {
         warn!(error = chain(&damage), "artifacts are hashed again");
     }
-    let machines = VmmHost::new(hypervisor, HostOptions::default())
-        .map_err(|problem| VmManagerError::Threads(std::io::Error::other(problem)))?;
+    let machines = machine_host(hypervisor)?;
     let network =
         HostNetwork::start(network).await.map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
     for warning in &network.report().warnings {
@@ -87,6 +87,12 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
+}
+
+/// What runs the VMs' machines.
+fn machine_host(hypervisor: Hypervisor) -> Result<Arc<dyn MachineHost>, VmManagerError> {
+    let host = VmmHost::new(hypervisor, HostOptions::default());
+    Ok(Arc::new(host.map_err(|problem| VmManagerError::Threads(std::io::Error::other(problem)))?))
 }
 
 fn state_error(config: &VmManagerConfig, source: Box<dyn std::error::Error + Send + Sync>) -> VmManagerError {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use console_log::ConsoleSnapshot;
 use tokio::sync::watch;
 use vm_model::{
     Assignment, DesiredState, Generation, NodeStatus, RemovedVm, StopMethod, VmId, VmStatus, VolumeInfo,
 };
-use vmm_host::ConsoleSnapshot;
 
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
@@ -260,7 +260,7 @@ impl VmManager {
     /// There is no such VM, or it has not run yet.
     pub fn get_vm_console(&self, id: &VmId) -> Result<ConsoleSnapshot, VmManagerError> {
         match self.shared.registry.machine(id)?.get() {
-            Some((_, machine)) => Ok(machine.console()),
+            Some((_, machine)) => Ok(machine.console().snapshot()),
             None => Err(VmManagerError::NeverRan { id: id.clone() }),
         }
     }

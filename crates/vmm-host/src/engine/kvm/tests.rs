@@ -11,7 +11,8 @@ use vm_model::{
 };
 
 use super::*;
-use crate::{HostOptions, LaunchRequest, MachineHandle, StopPolicy, VmmHost};
+use crate::{HostOptions, VmmHost};
+use machine_host::{LaunchRequest, MachineHandle, StopPolicy};
 
 /// Long enough for anything here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,7 +30,7 @@ impl Engine for SabotagedEngine {
         match surroundings.name.as_str() {
             "bad" => Ok(Box::new(Sabotaged(self.0.build(spec, surroundings)?))),
             "bad-vcpu" => {
-                let console = Box::new(surroundings.console);
+                let console = Box::new(Sink(surroundings.console));
                 let options = vmm::BuildOptions::new(surroundings.name, console).panicking_vcpu(0);
                 self.0.build_with(spec, options)
             }
@@ -116,6 +117,9 @@ fn request(name: &str) -> LaunchRequest {
         },
         initial: InitialState::Running,
         resets: ResetPolicy::default(),
+        console_dir: None,
+        lock: None,
+        notes: String::new(),
     }
 }
 

@@ -41,7 +41,10 @@ async fn a_guest_that_resets_goes_on_behind_the_same_handle() {
         until(&machine, |status| status.resets == by_guest(2) && status.timings.first_console_byte.is_some())
             .await;
     assert_eq!((status.phase, is_hung(&machine)), (MachinePhase::Running, false));
-    assert_eq!((status.console_start, machine.console().head.as_slice()), (12, &b"hello\n".repeat(3)[..]));
+    assert_eq!(
+        (status.console_start, machine.console().snapshot().head.as_slice()),
+        (12, &b"hello\n".repeat(3)[..])
+    );
     assert_eq!(engine.most_alive.load(Ordering::SeqCst), 1, "never twice at a time");
     within(machine.pause()).await.expect("it is well");
     assert_eq!(host.counts(), HostCounts { hosted: 1, ..HostCounts::default() });
@@ -225,7 +228,7 @@ async fn links_and_the_consoles_size_outlast_a_reset() {
     within(machine.reset()).await.expect("the button works");
     until(&machine, |status| status.timings.first_console_byte.is_some()).await;
     let start = machine.status().borrow().console_start;
-    let lines = machine.console_recorder().tail_lines_since(start, 9);
+    let lines = machine.console_recorder().expect("it is in this process").tail_lines_since(start, 9);
     assert_eq!(lines, ["net0 Down", "132 by 50", "hello"], "before the guest runs");
 }
 
@@ -234,7 +237,7 @@ async fn a_follower_of_the_console_follows_across_resets() {
     let (host, _, _gates) =
         host_of(&[Behaviour::Resets, Behaviour::Resets, Behaviour::Resets, Behaviour::PowersOffAtOnce]);
     let machine = launch(&host, request("vm")).await;
-    let mut follower = machine.console_recorder().follow(0);
+    let mut follower = machine.console_recorder().expect("it is in this process").follow(0);
     let mut all = Vec::new();
     while let Some(chunk) = within(follower.next()).await {
         all.extend(chunk.bytes);

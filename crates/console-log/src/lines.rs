@@ -7,7 +7,7 @@ const LINE_LIMIT: usize = 400;
 ///
 /// Control characters and escape sequences (ECMA-48 §5.4, §5.6) are dropped. A carriage return ends a line like a
 /// line feed does.
-pub(super) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
+pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     let mut stripper = Stripper::Text;
     let text: String =
         String::from_utf8_lossy(bytes).chars().filter_map(|character| stripper.step(character)).collect();

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::lines::last_lines;
-use super::log::{ConsoleChunk, ConsoleLimits, ConsoleLog, ConsoleSnapshot};
+use crate::lines::last_lines;
+use crate::log::{ConsoleChunk, ConsoleLimits, ConsoleLog, ConsoleSnapshot};
 
 /// How far back lines are looked for. More than any screenful, little enough to decode at once.
 const LINES_WINDOW: usize = 64 << 10;
@@ -96,12 +96,12 @@ impl ConsoleWriter {
     }
 
     /// Bytes written so far.
-    pub(crate) fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.end.recorder.total()
     }
 
     /// See [`ConsoleRecorder::tail_lines_since`].
-    pub(crate) fn tail_lines_since(&self, offset: u64, count: usize) -> Vec<String> {
+    pub fn tail_lines_since(&self, offset: u64, count: usize) -> Vec<String> {
         self.end.recorder.tail_lines_since(offset, count)
     }
 }

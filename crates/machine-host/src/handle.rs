@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use console_log::{ConsoleRecorder, ConsoleSource};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use vm_model::{
@@ -14,19 +15,14 @@ use vm_model::{
     VmId,
 };
 
-pub use stop::{StopPolicy, StopReport};
+pub use stop::{StopError, StopPolicy, StopReport};
 
-use crate::console::{ConsoleRecorder, ConsoleSnapshot};
-use crate::counters::CountersSource;
-use crate::error::CommandError;
-use crate::mailbox::CommandPort;
+use crate::{CommandError, CommandPort, CountersSource};
 
 /// How long vCPUs may take to leave the guest for a look at them; a machine's event loop waits meanwhile.
 const VCPU_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a [`MachineHandle`] is made of. A connection to a host process implements [`CommandPort`] and
-/// [`CountersSource`], feeds the status and records the console; everything else is as for a machine in this
-/// process.
+/// What a [`MachineHandle`] is made of, by whoever runs the machine.
 pub struct HandleParts {
     /// Whose machine it is.
     pub id: VmId,
@@ -41,14 +37,13 @@ pub struct HandleParts {
     /// Where counters are read.
     pub counters: Arc<dyn CountersSource>,
     /// What the guest writes.
-    pub console: Arc<ConsoleRecorder>,
+    pub console: Arc<dyn ConsoleSource>,
     /// How long a command may take.
     pub command_deadline: Duration,
 }
 
-/// One machine, from the outside. When the last clone is dropped the machine is killed.
-///
-/// A handle of an ended machine keeps its console, its last counters and one descriptor.
+/// One machine, from the outside. What dropping the last clone does to the machine is its host's to say: see
+/// [`crate::MachineHost`].
 #[derive(Clone)]
 pub struct MachineHandle {
     parts: Arc<HandleParts>,
@@ -85,19 +80,25 @@ impl MachineHandle {
         self.parts.health.clone()
     }
 
-    /// The machine's counters now; the last ones after it ended.
+    /// The machine's counters as they are known here; the last ones after it ended. Of a machine in this process they are
+    /// those of now, of others those of the last [`MachineHandle::refresh_counters`].
     pub fn counters(&self) -> MachineCounters {
         self.parts.counters.read()
     }
 
-    /// What is kept of the machine's console. [`MachineHandle::console_recorder`] reads parts of it and follows it.
-    pub fn console(&self) -> ConsoleSnapshot {
-        self.parts.console.snapshot()
+    /// Brings the counters up to date where the machine is in another process; waits no longer than a command may take.
+    pub async fn refresh_counters(&self) {
+        self.parts.counters.refresh().await;
     }
 
     /// The machine's console, which outlives the machine.
-    pub fn console_recorder(&self) -> &Arc<ConsoleRecorder> {
+    pub fn console(&self) -> &Arc<dyn ConsoleSource> {
         &self.parts.console
+    }
+
+    /// The machine's console as it is in this process' memory, where the machine is in this process: it can be followed.
+    pub fn console_recorder(&self) -> Option<Arc<ConsoleRecorder>> {
+        self.parts.console.clone().in_memory()
     }
 
     /// Parks the vCPUs. Parking parked ones is fine.

@@ -57,7 +57,7 @@ impl ConsoleChunk {
 }
 
 #[derive(Debug)]
-pub(super) struct ConsoleLog {
+pub(crate) struct ConsoleLog {
     limits: ConsoleLimits,
     total: u64,
     head: Vec<u8>,
@@ -65,15 +65,15 @@ pub(super) struct ConsoleLog {
 }
 
 impl ConsoleLog {
-    pub(super) fn new(limits: ConsoleLimits) -> Self {
+    pub(crate) fn new(limits: ConsoleLimits) -> Self {
         Self { limits, total: 0, head: Vec::new(), tail: VecDeque::new() }
     }
 
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) {
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
         self.total = self.total.saturating_add(bytes.len() as u64);
         let to_head = bytes.len().min(self.limits.head - self.head.len());
         let (first, rest) = bytes.split_at(to_head);
@@ -94,7 +94,7 @@ impl ConsoleLog {
         }
     }
 
-    pub(super) fn snapshot(&self) -> ConsoleSnapshot {
+    pub(crate) fn snapshot(&self) -> ConsoleSnapshot {
         ConsoleSnapshot {
             total: self.total,
             head: self.head.clone(),
@@ -104,7 +104,7 @@ impl ConsoleLog {
     }
 
     /// At most `limit` bytes from `offset` on, or from where the log has bytes again.
-    pub(super) fn read_from(&self, offset: u64, limit: usize) -> ConsoleChunk {
+    pub(crate) fn read_from(&self, offset: u64, limit: usize) -> ConsoleChunk {
         let head_end = self.head.len() as u64;
         let (begin, bytes) = if offset < head_end {
             let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -119,7 +119,7 @@ impl ConsoleLog {
     }
 
     /// The latest bytes, at most `limit`, without a gap in them.
-    pub(super) fn latest(&self, limit: usize) -> Vec<u8> {
+    pub(crate) fn latest(&self, limit: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         let from_tail = limit.min(self.tail.len());
         if self.tail_start() == self.head.len() as u64 {

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::time::timeout;
-use vm_model::{Command, MachineExit, StopMethod};
+use vm_model::{Command, MachineExit, StopMethod, VmId};
 
 use super::MachineHandle;
-use crate::error::StopError;
 
 /// How patient a stop is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,19 @@ pub struct StopReport {
     pub exit: MachineExit,
     /// How long it took.
     pub took: Duration,
+}
+
+/// Why a machine could not be stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StopError {
+    /// It outlived being killed: its thread is stuck. It still runs, or may.
+    #[error("VM {vm} was killed and has not ended within {deadline:?}: its thread is stuck")]
+    Deadline {
+        /// Which VM.
+        vm: VmId,
+        /// How long was waited after the kill.
+        deadline: Duration,
+    },
 }
 
 impl MachineHandle {

@@ -1,0 +1,90 @@
+//! Whatever runs machines, as those see it who want some run.
+
+use std::time::Duration;
+
+use vm_model::VmId;
+
+use crate::{BoxFuture, LaunchError, LaunchRequest, MachineHandle};
+
+/// Runs machines. Shared by all who launch any.
+///
+/// Whether machines outlive their host differs. Those in this process end with it, and one whose last handle is dropped is
+/// killed. Those in processes of their own go on: dropping handles, or [`MachineHost::leave`], lets go of them.
+pub trait MachineHost: Send + Sync {
+    /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
+    ///
+    /// A launch that is given up (its future dropped) kills its machine.
+    fn launch(&self, request: LaunchRequest) -> BoxFuture<'_, Result<MachineHandle, LaunchError>>;
+
+    /// Finds the machines that run already and takes them over. Called once, before the first launch.
+    fn adopt(&self) -> BoxFuture<'_, Adoption>;
+
+    /// How many machines there are.
+    fn counts(&self) -> HostCounts;
+
+    /// Takes no machine in any more and kills those there are. Waits for nothing; see [`MachineHost::shut_down`].
+    fn kill_all(&self);
+
+    /// Takes no machine in any more, kills those there are, and waits until they are released.
+    ///
+    /// Guests that are to end in order are stopped before, through their handles.
+    fn shut_down(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport>;
+
+    /// Lets go of machines that go on without this process, for another to adopt. Takes no machine in any more.
+    fn leave(&self);
+
+    /// Whether machines go on when this process ends.
+    fn machines_outlive_it(&self) -> bool;
+}
+
+/// What was found running.
+#[derive(Debug, Default)]
+pub struct Adoption {
+    /// Machines that were taken over. Some may have ended meanwhile: their status tells how.
+    pub machines: Vec<Adopted>,
+    /// Processes that may run machines and could not be taken over. They are left alone.
+    pub strangers: Vec<Stranger>,
+}
+
+/// A machine that was taken over.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The machine.
+    pub handle: MachineHandle,
+    /// What its launcher noted: see [`LaunchRequest::notes`].
+    pub notes: String,
+    /// How long ago it was launched.
+    pub launched_ago: Duration,
+}
+
+/// A process that may run machines and could not be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Which VMs it runs, as far as that is known.
+    pub vms: Vec<VmId>,
+    /// Where it was found.
+    pub place: String,
+    /// What kept it from being taken over.
+    pub problem: String,
+}
+
+/// How many machines a host has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostCounts {
+    /// Machines that are not released yet, ended ones among them.
+    pub hosted: usize,
+    /// Machines that have ended and are not released yet.
+    pub ended: usize,
+    /// Those of them that the host's kernel keeps: a disk that does not answer, a file that is not closed. Each has a
+    /// thread that waits for it.
+    pub unsettled: usize,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownReport {
+    /// Machines that were there and are released.
+    pub released: Vec<VmId>,
+    /// Machines that were not released in time. They were killed; their threads are stuck.
+    pub remaining: Vec<VmId>,
+}
