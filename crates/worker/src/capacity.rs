@@ -151,9 +151,16 @@ impl Capacity {
         if let Some(host) = host {
             admit(host, self.limit, *promised, memory, wanted)?;
         }
+        drop(promised);
+        Ok(self.resume(memory))
+    }
+
+    /// Takes the share of a machine with `memory` that runs already, whatever is promised.
+    pub(crate) fn resume(self: &Arc<Self>, memory: &MemorySpec) -> Share {
+        let (wanted, mut promised) = (footprint(memory), self.promised());
         promised.machines = promised.machines.saturating_add(1);
         promised.memory = sum(promised.memory, wanted);
-        Ok(Share { of: Arc::clone(self), memory: wanted, is_given_back: false })
+        Share { of: Arc::clone(self), memory: wanted, is_given_back: false }
     }
 
     fn promised(&self) -> MutexGuard<'_, Promised> {

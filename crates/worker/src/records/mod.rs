@@ -7,7 +7,8 @@
 //! <state>/verified.json         store paths whose content was hashed and found right
 //! <state>/reserve               space set aside for these files
 //! <state>/vms/<id>/record.json  what the VM is, how its runs ended, and whether it was removed
-//! <state>/vms/<id>/console.log  what its guest wrote, once its machine has ended
+//! <state>/vms/<id>/lock         held by the process that runs the VM
+//! <state>/vms/<id>/console/     what its guest writes, as it comes
 //! ```
 //!
 //! Writable disks lie in `<state>/volumes/`, see `volumes`.
@@ -21,6 +22,7 @@ mod leases;
 mod lock;
 mod reserve;
 mod verified;
+mod vm_lock;
 mod vm_record;
 
 #[cfg(feature = "benchmarks")]
@@ -31,4 +33,5 @@ pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::StateLock;
 pub(crate) use reserve::RecordWriter;
 pub(crate) use verified::VerifiedPaths;
+pub(crate) use vm_lock::{console_directory, lock_vm, open_console};
 pub(crate) use vm_record::{RecordError, RecordStore, Removal, VmRecord, make_private, remove_all};

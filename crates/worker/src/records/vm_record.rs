@@ -70,6 +70,11 @@ impl VmRecord {
         }
     }
 
+    /// The definition that its newest machine was made by.
+    pub(crate) fn newest(&self) -> &Assignment {
+        self.in_force.as_ref().unwrap_or(&self.assignment)
+    }
+
     /// Adds the end of the newest run; the oldest goes where there are many. Starts that fail again and again in one way
     /// are one end.
     pub(crate) fn add_end(&mut self, end: RunEnd) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::{Lease, Wish};
-use machine_host::MachineHost;
+use machine_host::{MachineHost, Stranger};
 use nix_artifacts::StoreRoots;
 use tokio::sync::Notify;
 use vm_model::{FailureKind, VmId};
@@ -46,6 +46,8 @@ pub(crate) struct HostContext {
     pub(crate) roots: StoreRoots,
     /// What keeps other workers out of the state directory.
     pub(crate) _lock: StateLock,
+    /// Processes that may run VMs of ours and could not be taken over.
+    pub(crate) strangers: Vec<Stranger>,
     /// Who moves the frames of VMs.
     pub(crate) vhost_net: VhostNet,
     /// How VMs live and end.

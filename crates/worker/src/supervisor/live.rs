@@ -52,20 +52,17 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, acquired, resets, .. } = prepared;
-    match context
-        .machines
-        .launch(LaunchRequest {
-            id: id.clone(),
-            spec,
-            initial,
-            resets,
-            console_dir: None,
-            lock: None,
-            notes: String::new(),
-        })
-        .await
-    {
+    let Prepared { spec, share, kernel, nics, acquired, resets, lock, console, notes, .. } = prepared;
+    let request = LaunchRequest {
+        id: id.clone(),
+        spec,
+        initial,
+        resets,
+        console_dir: console,
+        lock: Some(lock),
+        notes: notes.to_text(),
+    };
+    match context.machines.launch(request).await {
         Ok(handle) => {
             let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
@@ -74,7 +71,7 @@ pub(super) async fn boot(
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
-            detach(context, id, &nics).await;
+            detach(context, id, nics.iter()).await;
             acquired.give_back_from_task(context, id).await;
             Err(failure)
         }
@@ -96,7 +93,7 @@ fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
 }
 
 /// Detaches interfaces from the host's network. A failure is logged: a TAP goes with its descriptor anyway.
-pub(super) async fn detach(context: &HostContext, id: &VmId, nics: &[VmNic]) {
+pub(super) async fn detach(context: &HostContext, id: &VmId, nics: impl Iterator<Item = &VmNic>) {
     for nic in nics {
         if let Err(problem) = context.network.detach(id, &nic.id).await {
             warn!(vm_id = %id, nic = nic.id, error = chain(&problem), "the interface was not detached");
@@ -105,6 +102,14 @@ pub(super) async fn detach(context: &HostContext, id: &VmId, nics: &[VmNic]) {
 }
 
 impl LiveMachine {
+    /// A machine that runs since `booted` and was not launched here.
+    pub(super) fn resumed(handle: MachineHandle, nics: Vec<VmNic>, share: Share, booted: Instant) -> Self {
+        let (status, health) = (handle.status(), handle.health());
+        let resets = status.borrow().resets;
+        let seen = Boots { starts: resets.total().saturating_add(1), resets };
+        Self { handle, status, health, nics, share, booted, seen, console_seen: 0 }
+    }
+
     /// Where counters and console are read.
     pub(super) fn handle(&self) -> MachineHandle {
         self.handle.clone()
@@ -186,7 +191,7 @@ impl LiveMachine {
         if timeout(END, self.handle.released()).await.is_err() {
             error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
         }
-        detach(context, id, &self.nics).await;
+        detach(context, id, self.nics.iter()).await;
         self.keep_console(context).await;
         self.share
     }

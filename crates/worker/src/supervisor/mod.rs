@@ -5,6 +5,7 @@
 //! come while it is busy are never lost and never overtake each other.
 
 mod acquired;
+mod adopted;
 mod candidate;
 mod context;
 mod ending;
@@ -14,6 +15,7 @@ mod network;
 mod news;
 mod nic_wish;
 mod nics;
+mod notes;
 mod policy;
 mod prepare;
 mod record;
@@ -33,6 +35,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vm_model::{Assignment, DesiredState, Generation};
 
+pub(crate) use adopted::RunningMachine;
 pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;
 pub(crate) use network::SharedNetwork;
@@ -116,14 +119,14 @@ impl Supervisor {
             }
             // Nobody has asked for it yet.
             Origin::Record(record) => {
-                let mut stamp = Stamp::default();
-                if record.in_force.is_some() {
-                    // The newest definition is another than the one in force.
-                    stamp.definition = stamp.definition.next();
-                }
-                let in_force = record.in_force.clone().unwrap_or_else(|| assignment.clone());
-                (Goal::Suspended, stamp, VmInfo::new(in_force, generation))
+                (Goal::Suspended, stamp_of(record), VmInfo::new(record.newest().clone(), generation))
             }
+            // It goes on as it was last wanted.
+            Origin::Running(record, _) => (
+                Goal::Be(assignment.desired),
+                stamp_of(record),
+                VmInfo::new(record.newest().clone(), generation),
+            ),
         };
         let target = Target { assignment: Arc::new(assignment), generation, goal, stamp };
         let (info_sender, info) = watch::channel(info);
@@ -224,6 +227,16 @@ impl Supervisor {
     }
 }
 
+/// What was asked of a VM on record.
+fn stamp_of(record: &VmRecord) -> Stamp {
+    let mut stamp = Stamp::default();
+    if record.in_force.is_some() {
+        // The newest definition is another than the one in force.
+        stamp.definition = stamp.definition.next();
+    }
+    stamp
+}
+
 /// What a supervisor starts with.
 #[derive(Debug)]
 pub(crate) struct Birth {
@@ -244,6 +257,8 @@ pub(crate) enum Origin {
     After(Box<Supervisor>),
     /// It was on record when the worker started.
     Record(Box<VmRecord>),
+    /// It was on record, and its machine runs already.
+    Running(Box<VmRecord>, Box<RunningMachine>),
 }
 
 /// Whether an order starts a machine anew although one runs, has failed or has switched itself off.

@@ -50,6 +50,14 @@ impl SharedNetwork {
         }
     }
 
+    /// Leaves what was set up on the host as it is, for guests that go on. Doing so twice is fine.
+    pub(crate) async fn leave(&self) -> Result<(), NetworkError> {
+        match self.network.write().await.take() {
+            Some(network) => network.shutdown(Teardown::Keep).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Takes down what was set up on the host. Doing so twice is fine.
     pub(crate) async fn take_down(&self) -> Result<Option<TeardownOutcome>, NetworkError> {
         match self.network.write().await.take() {

@@ -12,6 +12,7 @@ use super::acquired::AcquiredResources;
 use super::context::HostContext;
 use super::live::detach;
 use super::nic_wish::{unmet, wishes};
+use super::notes::NotedNic;
 use super::vhost;
 use crate::failure::reason;
 use crate::vms::VhostNet;
@@ -38,8 +39,8 @@ pub(super) async fn attach_all(
     spec: &mut MachineSpec<OwnedFd>,
     requests: Vec<(NicRequest, Lease)>,
     warnings: &mut Vec<String>,
-) -> Result<Vec<VmNic>, FailureReason> {
-    let mut nics = Vec::with_capacity(requests.len());
+) -> Result<Vec<NotedNic>, FailureReason> {
+    let mut nics: Vec<NotedNic> = Vec::with_capacity(requests.len());
     let vcpus = NonZeroU16::new(spec.cpus.boot_vcpus.into()).unwrap_or(NonZeroU16::MIN);
     for (request, lease) in requests {
         match attach(context, vm, vcpus, request, lease).await {
@@ -49,7 +50,7 @@ pub(super) async fn attach_all(
                 warnings.extend(told);
             }
             Err(problem) => {
-                detach(context, vm, &nics).await;
+                detach(context, vm, nics.iter().map(|noted| &noted.nic)).await;
                 return Err(problem);
             }
         }
@@ -64,7 +65,7 @@ async fn attach(
     vcpus: NonZeroU16,
     request: NicRequest,
     lease: Lease,
-) -> Result<(VmNic, NicSpec<OwnedFd>, Vec<String>), FailureReason> {
+) -> Result<(NotedNic, NicSpec<OwnedFd>, Vec<String>), FailureReason> {
     let attachment = NicAttachment {
         vm: vm.clone(),
         nic: request.id.clone(),
@@ -96,5 +97,5 @@ async fn attach(
         vhost: vhost.unwrap_or_default(),
         options: request.options,
     };
-    Ok((nic, device, warnings))
+    Ok((NotedNic { nic, mask: request.mask, mtu: request.mtu }, device, warnings))
 }

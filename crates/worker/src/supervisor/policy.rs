@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use vm_model::{EndCause, EndMethod, FailureReason, RecentResets, ResetLimit, RunEnd, Timestamp};
 
 /// The first delay after a failure.
@@ -19,7 +20,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Whether failures are followed by restarts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum RestartPolicy {
     /// Also when the guest switched itself off.
     Always,

@@ -21,11 +21,13 @@ use super::RestartPolicy;
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
 use super::nics::{attach_all, lease};
+use super::notes::MachineNotes;
 use super::stage::{StagedMachine, autoconfiguration};
 use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
 use crate::failure::{plain, reason};
 use crate::huge_pages;
+use crate::records::{lock_vm, open_console};
 use crate::volumes::{Committed, Staged};
 
 /// Everything a machine is built of, and what is to be said about it.
@@ -48,6 +50,12 @@ pub(super) struct Prepared {
     pub(super) timings: VmTimings,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
+    /// Says that whoever runs the machine runs the VM.
+    pub(super) lock: OwnedFd,
+    /// Where its console is written.
+    pub(super) console: Option<OwnedFd>,
+    /// What a worker is told that takes the machine over.
+    pub(super) notes: MachineNotes,
 }
 
 /// What a machine was made by.
@@ -66,6 +74,8 @@ struct Opened {
     kernel: PathBuf,
     share: Share,
     nics: Vec<(NicRequest, Lease)>,
+    lock: OwnedFd,
+    console: io::Result<OwnedFd>,
 }
 
 /// Acquires what `staged` needs. `share` is the memory that was promised to the machine before. On failure nothing stays
@@ -94,15 +104,24 @@ pub(super) async fn prepare(
     };
     let (opened, acquired) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
     let files = begun.elapsed();
-    let Opened { mut spec, shape, kernel, share, nics: requests } = opened;
+    let Opened { mut spec, shape, kernel, share, nics: requests, lock, console } = opened;
     let told_mask = requests.first().and_then(|(request, _)| request.mask);
-    let nics = match attach_all(context, &id, &mut spec, requests, &mut warnings).await {
+    let console = match console {
+        Ok(directory) => Some(directory),
+        Err(problem) => {
+            warnings
+                .push(format!("its console is kept in memory only: its directory cannot be made: {problem}"));
+            None
+        }
+    };
+    let noted = match attach_all(context, &id, &mut spec, requests, &mut warnings).await {
         Ok(nics) => nics,
         Err(problem) => {
             acquired.give_back_from_task(context, &id).await;
             return Err(problem);
         }
     };
+    let nics: Vec<VmNic> = noted.iter().map(|noted| noted.nic.clone()).collect();
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
         let mask = told_mask.unwrap_or(context.subnet.mask);
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
@@ -111,6 +130,14 @@ pub(super) async fn prepare(
         artifact: Some(took + files),
         network: Some(begun.elapsed().saturating_sub(files)),
         ..VmTimings::default()
+    };
+    let notes = MachineNotes {
+        nics: noted,
+        restart: definition.restart,
+        warnings: warnings.clone(),
+        unverified: unverified.clone(),
+        timings,
+        ..MachineNotes::new(definition.assignment.as_ref().clone(), spec.memory, shape.clone())
     };
     Ok(Prepared {
         spec,
@@ -124,6 +151,9 @@ pub(super) async fn prepare(
         unverified,
         timings,
         resets,
+        lock,
+        console,
+        notes,
     })
 }
 
@@ -154,6 +184,9 @@ fn open_staged(
     let StagedMachine { assignment, description, mut machine, nics, vsock_cid, .. } = staged;
     let vm = &assignment.id;
     machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
+    let directory = context.records.directory(vm);
+    let lock = lock_vm(&directory).map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let console = open_console(&directory);
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;
@@ -196,7 +229,7 @@ fn open_staged(
         spec.services.vsock = Some(VsockSpec { cid, directory });
     }
     let shape = shape(&spec, &description, disks);
-    Ok(Opened { spec, shape, kernel, share, nics })
+    Ok(Opened { spec, shape, kernel, share, nics, lock, console })
 }
 
 /// What a machine is made of, for people; `files` are where its disks lie and how large they are.

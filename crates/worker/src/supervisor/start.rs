@@ -171,7 +171,7 @@ impl Task {
     }
 
     /// Puts in order what the start left behind of volumes. A failure is logged: what should have gone stays longer.
-    async fn settle_volumes(&self, disks: Vec<String>) {
+    pub(super) async fn settle_volumes(&self, disks: Vec<String>) {
         let (context, id) = (Arc::clone(&self.context), self.id.clone());
         let settling = tokio::task::spawn_blocking(move || {
             let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
@@ -200,7 +200,7 @@ impl Task {
             }
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace) };
-            let assignment = record.in_force.clone().unwrap_or_else(|| record.assignment.clone());
+            let assignment = record.newest().clone();
             let record =
                 VmRecord { assignment: assignment.clone(), in_force: None, removed: Some(removal), ..record };
             context.records.save(&record).map_err(|problem| chain(&problem))?;

@@ -84,10 +84,11 @@ impl Task {
         origin: Origin,
     ) -> Self {
         let assignment = Arc::clone(&target.borrow().assignment);
-        let (predecessor, found) = match origin {
-            Origin::New => (None, None),
-            Origin::After(predecessor) => (Some(predecessor), None),
-            Origin::Record(record) => (None, Some(*record)),
+        let (predecessor, found, running) = match origin {
+            Origin::New => (None, None, None),
+            Origin::After(predecessor) => (Some(predecessor), None, None),
+            Origin::Record(record) => (None, Some(*record), None),
+            Origin::Running(record, machine) => (None, Some(*record), Some(*machine)),
         };
         let mut task = Self {
             restart: context.lifecycle.restart,
@@ -112,9 +113,12 @@ impl Task {
                 task.state = RunState::PoweredOff { stamp: task.target.borrow().stamp };
             }
             let number = DefinitionNumber::default();
-            let assignment = record.in_force.clone().unwrap_or_else(|| record.assignment.clone());
-            task.in_force = Some(InForce { number, assignment: Arc::new(assignment), description: None });
+            let assignment = Arc::new(record.newest().clone());
+            task.in_force = Some(InForce { number, assignment, description: None });
             task.take_up(record);
+        }
+        if let Some(machine) = running {
+            task.begin_with(machine);
         }
         task
     }
@@ -133,7 +137,17 @@ impl Task {
         if self.is_new {
             self.revive().await;
         }
-        self.note_lost_run().await;
+        match &self.state {
+            RunState::Up { .. } => self.look_into_running().await,
+            RunState::Off
+            | RunState::PoweredOff { .. }
+            | RunState::Failed { .. }
+            | RunState::Waiting { .. } => {
+                self.note_lost_run().await;
+            }
+        }
+        // A machine may have ended before it was taken over.
+        self.look_at_machine().await;
         loop {
             let target = self.target.borrow_and_update().clone();
             if self.acknowledged.as_ref().is_none_or(|last| !last.is(&target)) {

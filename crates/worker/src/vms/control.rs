@@ -181,6 +181,20 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
     }
 }
 
+/// Lets go of VMs that go on without this process. Nothing is stopped, and the host stays as it is.
+pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
+    let begun = Instant::now();
+    // Each ends after the step that it is in.
+    for supervisor in shared.registry.abandon_all() {
+        let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
+    }
+    shared.context.machines.leave();
+    match shared.context.network.leave().await {
+        Ok(()) => Ok(()),
+        Err(problem) => Err(VmManagerError::NetworkRemains(Box::new(problem))),
+    }
+}
+
 /// How often a VM has started and failed: what is waited for is that it does either once more.
 #[derive(Clone, Copy, Default)]
 struct Count {

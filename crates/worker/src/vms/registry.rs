@@ -13,7 +13,10 @@ use vm_model::{Assignment, DesiredState, Generation, VmId, VmStatus};
 
 use super::{VmInfo, VmManagerError};
 use crate::node::{Observed, ObservedVm};
-use crate::supervisor::{Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Supervisor};
+use crate::records::VmRecord;
+use crate::supervisor::{
+    Birth, Freshness, Goal, HostContext, MachineSlot, Origin, RunningMachine, Supervisor,
+};
 
 /// How long a round of sampling waits for counters of machines in other processes.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -104,10 +107,17 @@ impl Registry {
     }
 
     /// Takes up a VM that was on record. It stays off until something is desired of it.
-    pub(crate) fn restore(&self, record: crate::records::VmRecord) {
-        let assignment = record.assignment.clone();
-        let birth =
-            Birth { assignment, generation: Generation::default(), origin: Origin::Record(Box::new(record)) };
+    pub(crate) fn restore(&self, record: VmRecord) {
+        self.take_up(record.assignment.clone(), Origin::Record(Box::new(record)));
+    }
+
+    /// Takes up a VM that was on record and whose machine runs already. It goes on as it was last wanted.
+    pub(crate) fn resume(&self, record: VmRecord, machine: RunningMachine) {
+        self.take_up(record.assignment.clone(), Origin::Running(Box::new(record), Box::new(machine)));
+    }
+
+    fn take_up(&self, assignment: Assignment, origin: Origin) {
+        let birth = Birth { assignment, generation: Generation::default(), origin };
         self.insert(&mut self.entries(), birth);
     }
 

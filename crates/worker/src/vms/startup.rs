@@ -6,7 +6,7 @@ use std::sync::Arc;
 use host_network::{Egress, HostNetwork, LinkName, NetworkConfig};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
-use machine_host::MachineHost;
+use machine_host::{Adoption, MachineHost, Stranger};
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -24,7 +24,7 @@ use crate::huge_pages;
 use crate::records::{
     Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
 };
-use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
+use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
@@ -59,6 +59,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         warn!(error = chain(&damage), "artifacts are hashed again");
     }
     let machines = machine_host(hypervisor)?;
+    let (running, strangers) = take_over(machines.as_ref(), &intact).await;
     let network =
         HostNetwork::start(network).await.map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
     for warning in &network.report().warnings {
@@ -77,13 +78,14 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         volumes,
         verified,
         roots,
+        strangers,
         _lock: lock,
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });
     runtime.spawn(keep_house(Arc::downgrade(&context)));
     let registry = Registry::new(runtime, Arc::clone(&context), damaged);
-    intact.into_iter().for_each(|record| registry.restore(record));
+    restore(&registry, intact, running);
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
@@ -93,6 +95,45 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
 fn machine_host(hypervisor: Hypervisor) -> Result<Arc<dyn MachineHost>, VmManagerError> {
     let host = VmmHost::new(hypervisor, HostOptions::default());
     Ok(Arc::new(host.map_err(|problem| VmManagerError::Threads(std::io::Error::other(problem)))?))
+}
+
+/// Takes over the machines of VMs on record that run already. Everything else that runs is left alone, and told.
+async fn take_over(
+    machines: &dyn MachineHost,
+    records: &[VmRecord],
+) -> (BTreeMap<VmId, RunningMachine>, Vec<Stranger>) {
+    let Adoption { machines: found, mut strangers } = machines.adopt().await;
+    let known: BTreeSet<&VmId> = records.iter().map(|record| &record.assignment.id).collect();
+    let mut running = BTreeMap::new();
+    for adopted in found {
+        let problem = match RunningMachine::of(adopted) {
+            Ok(machine) if known.contains(&machine.notes.assignment.id) => {
+                running.insert(machine.notes.assignment.id.clone(), machine);
+                continue;
+            }
+            Ok(machine) => (machine.notes.assignment.id, "there is no usable record of it".to_owned()),
+            Err((vm, problem)) => (vm, chain(&problem)),
+        };
+        let (vm, problem) = problem;
+        strangers.push(Stranger { vms: vec![vm], place: "a host process".to_owned(), problem });
+    }
+    for Stranger { vms, place, problem } in &strangers {
+        warn!(?vms, place, problem, "what runs there is left alone");
+    }
+    (running, strangers)
+}
+
+/// Takes up the VMs on record, with their machines where they have one.
+fn restore(registry: &Registry, records: Vec<VmRecord>, mut running: BTreeMap<VmId, RunningMachine>) {
+    for mut record in records {
+        match running.remove(&record.assignment.id) {
+            Some(machine) => {
+                machine.correct(&mut record);
+                registry.resume(record, machine);
+            }
+            None => registry.restore(record),
+        }
+    }
 }
 
 fn state_error(config: &VmManagerConfig, source: Box<dyn std::error::Error + Send + Sync>) -> VmManagerError {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use console_log::ConsoleSnapshot;
+use machine_host::Stranger;
 use tokio::sync::watch;
 use vm_model::{
     Assignment, DesiredState, Generation, NodeStatus, RemovedVm, StopMethod, VmId, VmStatus, VolumeInfo,
@@ -196,6 +197,31 @@ impl VmManager {
     /// As there.
     pub async fn shutdown_async(&self) -> Result<(), VmManagerError> {
         self.executor.run(control::shut_down(Arc::clone(&self.shared))).await?
+    }
+
+    /// Whether VMs go on when this process ends: then [`VmManager::leave_async`] is an alternative to
+    /// [`VmManager::shutdown_async`].
+    pub fn vms_outlive_it(&self) -> bool {
+        self.shared.context.machines.machines_outlive_it()
+    }
+
+    /// Lets go of all VMs, which go on as they are; the next manager of the same state directory takes them over. VMs in
+    /// this process end. The manager is of no use afterwards.
+    ///
+    /// # Errors
+    /// The network could not be let go of in order.
+    pub async fn leave_async(&self) -> Result<(), VmManagerError> {
+        self.executor.run(control::leave(Arc::clone(&self.shared))).await?
+    }
+
+    /// What runs on this host and could not be taken over, a sentence each.
+    pub fn strangers(&self) -> Vec<String> {
+        let sentence = |stranger: &Stranger| {
+            let vms: Vec<&str> = stranger.vms.iter().map(VmId::as_str).collect();
+            let whose = if vms.is_empty() { String::new() } else { format!(" (VMs: {})", vms.join(", ")) };
+            format!("{}{whose} runs on and was not taken over: {}", stranger.place, stranger.problem)
+        };
+        self.shared.context.strangers.iter().map(sentence).collect()
     }
 
     /// Kills every machine at once, for who cannot wait for a [`VmManager::shutdown`] under way. Starts nothing any

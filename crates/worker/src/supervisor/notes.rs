@@ -1,0 +1,136 @@
+//! What is noted with a running machine for a worker that takes it over: all that the one which launched it knew of it and
+//! that no record says. The process that runs the machine keeps it, so that it is there exactly as long as the machine.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use vm_model::{Assignment, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings};
+
+use super::RestartPolicy;
+
+/// The form that is written. Keys may be added to it; a later one may not be understood here.
+const VERSION: u32 = 1;
+
+/// What is noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineNotes {
+    pub(super) version: u32,
+    /// The definition it was made by.
+    pub(crate) assignment: Assignment,
+    /// When it was launched.
+    pub(crate) launched_at: Timestamp,
+    /// Its interfaces.
+    pub(crate) nics: Vec<NotedNic>,
+    /// What it takes of the host's memory.
+    pub(crate) memory: MemorySpec,
+    /// What it is made of, for people.
+    pub(crate) shape: MachineShape,
+    /// What its definition says about restarts.
+    #[serde(default)]
+    pub(crate) restart: Option<RestartPolicy>,
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
+    #[serde(default)]
+    pub(crate) unverified: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) timings: VmTimings,
+}
+
+/// An interface, and how its TAP was set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotedNic {
+    pub(crate) nic: VmNic,
+    #[serde(default)]
+    pub(crate) mask: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub(crate) mtu: Option<u16>,
+}
+
+/// Why notes cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum NotesError {
+    #[error("what is noted with it cannot be read")]
+    Unreadable(#[source] serde_json::Error),
+    #[error("what is noted with it has version {found}; versions up to {VERSION} are understood")]
+    Newer { found: u32 },
+    #[error("what is noted with it is of VM {found}")]
+    OtherVm { found: VmId },
+}
+
+/// What of notes every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl MachineNotes {
+    /// The notes of a machine that is about to be launched, made by `assignment`.
+    pub(crate) fn new(assignment: Assignment, memory: MemorySpec, shape: MachineShape) -> Self {
+        Self {
+            version: VERSION,
+            assignment,
+            launched_at: Timestamp::now(),
+            nics: Vec::new(),
+            memory,
+            shape,
+            restart: None,
+            warnings: Vec::new(),
+            unverified: Vec::new(),
+            timings: VmTimings::default(),
+        }
+    }
+
+    /// The text that is kept with the machine.
+    pub(crate) fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("notes are made of plain values with names for keys")
+    }
+
+    /// Reads the notes of VM `id`.
+    pub(crate) fn parse(id: &VmId, text: &str) -> Result<Self, NotesError> {
+        // The version first: what comes after it may have another form.
+        let Versioned { version } = serde_json::from_str(text).map_err(NotesError::Unreadable)?;
+        if version > VERSION {
+            return Err(NotesError::Newer { found: version });
+        }
+        let notes: Self = serde_json::from_str(text).map_err(NotesError::Unreadable)?;
+        if notes.assignment.id != *id {
+            return Err(NotesError::OtherVm { found: notes.assignment.id });
+        }
+        Ok(notes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::{Bytes, MemoryBacking};
+
+    use super::*;
+
+    fn notes() -> MachineNotes {
+        let memory =
+            MemorySpec { size: Bytes::from_mib(64), backing: MemoryBacking::SharedMemfd, prefault: false };
+        let shape =
+            MachineShape { vcpus: 1, memory: memory.size, cmdline: "quiet".to_owned(), disks: Vec::new() };
+        MachineNotes::new(Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), memory, shape)
+    }
+
+    #[test]
+    fn notes_read_back_and_keys_may_be_added() {
+        let (id, notes) = (VmId::new("web-1"), notes());
+        assert_eq!(MachineNotes::parse(&id, &notes.to_text()).expect("readable"), notes);
+        let longer = notes.to_text().replacen('{', r#"{"of_later":1,"#, 1);
+        assert_eq!(MachineNotes::parse(&id, &longer).expect("readable"), notes);
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let (id, text) = (VmId::new("web-1"), notes().to_text());
+        let refused = |id: &VmId, text: &str| MachineNotes::parse(id, text).expect_err("refused").to_string();
+        assert!(refused(&id, "").contains("cannot be read"));
+        let newer = refused(&id, r#"{"version":2}"#);
+        assert_eq!(newer, "what is noted with it has version 2; versions up to 1 are understood");
+        assert!(refused(&VmId::new("web-2"), &text).ends_with("of VM web-1"));
+    }
+}
