@@ -16,7 +16,7 @@ use crate::silence::{HostIpv6, silence_bridge};
 pub(crate) struct Rules {
     pub(crate) firewall: Firewall,
     pub(crate) changed: ChangedSettings,
-    /// The guards in our table; `None` before it was first applied.
+    /// The guards in our table; `None` before it was first applied, and where it must be applied again.
     guarded: Option<Vec<GuardedLink>>,
     /// Our table as it was shown after it was applied.
     listing: Option<String>,
@@ -72,7 +72,9 @@ impl Rules {
             *guarded = None;
             firewall.apply(&plan.guarded)?;
             *listing = firewall.listing();
-            *guarded = Some(plan.guarded.clone());
+            // Whoever took rules away since is heard of, and must not be taken for us.
+            let is_whole = firewall.shows_every_rule(&plan.guarded, listing.as_deref());
+            *guarded = is_whole.then(|| plan.guarded.clone());
         }
         apply_switches(&plan, changed)?;
         Ok(describe(firewall.egress, &seen, &plan))
