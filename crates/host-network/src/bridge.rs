@@ -13,8 +13,10 @@ use ipnetwork::Ipv4Network;
 
 pub use self::settings::{BridgeNote, BridgeProblem};
 use self::settings::{adopt, changes_to_ours};
+use crate::changed_settings::AdoptedBridge;
 use crate::names::{BRIDGE_ALIAS, bridge_mac};
 use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
+use crate::rules::{Rules, SharedRules};
 use crate::{NetworkConfig, NetworkError};
 
 /// Where the bridge came from.
@@ -84,8 +86,8 @@ pub(crate) enum BridgeAction {
 pub(crate) struct BridgePlan {
     pub(crate) origin: BridgeOrigin,
     pub(crate) actions: Vec<BridgeAction>,
-    /// Settings that give an adopted bridge back as it was.
-    pub(crate) undo: Vec<BridgeSetting>,
+    /// What has to be given back of an adopted bridge; `None` for one of ours.
+    pub(crate) adopted: Option<AdoptedBridge>,
     /// The MTU of the network: the configured one, or an adopted bridge's smaller one.
     pub(crate) mtu: u16,
     /// Whether the host speaks IPv6 on the bridge, as it did before.
@@ -143,14 +145,17 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
         .any(|assignment| Some(assignment.link) == index && assignment.address == wanted);
     if !has_address {
         plan.actions.push(BridgeAction::AddAddress);
+        if let Some(adopted) = &mut plan.adopted {
+            adopted.addresses.push(wanted);
+        }
     }
     Ok(plan)
 }
 
 impl BridgePlan {
     fn new(origin: BridgeOrigin, config: &NetworkConfig) -> Self {
-        let (actions, undo, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { origin, actions, undo, mtu: config.mtu, keeps_ipv6: false, notes }
+        let (actions, notes) = (Vec::new(), Vec::new());
+        Self { origin, actions, adopted: None, mtu: config.mtu, keeps_ipv6: false, notes }
     }
 }
 
@@ -236,6 +241,30 @@ async fn create(netlink: &Netlink, config: &NetworkConfig) -> Result<u32, Netlin
         .find(|link| link.name == config.bridge.as_str())
         .map(|link| link.index)
         .ok_or_else(|| vanished(config))
+}
+
+/// Gives every bridge that was adopted, by this run or an earlier one, its ageing time and addresses back, and forgets
+/// it. One that is gone, or was made again, has nothing of ours.
+///
+/// # Errors
+/// If the kernel refuses; what is not given back stays noted.
+pub(crate) async fn give_bridges_back(netlink: &Netlink, rules: &SharedRules) -> Result<(), NetworkError> {
+    let list = |rules: &mut Rules| rules.changed.bridges().to_vec();
+    let adopted = rules.run("look what was changed on the bridge", list).await?;
+    let links = netlink.links().await?;
+    for AdoptedBridge { index, name, addresses, ageing_time } in adopted {
+        if links.iter().any(|link| link.index == index && link.name == name.as_str()) {
+            if let Some(time) = ageing_time {
+                netlink.change_bridge(&name, BridgeSetting::AgeingTime(time)).await?;
+            }
+            for address in addresses {
+                netlink.remove_address(index, address).await?;
+            }
+        }
+        let forget = move |rules: &mut Rules| rules.changed.forget_bridge(index);
+        rules.run("note that the bridge is given back", forget).await?;
+    }
+    Ok(())
 }
 
 fn vanished(config: &NetworkConfig) -> NetlinkError {

@@ -1,9 +1,10 @@
-//! Kernel settings of links that are changed for the VMs' sake, and given back.
+//! Kernel settings of links, and others' bridges, that are changed for the VMs' sake and given back.
 //!
 //! What a setting was is written down before it is changed, so that a worker that is killed and started again still
 //! knows what to give back. The note is of one boot and one network namespace: of another, it says nothing. A setting
 //! that somebody else has changed meanwhile is theirs, and stays as they set it.
 
+mod adopted_bridge;
 mod note;
 mod switch;
 
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tracing::warn;
 
+pub(crate) use self::adopted_bridge::AdoptedBridge;
+use self::note::Noted;
 pub(crate) use self::switch::Switch;
 
 /// Why a setting could not be changed.
@@ -51,20 +54,50 @@ struct Change {
     set: String,
 }
 
-/// Every setting that is changed at present.
+/// Every setting that is changed at present, and what was done to others' bridges.
 #[derive(Debug, Default)]
 pub(crate) struct ChangedSettings {
     /// Where they are written down; `None` where they are only remembered.
     note: Option<PathBuf>,
-    changes: Vec<Change>,
+    noted: Noted,
 }
 
 impl ChangedSettings {
     /// What an earlier run in this boot and network namespace left changed, noted at `note`. A note that cannot be
     /// read is kept aside with a warning. Blocks.
     pub(crate) fn open(note: Option<PathBuf>) -> Self {
-        let changes = note.as_deref().map(note::read).unwrap_or_default();
-        Self { note, changes }
+        let noted = note.as_deref().map(note::read).unwrap_or_default();
+        Self { note, noted }
+    }
+
+    /// Notes what is about to be done to another's bridge, beside what an earlier run did to it. Nothing for `None` and
+    /// for one that is left as it is. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be noted.
+    pub(crate) fn note_bridge(&mut self, adopted: Option<AdoptedBridge>) -> Result<(), SettingsError> {
+        let Some(adopted) = adopted else {
+            return Ok(());
+        };
+        let before = self.noted.clone();
+        let bridges = &mut self.noted.bridges;
+        match bridges.iter_mut().find(|known| known.index == adopted.index) {
+            Some(known) => known.add(adopted),
+            None if adopted.is_untouched() => {}
+            None => bridges.push(adopted),
+        }
+        if self.noted == before { Ok(()) } else { self.write() }
+    }
+
+    /// What was done to others' bridges.
+    pub(crate) fn bridges(&self) -> &[AdoptedBridge] {
+        &self.noted.bridges
+    }
+
+    /// Forgets the bridge with this index, which is as it was before. Blocks.
+    pub(crate) fn forget_bridge(&mut self, index: u32) {
+        self.noted.bridges.retain(|bridge| bridge.index != index);
+        self.write_if_possible();
     }
 
     /// Gives `switch` of a link the value `wanted`; true where it had another. Where the kernel has no such switch
@@ -90,13 +123,14 @@ impl ChangedSettings {
         if before == wanted {
             return Ok(false);
         }
-        let known = self.changes.iter_mut().find(|change| change.link == link && change.switch == switch);
+        let known =
+            self.noted.changes.iter_mut().find(|change| change.link == link && change.switch == switch);
         match known {
             // Somebody changed it back: what it was before us, we know.
             Some(change) => wanted.clone_into(&mut change.set),
             None => {
                 let set = wanted.to_owned();
-                self.changes.push(Change { link, name: name.to_owned(), switch, before, set });
+                self.noted.changes.push(Change { link, name: name.to_owned(), switch, before, set });
             }
         }
         self.write()?;
@@ -106,7 +140,7 @@ impl ChangedSettings {
 
     /// Whether `switch` of the link is as it is because of us.
     pub(crate) fn is_ours(&self, link: u32, switch: Switch) -> bool {
-        self.changes.iter().any(|change| change.link == link && change.switch == switch)
+        self.noted.changes.iter().any(|change| change.link == link && change.switch == switch)
     }
 
     /// Gives back each change that `which` chooses by link and switch: those nobody else has changed since. What
@@ -126,20 +160,24 @@ impl ChangedSettings {
 
     fn take(&mut self, which: impl Fn(u32, Switch) -> bool) -> Vec<Change> {
         let chosen = |change: &mut Change| which(change.link, change.switch);
-        let taken: Vec<Change> = self.changes.extract_if(.., chosen).collect();
-        if !taken.is_empty()
-            && let Err(error) = self.write()
-        {
-            warn!(%error, "the note of changed settings is out of date");
+        let taken: Vec<Change> = self.noted.changes.extract_if(.., chosen).collect();
+        if !taken.is_empty() {
+            self.write_if_possible();
         }
         taken
+    }
+
+    fn write_if_possible(&self) {
+        if let Err(error) = self.write() {
+            warn!(%error, "the note of changed settings is out of date");
+        }
     }
 
     fn write(&self) -> Result<(), SettingsError> {
         let Some(path) = &self.note else {
             return Ok(());
         };
-        note::write(path, &self.changes).map_err(|cause| SettingsError::Note { path: path.clone(), cause })
+        note::write(path, &self.noted).map_err(|cause| SettingsError::Note { path: path.clone(), cause })
     }
 }
 

@@ -139,6 +139,12 @@ impl Firewall {
         nft::list(&["-s", "list", "table", "ip", &self.table]).ok()
     }
 
+    /// Whether a listing has all the rules that [`Firewall::apply`] makes. Each of ours has a comment.
+    pub(crate) fn shows_every_rule(&self, guarded: &[GuardedLink], listing: Option<&str>) -> bool {
+        let rules = |text: &str| text.matches(" comment \"").count();
+        rules(&self.script(guarded).unwrap_or_default()) == rules(listing.unwrap_or_default())
+    }
+
     fn run(&self, script: &str, operation: &'static str) -> Result<(), FirewallError> {
         let failed = |cause| FirewallError { operation, table: self.table.clone(), cause };
         nft::run_script(script).map_err(failed)

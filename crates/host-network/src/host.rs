@@ -3,6 +3,7 @@
 //! One caller at a time works on one interface; different interfaces are independent and may be attached at once.
 
 mod attach;
+mod kept;
 mod teardown;
 
 use std::collections::{BTreeSet, HashMap};
@@ -14,6 +15,8 @@ use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
+pub(crate) use self::kept::plan_kept;
+pub use self::kept::{KeptNic, KeptNicProblem};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
@@ -35,14 +38,15 @@ pub struct Orphan {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Interface {
+pub(crate) struct Interface {
     vm: VmId,
     nic: String,
 }
 
 #[derive(Clone, Debug)]
-struct Attached {
-    mac: MacAddress,
+pub(crate) struct Attached {
+    /// The hardware address that DHCP knows it by; `None` where DHCP does not answer it.
+    bound: Option<MacAddress>,
     /// The TAP; `None` while it is being made.
     tap: Option<AttachedTap>,
 }
@@ -68,7 +72,7 @@ pub(crate) struct Shared {
     pub(crate) bridge: AtomicU32,
     /// Told when an interface was detached, so that upkeep stops missing it.
     pub(crate) detached: Notify,
-    /// What is attached through this value. Held for single look-ups and changes only; a lock of its own.
+    /// What is attached through this value or was kept. Held for single look-ups and changes only; a lock of its own.
     attached: Mutex<HashMap<Interface, Attached>>,
 }
 
@@ -106,8 +110,23 @@ impl HostNetwork {
     /// If the configuration, the host, another worker or the kernel stands against it; what was made before the error
     /// is removed again.
     pub async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, holdings, events, report } =
-            start(&config).await?;
+        Self::resume(config, Vec::new()).await
+    }
+
+    /// Starts the network like [`HostNetwork::start`] over what an earlier run left by [`Teardown::Keep`], or by being
+    /// killed, under VMs that went on: `kept` names their interfaces. Frames and packets of theirs pass all the while.
+    ///
+    /// Each interface whose TAP is there counts as attached when this returns: DHCP answers its guest,
+    /// [`HostNetwork::detach`] and [`Teardown::Remove`] remove it, [`HostNetwork::reap_orphans`] does not, and it is
+    /// made a port of the bridge again, and up, within a second if it is not. What is not so is told by
+    /// [`StartWarning::KeptNic`](crate::StartWarning::KeptNic), and no error.
+    ///
+    /// # Errors
+    /// As for [`HostNetwork::start`]; but while a TAP of `kept` is there, what was made before the error stays, and so
+    /// does what the earlier run left.
+    pub async fn resume(config: NetworkConfig, kept: Vec<KeptNic>) -> Result<Self, NetworkError> {
+        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, attached, holdings, events, report } =
+            start(&config, kept).await?;
         let shared = Arc::new(Shared {
             config: NetworkConfig { mtu, ..config },
             netlink,
@@ -115,7 +134,7 @@ impl HostNetwork {
             bindings,
             bridge: AtomicU32::new(bridge),
             detached: Notify::new(),
-            attached: Mutex::default(),
+            attached: Mutex::new(attached),
         });
         let upkeep = Upkeep::start(Arc::clone(&shared), holdings, events);
         Ok(Self { shared, upkeep, report, exclusive })
@@ -144,17 +163,20 @@ impl HostNetwork {
     /// If the kernel refuses; the interface counts as attached still, and DHCP answers it no more.
     pub async fn detach(&self, vm: &VmId, nic: &str) -> Result<(), NetworkError> {
         let interface = Interface { vm: vm.clone(), nic: nic.to_owned() };
-        let Some(Attached { mac, tap: Some(tap) }) = self.shared.lock().get(&interface).cloned() else {
+        let Some(Attached { bound, tap: Some(tap) }) = self.shared.lock().get(&interface).cloned() else {
             return Ok(());
         };
-        self.shared.bindings.change(|bindings| bindings.remove(mac));
+        if let Some(mac) = bound {
+            self.shared.bindings.change(|bindings| bindings.remove(mac));
+        }
         self.shared.netlink.delete(tap.index, tap.name.as_str()).await?;
         self.shared.lock().remove(&interface);
         self.shared.detached.notify_one();
         Ok(())
     }
 
-    /// Removes every TAP of ours whose VM is none of `keep`, except those attached through this value. Such TAPs
+    /// Removes every TAP of ours whose VM is none of `keep`, except those attached through this value
+    /// or kept by [`HostNetwork::resume`]. Such TAPs
     /// are held open by a process that was left behind.
     ///
     /// # Errors

@@ -5,6 +5,10 @@
 //! `nft`. It allocates no addresses and runs no devices: an address arrives with a [`NicAttachment`], an open
 //! [`Tap`] leaves. Every `ensure` is idempotent, and what an earlier run left is recognised by its alias.
 //!
+//! VMs whose processes outlive the worker keep their network: [`Teardown::Keep`] leaves everything as it is, and
+//! [`HostNetwork::resume`] takes it over, with the TAPs that those VMs hold open. Their frames and packets pass all the
+//! while: what is right is not touched, and the nftables table is replaced in one transaction.
+//!
 //! All of it happens in the network namespace of the thread that calls [`HostNetwork::start`]; a runtime's threads
 //! must share one.
 //!
@@ -54,6 +58,7 @@ mod host;
 mod names;
 mod netlink;
 mod nft;
+mod rules;
 mod silence;
 mod start;
 mod tap;
@@ -67,7 +72,8 @@ pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop};
 pub use forwarding::HostForwarding;
 pub use host::{
-    AttachmentWarning, HostNetwork, NicAttachment, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint,
+    AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, Orphan, Tap, Teardown,
+    TeardownOutcome, UnusedHint,
 };
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;

@@ -12,8 +12,8 @@
 
 mod taps;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
@@ -27,7 +27,8 @@ use crate::events::{Changed, NetworkEvents};
 use crate::host::{AttachedTap, Shared};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
-use crate::start::{Holdings, blocking, forward_drops};
+use crate::rules::Rules;
+use crate::start::{Holdings, forward_drops};
 use crate::{BridgeOrigin, NetworkError};
 
 /// How long a burst of changes may go on before it is looked at: no look follows another more closely.
@@ -160,6 +161,9 @@ impl Keeper {
         if plan.actions.is_empty() && found == Some(shared.bridge()) {
             return Ok(BridgeState::There);
         }
+        let adopted = plan.adopted.clone();
+        let note = move |rules: &mut Rules| rules.changed.note_bridge(adopted);
+        self.holdings.rules.run("note what is changed on the bridge", note).await??;
         let index = apply_bridge(&shared.netlink, &shared.config, observed, &plan).await?;
         info!(bridge = name, actions = ?plan.actions, "mended the bridge, which somebody had changed");
         self.adopt(index, &plan)?;
@@ -178,7 +182,6 @@ impl Keeper {
         self.holdings.dhcp = dhcp.map_err(failed)?;
         if plan.origin == BridgeOrigin::Adopted {
             self.holdings.origin = BridgeOrigin::Adopted;
-            self.holdings.address_added = true;
         }
         self.shared.bridge.store(index, Ordering::Release);
         Ok(())
@@ -188,9 +191,7 @@ impl Keeper {
     async fn keep_rules(&mut self, observed: &Observed, rules_changed: bool, verdict: &mut Verdict) {
         let (bridge, host_ipv6) = (self.shared.bridge(), self.holdings.host_ipv6);
         let (links, routes) = (observed.links.clone(), observed.routes.clone());
-        let shared_rules = Arc::clone(&self.holdings.rules);
-        let step = move || {
-            let mut rules = shared_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = move |rules: &mut Rules| {
             let mut drops = None;
             if rules_changed {
                 if !rules.look_at_table() {
@@ -202,7 +203,7 @@ impl Keeper {
             let settled = rules.settle(bridge, &links, &routes, host_ipv6);
             (drops, settled)
         };
-        match blocking("keep packet forwarding", step).await {
+        match self.holdings.rules.run("keep packet forwarding", step).await {
             Ok((drops, settled)) => {
                 self.drops = drops.unwrap_or_else(|| std::mem::take(&mut self.drops));
                 if let Err(error) = settled {

@@ -8,6 +8,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::{BridgeAction, BridgeOrigin, BridgePlan, Observed};
+use crate::changed_settings::AdoptedBridge;
 use crate::names::tap_owner;
 use crate::netlink::{BridgeSetting, Link};
 use crate::{NetworkConfig, NetworkError};
@@ -122,6 +123,7 @@ pub(super) fn adopt(
     let refused = |problem| NetworkError::Bridge { name: config.bridge.clone(), problem };
     let seen = link.bridge.unwrap_or_default();
     let mut plan = BridgePlan::new(BridgeOrigin::Adopted, config);
+    let mut adopted = AdoptedBridge::untouched(link.index, &config.bridge);
     if seen.filters_vlans && seen.default_vlan == 0 {
         return Err(refused(BridgeProblem::NoVlanForPorts));
     }
@@ -139,7 +141,7 @@ pub(super) fn adopt(
     }
     if seen.ageing_time == 0 {
         plan.actions.push(BridgeAction::Change(BridgeSetting::AgeingTime(AGEING_TIME)));
-        plan.undo.push(BridgeSetting::AgeingTime(0));
+        adopted.ageing_time = Some(0);
         plan.notes.push(BridgeNote::AgeingTime);
     }
     if seen.spanning_tree && seen.forward_delay > 0 {
@@ -160,5 +162,6 @@ pub(super) fn adopt(
         plan.keeps_ipv6 = true;
         plan.notes.push(BridgeNote::Ipv6);
     }
+    plan.adopted = Some(adopted);
     Ok(plan)
 }

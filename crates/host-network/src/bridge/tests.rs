@@ -90,6 +90,7 @@ fn anothers_bridge_is_adopted_as_it_is() {
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Adopted);
     assert_eq!(plan.actions, [BridgeAction::BringUp, BridgeAction::AddAddress]);
+    assert_eq!(plan.adopted.unwrap().addresses, [bridge_address(&config())]);
 }
 
 #[test]
@@ -152,7 +153,8 @@ fn what_an_adopted_bridge_brings_along_is_told() {
 fn a_hub_is_made_a_bridge_and_given_back_as_it_was() {
     let plan = adoption(BridgeSettings { ageing_time: 0, ..OURS }).unwrap();
     assert_eq!(plan.actions, [BridgeAction::Change(BridgeSetting::AgeingTime(30_000))]);
-    assert_eq!(plan.undo, [BridgeSetting::AgeingTime(0)]);
+    let adopted = plan.adopted.unwrap();
+    assert_eq!((adopted.index, adopted.ageing_time, adopted.addresses), (7, Some(0), vec![]));
     assert_eq!(plan.notes, [BridgeNote::AgeingTime]);
 }
 

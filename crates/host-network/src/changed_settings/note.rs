@@ -8,31 +8,43 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{Change, Switch};
+use super::{AdoptedBridge, Change, Switch};
 
 /// The version that is written, and the only one that is read.
 const VERSION: u64 = 1;
 /// More than this is no note of ours: it has some hundred bytes a link.
 const LARGEST_NOTE: u64 = 1 << 20;
 
-/// The changes noted at `path`; none of another boot or network namespace.
-pub(super) fn read(path: &Path) -> Vec<Change> {
-    let text = match read_text(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => return set_aside(path, &error.to_string()),
-    };
-    match parse(&text) {
-        Ok((place, changes)) if place == here() => changes,
-        Ok(_) => Vec::new(),
-        Err(problem) => set_aside(path, &problem),
+/// What a note says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub(super) changes: Vec<Change>,
+    pub(super) bridges: Vec<AdoptedBridge>,
+}
+
+impl Noted {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.bridges.is_empty()
     }
 }
 
+/// What is noted at `path`; nothing of another boot or network namespace.
+pub(super) fn read(path: &Path) -> Noted {
+    let problem = match read_text(path).map(|text| parse(&text)) {
+        Ok(Ok((place, noted))) if place == here() => return noted,
+        Ok(Ok(_)) => return Noted::default(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Noted::default(),
+        Ok(Err(problem)) => problem,
+        Err(error) => error.to_string(),
+    };
+    set_aside(path, &problem);
+    Noted::default()
+}
+
 /// Replaces the note; removes it where nothing is changed.
-pub(super) fn write(path: &Path, changes: &[Change]) -> io::Result<()> {
+pub(super) fn write(path: &Path, noted: &Noted) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    if changes.is_empty() {
+    if noted.is_empty() {
         return match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
@@ -40,7 +52,7 @@ pub(super) fn write(path: &Path, changes: &[Change]) -> io::Result<()> {
     }
     let temporary = path.with_extension("new");
     let mut file = File::create(&temporary)?;
-    file.write_all(render(&here(), changes).as_bytes())?;
+    file.write_all(render(&here(), noted).as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
@@ -59,8 +71,9 @@ fn here() -> Place {
     Place { boot: boot.trim().to_owned(), namespace }
 }
 
-fn render(place: &Place, changes: &[Change]) -> String {
-    let changes: Vec<Value> = changes
+fn render(place: &Place, noted: &Noted) -> String {
+    let changes: Vec<Value> = noted
+        .changes
         .iter()
         .map(|change| {
             json!({
@@ -77,11 +90,12 @@ fn render(place: &Place, changes: &[Change]) -> String {
         "boot": place.boot,
         "namespace": place.namespace,
         "changes": changes,
+        "bridges": noted.bridges.iter().map(AdoptedBridge::to_json).collect::<Vec<_>>(),
     });
     format!("{note:#}\n")
 }
 
-fn parse(text: &str) -> Result<(Place, Vec<Change>), String> {
+fn parse(text: &str) -> Result<(Place, Noted), String> {
     let note: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if note["version"] != VERSION {
         return Err(format!("it has version {}; version {VERSION} is read", note["version"]));
@@ -91,7 +105,14 @@ fn parse(text: &str) -> Result<(Place, Vec<Change>), String> {
     };
     let entries = note["changes"].as_array().ok_or("it has no list of changes")?;
     let changes = entries.iter().map(|entry| change(entry).ok_or_else(|| format!("{entry} is no change")));
-    Ok((Place { boot: boot.to_owned(), namespace }, changes.collect::<Result<_, _>>()?))
+    // Earlier versions note no bridges.
+    let bridges = note["bridges"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let bridges = bridges.map(|entry| {
+        AdoptedBridge::from_json(entry).ok_or_else(|| format!("{entry} says not what was done to a bridge"))
+    });
+    let noted =
+        Noted { changes: changes.collect::<Result<_, _>>()?, bridges: bridges.collect::<Result<_, _>>()? };
+    Ok((Place { boot: boot.to_owned(), namespace }, noted))
 }
 
 /// The values end up in files of the kernel, so each is checked for what it may be.
@@ -123,7 +144,7 @@ fn read_text(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-fn set_aside(path: &Path, problem: &str) -> Vec<Change> {
+fn set_aside(path: &Path, problem: &str) {
     let kept = (1..100).map(|number| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".kept-{number}"));
@@ -133,33 +154,48 @@ fn set_aside(path: &Path, problem: &str) -> Vec<Change> {
     let moved = free.filter(|kept| fs::rename(path, kept).is_ok());
     let path = path.display();
     warn!(%path, problem, kept = ?moved, "settings that an earlier run changed are not known and stay as they are");
-    Vec::new()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LinkName;
 
-    fn example() -> Vec<Change> {
-        vec![Change {
+    fn example() -> Noted {
+        let change = Change {
             link: 3,
             name: "wan".to_owned(),
             switch: Switch::Forwarding,
             before: "0".to_owned(),
             set: "1".to_owned(),
-        }]
+        };
+        let bridge = AdoptedBridge {
+            index: 7,
+            name: LinkName::parse("br-lan").unwrap(),
+            addresses: vec!["10.100.0.1/16".parse().unwrap()],
+            ageing_time: Some(0),
+        };
+        Noted { changes: vec![change], bridges: vec![bridge] }
     }
 
     #[test]
     fn a_note_is_read_as_it_was_written_and_goes_with_the_last_change() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("note.json");
-        assert_eq!(read(&path), []);
+        assert_eq!(read(&path), Noted::default());
         write(&path, &example()).unwrap();
         assert_eq!(read(&path), example());
-        write(&path, &[]).unwrap();
+        write(&path, &Noted::default()).unwrap();
         assert!(!path.exists());
-        write(&path, &[]).expect("no note is no error");
+        write(&path, &Noted::default()).expect("no note is no error");
+    }
+
+    #[test]
+    fn a_note_from_before_bridges_were_noted_is_read() {
+        let mut note: Value = serde_json::from_str(&render(&here(), &example())).unwrap();
+        note.as_object_mut().unwrap().remove("bridges");
+        let (_, noted) = parse(&note.to_string()).unwrap();
+        assert_eq!(noted, Noted { bridges: vec![], ..example() });
     }
 
     #[test]
@@ -168,7 +204,7 @@ mod tests {
         let path = directory.path().join("note.json");
         let elsewhere = Place { boot: "another".to_owned(), ..here() };
         fs::write(&path, render(&elsewhere, &example())).unwrap();
-        assert_eq!(read(&path), []);
+        assert_eq!(read(&path), Noted::default());
     }
 
     #[test]
@@ -180,13 +216,16 @@ mod tests {
             good.replace("\"wan\"", "\"..\""),
             good.replace("\"before\": \"0\"", "\"before\": \"x\""),
             good.replace("ipv4/forwarding", "ipv4/other"),
+            good.replace("\"br-lan\"", "\"br/lan\""),
+            good.replace("10.100.0.1/16", "10.100.0.1/64"),
+            good.replace("\"ageing_time\": 0", "\"ageing_time\": -1"),
             "{".to_owned(),
         ];
         for text in damaged {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("note.json");
             fs::write(&path, &text).unwrap();
-            assert_eq!(read(&path), [], "{text}");
+            assert_eq!(read(&path), Noted::default(), "{text}");
             assert!(!path.exists(), "{text}");
             assert_eq!(fs::read_to_string(directory.path().join("note.json.kept-1")).unwrap(), text);
         }

@@ -14,8 +14,13 @@ use vm_model::MacAddress;
 
 use super::{Binding, Bindings};
 
-/// How long a client may use its address without asking again. It will be told the same one again.
-const LEASE_TIME: Duration = Duration::from_secs(12 * 3600);
+/// How long a client may use its address without an answer. Nobody answers while no worker runs, and VMs run on
+/// meanwhile: so it is much longer than a worker is ever missing. It is not infinite, because such a client would never
+/// ask again, and never hear of other name servers, another mask or another address.
+const LEASE_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// When a client first asks to keep its address (T1 of RFC 2131 §4.4.5). Far from half of the lease, so that what has
+/// changed reaches it within hours, and at least 29 days are left whenever the worker stops answering.
+const RENEWAL_TIME: Duration = Duration::from_secs(6 * 3600);
 /// The smallest BOOTP message (RFC 951 §3); some clients drop shorter ones.
 const SMALLEST_MESSAGE: usize = 300;
 
@@ -220,10 +225,10 @@ fn routes_by_way_of(router: Ipv4Addr) -> DhcpOption {
 }
 
 fn add_lease_options(options: &mut dhcproto::v4::DhcpOptions) {
-    let seconds = u32::try_from(LEASE_TIME.as_secs()).expect("half a day fits");
-    options.insert(DhcpOption::AddressLeaseTime(seconds));
-    options.insert(DhcpOption::Renewal(seconds / 2));
-    options.insert(DhcpOption::Rebinding(seconds / 8 * 7));
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).expect("a month fits");
+    options.insert(DhcpOption::AddressLeaseTime(seconds(LEASE_TIME)));
+    options.insert(DhcpOption::Renewal(seconds(RENEWAL_TIME)));
+    options.insert(DhcpOption::Rebinding(seconds(LEASE_TIME) / 8 * 7));
 }
 
 #[cfg(test)]

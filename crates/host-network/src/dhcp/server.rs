@@ -37,10 +37,14 @@ pub enum DhcpError {
 
 /// The bindings as the server and its owner share them. The lock is held for one look-up or change, never while
 /// waiting, and a panic elsewhere does not take it away.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct SharedBindings(Arc<RwLock<Bindings>>);
 
 impl SharedBindings {
+    pub(crate) fn new(bindings: Bindings) -> Self {
+        Self(Arc::new(RwLock::new(bindings)))
+    }
+
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Bindings) -> T) -> T {
         change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }

@@ -48,3 +48,16 @@ fn no_table_is_needed_without_masquerading_and_guarding() {
     assert_eq!(firewall(Egress::Routed).script(&[]), None);
     assert_eq!(firewall(Egress::Isolated).script(&[GuardedLink { index: 3, is_bridge: false }]), None);
 }
+
+#[test]
+fn a_rule_that_is_missing_from_a_listing_is_missed() {
+    let firewall = firewall(Egress::Masquerade);
+    let guarded = [GuardedLink { index: 3, is_bridge: false }];
+    let script = firewall.script(&guarded).unwrap();
+    assert!(firewall.shows_every_rule(&guarded, Some(&script)));
+    assert!(!firewall.shows_every_rule(&guarded, firewall.script(&[]).as_deref()));
+    assert!(!firewall.shows_every_rule(&guarded, Some("table ip procurator {\n}\n")));
+    assert!(!firewall.shows_every_rule(&guarded, None));
+    let routed = self::firewall(Egress::Routed);
+    assert!(routed.shows_every_rule(&[], None), "there is nothing to be seen");
+}

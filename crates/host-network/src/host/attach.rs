@@ -13,7 +13,7 @@ use crate::config::check_mtu;
 use crate::dhcp::Binding;
 use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
-use crate::start::blocking;
+use crate::rules::blocking;
 use crate::tap::{TapRequest, create_tap};
 use crate::{AttachmentProblem, InvalidLinkName, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
 
@@ -170,27 +170,12 @@ impl HostNetwork {
             if attached.contains_key(&interface) {
                 return Err(refused(AttachmentProblem::Attached));
             }
-            attached.insert(interface.clone(), Attached { mac, tap: None });
+            attached.insert(interface.clone(), Attached { bound: Some(mac), tap: None });
         }
-        let binding = Binding {
-            vm: attachment.vm.clone(),
-            nic: attachment.nic.clone(),
-            address: attachment.address,
-            mask: attachment.mask,
-            mtu: attachment
-                .mtu
-                .or((self.shared.config.mtu != ETHERNET_MTU).then_some(self.shared.config.mtu)),
-        };
+        let binding = binding_for(&self.shared.config, attachment);
         if let Err(holder) = self.shared.bindings.change(|bindings| bindings.insert(mac, binding)) {
             self.shared.lock().remove(&interface);
-            return Err(refused(AttachmentProblem::Taken {
-                what: if holder.address == attachment.address {
-                    format!("the address {}", attachment.address)
-                } else {
-                    format!("the MAC address {mac}")
-                },
-                holder: format!("{}/{}", holder.vm, holder.nic),
-            }));
+            return Err(refused(taken(attachment, &holder)));
         }
         Ok(Reservation { network: self, interface: Some(interface), mac })
     }
@@ -206,7 +191,7 @@ struct Reservation<'a> {
 impl Reservation<'_> {
     fn keep(mut self, tap: AttachedTap) {
         if let Some(interface) = self.interface.take() {
-            let attached = Attached { mac: self.mac, tap: Some(tap) };
+            let attached = Attached { bound: Some(self.mac), tap: Some(tap) };
             self.network.shared.lock().insert(interface, attached);
         }
     }
@@ -238,7 +223,31 @@ fn router_outside_mask(attachment: &NicAttachment, gateway: Ipv4Addr) -> Option<
     })
 }
 
-fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
+/// What DHCP tells the guest of an attachment that [`check`] let pass.
+pub(super) fn binding_for(config: &NetworkConfig, attachment: &NicAttachment) -> Binding {
+    Binding {
+        vm: attachment.vm.clone(),
+        nic: attachment.nic.clone(),
+        address: attachment.address,
+        mask: attachment.mask,
+        mtu: attachment.mtu.or((config.mtu != ETHERNET_MTU).then_some(config.mtu)),
+    }
+}
+
+/// That `holder` has what the attachment asks for.
+pub(super) fn taken(attachment: &NicAttachment, holder: &Binding) -> AttachmentProblem {
+    AttachmentProblem::Taken {
+        what: if holder.address == attachment.address {
+            format!("the address {}", attachment.address)
+        } else {
+            format!("the MAC address {}", attachment.mac)
+        },
+        holder: format!("{}/{}", holder.vm, holder.nic),
+    }
+}
+
+/// Whether an interface can be attached as described.
+pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
     let subnet = config.network();
     let address = attachment.address;
     let is_reserved = [config.gateway, subnet.network(), subnet.broadcast()].contains(&address);

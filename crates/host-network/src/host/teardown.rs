@@ -1,17 +1,22 @@
 //! Shutting the network down: what goes, what stays, and why.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::{AttachedTap, HostNetwork, Shared};
-use crate::bridge::bridge_address;
-use crate::netlink::{BridgeSetting, Netlink};
-use crate::start::{Holdings, Rules, blocking};
+use crate::bridge::give_bridges_back;
+use crate::netlink::Netlink;
+use crate::rules::{Rules, SharedRules};
+use crate::start::Holdings;
 use crate::{BridgeOrigin, NetworkConfig, NetworkError};
 
 /// What shutting down leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Teardown {
-    /// Bridge, TAPs and rules stay, for guests that go on.
+    /// Bridge, TAPs, rules and settings of the host stay exactly as they are, for guests that go on: their frames and
+    /// packets pass without a break, and [`HostNetwork::resume`] takes them over. Guests keep their addresses by the
+    /// length of their leases, though nobody renews them. What was changed on the host stays noted in
+    /// [`NetworkConfig::state_dir`], so that a later [`Teardown::Remove`] gives back what was there before the first
+    /// start; without that directory it is forgotten.
     Keep,
     /// Everything that is ours goes.
     Remove,
@@ -34,8 +39,8 @@ pub enum TeardownOutcome {
 }
 
 impl HostNetwork {
-    /// Stops the DHCP server and, with [`Teardown::Remove`], removes every TAP attached through this value, our
-    /// table, and the bridge if it is ours and nobody else's link is attached to it. Settings of links that were
+    /// Stops the DHCP server and upkeep, and lets another worker have the bridge. With [`Teardown::Remove`], removes
+    /// every TAP that was attached through this value or kept, our table, and the bridge if it is ours and nobody else's link is attached to it. Settings of links that were
     /// changed get the values they had, where nobody else has changed them since.
     ///
     /// # Errors
@@ -46,10 +51,9 @@ impl HostNetwork {
         let taps = shared.taps();
         let Shared { config, netlink, bridge, .. } =
             Arc::into_inner(shared).expect("upkeep held the only other one, and has ended");
-        let Holdings { origin, address_added, bridge_undo, rules, dhcp, .. } = holdings;
+        let Holdings { origin, rules, dhcp, .. } = holdings;
         dhcp.stop().await;
-        let remains =
-            Remains { bridge: bridge.into_inner(), origin, address_added, bridge_undo, taps, rules };
+        let remains = Remains { bridge: bridge.into_inner(), origin, taps, rules };
         let outcome = match teardown {
             Teardown::Keep => Ok(TeardownOutcome::Kept),
             Teardown::Remove => remains.remove(&netlink, &config).await,
@@ -64,10 +68,8 @@ impl HostNetwork {
 struct Remains {
     bridge: u32,
     origin: BridgeOrigin,
-    address_added: bool,
-    bridge_undo: Vec<BridgeSetting>,
     taps: Vec<AttachedTap>,
-    rules: Arc<Mutex<Rules>>,
+    rules: SharedRules,
 }
 
 impl Remains {
@@ -79,16 +81,9 @@ impl Remains {
         for tap in &self.taps {
             netlink.delete(tap.index, tap.name.as_str()).await?;
         }
-        let rules = self.rules;
-        let give_back = move || rules.lock().unwrap_or_else(PoisonError::into_inner).give_back();
-        blocking("give packet forwarding back", give_back).await??;
+        self.rules.run("give packet forwarding back", Rules::give_back).await??;
+        give_bridges_back(netlink, &self.rules).await?;
         if self.origin == BridgeOrigin::Adopted {
-            for setting in &self.bridge_undo {
-                netlink.change_bridge(&config.bridge, *setting).await?;
-            }
-            if self.address_added {
-                netlink.remove_address(self.bridge, bridge_address(config)).await?;
-            }
             return Ok(TeardownOutcome::Adopted);
         }
         let links = netlink.links().await?;

@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
-use host_network::{HostNetwork, NicAttachment, Tap, VNET_HEADER_BYTES};
+use host_network::{HostNetwork, NicAttachment, Tap, Teardown, VNET_HEADER_BYTES};
 use vm_model::{MacAddress, VmId};
 
-use crate::namespaces::{config, eventually, in_namespace, nic};
+use crate::namespaces::{config, eventually, in_namespace, kept, nic};
 
 const XID: u32 = 0x0bad_cafe;
 const HEADER: usize = VNET_HEADER_BYTES as usize;
@@ -109,7 +109,7 @@ fn a_guest_is_told_its_address_on_its_tap() {
             DhcpOption::Router(vec![Ipv4Addr::new(10, 100, 0, 1)]),
             DhcpOption::DomainNameServer(vec![Ipv4Addr::new(192, 0, 2, 53)]),
             DhcpOption::Hostname("vm-2".to_owned()),
-            DhcpOption::AddressLeaseTime(12 * 3600),
+            DhcpOption::AddressLeaseTime(30 * 24 * 3600),
             DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 100, 0, 1)),
         ] {
             assert_eq!(ack.opts().get(OptionCode::from(&expected)), Some(&expected));
@@ -206,5 +206,40 @@ fn the_mask_is_told_as_wished_and_the_router_stays_within_reach() {
             Some(DhcpOption::SubnetMask(Ipv4Addr::new(255, 0, 0, 0)))
         );
         assert_eq!(told(&offer, OptionCode::ClasslessStaticRoute), None);
+    });
+}
+
+#[test]
+fn a_guest_that_ran_on_renews_its_address_with_the_next_worker() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let tap = network.attach(nic(2)).await.unwrap();
+        let mac = nic(2).mac;
+        let lease = ask(&tap, &frame(mac, MessageType::Discover, vec![])).await;
+        assert_eq!(lease.message.yiaddr(), nic(2).address);
+        assert_eq!(
+            lease.message.opts().get(OptionCode::Renewal),
+            Some(&DhcpOption::Renewal(6 * 3600)),
+            "long before the lease ends"
+        );
+        network.shutdown(Teardown::Keep).await.unwrap();
+        drain(&tap);
+
+        let network = HostNetwork::resume(config(), vec![kept(2, &tap.name)]).await.unwrap();
+        assert_eq!(network.report().warnings, []);
+        let again = || frame(mac, MessageType::Request, vec![DhcpOption::RequestedIpAddress(nic(2).address)]);
+        let ack = ask(&tap, &again()).await.message;
+        assert_eq!(
+            (ack.opts().msg_type(), ack.yiaddr()),
+            (Some(MessageType::Ack), nic(2).address),
+            "it is the address that the guest had"
+        );
+        network.detach(&nic(2).vm, "net0").await.unwrap();
+        let other = network.attach(nic(3)).await.unwrap();
+        ask(&other, &frame(nic(3).mac, MessageType::Discover, vec![])).await;
+        drain(&other);
+        rustix::io::write(other.fds[0].as_fd(), &again()).unwrap();
+        let honest = ask(&other, &frame(nic(3).mac, MessageType::Discover, vec![])).await.message;
+        assert_eq!(honest.yiaddr(), nic(3).address, "one that was detached is answered no more");
     });
 }

@@ -11,6 +11,8 @@ mod dhcp;
 mod drift;
 mod firewall;
 mod forwarding;
+mod kept;
 mod reach;
 mod router_advertisements;
 mod tap;
+mod uninterrupted;

@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use host_network::{DnsServers, LinkName, NetworkConfig, NicAttachment};
+use host_network::{DnsServers, KeptNic, LinkName, NetworkConfig, NicAttachment};
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -78,16 +78,25 @@ impl Host {
         &self.thread
     }
 
-    /// Runs a command there while the test's own tasks go on.
-    pub(crate) async fn run(&self, command: &[&str]) -> Result<String, String> {
-        let command: Vec<String> = command.iter().map(ToString::to_string).collect();
+    /// Runs `job` there and returns what it comes to. A socket that it opens stays of that host.
+    pub(crate) async fn on<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (answer, answered) = oneshot::channel();
         let job = move || {
-            let words: Vec<&str> = command.iter().map(String::as_str).collect();
-            answer.send(try_run(&words)).unwrap();
+            // Whoever asked is gone only when its test has failed.
+            let _ = answer.send(job());
         };
         self.jobs.send(Box::new(job)).unwrap();
         answered.await.unwrap()
+    }
+
+    /// Runs a command there while the test's own tasks go on.
+    pub(crate) async fn run(&self, command: &[&str]) -> Result<String, String> {
+        let command: Vec<String> = command.iter().map(ToString::to_string).collect();
+        self.on(move || {
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            try_run(&words)
+        })
+        .await
     }
 }
 
@@ -152,6 +161,12 @@ pub(crate) fn nic(number: u8) -> NicAttachment {
         tap_hint: None,
         queues: std::num::NonZeroU16::MIN,
     }
+}
+
+/// The same interface after its VM ran on with the TAP `tap`.
+pub(crate) fn kept(number: u8, tap: &LinkName) -> KeptNic {
+    let NicAttachment { vm, nic, mac, address, mask, mtu, tap_hint: _, queues: _ } = nic(number);
+    KeptNic { vm, nic, mac, address, mask, mtu, tap: tap.clone() }
 }
 
 /// Asks again until there is an answer, for at most twenty seconds.

@@ -75,7 +75,9 @@ fn a_discover_is_offered_the_bound_address_with_every_option() {
         DhcpOption::DomainNameServer(vec![Ipv4Addr::new(192, 0, 2, 53)]),
         DhcpOption::Hostname("web-1".to_owned()),
         DhcpOption::InterfaceMtu(1400),
-        DhcpOption::AddressLeaseTime(43_200),
+        DhcpOption::AddressLeaseTime(2_592_000),
+        DhcpOption::Renewal(21_600),
+        DhcpOption::Rebinding(2_268_000),
     ] {
         assert_eq!(offer.opts().get(OptionCode::from(&expected)), Some(&expected));
     }

@@ -1,0 +1,77 @@
+//! What starting found and did, for its caller and the log.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use vm_model::VmId;
+
+use crate::LinkName;
+use crate::bridge::{BridgeNote, BridgeOrigin};
+use crate::forwarding::HostForwarding;
+use crate::host::KeptNicProblem;
+
+/// What starting found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartReport {
+    /// Where the bridge came from.
+    pub bridge: BridgeOrigin,
+    /// Whom the host forwards packets for.
+    pub host_forwarding: HostForwarding,
+    /// The name servers that VMs are told.
+    pub dns: Vec<Ipv4Addr>,
+    /// What may keep VMs from being reached, though nothing failed.
+    pub warnings: Vec<StartWarning>,
+}
+
+/// Something on the host that may be in the VMs' way and is not ours to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartWarning {
+    /// Another table drops forwarded packets by default.
+    ForwardDrop {
+        /// Where.
+        chain: String,
+        /// Whether frames from VM to VM are subject to it too.
+        between_vms: bool,
+    },
+    /// VMs are told no name server.
+    NoNameServer,
+    /// The adopted bridge brings something along.
+    Bridge(BridgeNote),
+    /// An interface of a VM that ran on is not, or not wholly, as it was.
+    KeptNic {
+        /// The VM.
+        vm: VmId,
+        /// Its interface.
+        nic: String,
+        /// The TAP that it had.
+        tap: LinkName,
+        /// What is wrong.
+        problem: KeptNicProblem,
+    },
+}
+
+impl fmt::Display for StartWarning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForwardDrop { chain, between_vms } => {
+                let whom = if *between_vms {
+                    "between VMs and the outside, and from VM to VM (br_netfilter is on)"
+                } else {
+                    "between VMs and the outside"
+                };
+                write!(
+                    formatter,
+                    "the chain {chain} drops what it does not accept: let it accept packets of the bridge, or \
+                     there is no traffic {whom}"
+                )
+            }
+            Self::Bridge(note) => note.fmt(formatter),
+            Self::NoNameServer => formatter.write_str(
+                "VMs are told no name server: this host has none but on loopback; configure some for VMs",
+            ),
+            Self::KeptNic { vm, nic, tap, problem } => {
+                write!(formatter, "the TAP {tap} of {vm}/{nic} {problem}")
+            }
+        }
+    }
+}
