@@ -39,6 +39,7 @@ pub(crate) use adopted::RunningMachine;
 pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;
 pub(crate) use network::SharedNetwork;
+pub(crate) use notes::NotedNic;
 pub(crate) use policy::RestartPolicy;
 pub(crate) use stage::{load, volume_requests};
 pub(crate) use step::Goal;

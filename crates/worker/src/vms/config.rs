@@ -1,5 +1,7 @@
 //! What a [`VmManager`](super::VmManager) is told about its host.
 
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +32,31 @@ pub struct VmManagerConfig {
     pub removal_grace: Duration,
     /// How much memory VMs may have together, as far as it is not of huge pages.
     pub memory_overcommit: MemoryOvercommit,
+    /// Which processes the VMs run in.
+    pub placement: Placement,
+}
+
+/// Which processes VMs run in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// All in this one. They end with it.
+    #[default]
+    InThisProcess,
+    /// In processes of their own, which go on when this one ends; the next manager takes them over.
+    HostProcesses(HostProcessSettings),
+}
+
+/// How host processes are started, and what they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostProcessSettings {
+    /// The program with its arguments. It is to call [`crate::run_host_process`] and little else.
+    pub program: Vec<OsString>,
+    /// Where their sockets lie. Made where it does not exist; nobody else's to read.
+    pub directory: PathBuf,
+    /// The most VMs in one of them: a process is the only border between tenants.
+    pub vms_per_process: NonZeroUsize,
+    /// How many are started ahead, so that a VM need not wait for its process.
+    pub spare: usize,
 }
 
 /// When an artifact's content is hashed.
@@ -96,6 +123,7 @@ impl Default for VmManagerConfig {
             stop_timeout: Duration::from_secs(30),
             removal_grace: Duration::from_secs(24 * 3600),
             memory_overcommit: MemoryOvercommit::default(),
+            placement: Placement::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use host_network::{Egress, HostNetwork, LinkName, NetworkConfig};
+use host_network::{Egress, HostNetwork, KeptNic, LinkName, NetworkConfig};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use machine_host::{Adoption, MachineHost, Stranger};
@@ -24,7 +24,9 @@ use crate::huge_pages;
 use crate::records::{
     Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
 };
-use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, Subnet};
+use crate::supervisor::{
+    HostContext, Lifecycle, NotedNic, RestartPolicy, RunningMachine, SharedNetwork, Subnet,
+};
 use crate::volumes::VolumeStore;
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
@@ -60,8 +62,9 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     }
     let machines = machine_host(hypervisor)?;
     let (running, strangers) = take_over(machines.as_ref(), &intact).await;
-    let network =
-        HostNetwork::start(network).await.map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
+    let network = HostNetwork::resume(network, kept_nics(&running))
+        .await
+        .map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
     for warning in &network.report().warnings {
         warn!(%warning, "the VMs' network may not work as it should");
     }
@@ -121,6 +124,19 @@ async fn take_over(
         warn!(?vms, place, problem, "what runs there is left alone");
     }
     (running, strangers)
+}
+
+/// The interfaces of the VMs that run.
+fn kept_nics(running: &BTreeMap<VmId, RunningMachine>) -> Vec<KeptNic> {
+    let noted =
+        running.iter().flat_map(|(vm, machine)| machine.notes.nics.iter().map(move |noted| (vm, noted)));
+    let kept = noted.filter_map(|(vm, NotedNic { nic, mask, mtu })| {
+        // A name that is none is of no TAP of ours.
+        let tap = LinkName::parse(nic.tap.as_deref()?).ok()?;
+        let (vm, nic_name) = (vm.clone(), nic.id.clone());
+        Some(KeptNic { vm, nic: nic_name, mac: nic.mac, address: nic.address, mask: *mask, mtu: *mtu, tap })
+    });
+    kept.collect()
 }
 
 /// Takes up the VMs on record, with their machines where they have one.
