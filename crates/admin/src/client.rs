@@ -147,7 +147,7 @@ impl AdminClient {
     /// Deletes what is kept for a while, before its time.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`]; refused where there is no such VM or disk.
     pub async fn delete_kept(&self, request: &DeletionRequest) -> Result<DeletionView, ClientError> {
         let body = serde_json::to_vec(request).map_err(|source| broken("POST /v1/gc", source))?;
         self.post_json("/v1/gc", body.into(), PLAN_DEADLINE).await

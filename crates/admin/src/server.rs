@@ -1,5 +1,6 @@
 //! The serving end: a Unix socket, and what is answered on it.
 
+mod names;
 mod orders;
 
 use std::future::Future;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::nearest::nearest;
 pub use self::problem::AssignmentsError;
 use crate::{Bytes, Generation, VmId};
 

@@ -41,7 +41,9 @@ mod vcpu_dump;
 mod vm_info;
 mod volumes;
 
-pub use assignment::{Assignment, AssignmentSet, AssignmentsError, DesiredState, Overrides, RefusedEntry};
+pub use assignment::{
+    Assignment, AssignmentSet, AssignmentsError, DesiredState, Overrides, RefusedEntry, nearest,
+};
 pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};

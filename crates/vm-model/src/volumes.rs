@@ -44,11 +44,11 @@ pub struct VolumeInfo {
     pub vm: VmId,
     /// Which one.
     pub disk: String,
-    /// Tells the contents of one disk apart; the newest has the highest.
+    /// Tells the contents of one disk apart; the newest has the highest. Zero for a volume of which no file is found.
     pub number: u64,
-    /// When it is given up.
-    pub policy: VolumePolicy,
-    /// What the guest sees.
+    /// When it is given up; absent where that is not known.
+    pub policy: Option<VolumePolicy>,
+    /// What the guest sees; of a file without a record, the file's size.
     pub size: Bytes,
     /// What it takes of the host's disk.
     pub allocated: Bytes,
@@ -56,6 +56,9 @@ pub struct VolumeInfo {
     pub created: Timestamp,
     /// Why it is there.
     pub keep: VolumeKeep,
+    /// Why it cannot be used as it is; absent where it can.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// A VM that was removed, and whose volumes are kept for a while.
@@ -90,4 +93,6 @@ pub enum VolumeKeep {
         /// When it is deleted; absent for a persistent one.
         until: Option<Timestamp>,
     },
+    /// Not known: the volume is not there, or what is on record of it cannot be read. It is left alone.
+    Unknown,
 }

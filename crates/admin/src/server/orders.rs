@@ -8,6 +8,7 @@ use vm_model::AssignmentSet;
 use worker::node::{NodeMessage, Outcome, Preview, Verdict};
 use worker::vms::KeptSelection;
 
+use super::names::unknown;
 use super::{Answers, Refusal};
 use crate::orders::{
     ActionView, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
@@ -61,11 +62,14 @@ pub(super) async fn removed(State(answers): State<Answers>) -> Json<RemovedList>
     Json(RemovedList { removed: answers.vm_manager.list_removed_vms() })
 }
 
-/// Deletes what is kept for a while, before its time.
+/// Deletes what is kept for a while, before its time. What names no VM or disk that there is, is refused.
 pub(super) async fn gc(
     State(answers): State<Answers>,
     Json(request): Json<DeletionRequest>,
 ) -> Result<Json<DeletionView>, Refusal> {
+    if let Some(error) = unknown(&answers.vm_manager, &request).await? {
+        return Err(Refusal { status: StatusCode::NOT_FOUND, error });
+    }
     let which = match request {
         DeletionRequest::All => KeptSelection::All,
         DeletionRequest::Vm { vm } => KeptSelection::Vm(vm),

@@ -5,7 +5,7 @@ const COMPARED: usize = 32;
 
 /// The one of `candidates` that takes the fewest typing errors to get to from `name`; the first of equals. A name that
 /// breaks off early is nearly right.
-pub(super) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates.iter().copied().min_by_key(|candidate| {
         let typed = name.chars().count().min(candidate.len());
         let begun = candidate.get(..typed).map_or(usize::MAX, |begin| distance(name, begin) + 1);

@@ -1,7 +1,7 @@
 //! Volumes and removed VMs, as tables.
 
 use admin::DeletionView;
-use vm_model::{RemovedVm, Timestamp, VolumeInfo, VolumeKeep};
+use vm_model::{RemovedVm, Timestamp, VolumeInfo, VolumeKeep, VolumePolicy};
 
 use super::amounts::{ago, ahead};
 use super::natural_order::natural_order;
@@ -19,22 +19,32 @@ pub(super) fn volumes(volumes: &[VolumeInfo], now: Timestamp) -> String {
     });
     for volume in volumes {
         table.row([
-            format!("{}/{}", volume.vm, volume.disk),
+            format!("{}/{}", volume.vm, printable(&volume.disk)),
             volume.number.to_string(),
-            volume.policy.to_string(),
+            volume.policy.map_or("-", VolumePolicy::name).to_owned(),
             volume.size.to_string(),
             volume.allocated.to_string(),
             ago(volume.created, now),
-            keep(volume.keep, now),
+            kept(volume, now),
         ]);
     }
     table.to_string()
+}
+
+/// Why a content is there, for how long, and what is wrong with it.
+fn kept(volume: &VolumeInfo, now: Timestamp) -> String {
+    match (&volume.problem, volume.keep) {
+        (None, state) => keep(state, now),
+        (Some(problem), VolumeKeep::Unknown) => format!("cannot be used: {}", printable(problem)),
+        (Some(problem), state) => format!("{}; cannot be used: {}", keep(state, now), printable(problem)),
+    }
 }
 
 /// Why a content is there, and for how long.
 fn keep(keep: VolumeKeep, now: Timestamp) -> String {
     match keep {
         VolumeKeep::InUse => "in use".to_owned(),
+        VolumeKeep::Unknown => "not known".to_owned(),
         VolumeKeep::Replaced { until: None } => "replaced, until the VM has started".to_owned(),
         VolumeKeep::Replaced { until: Some(end) } => format!("replaced, until {}", ahead(end, now)),
         VolumeKeep::Removed { until: end } => format!("VM removed, until {}", ahead(end, now)),

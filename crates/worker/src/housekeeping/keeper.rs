@@ -111,6 +111,11 @@ impl HostContext {
 
     /// Deletes at once what is selected of everything that is kept; answers what that was.
     pub(crate) fn delete_selected(&self, which: &KeptSelection) -> Result<Vec<String>, String> {
+        if let KeptSelection::Volume(vm, disk) = which
+            && let Some(deleted) = self.delete_volume_of_removed(vm, disk)?
+        {
+            return Ok(vec![deleted]);
+        }
         let kept = self.kept().map_err(|problem| chain(&problem))?;
         // What is kept until it is deleted by word goes by a word that names it.
         let by_word = self.list_volumes()?.into_iter().filter_map(|volume| match volume.keep {
@@ -120,7 +125,8 @@ impl HostContext {
             VolumeKeep::Unused { until: Some(_) }
             | VolumeKeep::InUse
             | VolumeKeep::Replaced { .. }
-            | VolumeKeep::Removed { .. } => None,
+            | VolumeKeep::Removed { .. }
+            | VolumeKeep::Unknown => None,
         });
         let by_word = by_word.filter(|_| *which != KeptSelection::All);
         let mut deleted = Vec::new();
@@ -147,10 +153,40 @@ impl HostContext {
         match self.forget(id) {
             Ok(()) => Ok(true),
             Err(problem) => {
-                deletion.failed();
+                deletion.put_back();
                 Err(problem)
             }
         }
+    }
+
+    /// Deletes one volume of a removed VM, which stays to come back to with its others; with the last one that holds
+    /// anything, what is left of the VM goes, too. Answers in words what was deleted; nothing where the VM was not removed
+    /// or has no such volume.
+    fn delete_volume_of_removed(&self, id: &VmId, disk: &str) -> Result<Option<String>, String> {
+        // The VM does not come back while its volume is being deleted.
+        let Some(deletion) = self.removed.begin_deletion(id) else { return Ok(None) };
+        let deleted = self.volumes.delete_volume(id, disk);
+        let is_left = deleted.and_then(|deleted| Ok((deleted, self.volumes.holds_data(id)?)));
+        match is_left.map_err(|problem| chain(&problem)) {
+            Ok((true, false)) => {
+                if let Err(problem) = self.forget(id) {
+                    deletion.put_back();
+                    return Err(problem);
+                }
+            }
+            Ok((true, true)) => deletion.put_back(),
+            Ok((false, _)) => {
+                deletion.put_back();
+                return Ok(None);
+            }
+            Err(problem) => {
+                deletion.put_back();
+                return Err(problem);
+            }
+        }
+        let what = format!("volume {id}/{disk} of {id}, which was removed");
+        info!(what, "deleted by word");
+        Ok(Some(what))
     }
 
     /// Deletes everything that is there of `id`: volumes, addresses, and last the record, by which the rest is found again
@@ -223,7 +259,7 @@ impl HostContext {
         let kept = |volume: &VolumeInfo| match volume.keep {
             VolumeKeep::Removed { .. } => true,
             VolumeKeep::Replaced { until } | VolumeKeep::Unused { until } => until.is_some(),
-            VolumeKeep::InUse => false,
+            VolumeKeep::InUse | VolumeKeep::Unknown => false,
         };
         let volumes = self.list_volumes().unwrap_or_default();
         let kept = volumes

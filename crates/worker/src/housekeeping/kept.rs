@@ -47,7 +47,7 @@ pub(crate) fn kept_until(
         let until = match volume.keep {
             VolumeKeep::Replaced { until } | VolumeKeep::Unused { until } => until?,
             // Those of a removed VM go together.
-            VolumeKeep::Removed { .. } | VolumeKeep::InUse => return None,
+            VolumeKeep::Removed { .. } | VolumeKeep::InUse | VolumeKeep::Unknown => return None,
         };
         let VolumeInfo { vm, disk, number, .. } = volume.clone();
         Some((until, Kept::Content(ContentRef { vm, disk, number })))
@@ -79,11 +79,12 @@ mod tests {
             vm: VmId::new("web-1"),
             disk: "disk0".into(),
             number,
-            policy: VolumePolicy::FromImage,
+            policy: Some(VolumePolicy::FromImage),
             size: Bytes::new(512),
             allocated: Bytes::new(0),
             created: at(0),
             keep,
+            problem: None,
         }
     }
 
@@ -96,6 +97,7 @@ mod tests {
             volume(3, VolumeKeep::Unused { until: None }),
             volume(4, VolumeKeep::Removed { until: at(0) }),
             volume(5, VolumeKeep::InUse),
+            volume(6, VolumeKeep::Unknown),
         ];
         let kept = kept_until([(VmId::new("old"), at(20))], &volumes);
         let (due, next) = what_is_due(kept, at(20));

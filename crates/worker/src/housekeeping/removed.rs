@@ -68,8 +68,8 @@ impl RemovedVms {
         }
     }
 
-    /// Begins to delete `id`, unless it came back or is being deleted already. Where the deletion fails, say
-    /// [`Deletion::failed`].
+    /// Begins to delete `id` or a part of it, unless it came back or is being deleted already. Where something of it is left,
+    /// say [`Deletion::put_back`].
     pub(crate) fn begin_deletion(&self, id: &VmId) -> Option<Deletion<'_>> {
         let mut state = self.state();
         if state.going.contains(id) {
@@ -82,8 +82,8 @@ impl RemovedVms {
 }
 
 impl Deletion<'_> {
-    /// The VM is still there; it is tried again later.
-    pub(crate) fn failed(self) {
+    /// The VM is still there, and kept for as long as before.
+    pub(crate) fn put_back(self) {
         let mut state = self.of.state();
         state.kept.insert(self.id.clone(), self.vm.clone());
         state.going.remove(&self.id);

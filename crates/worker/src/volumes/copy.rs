@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
@@ -28,36 +28,63 @@ pub(crate) struct DiskError {
 }
 
 /// Makes the file `path` with the content of `image`, or blank, and at least `size` bytes; a file that lies there loses its
-/// name. On return
-/// it is on stable storage; a failure leaves no file.
+/// name. On return it is on stable storage; a failure leaves no file.
 ///
 /// It shares blocks with the image where the file system can (reflink), else it is a copy with the image's holes.
+pub(super) fn make_file(
+    image: Option<&File>,
+    size: u64,
+    path: &Path,
+    given_up: &GivenUp,
+) -> Result<File, DiskError> {
+    let create = |source| failed("create", path, source);
+    let target = create_anew(path).map_err(create)?;
+    match fill(&target, image, size, given_up) {
+        Ok(()) => Ok(target),
+        Err(source) => {
+            // Space is what is short most often: give it back. What another start has put there meanwhile stays.
+            if is_at(&target, path) {
+                let _ = fs::remove_file(path);
+            }
+            Err(create(source))
+        }
+    }
+}
+
+/// What making a content costs.
+#[cfg(feature = "benchmarks")]
 pub(crate) fn make_content(
     image: Option<&File>,
     size: u64,
     path: &Path,
     given_up: &GivenUp,
 ) -> Result<(), DiskError> {
-    let made = make(image, size, path, given_up);
-    if made.is_err() {
-        // Space is what is short most often: give it back.
-        let _ = fs::remove_file(path);
-    }
-    made.map_err(|source| failed("create", path, source))
+    make_file(image, size, path, given_up).map(drop)
 }
 
 pub(super) fn failed(operation: &'static str, path: &Path, source: io::Error) -> DiskError {
     DiskError { operation, path: path.to_owned(), source }
 }
 
-fn make(image: Option<&File>, size: u64, path: &Path, given_up: &GivenUp) -> io::Result<()> {
-    // What a guest writes is nobody else's to read.
+/// A new file at `path`; one that lies there loses its name.
+fn create_anew(path: &Path) -> io::Result<File> {
     remove_file(path)?;
-    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // What a guest writes is nobody else's to read.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Whether `file` is what lies at `path`. While it is open, no other file can be taken for it.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: &fs::Metadata| (found.dev(), found.ino());
+    let there = path.symlink_metadata().map(|found| identity(&found));
+    file.metadata().is_ok_and(|own| there.is_ok_and(|there| there == identity(&own)))
+}
+
+fn fill(target: &File, image: Option<&File>, size: u64, given_up: &GivenUp) -> io::Result<()> {
     if let Some(image) = image
-        && ioctl_ficlone(&target, image).is_err()
+        && ioctl_ficlone(target, image).is_err()
     {
-        copy_data(image, &target, given_up)?;
+        copy_data(image, target, given_up)?;
     }
     if target.metadata()?.len() < size {
         target.set_len(size)?;
@@ -137,7 +164,7 @@ fn go_on(given_up: &GivenUp) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -159,7 +186,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let image = sparse_image(directory.path());
         let path = directory.path().join("0.img");
-        make_content(Some(&image), 16 << 20, &path, &GivenUp::default()).expect("copied");
+        make_file(Some(&image), 16 << 20, &path, &GivenUp::default()).expect("copied");
         let (copy, original) = (fs::read(&path).expect("read"), fs::read(directory.path().join("image")));
         assert_eq!(copy[..8 << 20], original.expect("read"));
         assert_eq!(copy.len(), 16 << 20, "it is as large as was asked for");
@@ -171,9 +198,19 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let image = sparse_image(directory.path());
         let path = directory.path().join("missing").join("0.img");
-        let error = make_content(Some(&image), 0, &path, &GivenUp::default()).expect_err("no directory");
+        let error = make_file(Some(&image), 0, &path, &GivenUp::default()).expect_err("no directory");
         assert!(error.to_string().starts_with("cannot create the volume"), "{error}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_is_told_from_one_that_was_made_in_its_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (image, path) = (sparse_image(directory.path()), directory.path().join("0.staged"));
+        let own = create_anew(&path).expect("created");
+        assert!(is_at(&own, &path));
+        make_file(Some(&image), 0, &path, &GivenUp::default()).expect("another one");
+        assert!(!is_at(&own, &path) && path.exists());
     }
 
     #[test]

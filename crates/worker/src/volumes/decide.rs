@@ -65,7 +65,9 @@ pub(crate) fn decide(
     wish: &VolumeWish,
 ) -> Result<Decision, VolumeProblem> {
     let Some(record) = record else { return Ok(Decision::Seed { number: 0 }) };
-    let seed = Decision::Seed { number: record.next };
+    // A file that the record does not speak of is left alone, and what its name says is never taken for another.
+    let free = found.keys().next_back().map_or(0, |last| last.saturating_add(1));
+    let seed = Decision::Seed { number: record.next.max(free) };
     let Some(number) = record.current else { return Ok(seed) };
     let current = record.current().ok_or(VolumeProblem::Missing)?;
     let is_kept = match wish.policy {

@@ -1,7 +1,7 @@
 //! The files of one volume.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ impl VolumeDirectory {
     pub(super) fn sizes(&self) -> io::Result<BTreeMap<u64, u64>> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) if is_absent(&error) => return Ok(BTreeMap::new()),
             Err(error) => return Err(error),
         };
         let mut sizes = BTreeMap::new();
@@ -91,6 +91,13 @@ impl VolumeDirectory {
             }
         }
         Ok(sizes)
+    }
+
+    /// The file of the content `number`, also one that has not got its name yet. A link in the place of a file is none.
+    pub(super) fn find(&self, number: u64) -> Option<Metadata> {
+        let found =
+            self.content(number).symlink_metadata().or_else(|_| self.staged(number).symlink_metadata());
+        found.ok().filter(Metadata::is_file)
     }
 
     /// Deletes what no record speaks of: contents that were being made, and those whose deletion was cut short. Only where
@@ -141,12 +148,36 @@ impl VolumeDirectory {
 /// Removes a file. One that is not there is fine.
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if !is_absent(&error) => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Whether `error` says that there is no such file, or something else in the place of its directory.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The number of the content that lies at `path`.
 fn number_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_suffix(".img")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_wrote_to_keeps_its_name() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let directory = VolumeDirectory::new(folder.path().to_owned(), RecordWriter::open(folder.path()));
+        fs::write(directory.staged(0), "new").expect("written");
+        directory.adopt(0).expect("the name is free");
+        assert_eq!(fs::read_to_string(directory.content(0)).expect("there"), "new");
+        fs::write(directory.staged(0), "newer").expect("written");
+        directory.adopt(0).expect("it has its name already");
+        assert_eq!(fs::read_to_string(directory.content(0)).expect("there"), "new");
+        assert!(!directory.staged(0).exists());
+        directory.adopt(0).expect("nothing is staged");
+    }
 }

@@ -9,7 +9,8 @@ use vm_model::VmId;
 
 use super::copy::{DiskError, failed};
 use super::directory::remove_file;
-use super::store::VolumeStore;
+use super::error::VolumeError;
+use super::store::{VolumeStore, names_in};
 use crate::records::make_private;
 
 impl VolumeStore {
@@ -41,6 +42,18 @@ impl VolumeStore {
         // It goes with its last note: while there are others, that is refused.
         let _ = fs::remove_dir(self.notes(vm));
         Ok(())
+    }
+
+    /// The disks of `vm` whose volumes must be there.
+    pub(super) fn disks_known(&self, vm: &VmId) -> Result<Vec<String>, VolumeError> {
+        names_in(&self.notes(vm))
+    }
+
+    /// The VMs that have volumes which must be there.
+    pub(super) fn vms_known(&self) -> Result<Vec<VmId>, VolumeError> {
+        let names = names_in(&self.vms)?;
+        let vms = names.iter().filter_map(|name| VmId::parse(name).ok());
+        Ok(vms.filter(|vm| self.notes(vm).is_dir()).collect())
     }
 
     fn notes(&self, vm: &VmId) -> PathBuf {

@@ -1,15 +1,20 @@
 //! What there is of volumes, for people and for housekeeping.
 
+use std::collections::BTreeSet;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use vm_model::{Bytes, Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::copy::failed;
-use super::decide::check;
+use super::decide::{VolumeProblem, check};
+use super::directory::VolumeDirectory;
 use super::error::VolumeError;
+use super::record::VolumeRecord;
 use super::store::VolumeStore;
+use crate::failure::chain;
 
 /// One content of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,43 +28,75 @@ pub(crate) struct ContentRef {
 }
 
 impl VolumeStore {
-    /// Every content of every volume; `removed_until` tells of a VM that was removed when its volumes are deleted. Volumes
-    /// whose record cannot be read are left out: nothing is done to them.
+    /// Every content of every volume; `removed_until` tells of a VM that was removed when its volumes are deleted. A volume
+    /// that is not there, or whose record cannot be read, is listed with what is wrong: nothing is done to it.
     pub(crate) fn list(
         &self,
         removed_until: impl Fn(&VmId) -> Option<Timestamp>,
     ) -> Result<Vec<VolumeInfo>, VolumeError> {
         let mut infos = Vec::new();
-        for vm in self.vms()? {
+        for vm in self.vms()?.into_iter().chain(self.vms_known()?).collect::<BTreeSet<_>>() {
             let removed = removed_until(&vm);
-            for disk in self.disks_of(&vm)? {
-                let directory = self.volume(&vm, &disk);
-                let Ok(Some(record)) = directory.load() else { continue };
-                for (number, content) in &record.contents {
-                    let metadata = directory.content(*number).symlink_metadata();
-                    let allocated = metadata.map_or(0, |metadata| metadata.blocks().saturating_mul(512));
-                    let keep = match (removed, record.unused) {
-                        (Some(until), _) => VolumeKeep::Removed { until },
-                        (None, _) if Some(*number) != record.current => {
-                            VolumeKeep::Replaced { until: content.until }
-                        }
-                        (None, Some(unused)) => VolumeKeep::Unused { until: unused.until },
-                        (None, None) => VolumeKeep::InUse,
-                    };
-                    infos.push(VolumeInfo {
-                        vm: vm.clone(),
-                        disk: disk.clone(),
-                        number: *number,
-                        policy: content.policy,
-                        size: content.size,
-                        allocated: Bytes::new(allocated),
-                        created: content.created,
-                        keep,
-                    });
-                }
+            let disks = self.disks_of(&vm)?.into_iter().chain(self.disks_known(&vm)?);
+            for disk in disks.collect::<BTreeSet<_>>() {
+                let lock = self.lock(&vm);
+                // Between the steps of a switch, a file is not as the record says.
+                let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+                self.list_one(&vm, &disk, removed, &mut infos)?;
             }
         }
         Ok(infos)
+    }
+
+    fn list_one(
+        &self,
+        vm: &VmId,
+        disk: &str,
+        removed: Option<Timestamp>,
+        infos: &mut Vec<VolumeInfo>,
+    ) -> Result<(), VolumeError> {
+        let directory = self.volume(vm, disk);
+        let is_stray = directory.path().symlink_metadata().is_ok_and(|found| !found.is_dir());
+        if is_stray && !self.is_known(vm, disk) {
+            return Ok(());
+        }
+        let problem = match directory.load() {
+            Ok(Some(record)) => {
+                infos.extend(contents(vm, disk, &directory, &record, removed));
+                return Ok(());
+            }
+            Ok(None) => None,
+            Err(problem) => Some(chain(&problem)),
+        };
+        let list = |source| failed("list", directory.path(), source);
+        let numbers: Vec<u64> = directory.sizes().map_err(list)?.into_keys().collect();
+        let problem = match (problem, numbers.is_empty()) {
+            (Some(problem), _) => problem,
+            (None, false) => "its files are there and its volume.json is not: put it back".to_owned(),
+            (None, true) if self.is_known(vm, disk) => VolumeProblem::Missing.to_string(),
+            // A start that was cut short before it made anything.
+            (None, true) => return Ok(()),
+        };
+        // A volume of which nothing is found is told of, too.
+        let numbers = if numbers.is_empty() { vec![0] } else { numbers };
+        infos.extend(numbers.into_iter().map(|number| {
+            let found = directory.find(number);
+            let size = found.as_ref().map_or(0, Metadata::len);
+            let made = found.as_ref().and_then(|found| found.created().or_else(|_| found.modified()).ok());
+            let made = made.and_then(|made| made.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            VolumeInfo {
+                vm: vm.clone(),
+                disk: disk.to_owned(),
+                number,
+                policy: None,
+                size: Bytes::new(size),
+                allocated: allocated(found.as_ref()),
+                created: Timestamp::from_millis(u64::try_from(made.as_millis()).unwrap_or(u64::MAX)),
+                keep: removed.map_or(VolumeKeep::Unknown, |until| VolumeKeep::Removed { until }),
+                problem: Some(problem.clone()),
+            }
+        }));
+        Ok(())
     }
 
     /// Bytes that are free where volumes lie; as many as can be where nobody knows.
@@ -136,4 +173,42 @@ impl VolumeStore {
             }
         }
     }
+}
+
+/// The contents that `record` of the volume in `directory` speaks of; `removed` is until when a removed VM is kept.
+fn contents(
+    vm: &VmId,
+    disk: &str,
+    directory: &VolumeDirectory,
+    record: &VolumeRecord,
+    removed: Option<Timestamp>,
+) -> Vec<VolumeInfo> {
+    let contents = record.contents.iter().map(|(number, content)| {
+        let found = directory.find(*number);
+        let checked = check(content, found.as_ref().map(Metadata::len));
+        let keep = match (removed, record.unused) {
+            (Some(until), _) => VolumeKeep::Removed { until },
+            (None, _) if Some(*number) != record.current => VolumeKeep::Replaced { until: content.until },
+            (None, Some(unused)) => VolumeKeep::Unused { until: unused.until },
+            (None, None) => VolumeKeep::InUse,
+        };
+        VolumeInfo {
+            vm: vm.clone(),
+            disk: disk.to_owned(),
+            number: *number,
+            policy: Some(content.policy),
+            // One that has not grown yet, although it is to, has the size that it has.
+            size: *checked.as_ref().unwrap_or(&content.size),
+            allocated: allocated(found.as_ref()),
+            created: content.created,
+            keep,
+            problem: checked.err().map(|problem| problem.to_string()),
+        }
+    });
+    contents.collect()
+}
+
+/// What a file takes of the host's disk.
+fn allocated(found: Option<&Metadata>) -> Bytes {
+    Bytes::new(found.map_or(0, |found| found.blocks().saturating_mul(512)))
 }

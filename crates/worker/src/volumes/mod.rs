@@ -24,12 +24,17 @@ mod error;
 mod known;
 mod listing;
 mod record;
+mod staged_file;
 mod staging;
 mod store;
+mod switch;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "benchmarks")]
 pub(crate) use copy::make_content;
 pub(crate) use error::VolumeError;
 pub(crate) use listing::ContentRef;
 pub(crate) use staging::{StageRequest, Staged, Thoroughness, in_words, summary};
-pub(crate) use store::{Committed, VolumeStore};
+pub(crate) use store::VolumeStore;
+pub(crate) use switch::Committed;

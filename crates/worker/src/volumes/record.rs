@@ -53,6 +53,11 @@ pub(crate) struct Unused {
 }
 
 impl VolumeRecord {
+    /// The record of a volume without any content.
+    pub(crate) fn new(policy: VolumePolicy) -> Self {
+        Self { policy, next: 0, current: None, contents: BTreeMap::new(), unused: None }
+    }
+
     /// The content in use.
     pub(crate) fn current(&self) -> Option<&Content> {
         self.contents.get(&self.current?)

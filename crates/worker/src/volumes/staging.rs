@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -9,11 +11,12 @@ use std::time::Duration;
 use vm_model::{Bytes, VmId, VolumePolicy};
 
 use super::content::ImageContent;
-use super::copy::{failed, make_content};
+use super::copy::{failed, make_file};
 use super::decide::{Decision, VolumeProblem, VolumeWish, decide};
 use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
 use super::record::VolumeRecord;
+use super::staged_file::{StagedFile, remove_empty_directories};
 use super::store::VolumeStore;
 use crate::supervisor::GivenUp;
 
@@ -58,7 +61,8 @@ pub(crate) struct Staged {
     pub(super) policy: VolumePolicy,
     pub(super) decision: Decision,
     pub(super) image: Option<ImageContent>,
-    pub(super) size: Bytes,
+    /// The content that was made for it, where it is to have a new one.
+    pub(super) file: Option<StagedFile>,
     /// The file of a worker before volumes that this one took over.
     pub(super) legacy: Option<PathBuf>,
 }
@@ -79,31 +83,28 @@ impl VolumeStore {
         let legacy = legacy.filter(|legacy| is_new && legacy.is_file());
         // Weighing with all thoroughness decides.
         let decision = decision.unwrap_or(Decision::Keep { grow: None });
-        if let Decision::Seed { number } = decision {
-            directory.create().map_err(|source| failed("create", directory.path(), source))?;
-            let path = directory.staged(number);
-            match legacy {
-                Some(legacy) => remove_file(&path)
-                    .and_then(|()| fs::hard_link(legacy, &path))
-                    .map_err(|source| failed("take over", &path, source))?,
-                None => make_content(image, size.get(), &path, given_up)?,
+        let file = match decision {
+            Decision::Seed { number } => {
+                let made = make_staged(&directory, number, image, size, legacy, given_up);
+                let made = made.inspect_err(|_| remove_empty_directories(&directory.staged(number)))?;
+                // What was copied is to be what was compared.
+                if let (Some(content), Some(image)) = (&content, image)
+                    && legacy.is_none()
+                    && !content.is_still(image)
+                {
+                    let changed = io::Error::other("its image changed while it was copied");
+                    return Err(failed("create", &directory.staged(number), changed).into());
+                }
+                Some(made)
             }
-            // What was copied is to be what was compared.
-            if let (Some(content), Some(image)) = (&content, image)
-                && legacy.is_none()
-                && !content.is_still(image)
-            {
-                remove_file(&path).map_err(|source| failed("delete", &path, source))?;
-                let changed = std::io::Error::other("its image changed while it was copied");
-                return Err(failed("create", &path, changed).into());
-            }
-        }
+            Decision::Keep { .. } | Decision::Restore { .. } => None,
+        };
         if let Decision::Keep { grow: Some(size) } | Decision::Restore { grow: Some(size), .. } = decision {
             let tried = directory.try_size(size.get());
             tried.map_err(|source| failed("grow", directory.path(), source))?;
         }
         let legacy = legacy.map(Path::to_owned);
-        Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, size, legacy })
+        Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, file, legacy })
     }
 
     /// What a start would do to a disk, in words; nothing where it goes on as it is. Where images are not to be compared,
@@ -173,11 +174,12 @@ impl VolumeStore {
         Ok(Weighed { decision: Some(decision), content, size, is_new })
     }
 
-    /// Gives up what was staged.
+    /// Gives up what was staged. Blocks for as long as deleting a copy takes.
     pub(crate) fn discard(&self, vm: &VmId, staged: &Staged) {
-        if let Decision::Seed { number } = staged.decision {
-            // What stays is overwritten by the next start.
-            let _ = self.volume(vm, &staged.disk).delete(number);
+        let lock = self.lock(vm);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &staged.file {
+            file.delete();
         }
     }
 
@@ -202,6 +204,35 @@ impl VolumeStore {
             return Err(VolumeError::NoRecord { vm: vm.clone(), disk: disk.to_owned(), path });
         }
         Ok((record, sizes))
+    }
+}
+
+/// Makes the content `number`, which has at least `size` bytes: of `legacy`, the file of a worker before volumes, or of
+/// `image`, or blank. A failure leaves no file.
+fn make_staged(
+    directory: &VolumeDirectory,
+    number: u64,
+    image: Option<&File>,
+    size: Bytes,
+    legacy: Option<&Path>,
+    given_up: &GivenUp,
+) -> Result<StagedFile, VolumeError> {
+    directory.create().map_err(|source| failed("create", directory.path(), source))?;
+    let path = directory.staged(number);
+    let file = match legacy {
+        Some(legacy) => remove_file(&path)
+            .and_then(|()| fs::hard_link(legacy, &path))
+            .and_then(|()| File::open(&path))
+            .map_err(|source| failed("take over", &path, source))?,
+        None => make_file(image, size.get(), &path, given_up)?,
+    };
+    let made = StagedFile::new(path.clone(), file);
+    match given_up.flow() {
+        ControlFlow::Continue(()) => Ok(made),
+        ControlFlow::Break(()) => {
+            let given_up = io::Error::new(io::ErrorKind::Interrupted, "the start was given up");
+            Err(failed("create", &path, given_up).into())
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The volumes of all VMs: switching over to what was staged, undoing that, putting in order, deleting.
+//! The volumes of all VMs: finding them, putting them in order, deleting them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,33 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use vm_model::{Bytes, Timestamp, VmId, VolumePolicy};
+use vm_model::{Timestamp, VmId, VolumePolicy};
 
 use super::copy::failed;
-use super::decide::{Decision, check};
-use super::directory::{VolumeDirectory, remove_file};
+use super::directory::{VolumeDirectory, is_absent};
 use super::error::VolumeError;
-use super::record::{Content, Unused, VolumeRecord};
-use super::staging::Staged;
+use super::record::{Unused, VolumeRecord};
 use crate::records::{RecordWriter, make_private, remove_all};
 
 /// What stands before the name of what is being deleted. No VM's name begins so.
 const REMOVED: &str = ".removed.";
-
-/// A volume that was switched over to.
-#[derive(Debug)]
-pub(crate) struct Committed {
-    /// The disk's name in the machine's description.
-    pub(crate) disk: String,
-    /// Where its content lies.
-    pub(crate) path: PathBuf,
-    /// The content, open for reading and writing.
-    pub(crate) file: Option<File>,
-    /// What was on record before.
-    before: Option<VolumeRecord>,
-    /// The content that was made for this start.
-    made: Option<u64>,
-}
 
 /// The volumes of all VMs of a host.
 #[derive(Debug)]
@@ -64,100 +47,6 @@ impl VolumeStore {
         Ok(store)
     }
 
-    /// Switches a disk over to what was staged for it and opens it. No machine of `vm` may run.
-    pub(crate) fn commit(&self, vm: &VmId, staged: Staged) -> Result<Committed, VolumeError> {
-        let Staged { disk, policy, decision, image, size, legacy } = staged;
-        let directory = self.volume(vm, &disk);
-        let lock = self.lock(vm);
-        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.load(&directory)?;
-        let mut record = before.clone().unwrap_or_else(|| VolumeRecord {
-            policy,
-            next: 0,
-            current: None,
-            contents: BTreeMap::new(),
-            unused: None,
-        });
-        let path = directory.path().to_owned();
-        let changed = || VolumeError::Changed { path: path.clone() };
-        let (number, grow) = match decision {
-            Decision::Keep { grow } => (record.current.ok_or_else(changed)?, grow),
-            Decision::Restore { number, grow } => (number, grow),
-            Decision::Seed { number } => (number, None),
-        };
-        let is_new = matches!(decision, Decision::Seed { .. });
-        if is_new {
-            record.next = number + 1;
-            let path = directory.staged(number);
-            let found = path.symlink_metadata().map_err(|source| failed("use", &path, source))?;
-            let size = if legacy.is_some() { Bytes::new(found.len()) } else { size };
-            let created = Timestamp::now();
-            let content =
-                Content { size, growing_from: None, created, image, used: false, policy, until: None };
-            record.contents.insert(number, content);
-        } else {
-            // It may have been deleted since it was made ready, for its time or for want of space.
-            let found = directory.sizes().map_err(|source| failed("list", directory.path(), source))?;
-            let content = record.contents.get_mut(&number).ok_or_else(changed)?;
-            check(content, found.get(&number).copied()).map_err(|_| changed())?;
-            // The same content in another file: that one need not be read again either.
-            content.image = image.or_else(|| content.image.take());
-        }
-        record.policy = policy;
-        record.current = Some(number);
-        record.unused = None;
-        if let Some(content) = record.contents.get_mut(&number) {
-            content.used = true;
-            content.policy = policy;
-            content.until = None;
-            if let Some(size) = grow {
-                content.growing_from = content.growing_from.or(Some(content.size));
-                content.size = size;
-            }
-        }
-        directory.save(&record)?;
-        let opened = self.open_committed(vm, &disk, &directory, &mut record, grow).inspect_err(|_| {
-            // Nothing has been written to it: all is as it was before.
-            if let Some(before) = &before {
-                let _ = directory.save(before);
-            }
-        })?;
-        if let Some(legacy) = &legacy {
-            remove_file(legacy).map_err(|source| failed("take over", legacy, source))?;
-        }
-        // What was taken over holds data, whatever becomes of this start.
-        let made = (is_new && legacy.is_none()).then_some(number);
-        Ok(Committed { disk, path: directory.content(number), file: Some(opened), before, made })
-    }
-
-    /// Gives the content that `record` is switched over to its name, opens it, and grows it where that is to be.
-    fn open_committed(
-        &self,
-        vm: &VmId,
-        disk: &str,
-        directory: &VolumeDirectory,
-        record: &mut VolumeRecord,
-        grow: Option<Bytes>,
-    ) -> Result<File, VolumeError> {
-        let number = record.current.unwrap_or_default();
-        let path = directory.content(number);
-        directory.adopt(number).map_err(|source| failed("name", &path, source))?;
-        match record.policy {
-            VolumePolicy::FromImage | VolumePolicy::Persistent => self.know(vm, disk)?,
-            VolumePolicy::Ephemeral => self.unknow(vm, disk)?,
-        }
-        let opened = directory.open(number).map_err(|source| failed("open", &path, source))?;
-        if let Some(size) = grow {
-            let grown = opened.set_len(size.get()).and_then(|()| opened.sync_all());
-            grown.map_err(|source| failed("grow", &path, source))?;
-            if let Some(content) = record.contents.get_mut(&number) {
-                content.growing_from = None;
-            }
-            directory.save(record)?;
-        }
-        Ok(opened)
-    }
-
     /// Deletes what starts and deletions that were cut short have left. Nothing is staged yet.
     fn sweep(&self) -> Result<(), VolumeError> {
         for vm in self.vms()? {
@@ -169,28 +58,6 @@ impl VolumeStore {
                     swept.map_err(|source| failed("clean", directory.path(), source))?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Takes back a switch: the machine did not start, and no guest has written anything.
-    pub(crate) fn undo(&self, vm: &VmId, committed: &Committed) -> Result<(), VolumeError> {
-        let directory = self.volume(vm, &committed.disk);
-        let lock = self.lock(vm);
-        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // A volume that has grown stays so.
-        if let Some(number) = committed.made {
-            match &committed.before {
-                Some(before) => directory.save(before)?,
-                None => return self.remove(vm, &committed.disk),
-            }
-            let path = directory.content(number);
-            directory.delete(number).map_err(|source| failed("delete", &path, source))?;
-        } else if let Some(before) = &committed.before
-            && let Some(mut record) = self.load(&directory)?
-        {
-            record.current = before.current;
-            directory.save(&record)?;
         }
         Ok(())
     }
@@ -258,8 +125,16 @@ impl VolumeStore {
                 return Ok(true);
             }
         }
-        // A worker before volumes kept disks beside the record.
-        Ok(self.vms.join(vm.as_str()).join("disk0.img").exists())
+        self.has_earlier_disks(vm)
+    }
+
+    /// Whether disks of `vm` lie beside its record, where a worker before volumes kept them: `disk<position>.img`.
+    fn has_earlier_disks(&self, vm: &VmId) -> Result<bool, VolumeError> {
+        let names = names_in(&self.vms.join(vm.as_str()))?;
+        Ok(names.iter().any(|name| {
+            let position = name.strip_prefix("disk").and_then(|name| name.strip_suffix(".img"));
+            position.is_some_and(|position| position.parse::<usize>().is_ok())
+        }))
     }
 
     /// Deletes every volume of `vm`. They go at once, by a renaming, and their files one by one; what is left of them by a
@@ -277,6 +152,16 @@ impl VolumeStore {
             }
         }
         Ok(remove_all(&removed).map_err(delete)?)
+    }
+
+    /// Deletes the volume of one disk of `vm`, which has no machine; answers whether there was one.
+    pub(crate) fn delete_volume(&self, vm: &VmId, disk: &str) -> Result<bool, VolumeError> {
+        let lock = self.lock(vm);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.disks_of(vm)?.iter().any(|known| known == disk) && !self.is_known(vm, disk) {
+            return Ok(false);
+        }
+        self.remove(vm, disk).map(|()| true)
     }
 
     /// Deletes one volume. Its lock is held by who calls.
@@ -335,12 +220,12 @@ impl VolumeStore {
     }
 }
 
-/// The names of what lies in `directory`, but for what is being deleted; none where there is no directory.
-fn names_in(directory: &Path) -> Result<Vec<String>, VolumeError> {
+/// The names of what lies in `directory`, but for what is being deleted; none where there is no such directory.
+pub(super) fn names_in(directory: &Path) -> Result<Vec<String>, VolumeError> {
     let list = |source| failed("list", directory, source);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(list(error).into()),
     };
     let mut names = Vec::new();

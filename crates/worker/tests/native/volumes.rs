@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use test_host::FreezableFileSystem;
 use tiny_guest::TinyGuest;
 use vm_model::{Bytes, DesiredState, FailureKind, VolumeKeep, VolumePolicy};
 use worker::vms::{KeptSelection, VmId, VmInfo, VmManager, VmManagerConfig, VmStatus, VolumeInfo};
@@ -69,7 +70,7 @@ fn a_disk_given_by_size_is_blank_once_and_outlives_images() {
         create(&manager, &vm(), &one).expect("runs");
         await_life(&manager, 0);
         let listed = volumes(&manager);
-        assert_eq!((listed[0].policy, listed[0].size), (VolumePolicy::Persistent, Bytes::new(1 << 20)));
+        assert_eq!((listed[0].policy, listed[0].size), (Some(VolumePolicy::Persistent), Bytes::new(1 << 20)));
         manager.remove_vm(&vm()).expect("goes");
         create(&manager, &vm(), &two).expect("runs");
         await_life(&manager, 1);
@@ -419,26 +420,74 @@ fn a_size_that_cannot_be_had_is_refused_while_the_vm_runs() {
     isolated(|bench| {
         let disk = json!([{ "path": "disk.img", "id": "data" }]);
         let artifact = counting(&bench, "image", disk, json!([]));
-        let node = Told::start(bench.manager());
+        // Its files have a few terabytes at most.
+        let small = FreezableFileSystem::mount_in(bench.path());
+        let vms = bench.path().join("mounted/state/vms");
+        let config = VmManagerConfig { auto_restart: false, vm_artifacts_dir: vms, ..bench.config() };
+        let node = Told::start(VmManager::new(config).expect("starts"));
         let wanted = assigned("vm", &artifact, DesiredState::Running);
         node.tell(None, vec![wanted.clone()]).expect("taken");
         await_life(&node.manager, 0);
-        // As much as is accepted; no ordinary file system has such files.
+        // As much as an assignment may ask for.
         let mut huge = wanted.clone();
         huge.procurator =
             json!({ "disks": [{ "id": "data", "size": 1_u64 << 46 }] }).as_object().expect("one").clone();
         node.tell(None, vec![huge]).expect("taken");
-        let info = await_vm(&node.manager, &vm(), "decided", |info| {
-            info.wanted.as_ref().is_none_or(|change| change.refusal.is_some()) && info.generation.get() == 2
+        let info = await_vm(&node.manager, &vm(), "refused", |info| {
+            info.wanted.as_ref().is_some_and(|change| change.refusal.is_some())
         });
-        if let Some(refusal) = info.wanted.and_then(|change| change.refusal) {
-            assert!(refusal.message.contains("cannot grow"), "{refusal}");
-            assert_eq!((info.status, info.starts), (VmStatus::Running, 1));
-        }
+        let refusal = info.wanted.and_then(|change| change.refusal).expect("it was just seen");
+        assert!(refusal.message.contains("cannot grow"), "{refusal}");
+        assert_eq!((info.status, info.starts), (VmStatus::Running, 1));
         node.tell(None, vec![wanted]).expect("taken");
         await_vm(&node.manager, &vm(), "running", |info| {
             info.status == VmStatus::Running && info.wanted.is_none()
         });
         node.end().shutdown().expect("ends");
+        drop(small);
+    });
+}
+
+#[test]
+fn one_disk_of_a_removed_vm_is_deleted_by_word_and_the_others_stay() {
+    isolated(|bench| {
+        let both = json!([{ "path": "disk.img", "id": "data" }, { "path": "disk.img", "id": "more" }]);
+        let artifact = counting(&bench, "both", both, json!([]));
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        let of = |disk: &str| KeptSelection::Volume(vm(), disk.into());
+        assert_eq!(delete(&manager, of("more")), Vec::<String>::new(), "it is in use");
+        manager.remove_vm(&vm()).expect("goes");
+        assert_eq!(delete(&manager, of("other")), Vec::<String>::new());
+        assert_eq!(delete(&manager, of("more")), ["volume vm/more of vm, which was removed"]);
+        assert_eq!(manager.list_removed_vms().len(), 1);
+        let left: Vec<String> = volumes(&manager).into_iter().map(|volume| volume.disk).collect();
+        assert_eq!(left, ["data"]);
+        create(&manager, &vm(), &artifact).expect("comes back, and the other disk is made anew");
+        await_life(&manager, 1);
+        manager.remove_vm(&vm()).expect("goes");
+        for disk in ["data", "more"] {
+            assert_eq!(delete(&manager, of(disk)).len(), 1, "{disk}");
+        }
+        assert_eq!((manager.list_removed_vms(), volumes(&manager)), (Vec::new(), Vec::new()));
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_volume_that_cannot_be_used_is_listed_with_the_reason() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        assert_eq!(volumes(&manager)[0].problem, None);
+        manager.stop_vm(&vm()).expect("stops");
+        fs::write(bench.path().join("state/volumes/vm/data/volume.json"), "{ damaged").expect("damaged");
+        let listed = volumes(&manager);
+        assert_eq!((listed.len(), listed[0].keep), (1, VolumeKeep::Unknown));
+        assert!(listed[0].problem.as_ref().is_some_and(|problem| problem.contains("damaged")), "{listed:?}");
+        manager.shutdown().expect("ends");
     });
 }
