@@ -1,9 +1,9 @@
 //! How a console tells that the guest's kernel gave up. Pure.
 
+use crate::last_words::PANIC_END;
+
 /// How Linux announces that it gave up (`panic()` in kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
-/// The last line of a panic after which Linux neither resets nor powers off but stands still.
-const PANIC_END: &str = "---[ end Kernel panic - not syncing";
 
 /// Lines of console that are worth looking through for a panic: its call trace follows it.
 pub const PANIC_LINES: usize = 120;
