@@ -33,8 +33,6 @@ use inbox::{ConsoleKey, Inbox, Note};
 use kept_console::KeptConsole;
 use pace::Outcome;
 
-/// The thread's name.
-const THREAD: &str = "vm-console";
 /// What the thread keeps of its buffer between writes. A flood makes it grow to a recorder's head or tail.
 const SMALL_BUFFER: usize = 64 << 10;
 
@@ -64,6 +62,9 @@ impl fmt::Debug for ConsoleFileWriter {
 }
 
 impl ConsoleFileWriter {
+    /// The name of its thread.
+    pub const THREAD: &str = "vm-console";
+
     /// Starts the thread.
     ///
     /// # Errors
@@ -71,7 +72,7 @@ impl ConsoleFileWriter {
     pub fn start(limits: FileLimits) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
         let of_thread = Arc::clone(&inbox);
-        thread::Builder::new().name(THREAD.to_owned()).spawn(move || write_all(&of_thread))?;
+        thread::Builder::new().name(Self::THREAD.to_owned()).spawn(move || write_all(&of_thread))?;
         Ok(Self { end: Arc::new(OwnerEnd { inbox, limits }) })
     }
 
@@ -95,7 +96,7 @@ impl ConsoleFileWriter {
     }
 }
 
-/// A console that is being written to files. Dropping it has the rest written once more, and ends that.
+/// A console that is being written to files. Dropping it ends that, after one attempt to write the rest.
 #[derive(Debug)]
 pub struct FileRegistration {
     writer: ConsoleFileWriter,
@@ -120,10 +121,23 @@ impl FileRegistration {
     /// # Errors
     /// It is not, or not yet.
     pub fn flush(&self, within: Duration) -> Result<(), FlushError> {
+        self.wait(Note::Flush, within)
+    }
+
+    /// As [`FileRegistration::flush`], and closes the files and the directory, which nothing touches afterwards. What is
+    /// late is still written once, and then closed.
+    ///
+    /// # Errors
+    /// Not everything is in the files, or not yet.
+    pub fn close(self, within: Duration) -> Result<(), FlushError> {
+        self.wait(Note::Leaves, within)
+    }
+
+    fn wait(&self, note: Note, within: Duration) -> Result<(), FlushError> {
         let inbox = &self.writer.end.inbox;
         // A deadline that the clock cannot hold is none that anybody waits for.
         let deadline = Instant::now().checked_add(within);
-        match inbox.flush(self.key, deadline) {
+        match inbox.flush(self.key, note, deadline) {
             Some(true) => Ok(()),
             Some(false) => Err(FlushError::Failed),
             None => Err(FlushError::Late(within)),
@@ -134,6 +148,7 @@ impl FileRegistration {
 impl Drop for FileRegistration {
     fn drop(&mut self) {
         self.writer.end.inbox.leave(self.key, Note::Leaves);
+        self.writer.end.inbox.forget_flushes(self.key);
     }
 }
 
@@ -151,18 +166,20 @@ fn write_all(inbox: &Inbox) {
                 console.take_note(note, now);
             }
         }
-        consoles.retain(|key, console| {
-            if console.due().is_none_or(|due| due > now) {
-                return true;
-            }
-            let flushes = inbox.flushes_asked(*key);
-            let outcome = console.write(&mut buffer);
-            inbox.answer_flushes(*key, flushes, outcome != Outcome::Failed);
-            if console.leaves() {
-                inbox.forget(*key);
-            }
-            !console.leaves()
-        });
+        consoles = consoles
+            .into_iter()
+            .filter_map(|(key, mut console)| {
+                if console.due().is_none_or(|due| due > now) {
+                    return Some((key, console));
+                }
+                let flushes = inbox.flushes_asked(key);
+                let outcome = console.write(&mut buffer);
+                // Whoever waits for its end is answered when its files are closed.
+                let staying = (!console.leaves()).then_some((key, console));
+                inbox.answer_flushes(key, flushes, outcome != Outcome::Failed);
+                staying
+            })
+            .collect();
         buffer.clear();
         buffer.shrink_to(SMALL_BUFFER);
         if mail.is_closed && consoles.is_empty() {

@@ -87,10 +87,11 @@ impl Inbox {
         self.mail.notify_one();
     }
 
-    /// Waits until everything written to the console is in its files, and answers whether it is; `None` at `deadline`.
-    pub(super) fn flush(&self, key: ConsoleKey, deadline: Option<Instant>) -> Option<bool> {
+    /// Leaves `note`, waits until it was followed, and answers whether everything is in the files then; `None` at
+    /// `deadline`.
+    pub(super) fn flush(&self, key: ConsoleKey, note: Note, deadline: Option<Instant>) -> Option<bool> {
         let flushes = self.lock().flushes.entry(key).or_default().ask();
-        self.leave(key, Note::Flush);
+        self.leave(key, note);
         let mut state = self.lock();
         loop {
             let of_console = state.flushes.get(&key)?;
@@ -116,11 +117,9 @@ impl Inbox {
         }
     }
 
-    /// Forgets what is known of a console that has left.
-    pub(super) fn forget(&self, key: ConsoleKey) {
-        let mut state = self.lock();
-        state.flushes.remove(&key);
-        state.notes.remove(&key);
+    /// Forgets the flushes of a console for which nobody can wait any more.
+    pub(super) fn forget_flushes(&self, key: ConsoleKey) {
+        self.lock().flushes.remove(&key);
     }
 
     /// Takes out what is there; waits for it until `deadline`, without one for ever.

@@ -88,14 +88,14 @@ fn what_was_written_before_the_end_is_in_the_files_after_it() {
     let files = file_writer();
     let Bench { directory, mut console, registration } = console_of(&files);
     console.write(b"last words");
-    drop(registration);
-    until("the rest is written", || boots(directory.path()) == ["last words"]);
-    until("the recorder is let go", || Arc::strong_count(console.recorder()) == 1);
+    registration.close(PATIENCE).expect("there is room");
+    assert_eq!(boots(directory.path()), ["last words"]);
+    assert_eq!(Arc::strong_count(console.recorder()), 1, "it is let go");
     console.write(b"of nobody's");
 
     let again = files.register(&VmId::new("vm"), console.recorder(), opened(directory.path()));
-    again.flush(PATIENCE).expect("there is room");
-    assert_eq!(boots(directory.path()), ["last words", "last wordsof nobody's"]);
+    drop(again);
+    until("the rest is written", || boots(directory.path()) == ["last words", "last wordsof nobody's"]);
 }
 
 #[test]
