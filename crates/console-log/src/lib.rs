@@ -1,9 +1,10 @@
 //! What guests write to their consoles: kept from the first byte, cut in the middle where it grows too long,
 //! readable and followable while the machine runs and after it has ended.
 //!
-//! `log` is the pure store, `lines` makes text for people of it, `panic` finds a kernel's last words in that, `recorder`
-//! shares the store between the thread that writes and tasks that read. Nothing here knows what a serial port is, or
-//! which machine writes.
+//! `log` is the pure store, `boots` tells whose bytes are in it, `lines` makes text for people of it, `panic` finds a
+//! kernel's last words in that and `last_words` while they are written. `recorder` shares the store between the thread
+//! that writes and tasks that read. `files` keeps consoles in directories, where they outlive the process, and
+//! `file_writer` is the thread that puts them there. Nothing here knows what a serial port is, or which machine writes.
 //!
 //! ```
 //! use console_log::{ConsoleLimits, ConsoleRecorder};
@@ -15,13 +16,19 @@
 
 #![forbid(unsafe_code)]
 
+mod boots;
+mod file_writer;
+mod files;
+mod last_words;
 mod lines;
 mod log;
 mod panic;
 mod recorder;
 mod source;
 
+pub use file_writer::{ConsoleFileWriter, FileRegistration, FlushError};
+pub use files::{BootSummary, ConsoleFiles, ConsoleFilesError, FileAction, FileLimits};
 pub use log::{ConsoleChunk, ConsoleLimits, ConsoleSnapshot};
 pub use panic::{KernelPanic, PANIC_LINES};
-pub use recorder::{ConsoleFollower, ConsoleRecorder, ConsoleWriter};
+pub use recorder::{Alarm, ConsoleFollower, ConsoleRecorder, ConsoleWriter};
 pub use source::ConsoleSource;

@@ -3,6 +3,9 @@
 /// The longest line that is given out, in characters; a longer one ends in `…`.
 const LINE_LIMIT: usize = 400;
 
+/// How many bytes back lines are looked for. More than any screenful, little enough to decode at once.
+pub(crate) const LINES_WINDOW: usize = 64 << 10;
+
 /// The last `count` lines of `bytes` that are not blank, oldest first.
 ///
 /// Control characters and escape sequences (ECMA-48 §5.4, §5.6) are dropped. A carriage return ends a line like a

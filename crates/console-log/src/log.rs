@@ -105,17 +105,27 @@ impl ConsoleLog {
 
     /// At most `limit` bytes from `offset` on, or from where the log has bytes again.
     pub(crate) fn read_from(&self, offset: u64, limit: usize) -> ConsoleChunk {
-        let head_end = self.head.len() as u64;
-        let (begin, bytes) = if offset < head_end {
-            let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
-            (offset, self.head.iter().skip(skipped).take(limit).copied().collect())
-        } else {
-            let begin = offset.max(self.tail_start()).min(self.total.max(offset));
-            let skipped = usize::try_from(begin - self.tail_start()).unwrap_or(usize::MAX);
-            let bytes: Vec<u8> = self.tail.iter().skip(skipped).take(limit).copied().collect();
-            (begin, bytes)
-        };
+        let mut bytes = Vec::new();
+        let begin = self.copy_from(offset, limit, &mut bytes);
         ConsoleChunk { offset: begin, missed: begin - offset, bytes }
+    }
+
+    /// As [`ConsoleLog::read_from`], into `bytes`, whose content is replaced. Answers where they begin.
+    pub(crate) fn copy_from(&self, offset: u64, limit: usize, bytes: &mut Vec<u8>) -> u64 {
+        bytes.clear();
+        if offset < self.head.len() as u64 {
+            let kept = from(&self.head, usize::try_from(offset).unwrap_or(usize::MAX));
+            bytes.extend_from_slice(&kept[..kept.len().min(limit)]);
+            return offset;
+        }
+        let begin = offset.max(self.tail_start());
+        let skipped = usize::try_from(begin - self.tail_start()).unwrap_or(usize::MAX);
+        let (front, back) = self.tail.as_slices();
+        let pieces = [from(front, skipped), from(back, skipped.saturating_sub(front.len()))];
+        for piece in pieces {
+            bytes.extend_from_slice(&piece[..piece.len().min(limit - bytes.len())]);
+        }
+        begin
     }
 
     /// The latest bytes, at most `limit`, without a gap in them.
@@ -133,6 +143,11 @@ impl ConsoleLog {
     fn tail_start(&self) -> u64 {
         self.total - self.tail.len() as u64
     }
+}
+
+/// `bytes` without the first `count`.
+fn from(bytes: &[u8], count: usize) -> &[u8] {
+    bytes.get(count..).unwrap_or_default()
 }
 
 /// Doubles `capacity` until `needed` fits, but never beyond `limit`, so that a full log takes what it was

@@ -1,9 +1,9 @@
 //! How a console tells that the guest's kernel gave up. Pure.
 
+use crate::last_words::PANIC_END;
+
 /// How Linux announces that it gave up (`panic()` in kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
-/// The last line of a panic after which Linux neither resets nor powers off but stands still.
-const PANIC_END: &str = "---[ end Kernel panic - not syncing";
 
 /// Lines of console that are worth looking through for a panic: its call trace follows it.
 pub const PANIC_LINES: usize = 120;
@@ -13,8 +13,6 @@ pub const PANIC_LINES: usize = 120;
 pub struct KernelPanic {
     /// The line that says so, counted from 0: the last announcement, or the last word of one that scrolled away.
     pub line: usize,
-    /// It said its last word, after which it does nothing any more.
-    pub stands_still: bool,
 }
 
 impl KernelPanic {
@@ -22,8 +20,7 @@ impl KernelPanic {
     pub fn find(lines: &[String]) -> Option<Self> {
         let end = lines.iter().rposition(|line| line.contains(PANIC_END));
         let announced = lines.iter().rposition(|line| line.contains(PANIC) && !line.contains(PANIC_END));
-        let line = announced.or(end)?;
-        Some(Self { line, stands_still: end.is_some() })
+        announced.or(end).map(|line| Self { line })
     }
 }
 
@@ -32,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_found_and_told_from_its_end() {
+    fn a_panic_is_found_where_it_was_announced() {
         let lines = [
             "[ 1.0] Kernel panic - not syncing: x",
             "[ 1.0] CPU: 0 PID: 1",
@@ -40,10 +37,10 @@ mod tests {
             "login:",
         ]
         .map(str::to_owned);
-        let panic = |line, stands_still| Some(KernelPanic { line, stands_still });
-        assert_eq!(KernelPanic::find(&lines), panic(0, true));
-        assert_eq!(KernelPanic::find(&lines[..2]), panic(0, false));
-        assert_eq!(KernelPanic::find(&lines[1..]), panic(1, true));
+        let panic = |line| Some(KernelPanic { line });
+        assert_eq!(KernelPanic::find(&lines), panic(0));
+        assert_eq!(KernelPanic::find(&lines[..2]), panic(0));
+        assert_eq!(KernelPanic::find(&lines[1..]), panic(1));
         assert_eq!(KernelPanic::find(&lines[3..]), None);
     }
 }

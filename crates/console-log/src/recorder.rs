@@ -1,56 +1,107 @@
 //! One console's log shared between the machine that writes it and any number of readers.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::lines::last_lines;
+use crate::boots::{Boots, Copied, Cursor};
+use crate::last_words::LastWords;
+use crate::lines::{LINES_WINDOW, last_lines};
 use crate::log::{ConsoleChunk, ConsoleLimits, ConsoleLog, ConsoleSnapshot};
-
-/// How far back lines are looked for. More than any screenful, little enough to decode at once.
-const LINES_WINDOW: usize = 64 << 10;
 
 /// The most that a follower is handed at a time.
 const FOLLOW_CHUNK: usize = 64 << 10;
 
+/// Called on the thread that writes, which must not wait.
+pub type Alarm = Box<dyn Fn() + Send + Sync>;
+
+/// Wakes who copies a console elsewhere. Called on the thread that writes.
+pub(crate) type WakeCopier = Arc<dyn Fn() + Send + Sync>;
+
 /// Keeps what one guest writes. Readers and the writer may be on any thread.
-#[derive(Debug)]
 pub struct ConsoleRecorder {
-    /// Held for the time of a copy at most, never across a wait. Appending keeps the log whole at every step, so
-    /// a poisoned lock is used on.
-    log: Mutex<ConsoleLog>,
+    /// Held for the time of a copy at most, never across a wait. Appending keeps all of it whole at every step, so a
+    /// poisoned lock is used on.
+    state: Mutex<State>,
     /// Whether the writer is gone. Followers are also woken by it, unchanged, when there is more to read.
     closed: watch::Sender<bool>,
+    /// Called once a boot, when the guest's kernel has said the last words of a panic.
+    alarm: Option<Alarm>,
+}
+
+struct State {
+    log: ConsoleLog,
+    boots: Boots,
+    last_words: LastWords,
+    copier: Option<Copier>,
+}
+
+/// Who copies the console elsewhere.
+struct Copier {
+    wake: WakeCopier,
+    /// It was woken and has not come to the end since.
+    is_awake: bool,
+}
+
+impl State {
+    /// The call that wakes the copier, where it is not awake.
+    fn wake(&mut self) -> Option<WakeCopier> {
+        let copier = self.copier.as_mut().filter(|copier| !copier.is_awake)?;
+        copier.is_awake = true;
+        Some(Arc::clone(&copier.wake))
+    }
+}
+
+impl fmt::Debug for ConsoleRecorder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ConsoleRecorder").field("total", &self.total()).finish_non_exhaustive()
+    }
 }
 
 impl ConsoleRecorder {
     /// An empty recorder, and the end to write to it.
     pub fn new(limits: ConsoleLimits) -> (Arc<Self>, ConsoleWriter) {
-        let recorder =
-            Arc::new(Self { log: Mutex::new(ConsoleLog::new(limits)), closed: watch::Sender::new(false) });
+        Self::build(limits, None)
+    }
+
+    /// As [`ConsoleRecorder::new`]. Calls `alarm` once a boot, when Linux has printed the end of a panic after which it
+    /// stands still.
+    pub fn with_panic_alarm(limits: ConsoleLimits, alarm: Alarm) -> (Arc<Self>, ConsoleWriter) {
+        Self::build(limits, Some(alarm))
+    }
+
+    fn build(limits: ConsoleLimits, alarm: Option<Alarm>) -> (Arc<Self>, ConsoleWriter) {
+        let state = State {
+            log: ConsoleLog::new(limits),
+            boots: Boots::default(),
+            last_words: LastWords::default(),
+            copier: None,
+        };
+        let recorder = Arc::new(Self { state: Mutex::new(state), closed: watch::Sender::new(false), alarm });
         (recorder.clone(), ConsoleWriter { end: Arc::new(WritingEnd { recorder }) })
     }
 
     /// Bytes written so far.
     pub fn total(&self) -> u64 {
-        self.lock().total()
+        self.lock().log.total()
     }
 
     /// Everything that is kept. Copies up to the sum of the limits.
     pub fn snapshot(&self) -> ConsoleSnapshot {
-        self.lock().snapshot()
+        self.lock().log.snapshot()
     }
 
     /// At most `limit` bytes from `offset` on; tells how many were missed where they are no longer kept.
     pub fn read_from(&self, offset: u64, limit: usize) -> ConsoleChunk {
-        self.lock().read_from(offset, limit)
+        self.lock().log.read_from(offset, limit)
     }
 
     /// The last `count` lines of what was written from `offset` on, as text, oldest first: blank ones and terminal
     /// control left out, long ones cut.
     pub fn tail_lines_since(&self, offset: u64, count: usize) -> Vec<String> {
         let latest = {
-            let log = self.lock();
+            let log = &self.lock().log;
             let since = usize::try_from(log.total().saturating_sub(offset)).unwrap_or(usize::MAX);
             log.latest(since.min(LINES_WINDOW))
         };
@@ -62,8 +113,31 @@ impl ConsoleRecorder {
         ConsoleFollower { recorder: self.clone(), closed: self.closed.subscribe(), offset }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ConsoleLog> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has `wake` called at the first write after a copier came to the end. It counts as awake now, and has to begin by
+    /// itself.
+    pub(crate) fn attach_copier(&self, wake: WakeCopier) {
+        self.lock().copier = Some(Copier { wake, is_awake: true });
+    }
+
+    /// Has nobody woken any more.
+    pub(crate) fn detach_copier(&self) {
+        self.lock().copier = None;
+    }
+
+    /// See [`Boots::copy_next`]. A copier that is told [`Copied::AtEnd`] is woken when there is more.
+    pub(crate) fn copy_next(&self, cursor: &mut Cursor, goal: u64, bytes: &mut Vec<u8>) -> Copied {
+        let mut state = self.lock();
+        let copied = state.boots.copy_next(&state.log, cursor, goal, bytes);
+        if copied == Copied::AtEnd
+            && let Some(copier) = &mut state.copier
+        {
+            copier.is_awake = false;
+        }
+        copied
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,12 +161,42 @@ impl ConsoleWriter {
             return;
         }
         let recorder = &self.end.recorder;
-        recorder.lock().append(bytes);
+        let (wake, stands_still) = {
+            let mut state = recorder.lock();
+            state.log.append(bytes);
+            (state.wake(), state.last_words.feed(bytes))
+        };
+        if let Some(wake) = wake {
+            wake();
+        }
+        if stands_still && let Some(alarm) = &recorder.alarm {
+            alarm();
+        }
         // Guests write byte by byte. A follower subscribes before it looks at the log, so one that is not counted
         // here has yet to look.
         if recorder.closed.receiver_count() > 0 {
             recorder.closed.send_modify(|_closed| {});
         }
+    }
+
+    /// What is written from now on is of another boot. Answers how many bytes were written before.
+    pub fn begin_boot(&self) -> u64 {
+        let (wake, start) = {
+            let mut state = self.end.recorder.lock();
+            let start = state.log.total();
+            state.boots.begin(start);
+            state.last_words = LastWords::default();
+            (state.wake(), start)
+        };
+        if let Some(wake) = wake {
+            wake();
+        }
+        start
+    }
+
+    /// The recorder it writes to.
+    pub fn recorder(&self) -> &Arc<ConsoleRecorder> {
+        &self.end.recorder
     }
 
     /// Bytes written so far.
@@ -144,7 +248,31 @@ impl ConsoleFollower {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+
+    #[test]
+    fn the_alarm_rings_once_a_boot() {
+        let rings = Arc::new(AtomicU32::new(0));
+        let counted = rings.clone();
+        let alarm = Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let (_, mut writer) = ConsoleRecorder::with_panic_alarm(ConsoleLimits::default(), alarm);
+        let words = b"---[ end Kernel panic - not syncing: x ]---\n";
+        let rings_after = |written: &[u8], writer: &mut ConsoleWriter| {
+            writer.write(written);
+            rings.load(Ordering::Relaxed)
+        };
+        assert_eq!(rings_after(&words[..20], &mut writer), 0);
+        assert_eq!(rings_after(&words[20..], &mut writer), 1);
+        assert_eq!(rings_after(words, &mut writer), 1);
+        assert_eq!(rings_after(&words[..20], &mut writer), 1);
+        assert_eq!(writer.begin_boot(), writer.total());
+        assert_eq!(rings_after(&words[20..], &mut writer), 1, "these words were begun by another boot");
+        assert_eq!(rings_after(words, &mut writer), 2);
+    }
 
     #[tokio::test]
     async fn a_follower_gets_everything_and_then_the_end() {

@@ -81,6 +81,10 @@ pub struct MachineStatus {
     /// What the guest's kernel told of a panic. The machine goes on until it is ended.
     #[serde(default)]
     pub panic: Option<GuestPanic>,
+    /// The guest's kernel said on its console that it panicked and does nothing any more. The machine goes on until it is
+    /// ended.
+    #[serde(default)]
+    pub stands_still: bool,
     /// The disk whose requests the host cannot carry out, and for which the machine's vCPUs wait, whatever the phase. It
     /// tries again by itself, and at once when it is told to resume.
     #[serde(default)]
@@ -96,6 +100,7 @@ impl MachineStatus {
             resets: ResetCounts::default(),
             console_start: 0,
             panic: None,
+            stands_still: false,
             disk_trouble: None,
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use console_log::{ConsoleLimits, ConsoleRecorder};
+use console_log::{ConsoleFileWriter, ConsoleLimits, ConsoleRecorder, FileLimits};
 use hypervisor::Hypervisor;
 use machine_host::{
     Adoption, BoxFuture, HandleParts, HostCounts, LaunchError, LaunchFailure, LaunchRequest, MachineHandle,
@@ -48,7 +48,7 @@ pub struct HostOptions {
     pub command_deadline: Duration,
     /// Commands to one machine that may wait; a caller that sends more waits for room.
     pub mailbox_capacity: usize,
-    /// How much of each console is kept.
+    /// How much of each console is kept in memory.
     pub console: ConsoleLimits,
     /// How long a machine's thread may stand still with work to do until it counts as hung.
     pub hung_after: Duration,
@@ -74,6 +74,8 @@ pub struct VmmHost {
     engine: Arc<dyn Engine>,
     options: HostOptions,
     machines: Arc<HostedMachines>,
+    /// Writes consoles to files. Its thread ends after this host and its machines.
+    console_files: ConsoleFileWriter,
     /// Taken by the shutdown. Held for a clone or a take.
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
     /// Taken by the shutdown. Held for a take.
@@ -98,8 +100,10 @@ impl VmmHost {
             start_reaper(machines.clone()).map_err(|source| HostError { thread: REAPER_THREAD, source })?;
         let watch = WatchThread::start(machines.clone(), options.hung_after)
             .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
+        let console_files = ConsoleFileWriter::start(FileLimits::default())
+            .map_err(|source| HostError { thread: ConsoleFileWriter::THREAD, source })?;
         let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
-        Ok(Self { engine, options, machines, reaper, watch })
+        Ok(Self { engine, options, machines, console_files, reaper, watch })
     }
 
     /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
@@ -176,7 +180,8 @@ impl VmmHost {
         let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
         let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
             .map_err(|error| no_host(&vm, format!("no eventfd for its commands: {error}")))?;
-        let (console, console_writer) = ConsoleRecorder::new(self.options.console);
+        let (console, console_writer) =
+            ConsoleRecorder::with_panic_alarm(self.options.console, outbox.panic_alarm());
         let (status, status_seen) = watch::channel(MachineStatus::booting());
         let (health, health_seen) = watch::channel(ThreadHealth::default());
         let (release, released) = watch::channel(false);
@@ -196,6 +201,7 @@ impl VmmHost {
             requested,
             engine: self.engine.clone(),
             console: console_writer,
+            console_files: self.console_files.clone(),
             counters: counters.clone(),
             inbox,
             status,

@@ -9,9 +9,9 @@ mod slow_turns;
 mod standing_orders;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use console_log::ConsoleWriter;
+use console_log::{ConsoleFileWriter, ConsoleWriter, FileRegistration};
 use machine_host::{LaunchFailure, LaunchRequest};
 use tokio::sync::watch;
 use vm_model::{MachineExit, MachinePhase, MachineStatus, VmId};
@@ -32,6 +32,9 @@ use standing_orders::StandingOrders;
 /// Threads' names are cut by the kernel after so many bytes.
 const THREAD_NAME_BYTES: usize = 15;
 
+/// How long an ended machine waits until its console is in its files.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a machine's thread is started with.
 pub(crate) struct MachineThread {
     pub(crate) request: LaunchRequest,
@@ -39,6 +42,8 @@ pub(crate) struct MachineThread {
     pub(crate) requested: Instant,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) console: ConsoleWriter,
+    /// Writes it to files, where its directory was given.
+    pub(crate) console_files: ConsoleFileWriter,
     pub(crate) counters: Arc<CountersCell>,
     pub(crate) inbox: Inbox,
     pub(crate) status: watch::Sender<MachineStatus>,
@@ -53,8 +58,10 @@ pub(crate) struct MachineThread {
 impl MachineThread {
     /// Runs the thread to its end. Nothing that happens in here, panics included, reaches another machine.
     pub(crate) fn run(self) {
-        let Self { request, engine, console, counters, reaper, release, .. } = self;
-        let LaunchRequest { id, spec, initial, resets, lock, console_dir: _, notes: _ } = request;
+        let Self { request, engine, console, console_files, counters, reaper, release, .. } = self;
+        let LaunchRequest { id, spec, initial, resets, lock, console_dir, notes: _ } = request;
+        let files = console_dir.map(|directory| console_files.register(&id, console.recorder(), directory));
+        drop(console_files);
         let mut driver = MachineDriver {
             id: id.clone(),
             inbox: self.inbox,
@@ -86,8 +93,18 @@ impl MachineThread {
         if let Err(panic) = contain(|| counters.end()) {
             tracing::error!(vm_id = %id, panic, "the last reading of the counters failed");
         }
+        if let Some(files) = files {
+            close_console(&id, files);
+        }
         publish(&id, outcome, driver);
         reaper.hand_over(EndedMachine { id, remains, lock, release });
+    }
+}
+
+/// Waits until all that the guest wrote is in files, so that whoever sees the exit finds it there.
+fn close_console(id: &VmId, files: FileRegistration) {
+    if let Err(error) = files.close(CONSOLE_PATIENCE) {
+        tracing::warn!(vm_id = %id, %error, "the end of the machine's console may be in memory only");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Carries commands to a machine's thread: a bounded channel, in which tasks wait for room, and an eventfd that wakes the
 //! machine's event loop.
 //!
+//! The console of the machine rings the same bell when its guest's kernel has said its last words.
+//!
 //! A kill does not queue: it is a flag, seen before any command. It is also raised when the sending end
 //! is dropped, so that a machine ends whose last handle is gone.
 
@@ -9,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use console_log::Alarm;
 use machine_host::{CommandPort, PortClosed, ReplyFuture};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +41,8 @@ pub(crate) struct KillSwitch(Arc<Bell>);
 
 struct Bell {
     killed: AtomicBool,
+    /// The guest's kernel panicked and stands still, as its console says.
+    panic_heard: AtomicBool,
     /// Whether it was rung and not silenced since.
     rings: AtomicBool,
     eventfd: OwnedFd,
@@ -78,7 +83,12 @@ pub(crate) struct Inbox {
 /// A mailbox that holds at most `capacity` commands.
 pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
     let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let bell = Arc::new(Bell { killed: AtomicBool::new(false), rings: AtomicBool::new(false), eventfd });
+    let bell = Arc::new(Bell {
+        killed: AtomicBool::new(false),
+        panic_heard: AtomicBool::new(false),
+        rings: AtomicBool::new(false),
+        eventfd,
+    });
     let (sender, receiver) = mpsc::channel(capacity.max(1));
     let outbox = Outbox { commands: sender, kill_switch: KillSwitch(bell.clone()) };
     let inbox = Inbox { commands: receiver, bell };
@@ -88,6 +98,15 @@ pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
 impl Outbox {
     pub(crate) fn kill_switch(&self) -> KillSwitch {
         self.kill_switch.clone()
+    }
+
+    /// To be called when the guest's kernel has said the last words of a panic, on any thread; it does not wait.
+    pub(crate) fn panic_alarm(&self) -> Alarm {
+        let bell = Arc::clone(&self.kill_switch.0);
+        Box::new(move || {
+            bell.panic_heard.store(true, Ordering::Release);
+            bell.ring();
+        })
     }
 
     async fn exchange(&self, command: Command) -> Result<Reply, PortClosed> {
@@ -137,6 +156,16 @@ impl Inbox {
 
     pub(crate) fn is_killed(&self) -> bool {
         self.bell.killed.load(Ordering::Acquire)
+    }
+
+    /// Whether the alarm was raised since this was forgotten last.
+    pub(crate) fn heard_panic(&self) -> bool {
+        self.bell.panic_heard.load(Ordering::Acquire)
+    }
+
+    /// Forgets the alarm: it was another guest's.
+    pub(crate) fn forget_panic(&self) {
+        self.bell.panic_heard.store(false, Ordering::Release);
     }
 
     /// The next command whose caller still waits for the reply.

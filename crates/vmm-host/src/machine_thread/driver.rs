@@ -49,6 +49,7 @@ impl MachineDriver {
     /// The machine has ended and another is about to take its place.
     pub(crate) fn begin_again(&mut self, by: ResetBy, console_start: u64) {
         self.requested = Instant::now();
+        self.inbox.forget_panic();
         self.status.send_modify(|status| {
             let count = match by {
                 ResetBy::Guest => &mut status.resets.by_guest,
@@ -59,6 +60,7 @@ impl MachineDriver {
             status.timings = BootTimings::default();
             status.console_start = console_start;
             status.panic = None;
+            status.stands_still = false;
             status.disk_trouble = None;
         });
         if let Some(pressed) = self.button.take() {
@@ -177,6 +179,9 @@ impl Driver for MachineDriver {
 
     fn woken(&mut self, controls: &mut dyn Controls) -> Flow {
         self.inbox.silence();
+        if self.inbox.heard_panic() {
+            self.status.send_if_modified(|status| !std::mem::replace(&mut status.stands_still, true));
+        }
         for _ in 0..COMMANDS_A_TURN {
             if self.inbox.is_killed() {
                 self.set_phase(MachinePhase::Stopping);

@@ -62,7 +62,7 @@ impl MachineRunner {
                 }
             };
             tracing::info!(vm_id = %driver.id, ?by, ?initial, "the machine is rebuilt in place");
-            driver.begin_again(by, self.console.total());
+            driver.begin_again(by, self.console.begin_boot());
             self.counters.carry_over();
             drop(place.take().map(Machine::into_remains));
             if driver.inbox.is_killed() {

@@ -42,7 +42,6 @@ pub(super) struct LiveMachine {
     booted: Instant,
     /// As noticed last.
     seen: Boots,
-    console_seen: u64,
 }
 
 /// Builds and starts the machine of `id`. On failure nothing of it is left, and what its start took is given back.
@@ -67,7 +66,7 @@ pub(super) async fn boot(
             let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
             let booted = Instant::now();
-            Ok(LiveMachine { handle, status, health, nics, share, booted, seen, console_seen: 0 })
+            Ok(LiveMachine { handle, status, health, nics, share, booted, seen })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
@@ -107,7 +106,7 @@ impl LiveMachine {
         let (status, health) = (handle.status(), handle.health());
         let resets = status.borrow().resets;
         let seen = Boots { starts: resets.total().saturating_add(1), resets };
-        Self { handle, status, health, nics, share, booted, seen, console_seen: 0 }
+        Self { handle, status, health, nics, share, booted, seen }
     }
 
     /// Where counters and console are read.
@@ -154,10 +153,9 @@ impl LiveMachine {
         self.booted.elapsed()
     }
 
-    /// Whether the guest has written anything since this was asked last.
-    pub(super) fn console_grew(&mut self) -> bool {
-        let total = self.handle.console().total();
-        std::mem::replace(&mut self.console_seen, total) != total
+    /// Whether its guest panicked and does nothing any more.
+    pub(super) fn stands_still(&self) -> bool {
+        self.status.borrow().stands_still
     }
 
     /// The last lines the guest wrote since it was booted, oldest first.

@@ -25,8 +25,6 @@ use crate::failure::chain;
 use crate::records::VmRecord;
 use crate::vms::VmInfo;
 
-/// How often a running guest's console is looked at for a panic after which nothing follows.
-const CONSOLE_CHECK: Duration = Duration::from_secs(1);
 /// How long to wait before something that failed on the host is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
@@ -298,7 +296,6 @@ impl Task {
         let staged = tokio::select! {
             changed = self.target.changed() => return if changed.is_ok() { Wanted::Yes } else { Wanted::No },
             () = machine.changed() => None,
-            () = sleep(CONSOLE_CHECK) => None,
             () = due => None,
             staged = Progress::staged(&mut self.progress) => Some(staged),
         };
@@ -324,7 +321,7 @@ impl Task {
         let end = match (machine.exit(), machine.panic()) {
             (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines())),
             (None, Some(panic)) => reported(panic, &machine.console_lines()),
-            (None, None) if machine.console_grew() => standstill(&machine.console_lines()),
+            (None, None) if machine.stands_still() => Some(standstill(&machine.console_lines())),
             (None, None) => None,
         };
         let Some(end) = end else { return };

@@ -245,3 +245,27 @@ async fn a_follower_of_the_console_follows_across_resets() {
     assert_eq!(all, b"hello\n".repeat(4));
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
 }
+
+#[tokio::test]
+async fn a_guest_that_stands_still_is_told_once_and_the_next_boot_is_well() {
+    let (host, _engine, _gates) = host_of(&[]);
+    let machine = launch(&host, request("vm")).await;
+    let mut status = machine.status();
+    for boot in 1..=2 {
+        // It echoes, a few bytes at a time.
+        let words = b"---[ end Kernel panic - not syncing: x ]---\n";
+        let mut typed = 0;
+        while typed < words.len() {
+            assert_eq!(status.borrow().stands_still, typed >= 35, "after {typed} bytes");
+            typed += within(machine.write_console(words[typed..].to_vec())).await.expect("it runs");
+            if typed >= 35 {
+                within(status.wait_for(|status| status.stands_still)).await.expect("its thread tells");
+            }
+        }
+        assert_eq!(status.borrow().phase, MachinePhase::Running);
+        within(machine.reset()).await.expect("the button works");
+        let booted =
+            |status: &MachineStatus| status.resets.by_button == boot && status.phase == MachinePhase::Running;
+        assert!(!until(&machine, booted).await.stands_still, "that was another guest");
+    }
+}
