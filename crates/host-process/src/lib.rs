@@ -1,0 +1,6 @@
+//! Machines in processes of their own.
+
+#![forbid(unsafe_code)]
+
+mod awaited;
+pub mod wire;
