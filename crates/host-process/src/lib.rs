@@ -3,4 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod awaited;
+pub mod host;
+mod identity;
 pub mod wire;
