@@ -145,7 +145,8 @@ impl Hosted {
     pub(super) fn forget(&self, vm: &VmId) {
         let is_over = match self.known.borrow().get(vm).map(|known| &known.stage) {
             Some(Stage::Launched { released, .. }) => *released,
-            Some(Stage::Launching) | None => false,
+            Some(Stage::Launching) => false,
+            None => return,
         };
         if is_over {
             self.remove(vm);

@@ -88,6 +88,14 @@ impl Connection {
         Ok(M::read(self.receive_packet().await?)?)
     }
 
+    /// The next message, if it is there already.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`]; [`PacketError::NotReady`] where nothing is there.
+    pub fn try_receive<M: Message>(&self) -> Result<M, ConnectionError> {
+        Ok(M::read(receive_packet(self.socket())?)?)
+    }
+
     async fn receive_packet(&self) -> Result<Packet, ConnectionError> {
         loop {
             let mut ready = self.socket.readable().await.map_err(|source| waiting("reading", source))?;
