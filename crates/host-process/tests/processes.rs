@@ -35,7 +35,8 @@ async fn a_machine_lives_in_a_process_of_its_own() {
     phase(&machine, MachinePhase::Paused).await;
     within(machine.resume()).await.expect("it goes on");
     assert_eq!(within(machine.write_console(b"abc".to_vec())).await, Ok(3));
-    assert!(within(machine.fresh_counters()).await.vcpus[0].exits > 0);
+    within(machine.refresh_counters()).await;
+    assert!(machine.counters().vcpus[0].exits > 0);
     let refused = within(host.launch(request("web-1", &TinyGuest::idle()))).await;
     assert!(matches!(refused, Err(LaunchError::AlreadyHosted { .. })), "{refused:?}");
 
@@ -71,6 +72,8 @@ async fn guests_end_as_they_do_elsewhere() {
     assert_eq!(late.status().borrow().phase, MachinePhase::Paused);
     within(late.resume()).await.expect("it goes on");
     assert_eq!(within(late.exited()).await, MachineExit::PoweredOff);
+    assert_eq!(within(host.shut_down(Duration::from_secs(20))).await.remaining, []);
+    assert!(children().is_empty());
 }
 
 #[tokio::test]
@@ -266,7 +269,8 @@ async fn the_next_worker_adopts_what_the_last_one_left() {
     within(ended.handle.released()).await;
     let refused = within(second.launch(request("web-1", &TinyGuest::idle()))).await;
     assert!(matches!(refused, Err(LaunchError::AlreadyHosted { .. })), "{refused:?}");
-    assert!(within(running.handle.fresh_counters()).await.memory_size.get() > 0);
+    within(running.handle.refresh_counters()).await;
+    assert!(running.handle.counters().memory_size.get() > 0);
     let report = within(running.handle.stop(StopPolicy::default())).await.expect("it stops");
     assert_eq!(report.exit, MachineExit::PoweredOff);
     within(running.handle.released()).await;
