@@ -70,6 +70,11 @@ impl MachineHandle {
         &self.parts.id
     }
 
+    /// Where commands to the machine go, for hosts that pass on what others ask: no deadline, and replies as they come.
+    pub fn port(&self) -> &dyn CommandPort {
+        self.parts.port.as_ref()
+    }
+
     /// The machine's status, to be looked at or waited on.
     pub fn status(&self) -> watch::Receiver<MachineStatus> {
         self.parts.status.clone()

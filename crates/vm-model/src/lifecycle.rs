@@ -160,6 +160,8 @@ pub enum MachineExit {
     },
     /// Its own code failed; the text says where and why.
     Failed(String),
+    /// The process that ran it is gone; the text says which and how. Told by those who watch that process.
+    HostLost(String),
 }
 
 /// What asked for a guest's reset.

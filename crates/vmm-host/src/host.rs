@@ -128,6 +128,11 @@ impl VmmHost {
         Err(LaunchError::Machine { vm, source: failure })
     }
 
+    /// Whether something of a machine of `vm` is there: it is being launched, runs, or is not released yet.
+    pub fn hosts(&self, vm: &VmId) -> bool {
+        self.machines.contains(vm)
+    }
+
     /// How many machines there are.
     pub fn counts(&self) -> HostCounts {
         self.machines.counts()

@@ -133,9 +133,13 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
             | MachineExit::TripleFault
             | MachineExit::GuestFault(_),
         ) => Ok(()),
-        (Ok(_), exit @ (MachineExit::Killed | MachineExit::NotBuilt { .. } | MachineExit::Failed(_))) => {
-            Err(LaunchFailure::Ended(exit))
-        }
+        (
+            Ok(_),
+            exit @ (MachineExit::Killed
+            | MachineExit::NotBuilt { .. }
+            | MachineExit::Failed(_)
+            | MachineExit::HostLost(_)),
+        ) => Err(LaunchFailure::Ended(exit)),
     };
     let _ = waiting.send(answer);
 }

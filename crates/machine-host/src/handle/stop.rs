@@ -86,7 +86,8 @@ impl MachineHandle {
             | MachineExit::TripleFault
             | MachineExit::NotBuilt { .. }
             | MachineExit::GuestFault(_)
-            | MachineExit::Failed(_) => StopMethod::Kill,
+            | MachineExit::Failed(_)
+            | MachineExit::HostLost(_) => StopMethod::Kill,
         };
         Ok(report(method, exit, begun))
     }

@@ -159,6 +159,10 @@ impl HostedMachines {
         }
     }
 
+    pub(crate) fn contains(&self, id: &VmId) -> bool {
+        self.lock().machines.contains_key(id)
+    }
+
     pub(crate) fn remove(&self, id: &VmId) {
         let removed = self.lock().machines.remove(id);
         // Outside of the lock.

@@ -125,7 +125,8 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
             | MachineExit::TripleFault
             | MachineExit::GuestFault(_)
             | MachineExit::NotBuilt { .. }
-            | MachineExit::Failed(_),
+            | MachineExit::Failed(_)
+            | MachineExit::HostLost(_),
             Button::Pressed | Button::NotPressed,
         ) => None,
     };

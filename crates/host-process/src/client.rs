@@ -1,0 +1,186 @@
+//! Machines in processes of their own, for those who want some run: one task for each process.
+//!
+//! ```text
+//!   HostProcesses ──▶ pool: which process the next machine goes to, and spare ones ahead
+//!        │               │
+//!        │               ├── starting: a program with one end of a connection as its standard input
+//!        │               └── adopting: sockets that earlier workers' processes listen on
+//!        ▼               ▼
+//!   MachineHandle ──▶ line ──▶ conversation: the task of one process
+//!                  ◀── remote machine: status, health, counters ──┘
+//! ```
+
+mod adopting;
+mod conversation;
+mod directory;
+mod handshake;
+mod launching;
+mod line;
+mod pool;
+mod process;
+mod remote;
+mod starting;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use console_log::ConsoleSource;
+use machine_host::{
+    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, ShutdownReport,
+};
+use tokio::time::timeout;
+use vm_model::VmId;
+
+use directory::SocketDirectory;
+use line::{ProcessLine, ProcessOrder};
+use pool::Pool;
+
+pub use directory::DirectoryError;
+
+/// Where the console of a VM is read.
+pub type Consoles = Arc<dyn Fn(&VmId) -> Arc<dyn ConsoleSource> + Send + Sync>;
+
+/// The settings of [`HostProcesses`].
+#[derive(Clone)]
+pub struct HostProcessOptions {
+    /// The command line of a host process. Its program calls [`crate::host::serve`].
+    pub program: Vec<OsString>,
+    /// Where processes are found again. Made if it is not there, and closed for others. It outlives workers, and is
+    /// emptied when the host starts.
+    pub directory: PathBuf,
+    /// The most machines in one process. A process is the only border between guests that a bug of ours cannot cross.
+    pub machines_per_process: NonZeroUsize,
+    /// How many processes are kept ahead.
+    pub spare: usize,
+    /// What processes are part of.
+    pub placement: Placement,
+    /// How long a launch may take, its process' start included.
+    pub launch_deadline: Duration,
+    /// How long a command may take.
+    pub command_deadline: Duration,
+    /// Where consoles are read. Processes write them to the directories they are launched with.
+    pub consoles: Consoles,
+}
+
+/// What a host process is part of, as whoever manages services sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// The same as this process.
+    #[default]
+    Beside,
+    /// A scope of its own in `procurator.slice` where systemd runs, so that it outlives the worker's service.
+    SystemdScope,
+}
+
+impl fmt::Debug for HostProcessOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("HostProcessOptions")
+            .field("program", &self.program)
+            .field("directory", &self.directory)
+            .field("machines_per_process", &self.machines_per_process)
+            .field("spare", &self.spare)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs machines in processes that outlive this one.
+///
+/// Dropping handles does nothing to machines; one that has ended is forgotten by its process when its last handle is
+/// dropped, which is to be after its end is recorded. Dropping this is the same as [`MachineHost::leave`].
+#[derive(Debug)]
+pub struct HostProcesses {
+    pool: Arc<Pool>,
+}
+
+impl HostProcesses {
+    /// A host without processes. Its calls belong on a runtime with I/O and time.
+    ///
+    /// # Errors
+    /// The directory is of no use.
+    pub fn new(options: HostProcessOptions) -> Result<Self, DirectoryError> {
+        let directory = SocketDirectory::open(&options.directory)?;
+        Ok(Self { pool: Pool::new(options, directory) })
+    }
+
+    async fn launch_within(&self, request: LaunchRequest) -> Result<MachineHandle, LaunchError> {
+        let (vm, deadline) = (request.id.clone(), self.pool.options.launch_deadline);
+        // Given up at the deadline, as if its caller had.
+        let (machine, line) = timeout(deadline, launching::launch(&self.pool, request))
+            .await
+            .unwrap_or_else(|_| Err(LaunchError::Deadline { vm: vm.clone(), deadline }))?;
+        let console = (self.pool.options.consoles)(&vm);
+        Ok(machine.handle(line, console, self.pool.options.command_deadline))
+    }
+
+    async fn end(&self, deadline: Duration) -> ShutdownReport {
+        let begun = Instant::now();
+        let (machines, lines) = self.pool.close(ProcessOrder::ShutDown);
+        // What does not end by itself is ended while there is time left to see it.
+        wait_for(&lines, deadline.mul_f64(0.75)).await;
+        let (_, lines) = self.pool.close(ProcessOrder::Kill);
+        wait_for(&lines, deadline.saturating_sub(begun.elapsed())).await;
+        let mut report = ShutdownReport::default();
+        for machine in machines {
+            let list = if machine.is_released() { &mut report.released } else { &mut report.remaining };
+            list.push(machine.id.clone());
+        }
+        report
+    }
+}
+
+/// Waits until all processes are gone, no longer than `patience`.
+async fn wait_for(lines: &[Arc<ProcessLine>], patience: Duration) {
+    let all = async {
+        for line in lines {
+            line.gone().await;
+        }
+    };
+    if timeout(patience, all).await.is_err() {
+        tracing::warn!(?patience, "not all host processes have ended");
+    }
+}
+
+impl MachineHost for HostProcesses {
+    fn launch(&self, request: LaunchRequest) -> BoxFuture<'_, Result<MachineHandle, LaunchError>> {
+        Box::pin(self.launch_within(request))
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Adoption> {
+        Box::pin(async {
+            let adoption = adopting::adopt(&self.pool).await;
+            self.pool.replenish();
+            adoption
+        })
+    }
+
+    fn counts(&self) -> HostCounts {
+        self.pool.counts()
+    }
+
+    fn kill_all(&self) {
+        self.pool.close(ProcessOrder::ShutDown);
+    }
+
+    fn shut_down(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        Box::pin(self.end(deadline))
+    }
+
+    fn leave(&self) {
+        self.pool.close(ProcessOrder::Leave);
+    }
+
+    fn machines_outlive_it(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for HostProcesses {
+    fn drop(&mut self) {
+        self.pool.close(ProcessOrder::Leave);
+    }
+}

@@ -1,0 +1,265 @@
+//! The task of one host process: speaks with it, keeps what is known of its machines, and settles everything when it is
+//! gone.
+//!
+//! ```text
+//!   Up ── connection ends, machines are there ──▶ Down ── dialled again ──▶ Up
+//!    └── no machine is left, or the pool leaves ──▶ Closed          any ── process is gone ──▶ settled
+//! ```
+
+mod calls;
+mod link;
+mod machines;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use vm_model::{ThreadHealth, error_chain};
+
+use super::line::{Orders, ProcessLine, ProcessOrder, Request};
+use super::pool::{Pool, ProcessKey};
+use super::process::WatchedProcess;
+use crate::wire::{FromHost, Message, Outgoing, ToHost};
+use calls::Calls;
+use machines::Machines;
+
+pub(super) use link::{Link, greet};
+
+/// How long a process may leave a message unread.
+const SEND_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a process may take to end after its last machine.
+const EXIT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a machine that is killed may take to end until its process is killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// Later than anything.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The task's state.
+pub(super) struct Conversation {
+    pool: Arc<Pool>,
+    /// `None` of a process that is not in the pool.
+    key: Option<ProcessKey>,
+    line: Arc<ProcessLine>,
+    /// The name of the socket at which the process listens.
+    name: String,
+    process: WatchedProcess,
+    machines: Machines,
+    calls: Calls,
+    /// When the process is killed because it did not end by itself.
+    exit_by: Option<Instant>,
+}
+
+/// Whether the task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Leave,
+}
+
+impl Conversation {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        key: Option<ProcessKey>,
+        line: Arc<ProcessLine>,
+        name: String,
+        process: WatchedProcess,
+    ) -> Self {
+        let (machines, calls) = (Machines::default(), Calls::default());
+        Self { pool, key, line, name, process, machines, calls, exit_by: None }
+    }
+
+    /// Runs the task, until the process is gone or left.
+    pub(super) async fn run(mut self, mut link: Link, mut requests: mpsc::Receiver<Request>) {
+        if link.is_closed() {
+            self.exit_by = Some(Instant::now() + EXIT_PATIENCE);
+        }
+        loop {
+            let deadline = self.deadline(&link);
+            // Each arm is cancel-safe. Orders come before requests, so that a kill overtakes what waits.
+            tokio::select! {
+                biased;
+                () = self.process.gone() => break,
+                orders = self.line.orders() => {
+                    if self.obey(orders, &mut link).await == Next::Leave {
+                        self.finish();
+                        return;
+                    }
+                }
+                message = link.receive() => match message {
+                    Ok(message) => self.hear(message, &mut link).await,
+                    Err(error) => {
+                        if !error.is_closed() {
+                            let error = error_chain(&error);
+                            tracing::warn!(pid = self.process.pid(), error, "a host process makes no sense");
+                        }
+                        self.lose(&mut link);
+                    }
+                },
+                Some(request) = requests.recv(), if link.is_up() => self.ask(request, &mut link).await,
+                () = sleep_until(deadline) => self.overdue(&mut link).await,
+            }
+        }
+        // What it said last is not lost.
+        while let Some(message) = link.receive_now() {
+            self.hear(message, &mut Link::closed()).await;
+        }
+        let obituary = self.process.obituary();
+        if self.machines.is_empty() {
+            tracing::debug!(obituary, "a host process has ended");
+        } else {
+            tracing::warn!(obituary, "a host process with machines has ended");
+        }
+        // Nobody is to be launched here who was told that another is gone.
+        if let Some(key) = self.key {
+            self.pool.remove(key);
+        }
+        self.calls.fail_launches(&obituary);
+        self.machines.settle(&obituary);
+        // A process that was killed could not.
+        self.pool.directory.remove(&self.name);
+        self.finish();
+    }
+
+    /// Nobody gets to this task any more.
+    fn finish(self) {
+        if let Some(key) = self.key {
+            self.pool.remove(key);
+        }
+        self.line.set_gone();
+    }
+
+    fn deadline(&self, link: &Link) -> Instant {
+        let all = [self.exit_by, self.machines.kill_by(), link.retry_at()];
+        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + NEVER)
+    }
+
+    async fn obey(&mut self, orders: Orders, link: &mut Link) -> Next {
+        for vm in orders.kill {
+            self.kill(&vm, link).await;
+        }
+        for (call, vm) in orders.give_up {
+            self.give_up_launch(call, &vm, link).await;
+        }
+        for call in orders.cancel {
+            if self.calls.cancel(call) {
+                self.send(ToHost::Cancel { call }, link).await;
+            }
+        }
+        for vm in orders.let_go {
+            self.machines.let_go(&vm);
+            self.forget_if_over(&vm, link).await;
+        }
+        for order in orders.process {
+            match order {
+                ProcessOrder::RetireIdle if self.machines.is_empty() => self.retire(link),
+                ProcessOrder::RetireIdle => {}
+                ProcessOrder::ShutDown => {
+                    self.exit_by.get_or_insert(Instant::now() + EXIT_PATIENCE);
+                    self.send(ToHost::ShutDown { patience: Duration::ZERO }, link).await;
+                }
+                ProcessOrder::Kill => self.process.kill(),
+                ProcessOrder::Leave => return Next::Leave,
+            }
+        }
+        Next::GoOn
+    }
+
+    /// Lets the process end, if no machine is on its way to it: it does by itself without a connection.
+    fn retire(&mut self, link: &mut Link) {
+        if self.key.is_none_or(|key| self.pool.retire(key)) {
+            *link = Link::closed();
+            self.exit_by.get_or_insert(Instant::now() + EXIT_PATIENCE);
+        }
+    }
+
+    async fn overdue(&mut self, link: &mut Link) {
+        let now = Instant::now();
+        if self.exit_by.is_some_and(|by| by <= now) {
+            tracing::error!(pid = self.process.pid(), "a host process does not end, and is killed");
+            self.exit_by = None;
+            self.process.kill();
+        }
+        if self.machines.take_overdue_kills(now) {
+            if self.machines.are_all_to_die() {
+                tracing::error!(
+                    pid = self.process.pid(),
+                    "a machine does not end, and its process is killed"
+                );
+                self.process.kill();
+            } else {
+                tracing::error!(
+                    pid = self.process.pid(),
+                    "a machine does not end; others run in its process"
+                );
+            }
+        }
+        if link.retry_at().is_some_and(|at| at <= now) {
+            self.reconnect(link).await;
+        }
+    }
+
+    /// The connection is of no use any more.
+    fn lose(&mut self, link: &mut Link) {
+        self.calls.fail_launches("the connection to its host process broke");
+        self.machines.lose_launches();
+        self.machines.set_health(ThreadHealth::Hung);
+        if self.machines.is_empty() {
+            self.retire(link);
+        }
+        if !link.is_closed() {
+            link.lose();
+        }
+    }
+
+    async fn reconnect(&mut self, link: &mut Link) {
+        let met = tokio::select! {
+            biased;
+            // The next turn sees it, too.
+            () = self.process.gone() => return,
+            met = link::meet(&self.pool.directory, &self.name, self.process.pid()) => met,
+        };
+        match met {
+            Ok((connection, welcome)) => {
+                tracing::info!(pid = self.process.pid(), "the connection to a host process is there again");
+                *link = Link::up(connection);
+                self.compare(welcome, link).await;
+            }
+            Err(problem) => {
+                let problem = error_chain(&problem);
+                tracing::warn!(pid = self.process.pid(), problem, "a host process cannot be reached");
+                link.lose();
+            }
+        }
+    }
+
+    /// Sends a message that always fits.
+    async fn send(&mut self, message: ToHost<OwnedFd>, link: &mut Link) {
+        match message.pack() {
+            Ok(packed) => self.send_packed(&packed, link).await,
+            Err(error) => tracing::error!(error = error_chain(&error), "a message cannot be sent"),
+        }
+    }
+
+    async fn send_packed(&mut self, packed: &Outgoing, link: &mut Link) {
+        let Some(connection) = link.connection() else { return };
+        let problem = match timeout(SEND_PATIENCE, connection.send(packed)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error_chain(&error),
+            Err(_) => format!("it left a message unread for {SEND_PATIENCE:?}"),
+        };
+        tracing::warn!(pid = self.process.pid(), problem, "the connection to a host process is given up");
+        // What was said before is still heard: the process may be gone.
+        while let Some(message) = link.receive_now() {
+            // What it asks for comes again when the process is asked for everything.
+            let _ = self.hear_without_answer(message);
+        }
+        self.lose(link);
+    }
+
+    async fn hear(&mut self, message: FromHost, link: &mut Link) {
+        let then = self.hear_without_answer(message);
+        self.act(then, link).await;
+    }
+}

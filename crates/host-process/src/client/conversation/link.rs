@@ -1,0 +1,135 @@
+//! The connection of a conversation, while there is one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use thiserror::Error;
+use tokio::time::{Instant, timeout};
+
+use crate::client::directory::{Dialled, SocketDirectory};
+use crate::client::handshake::{HandshakeError, shake_hands};
+use crate::wire::{Connection, ConnectionError, FromHost, Welcome};
+
+/// How long a process may take to answer a hello.
+const HELLO_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait before the first try to connect again, and at most before each after it.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// A connection, or what is to become of it.
+#[derive(Debug)]
+pub(in crate::client) struct Link(State);
+
+#[derive(Debug)]
+enum State {
+    Up(Connection),
+    Down { retry_at: Instant, pause: Duration },
+    Closed,
+}
+
+/// Why a process was not met at its socket.
+#[derive(Debug, Error)]
+pub(in crate::client) enum MeetingError {
+    #[error("cannot {operation}")]
+    System {
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("nobody listens on its socket any more")]
+    Abandoned,
+    #[error("process {actual} listens on the socket of process {expected}")]
+    OtherProcess { expected: u32, actual: u32 },
+    #[error("no conversation came to be")]
+    Handshake(#[source] HandshakeError),
+}
+
+impl Link {
+    pub(in crate::client) fn up(connection: Connection) -> Self {
+        Self(State::Up(connection))
+    }
+
+    pub(in crate::client) fn closed() -> Self {
+        Self(State::Closed)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.0, State::Up(_))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.0, State::Closed)
+    }
+
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        match &self.0 {
+            State::Up(connection) => Some(connection),
+            State::Down { .. } | State::Closed => None,
+        }
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        match &self.0 {
+            State::Down { retry_at, .. } => Some(*retry_at),
+            State::Up(_) | State::Closed => None,
+        }
+    }
+
+    /// Is tried again after a pause, twice as long each time.
+    pub(super) fn lose(&mut self) {
+        let (first, longest) = RETRY;
+        let pause = match &self.0 {
+            State::Down { pause, .. } => pause.saturating_mul(2).min(longest),
+            State::Up(_) | State::Closed => first,
+        };
+        self.0 = State::Down { retry_at: Instant::now() + pause, pause };
+    }
+
+    /// The next message; none comes without a connection. Cancel-safe.
+    pub(super) async fn receive(&self) -> Result<FromHost, ConnectionError> {
+        match &self.0 {
+            State::Up(connection) => connection.receive().await,
+            State::Down { .. } | State::Closed => std::future::pending().await,
+        }
+    }
+
+    /// A message that is there already.
+    pub(super) fn receive_now(&self) -> Option<FromHost> {
+        self.connection()?.try_receive().ok()
+    }
+}
+
+/// Connects to the process `pid` at its socket `name` and says hello.
+pub(super) async fn meet(
+    directory: &SocketDirectory,
+    name: &str,
+    pid: u32,
+) -> Result<(Connection, Welcome), MeetingError> {
+    let failed = |operation| move |source| MeetingError::System { operation, source };
+    let socket = match directory.dial(name).map_err(failed("connect"))? {
+        Dialled::Connected(socket) => socket,
+        Dialled::Abandoned => return Err(MeetingError::Abandoned),
+    };
+    let peer = socket_peercred(&socket).map_err(|errno| failed("tell who listens")(errno.into()))?;
+    let actual = peer.pid.as_raw_pid().unsigned_abs();
+    if actual != pid {
+        return Err(MeetingError::OtherProcess { expected: pid, actual });
+    }
+    greet(socket, pid).await
+}
+
+/// Says hello over `socket` to the process `pid`, and checks that it is who answers.
+pub(in crate::client) async fn greet(
+    socket: OwnedFd,
+    pid: u32,
+) -> Result<(Connection, Welcome), MeetingError> {
+    let failed = |operation| move |source| MeetingError::System { operation, source };
+    let connection = Connection::new(socket).map_err(failed("watch the connection"))?;
+    let welcome = timeout(HELLO_PATIENCE, shake_hands(&connection, None)).await;
+    let welcome = welcome
+        .unwrap_or(Err(HandshakeError::Silent { patience: HELLO_PATIENCE }))
+        .and_then(|welcome| welcome.check(pid))
+        .map_err(MeetingError::Handshake)?;
+    Ok((connection, welcome))
+}

@@ -1,0 +1,147 @@
+//! The directory in which every host process has a socket, for workers that come later.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, unlinkat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
+use thiserror::Error;
+
+/// What a socket's name ends with.
+const SUFFIX: &str = ".sock";
+
+/// A directory of sockets that nobody else can enter.
+#[derive(Debug)]
+pub(super) struct SocketDirectory {
+    path: PathBuf,
+    handle: OwnedFd,
+}
+
+/// Why a directory is of no use for sockets.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    /// It cannot be made or opened.
+    #[error("cannot {operation} the directory {} for the sockets of host processes", path.display())]
+    Unusable {
+        /// What was tried.
+        operation: &'static str,
+        /// Which directory.
+        path: PathBuf,
+        /// The underlying error.
+        #[source]
+        source: io::Error,
+    },
+    /// Others could put sockets of theirs there.
+    #[error(
+        "the directory {} for the sockets of host processes is owned by user {owner}, not by this process' user {own}",
+        path.display()
+    )]
+    Foreign {
+        /// Which directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user that this process runs as.
+        own: u32,
+    },
+}
+
+/// What a socket in the directory is.
+#[derive(Debug)]
+pub(super) enum Dialled {
+    /// Somebody listens, and is connected.
+    Connected(OwnedFd),
+    /// Nobody listens any more, or it is gone.
+    Abandoned,
+}
+
+impl SocketDirectory {
+    /// Opens `path`, which is made if it is not there, and closes it for others.
+    pub(super) fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let failed =
+            |operation| move |source| DirectoryError::Unusable { operation, path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make"))?;
+        let handle = File::open(path).map_err(failed("open"))?;
+        let metadata = handle.metadata().map_err(failed("look at"))?;
+        let own = rustix::process::geteuid().as_raw();
+        if metadata.uid() != own {
+            return Err(DirectoryError::Foreign { path: path.to_owned(), owner: metadata.uid(), own });
+        }
+        if metadata.permissions().mode() & 0o777 != 0o700 {
+            handle.set_permissions(PermissionsExt::from_mode(0o700)).map_err(failed("close to others"))?;
+        }
+        Ok(Self { path: path.to_owned(), handle: handle.into() })
+    }
+
+    /// A new name in it.
+    pub(super) fn new_name() -> String {
+        format!("{}{SUFFIX}", uuid::Uuid::new_v4())
+    }
+
+    /// Where the entry `name` is, for messages.
+    pub(super) fn place(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// Another handle of it, for a process that outlives this one.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        self.handle.try_clone()
+    }
+
+    /// A socket that is bound to `name` and on which nobody listens yet.
+    pub(super) fn bind(&self, name: &str) -> io::Result<OwnedFd> {
+        let socket = new_socket()?;
+        bind(&socket, &self.address(name)?)?;
+        Ok(socket)
+    }
+
+    /// Connects to who listens on `name`. Does not wait.
+    pub(super) fn dial(&self, name: &str) -> io::Result<Dialled> {
+        let socket = new_socket()?;
+        match connect(&socket, &self.address(name)?) {
+            Ok(()) => Ok(Dialled::Connected(socket)),
+            Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(Dialled::Abandoned),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Removes the entry `name`, if it is there.
+    pub(super) fn remove(&self, name: &str) {
+        match unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => {
+                let error = io::Error::from(errno);
+                tracing::warn!(socket = self.place(name), %error, "a socket stays behind");
+            }
+        }
+    }
+
+    /// The names of all sockets.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.through())? {
+            let name = entry?.file_name().into_string();
+            names.extend(name.ok().filter(|name| name.ends_with(SUFFIX)));
+        }
+        Ok(names)
+    }
+
+    /// Through its handle a socket's address is short enough wherever the directory is (`sun_path` has 108 bytes).
+    fn through(&self) -> PathBuf {
+        PathBuf::from(OsString::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd())))
+    }
+
+    fn address(&self, name: &str) -> io::Result<SocketAddrUnix> {
+        Ok(SocketAddrUnix::new(self.through().join(name))?)
+    }
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}

@@ -1,0 +1,71 @@
+//! Opens a conversation with a host process and checks who answers.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::identity::{IdentityError, ProcessIdentity};
+use crate::wire::{
+    CodecError, Connection, ConnectionError, FromHost, Hello, Listener, Message, ToHost, VERSIONS, Version,
+    Welcome, build,
+};
+
+/// Why no conversation came to be.
+#[derive(Debug, Error)]
+pub(super) enum HandshakeError {
+    #[error("it did not answer within {patience:?}")]
+    Silent { patience: Duration },
+    #[error("the connection broke")]
+    Connection(#[source] ConnectionError),
+    #[error("it refuses: {reason}")]
+    Refused { reason: String },
+    #[error("its first message is no welcome")]
+    NoWelcome,
+    #[error("it speaks version {version:?}, which was not offered")]
+    Version { version: Version },
+    #[error("it says that it is process {told}, and the kernel that it is process {actual}")]
+    OtherProcess { told: u32, actual: u32 },
+    #[error("it says that it started at {told}, and the kernel that it did at {actual}")]
+    OtherStart { told: u64, actual: u64 },
+    #[error("the kernel does not tell who it is")]
+    Unknown(#[source] IdentityError),
+}
+
+/// Says hello, and returns the answer. Does not bound the wait.
+pub(super) async fn shake_hands(
+    connection: &Connection,
+    listener: Option<Listener<OwnedFd>>,
+) -> Result<Welcome, HandshakeError> {
+    let hello = ToHost::Hello(Hello { versions: VERSIONS.to_vec(), build: build(), listener });
+    let packed = hello.pack().map_err(|error: CodecError| HandshakeError::Connection(error.into()))?;
+    connection.send(&packed).await.map_err(HandshakeError::Connection)?;
+    drop(packed);
+    match connection.receive().await.map_err(HandshakeError::Connection)? {
+        FromHost::Welcome(welcome) if VERSIONS.contains(&welcome.version) => Ok(welcome),
+        FromHost::Welcome(welcome) => Err(HandshakeError::Version { version: welcome.version }),
+        FromHost::Refused { reason } => Err(HandshakeError::Refused { reason }),
+        FromHost::Launched { .. }
+        | FromHost::Reply { .. }
+        | FromHost::NotTaken { .. }
+        | FromHost::Counters { .. }
+        | FromHost::Status { .. }
+        | FromHost::Health { .. }
+        | FromHost::Released { .. }
+        | FromHost::Unknown => Err(HandshakeError::NoWelcome),
+    }
+}
+
+impl Welcome {
+    /// Checks that who answered is the process `pid`, as the kernel knows it.
+    pub(super) fn check(self, pid: u32) -> Result<Self, HandshakeError> {
+        let identity = ProcessIdentity::of(pid).map_err(HandshakeError::Unknown)?;
+        if self.pid != pid {
+            return Err(HandshakeError::OtherProcess { told: self.pid, actual: pid });
+        }
+        if self.start_time != identity.start_time {
+            return Err(HandshakeError::OtherStart { told: self.start_time, actual: identity.start_time });
+        }
+        Ok(self)
+    }
+}

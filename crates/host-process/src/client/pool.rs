@@ -1,0 +1,251 @@
+//! Which processes and machines there are, and which process the next machine goes to.
+//!
+//! A process without machines is idle: `spare` of them are kept ahead. One that becomes idle after it had machines is
+//! retired, so that each machine begins in a process nobody else's machine was in, where there is one to a process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use machine_host::{HostCounts, LaunchError};
+use vm_model::{VmId, error_chain};
+
+use super::HostProcessOptions;
+use super::directory::SocketDirectory;
+use super::line::{ProcessLine, ProcessOrder};
+use super::remote::RemoteMachine;
+use super::starting::{StartError, start};
+
+/// How long an ended machine may take to be released until it counts as unsettled.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// The processes and machines of one host.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) options: HostProcessOptions,
+    pub(super) directory: SocketDirectory,
+    /// Held for map operations, never across an `.await`; a poisoned lock is used on.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    is_open: bool,
+    /// Machines that are not released.
+    machines: BTreeMap<VmId, Arc<RemoteMachine>>,
+    processes: BTreeMap<ProcessKey, Entry>,
+    /// Spare processes that are being started.
+    starting: usize,
+    next_key: u64,
+}
+
+/// Names a process among those of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ProcessKey(u64);
+
+#[derive(Debug)]
+struct Entry {
+    line: Arc<ProcessLine>,
+    /// Machines that are there or on their way.
+    assigned: BTreeSet<VmId>,
+    /// Whether more may come.
+    takes_more: bool,
+}
+
+/// A machine's name, taken.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    pool: Arc<Pool>,
+    vm: VmId,
+}
+
+/// A machine's place in a process. A process is retired that becomes idle by losing one.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    pool: Arc<Pool>,
+    key: ProcessKey,
+    vm: VmId,
+    line: Arc<ProcessLine>,
+}
+
+impl Pool {
+    pub(super) fn new(options: HostProcessOptions, directory: SocketDirectory) -> Arc<Self> {
+        let state = State {
+            is_open: true,
+            machines: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            starting: 0,
+            next_key: 0,
+        };
+        Arc::new(Self { options, directory, state: Mutex::new(state) })
+    }
+
+    /// Takes the name of `machine`, if it is free.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        machine: &Arc<RemoteMachine>,
+    ) -> Result<Reservation, LaunchError> {
+        let vm = machine.id.clone();
+        let mut state = self.lock();
+        if !state.is_open {
+            return Err(LaunchError::ShuttingDown { vm });
+        }
+        if let Some(before) = state.machines.get(&vm) {
+            let obstacle = "its host process has not given back what it held".to_owned();
+            return Err(match before.ended_for() {
+                Some(waited) => LaunchError::Unsettled { vm, obstacle, waited },
+                None => LaunchError::AlreadyHosted { vm },
+            });
+        }
+        state.machines.insert(vm.clone(), machine.clone());
+        Ok(Reservation { pool: self.clone(), vm })
+    }
+
+    /// A place for one more machine, for which a process is started where none has room.
+    pub(super) async fn assign(self: &Arc<Self>, vm: &VmId) -> Result<Assignment, LaunchError> {
+        let found = self.find_room(vm);
+        self.replenish();
+        if let Some(assignment) = found {
+            return Ok(assignment);
+        }
+        // A task of its own: a process is not abandoned half-way where the launch is given up.
+        let started = tokio::spawn(start_assigned(self.clone(), vm.clone())).await;
+        let problem = match started {
+            Ok(Ok(assignment)) => return Ok(assignment),
+            Ok(Err(error)) => error_chain(&error),
+            Err(_) => "starting its host process failed".to_owned(),
+        };
+        Err(LaunchError::Host { vm: vm.clone(), problem })
+    }
+
+    /// The fullest process that has room, and no ended machine of the same VM.
+    fn find_room(self: &Arc<Self>, vm: &VmId) -> Option<Assignment> {
+        let limit = self.options.machines_per_process.get();
+        let mut state = self.lock();
+        let with_room = state.processes.iter_mut().filter(|(_, entry)| {
+            entry.takes_more && entry.assigned.len() < limit && !entry.assigned.contains(vm)
+        });
+        let (key, entry) = with_room.max_by_key(|(_, entry)| entry.assigned.len())?;
+        entry.assigned.insert(vm.clone());
+        Some(Assignment { pool: self.clone(), key: *key, vm: vm.clone(), line: entry.line.clone() })
+    }
+
+    /// Starts spare processes until there are as many as there are to be.
+    pub(super) fn replenish(self: &Arc<Self>) {
+        let missing = {
+            let mut state = self.lock();
+            let is_idle = |entry: &&Entry| entry.takes_more && entry.assigned.is_empty();
+            let ahead = state.processes.values().filter(is_idle).count() + state.starting;
+            let missing = if state.is_open { self.options.spare.saturating_sub(ahead) } else { 0 };
+            state.starting += missing;
+            missing
+        };
+        for _ in 0..missing {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                let started = start(&pool, BTreeSet::new()).await;
+                pool.lock().starting -= 1;
+                if let Err(error) = started {
+                    tracing::warn!(error = error_chain(&error), "no spare host process can be started");
+                }
+            });
+        }
+    }
+
+    /// Takes in a process with the machines `assigned`. `None` where the host was closed meanwhile.
+    pub(super) fn add(
+        &self,
+        line: &Arc<ProcessLine>,
+        assigned: BTreeSet<VmId>,
+        takes_more: bool,
+    ) -> Option<ProcessKey> {
+        let mut state = self.lock();
+        if !state.is_open {
+            return None;
+        }
+        let key = ProcessKey(state.next_key);
+        state.next_key += 1;
+        state.processes.insert(key, Entry { line: line.clone(), assigned, takes_more });
+        Some(key)
+    }
+
+    /// The assignment of a machine that `add` counted.
+    pub(super) fn assignment_of(
+        self: &Arc<Self>,
+        key: ProcessKey,
+        vm: VmId,
+        line: Arc<ProcessLine>,
+    ) -> Assignment {
+        Assignment { pool: self.clone(), key, vm, line }
+    }
+
+    /// Whether the process has no machine, and none on its way; from now on none comes.
+    pub(super) fn retire(&self, key: ProcessKey) -> bool {
+        match self.lock().processes.get_mut(&key) {
+            Some(entry) if !entry.assigned.is_empty() => false,
+            Some(entry) => {
+                entry.takes_more = false;
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// The process is gone.
+    pub(super) fn remove(&self, key: ProcessKey) {
+        self.lock().processes.remove(&key);
+    }
+
+    pub(super) fn counts(&self) -> HostCounts {
+        let state = self.lock();
+        let ended = || state.machines.values().filter_map(|machine| machine.ended_for());
+        HostCounts {
+            hosted: state.machines.len(),
+            ended: ended().count(),
+            unsettled: ended().filter(|&ended| ended > SETTLING).count(),
+        }
+    }
+
+    /// Takes nothing in any more, and has every process told `order`. Answers who is there.
+    pub(super) fn close(&self, order: ProcessOrder) -> (Vec<Arc<RemoteMachine>>, Vec<Arc<ProcessLine>>) {
+        let mut state = self.lock();
+        state.is_open = false;
+        let lines: Vec<_> = state.processes.values().map(|entry| entry.line.clone()).collect();
+        let machines = state.machines.values().cloned().collect();
+        drop(state);
+        for line in &lines {
+            line.order_process(order);
+        }
+        (machines, lines)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn start_assigned(pool: Arc<Pool>, vm: VmId) -> Result<Assignment, StartError> {
+    let (key, line) = start(&pool, BTreeSet::from([vm.clone()])).await?;
+    Ok(pool.assignment_of(key, vm, line))
+}
+
+impl Assignment {
+    pub(super) fn line(&self) -> &Arc<ProcessLine> {
+        &self.line
+    }
+}
+
+impl Drop for Assignment {
+    fn drop(&mut self) {
+        if let Some(entry) = self.pool.lock().processes.get_mut(&self.key) {
+            entry.assigned.remove(&self.vm);
+        }
+        self.line.order_process(ProcessOrder::RetireIdle);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.pool.lock().machines.remove(&self.vm);
+    }
+}

@@ -1,0 +1,105 @@
+//! A host process as the kernel knows it: whether it is there, and how it ended.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::awaited::watch;
+
+/// A process that is watched. Dropping this does nothing to it.
+#[derive(Debug)]
+pub(super) struct WatchedProcess {
+    pid: u32,
+    pidfd: AsyncFd<OwnedFd>,
+    /// It was started by this process, which has to collect how it ended.
+    child: Option<Child>,
+}
+
+impl WatchedProcess {
+    /// Watches a child. As long as nobody collects it, its id is its own.
+    pub(super) fn child(child: Child) -> io::Result<Self> {
+        let pid = child.id();
+        Ok(Self { pid, pidfd: open(pid)?, child: Some(child) })
+    }
+
+    /// Watches whoever has the id `pid` now.
+    pub(super) fn stranger(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid, pidfd: open(pid)?, child: None })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Returns when the process is gone, with its memory and descriptors. Cancel-safe.
+    pub(super) async fn gone(&self) {
+        // Without a runtime's help nobody can wait, and nobody is left to.
+        if self.pidfd.readable().await.map(|mut ready| ready.retain_ready()).is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn kill(&self) {
+        if let Err(errno) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+            tracing::debug!(pid = self.pid, error = %io::Error::from(errno), "a process cannot be killed");
+        }
+    }
+
+    /// How it ended, once it is gone: "its host process 1234 was killed by SIGKILL".
+    pub(super) fn obituary(&mut self) -> String {
+        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        let how = status.map_or_else(|| "is gone".to_owned(), describe);
+        format!("its host process {} {how}", self.pid)
+    }
+}
+
+fn open(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    watch(pidfd_open(pid, PidfdFlags::NONBLOCK)?, Interest::READABLE)
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was killed by {}", signal_name(signal)),
+        (None, Some(code)) => format!("exited with status {code}"),
+        (None, None) => "is gone".to_owned(),
+    }
+}
+
+/// The name of a signal that ends processes.
+fn signal_name(number: i32) -> String {
+    let named = [
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::SYS, "SIGSYS"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::XCPU, "SIGXCPU"),
+    ];
+    let name = named.iter().find(|(signal, _)| signal.as_raw() == number);
+    name.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_as_people_say_them() {
+        assert_eq!(describe(ExitStatus::from_raw(9)), "was killed by SIGKILL");
+        assert_eq!(describe(ExitStatus::from_raw(11 | 0x80)), "was killed by SIGSEGV");
+        assert_eq!(describe(ExitStatus::from_raw(50)), "was killed by signal 50");
+        assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with status 3");
+    }
+}

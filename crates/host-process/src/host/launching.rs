@@ -1,0 +1,89 @@
+//! Launches a machine for a worker, and tells of it as long as there is something to tell.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use machine_host::{LaunchRequest, MachineHandle};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use vm_model::VmId;
+
+use super::hosted::Hosted;
+use super::peer::Peer;
+use crate::wire::{FromHost, Launch};
+
+/// How often to look whether a machine is gone whose launch was given up.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Launches a machine, unless `is_given_up` resolves before. A launch whose worker is not told of it is given up too.
+pub(super) async fn launch(
+    host: Rc<Hosted>,
+    peer: Rc<Peer>,
+    request: Launch<OwnedFd>,
+    is_given_up: oneshot::Receiver<()>,
+) {
+    let Launch { call, vm, spec, initial, resets, console_dir, lock, notes } = request;
+    let request = LaunchRequest { id: vm.clone(), spec, initial, resets, console_dir, lock, notes };
+    // Both are cancel-safe in that nobody waits for the one that is dropped: a dropped launch kills its machine.
+    let outcome = tokio::select! {
+        outcome = host.machines.launch(request) => Some(outcome),
+        _ = is_given_up => None,
+    };
+    peer.answered(call);
+    match outcome {
+        Some(Ok(machine)) => {
+            let status = machine.status().borrow().clone();
+            host.note_launched(machine.clone());
+            peer.tell(FromHost::Status { vm: vm.clone(), status });
+            if peer.tell_launched(call) {
+                spawn_local(tell_of(host, machine));
+            } else {
+                drop(machine);
+                host.note_given_up(&vm);
+                tell_when_gone(&host, &vm).await;
+            }
+        }
+        Some(Err(failure)) => {
+            host.remove(&vm);
+            peer.tell(FromHost::Launched { call, failure: Some(failure) });
+        }
+        None => tell_when_gone(&host, &vm).await,
+    }
+}
+
+/// Tells every worker what changes of `machine`, until it is released.
+async fn tell_of(host: Rc<Hosted>, machine: MachineHandle) {
+    let vm = machine.id().clone();
+    let (mut status, mut health) = (machine.status(), machine.health());
+    status.mark_changed();
+    let released = machine.released();
+    tokio::pin!(released);
+    loop {
+        // A channel whose sender is gone has nothing more to tell. All arms are cancel-safe.
+        tokio::select! {
+            biased;
+            Ok(()) = status.changed() => {
+                let status = status.borrow_and_update().clone();
+                host.tell_all(&FromHost::Status { vm: vm.clone(), status });
+            }
+            Ok(()) = health.changed() => {
+                let health = *health.borrow_and_update();
+                host.tell_all(&FromHost::Health { vm: vm.clone(), health });
+            }
+            () = &mut released => break,
+        }
+    }
+    host.tell_all(&FromHost::Released { vm: vm.clone() });
+    host.note_released(&vm);
+}
+
+/// Waits until nothing is left of a machine whose launch was given up, and tells so.
+async fn tell_when_gone(host: &Hosted, vm: &VmId) {
+    while host.machines.hosts(vm) {
+        sleep(LOOK_EVERY).await;
+    }
+    host.tell_all(&FromHost::Released { vm: vm.clone() });
+    host.remove(vm);
+}
