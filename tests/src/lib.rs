@@ -22,6 +22,7 @@
 #![expect(clippy::print_stdout, reason = "a failed test shows what happened")]
 
 mod assignment;
+mod echoes;
 mod environment;
 mod host;
 mod network;
@@ -35,8 +36,9 @@ mod wait;
 mod worker;
 
 pub use assignment::Assignment;
+pub use echoes::{Echoes, Heard};
 pub use environment::{Environment, Image};
-pub use host::{HostState, ProcessState, figure};
+pub use host::{HostState, ProcessState, figure, host_process_of};
 pub use network::{http_get, http_post, ping};
 pub use noise::{ensure_same, noise};
 pub use observed::{Balloon, DiskTrouble, Metrics, ObservedVm, Reason, Wanted};

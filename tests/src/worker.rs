@@ -34,6 +34,13 @@ pub struct Worker {
     ended: bool,
 }
 
+/// What becomes of guests when a worker ends.
+#[derive(Clone, Copy, Debug)]
+enum Guests {
+    Stop,
+    Leave,
+}
+
 /// How a worker ended that was told to.
 #[derive(Debug)]
 pub struct Ended {
@@ -80,6 +87,18 @@ impl Worker {
     /// # Errors
     /// It does not start or does not answer.
     pub fn start_at(environment: &Environment, place: &Arc<Place>) -> Result<Self> {
+        Self::start_to(environment, place, Guests::Stop)
+    }
+
+    /// As [`Worker::start_at`], one that lets guests go on when it ends. Another has to come after it.
+    ///
+    /// # Errors
+    /// It does not start or does not answer.
+    pub fn start_leaving(environment: &Environment, place: &Arc<Place>) -> Result<Self> {
+        Self::start_to(environment, place, Guests::Leave)
+    }
+
+    fn start_to(environment: &Environment, place: &Arc<Place>, guests: Guests) -> Result<Self> {
         let log = fs::File::options().append(true).create(true).open(place.log());
         let log = log.with_context(|| format!("cannot open {}", place.log().display()))?;
         let errors = log.try_clone().context("cannot share its log")?;
@@ -94,6 +113,10 @@ impl Worker {
             .arg("--runtime-dir")
             .arg(place.runtime())
             .args(["--store-root", "/nix/store", "--log-format", "json"])
+            .args(match guests {
+                Guests::Stop => &["--stop-guests"][..],
+                Guests::Leave => &[],
+            })
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -244,7 +267,7 @@ impl Worker {
         Ok(Ended { status, after: start.elapsed(), place: Arc::clone(&self.place) })
     }
 
-    /// Ends it by SIGKILL, with everything that runs in it.
+    /// Ends it by SIGKILL. Its guests go on.
     ///
     /// # Errors
     /// It is gone already.

@@ -31,4 +31,4 @@ pub use files::{BootSummary, ConsoleFiles, ConsoleFilesError, FileAction, FileLi
 pub use log::{ConsoleChunk, ConsoleLimits, ConsoleSnapshot};
 pub use panic::{KernelPanic, PANIC_LINES};
 pub use recorder::{Alarm, ConsoleFollower, ConsoleRecorder, ConsoleWriter};
-pub use source::ConsoleSource;
+pub use source::{ConsoleDirectory, ConsoleSource};

@@ -25,8 +25,11 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 69 no wor
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run the worker in the foreground until SIGTERM or SIGINT, which stop its guests; SIGHUP has files read again
+    /// Run the worker in the foreground until SIGTERM or SIGINT; guests go on without it, SIGHUP has files read again
     Run(RunFlags),
+    /// Hold VMs on behalf of a worker, which starts this by itself and speaks with it on standard input
+    #[command(hide = true)]
+    VmHost,
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -49,6 +52,10 @@ pub(crate) struct RunFlags {
     /// Directory whose entries may be VM artifacts; can be given more than once [default: /nix/store]
     #[arg(long = "store-root", value_name = "DIR", env = "PROCURATOR_STORE_ROOTS", value_delimiter = ':')]
     pub(crate) store_roots: Vec<PathBuf>,
+
+    /// Stop all guests when the worker ends, though they could go on without it
+    #[arg(long, env = "PROCURATOR_STOP_GUESTS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) stop_guests: bool,
 
     /// Form of the log on standard error [default: human]
     #[arg(long, value_name = "FORMAT", env = "PROCURATOR_LOG_FORMAT")]

@@ -59,6 +59,7 @@ async fn serve(
     let server = AdminServer::bind(&settings.runtime_dir.join(SOCKET_NAME))?;
     let vm_manager = Arc::new(VmManager::new_async(settings.manager.clone()).await.map_err(by_key)?);
     let notifier = Notifier::start();
+    let ending = Ending::of(&vm_manager, settings.stop_guests);
     let mut parts = Parts::start(&vm_manager, server, file, files);
     let mut reload = Reload::new(flags, runtime_dir, settings, parts.requests.clone());
     notifier.tell(vec![NotifyState::Ready]);
@@ -68,7 +69,7 @@ async fn serve(
         // All arms are cancel-safe.
         tokio::select! {
             name = endings.next() => {
-                info!(signal = name, "ending: guests are stopped; a second signal kills them");
+                info!(signal = name, "ending: {}", ending.as_text());
                 break Ok(());
             }
             Some(()) = hang_up.recv() => reload.run(&notifier),
@@ -77,7 +78,10 @@ async fn serve(
     };
     notifier.tell(vec![NotifyState::Stopping]);
     parts.stop_taking();
-    let down = shut_down(&vm_manager, &mut endings).await;
+    let down = match ending {
+        Ending::StopGuests => shut_down(&vm_manager, &mut endings).await,
+        Ending::LeaveGuests => vm_manager.leave_async().await,
+    };
     parts.end().await;
     let ended = match (verdict, down.context("not everything was taken down")) {
         (Ok(()), Ok(())) => {
@@ -92,6 +96,28 @@ async fn serve(
     };
     notifier.finish();
     ended
+}
+
+/// What becomes of guests when the worker ends.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// They are stopped first.
+    StopGuests,
+    /// They go on in processes of their own.
+    LeaveGuests,
+}
+
+impl Ending {
+    fn of(vm_manager: &VmManager, stop_guests: bool) -> Self {
+        if stop_guests || !vm_manager.vms_outlive_it() { Self::StopGuests } else { Self::LeaveGuests }
+    }
+
+    fn as_text(self) -> &'static str {
+        match self {
+            Self::StopGuests => "guests are stopped; a second signal kills them",
+            Self::LeaveGuests => "guests go on, and the next worker takes them over",
+        }
+    }
 }
 
 /// What works while the worker runs.

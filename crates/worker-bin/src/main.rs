@@ -15,6 +15,7 @@ mod reload;
 mod settings;
 mod signals;
 mod status;
+mod vm_host;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
+        Verb::VmHost => vm_host::run(),
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
     };
     let code = match done {

@@ -4,14 +4,19 @@
 
 mod changes;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
+use worker::vms::{
+    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,
+    VmManagerConfig,
+};
 
 pub(crate) use self::changes::needing_restart;
 use crate::cli::{LogFormat, RunFlags};
@@ -19,6 +24,10 @@ use crate::cli::{LogFormat, RunFlags};
 const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/procurator";
 const DEFAULT_RUNTIME_DIR: &str = "/run/procurator";
+/// More would slow each other's page faults down without end.
+const MOST_VMS_A_PROCESS: usize = 1024;
+/// Each costs a few hundred KiB of memory.
+const MOST_SPARE: usize = 16;
 
 /// Everything that `run` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) assignments: Option<PathBuf>,
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_format: LogFormat,
+    /// Whether guests are stopped when the worker ends.
+    pub(crate) stop_guests: bool,
     pub(crate) manager: VmManagerConfig,
 }
 
@@ -43,6 +54,9 @@ struct File {
     stop_timeout_seconds: Option<u64>,
     metrics_poll_interval_seconds: Option<u64>,
     removal_grace_seconds: Option<u64>,
+    vms_per_host_process: Option<usize>,
+    spare_host_processes: Option<usize>,
+    stop_guests: Option<bool>,
     network: Network,
     limits: Limits,
 }
@@ -117,7 +131,9 @@ impl Settings {
         }
         let store_roots =
             if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
+        let runtime_dir = self::runtime_dir(runtime_dir.or(file.runtime_dir));
         let manager = VmManagerConfig {
+            placement: placement(&runtime_dir, file.vms_per_host_process, file.spare_host_processes)?,
             metrics_poll_interval: seconds(
                 "metrics_poll_interval_seconds",
                 file.metrics_poll_interval_seconds,
@@ -153,11 +169,33 @@ impl Settings {
         };
         Ok(Self {
             assignments: flags.assignments.or(file.assignments),
-            runtime_dir: self::runtime_dir(runtime_dir.or(file.runtime_dir)),
+            runtime_dir,
+            stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             manager,
         })
     }
+}
+
+/// Which processes the VMs run in.
+fn placement(runtime_dir: &Path, vms: Option<usize>, spare: Option<usize>) -> Result<Placement> {
+    let (vms, spare) = (vms.unwrap_or(1), spare.unwrap_or(2));
+    if vms > MOST_VMS_A_PROCESS {
+        bail!(
+            "invalid setting vms_per_host_process = {vms}: 0 (all in the worker) to {MOST_VMS_A_PROCESS} is accepted"
+        );
+    }
+    if spare > MOST_SPARE {
+        bail!("invalid setting spare_host_processes = {spare}: 0 to {MOST_SPARE} is accepted");
+    }
+    let Some(vms_per_process) = NonZeroUsize::new(vms) else { return Ok(Placement::InThisProcess) };
+    Ok(Placement::HostProcesses(HostProcessSettings {
+        // The very file that runs, also after an upgrade has put another in its place.
+        program: ["/proc/self/exe", "vm-host"].map(OsString::from).into(),
+        directory: runtime_dir.join("hosts"),
+        vms_per_process,
+        spare,
+    }))
 }
 
 /// The file's content; `None` where there is none.
@@ -230,6 +268,7 @@ mod tests {
             assignments: None,
             state_dir: None,
             store_roots: Vec::new(),
+            stop_guests: false,
             log_format: None,
         }
     }

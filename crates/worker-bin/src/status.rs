@@ -30,7 +30,7 @@ pub(crate) fn source(
             held: node.held,
             refused_entries: node.refused_entries,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
-            degradations: vm_manager.network_degradations(),
+            degradations: [vm_manager.network_degradations(), vm_manager.strangers()].concat(),
             log_lines_dropped: logging::dropped(),
             open_files_limit: files.limit(),
         }

@@ -77,7 +77,7 @@ fn records_outlive_images_removals_and_workers() -> Result<()> {
 
     worker.kill()?;
     let worker = Worker::start_at(&environment, &place)?;
-    client.finds_all(&worker, &[ROOT, DATA])?;
+    client.writes_on(&worker)?;
     worker.terminate()?;
     let worker = Worker::start_at(&environment, &place)?;
     client.finds_all(&worker, &[ROOT, DATA])?;

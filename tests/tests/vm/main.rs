@@ -11,6 +11,7 @@ mod load;
 mod memory;
 mod refusals;
 mod sockets;
+mod survival;
 mod vhost;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.

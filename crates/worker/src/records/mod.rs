@@ -17,7 +17,6 @@
 //! written by a newer version is refused by name and moved aside, never overwritten.
 
 mod atomic_file;
-mod console_log;
 mod leases;
 mod lock;
 mod reserve;
@@ -28,7 +27,6 @@ mod vm_record;
 #[cfg(feature = "benchmarks")]
 pub(crate) use atomic_file::write_versioned;
 pub(crate) use atomic_file::{ReadError, WriteError, read_in_place, read_versioned};
-pub(crate) use console_log::keep_console;
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::StateLock;
 pub(crate) use reserve::RecordWriter;

@@ -40,7 +40,9 @@ pub(crate) fn classify(exit: MachineExit, reported: Option<GuestPanic>, console:
         MachineExit::NotBuilt { kind, reason } => {
             failed(kind, format!("the guest was reset and {reason}"), console)
         }
-        MachineExit::Failed(message) | MachineExit::HostLost(message) => failed(FailureKind::Machine, message, console),
+        MachineExit::Failed(message) | MachineExit::HostLost(message) => {
+            failed(FailureKind::Machine, message, console)
+        }
     }
 }
 

@@ -23,7 +23,6 @@ use super::policy::RunOutcome;
 use super::prepare::Prepared;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
-use crate::records::keep_console;
 use crate::vms::VmNic;
 
 /// How long a killed machine may take to end, and an ended one to give back what it held.
@@ -159,9 +158,11 @@ impl LiveMachine {
     }
 
     /// The last lines the guest wrote since it was booted, oldest first.
-    pub(super) fn console_lines(&self) -> Vec<String> {
-        let start = self.status.borrow().console_start;
-        self.handle.console().tail_lines_since(start, PANIC_LINES)
+    pub(super) async fn console_lines(&self) -> Vec<String> {
+        let (start, console) = (self.status.borrow().console_start, Arc::clone(self.handle.console()));
+        // It may lie in files.
+        let reading = tokio::task::spawn_blocking(move || console.tail_lines_since(start, PANIC_LINES));
+        reading.await.unwrap_or_default()
     }
 
     pub(super) async fn pause(&self) -> Result<(), CommandError> {
@@ -190,17 +191,6 @@ impl LiveMachine {
             error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
         }
         detach(context, id, self.nics.iter()).await;
-        self.keep_console(context).await;
         self.share
-    }
-
-    /// Keeps what the guest wrote for whoever asks after the worker is gone too.
-    async fn keep_console(&self, context: &HostContext) {
-        let (directory, console) =
-            (context.records.directory(self.handle.id()), self.handle.console().snapshot());
-        let kept = tokio::task::spawn_blocking(move || keep_console(&directory, &console));
-        if let Err(problem) = kept.await.map_err(std::io::Error::other).and_then(|kept| kept) {
-            warn!(vm_id = %self.handle.id(), error = chain(&problem), "the console was not kept");
-        }
     }
 }

@@ -319,9 +319,9 @@ impl Task {
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));
         let end = match (machine.exit(), machine.panic()) {
-            (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines())),
-            (None, Some(panic)) => reported(panic, &machine.console_lines()),
-            (None, None) if machine.stands_still() => Some(standstill(&machine.console_lines())),
+            (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines().await)),
+            (None, Some(panic)) => reported(panic, &machine.console_lines().await),
+            (None, None) if machine.stands_still() => Some(standstill(&machine.console_lines().await)),
             (None, None) => None,
         };
         let Some(end) = end else { return };

@@ -49,7 +49,7 @@ pub enum Placement {
 /// How host processes are started, and what they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostProcessSettings {
-    /// The program with its arguments. It is to call [`crate::run_host_process`] and little else.
+    /// The program with its arguments. It is to call `host_process::host::serve` and little else.
     pub program: Vec<OsString>,
     /// Where their sockets lie. Made where it does not exist; nobody else's to read.
     pub directory: PathBuf,

@@ -1,5 +1,6 @@
 //! What a call on the manager can fail with.
 
+use console_log::ConsoleFilesError;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,6 +69,18 @@ pub enum VmManagerError {
         /// The VM.
         id: VmId,
     },
+    /// What a VM wrote to its console cannot be read.
+    #[error("the console of VM {id} cannot be read")]
+    Console {
+        /// The VM.
+        id: VmId,
+        /// The underlying error.
+        #[source]
+        source: ConsoleFilesError,
+    },
+    /// There is no place for processes that run VMs.
+    #[error("VMs cannot be run in processes of their own")]
+    HostProcesses(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The VM has no machine that could be paused or resumed.
     #[error("VM {id} is {phase}: only one that runs or is paused can be paused or resumed")]
     NotUp {

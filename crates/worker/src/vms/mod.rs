@@ -12,7 +12,10 @@ mod registry;
 mod startup;
 mod vm_manager;
 
-pub use config::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
+pub use config::{
+    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,
+    VmManagerConfig,
+};
 pub use console_log::ConsoleSnapshot;
 pub use control::KeptSelection;
 pub use error::VmManagerError;

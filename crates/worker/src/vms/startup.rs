@@ -1,9 +1,13 @@
 //! Bringing a manager up: host first, then the VMs on record.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
+use console_log::ConsoleDirectory;
+
 use host_network::{Egress, HostNetwork, KeptNic, LinkName, NetworkConfig};
+use host_process::{HostProcessOptions, HostProcesses};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use machine_host::{Adoption, MachineHost, Stranger};
@@ -16,13 +20,14 @@ use vmm_host::{HostOptions, VmmHost};
 
 use super::control::Shared;
 use super::registry::Registry;
-use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use super::{MemoryOvercommit, NetworkAddressTranslation, Placement, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
+    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord,
+    console_directory, make_private,
 };
 use crate::supervisor::{
     HostContext, Lifecycle, NotedNic, RestartPolicy, RunningMachine, SharedNetwork, Subnet,
@@ -60,7 +65,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     if let Some(damage) = damage {
         warn!(error = chain(&damage), "artifacts are hashed again");
     }
-    let machines = machine_host(hypervisor)?;
+    let machines = machine_host(&config, hypervisor)?;
     let (running, strangers) = take_over(machines.as_ref(), &intact).await;
     let network = HostNetwork::resume(network, kept_nics(&running))
         .await
@@ -95,9 +100,32 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
 }
 
 /// What runs the VMs' machines.
-fn machine_host(hypervisor: Hypervisor) -> Result<Arc<dyn MachineHost>, VmManagerError> {
-    let host = VmmHost::new(hypervisor, HostOptions::default());
-    Ok(Arc::new(host.map_err(|problem| VmManagerError::Threads(std::io::Error::other(problem)))?))
+fn machine_host(
+    config: &VmManagerConfig,
+    hypervisor: Hypervisor,
+) -> Result<Arc<dyn MachineHost>, VmManagerError> {
+    let limits = HostOptions::default();
+    let settings = match &config.placement {
+        Placement::InThisProcess => {
+            let host = VmmHost::new(hypervisor, limits);
+            return Ok(Arc::new(host.map_err(|problem| VmManagerError::Threads(io::Error::other(problem)))?));
+        }
+        Placement::HostProcesses(settings) => settings,
+    };
+    let vms = config.vm_artifacts_dir.clone();
+    let host = HostProcesses::new(HostProcessOptions {
+        program: settings.program.clone(),
+        directory: settings.directory.clone(),
+        machines_per_process: settings.vms_per_process,
+        spare: settings.spare,
+        placement: host_process::Placement::SystemdScope,
+        launch_deadline: limits.launch_deadline,
+        command_deadline: limits.command_deadline,
+        consoles: Arc::new(move |vm| {
+            Arc::new(ConsoleDirectory::at(console_directory(&vms.join(vm.as_str()))))
+        }),
+    });
+    Ok(Arc::new(host.map_err(|problem| VmManagerError::HostProcesses(Box::new(problem)))?))
 }
 
 /// Takes over the machines of VMs on record that run already. Everything else that runs is left alone, and told.

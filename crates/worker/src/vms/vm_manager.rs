@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use console_log::ConsoleSnapshot;
+use console_log::{ConsoleDirectory, ConsoleSnapshot};
 use machine_host::Stranger;
 use tokio::sync::watch;
 use vm_model::{
@@ -15,7 +15,7 @@ use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
 use crate::node::{self, Described, Observed};
-use crate::records::RecordWriter;
+use crate::records::{RecordWriter, console_directory};
 use crate::supervisor::Freshness;
 use crate::volumes::Thoroughness;
 
@@ -280,14 +280,19 @@ impl VmManager {
         self.shared.registry.history(id)
     }
 
-    /// Everything kept of what VM `id`'s newest machine wrote to its console: the first and the latest part.
+    /// Everything kept of what VM `id` wrote to its console when it ran last: the first and the latest part. May read files.
     ///
     /// # Errors
-    /// There is no such VM, or it has not run yet.
+    /// There is no such VM, it has not run yet, or its console cannot be read.
     pub fn get_vm_console(&self, id: &VmId) -> Result<ConsoleSnapshot, VmManagerError> {
-        match self.shared.registry.machine(id)?.get() {
-            Some((_, machine)) => Ok(machine.console().snapshot()),
-            None => Err(VmManagerError::NeverRan { id: id.clone() }),
+        if let Some((_, machine)) = self.shared.registry.machine(id)?.get() {
+            return Ok(machine.console().snapshot());
+        }
+        let directory = console_directory(&self.shared.context.records.directory(id));
+        match ConsoleDirectory::at(directory).newest() {
+            Ok(Some(console)) => Ok(console),
+            Ok(None) => Err(VmManagerError::NeverRan { id: id.clone() }),
+            Err(problem) => Err(VmManagerError::Console { id: id.clone(), source: problem }),
         }
     }
 

@@ -1,0 +1,22 @@
+//! `vm-host`: a process that holds VMs on behalf of a worker, and outlives it. Small, and quick to start.
+
+use anyhow::{Context, Result};
+use host_process::host::{ServeOptions, become_host_process, serve, take_stdin};
+use hypervisor::Hypervisor;
+use tokio::runtime::Builder;
+
+use crate::cli::LogFormat;
+use crate::{logging, signals};
+
+/// Runs until its last VM has ended and a worker has taken notice of that.
+pub(crate) fn run() -> Result<()> {
+    become_host_process();
+    // Before any thread is started: threads inherit what is blocked.
+    signals::block_terminal_stops()?;
+    logging::open()?;
+    logging::start(LogFormat::Human)?;
+    let worker = take_stdin().context("a worker starts this with a socket as standard input")?;
+    let hypervisor = Hypervisor::open().context("cannot open KVM")?;
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(serve(hypervisor, worker, ServeOptions::default())).context("cannot host VMs")
+}
