@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use console_log::ConsoleFiles;
 use host_process::{HostProcessOptions, HostProcesses};
 use machine_host::{LaunchError, MachineHost, StopPolicy};
 use rustix::process::Signal;
@@ -50,6 +52,36 @@ async fn a_machine_lives_in_a_process_of_its_own() {
     drop(machine);
     until("the process ends and is collected", || children().is_empty()).await;
     until("its socket is gone", || sockets(&directory).is_empty()).await;
+}
+
+#[tokio::test]
+async fn its_process_writes_the_console_and_holds_the_lock() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let (console, lock) = (directory.path().join("console"), directory.path().join("lock"));
+    std::fs::create_dir(&console).expect("a directory");
+    let mut request = request("vm", &TinyGuest::last_words("hello, file"));
+    request.console_dir = Some(File::open(&console).expect("it is there").into());
+    let held = File::create(&lock).expect("a file");
+    held.lock().expect("nobody has it");
+    request.lock = Some(held.into());
+    let machine = within(host.launch(request)).await.expect("it launches");
+    let other = File::open(&lock).expect("it is there");
+    assert!(other.try_lock().is_err(), "its process has it");
+    let files = ConsoleFiles::open(&console).expect("it can be read");
+    until("the guest's words are in a file", || {
+        let newest = files.newest().expect("it can be read");
+        newest.is_some_and(|boot| files.tail_lines(boot, 1).expect("it can be read") == ["hello, file"])
+    })
+    .await;
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(machine.released()).await;
+    other.try_lock().expect("it is given back");
+    drop(machine);
+    until("the process ends", || children().is_empty()).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,340 @@
+//! What the two ends do with an other end that is not as it should be: hostile peers of a real host process, and processes
+//! that are none before a real worker.
+
+mod support;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use host_process::wire::{
+    CallId, Connection, ConnectionError, FromHost, Hello, MachineListing, Message, PACKET_BYTES_MAX, ToHost,
+    VERSIONS, Version, Welcome, send_packet,
+};
+use machine_host::{MachineHost, StopPolicy};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{accept_with, bind, connect, listen, socket_with};
+use tempfile::TempDir;
+use tiny_guest::TinyGuest;
+use vm_model::{Command, MachineExit, MachinePhase, MachineStatus, ThreadHealth, VmId};
+
+use support::{
+    children, descriptors, directory, has_kvm, host, launch, options, phase, sockets, until, within,
+};
+
+fn new_socket() -> OwnedFd {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket")
+}
+
+/// Connects to the one host process in `directory`.
+fn dial(directory: &TempDir) -> OwnedFd {
+    let socket = new_socket();
+    let path = sockets(directory).pop().expect("its socket");
+    connect(&socket, &SocketAddrUnix::new(path).expect("a short path")).expect("it listens");
+    socket
+}
+
+fn hello(versions: &[Version]) -> ToHost<OwnedFd> {
+    ToHost::Hello(Hello { versions: versions.to_vec(), build: "test".to_owned(), listener: None })
+}
+
+/// The welcome of the host process that `connection` leads to.
+async fn welcomed(connection: &Connection) -> Welcome {
+    connection.try_send(hello(&VERSIONS)).expect("it is sent");
+    match within(connection.receive()).await.expect("an answer") {
+        FromHost::Welcome(welcome) => welcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Reads until the host process ends the conversation; the reason it gave, if it did.
+async fn refusal(connection: &Connection) -> Option<String> {
+    let mut reason = None;
+    loop {
+        match within(connection.receive()).await {
+            Ok(FromHost::Refused { reason: told }) => reason = Some(told),
+            Ok(_) => {}
+            Err(error) => {
+                assert!(error.is_closed(), "{error:?}");
+                return reason;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_peer_costs_a_host_process_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch(&host, "vm", &TinyGuest::spin()).await;
+    let pid = *children().first().expect("its process");
+    let before = descriptors(pid);
+    let connect = || Connection::new(dial(&directory)).expect("it can be watched");
+    let raw = |connection: &Connection, bytes: &[u8], files: usize| {
+        let files: Vec<_> = (0..files).map(|_| support::file_with(b"x")).collect();
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        send_packet(connection.socket(), bytes, &files).expect("it is sent");
+    };
+    type Hostility = (&'static str, &'static str, usize);
+    let first_words: [Hostility; 6] = [
+        ("no JSON", "\u{0}\u{1}garbage", 0),
+        ("no hello", r#"{"type":"forget","vm":"vm"}"#, 0),
+        ("no common version", r#"{"type":"hello","versions":[99],"build":"b"}"#, 0),
+        ("files nobody names", r#"{"type":"hello","versions":[1],"build":"b"}"#, 3),
+        ("a file that is none", "file", 1),
+        ("no file", "file", 0),
+    ];
+    for (what, words, files) in first_words {
+        let peer = connect();
+        raw(&peer, words.as_bytes(), files);
+        assert!(refusal(&peer).await.is_some(), "{what}");
+    }
+    let later_words: [Hostility; 5] = [
+        ("a second hello", r#"{"type":"hello","versions":[1],"build":"b"}"#, 0),
+        ("files nobody names", r#"{"type":"cancel","call":1}"#, 200),
+        ("a field that is missing", r#"{"type":"cancel"}"#, 0),
+        ("a VM with an impossible name", r#"{"type":"forget","vm":"../.."}"#, 0),
+        (
+            "a command nobody knows",
+            r#"{"type":"call","call":1,"vm":"vm","command":{"command":"explode"}}"#,
+            0,
+        ),
+    ];
+    for (what, words, files) in later_words {
+        let peer = connect();
+        welcomed(&peer).await;
+        raw(&peer, words.as_bytes(), files);
+        assert!(refusal(&peer).await.is_some(), "{what}");
+    }
+    // What is not known is passed over, and what is not there is said.
+    let peer = connect();
+    assert_eq!(welcomed(&peer).await.machines.len(), 1);
+    raw(&peer, br#"{"type":"migrate","vm":"vm"}"#, 2);
+    let (call, vm) = (CallId(1), VmId::new("other"));
+    peer.try_send(ToHost::Counters { call, vm }).expect("it is sent");
+    assert_eq!(within(peer.receive::<FromHost>()).await.expect("an answer"), FromHost::NotTaken { call });
+    drop(peer);
+    // A message that is too long is lost, and the connection with it.
+    let peer = connect();
+    welcomed(&peer).await;
+    let long = vec![b'x'; PACKET_BYTES_MAX + 1];
+    rustix::net::send(peer.socket(), &long, rustix::net::SendFlags::empty()).expect("the kernel takes it");
+    assert!(refusal(&peer).await.is_some());
+
+    until("nothing is left of them", || descriptors(pid) == before).await;
+    within(machine.pause()).await.expect("the machine's own worker was not concerned");
+    assert_eq!(within(host.shut_down(Duration::from_secs(20))).await.remaining, []);
+}
+
+#[tokio::test]
+async fn a_flood_ends_with_its_connection() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch(&host, "vm", &TinyGuest::spin()).await;
+    let pid = *children().first().expect("its process");
+    let before = descriptors(pid);
+    // More than there are seats for: those that are too many are told so.
+    let peers: Vec<_> =
+        (0..8).map(|_| Connection::new(dial(&directory)).expect("it can be watched")).collect();
+    let mut refused = 0;
+    for peer in &peers {
+        let answer = match peer.try_send(hello(&VERSIONS)) {
+            Ok(()) => within(peer.receive()).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(FromHost::Welcome(_)) => {}
+            Ok(FromHost::Refused { .. }) | Err(ConnectionError::Packet(_)) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 5, "the machine's worker has one of four seats");
+    drop(peers);
+    until("their seats are free", || descriptors(pid) == before).await;
+    // One that asks and does not read is disconnected, when nothing more can be sent to it.
+    let deaf = Connection::new(dial(&directory)).expect("it can be watched");
+    welcomed(&deaf).await;
+    let mut call = 0;
+    within(async {
+        loop {
+            call += 1;
+            let request = ToHost::Counters { call: CallId(call), vm: VmId::new("vm") };
+            let packed = request.pack().expect("it fits");
+            if deaf.send(&packed).await.is_err() {
+                break;
+            }
+        }
+    })
+    .await;
+    within(machine.pause()).await.expect("it pauses");
+    within(machine.resume()).await.expect("it goes on");
+    assert_eq!(within(host.shut_down(Duration::from_secs(20))).await.remaining, []);
+}
+
+/// A process that says it is a host process: this one.
+struct Pretender {
+    listener: OwnedFd,
+}
+
+impl Pretender {
+    fn new(directory: &TempDir) -> Self {
+        // Made by the worker as it is to be.
+        drop(host(options(directory)));
+        let listener = new_socket();
+        let path = directory.path().join("processes/pretender.sock");
+        bind(&listener, &SocketAddrUnix::new(path).expect("a short path")).expect("it can be bound");
+        listen(&listener, 4).expect("it listens");
+        Self { listener }
+    }
+
+    async fn accept(&self) -> Connection {
+        let listener = self.listener.try_clone().expect("it can be duplicated");
+        let accepted = tokio::task::spawn_blocking(move || accept_with(&listener, SocketFlags::CLOEXEC));
+        Connection::new(within(accepted).await.expect("no panic").expect("a connection"))
+            .expect("it can be watched")
+    }
+
+    /// Welcomes whoever comes next.
+    async fn welcome(&self, welcome: Welcome) -> Connection {
+        let connection = self.accept().await;
+        let hello = within(connection.receive::<ToHost<OwnedFd>>()).await.expect("a hello");
+        assert!(matches!(hello, ToHost::Hello(_)), "{hello:?}");
+        connection.try_send(FromHost::Welcome(welcome)).expect("it is sent");
+        connection
+    }
+}
+
+fn running() -> MachineStatus {
+    MachineStatus { phase: MachinePhase::Running, ..MachineStatus::booting() }
+}
+
+fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let start_time = fields.split(' ').nth(19).expect("22 fields").parse().expect("a number");
+    let listing = |status| MachineListing {
+        vm: VmId::new("vm"),
+        status,
+        health: ThreadHealth::Turning,
+        notes: "notes".to_owned(),
+        launched_ago: Duration::from_secs(60),
+        released: false,
+    };
+    Welcome {
+        version: Version(1),
+        pid: std::process::id(),
+        start_time,
+        build: "test".to_owned(),
+        machines: status.map(listing).into_iter().collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_made_again() {
+    let directory = directory();
+    let pretender = Pretender::new(&directory);
+    let host = host(options(&directory));
+    let (adoption, connection) =
+        tokio::join!(within(host.adopt()), pretender.welcome(welcome_of_this_process(Some(running()))));
+    let machine = adoption.machines.into_iter().next().expect("it is adopted").handle;
+    let mut health = machine.health();
+    // A command that is under way stays so: nobody knows whether it was carried out.
+    let pausing = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.pause().await }
+    });
+    let call = within(connection.receive::<ToHost<OwnedFd>>()).await.expect("a call");
+    assert!(matches!(call, ToHost::Call { command: Command::Pause { .. }, .. }), "{call:?}");
+    drop(connection);
+    within(health.wait_for(|&health| health == ThreadHealth::Hung)).await.expect("it is told");
+    let paused = MachineStatus { phase: MachinePhase::Paused, ..running() };
+    let connection = pretender.welcome(welcome_of_this_process(Some(paused))).await;
+    within(health.wait_for(|&health| health == ThreadHealth::Turning)).await.expect("it is told");
+    phase(&machine, MachinePhase::Paused).await;
+    assert!(!pausing.is_finished());
+    pausing.abort();
+
+    // One more, after which the process does not know the machine any more.
+    drop(connection);
+    let connection = pretender.welcome(welcome_of_this_process(None)).await;
+    let exit = within(machine.exited()).await;
+    assert!(matches!(&exit, MachineExit::HostLost(text) if text.contains("does not know it")), "{exit:?}");
+    within(machine.released()).await;
+    drop(connection);
+    // Nothing was done to the process, which is this one.
+    host.leave();
+}
+
+#[tokio::test]
+async fn what_is_no_host_process_of_ours_is_left_alone() {
+    let wrong_pid = Welcome { pid: 1, ..welcome_of_this_process(Some(running())) };
+    let wrong_start = Welcome { start_time: 1, ..welcome_of_this_process(Some(running())) };
+    let wrong_version = Welcome { version: Version(99), ..welcome_of_this_process(None) };
+    let answers = [
+        (Some(FromHost::Welcome(wrong_pid)), "it says that it is process 1"),
+        (Some(FromHost::Welcome(wrong_start)), "it says that it started at 1"),
+        (Some(FromHost::Welcome(wrong_version)), "it speaks version Version(99)"),
+        (Some(FromHost::Refused { reason: "too old".to_owned() }), "it refuses: too old"),
+        (Some(FromHost::Released { vm: VmId::new("vm") }), "no welcome"),
+        (None, "did not answer within"),
+    ];
+    for (answer, expected) in answers {
+        let directory = directory();
+        let pretender = Pretender::new(&directory);
+        let host = host(options(&directory));
+        let answering = async {
+            let connection = pretender.accept().await;
+            if let Some(answer) = answer {
+                connection.try_send(answer).expect("it is sent");
+            }
+            connection
+        };
+        let (adoption, _connection) = tokio::join!(within(host.adopt()), answering);
+        let [stranger] = &adoption.strangers[..] else { panic!("{adoption:?}") };
+        assert!(stranger.problem.contains(expected), "{stranger:?}");
+        assert!(stranger.place.ends_with("pretender.sock"));
+        assert!(adoption.machines.is_empty());
+        assert_eq!(sockets(&directory).len(), 1, "it is still there");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_gone_and_came_back_finds_what_happened() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let first = host(options(&directory));
+    let machine = launch(&first, "vm", &TinyGuest::power_button()).await;
+    drop((machine, first));
+    // Nobody looks while the guest ends.
+    let peer = Connection::new(dial(&directory)).expect("it can be watched");
+    welcomed(&peer).await;
+    let command = Command::RequestShutdown;
+    peer.try_send(ToHost::Call { call: CallId(1), vm: VmId::new("vm"), command }).expect("it is sent");
+    within(async {
+        loop {
+            let told: FromHost = peer.receive().await.expect("it goes on");
+            if matches!(told, FromHost::Released { .. }) {
+                break;
+            }
+        }
+    })
+    .await;
+    drop(peer);
+    let second = host(options(&directory));
+    let adoption = within(second.adopt()).await;
+    let machine = &adoption.machines.first().expect("its end is kept").handle;
+    assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+    within(machine.released()).await;
+    assert!(machine.counters().memory_size.get() > 0, "the last reading is kept, too");
+    let report = within(machine.stop(StopPolicy::KILL)).await.expect("it has");
+    assert_eq!(report.exit, MachineExit::PoweredOff);
+    drop(adoption);
+    until("the process ends", || sockets(&directory).is_empty()).await;
+}
