@@ -4,8 +4,10 @@ use anyhow::{Context, Result};
 use host_process::host::{ServeOptions, become_host_process, serve, take_stdin};
 use hypervisor::Hypervisor;
 use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::LogFormat;
+use crate::signals::Unexpected;
 use crate::{logging, signals};
 
 /// Runs until its last VM has ended and a worker has taken notice of that.
@@ -18,5 +20,10 @@ pub(crate) fn run() -> Result<()> {
     let worker = take_stdin().context("a worker starts this with a socket as standard input")?;
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(serve(hypervisor, worker, ServeOptions::default())).context("cannot host VMs")
+    runtime.block_on(async {
+        // What somebody sends to all processes of a name is not meant for guests.
+        let _unexpected = Unexpected::listen()?;
+        let _quit = signal(SignalKind::quit())?;
+        serve(hypervisor, worker, ServeOptions::default()).await.context("cannot host VMs")
+    })
 }

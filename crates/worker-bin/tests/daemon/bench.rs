@@ -32,7 +32,7 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let store = Store::create(folder.path().join("store"));
-        let config = "stop_timeout_seconds = 40\n[network]\nsubnet = '10.78.0.0/24'\n";
+        let config = "stop_guests = true\nstop_timeout_seconds = 40\n[network]\nsubnet = '10.78.0.0/24'\n";
         fs::write(folder.path().join("worker.toml"), config).expect("written");
         Self { folder, store, program: env!("CARGO_BIN_EXE_procurator-worker").into() }
     }
@@ -45,6 +45,18 @@ impl Bench {
     pub(crate) fn vm(&self, id: &str, guest: &TinyGuest) -> Value {
         let artifact = self.store.add(id, guest, &json!({}));
         json!({ "id": id, "hash": artifact.hash, "store_path": artifact.path })
+    }
+
+    /// Lets guests go on when the program ends that is started next.
+    pub(crate) fn leave_guests(&self) {
+        let config = fs::read_to_string(self.path("worker.toml")).expect("read");
+        fs::write(self.path("worker.toml"), config.replace("stop_guests = true\n", "")).expect("written");
+    }
+
+    /// Stops guests when the program ends that is started next.
+    pub(crate) fn stop_guests(&self) {
+        let config = fs::read_to_string(self.path("worker.toml")).expect("read");
+        fs::write(self.path("worker.toml"), format!("stop_guests = true\n{config}")).expect("written");
     }
 
     /// Puts `vms` into the assignments file as a whole.

@@ -4,6 +4,7 @@
 mod assignments;
 mod bench;
 mod clients;
+mod outliving;
 mod refusals;
 mod running;
 mod signals;

@@ -3,14 +3,9 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
 use tiny_guest::TinyGuest;
 
 use crate::bench::{entries, isolated, links};
-
-fn addresses(vms: &[Value]) -> Vec<Value> {
-    vms.iter().map(|vm| vm["address"].clone()).collect()
-}
 
 #[test]
 fn vms_follow_the_file_and_nothing_is_left_at_the_end() {
@@ -32,44 +27,9 @@ fn vms_follow_the_file_and_nothing_is_left_at_the_end() {
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
         assert_eq!(links(), ["lo"]);
-        assert_eq!(entries(&bench.path("run")), [""; 0]);
+        assert_eq!(entries(&bench.path("run/hosts")), [""; 0]);
+        assert_eq!(entries(&bench.path("run")), ["hosts"]);
         assert_eq!(bench.client(&["ls"]).status.code(), Some(69), "nobody answers any more");
-    });
-}
-
-#[test]
-fn a_worker_that_is_killed_leaves_nothing_that_hinders_the_next_one() {
-    isolated(|bench| {
-        let vms = [bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())];
-        bench.assign(&vms);
-        let mut daemon = bench.start();
-        bench.until("both run", || bench.phases() == ["a running", "b running"]);
-        let before = addresses(&bench.vms());
-
-        daemon.signal(Signal::KILL);
-        daemon.ended();
-        bench.until("the TAPs are gone", || links() == ["br-procurator", "lo"]);
-        assert_eq!(bench.client(&["ls"]).status.code(), Some(69));
-
-        let mut daemon = bench.start();
-        bench.until("both run again", || bench.phases() == ["a running", "b running"]);
-        assert_eq!(addresses(&bench.vms()), before);
-        assert_eq!(
-            entries(&bench.path("state")),
-            [
-                "host-settings.json",
-                "leases.json",
-                "reserve",
-                "verified.json",
-                "vms",
-                "volumes",
-                "worker.json",
-                "worker.lock"
-            ]
-        );
-        daemon.signal(Signal::TERM);
-        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
-        assert_eq!(links(), ["lo"]);
     });
 }
 

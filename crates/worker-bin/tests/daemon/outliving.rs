@@ -1,0 +1,162 @@
+//! Guests go on when the worker ends, and the next worker takes them over.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tiny_guest::TinyGuest;
+
+use crate::bench::{Bench, entries, isolated, links};
+
+/// What stays the same of VMs whose guests did not notice anything.
+fn lives(bench: &Bench) -> Vec<(Value, Value, Value)> {
+    let life = |vm: &Value| (vm["started_at"].clone(), vm["address"].clone(), vm["restarts"].clone());
+    bench.vms().iter().map(life).collect()
+}
+
+/// The host processes of this bench: they write to its log.
+fn host_processes(bench: &Bench) -> Vec<i32> {
+    let log = bench.path("log");
+    let processes = fs::read_dir("/proc").expect("listed").flatten();
+    let ids = processes.filter_map(|process| {
+        let command = fs::read(process.path().join("cmdline")).ok()?;
+        let is_host = command.split(|byte| *byte == 0).any(|word| word == b"vm-host");
+        let is_ours = fs::read_link(process.path().join("fd/2")).ok()? == log;
+        (is_host && is_ours).then(|| process.file_name().to_str()?.parse().ok())?
+    });
+    ids.collect()
+}
+
+/// The host process that has a thread for the VM `id`.
+fn host_process_of(bench: &Bench, id: &str) -> i32 {
+    let has_thread = |process: &i32| {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).expect("listed").flatten();
+        threads.into_iter().any(|thread| {
+            fs::read_to_string(thread.path().join("comm"))
+                .is_ok_and(|name| name.trim_end() == format!("vm:{id}"))
+        })
+    };
+    host_processes(bench).into_iter().find(has_thread).expect("a process that holds it")
+}
+
+fn two_vms(bench: &Bench) {
+    bench.assign(&[bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())]);
+}
+
+fn both_run(bench: &Bench) -> bool {
+    bench.phases() == ["a running", "b running"]
+}
+
+#[test]
+fn guests_go_on_when_the_worker_is_killed() {
+    isolated(|bench| {
+        two_vms(&bench);
+        let mut daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        bench.until("a has spoken", || {
+            String::from_utf8_lossy(&bench.client(&["logs", "a"]).stdout).contains("ready")
+        });
+        let (before, wires) = (lives(&bench), links());
+
+        daemon.signal(Signal::KILL);
+        daemon.ended();
+        assert_eq!(links(), wires, "their TAPs stay");
+        assert_eq!(bench.client(&["ls"]).status.code(), Some(69));
+
+        let mut daemon = bench.start();
+        assert_eq!((both_run(&bench), lives(&bench)), (true, before), "{}", bench.log());
+        let console = String::from_utf8_lossy(&bench.client(&["logs", "a"]).stdout).into_owned();
+        assert!(console.contains("ready"), "{console}");
+        assert_eq!(
+            entries(&bench.path("state")),
+            [
+                "host-settings.json",
+                "leases.json",
+                "reserve",
+                "verified.json",
+                "vms",
+                "volumes",
+                "worker.json",
+                "worker.lock"
+            ]
+        );
+        // What was taken over obeys its power button.
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+        bench.until("no process is left", || host_processes(&bench).is_empty());
+        assert_eq!(entries(&bench.path("run/hosts")), [""; 0]);
+    });
+}
+
+#[test]
+fn guests_go_on_when_the_worker_is_restarted_and_follow_what_changed_meanwhile() {
+    isolated(|bench| {
+        two_vms(&bench);
+        bench.leave_guests();
+        let mut daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        let (before, wires) = (lives(&bench), links());
+        for _ in 0..2 {
+            daemon.signal(Signal::TERM);
+            assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+            assert_eq!(links(), wires);
+            daemon = bench.start();
+            assert_eq!((both_run(&bench), lives(&bench)), (true, before.clone()), "{}", bench.log());
+        }
+        daemon.signal(Signal::TERM);
+        daemon.ended();
+
+        bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
+        bench.stop_guests();
+        let mut daemon = bench.start();
+        bench.until("one is gone", || bench.phases() == ["a running"]);
+        assert_eq!(lives(&bench)[0], before[0], "the other one is the same");
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+        bench.until("no process is left", || host_processes(&bench).is_empty());
+    });
+}
+
+#[test]
+fn a_host_process_that_is_killed_takes_its_own_vm_along_and_no_other() {
+    isolated(|bench| {
+        two_vms(&bench);
+        let mut daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        let before = lives(&bench);
+        let process = Pid::from_raw(host_process_of(&bench, "a")).expect("an id");
+        kill_process(process, Signal::KILL).expect("it is there");
+        bench.until("it is started again", || both_run(&bench) && lives(&bench)[0].2 == 1);
+        assert_eq!(lives(&bench)[1], before[1], "the other one did not notice");
+        let told = String::from_utf8_lossy(&bench.client(&["inspect", "a"]).stdout).into_owned();
+        assert!(told.contains("SIGKILL"), "{told}");
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+    });
+}
+
+#[test]
+fn a_vm_whose_process_died_with_the_worker_is_started_by_the_next_one() {
+    isolated(|bench| {
+        two_vms(&bench);
+        let mut daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        let before = lives(&bench);
+        let process = Pid::from_raw(host_process_of(&bench, "b")).expect("an id");
+        daemon.signal(Signal::KILL);
+        daemon.ended();
+        kill_process(process, Signal::KILL).expect("it is there");
+        let mut daemon = bench.start();
+        bench.until("both run again", || both_run(&bench));
+        let after = lives(&bench);
+        assert_eq!(after[0], before[0]);
+        assert_ne!(after[1].0, before[1].0, "a run of its own");
+        assert_eq!(after[1].1, before[1].1, "with the same address");
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+    });
+}
