@@ -46,7 +46,7 @@ const BOUNDARIES: [Boundary; 20] = [
     },
     Boundary {
         package: "console-log",
-        workspace: Only(&[]),
+        workspace: Only(&["vm-model"]),
         not_directly: &[],
         not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
     },
