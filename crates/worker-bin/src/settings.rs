@@ -278,9 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn vms_are_placed_as_told() {
+        let placement = |text: &str| merged(flags(), text).map(|settings| settings.manager.placement);
+        assert_eq!(placement("vms_per_host_process = 0").expect("accepted"), Placement::InThisProcess);
+        let Placement::HostProcesses(hosts) =
+            placement("vms_per_host_process = 16\nspare_host_processes = 0").expect("accepted")
+        else {
+            panic!("in processes of their own");
+        };
+        assert_eq!((hosts.vms_per_process.get(), hosts.spare), (16, 0));
+        for text in ["vms_per_host_process = 1025", "spare_host_processes = 17", "vms_per_host_process = -1"]
+        {
+            placement(text).expect_err(text);
+        }
+    }
+
+    #[test]
     fn nothing_given_is_the_documented_default() {
         let settings = merged(flags(), "").expect("defaults are valid");
-        assert_eq!(settings.manager, VmManagerConfig::default());
+        let placement = placement(Path::new("/run/procurator"), None, None).expect("valid");
+        assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
+        assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
+        assert!(!settings.stop_guests);
         assert_eq!(settings.runtime_dir, Path::new("/run/procurator"));
     }
 

@@ -69,7 +69,7 @@ impl Task {
         });
         self.slot.put(handle.clone());
         let booted = Instant::now().checked_sub(launched_ago).unwrap_or_else(Instant::now);
-        let machine = LiveMachine::resumed(handle, nics, share, booted);
+        let machine = LiveMachine::resumed(handle, nics, share, notes.launched_at, booted);
         let stamp = self.target.borrow().stamp;
         self.state = RunState::Up { stamp, runs: DefinitionNumber::default(), vcpus, machine };
     }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 use vm_model::{
     Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod,
-    ThreadHealth, VmId,
+    ThreadHealth, Timestamp, VmId,
 };
 
 use super::context::HostContext;
@@ -37,6 +37,8 @@ pub(super) struct LiveMachine {
     nics: Vec<VmNic>,
     /// Its part of the host's memory, given back with it.
     share: Share,
+    /// When it was launched, as it was noted with it.
+    launched_at: Timestamp,
     /// Launched, or made anew in place as far as that was noticed.
     booted: Instant,
     /// As noticed last.
@@ -65,7 +67,16 @@ pub(super) async fn boot(
             let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
             let booted = Instant::now();
-            Ok(LiveMachine { handle, status, health, nics, share, booted, seen })
+            Ok(LiveMachine {
+                handle,
+                status,
+                health,
+                nics,
+                share,
+                launched_at: notes.launched_at,
+                booted,
+                seen,
+            })
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
@@ -101,11 +112,17 @@ pub(super) async fn detach(context: &HostContext, id: &VmId, nics: impl Iterator
 
 impl LiveMachine {
     /// A machine that runs since `booted` and was not launched here.
-    pub(super) fn resumed(handle: MachineHandle, nics: Vec<VmNic>, share: Share, booted: Instant) -> Self {
+    pub(super) fn resumed(
+        handle: MachineHandle,
+        nics: Vec<VmNic>,
+        share: Share,
+        launched_at: Timestamp,
+        booted: Instant,
+    ) -> Self {
         let (status, health) = (handle.status(), handle.health());
         let resets = status.borrow().resets;
         let seen = Boots { starts: resets.total().saturating_add(1), resets };
-        Self { handle, status, health, nics, share, booted, seen }
+        Self { handle, status, health, nics, share, launched_at, booted, seen }
     }
 
     /// Where counters and console are read.
@@ -145,6 +162,11 @@ impl LiveMachine {
             self.booted = Instant::now();
         }
         news
+    }
+
+    /// When it was launched.
+    pub(super) fn launched_at(&self) -> Timestamp {
+        self.launched_at
     }
 
     /// How long its guest has been there.

@@ -65,11 +65,12 @@ impl Task {
         match boot(&self.context, &self.id, prepared, initial).await {
             Ok(machine) => {
                 self.slot.put(machine.handle());
+                let launched_at = machine.launched_at();
                 let disks = definition.description.volumes.keys().cloned().collect();
                 self.put_in_force(number, definition);
                 self.state = RunState::Up { stamp: target.stamp, runs: number, vcpus, machine };
                 self.show_definitions(target);
-                self.publish_start(status);
+                self.publish_start(status, launched_at);
                 self.settle_volumes(disks).await;
                 if number == target.stamp.definition {
                     self.keep(target, |record| record.in_force = None).await;

@@ -440,11 +440,11 @@ impl Task {
 
     /// Says that a machine has started. It is counted, because a short run may be over before anybody who waits for it
     /// has looked; and at once with the status, so that whoever sees the start sees no phase before it.
-    pub(super) fn publish_start(&self, status: VmStatus) {
+    pub(super) fn publish_start(&self, status: VmStatus, at: Timestamp) {
         info!(vm_id = %self.id, phase = status.phase_name(), "now {status}");
         self.info.send_modify(|info| {
             info.starts = info.starts.saturating_add(1);
-            info.started_at = Some(Timestamp::now());
+            info.started_at = Some(at);
             info.status = status;
         });
     }
