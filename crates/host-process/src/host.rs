@@ -98,8 +98,8 @@ pub async fn serve(hypervisor: Hypervisor, first: OwnedFd, options: ServeOptions
     LocalSet::new()
         .run_until(async move {
             let host = Rc::new(Hosted::new(machines, identity));
-            let seat = host.seat();
-            spawn_local(peer::converse(host.clone(), seat, first, Origin::Parent));
+            let slot = host.slot();
+            spawn_local(peer::converse(host.clone(), slot, first, Origin::Parent));
             // Each arm only looks: all are cancel-safe.
             let patience = tokio::select! {
                 () = host.idle() => Duration::ZERO,

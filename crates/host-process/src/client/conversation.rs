@@ -82,13 +82,13 @@ impl Conversation {
                 biased;
                 () = self.process.gone() => break,
                 orders = self.line.orders() => {
-                    if self.obey(orders, &mut link).await == Next::Leave {
+                    if self.carry_out(orders, &mut link).await == Next::Leave {
                         self.finish();
                         return;
                     }
                 }
                 message = link.receive() => match message {
-                    Ok(message) => self.hear(message, &mut link).await,
+                    Ok(message) => self.handle_message(message, &mut link).await,
                     Err(error) => {
                         if !error.is_closed() {
                             let error = error_chain(&error);
@@ -97,26 +97,26 @@ impl Conversation {
                         self.lose(&mut link);
                     }
                 },
-                Some(request) = requests.recv(), if link.is_up() => self.ask(request, &mut link).await,
+                Some(request) = requests.recv(), if link.is_up() => self.send_request(request, &mut link).await,
                 () = sleep_until(deadline) => self.overdue(&mut link).await,
             }
         }
         // What it said last is not lost.
         while let Some(message) = link.receive_now() {
-            self.hear(message, &mut Link::closed()).await;
+            self.handle_message(message, &mut Link::closed()).await;
         }
-        let obituary = self.process.obituary();
+        let how_it_ended = self.process.how_it_ended();
         if self.machines.is_empty() {
-            tracing::debug!(obituary, "a host process has ended");
+            tracing::debug!(how_it_ended, "a host process has ended");
         } else {
-            tracing::warn!(obituary, "a host process with machines has ended");
+            tracing::warn!(how_it_ended, "a host process with machines has ended");
         }
         // Nobody is to be launched here who was told that another is gone.
         if let Some(key) = self.key {
             self.pool.remove(key);
         }
-        self.calls.fail_launches(&obituary);
-        self.machines.settle(&obituary);
+        self.calls.fail_launches(&how_it_ended);
+        self.machines.settle(&how_it_ended);
         // A process that was killed could not.
         self.pool.directory.remove(&self.name);
         self.finish();
@@ -135,7 +135,7 @@ impl Conversation {
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + NEVER)
     }
 
-    async fn obey(&mut self, orders: Orders, link: &mut Link) -> Next {
+    async fn carry_out(&mut self, orders: Orders, link: &mut Link) -> Next {
         for vm in orders.kill {
             self.kill(&vm, link).await;
         }
@@ -214,13 +214,13 @@ impl Conversation {
     }
 
     async fn reconnect(&mut self, link: &mut Link) {
-        let met = tokio::select! {
+        let reached = tokio::select! {
             biased;
             // The next turn sees it, too.
             () = self.process.gone() => return,
-            met = link::meet(&self.pool.directory, &self.name, self.process.pid()) => met,
+            reached = link::reach(&self.pool.directory, &self.name, self.process.pid()) => reached,
         };
-        match met {
+        match reached {
             Ok((connection, welcome)) => {
                 tracing::info!(pid = self.process.pid(), "the connection to a host process is there again");
                 *link = Link::up(connection);
@@ -253,13 +253,13 @@ impl Conversation {
         // What was said before is still heard: the process may be gone.
         while let Some(message) = link.receive_now() {
             // What it asks for comes again when the process is asked for everything.
-            let _ = self.hear_without_answer(message);
+            let _ = self.take_note(message);
         }
         self.lose(link);
     }
 
-    async fn hear(&mut self, message: FromHost, link: &mut Link) {
-        let then = self.hear_without_answer(message);
+    async fn handle_message(&mut self, message: FromHost, link: &mut Link) {
+        let then = self.take_note(message);
         self.act(then, link).await;
     }
 }

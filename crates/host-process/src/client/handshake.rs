@@ -33,7 +33,7 @@ pub(super) enum HandshakeError {
 }
 
 /// Says hello, and returns the answer. Does not bound the wait.
-pub(super) async fn shake_hands(
+pub(super) async fn handshake(
     connection: &Connection,
     listener: Option<Listener<OwnedFd>>,
 ) -> Result<Welcome, HandshakeError> {

@@ -52,7 +52,7 @@ impl WatchedProcess {
     }
 
     /// How it ended, once it is gone: "its host process 1234 was killed by SIGKILL".
-    pub(super) fn obituary(&mut self) -> String {
+    pub(super) fn how_it_ended(&mut self) -> String {
         let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
         let how = status.map_or_else(|| "is gone".to_owned(), describe);
         format!("its host process {} {how}", self.pid)

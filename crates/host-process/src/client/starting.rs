@@ -17,7 +17,7 @@ use vm_model::VmId;
 use super::Placement;
 use super::conversation::{Conversation, Link};
 use super::directory::SocketDirectory;
-use super::handshake::{HandshakeError, shake_hands};
+use super::handshake::{HandshakeError, handshake};
 use super::line::ProcessLine;
 use super::pool::{Pool, ProcessKey};
 use super::process::WatchedProcess;
@@ -82,7 +82,7 @@ pub(super) async fn start(
     let mut started = started.map_err(|error| failed("run a thread")(io::Error::other(error)))??;
     let outcome = introduce(&mut started).await;
     let (process, connection) = match outcome {
-        Ok(met) => met,
+        Ok(introduced) => introduced,
         Err(error) => {
             pool.directory.remove(&name);
             return Err(error);
@@ -112,7 +112,7 @@ async fn introduce(started: &mut Started) -> Result<(WatchedProcess, Connection)
     let ours = started.ours.take().ok_or_else(|| failed("keep a connection")(no_connection()))?;
     let connection = Connection::new(ours).map_err(failed("watch a connection"))?;
     let pid = started.child.as_ref().map_or(0, Child::id);
-    let shaken = timeout(START_PATIENCE, shake_hands(&connection, started.listener.take())).await;
+    let shaken = timeout(START_PATIENCE, handshake(&connection, started.listener.take())).await;
     shaken
         .unwrap_or(Err(HandshakeError::Silent { patience: START_PATIENCE }))
         .and_then(|welcome| welcome.check(pid))

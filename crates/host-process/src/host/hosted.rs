@@ -18,7 +18,7 @@ use crate::identity::ProcessIdentity;
 use crate::wire::{FromHost, MachineListing};
 
 /// The most connections at a time: a worker, the one that comes after it, and somebody who looks.
-const SEATS: usize = 4;
+const CONNECTIONS_MAX: usize = 4;
 
 /// What one host process has.
 pub(super) struct Hosted {
@@ -28,7 +28,7 @@ pub(super) struct Hosted {
     known: RefCell<BTreeMap<VmId, Known>>,
     peers: RefCell<Vec<Weak<Peer>>>,
     /// Connections, those among them that said nothing yet.
-    seats: Cell<usize>,
+    slots: Cell<usize>,
     /// Where later workers connect; removed when the process ends.
     place: RefCell<Option<Place>>,
     /// How patient its end is to be, once it is asked for.
@@ -54,7 +54,7 @@ enum Stage {
 }
 
 /// A connection's place among those that there may be.
-pub(super) struct Seat(Rc<Hosted>);
+pub(super) struct ConnectionSlot(Rc<Hosted>);
 
 impl Hosted {
     pub(super) fn new(machines: VmmHost, identity: ProcessIdentity) -> Self {
@@ -63,22 +63,22 @@ impl Hosted {
             identity,
             known: RefCell::default(),
             peers: RefCell::default(),
-            seats: Cell::new(0),
+            slots: Cell::new(0),
             place: RefCell::default(),
             end: Cell::new(None),
             changed: Notify::new(),
         }
     }
 
-    /// A seat, however many there are.
-    pub(super) fn seat(self: &Rc<Self>) -> Seat {
-        self.seats.set(self.seats.get() + 1);
-        Seat(self.clone())
+    /// A slot, however many there are.
+    pub(super) fn slot(self: &Rc<Self>) -> ConnectionSlot {
+        self.slots.set(self.slots.get() + 1);
+        ConnectionSlot(self.clone())
     }
 
-    /// A seat, if one is free.
-    pub(super) fn free_seat(self: &Rc<Self>) -> Option<Seat> {
-        (self.seats.get() < SEATS && self.end.get().is_none()).then(|| self.seat())
+    /// A slot, if one is free.
+    pub(super) fn free_slot(self: &Rc<Self>) -> Option<ConnectionSlot> {
+        (self.slots.get() < CONNECTIONS_MAX && self.end.get().is_none()).then(|| self.slot())
     }
 
     /// Has `peer` told what happens from now on.
@@ -225,7 +225,7 @@ impl Hosted {
 
     /// Returns when there is neither a connection nor a machine.
     pub(super) async fn idle(&self) {
-        while self.seats.get() > 0 || !self.known.borrow().is_empty() {
+        while self.slots.get() > 0 || !self.known.borrow().is_empty() {
             self.changed.notified().await;
         }
     }
@@ -239,9 +239,9 @@ impl Hosted {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.0.seats.set(self.0.seats.get().saturating_sub(1));
+        self.0.slots.set(self.0.slots.get().saturating_sub(1));
         self.0.changed.notify_waiters();
     }
 }

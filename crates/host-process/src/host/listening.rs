@@ -96,7 +96,7 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
     }
 }
 
-/// Speaks with whoever connected, if they may and there is a seat.
+/// Speaks with whoever connected, if they may and there is a slot.
 fn admit(host: &Rc<Hosted>, socket: OwnedFd) {
     let own = rustix::process::geteuid();
     let refused = match socket_peercred(&socket) {
@@ -104,9 +104,10 @@ fn admit(host: &Rc<Hosted>, socket: OwnedFd) {
         Ok(peer) => Some(format!("user {} is neither this process' nor root", peer.uid.as_raw())),
         Err(errno) => Some(format!("the kernel does not tell whose it is: {}", io::Error::from(errno))),
     };
-    let seat = refused.map_or_else(|| host.free_seat().ok_or("no seat is free".to_owned()), Err);
-    match seat {
-        Ok(seat) => drop(spawn_local(converse(host.clone(), seat, socket, Origin::Listener))),
+    let slot = refused
+        .map_or_else(|| host.free_slot().ok_or("as many workers are connected as may be".to_owned()), Err);
+    match slot {
+        Ok(slot) => drop(spawn_local(converse(host.clone(), slot, socket, Origin::Listener))),
         Err(reason) => {
             tracing::warn!(reason, "a connection is refused");
             if let Ok(connection) = Connection::new(socket) {

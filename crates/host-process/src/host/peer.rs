@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 use vm_model::{Command, VmId, error_chain};
 
-use super::hosted::{Hosted, Seat};
+use super::hosted::{ConnectionSlot, Hosted};
 use super::launching::launch;
 use super::listening::{Place, listen};
 use crate::wire::{
@@ -53,7 +53,7 @@ enum UnderWay {
 struct Refusal(String);
 
 /// Speaks with the worker at the other end of `socket` until either has enough.
-pub(super) async fn converse(host: Rc<Hosted>, _seat: Seat, socket: OwnedFd, origin: Origin) {
+pub(super) async fn converse(host: Rc<Hosted>, _seat: ConnectionSlot, socket: OwnedFd, origin: Origin) {
     let connection = match Connection::new(socket) {
         Ok(connection) => connection,
         Err(error) => {

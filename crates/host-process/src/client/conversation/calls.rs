@@ -81,9 +81,9 @@ impl Calls {
 
 impl Conversation {
     /// Asks the process what somebody waits for.
-    pub(super) async fn ask(&mut self, request: Request, link: &mut Link) {
+    pub(super) async fn send_request(&mut self, request: Request, link: &mut Link) {
         match request {
-            Request::Launch(order) => self.ask_to_launch(*order, link).await,
+            Request::Launch(order) => self.send_launch(*order, link).await,
             Request::Command { call, vm, command, answer } => {
                 if answer.is_closed() || !self.machines.is_running(&vm) {
                     return;
@@ -107,7 +107,7 @@ impl Conversation {
         }
     }
 
-    async fn ask_to_launch(&mut self, order: LaunchOrder, link: &mut Link) {
+    async fn send_launch(&mut self, order: LaunchOrder, link: &mut Link) {
         let LaunchOrder { launch, machine, place, answer } = order;
         if answer.is_closed() {
             return;

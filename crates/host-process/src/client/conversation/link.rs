@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use crate::client::directory::{Dialled, SocketDirectory};
-use crate::client::handshake::{HandshakeError, shake_hands};
+use crate::client::handshake::{HandshakeError, handshake};
 use crate::wire::{Connection, ConnectionError, FromHost, Welcome};
 
 /// How long a process may take to answer a hello.
@@ -28,9 +28,9 @@ enum State {
     Closed,
 }
 
-/// Why a process was not met at its socket.
+/// Why a process was not reached at its socket.
 #[derive(Debug, Error)]
-pub(in crate::client) enum MeetingError {
+pub(in crate::client) enum ReachError {
     #[error("cannot {operation}")]
     System {
         operation: &'static str,
@@ -101,35 +101,32 @@ impl Link {
 }
 
 /// Connects to the process `pid` at its socket `name` and says hello.
-pub(super) async fn meet(
+pub(super) async fn reach(
     directory: &SocketDirectory,
     name: &str,
     pid: u32,
-) -> Result<(Connection, Welcome), MeetingError> {
-    let failed = |operation| move |source| MeetingError::System { operation, source };
+) -> Result<(Connection, Welcome), ReachError> {
+    let failed = |operation| move |source| ReachError::System { operation, source };
     let socket = match directory.dial(name).map_err(failed("connect"))? {
         Dialled::Connected(socket) => socket,
-        Dialled::Abandoned => return Err(MeetingError::Abandoned),
+        Dialled::Abandoned => return Err(ReachError::Abandoned),
     };
     let peer = socket_peercred(&socket).map_err(|errno| failed("tell who listens")(errno.into()))?;
     let actual = peer.pid.as_raw_pid().unsigned_abs();
     if actual != pid {
-        return Err(MeetingError::OtherProcess { expected: pid, actual });
+        return Err(ReachError::OtherProcess { expected: pid, actual });
     }
     greet(socket, pid).await
 }
 
 /// Says hello over `socket` to the process `pid`, and checks that it is who answers.
-pub(in crate::client) async fn greet(
-    socket: OwnedFd,
-    pid: u32,
-) -> Result<(Connection, Welcome), MeetingError> {
-    let failed = |operation| move |source| MeetingError::System { operation, source };
+pub(in crate::client) async fn greet(socket: OwnedFd, pid: u32) -> Result<(Connection, Welcome), ReachError> {
+    let failed = |operation| move |source| ReachError::System { operation, source };
     let connection = Connection::new(socket).map_err(failed("watch the connection"))?;
-    let welcome = timeout(HELLO_PATIENCE, shake_hands(&connection, None)).await;
+    let welcome = timeout(HELLO_PATIENCE, handshake(&connection, None)).await;
     let welcome = welcome
         .unwrap_or(Err(HandshakeError::Silent { patience: HELLO_PATIENCE }))
         .and_then(|welcome| welcome.check(pid))
-        .map_err(MeetingError::Handshake)?;
+        .map_err(ReachError::Handshake)?;
     Ok((connection, welcome))
 }

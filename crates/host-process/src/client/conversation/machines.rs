@@ -1,15 +1,18 @@
 //! The machines of one host process: what it tells of them, and what follows.
 
+mod news;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use vm_model::{Command, MachineExit, MachineStatus, ThreadHealth, VmId};
+use vm_model::{Command, MachineExit, ThreadHealth, VmId};
 
 use super::{Conversation, KILL_PATIENCE, Link};
 use crate::client::launching::Place;
 use crate::client::remote::RemoteMachine;
-use crate::wire::{CallId, FromHost, ToHost, Welcome};
+use crate::wire::{CallId, ToHost, Welcome};
+use news::Then;
 
 /// The machines of one process, until they are forgotten.
 #[derive(Debug, Default)]
@@ -43,18 +46,6 @@ enum Kill {
     },
     /// Asked, and its time is over.
     Overdue,
-}
-
-/// What is to be done after a message.
-#[derive(Debug)]
-pub(super) enum Then {
-    Nothing,
-    /// It was launched, and nobody waits for it.
-    Kill(VmId),
-    /// Its process says that it is released.
-    Released(VmId),
-    /// Its last counters are known.
-    Settled(VmId),
 }
 
 impl Machines {
@@ -127,9 +118,9 @@ impl Machines {
     }
 
     /// The process is gone, and with it everything.
-    pub(super) fn settle(&mut self, obituary: &str) {
+    pub(super) fn settle(&mut self, how_it_ended: &str) {
         for tracked in std::mem::take(&mut self.0).into_values() {
-            tracked.settle(obituary);
+            tracked.settle(how_it_ended);
         }
     }
 }
@@ -153,82 +144,6 @@ impl Conversation {
     /// Takes a machine over that runs already.
     pub(in crate::client) fn adopt(&mut self, machine: Arc<RemoteMachine>, place: Place) {
         self.machines.insert(machine, place, Stage::Launched, None);
-    }
-
-    /// Takes note of what the process says.
-    pub(super) fn hear_without_answer(&mut self, message: FromHost) -> Then {
-        match message {
-            FromHost::Launched { call, failure } => return self.launched(call, failure),
-            FromHost::Reply { call, reply } => self.calls.replied(call, reply),
-            FromHost::NotTaken { call } => {
-                return self.calls.counted(call, None).map_or(Then::Nothing, Then::Settled);
-            }
-            FromHost::Counters { call, counters } => {
-                if let Some(vm) = self.calls.counted(call, Some(&counters)) {
-                    if let Some(tracked) = self.machines.0.get(&vm) {
-                        tracked.machine.set_counters(counters);
-                    }
-                    return Then::Settled(vm);
-                }
-            }
-            FromHost::Status { vm, status } => self.note_status(&vm, status),
-            FromHost::Health { vm, health } => {
-                if let Some(tracked) = self.machines.0.get(&vm) {
-                    tracked.machine.set_health(health);
-                }
-            }
-            FromHost::Released { vm } => return Then::Released(vm),
-            FromHost::Refused { reason } => {
-                tracing::warn!(pid = self.process.pid(), reason, "a host process ends its connection");
-            }
-            // A second welcome says nothing new, and nobody knows what the other is.
-            FromHost::Welcome(_) | FromHost::Unknown => {}
-        }
-        Then::Nothing
-    }
-
-    fn note_status(&self, vm: &VmId, status: MachineStatus) {
-        if let Some(tracked) = self.machines.0.get(vm)
-            && !tracked.machine.is_released()
-        {
-            tracked.machine.set_status(status);
-        }
-    }
-
-    fn launched(&mut self, call: CallId, failure: Option<machine_host::LaunchError>) -> Then {
-        let answer = self.calls.take_launch(call);
-        let by_it = |(_, tracked): &(&VmId, &Tracked)| tracked.launched_by == Some(call);
-        let Some(vm) = self.machines.0.iter().find(by_it).map(|(vm, _)| vm.clone()) else {
-            return Then::Nothing;
-        };
-        if let Some(failure) = failure {
-            // Its name is free before anybody learns of it.
-            drop(self.machines.0.remove(&vm));
-            if let Some(answer) = answer {
-                let _ = answer.send(Err(failure));
-            }
-            return Then::Nothing;
-        }
-        if let Some(tracked) = self.machines.0.get_mut(&vm) {
-            tracked.stage = Stage::Launched;
-        }
-        match answer.map(|answer| answer.send(Ok(()))) {
-            Some(Ok(())) => Then::Nothing,
-            Some(Err(_)) | None => {
-                self.machines.let_go(&vm);
-                Then::Kill(vm)
-            }
-        }
-    }
-
-    /// Does what a message asks for.
-    pub(super) async fn act(&mut self, then: Then, link: &mut Link) {
-        match then {
-            Then::Nothing => {}
-            Then::Kill(vm) => self.kill(&vm, link).await,
-            Then::Released(vm) => self.released(vm, link).await,
-            Then::Settled(vm) => self.settled(&vm, link).await,
-        }
     }
 
     /// Ends a machine now.

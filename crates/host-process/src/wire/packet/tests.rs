@@ -91,7 +91,6 @@ fn a_packet_that_is_too_long_is_refused_and_its_descriptors_are_closed() {
     let bytes = vec![b'x'; PACKET_BYTES_MAX + 1];
     sendmsg(&ours, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).expect("the kernel takes it");
     assert!(matches!(receive_packet(&theirs), Err(PacketError::TooLong)));
-    drop(control);
     drop(descriptor);
     assert!(is_closed(&mut traced), "no copy is left");
     // The next one is as good as any.

@@ -1,0 +1,98 @@
+//! What a host process tells of its machines, and what is to be done about it.
+
+use machine_host::LaunchError;
+use vm_model::{MachineStatus, VmId};
+
+use super::super::{Conversation, Link};
+use super::{Stage, Tracked};
+use crate::wire::{CallId, FromHost};
+
+/// What is to be done after a message.
+#[derive(Debug)]
+pub(in super::super) enum Then {
+    Nothing,
+    /// It was launched, and nobody waits for it.
+    Kill(VmId),
+    /// Its process says that it is released.
+    Released(VmId),
+    /// Its last counters are known.
+    Settled(VmId),
+}
+
+impl Conversation {
+    /// Takes note of what the process says.
+    pub(in super::super) fn take_note(&mut self, message: FromHost) -> Then {
+        match message {
+            FromHost::Launched { call, failure } => return self.launched(call, failure),
+            FromHost::Reply { call, reply } => self.calls.replied(call, reply),
+            FromHost::NotTaken { call } => {
+                return self.calls.counted(call, None).map_or(Then::Nothing, Then::Settled);
+            }
+            FromHost::Counters { call, counters } => {
+                if let Some(vm) = self.calls.counted(call, Some(&counters)) {
+                    if let Some(tracked) = self.machines.0.get(&vm) {
+                        tracked.machine.set_counters(counters);
+                    }
+                    return Then::Settled(vm);
+                }
+            }
+            FromHost::Status { vm, status } => self.note_status(&vm, status),
+            FromHost::Health { vm, health } => {
+                if let Some(tracked) = self.machines.0.get(&vm) {
+                    tracked.machine.set_health(health);
+                }
+            }
+            FromHost::Released { vm } => return Then::Released(vm),
+            FromHost::Refused { reason } => {
+                tracing::warn!(pid = self.process.pid(), reason, "a host process ends its connection");
+            }
+            // A second welcome says nothing new, and nobody knows what the other is.
+            FromHost::Welcome(_) | FromHost::Unknown => {}
+        }
+        Then::Nothing
+    }
+
+    pub(super) fn note_status(&self, vm: &VmId, status: MachineStatus) {
+        if let Some(tracked) = self.machines.0.get(vm)
+            && !tracked.machine.is_released()
+        {
+            tracked.machine.set_status(status);
+        }
+    }
+
+    fn launched(&mut self, call: CallId, failure: Option<LaunchError>) -> Then {
+        let answer = self.calls.take_launch(call);
+        let by_it = |(_, tracked): &(&VmId, &Tracked)| tracked.launched_by == Some(call);
+        let Some(vm) = self.machines.0.iter().find(by_it).map(|(vm, _)| vm.clone()) else {
+            return Then::Nothing;
+        };
+        if let Some(failure) = failure {
+            // Its name is free before anybody learns of it.
+            drop(self.machines.0.remove(&vm));
+            if let Some(answer) = answer {
+                let _ = answer.send(Err(failure));
+            }
+            return Then::Nothing;
+        }
+        if let Some(tracked) = self.machines.0.get_mut(&vm) {
+            tracked.stage = Stage::Launched;
+        }
+        match answer.map(|answer| answer.send(Ok(()))) {
+            Some(Ok(())) => Then::Nothing,
+            Some(Err(_)) | None => {
+                self.machines.let_go(&vm);
+                Then::Kill(vm)
+            }
+        }
+    }
+
+    /// Does what a message asks for.
+    pub(in super::super) async fn act(&mut self, then: Then, link: &mut Link) {
+        match then {
+            Then::Nothing => {}
+            Then::Kill(vm) => self.kill(&vm, link).await,
+            Then::Released(vm) => self.released(vm, link).await,
+            Then::Settled(vm) => self.settled(&vm, link).await,
+        }
+    }
+}
