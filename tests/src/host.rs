@@ -83,6 +83,26 @@ fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
     names.collect::<std::io::Result<_>>().with_context(|| format!("cannot list {}", folder.display()))
 }
 
+/// The process that holds the machine of a VM: one has a thread of its name. Only names of up to 12 bytes are told apart.
+///
+/// # Errors
+/// The host's processes cannot be listed.
+pub fn host_process_of(vm: &str) -> Result<Option<i32>> {
+    let thread = format!("vm:{vm}");
+    for process in fs::read_dir("/proc").context("cannot list processes")? {
+        let path = process?.path();
+        let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        // Processes end while they are looked at.
+        let (Some(id), Ok(threads)) = (id, fs::read_dir(path.join("task"))) else { continue };
+        let names =
+            threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+        if names.into_iter().any(|name| name.trim_end() == thread) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,24 +130,4 @@ mod tests {
         assert!(names_in(Path::new("/sys/class/net")).expect("listed").contains("lo"));
         assert!(!HostState::taps().expect("listed").contains("lo"));
     }
-}
-
-/// The process that holds the machine of a VM: one has a thread of its name. Only names of up to 12 bytes are told apart.
-///
-/// # Errors
-/// The host's processes cannot be listed.
-pub fn host_process_of(vm: &str) -> Result<Option<i32>> {
-    let thread = format!("vm:{vm}");
-    for process in fs::read_dir("/proc").context("cannot list processes")? {
-        let path = process?.path();
-        let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        // Processes end while they are looked at.
-        let (Some(id), Ok(threads)) = (id, fs::read_dir(path.join("task"))) else { continue };
-        let names =
-            threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
-        if names.into_iter().any(|name| name.trim_end() == thread) {
-            return Ok(Some(id));
-        }
-    }
-    Ok(None)
 }

@@ -4,6 +4,7 @@
 mod stop;
 
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use vm_model::{
 
 pub use stop::{StopError, StopPolicy, StopReport};
 
-use crate::{CommandError, CommandPort, CountersSource};
+use crate::{CommandError, CommandPort, CountersSource, PortClosed, ReplyFuture};
 
 /// How long vCPUs may take to leave the guest for a look at them; a machine's event loop waits meanwhile.
 const VCPU_PATIENCE: Duration = Duration::from_secs(1);
@@ -42,6 +43,24 @@ pub struct HandleParts {
     pub command_deadline: Duration,
 }
 
+/// Where commands to a machine go that has ended.
+struct NoPort;
+
+impl CommandPort for NoPort {
+    fn call(&self, _command: Command) -> ReplyFuture<'_> {
+        Box::pin(ready(Err(PortClosed)))
+    }
+}
+
+/// The counters of a machine that has ended.
+struct LastCounters(MachineCounters);
+
+impl CountersSource for LastCounters {
+    fn read(&self) -> MachineCounters {
+        self.0.clone()
+    }
+}
+
 /// One machine, from the outside. What dropping the last clone does to the machine is its host's to say: see
 /// [`crate::MachineHost`].
 #[derive(Clone)]
@@ -63,6 +82,21 @@ impl MachineHandle {
     /// A handle of a machine that is reached by `parts`.
     pub fn from_parts(parts: HandleParts) -> Self {
         Self { parts: Arc::new(parts) }
+    }
+
+    /// What is known of a machine that has ended, as a handle that holds nothing of its host: the host may forget it.
+    pub fn ended(&self) -> Self {
+        let parts = &self.parts;
+        Self::from_parts(HandleParts {
+            id: parts.id.clone(),
+            port: Box::new(NoPort),
+            status: watch::channel(parts.status.borrow().clone()).1,
+            health: watch::channel(*parts.health.borrow()).1,
+            released: watch::channel(true).1,
+            counters: Arc::new(LastCounters(parts.counters.read())),
+            console: Arc::clone(&parts.console),
+            command_deadline: parts.command_deadline,
+        })
     }
 
     /// Whose machine it is.

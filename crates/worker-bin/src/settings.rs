@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,12 +191,19 @@ fn placement(runtime_dir: &Path, vms: Option<usize>, spare: Option<usize>) -> Re
     }
     let Some(vms_per_process) = NonZeroUsize::new(vms) else { return Ok(Placement::InThisProcess) };
     Ok(Placement::HostProcesses(HostProcessSettings {
-        // The very file that runs, also after an upgrade has put another in its place.
-        program: ["/proc/self/exe", "vm-host"].map(OsString::from).into(),
+        program: vec![this_program()?, OsString::from("vm-host")],
         directory: runtime_dir.join("hosts"),
         vms_per_process,
         spare,
     }))
+}
+
+/// The file that runs; after an upgrade, what was put in its place.
+fn this_program() -> Result<OsString> {
+    let path = std::env::current_exe().context("cannot find this program's own file")?;
+    // What the kernel appends where the file is gone (proc_pid_exe(5)).
+    let kept = path.as_os_str().as_encoded_bytes().strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
+    Ok(kept.map_or_else(|| path.clone().into_os_string(), OsString::from_vec))
 }
 
 /// The file's content; `None` where there is none.

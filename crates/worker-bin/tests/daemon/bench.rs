@@ -190,6 +190,29 @@ impl Drop for Daemon<'_> {
     }
 }
 
+/// The host processes of this bench: they write to its log.
+pub(crate) fn host_processes(bench: &Bench) -> Vec<i32> {
+    let log = bench.path("log");
+    let processes = fs::read_dir("/proc").expect("listed").flatten();
+    let ids = processes.filter_map(|process| {
+        let command = fs::read(process.path().join("cmdline")).ok()?;
+        let is_host = command.split(|byte| *byte == 0).any(|word| word == b"vm-host");
+        let is_ours = fs::read_link(process.path().join("fd/2")).ok()? == log;
+        (is_host && is_ours).then(|| process.file_name().to_str()?.parse().ok())?
+    });
+    ids.collect()
+}
+
+/// Where a test fails, guests may be left that would go on for ever.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for process in host_processes(self) {
+            // It may have ended meanwhile.
+            let _ = Pid::from_raw(process).map(|process| kill_process(process, Signal::KILL));
+        }
+    }
+}
+
 /// The names in `directory`.
 pub(crate) fn entries(directory: &Path) -> Vec<String> {
     let listed = fs::read_dir(directory).expect("listed");

@@ -6,25 +6,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tiny_guest::TinyGuest;
 
-use crate::bench::{Bench, entries, isolated, links};
+use crate::bench::{Bench, entries, host_processes, isolated, links};
 
 /// What stays the same of VMs whose guests did not notice anything.
 fn lives(bench: &Bench) -> Vec<(Value, Value, Value)> {
     let life = |vm: &Value| (vm["started_at"].clone(), vm["address"].clone(), vm["restarts"].clone());
     bench.vms().iter().map(life).collect()
-}
-
-/// The host processes of this bench: they write to its log.
-fn host_processes(bench: &Bench) -> Vec<i32> {
-    let log = bench.path("log");
-    let processes = fs::read_dir("/proc").expect("listed").flatten();
-    let ids = processes.filter_map(|process| {
-        let command = fs::read(process.path().join("cmdline")).ok()?;
-        let is_host = command.split(|byte| *byte == 0).any(|word| word == b"vm-host");
-        let is_ours = fs::read_link(process.path().join("fd/2")).ok()? == log;
-        (is_host && is_ours).then(|| process.file_name().to_str()?.parse().ok())?
-    });
-    ids.collect()
 }
 
 /// The host process that has a thread for the VM `id`.
@@ -92,7 +79,8 @@ fn guests_go_on_when_the_worker_is_killed() {
 #[test]
 fn guests_go_on_when_the_worker_is_restarted_and_follow_what_changed_meanwhile() {
     isolated(|bench| {
-        two_vms(&bench);
+        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button()));
+        bench.assign(&[a.clone(), b]);
         bench.leave_guests();
         let mut daemon = bench.start();
         bench.until("both run", || both_run(&bench));
@@ -107,7 +95,7 @@ fn guests_go_on_when_the_worker_is_restarted_and_follow_what_changed_meanwhile()
         daemon.signal(Signal::TERM);
         daemon.ended();
 
-        bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
+        bench.assign(&[a]);
         bench.stop_guests();
         let mut daemon = bench.start();
         bench.until("one is gone", || bench.phases() == ["a running"]);

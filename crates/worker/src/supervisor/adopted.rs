@@ -34,6 +34,11 @@ impl RunningMachine {
         }
     }
 
+    /// Whether it has ended and `record` tells so: there is nothing left to do.
+    pub(crate) fn is_done(&self, record: &VmRecord) -> bool {
+        record.running_since.is_none() && self.handle.status().borrow().phase.exit().is_some()
+    }
+
     /// Makes `record` say which definition the machine runs by. A worker may have ended between a launch and the record.
     pub(crate) fn correct(&self, record: &mut VmRecord) {
         let is_newest = is_same_definition(&record.assignment, &self.notes.assignment);

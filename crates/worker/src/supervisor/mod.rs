@@ -95,6 +95,14 @@ impl MachineSlot {
         slot.machine = Some((run, handle));
     }
 
+    /// Its newest machine has ended, and that is on record: nothing of its host is held any more.
+    fn retire(&self) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, handle)) = &mut slot.machine {
+            *handle = handle.ended();
+        }
+    }
+
     fn describe(&self, description: Arc<Description>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).description = Some(description);
     }

@@ -89,31 +89,13 @@ pub(super) async fn prepare(
     let (definition, id) = (staged.definition(), staged.assignment.id.clone());
     let StagedMachine { resets, address, took, .. } = staged;
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
-    let blocking = {
-        let context = Arc::clone(context);
-        tokio::task::spawn_blocking(move || {
-            let (mut acquired, vm) = (AcquiredResources::default(), staged.assignment.id.clone());
-            match open(&context, staged, share, &mut acquired) {
-                Ok(opened) => Ok((opened, acquired)),
-                Err(problem) => {
-                    acquired.give_back(&context, &vm);
-                    Err(problem)
-                }
-            }
-        })
-    };
-    let (opened, acquired) = blocking.await.map_err(|lost| reason(FailureKind::Machine, &lost))??;
+    let (opened, acquired) = open_from_task(context, staged, share).await?;
     let files = begun.elapsed();
     let Opened { mut spec, shape, kernel, share, nics: requests, lock, console } = opened;
     let told_mask = requests.first().and_then(|(request, _)| request.mask);
-    let console = match console {
-        Ok(directory) => Some(directory),
-        Err(problem) => {
-            warnings
-                .push(format!("its console is kept in memory only: its directory cannot be made: {problem}"));
-            None
-        }
-    };
+    let console = console.map_err(|problem| {
+        warnings.push(format!("its console is kept in memory only: its directory cannot be made: {problem}"));
+    });
     let noted = match attach_all(context, &id, &mut spec, requests, &mut warnings).await {
         Ok(nics) => nics,
         Err(problem) => {
@@ -152,9 +134,29 @@ pub(super) async fn prepare(
         timings,
         resets,
         lock,
-        console,
+        console: console.ok(),
         notes,
     })
+}
+
+/// [`open`] for use on a runtime. On failure what was taken of the host is given back.
+async fn open_from_task(
+    context: &Arc<HostContext>,
+    staged: StagedMachine,
+    share: Option<Share>,
+) -> Result<(Opened, AcquiredResources), FailureReason> {
+    let context = Arc::clone(context);
+    let opening = tokio::task::spawn_blocking(move || {
+        let (mut acquired, vm) = (AcquiredResources::default(), staged.assignment.id.clone());
+        match open(&context, staged, share, &mut acquired) {
+            Ok(opened) => Ok((opened, acquired)),
+            Err(problem) => {
+                acquired.give_back(&context, &vm);
+                Err(problem)
+            }
+        }
+    });
+    opening.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
 }
 
 /// All that touches files. What it takes of the host is noted in `acquired`, also where it fails; what was staged and is not

@@ -262,6 +262,7 @@ impl Task {
         if let Err(problem) = self.record.update(|record| record.add_end(end)).await {
             error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
         }
+        self.slot.retire();
         let ends = self.record.value().ends.clone();
         self.info.send_modify(|info| {
             info.started_at = None;

@@ -67,12 +67,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     }
     let machines = machine_host(&config, hypervisor)?;
     let (running, strangers) = take_over(machines.as_ref(), &intact).await;
-    let network = HostNetwork::resume(network, kept_nics(&running))
-        .await
-        .map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
-    for warning in &network.report().warnings {
-        warn!(%warning, "the VMs' network may not work as it should");
-    }
+    let network = resume_network(network, &running).await?;
     let context = Arc::new(HostContext {
         machines,
         capacity: Capacity::new(config.memory_overcommit),
@@ -154,6 +149,20 @@ async fn take_over(
     (running, strangers)
 }
 
+/// Sets the VMs' network up, around the interfaces of those that run.
+async fn resume_network(
+    config: NetworkConfig,
+    running: &BTreeMap<VmId, RunningMachine>,
+) -> Result<HostNetwork, VmManagerError> {
+    let network = HostNetwork::resume(config, kept_nics(running))
+        .await
+        .map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
+    for warning in &network.report().warnings {
+        warn!(%warning, "the VMs' network may not work as it should");
+    }
+    Ok(network)
+}
+
 /// The interfaces of the VMs that run.
 fn kept_nics(running: &BTreeMap<VmId, RunningMachine>) -> Vec<KeptNic> {
     let noted =
@@ -171,11 +180,11 @@ fn kept_nics(running: &BTreeMap<VmId, RunningMachine>) -> Vec<KeptNic> {
 fn restore(registry: &Registry, records: Vec<VmRecord>, mut running: BTreeMap<VmId, RunningMachine>) {
     for mut record in records {
         match running.remove(&record.assignment.id) {
-            Some(machine) => {
+            Some(machine) if !machine.is_done(&record) => {
                 machine.correct(&mut record);
                 registry.resume(record, machine);
             }
-            None => registry.restore(record),
+            Some(_) | None => registry.restore(record),
         }
     }
 }
