@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Assignment, BOOT_DEADLINE, Environment, HostState, Metrics, ObservedVm, SHORT_DEADLINE, Worker, http_get,
-    ping, until,
+    Assignment, BOOT_DEADLINE, Echoes, Environment, HostState, Metrics, ObservedVm, Place, SHORT_DEADLINE,
+    Worker, http_get, ping, until,
 };
 use serde_json::Value;
 
@@ -43,7 +44,8 @@ fn demonstrate(clock: &Clock) -> Result<()> {
     let before = HostState::observe()?;
     clock.say(format_args!("image {} {}", guest.store_path.display(), guest.hash));
 
-    let worker = Worker::start(&environment)?;
+    let place = Arc::new(Place::new("")?);
+    let worker = Worker::start_leaving(&environment, &place)?;
     clock.say(format_args!("procurator-worker run --assignments … is up (process {})", worker.pid()));
     let (first, second) = (Assignment::of(&guest, "web-1"), Assignment::of(&guest, "web-2"));
     worker.assign(&[first, second.clone()])?;
@@ -55,6 +57,8 @@ fn demonstrate(clock: &Clock) -> Result<()> {
     let [web_1, web_2] = &vms;
     cross_the_bridge(clock, web_1, web_2)?;
     show_load(clock, &worker, web_1)?;
+
+    let worker = replace(clock, worker, &environment, &place, &vms)?;
 
     worker.assign(&[second])?;
     clock.say("web-1 is no longer assigned");
@@ -77,6 +81,32 @@ fn demonstrate(clock: &Clock) -> Result<()> {
     ensure!(after == before, "the host was {before:?} and is {after:?}");
     clock.say(format_args!("nothing is left: interfaces {}, as before", listed(&after.interfaces)));
     Ok(())
+}
+
+/// Kills the worker and starts another, and shows that no guest noticed.
+fn replace(
+    clock: &Clock,
+    worker: Worker,
+    environment: &Environment,
+    place: &Arc<Place>,
+    vms: &[ObservedVm],
+) -> Result<Worker> {
+    let echoes = vms.iter().map(|vm| Ok((vm, Echoes::of(vm.address()?)))).collect::<Result<Vec<_>>>()?;
+    clock.say("SIGKILL to the worker");
+    worker.kill()?;
+    let worker = Worker::start_at(environment, place)?;
+    clock.say(format_args!("another worker is up (process {})", worker.pid()));
+    for (before, echoes) in echoes {
+        let (now, heard) = (worker.vm(&before.id)?, echoes.stop()?);
+        ensure!(now.started_at == before.started_at && now.phase == "running", "{}", now.state());
+        ensure!(heard.lost == 0, "{} did not answer all the time: {heard:?}", now.id);
+        let gap = heard.longest_gap;
+        clock.say(format_args!(
+            "{} is {} as before: {} echoes, none lost, at most {gap:.1?} apart",
+            now.id, now.phase, heard.answered
+        ));
+    }
+    Ok(worker)
 }
 
 /// Tells each change of phase until both guests answer.

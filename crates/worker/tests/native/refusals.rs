@@ -8,7 +8,7 @@ use serde_json::json;
 use tiny_guest::TinyGuest;
 use worker::vms::{VmId, VmManager, VmManagerConfig, VmManagerError, VmStatus};
 
-use crate::workbench::{Workbench, create, isolated, links};
+use crate::workbench::{Workbench, create, isolated, links, vm_files};
 
 fn remove(path: &Path, name: &str) {
     fs::remove_file(path.join(name)).expect("removed");
@@ -84,9 +84,8 @@ fn a_bad_artifact_fails_its_vm_with_one_clear_reason_and_no_other_vm() {
             }
             assert!(matches!(manager.get_vm_status(&VmId::new(name)), Ok(VmStatus::Failed(_))), "{name}");
             assert_eq!(links(), before, "{name} left a link");
-            let entries: Vec<_> =
-                fs::read_dir(manager.config().vm_artifacts_dir.join(name)).expect("listed").collect();
-            assert_eq!(entries.len(), 1, "{name}: only the record says that it was asked for");
+            let kept = vm_files(&manager.config().vm_artifacts_dir.join(name));
+            assert_eq!(kept, ["record.json"], "{name}: only the record says that it was asked for");
             manager.remove_vm(&VmId::new(name)).expect("a failed VM can be removed");
         }
         assert_eq!(manager.get_vm_status(&VmId::new("good")).expect("there"), VmStatus::Running);

@@ -136,3 +136,13 @@ pub(crate) fn ping(address: &str) -> bool {
     let output = std::process::Command::new("busybox").args(ping).output().expect("busybox is installed");
     output.status.success()
 }
+
+/// What is kept in a VM's directory, but for its lock and its console.
+pub(crate) fn vm_files(directory: &Path) -> Vec<String> {
+    let listed = fs::read_dir(directory).expect("listed");
+    let mut names: Vec<String> =
+        listed.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.retain(|name| !["lock", "console"].contains(&name.as_str()));
+    names
+}
