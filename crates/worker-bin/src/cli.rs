@@ -29,7 +29,11 @@ pub(crate) enum Verb {
     Run(RunFlags),
     /// Hold VMs on behalf of a worker, which starts this by itself and speaks with it on standard input
     #[command(hide = true)]
-    VmHost,
+    VmHost {
+        /// Form of the log on standard error
+        #[arg(long, value_name = "FORMAT")]
+        log_format: LogFormat,
+    },
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -71,6 +75,16 @@ pub(crate) enum LogFormat {
     Human,
     /// A JSON object a line.
     Json,
+}
+
+impl LogFormat {
+    /// Its name on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// What can be asked of a running worker.

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
-        Verb::VmHost => vm_host::run(),
+        Verb::VmHost { log_format } => vm_host::run(log_format),
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
     };
     let code = match done {

@@ -133,8 +133,14 @@ impl Settings {
         let store_roots =
             if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
         let runtime_dir = self::runtime_dir(runtime_dir.or(file.runtime_dir));
+        let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let manager = VmManagerConfig {
-            placement: placement(&runtime_dir, file.vms_per_host_process, file.spare_host_processes)?,
+            placement: placement(
+                &runtime_dir,
+                log_format,
+                file.vms_per_host_process,
+                file.spare_host_processes,
+            )?,
             metrics_poll_interval: seconds(
                 "metrics_poll_interval_seconds",
                 file.metrics_poll_interval_seconds,
@@ -172,14 +178,19 @@ impl Settings {
             assignments: flags.assignments.or(file.assignments),
             runtime_dir,
             stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
-            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            log_format,
             manager,
         })
     }
 }
 
 /// Which processes the VMs run in.
-fn placement(runtime_dir: &Path, vms: Option<usize>, spare: Option<usize>) -> Result<Placement> {
+fn placement(
+    runtime_dir: &Path,
+    log_format: LogFormat,
+    vms: Option<usize>,
+    spare: Option<usize>,
+) -> Result<Placement> {
     let (vms, spare) = (vms.unwrap_or(1), spare.unwrap_or(2));
     if vms > MOST_VMS_A_PROCESS {
         bail!(
@@ -191,7 +202,7 @@ fn placement(runtime_dir: &Path, vms: Option<usize>, spare: Option<usize>) -> Re
     }
     let Some(vms_per_process) = NonZeroUsize::new(vms) else { return Ok(Placement::InThisProcess) };
     Ok(Placement::HostProcesses(HostProcessSettings {
-        program: vec![this_program()?, OsString::from("vm-host")],
+        program: vec![this_program()?, "vm-host".into(), "--log-format".into(), log_format.as_str().into()],
         directory: runtime_dir.join("hosts"),
         vms_per_process,
         spare,
@@ -304,7 +315,7 @@ mod tests {
     #[test]
     fn nothing_given_is_the_documented_default() {
         let settings = merged(flags(), "").expect("defaults are valid");
-        let placement = placement(Path::new("/run/procurator"), None, None).expect("valid");
+        let placement = placement(Path::new("/run/procurator"), LogFormat::Human, None, None).expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

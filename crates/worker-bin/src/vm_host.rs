@@ -11,12 +11,12 @@ use crate::signals::Unexpected;
 use crate::{logging, signals};
 
 /// Runs until its last VM has ended and a worker has taken notice of that.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(log_format: LogFormat) -> Result<()> {
     become_host_process();
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
     logging::open()?;
-    logging::start(LogFormat::Human)?;
+    logging::start(log_format)?;
     let worker = take_stdin().context("a worker starts this with a socket as standard input")?;
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;

@@ -2,7 +2,7 @@
 //! mapped for it as such.
 
 use anyhow::{Result, ensure};
-use end_to_end::{Assignment, HostSetting, SHORT_DEADLINE, Worker, figure, until};
+use end_to_end::{Assignment, HostSetting, SHORT_DEADLINE, Worker, figure, host_process_of, until};
 
 use crate::environment;
 
@@ -57,12 +57,15 @@ fn shared_memory_has_huge_pages_where_the_host_lets_it() -> Result<()> {
     let image = environment.image("guest")?;
     let _setting = HostSetting::change(SHARED, "advise")?;
     let worker = Worker::start(&environment)?;
-    let mapped = || figure(&format!("/proc/{}/smaps_rollup", worker.pid()), "ShmemPmdMapped");
+    let mapped = || match host_process_of("huge")? {
+        Some(process) => figure(&format!("/proc/{process}/smaps_rollup"), "ShmemPmdMapped"),
+        None => Ok(0),
+    };
     ensure!(mapped()? == 0, "there is no guest yet");
 
     worker.assign(&[Assignment::of(&image, "huge")])?;
     worker.wait_until_answering("huge")?;
-    // In the worker's own page table, and in the guest's second one.
+    // In the page table of its process, and in the guest's second one.
     ensure!(mapped()? >= TOUCHED * 2048, "{} kB are mapped by huge pages", mapped()?);
     ensure!(mapped_by_kvm()? >= TOUCHED, "KVM maps {} pages of 2 MiB", mapped_by_kvm()?);
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use end_to_end::{Assignment, SHORT_DEADLINE, Worker, http_get, until};
+use end_to_end::{Assignment, SHORT_DEADLINE, Worker, host_process_of, http_get, until};
 
 use crate::endings::end_from_within;
 use crate::environment;
@@ -24,7 +24,7 @@ fn the_kernel_moves_frames_through_pauses_and_counts_them() -> Result<()> {
     let vm = worker.wait_until_answering("fast")?;
     ensure!(vm.warnings.iter().all(|warning| !warning.contains("kernel")), "{:?}", vm.warnings);
     // One for each of the two pairs of queues, kept twice: once for the machine that comes after a reset.
-    assert_eq!(back_ends(worker.pid())?, 4);
+    assert_eq!(back_ends("fast")?, 4);
 
     let address = vm.address()?;
     let is_over = AtomicBool::new(false);
@@ -69,7 +69,7 @@ fn the_kernel_moves_frames_after_a_reset_too() -> Result<()> {
     })?;
     let second = worker.wait_until_answering("fast")?;
     assert_eq!(second.address, first.address);
-    assert_eq!(back_ends(worker.pid())?, 4);
+    assert_eq!(back_ends("fast")?, 4);
     let page = http_get(second.address()?, "/megabyte")?;
     ensure!(page.len() == 1 << 20, "a page of {} bytes", page.len());
     // The TAP's own figures went on over the reset, and are counted once.
@@ -92,10 +92,10 @@ fn pause_and_resume(worker: &Worker, assignment: &Assignment) -> Result<()> {
     Ok(())
 }
 
-/// How many of the kernel's back ends process `pid` has open.
-fn back_ends(pid: u32) -> Result<usize> {
-    let descriptors =
-        fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list the worker's descriptors")?;
+/// How many of the kernel's back ends the process that holds `vm` has open.
+fn back_ends(vm: &str) -> Result<usize> {
+    let pid = host_process_of(vm)?.context("no process holds it")?;
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list its descriptors")?;
     // Descriptors come and go while they are listed.
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     Ok(targets.filter(|target| target.as_path() == Path::new("/dev/vhost-net")).count())
