@@ -259,10 +259,13 @@ impl Task {
     /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
     async fn record_end(&mut self, end: RunEnd) {
         info!(vm_id = %self.id, "the run ended: {end}");
-        if let Err(problem) = self.record.update(|record| record.add_end(end)).await {
-            error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
+        match self.record.update(|record| record.add_end(end)).await {
+            // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
+            Ok(()) => self.slot.retire(),
+            Err(problem) => {
+                error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
+            }
         }
-        self.slot.retire();
         let ends = self.record.value().ends.clone();
         self.info.send_modify(|info| {
             info.started_at = None;
