@@ -19,6 +19,7 @@
 mod assignment;
 mod calendar;
 mod command;
+mod condition;
 mod counters;
 mod disk_options;
 mod document;
@@ -47,6 +48,7 @@ pub use assignment::{
 };
 pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
+pub use condition::{Condition, ConditionKind, refresh_conditions};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};

@@ -265,6 +265,11 @@ impl VmManager {
         self.shared.registry.watch(id)
     }
 
+    /// A count that grows whenever what is known of any VM changes, and when one comes or goes.
+    pub fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.shared.context.changes.watch()
+    }
+
     /// What VM `id` has used, as sampled last.
     ///
     /// # Errors
