@@ -17,7 +17,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use vm_model::VmId;
 
-use crate::orders::{DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList};
+use crate::orders::{
+    AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
+};
 use crate::socket_path::SocketPath;
 use crate::{StatusView, VmList, VmView};
 
@@ -126,6 +128,42 @@ impl AdminClient {
     /// See [`ClientError`]; refused where none is held.
     pub async fn allow_removals(&self) -> Result<VerdictView, ClientError> {
         self.post_json("/v1/allow-removals", Bytes::new(), DEADLINE).await
+    }
+
+    /// Follows the master that waits to be accepted.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where none waits.
+    pub async fn accept_master(&self) -> Result<VerdictView, ClientError> {
+        self.post_json("/v1/accept-master", Bytes::new(), DEADLINE).await
+    }
+
+    /// Assigns a VM by hand. Takes as long as hashing its store path where it comes without a hash.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where a file or a master has assigned a VM of that name.
+    pub async fn assign(&self, request: &AssignRequest) -> Result<VerdictView, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|source| broken("POST /v1/vms", source))?;
+        self.post_json("/v1/vms", body.into(), PLAN_DEADLINE).await
+    }
+
+    /// Takes back what was assigned by hand: the VM is removed, its volumes are kept for a while.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where a file or a master has assigned it.
+    pub async fn remove(&self, id: &VmId) -> Result<VerdictView, ClientError> {
+        let path = format!("/v1/vms/{id}");
+        let name = format!("DELETE {path}");
+        let answer = self.ask(&name, Request::delete(path), Bytes::new(), DEADLINE).await?;
+        serde_json::from_slice(&answer).map_err(|source| broken(&name, source))
+    }
+
+    /// Assigns a removed VM again, as it was, with its data.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where nothing of such a VM is kept.
+    pub async fn undelete(&self, id: &VmId) -> Result<VerdictView, ClientError> {
+        self.post_json(&format!("/v1/removed/{id}/undelete"), Bytes::new(), DEADLINE).await
     }
 
     /// Every content of every volume.

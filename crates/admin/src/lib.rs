@@ -6,8 +6,12 @@
 //! | `GET /v1/vms` | `{"vms": [VmView, …]}`, ordered by id |
 //! | `GET /v1/vms/{id}` | [`VmView`] |
 //! | `GET /v1/vms/{id}/console` | what is kept of the console, as the guest wrote it |
+//! | `POST /v1/vms` with an [`AssignRequest`] | [`VerdictView`]: the VM is assigned by this host's administrator |
+//! | `DELETE /v1/vms/{id}` | [`VerdictView`]: that assignment is taken back |
+//! | `POST /v1/removed/{id}/undelete` | [`VerdictView`]: a removed VM is assigned again as it was |
 //! | `POST /v1/plan` with a desired state | [`PlanView`]: what it would change; nothing is done |
 //! | `POST /v1/allow-removals` | [`VerdictView`]: the desired state that was held is applied |
+//! | `POST /v1/accept-master` | [`VerdictView`]: the master that waits to be accepted is followed |
 //! | `GET /v1/volumes` | [`VolumeList`] |
 //! | `GET /v1/removed` | [`RemovedList`] |
 //! | `POST /v1/gc` with a [`DeletionRequest`] | [`DeletionView`] |
@@ -42,7 +46,9 @@ mod view;
 
 pub use client::{AdminClient, ClientError};
 pub use machine_view::{DiskView, MachineView};
-pub use orders::{ActionView, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList};
+pub use orders::{
+    ActionView, AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
+};
 pub use server::{AdminServer, BindError, StatusSource};
 pub use status::{AssignmentsState, AssignmentsView, DamagedVm, StatusView};
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};

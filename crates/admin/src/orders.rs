@@ -2,6 +2,7 @@
 //! changed.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use vm_model::{Generation, HeldSet, RefusedEntry, RemovedVm, VmId, VolumeInfo};
 
 /// What a desired state would change.
@@ -32,13 +33,25 @@ pub struct ActionView {
     pub problem: Option<String>,
 }
 
-/// What became of a desired state that was held.
+/// One VM that should be there: an entry of a desired state, as `docs/configuration.md` describes it. Where it has no
+/// `hash`, the worker hashes the store path itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AssignRequest {
+    /// The entry's keys.
+    pub entry: Map<String, Value>,
+}
+
+/// What became of a desired state or a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerdictView {
     /// The number of the state in force now.
     pub generation: Generation,
     /// What was ordered for each VM.
     pub actions: Vec<ActionView>,
+    /// There where it is not applied, because it waits for an administrator's word.
+    #[serde(default)]
+    pub held: Option<HeldSet>,
 }
 
 /// The answer to a listing of volumes.

@@ -1,5 +1,6 @@
 //! The serving end: a Unix socket, and what is answered on it.
 
+mod assigning;
 mod names;
 mod orders;
 
@@ -141,13 +142,15 @@ struct Answers {
 fn router(answers: Answers) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/vms", get(list_vms))
-        .route("/v1/vms/{id}", get(inspect_vm))
+        .route("/v1/vms", get(list_vms).post(assigning::assign))
+        .route("/v1/vms/{id}", get(inspect_vm).delete(assigning::remove))
         .route("/v1/vms/{id}/console", get(console))
         .route("/v1/plan", post(orders::plan))
         .route("/v1/allow-removals", post(orders::allow_removals))
+        .route("/v1/accept-master", post(orders::accept_master))
         .route("/v1/volumes", get(orders::volumes))
         .route("/v1/removed", get(orders::removed))
+        .route("/v1/removed/{id}/undelete", post(assigning::undelete))
         .route("/v1/gc", post(orders::gc))
         .fallback(no_such_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))

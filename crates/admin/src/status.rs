@@ -1,9 +1,10 @@
 //! What the worker itself looks like from outside: the JSON that programs may rely on. Keys are added, never changed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{Generation, HeldSet, RefusedEntry, Timestamp, VmId};
+use vm_model::{Generation, HeldSet, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
 
 /// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct StatusView {
     /// Where its assignments come from; absent where it was given no file.
     #[serde(default)]
     pub assignments: Option<AssignmentsView>,
-    /// The number of the desired state in force.
+    /// The number of the state in force of the source that goes first.
     #[serde(default)]
     pub generation: Option<Generation>,
     /// A newer desired state that waits for an administrator's word.
@@ -24,6 +25,12 @@ pub struct StatusView {
     /// Entries of the desired state that could not be used. Their VMs stay as they are.
     #[serde(default)]
     pub refused_entries: Vec<RefusedEntry>,
+    /// Everyone who has said what should run, and what became of it.
+    #[serde(default)]
+    pub sources: BTreeMap<SourceKind, SourceStatus>,
+    /// Whose word each VM follows.
+    #[serde(default)]
+    pub owners: BTreeMap<VmId, SourceKind>,
     /// VMs whose record on disk cannot be used. They are left alone.
     #[serde(default)]
     pub damaged: Vec<DamagedVm>,

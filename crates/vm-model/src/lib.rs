@@ -19,6 +19,7 @@
 mod assignment;
 mod calendar;
 mod command;
+mod condition;
 mod counters;
 mod disk_options;
 mod document;
@@ -35,6 +36,7 @@ mod qcow2;
 mod resets;
 mod run_end;
 mod services;
+mod source;
 mod timestamp;
 mod units;
 mod vcpu_dump;
@@ -46,6 +48,7 @@ pub use assignment::{
 };
 pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
+pub use condition::{Condition, ConditionKind, refresh_conditions};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};
@@ -60,12 +63,13 @@ pub use machine::{
 pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
-pub use node_status::{HeldSet, NodeStatus};
+pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
+pub use source::{InvalidLineage, Lineage, Source, SourceKind};
 pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};

@@ -1,21 +1,49 @@
-//! How a host stands to the desired state it was given.
+//! How a host stands to what it was told should run.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, RefusedEntry, Timestamp};
+use crate::{Generation, Lineage, RefusedEntry, SourceKind, Timestamp, VmId};
 
 /// What a host's reconciler tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// The desired state in force; absent before there is one.
+    /// Everyone who has said what should run, now or under an earlier worker.
+    pub sources: BTreeMap<SourceKind, SourceStatus>,
+    /// Whose word each VM follows.
+    #[serde(default)]
+    pub owners: BTreeMap<VmId, SourceKind>,
+}
+
+impl NodeStatus {
+    /// What the first source in order waits with for somebody's word.
+    pub fn held(&self) -> Option<&HeldSet> {
+        self.sources.values().find_map(|source| source.held.as_ref())
+    }
+}
+
+/// How a host stands to one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Whether this worker listens to it. One that is not listened to any more is still followed where nobody else
+    /// speaks of a VM.
+    pub listened_to: bool,
+    /// Which master, and which counting of its generations.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
+    /// The newest state that came and could be read.
+    #[serde(default)]
+    pub observed: Option<Generation>,
+    /// The state in force; absent before there is one.
     pub generation: Option<Generation>,
     /// Since when it is in force under this worker.
     pub since: Option<Timestamp>,
-    /// A desired state that waits for somebody's word.
+    /// A state that waits for somebody's word.
     pub held: Option<HeldSet>,
-    /// Entries of the newest desired state that could not be used.
+    /// Entries of the newest state that could not be used.
     pub refused_entries: Vec<RefusedEntry>,
-    /// Why the newest desired state that came was not taken; absent when it was.
+    /// Why the newest state that came was not taken; absent when it was.
     pub refusal: Option<String>,
 }
 
@@ -26,8 +54,22 @@ pub struct HeldSet {
     pub generation: Generation,
     /// When it came.
     pub since: Timestamp,
-    /// How many VMs it would remove.
+    /// How many VMs it would remove, or stop to replace them.
     pub removals: usize,
+    /// What kind of word it waits for.
+    #[serde(default)]
+    pub waits_for: HoldReason,
     /// Why it is held, and what lets it go.
     pub reason: String,
+}
+
+/// What a desired state that is held waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldReason {
+    /// That removing so much is allowed.
+    #[default]
+    Removals,
+    /// That its master, or its master's new epoch, is accepted.
+    Lineage,
 }

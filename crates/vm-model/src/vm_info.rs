@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Assignment, Bytes, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress, RunEnd, StopMethod,
-    Timestamp, VmId, VmStatus, VolumePolicy,
+    Assignment, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress, RunEnd,
+    StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -63,6 +63,9 @@ pub struct VmInfo {
     pub disk_trouble: Option<DiskTrouble>,
     /// Settings of its artifact that are ignored here, and what of the host it goes without.
     pub warnings: Vec<String>,
+    /// What is stated about it, in the order of [`ConditionKind::ALL`](crate::ConditionKind::ALL).
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
     /// Store paths its artifact reaches whose content nobody vouched for.
     pub unverified: Vec<PathBuf>,
 }
@@ -167,6 +170,7 @@ impl VmInfo {
             hung: false,
             disk_trouble: None,
             warnings: Vec::new(),
+            conditions: Vec::new(),
             unverified: Vec::new(),
         }
     }

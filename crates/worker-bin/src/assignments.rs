@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::{AssignmentSet, Timestamp};
+use vm_model::{AssignmentSet, SourceKind, Timestamp};
 use worker::node::NodeMessage;
 
 use self::changes::Changes;
@@ -170,13 +170,15 @@ impl Source {
             },
         };
         self.state.send_modify(|state| state.verdict = verdict);
-        self.messages.send(NodeMessage::SourceLost).await.map_err(drop)
+        self.messages.send(NodeMessage::SourceLost(SourceKind::File)).await.map_err(drop)
     }
 
     /// Hands a desired state over and tells the verdict.
     async fn send(&self, file: &AssignmentsFile, desired: AssignmentSet) -> Result<(), ()> {
         let (answer, verdict) = oneshot::channel();
-        self.messages.send(NodeMessage::Assignment { desired, answer: Some(answer) }).await.map_err(drop)?;
+        let message =
+            NodeMessage::Assignment { source: vm_model::Source::File, desired, answer: Some(answer) };
+        self.messages.send(message).await.map_err(drop)?;
         let verdict = match verdict.await.map_err(drop)? {
             Ok(admitted) => {
                 // That it is held instead was said by whoever holds it.

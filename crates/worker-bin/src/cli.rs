@@ -107,6 +107,25 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Run a VM that neither a file nor a master assigns; what was asked for stays, over restarts too
+    Create(CreateFlags),
+    /// Remove VMs that were created here; their volumes are kept for a while
+    Rm {
+        /// The VMs
+        #[arg(required = true)]
+        ids: Vec<VmId>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring a removed VM back, with its data, while that is kept
+    Undelete {
+        /// The VM, as `ls --removed` lists it
+        id: VmId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what is kept of a VM's console
     Logs {
         /// The VM
@@ -124,8 +143,14 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Apply the desired state that is held because it would remove every VM
+    /// Apply the desired state that is held because it would remove too much
     AllowRemovals {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow the master that waits to be accepted: one that was rebuilt, or that takes another's place
+    AcceptMaster {
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -155,6 +180,46 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What `create` makes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CreateFlags {
+    /// Its name: a DNS label like `web-1`
+    pub(crate) id: VmId,
+    /// Its artifact, like `/nix/store/…-vm-image`
+    #[arg(value_name = "STORE_PATH")]
+    pub(crate) store_path: PathBuf,
+    /// The NAR hash that the artifact must have [default: the one that it has now]
+    #[arg(long)]
+    pub(crate) hash: Option<String>,
+    /// Number of vCPUs, in place of the artifact's
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) vcpus: Option<u8>,
+    /// Memory in bytes, or with K, M or G behind it, in place of the artifact's
+    #[arg(long, value_name = "SIZE", value_parser = amount)]
+    pub(crate) memory: Option<u64>,
+    /// Text put after the kernel's command line
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline_append: Option<String>,
+    /// Do not wait until it runs
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Bytes, from a number with K, M or G (powers of 1024) behind it or nothing.
+fn amount(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.trim_end_matches(['i', 'B']).char_indices().last() {
+        Some((end, 'K' | 'k')) => (&text[..end], 10),
+        Some((end, 'M' | 'm')) => (&text[..end], 20),
+        Some((end, 'G' | 'g')) => (&text[..end], 30),
+        Some(_) | None => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
 }
 
 /// A VM, or one of its disks.
@@ -195,6 +260,16 @@ mod tests {
         ] {
             let cli = Cli::try_parse_from(arguments).expect("parses");
             assert_eq!(cli.runtime_dir, Some(PathBuf::from("/x")));
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024)] {
+            assert_eq!(amount(text), Ok(bytes));
+        }
+        for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
+            amount(text).expect_err(text);
         }
     }
 

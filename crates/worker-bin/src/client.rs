@@ -1,6 +1,7 @@
 //! The verbs that speak with a running worker. Answers go to standard output, everything else to standard error.
 
 mod amounts;
+mod assigning;
 mod details;
 mod list;
 mod natural_order;
@@ -46,8 +47,15 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             }
             ClientVerb::AllowRemovals { json } => {
                 let verdict = client.allow_removals().await?;
-                if *json { print_json(&verdict) } else { print(&plans::actions(&verdict.actions)) }
+                if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
             }
+            ClientVerb::AcceptMaster { json } => {
+                let verdict = client.accept_master().await?;
+                if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
+            }
+            ClientVerb::Create(flags) => assigning::create(&client, flags).await,
+            ClientVerb::Rm { ids, json } => assigning::remove(&client, ids, *json).await,
+            ClientVerb::Undelete { id, json } => assigning::undelete(&client, id, *json).await,
             ClientVerb::Volumes { json } => {
                 let list = client.list_volumes().await?;
                 if *json { print_json(&list) } else { print(&volumes::volumes(&list.volumes, now)) }

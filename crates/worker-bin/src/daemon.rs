@@ -1,5 +1,6 @@
 //! `run`: the worker in the foreground, from its first log line to the last thing it takes down.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
+use vm_model::SourceKind;
 use worker::node::{NodeMessage, Reconciler};
 use worker::vms::{VmManager, VmManagerError};
 
@@ -140,7 +142,8 @@ impl Parts {
     ) -> Self {
         let polling = vm_manager.start_metrics_polling();
         let (messages, channel) = mpsc::channel::<NodeMessage>(WAITING_STATES);
-        let reconciler = tokio::spawn(Reconciler::new(Arc::clone(vm_manager)).run(channel));
+        let reconciler =
+            tokio::spawn(Reconciler::new(Arc::clone(vm_manager), listened_to(file.is_some())).run(channel));
         let (requests, requested) = watch::channel(file);
         let (states, state) = watch::channel(SourceState::default());
         let source = tokio::spawn(Source::new(requested, messages.clone(), states).run());
@@ -191,6 +194,12 @@ async fn shut_down(vm_manager: &VmManager, endings: &mut Endings) -> Result<(), 
         }
     }
     down.await
+}
+
+/// Who may say what should run.
+fn listened_to(has_file: bool) -> BTreeSet<SourceKind> {
+    let file = has_file.then_some(SourceKind::File);
+    file.into_iter().chain([SourceKind::Local]).collect()
 }
 
 fn lost_part(what: &str, cause: Option<impl Into<anyhow::Error>>) -> anyhow::Error {

@@ -7,13 +7,14 @@ mod changes;
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use worker::node::RemovalLimit;
 use worker::vms::{
     HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,
     VmManagerConfig,
@@ -60,6 +61,7 @@ struct File {
     stop_guests: Option<bool>,
     network: Network,
     limits: Limits,
+    master: Master,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -75,6 +77,12 @@ struct Network {
 #[serde(deny_unknown_fields, default)]
 struct Limits {
     memory_overcommit_ratio: Option<Ratio>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Master {
+    max_removals_per_hour: Option<u32>,
 }
 
 /// A number, or `off`.
@@ -169,6 +177,11 @@ impl Settings {
             },
             stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
+            removal_limit: match file.master.max_removals_per_hour.map(NonZeroU32::new) {
+                None => defaults.removal_limit,
+                Some(None) => RemovalLimit::Off,
+                Some(Some(most)) => RemovalLimit::AnHour(most),
+            },
             memory_overcommit: match file.limits.memory_overcommit_ratio {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use admin::{AssignmentsState, AssignmentsView, DamagedVm, StatusSource, StatusView};
 use tokio::sync::watch;
-use vm_model::{HeldSet, Timestamp};
+use vm_model::{HeldSet, SourceKind, Timestamp};
 use worker::vms::VmManager;
 
 use crate::assignments::{SourceState, Verdict};
@@ -21,14 +21,25 @@ pub(crate) fn source(
     let node_status = vm_manager.node_status();
     Arc::new(move || {
         let node = node_status.borrow().clone();
+        let held = node.held().cloned();
+        let file = node.sources.get(&SourceKind::File);
         let damaged = vm_manager.list_damaged().into_iter();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since,
-            assignments: assignments_view(assignments.borrow().clone(), node.held.as_ref()),
-            generation: node.generation,
-            held: node.held,
-            refused_entries: node.refused_entries,
+            assignments: assignments_view(
+                assignments.borrow().clone(),
+                file.and_then(|file| file.held.as_ref()),
+            ),
+            generation: node.sources.values().find_map(|source| source.generation),
+            held,
+            refused_entries: node
+                .sources
+                .values()
+                .flat_map(|source| source.refused_entries.clone())
+                .collect(),
+            sources: node.sources,
+            owners: node.owners,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             degradations: [vm_manager.network_degradations(), vm_manager.strangers()].concat(),
             log_lines_dropped: logging::dropped(),

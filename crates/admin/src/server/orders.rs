@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use tokio::sync::oneshot;
-use vm_model::AssignmentSet;
+use vm_model::{AssignmentSet, Source};
 use worker::node::{NodeMessage, Outcome, Preview, Verdict};
 use worker::vms::KeptSelection;
 
@@ -19,7 +19,7 @@ pub(super) async fn plan(State(answers): State<Answers>, body: String) -> Result
     let desired = AssignmentSet::parse(&body).map_err(|problem| bad_request(&problem))?;
     let refused_entries = desired.refused.clone();
     let (answer, plan) = oneshot::channel();
-    let preview = ask(&answers, NodeMessage::Plan { desired, answer }, plan).await?;
+    let preview = ask(&answers, NodeMessage::Plan { source: Source::File, desired, answer }, plan).await?;
     let Preview { held, actions, notes } = preview.map_err(|refusal| conflict(&refusal))?;
     let actions = actions.iter().map(|action| ActionView {
         vm: action.vm().clone(),
@@ -33,20 +33,26 @@ pub(super) async fn plan(State(answers): State<Answers>, body: String) -> Result
 pub(super) async fn allow_removals(State(answers): State<Answers>) -> Result<Json<VerdictView>, Refusal> {
     let (answer, verdict) = oneshot::channel();
     match ask(&answers, NodeMessage::AllowRemovals { answer }, verdict).await? {
-        None => Err(Refusal {
-            status: StatusCode::CONFLICT,
-            error: "no desired state is held: there is nothing to allow".to_owned(),
-        }),
-        Some(Err(refusal)) => Err(conflict(&refusal)),
-        Some(Ok(Verdict { generation, outcomes, .. })) => {
-            let actions = outcomes.into_iter().map(|Outcome { vm, action, problem }| ActionView {
-                vm,
-                action,
-                problem,
-            });
-            Ok(Json(VerdictView { generation, actions: actions.collect() }))
-        }
+        None => Err(conflict(&"no desired state is held: there is nothing to allow")),
+        Some(verdict) => shown(verdict),
     }
+}
+
+/// Follows the master that waits to be accepted.
+pub(super) async fn accept_master(State(answers): State<Answers>) -> Result<Json<VerdictView>, Refusal> {
+    let (answer, verdict) = oneshot::channel();
+    match ask(&answers, NodeMessage::AcceptMaster { answer }, verdict).await? {
+        None => Err(conflict(&"no master waits to be accepted")),
+        Some(verdict) => shown(verdict),
+    }
+}
+
+/// A verdict as it is answered.
+pub(super) fn shown(verdict: Result<Verdict, worker::node::Refusal>) -> Result<Json<VerdictView>, Refusal> {
+    let Verdict { generation, outcomes, held } = verdict.map_err(|refusal| conflict(&refusal))?;
+    let actions =
+        outcomes.into_iter().map(|Outcome { vm, action, problem }| ActionView { vm, action, problem });
+    Ok(Json(VerdictView { generation, actions: actions.collect(), held }))
 }
 
 /// Every content of every volume.
@@ -80,14 +86,18 @@ pub(super) async fn gc(
 }
 
 /// Asks the reconciler.
-async fn ask<T>(answers: &Answers, message: NodeMessage, answer: oneshot::Receiver<T>) -> Result<T, Refusal> {
+pub(super) async fn ask<T>(
+    answers: &Answers,
+    message: NodeMessage,
+    answer: oneshot::Receiver<T>,
+) -> Result<T, Refusal> {
     let ending =
         || Refusal { status: StatusCode::SERVICE_UNAVAILABLE, error: "the worker is ending".to_owned() };
     answers.node.send(message).await.map_err(|_| ending())?;
     answer.await.map_err(|_| ending())
 }
 
-fn bad_request(problem: &impl ToString) -> Refusal {
+pub(super) fn bad_request(problem: &impl ToString) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, error: problem.to_string() }
 }
 

@@ -33,10 +33,10 @@ impl Running {
         let (desired, answer) = loop {
             let message = timeout(DEADLINE, self.messages.recv()).await.expect("in time").expect("open");
             match message {
-                NodeMessage::Assignment { desired, answer } => break (desired, answer),
+                NodeMessage::Assignment { desired, answer, .. } => break (desired, answer),
                 // What came before could not be used.
-                NodeMessage::SourceLost => {}
-                other @ (NodeMessage::Plan { .. } | NodeMessage::AllowRemovals { .. }) => panic!("{other:?}"),
+                NodeMessage::SourceLost(_) => {}
+                other => panic!("{other:?}"),
             }
         };
         let admitted =

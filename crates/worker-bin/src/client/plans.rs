@@ -1,6 +1,6 @@
 //! Plans, and what became of them, as lines.
 
-use admin::{ActionView, PlanView};
+use admin::{ActionView, PlanView, VerdictView};
 
 use super::notes::lines;
 use crate::printable::printable;
@@ -20,8 +20,16 @@ pub(super) fn plan(plan: &PlanView) -> String {
     text
 }
 
+/// What became of a desired state or a command.
+pub(super) fn verdict(verdict: &VerdictView) -> String {
+    match &verdict.held {
+        Some(held) => format!("held: {}\n", printable(&held.reason)),
+        None => actions(&verdict.actions),
+    }
+}
+
 /// Actions, one a line.
-pub(super) fn actions(actions: &[ActionView]) -> String {
+fn actions(actions: &[ActionView]) -> String {
     if actions.is_empty() {
         return "nothing to change\n".to_owned();
     }
@@ -34,7 +42,7 @@ pub(super) fn actions(actions: &[ActionView]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Generation, HeldSet, RefusedEntry, Timestamp, VmId};
+    use vm_model::{Generation, HeldSet, HoldReason, RefusedEntry, Timestamp, VmId};
 
     use super::*;
 
@@ -45,6 +53,7 @@ mod tests {
             generation: Generation::new(2),
             since: Timestamp::from_millis(0),
             removals: 1,
+            waits_for: HoldReason::default(),
             reason: "say the word".into(),
         };
         let entry = RefusedEntry { id: VmId::new("b"), problem: "no hash".into() };

@@ -5,7 +5,8 @@ use std::time::Duration;
 use admin::{AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView};
 use vm_model::{
     Assignment, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod, FailureKind,
-    FailureReason, Generation, HeldSet, Overrides, RefusedEntry, RunEnd, VmId, VolumePolicy, WantedChange,
+    FailureReason, Generation, HeldSet, HoldReason, Overrides, RefusedEntry, RunEnd, VmId, VolumePolicy,
+    WantedChange,
 };
 
 use super::*;
@@ -140,6 +141,8 @@ fn what_is_wanted_stands_beside_what_is_in_force() {
 #[test]
 fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     let good = StatusView {
+        sources: Default::default(),
+        owners: Default::default(),
         version: "1".to_owned(),
         since: earlier(60),
         assignments: Some(AssignmentsView {
@@ -183,7 +186,13 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     );
     assert_eq!(notes_of(&bad, &id).len(), 2);
     let reason = "it removes every VM".to_owned();
-    let waiting = HeldSet { generation: Generation::new(4), since: NOW, removals: 2, reason };
+    let waiting = HeldSet {
+        generation: Generation::new(4),
+        since: NOW,
+        removals: 2,
+        waits_for: HoldReason::default(),
+        reason,
+    };
     let held = StatusView { held: Some(waiting), ..good };
     let said = "the newest assignments (generation 4) are held: it removes every VM";
     assert_eq!(notes(&held), [said]);

@@ -17,6 +17,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("metrics_poll_interval_seconds", old.metrics_poll_interval == young.metrics_poll_interval),
         ("removal_grace_seconds", old.removal_grace == young.removal_grace),
         ("limits.memory_overcommit_ratio", old.memory_overcommit == young.memory_overcommit),
+        ("master.max_removals_per_hour", old.removal_limit == young.removal_limit),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
         ("vms_per_host_process", old.placement == young.placement),
         ("network.bridge", old.network_bridge == young.network_bridge),

@@ -3,6 +3,7 @@
 
 mod assignments;
 mod bench;
+mod by_hand;
 mod clients;
 mod outliving;
 mod refusals;

@@ -1,9 +1,9 @@
-//! Whether a new desired state may take the place of the present one. Pure.
+//! Whether a new desired state may take the place of the present one of its source. Pure.
 
 use std::collections::BTreeSet;
 
 use thiserror::Error;
-use vm_model::{AssignmentSet, Generation, VmId};
+use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
 
 /// Why a desired state was refused. The one before stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -34,9 +34,23 @@ pub enum Refusal {
         /// The VM.
         id: VmId,
     },
+    /// A command speaks of a VM that another source has spoken of.
+    #[error("VM {id} is assigned by {owner}: change it there")]
+    NotLocal {
+        /// The VM.
+        id: VmId,
+        /// Who has spoken of it.
+        owner: SourceKind,
+    },
+    /// A command speaks of a VM that nobody has spoken of.
+    #[error("there is no VM {id} that was assigned to this host")]
+    NotAssigned {
+        /// The VM.
+        id: VmId,
+    },
 }
 
-/// Numbers `offered` and decides whether it may follow `current`, the state in force.
+/// Numbers `offered` and decides whether it may follow `current`, what its source has said before in the same counting.
 ///
 /// A state without a number gets the one after the present one, or keeps the present one where nothing changed.
 ///

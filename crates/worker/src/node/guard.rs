@@ -1,41 +1,174 @@
 //! Whether a desired state waits for somebody's word before it takes VMs away. Pure.
 
-use vm_model::{AssignmentSet, HeldSet, Timestamp};
+use std::num::NonZeroU32;
+use std::time::Duration;
 
-/// Holds `admitted` if it is empty and `present` VMs are there: a truncated save looks like that. It is let go where it
-/// says so itself.
-pub(super) fn hold(admitted: &AssignmentSet, present: usize, now: Timestamp) -> Option<HeldSet> {
-    // What of entries that cannot be used is in force is among them already.
-    let is_held = admitted.vms.is_empty() && present > 0 && !admitted.allow_removals;
-    is_held.then(|| HeldSet {
-        generation: admitted.generation.unwrap_or_default(),
+use vm_model::{HeldSet, HoldReason, Lineage, SourceKind, Timestamp};
+
+use super::intent::Said;
+use super::plan::{Action, Redefinition};
+
+/// Removals and replacements are counted over so long.
+const WINDOW: Duration = Duration::from_secs(3600);
+
+/// How many VMs a master may have removed or replaced within an hour without further words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemovalLimit {
+    /// So many.
+    AnHour(NonZeroU32),
+    /// Any number.
+    Off,
+}
+
+impl Default for RemovalLimit {
+    fn default() -> Self {
+        Self::AnHour(NonZeroU32::MIN.saturating_add(9))
+    }
+}
+
+/// Whether `action` takes a machine away: for good, or to put another in its place.
+pub(super) fn is_disruption(action: &Action) -> bool {
+    match action {
+        Action::Remove(..) => true,
+        Action::Redefine(_, what) => match what {
+            Redefinition::Restart { .. } | Redefinition::Unknown => true,
+            Redefinition::SameMachine | Redefinition::Live(_) | Redefinition::Refused(_) => false,
+        },
+        Action::Create(_) | Action::Move(..) | Action::Retry(_) => false,
+    }
+}
+
+/// The moments of `earlier` that count at `now`.
+pub(super) fn recent(earlier: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
+    earlier.iter().copied().filter(|at| now.since(*at) < WINDOW).collect()
+}
+
+/// Holds what `source` says if it takes too much away by `actions`. It is let go where it says so itself. `admitted` has
+/// the moments at which the same source took something away before.
+pub(super) fn hold_removals(
+    source: SourceKind,
+    admitted: &Said,
+    actions: &[Action],
+    limit: RemovalLimit,
+    now: Timestamp,
+) -> Option<HeldSet> {
+    if admitted.desired.allow_removals || source == SourceKind::Local {
+        return None;
+    }
+    let removals = actions.iter().filter(|action| matches!(action, Action::Remove(..))).count();
+    let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
+    let allow = "say \"allow_removals\": true in it, or `procurator-worker allow-removals`";
+    let held = |removals, reason| HeldSet {
+        generation: admitted.generation(),
         since: now,
-        removals: present,
+        removals,
+        waits_for: HoldReason::Removals,
+        reason,
+    };
+    // A truncated save looks like that. What of entries that cannot be used is in force is among the VMs already.
+    if admitted.desired.vms.is_empty() && removals > 0 {
+        let reason = format!("an empty desired state would remove all {removals} VMs: {allow}");
+        return Some(held(removals, reason));
+    }
+    let RemovalLimit::AnHour(most) = limit else { return None };
+    if source != SourceKind::Master || disruptions == 0 {
+        return None;
+    }
+    let before = recent(&admitted.disruptions, now).len();
+    let is_too_many = before.saturating_add(disruptions) > usize::try_from(most.get()).unwrap_or(usize::MAX);
+    is_too_many.then(|| {
+        let reason = format!(
+            "{disruptions} VMs would be removed or replaced, after {before} within the last hour; {most} an hour are \
+             allowed: {allow}"
+        );
+        held(disruptions, reason)
+    })
+}
+
+/// Holds what a master says in another counting than the one in force, of which `said` is the newest. The first one is
+/// taken at its word.
+pub(super) fn hold_lineage(
+    said: Option<&Said>,
+    offered: Option<&Lineage>,
+    now: Timestamp,
+) -> Option<HeldSet> {
+    let (Some(in_force), Some(offered)) = (said?.lineage.as_ref(), offered) else { return None };
+    (in_force != offered).then(|| HeldSet {
+        generation: said.map(Said::generation).unwrap_or_default(),
+        since: now,
+        removals: 0,
+        waits_for: HoldReason::Lineage,
         reason: format!(
-            "an empty desired state would remove all {present} VMs: say \"allow_removals\": true in it, or \
-             `procurator-worker allow-removals`"
+            "master {offered} speaks, and {in_force} is in force: `procurator-worker accept-master` if it was rebuilt or \
+             another takes its place"
         ),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Assignment, RefusedEntry, VmId};
+    use vm_model::{Assignment, AssignmentSet, VmId};
 
+    use super::super::plan::Disks;
     use super::*;
 
+    const NOW: Timestamp = Timestamp::from_millis(10_000_000);
+
+    fn said(names: &[&str]) -> Said {
+        let vms = names.iter().map(|name| Assignment::new(VmId::new(name), "", "/x")).collect();
+        Said { desired: AssignmentSet { vms, ..AssignmentSet::default() }, ..Said::default() }
+    }
+
+    fn removals(count: usize) -> Vec<Action> {
+        let disks = Disks { names: None, kept: Duration::ZERO };
+        (0..count).map(|n| Action::Remove(VmId::new(&format!("vm-{n}")), disks.clone())).collect()
+    }
+
     #[test]
-    fn only_a_state_that_takes_every_vm_away_is_held() {
-        let now = Timestamp::from_millis(0);
-        let empty = AssignmentSet::default();
-        assert_eq!(hold(&empty, 3, now).expect("held").removals, 3);
-        assert_eq!(hold(&empty, 0, now), None, "nothing is taken away");
-        let allowed = AssignmentSet { allow_removals: true, ..AssignmentSet::default() };
-        assert_eq!(hold(&allowed, 3, now), None);
-        let vms = vec![Assignment::new(VmId::new("a"), "", "/x")];
-        assert_eq!(hold(&AssignmentSet { vms, ..AssignmentSet::default() }, 3, now), None);
-        let refused = vec![RefusedEntry { id: VmId::new("a"), problem: String::new() }];
-        let nothing_else = AssignmentSet { refused, ..AssignmentSet::default() };
-        assert!(hold(&nothing_else, 3, now).is_some(), "it would take all VMs away as well");
+    fn a_state_that_is_empty_takes_nothing_away_without_a_word() {
+        let hold = |source, said: &Said, count| {
+            hold_removals(source, said, &removals(count), RemovalLimit::Off, NOW).map(|held| held.removals)
+        };
+        assert_eq!(hold(SourceKind::File, &said(&[]), 3), Some(3));
+        assert_eq!(hold(SourceKind::Master, &said(&[]), 3), Some(3));
+        assert_eq!(hold(SourceKind::Local, &said(&[]), 1), None, "who removes the last one means it");
+        assert_eq!(hold(SourceKind::File, &said(&[]), 0), None, "nothing is taken away");
+        assert_eq!(hold(SourceKind::File, &said(&["a"]), 3), None);
+        let mut allowed = said(&[]);
+        allowed.desired.allow_removals = true;
+        assert_eq!(hold(SourceKind::File, &allowed, 3), None);
+    }
+
+    #[test]
+    fn a_master_takes_so_many_away_within_an_hour_and_no_more() {
+        let limit = RemovalLimit::AnHour(NonZeroU32::MIN.saturating_add(4));
+        let ago = |minutes: u64| Timestamp::from_millis(NOW.as_millis() - minutes * 60_000);
+        let mut master = said(&["a"]);
+        let hold = |source, said: &Said, count| hold_removals(source, said, &removals(count), limit, NOW);
+        assert_eq!(hold(SourceKind::Master, &master, 5), None);
+        assert!(hold(SourceKind::Master, &master, 6).is_some());
+        assert_eq!(hold(SourceKind::File, &master, 6), None, "a file is read by who wrote it");
+        master.disruptions = vec![ago(61), ago(59), ago(1)];
+        assert_eq!(hold(SourceKind::Master, &master, 3), None);
+        let held = hold(SourceKind::Master, &master, 4).expect("held");
+        assert!(
+            held.reason.starts_with("4 VMs would be removed or replaced, after 2 within"),
+            "{}",
+            held.reason
+        );
+        assert_eq!(hold(SourceKind::Master, &master, 0), None, "nothing is taken away");
+    }
+
+    #[test]
+    fn another_master_or_another_epoch_waits_to_be_accepted() {
+        let lineage = |master, epoch| Lineage::new(master, epoch).expect("fine");
+        let known = Said { lineage: Some(lineage("m", "1")), ..said(&["a"]) };
+        let hold =
+            |said, offered: &Lineage| hold_lineage(said, Some(offered), NOW).map(|held| held.waits_for);
+        assert_eq!(hold(None, &lineage("m", "1")), None, "the first one");
+        assert_eq!(hold(Some(&known), &lineage("m", "1")), None);
+        assert_eq!(hold(Some(&known), &lineage("m", "2")), Some(HoldReason::Lineage));
+        assert_eq!(hold(Some(&known), &lineage("n", "1")), Some(HoldReason::Lineage));
+        assert_eq!(hold_lineage(Some(&said(&["a"])), None, NOW), None, "a file has none");
     }
 }

@@ -1,30 +1,38 @@
 //! The loop that keeps this host's VMs equal to what was assigned: observe, plan, apply.
 //!
 //! ```text
-//!  NodeMessage ──→ admit (pure) ──→ guard (pure) ──→ keep on disk ──→ plan (pure) ──→ apply: one order a VM
-//!                    │ refused        │ held           │ not kept       ↑
-//!                    └─→ answer       └─→ answer       └─→ answer     observe the VMs, describe changed definitions
+//!  NodeMessage ──→ admit (pure) ──→ merge (pure) ──→ plan (pure) ──→ guard (pure) ──→ keep on disk ──→ apply:
+//!                    │ refused      all sources        ↑               │ held           │ not kept     one order a VM
+//!                    └─→ answer                 observe the VMs,       └─→ answer       └─→ answer
+//!                                               describe changed definitions
 //! ```
 //!
 //! Applying only tells each VM's supervisor where its VM should be; nothing here waits for a VM, so a stuck one
 //! cannot hold up another.
 
 mod admit;
+mod apply;
+mod commands;
 mod describe;
 mod desired;
 mod guard;
+mod intent;
 mod plan;
 mod reconcile;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
-use vm_model::{AssignmentSet, Generation, HeldSet, VmId};
+use vm_model::{AssignmentSet, Generation, HeldSet, Source, SourceKind, VmId};
 
 pub use admit::{Refusal, admit};
+pub use commands::LocalCommand;
 pub(crate) use describe::describe;
+pub use guard::RemovalLimit;
+pub use intent::{Intent, Merged, Said, Wanted};
 pub use plan::{
     Action, Described, Disks, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined,
 };
@@ -36,34 +44,52 @@ use crate::vms::VmManager;
 /// What a node is told.
 #[derive(Debug)]
 pub enum NodeMessage {
-    /// This should run from now on.
+    /// This should run from now on, as far as its source is concerned.
     Assignment {
-        /// Everything that should run.
+        /// Who says so.
+        source: Source,
+        /// Everything that it wants to run.
         desired: AssignmentSet,
         /// Where the verdict goes, if somebody waits for it.
         answer: Option<oneshot::Sender<Result<Verdict, Refusal>>>,
     },
     /// What would change if this should run? Nothing is done.
     Plan {
-        /// Everything that should run.
+        /// Who would say so.
+        source: Source,
+        /// Everything that it would want to run.
         desired: AssignmentSet,
         /// Where the plan goes.
         answer: oneshot::Sender<Result<Preview, Refusal>>,
     },
-    /// A desired state that is held may be applied.
+    /// An administrator of this host changes one VM.
+    Command {
+        /// In what.
+        command: LocalCommand,
+        /// Where the verdict goes.
+        answer: oneshot::Sender<Result<Verdict, Refusal>>,
+    },
+    /// A desired state that is held for what it removes may be applied.
     AllowRemovals {
         /// Where the verdict goes; nothing where none was held.
         answer: oneshot::Sender<Option<Result<Verdict, Refusal>>>,
     },
-    /// The source of desired states says nothing that can be used any more: what is held of it is forgotten, so that nobody
-    /// allows what it no longer says. What is in force stays so.
-    SourceLost,
+    /// The master that waits to be accepted is the right one.
+    AcceptMaster {
+        /// Where the verdict goes; nothing where none waits.
+        answer: oneshot::Sender<Option<Result<Verdict, Refusal>>>,
+    },
+    /// A source says nothing that can be used any more: what is held of it is forgotten, so that nobody allows what it no
+    /// longer says. What is in force stays so.
+    SourceLost(SourceKind),
+    /// These are the sources from which something may come.
+    ListenTo(BTreeSet<SourceKind>),
 }
 
 /// What became of a desired state that was admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The number of the state in force.
+    /// The number of its source's state in force.
     pub generation: Generation,
     /// There where the state is not in force, because it waits for somebody's word.
     pub held: Option<HeldSet>,
@@ -108,7 +134,8 @@ impl Node {
     /// Keeps the VMs as assigned until all senders of [`Node::node_channel`] are gone. The VMs then go on.
     pub async fn run(self) {
         tracing::info!(master = %self.master_addr, "node started");
-        Reconciler::new(self.vm_manager).run(self.node_channel).await;
+        let listened_to = BTreeSet::from([SourceKind::Master, SourceKind::Local]);
+        Reconciler::new(self.vm_manager, listened_to).run(self.node_channel).await;
         tracing::info!(master = %self.master_addr, "node ended");
     }
 }

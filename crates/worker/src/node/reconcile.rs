@@ -1,52 +1,69 @@
-//! The loop itself: takes desired states in, keeps them, and tells supervisors what follows from them.
+//! The loop itself: takes desired states in, keeps them, and has them applied.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
-use vm_model::{AssignmentSet, Generation, NodeStatus, Timestamp};
+use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
-use super::desired::DesiredStateFile;
-use super::guard::hold;
-use super::{
-    Action, Described, NodeMessage, Observed, Outcome, Preview, Refusal, Verdict, admit, plan, redefined,
-};
+use super::apply::{apply, notes, plan_towards, without_retries_of_others};
+use super::desired::IntentFile;
+use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
+use super::intent::{Intent, Said};
+use super::{Action, LocalCommand, NodeMessage, Preview, Refusal, Verdict, admit};
 use crate::failure::chain;
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
-/// Keeps a manager's VMs equal to the newest desired state.
+/// Keeps a manager's VMs equal to what all sources have said last.
 #[derive(Debug)]
 pub struct Reconciler {
     vm_manager: Arc<VmManager>,
-    file: DesiredStateFile,
-    in_force: Option<AssignmentSet>,
-    /// A desired state that waits for somebody's word.
-    held: Option<AssignmentSet>,
+    file: IntentFile,
+    intent: Intent,
+    listened_to: BTreeSet<SourceKind>,
+    /// What waits for somebody's word.
+    held: BTreeMap<SourceKind, HeldOffer>,
+}
+
+/// A desired state that waits for somebody's word.
+#[derive(Clone, Debug)]
+struct HeldOffer {
+    source: Source,
+    desired: AssignmentSet,
+    waits_for: HoldReason,
+}
+
+/// Whether a master is taken at its word although another counting is in force.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OtherLineage {
+    Waits,
+    Accepted,
 }
 
 impl Reconciler {
-    /// Takes up the desired state that was in force when this host's worker ended, if there was one.
-    pub fn new(vm_manager: Arc<VmManager>) -> Self {
-        let file = DesiredStateFile::in_directory(vm_manager.state_dir(), vm_manager.record_writer());
-        let in_force = file.load().unwrap_or_else(|damage| {
+    /// Takes up what was in force when this host's worker ended. Something may come from the sources that are
+    /// `listened_to`; one that speaks is listened to from then on.
+    pub fn new(vm_manager: Arc<VmManager>, listened_to: BTreeSet<SourceKind>) -> Self {
+        let file = IntentFile::in_directory(vm_manager.state_dir(), vm_manager.record_writer());
+        let intent = file.load().unwrap_or_else(|damage| {
             warn!(error = chain(&damage), "the desired state could not be read; waiting for a new one");
-            None
+            Intent::default()
         });
-        Self { vm_manager, file, in_force, held: None }
+        Self { vm_manager, file, intent, listened_to, held: BTreeMap::new() }
     }
 
     /// Works until all senders of `channel` are gone.
     pub async fn run(mut self, mut channel: Receiver<NodeMessage>) {
-        if let Some(desired) = self.in_force.clone() {
-            self.apply(&desired).await;
-            self.tell(|_| {});
+        if self.intent.sources().next().is_some() {
+            self.go_on().await;
         }
         // Receiving is cancel-safe and the only thing awaited for long.
         while let Some(message) = channel.recv().await {
             match message {
-                NodeMessage::Assignment { desired, answer } => {
-                    let verdict = self.take(&desired).await;
+                NodeMessage::Assignment { source, desired, answer } => {
+                    let verdict = self.take(&source, &desired, OtherLineage::Waits).await;
                     match (answer, verdict) {
                         // Whoever asked may have stopped waiting.
                         (Some(answer), verdict) => drop(answer.send(verdict)),
@@ -54,104 +71,198 @@ impl Reconciler {
                         (None, Ok(_)) => {}
                     }
                 }
-                NodeMessage::Plan { desired, answer } => drop(answer.send(self.preview(&desired).await)),
-                NodeMessage::AllowRemovals { answer } => {
-                    let verdict = match self.held.take() {
-                        Some(held) => Some(self.take(&AssignmentSet { allow_removals: true, ..held }).await),
-                        None => None,
-                    };
-                    drop(answer.send(verdict));
+                NodeMessage::Plan { source, desired, answer } => {
+                    drop(answer.send(self.preview(&source, &desired).await));
                 }
-                NodeMessage::SourceLost => {
-                    if self.held.take().is_some() {
-                        info!("what was held is forgotten: its source says it no longer");
+                NodeMessage::Command { command, answer } => drop(answer.send(self.obey(&command).await)),
+                NodeMessage::AllowRemovals { answer } => {
+                    drop(answer.send(self.let_go(HoldReason::Removals).await));
+                }
+                NodeMessage::AcceptMaster { answer } => {
+                    drop(answer.send(self.let_go(HoldReason::Lineage).await));
+                }
+                NodeMessage::SourceLost(source) => {
+                    if self.held.remove(&source).is_some() {
+                        info!(%source, "what was held is forgotten: its source says it no longer");
                     }
-                    self.tell(|status| status.held = None);
+                    self.tell(source, |status| status.held = None);
+                }
+                NodeMessage::ListenTo(sources) => {
+                    if self.listened_to != sources {
+                        self.listened_to = sources;
+                        self.go_on().await;
+                    }
                 }
             }
         }
     }
 
+    /// Applies what was said so far.
+    async fn go_on(&mut self) {
+        let merged = self.intent.merged(&self.listened_to);
+        let actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
+        apply(&self.vm_manager, &merged, actions);
+        self.tell_all();
+    }
+
     /// Admits a desired state, and applies it if it need not wait.
-    async fn take(&mut self, offered: &AssignmentSet) -> Result<Verdict, Refusal> {
-        self.held = None;
-        let taken = self.take_or_hold(offered).await;
+    async fn take(
+        &mut self,
+        source: &Source,
+        offered: &AssignmentSet,
+        other: OtherLineage,
+    ) -> Result<Verdict, Refusal> {
+        let kind = source.kind();
+        self.listened_to.insert(kind);
+        self.held.remove(&kind);
+        let taken = self.take_or_hold(source, offered, other).await;
+        self.tell_all();
         let refusal = taken.as_ref().err().map(ToString::to_string);
         let held = taken.as_ref().ok().and_then(|verdict| verdict.held.clone());
-        let refused_entries = offered.refused.clone();
-        self.tell(|status| {
-            status.refusal = refusal;
-            status.held = held;
-            status.refused_entries = refused_entries;
+        let in_force = self.intent.of(kind).map(Said::generation);
+        self.tell(kind, |status| {
+            // A source that does not count says what is in force, or what waits.
+            let counted = offered.generation.or_else(|| held.as_ref().map(|held| held.generation));
+            status.observed = counted.or(in_force);
+            if held.is_some() || refusal.is_some() {
+                status.refused_entries.clone_from(&offered.refused);
+            }
+            (status.held, status.refusal) = (held, refusal);
         });
         taken
     }
 
-    async fn take_or_hold(&mut self, offered: &AssignmentSet) -> Result<Verdict, Refusal> {
-        let admitted = admit(self.in_force.as_ref(), offered)?;
-        let generation = admitted.generation.unwrap_or_default();
+    async fn take_or_hold(
+        &mut self,
+        source: &Source,
+        offered: &AssignmentSet,
+        other: OtherLineage,
+    ) -> Result<Verdict, Refusal> {
+        let now = Timestamp::now();
+        if let Some(held) = self.hold_lineage(source, other, now) {
+            return Ok(self.hold(source, offered, held));
+        }
         for entry in &offered.refused {
             warn!(vm_id = %entry.id, problem = entry.problem, "the entry cannot be used; its VM stays as it is");
         }
-        if let Some(held) = hold(&admitted, self.vm_manager.observe().len(), Timestamp::now()) {
-            warn!(%generation, "held: {}", held.reason);
-            self.held = Some(offered.clone());
-            let in_force = self.in_force.as_ref().and_then(|set| set.generation).unwrap_or_default();
-            return Ok(Verdict { generation: in_force, held: Some(held), outcomes: Vec::new() });
+        let said = self.admit(source, offered, now)?;
+        let (intent, actions) = self.plan(source, said, Thoroughness::Quick).await;
+        let kind = source.kind();
+        let limit = self.vm_manager.config().removal_limit;
+        let said = intent.of(kind);
+        if let Some(held) = said.and_then(|said| hold_removals(kind, said, &actions, limit, now)) {
+            return Ok(self.hold(source, offered, held));
         }
-        if self.in_force.as_ref() != Some(&admitted) {
-            self.keep(&admitted).await?;
-        }
-        let outcomes = self.apply(&admitted).await;
-        self.in_force = Some(AssignmentSet { refused: Vec::new(), ..admitted });
-        Ok(Verdict { generation, held: None, outcomes })
+        self.commit(kind, intent, actions).await
+    }
+
+    /// Carries out a command by hand.
+    async fn obey(&mut self, command: &LocalCommand) -> Result<Verdict, Refusal> {
+        let (kind, said) = command.change(&self.intent, &self.listened_to)?;
+        let intent = self.intent.clone().with(kind, said);
+        let merged = intent.merged(&self.listened_to);
+        let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
+        without_retries_of_others(&mut actions, &merged, SourceKind::Local);
+        let verdict = self.commit(kind, intent, actions).await;
+        self.tell_all();
+        verdict
+    }
+
+    /// Applies what waits for this word: of several sources, the first one's.
+    async fn let_go(&mut self, word: HoldReason) -> Option<Result<Verdict, Refusal>> {
+        let held = self.held.values().find(|held| held.waits_for == word)?;
+        let HeldOffer { source, mut desired, .. } = held.clone();
+        let other = match word {
+            HoldReason::Removals => {
+                desired.allow_removals = true;
+                OtherLineage::Waits
+            }
+            HoldReason::Lineage => OtherLineage::Accepted,
+        };
+        Some(self.take(&source, &desired, other).await)
     }
 
     /// What a desired state would change.
-    async fn preview(&self, offered: &AssignmentSet) -> Result<Preview, Refusal> {
-        let admitted = admit(self.in_force.as_ref(), offered)?;
-        let (observed, described) = self.look(&admitted, Thoroughness::CompareImages).await;
-        let held = hold(&admitted, observed.len(), Timestamp::now());
-        let actions = self.plan(&admitted, &observed, &described);
-        let notes = self.notes(&actions).await;
+    async fn preview(&self, source: &Source, offered: &AssignmentSet) -> Result<Preview, Refusal> {
+        let now = Timestamp::now();
+        let said = self.admit(source, offered, now)?;
+        let (intent, actions) = self.plan(source, said, Thoroughness::CompareImages).await;
+        let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
+        let held = self.hold_lineage(source, OtherLineage::Waits, now);
+        let held = held.or_else(|| hold_removals(kind, intent.of(kind)?, &actions, limit, now));
+        let notes = notes(&self.vm_manager, &actions).await;
         Ok(Preview { held, actions, notes })
     }
 
-    /// What is known already of VMs that `actions` create.
-    async fn notes(&self, actions: &[Action]) -> Vec<String> {
-        let created = actions.iter().filter_map(|action| match action {
-            Action::Create(assignment) => Some(assignment.clone()),
-            Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
+    fn hold_lineage(&self, source: &Source, other: OtherLineage, now: Timestamp) -> Option<HeldSet> {
+        let held = hold_lineage(self.intent.of(source.kind()), source.lineage(), now);
+        held.filter(|_| other == OtherLineage::Waits)
+    }
+
+    /// Keeps `offered` until somebody allows it.
+    fn hold(&mut self, source: &Source, offered: &AssignmentSet, held: HeldSet) -> Verdict {
+        warn!(generation = %held.generation, source = %source.kind(), "held: {}", held.reason);
+        let (kind, waits_for) = (source.kind(), held.waits_for);
+        self.held.insert(kind, HeldOffer { source: source.clone(), desired: offered.clone(), waits_for });
+        let generation = self.intent.of(kind).map(Said::generation).unwrap_or_default();
+        Verdict { generation, held: Some(held), outcomes: Vec::new() }
+    }
+
+    /// What `source` will have said, if that is applied.
+    fn admit(&self, source: &Source, offered: &AssignmentSet, now: Timestamp) -> Result<Said, Refusal> {
+        let before = self.intent.of(source.kind());
+        let same_counting = before.filter(|said| said.lineage.as_ref() == source.lineage());
+        Ok(Said {
+            lineage: source.lineage().cloned(),
+            desired: admit(same_counting.map(|said| &said.desired), offered)?,
+            disruptions: before.map(|said| recent(&said.disruptions, now)).unwrap_or_default(),
+        })
+    }
+
+    /// What all sources will have said, and what leads there.
+    async fn plan(&self, source: &Source, said: Said, thoroughness: Thoroughness) -> (Intent, Vec<Action>) {
+        let kind = source.kind();
+        let is_repeated = self.intent.of(kind).is_some_and(|before| {
+            (&before.lineage, before.generation()) == (&said.lineage, said.generation())
         });
-        let created: Vec<_> = created.collect();
-        let removed = self.vm_manager.list_removed_vms();
-        let back =
-            removed.iter().map(|vm| &vm.assignment.id).filter(|id| created.iter().any(|vm| vm.id == **id));
-        let back = back.map(|id| format!("{id} was removed and comes back with its volumes"));
-        let described = self.vm_manager.describe(created.clone(), Thoroughness::Quick).await;
-        let failing = described.into_iter().filter_map(|(id, described)| {
-            described.err().map(|problem| format!("{id} would not start: {problem}"))
-        });
-        back.chain(failing).collect()
+        let intent = self.intent.clone().with(kind, said);
+        let merged = intent.merged(&self.listened_to);
+        let mut actions = plan_towards(&self.vm_manager, &merged, thoroughness).await;
+        without_retries_of_others(&mut actions, &merged, kind);
+        if kind == SourceKind::Master && is_repeated {
+            // It says so again because the connection was lost, not because somebody wishes another try.
+            actions.retain(|action| !matches!(action, Action::Retry(_)));
+        }
+        (intent, actions)
     }
 
-    /// What there is, and what changed definitions would make of it.
-    async fn look(&self, desired: &AssignmentSet, thoroughness: Thoroughness) -> (Observed, Described) {
-        let observed = self.vm_manager.observe();
-        let changed = redefined(desired, &observed).into_iter().cloned().collect();
-        let described = self.vm_manager.describe(changed, thoroughness).await;
-        (observed, described)
+    /// Keeps what all sources have said, and has `actions` carried out.
+    async fn commit(
+        &mut self,
+        kind: SourceKind,
+        intent: Intent,
+        actions: Vec<Action>,
+    ) -> Result<Verdict, Refusal> {
+        let mut said = intent.of(kind).cloned().unwrap_or_default();
+        if kind == SourceKind::Master {
+            let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
+            said.disruptions.extend(std::iter::repeat_n(Timestamp::now(), disruptions));
+        }
+        let generation = said.generation();
+        let intent = intent.with(kind, said);
+        if self.intent != intent {
+            self.keep(&intent).await?;
+        }
+        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions);
+        self.intent = intent;
+        Ok(Verdict { generation, held: None, outcomes })
     }
 
-    fn plan(&self, desired: &AssignmentSet, observed: &Observed, described: &Described) -> Vec<Action> {
-        plan(desired, observed, described, self.vm_manager.config().removal_grace)
-    }
-
-    /// Puts the state on stable storage: what is not there is not acknowledged, and not applied.
-    async fn keep(&self, admitted: &AssignmentSet) -> Result<(), Refusal> {
-        let (file, desired) = (self.file.clone(), admitted.clone());
+    /// Puts it on stable storage: what is not there is not acknowledged, and not applied.
+    async fn keep(&self, intent: &Intent) -> Result<(), Refusal> {
+        let (file, intent) = (self.file.clone(), intent.clone());
         // Syncing takes as long as the disk lets it: not on a runtime's thread.
-        let problem = match tokio::task::spawn_blocking(move || file.save(&desired)).await {
+        let problem = match tokio::task::spawn_blocking(move || file.save(&intent)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(problem)) => chain(&problem),
             Err(lost) => chain(&lost),
@@ -160,45 +271,31 @@ impl Reconciler {
         Err(Refusal::NotKept { problem })
     }
 
-    async fn apply(&self, desired: &AssignmentSet) -> Vec<Outcome> {
-        let generation = desired.generation.unwrap_or_default();
-        let (observed, described) = self.look(desired, Thoroughness::Quick).await;
-        let actions = self.plan(desired, &observed, &described);
-        if actions.is_empty() {
-            info!(%generation, vms = desired.vms.len(), "nothing to change");
-        }
-        let outcomes = actions.into_iter().map(|action| self.order(action, generation)).collect();
-        self.vm_manager.number(desired.vms.iter().map(|vm| &vm.id), generation);
-        outcomes
+    fn tell(&self, source: SourceKind, change: impl FnOnce(&mut SourceStatus)) {
+        self.vm_manager.tell_node_status(|status| change(status.sources.entry(source).or_default()));
     }
 
-    /// Tells a supervisor what follows for its VM.
-    fn order(&self, action: Action, generation: Generation) -> Outcome {
-        let (vm, words) = (action.vm().clone(), action.to_string());
-        info!(%generation, vm_id = %vm, "{words}");
-        let ordered = match action {
-            Action::Create(assignment) | Action::Redefine(assignment, _) => {
-                self.vm_manager.define(assignment, generation)
+    /// Tells of every source what is in force of it.
+    fn tell_all(&self) {
+        let merged = self.intent.merged(&self.listened_to);
+        let now = Timestamp::now();
+        self.vm_manager.tell_node_status(|status: &mut NodeStatus| {
+            for kind in &self.listened_to {
+                status.sources.entry(*kind).or_default();
             }
-            Action::Move(id, desired) => self.vm_manager.desire(&id, desired),
-            Action::Retry(id) => self.vm_manager.start_afresh(&id),
-            Action::Remove(id, _) => self.vm_manager.order_removal(&id),
-        };
-        let problem = ordered.err().map(|problem| chain(&problem));
-        if let Some(problem) = &problem {
-            error!(%generation, vm_id = %vm, error = problem, "not applied");
-        }
-        Outcome { vm, action: words, problem }
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut NodeStatus)) {
-        let generation = self.in_force.as_ref().and_then(|set| set.generation);
-        self.vm_manager.tell_node_status(|status| {
-            if status.generation != generation {
-                status.generation = generation;
-                status.since = Some(Timestamp::now());
+            for (kind, said) in self.intent.sources() {
+                let source = status.sources.entry(kind).or_default();
+                if source.generation != Some(said.generation()) {
+                    (source.generation, source.since) = (Some(said.generation()), Some(now));
+                }
+                source.lineage.clone_from(&said.lineage);
+                let outranked = merged.outranked.get(&kind).cloned().unwrap_or_default();
+                source.refused_entries = [said.desired.refused.clone(), outranked].concat();
             }
-            change(status);
+            for (kind, source) in &mut status.sources {
+                source.listened_to = self.listened_to.contains(kind);
+            }
+            status.owners = merged.owners();
         });
     }
 }

@@ -11,7 +11,7 @@ use nix_artifacts::StoreRoots;
 use tokio::sync::Notify;
 use vm_model::{FailureKind, VmId};
 
-use super::{RestartPolicy, SharedNetwork};
+use super::{Changes, RestartPolicy, SharedNetwork};
 use crate::capacity::Capacity;
 use crate::housekeeping::RemovedVms;
 use crate::records::{LeaseError, Leases, RecordStore, RecordWriter, StateLock, VerifiedPaths};
@@ -48,6 +48,8 @@ pub(crate) struct HostContext {
     pub(crate) _lock: StateLock,
     /// Processes that may run VMs of ours and could not be taken over.
     pub(crate) strangers: Vec<Stranger>,
+    /// Told of every change of what is told of a VM.
+    pub(crate) changes: Changes,
     /// Who moves the frames of VMs.
     pub(crate) vhost_net: VhostNet,
     /// How VMs live and end.

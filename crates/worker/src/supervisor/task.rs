@@ -16,6 +16,7 @@ use super::context::HostContext;
 use super::ending::{classify, reported, standstill};
 use super::live::LiveMachine;
 use super::policy::{Next, RestartHistory, RestartPolicy, RunOutcome};
+use super::publisher::Publisher;
 use super::record::Record;
 use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
 use super::{MachineSlot, Origin, Supervisor, Target};
@@ -39,7 +40,7 @@ pub(super) struct Task {
     pub(super) target: watch::Receiver<Target>,
     /// The target that was taken over last.
     acknowledged: Option<Target>,
-    pub(super) info: watch::Sender<VmInfo>,
+    pub(super) info: Publisher,
     pub(super) slot: MachineSlot,
     pub(super) state: RunState<LiveMachine>,
     history: RestartHistory,
@@ -82,6 +83,7 @@ impl Task {
         origin: Origin,
     ) -> Self {
         let assignment = Arc::clone(&target.borrow().assignment);
+        let changes = context.changes.clone();
         let (predecessor, found, running) = match origin {
             Origin::New => (None, None, None),
             Origin::After(predecessor) => (Some(predecessor), None, None),
@@ -97,7 +99,7 @@ impl Task {
             is_new: found.is_none(),
             target,
             acknowledged: None,
-            info,
+            info: Publisher::new(info, changes),
             slot,
             state: RunState::Off,
             history: RestartHistory::default(),

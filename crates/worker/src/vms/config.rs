@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::node::RemovalLimit;
+
 /// Settings of a VM manager. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmManagerConfig {
@@ -30,6 +32,8 @@ pub struct VmManagerConfig {
     pub stop_timeout: Duration,
     /// How long volumes of removed VMs, and contents of volumes that were replaced, are kept. Zero keeps neither.
     pub removal_grace: Duration,
+    /// How many VMs a master may have removed or replaced within an hour before somebody has to allow it.
+    pub removal_limit: RemovalLimit,
     /// How much memory VMs may have together, as far as it is not of huge pages.
     pub memory_overcommit: MemoryOvercommit,
     /// Which processes the VMs run in.
@@ -122,6 +126,7 @@ impl Default for VmManagerConfig {
             vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),
             removal_grace: Duration::from_secs(24 * 3600),
+            removal_limit: RemovalLimit::default(),
             memory_overcommit: MemoryOvercommit::default(),
             placement: Placement::default(),
         }

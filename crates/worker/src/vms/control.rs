@@ -1,16 +1,20 @@
 //! What the manager's calls do: tell a supervisor where its VM should be, then wait until it is there.
 
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix_artifacts::hash_store_path as hash_of;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::info;
-use vm_model::{Assignment, DesiredState, StopMethod, VmId, VmStatus, VolumeInfo};
+use vm_model::{Assignment, DesiredState, NarHash, StopMethod, VmId, VmStatus, VolumeInfo};
 
 use super::registry::Registry;
 use super::{VmInfo, VmManagerConfig, VmManagerError};
+use crate::failure::chain;
 use crate::supervisor::{Freshness, HostContext};
 
 /// Longest wait for a VM to start: hashing and copying a large artifact takes its time.
@@ -115,6 +119,20 @@ pub enum KeptSelection {
     Vm(VmId),
     /// Those of one disk of a VM; its content in use, too, where that cannot be used and the VM has no machine.
     Volume(VmId, String),
+}
+
+pub(crate) async fn hash_store_path(
+    shared: Arc<Shared>,
+    store_path: PathBuf,
+) -> Result<NarHash, VmManagerError> {
+    let hashed = spawn_blocking(move || {
+        let roots = &shared.context.roots;
+        hash_of(roots, &store_path, &mut |_| ControlFlow::Continue(())).map(|verified| verified.hash)
+    });
+    hashed
+        .await
+        .map_err(VmManagerError::TaskLost)?
+        .map_err(|problem| VmManagerError::StorePath(chain(&problem)))
 }
 
 pub(crate) async fn list_volumes(shared: Arc<Shared>) -> Result<Vec<VolumeInfo>, VmManagerError> {

@@ -129,6 +129,9 @@ pub enum VmManagerError {
     /// Volumes could not be listed or deleted.
     #[error("the volumes could not be used: {0}")]
     Volumes(String),
+    /// A store path could not be hashed.
+    #[error("the store path cannot be used: {0}")]
+    StorePath(String),
     /// The manager was shut down, or a task of it was lost.
     #[error("the VM manager has shut down")]
     TaskLost(#[source] tokio::task::JoinError),

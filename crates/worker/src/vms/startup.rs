@@ -30,7 +30,7 @@ use crate::records::{
     console_directory, make_private,
 };
 use crate::supervisor::{
-    HostContext, Lifecycle, NotedNic, RestartPolicy, RunningMachine, SharedNetwork, Subnet,
+    Changes, HostContext, Lifecycle, NotedNic, RestartPolicy, RunningMachine, SharedNetwork, Subnet,
 };
 use crate::volumes::VolumeStore;
 
@@ -83,6 +83,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         roots,
         strangers,
         _lock: lock,
+        changes: Changes::default(),
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });

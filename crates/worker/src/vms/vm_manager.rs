@@ -8,7 +8,8 @@ use console_log::{ConsoleDirectory, ConsoleSnapshot};
 use machine_host::Stranger;
 use tokio::sync::watch;
 use vm_model::{
-    Assignment, DesiredState, Generation, NodeStatus, RemovedVm, StopMethod, VmId, VmStatus, VolumeInfo,
+    Assignment, DesiredState, Generation, NarHash, NodeStatus, RemovedVm, StopMethod, VmId, VmStatus,
+    VolumeInfo,
 };
 
 use super::control::{self, KeptSelection, Shared};
@@ -264,6 +265,11 @@ impl VmManager {
         self.shared.registry.watch(id)
     }
 
+    /// A count that grows whenever what is known of any VM changes, and when one comes or goes.
+    pub fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.shared.context.changes.watch()
+    }
+
     /// What VM `id` has used, as sampled last.
     ///
     /// # Errors
@@ -326,6 +332,14 @@ impl VmManager {
     /// Something could not be deleted; what was deleted before it stays so.
     pub async fn delete_kept_async(&self, which: KeptSelection) -> Result<Vec<String>, VmManagerError> {
         self.executor.run(control::delete_kept(Arc::clone(&self.shared), which)).await?
+    }
+
+    /// The hash of the store path at `store_path`, as an assignment needs it.
+    ///
+    /// # Errors
+    /// It lies outside the configured store roots, or cannot be read.
+    pub async fn hash_store_path_async(&self, store_path: &Path) -> Result<NarHash, VmManagerError> {
+        self.executor.run(control::hash_store_path(Arc::clone(&self.shared), store_path.to_owned())).await?
     }
 
     /// How this host stands to the desired state it was given last.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use tiny_guest::TinyGuest;
+use vm_model::SourceKind;
 use vm_model::{
     Assignment, AssignmentSet, Bytes, DesiredState, EndCause, EndMethod, FailureKind, Generation,
 };
@@ -250,16 +251,16 @@ fn an_emptied_state_waits_for_a_word() {
         let held = verdict.held.expect("held");
         assert!(held.reason.contains("allow_removals") && held.removals == 1, "{held:?}");
         assert_eq!(verdict.generation, Generation::new(1), "what was in force still is");
-        assert_eq!(node.manager.node_status().borrow().held.as_ref(), Some(&held));
+        assert_eq!(node.manager.node_status().borrow().held(), Some(&held));
         assert_eq!(node.manager.get_vm_status(&VmId::new("web")).expect("there"), VmStatus::Running);
         // Its source says nothing that can be used any more.
         node.lose_source();
         assert_eq!(node.allow_removals(), None, "nobody can allow what is no longer said");
-        assert_eq!(node.manager.node_status().borrow().held, None);
+        assert_eq!(node.manager.node_status().borrow().held(), None);
         node.assign(AssignmentSet::default()).expect("admitted").held.expect("held again");
         // Another state takes its place.
         node.tell(None, vec![web(&artifact)]).expect("taken");
-        assert_eq!(node.manager.node_status().borrow().held, None);
+        assert_eq!(node.manager.node_status().borrow().held(), None);
         assert_eq!(node.allow_removals(), None, "nothing is held any more");
         // It goes with the word, in the state or by a call.
         node.assign(AssignmentSet::default()).expect("admitted");
@@ -328,7 +329,7 @@ fn the_vm_of_an_entry_that_cannot_be_used_runs_on() {
         node.assign(AssignmentSet { vms, refused, ..AssignmentSet::default() }).expect("taken");
         node.await_phase("other", "running");
         assert_eq!(node.manager.get_vm_status(&VmId::new("web")).expect("there"), VmStatus::Running);
-        assert_eq!(node.manager.node_status().borrow().refused_entries.len(), 1);
+        assert_eq!(node.manager.node_status().borrow().sources[&SourceKind::File].refused_entries.len(), 1);
         node.end().shutdown().expect("ends");
     });
 }

@@ -9,6 +9,7 @@ mod lifecycle;
 mod node;
 mod orders;
 mod refusals;
+mod sources;
 mod told;
 mod trouble;
 mod volumes;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
-use vm_model::{Assignment, AssignmentSet, DesiredState, Generation};
-use worker::node::{Node, NodeMessage, Preview, Refusal, Verdict};
+use vm_model::{Assignment, AssignmentSet, DesiredState, Generation, Source, SourceKind};
+use worker::node::{LocalCommand, Node, NodeMessage, Preview, Refusal, Verdict};
 use worker::vms::{VmId, VmManager};
 
 use crate::workbench::{Artifact, await_vm};
@@ -45,8 +45,13 @@ impl Told {
 
     /// Says what should run, and what became of that.
     pub(crate) fn assign(&self, desired: AssignmentSet) -> Result<Verdict, Refusal> {
+        self.assign_from(Source::File, desired)
+    }
+
+    /// The same, from another source.
+    pub(crate) fn assign_from(&self, source: Source, desired: AssignmentSet) -> Result<Verdict, Refusal> {
         let (answer, verdict) = oneshot::channel();
-        self.send(NodeMessage::Assignment { desired, answer: Some(answer) });
+        self.send(NodeMessage::Assignment { source, desired, answer: Some(answer) });
         verdict.blocking_recv().expect("answers")
     }
 
@@ -54,7 +59,7 @@ impl Told {
     pub(crate) fn plan(&self, vms: Vec<Assignment>) -> Vec<String> {
         let (answer, plan) = oneshot::channel();
         let desired = AssignmentSet { vms, ..AssignmentSet::default() };
-        self.send(NodeMessage::Plan { desired, answer });
+        self.send(NodeMessage::Plan { source: Source::File, desired, answer });
         let Preview { actions, .. } = plan.blocking_recv().expect("answers").expect("admitted");
         actions.iter().map(ToString::to_string).collect()
     }
@@ -66,9 +71,23 @@ impl Told {
         verdict.blocking_recv().expect("answers")
     }
 
+    /// The master that waits is accepted.
+    pub(crate) fn accept_master(&self) -> Option<Result<Verdict, Refusal>> {
+        let (answer, verdict) = oneshot::channel();
+        self.send(NodeMessage::AcceptMaster { answer });
+        verdict.blocking_recv().expect("answers")
+    }
+
+    /// An administrator changes one VM.
+    pub(crate) fn command(&self, command: LocalCommand) -> Result<Verdict, Refusal> {
+        let (answer, verdict) = oneshot::channel();
+        self.send(NodeMessage::Command { command, answer });
+        verdict.blocking_recv().expect("answers")
+    }
+
     /// The source of desired states has become unusable.
     pub(crate) fn lose_source(&self) {
-        self.send(NodeMessage::SourceLost);
+        self.send(NodeMessage::SourceLost(SourceKind::File));
     }
 
     fn send(&self, message: NodeMessage) {

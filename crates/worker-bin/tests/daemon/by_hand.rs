@@ -1,0 +1,59 @@
+//! VMs that an administrator creates and removes by hand.
+
+use serde_json::Value;
+use tiny_guest::TinyGuest;
+
+use crate::bench::isolated;
+
+#[test]
+fn a_vm_is_created_by_one_command_stays_over_restarts_and_comes_back_after_its_removal() {
+    isolated(|bench| {
+        let other = bench.vm("listed", &TinyGuest::idle());
+        bench.assign(&[other]);
+        let image = bench.vm("web-1", &TinyGuest::power_button());
+        let image = image["store_path"].as_str().expect("a path").to_owned();
+        let mut daemon = bench.start();
+
+        let created = bench.client(&["create", "web-1", &image, "--memory", "64M"]);
+        assert!(created.status.success(), "{}", bench.log());
+        let said = String::from_utf8(created.stdout).expect("text");
+        assert!(said.starts_with("create web-1\nweb-1 is running, address 10.78.0."), "{said}");
+        let again = bench.client(&["create", "web-1", &image]);
+        assert!(String::from_utf8_lossy(&again.stderr).contains("there is a VM web-1 already"));
+
+        let refused = bench.client(&["rm", "listed"]);
+        assert_eq!(refused.status.code(), Some(1));
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(told.contains("VM listed is assigned by the assignments file: change it there"), "{told}");
+        let unknown = bench.client(&["rm", "web-2"]);
+        assert!(
+            String::from_utf8_lossy(&unknown.stderr).contains("there is no VM web-2; the nearest is web-1")
+        );
+
+        daemon.signal(rustix::process::Signal::TERM);
+        daemon.ended();
+        let _daemon = bench.start();
+        bench.until("both run", || bench.phases() == ["listed running", "web-1 running"]);
+        let shown = bench.client(&["inspect", "web-1", "--json"]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        assert_eq!(shown["overrides"]["memory_bytes"], 64 << 20);
+
+        assert!(bench.client(&["rm", "web-1"]).status.success());
+        bench.until("it is gone", || bench.phases() == ["listed running"]);
+    });
+}
+
+#[test]
+fn a_store_path_that_cannot_be_used_is_refused_before_anything_is_assigned() {
+    isolated(|bench| {
+        bench.assign(&[]);
+        let _daemon = bench.start();
+        for path in ["/etc", "/nonexistent/x-image", "relative"] {
+            let refused = bench.client(&["create", "web-1", path]);
+            assert_eq!(refused.status.code(), Some(1), "{path}");
+            let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(told.contains("the store path cannot be used") && told.contains(path), "{told}");
+        }
+        assert_eq!(bench.phases(), [""; 0]);
+    });
+}

@@ -1,0 +1,99 @@
+//! Observing the VMs, planning what leads them to what is wanted, and telling their supervisors.
+
+use std::collections::BTreeMap;
+
+use tracing::{error, info};
+use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
+
+use super::intent::Merged;
+use super::{Action, Described, Observed, Outcome, plan, redefined};
+use crate::failure::chain;
+use crate::vms::VmManager;
+use crate::volumes::Thoroughness;
+
+/// All changes that lead to `merged`.
+pub(super) async fn plan_towards(
+    vm_manager: &VmManager,
+    merged: &Merged,
+    thoroughness: Thoroughness,
+) -> Vec<Action> {
+    let desired = merged.to_set();
+    let (observed, described) = look(vm_manager, &desired, thoroughness).await;
+    plan(&desired, &observed, &described, vm_manager.config().removal_grace)
+}
+
+/// What there is, and what changed definitions would make of it.
+async fn look(
+    vm_manager: &VmManager,
+    desired: &AssignmentSet,
+    thoroughness: Thoroughness,
+) -> (Observed, Described) {
+    let observed = vm_manager.observe();
+    let changed = redefined(desired, &observed).into_iter().cloned().collect();
+    let described = vm_manager.describe(changed, thoroughness).await;
+    (observed, described)
+}
+
+/// Leaves out what tries again VMs of which `source` does not speak.
+pub(super) fn without_retries_of_others(actions: &mut Vec<Action>, merged: &Merged, source: SourceKind) {
+    actions.retain(|action| match action {
+        Action::Retry(id) => merged.vms.get(id).is_some_and(|wanted| wanted.source == source),
+        Action::Create(_) | Action::Redefine(..) | Action::Move(..) | Action::Remove(..) => true,
+    });
+}
+
+/// Tells supervisors what follows for their VMs, and each VM which state it is part of.
+pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action>) -> Vec<Outcome> {
+    if actions.is_empty() {
+        info!(vms = merged.vms.len(), "nothing to change");
+    }
+    let outcomes = actions.into_iter().map(|action| {
+        let generation = merged.vms.get(action.vm()).map(|wanted| wanted.generation).unwrap_or_default();
+        order(vm_manager, action, generation)
+    });
+    let outcomes = outcomes.collect();
+    let mut numbers: BTreeMap<Generation, Vec<&VmId>> = BTreeMap::new();
+    for (id, wanted) in &merged.vms {
+        numbers.entry(wanted.generation).or_default().push(id);
+    }
+    for (generation, vms) in numbers {
+        vm_manager.number(vms.into_iter(), generation);
+    }
+    outcomes
+}
+
+/// Tells a supervisor what follows for its VM.
+fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outcome {
+    let (vm, words) = (action.vm().clone(), action.to_string());
+    info!(%generation, vm_id = %vm, "{words}");
+    let ordered = match action {
+        Action::Create(assignment) | Action::Redefine(assignment, _) => {
+            vm_manager.define(assignment, generation)
+        }
+        Action::Move(id, desired) => vm_manager.desire(&id, desired),
+        Action::Retry(id) => vm_manager.start_afresh(&id),
+        Action::Remove(id, _) => vm_manager.order_removal(&id),
+    };
+    let problem = ordered.err().map(|problem| chain(&problem));
+    if let Some(problem) = &problem {
+        error!(%generation, vm_id = %vm, error = problem, "not applied");
+    }
+    Outcome { vm, action: words, problem }
+}
+
+/// What is known already of VMs that `actions` create.
+pub(super) async fn notes(vm_manager: &VmManager, actions: &[Action]) -> Vec<String> {
+    let created = actions.iter().filter_map(|action| match action {
+        Action::Create(assignment) => Some(assignment.clone()),
+        Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
+    });
+    let created: Vec<_> = created.collect();
+    let removed = vm_manager.list_removed_vms();
+    let back = removed.iter().map(|vm| &vm.assignment.id).filter(|id| created.iter().any(|vm| vm.id == **id));
+    let back = back.map(|id| format!("{id} was removed and comes back with its volumes"));
+    let described = vm_manager.describe(created.clone(), Thoroughness::Quick).await;
+    let failing = described.into_iter().filter_map(|(id, described)| {
+        described.err().map(|problem| format!("{id} would not start: {problem}"))
+    });
+    back.chain(failing).collect()
+}

@@ -1,0 +1,157 @@
+//! What every source has said last, and what that comes to together. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use vm_model::{Assignment, AssignmentSet, Generation, Lineage, RefusedEntry, SourceKind, Timestamp, VmId};
+
+/// What every source has said last, as far as it was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    sources: BTreeMap<SourceKind, Said>,
+}
+
+/// What one source has said last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Which master said it, and in which counting.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
+    /// What it said. The generation is always there.
+    pub desired: AssignmentSet,
+    /// When it had VMs removed or replaced lately, a moment each.
+    #[serde(default)]
+    pub disruptions: Vec<Timestamp>,
+}
+
+/// A VM that should be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it should be.
+    pub assignment: Assignment,
+    /// Who said so.
+    pub source: SourceKind,
+    /// In which of its states.
+    pub generation: Generation,
+}
+
+/// What all sources come to together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Every VM that should be there.
+    pub vms: BTreeMap<VmId, Wanted>,
+    /// What is not followed, because another source that goes first speaks of the same VM; by who is not followed.
+    pub outranked: BTreeMap<SourceKind, Vec<RefusedEntry>>,
+    /// Entries that cannot be used, of VMs that nobody else speaks of. They stay as they are.
+    pub untouched: Vec<RefusedEntry>,
+}
+
+impl Said {
+    /// The number of what was said.
+    pub fn generation(&self) -> Generation {
+        self.desired.generation.unwrap_or_default()
+    }
+}
+
+impl Intent {
+    /// What `source` has said last.
+    pub fn of(&self, source: SourceKind) -> Option<&Said> {
+        self.sources.get(&source)
+    }
+
+    /// Every source that has spoken, in order.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceKind, &Said)> {
+        self.sources.iter().map(|(kind, said)| (*kind, said))
+    }
+
+    /// The same, with `said` as the newest word of `source`.
+    #[must_use]
+    pub fn with(mut self, source: SourceKind, said: Said) -> Self {
+        self.sources.insert(source, said);
+        self
+    }
+
+    /// What the sources come to together. One that is not listened to any more is followed only where no other speaks of a
+    /// VM: it cannot take back what it said.
+    pub fn merged(&self, listened_to: &BTreeSet<SourceKind>) -> Merged {
+        let mut merged = Merged::default();
+        let (present, past): (Vec<_>, Vec<_>) =
+            self.sources().partition(|(kind, _)| listened_to.contains(kind));
+        for (source, said) in present.into_iter().chain(past) {
+            let generation = said.generation();
+            for assignment in &said.desired.vms {
+                match merged.vms.get(&assignment.id) {
+                    None => {
+                        let wanted = Wanted { assignment: assignment.clone(), source, generation };
+                        merged.vms.insert(assignment.id.clone(), wanted);
+                    }
+                    Some(first) => {
+                        let problem = format!("{} speaks of this VM too, and goes first", first.source);
+                        let entry = RefusedEntry { id: assignment.id.clone(), problem };
+                        merged.outranked.entry(source).or_default().push(entry);
+                    }
+                }
+            }
+        }
+        let refused = self.sources().flat_map(|(_, said)| &said.desired.refused);
+        merged.untouched = refused.filter(|entry| !merged.vms.contains_key(&entry.id)).cloned().collect();
+        merged
+    }
+}
+
+impl Merged {
+    /// As one desired state.
+    pub fn to_set(&self) -> AssignmentSet {
+        let vms = self.vms.values().map(|wanted| wanted.assignment.clone()).collect();
+        AssignmentSet { vms, refused: self.untouched.clone(), ..AssignmentSet::default() }
+    }
+
+    /// Whose word each VM follows.
+    pub fn owners(&self) -> BTreeMap<VmId, SourceKind> {
+        self.vms.iter().map(|(id, wanted)| (id.clone(), wanted.source)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(generation: u64, names: &[&str]) -> Said {
+        let vm = |name: &&str| Assignment::new(VmId::new(name), "sha256-x=", "/nix/store/x");
+        let vms = names.iter().map(vm).collect();
+        let generation = Some(Generation::new(generation));
+        Said { desired: AssignmentSet { generation, vms, ..AssignmentSet::default() }, ..Said::default() }
+    }
+
+    fn owners(intent: &Intent, listened_to: &[SourceKind]) -> Vec<(String, SourceKind, u64)> {
+        let merged = intent.merged(&listened_to.iter().copied().collect());
+        let vms = merged.vms.iter();
+        vms.map(|(id, wanted)| (id.to_string(), wanted.source, wanted.generation.get())).collect()
+    }
+
+    #[test]
+    fn a_master_goes_before_the_file_and_both_before_commands() {
+        use SourceKind::{File, Local, Master};
+        let intent = Intent::default()
+            .with(Local, said(1, &["a", "b", "c"]))
+            .with(File, said(2, &["a", "b"]))
+            .with(Master, said(3, &["a"]));
+        let expected =
+            [("a", Master, 3), ("b", File, 2), ("c", Local, 1)].map(|(id, who, n)| (id.to_owned(), who, n));
+        assert_eq!(owners(&intent, &[File, Local, Master]), expected);
+        let outranked = intent.merged(&[File, Local, Master].into()).outranked;
+        assert_eq!(outranked[&Local].len(), 2);
+        assert_eq!(outranked[&File][0].problem, "the master speaks of this VM too, and goes first");
+
+        let without_master = intent.with(Master, said(4, &[]));
+        assert_eq!(owners(&without_master, &[File, Local, Master])[0], ("a".to_owned(), File, 2));
+    }
+
+    #[test]
+    fn who_is_not_listened_to_any_more_keeps_only_what_nobody_else_speaks_of() {
+        use SourceKind::{File, Master};
+        let intent = Intent::default().with(Master, said(3, &["a", "b"])).with(File, said(2, &["a"]));
+        let expected = [("a", File, 2), ("b", Master, 3)].map(|(id, who, n)| (id.to_owned(), who, n));
+        assert_eq!(owners(&intent, &[File]), expected);
+    }
+}

@@ -1,0 +1,126 @@
+//! Several who say what should run: each for itself, and none without limits.
+
+use std::num::NonZeroU32;
+
+use tiny_guest::TinyGuest;
+use vm_model::{
+    Assignment, AssignmentSet, DesiredState, Generation, HoldReason, Lineage, Source, SourceKind,
+};
+use worker::node::{LocalCommand, Refusal, RemovalLimit, Verdict};
+use worker::vms::{VmId, VmManager, VmManagerConfig};
+
+use crate::told::{Told, assigned};
+use crate::workbench::{isolated, until};
+
+const RUNNING: DesiredState = DesiredState::Running;
+const STOPPED: DesiredState = DesiredState::Stopped;
+
+fn master(epoch: &str) -> Source {
+    Source::Master(Lineage::new("m1", epoch).expect("fine"))
+}
+
+fn set(generation: u64, vms: Vec<Assignment>) -> AssignmentSet {
+    AssignmentSet { generation: Some(Generation::new(generation)), vms, ..AssignmentSet::default() }
+}
+
+fn names(node: &Told) -> Vec<String> {
+    node.manager.list_vms().iter().map(|vm| vm.id.to_string()).collect()
+}
+
+fn held(verdict: Result<Verdict, Refusal>) -> Option<HoldReason> {
+    verdict.expect("admitted").held.map(|held| held.waits_for)
+}
+
+#[test]
+fn each_source_speaks_for_itself() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let vm = |name: &str, desired| assigned(name, &image, desired);
+        let node = Told::start(bench.manager());
+        node.assign_from(Source::File, set(3, vec![vm("f", STOPPED), vm("both", STOPPED)])).expect("taken");
+        node.assign_from(master("1"), set(9, vec![vm("m", RUNNING), vm("both", RUNNING)])).expect("taken");
+        node.command(LocalCommand::Assign(vm("l", RUNNING))).expect("taken");
+        for (name, phase) in [("f", "stopped"), ("m", "running"), ("both", "running"), ("l", "running")] {
+            node.await_phase(name, phase);
+        }
+        let status = node.manager.node_status().borrow().clone();
+        assert_eq!(status.owners[&VmId::new("both")], SourceKind::Master);
+        assert_eq!(status.sources[&SourceKind::File].refused_entries[0].id, VmId::new("both"));
+        assert_eq!(status.sources[&SourceKind::Master].generation, Some(Generation::new(9)));
+
+        // The numbers of one say nothing of another's.
+        node.assign_from(master("1"), set(10, vec![vm("m", RUNNING)])).expect("taken");
+        node.await_phase("both", "stopped");
+        let refused = node.command(LocalCommand::Remove(VmId::new("m")));
+        assert_eq!(refused, Err(Refusal::NotLocal { id: VmId::new("m"), owner: SourceKind::Master }));
+        node.command(LocalCommand::Remove(VmId::new("l"))).expect("taken");
+        until("it is gone", || names(&node) == ["both", "f", "m"]);
+
+        // All of it is known to the next worker, also what was said by hand.
+        node.command(LocalCommand::Assign(vm("l", STOPPED))).expect("taken");
+        node.end().shutdown().expect("ends");
+        let node = Told::start(bench.manager());
+        node.await_phase("m", "running");
+        assert_eq!(names(&node), ["both", "f", "l", "m"]);
+        // Nobody reads the file any more: what it assigned can be removed by hand.
+        node.command(LocalCommand::Remove(VmId::new("f"))).expect("taken");
+        until("it is gone", || names(&node) == ["both", "l", "m"]);
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_master_that_counts_anew_waits_to_be_accepted() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let vm = |name: &str| assigned(name, &image, STOPPED);
+        let node = Told::start(bench.manager());
+        node.assign_from(master("1"), set(9, vec![vm("a")])).expect("taken");
+        assert!(matches!(node.assign_from(master("1"), set(8, vec![vm("a")])), Err(Refusal::Older { .. })));
+        assert_eq!(held(node.assign_from(master("2"), set(1, vec![vm("b")]))), Some(HoldReason::Lineage));
+        assert_eq!(node.allow_removals(), None, "that is another word");
+        assert_eq!(names(&node), ["a"]);
+        assert_eq!(held(node.accept_master().expect("one waits")), None);
+        until("it is followed", || names(&node) == ["b"]);
+        assert_eq!(node.accept_master(), None);
+        node.assign_from(master("2"), set(2, vec![vm("b"), vm("c")])).expect("the new counting goes on");
+        assert_eq!(
+            held(node.assign_from(master("1"), set(10, vec![vm("a")]))),
+            Some(HoldReason::Lineage),
+            "and the old one is over"
+        );
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn what_a_master_takes_away_within_an_hour_is_counted_over_restarts() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let vms = |count: usize| (0..count).map(|n| assigned(&format!("vm-{n}"), &image, STOPPED)).collect();
+        let limit = RemovalLimit::AnHour(NonZeroU32::MIN.saturating_add(2));
+        let start = || {
+            let config = VmManagerConfig { removal_limit: limit, ..bench.config() };
+            Told::start(VmManager::new(config).expect("starts"))
+        };
+        let node = start();
+        node.assign_from(master("1"), set(1, vms(8))).expect("taken");
+        assert_eq!(held(node.assign_from(master("1"), set(2, vms(6)))), None, "two of three");
+        until("they are gone", || names(&node).len() == 6);
+        node.end().shutdown().expect("ends");
+
+        let node = start();
+        assert_eq!(held(node.assign_from(master("1"), set(3, vms(4)))), Some(HoldReason::Removals));
+        let status = node.manager.node_status().borrow().sources[&SourceKind::Master].clone();
+        assert_eq!(
+            (status.generation, status.observed),
+            (Some(Generation::new(2)), Some(Generation::new(3)))
+        );
+        assert_eq!(names(&node).len(), 6);
+        // It says the same with the word for it.
+        let allowed = AssignmentSet { allow_removals: true, ..set(3, vms(4)) };
+        assert_eq!(held(node.assign_from(master("1"), allowed)), None);
+        until("they are gone", || names(&node).len() == 4);
+        node.end().shutdown().expect("ends");
+    });
+}
