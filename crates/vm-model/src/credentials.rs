@@ -35,6 +35,11 @@ impl Secret {
         Self(bytes)
     }
 
+    /// The bytes that `text` spells in Base64, with padding; `None` where it is none.
+    pub fn from_base64(text: &str) -> Option<Self> {
+        BASE64.decode(text.as_bytes()).ok().map(Self)
+    }
+
     /// The bytes, for whoever is meant to have them.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -17,7 +17,8 @@ const TABLE_OFFSET: u64 = 32;
 /// More bytes than all structures have without OEM strings.
 const FIXED_BYTES_MAX: u64 = 1 << 10;
 const _: () = assert!(
-    TABLE_OFFSET + FIXED_BYTES_MAX + OEM_STRINGS_BYTES_MAX as u64 <= layout::SMBIOS.end - layout::SMBIOS.start,
+    TABLE_OFFSET + FIXED_BYTES_MAX + OEM_STRINGS_BYTES_MAX as u64
+        <= layout::SMBIOS.end - layout::SMBIOS.start,
     "the longest OEM strings fit the layout"
 );
 
