@@ -174,7 +174,9 @@ impl HealthState {
                     && matches!(probe.latest, Some(Finding::Unknown(_)));
                 (if is_unknown { Readiness::Unknown } else { Readiness::NotReady }, Some(reason))
             }
-            None if self.has(ProbeRole::Startup) || self.has(ProbeRole::Readiness) => (Readiness::Ready, None),
+            None if self.has(ProbeRole::Startup) || self.has(ProbeRole::Readiness) => {
+                (Readiness::Ready, None)
+            }
             None => (Readiness::Unknown, None),
         }
     }
@@ -214,7 +216,7 @@ impl HealthState {
                 probe.state.start_with(if is_passing { outcome } else { ProbeOutcome::Untried }, now);
             }
         }
-        if self.of(ProbeRole::Startup).all(|probe| probe.state.outcome() == ProbeOutcome::Passing) {
+        if self.has_started() {
             self.stage = Stage::Started;
             for probe in &mut self.probes {
                 match (probe.spec.role, known(probe).map(|known| known.outcome)) {
@@ -239,9 +241,7 @@ impl HealthState {
             });
             return;
         }
-        let mut startup = self.of(ProbeRole::Startup);
-        if self.stage == Stage::Starting && startup.all(|probe| probe.state.outcome() == ProbeOutcome::Passing)
-        {
+        if self.stage == Stage::Starting && self.has_started() {
             self.stage = Stage::Started;
             for probe in &mut self.probes {
                 match probe.spec.role {
@@ -250,6 +250,10 @@ impl HealthState {
                 }
             }
         }
+    }
+
+    fn has_started(&self) -> bool {
+        self.of(ProbeRole::Startup).all(|probe| probe.state.outcome() == ProbeOutcome::Passing)
     }
 
     fn of(&self, role: ProbeRole) -> impl Iterator<Item = &Probe> {

@@ -144,7 +144,8 @@ proptest! {
 fn probes_of_many_machines_are_spread() {
     let mut tenths = [0_usize; 10];
     for number in 0..500 {
-        let mut state = ProbeState::new(timing(10, 3, 1), Phase::of(&VmId::new(&format!("vm-{number}")), "web"));
+        let mut state =
+            ProbeState::new(timing(10, 3, 1), Phase::of(&VmId::new(&format!("vm-{number}")), "web"));
         state.start(Duration::ZERO);
         let first = state.due().expect("it waits");
         tenths[usize::try_from(first.as_millis() / 100).expect("small")] += 1;

@@ -9,7 +9,8 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn probe(id: &str, role: ProbeRole) -> ProbeSpec {
-    let timing = ProbeTiming { failure_threshold: NonZeroU32::MIN.saturating_add(1), ..ProbeTiming::default() };
+    let timing =
+        ProbeTiming { failure_threshold: NonZeroU32::MIN.saturating_add(1), ..ProbeTiming::default() };
     ProbeSpec { id: id.to_owned(), role, check: ProbeCheck::Tcp { port: NonZeroU16::MIN }, timing }
 }
 

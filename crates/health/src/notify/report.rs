@@ -1,0 +1,116 @@
+//! What all messages of one boot amount to. Pure.
+
+use vm_model::SystemdReport;
+
+use super::message::NotifyMessage;
+use crate::finding::Finding;
+
+/// The most active units that are kept.
+const UNITS_MAX: usize = 64;
+
+/// Brings `report` up to date with `message`.
+pub(crate) fn absorb(report: &mut SystemdReport, message: NotifyMessage) {
+    let NotifyMessage {
+        ready,
+        stopping,
+        status,
+        active_units,
+        inactive_units,
+        shutdown,
+        hostname,
+        machine_id,
+        exit_status,
+    } = message;
+    report.active_units.retain(|unit| !inactive_units.contains(unit));
+    for unit in active_units {
+        if report.active_units.len() < UNITS_MAX && !report.active_units.contains(&unit) {
+            report.active_units.push(unit);
+        }
+    }
+    // One that restarts in place (soft-reboot) is ready again after it had said that it stops.
+    if ready {
+        (report.ready, report.shutdown) = (true, None);
+    }
+    if stopping || shutdown.is_some() {
+        report.ready = false;
+        let before = report.shutdown.take();
+        report.shutdown = shutdown.or(before).or_else(|| Some("stopping".to_owned()));
+    }
+    replace(&mut report.status, status);
+    replace(&mut report.hostname, hostname);
+    replace(&mut report.machine_id, machine_id);
+    report.exit_status = exit_status.or(report.exit_status);
+}
+
+fn replace(kept: &mut Option<String>, new: Option<String>) {
+    if new.is_some() {
+        *kept = new;
+    }
+}
+
+/// What a probe of kind `systemd` finds: whether `unit` was reported as active, or without one that booting has finished.
+pub(crate) fn finding(report: &SystemdReport, unit: Option<&str>) -> Finding {
+    match (&report.shutdown, unit) {
+        (Some(how), _) => Finding::Failure(format!("the guest shuts down ({how})")),
+        (None, None) if report.ready => Finding::Success,
+        (None, Some(unit)) if report.active_units.iter().any(|active| active == unit) => Finding::Success,
+        (None, None) => {
+            let status = report.status.as_ref().map(|status| format!("; it says: {status}"));
+            Finding::Failure(format!(
+                "systemd has not reported that it is ready{}",
+                status.unwrap_or_default()
+            ))
+        }
+        (None, Some(unit)) => Finding::Failure(format!("systemd has not reported {unit:?} as active")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(messages: &[&str]) -> SystemdReport {
+        let mut report = SystemdReport::default();
+        messages.iter().for_each(|text| absorb(&mut report, NotifyMessage::parse(text.as_bytes())));
+        report
+    }
+
+    #[test]
+    fn a_guest_is_ready_from_its_message_until_it_shuts_down() {
+        let is_ready = |messages: &[&str]| finding(&report(messages), None) == Finding::Success;
+        assert!(!is_ready(&[]));
+        assert!(!is_ready(&["STATUS=Starting up"]));
+        assert!(is_ready(&["READY=1\nSTATUS=Ready.", "X_SYSTEMD_HOSTNAME=web"]));
+        assert!(!is_ready(&["READY=1", "STOPPING=1"]));
+        assert!(!is_ready(&["READY=1", "X_SYSTEMD_SHUTDOWN=reboot"]));
+        assert!(is_ready(&["READY=1", "X_SYSTEMD_SHUTDOWN=soft-reboot", "READY=1"]));
+        let ended = report(&["READY=1", "X_SYSTEMD_SHUTDOWN=poweroff", "STOPPING=1", "EXIT_STATUS=3"]);
+        assert_eq!((ended.shutdown.as_deref(), ended.exit_status), (Some("poweroff"), Some(3)));
+    }
+
+    #[test]
+    fn a_unit_counts_while_it_is_active() {
+        let finds = |messages: &[&str]| finding(&report(messages), Some("a.target"));
+        assert_eq!(
+            finds(&["READY=1"]),
+            Finding::Failure("systemd has not reported \"a.target\" as active".to_owned())
+        );
+        assert_eq!(finds(&["X_SYSTEMD_UNIT_ACTIVE=a.target"]), Finding::Success);
+        assert_ne!(
+            finds(&["X_SYSTEMD_UNIT_ACTIVE=a.target", "X_SYSTEMD_UNIT_INACTIVE=a.target"]),
+            Finding::Success
+        );
+        let many: Vec<String> = (0..200).map(|number| format!("X_SYSTEMD_UNIT_ACTIVE=u{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(report(&many).active_units.len(), UNITS_MAX);
+    }
+
+    #[test]
+    fn what_it_says_that_it_does_is_told() {
+        let told = finding(&report(&["STATUS=Mounting"]), None);
+        assert_eq!(
+            told,
+            Finding::Failure("systemd has not reported that it is ready; it says: Mounting".to_owned())
+        );
+    }
+}
