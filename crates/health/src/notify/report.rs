@@ -8,6 +8,9 @@ use crate::finding::Finding;
 /// The most active units that are kept.
 const UNITS_MAX: usize = 64;
 
+/// Units in which a guest waits for somebody to mend it.
+const RESCUE_UNITS: [&str; 2] = ["emergency.target", "rescue.target"];
+
 /// Brings `report` up to date with `message`.
 pub(crate) fn absorb(report: &mut SystemdReport, message: NotifyMessage) {
     let NotifyMessage {
@@ -50,18 +53,29 @@ fn replace(kept: &mut Option<String>, new: Option<String>) {
 
 /// What a probe of kind `systemd` finds: whether `unit` was reported as active, or without one that booting has finished.
 pub(crate) fn finding(report: &SystemdReport, unit: Option<&str>) -> Finding {
-    match (&report.shutdown, unit) {
-        (Some(how), _) => Finding::Failure(format!("the guest shuts down ({how})")),
-        (None, None) if report.ready => Finding::Success,
-        (None, Some(unit)) if report.active_units.iter().any(|active| active == unit) => Finding::Success,
-        (None, None) => {
-            let status = report.status.as_ref().map(|status| format!("; it says: {status}"));
-            Finding::Failure(format!(
-                "systemd has not reported that it is ready{}",
-                status.unwrap_or_default()
-            ))
+    if let Some(how) = &report.shutdown {
+        return Finding::Failure(format!("the guest shuts down ({how})"));
+    }
+    let is_active = |wanted: &str| report.active_units.iter().any(|active| active == wanted);
+    let Some(unit) = unit else {
+        return booted(report, RESCUE_UNITS.into_iter().find(|unit| is_active(unit)));
+    };
+    if is_active(unit) {
+        Finding::Success
+    } else {
+        Finding::Failure(format!("systemd has not reported {unit:?} as active"))
+    }
+}
+
+/// Whether booting has finished, and not in the unit `rescue`: systemd reports that it is ready there as well.
+fn booted(report: &SystemdReport, rescue: Option<&str>) -> Finding {
+    match (rescue, &report.status) {
+        (Some(rescue), _) => Finding::Failure(format!("the guest has booted to {rescue}")),
+        (None, _) if report.ready => Finding::Success,
+        (None, Some(status)) => {
+            Finding::Failure(format!("systemd has not reported that it is ready; it says: {status}"))
         }
-        (None, Some(unit)) => Finding::Failure(format!("systemd has not reported {unit:?} as active")),
+        (None, None) => Finding::Failure("systemd has not reported that it is ready".to_owned()),
     }
 }
 
@@ -82,6 +96,7 @@ mod tests {
         assert!(!is_ready(&["STATUS=Starting up"]));
         assert!(is_ready(&["READY=1\nSTATUS=Ready.", "X_SYSTEMD_HOSTNAME=web"]));
         assert!(!is_ready(&["READY=1", "STOPPING=1"]));
+        assert!(!is_ready(&["X_SYSTEMD_UNIT_ACTIVE=emergency.target", "READY=1"]));
         assert!(!is_ready(&["READY=1", "X_SYSTEMD_SHUTDOWN=reboot"]));
         assert!(is_ready(&["READY=1", "X_SYSTEMD_SHUTDOWN=soft-reboot", "READY=1"]));
         let ended = report(&["READY=1", "X_SYSTEMD_SHUTDOWN=poweroff", "STOPPING=1", "EXIT_STATUS=3"]);
