@@ -95,9 +95,8 @@ impl HealthMonitor {
         let mut state = HealthState::new(&request.vm, &request.spec);
         let mut boot = Boot::begin(&request.status.borrow());
         if let Beginning::Adopted(known) = request.beginning {
-            boot.adopt(known.as_deref());
-            if let Some(known) = known {
-                state.carry_over(*known);
+            if let Some(known) = boot.adopt(known.map(|known| *known)) {
+                state.carry_over(known);
             }
         }
         let (sender, health) = watch::channel(Health::unknown(Timestamp::now()));

@@ -103,6 +103,15 @@ impl Assignment {
     }
 }
 
+impl Assignment {
+    /// The same with its secrets hidden: what is shown to people.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        hide_credentials(&mut self.procurator);
+        self
+    }
+}
+
 impl fmt::Debug for Assignment {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, hash, store_path, desired, overrides, references, procurator } = self;

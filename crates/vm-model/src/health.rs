@@ -9,6 +9,9 @@ use crate::{ProbeRole, Timestamp};
 /// How one VM's guest is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
+    /// Of which boot this is: how often the machine had been rebuilt in place.
+    #[serde(default)]
+    pub boot: u64,
     /// Whether it can serve.
     pub ready: Readiness,
     /// Since when that is so.
@@ -111,6 +114,7 @@ impl Health {
     /// The health of a guest about which nothing is known yet.
     pub fn unknown(since: Timestamp) -> Self {
         Self {
+            boot: 0,
             ready: Readiness::Unknown,
             since,
             reason: None,
@@ -144,7 +148,7 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({
-                "ready": "not_ready", "since": 5, "reason": "probe web: refused", "dead": null,
+                "boot": 0, "ready": "not_ready", "since": 5, "reason": "probe web: refused", "dead": null,
                 "status_text": null, "systemd": null,
                 "probes": [{"id": "web", "role": "readiness", "outcome": "failing", "failures": 3,
                             "problem": "refused"}]

@@ -35,10 +35,18 @@ impl Boot {
         }
     }
 
-    /// It began under an earlier worker, which knew `known` of it. Between the two nobody listened.
-    pub(super) fn adopt(&mut self, known: Option<&Health>) {
-        self.systemd = known.and_then(|known| known.systemd.clone()).unwrap_or_default();
+    /// Which boot of its machine it is.
+    pub(super) fn number(&self) -> u64 {
+        self.resets
+    }
+
+    /// It began under an earlier worker, which knew `known`. Between the two nobody listened. Answers what is known of this
+    /// boot: the guest may have been reset meanwhile.
+    pub(super) fn adopt(&mut self, known: Option<Health>) -> Option<Health> {
+        let known = known.filter(|known| known.boot == self.resets);
+        self.systemd = known.as_ref().and_then(|known| known.systemd.clone()).unwrap_or_default();
         self.may_have_missed = true;
+        known
     }
 
     /// Nothing is heard of its machine any more.

@@ -13,6 +13,7 @@ pub(super) fn publish(health: &watch::Sender<Health>, state: &HealthState, boot:
     health.send_if_modified(|published| {
         let since = if published.ready == ready { published.since } else { Timestamp::now() };
         let next = Health {
+            boot: boot.number(),
             ready,
             since,
             reason,

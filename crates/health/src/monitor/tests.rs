@@ -167,17 +167,22 @@ async fn a_guest_that_goes_on_under_another_worker_stays_ready() {
     let known = before.health.borrow().clone();
     before.monitor.stop().await;
 
-    let mut after = Watched::begin(probes(), vsock(&home), Beginning::Adopted(Some(Box::new(known))));
+    let mut after = Watched::begin(probes(), vsock(&home), Beginning::Adopted(Some(Box::new(known.clone()))));
     after.status.send_replace(running());
     after.until_ready().await;
     after.monitor.stop().await;
 
-    let mut unheard = Watched::begin(probes(), vsock(&home), Beginning::Adopted(None));
-    unheard.status.send_replace(running());
-    let health = unheard.until(|health| health.ready == Readiness::Unknown && health.reason.is_some()).await;
-    assert!(health.reason.is_some_and(|reason| reason.contains("no worker listened")));
-    report(home.path(), b"READY=1").await;
-    unheard.until_ready().await;
+    let reset_meanwhile = Health { boot: 7, ..known };
+    for known in [None, Some(Box::new(reset_meanwhile))] {
+        let mut unheard = Watched::begin(probes(), vsock(&home), Beginning::Adopted(known));
+        unheard.status.send_replace(running());
+        let unknown = |health: &Health| health.ready == Readiness::Unknown && health.reason.is_some();
+        let reason = unheard.until(unknown).await.reason;
+        assert!(reason.is_some_and(|reason| reason.contains("no worker listened")));
+        report(home.path(), b"READY=1").await;
+        unheard.until_ready().await;
+        unheard.monitor.stop().await;
+    }
 }
 
 #[tokio::test]

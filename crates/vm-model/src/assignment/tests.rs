@@ -209,7 +209,7 @@ proptest! {
 }
 
 #[test]
-fn secrets_are_not_shown_for_debugging() {
+fn secrets_are_not_shown() {
     let Value::Object(procurator) =
         serde_json::json!({"restart": "never", "credentials": {"db": {"value": "hunter2"}}})
     else {
@@ -218,4 +218,6 @@ fn secrets_are_not_shown_for_debugging() {
     let assignment = Assignment { procurator, ..Assignment::new(VmId::new("web-1"), HASH, "/nix/store/x") };
     let shown = format!("{assignment:?}");
     assert!(shown.contains("never") && shown.contains("db") && !shown.contains("hunter2"), "{shown}");
+    let json = serde_json::to_string(&assignment.without_secrets()).expect("serialises");
+    assert!(json.contains("never") && json.contains("db") && !json.contains("hunter2"), "{json}");
 }
