@@ -94,10 +94,10 @@ impl HealthMonitor {
         let reports = Reports::new(&request)?;
         let mut state = HealthState::new(&request.vm, &request.spec);
         let mut boot = Boot::begin(&request.status.borrow());
-        if let Beginning::Adopted(known) = request.beginning {
-            if let Some(known) = boot.adopt(known.map(|known| *known)) {
-                state.carry_over(known);
-            }
+        if let Beginning::Adopted(known) = request.beginning
+            && let Some(known) = boot.adopt(known.map(|known| *known))
+        {
+            state.carry_over(known);
         }
         let (sender, health) = watch::channel(Health::unknown(Timestamp::now()));
         let watching = Watch {
