@@ -195,7 +195,7 @@ impl VmView {
             },
             hung: info.hung,
             overrides: info.assignment.overrides,
-            wanted: info.wanted,
+            wanted: info.wanted.map(without_secrets),
             machine: info.machine.map(MachineView::new),
             started_at: info.started_at,
             next_start_at: info.next_start_at,
@@ -273,11 +273,26 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
+fn without_secrets(wanted: WantedChange) -> WantedChange {
+    WantedChange { assignment: wanted.assignment.without_secrets(), ..wanted }
+}
+
 #[cfg(test)]
 mod tests {
     use vm_model::Assignment;
 
     use super::*;
+
+    #[test]
+    fn secrets_of_a_wanted_definition_are_not_shown() {
+        let mut assignment = Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x");
+        let secret = serde_json::json!({ "db": { "value": "hunter2" } });
+        assignment.procurator.insert("credentials".to_owned(), secret);
+        let wanted = WantedChange { assignment: assignment.clone(), refusal: None, next_try_at: None };
+        let info = VmInfo { wanted: Some(wanted), ..VmInfo::new(assignment, Generation::new(1)) };
+        let json = serde_json::to_string(&VmView::new(info, None)).expect("serialises");
+        assert!(json.contains("credentials") && !json.contains("hunter2"), "{json}");
+    }
 
     #[test]
     fn a_machine_that_is_gone_uses_nothing_and_its_totals_stay() {

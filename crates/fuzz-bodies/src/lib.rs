@@ -27,6 +27,7 @@ mod input;
 mod kernel;
 mod leases;
 mod net;
+mod notify;
 mod pci;
 mod platform;
 mod ports;
@@ -42,7 +43,7 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 16] = [
+pub const BODIES: [(&str, Body); 17] = [
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
     ("console_queues", console::queues),
@@ -52,6 +53,7 @@ pub const BODIES: [(&str, Body); 16] = [
     ("machine_description", artifact::machine_description),
     ("nar_hash_text", artifact::nar_hash_text),
     ("net_frames", net::frames),
+    ("notify_messages", notify::messages),
     ("pci_configuration", pci::configuration),
     ("platform_registers", platform::registers),
     ("qcow2_images", qcow2::images),

@@ -118,6 +118,7 @@ replays! {
     machine_description,
     nar_hash_text,
     net_frames,
+    notify_messages,
     pci_configuration,
     platform_registers,
     qcow2_images,

@@ -7,6 +7,7 @@ use vm_model::FailureKind;
 
 use crate::artifact::ArtifactError;
 use crate::config::{ConfigError, OverrideError};
+use crate::credential_files::CredentialError;
 use crate::image::ImageError;
 use crate::nar::{HashError, NarError};
 use crate::store::{ResolveError, StorePathError};
@@ -90,6 +91,15 @@ classify! {
     };
     ConfigError => |error| match error {
         Self::TooLarge { .. } | Self::Syntax { .. } | Self::Refused { .. } | Self::RefusedAssignment { .. } => {
+            FailureCause::Wrong
+        }
+    };
+    CredentialError => |error| match error {
+        // Whatever puts secrets on the host may yet put it there.
+        Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => FailureCause::Host,
+        Self::Open { source, .. } => FailureCause::of_io(source),
+        Self::Read { .. } => FailureCause::Host,
+        Self::NotAllowed { .. } | Self::NoFile { .. } | Self::TooLarge { .. } | Self::Room { .. } => {
             FailureCause::Wrong
         }
     };

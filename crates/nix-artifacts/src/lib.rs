@@ -1,11 +1,12 @@
 //! From a Nix store path to a machine that can be started: its description read and validated, its files opened,
 //! its content held against the hash that was promised.
 //!
-//! Three concerns, each usable alone:
+//! Four concerns, each usable alone:
 //!
 //! - [`StoreRoots`] opens what lies below the configured roots and nothing else, wherever links lead.
 //! - [`load_artifact`] reads `vm-config.json` (Cloud Hypervisor's `VmConfig` plus our own key `procurator`) and opens
 //!   what it names. [`known_keys`] is the table of every key and what becomes of it.
+//! - [`add_credential_files`] reads credentials from files of the host, below directories that its operator named.
 //! - [`verify_hash`] hashes a store path the way Nix does.
 //!
 //! Every error says by its `cause` what has to change before another try can succeed: [`FailureCause`].
@@ -50,6 +51,7 @@
 
 mod artifact;
 mod config;
+mod credential_files;
 mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -66,6 +68,7 @@ pub use config::{
     AddressDelivery, ConfigError, ConfigWarning, DiskSettings, KeyRule, Literal, NicRequest, OverrideError,
     ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict, VsockRequest, known_keys,
 };
+pub use credential_files::{CREDENTIAL_DIRECTORY, CredentialError, add_credential_files};
 pub use failure::FailureCause;
 pub use image::ImageError;
 pub use nar::{HashError, NarError, NarProgress, Verified, hash_store_path, verify_hash};

@@ -8,6 +8,7 @@ mod problem;
 mod reading;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use serde_json::{Map, Value};
 
 pub use self::nearest::nearest;
 pub use self::problem::AssignmentsError;
-use crate::{Bytes, Generation, VmId};
+use crate::{Bytes, Generation, VmId, hide_credentials};
 
 /// Everything that should run on a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +64,8 @@ pub struct RefusedEntry {
     pub problem: String,
 }
 
-/// One VM that should exist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One VM that should exist. Its secrets are not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
     /// Its name on the host.
@@ -99,6 +100,33 @@ impl Assignment {
             references: BTreeMap::new(),
             procurator: Map::new(),
         }
+    }
+}
+
+impl Assignment {
+    /// The same with its secrets hidden: what is shown to people.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        hide_credentials(&mut self.procurator);
+        self
+    }
+}
+
+impl fmt::Debug for Assignment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, hash, store_path, desired, overrides, references, procurator } = self;
+        let mut shown = procurator.clone();
+        hide_credentials(&mut shown);
+        formatter
+            .debug_struct("Assignment")
+            .field("id", id)
+            .field("hash", hash)
+            .field("store_path", store_path)
+            .field("desired", desired)
+            .field("overrides", overrides)
+            .field("references", references)
+            .field("procurator", &shown)
+            .finish()
     }
 }
 

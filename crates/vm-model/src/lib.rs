@@ -21,9 +21,12 @@ mod calendar;
 mod command;
 mod condition;
 mod counters;
+mod credentials;
 mod disk_options;
 mod document;
 mod error_text;
+mod health;
+mod health_spec;
 mod id;
 mod lifecycle;
 mod machine;
@@ -31,9 +34,11 @@ mod machine_status;
 mod nar_hash;
 mod nic_options;
 mod node_status;
+mod oem_strings;
 mod processors;
 mod qcow2;
 mod resets;
+mod rollout;
 mod run_end;
 mod services;
 mod source;
@@ -50,8 +55,16 @@ pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
 pub use condition::{Condition, ConditionKind, refresh_conditions};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
+pub use credentials::{
+    CREDENTIAL_BYTES_MAX, CREDENTIAL_NAME_MAX, CredentialFile, CredentialName, InvalidCredentialName, Secret,
+    credential_string, hide_credentials,
+};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};
+pub use health::{Health, ProbeHealth, ProbeOutcome, Readiness, SystemdReport};
+pub use health_spec::{
+    HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SYSTEMD_NOTIFY_PORT,
+};
 pub use id::{InvalidVmId, VmId};
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
@@ -64,9 +77,11 @@ pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth
 pub use nar_hash::{InvalidNarHash, NarHash};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
+pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
+pub use rollout::{RolloutFailure, RolloutSpec};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use source::{InvalidLineage, Lineage, Source, SourceKind};

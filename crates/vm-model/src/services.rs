@@ -1,11 +1,11 @@
-//! Devices by which a guest and its host help each other along: none moves the guest's own data to storage or
-//! network.
+//! Devices and firmware tables by which a guest and its host help each other along: none moves the guest's own data to
+//! storage or network.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, FileRole};
+use crate::{Bytes, FileRole, OemStrings};
 
-/// Which of these devices a machine has. Files are `F`.
+/// What of this a machine has. Files are `F`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestServices<F> {
     /// Whether its guest can report that its kernel panicked.
@@ -20,12 +20,22 @@ pub struct GuestServices<F> {
     /// Whether it has a watchdog, which resets a guest that set it going and does not reload it in time.
     #[serde(default)]
     pub watchdog: bool,
+    /// Texts for its guest in its firmware tables; credentials among them.
+    #[serde(default)]
+    pub oem_strings: OemStrings,
 }
 
 impl<F> Default for GuestServices<F> {
     /// The device for panics alone: it costs nothing and answers the question why a guest ended.
     fn default() -> Self {
-        Self { panic_device: true, balloon: None, vsock: None, console: false, watchdog: false }
+        Self {
+            panic_device: true,
+            balloon: None,
+            vsock: None,
+            console: false,
+            watchdog: false,
+            oem_strings: OemStrings::default(),
+        }
     }
 }
 
@@ -58,6 +68,7 @@ impl<F> GuestServices<F> {
             vsock: vsock.map(|VsockSpec { cid, directory }| VsockSpec { cid: *cid, directory }),
             console: self.console,
             watchdog: self.watchdog,
+            oem_strings: self.oem_strings.clone(),
         }
     }
 
@@ -74,6 +85,7 @@ impl<F> GuestServices<F> {
             vsock: vsock.transpose()?,
             console: self.console,
             watchdog: self.watchdog,
+            oem_strings: self.oem_strings,
         })
     }
 }

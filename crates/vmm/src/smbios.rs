@@ -1,8 +1,8 @@
-//! The SMBIOS 3 structures: who made the machine and which one it is (DMTF DSP0134). Pure.
+//! The SMBIOS 3 structures: who made the machine, which one it is, and texts for its guest (DMTF DSP0134). Pure.
 //!
-//! Guests read the UUID as their product's; systemd derives a machine id from it.
+//! Guests read the UUID as their product's; systemd derives a machine id from it, and takes credentials from the texts.
 
-use vm_model::Bytes;
+use vm_model::{Bytes, OEM_STRINGS_BYTES_MAX, OemStrings};
 
 use crate::layout;
 
@@ -12,23 +12,33 @@ const MINOR: u8 = 2;
 const ENTRY_POINT_SIZE: u8 = 24;
 const MANUFACTURER: &str = "Procurator";
 const PRODUCT: &str = "Procurator virtual machine";
+/// Bytes between the starts of the entry point and of the structures.
+const TABLE_OFFSET: u64 = 32;
+/// More bytes than all structures have without OEM strings.
+const FIXED_BYTES_MAX: u64 = 1 << 10;
+const _: () = assert!(
+    TABLE_OFFSET + FIXED_BYTES_MAX + OEM_STRINGS_BYTES_MAX as u64
+        <= layout::SMBIOS.end - layout::SMBIOS.start,
+    "the longest OEM strings fit the layout"
+);
 
 /// What to write where: the entry point at the start of the layout's range, the structures after it.
 ///
 /// `uuid` has its first three fields little-endian, as SMBIOS wants them (§7.2.1).
-pub(crate) fn build(uuid: [u8; 16], memory: Bytes) -> Vec<(u64, Vec<u8>)> {
+pub(crate) fn build(uuid: [u8; 16], memory: Bytes, oem_strings: &OemStrings) -> Vec<(u64, Vec<u8>)> {
     let structures = [
         firmware(),
         system(uuid),
         chassis(),
+        oem(oem_strings),
         memory_array(memory),
         boot_information(),
         structure(127, 0x7f00, &[], &[]),
     ]
     .concat();
     let start = layout::SMBIOS.start;
-    let table = start + 32;
-    let length = u32::try_from(structures.len()).expect("a handful of short structures");
+    let table = start + TABLE_OFFSET;
+    let length = u32::try_from(structures.len()).expect("the structures fit 64 KiB");
     vec![(start, entry_point(table, length)), (table, structures)]
 }
 
@@ -91,6 +101,15 @@ fn chassis() -> Vec<u8> {
     structure(3, 0x300, &fields, &[MANUFACTURER])
 }
 
+/// Type 11 (§7.12), where there are strings: how many, and then they.
+fn oem(strings: &OemStrings) -> Vec<u8> {
+    if strings.is_empty() {
+        return Vec::new();
+    }
+    let count = u8::try_from(strings.len()).expect("OEM strings are at most 255");
+    structure(11, 0xb00, &[count], &strings.iter().collect::<Vec<_>>())
+}
+
 /// Type 16 (§7.17): system memory on the board, without error correction.
 fn memory_array(memory: Bytes) -> Vec<u8> {
     const OTHER: u8 = 1;
@@ -113,37 +132,93 @@ fn boot_information() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use vm_model::OEM_STRINGS_MAX;
+
     use super::*;
+
+    /// A structure as a guest reads it.
+    struct Parsed {
+        kind: u8,
+        fields: Vec<u8>,
+        strings: Vec<String>,
+    }
+
+    /// All structures of a table (§6.1).
+    fn parse(table: &[u8]) -> Vec<Parsed> {
+        let mut parsed = Vec::new();
+        let mut rest = table;
+        while !rest.is_empty() {
+            let (formatted, strings) = rest.split_at(usize::from(rest[1]));
+            let end = strings.windows(2).position(|pair| pair == [0, 0]).expect("strings end");
+            let texts = strings[..end].split(|byte| *byte == 0).filter(|text| !text.is_empty());
+            parsed.push(Parsed {
+                kind: formatted[0],
+                fields: formatted[4..].to_vec(),
+                strings: texts.map(|text| String::from_utf8(text.to_vec()).expect("text")).collect(),
+            });
+            rest = &strings[end + 2..];
+        }
+        parsed
+    }
+
+    fn built(oem_strings: &[String]) -> Vec<(u64, Vec<u8>)> {
+        let oem_strings = OemStrings::try_from(oem_strings.to_vec()).expect("they fit");
+        build([7; 16], Bytes::from_mib(128), &oem_strings)
+    }
 
     #[test]
     fn the_entry_point_leads_to_well_formed_structures() {
-        let pieces = build([7; 16], Bytes::from_mib(128));
+        let pieces = built(&[]);
         let (start, entry) = &pieces[0];
         let (table, structures) = &pieces[1];
         assert_eq!(entry.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
         assert_eq!(start % 16, 0);
         assert_eq!(entry.len(), usize::from(entry[6]));
         assert_eq!(u64::from_le_bytes(entry[16..24].try_into().unwrap()), *table);
-        assert!(table + structures.len() as u64 <= layout::SMBIOS.end);
-
-        let mut kinds = Vec::new();
-        let mut rest = structures.as_slice();
-        while !rest.is_empty() {
-            kinds.push(rest[0]);
-            let strings = &rest[usize::from(rest[1])..];
-            let end = strings.windows(2).position(|pair| pair == [0, 0]).expect("strings end");
-            rest = &strings[end + 2..];
-        }
+        assert!(structures.len() as u64 <= FIXED_BYTES_MAX);
+        let kinds: Vec<u8> = parse(structures).iter().map(|structure| structure.kind).collect();
         assert_eq!(kinds, [0, 1, 3, 16, 32, 127]);
     }
 
     #[test]
     fn the_uuid_stands_where_guests_look() {
         let uuid = *b"0123456789abcdef";
-        let pieces = build(uuid, Bytes::from_mib(128));
+        let pieces = build(uuid, Bytes::from_mib(128), &OemStrings::default());
         let structures = &pieces[1].1;
         let position = structures.windows(16).position(|window| window == uuid).unwrap();
         // Type 1 starts eight bytes before its UUID.
         assert_eq!(structures[position - 8..position - 6], [1, 27]);
+    }
+
+    #[test]
+    fn the_most_and_the_longest_strings_fit_the_layout() {
+        let one = vec!["x".repeat(OEM_STRINGS_BYTES_MAX - 1)];
+        let each = OEM_STRINGS_BYTES_MAX / OEM_STRINGS_MAX - 1;
+        let many = vec!["y".repeat(each); OEM_STRINGS_MAX];
+        for strings in [one, many] {
+            let pieces = built(&strings);
+            let (table, structures) = &pieces[1];
+            assert!(table + structures.len() as u64 <= layout::SMBIOS.end);
+            let length = u32::try_from(structures.len()).expect("short");
+            assert_eq!(pieces[0].1[12..16], length.to_le_bytes());
+            let parsed = parse(structures);
+            let oem = parsed.iter().find(|structure| structure.kind == 11).expect("a type 11");
+            assert_eq!(oem.strings, strings);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_guest_reads_the_strings_that_were_given(strings in prop::collection::vec("[^\\x00]{1,20}", 0..20)) {
+            let pieces = built(&strings);
+            let oem: Vec<Parsed> =
+                parse(&pieces[1].1).into_iter().filter(|structure| structure.kind == 11).collect();
+            prop_assert_eq!(oem.len(), usize::from(!strings.is_empty()));
+            if let Some(oem) = oem.first() {
+                prop_assert_eq!(usize::from(oem.fields[0]), strings.len());
+                prop_assert_eq!(&oem.strings, &strings);
+            }
+        }
     }
 }

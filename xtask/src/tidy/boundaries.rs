@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 20] = [
+const BOUNDARIES: [Boundary; 21] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -48,6 +48,12 @@ const BOUNDARIES: [Boundary; 20] = [
         package: "console-log",
         workspace: Only(&["vm-model"]),
         not_directly: &[],
+        not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "health",
+        workspace: Only(&["console-log", "vm-model"]),
+        not_directly: &["libc"],
         not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use tokio::sync::oneshot;
-use vm_model::{AssignmentSet, Source};
+use vm_model::{AssignmentSet, RemovedVm, Source};
 use worker::node::{NodeMessage, Outcome, Preview, Verdict};
 use worker::vms::KeptSelection;
 
@@ -65,7 +65,9 @@ pub(super) async fn volumes(State(answers): State<Answers>) -> Result<Json<Volum
 
 /// VMs that were removed and whose volumes are kept.
 pub(super) async fn removed(State(answers): State<Answers>) -> Json<RemovedList> {
-    Json(RemovedList { removed: answers.vm_manager.list_removed_vms() })
+    let without_secrets = |vm: RemovedVm| RemovedVm { assignment: vm.assignment.without_secrets(), ..vm };
+    let removed = answers.vm_manager.list_removed_vms().into_iter().map(without_secrets);
+    Json(RemovedList { removed: removed.collect() })
 }
 
 /// Deletes what is kept for a while, before its time. What names no VM or disk that there is, is refused.

@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use vm_model::MacAddress;
+use vm_model::{CredentialName, MacAddress};
 
 use super::document::{Node, member_path};
 use super::keys::{self, KeyRule, ValueKind, Verdict};
@@ -24,6 +24,15 @@ pub(super) fn check(document: &Node, warnings: &mut Vec<ConfigWarning>) -> Resul
 
 fn wrong(json_path: String, node: &Node, accepted: String) -> Box<Refusal> {
     Box::new(Refusal { json_path, value: node.shortened(), reason: RefusalReason::WrongValue, accepted })
+}
+
+fn twice(json_path: String, node: &Node) -> Box<Refusal> {
+    Box::new(Refusal {
+        json_path,
+        value: node.shortened(),
+        reason: RefusalReason::DuplicateKey,
+        accepted: "each key is accepted once".to_owned(),
+    })
 }
 
 struct Checker<'warnings> {
@@ -45,12 +54,7 @@ impl Checker<'_> {
                 return Err(unknown(json_path, name, node, prefix));
             };
             if seen.contains(&rule.name()) {
-                return Err(Box::new(Refusal {
-                    json_path,
-                    value: node.shortened(),
-                    reason: RefusalReason::DuplicateKey,
-                    accepted: "each key is accepted once".to_owned(),
-                }));
+                return Err(twice(json_path, node));
             }
             seen.push(rule.name());
             if let Some(value) = self.member(rule, node, json_path)? {
@@ -119,11 +123,43 @@ impl Checker<'_> {
             (ValueKind::List { most }, Node::List(entries)) if entries.len() <= *most => {
                 self.list(rule, entries, &json_path).map(Value::List)
             }
+            (ValueKind::Named, Node::Object(members)) => {
+                self.named(rule, members, &json_path).map(Value::Named)
+            }
+            (ValueKind::Texts { most }, Node::List(nodes)) if nodes.len() <= *most => {
+                texts(nodes, &json_path).map(Value::Texts)
+            }
             (ValueKind::Integers { most }, Node::List(nodes)) => integers(nodes, *most)
                 .map(Value::Integers)
                 .ok_or_else(|| wrong(json_path, node, rule.accepted())),
             (kind, node) => scalar(kind, node).ok_or_else(|| wrong(json_path, node, rule.accepted())),
         }
+    }
+
+    /// The objects of a container whose members the author names.
+    fn named(
+        &mut self,
+        rule: &KeyRule,
+        members: &[(String, Node)],
+        json_path: &str,
+    ) -> Result<Vec<(String, Section)>, Box<Refusal>> {
+        let prefix = format!("{}.{}", rule.key, keys::NAME);
+        let mut named: Vec<(String, Section)> = Vec::with_capacity(members.len());
+        for (name, node) in members {
+            let path = member_path(json_path, name);
+            if CredentialName::parse(name).is_err() {
+                return Err(wrong(path, node, rule.accepted()));
+            }
+            if named.iter().any(|(known, _)| known == name) {
+                return Err(twice(path, node));
+            }
+            match node {
+                Node::Null => {}
+                Node::Object(members) => named.push((name.clone(), self.section(members, path, &prefix)?)),
+                other => return Err(wrong(path, other, "an object".to_owned())),
+            }
+        }
+        Ok(named)
     }
 
     fn list(
@@ -143,6 +179,16 @@ impl Checker<'_> {
         }
         Ok(sections)
     }
+}
+
+fn texts(nodes: &[Node], json_path: &str) -> Result<Vec<String>, Box<Refusal>> {
+    let text = |(index, node): (usize, &Node)| match node {
+        Node::Text(text) if !text.is_empty() && !text.contains('\0') => Ok(text.clone()),
+        other => {
+            Err(wrong(format!("{json_path}[{index}]"), other, "text, not empty and without NUL".to_owned()))
+        }
+    };
+    nodes.iter().enumerate().map(text).collect()
 }
 
 fn scalar(kind: &ValueKind, node: &Node) -> Option<Value> {

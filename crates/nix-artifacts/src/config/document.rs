@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::secrets;
+
 /// The largest `vm-config.json` that is read; real ones have a few kibibytes.
 pub(crate) const MAX_CONFIG_SIZE: u64 = 1 << 20;
 /// Characters of a value that a message shows.
@@ -40,6 +42,7 @@ impl Node {
             Self::Integer(value) => write!(text, "{value}"),
             Self::Negative(value) => write!(text, "{value}"),
             Self::Fraction(value) => write!(text, "{value:?}"),
+            Self::Text(value) if secrets::is_secret_text(value) => text.write_str(secrets::HIDDEN),
             Self::Text(value) => write!(text, "{:?}", start_of(value)),
             Self::List(values) => {
                 text.push('[');
@@ -64,7 +67,11 @@ impl Node {
                         break;
                     }
                     let _ = write!(text, "{:?}: ", start_of(name));
-                    value.render(text);
+                    if secrets::speaks_of_secrets(name) {
+                        text.push_str(secrets::HIDDEN);
+                    } else {
+                        value.render(text);
+                    }
                 }
                 text.write_char('}')
             }

@@ -17,6 +17,8 @@ use super::machine::Reader;
 use super::memory::are_whole_pages;
 use super::overlay::overlay;
 use super::refusal::{ConfigError, ConfigWarning, Refusal};
+use super::rollout::read_rollout;
+use super::secrets;
 use super::services::VsockRequest;
 use super::settings::{ProcuratorSettings, read_settings};
 use super::volumes::read_disk_settings;
@@ -139,12 +141,15 @@ pub(crate) fn parse_config(
             }
             Ok(ParsedConfig { machine, nics, vsock, settings, warnings })
         }
-        Err(refusal) => Err(match overlaid.place_in_assignment(&refusal.json_path) {
-            Some(json_path) => {
-                ConfigError::RefusedAssignment { refusal: Box::new(Refusal { json_path, ..*refusal }) }
-            }
-            None => ConfigError::Refused { file: file.to_owned(), refusal },
-        }),
+        Err(mut refusal) => {
+            secrets::hide(&mut refusal);
+            Err(match overlaid.place_in_assignment(&refusal.json_path) {
+                Some(json_path) => {
+                    ConfigError::RefusedAssignment { refusal: Box::new(Refusal { json_path, ..*refusal }) }
+                }
+                None => ConfigError::Refused { file: file.to_owned(), refusal },
+            })
+        }
     }
 }
 
@@ -167,11 +172,18 @@ fn read(
     let nics = reader.nics(&cpus)?;
     reader.refuse_repeated(&disks, &nics)?;
     let serial = reader.serial();
-    let services = reader.services(&memory)?;
+    let mut services = reader.services(&memory)?;
     let vsock = reader.vsock();
+    let health = reader.health()?;
+    let credential_files = reader.credentials(health.as_ref(), &mut services.oem_strings)?;
     let procurator = top.section("procurator");
     let entries = procurator.map_or(&[][..], |procurator| procurator.list("disks"));
-    let settings = read_settings(procurator, read_disk_settings(entries, &mut disks, &nics)?);
+    let settings = ProcuratorSettings {
+        health,
+        credential_files,
+        rollout: read_rollout(procurator),
+        ..read_settings(procurator, read_disk_settings(entries, &mut disks, &nics)?)
+    };
     let count = DeviceCount { disks: disks.len(), nics: nics.len() };
     reader.check_bus(count, entries.last().map_or("$.disks", |entry| entry.path.as_str()))?;
     let machine =

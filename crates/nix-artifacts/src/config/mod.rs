@@ -9,10 +9,12 @@
 
 mod bus;
 mod check;
+mod credentials;
 mod device_options;
 mod devices;
 mod document;
 mod extract;
+mod health;
 mod interfaces;
 pub(crate) mod keys;
 mod machine;
@@ -21,6 +23,8 @@ mod nearest;
 mod overlay;
 mod processors;
 mod refusal;
+mod rollout;
+mod secrets;
 mod section;
 mod services;
 mod settings;

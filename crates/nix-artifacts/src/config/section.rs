@@ -22,6 +22,9 @@ pub(super) enum Value {
     Integer(u64),
     Integers(Vec<u64>),
     Text(String),
+    Texts(Vec<String>),
+    /// Objects by names of the author's choice.
+    Named(Vec<(String, Section)>),
     Mac(MacAddress),
     Address(Ipv4Addr),
 }
@@ -84,6 +87,27 @@ impl Section {
             Some(Value::Text(value)) => Some(value),
             _ => None,
         }
+    }
+
+    /// The texts of the list `name`.
+    pub(super) fn texts(&self, name: &str) -> &[String] {
+        match self.value(name) {
+            Some(Value::Texts(values)) => values,
+            _ => &[],
+        }
+    }
+
+    /// The objects under `name`, with their names.
+    pub(super) fn named(&self, name: &str) -> &[(String, Self)] {
+        match self.value(name) {
+            Some(Value::Named(entries)) => entries,
+            _ => &[],
+        }
+    }
+
+    /// Whether anything is said of `name`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
     }
 
     /// The hardware address `name`.

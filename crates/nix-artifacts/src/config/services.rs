@@ -26,12 +26,16 @@ impl Reader<'_> {
             vsock: None,
             console: self.virtio_console(),
             watchdog: self.top.boolean("watchdog").unwrap_or(defaults.watchdog),
+            oem_strings: self.oem_strings()?,
         })
     }
 
+    /// The device that is described, or the one that probes need.
     pub(super) fn vsock(&self) -> Option<VsockRequest> {
-        let vsock = self.top.section("vsock")?;
-        Some(VsockRequest { cid: vsock.integer("cid").unwrap_or(DEFAULT_CID) })
+        match self.top.section("vsock") {
+            Some(vsock) => Some(VsockRequest { cid: vsock.integer("cid").unwrap_or(DEFAULT_CID) }),
+            None => self.probes_need_vsock().then_some(VsockRequest { cid: DEFAULT_CID }),
+        }
     }
 
     /// Only a mode asks for a console: the section alone is what other tools write for none.

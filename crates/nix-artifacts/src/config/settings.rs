@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use vm_model::{Bytes, VolumePolicy};
+use vm_model::{Bytes, CredentialFile, HealthSpec, RolloutSpec, VolumePolicy};
 
 use super::section::Section;
 use super::volumes::DiskSettings;
@@ -16,6 +16,12 @@ pub struct ProcuratorSettings {
     pub disks: Vec<DiskSettings>,
     /// How the guest learns its address.
     pub address: AddressDelivery,
+    /// How it is told whether the guest is well; `None` where nothing tells it.
+    pub health: Option<HealthSpec>,
+    /// Credentials whose content is read when the machine is started. Others are among the machine's OEM strings already.
+    pub credential_files: Vec<CredentialFile>,
+    /// How a changed definition is put in force; `None` where nothing is said of it.
+    pub rollout: Option<RolloutSpec>,
 }
 
 impl ProcuratorSettings {
@@ -57,7 +63,7 @@ pub enum AddressDelivery {
     CommandLine,
 }
 
-/// Reads the settings; what is said of disks was read before.
+/// Reads when the VM is started again and how its guest learns its address; what is said of disks was read before.
 pub(super) fn read_settings(procurator: Option<&Section>, disks: Vec<DiskSettings>) -> ProcuratorSettings {
     let part = |name| procurator.and_then(|procurator| procurator.section(name));
     let restart = part("restart").and_then(|restart| restart.text("policy")).map(|policy| match policy {
@@ -69,5 +75,5 @@ pub(super) fn read_settings(procurator: Option<&Section>, disks: Vec<DiskSetting
         Some("command-line") => AddressDelivery::CommandLine,
         _ => AddressDelivery::Dhcp,
     };
-    ProcuratorSettings { restart, disks, address }
+    ProcuratorSettings { restart, disks, address, ..ProcuratorSettings::default() }
 }

@@ -1,6 +1,7 @@
 //! What configurations say, what is refused and in which words, and that the documentation says the same.
 
 mod documentation;
+mod health;
 mod overlay;
 mod reading;
 mod refusing;

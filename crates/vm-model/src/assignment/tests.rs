@@ -207,3 +207,17 @@ proptest! {
         prop_assert_eq!(AssignmentSet::parse(&json), Ok(set));
     }
 }
+
+#[test]
+fn secrets_are_not_shown() {
+    let Value::Object(procurator) =
+        serde_json::json!({"restart": "never", "credentials": {"db": {"value": "hunter2"}}})
+    else {
+        panic!("an object")
+    };
+    let assignment = Assignment { procurator, ..Assignment::new(VmId::new("web-1"), HASH, "/nix/store/x") };
+    let shown = format!("{assignment:?}");
+    assert!(shown.contains("never") && shown.contains("db") && !shown.contains("hunter2"), "{shown}");
+    let json = serde_json::to_string(&assignment.without_secrets()).expect("serialises");
+    assert!(json.contains("never") && json.contains("db") && !json.contains("hunter2"), "{json}");
+}

@@ -127,7 +127,8 @@ fn write_firmware_tables(
     for (address, bytes) in tables.pieces {
         boot::write(memory, address, &bytes, "an ACPI table")?;
     }
-    for (address, bytes) in smbios::build(spec.uuid.to_bytes_le(), spec.memory.size) {
+    let oem_strings = &spec.services.oem_strings;
+    for (address, bytes) in smbios::build(spec.uuid.to_bytes_le(), spec.memory.size, oem_strings) {
         boot::write(memory, address, &bytes, "SMBIOS structures")?;
     }
     let (address, code) = reset_vector::build();

@@ -90,7 +90,8 @@ impl VirtioDevices {
         console: impl FnOnce() -> Box<dyn ConsoleSink>,
     ) -> Result<Self, BuildError> {
         let BusSpec { disks, nics, rng, services } = spec;
-        let GuestServices { panic_device: _, balloon, vsock, console: has_console, watchdog } = services;
+        let GuestServices { panic_device: _, balloon, vsock, console: has_console, watchdog, oem_strings: _ } =
+            services;
         let singles = [rng, balloon.is_some(), vsock.is_some(), has_console, watchdog];
         let devices = disks.len() + nics.len() + singles.iter().filter(|present| **present).count();
         if devices > PCI_DEVICES_MAX {

@@ -104,7 +104,8 @@ impl Change {
         if from.restart != to.restart {
             changes.push(Self::RestartPolicy);
         }
-        if from.vsock != to.vsock || rest_of(from) != rest_of(to) {
+        let is_other_service = from.vsock != to.vsock || from.credential_files != to.credential_files;
+        if is_other_service || rest_of(from) != rest_of(to) {
             changes.push(Self::Machine);
         }
         changes

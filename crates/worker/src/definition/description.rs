@@ -5,7 +5,9 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, NicRequest, RestartPolicy};
-use vm_model::{Assignment, Bytes, DiskAccess, MachineSpec, NarHash, Overrides, VolumePolicy};
+use vm_model::{
+    Assignment, Bytes, CredentialFile, DiskAccess, MachineSpec, NarHash, Overrides, VolumePolicy,
+};
 
 /// Everything about a VM that its definition decides. Two definitions with equal descriptions make the same machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,9 @@ pub struct Description {
     pub(crate) nics: Vec<NicRequest>,
     /// The context identifier of its socket device.
     pub(crate) vsock: Option<u32>,
+    /// Credentials whose content is read from files of the host when it is started; what the files hold is no part of its
+    /// definition. Others are among its machine's OEM strings.
+    pub(crate) credential_files: Vec<CredentialFile>,
     /// How its guest learns its address.
     pub(crate) address: AddressDelivery,
     /// Its writable disks.
@@ -67,6 +72,7 @@ impl Description {
             machine,
             nics: artifact.nics.clone(),
             vsock: artifact.vsock.as_ref().map(|vsock| vsock.cid),
+            credential_files: artifact.settings.credential_files.clone(),
             address: artifact.settings.address,
             volumes: volumes.collect(),
             restart: artifact.settings.restart,

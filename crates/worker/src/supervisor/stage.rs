@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, load_artifact};
+use nix_artifacts::{
+    AddressDelivery, Artifact, ArtifactFile, CREDENTIAL_DIRECTORY, LoadRequest, NicRequest,
+    add_credential_files, load_artifact,
+};
 use uuid::Uuid;
 use vm_model::{
     Assignment, Bytes, DiskAccess, FailureKind, FailureReason, MachineSpec, ResetPolicy, VmId, VolumePolicy,
@@ -82,7 +85,7 @@ fn stage_blocking(
     given_up: &GivenUp,
 ) -> Result<StagedMachine, FailureReason> {
     verify(context, &assignment, given_up)?;
-    let artifact = load(context, &assignment, uuid)?;
+    let mut artifact = load(context, &assignment, uuid)?;
     context
         .capacity
         .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
@@ -90,11 +93,13 @@ fn stage_blocking(
     let unverified = unverified_references(context, &assignment, &artifact, given_up)?;
     check_wishes(context, &assignment, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
+    let exposed = add_credentials(&mut artifact)?;
     let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
     // Each boot of an ephemeral disk begins with a fresh copy, which is made here.
     let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
     let resets = if has_ephemeral { ResetPolicy::EndsMachine } else { ResetPolicy::default() };
-    let mut warnings: Vec<String> = artifact.warnings.iter().map(ToString::to_string).collect();
+    let warnings = artifact.warnings.iter().map(ToString::to_string);
+    let mut warnings: Vec<String> = warnings.chain(exposed).collect();
     if artifact.vsock.is_some() {
         warnings.extend(socket_path::too_long(&context.records.directory(&assignment.id)));
     }
@@ -130,6 +135,15 @@ pub(crate) fn load(
         transient: problem.is_missing(),
         ..reason(problem.kind(), &problem)
     })
+}
+
+/// Reads the credentials that lie in files of the host; what is to be said about those files. Description and definition
+/// do not have their content.
+fn add_credentials(artifact: &mut Artifact) -> Result<Vec<String>, FailureReason> {
+    let strings = &mut artifact.machine.services.oem_strings;
+    let allowed = [PathBuf::from(CREDENTIAL_DIRECTORY)];
+    add_credential_files(&artifact.settings.credential_files, &allowed, strings)
+        .map_err(|problem| reason(problem.kind(), &problem))
 }
 
 /// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.

@@ -48,6 +48,31 @@ fn a_disk_that_does_not_fit_fails_its_vm_and_is_not_left_half_copied() {
 }
 
 #[test]
+fn an_image_does_not_choose_which_files_of_the_host_its_guest_gets() {
+    isolated(|bench| {
+        let shadow = bench.path().join("shadow");
+        fs::write(&shadow, "root").expect("written");
+        let credentials = json!({ "db": { "value": "given" }, "host": { "file": shadow } });
+        let config = json!({ "procurator": { "credentials": credentials } });
+        let artifact = bench.artifact("image", &TinyGuest::idle(), &config);
+        let manager = bench.manager();
+        let id = VmId::new("web-1");
+        let error = refused(&manager, &id, &artifact);
+        assert!(error.contains("credential host") && error.contains("lies below none"), "{error}");
+        manager.remove_vm(&id).expect("goes");
+
+        let harmless = json!({
+            "platform": { "oem_strings": ["any text"] },
+            "procurator": { "credentials": { "db": { "value": "given" } }, "health": { "systemd": true } }
+        });
+        let artifact = bench.artifact("harmless", &TinyGuest::idle(), &harmless);
+        create(&manager, &id, &artifact).expect("runs");
+        assert!(bench.path().join("state/vms/web-1/vsock.sock").exists(), "the probe needs a socket device");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
 fn a_vm_that_cannot_be_recorded_is_not_started() {
     isolated(|bench| {
         let state = bench.path().join("state");

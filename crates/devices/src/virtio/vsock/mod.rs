@@ -4,7 +4,8 @@
 //! - The host connects to `vsock.sock` in that directory and writes `CONNECT <port>\n`. When the guest accepts, it
 //!   reads `OK <port>\n`, the number being the host's end, and then the stream; else the connection is closed.
 //! - The guest connects to a port of the host (address 2). The host program that listens on `vsock.sock_<port>` gets
-//!   the stream; if there is none, the guest's connection is refused.
+//!   the stream; if there is none, the guest's connection is refused. To the port where its systemd reports
+//!   ([`vm_model::SYSTEMD_NOTIFY_PORT`]) it connects only from a port below 1024.
 //!
 //! ```text
 //! guest ── packets in queues ── device ── Connection (credit, half-closes: pure) ── Unix streams ── host

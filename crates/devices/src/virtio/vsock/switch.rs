@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use vm_model::SYSTEMD_NOTIFY_PORT;
 
 use super::budget::{Budget, CONNECTIONS_MAX};
 use super::connection::{BUFFER_BYTES, Connection, Incoming, Reaction};
@@ -24,6 +25,8 @@ const RESETS_MAX: usize = 256;
 const EVENTS: usize = 64;
 /// Ports of the host's ends of connections that the host asked for.
 const FIRST_LOCAL_PORT: u32 = 1 << 30;
+/// Ports of the guest below this one are its privileged programs' alone.
+const PRIVILEGED_PORTS: u32 = 1024;
 /// In an event's number, the port that no connection has: the rest is a caller's number, or this one again for the
 /// listening socket.
 const NO_PORT: u32 = u32::MAX;
@@ -38,6 +41,11 @@ struct Ports {
 impl Ports {
     fn number(self) -> u64 {
         u64::from(self.host) << 32 | u64::from(self.guest)
+    }
+
+    /// Where the guest's systemd reports, only it may: programs without privileges have no port below 1024.
+    fn may_be_opened_by_guest(self) -> bool {
+        self.host != SYSTEMD_NOTIFY_PORT || self.guest < PRIVILEGED_PORTS
     }
 }
 
@@ -262,7 +270,8 @@ impl Switch {
     }
 
     fn guest_connects(&mut self, ports: Ports, request: &Incoming) {
-        let connected = if self.is_full() { None } else { self.host.connect(ports.host).ok() };
+        let is_refused = self.is_full() || !ports.may_be_opened_by_guest();
+        let connected = if is_refused { None } else { self.host.connect(ports.host).ok() };
         let added = connected.is_some_and(|stream| self.add(ports, Connection::accepted(request), stream));
         if !added {
             self.resets.push_back(ports);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use vm_model::PCI_DEVICES_MAX;
+use vm_model::{CREDENTIAL_NAME_MAX, PCI_DEVICES_MAX};
 
 use super::super::document::Node;
 
@@ -80,6 +80,14 @@ pub enum ValueKind {
         /// The greatest value accepted.
         most: u64,
     },
+    /// A list of at most `most` texts, none of them empty or with NUL in it.
+    Texts {
+        /// The most texts accepted.
+        most: usize,
+    },
+    /// An object whose members have names of the author's choice, those that credentials can have. The rows of a member
+    /// stand under [`NAME`].
+    Named,
     /// A power of two from `least` to `most`.
     PowerOfTwo {
         /// The least value accepted.
@@ -121,6 +129,9 @@ pub enum ValueKind {
         members: &'static [&'static str],
     },
 }
+
+/// What stands in the key of a row for a name of the author's choice.
+pub(in crate::config) const NAME: &str = "NAME";
 
 impl KeyRule {
     pub(super) const fn supported(key: &'static str, kind: ValueKind, note: &'static str) -> Self {
@@ -241,6 +252,14 @@ impl fmt::Display for ValueKind {
             Self::Integers { most } => {
                 write!(formatter, "a list of 1 to {} integers from 0 to {most}", most + 1)
             }
+            Self::Texts { most } => {
+                write!(formatter, "a list of at most {most} texts, not empty and without NUL")
+            }
+            Self::Named => write!(
+                formatter,
+                "an object whose members have names of 1 to {CREDENTIAL_NAME_MAX} printable ASCII characters without '/', \
+                 ':' and '='"
+            ),
             Self::PowerOfTwo { least, most } => {
                 write!(formatter, "a power of two from {least} to {most}")
             }

@@ -1,6 +1,6 @@
 //! Keys about processors, memory, what is booted, the platform, and the worker's own.
 
-use vm_model::{HugePageSize, PCI_DEVICES_MAX};
+use vm_model::{HugePageSize, OEM_STRINGS_MAX, PCI_DEVICES_MAX};
 
 use super::{
     KeyRule, Literal, MAX_CMDLINE, MAX_DISK, MAX_HOST_CPU, MAX_VCPUS, MEMORY_SIZE, SECTOR, ValueKind,
@@ -89,7 +89,8 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::refused("platform.serial_number", &[Empty], "the worker writes the SMBIOS tables"),
     KeyRule::refused("platform.system_uuid", &[Empty], "the worker gives every VM a UUID of its own"),
     KeyRule::refused("platform.uuid", &[Empty], "the worker gives every VM a UUID of its own"),
-    KeyRule::refused("platform.oem_strings", &[Empty], "SMBIOS OEM strings are missing"),
+    KeyRule::supported("platform.oem_strings", ValueKind::Texts { most: OEM_STRINGS_MAX },
+        "Texts for the guest, as SMBIOS structure 11 has them; at most 61440 bytes together, each with a NUL at its end. Default: none."),
     KeyRule::refused("platform.system_manufacturer", &[Empty], "the worker writes the SMBIOS tables"),
     KeyRule::refused("platform.system_product_name", &[Empty], "the worker writes the SMBIOS tables"),
     KeyRule::refused("platform.system_version", &[Empty], "the worker writes the SMBIOS tables"),
@@ -134,7 +135,6 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("procurator.disks[].on_io_error", ValueKind::Choice(&["pause", "report"]),
         "When the host cannot carry out a request (no space, a failing device): `pause` holds the VM until it can; `report` \
          tells the guest. Default: pause."),
-    KeyRule::refused("procurator.health", &[Empty], "health probes are missing"),
     KeyRule::supported("procurator.network", Section, "How the guest's network is set up."),
     KeyRule::supported("procurator.network.address", ValueKind::Choice(&["dhcp", "command-line"]),
         "How the guest learns its address. `dhcp`: by asking; `command-line`: also by `ip=` for its first interface, \

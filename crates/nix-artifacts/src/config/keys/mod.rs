@@ -5,9 +5,11 @@
 //! `procurator`.
 
 mod devices;
+mod health;
 mod kind;
 mod machine;
 
+pub(super) use kind::NAME;
 pub use kind::{KeyRule, Literal, ValueKind, Verdict};
 
 /// The most vCPUs a machine can have.
@@ -32,7 +34,7 @@ pub(crate) const MAX_CMDLINE: usize = 2047;
 
 /// Every known key, containers before their members.
 pub fn known_keys() -> impl Iterator<Item = &'static KeyRule> {
-    machine::KEYS.iter().chain(devices::KEYS)
+    machine::KEYS.iter().chain(health::KEYS).chain(devices::KEYS)
 }
 
 /// The rule for member `name` of the container `prefix` (`""`, `disks[]`, …).

@@ -69,7 +69,6 @@ fn what_is_not_supported_says_why() {
     insta::assert_snapshot!(refusal(r#"{"debug_console": {"mode": "Tty"}}"#), @r#""vm-config.json": $.debug_console.mode is "Tty", which is not supported yet: there is no debug port; accepted is "Off", "Null", null or leaving it out"#);
     insta::assert_snapshot!(refusal(r#"{"console": {"mode": "tty"}}"#), @r#""vm-config.json": $.console.mode is "tty"; accepted is "Tty", "Pty", "File", "Socket", "Null" or "Off""#);
     insta::assert_snapshot!(refusal(r#"{"platform": {"num_pci_segments": 2}}"#), @r#""vm-config.json": $.platform.num_pci_segments is 2, which is not supported yet: there is one PCI segment; accepted is 1, null or leaving it out"#);
-    insta::assert_snapshot!(refusal(r#"{"procurator": {"health": {"tcp": 80}}}"#), @r#""vm-config.json": $.procurator.health is {"tcp": 80}, which is not supported yet: health probes are missing; accepted is an empty value, null or leaving it out"#);
     insta::assert_snapshot!(refusal(r#"{"cpus": {"features": {"amx": true}}}"#), @r#""vm-config.json": $.cpus.features.amx is true, which is not supported yet: AMX is not offered to guests; accepted is false, null or leaving it out"#);
 }
 

@@ -192,6 +192,20 @@ fn the_guest_connects_to_who_listens_and_is_refused_elsewhere() {
 }
 
 #[test]
+fn only_privileged_programs_of_the_guest_report_its_state() {
+    let mut bench = bench();
+    let port = vm_model::SYSTEMD_NOTIFY_PORT;
+    let listener = UnixListener::bind(bench.socket(&format!("_{port}"))).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    bench.send((1024, port), Operation::Request, 0, &[]);
+    bench.expect(Operation::Reset);
+    assert!(listener.accept().is_err(), "nobody came");
+    bench.send((1023, port), Operation::Request, 0, &[]);
+    bench.expect(Operation::Response);
+    listener.accept().unwrap();
+}
+
+#[test]
 fn either_side_closes_its_direction_alone() {
     let mut bench = bench();
     let (mut stream, ports) = bench.connected(1);

@@ -1,0 +1,125 @@
+//! `platform.oem_strings` and `procurator.credentials`: texts for the guest in its firmware tables.
+//!
+//! No refusal from here shows a value: see [`super::secrets`].
+
+use std::path::{Component, Path, PathBuf};
+
+use vm_model::{
+    CREDENTIAL_BYTES_MAX, CredentialFile, CredentialName, HealthSpec, OemStrings, SYSTEMD_NOTIFY_PORT,
+    Secret, credential_string,
+};
+
+use super::machine::{Reader, contradiction};
+use super::refusal::Refusal;
+use super::secrets::HIDDEN;
+use super::section::Section;
+
+/// The credential by which systemd learns where it sends its state.
+const NOTIFY_SOCKET: &str = "vmm.notify_socket";
+
+/// Where the content of a credential comes from.
+enum Content {
+    Given(Secret),
+    File(PathBuf),
+}
+
+impl Reader<'_> {
+    /// What is written under `platform.oem_strings`.
+    pub(super) fn oem_strings(&self) -> Result<OemStrings, Box<Refusal>> {
+        let mut strings = OemStrings::default();
+        let Some(platform) = self.top.section("platform") else { return Ok(strings) };
+        for (index, text) in platform.texts("oem_strings").iter().enumerate() {
+            strings.push(text.clone()).map_err(|problem| {
+                let json_path = format!("{}[{index}]", platform.path_of("oem_strings"));
+                let value = format!("a text of {} bytes", text.len());
+                contradiction(json_path, value, problem.to_string(), "fewer or shorter texts".to_owned())
+            })?;
+        }
+        Ok(strings)
+    }
+
+    /// Appends the credentials whose content is given to `strings`, and where systemd sends its state if a probe needs
+    /// that. Answers those whose content is in a file.
+    pub(super) fn credentials(
+        &self,
+        health: Option<&HealthSpec>,
+        strings: &mut OemStrings,
+    ) -> Result<Vec<CredentialFile>, Box<Refusal>> {
+        let listens = health.is_some_and(HealthSpec::listens_to_systemd);
+        let procurator = self.top.section("procurator");
+        if listens {
+            let place = procurator.map_or_else(|| "$".to_owned(), |procurator| procurator.path_of("health"));
+            let address = format!("vsock-stream:2:{SYSTEMD_NOTIFY_PORT}");
+            append(strings, NOTIFY_SOCKET, &Secret::new(address.into_bytes()), place)?;
+        }
+        let mut files = Vec::new();
+        for (name, entry) in procurator.map_or(&[][..], |procurator| procurator.named("credentials")) {
+            if listens && name == NOTIFY_SOCKET {
+                return Err(refuse(
+                    entry.path.clone(),
+                    "a probe of kind \"systemd\" needs this name for itself",
+                    "another name",
+                ));
+            }
+            match content(entry)? {
+                Content::Given(secret) => append(strings, name, &secret, entry.path.clone())?,
+                Content::File(path) => {
+                    files.push(CredentialFile { name: parse_name(name, entry.path.clone())?, path });
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn content(entry: &Section) -> Result<Content, Box<Refusal>> {
+    let longest = format!("at most {CREDENTIAL_BYTES_MAX} bytes in Base64 with padding");
+    match (entry.text("value"), entry.text("base64"), entry.text("file")) {
+        (Some(value), None, None) => Ok(Content::Given(Secret::new(value.as_bytes().to_vec()))),
+        (None, Some(encoded), None) => match Secret::from_base64(encoded) {
+            Some(secret) if secret.expose().len() <= CREDENTIAL_BYTES_MAX => Ok(Content::Given(secret)),
+            Some(_) => Err(refuse(entry.path_of("base64"), "it is too long", &longest)),
+            None => Err(refuse(entry.path_of("base64"), "it is no Base64", &longest)),
+        },
+        (None, None, Some(path)) => {
+            let path = Path::new(path);
+            let is_plain = path.is_absolute()
+                && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            if is_plain {
+                Ok(Content::File(path.to_owned()))
+            } else {
+                Err(refuse(
+                    entry.path_of("file"),
+                    "it is no path of a file of the host",
+                    "an absolute path without \"..\"",
+                ))
+            }
+        }
+        _ => Err(refuse(
+            entry.path.clone(),
+            "a credential has one content",
+            "one of \"value\", \"base64\" and \"file\"",
+        )),
+    }
+}
+
+fn append(
+    strings: &mut OemStrings,
+    name: &str,
+    secret: &Secret,
+    json_path: String,
+) -> Result<(), Box<Refusal>> {
+    let name = parse_name(name, json_path.clone())?;
+    strings
+        .push(credential_string(&name, secret))
+        .map_err(|problem| refuse(json_path, &problem.to_string(), "fewer or shorter credentials and texts"))
+}
+
+/// The table's check saw to the name; what is said here is for whoever changes that.
+fn parse_name(name: &str, json_path: String) -> Result<CredentialName, Box<Refusal>> {
+    CredentialName::parse(name).map_err(|problem| refuse(json_path, &problem.to_string(), "a name"))
+}
+
+fn refuse(json_path: String, rule: &str, accepted: &str) -> Box<Refusal> {
+    contradiction(json_path, HIDDEN, rule.to_owned(), accepted.to_owned())
+}

@@ -1,0 +1,29 @@
+//! Keeping secrets out of messages: what stands under `procurator.credentials`, and OEM strings that are credentials.
+//!
+//! A refusal shows the value that it is about. Where that is a secret, or a part of it is, or the key is a misspelt name of
+//! one, it is hidden.
+
+use super::refusal::Refusal;
+
+/// What is shown in place of a secret.
+pub(super) const HIDDEN: &str = "(not shown)";
+/// How an OEM string begins that is a credential.
+const CREDENTIAL_STRING: &str = "io.systemd.credential";
+
+/// Whether what stands under the key `name` is not to be shown. Misspelt names count, and whole paths can be given.
+pub(super) fn speaks_of_secrets(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["cred", "secret", "dentials"].iter().any(|part| name.contains(part))
+}
+
+/// Whether `text` is an OEM string that is not to be shown.
+pub(super) fn is_secret_text(text: &str) -> bool {
+    text.starts_with(CREDENTIAL_STRING)
+}
+
+/// Takes out of `refusal` what must not be shown.
+pub(super) fn hide(refusal: &mut Refusal) {
+    if speaks_of_secrets(&refusal.json_path) {
+        HIDDEN.clone_into(&mut refusal.value);
+    }
+}
