@@ -24,6 +24,7 @@ mod disk_options;
 mod document;
 mod error_text;
 mod id;
+mod isolation;
 mod lifecycle;
 mod machine;
 mod machine_status;
@@ -50,6 +51,7 @@ pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters,
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};
 pub use id::{InvalidVmId, VmId};
+pub use isolation::Isolation;
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use vm_model::{Bytes, VolumePolicy};
+use vm_model::{Bytes, Isolation, VolumePolicy};
 
 use super::section::Section;
 use super::volumes::DiskSettings;
@@ -16,6 +16,8 @@ pub struct ProcuratorSettings {
     pub disks: Vec<DiskSettings>,
     /// How the guest learns its address.
     pub address: AddressDelivery,
+    /// Whether the VM may share a process.
+    pub isolation: Isolation,
 }
 
 impl ProcuratorSettings {
@@ -69,5 +71,9 @@ pub(super) fn read_settings(procurator: Option<&Section>, disks: Vec<DiskSetting
         Some("command-line") => AddressDelivery::CommandLine,
         _ => AddressDelivery::Dhcp,
     };
-    ProcuratorSettings { restart, disks, address }
+    let isolation = match procurator.and_then(|procurator| procurator.text("isolation")) {
+        Some("strict") => Isolation::Strict,
+        _ => Isolation::Shared,
+    };
+    ProcuratorSettings { restart, disks, address, isolation }
 }

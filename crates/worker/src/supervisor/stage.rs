@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, load_artifact};
 use uuid::Uuid;
 use vm_model::{
-    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, MachineSpec, ResetPolicy, VmId, VolumePolicy,
+    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, Isolation, MachineSpec, ResetPolicy, VmId,
+    VolumePolicy,
 };
 
 use super::context::HostContext;
@@ -20,7 +21,7 @@ use super::verify::{unverified_references, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
-use crate::failure::reason;
+use crate::failure::{plain, reason};
 use crate::volumes::{StageRequest, Staged};
 
 /// A machine that is ready to be given its interfaces and started.
@@ -42,6 +43,8 @@ pub(super) struct StagedMachine {
     pub(super) restart: Option<RestartPolicy>,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
+    /// Whether it may share a process.
+    pub(super) isolation: Isolation,
     pub(super) address: AddressDelivery,
     /// How long all this took.
     pub(super) took: Duration,
@@ -88,6 +91,7 @@ fn stage_blocking(
         .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     let unverified = unverified_references(context, &assignment, &artifact, given_up)?;
+    check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, &assignment, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
@@ -108,6 +112,7 @@ fn stage_blocking(
         unverified,
         restart: artifact.settings.restart.map(RestartPolicy::from),
         resets,
+        isolation: artifact.settings.isolation,
         address: artifact.settings.address,
         machine: artifact.machine,
         took: Duration::ZERO,
@@ -130,6 +135,17 @@ pub(crate) fn load(
         transient: problem.is_missing(),
         ..reason(problem.kind(), &problem)
     })
+}
+
+/// Makes sure that the machine can have a process of its own where it must.
+fn check_isolation(context: &HostContext, isolation: Isolation) -> Result<(), FailureReason> {
+    match isolation {
+        Isolation::Strict if !context.machines.isolates() => Err(plain(
+            FailureKind::Host,
+            "procurator.isolation is \"strict\", and this worker runs VMs in its own process only".to_owned(),
+        )),
+        Isolation::Strict | Isolation::Shared => Ok(()),
+    }
 }
 
 /// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.

@@ -7,8 +7,10 @@ mod config;
 mod control;
 mod error;
 mod executor;
+mod placing;
 mod polling;
 mod registry;
+mod split_host;
 mod startup;
 mod vm_manager;
 
