@@ -33,6 +33,9 @@ pub(crate) enum Verb {
         /// Form of the log on standard error
         #[arg(long, value_name = "FORMAT")]
         log_format: LogFormat,
+        /// How long guests may take to power off when the process is told to terminate
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        stop_timeout_seconds: u64,
     },
     #[command(flatten)]
     Client(ClientVerb),
