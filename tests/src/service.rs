@@ -112,7 +112,11 @@ impl Service {
     /// # Errors
     /// There is no journal.
     pub fn journal() -> Result<String> {
-        output_of(Command::new("journalctl").args(["--no-pager", "--output=short-monotonic", "--unit"]).arg(Self::UNIT.0))
+        output_of(
+            Command::new("journalctl")
+                .args(["--no-pager", "--output=short-monotonic", "--unit"])
+                .arg(Self::UNIT.0),
+        )
     }
 
     /// All that a guest wrote to its console, of whichever boot.

@@ -116,8 +116,12 @@ impl Worker {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot start {}", environment.worker.display()))?;
-        let mut worker =
-            Self { client: Client::new(&environment.worker, place.runtime()), place: Arc::clone(place), child, ended: false };
+        let mut worker = Self {
+            client: Client::new(&environment.worker, place.runtime()),
+            place: Arc::clone(place),
+            child,
+            ended: false,
+        };
         until("the worker answers", SHORT_DEADLINE, || {
             if let Some(status) = worker.child.try_wait().context("cannot ask for its status")? {
                 bail!(Never(format!("it has ended with {status}")));

@@ -88,7 +88,8 @@ impl VmTest {
             deadline: SYSTEMD_DEADLINE,
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
-        let init = SystemdInit::new(workspace, &root, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
+        let init =
+            SystemdInit::new(workspace, &root, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
         let runs = if self.keep { 2 } else { 3 };
         with_second_try(|| run_suite(runs, |on_line| session.run_under(&init, on_line)))
     }
@@ -131,10 +132,7 @@ fn with_suite(workspace: &Workspace, worker: Vec<Program>, name: &str) -> Result
 }
 
 /// One session, printed as it goes, in which test executables run to their end `runs` times.
-fn run_suite(
-    runs: usize,
-    session: impl FnOnce(&mut dyn FnMut(&str)) -> Result<i32>,
-) -> Result<Counts> {
+fn run_suite(runs: usize, session: impl FnOnce(&mut dyn FnMut(&str)) -> Result<i32>) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut complete = 0;
     let status = session(&mut |line| {

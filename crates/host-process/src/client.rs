@@ -16,6 +16,7 @@ mod directory;
 mod handshake;
 mod launching;
 mod line;
+mod looking;
 mod placement;
 mod pool;
 mod process;
@@ -41,6 +42,7 @@ use line::{ProcessLine, ProcessOrder};
 use pool::Pool;
 
 pub use directory::DirectoryError;
+pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
 pub use placement::{Placement, ScopeSettings};
 
 /// Where the console of a VM is read.

@@ -152,6 +152,15 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Tell which running VMs survive a restart of the worker by this program, and why others do not; fails where one does not
+    Upgrade {
+        /// Only look: nothing is changed
+        #[arg(long, required = true)]
+        check: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show how the worker itself is: its assignments, and what is not as it should be
     Status {
         /// Print JSON

@@ -99,6 +99,11 @@ pub(crate) fn runtime_dir(flag: Option<PathBuf>) -> PathBuf {
     flag.unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR))
 }
 
+/// Where the sockets of host processes lie.
+pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("hosts")
+}
+
 /// The configuration file's name for a setting of the library.
 pub(crate) fn key(setting: &str) -> &str {
     match setting {
@@ -134,10 +139,15 @@ impl Settings {
             if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
         let runtime_dir = self::runtime_dir(runtime_dir.or(file.runtime_dir));
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
-        let stop_timeout =
-            seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
+        let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
         let manager = VmManagerConfig {
-            placement: placement(&runtime_dir, log_format, stop_timeout, file.vms_per_host_process, file.spare_host_processes)?,
+            placement: placement(
+                &runtime_dir,
+                log_format,
+                stop_timeout,
+                file.vms_per_host_process,
+                file.spare_host_processes,
+            )?,
             metrics_poll_interval: seconds(
                 "metrics_poll_interval_seconds",
                 file.metrics_poll_interval_seconds,
@@ -206,7 +216,7 @@ fn placement(
         "--stop-timeout-seconds".into(),
         stop_timeout.as_secs().to_string().into(),
     ];
-    let directory = runtime_dir.join("hosts");
+    let directory = host_processes_in(runtime_dir);
     Ok(match NonZeroUsize::new(vms) {
         Some(vms_per_process) => {
             Placement::HostProcesses(HostProcessSettings { program, directory, vms_per_process, spare })
@@ -330,7 +340,9 @@ mod tests {
     #[test]
     fn nothing_given_is_the_documented_default() {
         let settings = merged(flags(), "").expect("defaults are valid");
-        let placement = placement(Path::new("/run/procurator"), LogFormat::Human, Duration::from_secs(30), None, None).expect("valid");
+        let placement =
+            placement(Path::new("/run/procurator"), LogFormat::Human, Duration::from_secs(30), None, None)
+                .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

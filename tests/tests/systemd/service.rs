@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Assignment, BOOT_DEADLINE, Client, Echoes, SHORT_DEADLINE, Service, Unit, host_process_of, ping, scopes, until,
+    Assignment, BOOT_DEADLINE, Client, Echoes, SHORT_DEADLINE, Service, Unit, host_process_of, ping, scopes,
+    until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -37,7 +38,10 @@ fn guests_outlive_restart_kill_and_stop_of_the_service() -> Result<()> {
     service.assign(&[Assignment::of(&guest, "web")])?;
     let web = service.wait_until_answering("web")?;
     let scope = control_group_of("web")?;
-    assert!(scope.contains("/procurator.slice/procurator-vm-") && scope.trim_end().ends_with(".scope"), "{scope}");
+    assert!(
+        scope.contains("/procurator.slice/procurator-vm-") && scope.trim_end().ends_with(".scope"),
+        "{scope}"
+    );
     wait_for_scopes(2)?;
     let is_same = |when: &str| -> Result<()> {
         let vm = service.vm("web")?;

@@ -62,7 +62,8 @@ fn build(cache: &Path, image: &Path) -> Result<()> {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let hook = format!("sh {} \"$1\"", process::shell_quote(&files.join("customize.sh").to_string_lossy()));
-    let mut bootstrap = Command::new(packages::find_program("mmdebstrap").context("mmdebstrap is not there")?);
+    let mut bootstrap =
+        Command::new(packages::find_program("mmdebstrap").context("mmdebstrap is not there")?);
     bootstrap.args(["--quiet", "--mode=root", "--variant=minbase", "--format=directory"]);
     bootstrap.arg(format!("--include={PACKAGES}")).arg(format!("--customize-hook={hook}"));
     bootstrap.arg(SUITE).arg(&root).env("lab", &files);

@@ -4,8 +4,10 @@
 mod assignments;
 mod bench;
 mod clients;
+mod isolation;
 mod outliving;
 mod refusals;
 mod running;
 mod signals;
 mod standard_error;
+mod upgrade;

@@ -28,3 +28,5 @@ pub use vm_model::{
     Assignment, DesiredState, FailureReason, Generation, NodeStatus, RemovedVm, VmId, VmInfo, VmNic,
     VmStatus, VmTimings, VolumeInfo,
 };
+
+pub use crate::supervisor::{NotesError, check_notes};
