@@ -1,11 +1,11 @@
 //! What becomes of guests and scopes when the service is restarted, killed and stopped.
 
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Assignment, BOOT_DEADLINE, Client, Echoes, SHORT_DEADLINE, Service, Unit, host_process_of, ping, scopes,
-    until,
+    Assignment, BOOT_DEADLINE, Echoes, SHORT_DEADLINE, Service, Unit, host_process_of, ping, scopes, until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -31,6 +31,16 @@ fn control_group_of(id: &str) -> Result<String> {
 }
 
 #[test]
+fn the_shipped_units_are_sound() -> Result<()> {
+    for unit in [Service::UNIT, SLICE] {
+        let output = Command::new("systemd-analyze").args(["verify", unit.0]).output()?;
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && complaints.is_empty(), "{}: {complaints}", unit.0);
+    }
+    Ok(())
+}
+
+#[test]
 fn guests_outlive_restart_kill_and_stop_of_the_service() -> Result<()> {
     let environment = environment();
     let guest = environment.image("guest")?;
@@ -50,6 +60,8 @@ fn guests_outlive_restart_kill_and_stop_of_the_service() -> Result<()> {
         Ok(())
     };
     let address = web.address()?;
+    let told = service.ask(&["upgrade", "--check"])?;
+    assert!(told.contains("web") && told.contains("survives"), "{told}");
 
     let echoes = Echoes::of(address);
     let before = service.pid()?;
@@ -98,7 +110,7 @@ fn a_service_that_is_to_stop_guests_does_so() -> Result<()> {
     let console = Service::kept_console("obeys")?;
     assert!(console.contains("reboot: Power down"), "{console}");
     wait_for_scopes(0)?;
-    forget(&service)
+    forget(&service, "obeys")
 }
 
 #[test]
@@ -121,20 +133,15 @@ fn a_stop_of_the_slice_powers_guests_off_and_they_come_back() -> Result<()> {
         Ok(vm)
     })?;
     assert_eq!((again.address, again.restarts), (first.address, 0), "{}", again.state());
-    forget(&service)
+    forget(&service, "sliced")
 }
 
-/// Removes every VM and stops the service.
-fn forget(service: &Service) -> Result<()> {
+/// Removes the VM `id`, the last one, and stops the service.
+fn forget(service: &Service, id: &str) -> Result<()> {
     service.configure("")?;
     service.assign(&[])?;
     Service::UNIT.systemctl("restart")?;
-    let client: &Client = service;
-    until("no VM is left", SHORT_DEADLINE, || {
-        let vms = client.vms()?;
-        ensure!(vms.is_empty(), "{vms:?}");
-        Ok(())
-    })?;
+    service.wait_until_gone(id)?;
     Service::UNIT.systemctl("stop")?;
     wait_for_scopes(0)
 }

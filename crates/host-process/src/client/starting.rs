@@ -21,8 +21,8 @@ use super::pool::{Pool, ProcessKey};
 use super::process::WatchedProcess;
 use crate::wire::{Connection, Listener, packet_pair};
 
-/// How long a process may take from its start to its welcome.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process may take from its start to its welcome, with what a service manager does for it on a busy host.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a host process was not started. Nothing of it is left.
 #[derive(Debug, Error)]
