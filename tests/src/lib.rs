@@ -22,6 +22,7 @@
 #![expect(clippy::print_stdout, reason = "a failed test shows what happened")]
 
 mod assignment;
+mod client;
 mod echoes;
 mod environment;
 mod host;
@@ -30,12 +31,14 @@ mod noise;
 mod observed;
 mod place;
 mod records;
+mod service;
 mod setting;
 mod sockets;
 mod wait;
 mod worker;
 
 pub use assignment::Assignment;
+pub use client::Client;
 pub use echoes::{Echoes, Heard};
 pub use environment::{Environment, Image};
 pub use host::{HostState, ProcessState, figure, host_process_of};
@@ -44,6 +47,7 @@ pub use noise::{ensure_same, noise};
 pub use observed::{Balloon, DiskTrouble, Metrics, ObservedVm, Reason, Wanted};
 pub use place::{Filler, Place};
 pub use records::{Records, records};
+pub use service::{Service, Unit, scopes};
 pub use setting::HostSetting;
 pub use sockets::{connect_to_guest, listen_for_guest};
 pub use wait::{BOOT_DEADLINE, Never, SHORT_DEADLINE, until};

@@ -1,26 +1,20 @@
-//! The worker as a process: started, assigned to, asked, and ended.
+//! The worker as a process: started, assigned to and ended. It is asked as a [`Client`].
 
 use std::fs;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use crate::assignment::file_of;
-use crate::observed::{read_list, read_one};
+use crate::client::TERMINATION_DEADLINE;
 use crate::place::{Place, write_atomically};
-use crate::{
-    Assignment, BOOT_DEADLINE, Environment, Never, ObservedVm, SHORT_DEADLINE, http_get, ping, until,
-};
+use crate::{Assignment, Client, Environment, Never, SHORT_DEADLINE, until};
 
-/// For stopping every guest by its power button, and one that does not listen after that.
-const TERMINATION_DEADLINE: Duration = Duration::from_secs(90);
-/// How long a client verb may take, in seconds.
-const VERB_SECONDS: &str = "30";
 /// Lines of the worker's log and of each console that a failed test prints.
 const SHOWN_LINES: usize = 60;
 
@@ -28,7 +22,7 @@ const SHOWN_LINES: usize = 60;
 /// fails, it prints its log and its guests' consoles first.
 #[derive(Debug)]
 pub struct Worker {
-    program: PathBuf,
+    client: Client,
     place: Arc<Place>,
     child: Child,
     ended: bool,
@@ -122,8 +116,12 @@ impl Worker {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot start {}", environment.worker.display()))?;
-        let mut worker =
-            Self { program: environment.worker.clone(), place: Arc::clone(place), child, ended: false };
+        let mut worker = Self {
+            client: Client::new(&environment.worker, place.runtime()),
+            place: Arc::clone(place),
+            child,
+            ended: false,
+        };
         until("the worker answers", SHORT_DEADLINE, || {
             if let Some(status) = worker.child.try_wait().context("cannot ask for its status")? {
                 bail!(Never(format!("it has ended with {status}")));
@@ -159,99 +157,6 @@ impl Worker {
         write_atomically(&self.place.assignments(), text)
     }
 
-    /// How the worker itself is: what `status --json` prints.
-    ///
-    /// # Errors
-    /// It does not answer, or not in its form.
-    pub fn status(&self) -> Result<Value> {
-        let printed = self.ask(&["status", "--json"])?;
-        serde_json::from_str(&printed).with_context(|| format!("`status --json` printed: {printed}"))
-    }
-
-    /// What `ls` prints for people.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn list(&self) -> Result<String> {
-        self.ask(&["ls"])
-    }
-
-    /// Every VM it knows.
-    ///
-    /// # Errors
-    /// It does not answer, or not in its form.
-    pub fn vms(&self) -> Result<Vec<ObservedVm>> {
-        read_list(&self.ask(&["ls", "--json"])?)
-    }
-
-    /// One VM.
-    ///
-    /// # Errors
-    /// It does not answer, or does not know it.
-    pub fn vm(&self, id: &str) -> Result<ObservedVm> {
-        read_one(&self.ask(&["inspect", id, "--json"])?)
-    }
-
-    /// What `ls --removed` prints for people: VMs that can come back.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub fn list_removed(&self) -> Result<String> {
-        self.ask(&["ls", "--removed"])
-    }
-
-    /// What a guest has written to its console.
-    ///
-    /// # Errors
-    /// It does not answer, or does not know the VM.
-    pub fn console_of(&self, id: &str) -> Result<String> {
-        self.ask(&["logs", id])
-    }
-
-    /// The VM once it is in that phase.
-    ///
-    /// # Errors
-    /// It is not in time, or has failed for good; the error says where it is.
-    pub fn wait_for_phase(&self, id: &str, phase: &str) -> Result<ObservedVm> {
-        until(&format!("{id} is {phase}"), BOOT_DEADLINE, || {
-            let vm = self.vm(id)?;
-            ensure!(vm.phase != "failed" || phase == "failed", Never(vm.state()));
-            ensure!(vm.phase == phase, "{}", vm.state());
-            Ok(vm)
-        })
-    }
-
-    /// The VM once it runs and its guest answers a ping and serves its page.
-    ///
-    /// # Errors
-    /// It does not in time, or has failed for good.
-    pub fn wait_until_answering(&self, id: &str) -> Result<ObservedVm> {
-        let vm = self.wait_for_phase(id, "running")?;
-        let address = vm.address()?;
-        until(&format!("{id} answers at {address}"), BOOT_DEADLINE, || {
-            ping(address)?;
-            let page = http_get(address, "/")?;
-            let page = String::from_utf8_lossy(&page);
-            ensure!(page.contains(&address.to_string()), "its page is {page:?}");
-            Ok(())
-        })?;
-        self.vm(id)
-    }
-
-    /// Waits until it no longer knows a VM.
-    ///
-    /// # Errors
-    /// It still does after the deadline.
-    pub fn wait_until_gone(&self, id: &str) -> Result<()> {
-        until(&format!("{id} is gone"), TERMINATION_DEADLINE, || {
-            let vms = self.vms()?;
-            match vms.iter().find(|vm| vm.id == id) {
-                Some(vm) => bail!("{}", vm.state()),
-                None => Ok(()),
-            }
-        })
-    }
-
     /// Ends it by SIGTERM and waits for that.
     ///
     /// # Errors
@@ -278,23 +183,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Runs one of the worker's client verbs. A worker that does not answer must not hang its test.
-    fn ask(&self, verb: &[&str]) -> Result<String> {
-        let output = Command::new("busybox")
-            .args(["timeout", VERB_SECONDS])
-            .arg(&self.program)
-            .args(verb)
-            .arg("--runtime-dir")
-            .arg(self.place.runtime())
-            .output()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
-        if !output.status.success() {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            bail!("`{}` ended with {}: {}", verb.join(" "), output.status, errors.trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
     fn print_what_happened(&self) {
         let log = fs::read(self.place.log()).unwrap_or_default();
         print_end("the worker's log", &String::from_utf8_lossy(&log));
@@ -303,6 +191,15 @@ impl Worker {
             let console = self.console_of(&vm.id).unwrap_or_else(|error| format!("({error:#})"));
             print_end(&format!("the console of {}", vm.id), &console);
         }
+    }
+}
+
+/// What can be asked of any worker.
+impl Deref for Worker {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! The *outer host* is a stock kernel in QEMU whose processor has virtualisation, by hardware or in software. Its root
-//! file system holds the images, the programs and busybox; it runs one script and switches itself off.
+//! file system holds the images, the programs and busybox; it runs one script and switches itself off. Another kind of it
+//! has systemd, as a host of the worker has (`systemd.rs`): its root is a Debian (`debian.rs`), all else a second disk.
 
+pub(crate) mod debian;
 pub(crate) mod disk;
 pub(crate) mod dynamic;
 pub(crate) mod host;
@@ -19,6 +21,7 @@ pub(crate) mod modules;
 pub(crate) mod programs;
 pub(crate) mod pulse;
 pub(crate) mod relay;
+pub(crate) mod systemd;
 pub(crate) mod task;
 pub(crate) mod virtualisation;
 

@@ -32,11 +32,23 @@ const PACKAGES: [Package; 10] = [
     Package { name: "acpica-tools", programs: &["iasl"] },
 ];
 
+/// What builds a Debian root file system.
+const DEBIAN: [Package; 1] = [Package { name: "mmdebstrap", programs: &["mmdebstrap"] }];
+
 /// Makes sure that every package is there: installs what is missing where this is Debian and we are root, and else
 /// says which command would.
 pub(crate) fn ensure() -> Result<()> {
+    ensure_all(&PACKAGES)
+}
+
+/// As [`ensure`], for what builds a Debian root file system.
+pub(crate) fn ensure_for_debian() -> Result<()> {
+    ensure_all(&DEBIAN)
+}
+
+fn ensure_all(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|package| !is_present(package)).map(|package| package.name).collect();
+        packages.iter().filter(|package| !is_present(package)).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -55,7 +67,7 @@ pub(crate) fn ensure() -> Result<()> {
     let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--quiet=2"];
     arguments.extend(&missing);
     process::run(&mut apt_get(&arguments))?;
-    if let Some(package) = PACKAGES.iter().find(|package| !is_present(package)) {
+    if let Some(package) = packages.iter().find(|package| !is_present(package)) {
         bail!("package {} is installed, but has no {}", package.name, package.programs.join(", "));
     }
     Ok(())

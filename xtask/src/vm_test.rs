@@ -1,7 +1,8 @@
 //! `cargo xtask vm-test`: the end-to-end suite inside the lab's outer host.
 //!
 //! The suite is one test executable. Its ordinary tests are the smoke set; those marked `#[ignore = "full: …"]` run
-//! with `--full` only and count as skipped otherwise.
+//! with `--full` only and count as skipped otherwise. A second executable has the tests of a worker that systemd runs, on an
+//! outer host that has it: `--systemd` runs these alone, `--full` both.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,17 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::counts::Counts;
+use crate::lab::debian::DebianRoot;
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::loss::with_second_try;
-use crate::lab::{Lab, SCRIPT_VARIABLES, programs};
+use crate::lab::programs::{self, Program};
+use crate::lab::systemd::SystemdInit;
+use crate::lab::{Lab, SCRIPT_VARIABLES};
 use crate::process::shell_quote;
 use crate::workspace::Workspace;
 
 const SMOKE_DEADLINE: Duration = Duration::from_secs(10 * 60);
+const SYSTEMD_DEADLINE: Duration = Duration::from_secs(20 * 60);
 const FULL_DEADLINE: Duration = Duration::from_secs(45 * 60);
 
 /// Options of the task.
@@ -26,6 +31,9 @@ pub(crate) struct VmTest {
     /// Runs also the tests outside the smoke set.
     #[arg(long)]
     full: bool,
+    /// Runs the tests under systemd, and these only.
+    #[arg(long, conflicts_with = "full")]
+    systemd: bool,
     /// Leaves the outer host up afterwards and says how to look around in it.
     #[arg(long)]
     keep: bool,
@@ -38,12 +46,20 @@ impl VmTest {
     /// Runs the suite, prints its output live and returns its counts.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<Counts> {
         let start = Instant::now();
-        let mut programs = programs::build(workspace, &["build", "--package", "worker-bin"])?;
-        programs.extend(programs::build(
-            workspace,
-            &["test", "--package", "end-to-end", "--test", "vm", "--no-run"],
-        )?);
-        println!("Programs built ({:.1?})", start.elapsed());
+        let worker = programs::build(workspace, &["build", "--package", "worker-bin"])?;
+        let mut counts = Counts::default();
+        if !self.systemd {
+            counts += self.run_plain(workspace, worker.clone())?;
+        }
+        if self.systemd || self.full {
+            counts += self.run_under_systemd(workspace, worker)?;
+        }
+        println!("vm-test: {counts} ({:.1?})", start.elapsed());
+        Ok(counts)
+    }
+
+    fn run_plain(&self, workspace: &Workspace, worker: Vec<Program>) -> Result<Counts> {
+        let programs = with_suite(workspace, worker, "vm")?;
         let lab = Lab::prepare(workspace)?;
         let session = Session {
             lab: &lab,
@@ -52,12 +68,45 @@ impl VmTest {
             deadline: if self.full { FULL_DEADLINE } else { SMOKE_DEADLINE },
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
-        let counts = with_second_try(|| run_suite(&session))?;
+        let counts = with_second_try(|| run_suite(1, |on_line| session.run(on_line)))?;
         if counts.skipped > 0 {
             println!("{} tests outside the smoke set were skipped; `--full` runs them", counts.skipped);
         }
-        println!("vm-test: {counts} ({:.1?})", start.elapsed());
         Ok(counts)
+    }
+
+    /// Three runs of the executable: its tests, those that leave the host as it is to be shut down, and those of what the
+    /// shutdown did.
+    fn run_under_systemd(&self, workspace: &Workspace, worker: Vec<Program>) -> Result<Counts> {
+        let programs = with_suite(workspace, worker, "systemd")?;
+        let lab = Lab::prepare(workspace)?;
+        let root = DebianRoot::ensure(&workspace.lab_dir().join("debian"))?;
+        let session = Session {
+            lab: &lab,
+            programs: &programs,
+            script: &self.systemd_script(),
+            deadline: SYSTEMD_DEADLINE,
+            afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
+        };
+        let init =
+            SystemdInit::new(workspace, &root, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
+        let runs = if self.keep { 2 } else { 3 };
+        with_second_try(|| run_suite(runs, |on_line| session.run_under(&init, on_line)))
+    }
+
+    /// What runs on a host with systemd, before its shutdown. The suite is copied to where it outlives that.
+    fn systemd_script(&self) -> String {
+        let mut words = vec!["--skip=at_shutdown".to_owned(), "--skip=after_shutdown".to_owned()];
+        words.extend(self.filter.clone());
+        words.extend(self.nocapture.then(|| "--nocapture".to_owned()));
+        let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
+        format!(
+            "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0\ncd /tmp\n\
+             cp /lab/bin/systemd /var/lib/lab/systemd\n\
+             systemd='/lab/bin/systemd --test-threads=1'\n\
+             $systemd {}\nstatus=$?\n$systemd --nocapture at_shutdown || status=$?\nexit $status\n",
+            words.join(" ")
+        )
     }
 
     /// What runs in the outer host.
@@ -74,18 +123,26 @@ impl VmTest {
     }
 }
 
-/// One run of the suite, printed as it goes.
-fn run_suite(session: &Session<'_>) -> Result<Counts> {
+/// `worker` and the suite `name`.
+fn with_suite(workspace: &Workspace, worker: Vec<Program>, name: &str) -> Result<Vec<Program>> {
+    let mut programs = worker;
+    let suite = ["test", "--package", "end-to-end", "--test", name, "--no-run"];
+    programs.extend(programs::build(workspace, &suite)?);
+    Ok(programs)
+}
+
+/// One session, printed as it goes, in which test executables run to their end `runs` times.
+fn run_suite(runs: usize, session: impl FnOnce(&mut dyn FnMut(&str)) -> Result<i32>) -> Result<Counts> {
     let mut counts = Counts::default();
-    let mut is_complete = false;
-    let status = session.run(|line| {
+    let mut complete = 0;
+    let status = session(&mut |line| {
         println!("{line}");
         if let Some(more) = Counts::from_libtest_line(line) {
             counts += more;
-            is_complete = true;
+            complete += 1;
         }
     })?;
-    if !is_complete {
+    if complete < runs {
         bail!("the suite ended with status {status} before it had run all tests");
     }
     if status != 0 && counts.failed == 0 {

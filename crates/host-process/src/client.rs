@@ -16,6 +16,8 @@ mod directory;
 mod handshake;
 mod launching;
 mod line;
+mod looking;
+mod placement;
 mod pool;
 mod process;
 mod remote;
@@ -40,6 +42,8 @@ use line::{ProcessLine, ProcessOrder};
 use pool::Pool;
 
 pub use directory::DirectoryError;
+pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
+pub use placement::{Placement, ScopeSettings};
 
 /// Where the console of a VM is read.
 pub type Consoles = Arc<dyn Fn(&VmId) -> Arc<dyn ConsoleSource> + Send + Sync>;
@@ -52,7 +56,8 @@ pub struct HostProcessOptions {
     /// Where processes are found again. Made if it is not there, and closed for others. It outlives workers, and is
     /// emptied when the host starts.
     pub directory: PathBuf,
-    /// The most machines in one process. A process is the only border between guests that a bug of ours cannot cross.
+    /// The most machines in one process. A process is the only border between guests that a bug of ours cannot cross, so
+    /// machines with [`Isolation::Strict`](vm_model::Isolation) have one of their own whatever this says.
     pub machines_per_process: NonZeroUsize,
     /// How many processes are kept ahead.
     pub spare: usize,
@@ -64,16 +69,6 @@ pub struct HostProcessOptions {
     pub command_deadline: Duration,
     /// Where consoles are read. Processes write them to the directories they are launched with.
     pub consoles: Consoles,
-}
-
-/// What a host process is part of, as whoever manages services sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Placement {
-    /// The same as this process.
-    #[default]
-    Beside,
-    /// A scope of its own in `procurator.slice` where systemd runs, so that it outlives the worker's service.
-    SystemdScope,
 }
 
 impl fmt::Debug for HostProcessOptions {
@@ -175,6 +170,10 @@ impl MachineHost for HostProcesses {
     }
 
     fn machines_outlive_it(&self) -> bool {
+        true
+    }
+
+    fn isolates(&self) -> bool {
         true
     }
 }

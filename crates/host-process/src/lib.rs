@@ -24,4 +24,4 @@ pub mod host;
 mod identity;
 pub mod wire;
 
-pub use client::{HostProcessOptions, HostProcesses, Placement};
+pub use client::{HostProcessOptions, HostProcesses, Placement, ScopeSettings};

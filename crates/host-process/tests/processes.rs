@@ -7,12 +7,14 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use console_log::ConsoleFiles;
+use host_process::client::{SeenAnswer, SeenProcess, look_at_processes};
+use host_process::wire::VERSIONS;
 use host_process::{HostProcessOptions, HostProcesses};
-use machine_host::{LaunchError, MachineHost, StopPolicy};
+use machine_host::{LaunchError, LaunchRequest, MachineHost, StopPolicy};
 use rustix::process::Signal;
 use tiny_guest::TinyGuest;
 use tokio::time::timeout;
-use vm_model::{InitialState, MachineExit, MachinePhase, StopMethod};
+use vm_model::{InitialState, Isolation, MachineExit, MachinePhase, StopMethod};
 
 use support::{
     children, descriptors, directory, has_kvm, host, launch, options, phase, request, signal, sockets, until,
@@ -248,6 +250,56 @@ async fn several_machines_share_a_process_where_they_may() {
         within(machine.released()).await;
     }
     until("the processes end", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_is_isolated_strictly_shares_its_process_with_nobody() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let many = NonZeroUsize::new(16).expect("not zero");
+    let host = host(HostProcessOptions { machines_per_process: many, ..options(&directory) });
+    let strict =
+        |name: &str| LaunchRequest { isolation: Isolation::Strict, ..request(name, &TinyGuest::spin()) };
+    let mut machines = vec![launch(&host, "a", &TinyGuest::spin()).await];
+    machines.push(within(host.launch(strict("alone"))).await.expect("it launches"));
+    assert_eq!(children().len(), 2, "it does not join the first");
+    machines.push(launch(&host, "b", &TinyGuest::spin()).await);
+    assert_eq!(children().len(), 2, "others do not join it");
+    machines.push(within(host.launch(strict("alone-too"))).await.expect("it launches"));
+    assert_eq!(children().len(), 3, "nor does another such machine");
+    for machine in machines {
+        within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+        within(machine.released()).await;
+    }
+    until("the processes end", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn whoever_looks_learns_what_could_be_taken_over_and_changes_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let place = directory.path().join("processes");
+    assert_eq!(within(look_at_processes(&place)).await.expect("nothing is there"), []);
+    let host = host(options(&directory));
+    let machine = launch(&host, "web-1", &TinyGuest::echo()).await;
+    let seen = within(look_at_processes(&place)).await.expect("it can be read");
+    let [SeenProcess { pid, answer: SeenAnswer::Welcome { version, machines, .. }, .. }] = seen.as_slice()
+    else {
+        panic!("one process: {seen:?}");
+    };
+    assert_eq!(*pid, children().first().copied());
+    assert_eq!((version, machines.len()), (VERSIONS.last().expect("there is one"), 1));
+    assert_eq!((machines[0].vm.as_str(), machines[0].notes.as_str()), ("web-1", "notes of web-1"));
+    // The worker's own conversation goes on.
+    within(machine.pause()).await.expect("it pauses");
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(machine.released()).await;
+    drop(machine);
+    until("the process ends", || children().is_empty()).await;
 }
 
 #[tokio::test]

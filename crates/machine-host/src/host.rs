@@ -35,6 +35,10 @@ pub trait MachineHost: Send + Sync {
 
     /// Whether machines go on when this process ends.
     fn machines_outlive_it(&self) -> bool;
+
+    /// Whether a machine can have a process of its own ([`vm_model::Isolation::Strict`]). Where not, no such machine may be
+    /// launched here.
+    fn isolates(&self) -> bool;
 }
 
 /// What was found running.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vm_model::{FailureKind, InitialState, MachineExit, MachineSpec, ResetPolicy, VmId};
+use vm_model::{FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy, VmId};
 
 /// Which machine to launch, and how.
 #[derive(Debug)]
@@ -18,6 +18,9 @@ pub struct LaunchRequest {
     pub initial: InitialState,
     /// What its guest's resets do.
     pub resets: ResetPolicy,
+    /// Whether its process may run other machines too. A host without processes of its own does not read it: see
+    /// [`MachineHost::isolates`](crate::MachineHost::isolates).
+    pub isolation: Isolation,
     /// The directory that its console is written to as it comes; `None` keeps it in memory only.
     pub console_dir: Option<OwnedFd>,
     /// Held open until the machine is released, by the process that runs it: a lock that says who that is.
@@ -34,6 +37,7 @@ impl LaunchRequest {
             spec,
             initial: InitialState::default(),
             resets: ResetPolicy::default(),
+            isolation: Isolation::default(),
             console_dir: None,
             lock: None,
             notes: String::new(),

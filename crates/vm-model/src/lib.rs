@@ -28,6 +28,7 @@ mod error_text;
 mod health;
 mod health_spec;
 mod id;
+mod isolation;
 mod lifecycle;
 mod machine;
 mod machine_status;
@@ -66,6 +67,7 @@ pub use health_spec::{
     HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SYSTEMD_NOTIFY_PORT,
 };
 pub use id::{InvalidVmId, VmId};
+pub use isolation::Isolation;
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };

@@ -290,6 +290,10 @@ impl MachineHost for VmmHost {
     fn machines_outlive_it(&self) -> bool {
         false
     }
+
+    fn isolates(&self) -> bool {
+        false
+    }
 }
 
 /// Resolves when a machine is under way, or with what kept it.

@@ -59,7 +59,7 @@ impl MachineThread {
     /// Runs the thread to its end. Nothing that happens in here, panics included, reaches another machine.
     pub(crate) fn run(self) {
         let Self { request, engine, console, console_files, counters, reaper, release, .. } = self;
-        let LaunchRequest { id, spec, initial, resets, lock, console_dir, notes: _ } = request;
+        let LaunchRequest { id, spec, initial, resets, lock, console_dir, isolation: _, notes: _ } = request;
         let files = console_dir.map(|directory| console_files.register(&id, console.recorder(), directory));
         drop(console_files);
         let mut driver = MachineDriver {

@@ -33,6 +33,9 @@ pub(crate) enum Verb {
         /// Form of the log on standard error
         #[arg(long, value_name = "FORMAT")]
         log_format: LogFormat,
+        /// How long guests may take to power off when the process is told to terminate
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        stop_timeout_seconds: u64,
     },
     #[command(flatten)]
     Client(ClientVerb),
@@ -170,6 +173,15 @@ pub(crate) enum ClientVerb {
         /// Everything that would be deleted by itself later
         #[arg(long)]
         all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell which running VMs survive a restart of the worker by this program, and why others do not; fails where one does not
+    Upgrade {
+        /// Only look: nothing is changed
+        #[arg(long, required = true)]
+        check: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,

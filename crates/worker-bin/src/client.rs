@@ -8,6 +8,7 @@ mod natural_order;
 mod notes;
 mod plans;
 mod table;
+mod upgrade;
 mod volumes;
 
 use std::fs;
@@ -25,14 +26,15 @@ use self::list::list;
 use self::natural_order::natural_order;
 use self::notes::{notes, notes_of, status_lines};
 use crate::cli::{ClientVerb, GcTarget};
-use crate::settings::runtime_dir;
+use crate::settings::{host_processes_in, runtime_dir};
 
 /// The worker takes at most so many bytes of a desired state by its socket.
 const MAX_STATE: u64 = 1 << 20;
 
 /// Carries out `verb`.
 pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Result<()> {
-    let client = AdminClient::new(runtime_dir(runtime_directory).join(SOCKET_NAME));
+    let runtime_directory = runtime_dir(runtime_directory);
+    let client = AdminClient::new(runtime_directory.join(SOCKET_NAME));
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let now = Timestamp::now();
@@ -81,6 +83,16 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
                 print(&format!("{}{}", details(&vm, now), notes::lines(&noted)))
             }
             ClientVerb::Logs { id, tail } => print_console(&client.get_console(id).await?, *tail),
+            ClientVerb::Upgrade { json, .. } => {
+                let vms = vms_in_order(&client).await?;
+                let verdicts = upgrade::check(&vms, &host_processes_in(&runtime_directory)).await?;
+                if *json {
+                    print_json(&verdicts)?
+                } else {
+                    print(&upgrade::table(&verdicts))?
+                }
+                upgrade::conclude(&verdicts)
+            }
             ClientVerb::Status { json: true } => print_json(&client.get_status().await?),
             ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
         }

@@ -22,7 +22,7 @@ use worker::vms::{VmManager, VmManagerError};
 use crate::assignments::{AssignmentsFile, Source, SourceState};
 use crate::cli::RunFlags;
 use crate::descriptors::OpenFiles;
-use crate::notifier::Notifier;
+use crate::notifier::{Notifier, Watchdog};
 use crate::reload::Reload;
 use crate::settings::Settings;
 use crate::signals::{self, Endings, Unexpected};
@@ -30,6 +30,8 @@ use crate::{logging, settings, status};
 
 /// Desired states that may wait: only the newest matters.
 const WAITING_STATES: usize = 4;
+/// How much longer than its guests the worker may take to end before the service manager kills it.
+const STOP_MARGIN: Duration = Duration::from_secs(60);
 /// How long clients of the admin socket may take to get their last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -62,7 +64,9 @@ async fn serve(
     let vm_manager = Arc::new(VmManager::new_async(settings.manager.clone()).await.map_err(by_key)?);
     let notifier = Notifier::start();
     let ending = Ending::of(&vm_manager, settings.stop_guests);
+    let stop_timeout = settings.manager.stop_timeout;
     let mut parts = Parts::start(&vm_manager, server, file, files);
+    let mut watchdog = Watchdog::start();
     let mut reload = Reload::new(flags, runtime_dir, settings, parts.requests.clone());
     notifier.tell(vec![NotifyState::Ready]);
     info!("ready");
@@ -75,10 +79,11 @@ async fn serve(
                 break Ok(());
             }
             Some(()) = hang_up.recv() => reload.run(&notifier),
+            () = watchdog.due() => notifier.tell(vec![NotifyState::Watchdog]),
             lost = parts.lost() => break Err(lost),
         }
     };
-    notifier.tell(vec![NotifyState::Stopping]);
+    notifier.tell(ending.notice(stop_timeout));
     parts.stop_taking();
     let down = match ending {
         Ending::StopGuests => shut_down(&vm_manager, &mut endings).await,
@@ -112,6 +117,19 @@ enum Ending {
 impl Ending {
     fn of(vm_manager: &VmManager, stop_guests: bool) -> Self {
         if stop_guests || !vm_manager.vms_outlive_it() { Self::StopGuests } else { Self::LeaveGuests }
+    }
+
+    /// What the service manager is told: also how long to wait, so that its own timeout need not follow the settings.
+    fn notice(self, stop_timeout: Duration) -> Vec<NotifyState<'static>> {
+        let mut notice = vec![NotifyState::Stopping];
+        match self {
+            Self::StopGuests => {
+                let longest = stop_timeout.saturating_add(STOP_MARGIN).as_micros();
+                notice.push(NotifyState::ExtendTimeoutUsec(u32::try_from(longest).unwrap_or(u32::MAX)));
+            }
+            Self::LeaveGuests => {}
+        }
+        notice
     }
 
     fn as_text(self) -> &'static str {

@@ -18,6 +18,7 @@ mod status;
 mod vm_host;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -30,7 +31,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
-        Verb::VmHost { log_format } => vm_host::run(log_format),
+        Verb::VmHost { log_format, stop_timeout_seconds } => {
+            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds))
+        }
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
     };
     let code = match done {

@@ -2,17 +2,48 @@
 //! the worker up.
 
 use std::env;
+use std::future::pending;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::warn;
 
 /// Messages that may wait. The worker has a handful in its life.
 const WAITING: usize = 8;
 /// How long the end of the worker waits for the manager to take the last message.
 const LAST_MESSAGE: Duration = Duration::from_secs(1);
+
+/// When the service manager wants to hear again that the worker's tasks get on (`WatchdogSec=` of a service). It kills a
+/// worker that is silent for twice as long; guests in host processes go on.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    interval: Option<Interval>,
+}
+
+impl Watchdog {
+    /// Nothing is ever due where the service manager wants nothing. Must be called on a runtime.
+    pub(crate) fn start() -> Self {
+        let interval = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()).map(|limit| {
+            let mut interval = interval(limit / 2);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+        Self { interval }
+    }
+
+    /// Returns when it is time to tell. Cancel-safe.
+    pub(crate) async fn due(&mut self) {
+        match &mut self.interval {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => pending().await,
+        }
+    }
+}
 
 /// The way to the service manager; without one, messages go nowhere.
 #[derive(Debug)]

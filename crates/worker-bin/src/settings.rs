@@ -107,6 +107,11 @@ pub(crate) fn runtime_dir(flag: Option<PathBuf>) -> PathBuf {
     flag.unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR))
 }
 
+/// Where the sockets of host processes lie.
+pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("hosts")
+}
+
 /// The configuration file's name for a setting of the library.
 pub(crate) fn key(setting: &str) -> &str {
     match setting {
@@ -142,10 +147,12 @@ impl Settings {
             if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
         let runtime_dir = self::runtime_dir(runtime_dir.or(file.runtime_dir));
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
+        let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
         let manager = VmManagerConfig {
             placement: placement(
                 &runtime_dir,
                 log_format,
+                stop_timeout,
                 file.vms_per_host_process,
                 file.spare_host_processes,
             )?,
@@ -175,7 +182,7 @@ impl Settings {
                 Some(true) => VhostNet::WherePossible,
                 Some(false) => VhostNet::Off,
             },
-            stop_timeout: seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?,
+            stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
             removal_limit: match file.master.max_removals_per_hour.map(NonZeroU32::new) {
                 None => defaults.removal_limit,
@@ -201,6 +208,7 @@ impl Settings {
 fn placement(
     runtime_dir: &Path,
     log_format: LogFormat,
+    stop_timeout: Duration,
     vms: Option<usize>,
     spare: Option<usize>,
 ) -> Result<Placement> {
@@ -213,13 +221,27 @@ fn placement(
     if spare > MOST_SPARE {
         bail!("invalid setting spare_host_processes = {spare}: 0 to {MOST_SPARE} is accepted");
     }
-    let Some(vms_per_process) = NonZeroUsize::new(vms) else { return Ok(Placement::InThisProcess) };
-    Ok(Placement::HostProcesses(HostProcessSettings {
-        program: vec![this_program()?, "vm-host".into(), "--log-format".into(), log_format.as_str().into()],
-        directory: runtime_dir.join("hosts"),
-        vms_per_process,
-        spare,
-    }))
+    let program = vec![
+        this_program()?,
+        "vm-host".into(),
+        "--log-format".into(),
+        log_format.as_str().into(),
+        "--stop-timeout-seconds".into(),
+        stop_timeout.as_secs().to_string().into(),
+    ];
+    let directory = host_processes_in(runtime_dir);
+    Ok(match NonZeroUsize::new(vms) {
+        Some(vms_per_process) => {
+            Placement::HostProcesses(HostProcessSettings { program, directory, vms_per_process, spare })
+        }
+        // Few VMs are isolated strictly where most share the worker: their processes are started as they are needed.
+        None => Placement::StrictApart(HostProcessSettings {
+            program,
+            directory,
+            vms_per_process: NonZeroUsize::MIN,
+            spare: 0,
+        }),
+    })
 }
 
 /// The file that runs; after an upgrade, what was put in its place.
@@ -312,7 +334,10 @@ mod tests {
     #[test]
     fn vms_are_placed_as_told() {
         let placement = |text: &str| merged(flags(), text).map(|settings| settings.manager.placement);
-        assert_eq!(placement("vms_per_host_process = 0").expect("accepted"), Placement::InThisProcess);
+        let Placement::StrictApart(hosts) = placement("vms_per_host_process = 0").expect("accepted") else {
+            panic!("in the worker");
+        };
+        assert_eq!((hosts.vms_per_process.get(), hosts.spare), (1, 0));
         let Placement::HostProcesses(hosts) =
             placement("vms_per_host_process = 16\nspare_host_processes = 0").expect("accepted")
         else {
@@ -328,7 +353,9 @@ mod tests {
     #[test]
     fn nothing_given_is_the_documented_default() {
         let settings = merged(flags(), "").expect("defaults are valid");
-        let placement = placement(Path::new("/run/procurator"), LogFormat::Human, None, None).expect("valid");
+        let placement =
+            placement(Path::new("/run/procurator"), LogFormat::Human, Duration::from_secs(30), None, None)
+                .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

@@ -1,5 +1,7 @@
 //! `vm-host`: a process that holds VMs on behalf of a worker, and outlives it. Small, and quick to start.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use host_process::host::{ServeOptions, become_host_process, serve, take_stdin};
 use hypervisor::Hypervisor;
@@ -10,8 +12,9 @@ use crate::cli::LogFormat;
 use crate::signals::Unexpected;
 use crate::{logging, signals};
 
-/// Runs until its last VM has ended and a worker has taken notice of that.
-pub(crate) fn run(log_format: LogFormat) -> Result<()> {
+/// Runs until its last VM has ended and a worker has taken notice of that. At SIGTERM guests have `stop_timeout` to power
+/// off.
+pub(crate) fn run(log_format: LogFormat, stop_timeout: Duration) -> Result<()> {
     become_host_process();
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
@@ -24,6 +27,7 @@ pub(crate) fn run(log_format: LogFormat) -> Result<()> {
         // What somebody sends to all processes of a name is not meant for guests.
         let _unexpected = Unexpected::listen()?;
         let _quit = signal(SignalKind::quit())?;
-        serve(hypervisor, worker, ServeOptions::default()).await.context("cannot host VMs")
+        let options = ServeOptions { patience: stop_timeout, ..ServeOptions::default() };
+        serve(hypervisor, worker, options).await.context("cannot host VMs")
     })
 }

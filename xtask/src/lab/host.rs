@@ -68,19 +68,55 @@ pub(crate) enum Afterwards {
     Keep,
 }
 
+/// What the outer host's first program is, and what is its root file system.
+pub(crate) trait Init {
+    /// Adds what it needs to the lab's disk.
+    fn add_to(&self, tree: &Tree) -> Result<()>;
+
+    /// How the kernel mounts the root, and what `init` is told.
+    fn kernel_parameters(&self) -> &'static str;
+
+    /// The root file system; `None` where the lab's disk is it.
+    fn root_image(&self) -> Option<&Path>;
+}
+
+/// A script under busybox.
+struct BusyboxInit;
+
+impl Init for BusyboxInit {
+    fn add_to(&self, tree: &Tree) -> Result<()> {
+        tree.add_script(include_str!("outer-init.sh"), "/sbin/init")?;
+        tree.add_busybox()?;
+        tree.add_dynamic_program("nft")
+    }
+
+    fn kernel_parameters(&self) -> &'static str {
+        "ro"
+    }
+
+    fn root_image(&self) -> Option<&Path> {
+        None
+    }
+}
+
 impl Session<'_> {
     /// Boots the host, hands each line of the script's output to `on_line`, and returns the script's exit status.
-    pub(crate) fn run(&self, mut on_line: impl FnMut(&str)) -> Result<i32> {
+    pub(crate) fn run(&self, on_line: impl FnMut(&str)) -> Result<i32> {
+        self.run_under(&BusyboxInit, on_line)
+    }
+
+    /// As [`Session::run`], on a host with `init`.
+    pub(crate) fn run_under(&self, init: &dyn Init, mut on_line: impl FnMut(&str)) -> Result<i32> {
         let folder = self.lab.workspace.lab_dir().join("host");
         let _alone = wait_for_turn(&folder)?;
         let virtualisation = Virtualisation::observe();
         let acceleration = virtualisation.acceleration();
-        let disk = self.build_disk(&folder, virtualisation.driver(acceleration))?;
+        let disk = self.build_disk(&folder, virtualisation.driver(acceleration), init)?;
         match acceleration {
             Acceleration::Hardware => println!("Host     QEMU on this machine's KVM, nested"),
             Acceleration::Emulated => println!("Host     QEMU, emulating a processor with SVM"),
         }
-        let mut qemu = self.qemu(acceleration, &disk)?;
+        let mut qemu = self.qemu(acceleration, &disk, init)?;
         qemu.current_dir(&folder);
         let mut child = Guarded(qemu.spawn().context("cannot start QEMU")?);
         let output = child.0.stdout.take().context("QEMU was started with a pipe")?;
@@ -123,11 +159,9 @@ impl Session<'_> {
         })
     }
 
-    fn build_disk(&self, folder: &Path, kvm_driver: &str) -> Result<PathBuf> {
+    fn build_disk(&self, folder: &Path, kvm_driver: &str, init: &dyn Init) -> Result<PathBuf> {
         let tree = Tree::create(&folder.join("root"))?;
-        tree.add_script(include_str!("outer-init.sh"), "/sbin/init")?;
-        tree.add_busybox()?;
-        tree.add_dynamic_program("nft")?;
+        init.add_to(&tree)?;
         let names: Vec<&str> = MODULES.into_iter().chain([kvm_driver]).collect();
         let modules = self.lab.kernel.module_index()?.load_order(&names)?;
         for module in &modules {
@@ -149,7 +183,7 @@ impl Session<'_> {
 
     /// QEMU with the images' own kernel and initial root file system, which mounts whatever `root=` names. It dies with
     /// this program, also when that is killed.
-    fn qemu(&self, acceleration: Acceleration, disk: &Path) -> Result<Command> {
+    fn qemu(&self, acceleration: Acceleration, disk: &Path, init: &dyn Init) -> Result<Command> {
         let guest = &self.lab.images.guest()?.store_path;
         let mut command = Command::new(packages::find_program("setpriv").context("setpriv is not there")?);
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
@@ -160,8 +194,13 @@ impl Session<'_> {
         command.arg("-kernel").arg(guest.join("vmlinux"));
         command.arg("-initrd").arg(guest.join("initrd"));
         let more = acceleration.kernel_parameters();
-        command.args(["-append", &format!("console=ttyS0 root=/dev/vda ro quiet panic=-1{more}")]);
+        let root = init.kernel_parameters();
+        command.args(["-append", &format!("console=ttyS0 root=/dev/vda {root} quiet panic=-1{more}")]);
         command.args(["-serial", &format!("file:{KERNEL_LOG}")]);
+        // Disks in the order of their letters. What is written to a root of its own is gone with QEMU.
+        if let Some(root) = init.root_image() {
+            command.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", root.display()));
+        }
         command.arg("-drive").arg(format!("file={},if=virtio,format=raw,read-only=on", disk.display()));
         command.args(["-device", "virtio-serial-pci", "-chardev", "file,id=relay,path=/dev/stdout"]);
         command.args(["-device", "virtserialport,chardev=relay,nr=1,name=procurator.relay"]);

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// So long without a beat is death. A busy host beats late.
 const SILENCE: Duration = Duration::from_secs(90);
+/// So long it may take to the first beat: a host with systemd boots for a while.
+const BOOT: Duration = Duration::from_secs(240);
 
 /// The pulse in one file.
 pub(crate) struct Pulse {
@@ -23,7 +25,8 @@ impl Pulse {
     pub(crate) fn has_stopped(&mut self) -> bool {
         let length = fs::metadata(&self.file).map_or(0, |metadata| metadata.len());
         self.takes_as_beat(length, Instant::now());
-        self.last_beat.elapsed() > SILENCE
+        let patience = if self.length == 0 { BOOT } else { SILENCE };
+        self.last_beat.elapsed() > patience
     }
 
     fn takes_as_beat(&mut self, length: u64, now: Instant) {

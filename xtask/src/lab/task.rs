@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::lab::Lab;
+use crate::lab::debian::DebianRoot;
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::programs::Program;
+use crate::lab::systemd::SystemdInit;
 use crate::workspace::Workspace;
 
 /// Options of the task.
@@ -25,6 +27,9 @@ pub(crate) struct LabTask {
     /// Leaves the outer host up afterwards and says how to look around in it.
     #[arg(long)]
     keep: bool,
+    /// Takes the outer host that has systemd; it ends with an orderly shutdown.
+    #[arg(long)]
+    systemd: bool,
 }
 
 impl LabTask {
@@ -39,7 +44,14 @@ impl LabTask {
             deadline: Duration::from_secs(self.deadline),
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
-        let status = session.run(|line| println!("{line}"))?;
+        let print = |line: &str| println!("{line}");
+        let status = match self.systemd {
+            false => session.run(print)?,
+            true => {
+                let root = DebianRoot::ensure(&workspace.lab_dir().join("debian"))?;
+                session.run_under(&SystemdInit::new(workspace, &root, "true"), print)?
+            }
+        };
         Ok(status == 0)
     }
 }

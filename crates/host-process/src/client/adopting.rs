@@ -4,25 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use machine_host::{Adopted, Adoption, Stranger};
-use rustix::net::sockopt::socket_peercred;
 use tokio::task::JoinSet;
 use vm_model::{VmId, error_chain};
 
-use super::conversation::{Conversation, Link, greet};
-use super::directory::Dialled;
+use super::conversation::{Conversation, Link};
 use super::launching::Place;
 use super::line::ProcessLine;
+use super::looking::{Found, look};
 use super::pool::Pool;
 use super::process::WatchedProcess;
 use super::remote::RemoteMachine;
 use crate::wire::{Connection, MachineListing, Welcome};
-
-/// What is behind a socket.
-enum Found {
-    Nobody,
-    Process { name: String, process: WatchedProcess, connection: Connection, welcome: Welcome },
-    Stranger(Stranger),
-}
 
 /// Looks behind every socket of the pool's directory, at all of them at the same time.
 pub(super) async fn adopt(pool: &Arc<Pool>) -> Adoption {
@@ -40,52 +32,25 @@ pub(super) async fn adopt(pool: &Arc<Pool>) -> Adoption {
     let mut looks = JoinSet::new();
     for name in names {
         let pool = pool.clone();
-        looks.spawn(async move { look(&pool, name).await });
+        looks.spawn(async move {
+            let found = look(&pool.directory, &name).await;
+            (name, found)
+        });
     }
     while let Some(found) = looks.join_next().await {
         match found {
-            Ok(Found::Nobody) => {}
-            Ok(Found::Stranger(stranger)) => adoption.strangers.push(stranger),
-            Ok(Found::Process { name, process, connection, welcome }) => {
+            Ok((name, Found::Nobody)) => pool.directory.remove(&name),
+            Ok((name, Found::Stranger { problem, .. })) => {
+                let place = pool.directory.place(&name);
+                adoption.strangers.push(Stranger { vms: Vec::new(), place, problem });
+            }
+            Ok((name, Found::Process { process, connection, welcome })) => {
                 take_over(pool, name, process, connection, welcome, &mut adoption).await;
             }
             Err(error) => tracing::error!(%error, "looking for a host process failed"),
         }
     }
     adoption
-}
-
-/// Looks behind one socket. What is no process of ours is left alone.
-async fn look(pool: &Pool, name: String) -> Found {
-    let stranger = |problem: String| {
-        Found::Stranger(Stranger { vms: Vec::new(), place: pool.directory.place(&name), problem })
-    };
-    let socket = match pool.directory.dial(&name) {
-        Ok(Dialled::Connected(socket)) => socket,
-        Ok(Dialled::Abandoned) => {
-            pool.directory.remove(&name);
-            return Found::Nobody;
-        }
-        Err(error) => return stranger(format!("it takes no connection: {error}")),
-    };
-    let peer = match socket_peercred(&socket) {
-        Ok(peer) => peer,
-        Err(errno) => return stranger(format!("the kernel does not tell who listens: {errno}")),
-    };
-    let own = rustix::process::geteuid();
-    if peer.uid != own && !peer.uid.is_root() {
-        return stranger(format!("it is a process of user {}", peer.uid.as_raw()));
-    }
-    // Watched before it is asked anything: who answers is who listened, or nobody.
-    let pid = peer.pid.as_raw_pid().unsigned_abs();
-    let process = match WatchedProcess::stranger(pid) {
-        Ok(process) => process,
-        Err(error) => return stranger(format!("process {pid} cannot be watched: {error}")),
-    };
-    match greet(socket, pid).await {
-        Ok((connection, welcome)) => Found::Process { name, process, connection, welcome },
-        Err(error) => stranger(format!("process {pid}: {}", error_chain(&error))),
-    }
 }
 
 async fn take_over(

@@ -78,6 +78,15 @@ impl SocketDirectory {
         Ok(Self { path: path.to_owned(), handle: handle.into() })
     }
 
+    /// Opens `path` as it is, to look; `None` where it is not there.
+    pub(super) fn open_existing(path: &Path) -> io::Result<Option<Self>> {
+        match File::open(path) {
+            Ok(handle) => Ok(Some(Self { path: path.to_owned(), handle: handle.into() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A new name in it.
     pub(super) fn new_name() -> String {
         format!("{}{SUFFIX}", uuid::Uuid::new_v4())

@@ -56,10 +56,10 @@ pub(super) async fn launch(
     pool: &Arc<Pool>,
     request: LaunchRequest,
 ) -> Result<(Arc<RemoteMachine>, Arc<ProcessLine>), LaunchError> {
-    let LaunchRequest { id: vm, spec, initial, resets, console_dir, lock, notes } = request;
+    let LaunchRequest { id: vm, spec, initial, resets, isolation, console_dir, lock, notes } = request;
     let machine = RemoteMachine::new(vm.clone(), MachineStatus::booting(), ThreadHealth::default());
     let reservation = pool.reserve(&machine)?;
-    let assignment = pool.assign(&vm).await?;
+    let assignment = pool.assign(&vm, isolation).await?;
     let line = assignment.line().clone();
     let call = line.new_call();
     let (answer, answered) = oneshot::channel();

@@ -1,14 +1,15 @@
 //! Which processes and machines there are, and which process the next machine goes to.
 //!
 //! A process without machines is idle: `spare` of them are kept ahead. One that becomes idle after it had machines is
-//! retired, so that each machine begins in a process nobody else's machine was in, where there is one to a process.
+//! retired, so that each machine begins in a process nobody else's machine was in, where there is one to a process. A
+//! machine that is isolated strictly has such a process for itself in any case: nobody joins it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use machine_host::{HostCounts, LaunchError};
-use vm_model::{VmId, error_chain};
+use vm_model::{Isolation, VmId, error_chain};
 
 use super::HostProcessOptions;
 use super::directory::SocketDirectory;
@@ -50,6 +51,8 @@ struct Entry {
     assigned: BTreeSet<VmId>,
     /// Whether more may come.
     takes_more: bool,
+    /// Whether no machine was ever assigned to it.
+    is_fresh: bool,
 }
 
 /// A machine's name, taken.
@@ -102,14 +105,18 @@ impl Pool {
     }
 
     /// A place for one more machine, for which a process is started where none has room.
-    pub(super) async fn assign(self: &Arc<Self>, vm: &VmId) -> Result<Assignment, LaunchError> {
-        let found = self.find_room(vm);
+    pub(super) async fn assign(
+        self: &Arc<Self>,
+        vm: &VmId,
+        isolation: Isolation,
+    ) -> Result<Assignment, LaunchError> {
+        let found = self.find_room(vm, isolation);
         self.replenish();
         if let Some(assignment) = found {
             return Ok(assignment);
         }
         // A task of its own: a process is not abandoned half-way where the launch is given up.
-        let started = tokio::spawn(start_assigned(self.clone(), vm.clone())).await;
+        let started = tokio::spawn(start_assigned(self.clone(), vm.clone(), isolation)).await;
         let problem = match started {
             Ok(Ok(assignment)) => return Ok(assignment),
             Ok(Err(error)) => error_chain(&error),
@@ -118,15 +125,19 @@ impl Pool {
         Err(LaunchError::Host { vm: vm.clone(), problem })
     }
 
-    /// The fullest process that has room, and no ended machine of the same VM.
-    fn find_room(self: &Arc<Self>, vm: &VmId) -> Option<Assignment> {
+    /// The fullest process that has room, and no ended machine of the same VM; for a machine that is isolated strictly, one
+    /// that never had any and gets no other.
+    fn find_room(self: &Arc<Self>, vm: &VmId, isolation: Isolation) -> Option<Assignment> {
         let limit = self.options.machines_per_process.get();
         let mut state = self.lock();
         let with_room = state.processes.iter_mut().filter(|(_, entry)| {
-            entry.takes_more && entry.assigned.len() < limit && !entry.assigned.contains(vm)
+            let has_room = entry.assigned.len() < limit && !entry.assigned.contains(vm);
+            entry.takes_more && has_room && (isolation == Isolation::Shared || entry.is_fresh)
         });
         let (key, entry) = with_room.max_by_key(|(_, entry)| entry.assigned.len())?;
         entry.assigned.insert(vm.clone());
+        entry.is_fresh = false;
+        entry.takes_more = takes_more(isolation);
         Some(Assignment { pool: self.clone(), key: *key, vm: vm.clone(), line: entry.line.clone() })
     }
 
@@ -143,7 +154,7 @@ impl Pool {
         for _ in 0..missing {
             let pool = self.clone();
             tokio::spawn(async move {
-                let started = start(&pool, BTreeSet::new()).await;
+                let started = start(&pool, BTreeSet::new(), true).await;
                 pool.lock().starting -= 1;
                 if let Err(error) = started {
                     tracing::warn!(error = error_chain(&error), "no spare host process can be started");
@@ -165,7 +176,8 @@ impl Pool {
         }
         let key = ProcessKey(state.next_key);
         state.next_key += 1;
-        state.processes.insert(key, Entry { line: line.clone(), assigned, takes_more });
+        let is_fresh = assigned.is_empty();
+        state.processes.insert(key, Entry { line: line.clone(), assigned, takes_more, is_fresh });
         Some(key)
     }
 
@@ -224,8 +236,16 @@ impl Pool {
     }
 }
 
-async fn start_assigned(pool: Arc<Pool>, vm: VmId) -> Result<Assignment, StartError> {
-    let (key, line) = start(&pool, BTreeSet::from([vm.clone()])).await?;
+/// Whether others may join a machine with this isolation.
+fn takes_more(isolation: Isolation) -> bool {
+    match isolation {
+        Isolation::Shared => true,
+        Isolation::Strict => false,
+    }
+}
+
+async fn start_assigned(pool: Arc<Pool>, vm: VmId, isolation: Isolation) -> Result<Assignment, StartError> {
+    let (key, line) = start(&pool, BTreeSet::from([vm.clone()]), takes_more(isolation)).await?;
     Ok(pool.assignment_of(key, vm, line))
 }
 

@@ -4,29 +4,25 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::timeout;
 use vm_model::VmId;
 
-use super::Placement;
 use super::conversation::{Conversation, Link};
 use super::directory::SocketDirectory;
 use super::handshake::{HandshakeError, handshake};
 use super::line::ProcessLine;
+use super::placement::command_line;
 use super::pool::{Pool, ProcessKey};
 use super::process::WatchedProcess;
 use crate::wire::{Connection, Listener, packet_pair};
 
-/// How long a process may take from its start to its welcome.
-const START_PATIENCE: Duration = Duration::from_secs(10);
-/// Where systemd has its run-time files, if it runs.
-const SYSTEMD: &str = "/run/systemd/system";
+/// How long a process may take from its start to its welcome, with what a service manager does for it on a busy host.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a host process was not started. Nothing of it is left.
 #[derive(Debug, Error)]
@@ -70,10 +66,11 @@ impl Drop for Started {
     }
 }
 
-/// Starts a process, for the machines `assigned`, which are on their way to it.
+/// Starts a process, for the machines `assigned`, which are on their way to it, and where it `takes_more` for others.
 pub(super) async fn start(
     pool: &Arc<Pool>,
     assigned: BTreeSet<VmId>,
+    takes_more: bool,
 ) -> Result<(ProcessKey, Arc<ProcessLine>), StartError> {
     let failed = |operation| move |source| StartError::Prepare { operation, source };
     let (name, spawner) = (SocketDirectory::new_name(), pool.clone());
@@ -91,7 +88,7 @@ pub(super) async fn start(
     let (line, requests) = ProcessLine::new();
     let line = Arc::new(line);
     // Where the pool was closed, the connection is dropped here and the process ends by itself.
-    let key = pool.add(&line, assigned, true);
+    let key = pool.add(&line, assigned, takes_more);
     let conversation = Conversation::new(pool.clone(), key, line.clone(), name, process);
     match key {
         Some(key) => {
@@ -128,12 +125,15 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     let (ours, theirs) = packet_pair().map_err(failed("make a connection"))?;
     let directory = pool.directory.share().map_err(failed("share the directory of sockets"))?;
     let socket = pool.directory.bind(name).map_err(failed("bind a socket"))?;
-    let command_line = command_line(&pool.options.program, pool.options.placement);
+    let command_line = command_line(&pool.options.program, &pool.options.placement, name);
     let (program, arguments) = command_line.split_first().ok_or_else(|| {
         failed("find a program")(io::Error::new(io::ErrorKind::InvalidInput, "the command line is empty"))
     })?;
     let spawned = Command::new(program)
         .args(arguments)
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .current_dir("/")
@@ -148,20 +148,4 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
             Err(StartError::Spawn { program: program.clone(), source })
         }
     }
-}
-
-/// The command line of a host process. In a scope of its own it is no part of the worker's service, with which it would be
-/// ended; `systemd-run` becomes the program, so it stays a child of this process.
-fn command_line(program: &[OsString], placement: Placement) -> Vec<OsString> {
-    static SCOPES: AtomicU64 = AtomicU64::new(0);
-    let wrapper = match placement {
-        Placement::SystemdScope if Path::new(SYSTEMD).exists() => {
-            let number = SCOPES.fetch_add(1, Ordering::Relaxed);
-            let unit = format!("--unit=procurator-vm-{}-{number}", std::process::id());
-            let fixed = ["systemd-run", "--scope", "--quiet", "--collect", "--slice=procurator.slice"];
-            fixed.into_iter().map(OsString::from).chain([unit.into(), "--".into()]).collect()
-        }
-        Placement::SystemdScope | Placement::Beside => Vec::new(),
-    };
-    wrapper.into_iter().chain(program.iter().cloned()).collect()
 }

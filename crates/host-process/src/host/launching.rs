@@ -8,7 +8,7 @@ use machine_host::{LaunchRequest, MachineHandle};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
-use vm_model::VmId;
+use vm_model::{Isolation, VmId};
 
 use super::hosted::Hosted;
 use super::peer::Peer;
@@ -25,7 +25,10 @@ pub(super) async fn launch(
     is_given_up: oneshot::Receiver<()>,
 ) {
     let Launch { call, vm, spec, initial, resets, console_dir, lock, notes } = request;
-    let request = LaunchRequest { id: vm.clone(), spec, initial, resets, console_dir, lock, notes };
+    // Whom it shares this process with was decided by whoever chose the process.
+    let isolation = Isolation::default();
+    let request =
+        LaunchRequest { id: vm.clone(), spec, initial, resets, isolation, console_dir, lock, notes };
     // Both are cancel-safe in that nobody waits for the one that is dropped: a dropped launch kills its machine.
     let outcome = tokio::select! {
         outcome = host.machines.launch(request) => Some(outcome),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use vm_model::{Bytes, CredentialFile, HealthSpec, RolloutSpec, VolumePolicy};
+use vm_model::{Bytes, CredentialFile, HealthSpec, Isolation, RolloutSpec, VolumePolicy};
 
 use super::section::Section;
 use super::volumes::DiskSettings;
@@ -22,6 +22,8 @@ pub struct ProcuratorSettings {
     pub credential_files: Vec<CredentialFile>,
     /// How a changed definition is put in force; `None` where nothing is said of it.
     pub rollout: Option<RolloutSpec>,
+    /// Whether the VM may share a process.
+    pub isolation: Isolation,
 }
 
 impl ProcuratorSettings {
@@ -75,5 +77,9 @@ pub(super) fn read_settings(procurator: Option<&Section>, disks: Vec<DiskSetting
         Some("command-line") => AddressDelivery::CommandLine,
         _ => AddressDelivery::Dhcp,
     };
-    ProcuratorSettings { restart, disks, address, ..ProcuratorSettings::default() }
+    let isolation = match procurator.and_then(|procurator| procurator.text("isolation")) {
+        Some("strict") => Isolation::Strict,
+        _ => Isolation::Shared,
+    };
+    ProcuratorSettings { restart, disks, address, isolation, ..ProcuratorSettings::default() }
 }

@@ -15,7 +15,7 @@ fn lives(bench: &Bench) -> Vec<(Value, Value, Value)> {
 }
 
 /// The host process that has a thread for the VM `id`.
-fn host_process_of(bench: &Bench, id: &str) -> i32 {
+pub(crate) fn host_process_of(bench: &Bench, id: &str) -> i32 {
     let has_thread = |process: &i32| {
         let threads = fs::read_dir(format!("/proc/{process}/task")).expect("listed").flatten();
         threads.into_iter().any(|thread| {

@@ -44,6 +44,8 @@ pub enum Change {
     Interfaces,
     /// When it is started again. It holds at once.
     RestartPolicy,
+    /// Whether it may share a process.
+    Isolation,
     /// Anything else about the machine.
     Machine,
 }
@@ -70,6 +72,7 @@ impl Change {
             | Self::Disks
             | Self::Volume { .. }
             | Self::Interfaces
+            | Self::Isolation
             | Self::Machine => true,
         }
     }
@@ -103,6 +106,9 @@ impl Change {
         }
         if from.restart != to.restart {
             changes.push(Self::RestartPolicy);
+        }
+        if from.isolation != to.isolation {
+            changes.push(Self::Isolation);
         }
         let is_other_service = from.vsock != to.vsock || from.credential_files != to.credential_files;
         if is_other_service || rest_of(from) != rest_of(to) {
@@ -148,6 +154,7 @@ impl fmt::Display for Change {
             Self::Volume { disk } => write!(formatter, "volume {disk}"),
             Self::Interfaces => formatter.write_str("network interfaces"),
             Self::RestartPolicy => formatter.write_str("restart policy"),
+            Self::Isolation => formatter.write_str("isolation"),
             Self::Machine => formatter.write_str("machine"),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, NicRequest, RestartPolicy};
 use vm_model::{
-    Assignment, Bytes, CredentialFile, DiskAccess, MachineSpec, NarHash, Overrides, VolumePolicy,
+    Assignment, Bytes, CredentialFile, DiskAccess, Isolation, MachineSpec, NarHash, Overrides, VolumePolicy,
 };
 
 /// Everything about a VM that its definition decides. Two definitions with equal descriptions make the same machine.
@@ -31,6 +31,8 @@ pub struct Description {
     pub(crate) volumes: BTreeMap<String, VolumeDescription>,
     /// When it is started again.
     pub(crate) restart: Option<RestartPolicy>,
+    /// Whether it may share a process.
+    pub(crate) isolation: Isolation,
 }
 
 /// A writable disk, as a definition wants it.
@@ -76,6 +78,7 @@ impl Description {
             address: artifact.settings.address,
             volumes: volumes.collect(),
             restart: artifact.settings.restart,
+            isolation: artifact.settings.isolation,
         }
     }
 }

@@ -52,12 +52,14 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, acquired, resets, lock, console, notes, .. } = prepared;
+    let Prepared { spec, share, kernel, nics, acquired, resets, isolation, lock, console, notes, .. } =
+        prepared;
     let request = LaunchRequest {
         id: id.clone(),
         spec,
         initial,
         resets,
+        isolation,
         console_dir: console,
         lock: Some(lock),
         notes: notes.to_text(),

@@ -41,6 +41,7 @@ pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;
 pub(crate) use network::SharedNetwork;
 pub(crate) use notes::NotedNic;
+pub use notes::{NotesError, check_notes};
 pub(crate) use policy::RestartPolicy;
 pub(crate) use publisher::Changes;
 pub(crate) use stage::{load, volume_requests};

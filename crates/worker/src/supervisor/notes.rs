@@ -50,13 +50,30 @@ pub(crate) struct NotedNic {
 
 /// Why notes cannot be used.
 #[derive(Debug, Error)]
-pub(crate) enum NotesError {
+pub enum NotesError {
+    /// They have no form that is known.
     #[error("what is noted with it cannot be read")]
     Unreadable(#[source] serde_json::Error),
+    /// A later release wrote them.
     #[error("what is noted with it has version {found}; versions up to {VERSION} are understood")]
-    Newer { found: u32 },
+    Newer {
+        /// Their version.
+        found: u32,
+    },
+    /// They are not of the machine they were found with.
     #[error("what is noted with it is of VM {found}")]
-    OtherVm { found: VmId },
+    OtherVm {
+        /// Whose they are.
+        found: VmId,
+    },
+}
+
+/// Checks that a manager of this release could take over the machine of `vm` with what was noted at its launch.
+///
+/// # Errors
+/// It could not.
+pub fn check_notes(vm: &VmId, notes: &str) -> Result<(), NotesError> {
+    MachineNotes::parse(vm, notes).map(drop)
 }
 
 /// What of notes every version has.

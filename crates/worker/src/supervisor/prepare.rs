@@ -13,8 +13,8 @@ use ipam::Lease;
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
-    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, FileRole, MachineShape, MachineSpec,
-    ResetPolicy, VmDisk, VmNic, VmTimings, VsockSpec,
+    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, FileRole, Isolation, MachineShape,
+    MachineSpec, ResetPolicy, VmDisk, VmNic, VmTimings, VsockSpec,
 };
 
 use super::RestartPolicy;
@@ -50,6 +50,8 @@ pub(super) struct Prepared {
     pub(super) timings: VmTimings,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
+    /// Whether it may share a process.
+    pub(super) isolation: Isolation,
     /// Says that whoever runs the machine runs the VM.
     pub(super) lock: OwnedFd,
     /// Where its console is written.
@@ -87,7 +89,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, FailureReason> {
     let begun = Instant::now();
     let (definition, id) = (staged.definition(), staged.assignment.id.clone());
-    let StagedMachine { resets, address, took, .. } = staged;
+    let StagedMachine { resets, isolation, address, took, .. } = staged;
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let (opened, acquired) = open_from_task(context, staged, share).await?;
     let files = begun.elapsed();
@@ -133,6 +135,7 @@ pub(super) async fn prepare(
         unverified,
         timings,
         resets,
+        isolation,
         lock,
         console: console.ok(),
         notes,

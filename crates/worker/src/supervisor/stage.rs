@@ -12,7 +12,8 @@ use nix_artifacts::{
 };
 use uuid::Uuid;
 use vm_model::{
-    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, MachineSpec, ResetPolicy, VmId, VolumePolicy,
+    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, Isolation, MachineSpec, ResetPolicy, VmId,
+    VolumePolicy,
 };
 
 use super::context::HostContext;
@@ -23,7 +24,7 @@ use super::verify::{unverified_references, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
-use crate::failure::reason;
+use crate::failure::{plain, reason};
 use crate::volumes::{StageRequest, Staged};
 
 /// A machine that is ready to be given its interfaces and started.
@@ -45,6 +46,8 @@ pub(super) struct StagedMachine {
     pub(super) restart: Option<RestartPolicy>,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
+    /// Whether it may share a process.
+    pub(super) isolation: Isolation,
     pub(super) address: AddressDelivery,
     /// How long all this took.
     pub(super) took: Duration,
@@ -91,6 +94,7 @@ fn stage_blocking(
         .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     let unverified = unverified_references(context, &assignment, &artifact, given_up)?;
+    check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, &assignment, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     let exposed = add_credentials(&mut artifact)?;
@@ -113,6 +117,7 @@ fn stage_blocking(
         unverified,
         restart: artifact.settings.restart.map(RestartPolicy::from),
         resets,
+        isolation: artifact.settings.isolation,
         address: artifact.settings.address,
         machine: artifact.machine,
         took: Duration::ZERO,
@@ -144,6 +149,17 @@ fn add_credentials(artifact: &mut Artifact) -> Result<Vec<String>, FailureReason
     let allowed = [PathBuf::from(CREDENTIAL_DIRECTORY)];
     add_credential_files(&artifact.settings.credential_files, &allowed, strings)
         .map_err(|problem| reason(problem.kind(), &problem))
+}
+
+/// Makes sure that the machine can have a process of its own where it must.
+fn check_isolation(context: &HostContext, isolation: Isolation) -> Result<(), FailureReason> {
+    match isolation {
+        Isolation::Strict if !context.machines.isolates() => Err(plain(
+            FailureKind::Host,
+            "procurator.isolation is \"strict\", and this worker runs VMs in its own process only".to_owned(),
+        )),
+        Isolation::Strict | Isolation::Shared => Ok(()),
+    }
 }
 
 /// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.

@@ -43,9 +43,11 @@ pub struct VmManagerConfig {
 /// Which processes VMs run in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// All in this one. They end with it.
+    /// All in this one. They end with it. A VM that is to be isolated strictly is refused.
     #[default]
     InThisProcess,
+    /// In this one, but for those that are isolated strictly, which have a process each. All end with this one.
+    StrictApart(HostProcessSettings),
     /// In processes of their own, which go on when this one ends; the next manager takes them over.
     HostProcesses(HostProcessSettings),
 }
@@ -57,7 +59,8 @@ pub struct HostProcessSettings {
     pub program: Vec<OsString>,
     /// Where their sockets lie. Made where it does not exist; nobody else's to read.
     pub directory: PathBuf,
-    /// The most VMs in one of them: a process is the only border between tenants.
+    /// The most VMs in one of them: a process is the only border between tenants. One that is isolated strictly is alone in
+    /// any case.
     pub vms_per_process: NonZeroUsize,
     /// How many are started ahead, so that a VM need not wait for its process.
     pub spare: usize,

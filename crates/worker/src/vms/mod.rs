@@ -7,8 +7,10 @@ mod config;
 mod control;
 mod error;
 mod executor;
+mod placing;
 mod polling;
 mod registry;
+mod split_host;
 mod startup;
 mod vm_manager;
 
@@ -26,3 +28,5 @@ pub use vm_model::{
     Assignment, DesiredState, FailureReason, Generation, NodeStatus, RemovedVm, VmId, VmInfo, VmNic,
     VmStatus, VmTimings, VolumeInfo,
 };
+
+pub use crate::supervisor::{NotesError, check_notes};

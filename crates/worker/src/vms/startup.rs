@@ -1,13 +1,9 @@
 //! Bringing a manager up: host first, then the VMs on record.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 
-use console_log::ConsoleDirectory;
-
 use host_network::{Egress, HostNetwork, KeptNic, LinkName, NetworkConfig};
-use host_process::{HostProcessOptions, HostProcesses};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use machine_host::{Adoption, MachineHost, Stranger};
@@ -16,18 +12,17 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
-use vmm_host::{HostOptions, VmmHost};
 
 use super::control::Shared;
+use super::placing::machine_host;
 use super::registry::Registry;
-use super::{MemoryOvercommit, NetworkAddressTranslation, Placement, VmManagerConfig, VmManagerError};
+use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord,
-    console_directory, make_private,
+    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
 };
 use crate::supervisor::{
     Changes, HostContext, Lifecycle, NotedNic, RestartPolicy, RunningMachine, SharedNetwork, Subnet,
@@ -93,35 +88,6 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
-}
-
-/// What runs the VMs' machines.
-fn machine_host(
-    config: &VmManagerConfig,
-    hypervisor: Hypervisor,
-) -> Result<Arc<dyn MachineHost>, VmManagerError> {
-    let limits = HostOptions::default();
-    let settings = match &config.placement {
-        Placement::InThisProcess => {
-            let host = VmmHost::new(hypervisor, limits);
-            return Ok(Arc::new(host.map_err(|problem| VmManagerError::Threads(io::Error::other(problem)))?));
-        }
-        Placement::HostProcesses(settings) => settings,
-    };
-    let vms = config.vm_artifacts_dir.clone();
-    let host = HostProcesses::new(HostProcessOptions {
-        program: settings.program.clone(),
-        directory: settings.directory.clone(),
-        machines_per_process: settings.vms_per_process,
-        spare: settings.spare,
-        placement: host_process::Placement::SystemdScope,
-        launch_deadline: limits.launch_deadline,
-        command_deadline: limits.command_deadline,
-        consoles: Arc::new(move |vm| {
-            Arc::new(ConsoleDirectory::at(console_directory(&vms.join(vm.as_str()))))
-        }),
-    });
-    Ok(Arc::new(host.map_err(|problem| VmManagerError::HostProcesses(Box::new(problem)))?))
 }
 
 /// Takes over the machines of VMs on record that run already. Everything else that runs is left alone, and told.

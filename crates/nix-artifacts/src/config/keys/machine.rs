@@ -135,6 +135,9 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("procurator.disks[].on_io_error", ValueKind::Choice(&["pause", "report"]),
         "When the host cannot carry out a request (no space, a failing device): `pause` holds the VM until it can; `report` \
          tells the guest. Default: pause."),
+    KeyRule::supported("procurator.isolation", ValueKind::Choice(&["shared", "strict"]),
+        "With whom the VM may share a process. `shared`: with as many VMs as the worker's `vms_per_host_process` says, also \
+         with the worker; `strict`: with nobody. Default: shared."),
     KeyRule::supported("procurator.network", Section, "How the guest's network is set up."),
     KeyRule::supported("procurator.network.address", ValueKind::Choice(&["dhcp", "command-line"]),
         "How the guest learns its address. `dhcp`: by asking; `command-line`: also by `ip=` for its first interface, \

@@ -1,7 +1,7 @@
 //! An assignment's settings laid over the description's: what wins, and whom a refusal names.
 
 use serde_json::{Value, json};
-use vm_model::{Bytes, VolumePolicy};
+use vm_model::{Bytes, Isolation, VolumePolicy};
 
 use super::super::extract::ParsedConfig;
 use super::super::*;
@@ -32,6 +32,20 @@ fn members_are_replaced_one_by_one_and_null_removes() {
     assert_eq!((removed.restart, removed.address), (None, AddressDelivery::Dhcp));
     assert_eq!(settings(&Value::Null, &json!({"restart": "never"})).restart, Some(RestartPolicy::Never));
     assert_eq!(settings(&own, &json!({})), settings(&own, &json!({"limits": null})));
+}
+
+#[test]
+fn isolation_is_shared_unless_either_says_strict() {
+    let own = json!({"isolation": "strict"});
+    assert_eq!(settings(&Value::Null, &json!({})).isolation, Isolation::Shared);
+    assert_eq!(settings(&own, &json!({})).isolation, Isolation::Strict);
+    assert_eq!(settings(&Value::Null, &own).isolation, Isolation::Strict);
+    assert_eq!(settings(&own, &json!({"isolation": "shared"})).isolation, Isolation::Shared);
+    let refusal = refused(&json!({"isolation": "lax"}), &json!({}));
+    assert!(
+        refusal.ends_with(r#"$.procurator.isolation is "lax"; accepted is "shared" or "strict""#),
+        "{refusal}"
+    );
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! Looks at what is behind the sockets of a directory, changing nothing: before processes are taken over, and for whoever
+//! wants to know whether they could be.
+
+use std::io;
+use std::path::Path;
+
+use rustix::net::sockopt::socket_peercred;
+use tokio::task::JoinSet;
+use vm_model::{VmId, error_chain};
+
+use super::conversation::greet;
+use super::directory::{Dialled, SocketDirectory};
+use super::process::WatchedProcess;
+use crate::wire::{Connection, Version, Welcome};
+
+/// What is behind a socket.
+pub(super) enum Found {
+    Nobody,
+    Process {
+        process: WatchedProcess,
+        connection: Connection,
+        welcome: Welcome,
+    },
+    /// No process of ours, or one that cannot be spoken with.
+    Stranger {
+        pid: Option<u32>,
+        problem: String,
+    },
+}
+
+/// A host process that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenProcess {
+    /// Its socket.
+    pub place: String,
+    /// Its id, where the kernel tells it.
+    pub pid: Option<u32>,
+    /// Whether this program could take it over.
+    pub answer: SeenAnswer,
+}
+
+/// What a host process answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenAnswer {
+    /// It could be taken over.
+    Welcome {
+        /// The version that would be spoken.
+        version: Version,
+        /// Its build.
+        build: String,
+        /// Its machines.
+        machines: Vec<SeenMachine>,
+    },
+    /// It could not: it is no process of ours, does not answer, or speaks other versions.
+    Problem(String),
+}
+
+/// A machine in a process that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenMachine {
+    /// Whose machine it is.
+    pub vm: VmId,
+    /// What its launcher noted.
+    pub notes: String,
+}
+
+/// Looks at every host process that listens in `directory`, all at the same time; none where there is no such directory.
+/// Their worker does not notice. Belongs on a runtime with I/O and time.
+///
+/// # Errors
+/// The directory cannot be read.
+pub async fn look_at_processes(directory: &Path) -> io::Result<Vec<SeenProcess>> {
+    let Some(directory) = SocketDirectory::open_existing(directory)? else { return Ok(Vec::new()) };
+    let directory = std::sync::Arc::new(directory);
+    let mut looks = JoinSet::new();
+    for name in directory.names()? {
+        let directory = directory.clone();
+        looks.spawn(async move { (directory.place(&name), look(&directory, &name).await) });
+    }
+    let mut seen = Vec::new();
+    while let Some(look) = looks.join_next().await {
+        let (place, found) = look.map_err(io::Error::other)?;
+        let (pid, answer) = match found {
+            Found::Nobody => continue,
+            Found::Stranger { pid, problem } => (pid, SeenAnswer::Problem(problem)),
+            Found::Process { process, welcome, .. } => (Some(process.pid()), answer_of(welcome)),
+        };
+        seen.push(SeenProcess { place, pid, answer });
+    }
+    seen.sort_by(|one, other| one.place.cmp(&other.place));
+    Ok(seen)
+}
+
+fn answer_of(welcome: Welcome) -> SeenAnswer {
+    let Welcome { version, build, machines, .. } = welcome;
+    let machines = machines.into_iter().filter(|listing| !listing.released);
+    let machines = machines.map(|listing| SeenMachine { vm: listing.vm, notes: listing.notes }).collect();
+    SeenAnswer::Welcome { version, build, machines }
+}
+
+/// Looks behind one socket. What is no process of ours is left alone.
+pub(super) async fn look(directory: &SocketDirectory, name: &str) -> Found {
+    let stranger = |pid: Option<u32>, problem: String| Found::Stranger { pid, problem };
+    let socket = match directory.dial(name) {
+        Ok(Dialled::Connected(socket)) => socket,
+        Ok(Dialled::Abandoned) => return Found::Nobody,
+        Err(error) => return stranger(None, format!("it takes no connection: {error}")),
+    };
+    let peer = match socket_peercred(&socket) {
+        Ok(peer) => peer,
+        Err(errno) => return stranger(None, format!("the kernel does not tell who listens: {errno}")),
+    };
+    let pid = peer.pid.as_raw_pid().unsigned_abs();
+    let own = rustix::process::geteuid();
+    if peer.uid != own && !peer.uid.is_root() {
+        return stranger(Some(pid), format!("it is a process of user {}", peer.uid.as_raw()));
+    }
+    // Watched before it is asked anything: who answers is who listened, or nobody.
+    let process = match WatchedProcess::stranger(pid) {
+        Ok(process) => process,
+        Err(error) => return stranger(Some(pid), format!("process {pid} cannot be watched: {error}")),
+    };
+    match greet(socket, pid).await {
+        Ok((connection, welcome)) => Found::Process { process, connection, welcome },
+        Err(error) => stranger(Some(pid), format!("process {pid}: {}", error_chain(&error))),
+    }
+}

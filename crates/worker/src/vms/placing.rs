@@ -1,0 +1,55 @@
+//! What runs the VMs' machines: threads of this process, processes of their own, or both, as the settings say.
+
+use std::io;
+use std::sync::Arc;
+
+use console_log::ConsoleDirectory;
+use host_process::{HostProcessOptions, HostProcesses};
+use hypervisor::Hypervisor;
+use machine_host::MachineHost;
+use tracing::info;
+use vmm_host::{HostOptions, VmmHost};
+
+use super::split_host::SplitHost;
+use super::{HostProcessSettings, Placement, VmManagerConfig, VmManagerError};
+use crate::records::console_directory;
+
+/// What runs the VMs' machines.
+pub(super) fn machine_host(
+    config: &VmManagerConfig,
+    hypervisor: Hypervisor,
+) -> Result<Arc<dyn MachineHost>, VmManagerError> {
+    let in_this_process = || {
+        let host = VmmHost::new(hypervisor, HostOptions::default());
+        host.map_err(|problem| VmManagerError::Threads(io::Error::other(problem)))
+    };
+    Ok(match &config.placement {
+        Placement::InThisProcess => Arc::new(in_this_process()?),
+        Placement::StrictApart(settings) => {
+            Arc::new(SplitHost::new(in_this_process()?, host_processes(config, settings)?))
+        }
+        Placement::HostProcesses(settings) => Arc::new(host_processes(config, settings)?),
+    })
+}
+
+fn host_processes(
+    config: &VmManagerConfig,
+    settings: &HostProcessSettings,
+) -> Result<HostProcesses, VmManagerError> {
+    let (vms, limits) = (config.vm_artifacts_dir.clone(), HostOptions::default());
+    let placement = host_process::Placement::observe(config.stop_timeout);
+    info!(?placement, "host processes");
+    let host = HostProcesses::new(HostProcessOptions {
+        program: settings.program.clone(),
+        directory: settings.directory.clone(),
+        machines_per_process: settings.vms_per_process,
+        spare: settings.spare,
+        placement,
+        launch_deadline: limits.launch_deadline,
+        command_deadline: limits.command_deadline,
+        consoles: Arc::new(move |vm| {
+            Arc::new(ConsoleDirectory::at(console_directory(&vms.join(vm.as_str()))))
+        }),
+    });
+    host.map_err(|problem| VmManagerError::HostProcesses(Box::new(problem)))
+}

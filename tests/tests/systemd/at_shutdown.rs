@@ -1,0 +1,17 @@
+//! Leaves a guest running on a host that is about to be shut down.
+
+use anyhow::Result;
+use end_to_end::{Assignment, Service};
+
+use crate::environment;
+
+#[test]
+fn a_guest_is_left_to_the_shutdown() -> Result<()> {
+    let environment = environment();
+    let service = Service::start(&environment, "")?;
+    service.assign(&[Assignment::of(&environment.image("guest")?, "last")])?;
+    service.wait_until_answering("last")?;
+    let console = Service::kept_console("last")?;
+    assert!(!console.contains("Power down"), "{console}");
+    Ok(())
+}

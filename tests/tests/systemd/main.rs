@@ -1,0 +1,12 @@
+//! The worker as a service under a real systemd, with its shipped unit. `cargo xtask vm-test --systemd` runs this in a host
+//! that has one: first all tests but those of `at_shutdown` and `after_shutdown`, then those of `at_shutdown`, and when the
+//! host is shut down those of `after_shutdown`.
+
+mod after_shutdown;
+mod at_shutdown;
+mod service;
+
+/// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
+fn environment() -> end_to_end::Environment {
+    end_to_end::Environment::from_variables().expect("the lab's variables")
+}
