@@ -23,6 +23,7 @@ mod counters;
 mod disk_options;
 mod document;
 mod error_text;
+mod failure_class;
 mod id;
 mod lifecycle;
 mod machine;
@@ -49,6 +50,7 @@ pub use command::{Command, CommandKind, Reply};
 pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};
+pub use failure_class::{BootTrouble, FailureClass};
 pub use id::{InvalidVmId, VmId};
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
@@ -69,5 +71,5 @@ pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
-pub use vm_info::{DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange};
+pub use vm_info::{CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange};
 pub use volumes::{RemovedVm, VolumeInfo, VolumeKeep, VolumePolicy};
