@@ -3,9 +3,10 @@
 //!
 //! `log` is the pure store, `boots` tells whose bytes are in it, `lines` makes text for people of it, `panic` finds a
 //! kernel's last words in that and `last_words` while they are written, `diagnosis` tells from such text why a boot went
-//! wrong, and `trouble_watch` notices while it is written that a guest waits for a person. `recorder` shares the store between the thread
-//! that writes and tasks that read. `files` keeps consoles in directories, where they outlive the process, and
-//! `file_writer` is the thread that puts them there. Nothing here knows what a serial port is, or which machine writes.
+//! wrong, and `trouble_watch` notices while it is written that a guest waits for a person. `recorder` shares the store
+//! between the thread that writes and tasks that read. `files` keeps consoles in directories, where they outlive the
+//! process, and `file_writer` is the thread that puts them there. Nothing here knows what a serial port is, or which machine
+//! writes.
 //!
 //! ```
 //! use console_log::{ConsoleLimits, ConsoleRecorder};

@@ -89,14 +89,18 @@ impl FailureClass {
     /// What usually helps; a console may tell more exactly.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::NoRootDevice => "compare root= on the command line with the VM's disks: the first is /dev/vda",
+            Self::NoRootDevice => {
+                "compare root= on the command line with the VM's disks: the first is /dev/vda"
+            }
             Self::MissingDriver => {
                 "build virtio_pci, virtio_blk and the root file system's driver into the kernel, or put the modules of this very kernel into the initrd"
             }
             Self::RootFileSystem => {
                 "check that the disk holds a file system which this kernel has a driver for, and that it is not damaged"
             }
-            Self::NoInit => "check init= on the command line, and that the root file system contains that program",
+            Self::NoInit => {
+                "check init= on the command line, and that the root file system contains that program"
+            }
             Self::InitFailed => "see the console lines before the panic for why the init program ended",
             Self::BadInitrd => "build the initrd again, compressed in a way that this kernel can unpack",
             Self::EmergencyShell => "see the console for what failed; the shell is reached by the console",
@@ -112,7 +116,9 @@ impl FailureClass {
                 "the guest's code lost its exception handlers: check that kernel and initrd belong together and fit into the VM's memory"
             }
             Self::KilledOnHost => "find out who killed it; it is started again by its restart policy",
-            Self::HostProcessLost => "see the worker's log and the host's kernel log for why the process ended",
+            Self::HostProcessLost => {
+                "see the worker's log and the host's kernel log for why the process ended"
+            }
             Self::HostOutOfMemory => "run fewer or smaller VMs on this host, or give it more memory",
             Self::MachineError => "report it with the message and the worker's log",
         }

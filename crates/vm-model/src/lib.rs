@@ -71,5 +71,7 @@ pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
-pub use vm_info::{CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange};
+pub use vm_info::{
+    CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange,
+};
 pub use volumes::{RemovedVm, VolumeInfo, VolumeKeep, VolumePolicy};

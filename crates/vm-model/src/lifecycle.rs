@@ -249,7 +249,10 @@ mod tests {
         let reason = FailureReason::new(FailureKind::Guest, "the guest triple-faulted".to_owned());
         let status = VmStatus::Failed(FailureReason {
             console_tail: vec!["Kernel panic - not syncing".to_owned()],
-            timings: Some(Box::new(VmTimings { ended: Some(Duration::from_millis(7)), ..VmTimings::default() })),
+            timings: Some(Box::new(VmTimings {
+                ended: Some(Duration::from_millis(7)),
+                ..VmTimings::default()
+            })),
             ..reason.of_class(FailureClass::TripleFault)
         });
         let json = serde_json::to_string(&status).expect("statuses serialise");
@@ -266,6 +269,9 @@ mod tests {
         let json = r#"{"kind":"guest","message":"the guest triple-faulted"}"#;
         let reason: FailureReason = serde_json::from_str(json).expect("reasons parse");
         assert_eq!(reason, FailureReason::new(FailureKind::Guest, "the guest triple-faulted".to_owned()));
-        assert_eq!(serde_json::to_string(&reason).expect("reasons serialise"), r#"{"kind":"guest","message":"the guest triple-faulted"}"#);
+        assert_eq!(
+            serde_json::to_string(&reason).expect("reasons serialise"),
+            r#"{"kind":"guest","message":"the guest triple-faulted"}"#
+        );
     }
 }

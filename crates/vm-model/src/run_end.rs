@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_cause_that_an_earlier_version_wrote_is_understood() {
-        let cause: EndCause = serde_json::from_str(r#"{"by":"failure","kind":"host"}"#).expect("causes parse");
+        let cause: EndCause =
+            serde_json::from_str(r#"{"by":"failure","kind":"host"}"#).expect("causes parse");
         assert_eq!(cause, EndCause::Failure { kind: FailureKind::Host, class: None });
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Assignment, BootTrouble, Bytes, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress, RunEnd, StopMethod,
-    Timestamp, VmId, VmStatus, VolumePolicy,
+    Assignment, BootTrouble, Bytes, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress, RunEnd,
+    StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.

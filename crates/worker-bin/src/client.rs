@@ -1,6 +1,7 @@
 //! The verbs that speak with a running worker. Answers go to standard output, everything else to standard error.
 
 mod amounts;
+mod boot_steps;
 mod details;
 mod list;
 mod natural_order;

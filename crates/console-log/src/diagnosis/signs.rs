@@ -55,8 +55,7 @@ impl Sign {
 const NO_9P: &str = "the guest wants a directory shared by 9p or virtiofs, which its machine does not have: put what it needs on a disk image";
 const OTHER_MODULES: &str =
     "the initrd's modules are those of another kernel: build it for the kernel that is started";
-const NO_FILE_SYSTEM_DRIVER: &str =
-    "the guest has no driver for that file system: build it into the kernel or put its module into the initrd";
+const NO_FILE_SYSTEM_DRIVER: &str = "the guest has no driver for that file system: build it into the kernel or put its module into the initrd";
 
 /// What explains most comes first.
 const SIGNS: &[Sign] = &[

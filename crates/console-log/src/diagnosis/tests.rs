@@ -67,24 +67,51 @@ fn lines_of_linux_and_of_initrds_are_recognised() {
         RootFileSystem, UnsupportedInstruction,
     };
     for (text, expected) in [
-        ("[ 1.0] Kernel panic - not syncing: No working init found.  Try passing init= option to kernel.", NoInit),
+        (
+            "[ 1.0] Kernel panic - not syncing: No working init found.  Try passing init= option to kernel.",
+            NoInit,
+        ),
         ("[ 1.0] Kernel panic - not syncing: Requested init /bin/nothing failed (error -2).", NoInit),
-        ("Target filesystem doesn't have requested /sbin/init.\nNo init found. Try passing init= bootarg.", NoInit),
-        ("stage 2 init script (/mnt-root//nix/store/x-nixos/init) not found\n\nAn error occurred in stage 1 of the boot process, which must mount the", NoInit),
+        (
+            "Target filesystem doesn't have requested /sbin/init.\nNo init found. Try passing init= bootarg.",
+            NoInit,
+        ),
+        (
+            "stage 2 init script (/mnt-root//nix/store/x-nixos/init) not found\n\nAn error occurred in stage 1 of the boot process, which must mount the",
+            NoInit,
+        ),
         ("[ 1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100", InitFailed),
-        ("/init: error while loading shared libraries: libc.so.6: cannot open\n[ 1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00", InitFailed),
-        ("Fatal glibc error: CPU does not support x86-64-v3\n[ 1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00", UnsupportedInstruction),
+        (
+            "/init: error while loading shared libraries: libc.so.6: cannot open\n[ 1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00",
+            InitFailed,
+        ),
+        (
+            "Fatal glibc error: CPU does not support x86-64-v3\n[ 1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00",
+            UnsupportedInstruction,
+        ),
         ("[ 9.0] Kernel panic - not syncing: System is deadlocked on memory", OutOfMemory),
-        ("[ 9.0] Out of memory and no killable processes...\n[ 9.1] Kernel panic - not syncing: x", OutOfMemory),
+        (
+            "[ 9.0] Out of memory and no killable processes...\n[ 9.1] Kernel panic - not syncing: x",
+            OutOfMemory,
+        ),
         ("[ 9.0] Kernel panic - not syncing: Out of memory: compulsory panic_on_oom is enabled", OutOfMemory),
         ("[ 0.5] Initramfs unpacking failed: write error", OutOfMemory),
         ("[ 0.5] Initramfs unpacking failed: junk within compressed archive", BadInitrd),
-        ("modprobe: FATAL: Module virtio_blk not found in directory /lib/modules/6.1.0\nALERT!  /dev/vda1 does not exist.  Dropping to a shell!", MissingDriver),
+        (
+            "modprobe: FATAL: Module virtio_blk not found in directory /lib/modules/6.1.0\nALERT!  /dev/vda1 does not exist.  Dropping to a shell!",
+            MissingDriver,
+        ),
         ("mount: mounting /dev/vda on /root failed: No such device", MissingDriver),
         ("mount: /sysroot: unknown filesystem type 'erofs'.", MissingDriver),
-        ("Gave up waiting for root file system device.  Common problems:\nALERT!  UUID=255a does not exist.  Dropping to a shell!", NoRootDevice),
+        (
+            "Gave up waiting for root file system device.  Common problems:\nALERT!  UUID=255a does not exist.  Dropping to a shell!",
+            NoRootDevice,
+        ),
         ("dracut-initqueue[253]: Warning: /dev/disk/by-uuid/255a does not exist", NoRootDevice),
-        ("[ TIME ] Timed out waiting for device \u{1b}[0;1;39mdev-vda1.device\u{1b}[0m - /dev/vda1.\n[DEPEND] Dependency failed for sysroot.mount - /sysroot.\nYou are in emergency mode. After logging in", NoRootDevice),
+        (
+            "[ TIME ] Timed out waiting for device \u{1b}[0;1;39mdev-vda1.device\u{1b}[0m - /dev/vda1.\n[DEPEND] Dependency failed for sysroot.mount - /sysroot.\nYou are in emergency mode. After logging in",
+            NoRootDevice,
+        ),
         ("9pnet_virtio: no channels available for device nix-store", NoRootDevice),
         ("[FAILED] Failed to mount \u{1b}[0;1;39msysroot.mount\u{1b}[0m - /sysroot.", RootFileSystem),
         ("mount: mounting /dev/vda on /root failed: Invalid argument", RootFileSystem),
@@ -98,7 +125,8 @@ fn lines_of_linux_and_of_initrds_are_recognised() {
 
 #[test]
 fn what_follows_a_panic_says_nothing_of_its_cause() {
-    let text = "[ 1.0] Kernel panic - not syncing: Fatal exception\n[ 1.1] Out of memory: Killed process 1 (x)";
+    let text =
+        "[ 1.0] Kernel panic - not syncing: Fatal exception\n[ 1.1] Out of memory: Killed process 1 (x)";
     assert_eq!(class(text), Some(FailureClass::KernelPanic));
 }
 
