@@ -189,6 +189,7 @@ impl VmView {
             | VmStatus::Stopped
             | VmStatus::Restarting => info.last_failure.clone(),
         };
+        let crash_looping = info.is_crash_looping();
         Self {
             phase: info.status.phase_name().to_owned(),
             desired: info.assignment.desired,
@@ -202,7 +203,7 @@ impl VmView {
             restarts: info.restarts,
             resets: info.resets,
             failures_in_a_row: info.failures_in_a_row,
-            crash_looping: info.is_crash_looping(),
+            crash_looping,
             boot_trouble: info.boot_trouble,
             last_stop: info.last_stop,
             timings: TimingsView::new(&info.timings),

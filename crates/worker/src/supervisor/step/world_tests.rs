@@ -391,7 +391,8 @@ proptest! {
         // Also one that ended while no worker was there: that is seen, and nothing started beside it.
         world.machines[0].ended = Some(End::PoweredOff);
         world.happen(Happening::WorkerReplaced);
-        prop_assert!(matches!(world.state, RunState::PoweredOff { .. }));
+        let is_off = matches!(world.state, RunState::PoweredOff { .. });
+        prop_assert!(is_off, "{:?}", world.state);
         prop_assert_eq!(world.next_step(), Step::Rest);
     }
 }
