@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vm_model::{
-    DesiredState, DiskTrouble, FailureReason, Generation, MacAddress, Overrides, RunEnd, StopMethod,
-    Timestamp, VmId, VmStatus, WantedChange,
+    BootTrouble, DesiredState, DiskTrouble, FailureReason, Generation, MacAddress, Overrides, RunEnd,
+    StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -50,6 +50,15 @@ pub struct VmView {
     /// button, which is none.
     #[serde(default)]
     pub resets: u64,
+    /// How many of its starts and runs failed one after the other, without a minute of healthy life in between.
+    #[serde(default)]
+    pub failures_in_a_row: u32,
+    /// Whether those are so many that it counts as a VM in a crash loop.
+    #[serde(default)]
+    pub crash_looping: bool,
+    /// The trouble that its guest told of while it booted and that it waits in, although it runs.
+    #[serde(default)]
+    pub boot_trouble: Option<BootTrouble>,
     /// What ended it when it was told to stop last.
     pub last_stop: Option<StopMethod>,
     /// How long the steps of its newest start took.
@@ -89,14 +98,20 @@ pub struct VmView {
 /// How long steps took, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TimingsView {
-    /// Verifying and opening the artifact, and preparing disks.
+    /// Verifying and opening the artifact.
     pub artifact_ms: Option<f64>,
+    /// Preparing its disks.
+    #[serde(default)]
+    pub disks_ms: Option<f64>,
     /// Setting up the network.
     pub network_ms: Option<f64>,
     /// Building the machine, until its first vCPU was entered.
     pub first_entry_ms: Option<f64>,
     /// Building the machine, until the guest's first console byte.
     pub first_console_byte_ms: Option<f64>,
+    /// Until the run ended, from when building the machine began.
+    #[serde(default)]
+    pub ended_ms: Option<f64>,
 }
 
 /// What a VM used.
@@ -174,6 +189,7 @@ impl VmView {
             | VmStatus::Stopped
             | VmStatus::Restarting => info.last_failure.clone(),
         };
+        let crash_looping = info.is_crash_looping();
         Self {
             phase: info.status.phase_name().to_owned(),
             desired: info.assignment.desired,
@@ -186,13 +202,11 @@ impl VmView {
             generation: info.generation,
             restarts: info.restarts,
             resets: info.resets,
+            failures_in_a_row: info.failures_in_a_row,
+            crash_looping,
+            boot_trouble: info.boot_trouble,
             last_stop: info.last_stop,
-            timings: TimingsView {
-                artifact_ms: info.timings.artifact.map(milliseconds),
-                network_ms: info.timings.network.map(milliseconds),
-                first_entry_ms: info.timings.first_entry.map(milliseconds),
-                first_console_byte_ms: info.timings.first_console_byte.map(milliseconds),
-            },
+            timings: TimingsView::new(&info.timings),
             hung: info.hung,
             overrides: info.assignment.overrides,
             wanted: info.wanted.map(without_secrets),
@@ -214,6 +228,19 @@ fn has_machine(status: &VmStatus) -> bool {
     match status {
         VmStatus::Booting | VmStatus::Running | VmStatus::Paused | VmStatus::Stopping => true,
         VmStatus::Creating | VmStatus::Stopped | VmStatus::Restarting | VmStatus::Failed(_) => false,
+    }
+}
+
+impl TimingsView {
+    fn new(timings: &VmTimings) -> Self {
+        Self {
+            artifact_ms: timings.artifact.map(milliseconds),
+            disks_ms: timings.disks.map(milliseconds),
+            network_ms: timings.network.map(milliseconds),
+            first_entry_ms: timings.first_entry.map(milliseconds),
+            first_console_byte_ms: timings.first_console_byte.map(milliseconds),
+            ended_ms: timings.ended.map(milliseconds),
+        }
     }
 }
 
@@ -321,7 +348,18 @@ mod tests {
         let view = VmView::new(VmInfo::new(assignment, Generation::new(1)), None);
         let mut json = serde_json::to_value(&view).expect("views serialise");
         let keys = json.as_object_mut().expect("an object");
-        for new in ["overrides", "wanted", "machine", "started_at", "next_start_at", "ends", "disk_trouble"] {
+        for new in [
+            "overrides",
+            "wanted",
+            "machine",
+            "started_at",
+            "next_start_at",
+            "ends",
+            "disk_trouble",
+            "failures_in_a_row",
+            "crash_looping",
+            "boot_trouble",
+        ] {
             assert!(keys.remove(new).is_some(), "{new}");
         }
         assert_eq!(serde_json::from_value::<VmView>(json).expect("views parse"), view);

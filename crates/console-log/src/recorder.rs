@@ -4,17 +4,28 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use vm_model::BootTrouble;
 
 use crate::boots::{Boots, Copied, Cursor};
 use crate::last_words::LastWords;
 use crate::lines::{LINES_WINDOW, last_lines};
 use crate::log::{ConsoleChunk, ConsoleLimits, ConsoleLog, ConsoleSnapshot};
+use crate::trouble_watch::{CAUSE_WINDOW, TroubleWatch, trouble};
 
 /// The most that a follower is handed at a time.
 const FOLLOW_CHUNK: usize = 64 << 10;
 
+/// What a console tells of its guest while it is written, each at most once a boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleNews {
+    /// Linux has printed the end of a panic after which it stands still.
+    StandsStill,
+    /// The boot went wrong, and the guest waits for a person.
+    BootTrouble(BootTrouble),
+}
+
 /// Called on the thread that writes, which must not wait.
-pub type Alarm = Box<dyn Fn() + Send + Sync>;
+pub type Alarm = Box<dyn Fn(ConsoleNews) + Send + Sync>;
 
 /// Wakes who copies a console elsewhere. Called on the thread that writes.
 pub(crate) type WakeCopier = Arc<dyn Fn() + Send + Sync>;
@@ -26,7 +37,7 @@ pub struct ConsoleRecorder {
     state: Mutex<State>,
     /// Whether the writer is gone. Followers are also woken by it, unchanged, when there is more to read.
     closed: watch::Sender<bool>,
-    /// Called once a boot, when the guest's kernel has said the last words of a panic.
+    /// Called when the console tells something of its guest.
     alarm: Option<Alarm>,
 }
 
@@ -34,6 +45,7 @@ struct State {
     log: ConsoleLog,
     boots: Boots,
     last_words: LastWords,
+    trouble_watch: TroubleWatch,
     copier: Option<Copier>,
 }
 
@@ -45,6 +57,18 @@ struct Copier {
 }
 
 impl State {
+    /// What `bytes`, which were just written, tell of the guest.
+    fn news(&mut self, bytes: &[u8]) -> Option<ConsoleNews> {
+        let trouble = self.trouble_watch.feed(bytes).and_then(|written| {
+            // What earlier boots wrote is not the cause.
+            trouble(&self.log.latest(written.min(CAUSE_WINDOW)))
+        });
+        if self.last_words.feed(bytes) {
+            return Some(ConsoleNews::StandsStill);
+        }
+        trouble.map(ConsoleNews::BootTrouble)
+    }
+
     /// The call that wakes the copier, where it is not awake.
     fn wake(&mut self) -> Option<WakeCopier> {
         let copier = self.copier.as_mut().filter(|copier| !copier.is_awake)?;
@@ -65,9 +89,8 @@ impl ConsoleRecorder {
         Self::build(limits, None)
     }
 
-    /// As [`ConsoleRecorder::new`]. Calls `alarm` once a boot, when Linux has printed the end of a panic after which it
-    /// stands still.
-    pub fn with_panic_alarm(limits: ConsoleLimits, alarm: Alarm) -> (Arc<Self>, ConsoleWriter) {
+    /// As [`ConsoleRecorder::new`]. Calls `alarm` when the console tells something of its guest.
+    pub fn with_alarm(limits: ConsoleLimits, alarm: Alarm) -> (Arc<Self>, ConsoleWriter) {
         Self::build(limits, Some(alarm))
     }
 
@@ -76,6 +99,7 @@ impl ConsoleRecorder {
             log: ConsoleLog::new(limits),
             boots: Boots::default(),
             last_words: LastWords::default(),
+            trouble_watch: TroubleWatch::default(),
             copier: None,
         };
         let recorder = Arc::new(Self { state: Mutex::new(state), closed: watch::Sender::new(false), alarm });
@@ -161,16 +185,16 @@ impl ConsoleWriter {
             return;
         }
         let recorder = &self.end.recorder;
-        let (wake, stands_still) = {
+        let (wake, news) = {
             let mut state = recorder.lock();
             state.log.append(bytes);
-            (state.wake(), state.last_words.feed(bytes))
+            (state.wake(), state.news(bytes))
         };
         if let Some(wake) = wake {
             wake();
         }
-        if stands_still && let Some(alarm) = &recorder.alarm {
-            alarm();
+        if let (Some(news), Some(alarm)) = (news, &recorder.alarm) {
+            alarm(news);
         }
         // Guests write byte by byte. A follower subscribes before it looks at the log, so one that is not counted
         // here has yet to look.
@@ -186,6 +210,7 @@ impl ConsoleWriter {
             let start = state.log.total();
             state.boots.begin(start);
             state.last_words = LastWords::default();
+            state.trouble_watch = TroubleWatch::default();
             (state.wake(), start)
         };
         if let Some(wake) = wake {
@@ -247,78 +272,4 @@ impl ConsoleFollower {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn the_alarm_rings_once_a_boot() {
-        let rings = Arc::new(AtomicU32::new(0));
-        let counted = rings.clone();
-        let alarm = Box::new(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        });
-        let (_, mut writer) = ConsoleRecorder::with_panic_alarm(ConsoleLimits::default(), alarm);
-        let words = b"---[ end Kernel panic - not syncing: x ]---\n";
-        let rings_after = |written: &[u8], writer: &mut ConsoleWriter| {
-            writer.write(written);
-            rings.load(Ordering::Relaxed)
-        };
-        assert_eq!(rings_after(&words[..20], &mut writer), 0);
-        assert_eq!(rings_after(&words[20..], &mut writer), 1);
-        assert_eq!(rings_after(words, &mut writer), 1);
-        assert_eq!(rings_after(&words[..20], &mut writer), 1);
-        assert_eq!(writer.begin_boot(), writer.total());
-        assert_eq!(rings_after(&words[20..], &mut writer), 1, "these words were begun by another boot");
-        assert_eq!(rings_after(words, &mut writer), 2);
-    }
-
-    #[tokio::test]
-    async fn a_follower_gets_everything_and_then_the_end() {
-        let (recorder, mut writer) = ConsoleRecorder::new(ConsoleLimits::default());
-        let mut follower = recorder.follow(0);
-        let reading = tokio::spawn(async move {
-            let mut all = Vec::new();
-            while let Some(chunk) = follower.next().await {
-                assert_eq!(chunk.missed, 0);
-                all.extend(chunk.bytes);
-            }
-            all
-        });
-        for piece in [&b"first "[..], b"", b"second"] {
-            // Each from a writer of its own: the end is that of the last.
-            writer.clone().write(piece);
-            tokio::task::yield_now().await;
-        }
-        writer.write(b"");
-        drop(writer);
-        assert_eq!(reading.await.expect("the task ends"), b"first second");
-        assert_eq!(recorder.total(), 12);
-    }
-
-    #[test]
-    fn lines_are_those_since_an_offset() {
-        let (recorder, mut writer) = ConsoleRecorder::new(ConsoleLimits::default());
-        writer.write(b"an earlier life\n");
-        let offset = writer.total();
-        assert_eq!(recorder.tail_lines_since(offset, 9), [""; 0]);
-        writer.write(b"one\ntwo\n");
-        assert_eq!(writer.tail_lines_since(offset, 9), ["one", "two"]);
-        assert_eq!(recorder.tail_lines_since(u64::MAX, 9), [""; 0]);
-        assert_eq!(recorder.tail_lines_since(0, 9), ["an earlier life", "one", "two"]);
-    }
-
-    #[tokio::test]
-    async fn a_slow_follower_is_told_what_it_missed() {
-        let (recorder, mut writer) = ConsoleRecorder::new(ConsoleLimits { head: 4, tail: 4 });
-        let mut follower = recorder.follow(0);
-        writer.write(b"0123456789");
-        drop(writer);
-        let head = follower.next().await.expect("the head");
-        assert_eq!((head.missed, &head.bytes[..]), (0, &b"0123"[..]));
-        let tail = follower.next().await.expect("the tail");
-        assert_eq!((tail.missed, &tail.bytes[..]), (2, &b"6789"[..]));
-        assert_eq!(follower.next().await, None);
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ mod adopting;
 mod conversation;
 mod directory;
 mod handshake;
+mod kernel_log;
 mod launching;
 mod line;
 mod looking;

@@ -103,12 +103,7 @@ mod tests {
         refresh_conditions(&mut info, Timestamp::from_millis(3));
         assert_eq!(held(&info), [(Applied, true, 1), (InPhase, true, 2), (Undisturbed, true, 1)]);
 
-        let refusal = FailureReason {
-            kind: FailureKind::Artifact,
-            message: "no kernel".to_owned(),
-            transient: false,
-            console_tail: Vec::new(),
-        };
+        let refusal = FailureReason::new(FailureKind::Artifact, "no kernel".to_owned());
         info.wanted = Some(WantedChange { assignment, refusal: Some(refusal), next_try_at: None });
         refresh_conditions(&mut info, Timestamp::from_millis(4));
         assert_eq!(held(&info)[0], (Applied, false, 4));

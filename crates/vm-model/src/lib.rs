@@ -25,6 +25,7 @@ mod credentials;
 mod disk_options;
 mod document;
 mod error_text;
+mod failure_class;
 mod health;
 mod health_spec;
 mod id;
@@ -62,6 +63,7 @@ pub use credentials::{
 };
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};
+pub use failure_class::{BootTrouble, FailureClass};
 pub use health::{Health, ProbeHealth, ProbeOutcome, Readiness, SystemdReport};
 pub use health_spec::{
     HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SYSTEMD_NOTIFY_PORT,
@@ -90,5 +92,7 @@ pub use source::{InvalidLineage, Lineage, Source, SourceKind};
 pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
-pub use vm_info::{DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange};
+pub use vm_info::{
+    CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange,
+};
 pub use volumes::{RemovedVm, VolumeInfo, VolumeKeep, VolumePolicy};

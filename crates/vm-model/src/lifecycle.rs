@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{FailureClass, VmTimings};
+
 /// A VM's status as its supervisor tells it to users. It has one writer: that supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "phase", content = "reason")]
@@ -68,14 +70,23 @@ impl fmt::Display for VmStatus {
 pub struct FailureReason {
     /// What kind of failure; decides whether a restart can help.
     pub kind: FailureKind,
+    /// What it was more closely; absent where the message says all there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<FailureClass>,
     /// The whole story in one line: what failed, on what, why.
     pub message: String,
+    /// What usually helps, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     /// Whether it may pass although failures of its kind do not: what is missing may come back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transient: bool,
     /// The last lines of the guest's console, oldest first; empty where it wrote none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub console_tail: Vec<String>,
+    /// How long the steps of that run took; absent where no machine was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Box<VmTimings>>,
 }
 
 impl fmt::Display for FailureReason {
@@ -120,6 +131,25 @@ impl fmt::Display for FailureKind {
 }
 
 impl FailureReason {
+    /// A failure of `kind` that `message` tells all about.
+    pub fn new(kind: FailureKind, message: String) -> Self {
+        Self {
+            kind,
+            class: None,
+            message,
+            hint: None,
+            transient: false,
+            console_tail: Vec::new(),
+            timings: None,
+        }
+    }
+
+    /// The same as one of `class`, with the hint that goes with it.
+    #[must_use]
+    pub fn of_class(self, class: FailureClass) -> Self {
+        Self { class: Some(class), hint: Some(class.hint().to_owned()), ..self }
+    }
+
     /// Whether another try can help although nobody changes anything in between.
     pub fn can_retry_help(&self) -> bool {
         self.transient || !self.kind.is_permanent()
@@ -162,6 +192,9 @@ pub enum MachineExit {
     Failed(String),
     /// The process that ran it is gone; the text says which and how. Told by those who watch that process.
     HostLost(String),
+    /// The host's kernel killed the process that ran it because memory ran out; the text says which process. Told by those
+    /// who watch that process.
+    HostOutOfMemory(String),
 }
 
 /// What asked for a guest's reset.
@@ -213,11 +246,14 @@ mod tests {
 
     #[test]
     fn a_status_reads_back_from_json() {
+        let reason = FailureReason::new(FailureKind::Guest, "the guest triple-faulted".to_owned());
         let status = VmStatus::Failed(FailureReason {
-            kind: FailureKind::Guest,
-            message: "the guest triple-faulted".into(),
-            transient: false,
-            console_tail: vec!["Kernel panic - not syncing".into()],
+            console_tail: vec!["Kernel panic - not syncing".to_owned()],
+            timings: Some(Box::new(VmTimings {
+                ended: Some(Duration::from_millis(7)),
+                ..VmTimings::default()
+            })),
+            ..reason.of_class(FailureClass::TripleFault)
         });
         let json = serde_json::to_string(&status).expect("statuses serialise");
         assert_eq!(serde_json::from_str::<VmStatus>(&json).expect("statuses parse back"), status);
@@ -226,5 +262,16 @@ mod tests {
             "failed: the guest triple-faulted (last console line: \"Kernel panic - not syncing\")"
         );
         assert_eq!(serde_json::to_string(&VmStatus::Running).expect("serialises"), r#"{"phase":"running"}"#);
+    }
+
+    #[test]
+    fn a_reason_that_an_earlier_version_wrote_is_understood() {
+        let json = r#"{"kind":"guest","message":"the guest triple-faulted"}"#;
+        let reason: FailureReason = serde_json::from_str(json).expect("reasons parse");
+        assert_eq!(reason, FailureReason::new(FailureKind::Guest, "the guest triple-faulted".to_owned()));
+        assert_eq!(
+            serde_json::to_string(&reason).expect("reasons serialise"),
+            r#"{"kind":"guest","message":"the guest triple-faulted"}"#
+        );
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootTimings, DiskTrouble, GuestPanic, MachineExit, ResetCounts};
+use crate::{BootTimings, BootTrouble, DiskTrouble, GuestPanic, MachineExit, ResetCounts};
 
 /// How a machine begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,10 @@ pub struct MachineStatus {
     /// ended.
     #[serde(default)]
     pub stands_still: bool,
+    /// The trouble that the guest told of on its console while it booted and in which it waits for a person. The machine
+    /// goes on.
+    #[serde(default)]
+    pub boot_trouble: Option<BootTrouble>,
     /// The disk whose requests the host cannot carry out, and for which the machine's vCPUs wait, whatever the phase. It
     /// tries again by itself, and at once when it is told to resume.
     #[serde(default)]
@@ -101,6 +105,7 @@ impl MachineStatus {
             console_start: 0,
             panic: None,
             stands_still: false,
+            boot_trouble: None,
             disk_trouble: None,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FailureKind, Generation, Timestamp};
+use crate::{FailureClass, FailureKind, Generation, Timestamp};
 
 /// The end of one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,9 @@ pub enum EndCause {
     Failure {
         /// What kind of thing.
         kind: FailureKind,
+        /// What it was more closely, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<FailureClass>,
     },
 }
 
@@ -90,7 +93,8 @@ impl fmt::Display for RunEnd {
             EndCause::Changed { generation } => write!(formatter, " (changed by generation {generation})")?,
             EndCause::Removed => formatter.write_str(" (removed)")?,
             EndCause::WorkerEnded => formatter.write_str(" (the worker ended)")?,
-            EndCause::Failure { kind } => write!(formatter, " ({kind})")?,
+            EndCause::Failure { kind, class: None } => write!(formatter, " ({kind})")?,
+            EndCause::Failure { kind, class: Some(class) } => write!(formatter, " ({kind}: {class})")?,
         }
         match &self.detail {
             Some(detail) => write!(formatter, ": {detail}"),
@@ -111,7 +115,9 @@ mod tests {
     #[test]
     fn an_end_reads_as_a_sentence() {
         let stopped = EndCause::Stopped { generation: Generation::new(7) };
-        let failed = EndCause::Failure { kind: FailureKind::Guest };
+        let failed = EndCause::Failure { kind: FailureKind::Guest, class: None };
+        let class = Some(FailureClass::TripleFault);
+        let classified = EndCause::Failure { kind: FailureKind::Guest, class };
         for (end, text) in [
             (end(EndMethod::PoweredOff, EndCause::Guest, None), "the guest switched itself off"),
             (
@@ -122,10 +128,18 @@ mod tests {
                 end(EndMethod::Failed, failed, Some("the guest triple-faulted")),
                 "failed (guest): the guest triple-faulted",
             ),
+            (end(EndMethod::Failed, classified, None), "failed (guest: triple_fault)"),
         ] {
             assert_eq!(end.to_string(), text);
             let json = serde_json::to_string(&end).expect("serialises");
             assert_eq!(serde_json::from_str::<RunEnd>(&json).expect("reads back"), end);
         }
+    }
+
+    #[test]
+    fn a_cause_that_an_earlier_version_wrote_is_understood() {
+        let cause: EndCause =
+            serde_json::from_str(r#"{"by":"failure","kind":"host"}"#).expect("causes parse");
+        assert_eq!(cause, EndCause::Failure { kind: FailureKind::Host, class: None });
     }
 }

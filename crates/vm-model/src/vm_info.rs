@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Assignment, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress, RunEnd,
-    StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
+    Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress,
+    RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -40,6 +40,9 @@ pub struct VmInfo {
     pub resets: u64,
     /// How often a start or a run failed.
     pub failures: u64,
+    /// How many of its starts and runs failed one after the other, without a minute of healthy life in between.
+    #[serde(default)]
+    pub failures_in_a_row: u32,
     /// When its newest run began; absent while it does not run.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
@@ -48,6 +51,10 @@ pub struct VmInfo {
     pub next_start_at: Option<Timestamp>,
     /// What went wrong last. Stays when it runs again.
     pub last_failure: Option<FailureReason>,
+    /// The trouble that its guest told of while it booted and that it waits in, although it runs. Stays until the next
+    /// boot.
+    #[serde(default)]
+    pub boot_trouble: Option<BootTrouble>,
     /// What ended it when it was told to stop last.
     pub last_stop: Option<StopMethod>,
     /// How its latest runs ended, oldest first; also those under earlier workers.
@@ -136,17 +143,31 @@ pub struct VmNic {
 /// How long the steps of a start took. A step that is not over yet is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmTimings {
-    /// Verifying and opening the artifact, and preparing disks.
+    /// Verifying and opening the artifact.
     pub artifact: Option<Duration>,
+    /// Preparing its disks.
+    #[serde(default)]
+    pub disks: Option<Duration>,
     /// Setting up the network.
     pub network: Option<Duration>,
     /// From the request to build the machine until its first vCPU was entered.
     pub first_entry: Option<Duration>,
     /// From the same request until the guest's first console byte.
     pub first_console_byte: Option<Duration>,
+    /// From the same request until the run ended.
+    #[serde(default)]
+    pub ended: Option<Duration>,
 }
 
+/// From so many failures in a row on a VM counts as one in a crash loop.
+pub const CRASH_LOOP_FAILURES: u32 = 5;
+
 impl VmInfo {
+    /// Whether it fails again and again: [`CRASH_LOOP_FAILURES`] times in a row or more.
+    pub fn is_crash_looping(&self) -> bool {
+        self.failures_in_a_row >= CRASH_LOOP_FAILURES
+    }
+
     /// A VM about which nothing is known but what was asked for.
     pub fn new(assignment: Assignment, generation: Generation) -> Self {
         Self {
@@ -161,9 +182,11 @@ impl VmInfo {
             restarts: 0,
             resets: 0,
             failures: 0,
+            failures_in_a_row: 0,
             started_at: None,
             next_start_at: None,
             last_failure: None,
+            boot_trouble: None,
             last_stop: None,
             ends: Vec::new(),
             timings: VmTimings::default(),

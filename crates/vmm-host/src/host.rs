@@ -186,7 +186,7 @@ impl VmmHost {
         let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
             .map_err(|error| no_host(&vm, format!("no eventfd for its commands: {error}")))?;
         let (console, console_writer) =
-            ConsoleRecorder::with_panic_alarm(self.options.console, outbox.panic_alarm());
+            ConsoleRecorder::with_alarm(self.options.console, outbox.console_alarm());
         let (status, status_seen) = watch::channel(MachineStatus::booting());
         let (health, health_seen) = watch::channel(ThreadHealth::default());
         let (release, released) = watch::channel(false);

@@ -138,7 +138,8 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
             exit @ (MachineExit::Killed
             | MachineExit::NotBuilt { .. }
             | MachineExit::Failed(_)
-            | MachineExit::HostLost(_)),
+            | MachineExit::HostLost(_)
+            | MachineExit::HostOutOfMemory(_)),
         ) => Err(LaunchFailure::Ended(exit)),
     };
     let _ = waiting.send(answer);

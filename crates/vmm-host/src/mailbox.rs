@@ -1,21 +1,21 @@
 //! Carries commands to a machine's thread: a bounded channel, in which tasks wait for room, and an eventfd that wakes the
 //! machine's event loop.
 //!
-//! The console of the machine rings the same bell when its guest's kernel has said its last words.
+//! The console of the machine rings the same bell when it tells something of its guest.
 //!
 //! A kill does not queue: it is a flag, seen before any command. It is also raised when the sending end
 //! is dropped, so that a machine ends whose last handle is gone.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use console_log::Alarm;
+use console_log::{Alarm, ConsoleNews};
 use machine_host::{CommandPort, PortClosed, ReplyFuture};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc, oneshot};
-use vm_model::{Command, Reply};
+use vm_model::{BootTrouble, Command, Reply};
 
 /// A command and the channel for its reply.
 pub(crate) struct Envelope {
@@ -43,6 +43,9 @@ struct Bell {
     killed: AtomicBool,
     /// The guest's kernel panicked and stands still, as its console says.
     panic_heard: AtomicBool,
+    /// What the console told of a boot that went wrong, until the machine's thread takes it. Held for a move: a poisoned
+    /// lock is used on.
+    boot_trouble: Mutex<Option<BootTrouble>>,
     /// Whether it was rung and not silenced since.
     rings: AtomicBool,
     eventfd: OwnedFd,
@@ -61,6 +64,11 @@ impl KillSwitch {
 }
 
 impl Bell {
+    /// Leaves `trouble` for the machine's thread in place of what was there, which is answered.
+    fn put_trouble(&self, trouble: Option<BootTrouble>) -> Option<BootTrouble> {
+        std::mem::replace(&mut *self.boot_trouble.lock().unwrap_or_else(PoisonError::into_inner), trouble)
+    }
+
     fn ring(&self) {
         self.rings.store(true, Ordering::Release);
         // It can only fail for a counter at its maximum, which is as loud as it gets.
@@ -86,6 +94,7 @@ pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
     let bell = Arc::new(Bell {
         killed: AtomicBool::new(false),
         panic_heard: AtomicBool::new(false),
+        boot_trouble: Mutex::default(),
         rings: AtomicBool::new(false),
         eventfd,
     });
@@ -100,11 +109,14 @@ impl Outbox {
         self.kill_switch.clone()
     }
 
-    /// To be called when the guest's kernel has said the last words of a panic, on any thread; it does not wait.
-    pub(crate) fn panic_alarm(&self) -> Alarm {
+    /// To be called on any thread when the console tells something of its guest; it does not wait.
+    pub(crate) fn console_alarm(&self) -> Alarm {
         let bell = Arc::clone(&self.kill_switch.0);
-        Box::new(move || {
-            bell.panic_heard.store(true, Ordering::Release);
+        Box::new(move |news| {
+            match news {
+                ConsoleNews::StandsStill => bell.panic_heard.store(true, Ordering::Release),
+                ConsoleNews::BootTrouble(trouble) => drop(bell.put_trouble(Some(trouble))),
+            }
             bell.ring();
         })
     }
@@ -163,9 +175,15 @@ impl Inbox {
         self.bell.panic_heard.load(Ordering::Acquire)
     }
 
-    /// Forgets the alarm: it was another guest's.
-    pub(crate) fn forget_panic(&self) {
+    /// What the console told of a boot that went wrong, if it did since this was asked last.
+    pub(crate) fn take_boot_trouble(&self) -> Option<BootTrouble> {
+        self.bell.put_trouble(None)
+    }
+
+    /// Forgets what the console told: it was another guest's.
+    pub(crate) fn forget_console_news(&self) {
         self.bell.panic_heard.store(false, Ordering::Release);
+        drop(self.bell.put_trouble(None));
     }
 
     /// The next command whose caller still waits for the reply.

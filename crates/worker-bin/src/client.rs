@@ -2,6 +2,7 @@
 
 mod amounts;
 mod assigning;
+mod boot_steps;
 mod details;
 mod list;
 mod natural_order;

@@ -11,7 +11,7 @@ pub(crate) fn reason(kind: FailureKind, error: &(dyn Error + 'static)) -> Failur
 
 /// The reason for a failure of `kind` that `message` tells.
 pub(crate) fn plain(kind: FailureKind, message: String) -> FailureReason {
-    FailureReason { kind, message, transient: false, console_tail: Vec::new() }
+    FailureReason::new(kind, message)
 }
 
 /// `error` and its causes, outermost first, joined by `: `.

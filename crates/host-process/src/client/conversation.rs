@@ -105,7 +105,8 @@ impl Conversation {
         while let Some(message) = link.receive_now() {
             self.handle_message(message, &mut Link::closed()).await;
         }
-        let how_it_ended = self.process.how_it_ended();
+        let end = self.process.how_it_ended().await;
+        let how_it_ended = end.text();
         if self.machines.is_empty() {
             tracing::debug!(how_it_ended, "a host process has ended");
         } else {
@@ -115,8 +116,8 @@ impl Conversation {
         if let Some(key) = self.key {
             self.pool.remove(key);
         }
-        self.calls.fail_launches(&how_it_ended);
-        self.machines.settle(&how_it_ended);
+        self.calls.fail_launches(how_it_ended);
+        self.machines.settle(&end.exit());
         // A process that was killed could not.
         self.pool.directory.remove(&self.name);
         self.finish();

@@ -4,11 +4,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use vm_model::MachineExit;
 
+use super::kernel_log::was_killed_for_memory;
 use crate::awaited::watch;
 
 /// A process that is watched. Dropping this does nothing to it.
@@ -18,18 +22,45 @@ pub(super) struct WatchedProcess {
     pidfd: AsyncFd<OwnedFd>,
     /// It was started by this process, which has to collect how it ended.
     child: Option<Child>,
+    /// Since when it is watched, by the monotonic clock.
+    since: Duration,
+}
+
+/// How a process ended, in words: "its host process 1234 was killed by SIGKILL".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ProcessEnd {
+    /// The kernel killed it because memory ran out.
+    OutOfMemory(String),
+    /// In another way, or in one that is not known.
+    Other(String),
+}
+
+impl ProcessEnd {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::OutOfMemory(text) | Self::Other(text) => text,
+        }
+    }
+
+    /// What it is to a machine that the process ran.
+    pub(super) fn exit(&self) -> MachineExit {
+        match self {
+            Self::OutOfMemory(text) => MachineExit::HostOutOfMemory(text.clone()),
+            Self::Other(text) => MachineExit::HostLost(text.clone()),
+        }
+    }
 }
 
 impl WatchedProcess {
     /// Watches a child. As long as nobody collects it, its id is its own.
     pub(super) fn child(child: Child) -> io::Result<Self> {
         let pid = child.id();
-        Ok(Self { pid, pidfd: open(pid)?, child: Some(child) })
+        Ok(Self { pid, pidfd: open(pid)?, child: Some(child), since: monotonic() })
     }
 
     /// Watches whoever has the id `pid` now.
     pub(super) fn stranger(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid, pidfd: open(pid)?, child: None })
+        Ok(Self { pid, pidfd: open(pid)?, child: None, since: monotonic() })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -51,12 +82,26 @@ impl WatchedProcess {
         }
     }
 
-    /// How it ended, once it is gone: "its host process 1234 was killed by SIGKILL".
-    pub(super) fn how_it_ended(&mut self) -> String {
+    /// How it ended, once it is gone. By which signal is known of a child alone.
+    pub(super) async fn how_it_ended(&mut self) -> ProcessEnd {
         let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        let (pid, since) = (self.pid, self.since);
+        let may_be_for_memory = status.is_none_or(|status| status.signal() == Some(Signal::KILL.as_raw()));
+        let is_for_memory = may_be_for_memory
+            && tokio::task::spawn_blocking(move || was_killed_for_memory(pid, since)).await.unwrap_or(false);
+        if is_for_memory {
+            return ProcessEnd::OutOfMemory(format!(
+                "its host process {pid} was killed by the host's kernel because memory ran out"
+            ));
+        }
         let how = status.map_or_else(|| "is gone".to_owned(), describe);
-        format!("its host process {} {how}", self.pid)
+        ProcessEnd::Other(format!("its host process {pid} {how}"))
     }
+}
+
+fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 fn open(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {

@@ -87,7 +87,8 @@ impl MachineHandle {
             | MachineExit::NotBuilt { .. }
             | MachineExit::GuestFault(_)
             | MachineExit::Failed(_)
-            | MachineExit::HostLost(_) => StopMethod::Kill,
+            | MachineExit::HostLost(_)
+            | MachineExit::HostOutOfMemory(_) => StopMethod::Kill,
         };
         Ok(report(method, exit, begun))
     }

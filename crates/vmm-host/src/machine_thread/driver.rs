@@ -49,7 +49,7 @@ impl MachineDriver {
     /// The machine has ended and another is about to take its place.
     pub(crate) fn begin_again(&mut self, by: ResetBy, console_start: u64) {
         self.requested = Instant::now();
-        self.inbox.forget_panic();
+        self.inbox.forget_console_news();
         self.status.send_modify(|status| {
             let count = match by {
                 ResetBy::Guest => &mut status.resets.by_guest,
@@ -61,6 +61,7 @@ impl MachineDriver {
             status.console_start = console_start;
             status.panic = None;
             status.stands_still = false;
+            status.boot_trouble = None;
             status.disk_trouble = None;
         });
         if let Some(pressed) = self.button.take() {
@@ -181,6 +182,10 @@ impl Driver for MachineDriver {
         self.inbox.silence();
         if self.inbox.heard_panic() {
             self.status.send_if_modified(|status| !std::mem::replace(&mut status.stands_still, true));
+        }
+        if let Some(trouble) = self.inbox.take_boot_trouble() {
+            tracing::info!(vm_id = %self.id, class = %trouble.class, line = trouble.line, "the guest waits for a person");
+            self.status.send_modify(|status| status.boot_trouble = Some(trouble));
         }
         for _ in 0..COMMANDS_A_TURN {
             if self.inbox.is_killed() {

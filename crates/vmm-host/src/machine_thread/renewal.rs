@@ -126,7 +126,8 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
             | MachineExit::GuestFault(_)
             | MachineExit::NotBuilt { .. }
             | MachineExit::Failed(_)
-            | MachineExit::HostLost(_),
+            | MachineExit::HostLost(_)
+            | MachineExit::HostOutOfMemory(_),
             Button::Pressed | Button::NotPressed,
         ) => None,
     };

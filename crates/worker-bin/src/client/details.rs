@@ -1,12 +1,18 @@
 //! `inspect`: all that is known of a VM.
 
-use admin::{DiskView, MetricsView, VmView};
-use vm_model::{DiskAccess, DiskFormat, Overrides, Timestamp};
+use std::time::Duration;
 
-use super::amounts::{ago, ahead, size};
+use admin::{DiskView, MetricsView, VmView};
+use vm_model::{DiskAccess, DiskFormat, FailureReason, Overrides, Timestamp};
+
+use super::amounts::{ago, ahead, size, span};
+use super::boot_steps::boot_steps;
 use super::list::{is_up, other_desire};
 use super::table::Table;
 use crate::printable::printable;
+
+/// A guest that has written nothing for so long since its start is remarkable.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The lines about `vm` as it is at `now`.
 pub(super) fn details(vm: &VmView, now: Timestamp) -> String {
@@ -46,10 +52,13 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     if let Some(next) = vm.next_start_at {
         add(table, "next start", ahead(next, now));
     }
-    if let Some(reason) = &vm.reason {
-        // What it has overcome stays to be looked at, under another name.
-        let is_over = !matches!(vm.phase.as_str(), "failed" | "restarting");
-        add(table, if is_over { "last failure" } else { "reason" }, reason.message.clone());
+    failure(table, vm);
+    if let Some(trouble) = &vm.boot_trouble {
+        add(table, "boot trouble", format!("{} ({})", trouble.line, trouble.class));
+        add(table, "boot hint", trouble.hint.clone());
+    }
+    if let Some(since) = silence(vm, now) {
+        add(table, "silence", format!("its guest has written nothing to its console in {}", span(since)));
     }
     if let Some(trouble) = &vm.disk_trouble {
         let what = format!("disk {}: {}; it goes on when the host can", trouble.disk, trouble.problem);
@@ -64,6 +73,36 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     for path in &vm.unverified {
         add(table, "unverified", path.display().to_string());
     }
+}
+
+/// What went wrong last, and how often.
+fn failure(table: &mut Table, vm: &VmView) {
+    if vm.failures_in_a_row > 1 {
+        let is_loop = if vm.crash_looping { " (a crash loop)" } else { "" };
+        add(table, "failures in a row", format!("{}{is_loop}", vm.failures_in_a_row));
+    }
+    let Some(reason) = &vm.reason else { return };
+    // What it has overcome stays to be looked at, under another name.
+    let is_over = !matches!(vm.phase.as_str(), "failed" | "restarting");
+    add(table, if is_over { "last failure" } else { "reason" }, reason.message.clone());
+    let FailureReason { kind, class, hint, timings, .. } = reason;
+    let class = class.map(|class| format!(", {class}")).unwrap_or_default();
+    add(table, "kind of failure", format!("{kind}{class}"));
+    if let Some(hint) = hint {
+        add(table, "hint", hint.clone());
+    }
+    if let Some(steps) = timings.as_deref().and_then(boot_steps) {
+        add(table, "that run", steps);
+    }
+}
+
+/// For how long a guest that runs has been silent since its start, where that is remarkable.
+fn silence(vm: &VmView, now: Timestamp) -> Option<Duration> {
+    let is_silent = vm.phase == "running"
+        && vm.timings.first_entry_ms.is_some()
+        && vm.timings.first_console_byte_ms.is_none();
+    let since = now.since(vm.started_at.filter(|_| is_silent)?);
+    (since >= SILENCE).then_some(since)
 }
 
 /// What it was defined as, and what it is to be defined as.

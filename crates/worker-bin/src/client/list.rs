@@ -54,10 +54,21 @@ pub(super) fn desired_name(desired: DesiredState) -> &'static str {
 /// What there is to say of a VM: what keeps it from where it should be, before what else is not as it should be. What it
 /// has overcome is left out.
 fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
-    if let Some(reason) = vm.reason.as_ref().filter(|_| matches!(vm.phase.as_str(), "failed" | "restarting"))
-    {
-        let again = vm.next_start_at.map(|at| format!(" (again in {})", span(at.since(now))));
-        return Some(format!("{}{}", reason.message, again.unwrap_or_default()));
+    let crash_loop =
+        vm.crash_looping.then(|| format!("crash loop, {} failures in a row: ", vm.failures_in_a_row));
+    let is_down = matches!(vm.phase.as_str(), "failed" | "restarting");
+    if let Some(reason) = vm.reason.as_ref().filter(|_| is_down || vm.crash_looping) {
+        let next = vm.next_start_at.filter(|_| is_down);
+        let again = next.map(|at| format!(" (again in {})", span(at.since(now))));
+        return Some(format!(
+            "{}{}{}",
+            crash_loop.unwrap_or_default(),
+            reason.message,
+            again.unwrap_or_default()
+        ));
+    }
+    if let Some(trouble) = &vm.boot_trouble {
+        return Some(format!("its boot waits for a person: {}", trouble.line));
     }
     if let Some(trouble) = &vm.disk_trouble {
         return Some(format!("disk {}: {}", trouble.disk, trouble.problem));

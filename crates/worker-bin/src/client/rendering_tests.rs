@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use admin::{AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView};
 use vm_model::{
-    Assignment, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod, FailureKind,
-    FailureReason, Generation, HeldSet, HoldReason, Overrides, RefusedEntry, RunEnd, VmId, VolumePolicy,
-    WantedChange,
+    Assignment, BootTrouble, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
+    FailureClass, FailureKind, FailureReason, Generation, HeldSet, HoldReason, Overrides, RefusedEntry,
+    RunEnd, VmId, VmTimings, VolumePolicy, WantedChange,
 };
 
 use super::*;
@@ -27,12 +27,7 @@ fn vm(id: &str, phase: &str) -> VmView {
 }
 
 fn reason(message: &str) -> Option<FailureReason> {
-    Some(FailureReason {
-        kind: FailureKind::Host,
-        message: message.to_owned(),
-        transient: false,
-        console_tail: Vec::new(),
-    })
+    Some(FailureReason::new(FailureKind::Host, message.to_owned()))
 }
 
 fn sampled() -> Option<MetricsView> {
@@ -80,6 +75,71 @@ web-10  restarting  running  10.0.0.2               1                 no memory 
 x       paused      running  10.0.0.2               1                 disk root: no space
 ";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_crash_loop_is_told_of_also_while_its_vm_runs_for_a_moment() {
+    let looping = |phase| VmView {
+        reason: reason("the guest triple-faulted"),
+        failures_in_a_row: 7,
+        crash_looping: true,
+        next_start_at: Some(NOW.after(Duration::from_secs(30))),
+        ..vm("web-1", phase)
+    };
+    let shown = list(&[looping("restarting"), looping("running")], NOW);
+    let lines: Vec<&str> = shown.lines().collect();
+    let words = "crash loop, 7 failures in a row: the guest triple-faulted";
+    assert!(lines[1].ends_with(&format!("{words} (again in 30s)")), "{shown}");
+    assert!(lines[2].ends_with(words), "{shown}");
+    let shown = details(&looping("restarting"), NOW);
+    assert!(shown.contains("7 (a crash loop)"), "{shown}");
+    let once = VmView { failures_in_a_row: 1, ..vm("web-1", "running") };
+    assert!(!details(&once, NOW).contains("in a row"));
+}
+
+#[test]
+fn one_look_tells_why_a_boot_failed() {
+    let timings = VmTimings { ended: Some(Duration::from_millis(900)), ..VmTimings::default() };
+    let failed = FailureReason {
+        console_tail: vec!["Kernel panic - not syncing: VFS".to_owned()],
+        timings: Some(Box::new(timings)),
+        ..FailureReason::new(FailureKind::Guest, "the guest's kernel panicked".to_owned())
+    };
+    let failed = failed.of_class(FailureClass::MissingDriver);
+    let view = VmView { reason: Some(failed), ..vm("a", "failed") };
+    let shown = details(&view, NOW);
+    for words in [
+        "the guest's kernel panicked",
+        "guest, missing_driver",
+        "virtio_blk",
+        "end after 900.0 ms",
+        "last console lines:\n  Kernel panic",
+    ] {
+        assert!(shown.contains(words), "{words} is not in:\n{shown}");
+    }
+}
+
+#[test]
+fn a_guest_that_waits_or_is_silent_is_told_to_be_so() {
+    let class = FailureClass::NoRootDevice;
+    let (line, hint) = ("ALERT!  /dev/vda9 does not exist.".to_owned(), class.hint().to_owned());
+    let waiting = VmView { boot_trouble: Some(BootTrouble { class, line, hint }), ..vm("a", "running") };
+    let shown = details(&waiting, NOW);
+    assert!(shown.contains("ALERT!  /dev/vda9 does not exist. (no_root_device)"), "{shown}");
+    assert!(shown.contains("compare root="), "{shown}");
+    let listed = list(&[waiting], NOW);
+    assert!(listed.contains("its boot waits for a person: ALERT!"), "{listed}");
+
+    let silent = |seconds| {
+        let mut view = VmView { started_at: Some(earlier(seconds)), ..vm("a", "running") };
+        view.timings.first_entry_ms = Some(20.0);
+        view
+    };
+    assert!(details(&silent(31), NOW).contains("written nothing to its console in 31s"));
+    assert!(!details(&silent(5), NOW).contains("silence"), "it may just be slow");
+    let mut wrote = silent(31);
+    wrote.timings.first_console_byte_ms = Some(25.0);
+    assert!(!details(&wrote, NOW).contains("silence"));
 }
 
 #[test]

@@ -303,7 +303,7 @@ mod tests {
             at: Timestamp::from_millis(minute * 60_000),
             ran_for,
             method: EndMethod::Failed,
-            cause: EndCause::Failure { kind: FailureKind::Host },
+            cause: EndCause::Failure { kind: FailureKind::Host, class: None },
             detail: Some(detail.to_owned()),
         };
         for minute in 0..5 {

@@ -11,6 +11,7 @@ use vm_model::{Assignment, FailureKind, FailureReason, Timestamp, WantedChange};
 use super::Target;
 use super::context::HostContext;
 use super::given_up::GivenUp;
+use super::jitter::Jitter;
 use super::prepare::Definition;
 use super::stage::{Held, StagedMachine, stage};
 use super::step::{Candidate, DefinitionNumber, RunState};
@@ -226,7 +227,7 @@ impl Task {
 
     /// The newest definition is not used, and says so; what is in force goes on.
     pub(super) fn refuse(&mut self, target: &Target, earlier: u32, reason: FailureReason) {
-        let retry = reason.can_retry_help().then(|| delay(earlier));
+        let retry = reason.can_retry_help().then(|| Jitter::draw().apply(delay(earlier), LONGEST_RETRY));
         warn!(vm_id = %self.id, kind = %reason.kind, %reason, retry = ?retry, "the changed definition is refused; the VM stays as it is");
         let (definition, now) = (target.stamp.definition, Instant::now());
         let state = ProgressState::Refused { retry: retry.map(|delay| now + delay) };

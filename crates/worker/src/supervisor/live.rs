@@ -17,9 +17,9 @@ use vm_model::{
 };
 
 use super::context::HostContext;
-use super::ending::classify;
+use super::ending::{Evidence, Output, classify};
 use super::news::{Boots, News};
-use super::policy::RunOutcome;
+use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
@@ -91,7 +91,7 @@ pub(super) async fn boot(
 
 fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
     if let LaunchError::Machine { source: LaunchFailure::Ended(exit), .. } = problem
-        && let RunOutcome::Failed(reason) = classify(exit.clone(), None, &[])
+        && let RunOutcome::Failed(reason) = classify(exit.clone(), &Evidence::default())
     {
         return reason;
     }
@@ -176,17 +176,27 @@ impl LiveMachine {
         self.booted.elapsed()
     }
 
+    /// When its guest counts as healthy.
+    pub(super) fn healthy_at(&self) -> Instant {
+        self.booted + HEALTHY_AFTER
+    }
+
     /// Whether its guest panicked and does nothing any more.
     pub(super) fn stands_still(&self) -> bool {
         self.status.borrow().stands_still
     }
 
-    /// The last lines the guest wrote since it was booted, oldest first.
-    pub(super) async fn console_lines(&self) -> Vec<String> {
+    /// What is known of its guest, for an explanation of its end.
+    pub(super) async fn evidence(&self) -> Evidence {
         let (start, console) = (self.status.borrow().console_start, Arc::clone(self.handle.console()));
         // It may lie in files.
         let reading = tokio::task::spawn_blocking(move || console.tail_lines_since(start, PANIC_LINES));
-        reading.await.unwrap_or_default()
+        let console = reading.await.unwrap_or_default();
+        let status = self.status.borrow();
+        // Of a guest that was never entered nothing was to be expected.
+        let is_silent = status.timings.first_entry.is_some() && status.timings.first_console_byte.is_none();
+        let output = if is_silent && console.is_empty() { Output::Silent } else { Output::Written };
+        Evidence { reported: status.panic, console, output, resets: status.resets.by_guest }
     }
 
     pub(super) async fn pause(&self) -> Result<(), CommandError> {

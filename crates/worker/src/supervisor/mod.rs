@@ -6,10 +6,12 @@
 
 mod acquired;
 mod adopted;
+mod aftermath;
 mod candidate;
 mod context;
 mod ending;
 mod given_up;
+mod jitter;
 mod live;
 mod network;
 mod news;

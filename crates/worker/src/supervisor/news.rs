@@ -4,7 +4,9 @@
 //! also of what came and went between two looks.
 
 use tracing::info;
-use vm_model::{BootTimings, DiskTrouble, MachinePhase, MachineStatus, ResetCounts, ThreadHealth, VmStatus};
+use vm_model::{
+    BootTimings, BootTrouble, DiskTrouble, MachinePhase, MachineStatus, ResetCounts, ThreadHealth, VmStatus,
+};
 
 use crate::vms::{VmInfo, VmTimings};
 
@@ -30,6 +32,8 @@ pub(super) struct News {
     pub(super) hung: bool,
     /// The disk that its vCPUs wait for.
     pub(super) disk_trouble: Option<DiskTrouble>,
+    /// The trouble that its guest told of while it booted.
+    pub(super) boot_trouble: Option<BootTrouble>,
 }
 
 impl News {
@@ -37,7 +41,7 @@ impl News {
     pub(super) fn of(status: &MachineStatus, health: ThreadHealth, seen: &mut Boots) -> Self {
         let (phase, hung) = (status.phase.clone(), status.is_hung(health));
         let MachineStatus { timings, resets, .. } = *status;
-        let disk_trouble = status.disk_trouble.clone();
+        let (disk_trouble, boot_trouble) = (status.disk_trouble.clone(), status.boot_trouble.clone());
         // Every boot but the newest got as far as a reset.
         let newest = match phase {
             MachinePhase::Running | MachinePhase::Paused | MachinePhase::Stopping => 1,
@@ -52,13 +56,14 @@ impl News {
             },
         };
         *seen = Boots { starts: starts.max(seen.starts), resets };
-        Self { phase, boots, timings, hung, disk_trouble }
+        Self { phase, boots, timings, hung, disk_trouble, boot_trouble }
     }
 
     /// Tells it in `info`; whether that changed anything.
     pub(super) fn tell(self, info: &mut VmInfo) -> bool {
-        let Self { phase, boots, timings, hung, disk_trouble } = self;
-        let before = (info.timings, info.hung, info.disk_trouble.take());
+        let Self { phase, boots, timings, hung, disk_trouble, boot_trouble } = self;
+        let before = (info.timings, info.hung);
+        let had_trouble = (info.disk_trouble.take(), std::mem::replace(&mut info.boot_trouble, boot_trouble));
         let resets = boots.resets;
         if resets.total() > 0 {
             info!(vm_id = %info.id, ?resets, "the machine was made anew in place");
@@ -86,7 +91,8 @@ impl News {
             info!(vm_id = %info.id, phase = status.phase_name(), "now {status}");
             info.status = status;
         }
-        is_new || (info.timings, info.hung) != (before.0, before.1) || info.disk_trouble != before.2
+        let is_trouble_new = (&info.disk_trouble, &info.boot_trouble) != (&had_trouble.0, &had_trouble.1);
+        is_new || (info.timings, info.hung) != before || is_trouble_new
     }
 }
 
@@ -94,7 +100,7 @@ impl News {
 mod tests {
     use std::time::Duration;
 
-    use vm_model::{Assignment, Generation, MachineExit, VmId};
+    use vm_model::{Assignment, FailureClass, Generation, MachineExit, VmId};
 
     use super::*;
 
@@ -160,6 +166,25 @@ mod tests {
         assert_eq!(look(MachinePhase::Running, None), (true, VmStatus::Running, None));
         look(MachinePhase::Paused, Some("full"));
         assert_eq!(look(MachinePhase::Paused, None), (true, VmStatus::Paused, None));
+    }
+
+    #[test]
+    fn a_guest_that_waits_for_a_person_is_told_to_run_with_trouble_until_its_next_boot() {
+        let (mut info, mut seen) = (info(), Boots { starts: 1, ..Boots::default() });
+        let mut look = |trouble: Option<&BootTrouble>, resets| {
+            let boot_trouble = trouble.cloned();
+            let status = MachineStatus { boot_trouble, ..status(MachinePhase::Running, resets, 0) };
+            let changed = News::of(&status, ThreadHealth::Turning, &mut seen).tell(&mut info);
+            (changed, info.status.clone(), info.boot_trouble.clone())
+        };
+        look(None, 0);
+        let class = FailureClass::NoRootDevice;
+        let (line, hint) = ("ALERT!".to_owned(), class.hint().to_owned());
+        let trouble = BootTrouble { class, line, hint };
+        let told = Some(trouble.clone());
+        assert_eq!(look(Some(&trouble), 0), (true, VmStatus::Running, told.clone()));
+        assert_eq!(look(Some(&trouble), 0), (false, VmStatus::Running, told));
+        assert_eq!(look(None, 1), (true, VmStatus::Running, None));
     }
 
     #[test]

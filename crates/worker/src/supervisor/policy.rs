@@ -1,23 +1,25 @@
-//! When a machine that ended is started again. Pure: time comes in as a parameter.
+//! When a machine that ended is started again. Pure: time and chance come in as parameters.
 //!
 //! | how it ended | what follows |
 //! |---|---|
 //! | the guest switched itself off | stays off until started or assigned anew; like a reset where so wished |
 //! | the guest reset | starts again at once; with a delay when resets come fast, those in place included |
-//! | it failed, and another try can help | starts again after a delay that doubles, if restarts are on |
+//! | it failed, and another try can help | starts again after a delay that doubles, if restarts are on; delays are spread by [`Jitter`] |
 //! | it failed for good (artifact, hash) | stays failed until assigned anew |
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use vm_model::{EndCause, EndMethod, FailureReason, RecentResets, ResetLimit, RunEnd, Timestamp};
+use vm_model::{EndCause, EndMethod, FailureReason, RecentResets, ResetLimit, RunEnd, Timestamp, VmTimings};
+
+use super::jitter::Jitter;
 
 /// The first delay after a failure.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// Delays stop growing here.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 /// A machine that ran this long is healthy: the next failure counts as the first.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+pub(super) const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Whether failures are followed by restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +51,22 @@ impl RunOutcome {
             Self::PoweredOff => (EndMethod::PoweredOff, EndCause::Guest, None),
             Self::Reset => (EndMethod::Reset, EndCause::Guest, None),
             Self::Failed(reason) => {
-                let cause = EndCause::Failure { kind: reason.kind };
+                let cause = EndCause::Failure { kind: reason.kind, class: reason.class };
                 (EndMethod::Failed, cause, Some(reason.message.clone()))
             }
         };
         RunEnd { at: Timestamp::now(), ran_for, method, cause, detail }
+    }
+
+    /// The same, with how long the steps of that run took in the reason of a failure.
+    #[must_use]
+    pub(crate) fn timed(self, timings: VmTimings) -> Self {
+        match self {
+            Self::Failed(reason) if timings != VmTimings::default() => {
+                Self::Failed(FailureReason { timings: Some(Box::new(timings)), ..reason })
+            }
+            Self::PoweredOff | Self::Reset | Self::Failed(_) => self,
+        }
     }
 }
 
@@ -91,6 +104,31 @@ pub(crate) struct RestartHistory {
 }
 
 impl RestartHistory {
+    /// What is known of a VM whose latest runs under earlier workers ended so, oldest first.
+    pub(crate) fn recalled(ends: &[RunEnd]) -> Self {
+        let mut failures_in_a_row = 0_u32;
+        for end in ends.iter().rev() {
+            if !matches!(end.cause, EndCause::Failure { .. }) {
+                break;
+            }
+            failures_in_a_row = failures_in_a_row.saturating_add(1);
+            if end.ran_for.is_some_and(|ran_for| ran_for >= HEALTHY_AFTER) {
+                break;
+            }
+        }
+        Self { failures_in_a_row, ..Self::default() }
+    }
+
+    /// How many runs and starts failed one after the other.
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        self.failures_in_a_row
+    }
+
+    /// Takes note that the machine has been there long enough for its next failure to count as the first.
+    pub(crate) fn note_healthy(&mut self) {
+        self.failures_in_a_row = 0;
+    }
+
     /// Decides what follows the end of a run at `now`; `ran_for` is how long the guest had been running.
     pub(crate) fn after(
         &mut self,
@@ -98,6 +136,7 @@ impl RestartHistory {
         ran_for: Duration,
         policy: RestartPolicy,
         now: Instant,
+        jitter: Jitter,
     ) -> Next {
         match end {
             RunOutcome::PoweredOff if policy != RestartPolicy::Always => {
@@ -105,7 +144,8 @@ impl RestartHistory {
                 Next::StayOff
             }
             RunOutcome::PoweredOff | RunOutcome::Reset => {
-                Next::Restart { after: self.delay_of_reset(now), because: None }
+                let delay = self.delay_of_reset(now);
+                Next::Restart { after: jitter.apply(delay, LONGEST_DELAY), because: None }
             }
             RunOutcome::Failed(reason) if !reason.can_retry_help() || policy == RestartPolicy::Never => {
                 Next::StayFailed(reason)
@@ -114,7 +154,8 @@ impl RestartHistory {
                 if ran_for >= HEALTHY_AFTER {
                     self.failures_in_a_row = 0;
                 }
-                let after = doubled(FIRST_DELAY, self.failures_in_a_row);
+                let delay = doubled(FIRST_DELAY, self.failures_in_a_row);
+                let after = jitter.apply(delay, LONGEST_DELAY);
                 self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
                 Next::Restart { after, because: Some(reason) }
             }
@@ -150,96 +191,4 @@ fn doubled(first: Duration, times: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use vm_model::FailureKind;
-
-    use super::*;
-
-    fn failed(kind: FailureKind) -> RunOutcome {
-        RunOutcome::Failed(FailureReason {
-            kind,
-            message: "it broke".into(),
-            transient: false,
-            console_tail: Vec::new(),
-        })
-    }
-
-    fn delay(next: &Next) -> Option<Duration> {
-        match next {
-            Next::Restart { after, .. } => Some(*after),
-            Next::StayOff | Next::StayFailed(_) => None,
-        }
-    }
-
-    #[test]
-    fn delays_double_to_a_cap_and_start_over_after_a_healthy_run() {
-        let mut history = RestartHistory::default();
-        let now = Instant::now();
-        let mut seconds = Vec::new();
-        for _ in 0..8 {
-            let next =
-                history.after(failed(FailureKind::Guest), Duration::ZERO, RestartPolicy::OnFailure, now);
-            seconds.push(delay(&next).expect("restarts").as_secs());
-        }
-        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
-        let next = history.after(failed(FailureKind::Guest), HEALTHY_AFTER, RestartPolicy::OnFailure, now);
-        assert_eq!(delay(&next), Some(FIRST_DELAY));
-    }
-
-    #[test]
-    fn what_a_restart_cannot_help_is_not_restarted() {
-        let mut history = RestartHistory::default();
-        for kind in [FailureKind::Artifact, FailureKind::HashMismatch] {
-            let next = history.after(failed(kind), Duration::ZERO, RestartPolicy::OnFailure, Instant::now());
-            assert!(matches!(next, Next::StayFailed(_)));
-        }
-        let next =
-            history.after(failed(FailureKind::Guest), Duration::ZERO, RestartPolicy::Never, Instant::now());
-        assert!(matches!(next, Next::StayFailed(_)));
-        let next =
-            history.after(RunOutcome::PoweredOff, Duration::ZERO, RestartPolicy::OnFailure, Instant::now());
-        assert_eq!(next, Next::StayOff);
-    }
-
-    #[test]
-    fn a_few_resets_are_free_and_a_storm_is_slowed() {
-        let mut history = RestartHistory::default();
-        let start = Instant::now();
-        let mut reset =
-            |now| delay(&history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::Never, now));
-        let free = ResetLimit::default();
-        for _ in 0..free.count {
-            assert_eq!(reset(start), Some(Duration::ZERO));
-        }
-        assert_eq!(reset(start), Some(FIRST_DELAY));
-        assert_eq!(reset(start), Some(FIRST_DELAY * 2));
-        assert_eq!(reset(start + free.window), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn resets_in_place_are_no_longer_free_when_they_end_the_machine() {
-        let (mut history, start, free) = (RestartHistory::default(), Instant::now(), ResetLimit::default());
-        history.note_resets_in_place(u64::from(free.count), start);
-        let next = history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::OnFailure, start);
-        assert_eq!(delay(&next), Some(FIRST_DELAY));
-        history.note_resets_in_place(u64::MAX, start + free.window);
-        let next =
-            history.after(RunOutcome::Reset, Duration::ZERO, RestartPolicy::OnFailure, start + free.window);
-        assert_eq!(delay(&next), Some(FIRST_DELAY));
-    }
-
-    proptest! {
-        #[test]
-        fn delays_stay_within_bounds(ends in prop::collection::vec((any::<bool>(), 0_u64..200), 0..100)) {
-            let mut history = RestartHistory::default();
-            let mut now = Instant::now();
-            for (is_reset, seconds) in ends {
-                now += Duration::from_secs(seconds);
-                let end = if is_reset { RunOutcome::Reset } else { failed(FailureKind::Machine) };
-                let next = history.after(end, Duration::from_secs(seconds), RestartPolicy::OnFailure, now);
-                prop_assert!(delay(&next).expect("always restarts") <= LONGEST_DELAY);
-            }
-        }
-    }
-}
+mod tests;

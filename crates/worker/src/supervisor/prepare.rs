@@ -89,7 +89,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, FailureReason> {
     let begun = Instant::now();
     let (definition, id) = (staged.definition(), staged.assignment.id.clone());
-    let StagedMachine { resets, isolation, address, took, .. } = staged;
+    let StagedMachine { resets, isolation, address, artifact_took, disks_took, .. } = staged;
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let (opened, acquired) = open_from_task(context, staged, share).await?;
     let files = begun.elapsed();
@@ -111,7 +111,8 @@ pub(super) async fn prepare(
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
     }
     let timings = VmTimings {
-        artifact: Some(took + files),
+        artifact: Some(artifact_took),
+        disks: Some(disks_took + files),
         network: Some(begun.elapsed().saturating_sub(files)),
         ..VmTimings::default()
     };

@@ -49,8 +49,10 @@ pub(super) struct StagedMachine {
     /// Whether it may share a process.
     pub(super) isolation: Isolation,
     pub(super) address: AddressDelivery,
-    /// How long all this took.
-    pub(super) took: Duration,
+    /// How long verifying and opening the artifact took.
+    pub(super) artifact_took: Duration,
+    /// How long preparing its disks took.
+    pub(super) disks_took: Duration,
 }
 
 /// What a VM holds already that its next machine will have in its stead.
@@ -75,7 +77,8 @@ pub(super) async fn stage(
     let staging = tokio::task::spawn_blocking(move || {
         let begun = Instant::now();
         let staged = stage_blocking(&context, assignment, uuid, held, &given_up)?;
-        Ok(StagedMachine { took: begun.elapsed(), ..staged })
+        let artifact_took = begun.elapsed().saturating_sub(staged.disks_took);
+        Ok(StagedMachine { artifact_took, ..staged })
     });
     staging.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
 }
@@ -98,7 +101,9 @@ fn stage_blocking(
     check_wishes(context, &assignment, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     let exposed = add_credentials(&mut artifact)?;
+    let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
+    let disks_took = begun.elapsed();
     // Each boot of an ephemeral disk begins with a fresh copy, which is made here.
     let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
     let resets = if has_ephemeral { ResetPolicy::EndsMachine } else { ResetPolicy::default() };
@@ -120,7 +125,8 @@ fn stage_blocking(
         isolation: artifact.settings.isolation,
         address: artifact.settings.address,
         machine: artifact.machine,
-        took: Duration::ZERO,
+        artifact_took: Duration::ZERO,
+        disks_took,
     })
 }
 

@@ -29,6 +29,7 @@ impl Task {
             info.status = VmStatus::Creating;
             info.timings = VmTimings::default();
             info.hung = false;
+            info.boot_trouble = None;
             info.next_start_at = None;
         });
         let (number, assignment) = self.definition_to_boot(target);

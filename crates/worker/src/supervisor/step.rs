@@ -207,3 +207,5 @@ fn step_towards<M>(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world_tests;

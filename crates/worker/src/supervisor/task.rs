@@ -7,15 +7,15 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachineExit, MachinePhase, RunEnd,
-    StopMethod, Timestamp, VmId, VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, MachineExit, MachinePhase, RunEnd, StopMethod, Timestamp,
+    VmId, VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
 use super::context::HostContext;
 use super::ending::{classify, reported, standstill};
 use super::live::LiveMachine;
-use super::policy::{Next, RestartHistory, RestartPolicy, RunOutcome};
+use super::policy::{RestartHistory, RestartPolicy};
 use super::publisher::Publisher;
 use super::record::Record;
 use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
@@ -43,7 +43,7 @@ pub(super) struct Task {
     pub(super) info: Publisher,
     pub(super) slot: MachineSlot,
     pub(super) state: RunState<LiveMachine>,
-    history: RestartHistory,
+    pub(super) history: RestartHistory,
     /// What the history's failures happened under.
     stamp: Stamp,
     /// When it is restarted: what its definition says, else what holds on this host.
@@ -115,6 +115,8 @@ impl Task {
             let number = DefinitionNumber::default();
             let assignment = Arc::new(record.newest().clone());
             task.in_force = Some(InForce { number, assignment, description: None });
+            task.history = RestartHistory::recalled(&record.ends);
+            task.show_failures();
             task.take_up(record);
         }
         if let Some(machine) = running {
@@ -202,6 +204,7 @@ impl Task {
         if target.stamp != self.stamp {
             self.stamp = target.stamp;
             self.history.clear();
+            self.show_failures();
         }
         self.drop_older_candidate(target.stamp.definition).await;
         self.show_definitions(target);
@@ -258,24 +261,6 @@ impl Task {
         }
     }
 
-    /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
-    async fn record_end(&mut self, end: RunEnd) {
-        info!(vm_id = %self.id, "the run ended: {end}");
-        match self.record.update(|record| record.add_end(end)).await {
-            // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
-            Ok(()) => self.slot.retire(),
-            Err(problem) => {
-                error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
-            }
-        }
-        let ends = self.record.value().ends.clone();
-        self.info.send_modify(|info| {
-            info.started_at = None;
-            info.disk_trouble = None;
-            info.ends = ends;
-        });
-    }
-
     /// Waits for something to happen: another target, an event of the machine, a definition made ready, the time.
     async fn rest(&mut self, until: Option<Instant>) -> Wanted {
         match self.state {
@@ -283,6 +268,7 @@ impl Task {
             RunState::Off | RunState::PoweredOff { .. } => self.publish(VmStatus::Stopped),
             RunState::Failed { .. } | RunState::Waiting { .. } | RunState::Up { .. } => {}
         }
+        let until = until.into_iter().chain(self.healthy_at()).min();
         let due = async {
             match until {
                 Some(until) => sleep_until(until.into()).await,
@@ -325,12 +311,14 @@ impl Task {
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));
         let end = match (machine.exit(), machine.panic()) {
-            (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines().await)),
-            (None, Some(panic)) => reported(panic, &machine.console_lines().await),
-            (None, None) if machine.stands_still() => Some(standstill(&machine.console_lines().await)),
+            (Some(exit), _) => Some(classify(exit, &machine.evidence().await)),
+            (None, Some(panic)) => reported(panic, &machine.evidence().await.console),
+            (None, None) if machine.stands_still() => Some(standstill(&machine.evidence().await.console)),
             (None, None) => None,
         };
-        let Some(end) = end else { return };
+        let Some(end) = end else {
+            return self.note_health();
+        };
         // One that stands still is still there.
         if let Err(problem) = machine.stop(Duration::ZERO).await {
             // Nothing of it is given up before it is proven gone; its end, should it come, is seen like any other.
@@ -342,40 +330,6 @@ impl Task {
             drop(machine.tear_down(&self.context).await);
             self.forget_taps();
             self.follow(end, Some(ran_for), stamp).await;
-        }
-    }
-
-    /// Decides what comes after the end of a run, and says so. `ran_for` is how long its guest ran, if it got so far.
-    pub(super) async fn follow(&mut self, end: RunOutcome, ran_for: Option<Duration>, stamp: Stamp) {
-        let now = Instant::now();
-        self.record_end(end.to_record(ran_for)).await;
-        match self.history.after(end, ran_for.unwrap_or_default(), self.restart, now) {
-            Next::StayOff => {
-                self.state = RunState::PoweredOff { stamp };
-                let target = self.target.borrow().clone();
-                // A newer target is acknowledged by itself.
-                if matches!(target.goal, Goal::Be(_)) && target.stamp == stamp {
-                    self.keep(&target, |record| record.powered_off = true).await;
-                }
-                self.publish(VmStatus::Stopped);
-            }
-            Next::StayFailed(reason) => {
-                self.state = RunState::Failed { stamp };
-                self.publish_failure(&reason, VmStatus::Failed(reason.clone()));
-            }
-            Next::Restart { after, because } => {
-                self.state = RunState::Waiting { stamp, until: now + after };
-                let next_start_at = Some(Timestamp::now().after(after));
-                self.info.send_modify(|info| {
-                    info.restarts = info.restarts.saturating_add(1);
-                    info.next_start_at = next_start_at;
-                });
-                match because {
-                    // Both are published: whoever waits for a verdict on this start sees it, and after it what follows.
-                    Some(reason) => self.publish_failure(&reason, VmStatus::Restarting),
-                    None => self.publish(VmStatus::Restarting),
-                }
-            }
         }
     }
 
@@ -451,15 +405,6 @@ impl Task {
         self.info.send_modify(|info| {
             info.starts = info.starts.saturating_add(1);
             info.started_at = Some(at);
-            info.status = status;
-        });
-    }
-
-    fn publish_failure(&self, reason: &FailureReason, status: VmStatus) {
-        warn!(vm_id = %self.id, phase = status.phase_name(), %reason, "failed");
-        self.info.send_modify(|info| {
-            info.last_failure = Some(reason.clone());
-            info.failures = info.failures.saturating_add(1);
             info.status = status;
         });
     }

@@ -25,8 +25,8 @@ pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
 pub use vm_model::{
-    Assignment, DesiredState, FailureReason, Generation, NodeStatus, RemovedVm, VmId, VmInfo, VmNic,
-    VmStatus, VmTimings, VolumeInfo,
+    Assignment, BootTrouble, DesiredState, FailureClass, FailureReason, Generation, NodeStatus, RemovedVm,
+    VmId, VmInfo, VmNic, VmStatus, VmTimings, VolumeInfo,
 };
 
 pub use crate::supervisor::{NotesError, check_notes};

@@ -3,7 +3,7 @@
 use std::fs;
 
 use tiny_guest::TinyGuest;
-use vm_model::FailureKind;
+use vm_model::{FailureClass, FailureKind, FailureReason};
 use worker::vms::{VmId, VmManager, VmStatus};
 
 use crate::workbench::{await_console, await_vm, console, create, failed_with, isolated, links, ping};
@@ -24,6 +24,14 @@ fn a_guest_that_switches_itself_off_is_stopped_and_stays_so() {
     });
 }
 
+/// Why the VM has failed.
+fn failure(status: VmStatus) -> FailureReason {
+    match status {
+        VmStatus::Failed(reason) => reason,
+        other => panic!("it is {other}"),
+    }
+}
+
 #[test]
 fn a_triple_fault_is_a_failure_with_the_last_words() {
     isolated(|bench| {
@@ -34,6 +42,14 @@ fn a_triple_fault_is_a_failure_with_the_last_words() {
         let _ = create(&manager, &id, &artifact);
         let info = await_vm(&manager, &id, "failed", |info| failed_with(info, "triple-faulted"));
         assert_eq!(info.failures, 1);
+        let reason = failure(info.status);
+        assert_eq!(
+            (reason.class, reason.console_tail),
+            (Some(FailureClass::TripleFault), vec!["ready".to_owned()])
+        );
+        let timings = reason.timings.expect("it was begun");
+        assert!(timings.artifact.is_some() && timings.disks.is_some() && timings.network.is_some());
+        assert!(timings.first_entry.is_some() && timings.first_console_byte <= timings.ended, "{timings:?}");
     });
 }
 
@@ -125,8 +141,9 @@ fn a_kernel_panic_is_told_from_what_the_guest_wrote() {
         let id = VmId::new("panic");
         create(&manager, &id, &artifact).expect("runs");
         let info = await_vm(&manager, &id, "failed", |info| failed_with(info, "panicked and stands still"));
-        let VmStatus::Failed(reason) = info.status else { unreachable!("it was just seen") };
+        let reason = failure(info.status);
         assert!(reason.message.ends_with("Kernel panic - not syncing: no init"), "{reason}");
+        assert_eq!(reason.class, Some(FailureClass::KernelPanic));
         assert!(reason.console_tail.iter().any(|line| line.contains("no init")));
         assert_eq!(links(), ["br-procurator", "lo"], "nothing runs that stands still");
     });
@@ -143,8 +160,9 @@ fn a_guest_that_goes_astray_failed_by_itself() {
         let info = await_vm(&manager, &id, "failed", |info| {
             failed_with(info, "the guest executed what cannot be carried out")
         });
-        let VmStatus::Failed(reason) = info.status else { unreachable!("it was just seen") };
+        let reason = failure(info.status);
         assert_eq!(reason.kind, FailureKind::Guest);
+        assert_eq!(reason.class, Some(FailureClass::UnsupportedInstruction));
         assert_eq!(reason.console_tail, ["ready"]);
     });
 }
@@ -173,7 +191,7 @@ fn a_reported_panic_ends_the_run_whatever_the_console_says() {
         // The guest may be faster than the call that waits for it to run.
         let _ = create(&manager, &id, &artifact);
         let info = await_vm(&manager, &id, "failed", |info| failed_with(info, "the guest's kernel panicked"));
-        let VmStatus::Failed(reason) = info.status else { unreachable!("it was just seen") };
+        let reason = failure(info.status);
         assert_eq!(reason.message, "the guest's kernel panicked");
         assert_eq!(reason.console_tail, ["last words"]);
     });

@@ -5,6 +5,7 @@ mod capacity;
 mod cycles;
 mod edits;
 mod endings;
+mod explained;
 mod lifecycle;
 mod node;
 mod orders;

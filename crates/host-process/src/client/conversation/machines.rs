@@ -117,18 +117,18 @@ impl Machines {
         self.0.values().all(|tracked| tracked.machine.has_ended() || tracked.kill != Kill::NotAsked)
     }
 
-    /// The process is gone, and with it everything.
-    pub(super) fn settle(&mut self, how_it_ended: &str) {
+    /// The process is gone, and with it everything: machines that nobody had told to end ended like `exit`.
+    pub(super) fn settle(&mut self, exit: &MachineExit) {
         for tracked in std::mem::take(&mut self.0).into_values() {
-            tracked.settle(how_it_ended);
+            tracked.settle(exit.clone());
         }
     }
 }
 
 impl Tracked {
-    fn settle(self, problem: &str) {
+    fn settle(self, exit: MachineExit) {
         let exit = match (self.kill, self.stage) {
-            (Kill::NotAsked, Stage::Launched) => MachineExit::HostLost(problem.to_owned()),
+            (Kill::NotAsked, Stage::Launched) => exit,
             (Kill::Asked { .. } | Kill::Overdue, _) | (_, Stage::Launching | Stage::GivenUp) => {
                 MachineExit::Killed
             }
@@ -182,7 +182,7 @@ impl Conversation {
             self.calls.await_last_counters(call, vm.clone());
             self.send(ToHost::Counters { call, vm }, link).await;
         } else if let Some(tracked) = self.machines.0.remove(&vm) {
-            tracked.settle("its launch was given up");
+            tracked.settle(MachineExit::Killed);
             self.send(ToHost::Forget { vm }, link).await;
         }
     }
@@ -217,7 +217,8 @@ impl Conversation {
             let Some(listing) = listed.remove(&vm) else {
                 if let Some(tracked) = self.machines.0.remove(&vm) {
                     let pid = self.process.pid();
-                    tracked.settle(&format!("its host process {pid} does not know it any more"));
+                    let problem = format!("its host process {pid} does not know it any more");
+                    tracked.settle(MachineExit::HostLost(problem));
                 }
                 continue;
             };

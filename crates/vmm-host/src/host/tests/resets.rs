@@ -269,3 +269,23 @@ async fn a_guest_that_stands_still_is_told_once_and_the_next_boot_is_well() {
         assert!(!until(&machine, booted).await.stands_still, "that was another guest");
     }
 }
+
+#[tokio::test]
+async fn a_guest_that_waits_for_a_person_is_told_of_and_the_next_boot_is_well() {
+    let (host, _engine, _gates) = host_of(&[]);
+    let machine = launch(&host, request("vm")).await;
+    // It echoes, a few bytes at a time.
+    let line = b"ALERT!  /dev/vda9 does not exist.  Dropping to a shell!\n";
+    let mut typed = 0;
+    while typed < line.len() {
+        typed += within(machine.write_console(line[typed..].to_vec())).await.expect("it runs");
+    }
+    let status = until(&machine, |status| status.boot_trouble.is_some()).await;
+    assert_eq!(status.phase, MachinePhase::Running, "it goes on");
+    let trouble = status.boot_trouble.expect("just seen");
+    assert_eq!(trouble.class, vm_model::FailureClass::NoRootDevice);
+    within(machine.reset()).await.expect("the button works");
+    let booted =
+        |status: &MachineStatus| status.resets.by_button == 1 && status.phase == MachinePhase::Running;
+    assert_eq!(until(&machine, booted).await.boot_trouble, None, "that was another guest");
+}

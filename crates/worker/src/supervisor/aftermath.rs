@@ -1,0 +1,111 @@
+//! What follows the end of a run: it is kept on record, told, and followed by a restart or none.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+use vm_model::{FailureReason, RunEnd, Timestamp, VmStatus};
+
+use super::jitter::Jitter;
+use super::policy::{Next, RunOutcome};
+use super::step::{Goal, RunState, Stamp};
+use super::task::Task;
+
+impl Task {
+    /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
+    pub(super) async fn record_end(&mut self, end: RunEnd) {
+        info!(vm_id = %self.id, "the run ended: {end}");
+        let ran_for = end.ran_for;
+        match self.record.update(|record| record.add_end(end)).await {
+            // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
+            Ok(()) => self.slot.retire(),
+            Err(problem) => {
+                error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
+            }
+        }
+        let ends = self.record.value().ends.clone();
+        self.info.send_modify(|info| {
+            info.started_at = None;
+            info.disk_trouble = None;
+            info.boot_trouble = None;
+            info.timings.ended =
+                ran_for.map(|ran_for| info.timings.first_entry.unwrap_or_default() + ran_for);
+            info.ends = ends;
+        });
+    }
+
+    /// Decides what comes after the end of a run, and says so. `ran_for` is how long its guest ran, if it got so far.
+    pub(super) async fn follow(&mut self, end: RunOutcome, ran_for: Option<Duration>, stamp: Stamp) {
+        let now = Instant::now();
+        self.record_end(end.to_record(ran_for)).await;
+        let end = end.timed(self.info.borrow().timings);
+        match self.history.after(end, ran_for.unwrap_or_default(), self.restart, now, Jitter::draw()) {
+            Next::StayOff => {
+                self.state = RunState::PoweredOff { stamp };
+                let target = self.target.borrow().clone();
+                // A newer target is acknowledged by itself.
+                if matches!(target.goal, Goal::Be(_)) && target.stamp == stamp {
+                    self.keep(&target, |record| record.powered_off = true).await;
+                }
+                self.show_failures();
+                self.publish(VmStatus::Stopped);
+            }
+            Next::StayFailed(reason) => {
+                self.state = RunState::Failed { stamp };
+                self.publish_failure(&reason, VmStatus::Failed(reason.clone()));
+            }
+            Next::Restart { after, because } => {
+                self.state = RunState::Waiting { stamp, until: now + after };
+                let next_start_at = Some(Timestamp::now().after(after));
+                self.info.send_modify(|info| {
+                    info.restarts = info.restarts.saturating_add(1);
+                    info.next_start_at = next_start_at;
+                });
+                match because {
+                    // Both are published: whoever waits for a verdict on this start sees it, and after it what follows.
+                    Some(reason) => self.publish_failure(&reason, VmStatus::Restarting),
+                    None => self.publish(VmStatus::Restarting),
+                }
+            }
+        }
+    }
+
+    /// When the machine has been there for long enough for its earlier failures to be forgotten, where there are any.
+    pub(super) fn healthy_at(&self) -> Option<Instant> {
+        match &self.state {
+            RunState::Up { machine, .. } if self.history.failures_in_a_row() > 0 => {
+                Some(machine.healthy_at())
+            }
+            RunState::Up { .. }
+            | RunState::Off
+            | RunState::PoweredOff { .. }
+            | RunState::Failed { .. }
+            | RunState::Waiting { .. } => None,
+        }
+    }
+
+    /// Tells how many failures there were in a row.
+    pub(super) fn show_failures(&self) {
+        let count = self.history.failures_in_a_row();
+        self.info.send_if_modified(|info| std::mem::replace(&mut info.failures_in_a_row, count) != count);
+    }
+
+    /// Forgets the failures of a machine that has been there for long enough.
+    pub(super) fn note_health(&mut self) {
+        if self.healthy_at().is_some_and(|at| at <= Instant::now()) {
+            self.history.note_healthy();
+            self.show_failures();
+        }
+    }
+
+    fn publish_failure(&self, reason: &FailureReason, status: VmStatus) {
+        let (class, hint) = (reason.class.map(tracing::field::display), reason.hint.as_deref());
+        warn!(vm_id = %self.id, phase = status.phase_name(), class, hint, %reason, "failed");
+        let failures_in_a_row = self.history.failures_in_a_row();
+        self.info.send_modify(|info| {
+            info.failures_in_a_row = failures_in_a_row;
+            info.last_failure = Some(reason.clone());
+            info.failures = info.failures.saturating_add(1);
+            info.status = status;
+        });
+    }
+}
