@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vm_model::AssignmentSet;
 
-use crate::records::{ReadError, RecordWriter, WriteError, read_versioned};
+use crate::records::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
 
 const VERSION: u32 = 1;
 const FILE: &str = "worker.json";
@@ -22,8 +22,9 @@ impl DesiredStateFile {
         Self { path: state_dir.join(FILE), writer }
     }
 
-    /// What was in force when the file was written last.
+    /// What was in force when the file was written last. To be called before anything is saved.
     pub(super) fn load(&self) -> Result<Option<AssignmentSet>, ReadError> {
+        discard_unfinished(&self.path);
         read_versioned::<Stored>(&self.path, VERSION).map(|stored| stored.map(|stored| stored.desired))
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fail_points::{FailPoint, pass};
 use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, Generation, NodeStatus, Timestamp};
@@ -101,6 +102,7 @@ impl Reconciler {
         }
         if self.in_force.as_ref() != Some(&admitted) {
             self.keep(&admitted).await?;
+            pass(FailPoint::DesiredKept);
         }
         let outcomes = self.apply(&admitted).await;
         self.in_force = Some(AssignmentSet { refused: Vec::new(), ..admitted });
@@ -184,6 +186,7 @@ impl Reconciler {
             Action::Retry(id) => self.vm_manager.start_afresh(&id),
             Action::Remove(id, _) => self.vm_manager.order_removal(&id),
         };
+        pass(FailPoint::DesiredOrdered);
         let problem = ordered.err().map(|problem| chain(&problem));
         if let Some(problem) = &problem {
             error!(%generation, vm_id = %vm, error = problem, "not applied");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fail_points::{FailPoint, pass};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
@@ -259,9 +260,13 @@ impl Task {
     /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
     async fn record_end(&mut self, end: RunEnd) {
         info!(vm_id = %self.id, "the run ended: {end}");
+        pass(FailPoint::RunEnded);
         match self.record.update(|record| record.add_end(end)).await {
             // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
-            Ok(()) => self.slot.retire(),
+            Ok(()) => {
+                pass(FailPoint::RunEndRecorded);
+                self.slot.retire();
+            }
             Err(problem) => {
                 error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
             }

@@ -10,6 +10,7 @@ mod executor;
 mod polling;
 mod registry;
 mod startup;
+mod takeover;
 mod vm_manager;
 
 pub use config::{
