@@ -4,6 +4,7 @@
 mod assignments;
 mod bench;
 mod clients;
+mod killing;
 mod outliving;
 mod refusals;
 mod running;
