@@ -9,7 +9,7 @@ use fail_points::{FailPoint, pass};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, RunEnd, Timestamp, VmId};
+use vm_model::{Assignment, EndCause, RunEnd, Timestamp, VmId};
 
 use super::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
 
@@ -36,6 +36,9 @@ pub(crate) struct VmRecord {
     /// When its run began that has not ended yet, as far as is known.
     #[serde(default)]
     pub(crate) running_since: Option<Timestamp>,
+    /// Why its run was told to end, from before its guest is until its end is on record.
+    #[serde(default)]
+    pub(crate) stopping: Option<EndCause>,
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub(crate) ends: Vec<RunEnd>,
@@ -79,6 +82,7 @@ impl VmRecord {
             powered_off: false,
             in_force: None,
             running_since: None,
+            stopping: None,
             ends: Vec::new(),
             removed: None,
         }
@@ -104,6 +108,7 @@ impl VmRecord {
         let surplus = self.ends.len().saturating_sub(MOST_ENDS);
         self.ends.drain(..surplus);
         self.running_since = None;
+        self.stopping = None;
     }
 }
 

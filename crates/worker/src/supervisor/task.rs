@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachineExit, MachinePhase, RunEnd,
-    StopMethod, Timestamp, VmId, VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, FailureReason, MachinePhase, RunEnd, Timestamp, VmId,
+    VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
@@ -19,6 +19,7 @@ use super::live::LiveMachine;
 use super::policy::{Next, RestartHistory, RestartPolicy, RunOutcome};
 use super::record::Record;
 use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
+use super::stopping::ordered_end;
 use super::{MachineSlot, Origin, Supervisor, Target};
 use crate::capacity::Share;
 use crate::definition::Description;
@@ -258,7 +259,7 @@ impl Task {
     }
 
     /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
-    async fn record_end(&mut self, end: RunEnd) {
+    pub(super) async fn record_end(&mut self, end: RunEnd) {
         info!(vm_id = %self.id, "the run ended: {end}");
         pass(FailPoint::RunEnded);
         match self.record.update(|record| record.add_end(end)).await {
@@ -327,6 +328,9 @@ impl Task {
         }
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));
+        if let Some(ordered) = ordered_end(self.record.value(), machine) {
+            return self.end_as_ordered(ordered).await;
+        }
         let end = match (machine.exit(), machine.panic()) {
             (Some(exit), panic) => Some(classify(exit, panic, &machine.console_lines().await)),
             (None, Some(panic)) => reported(panic, &machine.console_lines().await),
@@ -379,32 +383,6 @@ impl Task {
                     None => self.publish(VmStatus::Restarting),
                 }
             }
-        }
-    }
-
-    async fn stop(&mut self, target: &Target) {
-        let RunState::Up { machine, .. } = &self.state else { return };
-        self.publish(VmStatus::Stopping);
-        let method = match machine.stop(self.context.lifecycle.stop_timeout).await {
-            Ok(method) => method,
-            Err(problem) => {
-                // The machine may still run: nothing of it is given up before it is proven gone.
-                error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop; trying again");
-                sleep(RETRY).await;
-                return;
-            }
-        };
-        self.info.send_modify(|info| info.last_stop = Some(method));
-        if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
-            let ran_for = machine.age();
-            // Somebody may have killed it while it was asked.
-            let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
-            let share = machine.tear_down(&self.context).await;
-            self.forget_taps();
-            self.record_end(stopped(method, ran_for, target)).await;
-            // Another machine takes its place: nobody else gets its memory meanwhile.
-            self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
-                .then_some(share);
         }
     }
 
@@ -466,21 +444,4 @@ impl Task {
             info.status = status;
         });
     }
-}
-
-/// How a run ended that was told to stop because of `target`.
-fn stopped(method: StopMethod, ran_for: Duration, target: &Target) -> RunEnd {
-    let generation = target.generation;
-    let cause = match target.goal {
-        Goal::Gone => EndCause::Removed,
-        Goal::Suspended => EndCause::WorkerEnded,
-        Goal::Be(DesiredState::Stopped) => EndCause::Stopped { generation },
-        Goal::Be(DesiredState::Running | DesiredState::Paused) => EndCause::Changed { generation },
-    };
-    let method = match method {
-        StopMethod::AlreadyStopped => EndMethod::PoweredOff,
-        StopMethod::PowerButton => EndMethod::PowerButton,
-        StopMethod::Kill => EndMethod::Killed,
-    };
-    RunEnd { at: Timestamp::now(), ran_for: Some(ran_for), method, cause, detail: None }
 }

@@ -93,7 +93,7 @@ fn check(bench: &Bench, daemon: &Daemon<'_>, wanted: &Wanted, file: &str, cost: 
         Cost::VmFails => {
             bench.until(&when, || {
                 let vms = bench.vms();
-                let failure = vms.first().map(|vm| vm["last_failure"]["message"].to_string());
+                let failure = vms.first().map(|vm| vm["reason"]["message"].to_string());
                 failure.is_some_and(|failure| failure.contains("volume.json"))
                     && vms.get(1).is_some_and(|vm| vm["phase"] == "running")
             });

@@ -339,9 +339,10 @@ fn host_processes_killed_before_they_can_tell_leave_nothing() {
             assign(&bench, &stage.wanted);
             let mut command = bench.command();
             command.env(VARIABLE, Trigger::first(point).to_string());
-            let said_before = bench.log().matches("SIGKILL").count();
+            let lost = || bench.log().matches("failed (host)").count() + bench.log().matches("SIGKILL").count();
+            let before = lost();
             let mut daemon = bench.start_with(command);
-            bench.until("host processes are lost", || bench.log().matches("SIGKILL").count() > said_before);
+            bench.until("host processes are lost", || lost() > before);
             daemon.kill();
             put_in_order(&bench, Placement::HostProcesses, stage, 0, &Trigger::first(point));
         }
