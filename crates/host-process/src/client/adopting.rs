@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use machine_host::{Adopted, Adoption, Stranger};
 use rustix::net::sockopt::socket_peercred;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use vm_model::{VmId, error_chain};
 
 use super::conversation::{Conversation, Link, greet};
@@ -16,6 +18,9 @@ use super::pool::Pool;
 use super::process::WatchedProcess;
 use super::remote::RemoteMachine;
 use crate::wire::{Connection, MachineListing, Welcome};
+
+/// How long a process that does not speak may take to be gone until it is told of.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is behind a socket.
 enum Found {
@@ -84,7 +89,14 @@ async fn look(pool: &Pool, name: String) -> Found {
     };
     match greet(socket, pid).await {
         Ok((connection, welcome)) => Found::Process { name, process, connection, welcome },
-        Err(error) => stranger(format!("process {pid}: {}", error_chain(&error))),
+        Err(error) => {
+            // One that is about to end says nothing any more. Killed, it leaves its socket.
+            if timeout(ENDING_PATIENCE, process.gone()).await.is_ok() {
+                pool.directory.remove(&name);
+                return Found::Nobody;
+            }
+            stranger(format!("process {pid}: {}", error_chain(&error)))
+        }
     }
 }
 

@@ -28,7 +28,7 @@ mod vm_record;
 pub(crate) use atomic_file::write_versioned;
 pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_place, read_versioned};
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
-pub(crate) use lock::StateLock;
+pub(crate) use lock::{LockError, StateLock};
 pub(crate) use reserve::RecordWriter;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{console_directory, lock_vm, open_console};

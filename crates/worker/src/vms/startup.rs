@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use console_log::ConsoleDirectory;
 
@@ -14,6 +16,7 @@ use machine_host::MachineHost;
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
 use vmm_host::{HostOptions, VmmHost};
@@ -27,11 +30,15 @@ use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock, VerifiedPaths, VmRecord,
+    Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock, VerifiedPaths, VmRecord,
     console_directory, make_private,
 };
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;
+
+/// How long a lock of the state directory may be held by what is left of a worker, and how often that is looked at.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
 /// looks comes before what changes the host.
@@ -46,7 +53,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     })?;
     let state_error = |problem| state_error(&config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
-    let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
     let writer = RecordWriter::open(config.state_dir());
     let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
         .map_err(|problem| state_error(Box::new(problem)))?;
@@ -92,6 +99,18 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
     Ok(Shared { config, registry: Arc::new(registry), context })
+}
+
+/// Takes the lock of the state directory. A worker that was killed may have been about to run another program, in whose
+/// process the lock is held for a moment longer.
+async fn take_lock(state_dir: &Path) -> Result<StateLock, LockError> {
+    let begun = Instant::now();
+    loop {
+        match StateLock::take(state_dir) {
+            Err(LockError::Held { .. }) if begun.elapsed() < LOCK_PATIENCE => sleep(LOCK_PAUSE).await,
+            taken => return taken,
+        }
+    }
 }
 
 /// What runs the VMs' machines.
