@@ -95,6 +95,10 @@ fail_points! {
     VolumeSettled = "volume.settled",
     /// The volume need not be there any more; it still is.
     VolumeForgotten = "volume.forgotten",
+    /// It is moved to where what is there gets deleted.
+    VolumeMoved = "volume.moved",
+    /// The record does not speak of a kept content any more whose time is over; its file is there.
+    VolumeDeletionRecorded = "volume.deletion-recorded",
 
     /// A machine has ended; that is not on record.
     RunEnded = "run.ended",

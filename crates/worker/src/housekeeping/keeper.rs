@@ -91,7 +91,8 @@ impl HostContext {
                 return Some(RETRY);
             }
         };
-        let mut again = unfinished.err().map(|_| RETRY).or(next);
+        let retry = unfinished.err().map(|_| RETRY);
+        let mut again = next.into_iter().chain(retry).min();
         for kept in due {
             match self.delete_kept(&kept) {
                 Ok(true) => info!(what = %kept, "deleted: its time is over"),

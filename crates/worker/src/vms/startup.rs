@@ -30,8 +30,8 @@ use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock, VerifiedPaths, VmRecord,
-    console_directory, make_private,
+    Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock,
+    VerifiedPaths, VmRecord, console_directory, make_private,
 };
 use crate::supervisor::{HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;

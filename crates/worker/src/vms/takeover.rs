@@ -87,7 +87,11 @@ fn kept_nics(running: &BTreeMap<VmId, RunningMachine>) -> Vec<KeptNic> {
 }
 
 /// Takes up the VMs on record, with their machines where they have one.
-pub(super) fn restore(registry: &Registry, records: Vec<VmRecord>, mut running: BTreeMap<VmId, RunningMachine>) {
+pub(super) fn restore(
+    registry: &Registry,
+    records: Vec<VmRecord>,
+    mut running: BTreeMap<VmId, RunningMachine>,
+) {
     for mut record in records {
         match running.remove(&record.assignment.id) {
             Some(machine) if !machine.is_done(&record) => {

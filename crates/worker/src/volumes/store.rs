@@ -175,10 +175,12 @@ impl VolumeStore {
         self.unknow(vm, disk)?;
         pass(FailPoint::VolumeForgotten);
         remove_all(&removed).map_err(delete)?;
-        match fs::rename(&path, &removed) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => Ok(renamed.and_then(|()| remove_all(&removed)).map_err(delete)?),
+        match fs::rename(&path, &removed).and_then(|()| File::open(&self.root)?.sync_all()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(delete)?,
         }
+        pass(FailPoint::VolumeMoved);
+        Ok(remove_all(&removed).map_err(delete)?)
     }
 
     /// Moves a volume to where nothing looks for it; answers where that is. Its lock is held by who calls.

@@ -66,7 +66,9 @@ fn part(point: FailPoint) -> Part {
         | FailPoint::VolumeGrown
         | FailPoint::VolumeUndone
         | FailPoint::VolumeSettled
-        | FailPoint::VolumeForgotten => Part::Volume,
+        | FailPoint::VolumeForgotten
+        | FailPoint::VolumeMoved
+        | FailPoint::VolumeDeletionRecorded => Part::Volume,
         FailPoint::RemovalBegun
         | FailPoint::RemovalMarked
         | FailPoint::RemovalVolumesMoved
@@ -127,10 +129,7 @@ impl Life {
             // Another image, a larger disk, and a stop.
             stage(entry("a", &two, 2), stopped(entry("b", &other, 1))),
             // What does not start is taken back.
-            Stage {
-                refused: Some("a"),
-                ..stage(entry("a", &broken, 2), stopped(entry("b", &other, 1)))
-            },
+            Stage { refused: Some("a"), ..stage(entry("a", &broken, 2), stopped(entry("b", &other, 1))) },
             Stage { wanted: BTreeMap::new(), refused: None },
         ];
         Self { stages }
@@ -139,9 +138,8 @@ impl Life {
 
 impl Stage {
     fn is_reached(&self, bench: &Bench, daemon: &Daemon<'_>, placement: Placement) -> bool {
-        let is_refused = |id: &str| {
-            bench.vms().iter().any(|vm| vm["id"] == id && !vm["wanted"]["refusal"].is_null())
-        };
+        let is_refused =
+            |id: &str| bench.vms().iter().any(|vm| vm["id"] == id && !vm["wanted"]["refusal"].is_null());
         self.refused.is_none_or(is_refused) && findings(bench, daemon, placement, &self.wanted).is_empty()
     }
 }
@@ -255,6 +253,31 @@ fn killed_at_each_step_of_a_run_in_host_processes() {
     kill_at_each(Placement::HostProcesses, points(Part::Run).map(Trigger::first));
 }
 
+/// Steps of a change of what runs already.
+fn steps_of_a_change() -> impl Iterator<Item = Trigger> {
+    let starts = [
+        FailPoint::StartRecorded,
+        FailPoint::StartStaged,
+        FailPoint::StartSwitched,
+        FailPoint::StartLaunched,
+        FailPoint::StartSettled,
+    ];
+    // Two VMs start first; each of them is ordered and ends.
+    let later = [FailPoint::DesiredOrdered, FailPoint::RunEnded, FailPoint::RunEndRecorded];
+    let starts = starts.into_iter().map(|point| Trigger::first(point).at(3));
+    starts.chain(later.into_iter().map(|point| Trigger::first(point).at(2)))
+}
+
+#[test]
+fn killed_at_each_step_of_a_change_in_the_worker() {
+    kill_at_each(Placement::Worker, steps_of_a_change());
+}
+
+#[test]
+fn killed_at_each_step_of_a_change_in_host_processes() {
+    kill_at_each(Placement::HostProcesses, steps_of_a_change());
+}
+
 #[test]
 fn killed_at_each_step_of_a_volume() {
     kill_at_each(Placement::Worker, points(Part::Volume).map(Trigger::first));
@@ -293,7 +316,13 @@ fn a_deletion_that_was_begun_is_finished_although_the_vm_is_wanted_again() {
             assert_eq!(daemon.ended().signal(), Some(9), "{}", bench.log());
             assign(&bench, all);
             let daemon = bench.start();
-            converge(&bench, &daemon, Placement::Worker, all, &format!("wanted again after {}", point.name()));
+            converge(
+                &bench,
+                &daemon,
+                Placement::Worker,
+                all,
+                &format!("wanted again after {}", point.name()),
+            );
             // One of them was being deleted; of the other nothing was begun, or it was as well.
             let marks = [marked(&bench, "a", "data"), marked(&bench, "b", "data")];
             assert!(marks.contains(&0), "what was being deleted came back: {marks:?} after {}", point.name());
@@ -339,7 +368,8 @@ fn host_processes_killed_before_they_can_tell_leave_nothing() {
             assign(&bench, &stage.wanted);
             let mut command = bench.command();
             command.env(VARIABLE, Trigger::first(point).to_string());
-            let lost = || bench.log().matches("failed (host)").count() + bench.log().matches("SIGKILL").count();
+            let lost =
+                || bench.log().matches("failed (host)").count() + bench.log().matches("SIGKILL").count();
             let before = lost();
             let mut daemon = bench.start_with(command);
             bench.until("host processes are lost", || lost() > before);

@@ -22,7 +22,12 @@ const STATE: [&str; 8] = [
 const VM_DIRECTORY: [&str; 4] = ["console", "lock", "record.json", "volumes"];
 
 /// Everything that is wrong, in words; empty where all is as it should be.
-pub(super) fn findings(bench: &Bench, daemon: &Daemon<'_>, placement: Placement, wanted: &Wanted) -> Vec<String> {
+pub(super) fn findings(
+    bench: &Bench,
+    daemon: &Daemon<'_>,
+    placement: Placement,
+    wanted: &Wanted,
+) -> Vec<String> {
     let mut found = Vec::new();
     let phases: Vec<String> = wanted.iter().map(|(id, (_, phase))| format!("{id} {phase}")).collect();
     let seen = bench.phases();

@@ -121,7 +121,9 @@ fn rounds(bench: &Bench, placement: Placement) {
     let seed = number("PROCURATOR_KILL_SEED").unwrap_or(now);
     println!("PROCURATOR_KILL_SEED={seed}");
     let mut dice = Dice(seed);
-    let artifact = |name| bench.artifact(name, &TinyGuest::power_button(), &json!({ "disks": [{ "path": "disk.img" }] }), name);
+    let artifact = |name| {
+        bench.artifact(name, &TinyGuest::power_button(), &json!({ "disks": [{ "path": "disk.img" }] }), name)
+    };
     let mut work = Work { artifacts: [artifact("x"), artifact("y")], vms: BTreeMap::new() };
     for round in 1..=number("PROCURATOR_KILL_ROUNDS").unwrap_or(ROUNDS) {
         for _ in 0..=dice.below(4) {
@@ -150,7 +152,13 @@ fn rounds(bench: &Bench, placement: Placement) {
         daemon.kill();
     }
     let daemon = bench.start();
-    converge(bench, &daemon, placement, &work.wanted(), &format!("the end with seed {seed} in {placement:?}"));
+    converge(
+        bench,
+        &daemon,
+        placement,
+        &work.wanted(),
+        &format!("the end with seed {seed} in {placement:?}"),
+    );
     work.check_disks(bench, 0);
     leave_nothing(bench, daemon, placement, seed);
 }

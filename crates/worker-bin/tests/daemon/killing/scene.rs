@@ -62,7 +62,13 @@ pub(super) fn assign(bench: &Bench, wanted: &Wanted) {
 }
 
 /// Waits until everything is as wanted and nothing else is there.
-pub(super) fn converge(bench: &Bench, daemon: &Daemon<'_>, placement: Placement, wanted: &Wanted, when: &str) {
+pub(super) fn converge(
+    bench: &Bench,
+    daemon: &Daemon<'_>,
+    placement: Placement,
+    wanted: &Wanted,
+    when: &str,
+) {
     let mut left = Vec::new();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         bench.until(when, || {
