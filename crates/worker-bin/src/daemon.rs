@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use admin::{AdminServer, SOCKET_NAME};
+use admin::{AdminServer, BindError, SOCKET_NAME};
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 use vm_model::SourceKind;
 use worker::node::{NodeMessage, Reconciler};
@@ -34,6 +34,10 @@ const WAITING_STATES: usize = 4;
 const STOP_MARGIN: Duration = Duration::from_secs(60);
 /// How long clients of the admin socket may take to get their last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// How long the admin socket may be open in what is left of a worker, and how often that is looked at.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(1);
+const SOCKET_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs until a signal ends it.
 pub(crate) fn run(flags: RunFlags, runtime_dir: Option<PathBuf>) -> Result<()> {
@@ -60,7 +64,7 @@ async fn serve(
     let file = settings.assignments.as_deref().map(AssignmentsFile::at).transpose()?;
     fs::create_dir_all(&settings.runtime_dir)
         .with_context(|| format!("cannot create the runtime directory {}", settings.runtime_dir.display()))?;
-    let server = AdminServer::bind(&settings.runtime_dir.join(SOCKET_NAME))?;
+    let server = bind(&settings.runtime_dir.join(SOCKET_NAME)).await?;
     let vm_manager = Arc::new(VmManager::new_async(settings.manager.clone()).await.map_err(by_key)?);
     let notifier = Notifier::start();
     let ending = Ending::of(&vm_manager, settings.stop_guests);
@@ -103,6 +107,18 @@ async fn serve(
     };
     notifier.finish();
     ended
+}
+
+/// Binds the admin socket. A worker that was killed may have been about to run another program, in whose process its socket is
+/// open for a moment longer.
+async fn bind(path: &Path) -> Result<AdminServer, BindError> {
+    let begun = Instant::now();
+    loop {
+        match AdminServer::bind(path) {
+            Err(BindError::InUse { .. }) if begun.elapsed() < SOCKET_PATIENCE => sleep(SOCKET_PAUSE).await,
+            bound => return bound,
+        }
+    }
 }
 
 /// What becomes of guests when the worker ends.

@@ -1,6 +1,7 @@
 //! What is kept for a while, and deleted when its time is over or space is short: VMs that were removed, contents of
 //! volumes that were replaced, volumes without a disk.
 
+mod deletion;
 mod keeper;
 mod kept;
 mod removed;

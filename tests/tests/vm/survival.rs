@@ -90,3 +90,64 @@ fn a_lost_host_process_is_felt_by_its_own_guest_alone() -> Result<()> {
     assert!(worker.terminate()?.status.success());
     Ok(())
 }
+
+#[test]
+#[ignore = "full: kills the worker three times, and boots four times"]
+fn what_is_wanted_comes_about_whenever_the_worker_is_killed() -> Result<()> {
+    let environment = environment();
+    let guest = environment.image("guest")?;
+    let before = HostState::observe()?;
+    let place = Arc::new(Place::new("removal_grace_seconds = 0\n")?);
+    let db = || Assignment::of(&guest, "db").with_cmdline("records").with_disk("data", MEBIBYTE);
+    let web = || Assignment::of(&guest, "web");
+
+    // While its first guests are started.
+    let worker = Worker::start_leaving(&environment, &place)?;
+    worker.assign(&[db(), web()])?;
+    until("a guest is there", BOOT_DEADLINE, || {
+        let phases: Vec<String> = worker.vms()?.into_iter().map(|vm| vm.phase).collect();
+        ensure!(phases.iter().any(|phase| phase == "running"), "they are {phases:?}");
+        Ok(())
+    })?;
+    worker.kill()?;
+    let worker = Worker::start_leaving(&environment, &place)?;
+    worker.wait_until_answering("web")?;
+    let address = worker.wait_until_answering("db")?.address()?;
+    let written = until("the first records", BOOT_DEADLINE, || {
+        let written = records(address)?["data"].acknowledged;
+        ensure!(written > 0, "there is none");
+        Ok(written)
+    })?;
+
+    // While a guest shuts down to be started again by another definition.
+    worker.assign(&[db().with_memory(192 * MEBIBYTE), web()])?;
+    worker.wait_for_phase("db", "stopping")?;
+    worker.kill()?;
+    let worker = Worker::start_leaving(&environment, &place)?;
+    let db_again = until("db runs by its new definition", BOOT_DEADLINE, || {
+        let vm = worker.vm("db")?;
+        let memory = vm.metrics.as_ref().map(|metrics| metrics.memory_size_bytes);
+        ensure!(vm.phase == "running" && memory == Some(192 * MEBIBYTE), "{}", vm.state());
+        Ok(vm)
+    })?;
+    let found = until("db finds its records", BOOT_DEADLINE, || Ok(records(db_again.address()?)?["data"]))?;
+    ensure!(found.intact >= written, "{found:?}, {written} were acknowledged");
+
+    // Together with the process of a guest.
+    let process = host_process_of("web")?.context("web has a host process")?;
+    worker.kill()?;
+    kill_process(Pid::from_raw(process).context("a process id")?, Signal::KILL)?;
+    let worker = Worker::start_at(&environment, &place)?;
+    worker.wait_until_answering("web")?;
+    assert_eq!(worker.vm("db")?.started_at, db_again.started_at, "the other guest goes on");
+
+    worker.assign(&[])?;
+    worker.wait_until_gone("db")?;
+    worker.wait_until_gone("web")?;
+    assert!(worker.terminate()?.status.success());
+    for directory in ["vms", "volumes"] {
+        assert_eq!(fs::read_dir(place.state().join(directory))?.count(), 0, "{directory} is empty");
+    }
+    assert_eq!(HostState::observe()?, before);
+    Ok(())
+}

@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 21] = [
+const BOUNDARIES: [Boundary; 22] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -49,6 +49,12 @@ const BOUNDARIES: [Boundary; 21] = [
         workspace: Only(&["vm-model"]),
         not_directly: &[],
         not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "fail-points",
+        workspace: Only(&[]),
+        not_directly: &[],
+        not_at_all: &["tokio", "kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "health",

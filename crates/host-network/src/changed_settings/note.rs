@@ -28,8 +28,11 @@ impl Noted {
     }
 }
 
-/// What is noted at `path`; nothing of another boot or network namespace.
+/// What is noted at `path`; nothing of another boot or network namespace. What a write that was cut short has left is
+/// deleted: nobody may write the note meanwhile.
 pub(super) fn read(path: &Path) -> Noted {
+    // Where that fails, the next write replaces it.
+    let _ = fs::remove_file(unfinished(path));
     let problem = match read_text(path).map(|text| parse(&text)) {
         Ok(Ok((place, noted))) if place == here() => return noted,
         Ok(Ok(_)) => return Noted::default(),
@@ -50,12 +53,17 @@ pub(super) fn write(path: &Path, noted: &Noted) -> io::Result<()> {
             other => other,
         };
     }
-    let temporary = path.with_extension("new");
+    let temporary = unfinished(path);
     let mut file = File::create(&temporary)?;
     file.write_all(render(&here(), noted).as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
+}
+
+/// Where the note is written before it takes its place.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 /// The boot and the network namespace of the calling thread: indices of links mean something there only.

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use fail_points::{FailPoint, pass};
 use machine_host::{LaunchError, LaunchRequest};
 use tokio::sync::oneshot;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
@@ -71,6 +72,7 @@ pub(super) async fn launch(
     };
     let mut gives_up = GivesUp { line: &line, call, vm: &vm, is_armed: true };
     line.launch(order).await;
+    pass(FailPoint::HostProcessOrdered);
     let outcome = answered.await;
     gives_up.is_armed = false;
     drop(gives_up);

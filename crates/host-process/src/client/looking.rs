@@ -3,15 +3,20 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use vm_model::{VmId, error_chain};
 
 use super::conversation::greet;
 use super::directory::{Dialled, SocketDirectory};
 use super::process::WatchedProcess;
 use crate::wire::{Connection, Version, Welcome};
+
+/// How long a process that does not speak may take to be gone until it is told of.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is behind a socket.
 pub(super) enum Found {
@@ -122,6 +127,8 @@ pub(super) async fn look(directory: &SocketDirectory, name: &str) -> Found {
     };
     match greet(socket, pid).await {
         Ok((connection, welcome)) => Found::Process { process, connection, welcome },
+        // One that is about to end says nothing any more. Killed, it leaves its socket.
+        Err(_) if timeout(ENDING_PATIENCE, process.gone()).await.is_ok() => Found::Nobody,
         Err(error) => stranger(Some(pid), format!("process {pid}: {}", error_chain(&error))),
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fail_points::{FailPoint, pass};
 use thiserror::Error;
 use tokio::time::timeout;
 use vm_model::VmId;
@@ -85,6 +86,7 @@ pub(super) async fn start(
             return Err(error);
         }
     };
+    pass(FailPoint::HostProcessGreeted);
     let (line, requests) = ProcessLine::new();
     let line = Arc::new(line);
     // Where the pool was closed, the connection is dropped here and the process ends by itself.
@@ -125,6 +127,7 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     let (ours, theirs) = packet_pair().map_err(failed("make a connection"))?;
     let directory = pool.directory.share().map_err(failed("share the directory of sockets"))?;
     let socket = pool.directory.bind(name).map_err(failed("bind a socket"))?;
+    pass(FailPoint::HostProcessBound);
     let command_line = command_line(&pool.options.program, &pool.options.placement, name);
     let (program, arguments) = command_line.split_first().ok_or_else(|| {
         failed("find a program")(io::Error::new(io::ErrorKind::InvalidInput, "the command line is empty"))
@@ -140,6 +143,7 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         .spawn();
     match spawned {
         Ok(child) => {
+            pass(FailPoint::HostProcessSpawned);
             let listener = Listener { socket, directory, name: name.to_owned() };
             Ok(Started { child: Some(child), ours: Some(ours), listener: Some(listener) })
         }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use fail_points::{FailPoint, pass};
 use machine_host::{LaunchRequest, MachineHandle};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
@@ -37,6 +38,7 @@ pub(super) async fn launch(
     peer.answered(call);
     match outcome {
         Some(Ok(machine)) => {
+            pass(FailPoint::HostLaunched);
             let status = machine.status().borrow().clone();
             host.note_launched(machine.clone());
             peer.tell(FromHost::Status { vm: vm.clone(), status });

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use fail_points::{FailPoint, pass};
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -69,6 +70,7 @@ pub(super) fn listen(host: &Rc<Hosted>, socket: OwnedFd) -> Result<(), ListenerE
     rustix::net::listen(&socket, BACKLOG).map_err(|errno| ListenerError::Listen(errno.into()))?;
     rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| ListenerError::Listen(errno.into()))?;
     let socket = watch(socket, Interest::READABLE).map_err(ListenerError::Listen)?;
+    pass(FailPoint::HostListening);
     spawn_local(accept_all(host.clone(), socket));
     Ok(())
 }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_host::Store;
-pub(crate) use test_host::links;
+pub(crate) use test_host::{Artifact, links};
 use tiny_guest::TinyGuest;
 
 /// Generous: the machine may be busy with other tests.
@@ -45,6 +45,23 @@ impl Bench {
     pub(crate) fn vm(&self, id: &str, guest: &TinyGuest) -> Value {
         let artifact = self.store.add(id, guest, &json!({}));
         json!({ "id": id, "hash": artifact.hash, "store_path": artifact.path })
+    }
+
+    /// An artifact that runs `guest` with what `more` says, and with `image` as its `disk.img`.
+    pub(crate) fn artifact(&self, name: &str, guest: &TinyGuest, more: &Value, image: &str) -> Artifact {
+        let artifact = self.store.add(name, guest, more);
+        fs::write(artifact.path.join("disk.img"), image.repeat(512)).expect("written");
+        self.store.hashed(artifact.path)
+    }
+
+    /// The store path at `path` with its hash as it is now.
+    pub(crate) fn hashed(&self, path: PathBuf) -> Artifact {
+        self.store.hashed(path)
+    }
+
+    /// Gives the program that is started next the configuration `text`.
+    pub(crate) fn configure(&self, text: &str) {
+        fs::write(self.path("worker.toml"), text).expect("written");
     }
 
     /// Lets guests go on when the program ends that is started next.
@@ -94,15 +111,18 @@ impl Bench {
     }
 
     /// The program at work, started with `command`.
-    pub(crate) fn start_with(&self, mut command: Command) -> Daemon<'_> {
-        let child = command.spawn().expect("started");
-        let mut daemon = Daemon { bench: self, child };
+    pub(crate) fn start_with(&self, command: Command) -> Daemon<'_> {
+        let mut daemon = self.spawn(command);
         self.until("it answers", || {
-            let ended = daemon.child.try_wait().expect("it is ours");
-            assert!(ended.is_none(), "it ended: {}", self.log());
+            assert!(!daemon.has_ended(), "it ended: {}", self.log());
             self.client(&["ls"]).status.success()
         });
         daemon
+    }
+
+    /// The program, started with `command`, whatever becomes of it.
+    pub(crate) fn spawn(&self, mut command: Command) -> Daemon<'_> {
+        Daemon { bench: self, child: command.spawn().expect("started") }
     }
 
     /// Runs a verb against the program at work.
@@ -169,6 +189,18 @@ impl Daemon<'_> {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it is there");
+    }
+
+    /// Whether it is gone.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_some()
+    }
+
+    /// Ends it as `kill -9` does, if it has not ended.
+    pub(crate) fn kill(&mut self) -> ExitStatus {
+        // It may have ended long since.
+        let _ = self.child.kill();
+        self.child.wait().expect("it is ours")
     }
 
     /// How it ended.

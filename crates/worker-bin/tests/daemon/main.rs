@@ -6,6 +6,7 @@ mod bench;
 mod by_hand;
 mod clients;
 mod isolation;
+mod killing;
 mod outliving;
 mod refusals;
 mod running;

@@ -10,7 +10,6 @@ use vm_model::{Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::kept::{Kept, kept_until, what_is_due};
 use crate::failure::chain;
-use crate::records::Removal;
 use crate::supervisor::{GivenUp, HostContext};
 use crate::vms::KeptSelection;
 use crate::volumes::{ContentRef, StageRequest, Staged, VolumeError};
@@ -72,6 +71,8 @@ impl HostContext {
     /// Deletes what is due now; answers when to look again. What was due when the worker `started` waits where that is not
     /// long ago, for as long as `early` says.
     fn delete_what_is_due(&self, started: Timestamp, early: Option<Duration>) -> Option<Duration> {
+        // The clock has no say in what was begun.
+        let unfinished = self.finish_deletions();
         let (due, next) = match self.kept() {
             Ok(mut kept) => {
                 let was_due = kept.iter().any(|(until, _)| *until <= started);
@@ -90,7 +91,8 @@ impl HostContext {
                 return Some(RETRY);
             }
         };
-        let mut again = next;
+        let retry = unfinished.err().map(|_| RETRY);
+        let mut again = next.into_iter().chain(retry).min();
         for kept in due {
             match self.delete_kept(&kept) {
                 Ok(true) => info!(what = %kept, "deleted: its time is over"),
@@ -147,18 +149,6 @@ impl HostContext {
         }
     }
 
-    /// Deletes all that is left of a removed VM; answers whether there was anything.
-    fn delete_removed(&self, id: &VmId) -> Result<bool, String> {
-        let Some(deletion) = self.removed.begin_deletion(id) else { return Ok(false) };
-        match self.forget(id) {
-            Ok(()) => Ok(true),
-            Err(problem) => {
-                deletion.put_back();
-                Err(problem)
-            }
-        }
-    }
-
     /// Deletes one volume of a removed VM, which stays to come back to with its others; with the last one that holds
     /// anything, what is left of the VM goes, too. Answers in words what was deleted; nothing where the VM was not removed
     /// or has no such volume.
@@ -169,10 +159,7 @@ impl HostContext {
         let is_left = deleted.and_then(|deleted| Ok((deleted, self.volumes.holds_data(id)?)));
         match is_left.map_err(|problem| chain(&problem)) {
             Ok((true, false)) => {
-                if let Err(problem) = self.forget(id) {
-                    deletion.put_back();
-                    return Err(problem);
-                }
+                self.delete_whole(deletion)?;
             }
             Ok((true, true)) => deletion.put_back(),
             Ok((false, _)) => {
@@ -187,21 +174,6 @@ impl HostContext {
         let what = format!("volume {id}/{disk} of {id}, which was removed");
         info!(what, "deleted by word");
         Ok(Some(what))
-    }
-
-    /// Deletes everything that is there of `id`: volumes, addresses, and last the record, by which the rest is found again
-    /// where this is cut short.
-    pub(crate) fn forget(&self, id: &VmId) -> Result<(), String> {
-        // Seen by the next worker, should this one not get to the end.
-        if let Ok(Some(mut record)) = self.records.load(id) {
-            let now = Timestamp::now();
-            record.removed =
-                Some(Removal { at: record.removed.map_or(now, |removal| removal.at), until: now });
-            self.records.save(&record).map_err(|problem| chain(&problem))?;
-        }
-        self.volumes.delete_all(id).map_err(|problem| chain(&problem))?;
-        self.leases.release(id).map_err(|problem| chain(&problem))?;
-        self.records.remove(id).map_err(|problem| chain(&problem))
     }
 
     /// Sets aside what of a volume cannot be used, so that it is made anew; answers in words what was done. One that can be

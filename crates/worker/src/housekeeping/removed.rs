@@ -1,4 +1,5 @@
-//! VMs that were removed and are kept for a while. One may come back at any time until its deletion begins.
+//! VMs that were removed and are kept for a while. One may come back at any time until its deletion begins; from then on it is
+//! deleted to the end, by the next worker if need be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,8 @@ use vm_model::{RemovedVm, Timestamp, VmId};
 #[derive(Debug, Default)]
 struct State {
     kept: BTreeMap<VmId, RemovedVm>,
+    /// Those whose deletion was begun and is not over: nothing brings them back.
+    unfinished: BTreeMap<VmId, RemovedVm>,
     /// Those that are being deleted now.
     going: BTreeSet<VmId>,
 }
@@ -40,17 +43,28 @@ impl RemovedVms {
         self.state().kept.insert(vm.assignment.id.clone(), vm);
     }
 
-    /// All of them.
+    /// Keeps a VM whose deletion was begun, until it is finished.
+    pub(crate) fn put_unfinished(&self, vm: RemovedVm) {
+        self.state().unfinished.insert(vm.assignment.id.clone(), vm);
+    }
+
+    /// The VMs whose deletion was begun and is to be finished.
+    pub(crate) fn unfinished(&self) -> Vec<VmId> {
+        self.state().unfinished.keys().cloned().collect()
+    }
+
+    /// All that can come back.
     pub(crate) fn list(&self) -> BTreeMap<VmId, RemovedVm> {
         self.state().kept.clone()
     }
 
     /// Until when `id` is kept, if it was removed.
     pub(crate) fn until(&self, id: &VmId) -> Option<Timestamp> {
-        self.state().kept.get(id).map(|vm| vm.kept_until)
+        let state = self.state();
+        state.kept.get(id).or_else(|| state.unfinished.get(id)).map(|vm| vm.kept_until)
     }
 
-    /// `id` is a VM again. Where it is being deleted just now, that is waited for.
+    /// `id` is a VM again; what an unfinished deletion left of it is for the caller to delete. Where it is being deleted just now, that is waited for.
     pub(crate) async fn revive(&self, id: &VmId) {
         loop {
             let over = self.over.notified();
@@ -61,6 +75,7 @@ impl RemovedVms {
                 let mut state = self.state();
                 if !state.going.contains(id) {
                     state.kept.remove(id);
+                    state.unfinished.remove(id);
                     return;
                 }
             }
@@ -69,23 +84,48 @@ impl RemovedVms {
     }
 
     /// Begins to delete `id` or a part of it, unless it came back or is being deleted already. Where something of it is left,
-    /// say [`Deletion::put_back`].
+    /// say [`Deletion::put_back`] or [`Deletion::leave_unfinished`].
     pub(crate) fn begin_deletion(&self, id: &VmId) -> Option<Deletion<'_>> {
+        self.take(id, |state| &mut state.kept)
+    }
+
+    /// Goes on with a deletion of `id` that was begun, unless that is being done already.
+    pub(crate) fn resume_deletion(&self, id: &VmId) -> Option<Deletion<'_>> {
+        self.take(id, |state| &mut state.unfinished)
+    }
+
+    fn take(
+        &self,
+        id: &VmId,
+        list: impl FnOnce(&mut State) -> &mut BTreeMap<VmId, RemovedVm>,
+    ) -> Option<Deletion<'_>> {
         let mut state = self.state();
         if state.going.contains(id) {
             return None;
         }
-        let vm = state.kept.remove(id)?;
+        let vm = list(&mut state).remove(id)?;
         state.going.insert(id.clone());
         Some(Deletion { of: self, id: id.clone(), vm })
     }
 }
 
 impl Deletion<'_> {
+    /// What is being deleted.
+    pub(crate) fn id(&self) -> &VmId {
+        &self.id
+    }
+
     /// The VM is still there, and kept for as long as before.
     pub(crate) fn put_back(self) {
         let mut state = self.of.state();
         state.kept.insert(self.id.clone(), self.vm.clone());
+        state.going.remove(&self.id);
+    }
+
+    /// A part of the VM may be gone, and the rest is to follow.
+    pub(crate) fn leave_unfinished(self) {
+        let mut state = self.of.state();
+        state.unfinished.insert(self.id.clone(), self.vm.clone());
         state.going.remove(&self.id);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fail_points::{FailPoint, pass};
 use tracing::{error, info};
 use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
 
@@ -74,6 +75,7 @@ fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outc
         Action::Retry(id) => vm_manager.start_afresh(&id),
         Action::Remove(id, _) => vm_manager.order_removal(&id),
     };
+    pass(FailPoint::DesiredOrdered);
     let problem = ordered.err().map(|problem| chain(&problem));
     if let Some(problem) = &problem {
         error!(%generation, vm_id = %vm, error = problem, "not applied");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use vm_model::{AssignmentSet, SourceKind};
 
 use super::intent::{Intent, Said};
-use crate::records::{ReadError, RecordWriter, WriteError, read_versioned};
+use crate::records::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
 
 const VERSION: u32 = 2;
 const FILE: &str = "worker.json";
@@ -23,8 +23,9 @@ impl IntentFile {
         Self { path: state_dir.join(FILE), writer }
     }
 
-    /// What was in force when the file was written last.
+    /// What was in force when the file was written last. To be called before anything is saved.
     pub(super) fn load(&self) -> Result<Intent, ReadError> {
+        discard_unfinished(&self.path);
         let stored = read_versioned::<Stored>(&self.path, VERSION)?;
         Ok(stored.map_or_else(Intent::default, Stored::into_intent))
     }

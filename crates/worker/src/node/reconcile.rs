@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fail_points::{FailPoint, pass};
 use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
@@ -252,6 +253,7 @@ impl Reconciler {
         let intent = intent.with(kind, said);
         if self.intent != intent {
             self.keep(&intent).await?;
+            pass(FailPoint::DesiredKept);
         }
         let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions);
         self.intent = intent;

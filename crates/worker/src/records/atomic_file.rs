@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use fail_points::{FailPoint, pass_with};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::warn;
 
 /// Larger files are not read: what we write stays far below.
 const MAX_BYTES: u64 = 64 << 20;
@@ -87,21 +89,44 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, content: &T) -> Result<(), W
 
 fn write_atomically<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let temporary = path.with_extension("new");
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let temporary = unfinished(path);
     let mut bytes = serde_json::to_vec_pretty(content)?;
     bytes.push(b'\n');
     let written = (|| {
+        pass_with(FailPoint::FileBegun, name);
         let mut file = File::create(&temporary)?;
         file.write_all(&bytes)?;
+        pass_with(FailPoint::FileWritten, name);
         file.sync_all()?;
+        pass_with(FailPoint::FileSynced, name);
         fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
+        pass_with(FailPoint::FileRenamed, name);
+        File::open(directory)?.sync_all()?;
+        pass_with(FailPoint::FileReplaced, name);
+        Ok(())
     })();
     if written.is_err() {
         // The unfinished copy is of no use; that removing it may fail too changes nothing.
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Where the content of the file at `path` is written before it takes the file's place.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// Deletes what a write of the file at `path` that was cut short has left. Nobody may write the file meanwhile. That it
+/// cannot be deleted is logged: the next write replaces it.
+pub(crate) fn discard_unfinished(path: &Path) {
+    let unfinished = unfinished(path);
+    match fs::remove_file(&unfinished) {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(error) => warn!(file = %unfinished.display(), %error, "an unfinished file stays behind"),
+    }
 }
 
 /// Reads the file at `path` as written by [`write_versioned`] with a version up to `known`; `None` where there is
@@ -192,6 +217,18 @@ mod tests {
             );
         }
         assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn what_a_write_that_was_cut_short_left_is_deleted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.json");
+        write_versioned(&path, 1, &Content { name: "x".into() }).expect("written");
+        fs::write(directory.path().join("a.new"), "{").expect("written");
+        for _ in 0..2 {
+            discard_unfinished(&path);
+            assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1, "the file itself stays");
+        }
     }
 
     #[test]

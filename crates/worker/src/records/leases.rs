@@ -10,7 +10,7 @@ use thiserror::Error;
 use tracing::warn;
 use vm_model::{FailureKind, VmId};
 
-use super::atomic_file::keep_aside;
+use super::atomic_file::{discard_unfinished, keep_aside};
 use super::{ReadError, RecordWriter, WriteError, read_versioned};
 use crate::failure::chain;
 
@@ -106,6 +106,7 @@ impl Leases {
     ) -> Result<Self, LeasesError> {
         let file = state_dir.join(FILE);
         let fresh = Pool::new(subnet)?;
+        discard_unfinished(&file);
         let pool = match read_versioned::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
             Ok(None) => fresh,
             Ok(Some(book)) => Pool::import(subnet, &book).unwrap_or_else(|error| {

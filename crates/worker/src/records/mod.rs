@@ -26,10 +26,12 @@ mod vm_record;
 
 #[cfg(feature = "benchmarks")]
 pub(crate) use atomic_file::write_versioned;
-pub(crate) use atomic_file::{ReadError, WriteError, read_in_place, read_versioned};
+pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_place, read_versioned};
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
-pub(crate) use lock::StateLock;
+pub(crate) use lock::{LockError, StateLock};
 pub(crate) use reserve::RecordWriter;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{console_directory, lock_vm, open_console};
-pub(crate) use vm_record::{RecordError, RecordStore, Removal, VmRecord, make_private, remove_all};
+pub(crate) use vm_record::{
+    RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
+};

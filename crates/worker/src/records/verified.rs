@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use nix_artifacts::PathIdentity;
 use serde::{Deserialize, Serialize};
 
-use super::atomic_file::write_versioned;
+use super::atomic_file::{discard_unfinished, write_versioned};
 use super::{ReadError, WriteError, read_versioned};
 
 const VERSION: u32 = 1;
@@ -36,6 +36,7 @@ impl VerifiedPaths {
     /// The verdicts kept in `state_dir`, and what kept earlier ones from being read.
     pub(crate) fn open(state_dir: &Path) -> (Self, Option<ReadError>) {
         let file = state_dir.join(FILE);
+        discard_unfinished(&file);
         let (content, error) = match read_versioned::<Content>(&file, VERSION) {
             Ok(content) => (content.unwrap_or_default(), None),
             // They can be had again by hashing.

@@ -5,16 +5,16 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use fail_points::{FailPoint, pass};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, RunEnd, Timestamp, VmId};
+use vm_model::{Assignment, EndCause, RunEnd, Timestamp, VmId};
 
-use super::{ReadError, RecordWriter, WriteError, read_versioned};
+use super::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
 
 const VERSION: u32 = 2;
 const FILE: &str = "record.json";
-const UNFINISHED: &str = "record.new";
 /// What stands before the name of a VM's directory that is being deleted. No VM's name begins so.
 const REMOVED: &str = ".removed.";
 /// A VM's disks are nobody else's to read.
@@ -36,6 +36,9 @@ pub(crate) struct VmRecord {
     /// When its run began that has not ended yet, as far as is known.
     #[serde(default)]
     pub(crate) running_since: Option<Timestamp>,
+    /// Why its run was told to end, from before its guest is until its end is on record.
+    #[serde(default)]
+    pub(crate) stopping: Option<EndCause>,
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub(crate) ends: Vec<RunEnd>,
@@ -51,6 +54,20 @@ pub(crate) struct Removal {
     pub(crate) at: Timestamp,
     /// When what is kept of it is deleted.
     pub(crate) until: Timestamp,
+    /// How far it is.
+    #[serde(default)]
+    pub(crate) stage: RemovalStage,
+}
+
+/// How far a removal is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RemovalStage {
+    /// All of the VM is there, and it can come back.
+    #[default]
+    Kept,
+    /// Everything of it is being deleted, and a part may be gone: it does not come back, whatever happens.
+    Deleting,
 }
 
 /// The most ends of runs that are kept.
@@ -65,9 +82,15 @@ impl VmRecord {
             powered_off: false,
             in_force: None,
             running_since: None,
+            stopping: None,
             ends: Vec::new(),
             removed: None,
         }
+    }
+
+    /// Whether it was removed, and how far that is.
+    pub(crate) fn removal_stage(&self) -> Option<RemovalStage> {
+        self.removed.map(|removal| removal.stage)
     }
 
     /// The definition that its newest machine was made by.
@@ -85,6 +108,7 @@ impl VmRecord {
         let surplus = self.ends.len().saturating_sub(MOST_ENDS);
         self.ends.drain(..surplus);
         self.running_since = None;
+        self.stopping = None;
     }
 }
 
@@ -146,6 +170,7 @@ impl RecordStore {
             make_private(&directory)
                 .and_then(|()| sync(&self.root))
                 .map_err(|source| failed("create", &directory, source))?;
+            pass(FailPoint::VmDirectoryMade);
         }
         Ok(self.writer.write_versioned(&directory.join(FILE), VERSION, record)?)
     }
@@ -159,14 +184,17 @@ impl RecordStore {
         let remove = |source| failed("remove", &removed, source);
         remove_all(&removed).map_err(remove)?;
         match fs::rename(&directory, &removed).and_then(|()| sync(&self.root)) {
-            Ok(()) => remove_all(&removed).map_err(remove),
+            Ok(()) => {
+                pass(FailPoint::RemovalDirectoryMoved);
+                remove_all(&removed).map_err(remove)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(failed("remove", &directory, source)),
         }
     }
 
     /// Every VM that has a directory: its record, or why that cannot be used. Entries that are no VM directories
-    /// are left out.
+    /// are left out. What was cut short is put in order, so nothing else may use the store meanwhile.
     pub(crate) fn load_all(&self) -> Result<Vec<Found>, RecordError> {
         let list = |source| failed("list", &self.root, source);
         let mut found = Vec::new();
@@ -180,11 +208,13 @@ impl RecordStore {
             let Some(id) = name.to_str().and_then(|name| VmId::parse(name).ok()) else {
                 continue;
             };
-            match read_versioned::<VmRecord>(&entry.path().join(FILE), VERSION) {
+            let file = entry.path().join(FILE);
+            discard_unfinished(&file);
+            match read_versioned::<VmRecord>(&file, VERSION) {
                 Ok(Some(record)) => found.push((id, Ok(record))),
                 // The record is written first: without one, either the creation was cut short before anything was
                 // there, or somebody's data lies here that is not ours to delete.
-                Ok(None) if is_shell(&entry.path()).map_err(list)? => self.remove(&id)?,
+                Ok(None) if is_empty(&entry.path()).map_err(list)? => self.remove(&id)?,
                 Ok(None) => found.push((id, Err(RecordError::NoRecord { path: entry.path() }))),
                 Err(error) => found.push((id, Err(error.into()))),
             }
@@ -194,14 +224,12 @@ impl RecordStore {
     }
 }
 
-/// Whether a VM directory holds nothing but, at most, an unfinished record.
-fn is_shell(directory: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(directory)? {
-        if entry?.file_name() != UNFINISHED {
-            return Ok(false);
-        }
+/// Whether a VM directory holds nothing.
+fn is_empty(directory: &Path) -> io::Result<bool> {
+    match fs::read_dir(directory)?.next() {
+        None => Ok(true),
+        Some(entry) => entry.map(|_| false),
     }
-    Ok(true)
 }
 
 /// Creates `directory` and what is missing above it, for its owner alone.
@@ -250,6 +278,9 @@ mod tests {
         store.save(&b).expect("saved");
         fs::create_dir(store.directory(&VmId::new("shell"))).expect("created");
         fs::create_dir(store.root.join("Not-An-Id")).expect("created");
+        for cut_short in ["a", "shell"] {
+            fs::write(store.directory(&VmId::new(cut_short)).join("record.new"), "{").expect("written");
+        }
         fs::write(store.directory(&VmId::new("b")).join(FILE), "garbage").expect("damaged");
 
         let loaded = store.load_all().expect("listed");
@@ -257,6 +288,7 @@ mod tests {
         assert_eq!(loaded[0].1.as_ref().expect("intact"), &a);
         assert!(loaded[1].1.is_err());
         assert!(!store.directory(&VmId::new("shell")).exists());
+        assert!(!store.directory(&VmId::new("a")).join("record.new").exists());
 
         let again = store.load_all().expect("listed");
         assert!(again[1].1.is_err(), "a record that was kept aside still guards its directory");

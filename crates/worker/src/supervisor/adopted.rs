@@ -34,9 +34,14 @@ impl RunningMachine {
         }
     }
 
+    /// Whether it has ended, and its host only waits for that to be noticed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.handle.status().borrow().phase.exit().is_some()
+    }
+
     /// Whether it has ended and `record` tells so: there is nothing left to do.
     pub(crate) fn is_done(&self, record: &VmRecord) -> bool {
-        record.running_since.is_none() && self.handle.status().borrow().phase.exit().is_some()
+        record.running_since.is_none() && self.has_ended()
     }
 
     /// Makes `record` say which definition the machine runs by. A worker may have ended between a launch and the record.

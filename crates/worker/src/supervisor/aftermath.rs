@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
 use vm_model::{FailureReason, RunEnd, Timestamp, VmStatus};
 
@@ -15,9 +16,13 @@ impl Task {
     pub(super) async fn record_end(&mut self, end: RunEnd) {
         info!(vm_id = %self.id, "the run ended: {end}");
         let ran_for = end.ran_for;
+        pass(FailPoint::RunEnded);
         match self.record.update(|record| record.add_end(end)).await {
             // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
-            Ok(()) => self.slot.retire(),
+            Ok(()) => {
+                pass(FailPoint::RunEndRecorded);
+                self.slot.retire();
+            }
             Err(problem) => {
                 error!(vm_id = %self.id, error = problem.message, "how the run ended was not kept");
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use console_log::PANIC_LINES;
+use fail_points::{FailPoint, pass};
 use machine_host::{
     CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
@@ -82,6 +83,7 @@ pub(super) async fn boot(
         }
         Err(problem) => {
             let failure = launch_failure(&problem, &kernel);
+            pass(FailPoint::StartFailed);
             detach(context, id, nics.iter()).await;
             acquired.give_back_from_task(context, id).await;
             Err(failure)

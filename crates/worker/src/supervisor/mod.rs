@@ -26,6 +26,7 @@ mod socket_path;
 mod stage;
 mod start;
 mod step;
+mod stopping;
 mod task;
 mod verify;
 mod vhost;

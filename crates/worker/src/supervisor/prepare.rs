@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use fail_points::{FailPoint, pass};
 use ipam::Lease;
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
@@ -105,6 +106,7 @@ pub(super) async fn prepare(
             return Err(problem);
         }
     };
+    pass(FailPoint::StartAttached);
     let nics: Vec<VmNic> = noted.iter().map(|noted| noted.nic.clone()).collect();
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
         let mask = told_mask.unwrap_or(context.subnet.mask);
@@ -192,14 +194,18 @@ fn open_staged(
     machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
     let directory = context.records.directory(vm);
     let lock = lock_vm(&directory).map_err(|problem| reason(FailureKind::Host, &problem))?;
+    pass(FailPoint::StartLocked);
     let console = open_console(&directory);
+    pass(FailPoint::StartConsoleOpened);
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;
+    pass(FailPoint::StartLeased);
     while let Some(volume) = volumes.pop_front() {
         let committed = context.volumes.commit(vm, volume);
         acquired.volumes.push(committed.map_err(|problem| reason(problem.kind(), &problem))?);
     }
+    pass(FailPoint::StartSwitched);
     let kernel = match &machine.boot.kernel {
         ArtifactFile::Opened(kernel) => kernel.path().to_owned(),
         ArtifactFile::Blank => PathBuf::new(),

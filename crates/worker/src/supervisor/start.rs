@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use fail_points::{FailPoint, pass};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 use vm_model::{
@@ -20,7 +21,7 @@ use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::{RETRY, Task};
 use crate::failure::{chain, reason};
-use crate::records::{Removal, VmRecord};
+use crate::records::{Removal, RemovalStage, VmRecord};
 
 impl Task {
     /// Builds and starts a machine, unless another target comes meanwhile that has no use for it.
@@ -38,12 +39,14 @@ impl Task {
         if let Err(reason) = kept {
             return self.boot_failed(reason, target.stamp).await;
         }
+        pass(FailPoint::StartRecorded);
         let staged = match self.staged(target, number, &assignment).await {
             Some(Ok(staged)) => staged,
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
             // Nothing has begun.
             None => return self.keep(target, |record| record.running_since = None).await,
         };
+        pass(FailPoint::StartStaged);
         let share = self.share.take();
         let prepared = match prepare(&self.context, staged, share).await {
             Ok(prepared) => prepared,
@@ -65,6 +68,7 @@ impl Task {
         let are_addresses_new = prepared.acquired.addresses;
         match boot(&self.context, &self.id, prepared, initial).await {
             Ok(machine) => {
+                pass(FailPoint::StartLaunched);
                 self.slot.put(machine.handle());
                 let launched_at = machine.launched_at();
                 let disks = definition.description.volumes.keys().cloned().collect();
@@ -73,6 +77,7 @@ impl Task {
                 self.show_definitions(target);
                 self.publish_start(status, launched_at);
                 self.settle_volumes(disks).await;
+                pass(FailPoint::StartSettled);
                 if number == target.stamp.definition {
                     self.keep(target, |record| record.in_force = None).await;
                 }
@@ -195,17 +200,19 @@ impl Task {
         let (context, id, record) = (Arc::clone(&self.context), self.id.clone(), self.record.value().clone());
         // Deleting large files takes a while: not on a runtime's thread.
         let removing = tokio::task::spawn_blocking(move || {
+            pass(FailPoint::RemovalBegun);
             let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
             let grace = context.lifecycle.removal_grace;
             if !holds_data || grace.is_zero() {
                 return context.forget(&id).map(|()| None);
             }
             let at = Timestamp::now();
-            let removal = Removal { at, until: at.after(grace) };
+            let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
             let assignment = record.newest().clone();
             let record =
                 VmRecord { assignment: assignment.clone(), in_force: None, removed: Some(removal), ..record };
             context.records.save(&record).map_err(|problem| chain(&problem))?;
+            pass(FailPoint::RemovalKept);
             context.removed.put(RemovedVm { assignment, removed_at: at, kept_until: removal.until });
             Ok(Some(removal))
         });
@@ -228,10 +235,13 @@ impl Task {
         }
     }
 
-    /// Takes up the VM if it was removed before and is still kept.
+    /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first.
     pub(super) async fn revive(&mut self) {
         self.context.removed.revive(&self.id).await;
         match load(Arc::clone(&self.context), self.id.clone()).await {
+            Ok(Some(record)) if record.removal_stage() == Some(RemovalStage::Deleting) => {
+                self.finish_deletion().await;
+            }
             Ok(Some(record)) if record.assignment.id == self.id => {
                 info!(vm_id = %self.id, "the VM was removed before and comes back with its volumes");
                 self.take_up(record);
@@ -239,6 +249,24 @@ impl Task {
             Ok(Some(_) | None) => {}
             Err(problem) => {
                 warn!(vm_id = %self.id, error = problem, "what was kept of the VM cannot be read")
+            }
+        }
+    }
+}
+
+impl Task {
+    /// Deletes what an unfinished deletion has left of a VM of this name. It is tried again until it is done: no guest is to
+    /// meet half of what there was.
+    async fn finish_deletion(&self) {
+        while self.target.has_changed().is_ok() {
+            let (context, id) = (Arc::clone(&self.context), self.id.clone());
+            let finishing = tokio::task::spawn_blocking(move || context.forget(&id)).await;
+            match finishing.unwrap_or_else(|lost| Err(chain(&lost))) {
+                Ok(()) => return,
+                Err(problem) => {
+                    error!(vm_id = %self.id, error = problem, "what was being deleted is still there; trying again");
+                    sleep(RETRY).await;
+                }
             }
         }
     }

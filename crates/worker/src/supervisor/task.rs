@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, MachineExit, MachinePhase, RunEnd, StopMethod, Timestamp,
-    VmId, VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, MachinePhase, RunEnd, Timestamp, VmId, VmStatus,
+    WantedChange,
 };
 
 use super::candidate::Progress;
@@ -19,6 +19,7 @@ use super::policy::{RestartHistory, RestartPolicy};
 use super::publisher::Publisher;
 use super::record::Record;
 use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
+use super::stopping::ordered_end;
 use super::{MachineSlot, Origin, Supervisor, Target};
 use crate::capacity::Share;
 use crate::definition::Description;
@@ -310,6 +311,9 @@ impl Task {
         }
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));
+        if let Some(ordered) = ordered_end(self.record.value(), machine) {
+            return self.end_as_ordered(ordered).await;
+        }
         let end = match (machine.exit(), machine.panic()) {
             (Some(exit), _) => Some(classify(exit, &machine.evidence().await)),
             (None, Some(panic)) => reported(panic, &machine.evidence().await.console),
@@ -330,32 +334,6 @@ impl Task {
             drop(machine.tear_down(&self.context).await);
             self.forget_taps();
             self.follow(end, Some(ran_for), stamp).await;
-        }
-    }
-
-    async fn stop(&mut self, target: &Target) {
-        let RunState::Up { machine, .. } = &self.state else { return };
-        self.publish(VmStatus::Stopping);
-        let method = match machine.stop(self.context.lifecycle.stop_timeout).await {
-            Ok(method) => method,
-            Err(problem) => {
-                // The machine may still run: nothing of it is given up before it is proven gone.
-                error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop; trying again");
-                sleep(RETRY).await;
-                return;
-            }
-        };
-        self.info.send_modify(|info| info.last_stop = Some(method));
-        if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
-            let ran_for = machine.age();
-            // Somebody may have killed it while it was asked.
-            let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
-            let share = machine.tear_down(&self.context).await;
-            self.forget_taps();
-            self.record_end(stopped(method, ran_for, target)).await;
-            // Another machine takes its place: nobody else gets its memory meanwhile.
-            self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
-                .then_some(share);
         }
     }
 
@@ -408,21 +386,4 @@ impl Task {
             info.status = status;
         });
     }
-}
-
-/// How a run ended that was told to stop because of `target`.
-fn stopped(method: StopMethod, ran_for: Duration, target: &Target) -> RunEnd {
-    let generation = target.generation;
-    let cause = match target.goal {
-        Goal::Gone => EndCause::Removed,
-        Goal::Suspended => EndCause::WorkerEnded,
-        Goal::Be(DesiredState::Stopped) => EndCause::Stopped { generation },
-        Goal::Be(DesiredState::Running | DesiredState::Paused) => EndCause::Changed { generation },
-    };
-    let method = match method {
-        StopMethod::AlreadyStopped => EndMethod::PoweredOff,
-        StopMethod::PowerButton => EndMethod::PowerButton,
-        StopMethod::Kill => EndMethod::Killed,
-    };
-    RunEnd { at: Timestamp::now(), ran_for: Some(ran_for), method, cause, detail: None }
 }

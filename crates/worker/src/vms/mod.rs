@@ -12,6 +12,7 @@ mod polling;
 mod registry;
 mod split_host;
 mod startup;
+mod takeover;
 mod vm_manager;
 
 pub use config::{

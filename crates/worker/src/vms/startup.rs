@@ -1,33 +1,39 @@
 //! Bringing a manager up: host first, then the VMs on record.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use host_network::{Egress, HostNetwork, KeptNic, LinkName, NetworkConfig};
+use host_network::{Egress, LinkName, NetworkConfig};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
-use machine_host::{Adoption, MachineHost, Stranger};
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
 
 use super::control::Shared;
 use super::placing::machine_host;
 use super::registry::Registry;
+use super::takeover::{hold_addresses, restore, resume_network, take_over};
 use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
 use crate::records::{
-    Leases, LeasesError, RecordStore, RecordWriter, Removal, StateLock, VerifiedPaths, VmRecord, make_private,
+    Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock,
+    VerifiedPaths, VmRecord, make_private,
 };
-use crate::supervisor::{
-    Changes, HostContext, Lifecycle, NotedNic, RestartPolicy, RunningMachine, SharedNetwork, Subnet,
-};
+use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
 use crate::volumes::VolumeStore;
+
+/// How long a lock of the state directory may be held by what is left of a worker, and how often that is looked at.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
 /// looks comes before what changes the host.
@@ -42,15 +48,15 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     })?;
     let state_error = |problem| state_error(&config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
-    let lock = StateLock::take(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
     let writer = RecordWriter::open(config.state_dir());
     let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
         .map_err(|problem| state_error(Box::new(problem)))?;
     let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
-    let (intact, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
+    let (intact, gone): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
     let volumes = VolumeStore::open(config.state_dir(), &config.vm_artifacts_dir, writer.clone())
         .map_err(|problem| state_error(Box::new(problem)))?;
-    let removed = removed_vms(kept);
+    let removed = removed_vms(gone);
     let leases = open_leases(&config, subnet, writer.clone())?;
     let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
     let known: BTreeSet<VmId> =
@@ -61,7 +67,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         warn!(error = chain(&damage), "artifacts are hashed again");
     }
     let machines = machine_host(&config, hypervisor)?;
-    let (running, strangers) = take_over(machines.as_ref(), &intact).await;
+    let (running, strangers) = take_over(machines.as_ref(), &intact, &damaged).await;
+    hold_addresses(&leases, &running);
     let network = resume_network(network, &running).await?;
     let context = Arc::new(HostContext {
         machines,
@@ -90,68 +97,14 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     Ok(Shared { config, registry: Arc::new(registry), context })
 }
 
-/// Takes over the machines of VMs on record that run already. Everything else that runs is left alone, and told.
-async fn take_over(
-    machines: &dyn MachineHost,
-    records: &[VmRecord],
-) -> (BTreeMap<VmId, RunningMachine>, Vec<Stranger>) {
-    let Adoption { machines: found, mut strangers } = machines.adopt().await;
-    let known: BTreeSet<&VmId> = records.iter().map(|record| &record.assignment.id).collect();
-    let mut running = BTreeMap::new();
-    for adopted in found {
-        let problem = match RunningMachine::of(adopted) {
-            Ok(machine) if known.contains(&machine.notes.assignment.id) => {
-                running.insert(machine.notes.assignment.id.clone(), machine);
-                continue;
-            }
-            Ok(machine) => (machine.notes.assignment.id, "there is no usable record of it".to_owned()),
-            Err((vm, problem)) => (vm, chain(&problem)),
-        };
-        let (vm, problem) = problem;
-        strangers.push(Stranger { vms: vec![vm], place: "a host process".to_owned(), problem });
-    }
-    for Stranger { vms, place, problem } in &strangers {
-        warn!(?vms, place, problem, "what runs there is left alone");
-    }
-    (running, strangers)
-}
-
-/// Sets the VMs' network up, around the interfaces of those that run.
-async fn resume_network(
-    config: NetworkConfig,
-    running: &BTreeMap<VmId, RunningMachine>,
-) -> Result<HostNetwork, VmManagerError> {
-    let network = HostNetwork::resume(config, kept_nics(running))
-        .await
-        .map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
-    for warning in &network.report().warnings {
-        warn!(%warning, "the VMs' network may not work as it should");
-    }
-    Ok(network)
-}
-
-/// The interfaces of the VMs that run.
-fn kept_nics(running: &BTreeMap<VmId, RunningMachine>) -> Vec<KeptNic> {
-    let noted =
-        running.iter().flat_map(|(vm, machine)| machine.notes.nics.iter().map(move |noted| (vm, noted)));
-    let kept = noted.filter_map(|(vm, NotedNic { nic, mask, mtu })| {
-        // A name that is none is of no TAP of ours.
-        let tap = LinkName::parse(nic.tap.as_deref()?).ok()?;
-        let (vm, nic_name) = (vm.clone(), nic.id.clone());
-        Some(KeptNic { vm, nic: nic_name, mac: nic.mac, address: nic.address, mask: *mask, mtu: *mtu, tap })
-    });
-    kept.collect()
-}
-
-/// Takes up the VMs on record, with their machines where they have one.
-fn restore(registry: &Registry, records: Vec<VmRecord>, mut running: BTreeMap<VmId, RunningMachine>) {
-    for mut record in records {
-        match running.remove(&record.assignment.id) {
-            Some(machine) if !machine.is_done(&record) => {
-                machine.correct(&mut record);
-                registry.resume(record, machine);
-            }
-            Some(_) | None => registry.restore(record),
+/// Takes the lock of the state directory. A worker that was killed may have been about to run another program, in whose
+/// process the lock is held for a moment longer.
+async fn take_lock(state_dir: &Path) -> Result<StateLock, LockError> {
+    let begun = Instant::now();
+    loop {
+        match StateLock::take(state_dir) {
+            Err(LockError::Held { .. }) if begun.elapsed() < LOCK_PATIENCE => sleep(LOCK_PAUSE).await,
+            taken => return taken,
         }
     }
 }
@@ -160,12 +113,15 @@ fn state_error(config: &VmManagerConfig, source: Box<dyn std::error::Error + Sen
     VmManagerError::State { path: config.state_dir().to_owned(), source }
 }
 
-/// The removed VMs among `records`.
+/// The removed VMs among `records`: those that are kept, and those whose deletion was cut short.
 fn removed_vms(records: Vec<VmRecord>) -> RemovedVms {
     let removed = RemovedVms::default();
     for VmRecord { assignment, removed: removal, .. } in records {
-        if let Some(Removal { at, until }) = removal {
-            removed.put(RemovedVm { assignment, removed_at: at, kept_until: until });
+        let Some(Removal { at, until, stage }) = removal else { continue };
+        let vm = RemovedVm { assignment, removed_at: at, kept_until: until };
+        match stage {
+            RemovalStage::Kept => removed.put(vm),
+            RemovalStage::Deleting => removed.put_unfinished(vm),
         }
     }
     removed

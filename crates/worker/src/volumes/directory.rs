@@ -10,7 +10,8 @@ use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::record::VolumeRecord;
-use crate::records::{ReadError, RecordWriter, WriteError, make_private, read_in_place};
+use super::staged_file::remove_empty_directories;
+use crate::records::{ReadError, RecordWriter, WriteError, discard_unfinished, make_private, read_in_place};
 
 const VERSION: u32 = 1;
 const RECORD: &str = "volume.json";
@@ -100,9 +101,10 @@ impl VolumeDirectory {
         found.ok().filter(Metadata::is_file)
     }
 
-    /// Deletes what no record speaks of: contents that were being made, and those whose deletion was cut short. Only where
+    /// Deletes what no record speaks of: an unfinished record, contents that were being made, and those whose deletion was cut short. Only where
     /// what is in use is there is anything known to be superfluous.
     pub(super) fn sweep(&self, record: Option<&VolumeRecord>) -> io::Result<()> {
+        discard_unfinished(&self.path.join(RECORD));
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -118,6 +120,9 @@ impl VolumeDirectory {
             if is_superfluous {
                 remove_file(&path)?;
             }
+        }
+        if record.is_none() {
+            remove_empty_directories(&self.path.join(RECORD));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::PoisonError;
 use std::time::{Duration, UNIX_EPOCH};
 
+use fail_points::{FailPoint, pass};
 use vm_model::{Bytes, Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::copy::failed;
@@ -123,6 +124,7 @@ impl VolumeStore {
             return Ok(false);
         }
         directory.save(&record)?;
+        pass(FailPoint::VolumeDeletionRecorded);
         let path = directory.content(*number);
         directory.delete(*number).map_err(|source| failed("delete", &path, source))?;
         Ok(true)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use fail_points::{FailPoint, pass};
 use vm_model::{Bytes, VmId, VolumePolicy};
 
 use super::content::ImageContent;
@@ -218,6 +219,7 @@ fn make_staged(
     given_up: &GivenUp,
 ) -> Result<StagedFile, VolumeError> {
     directory.create().map_err(|source| failed("create", directory.path(), source))?;
+    pass(FailPoint::VolumeDirectoryMade);
     let path = directory.staged(number);
     let file = match legacy {
         Some(legacy) => remove_file(&path)
@@ -226,6 +228,7 @@ fn make_staged(
             .map_err(|source| failed("take over", &path, source))?,
         None => make_file(image, size.get(), &path, given_up)?,
     };
+    pass(FailPoint::VolumeContentMade);
     let made = StagedFile::new(path.clone(), file);
     match given_up.flow() {
         ControlFlow::Continue(()) => Ok(made),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fail_points::{FailPoint, pass};
 use vm_model::{Timestamp, VmId, VolumePolicy};
 
 use super::copy::failed;
@@ -99,6 +100,7 @@ impl VolumeStore {
         given_up.iter().for_each(|number| drop(record.contents.remove(number)));
         if record != before {
             directory.save(&record)?;
+            pass(FailPoint::VolumeSettled);
         }
         for number in given_up {
             let path = directory.content(number);
@@ -151,6 +153,7 @@ impl VolumeStore {
                 renamed => renamed.map_err(delete)?,
             }
         }
+        pass(FailPoint::RemovalVolumesMoved);
         Ok(remove_all(&removed).map_err(delete)?)
     }
 
@@ -170,11 +173,14 @@ impl VolumeStore {
         let removed = self.root.join(format!("{REMOVED}{vm}.{disk}"));
         let delete = |source| failed("delete", &path, source);
         self.unknow(vm, disk)?;
+        pass(FailPoint::VolumeForgotten);
         remove_all(&removed).map_err(delete)?;
-        match fs::rename(&path, &removed) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => Ok(renamed.and_then(|()| remove_all(&removed)).map_err(delete)?),
+        match fs::rename(&path, &removed).and_then(|()| File::open(&self.root)?.sync_all()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(delete)?,
         }
+        pass(FailPoint::VolumeMoved);
+        Ok(remove_all(&removed).map_err(delete)?)
     }
 
     /// Moves a volume to where nothing looks for it; answers where that is. Its lock is held by who calls.

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
+use fail_points::{FailPoint, pass};
 use vm_model::{Bytes, Timestamp, VmId, VolumePolicy};
 
 use super::copy::failed;
@@ -66,6 +67,7 @@ impl VolumeStore {
             file.hand_over();
         }
         let opened = directory.save(&switch.record).map_err(VolumeError::from);
+        pass(FailPoint::VolumeSwitchRecorded);
         let opened = opened.and_then(|()| self.open_switched(vm, &staged.disk, &directory, &switch));
         let number = switch.number;
         let file = opened.inspect_err(|_| {
@@ -92,14 +94,17 @@ impl VolumeStore {
         let Switch { record, number, grow } = switch;
         let path = directory.content(*number);
         directory.adopt(*number).map_err(|source| failed("name", &path, source))?;
+        pass(FailPoint::VolumeNamed);
         match record.policy {
             VolumePolicy::FromImage | VolumePolicy::Persistent => self.know(vm, disk)?,
             VolumePolicy::Ephemeral => self.unknow(vm, disk)?,
         }
+        pass(FailPoint::VolumeNoted);
         let opened = directory.open(*number).map_err(|source| failed("open", &path, source))?;
         if let Some(size) = grow {
             let grown = opened.set_len(size.get()).and_then(|()| opened.sync_all());
             grown.map_err(|source| failed("grow", &path, source))?;
+            pass(FailPoint::VolumeGrown);
             directory.save(&grown_up(record, *number))?;
         }
         Ok(opened)
@@ -140,6 +145,7 @@ impl VolumeStore {
         let Some(record) = self.load(&directory)? else { return Ok(()) };
         let made = committed.is_made.then_some(committed.number);
         directory.save(&restored(before, &record, made))?;
+        pass(FailPoint::VolumeUndone);
         if let Some(number) = made {
             let path = directory.content(number);
             directory.delete(number).map_err(|source| failed("delete", &path, source))?;

@@ -1,0 +1,44 @@
+//! What passing a point does where points are compiled in.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::process::{Signal, getpid, kill_process};
+
+use crate::{FailPoint, Trigger, VARIABLE};
+
+/// What the environment says, and how often its point was passed.
+struct Armed {
+    trigger: Trigger,
+    passed: AtomicU32,
+}
+
+/// Ends the process if this is where it is to end.
+pub(crate) fn pass(point: FailPoint, subject: &str) {
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    let Some(armed) = ARMED.get_or_init(from_environment) else { return };
+    if armed.trigger.concerns(point, subject)
+        && armed.passed.fetch_add(1, Ordering::Relaxed).saturating_add(1) == armed.trigger.nth()
+    {
+        die();
+    }
+}
+
+fn from_environment() -> Option<Armed> {
+    let text = std::env::var(VARIABLE).ok()?;
+    match text.parse() {
+        Ok(trigger) => Some(Armed { trigger, passed: AtomicU32::new(0) }),
+        Err(problem) => {
+            // A test that names no point would otherwise wait for an end that never comes.
+            eprintln!("{VARIABLE}={text}: {problem}");
+            die();
+        }
+    }
+}
+
+/// Ends the process as `kill -9` does: nothing is tidied up.
+fn die() -> ! {
+    // A process may always kill itself; the signal arrives before the call returns to this thread.
+    let _ = kill_process(getpid(), Signal::KILL);
+    std::process::abort();
+}

@@ -1,0 +1,46 @@
+//! Named points at which tests kill a process, to find out what the next one makes of what it left.
+//!
+//! ```text
+//! PROCURATOR_FAIL_POINT=<point>[@<subject>][:<nth>]
+//! ```
+//!
+//! The process kills itself with SIGKILL when it passes `point` for the `nth` time (the first, where none is said); a point
+//! that many things pass is narrowed to one `subject`: the name of a file, for those in the writing of files.
+//!
+//! All points stand in [`FailPoint`]. The feature `armed` compiles them in. It is off in every build but that of tests which
+//! ask for it, and then passing a point is an empty function.
+//!
+//! ```
+//! use fail_points::{FailPoint, pass, pass_with};
+//!
+//! pass(FailPoint::StartRecorded);
+//! pass_with(FailPoint::FileRenamed, "leases.json");
+//! ```
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "armed")]
+mod armed;
+mod points;
+mod trigger;
+
+pub use points::FailPoint;
+pub use trigger::{Trigger, TriggerError};
+
+/// The environment variable that says where the process ends.
+pub const VARIABLE: &str = "PROCURATOR_FAIL_POINT";
+
+/// Ends the process here, where [`VARIABLE`] says so.
+#[inline]
+pub fn pass(point: FailPoint) {
+    pass_with(point, "");
+}
+
+/// Ends the process here, where [`VARIABLE`] says so for this `subject` or for any.
+#[inline]
+pub fn pass_with(point: FailPoint, subject: &str) {
+    #[cfg(feature = "armed")]
+    armed::pass(point, subject);
+    #[cfg(not(feature = "armed"))]
+    let _ = (point, subject);
+}

@@ -1,0 +1,88 @@
+//! Deleting a VM with everything that belongs to it.
+//!
+//! ```text
+//! record says: deleting ── volumes moved and deleted ── addresses released ── directory moved and deleted
+//! ```
+//!
+//! The record says so before anything is gone and goes last, so that a worker which finds it finishes what was begun, and
+//! does not take a VM of which half is gone for one that is kept.
+
+use fail_points::{FailPoint, pass};
+use tracing::{info, warn};
+use vm_model::{Timestamp, VmId};
+
+use super::removed::Deletion;
+use crate::failure::chain;
+use crate::records::{Removal, RemovalStage};
+use crate::supervisor::HostContext;
+
+/// A deletion that was begun has a part left to do.
+#[derive(Debug)]
+pub(super) struct Unfinished;
+
+impl HostContext {
+    /// Deletes all that is left of a removed VM; answers whether there was anything.
+    pub(super) fn delete_removed(&self, id: &VmId) -> Result<bool, String> {
+        match self.removed.begin_deletion(id) {
+            Some(deletion) => self.delete_whole(deletion).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Deletes the VM that `deletion` is of. One that could not be marked is still kept.
+    pub(super) fn delete_whole(&self, deletion: Deletion<'_>) -> Result<(), String> {
+        if let Err(problem) = self.mark_for_deletion(deletion.id()) {
+            deletion.put_back();
+            return Err(problem);
+        }
+        self.delete_marked(deletion.id()).inspect_err(|_| deletion.leave_unfinished())
+    }
+
+    /// Finishes the deletions that were begun, by this worker or one before. What cannot be deleted is logged.
+    pub(super) fn finish_deletions(&self) -> Result<(), Unfinished> {
+        let mut done = Ok(());
+        for id in self.removed.unfinished() {
+            let Some(deletion) = self.removed.resume_deletion(&id) else { continue };
+            match self.delete_marked(&id) {
+                Ok(()) => info!(vm_id = %id, "its deletion, which had been cut short, is finished"),
+                Err(problem) => {
+                    warn!(vm_id = %id, error = problem, "its deletion is not finished; trying again later");
+                    deletion.leave_unfinished();
+                    done = Err(Unfinished);
+                }
+            }
+        }
+        done
+    }
+
+    /// Deletes everything that is there of `id`, which has no machine. Blocks.
+    pub(crate) fn forget(&self, id: &VmId) -> Result<(), String> {
+        self.mark_for_deletion(id)?;
+        self.delete_marked(id)
+    }
+
+    /// Puts on record that everything of `id` is to go. Without a record there is nothing that could come back.
+    fn mark_for_deletion(&self, id: &VmId) -> Result<(), String> {
+        let record = self.records.load(id).map_err(|problem| chain(&problem))?;
+        let Some(mut record) = record else { return Ok(()) };
+        if record.removal_stage() != Some(RemovalStage::Deleting) {
+            let now = Timestamp::now();
+            let at = record.removed.map_or(now, |removal| removal.at);
+            record.removed = Some(Removal { at, until: now, stage: RemovalStage::Deleting });
+            self.records.save(&record).map_err(|problem| chain(&problem))?;
+        }
+        pass(FailPoint::RemovalMarked);
+        Ok(())
+    }
+
+    /// Deletes everything of `id`, and last the record that says so.
+    fn delete_marked(&self, id: &VmId) -> Result<(), String> {
+        self.volumes.delete_all(id).map_err(|problem| chain(&problem))?;
+        pass(FailPoint::RemovalVolumesDeleted);
+        self.leases.release(id).map_err(|problem| chain(&problem))?;
+        pass(FailPoint::RemovalLeasesReleased);
+        self.records.remove(id).map_err(|problem| chain(&problem))?;
+        pass(FailPoint::RemovalDone);
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Stopping a machine by order.
+//!
+//! The order is on record before the guest hears of it. A worker that takes the machine over, because the one that gave the
+//! order was killed, can tell so that the guest did not switch itself off, and goes on with what the order was for.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::error;
+use vm_model::{DesiredState, EndCause, EndMethod, MachineExit, RunEnd, StopMethod, Timestamp, VmStatus};
+
+use super::Target;
+use super::live::LiveMachine;
+use super::step::{Goal, RunState};
+use super::task::{RETRY, Task};
+use crate::failure::chain;
+use crate::records::VmRecord;
+
+/// How and why a machine ended that had been told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OrderedEnd {
+    method: EndMethod,
+    cause: EndCause,
+}
+
+impl Task {
+    /// Ends the machine because of `target`: by the power button, or by force where the guest does not obey in time.
+    pub(super) async fn stop(&mut self, target: &Target) {
+        let cause = cause(target);
+        if self.context.machines.machines_outlive_it() {
+            self.keep(target, |record| record.stopping = Some(cause)).await;
+        }
+        let RunState::Up { machine, .. } = &self.state else { return };
+        self.publish(VmStatus::Stopping);
+        let method = match machine.stop(self.context.lifecycle.stop_timeout).await {
+            Ok(method) => method,
+            Err(problem) => {
+                // The machine may still run: nothing of it is given up before it is proven gone.
+                error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop; trying again");
+                sleep(RETRY).await;
+                return;
+            }
+        };
+        self.info.send_modify(|info| info.last_stop = Some(method));
+        if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
+            let ran_for = machine.age();
+            // Somebody may have killed it while it was asked.
+            let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
+            let share = machine.tear_down(&self.context).await;
+            self.forget_taps();
+            self.record_end(run_end(end_method(method), cause, ran_for)).await;
+            // Another machine takes its place: nobody else gets its memory meanwhile.
+            self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
+                .then_some(share);
+        }
+    }
+
+    /// Takes notice of the end of a machine that an earlier worker told to stop. Where the VM should run, it is started again.
+    pub(super) async fn end_as_ordered(&mut self, OrderedEnd { method, cause }: OrderedEnd) {
+        if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
+            let ran_for = machine.age();
+            drop(machine.tear_down(&self.context).await);
+            self.forget_taps();
+            self.record_end(run_end(method, cause, ran_for)).await;
+        }
+    }
+}
+
+/// How `machine` ended, where that is what it was told to according to `record`.
+pub(super) fn ordered_end(record: &VmRecord, machine: &LiveMachine) -> Option<OrderedEnd> {
+    let cause = record.stopping?;
+    let method = obeyed(&machine.exit()?)?;
+    machine.panic().is_none().then_some(OrderedEnd { method, cause })
+}
+
+/// How a machine ended by `exit` that was told to stop; nothing where something went wrong.
+fn obeyed(exit: &MachineExit) -> Option<EndMethod> {
+    match exit {
+        // Also a reset ends a machine that was told to stop.
+        MachineExit::PoweredOff | MachineExit::Reset(_) => Some(EndMethod::PowerButton),
+        MachineExit::Killed => Some(EndMethod::Killed),
+        MachineExit::TripleFault
+        | MachineExit::GuestFault(_)
+        | MachineExit::NotBuilt { .. }
+        | MachineExit::Failed(_)
+        | MachineExit::HostLost(_)
+        | MachineExit::HostOutOfMemory(_) => None,
+    }
+}
+
+/// Why a machine is stopped because of `target`.
+fn cause(target: &Target) -> EndCause {
+    let generation = target.generation;
+    match target.goal {
+        Goal::Gone => EndCause::Removed,
+        Goal::Suspended => EndCause::WorkerEnded,
+        Goal::Be(DesiredState::Stopped) => EndCause::Stopped { generation },
+        Goal::Be(DesiredState::Running | DesiredState::Paused) => EndCause::Changed { generation },
+    }
+}
+
+fn end_method(method: StopMethod) -> EndMethod {
+    match method {
+        StopMethod::AlreadyStopped => EndMethod::PoweredOff,
+        StopMethod::PowerButton => EndMethod::PowerButton,
+        StopMethod::Kill => EndMethod::Killed,
+    }
+}
+
+fn run_end(method: EndMethod, cause: EndCause, ran_for: Duration) -> RunEnd {
+    RunEnd { at: Timestamp::now(), ran_for: Some(ran_for), method, cause, detail: None }
+}
