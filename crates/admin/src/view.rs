@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vm_model::{
-    BootTrouble, DesiredState, DiskTrouble, FailureReason, Generation, MacAddress, Overrides, RunEnd,
-    StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
+    BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
+    Overrides, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -84,6 +84,12 @@ pub struct VmView {
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub ends: Vec<RunEnd>,
+    /// How its guest is, as its probes find it; absent where nothing is watched.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// What is stated about it: whether it is what and where it should be, since when, and why not.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
     /// The disk for which it is paused, because the host cannot carry out what its guest asks for.
     #[serde(default)]
     pub disk_trouble: Option<DiskTrouble>,
@@ -215,6 +221,8 @@ impl VmView {
             next_start_at: info.next_start_at,
             ends: info.ends,
             disk_trouble: info.disk_trouble,
+            health: info.health.map(|health| *health),
+            conditions: info.conditions,
             warnings: info.warnings,
             unverified: info.unverified,
             metrics,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DesiredState, Timestamp, VmInfo, VmStatus};
+use crate::{DesiredState, Readiness, Timestamp, VmInfo, VmStatus};
 
 /// One statement about a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,13 +27,15 @@ pub enum ConditionKind {
     Applied,
     /// It is in the phase in which it should be.
     InPhase,
+    /// It runs, and its probes, if it has any, find that it can serve.
+    Ready,
     /// Its host carries out all that it asks for: disks work, its machine's thread turns.
     Undisturbed,
 }
 
 impl ConditionKind {
     /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Applied, Self::InPhase, Self::Undisturbed];
+    pub const ALL: [Self; 4] = [Self::Applied, Self::InPhase, Self::Ready, Self::Undisturbed];
 
     /// Why the statement does not hold of `info`; nothing where it does.
     fn objection(self, info: &VmInfo) -> Option<String> {
@@ -43,6 +45,7 @@ impl ConditionKind {
                 None => "the new definition is being made ready".to_owned(),
             }),
             Self::InPhase => out_of_phase(info),
+            Self::Ready => unready(info),
             Self::Undisturbed => match (&info.disk_trouble, info.hung) {
                 (Some(trouble), _) => Some(format!("disk {}: {}", trouble.disk, trouble.problem)),
                 (None, true) => Some("its machine's thread stands still".to_owned()),
@@ -65,6 +68,14 @@ fn out_of_phase(info: &VmInfo) -> Option<String> {
         (VmStatus::Stopped, _) => Some("its guest has switched itself off".to_owned()),
         (status, _) => Some(format!("it is {}", status.phase_name())),
     }
+}
+
+fn unready(info: &VmInfo) -> Option<String> {
+    if info.status != VmStatus::Running {
+        return Some(format!("it is {}", info.status.phase_name()));
+    }
+    let health = info.health.as_ref().filter(|health| health.ready == Readiness::NotReady)?;
+    Some(health.reason.clone().unwrap_or_else(|| "its probes have not succeeded yet".to_owned()))
 }
 
 /// Brings the statements about `info` up to date, as of `now`.
@@ -93,15 +104,21 @@ mod tests {
 
     #[test]
     fn a_statement_keeps_its_time_until_it_turns() {
-        use ConditionKind::{Applied, InPhase, Undisturbed};
+        use ConditionKind::{Applied, InPhase, Ready, Undisturbed};
         let assignment = Assignment::new(VmId::new("vm"), "", "/nix/store/x");
         let mut info = VmInfo::new(assignment.clone(), Generation::default());
         refresh_conditions(&mut info, Timestamp::from_millis(1));
-        assert_eq!(held(&info), [(Applied, true, 1), (InPhase, false, 1), (Undisturbed, true, 1)]);
+        assert_eq!(
+            held(&info),
+            [(Applied, true, 1), (InPhase, false, 1), (Ready, false, 1), (Undisturbed, true, 1)]
+        );
         info.status = VmStatus::Running;
         refresh_conditions(&mut info, Timestamp::from_millis(2));
         refresh_conditions(&mut info, Timestamp::from_millis(3));
-        assert_eq!(held(&info), [(Applied, true, 1), (InPhase, true, 2), (Undisturbed, true, 1)]);
+        assert_eq!(
+            held(&info),
+            [(Applied, true, 1), (InPhase, true, 2), (Ready, true, 2), (Undisturbed, true, 1)]
+        );
 
         let refusal = FailureReason::new(FailureKind::Artifact, "no kernel".to_owned());
         info.wanted = Some(WantedChange { assignment, refusal: Some(refusal), next_try_at: None });

@@ -33,6 +33,8 @@ pub enum FailureClass {
     NoOutput,
     /// A vCPU shut down with no exception handler left.
     TripleFault,
+    /// Its probes hold the guest to be dead.
+    Unhealthy,
     /// Somebody killed the machine on this host.
     KilledOnHost,
     /// The process that ran the machine is gone.
@@ -45,7 +47,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// All classes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoRootDevice,
         Self::MissingDriver,
         Self::RootFileSystem,
@@ -58,6 +60,7 @@ impl FailureClass {
         Self::KernelPanic,
         Self::NoOutput,
         Self::TripleFault,
+        Self::Unhealthy,
         Self::KilledOnHost,
         Self::HostProcessLost,
         Self::HostOutOfMemory,
@@ -79,6 +82,7 @@ impl FailureClass {
             Self::KernelPanic => "kernel_panic",
             Self::NoOutput => "no_output",
             Self::TripleFault => "triple_fault",
+            Self::Unhealthy => "unhealthy",
             Self::KilledOnHost => "killed_on_host",
             Self::HostProcessLost => "host_process_lost",
             Self::HostOutOfMemory => "host_out_of_memory",
@@ -114,6 +118,9 @@ impl FailureClass {
             }
             Self::TripleFault => {
                 "the guest's code lost its exception handlers: check that kernel and initrd belong together and fit into the VM's memory"
+            }
+            Self::Unhealthy => {
+                "see which probe failed, and whether the guest or the probe's definition is to blame (docs/health.md)"
             }
             Self::KilledOnHost => "find out who killed it; it is started again by its restart policy",
             Self::HostProcessLost => {

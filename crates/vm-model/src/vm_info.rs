@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, MacAddress,
-    RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
+    Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
+    MacAddress, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -70,6 +70,9 @@ pub struct VmInfo {
     pub disk_trouble: Option<DiskTrouble>,
     /// Settings of its artifact that are ignored here, and what of the host it goes without.
     pub warnings: Vec<String>,
+    /// How its guest is, as its probes find it; absent where nothing is watched.
+    #[serde(default)]
+    pub health: Option<Box<Health>>,
     /// What is stated about it, in the order of [`ConditionKind::ALL`](crate::ConditionKind::ALL).
     #[serde(default)]
     pub conditions: Vec<Condition>,
@@ -193,6 +196,7 @@ impl VmInfo {
             hung: false,
             disk_trouble: None,
             warnings: Vec::new(),
+            health: None,
             conditions: Vec::new(),
             unverified: Vec::new(),
         }

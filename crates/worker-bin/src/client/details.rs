@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use admin::{DiskView, MetricsView, VmView};
-use vm_model::{DiskAccess, DiskFormat, FailureReason, Overrides, Timestamp};
+use vm_model::{DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, Timestamp};
 
 use super::amounts::{ago, ahead, size, span};
 use super::boot_steps::boot_steps;
@@ -46,6 +46,9 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     if let Some(desired) = other_desire(vm) {
         add(table, "desired", desired.to_owned());
     }
+    if let Some(health) = &vm.health {
+        readiness(table, health, now);
+    }
     if let Some(start) = vm.started_at {
         add(table, "started", ago(start, now));
     }
@@ -72,6 +75,24 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     }
     for path in &vm.unverified {
         add(table, "unverified", path.display().to_string());
+    }
+}
+
+/// How its guest is, and what each probe finds.
+fn readiness(table: &mut Table, health: &Health, now: Timestamp) {
+    let why = health.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    add(table, "readiness", format!("{}, since {}{why}", health.ready, ago(health.since, now)));
+    if let Some(text) = &health.status_text {
+        add(table, "guest says", text.clone());
+    }
+    for probe in &health.probes {
+        let outcome = match probe.outcome {
+            ProbeOutcome::Untried => "not known yet",
+            ProbeOutcome::Passing => "passes",
+            ProbeOutcome::Failing => "fails",
+        };
+        let problem = probe.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+        add(table, &format!("probe {}", probe.id), format!("{outcome} ({}){problem}", probe.role));
     }
 }
 

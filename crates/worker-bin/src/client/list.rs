@@ -1,13 +1,13 @@
 //! `ls`: the VMs in a table.
 
 use admin::VmView;
-use vm_model::{DesiredState, Timestamp};
+use vm_model::{DesiredState, Readiness, Timestamp};
 
 use super::amounts::span;
 use super::table::Table;
 
-const HEADING: [&str; 9] =
-    ["ID", "PHASE", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "REASON"];
+const HEADING: [&str; 10] =
+    ["ID", "PHASE", "READY", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "REASON"];
 
 /// The table of `vms` as they are at `now`.
 pub(super) fn list(vms: &[VmView], now: Timestamp) -> String {
@@ -19,6 +19,7 @@ pub(super) fn list(vms: &[VmView], now: Timestamp) -> String {
         table.row([
             vm.id.to_string(),
             vm.phase.clone(),
+            readiness(vm).to_owned(),
             other_desire(vm).unwrap_or_default().to_owned(),
             vm.address.map_or_else(String::new, |address| address.to_string()),
             metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)),
@@ -29,6 +30,17 @@ pub(super) fn list(vms: &[VmView], now: Timestamp) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// Whether its guest can serve, as far as anything tells.
+fn readiness(vm: &VmView) -> &'static str {
+    let health = vm.health.as_ref().filter(|_| is_up(vm));
+    match health.map(|health| health.ready) {
+        Some(Readiness::Ready) => "yes",
+        Some(Readiness::NotReady) => "no",
+        Some(Readiness::Unknown) => "?",
+        None => "",
+    }
 }
 
 /// Whether there is a machine whose figures are those of now.
@@ -69,6 +81,10 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     }
     if let Some(trouble) = &vm.boot_trouble {
         return Some(format!("its boot waits for a person: {}", trouble.line));
+    }
+    let unready = vm.health.as_ref().filter(|health| health.ready == Readiness::NotReady && is_up(vm));
+    if let Some(reason) = unready.and_then(|health| health.reason.as_ref()) {
+        return Some(format!("not ready: {reason}"));
     }
     if let Some(trouble) = &vm.disk_trouble {
         return Some(format!("disk {}: {}", trouble.disk, trouble.problem));

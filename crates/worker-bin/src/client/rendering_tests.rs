@@ -5,8 +5,8 @@ use std::time::Duration;
 use admin::{AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView};
 use vm_model::{
     Assignment, BootTrouble, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
-    FailureClass, FailureKind, FailureReason, Generation, HeldSet, HoldReason, Overrides, RefusedEntry,
-    RunEnd, VmId, VmTimings, VolumePolicy, WantedChange,
+    FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, Overrides, Readiness,
+    RefusedEntry, RunEnd, VmId, VmTimings, VolumePolicy, WantedChange,
 };
 
 use super::*;
@@ -66,13 +66,20 @@ fn a_list_tells_where_vms_are_and_what_keeps_them() {
     };
     let trouble = DiskTrouble { disk: "root".to_owned(), problem: "no space".to_owned() };
     let paused = VmView { disk_trouble: Some(trouble), reason: reason("overcome"), ..vm("x", "paused") };
-    let shown = list(&[running, stopped, again, paused], NOW);
+    let health = Health {
+        ready: Readiness::NotReady,
+        reason: Some("probe web: refused".to_owned()),
+        ..Health::unknown(NOW)
+    };
+    let unready = VmView { health: Some(health), ..vm("y", "running") };
+    let shown = list(&[running, stopped, again, paused, unready], NOW);
     let expected = "\
-ID      PHASE       DESIRED  ADDRESS   CPU  MEMORY  RESTARTS  UPTIME  REASON
-web-2   running              10.0.0.2  7 %  93 MiB  1         3h 2m
-web-3   stopped     running  10.0.0.2               1
-web-10  restarting  running  10.0.0.2               1                 no memory (again in 30s)
-x       paused      running  10.0.0.2               1                 disk root: no space
+ID      PHASE       READY  DESIRED  ADDRESS   CPU  MEMORY  RESTARTS  UPTIME  REASON
+web-2   running                     10.0.0.2  7 %  93 MiB  1         3h 2m
+web-3   stopped            running  10.0.0.2               1
+web-10  restarting         running  10.0.0.2               1                 no memory (again in 30s)
+x       paused             running  10.0.0.2               1                 disk root: no space
+y       running     no              10.0.0.2               1                 not ready: probe web: refused
 ";
     assert_eq!(shown, expected);
 }

@@ -9,7 +9,7 @@ use fail_points::{FailPoint, pass};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, EndCause, RunEnd, Timestamp, VmId};
+use vm_model::{Assignment, EndCause, Health, RunEnd, Timestamp, VmId};
 
 use super::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
 
@@ -39,6 +39,9 @@ pub(crate) struct VmRecord {
     /// Why its run was told to end, from before its guest is until its end is on record.
     #[serde(default)]
     pub(crate) stopping: Option<EndCause>,
+    /// What was known last of the guest of its present run.
+    #[serde(default)]
+    pub(crate) health: Option<Box<Health>>,
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub(crate) ends: Vec<RunEnd>,
@@ -83,6 +86,7 @@ impl VmRecord {
             in_force: None,
             running_since: None,
             stopping: None,
+            health: None,
             ends: Vec::new(),
             removed: None,
         }
@@ -108,6 +112,7 @@ impl VmRecord {
         let surplus = self.ends.len().saturating_sub(MOST_ENDS);
         self.ends.drain(..surplus);
         self.running_since = None;
+        self.health = None;
         self.stopping = None;
     }
 }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use health::Beginning;
 use machine_host::{Adopted, MachineHandle};
 use tracing::{info, warn};
 use vm_model::{MachinePhase, VmId, VmStatus};
 
 use super::context::HostContext;
+use super::guest::Watching;
 use super::live::LiveMachine;
 use super::notes::{MachineNotes, NotesError};
 use super::stage::load;
@@ -65,6 +67,7 @@ impl Task {
                 (Vcpus::Running, VmStatus::Running)
             }
         };
+        self.unwatched = notes.health;
         let nics: Vec<_> = notes.nics.into_iter().map(|noted| noted.nic).collect();
         info!(vm_id = %self.id, phase = status.phase_name(), launched_at = %notes.launched_at, "the VM ran on and is taken over");
         self.info.send_modify(|info| {
@@ -86,6 +89,11 @@ impl Task {
 
     /// What the machine that runs is made by, found out again; and what a start that was cut short left is put in order.
     pub(super) async fn look_into_running(&mut self) {
+        if let Some(spec) = self.unwatched.take() {
+            let known = self.record.value().health.clone();
+            let watching = Watching { spec, console_after: None };
+            self.watch_guest(Some(watching), Beginning::Adopted(known));
+        }
         let Some(InForce { assignment, .. }) = &self.in_force else { return };
         let (context, uuid) = (Arc::clone(&self.context), self.record.uuid());
         let (assignment, id) = (Arc::clone(assignment), self.id.clone());

@@ -32,6 +32,7 @@ impl Task {
             info.started_at = None;
             info.disk_trouble = None;
             info.boot_trouble = None;
+            info.health = None;
             info.timings.ended =
                 ran_for.map(|ran_for| info.timings.first_entry.unwrap_or_default() + ran_for);
             info.ends = ends;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use health::ProbePermits;
 use ipam::{Lease, Wish};
 use machine_host::{MachineHost, Stranger};
 use nix_artifacts::StoreRoots;
@@ -48,6 +49,8 @@ pub(crate) struct HostContext {
     pub(crate) _lock: StateLock,
     /// Processes that may run VMs of ours and could not be taken over.
     pub(crate) strangers: Vec<Stranger>,
+    /// How many probes ask guests at the same time.
+    pub(crate) probes: ProbePermits,
     /// Told of every change of what is told of a VM.
     pub(crate) changes: Changes,
     /// Who moves the frames of VMs.

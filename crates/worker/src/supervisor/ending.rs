@@ -132,6 +132,12 @@ pub(crate) fn reported(panic: GuestPanic, console: &[String]) -> Option<RunOutco
     }
 }
 
+/// What it means that a guest's probes hold it to be dead, for the reason `why`.
+pub(crate) fn unwell(why: &str, console: &[String]) -> RunOutcome {
+    let reason = FailureReason::new(FailureKind::Guest, format!("the guest does not answer: {why}"));
+    failed(reason.of_class(FailureClass::Unhealthy), console)
+}
+
 /// What it means that a guest has panicked and stands still. Its last lines may not have come here yet.
 pub(crate) fn standstill(console: &[String]) -> RunOutcome {
     panicked(" and stands still", console)

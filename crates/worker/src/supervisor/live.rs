@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use console_log::PANIC_LINES;
 use fail_points::{FailPoint, pass};
+use health::Beginning;
 use machine_host::{
     CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
@@ -13,12 +14,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 use vm_model::{
-    Bytes, FailureKind, FailureReason, GuestPanic, InitialState, MachineExit, MachineStatus, StopMethod,
-    ThreadHealth, Timestamp, VmId,
+    Bytes, FailureKind, FailureReason, GuestPanic, Health, InitialState, MachineExit, MachineStatus,
+    StopMethod, ThreadHealth, Timestamp, VmId,
 };
 
 use super::context::HostContext;
 use super::ending::{Evidence, Output, classify};
+use super::guest::{WatchedGuest, Watching};
 use super::news::{Boots, News};
 use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
@@ -35,6 +37,8 @@ pub(super) struct LiveMachine {
     handle: MachineHandle,
     status: watch::Receiver<MachineStatus>,
     health: watch::Receiver<ThreadHealth>,
+    /// Its guest, where that is watched.
+    guest: Option<WatchedGuest>,
     nics: Vec<VmNic>,
     /// Its part of the host's memory, given back with it.
     share: Share,
@@ -74,6 +78,7 @@ pub(super) async fn boot(
                 handle,
                 status,
                 health,
+                guest: None,
                 nics,
                 share,
                 launched_at: notes.launched_at,
@@ -105,6 +110,14 @@ fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {
     failure
 }
 
+/// Returns when something else is known of `guest`; never where it is not watched. Cancel-safe.
+async fn guest_changed(guest: &mut Option<WatchedGuest>) {
+    match guest {
+        Some(guest) => guest.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Detaches interfaces from the host's network. A failure is logged: a TAP goes with its descriptor anyway.
 pub(super) async fn detach(context: &HostContext, id: &VmId, nics: impl Iterator<Item = &VmNic>) {
     for nic in nics {
@@ -126,7 +139,7 @@ impl LiveMachine {
         let (status, health) = (handle.status(), handle.health());
         let resets = status.borrow().resets;
         let seen = Boots { starts: resets.total().saturating_add(1), resets };
-        Self { handle, status, health, nics, share, launched_at, booted, seen }
+        Self { handle, status, health, guest: None, nics, share, launched_at, booted, seen }
     }
 
     /// Where counters and console are read.
@@ -134,14 +147,35 @@ impl LiveMachine {
         self.handle.clone()
     }
 
-    /// Returns when the machine's status, or the health of its thread, has changed. Cancel-safe.
+    /// Begins to watch its guest.
+    ///
+    /// # Errors
+    /// Says what of the host is in the way.
+    pub(super) fn watch_guest(
+        &mut self,
+        context: &HostContext,
+        watching: Watching,
+        beginning: Beginning,
+    ) -> Result<(), String> {
+        let address = self.nics.first().map(|nic| nic.address);
+        self.guest = Some(WatchedGuest::begin(context, &self.handle, address, watching, beginning)?);
+        Ok(())
+    }
+
+    /// How its guest is, where that is watched.
+    pub(super) fn guest_health(&self) -> Option<Health> {
+        self.guest.as_ref().map(WatchedGuest::health)
+    }
+
+    /// Returns when the machine's status, the health of its thread, or what is known of its guest has changed. Cancel-safe.
     pub(super) async fn changed(&mut self) {
-        // Both arms only wait, so losing either loses nothing.
+        // All arms only wait, so losing any loses nothing.
         tokio::select! {
             // An error is a thread that is gone, which is its end: see `exit`.
             _ = self.status.changed() => {}
             // Who watches it may be gone first, which is no news of the machine.
             Ok(()) = self.health.changed() => {}
+            () = guest_changed(&mut self.guest) => {}
         }
     }
 

@@ -11,6 +11,7 @@ mod candidate;
 mod context;
 mod ending;
 mod given_up;
+mod guest;
 mod jitter;
 mod live;
 mod network;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vm_model::{Assignment, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings};
+use vm_model::{Assignment, HealthSpec, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings};
 
 use super::RestartPolicy;
 
@@ -30,6 +30,9 @@ pub(crate) struct MachineNotes {
     /// What its definition says about restarts.
     #[serde(default)]
     pub(crate) restart: Option<RestartPolicy>,
+    /// How it is found out whether its guest is well.
+    #[serde(default)]
+    pub(crate) health: Option<HealthSpec>,
     #[serde(default)]
     pub(crate) warnings: Vec<String>,
     #[serde(default)]
@@ -93,6 +96,7 @@ impl MachineNotes {
             memory,
             shape,
             restart: None,
+            health: None,
             warnings: Vec::new(),
             unverified: Vec::new(),
             timings: VmTimings::default(),

@@ -21,6 +21,7 @@ use vm_model::{
 use super::RestartPolicy;
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
+use super::guest::Watching;
 use super::nics::{attach_all, lease};
 use super::notes::MachineNotes;
 use super::stage::{StagedMachine, autoconfiguration};
@@ -51,6 +52,8 @@ pub(super) struct Prepared {
     pub(super) timings: VmTimings,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
+    /// What is watched of its guest.
+    pub(super) watching: Option<Watching>,
     /// Whether it may share a process.
     pub(super) isolation: Isolation,
     /// Says that whoever runs the machine runs the VM.
@@ -79,6 +82,7 @@ struct Opened {
     nics: Vec<(NicRequest, Lease)>,
     lock: OwnedFd,
     console: io::Result<OwnedFd>,
+    watching: Option<Watching>,
 }
 
 /// Acquires what `staged` needs. `share` is the memory that was promised to the machine before. On failure nothing stays
@@ -90,11 +94,12 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, FailureReason> {
     let begun = Instant::now();
     let (definition, id) = (staged.definition(), staged.assignment.id.clone());
+    let health = staged.health.clone();
     let StagedMachine { resets, isolation, address, artifact_took, disks_took, .. } = staged;
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let (opened, acquired) = open_from_task(context, staged, share).await?;
     let files = begun.elapsed();
-    let Opened { mut spec, shape, kernel, share, nics: requests, lock, console } = opened;
+    let Opened { mut spec, shape, kernel, share, nics: requests, lock, console, watching } = opened;
     let told_mask = requests.first().and_then(|(request, _)| request.mask);
     let console = console.map_err(|problem| {
         warnings.push(format!("its console is kept in memory only: its directory cannot be made: {problem}"));
@@ -121,6 +126,7 @@ pub(super) async fn prepare(
     let notes = MachineNotes {
         nics: noted,
         restart: definition.restart,
+        health,
         warnings: warnings.clone(),
         unverified: unverified.clone(),
         timings,
@@ -138,6 +144,7 @@ pub(super) async fn prepare(
         unverified,
         timings,
         resets,
+        watching,
         isolation,
         lock,
         console: console.ok(),
@@ -189,12 +196,13 @@ fn open_staged(
     share: Option<Share>,
     acquired: &mut AcquiredResources,
 ) -> Result<Opened, FailureReason> {
-    let StagedMachine { assignment, description, mut machine, nics, vsock_cid, .. } = staged;
+    let StagedMachine { assignment, description, mut machine, nics, vsock_cid, health, .. } = staged;
     let vm = &assignment.id;
     machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
     let directory = context.records.directory(vm);
     let lock = lock_vm(&directory).map_err(|problem| reason(FailureKind::Host, &problem))?;
     pass(FailPoint::StartLocked);
+    let watching = health.map(|spec| Watching::before_launch(context, vm, spec));
     let console = open_console(&directory);
     pass(FailPoint::StartConsoleOpened);
     let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
@@ -241,7 +249,7 @@ fn open_staged(
         spec.services.vsock = Some(VsockSpec { cid, directory });
     }
     let shape = shape(&spec, &description, disks);
-    Ok(Opened { spec, shape, kernel, share, nics, lock, console })
+    Ok(Opened { spec, shape, kernel, share, nics, lock, console, watching })
 }
 
 /// What a machine is made of, for people; `files` are where its disks lie and how large they are.

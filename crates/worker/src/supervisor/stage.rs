@@ -12,8 +12,8 @@ use nix_artifacts::{
 };
 use uuid::Uuid;
 use vm_model::{
-    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, Isolation, MachineSpec, ResetPolicy, VmId,
-    VolumePolicy,
+    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, HealthSpec, Isolation, MachineSpec,
+    ResetPolicy, VmId, VolumePolicy,
 };
 
 use super::context::HostContext;
@@ -46,6 +46,8 @@ pub(super) struct StagedMachine {
     pub(super) restart: Option<RestartPolicy>,
     /// What a reset by its guest does.
     pub(super) resets: ResetPolicy,
+    /// How it is found out whether the guest is well.
+    pub(super) health: Option<HealthSpec>,
     /// Whether it may share a process.
     pub(super) isolation: Isolation,
     pub(super) address: AddressDelivery,
@@ -122,6 +124,7 @@ fn stage_blocking(
         unverified,
         restart: artifact.settings.restart.map(RestartPolicy::from),
         resets,
+        health: artifact.settings.health,
         isolation: artifact.settings.isolation,
         address: artifact.settings.address,
         machine: artifact.machine,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fail_points::{FailPoint, pass};
+use health::Beginning;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 use vm_model::{
@@ -66,6 +67,7 @@ impl Task {
             Vcpus::Parked => (InitialState::Paused, VmStatus::Paused),
         };
         let are_addresses_new = prepared.acquired.addresses;
+        let watching = prepared.watching.clone();
         match boot(&self.context, &self.id, prepared, initial).await {
             Ok(machine) => {
                 pass(FailPoint::StartLaunched);
@@ -74,6 +76,7 @@ impl Task {
                 let disks = definition.description.volumes.keys().cloned().collect();
                 self.put_in_force(number, definition);
                 self.state = RunState::Up { stamp: target.stamp, runs: number, vcpus, machine };
+                self.watch_guest(watching, Beginning::Launched);
                 self.show_definitions(target);
                 self.publish_start(status, launched_at);
                 self.settle_volumes(disks).await;
@@ -113,6 +116,7 @@ impl Task {
                 record.assignment = wanted.as_ref().clone();
                 record.in_force = in_force;
                 record.powered_off = false;
+                record.health = None;
                 record.removed = None;
                 record.running_since = Some(Timestamp::now());
             })

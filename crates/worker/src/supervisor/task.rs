@@ -7,13 +7,13 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, MachinePhase, RunEnd, Timestamp, VmId, VmStatus,
-    WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, HealthSpec, MachinePhase, RunEnd, Timestamp, VmId,
+    VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
 use super::context::HostContext;
-use super::ending::{classify, reported, standstill};
+use super::ending::{classify, reported, standstill, unwell};
 use super::live::LiveMachine;
 use super::policy::{RestartHistory, RestartPolicy};
 use super::publisher::Publisher;
@@ -54,6 +54,8 @@ pub(super) struct Task {
     pub(super) in_force: Option<InForce>,
     /// How far the newest definition is, where that is another.
     pub(super) progress: Option<Progress>,
+    /// What is to be watched of the guest of a machine that was taken over.
+    pub(super) unwatched: Option<HealthSpec>,
     /// The memory that was promised to a machine which is stopped for another to take its place.
     pub(super) share: Option<Share>,
 }
@@ -107,6 +109,7 @@ impl Task {
             stamp: Stamp::default(),
             in_force: None,
             progress: None,
+            unwatched: None,
             share: None,
         };
         if let Some(record) = found {
@@ -311,6 +314,8 @@ impl Task {
         }
         self.history.note_resets_in_place(news.boots.resets.by_guest, Instant::now());
         self.info.send_if_modified(|info| news.tell(info));
+        let dead = self.look_at_guest().await;
+        let RunState::Up { machine, .. } = &self.state else { return };
         if let Some(ordered) = ordered_end(self.record.value(), machine) {
             return self.end_as_ordered(ordered).await;
         }
@@ -318,13 +323,17 @@ impl Task {
             (Some(exit), _) => Some(classify(exit, &machine.evidence().await)),
             (None, Some(panic)) => reported(panic, &machine.evidence().await.console),
             (None, None) if machine.stands_still() => Some(standstill(&machine.evidence().await.console)),
-            (None, None) => None,
+            (None, None) => match &dead {
+                Some(why) => Some(unwell(why, &machine.evidence().await.console)),
+                None => None,
+            },
         };
         let Some(end) = end else {
             return self.note_health();
         };
-        // One that stands still is still there.
-        if let Err(problem) = machine.stop(Duration::ZERO).await {
+        // One that stands still is still there. One that is only held to be dead may yet write to its disks what it has.
+        let patience = if dead.is_some() { self.context.lifecycle.stop_timeout } else { Duration::ZERO };
+        if let Err(problem) = machine.stop(patience).await {
             // Nothing of it is given up before it is proven gone; its end, should it come, is seen like any other.
             error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop");
             return;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use health::ProbePermits;
 use host_network::{Egress, LinkName, NetworkConfig};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
@@ -85,6 +86,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         roots,
         strangers,
         _lock: lock,
+        probes: ProbePermits::default(),
         changes: Changes::default(),
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),

@@ -6,6 +6,7 @@ mod cycles;
 mod edits;
 mod endings;
 mod explained;
+mod guests;
 mod lifecycle;
 mod node;
 mod orders;

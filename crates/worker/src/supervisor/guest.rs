@@ -1,0 +1,127 @@
+//! Whether a machine's guest is well: its monitor, and what follows from what that finds.
+
+use std::net::Ipv4Addr;
+
+use console_log::ConsoleFiles;
+use health::{Beginning, ConsoleTarget, HealthMonitor, MonitorRequest, ProbeTargets, VsockDirectory};
+use machine_host::MachineHandle;
+use tokio::sync::watch;
+use tracing::{error, warn};
+use vm_model::{Health, HealthSpec, ProbeCheck};
+
+use super::context::HostContext;
+use super::step::RunState;
+use super::task::Task;
+use crate::failure::chain;
+use crate::records::console_directory;
+
+/// What a definition says about its guest's health, and what has to be known before its machine is launched.
+#[derive(Clone, Debug)]
+pub(super) struct Watching {
+    pub(super) spec: HealthSpec,
+    /// The newest boot on the console's files before the launch.
+    pub(super) console_after: Option<u32>,
+}
+
+impl Watching {
+    /// What to watch of a VM that is about to be launched. Reads files.
+    pub(super) fn before_launch(context: &HostContext, id: &vm_model::VmId, spec: HealthSpec) -> Self {
+        let reads_console = spec.probes.iter().any(|probe| matches!(probe.check, ProbeCheck::Console { .. }));
+        let files = reads_console.then(|| console_directory(&context.records.directory(id)));
+        // Where nothing can be read, nothing older can be mistaken for this boot's either.
+        let newest = files.and_then(|files| ConsoleFiles::open(&files).ok()?.newest().ok()?);
+        Self { spec, console_after: newest }
+    }
+}
+
+/// A guest that is watched.
+#[derive(Debug)]
+pub(super) struct WatchedGuest {
+    health: watch::Receiver<Health>,
+    /// Whether the monitor tells anything any more.
+    is_told: bool,
+    /// Ends when it is dropped.
+    _monitor: HealthMonitor,
+}
+
+impl WatchedGuest {
+    /// Begins to watch the guest of `machine`.
+    pub(super) fn begin(
+        context: &HostContext,
+        machine: &MachineHandle,
+        address: Option<Ipv4Addr>,
+        watching: Watching,
+        beginning: Beginning,
+    ) -> Result<Self, String> {
+        let Watching { spec, console_after } = watching;
+        let directory = context.records.directory(machine.id());
+        let console = machine.console_recorder().map(ConsoleTarget::Memory).unwrap_or_else(|| {
+            ConsoleTarget::Files { directory: console_directory(&directory), after: console_after }
+        });
+        let needs_sockets = spec.probes.iter().any(|probe| match probe.check {
+            ProbeCheck::Vsock { .. } | ProbeCheck::Systemd { .. } => true,
+            ProbeCheck::Console { .. } | ProbeCheck::Tcp { .. } | ProbeCheck::Http(_) => false,
+        });
+        let vsock = needs_sockets.then(|| VsockDirectory::open(&directory));
+        let vsock = vsock.transpose().map_err(|problem| format!("its sockets cannot be used: {problem}"))?;
+        let monitor = HealthMonitor::spawn(MonitorRequest {
+            vm: machine.id().clone(),
+            spec,
+            targets: ProbeTargets { address, vsock, console: Some(console) },
+            status: machine.status(),
+            beginning,
+            permits: context.probes.clone(),
+        });
+        let monitor = monitor.map_err(|problem| chain(&problem))?;
+        Ok(Self { health: monitor.health(), is_told: true, _monitor: monitor })
+    }
+
+    /// Returns when something else is known of the guest. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        if self.is_told && self.health.changed().await.is_ok() {
+            return;
+        }
+        self.is_told = false;
+        std::future::pending().await
+    }
+
+    /// How the guest is.
+    pub(super) fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+}
+
+impl Task {
+    /// Begins to watch the guest of the machine that runs. Where that fails, the VM goes on and says so.
+    pub(super) fn watch_guest(&mut self, watching: Option<Watching>, beginning: Beginning) {
+        let (RunState::Up { machine, .. }, Some(watching)) = (&mut self.state, watching) else { return };
+        if let Err(problem) = machine.watch_guest(&self.context, watching, beginning) {
+            warn!(vm_id = %self.id, problem, "its guest's health is not watched");
+            let warning = format!("its guest's health is not watched: {problem}");
+            self.info.send_modify(|info| info.warnings.push(warning));
+        }
+    }
+
+    /// Tells how the guest is, and keeps what a later worker could not find out again; why it is held to be dead, if it is.
+    pub(super) async fn look_at_guest(&mut self) -> Option<String> {
+        let RunState::Up { machine, .. } = &self.state else { return None };
+        let health = machine.guest_health()?;
+        let dead = health.dead.clone();
+        self.info.send_if_modified(|info| {
+            let is_new = info.health.as_deref() != Some(&health);
+            if is_new {
+                info.health = Some(Box::new(health.clone()));
+            }
+            is_new
+        });
+        let gist =
+            |health: &Health| (health.ready, health.boot, health.systemd.as_ref().map(|told| told.ready));
+        if self.record.value().health.as_deref().map(gist) != Some(gist(&health)) {
+            let kept = self.record.update(|record| record.health = Some(Box::new(health)));
+            if let Err(problem) = kept.await {
+                error!(vm_id = %self.id, error = problem.message, "how its guest is was not kept");
+            }
+        }
+        dead
+    }
+}
