@@ -55,6 +55,7 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
             services: Default::default(),
         },
         initial: InitialState::Running,
+        isolation: vm_model::Isolation::default(),
         resets: ResetPolicy::default(),
         console_dir: None,
         lock: None,

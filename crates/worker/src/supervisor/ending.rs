@@ -1,7 +1,7 @@
 //! What the end of a machine means for its VM. Pure.
 
 use console_log::{Diagnosis, KernelPanic, without_timestamp};
-use vm_model::{FailureClass, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource};
+use vm_model::{FailureClass, FailureKind, FailureReason, GuestPanic, MachineExit, ResetLimit, ResetSource};
 
 use super::policy::RunOutcome;
 
@@ -75,7 +75,7 @@ fn reset(source: ResetSource, evidence: &Evidence) -> RunOutcome {
     if is_panicked(evidence) {
         return guest_failure(what, FailureClass::KernelPanic, evidence);
     }
-    if evidence.output == Output::Silent && evidence.resets > 0 {
+    if evidence.output == Output::Silent && evidence.resets >= u64::from(ResetLimit::default().count) {
         return guest_failure(&format!("{what} again and again"), FailureClass::NoOutput, evidence);
     }
     RunOutcome::Reset

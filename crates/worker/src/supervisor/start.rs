@@ -17,7 +17,7 @@ use super::candidate::Progress;
 use super::context::HostContext;
 use super::live::boot;
 use super::policy::RunOutcome;
-use super::prepare::prepare;
+use super::prepare::{Prepared, prepare};
 use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::{RETRY, Task};
@@ -27,13 +27,7 @@ use crate::records::{Removal, RemovalStage, VmRecord};
 impl Task {
     /// Builds and starts a machine, unless another target comes meanwhile that has no use for it.
     pub(super) async fn boot(&mut self, target: &Target, vcpus: Vcpus) {
-        self.info.send_modify(|info| {
-            info.status = VmStatus::Creating;
-            info.timings = VmTimings::default();
-            info.hung = false;
-            info.boot_trouble = None;
-            info.next_start_at = None;
-        });
+        self.show_new_start();
         let (number, assignment) = self.definition_to_boot(target);
         // A machine that nobody would remember after a crash is none that can be taken care of.
         let kept = self.record_run(target).await;
@@ -54,14 +48,7 @@ impl Task {
             Err(reason) => return self.not_started(target, number, reason).await,
         };
         let definition = prepared.definition.clone();
-        self.info.send_modify(|info| {
-            info.status = VmStatus::Booting;
-            info.nics.clone_from(&prepared.nics);
-            info.machine = Some(prepared.shape.clone());
-            info.warnings.clone_from(&prepared.warnings);
-            info.unverified.clone_from(&prepared.unverified);
-            info.timings = prepared.timings;
-        });
+        self.show_prepared(&prepared);
         let (initial, status) = match vcpus {
             Vcpus::Running => (InitialState::Running, VmStatus::Running),
             Vcpus::Parked => (InitialState::Paused, VmStatus::Paused),
@@ -93,6 +80,29 @@ impl Task {
                 self.not_started(target, number, reason).await;
             }
         }
+    }
+
+    /// Tells that a start begins; what was known of the machine before is no longer true.
+    fn show_new_start(&self) {
+        self.info.send_modify(|info| {
+            info.status = VmStatus::Creating;
+            info.timings = VmTimings::default();
+            info.hung = false;
+            info.boot_trouble = None;
+            info.next_start_at = None;
+        });
+    }
+
+    /// Tells what the machine that is about to be launched is made of.
+    fn show_prepared(&self, prepared: &Prepared) {
+        self.info.send_modify(|info| {
+            info.status = VmStatus::Booting;
+            info.nics.clone_from(&prepared.nics);
+            info.machine = Some(prepared.shape.clone());
+            info.warnings.clone_from(&prepared.warnings);
+            info.unverified.clone_from(&prepared.unverified);
+            info.timings = prepared.timings;
+        });
     }
 
     /// The definition that the next machine is made by: the newest, unless it was refused and the one before is there.

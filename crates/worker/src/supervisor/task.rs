@@ -205,7 +205,8 @@ impl Task {
 
     /// Takes over what the target says of the VM apart from where it should be, and keeps it on disk.
     async fn acknowledge(&mut self, target: &Target) {
-        if target.stamp != self.stamp {
+        // Somebody had it stopped or asked for something new: what failed before says nothing of what comes.
+        if target.stamp != self.stamp || target.goal == Goal::Be(DesiredState::Stopped) {
             self.stamp = target.stamp;
             self.history.clear();
             self.show_failures();

@@ -93,6 +93,19 @@ fn a_guest_that_switched_itself_off_stays_off_until_something_new_is_asked() {
 }
 
 #[test]
+fn a_vm_that_waits_for_its_next_start_starts_at_once_when_something_new_is_asked() {
+    let now = Instant::now();
+    let until = now + Duration::from_secs(60);
+    let state = RunState::<()>::Waiting { stamp: stamp(1, 1), until };
+    let step =
+        |stamp, now| next_step(&state, Goal::Be(DesiredState::Running), stamp, Candidate::Unknown, now);
+    assert_eq!(step(stamp(1, 1), now), Step::RestUntil(until));
+    assert_eq!(step(stamp(1, 1), until), Step::Boot(Vcpus::Running));
+    assert_eq!(step(stamp(1, 2), now), Step::Boot(Vcpus::Running));
+    assert_eq!(step(stamp(2, 1), now), Step::Boot(Vcpus::Running));
+}
+
+#[test]
 fn being_told_to_stop_lets_a_vm_start_again_and_a_suspension_does_not() {
     let (stamp, now, candidate) = (Stamp::default(), Instant::now(), Candidate::Unknown);
     for state in [RunState::<()>::PoweredOff { stamp }, RunState::Failed { stamp }] {
