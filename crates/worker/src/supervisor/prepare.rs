@@ -88,6 +88,7 @@ pub(super) async fn prepare(
     staged: StagedMachine,
     share: Option<Share>,
 ) -> Result<Prepared, FailureReason> {
+    pass(FailPoint::StartStaged);
     let begun = Instant::now();
     let (definition, id) = (staged.definition(), staged.assignment.id.clone());
     let StagedMachine { resets, isolation, address, artifact_took, disks_took, .. } = staged;
