@@ -71,6 +71,7 @@ pub(super) async fn boot(
     };
     match context.machines.launch(request).await {
         Ok(handle) => {
+            pass(FailPoint::StartLaunched);
             let (status, health) = (handle.status(), handle.health());
             let seen = Boots { starts: 1, ..Boots::default() };
             let booted = Instant::now();

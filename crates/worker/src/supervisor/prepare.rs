@@ -92,6 +92,7 @@ pub(super) async fn prepare(
     staged: StagedMachine,
     share: Option<Share>,
 ) -> Result<Prepared, FailureReason> {
+    pass(FailPoint::StartStaged);
     let begun = Instant::now();
     let (definition, id) = (staged.definition(), staged.assignment.id.clone());
     let health = staged.health.clone();

@@ -34,14 +34,12 @@ impl Task {
         if let Err(reason) = kept {
             return self.boot_failed(reason, target.stamp).await;
         }
-        pass(FailPoint::StartRecorded);
         let staged = match self.staged(target, number, &assignment).await {
             Some(Ok(staged)) => staged,
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
             // Nothing has begun.
             None => return self.keep(target, |record| record.running_since = None).await,
         };
-        pass(FailPoint::StartStaged);
         let share = self.share.take();
         let prepared = match prepare(&self.context, staged, share).await {
             Ok(prepared) => prepared,
@@ -57,7 +55,6 @@ impl Task {
         let watching = prepared.watching.clone();
         match boot(&self.context, &self.id, prepared, initial).await {
             Ok(machine) => {
-                pass(FailPoint::StartLaunched);
                 self.slot.put(machine.handle());
                 let launched_at = machine.launched_at();
                 let disks = definition.description.volumes.keys().cloned().collect();
@@ -67,7 +64,6 @@ impl Task {
                 self.show_definitions(target);
                 self.publish_start(status, launched_at);
                 self.settle_volumes(disks).await;
-                pass(FailPoint::StartSettled);
                 if number == target.stamp.definition {
                     self.keep(target, |record| record.in_force = None).await;
                 }
@@ -131,6 +127,7 @@ impl Task {
                 record.running_since = Some(Timestamp::now());
             })
             .await
+            .inspect(|()| pass(FailPoint::StartRecorded))
     }
 
     /// The machine of definition `number`, ready to be given its interfaces; or why there is none. `None` where it was given
@@ -199,7 +196,10 @@ impl Task {
             context.volumes.settle(&id, &disks, context.lifecycle.removal_grace)
         });
         let problem = match settling.await {
-            Ok(Ok(())) => return self.context.kept_changed.notify_waiters(),
+            Ok(Ok(())) => {
+                pass(FailPoint::StartSettled);
+                return self.context.kept_changed.notify_waiters();
+            }
             Ok(Err(problem)) => chain(&problem),
             Err(lost) => chain(&lost),
         };

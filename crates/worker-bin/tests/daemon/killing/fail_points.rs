@@ -13,13 +13,10 @@ use super::leftovers::findings;
 use super::scene::{Placement, Removal, Wanted, assign, configure, converge, entry, mark, marked};
 use crate::bench::{Bench, Daemon, isolated};
 
-/// What writes files as a whole, and their names.
-const FILES: [&str; 5] = ["worker.json", "record.json", "leases.json", "volume.json", "verified.json"];
-
 /// In which part of the work a point lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// Replacing a file: tried for each of [`FILES`].
+    /// Replacing a file: tried for each kind of file.
     File,
     /// What is wanted and how starts and runs go: tried in both placements.
     Run,
@@ -195,11 +192,10 @@ fn kill_at_each(placement: Placement, triggers: impl Iterator<Item = Trigger> + 
 }
 
 fn kill_while_writing(file: &'static str) {
-    assert!(FILES.contains(&file));
     kill_at_each(
         Placement::Worker,
         points(Part::File).map(move |point| {
-            // The verdicts of a store path are written once; of everything else, not only the first write counts.
+            // Not only the first write counts.
             let nth = match (file, point) {
                 ("record.json" | "leases.json", FailPoint::FileRenamed) => 3,
                 ("volume.json", FailPoint::FileRenamed) => 8,

@@ -98,7 +98,7 @@ fn addresses(bench: &Bench, wanted: &Wanted, up: &BTreeSet<&str>, found: &mut Ve
     let distinct: BTreeSet<&str> = leases.iter().filter_map(|lease| lease["address"].as_str()).collect();
     let is_known = |holder: &&str| wanted.contains_key(*holder);
     let have_all = up.iter().all(|vm| holders.contains(vm));
-    if !holders.iter().all(|holder| is_known(&holder)) || !have_all || distinct.len() != holders.len() {
+    if !holders.iter().all(is_known) || !have_all || distinct.len() != holders.len() {
         found.push(format!("addresses {distinct:?} of {holders:?}"));
     }
 }

@@ -119,7 +119,7 @@ fn rounds(bench: &Bench, placement: Placement) {
     configure(bench, placement, Removal::AtOnce);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.subsec_nanos().into());
     let seed = number("PROCURATOR_KILL_SEED").unwrap_or(now);
-    println!("PROCURATOR_KILL_SEED={seed}");
+    eprintln!("PROCURATOR_KILL_SEED={seed}");
     let mut dice = Dice(seed);
     let artifact = |name| {
         bench.artifact(name, &TinyGuest::power_button(), &json!({ "disks": [{ "path": "disk.img" }] }), name)

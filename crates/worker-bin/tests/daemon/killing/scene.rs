@@ -1,13 +1,17 @@
 //! What the program is to do while it is killed: VMs wanted in some phase, in a placement.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use test_host::Artifact;
 
 use super::leftovers::findings;
-use crate::bench::{Bench, Daemon};
+use crate::bench::{Bench, DEADLINE, Daemon};
 
 /// Where machines run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,21 +73,19 @@ pub(super) fn converge(
     wanted: &Wanted,
     when: &str,
 ) {
-    let mut left = Vec::new();
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        bench.until(when, || {
-            left = findings(bench, daemon, placement, wanted);
-            left.is_empty()
-        });
-    }));
-    if let Err(panic) = outcome {
-        eprintln!("{when}: {left:#?}");
-        std::panic::resume_unwind(panic);
+    let begun = Instant::now();
+    loop {
+        let left = findings(bench, daemon, placement, wanted);
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{when}: {left:#?}; the log:\n{}", bench.log());
+        sleep(Duration::from_millis(20));
     }
 }
 
 /// Where the content lies that is in use of a disk.
-fn content(bench: &Bench, vm: &str, disk: &str) -> std::path::PathBuf {
+fn content(bench: &Bench, vm: &str, disk: &str) -> PathBuf {
     let directory = bench.path("state/volumes").join(vm).join(disk);
     let record = fs::read_to_string(directory.join("volume.json")).expect("a volume has a record");
     let record: Value = serde_json::from_str(&record).expect("it is whole");
@@ -92,14 +94,14 @@ fn content(bench: &Bench, vm: &str, disk: &str) -> std::path::PathBuf {
 
 /// Writes `mark` to a disk, as a guest would.
 pub(super) fn mark(bench: &Bench, vm: &str, disk: &str, mark: u64) {
-    let file = fs::File::options().write(true).open(content(bench, vm, disk)).expect("opened");
-    std::os::unix::fs::FileExt::write_all_at(&file, &mark.to_le_bytes(), 4096).expect("written");
+    let file = File::options().write(true).open(content(bench, vm, disk)).expect("opened");
+    file.write_all_at(&mark.to_le_bytes(), 4096).expect("written");
 }
 
 /// What was marked on a disk.
 pub(super) fn marked(bench: &Bench, vm: &str, disk: &str) -> u64 {
-    let file = fs::File::open(content(bench, vm, disk)).expect("opened");
+    let file = File::open(content(bench, vm, disk)).expect("opened");
     let mut mark = [0; 8];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut mark, 4096).expect("read");
+    file.read_exact_at(&mut mark, 4096).expect("read");
     u64::from_le_bytes(mark)
 }
