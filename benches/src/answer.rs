@@ -12,4 +12,6 @@ pub(crate) enum Answer {
     Path(PathBuf),
     /// How long each part took, in the order that the order's description gives.
     Nanoseconds(Vec<u64>),
+    /// How much there is of each part, likewise.
+    Amounts(Vec<u64>),
 }

@@ -14,8 +14,7 @@ use tiny_guest::TinyGuest;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, GuestServices, InitialState, MachineSpec, MemoryBacking, MemorySpec,
-    ResetPolicy, SerialMode, VmId,
+    BootSpec, Bytes, CpuSpec, GuestServices, MachineSpec, MemoryBacking, MemorySpec, SerialMode, VmId,
 };
 use vmm_host::{HostOptions, VmmHost};
 
@@ -24,10 +23,10 @@ const FIRST_BYTE: u8 = 0x06;
 /// Memory of each machine.
 const MEMORY: Bytes = Bytes::from_mib(128);
 /// Longer than anything here takes, so that what hangs is noticed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// After it a guest halts, and what its creation stirred up in the kernel has settled.
-const SETTLING: Duration = Duration::from_millis(60);
+pub(crate) const SETTLING: Duration = Duration::from_millis(60);
 
 /// A host of machines and those that it holds.
 pub(crate) struct Fleet {
@@ -100,30 +99,27 @@ impl Fleet {
         Ok(vec![nanoseconds(took)])
     }
 
-    /// The next machine. Opening its kernel is no part of what is measured: it is the artifact's opening.
     fn request(&mut self) -> Result<LaunchRequest> {
         self.created += 1;
-        let kernel = File::open(&self.kernel).context("cannot open the guest's kernel")?;
-        Ok(LaunchRequest {
-            id: VmId::new(&format!("bench-{}", self.created)),
-            spec: MachineSpec {
-                uuid: uuid::Uuid::from_u128(u128::from(self.created)),
-                cpus: CpuSpec::default(),
-                memory: MemorySpec { size: MEMORY, backing: MemoryBacking::SharedMemfd, prefault: false },
-                boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },
-                disks: Vec::new(),
-                nics: Vec::new(),
-                serial: SerialMode::Console,
-                rng: false,
-                services: GuestServices::default(),
-            },
-            initial: InitialState::Running,
-            resets: ResetPolicy::default(),
-            console_dir: None,
-            lock: None,
-            notes: String::new(),
-        })
+        request(&self.kernel, self.created)
     }
+}
+
+/// The machine `number`, which runs `kernel`. Opening that is no part of what is measured: it is the artifact's opening.
+pub(crate) fn request(kernel: &Path, number: u64) -> Result<LaunchRequest> {
+    let kernel = File::open(kernel).context("cannot open the guest's kernel")?;
+    let spec = MachineSpec {
+        uuid: uuid::Uuid::from_u128(u128::from(number)),
+        cpus: CpuSpec::default(),
+        memory: MemorySpec { size: MEMORY, backing: MemoryBacking::SharedMemfd, prefault: false },
+        boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },
+        disks: Vec::new(),
+        nics: Vec::new(),
+        serial: SerialMode::Console,
+        rng: false,
+        services: GuestServices::default(),
+    };
+    Ok(LaunchRequest::new(VmId::new(&format!("bench-{number}")), spec))
 }
 
 /// Creates a machine and waits for its first byte: the time is that which the caller sees.
@@ -168,6 +164,6 @@ async fn end(machines: Vec<MachineHandle>) -> Result<()> {
     Ok(())
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,14 +1,19 @@
 //! The program that `cargo xtask bench` measures this project with.
 //!
 //! It reads one order a line (`boot`, `hold 16`, …) and answers each with one line of JSON, so that whoever drives it
-//! can run other programs in between and compare both under the same conditions. What is measured how is in
-//! `machines` and `storage`; repetition, statistics and tables are the driver's.
+//! can run other programs in between and compare both under the same conditions. Its arguments are the command line of a
+//! host process. What is measured how is in `machines`, `processes`, `faults`, `many` and `storage`; repetition,
+//! statistics and tables are the driver's.
 
 #![forbid(unsafe_code)]
 
 mod answer;
+mod children;
+mod faults;
 mod machines;
+mod many;
 mod order;
+mod processes;
 mod storage;
 
 use std::io::{self, BufRead, Write};
@@ -19,6 +24,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use answer::Answer;
 use machines::Fleet;
 use order::Order;
+use processes::Processes;
 use storage::Storage;
 
 /// Descriptors to make room for: about ten a machine.
@@ -30,15 +36,28 @@ fn main() -> Result<()> {
     vmm_host::presize_fd_table(DESCRIPTORS).context("cannot make room for descriptors")?;
     let scratch = tempfile::tempdir().context("cannot make a folder for files")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_time()
+        .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    let program: Vec<_> = std::env::args_os().skip(1).collect();
     let mut fleet = Fleet::new(scratch.path())?;
+    let mut processes = Processes::new(program.clone(), scratch.path(), fleet.guest_path());
     let storage = Storage::new(scratch.path())?;
     let mut output = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let line = line.context("cannot read an order")?;
         let answer = match line.parse()? {
+            Order::ProcessBoot(spare) => runtime.block_on(processes.boot(spare)).map(Answer::Nanoseconds)?,
+            Order::ProcessMemory(count, each) => {
+                runtime.block_on(processes.memory(count, each)).map(Answer::Amounts)?
+            }
+            Order::ProcessEnd => {
+                runtime.block_on(processes.end())?;
+                Answer::Nanoseconds(Vec::new())
+            }
+            Order::Fault => faults::copy_on_write().map(Answer::Nanoseconds)?,
+            Order::Many(many) => many.measure(program.clone(), scratch.path()).map(Answer::Nanoseconds)?,
+            Order::Records(count) => storage.load_records(count).map(Answer::Nanoseconds)?,
             Order::Guest => Answer::Path(fleet.guest_path().to_owned()),
             Order::Hold(count) => runtime.block_on(fleet.hold(count)).map(Answer::Nanoseconds)?,
             Order::Boot(count) => runtime.block_on(fleet.boot(count)).map(Answer::Nanoseconds)?,
@@ -52,6 +71,7 @@ fn main() -> Result<()> {
         output.write_all(b"\n")?;
         output.flush()?;
     }
+    runtime.block_on(processes.end())?;
     runtime.block_on(fleet.hold(0))?;
     Ok(())
 }

@@ -1,8 +1,12 @@
 //! What the program can be told, one order a line.
 
+use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+use crate::many::Many;
 
 /// An order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,21 @@ pub(crate) enum Order {
     /// `reset`: create a machine and press its reset button while it idles. Answers the time until its guest's first byte
     /// is there again.
     Reset,
+    /// `process-boot <spare>`: create a machine in a host process of its own while so many are kept ahead, and end it. Answers
+    /// the time until its first byte is known.
+    ProcessBoot(usize),
+    /// `process-memory <count> <each>`: have so many machines in host processes of so many each. Answers the memory of all
+    /// processes in bytes, and how many threads they have.
+    ProcessMemory(usize, NonZeroUsize),
+    /// `process-end`: end them all.
+    ProcessEnd,
+    /// `fault`: write to fresh pages of this process that were read before. Answers the time for one.
+    Fault,
+    /// `many <count> <each> <seconds>`: have so many VMs under a whole worker, so many to a host process. See
+    /// [`Many::measure`] for what is answered.
+    Many(Many),
+    /// `records <count>`: load the records of so many VMs.
+    Records(usize),
     /// `hash`: hash a store path of [`storage::SIZE`](crate::storage::SIZE) bytes.
     Hash,
     /// `copy-disk`: make a writable copy of a disk of [`storage::SIZE`](crate::storage::SIZE) bytes.
@@ -36,14 +55,24 @@ impl FromStr for Order {
         let name = words.next().unwrap_or_default();
         let mut count = || {
             let word = words.next().with_context(|| format!("{name} needs a count"))?;
-            word.parse().with_context(|| format!("{name} {word}: no count"))
+            word.parse::<usize>().with_context(|| format!("{name} {word}: no count"))
         };
+        let each = |count: usize| NonZeroUsize::new(count).context("a process has at least one machine");
         Ok(match name {
             "guest" => Self::Guest,
             "hold" => Self::Hold(count()?),
             "boot" => Self::Boot(count()?),
             "stop" => Self::Stop,
             "reset" => Self::Reset,
+            "process-boot" => Self::ProcessBoot(count()?),
+            "process-memory" => Self::ProcessMemory(count()?, each(count()?)?),
+            "process-end" => Self::ProcessEnd,
+            "fault" => Self::Fault,
+            "many" => {
+                let (vms, each) = (count()?, each(count()?)?);
+                Self::Many(Many { vms, each, idle: Duration::from_secs(u64::try_from(count()?)?) })
+            }
+            "records" => Self::Records(count()?),
             "hash" => Self::Hash,
             "copy-disk" => Self::CopyDisk,
             "write-record" => Self::WriteRecord,

@@ -48,6 +48,17 @@ impl Storage {
         timed(|| Ok(worker::benchmarks::copy_disk(&image, &self.folder.join("disk0.img"))?))
     }
 
+    /// Loads the records of `count` VMs, which are written before.
+    pub(crate) fn load_records(&self, count: usize) -> Result<Vec<u64>> {
+        let state = self.folder.join(format!("records-{count}"));
+        worker::benchmarks::write_vm_records(&state, count)?;
+        timed(|| {
+            let loaded = worker::benchmarks::load_vm_records(&state)?;
+            anyhow::ensure!(loaded == count, "{loaded} records of {count} were loaded");
+            Ok(())
+        })
+    }
+
     /// Writes a record.
     pub(crate) fn write_record(&self) -> Result<Vec<u64>> {
         let content = "x".repeat(1024);

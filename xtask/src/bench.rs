@@ -7,12 +7,13 @@
 
 mod peers;
 mod plan;
+mod processes;
 mod report;
 mod statistics;
 mod stock;
 mod subject;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::lab::programs;
@@ -30,6 +31,9 @@ pub(crate) struct Bench {
     /// Measures a stock Linux guest in the lab instead: boots and work for a second of processor time.
     #[arg(long)]
     stock: bool,
+    /// Measures 500 VMs under a whole worker instead, which takes minutes: in host processes of one VM and of sixteen.
+    #[arg(long, conflicts_with = "stock")]
+    many: bool,
     /// The most machines to have running at once, for their memory.
     #[arg(long, default_value_t = 512)]
     machines: u64,
@@ -39,8 +43,11 @@ impl Bench {
     /// Measures and shows; an error is a measurement that could not be made.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
         let host = report::Host::observe();
-        let rows =
-            if self.stock { stock::measure(workspace, self.runs)? } else { self.tiny_guests(workspace)? };
+        let rows = match (self.stock, self.many) {
+            (true, _) => stock::measure(workspace, self.runs)?,
+            (false, true) => processes::many(&mut subject(workspace)?)?,
+            (false, false) => self.tiny_guests(workspace)?,
+        };
         let results = report::Results::new(host, rows);
         println!("{}", if self.json { report::json(&results)? } else { report::table(&results) });
         Ok(true)
@@ -48,16 +55,24 @@ impl Bench {
 
     /// Machines whose guest says one byte.
     fn tiny_guests(&self, workspace: &Workspace) -> Result<Vec<report::Row>> {
-        let build = ["build", "--release", "--package", "benchmarks", "--bin", "measure"];
-        let [program] = &programs::build(workspace, &build)?[..] else {
-            anyhow::bail!("cargo built more than one program of the benchmarks");
-        };
         let mut plan = plan::Plan {
-            subject: subject::Subject::start(&program.path)?,
+            subject: subject(workspace)?,
             peers: peers::find(),
             runs: self.runs,
             machines: self.machines,
         };
         plan.carry_out()
     }
+}
+
+/// Builds the measured program and starts it. Its host processes are those of the worker's own program.
+fn subject(workspace: &Workspace) -> Result<subject::Subject> {
+    let build = ["build", "--release", "--package", "benchmarks", "--bin", "measure"];
+    let worker = ["--package", "worker-bin", "--bin", "procurator-worker"];
+    let built = programs::build(workspace, &[&build[..], &worker[..]].concat())?;
+    let path_of = |name: &str| {
+        let program = built.iter().find(|program| program.name == name);
+        program.map(|program| program.path.as_path()).with_context(|| format!("cargo built no {name}"))
+    };
+    subject::Subject::start(path_of("measure")?, path_of("procurator-worker")?)
 }

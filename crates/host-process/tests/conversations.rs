@@ -220,6 +220,7 @@ fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome {
     let listing = |status| MachineListing {
         vm: VmId::new("vm"),
         status,
+        counters: None,
         health: ThreadHealth::Turning,
         notes: "notes".to_owned(),
         launched_ago: Duration::from_secs(60),
@@ -304,6 +305,29 @@ async fn what_is_no_host_process_of_ours_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_machines_end_carries_its_last_counters() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch(&host, "vm", &TinyGuest::power_button()).await;
+    assert!(machine.counters().vcpus.is_empty(), "nobody has asked for any yet");
+    let onlooker = Connection::new(dial(&directory)).expect("it can be watched");
+    let before = welcomed(&onlooker).await.machines.remove(0).counters.expect("it counts");
+    // It writes to its console and to a register once more before it ends.
+    machine.press_power_button().await.expect("it is pressed");
+    assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
+    let last = machine.counters();
+    assert!(last.vcpus[0].exits > before.vcpus[0].exits, "{before:?}, then {last:?}");
+    within(machine.released()).await;
+    let kept = welcomed(&Connection::new(dial(&directory)).expect("it can be watched")).await;
+    assert_eq!(kept.machines[0].counters.as_deref(), Some(&last), "they are the last ones");
+    drop((machine, onlooker));
+    until("the process ends", || children().is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_is_gone_and_came_back_finds_what_happened() {
     if !has_kvm() {
         return;
@@ -332,7 +356,7 @@ async fn a_worker_that_is_gone_and_came_back_finds_what_happened() {
     let machine = &adoption.machines.first().expect("its end is kept").handle;
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
     within(machine.released()).await;
-    assert!(machine.counters().memory_size.get() > 0, "the last reading is kept, too");
+    assert!(machine.counters().memory_size.get() > 0, "the last counters are kept, too");
     let report = within(machine.stop(StopPolicy::KILL)).await.expect("it has");
     assert_eq!(report.exit, MachineExit::PoweredOff);
     drop(adoption);

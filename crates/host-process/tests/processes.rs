@@ -21,6 +21,12 @@ use support::{
     within,
 };
 
+/// How `ps` shows the processes that this one started.
+fn names_of_children() -> Vec<String> {
+    let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("it is there");
+    children().into_iter().map(|pid| name(pid).trim_end().to_owned()).collect()
+}
+
 #[tokio::test]
 async fn a_machine_lives_in_a_process_of_its_own() {
     if !has_kvm() {
@@ -30,6 +36,7 @@ async fn a_machine_lives_in_a_process_of_its_own() {
     let host = host(options(&directory));
     let machine = launch(&host, "web-1", &TinyGuest::echo()).await;
     assert_eq!(children().len(), 1);
+    assert_eq!(names_of_children(), ["vm:web-1"]);
     assert_eq!(host.counts().hosted, 1);
     assert!(
         machine.status().borrow().timings.first_entry.is_some(),
@@ -51,6 +58,7 @@ async fn a_machine_lives_in_a_process_of_its_own() {
     assert!(machine.counters().vcpus[0].exits > 0, "the last reading stays");
     assert!(within(machine.pause()).await.is_err());
     assert_eq!(children().len(), 1, "its end is kept as long as somebody may ask for it");
+    assert_eq!(names_of_children(), ["vm:web-1"]);
     drop(machine);
     until("the process ends and is collected", || children().is_empty()).await;
     until("its socket is gone", || sockets(&directory).is_empty()).await;

@@ -9,30 +9,45 @@
 //!
 //! A thread that waits for something to serve is well. One that has something to serve, because it is in a turn or its
 //! mailbox rang, and does not move on is not.
+//!
+//! Who looks sleeps while nothing is served anywhere: a turn that begins then wakes it (see `watch_alarm`).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vm_model::ThreadHealth;
 
+use crate::watch_alarm::WatchAlarm;
+
 /// One machine's generation: odd within a turn.
-#[derive(Debug, Default)]
-pub(crate) struct Heartbeat(AtomicU64);
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    generation: AtomicU64,
+    alarm: Arc<WatchAlarm>,
+}
 
 impl Heartbeat {
+    /// The heartbeat of a machine without a turn yet; `alarm` wakes who looks at it.
+    pub(crate) fn new(alarm: Arc<WatchAlarm>) -> Self {
+        Self { generation: AtomicU64::new(0), alarm }
+    }
+
     /// A turn begins.
     pub(crate) fn begin(&self) {
-        self.0.fetch_add(1, Ordering::Release);
+        // In one order with the alarm's own accesses: see there.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.alarm.raise();
     }
 
     /// The turn is over.
     pub(crate) fn end(&self) {
-        self.0.fetch_add(1, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// What is seen now of a machine whose mailbox rings, or does not.
     pub(crate) fn look(&self, mailbox_rings: bool) -> Look {
-        let generation = self.0.load(Ordering::Acquire);
+        let generation = self.generation.load(Ordering::SeqCst);
         Look { generation, has_work: mailbox_rings || generation % 2 == 1 }
     }
 }
@@ -83,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_thread_in_a_turn_has_work_and_one_that_waits_only_with_mail() {
-        let heartbeat = Heartbeat::default();
+        let heartbeat = Heartbeat::new(Arc::default());
         assert_eq!(heartbeat.look(false), Look { generation: 0, has_work: false });
         assert_eq!(heartbeat.look(true), Look { generation: 0, has_work: true });
         heartbeat.begin();

@@ -28,6 +28,7 @@ use crate::heartbeat::Heartbeat;
 use crate::launch::LaunchOutcome;
 use crate::machine_thread::{MachineThread, thread_name};
 use crate::mailbox::mailbox;
+use crate::watch_alarm::WatchAlarm;
 use hosted_machines::{Ending, HostRefusal, Hosted, HostedMachines, Vitals};
 use reaper::{REAPER_THREAD, start_reaper};
 use watch_thread::{WATCH_THREAD, WatchThread};
@@ -80,6 +81,8 @@ pub struct VmmHost {
     reaper: Mutex<Option<(ToReaper, JoinHandle<()>)>>,
     /// Taken by the shutdown. Held for a take.
     watch: Mutex<Option<WatchThread>>,
+    /// Raised by machines that have something to serve.
+    alarm: Arc<WatchAlarm>,
 }
 
 impl VmmHost {
@@ -102,8 +105,9 @@ impl VmmHost {
             .map_err(|source| HostError { thread: WATCH_THREAD, source })?;
         let console_files = ConsoleFileWriter::start(FileLimits::default())
             .map_err(|source| HostError { thread: ConsoleFileWriter::THREAD, source })?;
+        let alarm = watch.alarm().clone();
         let (reaper, watch) = (Mutex::new(Some(reaper)), Mutex::new(Some(watch)));
-        Ok(Self { engine, options, machines, console_files, reaper, watch })
+        Ok(Self { engine, options, machines, console_files, reaper, watch, alarm })
     }
 
     /// Launches a machine, and returns when its first vCPU is entered, or parked where it was to begin paused.
@@ -183,7 +187,7 @@ impl VmmHost {
     ) -> Result<(MachineHandle, UnderWay), LaunchError> {
         let vm = request.id.clone();
         let reaper = self.to_reaper().ok_or_else(|| LaunchError::ShuttingDown { vm: vm.clone() })?;
-        let (outbox, inbox) = mailbox(self.options.mailbox_capacity)
+        let (outbox, inbox) = mailbox(self.options.mailbox_capacity, self.alarm.clone())
             .map_err(|error| no_host(&vm, format!("no eventfd for its commands: {error}")))?;
         let (console, console_writer) =
             ConsoleRecorder::with_alarm(self.options.console, outbox.console_alarm());
@@ -192,7 +196,7 @@ impl VmmHost {
         let (release, released) = watch::channel(false);
         let (under_way, waiting) = oneshot::channel();
         let counters = Arc::new(CountersCell::default());
-        let heartbeat = Arc::new(Heartbeat::default());
+        let heartbeat = Arc::new(Heartbeat::new(self.alarm.clone()));
         let hosted = Hosted {
             thread: None,
             kill_switch: outbox.kill_switch(),

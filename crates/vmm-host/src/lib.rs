@@ -9,7 +9,8 @@
 //!   task ◀─ handle ─┐                         ▲       │                  │ bytes
 //!                   │ commands, bounded, + eventfd    │ status (watch)   ▼
 //!                   └─────────────────────────┘       ▼            ConsoleRecorder ──▶ readers, followers
-//!                                               thread vm-watch: marks machines whose threads stand still
+//!                                               thread vm-watch: marks machines whose threads stand still; sleeps
+//!                                                                while none has anything to serve
 //!                                               thread vm-reaper: what remains ──▶ released
 //! ```
 //!
@@ -22,7 +23,7 @@
 //!
 //! Where things are: `host` is the front door with what looks after all machines; `machine_thread` is all that one
 //! machine's thread does; `engine` is what it drives. Between host and thread lie `launch`, `mailbox`, `heartbeat`,
-//! `counters` and `handover`, which know neither.
+//! `watch_alarm`, `counters` and `handover`, which know neither.
 //!
 //! Everything asynchronous here wants a tokio runtime with its clock enabled, of either flavour, and blocks it
 //! nowhere for longer than it takes to start a thread.
@@ -58,7 +59,9 @@ mod host;
 mod launch;
 mod machine_thread;
 mod mailbox;
+mod watch_alarm;
 
 pub use descriptors::presize_fd_table;
 pub use error::HostError;
 pub use host::{HostOptions, VmmHost};
+pub use machine_thread::thread_name;

@@ -147,7 +147,7 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
 
 /// `vm:<id>` in what fits a thread's name. Of a longer id both ends are kept: families of VMs tend to share the
 /// front.
-pub(crate) fn thread_name(id: &VmId) -> String {
+pub fn thread_name(id: &VmId) -> String {
     let whole = format!("vm:{id}");
     if whole.len() <= THREAD_NAME_BYTES {
         return whole;

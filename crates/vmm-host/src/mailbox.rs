@@ -17,6 +17,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc, oneshot};
 use vm_model::{BootTrouble, Command, Reply};
 
+use crate::watch_alarm::WatchAlarm;
+
 /// A command and the channel for its reply.
 pub(crate) struct Envelope {
     pub(crate) command: Command,
@@ -49,6 +51,8 @@ struct Bell {
     /// Whether it was rung and not silenced since.
     rings: AtomicBool,
     eventfd: OwnedFd,
+    /// Wakes who sees to it that the machine's thread gets on.
+    alarm: Arc<WatchAlarm>,
 }
 
 impl KillSwitch {
@@ -59,7 +63,7 @@ impl KillSwitch {
 
     /// Whether something waits for the machine's thread to look at it.
     pub(crate) fn rings(&self) -> bool {
-        self.0.rings.load(Ordering::Acquire)
+        self.0.rings.load(Ordering::SeqCst)
     }
 }
 
@@ -70,7 +74,9 @@ impl Bell {
     }
 
     fn ring(&self) {
-        self.rings.store(true, Ordering::Release);
+        // In one order with the alarm's own accesses: see there.
+        self.rings.store(true, Ordering::SeqCst);
+        self.alarm.raise();
         // It can only fail for a counter at its maximum, which is as loud as it gets.
         let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
     }
@@ -88,8 +94,8 @@ pub(crate) struct Inbox {
     bell: Arc<Bell>,
 }
 
-/// A mailbox that holds at most `capacity` commands.
-pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
+/// A mailbox that holds at most `capacity` commands, and whose bell raises `alarm` too.
+pub(crate) fn mailbox(capacity: usize, alarm: Arc<WatchAlarm>) -> io::Result<(Outbox, Inbox)> {
     let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let bell = Arc::new(Bell {
         killed: AtomicBool::new(false),
@@ -97,6 +103,7 @@ pub(crate) fn mailbox(capacity: usize) -> io::Result<(Outbox, Inbox)> {
         boot_trouble: Mutex::default(),
         rings: AtomicBool::new(false),
         eventfd,
+        alarm,
     });
     let (sender, receiver) = mpsc::channel(capacity.max(1));
     let outbox = Outbox { commands: sender, kill_switch: KillSwitch(bell.clone()) };
@@ -214,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_rings_and_its_answer_comes_back() {
-        let (outbox, mut inbox) = mailbox(1).expect("an eventfd");
+        let (outbox, mut inbox) = mailbox(1, Arc::default()).expect("an eventfd");
         let call = tokio::spawn(async move { outbox.call(Command::Resume).await });
         let envelope = loop {
             tokio::task::yield_now().await;
@@ -232,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_was_given_up_is_never_carried_out() {
-        let (outbox, mut inbox) = mailbox(4).expect("an eventfd");
+        let (outbox, mut inbox) = mailbox(4, Arc::default()).expect("an eventfd");
         let call = outbox.call(Command::Resume);
         assert!(timeout(Duration::from_millis(1), call).await.is_err());
         assert!(inbox.take().is_none());
@@ -241,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_kill_overtakes_a_full_queue() {
-        let (outbox, inbox) = mailbox(1).expect("an eventfd");
+        let (outbox, inbox) = mailbox(1, Arc::default()).expect("an eventfd");
         let (first, second) = (outbox.call(Command::Resume), outbox.call(Command::Resume));
         let both = async { tokio::join!(first, second) };
         assert!(timeout(Duration::from_millis(1), both).await.is_err());
@@ -251,11 +258,11 @@ mod tests {
 
     #[tokio::test]
     async fn losing_either_end_is_noticed_at_the_other() {
-        let (outbox, inbox) = mailbox(1).expect("an eventfd");
+        let (outbox, inbox) = mailbox(1, Arc::default()).expect("an eventfd");
         drop(outbox);
         assert!(rings(&inbox) && inbox.is_killed());
 
-        let (outbox, inbox) = mailbox(1).expect("an eventfd");
+        let (outbox, inbox) = mailbox(1, Arc::default()).expect("an eventfd");
         drop(inbox);
         assert_eq!(outbox.call(Command::Resume).await, Err(PortClosed));
     }

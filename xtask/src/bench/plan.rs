@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::peers::Peer;
+use super::processes;
 use super::report::{Row, Unit};
 use super::subject::Subject;
 
@@ -45,6 +46,10 @@ impl Plan {
         rows.extend(self.bursts()?);
         eprintln!("bench: memory");
         rows.extend(self.memory()?);
+        eprintln!("bench: host processes");
+        rows.extend(processes::creation(&mut self.subject, self.runs)?);
+        rows.extend(processes::memory(&mut self.subject)?);
+        rows.extend(processes::faults(&mut self.subject, self.runs)?);
         eprintln!("bench: ending");
         rows.extend(self.ending()?);
         eprintln!("bench: files");
@@ -177,20 +182,21 @@ impl Plan {
             let times = times.collect::<Result<Vec<_>>>()?;
             rows.push(Row::new(order, name, Unit::Milliseconds, &times));
         }
+        rows.push(processes::records(&mut self.subject, self.runs)?);
         Ok(rows)
     }
 }
 
-fn milliseconds(nanoseconds: u64) -> f64 {
+pub(super) fn milliseconds(nanoseconds: u64) -> f64 {
     exact(nanoseconds) / 1e6
 }
 
-fn mebibytes(bytes: u64) -> f64 {
+pub(super) fn mebibytes(bytes: u64) -> f64 {
     exact(bytes) / f64::from(1 << 20)
 }
 
 /// Figures here are far below 2^53.
 #[expect(clippy::cast_precision_loss, reason = "no figure here is as large as 2^53")]
-fn exact(number: u64) -> f64 {
+pub(super) fn exact(number: u64) -> f64 {
     number as f64
 }

@@ -11,6 +11,7 @@ use super::statistics::Spread;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Unit {
+    Microseconds,
     Milliseconds,
     Mebibytes,
     PerSecond,
@@ -116,6 +117,17 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
     let fairness = ratio(burst.map(|burst| burst.p99), burst.map(|burst| burst.median));
     hold("64 at once, p99 : median".into(), fairness, 5.0);
     hold("PSS of a further machine, in MiB".into(), spread("memory/64").map(|memory| memory.median), 1.0);
+    let (within, ahead) = (spread("process/within"), spread("process/ahead"));
+    let process = ratio(ahead.map(|ahead| ahead.median), within.map(|within| within.median));
+    hold("first guest byte, host process ahead : no process of its own".into(), process, 2.5);
+    let own = spread("process-memory/1").map(|memory| memory.median);
+    hold("PSS of a further machine in a host process of its own, in MiB".into(), own, 2.5);
+    let records = spread("records").map(|records| records.median / 1e3);
+    hold("records of 500 VMs loaded, median in s".into(), records, 1.0);
+    for each in [1, 16] {
+        let adopted = spread(&format!("many/{each}/adopted")).map(|adopted| adopted.median / 1e3);
+        hold(format!("500 VMs adopted, {each} to a host process, in s"), adopted, 2.0);
+    }
     hold("stop answered, median in ms".into(), spread("stop/answered").map(|stop| stop.median), 5.0);
     for figure in ["boot", "read", "write", "send", "receive"] {
         let median = |monitor: &str| spread(&format!("stock/{monitor}/{figure}")).map(|spread| spread.median);
@@ -154,6 +166,7 @@ pub(super) fn table(results: &Results) -> String {
     );
     for Row { name, unit, spread, .. } in &results.rows {
         let unit = match unit {
+            Unit::Microseconds => "µs",
             Unit::Milliseconds => "ms",
             Unit::Mebibytes => "MiB",
             Unit::PerSecond => "/s",

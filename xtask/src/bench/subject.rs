@@ -21,11 +21,16 @@ pub(super) struct Subject {
 enum Answer {
     Path(PathBuf),
     Nanoseconds(Vec<u64>),
+    Amounts(Vec<u64>),
 }
 
 impl Subject {
-    pub(super) fn start(program: &Path) -> Result<Self> {
+    /// Starts `program`, which runs machines in this process or in others that `worker` starts as.
+    pub(super) fn start(program: &Path, worker: &Path) -> Result<Self> {
         let mut child = Command::new(program)
+            .arg(worker)
+            .args(["vm-host", "--log-format", "human"])
+            .env("PROCURATOR_LOG", "error")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -39,7 +44,7 @@ impl Subject {
     pub(super) fn guest(&mut self) -> Result<PathBuf> {
         match self.ask("guest")? {
             Answer::Path(path) => Ok(path),
-            Answer::Nanoseconds(_) => bail!("the program answered `guest` with times"),
+            Answer::Nanoseconds(_) | Answer::Amounts(_) => bail!("the program answered `guest` with figures"),
         }
     }
 
@@ -47,7 +52,17 @@ impl Subject {
     pub(super) fn times(&mut self, order: &str) -> Result<Vec<u64>> {
         match self.ask(order)? {
             Answer::Nanoseconds(times) => Ok(times),
-            Answer::Path(_) => bail!("the program answered `{order}` with a path"),
+            Answer::Path(_) | Answer::Amounts(_) => bail!("the program did not answer `{order}` with times"),
+        }
+    }
+
+    /// Carries out `order` and returns its amounts, likewise.
+    pub(super) fn amounts(&mut self, order: &str) -> Result<Vec<u64>> {
+        match self.ask(order)? {
+            Answer::Amounts(amounts) => Ok(amounts),
+            Answer::Path(_) | Answer::Nanoseconds(_) => {
+                bail!("the program did not answer `{order}` with amounts")
+            }
         }
     }
 

@@ -74,8 +74,12 @@ async fn take_over(
     let mut link = Link::up(connection);
     let mut released = Vec::new();
     for listing in welcome.machines {
-        let MachineListing { vm, status, health, notes, launched_ago, released: is_released } = listing;
+        let MachineListing { vm, status, counters, health, notes, launched_ago, released: is_released } =
+            listing;
         let machine = RemoteMachine::new(vm.clone(), status, health);
+        if let Some(counters) = counters {
+            machine.set_counters(*counters);
+        }
         let assignment = pool.assignment_of(key, vm.clone(), line.clone());
         let reservation = match pool.reserve(&machine) {
             Ok(reservation) => Some(reservation),
@@ -93,6 +97,6 @@ async fn take_over(
         let handle = machine.handle(line.clone(), console, pool.options.command_deadline);
         adoption.machines.push(Adopted { handle, notes, launched_ago });
     }
-    conversation.fetch_last_counters(released, &mut link).await;
+    conversation.note_released(released, &mut link).await;
     tokio::spawn(conversation.run(link, requests));
 }

@@ -148,10 +148,6 @@ impl Conversation {
                 self.send(ToHost::Cancel { call }, link).await;
             }
         }
-        for vm in orders.let_go {
-            self.machines.let_go(&vm);
-            self.forget_if_over(&vm, link).await;
-        }
         for order in orders.process {
             match order {
                 ProcessOrder::RetireIdle if self.machines.is_empty() => self.retire(link),
@@ -161,8 +157,13 @@ impl Conversation {
                     self.send(ToHost::ShutDown { patience: Duration::ZERO }, link).await;
                 }
                 ProcessOrder::Kill => self.process.kill(),
+                // Handles that were dropped meanwhile saw no end: who comes next is to find it.
                 ProcessOrder::Leave => return Next::Leave,
             }
+        }
+        for vm in orders.let_go {
+            self.machines.let_go(&vm);
+            self.forget_if_over(&vm, link).await;
         }
         Next::GoOn
     }

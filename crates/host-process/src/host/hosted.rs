@@ -14,6 +14,7 @@ use vmm_host::VmmHost;
 
 use super::listening::Place;
 use super::peer::Peer;
+use super::process::name_process;
 use crate::identity::ProcessIdentity;
 use crate::wire::{FromHost, MachineListing};
 
@@ -106,6 +107,7 @@ impl Hosted {
             return false;
         }
         known.insert(vm.clone(), Known { notes, requested: Instant::now(), stage: Stage::Launching });
+        name_process(known.keys());
         true
     }
 
@@ -135,7 +137,12 @@ impl Hosted {
 
     /// Nothing of `vm` is left, and nobody has to learn how it ended.
     pub(super) fn remove(&self, vm: &VmId) {
-        let removed = self.known.borrow_mut().remove(vm);
+        let removed = {
+            let mut known = self.known.borrow_mut();
+            let removed = known.remove(vm);
+            name_process(known.keys());
+            removed
+        };
         // Dropping a handle runs code of others.
         drop(removed);
         self.changed.notify_waiters();
@@ -177,14 +184,17 @@ impl Hosted {
     pub(super) fn listing(&self) -> Vec<MachineListing> {
         let known = self.known.borrow();
         let listing = |(vm, known): (&VmId, &Known)| {
-            let (status, health, released) = match &known.stage {
-                Stage::Launching => (MachineStatus::booting(), ThreadHealth::default(), false),
+            let (status, counters, health, released) = match &known.stage {
+                Stage::Launching => (MachineStatus::booting(), None, ThreadHealth::default(), false),
                 Stage::Launched { handle, released } => {
-                    (handle.status().borrow().clone(), *handle.health().borrow(), *released)
+                    let status = handle.status().borrow().clone();
+                    // After the status: those of a machine that has ended are its last ones.
+                    let counters = Some(Box::new(handle.counters()));
+                    (status, counters, *handle.health().borrow(), *released)
                 }
             };
             let (notes, launched_ago) = (known.notes.clone(), known.requested.elapsed());
-            MachineListing { vm: vm.clone(), status, health, notes, launched_ago, released }
+            MachineListing { vm: vm.clone(), status, counters, health, notes, launched_ago, released }
         };
         known.iter().map(listing).collect()
     }

@@ -39,9 +39,8 @@ pub(super) async fn launch(
     match outcome {
         Some(Ok(machine)) => {
             pass(FailPoint::HostLaunched);
-            let status = machine.status().borrow().clone();
             host.note_launched(machine.clone());
-            peer.tell(FromHost::Status { vm: vm.clone(), status });
+            peer.tell(status_of(&machine));
             if peer.tell_launched(call) {
                 spawn_local(tell_of(host, machine));
             } else {
@@ -70,8 +69,8 @@ async fn tell_of(host: Rc<Hosted>, machine: MachineHandle) {
         tokio::select! {
             biased;
             Ok(()) = status.changed() => {
-                let status = status.borrow_and_update().clone();
-                host.tell_all(&FromHost::Status { vm: vm.clone(), status });
+                status.mark_unchanged();
+                host.tell_all(&status_of(&machine));
             }
             Ok(()) = health.changed() => {
                 let health = *health.borrow_and_update();
@@ -82,6 +81,13 @@ async fn tell_of(host: Rc<Hosted>, machine: MachineHandle) {
     }
     host.tell_all(&FromHost::Released { vm: vm.clone() });
     host.note_released(&vm);
+}
+
+/// What is told of `machine` now: of one that has ended, its last counters too.
+fn status_of(machine: &MachineHandle) -> FromHost {
+    let status = machine.status().borrow().clone();
+    let counters = status.phase.exit().map(|_| Box::new(machine.counters()));
+    FromHost::Status { vm: machine.id().clone(), status, counters }
 }
 
 /// Waits until nothing is left of a machine whose launch was given up, and tells so.

@@ -1,8 +1,11 @@
-//! What a process does once, before it hosts machines.
+//! The process itself: what it does once, before it hosts machines, and how it is called.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+
+use vm_model::VmId;
 
 /// How many descriptors there is room for from the start: more than a machine with many queues has. Room that is made later
 /// is waited for by whichever machine needs the next descriptor.
@@ -22,11 +25,47 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
 /// Makes this process one that no terminal and no process group of its parent ends, and prepares its table of descriptors.
 /// Called before the first thread is started.
 pub fn become_host_process() {
+    name_process(std::iter::empty());
     // It fails for the leader of a group, as which a process is started that was started by hand.
     if let Err(errno) = rustix::process::setsid() {
         tracing::debug!(error = %io::Error::from(errno), "this process stays in its session");
     }
     if let Err(error) = vmm_host::presize_fd_table(DESCRIPTORS) {
         tracing::debug!(%error, "there is no room for many descriptors");
+    }
+}
+
+/// Has `ps` and `top` show which of `vms` the process holds: `vm:web-1` of one, `vms:16` of several, `vm-host` of none.
+///
+/// Called on the process' first thread, whose name is the process'.
+pub(super) fn name_process<'a>(vms: impl Iterator<Item = &'a VmId>) {
+    let name = process_name(vms);
+    let named = CString::new(name.as_str()).map(|name| rustix::thread::set_name(&name));
+    if !matches!(named, Ok(Ok(()))) {
+        tracing::debug!(name, "the process cannot be named");
+    }
+}
+
+/// At most 15 bytes: the kernel cuts off what follows.
+fn process_name<'a>(mut vms: impl Iterator<Item = &'a VmId>) -> String {
+    match (vms.next(), vms.count()) {
+        (None, _) => "vm-host".to_owned(),
+        (Some(vm), 0) => vmm_host::thread_name(vm),
+        (Some(_), others) => format!("vms:{}", others.saturating_add(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_named_after_what_it_holds() {
+        let [one, two] = ["web-1", "a-rather-long-name-17"].map(VmId::new);
+        assert_eq!(process_name([].iter()), "vm-host");
+        assert_eq!(process_name([&one].into_iter()), "vm:web-1");
+        assert_eq!(process_name([&two].into_iter()), "vm:a-rath~me-17");
+        assert_eq!(process_name([&one, &two].into_iter()), "vms:2");
+        assert!(process_name(std::iter::repeat_n(&one, 100_000)).len() <= 15);
     }
 }

@@ -180,6 +180,9 @@ pub enum FromHost {
         vm: VmId,
         /// Its status now.
         status: MachineStatus,
+        /// The last counters of a machine that has ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counters: Option<Box<MachineCounters>>,
     },
     /// Whether a machine's thread gets on has changed.
     Health {
@@ -225,6 +228,9 @@ pub struct MachineListing {
     pub vm: VmId,
     /// Its status.
     pub status: MachineStatus,
+    /// What it counted so far; the last counters of a machine that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<Box<MachineCounters>>,
     /// Whether its thread gets on.
     pub health: ThreadHealth,
     /// What its launcher noted.

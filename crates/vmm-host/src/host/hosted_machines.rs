@@ -10,7 +10,7 @@ use machine_host::HostCounts;
 use tokio::sync::watch;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
 
-use crate::heartbeat::{Heartbeat, Standstill, judge};
+use crate::heartbeat::{Heartbeat, Look, Standstill, judge};
 use crate::mailbox::KillSwitch;
 
 /// The machines of one host.
@@ -80,6 +80,15 @@ pub(crate) struct Vitals {
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) health: watch::Sender<ThreadHealth>,
     pub(crate) standstill: Option<Standstill>,
+}
+
+/// What was seen of all machines at one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// Whether a machine's thread has something to serve.
+    pub(crate) any_work: bool,
+    /// Moved on by every turn of any machine.
+    pub(crate) turns: u64,
 }
 
 /// Why a machine is not taken in.
@@ -185,10 +194,14 @@ impl HostedMachines {
 
     /// Looks at every machine once and tells whether its thread stands still with work to do, for longer than
     /// `patience`.
-    pub(crate) fn update_health(&self, now: Instant, patience: Duration) {
+    pub(crate) fn update_health(&self, now: Instant, patience: Duration) -> Activity {
         let mut changed = Vec::new();
+        let mut seen = Activity::default();
         for (id, hosted) in &mut self.lock().machines {
-            let health = hosted.health(now, patience);
+            let look = hosted.look();
+            seen.any_work |= look.has_work;
+            seen.turns = seen.turns.wrapping_add(look.generation);
+            let health = hosted.judge(look, now, patience);
             if hosted.vitals.health.send_if_modified(|told| std::mem::replace(told, health) != health) {
                 changed.push((id.clone(), health));
             }
@@ -204,6 +217,12 @@ impl HostedMachines {
                 }
             }
         }
+        seen
+    }
+
+    /// Whether any machine's thread has something to serve.
+    pub(crate) fn any_work(&self) -> bool {
+        self.lock().machines.values().any(|hosted| hosted.look().has_work)
     }
 
     pub(crate) fn counts(&self) -> HostCounts {
@@ -223,13 +242,15 @@ impl HostedMachines {
 }
 
 impl Hosted {
-    /// How the machine's thread is at `now`. A look while it has no event loop forgets what was seen before.
-    fn health(&mut self, now: Instant, patience: Duration) -> ThreadHealth {
-        if !self.status.borrow().phase.has_event_loop() {
-            self.vitals.standstill = None;
-            return ThreadHealth::Turning;
-        }
+    /// What is seen of the machine's thread now. One without an event loop has nothing to serve.
+    fn look(&self) -> Look {
+        // The phase comes last: who rings after it has changed is seen together with it.
         let look = self.vitals.heartbeat.look(self.kill_switch.rings());
+        Look { has_work: look.has_work && self.status.borrow().phase.has_event_loop(), ..look }
+    }
+
+    /// How the thread is at `now`, by this `look` and those before it.
+    fn judge(&mut self, look: Look, now: Instant, patience: Duration) -> ThreadHealth {
         let (health, standstill) = judge(self.vitals.standstill, look, now, patience);
         self.vitals.standstill = standstill;
         health

@@ -5,6 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use machine_host::MachineHandle;
 use metrics::{Moment, Reading, Sampler, VmMetrics};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 struct Entry {
     supervisor: Supervisor,
     sampler: Sampler,
+    /// The latest machine whose last counters were sampled.
+    sampled_to_its_end: Option<u64>,
 }
 
 /// The VMs of a host.
@@ -132,7 +135,7 @@ impl Registry {
     fn insert(&self, entries: &mut BTreeMap<VmId, Entry>, birth: Birth) {
         let id = birth.assignment.id.clone();
         let supervisor = Supervisor::spawn(&self.runtime, Arc::clone(&self.context), birth);
-        entries.insert(id, Entry { supervisor, sampler: Sampler::new() });
+        entries.insert(id, Entry { supervisor, sampler: Sampler::new(), sampled_to_its_end: None });
     }
 
     /// What each VM is, with the state it is meant to be in now. VMs on their way out are left out.
@@ -237,14 +240,13 @@ impl Registry {
         let _ = finished.recv_timeout(REFRESH);
     }
 
-    /// What `id` used, as sampled last; sampled now if it never was.
+    /// What `id` used, as sampled last; sampled now if it never was, or if its machine has ended since.
     pub(crate) fn metrics(&self, id: &VmId) -> Result<VmMetrics, VmManagerError> {
         let metrics = self.with(id, |entry| {
-            let now = Moment::now();
-            entry.sampler.latest(now).or_else(|| {
+            if entry.sampler.latest(Moment::now()).is_none() || entry.has_unsampled_end() {
                 sample(entry);
-                entry.sampler.latest(now)
-            })
+            }
+            entry.sampler.latest(Moment::now())
         })?;
         metrics.ok_or_else(|| VmManagerError::NeverRan { id: id.clone() })
     }
@@ -262,8 +264,24 @@ impl Registry {
     }
 }
 
+impl Entry {
+    /// Whether its machine has ended since its counters were sampled.
+    fn has_unsampled_end(&self) -> bool {
+        let newest = self.supervisor.machine().get();
+        newest.is_some_and(|(run, machine)| self.sampled_to_its_end != Some(run) && has_ended(&machine))
+    }
+}
+
 fn sample(entry: &mut Entry) {
     if let Some((run, machine)) = entry.supervisor.machine().get() {
+        // Asked first: the counters of a machine that has ended are its last ones.
+        if has_ended(&machine) {
+            entry.sampled_to_its_end = Some(run);
+        }
         entry.sampler.record(&Reading { at: Moment::now(), run, counters: machine.counters() });
     }
+}
+
+fn has_ended(machine: &MachineHandle) -> bool {
+    machine.status().borrow().phase.exit().is_some()
 }

@@ -17,16 +17,9 @@ pub(super) struct Calls(BTreeMap<CallId, Waiting>);
 
 #[derive(Debug)]
 enum Waiting {
-    Launch {
-        vm: VmId,
-        answer: LaunchAnswer,
-    },
+    Launch { vm: VmId, answer: LaunchAnswer },
     Command(oneshot::Sender<Reply>),
     Counters(oneshot::Sender<MachineCounters>),
-    /// The last ones, of a machine that is released.
-    LastCounters {
-        vm: VmId,
-    },
 }
 
 impl Calls {
@@ -35,15 +28,11 @@ impl Calls {
         self.0.remove(&call).is_some()
     }
 
-    pub(super) fn await_last_counters(&mut self, call: CallId, vm: VmId) {
-        self.0.insert(call, Waiting::LastCounters { vm });
-    }
-
     /// Who waits for a launch, no longer kept here.
     pub(super) fn take_launch(&mut self, call: CallId) -> Option<LaunchAnswer> {
         match self.0.remove(&call)? {
             Waiting::Launch { answer, .. } => Some(answer),
-            Waiting::Command(_) | Waiting::Counters(_) | Waiting::LastCounters { .. } => None,
+            Waiting::Command(_) | Waiting::Counters(_) => None,
         }
     }
 
@@ -54,17 +43,16 @@ impl Calls {
         }
     }
 
-    /// Counters came, or there are none; answers whose they are if they are the last ones.
-    pub(super) fn counted(&mut self, call: CallId, counters: Option<&MachineCounters>) -> Option<VmId> {
-        match (self.0.remove(&call)?, counters) {
-            (Waiting::LastCounters { vm }, _) => Some(vm),
-            (Waiting::Counters(answer), Some(counters)) => {
-                let _ = answer.send(counters.clone());
-                None
-            }
-            // Dropping what waits tells it that there is no answer.
-            (Waiting::Counters(_) | Waiting::Command(_) | Waiting::Launch { .. }, _) => None,
+    pub(super) fn counted(&mut self, call: CallId, counters: MachineCounters) {
+        if let Some(Waiting::Counters(answer)) = self.0.remove(&call) {
+            // As above.
+            let _ = answer.send(counters);
         }
+    }
+
+    /// There is no such machine any more: dropping what waits tells it so.
+    pub(super) fn not_taken(&mut self, call: CallId) {
+        drop(self.0.remove(&call));
     }
 
     /// No launch is answered any more. Commands are not known to have failed: they wait as long as their callers do.
@@ -75,7 +63,6 @@ impl Calls {
                 let _ = answer.send(Err(LaunchError::Host { vm, problem: problem.to_owned() }));
             }
         }
-        self.0.retain(|_, waiting| !matches!(waiting, Waiting::LastCounters { .. }));
     }
 }
 

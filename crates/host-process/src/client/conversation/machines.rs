@@ -174,27 +174,19 @@ impl Conversation {
         self.send(ToHost::Cancel { call }, link).await;
     }
 
-    /// Asks for the last counters of a machine that is released, before anybody learns that it is.
-    async fn released(&mut self, vm: VmId, link: &mut Link) {
-        let Some(tracked) = self.machines.0.get(&vm) else { return };
+    /// All that a machine held is given back.
+    async fn released(&mut self, vm: &VmId, link: &mut Link) {
+        let Some(tracked) = self.machines.0.get_mut(vm) else { return };
         if tracked.stage == Stage::Launched {
-            let call = self.line.new_call();
-            self.calls.await_last_counters(call, vm.clone());
-            self.send(ToHost::Counters { call, vm }, link).await;
-        } else if let Some(tracked) = self.machines.0.remove(&vm) {
-            tracked.settle(MachineExit::Killed);
-            self.send(ToHost::Forget { vm }, link).await;
-        }
-    }
-
-    async fn settled(&mut self, vm: &VmId, link: &mut Link) {
-        if let Some(tracked) = self.machines.0.get_mut(vm) {
             // Its process has told how it ended, or never will.
             tracked.machine.end(MachineExit::Killed);
             // Its name is free before anybody learns that it is released.
             drop(tracked.place.reservation.take());
             tracked.machine.release();
             self.forget_if_over(vm, link).await;
+        } else if let Some(tracked) = self.machines.0.remove(vm) {
+            tracked.settle(MachineExit::Killed);
+            self.send(ToHost::Forget { vm: vm.clone() }, link).await;
         }
     }
 
@@ -222,7 +214,7 @@ impl Conversation {
                 }
                 continue;
             };
-            self.note_status(&vm, listing.status);
+            self.note_status(&vm, listing.status, listing.counters);
             let Some(tracked) = self.machines.0.get(&vm) else { continue };
             tracked.machine.set_health(listing.health);
             if listing.released {
@@ -237,8 +229,8 @@ impl Conversation {
         }
     }
 
-    /// Has the last counters of machines fetched that were found released.
-    pub(in crate::client) async fn fetch_last_counters(&mut self, released: Vec<VmId>, link: &mut Link) {
+    /// Takes note of machines that were found released.
+    pub(in crate::client) async fn note_released(&mut self, released: Vec<VmId>, link: &mut Link) {
         for vm in released {
             self.act(Then::Released(vm), link).await;
         }

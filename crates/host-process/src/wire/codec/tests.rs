@@ -196,6 +196,7 @@ fn messages_from_a_host_are_those_of_version_1() {
     let listing = MachineListing {
         vm: vm(),
         status: status(),
+        counters: Some(Box::default()),
         health: ThreadHealth::Turning,
         notes: "n".to_owned(),
         launched_ago: Duration::from_secs(2),
@@ -213,8 +214,8 @@ fn messages_from_a_host_are_those_of_version_1() {
         (
             FromHost::Welcome(welcome),
             json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b", "machines": [
-                {"vm": "web-1", "status": status_text, "health": "turning", "notes": "n",
-                    "launched_ago": {"secs": 2, "nanos": 0}, "released": true}]}),
+                {"vm": "web-1", "status": status_text, "counters": counters_text, "health": "turning",
+                    "notes": "n", "launched_ago": {"secs": 2, "nanos": 0}, "released": true}]}),
         ),
         (FromHost::Launched { call: call(1), failure: None }, json!({"type": "launched", "call": 1})),
         (
@@ -232,8 +233,12 @@ fn messages_from_a_host_are_those_of_version_1() {
             json!({"type": "counters", "call": 4, "counters": counters_text}),
         ),
         (
-            FromHost::Status { vm: vm(), status: status() },
+            FromHost::Status { vm: vm(), status: status(), counters: None },
             json!({"type": "status", "vm": "web-1", "status": status_text}),
+        ),
+        (
+            FromHost::Status { vm: vm(), status: status(), counters: Some(Box::default()) },
+            json!({"type": "status", "vm": "web-1", "status": status_text, "counters": counters_text}),
         ),
         (
             FromHost::Health { vm: vm(), health: ThreadHealth::Hung },

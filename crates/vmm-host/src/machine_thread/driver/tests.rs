@@ -58,12 +58,12 @@ impl Visit for Reader {
 }
 
 fn driver() -> MachineDriver {
-    let (_outbox, inbox) = mailbox(1).expect("a descriptor");
+    let (_outbox, inbox) = mailbox(1, Arc::default()).expect("a descriptor");
     MachineDriver {
         id: VmId::new("slow"),
         inbox,
         status: watch::channel(MachineStatus::booting()).0,
-        heartbeat: Arc::default(),
+        heartbeat: Arc::new(Heartbeat::new(Arc::default())),
         requested: Instant::now(),
         under_way: None,
         slow_turns: SlowTurns::default(),

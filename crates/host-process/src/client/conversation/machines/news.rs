@@ -1,7 +1,7 @@
 //! What a host process tells of its machines, and what is to be done about it.
 
 use machine_host::LaunchError;
-use vm_model::{MachineStatus, VmId};
+use vm_model::{MachineCounters, MachineStatus, VmId};
 
 use super::super::{Conversation, Link};
 use super::{Stage, Tracked};
@@ -15,8 +15,6 @@ pub(in super::super) enum Then {
     Kill(VmId),
     /// Its process says that it is released.
     Released(VmId),
-    /// Its last counters are known.
-    Settled(VmId),
 }
 
 impl Conversation {
@@ -25,18 +23,9 @@ impl Conversation {
         match message {
             FromHost::Launched { call, failure } => return self.launched(call, failure),
             FromHost::Reply { call, reply } => self.calls.replied(call, reply),
-            FromHost::NotTaken { call } => {
-                return self.calls.counted(call, None).map_or(Then::Nothing, Then::Settled);
-            }
-            FromHost::Counters { call, counters } => {
-                if let Some(vm) = self.calls.counted(call, Some(&counters)) {
-                    if let Some(tracked) = self.machines.0.get(&vm) {
-                        tracked.machine.set_counters(counters);
-                    }
-                    return Then::Settled(vm);
-                }
-            }
-            FromHost::Status { vm, status } => self.note_status(&vm, status),
+            FromHost::NotTaken { call } => self.calls.not_taken(call),
+            FromHost::Counters { call, counters } => self.calls.counted(call, counters),
+            FromHost::Status { vm, status, counters } => self.note_status(&vm, status, counters),
             FromHost::Health { vm, health } => {
                 if let Some(tracked) = self.machines.0.get(&vm) {
                     tracked.machine.set_health(health);
@@ -52,10 +41,20 @@ impl Conversation {
         Then::Nothing
     }
 
-    pub(super) fn note_status(&self, vm: &VmId, status: MachineStatus) {
+    /// Takes note of a machine's status, and of its counters where they came with it.
+    pub(super) fn note_status(
+        &self,
+        vm: &VmId,
+        status: MachineStatus,
+        counters: Option<Box<MachineCounters>>,
+    ) {
         if let Some(tracked) = self.machines.0.get(vm)
             && !tracked.machine.is_released()
         {
+            // Before the status: whoever sees the end finds the last counters.
+            if let Some(counters) = counters {
+                tracked.machine.set_counters(*counters);
+            }
             tracked.machine.set_status(status);
         }
     }
@@ -91,8 +90,7 @@ impl Conversation {
         match then {
             Then::Nothing => {}
             Then::Kill(vm) => self.kill(&vm, link).await,
-            Then::Released(vm) => self.released(vm, link).await,
-            Then::Settled(vm) => self.settled(&vm, link).await,
+            Then::Released(vm) => self.released(&vm, link).await,
         }
     }
 }
