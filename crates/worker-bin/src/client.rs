@@ -67,16 +67,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
                 let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
                 if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
             }
-            ClientVerb::Ls { removed: false, json } => {
-                let vms = vms_in_order(&client).await?;
-                let noted = noted(&client, notes).await;
-                if *json {
-                    // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
-                    say(&notes::lines(&noted));
-                    return print_json(&vms);
-                }
-                print(&format!("{}{}", list(&vms, now), notes::lines(&noted)))
-            }
+            ClientVerb::Ls { removed: false, json } => ls(&client, now, *json).await,
             ClientVerb::Inspect { id, json: true } => print_json(&client.get_vm(id).await?),
             ClientVerb::Inspect { id, json: false } => {
                 let vm = client.get_vm(id).await?;
@@ -85,19 +76,34 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             }
             ClientVerb::Logs { id, tail } => print_console(&client.get_console(id).await?, *tail),
             ClientVerb::Upgrade { json, .. } => {
-                let vms = vms_in_order(&client).await?;
-                let verdicts = upgrade::check(&vms, &host_processes_in(&runtime_directory)).await?;
-                if *json {
-                    print_json(&verdicts)?
-                } else {
-                    print(&upgrade::table(&verdicts))?
-                }
-                upgrade::conclude(&verdicts)
+                upgrade(&client, &host_processes_in(&runtime_directory), *json).await
             }
             ClientVerb::Status { json: true } => print_json(&client.get_status().await?),
             ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
         }
     })
+}
+
+async fn ls(client: &AdminClient, now: Timestamp, json: bool) -> Result<()> {
+    let vms = vms_in_order(client).await?;
+    let noted = noted(client, notes).await;
+    if json {
+        // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
+        say(&notes::lines(&noted));
+        return print_json(&vms);
+    }
+    print(&format!("{}{}", list(&vms, now), notes::lines(&noted)))
+}
+
+/// Judges what a restart of the worker by this program would do to VMs whose host processes are in `directory`.
+async fn upgrade(client: &AdminClient, directory: &Path, json: bool) -> Result<()> {
+    let verdicts = upgrade::check(&vms_in_order(client).await?, directory).await?;
+    if json {
+        print_json(&verdicts)?;
+    } else {
+        print(&upgrade::table(&verdicts))?;
+    }
+    upgrade::conclude(&verdicts)
 }
 
 /// The desired state to plan for: in `file`, or in the file that the worker follows.

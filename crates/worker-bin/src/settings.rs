@@ -3,33 +3,27 @@
 //! `docs/configuration.md` describes every key.
 
 mod changes;
+mod placing;
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
-use std::num::{NonZeroU32, NonZeroUsize};
-use std::os::unix::ffi::OsStringExt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use worker::node::RemovalLimit;
-use worker::vms::{
-    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,
-    VmManagerConfig,
-};
+use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
 pub(crate) use self::changes::needing_restart;
+pub(crate) use self::placing::host_processes_in;
+use self::placing::placement;
 use crate::cli::{LogFormat, RunFlags};
 
 const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/procurator";
 const DEFAULT_RUNTIME_DIR: &str = "/run/procurator";
-/// More would slow each other's page faults down without end.
-const MOST_VMS_A_PROCESS: usize = 1024;
-/// Each costs a few hundred KiB of memory.
-const MOST_SPARE: usize = 16;
 
 /// Everything that `run` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,11 +101,6 @@ pub(crate) fn runtime_dir(flag: Option<PathBuf>) -> PathBuf {
     flag.unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME_DIR))
 }
 
-/// Where the sockets of host processes lie.
-pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
-    runtime_dir.join("hosts")
-}
-
 /// The configuration file's name for a setting of the library.
 pub(crate) fn key(setting: &str) -> &str {
     match setting {
@@ -166,22 +155,9 @@ impl Settings {
             network_bridge: file.network.bridge.unwrap_or(defaults.network_bridge),
             vm_subnet_base: file.network.subnet.unwrap_or(defaults.vm_subnet_base),
             store_roots: store_roots.unwrap_or(defaults.store_roots),
-            hash_verification: match file.hash_verification {
-                None => defaults.hash_verification,
-                Some(Verification::Once) => HashVerification::Once,
-                Some(Verification::Always) => HashVerification::Always,
-                Some(Verification::Never) => HashVerification::Never,
-            },
-            nat: match file.network.nat {
-                None => defaults.nat,
-                Some(true) => NetworkAddressTranslation::Masquerade,
-                Some(false) => NetworkAddressTranslation::Off,
-            },
-            vhost_net: match file.network.vhost_net {
-                None => defaults.vhost_net,
-                Some(true) => VhostNet::WherePossible,
-                Some(false) => VhostNet::Off,
-            },
+            hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
+            nat: file.network.nat.map_or(defaults.nat, translation),
+            vhost_net: file.network.vhost_net.map_or(defaults.vhost_net, vhost_net),
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
             removal_limit: match file.master.max_removals_per_hour.map(NonZeroU32::new) {
@@ -204,54 +180,6 @@ impl Settings {
     }
 }
 
-/// Which processes the VMs run in.
-fn placement(
-    runtime_dir: &Path,
-    log_format: LogFormat,
-    stop_timeout: Duration,
-    vms: Option<usize>,
-    spare: Option<usize>,
-) -> Result<Placement> {
-    let (vms, spare) = (vms.unwrap_or(1), spare.unwrap_or(2));
-    if vms > MOST_VMS_A_PROCESS {
-        bail!(
-            "invalid setting vms_per_host_process = {vms}: 0 (all in the worker) to {MOST_VMS_A_PROCESS} is accepted"
-        );
-    }
-    if spare > MOST_SPARE {
-        bail!("invalid setting spare_host_processes = {spare}: 0 to {MOST_SPARE} is accepted");
-    }
-    let program = vec![
-        this_program()?,
-        "vm-host".into(),
-        "--log-format".into(),
-        log_format.as_str().into(),
-        "--stop-timeout-seconds".into(),
-        stop_timeout.as_secs().to_string().into(),
-    ];
-    let directory = host_processes_in(runtime_dir);
-    Ok(match NonZeroUsize::new(vms) {
-        Some(vms_per_process) => {
-            Placement::HostProcesses(HostProcessSettings { program, directory, vms_per_process, spare })
-        }
-        // Few VMs are isolated strictly where most share the worker: their processes are started as they are needed.
-        None => Placement::StrictApart(HostProcessSettings {
-            program,
-            directory,
-            vms_per_process: NonZeroUsize::MIN,
-            spare: 0,
-        }),
-    })
-}
-
-/// The file that runs; after an upgrade, what was put in its place.
-fn this_program() -> Result<OsString> {
-    let path = std::env::current_exe().context("cannot find this program's own file")?;
-    // What the kernel appends where the file is gone (proc_pid_exe(5)).
-    let kept = path.as_os_str().as_encoded_bytes().strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
-    Ok(kept.map_or_else(|| path.clone().into_os_string(), OsString::from_vec))
-}
-
 /// The file's content; `None` where there is none.
 fn read(path: &Path) -> Result<Option<File>> {
     let text = match fs::read_to_string(path) {
@@ -265,6 +193,24 @@ fn read(path: &Path) -> Result<Option<File>> {
     let file =
         toml::from_str(&text).with_context(|| format!("invalid configuration file {}", path.display()))?;
     Ok(Some(file))
+}
+
+impl From<Verification> for HashVerification {
+    fn from(verification: Verification) -> Self {
+        match verification {
+            Verification::Once => Self::Once,
+            Verification::Always => Self::Always,
+            Verification::Never => Self::Never,
+        }
+    }
+}
+
+fn translation(is_on: bool) -> NetworkAddressTranslation {
+    if is_on { NetworkAddressTranslation::Masquerade } else { NetworkAddressTranslation::Off }
+}
+
+fn vhost_net(is_on: bool) -> VhostNet {
+    if is_on { VhostNet::WherePossible } else { VhostNet::Off }
 }
 
 /// A duration of at least one second and at most a day.
@@ -314,6 +260,8 @@ fn nearest_percent(ratio: f64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use worker::vms::Placement;
+
     use super::*;
 
     fn flags() -> RunFlags {

@@ -54,8 +54,8 @@ fn judge(vms: &[VmView], processes: &[SeenProcess], holders: &LockHolders) -> Ve
     let has_machine =
         |vm: &&VmView| matches!(vm.phase.as_str(), "booting" | "running" | "paused" | "stopping");
     let verdict = |vm: &VmView| {
-        let fates = processes.iter().filter_map(|process| fate_in(&vm.id, process, holders));
-        let fate = fates.last().unwrap_or(Fate::Worker);
+        let mut fates = processes.iter().filter_map(|process| fate_in(&vm.id, process, holders));
+        let fate = fates.next().unwrap_or(Fate::Worker);
         Verdict { id: vm.id.clone(), survives: matches!(fate, Fate::HostProcess { .. }), fate }
     };
     vms.iter().filter(has_machine).map(verdict).collect()

@@ -24,7 +24,7 @@ fn strict(mut vm: Value) -> Value {
 /// Runs three VMs, the second isolated. The first is there before the others, which could be started beside each other.
 fn run(bench: &Bench) -> Daemon<'_> {
     let [a, b, c] = ["a", "b", "c"].map(|id| bench.vm(id, &TinyGuest::power_button()));
-    bench.assign(&[a.clone()]);
+    bench.assign(std::slice::from_ref(&a));
     let daemon = bench.start();
     bench.until("the first runs", || bench.phases() == ["a running"]);
     bench.assign(&[a, strict(b), c]);

@@ -1,0 +1,70 @@
+//! Which processes VMs run in, and how these are started.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use worker::vms::{HostProcessSettings, Placement};
+
+use crate::cli::LogFormat;
+
+/// More would slow each other's page faults down without end.
+const MOST_VMS_A_PROCESS: usize = 1024;
+/// Each costs a few hundred KiB of memory.
+const MOST_SPARE: usize = 16;
+
+/// Where the sockets of host processes lie.
+pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("hosts")
+}
+
+/// Which processes the VMs run in.
+pub(super) fn placement(
+    runtime_dir: &Path,
+    log_format: LogFormat,
+    stop_timeout: Duration,
+    vms: Option<usize>,
+    spare: Option<usize>,
+) -> Result<Placement> {
+    let (vms, spare) = (vms.unwrap_or(1), spare.unwrap_or(2));
+    if vms > MOST_VMS_A_PROCESS {
+        bail!(
+            "invalid setting vms_per_host_process = {vms}: 0 (all in the worker) to {MOST_VMS_A_PROCESS} is accepted"
+        );
+    }
+    if spare > MOST_SPARE {
+        bail!("invalid setting spare_host_processes = {spare}: 0 to {MOST_SPARE} is accepted");
+    }
+    let program = vec![
+        this_program()?,
+        "vm-host".into(),
+        "--log-format".into(),
+        log_format.as_str().into(),
+        "--stop-timeout-seconds".into(),
+        stop_timeout.as_secs().to_string().into(),
+    ];
+    let directory = host_processes_in(runtime_dir);
+    Ok(match NonZeroUsize::new(vms) {
+        Some(vms_per_process) => {
+            Placement::HostProcesses(HostProcessSettings { program, directory, vms_per_process, spare })
+        }
+        // Few VMs are isolated strictly where most share the worker: their processes are started as they are needed.
+        None => Placement::StrictApart(HostProcessSettings {
+            program,
+            directory,
+            vms_per_process: NonZeroUsize::MIN,
+            spare: 0,
+        }),
+    })
+}
+
+/// The file that runs; after an upgrade, what was put in its place.
+fn this_program() -> Result<OsString> {
+    let path = std::env::current_exe().context("cannot find this program's own file")?;
+    // What the kernel appends where the file is gone (proc_pid_exe(5)).
+    let kept = path.as_os_str().as_encoded_bytes().strip_suffix(b" (deleted)").map(<[u8]>::to_vec);
+    Ok(kept.map_or_else(|| path.clone().into_os_string(), OsString::from_vec))
+}
