@@ -1,3 +1,5 @@
+//! One probe: what results amount to, and when runs begin.
+
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;

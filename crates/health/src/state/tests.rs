@@ -1,3 +1,5 @@
+//! All probes of a VM: what they say together, and promises that hold whatever happens.
+
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Servers on loopback that answer well, badly, endlessly or not at all.
+
 use std::num::NonZeroU16;
 use std::time::Duration;
 
