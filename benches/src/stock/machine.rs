@@ -130,6 +130,7 @@ fn request(
         id: VmId::new("stock"),
         spec,
         initial,
+        isolation: Default::default(),
         resets,
         console_dir: None,
         lock: None,

@@ -99,6 +99,7 @@ fn request(name: &str) -> LaunchRequest {
     let mut kernel: File = tempfile::tempfile().expect("a temporary file");
     kernel.write_all(&TinyGuest::spin().elf()).expect("it can be written");
     LaunchRequest {
+        isolation: vm_model::Isolation::default(),
         id: VmId::new(name),
         spec: MachineSpec {
             uuid: uuid::Uuid::nil(),
