@@ -52,7 +52,9 @@ fn conditions_of(info: &VmInfo) -> Vec<Condition> {
     };
     match info.wanted.as_ref().map(|wanted| &wanted.refusal) {
         Some(Some(refusal)) => holds(ConditionKind::ChangeRefused, refusal.message.clone()),
-        Some(None) => holds(ConditionKind::ChangePending, "a changed definition is being prepared".to_owned()),
+        Some(None) => {
+            holds(ConditionKind::ChangePending, "a changed definition is being prepared".to_owned())
+        }
         None => {}
     }
     if info.hung {
@@ -130,7 +132,11 @@ fn sum(figures: impl Iterator<Item = u64>) -> u64 {
     figures.fold(0, u64::saturating_add)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, and turns NaN into 0")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates, and turns NaN into 0"
+)]
 fn millicores(percent: f64) -> u64 {
     (percent * 10.0).round() as u64
 }
@@ -180,7 +186,9 @@ impl From<&RemovedVm> for Kept {
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Assignment, Bytes, DiskTrouble, FailureKind, Generation, NicCounters, VcpuCounters, VmId};
+    use vm_model::{
+        Assignment, Bytes, DiskTrouble, FailureKind, Generation, NicCounters, VcpuCounters, VmId,
+    };
 
     use super::*;
 
@@ -195,10 +203,12 @@ mod tests {
 
     #[test]
     fn a_vm_is_told_with_what_its_master_must_know() {
-        let mut info = VmInfo::new(Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x"), Generation::new(3));
+        let mut info =
+            VmInfo::new(Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x"), Generation::new(3));
         info.last_failure = Some(failure("the guest triple-faulted"));
         info.hung = true;
-        info.disk_trouble = Some(DiskTrouble { disk: "root".to_owned(), problem: "No space left".to_owned() });
+        info.disk_trouble =
+            Some(DiskTrouble { disk: "root".to_owned(), problem: "No space left".to_owned() });
         info.status = VmStatus::Running;
         let report = VmReport::from(&info);
         assert_eq!((report.phase, report.reason, report.generation), (Phase::Running, None, 3));
@@ -215,7 +225,8 @@ mod tests {
 
     #[test]
     fn counters_are_added_up() {
-        let nic = |bytes| NicCounters { receive_bytes: bytes, transmit_bytes: u64::MAX, ..NicCounters::default() };
+        let nic =
+            |bytes| NicCounters { receive_bytes: bytes, transmit_bytes: u64::MAX, ..NicCounters::default() };
         let vcpu = |seconds| VcpuCounters { cpu_time: std::time::Duration::from_secs(seconds), exits: 0 };
         let counters = MachineCounters {
             vcpus: vec![vcpu(1), vcpu(2)],
@@ -225,7 +236,10 @@ mod tests {
         };
         let metrics = Metrics::of(Timestamp::from_millis(7), Some(150.26), &counters);
         assert_eq!((metrics.cpu_ms_total, metrics.cpu_millicores), (3000, Some(1503)));
-        assert_eq!((metrics.network_receive_bytes_total, metrics.network_transmit_bytes_total), (11, u64::MAX));
+        assert_eq!(
+            (metrics.network_receive_bytes_total, metrics.network_transmit_bytes_total),
+            (11, u64::MAX)
+        );
         assert_eq!(Metrics::of(Timestamp::from_millis(7), Some(f64::NAN), &counters).cpu_millicores, Some(0));
     }
 }

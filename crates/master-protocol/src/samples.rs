@@ -50,11 +50,7 @@ pub(crate) fn welcome() -> Welcome {
 pub(crate) fn assignment_set(generation: u64, names: &[&str]) -> AssignmentSet {
     let vm = |name: &&str| {
         let hash = "sha256-vZsuiNNAbVoV1qgClBpHhRQ8DSbbp6Lz6NMMLS5CqVY=";
-        VmAssignment::new(
-            VmId::new(name),
-            hash,
-            "/nix/store/00000000000000000000000000000000-vm-image",
-        )
+        VmAssignment::new(VmId::new(name), hash, "/nix/store/00000000000000000000000000000000-vm-image")
     };
     AssignmentSet {
         generation: Some(Generation::new(generation)),

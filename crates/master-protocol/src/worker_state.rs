@@ -26,9 +26,20 @@ pub(crate) struct Reporter {
     sent: WorkerState,
     sequence: u64,
     full_is_sent: bool,
+    /// The newest generation that came on the connection.
+    observed: Option<u64>,
 }
 
 impl Reporter {
+    /// An assignment came, whatever becomes of it.
+    pub(crate) fn observe(&mut self, generation: u64) {
+        self.observed = Some(generation);
+    }
+
+    fn seen(&self, node: &NodeReport) -> NodeReport {
+        NodeReport { observed_generation: self.observed, ..node.clone() }
+    }
+
     /// Makes the next report a full one.
     pub(crate) fn request_full(&mut self) {
         self.full_is_sent = false;
@@ -37,7 +48,7 @@ impl Reporter {
     /// Whether `newest` differs from what was sent by more than measurements, which can wait.
     pub(crate) fn is_due(&self, newest: &WorkerState) -> bool {
         !self.full_is_sent
-            || differs_beyond_measurements(&self.sent.node, &newest.node)
+            || differs_beyond_measurements(&self.sent.node, &self.seen(&newest.node))
             || self.sent.vms.len() != newest.vms.len()
             || newest.vms.iter().any(|(id, vm)| match self.sent.vms.get(id) {
                 Some(sent) => vm_differs_beyond_measurements(sent, vm),
@@ -63,8 +74,8 @@ impl Reporter {
             self.sent.vms.remove(id);
         }
         self.sent.vms.extend(vms.iter().map(|vm| (vm.vm.clone(), vm.clone())));
-        self.sent.node = newest.node.clone();
-        let node = newest.node.clone();
+        let node = self.seen(&newest.node);
+        self.sent.node = node.clone();
         Report { sequence: self.sequence, full, more, node, vms: List::cut(vms), gone: List::cut(gone) }
     }
 }
@@ -154,13 +165,17 @@ mod tests {
     use crate::samples;
     use crate::wire::v1::Phase;
 
+    fn node() -> NodeReport {
+        NodeReport { observed_generation: None, ..samples::node_report() }
+    }
+
     fn state(vms: &[(u8, u64)]) -> WorkerState {
         let vm = |&(name, restarts): &(u8, u64)| {
             let mut report = samples::vm_report(&format!("vm-{name}"));
             report.restarts = restarts;
             (report.vm.clone(), report)
         };
-        WorkerState { node: samples::node_report(), vms: vms.iter().map(vm).collect() }
+        WorkerState { node: node(), vms: vms.iter().map(vm).collect() }
     }
 
     #[test]
@@ -192,7 +207,7 @@ mod tests {
                 (report.vm.clone(), report)
             })
             .collect();
-        let newest = WorkerState { node: samples::node_report(), vms: many };
+        let newest = WorkerState { node: node(), vms: many };
         let (mut reporter, mut view) = (Reporter::default(), WorkerView::default());
         let first = reporter.next(&newest);
         assert!(first.full && first.more && reporter.is_due(&newest));

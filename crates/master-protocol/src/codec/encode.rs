@@ -49,7 +49,9 @@ pub fn encode_report(report: Report) -> Result<Vec<Vec<u8>>, EncodeError> {
         match encode_frame(&message) {
             Ok(frame) => frames.push(frame),
             Err(EncodeError::TooLong { length }) => {
-                let WorkerMessage::Report(report) = message else { return Err(EncodeError::TooLong { length }) };
+                let WorkerMessage::Report(report) = message else {
+                    return Err(EncodeError::TooLong { length });
+                };
                 let (first, second) = halves(*report).ok_or(EncodeError::TooLong { length })?;
                 waiting.extend([second, first]);
             }

@@ -114,7 +114,8 @@ fn a_report_that_fits_no_frame_is_sent_in_parts() {
         .collect();
     assert!(read.len() > 4);
     assert!(read.iter().all(|part| part.node == report.node));
-    let marks: Vec<(u64, bool, bool)> = read.iter().map(|part| (part.sequence, part.full, part.more)).collect();
+    let marks: Vec<(u64, bool, bool)> =
+        read.iter().map(|part| (part.sequence, part.full, part.more)).collect();
     let last = read.len() - 1;
     let expected: Vec<_> = (0..read.len()).map(|at| (7, at == 0, at != last)).collect();
     assert_eq!(marks, expected);

@@ -1,12 +1,15 @@
 //! Why a connection ended, and its last message.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use crate::codec::{FrameError, MessageError};
 use crate::wire::Text;
 use crate::wire::v1::{Goodbye, GoodbyeCode, Words};
+
+/// How long the message before the last may take.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a connection ended, as the end that ended it or noticed it says.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -107,5 +110,51 @@ impl EndReason {
 impl From<Goodbye> for EndReason {
     fn from(goodbye: Goodbye) -> Self {
         Self::PeerLeft { code: goodbye.code, text: goodbye.text }
+    }
+}
+
+/// The end of a session: the reason, then the last message as soon as it can be sent, then nothing.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    reason: Option<EndReason>,
+    goodbye_is_sent: bool,
+    /// When the last message is given up.
+    give_up_at: Option<Instant>,
+}
+
+/// What is left to do on a connection that ends.
+pub(super) enum ClosingStep {
+    /// This is to be sent.
+    Say(Goodbye),
+    /// The message before it is still on its way out.
+    Wait,
+    /// Nothing.
+    End(EndReason),
+}
+
+impl Closing {
+    /// Ends the session. The first reason counts.
+    pub(super) fn begin(&mut self, reason: EndReason) {
+        self.reason.get_or_insert(reason);
+    }
+
+    /// What to do at `now`; `None` while the session does not end.
+    pub(super) fn step(&mut self, now: Instant, can_send: bool) -> Option<ClosingStep> {
+        let reason = self.reason.as_ref()?;
+        let goodbye = reason.goodbye().filter(|_| !self.goodbye_is_sent);
+        let give_up_at = *self.give_up_at.get_or_insert(now + GOODBYE_WITHIN);
+        Some(match goodbye {
+            Some(goodbye) if can_send => {
+                self.goodbye_is_sent = true;
+                ClosingStep::Say(goodbye)
+            }
+            Some(_) if now < give_up_at && !matches!(reason, EndReason::Stalled(_)) => ClosingStep::Wait,
+            Some(_) | None => ClosingStep::End(reason.clone()),
+        })
+    }
+
+    /// When to look again, where the session ends.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.give_up_at
     }
 }

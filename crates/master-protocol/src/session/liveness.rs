@@ -63,6 +63,10 @@ impl Liveness {
         self.sending_since = None;
     }
 
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending_since.is_some()
+    }
+
     /// The nonce of a `pong` to send.
     pub(super) fn take_pong(&mut self) -> Option<u64> {
         self.pong_owed.take()

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::EndReason;
+use super::ending::{Closing, ClosingStep};
 use super::liveness::Liveness;
 use crate::wire::WorkerId;
 use crate::wire::v1::{
-    Accepted, Assignment, Epoch, Hello, MasterMessage, Name, Ping, Pong, Refused, Report, ReportRequest, VERSION,
-    Welcome, WorkerMessage,
+    Accepted, Assignment, Epoch, Hello, MasterMessage, Name, Ping, Pong, Refused, Report, ReportRequest,
+    VERSION, Welcome, WorkerMessage,
 };
 
 /// How long a worker may take for its `hello`.
@@ -54,8 +55,7 @@ pub struct MasterSession {
     /// The name in the worker's certificate; absent where the connection has none.
     certified: Option<WorkerId>,
     stage: Stage,
-    ending: Option<EndReason>,
-    goodbye_is_sent: bool,
+    closing: Closing,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl MasterSession {
     /// The session of a connection that was just accepted, from the worker that its certificate names.
     pub fn new(terms: MasterTerms, certified: Option<WorkerId>, now: Instant) -> Self {
         let stage = Stage::Greeting { until: now + HELLO_WITHIN };
-        Self { terms, certified, stage, ending: None, goodbye_is_sent: false }
+        Self { terms, certified, stage, closing: Closing::default() }
     }
 
     /// Takes a message, or `None` for one of an unknown type.
@@ -97,7 +97,10 @@ impl MasterSession {
                     WorkerMessage::Ping(ping) => established.liveness.asked(ping.nonce),
                     WorkerMessage::Pong(_) => {}
                     other @ (WorkerMessage::Hello(_) | WorkerMessage::Goodbye(_)) => {
-                        self.end(EndReason::OutOfOrder { kind: kind(&other), expected: "a \"report\" or the like" });
+                        self.end(EndReason::OutOfOrder {
+                            kind: kind(&other),
+                            expected: "a \"report\" or the like",
+                        });
                     }
                 }
             }
@@ -132,7 +135,7 @@ impl MasterSession {
 
     /// Ends the session for `reason`, unless it has ended. The first reason counts.
     pub fn end(&mut self, reason: EndReason) {
-        self.ending.get_or_insert(reason);
+        self.closing.begin(reason);
     }
 
     /// Asks the worker for a full report.
@@ -159,13 +162,13 @@ impl MasterSession {
         can_send: bool,
     ) -> Option<MasterOutput> {
         self.look_at_clock(now);
-        if let Some(reason) = &self.ending {
-            if can_send && !std::mem::replace(&mut self.goodbye_is_sent, true)
-                && let Some(goodbye) = reason.goodbye()
-            {
+        match self.closing.step(now, can_send) {
+            Some(ClosingStep::Say(goodbye)) => {
                 return Some(MasterOutput::Send(MasterMessage::Goodbye(goodbye)));
             }
-            return Some(MasterOutput::End(reason.clone()));
+            Some(ClosingStep::Wait) => return None,
+            Some(ClosingStep::End(reason)) => return Some(MasterOutput::End(reason)),
+            None => {}
         }
         match &mut self.stage {
             Stage::Established(established) if can_send => {
@@ -191,6 +194,9 @@ impl MasterSession {
 
     /// When [`MasterSession::poll`] has something to do although nothing happened.
     pub fn deadline(&self) -> Instant {
+        if let Some(deadline) = self.closing.deadline() {
+            return deadline;
+        }
         match &self.stage {
             Stage::Greeting { until } => *until,
             Stage::Established(established) => established.liveness.deadline(),

@@ -14,7 +14,11 @@ use crate::worker_state::{WorkerState, WorkerView};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn terms() -> MasterTerms {
-    MasterTerms { name: Text::cut("master.example.org"), epoch: Text::cut("2026-11-27"), heartbeat: 10 * SECOND }
+    MasterTerms {
+        name: Text::cut("master.example.org"),
+        epoch: Text::cut("2026-11-27"),
+        heartbeat: 10 * SECOND,
+    }
 }
 
 fn state(vms: &[&str]) -> WorkerState {
@@ -37,7 +41,11 @@ fn worker_sends(session: &mut WorkerSession, newest: &WorkerState, now: Instant)
     }
 }
 
-fn master_sends(session: &mut MasterSession, desired: Option<&Arc<Assignment>>, now: Instant) -> Option<MasterMessage> {
+fn master_sends(
+    session: &mut MasterSession,
+    desired: Option<&Arc<Assignment>>,
+    now: Instant,
+) -> Option<MasterMessage> {
     match session.poll(desired, now, true) {
         Some(MasterOutput::Send(message)) => {
             session.sent();
@@ -54,7 +62,9 @@ fn established(newest: &WorkerState, now: Instant) -> WorkerSession {
     assert!(matches!(worker_sends(&mut session, newest, now), Some(WorkerMessage::Hello(_))));
     assert!(worker_sends(&mut session, newest, now).is_none(), "it waits for the welcome");
     session.receive(Some(MasterMessage::Welcome(samples::welcome())), now);
-    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, newest, now) else { panic!("no report") };
+    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, newest, now) else {
+        panic!("no report")
+    };
     assert!(report.full && report.vms.len() == newest.vms.len());
     session
 }
@@ -103,7 +113,9 @@ fn an_assignment_is_offered_and_its_answer_sent() {
     assert_eq!((accepted.epoch.as_str(), accepted.generation), ("2026-11-27", 7), "they are the offer's");
     let Some(WorkerOutput::Offer(offer)) = session.poll(&newest, now, false) else { panic!("no offer") };
     assert_eq!(offer.set.generation.map(vm_model::Generation::get), Some(9));
-    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, &newest, now + SECOND) else { panic!("none") };
+    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, &newest, now + SECOND) else {
+        panic!("none")
+    };
     assert_eq!(report.node.observed_generation, Some(9), "whatever became of it");
 }
 
@@ -128,7 +140,9 @@ fn what_is_no_assignment_is_refused_and_the_connection_goes_on() {
         ),
     ] {
         session.receive(Some(MasterMessage::Assignment(read(json))), now);
-        let Some(WorkerMessage::Refused(refused)) = worker_sends(&mut session, &newest, now) else { panic!("{json}") };
+        let Some(WorkerMessage::Refused(refused)) = worker_sends(&mut session, &newest, now) else {
+            panic!("{json}")
+        };
         assert_eq!(refused.code, code);
         assert!(refused.text.contains(words), "{}", refused.text);
     }
@@ -137,7 +151,10 @@ fn what_is_no_assignment_is_refused_and_the_connection_goes_on() {
     session.receive(Some(MasterMessage::Assignment(read(json))), now);
     let Some(WorkerOutput::Offer(offer)) = session.poll(&newest, now, true) else { panic!("no offer") };
     assert!(offer.set.allow_removals);
-    assert!(offer.set.refused[0].problem.contains("the nearest is \"store_path\""), "half-read entries are refused");
+    assert!(
+        offer.set.refused[0].problem.contains("the nearest is \"store_path\""),
+        "half-read entries are refused"
+    );
 }
 
 #[test]
@@ -152,9 +169,13 @@ fn a_slow_master_costs_one_report() {
         session.receive(Some(MasterMessage::Ping(Ping { nonce: restarts })), later);
         assert!(session.poll(&newest, later, false).is_none(), "nothing can be sent");
     }
-    let Some(WorkerMessage::Pong(pong)) = worker_sends(&mut session, &newest, later) else { panic!("no pong") };
+    let Some(WorkerMessage::Pong(pong)) = worker_sends(&mut session, &newest, later) else {
+        panic!("no pong")
+    };
     assert_eq!(pong.nonce, 99, "one answer for all");
-    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, &newest, later) else { panic!("no report") };
+    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, &newest, later) else {
+        panic!("no report")
+    };
     assert_eq!((report.sequence, report.vms[0].restarts, report.full), (2, 99, false));
     assert!(worker_sends(&mut session, &newest, later).is_none());
     // Measurements wait for the interval, which begins with the newest report.
@@ -171,7 +192,9 @@ fn a_full_report_comes_when_it_is_asked_for() {
     let (now, newest) = (Instant::now(), state(&["a", "b"]));
     let mut session = established(&newest, now);
     session.receive(Some(MasterMessage::ReportRequest(ReportRequest {})), now);
-    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, &newest, now + SECOND) else { panic!("none") };
+    let Some(WorkerMessage::Report(report)) = worker_sends(&mut session, &newest, now + SECOND) else {
+        panic!("none")
+    };
     assert!(report.full && report.vms.len() == 2);
 }
 
@@ -223,7 +246,10 @@ fn silence_and_a_peer_that_takes_nothing_end_a_connection() {
     // It talks and does not listen.
     let mut session = established(&newest, now);
     let later = now + 10 * SECOND;
-    assert!(matches!(session.poll(&newest, later, true), Some(WorkerOutput::Send(_))), "the interval's report");
+    assert!(
+        matches!(session.poll(&newest, later, true), Some(WorkerOutput::Send(_))),
+        "the interval's report"
+    );
     let mut heard = later;
     for _ in 0..3 {
         session.receive(Some(MasterMessage::Ping(Ping { nonce: 1 })), heard);
@@ -234,6 +260,20 @@ fn silence_and_a_peer_that_takes_nothing_end_a_connection() {
     session.receive(None, later + 30 * SECOND);
     let (_, reason) = ended(&mut session, later + 30 * SECOND);
     assert_eq!(reason, EndReason::Stalled(30 * SECOND));
+}
+
+#[test]
+fn the_last_message_waits_for_the_one_before_and_not_for_ever() {
+    let (now, newest) = (Instant::now(), state(&[]));
+    let mut session = established(&newest, now);
+    session.end(EndReason::ShuttingDown);
+    assert!(session.poll(&newest, now, false).is_none());
+    assert_eq!(session.deadline(), now + SECOND);
+    assert!(matches!(session.poll(&newest, now + SECOND, false), Some(WorkerOutput::End(_))));
+    let mut session = established(&newest, now);
+    session.end(EndReason::ShuttingDown);
+    assert!(session.poll(&newest, now, false).is_none());
+    assert_eq!(ended(&mut session, now).0, Some(GoodbyeCode::ShuttingDown));
 }
 
 #[test]
@@ -273,8 +313,16 @@ fn a_master_ends_what_a_worker_breaks() {
     let ping = Some(WorkerMessage::Ping(Ping { nonce: 0 }));
     let stranger = |hello: &mut Hello| hello.worker = "worker-2".parse().expect("valid");
     for (message, code, words) in [
-        (hello(stranger), GoodbyeCode::WrongIdentity, "calls itself worker-2; its certificate is of worker-1"),
-        (hello(|hello| hello.versions = List::cut([2, 3])), GoodbyeCode::NoCommonVersion, "speaks 2, 3, this one 1"),
+        (
+            hello(stranger),
+            GoodbyeCode::WrongIdentity,
+            "calls itself worker-2; its certificate is of worker-1",
+        ),
+        (
+            hello(|hello| hello.versions = List::cut([2, 3])),
+            GoodbyeCode::NoCommonVersion,
+            "speaks 2, 3, this one 1",
+        ),
         (ping, GoodbyeCode::OutOfOrder, "\"ping\" came where \"hello\" was expected"),
     ] {
         let mut session = MasterSession::new(terms(), Some("worker-1".parse().expect("valid")), now);
@@ -326,7 +374,7 @@ proptest! {
         let (mut view, mut desired, mut offered) = (WorkerView::default(), None, None);
         let (mut undecided, mut generation) = (false, 0);
         let settle = [Step::Decide, Step::Wait(100), Step::Decide, Step::Wait(100)];
-        for step in steps.into_iter().chain(settle) {
+        for step in [Step::Wait(0)].into_iter().chain(steps).chain(settle) {
             match step {
                 Step::Change(vm, restarts) => {
                     let mut report = samples::vm_report(&format!("vm-{vm}"));

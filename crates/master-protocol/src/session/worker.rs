@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use vm_model::AssignmentSet;
 
 use super::EndReason;
+use super::ending::{Closing, ClosingStep};
 use super::liveness::Liveness;
 use crate::wire::Text;
 use crate::wire::v1::{
-    Accepted, Assignment, Epoch, Hello, MasterMessage, Name, Ping, Pong, RefusalCode, Refused, VERSION, Welcome,
-    WorkerMessage,
+    Accepted, Assignment, Epoch, Hello, MasterMessage, Name, Ping, Pong, RefusalCode, Refused, VERSION,
+    Welcome, WorkerMessage,
 };
 use crate::worker_state::{Reporter, WorkerState};
 
@@ -53,8 +54,7 @@ pub enum WorkerOutput {
 #[derive(Debug)]
 pub struct WorkerSession {
     stage: Stage,
-    ending: Option<EndReason>,
-    goodbye_is_sent: bool,
+    closing: Closing,
 }
 
 #[derive(Debug)]
@@ -71,8 +71,6 @@ struct Established {
     /// Whether there is more to report than measurements.
     report_due: bool,
     reported_at: Option<Instant>,
-    /// The newest generation that came.
-    observed: Option<u64>,
     /// The newest assignment that nobody was offered yet.
     waiting: Option<Assignment>,
     /// The epoch and generation of the offer that is being decided about.
@@ -84,7 +82,7 @@ impl WorkerSession {
     /// The session of a connection that was just made, whose first message is `hello`.
     pub fn new(hello: Hello, now: Instant) -> Self {
         let stage = Stage::Greeting { hello: Some(Box::new(hello)), until: now + WELCOME_WITHIN };
-        Self { stage, ending: None, goodbye_is_sent: false }
+        Self { stage, closing: Closing::default() }
     }
 
     /// What the master said of itself; absent until it did.
@@ -132,7 +130,6 @@ impl WorkerSession {
             reporter: Reporter::default(),
             report_due: true,
             reported_at: None,
-            observed: None,
             waiting: None,
             offered: None,
             answer: None,
@@ -141,13 +138,13 @@ impl WorkerSession {
 
     /// Ends the session for `reason`, unless it has ended. The first reason counts.
     pub fn end(&mut self, reason: EndReason) {
-        self.ending.get_or_insert(reason);
+        self.closing.begin(reason);
     }
 
     /// Says that the worker's state is another one now.
     pub fn state_changed(&mut self, newest: &WorkerState) {
         if let Stage::Established(established) = &mut self.stage {
-            established.report_due = established.reporter.is_due(&established.seen(newest));
+            established.report_due = established.reporter.is_due(newest);
         }
     }
 
@@ -169,13 +166,13 @@ impl WorkerSession {
     /// [`WorkerSession::deadline`]. Where `can_send` is false it asks for nothing to be sent.
     pub fn poll(&mut self, newest: &WorkerState, now: Instant, can_send: bool) -> Option<WorkerOutput> {
         self.look_at_clock(now);
-        if let Some(reason) = &self.ending {
-            if can_send && !std::mem::replace(&mut self.goodbye_is_sent, true)
-                && let Some(goodbye) = reason.goodbye()
-            {
+        match self.closing.step(now, can_send) {
+            Some(ClosingStep::Say(goodbye)) => {
                 return Some(WorkerOutput::Send(WorkerMessage::Goodbye(goodbye)));
             }
-            return Some(WorkerOutput::End(reason.clone()));
+            Some(ClosingStep::Wait) => return None,
+            Some(ClosingStep::End(reason)) => return Some(WorkerOutput::End(reason)),
+            None => {}
         }
         match &mut self.stage {
             Stage::Greeting { hello, .. } if can_send => {
@@ -206,8 +203,15 @@ impl WorkerSession {
 
     /// When [`WorkerSession::poll`] has something to do although nothing happened.
     pub fn deadline(&self) -> Instant {
+        if let Some(deadline) = self.closing.deadline() {
+            return deadline;
+        }
         match &self.stage {
             Stage::Greeting { until, .. } => *until,
+            // While something is being sent, nothing else can be.
+            Stage::Established(established) if established.liveness.is_sending() => {
+                established.liveness.deadline()
+            }
             Stage::Established(established) => established.liveness.deadline().min(established.report_at()),
         }
     }
@@ -217,7 +221,7 @@ impl Established {
     fn receive(&mut self, message: Option<MasterMessage>) -> Result<(), EndReason> {
         match message {
             Some(MasterMessage::Assignment(assignment)) => {
-                self.observed = Some(assignment.generation);
+                self.reporter.observe(assignment.generation);
                 self.report_due = true;
                 // One that was overtaken before anybody looked at it is not answered.
                 self.waiting = Some(assignment);
@@ -229,7 +233,10 @@ impl Established {
             Some(MasterMessage::Ping(ping)) => self.liveness.asked(ping.nonce),
             Some(MasterMessage::Pong(_)) | None => {}
             Some(other @ (MasterMessage::Welcome(_) | MasterMessage::Goodbye(_))) => {
-                return Err(EndReason::OutOfOrder { kind: kind(&other), expected: "an \"assignment\" or the like" });
+                return Err(EndReason::OutOfOrder {
+                    kind: kind(&other),
+                    expected: "an \"assignment\" or the like",
+                });
             }
         }
         Ok(())
@@ -243,7 +250,8 @@ impl Established {
         let assignment = self.waiting.take()?;
         let (epoch, generation) = (assignment.epoch.clone(), assignment.generation);
         let refused = if epoch != self.welcome.epoch {
-            let text = format!("the epoch is {epoch:?}; that of the \"welcome\" was {:?}", self.welcome.epoch);
+            let text =
+                format!("the epoch is {epoch:?}; that of the \"welcome\" was {:?}", self.welcome.epoch);
             (RefusalCode::WrongEpoch, text)
         } else {
             match assignment.read() {
@@ -283,7 +291,7 @@ impl Established {
             return Some(answer);
         }
         if now >= self.report_at() {
-            let report = self.reporter.next(&self.seen(newest));
+            let report = self.reporter.next(newest);
             self.report_due = report.more;
             self.reported_at = Some(now);
             return Some(WorkerMessage::Report(Box::new(report)));
@@ -295,13 +303,6 @@ impl Established {
     fn report_at(&self) -> Instant {
         let Some(last) = self.reported_at else { return self.liveness.started_at() };
         last + if self.report_due { REPORT_GAP } else { self.liveness.interval() }
-    }
-
-    /// The state with what this connection knows of it.
-    fn seen(&self, newest: &WorkerState) -> WorkerState {
-        let mut seen = newest.clone();
-        seen.node.observed_generation = self.observed;
-        seen
     }
 }
 

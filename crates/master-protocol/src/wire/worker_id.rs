@@ -17,7 +17,9 @@ pub struct WorkerId(String);
 
 /// A text that names no worker.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("invalid worker id {text:?}: accepted is a DNS name in lower case of at most 253 bytes, like worker-1")]
+#[error(
+    "invalid worker id {text:?}: accepted is a DNS name in lower case of at most 253 bytes, like worker-1"
+)]
 pub struct InvalidWorkerId {
     text: String,
 }
@@ -86,7 +88,9 @@ mod tests {
             assert_eq!(text.parse::<WorkerId>().expect(text).as_str(), text);
         }
         let long = "a.".repeat(127) + "a";
-        for text in ["", ".", "..", "a..b", ".a", "a/b", "A", "-a", "a-", "a_b", "ä", "a b", &long, &"a".repeat(64)] {
+        for text in
+            ["", ".", "..", "a..b", ".a", "a/b", "A", "-a", "a-", "a_b", "ä", "a b", &long, &"a".repeat(64)]
+        {
             assert!(text.parse::<WorkerId>().is_err(), "{text:?} must be refused");
         }
     }

@@ -12,8 +12,8 @@ pub use answer::{Accepted, Held, Outcome, RefusalCode, Refused};
 pub use assignment::Assignment;
 pub use greeting::{Capacity, Cpu, Engine, Hello, InForce, Welcome};
 pub use report::{
-    Address, Condition, ConditionKind, Kept, Metrics, NodeReport, Phase, Readiness, Reason, RefusedVm, Report,
-    VMS_MOST, VmReport,
+    Address, Condition, ConditionKind, Kept, Metrics, NodeReport, Phase, Readiness, Reason, RefusedVm,
+    Report, VMS_MOST, VmReport,
 };
 use serde::{Deserialize, Serialize};
 
