@@ -84,6 +84,8 @@
 pub mod codec;
 mod conversion;
 pub mod drivers;
+#[cfg(test)]
+mod page_tests;
 mod random;
 #[cfg(test)]
 mod samples;

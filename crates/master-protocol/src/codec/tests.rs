@@ -7,6 +7,10 @@ use crate::samples;
 use crate::wire::v1::{FRAME_MOST_BYTES, MasterMessage, NESTING_MOST, Ping, Report, WorkerMessage};
 use crate::wire::{List, Text};
 
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("lengths in tests are small")
+}
+
 fn frames_of(decoder: &mut FrameDecoder) -> Result<Vec<Vec<u8>>, FrameError> {
     let mut frames = Vec::new();
     while let Some(frame) = decoder.next_frame()? {
@@ -63,16 +67,16 @@ fn what_is_no_message_is_refused_in_few_words() {
 #[test]
 fn a_length_out_of_bounds_is_refused_before_anything_is_gathered() {
     let mut decoder = FrameDecoder::new();
-    decoder.feed(&u32::try_from(FRAME_MOST_BYTES).expect("small").to_be_bytes());
+    decoder.feed(&length(FRAME_MOST_BYTES).to_be_bytes());
     assert_eq!(decoder.next_frame(), Ok(None));
     assert!(decoder.memory() < 100, "{} bytes for a length alone", decoder.memory());
-    for (length, error) in [
+    for (announced, error) in [
         (0, FrameError::Empty),
-        (FRAME_MOST_BYTES as u32 + 1, FrameError::TooLong { length: FRAME_MOST_BYTES as u32 + 1 }),
+        (length(FRAME_MOST_BYTES) + 1, FrameError::TooLong { length: length(FRAME_MOST_BYTES) + 1 }),
         (u32::MAX, FrameError::TooLong { length: u32::MAX }),
     ] {
         let mut decoder = FrameDecoder::new();
-        decoder.feed(&length.to_be_bytes());
+        decoder.feed(&announced.to_be_bytes());
         assert_eq!(decoder.next_frame(), Err(error));
         decoder.feed(b"more");
         assert_eq!(decoder.next_frame(), Err(error));
@@ -81,7 +85,7 @@ fn a_length_out_of_bounds_is_refused_before_anything_is_gathered() {
 
 #[test]
 fn the_longest_frame_comes_through_byte_by_byte_and_is_given_back() {
-    let mut bytes = (FRAME_MOST_BYTES as u32).to_be_bytes().to_vec();
+    let mut bytes = length(FRAME_MOST_BYTES).to_be_bytes().to_vec();
     bytes.resize(bytes.len() + FRAME_MOST_BYTES, b' ');
     let mut decoder = FrameDecoder::new();
     for (at, byte) in bytes.iter().enumerate() {
@@ -150,7 +154,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         for frame in &frames {
-            bytes.extend((frame.len() as u32).to_be_bytes());
+            bytes.extend(length(frame.len()).to_be_bytes());
             bytes.extend(frame);
         }
         let mut decoder = FrameDecoder::new();

@@ -126,8 +126,13 @@ impl Conversation {
                 return reason;
             }
             let now = Instant::now().into_std();
-            let paused = self.budget.paused_until(now);
             let deadline = self.session.deadline();
+            if self.session.is_ending() {
+                // Whether it was sent or not, the session knows what follows.
+                let _ = self.stream.sent_until(Instant::from_std(deadline)).await;
+                continue;
+            }
+            let paused = self.budget.paused_until(now);
             let deadline = Instant::from_std(paused.map_or(deadline, |resume_at| deadline.min(resume_at)));
             // All arms are cancel-safe: what `progress` has read or written is kept in the stream.
             tokio::select! {

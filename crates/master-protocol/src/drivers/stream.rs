@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::time::{Instant, timeout_at};
 
 use crate::codec::{FrameDecoder, FrameError};
 
@@ -77,6 +78,22 @@ impl FramedStream {
             sent = write_some(&mut self.writer, &mut self.outgoing), if is_sending => sent,
             else => std::future::pending().await,
         }
+    }
+
+    /// Sends what is being sent, until `deadline` at most. Reads nothing. What cannot be sent is given up.
+    pub(super) async fn sent_until(&mut self, deadline: Instant) -> io::Result<()> {
+        let sending = async {
+            while !self.can_send() {
+                write_some(&mut self.writer, &mut self.outgoing).await?;
+            }
+            Ok(())
+        };
+        // It can go on where it was interrupted.
+        let sent = timeout_at(deadline, sending).await.unwrap_or(Ok(()));
+        if sent.is_err() {
+            self.outgoing = Outgoing::Nothing;
+        }
+        sent
     }
 
     /// Sends what is being sent, says that nothing follows, and waits until the other end has heard it: closing a socket

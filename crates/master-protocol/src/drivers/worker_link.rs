@@ -161,6 +161,9 @@ impl WorkerLink {
         shutdown: &mut (impl Future<Output = ()> + Unpin),
     ) -> std::io::Result<()> {
         let deadline = Instant::from_std(talk.session.deadline());
+        if talk.session.is_ending() {
+            return talk.stream.sent_until(deadline).await.map(|_| ());
+        }
         let has_offer = talk.offer.is_some();
         // All arms are cancel-safe: what `progress` has read or written is kept in the stream.
         tokio::select! {

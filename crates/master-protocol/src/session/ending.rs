@@ -138,6 +138,10 @@ impl Closing {
         self.reason.get_or_insert(reason);
     }
 
+    pub(super) fn is_begun(&self) -> bool {
+        self.reason.is_some()
+    }
+
     /// What to do at `now`; `None` while the session does not end.
     pub(super) fn step(&mut self, now: Instant, can_send: bool) -> Option<ClosingStep> {
         let reason = self.reason.as_ref()?;

@@ -136,6 +136,11 @@ impl WorkerSession {
         }));
     }
 
+    /// Whether the session has ended but for its last message. What comes in is of no interest any more.
+    pub fn is_ending(&self) -> bool {
+        self.closing.is_begun()
+    }
+
     /// Ends the session for `reason`, unless it has ended. The first reason counts.
     pub fn end(&mut self, reason: EndReason) {
         self.closing.begin(reason);

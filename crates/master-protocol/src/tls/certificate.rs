@@ -51,7 +51,7 @@ impl CertificateFacts {
         let alternatives = certificate.get::<SubjectAltName>().map_err(unreadable)?;
         let dns_names =
             alternatives.into_iter().flat_map(|(_, names)| names.0).filter_map(|name| match name {
-                GeneralName::DnsName(name) => Some(short(&name.to_string())),
+                GeneralName::DnsName(name) => Some(short(name.as_ref())),
                 _ => None,
             });
         let moment = |time: x509_cert::time::Time| Timestamp::from(SystemTime::from(time.to_date_time()));
