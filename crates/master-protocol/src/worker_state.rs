@@ -120,6 +120,9 @@ fn vm_differs_beyond_measurements(sent: &VmReport, newest: &VmReport) -> bool {
         || *conditions != newest.conditions
 }
 
+/// A worker's VMs that a master keeps in mind at most. Whoever has a certificate could make up more.
+const VMS_KNOWN_MOST: usize = 4 * VMS_MOST;
+
 /// What a master knows of a worker: the reports so far, put together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerView {
@@ -131,7 +134,7 @@ pub struct WorkerView {
 }
 
 impl WorkerView {
-    /// Puts `report` to what is known. Whether the view is complete: where it is not, ask for a full report.
+    /// Puts `report` to what is known; of a worker that names more than 16,384 VMs, not all of them. Whether the view is complete: where it is not, ask for a full report.
     pub fn apply(&mut self, report: Report) -> bool {
         let Report { sequence: _, full, more, node, vms, gone } = report;
         if full {
@@ -141,7 +144,11 @@ impl WorkerView {
         for id in gone.iter() {
             known.remove(id);
         }
-        known.extend(vms.into_vec().into_iter().map(|vm| (vm.vm.clone(), vm)));
+        for vm in vms.into_vec() {
+            if known.len() < VMS_KNOWN_MOST || known.contains_key(&vm.vm) {
+                known.insert(vm.vm.clone(), vm);
+            }
+        }
         self.state.node = node;
         if !more && let Some(complete) = self.incoming.take() {
             self.state.vms = complete;
@@ -230,6 +237,17 @@ mod tests {
         assert!(view.apply(reporter.next(&state(&[(2, 0)]))));
         view.begin_connection();
         assert_eq!(view.state, state(&[(2, 0)]), "what was known stays known");
+    }
+
+    #[test]
+    fn a_worker_that_makes_up_vms_costs_a_bounded_amount() {
+        let mut view = WorkerView::default();
+        for round in 0..6 {
+            let vm = |number: usize| samples::vm_report(&format!("vm-{round}-{number}"));
+            let vms = List::cut((0..VMS_MOST).map(vm));
+            view.apply(Report { sequence: 1, full: round == 0, vms, ..Report::default() });
+        }
+        assert_eq!(view.state.vms.len(), VMS_KNOWN_MOST);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -117,7 +117,7 @@ fn write(directory: &Path, name: &str, text: &str, mode: u32) -> Result<PathBuf,
     let written = opened.and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         // The mode above goes through the umask, which may take more away and give nothing.
-        file.set_permissions(fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(mode)))
+        file.set_permissions(fs::Permissions::from_mode(mode))
     });
     match written {
         Ok(()) => Ok(path),
@@ -127,8 +127,6 @@ fn write(directory: &Path, name: &str, text: &str, mode: u32) -> Result<PathBuf,
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use master_protocol::tls::{Credentials, TlsFiles};
 
     use super::*;

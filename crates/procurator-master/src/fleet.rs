@@ -10,6 +10,9 @@ use master_protocol::wire::v1::{Capacity, NodeReport, VmReport};
 use serde::{Deserialize, Serialize};
 use vm_model::Timestamp;
 
+/// Workers that are kept in mind. Without TLS a worker is whoever it says it is, and could be very many.
+const WORKERS_MOST: usize = 4096;
+
 /// All workers that were heard of since the master began.
 #[derive(Debug, Default)]
 pub struct Fleet {
@@ -65,6 +68,9 @@ pub struct WorkerStatus {
 impl Fleet {
     /// Takes news of a worker that came at `now`.
     pub fn take(&mut self, event: WorkerEvent, now: Timestamp) {
+        if !self.workers.contains_key(&event.worker) && !self.make_room() {
+            return;
+        }
         let member = self.workers.entry(event.worker).or_default();
         if event.connection < member.connection {
             // A connection that was replaced says its last.
@@ -94,6 +100,19 @@ impl Fleet {
                 let problem = Some(format!("refused: {}", refused.text));
                 member.answer = Some(Answer { generation: refused.generation, problem });
             }
+        }
+    }
+
+    /// Makes room for another worker, at the cost of one that is gone if need be. Whether there is some.
+    fn make_room(&mut self) -> bool {
+        if self.workers.len() >= WORKERS_MOST {
+            let mut workers = self.workers.iter();
+            let gone = workers
+                .find(|(_, member)| member.connected_since.is_none())
+                .map(|(worker, _)| worker.clone());
+            gone.is_some_and(|worker| self.workers.remove(&worker).is_some())
+        } else {
+            true
         }
     }
 

@@ -1,23 +1,21 @@
 //! The worker's end of a connection.
 
+mod established;
+
 use std::time::{Duration, Instant};
 
 use vm_model::AssignmentSet;
 
+use self::established::Established;
 use super::EndReason;
 use super::ending::{Closing, ClosingStep};
-use super::liveness::Liveness;
-use crate::wire::Text;
 use crate::wire::v1::{
-    Accepted, Assignment, Epoch, Hello, MasterMessage, Name, Ping, Pong, RefusalCode, Refused, VERSION,
-    Welcome, WorkerMessage,
+    Accepted, Epoch, Hello, MasterMessage, Name, Refused, VERSION, Welcome, WorkerMessage,
 };
-use crate::worker_state::{Reporter, WorkerState};
+use crate::worker_state::WorkerState;
 
 /// How long the master may take for its `welcome`.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
-/// Changes that come closer together than this share a report.
-const REPORT_GAP: Duration = Duration::from_millis(50);
 
 /// An assignment for whoever decides about it. A session makes one at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,21 +61,6 @@ enum Stage {
     Established(Box<Established>),
 }
 
-#[derive(Debug)]
-struct Established {
-    welcome: Welcome,
-    liveness: Liveness,
-    reporter: Reporter,
-    /// Whether there is more to report than measurements.
-    report_due: bool,
-    reported_at: Option<Instant>,
-    /// The newest assignment that nobody was offered yet.
-    waiting: Option<Assignment>,
-    /// The epoch and generation of the offer that is being decided about.
-    offered: Option<(Epoch, u64)>,
-    answer: Option<WorkerMessage>,
-}
-
 impl WorkerSession {
     /// The session of a connection that was just made, whose first message is `hello`.
     pub fn new(hello: Hello, now: Instant) -> Self {
@@ -89,7 +72,7 @@ impl WorkerSession {
     pub fn welcome(&self) -> Option<&Welcome> {
         match &self.stage {
             Stage::Greeting { .. } => None,
-            Stage::Established(established) => Some(&established.welcome),
+            Stage::Established(established) => Some(established.welcome()),
         }
     }
 
@@ -124,16 +107,7 @@ impl WorkerSession {
             });
         }
         let interval = Duration::from_millis(welcome.heartbeat_ms);
-        self.stage = Stage::Established(Box::new(Established {
-            welcome,
-            liveness: Liveness::new(interval, now),
-            reporter: Reporter::default(),
-            report_due: true,
-            reported_at: None,
-            waiting: None,
-            offered: None,
-            answer: None,
-        }));
+        self.stage = Stage::Established(Box::new(Established::new(welcome, interval, now)));
     }
 
     /// Whether the session has ended but for its last message. What comes in is of no interest any more.
@@ -149,7 +123,7 @@ impl WorkerSession {
     /// Says that the worker's state is another one now.
     pub fn state_changed(&mut self, newest: &WorkerState) {
         if let Stage::Established(established) = &mut self.stage {
-            established.report_due = established.reporter.is_due(newest);
+            established.state_changed(newest);
         }
     }
 
@@ -213,101 +187,8 @@ impl WorkerSession {
         }
         match &self.stage {
             Stage::Greeting { until, .. } => *until,
-            // While something is being sent, nothing else can be.
-            Stage::Established(established) if established.liveness.is_sending() => {
-                established.liveness.deadline()
-            }
-            Stage::Established(established) => established.liveness.deadline().min(established.report_at()),
+            Stage::Established(established) => established.deadline(),
         }
-    }
-}
-
-impl Established {
-    fn receive(&mut self, message: Option<MasterMessage>) -> Result<(), EndReason> {
-        match message {
-            Some(MasterMessage::Assignment(assignment)) => {
-                self.reporter.observe(assignment.generation);
-                self.report_due = true;
-                // One that was overtaken before anybody looked at it is not answered.
-                self.waiting = Some(assignment);
-            }
-            Some(MasterMessage::ReportRequest(_)) => {
-                self.reporter.request_full();
-                self.report_due = true;
-            }
-            Some(MasterMessage::Ping(ping)) => self.liveness.asked(ping.nonce),
-            Some(MasterMessage::Pong(_)) | None => {}
-            Some(other @ (MasterMessage::Welcome(_) | MasterMessage::Goodbye(_))) => {
-                return Err(EndReason::OutOfOrder {
-                    kind: kind(&other),
-                    expected: "an \"assignment\" or the like",
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The newest assignment, once the one before is decided about and its answer sent.
-    fn next_offer(&mut self) -> Option<AssignmentOffer> {
-        if self.offered.is_some() || self.answer.is_some() {
-            return None;
-        }
-        let assignment = self.waiting.take()?;
-        let (epoch, generation) = (assignment.epoch.clone(), assignment.generation);
-        let refused = if epoch != self.welcome.epoch {
-            let text =
-                format!("the epoch is {epoch:?}; that of the \"welcome\" was {:?}", self.welcome.epoch);
-            (RefusalCode::WrongEpoch, text)
-        } else {
-            match assignment.read() {
-                Ok(set) => {
-                    let master = self.welcome.master.clone();
-                    self.offered = Some((epoch.clone(), generation));
-                    return Some(AssignmentOffer { master, epoch, set });
-                }
-                Err(problem) => (RefusalCode::Malformed, problem.to_string()),
-            }
-        };
-        let (code, text) = (refused.0, Text::cut(refused.1));
-        self.answer = Some(WorkerMessage::Refused(Refused { epoch, generation, code, text }));
-        None
-    }
-
-    fn take_answer(&mut self, answer: AssignmentAnswer) {
-        // Without an offer there is nothing to answer.
-        let Some((epoch, generation)) = self.offered.take() else { return };
-        self.report_due = true;
-        self.answer = Some(match answer {
-            AssignmentAnswer::Accepted(accepted) => {
-                WorkerMessage::Accepted(Accepted { epoch, generation, ..accepted })
-            }
-            AssignmentAnswer::Refused(refused) => {
-                WorkerMessage::Refused(Refused { epoch, generation, ..refused })
-            }
-        });
-    }
-
-    /// The most urgent message; `None` where none is due.
-    fn next_message(&mut self, newest: &WorkerState, now: Instant) -> Option<WorkerMessage> {
-        if let Some(nonce) = self.liveness.take_pong() {
-            return Some(WorkerMessage::Pong(Pong { nonce }));
-        }
-        if let Some(answer) = self.answer.take() {
-            return Some(answer);
-        }
-        if now >= self.report_at() {
-            let report = self.reporter.next(newest);
-            self.report_due = report.more;
-            self.reported_at = Some(now);
-            return Some(WorkerMessage::Report(Box::new(report)));
-        }
-        self.liveness.take_ping(now).map(|nonce| WorkerMessage::Ping(Ping { nonce }))
-    }
-
-    /// When the next report is to be sent: soon after a change, otherwise at the interval.
-    fn report_at(&self) -> Instant {
-        let Some(last) = self.reported_at else { return self.liveness.started_at() };
-        last + if self.report_due { REPORT_GAP } else { self.liveness.interval() }
     }
 }
 

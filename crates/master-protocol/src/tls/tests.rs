@@ -91,6 +91,16 @@ async fn each_end_knows_the_other_by_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_master_can_be_known_by_its_address() {
+    let authority = Authority::new("First");
+    let worker = load(&authority.issue("worker-1", |_| {}));
+    let master = load(&authority.issue("10.9.0.1", |_| {}));
+    assert_eq!(shake(&worker, &master, "10.9.0.1").await.0, Ok(()));
+    let said = shake(&worker, &master, "10.9.0.2").await.0.expect_err("another address");
+    assert!(said.contains("\"10.9.0.2\" was expected"), "{said}");
+}
+
+#[tokio::test]
 async fn a_common_name_serves_where_there_is_no_dns_name() {
     let authority = Authority::new("First");
     let files = authority.issue("worker-9", |params| {
