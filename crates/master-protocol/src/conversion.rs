@@ -1,28 +1,46 @@
 //! What the worker knows, in the words of the wire. The wire's types do not follow when `vm-model` grows; this does.
 
 use vm_model::{
-    FailureReason, HeldSet, MachineCounters, NodeStatus, RefusedEntry, RemovedVm, Timestamp, VmInfo, VmNic,
-    VmStatus,
+    FailureReason, HeldSet, HoldReason, MachineCounters, NodeStatus, RefusedEntry, RemovedVm, SourceKind,
+    Timestamp, VmInfo, VmNic, VmStatus,
 };
 
 use crate::wire::v1::{
-    Address, Condition, ConditionKind, Held, Kept, Metrics, NodeReport, Phase, Readiness, Reason, RefusedVm,
-    VmReport,
+    Address, Condition, ConditionKind, Held, HeldFor, InForce, Kept, Metrics, NodeReport, Phase, Readiness,
+    Reason, RefusedVm, Source, VmReport,
 };
 use crate::wire::{List, Text};
+use crate::worker_state::WorkerState;
+
+impl WorkerState {
+    /// A worker and its VMs at `at`. What VMs have used and what the host has left is for the caller to add.
+    pub fn of<'a>(
+        at: Timestamp,
+        status: &NodeStatus,
+        vms: impl IntoIterator<Item = &'a VmInfo>,
+        kept: &[RemovedVm],
+    ) -> Self {
+        let vm = |info: &VmInfo| {
+            let source = status.owners.get(&info.id).copied().map(Source::from);
+            (info.id.clone(), VmReport { source, ..VmReport::from(info) })
+        };
+        Self { node: NodeReport::of(at, status, kept), vms: vms.into_iter().map(vm).collect() }
+    }
+}
 
 impl From<&VmInfo> for VmReport {
-    /// All that is known of a VM but what it has used and whether it serves, which are kept elsewhere.
+    /// All that is known of a VM but what it has used and whose word it follows, which are kept elsewhere.
     fn from(info: &VmInfo) -> Self {
         Self {
             vm: info.id.clone(),
             phase: Phase::from(&info.status),
-            readiness: Readiness::NotProbed,
+            readiness: info.health.as_ref().map(|health| health.ready.into()).unwrap_or_default(),
             reason: reason_of(info),
             addresses: List::cut(info.nics.iter().map(Address::from)),
             image: Text::cut(info.assignment.store_path.to_string_lossy()),
             hash: Text::cut(info.assignment.hash.as_str()),
             generation: info.generation.get(),
+            source: None,
             restarts: info.restarts,
             started_at_ms: info.started_at.map(Timestamp::as_millis),
             metrics: None,
@@ -46,31 +64,55 @@ fn reason_of(info: &VmInfo) -> Option<Reason> {
 }
 
 fn conditions_of(info: &VmInfo) -> Vec<Condition> {
-    let mut conditions = Vec::new();
-    let mut holds = |kind, reason: String| {
-        conditions.push(Condition { kind, since_ms: None, reason: Text::cut(reason) });
-    };
-    match info.wanted.as_ref().map(|wanted| &wanted.refusal) {
-        Some(Some(refusal)) => holds(ConditionKind::ChangeRefused, refusal.message.clone()),
-        Some(None) => {
-            holds(ConditionKind::ChangePending, "a changed definition is being prepared".to_owned())
+    let told = info.conditions.iter().map(Condition::from);
+    let paths: Vec<_> = info.unverified.iter().map(|path| path.to_string_lossy()).collect();
+    let crash_loop =
+        info.is_crash_looping().then(|| format!("it failed {} times in a row", info.failures_in_a_row));
+    let found = [
+        (ConditionKind::Stable, crash_loop.unwrap_or_default()),
+        (ConditionKind::Verified, paths.join(", ")),
+        (ConditionKind::Complete, info.warnings.join("; ")),
+    ];
+    let found = found.map(|(kind, objection)| Condition {
+        kind,
+        holds: objection.is_empty(),
+        since_ms: None,
+        reason: Text::cut(objection),
+    });
+    told.chain(found).collect()
+}
+
+impl From<&vm_model::Condition> for Condition {
+    fn from(condition: &vm_model::Condition) -> Self {
+        let kind = match condition.kind {
+            vm_model::ConditionKind::Applied => ConditionKind::Applied,
+            vm_model::ConditionKind::InPhase => ConditionKind::InPhase,
+            vm_model::ConditionKind::Ready => ConditionKind::Ready,
+            vm_model::ConditionKind::Undisturbed => ConditionKind::Undisturbed,
+        };
+        let reason = Text::cut(condition.reason.as_deref().unwrap_or_default());
+        Self { kind, holds: condition.holds, since_ms: Some(condition.since.as_millis()), reason }
+    }
+}
+
+impl From<vm_model::Readiness> for Readiness {
+    fn from(readiness: vm_model::Readiness) -> Self {
+        match readiness {
+            vm_model::Readiness::Ready => Self::Ready,
+            vm_model::Readiness::NotReady => Self::NotReady,
+            vm_model::Readiness::Unknown => Self::Unknown,
         }
-        None => {}
     }
-    if info.hung {
-        holds(ConditionKind::Hung, "the thread of its machine stands still".to_owned());
+}
+
+impl From<SourceKind> for Source {
+    fn from(kind: SourceKind) -> Self {
+        match kind {
+            SourceKind::Master => Self::Master,
+            SourceKind::File => Self::File,
+            SourceKind::Local => Self::Local,
+        }
     }
-    if let Some(trouble) = &info.disk_trouble {
-        holds(ConditionKind::DiskTrouble, format!("disk {}: {}", trouble.disk, trouble.problem));
-    }
-    if !info.unverified.is_empty() {
-        let paths: Vec<_> = info.unverified.iter().map(|path| path.to_string_lossy()).collect();
-        holds(ConditionKind::Unverified, paths.join(", "));
-    }
-    if !info.warnings.is_empty() {
-        holds(ConditionKind::Degraded, info.warnings.join("; "));
-    }
-    conditions
 }
 
 impl From<&VmStatus> for Phase {
@@ -92,7 +134,9 @@ impl From<&FailureReason> for Reason {
     fn from(reason: &FailureReason) -> Self {
         Self {
             kind: Text::cut(reason.kind.to_string()),
+            class: reason.class.map(|class| Text::cut(class.name())),
             message: Text::cut(reason.to_string()),
+            hint: reason.hint.as_deref().map(Text::cut),
             retried: reason.can_retry_help(),
         }
     }
@@ -142,18 +186,29 @@ fn millicores(percent: f64) -> u64 {
 }
 
 impl NodeReport {
-    /// How a worker stands at `at` to what it was assigned, and what it keeps of removed VMs. What its host has left is
-    /// for the caller to add.
+    /// How a worker stands at `at` to its master, and what it keeps of removed VMs. What its host has left is for the
+    /// caller to add.
     pub fn of(at: Timestamp, status: &NodeStatus, kept: &[RemovedVm]) -> Self {
+        let report =
+            Self { at_ms: at.as_millis(), kept: List::cut(kept.iter().map(Kept::from)), ..Self::default() };
+        // What other sources say is between the host and them.
+        let Some(master) = status.sources.get(&SourceKind::Master) else { return report };
         Self {
-            at_ms: at.as_millis(),
-            applied_generation: status.generation.map(vm_model::Generation::get),
-            held: status.held.as_ref().map(Held::from),
-            refusal: status.refusal.as_ref().map(|refusal| Text::cut(refusal.as_str())),
-            refused_vms: List::cut(status.refused_entries.iter().map(RefusedVm::from)),
-            kept: List::cut(kept.iter().map(Kept::from)),
-            ..Self::default()
+            applied_generation: master.generation.map(vm_model::Generation::get),
+            held: master.held.as_ref().map(Held::from),
+            refusal: master.refusal.as_deref().map(Text::cut),
+            refused_vms: List::cut(master.refused_entries.iter().map(RefusedVm::from)),
+            ..report
         }
+    }
+}
+
+impl InForce {
+    /// The assignment in force that came from a master, if there is one.
+    pub fn of(status: &NodeStatus) -> Option<Self> {
+        let master = status.sources.get(&SourceKind::Master)?;
+        let (lineage, generation) = (master.lineage.as_ref()?, master.generation?.get());
+        Some(Self { master: Text::cut(lineage.master()), epoch: Text::cut(lineage.epoch()), generation })
     }
 }
 
@@ -163,6 +218,10 @@ impl From<&HeldSet> for Held {
             generation: held.generation.get(),
             since_ms: held.since.as_millis(),
             removals: u64::try_from(held.removals).unwrap_or(u64::MAX),
+            waits_for: match held.waits_for {
+                HoldReason::Removals => HeldFor::Removals,
+                HoldReason::Lineage => HeldFor::Lineage,
+            },
             reason: Text::cut(held.reason.as_str()),
         }
     }
@@ -186,19 +245,19 @@ impl From<&RemovedVm> for Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use vm_model::{
-        Assignment, Bytes, DiskTrouble, FailureKind, Generation, NicCounters, VcpuCounters, VmId,
+        Assignment, Bytes, DiskTrouble, FailureClass, FailureKind, Generation, Lineage, NicCounters,
+        SourceStatus, VcpuCounters, VmId, refresh_conditions,
     };
 
     use super::*;
 
     fn failure(message: &str) -> FailureReason {
-        FailureReason {
-            kind: FailureKind::Guest,
-            message: message.to_owned(),
-            transient: false,
-            console_tail: vec!["Kernel panic".to_owned()],
-        }
+        let reason =
+            FailureReason::new(FailureKind::Guest, message.to_owned()).of_class(FailureClass::KernelPanic);
+        FailureReason { console_tail: vec!["Kernel panic".to_owned()], ..reason }
     }
 
     #[test]
@@ -212,15 +271,50 @@ mod tests {
         info.status = VmStatus::Running;
         let report = VmReport::from(&info);
         assert_eq!((report.phase, report.reason, report.generation), (Phase::Running, None, 3));
-        let kinds: Vec<_> = report.conditions.iter().map(|condition| condition.kind).collect();
-        assert_eq!(kinds, [ConditionKind::Hung, ConditionKind::DiskTrouble]);
+        refresh_conditions(&mut info, Timestamp::from_millis(9));
+        info.unverified.push("/nix/store/y".into());
+        let report = VmReport::from(&info);
+        let broken: Vec<_> = report.conditions.iter().filter(|condition| !condition.holds).collect();
+        let said: Vec<_> = broken
+            .iter()
+            .map(|condition| (condition.kind, condition.since_ms, condition.reason.as_str()))
+            .collect();
+        let disk = "disk root: No space left";
+        let expected =
+            [(ConditionKind::Undisturbed, Some(9), disk), (ConditionKind::Verified, None, "/nix/store/y")];
+        assert_eq!(said, expected);
+        assert_eq!(report.conditions.len(), 7);
         info.status = VmStatus::Restarting;
         let reason = VmReport::from(&info).reason.expect("it failed");
         assert_eq!((reason.kind.as_str(), reason.retried), ("guest", true));
+        assert_eq!(reason.class.as_ref().map(Text::as_str), Some("kernel_panic"));
         assert!(reason.message.contains("last console line: \"Kernel panic\""), "{}", reason.message);
         info.status = VmStatus::Failed(failure(&"x".repeat(10_000)));
         let message = VmReport::from(&info).reason.expect("it failed").message;
         assert!(message.len() <= 2048 && message.ends_with('…'));
+    }
+
+    #[test]
+    fn a_master_hears_of_its_own_word_and_whose_each_vm_follows() {
+        let info =
+            VmInfo::new(Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x"), Generation::new(3));
+        let lineage = Lineage::new("master-1", "e1").expect("valid");
+        let of_master = SourceStatus {
+            lineage: Some(lineage),
+            generation: Some(Generation::new(3)),
+            ..SourceStatus::default()
+        };
+        let of_file = SourceStatus { generation: Some(Generation::new(80)), ..SourceStatus::default() };
+        let status = NodeStatus {
+            sources: BTreeMap::from([(SourceKind::File, of_file), (SourceKind::Master, of_master)]),
+            owners: BTreeMap::from([(VmId::new("a"), SourceKind::File)]),
+        };
+        let state = WorkerState::of(Timestamp::from_millis(1), &status, [&info], &[]);
+        assert_eq!(state.node.applied_generation, Some(3));
+        assert_eq!(state.vms[&VmId::new("a")].source, Some(Source::File));
+        let in_force = InForce::of(&status).expect("the master's");
+        assert_eq!((in_force.master.as_str(), in_force.generation), ("master-1", 3));
+        assert_eq!(InForce::of(&NodeStatus::default()), None);
     }
 
     #[test]

@@ -26,24 +26,24 @@
 //! };
 //! use master_protocol::session::{AssignmentAnswer, MasterTerms};
 //! use master_protocol::wire::v1::{Accepted, Assignment, Epoch, Hello};
-//! use master_protocol::wire::{List, Text};
+//! use master_protocol::wire::List;
 //! use master_protocol::{WorkerState, os_random};
 //! use tokio::sync::{mpsc, watch};
-//! use vm_model::{AssignmentSet, Generation};
+//! use vm_model::{AssignmentSet, Generation, Lineage};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // The master: what should run on worker-1.
+//! let lineage = Lineage::new("master-1", "first-epoch")?;
 //! let terms = MasterTerms {
-//!     name: Text::new("master-1")?,
-//!     epoch: Text::new("1")?,
+//!     lineage: lineage.clone(),
 //!     heartbeat: std::time::Duration::from_secs(10),
 //! };
 //! let transport = MasterTransport::Plain(PlainTcp::Loopback);
 //! let listener = MasterListener::bind("127.0.0.1:0".parse()?, transport, terms, Limits::default()).await?;
 //! let address = listener.local_address()?;
 //! let set = AssignmentSet::parse(r#"{"vms": []}"#)?;
-//! let assignment = Assignment::new(Epoch::new("1")?, Generation::new(1), &set)?;
+//! let assignment = Assignment::new(&lineage, Generation::new(1), &set)?;
 //! let directory = Directory::from([("worker-1".parse()?, Arc::new(assignment))]);
 //! let (_directory, directory) = watch::channel(Arc::new(directory));
 //! let (news, _news) = mpsc::channel(64);

@@ -1,6 +1,6 @@
 //! One message of each type with every key in it, for tests.
 
-use vm_model::{Assignment as VmAssignment, AssignmentSet, Generation, VmId};
+use vm_model::{Assignment as VmAssignment, AssignmentSet, Generation, Lineage, VmId};
 
 use crate::wire::v1::*;
 use crate::wire::{List, Text};
@@ -31,8 +31,8 @@ pub(crate) fn hello() -> Hello {
         store_paths: List::cut([Text::cut("/nix/store/00000000000000000000000000000000-vm-image")]),
         store_paths_complete: true,
         in_force: Some(InForce {
-            master: Some(Text::cut("master.example.org")),
-            epoch: Some(Text::cut("2026-11-27")),
+            master: Text::cut("master.example.org"),
+            epoch: Text::cut("2026-11-27"),
             generation: 6,
         }),
     }
@@ -59,9 +59,13 @@ pub(crate) fn assignment_set(generation: u64, names: &[&str]) -> AssignmentSet {
     }
 }
 
+pub(crate) fn lineage() -> Lineage {
+    Lineage::new("master.example.org", "2026-11-27").expect("a master and its epoch")
+}
+
 pub(crate) fn assignment(generation: u64, names: &[&str]) -> Assignment {
     let set = assignment_set(generation, names);
-    Assignment::new(Text::cut("2026-11-27"), Generation::new(generation), &set).expect("JSON")
+    Assignment::new(&lineage(), Generation::new(generation), &set).expect("JSON")
 }
 
 fn held() -> Held {
@@ -69,6 +73,7 @@ fn held() -> Held {
         generation: 8,
         since_ms: 1_795_766_400_000,
         removals: 3,
+        waits_for: HeldFor::Removals,
         reason: Text::cut("an empty desired state would remove all 3 VMs"),
     }
 }
@@ -77,10 +82,12 @@ pub(crate) fn vm_report(name: &str) -> VmReport {
     VmReport {
         vm: VmId::new(name),
         phase: Phase::Restarting,
-        readiness: Readiness::Waiting,
+        readiness: Readiness::NotReady,
         reason: Some(Reason {
             kind: Text::cut("guest"),
+            class: Some(Text::cut("kernel_panic")),
             message: Text::cut("the guest's kernel panicked"),
+            hint: Some(Text::cut("look at the last lines of its console")),
             retried: true,
         }),
         addresses: List::cut([Address {
@@ -91,6 +98,7 @@ pub(crate) fn vm_report(name: &str) -> VmReport {
         image: Text::cut("/nix/store/00000000000000000000000000000000-vm-image"),
         hash: Text::cut("sha256-vZsuiNNAbVoV1qgClBpHhRQ8DSbbp6Lz6NMMLS5CqVY="),
         generation: 7,
+        source: Some(Source::Master),
         restarts: 2,
         started_at_ms: Some(1_795_766_300_000),
         metrics: Some(Metrics {
@@ -106,7 +114,8 @@ pub(crate) fn vm_report(name: &str) -> VmReport {
             disk_written_bytes_total: 16_777_216,
         }),
         conditions: List::cut([Condition {
-            kind: ConditionKind::ChangeRefused,
+            kind: ConditionKind::Applied,
+            holds: false,
             since_ms: Some(1_795_766_350_000),
             reason: Text::cut("the artifact does not have the hash it was assigned with"),
         }]),
@@ -124,7 +133,8 @@ pub(crate) fn node_report() -> NodeReport {
         memory_available_bytes: Some(137_438_953_472),
         disk_available_bytes: Some(549_755_813_888),
         conditions: List::cut([Condition {
-            kind: ConditionKind::Degraded,
+            kind: ConditionKind::Complete,
+            holds: false,
             since_ms: Some(1_795_766_000_000),
             reason: Text::cut("no /dev/vhost-net"),
         }]),

@@ -102,6 +102,7 @@ fn vm_differs_beyond_measurements(sent: &VmReport, newest: &VmReport) -> bool {
         image,
         hash,
         generation,
+        source,
         restarts,
         started_at_ms,
         metrics: _,
@@ -115,6 +116,7 @@ fn vm_differs_beyond_measurements(sent: &VmReport, newest: &VmReport) -> bool {
         || *image != newest.image
         || *hash != newest.hash
         || *generation != newest.generation
+        || *source != newest.source
         || *restarts != newest.restarts
         || *started_at_ms != newest.started_at_ms
         || *conditions != newest.conditions

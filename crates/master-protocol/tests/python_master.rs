@@ -122,7 +122,7 @@ async fn a_master_that_was_written_from_the_page_is_understood() {
 
     let offer = timeout(PATIENCE, offered.recv()).await;
     let Ok(Some((offer, answer))) = offer else { panic!("no assignment came: {:?}", link_status.borrow()) };
-    assert_eq!((offer.master.as_str(), offer.epoch.as_str()), ("example", "example"));
+    assert_eq!((offer.lineage.master(), offer.lineage.epoch()), ("example", "example"));
     assert_eq!(offer.set.vms[0].id.as_str(), "web-1");
     let accepted = Accepted { epoch: Text::default(), generation: 0, held: None, outcomes: List::default() };
     answer.send(AssignmentAnswer::Accepted(accepted)).expect("the link waits");

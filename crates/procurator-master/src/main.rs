@@ -16,7 +16,6 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use master_protocol::drivers::MasterTransport;
 use master_protocol::tls::{CredentialStore, TlsFiles};
-use master_protocol::wire::v1::Name;
 use procurator_master::control::{Answer, ControlError, Question, ask};
 use procurator_master::fleet::WorkerStatus;
 use procurator_master::serve::{Settings, serve};
@@ -123,7 +122,7 @@ async fn run(flags: RunFlags, state_dir: &Path) -> Result<()> {
     let settings = Settings {
         listen: flags.listen,
         transport,
-        name: Name::new(name).context("invalid --name")?,
+        name,
         heartbeat: Duration::from_secs(flags.heartbeat),
         state_dir: state_dir.to_owned(),
         desired: flags.desired,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use master_protocol::wire::v1::{Phase, Readiness, VmReport};
+use master_protocol::wire::v1::{Condition, ConditionKind, Phase, Readiness, VmReport};
 use vm_model::{Bytes, Timestamp};
 
 use crate::fleet::WorkerStatus;
@@ -43,7 +43,7 @@ fn note(worker: &WorkerStatus) -> String {
     notes.extend(worker.answer.as_ref().and_then(|answer| answer.problem.clone()));
     if let Some(node) = &worker.node {
         notes.extend(node.refused_vms.iter().map(|refused| format!("{}: {}", refused.vm, refused.problem)));
-        notes.extend(node.conditions.iter().map(|condition| condition.reason.to_string()));
+        notes.extend(broken(node.conditions.iter()));
     }
     if worker.drained {
         notes.push("drained".to_owned());
@@ -81,10 +81,23 @@ fn processors(vm: &VmReport) -> String {
 }
 
 fn reason(vm: &VmReport) -> String {
-    let conditions = vm.conditions.iter().map(|condition| condition.reason.to_string());
-    let reasons: Vec<String> =
-        vm.reason.iter().map(|reason| reason.message.to_string()).chain(conditions).collect();
+    // That one is not ready that does not run need not be said.
+    let conditions = vm.conditions.iter();
+    let conditions =
+        conditions.filter(|condition| condition.kind != ConditionKind::Ready || vm.phase == Phase::Running);
+    let mut reasons: Vec<String> = vm.reason.iter().map(|reason| reason.message.to_string()).collect();
+    for reason in broken(conditions) {
+        // A failed VM is out of its phase, too, and for the same reason.
+        if !reasons.iter().any(|said| said.contains(&reason)) {
+            reasons.push(reason);
+        }
+    }
     reasons.join("; ")
+}
+
+/// Why statements do not hold.
+fn broken<'a>(conditions: impl Iterator<Item = &'a Condition>) -> impl Iterator<Item = String> {
+    conditions.filter(|condition| !condition.holds).map(|condition| condition.reason.to_string())
 }
 
 fn phase(phase: Phase) -> &'static str {
@@ -103,11 +116,9 @@ fn phase(phase: Phase) -> &'static str {
 
 fn readiness(readiness: Readiness) -> &'static str {
     match readiness {
-        Readiness::NotProbed => "-",
-        Readiness::Waiting => "waiting",
-        Readiness::Ready => "ready",
-        Readiness::Unready => "unready",
-        Readiness::Unknown => "unknown",
+        Readiness::Ready => "yes",
+        Readiness::NotReady => "no",
+        Readiness::Unknown => "-",
     }
 }
 
@@ -214,7 +225,9 @@ worker-1  web-1  running  -      10.0.0.2  3 MiB   1.25  1         3
         let mut hostile = worker();
         hostile.vms[0].reason = Some(Reason {
             kind: Text::cut("guest"),
+            class: None,
             message: Text::cut("a\n\x1b[2J\u{202e}é"),
+            hint: None,
             retried: false,
         });
         let shown = vms(&[hostile]);

@@ -12,13 +12,13 @@ use master_protocol::drivers::{
     Directory, Limits, ListenError, MasterListener, MasterTransport, WorkerEvent,
 };
 use master_protocol::session::MasterTerms;
-use master_protocol::wire::v1::{Assignment, Name};
-use master_protocol::wire::{Text, WorkerId};
+use master_protocol::wire::WorkerId;
+use master_protocol::wire::v1::Assignment;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
-use vm_model::{Generation, Timestamp, error_chain};
+use vm_model::{Generation, InvalidLineage, Lineage, Timestamp, error_chain};
 
 use crate::control::{self, Answer, ControlError, Question};
 use crate::desired::{self, Desired};
@@ -36,7 +36,7 @@ pub struct Settings {
     /// How they are let in.
     pub transport: MasterTransport,
     /// Its name, which stays when it is rebuilt.
-    pub name: Name,
+    pub name: String,
     /// How often either end says something.
     pub heartbeat: Duration,
     /// What outlives it.
@@ -51,6 +51,9 @@ pub enum ServeError {
     /// Its numbers cannot be read or kept.
     #[error(transparent)]
     State(#[from] StateError),
+    /// It is called what no master can be called.
+    #[error(transparent)]
+    Name(#[from] InvalidLineage),
     /// Workers cannot dial it.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -74,16 +77,13 @@ pub async fn serve(
     let state = MasterState::load(&settings.state_dir)?;
     // An epoch counts once it is kept.
     state.save(&settings.state_dir)?;
-    let terms = MasterTerms {
-        name: settings.name.clone(),
-        epoch: Text::cut(state.epoch.as_str()),
-        heartbeat: settings.heartbeat,
-    };
+    let lineage = Lineage::new(settings.name.as_str(), state.epoch.as_str())?;
+    let terms = MasterTerms { lineage: lineage.clone(), heartbeat: settings.heartbeat };
     let listener =
-        MasterListener::bind(settings.listen, settings.transport, terms.clone(), Limits::default()).await?;
+        MasterListener::bind(settings.listen, settings.transport, terms, Limits::default()).await?;
     let control_listener = control::listen(&settings.state_dir)?;
     let address = listener.local_address().map_err(ServeError::Address)?;
-    info!(%address, name = %terms.name, epoch = %terms.epoch, "the master listens");
+    info!(%address, name = lineage.master(), epoch = lineage.epoch(), "the master listens");
     // Whoever wanted to know may have gone.
     let _ = listening.send(address);
 
@@ -98,6 +98,7 @@ pub async fn serve(
     let watching = tokio::spawn(desired::watch(settings.desired, desired_sender));
     let answering = tokio::spawn(control::serve(control_listener, questions_sender));
     let mut master = Master {
+        lineage,
         state,
         state_dir: settings.state_dir,
         desired: Desired::default(),
@@ -128,6 +129,7 @@ pub async fn serve(
 
 /// What the one task owns.
 struct Master {
+    lineage: Lineage,
     state: MasterState,
     state_dir: PathBuf,
     desired: Desired,
@@ -208,7 +210,7 @@ impl Master {
         for (worker, told) in &self.state.workers {
             let Some(set) = &told.set else { continue };
             let generation = set.generation.unwrap_or_default();
-            match Assignment::new(Text::cut(self.state.epoch.as_str()), generation, set) {
+            match Assignment::new(&self.lineage, generation, set) {
                 Ok(assignment) => {
                     directory.insert(worker.clone(), Arc::new(assignment));
                 }

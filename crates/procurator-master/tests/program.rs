@@ -168,7 +168,7 @@ impl Worker {
         let _ = answer.send(AssignmentAnswer::Accepted(accepted));
         let AssignmentSet { generation, vms, .. } = offer.set;
         let vms = vms.iter().map(|vm| (vm.id.to_string(), vm.desired == DesiredState::Running));
-        (offer.epoch.to_string(), generation.map(Generation::get).unwrap_or_default(), vms.collect())
+        (offer.lineage.epoch().to_owned(), generation.map(Generation::get).unwrap_or_default(), vms.collect())
     }
 }
 

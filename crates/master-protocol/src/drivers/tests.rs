@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use vm_model::Lineage;
 
 use super::*;
 use crate::codec::encode_frame;
@@ -25,8 +26,12 @@ use crate::worker_state::{WorkerState, WorkerView};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+fn lineage() -> Lineage {
+    Lineage::new("master", "e1").expect("a master and its epoch")
+}
+
 fn terms() -> MasterTerms {
-    MasterTerms { name: Text::cut("master"), epoch: Text::cut("e1"), heartbeat: Duration::from_secs(10) }
+    MasterTerms { lineage: lineage(), heartbeat: Duration::from_secs(10) }
 }
 
 /// A worker's link and the other ends of its channels.
@@ -126,7 +131,7 @@ impl Master {
 
     fn assign(&self, worker: &str, generation: u64) {
         let set = samples::assignment_set(generation, &["web-1"]);
-        let assignment = Assignment::new(Text::cut("e1"), vm_model::Generation::new(generation), &set);
+        let assignment = Assignment::new(&lineage(), vm_model::Generation::new(generation), &set);
         let worker: WorkerId = worker.parse().expect("a worker's name");
         let directory = BTreeMap::from([(worker, Arc::new(assignment.expect("JSON")))]);
         self.directory.send_replace(Arc::new(directory));

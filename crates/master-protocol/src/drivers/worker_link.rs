@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
-use vm_model::{Timestamp, error_chain};
+use vm_model::{Lineage, Timestamp, error_chain};
 
 use super::backoff::{Backoff, BackoffLimits};
 use super::dial::{Dialled, WorkerTransport, dial};
@@ -17,8 +17,8 @@ use super::stream::{FramedStream, Progress};
 use crate::codec::{decode_master_message, encode_frame, encode_report};
 use crate::session::{AssignmentAnswer, AssignmentOffer, EndReason, WorkerOutput, WorkerSession};
 use crate::tls::{Credentials, refusal_of_ours};
-use crate::wire::v1::{Hello, Name, RefusalCode, Refused, WorkerMessage};
-use crate::wire::{Text, v1};
+use crate::wire::Text;
+use crate::wire::v1::{Hello, RefusalCode, Refused, WorkerMessage};
 use crate::worker_state::WorkerState;
 
 /// How long the last message may take.
@@ -38,10 +38,8 @@ pub enum LinkStatus {
     Connecting,
     /// The master has said `welcome`.
     Connected {
-        /// Its name.
-        master: Name,
-        /// The lineage of its numbers.
-        epoch: v1::Epoch,
+        /// Its name, and the counting of its generations.
+        lineage: Lineage,
         /// Its address.
         address: SocketAddr,
         /// Since when.
@@ -137,13 +135,13 @@ impl WorkerLink {
                 return Ok(reason);
             }
             if !talk.is_welcome
-                && let Some(welcome) = talk.session.welcome()
+                && let Some(lineage) = talk.session.lineage()
             {
                 talk.is_welcome = true;
-                info!(master = %welcome.master, epoch = %welcome.epoch, %address, "connected to the master");
-                let (master, epoch) = (welcome.master.clone(), welcome.epoch.clone());
+                info!(master = lineage.master(), epoch = lineage.epoch(), %address, "connected to the master");
+                let lineage = lineage.clone();
                 let since = Timestamp::now();
-                self.status.send_replace(LinkStatus::Connected { master, epoch, address, since });
+                self.status.send_replace(LinkStatus::Connected { lineage, address, since });
             }
             if let Err(problem) = self.wait(&mut talk, shutdown).await {
                 if let Some(refusal) = explain(&problem, credentials.as_deref()) {

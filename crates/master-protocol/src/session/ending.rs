@@ -85,6 +85,9 @@ pub enum EndReason {
         /// What is accepted.
         accepted: &'static str,
     },
+    /// The master's name or epoch is none.
+    #[error(transparent)]
+    Lineage(#[from] vm_model::InvalidLineage),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -98,7 +101,9 @@ impl EndReason {
             Self::ShuttingDown => GoodbyeCode::ShuttingDown,
             Self::Replaced => GoodbyeCode::Replaced,
             Self::Silent(_) | Self::Stalled(_) | Self::NoGreeting { .. } => GoodbyeCode::TimedOut,
-            Self::Frame(_) | Self::Message(_) | Self::Unacceptable { .. } => GoodbyeCode::Malformed,
+            Self::Frame(_) | Self::Message(_) | Self::Unacceptable { .. } | Self::Lineage(_) => {
+                GoodbyeCode::Malformed
+            }
             Self::OutOfOrder { .. } => GoodbyeCode::OutOfOrder,
             Self::NoCommonVersion { .. } => GoodbyeCode::NoCommonVersion,
             Self::WrongIdentity { .. } => GoodbyeCode::WrongIdentity,

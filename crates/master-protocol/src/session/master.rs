@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vm_model::Lineage;
+
 use super::EndReason;
 use super::ending::{Closing, ClosingStep};
 use super::liveness::Liveness;
-use crate::wire::WorkerId;
 use crate::wire::v1::{
-    Accepted, Assignment, Epoch, Hello, MasterMessage, Name, Ping, Pong, Refused, Report, ReportRequest,
-    VERSION, Welcome, WorkerMessage,
+    Accepted, Assignment, Hello, MasterMessage, Ping, Pong, Refused, Report, ReportRequest, VERSION, Welcome,
+    WorkerMessage,
 };
+use crate::wire::{Text, WorkerId};
 
 /// How long a worker may take for its `hello`.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -18,10 +20,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// What a master tells every worker at first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MasterTerms {
-    /// Its name.
-    pub name: Name,
-    /// The lineage of its numbers.
-    pub epoch: Epoch,
+    /// Its name, and the counting of its generations.
+    pub lineage: Lineage,
     /// How often either end sends something; from 50 ms to 10 minutes.
     pub heartbeat: Duration,
 }
@@ -123,7 +123,8 @@ impl MasterSession {
         }
         let heartbeat_ms = u64::try_from(self.terms.heartbeat.as_millis()).unwrap_or(u64::MAX);
         let heartbeat_ms = heartbeat_ms.clamp(*Welcome::HEARTBEAT_MS.start(), *Welcome::HEARTBEAT_MS.end());
-        let (master, epoch) = (self.terms.name.clone(), self.terms.epoch.clone());
+        let lineage = &self.terms.lineage;
+        let (master, epoch) = (Text::cut(lineage.master()), Text::cut(lineage.epoch()));
         self.stage = Stage::Established(Established {
             liveness: Liveness::new(Duration::from_millis(heartbeat_ms), now),
             welcome: Some(Welcome { version: VERSION, heartbeat_ms, master, epoch }),

@@ -14,11 +14,7 @@ use crate::worker_state::{WorkerState, WorkerView};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn terms() -> MasterTerms {
-    MasterTerms {
-        name: Text::cut("master.example.org"),
-        epoch: Text::cut("2026-11-27"),
-        heartbeat: 10 * SECOND,
-    }
+    MasterTerms { lineage: samples::lineage(), heartbeat: 10 * SECOND }
 }
 
 fn state(vms: &[&str]) -> WorkerState {
@@ -100,7 +96,7 @@ fn an_assignment_is_offered_and_its_answer_sent() {
     let mut session = established(&newest, now);
     session.receive(Some(MasterMessage::Assignment(samples::assignment(7, &["web-1"]))), now);
     let Some(WorkerOutput::Offer(offer)) = session.poll(&newest, now, false) else { panic!("no offer") };
-    assert_eq!((offer.master.as_str(), offer.epoch.as_str()), ("master.example.org", "2026-11-27"));
+    assert_eq!(offer.lineage, samples::lineage());
     assert_eq!(offer.set, samples::assignment_set(7, &["web-1"]));
     // Two come while the first is decided about: the one in between is never looked at.
     session.receive(Some(MasterMessage::Assignment(samples::assignment(8, &[]))), now);
@@ -212,6 +208,8 @@ fn a_worker_ends_what_a_master_breaks() {
         (welcome(|welcome| welcome.version = 2), GoodbyeCode::NoCommonVersion),
         (welcome(|welcome| welcome.heartbeat_ms = 0), GoodbyeCode::Malformed),
         (welcome(|welcome| welcome.heartbeat_ms = u64::MAX), GoodbyeCode::Malformed),
+        (welcome(|welcome| welcome.epoch = Text::default()), GoodbyeCode::Malformed),
+        (welcome(|welcome| welcome.master = Text::cut("a b")), GoodbyeCode::Malformed),
         (Some(MasterMessage::Ping(Ping { nonce: 0 })), GoodbyeCode::OutOfOrder),
     ] {
         let mut session = greeting();

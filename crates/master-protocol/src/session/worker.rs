@@ -4,14 +4,12 @@ mod established;
 
 use std::time::{Duration, Instant};
 
-use vm_model::AssignmentSet;
+use vm_model::{AssignmentSet, Lineage};
 
 use self::established::Established;
 use super::EndReason;
 use super::ending::{Closing, ClosingStep};
-use crate::wire::v1::{
-    Accepted, Epoch, Hello, MasterMessage, Name, Refused, VERSION, Welcome, WorkerMessage,
-};
+use crate::wire::v1::{Accepted, Hello, MasterMessage, Refused, VERSION, Welcome, WorkerMessage};
 use crate::worker_state::WorkerState;
 
 /// How long the master may take for its `welcome`.
@@ -20,10 +18,8 @@ const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// An assignment for whoever decides about it. A session makes one at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssignmentOffer {
-    /// The master it comes from.
-    pub master: Name,
-    /// The lineage of its number.
-    pub epoch: Epoch,
+    /// The master it comes from, and the counting that its number belongs to.
+    pub lineage: Lineage,
     /// What should run. It has a generation.
     pub set: AssignmentSet,
 }
@@ -68,11 +64,11 @@ impl WorkerSession {
         Self { stage, closing: Closing::default() }
     }
 
-    /// What the master said of itself; absent until it did.
-    pub fn welcome(&self) -> Option<&Welcome> {
+    /// The master, and its counting of generations; absent until it has said `welcome`.
+    pub fn lineage(&self) -> Option<&Lineage> {
         match &self.stage {
             Stage::Greeting { .. } => None,
-            Stage::Established(established) => Some(established.welcome()),
+            Stage::Established(established) => Some(established.lineage()),
         }
     }
 
@@ -107,7 +103,12 @@ impl WorkerSession {
             });
         }
         let interval = Duration::from_millis(welcome.heartbeat_ms);
-        self.stage = Stage::Established(Box::new(Established::new(welcome, interval, now)));
+        match Lineage::new(welcome.master.into_string(), welcome.epoch.into_string()) {
+            Ok(lineage) => {
+                self.stage = Stage::Established(Box::new(Established::new(lineage, interval, now)));
+            }
+            Err(problem) => self.end(problem.into()),
+        }
     }
 
     /// Whether the session has ended but for its last message. What comes in is of no interest any more.

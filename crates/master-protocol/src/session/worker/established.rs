@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use vm_model::Lineage;
+
 use super::{AssignmentAnswer, AssignmentOffer, kind};
 use crate::session::EndReason;
 use crate::session::liveness::Liveness;
 use crate::wire::Text;
 use crate::wire::v1::{
-    Accepted, Assignment, Epoch, MasterMessage, Ping, Pong, RefusalCode, Refused, Welcome, WorkerMessage,
+    Accepted, Assignment, Epoch, MasterMessage, Ping, Pong, RefusalCode, Refused, WorkerMessage,
 };
 use crate::worker_state::{Reporter, WorkerState};
 
@@ -16,7 +18,7 @@ const REPORT_GAP: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Established {
-    welcome: Welcome,
+    lineage: Lineage,
     pub(super) liveness: Liveness,
     reporter: Reporter,
     /// Whether there is more to report than measurements.
@@ -30,9 +32,9 @@ pub(super) struct Established {
 }
 
 impl Established {
-    pub(super) fn new(welcome: Welcome, interval: Duration, now: Instant) -> Self {
+    pub(super) fn new(lineage: Lineage, interval: Duration, now: Instant) -> Self {
         Self {
-            welcome,
+            lineage,
             liveness: Liveness::new(interval, now),
             reporter: Reporter::default(),
             report_due: true,
@@ -43,8 +45,8 @@ impl Established {
         }
     }
 
-    pub(super) fn welcome(&self) -> &Welcome {
-        &self.welcome
+    pub(super) fn lineage(&self) -> &Lineage {
+        &self.lineage
     }
 
     /// The worker's state is another one now.
@@ -90,16 +92,16 @@ impl Established {
         }
         let assignment = self.waiting.take()?;
         let (epoch, generation) = (assignment.epoch.clone(), assignment.generation);
-        let (code, text) = if epoch != self.welcome.epoch {
+        let (code, text) = if epoch.as_str() != self.lineage.epoch() {
             let text =
-                format!("the epoch is {epoch:?}; that of the \"welcome\" was {:?}", self.welcome.epoch);
+                format!("the epoch is {epoch:?}; that of the \"welcome\" was {:?}", self.lineage.epoch());
             (RefusalCode::WrongEpoch, text)
         } else {
             match assignment.read() {
                 Ok(set) => {
-                    let master = self.welcome.master.clone();
-                    self.offered = Some((epoch.clone(), generation));
-                    return Some(AssignmentOffer { master, epoch, set });
+                    let lineage = self.lineage.clone();
+                    self.offered = Some((epoch, generation));
+                    return Some(AssignmentOffer { lineage, set });
                 }
                 Err(problem) => (RefusalCode::Malformed, problem.to_string()),
             }

@@ -28,10 +28,27 @@ pub struct Held {
     pub generation: u64,
     /// Since when.
     pub since_ms: u64,
-    /// How many VMs it would remove.
+    /// How many VMs it would remove, or stop to replace them.
     pub removals: u64,
+    /// What kind of word it waits for.
+    #[serde(default)]
+    pub waits_for: HeldFor,
     /// Why, and what lets it go.
     pub reason: Words,
+}
+
+/// What an assignment that is held waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldFor {
+    /// That so many VMs may be removed.
+    #[default]
+    Removals,
+    /// That the host follows this master, or this epoch of it.
+    Lineage,
+    /// A word of a newer worker.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What became of one action of the plan that an assignment led to.
@@ -70,7 +87,7 @@ pub enum RefusalCode {
     Older,
     /// It has the generation of what is in force and says something else.
     Contradiction,
-    /// Its epoch is not the one of the `welcome`, or not the one the worker was told to follow.
+    /// Its epoch is not the one of the `welcome`.
     WrongEpoch,
     /// The worker follows another source.
     WrongSource,

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use vm_model::{AssignmentSet, AssignmentsError, Generation};
+use vm_model::{AssignmentSet, AssignmentsError, Generation, Lineage};
 
 use super::Epoch;
 
@@ -34,12 +34,17 @@ impl PartialEq for Assignment {
 impl Eq for Assignment {}
 
 impl Assignment {
-    /// `set` as the assignment with the number `generation` in `epoch`.
+    /// `set` as the assignment with the number `generation` in the counting of `lineage`.
     ///
     /// # Errors
     /// The VMs cannot be written as JSON: a path in them is no UTF-8.
-    pub fn new(epoch: Epoch, generation: Generation, set: &AssignmentSet) -> Result<Self, serde_json::Error> {
+    pub fn new(
+        lineage: &Lineage,
+        generation: Generation,
+        set: &AssignmentSet,
+    ) -> Result<Self, serde_json::Error> {
         let vms = serde_json::value::to_raw_value(&set.vms)?;
+        let epoch = Epoch::cut(lineage.epoch());
         Ok(Self { epoch, generation: generation.get(), allow_removals: set.allow_removals, vms })
     }
 

@@ -26,7 +26,7 @@ pub struct Hello {
     /// Whether `store_paths` lists all that are there.
     #[serde(default)]
     pub store_paths_complete: bool,
-    /// The assignment in force, from whichever master it came; absent where there is none.
+    /// The assignment in force that came from a master, whichever that was; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<InForce>,
 }
@@ -80,12 +80,10 @@ pub struct Cpu {
 /// An assignment by its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
-    /// The master it came from; absent where it came from a file or a program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub master: Option<Name>,
+    /// The master it came from.
+    pub master: Name,
     /// That master's epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<Epoch>,
+    pub epoch: Epoch,
     /// Its number.
     pub generation: u64,
 }
@@ -98,9 +96,9 @@ pub struct Welcome {
     /// How often either end sends something, in milliseconds: 50 to 600,000. Three of these without a frame end the
     /// connection.
     pub heartbeat_ms: u64,
-    /// The master's name, which stays when it is rebuilt.
+    /// The master's name, which stays when it is rebuilt: 1 to 128 printable ASCII characters without spaces.
     pub master: Name,
-    /// The lineage of the master's numbers, which changes when it is rebuilt without them.
+    /// Tells its counting of generations from others; changes when it is rebuilt without its numbers. Of the same form.
     pub epoch: Epoch,
 }
 

@@ -8,12 +8,12 @@ mod assignment;
 mod greeting;
 mod report;
 
-pub use answer::{Accepted, Held, Outcome, RefusalCode, Refused};
+pub use answer::{Accepted, Held, HeldFor, Outcome, RefusalCode, Refused};
 pub use assignment::Assignment;
 pub use greeting::{Capacity, Cpu, Engine, Hello, InForce, Welcome};
 pub use report::{
     Address, Condition, ConditionKind, Kept, Metrics, NodeReport, Phase, Readiness, Reason, RefusedVm,
-    Report, VMS_MOST, VmReport,
+    Report, Source, VMS_MOST, VmReport,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,10 +28,10 @@ pub const FRAME_MOST_BYTES: usize = 4 << 20;
 /// How deeply lists and objects may be nested in a message, which is itself the first level.
 pub const NESTING_MOST: usize = 64;
 
-/// A name: of a master, a program, a network interface, a condition.
-pub type Name = Text<253>;
-/// What tells one lineage of a master's assignments from another's.
-pub type Epoch = Text<64>;
+/// A name: of a master, a program, a network interface.
+pub type Name = Text<128>;
+/// What tells one counting of a master's generations from another's.
+pub type Epoch = Text<128>;
 /// Text for a person.
 pub type Words = Text<2048>;
 /// A path in the host's file system.

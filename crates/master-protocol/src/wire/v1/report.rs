@@ -20,7 +20,7 @@ pub struct Report {
     /// Whether the next report continues this one, because together they would be too long.
     #[serde(default)]
     pub more: bool,
-    /// The worker itself.
+    /// The worker itself, and how it stands to this master.
     pub node: NodeReport,
     /// All VMs, or those that changed.
     #[serde(default)]
@@ -38,7 +38,7 @@ pub struct NodeReport {
     /// The newest generation that came from this master on this connection, whatever became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<u64>,
-    /// The generation in force.
+    /// The generation in force that came from a master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<u64>,
     /// A desired state that waits for somebody's word.
@@ -56,7 +56,7 @@ pub struct NodeReport {
     /// Space left where volumes lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_available_bytes: Option<u64>,
-    /// What is wrong with the host as a whole.
+    /// Statements about the host as a whole.
     #[serde(default)]
     pub conditions: List<Condition, 16>,
     /// VMs that were removed and whose volumes are kept.
@@ -104,9 +104,12 @@ pub struct VmReport {
     pub image: Path,
     /// The artifact's hash.
     pub hash: Text<128>,
-    /// The assignment it came with last; zero where a local call made it.
+    /// The desired state it came with last, in the counting of whoever it came from; zero where it has none.
     #[serde(default)]
     pub generation: u64,
+    /// Whose word it follows; absent where nobody speaks of it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// How often it was started again after a failure or a reset.
     #[serde(default)]
     pub restarts: u64,
@@ -116,9 +119,24 @@ pub struct VmReport {
     /// What it has used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
-    /// What holds for it beside its phase.
+    /// Statements about it.
     #[serde(default)]
     pub conditions: List<Condition, 16>,
+}
+
+/// Who says that a VM should exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A master.
+    Master,
+    /// A file on the host.
+    File,
+    /// An administrator of the host.
+    Local,
+    /// A source of a newer worker.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Where a VM is in its life.
@@ -150,16 +168,12 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Readiness {
-    /// It has no probe.
-    #[default]
-    NotProbed,
-    /// Its probe has not succeeded since it was started.
-    Waiting,
     /// It serves.
     Ready,
-    /// It served, and does not any more.
-    Unready,
-    /// A value of a newer worker.
+    /// It does not, or not yet.
+    NotReady,
+    /// Nothing tells it: it has no probe, or the word is a newer worker's.
+    #[default]
     #[serde(other)]
     Unknown,
 }
@@ -169,8 +183,14 @@ pub enum Readiness {
 pub struct Reason {
     /// The kind of failure: `artifact`, `hash_mismatch`, `disk`, `host`, `guest`, `machine`, or another word.
     pub kind: Text<64>,
+    /// What it was more closely, as a word: `no_root_device`, `kernel_panic`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Text<64>>,
     /// The whole story in one line.
     pub message: Words,
+    /// What usually helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<Words>,
     /// Whether another start can help although nobody changes anything.
     #[serde(default)]
     pub retried: bool,
@@ -214,38 +234,40 @@ pub struct Metrics {
     pub disk_written_bytes_total: u64,
 }
 
-/// Something that holds for a VM or a host beside its phase.
+/// A statement about a VM or a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// What holds.
+    /// What is stated.
     pub kind: ConditionKind,
-    /// Since when, where that is known.
+    /// Whether it holds.
+    pub holds: bool,
+    /// Since when it does, or does not, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
-    /// Why, for a person.
+    /// Why it does not; empty where it holds.
     #[serde(default)]
     pub reason: Words,
 }
 
-/// What can hold for a VM or a host beside a phase.
+/// What is stated about a VM or a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConditionKind {
-    /// A changed definition is being prepared while the VM runs by the one before.
-    ChangePending,
-    /// A changed definition cannot be used; the VM stays by the one before.
-    ChangeRefused,
-    /// The thread of its machine stands still.
-    Hung,
-    /// It is paused because the host cannot carry out its writes.
-    DiskTrouble,
-    /// Its artifact reaches store paths for whose content nobody vouched.
-    Unverified,
-    /// It, or the host, goes without something that was asked for.
-    Degraded,
-    /// A record of the VM is damaged and was set aside.
-    Damaged,
-    /// A condition of a newer worker.
+    /// The definition in force is the one that was asked for last.
+    Applied,
+    /// It is in the phase in which it should be.
+    InPhase,
+    /// It runs, and its probes, if it has any, find that it can serve.
+    Ready,
+    /// Its host carries out all that it asks for.
+    Undisturbed,
+    /// It does not fail again and again.
+    Stable,
+    /// Somebody vouched for the content of every store path that its artifact reaches.
+    Verified,
+    /// It, or the host, has all that was asked for.
+    Complete,
+    /// A statement of a newer worker.
     #[serde(other)]
     Unknown,
 }
