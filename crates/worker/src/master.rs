@@ -18,13 +18,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use master_protocol::drivers::{BackoffLimits, LinkStatus, WorkerLink};
+use master_protocol::drivers::{BackoffLimits, WorkerLink};
 use master_protocol::os_random;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use vm_model::SourceKind;
 
-pub use settings::{MasterSettings, MasterSettingsError};
+pub use master_protocol::drivers::LinkStatus;
+pub use settings::{MasterSettings, MasterSettingsError, host_name};
 
 use crate::node::NodeMessage;
 use crate::vms::VmManager;
@@ -50,6 +51,11 @@ impl MasterLink {
         settings: MasterSettings,
     ) -> Self {
         Self { vm_manager, messages, status: watch::Sender::default(), settings }
+    }
+
+    /// Whom it links.
+    pub fn settings(&self) -> &MasterSettings {
+        &self.settings
     }
 
     /// How the link is, now and whenever that changes.

@@ -6,7 +6,6 @@ use std::thread::available_parallelism;
 use master_protocol::wire::v1::{Capacity, Cpu, Engine, Hello, InForce};
 use master_protocol::wire::{List, Text, WorkerId};
 use uuid::Uuid;
-use vm_model::{Lineage, SourceKind};
 
 use super::state::disk_size;
 use crate::capacity::HostMemory;
@@ -34,7 +33,7 @@ pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId) -> Hello {
         cpu: cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         store_paths: List::cut(paths),
         store_paths_complete: false,
-        in_force: in_force(vm_manager),
+        in_force: InForce::of(&vm_manager.node_status().borrow()),
     }
 }
 
@@ -79,20 +78,6 @@ fn cpu(text: &str) -> Cpu {
         model: Text::cut(field("model name").unwrap_or_default()),
         features: List::cut(features.map(Text::cut)),
     }
-}
-
-/// The master's state in force; where there is none, the one of the source that goes first.
-fn in_force(vm_manager: &VmManager) -> Option<InForce> {
-    let status = vm_manager.node_status();
-    let status = status.borrow();
-    let master = status.sources.get(&SourceKind::Master).filter(|source| source.generation.is_some());
-    let source = master.or_else(|| status.sources.values().find(|source| source.generation.is_some()))?;
-    let lineage = source.lineage.as_ref();
-    Some(InForce {
-        master: lineage.map(|lineage| Text::cut(Lineage::master(lineage))),
-        epoch: lineage.map(|lineage| Text::cut(Lineage::epoch(lineage))),
-        generation: source.generation?.get(),
-    })
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use master_protocol::drivers::OfferedAssignment;
 use master_protocol::session::{AssignmentAnswer, AssignmentOffer};
-use master_protocol::wire::v1::{Accepted, Outcome, RefusalCode, Refused};
+use master_protocol::wire::v1::{Accepted, Epoch, Outcome, RefusalCode, Refused};
 use master_protocol::wire::{List, Text};
 use tokio::sync::{mpsc, oneshot};
-use vm_model::{Lineage, Source};
+use vm_model::Source;
 
 use crate::node::{NodeMessage, Refusal, Verdict};
 
@@ -20,25 +20,22 @@ pub(super) async fn forward(mut offered: mpsc::Receiver<OfferedAssignment>, node
 
 /// What the node says to `offer`; nothing where it has ended.
 async fn decide(offer: AssignmentOffer, node: &mpsc::Sender<NodeMessage>) -> Option<AssignmentAnswer> {
-    let AssignmentOffer { master, epoch, set: desired } = offer;
+    let AssignmentOffer { lineage, set: desired } = offer;
     let generation = desired.generation.unwrap_or_default().get();
-    let refused = |code, text: String| {
-        AssignmentAnswer::Refused(Refused { epoch: epoch.clone(), generation, code, text: Text::cut(text) })
-    };
-    let lineage = match Lineage::new(master.as_str(), epoch.as_str()) {
-        Ok(lineage) => lineage,
-        Err(problem) => return Some(refused(RefusalCode::Malformed, problem.to_string())),
-    };
+    let epoch = Epoch::cut(lineage.epoch());
     let (answer, verdict) = oneshot::channel();
     let message = NodeMessage::Assignment { source: Source::Master(lineage), desired, answer: Some(answer) };
     node.send(message).await.ok()?;
     Some(match verdict.await.ok()? {
-        Ok(verdict) => AssignmentAnswer::Accepted(accepted(verdict, epoch.clone(), generation)),
-        Err(refusal) => refused(code(&refusal), refusal.to_string()),
+        Ok(verdict) => AssignmentAnswer::Accepted(accepted(verdict, epoch, generation)),
+        Err(refusal) => {
+            let (code, text) = (code(&refusal), Text::cut(refusal.to_string()));
+            AssignmentAnswer::Refused(Refused { epoch, generation, code, text })
+        }
     })
 }
 
-fn accepted(verdict: Verdict, epoch: Text<128>, generation: u64) -> Accepted {
+fn accepted(verdict: Verdict, epoch: Epoch, generation: u64) -> Accepted {
     let Verdict { held, outcomes, generation: _ } = verdict;
     let outcomes = outcomes.into_iter().map(|outcome| Outcome {
         vm: outcome.vm,

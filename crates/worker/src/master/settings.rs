@@ -62,6 +62,11 @@ impl MasterSettings {
         Self::plain(address.to_string(), &host_name(), PlainTcp::Loopback)
     }
 
+    /// The master: host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// What this host calls itself.
     pub fn worker(&self) -> &str {
         self.worker.as_str()

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use master_protocol::WorkerState;
-use master_protocol::wire::v1::{Metrics, NodeReport, Readiness, VmReport};
+use master_protocol::wire::v1::{Metrics, NodeReport, VmReport};
 use rustix::fs::statvfs;
-use vm_model::{Health, ProbeOutcome, Timestamp};
+use vm_model::Timestamp;
 
 use crate::vms::{VmInfo, VmManager, VmMetrics};
 
@@ -27,31 +27,17 @@ pub(super) fn observe(vm_manager: &VmManager) -> WorkerState {
 }
 
 fn report(info: &VmInfo, metrics: Option<&VmMetrics>, now: Timestamp) -> VmReport {
-    VmReport {
-        readiness: info.health.as_deref().map_or(Readiness::NotProbed, readiness),
-        metrics: metrics.map(|metrics| in_words(metrics, now)),
-        ..VmReport::from(info)
-    }
-}
-
-fn readiness(health: &Health) -> Readiness {
-    let has_passed = health.probes.iter().any(|probe| probe.outcome == ProbeOutcome::Passing);
-    match health.ready {
-        vm_model::Readiness::Ready => Readiness::Ready,
-        vm_model::Readiness::NotReady if has_passed => Readiness::Unready,
-        vm_model::Readiness::NotReady => Readiness::Waiting,
-        vm_model::Readiness::Unknown => Readiness::NotProbed,
-    }
+    VmReport { metrics: metrics.map(|metrics| in_words(metrics, now)), ..VmReport::from(info) }
 }
 
 fn in_words(metrics: &VmMetrics, now: Timestamp) -> Metrics {
     let has_rates = metrics.rates.is_some();
-    let cpu_time = metrics.vcpus.iter().map(|vcpu| vcpu.cpu_time).sum::<std::time::Duration>();
+    let cpu_seconds: f64 = metrics.vcpus.iter().map(|vcpu| vcpu.seconds).sum();
     let age = u64::try_from(metrics.age.as_millis()).unwrap_or(u64::MAX);
     Metrics {
         sampled_at_ms: now.as_millis().saturating_sub(age),
-        cpu_millicores: has_rates.then(|| millicores(metrics.cpu_percent)),
-        cpu_ms_total: u64::try_from(cpu_time.as_millis()).unwrap_or(u64::MAX),
+        cpu_millicores: has_rates.then(|| whole(metrics.cpu_percent * 10.0)),
+        cpu_ms_total: whole(cpu_seconds * 1e3),
         memory_size_bytes: metrics.memory_size_bytes,
         memory_resident_bytes: metrics.memory_resident_bytes,
         memory_available_bytes: metrics.memory_available_bytes,
@@ -67,8 +53,8 @@ fn in_words(metrics: &VmMetrics, now: Timestamp) -> Metrics {
     clippy::cast_sign_loss,
     reason = "`as` saturates, and turns NaN into 0"
 )]
-fn millicores(percent: f64) -> u64 {
-    (percent * 10.0).round() as u64
+fn whole(figure: f64) -> u64 {
+    figure.round() as u64
 }
 
 /// Memory that the host could give without swapping (`MemAvailable` of `proc_meminfo(5)`).
@@ -93,31 +79,7 @@ pub(super) fn disk_size(state_dir: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use vm_model::ProbeHealth;
-
     use super::*;
-
-    #[test]
-    fn a_guest_that_served_once_is_told_from_one_that_never_did() {
-        let probe = |outcome| ProbeHealth {
-            id: "web".to_owned(),
-            role: vm_model::ProbeRole::Readiness,
-            outcome,
-            failures: 0,
-            problem: None,
-        };
-        let health = |ready, outcomes: &[ProbeOutcome]| Health {
-            ready,
-            probes: outcomes.iter().map(|outcome| probe(*outcome)).collect(),
-            ..Health::unknown(Timestamp::from_millis(0))
-        };
-        use vm_model::Readiness::{NotReady, Ready, Unknown};
-        let told = |ready, outcomes: &[ProbeOutcome]| readiness(&health(ready, outcomes));
-        assert_eq!(told(Ready, &[ProbeOutcome::Passing]), Readiness::Ready);
-        assert_eq!(told(NotReady, &[ProbeOutcome::Untried]), Readiness::Waiting);
-        assert_eq!(told(NotReady, &[ProbeOutcome::Passing, ProbeOutcome::Failing]), Readiness::Unready);
-        assert_eq!(told(Unknown, &[]), Readiness::NotProbed);
-    }
 
     #[test]
     fn the_host_tells_its_memory_and_space() {

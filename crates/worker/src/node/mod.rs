@@ -20,7 +20,6 @@ mod intent;
 mod plan;
 mod reconcile;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -83,8 +82,8 @@ pub enum NodeMessage {
     /// A source says nothing that can be used any more: what is held of it is forgotten, so that nobody allows what it no
     /// longer says. What is in force stays so.
     SourceLost(SourceKind),
-    /// These are the sources from which something may come.
-    ListenTo(BTreeSet<SourceKind>),
+    /// A source is configured no longer: it cannot take back what it said.
+    SourceGone(SourceKind),
 }
 
 /// What became of a desired state that was admitted.
