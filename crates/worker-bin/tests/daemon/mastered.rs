@@ -44,6 +44,7 @@ impl Master {
             certificates::make(&directory.join("tls"), &["127.0.0.1".to_owned()], &workers).expect("made");
             fs::create_dir_all(directory.join("desired")).expect("made");
         }
+        fs::create_dir_all(directory.join("state")).expect("made");
         let credentials = CredentialStore::open(files(directory, "master")).expect("usable");
         let settings = serve::Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
