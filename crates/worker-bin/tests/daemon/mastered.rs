@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
@@ -44,6 +45,8 @@ impl Master {
             certificates::make(&directory.join("tls"), &["127.0.0.1".to_owned()], &workers).expect("made");
             fs::create_dir_all(directory.join("desired")).expect("made");
         }
+        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+        assert!(up.expect("ip is there").success());
         fs::create_dir_all(directory.join("state")).expect("made");
         let credentials = CredentialStore::open(files(directory, "master")).expect("usable");
         let settings = serve::Settings {
