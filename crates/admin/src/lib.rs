@@ -50,7 +50,7 @@ pub use orders::{
     ActionView, AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
 pub use server::{AdminServer, BindError, StatusSource};
-pub use status::{AssignmentsState, AssignmentsView, DamagedVm, StatusView};
+pub use status::{AssignmentsState, AssignmentsView, DamagedVm, MasterState, MasterView, StatusView};
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};
 
 /// The socket's name in the runtime directory.

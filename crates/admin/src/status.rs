@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{Generation, HeldSet, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
+use vm_model::{Generation, HeldSet, Lineage, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
 
 /// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct StatusView {
     /// Entries of the desired state that could not be used. Their VMs stay as they are.
     #[serde(default)]
     pub refused_entries: Vec<RefusedEntry>,
+    /// The link to the master; absent where there is none.
+    #[serde(default)]
+    pub master: Option<MasterView>,
     /// Everyone who has said what should run, and what became of it.
     #[serde(default)]
     pub sources: BTreeMap<SourceKind, SourceStatus>,
@@ -74,6 +77,43 @@ pub enum AssignmentsState {
     Missing,
     /// It cannot be used; what was in force stays so.
     Refused,
+}
+
+/// The link to a master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterView {
+    /// The master: host and port.
+    pub address: String,
+    /// What this host is called there.
+    pub worker: String,
+    /// How the link is.
+    pub state: MasterState,
+    /// The master that answers, and the counting of its generations; there while it is connected.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
+    /// Since when it is connected, in milliseconds since 1970.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// When it is dialled again, in milliseconds since 1970.
+    #[serde(default)]
+    pub next_try_at: Option<Timestamp>,
+    /// Why there is no connection.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// How a link to a master is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MasterState {
+    /// A connection is being made.
+    Connecting,
+    /// The master has answered.
+    Connected,
+    /// There is none; it is dialled again later.
+    Waiting,
+    /// The worker is ending.
+    Ended,
 }
 
 /// A VM whose record on disk cannot be used.

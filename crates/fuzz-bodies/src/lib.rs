@@ -26,6 +26,7 @@ mod driver;
 mod input;
 mod kernel;
 mod leases;
+mod master;
 mod net;
 mod notify;
 mod pci;
@@ -43,14 +44,16 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 17] = [
+pub const BODIES: [(&str, Body); 19] = [
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
+    ("certificate_names", master::certificate_names),
     ("console_queues", console::queues),
     ("dhcp_packets", dhcp::packets),
     ("kernel_images", kernel::images),
     ("lease_book", leases::book),
     ("machine_description", artifact::machine_description),
+    ("master_messages", master::messages),
     ("nar_hash_text", artifact::nar_hash_text),
     ("net_frames", net::frames),
     ("notify_messages", notify::messages),

@@ -111,11 +111,13 @@ macro_rules! replays {
 replays! {
     balloon_queues,
     block_requests,
+    certificate_names,
     console_queues,
     dhcp_packets,
     kernel_images,
     lease_book,
     machine_description,
+    master_messages,
     nar_hash_text,
     net_frames,
     notify_messages,

@@ -14,7 +14,7 @@ use ipnetwork::Ipv4Network;
 pub use self::settings::{BridgeNote, BridgeProblem};
 use self::settings::{adopt, changes_to_ours};
 use crate::changed_settings::AdoptedBridge;
-use crate::names::{BRIDGE_ALIAS, bridge_mac};
+use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac};
 use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
 use crate::rules::{Rules, SharedRules};
 use crate::{NetworkConfig, NetworkError};
@@ -130,6 +130,10 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
             actions: vec![BridgeAction::Create, BridgeAction::Configure],
             ..BridgePlan::new(BridgeOrigin::Created, config)
         },
+        Some(link) if is_half_made(link, observed) => BridgePlan {
+            actions: vec![BridgeAction::Configure],
+            ..BridgePlan::new(BridgeOrigin::Ours, config)
+        },
         Some(link) if link.alias.as_deref() == Some(BRIDGE_ALIAS) => {
             let is_configured = link.is_up && link.mtu == u32::from(config.mtu);
             let mut actions = if is_configured { vec![] } else { vec![BridgeAction::Configure] };
@@ -150,6 +154,16 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
         }
     }
     Ok(plan)
+}
+
+/// Whether an earlier run created the bridge `link` and was killed before it gave it its alias. Nobody else gives a bridge
+/// the hardware address that we derive from its name.
+fn is_half_made(link: &Link, observed: &Observed) -> bool {
+    let is_bare = link.alias.is_none()
+        && !link.is_up
+        && link.mac == LinkName::parse(&link.name).ok().map(|name| bridge_mac(&name));
+    let has_ports = observed.links.iter().any(|port| port.controller == Some(link.index));
+    is_bare && !has_ports && observed.addresses.iter().all(|address| address.link != link.index)
 }
 
 impl BridgePlan {

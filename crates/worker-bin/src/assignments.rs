@@ -97,6 +97,9 @@ impl Source {
                 Some(file) => self.follow(&file).await,
                 None => {
                     info!("no assignments file was given: VMs on record are kept as they were desired");
+                    if self.messages.send(NodeMessage::SourceGone(SourceKind::File)).await.is_err() {
+                        return;
+                    }
                     // Both arms are cancel-safe.
                     tokio::select! {
                         request = self.requests.changed() => next_request(request),

@@ -52,6 +52,10 @@ pub(crate) struct RunFlags {
     #[arg(long, value_name = "FILE", env = "PROCURATOR_ASSIGNMENTS")]
     pub(crate) assignments: Option<PathBuf>,
 
+    /// The master that says what should run: host and port; how it is reached says the configuration file
+    #[arg(long, value_name = "ADDR", env = "PROCURATOR_MASTER")]
+    pub(crate) master: Option<String>,
+
     /// Directory of what must outlive the worker [default: /var/lib/procurator]
     #[arg(long, value_name = "DIR", env = "PROCURATOR_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 use vm_model::SourceKind;
+use worker::master::{MasterLink, MasterSettings};
 use worker::node::{NodeMessage, Reconciler};
 use worker::vms::{VmManager, VmManagerError};
 
@@ -24,7 +25,7 @@ use crate::cli::RunFlags;
 use crate::descriptors::OpenFiles;
 use crate::notifier::{Notifier, Watchdog};
 use crate::reload::Reload;
-use crate::settings::Settings;
+use crate::settings::{MasterPlace, Settings};
 use crate::signals::{self, Endings, Unexpected};
 use crate::{logging, settings, status};
 
@@ -65,11 +66,13 @@ async fn serve(
     fs::create_dir_all(&settings.runtime_dir)
         .with_context(|| format!("cannot create the runtime directory {}", settings.runtime_dir.display()))?;
     let server = bind(&settings.runtime_dir.join(SOCKET_NAME)).await?;
+    // A certificate that cannot be used is seen before anything is set up.
+    let master = settings.master.as_ref().map(MasterPlace::settings).transpose()?;
     let vm_manager = Arc::new(VmManager::new_async(settings.manager.clone()).await.map_err(by_key)?);
     let notifier = Notifier::start();
     let ending = Ending::of(&vm_manager, settings.stop_guests);
     let stop_timeout = settings.manager.stop_timeout;
-    let mut parts = Parts::start(&vm_manager, server, file, files);
+    let mut parts = Parts::start(&vm_manager, server, file, master, files);
     let mut watchdog = Watchdog::start();
     let mut reload = Reload::new(flags, runtime_dir, settings, parts.requests.clone());
     notifier.tell(vec![NotifyState::Ready]);
@@ -161,6 +164,8 @@ struct Parts {
     requests: watch::Sender<Option<AssignmentsFile>>,
     reconciler: JoinHandle<()>,
     source: JoinHandle<()>,
+    /// To the master, where there is one.
+    link: Option<JoinHandle<()>>,
     serving: JoinHandle<()>,
     /// Dropped to end serving.
     ending: Option<watch::Sender<()>>,
@@ -172,21 +177,27 @@ impl Parts {
         vm_manager: &Arc<VmManager>,
         server: AdminServer,
         file: Option<AssignmentsFile>,
+        master: Option<MasterSettings>,
         files: OpenFiles,
     ) -> Self {
         let polling = vm_manager.start_metrics_polling();
         let (messages, channel) = mpsc::channel::<NodeMessage>(WAITING_STATES);
-        let reconciler =
-            tokio::spawn(Reconciler::new(Arc::clone(vm_manager), listened_to(file.is_some())).run(channel));
+        let reconciler = tokio::spawn(
+            Reconciler::new(Arc::clone(vm_manager), listened_to(file.is_some(), master.is_some()))
+                .run(channel),
+        );
+        let link = master.map(|master| MasterLink::new(Arc::clone(vm_manager), messages.clone(), master));
         let (requests, requested) = watch::channel(file);
         let (states, state) = watch::channel(SourceState::default());
         let source = tokio::spawn(Source::new(requested, messages.clone(), states).run());
         let (ending, ended) = watch::channel(());
-        let status = status::source(Arc::clone(vm_manager), state, files);
+        let link_status = link.as_ref().map(status::Master::of);
+        let status = status::source(Arc::clone(vm_manager), state, link_status, files);
+        let link = link.map(|link| tokio::spawn(link.run(until_closed(ended.clone()))));
         let serving =
             server.serve(Arc::clone(vm_manager), messages, status, files.clients(), until_closed(ended));
         let serving = tokio::spawn(serving);
-        Self { requests, reconciler, source, serving, ending: Some(ending), polling: Some(polling) }
+        Self { requests, reconciler, source, link, serving, ending: Some(ending), polling: Some(polling) }
     }
 
     /// Returns when something ended that should not have, with why. Cancel-safe.
@@ -195,6 +206,7 @@ impl Parts {
             lost = &mut self.reconciler => lost_part("the reconciler", lost.err()),
             lost = &mut self.source => lost_part("the reader of assignments", lost.err()),
             lost = &mut self.serving => lost_part("the admin socket", lost.err()),
+            lost = ended_link(&mut self.link) => lost_part("the link to the master", lost),
         }
     }
 
@@ -230,10 +242,19 @@ async fn shut_down(vm_manager: &VmManager, endings: &mut Endings) -> Result<(), 
     down.await
 }
 
+/// Returns when the link has ended, with why; never where there is none. Cancel-safe.
+async fn ended_link(link: &mut Option<JoinHandle<()>>) -> Option<tokio::task::JoinError> {
+    match link {
+        Some(link) => link.await.err(),
+        None => std::future::pending().await,
+    }
+}
+
 /// Who may say what should run.
-fn listened_to(has_file: bool) -> BTreeSet<SourceKind> {
+fn listened_to(has_file: bool, has_master: bool) -> BTreeSet<SourceKind> {
     let file = has_file.then_some(SourceKind::File);
-    file.into_iter().chain([SourceKind::Local]).collect()
+    let master = has_master.then_some(SourceKind::Master);
+    file.into_iter().chain(master).chain([SourceKind::Local]).collect()
 }
 
 fn lost_part(what: &str, cause: Option<impl Into<anyhow::Error>>) -> anyhow::Error {

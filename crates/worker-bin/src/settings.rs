@@ -3,20 +3,21 @@
 //! `docs/configuration.md` describes every key.
 
 mod changes;
+mod master;
 mod placing;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use worker::node::RemovalLimit;
 use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
 pub(crate) use self::changes::needing_restart;
+use self::master::Master;
+pub(crate) use self::master::MasterPlace;
 pub(crate) use self::placing::host_processes_in;
 use self::placing::placement;
 use crate::cli::{LogFormat, RunFlags};
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) assignments: Option<PathBuf>,
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_format: LogFormat,
+    /// The master, where there is one.
+    pub(crate) master: Option<MasterPlace>,
     /// Whether guests are stopped when the worker ends.
     pub(crate) stop_guests: bool,
     pub(crate) manager: VmManagerConfig,
@@ -71,12 +74,6 @@ struct Network {
 #[serde(deny_unknown_fields, default)]
 struct Limits {
     memory_overcommit_ratio: Option<Ratio>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Master {
-    max_removals_per_hour: Option<u32>,
 }
 
 /// A number, or `off`.
@@ -160,17 +157,14 @@ impl Settings {
             vhost_net: file.network.vhost_net.map_or(defaults.vhost_net, vhost_net),
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
-            removal_limit: match file.master.max_removals_per_hour.map(NonZeroU32::new) {
-                None => defaults.removal_limit,
-                Some(None) => RemovalLimit::Off,
-                Some(Some(most)) => RemovalLimit::AnHour(most),
-            },
+            removal_limit: file.master.removal_limit(defaults.removal_limit),
             memory_overcommit: match file.limits.memory_overcommit_ratio {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,
             },
         };
         Ok(Self {
+            master: file.master.place(flags.master)?,
             assignments: flags.assignments.or(file.assignments),
             runtime_dir,
             stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
@@ -268,6 +262,7 @@ mod tests {
         RunFlags {
             config: None,
             assignments: None,
+            master: None,
             state_dir: None,
             store_roots: Vec::new(),
             stop_guests: false,

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use admin::{AssignmentsState, AssignmentsView, DamagedVm, StatusSource, StatusView};
+use admin::{
+    AssignmentsState, AssignmentsView, DamagedVm, MasterState, MasterView, StatusSource, StatusView,
+};
 use tokio::sync::watch;
 use vm_model::{HeldSet, SourceKind, Timestamp};
+use worker::master::{LinkStatus, MasterLink};
 use worker::vms::VmManager;
 
 use crate::assignments::{SourceState, Verdict};
@@ -15,6 +18,7 @@ use crate::logging;
 pub(crate) fn source(
     vm_manager: Arc<VmManager>,
     assignments: watch::Receiver<SourceState>,
+    master: Option<Master>,
     files: OpenFiles,
 ) -> StatusSource {
     let since = Timestamp::now();
@@ -38,6 +42,7 @@ pub(crate) fn source(
                 .values()
                 .flat_map(|source| source.refused_entries.clone())
                 .collect(),
+            master: master.as_ref().map(Master::view),
             sources: node.sources,
             owners: node.owners,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
@@ -46,6 +51,49 @@ pub(crate) fn source(
             open_files_limit: files.limit(),
         }
     })
+}
+
+/// The link to a master, as it is told of.
+pub(crate) struct Master {
+    address: String,
+    worker: String,
+    status: watch::Receiver<LinkStatus>,
+}
+
+impl Master {
+    pub(crate) fn of(link: &MasterLink) -> Self {
+        let settings = link.settings();
+        let (address, worker) = (settings.address().to_owned(), settings.worker().to_owned());
+        Self { address, worker, status: link.status() }
+    }
+
+    fn view(&self) -> MasterView {
+        let view = MasterView {
+            address: self.address.clone(),
+            worker: self.worker.clone(),
+            state: MasterState::Connecting,
+            lineage: None,
+            since: None,
+            next_try_at: None,
+            problem: None,
+        };
+        match self.status.borrow().clone() {
+            LinkStatus::Connecting => view,
+            LinkStatus::Connected { lineage, since, .. } => MasterView {
+                state: MasterState::Connected,
+                lineage: Some(lineage),
+                since: Some(since),
+                ..view
+            },
+            LinkStatus::Waiting { until, problem } => MasterView {
+                state: MasterState::Waiting,
+                next_try_at: Some(until),
+                problem: Some(problem),
+                ..view
+            },
+            LinkStatus::Ended => MasterView { state: MasterState::Ended, ..view },
+        }
+    }
 }
 
 fn assignments_view(state: SourceState, held: Option<&HeldSet>) -> Option<AssignmentsView> {

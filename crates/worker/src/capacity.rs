@@ -21,7 +21,7 @@ const RESERVE: Bytes = Bytes::from_mib(256);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HostMemory {
     /// All of it.
-    total: Bytes,
+    pub(crate) total: Bytes,
     /// Set aside as huge pages, which the kernel promises to one machine only.
     huge_pages: Bytes,
 }

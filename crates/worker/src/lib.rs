@@ -32,6 +32,7 @@ mod definition;
 mod failure;
 mod housekeeping;
 mod huge_pages;
+pub mod master;
 pub mod node;
 mod records;
 mod supervisor;

@@ -16,6 +16,7 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         name: name.to_owned(),
         kind: kind.map(str::to_owned),
         alias: None,
+        mac: None,
         controller: None,
         mtu: 1500,
         is_up: true,
@@ -60,6 +61,20 @@ fn a_missing_bridge_is_created() {
     let plan = plan_bridge(&config(), &Observed::default()).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Created);
     assert_eq!(plan.actions, [BridgeAction::Create, BridgeAction::Configure, BridgeAction::AddAddress]);
+}
+
+#[test]
+fn a_bridge_that_a_killed_run_left_half_made_is_ours() {
+    let mut bridge = link(7, "br-test", Some("bridge"));
+    bridge.is_up = false;
+    bridge.mac = Some(bridge_mac(&LinkName::parse("br-test").unwrap()));
+    let mut observed = Observed { links: vec![bridge], ..Observed::default() };
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(plan.origin, BridgeOrigin::Ours);
+    assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress]);
+    // Somebody uses it.
+    observed.addresses.push(address(7, "192.0.2.1/24"));
+    assert_ne!(plan_bridge(&config(), &observed).unwrap().origin, BridgeOrigin::Ours);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use vm_model::MacAddress;
 
 /// The kernel's routing table of its own addresses (`RT_TABLE_LOCAL`).
 const LOCAL_TABLE: u32 = 255;
@@ -21,6 +22,8 @@ pub(crate) struct Link {
     /// `bridge`, `tun`, `dummy`, …; `None` for a physical one.
     pub(crate) kind: Option<String>,
     pub(crate) alias: Option<String>,
+    /// The hardware address; `None` for a link without one of six bytes.
+    pub(crate) mac: Option<MacAddress>,
     /// The index of the bridge (or bond) that it is a port of.
     pub(crate) controller: Option<u32>,
     pub(crate) mtu: u32,
@@ -85,6 +88,7 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         name: String::new(),
         kind: None,
         alias: None,
+        mac: None,
         controller: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
@@ -95,6 +99,7 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddress::new),
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::LinkInfo(infos) => {

@@ -87,6 +87,7 @@ mod tests {
             name: format!("pw-{index}"),
             kind: Some("tun".to_owned()),
             alias: None,
+            mac: None,
             controller,
             mtu: 1500,
             is_up,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use machine_host::{HostCounts, LaunchError};
+use tokio::time::sleep;
 use vm_model::{Isolation, VmId, error_chain};
 
 use super::HostProcessOptions;
@@ -19,6 +20,9 @@ use super::starting::{StartError, start};
 
 /// How long an ended machine may take to be released until it counts as unsettled.
 const SETTLING: Duration = Duration::from_secs(1);
+
+/// How long after a launch has begun another spare process is started: the two are not to share a processor.
+const REPLENISH_DELAY: Duration = Duration::from_millis(50);
 
 /// The processes and machines of one host.
 #[derive(Debug)]
@@ -154,6 +158,7 @@ impl Pool {
         for _ in 0..missing {
             let pool = self.clone();
             tokio::spawn(async move {
+                sleep(REPLENISH_DELAY).await;
                 let started = start(&pool, BTreeSet::new(), true).await;
                 pool.lock().starting -= 1;
                 if let Err(error) = started {

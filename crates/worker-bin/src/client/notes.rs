@@ -1,9 +1,9 @@
 //! What stands below a table: what of the worker is not as it should be, each in a sentence.
 
-use admin::{AssignmentsState, AssignmentsView, StatusView};
-use vm_model::{Timestamp, VmId};
+use admin::{AssignmentsState, AssignmentsView, MasterState, MasterView, StatusView};
+use vm_model::{SourceStatus, Timestamp, VmId};
 
-use super::amounts::ago;
+use super::amounts::{ago, ahead};
 use super::table::Table;
 use crate::printable::printable;
 
@@ -69,6 +69,37 @@ fn file(AssignmentsView { path, state, problem, .. }: &AssignmentsView) -> Optio
     }
 }
 
+/// How the link to a master is.
+fn link(master: &MasterView, now: Timestamp) -> String {
+    match master.state {
+        MasterState::Connecting => "connecting".to_owned(),
+        MasterState::Connected => {
+            let since = master.since.map(|since| format!(", since {}", ago(since, now))).unwrap_or_default();
+            let who = master.lineage.as_ref().map(|lineage| format!(" to {lineage}")).unwrap_or_default();
+            format!("connected{who}{since}")
+        }
+        MasterState::Waiting => {
+            let next =
+                master.next_try_at.map(|at| format!(" (again {})", ahead(at, now))).unwrap_or_default();
+            format!("none: {}{next}", master.problem.as_deref().unwrap_or("nobody knows why"))
+        }
+        MasterState::Ended => "ended".to_owned(),
+    }
+}
+
+/// How the worker stands to one source.
+fn standing(source: &SourceStatus) -> String {
+    let in_force = match source.generation {
+        Some(generation) => format!("generation {generation} in force"),
+        None => "nothing yet".to_owned(),
+    };
+    let newest = source.observed.filter(|observed| Some(*observed) != source.generation);
+    let newest = newest.map(|observed| format!(", {observed} came")).unwrap_or_default();
+    let refused = source.refusal.as_ref().map(|why| format!(", refused: {why}")).unwrap_or_default();
+    let gone = if source.listened_to { "" } else { " (listened to no longer)" };
+    format!("{in_force}{newest}{refused}{gone}")
+}
+
 /// `status`: the worker itself, as it is at `now`.
 pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
     let mut table = Table::without_heading();
@@ -91,6 +122,13 @@ pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
                 add("last read", ago(read_at, now));
             }
         }
+    }
+    if let Some(master) = &status.master {
+        add("master", format!("{} (this host is {})", master.address, master.worker));
+        add("link to it", link(master, now));
+    }
+    for (source, known) in &status.sources {
+        add(&format!("from {source}"), standing(known));
     }
     add("generation", status.generation.map_or_else(|| "none".to_owned(), |number| number.to_string()));
     let limit = status.open_files_limit.map_or_else(|| "without limit".to_owned(), |limit| limit.to_string());

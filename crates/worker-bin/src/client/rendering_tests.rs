@@ -208,6 +208,7 @@ fn what_is_wanted_stands_beside_what_is_in_force() {
 #[test]
 fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     let good = StatusView {
+        master: None,
         sources: Default::default(),
         owners: Default::default(),
         version: "1".to_owned(),

@@ -18,6 +18,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("removal_grace_seconds", old.removal_grace == young.removal_grace),
         ("limits.memory_overcommit_ratio", old.memory_overcommit == young.memory_overcommit),
         ("master.max_removals_per_hour", old.removal_limit == young.removal_limit),
+        ("master", in_force.master == new.master),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
         ("vms_per_host_process", old.placement == young.placement),
         ("network.bridge", old.network_bridge == young.network_bridge),

@@ -44,6 +44,8 @@ pub enum Change {
     Interfaces,
     /// When it is started again. It holds at once.
     RestartPolicy,
+    /// How it is found out whether its guest is well. It holds at once.
+    Health,
     /// Whether it may share a process.
     Isolation,
     /// Anything else about the machine.
@@ -64,7 +66,7 @@ pub(crate) enum Effect {
 impl Change {
     fn needs_restart(&self) -> bool {
         match self {
-            Self::RestartPolicy => false,
+            Self::RestartPolicy | Self::Health => false,
             Self::Artifact { .. }
             | Self::Vcpus { .. }
             | Self::Memory { .. }
@@ -106,6 +108,9 @@ impl Change {
         }
         if from.restart != to.restart {
             changes.push(Self::RestartPolicy);
+        }
+        if from.health != to.health {
+            changes.push(Self::Health);
         }
         if from.isolation != to.isolation {
             changes.push(Self::Isolation);
@@ -154,6 +159,7 @@ impl fmt::Display for Change {
             Self::Volume { disk } => write!(formatter, "volume {disk}"),
             Self::Interfaces => formatter.write_str("network interfaces"),
             Self::RestartPolicy => formatter.write_str("restart policy"),
+            Self::Health => formatter.write_str("health probes"),
             Self::Isolation => formatter.write_str("isolation"),
             Self::Machine => formatter.write_str("machine"),
         }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, NicRequest, RestartPolicy};
 use vm_model::{
-    Assignment, Bytes, CredentialFile, DiskAccess, Isolation, MachineSpec, NarHash, Overrides, VolumePolicy,
+    Assignment, Bytes, CredentialFile, DiskAccess, HealthSpec, Isolation, MachineSpec, NarHash, Overrides,
+    VolumePolicy,
 };
 
 /// Everything about a VM that its definition decides. Two definitions with equal descriptions make the same machine.
@@ -31,6 +32,8 @@ pub struct Description {
     pub(crate) volumes: BTreeMap<String, VolumeDescription>,
     /// When it is started again.
     pub(crate) restart: Option<RestartPolicy>,
+    /// How it is found out whether its guest is well.
+    pub(crate) health: Option<HealthSpec>,
     /// Whether it may share a process.
     pub(crate) isolation: Isolation,
 }
@@ -78,6 +81,7 @@ impl Description {
             address: artifact.settings.address,
             volumes: volumes.collect(),
             restart: artifact.settings.restart,
+            health: artifact.settings.health.clone(),
             isolation: artifact.settings.isolation,
         }
     }

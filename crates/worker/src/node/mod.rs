@@ -20,11 +20,10 @@ mod intent;
 mod plan;
 mod reconcile;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{self, Receiver};
 use tokio::sync::oneshot;
 use vm_model::{AssignmentSet, Generation, HeldSet, Source, SourceKind, VmId};
 
@@ -39,6 +38,7 @@ pub use plan::{
 pub use reconcile::Reconciler;
 
 pub use crate::definition::{Change, Description};
+use crate::master::{MasterLink, MasterSettings, sources};
 use crate::vms::VmManager;
 
 /// What a node is told.
@@ -82,8 +82,8 @@ pub enum NodeMessage {
     /// A source says nothing that can be used any more: what is held of it is forgotten, so that nobody allows what it no
     /// longer says. What is in force stays so.
     SourceLost(SourceKind),
-    /// These are the sources from which something may come.
-    ListenTo(BTreeSet<SourceKind>),
+    /// A source is configured no longer: it cannot take back what it said.
+    SourceGone(SourceKind),
 }
 
 /// What became of a desired state that was admitted.
@@ -124,18 +124,47 @@ pub struct Preview {
 pub struct Node {
     /// Where desired states come in. The node ends when all senders are gone.
     pub node_channel: Receiver<NodeMessage>,
-    /// The master this node belongs to; names it in the log.
+    /// The master this node belongs to.
     pub master_addr: SocketAddr,
     /// The VMs.
     pub vm_manager: Arc<VmManager>,
 }
 
 impl Node {
-    /// Keeps the VMs as assigned until all senders of [`Node::node_channel`] are gone. The VMs then go on.
+    /// Keeps the VMs as assigned, by the master and by what comes in [`Node::node_channel`], until all senders of that are
+    /// gone. The VMs then go on.
+    ///
+    /// The master is spoken with in plain TCP, which goes to this host only; [`crate::master::MasterLink`] beside a
+    /// [`Reconciler`] speaks with others.
     pub async fn run(self) {
-        tracing::info!(master = %self.master_addr, "node started");
-        let listened_to = BTreeSet::from([SourceKind::Master, SourceKind::Local]);
-        Reconciler::new(self.vm_manager, listened_to).run(self.node_channel).await;
-        tracing::info!(master = %self.master_addr, "node ended");
+        let Self { mut node_channel, master_addr, vm_manager } = self;
+        tracing::info!(master = %master_addr, "node started");
+        let (messages, channel) = mpsc::channel(1);
+        let (ending, ended) = oneshot::channel::<()>();
+        let link = match MasterSettings::on_loopback(master_addr) {
+            Ok(settings) => Some(MasterLink::new(Arc::clone(&vm_manager), messages.clone(), settings)),
+            Err(problem) => {
+                tracing::error!(error = crate::failure::chain(&problem), "no master is spoken with");
+                None
+            }
+        };
+        let speaking = async {
+            match link {
+                Some(link) => link.run(async { drop(ended.await) }).await,
+                None => drop(ended.await),
+            }
+        };
+        let passing_on = async move {
+            while let Some(message) = node_channel.recv().await {
+                if messages.send(message).await.is_err() {
+                    break;
+                }
+            }
+            // The link ends, and with its sender the node.
+            drop(ending);
+        };
+        let reconciling = Reconciler::new(Arc::clone(&vm_manager), sources()).run(channel);
+        tokio::join!(speaking, passing_on, reconciling);
+        tracing::info!(master = %master_addr, "node ended");
     }
 }

@@ -88,9 +88,10 @@ impl Reconciler {
                     }
                     self.tell(source, |status| status.held = None);
                 }
-                NodeMessage::ListenTo(sources) => {
-                    if self.listened_to != sources {
-                        self.listened_to = sources;
+                NodeMessage::SourceGone(source) => {
+                    self.held.remove(&source);
+                    if self.listened_to.remove(&source) {
+                        self.tell(source, |status| status.held = None);
                         self.go_on().await;
                     }
                 }

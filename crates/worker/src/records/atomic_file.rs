@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fail_points::{FailPoint, pass_with};
@@ -95,7 +96,9 @@ fn write_atomically<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
     bytes.push(b'\n');
     let written = (|| {
         pass_with(FailPoint::FileBegun, name);
-        let mut file = File::create(&temporary)?;
+        // Assignments may hold secrets: nobody else's to read.
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(&bytes)?;
         pass_with(FailPoint::FileWritten, name);
         file.sync_all()?;

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use health::Beginning;
 use machine_host::{Adopted, MachineHandle};
 use tracing::{info, warn};
 use vm_model::{MachinePhase, VmId, VmStatus};
 
 use super::context::HostContext;
-use super::guest::Watching;
 use super::live::LiveMachine;
 use super::notes::{MachineNotes, NotesError};
 use super::stage::load;
@@ -89,11 +87,7 @@ impl Task {
 
     /// What the machine that runs is made by, found out again; and what a start that was cut short left is put in order.
     pub(super) async fn look_into_running(&mut self) {
-        if let Some(spec) = self.unwatched.take() {
-            let known = self.record.value().health.clone();
-            let watching = Watching { spec, console_after: None };
-            self.watch_guest(Some(watching), Beginning::Adopted(known));
-        }
+        let launched_with = self.unwatched.take();
         let Some(InForce { assignment, .. }) = &self.in_force else { return };
         let (context, uuid) = (Arc::clone(&self.context), self.record.uuid());
         let (assignment, id) = (Arc::clone(assignment), self.id.clone());
@@ -101,6 +95,7 @@ impl Task {
         match described {
             Ok(Ok(description)) => {
                 let description = Arc::new(description);
+                self.watch_guest_anew(description.health.clone());
                 self.slot.describe(Arc::clone(&description));
                 if let Some(in_force) = &mut self.in_force {
                     in_force.description = Some(description);
@@ -108,9 +103,10 @@ impl Task {
             }
             Ok(Err(problem)) => {
                 warn!(vm_id = %id, problem, "what the running VM is made by is not known: another definition restarts it");
+                self.watch_guest_anew(launched_with);
             }
             Err(lost) => {
-                warn!(vm_id = %id, error = %lost, "what the running VM is made by was not found out")
+                warn!(vm_id = %id, error = %lost, "what the running VM is made by was not found out");
             }
         }
         let disks = self.info.borrow().machine.as_ref().map_or_else(Vec::new, |machine| {

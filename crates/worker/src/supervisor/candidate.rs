@@ -212,7 +212,13 @@ impl Task {
         if let RunState::Up { runs, .. } = &mut self.state {
             *runs = target.stamp.definition;
         }
+        let health = definition.description.health.clone();
+        let before =
+            self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref()?.health.clone());
         self.put_in_force(target.stamp.definition, definition);
+        if health != before {
+            self.watch_guest_anew(health);
+        }
         self.keep(target, |record| record.in_force = None).await;
         self.show_definitions(target);
     }

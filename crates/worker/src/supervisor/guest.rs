@@ -102,6 +102,16 @@ impl Task {
         }
     }
 
+    /// Watches the guest of a machine that runs already by `spec`, in place of what was watched before.
+    pub(super) fn watch_guest_anew(&mut self, spec: Option<HealthSpec>) {
+        let RunState::Up { machine, .. } = &mut self.state else { return };
+        machine.unwatch_guest();
+        self.info.send_if_modified(|info| info.health.take().is_some());
+        let known = self.record.value().health.clone();
+        let watching = spec.map(|spec| Watching { spec, console_after: None });
+        self.watch_guest(watching, Beginning::Adopted(known));
+    }
+
     /// Tells how the guest is, and keeps what a later worker could not find out again; why it is held to be dead, if it is.
     pub(super) async fn look_at_guest(&mut self) -> Option<String> {
         let RunState::Up { machine, .. } = &self.state else { return None };

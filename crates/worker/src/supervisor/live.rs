@@ -163,6 +163,11 @@ impl LiveMachine {
         Ok(())
     }
 
+    /// Watches its guest no more.
+    pub(super) fn unwatch_guest(&mut self) {
+        self.guest = None;
+    }
+
     /// How its guest is, where that is watched.
     pub(super) fn guest_health(&self) -> Option<Health> {
         self.guest.as_ref().map(WatchedGuest::health)

@@ -37,7 +37,7 @@ fn a_guest_that_fails_its_liveness_probe_is_started_again() {
         let probe = json!({ "id": "ssh", "role": "liveness", "kind": "tcp", "port": 22, "period_s": 1,
                             "timeout_s": 1, "failure_threshold": 1 });
         let health = json!({ "procurator": { "health": { "probes": [probe] } }, "net": [{}] });
-        let image = bench.artifact("image", &TinyGuest::idle(), &health);
+        let image = bench.artifact("image", &TinyGuest::power_button(), &health);
         let (manager, id) = (bench.manager(), VmId::new("a"));
         manager.create_vm(id.clone(), &image.hash, &image.path).expect("runs");
         let info = await_vm(&manager, &id, "started again", |info| info.failures > 0 && info.starts > 1);

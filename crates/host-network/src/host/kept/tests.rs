@@ -27,6 +27,7 @@ fn tap(number: u8) -> Link {
         name: format!("pw-{number}"),
         kind: Some("tun".to_owned()),
         alias: Some(format!("procurator:vm-{number}/net0")),
+        mac: None,
         controller: Some(1),
         mtu: 1500,
         is_up: true,

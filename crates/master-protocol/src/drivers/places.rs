@@ -1,0 +1,178 @@
+//! How many connections a master has, and whose: bounds on those that have not said who they are, and one a worker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::listener::Limits;
+use crate::wire::WorkerId;
+
+/// The connections of one master.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    limits: Limits,
+    /// Held for a few steps, never across an await.
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    connections: usize,
+    greeting: usize,
+    greeting_by_address: HashMap<IpAddr, usize>,
+    /// The newest connection of each worker, and what ends it.
+    workers: BTreeMap<WorkerId, (u64, oneshot::Sender<()>)>,
+    numbers: u64,
+}
+
+/// Why a connection finds no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// There are as many connections as the master holds.
+    Full,
+    /// Too many have not said who they are.
+    TooManyGreeting,
+    /// Too many of the same address have not.
+    TooManyOfAddress,
+}
+
+/// The place of a connection that has not said who it is; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    places: Places,
+    address: IpAddr,
+}
+
+/// The place of a worker's connection; given back when dropped.
+#[derive(Debug)]
+pub(super) struct WorkerPlace {
+    places: Places,
+    worker: WorkerId,
+    number: u64,
+    /// Is over when a newer connection of the same worker takes the place.
+    pub(super) replaced: oneshot::Receiver<()>,
+}
+
+impl Places {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, taken: Arc::default() }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection from `address`.
+    pub(super) fn greet(&self, address: IpAddr) -> Result<Greeting, NoPlace> {
+        let mut taken = self.taken();
+        if taken.connections >= self.limits.connections {
+            return Err(NoPlace::Full);
+        }
+        if taken.greeting >= self.limits.greeting {
+            return Err(NoPlace::TooManyGreeting);
+        }
+        let of_address = taken.greeting_by_address.entry(address).or_default();
+        if *of_address >= self.limits.greeting_per_address {
+            return Err(NoPlace::TooManyOfAddress);
+        }
+        *of_address += 1;
+        taken.connections += 1;
+        taken.greeting += 1;
+        Ok(Greeting { places: self.clone(), address })
+    }
+}
+
+impl Greeting {
+    /// The connection is `worker`'s. An earlier one of it is ended.
+    pub(super) fn become_worker(self, worker: WorkerId) -> WorkerPlace {
+        let (sender, replaced) = oneshot::channel();
+        let mut taken = self.places.taken();
+        // It counts once: `self` gives its own back.
+        taken.connections += 1;
+        taken.numbers += 1;
+        let number = taken.numbers;
+        // Dropping the sender of the one before is what ends it.
+        taken.workers.insert(worker.clone(), (number, sender));
+        drop(taken);
+        WorkerPlace { places: self.places.clone(), worker, number, replaced }
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        taken.connections = taken.connections.saturating_sub(1);
+        taken.greeting = taken.greeting.saturating_sub(1);
+        if let Some(count) = taken.greeting_by_address.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                taken.greeting_by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl WorkerPlace {
+    /// Tells the connections of one master apart; later ones have higher numbers.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for WorkerPlace {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        taken.connections = taken.connections.saturating_sub(1);
+        if taken.workers.get(&self.worker).is_some_and(|(number, _)| *number == self.number) {
+            taken.workers.remove(&self.worker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[test]
+    fn strangers_are_few_and_fewer_of_one_address() {
+        let places = Places::new(Limits { connections: 4, greeting: 3, greeting_per_address: 2 });
+        let first = places.greet(address(1)).expect("a place");
+        let second = places.greet(address(1)).expect("a place");
+        assert_eq!(places.greet(address(1)).expect_err("two are there"), NoPlace::TooManyOfAddress);
+        let third = places.greet(address(2)).expect("a place");
+        assert_eq!(places.greet(address(3)).expect_err("three are there"), NoPlace::TooManyGreeting);
+        let workers =
+            [first, second, third].map(|greeting| greeting.become_worker("a".parse().expect("valid")));
+        let fourth = places.greet(address(1)).expect("they have said who they are");
+        assert_eq!(places.greet(address(9)).expect_err("four are there"), NoPlace::Full);
+        drop((workers, fourth));
+        let taken = places.taken();
+        assert_eq!((taken.connections, taken.greeting, taken.workers.len()), (0, 0, 0));
+        assert!(taken.greeting_by_address.is_empty());
+    }
+
+    #[test]
+    fn a_newer_connection_of_a_worker_ends_the_one_before() {
+        let places = Places::new(Limits::default());
+        let worker = || places.greet(address(1)).expect("a place").become_worker("a".parse().expect("valid"));
+        let mut first = worker();
+        assert!(
+            first.replaced.try_recv().is_err_and(|problem| problem == oneshot::error::TryRecvError::Empty)
+        );
+        let mut second = worker();
+        assert!(
+            first.replaced.try_recv().is_err_and(|problem| problem == oneshot::error::TryRecvError::Closed)
+        );
+        assert!(second.number() > first.number());
+        drop(first);
+        assert!(
+            second.replaced.try_recv().is_err_and(|problem| problem == oneshot::error::TryRecvError::Empty)
+        );
+    }
+}

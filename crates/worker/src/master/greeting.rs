@@ -1,0 +1,96 @@
+//! What this host says of itself when a connection to its master begins.
+
+use std::fs;
+use std::thread::available_parallelism;
+
+use master_protocol::wire::v1::{Capacity, Cpu, Engine, Hello, InForce};
+use master_protocol::wire::{List, Text, WorkerId};
+use uuid::Uuid;
+
+use super::state::disk_size;
+use crate::capacity::HostMemory;
+use crate::vms::{MemoryOvercommit, VmManager};
+
+/// Versions of the protocol that this worker speaks.
+const VERSIONS: [u32; 1] = [1];
+/// What every engine of ours can do beyond starting and stopping.
+const FEATURES: [&str; 4] = ["pause", "health-probes", "volumes", "systemd-readiness"];
+
+/// The greeting of the host that calls itself `worker`.
+pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId) -> Hello {
+    let paths = vm_manager.list_vms().into_iter().map(|vm| vm.assignment.store_path);
+    let paths = paths.filter(|path| path.exists()).map(|path| Text::cut(path.to_string_lossy()));
+    Hello {
+        versions: List::cut(VERSIONS),
+        worker,
+        run: Text::cut(run()),
+        capacity: capacity(vm_manager),
+        engine: Engine {
+            name: Text::cut("procurator"),
+            version: Text::cut(env!("CARGO_PKG_VERSION")),
+            features: List::cut(FEATURES.map(Text::cut)),
+        },
+        cpu: cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+        store_paths: List::cut(paths),
+        store_paths_complete: false,
+        in_force: InForce::of(&vm_manager.node_status().borrow()),
+    }
+}
+
+/// Tells this run of the program from others.
+fn run() -> String {
+    static RUN: std::sync::OnceLock<Uuid> = std::sync::OnceLock::new();
+    RUN.get_or_init(Uuid::new_v4).to_string()
+}
+
+fn capacity(vm_manager: &VmManager) -> Capacity {
+    let memory = HostMemory::observe();
+    let total = memory.map(|memory| memory.total.get());
+    let assignable = match vm_manager.config().memory_overcommit {
+        MemoryOvercommit::Percent(percent) => total.map(|total| total / 100 * u64::from(percent)),
+        MemoryOvercommit::Unlimited => None,
+    };
+    Capacity {
+        processors: available_parallelism()
+            .ok()
+            .and_then(|count| u32::try_from(count.get()).ok())
+            .unwrap_or(1),
+        memory_bytes: total.unwrap_or_default(),
+        memory_assignable_bytes: assignable,
+        disk_bytes: disk_size(vm_manager.state_dir()),
+        vms: None,
+    }
+}
+
+/// The processor, from the text of `/proc/cpuinfo`.
+fn cpu(text: &str) -> Cpu {
+    let field = |name: &str| {
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .map(|(key, value)| (key.trim(), value.trim()))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    };
+    let features = field("flags").unwrap_or_default().split_whitespace();
+    Cpu {
+        architecture: Text::cut(std::env::consts::ARCH),
+        vendor: Text::cut(field("vendor_id").unwrap_or_default()),
+        model: Text::cut(field("model name").unwrap_or_default()),
+        features: List::cut(features.map(Text::cut)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_is_read_from_the_kernels_list() {
+        let text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC\nflags\t\t: fpu svm\n\nprocessor\t: 1\n";
+        let found = cpu(text);
+        assert_eq!((found.vendor.as_str(), found.model.as_str()), ("AuthenticAMD", "EPYC"));
+        let features = found.features.into_vec();
+        assert_eq!(features.iter().map(Text::as_str).collect::<Vec<_>>(), ["fpu", "svm"]);
+        assert_eq!(cpu("").features.into_vec().len(), 0);
+    }
+}
