@@ -1,6 +1,6 @@
 //! What the worker itself looks like from outside: the JSON that programs may rely on. Keys are added, never changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct StatusView {
     /// Whose word each VM follows.
     #[serde(default)]
     pub owners: BTreeMap<VmId, SourceKind>,
+    /// VMs of which nobody is known to have spoken, because what was assigned was lost.
+    #[serde(default)]
+    pub unclaimed: BTreeSet<VmId>,
     /// VMs whose record on disk cannot be used. They are left alone.
     #[serde(default)]
     pub damaged: Vec<DamagedVm>,

@@ -1,6 +1,6 @@
 //! How a host stands to what it was told should run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ pub struct NodeStatus {
     /// Whose word each VM follows.
     #[serde(default)]
     pub owners: BTreeMap<VmId, SourceKind>,
+    /// VMs of which nobody is known to have spoken, because what was assigned was lost. They stay until somebody does.
+    #[serde(default)]
+    pub unclaimed: BTreeSet<VmId>,
 }
 
 impl NodeStatus {

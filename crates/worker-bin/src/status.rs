@@ -45,6 +45,7 @@ pub(crate) fn source(
             master: master.as_ref().map(Master::view),
             sources: node.sources,
             owners: node.owners,
+            unclaimed: node.unclaimed,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             degradations: [vm_manager.network_degradations(), vm_manager.strangers()].concat(),
             log_lines_dropped: logging::dropped(),

@@ -22,6 +22,12 @@ pub(super) fn notes(status: &StatusView) -> Vec<String> {
             .iter()
             .map(|vm| format!("VM {} is left alone: its record cannot be used: {}", vm.id, vm.problem)),
     );
+    notes.extend(status.unclaimed.iter().map(|vm| {
+        format!(
+            "VM {vm} is assigned by nobody, because what was assigned was lost, and stays as it is: assign it again, or \
+             `procurator-worker rm {vm}`"
+        )
+    }));
     notes.extend(status.degradations.iter().cloned());
     if status.log_lines_dropped > 0 {
         notes.push(format!("{} lines of the worker's log were lost", status.log_lines_dropped));

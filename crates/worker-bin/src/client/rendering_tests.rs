@@ -211,6 +211,7 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
         master: None,
         sources: Default::default(),
         owners: Default::default(),
+        unclaimed: Default::default(),
         version: "1".to_owned(),
         since: earlier(60),
         assignments: Some(AssignmentsView {

@@ -44,6 +44,40 @@ fn a_vm_is_created_by_one_command_stays_over_restarts_and_comes_back_after_its_r
 }
 
 #[test]
+fn vms_stay_when_what_was_assigned_is_lost() {
+    isolated(|bench| {
+        let listed = bench.vm("listed", &TinyGuest::power_button());
+        bench.assign(std::slice::from_ref(&listed));
+        let image = bench.vm("a", &TinyGuest::power_button());
+        let image = image["store_path"].as_str().expect("a path").to_owned();
+        let mut daemon = bench.start();
+        for id in ["a", "b"] {
+            assert!(bench.client(&["create", id, &image]).status.success(), "{}", bench.log());
+        }
+        bench.until("all run", || bench.phases() == ["a running", "b running", "listed running"]);
+        for (round, text) in
+            [r#"{"version": 2, "sources": {"local": {"desired": 1}}}"#, "", "garbage"].iter().enumerate()
+        {
+            daemon.signal(rustix::process::Signal::TERM);
+            daemon.ended();
+            std::fs::write(bench.path("state/worker.json"), text).expect("written");
+            daemon = bench.start();
+            bench.until("all are there", || bench.phases() == ["a running", "b running", "listed running"]);
+            let created = bench.client(&["create", &format!("new-{round}"), &image]);
+            let said = String::from_utf8(created.stdout).expect("text");
+            assert!(said.starts_with(&format!("create new-{round}\n")), "{said}");
+            let noted = String::from_utf8(bench.client(&["ls"]).stdout).expect("text");
+            assert!(noted.contains("VM a is assigned by nobody"), "{noted}");
+            assert!(!noted.contains("VM listed is"), "{noted}");
+            assert!(bench.client(&["rm", &format!("new-{round}")]).status.success());
+            bench.until("it is gone", || bench.phases().len() == 3);
+        }
+        assert!(bench.client(&["rm", "a"]).status.success());
+        bench.until("it is gone", || bench.phases() == ["b running", "listed running"]);
+    });
+}
+
+#[test]
 fn a_store_path_that_cannot_be_used_is_refused_before_anything_is_assigned() {
     isolated(|bench| {
         bench.assign(&[]);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use vm_model::{Assignment, SourceKind, VmId};
 
 use super::admit::Refusal;
-use super::intent::{Intent, Said};
+use super::intent::Intent;
 
 /// One change by hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,15 @@ pub enum LocalCommand {
 }
 
 impl LocalCommand {
-    /// Whose word the command changes, and into what. Of a source that is not listened to any more, VMs can be removed,
+    /// The VM it changes.
+    pub(super) fn vm(&self) -> &VmId {
+        match self {
+            Self::Assign(assignment) => &assignment.id,
+            Self::Remove(id) => id,
+        }
+    }
+
+    /// Whose word the command changes, and what that makes of all words. Of a source that is not listened to any more, VMs can be removed,
     /// since it cannot do so itself.
     ///
     /// # Errors
@@ -26,15 +34,15 @@ impl LocalCommand {
         &self,
         intent: &Intent,
         listened_to: &BTreeSet<SourceKind>,
-    ) -> Result<(SourceKind, Said), Refusal> {
-        let id = match self {
-            Self::Assign(assignment) => &assignment.id,
-            Self::Remove(id) => id,
-        };
+    ) -> Result<(SourceKind, Intent), Refusal> {
+        let id = self.vm();
         let owner = intent.merged(listened_to).vms.get(id).map(|wanted| wanted.source);
         let changed = match (self, owner) {
             (_, Some(owner)) if owner != SourceKind::Local && listened_to.contains(&owner) => {
                 return Err(Refusal::NotLocal { id: id.clone(), owner });
+            }
+            (Self::Remove(_), None) if intent.unclaimed().contains(id) => {
+                return Ok((SourceKind::Local, intent.clone().without_unclaimed(id)));
             }
             (Self::Remove(_), None) => return Err(Refusal::NotAssigned { id: id.clone() }),
             (Self::Remove(_), Some(owner)) => owner,
@@ -49,7 +57,7 @@ impl LocalCommand {
         if changed == SourceKind::Local {
             said.desired.generation = Some(said.generation().next());
         }
-        Ok((changed, said))
+        Ok((changed, intent.clone().with(changed, said)))
     }
 }
 
@@ -57,6 +65,7 @@ impl LocalCommand {
 mod tests {
     use vm_model::Generation;
 
+    use super::super::intent::Said;
     use super::*;
 
     fn assignment(name: &str) -> Assignment {
@@ -75,7 +84,8 @@ mod tests {
         let intent = Intent::default().with(File, said(&["f"])).with(Local, said(&["l"]));
         let both = BTreeSet::from([File, Local]);
         let change = |command: LocalCommand, listened_to: &BTreeSet<_>| {
-            let (source, said) = command.change(&intent, listened_to)?;
+            let (source, changed) = command.change(&intent, listened_to)?;
+            let said = changed.of(source).cloned().unwrap_or_default();
             let names: Vec<String> = said.desired.vms.iter().map(|vm| vm.id.to_string()).collect();
             Ok((source, names.join(" "), said.generation()))
         };

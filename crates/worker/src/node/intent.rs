@@ -9,6 +9,10 @@ use vm_model::{Assignment, AssignmentSet, Generation, Lineage, RefusedEntry, Sou
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     sources: BTreeMap<SourceKind, Said>,
+    /// VMs of this host of which nobody is known to have spoken, because what was said was lost. They stay as they are until
+    /// somebody does.
+    #[serde(default)]
+    unclaimed: BTreeSet<VmId>,
 }
 
 /// What one source has said last.
@@ -64,9 +68,34 @@ impl Intent {
         self.sources.iter().map(|(kind, said)| (*kind, said))
     }
 
+    /// What `sources` have said, beside VMs that are `unclaimed`.
+    pub(super) fn of_sources(sources: BTreeMap<SourceKind, Said>, unclaimed: BTreeSet<VmId>) -> Self {
+        Self { sources, unclaimed }
+    }
+
+    /// Nothing is known, and these VMs are there.
+    pub(super) fn lost(present: impl IntoIterator<Item = VmId>) -> Self {
+        Self { unclaimed: present.into_iter().collect(), ..Self::default() }
+    }
+
+    /// VMs of which nobody is known to have spoken.
+    pub(super) fn unclaimed(&self) -> &BTreeSet<VmId> {
+        &self.unclaimed
+    }
+
+    /// The same, with nobody having anything to say of `id` any more.
+    #[must_use]
+    pub(super) fn without_unclaimed(mut self, id: &VmId) -> Self {
+        self.unclaimed.remove(id);
+        self
+    }
+
     /// The same, with `said` as the newest word of `source`.
     #[must_use]
     pub fn with(mut self, source: SourceKind, said: Said) -> Self {
+        for vm in &said.desired.vms {
+            self.unclaimed.remove(&vm.id);
+        }
         self.sources.insert(source, said);
         self
     }
@@ -94,7 +123,12 @@ impl Intent {
             }
         }
         let refused = self.sources().flat_map(|(_, said)| &said.desired.refused);
-        merged.untouched = refused.filter(|entry| !merged.vms.contains_key(&entry.id)).cloned().collect();
+        let unclaimed = self.unclaimed.iter().map(|id| RefusedEntry {
+            id: id.clone(),
+            problem: "nobody is known to have spoken of it".to_owned(),
+        });
+        let untouched = refused.cloned().chain(unclaimed);
+        merged.untouched = untouched.filter(|entry| !merged.vms.contains_key(&entry.id)).collect();
         merged
     }
 }
@@ -145,6 +179,21 @@ mod tests {
 
         let without_master = intent.with(Master, said(4, &[]));
         assert_eq!(owners(&without_master, &[File, Local, Master])[0], ("a".to_owned(), File, 2));
+    }
+
+    #[test]
+    fn what_nobody_is_known_to_have_spoken_of_stays_until_somebody_does() {
+        let both = [VmId::new("a"), VmId::new("b")];
+        let intent = Intent::lost(both.clone()).with(SourceKind::File, said(1, &["a"]));
+        let untouched = |intent: &Intent| {
+            let merged = intent.merged(&[SourceKind::File].into());
+            merged.untouched.into_iter().map(|entry| entry.id).collect::<Vec<_>>()
+        };
+        assert_eq!(untouched(&intent), both[1..]);
+        // Who was spoken of once is not unclaimed when that is taken back.
+        let intent = intent.with(SourceKind::File, said(2, &[]));
+        assert_eq!(untouched(&intent), both[1..]);
+        assert_eq!(untouched(&intent.without_unclaimed(&both[1])), []);
     }
 
     #[test]

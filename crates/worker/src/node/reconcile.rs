@@ -14,6 +14,7 @@ use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
 use super::intent::{Intent, Said};
 use super::{Action, LocalCommand, NodeMessage, Preview, Refusal, Verdict, admit};
 use crate::failure::chain;
+use crate::records::ReadError;
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
@@ -23,6 +24,8 @@ pub struct Reconciler {
     vm_manager: Arc<VmManager>,
     file: IntentFile,
     intent: Intent,
+    /// Why what was in force could not be read. Nothing is put in its place then.
+    unreadable: Option<String>,
     listened_to: BTreeSet<SourceKind>,
     /// What waits for somebody's word.
     held: BTreeMap<SourceKind, HeldOffer>,
@@ -48,17 +51,27 @@ impl Reconciler {
     /// `listened_to`; one that speaks is listened to from then on.
     pub fn new(vm_manager: Arc<VmManager>, listened_to: BTreeSet<SourceKind>) -> Self {
         let file = IntentFile::in_directory(vm_manager.state_dir(), vm_manager.record_writer());
-        let intent = file.load().unwrap_or_else(|damage| {
-            warn!(error = chain(&damage), "the desired state could not be read; waiting for a new one");
-            Intent::default()
-        });
-        Self { vm_manager, file, intent, listened_to, held: BTreeMap::new() }
+        let lost = || Intent::lost(vm_manager.observe().into_keys());
+        let (intent, unreadable) = match file.load() {
+            Ok(Some(intent)) => (intent, None),
+            Ok(None) => (lost(), None),
+            Err(problem) => {
+                let text = chain(&problem);
+                error!(error = text, "what was assigned is lost; the VMs that are there stay as they are");
+                // What cannot be read is not replaced, unless it was kept aside.
+                (lost(), matches!(problem, ReadError::Io { .. }).then_some(text))
+            }
+        };
+        Self { vm_manager, file, intent, unreadable, listened_to, held: BTreeMap::new() }
     }
 
     /// Works until all senders of `channel` are gone.
     pub async fn run(mut self, mut channel: Receiver<NodeMessage>) {
+        self.vm_manager.bring_back(self.intent.unclaimed().iter());
         if self.intent.sources().next().is_some() {
             self.go_on().await;
+        } else {
+            self.tell_all();
         }
         // Receiving is cancel-safe and the only thing awaited for long.
         while let Some(message) = channel.recv().await {
@@ -115,7 +128,6 @@ impl Reconciler {
         other: OtherLineage,
     ) -> Result<Verdict, Refusal> {
         let kind = source.kind();
-        self.listened_to.insert(kind);
         self.held.remove(&kind);
         let taken = self.take_or_hold(source, offered, other).await;
         self.tell_all();
@@ -144,6 +156,7 @@ impl Reconciler {
         if let Some(held) = self.hold_lineage(source, other, now) {
             return Ok(self.hold(source, offered, held));
         }
+        self.listened_to.insert(source.kind());
         for entry in &offered.refused {
             warn!(vm_id = %entry.id, problem = entry.problem, "the entry cannot be used; its VM stays as it is");
         }
@@ -160,11 +173,11 @@ impl Reconciler {
 
     /// Carries out a command by hand.
     async fn obey(&mut self, command: &LocalCommand) -> Result<Verdict, Refusal> {
-        let (kind, said) = command.change(&self.intent, &self.listened_to)?;
-        let intent = self.intent.clone().with(kind, said);
+        let (kind, intent) = command.change(&self.intent, &self.listened_to)?;
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
-        without_retries_of_others(&mut actions, &merged, SourceKind::Local);
+        // Others that failed are not this command's to try again.
+        actions.retain(|action| !matches!(action, Action::Retry(_)) || action.vm() == command.vm());
         let verdict = self.commit(kind, intent, actions).await;
         self.tell_all();
         verdict
@@ -263,6 +276,9 @@ impl Reconciler {
 
     /// Puts it on stable storage: what is not there is not acknowledged, and not applied.
     async fn keep(&self, intent: &Intent) -> Result<(), Refusal> {
+        if let Some(problem) = &self.unreadable {
+            return Err(Refusal::NotKept { problem: problem.clone() });
+        }
         let (file, intent) = (self.file.clone(), intent.clone());
         // Syncing takes as long as the disk lets it: not on a runtime's thread.
         let problem = match tokio::task::spawn_blocking(move || file.save(&intent)).await {
@@ -299,6 +315,7 @@ impl Reconciler {
                 source.listened_to = self.listened_to.contains(kind);
             }
             status.owners = merged.owners();
+            status.unclaimed.clone_from(self.intent.unclaimed());
         });
     }
 }

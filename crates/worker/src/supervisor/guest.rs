@@ -1,6 +1,7 @@
 //! Whether a machine's guest is well: its monitor, and what follows from what that finds.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use console_log::ConsoleFiles;
 use health::{Beginning, ConsoleTarget, HealthMonitor, MonitorRequest, ProbeTargets, VsockDirectory};
@@ -31,6 +32,33 @@ impl Watching {
         // Where nothing can be read, nothing older can be mistaken for this boot's either.
         let newest = files.and_then(|files| ConsoleFiles::open(&files).ok()?.newest().ok()?);
         Self { spec, console_after: newest }
+    }
+}
+
+/// How often a guest can have its record written: so often at once, and once more after each pause. What a guest says of
+/// itself can change many times a second.
+#[derive(Debug)]
+pub(super) struct WriteBudget {
+    left: u32,
+    counted: Instant,
+}
+
+impl WriteBudget {
+    const BURST: u32 = 16;
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: Self::BURST, counted: now }
+    }
+
+    /// Whether one more may be written at `now`.
+    fn take(&mut self, now: Instant) -> bool {
+        let pauses = now.saturating_duration_since(self.counted).as_secs() / Self::PAUSE.as_secs();
+        if pauses > 0 {
+            self.left = self.left.saturating_add(u32::try_from(pauses).unwrap_or(u32::MAX)).min(Self::BURST);
+            self.counted = now;
+        }
+        self.left.checked_sub(1).inspect(|left| self.left = *left).is_some()
     }
 }
 
@@ -124,14 +152,34 @@ impl Task {
             }
             is_new
         });
-        let gist =
-            |health: &Health| (health.ready, health.boot, health.systemd.as_ref().map(|told| told.ready));
-        if self.record.value().health.as_deref().map(gist) != Some(gist(&health)) {
+        let gist = |health: &Health| {
+            let systemd = health.systemd.as_ref().map(|told| told.ready);
+            (health.ready, health.boot, systemd, health.dead.is_some())
+        };
+        let is_new = self.record.value().health.as_deref().map(gist) != Some(gist(&health));
+        if is_new && self.health_writes.take(Instant::now()) {
             let kept = self.record.update(|record| record.health = Some(Box::new(health)));
             if let Err(problem) = kept.await {
                 error!(vm_id = %self.id, error = problem.message, "how its guest is was not kept");
             }
         }
         dead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_its_record_written_now_and_then_only() {
+        let start = Instant::now();
+        let mut budget = WriteBudget::new(start);
+        let written = (0..1000).filter(|_| budget.take(start)).count();
+        assert_eq!(written, 16);
+        let later = start + Duration::from_secs(25);
+        assert_eq!((0..1000).filter(|_| budget.take(later)).count(), 2);
+        let much_later = start + Duration::from_secs(10_000);
+        assert_eq!((0..1000).filter(|_| budget.take(much_later)).count(), 16);
     }
 }

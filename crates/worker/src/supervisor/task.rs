@@ -14,6 +14,7 @@ use vm_model::{
 use super::candidate::Progress;
 use super::context::HostContext;
 use super::ending::{classify, reported, standstill, unwell};
+use super::guest::WriteBudget;
 use super::live::LiveMachine;
 use super::policy::{RestartHistory, RestartPolicy};
 use super::publisher::Publisher;
@@ -54,6 +55,8 @@ pub(super) struct Task {
     pub(super) in_force: Option<InForce>,
     /// How far the newest definition is, where that is another.
     pub(super) progress: Option<Progress>,
+    /// How often what its guest says of itself may still be put on record.
+    pub(super) health_writes: WriteBudget,
     /// What is to be watched of the guest of a machine that was taken over.
     pub(super) unwatched: Option<HealthSpec>,
     /// The memory that was promised to a machine which is stopped for another to take its place.
@@ -109,6 +112,7 @@ impl Task {
             stamp: Stamp::default(),
             in_force: None,
             progress: None,
+            health_writes: WriteBudget::new(Instant::now()),
             unwatched: None,
             share: None,
         };

@@ -199,6 +199,17 @@ impl Registry {
         })
     }
 
+    /// These VMs should be where their records say, as far as nothing was desired of them since the worker started.
+    pub(crate) fn bring_back<'a>(&self, vms: impl Iterator<Item = &'a VmId>) {
+        let entries = self.entries();
+        for entry in vms.filter_map(|id| entries.get(id)) {
+            let target = entry.supervisor.target();
+            if target.goal == Goal::Suspended {
+                entry.supervisor.desire(target.assignment.desired, Freshness::Same);
+            }
+        }
+    }
+
     /// `id` should be gone.
     pub(crate) fn remove(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.with(id, |entry| entry.supervisor.remove())

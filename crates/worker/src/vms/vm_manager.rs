@@ -396,6 +396,11 @@ impl VmManager {
         self.shared.registry.number(vms, generation);
     }
 
+    /// These VMs should be where their records say.
+    pub(crate) fn bring_back<'a>(&self, vms: impl Iterator<Item = &'a VmId>) {
+        self.shared.registry.bring_back(vms);
+    }
+
     /// Starts to remove a VM.
     pub(crate) fn order_removal(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.shared.registry.remove(id)
