@@ -306,6 +306,7 @@ mod tests {
         };
         let of_file = SourceStatus { generation: Some(Generation::new(80)), ..SourceStatus::default() };
         let status = NodeStatus {
+            unclaimed: std::collections::BTreeSet::new(),
             sources: BTreeMap::from([(SourceKind::File, of_file), (SourceKind::Master, of_master)]),
             owners: BTreeMap::from([(VmId::new("a"), SourceKind::File)]),
         };

@@ -94,8 +94,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, FailureReason> {
     pass(FailPoint::StartStaged);
     let begun = Instant::now();
-    let (definition, id) = (staged.definition(), staged.assignment.id.clone());
-    let health = staged.health.clone();
+    let (definition, id, health) = (staged.definition(), staged.assignment.id.clone(), staged.health.clone());
     let StagedMachine { resets, isolation, address, artifact_took, disks_took, .. } = staged;
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let (opened, acquired) = open_from_task(context, staged, share).await?;

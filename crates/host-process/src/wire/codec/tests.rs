@@ -191,20 +191,21 @@ fn messages_to_a_host_are_those_of_version_1() {
 #[test]
 fn messages_from_a_host_are_those_of_version_1() {
     let vm = || VmId::new("web-1");
-    let status =
-        || MachineStatus { phase: MachinePhase::Exited(MachineExit::PoweredOff), ..MachineStatus::booting() };
+    let phase = MachinePhase::Exited(MachineExit::PoweredOff);
+    let status = || MachineStatus { phase: phase.clone(), ..MachineStatus::booting() };
+    let (health, counters) = (ThreadHealth::Turning, Some(Box::default()));
     let listing = MachineListing {
         vm: vm(),
         status: status(),
-        counters: Some(Box::default()),
-        health: ThreadHealth::Turning,
+        counters,
+        health,
         notes: "n".to_owned(),
         launched_ago: Duration::from_secs(2),
         released: true,
     };
     let status_text = serde_json::to_value(status()).expect("statuses serialise");
-    let machines = vec![listing];
-    let welcome = Welcome { version: Version(1), pid: 12, start_time: 34, build: "b".to_owned(), machines };
+    let (build, machines) = ("b".to_owned(), vec![listing]);
+    let welcome = Welcome { version: Version(1), pid: 12, start_time: 34, build, machines };
     let source = LaunchFailure::Build { kind: FailureKind::Artifact, reason: "r".to_owned() };
     let failure = LaunchError::Machine { vm: vm(), source };
     let counters = MachineCounters::default();
@@ -247,10 +248,13 @@ fn messages_from_a_host_are_those_of_version_1() {
         (FromHost::Released { vm: vm() }, json!({"type": "released", "vm": "web-1"})),
         (FromHost::Refused { reason: "r".to_owned() }, json!({"type": "refused", "reason": "r"})),
     ];
-    for (message, expected) in messages {
-        assert_eq!(text(message.clone()), expected);
-        assert_eq!(across(message.clone()).expect("it arrives"), message);
-    }
+    messages.into_iter().for_each(|(message, expected)| is_written(message, &expected));
+}
+
+/// The message has this form, and arrives as it was.
+fn is_written(message: FromHost, expected: &serde_json::Value) {
+    assert_eq!(text(message.clone()), *expected);
+    assert_eq!(across(message.clone()).expect("it arrives"), message);
 }
 
 #[test]
