@@ -121,7 +121,7 @@ impl Progress {
 }
 
 /// Deletes what was made for a machine that is not needed.
-async fn discard(context: &Arc<HostContext>, staged: StagedMachine) {
+pub(super) async fn discard(context: &Arc<HostContext>, staged: StagedMachine) {
     let context = Arc::clone(context);
     if let Err(lost) = tokio::task::spawn_blocking(move || staged.discard(&context)).await {
         warn!(error = %lost, "what was made ready was not deleted");
@@ -154,6 +154,20 @@ impl Task {
         if let Some(progress) = self.progress.take() {
             progress.give_up(&self.context).await;
         }
+    }
+
+    /// Forgets what was on its way, or is ready; that something was refused stays known.
+    pub(super) async fn drop_made_candidate(&mut self) {
+        let is_refused = |progress: &Progress| matches!(progress.state, ProgressState::Refused { .. });
+        if !self.progress.as_ref().is_some_and(is_refused) {
+            self.drop_candidate().await;
+        }
+    }
+
+    /// Definition number `definition` stays refused.
+    pub(super) fn keep_refused(&mut self, definition: DefinitionNumber) {
+        let state = ProgressState::Refused { retry: None };
+        self.progress = Some(Progress { definition, state, refusals: 1 });
     }
 
     /// Begins to make the newest definition's machine ready. The VM goes on.
@@ -212,6 +226,11 @@ impl Task {
         if let RunState::Up { runs, .. } = &mut self.state {
             *runs = target.stamp.definition;
         }
+        let mut rollout = self.record.value().rollout.clone();
+        if let Some(trial) = &mut self.trial {
+            trial.is_now_of(&target.assignment);
+            rollout = Some(trial.on_record());
+        }
         let health = definition.description.health.clone();
         let before =
             self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref()?.health.clone());
@@ -219,7 +238,11 @@ impl Task {
         if health != before {
             self.watch_guest_anew(health);
         }
-        self.keep(target, |record| record.in_force = None).await;
+        self.keep(target, |record| {
+            record.in_force = None;
+            record.rollout = rollout;
+        })
+        .await;
         self.show_definitions(target);
     }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use fail_points::{FailPoint, pass};
 use health::Beginning;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 use vm_model::{
@@ -21,6 +22,7 @@ use super::prepare::{Prepared, prepare};
 use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::{RETRY, Task};
+use super::trial::drop_stale_refusal;
 use crate::failure::{chain, reason};
 use crate::records::{Removal, RemovalStage, VmRecord};
 
@@ -28,6 +30,9 @@ impl Task {
     /// Builds and starts a machine, unless another target comes meanwhile that has no use for it.
     pub(super) async fn boot(&mut self, target: &Target, vcpus: Vcpus) {
         self.show_new_start();
+        if let Err(reason) = self.take_trial_back().await {
+            return self.boot_failed(reason, target.stamp).await;
+        }
         let (number, assignment) = self.definition_to_boot(target);
         // A machine that nobody would remember after a crash is none that can be taken care of.
         let kept = self.record_run(target).await;
@@ -35,10 +40,14 @@ impl Task {
             return self.boot_failed(reason, target.stamp).await;
         }
         let staged = match self.staged(target, number, &assignment).await {
+            Some(Ok(staged)) => self.begin_trial(target, number, staged).await,
+            Some(Err(reason)) => Some(Err(reason)),
+            None => None,
+        };
+        let staged = match staged {
             Some(Ok(staged)) => staged,
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
-            // Nothing has begun.
-            None => return self.keep(target, |record| record.running_since = None).await,
+            None => return self.forget_start(target).await,
         };
         let share = self.share.take();
         let prepared = match prepare(&self.context, staged, share).await {
@@ -63,7 +72,7 @@ impl Task {
                 self.watch_guest(watching, Beginning::Launched);
                 self.show_definitions(target);
                 self.publish_start(status, launched_at);
-                self.settle_volumes(disks).await;
+                self.settle_started(disks).await;
                 if number == target.stamp.definition {
                     self.keep(target, |record| record.in_force = None).await;
                 }
@@ -75,6 +84,23 @@ impl Task {
                 }
                 self.not_started(target, number, reason).await;
             }
+        }
+    }
+
+    /// A start that has not come to a machine is not wanted any more.
+    async fn forget_start(&mut self, target: &Target) {
+        if let Err(problem) = self.take_trial_back().await {
+            warn!(vm_id = %self.id, error = problem.message, "the definition on trial was not taken back; the next start tries again");
+        }
+        self.keep(target, |record| record.running_since = None).await;
+    }
+
+    /// Puts in order what the start of a machine with writable `disks` left behind; where its definition is on trial, that
+    /// is the way back, which stays.
+    async fn settle_started(&mut self, disks: Vec<String>) {
+        match &mut self.trial {
+            Some(trial) => trial.start(),
+            None => self.settle_volumes(disks).await,
         }
     }
 
@@ -125,6 +151,7 @@ impl Task {
                 record.health = None;
                 record.removed = None;
                 record.running_since = Some(Timestamp::now());
+                drop_stale_refusal(record);
             })
             .await
             .inspect(|()| pass(FailPoint::StartRecorded))
@@ -174,6 +201,9 @@ impl Task {
     /// The machine of definition `number` did not start. If that is the newest and there is one before, that one is next.
     async fn not_started(&mut self, target: &Target, number: DefinitionNumber, reason: FailureReason) {
         self.forget_taps();
+        if let Err(problem) = self.take_trial_back().await {
+            return self.boot_failed(problem, target.stamp).await;
+        }
         let is_newest = number == target.stamp.definition;
         if is_newest && self.in_force.as_ref().is_some_and(|in_force| in_force.number != number) {
             let earlier = self.refusals();
@@ -211,6 +241,10 @@ impl Task {
     pub(super) async fn remove(&mut self) -> bool {
         self.publish(VmStatus::Stopping);
         self.drop_candidate().await;
+        if let Err(problem) = self.take_trial_back().await {
+            warn!(vm_id = %self.id, error = problem.message, "the disks stay as the definition on trial has left them");
+            self.trial = None;
+        }
         let (context, id, record) = (Arc::clone(&self.context), self.id.clone(), self.record.value().clone());
         // Deleting large files takes a while: not on a runtime's thread.
         let removing = tokio::task::spawn_blocking(move || {
@@ -223,8 +257,13 @@ impl Task {
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
             let assignment = record.newest().clone();
-            let record =
-                VmRecord { assignment: assignment.clone(), in_force: None, removed: Some(removal), ..record };
+            let record = VmRecord {
+                assignment: assignment.clone(),
+                in_force: None,
+                rollout: None,
+                removed: Some(removal),
+                ..record
+            };
             context.records.save(&record).map_err(|problem| chain(&problem))?;
             pass(FailPoint::RemovalKept);
             context.removed.put(RemovedVm { assignment, removed_at: at, kept_until: removal.until });
@@ -294,17 +333,22 @@ async fn load(context: Arc<HostContext>, id: VmId) -> Result<Option<VmRecord>, S
 /// Waits until the machine is ready or refused; `None` where another target comes first that has no use for it.
 async fn wait(
     progress: &mut Option<Progress>,
-    targets: &mut tokio::sync::watch::Receiver<Target>,
+    targets: &mut watch::Receiver<Target>,
     target: &Target,
 ) -> Option<Result<StagedMachine, FailureReason>> {
+    // Losing the second arm loses nothing: it only waits. The first is cancel-safe.
+    tokio::select! {
+        staged = Progress::staged(progress) => Some(staged),
+        () = unwanted(targets, target) => None,
+    }
+}
+
+/// Returns when another target than `target` comes that has no use for a machine made for that one. Cancel-safe.
+pub(super) async fn unwanted(targets: &mut watch::Receiver<Target>, target: &Target) {
     let is_unwanted = |newer: &Target| match newer.goal {
         Goal::Be(DesiredState::Running | DesiredState::Paused) => newer.stamp != target.stamp,
         Goal::Be(DesiredState::Stopped) | Goal::Suspended | Goal::Gone => true,
     };
-    // Losing the second arm loses nothing: it only waits. The first is cancel-safe.
-    tokio::select! {
-        staged = Progress::staged(progress) => Some(staged),
-        // An error is a manager that was dropped: nobody wants anything any more.
-        _ = targets.wait_for(is_unwanted) => None,
-    }
+    // An error is a manager that was dropped: nobody wants anything any more.
+    let _ = targets.wait_for(is_unwanted).await;
 }

@@ -119,7 +119,15 @@ impl VolumeStore {
             tried.map_err(|source| failed("grow", directory.path(), source))?;
         }
         let legacy = legacy.map(Path::to_owned);
-        Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, file, legacy, purpose: Purpose::Lasting })
+        Ok(Staged {
+            disk: disk.to_owned(),
+            policy,
+            decision,
+            image: content,
+            file,
+            legacy,
+            purpose: Purpose::Lasting,
+        })
     }
 
     /// What a start would do to a disk, in words; nothing where it goes on as it is. Where images are not to be compared,

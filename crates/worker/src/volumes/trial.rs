@@ -44,8 +44,7 @@ impl VolumeStore {
             let Some((from, _)) = goes_on_with(volume.decision, &record) else { continue };
             if !shares_blocks(&directory) {
                 let found = directory.find(from);
-                needed =
-                    needed.saturating_add(found.map_or(0, |found| found.blocks().saturating_mul(512)));
+                needed = needed.saturating_add(found.map_or(0, |found| found.blocks().saturating_mul(512)));
             }
         }
         Ok(Bytes::new(needed))
