@@ -271,6 +271,9 @@ impl Task {
         });
         update.await?;
         let Some(trial) = self.trial.take() else { return Ok(()) };
+        if let Some(description) = &trial.before.description {
+            self.slot.describe(Arc::clone(description));
+        }
         self.in_force = Some(trial.before);
         // It was made ready for the disks of the definition on trial.
         self.drop_made_candidate().await;

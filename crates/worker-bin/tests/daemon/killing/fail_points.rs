@@ -26,6 +26,8 @@ enum Part {
     Removal,
     /// A removal after which the VM can come back.
     KeptRemoval,
+    /// A definition on trial: tried in both placements, in a life of its own.
+    Rollout,
     /// Starting a host process, in the worker.
     HostProcess,
     /// In the host process itself.
@@ -74,6 +76,12 @@ fn part(point: FailPoint) -> Part {
         | FailPoint::RemovalDirectoryMoved
         | FailPoint::RemovalDone => Part::Removal,
         FailPoint::RemovalKept => Part::KeptRemoval,
+        FailPoint::VolumeCopied
+        | FailPoint::VolumeTakenBack
+        | FailPoint::RolloutRecorded
+        | FailPoint::RolloutAccepted
+        | FailPoint::RolloutRefused
+        | FailPoint::RolloutTakenBack => Part::Rollout,
         FailPoint::HostProcessBound
         | FailPoint::HostProcessSpawned
         | FailPoint::HostProcessGreeted
@@ -133,6 +141,36 @@ impl Life {
     }
 }
 
+/// `entry`, on trial until its guest says `marker`, for `seconds` at most.
+fn on_trial(mut entry: Value, marker: &str, seconds: u64) -> Value {
+    let probe = json!({ "id": "up", "role": "readiness", "kind": "console", "marker": marker });
+    entry["procurator"]["health"] = json!({ "probes": [probe] });
+    entry["procurator"]["rollout"] = json!({ "ready_deadline_s": seconds, "on_failure": "roll_back" });
+    entry
+}
+
+impl Life {
+    /// One with two trials: the first is accepted, the second is not.
+    fn of_trials(bench: &Bench) -> Self {
+        let (one, two) = (artifact(bench, "one", "1", &[]), artifact(bench, "two", "2", &[]));
+        let other = artifact(bench, "other", "0", &[]);
+        let stage = |a: Value, refused| Stage {
+            wanted: BTreeMap::from([
+                ("a".to_owned(), (a, "running")),
+                ("b".to_owned(), (entry("b", &other, 1), "running")),
+            ]),
+            refused,
+        };
+        let stages = vec![
+            stage(entry("a", &one, 1), None),
+            stage(on_trial(entry("a", &two, 2), "ready", 600), None),
+            stage(on_trial(entry("a", &one, 3), "never", 1), Some("a")),
+            Stage { wanted: BTreeMap::new(), refused: None },
+        ];
+        Self { stages }
+    }
+}
+
 impl Stage {
     fn is_reached(&self, bench: &Bench, daemon: &Daemon<'_>, placement: Placement) -> bool {
         let is_refused =
@@ -182,9 +220,18 @@ fn put_in_order(bench: &Bench, placement: Placement, stage: &Stage, number: usiz
 
 /// Kills at each of `triggers`, one after the other in the same state directory.
 fn kill_at_each(placement: Placement, triggers: impl Iterator<Item = Trigger> + Send + 'static) {
+    kill_in(Life::new, placement, triggers);
+}
+
+/// The same in a `life` of another kind.
+fn kill_in(
+    life: fn(&Bench) -> Life,
+    placement: Placement,
+    triggers: impl Iterator<Item = Trigger> + Send + 'static,
+) {
     isolated(move |bench| {
         configure(&bench, placement, Removal::AtOnce);
-        let life = Life::new(&bench);
+        let life = life(&bench);
         for trigger in triggers {
             kill_at(&bench, placement, &life, &trigger);
         }
@@ -277,6 +324,23 @@ fn killed_at_each_step_of_a_change_in_host_processes() {
 #[test]
 fn killed_at_each_step_of_a_volume() {
     kill_at_each(Placement::Worker, points(Part::Volume).map(Trigger::first));
+}
+
+/// Steps of both trials: of the one that is accepted and of the one that is not.
+fn steps_of_trials() -> impl Iterator<Item = Trigger> {
+    let second =
+        [FailPoint::RolloutRecorded, FailPoint::VolumeCopied].map(|point| Trigger::first(point).at(2));
+    points(Part::Rollout).map(Trigger::first).chain(second)
+}
+
+#[test]
+fn killed_at_each_step_of_a_rollout_in_the_worker() {
+    kill_in(Life::of_trials, Placement::Worker, steps_of_trials());
+}
+
+#[test]
+fn killed_at_each_step_of_a_rollout_in_host_processes() {
+    kill_in(Life::of_trials, Placement::HostProcesses, steps_of_trials());
 }
 
 #[test]
