@@ -164,6 +164,14 @@ impl Task {
         }
     }
 
+    /// Forgets what was on its way, unless it is refused for good.
+    pub(super) async fn drop_open_candidate(&mut self) {
+        let is_final = |progress: &Progress| matches!(progress.state, ProgressState::Refused { retry: None });
+        if !self.progress.as_ref().is_some_and(is_final) {
+            self.drop_candidate().await;
+        }
+    }
+
     /// Definition number `definition` stays refused.
     pub(super) fn keep_refused(&mut self, definition: DefinitionNumber) {
         let state = ProgressState::Refused { retry: None };

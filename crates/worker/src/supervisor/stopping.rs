@@ -66,13 +66,6 @@ impl Task {
             self.interrupt_trial().await;
         }
     }
-
-    /// A machine that was on trial was stopped by order. What is in the way of taking it back is met by the next start again.
-    async fn interrupt_trial(&mut self) {
-        if let Err(problem) = self.take_trial_back().await {
-            error!(vm_id = %self.id, error = problem.message, "the definition on trial was not taken back; the next start tries again");
-        }
-    }
 }
 
 /// How `machine` ended, where that is what it was told to according to `record`.

@@ -163,9 +163,7 @@ impl Task {
             | RunState::Failed { .. }
             | RunState::Waiting { .. } => {
                 self.note_lost_run().await;
-                if let Err(problem) = self.take_trial_back().await {
-                    error!(vm_id = %self.id, error = problem.message, "the definition on trial was not taken back; the next start tries again");
-                }
+                self.interrupt_trial().await;
             }
         }
         if self.trial.is_none() {

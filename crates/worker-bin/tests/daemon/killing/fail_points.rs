@@ -15,7 +15,7 @@ use crate::bench::{Bench, Daemon, isolated};
 
 /// In which part of the work a point lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     /// Replacing a file: tried for each kind of file.
     File,
     /// What is wanted and how starts and runs go: tried in both placements.
@@ -90,24 +90,24 @@ fn part(point: FailPoint) -> Part {
     }
 }
 
-fn points(of: Part) -> impl Iterator<Item = FailPoint> {
+pub(super) fn points(of: Part) -> impl Iterator<Item = FailPoint> {
     FailPoint::ALL.iter().copied().filter(move |point| part(*point) == of)
 }
 
 /// A state that the VMs are brought to.
-struct Stage {
-    wanted: Wanted,
+pub(super) struct Stage {
+    pub(super) wanted: Wanted,
     /// A VM whose newest definition is to be refused.
-    refused: Option<&'static str>,
+    pub(super) refused: Option<&'static str>,
 }
 
 /// A life that passes every point of a worker.
-struct Life {
-    stages: Vec<Stage>,
+pub(super) struct Life {
+    pub(super) stages: Vec<Stage>,
 }
 
 /// An artifact with a disk made of an image that begins with `image`, one that is fresh at each start, and `more`.
-fn artifact(bench: &Bench, name: &str, image: &str, more: &[Value]) -> Artifact {
+pub(super) fn artifact(bench: &Bench, name: &str, image: &str, more: &[Value]) -> Artifact {
     let mut sized = vec![json!({ "id": "scratch", "size": 1 << 20, "persistence": "ephemeral" })];
     sized.extend_from_slice(more);
     let config = json!({ "disks": [{ "path": "disk.img" }], "procurator": { "disks": sized } });
@@ -141,41 +141,17 @@ impl Life {
     }
 }
 
-/// `entry`, on trial until its guest says `marker`, for `seconds` at most.
-fn on_trial(mut entry: Value, marker: &str, seconds: u64) -> Value {
-    let probe = json!({ "id": "up", "role": "readiness", "kind": "console", "marker": marker });
-    entry["procurator"]["health"] = json!({ "probes": [probe] });
-    entry["procurator"]["rollout"] = json!({ "ready_deadline_s": seconds, "on_failure": "roll_back" });
-    entry
-}
-
-impl Life {
-    /// One with two trials: the first is accepted, the second is not.
-    fn of_trials(bench: &Bench) -> Self {
-        let (one, two) = (artifact(bench, "one", "1", &[]), artifact(bench, "two", "2", &[]));
-        let other = artifact(bench, "other", "0", &[]);
-        let stage = |a: Value, refused| Stage {
-            wanted: BTreeMap::from([
-                ("a".to_owned(), (a, "running")),
-                ("b".to_owned(), (entry("b", &other, 1), "running")),
-            ]),
-            refused,
-        };
-        let stages = vec![
-            stage(entry("a", &one, 1), None),
-            stage(on_trial(entry("a", &two, 2), "ready", 600), None),
-            stage(on_trial(entry("a", &one, 3), "never", 1), Some("a")),
-            Stage { wanted: BTreeMap::new(), refused: None },
-        ];
-        Self { stages }
-    }
-}
-
 impl Stage {
     fn is_reached(&self, bench: &Bench, daemon: &Daemon<'_>, placement: Placement) -> bool {
-        let is_refused =
-            |id: &str| bench.vms().iter().any(|vm| vm["id"] == id && !vm["wanted"]["refusal"].is_null());
-        self.refused.is_none_or(is_refused) && findings(bench, daemon, placement, &self.wanted).is_empty()
+        let vms = bench.vms();
+        let is_settled = |id: &String, entry: &Value| {
+            vms.iter().filter(|vm| vm["id"] == id.as_str()).any(|vm| match self.refused {
+                Some(refused) if refused == id => !vm["wanted"]["refusal"].is_null(),
+                Some(_) | None => vm["wanted"].is_null() && vm["store_path"] == entry["store_path"],
+            })
+        };
+        self.wanted.iter().all(|(id, (entry, _))| is_settled(id, entry))
+            && findings(bench, daemon, placement, &self.wanted).is_empty()
     }
 }
 
@@ -224,7 +200,7 @@ fn kill_at_each(placement: Placement, triggers: impl Iterator<Item = Trigger> + 
 }
 
 /// The same in a `life` of another kind.
-fn kill_in(
+pub(super) fn kill_in(
     life: fn(&Bench) -> Life,
     placement: Placement,
     triggers: impl Iterator<Item = Trigger> + Send + 'static,
@@ -324,23 +300,6 @@ fn killed_at_each_step_of_a_change_in_host_processes() {
 #[test]
 fn killed_at_each_step_of_a_volume() {
     kill_at_each(Placement::Worker, points(Part::Volume).map(Trigger::first));
-}
-
-/// Steps of both trials: of the one that is accepted and of the one that is not.
-fn steps_of_trials() -> impl Iterator<Item = Trigger> {
-    let second =
-        [FailPoint::RolloutRecorded, FailPoint::VolumeCopied].map(|point| Trigger::first(point).at(2));
-    points(Part::Rollout).map(Trigger::first).chain(second)
-}
-
-#[test]
-fn killed_at_each_step_of_a_rollout_in_the_worker() {
-    kill_in(Life::of_trials, Placement::Worker, steps_of_trials());
-}
-
-#[test]
-fn killed_at_each_step_of_a_rollout_in_host_processes() {
-    kill_in(Life::of_trials, Placement::HostProcesses, steps_of_trials());
 }
 
 #[test]
