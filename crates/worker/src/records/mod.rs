@@ -31,7 +31,7 @@ pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::{LockError, StateLock};
 pub(crate) use reserve::RecordWriter;
-pub(crate) use rollout::{Rollout, RolloutStage};
+pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{console_directory, lock_vm, open_console};
 pub(crate) use vm_record::{

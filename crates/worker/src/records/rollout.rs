@@ -18,7 +18,7 @@ use crate::definition::is_same_definition;
 pub(crate) struct Rollout {
     /// The definition to go back to.
     pub(crate) before: Assignment,
-    /// The definition that is tried.
+    /// The definition that the machine on trial was launched by.
     pub(crate) tried: Assignment,
     /// How long it has, and what happens when it fails.
     pub(crate) spec: RolloutSpec,
@@ -33,23 +33,36 @@ pub(crate) enum RolloutStage {
     /// The machine of the definition is being launched, or runs.
     OnTrial,
     /// It failed: its machine is stopped if it still runs, and the disks go back.
-    Refused {
-        /// Why.
-        reason: FailureReason,
-    },
+    Refused(RefusedTrial),
+}
+
+/// A definition that was refused after its trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedTrial {
+    /// The definition: the one that was tried, or a later one of the same machine.
+    pub(crate) assignment: Assignment,
+    /// Why.
+    pub(crate) reason: FailureReason,
 }
 
 impl Rollout {
-    /// Why its definition is refused; nothing while it is on trial.
-    pub(crate) fn refusal(&self) -> Option<&FailureReason> {
+    /// What is refused; nothing while it is on trial.
+    pub(crate) fn refused(&self) -> Option<&RefusedTrial> {
         match &self.stage {
             RolloutStage::OnTrial => None,
-            RolloutStage::Refused { reason } => Some(reason),
+            RolloutStage::Refused(refused) => Some(refused),
         }
     }
 
-    /// Whether it is about `assignment`.
+    /// Whether a machine that was launched by `assignment` is the one on trial.
     pub(crate) fn tries(&self, assignment: &Assignment) -> bool {
         is_same_definition(&self.tried, assignment)
+    }
+}
+
+impl RefusedTrial {
+    /// Whether it is about `assignment`.
+    pub(crate) fn is_of(&self, assignment: &Assignment) -> bool {
+        is_same_definition(&self.assignment, assignment)
     }
 }

@@ -13,6 +13,7 @@ use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::jitter::Jitter;
 use super::prepare::Definition;
+use super::rollout::tells_readiness;
 use super::stage::{Held, StagedMachine, stage};
 use super::step::{Candidate, DefinitionNumber, RunState};
 use super::task::{InForce, Task};
@@ -234,24 +235,18 @@ impl Task {
         if let RunState::Up { runs, .. } = &mut self.state {
             *runs = target.stamp.definition;
         }
-        let mut rollout = self.record.value().rollout.clone();
-        if let Some(trial) = &mut self.trial {
-            trial.is_now_of(&target.assignment);
-            rollout = Some(trial.on_record());
-        }
         let health = definition.description.health.clone();
         let before =
             self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref()?.health.clone());
         self.put_in_force(target.stamp.definition, definition);
         if health != before {
-            self.watch_guest_anew(health);
+            self.watch_guest_anew(health.clone());
         }
-        self.keep(target, |record| {
-            record.in_force = None;
-            record.rollout = rollout;
-        })
-        .await;
+        self.keep(target, |record| record.in_force = None).await;
         self.show_definitions(target);
+        if self.trial.is_some() && !tells_readiness(health.as_ref()) {
+            self.accept_trial().await;
+        }
     }
 
     /// `definition` is what the VM's newest machine was made by.

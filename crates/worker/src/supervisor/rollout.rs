@@ -64,11 +64,16 @@ pub(super) fn deadline(spec: RolloutSpec, started: Instant) -> Instant {
 /// What the rollout of a definition by `spec` has to wait for; nothing where its guest tells nobody whether it is ready:
 /// it counts as ready when it runs.
 pub(super) fn to_wait_for(spec: Option<RolloutSpec>, health: Option<&HealthSpec>) -> Option<RolloutSpec> {
+    spec.filter(|_| tells_readiness(health))
+}
+
+/// Whether a guest that is watched by `health` tells whether it is ready.
+pub(super) fn tells_readiness(health: Option<&HealthSpec>) -> bool {
     let tells = |role: ProbeRole| match role {
         ProbeRole::Startup | ProbeRole::Readiness => true,
         ProbeRole::Liveness => false,
     };
-    spec.filter(|_| health.is_some_and(|health| health.probes.iter().any(|probe| tells(probe.role))))
+    health.is_some_and(|health| health.probes.iter().any(|probe| tells(probe.role)))
 }
 
 fn reason(health: Option<&Health>) -> &str {

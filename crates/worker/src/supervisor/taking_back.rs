@@ -14,13 +14,13 @@ use super::trial::{Trial, drop_stale_refusal};
 use crate::capacity::Share;
 use crate::definition::is_same_definition;
 use crate::failure::reason;
-use crate::records::Rollout;
+use crate::records::{RefusedTrial, Rollout};
 
 impl Task {
     /// What the end of a machine comes to: of one on trial that is taken back, a failure of its definition.
     pub(super) fn end_on_trial(&self, end: RunOutcome) -> RunOutcome {
         match &self.trial {
-            Some(Trial { refusal: Some(reason), .. }) => RunOutcome::Failed(reason.clone()),
+            Some(Trial { refusal: Some(refused), .. }) => RunOutcome::Failed(refused.reason.clone()),
             Some(_) if self.is_taken_back_on_failure() => RunOutcome::Failed(refusal(end)),
             Some(_) | None => end,
         }
@@ -32,7 +32,9 @@ impl Task {
         let (Some(trial), RunOutcome::Failed(reason), true) = (&mut self.trial, end, is_taken_back) else {
             return;
         };
-        trial.refusal = Some(reason.clone());
+        // It may have become that of a later definition.
+        let assignment = self.in_force.as_ref().map_or(&trial.tried, |in_force| &in_force.assignment).clone();
+        trial.refusal = Some(RefusedTrial { assignment, reason: reason.clone() });
         let rollout = trial.on_record();
         if let Err(problem) = self.record.update(|record| record.rollout = Some(rollout)).await {
             // A later worker tries the definition again, which is no harm.
@@ -107,9 +109,9 @@ impl Task {
         self.drop_made_candidate().await;
         let target = self.target.borrow().clone();
         match trial.refusal {
-            Some(reason) => {
+            Some(RefusedTrial { assignment, reason }) => {
                 warn!(vm_id = %self.id, kind = %reason.kind, %reason, "the rollout failed; the definition before is in force again");
-                if is_same_definition(&trial.tried, &target.assignment) {
+                if is_same_definition(&assignment, &target.assignment) {
                     self.refuse_for_good(&target, reason);
                 }
             }
@@ -122,10 +124,9 @@ impl Task {
     /// Tells of a refusal that an earlier worker put on record.
     pub(super) fn recall_refusal(&mut self) {
         let target = self.target.borrow().clone();
-        let refused =
-            self.record.value().rollout.as_deref().filter(|rollout| rollout.tries(&target.assignment));
-        if let Some(reason) = refused.and_then(Rollout::refusal).cloned() {
-            self.refuse_for_good(&target, reason);
+        let refused = self.record.value().rollout.as_deref().and_then(Rollout::refused);
+        if let Some(refused) = refused.filter(|refused| refused.is_of(&target.assignment)).cloned() {
+            self.refuse_for_good(&target, refused.reason);
         }
     }
 

@@ -31,20 +31,20 @@ use super::start::unwanted;
 use super::step::{DefinitionNumber, RunState};
 use super::task::{InForce, RETRY, Task};
 use crate::definition::is_same_definition;
-use crate::records::{Rollout, RolloutStage, VmRecord};
+use crate::records::{RefusedTrial, Rollout, RolloutStage, VmRecord};
 
 /// A definition on trial.
 #[derive(Debug)]
 pub(super) struct Trial {
     /// What is put in force again if it fails.
     pub(super) before: InForce,
-    /// What is tried.
+    /// The definition that its machine was launched by.
     pub(super) tried: Assignment,
     pub(super) spec: RolloutSpec,
     /// From when on the deadline is counted.
     started: Instant,
-    /// Why it failed, if it has.
-    pub(super) refusal: Option<FailureReason>,
+    /// What is refused and why, if it has failed.
+    pub(super) refusal: Option<RefusedTrial>,
 }
 
 impl Trial {
@@ -56,7 +56,7 @@ impl Trial {
             tried: rollout.tried.clone(),
             spec: rollout.spec,
             started,
-            refusal: rollout.refusal().cloned(),
+            refusal: rollout.refused().cloned(),
         }
     }
 
@@ -72,15 +72,10 @@ impl Trial {
         if self.refusal.is_none() && deadline > now { deadline } else { now + RETRY }
     }
 
-    /// Its machine is that of another definition, too.
-    pub(super) fn is_now_of(&mut self, assignment: &Assignment) {
-        self.tried = assignment.clone();
-    }
-
     /// What is on record of it.
     pub(super) fn on_record(&self) -> Box<Rollout> {
         let stage = match &self.refusal {
-            Some(reason) => RolloutStage::Refused { reason: reason.clone() },
+            Some(refused) => RolloutStage::Refused(refused.clone()),
             None => RolloutStage::OnTrial,
         };
         let before = self.before.assignment.as_ref().clone();
@@ -91,7 +86,7 @@ impl Trial {
 /// Drops from `record` a refusal that is not about its newest definition.
 pub(super) fn drop_stale_refusal(record: &mut VmRecord) {
     let assignment = &record.assignment;
-    let is_stale = |rollout: &Rollout| rollout.refusal().is_some() && !rollout.tries(assignment);
+    let is_stale = |rollout: &Rollout| rollout.refused().is_some_and(|refused| !refused.is_of(assignment));
     if record.rollout.as_deref().is_some_and(is_stale) {
         record.rollout = None;
     }
@@ -141,7 +136,7 @@ impl Task {
             return None;
         };
         if let Some(refusal) = &trial.refusal {
-            return Some(RunOutcome::Failed(refusal.clone()));
+            return Some(RunOutcome::Failed(refusal.reason.clone()));
         }
         let health = machine.guest_health();
         let observed = Observed { vcpus: *vcpus, health: health.as_ref() };

@@ -193,6 +193,22 @@ fn a_newer_definition_takes_the_place_of_one_on_trial_and_begins_where_that_one_
 }
 
 #[test]
+fn probes_that_change_during_a_trial_judge_the_same_machine() {
+    isolated(|bench| {
+        let image = counting(&bench);
+        let node = at_work(&bench, &image);
+        node.tell(None, vec![on_trial(&image, "never", &roll_back(600))]).expect("taken");
+        await_life(&node, 1);
+        assert_eq!(contents(&bench), ["0.img", "1.img"]);
+        node.tell(None, vec![on_trial(&image, "ready", &roll_back(600))]).expect("taken");
+        until("it is accepted", || contents(&bench) == ["1.img"]);
+        let info = node.manager.get_vm(&web()).expect("there");
+        assert_eq!((info.wanted, info.starts), (None, 2));
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
 fn going_back_by_assignment_ends_a_trial() {
     isolated(|bench| {
         let image = counting(&bench);
