@@ -89,6 +89,10 @@ fail_points! {
     VolumeNoted = "volume.noted",
     /// The file has grown; the record says that it grows.
     VolumeGrown = "volume.grown",
+    /// The content that a disk goes on with is copied for a definition on trial; no record speaks of the copy.
+    VolumeCopied = "volume.copied",
+    /// The record says that the volume is on what it was on before a trial; the content of the trial is still there.
+    VolumeTakenBack = "volume.taken-back",
     /// A switch is taken back on record; the content made for it is still there.
     VolumeUndone = "volume.undone",
     /// The record does not speak of replaced contents any more; their files are there.
@@ -104,6 +108,15 @@ fail_points! {
     RunEnded = "run.ended",
     /// Its end is on record, and its host still knows it.
     RunEndRecorded = "run.end-recorded",
+
+    /// That a definition is tried is on record; disks are as they were.
+    RolloutRecorded = "rollout.recorded",
+    /// That the definition on trial is accepted is on record; the way back is still there.
+    RolloutAccepted = "rollout.accepted",
+    /// That the definition on trial is refused is on record; its machine may still run.
+    RolloutRefused = "rollout.refused",
+    /// The disks are as they were before the trial; that is not on record.
+    RolloutTakenBack = "rollout.taken-back",
 
     /// A VM is to be removed, has no machine, and nothing of it is gone yet.
     RemovalBegun = "removal.begun",

@@ -6,4 +6,5 @@ mod damaged_files;
 mod fail_points;
 mod leftovers;
 mod random;
+mod rollouts;
 mod scene;

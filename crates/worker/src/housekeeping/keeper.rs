@@ -226,6 +226,17 @@ impl HostContext {
         }
     }
 
+    /// Makes sure that there is space for the copies of a trial of `staged`; what is kept goes for it where there is none.
+    pub(crate) fn make_trial_space(&self, vm: &VmId, staged: &[Staged]) -> Result<(), VolumeError> {
+        let needed = self.volumes.trial_needs(vm, staged)?;
+        loop {
+            match self.volumes.check_trial_space(needed) {
+                Err(_) if self.would_help(vm, needed.get()) && self.make_room(vm) => {}
+                checked => return checked,
+            }
+        }
+    }
+
     /// Whether there would be `needed` bytes if all that is kept for a while were deleted.
     fn would_help(&self, vm: &VmId, needed: u64) -> bool {
         let kept = |volume: &VolumeInfo| match volume.keep {

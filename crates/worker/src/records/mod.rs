@@ -20,6 +20,7 @@ mod atomic_file;
 mod leases;
 mod lock;
 mod reserve;
+mod rollout;
 mod verified;
 mod vm_lock;
 mod vm_record;
@@ -30,6 +31,7 @@ pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::{LockError, StateLock};
 pub(crate) use reserve::RecordWriter;
+pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{console_directory, lock_vm, open_console};
 pub(crate) use vm_record::{

@@ -11,7 +11,9 @@ use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{Assignment, EndCause, Health, RunEnd, Timestamp, VmId};
 
+use super::rollout::Rollout;
 use super::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
+use crate::definition::is_same_definition;
 
 const VERSION: u32 = 2;
 const FILE: &str = "record.json";
@@ -33,6 +35,9 @@ pub(crate) struct VmRecord {
     /// The definition its newest machine was made of, where that is not what was asked for last.
     #[serde(default)]
     pub(crate) in_force: Option<Assignment>,
+    /// The definition that is on trial, or that was refused after its trial and is still wanted.
+    #[serde(default)]
+    pub(crate) rollout: Option<Box<Rollout>>,
     /// When its run began that has not ended yet, as far as is known.
     #[serde(default)]
     pub(crate) running_since: Option<Timestamp>,
@@ -84,6 +89,7 @@ impl VmRecord {
             uuid: Uuid::new_v4(),
             powered_off: false,
             in_force: None,
+            rollout: None,
             running_since: None,
             stopping: None,
             health: None,
@@ -100,6 +106,14 @@ impl VmRecord {
     /// The definition that its newest machine was made by.
     pub(crate) fn newest(&self) -> &Assignment {
         self.in_force.as_ref().unwrap_or(&self.assignment)
+    }
+
+    /// Its machine is gone: of a definition on trial nothing stays in force.
+    pub(crate) fn interrupt_rollout(&mut self) {
+        if let Some(Rollout { before, .. }) = self.rollout.as_deref() {
+            let is_other = !is_same_definition(before, &self.assignment);
+            self.in_force = is_other.then(|| before.clone());
+        }
     }
 
     /// Adds the end of the newest run; the oldest goes where there are many. Starts that fail again and again in one way

@@ -13,6 +13,7 @@ use super::notes::{MachineNotes, NotesError};
 use super::stage::load;
 use super::step::{DefinitionNumber, RunState, Vcpus};
 use super::task::{InForce, Task};
+use super::trial::Trial;
 use crate::definition::{Description, is_same_definition};
 use crate::records::VmRecord;
 
@@ -44,6 +45,17 @@ impl RunningMachine {
         record.running_since.is_none() && self.has_ended()
     }
 
+    /// Whether its definition is on trial according to `record`, or is refused and to be taken back.
+    fn is_on_trial(&self, record: &VmRecord) -> bool {
+        record.rollout.as_deref().is_some_and(|rollout| rollout.tries(&self.notes.assignment))
+    }
+
+    /// The number of its definition, below which there is one to go back to where it is on trial.
+    pub(super) fn number(&self, record: &VmRecord) -> DefinitionNumber {
+        let first = DefinitionNumber::default();
+        if self.is_on_trial(record) { first.next() } else { first }
+    }
+
     /// Makes `record` say which definition the machine runs by. A worker may have ended between a launch and the record.
     pub(crate) fn correct(&self, record: &mut VmRecord) {
         let is_newest = is_same_definition(&record.assignment, &self.notes.assignment);
@@ -54,6 +66,8 @@ impl RunningMachine {
 impl Task {
     /// Begins with a machine that runs. Its end, should it have ended meanwhile, is seen like any other.
     pub(super) fn begin_with(&mut self, machine: RunningMachine) {
+        let runs = machine.number(self.record.value());
+        let is_on_trial = machine.is_on_trial(self.record.value());
         let RunningMachine { handle, notes, launched_ago } = machine;
         let share = self.context.capacity.resume(&notes.memory);
         self.restart = notes.restart.unwrap_or(self.context.lifecycle.restart);
@@ -80,9 +94,15 @@ impl Task {
         });
         self.slot.put(handle.clone());
         let booted = Instant::now().checked_sub(launched_ago).unwrap_or_else(Instant::now);
+        if let (true, Some(rollout)) = (is_on_trial, self.record.value().rollout.as_deref()) {
+            self.trial = Some(Trial::recalled(rollout, booted));
+        }
+        if let Some(in_force) = &mut self.in_force {
+            in_force.number = runs;
+        }
         let machine = LiveMachine::resumed(handle, nics, share, notes.launched_at, booted);
         let stamp = self.target.borrow().stamp;
-        self.state = RunState::Up { stamp, runs: DefinitionNumber::default(), vcpus, machine };
+        self.state = RunState::Up { stamp, runs, vcpus, machine };
     }
 
     /// What the machine that runs is made by, found out again; and what a start that was cut short left is put in order.
@@ -109,11 +129,18 @@ impl Task {
                 warn!(vm_id = %id, error = %lost, "what the running VM is made by was not found out");
             }
         }
-        let disks = self.info.borrow().machine.as_ref().map_or_else(Vec::new, |machine| {
+        if self.trial.is_none() {
+            let disks = self.writable_disks();
+            self.settle_volumes(disks).await;
+        }
+    }
+
+    /// The disks that the guest of the machine may write to.
+    pub(super) fn writable_disks(&self) -> Vec<String> {
+        self.info.borrow().machine.as_ref().map_or_else(Vec::new, |machine| {
             let written = machine.disks.iter().filter(|disk| disk.policy.is_some());
             written.map(|disk| disk.id.clone()).collect()
-        });
-        self.settle_volumes(disks).await;
+        })
     }
 }
 

@@ -103,7 +103,7 @@ impl Task {
         }
     }
 
-    fn publish_failure(&self, reason: &FailureReason, status: VmStatus) {
+    pub(super) fn publish_failure(&self, reason: &FailureReason, status: VmStatus) {
         let (class, hint) = (reason.class.map(tracing::field::display), reason.hint.as_deref());
         warn!(vm_id = %self.id, phase = status.phase_name(), class, hint, %reason, "failed");
         let failures_in_a_row = self.history.failures_in_a_row();

@@ -13,6 +13,7 @@ use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::jitter::Jitter;
 use super::prepare::Definition;
+use super::rollout::tells_readiness;
 use super::stage::{Held, StagedMachine, stage};
 use super::step::{Candidate, DefinitionNumber, RunState};
 use super::task::{InForce, Task};
@@ -121,7 +122,7 @@ impl Progress {
 }
 
 /// Deletes what was made for a machine that is not needed.
-async fn discard(context: &Arc<HostContext>, staged: StagedMachine) {
+pub(super) async fn discard(context: &Arc<HostContext>, staged: StagedMachine) {
     let context = Arc::clone(context);
     if let Err(lost) = tokio::task::spawn_blocking(move || staged.discard(&context)).await {
         warn!(error = %lost, "what was made ready was not deleted");
@@ -154,6 +155,28 @@ impl Task {
         if let Some(progress) = self.progress.take() {
             progress.give_up(&self.context).await;
         }
+    }
+
+    /// Forgets what was on its way, or is ready; that something was refused stays known.
+    pub(super) async fn drop_made_candidate(&mut self) {
+        let is_refused = |progress: &Progress| matches!(progress.state, ProgressState::Refused { .. });
+        if !self.progress.as_ref().is_some_and(is_refused) {
+            self.drop_candidate().await;
+        }
+    }
+
+    /// Forgets what was on its way, unless it is refused for good.
+    pub(super) async fn drop_open_candidate(&mut self) {
+        let is_final = |progress: &Progress| matches!(progress.state, ProgressState::Refused { retry: None });
+        if !self.progress.as_ref().is_some_and(is_final) {
+            self.drop_candidate().await;
+        }
+    }
+
+    /// Definition number `definition` stays refused.
+    pub(super) fn keep_refused(&mut self, definition: DefinitionNumber) {
+        let state = ProgressState::Refused { retry: None };
+        self.progress = Some(Progress { definition, state, refusals: 1 });
     }
 
     /// Begins to make the newest definition's machine ready. The VM goes on.
@@ -217,10 +240,13 @@ impl Task {
             self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref()?.health.clone());
         self.put_in_force(target.stamp.definition, definition);
         if health != before {
-            self.watch_guest_anew(health);
+            self.watch_guest_anew(health.clone());
         }
         self.keep(target, |record| record.in_force = None).await;
         self.show_definitions(target);
+        if self.trial.is_some() && !tells_readiness(health.as_ref()) {
+            self.accept_trial().await;
+        }
     }
 
     /// `definition` is what the VM's newest machine was made by.

@@ -138,6 +138,12 @@ pub(crate) fn unwell(why: &str, console: &[String]) -> RunOutcome {
     failed(reason.of_class(FailureClass::Unhealthy), console)
 }
 
+/// What it means that a guest on trial is not ready in time, as `why` says.
+pub(crate) fn not_ready(why: &str, console: &[String]) -> RunOutcome {
+    let reason = FailureReason::new(FailureKind::Guest, why.to_owned());
+    failed(reason.of_class(FailureClass::Unhealthy), console)
+}
+
 /// What it means that a guest has panicked and stands still. Its last lines may not have come here yet.
 pub(crate) fn standstill(console: &[String]) -> RunOutcome {
     panicked(" and stands still", console)

@@ -23,12 +23,16 @@ mod policy;
 mod prepare;
 mod publisher;
 mod record;
+mod removing;
+mod rollout;
 mod socket_path;
 mod stage;
 mod start;
 mod step;
 mod stopping;
+mod taking_back;
 mod task;
+mod trial;
 mod verify;
 mod vhost;
 
@@ -50,7 +54,7 @@ pub(crate) use policy::RestartPolicy;
 pub(crate) use publisher::Changes;
 pub(crate) use stage::{load, volume_requests};
 pub(crate) use step::Goal;
-use step::Stamp;
+use step::{DefinitionNumber, Stamp};
 
 use crate::definition::{Description, is_same_definition};
 use crate::records::VmRecord;
@@ -134,13 +138,15 @@ impl Supervisor {
                 (Goal::Be(assignment.desired), Stamp::default(), info)
             }
             // Nobody has asked for it yet.
-            Origin::Record(record) => {
-                (Goal::Suspended, stamp_of(record), VmInfo::new(record.newest().clone(), generation))
-            }
+            Origin::Record(record) => (
+                Goal::Suspended,
+                stamp_after(DefinitionNumber::default(), record),
+                VmInfo::new(record.newest().clone(), generation),
+            ),
             // It goes on as it was last wanted.
-            Origin::Running(record, _) => (
+            Origin::Running(record, machine) => (
                 Goal::Be(assignment.desired),
-                stamp_of(record),
+                stamp_after(machine.number(record), record),
                 VmInfo::new(record.newest().clone(), generation),
             ),
         };
@@ -243,9 +249,9 @@ impl Supervisor {
     }
 }
 
-/// What was asked of a VM on record.
-fn stamp_of(record: &VmRecord) -> Stamp {
-    let mut stamp = Stamp::default();
+/// What was asked of a VM on record whose definition in force has the number `in_force`.
+fn stamp_after(in_force: DefinitionNumber, record: &VmRecord) -> Stamp {
+    let mut stamp = Stamp { definition: in_force, ..Stamp::default() };
     if record.in_force.is_some() {
         // The newest definition is another than the one in force.
         stamp.definition = stamp.definition.next();

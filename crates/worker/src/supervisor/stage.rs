@@ -13,13 +13,14 @@ use nix_artifacts::{
 use uuid::Uuid;
 use vm_model::{
     Assignment, Bytes, DiskAccess, FailureKind, FailureReason, HealthSpec, Isolation, MachineSpec,
-    ResetPolicy, VmId, VolumePolicy,
+    ResetPolicy, RolloutFailure, RolloutSpec, VmId, VolumePolicy,
 };
 
 use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::nic_wish::{unmet, wishes};
 use super::prepare::Definition;
+use super::rollout::to_wait_for;
 use super::verify::{unverified_references, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
@@ -48,6 +49,8 @@ pub(super) struct StagedMachine {
     pub(super) resets: ResetPolicy,
     /// How it is found out whether the guest is well.
     pub(super) health: Option<HealthSpec>,
+    /// What its definition says about its own replacement of another.
+    pub(super) rollout: Option<RolloutSpec>,
     /// Whether it may share a process.
     pub(super) isolation: Isolation,
     pub(super) address: AddressDelivery,
@@ -105,6 +108,9 @@ fn stage_blocking(
     let exposed = add_credentials(&mut artifact)?;
     let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
+    if held.memory.is_some() {
+        check_trial(context, &assignment.id, &artifact, &volumes)?;
+    }
     let disks_took = begun.elapsed();
     // Each boot of an ephemeral disk begins with a fresh copy, which is made here.
     let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
@@ -125,6 +131,7 @@ fn stage_blocking(
         restart: artifact.settings.restart.map(RestartPolicy::from),
         resets,
         health: artifact.settings.health,
+        rollout: artifact.settings.rollout,
         isolation: artifact.settings.isolation,
         address: artifact.settings.address,
         machine: artifact.machine,
@@ -202,6 +209,47 @@ fn stage_volumes(
         }
     }
     Ok(staged)
+}
+
+/// Makes sure, while the machine before still runs, that there is space for the copies of a rollout that can be rolled
+/// back. What was staged is deleted where there is not.
+fn check_trial(
+    context: &HostContext,
+    vm: &VmId,
+    artifact: &Artifact,
+    volumes: &[Staged],
+) -> Result<(), FailureReason> {
+    let settings = &artifact.settings;
+    match to_wait_for(settings.rollout, settings.health.as_ref()).map(|spec| spec.on_failure) {
+        Some(RolloutFailure::RollBack) => {}
+        Some(RolloutFailure::Keep) | None => return Ok(()),
+    }
+    context.make_trial_space(vm, volumes).map_err(|problem| {
+        volumes.iter().for_each(|volume| context.volumes.discard(vm, volume));
+        reason(problem.kind(), &problem)
+    })
+}
+
+/// Copies what the disks of `staged` go on with, so that its machine may be taken back. No machine of the VM may run. On
+/// failure nothing stays.
+pub(super) async fn copy_for_trial(
+    context: &Arc<HostContext>,
+    mut staged: StagedMachine,
+    given_up: &GivenUp,
+) -> Result<StagedMachine, FailureReason> {
+    let (context, given_up) = (Arc::clone(context), given_up.clone());
+    let copying = tokio::task::spawn_blocking(move || {
+        let begun = Instant::now();
+        let vm = &staged.assignment.id;
+        let volumes = std::mem::take(&mut staged.volumes).into_iter();
+        // What is dropped on a failure deletes its file.
+        let copied: Result<Vec<Staged>, _> =
+            volumes.map(|volume| context.volumes.stage_trial(vm, volume, &given_up)).collect();
+        staged.volumes = copied.map_err(|problem| reason(problem.kind(), &problem))?;
+        staged.disks_took += begun.elapsed();
+        Ok(staged)
+    });
+    copying.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
 }
 
 /// What `artifact` wants of its writable disks.

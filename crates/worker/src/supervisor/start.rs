@@ -1,33 +1,32 @@
-//! The steps of a supervisor that lead into a machine and out of existence: starting and removing.
+//! The step of a supervisor that leads into a machine.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use fail_points::{FailPoint, pass};
 use health::Beginning;
-use tokio::time::sleep;
-use tracing::{error, info, warn};
-use vm_model::{
-    Assignment, DesiredState, FailureKind, FailureReason, InitialState, RemovedVm, Timestamp, VmId, VmStatus,
-    VmTimings,
-};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use vm_model::{Assignment, DesiredState, FailureReason, InitialState, Timestamp, VmStatus, VmTimings};
 
 use super::Target;
 use super::candidate::Progress;
-use super::context::HostContext;
 use super::live::boot;
 use super::policy::RunOutcome;
 use super::prepare::{Prepared, prepare};
 use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
-use super::task::{RETRY, Task};
-use crate::failure::{chain, reason};
-use crate::records::{Removal, RemovalStage, VmRecord};
+use super::task::Task;
+use super::trial::drop_stale_refusal;
+use crate::failure::chain;
 
 impl Task {
     /// Builds and starts a machine, unless another target comes meanwhile that has no use for it.
     pub(super) async fn boot(&mut self, target: &Target, vcpus: Vcpus) {
         self.show_new_start();
+        if let Err(reason) = self.take_trial_back().await {
+            return self.boot_failed(reason, target.stamp).await;
+        }
         let (number, assignment) = self.definition_to_boot(target);
         // A machine that nobody would remember after a crash is none that can be taken care of.
         let kept = self.record_run(target).await;
@@ -35,10 +34,14 @@ impl Task {
             return self.boot_failed(reason, target.stamp).await;
         }
         let staged = match self.staged(target, number, &assignment).await {
+            Some(Ok(staged)) => self.begin_trial(target, number, staged).await,
+            Some(Err(reason)) => Some(Err(reason)),
+            None => None,
+        };
+        let staged = match staged {
             Some(Ok(staged)) => staged,
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
-            // Nothing has begun.
-            None => return self.keep(target, |record| record.running_since = None).await,
+            None => return self.forget_start(target).await,
         };
         let share = self.share.take();
         let prepared = match prepare(&self.context, staged, share).await {
@@ -63,7 +66,7 @@ impl Task {
                 self.watch_guest(watching, Beginning::Launched);
                 self.show_definitions(target);
                 self.publish_start(status, launched_at);
-                self.settle_volumes(disks).await;
+                self.settle_started(disks).await;
                 if number == target.stamp.definition {
                     self.keep(target, |record| record.in_force = None).await;
                 }
@@ -75,6 +78,21 @@ impl Task {
                 }
                 self.not_started(target, number, reason).await;
             }
+        }
+    }
+
+    /// A start that has not come to a machine is not wanted any more.
+    async fn forget_start(&mut self, target: &Target) {
+        self.interrupt_trial().await;
+        self.keep(target, |record| record.running_since = None).await;
+    }
+
+    /// Puts in order what the start of a machine with writable `disks` left behind; where its definition is on trial, that
+    /// is the way back, which stays.
+    async fn settle_started(&mut self, disks: Vec<String>) {
+        match &mut self.trial {
+            Some(trial) => trial.start(),
+            None => self.settle_volumes(disks).await,
         }
     }
 
@@ -125,6 +143,7 @@ impl Task {
                 record.health = None;
                 record.removed = None;
                 record.running_since = Some(Timestamp::now());
+                drop_stale_refusal(record);
             })
             .await
             .inspect(|()| pass(FailPoint::StartRecorded))
@@ -174,6 +193,9 @@ impl Task {
     /// The machine of definition `number` did not start. If that is the newest and there is one before, that one is next.
     async fn not_started(&mut self, target: &Target, number: DefinitionNumber, reason: FailureReason) {
         self.forget_taps();
+        if let Err(problem) = self.take_trial_back().await {
+            return self.boot_failed(problem, target.stamp).await;
+        }
         let is_newest = number == target.stamp.definition;
         if is_newest && self.in_force.as_ref().is_some_and(|in_force| in_force.number != number) {
             let earlier = self.refusals();
@@ -184,7 +206,7 @@ impl Task {
 
     async fn boot_failed(&mut self, reason: FailureReason, stamp: Stamp) {
         self.forget_taps();
-        self.drop_candidate().await;
+        self.drop_open_candidate().await;
         self.follow(RunOutcome::Failed(reason), None, stamp).await;
     }
 
@@ -205,106 +227,27 @@ impl Task {
         };
         warn!(vm_id = %self.id, error = problem, "replaced volumes stay until the next start");
     }
-
-    /// Removes the VM; whether it is gone. It is tried again where the host refuses. Volumes that hold data are kept for a
-    /// while, and the record and the addresses with them.
-    pub(super) async fn remove(&mut self) -> bool {
-        self.publish(VmStatus::Stopping);
-        self.drop_candidate().await;
-        let (context, id, record) = (Arc::clone(&self.context), self.id.clone(), self.record.value().clone());
-        // Deleting large files takes a while: not on a runtime's thread.
-        let removing = tokio::task::spawn_blocking(move || {
-            pass(FailPoint::RemovalBegun);
-            let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
-            let grace = context.lifecycle.removal_grace;
-            if !holds_data || grace.is_zero() {
-                return context.forget(&id).map(|()| None);
-            }
-            let at = Timestamp::now();
-            let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
-            let assignment = record.newest().clone();
-            let record =
-                VmRecord { assignment: assignment.clone(), in_force: None, removed: Some(removal), ..record };
-            context.records.save(&record).map_err(|problem| chain(&problem))?;
-            pass(FailPoint::RemovalKept);
-            context.removed.put(RemovedVm { assignment, removed_at: at, kept_until: removal.until });
-            Ok(Some(removal))
-        });
-        let removed = removing.await.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost).message));
-        match removed {
-            Ok(None) => {
-                info!(vm_id = %self.id, "removed");
-                true
-            }
-            Ok(Some(Removal { until, .. })) => {
-                info!(vm_id = %self.id, %until, "removed; its volumes are kept, and come back with it, until then");
-                self.context.kept_changed.notify_waiters();
-                true
-            }
-            Err(message) => {
-                error!(vm_id = %self.id, error = message, "the VM was not removed; trying again");
-                sleep(RETRY).await;
-                false
-            }
-        }
-    }
-
-    /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first.
-    pub(super) async fn revive(&mut self) {
-        self.context.removed.revive(&self.id).await;
-        match load(Arc::clone(&self.context), self.id.clone()).await {
-            Ok(Some(record)) if record.removal_stage() == Some(RemovalStage::Deleting) => {
-                self.finish_deletion().await;
-            }
-            Ok(Some(record)) if record.assignment.id == self.id => {
-                info!(vm_id = %self.id, "the VM was removed before and comes back with its volumes");
-                self.take_up(record);
-            }
-            Ok(Some(_) | None) => {}
-            Err(problem) => {
-                warn!(vm_id = %self.id, error = problem, "what was kept of the VM cannot be read")
-            }
-        }
-    }
-}
-
-impl Task {
-    /// Deletes what an unfinished deletion has left of a VM of this name. It is tried again until it is done: no guest is to
-    /// meet half of what there was.
-    async fn finish_deletion(&self) {
-        while self.target.has_changed().is_ok() {
-            let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let finishing = tokio::task::spawn_blocking(move || context.forget(&id)).await;
-            match finishing.unwrap_or_else(|lost| Err(chain(&lost))) {
-                Ok(()) => return,
-                Err(problem) => {
-                    error!(vm_id = %self.id, error = problem, "what was being deleted is still there; trying again");
-                    sleep(RETRY).await;
-                }
-            }
-        }
-    }
-}
-
-async fn load(context: Arc<HostContext>, id: VmId) -> Result<Option<VmRecord>, String> {
-    let loading = tokio::task::spawn_blocking(move || context.records.load(&id));
-    loading.await.map_err(|lost| chain(&lost))?.map_err(|problem| chain(&problem))
 }
 
 /// Waits until the machine is ready or refused; `None` where another target comes first that has no use for it.
 async fn wait(
     progress: &mut Option<Progress>,
-    targets: &mut tokio::sync::watch::Receiver<Target>,
+    targets: &mut watch::Receiver<Target>,
     target: &Target,
 ) -> Option<Result<StagedMachine, FailureReason>> {
+    // Losing the second arm loses nothing: it only waits. The first is cancel-safe.
+    tokio::select! {
+        staged = Progress::staged(progress) => Some(staged),
+        () = unwanted(targets, target) => None,
+    }
+}
+
+/// Returns when another target than `target` comes that has no use for a machine made for that one. Cancel-safe.
+pub(super) async fn unwanted(targets: &mut watch::Receiver<Target>, target: &Target) {
     let is_unwanted = |newer: &Target| match newer.goal {
         Goal::Be(DesiredState::Running | DesiredState::Paused) => newer.stamp != target.stamp,
         Goal::Be(DesiredState::Stopped) | Goal::Suspended | Goal::Gone => true,
     };
-    // Losing the second arm loses nothing: it only waits. The first is cancel-safe.
-    tokio::select! {
-        staged = Progress::staged(progress) => Some(staged),
-        // An error is a manager that was dropped: nobody wants anything any more.
-        _ = targets.wait_for(is_unwanted) => None,
-    }
+    // An error is a manager that was dropped: nobody wants anything any more.
+    let _ = targets.wait_for(is_unwanted).await;
 }

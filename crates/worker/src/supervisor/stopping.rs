@@ -49,6 +49,7 @@ impl Task {
             let share = machine.tear_down(&self.context).await;
             self.forget_taps();
             self.record_end(run_end(end_method(method), cause, ran_for)).await;
+            self.interrupt_trial().await;
             // Another machine takes its place: nobody else gets its memory meanwhile.
             self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
                 .then_some(share);
@@ -62,6 +63,7 @@ impl Task {
             drop(machine.tear_down(&self.context).await);
             self.forget_taps();
             self.record_end(run_end(method, cause, ran_for)).await;
+            self.interrupt_trial().await;
         }
     }
 }

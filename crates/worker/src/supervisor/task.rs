@@ -21,9 +21,10 @@ use super::publisher::Publisher;
 use super::record::Record;
 use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
 use super::stopping::ordered_end;
+use super::trial::{Trial, drop_stale_refusal};
 use super::{MachineSlot, Origin, Supervisor, Target};
 use crate::capacity::Share;
-use crate::definition::Description;
+use crate::definition::{Description, is_same_definition};
 use crate::failure::chain;
 use crate::records::VmRecord;
 use crate::vms::VmInfo;
@@ -59,12 +60,14 @@ pub(super) struct Task {
     pub(super) health_writes: WriteBudget,
     /// What is to be watched of the guest of a machine that was taken over.
     pub(super) unwatched: Option<HealthSpec>,
+    /// The definition on trial: there until it is accepted, or what was before it is put back.
+    pub(super) trial: Option<Trial>,
     /// The memory that was promised to a machine which is stopped for another to take its place.
     pub(super) share: Option<Share>,
 }
 
 /// The definition that a VM's newest machine was made by.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct InForce {
     pub(super) number: DefinitionNumber,
     pub(super) assignment: Arc<Assignment>,
@@ -114,6 +117,7 @@ impl Task {
             progress: None,
             health_writes: WriteBudget::new(Instant::now()),
             unwatched: None,
+            trial: None,
             share: None,
         };
         if let Some(record) = found {
@@ -127,8 +131,13 @@ impl Task {
             task.show_failures();
             task.take_up(record);
         }
-        if let Some(machine) = running {
-            task.begin_with(machine);
+        match running {
+            Some(machine) => task.begin_with(machine),
+            // Its machine is gone. What is refused already may have to be put back, too.
+            None => {
+                let rollout = task.record.value().rollout.as_deref();
+                task.trial = rollout.map(|rollout| Trial::recalled(rollout, Instant::now()));
+            }
         }
         task
     }
@@ -154,7 +163,11 @@ impl Task {
             | RunState::Failed { .. }
             | RunState::Waiting { .. } => {
                 self.note_lost_run().await;
+                self.interrupt_trial().await;
             }
+        }
+        if self.trial.is_none() {
+            self.recall_refusal();
         }
         // A machine may have ended before it was taken over.
         self.look_at_machine().await;
@@ -248,7 +261,9 @@ impl Task {
             info.generation = target.generation;
             info.wanted = wanted.map(|assignment| match info.wanted.take() {
                 // What was found out about it is still true.
-                Some(known) if known.assignment == assignment => known,
+                Some(known) if is_same_definition(&known.assignment, &assignment) => {
+                    WantedChange { assignment, ..known }
+                }
                 Some(_) | None => WantedChange { assignment, refusal: None, next_try_at: None },
             });
             before != (info.assignment.clone(), info.generation, info.wanted.clone())
@@ -259,11 +274,15 @@ impl Task {
     /// its record, and what runs goes on without.
     pub(super) async fn keep(&mut self, target: &Target, change: impl FnOnce(&mut VmRecord)) {
         let (assignment, in_force) = (target.assignment.as_ref().clone(), self.other_in_force(target));
+        let is_on_trial = self.trial.is_some();
         let kept = self.record.update(|record| {
             record.assignment = assignment;
             record.in_force = in_force;
             record.removed = None;
             change(record);
+            if !is_on_trial {
+                drop_stale_refusal(record);
+            }
         });
         if let Err(problem) = kept.await {
             error!(vm_id = %self.id, error = problem.message, "the VM's record was not kept");
@@ -277,7 +296,8 @@ impl Task {
             RunState::Off | RunState::PoweredOff { .. } => self.publish(VmStatus::Stopped),
             RunState::Failed { .. } | RunState::Waiting { .. } | RunState::Up { .. } => {}
         }
-        let until = until.into_iter().chain(self.healthy_at()).min();
+        let trial_due = self.trial.as_ref().map(Trial::due);
+        let until = until.into_iter().chain(self.healthy_at()).chain(trial_due).min();
         let due = async {
             match until {
                 Some(until) => sleep_until(until.into()).await,
@@ -333,11 +353,18 @@ impl Task {
                 None => None,
             },
         };
+        // One that stands still is still there. One that is only held to be dead may yet write to its disks what it has.
+        let is_alive = dead.is_some() || end.is_none();
+        let end = match end {
+            Some(end) => Some(self.end_on_trial(end)),
+            None => self.look_at_trial().await,
+        };
         let Some(end) = end else {
             return self.note_health();
         };
-        // One that stands still is still there. One that is only held to be dead may yet write to its disks what it has.
-        let patience = if dead.is_some() { self.context.lifecycle.stop_timeout } else { Duration::ZERO };
+        self.note_refusal(&end).await;
+        let patience = if is_alive { self.context.lifecycle.stop_timeout } else { Duration::ZERO };
+        let RunState::Up { machine, .. } = &self.state else { return };
         if let Err(problem) = machine.stop(patience).await {
             // Nothing of it is given up before it is proven gone; its end, should it come, is seen like any other.
             error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop");
@@ -345,9 +372,11 @@ impl Task {
         }
         if let RunState::Up { stamp, machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            drop(machine.tear_down(&self.context).await);
+            let share = machine.tear_down(&self.context).await;
             self.forget_taps();
-            self.follow(end, Some(ran_for), stamp).await;
+            if let Some(end) = self.follow_trial(end, ran_for, share).await {
+                self.follow(end, Some(ran_for), stamp).await;
+            }
         }
     }
 

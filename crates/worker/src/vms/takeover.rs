@@ -98,7 +98,10 @@ pub(super) fn restore(
                 machine.correct(&mut record);
                 registry.resume(record, machine);
             }
-            Some(_) | None => registry.restore(record),
+            Some(_) | None => {
+                record.interrupt_rollout();
+                registry.restore(record);
+            }
         }
     }
 }

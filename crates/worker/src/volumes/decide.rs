@@ -147,6 +147,7 @@ mod tests {
             current: Some(current),
             contents: contents.iter().cloned().collect(),
             unused: None,
+            trial: None,
         }
     }
 

@@ -37,6 +37,11 @@ impl VolumeDirectory {
         self.path.join(format!("{number}.img"))
     }
 
+    /// Where the record lies.
+    pub(super) fn record(&self) -> PathBuf {
+        self.path.join(RECORD)
+    }
+
     /// Where the content `number` lies until a record speaks of it. One that none speaks of is a start that was cut short.
     pub(super) fn staged(&self, number: u64) -> PathBuf {
         self.path.join(format!("{number}.staged"))

@@ -114,6 +114,10 @@ impl VolumeStore {
         let lock = self.lock(vm);
         let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut record) = self.load(&directory)? else { return Ok(false) };
+        // What is there besides is the way back.
+        if record.trial.is_some() {
+            return Ok(false);
+        }
         if Some(*number) == record.current {
             if record.unused.is_none() {
                 return Ok(false);

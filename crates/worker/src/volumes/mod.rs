@@ -12,7 +12,8 @@
 //! A start goes in two steps, so that a new content is made while the machine before still runs on the old one:
 //! [`VolumeStore::stage`] decides ([`decide`], pure) and copies, [`VolumeStore::commit`] switches over and opens. A machine
 //! that then does not start is undone ([`VolumeStore::undo`]); one that does has the rest put in order
-//! ([`VolumeStore::settle`]).
+//! ([`VolumeStore::settle`]). The disks of a definition on trial can be taken back also after its guest has written to them
+//! (`trial`).
 //!
 //! When contents are deleted is not decided here but in `housekeeping`.
 
@@ -30,6 +31,7 @@ mod store;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 #[cfg(feature = "benchmarks")]
 pub(crate) use copy::make_content;

@@ -21,6 +21,20 @@ pub(crate) struct VolumeRecord {
     /// Since when the VM's description has no such disk, and when the volume is deleted for it.
     #[serde(default)]
     pub(crate) unused: Option<Unused>,
+    /// There while the content in use belongs to a definition on trial: what it takes to go back.
+    #[serde(default)]
+    pub(crate) trial: Option<Box<VolumeTrial>>,
+}
+
+/// A volume whose VM tries another definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeTrial {
+    /// The record before; absent for a volume that was made for the definition on trial.
+    pub(crate) before: Option<VolumeRecord>,
+    /// The content that was made for the definition on trial.
+    pub(crate) made: u64,
+    /// The content that `made` is a copy of, deleted when the definition is accepted.
+    pub(crate) copied_from: Option<u64>,
 }
 
 /// One content of a volume.
@@ -55,7 +69,7 @@ pub(crate) struct Unused {
 impl VolumeRecord {
     /// The record of a volume without any content.
     pub(crate) fn new(policy: VolumePolicy) -> Self {
-        Self { policy, next: 0, current: None, contents: BTreeMap::new(), unused: None }
+        Self { policy, next: 0, current: None, contents: BTreeMap::new(), unused: None, trial: None }
     }
 
     /// The content in use.

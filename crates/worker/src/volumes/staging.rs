@@ -66,6 +66,20 @@ pub(crate) struct Staged {
     pub(super) file: Option<StagedFile>,
     /// The file of a worker before volumes that this one took over.
     pub(super) legacy: Option<PathBuf>,
+    /// What it is for.
+    pub(super) purpose: Purpose,
+}
+
+/// What a volume is made ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// For a definition that stays once its machine was launched.
+    Lasting,
+    /// For one on trial: what its guest writes may be taken back.
+    Trial {
+        /// The content that the new one is a copy of.
+        copied_from: Option<u64>,
+    },
 }
 
 impl VolumeStore {
@@ -105,7 +119,15 @@ impl VolumeStore {
             tried.map_err(|source| failed("grow", directory.path(), source))?;
         }
         let legacy = legacy.map(Path::to_owned);
-        Ok(Staged { disk: disk.to_owned(), policy, decision, image: content, file, legacy })
+        Ok(Staged {
+            disk: disk.to_owned(),
+            policy,
+            decision,
+            image: content,
+            file,
+            legacy,
+            purpose: Purpose::Lasting,
+        })
     }
 
     /// What a start would do to a disk, in words; nothing where it goes on as it is. Where images are not to be compared,
@@ -185,7 +207,7 @@ impl VolumeStore {
     }
 
     /// What is on record of a volume, and what lies there.
-    fn look(
+    pub(super) fn look(
         &self,
         vm: &VmId,
         disk: &str,

@@ -64,7 +64,8 @@ impl VolumeStore {
     }
 
     /// Puts in order what is left behind a start of `vm` with writable `disks`: contents that were replaced, and volumes
-    /// that have no disk any more, are deleted after `grace`; those that hold nothing of a guest's, at once.
+    /// that have no disk any more, are deleted after `grace`; those that hold nothing of a guest's, at once. A definition on
+    /// trial is accepted by this.
     pub(crate) fn settle(&self, vm: &VmId, disks: &[&str], grace: Duration) -> Result<(), VolumeError> {
         let until = Timestamp::now().after(grace);
         let lock = self.lock(vm);
@@ -88,16 +89,18 @@ impl VolumeStore {
             record.unused = Some(Unused { until: (!is_kept).then_some(until) });
         }
         let current = record.current;
+        let copied_from = record.accept_trial();
         for (_, content) in record.contents.iter_mut().filter(|(number, _)| Some(**number) != current) {
             content.until = content.until.or(Some(until));
         }
-        let given_up: Vec<u64> = record
+        let mut given_up: Vec<u64> = record
             .contents
             .iter()
             .filter(|(number, content)| Some(**number) != current && !content.holds_data())
             .map(|(number, _)| *number)
             .collect();
         given_up.iter().for_each(|number| drop(record.contents.remove(number)));
+        given_up.extend(copied_from);
         if record != before {
             directory.save(&record)?;
             pass(FailPoint::VolumeSettled);

@@ -22,8 +22,8 @@ use super::copy::failed;
 use super::decide::{Decision, check};
 use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
-use super::record::{Content, VolumeRecord};
-use super::staging::Staged;
+use super::record::{Content, VolumeRecord, VolumeTrial};
+use super::staging::{Purpose, Staged};
 use super::store::VolumeStore;
 
 /// A volume that was switched over to.
@@ -58,6 +58,7 @@ impl VolumeStore {
         let lock = self.lock(vm);
         let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.load(&directory)?;
+        let before = before.map(|before| self.accept_leftover(&directory, before)).transpose()?;
         let found = directory.sizes().map_err(|source| failed("list", directory.path(), source))?;
         // A content may have been deleted since it was made ready, for its time or for want of space.
         let changed = || VolumeError::Changed { path: directory.path().to_owned() };
@@ -168,7 +169,15 @@ fn switch(before: Option<&VolumeRecord>, found: &BTreeMap<u64, u64>, staged: &St
         Some(file) => {
             let is_free = number >= record.next && !found.contains_key(&number);
             let size = Bytes::new(file.size().filter(|_| is_free)?);
-            let (image, created) = (staged.image.clone(), Timestamp::now());
+            let (image, created) = match staged.purpose {
+                Purpose::Trial { copied_from: Some(from) } => {
+                    let source = record.contents.get(&from)?;
+                    (staged.image.clone().or_else(|| source.image.clone()), source.created)
+                }
+                Purpose::Trial { copied_from: None } | Purpose::Lasting => {
+                    (staged.image.clone(), Timestamp::now())
+                }
+            };
             let content =
                 Content { size, growing_from: None, created, image, used: true, policy, until: None };
             record.contents.insert(number, content);
@@ -192,6 +201,12 @@ fn switch(before: Option<&VolumeRecord>, found: &BTreeMap<u64, u64>, staged: &St
     record.policy = policy;
     record.current = Some(number);
     record.unused = None;
+    record.trial = match staged.purpose {
+        Purpose::Lasting => None,
+        Purpose::Trial { copied_from } => {
+            Some(Box::new(VolumeTrial { before: before.cloned(), made: number, copied_from }))
+        }
+    };
     Some(Switch { record, number, grow })
 }
 
@@ -206,7 +221,7 @@ fn grown_up(record: &VolumeRecord, number: u64) -> VolumeRecord {
 
 /// The record `before` again, in place of the `present` one, without the content `made` since. What was deleted meanwhile
 /// stays deleted, what has grown or was about to stays so, and no number is used twice.
-fn restored(before: &VolumeRecord, present: &VolumeRecord, made: Option<u64>) -> VolumeRecord {
+pub(super) fn restored(before: &VolumeRecord, present: &VolumeRecord, made: Option<u64>) -> VolumeRecord {
     let mut record = VolumeRecord { next: present.next, ..before.clone() };
     record.contents.retain(|number, _| present.contents.contains_key(number));
     for (number, now) in &present.contents {

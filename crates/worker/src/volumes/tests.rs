@@ -3,6 +3,7 @@
 mod listing;
 mod staging;
 mod switching;
+mod trials;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ mod lifecycle;
 mod node;
 mod orders;
 mod refusals;
+mod rollouts;
 mod sources;
 mod told;
 mod trouble;

@@ -31,7 +31,7 @@ impl Told {
             master_addr: "127.0.0.1:1".parse().expect("an address"),
             vm_manager: Arc::clone(&manager),
         };
-        let runtime = Builder::new_current_thread().build().expect("built");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("built");
         let thread = std::thread::spawn(move || runtime.block_on(node.run()));
         Self { manager, messages, thread }
     }

@@ -15,7 +15,7 @@ use crate::bench::{Bench, Daemon, isolated};
 
 /// In which part of the work a point lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     /// Replacing a file: tried for each kind of file.
     File,
     /// What is wanted and how starts and runs go: tried in both placements.
@@ -26,6 +26,8 @@ enum Part {
     Removal,
     /// A removal after which the VM can come back.
     KeptRemoval,
+    /// A definition on trial: tried in both placements, in a life of its own.
+    Rollout,
     /// Starting a host process, in the worker.
     HostProcess,
     /// In the host process itself.
@@ -74,6 +76,12 @@ fn part(point: FailPoint) -> Part {
         | FailPoint::RemovalDirectoryMoved
         | FailPoint::RemovalDone => Part::Removal,
         FailPoint::RemovalKept => Part::KeptRemoval,
+        FailPoint::VolumeCopied
+        | FailPoint::VolumeTakenBack
+        | FailPoint::RolloutRecorded
+        | FailPoint::RolloutAccepted
+        | FailPoint::RolloutRefused
+        | FailPoint::RolloutTakenBack => Part::Rollout,
         FailPoint::HostProcessBound
         | FailPoint::HostProcessSpawned
         | FailPoint::HostProcessGreeted
@@ -82,24 +90,24 @@ fn part(point: FailPoint) -> Part {
     }
 }
 
-fn points(of: Part) -> impl Iterator<Item = FailPoint> {
+pub(super) fn points(of: Part) -> impl Iterator<Item = FailPoint> {
     FailPoint::ALL.iter().copied().filter(move |point| part(*point) == of)
 }
 
 /// A state that the VMs are brought to.
-struct Stage {
-    wanted: Wanted,
+pub(super) struct Stage {
+    pub(super) wanted: Wanted,
     /// A VM whose newest definition is to be refused.
-    refused: Option<&'static str>,
+    pub(super) refused: Option<&'static str>,
 }
 
 /// A life that passes every point of a worker.
-struct Life {
-    stages: Vec<Stage>,
+pub(super) struct Life {
+    pub(super) stages: Vec<Stage>,
 }
 
 /// An artifact with a disk made of an image that begins with `image`, one that is fresh at each start, and `more`.
-fn artifact(bench: &Bench, name: &str, image: &str, more: &[Value]) -> Artifact {
+pub(super) fn artifact(bench: &Bench, name: &str, image: &str, more: &[Value]) -> Artifact {
     let mut sized = vec![json!({ "id": "scratch", "size": 1 << 20, "persistence": "ephemeral" })];
     sized.extend_from_slice(more);
     let config = json!({ "disks": [{ "path": "disk.img" }], "procurator": { "disks": sized } });
@@ -135,9 +143,15 @@ impl Life {
 
 impl Stage {
     fn is_reached(&self, bench: &Bench, daemon: &Daemon<'_>, placement: Placement) -> bool {
-        let is_refused =
-            |id: &str| bench.vms().iter().any(|vm| vm["id"] == id && !vm["wanted"]["refusal"].is_null());
-        self.refused.is_none_or(is_refused) && findings(bench, daemon, placement, &self.wanted).is_empty()
+        let vms = bench.vms();
+        let is_settled = |id: &String, entry: &Value| {
+            vms.iter().filter(|vm| vm["id"] == id.as_str()).any(|vm| match self.refused {
+                Some(refused) if refused == id => !vm["wanted"]["refusal"].is_null(),
+                Some(_) | None => vm["wanted"].is_null() && vm["store_path"] == entry["store_path"],
+            })
+        };
+        self.wanted.iter().all(|(id, (entry, _))| is_settled(id, entry))
+            && findings(bench, daemon, placement, &self.wanted).is_empty()
     }
 }
 
@@ -182,9 +196,18 @@ fn put_in_order(bench: &Bench, placement: Placement, stage: &Stage, number: usiz
 
 /// Kills at each of `triggers`, one after the other in the same state directory.
 fn kill_at_each(placement: Placement, triggers: impl Iterator<Item = Trigger> + Send + 'static) {
+    kill_in(Life::new, placement, triggers);
+}
+
+/// The same in a `life` of another kind.
+pub(super) fn kill_in(
+    life: fn(&Bench) -> Life,
+    placement: Placement,
+    triggers: impl Iterator<Item = Trigger> + Send + 'static,
+) {
     isolated(move |bench| {
         configure(&bench, placement, Removal::AtOnce);
-        let life = Life::new(&bench);
+        let life = life(&bench);
         for trigger in triggers {
             kill_at(&bench, placement, &life, &trigger);
         }

@@ -116,6 +116,9 @@ fn state_files(bench: &Bench, wanted: &Wanted, found: &mut Vec<String>) {
         let directory = bench.path("state/vms").join(id);
         if directory.is_dir() {
             unknown(&directory, &VM_DIRECTORY, found);
+            if read(&directory.join("record.json"))["rollout"]["stage"] == "on_trial" {
+                found.push(format!("the definition of {id} is on trial"));
+            }
         } else {
             found.push(format!("{id} has no directory"));
         }

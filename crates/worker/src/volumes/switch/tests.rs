@@ -48,6 +48,7 @@ fn keep(grow: Option<Bytes>) -> Staged {
         image: None,
         file: None,
         legacy: None,
+        purpose: Purpose::Lasting,
     }
 }
 

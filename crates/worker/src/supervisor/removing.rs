@@ -1,0 +1,106 @@
+//! The step of a supervisor that leads out of existence, and the way back from it.
+
+use std::sync::Arc;
+
+use fail_points::{FailPoint, pass};
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+use vm_model::{FailureKind, RemovedVm, Timestamp, VmId, VmStatus};
+
+use super::context::HostContext;
+use super::task::{RETRY, Task};
+use crate::failure::{chain, reason};
+use crate::records::{Removal, RemovalStage, VmRecord};
+
+impl Task {
+    /// Removes the VM; whether it is gone. It is tried again where the host refuses. Volumes that hold data are kept for a
+    /// while, and the record and the addresses with them.
+    pub(super) async fn remove(&mut self) -> bool {
+        self.publish(VmStatus::Stopping);
+        self.drop_candidate().await;
+        if let Err(problem) = self.take_trial_back().await {
+            warn!(vm_id = %self.id, error = problem.message, "the disks stay as the definition on trial has left them");
+            self.trial = None;
+        }
+        let (context, id, record) = (Arc::clone(&self.context), self.id.clone(), self.record.value().clone());
+        // Deleting large files takes a while: not on a runtime's thread.
+        let removing = tokio::task::spawn_blocking(move || {
+            pass(FailPoint::RemovalBegun);
+            let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
+            let grace = context.lifecycle.removal_grace;
+            if !holds_data || grace.is_zero() {
+                return context.forget(&id).map(|()| None);
+            }
+            let at = Timestamp::now();
+            let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
+            let assignment = record.newest().clone();
+            let record = VmRecord {
+                assignment: assignment.clone(),
+                in_force: None,
+                rollout: None,
+                removed: Some(removal),
+                ..record
+            };
+            context.records.save(&record).map_err(|problem| chain(&problem))?;
+            pass(FailPoint::RemovalKept);
+            context.removed.put(RemovedVm { assignment, removed_at: at, kept_until: removal.until });
+            Ok(Some(removal))
+        });
+        let removed = removing.await.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost).message));
+        match removed {
+            Ok(None) => {
+                info!(vm_id = %self.id, "removed");
+                true
+            }
+            Ok(Some(Removal { until, .. })) => {
+                info!(vm_id = %self.id, %until, "removed; its volumes are kept, and come back with it, until then");
+                self.context.kept_changed.notify_waiters();
+                true
+            }
+            Err(message) => {
+                error!(vm_id = %self.id, error = message, "the VM was not removed; trying again");
+                sleep(RETRY).await;
+                false
+            }
+        }
+    }
+
+    /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first.
+    pub(super) async fn revive(&mut self) {
+        self.context.removed.revive(&self.id).await;
+        match load(Arc::clone(&self.context), self.id.clone()).await {
+            Ok(Some(record)) if record.removal_stage() == Some(RemovalStage::Deleting) => {
+                self.finish_deletion().await;
+            }
+            Ok(Some(record)) if record.assignment.id == self.id => {
+                info!(vm_id = %self.id, "the VM was removed before and comes back with its volumes");
+                self.take_up(record);
+            }
+            Ok(Some(_) | None) => {}
+            Err(problem) => {
+                warn!(vm_id = %self.id, error = problem, "what was kept of the VM cannot be read")
+            }
+        }
+    }
+
+    /// Deletes what an unfinished deletion has left of a VM of this name. It is tried again until it is done: no guest is to
+    /// meet half of what there was.
+    async fn finish_deletion(&self) {
+        while self.target.has_changed().is_ok() {
+            let (context, id) = (Arc::clone(&self.context), self.id.clone());
+            let finishing = tokio::task::spawn_blocking(move || context.forget(&id)).await;
+            match finishing.unwrap_or_else(|lost| Err(chain(&lost))) {
+                Ok(()) => return,
+                Err(problem) => {
+                    error!(vm_id = %self.id, error = problem, "what was being deleted is still there; trying again");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+async fn load(context: Arc<HostContext>, id: VmId) -> Result<Option<VmRecord>, String> {
+    let loading = tokio::task::spawn_blocking(move || context.records.load(&id));
+    loading.await.map_err(|lost| chain(&lost))?.map_err(|problem| chain(&problem))
+}
