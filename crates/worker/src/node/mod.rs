@@ -134,7 +134,7 @@ impl Node {
     /// Keeps the VMs as assigned, by the master and by what comes in [`Node::node_channel`], until all senders of that are
     /// gone. The VMs then go on.
     ///
-    /// The master is spoken with in plain TCP, which goes to this host only; [`crate::master::MasterLink`] beside a
+    /// Belongs on a runtime with I/O and time. The master is spoken with in plain TCP, which goes to this host only; [`crate::master::MasterLink`] beside a
     /// [`Reconciler`] speaks with others.
     pub async fn run(self) {
         let Self { mut node_channel, master_addr, vm_manager } = self;

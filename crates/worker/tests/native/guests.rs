@@ -3,7 +3,7 @@
 use serde_json::json;
 use tiny_guest::TinyGuest;
 use vm_model::{ConditionKind, FailureClass, Readiness};
-use worker::vms::VmId;
+use worker::vms::{VmId, VmManager, VmManagerConfig};
 
 use crate::workbench::{await_vm, isolated};
 
@@ -38,7 +38,9 @@ fn a_guest_that_fails_its_liveness_probe_is_started_again() {
                             "timeout_s": 1, "failure_threshold": 1 });
         let health = json!({ "procurator": { "health": { "probes": [probe] } }, "net": [{}] });
         let image = bench.artifact("image", &TinyGuest::power_button(), &health);
-        let (manager, id) = (bench.manager(), VmId::new("a"));
+        let manager =
+            VmManager::new(VmManagerConfig { auto_restart: true, ..bench.config() }).expect("starts");
+        let id = VmId::new("a");
         manager.create_vm(id.clone(), &image.hash, &image.path).expect("runs");
         let info = await_vm(&manager, &id, "started again", |info| info.failures > 0 && info.starts > 1);
         let reason = info.last_failure.expect("there is one");
