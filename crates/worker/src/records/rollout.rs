@@ -33,7 +33,7 @@ pub(crate) enum RolloutStage {
     /// The machine of the definition is being launched, or runs.
     OnTrial,
     /// It failed: its machine is stopped if it still runs, and the disks go back.
-    Refused(RefusedTrial),
+    Refused(Box<RefusedTrial>),
 }
 
 /// A definition that was refused after its trial.

@@ -75,7 +75,7 @@ impl Trial {
     /// What is on record of it.
     pub(super) fn on_record(&self) -> Box<Rollout> {
         let stage = match &self.refusal {
-            Some(refused) => RolloutStage::Refused(refused.clone()),
+            Some(refused) => RolloutStage::Refused(Box::new(refused.clone())),
             None => RolloutStage::OnTrial,
         };
         let before = self.before.assignment.as_ref().clone();
