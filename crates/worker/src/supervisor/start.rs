@@ -215,10 +215,11 @@ impl Task {
         // Deleting large files takes a while: not on a runtime's thread.
         let removing = tokio::task::spawn_blocking(move || {
             pass(FailPoint::RemovalBegun);
+            let idle = context.lock_idle(&id)?;
             let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
             let grace = context.lifecycle.removal_grace;
             if !holds_data || grace.is_zero() {
-                return context.forget(&id).map(|()| None);
+                return context.forget(&id, &idle).map(|()| None);
             }
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
@@ -242,7 +243,9 @@ impl Task {
                 true
             }
             Err(message) => {
-                error!(vm_id = %self.id, error = message, "the VM was not removed; trying again");
+                if self.tell_host_trouble(&message) {
+                    error!(vm_id = %self.id, error = message, "the VM was not removed; trying again");
+                }
                 sleep(RETRY).await;
                 false
             }
@@ -274,7 +277,11 @@ impl Task {
     async fn finish_deletion(&self) {
         while self.target.has_changed().is_ok() {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let finishing = tokio::task::spawn_blocking(move || context.forget(&id)).await;
+            let finishing = tokio::task::spawn_blocking(move || {
+                let idle = context.lock_idle(&id)?;
+                context.forget(&id, &idle)
+            });
+            let finishing = finishing.await;
             match finishing.unwrap_or_else(|lost| Err(chain(&lost))) {
                 Ok(()) => return,
                 Err(problem) => {
