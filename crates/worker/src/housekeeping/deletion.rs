@@ -6,6 +6,9 @@
 //!
 //! The record says so before anything is gone and goes last, so that a worker which finds it finishes what was begun, and
 //! does not take a VM of which half is gone for one that is kept.
+//!
+//! The VM's lock is held meanwhile: while a process runs the VM, which may be one that this worker could not take over,
+//! nothing of it is deleted.
 
 use fail_points::{FailPoint, pass};
 use tracing::{info, warn};
@@ -13,7 +16,7 @@ use vm_model::{Timestamp, VmId};
 
 use super::removed::Deletion;
 use crate::failure::chain;
-use crate::records::{Removal, RemovalStage};
+use crate::records::{IdleVm, Removal, RemovalStage};
 use crate::supervisor::HostContext;
 
 /// A deletion that was begun has a part left to do.
@@ -23,19 +26,28 @@ pub(super) struct Unfinished;
 impl HostContext {
     /// Deletes all that is left of a removed VM; answers whether there was anything.
     pub(super) fn delete_removed(&self, id: &VmId) -> Result<bool, String> {
-        match self.removed.begin_deletion(id) {
-            Some(deletion) => self.delete_whole(deletion).map(|()| true),
-            None => Ok(false),
+        let Some(deletion) = self.removed.begin_deletion(id) else { return Ok(false) };
+        match self.lock_idle(id) {
+            Ok(idle) => self.delete_whole(deletion, &idle).map(|()| true),
+            Err(problem) => {
+                deletion.put_back();
+                Err(problem)
+            }
         }
     }
 
+    /// Keeps `id` from being run until what is answered is dropped, unless a process runs it.
+    pub(crate) fn lock_idle(&self, id: &VmId) -> Result<IdleVm, String> {
+        self.records.lock_idle(id).map_err(|problem| chain(&problem))
+    }
+
     /// Deletes the VM that `deletion` is of. One that could not be marked is still kept.
-    pub(super) fn delete_whole(&self, deletion: Deletion<'_>) -> Result<(), String> {
+    pub(super) fn delete_whole(&self, deletion: Deletion<'_>, idle: &IdleVm) -> Result<(), String> {
         if let Err(problem) = self.mark_for_deletion(deletion.id()) {
             deletion.put_back();
             return Err(problem);
         }
-        self.delete_marked(deletion.id()).inspect_err(|_| deletion.leave_unfinished())
+        self.delete_marked(deletion.id(), idle).inspect_err(|_| deletion.leave_unfinished())
     }
 
     /// Finishes the deletions that were begun, by this worker or one before. What cannot be deleted is logged.
@@ -43,7 +55,7 @@ impl HostContext {
         let mut done = Ok(());
         for id in self.removed.unfinished() {
             let Some(deletion) = self.removed.resume_deletion(&id) else { continue };
-            match self.delete_marked(&id) {
+            match self.lock_idle(&id).and_then(|idle| self.delete_marked(&id, &idle)) {
                 Ok(()) => info!(vm_id = %id, "its deletion, which had been cut short, is finished"),
                 Err(problem) => {
                     warn!(vm_id = %id, error = problem, "its deletion is not finished; trying again later");
@@ -55,10 +67,10 @@ impl HostContext {
         done
     }
 
-    /// Deletes everything that is there of `id`, which has no machine. Blocks.
-    pub(crate) fn forget(&self, id: &VmId) -> Result<(), String> {
+    /// Deletes everything that is there of `id`, which is `idle`. Blocks.
+    pub(crate) fn forget(&self, id: &VmId, idle: &IdleVm) -> Result<(), String> {
         self.mark_for_deletion(id)?;
-        self.delete_marked(id)
+        self.delete_marked(id, idle)
     }
 
     /// Puts on record that everything of `id` is to go. Without a record there is nothing that could come back.
@@ -75,8 +87,8 @@ impl HostContext {
         Ok(())
     }
 
-    /// Deletes everything of `id`, and last the record that says so.
-    fn delete_marked(&self, id: &VmId) -> Result<(), String> {
+    /// Deletes everything of `id`, and last the record that says so. The lock of the VM is held until its directory is gone.
+    fn delete_marked(&self, id: &VmId, _idle: &IdleVm) -> Result<(), String> {
         self.volumes.delete_all(id).map_err(|problem| chain(&problem))?;
         pass(FailPoint::RemovalVolumesDeleted);
         self.leases.release(id).map_err(|problem| chain(&problem))?;

@@ -155,11 +155,18 @@ impl HostContext {
     fn delete_volume_of_removed(&self, id: &VmId, disk: &str) -> Result<Option<String>, String> {
         // The VM does not come back while its volume is being deleted.
         let Some(deletion) = self.removed.begin_deletion(id) else { return Ok(None) };
+        let idle = match self.lock_idle(id) {
+            Ok(idle) => idle,
+            Err(problem) => {
+                deletion.put_back();
+                return Err(problem);
+            }
+        };
         let deleted = self.volumes.delete_volume(id, disk);
         let is_left = deleted.and_then(|deleted| Ok((deleted, self.volumes.holds_data(id)?)));
         match is_left.map_err(|problem| chain(&problem)) {
             Ok((true, false)) => {
-                self.delete_whole(deletion)?;
+                self.delete_whole(deletion, &idle)?;
             }
             Ok((true, true)) => deletion.put_back(),
             Ok((false, _)) => {
@@ -177,8 +184,9 @@ impl HostContext {
     }
 
     /// Sets aside what of a volume cannot be used, so that it is made anew; answers in words what was done. One that can be
-    /// used stays as it is. No machine of `vm` may run.
+    /// used stays as it is. Refused while a machine of `vm` runs.
     pub(crate) fn set_aside(&self, vm: &VmId, disk: &str) -> Result<Option<String>, String> {
+        let _idle = self.lock_idle(vm)?;
         let done = self.volumes.set_aside(vm, disk, self.lifecycle.removal_grace);
         let done = done.map_err(|problem| chain(&problem))?;
         if let Some(done) = &done {

@@ -33,7 +33,7 @@ pub(crate) use lock::{LockError, StateLock};
 pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use verified::VerifiedPaths;
-pub(crate) use vm_lock::{console_directory, lock_vm, open_console};
+pub(crate) use vm_lock::{IdleVm, VmLockError, console_directory, lock_vm, open_console};
 pub(crate) use vm_record::{
     RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
 };

@@ -1,10 +1,11 @@
 //! The lock of one VM: held by the process that runs it, from before its disks are opened until nothing of its machine can
 //! change them any more.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -14,17 +15,20 @@ use thiserror::Error;
 const LOCK: &str = "lock";
 const CONSOLE: &str = "console";
 
-/// Why a VM cannot be run by us.
+/// Why the lock of a VM was not taken.
 #[derive(Debug, Error)]
 pub(crate) enum VmLockError {
     /// Its lock is taken.
     #[error(
-        "the VM runs already, or its last machine has not let go of its disks: a process of this host holds the lock {}",
+        "the VM runs already, or its last machine has not let go of its disks: {holder} of this host holds the lock {}; \
+         restart the worker, which takes that process over if it answers, or end the process",
         path.display()
     )]
     Held {
         /// The lock.
         path: PathBuf,
+        /// Who holds it.
+        holder: Holder,
     },
     /// It cannot be taken.
     #[error("cannot lock {}", path.display())]
@@ -37,6 +41,44 @@ pub(crate) enum VmLockError {
     },
 }
 
+/// A process that holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The process of this id has the lock's file open.
+    Process(u32),
+    /// Some process, or this one.
+    Unknown,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(formatter, "process {pid}"),
+            Self::Unknown => formatter.write_str("a process"),
+        }
+    }
+}
+
+/// A VM that no process runs, for as long as this is held: its disks and its directory may be deleted. Where the VM has no
+/// directory, no lock is held, and none can be: a machine needs the directory.
+#[derive(Debug)]
+pub(crate) struct IdleVm {
+    _lock: Option<OwnedFd>,
+}
+
+impl IdleVm {
+    /// Takes the lock of the VM whose directory is `directory`, where that exists.
+    pub(crate) fn lock(directory: &Path) -> Result<Self, VmLockError> {
+        match lock_vm(directory) {
+            Ok(lock) => Ok(Self { _lock: Some(lock) }),
+            Err(VmLockError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Self { _lock: None })
+            }
+            Err(problem @ (VmLockError::Io { .. } | VmLockError::Held { .. })) => Err(problem),
+        }
+    }
+}
+
 /// Takes the lock of the VM whose directory is `directory`. It is bound to the open file: whoever holds the descriptor, or a
 /// duplicate that was sent to another process, holds the lock.
 pub(crate) fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
@@ -45,9 +87,32 @@ pub(crate) fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
     let file = opened.map_err(|source| VmLockError::Io { path: path.clone(), source })?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),
-        Err(Errno::WOULDBLOCK) => Err(VmLockError::Held { path }),
+        Err(Errno::WOULDBLOCK) => {
+            let holder = file.metadata().map_or(Holder::Unknown, |lock| holder_of(lock.dev(), lock.ino()));
+            Err(VmLockError::Held { path, holder })
+        }
         Err(error) => Err(VmLockError::Io { path, source: error.into() }),
     }
+}
+
+/// Another process that has the file `inode` of `device` open. `/proc/locks` is of no help: it names the process that took the
+/// lock, which was a worker, and not the one that it was handed to.
+fn holder_of(device: u64, inode: u64) -> Holder {
+    let own = std::process::id();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut ids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    let other = ids.find(|pid| *pid != own && has_open(*pid, device, inode));
+    other.map_or(Holder::Unknown, Holder::Process)
+}
+
+/// Whether process `pid` is known to have the file `inode` of `device` open.
+fn has_open(pid: u32, device: u64, inode: u64) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.into_iter().any(|descriptor| {
+        // The link is read first: only what has a path is looked behind.
+        fs::read_link(descriptor.path()).is_ok_and(|link| link.is_absolute())
+            && fs::metadata(descriptor.path()).is_ok_and(|file| (file.dev(), file.ino()) == (device, inode))
+    })
 }
 
 /// Opens the directory for what the guest of the VM in `directory` writes, made where it does not exist.
@@ -78,7 +143,28 @@ mod tests {
         drop(held);
         let error = lock_vm(directory.path()).expect_err("held by the duplicate");
         assert!(error.to_string().starts_with("the VM runs already"), "{error}");
+        IdleVm::lock(directory.path()).expect_err("not idle");
         drop(sent);
+        lock_vm(directory.path()).expect("free again");
+        IdleVm::lock(directory.path()).expect("idle");
+        IdleVm::lock(&directory.path().join("none")).expect("without a directory nothing runs");
+    }
+
+    #[test]
+    fn the_process_that_has_a_lock_open_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = File::from(lock_vm(directory.path()).expect("free"));
+        let mut other = std::process::Command::new("sleep")
+            .arg("600")
+            .stdin(lock.try_clone().expect("descriptors duplicate"))
+            .spawn()
+            .expect("started");
+        drop(lock);
+        let error = lock_vm(directory.path()).expect_err("held by the other process");
+        other.kill().expect("it is there");
+        other.wait().expect("it is ours");
+        let told = format!("process {} of this host holds the lock", other.id());
+        assert!(error.to_string().contains(&told), "{error}");
         lock_vm(directory.path()).expect("free again");
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use vm_model::{Assignment, EndCause, Health, RunEnd, Timestamp, VmId};
 
 use super::rollout::Rollout;
-use super::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
+use super::{IdleVm, ReadError, RecordWriter, VmLockError, WriteError, discard_unfinished, read_versioned};
 use crate::definition::is_same_definition;
 
 const VERSION: u32 = 2;
@@ -175,6 +175,11 @@ impl RecordStore {
     /// The directory of VM `id`.
     pub(crate) fn directory(&self, id: &VmId) -> PathBuf {
         self.root.join(id.as_str())
+    }
+
+    /// Keeps `id` from being run by any process, unless one runs it.
+    pub(crate) fn lock_idle(&self, id: &VmId) -> Result<IdleVm, VmLockError> {
+        IdleVm::lock(&self.directory(id))
     }
 
     /// What is on record of `id`, if anything is.

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{FailureReason, RunEnd, Timestamp, VmStatus};
+use vm_model::{FailureKind, FailureReason, RunEnd, Timestamp, VmStatus};
 
 use super::jitter::Jitter;
 use super::policy::{Next, RunOutcome};
 use super::step::{Goal, RunState, Stamp};
 use super::task::Task;
+use crate::failure::plain;
 
 impl Task {
     /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
@@ -101,6 +102,17 @@ impl Task {
             self.history.note_healthy();
             self.show_failures();
         }
+    }
+
+    /// Tells, beside the status, what on this host keeps the VM from being what it should. Whether that is news.
+    pub(super) fn tell_host_trouble(&self, problem: &str) -> bool {
+        let is_told = |told: &FailureReason| told.message == problem;
+        let is_news = !self.info.borrow().last_failure.as_ref().is_some_and(is_told);
+        if is_news {
+            let reason = plain(FailureKind::Host, problem.to_owned());
+            self.info.send_modify(|info| info.last_failure = Some(reason));
+        }
+        is_news
     }
 
     pub(super) fn publish_failure(&self, reason: &FailureReason, status: VmStatus) {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use uuid::Uuid;
 use vm_model::{Assignment, HealthSpec, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings};
 
 use super::RestartPolicy;
@@ -19,6 +20,9 @@ pub(crate) struct MachineNotes {
     pub(super) version: u32,
     /// The definition it was made by.
     pub(crate) assignment: Assignment,
+    /// The identity of its VM, which tells it from another VM of the same name; not noted by earlier workers.
+    #[serde(default)]
+    pub(crate) uuid: Option<Uuid>,
     /// When it was launched.
     pub(crate) launched_at: Timestamp,
     /// Its interfaces.
@@ -91,6 +95,7 @@ impl MachineNotes {
         Self {
             version: VERSION,
             assignment,
+            uuid: None,
             launched_at: Timestamp::now(),
             nics: Vec::new(),
             memory,

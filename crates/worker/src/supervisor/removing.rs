@@ -18,6 +18,9 @@ impl Task {
     pub(super) async fn remove(&mut self) -> bool {
         self.publish(VmStatus::Stopping);
         self.drop_candidate().await;
+        if let Some(problem) = self.runs_elsewhere().await {
+            return self.not_removed(&problem).await;
+        }
         if let Err(problem) = self.take_trial_back().await {
             warn!(vm_id = %self.id, error = problem.message, "the disks stay as the definition on trial has left them");
             self.trial = None;
@@ -26,10 +29,11 @@ impl Task {
         // Deleting large files takes a while: not on a runtime's thread.
         let removing = tokio::task::spawn_blocking(move || {
             pass(FailPoint::RemovalBegun);
+            let idle = context.lock_idle(&id)?;
             let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
             let grace = context.lifecycle.removal_grace;
             if !holds_data || grace.is_zero() {
-                return context.forget(&id).map(|()| None);
+                return context.forget(&id, &idle).map(|()| None);
             }
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
@@ -57,12 +61,17 @@ impl Task {
                 self.context.kept_changed.notify_waiters();
                 true
             }
-            Err(message) => {
-                error!(vm_id = %self.id, error = message, "the VM was not removed; trying again");
-                sleep(RETRY).await;
-                false
-            }
+            Err(message) => self.not_removed(&message).await,
         }
+    }
+
+    /// The VM is still there, and says why; it is tried again.
+    async fn not_removed(&self, problem: &str) -> bool {
+        if self.tell_host_trouble(problem) {
+            error!(vm_id = %self.id, error = problem, "the VM was not removed; trying again");
+        }
+        sleep(RETRY).await;
+        false
     }
 
     /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first.
@@ -88,7 +97,11 @@ impl Task {
     async fn finish_deletion(&self) {
         while self.target.has_changed().is_ok() {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let finishing = tokio::task::spawn_blocking(move || context.forget(&id)).await;
+            let finishing = tokio::task::spawn_blocking(move || {
+                let idle = context.lock_idle(&id)?;
+                context.forget(&id, &idle)
+            });
+            let finishing = finishing.await;
             match finishing.unwrap_or_else(|lost| Err(chain(&lost))) {
                 Ok(()) => return,
                 Err(problem) => {

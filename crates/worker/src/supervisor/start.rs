@@ -44,10 +44,11 @@ impl Task {
             None => return self.forget_start(target).await,
         };
         let share = self.share.take();
-        let prepared = match prepare(&self.context, staged, share).await {
+        let mut prepared = match prepare(&self.context, staged, share).await {
             Ok(prepared) => prepared,
             Err(reason) => return self.not_started(target, number, reason).await,
         };
+        prepared.notes.uuid = Some(self.record.uuid());
         let definition = prepared.definition.clone();
         self.show_prepared(&prepared);
         let (initial, status) = match vcpus {

@@ -206,9 +206,15 @@ impl Task {
         // Whatever machine is left here is killed by being dropped.
     }
 
-    /// Says of a run that an earlier worker began, and of which nobody saw the end, that it was lost.
+    /// Says of a run that an earlier worker began, and of which nobody saw the end, that it was lost. It was not where a
+    /// process that was not taken over still runs the VM: that is told, and a later worker may take the process over.
     async fn note_lost_run(&mut self) {
         let Some(since) = self.record.value().running_since else { return };
+        if let Some(problem) = self.runs_elsewhere().await {
+            self.tell_host_trouble(&problem);
+            warn!(vm_id = %self.id, problem, "a process that was not taken over may still run the VM");
+            return;
+        }
         let at = Timestamp::now();
         let end = RunEnd {
             at,
@@ -218,6 +224,13 @@ impl Task {
             detail: Some(format!("it had been started at {since}")),
         };
         self.record_end(end).await;
+    }
+
+    /// What keeps the VM's lock from being taken, where something does.
+    pub(super) async fn runs_elsewhere(&self) -> Option<String> {
+        let (context, id) = (Arc::clone(&self.context), self.id.clone());
+        let looking = tokio::task::spawn_blocking(move || context.lock_idle(&id).err());
+        looking.await.unwrap_or_else(|lost| Some(chain(&lost)))
     }
 
     /// Takes over what the target says of the VM apart from where it should be, and keeps it on disk.

@@ -1,11 +1,12 @@
 //! What runs already when a manager starts: machines of an earlier worker, with their interfaces and addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use host_network::{HostNetwork, KeptNic, LinkName, NetworkConfig};
 use ipam::Wish;
 use machine_host::{Adoption, MachineHost, Stranger};
 use tracing::warn;
+use uuid::Uuid;
 use vm_model::VmId;
 
 use super::VmManagerError;
@@ -22,11 +23,18 @@ pub(super) async fn take_over(
     damaged: &BTreeMap<VmId, String>,
 ) -> (BTreeMap<VmId, RunningMachine>, Vec<Stranger>) {
     let Adoption { machines: found, mut strangers } = machines.adopt().await;
-    let known: BTreeSet<&VmId> = records.iter().map(|record| &record.assignment.id).collect();
+    let known: BTreeMap<&VmId, Uuid> =
+        records.iter().map(|record| (&record.assignment.id, record.uuid)).collect();
     let mut running = BTreeMap::new();
     for adopted in found {
         let problem = match RunningMachine::of(adopted) {
-            Ok(machine) if known.contains(&machine.notes.assignment.id) => {
+            Ok(machine) if is_other(&machine, &known) => {
+                (machine.notes.assignment.id, "it is of another VM of this name".to_owned())
+            }
+            Ok(machine) if running.contains_key(&machine.notes.assignment.id) => {
+                (machine.notes.assignment.id, "another machine of this VM was taken over".to_owned())
+            }
+            Ok(machine) if known.contains_key(&machine.notes.assignment.id) => {
                 running.insert(machine.notes.assignment.id.clone(), machine);
                 continue;
             }
@@ -45,6 +53,12 @@ pub(super) async fn take_over(
         warn!(?vms, place, problem, "what runs there is left alone");
     }
     (running, strangers)
+}
+
+/// Whether `machine` is known to be of another VM than the one on record by its name.
+fn is_other(machine: &RunningMachine, known: &BTreeMap<&VmId, Uuid>) -> bool {
+    let (noted, recorded) = (machine.notes.uuid, known.get(&machine.notes.assignment.id));
+    noted.is_some() && recorded.is_some() && noted.as_ref() != recorded
 }
 
 /// Sees to it that nobody else is given the addresses of the VMs that run, whatever became of the file of leases.
