@@ -86,7 +86,7 @@ pub enum ValueKind {
         most: usize,
     },
     /// An object whose members have names of the author's choice, those that credentials can have. The rows of a member
-    /// stand under [`NAME`].
+    /// stand under `NAME`.
     Named,
     /// A power of two from `least` to `most`.
     PowerOfTwo {
