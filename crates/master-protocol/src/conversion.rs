@@ -1,13 +1,13 @@
 //! What the worker knows, in the words of the wire. The wire's types do not follow when `vm-model` grows; this does.
 
 use vm_model::{
-    FailureReason, HeldSet, HoldReason, MachineCounters, NodeStatus, RefusedEntry, RemovedVm, SourceKind,
-    Timestamp, VmInfo, VmNic, VmStatus,
+    FailureReason, HeldSet, HoldReason, NodeStatus, RefusedEntry, RemovedVm, SourceKind, Timestamp, VmInfo,
+    VmNic, VmStatus,
 };
 
 use crate::wire::v1::{
-    Address, Condition, ConditionKind, Held, HeldFor, InForce, Kept, Metrics, NodeReport, Phase, Readiness,
-    Reason, RefusedVm, Source, VmReport,
+    Address, Condition, ConditionKind, Held, HeldFor, InForce, Kept, NodeReport, Phase, Readiness, Reason,
+    RefusedVm, Source, VmReport,
 };
 use crate::wire::{List, Text};
 use crate::worker_state::WorkerState;
@@ -152,39 +152,6 @@ impl From<&VmNic> for Address {
     }
 }
 
-impl Metrics {
-    /// A reading of everything a machine counts. `cpu_percent` is of one processor, over the last interval.
-    pub fn of(sampled_at: Timestamp, cpu_percent: Option<f64>, counters: &MachineCounters) -> Self {
-        let cpu_time: std::time::Duration = counters.vcpus.iter().map(|vcpu| vcpu.cpu_time).sum();
-        let balloon = counters.balloon.as_ref();
-        Self {
-            sampled_at_ms: sampled_at.as_millis(),
-            cpu_millicores: cpu_percent.map(millicores),
-            cpu_ms_total: u64::try_from(cpu_time.as_millis()).unwrap_or(u64::MAX),
-            memory_size_bytes: counters.memory_size.get(),
-            memory_resident_bytes: counters.memory_resident.get(),
-            memory_available_bytes: balloon.and_then(|balloon| balloon.available).map(vm_model::Bytes::get),
-            network_receive_bytes_total: sum(counters.nics.iter().map(|nic| nic.receive_bytes)),
-            network_transmit_bytes_total: sum(counters.nics.iter().map(|nic| nic.transmit_bytes)),
-            disk_read_bytes_total: sum(counters.disks.iter().map(|disk| disk.read_bytes)),
-            disk_written_bytes_total: sum(counters.disks.iter().map(|disk| disk.written_bytes)),
-        }
-    }
-}
-
-fn sum(figures: impl Iterator<Item = u64>) -> u64 {
-    figures.fold(0, u64::saturating_add)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` saturates, and turns NaN into 0"
-)]
-fn millicores(percent: f64) -> u64 {
-    (percent * 10.0).round() as u64
-}
-
 impl NodeReport {
     /// How a worker stands at `at` to its master, and what it keeps of removed VMs. What its host has left is for the
     /// caller to add.
@@ -248,8 +215,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use vm_model::{
-        Assignment, Bytes, DiskTrouble, FailureClass, FailureKind, Generation, Lineage, NicCounters,
-        SourceStatus, VcpuCounters, VmId, refresh_conditions,
+        Assignment, DiskTrouble, FailureClass, FailureKind, Generation, Lineage, SourceStatus, VmId,
+        refresh_conditions,
     };
 
     use super::*;
@@ -316,25 +283,5 @@ mod tests {
         let in_force = InForce::of(&status).expect("the master's");
         assert_eq!((in_force.master.as_str(), in_force.generation), ("master-1", 3));
         assert_eq!(InForce::of(&NodeStatus::default()), None);
-    }
-
-    #[test]
-    fn counters_are_added_up() {
-        let nic =
-            |bytes| NicCounters { receive_bytes: bytes, transmit_bytes: u64::MAX, ..NicCounters::default() };
-        let vcpu = |seconds| VcpuCounters { cpu_time: std::time::Duration::from_secs(seconds), exits: 0 };
-        let counters = MachineCounters {
-            vcpus: vec![vcpu(1), vcpu(2)],
-            memory_size: Bytes::from_mib(64),
-            nics: vec![nic(5), nic(6)],
-            ..MachineCounters::default()
-        };
-        let metrics = Metrics::of(Timestamp::from_millis(7), Some(150.26), &counters);
-        assert_eq!((metrics.cpu_ms_total, metrics.cpu_millicores), (3000, Some(1503)));
-        assert_eq!(
-            (metrics.network_receive_bytes_total, metrics.network_transmit_bytes_total),
-            (11, u64::MAX)
-        );
-        assert_eq!(Metrics::of(Timestamp::from_millis(7), Some(f64::NAN), &counters).cpu_millicores, Some(0));
     }
 }

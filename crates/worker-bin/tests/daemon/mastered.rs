@@ -118,10 +118,6 @@ fn follow(bench: &Bench, master: &Master) {
     fs::write(bench.path("worker.toml"), format!("{config}\n{table}")).expect("written");
 }
 
-fn status(bench: &Bench) -> Value {
-    serde_json::from_slice(&bench.client(&["status", "--json"]).stdout).expect("JSON")
-}
-
 #[test]
 fn a_master_assigns_changes_and_removes_and_hears_of_it() {
     isolated(|bench| {
@@ -136,12 +132,12 @@ fn a_master_assigns_changes_and_removes_and_hears_of_it() {
         bench.until("the master knows", || {
             master.known("b").is_some_and(|vm| vm["phase"] == "running" && vm["addresses"][0].is_object())
         });
-        assert_eq!(status(&bench)["owners"]["a"], "master");
+        assert_eq!(bench.status()["owners"]["a"], "master");
 
         // It goes, and comes back with something else; meanwhile nothing happens.
         let port = master.address.port();
         master.end();
-        bench.until("the loss is seen", || status(&bench)["master"]["state"] == "waiting");
+        bench.until("the loss is seen", || bench.status()["master"]["state"] == "waiting");
         assert_eq!(bench.phases(), ["a running", "b running"]);
         let mut paused = a.clone();
         paused["desired"] = "paused".into();
@@ -154,7 +150,7 @@ fn a_master_assigns_changes_and_removes_and_hears_of_it() {
 
         // An empty file is no word.
         master.desire(&json!({ "vms": [] }));
-        bench.until("it is held", || status(&bench)["held"].is_object());
+        bench.until("it is held", || bench.status()["held"].is_object());
         assert_eq!(bench.phases(), ["a paused"]);
         master.desire(&json!({ "vms": [], "allow_removals": true }));
         bench.until("it is gone", || bench.phases().is_empty());
@@ -178,7 +174,7 @@ fn a_master_that_was_rebuilt_waits_to_be_accepted() {
         fs::remove_dir_all(bench.path("master/state")).expect("removed");
         let mut master = Master::start(&bench.path("master"), port);
         master.desire(&json!({ "vms": [b] }));
-        bench.until("it waits", || status(&bench)["sources"]["master"]["held"]["waits_for"] == "lineage");
+        bench.until("it waits", || bench.status()["sources"]["master"]["held"]["waits_for"] == "lineage");
         assert_eq!(bench.phases(), ["a running"]);
         assert!(bench.client(&["accept-master"]).status.success());
         bench.until("it is followed", || bench.phases() == ["b running"]);
@@ -199,7 +195,7 @@ fn another_authority_is_not_spoken_with() {
         bench.assign(&[]);
         let _daemon = bench.start();
         bench.until("it is refused", || {
-            let problem = status(&bench)["master"]["problem"].as_str().unwrap_or_default().to_owned();
+            let problem = bench.status()["master"]["problem"].as_str().unwrap_or_default().to_owned();
             problem.contains("authorit") || problem.contains("ca.pem")
         });
         assert!(bench.phases().is_empty());

@@ -148,3 +148,36 @@ fn a_vm_whose_process_died_with_the_worker_is_started_by_the_next_one() {
         assert_eq!(links(), ["lo"]);
     });
 }
+
+#[test]
+fn nothing_of_a_vm_is_deleted_beside_a_process_that_was_not_taken_over() {
+    isolated(|bench| {
+        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button()));
+        bench.assign(&[a.clone(), b.clone()]);
+        let mut daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        let holder = host_process_of(&bench, "a");
+        let process = Pid::from_raw(holder).expect("a process");
+
+        // It says nothing while the next worker asks.
+        daemon.kill();
+        kill_process(process, Signal::STOP).expect("it is there");
+        let mut daemon = bench.start();
+        kill_process(process, Signal::CONT).expect("it is there");
+        bench.assign(std::slice::from_ref(&b));
+        bench.until("its removal is refused", || {
+            let told = bench.vms().first().and_then(|vm| vm["reason"]["message"].as_str().map(str::to_owned));
+            told.is_some_and(|told| told.contains(&format!("process {holder} of this host holds the lock")))
+        });
+        assert_eq!(bench.phases()[0], "a stopping");
+        assert!(bench.path("state/vms/a/lock").exists() && bench.path("state/vms/a/record.json").exists());
+        assert_eq!(host_process_of(&bench, "a"), holder, "it runs on");
+
+        // Wanted again, it goes on under a worker to which its process answers.
+        bench.assign(&[a, b]);
+        daemon.kill();
+        let _daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        assert_eq!(host_process_of(&bench, "a"), holder);
+    });
+}

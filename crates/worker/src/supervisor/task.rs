@@ -197,7 +197,8 @@ impl Task {
                 Step::Resume => self.park(Vcpus::Running).await,
                 Step::Settle => self.state = RunState::Off,
                 Step::Remove => {
-                    if self.remove().await {
+                    // A removal that the host refuses for long keeps nobody from ending.
+                    if self.remove().await || self.target.has_changed().is_err() {
                         break;
                     }
                 }
