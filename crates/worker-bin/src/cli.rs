@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vm_model::{InvalidVmId, VmId};
+
+use crate::client::naming::VmName;
 
 /// Runs the virtual machines that this host should run, each from a Nix store path, and keeps them running.
 #[derive(Debug, Parser)]
@@ -99,6 +102,9 @@ impl LogFormat {
 pub(crate) enum ClientVerb {
     /// List the VMs of this host
     Ls {
+        /// Show the list again every two seconds, or every so many, until interrupted
+        #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with_all = ["removed", "json"])]
+        watch: Option<Seconds>,
         /// List VMs that were removed and whose volumes are still kept
         #[arg(long)]
         removed: bool,
@@ -108,8 +114,8 @@ pub(crate) enum ClientVerb {
     },
     /// Show all that is known of a VM
     Inspect {
-        /// The VM
-        id: VmId,
+        /// The VM: its name, or the beginning of it that no other has
+        vm: VmName,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -135,8 +141,8 @@ pub(crate) enum ClientVerb {
     },
     /// Print what is kept of a VM's console
     Logs {
-        /// The VM
-        id: VmId,
+        /// The VM: its name, or the beginning of it that no other has
+        vm: VmName,
         /// Print only the last lines
         #[arg(long, value_name = "COUNT")]
         tail: Option<usize>,
@@ -236,6 +242,20 @@ fn amount(text: &str) -> Result<u64, String> {
     };
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
+}
+
+/// A span of time on the command line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.parse::<f64>().ok().filter(|number| (0.1..=86_400.0).contains(number));
+        let seconds = number.ok_or("a number of seconds from 0.1 to 86400 is accepted")?;
+        Ok(Self(Duration::from_secs_f64(seconds)))
+    }
 }
 
 /// A VM, or one of its disks.

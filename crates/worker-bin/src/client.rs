@@ -5,9 +5,11 @@ mod assigning;
 mod boot_steps;
 mod details;
 mod list;
+pub(crate) mod naming;
 mod natural_order;
 mod notes;
 mod plans;
+mod screen;
 mod table;
 mod upgrade;
 mod volumes;
@@ -20,13 +22,16 @@ use admin::{AdminClient, ClientError, DeletionRequest, SOCKET_NAME, StatusView, 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tokio::runtime::Builder;
-use vm_model::Timestamp;
+use tokio::time::sleep;
+use vm_model::{Timestamp, VmId};
 
 use self::details::details;
 use self::list::list;
+use self::naming::VmName;
 use self::natural_order::natural_order;
 use self::notes::{notes, notes_of, status_lines};
-use crate::cli::{ClientVerb, GcTarget};
+use self::screen::Screen;
+use crate::cli::{ClientVerb, GcTarget, Seconds};
 use crate::settings::{host_processes_in, runtime_dir};
 
 /// The worker takes at most so many bytes of a desired state by its socket.
@@ -40,7 +45,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
     runtime.block_on(async {
         let now = Timestamp::now();
         match verb {
-            ClientVerb::Ls { removed: true, json } => {
+            ClientVerb::Ls { removed: true, json, .. } => {
                 let list = client.list_removed().await?;
                 if *json { print_json(&list) } else { print(&volumes::removed(&list.removed, now)) }
             }
@@ -67,14 +72,12 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
                 let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
                 if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
             }
-            ClientVerb::Ls { removed: false, json } => ls(&client, now, *json).await,
-            ClientVerb::Inspect { id, json: true } => print_json(&client.get_vm(id).await?),
-            ClientVerb::Inspect { id, json: false } => {
-                let vm = client.get_vm(id).await?;
-                let noted = noted(&client, |status| notes_of(status, id)).await;
-                print(&format!("{}{}", details(&vm, now), notes::lines(&noted)))
+            ClientVerb::Ls { removed: false, json, watch } => ls(&client, now, *json, *watch).await,
+            ClientVerb::Inspect { vm, json } => inspect(&client, vm, now, *json).await,
+            ClientVerb::Logs { vm, tail } => {
+                let id = find(&client, vm).await?;
+                print_console(&client.get_console(&id).await?, *tail)
             }
-            ClientVerb::Logs { id, tail } => print_console(&client.get_console(id).await?, *tail),
             ClientVerb::Upgrade { json, .. } => {
                 upgrade(&client, &host_processes_in(&runtime_directory), *json).await
             }
@@ -84,15 +87,52 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
     })
 }
 
-async fn ls(client: &AdminClient, now: Timestamp, json: bool) -> Result<()> {
-    let vms = vms_in_order(client).await?;
-    let noted = noted(client, notes).await;
+async fn inspect(client: &AdminClient, name: &VmName, now: Timestamp, json: bool) -> Result<()> {
+    let id = find(client, name).await?;
+    let vm = client.get_vm(&id).await?;
     if json {
+        return print_json(&vm);
+    }
+    let noted = noted(client, |status| notes_of(status, &id)).await;
+    print(&format!("{}{}", details(&vm, now), notes::lines(&noted)))
+}
+
+/// The VM that `name` means.
+async fn find(client: &AdminClient, name: &VmName) -> Result<VmId> {
+    let mut vms: Vec<VmId> = client.list_vms().await?.into_iter().map(|vm| vm.id).collect();
+    // They are in no list, and can be asked for.
+    if let Ok(status) = client.get_status().await {
+        vms.extend(status.damaged.into_iter().map(|vm| vm.id));
+    }
+    Ok(name.among(&vms)?)
+}
+
+async fn ls(client: &AdminClient, now: Timestamp, json: bool, watch: Option<Seconds>) -> Result<()> {
+    let Some(Seconds(interval)) = watch else { return ls_once(client, now, json).await };
+    loop {
+        let listed = listing(client, Timestamp::now()).await;
+        // A worker that is restarted meanwhile comes back.
+        let shown = listed.unwrap_or_else(|problem| format!("{problem:#}\n"));
+        print(&screen::frame(&shown, Screen::of_stdout()))?;
+        sleep(interval).await;
+    }
+}
+
+async fn ls_once(client: &AdminClient, now: Timestamp, json: bool) -> Result<()> {
+    if json {
+        let vms = vms_in_order(client).await?;
         // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
-        say(&notes::lines(&noted));
+        say(&notes::lines(&noted(client, notes).await));
         return print_json(&vms);
     }
-    print(&format!("{}{}", list(&vms, now), notes::lines(&noted)))
+    print(&listing(client, now).await?)
+}
+
+/// The list for people, and what is to be noted below it.
+async fn listing(client: &AdminClient, now: Timestamp) -> Result<String> {
+    let vms = vms_in_order(client).await?;
+    let noted = noted(client, notes).await;
+    Ok(format!("{}{}", list(&vms, now, Screen::of_stdout()), notes::lines(&noted)))
 }
 
 /// Judges what a restart of the worker by this program would do to VMs whose host processes are in `directory`.

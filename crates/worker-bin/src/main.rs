@@ -6,6 +6,7 @@
 mod assignments;
 mod cli;
 mod client;
+mod colours;
 mod daemon;
 mod descriptors;
 mod logging;

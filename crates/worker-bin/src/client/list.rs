@@ -1,45 +1,74 @@
 //! `ls`: the VMs in a table.
 
+use std::path::Path;
+
 use admin::VmView;
 use vm_model::{DesiredState, Readiness, Timestamp};
 
 use super::amounts::span;
-use super::table::Table;
+use super::screen::{Screen, Tone};
+use super::table::{Cell, Table};
 
-const HEADING: [&str; 10] =
-    ["ID", "PHASE", "READY", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "REASON"];
+const HEADING: [&str; 11] =
+    ["ID", "PHASE", "READY", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "IMAGE", "REASON"];
+/// Columns that a narrow screen goes without, first to last: image, restarts, processor, memory, uptime.
+const SPARE: [usize; 5] = [9, 7, 5, 6, 8];
+/// Length of the hash that begins the name of a store path, and of the hyphen after it.
+const HASH: usize = 33;
 
 /// The table of `vms` as they are at `now`.
-pub(super) fn list(vms: &[VmView], now: Timestamp) -> String {
+pub(super) fn list(vms: &[VmView], now: Timestamp, screen: Screen) -> String {
     let mut table = Table::new(HEADING);
     for vm in vms {
         // What was sampled of a machine that is gone says nothing of now.
         let metrics = vm.metrics.filter(|_| is_up(vm));
         let uptime = vm.started_at.filter(|_| is_up(vm)).map(|start| span(now.since(start)));
         table.row([
-            vm.id.to_string(),
-            vm.phase.clone(),
-            readiness(vm).to_owned(),
-            other_desire(vm).unwrap_or_default().to_owned(),
-            vm.address.map_or_else(String::new, |address| address.to_string()),
-            metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)),
-            metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)),
-            vm.restarts.to_string(),
-            uptime.unwrap_or_default(),
-            reason(vm, now).unwrap_or_default(),
+            vm.id.to_string().into(),
+            Cell::new(vm.phase.clone(), tone(vm)),
+            readiness(vm),
+            Cell::new(other_desire(vm).unwrap_or_default(), Tone::Warning),
+            vm.address.map_or_else(String::new, |address| address.to_string()).into(),
+            metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)).into(),
+            metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)).into(),
+            vm.restarts.to_string().into(),
+            uptime.unwrap_or_default().into(),
+            image(&vm.store_path).into(),
+            reason(vm, now).unwrap_or_default().into(),
         ]);
     }
-    table.to_string()
+    table.on(screen, &SPARE)
+}
+
+/// What its phase means to who looks.
+fn tone(vm: &VmView) -> Tone {
+    match vm.phase.as_str() {
+        _ if vm.hung || vm.crash_looping => Tone::Bad,
+        "failed" => Tone::Bad,
+        "running" if vm.boot_trouble.is_some() || vm.disk_trouble.is_some() => Tone::Warning,
+        "running" => Tone::Good,
+        "stopped" => Tone::Faint,
+        _ => Tone::Warning,
+    }
 }
 
 /// Whether its guest can serve, as far as anything tells.
-fn readiness(vm: &VmView) -> &'static str {
+fn readiness(vm: &VmView) -> Cell {
     let health = vm.health.as_ref().filter(|_| is_up(vm));
     match health.map(|health| health.ready) {
-        Some(Readiness::Ready) => "yes",
-        Some(Readiness::NotReady) => "no",
-        Some(Readiness::Unknown) => "?",
-        None => "",
+        Some(Readiness::Ready) => Cell::new("yes", Tone::Good),
+        Some(Readiness::NotReady) => Cell::new("no", Tone::Bad),
+        Some(Readiness::Unknown) => Cell::new("?", Tone::Warning),
+        None => Cell::default(),
+    }
+}
+
+/// What an artifact is called, without the hash in the name of its store path.
+fn image(store_path: &Path) -> String {
+    let name = store_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match name.split_at_checked(HASH) {
+        Some((hash, name)) if hash.ends_with('-') && !name.is_empty() => name.to_owned(),
+        Some(_) | None => name,
     }
 }
 

@@ -20,10 +20,14 @@ fn earlier(seconds: u64) -> Timestamp {
 fn vm(id: &str, phase: &str) -> VmView {
     let json = serde_json::json!({
         "id": id, "phase": phase, "desired": "running", "reason": null, "address": "10.0.0.2", "mac": null,
-        "tap": null, "store_path": "/nix/store/x", "hash": "sha256-x=", "generation": 3, "restarts": 1,
+        "tap": null, "store_path": "/nix/store/0c4krx1ml0v9mkr10g8zvkbn5nwhv4b1-web", "hash": "sha256-x=", "generation": 3, "restarts": 1,
         "last_stop": null, "timings": {}, "warnings": [], "unverified": [], "metrics": null,
     });
     serde_json::from_value(json).expect("the form of an older worker")
+}
+
+fn plain_list(vms: &[VmView], now: Timestamp) -> String {
+    list(vms, now, Screen { width: None, colours: crate::colours::Colours::Unused })
 }
 
 fn reason(message: &str) -> Option<FailureReason> {
@@ -72,14 +76,14 @@ fn a_list_tells_where_vms_are_and_what_keeps_them() {
         ..Health::unknown(NOW)
     };
     let unready = VmView { health: Some(health), ..vm("y", "running") };
-    let shown = list(&[running, stopped, again, paused, unready], NOW);
+    let shown = plain_list(&[running, stopped, again, paused, unready], NOW);
     let expected = "\
-ID      PHASE       READY  DESIRED  ADDRESS   CPU  MEMORY  RESTARTS  UPTIME  REASON
-web-2   running                     10.0.0.2  7 %  93 MiB  1         3h 2m
-web-3   stopped            running  10.0.0.2               1
-web-10  restarting         running  10.0.0.2               1                 no memory (again in 30s)
-x       paused             running  10.0.0.2               1                 disk root: no space
-y       running     no              10.0.0.2               1                 not ready: probe web: refused
+ID      PHASE       READY  DESIRED  ADDRESS   CPU  MEMORY  RESTARTS  UPTIME  IMAGE  REASON
+web-2   running                     10.0.0.2  7 %  93 MiB  1         3h 2m   web
+web-3   stopped            running  10.0.0.2               1                 web
+web-10  restarting         running  10.0.0.2               1                 web    no memory (again in 30s)
+x       paused             running  10.0.0.2               1                 web    disk root: no space
+y       running     no              10.0.0.2               1                 web    not ready: probe web: refused
 ";
     assert_eq!(shown, expected);
 }
@@ -93,7 +97,7 @@ fn a_crash_loop_is_told_of_also_while_its_vm_runs_for_a_moment() {
         next_start_at: Some(NOW.after(Duration::from_secs(30))),
         ..vm("web-1", phase)
     };
-    let shown = list(&[looping("restarting"), looping("running")], NOW);
+    let shown = plain_list(&[looping("restarting"), looping("running")], NOW);
     let lines: Vec<&str> = shown.lines().collect();
     let words = "crash loop, 7 failures in a row: the guest triple-faulted";
     assert!(lines[1].ends_with(&format!("{words} (again in 30s)")), "{shown}");
@@ -134,7 +138,7 @@ fn a_guest_that_waits_or_is_silent_is_told_to_be_so() {
     let shown = details(&waiting, NOW);
     assert!(shown.contains("ALERT!  /dev/vda9 does not exist. (no_root_device)"), "{shown}");
     assert!(shown.contains("compare root="), "{shown}");
-    let listed = list(&[waiting], NOW);
+    let listed = plain_list(&[waiting], NOW);
     assert!(listed.contains("its boot waits for a person: ALERT!"), "{listed}");
 
     let silent = |seconds| {
@@ -191,7 +195,10 @@ fn a_stopped_vm_shows_its_machine_and_no_figures_of_it() {
 fn what_is_wanted_stands_beside_what_is_in_force() {
     let overrides =
         Overrides { vcpus: Some(100), memory_bytes: Some(Bytes::from_mib(64)), cmdline_append: None };
-    let assignment = Assignment { overrides, ..Assignment::new(VmId::new("a"), "sha256-y=", "/nix/store/x") };
+    let assignment = Assignment {
+        overrides,
+        ..Assignment::new(VmId::new("a"), "sha256-y=", "/nix/store/0c4krx1ml0v9mkr10g8zvkbn5nwhv4b1-web")
+    };
     let wanted = WantedChange { assignment, refusal: reason("this host has 4 CPUs"), next_try_at: None };
     let view = VmView { wanted: Some(wanted), ..vm("a", "running") };
     let shown = details(&view, NOW);
@@ -201,7 +208,7 @@ fn what_is_wanted_stands_beside_what_is_in_force() {
         assert!(shown.contains(words), "{words} is not in:\n{shown}");
     }
     assert!(!shown.contains("wanted store path"), "it is the same:\n{shown}");
-    let listed = list(&[view], NOW);
+    let listed = plain_list(&[view], NOW);
     assert!(listed.contains("a change is not in force: this host has 4 CPUs"), "{listed}");
 }
 

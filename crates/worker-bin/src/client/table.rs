@@ -2,18 +2,45 @@
 
 use std::fmt;
 
+use super::screen::{Screen, Tone};
+use crate::colours::Colours;
 use crate::printable::printable;
+
+/// Between two columns.
+const GAP: &str = "  ";
+/// The last column is not cut shorter than this.
+const LEAST: usize = 12;
 
 /// Rows of equal length, shown with aligned columns.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    rows: Vec<Vec<String>>,
+    rows: Vec<Vec<Cell>>,
+}
+
+/// One entry of a row.
+#[derive(Debug, Default)]
+pub(super) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self { text, tone: Tone::Plain }
+    }
+}
+
+impl Cell {
+    /// `text`, which is `tone`.
+    pub(super) fn new(text: impl Into<String>, tone: Tone) -> Self {
+        Self { text: text.into(), tone }
+    }
 }
 
 impl Table {
     /// A table whose first row names the columns.
     pub(super) fn new<const N: usize>(heading: [&str; N]) -> Self {
-        Self { rows: vec![heading.map(str::to_owned).into()] }
+        Self { rows: vec![heading.map(|name| Cell::new(name, Tone::Faint)).into()] }
     }
 
     /// A table of rows alone.
@@ -22,35 +49,106 @@ impl Table {
     }
 
     /// Adds a row; what does not belong in a line is escaped.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| printable(&cell)).into());
+    pub(super) fn row<const N: usize, C: Into<Cell>>(&mut self, cells: [C; N]) {
+        let escaped = cells.map(|cell| {
+            let Cell { text, tone } = cell.into();
+            Cell { text: printable(&text), tone }
+        });
+        self.rows.push(escaped.into());
     }
+
+    /// The table as it fits on `screen`: where it is too wide, columns that say nothing are left out, then those that
+    /// `spare` numbers from 0, first to last, until the rest fits; then the last column is cut.
+    pub(super) fn on(&self, screen: Screen, spare: &[usize]) -> String {
+        let mut widths = self.widths();
+        if let Some(limit) = screen.width {
+            self.narrow(&mut widths, limit, spare);
+        }
+        self.rows.iter().map(|row| line(row, &widths, screen) + "\n").collect()
+    }
+
+    /// How wide every column is; `None` of one that is left out.
+    fn widths(&self) -> Vec<Option<usize>> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count()).max()
+        };
+        (0..columns).map(width).collect()
+    }
+
+    fn narrow(&self, widths: &mut [Option<usize>], limit: usize, spare: &[usize]) {
+        let says_nothing = |column: usize| {
+            self.rows.iter().skip(1).all(|row| row.get(column).is_none_or(|cell| cell.text.is_empty()))
+        };
+        let empty = (0..widths.len()).filter(|column| says_nothing(*column));
+        for column in empty.chain(spare.iter().copied()) {
+            // The last column may be cut instead.
+            let least = excess(widths, limit).saturating_sub(cuttable(widths));
+            if least == 0 {
+                break;
+            }
+            if let Some(width) = widths.get_mut(column) {
+                *width = None;
+            }
+        }
+        let cut = excess(widths, limit).min(cuttable(widths));
+        if let Some(Some(last)) = widths.last_mut() {
+            *last -= cut;
+        }
+    }
+}
+
+/// By how many characters lines are too long.
+fn excess(widths: &[Option<usize>], limit: usize) -> usize {
+    let shown = widths.iter().flatten().count();
+    let gaps = GAP.len() * shown.saturating_sub(1);
+    (widths.iter().flatten().sum::<usize>() + gaps).saturating_sub(limit)
+}
+
+/// By how many characters the last column can be cut.
+fn cuttable(widths: &[Option<usize>]) -> usize {
+    widths.last().copied().flatten().unwrap_or(0).saturating_sub(LEAST)
+}
+
+fn line(row: &[Cell], widths: &[Option<usize>], screen: Screen) -> String {
+    let shown: Vec<(&Cell, usize)> =
+        row.iter().zip(widths).filter_map(|(cell, width)| Some((cell, (*width)?))).collect();
+    let filled = shown.iter().rposition(|(cell, _)| !cell.text.is_empty()).map_or(0, |last| last + 1);
+    let cells: Vec<String> = shown[..filled]
+        .iter()
+        .enumerate()
+        .map(|(column, (cell, width))| {
+            let text = cut(&cell.text, *width);
+            // No blanks at the end of a line.
+            let blanks = if column + 1 == filled { 0 } else { width - text.chars().count() };
+            format!("{}{}", screen.painted(&text, cell.tone), " ".repeat(blanks))
+        })
+        .collect();
+    cells.join(GAP)
+}
+
+/// `text` in at most `width` characters.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in &self.rows {
-            let cells: Vec<String> =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            writeln!(formatter, "{}", cells.join("  ").trim_end())?;
-        }
-        Ok(())
+        formatter.write_str(&self.on(Screen { width: None, colours: Colours::Unused }, &[]))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const fn screen(width: usize) -> Screen {
+        Screen { width: Some(width), colours: Colours::Unused }
+    }
 
     #[test]
     fn columns_are_aligned_and_lines_end_without_blanks() {
@@ -65,5 +163,27 @@ mod tests {
         let mut table = Table::new(["REASON"]);
         table.row(["disk \"a\nb\x1b[2J\u{9b}1m\u{202e}x\" é".to_owned()]);
         assert_eq!(table.to_string(), "REASON\ndisk \"a\\nb\\u{1b}[2J\\u{9b}1m\\u{202e}x\" é\n");
+    }
+
+    #[test]
+    fn a_narrow_screen_shows_what_matters_most() {
+        let mut table = Table::new(["ID", "READY", "CPU", "REASON"]);
+        table.row(["web-1", "", "7 %", "the guest's kernel panicked"].map(str::to_owned));
+        assert_eq!(table.on(screen(80), &[2]), table.to_string());
+        let cut = "ID     READY  CPU  REASON\nweb-1         7 %  the guest's…\n";
+        assert_eq!(table.on(screen(32), &[2]), cut, "the last column is cut first");
+        let without_empty = "ID     CPU  REASON\nweb-1  7 %  the guest's…\n";
+        assert_eq!(table.on(screen(25), &[2]), without_empty, "then goes what says nothing");
+        let spared = "ID     REASON\nweb-1  the guest's…\n";
+        assert_eq!(table.on(screen(20), &[2]), spared, "then what can be spared");
+        assert_eq!(table.on(screen(1), &[2]), spared, "and no more than that");
+    }
+
+    #[test]
+    fn colours_do_not_move_columns() {
+        let mut table = Table::new(["PHASE", "ID"]);
+        table.row([Cell::new("failed", Tone::Bad), Cell::new("a", Tone::Plain)]);
+        let shown = table.on(Screen { width: Some(80), colours: Colours::Used }, &[]);
+        assert_eq!(shown, "\x1b[2mPHASE\x1b[0m   \x1b[2mID\x1b[0m\n\x1b[31mfailed\x1b[0m  a\n");
     }
 }
