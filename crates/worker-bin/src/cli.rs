@@ -139,6 +139,12 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what VMs use, live
+    Top {
+        /// How often it is shown anew
+        #[arg(long, short, value_name = "SECONDS", default_value = "2")]
+        interval: Seconds,
+    },
     /// Print what is kept of a VM's console
     Logs {
         /// The VM: its name, or the beginning of it that no other has

@@ -11,6 +11,7 @@ mod notes;
 mod plans;
 mod screen;
 mod table;
+mod top;
 mod upgrade;
 mod volumes;
 
@@ -78,6 +79,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
                 let id = find(&client, vm).await?;
                 print_console(&client.get_console(&id).await?, *tail)
             }
+            ClientVerb::Top { interval } => top::top(&client, interval.0).await,
             ClientVerb::Upgrade { json, .. } => {
                 upgrade(&client, &host_processes_in(&runtime_directory), *json).await
             }

@@ -1,0 +1,94 @@
+//! What `top` shows of made-up VMs.
+
+use std::time::{Duration, Instant};
+
+use admin::{MetricsView, VmView};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::model::Model;
+use super::*;
+
+fn vm(id: &str, phase: &str, cpu_percent: f64, received: u64) -> VmView {
+    let json = serde_json::json!({
+        "id": id, "phase": phase, "desired": "running", "reason": null, "address": null, "mac": null, "tap": null,
+        "store_path": "/nix/store/x", "hash": "sha256-x=", "generation": 3, "restarts": 1, "last_stop": null,
+        "timings": {}, "warnings": [], "unverified": [], "metrics": null,
+    });
+    let metrics = MetricsView {
+        cpu_percent,
+        memory_resident_bytes: 93 << 20,
+        network_rx_bytes: received,
+        ..MetricsView::default()
+    };
+    VmView { metrics: Some(metrics), ..serde_json::from_value(json).expect("the form of an older worker") }
+}
+
+fn ids(model: &Model) -> Vec<String> {
+    model.rows().iter().map(|vm| vm.view.id.to_string()).collect()
+}
+
+fn screen(model: &Model, pane: &Pane) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("a terminal");
+    let host = Host::default();
+    terminal.draw(|frame| draw::draw(frame, model, &host, pane, Colours::Unused)).expect("drawn");
+    let buffer = terminal.backend().buffer();
+    let lines =
+        buffer.content.chunks(80).map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>());
+    lines.map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+#[test]
+fn rates_are_between_samples_and_orders_are_kept() {
+    let mut model = Model::default();
+    let begin = Instant::now();
+    model.update(vec![vm("a-10", "running", 5.0, 0), vm("a-2", "running", 150.0, 0)], begin);
+    assert_eq!(ids(&model), ["a-2", "a-10"], "the busiest first");
+    let later = begin + Duration::from_secs(5);
+    model.update(vec![vm("a-10", "running", 6.0, 5 << 20), vm("a-2", "running", 100.0, 0)], later);
+    let rates: Vec<f64> = model.rows().iter().map(|vm| vm.usage().network).collect();
+    assert_eq!(rates, [0.0, f64::from(1 << 20)]);
+    model.order = Order::Network;
+    assert_eq!(ids(&model), ["a-10", "a-2"]);
+    model.order = Order::Name;
+    assert_eq!(ids(&model), ["a-2", "a-10"]);
+    model.is_reversed = true;
+    assert_eq!(ids(&model), ["a-10", "a-2"]);
+    assert_eq!(model.selected().map(|(row, vm)| (row, vm.view.id.to_string())), Some((1, "a-2".to_owned())));
+    model.move_by(-5);
+    assert_eq!(model.selected().map(|(row, _)| row), Some(0));
+
+    // A machine that is gone uses nothing; a list without the VM pointed at points at another.
+    model.update(vec![vm("a-2", "stopped", 100.0, 0)], later + Duration::from_secs(5));
+    assert_eq!(model.rows()[0].usage().cpu_percent, 0.0);
+    assert_eq!(model.selected().map(|(row, vm)| (row, vm.view.id.to_string())), Some((0, "a-2".to_owned())));
+}
+
+#[test]
+fn it_fits_the_smallest_screen() {
+    let mut model = Model::default();
+    let listed: Vec<VmView> = (0..500).map(|number| vm(&format!("vm-{number}"), "running", 3.0, 0)).collect();
+    model.update(listed, Instant::now());
+    model.move_by(499);
+    let shown = screen(&model, &Pane::List);
+    assert!(shown.contains("500 VMs: 500 running"), "{shown}");
+    assert!(shown.contains("vm-499 running       3 %"), "the one pointed at is in sight:\n{shown}");
+    assert!(shown.contains("93.0 MiB") || shown.contains("93 MiB"), "{shown}");
+    let text = Pane::Text { title: " vm-1 ".to_owned(), text: "id  vm-1".to_owned(), scroll: 0 };
+    assert!(screen(&model, &text).contains("id  vm-1"));
+    model.problem = Some("the worker does not answer\u{1b}[2J".to_owned());
+    assert!(
+        screen(&model, &Pane::List).contains("does not answer\\u{1b}"),
+        "what went wrong is told, harmlessly"
+    );
+}
+
+#[test]
+fn keys_do_what_the_foot_says() {
+    let press = |code| action(KeyEvent::new(code, KeyModifiers::NONE));
+    assert_eq!(press(KeyCode::Char('q')), Action::Quit);
+    assert_eq!(press(KeyCode::Char('c')), Action::Order(Order::Cpu));
+    assert_eq!(action(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Action::Quit);
+    assert_eq!(press(KeyCode::Down), Action::Move(1));
+    assert_eq!(press(KeyCode::F(1)), Action::Ignore);
+}
