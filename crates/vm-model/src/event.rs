@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    DesiredState, FailureClass, FailureKind, FailureReason, Generation, Readiness, SourceKind, Timestamp, VmId,
+    DesiredState, FailureClass, FailureKind, FailureReason, Generation, Readiness, SourceKind, Timestamp,
+    VmId,
 };
 
 /// One thing that happened.
@@ -280,7 +281,8 @@ mod tests {
 
     #[test]
     fn an_event_is_one_flat_object_that_reads_back() {
-        let kind = EventKind::PhaseChanged { from: "running".to_owned(), to: "stopping".to_owned(), reason: None };
+        let kind =
+            EventKind::PhaseChanged { from: "running".to_owned(), to: "stopping".to_owned(), reason: None };
         let event = Event { id: 7, at: Timestamp::from_millis(1), vm: Some(VmId::new("web-1")), kind };
         let json = serde_json::to_value(&event).expect("events serialise");
         assert_eq!(

@@ -4,8 +4,8 @@
 //! once somebody decided what may be opened, an index into passed descriptors on a wire between processes.
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::{Bytes, CpuSpec, DiskOptions, GuestServices, MacAddress, NicOptions};
 

@@ -169,7 +169,8 @@ fn nothing_of_a_vm_is_deleted_beside_a_process_that_was_not_taken_over() {
         bench.until("its removal is refused", || {
             let vms = bench.vms();
             let told = vms.first().and_then(|vm| vm["reason"]["message"].as_str()).unwrap_or_default();
-            bench.phases()[0] == "a stopping" && told.contains(&format!("process {holder} of this host holds the lock"))
+            bench.phases()[0] == "a stopping"
+                && told.contains(&format!("process {holder} of this host holds the lock"))
         });
         assert!(bench.path("state/vms/a/lock").exists() && bench.path("state/vms/a/record.json").exists());
         assert_eq!(host_process_of(&bench, "a"), holder, "it runs on");

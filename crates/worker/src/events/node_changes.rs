@@ -38,7 +38,10 @@ mod tests {
 
     #[test]
     fn what_became_of_a_state_is_told_once() {
-        let status = |source| NodeStatus { sources: BTreeMap::from([(SourceKind::File, source)]), ..NodeStatus::default() };
+        let status = |source| NodeStatus {
+            sources: BTreeMap::from([(SourceKind::File, source)]),
+            ..NodeStatus::default()
+        };
         let nothing = NodeStatus::default();
         let taken = status(SourceStatus { generation: Some(Generation::new(3)), ..SourceStatus::default() });
         let told = EventKind::SourceTaken { source: SourceKind::File, generation: Generation::new(3) };

@@ -1,7 +1,8 @@
 //! What happened to a VM between two states of what is told of it. Pure.
 
 use vm_model::{
-    Assignment, DesiredState, EventKind, EventReason, FailureReason, Readiness, VmInfo, VmStatus, WantedChange,
+    Assignment, DesiredState, EventKind, EventReason, FailureReason, Readiness, VmInfo, VmStatus,
+    WantedChange,
 };
 
 use crate::definition::is_same_definition;
@@ -78,7 +79,8 @@ impl Outline {
 
     fn wanted_change(&self, info: &VmInfo) -> Option<EventKind> {
         let wanted = info.wanted.as_ref()?;
-        let before = self.wanted.as_ref().filter(|before| is_same_definition(&before.assignment, &wanted.assignment));
+        let before =
+            self.wanted.as_ref().filter(|before| is_same_definition(&before.assignment, &wanted.assignment));
         let Assignment { store_path, hash, .. } = &wanted.assignment;
         let refusal = |reason: &FailureReason| EventKind::DefinitionRefused {
             store_path: store_path.clone(),
@@ -97,10 +99,8 @@ impl Outline {
 
     fn readiness_change(&self, info: &VmInfo) -> Option<EventKind> {
         let health = info.health.as_ref()?;
-        (health.ready != self.readiness).then(|| EventKind::ReadinessChanged {
-            readiness: health.ready,
-            reason: health.reason.clone(),
-        })
+        (health.ready != self.readiness)
+            .then(|| EventKind::ReadinessChanged { readiness: health.ready, reason: health.reason.clone() })
     }
 
     fn disturbance_change(&self, info: &VmInfo) -> Option<EventKind> {
@@ -114,7 +114,8 @@ impl Outline {
 
 /// What disturbs a VM that runs, in words.
 fn disturbance(info: &VmInfo) -> Option<String> {
-    let disk = info.disk_trouble.as_ref().map(|trouble| format!("disk {}: {}", trouble.disk, trouble.problem));
+    let disk =
+        info.disk_trouble.as_ref().map(|trouble| format!("disk {}: {}", trouble.disk, trouble.problem));
     let hung = info.hung.then(|| "its machine's thread stands still".to_owned());
     let boot = info.boot_trouble.as_ref().map(|trouble| format!("its boot waits: {}", trouble.hint));
     let all: Vec<String> = disk.into_iter().chain(hung).chain(boot).collect();
@@ -147,7 +148,10 @@ mod tests {
         let [EventKind::PhaseChanged { from, to, reason: Some(reason) }] = changes.as_slice() else {
             panic!("{changes:?}");
         };
-        assert_eq!((from.as_str(), to.as_str(), reason.message.as_str()), ("creating", "failed", "it triple-faulted"));
+        assert_eq!(
+            (from.as_str(), to.as_str(), reason.message.as_str()),
+            ("creating", "failed", "it triple-faulted")
+        );
         let hung = VmInfo { hung: true, ..before.clone() };
         assert_eq!(names(&before, &hung), ["disturbed"]);
         assert_eq!(names(&hung, &before), ["undisturbed"]);

@@ -54,7 +54,8 @@ mod tests {
             address: ([127, 0, 0, 1], 7).into(),
             since: Timestamp::from_millis(2),
         };
-        let statuses = [&LinkStatus::Connecting, &waiting, &LinkStatus::Connecting, &waiting, &connected, &waiting];
+        let statuses =
+            [&LinkStatus::Connecting, &waiting, &LinkStatus::Connecting, &waiting, &connected, &waiting];
         let told: Vec<_> = statuses.into_iter().filter_map(&mut name).collect();
         assert_eq!(told, ["master_lost", "master_connected", "master_lost"]);
     }

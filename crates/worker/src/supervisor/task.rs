@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, EventKind, HealthSpec, MachinePhase, RunEnd, Timestamp, VmId,
-    VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, EventKind, HealthSpec, MachinePhase, RunEnd, Timestamp,
+    VmId, VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
