@@ -1,34 +1,34 @@
 //! The asking end.
 
+mod events;
+mod exchange;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::http::request::Builder;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::Serialize;
 use thiserror::Error;
-use tokio::net::UnixStream;
-use tokio::time::timeout;
 use vm_model::VmId;
 
+pub use self::events::EventStream;
+use self::exchange::broken;
 use crate::orders::{
     AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
-use crate::socket_path::SocketPath;
-use crate::{StatusView, VmList, VmView};
+use crate::{
+    ApiError, EventList, OperationList, OperationView, PowerRequest, PowerVerb, StatusView, VmList, VmView,
+};
 
-/// Longer answers are not taken; a console is at most a few MiB.
-const MAX_ANSWER: usize = 64 << 20;
 /// How long the worker may take to answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long it may take to plan: it compares images, which are read for that.
 const PLAN_DEADLINE: Duration = Duration::from_secs(600);
+
+/// How long a VM may take to do what it is told, where the request names no time: the worker's own limits end it before.
+const POWER_DEADLINE: Duration = Duration::from_secs(86_400 + 60);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -43,12 +43,12 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The worker refused.
-    #[error("{message}")]
+    #[error("{error}")]
     Refused {
-        /// Whether the thing asked for does not exist.
-        not_found: bool,
-        /// What the worker said.
-        message: String,
+        /// The HTTP status of its answer.
+        status: u16,
+        /// What it said.
+        error: ApiError,
     },
     /// The conversation broke off.
     #[error("the worker's answer to {request} is unusable")]
@@ -67,6 +67,16 @@ pub enum ClientError {
         /// How long was waited.
         deadline: Duration,
     },
+}
+
+impl ClientError {
+    /// Whether the worker said that there is no such thing, or no such path.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => *status == 404,
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::Late { .. } => false,
+        }
+    }
 }
 
 /// A client of one worker. Each request is a connection of its own.
@@ -143,8 +153,7 @@ impl AdminClient {
     /// # Errors
     /// See [`ClientError`]; refused where a file or a master has assigned a VM of that name.
     pub async fn assign(&self, request: &AssignRequest) -> Result<VerdictView, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|source| broken("POST /v1/vms", source))?;
-        self.post_json("/v1/vms", body.into(), PLAN_DEADLINE).await
+        self.post_json("/v1/vms", as_json("POST /v1/vms", request)?, PLAN_DEADLINE).await
     }
 
     /// Takes back what was assigned by hand: the VM is removed, its volumes are kept for a while.
@@ -187,83 +196,80 @@ impl AdminClient {
     /// # Errors
     /// See [`ClientError`]; refused where there is no such VM or disk.
     pub async fn delete_kept(&self, request: &DeletionRequest) -> Result<DeletionView, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|source| broken("POST /v1/gc", source))?;
-        self.post_json("/v1/gc", body.into(), PLAN_DEADLINE).await
+        self.post_json("/v1/gc", as_json("POST /v1/gc", request)?, PLAN_DEADLINE).await
     }
 
-    async fn post_json<T: DeserializeOwned>(
+    /// Has VM `id` told to do `verb`. Where `request` waits, that takes as long as it takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; where it waited, also why it was not done.
+    pub async fn power(
         &self,
-        path: &str,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<T, ClientError> {
-        let name = format!("POST {path}");
-        let request = Request::post(path).header("content-type", "application/json");
-        let answer = self.ask(&name, request, body, deadline).await?;
+        id: &VmId,
+        verb: PowerVerb,
+        request: &PowerRequest,
+    ) -> Result<OperationView, ClientError> {
+        let path = format!("/v1/vms/{id}/{verb}");
+        let body = as_json(&format!("POST {path}"), request)?;
+        let deadline = match request {
+            PowerRequest { wait: false, .. } => DEADLINE,
+            PowerRequest { timeout_seconds: Some(seconds), .. } => {
+                DEADLINE.saturating_add(Duration::from_secs(*seconds))
+            }
+            PowerRequest { timeout_seconds: None, .. } => POWER_DEADLINE,
+        };
+        self.post_json(&path, body, deadline).await
+    }
+
+    /// The operations that are being carried out and the newest of those that ended, oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_operations(&self) -> Result<OperationList, ClientError> {
+        self.get_json("/v1/operations").await
+    }
+
+    /// Operation `id`: when it has ended, or as it is after `longest`, which is at most ten minutes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where there is no such operation.
+    pub async fn get_operation(&self, id: u64, longest: Duration) -> Result<OperationView, ClientError> {
+        let path = format!("/v1/operations/{id}?wait={}", longest.as_secs());
+        let name = format!("GET {path}");
+        let deadline = DEADLINE.saturating_add(longest);
+        let answer = self.ask(&name, Request::get(path), Bytes::new(), deadline).await?;
         serde_json::from_slice(&answer).map_err(|source| broken(&name, source))
     }
 
-    async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let body = self.get(path).await?;
-        serde_json::from_slice(&body).map_err(|source| broken(&format!("GET {path}"), source))
+    /// What happened after event `since`, or everything that is kept; of one VM where one is given.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list_events(&self, since: Option<u64>, vm: Option<&VmId>) -> Result<EventList, ClientError> {
+        self.get_json(&events::path(since, vm, false)).await
     }
 
-    async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
-        self.ask(&format!("GET {path}"), Request::get(path), Bytes::new(), DEADLINE).await
-    }
-
-    /// Sends `request`, called `name`, and takes the answer to it.
-    async fn ask(
+    /// Follows what happens after event `since`, or from now on; to one VM where one is given.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn follow_events(
         &self,
-        name: &str,
-        request: Builder,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, ClientError> {
-        let (status, body) = timeout(deadline, self.exchange(name, request, body))
-            .await
-            .map_err(|_| ClientError::Late { request: name.to_owned(), deadline })??;
-        if status.is_success() {
-            return Ok(body);
-        }
-        #[derive(Deserialize)]
-        struct Refusal {
-            error: String,
-        }
-        let message = match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => refusal.error,
-            // An older worker says nothing where it knows nothing.
-            Err(_) => format!("the worker answers {name} with {status}"),
-        };
-        Err(ClientError::Refused { not_found: status == StatusCode::NOT_FOUND, message })
+        since: Option<u64>,
+        vm: Option<&VmId>,
+    ) -> Result<EventStream, ClientError> {
+        events::follow(self, &events::path(since, vm, true)).await
     }
 
-    async fn exchange(
-        &self,
-        name: &str,
-        request: Builder,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
-        let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };
-        let reachable = SocketPath::to(&self.socket).map_err(unreachable)?;
-        let stream = UnixStream::connect(reachable.as_path()).await.map_err(unreachable)?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|source| broken(name, source))?;
-        let request =
-            request.header("host", "worker").body(Full::new(body)).map_err(|source| broken(name, source))?;
-        let answer = async move {
-            let response = sender.send_request(request).await.map_err(|source| broken(name, source))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|source| ClientError::Broken { request: name.to_owned(), source })?;
-            Ok((status, body.to_bytes()))
-        };
-        // The connection moves bytes while the answer is awaited; it ends when the answer has been taken.
-        let (answer, _connection) = tokio::join!(answer, connection);
-        answer
+    /// The OpenAPI document of the worker's interface.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_openapi(&self) -> Result<serde_json::Value, ClientError> {
+        self.get_json("/v1/openapi.json").await
     }
 }
 
-fn broken(name: &str, source: impl std::error::Error + Send + Sync + 'static) -> ClientError {
-    ClientError::Broken { request: name.to_owned(), source: Box::new(source) }
+fn as_json(name: &str, value: &impl Serialize) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|source| broken(name, source))
 }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use vm_model::{DiskAccess, DiskFormat, MachineShape, VmDisk, VolumePolicy};
 
 /// A machine's parts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MachineView {
     /// Its vCPUs.
     pub vcpus: u8,
@@ -19,11 +20,12 @@ pub struct MachineView {
 }
 
 /// A disk of a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskView {
     /// Its name in the machine's description.
     pub id: String,
     /// The file it lies on.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// What the guest sees of it, in bytes.
     pub size_bytes: u64,

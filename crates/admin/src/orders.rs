@@ -3,10 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 use vm_model::{Generation, HeldSet, RefusedEntry, RemovedVm, VmId, VolumeInfo};
 
 /// What a desired state would change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
     /// Every action, in order.
     pub actions: Vec<ActionView>,
@@ -22,7 +23,7 @@ pub struct PlanView {
 }
 
 /// One action of a plan, or what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ActionView {
     /// The VM it concerns.
     pub vm: VmId,
@@ -35,15 +36,16 @@ pub struct ActionView {
 
 /// One VM that should be there: an entry of a desired state, as `docs/configuration.md` describes it. Where it has no
 /// `hash`, the worker hashes the store path itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct AssignRequest {
     /// The entry's keys.
+    #[schema(value_type = Object)]
     pub entry: Map<String, Value>,
 }
 
 /// What became of a desired state or a command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerdictView {
     /// The number of the state in force now.
     pub generation: Generation,
@@ -55,21 +57,21 @@ pub struct VerdictView {
 }
 
 /// The answer to a listing of volumes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VolumeList {
     /// Every content of every volume, ordered by VM, disk and number.
     pub volumes: Vec<VolumeInfo>,
 }
 
 /// The answer to a listing of removed VMs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedList {
     /// VMs whose volumes are still kept, ordered by id.
     pub removed: Vec<RemovedVm>,
 }
 
 /// What is to be deleted of what is kept for a while.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "which", deny_unknown_fields)]
 pub enum DeletionRequest {
     /// All of it.
@@ -89,7 +91,7 @@ pub enum DeletionRequest {
 }
 
 /// What was deleted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionView {
     /// Each in words.
     pub deleted: Vec<String>,

@@ -20,7 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tracing::{debug, warn};
+use vm_model::Caller;
 
+use crate::access::{Access, Peer};
 use crate::connections::{Admission, Connections, Place};
 
 /// How long a client may take from one request to the next, and for the head of a request.
@@ -31,16 +33,19 @@ const BODY: Duration = Duration::from_secs(10);
 const BUFFER: usize = 64 << 10;
 /// Pause after a connection could not be taken, for want of a descriptor or memory.
 const RETRY: Duration = Duration::from_millis(100);
+/// The user and group of who cannot be told (`(uid_t) -1` of credentials(7)).
+const NOBODY: u32 = u32::MAX;
 /// What a client hears when all others are being answered.
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-content-length: 55\r\n\r\n{\"error\":\"the worker answers too many clients already\"}";
+content-length: 100\r\n\r\n{\"code\":\"too_many\",\"message\":\"the worker answers too many clients already\",\"what\":null,\"hint\":null}";
 
 /// Answers on `listener` with `router`, at most `limit` clients at a time, until `shutdown` is over; then what is being
 /// answered is finished.
 pub(crate) async fn serve(
-    listener: UnixListener,
+    listener: &UnixListener,
     router: Router,
+    access: Access,
     limit: usize,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -60,7 +65,8 @@ pub(crate) async fn serve(
                     let admission = connections.admit();
                     if let Some(place) = admit(admission, &stream, &mut tasks).await {
                         let number = place.number();
-                        let task = tasks.spawn(converse(stream, router.clone(), place, ended.clone()));
+                        let client = Client { peer: peer(&stream, access), place, ended: ended.clone() };
+                        let task = tasks.spawn(client.converse(stream, router.clone()));
                         connections.set_task(number, task);
                     }
                 }
@@ -74,7 +80,7 @@ pub(crate) async fn serve(
             },
         }
     }
-    drop((listener, ending));
+    drop(ending);
     while tasks.join_next().await.is_some() {}
 }
 
@@ -98,33 +104,54 @@ async fn admit(admission: Admission, stream: &UnixStream, tasks: &mut JoinSet<()
     }
 }
 
-/// Speaks with one client until either has had enough.
-async fn converse(stream: UnixStream, router: Router, place: Place, mut ended: watch::Receiver<()>) {
-    let place = Arc::new(place);
-    let answers = TowerToHyperService::new(router);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let answering = place.answer();
-        let answer = answers.call(request.map(TimedBody::new));
-        async move {
-            let answer = answer.await;
-            drop(answering);
-            answer
-        }
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let done = tokio::select! {
-        done = &mut connection => done,
-        // Nothing is ever sent: it returns when the sender is gone.
-        _ = ended.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+/// Who is at the other end of `stream`. The kernel tells of who connected; where it does not, it is nobody.
+fn peer(stream: &UnixStream, access: Access) -> Peer {
+    let caller = match stream.peer_cred() {
+        Ok(found) => Caller { uid: found.uid(), gid: found.gid(), pid: found.pid() },
+        Err(_) => Caller { uid: NOBODY, gid: NOBODY, pid: None },
     };
-    if let Err(problem) = done {
-        debug!(%problem, "a client of the admin socket broke off");
+    Peer { caller, access }
+}
+
+/// One client that was let in.
+struct Client {
+    peer: Peer,
+    place: Place,
+    /// Closed when the worker ends.
+    ended: watch::Receiver<()>,
+}
+
+impl Client {
+    /// Speaks with it until either has had enough.
+    async fn converse(self, stream: UnixStream, router: Router) {
+        let Self { peer, place, mut ended } = self;
+        let place = Arc::new(place);
+        let answers = TowerToHyperService::new(router);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let answering = place.answer();
+            request.extensions_mut().insert(peer);
+            let answer = answers.call(request.map(TimedBody::new));
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                answer
+            }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let done = tokio::select! {
+            done = &mut connection => done,
+            // Nothing is ever sent: it returns when the sender is gone.
+            _ = ended.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(problem) = done {
+            debug!(%problem, "a client of the admin socket broke off");
+        }
     }
 }
 
@@ -218,7 +245,9 @@ mod tests {
         let router = Router::new()
             .route("/", get(|| async { "here" }))
             .route("/slow", post(|body: String| async { body }));
-        let serving = tokio::spawn(serve(listener, router, 4, async { drop(over.await) }));
+        let serving = tokio::spawn(async move {
+            serve(&listener, router, Access::Full, 4, async { drop(over.await) }).await;
+        });
 
         let mut idle = Vec::new();
         for _ in 0..50 {
@@ -262,6 +291,7 @@ mod tests {
     fn the_refusal_is_whole() {
         let (head, body) = std::str::from_utf8(BUSY).expect("text").split_once("\r\n\r\n").expect("a body");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        serde_json::from_str::<serde_json::Value>(body).expect("JSON");
+        let error: crate::ApiError = serde_json::from_str(body).expect("JSON");
+        assert_eq!((error.code, error.code.status()), (crate::ErrorCode::TooMany, 503));
     }
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use vm_model::{Generation, HeldSet, Lineage, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
 
 /// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {
     /// The program's version.
     pub version: String,
@@ -52,9 +53,10 @@ pub struct StatusView {
 }
 
 /// A file of assignments.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AssignmentsView {
     /// Which.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// What became of its present content.
     pub state: AssignmentsState,
@@ -67,7 +69,7 @@ pub struct AssignmentsView {
 }
 
 /// What became of a file of assignments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AssignmentsState {
     /// It was not looked at yet.
@@ -83,7 +85,7 @@ pub enum AssignmentsState {
 }
 
 /// The link to a master.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MasterView {
     /// The master: host and port.
     pub address: String,
@@ -106,7 +108,7 @@ pub struct MasterView {
 }
 
 /// How a link to a master is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MasterState {
     /// A connection is being made.
@@ -120,7 +122,7 @@ pub enum MasterState {
 }
 
 /// A VM whose record on disk cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DamagedVm {
     /// Its name.
     pub id: VmId,

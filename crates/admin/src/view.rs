@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
     Overrides, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
@@ -14,14 +15,14 @@ use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 use crate::machine_view::MachineView;
 
 /// The answer to a listing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmList {
     /// All VMs, ordered by id.
     pub vms: Vec<VmView>,
 }
 
 /// One VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
     /// Its name.
     pub id: VmId,
@@ -33,12 +34,14 @@ pub struct VmView {
     /// What went wrong last: why it is failed or restarting now, or what it recovered from.
     pub reason: Option<FailureReason>,
     /// The first interface's address.
+    #[schema(value_type = Option<String>, format = Ipv4)]
     pub address: Option<Ipv4Addr>,
     /// The first interface's hardware address.
     pub mac: Option<MacAddress>,
     /// The host's end of the first interface, while there is a machine.
     pub tap: Option<String>,
     /// The artifact.
+    #[schema(value_type = String)]
     pub store_path: PathBuf,
     /// The artifact's NAR hash.
     pub hash: String,
@@ -96,13 +99,14 @@ pub struct VmView {
     /// Settings of its artifact that are ignored here, and what of the host it goes without.
     pub warnings: Vec<String>,
     /// Store paths its artifact reaches whose content nobody vouched for.
+    #[schema(value_type = Vec<String>)]
     pub unverified: Vec<PathBuf>,
     /// What it used, as sampled last; absent before it ran.
     pub metrics: Option<MetricsView>,
 }
 
 /// How long steps took, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TimingsView {
     /// Verifying and opening the artifact.
     pub artifact_ms: Option<f64>,
@@ -121,7 +125,7 @@ pub struct TimingsView {
 }
 
 /// What a VM used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MetricsView {
     /// How old the sample is, in milliseconds.
     pub age_ms: f64,
@@ -161,7 +165,7 @@ pub struct MetricsView {
 }
 
 /// What a VM gave up by its balloon, in bytes. Figures of the guest are absent until it reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalloonView {
     /// What the guest is asked to give up.
     pub target_bytes: u64,

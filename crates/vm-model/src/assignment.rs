@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 pub use self::nearest::nearest;
 pub use self::problem::AssignmentsError;
@@ -56,7 +57,7 @@ impl AssignmentSet {
 }
 
 /// An entry of a desired state that says what cannot be used. The other entries hold all the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RefusedEntry {
     /// The VM it speaks of.
     pub id: VmId,
@@ -65,7 +66,7 @@ pub struct RefusedEntry {
 }
 
 /// One VM that should exist. Its secrets are not shown by `Debug`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
     /// Its name on the host.
@@ -73,6 +74,7 @@ pub struct Assignment {
     /// The NAR hash of `store_path` in SRI form, `sha256-…=`. Another hash means another VM.
     pub hash: String,
     /// The artifact.
+    #[schema(value_type = String)]
     pub store_path: PathBuf,
     /// The phase it should be in.
     #[serde(default)]
@@ -82,9 +84,11 @@ pub struct Assignment {
     pub overrides: Overrides,
     /// Hashes of further store paths that the artifact reaches.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub references: BTreeMap<PathBuf, String>,
     /// Settings that take precedence over those under the artifact's key `procurator`, member by member.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schema(value_type = Object)]
     pub procurator: Map<String, Value>,
 }
 
@@ -131,7 +135,7 @@ impl fmt::Debug for Assignment {
 }
 
 /// The phase a VM should be in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DesiredState {
     /// Running.
@@ -144,7 +148,7 @@ pub enum DesiredState {
 }
 
 /// Values that replace those of the artifact.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Overrides {
     /// Number of vCPUs.

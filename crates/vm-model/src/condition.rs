@@ -2,11 +2,12 @@
 //! where it was meant to be.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{DesiredState, Readiness, Timestamp, VmInfo, VmStatus};
 
 /// One statement about a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Condition {
     /// What is stated.
     pub kind: ConditionKind,
@@ -20,7 +21,7 @@ pub struct Condition {
 }
 
 /// What is stated about a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConditionKind {
     /// The definition in force is the one that was asked for last.

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What a failure was, as far as exit and console tell. A [`FailureKind`](crate::FailureKind) decides what follows a failure;
 /// this tells a person where to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
     /// The kernel or the initrd did not find the root device.
@@ -139,7 +140,7 @@ impl fmt::Display for FailureClass {
 }
 
 /// Trouble that a guest reported on its console while it booted, and after which it waits although it still runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootTrouble {
     /// What went wrong.
     pub class: FailureClass,

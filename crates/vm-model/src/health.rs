@@ -3,11 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{ProbeRole, Timestamp};
 
 /// How one VM's guest is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// Of which boot this is: how often the machine had been rebuilt in place.
     #[serde(default)]
@@ -33,7 +34,7 @@ pub struct Health {
 }
 
 /// Whether a guest can serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Readiness {
     /// Nothing tells it: no probe is about it, or what it reports was sent before this worker listened.
@@ -56,7 +57,7 @@ impl fmt::Display for Readiness {
 }
 
 /// How one probe fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProbeHealth {
     /// Its name in the definition.
     pub id: String,
@@ -72,7 +73,7 @@ pub struct ProbeHealth {
 }
 
 /// What a probe's results amount to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeOutcome {
     /// Too few results since the guest was booted.
@@ -86,7 +87,7 @@ pub enum ProbeOutcome {
 
 /// What the systemd of a guest has reported since it was booted. Texts are cut to a bounded length and have their control
 /// characters escaped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SystemdReport {
     /// Whether it has finished booting.
     pub ready: bool,

@@ -5,6 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The port of the host (vsock address 2) to which the systemd of a guest sends its state. The socket on the host is
 /// `vsock.sock_` with this number after it, and no other program's to use.
@@ -40,7 +41,7 @@ pub struct ProbeSpec {
 }
 
 /// What a probe's result says about its VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeRole {
     /// Whether the guest has started. Until it succeeds no probe of another role is run; when it fails the VM is dead.

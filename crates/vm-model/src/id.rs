@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// A VM's name: a DNS label (RFC 1123 §2.1), because it also names directories, threads and hosts.
 ///
 /// One to 63 bytes of `a-z`, `0-9` and `-`, neither starting nor ending with `-`. Cloning is cheap.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct VmId(Arc<str>);
 
 /// Why a text is no [`VmId`].

@@ -25,6 +25,7 @@ mod credentials;
 mod disk_options;
 mod document;
 mod error_text;
+mod event;
 mod failure_class;
 mod health;
 mod health_spec;
@@ -42,6 +43,7 @@ mod qcow2;
 mod resets;
 mod rollout;
 mod run_end;
+mod schema;
 mod services;
 mod source;
 mod timestamp;
@@ -63,6 +65,7 @@ pub use credentials::{
 };
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use error_text::{error_chain, panic_message};
+pub use event::{Caller, Event, EventKind, EventReason};
 pub use failure_class::{BootTrouble, FailureClass};
 pub use health::{Health, ProbeHealth, ProbeOutcome, Readiness, SystemdReport};
 pub use health_spec::{

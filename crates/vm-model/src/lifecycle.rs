@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{FailureClass, VmTimings};
 
@@ -66,7 +67,7 @@ impl fmt::Display for VmStatus {
 }
 
 /// Why a VM failed, for a person to act on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FailureReason {
     /// What kind of failure; decides whether a restart can help.
     pub kind: FailureKind,
@@ -100,7 +101,7 @@ impl fmt::Display for FailureReason {
 }
 
 /// Kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The artifact or its description is unusable as it stands.
@@ -220,7 +221,7 @@ pub enum GuestPanic {
 }
 
 /// What ended a machine that was told to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopMethod {
     /// It had ended before it was asked.

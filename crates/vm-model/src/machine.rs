@@ -4,6 +4,7 @@
 //! once somebody decided what may be opened, an index into passed descriptors on a wire between processes.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{Bytes, CpuSpec, DiskOptions, GuestServices, MacAddress, NicOptions};
@@ -149,7 +150,7 @@ pub struct DiskSpec<F> {
 }
 
 /// The layout of a disk image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskFormat {
     /// Byte N of the file is byte N of the disk.
@@ -160,7 +161,7 @@ pub enum DiskFormat {
 }
 
 /// What a guest may do with a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskAccess {
     /// Reads only.

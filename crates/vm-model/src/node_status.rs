@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{Generation, Lineage, RefusedEntry, SourceKind, Timestamp, VmId};
 
@@ -27,7 +28,7 @@ impl NodeStatus {
 }
 
 /// How a host stands to one source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SourceStatus {
     /// Whether this worker listens to it. One that is not listened to any more is still followed where nobody else
     /// speaks of a VM.
@@ -51,7 +52,7 @@ pub struct SourceStatus {
 }
 
 /// A desired state that is not applied before somebody allows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HeldSet {
     /// Its number.
     pub generation: Generation,
@@ -67,7 +68,7 @@ pub struct HeldSet {
 }
 
 /// What a desired state that is held waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldReason {
     /// That removing so much is allowed.

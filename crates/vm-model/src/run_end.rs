@@ -4,15 +4,18 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use crate::schema::DurationParts;
 use crate::{FailureClass, FailureKind, Generation, Timestamp};
 
 /// The end of one run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunEnd {
     /// When it ended. Of a run that was cut short together with its worker: when that was noticed.
     pub at: Timestamp,
     /// How long the guest had run; absent where it did not get so far or nobody knows.
+    #[schema(value_type = Option<DurationParts>)]
     pub ran_for: Option<Duration>,
     /// What ended it.
     pub method: EndMethod,
@@ -24,7 +27,7 @@ pub struct RunEnd {
 }
 
 /// What ended a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndMethod {
     /// The guest switched itself off.
@@ -42,7 +45,7 @@ pub enum EndMethod {
 }
 
 /// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "by")]
 pub enum EndCause {
     /// The guest wished so.

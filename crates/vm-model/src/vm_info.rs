@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
     MacAddress, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
@@ -81,7 +83,7 @@ pub struct VmInfo {
 }
 
 /// A definition that was asked for and is not in force yet, or cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WantedChange {
     /// What was asked for.
     pub assignment: Assignment,
@@ -122,7 +124,7 @@ pub struct VmDisk {
 }
 
 /// A disk whose requests the host cannot carry out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskTrouble {
     /// The disk's name in the machine's description.
     pub disk: String,
@@ -144,21 +146,27 @@ pub struct VmNic {
 }
 
 /// How long the steps of a start took. A step that is not over yet is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmTimings {
     /// Verifying and opening the artifact.
+    #[schema(value_type = Option<DurationParts>)]
     pub artifact: Option<Duration>,
     /// Preparing its disks.
     #[serde(default)]
+    #[schema(value_type = Option<DurationParts>)]
     pub disks: Option<Duration>,
     /// Setting up the network.
+    #[schema(value_type = Option<DurationParts>)]
     pub network: Option<Duration>,
     /// From the request to build the machine until its first vCPU was entered.
+    #[schema(value_type = Option<DurationParts>)]
     pub first_entry: Option<Duration>,
     /// From the same request until the guest's first console byte.
+    #[schema(value_type = Option<DurationParts>)]
     pub first_console_byte: Option<Duration>,
     /// From the same request until the run ended.
     #[serde(default)]
+    #[schema(value_type = Option<DurationParts>)]
     pub ended: Option<Duration>,
 }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{Assignment, Bytes, Timestamp, VmId};
 
 /// When what a guest wrote to a disk is given up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumePolicy {
     /// Seeded from the artifact's image and kept until that image's own content changes, or the VM has been removed for
@@ -38,7 +39,7 @@ impl fmt::Display for VolumePolicy {
 }
 
 /// One content of a volume: the one in use, or an earlier one that is still there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VolumeInfo {
     /// Whose disk it is.
     pub vm: VmId,
@@ -62,7 +63,7 @@ pub struct VolumeInfo {
 }
 
 /// A VM that was removed, and whose volumes are kept for a while.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedVm {
     /// What it was.
     pub assignment: Assignment,
@@ -73,7 +74,7 @@ pub struct RemovedVm {
 }
 
 /// Why a volume's content is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum VolumeKeep {
     /// Its VM's disk is on it.

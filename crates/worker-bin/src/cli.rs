@@ -40,8 +40,20 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         stop_timeout_seconds: u64,
     },
+    /// Print a description of something that programs read or ask for
+    Schema {
+        /// Of what
+        what: Schema,
+    },
     #[command(flatten)]
     Client(ClientVerb),
+}
+
+/// What `schema` can describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Schema {
+    /// The interface on the admin socket, as an OpenAPI document
+    Openapi,
 }
 
 /// Flags of `run`. What is not given comes from the configuration file, else has a default.

@@ -191,7 +191,7 @@ async fn noted(client: &AdminClient, choose: impl FnOnce(&StatusView) -> Vec<Str
     match client.get_status().await {
         Ok(status) => choose(&status),
         // An older worker has none to tell.
-        Err(ClientError::Refused { not_found: true, .. }) => Vec::new(),
+        Err(problem) if problem.is_not_found() => Vec::new(),
         Err(problem) => vec![format!("how the worker itself is could not be learned: {problem}")],
     }
 }
@@ -207,7 +207,8 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     print(&text)
 }
 
-fn print(text: &str) -> Result<()> {
+/// Prints an answer.
+pub(crate) fn print(text: &str) -> Result<()> {
     match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
         // Who reads has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin::{AdminServer, BindError, SOCKET_NAME};
+use admin::{AdminServer, BindError, Served, SocketSettings};
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -65,7 +65,7 @@ async fn serve(
     let file = settings.assignments.as_deref().map(AssignmentsFile::at).transpose()?;
     fs::create_dir_all(&settings.runtime_dir)
         .with_context(|| format!("cannot create the runtime directory {}", settings.runtime_dir.display()))?;
-    let server = bind(&settings.runtime_dir.join(SOCKET_NAME)).await?;
+    let server = bind(&settings.sockets()).await?;
     // A certificate that cannot be used is seen before anything is set up.
     let master = settings.master.as_ref().map(MasterPlace::settings).transpose()?;
     let vm_manager = Arc::new(VmManager::new_async(settings.manager.clone()).await.map_err(by_key)?);
@@ -112,12 +112,12 @@ async fn serve(
     ended
 }
 
-/// Binds the admin socket. A worker that was killed may have been about to run another program, in whose process its socket is
+/// Binds the admin sockets. A worker that was killed may have been about to run another program, in whose process its socket is
 /// open for a moment longer.
-async fn bind(path: &Path) -> Result<AdminServer, BindError> {
+async fn bind(sockets: &SocketSettings) -> Result<AdminServer, BindError> {
     let begun = Instant::now();
     loop {
-        match AdminServer::bind(path) {
+        match AdminServer::bind(sockets) {
             Err(BindError::InUse { .. }) if begun.elapsed() < SOCKET_PATIENCE => sleep(SOCKET_PAUSE).await,
             bound => return bound,
         }
@@ -194,8 +194,8 @@ impl Parts {
         let link_status = link.as_ref().map(status::Master::of);
         let status = status::source(Arc::clone(vm_manager), state, link_status, files);
         let link = link.map(|link| tokio::spawn(link.run(until_closed(ended.clone()))));
-        let serving =
-            server.serve(Arc::clone(vm_manager), messages, status, files.clients(), until_closed(ended));
+        let served = Served { vm_manager: Arc::clone(vm_manager), node: messages, status };
+        let serving = server.serve(served, files.clients(), until_closed(ended));
         let serving = tokio::spawn(serving);
         Self { requests, reconciler, source, link, serving, ending: Some(ending), polling: Some(polling) }
     }

@@ -13,6 +13,7 @@ mod logging;
 mod notifier;
 mod printable;
 mod reload;
+mod schema;
 mod settings;
 mod signals;
 mod status;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Verb::VmHost { log_format, stop_timeout_seconds } => {
             vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds))
         }
+        Verb::Schema { what } => schema::print(what),
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
     };
     let code = match done {

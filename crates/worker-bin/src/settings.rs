@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use admin::{SocketGroup, SocketSettings};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) assignments: Option<PathBuf>,
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_format: LogFormat,
+    /// Whose members may use the admin socket.
+    pub(crate) admin: AdminGroups,
     /// The master, where there is one.
     pub(crate) master: Option<MasterPlace>,
     /// Whether guests are stopped when the worker ends.
@@ -56,9 +59,20 @@ struct File {
     vms_per_host_process: Option<usize>,
     spare_host_processes: Option<usize>,
     stop_guests: Option<bool>,
+    admin: AdminGroups,
     network: Network,
     limits: Limits,
     master: Master,
+}
+
+/// Who may use the admin sockets, besides the worker's own user: groups by name or number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AdminGroups {
+    /// May do everything; the worker's own group where it is absent.
+    group: Option<String>,
+    /// May look, by a socket of its own; there is none where it is absent.
+    read_group: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -169,8 +183,21 @@ impl Settings {
             runtime_dir,
             stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
             log_format,
+            admin: file.admin,
             manager,
         })
+    }
+}
+
+impl Settings {
+    /// Where the admin sockets are, and whose.
+    pub(crate) fn sockets(&self) -> SocketSettings {
+        let AdminGroups { group, read_group } = self.admin.clone();
+        SocketSettings {
+            directory: self.runtime_dir.clone(),
+            group: group.map(SocketGroup::new),
+            read_group: read_group.map(SocketGroup::new),
+        }
     }
 }
 

@@ -29,6 +29,7 @@
 pub mod benchmarks;
 mod capacity;
 mod definition;
+pub mod events;
 mod failure;
 mod housekeeping;
 mod huge_pages;

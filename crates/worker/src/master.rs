@@ -8,6 +8,7 @@
 //! Nothing here waits for the master: the link tells the newest state when the master is ready for it, and VMs know nothing
 //! of either. What goes over the wire, and how the link dials again, is `master-protocol`'s.
 
+mod connections;
 mod greeting;
 mod offers;
 mod settings;
@@ -69,6 +70,7 @@ impl MasterLink {
         let (hello, greeting) = watch::channel(greeting::hello(&vm_manager, settings.worker.clone()));
         let (newest, state) = watch::channel(Arc::new(state::observe(&vm_manager)));
         let (offers, offered) = mpsc::channel(1);
+        let connections = connections::note(status.subscribe(), &vm_manager);
         let link = WorkerLink {
             master: settings.address,
             transport: settings.transport,
@@ -100,6 +102,7 @@ impl MasterLink {
         };
         // Each ends with the link, or ends it.
         tokio::select! {
+            () = connections => {}
             () = link.run(shutdown) => {}
             () = offers::forward(offered, messages) => {}
             () = telling => {}

@@ -1,22 +1,31 @@
 //! VMs that are assigned by this host's administrator, one at a time.
 
+use axum::Extension;
 use axum::Json;
-use axum::extract::{Path as Argument, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use vm_model::{Assignment, AssignmentSet, nearest};
+use vm_model::{Assignment, AssignmentSet, VmId};
 use worker::node::{LocalCommand, NodeMessage};
 
-use super::orders::{ask, bad_request, shown};
-use super::{Answers, Refusal, parse};
+use super::Answers;
+use super::audit::AuditedVm;
+use super::extract::{JsonBody, VmName, bad_request};
+use super::orders::{ask, shown};
+use super::refusal::{nearest_of, no_such_vm};
 use crate::orders::{AssignRequest, VerdictView};
+use crate::{ApiError, ErrorCode};
 
 /// Assigns the VM in the body.
+#[utoipa::path(
+    post, path = "/v1/vms", tag = "vms", request_body = AssignRequest,
+    responses((status = 200, description = "What was ordered", body = VerdictView))
+)]
 pub(super) async fn assign(
     State(answers): State<Answers>,
-    Json(AssignRequest { mut entry }): Json<AssignRequest>,
-) -> Result<Json<VerdictView>, Refusal> {
+    JsonBody(AssignRequest { mut entry }): JsonBody<AssignRequest>,
+) -> Result<Response, ApiError> {
     if let (None | Some(Value::Null), Some(Value::String(store_path))) =
         (entry.get("hash"), entry.get("store_path"))
     {
@@ -27,52 +36,56 @@ pub(super) async fn assign(
     let set = AssignmentSet::parse(&json!({ "vms": [entry] }).to_string());
     let AssignmentSet { vms, refused, .. } = set.map_err(|problem| bad_request(&problem))?;
     match (vms.into_iter().next(), refused.into_iter().next()) {
-        (Some(assignment), _) => command(&answers, LocalCommand::Assign(assignment)).await,
+        (Some(assignment), _) => {
+            let named = Extension(AuditedVm(assignment.id.clone()));
+            let verdict = command(&answers, LocalCommand::Assign(assignment)).await;
+            Ok((named, verdict).into_response())
+        }
         (None, Some(entry)) => Err(bad_request(&entry.problem)),
         (None, None) => Err(bad_request(&"the body names no VM")),
     }
 }
 
 /// Takes back what was assigned by hand.
+#[utoipa::path(
+    delete, path = "/v1/vms/{id}", tag = "vms", params(("id" = String, Path, description = "The VM's name")),
+    responses((status = 200, description = "What was ordered", body = VerdictView))
+)]
 pub(super) async fn remove(
     State(answers): State<Answers>,
-    Argument(id): Argument<String>,
-) -> Result<Json<VerdictView>, Refusal> {
-    let id = parse(&id)?;
+    VmName(id): VmName,
+) -> Result<Json<VerdictView>, ApiError> {
     if answers.vm_manager.get_vm(&id).is_err() {
-        return Err(no_such(
-            "VM",
-            id.as_str(),
-            answers.vm_manager.list_vms().iter().map(|vm| vm.id.as_str()),
-        ));
+        return Err(no_such_vm(&answers.vm_manager, &id));
     }
     command(&answers, LocalCommand::Remove(id)).await
 }
 
 /// Assigns a removed VM again as it was.
+#[utoipa::path(
+    post, path = "/v1/removed/{id}/undelete", tag = "volumes",
+    params(("id" = String, Path, description = "The VM's name")),
+    responses((status = 200, description = "What was ordered", body = VerdictView))
+)]
 pub(super) async fn undelete(
     State(answers): State<Answers>,
-    Argument(id): Argument<String>,
-) -> Result<Json<VerdictView>, Refusal> {
-    let id = parse(&id)?;
+    VmName(id): VmName,
+) -> Result<Json<VerdictView>, ApiError> {
     let removed = answers.vm_manager.list_removed_vms();
     let Some(found) = removed.iter().find(|vm| vm.assignment.id == id) else {
-        let names = removed.iter().map(|vm| vm.assignment.id.as_str());
-        return Err(no_such("removed VM that is kept", id.as_str(), names));
+        return Err(not_kept(&id, removed.iter().map(|vm| vm.assignment.id.as_str())));
     };
     command(&answers, LocalCommand::Assign(Assignment::clone(&found.assignment))).await
 }
 
-async fn command(answers: &Answers, command: LocalCommand) -> Result<Json<VerdictView>, Refusal> {
+async fn command(answers: &Answers, command: LocalCommand) -> Result<Json<VerdictView>, ApiError> {
     let (answer, verdict) = oneshot::channel();
     shown(ask(answers, NodeMessage::Command { command, answer }, verdict).await?)
 }
 
-fn no_such<'a>(what: &str, id: &str, known: impl Iterator<Item = &'a str>) -> Refusal {
+fn not_kept<'a>(id: &VmId, known: impl Iterator<Item = &'a str>) -> ApiError {
     let known: Vec<&str> = known.collect();
-    let error = match nearest(id, &known) {
-        Some(near) => format!("there is no {what} {id}; the nearest is {near}"),
-        None => format!("there is no {what} {id}"),
-    };
-    Refusal { status: StatusCode::NOT_FOUND, error }
+    ApiError::new(ErrorCode::NothingKept, format!("there is no removed VM that is kept {id}"))
+        .about(id.as_str())
+        .hint(nearest_of(id.as_str(), &known))
 }

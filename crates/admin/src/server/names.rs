@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use vm_model::nearest;
 use worker::vms::{VmManager, VmManagerError};
 
+use super::refusal::nearest_of;
 use crate::orders::DeletionRequest;
+use crate::{ApiError, ErrorCode};
 
 /// Why nothing can be kept of what `request` names: there is no such VM or disk. Nothing where there is.
 ///
@@ -14,7 +15,7 @@ use crate::orders::DeletionRequest;
 pub(super) async fn unknown(
     vm_manager: &VmManager,
     request: &DeletionRequest,
-) -> Result<Option<String>, VmManagerError> {
+) -> Result<Option<ApiError>, VmManagerError> {
     let (vm, disk) = match request {
         DeletionRequest::All => return Ok(None),
         DeletionRequest::Vm { vm } => (vm, None),
@@ -33,22 +34,28 @@ pub(super) async fn unknown(
     Ok(no_such_vm(vm.as_str(), &vms).or_else(|| no_such_disk(vm.as_str(), disk?, &disks)))
 }
 
-fn no_such_vm(vm: &str, known: &BTreeSet<&str>) -> Option<String> {
-    let known: Vec<&str> = known.iter().copied().collect();
-    match nearest(vm, &known) {
-        Some(_) if known.contains(&vm) => None,
-        Some(near) => Some(format!("there is no VM {vm}, and nothing is kept of one; the nearest is {near}")),
-        None => Some(format!("there is no VM {vm}, and nothing is kept of any")),
-    }
+fn no_such_vm(vm: &str, known: &BTreeSet<&str>) -> Option<ApiError> {
+    let message = match known.is_empty() {
+        false => format!("there is no VM {vm}, and nothing is kept of one"),
+        true => format!("there is no VM {vm}, and nothing is kept of any"),
+    };
+    unless_known(vm, known, message, vm)
 }
 
-fn no_such_disk(vm: &str, disk: &str, known: &BTreeSet<&str>) -> Option<String> {
-    let known: Vec<&str> = known.iter().copied().collect();
-    match nearest(disk, &known) {
-        Some(_) if known.contains(&disk) => None,
-        Some(near) => Some(format!("VM {vm} has no disk {disk:?}; the nearest is {near:?}")),
-        None => Some(format!("VM {vm} has no disk {disk:?}, nor any other")),
+fn no_such_disk(vm: &str, disk: &str, known: &BTreeSet<&str>) -> Option<ApiError> {
+    let message = match known.is_empty() {
+        false => format!("VM {vm} has no disk {disk:?}"),
+        true => format!("VM {vm} has no disk {disk:?}, nor any other"),
+    };
+    unless_known(disk, known, message, &format!("{vm}/{disk}"))
+}
+
+fn unless_known(name: &str, known: &BTreeSet<&str>, message: String, what: &str) -> Option<ApiError> {
+    if known.contains(name) {
+        return None;
     }
+    let names: Vec<&str> = known.iter().copied().collect();
+    Some(ApiError::new(ErrorCode::NothingKept, message).about(what).hint(nearest_of(name, &names)))
 }
 
 #[cfg(test)]
@@ -59,16 +66,16 @@ mod tests {
     fn a_name_that_is_not_known_is_told_with_the_nearest() {
         let known = BTreeSet::from(["db-1", "web-1"]);
         assert_eq!(no_such_vm("web-1", &known), None);
-        let told = no_such_vm("wbe-1", &known).expect("unknown");
+        let told = no_such_vm("wbe-1", &known).expect("unknown").to_string();
         assert_eq!(told, "there is no VM wbe-1, and nothing is kept of one; the nearest is web-1");
-        let told = no_such_vm("web-1", &BTreeSet::new()).expect("unknown");
+        let told = no_such_vm("web-1", &BTreeSet::new()).expect("unknown").to_string();
         assert_eq!(told, "there is no VM web-1, and nothing is kept of any");
 
         let known = BTreeSet::from(["data", "disk0"]);
         assert_eq!(no_such_disk("db-1", "data", &known), None);
-        let told = no_such_disk("db-1", "disk1", &known).expect("unknown");
-        assert_eq!(told, "VM db-1 has no disk \"disk1\"; the nearest is \"disk0\"");
-        let told = no_such_disk("db-1", "data", &BTreeSet::new()).expect("unknown");
+        let told = no_such_disk("db-1", "disk1", &known).expect("unknown").to_string();
+        assert_eq!(told, "VM db-1 has no disk \"disk1\"; the nearest is disk0");
+        let told = no_such_disk("db-1", "data", &BTreeSet::new()).expect("unknown").to_string();
         assert_eq!(told, "VM db-1 has no disk \"data\", nor any other");
     }
 }

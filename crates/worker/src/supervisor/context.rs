@@ -14,6 +14,7 @@ use vm_model::{FailureKind, VmId};
 
 use super::{Changes, RestartPolicy, SharedNetwork};
 use crate::capacity::Capacity;
+use crate::events::EventLog;
 use crate::housekeeping::RemovedVms;
 use crate::records::{LeaseError, Leases, RecordStore, RecordWriter, StateLock, VerifiedPaths};
 use crate::vms::{HashVerification, VhostNet};
@@ -53,6 +54,8 @@ pub(crate) struct HostContext {
     pub(crate) probes: ProbePermits,
     /// Told of every change of what is told of a VM.
     pub(crate) changes: Changes,
+    /// What happened lately.
+    pub(crate) events: Arc<EventLog>,
     /// Who moves the frames of VMs.
     pub(crate) vhost_net: VhostNet,
     /// How VMs live and end.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fail_points::{FailPoint, pass};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::{FailureKind, RemovedVm, Timestamp, VmId, VmStatus};
+use vm_model::{EventKind, FailureKind, RemovedVm, Timestamp, VmId, VmStatus};
 
 use super::context::HostContext;
 use super::task::{RETRY, Task};
@@ -54,10 +54,12 @@ impl Task {
         match removed {
             Ok(None) => {
                 info!(vm_id = %self.id, "removed");
+                self.info.happened(EventKind::VmRemoved { kept_until: None });
                 true
             }
             Ok(Some(Removal { until, .. })) => {
                 info!(vm_id = %self.id, %until, "removed; its volumes are kept, and come back with it, until then");
+                self.info.happened(EventKind::VmRemoved { kept_until: Some(until) });
                 self.context.kept_changed.notify_waiters();
                 true
             }

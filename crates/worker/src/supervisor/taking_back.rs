@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{FailureKind, FailureReason, VmStatus, WantedChange};
+use vm_model::{EventKind, FailureKind, FailureReason, VmStatus, WantedChange};
 
 use super::Target;
 use super::policy::RunOutcome;
@@ -41,6 +41,7 @@ impl Task {
             error!(vm_id = %self.id, error = problem.message, "that the definition on trial is refused was not kept");
         }
         pass(FailPoint::RolloutRefused);
+        self.info.happened(EventKind::RolloutFailed { problem: reason.message.clone() });
     }
 
     /// Follows the end of a machine on trial that is given up already, where its definition is taken back; answers `end`

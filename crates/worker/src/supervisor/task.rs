@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, HealthSpec, MachinePhase, RunEnd, Timestamp, VmId,
-    VmStatus, WantedChange,
+    Assignment, DesiredState, EndCause, EndMethod, EventKind, HealthSpec, MachinePhase, RunEnd, Timestamp,
+    VmId, VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
@@ -92,7 +92,7 @@ impl Task {
         origin: Origin,
     ) -> Self {
         let assignment = Arc::clone(&target.borrow().assignment);
-        let changes = context.changes.clone();
+        let (changes, events) = (context.changes.clone(), Arc::clone(&context.events));
         let (predecessor, found, running) = match origin {
             Origin::New => (None, None, None),
             Origin::After(predecessor) => (Some(predecessor), None, None),
@@ -108,7 +108,7 @@ impl Task {
             is_new: found.is_none(),
             target,
             acknowledged: None,
-            info: Publisher::new(info, changes),
+            info: Publisher::new(info, changes, events),
             slot,
             state: RunState::Off,
             history: RestartHistory::default(),
@@ -121,6 +121,7 @@ impl Task {
             share: None,
         };
         if let Some(record) = found {
+            task.info.happened(EventKind::VmTakenUp { store_path: record.newest().store_path.clone() });
             if record.powered_off {
                 task.state = RunState::PoweredOff { stamp: task.target.borrow().stamp };
             }
@@ -154,6 +155,8 @@ impl Task {
             predecessor.gone().await;
         }
         if self.is_new {
+            let store_path = self.target.borrow().assignment.store_path.clone();
+            self.info.happened(EventKind::VmCreated { store_path });
             self.revive().await;
         }
         match &self.state {

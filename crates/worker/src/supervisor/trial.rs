@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{Assignment, FailureReason, RolloutFailure, RolloutSpec};
+use vm_model::{Assignment, EventKind, FailureReason, RolloutFailure, RolloutSpec};
 
 use super::Target;
 use super::candidate::discard;
@@ -114,6 +114,7 @@ impl Task {
             return Some(Err(problem));
         }
         pass(FailPoint::RolloutRecorded);
+        self.info.happened(EventKind::RolloutBegun { store_path: trial.tried.store_path.clone() });
         self.trial = Some(trial);
         match spec.on_failure {
             RolloutFailure::Keep => return Some(Ok(staged)),
@@ -170,12 +171,14 @@ impl Task {
         }
         pass(FailPoint::RolloutAccepted);
         self.trial = None;
+        self.info.happened(EventKind::RolloutAccepted);
         info!(vm_id = %self.id, "the rollout is done: the definition stays in force");
         let disks = self.writable_disks();
         self.settle_volumes(disks).await;
     }
 
     fn tell_failed_rollout(&self, why: &str) {
+        self.info.happened(EventKind::RolloutFailed { problem: why.to_owned() });
         warn!(vm_id = %self.id, why, "the rollout failed; the definition stays in force");
         let warning = format!("the rollout failed: {why}; procurator.rollout.on_failure is \"keep\"");
         self.info.send_modify(|info| info.warnings.push(warning));

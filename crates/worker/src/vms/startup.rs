@@ -22,6 +22,7 @@ use super::registry::Registry;
 use super::takeover::{hold_addresses, restore, resume_network, take_over};
 use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
+use crate::events::EventLog;
 use crate::failure::chain;
 use crate::housekeeping::{RemovedVms, keep_house};
 use crate::huge_pages;
@@ -88,6 +89,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         _lock: lock,
         probes: ProbePermits::default(),
         changes: Changes::default(),
+        events: Arc::new(EventLog::of_this_start()),
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });

@@ -15,6 +15,7 @@ use vm_model::{
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
+use crate::events::{EventLog, node_changes};
 use crate::node::{self, Described, Observed};
 use crate::records::{RecordWriter, console_directory};
 use crate::supervisor::Freshness;
@@ -348,7 +349,18 @@ impl VmManager {
     }
 
     pub(crate) fn tell_node_status(&self, change: impl FnOnce(&mut NodeStatus)) {
-        self.node_status.send_modify(change);
+        let mut happened = Vec::new();
+        self.node_status.send_modify(|status| {
+            let before = status.clone();
+            change(status);
+            happened = node_changes(&before, status);
+        });
+        happened.into_iter().for_each(|event| self.events().record(None, event));
+    }
+
+    /// What happened lately to VMs and to this host.
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.shared.context.events
     }
 
     /// What writes records to stable storage.

@@ -1,0 +1,106 @@
+//! Who changed what: a line of the log at target `audit` and an event for each request that changes something; and what
+//! clients that may only look are refused.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::{info, warn};
+use vm_model::{Caller, EventKind, VmId};
+use worker::events::EventLog;
+
+use crate::access::{Access, Peer};
+use crate::{ApiError, ErrorCode};
+
+/// What a request asks for, as it is told to whoever looks after the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Order {
+    verb: String,
+    vm: Option<VmId>,
+}
+
+/// Put on answers by handlers that know more of the VM than the path says.
+#[derive(Clone, Debug)]
+pub(super) struct AuditedVm(pub(super) VmId);
+
+/// Lets a request through, and notes what became of it where it changes something.
+pub(super) async fn watch_over(
+    State(events): State<Arc<EventLog>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if is_harmless(request.method()) {
+        return next.run(request).await;
+    }
+    let Order { verb, vm } = order(request.method(), request.uri().path());
+    let answer = match peer.access {
+        Access::Full => next.run(request).await,
+        Access::ReadOnly => {
+            let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
+            refusal.hint(Some(format!("ask for this on {}", crate::SOCKET_NAME))).into_response()
+        }
+    };
+    let vm = answer.extensions().get::<AuditedVm>().map(|AuditedVm(vm)| vm.clone()).or(vm);
+    note(&events, peer.caller, &verb, vm.as_ref(), answer.status().as_u16());
+    answer
+}
+
+/// Notes that `by` asked for `verb` and was answered with `status`.
+fn note(events: &EventLog, by: Caller, verb: &str, vm: Option<&VmId>, status: u16) {
+    let Caller { uid, gid, pid } = by;
+    let vm_id = vm.map(VmId::as_str).unwrap_or_default();
+    if (200..300).contains(&status) {
+        info!(target: "audit", uid, gid, ?pid, verb, vm_id, status, "ordered");
+    } else {
+        warn!(target: "audit", uid, gid, ?pid, verb, vm_id, status, "refused");
+    }
+    events.record(vm, EventKind::Ordered { verb: verb.to_owned(), by, status });
+}
+
+fn is_harmless(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// What `method` on `path` asks for. Of what is not known, method and path are the verb.
+fn order(method: &Method, path: &str) -> Order {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (verb, vm) = match parts.as_slice() {
+        ["v1", "vms"] if *method == Method::POST => ("create", None),
+        ["v1", "vms", vm] if *method == Method::DELETE => ("rm", Some(*vm)),
+        ["v1", "vms" | "removed", vm, verb] if *method == Method::POST => (*verb, Some(*vm)),
+        ["v1", verb] if *method == Method::POST => (*verb, None),
+        _ => return Order { verb: short(&format!("{method} {path}")), vm: None },
+    };
+    Order { verb: short(verb), vm: vm.and_then(|vm| VmId::parse(vm).ok()) }
+}
+
+/// Clients choose paths: what is kept of one is short.
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_named_as_the_command_line_names_them() {
+        let named = |method: Method, path: &str| {
+            let Order { verb, vm } = order(&method, path);
+            (verb, vm.map(|vm| vm.as_str().to_owned()))
+        };
+        let of = |verb: &str, vm: Option<&str>| (verb.to_owned(), vm.map(str::to_owned));
+        assert_eq!(named(Method::POST, "/v1/vms"), of("create", None));
+        assert_eq!(named(Method::DELETE, "/v1/vms/web-1"), of("rm", Some("web-1")));
+        assert_eq!(named(Method::POST, "/v1/vms/web-1/stop"), of("stop", Some("web-1")));
+        assert_eq!(named(Method::POST, "/v1/removed/web-1/undelete"), of("undelete", Some("web-1")));
+        assert_eq!(named(Method::POST, "/v1/gc"), of("gc", None));
+        assert_eq!(named(Method::PUT, "/v1/vms"), of("PUT /v1/vms", None));
+        assert_eq!(named(Method::POST, "/v1/vms/%0a/stop"), of("stop", None));
+        assert_eq!(named(Method::POST, &format!("/{}", "x".repeat(9999))).0.len(), 64);
+    }
+}

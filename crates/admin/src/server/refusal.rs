@@ -1,0 +1,96 @@
+//! How what goes wrong is answered.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use vm_model::{VmId, error_chain, nearest};
+use worker::vms::{VmManager, VmManagerError};
+
+use crate::{ApiError, ErrorCode};
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self)).into_response()
+    }
+}
+
+impl From<VmManagerError> for ApiError {
+    fn from(problem: VmManagerError) -> Self {
+        let code = code(&problem);
+        let (vm, hint) = match &problem {
+            VmManagerError::Failed { id, reason } => (Some(id), reason.hint.clone()),
+            VmManagerError::NoSuchVm { id }
+            | VmManagerError::Exists { id, .. }
+            | VmManagerError::Damaged { id, .. }
+            | VmManagerError::NeverRan { id }
+            | VmManagerError::Console { id, .. }
+            | VmManagerError::NotUp { id, .. }
+            | VmManagerError::Late { id, .. } => (Some(id), None),
+            VmManagerError::Hypervisor(_)
+            | VmManagerError::Network(_)
+            | VmManagerError::Setting { .. }
+            | VmManagerError::State { .. }
+            | VmManagerError::Threads(_)
+            | VmManagerError::HostProcesses(_)
+            | VmManagerError::OnRuntimeThread { .. }
+            | VmManagerError::MachinesRemain { .. }
+            | VmManagerError::NetworkRemains(_)
+            | VmManagerError::Volumes(_)
+            | VmManagerError::StorePath(_)
+            | VmManagerError::TaskLost(_) => (None, None),
+        };
+        let what = vm.map(|id| id.as_str().to_owned());
+        Self { code, message: error_chain(&problem), what, hint }
+    }
+}
+
+fn code(problem: &VmManagerError) -> ErrorCode {
+    match problem {
+        VmManagerError::NoSuchVm { .. } => ErrorCode::NoSuchVm,
+        VmManagerError::NeverRan { .. } => ErrorCode::NeverRan,
+        VmManagerError::Damaged { .. } => ErrorCode::Damaged,
+        VmManagerError::Exists { .. } => ErrorCode::Conflict,
+        VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
+        VmManagerError::Failed { .. } => ErrorCode::VmFailed,
+        VmManagerError::Late { .. } => ErrorCode::Late,
+        VmManagerError::StorePath(_) => ErrorCode::BadRequest,
+        VmManagerError::TaskLost(_) => ErrorCode::Ending,
+        VmManagerError::Hypervisor(_)
+        | VmManagerError::Network(_)
+        | VmManagerError::Setting { .. }
+        | VmManagerError::State { .. }
+        | VmManagerError::Threads(_)
+        | VmManagerError::Console { .. }
+        | VmManagerError::HostProcesses(_)
+        | VmManagerError::OnRuntimeThread { .. }
+        | VmManagerError::MachinesRemain { .. }
+        | VmManagerError::NetworkRemains(_)
+        | VmManagerError::Volumes(_) => ErrorCode::Internal,
+    }
+}
+
+/// The refusal for `problem` with VM `id`: says what is damaged of it, or which VM was probably meant.
+pub(super) fn of_vm(vm_manager: &VmManager, id: &VmId, problem: VmManagerError) -> ApiError {
+    match problem {
+        VmManagerError::NoSuchVm { .. } => match vm_manager.list_damaged().remove(id) {
+            Some(problem) => VmManagerError::Damaged { id: id.clone(), problem }.into(),
+            None => no_such_vm(vm_manager, id),
+        },
+        problem => problem.into(),
+    }
+}
+
+/// There is no VM `id`; the nearest name is the hint.
+pub(super) fn no_such_vm(vm_manager: &VmManager, id: &VmId) -> ApiError {
+    let vms = vm_manager.list_vms();
+    let names: Vec<&str> = vms.iter().map(|vm| vm.id.as_str()).collect();
+    ApiError::new(ErrorCode::NoSuchVm, format!("there is no VM {id}"))
+        .about(id.as_str())
+        .hint(nearest_of(id.as_str(), &names))
+}
+
+/// Which of the `known` names was probably meant by `name`.
+pub(super) fn nearest_of(name: &str, known: &[&str]) -> Option<String> {
+    nearest(name, known).map(|near| format!("the nearest is {near}"))
+}

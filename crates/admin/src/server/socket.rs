@@ -1,0 +1,259 @@
+//! The socket files: made without a moment in which the wrong people could connect, and removed only where they are ours.
+
+use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tracing::warn;
+
+use crate::socket_path::SocketPath;
+
+/// Owner and group may connect.
+const SOCKET_MODE: u32 = 0o660;
+/// Nobody but the owner gets into the directory in which a socket is made.
+const CLOSED_MODE: u32 = 0o700;
+/// The groups of this host (group(5)).
+const GROUPS: &str = "/etc/group";
+
+/// Why there is no socket.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error("another worker answers on {}", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something is there that is not ours to replace.
+    #[error("cannot bind the admin socket {}: something that is no socket is there; move it away", path.display())]
+    NoSocket {
+        /// What should be the socket.
+        path: PathBuf,
+    },
+    /// The host has no such group.
+    #[error(
+        "cannot give the admin socket to group {group:?}: {GROUPS} has no such group; name one of it, or a number"
+    )]
+    NoGroup {
+        /// What was given.
+        group: String,
+    },
+    /// The host refused.
+    #[error("cannot {operation} the admin socket {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A group of this host, by name or number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketGroup(String);
+
+impl SocketGroup {
+    /// The group that is called `name`, or has that number. It is looked up when a socket is made.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    fn resolve(&self) -> Result<u32, BindError> {
+        if let Ok(number) = self.0.parse() {
+            return Ok(number);
+        }
+        let io = |source| BindError::Io { operation: "look up the group of", path: GROUPS.into(), source };
+        let text = fs::read(GROUPS).map_err(io)?;
+        group_number(&String::from_utf8_lossy(&text), &self.0)
+            .ok_or_else(|| BindError::NoGroup { group: self.0.clone() })
+    }
+}
+
+/// The number of the group `name` in `groups`, which has the form of group(5).
+fn group_number(groups: &str, name: &str) -> Option<u32> {
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1).map(str::to_owned))
+    });
+    found.flatten()?.parse().ok()
+}
+
+/// A socket on which one listens. Its file goes with this value, unless another has taken its place.
+#[derive(Debug)]
+pub(super) struct BoundSocket {
+    pub(super) listener: UnixListener,
+    _file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
+            // It may have been removed by hand meanwhile; nothing else can be done here.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl BoundSocket {
+    /// Makes the socket `path`, of `group` where one is given. One on which nobody answers is replaced.
+    pub(super) fn bind(path: &Path, group: Option<&SocketGroup>) -> Result<Self, BindError> {
+        let failed = |operation| move |source| BindError::Io { operation, path: path.to_owned(), source };
+        let group = group.map(SocketGroup::resolve).transpose()?;
+        refuse_what_is_not_ours(path)?;
+        let closed = ClosedDirectory::beside(path).map_err(failed("make a closed directory for"))?;
+        let made = closed.path.join("socket");
+        let reachable = SocketPath::to(&made).map_err(failed("bind"))?;
+        let listener = UnixListener::bind(reachable.as_path()).map_err(failed("bind"))?;
+        chown(&made, None, group).map_err(failed("set the group of"))?;
+        fs::set_permissions(&made, Permissions::from_mode(SOCKET_MODE))
+            .map_err(failed("set the permissions of"))?;
+        let identity =
+            fs::symlink_metadata(&made).map(|found| identity(&found)).map_err(failed("look at"))?;
+        fs::rename(&made, path).map_err(failed("put in place"))?;
+        if SocketPath::to(path).is_ok_and(|reachable| reachable.is_too_long()) {
+            warn!(socket = %path.display(), "the admin socket's path is longer than 107 bytes: this program's client finds it, others connect by way of its directory");
+        }
+        Ok(Self { listener, _file: SocketFile { path: path.to_owned(), identity } })
+    }
+
+    /// Removes a socket that an earlier worker has left at `path`.
+    pub(super) fn clear(path: &Path) -> Result<(), BindError> {
+        let failed = |source| BindError::Io { operation: "remove", path: path.to_owned(), source };
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() && !is_answered(path) => {
+                fs::remove_file(path).map_err(failed)
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+fn refuse_what_is_not_ours(path: &Path) -> Result<(), BindError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(BindError::Io { operation: "look for", path: path.to_owned(), source }),
+        Ok(found) if !found.file_type().is_socket() => Err(BindError::NoSocket { path: path.to_owned() }),
+        Ok(_) if is_answered(path) => Err(BindError::InUse { path: path.to_owned() }),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A directory into which only its owner gets. It goes with this value, and what is in it.
+struct ClosedDirectory {
+    path: PathBuf,
+}
+
+impl ClosedDirectory {
+    /// One in the directory of `path`, on the same file system.
+    fn beside(path: &Path) -> io::Result<Self> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(".new");
+        let path = path.with_file_name(name);
+        // What a worker has left that was killed here.
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        DirBuilder::new().mode(CLOSED_MODE).create(&path)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for ClosedDirectory {
+    fn drop(&mut self) {
+        // The next worker tries it again.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Whether somebody listens on the socket at `path`.
+fn is_answered(path: &Path) -> bool {
+    SocketPath::to(path).and_then(|reachable| UnixStream::connect(reachable.as_path())).is_ok()
+}
+
+fn identity(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(directory: &Path) -> usize {
+        fs::read_dir(directory).expect("a directory").count()
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_taken_over_when_nobody_answers_and_nothing_else_ever_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("worker.sock");
+        let first = BoundSocket::bind(&path, None).expect("bound");
+        let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, SOCKET_MODE);
+        assert_eq!(entries(directory.path()), 1, "nothing is left beside it");
+        assert!(matches!(BoundSocket::bind(&path, None), Err(BindError::InUse { .. })));
+        drop(first);
+        assert!(!path.exists(), "the file goes with the server");
+
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("what a killed worker leaves"));
+        fs::create_dir(directory.path().join(".worker.sock.new")).expect("what one killed earlier leaves");
+        drop(BoundSocket::bind(&path, None).expect("taken over"));
+        assert_eq!(entries(directory.path()), 0);
+        fs::write(&path, "precious").expect("written");
+        assert!(matches!(BoundSocket::bind(&path, None), Err(BindError::NoSocket { .. })));
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_somebody_else_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("worker.sock");
+        let ours = BoundSocket::bind(&path, None).expect("bound");
+        fs::remove_file(&path).expect("removed by hand");
+        let _theirs = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        drop(ours);
+        assert!(path.exists());
+        BoundSocket::clear(&path).expect("left alone");
+        assert!(path.exists(), "somebody answers there");
+    }
+
+    #[tokio::test]
+    async fn a_socket_belongs_to_its_group() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("worker.sock");
+        let own = fs::metadata(directory.path()).expect("there").gid();
+        let bound = BoundSocket::bind(&path, Some(&SocketGroup::new(own.to_string()))).expect("bound");
+        assert_eq!(fs::metadata(&path).expect("there").gid(), own);
+        drop(bound);
+        let unknown = BoundSocket::bind(&path, Some(&SocketGroup::new("no such group")));
+        assert!(matches!(unknown, Err(BindError::NoGroup { group }) if group == "no such group"));
+        assert_eq!(entries(directory.path()), 0, "nothing is left of a refusal");
+    }
+
+    #[test]
+    fn groups_are_found_by_name() {
+        let groups = "root:x:0:\nprocurator:x:990:alice,bob\nbroken\nprocurator-read:x:no:\n";
+        assert_eq!(group_number(groups, "procurator"), Some(990));
+        assert_eq!(group_number(groups, "root"), Some(0));
+        for name in ["proc", "broken", "procurator-read", "", "x"] {
+            assert_eq!(group_number(groups, name), None, "{name}");
+        }
+    }
+}
