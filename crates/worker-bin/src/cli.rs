@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod power;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vm_model::{InvalidVmId, VmId};
 
+use self::power::{EventFlags, ForcibleFlags, PowerFlags};
 use crate::client::naming::VmName;
 
 /// Runs the virtual machines that this host should run, each from a Nix store path, and keeps them running.
@@ -151,6 +154,22 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Start VMs; what was ordered of one holds until its file or master says something new of it
+    Start(PowerFlags),
+    /// Stop VMs: their power buttons are pressed, and those that do not obey in time are killed
+    Stop(ForcibleFlags),
+    /// Stop VMs and start them again
+    Restart(ForcibleFlags),
+    /// Halt the vCPUs of VMs where they are
+    Pause(PowerFlags),
+    /// Let the vCPUs of paused VMs go on
+    Resume(PowerFlags),
+    /// Reset VMs in place, whatever their guests are doing
+    Reset(PowerFlags),
+    /// Send the vCPUs of VMs a non-maskable interrupt, on which many kernels dump their state
+    Nmi(PowerFlags),
+    /// Show what happened
+    Events(EventFlags),
     /// Show what VMs use, live
     Top {
         /// How often it is shown anew

@@ -4,11 +4,13 @@ mod amounts;
 mod assigning;
 mod boot_steps;
 mod details;
+mod events;
 mod list;
 pub(crate) mod naming;
 mod natural_order;
 mod notes;
 mod plans;
+mod power;
 mod screen;
 mod table;
 mod top;
@@ -19,7 +21,7 @@ use std::fs;
 use std::io::{ErrorKind, IsTerminal, Read, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 
-use admin::{AdminClient, ClientError, DeletionRequest, SOCKET_NAME, StatusView, VmView};
+use admin::{AdminClient, ClientError, DeletionRequest, PowerVerb, SOCKET_NAME, StatusView, VmView};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -32,6 +34,7 @@ use self::naming::VmName;
 use self::natural_order::natural_order;
 use self::notes::{notes, notes_of, status_lines};
 use self::screen::Screen;
+use crate::cli::power::ForcibleFlags;
 use crate::cli::{ClientVerb, GcTarget, Seconds};
 use crate::settings::{host_processes_in, runtime_dir};
 
@@ -79,6 +82,18 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
                 let id = find(&client, vm).await?;
                 print_console(&client.get_console(&id).await?, *tail)
             }
+            ClientVerb::Start(flags) => power::power(&client, PowerVerb::Start, flags, false).await,
+            ClientVerb::Stop(ForcibleFlags { power, force }) => {
+                power::power(&client, PowerVerb::Stop, power, *force).await
+            }
+            ClientVerb::Restart(ForcibleFlags { power, force }) => {
+                power::power(&client, PowerVerb::Restart, power, *force).await
+            }
+            ClientVerb::Pause(flags) => power::power(&client, PowerVerb::Pause, flags, false).await,
+            ClientVerb::Resume(flags) => power::power(&client, PowerVerb::Resume, flags, false).await,
+            ClientVerb::Reset(flags) => power::power(&client, PowerVerb::Reset, flags, false).await,
+            ClientVerb::Nmi(flags) => power::power(&client, PowerVerb::Nmi, flags, false).await,
+            ClientVerb::Events(flags) => events::events(&client, flags, now).await,
             ClientVerb::Top { interval } => top::top(&client, interval.0).await,
             ClientVerb::Upgrade { json, .. } => {
                 upgrade(&client, &host_processes_in(&runtime_directory), *json).await
@@ -101,12 +116,32 @@ async fn inspect(client: &AdminClient, name: &VmName, now: Timestamp, json: bool
 
 /// The VM that `name` means.
 async fn find(client: &AdminClient, name: &VmName) -> Result<VmId> {
+    Ok(name.among(&vm_names(client).await?)?)
+}
+
+/// The VMs that `names` mean, each once; or all of them.
+async fn vms_named(client: &AdminClient, names: &[VmName], all: bool) -> Result<Vec<VmId>> {
+    let vms = vm_names(client).await?;
+    if all {
+        return Ok(vms);
+    }
+    let mut meant = Vec::new();
+    for name in names {
+        let vm = name.among(&vms)?;
+        if !meant.contains(&vm) {
+            meant.push(vm);
+        }
+    }
+    Ok(meant)
+}
+
+async fn vm_names(client: &AdminClient) -> Result<Vec<VmId>> {
     let mut vms: Vec<VmId> = client.list_vms().await?.into_iter().map(|vm| vm.id).collect();
     // They are in no list, and can be asked for.
     if let Ok(status) = client.get_status().await {
         vms.extend(status.damaged.into_iter().map(|vm| vm.id));
     }
-    Ok(name.among(&vms)?)
+    Ok(vms)
 }
 
 async fn ls(client: &AdminClient, now: Timestamp, json: bool, watch: Option<Seconds>) -> Result<()> {
