@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
-    Overrides, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
+    OperatorOrder, Overrides, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -31,6 +31,9 @@ pub struct VmView {
     pub phase: String,
     /// Where it should be.
     pub desired: DesiredState,
+    /// An operator's order that goes before what its assignment says of its state.
+    #[serde(default)]
+    pub order: Option<OperatorOrder>,
     /// What went wrong last: why it is failed or restarting now, or what it recovered from.
     pub reason: Option<FailureReason>,
     /// The first interface's address.
@@ -203,6 +206,7 @@ impl VmView {
         Self {
             phase: info.status.phase_name().to_owned(),
             desired: info.assignment.desired,
+            order: info.order,
             reason,
             address: nic.map(|nic| nic.address),
             mac: nic.map(|nic| nic.mac),

@@ -177,10 +177,9 @@ impl Master {
         let mut state = self.state.clone();
         for (worker, wanted) in &self.desired.workers {
             let told = state.workers.entry(worker.clone()).or_default();
-            if let Some(set) = told.next(wanted) {
+            if let Some(set) = told.follow(wanted) {
                 let generation = set.generation.unwrap_or_default();
                 info!(%worker, %generation, vms = set.vms.len(), "another desired state");
-                told.set = Some(set);
             }
         }
         self.keep(state).await
@@ -236,9 +235,8 @@ impl Master {
         let told = state.workers.entry(worker.clone()).or_default();
         told.drained = drained;
         // Without a usable file, what the worker was told stands for it.
-        let wanted = self.desired.workers.get(&worker).cloned().or_else(|| told.set.clone());
-        if let Some(set) = wanted.and_then(|wanted| told.next(&wanted)) {
-            told.set = Some(set);
+        if let Some(wanted) = self.desired.workers.get(&worker).cloned().or_else(|| told.lasting()) {
+            told.follow(&wanted);
         }
         info!(%worker, drained, "drained or not");
         match self.keep(state).await {

@@ -35,6 +35,9 @@ pub struct Told {
     /// Whether its VMs are to be off and no new ones are assigned.
     #[serde(default)]
     pub drained: bool,
+    /// The states in which its VMs should be when it is drained no longer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub before_drain: BTreeMap<VmId, DesiredState>,
 }
 
 /// Why the state cannot be read or kept.
@@ -135,22 +138,26 @@ impl Default for MasterState {
 }
 
 impl Told {
-    /// What the worker is told next, where `wanted` should run on it; `None` where that is what it was told.
+    /// Takes `wanted` as what should run on the worker. What the worker is told from now on, where that is something new.
     ///
     /// Numbers only grow. One that the file gives is the least that is used. A drained worker gets its VMs switched off,
     /// those that are no longer wanted removed, and no new ones.
-    pub fn next(&self, wanted: &AssignmentSet) -> Option<AssignmentSet> {
-        let told: &[_] = self.set.as_ref().map_or(&[], |set| &set.vms);
-        let was_told = |id: &VmId| told.iter().find(|vm| vm.id == *id);
+    pub fn follow(&mut self, wanted: &AssignmentSet) -> Option<&AssignmentSet> {
+        let lasting = self.lasting().unwrap_or_default();
+        let was_told = |id: &VmId| lasting.vms.iter().find(|vm| vm.id == *id);
         let mut vms = wanted.vms.clone();
         if self.drained {
             vms.retain(|vm| was_told(&vm.id).is_some());
-            vms.iter_mut().for_each(|vm| vm.desired = DesiredState::Stopped);
         }
         // An entry that cannot be used changes nothing for its VM.
         let kept = wanted.refused.iter().filter_map(|entry| was_told(&entry.id));
         vms.extend(kept.cloned());
         vms.sort_by(|left, right| left.id.cmp(&right.id));
+        self.before_drain.clear();
+        if self.drained {
+            self.before_drain = vms.iter().map(|vm| (vm.id.clone(), vm.desired)).collect();
+            vms.iter_mut().for_each(|vm| vm.desired = DesiredState::Stopped);
+        }
         let allow_removals = wanted.allow_removals;
         if let Some(set) = &self.set
             && set.vms == vms
@@ -160,8 +167,19 @@ impl Told {
         }
         let after =
             self.set.as_ref().and_then(|set| set.generation).map_or(Generation::new(1), Generation::next);
-        let generation = wanted.generation.map_or(after, |least| least.max(after));
-        Some(AssignmentSet { generation: Some(generation), vms, allow_removals, refused: Vec::new() })
+        let generation = Some(wanted.generation.map_or(after, |least| least.max(after)));
+        self.set = Some(AssignmentSet { generation, vms, allow_removals, refused: Vec::new() });
+        self.set.as_ref()
+    }
+
+    /// What the worker was told, with each VM in the state that it had before the worker was drained: what should run there
+    /// as far as no file says anything else.
+    pub fn lasting(&self) -> Option<AssignmentSet> {
+        let mut set = self.set.clone()?;
+        for vm in &mut set.vms {
+            vm.desired = self.before_drain.get(&vm.id).copied().unwrap_or(vm.desired);
+        }
+        Some(set)
     }
 }
 
@@ -177,11 +195,9 @@ mod tests {
     }
 
     fn follow(told: &mut Told, wanted: &AssignmentSet) -> Option<(u64, Vec<(String, DesiredState)>)> {
-        let set = told.next(wanted)?;
+        let set = told.follow(wanted)?;
         let vms = set.vms.iter().map(|vm| (vm.id.to_string(), vm.desired)).collect();
-        let generation = set.generation.map(Generation::get).unwrap_or_default();
-        told.set = Some(set);
-        Some((generation, vms))
+        Some((set.generation.map(Generation::get).unwrap_or_default(), vms))
     }
 
     #[test]
@@ -208,6 +224,32 @@ mod tests {
         told.drained = false;
         let vms = vec![("a".to_owned(), on), ("c".to_owned(), on)];
         assert_eq!(follow(&mut told, &wanted(&["a", "c"])), Some((3, vms)));
+    }
+
+    #[test]
+    fn a_drain_that_is_taken_back_brings_the_states_before_it_without_a_file_too() {
+        use DesiredState::{Paused, Running, Stopped};
+        let mut told = Told::default();
+        let mut first = wanted(&["a", "b", "c"]);
+        (first.vms[1].desired, first.vms[2].desired) = (Paused, Stopped);
+        follow(&mut told, &first);
+        let states = |set: Option<(u64, Vec<(String, DesiredState)>)>| {
+            set.map(|(number, vms)| (number, vms.into_iter().map(|(_, state)| state).collect::<Vec<_>>()))
+        };
+        told.drained = true;
+        // An entry that cannot be used is drained like others.
+        let refused = vec![RefusedEntry { id: VmId::new("c"), problem: "no hash".to_owned() }];
+        let second = AssignmentSet { vms: first.vms[..2].to_vec(), refused, ..AssignmentSet::default() };
+        assert_eq!(states(follow(&mut told, &second)), Some((2, vec![Stopped; 3])));
+        // The file goes; the master is told to drain once more, and comes back from its state file.
+        let lasting = told.lasting().expect("it was told something");
+        assert_eq!(follow(&mut told, &lasting), None);
+        let json = serde_json::to_string(&told).expect("it serialises");
+        let mut told: Told = serde_json::from_str(&json).expect("and parses back");
+        told.drained = false;
+        let lasting = told.lasting().expect("it was told something");
+        assert_eq!(states(follow(&mut told, &lasting)), Some((3, vec![Running, Paused, Stopped])));
+        assert!(told.before_drain.is_empty());
     }
 
     #[test]

@@ -147,6 +147,17 @@ pub enum DesiredState {
     Stopped,
 }
 
+impl DesiredState {
+    /// Its name, as phases are called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// Values that replace those of the artifact.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -26,7 +26,7 @@ pub struct Condition {
 pub enum ConditionKind {
     /// The definition in force is the one that was asked for last.
     Applied,
-    /// It is in the phase in which it should be.
+    /// It is in the phase in which it should be by its assignment: one that an operator keeps elsewhere is not.
     InPhase,
     /// It runs, and its probes, if it has any, find that it can serve.
     Ready,
@@ -60,7 +60,7 @@ fn out_of_phase(info: &VmInfo) -> Option<String> {
     match (&info.status, info.assignment.desired) {
         (VmStatus::Running, DesiredState::Running)
         | (VmStatus::Paused, DesiredState::Paused)
-        | (VmStatus::Stopped, DesiredState::Stopped) => None,
+        | (VmStatus::Stopped, DesiredState::Stopped) => info.order.as_ref().map(ToString::to_string),
         (VmStatus::Failed(reason), _) => Some(reason.message.clone()),
         (VmStatus::Restarting, _) if info.last_failure.is_some() => {
             let reason = info.last_failure.as_ref()?;
@@ -96,7 +96,7 @@ pub fn refresh_conditions(info: &mut VmInfo, now: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Assignment, FailureKind, FailureReason, Generation, VmId, WantedChange};
+    use crate::{Assignment, FailureKind, FailureReason, Generation, OperatorOrder, VmId, WantedChange};
 
     fn held(info: &VmInfo) -> Vec<(ConditionKind, bool, u64)> {
         let conditions = info.conditions.iter();
@@ -120,6 +120,16 @@ mod tests {
             held(&info),
             [(Applied, true, 1), (InPhase, true, 2), (Ready, true, 2), (Undisturbed, true, 1)]
         );
+
+        info.order = Some(OperatorOrder {
+            desired: DesiredState::Running,
+            assigned: DesiredState::Paused,
+            given_at: Timestamp::from_millis(0),
+            by: None,
+        });
+        refresh_conditions(&mut info, Timestamp::from_millis(3));
+        assert_eq!(held(&info)[1], (InPhase, false, 3), "its assignment says another phase");
+        assert!(info.conditions[1].reason.as_ref().is_some_and(|reason| reason.contains("by an operator")));
 
         let refusal = FailureReason::new(FailureKind::Artifact, "no kernel".to_owned());
         info.wanted = Some(WantedChange { assignment, refusal: Some(refusal), next_try_at: None });

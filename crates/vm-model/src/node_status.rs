@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Generation, Lineage, RefusedEntry, SourceKind, Timestamp, VmId};
+use crate::{Generation, Lineage, OperatorOrder, RefusedEntry, SourceKind, Timestamp, VmId};
 
 /// What a host's reconciler tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct NodeStatus {
     /// VMs of which nobody is known to have spoken, because what was assigned was lost. They stay until somebody does.
     #[serde(default)]
     pub unclaimed: BTreeSet<VmId>,
+    /// VMs that an operator keeps in another state than their assignments say.
+    #[serde(default)]
+    pub orders: BTreeMap<VmId, OperatorOrder>,
 }
 
 impl NodeStatus {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
-    MacAddress, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
+    MacAddress, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -27,6 +27,10 @@ pub struct VmInfo {
     /// A definition that was asked for and is not in force.
     #[serde(default)]
     pub wanted: Option<WantedChange>,
+    /// An operator's order that keeps it in another state than its assignment says. The state in `assignment` is the one
+    /// that was ordered then.
+    #[serde(default)]
+    pub order: Option<OperatorOrder>,
     /// What its newest machine is made of; absent before there was one.
     #[serde(default)]
     pub machine: Option<MachineShape>,
@@ -187,6 +191,7 @@ impl VmInfo {
             assignment,
             generation,
             wanted: None,
+            order: None,
             machine: None,
             nics: Vec::new(),
             starts: 0,

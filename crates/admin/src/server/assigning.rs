@@ -78,7 +78,8 @@ pub(super) async fn undelete(
     command(&answers, LocalCommand::Assign(Assignment::clone(&found.assignment))).await
 }
 
-async fn command(answers: &Answers, command: LocalCommand) -> Result<Json<VerdictView>, ApiError> {
+/// Has the reconciler change one VM by hand.
+pub(super) async fn command(answers: &Answers, command: LocalCommand) -> Result<Json<VerdictView>, ApiError> {
     let (answer, verdict) = oneshot::channel();
     shown(ask(answers, NodeMessage::Command { command, answer }, verdict).await?)
 }

@@ -1,6 +1,5 @@
 //! VMs that are told to start, stop, pause, go on, or begin anew.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -9,10 +8,12 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use vm_model::{StopMethod, VmId};
-use worker::vms::VmManager;
+use vm_model::{Caller, DesiredState, StopMethod, VmId, VmStatus};
+use worker::node::LocalCommand;
+use worker::vms::{RestartMode, VmManager};
 
 use super::Answers;
+use super::assigning::command;
 use super::extract::{JsonBody, bad_request};
 use super::refusal::of_vm;
 use crate::access::Peer;
@@ -82,7 +83,7 @@ fn named(verb: &str) -> Result<PowerVerb, ApiError> {
 /// Carries the operation `begun` out and notes what became of it, also where nobody waits for that.
 async fn carry_out(answers: Answers, begun: OperationView, request: PowerRequest, longest: Duration) {
     let OperationView { id, what, vm, by, .. } = begun;
-    let told = tell(&answers.vm_manager, what, &vm, request.force);
+    let told = tell(&answers, what, &vm, request.force, by);
     let result = match timeout(longest, told).await {
         Ok(result) => result,
         Err(_late) => {
@@ -104,33 +105,72 @@ async fn carry_out(answers: Answers, begun: OperationView, request: PowerRequest
 
 /// Tells `vm` to do `what`, and returns when that is done; with more to say of how, where there is more. This is the one
 /// place that decides what an operator's order is to the VMs of this host.
+///
+/// Where a VM should be is ordered of the reconciler, which would otherwise undo it; the manager then waits for it.
 async fn tell(
-    vm_manager: &Arc<VmManager>,
+    answers: &Answers,
     what: PowerVerb,
     vm: &VmId,
     force: bool,
+    by: Caller,
 ) -> Result<Option<String>, ApiError> {
-    let forced = matches!(what, PowerVerb::Stop | PowerVerb::Restart) && force;
-    if forced {
-        return Err(unsupported("stopping a guest without asking it first", vm));
+    let vm_manager = &answers.vm_manager;
+    may_be_told(vm_manager, what, vm)?;
+    if let Some(desired) = ordered_state(what) {
+        order(answers, LocalCommand::Order { vm: vm.clone(), desired, by: Some(by.uid) }).await?;
     }
+    let mode = if force { RestartMode::Hard } else { RestartMode::Graceful };
     let done = match what {
         PowerVerb::Start => vm_manager.start_vm_async(vm).await.map(|()| None),
-        PowerVerb::Stop => vm_manager.stop_vm_async(vm).await.map(|method| Some(ended_by(method))),
-        PowerVerb::Restart => match vm_manager.stop_vm_async(vm).await {
-            Ok(_) => vm_manager.start_vm_async(vm).await.map(|()| None),
-            Err(problem) => Err(problem),
-        },
+        PowerVerb::Stop if force => vm_manager.force_stop_vm_async(vm).await.map(|how| Some(ended_by(how))),
+        PowerVerb::Stop => vm_manager.stop_vm_async(vm).await.map(|how| Some(ended_by(how))),
+        PowerVerb::Restart => vm_manager.restart_vm_async(vm, mode).await.map(|()| None),
         PowerVerb::Pause => vm_manager.pause_vm_async(vm).await.map(|()| None),
         PowerVerb::Resume => vm_manager.resume_vm_async(vm).await.map(|()| None),
-        PowerVerb::Reset => return Err(unsupported("a reset", vm)),
-        PowerVerb::Nmi => return Err(unsupported("a non-maskable interrupt", vm)),
+        PowerVerb::Reset => vm_manager.reset_vm_async(vm).await.map(|()| None),
+        PowerVerb::Nmi => vm_manager.inject_nmi_async(vm).await.map(|()| None),
     };
     done.map_err(|problem| of_vm(vm_manager, vm, problem))
 }
 
-fn unsupported(what: &str, vm: &VmId) -> ApiError {
-    ApiError::new(ErrorCode::Unsupported, format!("this worker does not offer {what}")).about(vm.as_str())
+/// Has the reconciler take an operator's order.
+async fn order(answers: &Answers, order: LocalCommand) -> Result<(), ApiError> {
+    let Json(verdict) = command(answers, order).await?;
+    match verdict.actions.into_iter().find_map(|action| action.problem) {
+        None => Ok(()),
+        Some(problem) => Err(ApiError::new(ErrorCode::Conflict, problem)),
+    }
+}
+
+/// Where a VM should be from then on that is told `what`; nothing where that stays as it is.
+fn ordered_state(what: PowerVerb) -> Option<DesiredState> {
+    match what {
+        PowerVerb::Start | PowerVerb::Resume | PowerVerb::Restart => Some(DesiredState::Running),
+        PowerVerb::Stop => Some(DesiredState::Stopped),
+        PowerVerb::Pause => Some(DesiredState::Paused),
+        PowerVerb::Reset | PowerVerb::Nmi => None,
+    }
+}
+
+/// Refuses what makes no sense of a VM in its present phase, before anything is ordered of it.
+fn may_be_told(vm_manager: &VmManager, what: PowerVerb, vm: &VmId) -> Result<(), ApiError> {
+    let status = vm_manager.get_vm_status(vm).map_err(|problem| of_vm(vm_manager, vm, problem))?;
+    let may = match (what, &status) {
+        (PowerVerb::Start | PowerVerb::Stop | PowerVerb::Restart, _) => true,
+        (PowerVerb::Pause | PowerVerb::Nmi | PowerVerb::Reset, VmStatus::Running | VmStatus::Paused) => true,
+        (PowerVerb::Pause, VmStatus::Creating | VmStatus::Booting) => true,
+        (PowerVerb::Nmi | PowerVerb::Reset, VmStatus::Booting) => true,
+        (PowerVerb::Resume, VmStatus::Running | VmStatus::Paused) => true,
+        (PowerVerb::Pause | PowerVerb::Resume | PowerVerb::Nmi | PowerVerb::Reset, _) => false,
+    };
+    if may {
+        return Ok(());
+    }
+    let phase = status.phase_name();
+    let hint = "`start` runs it".to_owned();
+    let refusal =
+        ApiError::new(ErrorCode::WrongPhase, format!("VM {vm} is {phase}: it cannot be told {what}"));
+    Err(refusal.about(vm.as_str()).hint(Some(hint)))
 }
 
 fn ended_by(method: StopMethod) -> String {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use vm_model::{VmId, error_chain, nearest};
-use worker::vms::{VmManager, VmManagerError};
+use worker::vms::{CommandError, VmManager, VmManagerError};
 
 use crate::{ApiError, ErrorCode};
 
@@ -33,6 +33,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::State { .. }
             | VmManagerError::Threads(_)
             | VmManagerError::HostProcesses(_)
+            | VmManagerError::Machine(_)
             | VmManagerError::OnRuntimeThread { .. }
             | VmManagerError::MachinesRemain { .. }
             | VmManagerError::NetworkRemains(_)
@@ -53,10 +54,16 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::Exists { .. } => ErrorCode::Conflict,
         VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
         VmManagerError::Failed { .. } => ErrorCode::VmFailed,
-        VmManagerError::Late { .. } => ErrorCode::Late,
+        VmManagerError::Late { .. } | VmManagerError::Machine(CommandError::Deadline { .. }) => {
+            ErrorCode::Late
+        }
+        VmManagerError::Machine(CommandError::Denied { .. } | CommandError::Ended { .. }) => {
+            ErrorCode::WrongPhase
+        }
         VmManagerError::StorePath(_) => ErrorCode::BadRequest,
         VmManagerError::TaskLost(_) => ErrorCode::Ending,
-        VmManagerError::Hypervisor(_)
+        VmManagerError::Machine(_)
+        | VmManagerError::Hypervisor(_)
         | VmManagerError::Network(_)
         | VmManagerError::Setting { .. }
         | VmManagerError::State { .. }

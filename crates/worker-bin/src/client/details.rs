@@ -46,6 +46,9 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     if let Some(desired) = other_desire(vm) {
         add(table, "desired", desired.to_owned());
     }
+    if let Some(order) = &vm.order {
+        add(table, "order", order.to_string());
+    }
     if let Some(health) = &vm.health {
         readiness(table, health, now);
     }

@@ -121,6 +121,9 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if vm.hung {
         return Some("its machine's thread stands still".to_owned());
     }
+    if let Some(order) = &vm.order {
+        return Some(order.to_string());
+    }
     let refusal = vm.wanted.as_ref()?.refusal.as_ref()?;
     Some(format!("a change is not in force: {}", refusal.message))
 }

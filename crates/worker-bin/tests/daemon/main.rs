@@ -8,6 +8,7 @@ mod clients;
 mod isolation;
 mod killing;
 mod mastered;
+mod operating;
 mod outliving;
 mod refusals;
 mod running;

@@ -43,16 +43,21 @@ pub(super) fn without_retries_of_others(actions: &mut Vec<Action>, merged: &Merg
     });
 }
 
-/// Tells supervisors what follows for their VMs, and each VM which state it is part of.
+/// Tells supervisors what follows for their VMs, and each VM which state it is part of and
+/// what an operator ordered of it.
 pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action>) -> Vec<Outcome> {
     if actions.is_empty() {
         info!(vms = merged.vms.len(), "nothing to change");
     }
+    // First, so that a VM that is stopped by order knows by what; and last, for VMs that are created.
+    let orders = merged.orders();
+    vm_manager.tell_orders(&orders);
     let outcomes = actions.into_iter().map(|action| {
         let generation = merged.vms.get(action.vm()).map(|wanted| wanted.generation).unwrap_or_default();
         order(vm_manager, action, generation)
     });
     let outcomes = outcomes.collect();
+    vm_manager.tell_orders(&orders);
     let mut numbers: BTreeMap<Generation, Vec<&VmId>> = BTreeMap::new();
     for (id, wanted) in &merged.vms {
         numbers.entry(wanted.generation).or_default().push(id);

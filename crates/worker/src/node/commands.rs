@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use vm_model::{Assignment, SourceKind, VmId};
+use vm_model::{Assignment, DesiredState, SourceKind, Timestamp, VmId};
 
 use super::admit::Refusal;
-use super::intent::Intent;
+use super::intent::{Intent, Wanted};
+use super::orders::Given;
 
 /// One change by hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,16 @@ pub enum LocalCommand {
     Assign(Assignment),
     /// This VM should be there no more.
     Remove(VmId),
+    /// This VM should be in another state, whatever the source of its assignment says, until that source says something
+    /// new of it. A VM that has no machine because its guest switched itself off or because it failed is started.
+    Order {
+        /// The VM.
+        vm: VmId,
+        /// The state. Where it is the one that the assignment says, an earlier order is withdrawn.
+        desired: DesiredState,
+        /// The numeric user id of whoever gives the order, where that is known.
+        by: Option<u32>,
+    },
 }
 
 impl LocalCommand {
@@ -21,31 +32,45 @@ impl LocalCommand {
     pub(super) fn vm(&self) -> &VmId {
         match self {
             Self::Assign(assignment) => &assignment.id,
-            Self::Remove(id) => id,
+            Self::Remove(id) | Self::Order { vm: id, .. } => id,
         }
     }
 
-    /// Whose word the command changes, and what that makes of all words. Of a source that is not listened to any more, VMs can be removed,
-    /// since it cannot do so itself.
+    /// Whose VM the command changes, and what that makes of all words, at the moment `now`. Of a source that is not
+    /// listened to any more, VMs can be removed, since it cannot do so itself.
     ///
     /// # Errors
-    /// Another source has spoken of the VM, which is listened to; or nobody has, and it is to be removed.
+    /// Another source that is listened to has spoken of the VM, and more than its state is to change; or nobody has, and
+    /// it is not to be assigned.
     pub(super) fn change(
         &self,
         intent: &Intent,
         listened_to: &BTreeSet<SourceKind>,
+        now: Timestamp,
     ) -> Result<(SourceKind, Intent), Refusal> {
         let id = self.vm();
-        let owner = intent.merged(listened_to).vms.get(id).map(|wanted| wanted.source);
-        let changed = match (self, owner) {
-            (_, Some(owner)) if owner != SourceKind::Local && listened_to.contains(&owner) => {
-                return Err(Refusal::NotLocal { id: id.clone(), owner });
+        let wanted = intent.said_together(listened_to).vms.remove(id);
+        let changed = match (self, &wanted) {
+            (Self::Order { desired, by, .. }, Some(wanted)) => {
+                let given = Given { at: now, by: *by };
+                return Ok((wanted.source, intent.clone().with_order(&wanted.assignment, *desired, given)));
+            }
+            // Its record is all that says where it should be.
+            (Self::Order { .. }, None) if intent.unclaimed().contains(id) => {
+                return Ok((SourceKind::Local, intent.clone()));
+            }
+            (Self::Assign(_) | Self::Remove(_), Some(Wanted { source, .. }))
+                if *source != SourceKind::Local && listened_to.contains(source) =>
+            {
+                return Err(Refusal::NotLocal { id: id.clone(), owner: *source });
             }
             (Self::Remove(_), None) if intent.unclaimed().contains(id) => {
                 return Ok((SourceKind::Local, intent.clone().without_unclaimed(id)));
             }
-            (Self::Remove(_), None) => return Err(Refusal::NotAssigned { id: id.clone() }),
-            (Self::Remove(_), Some(owner)) => owner,
+            (Self::Remove(_) | Self::Order { .. }, None) => {
+                return Err(Refusal::NotAssigned { id: id.clone() });
+            }
+            (Self::Remove(_), Some(wanted)) => wanted.source,
             (Self::Assign(_), _) => SourceKind::Local,
         };
         let mut said = intent.of(changed).cloned().unwrap_or_default();
@@ -57,7 +82,8 @@ impl LocalCommand {
         if changed == SourceKind::Local {
             said.desired.generation = Some(said.generation().next());
         }
-        Ok((changed, intent.clone().with(changed, said)))
+        // Whoever assigns it anew says what is to hold, also where that is what was assigned before.
+        Ok((changed, intent.clone().without_order(id).with(changed, said)))
     }
 }
 
@@ -84,13 +110,18 @@ mod tests {
         let intent = Intent::default().with(File, said(&["f"])).with(Local, said(&["l"]));
         let both = BTreeSet::from([File, Local]);
         let change = |command: LocalCommand, listened_to: &BTreeSet<_>| {
-            let (source, changed) = command.change(&intent, listened_to)?;
+            let (source, changed) = command.change(&intent, listened_to, Timestamp::from_millis(7))?;
             let said = changed.of(source).cloned().unwrap_or_default();
             let names: Vec<String> = said.desired.vms.iter().map(|vm| vm.id.to_string()).collect();
             Ok((source, names.join(" "), said.generation()))
         };
         let assign = |name: &str| LocalCommand::Assign(assignment(name));
         let remove = |name: &str| LocalCommand::Remove(VmId::new(name));
+        let stop = |name: &str| LocalCommand::Order {
+            vm: VmId::new(name),
+            desired: DesiredState::Stopped,
+            by: None,
+        };
         let first = Generation::new(1);
         assert_eq!(change(assign("a"), &both), Ok((Local, "a l".to_owned(), first)));
         assert_eq!(change(remove("l"), &both), Ok((Local, String::new(), first)));
@@ -98,6 +129,8 @@ mod tests {
         assert_eq!(change(assign("f"), &both), Err(refused.clone()));
         assert_eq!(change(remove("f"), &both), Err(refused));
         assert_eq!(change(remove("x"), &both), Err(Refusal::NotAssigned { id: VmId::new("x") }));
+        assert_eq!(change(stop("x"), &both), Err(Refusal::NotAssigned { id: VmId::new("x") }));
+        assert_eq!(change(stop("f"), &both), Ok((File, "f".to_owned(), Generation::default())));
         let without_file = BTreeSet::from([Local]);
         assert_eq!(change(remove("f"), &without_file), Ok((File, String::new(), Generation::default())));
     }

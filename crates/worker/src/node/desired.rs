@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use vm_model::{AssignmentSet, SourceKind, VmId};
 
 use super::intent::{Intent, Said};
+use super::orders::Orders;
 use crate::records::{ReadError, RecordWriter, WriteError, discard_unfinished, read_versioned};
 
 const VERSION: u32 = 2;
@@ -52,6 +53,8 @@ struct Raw {
     sources: Option<BTreeMap<SourceKind, Said>>,
     #[serde(default)]
     unclaimed: BTreeSet<VmId>,
+    #[serde(default)]
+    orders: Orders,
 }
 
 impl TryFrom<Raw> for Stored {
@@ -59,8 +62,8 @@ impl TryFrom<Raw> for Stored {
 
     fn try_from(raw: Raw) -> Result<Self, Self::Error> {
         match raw {
-            Raw { sources: Some(sources), unclaimed, desired: None } => {
-                Ok(Self(Intent::of_sources(sources, unclaimed)))
+            Raw { sources: Some(sources), unclaimed, orders, desired: None } => {
+                Ok(Self(Intent::of_sources(sources, unclaimed, orders)))
             }
             Raw { desired: Some(desired), sources: None, .. } => {
                 let said = Said { desired, ..Said::default() };
@@ -75,8 +78,9 @@ impl TryFrom<Raw> for Stored {
 mod tests {
     use std::fs;
 
-    use vm_model::{Generation, Lineage};
+    use vm_model::{Assignment, DesiredState, Generation, Lineage, Timestamp};
 
+    use super::super::orders::Given;
     use super::*;
 
     #[test]
@@ -92,6 +96,9 @@ mod tests {
 
         let lineage = Some(Lineage::new("m", "1").expect("fine"));
         let intent = intent.clone().with(SourceKind::Master, Said { lineage, ..said.clone() });
+        let vm = Assignment::new(VmId::new("a"), "", "/nix/store/x");
+        let given = Given { at: Timestamp::from_millis(9), by: Some(0) };
+        let intent = intent.with_order(&vm, DesiredState::Stopped, given);
         file.save(&intent).expect("saved");
         assert_eq!(file.load().expect("read"), Some(intent));
     }

@@ -3,7 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use vm_model::{Assignment, AssignmentSet, Generation, Lineage, RefusedEntry, SourceKind, Timestamp, VmId};
+use vm_model::{
+    Assignment, AssignmentSet, DesiredState, Generation, Lineage, OperatorOrder, RefusedEntry, SourceKind,
+    Timestamp, VmId,
+};
+
+use super::orders::{Given, Orders};
 
 /// What every source has said last, as far as it was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +18,9 @@ pub struct Intent {
     /// somebody does.
     #[serde(default)]
     unclaimed: BTreeSet<VmId>,
+    /// What operators of this host ordered over what the sources say.
+    #[serde(default, skip_serializing_if = "Orders::is_empty")]
+    orders: Orders,
 }
 
 /// What one source has said last.
@@ -31,8 +39,10 @@ pub struct Said {
 /// A VM that should be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// What it should be.
+    /// What it should be. The state is the one that an operator ordered, where one did.
     pub assignment: Assignment,
+    /// The order that goes before the state in its source's assignment.
+    pub order: Option<OperatorOrder>,
     /// Who said so.
     pub source: SourceKind,
     /// In which of its states.
@@ -68,9 +78,13 @@ impl Intent {
         self.sources.iter().map(|(kind, said)| (*kind, said))
     }
 
-    /// What `sources` have said, beside VMs that are `unclaimed`.
-    pub(super) fn of_sources(sources: BTreeMap<SourceKind, Said>, unclaimed: BTreeSet<VmId>) -> Self {
-        Self { sources, unclaimed }
+    /// What `sources` have said, beside VMs that are `unclaimed`, and the `orders` given over that.
+    pub(super) fn of_sources(
+        sources: BTreeMap<SourceKind, Said>,
+        unclaimed: BTreeSet<VmId>,
+        orders: Orders,
+    ) -> Self {
+        Self { sources, unclaimed, orders }
     }
 
     /// Nothing is known, and these VMs are there.
@@ -100,9 +114,42 @@ impl Intent {
         self
     }
 
+    /// The same, with a VM ordered to be in the state `desired`, where its source says `over` of it.
+    #[must_use]
+    pub(super) fn with_order(mut self, over: &Assignment, desired: DesiredState, given: Given) -> Self {
+        self.orders.give(over, desired, given);
+        self
+    }
+
+    /// The same, without an order for `id`.
+    #[must_use]
+    pub(super) fn without_order(mut self, id: &VmId) -> Self {
+        self.orders.withdraw(id);
+        self
+    }
+
+    /// The same, without orders that are over because their VMs' sources say something else, or nothing, by now. To be
+    /// called whenever what is said or who is listened to has changed: an order does not come back with the words over
+    /// which it was given.
+    #[must_use]
+    pub(super) fn settled(mut self, listened_to: &BTreeSet<SourceKind>) -> Self {
+        if !self.orders.is_empty() {
+            let said = self.said_together(listened_to);
+            self.orders.settle(&said.vms);
+        }
+        self
+    }
+
+    /// What the sources come to together, with the orders in force going before it.
+    pub fn merged(&self, listened_to: &BTreeSet<SourceKind>) -> Merged {
+        let mut merged = self.said_together(listened_to);
+        self.orders.override_states(&mut merged.vms);
+        merged
+    }
+
     /// What the sources come to together. One that is not listened to any more is followed only where no other speaks of a
     /// VM: it cannot take back what it said.
-    pub fn merged(&self, listened_to: &BTreeSet<SourceKind>) -> Merged {
+    pub(super) fn said_together(&self, listened_to: &BTreeSet<SourceKind>) -> Merged {
         let mut merged = Merged::default();
         let (present, past): (Vec<_>, Vec<_>) =
             self.sources().partition(|(kind, _)| listened_to.contains(kind));
@@ -111,7 +158,8 @@ impl Intent {
             for assignment in &said.desired.vms {
                 match merged.vms.get(&assignment.id) {
                     None => {
-                        let wanted = Wanted { assignment: assignment.clone(), source, generation };
+                        let wanted =
+                            Wanted { assignment: assignment.clone(), order: None, source, generation };
                         merged.vms.insert(assignment.id.clone(), wanted);
                     }
                     Some(first) => {
@@ -138,6 +186,12 @@ impl Merged {
     pub fn to_set(&self) -> AssignmentSet {
         let vms = self.vms.values().map(|wanted| wanted.assignment.clone()).collect();
         AssignmentSet { vms, refused: self.untouched.clone(), ..AssignmentSet::default() }
+    }
+
+    /// The orders in force.
+    pub fn orders(&self) -> BTreeMap<VmId, OperatorOrder> {
+        let ordered = self.vms.iter().filter_map(|(id, wanted)| Some((id.clone(), wanted.order.clone()?)));
+        ordered.collect()
     }
 
     /// Whose word each VM follows.

@@ -7,6 +7,9 @@
 //!                                               describe changed definitions
 //! ```
 //!
+//! What operators of this host order of a VM goes before its source's word, until that source says something new of it
+//! (`orders`).
+//!
 //! Applying only tells each VM's supervisor where its VM should be; nothing here waits for a VM, so a stuck one
 //! cannot hold up another.
 
@@ -17,6 +20,7 @@ mod describe;
 mod desired;
 mod guard;
 mod intent;
+mod orders;
 mod plan;
 mod reconcile;
 
@@ -32,6 +36,8 @@ pub use commands::LocalCommand;
 pub(crate) use describe::describe;
 pub use guard::RemovalLimit;
 pub use intent::{Intent, Merged, Said, Wanted};
+pub(crate) use orders::order_action;
+pub use orders::{Given, Orders};
 pub use plan::{
     Action, Described, Disks, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined,
 };

@@ -62,6 +62,7 @@ impl Reconciler {
                 (lost(), matches!(problem, ReadError::Io { .. }).then_some(text))
             }
         };
+        let intent = intent.settled(&listened_to);
         Self { vm_manager, file, intent, unreadable, listened_to, held: BTreeMap::new() }
     }
 
@@ -104,6 +105,7 @@ impl Reconciler {
                 NodeMessage::SourceGone(source) => {
                     self.held.remove(&source);
                     if self.listened_to.remove(&source) {
+                        self.intent = std::mem::take(&mut self.intent).settled(&self.listened_to);
                         self.tell(source, |status| status.held = None);
                         self.go_on().await;
                     }
@@ -173,11 +175,17 @@ impl Reconciler {
 
     /// Carries out a command by hand.
     async fn obey(&mut self, command: &LocalCommand) -> Result<Verdict, Refusal> {
-        let (kind, intent) = command.change(&self.intent, &self.listened_to)?;
+        let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        let intent = intent.settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
         // Others that failed are not this command's to try again.
         actions.retain(|action| !matches!(action, Action::Retry(_)) || action.vm() == command.vm());
+        if let LocalCommand::Order { vm, desired, .. } = command
+            && !actions.iter().any(|action| action.vm() == vm)
+        {
+            actions.extend(self.vm_manager.order_action(vm, *desired));
+        }
         let verdict = self.commit(kind, intent, actions).await;
         self.tell_all();
         verdict
@@ -240,7 +248,7 @@ impl Reconciler {
         let is_repeated = self.intent.of(kind).is_some_and(|before| {
             (&before.lineage, before.generation()) == (&said.lineage, said.generation())
         });
-        let intent = self.intent.clone().with(kind, said);
+        let intent = self.intent.clone().with(kind, said).settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, thoroughness).await;
         without_retries_of_others(&mut actions, &merged, kind);
@@ -315,6 +323,7 @@ impl Reconciler {
                 source.listened_to = self.listened_to.contains(kind);
             }
             status.owners = merged.owners();
+            status.orders = merged.orders();
             status.unclaimed.clone_from(self.intent.unclaimed());
         });
     }

@@ -42,7 +42,7 @@ use machine_host::MachineHandle;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use vm_model::{Assignment, DesiredState, Generation};
+use vm_model::{Assignment, DesiredState, Generation, OperatorOrder};
 
 pub(crate) use adopted::RunningMachine;
 pub(crate) use context::{HostContext, Lifecycle, Subnet};
@@ -69,14 +69,28 @@ pub(crate) struct Target {
     pub(crate) generation: Generation,
     /// Where it should be.
     pub(crate) goal: Goal,
+    /// The operator's order that the goal follows, where it is none of the desired state.
+    order: Option<OperatorOrder>,
+    /// How much time a machine is given that is to end.
+    patience: Patience,
     stamp: Stamp,
 }
 
 impl Target {
+    /// The VM should be in the state `desired` from now on.
+    fn be(&mut self, desired: DesiredState) {
+        self.goal = Goal::Be(desired);
+        let mut assignment = Assignment::clone(&self.assignment);
+        assignment.desired = desired;
+        self.assignment = Arc::new(assignment);
+    }
+
     /// Whether it says the same as `other`.
     fn is(&self, other: &Self) -> bool {
         self.goal == other.goal
             && self.stamp == other.stamp
+            && self.order == other.order
+            && self.patience == other.patience
             && self.generation == other.generation
             && Arc::ptr_eq(&self.assignment, &other.assignment)
     }
@@ -150,7 +164,14 @@ impl Supervisor {
                 VmInfo::new(record.newest().clone(), generation),
             ),
         };
-        let target = Target { assignment: Arc::new(assignment), generation, goal, stamp };
+        let target = Target {
+            assignment: Arc::new(assignment),
+            generation,
+            goal,
+            order: None,
+            patience: Patience::Full,
+            stamp,
+        };
         let (info_sender, info) = watch::channel(info);
         let (target, target_receiver) = watch::channel(target);
         let machine = MachineSlot::default();
@@ -192,6 +213,7 @@ impl Supervisor {
                 return;
             }
             target.goal = Goal::Be(assignment.desired);
+            target.patience = Patience::Full;
             target.generation = generation;
             if !is_same_definition(&target.assignment, &assignment) {
                 target.stamp.definition = target.stamp.definition.next();
@@ -206,14 +228,45 @@ impl Supervisor {
             if matches!(target.goal, Goal::Gone) {
                 return;
             }
-            target.goal = Goal::Be(desired);
-            let mut assignment = Assignment::clone(&target.assignment);
-            assignment.desired = desired;
-            target.assignment = Arc::new(assignment);
+            target.be(desired);
+            target.patience = Patience::Full;
             match freshness {
                 Freshness::Same => {}
                 Freshness::StartAfresh => target.stamp.revision = target.stamp.revision.next(),
             }
+        });
+    }
+
+    /// The VM should be off, and its machine killed. A VM on its way out stays so.
+    pub(crate) fn stop_now(&self) {
+        self.target.send_modify(|target| {
+            target.patience = Patience::None;
+            if !matches!(target.goal, Goal::Gone) {
+                target.be(DesiredState::Stopped);
+            }
+        });
+    }
+
+    /// The machine should be replaced by a new one of the same definition; whether the VM should have one.
+    pub(crate) fn restart(&self, patience: Patience) -> bool {
+        self.target.send_if_modified(|target| {
+            let has_machine = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused));
+            if has_machine {
+                target.patience = patience;
+                target.stamp.revision = target.stamp.revision.next();
+            }
+            has_machine
+        })
+    }
+
+    /// The operator's order that the VM's desired state follows, if there is one.
+    pub(crate) fn tell_order(&self, order: Option<&OperatorOrder>) {
+        self.target.send_if_modified(|target| {
+            let is_other = target.order.as_ref() != order;
+            if is_other {
+                target.order = order.cloned();
+            }
+            is_other
         });
     }
 
@@ -222,6 +275,7 @@ impl Supervisor {
         self.target.send_modify(|target| {
             if !matches!(target.goal, Goal::Gone) {
                 target.goal = Goal::Suspended;
+                target.patience = Patience::Full;
             }
         });
     }
@@ -234,7 +288,10 @@ impl Supervisor {
 
     /// The VM should be gone; its volumes are kept for a while where they hold data.
     pub(crate) fn remove(&self) {
-        self.target.send_modify(|target| target.goal = Goal::Gone);
+        self.target.send_modify(|target| {
+            target.goal = Goal::Gone;
+            target.patience = Patience::Full;
+        });
     }
 
     /// Looks after the VM no longer; answers what ends when its task has.
@@ -290,4 +347,13 @@ pub(crate) enum Freshness {
     Same,
     /// Yes.
     StartAfresh,
+}
+
+/// How much time a machine is given that is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Its guest is asked, and has the time that is configured.
+    Full,
+    /// None: it is killed.
+    None,
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::error;
-use vm_model::{DesiredState, EndCause, EndMethod, MachineExit, RunEnd, StopMethod, Timestamp, VmStatus};
+use vm_model::{
+    DesiredState, EndCause, EndMethod, Generation, MachineExit, RunEnd, StopMethod, Timestamp, VmStatus,
+};
 
-use super::Target;
 use super::live::LiveMachine;
 use super::step::{Goal, RunState};
 use super::task::{RETRY, Task};
+use super::{Patience, Target};
 use crate::failure::chain;
 use crate::records::VmRecord;
 
@@ -26,13 +28,17 @@ pub(super) struct OrderedEnd {
 impl Task {
     /// Ends the machine because of `target`: by the power button, or by force where the guest does not obey in time.
     pub(super) async fn stop(&mut self, target: &Target) {
-        let cause = cause(target);
+        let cause = self.cause(target);
         if self.context.machines.machines_outlive_it() {
             self.keep(target, |record| record.stopping = Some(cause)).await;
         }
         let RunState::Up { machine, .. } = &self.state else { return };
+        let power_button = match target.patience {
+            Patience::Full => self.context.lifecycle.stop_timeout,
+            Patience::None => Duration::ZERO,
+        };
         self.publish(VmStatus::Stopping);
-        let method = match machine.stop(self.context.lifecycle.stop_timeout).await {
+        let method = match machine.stop(power_button).await {
             Ok(method) => method,
             Err(problem) => {
                 // The machine may still run: nothing of it is given up before it is proven gone.
@@ -41,11 +47,11 @@ impl Task {
                 return;
             }
         };
+        // Somebody may have killed it while it was asked.
+        let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
         self.info.send_modify(|info| info.last_stop = Some(method));
         if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            // Somebody may have killed it while it was asked.
-            let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
             let share = machine.tear_down(&self.context).await;
             self.forget_taps();
             self.record_end(run_end(end_method(method), cause, ran_for)).await;
@@ -53,6 +59,30 @@ impl Task {
             // Another machine takes its place: nobody else gets its memory meanwhile.
             self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
                 .then_some(share);
+        }
+    }
+
+    /// Why the machine is stopped because of `target`.
+    fn cause(&self, target: &Target) -> EndCause {
+        let is_restart = match &self.state {
+            RunState::Up { stamp, runs, .. } => {
+                stamp.revision != target.stamp.revision && *runs == target.stamp.definition
+            }
+            RunState::Off
+            | RunState::PoweredOff { .. }
+            | RunState::Failed { .. }
+            | RunState::Waiting { .. } => false,
+        };
+        // What a call or an operator wants is no generation's.
+        let by_call = EndCause::Stopped { generation: Generation::default() };
+        let generation = target.generation;
+        match target.goal {
+            Goal::Gone => EndCause::Removed,
+            Goal::Suspended => EndCause::WorkerEnded,
+            Goal::Be(DesiredState::Stopped) if target.order.is_some() => by_call,
+            Goal::Be(DesiredState::Stopped) => EndCause::Stopped { generation },
+            Goal::Be(DesiredState::Running | DesiredState::Paused) if is_restart => by_call,
+            Goal::Be(DesiredState::Running | DesiredState::Paused) => EndCause::Changed { generation },
         }
     }
 
@@ -87,17 +117,6 @@ fn obeyed(exit: &MachineExit) -> Option<EndMethod> {
         | MachineExit::Failed(_)
         | MachineExit::HostLost(_)
         | MachineExit::HostOutOfMemory(_) => None,
-    }
-}
-
-/// Why a machine is stopped because of `target`.
-fn cause(target: &Target) -> EndCause {
-    let generation = target.generation;
-    match target.goal {
-        Goal::Gone => EndCause::Removed,
-        Goal::Suspended => EndCause::WorkerEnded,
-        Goal::Be(DesiredState::Stopped) => EndCause::Stopped { generation },
-        Goal::Be(DesiredState::Running | DesiredState::Paused) => EndCause::Changed { generation },
     }
 }
 

@@ -273,9 +273,10 @@ impl Task {
         let wanted = other.as_ref().map(|_| target.assignment.as_ref().clone());
         let in_force = other.unwrap_or_else(|| target.assignment.as_ref().clone());
         self.info.send_if_modified(|info| {
-            let before = (info.assignment.clone(), info.generation, info.wanted.clone());
+            let before = (info.assignment.clone(), info.generation, info.wanted.clone(), info.order.clone());
             info.assignment = Assignment { desired, ..in_force };
             info.generation = target.generation;
+            info.order.clone_from(&target.order);
             info.wanted = wanted.map(|assignment| match info.wanted.take() {
                 // What was found out about it is still true.
                 Some(known) if is_same_definition(&known.assignment, &assignment) => {
@@ -283,7 +284,7 @@ impl Task {
                 }
                 Some(_) | None => WantedChange { assignment, refusal: None, next_try_at: None },
             });
-            before != (info.assignment.clone(), info.generation, info.wanted.clone())
+            before != (info.assignment.clone(), info.generation, info.wanted.clone(), info.order.clone())
         });
     }
 

@@ -65,14 +65,23 @@ pub(crate) async fn start(shared: Arc<Shared>, id: VmId) -> Result<(), VmManager
 }
 
 pub(crate) async fn stop(shared: Arc<Shared>, id: VmId) -> Result<StopMethod, VmManagerError> {
-    let mut news = shared.registry.watch(&id)?;
+    let news = shared.registry.watch(&id)?;
     if matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_)) {
         shared.registry.desire(&id, DesiredState::Stopped, Freshness::Same)?;
         return Ok(StopMethod::AlreadyStopped);
     }
     shared.registry.desire(&id, DesiredState::Stopped, Freshness::Same)?;
+    stopped(&shared, &id, news).await
+}
+
+/// Waits until VM `id`, which was told to stop, is off. Tells what ended it.
+pub(super) async fn stopped(
+    shared: &Shared,
+    id: &VmId,
+    mut news: watch::Receiver<VmInfo>,
+) -> Result<StopMethod, VmManagerError> {
     let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
-    let info = wait(&id, &mut news, "stopped", shared.config.stop_timeout + AFTER_STOP, is_off).await?;
+    let info = wait(id, &mut news, "stopped", shared.config.stop_timeout + AFTER_STOP, is_off).await?;
     Ok(info.last_stop.unwrap_or(StopMethod::AlreadyStopped))
 }
 
@@ -215,14 +224,29 @@ pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
 
 /// How often a VM has started and failed: what is waited for is that it does either once more.
 #[derive(Clone, Copy, Default)]
-struct Count {
+pub(super) struct Count {
     starts: u64,
     failures: u64,
 }
 
 impl Count {
-    fn of(info: &VmInfo) -> Self {
+    pub(super) fn of(info: &VmInfo) -> Self {
         Self { starts: info.starts, failures: info.failures }
+    }
+
+    /// Whether it has done either since. A start that is counted may be over already: a guest can switch itself off at once.
+    fn is_over(self, info: &VmInfo) -> bool {
+        info.failures > self.failures || info.starts > self.starts
+    }
+
+    /// Whether VM `id`, of which `info` is known by now, failed since.
+    fn verdict(self, id: &VmId, info: VmInfo) -> Result<(), VmManagerError> {
+        match info.last_failure {
+            Some(reason) if info.failures > self.failures => {
+                Err(VmManagerError::Failed { id: id.clone(), reason })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -232,17 +256,22 @@ async fn run_or_reason(
     mut news: watch::Receiver<VmInfo>,
     before: Count,
 ) -> Result<(), VmManagerError> {
-    // A start that is counted may be over already: a guest can switch itself off at once.
-    let decided = |info: &VmInfo| {
-        info.failures > before.failures || info.starts > before.starts || info.status == VmStatus::Running
-    };
+    let decided = |info: &VmInfo| before.is_over(info) || info.status == VmStatus::Running;
     let info = wait(id, &mut news, "running", START, decided).await?;
-    match info.last_failure {
-        Some(reason) if info.failures > before.failures => {
-            Err(VmManagerError::Failed { id: id.clone(), reason })
-        }
-        Some(_) | None => Ok(()),
-    }
+    before.verdict(id, info)
+}
+
+/// Waits until VM `id`, whose guest has `stop_timeout` to switch itself off first, has started or failed once more than
+/// `before`.
+pub(super) async fn restarted_or_reason(
+    id: &VmId,
+    mut news: watch::Receiver<VmInfo>,
+    before: Count,
+    stop_timeout: Duration,
+) -> Result<(), VmManagerError> {
+    let limit = stop_timeout + AFTER_STOP + START;
+    let info = wait(id, &mut news, "started again", limit, |info| before.is_over(info)).await?;
+    before.verdict(id, info)
 }
 
 /// Waits until VM `id` is as `wanted`, and tells how it is then.

@@ -81,14 +81,17 @@ pub enum VmManagerError {
     /// There is no place for processes that run VMs.
     #[error("VMs cannot be run in processes of their own")]
     HostProcesses(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The VM has no machine that could be paused or resumed.
-    #[error("VM {id} is {phase}: only one that runs or is paused can be paused or resumed")]
+    /// The VM has no machine that could do what was asked.
+    #[error("VM {id} is {phase}: only one that runs or is paused can do that")]
     NotUp {
         /// The VM.
         id: VmId,
         /// Where it is.
         phase: &'static str,
     },
+    /// The VM's machine did not do what it was asked.
+    #[error("the machine did not do what it was asked")]
+    Machine(#[source] machine_host::CommandError),
     /// The VM does not run.
     #[error("VM {id} failed: {reason}")]
     Failed {

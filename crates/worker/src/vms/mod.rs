@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod error;
 mod executor;
+mod machine_calls;
 mod placing;
 mod polling;
 mod registry;
@@ -22,6 +23,8 @@ pub use config::{
 pub use console_log::ConsoleSnapshot;
 pub use control::KeptSelection;
 pub use error::VmManagerError;
+pub use machine_calls::RestartMode;
+pub use machine_host::CommandError;
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;

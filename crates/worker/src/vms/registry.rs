@@ -10,13 +10,13 @@ use metrics::{Moment, Reading, Sampler, VmMetrics};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use vm_model::{Assignment, DesiredState, Generation, VmId, VmStatus};
+use vm_model::{Assignment, DesiredState, Generation, OperatorOrder, VmId, VmStatus};
 
 use super::{VmInfo, VmManagerError};
 use crate::node::{Observed, ObservedVm};
 use crate::records::VmRecord;
 use crate::supervisor::{
-    Birth, Freshness, Goal, HostContext, MachineSlot, Origin, RunningMachine, Supervisor,
+    Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Patience, RunningMachine, Supervisor,
 };
 
 /// How long a round of sampling waits for counters of machines in other processes.
@@ -132,6 +132,13 @@ impl Registry {
         }
     }
 
+    /// These are all orders of operators that are in force.
+    pub(crate) fn tell_orders(&self, orders: &BTreeMap<VmId, OperatorOrder>) {
+        for (id, entry) in self.entries().iter() {
+            entry.supervisor.tell_order(orders.get(id));
+        }
+    }
+
     fn insert(&self, entries: &mut BTreeMap<VmId, Entry>, birth: Birth) {
         let id = birth.assignment.id.clone();
         let supervisor = Supervisor::spawn(&self.runtime, Arc::clone(&self.context), birth);
@@ -197,6 +204,16 @@ impl Registry {
             Goal::Be(desired) => entry.supervisor.desire(desired, Freshness::StartAfresh),
             Goal::Suspended | Goal::Gone => {}
         })
+    }
+
+    /// The machine of `id` should be replaced by a new one of the same definition; whether the VM should have one.
+    pub(crate) fn restart(&self, id: &VmId, patience: Patience) -> Result<bool, VmManagerError> {
+        self.with(id, |entry| entry.supervisor.restart(patience))
+    }
+
+    /// `id` should be off, and its machine killed.
+    pub(crate) fn stop_now(&self, id: &VmId) -> Result<(), VmManagerError> {
+        self.with(id, |entry| entry.supervisor.stop_now())
     }
 
     /// These VMs should be where their records say, as far as nothing was desired of them since the worker started.

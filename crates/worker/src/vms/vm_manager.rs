@@ -8,15 +8,15 @@ use console_log::{ConsoleDirectory, ConsoleSnapshot};
 use machine_host::Stranger;
 use tokio::sync::watch;
 use vm_model::{
-    Assignment, DesiredState, Generation, NarHash, NodeStatus, RemovedVm, StopMethod, VmId, VmStatus,
-    VolumeInfo,
+    Assignment, DesiredState, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm, StopMethod, VmId,
+    VmStatus, VolumeInfo,
 };
 
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
 use crate::events::{EventLog, node_changes};
-use crate::node::{self, Described, Observed};
+use crate::node::{self, Action, Described, Observed};
 use crate::records::{RecordWriter, console_directory};
 use crate::supervisor::Freshness;
 use crate::volumes::Thoroughness;
@@ -28,8 +28,8 @@ use crate::volumes::Thoroughness;
 /// created again, or assigned.
 #[derive(Debug)]
 pub struct VmManager {
-    shared: Arc<Shared>,
-    executor: Executor,
+    pub(super) shared: Arc<Shared>,
+    pub(super) executor: Executor,
     node_status: watch::Sender<NodeStatus>,
 }
 
@@ -406,6 +406,17 @@ impl VmManager {
     /// These VMs are part of the desired state `generation`.
     pub(crate) fn number<'a>(&self, vms: impl Iterator<Item = &'a VmId>, generation: Generation) {
         self.shared.registry.number(vms, generation);
+    }
+
+    /// These are all orders of operators that are in force.
+    pub(crate) fn tell_orders(&self, orders: &BTreeMap<VmId, OperatorOrder>) {
+        self.shared.registry.tell_orders(orders);
+    }
+
+    /// What an order of `desired` does to VM `id` that is no change of its assignment; see [`node::order_action`].
+    pub(crate) fn order_action(&self, id: &VmId, desired: DesiredState) -> Option<Action> {
+        let status = self.get_vm_status(id).ok()?;
+        node::order_action(id, desired, self.observe().get(id)?, &status)
     }
 
     /// These VMs should be where their records say.

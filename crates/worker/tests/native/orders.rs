@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tiny_guest::TinyGuest;
-use worker::vms::{VmId, VmManager, VmManagerError, VmStatus};
+use vm_model::StopMethod;
+use worker::vms::{RestartMode, VmId, VmManager, VmManagerError, VmStatus};
 
-use crate::workbench::{Artifact, Workbench, await_vm, create, isolated, links, until};
+use crate::workbench::{Artifact, Workbench, await_console, await_vm, create, isolated, links, until};
 
 /// Much less than what hashing [`slow`] takes.
 const SOON: Duration = Duration::from_secs(20);
@@ -151,4 +152,60 @@ fn a_manager_that_is_dropped_takes_its_machines_with_it_and_another_follows() {
 fn is_machine(task: &fs::DirEntry) -> bool {
     let name = fs::read_to_string(Path::new(&task.path()).join("comm")).unwrap_or_default();
     name.starts_with("vm:") || name.starts_with("vcpu") || name.contains("vm-reaper")
+}
+
+#[test]
+fn a_restart_takes_a_new_machine_and_leaves_the_desired_state() {
+    isolated(|bench| {
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let (kind, deaf) = (VmId::new("kind"), VmId::new("deaf"));
+        create(&manager, &kind, &bench.plain("button", &TinyGuest::power_button())).expect("runs");
+        create(&manager, &deaf, &bench.plain("spin", &TinyGuest::spin())).expect("runs");
+        manager.restart_vm(&kind, RestartMode::Graceful).expect("runs again");
+        let info = manager.get_vm(&kind).expect("there");
+        assert_eq!((info.starts, info.failures, info.last_stop), (2, 0, Some(StopMethod::PowerButton)));
+        assert!(info.ends.iter().any(|end| end.to_string().contains("(stopped by a command)")), "{info:?}");
+
+        // A hard one does not wait for the guest, also where a graceful one does.
+        thread::scope(|scope| {
+            let patient = scope.spawn(|| manager.restart_vm(&deaf, RestartMode::Graceful));
+            await_vm(&manager, &deaf, "stopping", |info| info.status == VmStatus::Stopping);
+            manager.restart_vm(&deaf, RestartMode::Hard).expect("runs again");
+            patient.join().expect("no panic").expect("that one is as good");
+        });
+        await_vm(&manager, &deaf, "killed and running", |info| {
+            info.last_stop == Some(StopMethod::Kill) && info.status == VmStatus::Running
+        });
+
+        manager.pause_vm(&kind).expect("pauses");
+        manager.restart_vm(&kind, RestartMode::Hard).expect("starts");
+        await_vm(&manager, &kind, "paused again", |info| info.status == VmStatus::Paused && info.starts == 3);
+        assert_eq!(manager.force_stop_vm(&kind).expect("stops"), StopMethod::Kill);
+        let refused = manager.restart_vm(&kind, RestartMode::Graceful);
+        assert!(matches!(refused, Err(VmManagerError::NotUp { phase: "stopped", .. })), "{refused:?}");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_machines_buttons_and_console_can_be_reached() {
+    isolated(|bench| {
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("built");
+        let (echo, button, nmi) = (VmId::new("echo"), VmId::new("button"), VmId::new("nmi"));
+        create(&manager, &echo, &bench.plain("echo", &TinyGuest::echo())).expect("runs");
+        create(&manager, &button, &bench.plain("button", &TinyGuest::power_button())).expect("runs");
+        create(&manager, &nmi, &bench.plain("nmi", &TinyGuest::nmi())).expect("runs");
+        let typed = runtime.block_on(manager.write_console_async(&echo, b"hello".to_vec()));
+        assert_eq!(typed.expect("typed"), 5);
+        await_console(&manager, &echo, "hello");
+        runtime.block_on(manager.reset_vm_async(&echo)).expect("resets");
+        await_vm(&manager, &echo, "reset in place", |info| info.resets == 1 && info.restarts == 0);
+        runtime.block_on(manager.inject_nmi_async(&nmi)).expect("taken");
+        runtime.block_on(manager.press_power_button_async(&button)).expect("pressed");
+        await_vm(&manager, &button, "off", |info| info.status == VmStatus::Stopped);
+        let refused = runtime.block_on(manager.press_power_button_async(&button));
+        assert!(matches!(refused, Err(VmManagerError::NotUp { .. })), "{refused:?}");
+        manager.shutdown().expect("ends");
+    });
 }

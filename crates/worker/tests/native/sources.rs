@@ -70,6 +70,61 @@ fn each_source_speaks_for_itself() {
 }
 
 #[test]
+fn an_operators_order_goes_before_a_source_until_that_says_something_new() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::power_button());
+        let off = bench.plain("off", &TinyGuest::hello("bye"));
+        let vm = |desired| assigned("f", &image, desired);
+        let order = |desired| LocalCommand::Order { vm: VmId::new("f"), desired, by: Some(7) };
+        let says = |node: &Told, desired| node.assign(set(1, vec![vm(desired)])).expect("taken");
+        let node = Told::start(bench.manager());
+        let refused = node.command(order(STOPPED));
+        assert_eq!(refused, Err(Refusal::NotAssigned { id: VmId::new("f") }));
+        says(&node, RUNNING);
+        node.await_phase("f", "running");
+        node.command(order(STOPPED)).expect("taken");
+        node.await_phase("f", "stopped");
+        let is_told = |node: &Told| {
+            let info = node.manager.get_vm(&VmId::new("f")).expect("there");
+            let reasons = info.conditions.iter().filter_map(|condition| condition.reason.as_ref());
+            let is_reason = reasons.filter(|reason| reason.contains("by an operator (uid 7)")).count() == 1;
+            is_reason && node.manager.node_status().borrow().orders[&info.id].assigned == RUNNING
+        };
+        until("the order is told", || is_told(&node));
+        // Its source repeats itself, the worker ends and comes back: it stays off.
+        let starts = |node: &Told| node.manager.get_vm(&VmId::new("f")).expect("there").starts;
+        says(&node, RUNNING);
+        assert_eq!(starts(&node), 1);
+        node.end().shutdown().expect("ends");
+        let node = Told::start(bench.manager());
+        says(&node, RUNNING);
+        until("the order is told", || is_told(&node));
+        node.await_phase("f", "stopped");
+        assert_eq!(starts(&node), 0);
+
+        // It is withdrawn by one that says what is assigned; and again by what is new.
+        node.command(order(RUNNING)).expect("taken");
+        node.await_phase("f", "running");
+        assert!(node.manager.node_status().borrow().orders.is_empty());
+        node.command(order(DesiredState::Paused)).expect("taken");
+        node.await_phase("f", "paused");
+        node.assign(set(2, vec![vm(RUNNING), assigned("off", &off, RUNNING)])).expect("taken");
+        assert_eq!(node.manager.node_status().borrow().orders.len(), 1, "what is new is said of another");
+        node.assign(set(3, vec![vm(STOPPED), assigned("off", &off, RUNNING)])).expect("taken");
+        node.await_phase("f", "stopped");
+        assert!(node.manager.node_status().borrow().orders.is_empty());
+
+        // A guest that switched itself off stays so until somebody starts it.
+        node.await_phase("off", "stopped");
+        let before = node.manager.get_vm(&VmId::new("off")).expect("there").starts;
+        let start = LocalCommand::Order { vm: VmId::new("off"), desired: RUNNING, by: None };
+        node.command(start).expect("taken");
+        until("it started", || node.manager.get_vm(&VmId::new("off")).expect("there").starts == before + 1);
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
 fn a_master_that_counts_anew_waits_to_be_accepted() {
     isolated(|bench| {
         let image = bench.plain("image", &TinyGuest::idle());

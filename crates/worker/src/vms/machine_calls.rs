@@ -1,0 +1,173 @@
+//! Calls that act on a VM's machine as it is, beside where the VM should be: its buttons, its console, a restart.
+
+use std::sync::Arc;
+
+use machine_host::{MachineHandle, StopPolicy};
+use tokio::sync::watch;
+use vm_model::{DesiredState, StopMethod, VmId, VmStatus};
+
+use super::control::{self, Shared};
+use super::executor::Executor;
+use super::{VmInfo, VmManager, VmManagerError};
+use crate::supervisor::Patience;
+
+/// How a machine is ended that is to be replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestartMode {
+    /// Its guest is asked to switch itself off, and the machine is killed if that takes longer than
+    /// [`VmManagerConfig::stop_timeout`](super::VmManagerConfig::stop_timeout).
+    #[default]
+    Graceful,
+    /// It is killed at once, also where a graceful restart or stop is under way.
+    Hard,
+}
+
+impl VmManager {
+    /// Stops VM `id` and starts it again by the same definition, with a new machine. Where it should be stays as it is: a
+    /// paused VM is paused again. One that is off although it should not be is started. Returns when the new machine has
+    /// started.
+    ///
+    /// # Errors
+    /// There is no such VM, it should be off, or it did not start again.
+    pub fn restart_vm(&self, id: &VmId, mode: RestartMode) -> Result<(), VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::restart_vm", "VmManager::restart_vm_async")?;
+        self.executor.block_on(restart(Arc::clone(&self.shared), id.clone(), mode))
+    }
+
+    /// [`VmManager::restart_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn restart_vm_async(&self, id: &VmId, mode: RestartMode) -> Result<(), VmManagerError> {
+        self.executor.run(restart(Arc::clone(&self.shared), id.clone(), mode)).await?
+    }
+
+    /// Stops VM `id` by killing its machine, also where [`VmManager::stop_vm`] is under way and its guest takes its time.
+    /// Tells what ended it.
+    ///
+    /// # Errors
+    /// There is no such VM, or it is still not off; stopping goes on then.
+    pub fn force_stop_vm(&self, id: &VmId) -> Result<StopMethod, VmManagerError> {
+        Executor::refuse_on_runtime("VmManager::force_stop_vm", "VmManager::force_stop_vm_async")?;
+        self.executor.block_on(force_stop(Arc::clone(&self.shared), id.clone()))
+    }
+
+    /// [`VmManager::force_stop_vm`] for use on an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn force_stop_vm_async(&self, id: &VmId) -> Result<StopMethod, VmManagerError> {
+        self.executor.run(force_stop(Arc::clone(&self.shared), id.clone())).await?
+    }
+
+    /// Presses the reset button of VM `id`'s machine, which is rebuilt in place and runs, also where it was paused: its
+    /// guest's memory is lost, its definition is not read again. Returns when the old machine has ended.
+    ///
+    /// # Errors
+    /// There is no such VM, it has no machine, or its machine's resets are not carried out in place.
+    pub async fn reset_vm_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        let machine = self.machine_of(id)?;
+        self.executor.run(async move { machine.reset().await }).await?.map_err(VmManagerError::Machine)
+    }
+
+    /// Presses the ACPI power button of VM `id`'s machine and leaves it at that. A guest that obeys is off until it is
+    /// started; [`VmManager::stop_vm`] waits, and insists.
+    ///
+    /// # Errors
+    /// There is no such VM, or it has no machine that runs.
+    pub async fn press_power_button_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        let machine = self.machine_of(id)?;
+        let pressing = async move { machine.press_power_button().await };
+        self.executor.run(pressing).await?.map_err(VmManagerError::Machine)
+    }
+
+    /// Queues a non-maskable interrupt on every vCPU of VM `id`. A Linux guest with `kernel.unknown_nmi_panic` makes a
+    /// crash dump of it.
+    ///
+    /// # Errors
+    /// There is no such VM, it has no machine, or a vCPU did not take it in time.
+    pub async fn inject_nmi_async(&self, id: &VmId) -> Result<(), VmManagerError> {
+        let machine = self.machine_of(id)?;
+        self.executor.run(async move { machine.inject_nmi().await }).await?.map_err(VmManagerError::Machine)
+    }
+
+    /// Types into VM `id`'s console; answers how many of `bytes`, from the front, there was room for. The rest can be
+    /// offered again when the guest has read some.
+    ///
+    /// # Errors
+    /// There is no such VM, or it has no machine.
+    pub async fn write_console_async(&self, id: &VmId, bytes: Vec<u8>) -> Result<usize, VmManagerError> {
+        let machine = self.machine_of(id)?;
+        let writing = async move { machine.write_console(bytes).await };
+        self.executor.run(writing).await?.map_err(VmManagerError::Machine)
+    }
+
+    /// Tells VM `id`'s guest the size of the terminal behind its virtio console.
+    ///
+    /// # Errors
+    /// There is no such VM, or it has no machine with such a console.
+    pub async fn resize_console_async(
+        &self,
+        id: &VmId,
+        columns: u16,
+        rows: u16,
+    ) -> Result<(), VmManagerError> {
+        let machine = self.machine_of(id)?;
+        let resizing = async move { machine.resize_console(columns, rows).await };
+        self.executor.run(resizing).await?.map_err(VmManagerError::Machine)
+    }
+
+    fn machine_of(&self, id: &VmId) -> Result<MachineHandle, VmManagerError> {
+        machine_of(&self.shared, id)
+    }
+}
+
+/// The machine of `id` that has not ended.
+fn machine_of(shared: &Shared, id: &VmId) -> Result<MachineHandle, VmManagerError> {
+    let machine = shared.registry.machine(id)?.get().map(|(_, machine)| machine);
+    let machine = machine.filter(|machine| machine.status().borrow().phase.exit().is_none());
+    match machine {
+        Some(machine) => Ok(machine),
+        None => {
+            let phase = shared.registry.watch(id)?.borrow().status.phase_name();
+            Err(VmManagerError::NotUp { id: id.clone(), phase })
+        }
+    }
+}
+
+async fn restart(shared: Arc<Shared>, id: VmId, mode: RestartMode) -> Result<(), VmManagerError> {
+    let news = shared.registry.watch(&id)?;
+    let before = control::Count::of(&news.borrow());
+    let patience = match mode {
+        RestartMode::Graceful => Patience::Full,
+        RestartMode::Hard => Patience::None,
+    };
+    if !shared.registry.restart(&id, patience)? {
+        let phase = DesiredState::Stopped.name();
+        return Err(VmManagerError::NotUp { id, phase });
+    }
+    if mode == RestartMode::Hard {
+        end_stop_under_way(&shared, &id, &news).await;
+    }
+    control::restarted_or_reason(&id, news, before, shared.config.stop_timeout).await
+}
+
+async fn force_stop(shared: Arc<Shared>, id: VmId) -> Result<StopMethod, VmManagerError> {
+    let news = shared.registry.watch(&id)?;
+    let was_off = matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_));
+    shared.registry.stop_now(&id)?;
+    if was_off {
+        return Ok(StopMethod::AlreadyStopped);
+    }
+    end_stop_under_way(&shared, &id, &news).await;
+    control::stopped(&shared, &id, news).await
+}
+
+/// Kills the machine of `id` if its guest is being waited for. A supervisor that has not begun to stop it yet kills it itself.
+async fn end_stop_under_way(shared: &Shared, id: &VmId, news: &watch::Receiver<VmInfo>) {
+    let is_stopping = news.borrow().status == VmStatus::Stopping;
+    if is_stopping && let Ok(machine) = machine_of(shared, id) {
+        // What became of it is seen in the VM's status, which the caller waits for.
+        let _ = machine.stop(StopPolicy::KILL).await;
+    }
+}
