@@ -21,7 +21,7 @@ pub(crate) enum VmLockError {
     /// Its lock is taken.
     #[error(
         "the VM runs already, or its last machine has not let go of its disks: {holder} of this host holds the lock {}; \
-         restart the worker, which takes that process over if it answers, or end the process",
+         a host process is taken over as soon as it answers; else end the process",
         path.display()
     )]
     Held {
@@ -93,6 +93,29 @@ pub(crate) fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
         }
         Err(error) => Err(VmLockError::Io { path, source: error.into() }),
     }
+}
+
+/// The process that has the lock of the VM in `directory` open, where that is known and it is another than `pid`.
+pub(super) fn other_holder(directory: &Path, pid: u32) -> Option<u32> {
+    let lock = fs::metadata(directory.join(LOCK)).ok()?;
+    if has_open(pid, lock.dev(), lock.ino()) {
+        return None;
+    }
+    match holder_of(lock.dev(), lock.ino()) {
+        Holder::Process(holder) => Some(holder),
+        Holder::Unknown => None,
+    }
+}
+
+/// The names of the directories in `root` whose locks process `pid` is known to have open.
+pub(super) fn locked_by(root: &Path, pid: u32) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    let names = files.filter_map(|file| {
+        let directory = file.strip_prefix(root).ok()?.parent().filter(|_| file.ends_with(LOCK))?;
+        directory.to_str().map(str::to_owned)
+    });
+    names.collect()
 }
 
 /// Another process that has the file `inode` of `device` open. `/proc/locks` is of no help: it names the process that took the

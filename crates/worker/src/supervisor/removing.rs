@@ -71,6 +71,9 @@ impl Task {
     async fn not_removed(&self, problem: &str) -> bool {
         if self.tell_host_trouble(problem) {
             error!(vm_id = %self.id, error = problem, "the VM was not removed; trying again");
+        } else {
+            // Not at once: the lock may have been in another program's hands while that was about to be run.
+            self.held.send_replace(Some(problem.to_owned()));
         }
         sleep(RETRY).await;
         false
