@@ -26,8 +26,12 @@ pub(crate) fn host_process_of(bench: &Bench, id: &str) -> i32 {
     host_processes(bench).into_iter().find(has_thread).expect("a process that holds it")
 }
 
+fn a_and_b(bench: &Bench) -> [Value; 2] {
+    ["a", "b"].map(|id| bench.vm(id, &TinyGuest::power_button()))
+}
+
 fn two_vms(bench: &Bench) {
-    bench.assign(&[bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())]);
+    bench.assign(&a_and_b(bench));
 }
 
 fn both_run(bench: &Bench) -> bool {
@@ -151,8 +155,8 @@ fn a_vm_whose_process_died_with_the_worker_is_started_by_the_next_one() {
 
 /// Two VMs under a worker that was killed, and the process of the one called `a`, which is stopped: it says nothing while the
 /// next worker, which runs now, asks.
-fn beside_a_silent_process(bench: &Bench) -> (Daemon<'_>, Pid) {
-    two_vms(bench);
+fn beside_a_silent_process<'a>(bench: &'a Bench, vms: &[Value; 2]) -> (Daemon<'a>, Pid) {
+    bench.assign(vms);
     let mut daemon = bench.start();
     bench.until("both run", || both_run(bench));
     let process = Pid::from_raw(host_process_of(bench, "a")).expect("a process");
@@ -175,7 +179,7 @@ fn degradations(bench: &Bench) -> String {
 #[test]
 fn a_process_that_answers_late_is_taken_over_by_the_worker_that_runs() {
     isolated(|bench| {
-        let (mut daemon, process) = beside_a_silent_process(&bench);
+        let (mut daemon, process) = beside_a_silent_process(&bench, &a_and_b(&bench));
         let (holder, wires) = (process.as_raw_nonzero().get(), links());
         bench.until("the other one goes on", || bench.phases().contains(&"b running".to_owned()));
         let told = degradations(&bench);
@@ -202,9 +206,10 @@ fn a_process_that_answers_late_is_taken_over_by_the_worker_that_runs() {
 #[test]
 fn nothing_of_a_vm_is_deleted_beside_a_process_that_was_not_taken_over() {
     isolated(|bench| {
-        let (_daemon, process) = beside_a_silent_process(&bench);
+        let vms = a_and_b(&bench);
+        let (_daemon, process) = beside_a_silent_process(&bench, &vms);
         let holder = process.as_raw_nonzero().get();
-        bench.assign(&[bench.vm("b", &TinyGuest::power_button())]);
+        bench.assign(&vms[1..]);
         bench.until("its removal is refused", || {
             bench.phases()[0] == "a stopping"
                 && reason_of_a(&bench).contains(&format!("process {holder} of this host holds the lock"))
@@ -224,13 +229,14 @@ fn nothing_of_a_vm_is_deleted_beside_a_process_that_was_not_taken_over() {
 #[test]
 fn a_worker_that_is_to_stop_guests_ends_beside_one_that_it_cannot_stop() {
     isolated(|bench| {
-        let (mut daemon, process) = beside_a_silent_process(&bench);
+        let vms = a_and_b(&bench);
+        let (mut daemon, process) = beside_a_silent_process(&bench, &vms);
         let holder = process.as_raw_nonzero().get();
-        let mut stopped = bench.vm("a", &TinyGuest::power_button());
+        let mut stopped = vms[0].clone();
         stopped["desired"] = "stopped".into();
-        bench.assign(&[stopped, bench.vm("b", &TinyGuest::power_button())]);
+        bench.assign(&[stopped, vms[1].clone()]);
         bench.until("it is not told to be stopped", || bench.phases()[0] == "a stopping");
-        two_vms(&bench);
+        bench.assign(&vms);
         // The time that guests have, and a minute, is more than this waits.
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.ended().code(), Some(1), "{}", bench.log());

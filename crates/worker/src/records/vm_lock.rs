@@ -184,10 +184,16 @@ mod tests {
             .expect("started");
         drop(lock);
         let error = lock_vm(directory.path()).expect_err("held by the other process");
+        let (own, pid) = (std::process::id(), other.id());
+        let holders = [own, pid].map(|asked| other_holder(directory.path(), asked));
+        let root = directory.path().parent().expect("it lies in another");
+        let names = locked_by(root, pid);
         other.kill().expect("it is there");
         other.wait().expect("it is ours");
         let told = format!("process {} of this host holds the lock", other.id());
         assert!(error.to_string().contains(&told), "{error}");
+        assert_eq!(holders, [Some(pid), None]);
+        assert_eq!(names, [directory.path().file_name().expect("it has one").to_string_lossy()]);
         lock_vm(directory.path()).expect("free again");
     }
 }

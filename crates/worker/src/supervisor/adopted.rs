@@ -129,7 +129,11 @@ impl Task {
         self.show_failures();
         let share = self.context.capacity.resume(&notes.memory);
         self.restart = notes.restart.unwrap_or(self.context.lifecycle.restart);
-        let phase = handle.status().borrow().phase.clone();
+        let (phase, resets) = {
+            let status = handle.status();
+            let status = status.borrow();
+            (status.phase.clone(), status.resets)
+        };
         let (vcpus, status) = match phase {
             MachinePhase::Paused => (Vcpus::Parked, VmStatus::Paused),
             MachinePhase::Booting => (Vcpus::Running, VmStatus::Booting),
@@ -142,8 +146,10 @@ impl Task {
         info!(vm_id = %self.id, phase = status.phase_name(), pid, launched_at = %notes.launched_at, "the VM ran on and is taken over");
         self.info.send_modify(|info| {
             info.status = status;
-            (info.starts, info.restarts) = (counted.starts.saturating_add(1), counted.restarts);
-            (info.resets, info.failures) = (counted.resets, counted.failures);
+            info.starts = counted.starts.saturating_add(resets.total()).saturating_add(1);
+            info.restarts = counted.restarts.saturating_add(resets.by_guest);
+            info.resets = counted.resets.saturating_add(resets.total());
+            info.failures = counted.failures;
             info.started_at = Some(notes.launched_at);
             info.nics.clone_from(&nics);
             info.machine = Some(notes.shape);

@@ -56,8 +56,6 @@ impl Task {
                 () = sleep(pause) => {}
             }
         }
-        // What runs is ours from now on: nothing can be handed over any more.
-        self.late = None;
         if self.held.send_replace(None).is_some() {
             // What was told of it is no longer so.
             self.info.send_modify(|info| {

@@ -138,8 +138,8 @@ impl LiveMachine {
         booted: Instant,
     ) -> Self {
         let (status, health) = (handle.status(), handle.health());
-        // Its boots in place are counted when it is looked at first.
-        let seen = Boots { starts: 1, ..Boots::default() };
+        let resets = status.borrow().resets;
+        let seen = Boots { starts: resets.total().saturating_add(1), resets };
         Self { handle, status, health, guest: None, nics, share, launched_at, booted, seen }
     }
 

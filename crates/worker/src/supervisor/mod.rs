@@ -187,12 +187,12 @@ impl Supervisor {
         let (info_sender, info) = watch::channel(info);
         let (target, target_receiver) = watch::channel(target);
         let (held_sender, held) = watch::channel(None);
-        let (late, receiver) = match &origin {
-            // A machine that is found late is its predecessor's.
-            Origin::After(predecessor) => (predecessor.late.clone(), None),
+        let (late, receiver, held) = match &origin {
+            // A machine that is found late is its predecessor's, which is in the way as long as it is held.
+            Origin::After(predecessor) => (predecessor.late.clone(), None, predecessor.held.clone()),
             Origin::New | Origin::Record(_) | Origin::Running(..) => {
                 let (late, receiver) = mpsc::channel(1);
-                (late, Some(receiver))
+                (late, Some(receiver), held)
             }
         };
         let machine = MachineSlot::default();

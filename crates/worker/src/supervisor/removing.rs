@@ -21,6 +21,7 @@ impl Task {
         if let Some(problem) = self.runs_elsewhere().await {
             return self.not_removed(&problem).await;
         }
+        self.held.send_replace(None);
         if let Err(problem) = self.take_trial_back().await {
             warn!(vm_id = %self.id, error = problem.message, "the disks stay as the definition on trial has left them");
             self.trial = None;

@@ -164,6 +164,8 @@ impl Task {
         if !self.is_up() && self.wait_for_holder().await == Wanted::No {
             return;
         }
+        // Nothing can be handed over any more.
+        self.late = None;
         if self.is_up() {
             self.look_into_running().await;
         } else {

@@ -179,3 +179,50 @@ pub(super) fn restore(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use vm_model::Assignment;
+
+    use super::*;
+    use crate::records::RecordWriter;
+
+    fn notes(uuid: Option<Uuid>) -> String {
+        let (memory, shape) = (
+            json!({ "size": 1, "backing": "shared_memfd", "prefault": false }),
+            json!({ "vcpus": 1, "memory": 1, "cmdline": "", "disks": [] }),
+        );
+        let assignment = json!({ "id": "a", "hash": "", "store_path": "/nix/store/x" });
+        json!({
+            "version": 1, "assignment": assignment, "uuid": uuid, "launched_at": 0, "nics": [], "memory": memory,
+            "shape": shape,
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn a_machine_is_recognized_by_the_identity_of_its_vm() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let writer = RecordWriter::open(directory.path());
+        let store = RecordStore::open(&directory.path().join("vms"), writer).expect("a store");
+        let record = VmRecord::new(Assignment::new(VmId::new("a"), "", "/nix/store/x"));
+        let damaged = VmId::new("damaged");
+        let known =
+            KnownVms::new(std::slice::from_ref(&record), std::iter::once(&damaged), store).recognize();
+        let judge = |vm: &str, notes: &str, has_ended| {
+            known(&FoundMachine { vm: &VmId::new(vm), notes, pid: 1, has_ended })
+        };
+        assert_eq!(judge("a", &notes(Some(record.uuid)), false), Ok(()));
+        assert_eq!(judge("a", &notes(None), false), Ok(()), "of an earlier worker");
+        let other = judge("a", &notes(Some(Uuid::new_v4())), false);
+        assert_eq!(other, Err("it is of another VM of this name".to_owned()));
+        assert!(judge("a", "", false).is_err(), "its notes cannot be used");
+        let of = |vm: &str| notes(None).replacen(r#""id":"a""#, &format!(r#""id":"{vm}""#), 1);
+        assert_eq!(judge("gone", &of("gone"), true), Ok(()), "its end is only to be forgotten");
+        for (vm, has_ended) in [("gone", false), ("damaged", false), ("damaged", true)] {
+            let refused = judge(vm, &of(vm), has_ended);
+            assert_eq!(refused, Err("there is no usable record of it".to_owned()), "{vm} {has_ended}");
+        }
+    }
+}
