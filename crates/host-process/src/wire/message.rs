@@ -241,11 +241,6 @@ pub struct MachineListing {
     pub released: bool,
     /// Whether its launch is under way. Unless the worker that asked for it is still connected, it is given up and ends. Not
     /// told by the first processes.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub launching: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_false(value: &bool) -> bool {
-    !*value
 }
