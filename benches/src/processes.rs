@@ -100,7 +100,7 @@ impl Processes {
             consoles: Arc::new(|_| ConsoleRecorder::new(ConsoleLimits::default()).0),
         })?;
         // Starts those that are kept ahead.
-        host.adopt().await;
+        host.adopt(Arc::new(|_| Ok(()))).await;
         self.current = Some((setup, host));
         Ok(())
     }

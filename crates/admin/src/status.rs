@@ -50,6 +50,9 @@ pub struct StatusView {
     /// How many files the worker may have open; absent where there is no limit.
     #[serde(default)]
     pub open_files_limit: Option<u64>,
+    /// Whether guests go on when the worker ends in order; not told by older workers.
+    #[serde(default)]
+    pub guests_outlive_worker: Option<bool>,
 }
 
 /// A file of assignments.

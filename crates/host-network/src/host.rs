@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) bindings: SharedBindings,
     /// The bridge's index. Written by upkeep alone, where it had to make the bridge again.
     pub(crate) bridge: AtomicU32,
-    /// Told when an interface was detached, so that upkeep stops missing it.
+    /// Told when an interface was detached, so that upkeep stops missing it, or taken over, so that it is looked at.
     pub(crate) detached: Notify,
     /// What is attached through this value or was kept. Held for single look-ups and changes only; a lock of its own.
     attached: Mutex<HashMap<Interface, Attached>>,

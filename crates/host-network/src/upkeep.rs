@@ -125,6 +125,8 @@ impl Keeper {
     async fn look(&mut self, rules_changed: bool) -> Verdict {
         let mut verdict = Verdict::default();
         let shared = Arc::clone(&self.shared);
+        // Before the links: one that is attached meanwhile was seen while it was being made.
+        let taps = shared.taps();
         let observed = match observe(&shared.netlink).await {
             Ok(observed) => observed,
             Err(error) => {
@@ -135,7 +137,7 @@ impl Keeper {
         match self.keep_bridge(&observed).await {
             Ok(BridgeState::There) => {
                 self.keep_rules(&observed, rules_changed, &mut verdict).await;
-                self.keep_taps(&observed, &mut verdict).await;
+                self.keep_taps(taps, &observed, &mut verdict).await;
             }
             // The bridge has changed, which will be heard; what depends on it is looked at then.
             Ok(BridgeState::Mended) => verdict.again = Some(SETTLE),
@@ -214,9 +216,8 @@ impl Keeper {
         }
     }
 
-    async fn keep_taps(&mut self, observed: &Observed, verdict: &mut Verdict) {
-        let shared = Arc::clone(&self.shared);
-        let plan = plan_taps(shared.taps(), &observed.links, shared.bridge());
+    async fn keep_taps(&mut self, taps: Vec<AttachedTap>, observed: &Observed, verdict: &mut Verdict) {
+        let plan = plan_taps(taps, &observed.links, self.shared.bridge());
         for action in plan.actions {
             match self.mend_tap(&action).await {
                 Ok(()) => info!(?action, "mended a TAP, which somebody had changed"),

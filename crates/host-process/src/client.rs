@@ -23,6 +23,7 @@ mod pool;
 mod process;
 mod remote;
 mod starting;
+mod strangers;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -33,14 +34,17 @@ use std::time::{Duration, Instant};
 
 use console_log::ConsoleSource;
 use machine_host::{
-    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, ShutdownReport,
+    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, Recognize,
+    ShutdownReport,
 };
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use vm_model::VmId;
 
 use directory::SocketDirectory;
 use line::{ProcessLine, ProcessOrder};
 use pool::Pool;
+use strangers::Strangers;
 
 pub use directory::DirectoryError;
 pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
@@ -91,6 +95,8 @@ impl fmt::Debug for HostProcessOptions {
 #[derive(Debug)]
 pub struct HostProcesses {
     pool: Arc<Pool>,
+    /// Processes that were not taken over. Held while they are asked, by one caller at a time.
+    strangers: Mutex<Strangers>,
 }
 
 impl HostProcesses {
@@ -100,7 +106,7 @@ impl HostProcesses {
     /// The directory is of no use.
     pub fn new(options: HostProcessOptions) -> Result<Self, DirectoryError> {
         let directory = SocketDirectory::open(&options.directory)?;
-        Ok(Self { pool: Pool::new(options, directory) })
+        Ok(Self { pool: Pool::new(options, directory), strangers: Mutex::default() })
     }
 
     async fn launch_within(&self, request: LaunchRequest) -> Result<MachineHandle, LaunchError> {
@@ -146,12 +152,16 @@ impl MachineHost for HostProcesses {
         Box::pin(self.launch_within(request))
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Adoption> {
+    fn adopt(&self, recognize: Recognize) -> BoxFuture<'_, Adoption> {
         Box::pin(async {
-            let adoption = adopting::adopt(&self.pool).await;
+            let adoption = self.strangers.lock().await.adopt(&self.pool, recognize).await;
             self.pool.replenish();
             adoption
         })
+    }
+
+    fn adopt_late(&self) -> BoxFuture<'_, Adoption> {
+        Box::pin(async { self.strangers.lock().await.adopt_late(&self.pool).await })
     }
 
     fn counts(&self) -> HostCounts {

@@ -10,7 +10,7 @@ use host_process::wire::{
     CallId, Connection, ConnectionError, FromHost, Hello, MachineListing, Message, PACKET_BYTES_MAX, ToHost,
     VERSIONS, Version, Welcome, send_packet,
 };
-use machine_host::{MachineHost, StopPolicy};
+use machine_host::{FoundMachine, MachineHost, StopPolicy};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{accept_with, bind, connect, listen, socket_with};
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ use tiny_guest::TinyGuest;
 use vm_model::{Command, MachineExit, MachinePhase, MachineStatus, ThreadHealth, VmId};
 
 use support::{
-    children, descriptors, directory, has_kvm, host, launch, options, phase, sockets, until, within,
+    anyone, children, descriptors, directory, has_kvm, host, launch, options, phase, sockets, until, within,
 };
 
 fn new_socket() -> OwnedFd {
@@ -183,10 +183,14 @@ struct Pretender {
 
 impl Pretender {
     fn new(directory: &TempDir) -> Self {
+        Self::named(directory, "pretender")
+    }
+
+    fn named(directory: &TempDir, name: &str) -> Self {
         // Made by the worker as it is to be.
         drop(host(options(directory)));
         let listener = new_socket();
-        let path = directory.path().join("processes/pretender.sock");
+        let path = directory.path().join(format!("processes/{name}.sock"));
         bind(&listener, &SocketAddrUnix::new(path).expect("a short path")).expect("it can be bound");
         listen(&listener, 4).expect("it listens");
         Self { listener }
@@ -225,6 +229,7 @@ fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome {
         notes: "notes".to_owned(),
         launched_ago: Duration::from_secs(60),
         released: false,
+        launching: false,
     };
     Welcome {
         version: Version(1),
@@ -240,8 +245,10 @@ async fn a_connection_that_breaks_is_made_again() {
     let directory = directory();
     let pretender = Pretender::new(&directory);
     let host = host(options(&directory));
-    let (adoption, connection) =
-        tokio::join!(within(host.adopt()), pretender.welcome(welcome_of_this_process(Some(running()))));
+    let (adoption, connection) = tokio::join!(
+        within(host.adopt(anyone())),
+        pretender.welcome(welcome_of_this_process(Some(running())))
+    );
     let machine = adoption.machines.into_iter().next().expect("it is adopted").handle;
     let mut health = machine.health();
     // A command that is under way stays so: nobody knows whether it was carried out.
@@ -295,13 +302,78 @@ async fn what_is_no_host_process_of_ours_is_left_alone() {
             }
             connection
         };
-        let (adoption, _connection) = tokio::join!(within(host.adopt()), answering);
+        let (adoption, _connection) = tokio::join!(within(host.adopt(anyone())), answering);
         let [stranger] = &adoption.strangers[..] else { panic!("{adoption:?}") };
         assert!(stranger.problem.contains(expected), "{stranger:?}");
         assert!(stranger.place.ends_with("pretender.sock"));
         assert!(adoption.machines.is_empty());
         assert_eq!(sockets(&directory).len(), 1, "it is still there");
     }
+}
+
+#[tokio::test]
+async fn a_process_that_answers_late_is_taken_over_all_the_same() {
+    let directory = directory();
+    let pretender = Pretender::new(&directory);
+    let host = host(options(&directory));
+    let (adoption, silence) = tokio::join!(within(host.adopt(anyone())), pretender.accept());
+    let [stranger] = &adoption.strangers[..] else { panic!("{adoption:?}") };
+    assert_eq!(stranger.pid, Some(std::process::id()));
+    assert_eq!(adoption.machines.len(), 0);
+    drop(silence);
+    let welcome = welcome_of_this_process(Some(running()));
+    let (late, _connection) = tokio::join!(within(host.adopt_late()), pretender.welcome(welcome));
+    assert_eq!(late.strangers, []);
+    let [machine] = &late.machines[..] else { panic!("{late:?}") };
+    assert_eq!((machine.notes.as_str(), machine.pid), ("notes", std::process::id()));
+    phase(&machine.handle, MachinePhase::Running).await;
+    assert_eq!(host.counts().hosted, 1);
+    // Nobody is left to be asked.
+    let nothing = tokio::time::timeout(Duration::from_millis(100), host.adopt_late()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    host.leave();
+}
+
+#[tokio::test]
+async fn of_two_machines_of_a_name_the_recognized_one_is_taken_over() {
+    let directory = directory();
+    let (old, new) = (Pretender::named(&directory, "old"), Pretender::named(&directory, "new"));
+    let host = host(options(&directory));
+    let noted = |notes: &str| {
+        let mut welcome = welcome_of_this_process(Some(running()));
+        welcome.machines[0].notes = notes.to_owned();
+        welcome
+    };
+    let recognize = std::sync::Arc::new(|found: &FoundMachine<'_>| match found.notes {
+        "new" => Ok(()),
+        other => Err(format!("it is {other}")),
+    });
+    // The wrong one answers first.
+    let answering = async {
+        let one = old.welcome(noted("old")).await;
+        (one, new.welcome(noted("new")).await)
+    };
+    let (adoption, _connections) = tokio::join!(within(host.adopt(recognize)), answering);
+    let [machine] = &adoption.machines[..] else { panic!("{adoption:?}") };
+    assert_eq!(machine.notes, "new");
+    let [stranger] = &adoption.strangers[..] else { panic!("{adoption:?}") };
+    assert_eq!(stranger.problem, "it is old");
+    assert!(stranger.place.ends_with("old.sock"), "{stranger:?}");
+    host.leave();
+}
+
+#[tokio::test]
+async fn a_launch_that_nobody_waits_for_any_more_is_no_machine() {
+    let directory = directory();
+    let pretender = Pretender::new(&directory);
+    let host = host(options(&directory));
+    let mut welcome = welcome_of_this_process(Some(MachineStatus::booting()));
+    welcome.machines[0].launching = true;
+    let (adoption, connection) = tokio::join!(within(host.adopt(anyone())), pretender.welcome(welcome));
+    assert!(adoption.machines.is_empty() && adoption.strangers.is_empty(), "{adoption:?}");
+    assert_eq!(host.counts().hosted, 0, "its name is free");
+    let end = within(connection.receive::<ToHost<OwnedFd>>()).await.expect_err("it is left");
+    assert!(end.is_closed(), "{end:?}");
 }
 
 #[tokio::test]
@@ -352,7 +424,7 @@ async fn a_worker_that_is_gone_and_came_back_finds_what_happened() {
     .await;
     drop(peer);
     let second = host(options(&directory));
-    let adoption = within(second.adopt()).await;
+    let adoption = within(second.adopt(anyone())).await;
     let machine = &adoption.machines.first().expect("its end is kept").handle;
     assert_eq!(within(machine.exited()).await, MachineExit::PoweredOff);
     within(machine.released()).await;

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use vm_model::{InitialState, Isolation, MachineExit, MachinePhase, StopMethod};
 
 use support::{
-    children, descriptors, directory, has_kvm, host, launch, options, phase, request, signal, sockets, until,
-    within,
+    anyone, children, descriptors, directory, has_kvm, host, launch, options, phase, request, signal,
+    sockets, until, within,
 };
 
 /// How `ps` shows the processes that this one started.
@@ -153,7 +153,7 @@ async fn a_launch_that_is_given_up_leaves_nothing() {
     }
     let directory = directory();
     let host = host(HostProcessOptions { spare: 1, ..options(&directory) });
-    within(host.adopt()).await;
+    within(host.adopt(anyone())).await;
     until("a spare process is there", || sockets(&directory).len() == 1).await;
     for patience in [0, 1, 2, 5, 10, 20, 50] {
         let launch = host.launch(request("vm", &TinyGuest::spin()));
@@ -318,7 +318,7 @@ async fn as_many_processes_are_kept_ahead_as_asked() {
     let directory = directory();
     let host = host(HostProcessOptions { spare: 2, ..options(&directory) });
     assert!(children().is_empty());
-    within(host.adopt()).await;
+    within(host.adopt(anyone())).await;
     until("two are ahead", || children().len() == 2).await;
     let before = children();
     let machine = launch(&host, "vm", &TinyGuest::spin()).await;
@@ -350,7 +350,7 @@ async fn the_next_worker_adopts_what_the_last_one_left() {
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("a socket"));
 
     let second = host(options(&directory));
-    let mut adoption = within(second.adopt()).await;
+    let mut adoption = within(second.adopt(anyone())).await;
     assert_eq!(adoption.strangers, []);
     assert!(!stale.exists());
     adoption.machines.sort_by_key(|adopted| adopted.handle.id().clone());
@@ -381,7 +381,7 @@ async fn an_adopted_machine_whose_process_is_killed_is_lost() {
     let pid = *children().first().expect("its process");
     drop(first);
     let second = host(options(&directory));
-    let adoption = within(second.adopt()).await;
+    let adoption = within(second.adopt(anyone())).await;
     signal(pid, Signal::KILL);
     let machine = &adoption.machines.first().expect("it is adopted").handle;
     assert_eq!(
@@ -420,6 +420,6 @@ async fn fifty_launches_leave_nothing_behind() {
 /// Ends what was left in `directory`.
 async fn end_what_is_left(directory: &tempfile::TempDir) {
     let host: HostProcesses = host(options(directory));
-    within(host.adopt()).await;
+    within(host.adopt(anyone())).await;
     assert_eq!(within(host.shut_down(Duration::from_secs(20))).await.remaining, []);
 }

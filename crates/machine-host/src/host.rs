@@ -1,5 +1,7 @@
 //! Whatever runs machines, as those see it who want some run.
 
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use vm_model::VmId;
@@ -16,8 +18,16 @@ pub trait MachineHost: Send + Sync {
     /// A launch that is given up (its future dropped) kills its machine.
     fn launch(&self, request: LaunchRequest) -> BoxFuture<'_, Result<MachineHandle, LaunchError>>;
 
-    /// Finds the machines that run already and takes them over. Called once, before the first launch.
-    fn adopt(&self) -> BoxFuture<'_, Adoption>;
+    /// Finds the machines that run already and takes those over that `recognize` accepts. Called once, before the first
+    /// launch. Returns soon also where a process does not answer: see [`MachineHost::adopt_late`].
+    fn adopt(&self, recognize: Recognize) -> BoxFuture<'_, Adoption>;
+
+    /// Goes on asking the processes that [`MachineHost::adopt`] could not take over. Returns what was taken over since, and
+    /// every stranger that is left, whenever either has changed; never where there is nobody to ask. Waited for by one caller
+    /// at a time. What was taken over is lost where the future is dropped after that and before it returns.
+    fn adopt_late(&self) -> BoxFuture<'_, Adoption> {
+        Box::pin(pending())
+    }
 
     /// How many machines there are.
     fn counts(&self) -> HostCounts;
@@ -41,6 +51,23 @@ pub trait MachineHost: Send + Sync {
     fn isolates(&self) -> bool;
 }
 
+/// Says whether a machine that was found is to be taken over, or why not. What is refused is left alone. Asked before the
+/// machine's name is taken, so that of two machines of one name the right one gets it.
+pub type Recognize = Arc<dyn Fn(&FoundMachine<'_>) -> Result<(), String> + Send + Sync>;
+
+/// A machine that was found and is not taken over yet.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundMachine<'a> {
+    /// Whose machine it is, by its name.
+    pub vm: &'a VmId,
+    /// What its launcher noted: see [`LaunchRequest::notes`].
+    pub notes: &'a str,
+    /// The process that runs it.
+    pub pid: u32,
+    /// Whether it has ended, and its process only waits for that to be noticed.
+    pub has_ended: bool,
+}
+
 /// What was found running.
 #[derive(Debug, Default)]
 pub struct Adoption {
@@ -59,6 +86,8 @@ pub struct Adopted {
     pub notes: String,
     /// How long ago it was launched.
     pub launched_ago: Duration,
+    /// The process that runs it.
+    pub pid: u32,
 }
 
 /// A process that may run machines and could not be taken over.
@@ -66,6 +95,8 @@ pub struct Adopted {
 pub struct Stranger {
     /// Which VMs it runs, as far as that is known.
     pub vms: Vec<VmId>,
+    /// Its id, where the kernel tells it.
+    pub pid: Option<u32>,
     /// Where it was found.
     pub place: String,
     /// What kept it from being taken over.

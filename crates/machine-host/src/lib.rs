@@ -27,7 +27,9 @@ use std::pin::Pin;
 pub use command::{CommandError, CommandPort, PortClosed, ReplyFuture};
 pub use counters::CountersSource;
 pub use handle::{HandleParts, MachineHandle, StopError, StopPolicy, StopReport};
-pub use host::{Adopted, Adoption, HostCounts, MachineHost, ShutdownReport, Stranger};
+pub use host::{
+    Adopted, Adoption, FoundMachine, HostCounts, MachineHost, Recognize, ShutdownReport, Stranger,
+};
 pub use launch::{LaunchError, LaunchFailure, LaunchRequest};
 
 /// A future behind a pointer, as the port's calls answer it.

@@ -40,7 +40,7 @@ pub enum EndMethod {
     Killed,
     /// The machine or its guest failed, or the machine was not started.
     Failed,
-    /// It ended together with the worker, which was killed or lost power.
+    /// Nobody saw it end: the process that ran it was gone, and no end recorded, when a worker looked for it.
     Lost,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for RunEnd {
             EndMethod::PowerButton => "the guest obeyed the power button",
             EndMethod::Killed => "killed: the guest did not obey the power button",
             EndMethod::Failed => "failed",
-            EndMethod::Lost => "lost together with the worker",
+            EndMethod::Lost => "its end was not seen",
         })?;
         match self.cause {
             EndCause::Guest => {}

@@ -13,7 +13,7 @@ use console_log::{ConsoleFileWriter, ConsoleLimits, ConsoleRecorder, FileLimits}
 use hypervisor::Hypervisor;
 use machine_host::{
     Adoption, BoxFuture, HandleParts, HostCounts, LaunchError, LaunchFailure, LaunchRequest, MachineHandle,
-    MachineHost, ShutdownReport,
+    MachineHost, Recognize, ShutdownReport,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -270,7 +270,7 @@ impl MachineHost for VmmHost {
     }
 
     /// None: machines of this process ended with the process before it.
-    fn adopt(&self) -> BoxFuture<'_, Adoption> {
+    fn adopt(&self, _recognize: Recognize) -> BoxFuture<'_, Adoption> {
         Box::pin(std::future::ready(Adoption::default()))
     }
 

@@ -252,8 +252,8 @@ pub(crate) struct CreateFlags {
     /// The NAR hash that the artifact must have [default: the one that it has now]
     #[arg(long)]
     pub(crate) hash: Option<String>,
-    /// Number of vCPUs, in place of the artifact's
-    #[arg(long, value_name = "COUNT")]
+    /// Number of vCPUs, 1 to 64, in place of the artifact's
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) vcpus: Option<u8>,
     /// Memory in bytes, or with K, M or G behind it, in place of the artifact's
     #[arg(long, value_name = "SIZE", value_parser = amount)]

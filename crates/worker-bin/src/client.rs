@@ -174,7 +174,8 @@ async fn listing(client: &AdminClient, now: Timestamp) -> Result<String> {
 
 /// Judges what a restart of the worker by this program would do to VMs whose host processes are in `directory`.
 async fn upgrade(client: &AdminClient, directory: &Path, json: bool) -> Result<()> {
-    let verdicts = upgrade::check(&vms_in_order(client).await?, directory).await?;
+    let guests_go_on = client.get_status().await?.guests_outlive_worker;
+    let verdicts = upgrade::check(&vms_in_order(client).await?, directory, guests_go_on).await?;
     if json {
         print_json(&verdicts)?;
     } else {

@@ -72,7 +72,7 @@ async fn serve(
     let notifier = Notifier::start();
     let ending = Ending::of(&vm_manager, settings.stop_guests);
     let stop_timeout = settings.manager.stop_timeout;
-    let mut parts = Parts::start(&vm_manager, server, file, master, files);
+    let mut parts = Parts::start(&vm_manager, server, file, master, files, ending);
     let mut watchdog = Watchdog::start();
     let mut reload = Reload::new(flags, runtime_dir, settings, parts.requests.clone());
     notifier.tell(vec![NotifyState::Ready]);
@@ -179,6 +179,7 @@ impl Parts {
         file: Option<AssignmentsFile>,
         master: Option<MasterSettings>,
         files: OpenFiles,
+        ending: Ending,
     ) -> Self {
         let polling = vm_manager.start_metrics_polling();
         let (messages, channel) = mpsc::channel::<NodeMessage>(WAITING_STATES);
@@ -190,9 +191,13 @@ impl Parts {
         let (requests, requested) = watch::channel(file);
         let (states, state) = watch::channel(SourceState::default());
         let source = tokio::spawn(Source::new(requested, messages.clone(), states).run());
+        let guests_outlive_worker = match ending {
+            Ending::StopGuests => false,
+            Ending::LeaveGuests => true,
+        };
         let (ending, ended) = watch::channel(());
         let link_status = link.as_ref().map(status::Master::of);
-        let status = status::source(Arc::clone(vm_manager), state, link_status, files);
+        let status = status::source(Arc::clone(vm_manager), state, link_status, files, guests_outlive_worker);
         let link = link.map(|link| tokio::spawn(link.run(until_closed(ended.clone()))));
         let served = Served { vm_manager: Arc::clone(vm_manager), node: messages, status };
         let serving = server.serve(served, files.clients(), until_closed(ended));

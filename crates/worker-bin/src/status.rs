@@ -20,6 +20,7 @@ pub(crate) fn source(
     assignments: watch::Receiver<SourceState>,
     master: Option<Master>,
     files: OpenFiles,
+    guests_outlive_worker: bool,
 ) -> StatusSource {
     let since = Timestamp::now();
     let node_status = vm_manager.node_status();
@@ -50,6 +51,7 @@ pub(crate) fn source(
             degradations: [vm_manager.network_degradations(), vm_manager.strangers()].concat(),
             log_lines_dropped: logging::dropped(),
             open_files_limit: files.limit(),
+            guests_outlive_worker: Some(guests_outlive_worker),
         }
     })
 }

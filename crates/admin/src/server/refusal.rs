@@ -26,6 +26,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::NeverRan { id }
             | VmManagerError::Console { id, .. }
             | VmManagerError::NotUp { id, .. }
+            | VmManagerError::RunsElsewhere { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
             VmManagerError::Hypervisor(_)
             | VmManagerError::Network(_)
@@ -51,7 +52,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::NoSuchVm { .. } => ErrorCode::NoSuchVm,
         VmManagerError::NeverRan { .. } => ErrorCode::NeverRan,
         VmManagerError::Damaged { .. } => ErrorCode::Damaged,
-        VmManagerError::Exists { .. } => ErrorCode::Conflict,
+        VmManagerError::Exists { .. } | VmManagerError::RunsElsewhere { .. } => ErrorCode::Conflict,
         VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
         VmManagerError::Failed { .. } => ErrorCode::VmFailed,
         VmManagerError::Late { .. } | VmManagerError::Machine(CommandError::Deadline { .. }) => {

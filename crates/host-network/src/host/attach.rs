@@ -175,7 +175,7 @@ impl HostNetwork {
         let binding = binding_for(&self.shared.config, attachment);
         if let Err(holder) = self.shared.bindings.change(|bindings| bindings.insert(mac, binding)) {
             self.shared.lock().remove(&interface);
-            return Err(refused(taken(attachment, &holder)));
+            return Err(refused(taken(mac, attachment.address, &holder)));
         }
         Ok(Reservation { network: self, interface: Some(interface), mac })
     }
@@ -234,13 +234,13 @@ pub(super) fn binding_for(config: &NetworkConfig, attachment: &NicAttachment) ->
     }
 }
 
-/// That `holder` has what the attachment asks for.
-pub(super) fn taken(attachment: &NicAttachment, holder: &Binding) -> AttachmentProblem {
+/// That `holder` has the address that an attachment asks for, or else its `mac`.
+pub(super) fn taken(mac: MacAddress, address: Ipv4Addr, holder: &Binding) -> AttachmentProblem {
     AttachmentProblem::Taken {
-        what: if holder.address == attachment.address {
-            format!("the address {}", attachment.address)
+        what: if holder.address == address {
+            format!("the address {address}")
         } else {
-            format!("the MAC address {}", attachment.mac)
+            format!("the MAC address {mac}")
         },
         holder: format!("{}/{}", holder.vm, holder.nic),
     }

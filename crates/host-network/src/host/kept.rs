@@ -12,13 +12,13 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use super::attach::{binding_for, check, taken};
-use super::{Attached, AttachedTap, Interface, NicAttachment};
+use super::{Attached, AttachedTap, HostNetwork, Interface, NicAttachment};
 use crate::config::check_mtu;
 use crate::dhcp::Bindings;
 use crate::names::tap_alias;
 use crate::netlink::Link;
 use crate::start::StartWarning;
-use crate::{AttachmentProblem, LinkName, NetworkConfig};
+use crate::{AttachmentProblem, LinkName, NetworkConfig, NetworkError};
 
 /// An interface that an earlier run attached, and whose TAP its VM still holds open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,39 @@ pub(crate) fn plan_kept(config: &NetworkConfig, links: &[Link], kept: Vec<KeptNi
     plan
 }
 
+impl HostNetwork {
+    /// Takes over the interface of a VM that ran on and was not known to when the network was resumed. From then on it counts
+    /// as attached, as those of [`HostNetwork::resume`] do; what is not so is answered.
+    ///
+    /// # Errors
+    /// The host's links cannot be listed.
+    pub async fn keep(&self, kept: KeptNic) -> Result<Option<KeptNicProblem>, NetworkError> {
+        let links = self.shared.netlink.links().await?;
+        let KeptNics { attached, bindings, warnings } = plan_kept(&self.shared.config, &links, vec![kept]);
+        let mut problem = warnings.into_iter().find_map(|warning| match warning {
+            StartWarning::KeptNic { problem, .. } => Some(problem),
+            StartWarning::Bridge(_) | StartWarning::ForwardDrop { .. } | StartWarning::NoNameServer => None,
+        });
+        for (interface, mut nic) in attached {
+            if let Some(first) = self.shared.lock().get(&interface).and_then(|attached| attached.tap.clone())
+            {
+                return Ok(Some(KeptNicProblem::Repeated { first: first.name }));
+            }
+            if let Some((mac, binding)) = nic.bound.and_then(|mac| Some((mac, bindings.get(mac)?.clone())))
+                && let Err(holder) =
+                    self.shared.bindings.change(|bindings| bindings.insert(mac, binding.clone()))
+            {
+                nic.bound = None;
+                problem = Some(KeptNicProblem::NoDhcp(taken(mac, binding.address, &holder)));
+            }
+            self.shared.lock().insert(interface, nic);
+        }
+        // Upkeep looks whether it is a port of the bridge.
+        self.shared.detached.notify_one();
+        Ok(problem)
+    }
+}
+
 impl KeptNics {
     fn take_over(
         &mut self,
@@ -112,7 +145,7 @@ impl KeptNics {
             NicAttachment { vm, nic, mac, address, mask, mtu, tap_hint: None, queues: NonZeroU16::MIN };
         check(config, &attachment)?;
         let binding = binding_for(config, &attachment);
-        self.bindings.insert(mac, binding).map_err(|holder| taken(&attachment, &holder))?;
+        self.bindings.insert(mac, binding).map_err(|holder| taken(mac, address, &holder))?;
         Ok(mac)
     }
 }

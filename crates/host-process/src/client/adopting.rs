@@ -1,102 +1,124 @@
-//! Finds host processes that a worker before this one left, and takes their machines over.
+//! Takes over the machines of a host process that a worker before this one left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use machine_host::{Adopted, Adoption, Stranger};
-use tokio::task::JoinSet;
+use machine_host::{Adopted, Adoption, FoundMachine, Recognize, Stranger};
 use vm_model::{VmId, error_chain};
 
 use super::conversation::{Conversation, Link};
 use super::launching::Place;
 use super::line::ProcessLine;
-use super::looking::{Found, look};
-use super::pool::Pool;
+use super::pool::{Pool, ProcessKey, Reservation};
 use super::process::WatchedProcess;
 use super::remote::RemoteMachine;
 use crate::wire::{Connection, MachineListing, Welcome};
 
-/// Looks behind every socket of the pool's directory, at all of them at the same time.
-pub(super) async fn adopt(pool: &Arc<Pool>) -> Adoption {
-    let mut adoption = Adoption::default();
-    let reader = pool.clone();
-    let names = tokio::task::spawn_blocking(move || reader.directory.names()).await;
-    let names = match names.map_err(std::io::Error::other).flatten() {
-        Ok(names) => names,
-        Err(error) => {
-            let problem = format!("its sockets cannot be listed: {error}");
-            adoption.strangers.push(Stranger { vms: Vec::new(), place: pool.directory.place(""), problem });
-            return adoption;
-        }
-    };
-    let mut looks = JoinSet::new();
-    for name in names {
-        let pool = pool.clone();
-        looks.spawn(async move {
-            let found = look(&pool.directory, &name).await;
-            (name, found)
-        });
-    }
-    while let Some(found) = looks.join_next().await {
-        match found {
-            Ok((name, Found::Nobody)) => pool.directory.remove(&name),
-            Ok((name, Found::Stranger { problem, .. })) => {
-                let place = pool.directory.place(&name);
-                adoption.strangers.push(Stranger { vms: Vec::new(), place, problem });
-            }
-            Ok((name, Found::Process { process, connection, welcome })) => {
-                take_over(pool, name, process, connection, welcome, &mut adoption).await;
-            }
-            Err(error) => tracing::error!(%error, "looking for a host process failed"),
-        }
-    }
-    adoption
+/// A host process that answered.
+pub(super) struct Greeted {
+    /// The name of its socket.
+    pub(super) name: String,
+    pub(super) process: WatchedProcess,
+    pub(super) connection: Connection,
+    pub(super) welcome: Welcome,
 }
 
-async fn take_over(
-    pool: &Arc<Pool>,
-    name: String,
-    process: WatchedProcess,
-    connection: Connection,
-    welcome: Welcome,
-    adoption: &mut Adoption,
-) {
-    let vms: Vec<VmId> = welcome.machines.iter().map(|listing| listing.vm.clone()).collect();
-    if vms.is_empty() {
-        // It was kept ahead, and ends when this connection does.
-        return;
+/// Takes those machines of a process over that `recognize` accepts and whose names are free. The others are strangers, and
+/// their process goes on with them.
+pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Recognize) -> Adoption {
+    let Greeted { name, process, connection, welcome } = found;
+    let mut adoption = Adoption::default();
+    let (place, pid) = (pool.directory.place(&name), process.pid());
+    let mut wanted = Vec::new();
+    for listing in welcome.machines {
+        match judge(&listing, pid, recognize) {
+            Verdict::TakeOver => wanted.push(listing),
+            Verdict::Ends => {}
+            Verdict::Leave(problem) => {
+                let (vms, place) = (vec![listing.vm], place.clone());
+                adoption.strangers.push(Stranger { vms, pid: Some(pid), place, problem });
+            }
+        }
     }
-    let place = pool.directory.place(&name);
+    if wanted.is_empty() {
+        // One that was kept ahead ends when this connection does.
+        return adoption;
+    }
+    let vms: BTreeSet<VmId> = wanted.iter().map(|listing| listing.vm.clone()).collect();
     let (line, requests) = ProcessLine::new();
     let line = Arc::new(line);
-    let Some(key) = pool.add(&line, vms.iter().cloned().collect::<BTreeSet<_>>(), false) else { return };
+    let Some(key) = pool.add(&line, vms, false) else { return adoption };
     let mut conversation = Conversation::new(pool.clone(), Some(key), line.clone(), name, process);
     let mut link = Link::up(connection);
     let mut released = Vec::new();
-    for listing in welcome.machines {
-        let MachineListing { vm, status, counters, health, notes, launched_ago, released: is_released } =
-            listing;
-        let machine = RemoteMachine::new(vm.clone(), status, health);
-        if let Some(counters) = counters {
-            machine.set_counters(*counters);
+    for listing in wanted {
+        if listing.released {
+            released.push(listing.vm.clone());
         }
-        let assignment = pool.assignment_of(key, vm.clone(), line.clone());
-        let reservation = match pool.reserve(&machine) {
-            Ok(reservation) => Some(reservation),
-            Err(error) => {
-                let problem = error_chain(&error);
-                adoption.strangers.push(Stranger { vms: vec![vm], place: place.clone(), problem });
-                continue;
+        match adopt(pool, &mut conversation, (key, &line), listing, pid) {
+            Ok(adopted) => adoption.machines.push(adopted),
+            Err((vm, problem)) => {
+                let (vms, place) = (vec![vm], place.clone());
+                adoption.strangers.push(Stranger { vms, pid: Some(pid), place, problem });
             }
-        };
-        if is_released {
-            released.push(vm.clone());
         }
-        conversation.adopt(machine.clone(), Place::new(reservation, assignment));
-        let console = (pool.options.consoles)(&vm);
-        let handle = machine.handle(line.clone(), console, pool.options.command_deadline);
-        adoption.machines.push(Adopted { handle, notes, launched_ago });
     }
     conversation.note_released(released, &mut link).await;
     tokio::spawn(conversation.run(link, requests));
+    adoption
+}
+
+/// What becomes of a machine that a process lists.
+enum Verdict {
+    TakeOver,
+    /// Its launch is under way for a worker that is gone: its process gives it up.
+    Ends,
+    Leave(String),
+}
+
+fn judge(listing: &MachineListing, pid: u32, recognize: &Recognize) -> Verdict {
+    if listing.launching {
+        tracing::info!(vm_id = %listing.vm, pid, "a launch that the worker before did not see through is given up");
+        return Verdict::Ends;
+    }
+    let has_ended = listing.released || listing.status.phase.exit().is_some();
+    let found = FoundMachine { vm: &listing.vm, notes: &listing.notes, pid, has_ended };
+    recognize(&found).map_or_else(Verdict::Leave, |()| Verdict::TakeOver)
+}
+
+/// Makes the machine one of this host's, unless another has its name.
+fn adopt(
+    pool: &Arc<Pool>,
+    conversation: &mut Conversation,
+    (key, line): (ProcessKey, &Arc<ProcessLine>),
+    listing: MachineListing,
+    pid: u32,
+) -> Result<Adopted, (VmId, String)> {
+    let MachineListing { vm, status, counters, health, notes, launched_ago, released, launching: _ } =
+        listing;
+    let machine = RemoteMachine::new(vm.clone(), status, health);
+    if let Some(counters) = counters {
+        machine.set_counters(*counters);
+    }
+    let assignment = pool.assignment_of(key, vm.clone(), line.clone());
+    let reservation = match name_for(pool, &machine, released) {
+        Ok(reservation) => reservation,
+        Err(problem) => return Err((vm, problem)),
+    };
+    conversation.adopt(machine.clone(), Place::new(reservation, assignment));
+    let console = (pool.options.consoles)(&vm);
+    let handle = machine.handle(line.clone(), console, pool.options.command_deadline);
+    Ok(Adopted { handle, notes, launched_ago, pid })
+}
+
+/// Takes the name of `machine`. One that is `released` is in nobody's way and needs none.
+fn name_for(
+    pool: &Arc<Pool>,
+    machine: &Arc<RemoteMachine>,
+    released: bool,
+) -> Result<Option<Reservation>, String> {
+    if released {
+        return Ok(None);
+    }
+    pool.reserve(machine).map(Some).map_err(|error| error_chain(&error))
 }

@@ -15,6 +15,8 @@ use super::directory::{Dialled, SocketDirectory};
 use super::process::WatchedProcess;
 use crate::wire::{Connection, Version, Welcome};
 
+/// How long a process may take to answer a hello.
+pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a process that does not speak may take to be gone until it is told of.
 const ENDING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -80,7 +82,7 @@ pub async fn look_at_processes(directory: &Path) -> io::Result<Vec<SeenProcess>>
     let mut looks = JoinSet::new();
     for name in directory.names()? {
         let directory = directory.clone();
-        looks.spawn(async move { (directory.place(&name), look(&directory, &name).await) });
+        looks.spawn(async move { (directory.place(&name), look(&directory, &name, HELLO_PATIENCE).await) });
     }
     let mut seen = Vec::new();
     while let Some(look) = looks.join_next().await {
@@ -103,8 +105,8 @@ fn answer_of(welcome: Welcome) -> SeenAnswer {
     SeenAnswer::Welcome { version, build, machines }
 }
 
-/// Looks behind one socket. What is no process of ours is left alone.
-pub(super) async fn look(directory: &SocketDirectory, name: &str) -> Found {
+/// Looks behind one socket; a process may take `patience` to answer. What is no process of ours is left alone.
+pub(super) async fn look(directory: &SocketDirectory, name: &str, patience: Duration) -> Found {
     let stranger = |pid: Option<u32>, problem: String| Found::Stranger { pid, problem };
     let socket = match directory.dial(name) {
         Ok(Dialled::Connected(socket)) => socket,
@@ -125,8 +127,17 @@ pub(super) async fn look(directory: &SocketDirectory, name: &str) -> Found {
         Ok(process) => process,
         Err(error) => return stranger(Some(pid), format!("process {pid} cannot be watched: {error}")),
     };
-    match greet(socket, pid).await {
+    // Losing either loses nothing: the first is given up with its connection, the second only waits.
+    let greeted = tokio::select! {
+        biased;
+        greeted = greet(socket, pid, patience) => greeted,
+        () = process.gone() => return Found::Nobody,
+    };
+    match greeted {
         Ok((connection, welcome)) => Found::Process { process, connection, welcome },
+        Err(error) if error.is_silence() => {
+            stranger(Some(pid), format!("process {pid}: {}", error_chain(&error)))
+        }
         // One that is about to end says nothing any more. Killed, it leaves its socket.
         Err(_) if timeout(ENDING_PATIENCE, process.gone()).await.is_ok() => Found::Nobody,
         Err(error) => stranger(Some(pid), format!("process {pid}: {}", error_chain(&error))),

@@ -194,7 +194,9 @@ impl Hosted {
                 }
             };
             let (notes, launched_ago) = (known.notes.clone(), known.requested.elapsed());
-            MachineListing { vm: vm.clone(), status, counters, health, notes, launched_ago, released }
+            let launching = matches!(known.stage, Stage::Launching);
+            let vm = vm.clone();
+            MachineListing { vm, status, counters, health, notes, launched_ago, released, launching }
         };
         known.iter().map(listing).collect()
     }

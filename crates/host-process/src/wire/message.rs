@@ -239,4 +239,8 @@ pub struct MachineListing {
     pub launched_ago: Duration,
     /// Whether all that it held is given back.
     pub released: bool,
+    /// Whether its launch is under way. Unless the worker that asked for it is still connected, it is given up and ends. Not
+    /// told by the first processes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub launching: bool,
 }

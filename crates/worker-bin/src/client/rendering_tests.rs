@@ -234,6 +234,7 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
         degradations: Vec::new(),
         log_lines_dropped: 0,
         open_files_limit: Some(1 << 20),
+        guests_outlive_worker: Some(true),
     };
     assert!(notes(&good).is_empty());
     let shown = status_lines(&good, NOW);

@@ -33,6 +33,8 @@ enum Fate {
     HostProcess { pid: Option<u32>, version: u32, build: String },
     /// A process that this program cannot take over.
     Stranger { pid: Option<u32>, problem: String },
+    /// A host process that the worker ends with itself, because it is told to stop its guests or runs the others itself.
+    StoppedHostProcess { pid: Option<u32> },
     /// The worker itself.
     Worker,
 }
@@ -40,13 +42,22 @@ enum Fate {
 /// VMs by the process that has their locks open.
 type LockHolders = BTreeMap<u32, Vec<VmId>>;
 
-/// Looks at the host processes of `directory` and judges each of `vms` that has a machine.
-pub(super) async fn check(vms: &[VmView], directory: &Path) -> Result<Vec<Verdict>> {
+/// Looks at the host processes of `directory` and judges each of `vms` that has a machine. `guests_go_on` is whether they do
+/// when the worker that runs now ends in order, where it tells.
+pub(super) async fn check(
+    vms: &[VmView],
+    directory: &Path,
+    guests_go_on: Option<bool>,
+) -> Result<Vec<Verdict>> {
     let processes = look_at_processes(directory).await;
     let processes = processes.with_context(|| format!("cannot read {}", directory.display()))?;
     let holders =
         processes.iter().filter_map(|process| Some((process.pid?, locks_of(process.pid?)))).collect();
-    Ok(judge(vms, &processes, &holders))
+    let mut verdicts = judge(vms, &processes, &holders);
+    if guests_go_on == Some(false) {
+        verdicts.iter_mut().for_each(Verdict::stop);
+    }
+    Ok(verdicts)
 }
 
 /// The verdict on each of `vms` that has a machine. Pure.
@@ -106,6 +117,15 @@ pub(super) fn table(verdicts: &[Verdict]) -> String {
     table.to_string()
 }
 
+impl Verdict {
+    /// The worker stops the VM's guest before it ends.
+    fn stop(&mut self) {
+        if let Fate::HostProcess { pid, .. } = self.fate {
+            (self.survives, self.fate) = (false, Fate::StoppedHostProcess { pid });
+        }
+    }
+}
+
 impl Fate {
     fn explained(&self) -> String {
         let process =
@@ -116,6 +136,9 @@ impl Fate {
             }
             Self::Stranger { pid, problem } => {
                 format!("{} cannot be taken over by this program: {problem}", process(pid))
+            }
+            Self::StoppedHostProcess { pid } => {
+                format!("the worker that runs now ends {} with itself, as it is set to", process(pid))
             }
             Self::Worker => "it runs in the worker's own process and ends with it".to_owned(),
         }
@@ -205,6 +228,16 @@ d   needs a restart        it runs in the worker's own process and ends with it
             "build": "host-process 0.1.0",
         });
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn nothing_survives_a_worker_that_stops_its_guests() {
+        let mut verdicts =
+            judge(&[vm("a", "running")], &[process(7, &[("a", notes("a"))])], &BTreeMap::new());
+        verdicts.iter_mut().for_each(Verdict::stop);
+        let told = table(&verdicts);
+        assert!(told.contains("needs a restart") && told.contains("ends process 7 with itself"), "{told}");
+        assert!(conclude(&verdicts).is_err());
     }
 
     #[test]

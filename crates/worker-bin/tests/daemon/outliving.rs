@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tiny_guest::TinyGuest;
 
-use crate::bench::{Bench, entries, host_processes, isolated, links};
+use crate::bench::{Bench, Daemon, entries, host_processes, isolated, links};
 
 /// What stays the same of VMs whose guests did not notice anything.
 fn lives(bench: &Bench) -> Vec<(Value, Value, Value)> {
@@ -26,8 +26,12 @@ pub(crate) fn host_process_of(bench: &Bench, id: &str) -> i32 {
     host_processes(bench).into_iter().find(has_thread).expect("a process that holds it")
 }
 
+fn a_and_b(bench: &Bench) -> [Value; 2] {
+    ["a", "b"].map(|id| bench.vm(id, &TinyGuest::power_button()))
+}
+
 fn two_vms(bench: &Bench) {
-    bench.assign(&[bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button())]);
+    bench.assign(&a_and_b(bench));
 }
 
 fn both_run(bench: &Bench) -> bool {
@@ -149,36 +153,102 @@ fn a_vm_whose_process_died_with_the_worker_is_started_by_the_next_one() {
     });
 }
 
+/// Two VMs under a worker that was killed, and the process of the one called `a`, which is stopped: it says nothing while the
+/// next worker, which runs now, asks.
+fn beside_a_silent_process<'a>(bench: &'a Bench, vms: &[Value; 2]) -> (Daemon<'a>, Pid) {
+    bench.assign(vms);
+    let mut daemon = bench.start();
+    bench.until("both run", || both_run(bench));
+    let process = Pid::from_raw(host_process_of(bench, "a")).expect("a process");
+    daemon.kill();
+    kill_process(process, Signal::STOP).expect("it is there");
+    (bench.start(), process)
+}
+
+/// What is told of the VM `a`.
+fn reason_of_a(bench: &Bench) -> String {
+    let vms = bench.vms();
+    let reason = vms.first().and_then(|vm| vm["reason"]["message"].as_str());
+    reason.unwrap_or_default().to_owned()
+}
+
+fn degradations(bench: &Bench) -> String {
+    bench.status()["degradations"].to_string()
+}
+
+#[test]
+fn a_process_that_answers_late_is_taken_over_by_the_worker_that_runs() {
+    isolated(|bench| {
+        let (mut daemon, process) = beside_a_silent_process(&bench, &a_and_b(&bench));
+        let (holder, wires) = (process.as_raw_nonzero().get(), links());
+        bench.until("the other one goes on", || bench.phases().contains(&"b running".to_owned()));
+        let told = degradations(&bench);
+        assert!(told.contains(&format!("(process {holder}; VMs: a)")), "{told}");
+        bench.until("it is told", || {
+            bench.phases()[0] == "a restarting"
+                && reason_of_a(&bench).contains(&format!("process {holder} of this host holds the lock"))
+        });
+
+        kill_process(process, Signal::CONT).expect("it is there");
+        bench.until("both run", || both_run(&bench));
+        assert_eq!((host_process_of(&bench, "a"), links()), (holder, wires));
+        assert_eq!(reason_of_a(&bench), "");
+        let [a, b] = &lives(&bench)[..] else { panic!("two VMs") };
+        assert_eq!((&a.2, &b.2), (&0.into(), &0.into()), "neither was restarted");
+        bench.until("nobody is a stranger", || !degradations(&bench).contains("was not taken over"));
+        // What was taken over late obeys its power button, and its TAP is ours again.
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert_eq!(links(), ["lo"]);
+    });
+}
+
 #[test]
 fn nothing_of_a_vm_is_deleted_beside_a_process_that_was_not_taken_over() {
     isolated(|bench| {
-        let (a, b) = (bench.vm("a", &TinyGuest::power_button()), bench.vm("b", &TinyGuest::power_button()));
-        bench.assign(&[a.clone(), b.clone()]);
-        let mut daemon = bench.start();
-        bench.until("both run", || both_run(&bench));
-        let holder = host_process_of(&bench, "a");
-        let process = Pid::from_raw(holder).expect("a process");
-
-        // It says nothing while the next worker asks.
-        daemon.kill();
-        kill_process(process, Signal::STOP).expect("it is there");
-        let mut daemon = bench.start();
-        kill_process(process, Signal::CONT).expect("it is there");
-        bench.assign(std::slice::from_ref(&b));
-        // Its start is refused in the same words, so the phase is waited for too.
+        let vms = a_and_b(&bench);
+        let (_daemon, process) = beside_a_silent_process(&bench, &vms);
+        let holder = process.as_raw_nonzero().get();
+        bench.assign(&vms[1..]);
         bench.until("its removal is refused", || {
-            let vms = bench.vms();
-            let told = vms.first().and_then(|vm| vm["reason"]["message"].as_str()).unwrap_or_default();
             bench.phases()[0] == "a stopping"
-                && told.contains(&format!("process {holder} of this host holds the lock"))
+                && reason_of_a(&bench).contains(&format!("process {holder} of this host holds the lock"))
         });
         assert!(bench.path("state/vms/a/lock").exists() && bench.path("state/vms/a/record.json").exists());
         assert_eq!(host_process_of(&bench, "a"), holder, "it runs on");
+        let refused = bench.client(&["rm", "a"]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(&format!("process {holder}")), "{told}");
 
-        // Wanted again, it goes on under a worker to which its process answers.
-        bench.assign(&[a, b]);
-        bench.until("it is wanted again", || bench.phases()[0] != "a stopping");
-        daemon.kill();
+        kill_process(process, Signal::CONT).expect("it is there");
+        bench.until("it is removed", || bench.phases() == ["b running"]);
+        bench.until("its process is gone", || !host_processes(&bench).contains(&holder));
+    });
+}
+
+#[test]
+fn a_worker_that_is_to_stop_guests_ends_beside_one_that_it_cannot_stop() {
+    isolated(|bench| {
+        let vms = a_and_b(&bench);
+        let (mut daemon, process) = beside_a_silent_process(&bench, &vms);
+        let holder = process.as_raw_nonzero().get();
+        let mut stopped = vms[0].clone();
+        stopped["desired"] = "stopped".into();
+        bench.assign(&[stopped, vms[1].clone()]);
+        bench.until("it is not told to be stopped", || bench.phases()[0] == "a stopping");
+        bench.assign(&vms);
+        // The time that guests have, and a minute, is more than this waits.
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(1), "{}", bench.log());
+        let told = format!("process {holder} of this host holds the lock");
+        assert!(
+            bench.log().contains("the VM was not stopped") && bench.log().contains(&told),
+            "{}",
+            bench.log()
+        );
+        assert!(links().len() > 1, "its network is left to it");
+
+        kill_process(process, Signal::CONT).expect("it is there");
         let _daemon = bench.start();
         bench.until("both run", || both_run(&bench));
         assert_eq!(host_process_of(&bench, "a"), holder);

@@ -15,7 +15,15 @@ fn vms_in_host_processes_survive_and_the_check_changes_nothing() {
     isolated(|bench| {
         assert_eq!(bench.client(&["upgrade", "--check"]).status.code(), Some(69), "nobody answers");
         bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
-        let mut daemon = bench.start();
+        let mut stopping = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let output = bench.client(&["upgrade", "--check", "--json"]);
+        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((&told[0]["survives"], output.status.code()), (&json!(false), Some(1)), "{told}");
+        stopping.signal(Signal::TERM);
+        assert_eq!(stopping.ended().code(), Some(0), "{}", bench.log());
+        bench.leave_guests();
+        let _daemon = bench.start();
         bench.until("it runs", || bench.phases() == ["a running"]);
         let before = bench.vms();
         assert_eq!(bench.client(&["upgrade"]).status.code(), Some(2), "there is no upgrade without --check");
@@ -36,7 +44,5 @@ fn vms_in_host_processes_survive_and_the_check_changes_nothing() {
         listen(&socket, 1).expect("listening");
         assert_eq!(bench.client(&["upgrade", "--check"]).status.code(), Some(0));
         fs::remove_file(&path).expect("it was there");
-        daemon.signal(Signal::TERM);
-        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
     });
 }

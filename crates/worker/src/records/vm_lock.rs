@@ -21,7 +21,7 @@ pub(crate) enum VmLockError {
     /// Its lock is taken.
     #[error(
         "the VM runs already, or its last machine has not let go of its disks: {holder} of this host holds the lock {}; \
-         restart the worker, which takes that process over if it answers, or end the process",
+         a host process is taken over as soon as it answers; else end the process",
         path.display()
     )]
     Held {
@@ -95,6 +95,29 @@ pub(crate) fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
     }
 }
 
+/// The process that has the lock of the VM in `directory` open, where that is known and it is another than `pid`.
+pub(super) fn other_holder(directory: &Path, pid: u32) -> Option<u32> {
+    let lock = fs::metadata(directory.join(LOCK)).ok()?;
+    if has_open(pid, lock.dev(), lock.ino()) {
+        return None;
+    }
+    match holder_of(lock.dev(), lock.ino()) {
+        Holder::Process(holder) => Some(holder),
+        Holder::Unknown => None,
+    }
+}
+
+/// The names of the directories in `root` whose locks process `pid` is known to have open.
+pub(super) fn locked_by(root: &Path, pid: u32) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    let names = files.filter_map(|file| {
+        let directory = file.strip_prefix(root).ok()?.parent().filter(|_| file.ends_with(LOCK))?;
+        directory.to_str().map(str::to_owned)
+    });
+    names.collect()
+}
+
 /// Another process that has the file `inode` of `device` open. `/proc/locks` is of no help: it names the process that took the
 /// lock, which was a worker, and not the one that it was handed to.
 fn holder_of(device: u64, inode: u64) -> Holder {
@@ -161,10 +184,16 @@ mod tests {
             .expect("started");
         drop(lock);
         let error = lock_vm(directory.path()).expect_err("held by the other process");
+        let (own, pid) = (std::process::id(), other.id());
+        let holders = [own, pid].map(|asked| other_holder(directory.path(), asked));
+        let root = directory.path().parent().expect("it lies in another");
+        let names = locked_by(root, pid);
         other.kill().expect("it is there");
         other.wait().expect("it is ours");
         let told = format!("process {} of this host holds the lock", other.id());
         assert!(error.to_string().contains(&told), "{error}");
+        assert_eq!(holders, [Some(pid), None]);
+        assert_eq!(names, [directory.path().file_name().expect("it has one").to_string_lossy()]);
         lock_vm(directory.path()).expect("free again");
     }
 }

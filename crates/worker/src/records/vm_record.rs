@@ -12,6 +12,7 @@ use uuid::Uuid;
 use vm_model::{Assignment, EndCause, Health, RunEnd, Timestamp, VmId};
 
 use super::rollout::Rollout;
+use super::vm_lock::{locked_by, other_holder};
 use super::{IdleVm, ReadError, RecordWriter, VmLockError, WriteError, discard_unfinished, read_versioned};
 use crate::definition::is_same_definition;
 
@@ -180,6 +181,17 @@ impl RecordStore {
     /// Keeps `id` from being run by any process, unless one runs it.
     pub(crate) fn lock_idle(&self, id: &VmId) -> Result<IdleVm, VmLockError> {
         IdleVm::lock(&self.directory(id))
+    }
+
+    /// The process that has the lock of VM `id` open, where that is known and it is another than `pid`.
+    pub(crate) fn other_holder(&self, id: &VmId, pid: u32) -> Option<u32> {
+        other_holder(&self.directory(id), pid)
+    }
+
+    /// The VMs whose locks process `pid` is known to have open.
+    pub(crate) fn locked_by(&self, pid: u32) -> Vec<VmId> {
+        let names = locked_by(&self.root, pid).into_iter();
+        names.filter_map(|name| VmId::parse(&name).ok()).collect()
     }
 
     /// What is on record of `id`, if anything is.

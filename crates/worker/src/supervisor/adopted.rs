@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use host_network::{KeptNic, LinkName};
+use ipam::Wish;
 use machine_host::{Adopted, MachineHandle};
 use tracing::{info, warn};
 use vm_model::{MachinePhase, VmId, VmStatus};
 
+use super::Target;
 use super::context::HostContext;
 use super::live::LiveMachine;
-use super::notes::{MachineNotes, NotesError};
+use super::notes::{MachineNotes, NotedCounts, NotedNic, NotesError};
 use super::stage::load;
 use super::step::{DefinitionNumber, RunState, Vcpus};
 use super::task::{InForce, Task};
 use super::trial::Trial;
 use crate::definition::{Description, is_same_definition};
-use crate::records::VmRecord;
+use crate::failure::chain;
+use crate::records::{Leases, VmRecord};
 
 /// A machine that runs already, and what was noted with it.
 #[derive(Debug)]
@@ -23,14 +27,16 @@ pub(crate) struct RunningMachine {
     pub(super) handle: MachineHandle,
     pub(crate) notes: MachineNotes,
     launched_ago: Duration,
+    /// The process that runs it.
+    pub(crate) pid: u32,
 }
 
 impl RunningMachine {
     /// What `adopted` is, where its notes can be used.
     pub(crate) fn of(adopted: Adopted) -> Result<Self, (VmId, NotesError)> {
-        let Adopted { handle, notes, launched_ago } = adopted;
+        let Adopted { handle, notes, launched_ago, pid } = adopted;
         match MachineNotes::parse(handle.id(), &notes) {
-            Ok(notes) => Ok(Self { handle, notes, launched_ago }),
+            Ok(notes) => Ok(Self { handle, notes, launched_ago, pid }),
             Err(problem) => Err((handle.id().clone(), problem)),
         }
     }
@@ -56,22 +62,78 @@ impl RunningMachine {
         if self.is_on_trial(record) { first.next() } else { first }
     }
 
-    /// Makes `record` say which definition the machine runs by. A worker may have ended between a launch and the record.
-    pub(crate) fn correct(&self, record: &mut VmRecord) {
+    /// The number of its definition where it is handed over late: see [`super::Supervisor::hand_over`].
+    pub(super) fn number_under(&self, target: &Target) -> DefinitionNumber {
+        if is_same_definition(&target.assignment, &self.notes.assignment) {
+            target.stamp.definition
+        } else {
+            DefinitionNumber::default().next()
+        }
+    }
+
+    /// Makes `record` say which definition the machine runs by, and since when: a worker may have ended between a launch and
+    /// the record, and one beside which the machine ran may have forgotten it. Whether that changes it.
+    pub(crate) fn correct(&self, record: &mut VmRecord) -> bool {
+        let before = (record.in_force.take(), record.running_since);
         let is_newest = is_same_definition(&record.assignment, &self.notes.assignment);
         record.in_force = (!is_newest).then(|| self.notes.assignment.clone());
+        record.running_since.get_or_insert(self.notes.launched_at);
+        before != (record.in_force.clone(), record.running_since)
+    }
+
+    /// Whether it is rather the VM's machine than `other`: one that runs, or else the one launched last.
+    pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
+        let rank = |machine: &Self| (!machine.has_ended(), machine.notes.launched_at);
+        rank(self) > rank(other)
+    }
+
+    /// Sees to it that nobody else is given its addresses, whatever became of the file of leases.
+    pub(crate) fn hold_addresses(&self, leases: &Leases) {
+        let vm = &self.notes.assignment.id;
+        let wish = |noted: &NotedNic| Wish { ip: Some(noted.nic.address), mac: Some(noted.nic.mac) };
+        let wishes: Vec<(&str, Wish)> =
+            self.notes.nics.iter().map(|noted| (noted.nic.id.as_str(), wish(noted))).collect();
+        if let Err(problem) = leases.ensure(vm, &wishes) {
+            warn!(vm_id = %vm, error = chain(&problem), "the addresses of the running VM may be given to another");
+        }
+    }
+
+    /// Its interfaces, as its worker attached them.
+    pub(crate) fn kept_nics(&self) -> Vec<KeptNic> {
+        let kept = self.notes.nics.iter().filter_map(|NotedNic { nic, mask, mtu }| {
+            // A name that is none is of no TAP of ours.
+            let tap = LinkName::parse(nic.tap.as_deref()?).ok()?;
+            let (vm, nic_name) = (self.notes.assignment.id.clone(), nic.id.clone());
+            Some(KeptNic {
+                vm,
+                nic: nic_name,
+                mac: nic.mac,
+                address: nic.address,
+                mask: *mask,
+                mtu: *mtu,
+                tap,
+            })
+        });
+        kept.collect()
     }
 }
 
 impl Task {
     /// Begins with a machine that runs. Its end, should it have ended meanwhile, is seen like any other.
-    pub(super) fn begin_with(&mut self, machine: RunningMachine) {
-        let runs = machine.number(self.record.value());
+    /// Its definition has the number `runs`.
+    pub(super) fn begin_with(&mut self, machine: RunningMachine, runs: DefinitionNumber) {
         let is_on_trial = machine.is_on_trial(self.record.value());
-        let RunningMachine { handle, notes, launched_ago } = machine;
+        let RunningMachine { handle, notes, launched_ago, pid } = machine;
+        let counted = notes.counted;
+        self.history.go_on(counted.failures_in_a_row);
+        self.show_failures();
         let share = self.context.capacity.resume(&notes.memory);
         self.restart = notes.restart.unwrap_or(self.context.lifecycle.restart);
-        let phase = handle.status().borrow().phase.clone();
+        let (phase, resets) = {
+            let status = handle.status();
+            let status = status.borrow();
+            (status.phase.clone(), status.resets)
+        };
         let (vcpus, status) = match phase {
             MachinePhase::Paused => (Vcpus::Parked, VmStatus::Paused),
             MachinePhase::Booting => (Vcpus::Running, VmStatus::Booting),
@@ -81,10 +143,13 @@ impl Task {
         };
         self.unwatched = notes.health;
         let nics: Vec<_> = notes.nics.into_iter().map(|noted| noted.nic).collect();
-        info!(vm_id = %self.id, phase = status.phase_name(), launched_at = %notes.launched_at, "the VM ran on and is taken over");
+        info!(vm_id = %self.id, phase = status.phase_name(), pid, launched_at = %notes.launched_at, "the VM ran on and is taken over");
         self.info.send_modify(|info| {
             info.status = status;
-            info.starts = 1;
+            info.starts = counted.starts.saturating_add(resets.total()).saturating_add(1);
+            info.restarts = counted.restarts.saturating_add(resets.by_guest);
+            info.resets = counted.resets.saturating_add(resets.total());
+            info.failures = counted.failures;
             info.started_at = Some(notes.launched_at);
             info.nics.clone_from(&nics);
             info.machine = Some(notes.shape);
@@ -94,15 +159,27 @@ impl Task {
         });
         self.slot.put(handle.clone());
         let booted = Instant::now().checked_sub(launched_ago).unwrap_or_else(Instant::now);
-        if let (true, Some(rollout)) = (is_on_trial, self.record.value().rollout.as_deref()) {
-            self.trial = Some(Trial::recalled(rollout, booted));
-        }
-        if let Some(in_force) = &mut self.in_force {
-            in_force.number = runs;
-        }
+        let rollout = self.record.value().rollout.as_deref().filter(|_| is_on_trial);
+        self.trial = rollout.map(|rollout| Trial::recalled(rollout, booted));
+        self.in_force =
+            Some(InForce { number: runs, assignment: Arc::new(notes.assignment), description: None });
         let machine = LiveMachine::resumed(handle, nics, share, notes.launched_at, booted);
         let stamp = self.target.borrow().stamp;
+        // Nothing new was asked since it was launched: its earlier failures count on.
+        self.stamp = stamp;
         self.state = RunState::Up { stamp, runs, vcpus, machine };
+    }
+
+    /// What is counted of the VM, for whoever takes over the machine that is about to be launched.
+    pub(super) fn counted(&self) -> NotedCounts {
+        let info = self.info.borrow();
+        NotedCounts {
+            starts: info.starts,
+            restarts: info.restarts,
+            resets: info.resets,
+            failures: info.failures,
+            failures_in_a_row: self.history.failures_in_a_row(),
+        }
     }
 
     /// What the machine that runs is made by, found out again; and what a start that was cut short left is put in order.

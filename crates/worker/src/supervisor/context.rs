@@ -9,7 +9,7 @@ use health::ProbePermits;
 use ipam::{Lease, Wish};
 use machine_host::{MachineHost, Stranger};
 use nix_artifacts::StoreRoots;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use vm_model::{FailureKind, VmId};
 
 use super::{Changes, RestartPolicy, SharedNetwork};
@@ -49,7 +49,7 @@ pub(crate) struct HostContext {
     /// What keeps other workers out of the state directory.
     pub(crate) _lock: StateLock,
     /// Processes that may run VMs of ours and could not be taken over.
-    pub(crate) strangers: Vec<Stranger>,
+    pub(crate) strangers: watch::Sender<Vec<Stranger>>,
     /// How many probes ask guests at the same time.
     pub(crate) probes: ProbePermits,
     /// Told of every change of what is told of a VM.

@@ -12,6 +12,7 @@ mod context;
 mod ending;
 mod given_up;
 mod guest;
+mod held;
 mod jitter;
 mod live;
 mod network;
@@ -40,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use machine_host::MachineHandle;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use vm_model::{Assignment, DesiredState, Generation, OperatorOrder};
 
@@ -48,7 +49,7 @@ pub(crate) use adopted::RunningMachine;
 pub(crate) use context::{HostContext, Lifecycle, Subnet};
 pub(crate) use given_up::GivenUp;
 pub(crate) use network::SharedNetwork;
-pub(crate) use notes::NotedNic;
+pub(crate) use notes::noted_uuid;
 pub use notes::{NotesError, check_notes};
 pub(crate) use policy::RestartPolicy;
 pub(crate) use publisher::Changes;
@@ -139,7 +140,18 @@ pub(crate) struct Supervisor {
     target: watch::Sender<Target>,
     info: watch::Receiver<VmInfo>,
     machine: MachineSlot,
+    /// Takes the VM's machine while another process holds the VM.
+    late: mpsc::Sender<RunningMachine>,
+    held: watch::Receiver<Option<String>>,
     task: JoinHandle<()>,
+}
+
+/// A supervisor's ends of the channels to whoever speaks with it.
+struct Ends {
+    target: watch::Receiver<Target>,
+    info: watch::Sender<VmInfo>,
+    late: Option<mpsc::Receiver<RunningMachine>>,
+    held: watch::Sender<Option<String>>,
 }
 
 impl Supervisor {
@@ -174,9 +186,19 @@ impl Supervisor {
         };
         let (info_sender, info) = watch::channel(info);
         let (target, target_receiver) = watch::channel(target);
+        let (held_sender, held) = watch::channel(None);
+        let (late, receiver, held) = match &origin {
+            // A machine that is found late is its predecessor's, which is in the way as long as it is held.
+            Origin::After(predecessor) => (predecessor.late.clone(), None, predecessor.held.clone()),
+            Origin::New | Origin::Record(_) | Origin::Running(..) => {
+                let (late, receiver) = mpsc::channel(1);
+                (late, Some(receiver), held)
+            }
+        };
         let machine = MachineSlot::default();
-        let task = task::Task::new(context, target_receiver, info_sender, machine.clone(), origin);
-        Self { target, info, machine, task: runtime.spawn(task.run()) }
+        let ends = Ends { target: target_receiver, info: info_sender, late: receiver, held: held_sender };
+        let task = task::Task::new(context, ends, machine.clone(), origin);
+        Self { target, info, machine, late, held, task: runtime.spawn(task.run()) }
     }
 
     /// What is known of the VM now, and whenever it changes.
@@ -292,6 +314,32 @@ impl Supervisor {
             target.goal = Goal::Gone;
             target.patience = Patience::Full;
         });
+    }
+
+    /// Hands over the VM's machine, whose process was taken over after the worker had started. The VM goes on as it was last
+    /// wanted.
+    ///
+    /// # Errors
+    /// Nobody waits for it: no other process holds the VM. The machine is given back.
+    pub(crate) fn hand_over(&self, machine: RunningMachine) -> Result<(), Box<RunningMachine>> {
+        let Ok(permit) = self.late.try_reserve() else { return Err(Box::new(machine)) };
+        self.target.send_modify(|target| {
+            if target.goal == Goal::Suspended {
+                target.goal = Goal::Be(target.assignment.desired);
+            }
+            // Below its number there is one to go back to where it is on trial.
+            target.stamp.definition = target.stamp.definition.next();
+            if !is_same_definition(&target.assignment, &machine.notes.assignment) {
+                target.stamp.definition = target.stamp.definition.next();
+            }
+        });
+        permit.send(machine);
+        Ok(())
+    }
+
+    /// What keeps the VM from being stopped or removed, while another process holds it.
+    pub(crate) fn held(&self) -> watch::Receiver<Option<String>> {
+        self.held.clone()
     }
 
     /// Looks after the VM no longer; answers what ends when its task has.

@@ -1,6 +1,8 @@
 //! The host's network as supervisors share it, up to the moment when it is taken down.
 
-use host_network::{HostNetwork, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome};
+use host_network::{
+    HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome,
+};
 use thiserror::Error;
 use tokio::sync::{RwLock, watch};
 use vm_model::VmId;
@@ -38,6 +40,14 @@ impl SharedNetwork {
     pub(crate) async fn attach(&self, attachment: NicAttachment) -> Result<Tap, AttachError> {
         match self.network.read().await.as_ref() {
             Some(network) => Ok(network.attach(attachment).await?),
+            None => Err(AttachError::Closed),
+        }
+    }
+
+    /// Takes over the interface of a VM that ran on; what of it is not as it was is answered.
+    pub(crate) async fn keep(&self, kept: KeptNic) -> Result<Option<KeptNicProblem>, AttachError> {
+        match self.network.read().await.as_ref() {
+            Some(network) => Ok(network.keep(kept).await?),
             None => Err(AttachError::Closed),
         }
     }

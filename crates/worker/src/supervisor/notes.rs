@@ -43,6 +43,24 @@ pub(crate) struct MachineNotes {
     pub(crate) unverified: Vec<PathBuf>,
     #[serde(default)]
     pub(crate) timings: VmTimings,
+    /// What was counted of its VM before it was launched.
+    #[serde(default)]
+    pub(crate) counted: NotedCounts,
+}
+
+/// What is counted of a VM across its machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotedCounts {
+    /// How often it got as far as its first instruction.
+    pub(crate) starts: u64,
+    /// How often it was started again.
+    pub(crate) restarts: u64,
+    /// How often a machine of it was rebuilt in place.
+    pub(crate) resets: u64,
+    /// How often a start or a run failed.
+    pub(crate) failures: u64,
+    /// How many of them in a row.
+    pub(crate) failures_in_a_row: u32,
 }
 
 /// An interface, and how its TAP was set up.
@@ -53,6 +71,14 @@ pub(crate) struct NotedNic {
     pub(crate) mask: Option<Ipv4Addr>,
     #[serde(default)]
     pub(crate) mtu: Option<u16>,
+}
+
+/// The identity of the VM whose machine has the notes `text`, where that is noted.
+///
+/// # Errors
+/// They cannot be used.
+pub(crate) fn noted_uuid(id: &VmId, text: &str) -> Result<Option<Uuid>, NotesError> {
+    MachineNotes::parse(id, text).map(|notes| notes.uuid)
 }
 
 /// Why notes cannot be used.
@@ -105,6 +131,7 @@ impl MachineNotes {
             warnings: Vec::new(),
             unverified: Vec::new(),
             timings: VmTimings::default(),
+            counted: NotedCounts::default(),
         }
     }
 

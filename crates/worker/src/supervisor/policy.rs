@@ -119,6 +119,11 @@ impl RestartHistory {
         Self { failures_in_a_row, ..Self::default() }
     }
 
+    /// Goes on after `failures_in_a_row` that were noted, which may be more than the ends on record tell.
+    pub(crate) fn go_on(&mut self, failures_in_a_row: u32) {
+        self.failures_in_a_row = self.failures_in_a_row.max(failures_in_a_row);
+    }
+
     /// How many runs and starts failed one after the other.
     pub(crate) fn failures_in_a_row(&self) -> u32 {
         self.failures_in_a_row

@@ -21,6 +21,7 @@ impl Task {
         if let Some(problem) = self.runs_elsewhere().await {
             return self.not_removed(&problem).await;
         }
+        self.held.send_replace(None);
         if let Err(problem) = self.take_trial_back().await {
             warn!(vm_id = %self.id, error = problem.message, "the disks stay as the definition on trial has left them");
             self.trial = None;
@@ -71,6 +72,9 @@ impl Task {
     async fn not_removed(&self, problem: &str) -> bool {
         if self.tell_host_trouble(problem) {
             error!(vm_id = %self.id, error = problem, "the VM was not removed; trying again");
+        } else {
+            // Not at once: the lock may have been in another program's hands while that was about to be run.
+            self.held.send_replace(Some(problem.to_owned()));
         }
         sleep(RETRY).await;
         false

@@ -49,6 +49,7 @@ impl Task {
             Err(reason) => return self.not_started(target, number, reason).await,
         };
         prepared.notes.uuid = Some(self.record.uuid());
+        prepared.notes.counted = self.counted();
         let definition = prepared.definition.clone();
         self.show_prepared(&prepared);
         let (initial, status) = match vcpus {

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 use vm_model::{
-    Assignment, DesiredState, EndCause, EndMethod, EventKind, HealthSpec, MachinePhase, RunEnd, Timestamp,
-    VmId, VmStatus, WantedChange,
+    Assignment, DesiredState, EventKind, HealthSpec, MachinePhase, Timestamp, VmId, VmStatus, WantedChange,
 };
 
 use super::candidate::Progress;
@@ -22,12 +21,11 @@ use super::record::Record;
 use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
 use super::stopping::ordered_end;
 use super::trial::{Trial, drop_stale_refusal};
-use super::{MachineSlot, Origin, Supervisor, Target};
+use super::{Ends, MachineSlot, Origin, RunningMachine, Supervisor, Target};
 use crate::capacity::Share;
 use crate::definition::{Description, is_same_definition};
 use crate::failure::chain;
 use crate::records::VmRecord;
-use crate::vms::VmInfo;
 
 /// How long to wait before something that failed on the host is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
@@ -48,7 +46,7 @@ pub(super) struct Task {
     pub(super) state: RunState<LiveMachine>,
     pub(super) history: RestartHistory,
     /// What the history's failures happened under.
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
     /// When it is restarted: what its definition says, else what holds on this host.
     pub(super) restart: RestartPolicy,
     pub(super) record: Record,
@@ -64,6 +62,10 @@ pub(super) struct Task {
     pub(super) trial: Option<Trial>,
     /// The memory that was promised to a machine which is stopped for another to take its place.
     pub(super) share: Option<Share>,
+    /// Hands over the VM's machine, where its process is taken over after the start of the worker; see `held`.
+    pub(super) late: Option<mpsc::Receiver<RunningMachine>>,
+    /// What keeps the VM's lock from being taken, while something does.
+    pub(super) held: watch::Sender<Option<String>>,
 }
 
 /// The definition that a VM's newest machine was made by.
@@ -77,20 +79,15 @@ pub(super) struct InForce {
 
 /// Whether anybody is left who wants the VM.
 #[derive(PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     Yes,
     /// The manager was dropped without a word.
     No,
 }
 
 impl Task {
-    pub(super) fn new(
-        context: Arc<HostContext>,
-        target: watch::Receiver<Target>,
-        info: watch::Sender<VmInfo>,
-        slot: MachineSlot,
-        origin: Origin,
-    ) -> Self {
+    pub(super) fn new(context: Arc<HostContext>, ends: Ends, slot: MachineSlot, origin: Origin) -> Self {
+        let Ends { target, info, late, held } = ends;
         let assignment = Arc::clone(&target.borrow().assignment);
         let (changes, events) = (context.changes.clone(), Arc::clone(&context.events));
         let (predecessor, found, running) = match origin {
@@ -119,6 +116,8 @@ impl Task {
             unwatched: None,
             trial: None,
             share: None,
+            late,
+            held,
         };
         if let Some(record) = found {
             task.info.happened(EventKind::VmTakenUp { store_path: record.newest().store_path.clone() });
@@ -133,7 +132,10 @@ impl Task {
             task.take_up(record);
         }
         match running {
-            Some(machine) => task.begin_with(machine),
+            Some(machine) => {
+                let runs = machine.number(task.record.value());
+                task.begin_with(machine, runs);
+            }
             // Its machine is gone. What is refused already may have to be put back, too.
             None => {
                 let rollout = task.record.value().rollout.as_deref();
@@ -159,15 +161,16 @@ impl Task {
             self.info.happened(EventKind::VmCreated { store_path });
             self.revive().await;
         }
-        match &self.state {
-            RunState::Up { .. } => self.look_into_running().await,
-            RunState::Off
-            | RunState::PoweredOff { .. }
-            | RunState::Failed { .. }
-            | RunState::Waiting { .. } => {
-                self.note_lost_run().await;
-                self.interrupt_trial().await;
-            }
+        if !self.is_up() && self.wait_for_holder().await == Wanted::No {
+            return;
+        }
+        // Nothing can be handed over any more.
+        self.late = None;
+        if self.is_up() {
+            self.look_into_running().await;
+        } else {
+            self.note_lost_run().await;
+            self.interrupt_trial().await;
         }
         if self.trial.is_none() {
             self.recall_refusal();
@@ -208,33 +211,6 @@ impl Task {
             }
         }
         // Whatever machine is left here is killed by being dropped.
-    }
-
-    /// Says of a run that an earlier worker began, and of which nobody saw the end, that it was lost. It was not where a
-    /// process that was not taken over still runs the VM: that is told, and a later worker may take the process over.
-    async fn note_lost_run(&mut self) {
-        let Some(since) = self.record.value().running_since else { return };
-        if let Some(problem) = self.runs_elsewhere().await {
-            self.tell_host_trouble(&problem);
-            warn!(vm_id = %self.id, problem, "a process that was not taken over may still run the VM");
-            return;
-        }
-        let at = Timestamp::now();
-        let end = RunEnd {
-            at,
-            ran_for: None,
-            method: EndMethod::Lost,
-            cause: EndCause::WorkerEnded,
-            detail: Some(format!("it had been started at {since}")),
-        };
-        self.record_end(end).await;
-    }
-
-    /// What keeps the VM's lock from being taken, where something does.
-    pub(super) async fn runs_elsewhere(&self) -> Option<String> {
-        let (context, id) = (Arc::clone(&self.context), self.id.clone());
-        let looking = tokio::task::spawn_blocking(move || context.lock_idle(&id).err());
-        looking.await.unwrap_or_else(|lost| Some(chain(&lost)))
     }
 
     /// Takes over what the target says of the VM apart from where it should be, and keeps it on disk.

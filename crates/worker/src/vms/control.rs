@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix_artifacts::hash_store_path as hash_of;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{error, info};
 use vm_model::{Assignment, DesiredState, NarHash, StopMethod, VmId, VmStatus, VolumeInfo};
 
 use super::registry::Registry;
@@ -30,6 +30,20 @@ pub(crate) struct Shared {
     pub(crate) config: VmManagerConfig,
     pub(crate) registry: Arc<Registry>,
     pub(crate) context: Arc<HostContext>,
+    /// Takes over what answers late. Taken out when nothing more is to be taken over; held for that alone.
+    pub(crate) late_takeover: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    /// Takes over no machine any more.
+    async fn end_takeover(&self) {
+        let task = self.late_takeover.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.abort();
+            // It was told to end, which is an error of its own.
+            let _ = task.await;
+        }
+    }
 }
 
 pub(crate) async fn create(shared: Arc<Shared>, assignment: Assignment) -> Result<(), VmManagerError> {
@@ -81,7 +95,8 @@ pub(super) async fn stopped(
     mut news: watch::Receiver<VmInfo>,
 ) -> Result<StopMethod, VmManagerError> {
     let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
-    let info = wait(id, &mut news, "stopped", shared.config.stop_timeout + AFTER_STOP, is_off).await?;
+    let off = wait(id, &mut news, "stopped", shared.config.stop_timeout + AFTER_STOP, is_off);
+    let info = unless_held(shared, id, off).await?;
     Ok(info.last_stop.unwrap_or(StopMethod::AlreadyStopped))
 }
 
@@ -112,7 +127,8 @@ pub(crate) async fn remove(shared: Arc<Shared>, id: VmId) -> Result<(), VmManage
     let mut news = shared.registry.watch(&id)?;
     shared.registry.remove(&id)?;
     // A VM's news end when it is gone.
-    match wait(&id, &mut news, "gone", shared.config.stop_timeout + AFTER_STOP, |_| false).await {
+    let gone = wait(&id, &mut news, "gone", shared.config.stop_timeout + AFTER_STOP, |_| false);
+    match unless_held(&shared, &id, gone).await {
         Err(VmManagerError::NoSuchVm { .. }) => Ok(()),
         Err(problem) => Err(problem),
         Ok(_) => Ok(()),
@@ -171,17 +187,23 @@ fn is_off(info: &VmInfo) -> bool {
 }
 
 pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError> {
+    shared.end_takeover().await;
     shared.registry.suspend_all();
     let begun = Instant::now();
     let limit = shared.config.stop_timeout + AFTER_STOP;
     let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
-    let mut first_problem = None;
+    let (mut first_problem, mut is_all_ours) = (None, true);
     for mut news in shared.registry.watch_all() {
         let id = news.borrow().id.clone();
         // All of them stop at the same time.
         let left = limit.saturating_sub(begun.elapsed());
-        match wait(&id, &mut news, "stopped", left, is_off).await {
+        match unless_held(&shared, &id, wait(&id, &mut news, "stopped", left, is_off)).await {
             Ok(_) | Err(VmManagerError::NoSuchVm { .. }) => {}
+            Err(problem @ VmManagerError::RunsElsewhere { .. }) => {
+                error!(vm_id = %id, error = chain(&problem), "the VM was not stopped");
+                is_all_ours = false;
+                first_problem = first_problem.or(Some(problem));
+            }
             Err(problem) => first_problem = first_problem.or(Some(problem)),
         }
     }
@@ -192,7 +214,12 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
         // process. One that panicked has said so.
         let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
     }
-    let network = shared.context.network.take_down().await;
+    let network = if is_all_ours {
+        shared.context.network.take_down().await
+    } else {
+        // Its guest goes on, and so does its network.
+        shared.context.network.leave().await.map(|()| None)
+    };
     if let Some(problem) = first_problem {
         return Err(problem);
     }
@@ -211,6 +238,7 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
 /// Lets go of VMs that go on without this process. Nothing is stopped, and the host stays as it is.
 pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
     let begun = Instant::now();
+    shared.end_takeover().await;
     // Each ends after the step that it is in.
     for supervisor in shared.registry.abandon_all() {
         let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
@@ -272,6 +300,29 @@ pub(super) async fn restarted_or_reason(
     let limit = stop_timeout + AFTER_STOP + START;
     let info = wait(id, &mut news, "started again", limit, |info| before.is_over(info)).await?;
     before.verdict(id, info)
+}
+
+/// What `waiting` for VM `id` comes to, unless another process holds the VM: nothing comes of waiting then.
+async fn unless_held<T>(
+    shared: &Shared,
+    id: &VmId,
+    waiting: impl Future<Output = Result<T, VmManagerError>>,
+) -> Result<T, VmManagerError> {
+    let Ok(mut held) = shared.registry.held(id) else { return waiting.await };
+    let is_held = async {
+        let problem = held.wait_for(Option::is_some).await.ok().and_then(|problem| problem.clone());
+        match problem {
+            Some(problem) => problem,
+            // The VM is gone, which ends the other wait.
+            None => std::future::pending().await,
+        }
+    };
+    // Losing either loses nothing: both only wait.
+    tokio::select! {
+        biased;
+        done = waiting => done,
+        problem = is_held => Err(VmManagerError::RunsElsewhere { id: id.clone(), problem }),
+    }
 }
 
 /// Waits until VM `id` is as `wanted`, and tells how it is then.

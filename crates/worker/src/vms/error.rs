@@ -120,6 +120,14 @@ pub enum VmManagerError {
         /// How long the call waited.
         waited: Duration,
     },
+    /// Another process of this host holds the VM. What was asked is done as soon as it lets go, or is taken over.
+    #[error("VM {id} cannot be stopped or removed by this worker: {problem}")]
+    RunsElsewhere {
+        /// The VM.
+        id: VmId,
+        /// Which process, as far as that is known.
+        problem: String,
+    },
     /// Machines did not end. They were killed; their threads are stuck.
     #[error("machines of these VMs are stuck: {}", vms.iter().map(VmId::as_str).collect::<Vec<_>>().join(", "))]
     MachinesRemain {

@@ -119,6 +119,22 @@ impl Registry {
         self.take_up(record.assignment.clone(), Origin::Running(Box::new(record), Box::new(machine)));
     }
 
+    /// Hands over a machine that was found late to the VM that waits for it.
+    ///
+    /// # Errors
+    /// There is none. The machine is given back.
+    pub(crate) fn hand_over(&self, machine: RunningMachine) -> Result<(), Box<RunningMachine>> {
+        match self.entries().get(&machine.notes.assignment.id) {
+            Some(entry) => entry.supervisor.hand_over(machine),
+            None => Err(Box::new(machine)),
+        }
+    }
+
+    /// What keeps `id` from being stopped or removed, while another process holds it.
+    pub(crate) fn held(&self, id: &VmId) -> Result<watch::Receiver<Option<String>>, VmManagerError> {
+        self.with(id, |entry| entry.supervisor.held())
+    }
+
     fn take_up(&self, assignment: Assignment, origin: Origin) {
         let birth = Birth { assignment, generation: Generation::default(), origin };
         self.insert(&mut self.entries(), birth);

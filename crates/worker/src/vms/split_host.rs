@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use host_process::HostProcesses;
 use machine_host::{
-    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, ShutdownReport,
+    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, Recognize,
+    ShutdownReport,
 };
 use tokio::join;
 use vm_model::Isolation;
@@ -31,8 +32,12 @@ impl MachineHost for SplitHost {
     }
 
     /// Those of a worker that was killed; its own machines were killed with it.
-    fn adopt(&self) -> BoxFuture<'_, Adoption> {
-        self.strict.adopt()
+    fn adopt(&self, recognize: Recognize) -> BoxFuture<'_, Adoption> {
+        self.strict.adopt(recognize)
+    }
+
+    fn adopt_late(&self) -> BoxFuture<'_, Adoption> {
+        self.strict.adopt_late()
     }
 
     fn counts(&self) -> HostCounts {

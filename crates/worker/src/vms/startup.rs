@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use health::ProbePermits;
@@ -11,7 +11,7 @@ use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
@@ -19,7 +19,7 @@ use vm_model::{RemovedVm, VmId};
 use super::control::Shared;
 use super::placing::machine_host;
 use super::registry::Registry;
-use super::takeover::{hold_addresses, restore, resume_network, take_over};
+use super::takeover::{KnownVms, hold_addresses, restore, resume_network, take_over, take_over_late};
 use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
@@ -69,7 +69,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         warn!(error = chain(&damage), "artifacts are hashed again");
     }
     let machines = machine_host(&config, hypervisor)?;
-    let (running, strangers) = take_over(machines.as_ref(), &intact, &damaged).await;
+    let known = KnownVms::new(&intact, damaged.keys(), records.clone());
+    let (running, strangers) = take_over(machines.as_ref(), known).await;
     hold_addresses(&leases, &running);
     let network = resume_network(network, &running).await?;
     let context = Arc::new(HostContext {
@@ -85,7 +86,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         volumes,
         verified,
         roots,
-        strangers,
+        strangers: watch::Sender::new(strangers),
         _lock: lock,
         probes: ProbePermits::default(),
         changes: Changes::default(),
@@ -94,11 +95,14 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         lifecycle: lifecycle(&config),
     });
     runtime.spawn(keep_house(Arc::downgrade(&context)));
-    let registry = Registry::new(runtime, Arc::clone(&context), damaged);
-    restore(&registry, intact, running);
+    let registry = Arc::new(Registry::new(runtime.clone(), Arc::clone(&context), damaged));
+    restore(&registry, &context.records, intact, running);
+    let late =
+        take_over_late(Arc::clone(&context.machines), Arc::downgrade(&context), Arc::downgrade(&registry));
+    let late_takeover = Mutex::new(Some(runtime.spawn(late)));
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
-    Ok(Shared { config, registry: Arc::new(registry), context })
+    Ok(Shared { config, registry, context, late_takeover })
 }
 
 /// Takes the lock of the state directory. A worker that was killed may have been about to run another program, in whose

@@ -1,76 +1,143 @@
-//! What runs already when a manager starts: machines of an earlier worker, with their interfaces and addresses.
+//! What runs already when a manager starts, or is found running later: machines of an earlier worker, with their interfaces
+//! and addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
 
-use host_network::{HostNetwork, KeptNic, LinkName, NetworkConfig};
-use ipam::Wish;
-use machine_host::{Adoption, MachineHost, Stranger};
-use tracing::warn;
+use host_network::{HostNetwork, KeptNic, NetworkConfig};
+use machine_host::{Adopted, Adoption, FoundMachine, MachineHost, Recognize, Stranger};
+use tracing::{info, warn};
 use uuid::Uuid;
 use vm_model::VmId;
 
 use super::VmManagerError;
 use super::registry::Registry;
 use crate::failure::chain;
-use crate::records::{Leases, VmRecord};
-use crate::supervisor::{NotedNic, RunningMachine};
+use crate::records::{Leases, RecordStore, VmRecord};
+use crate::supervisor::{HostContext, RunningMachine, noted_uuid};
 
-/// Takes over the machines of the VMs on record, some of which are `damaged`, that run already. Everything else that runs is
-/// left alone, and told.
+/// What is known of VMs by which machines are recognized.
+pub(super) struct KnownVms {
+    uuids: BTreeMap<VmId, Uuid>,
+    /// VMs whose records cannot be used.
+    damaged: BTreeSet<VmId>,
+    store: RecordStore,
+}
+
+impl KnownVms {
+    pub(super) fn new<'a>(
+        records: &[VmRecord],
+        damaged: impl Iterator<Item = &'a VmId>,
+        store: RecordStore,
+    ) -> Self {
+        let uuids = records.iter().map(|record| (record.assignment.id.clone(), record.uuid)).collect();
+        Self { uuids, damaged: damaged.cloned().collect(), store }
+    }
+
+    /// Takes over machines of the VMs on record, and the ends of machines whose VMs are gone, which are only to be forgotten.
+    pub(super) fn recognize(self) -> Recognize {
+        Arc::new(move |found| self.judge(found))
+    }
+
+    fn judge(&self, found: &FoundMachine<'_>) -> Result<(), String> {
+        let noted = noted_uuid(found.vm, found.notes).map_err(|problem| chain(&problem))?;
+        let Some(recorded) = self.uuids.get(found.vm) else {
+            // Its VM was removed, and the worker ended before it told the machine's host that the end is noticed.
+            return if found.has_ended && !self.damaged.contains(found.vm) {
+                Ok(())
+            } else {
+                Err("there is no usable record of it".to_owned())
+            };
+        };
+        match noted {
+            Some(noted) if noted != *recorded => Err("it is of another VM of this name".to_owned()),
+            Some(_) => Ok(()),
+            // Earlier workers noted no identity. Of two machines of a name, the one with the lock is the VM's.
+            None if found.has_ended => Ok(()),
+            None => match self.store.other_holder(found.vm, found.pid) {
+                Some(holder) => Err(format!("process {holder} holds the lock of this VM")),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Takes over the machines that run already. Everything else that runs is left alone, and told.
 pub(super) async fn take_over(
     machines: &dyn MachineHost,
-    records: &[VmRecord],
-    damaged: &BTreeMap<VmId, String>,
+    known: KnownVms,
 ) -> (BTreeMap<VmId, RunningMachine>, Vec<Stranger>) {
-    let Adoption { machines: found, mut strangers } = machines.adopt().await;
-    let known: BTreeMap<&VmId, Uuid> =
-        records.iter().map(|record| (&record.assignment.id, record.uuid)).collect();
-    let mut running = BTreeMap::new();
-    for adopted in found {
-        let problem = match RunningMachine::of(adopted) {
-            Ok(machine) if is_other(&machine, &known) => {
-                (machine.notes.assignment.id, "it is of another VM of this name".to_owned())
-            }
-            Ok(machine) if running.contains_key(&machine.notes.assignment.id) => {
-                (machine.notes.assignment.id, "another machine of this VM was taken over".to_owned())
-            }
-            Ok(machine) if known.contains_key(&machine.notes.assignment.id) => {
-                running.insert(machine.notes.assignment.id.clone(), machine);
-                continue;
-            }
-            // Its VM was removed, and the worker ended before it told the machine's host that the end is noticed: dropping it
-            // tells so.
-            Ok(machine) if machine.has_ended() && !damaged.contains_key(&machine.notes.assignment.id) => {
-                continue;
-            }
-            Ok(machine) => (machine.notes.assignment.id, "there is no usable record of it".to_owned()),
-            Err((vm, problem)) => (vm, chain(&problem)),
-        };
-        let (vm, problem) = problem;
-        strangers.push(Stranger { vms: vec![vm], place: "a host process".to_owned(), problem });
+    let (on_record, store): (BTreeSet<VmId>, _) =
+        (known.uuids.keys().cloned().collect(), known.store.clone());
+    let Adoption { machines: found, mut strangers } = machines.adopt(known.recognize()).await;
+    let mut running: BTreeMap<VmId, RunningMachine> = BTreeMap::new();
+    for machine in found.into_iter().filter_map(|adopted| usable(adopted, &mut strangers)) {
+        let vm = machine.notes.assignment.id.clone();
+        if on_record.contains(&vm) && running.get(&vm).is_none_or(|other| machine.is_newer_than(other)) {
+            running.insert(vm, machine);
+        }
+        // Dropping one that has ended tells its host that this is noticed.
     }
-    for Stranger { vms, place, problem } in &strangers {
-        warn!(?vms, place, problem, "what runs there is left alone");
-    }
+    name_vms(&mut strangers, &store);
+    tell(&strangers);
     (running, strangers)
 }
 
-/// Whether `machine` is known to be of another VM than the one on record by its name.
-fn is_other(machine: &RunningMachine, known: &BTreeMap<&VmId, Uuid>) -> bool {
-    let (noted, recorded) = (machine.notes.uuid, known.get(&machine.notes.assignment.id));
-    noted.is_some() && recorded.is_some() && noted.as_ref() != recorded
+fn usable(adopted: Adopted, strangers: &mut Vec<Stranger>) -> Option<RunningMachine> {
+    let pid = adopted.pid;
+    RunningMachine::of(adopted)
+        .map_err(|(vm, problem)| strangers.push(stranger(vm, pid, chain(&problem))))
+        .ok()
 }
 
-/// Sees to it that nobody else is given the addresses of the VMs that run, whatever became of the file of leases.
-pub(super) fn hold_addresses(leases: &Leases, running: &BTreeMap<VmId, RunningMachine>) {
-    for (vm, machine) in running {
-        let wish = |noted: &NotedNic| Wish { ip: Some(noted.nic.address), mac: Some(noted.nic.mac) };
-        let wishes: Vec<(&str, Wish)> =
-            machine.notes.nics.iter().map(|noted| (noted.nic.id.as_str(), wish(noted))).collect();
-        if let Err(problem) = leases.ensure(vm, &wishes) {
-            warn!(vm_id = %vm, error = chain(&problem), "the addresses of the running VM may be given to another");
+fn stranger(vm: VmId, pid: u32, problem: String) -> Stranger {
+    Stranger { vms: vec![vm], pid: Some(pid), place: "a host process".to_owned(), problem }
+}
+
+/// Finds out by their locks which VMs processes run that do not tell.
+fn name_vms(strangers: &mut [Stranger], store: &RecordStore) {
+    for stranger in strangers.iter_mut().filter(|stranger| stranger.vms.is_empty()) {
+        stranger.vms = stranger.pid.map_or_else(Vec::new, |pid| store.locked_by(pid));
+    }
+}
+
+fn tell(strangers: &[Stranger]) {
+    for Stranger { vms, pid, place, problem } in strangers {
+        warn!(?vms, pid, place, problem, "what runs there is left alone");
+    }
+}
+
+/// Takes over what answers later, as long as the manager is there.
+pub(super) async fn take_over_late(
+    machines: Arc<dyn MachineHost>,
+    context: Weak<HostContext>,
+    registry: Weak<Registry>,
+) {
+    loop {
+        let Adoption { machines: found, mut strangers } = machines.adopt_late().await;
+        let (Some(context), Some(registry)) = (context.upgrade(), registry.upgrade()) else { return };
+        for adopted in found {
+            let Some(machine) = usable(adopted, &mut strangers) else { continue };
+            let (vm, pid) = (machine.notes.assignment.id.clone(), machine.pid);
+            if let Err(machine) = registry.hand_over(machine)
+                && !machine.has_ended()
+            {
+                strangers.push(stranger(vm, pid, "nobody waits for this machine".to_owned()));
+            }
+        }
+        name_vms(&mut strangers, &context.records);
+        if *context.strangers.borrow() != strangers {
+            info!(left = strangers.len(), "processes that could not be taken over have changed");
+            tell(&strangers);
+            context.strangers.send_replace(strangers);
+            context.changes.note();
         }
     }
+}
+
+/// Sees to it that nobody else is given the addresses of the VMs that run.
+pub(super) fn hold_addresses(leases: &Leases, running: &BTreeMap<VmId, RunningMachine>) {
+    running.values().for_each(|machine| machine.hold_addresses(leases));
 }
 
 /// Sets the VMs' network up, around the interfaces of those that run.
@@ -78,7 +145,8 @@ pub(super) async fn resume_network(
     config: NetworkConfig,
     running: &BTreeMap<VmId, RunningMachine>,
 ) -> Result<HostNetwork, VmManagerError> {
-    let network = HostNetwork::resume(config, kept_nics(running))
+    let kept: Vec<KeptNic> = running.values().flat_map(RunningMachine::kept_nics).collect();
+    let network = HostNetwork::resume(config, kept)
         .await
         .map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
     for warning in &network.report().warnings {
@@ -87,35 +155,74 @@ pub(super) async fn resume_network(
     Ok(network)
 }
 
-/// The interfaces of the VMs that run.
-fn kept_nics(running: &BTreeMap<VmId, RunningMachine>) -> Vec<KeptNic> {
-    let noted =
-        running.iter().flat_map(|(vm, machine)| machine.notes.nics.iter().map(move |noted| (vm, noted)));
-    let kept = noted.filter_map(|(vm, NotedNic { nic, mask, mtu })| {
-        // A name that is none is of no TAP of ours.
-        let tap = LinkName::parse(nic.tap.as_deref()?).ok()?;
-        let (vm, nic_name) = (vm.clone(), nic.id.clone());
-        Some(KeptNic { vm, nic: nic_name, mac: nic.mac, address: nic.address, mask: *mask, mtu: *mtu, tap })
-    });
-    kept.collect()
-}
-
 /// Takes up the VMs on record, with their machines where they have one.
 pub(super) fn restore(
     registry: &Registry,
+    store: &RecordStore,
     records: Vec<VmRecord>,
     mut running: BTreeMap<VmId, RunningMachine>,
 ) {
     for mut record in records {
         match running.remove(&record.assignment.id) {
             Some(machine) if !machine.is_done(&record) => {
-                machine.correct(&mut record);
+                if machine.correct(&mut record)
+                    && let Err(problem) = store.save(&record)
+                {
+                    warn!(vm_id = %record.assignment.id, error = chain(&problem), "the VM's record was not kept");
+                }
                 registry.resume(record, machine);
             }
             Some(_) | None => {
                 record.interrupt_rollout();
                 registry.restore(record);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use vm_model::Assignment;
+
+    use super::*;
+    use crate::records::RecordWriter;
+
+    fn notes(uuid: Option<Uuid>) -> String {
+        let (memory, shape) = (
+            json!({ "size": 1, "backing": "shared_memfd", "prefault": false }),
+            json!({ "vcpus": 1, "memory": 1, "cmdline": "", "disks": [] }),
+        );
+        let assignment = json!({ "id": "a", "hash": "", "store_path": "/nix/store/x" });
+        json!({
+            "version": 1, "assignment": assignment, "uuid": uuid, "launched_at": 0, "nics": [], "memory": memory,
+            "shape": shape,
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn a_machine_is_recognized_by_the_identity_of_its_vm() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let writer = RecordWriter::open(directory.path());
+        let store = RecordStore::open(&directory.path().join("vms"), writer).expect("a store");
+        let record = VmRecord::new(Assignment::new(VmId::new("a"), "", "/nix/store/x"));
+        let damaged = VmId::new("damaged");
+        let known =
+            KnownVms::new(std::slice::from_ref(&record), std::iter::once(&damaged), store).recognize();
+        let judge = |vm: &str, notes: &str, has_ended| {
+            known(&FoundMachine { vm: &VmId::new(vm), notes, pid: 1, has_ended })
+        };
+        assert_eq!(judge("a", &notes(Some(record.uuid)), false), Ok(()));
+        assert_eq!(judge("a", &notes(None), false), Ok(()), "of an earlier worker");
+        let other = judge("a", &notes(Some(Uuid::new_v4())), false);
+        assert_eq!(other, Err("it is of another VM of this name".to_owned()));
+        assert!(judge("a", "", false).is_err(), "its notes cannot be used");
+        let of = |vm: &str| notes(None).replacen(r#""id":"a""#, &format!(r#""id":"{vm}""#), 1);
+        assert_eq!(judge("gone", &of("gone"), true), Ok(()), "its end is only to be forgotten");
+        for (vm, has_ended) in [("gone", false), ("damaged", false), ("damaged", true)] {
+            let refused = judge(vm, &of(vm), has_ended);
+            assert_eq!(refused, Err("there is no usable record of it".to_owned()), "{vm} {has_ended}");
         }
     }
 }

@@ -220,10 +220,13 @@ impl VmManager {
     pub fn strangers(&self) -> Vec<String> {
         let sentence = |stranger: &Stranger| {
             let vms: Vec<&str> = stranger.vms.iter().map(VmId::as_str).collect();
-            let whose = if vms.is_empty() { String::new() } else { format!(" (VMs: {})", vms.join(", ")) };
-            format!("{}{whose} runs on and was not taken over: {}", stranger.place, stranger.problem)
+            let process = stranger.pid.map(|pid| format!("process {pid}"));
+            let vms = (!vms.is_empty()).then(|| format!("VMs: {}", vms.join(", ")));
+            let known: Vec<String> = process.into_iter().chain(vms).collect();
+            let which = if known.is_empty() { String::new() } else { format!(" ({})", known.join("; ")) };
+            format!("{}{which} runs on and was not taken over: {}", stranger.place, stranger.problem)
         };
-        self.shared.context.strangers.iter().map(sentence).collect()
+        self.shared.context.strangers.borrow().iter().map(sentence).collect()
     }
 
     /// Kills every machine at once, for who cannot wait for a [`VmManager::shutdown`] under way. Starts nothing any

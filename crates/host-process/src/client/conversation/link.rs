@@ -10,10 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::client::directory::{Dialled, SocketDirectory};
 use crate::client::handshake::{HandshakeError, handshake};
+use crate::client::looking::HELLO_PATIENCE;
 use crate::wire::{Connection, ConnectionError, FromHost, Welcome};
 
-/// How long a process may take to answer a hello.
-const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before the first try to connect again, and at most before each after it.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -43,6 +42,13 @@ pub(in crate::client) enum ReachError {
     OtherProcess { expected: u32, actual: u32 },
     #[error("no conversation came to be")]
     Handshake(#[source] HandshakeError),
+}
+
+impl ReachError {
+    /// Whether the process is there and has not answered in time.
+    pub(in crate::client) fn is_silence(&self) -> bool {
+        matches!(self, Self::Handshake(HandshakeError::Silent { .. }))
+    }
 }
 
 impl Link {
@@ -116,16 +122,20 @@ pub(super) async fn reach(
     if actual != pid {
         return Err(ReachError::OtherProcess { expected: pid, actual });
     }
-    greet(socket, pid).await
+    greet(socket, pid, HELLO_PATIENCE).await
 }
 
-/// Says hello over `socket` to the process `pid`, and checks that it is who answers.
-pub(in crate::client) async fn greet(socket: OwnedFd, pid: u32) -> Result<(Connection, Welcome), ReachError> {
+/// Says hello over `socket` to the process `pid`, and checks that it is who answers within `patience`.
+pub(in crate::client) async fn greet(
+    socket: OwnedFd,
+    pid: u32,
+    patience: Duration,
+) -> Result<(Connection, Welcome), ReachError> {
     let failed = |operation| move |source| ReachError::System { operation, source };
     let connection = Connection::new(socket).map_err(failed("watch the connection"))?;
-    let welcome = timeout(HELLO_PATIENCE, handshake(&connection, None)).await;
+    let welcome = timeout(patience, handshake(&connection, None)).await;
     let welcome = welcome
-        .unwrap_or(Err(HandshakeError::Silent { patience: HELLO_PATIENCE }))
+        .unwrap_or(Err(HandshakeError::Silent { patience }))
         .and_then(|welcome| welcome.check(pid))
         .map_err(ReachError::Handshake)?;
     Ok((connection, welcome))

@@ -202,6 +202,7 @@ fn messages_from_a_host_are_those_of_version_1() {
         notes: "n".to_owned(),
         launched_ago: Duration::from_secs(2),
         released: true,
+        launching: false,
     };
     let status_text = serde_json::to_value(status()).expect("statuses serialise");
     let (build, machines) = ("b".to_owned(), vec![listing]);
