@@ -67,6 +67,9 @@ fn out_of_phase(info: &VmInfo) -> Option<String> {
             Some(format!("it is started again after a failure: {}", reason.message))
         }
         (VmStatus::Stopped, _) => Some("its guest has switched itself off".to_owned()),
+        (VmStatus::Creating, _) if info.waits_to_start => {
+            Some("it waits for its turn to start: as many VMs as may are being started".to_owned())
+        }
         (status, _) => Some(format!("it is {}", status.phase_name())),
     }
 }

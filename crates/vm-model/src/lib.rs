@@ -90,7 +90,7 @@ pub use operator_order::OperatorOrder;
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
-pub use rollout::{RolloutFailure, RolloutSpec};
+pub use rollout::{OnTrial, RolloutFailure, RolloutSpec};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use source::{InvalidLineage, Lineage, Source, SourceKind};

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Timestamp;
+
 /// How a changed definition is put in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutSpec {
@@ -34,4 +36,15 @@ pub enum RolloutFailure {
     RollBack,
     /// The new one stays.
     Keep,
+}
+
+/// A definition whose machine runs and has not been accepted yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnTrial {
+    /// Since when it is tried. Begins anew after a pause.
+    pub since: Timestamp,
+    /// When it has failed unless it is ready by then.
+    pub deadline: Timestamp,
+    /// What happens then.
+    pub on_failure: RolloutFailure,
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
-    MacAddress, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
+    MacAddress, OnTrial, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -31,6 +31,12 @@ pub struct VmInfo {
     /// that was ordered then.
     #[serde(default)]
     pub order: Option<OperatorOrder>,
+    /// Whether it is ready to start and waits for its turn, because as many VMs as may are being started.
+    #[serde(default)]
+    pub waits_to_start: bool,
+    /// There while its definition is on trial: it is accepted, or the one before is put in force again.
+    #[serde(default)]
+    pub on_trial: Option<OnTrial>,
     /// What its newest machine is made of; absent before there was one.
     #[serde(default)]
     pub machine: Option<MachineShape>,
@@ -192,6 +198,8 @@ impl VmInfo {
             generation,
             wanted: None,
             order: None,
+            waits_to_start: false,
+            on_trial: None,
             machine: None,
             nics: Vec::new(),
             starts: 0,

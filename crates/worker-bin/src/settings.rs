@@ -20,7 +20,7 @@ pub(crate) use self::changes::needing_restart;
 use self::master::Master;
 pub(crate) use self::master::MasterPlace;
 pub(crate) use self::placing::host_processes_in;
-use self::placing::placement;
+use self::placing::{parallel_starts, placement};
 use crate::cli::{LogFormat, RunFlags};
 
 const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
@@ -58,6 +58,8 @@ struct File {
     removal_grace_seconds: Option<u64>,
     vms_per_host_process: Option<usize>,
     spare_host_processes: Option<usize>,
+    max_parallel_starts: Option<usize>,
+    credentials_dir: Option<PathBuf>,
     stop_guests: Option<bool>,
     admin: AdminGroups,
     network: Network,
@@ -172,6 +174,8 @@ impl Settings {
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
             removal_limit: file.master.removal_limit(defaults.removal_limit),
+            max_parallel_starts: parallel_starts(file.max_parallel_starts, defaults.max_parallel_starts)?,
+            credentials_dir: file.credentials_dir.unwrap_or(defaults.credentials_dir),
             memory_overcommit: match file.limits.memory_overcommit_ratio {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,
@@ -350,6 +354,8 @@ mod tests {
         assert!(refused("brigde = 'x'").contains("brigde"));
         assert!(refused("stop_timeout_seconds = 0").contains("stop_timeout_seconds = 0: 1 to 86400"));
         assert!(refused("removal_grace_seconds = 31536001").contains("0 to 31536000"));
+        assert!(refused("max_parallel_starts = 0").contains("max_parallel_starts = 0: 1 to 1024"));
+        assert!(refused("max_parallel_starts = 1025").contains("1 to 1024"));
         assert!(refused("state_dir = 'here'").contains("absolute"));
     }
 

@@ -22,6 +22,8 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("master", in_force.master == new.master),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
         ("vms_per_host_process", old.placement == young.placement),
+        ("max_parallel_starts", old.max_parallel_starts == young.max_parallel_starts),
+        ("credentials_dir", old.credentials_dir == young.credentials_dir),
         ("network.bridge", old.network_bridge == young.network_bridge),
         ("network.subnet", old.vm_subnet_base == young.vm_subnet_base),
         ("network.nat", old.nat == young.nat),

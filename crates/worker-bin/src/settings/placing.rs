@@ -16,6 +16,9 @@ const MOST_VMS_A_PROCESS: usize = 1024;
 /// Each costs a few hundred KiB of memory.
 const MOST_SPARE: usize = 16;
 
+/// More are no limit.
+const MOST_PARALLEL_STARTS: usize = 1024;
+
 /// Where the sockets of host processes lie.
 pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("hosts")
@@ -59,6 +62,15 @@ pub(super) fn placement(
             spare: 0,
         }),
     })
+}
+
+/// How many machines are started at the same time.
+pub(super) fn parallel_starts(value: Option<usize>, default: NonZeroUsize) -> Result<NonZeroUsize> {
+    let Some(value) = value else { return Ok(default) };
+    match NonZeroUsize::new(value).filter(|most| most.get() <= MOST_PARALLEL_STARTS) {
+        Some(most) => Ok(most),
+        None => bail!("invalid max_parallel_starts = {value}: 1 to {MOST_PARALLEL_STARTS} is accepted"),
+    }
 }
 
 /// The file that runs; after an upgrade, what was put in its place.

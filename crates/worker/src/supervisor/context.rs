@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
 use vm_model::{FailureKind, VmId};
 
-use super::{Changes, RestartPolicy, SharedNetwork};
+use super::{Changes, RestartPolicy, SharedNetwork, StartTurns};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::housekeeping::RemovedVms;
@@ -52,6 +53,10 @@ pub(crate) struct HostContext {
     pub(crate) strangers: watch::Sender<Vec<Stranger>>,
     /// How many probes ask guests at the same time.
     pub(crate) probes: ProbePermits,
+    /// How many machines are started at the same time.
+    pub(crate) start_turns: StartTurns,
+    /// Below what directory files of credentials may lie.
+    pub(crate) credentials_dir: PathBuf,
     /// Told of every change of what is told of a VM.
     pub(crate) changes: Changes,
     /// What happened lately.

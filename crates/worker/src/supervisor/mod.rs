@@ -34,6 +34,7 @@ mod stopping;
 mod taking_back;
 mod task;
 mod trial;
+mod turns;
 mod verify;
 mod vhost;
 
@@ -56,6 +57,7 @@ pub(crate) use publisher::Changes;
 pub(crate) use stage::{load, volume_requests};
 pub(crate) use step::Goal;
 use step::{DefinitionNumber, Stamp};
+pub(crate) use turns::StartTurns;
 
 use crate::definition::{Description, is_same_definition};
 use crate::records::VmRecord;

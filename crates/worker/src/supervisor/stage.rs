@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, CREDENTIAL_DIRECTORY, LoadRequest, NicRequest,
-    add_credential_files, load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, add_credential_files, load_artifact,
 };
 use uuid::Uuid;
 use vm_model::{
@@ -105,7 +104,7 @@ fn stage_blocking(
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, &assignment, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
-    let exposed = add_credentials(&mut artifact)?;
+    let exposed = add_credentials(context, &mut artifact)?;
     let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
     if held.memory.is_some() {
@@ -160,10 +159,10 @@ pub(crate) fn load(
 
 /// Reads the credentials that lie in files of the host; what is to be said about those files. Description and definition
 /// do not have their content.
-fn add_credentials(artifact: &mut Artifact) -> Result<Vec<String>, FailureReason> {
+fn add_credentials(context: &HostContext, artifact: &mut Artifact) -> Result<Vec<String>, FailureReason> {
     let strings = &mut artifact.machine.services.oem_strings;
-    let allowed = [PathBuf::from(CREDENTIAL_DIRECTORY)];
-    add_credential_files(&artifact.settings.credential_files, &allowed, strings)
+    let allowed = std::slice::from_ref(&context.credentials_dir);
+    add_credential_files(&artifact.settings.credential_files, allowed, strings)
         .map_err(|problem| reason(problem.kind(), &problem))
 }
 

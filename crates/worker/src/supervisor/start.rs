@@ -10,15 +10,26 @@ use tracing::{info, warn};
 use vm_model::{Assignment, DesiredState, FailureReason, InitialState, Timestamp, VmStatus, VmTimings};
 
 use super::Target;
-use super::candidate::Progress;
-use super::live::boot;
+use super::candidate::{Progress, discard};
+use super::guest::Watching;
+use super::live::{LiveMachine, boot};
 use super::policy::RunOutcome;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Definition, Prepared, prepare};
 use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::Task;
 use super::trial::drop_stale_refusal;
+use super::turns::Turn;
+use crate::capacity::Share;
 use crate::failure::chain;
+
+/// A machine that has started.
+struct Launched {
+    machine: LiveMachine,
+    vcpus: Vcpus,
+    definition: Definition,
+    watching: Option<Watching>,
+}
 
 impl Task {
     /// Builds and starts a machine, unless another target comes meanwhile that has no use for it.
@@ -43,44 +54,83 @@ impl Task {
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
             None => return self.forget_start(target).await,
         };
-        let share = self.share.take();
-        let mut prepared = match prepare(&self.context, staged, share).await {
-            Ok(prepared) => prepared,
-            Err(reason) => return self.not_started(target, number, reason).await,
+        let Some(turn) = self.turn_to_start(target).await else {
+            discard(&self.context, staged).await;
+            return self.forget_start(target).await;
         };
+        let share = self.share.take();
+        match turn.spend(self.launch(staged, share, vcpus)).await {
+            Ok(launched) => self.follow_launch(target, number, launched).await,
+            Err(reason) => self.not_started(target, number, reason).await,
+        }
+    }
+
+    /// Waits until so few other machines are being started that this one may be; `None` where another target comes first
+    /// that has no use for it.
+    async fn turn_to_start(&mut self, target: &Target) -> Option<Turn> {
+        let turns = &self.context.start_turns;
+        if let Some(turn) = turns.try_take() {
+            return Some(turn);
+        }
+        self.info.send_modify(|info| info.waits_to_start = true);
+        let mut targets = self.target.clone();
+        // Both arms only wait. Whoever loses the first has given up its place.
+        let turn = tokio::select! {
+            turn = turns.take() => Some(turn),
+            () = unwanted(&mut targets, target) => None,
+        };
+        self.info.send_modify(|info| info.waits_to_start = false);
+        turn
+    }
+
+    /// Acquires what `staged` needs beyond what was made ready, and starts its machine. On failure nothing stays.
+    async fn launch(
+        &self,
+        staged: StagedMachine,
+        share: Option<Share>,
+        vcpus: Vcpus,
+    ) -> Result<Launched, FailureReason> {
+        let mut prepared = prepare(&self.context, staged, share).await?;
         prepared.notes.uuid = Some(self.record.uuid());
         prepared.notes.counted = self.counted();
-        let definition = prepared.definition.clone();
+        let (definition, watching) = (prepared.definition.clone(), prepared.watching.clone());
         self.show_prepared(&prepared);
-        let (initial, status) = match vcpus {
-            Vcpus::Running => (InitialState::Running, VmStatus::Running),
-            Vcpus::Parked => (InitialState::Paused, VmStatus::Paused),
+        let initial = match vcpus {
+            Vcpus::Running => InitialState::Running,
+            Vcpus::Parked => InitialState::Paused,
         };
         let are_addresses_new = prepared.acquired.addresses;
-        let watching = prepared.watching.clone();
         match boot(&self.context, &self.id, prepared, initial).await {
-            Ok(machine) => {
-                self.slot.put(machine.handle());
-                let launched_at = machine.launched_at();
-                let disks = definition.description.volumes.keys().cloned().collect();
-                self.put_in_force(number, definition);
-                self.state = RunState::Up { stamp: target.stamp, runs: number, vcpus, machine };
-                self.watch_guest(watching, Beginning::Launched);
-                self.show_definitions(target);
-                self.publish_start(status, launched_at);
-                self.settle_started(disks).await;
-                if number == target.stamp.definition {
-                    self.keep(target, |record| record.in_force = None).await;
-                }
-                self.look_at_machine().await;
-            }
+            Ok(machine) => Ok(Launched { machine, vcpus, definition, watching }),
             Err(reason) => {
                 if are_addresses_new {
                     self.info.send_modify(|info| info.nics.clear());
                 }
-                self.not_started(target, number, reason).await;
+                Err(reason)
             }
         }
+    }
+
+    /// The machine of definition `number` has started: tells so, and puts in order what the start left behind.
+    async fn follow_launch(&mut self, target: &Target, number: DefinitionNumber, launched: Launched) {
+        let Launched { machine, vcpus, definition, watching } = launched;
+        self.slot.put(machine.handle());
+        let launched_at = machine.launched_at();
+        let disks = definition.description.volumes.keys().cloned().collect();
+        self.put_in_force(number, definition);
+        self.state = RunState::Up { stamp: target.stamp, runs: number, vcpus, machine };
+        self.watch_guest(watching, Beginning::Launched);
+        self.show_definitions(target);
+        let status = match vcpus {
+            Vcpus::Running => VmStatus::Running,
+            Vcpus::Parked => VmStatus::Paused,
+        };
+        self.publish_start(status, launched_at);
+        self.settle_started(disks).await;
+        if number == target.stamp.definition {
+            self.keep(target, |record| record.in_force = None).await;
+        }
+        self.look_at_machine().await;
     }
 
     /// A start that has not come to a machine is not wanted any more.

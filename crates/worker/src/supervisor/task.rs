@@ -183,6 +183,7 @@ impl Task {
                 self.acknowledge(&target).await;
                 self.acknowledged = Some(target.clone());
             }
+            self.show_trial();
             let candidate = self.candidate(&target);
             match next_step(&self.state, target.goal, target.stamp, candidate, Instant::now()) {
                 Step::Rest => {

@@ -13,11 +13,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{Assignment, EventKind, FailureReason, RolloutFailure, RolloutSpec};
+use vm_model::{
+    Assignment, EventKind, FailureReason, OnTrial, RolloutFailure, RolloutSpec, Timestamp,
+};
 
 use super::Target;
 use super::candidate::discard;
@@ -43,6 +45,8 @@ pub(super) struct Trial {
     pub(super) spec: RolloutSpec,
     /// From when on the deadline is counted.
     started: Instant,
+    /// The same, as it is told.
+    since: Timestamp,
     /// What is refused and why, if it has failed.
     pub(super) refusal: Option<RefusedTrial>,
 }
@@ -56,13 +60,21 @@ impl Trial {
             tried: rollout.tried.clone(),
             spec: rollout.spec,
             started,
+            since: Timestamp::from(SystemTime::now().checked_sub(started.elapsed()).unwrap_or(UNIX_EPOCH)),
             refusal: rollout.refused().cloned(),
         }
     }
 
     /// The machine that runs is launched now.
     pub(super) fn start(&mut self) {
-        self.started = Instant::now();
+        (self.started, self.since) = (Instant::now(), Timestamp::now());
+    }
+
+    /// What is told of it; nothing where it has failed.
+    fn told(&self) -> Option<OnTrial> {
+        let RolloutSpec { ready_deadline, on_failure } = self.spec;
+        let deadline = self.since.after(ready_deadline);
+        self.refusal.is_none().then_some(OnTrial { since: self.since, deadline, on_failure })
     }
 
     /// When it is to be looked at again.
@@ -107,7 +119,8 @@ impl Task {
         };
         let Some(before) = self.in_force.as_ref().filter(is_other).cloned() else { return Some(Ok(staged)) };
         let tried = staged.assignment.as_ref().clone();
-        let trial = Trial { before, tried, spec, started: Instant::now(), refusal: None };
+        let (started, since) = (Instant::now(), Timestamp::now());
+        let trial = Trial { before, tried, spec, started, since, refusal: None };
         let rollout = trial.on_record();
         if let Err(problem) = self.record.update(|record| record.rollout = Some(rollout)).await {
             discard(&self.context, staged).await;
@@ -129,6 +142,12 @@ impl Task {
             info!(vm_id = %self.id, "the start was given up");
         }
         copied
+    }
+
+    /// Tells whether the definition in force is on trial.
+    pub(super) fn show_trial(&self) {
+        let told = self.trial.as_ref().and_then(Trial::told);
+        self.info.send_if_modified(|info| std::mem::replace(&mut info.on_trial, told) != told);
     }
 
     /// Judges the definition on trial, if one is; answers how its run ends, where it fails and is to be taken back.

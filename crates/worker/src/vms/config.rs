@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 use std::time::Duration;
+
+use nix_artifacts::CREDENTIAL_DIRECTORY;
 
 use crate::node::RemovalLimit;
 
@@ -38,6 +41,10 @@ pub struct VmManagerConfig {
     pub memory_overcommit: MemoryOvercommit,
     /// Which processes the VMs run in.
     pub placement: Placement,
+    /// How many machines are started at the same time. Others wait for their turn, and say so.
+    pub max_parallel_starts: NonZeroUsize,
+    /// The directory below which the files of VMs' credentials may lie.
+    pub credentials_dir: PathBuf,
 }
 
 /// Which processes VMs run in.
@@ -132,8 +139,16 @@ impl Default for VmManagerConfig {
             removal_limit: RemovalLimit::default(),
             memory_overcommit: MemoryOvercommit::default(),
             placement: Placement::default(),
+            max_parallel_starts: twice_the_processors(),
+            credentials_dir: PathBuf::from(CREDENTIAL_DIRECTORY),
         }
     }
+}
+
+/// Starts that are many enough to keep all processors busy while some wait for the host's kernel.
+fn twice_the_processors() -> NonZeroUsize {
+    let processors = available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    processors.saturating_add(processors.get())
 }
 
 impl VmManagerConfig {

@@ -30,7 +30,7 @@ use crate::records::{
     Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock,
     VerifiedPaths, VmRecord, make_private,
 };
-use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, Subnet};
+use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, StartTurns, Subnet};
 use crate::volumes::VolumeStore;
 
 /// How long a lock of the state directory may be held by what is left of a worker, and how often that is looked at.
@@ -89,6 +89,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         strangers: watch::Sender::new(strangers),
         _lock: lock,
         probes: ProbePermits::default(),
+        start_turns: StartTurns::new(config.max_parallel_starts),
+        credentials_dir: config.credentials_dir.clone(),
         changes: Changes::default(),
         events: Arc::new(EventLog::of_this_start()),
         vhost_net: config.vhost_net,
@@ -167,6 +169,13 @@ fn check_settings(config: &VmManagerConfig) -> Result<(), VmManagerError> {
             setting: "vm_artifacts_dir",
             value: directory.display().to_string(),
             expected: "an absolute path below another directory is accepted".to_owned(),
+        });
+    }
+    if !config.credentials_dir.is_absolute() {
+        return Err(VmManagerError::Setting {
+            setting: "credentials_dir",
+            value: config.credentials_dir.display().to_string(),
+            expected: "an absolute path is accepted".to_owned(),
         });
     }
     if config.metrics_poll_interval.is_zero() {
