@@ -17,6 +17,7 @@ use vm_model::Lineage;
 
 use super::*;
 use crate::codec::encode_frame;
+use crate::os_random;
 use crate::samples;
 use crate::session::{AssignmentAnswer, EndReason, MasterEvent, MasterTerms};
 use crate::tls::{CredentialStore, TlsFiles};
@@ -46,17 +47,27 @@ struct Worker {
 
 impl Worker {
     fn start(name: &str, master: String, transport: WorkerTransport) -> Self {
+        let backoff = BackoffLimits { first: Duration::from_millis(20), longest: Duration::from_millis(100) };
+        Self::start_with(name, master, transport, backoff, || 0)
+    }
+
+    fn start_with(
+        name: &str,
+        master: String,
+        transport: WorkerTransport,
+        backoff: BackoffLimits,
+        random: fn() -> u64,
+    ) -> Self {
         let hello = Hello { worker: name.parse().expect("a worker's name"), ..samples::hello() };
         let (hello_sender, hello) = watch::channel(hello);
         let (state, state_receiver) = watch::channel(Arc::default());
         let (offers_sender, offers) = mpsc::channel(1);
         let (status_sender, status) = watch::channel(LinkStatus::default());
-        let backoff = BackoffLimits { first: Duration::from_millis(20), longest: Duration::from_millis(100) };
         let link = WorkerLink {
             master,
             transport,
             backoff,
-            random: || 0,
+            random,
             hello,
             state: state_receiver,
             offers: offers_sender,
@@ -237,6 +248,44 @@ async fn a_worker_comes_back_to_a_master_that_was_away() {
         })
         .await;
     assert!(report.full && report.sequence == 1, "it begins anew");
+    worker.end().await;
+    master.end().await;
+}
+
+/// The clock stands still but for waits, so that minutes pass at once.
+#[tokio::test(start_paused = true)]
+async fn a_master_that_is_away_for_minutes_is_dialled_less_and_less_and_then_resumed() {
+    let reserved = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = reserved.local_addr().expect("it has one").to_string();
+    drop(reserved);
+    let limits = BackoffLimits::default();
+    let mut worker = Worker::start_with("worker-1", address.clone(), plain(), limits, os_random);
+    let mut waits = Vec::new();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(600) {
+        let is_waiting = |status: &LinkStatus| matches!(status, LinkStatus::Waiting { .. });
+        worker.status.wait_for(is_waiting).await.expect("it lives");
+        let since = tokio::time::Instant::now();
+        worker.status.wait_for(|status| !is_waiting(status)).await.expect("it lives");
+        waits.push(since.elapsed());
+    }
+    for (dial, wait) in waits.iter().enumerate() {
+        let whole = Duration::from_secs(1 << dial.min(6)).min(limits.longest);
+        // The clock counts whole milliseconds.
+        let range = whole / 2..=whole + Duration::from_millis(2);
+        assert!(range.contains(wait), "wait {dial}: {wait:?} is not in {range:?}");
+    }
+    let capped = &waits[6..];
+    assert!(capped.len() >= 8 && capped.windows(2).any(|pair| pair[0] != pair[1]), "no jitter: {capped:?}");
+
+    let mut master =
+        Master::start(&address, MasterTransport::Plain(PlainTcp::Loopback), Limits::default()).await;
+    master.assign("worker-1", 9);
+    tokio::time::advance(limits.longest).await;
+    // From here on there is traffic, which takes real time.
+    tokio::time::resume();
+    assert_eq!(worker.accept_next().await, 9);
+    assert!(matches!(said(&master.event().await), Some(MasterEvent::Hello(_))));
     worker.end().await;
     master.end().await;
 }
