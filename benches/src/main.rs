@@ -2,7 +2,7 @@
 //!
 //! It reads one order a line (`boot`, `hold 16`, …) and answers each with one line of JSON, so that whoever drives it
 //! can run other programs in between and compare both under the same conditions. Its arguments are the command line of a
-//! host process. What is measured how is in `machines`, `processes`, `faults`, `many` and `storage`; repetition,
+//! host process. What is measured how is in `machines`, `processes`, `faults`, `many`, `planning` and `storage`; repetition,
 //! statistics and tables are the driver's.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod faults;
 mod machines;
 mod many;
 mod order;
+mod planning;
 mod processes;
 mod storage;
 
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
             Order::Fault => faults::copy_on_write().map(Answer::Nanoseconds)?,
             Order::Many(many) => many.measure(program.clone(), scratch.path()).map(Answer::Nanoseconds)?,
             Order::Records(count) => storage.load_records(count).map(Answer::Nanoseconds)?,
+            Order::Plan(count) => planning::plan(count).map(Answer::Nanoseconds)?,
             Order::Guest => Answer::Path(fleet.guest_path().to_owned()),
             Order::Hold(count) => runtime.block_on(fleet.hold(count)).map(Answer::Nanoseconds)?,
             Order::Boot(count) => runtime.block_on(fleet.boot(count)).map(Answer::Nanoseconds)?,

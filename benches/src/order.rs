@@ -39,6 +39,8 @@ pub(crate) enum Order {
     Many(Many),
     /// `records <count>`: load the records of so many VMs.
     Records(usize),
+    /// `plan <count>`: plan what leads a host of so many VMs to a file that changes four of ten.
+    Plan(usize),
     /// `hash`: hash a store path of [`storage::SIZE`](crate::storage::SIZE) bytes.
     Hash,
     /// `copy-disk`: make a writable copy of a disk of [`storage::SIZE`](crate::storage::SIZE) bytes.
@@ -73,6 +75,7 @@ impl FromStr for Order {
                 Self::Many(Many { vms, each, idle: Duration::from_secs(u64::try_from(count()?)?) })
             }
             "records" => Self::Records(count()?),
+            "plan" => Self::Plan(count()?),
             "hash" => Self::Hash,
             "copy-disk" => Self::CopyDisk,
             "write-record" => Self::WriteRecord,

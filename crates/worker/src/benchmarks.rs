@@ -1,12 +1,15 @@
 //! What benchmarks time of this crate's inside, and no more.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
-use vm_model::{Assignment, VmId};
+use vm_model::{Assignment, DesiredState, Generation, SourceKind, VmId};
 
+use crate::node::{Described, Intent, Observed, ObservedVm, Said, plan, redefined};
 use crate::records::{RecordStore, RecordWriter, VmRecord};
 use crate::supervisor::GivenUp;
 use crate::{records, volumes};
@@ -59,4 +62,49 @@ pub fn load_vm_records(state_dir: &Path) -> io::Result<usize> {
 fn record_store(state_dir: &Path) -> io::Result<RecordStore> {
     records::make_private(state_dir)?;
     RecordStore::open(&state_dir.join("vms"), RecordWriter::open(state_dir)).map_err(io::Error::other)
+}
+
+/// What a host has and what its file says, for planning.
+#[derive(Debug)]
+pub struct Planning {
+    intent: Intent,
+    observed: Observed,
+}
+
+impl Planning {
+    /// A host with `count` VMs, and a file with as many: of ten VMs one is new, one is gone, one has another image, one is
+    /// to be off, and six stay as they are.
+    pub fn of(count: usize) -> Self {
+        let vm = |number: usize, hash: &str, desired| {
+            let id = VmId::new(&format!("vm-{number}"));
+            Assignment { desired, ..Assignment::new(id, hash, "/nix/store/guest") }
+        };
+        let (mut said, mut observed) = (Said::default(), Observed::new());
+        said.desired.generation = Some(Generation::new(1));
+        for number in 0..count {
+            let present = vm(number, "sha256-a=", DesiredState::Running);
+            let (hash, desired) = match number % 10 {
+                2 => ("sha256-b=", DesiredState::Running),
+                3 => ("sha256-a=", DesiredState::Stopped),
+                _ => ("sha256-a=", DesiredState::Running),
+            };
+            if number % 10 != 1 {
+                said.desired.vms.push(vm(number, hash, desired));
+            }
+            if number % 10 != 0 {
+                let vm = ObservedVm { assignment: present, has_failed: false, description: None };
+                observed.insert(vm.assignment.id.clone(), vm);
+            }
+        }
+        Self { intent: Intent::default().with(SourceKind::File, said), observed }
+    }
+
+    /// From what the sources say to all actions; how many.
+    pub fn plan(&self) -> usize {
+        let merged = self.intent.merged(&BTreeSet::from([SourceKind::File]));
+        let desired = merged.to_set();
+        let changed = redefined(&desired, &self.observed);
+        debug_assert!(changed.len() <= desired.vms.len());
+        plan(&desired, &self.observed, &Described::new(), Duration::from_secs(86_400)).len()
+    }
 }

@@ -183,6 +183,7 @@ impl Plan {
             rows.push(Row::new(order, name, Unit::Milliseconds, &times));
         }
         rows.push(processes::records(&mut self.subject, self.runs)?);
+        rows.push(processes::planning(&mut self.subject, self.runs)?);
         Ok(rows)
     }
 }

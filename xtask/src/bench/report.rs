@@ -124,6 +124,7 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
     hold("PSS of a further machine in a host process of its own, in MiB".into(), own, 2.5);
     let records = spread("records").map(|records| records.median / 1e3);
     hold("records of 500 VMs loaded, median in s".into(), records, 1.0);
+    hold("plan for 10,000 VMs, median in ms".into(), spread("plan").map(|plan| plan.median), 50.0);
     for each in [1, 16] {
         let adopted = spread(&format!("many/{each}/adopted")).map(|adopted| adopted.median / 1e3);
         hold(format!("500 VMs adopted, {each} to a host process, in s"), adopted, 2.0);

@@ -12,6 +12,7 @@ mod node;
 mod orders;
 mod refusals;
 mod rollouts;
+mod scale;
 mod sources;
 mod told;
 mod trouble;

@@ -77,6 +77,34 @@ fn a_plan_reads_as_what_it_does() {
 }
 
 #[test]
+fn a_plan_of_every_kind_of_change_reads_as_what_it_does() {
+    use DesiredState::{Paused, Running, Stopped};
+    let mut observed: Observed =
+        (0..6).map(|name| present(assignment(name, 0, Running))).collect::<BTreeMap<_, _>>();
+    observed.get_mut(&VmId::new("vm-5")).expect("is there").has_failed = true;
+    let mut vouched = assignment(4, 0, Running);
+    vouched.references = [("/nix/store/y".into(), "sha256-y".to_owned())].into();
+    let desired = set(vec![
+        assignment(1, 1, Running),
+        assignment(2, 0, Paused),
+        assignment(3, 0, Stopped),
+        vouched,
+        assignment(5, 0, Running),
+        assignment(7, 0, Running),
+    ]);
+    let described = [(VmId::new("vm-1"), Err("no kernel".to_owned()))].into();
+    insta::assert_snapshot!(shown(&plan(&desired, &observed, &described, DAY)).join("\n"), @r"
+    remove vm-0, delete its volumes after 24 h
+    keep vm-1 as it is: its new definition cannot be used: no kernel
+    pause vm-2
+    stop vm-3
+    keep vm-4: it is the same machine in other words
+    try vm-5 again
+    create vm-7
+    ");
+}
+
+#[test]
 fn the_same_in_other_words_changes_nothing() {
     let plain = assignment(0, 0, DesiredState::Running);
     let observed: Observed = [present(plain.clone())].into();
