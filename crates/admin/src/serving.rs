@@ -38,7 +38,7 @@ const NOBODY: u32 = u32::MAX;
 /// What a client hears when all others are being answered.
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-content-length: 100\r\n\r\n{\"code\":\"too_many\",\"message\":\"the worker answers too many clients already\",\"what\":null,\"hint\":null}";
+content-length: 99\r\n\r\n{\"code\":\"too_many\",\"message\":\"the worker answers too many clients already\",\"what\":null,\"hint\":null}";
 
 /// Answers on `listener` with `router`, at most `limit` clients at a time, until `shutdown` is over; then what is being
 /// answered is finished.

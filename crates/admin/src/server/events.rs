@@ -45,7 +45,9 @@ pub(super) struct EventQuery {
     follow: bool,
 }
 
-/// Show what happened lately, or follow what happens. A stream has server-sent events: each event's number as `id`, its JSON as
+/// Show what happened lately, or follow what happens.
+///
+/// A stream has server-sent events: each event's number as `id`, its JSON as
 /// `data`; where events are missing, one of type `gap`. It ends when the worker ends or needs the connection for others.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", params(EventQuery),

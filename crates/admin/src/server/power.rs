@@ -24,7 +24,9 @@ const LONGEST: u64 = 86_400;
 /// How long one is waited for that was given no time; the worker's own limits end it before.
 const PATIENCE: Duration = Duration::from_secs(LONGEST);
 
-/// Have a VM started, stopped, restarted, paused, resumed, reset or interrupted. The answer comes when that is done, or, with
+/// Have a VM started, stopped, restarted, paused, resumed, reset or interrupted.
+///
+/// The answer comes when that is done, or, with
 /// `wait` false, at once; then the operation is followed at the place that the header `location` names.
 #[utoipa::path(
     post, path = "/v1/vms/{id}/{verb}", tag = "vms",

@@ -1,6 +1,6 @@
 //! Operations that are being carried out, and the newest of those that ended. Bounded in number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Operations {
 #[derive(Debug, Default)]
 struct List {
     operations: BTreeMap<u64, OperationView>,
+    /// Those that ended, in the order in which they did.
+    ended: VecDeque<u64>,
     last: u64,
 }
 
@@ -68,11 +70,11 @@ impl Operations {
                 Err(error) => (operation.state, operation.error) = (OperationState::Failed, Some(error)),
             }
         }
-        let ended = list.operations.iter().filter(|(_, one)| one.state != OperationState::Running);
-        let ended: Vec<u64> = ended.map(|(id, _)| *id).collect();
-        let spare = ended.len().saturating_sub(MOST_ENDED);
-        for id in &ended[..spare] {
-            list.operations.remove(id);
+        list.ended.push_back(id);
+        if list.ended.len() > MOST_ENDED
+            && let Some(oldest) = list.ended.pop_front()
+        {
+            list.operations.remove(&oldest);
         }
         drop(list);
         self.changes.send_replace(());
@@ -141,15 +143,20 @@ mod tests {
         }
         assert_eq!(begin(&operations).expect_err("there is none").code, ErrorCode::TooMany);
         for _ in 0..1000 {
-            operations.end(operations.lock().last, Ok(None));
+            let last = operations.lock().last;
+            operations.end(last, Ok(None));
             begin(&operations).expect("there is room again");
         }
         assert_eq!(operations.list().len(), MOST_RUNNING + MOST_ENDED);
         let newest = operations.lock().last;
         assert_eq!(operations.get(newest).expect("it runs").state, OperationState::Running);
         operations.end(1, Err(ApiError::new(ErrorCode::Late, "it took too long")));
-        // It is the oldest of those that ended.
-        assert_eq!(operations.get(1).expect_err("not kept").code, ErrorCode::NoSuchOperation);
+        assert_eq!(operations.get(1).expect("it has just ended").state, OperationState::Failed);
+        assert_eq!(operations.list().len(), MOST_RUNNING - 1 + MOST_ENDED);
+        assert_eq!(
+            operations.get(MOST_RUNNING as u64).expect_err("not kept").code,
+            ErrorCode::NoSuchOperation
+        );
     }
 
     #[tokio::test]

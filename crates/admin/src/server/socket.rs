@@ -88,8 +88,9 @@ fn group_number(groups: &str, name: &str) -> Option<u32> {
 /// A socket on which one listens. Its file goes with this value, unless another has taken its place.
 #[derive(Debug)]
 pub(super) struct BoundSocket {
-    pub(super) listener: UnixListener,
+    /// Goes first: while one still listens, nobody else gets its inode.
     _file: SocketFile,
+    pub(super) listener: UnixListener,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The program itself, run as it is on real KVM in namespaces of its own with tiny guests: how it starts, refuses,
 //! ends and comes back.
 
+mod api;
 mod assignments;
 mod bench;
 mod by_hand;
