@@ -7,6 +7,7 @@ mod by_hand;
 mod clients;
 mod isolation;
 mod killing;
+mod local_verbs;
 mod mastered;
 mod outliving;
 mod refusals;
