@@ -1,7 +1,7 @@
 //! The files in which a host tells of itself. Tests make a directory of such files.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A host by its root directory.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ impl Host {
 
     /// A host whose files lie below `root`.
     #[cfg(test)]
-    pub(super) fn at(root: &Path) -> Self {
+    pub(super) fn at(root: &std::path::Path) -> Self {
         Self { root: root.to_owned() }
     }
 
@@ -49,6 +49,8 @@ impl Host {
 /// Tests' hosts.
 #[cfg(test)]
 pub(super) mod testing {
+    use std::path::Path;
+
     use super::*;
 
     /// A host with these files.
