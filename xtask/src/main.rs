@@ -7,6 +7,7 @@ mod bench;
 mod counts;
 mod demo;
 mod lab;
+mod man;
 mod packages;
 mod process;
 mod test;
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Bench),
     /// Shows the main job on real input: two VMs of a Nix image, reached, measured, removed.
     Demo,
+    /// Writes the manual pages to `target/man`.
+    Man,
     /// Runs everything that has to hold before a change lands.
     Test(test::Test),
     /// Checks the rules of the project that no compiler checks.
@@ -65,6 +68,7 @@ fn run(task: &Task) -> Result<bool> {
     match task {
         Task::Bench(task) => task.run(&workspace),
         Task::Demo => demo::run(&workspace),
+        Task::Man => man::run(&workspace),
         Task::Test(task) => task.run(&workspace),
         Task::Tidy => tidy::run(&workspace),
         Task::VmTest(task) => Ok(task.run(&workspace)?.failed == 0),

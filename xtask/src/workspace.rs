@@ -20,10 +20,15 @@ impl Workspace {
         &self.root
     }
 
+    /// Where cargo builds.
+    pub(crate) fn target_dir(&self) -> PathBuf {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+        self.root.join(target)
+    }
+
     /// Where the lab keeps what it downloads, builds and writes.
     pub(crate) fn lab_dir(&self) -> PathBuf {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-        self.root.join(target).join("lab")
+        self.target_dir().join("lab")
     }
 
     /// The cargo that runs this task, in the workspace's root.

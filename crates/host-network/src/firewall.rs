@@ -13,8 +13,8 @@ use std::fmt::Write;
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
 
-pub use self::forward_drop::ForwardDrop;
 pub(crate) use self::forward_drop::find_forward_drops;
+pub use self::forward_drop::{ForwardDrop, observe_forward_drops};
 use crate::nft::{self, NftError};
 use crate::{Egress, LinkName, NetworkConfig};
 

@@ -69,7 +69,7 @@ pub use changed_settings::SettingsError;
 pub use config::{ConfigError, DnsServers, Egress, NetworkConfig};
 pub use dhcp::DhcpError;
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
-pub use firewall::{FirewallError, ForwardDrop};
+pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};
 pub use forwarding::HostForwarding;
 pub use host::{
     AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, Orphan, Tap, Teardown,

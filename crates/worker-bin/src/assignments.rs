@@ -21,7 +21,7 @@ use vm_model::{AssignmentSet, SourceKind, Timestamp};
 use worker::node::NodeMessage;
 
 use self::changes::Changes;
-use self::file::Seen;
+pub(crate) use self::file::{Seen, look as look_at};
 pub(crate) use self::state::{SourceState, Verdict};
 
 /// A file that is being written is read when it has been quiet for so long.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod local;
 pub(crate) mod power;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vm_model::{InvalidVmId, VmId};
 
+pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, LocalVerb};
 use self::power::{EventFlags, ForcibleFlags, PowerFlags};
 use crate::client::naming::VmName;
 
@@ -43,20 +45,10 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         stop_timeout_seconds: u64,
     },
-    /// Print a description of something that programs read or ask for
-    Schema {
-        /// Of what
-        what: Schema,
-    },
     #[command(flatten)]
     Client(ClientVerb),
-}
-
-/// What `schema` can describe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Schema {
-    /// The interface on the admin socket, as an OpenAPI document
-    Openapi,
+    #[command(flatten)]
+    Local(LocalVerb),
 }
 
 /// Flags of `run`. What is not given comes from the configuration file, else has a default.
@@ -314,6 +306,8 @@ impl FromStr for GcTarget {
     }
 }
 
+#[cfg(test)]
+mod documentation;
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

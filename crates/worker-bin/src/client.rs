@@ -32,7 +32,8 @@ use self::details::details;
 use self::list::list;
 use self::naming::VmName;
 use self::natural_order::natural_order;
-use self::notes::{notes, notes_of, status_lines};
+pub(crate) use self::notes::notes;
+use self::notes::{notes_of, status_lines};
 use self::screen::Screen;
 use crate::cli::power::ForcibleFlags;
 use crate::cli::{ClientVerb, GcTarget, Seconds};
@@ -237,7 +238,8 @@ fn say(text: &str) {
     let _ = stderr().write_all(text.as_bytes());
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
+/// Prints an answer as JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).context("the answer has no JSON form")?;
     text.push('\n');
     print(&text)

@@ -4,12 +4,17 @@
 #![forbid(unsafe_code)]
 
 mod assignments;
+mod check_config;
 mod cli;
 mod client;
 mod colours;
+mod completion;
 mod daemon;
 mod descriptors;
+mod doctor;
+mod local;
 mod logging;
+mod man;
 mod notifier;
 mod printable;
 mod reload;
@@ -30,14 +35,15 @@ use crate::cli::{Cli, Verb};
 const UNREACHABLE: u8 = 69;
 
 fn main() -> ExitCode {
+    completion::answer_scripts();
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
         Verb::VmHost { log_format, stop_timeout_seconds } => {
             vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds))
         }
-        Verb::Schema { what } => schema::print(what),
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
+        Verb::Local(verb) => local::run(verb, cli.runtime_dir),
     };
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 //! `docs/configuration.md` describes every key.
 
 mod changes;
+pub(crate) mod keys;
 mod master;
 mod placing;
 
@@ -23,7 +24,8 @@ pub(crate) use self::placing::host_processes_in;
 use self::placing::{parallel_starts, placement};
 use crate::cli::{LogFormat, RunFlags};
 
-const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
+/// Where the configuration file is that nobody named.
+pub(crate) const DEFAULT_FILE: &str = "/etc/procurator/worker.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/procurator";
 const DEFAULT_RUNTIME_DIR: &str = "/run/procurator";
 
@@ -281,6 +283,22 @@ fn nearest_percent(ratio: f64) -> Option<u32> {
     }
     #[expect(clippy::cast_possible_truncation, reason = "it is whole and at most 10,000")]
     whole_percent(Some(percent as i64))
+}
+
+/// What other tests need of settings.
+#[cfg(test)]
+pub(crate) mod testing {
+    use clap::Parser;
+
+    use super::Settings;
+    use crate::cli::{Cli, Verb};
+
+    /// What `run` without flags makes of a configuration file with this `text`.
+    pub(crate) fn settings(text: &str) -> Settings {
+        let cli = Cli::try_parse_from(["procurator-worker", "run"]).expect("valid");
+        let Verb::Run(flags) = cli.verb else { panic!("it says run") };
+        Settings::merge(flags, None, toml::from_str(text).expect("TOML")).expect("valid")
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use vm_model::{HugePageSupport, MemoryBacking};
 /// The kernel's settings.
 const SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
 
-/// What this host gives now.
-pub(crate) fn observe() -> HugePageSupport {
+/// What this host gives now: which memory of guests has transparent huge pages by default.
+pub fn observe_huge_pages() -> HugePageSupport {
     let read = |file: &str| fs::read_to_string(Path::new(SETTINGS).join(file)).ok();
     HugePageSupport {
         shared: read("shmem_enabled")
@@ -23,7 +23,7 @@ pub(crate) fn observe() -> HugePageSupport {
 
 /// Says in one line of the log how it is.
 pub(crate) fn log() {
-    let support = observe();
+    let support = observe_huge_pages();
     let default = MemoryBacking::Automatic.resolve(support);
     let HugePageSupport { shared, private } = support;
     let told = if shared || private {

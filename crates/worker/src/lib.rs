@@ -40,4 +40,5 @@ mod supervisor;
 pub mod vms;
 mod volumes;
 
+pub use huge_pages::observe_huge_pages;
 pub use vmm_host::presize_fd_table;

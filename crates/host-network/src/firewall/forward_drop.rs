@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::LinkName;
-use crate::nft;
+use crate::nft::{self, NftError};
 
 /// A chain of somebody else's that drops what nothing in it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,18 +15,25 @@ pub struct ForwardDrop {
 /// Looks, as best it can, for chains that drop forwarded IPv4 packets by policy in tables in which nothing is said of
 /// `bridge`. Blocks on `nft`.
 pub(crate) fn find_forward_drops(bridge: &LinkName) -> Vec<ForwardDrop> {
-    let Ok(listing) = nft::list(&["-j", "list", "chains"]) else {
-        return Vec::new();
-    };
+    observe_forward_drops(bridge).unwrap_or_default()
+}
+
+/// The chains that drop forwarded IPv4 packets by policy in tables in which nothing is said of `bridge`. Changes nothing,
+/// and needs no network that was started. Blocks on `nft`.
+///
+/// # Errors
+/// `nft` cannot be run, or may not list chains.
+pub fn observe_forward_drops(bridge: &LinkName) -> Result<Vec<ForwardDrop>, NftError> {
+    let listing = nft::list(&["-j", "list", "chains"])?;
     let dropping = dropping_chains(&listing).into_iter();
     let unaware = dropping.filter(|chain| {
         let table = nft::list(&["list", "table", &chain.family, &chain.table]);
         // A rule about our bridge is there for a reason: whoever wrote it has thought of us.
         !table.is_ok_and(|rules| rules.contains(&format!("\"{bridge}\"")))
     });
-    unaware
+    Ok(unaware
         .map(|Place { family, table, chain }| ForwardDrop { chain: format!("{family} {table} {chain}") })
-        .collect()
+        .collect())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -85,6 +85,16 @@ pub(super) struct Dialled {
     pub(super) credentials: Option<Arc<Credentials>>,
 }
 
+/// Whether `master`, a host and port, can be reached: connects, shakes hands where that is done, says nothing and hangs up.
+/// Returns the address that answered. A master that refuses this end's certificate says so after the handshake only, which is
+/// not waited for.
+///
+/// # Errors
+/// See [`DialError`]: which step failed, and why.
+pub async fn reach(master: &str, transport: &WorkerTransport) -> Result<SocketAddr, DialError> {
+    dial(master, transport).await.map(|dialled| dialled.address)
+}
+
 /// Connects to `master`, a host and port.
 pub(super) async fn dial(master: &str, transport: &WorkerTransport) -> Result<Dialled, DialError> {
     let late = |step| DialError::TimedOut { step, master: master.to_owned() };

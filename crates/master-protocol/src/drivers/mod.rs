@@ -12,7 +12,7 @@ mod stream;
 mod worker_link;
 
 pub use backoff::{Backoff, BackoffLimits};
-pub use dial::{DialError, WorkerTransport};
+pub use dial::{DialError, WorkerTransport, reach};
 pub use listener::{
     Directory, Limits, ListenError, MasterListener, MasterTransport, WorkerEvent, WorkerNews,
 };

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// What a look at the file has shown.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(crate) enum Seen {
     /// There is none; says what is missing.
     Missing(String),
     /// It cannot be read.
@@ -23,7 +23,7 @@ pub(super) enum Seen {
 }
 
 /// Looks at `file`. Blocks as long as its disk lets it.
-pub(super) fn look(file: &Path) -> Seen {
+pub(crate) fn look(file: &Path) -> Seen {
     match read(file) {
         Ok(Some(text)) => Seen::Text(text),
         Ok(None) => Seen::Missing(what_is_missing(file)),

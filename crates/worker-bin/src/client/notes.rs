@@ -11,7 +11,7 @@ use crate::printable::printable;
 const FEW_FILES: u64 = 4096;
 
 /// Everything that is not as it should be.
-pub(super) fn notes(status: &StatusView) -> Vec<String> {
+pub(crate) fn notes(status: &StatusView) -> Vec<String> {
     let mut notes = source(status);
     notes.extend(status.refused_entries.iter().map(|entry| {
         format!("the entry of VM {} was refused, and the VM stays as it is: {}", entry.id, entry.problem)

@@ -104,6 +104,19 @@ impl Master {
 }
 
 impl MasterPlace {
+    /// Its host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The certificates for it; `None` where it is reached without any.
+    pub(crate) fn tls_files(&self) -> Option<&TlsFiles> {
+        match &self.way {
+            Way::Tls { files, .. } => Some(files),
+            Way::Plain { .. } => None,
+        }
+    }
+
     /// Reads the files and makes of it what a link needs.
     pub(crate) fn settings(&self) -> Result<MasterSettings> {
         let address = self.address.clone();

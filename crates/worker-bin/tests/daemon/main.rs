@@ -8,6 +8,7 @@ mod by_hand;
 mod clients;
 mod isolation;
 mod killing;
+mod local_verbs;
 mod mastered;
 mod operating;
 mod outliving;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use master_protocol::drivers::{PlainTcp, WorkerTransport};
+use master_protocol::drivers::{DialError, PlainTcp, WorkerTransport, reach};
 use master_protocol::tls::{CredentialStore, TlsError, TlsFiles};
 use master_protocol::wire::{InvalidWorkerId, WorkerId};
 use thiserror::Error;
@@ -65,6 +65,14 @@ impl MasterSettings {
     /// The master: host and port.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether the master can be reached now; see [`master_protocol::drivers::reach`]. Returns the address that answered.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn reach(&self) -> Result<SocketAddr, DialError> {
+        reach(&self.address, &self.transport).await
     }
 
     /// What this host calls itself.

@@ -198,7 +198,7 @@ fn open_staged(
 ) -> Result<Opened, FailureReason> {
     let StagedMachine { assignment, description, mut machine, nics, vsock_cid, health, .. } = staged;
     let vm = &assignment.id;
-    machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe());
+    machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe_huge_pages());
     let directory = context.records.directory(vm);
     let lock = lock_vm(&directory).map_err(|problem| reason(FailureKind::Host, &problem))?;
     pass(FailPoint::StartLocked);

@@ -1,0 +1,193 @@
+//! A configuration file held against the table of keys, every value with its line.
+
+use host_network::LinkName;
+use ipnetwork::Ipv4Network;
+use toml::Spanned;
+use toml::de::{DeInteger, DeTable, DeValue};
+use vm_model::nearest;
+
+use super::Fault;
+use crate::settings::keys::{KEYS, Key, Kind};
+
+/// What a file says, key by key.
+#[derive(Debug)]
+pub(super) struct Document {
+    entries: Vec<Entry>,
+    /// Why it is no TOML.
+    syntax: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    line: usize,
+    value: String,
+    /// What is wrong with it.
+    fault: Option<Fault>,
+}
+
+impl Document {
+    /// Reads `text`.
+    pub(super) fn parse(text: &str) -> Self {
+        let table = match DeTable::parse(text) {
+            Ok(table) => table,
+            Err(problem) => {
+                let line = problem.span().map(|span| line_of(text, span.start));
+                let syntax = Fault {
+                    line,
+                    key: None,
+                    value: None,
+                    problem: problem.message().to_owned(),
+                    accepted: None,
+                    nearest: None,
+                };
+                return Self { entries: Vec::new(), syntax: Some(syntax) };
+            }
+        };
+        let mut entries = Vec::new();
+        for (name, value) in table.get_ref() {
+            let is_table = tables().any(|table| table == name.get_ref().as_ref());
+            match value.get_ref().as_table().filter(|_| is_table) {
+                Some(members) => entries.extend(members.iter().map(|(member, value)| {
+                    entry(text, format!("{}.{}", name.get_ref(), member.get_ref()), member, value)
+                })),
+                None => entries.push(entry(text, name.get_ref().to_string(), name, value)),
+            }
+        }
+        entries.sort_by_key(|entry| entry.line);
+        Self { entries, syntax: None }
+    }
+
+    /// Everything that is wrong with it, in the order of its lines.
+    pub(super) fn faults(&self) -> Vec<Fault> {
+        self.syntax
+            .iter()
+            .cloned()
+            .chain(self.entries.iter().filter_map(|entry| entry.fault.clone()))
+            .collect()
+    }
+
+    /// What it says of the key `name`.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.value.as_str())
+    }
+
+    /// The fault of the whole that `problem` tells, on the line of the key that it speaks of.
+    pub(super) fn fault_of(&self, problem: &str) -> Fault {
+        let speaks_of = |entry: &&Entry| problem.contains(&entry.name);
+        let line = self.entries.iter().filter(speaks_of).max_by_key(|entry| entry.name.len());
+        Fault {
+            line: line.map(|entry| entry.line),
+            key: None,
+            value: None,
+            problem: problem.to_owned(),
+            accepted: None,
+            nearest: None,
+        }
+    }
+}
+
+/// The tables of the file.
+fn tables() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(table, _)| table)
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn entry(
+    text: &str,
+    name: String,
+    written: &Spanned<toml::de::DeString<'_>>,
+    value: &Spanned<DeValue<'_>>,
+) -> Entry {
+    let line = line_of(text, written.span().start);
+    let shown = text.get(value.span()).unwrap_or_default().to_owned();
+    let rule = KEYS.iter().find(|key| key.name == name);
+    let fault = |problem: &str, accepted: Option<String>, nearest: Option<String>| Fault {
+        line: Some(line),
+        key: Some(name.clone()),
+        value: (!value.get_ref().is_table()).then(|| shorten(&shown)),
+        problem: problem.to_owned(),
+        accepted,
+        nearest,
+    };
+    let fault = match rule {
+        None => Some(fault("is no known key", None, nearest_key(&name))),
+        Some(rule) if !accepts(rule, value.get_ref()) => {
+            Some(fault("is not accepted", Some(rule.kind.accepted()), None))
+        }
+        Some(_) => None,
+    };
+    Entry { name, line, value: shown, fault }
+}
+
+/// The known key that was meant by `name`: one of the same table, else of any, else a table.
+fn nearest_key(name: &str) -> Option<String> {
+    let (table, member) = name.split_once('.').unwrap_or(("", name));
+    let parts = |key: &'static Key| key.name.split_once('.').unwrap_or(("", key.name));
+    let misplaced = KEYS.iter().find(|key| parts(key).1 == member);
+    if let Some(key) = misplaced {
+        return Some(key.name.to_owned());
+    }
+    let is_candidate = |key: &&'static Key| table.is_empty() || parts(key).0 == table;
+    let mut candidates: Vec<(&str, &str)> =
+        KEYS.iter().filter(is_candidate).map(|key| (parts(key).1, key.name)).collect();
+    if table.is_empty() {
+        candidates.extend(tables().map(|table| (table, table)));
+    }
+    let written: Vec<&str> = candidates.iter().map(|(written, _)| *written).collect();
+    let meant = nearest(member, &written)?;
+    candidates.iter().find(|(written, _)| *written == meant).map(|(_, name)| (*name).to_owned())
+}
+
+fn shorten(value: &str) -> String {
+    const MOST: usize = 60;
+    let line = value.lines().next().unwrap_or_default();
+    if line.len() == value.len() && line.chars().count() <= MOST {
+        return value.to_owned();
+    }
+    format!("{}…", line.chars().take(MOST).collect::<String>())
+}
+
+/// Whether `value` is one that the key takes.
+fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
+    let text = value.as_str();
+    match &key.kind {
+        Kind::Boolean => value.is_bool(),
+        Kind::Integer { least, most } => {
+            value.as_integer().and_then(whole).is_some_and(|value| (*least..=*most).contains(&value))
+        }
+        Kind::Choice(choices) => text.is_some_and(|text| choices.contains(&text)),
+        Kind::Ratio => text == Some("off") || ratio(value).is_some_and(is_ratio),
+        Kind::AbsolutePath => text.is_some_and(|text| text.starts_with('/')),
+        Kind::Path | Kind::Text => text.is_some(),
+        Kind::Paths => value.as_array().is_some_and(|paths| paths.iter().all(|path| path.get_ref().is_str())),
+        Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
+        Kind::Subnet => text.is_some_and(is_subnet),
+        Kind::HostAndPort => {
+            text.and_then(|text| text.rsplit_once(':')).is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        }
+    }
+}
+
+fn whole(integer: &DeInteger<'_>) -> Option<i64> {
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn ratio(value: &DeValue<'_>) -> Option<f64> {
+    let float = value.as_float().and_then(|float| float.as_str().parse::<f64>().ok());
+    float.or_else(|| {
+        value.as_integer().and_then(whole).and_then(|whole| i32::try_from(whole).ok()).map(f64::from)
+    })
+}
+
+/// Whether its hundredths are from 1 to 10,000, as the reader rounds them.
+fn is_ratio(ratio: f64) -> bool {
+    (1.0..=10_000.0).contains(&(ratio * 100.0).round())
+}
+
+fn is_subnet(text: &str) -> bool {
+    text.parse::<Ipv4Network>().is_ok_and(|subnet| (8..=30).contains(&subnet.prefix()))
+}

@@ -1,0 +1,132 @@
+//! Faults with their lines, the same verdict as `run`, and origins.
+
+use std::fs;
+
+use super::*;
+use crate::settings::keys::Kind;
+
+fn faults(text: &str) -> Vec<Fault> {
+    Document::parse(text).faults()
+}
+
+#[test]
+fn every_fault_is_named_with_its_line_what_is_accepted_and_the_nearest_key() {
+    let text = "brigde = 'x'\nstop_timeout_seconds = 0\n\n[network]\nsubnet = \"10.0.0.0/31\"\nvhost = true\n\
+                [limits]\nmemory_overcommit_ratio = 1.5\n[netwrok]\na = 1\n";
+    let told: Vec<String> =
+        faults(text).iter().map(|fault| format!("{} {fault}", fault.line.unwrap_or(0))).collect();
+    assert_eq!(
+        told,
+        [
+            "1 brigde = 'x': is no known key; the nearest known key is network.bridge",
+            "2 stop_timeout_seconds = 0: is not accepted; accepted is 1 to 86400",
+            "5 network.subnet = \"10.0.0.0/31\": is not accepted; accepted is an IPv4 network like \
+             \"10.100.0.0/16\", with a prefix length of 8 to 30",
+            "6 network.vhost = true: is no known key; the nearest known key is network.vhost_net",
+            "9 netwrok: is no known key; the nearest known key is network",
+        ]
+    );
+    let broken = faults("a = 1\nb = = 2\n");
+    assert_eq!((broken.len(), broken[0].line), (1, Some(2)), "{broken:?}");
+    assert_eq!(faults("subnet = 'x'")[0].nearest.as_deref(), Some("network.subnet"));
+}
+
+/// Values around the border of each kind, and of other types.
+fn values(kind: &Kind) -> Vec<String> {
+    let mut values: Vec<String> =
+        ["1", "-1", "0.5", "true", "'x'", "''", "'/x'", "['/x']", "[1]", "1979-05-27", "{}", "'off'", "1e9"]
+            .map(str::to_owned)
+            .into();
+    match kind {
+        Kind::Integer { least, most } => {
+            values.extend([least - 1, *least, *most, most + 1].map(|value| value.to_string()));
+        }
+        Kind::Choice(choices) => values.extend(choices.iter().map(|choice| format!("'{choice}'"))),
+        Kind::Ratio => {
+            values.extend(["0.004", "0.005", "100.004", "100.006", "101", "nan", "inf"].map(str::to_owned))
+        }
+        Kind::LinkName => values.extend(["'br0'", "'a/b'", "'sixteen-bytes-xx'"].map(str::to_owned)),
+        Kind::HostAndPort => values.extend(["'m:1'", "'m:x'", "'[::1]:7443'"].map(str::to_owned)),
+        Kind::Boolean | Kind::AbsolutePath | Kind::Path | Kind::Paths | Kind::Text | Kind::Subnet => {}
+    }
+    values
+}
+
+#[test]
+fn the_table_and_the_reader_have_the_same_verdict() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("worker.toml");
+    for key in KEYS {
+        for value in values(&key.kind) {
+            let text = format!("{} = {value}\n", key.name);
+            fs::write(&path, &text).expect("written");
+            let (flags, _) = flags(Some(&path)).expect("valid");
+            let read = Settings::load(flags, None).map_err(|problem| format!("{problem:#}"));
+            let by_table = faults(&text);
+            match (&read, by_table.is_empty()) {
+                (Ok(_), true) | (Err(_), false) => {}
+                // These say something of other keys, or are looked at when the network is set up.
+                (Err(problem), true) if key.name.starts_with("master.") => {
+                    assert!(!problem.contains("invalid configuration file"), "{text}: {problem}");
+                }
+                (Ok(_), false) if matches!(key.kind, Kind::LinkName | Kind::Subnet) => {}
+                _ => panic!("{text}: the reader says {:?}, the table {by_table:?}", read.err()),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_told_on_its_line() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("worker.toml");
+    fs::write(&path, "auto_restart = true\n[master]\nplain_tcp = 'unencrypted-and-unauthenticated'\n")
+        .expect("written");
+    let checked = check(Some(&path), None).expect("read");
+    assert_eq!(checked.faults.len(), 1, "{:?}", checked.faults);
+    assert!(checked.faults[0].problem.contains("master.address is missing"), "{:?}", checked.faults);
+}
+
+#[test]
+fn what_will_not_work_here_is_a_warning() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("worker.toml");
+    let text = "store_roots = ['/nonexistent/store']\nassignments = '/nonexistent/vms.json'\n[master]\n\
+                address = 'm:1'\ncertificate = '/nonexistent/c'\nkey = '/nonexistent/k'\nauthorities = '/nonexistent/a'\n";
+    fs::write(&path, text).expect("written");
+    let checked = check(Some(&path), None).expect("read");
+    assert!(checked.faults.is_empty(), "{:?}", checked.faults);
+    let told = checked.warnings.join("\n");
+    for words in [
+        "/nonexistent/store: there is no such directory",
+        "there is no directory /nonexistent",
+        "/nonexistent/c",
+    ] {
+        assert!(told.contains(words), "{words} is not in {told}");
+    }
+}
+
+#[test]
+fn the_printed_configuration_is_one_and_says_where_each_value_comes_from() {
+    let text = "stop_timeout_seconds = 0x3c\n[network]\nsubnet = '10.9.0.0/16'\n";
+    let document = Document::parse(text);
+    let set = [
+        ("state_dir", "/srv/it".to_owned()),
+        ("stop_guests", "no".to_owned()),
+        ("store_roots", "/a:/b".to_owned()),
+    ];
+    let settings: Vec<InForce> = KEYS.iter().map(|key| in_force::of(key, &document, &set)).collect();
+    let printed = in_force::document(&settings);
+    for line in [
+        "stop_timeout_seconds = 0x3c  # file",
+        "state_dir = \"/srv/it\"  # environment: PROCURATOR_STATE_DIR",
+        "store_roots = [\"/a\", \"/b\"]  # environment: PROCURATOR_STORE_ROOTS",
+        "stop_guests = false  # environment: PROCURATOR_STOP_GUESTS",
+        "subnet = '10.9.0.0/16'  # file",
+        "auto_restart = true  # default",
+        "# assignments is not set",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line:?} is not in {printed}");
+    }
+    assert_eq!(faults(&printed), [], "{printed}");
+}

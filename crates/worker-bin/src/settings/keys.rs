@@ -1,0 +1,206 @@
+//! Every key of the configuration file: what it takes, its default, and what else can set it.
+//!
+//! `check-config` and the schema follow this table. Tests hold it against what the reader takes and against
+//! `docs/configuration.md`, so that a key that is added to one of them is added to all.
+
+/// A key of the configuration file.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// The key with its table, like `network.bridge`.
+    pub(crate) name: &'static str,
+    /// What values it takes.
+    pub(crate) kind: Kind,
+    /// The default as the file would say it; `None` where there is none, or where it depends on others.
+    pub(crate) default: Option<&'static str>,
+    /// The environment variable, and the argument of `run` that it stands for.
+    pub(crate) environment: Option<(&'static str, &'static str)>,
+    /// What it means.
+    pub(crate) meaning: &'static str,
+}
+
+/// The values that a key takes.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number.
+    Integer {
+        /// The least that is accepted.
+        least: i64,
+        /// The most that is accepted.
+        most: i64,
+    },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A multiple of the host's memory, or `"off"`.
+    Ratio,
+    /// A path from the root on.
+    AbsolutePath,
+    /// A path.
+    Path,
+    /// A list of paths.
+    Paths,
+    /// Any text.
+    Text,
+    /// The name of a network interface.
+    LinkName,
+    /// An IPv4 network.
+    Subnet,
+    /// A host and a port.
+    HostAndPort,
+}
+
+const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, meaning: &'static str) -> Key {
+    Key { name, kind, default, environment: None, meaning }
+}
+
+impl Key {
+    const fn or_environment(self, variable: &'static str, argument: &'static str) -> Self {
+        let Self { name, kind, default, meaning, .. } = self;
+        Self { name, kind, default, environment: Some((variable, argument)), meaning }
+    }
+}
+
+const SECONDS: Kind = Kind::Integer { least: 1, most: 86_400 };
+
+/// The keys, those of tables last.
+#[rustfmt::skip]
+pub(crate) static KEYS: &[Key] = &[
+    key("assignments", Kind::Path, None, "What should run: a JSON file, watched for changes.")
+        .or_environment("PROCURATOR_ASSIGNMENTS", "assignments"),
+    key("state_dir", Kind::AbsolutePath, Some("\"/var/lib/procurator\""), "What must outlive the worker.")
+        .or_environment("PROCURATOR_STATE_DIR", "state_dir"),
+    key("runtime_dir", Kind::Path, Some("\"/run/procurator\""), "Where the admin socket lies.")
+        .or_environment("PROCURATOR_RUNTIME_DIR", "runtime_dir"),
+    key("store_roots", Kind::Paths, Some("[\"/nix/store\"]"), "Directories whose entries may be artifacts.")
+        .or_environment("PROCURATOR_STORE_ROOTS", "store_roots"),
+    key("log_format", Kind::Choice(&["human", "json"]), Some("\"human\""), "Form of the log on standard error.")
+        .or_environment("PROCURATOR_LOG_FORMAT", "log_format"),
+    key("hash_verification", Kind::Choice(&["once", "always", "never"]), Some("\"once\""),
+        "When an artifact is hashed: once a path, at each start, or never."),
+    key("auto_restart", Kind::Boolean, Some("true"), "Whether failed VMs are started again."),
+    key("stop_timeout_seconds", SECONDS, Some("30"),
+        "How long a guest may take to obey the power button before it is killed."),
+    key("metrics_poll_interval_seconds", SECONDS, Some("5"), "How often counters are sampled."),
+    key("removal_grace_seconds", Kind::Integer { least: 0, most: 31_536_000 }, Some("86400"),
+        "How long volumes of removed VMs are kept."),
+    key("vms_per_host_process", Kind::Integer { least: 0, most: 1024 }, Some("1"),
+        "How many VMs share a process; 0 runs all in the worker."),
+    key("spare_host_processes", Kind::Integer { least: 0, most: 16 }, Some("2"),
+        "How many processes are started ahead."),
+    key("stop_guests", Kind::Boolean, Some("false"), "Whether guests are stopped when the worker ends.")
+        .or_environment("PROCURATOR_STOP_GUESTS", "stop_guests"),
+    key("admin.group", Kind::Text, None, "The group, by name or number, whose members may do everything."),
+    key("admin.read_group", Kind::Text, None, "The group whose members may look, by a socket of its own."),
+    key("network.bridge", Kind::LinkName, Some("\"br-procurator\""), "The bridge of the VMs."),
+    key("network.subnet", Kind::Subnet, Some("\"10.100.0.0/16\""), "The VMs' network."),
+    key("network.nat", Kind::Boolean, Some("true"),
+        "Whether VMs reach other networks through this host's addresses."),
+    key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
+    key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
+        "How much memory VMs may be promised together, as a multiple of the host's."),
+    key("master.address", Kind::HostAndPort, None, "The master: host and port.")
+        .or_environment("PROCURATOR_MASTER", "master"),
+    key("master.certificate", Kind::Path, None, "PEM file of this host's certificate, which names it."),
+    key("master.key", Kind::Path, None, "PEM file of the certificate's key."),
+    key("master.authorities", Kind::Path, None, "PEM file of the authorities of the master's certificate."),
+    key("master.name", Kind::Text, None, "The name in the master's certificate. Default: the address's host."),
+    key("master.plain_tcp", Kind::Choice(&["unencrypted-and-unauthenticated"]), None,
+        "Does without certificates beyond this host."),
+    key("master.worker", Kind::Text, None,
+        "What this host is called where there is no certificate. Default: the host's name."),
+    key("master.max_removals_per_hour", Kind::Integer { least: 0, most: u32::MAX as i64 }, Some("10"),
+        "How many VMs a master may have removed or replaced within an hour; 0 is any number."),
+];
+
+impl Kind {
+    /// What is accepted, in words.
+    pub(crate) fn accepted(&self) -> String {
+        match self {
+            Self::Boolean => "true or false".to_owned(),
+            Self::Integer { least, most } => format!("{least} to {most}"),
+            Self::Choice(choices) => {
+                let quoted: Vec<String> = choices.iter().map(|choice| format!("{choice:?}")).collect();
+                quoted.join(" or ")
+            }
+            Self::Ratio => "0.01 to 100 or \"off\"".to_owned(),
+            Self::AbsolutePath => "an absolute path like \"/var/lib/procurator\"".to_owned(),
+            Self::Path => "a path in quotation marks".to_owned(),
+            Self::Paths => "a list of paths like [\"/nix/store\"]".to_owned(),
+            Self::Text => "text in quotation marks".to_owned(),
+            Self::LinkName => {
+                "the name of a network interface like \"br-procurator\", at most 15 bytes".to_owned()
+            }
+            Self::Subnet => {
+                "an IPv4 network like \"10.100.0.0/16\", with a prefix length of 8 to 30".to_owned()
+            }
+            Self::HostAndPort => "a host and a port like \"master.example:7443\"".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::settings::File;
+    use crate::settings::testing::settings;
+
+    /// The names that the reader says it expects in place of one that it does not know.
+    fn expected(text: &str) -> BTreeSet<String> {
+        let error = toml::from_str::<File>(text).expect_err("nobody knows it").message().to_owned();
+        let Some((_, names)) = error.split_once("expected") else { return BTreeSet::new() };
+        if !error.contains("unknown field") {
+            return BTreeSet::new();
+        }
+        names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// Every key that the reader takes, with its table.
+    fn reader_keys() -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        for name in expected("nonsense = 1") {
+            let members = expected(&format!("[{name}]\nnonsense = 1"));
+            if members.is_empty() {
+                keys.insert(name);
+            } else {
+                keys.extend(members.iter().map(|member| format!("{name}.{member}")));
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn the_table_has_every_key_that_the_reader_takes() {
+        let listed: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
+        assert_eq!(listed, reader_keys());
+        assert_eq!(listed.len(), KEYS.len(), "none stands there twice");
+    }
+
+    #[test]
+    fn every_key_and_variable_is_documented_with_its_default() {
+        let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let page = std::fs::read_to_string(page).expect("the page is there");
+        for key in KEYS {
+            let name = format!("`{}`", key.name);
+            let row = page.lines().find(|line| line.starts_with('|') && line.contains(&name));
+            let row = row.unwrap_or_else(|| panic!("{} has no row", key.name));
+            if let Some(default) = key.default {
+                let plain = default.trim_matches(['[', ']']).replace('"', "");
+                assert!(row.contains(&format!("`{plain}`")), "{}: {plain} is not in {row}", key.name);
+            }
+            if let Some((variable, _)) = key.environment {
+                assert!(row.contains(variable), "{}: {variable} is not in {row}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_a_file_that_says_nothing() {
+        let lines = KEYS.iter().filter_map(|key| Some((key.name, key.default?)));
+        let text: String = lines.map(|(name, default)| format!("{name} = {default}\n")).collect();
+        assert_eq!(settings(&text), settings(""));
+    }
+}
