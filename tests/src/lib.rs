@@ -46,7 +46,7 @@ pub use network::{http_get, http_post, ping};
 pub use noise::{ensure_same, noise};
 pub use observed::{Balloon, DiskTrouble, Metrics, ObservedVm, Reason, Wanted};
 pub use place::{Filler, Place};
-pub use records::{Records, records};
+pub use records::{Records, records, records_on};
 pub use service::{Service, Unit, scopes};
 pub use setting::HostSetting;
 pub use sockets::{connect_to_guest, listen_for_guest};
