@@ -4,7 +4,9 @@
 mod assignments;
 mod bench;
 mod by_hand;
+mod certificates;
 mod clients;
+mod hostile_master;
 mod isolation;
 mod killing;
 mod mastered;
