@@ -14,6 +14,7 @@ pub struct Assignment {
     store_path: PathBuf,
     desired: &'static str,
     overrides: Map<String, Value>,
+    procurator: Map<String, Value>,
     disks: Vec<Value>,
 }
 
@@ -26,6 +27,7 @@ impl Assignment {
             store_path: image.store_path.clone(),
             desired: "running",
             overrides: Map::new(),
+            procurator: Map::new(),
             disks: Vec::new(),
         }
     }
@@ -61,6 +63,13 @@ impl Assignment {
         self
     }
 
+    /// With `value` as the setting `key` of `procurator`, other than disks.
+    #[must_use]
+    pub fn with_procurator(mut self, key: &str, value: Value) -> Self {
+        self.procurator.insert(key.to_owned(), value);
+        self
+    }
+
     /// To be there and to stand still.
     #[must_use]
     pub fn paused(self) -> Self {
@@ -86,8 +95,12 @@ impl Assignment {
             "desired": self.desired,
             "overrides": self.overrides,
         });
+        let mut procurator = self.procurator.clone();
         if !self.disks.is_empty() {
-            entry["procurator"] = json!({ "disks": self.disks });
+            procurator.insert("disks".to_owned(), json!(self.disks));
+        }
+        if !procurator.is_empty() {
+            entry["procurator"] = procurator.into();
         }
         entry
     }
@@ -116,6 +129,9 @@ mod tests {
         );
         let data = Assignment::of(&image, "db").with_disk("data", 4096).to_json();
         assert_eq!(data["procurator"], json!({ "disks": [{ "id": "data", "size": 4096 }] }));
+        let well =
+            Assignment::of(&image, "web").with_procurator("health", json!({ "systemd": true })).to_json();
+        assert_eq!(well["procurator"], json!({ "health": { "systemd": true } }));
         assert_eq!(file_of(&[]), r#"{"allow_removals":true,"vms":[]}"#);
     }
 }

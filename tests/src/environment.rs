@@ -1,4 +1,4 @@
-//! What the tests are given: the worker's program and the images, by two environment variables.
+//! What the tests are given: the programs and the images, by environment variables.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,12 +9,14 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 const WORKER: &str = "PROCURATOR_TEST_WORKER";
+const MASTER: &str = "PROCURATOR_TEST_MASTER";
 const IMAGES: &str = "PROCURATOR_TEST_IMAGES";
 
-/// The worker's program and the images.
+/// The programs of worker and master, and the images.
 #[derive(Clone, Debug)]
 pub struct Environment {
     pub(crate) worker: PathBuf,
+    pub(crate) master: PathBuf,
     images: BTreeMap<String, Image>,
 }
 
@@ -28,11 +30,11 @@ pub struct Image {
 }
 
 impl Environment {
-    /// As `cargo xtask vm-test` and `cargo xtask demo` set it up: `PROCURATOR_TEST_WORKER` is the program,
-    /// `PROCURATOR_TEST_IMAGES` a JSON file of images by name.
+    /// As `cargo xtask vm-test` and `cargo xtask demo` set it up: `PROCURATOR_TEST_WORKER` and
+    /// `PROCURATOR_TEST_MASTER` are the programs, `PROCURATOR_TEST_IMAGES` is a JSON file of images by name.
     ///
     /// # Errors
-    /// Either is missing or unreadable.
+    /// One of them is missing or unreadable.
     pub fn from_variables() -> Result<Self> {
         let variable = |name| {
             env::var_os(name)
@@ -43,7 +45,7 @@ impl Environment {
         let text = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
         let images =
             serde_json::from_str(&text).with_context(|| format!("cannot read {}", list.display()))?;
-        Ok(Self { worker: variable(WORKER)?, images })
+        Ok(Self { worker: variable(WORKER)?, master: variable(MASTER)?, images })
     }
 
     /// The image of that name; `guest` is the one that runs.

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -49,12 +49,28 @@ pub struct ObservedVm {
     /// How its latest runs ended.
     #[serde(default)]
     pub ends: Vec<Value>,
+    /// How its guest is; only where something tells it.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// The disk for which it is paused.
     #[serde(default)]
     pub disk_trouble: Option<DiskTrouble>,
     /// What it uses.
     #[serde(default)]
     pub metrics: Option<Metrics>,
+}
+
+/// How a guest is.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Health {
+    /// `ready`, `not_ready` or `unknown`.
+    pub ready: String,
+    /// Why it is not ready.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What its systemd has reported.
+    #[serde(default)]
+    pub systemd: Option<Value>,
 }
 
 /// A definition that is not in force.
@@ -142,6 +158,16 @@ impl ObservedVm {
     /// Nothing was sampled yet.
     pub fn metrics(&self) -> Result<&Metrics> {
         self.metrics.as_ref().with_context(|| format!("{} has no metrics", self.id))
+    }
+
+    /// What its guest's systemd has reported, once the guest is ready.
+    ///
+    /// # Errors
+    /// It is not; the error says why.
+    pub fn ready(&self) -> Result<Option<&Value>> {
+        let health = self.health.as_ref().with_context(|| format!("nothing tells how {} is", self.id))?;
+        ensure!(health.ready == "ready", "{}: {health:?}", self.state());
+        Ok(health.systemd.as_ref())
     }
 
     /// Phase and reason in one line.

@@ -72,6 +72,15 @@ impl Place {
         Ok(filler)
     }
 
+    /// Takes the file of assignments away.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn remove_assignments(&self) -> Result<()> {
+        let path = self.assignments();
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
     /// The state directory.
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")

@@ -27,6 +27,15 @@ pub fn records(address: Ipv4Addr) -> Result<BTreeMap<String, Records>> {
     page.lines().map(|line| read(line).with_context(|| format!("the guest says {page:?}"))).collect()
 }
 
+/// As [`records`], for one disk.
+///
+/// # Errors
+/// As for [`records`], or no record of that disk is acknowledged yet.
+pub fn records_on(address: Ipv4Addr, disk: &str) -> Result<Records> {
+    let found = records(address)?;
+    found.get(disk).copied().with_context(|| format!("nothing is acknowledged on {disk} yet"))
+}
+
 /// Reads `data 41 57`, which is followed by what is wrong.
 fn read(line: &str) -> Result<(String, Records)> {
     let mut words = line.splitn(4, ' ');

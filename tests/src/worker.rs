@@ -222,7 +222,8 @@ impl Drop for Worker {
     }
 }
 
-fn print_end(title: &str, text: &str) {
+/// Prints the last lines of what tells of a failed test.
+pub(crate) fn print_end(title: &str, text: &str) {
     let lines: Vec<&str> = text.lines().collect();
     println!("── {title}");
     for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {

@@ -21,8 +21,8 @@ const DEADLINE: Duration = Duration::from_secs(6 * 60);
 pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     let start = Instant::now();
     packages::ensure()?;
-    println!("Building the worker and the demonstration");
-    let mut programs = programs::build(workspace, &["build", "--package", "worker-bin"])?;
+    println!("Building the worker, the master and the demonstration");
+    let mut programs = programs::build_shipped(workspace)?;
     programs.extend(programs::build(workspace, &["build", "--package", "end-to-end", "--bin", "demo"])?);
     println!("Programs built ({:.1?})", start.elapsed());
     let lab = Lab::prepare(workspace)?;
@@ -49,7 +49,9 @@ fn run_here(lab: &Lab, programs: &[Program]) -> Result<bool> {
         program.map(|program| &program.path).with_context(|| format!("cargo built no {name}"))
     };
     let mut demo = Command::new(path_of("demo")?);
-    demo.env("PROCURATOR_TEST_WORKER", path_of("procurator-worker")?).env("PROCURATOR_TEST_IMAGES", &images);
+    demo.env("PROCURATOR_TEST_WORKER", path_of("procurator-worker")?)
+        .env("PROCURATOR_TEST_MASTER", path_of("procurator-master")?)
+        .env("PROCURATOR_TEST_IMAGES", &images);
     process::run(&mut demo).map(|()| true)
 }
 

@@ -8,7 +8,8 @@
 //!
 //! The *outer host* is a stock kernel in QEMU whose processor has virtualisation, by hardware or in software. Its root
 //! file system holds the images, the programs and busybox; it runs one script and switches itself off. Another kind of it
-//! has systemd, as a host of the worker has (`systemd.rs`): its root is a Debian (`debian.rs`), all else a second disk.
+//! has systemd, as a host of the worker has (`systemd.rs`): its root is a Debian (`debian.rs`), all else a second disk. Its tests
+//! have a guest that is a stock Debian, too (`stock_guest.rs`).
 
 pub(crate) mod debian;
 pub(crate) mod disk;
@@ -21,6 +22,7 @@ pub(crate) mod modules;
 pub(crate) mod programs;
 pub(crate) mod pulse;
 pub(crate) mod relay;
+pub(crate) mod stock_guest;
 pub(crate) mod systemd;
 pub(crate) mod task;
 pub(crate) mod virtualisation;
@@ -33,8 +35,8 @@ use crate::packages;
 use crate::workspace::Workspace;
 
 /// What a script in the outer host passes on to the test programs, in POSIX shell.
-pub(crate) const SCRIPT_VARIABLES: &str =
-    "export PROCURATOR_TEST_WORKER=/lab/bin/procurator-worker PROCURATOR_TEST_IMAGES=/lab/images.json";
+pub(crate) const SCRIPT_VARIABLES: &str = "export PROCURATOR_TEST_WORKER=/lab/bin/procurator-worker \
+     PROCURATOR_TEST_MASTER=/lab/bin/procurator-master PROCURATOR_TEST_IMAGES=/lab/images.json";
 
 /// What every use of the lab needs: the kernel and the images.
 pub(crate) struct Lab {
@@ -54,5 +56,12 @@ impl Lab {
         let images = images::Images::build(workspace, &kernel)?;
         println!("Image    {} (Nix, {:.1?})", images.guest()?.store_path.display(), start.elapsed());
         Ok(Self { workspace: workspace.clone(), kernel, images })
+    }
+
+    /// With the image `stock`, which takes a while to build and much space: only some tests need it.
+    pub(crate) fn with_stock_guest(mut self) -> Result<Self> {
+        let folder = stock_guest::ensure(&self.workspace.lab_dir().join("stock"))?;
+        self.images.add(&self.workspace, &folder)?;
+        Ok(self)
     }
 }

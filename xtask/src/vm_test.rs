@@ -10,11 +10,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::counts::Counts;
-use crate::lab::debian::DebianRoot;
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::loss::with_second_try;
 use crate::lab::programs::{self, Program};
-use crate::lab::systemd::SystemdInit;
+use crate::lab::systemd::{DebianRoot, SystemdInit};
 use crate::lab::{Lab, SCRIPT_VARIABLES};
 use crate::process::shell_quote;
 use crate::workspace::Workspace;
@@ -46,20 +45,20 @@ impl VmTest {
     /// Runs the suite, prints its output live and returns its counts.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<Counts> {
         let start = Instant::now();
-        let worker = programs::build(workspace, &["build", "--package", "worker-bin"])?;
+        let shipped = programs::build_shipped(workspace)?;
         let mut counts = Counts::default();
         if !self.systemd {
-            counts += self.run_plain(workspace, worker.clone())?;
+            counts += self.run_plain(workspace, shipped.clone())?;
         }
         if self.systemd || self.full {
-            counts += self.run_under_systemd(workspace, worker)?;
+            counts += self.run_under_systemd(workspace, shipped)?;
         }
         println!("vm-test: {counts} ({:.1?})", start.elapsed());
         Ok(counts)
     }
 
-    fn run_plain(&self, workspace: &Workspace, worker: Vec<Program>) -> Result<Counts> {
-        let programs = with_suite(workspace, worker, "vm")?;
+    fn run_plain(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
+        let programs = with_suite(workspace, shipped, "vm")?;
         let lab = Lab::prepare(workspace)?;
         let session = Session {
             lab: &lab,
@@ -77,10 +76,10 @@ impl VmTest {
 
     /// Three runs of the executable: its tests, those that leave the host as it is to be shut down, and those of what the
     /// shutdown did.
-    fn run_under_systemd(&self, workspace: &Workspace, worker: Vec<Program>) -> Result<Counts> {
-        let programs = with_suite(workspace, worker, "systemd")?;
-        let lab = Lab::prepare(workspace)?;
-        let root = DebianRoot::ensure(&workspace.lab_dir().join("debian"))?;
+    fn run_under_systemd(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
+        let programs = with_suite(workspace, shipped, "systemd")?;
+        let lab = Lab::prepare(workspace)?.with_stock_guest()?;
+        let root = DebianRoot::ensure(workspace)?;
         let session = Session {
             lab: &lab,
             programs: &programs,
@@ -123,9 +122,9 @@ impl VmTest {
     }
 }
 
-/// `worker` and the suite `name`.
-fn with_suite(workspace: &Workspace, worker: Vec<Program>, name: &str) -> Result<Vec<Program>> {
-    let mut programs = worker;
+/// `shipped` and the suite `name`.
+fn with_suite(workspace: &Workspace, shipped: Vec<Program>, name: &str) -> Result<Vec<Program>> {
+    let mut programs = shipped;
     let suite = ["test", "--package", "end-to-end", "--test", name, "--no-run"];
     programs.extend(programs::build(workspace, &suite)?);
     Ok(programs)

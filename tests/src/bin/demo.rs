@@ -12,12 +12,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Assignment, BOOT_DEADLINE, Echoes, Environment, HostState, Metrics, ObservedVm, Place, SHORT_DEADLINE,
-    Worker, http_get, ping, until,
+    Assignment, BOOT_DEADLINE, Echoes, Environment, HostState, Master, MasterPlace, Metrics, ObservedVm,
+    Place, SHORT_DEADLINE, Worker, http_get, ping, until,
 };
 use serde_json::Value;
 
 const MEBIBYTE: u64 = 1 << 20;
+/// The master's name.
+const MASTER: &str = "master-1";
 
 fn main() -> ExitCode {
     match demonstrate(&Clock(Instant::now())) {
@@ -44,12 +46,16 @@ fn demonstrate(clock: &Clock) -> Result<()> {
     let before = HostState::observe()?;
     clock.say(format_args!("image {} {}", guest.store_path.display(), guest.hash));
 
-    let place = Arc::new(Place::new("")?);
+    let masters = MasterPlace::new(&environment)?;
+    clock.say("procurator-master certificates … --master 127.0.0.1 --worker worker-1");
+    let master = masters.start(MASTER)?;
+    clock.say(format_args!("procurator-master run … is up (process {})", master.pid()));
+    let place = Arc::new(Place::new(&masters.worker_settings())?);
     let worker = Worker::start_leaving(&environment, &place)?;
-    clock.say(format_args!("procurator-worker run --assignments … is up (process {})", worker.pid()));
+    clock.say(format_args!("procurator-worker run … is up (process {})", worker.pid()));
     let (first, second) = (Assignment::of(&guest, "web-1"), Assignment::of(&guest, "web-2"));
-    worker.assign(&[first, second.clone()])?;
-    clock.say("assigned: web-1, web-2");
+    master.desire(&[first, second.clone()])?;
+    clock.say("the master is told to run: web-1, web-2");
     let vms = wait_for_both(clock, &worker)?;
     for vm in &vms {
         introduce(clock, &worker, vm)?;
@@ -58,28 +64,54 @@ fn demonstrate(clock: &Clock) -> Result<()> {
     cross_the_bridge(clock, web_1, web_2)?;
     show_load(clock, &worker, web_1)?;
 
+    show_fleet(clock, &master)?;
     let worker = replace(clock, worker, &environment, &place, &vms)?;
+    master.desire(&[second])?;
+    clock.say("the master is told to run: web-2");
+    watch_removal(clock, &worker, web_2)?;
+    end(clock, master, worker)?;
+    let after = HostState::observe()?;
+    ensure!(after == before, "the host was {before:?} and is {after:?}");
+    clock.say(format_args!("nothing is left: interfaces {}, as before", listed(&after.interfaces)));
+    Ok(())
+}
 
-    worker.assign(&[second])?;
-    clock.say("web-1 is no longer assigned");
+/// Waits until web-1 is gone, and sees that `other` is untouched.
+fn watch_removal(clock: &Clock, worker: &Worker, other: &ObservedVm) -> Result<()> {
     worker.wait_until_gone("web-1")?;
     let taps = HostState::taps()?;
-    ensure!(taps == web_2.tap.clone().into_iter().collect(), "TAP interfaces are {taps:?}");
+    ensure!(taps == other.tap.clone().into_iter().collect(), "TAP interfaces are {taps:?}");
     clock.say(format_args!("web-1 is gone, and its TAP; still there: {}", listed(&taps)));
-    let round_trip = ping(web_2.address()?)?;
-    let untouched = worker.vm("web-2")?;
+    let round_trip = ping(other.address()?)?;
+    let untouched = worker.vm(&other.id)?;
     ensure!(untouched.restarts == 0, "{} was started again", untouched.id);
-    clock.say(format_args!("web-2 is untouched: {}, ping {round_trip:.1?}", untouched.phase));
+    clock.say(format_args!("{} is untouched: {}, ping {round_trip:.1?}", untouched.id, untouched.phase));
+    Ok(())
+}
 
-    clock.say("SIGTERM");
+/// Ends both programs. The worker does not need its master to stop its guests.
+fn end(clock: &Clock, master: Master<'_>, worker: Worker) -> Result<()> {
+    clock.say("SIGKILL to the master, SIGTERM to the worker");
+    master.kill()?;
     let ended = worker.terminate()?;
     ensure!(ended.status.success(), "the worker ended with {}", ended.status);
     clock.say(format_args!("the worker ended after {:.1?}; the last it said of web-2:", ended.after));
     let log: Vec<String> = ended.log_of("web-2")?.iter().map(|line| without_context(line)).collect();
     print_last_lines(&log.join("\n"), 3);
-    let after = HostState::observe()?;
-    ensure!(after == before, "the host was {before:?} and is {after:?}");
-    clock.say(format_args!("nothing is left: interfaces {}, as before", listed(&after.interfaces)));
+    Ok(())
+}
+
+/// What the master knows, once it has heard of both VMs.
+fn show_fleet(clock: &Clock, master: &Master<'_>) -> Result<()> {
+    until("the master has heard of both", SHORT_DEADLINE, || {
+        for id in ["web-1", "web-2"] {
+            let vm = master.vm(id)?;
+            ensure!(vm["phase"] == "running", "{vm}");
+        }
+        Ok(())
+    })?;
+    clock.say("procurator-master ls:");
+    print_last_lines(&master.ask(&["ls"])?, 3);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod after_shutdown;
 mod at_shutdown;
 mod service;
+mod stock;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
 fn environment() -> end_to_end::Environment {

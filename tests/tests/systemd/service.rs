@@ -137,7 +137,7 @@ fn a_stop_of_the_slice_powers_guests_off_and_they_come_back() -> Result<()> {
 }
 
 /// Removes the VM `id`, the last one, and stops the service.
-fn forget(service: &Service, id: &str) -> Result<()> {
+pub(crate) fn forget(service: &Service, id: &str) -> Result<()> {
     service.configure("")?;
     service.assign(&[])?;
     Service::UNIT.systemctl("restart")?;

@@ -26,6 +26,9 @@ const GUEST_MODULES: [&str; 9] = [
     "evdev",
 ];
 
+/// What names of images begin with in the store.
+pub(crate) const NAME_PREFIX: &str = "procurator-test-";
+
 /// The images by name. `guest`, `next-edition`, `everything` and `huge-pages` run; the others are to be refused.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Images(BTreeMap<String, Image>);
@@ -55,14 +58,26 @@ impl Images {
         build.args(["--argstr", "toolPath", packages::TOOL_PATH]);
         build.arg("--out-link").arg(workspace.lab_dir().join("images/result"));
         let built = process::output_of(&mut build).context("Nix could not build the test images")?;
-        let mut images = BTreeMap::new();
+        let mut images = Self(BTreeMap::new());
         for store_path in built.lines().map(Path::new) {
-            let name = image_name(store_path)
-                .with_context(|| format!("{} is no name of a test image", store_path.display()))?;
-            let hash = nix.nar_hash(store_path)?;
-            images.insert(name, Image { store_path: store_path.to_path_buf(), hash });
+            images.insert(&nix, store_path)?;
         }
-        Ok(Self(images))
+        Ok(images)
+    }
+
+    /// Adds an image that is in `folder`, whose name is that of an image with [`NAME_PREFIX`], as a store path.
+    pub(crate) fn add(&mut self, workspace: &Workspace, folder: &Path) -> Result<()> {
+        let nix = Nix::configure(&workspace.lab_dir().join("nix"))?;
+        let added = process::output_of(nix.command("nix-store").arg("--add").arg(folder))?;
+        self.insert(&nix, Path::new(added.trim()))
+    }
+
+    fn insert(&mut self, nix: &Nix, store_path: &Path) -> Result<()> {
+        let name = image_name(store_path)
+            .with_context(|| format!("{} is no name of a test image", store_path.display()))?;
+        let hash = nix.nar_hash(store_path)?;
+        self.0.insert(name, Image { store_path: store_path.to_path_buf(), hash });
+        Ok(())
     }
 
     /// The image that runs.
@@ -83,7 +98,7 @@ impl Images {
 /// `/nix/store/<hash>-procurator-test-guest` is `guest`.
 fn image_name(store_path: &Path) -> Option<String> {
     let (_, name) = store_path.file_name()?.to_str()?.split_once('-')?;
-    name.strip_prefix("procurator-test-").map(str::to_owned)
+    name.strip_prefix(NAME_PREFIX).map(str::to_owned)
 }
 
 /// Nix with a configuration of its own.

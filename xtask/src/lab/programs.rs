@@ -39,6 +39,11 @@ pub(crate) fn build(workspace: &Workspace, arguments: &[&str]) -> Result<Vec<Pro
     Ok(programs)
 }
 
+/// Builds the programs that ship: the worker and the reference master.
+pub(crate) fn build_shipped(workspace: &Workspace) -> Result<Vec<Program>> {
+    build(workspace, &["build", "--package", "worker-bin", "--package", "procurator-master"])
+}
+
 fn executable(artifact: Artifact) -> Option<Program> {
     let path = artifact.executable?.into_std_path_buf();
     Some(Program { name: artifact.target.name, path })

@@ -6,11 +6,43 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::lab::debian::DebianRoot;
+use crate::lab::debian::DebianRecipe;
 use crate::lab::disk::Tree;
 use crate::lab::host::Init;
 use crate::packages;
 use crate::workspace::Workspace;
+
+/// Its root file system, of the release whose systemd the worker is tested with: version 252.
+const RECIPE: DebianRecipe = DebianRecipe {
+    suite: "bookworm",
+    packages: "systemd,systemd-sysv,dbus,iproute2,nftables,kmod,procps",
+    files: &[
+        ("lab.service", include_str!("systemd/lab.service")),
+        ("after-shutdown.sh", include_str!("systemd/after-shutdown.sh")),
+        ("customize.sh", include_str!("systemd/customize.sh")),
+    ],
+    size: "1536M",
+};
+
+/// The outer host's root file system: a disk that nothing changes, as QEMU keeps what a run writes to itself. What a run
+/// brings along is on a disk of its own, see `systemd/init.sh`.
+pub(crate) struct DebianRoot {
+    image: PathBuf,
+}
+
+impl DebianRoot {
+    /// The one in the workspace's cache, which is built first where it is not there.
+    pub(crate) fn ensure(workspace: &Workspace) -> Result<Self> {
+        let cache = workspace.lab_dir().join("debian");
+        let image = cache.join(format!("{}.img", RECIPE.key()));
+        if !image.is_file() {
+            let fresh = RECIPE.build(&cache)?;
+            fresh.write_disk(&image)?;
+            fresh.remove()?;
+        }
+        Ok(Self { image })
+    }
+}
 
 /// An outer host with systemd.
 pub(crate) struct SystemdInit<'a> {

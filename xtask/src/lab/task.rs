@@ -7,10 +7,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::lab::Lab;
-use crate::lab::debian::DebianRoot;
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::programs::Program;
-use crate::lab::systemd::SystemdInit;
+use crate::lab::systemd::{DebianRoot, SystemdInit};
 use crate::workspace::Workspace;
 
 /// Options of the task.
@@ -27,7 +26,7 @@ pub(crate) struct LabTask {
     /// Leaves the outer host up afterwards and says how to look around in it.
     #[arg(long)]
     keep: bool,
-    /// Takes the outer host that has systemd; it ends with an orderly shutdown.
+    /// Takes the outer host that has systemd, and the image of a stock guest; it ends with an orderly shutdown.
     #[arg(long)]
     systemd: bool,
 }
@@ -36,6 +35,7 @@ impl LabTask {
     /// Runs the script and returns whether it went well.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
         let lab = Lab::prepare(workspace)?;
+        let lab = if self.systemd { lab.with_stock_guest()? } else { lab };
         let programs = self.programs.iter().map(|path| named(path)).collect::<Result<Vec<_>>>()?;
         let session = Session {
             lab: &lab,
@@ -48,7 +48,7 @@ impl LabTask {
         let status = match self.systemd {
             false => session.run(print)?,
             true => {
-                let root = DebianRoot::ensure(&workspace.lab_dir().join("debian"))?;
+                let root = DebianRoot::ensure(workspace)?;
                 session.run_under(&SystemdInit::new(workspace, &root, "true"), print)?
             }
         };

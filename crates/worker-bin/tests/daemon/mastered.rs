@@ -18,12 +18,13 @@ use tokio::sync::oneshot;
 
 use crate::bench::{Bench, isolated};
 
-const WORKER: &str = "worker-1";
+/// The worker's name.
+pub(crate) const WORKER: &str = "worker-1";
 
 /// A reference master at work, in this test's network.
-struct Master {
+pub(crate) struct Master {
     directory: PathBuf,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     ending: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,7 +40,7 @@ fn files(directory: &Path, name: &str) -> TlsFiles {
 
 impl Master {
     /// A master that keeps its things in `directory` and listens on `port`; zero is any.
-    fn start(directory: &Path, port: u16) -> Self {
+    pub(crate) fn start(directory: &Path, port: u16) -> Self {
         if !directory.join("tls").exists() {
             let workers = [WORKER.parse().expect("a name")];
             certificates::make(&directory.join("tls"), &["127.0.0.1".to_owned()], &workers).expect("made");
@@ -68,7 +69,7 @@ impl Master {
         Self { directory: directory.to_owned(), address, ending: Some(ending), thread: Some(thread) }
     }
 
-    fn desire(&self, state: &Value) {
+    pub(crate) fn desire(&self, state: &Value) {
         let file = self.directory.join(format!("desired/{WORKER}.json"));
         fs::write(file.with_extension("new"), state.to_string()).expect("written");
         fs::rename(file.with_extension("new"), file).expect("replaced");
@@ -82,7 +83,7 @@ impl Master {
         find(&answer, vm).cloned()
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.ending = None;
         self.thread.take().expect("it runs").join().expect("ends in order");
     }
@@ -105,7 +106,7 @@ fn find<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// Makes the program's configuration name `master`.
-fn follow(bench: &Bench, master: &Master) {
+pub(crate) fn follow(bench: &Bench, master: &Master) {
     let TlsFiles { certificate, key, authorities } = files(&master.directory, WORKER);
     let table = format!(
         "[master]\naddress = '{}'\ncertificate = '{}'\nkey = '{}'\nauthorities = '{}'\n",

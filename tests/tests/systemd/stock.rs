@@ -1,0 +1,89 @@
+//! A distribution's own system as the guest: its systemd says over the machine's sockets that it is ready, and has the
+//! credentials that it was given.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::{Assignment, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, Service, ping, until};
+use serde_json::json;
+
+use crate::environment;
+use crate::service::forget;
+
+/// Where the worker's settings let credentials lie, if they say nothing of it.
+const CREDENTIALS: &str = "/etc/procurator/credentials";
+const STOCK: &str = "stock";
+
+#[test]
+fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()> {
+    let environment = environment();
+    let image = environment.image(STOCK)?;
+    fs::create_dir_all(CREDENTIALS).with_context(|| format!("cannot create {CREDENTIALS}"))?;
+    let secret = format!("{CREDENTIALS}/secret");
+    fs::write(&secret, "kept in a file").with_context(|| format!("cannot write {secret}"))?;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).context("cannot close it")?;
+    // Its disk is large, and other tests are about hashes; on an emulated processor it takes long to shut down.
+    let service = Service::start(&environment, "hash_verification = 'never'\nstop_timeout_seconds = 300")?;
+    let probe =
+        json!({ "id": "booted", "role": "readiness", "kind": "systemd", "unit": "multi-user.target" });
+    let stock = Assignment::of(&image, STOCK)
+        .with_procurator("health", json!({ "systemd": true, "probes": [probe] }))
+        .with_procurator(
+            "credentials",
+            json!({ "lab.greeting": { "value": "hello from the host" }, "lab.secret": { "file": secret } }),
+        );
+    service.assign(std::slice::from_ref(&stock))?;
+
+    let vm = until("its systemd says that it is ready", STOCK_BOOT_DEADLINE, || {
+        let vm = service.vm(STOCK)?;
+        ensure!(vm.phase != "failed", Never(vm.state()));
+        vm.ready()?;
+        Ok(vm)
+    })?;
+    let report = vm.ready()?.context("it does not say what systemd has reported")?;
+    println!("{report}");
+    assert_eq!((&report["ready"], &report["hostname"]), (&true.into(), &STOCK.into()), "{report}");
+    let units = report["active_units"].as_array().context("it names no units")?;
+    assert!(units.iter().any(|unit| unit == "multi-user.target"), "{report}");
+    assert!(vm.warnings.is_empty(), "{:?}", vm.warnings);
+
+    // Of the value, of the file, and what the system itself was given.
+    let console = service.console_of(STOCK)?;
+    for line in [
+        "credential lab.greeting says hello from the host",
+        "credential lab.secret says kept in a file",
+        "vmm.notify_socket",
+    ] {
+        assert!(console.contains(line), "{line:?} is not in: {console}");
+    }
+    // Its own DHCP client took the address that is its own.
+    ping(vm.address()?)?;
+
+    // What it has reported outlives the worker that heard it.
+    let before = service.pid()?;
+    Service::UNIT.systemctl("restart")?;
+    service.wait_until_restarted(before)?;
+    let again = service.vm(STOCK)?;
+    assert!(
+        again.ready().is_ok() && again.started_at == vm.started_at,
+        "{}: {:?}",
+        again.state(),
+        again.health
+    );
+
+    // It goes in order, and says so: nobody kills it.
+    service.assign(&[stock.stopped()])?;
+    let stopped = until("it is off", STOCK_BOOT_DEADLINE, || {
+        let vm = service.vm(STOCK)?;
+        ensure!(vm.phase == "stopped", "{}", vm.state());
+        Ok(vm)
+    })?;
+    assert_eq!(stopped.last_stop.as_deref(), Some("power_button"));
+    until("its last word is kept", SHORT_DEADLINE, || {
+        let console = Service::kept_console(STOCK)?;
+        ensure!(console.contains("reboot: Power down"), "{console}");
+        Ok(())
+    })?;
+    forget(&service, STOCK)
+}

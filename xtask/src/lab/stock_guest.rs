@@ -1,0 +1,48 @@
+//! A guest that nobody has made for the worker: a small Debian with its own kernel and its own systemd. It is built once and
+//! kept as a folder that is a store path's content.
+//!
+//! What is added to it is its network's configuration and a service that shows which credentials it was given.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::lab::debian::DebianRecipe;
+use crate::lab::images::NAME_PREFIX;
+
+/// A release whose systemd reports over the machine's sockets that it is ready (255 and newer), and units (256).
+const RECIPE: DebianRecipe = DebianRecipe {
+    suite: "trixie",
+    packages: "systemd,systemd-sysv,dbus,udev,initramfs-tools,linux-image-cloud-amd64",
+    files: &[
+        ("vm-config.json", include_str!("stock_guest/vm-config.json")),
+        ("wired.network", include_str!("stock_guest/wired.network")),
+        ("show-credentials.service", include_str!("stock_guest/show-credentials.service")),
+        ("show-credentials.sh", include_str!("stock_guest/show-credentials.sh")),
+        ("customize.sh", include_str!("stock_guest/customize.sh")),
+    ],
+    size: "320M",
+};
+
+/// What the image consists of beside its disk, as `customize.sh` leaves it.
+const PARTS: [&str; 3] = ["vm-config.json", "vmlinux", "initrd"];
+
+/// The image's folder in `cache`, which is built first where it is not there.
+pub(crate) fn ensure(cache: &Path) -> Result<PathBuf> {
+    let folder = cache.join(RECIPE.key()).join(format!("{NAME_PREFIX}stock"));
+    let disk = folder.join("disk.img");
+    // The disk comes last: with it, the rest is there.
+    if !disk.is_file() {
+        let fresh = RECIPE.build(cache)?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        for part in PARTS {
+            let (source, destination) = (fresh.files().join(part), folder.join(part));
+            fs::copy(&source, &destination)
+                .with_context(|| format!("cannot copy {} to {}", source.display(), destination.display()))?;
+        }
+        fresh.write_disk(&disk)?;
+        fresh.remove()?;
+    }
+    Ok(folder)
+}
