@@ -5,7 +5,7 @@
 //! the way of anybody who writes.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use console_log::{
     ConsoleFiles, ConsoleFilesError, ConsolePiece, ConsolePosition, DirectoryWatch, WatchNews,
@@ -64,14 +64,14 @@ impl ConsoleFollower {
     /// runtime; may make the directory.
     pub(crate) fn new(
         id: VmId,
-        vm: &std::path::Path,
+        vm: &Path,
         console: PathBuf,
         position: ConsolePosition,
     ) -> Result<Self, FollowError> {
-        let watched = || {
+        let watched = || -> io::Result<_> {
             // A VM that never ran has none yet.
             drop(open_console(vm)?);
-            AsyncFd::register(DirectoryWatch::new(&console)?)
+            registered(DirectoryWatch::new(&console)?)
         };
         match watched() {
             Ok(watch) => Ok(Self { id, directory: console, watch, position }),
@@ -126,4 +126,12 @@ impl ConsoleFollower {
         ready.clear_ready();
         news
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe because a type may change which descriptor it is; this one never does"
+)]
+fn registered(watch: DirectoryWatch) -> io::Result<AsyncFd<DirectoryWatch>> {
+    AsyncFd::new(watch)
 }
