@@ -25,6 +25,9 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::Damaged { id, .. }
             | VmManagerError::NeverRan { id }
             | VmManagerError::Console { id, .. }
+            | VmManagerError::Follow { id, .. }
+            | VmManagerError::Command { id, .. }
+            | VmManagerError::NoMachine { id }
             | VmManagerError::NotUp { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
             VmManagerError::Hypervisor(_)
@@ -52,7 +55,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::NeverRan { .. } => ErrorCode::NeverRan,
         VmManagerError::Damaged { .. } => ErrorCode::Damaged,
         VmManagerError::Exists { .. } => ErrorCode::Conflict,
-        VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
+        VmManagerError::NotUp { .. } | VmManagerError::NoMachine { .. } => ErrorCode::WrongPhase,
         VmManagerError::Failed { .. } => ErrorCode::VmFailed,
         VmManagerError::Late { .. } | VmManagerError::Machine(CommandError::Deadline { .. }) => {
             ErrorCode::Late
@@ -69,6 +72,8 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         | VmManagerError::State { .. }
         | VmManagerError::Threads(_)
         | VmManagerError::Console { .. }
+        | VmManagerError::Follow { .. }
+        | VmManagerError::Command { .. }
         | VmManagerError::HostProcesses(_)
         | VmManagerError::OnRuntimeThread { .. }
         | VmManagerError::MachinesRemain { .. }
