@@ -6,7 +6,9 @@
 mod frame;
 mod request;
 
-pub use frame::{ClientFrame, ConsoleEnd, FrameError, FrameReader, MAX_INPUT, PenState, ServerFrame, WireFrame};
+pub use frame::{
+    ClientFrame, ConsoleEnd, FrameError, FrameReader, MAX_INPUT, PenState, ServerFrame, WireFrame,
+};
 pub use request::{BootList, BootView, ConsoleRequest, PenRequest};
 
 /// The protocol's name in the `Upgrade` header.

@@ -38,8 +38,8 @@ mod view;
 pub use access::{Access, Peer};
 pub use client::{AdminClient, ClientError, ConsoleInput, ConsoleOutput, EventStream};
 pub use console::{
-    BootList, BootView, CONSOLE_PROTOCOL, ClientFrame, ConsoleEnd, ConsoleRequest, FrameError, FrameReader, MAX_INPUT,
-    PenRequest, PenState, ServerFrame, WireFrame,
+    BootList, BootView, CONSOLE_PROTOCOL, ClientFrame, ConsoleEnd, ConsoleRequest, FrameError, FrameReader,
+    MAX_INPUT, PenRequest, PenState, ServerFrame, WireFrame,
 };
 pub use error::{ApiError, ErrorCode};
 pub use event_list::{EventGap, EventList, EventMessage};

@@ -104,7 +104,8 @@ impl AdminServer {
         let (ending, ended) = watch::channel(());
         let operations = Arc::new(Operations::default());
         let consoles = Arc::default();
-        let router = api::router(Answers { vm_manager, status, node, operations, consoles, ended: ended.clone() });
+        let router =
+            api::router(Answers { vm_manager, status, node, operations, consoles, ended: ended.clone() });
         let Self { full, read_only } = self;
         let until_ended =
             |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };

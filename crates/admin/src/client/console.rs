@@ -119,16 +119,17 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stands_in_the_query() {
-        assert_eq!(query(&ConsoleRequest::default()), "follow=false");
+        assert_eq!(query(&ConsoleRequest::default()), "follow=false&one_boot=false");
         let request = ConsoleRequest {
             pen: PenRequest::Steal,
             follow: true,
+            one_boot: false,
             boot: Some(-1),
             offset: Some(7),
             tail: Some(9),
         };
         let mut pairs: Vec<String> = query(&request).split('&').map(str::to_owned).collect();
         pairs.sort();
-        assert_eq!(pairs, ["boot=-1", "follow=true", "offset=7", "pen=steal", "tail=9"]);
+        assert_eq!(pairs, ["boot=-1", "follow=true", "offset=7", "one_boot=false", "pen=steal", "tail=9"]);
     }
 }

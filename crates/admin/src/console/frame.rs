@@ -223,12 +223,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         loop {
             while let Some((kind, content)) = self.take_frame() {
                 let frame = F::from_parts(kind, &content);
-                if let Some(frame) = frame.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
+                if let Some(frame) =
+                    frame.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
+                {
                     return Ok(Some(frame));
                 }
             }
             if self.from.read_buf(&mut self.bytes).await? == 0 {
-                return if self.bytes.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if self.bytes.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         }
     }

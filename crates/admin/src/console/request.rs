@@ -12,9 +12,10 @@ pub struct ConsoleRequest {
     /// Whether the client wants to type.
     #[serde(skip_serializing_if = "PenRequest::is_none")]
     pub pen: PenRequest,
-    /// Whether to go on with what is written later. Otherwise the stream ends where nothing is left, or where the boot that
-    /// was asked for ends.
+    /// Whether to go on with what is written later. Otherwise the stream ends where nothing is left.
     pub follow: bool,
+    /// Whether to end with the boot that it begins with.
+    pub one_boot: bool,
     /// The boot to begin with, by its number; 0 is the newest, -1 the one before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<i64>,

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::{debug, info};
 use vm_model::{Caller, EventKind, Timestamp, VmId};
-use worker::vms::{BootSummary, ConsolePosition, VmManager};
+use worker::vms::{BootSummary, ConsolePosition, VmManager, VmManagerError};
 
 use self::pens::{Pens, Taken};
 use self::session::{Extent, Session, named};
@@ -143,10 +143,13 @@ async fn begin(
     wanted: &ConsoleRequest,
 ) -> Result<(ConsolePosition, Extent), ApiError> {
     let boots = look(answers, id, VmManager::list_console_boots).await?;
-    let extent = match (wanted.follow, wanted.boot) {
+    if boots.is_empty() && !wanted.follow {
+        return Err(VmManagerError::NeverRan { id: id.clone() }.into());
+    }
+    let extent = match (wanted.follow, wanted.one_boot) {
         (true, _) => Extent::Follow,
-        (false, Some(_)) => Extent::OneBoot,
-        (false, None) => Extent::ToTheEnd,
+        (false, true) => Extent::OneBoot,
+        (false, false) => Extent::ToTheEnd,
     };
     let start = match *wanted {
         // A place that was told before is taken as it is: what is no longer kept of it is told of as missed.
@@ -193,11 +196,11 @@ fn no_such_boot(id: &VmId, asked: i64, boots: &[BootSummary]) -> ApiError {
 async fn look<T: Send + 'static>(
     answers: &Answers,
     id: &VmId,
-    question: impl FnOnce(&VmManager, &VmId) -> Result<T, worker::vms::VmManagerError> + Send + 'static,
+    question: impl FnOnce(&VmManager, &VmId) -> Result<T, VmManagerError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let (vm_manager, vm) = (Arc::clone(&answers.vm_manager), id.clone());
     let answer = spawn_blocking(move || question(&vm_manager, &vm)).await;
-    let answer = answer.map_err(worker::vms::VmManagerError::TaskLost)?;
+    let answer = answer.map_err(VmManagerError::TaskLost)?;
     answer.map_err(|problem| of_vm(&answers.vm_manager, id, problem))
 }
 
@@ -218,9 +221,18 @@ mod tests {
     #[test]
     fn a_boot_is_chosen_by_its_number_or_from_the_newest_back() {
         let boots: Vec<BootSummary> = [3, 4, 7]
-            .map(|number| BootSummary { number, total: 0, kept: 0, omitted: 0, begun: None, last_written: None })
+            .map(|number| BootSummary {
+                number,
+                total: 0,
+                kept: 0,
+                omitted: 0,
+                begun: None,
+                last_written: None,
+            })
             .into();
-        for (asked, number) in [(4, Some(4)), (0, Some(7)), (-1, Some(4)), (-2, Some(3)), (-3, None), (5, None)] {
+        for (asked, number) in
+            [(4, Some(4)), (0, Some(7)), (-1, Some(4)), (-2, Some(3)), (-3, None), (5, None)]
+        {
             assert_eq!(chosen(&boots, asked), number, "{asked}");
         }
         assert_eq!(chosen(&boots, i64::MIN), None);

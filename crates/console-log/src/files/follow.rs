@@ -9,6 +9,11 @@ use super::listing::{Listing, list};
 use super::reader::{ATTEMPTS, ConsoleFiles, clamped, latest_run};
 use crate::lines::LINES_WINDOW;
 
+/// A long line of a console. For a tail, so much is read for each.
+const LINE: usize = 256;
+/// The most that is read for a tail.
+const TAIL_WINDOW: usize = 2 << 20;
+
 /// A place in the consoles of a directory. It stays valid over restarts of every process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConsolePosition {
@@ -59,14 +64,15 @@ impl ConsoleFiles {
         Ok(ConsolePiece { position, ..ConsolePiece::default() })
     }
 
-    /// Where the last `lines` lines of the newest boot begin; 0 lines begin at its end. Not before a gap, and no further
-    /// back than a reader of lines looks.
+    /// Where the last `lines` lines of the newest boot begin; 0 lines begin at its end. Not before a gap, and no more
+    /// than 2 MiB back.
     ///
     /// # Errors
     /// The directory cannot be listed, or a file cannot be read.
     pub fn start_of_tail(&self, lines: usize) -> Result<ConsolePosition, ConsoleFilesError> {
         let Some(boot) = self.newest()? else { return Ok(ConsolePosition::default()) };
-        let (start, bytes) = self.latest_bytes(boot)?;
+        let window = lines.saturating_mul(LINE).clamp(LINES_WINDOW, TAIL_WINDOW);
+        let (start, bytes) = self.latest_bytes(boot, window)?;
         let end = start.saturating_add(bytes.len() as u64);
         let back = match lines {
             0 => 0,
@@ -81,14 +87,13 @@ impl ConsoleFiles {
         Ok(ConsolePosition { boot, offset: end.saturating_sub(back as u64) })
     }
 
-    /// The latest bytes of `boot` without a gap, and where they begin.
-    fn latest_bytes(&self, boot: u32) -> Result<(u64, Vec<u8>), ConsoleFilesError> {
+    /// The latest `limit` bytes of `boot`, without a gap, and where they begin.
+    fn latest_bytes(&self, boot: u32, limit: usize) -> Result<(u64, Vec<u8>), ConsoleFilesError> {
         let chunk = self.with_segments(boot, |segments| {
             let run = latest_run(segments);
             let end = run.last().map_or(0, super::listing::Segment::end);
             let start = run.first().map_or(0, super::listing::Segment::offset);
-            let window = end.saturating_sub(LINES_WINDOW as u64).max(start);
-            self.read_run(run, window, LINES_WINDOW)
+            self.read_run(run, end.saturating_sub(limit as u64).max(start), limit)
         })?;
         Ok((chunk.offset, chunk.bytes))
     }

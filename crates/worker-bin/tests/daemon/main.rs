@@ -5,6 +5,7 @@ mod assignments;
 mod bench;
 mod by_hand;
 mod clients;
+mod console;
 mod isolation;
 mod killing;
 mod mastered;

@@ -6,8 +6,7 @@ use super::*;
 fn server_frames() -> impl Strategy<Value = ServerFrame> {
     prop_oneof![
         vec(any::<u8>(), 0..300).prop_map(ServerFrame::Output),
-        any::<(u32, u64)>()
-            .prop_map(|(boot, offset)| ServerFrame::Place(ConsolePosition { boot, offset })),
+        any::<(u32, u64)>().prop_map(|(boot, offset)| ServerFrame::Place(ConsolePosition { boot, offset })),
         any::<u64>().prop_map(ServerFrame::Missed),
         any::<u64>().prop_map(ServerFrame::InputDropped),
         ".{0,20}".prop_map(|who| ServerFrame::Pen(PenState::Held(who))),
