@@ -1,8 +1,8 @@
 //! `console`: sits a person, or a pipe, at a VM's console. The worker may come and go meanwhile.
 
 mod keyboard;
+mod output_thread;
 mod relay;
-mod screen;
 mod terminal;
 
 use std::io::{IsTerminal, stdin};
@@ -14,8 +14,8 @@ use tokio::time::sleep;
 use vm_model::VmId;
 
 use self::keyboard::Keyboard;
+pub(super) use self::output_thread::OutputThread;
 use self::relay::{Outcome, Relay};
-pub(super) use self::screen::Screen;
 use self::terminal::{Interruption, RawTerminal};
 use crate::cli::ConsoleFlags;
 
@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Attaches to the console of VM `id` and stays until the user leaves, or the VM is gone.
 pub(super) async fn console(client: &AdminClient, id: &VmId, flags: &ConsoleFlags) -> Result<()> {
-    let mut screen = Screen::open(flags.log.as_deref())?;
+    let mut screen = OutputThread::open(flags.log.as_deref())?;
     let mut interruption = Interruption::listen()?;
     let pen = match flags {
         ConsoleFlags { read_only: true, .. } => PenRequest::None,

@@ -12,7 +12,7 @@ use vm_model::{Timestamp, VmId};
 use worker::vms::ConsolePosition;
 
 use self::escaping::LineEscaper;
-use super::console::Screen;
+use super::console::OutputThread;
 use super::table::Table;
 use super::{print, print_json};
 use crate::cli::LogsFlags;
@@ -28,7 +28,7 @@ pub(super) async fn logs(client: &AdminClient, id: &VmId, flags: &LogsFlags) -> 
     }
     let mut request = first_request(client, id, flags).await?;
     let mut printer = Printer {
-        screen: Screen::open(None)?,
+        screen: OutputThread::open(None)?,
         escaper: stdout().is_terminal().then(LineEscaper::default),
         // Following begins with the tail; otherwise the tail of all that comes is printed.
         tail: flags.tail.filter(|_| !flags.follow || request.tail.is_none()).map(Tail::of),
@@ -48,6 +48,15 @@ pub(super) async fn logs(client: &AdminClient, id: &VmId, flags: &LogsFlags) -> 
         }
     }
     printer.finish().await
+}
+
+/// The last `count` lines of what a guest wrote, fit for a terminal.
+pub(super) fn last_lines(bytes: &[u8], count: usize) -> String {
+    let mut tail = Tail::of(count);
+    tail.push(bytes);
+    let mut escaper = LineEscaper::default();
+    let shown: String = tail.lines().map(|line| escaper.escape(&line)).collect();
+    shown + &escaper.finish()
 }
 
 /// Where to begin.
@@ -125,7 +134,7 @@ async fn stream(
 
 /// Prints as it comes, or the tail at the end; fit for a terminal where it goes to one.
 struct Printer {
-    screen: Screen,
+    screen: OutputThread,
     escaper: Option<LineEscaper>,
     tail: Option<Tail>,
 }
@@ -232,5 +241,6 @@ mod tests {
         assert_eq!(tail(2, &["a\nb\nc\n"]), "b\nc\n");
         assert_eq!(tail(9, &["a\nb"]), "a\nb");
         assert_eq!(tail(0, &["a\nb"]), "");
+        assert_eq!(last_lines(b"a\nb\x07\nc", 2), "b\\u{7}\nc");
     }
 }

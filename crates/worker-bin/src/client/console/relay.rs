@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use worker::vms::ConsolePosition;
 
 use super::keyboard::{Keyboard, Typed};
-use super::screen::Screen;
+use super::output_thread::OutputThread;
 use super::terminal::{Interruption, size};
 use crate::cli::ConsoleFlags;
 
@@ -120,7 +120,7 @@ impl Relay {
         &mut self,
         (mut output, input): (ConsoleOutput, ConsoleInput),
         keyboard: &mut Keyboard,
-        screen: &mut Screen,
+        screen: &mut OutputThread,
         interruption: &mut Interruption,
     ) -> Result<Outcome> {
         let typist = Typist::start(input);
@@ -162,7 +162,7 @@ impl Relay {
     }
 
     /// Output goes on at another place. The first one of an attachment is where it was told to begin.
-    async fn move_to(&mut self, place: ConsolePosition, is_first: bool, screen: &Screen) {
+    async fn move_to(&mut self, place: ConsolePosition, is_first: bool, screen: &OutputThread) {
         if place.boot != self.place.boot && !is_first {
             screen.note(&format!("boot {} begins", place.boot)).await;
         }
@@ -174,7 +174,7 @@ impl Relay {
         frame: ServerFrame,
         keyboard: &Keyboard,
         typist: &Typist,
-        screen: &Screen,
+        screen: &OutputThread,
     ) -> Option<Outcome> {
         match frame {
             ServerFrame::Output(bytes) => {
@@ -201,7 +201,7 @@ impl Relay {
         state: PenState,
         keyboard: &Keyboard,
         typist: &Typist,
-        screen: &Screen,
+        screen: &OutputThread,
     ) -> Option<Outcome> {
         self.has_pen = state == PenState::Yours;
         match state {
@@ -218,7 +218,12 @@ impl Relay {
         None
     }
 
-    async fn take_typed(&mut self, typed: Typed, keyboard: &Keyboard, screen: &Screen) -> Option<Outcome> {
+    async fn take_typed(
+        &mut self,
+        typed: Typed,
+        keyboard: &Keyboard,
+        screen: &OutputThread,
+    ) -> Option<Outcome> {
         match typed {
             Typed::Leave => return Some(Outcome::Left),
             Typed::End if keyboard.is_terminal() => return Some(Outcome::Left),

@@ -17,7 +17,7 @@ use crate::printable::printable;
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// A thread that writes, so that a terminal that is stopped, or a pipe that nobody reads, holds up nothing else.
-pub(in crate::client) struct Screen {
+pub(in crate::client) struct OutputThread {
     written: Option<mpsc::Sender<Piece>>,
     outcome: oneshot::Receiver<io::Result<()>>,
 }
@@ -27,7 +27,7 @@ enum Piece {
     Note(String),
 }
 
-impl Screen {
+impl OutputThread {
     /// Opens the file, if there is to be one, and starts the thread.
     pub(in crate::client) fn open(log: Option<&Path>) -> Result<Self> {
         let open = |path: &Path| {
@@ -41,11 +41,14 @@ impl Screen {
             // Nobody may wait for it any more.
             let _ = done.send(write_all(pieces, log));
         };
-        thread::Builder::new().name("screen".to_owned()).spawn(write).context("cannot start a thread")?;
+        thread::Builder::new()
+            .name("console-output".to_owned())
+            .spawn(write)
+            .context("cannot start a thread")?;
         Ok(Self { written: Some(written), outcome })
     }
 
-    /// Returns when there is room for a piece; also when nobody takes any more, which [`Screen::finish`] then tells.
+    /// Returns when there is room for a piece; also when nobody takes any more, which [`OutputThread::finish`] then tells.
     /// Cancel-safe.
     pub(in crate::client) async fn has_room(&self) {
         if let Some(written) = &self.written {
