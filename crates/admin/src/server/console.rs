@@ -55,7 +55,7 @@ pub(super) async fn boots(
     Ok(Json(BootList { boots: boots.iter().map(view).collect() }))
 }
 
-/// Attach to a VM's console: the connection is upgraded to `procurator-console`, whose frames docs/api.md describes.
+/// Attach to a VM's console: the connection is upgraded to `procurator-console`, whose frames docs/console.md describes.
 #[utoipa::path(
     get, path = "/v1/vms/{id}/console/attach", tag = "console",
     params(("id" = String, Path, description = "The VM's name"), ConsoleRequest),
