@@ -26,8 +26,6 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::NeverRan { id }
             | VmManagerError::Console { id, .. }
             | VmManagerError::Follow { id, .. }
-            | VmManagerError::Command { id, .. }
-            | VmManagerError::NoMachine { id }
             | VmManagerError::NotUp { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
             VmManagerError::Hypervisor(_)
@@ -55,7 +53,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::NeverRan { .. } => ErrorCode::NeverRan,
         VmManagerError::Damaged { .. } => ErrorCode::Damaged,
         VmManagerError::Exists { .. } => ErrorCode::Conflict,
-        VmManagerError::NotUp { .. } | VmManagerError::NoMachine { .. } => ErrorCode::WrongPhase,
+        VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
         VmManagerError::Failed { .. } => ErrorCode::VmFailed,
         VmManagerError::Late { .. } | VmManagerError::Machine(CommandError::Deadline { .. }) => {
             ErrorCode::Late
@@ -73,7 +71,6 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         | VmManagerError::Threads(_)
         | VmManagerError::Console { .. }
         | VmManagerError::Follow { .. }
-        | VmManagerError::Command { .. }
         | VmManagerError::HostProcesses(_)
         | VmManagerError::OnRuntimeThread { .. }
         | VmManagerError::MachinesRemain { .. }
