@@ -1,5 +1,6 @@
 //! The asking end.
 
+mod console;
 mod events;
 mod exchange;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use thiserror::Error;
 use vm_model::VmId;
 
+pub use self::console::{ConsoleInput, ConsoleOutput};
 pub use self::events::EventStream;
 use self::exchange::broken;
 use crate::orders::{

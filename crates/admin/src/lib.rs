@@ -23,6 +23,7 @@
 mod access;
 mod client;
 mod connections;
+mod console;
 mod error;
 mod event_list;
 mod machine_view;
@@ -35,7 +36,11 @@ mod status;
 mod view;
 
 pub use access::{Access, Peer};
-pub use client::{AdminClient, ClientError, EventStream};
+pub use client::{AdminClient, ClientError, ConsoleInput, ConsoleOutput, EventStream};
+pub use console::{
+    BootList, BootView, CONSOLE_PROTOCOL, ClientFrame, ConsoleEnd, ConsoleRequest, FrameError, FrameReader,
+    MAX_INPUT, PenRequest, PenState, ServerFrame, WireFrame,
+};
 pub use error::{ApiError, ErrorCode};
 pub use event_list::{EventGap, EventList, EventMessage};
 pub use machine_view::{DiskView, MachineView};

@@ -3,6 +3,7 @@
 mod api;
 mod assigning;
 mod audit;
+mod console;
 mod events;
 mod extract;
 mod names;
@@ -102,7 +103,9 @@ impl AdminServer {
         let Served { vm_manager, node, status } = served;
         let (ending, ended) = watch::channel(());
         let operations = Arc::new(Operations::default());
-        let router = api::router(Answers { vm_manager, status, node, operations, ended: ended.clone() });
+        let consoles = Arc::default();
+        let router =
+            api::router(Answers { vm_manager, status, node, operations, consoles, ended: ended.clone() });
         let Self { full, read_only } = self;
         let until_ended =
             |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };
@@ -133,6 +136,8 @@ struct Answers {
     node: mpsc::Sender<NodeMessage>,
     /// What takes a while.
     operations: Arc<Operations>,
+    /// What clients that are attached to consoles share.
+    consoles: Arc<console::Consoles>,
     /// Closed when the worker ends: what would be answered without an end, ends then.
     ended: watch::Receiver<()>,
 }

@@ -13,19 +13,24 @@
 //! them, nothing else. Files are only appended to and are never renamed, so a process that is killed at any moment
 //! leaves a readable console. Nothing is synced to the disk: a console survives its processes, not a crash of the host.
 //!
-//! `name` is the naming, `listing` finds what is there, `segments` writes and removes what is too old, `reader` reads.
+//! `name` is the naming, `listing` finds what is there, `segments` writes and removes what is too old, `reader` reads,
+//! `follow` reads on from one boot into the next, and `watch` tells when there is more to read.
 //! The process that writes may be another than the one that reads, and is not trusted by it.
 
 mod error;
+mod follow;
 mod listing;
 mod name;
 mod reader;
 mod segments;
+mod watch;
 
 pub use error::{ConsoleFilesError, FileAction};
+pub use follow::{ConsolePiece, ConsolePosition};
 pub use reader::{BootSummary, ConsoleFiles};
 pub use segments::FileLimits;
 pub(crate) use segments::SegmentedConsole;
+pub use watch::{DirectoryWatch, WatchNews};
 
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,10 @@ mod trouble_watch;
 
 pub use diagnosis::{Diagnosis, without_timestamp};
 pub use file_writer::{ConsoleFileWriter, FileRegistration, FlushError};
-pub use files::{BootSummary, ConsoleFiles, ConsoleFilesError, FileAction, FileLimits};
+pub use files::{
+    BootSummary, ConsoleFiles, ConsoleFilesError, ConsolePiece, ConsolePosition, DirectoryWatch, FileAction,
+    FileLimits, WatchNews,
+};
 pub use log::{ConsoleChunk, ConsoleLimits, ConsoleSnapshot};
 pub use panic::{KernelPanic, PANIC_LINES};
 pub use recorder::{Alarm, ConsoleFollower, ConsoleNews, ConsoleRecorder, ConsoleWriter};

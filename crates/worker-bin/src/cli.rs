@@ -1,5 +1,6 @@
 //! The command line.
 
+mod console;
 mod local;
 pub(crate) mod power;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vm_model::{InvalidVmId, VmId};
 
+pub(crate) use self::console::{ConsoleFlags, EscapeKey, LogsFlags};
 pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, LocalVerb};
 use self::power::{EventFlags, ForcibleFlags, PowerFlags};
 use crate::client::naming::VmName;
@@ -168,14 +170,10 @@ pub(crate) enum ClientVerb {
         #[arg(long, short, value_name = "SECONDS", default_value = "2")]
         interval: Seconds,
     },
-    /// Print what is kept of a VM's console
-    Logs {
-        /// The VM: its name, or the beginning of it that no other has
-        vm: VmName,
-        /// Print only the last lines
-        #[arg(long, value_name = "COUNT")]
-        tail: Option<usize>,
-    },
+    /// Print what a VM wrote to its console
+    Logs(LogsFlags),
+    /// Attach to a VM's console: read and type; several clients may read, one types
+    Console(ConsoleFlags),
     /// Show what a desired state would change, without doing it
     Plan {
         /// The desired state, in the form of an assignments file [default: the worker's own assignments file]

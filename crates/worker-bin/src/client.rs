@@ -3,9 +3,11 @@
 mod amounts;
 mod assigning;
 mod boot_steps;
+mod console;
 mod details;
 mod events;
 mod list;
+mod logs;
 pub(crate) mod naming;
 mod natural_order;
 mod notes;
@@ -18,7 +20,7 @@ mod upgrade;
 mod volumes;
 
 use std::fs;
-use std::io::{ErrorKind, IsTerminal, Read, Write, stderr, stdout};
+use std::io::{ErrorKind, Read, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 
 use admin::{AdminClient, ClientError, DeletionRequest, PowerVerb, SOCKET_NAME, StatusView, VmView};
@@ -79,10 +81,6 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             }
             ClientVerb::Ls { removed: false, json, watch } => ls(&client, now, *json, *watch).await,
             ClientVerb::Inspect { vm, json } => inspect(&client, vm, now, *json).await,
-            ClientVerb::Logs { vm, tail } => {
-                let id = find(&client, vm).await?;
-                print_console(&client.get_console(&id).await?, *tail)
-            }
             ClientVerb::Start(flags) => power::power(&client, PowerVerb::Start, flags, false).await,
             ClientVerb::Stop(ForcibleFlags { power, force }) => {
                 power::power(&client, PowerVerb::Stop, power, *force).await
@@ -96,6 +94,10 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             ClientVerb::Nmi(flags) => power::power(&client, PowerVerb::Nmi, flags, false).await,
             ClientVerb::Events(flags) => events::events(&client, flags, now).await,
             ClientVerb::Top { interval } => top::top(&client, interval.0).await,
+            ClientVerb::Logs(flags) => logs::logs(&client, &find(&client, &flags.vm).await?, flags).await,
+            ClientVerb::Console(flags) => {
+                console::console(&client, &find(&client, &flags.vm).await?, flags).await
+            }
             ClientVerb::Upgrade { json, .. } => {
                 upgrade(&client, &host_processes_in(&runtime_directory), *json).await
             }
@@ -254,41 +256,5 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints what a guest wrote: as it is to files and programs, without control characters to a terminal, which
-/// they could otherwise command.
-fn print_console(console: &[u8], tail: Option<usize>) -> Result<()> {
-    let text = String::from_utf8_lossy(console);
-    let text = last_lines(&text, tail);
-    if stdout().is_terminal() { print(&without_control(&text)) } else { print(&text) }
-}
-
-fn without_control(text: &str) -> String {
-    text.chars().filter(|character| matches!(character, '\n' | '\t') || !character.is_control()).collect()
-}
-
-/// The last `count` lines of `text`; all of it where no count is given.
-fn last_lines(text: &str, count: Option<usize>) -> String {
-    let Some(count) = count else { return text.to_owned() };
-    let lines: Vec<&str> = text.lines().collect();
-    let kept = &lines[lines.len().saturating_sub(count)..];
-    kept.iter().flat_map(|line| [line, "\n"]).collect()
-}
-
 #[cfg(test)]
 mod rendering_tests;
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tail_is_whole_lines() {
-        assert_eq!(last_lines("a\nb\nc", Some(2)), "b\nc\n");
-        assert_eq!(last_lines("a\nb\nc", Some(9)), "a\nb\nc\n");
-        assert_eq!(last_lines("a\nb\nc", None), "a\nb\nc");
-    }
-
-    #[test]
-    fn a_guest_cannot_command_the_terminal() {
-        assert_eq!(without_control("a\x1b[2Jb\r\n\x07c"), "a[2Jb\nc");
-    }
-}

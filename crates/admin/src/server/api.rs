@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use vm_model::Event;
 
 use super::audit::watch_over;
-use super::{Answers, MAX_BODY, assigning, events, operations, orders, power, status, vms};
+use super::{Answers, MAX_BODY, assigning, console, events, operations, orders, power, status, vms};
 use crate::{ApiError, ErrorCode, EventGap};
 
 /// Where the document is served.
@@ -41,6 +41,8 @@ fn described() -> OpenApiRouter<Answers> {
         .routes(routes!(vms::list, assigning::assign))
         .routes(routes!(vms::inspect, assigning::remove))
         .routes(routes!(vms::console))
+        .routes(routes!(console::boots))
+        .routes(routes!(console::attach))
         .routes(routes!(power::power))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))

@@ -25,6 +25,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::Damaged { id, .. }
             | VmManagerError::NeverRan { id }
             | VmManagerError::Console { id, .. }
+            | VmManagerError::Follow { id, .. }
             | VmManagerError::NotUp { id, .. }
             | VmManagerError::RunsElsewhere { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
@@ -70,6 +71,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         | VmManagerError::State { .. }
         | VmManagerError::Threads(_)
         | VmManagerError::Console { .. }
+        | VmManagerError::Follow { .. }
         | VmManagerError::HostProcesses(_)
         | VmManagerError::OnRuntimeThread { .. }
         | VmManagerError::MachinesRemain { .. }

@@ -20,7 +20,7 @@ const MOST_OF_A_SEGMENT: u64 = 2 << 20;
 /// The most segments that are put together for a snapshot's tail.
 const TAIL_SEGMENTS: usize = 4;
 /// How often the directory is listed for one answer while its files change.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 /// The consoles of a directory, one a boot. Reading them needs nothing of the process that writes them, which may be at
 /// it or gone.
@@ -61,6 +61,10 @@ impl ConsoleFiles {
                 Err(ConsoleFilesError::Open { directory: directory.to_owned(), source: error.into() })
             }
         }
+    }
+
+    pub(super) fn directory(&self) -> Option<&OwnedFd> {
+        self.directory.as_ref()
     }
 
     /// The boots that are kept, oldest first.
@@ -138,7 +142,7 @@ impl ConsoleFiles {
 
     /// Answers what `read` finds in the segments of `boot`; lists them anew each time it answers `None`, which says that
     /// one of them was removed meanwhile.
-    fn with_segments<T>(
+    pub(super) fn with_segments<T>(
         &self,
         boot: u32,
         read: impl Fn(&[Segment]) -> Result<Option<T>, ConsoleFilesError>,
@@ -147,7 +151,6 @@ impl ConsoleFiles {
         for _ in 0..ATTEMPTS {
             let mut listing = list(directory.as_fd()).map_err(ConsoleFilesError::List)?;
             let segments = listing.boots.remove(&boot).ok_or(ConsoleFilesError::NoSuchBoot(boot))?;
-            let clamped = |segment| Segment { len: segment_len(&segment), ..segment };
             let segments: Vec<Segment> = segments.into_iter().map(clamped).collect();
             if let Some(found) = read(&segments)? {
                 return Ok(found);
@@ -158,7 +161,7 @@ impl ConsoleFiles {
 
     /// At most `limit` bytes without a gap, from `offset` on or from where a segment has bytes again. `None` where a
     /// segment is gone.
-    fn read_run(
+    pub(super) fn read_run(
         &self,
         segments: &[Segment],
         offset: u64,
@@ -223,12 +226,17 @@ impl ConsoleFiles {
     }
 }
 
+/// The segment as far as it is read.
+pub(super) fn clamped(segment: Segment) -> Segment {
+    Segment { len: segment_len(&segment), ..segment }
+}
+
 fn segment_len(segment: &Segment) -> u64 {
     segment.len.min(MOST_OF_A_SEGMENT)
 }
 
 /// The last segments that follow each other without a gap.
-fn latest_run(segments: &[Segment]) -> &[Segment] {
+pub(super) fn latest_run(segments: &[Segment]) -> &[Segment] {
     let follows = |pair: &[Segment]| pair[1].offset() <= pair[0].end();
     let gaps = segments.windows(2).rposition(|pair| !follows(pair));
     &segments[gaps.map_or(0, |before| before + 1)..]

@@ -20,7 +20,7 @@ use vm_model::{Timestamp, VmId};
 use self::host::Host;
 use self::model::{Model, Order};
 use super::details::details;
-use super::{last_lines, without_control};
+use super::logs::last_lines;
 use crate::colours::Colours;
 
 /// How long the view waits for an answer, so that its keys go on working.
@@ -141,9 +141,7 @@ impl View {
 /// What is kept of a VM's console, at its end.
 async fn console_of(client: &AdminClient, vm: &VmId) -> Pane {
     let text = match timeout(PATIENCE, client.get_console(vm)).await {
-        Ok(Ok(console)) => {
-            without_control(&last_lines(&String::from_utf8_lossy(&console), Some(CONSOLE_LINES)))
-        }
+        Ok(Ok(console)) => last_lines(&console, CONSOLE_LINES),
         Ok(Err(problem)) => problem.to_string(),
         Err(_) => "the worker does not answer".to_owned(),
     };

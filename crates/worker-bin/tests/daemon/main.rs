@@ -7,6 +7,7 @@ mod bench;
 mod by_hand;
 mod certificates;
 mod clients;
+mod console;
 mod hostile_master;
 mod isolation;
 mod killing;

@@ -17,9 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{
-    Assignment, EventKind, FailureReason, OnTrial, RolloutFailure, RolloutSpec, Timestamp,
-};
+use vm_model::{Assignment, EventKind, FailureReason, OnTrial, RolloutFailure, RolloutSpec, Timestamp};
 
 use super::Target;
 use super::candidate::discard;

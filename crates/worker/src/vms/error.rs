@@ -78,6 +78,15 @@ pub enum VmManagerError {
         #[source]
         source: ConsoleFilesError,
     },
+    /// A VM's console cannot be followed.
+    #[error("the console of VM {id} cannot be followed")]
+    Follow {
+        /// The VM.
+        id: VmId,
+        /// The underlying error.
+        #[source]
+        source: super::FollowError,
+    },
     /// There is no place for processes that run VMs.
     #[error("VMs cannot be run in processes of their own")]
     HostProcesses(#[source] Box<dyn std::error::Error + Send + Sync>),

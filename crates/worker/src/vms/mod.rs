@@ -4,6 +4,7 @@
 //! the blocking ones refuse to work. Calls that only look (`list_vms`, `get_vm_status`, …) never block.
 
 mod config;
+mod console;
 mod control;
 mod error;
 mod executor;
@@ -20,7 +21,8 @@ pub use config::{
     HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,
     VmManagerConfig,
 };
-pub use console_log::ConsoleSnapshot;
+pub use console::{ConsoleFollower, FollowError};
+pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};
 pub use control::KeptSelection;
 pub use error::VmManagerError;
 pub use machine_calls::RestartMode;

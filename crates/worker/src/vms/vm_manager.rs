@@ -1,10 +1,11 @@
-//! The front door: one value that stands for all VMs of this host.
+//! The front door: one value that stands for all VMs of this host. What it does with their consoles is in `consoles`.
+
+mod consoles;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use console_log::{ConsoleDirectory, ConsoleSnapshot};
 use machine_host::Stranger;
 use tokio::sync::watch;
 use vm_model::{
@@ -17,7 +18,7 @@ use super::executor::Executor;
 use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
 use crate::events::{EventLog, node_changes};
 use crate::node::{self, Action, Described, Observed};
-use crate::records::{RecordWriter, console_directory};
+use crate::records::RecordWriter;
 use crate::supervisor::Freshness;
 use crate::volumes::Thoroughness;
 
@@ -288,22 +289,6 @@ impl VmManager {
     /// There is no such VM.
     pub fn get_vm_metrics_history(&self, id: &VmId) -> Result<Vec<HistoryPoint>, VmManagerError> {
         self.shared.registry.history(id)
-    }
-
-    /// Everything kept of what VM `id` wrote to its console when it ran last: the first and the latest part. May read files.
-    ///
-    /// # Errors
-    /// There is no such VM, it has not run yet, or its console cannot be read.
-    pub fn get_vm_console(&self, id: &VmId) -> Result<ConsoleSnapshot, VmManagerError> {
-        if let Some((_, machine)) = self.shared.registry.machine(id)?.get() {
-            return Ok(machine.console().snapshot());
-        }
-        let directory = console_directory(&self.shared.context.records.directory(id));
-        match ConsoleDirectory::at(directory).newest() {
-            Ok(Some(console)) => Ok(console),
-            Ok(None) => Err(VmManagerError::NeverRan { id: id.clone() }),
-            Err(problem) => Err(VmManagerError::Console { id: id.clone(), source: problem }),
-        }
     }
 
     /// The settings this manager was made with.

@@ -1,0 +1,241 @@
+//! Consoles: which boots are kept, and attaching to one.
+
+mod pens;
+mod session;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tracing::{debug, info};
+use vm_model::{Caller, EventKind, Timestamp, VmId};
+use worker::vms::{BootSummary, ConsolePosition, VmManager, VmManagerError};
+
+use self::pens::{Pens, Taken};
+use self::session::{Extent, Session, named};
+use super::Answers;
+use super::extract::{Keys, VmName, bad_request};
+use super::refusal::of_vm;
+use crate::access::{Access, Peer};
+use crate::console::{BootList, BootView, CONSOLE_PROTOCOL, ConsoleRequest, PenRequest, PenState};
+use crate::{ApiError, ErrorCode};
+
+/// Clients that may be attached at the same time. Each costs a few descriptors and less than 128 KiB.
+const MOST_ATTACHED: usize = 64;
+
+/// What attached clients share.
+#[derive(Debug)]
+pub(super) struct Consoles {
+    pens: Arc<Pens>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Consoles {
+    fn default() -> Self {
+        Self { pens: Arc::default(), places: Arc::new(Semaphore::new(MOST_ATTACHED)) }
+    }
+}
+
+/// List the boots of a VM whose console is kept.
+#[utoipa::path(
+    get, path = "/v1/vms/{id}/console/boots", tag = "console",
+    params(("id" = String, Path, description = "The VM's name")),
+    responses((status = 200, description = "Oldest first", body = BootList))
+)]
+pub(super) async fn boots(
+    State(answers): State<Answers>,
+    VmName(id): VmName,
+) -> Result<Json<BootList>, ApiError> {
+    let boots = look(&answers, &id, VmManager::list_console_boots).await?;
+    Ok(Json(BootList { boots: boots.iter().map(view).collect() }))
+}
+
+/// Attach to a VM's console: the connection is upgraded to `procurator-console`, whose frames docs/console.md describes.
+#[utoipa::path(
+    get, path = "/v1/vms/{id}/console/attach", tag = "console",
+    params(("id" = String, Path, description = "The VM's name"), ConsoleRequest),
+    responses((status = 101, description = "Frames both ways"))
+)]
+pub(super) async fn attach(
+    State(answers): State<Answers>,
+    Extension(peer): Extension<Peer>,
+    VmName(id): VmName,
+    Keys(wanted): Keys<ConsoleRequest>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(CONSOLE_PROTOCOL)) {
+        let problem = format!("this path is for connections upgraded to {CONSOLE_PROTOCOL}");
+        return Err(bad_request(&problem).about("upgrade"));
+    }
+    if wanted.pen != PenRequest::None && peer.access == Access::ReadOnly {
+        let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
+        return Err(refusal.hint(Some(format!("type by {}, or attach read-only", crate::SOCKET_NAME))));
+    }
+    let place = Arc::clone(&answers.consoles.places).try_acquire_owned().map_err(|_| {
+        ApiError::new(ErrorCode::TooMany, format!("{MOST_ATTACHED} clients are attached to consoles already"))
+    })?;
+    let (start, extent) = begin(&answers, &id, &wanted).await?;
+    let follower = answers.vm_manager.follow_console(&id, start);
+    let follower = follower.map_err(|problem| of_vm(&answers.vm_manager, &id, problem))?;
+    let (pen, pen_state) = take_pen(&answers, &id, peer.caller, wanted.pen);
+    let Answers { vm_manager, ended, .. } = answers;
+    let vm = id.clone();
+    let session = Session { vm_manager, vm, follower, extent, pen, pen_state, ended };
+    let upgrade = hyper::upgrade::on(&mut request);
+    // Ends with the client, with the VM's console, or when the worker ends.
+    tokio::spawn(async move {
+        let _place = place;
+        match upgrade.await {
+            Ok(stream) => {
+                if let Err(problem) = session.run(TokioIo::new(stream)).await {
+                    debug!(vm_id = %id, %problem, "a client of a console broke off");
+                }
+            }
+            Err(problem) => debug!(vm_id = %id, %problem, "a client of a console never came"),
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, CONSOLE_PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// Takes the pen of `vm` where `wanted`, and notes who attached and who was robbed.
+fn take_pen(
+    answers: &Answers,
+    vm: &VmId,
+    caller: Caller,
+    wanted: PenRequest,
+) -> (Option<pens::Pen>, PenState) {
+    let Caller { uid, gid, pid } = caller;
+    let taken = match wanted {
+        PenRequest::None => {
+            info!(target: "audit", uid, gid, ?pid, verb = "console", vm_id = %vm, "attached to read");
+            return (None, PenState::ReadOnly);
+        }
+        PenRequest::Ask => answers.consoles.pens.take(vm, caller, false),
+        PenRequest::Steal => answers.consoles.pens.take(vm, caller, true),
+    };
+    match taken {
+        Taken::Held(by) => {
+            info!(target: "audit", uid, gid, ?pid, verb = "console", vm_id = %vm, held_by = by.uid, "attached to read");
+            (None, PenState::Held(named(by)))
+        }
+        Taken::Yours(pen, from) => {
+            let stolen_from = from.map(|from| from.uid);
+            info!(target: "audit", uid, gid, ?pid, verb = "console", vm_id = %vm, stolen_from, "attached to type");
+            let verb = if from.is_some() { "console --steal" } else { "console" };
+            let kind = EventKind::Ordered { verb: verb.to_owned(), by: caller, status: 101 };
+            answers.vm_manager.events().record(Some(vm), kind);
+            (Some(pen), PenState::Yours)
+        }
+    }
+}
+
+/// Where what was asked for begins, and how far it goes.
+async fn begin(
+    answers: &Answers,
+    id: &VmId,
+    wanted: &ConsoleRequest,
+) -> Result<(ConsolePosition, Extent), ApiError> {
+    let boots = look(answers, id, VmManager::list_console_boots).await?;
+    if boots.is_empty() && !wanted.follow {
+        return Err(VmManagerError::NeverRan { id: id.clone() }.into());
+    }
+    let extent = match (wanted.follow, wanted.one_boot) {
+        (true, _) => Extent::Follow,
+        (false, true) => Extent::OneBoot,
+        (false, false) => Extent::ToTheEnd,
+    };
+    let start = match *wanted {
+        // A place that was told before is taken as it is: what is no longer kept of it is told of as missed.
+        ConsoleRequest { boot: Some(boot), offset: Some(offset), .. } if boot >= 0 => {
+            let boot = u32::try_from(boot).map_err(|problem| bad_request(&problem).about("boot"))?;
+            ConsolePosition { boot, offset }
+        }
+        ConsoleRequest { boot: Some(boot), offset, .. } => {
+            let boot = chosen(&boots, boot).ok_or_else(|| no_such_boot(id, boot, &boots))?;
+            ConsolePosition { boot, offset: offset.unwrap_or(0) }
+        }
+        ConsoleRequest { tail: Some(lines), .. } => {
+            look(answers, id, move |vm_manager, id| vm_manager.console_tail(id, lines)).await?
+        }
+        ConsoleRequest { .. } => {
+            let boot = boots.last().map_or(0, |boot| boot.number);
+            ConsolePosition { boot, offset: wanted.offset.unwrap_or(0) }
+        }
+    };
+    Ok((start, extent))
+}
+
+/// The number of the boot that `asked` means: a number of the list, 0 for the newest, or so many before it.
+fn chosen(boots: &[BootSummary], asked: i64) -> Option<u32> {
+    if asked > 0 {
+        return boots.iter().map(|boot| boot.number).find(|number| i64::from(*number) == asked);
+    }
+    let before = usize::try_from(asked.unsigned_abs()).ok()?;
+    boots.iter().rev().nth(before).map(|boot| boot.number)
+}
+
+fn no_such_boot(id: &VmId, asked: i64, boots: &[BootSummary]) -> ApiError {
+    let numbers: Vec<String> = boots.iter().map(|boot| boot.number.to_string()).collect();
+    let hint = match numbers.as_slice() {
+        [] => "it has not run yet".to_owned(),
+        numbers => format!("kept are {}; 0 is the newest, -1 the one before it", numbers.join(", ")),
+    };
+    ApiError::new(ErrorCode::NothingKept, format!("no boot {asked} is kept of VM {id}'s console"))
+        .about(id.as_str())
+        .hint(Some(hint))
+}
+
+/// Has `question` answered on a thread that may wait for files.
+async fn look<T: Send + 'static>(
+    answers: &Answers,
+    id: &VmId,
+    question: impl FnOnce(&VmManager, &VmId) -> Result<T, VmManagerError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let (vm_manager, vm) = (Arc::clone(&answers.vm_manager), id.clone());
+    let answer = spawn_blocking(move || question(&vm_manager, &vm)).await;
+    let answer = answer.map_err(VmManagerError::TaskLost)?;
+    answer.map_err(|problem| of_vm(&answers.vm_manager, id, problem))
+}
+
+fn view(boot: &BootSummary) -> BootView {
+    BootView {
+        number: boot.number,
+        began_at: boot.begun.map(Timestamp::from),
+        last_written_at: boot.last_written.map(Timestamp::from),
+        bytes: boot.total,
+        kept_bytes: boot.kept,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_is_chosen_by_its_number_or_from_the_newest_back() {
+        let boots: Vec<BootSummary> = [3, 4, 7]
+            .map(|number| BootSummary {
+                number,
+                total: 0,
+                kept: 0,
+                omitted: 0,
+                begun: None,
+                last_written: None,
+            })
+            .into();
+        for (asked, number) in
+            [(4, Some(4)), (0, Some(7)), (-1, Some(4)), (-2, Some(3)), (-3, None), (5, None)]
+        {
+            assert_eq!(chosen(&boots, asked), number, "{asked}");
+        }
+        assert_eq!(chosen(&boots, i64::MIN), None);
+        assert_eq!(chosen(&[], 0), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! What `console` and `logs` take.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::client::naming::VmName;
+
+/// What `console` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConsoleFlags {
+    /// The VM: its name, or the beginning of it that no other has
+    pub(crate) vm: VmName,
+    /// Take the right to type from whoever has it; that client goes on reading
+    #[arg(long)]
+    pub(crate) steal: bool,
+    /// Only read; standard input is not touched
+    #[arg(long, conflicts_with = "steal")]
+    pub(crate) read_only: bool,
+    /// The key that leaves the console: a character, `^` and a letter for a control key, or `none`
+    #[arg(long, value_name = "KEY", default_value = "^]")]
+    pub(crate) escape: EscapeKey,
+    /// Append what the guest writes to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// Lines that are shown of what was written before
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub(crate) tail: usize,
+    /// How long the guest must be silent before a console whose input came from a file or a pipe, and has ended, is left
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    pub(crate) linger: u64,
+}
+
+/// What `logs` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LogsFlags {
+    /// The VM: its name, or the beginning of it that no other has
+    pub(crate) vm: VmName,
+    /// Go on with what the guest writes later, over its restarts and the worker's
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Print only the last lines
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) tail: Option<usize>,
+    /// Print a boot: its number as `--boots` lists it, 0 for the newest, -1 for the one before
+    #[arg(long, value_name = "BOOT", allow_negative_numbers = true, conflicts_with = "since")]
+    pub(crate) boot: Option<i64>,
+    /// Print the boots that wrote something since then, whole: a time like `10m`, `2h` or `3d` ago
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Ago>,
+    /// List the boots that are kept
+    #[arg(long, conflicts_with_all = ["follow", "tail", "boot", "since"])]
+    pub(crate) boots: bool,
+    /// Print the list of boots as JSON
+    #[arg(long, requires = "boots")]
+    pub(crate) json: bool,
+}
+
+/// The byte that leaves a console, if any does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EscapeKey(pub(crate) Option<u8>);
+
+impl EscapeKey {
+    /// As it is written on keyboards.
+    pub(crate) fn name(self) -> Option<String> {
+        let byte = self.0?;
+        Some(if byte < 0x20 { format!("^{}", char::from(byte + 0x40)) } else { char::from(byte).to_string() })
+    }
+}
+
+impl FromStr for EscapeKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.as_bytes() {
+            b"none" => Ok(Self(None)),
+            [byte] if byte.is_ascii_graphic() => Ok(Self(Some(*byte))),
+            [b'^', key @ (b'@'..=b'_' | b'a'..=b'z')] => Ok(Self(Some(key.to_ascii_uppercase() - 0x40))),
+            _ => Err("a character, ^ and one of @ A to Z [ \\ ] ^ _, or none is accepted".to_owned()),
+        }
+    }
+}
+
+/// So long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ago(pub(crate) Duration);
+
+impl FromStr for Ago {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (digits, unit) = match text.char_indices().last() {
+            Some((end, 's')) => (&text[..end], 1),
+            Some((end, 'm')) => (&text[..end], 60),
+            Some((end, 'h')) => (&text[..end], 3600),
+            Some((end, 'd')) => (&text[..end], 86_400),
+            Some(_) | None => (text, 0),
+        };
+        let seconds = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        let seconds = seconds.filter(|_| unit > 0);
+        let seconds = seconds.ok_or("a number with s, m, h or d behind it, like 10m, is accepted")?;
+        Ok(Self(Duration::from_secs(seconds)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_written_as_on_keyboards() {
+        for (text, byte) in [("^]", 0x1d), ("^a", 1), ("^A", 1), ("^@", 0), ("~", b'~'), ("^", b'^')] {
+            assert_eq!(text.parse(), Ok(EscapeKey(Some(byte))), "{text}");
+        }
+        assert_eq!(EscapeKey(Some(0x1d)).name().as_deref(), Some("^]"));
+        assert_eq!("none".parse(), Ok(EscapeKey(None)));
+        for text in ["", "^1", "ab", "^]]", "é"] {
+            text.parse::<EscapeKey>().expect_err(text);
+        }
+    }
+
+    #[test]
+    fn times_ago_have_a_unit() {
+        assert_eq!("10m".parse(), Ok(Ago(Duration::from_secs(600))));
+        for text in ["", "10", "m", "-1h", "1w", "99999999999999999999d"] {
+            text.parse::<Ago>().expect_err(text);
+        }
+    }
+}
