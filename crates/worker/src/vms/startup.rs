@@ -12,6 +12,7 @@ use ipnetwork::Ipv4Network;
 use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
@@ -43,11 +44,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     check_settings(&config)?;
     let (subnet, network) = network_config(&config)?;
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
-    let roots = StoreRoots::open(&config.store_roots).map_err(|problem| VmManagerError::Setting {
-        setting: "store_roots",
-        value: format!("{:?}", config.store_roots),
-        expected: chain(&problem),
-    })?;
+    let roots = store_roots(&config)?;
     let state_error = |problem| state_error(&config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
@@ -99,12 +96,29 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     runtime.spawn(keep_house(Arc::downgrade(&context)));
     let registry = Arc::new(Registry::new(runtime.clone(), Arc::clone(&context), damaged));
     restore(&registry, &context.records, intact, running);
-    let late =
-        take_over_late(Arc::clone(&context.machines), Arc::downgrade(&context), Arc::downgrade(&registry));
-    let late_takeover = Mutex::new(Some(runtime.spawn(late)));
+    let late_takeover = go_on_taking_over(&runtime, &context, &registry);
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
     Ok(Shared { config, registry, context, late_takeover })
+}
+
+/// Takes over what answers late, from now on.
+fn go_on_taking_over(
+    runtime: &Handle,
+    context: &Arc<HostContext>,
+    registry: &Arc<Registry>,
+) -> Mutex<Option<JoinHandle<()>>> {
+    let machines = Arc::clone(&context.machines);
+    let late = take_over_late(machines, Arc::downgrade(context), Arc::downgrade(registry));
+    Mutex::new(Some(runtime.spawn(late)))
+}
+
+fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {
+    StoreRoots::open(&config.store_roots).map_err(|problem| VmManagerError::Setting {
+        setting: "store_roots",
+        value: format!("{:?}", config.store_roots),
+        expected: chain(&problem),
+    })
 }
 
 /// Takes the lock of the state directory. A worker that was killed may have been about to run another program, in whose
