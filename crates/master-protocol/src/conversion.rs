@@ -276,6 +276,7 @@ mod tests {
             unclaimed: std::collections::BTreeSet::new(),
             sources: BTreeMap::from([(SourceKind::File, of_file), (SourceKind::Master, of_master)]),
             owners: BTreeMap::from([(VmId::new("a"), SourceKind::File)]),
+            ..NodeStatus::default()
         };
         let state = WorkerState::of(Timestamp::from_millis(1), &status, [&info], &[]);
         assert_eq!(state.node.applied_generation, Some(3));

@@ -278,6 +278,9 @@ async fn a_master_that_is_away_for_minutes_is_dialled_less_and_less_and_then_res
     let capped = &waits[6..];
     assert!(capped.len() >= 8 && capped.windows(2).any(|pair| pair[0] != pair[1]), "no jitter: {capped:?}");
 
+    // It waits once more when the master comes back.
+    let is_waiting = |status: &LinkStatus| matches!(status, LinkStatus::Waiting { .. });
+    worker.status.wait_for(is_waiting).await.expect("it lives");
     let mut master =
         Master::start(&address, MasterTransport::Plain(PlainTcp::Loopback), Limits::default()).await;
     master.assign("worker-1", 9);
