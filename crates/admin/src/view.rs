@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
-    OperatorOrder, Overrides, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings, WantedChange,
+    OnTrial, OperatorOrder, Overrides, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings,
+    WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -78,6 +79,12 @@ pub struct VmView {
     /// A definition that was asked for and is not in force.
     #[serde(default)]
     pub wanted: Option<WantedChange>,
+    /// Whether it is ready to start and waits for its turn, because as many VMs as may are being started.
+    #[serde(default)]
+    pub waits_to_start: bool,
+    /// There while its definition is on trial: it is accepted, or the one before is put in force again.
+    #[serde(default)]
+    pub on_trial: Option<OnTrial>,
     /// What its newest machine is made of; absent before there was one.
     #[serde(default)]
     pub machine: Option<MachineView>,
@@ -224,6 +231,8 @@ impl VmView {
             hung: info.hung,
             overrides: info.assignment.overrides,
             wanted: info.wanted.map(without_secrets),
+            waits_to_start: info.waits_to_start,
+            on_trial: info.on_trial,
             machine: info.machine.map(MachineView::new),
             started_at: info.started_at,
             next_start_at: info.next_start_at,

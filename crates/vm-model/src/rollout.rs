@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::Timestamp;
 
@@ -28,7 +29,7 @@ impl Default for RolloutSpec {
 }
 
 /// What happens when a machine by a new definition is not ready in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutFailure {
     /// The definition before is put in force again.
@@ -39,7 +40,7 @@ pub enum RolloutFailure {
 }
 
 /// A definition whose machine runs and has not been accepted yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OnTrial {
     /// Since when it is tried. Begins anew after a pause.
     pub since: Timestamp,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use vm_model::{Caller, DesiredState, StopMethod, VmId, VmStatus};
 use worker::node::LocalCommand;
-use worker::vms::{RestartMode, VmManager};
+use worker::vms::RestartMode;
 
 use super::Answers;
 use super::assigning::command;
@@ -117,13 +117,22 @@ async fn tell(
     by: Caller,
 ) -> Result<Option<String>, ApiError> {
     let vm_manager = &answers.vm_manager;
-    may_be_told(vm_manager, what, vm)?;
+    let before = vm_manager.get_vm(vm).map_err(|problem| of_vm(vm_manager, vm, problem))?;
+    let what = match (what, &before.status) {
+        // There is no machine to be replaced.
+        (PowerVerb::Restart, VmStatus::Stopped | VmStatus::Failed(_) | VmStatus::Restarting) => {
+            PowerVerb::Start
+        }
+        (what, _) => what,
+    };
+    may_be_told(what, vm, &before.status)?;
     if let Some(desired) = ordered_state(what) {
         order(answers, LocalCommand::Order { vm: vm.clone(), desired, by: Some(by.uid) }).await?;
     }
     let mode = if force { RestartMode::Hard } else { RestartMode::Graceful };
     let done = match what {
-        PowerVerb::Start => vm_manager.start_vm_async(vm).await.map(|()| None),
+        // The order starts it: to tell the manager so again would start it twice.
+        PowerVerb::Start => vm_manager.await_start_async(vm, &before).await.map(|()| None),
         PowerVerb::Stop if force => vm_manager.force_stop_vm_async(vm).await.map(|how| Some(ended_by(how))),
         PowerVerb::Stop => vm_manager.stop_vm_async(vm).await.map(|how| Some(ended_by(how))),
         PowerVerb::Restart => vm_manager.restart_vm_async(vm, mode).await.map(|()| None),
@@ -147,17 +156,16 @@ async fn order(answers: &Answers, order: LocalCommand) -> Result<(), ApiError> {
 /// Where a VM should be from then on that is told `what`; nothing where that stays as it is.
 fn ordered_state(what: PowerVerb) -> Option<DesiredState> {
     match what {
-        PowerVerb::Start | PowerVerb::Resume | PowerVerb::Restart => Some(DesiredState::Running),
+        PowerVerb::Start | PowerVerb::Resume => Some(DesiredState::Running),
         PowerVerb::Stop => Some(DesiredState::Stopped),
         PowerVerb::Pause => Some(DesiredState::Paused),
-        PowerVerb::Reset | PowerVerb::Nmi => None,
+        PowerVerb::Restart | PowerVerb::Reset | PowerVerb::Nmi => None,
     }
 }
 
 /// Refuses what makes no sense of a VM in its present phase, before anything is ordered of it.
-fn may_be_told(vm_manager: &VmManager, what: PowerVerb, vm: &VmId) -> Result<(), ApiError> {
-    let status = vm_manager.get_vm_status(vm).map_err(|problem| of_vm(vm_manager, vm, problem))?;
-    let may = match (what, &status) {
+fn may_be_told(what: PowerVerb, vm: &VmId, status: &VmStatus) -> Result<(), ApiError> {
+    let may = match (what, status) {
         (PowerVerb::Start | PowerVerb::Stop | PowerVerb::Restart, _) => true,
         (PowerVerb::Pause | PowerVerb::Nmi | PowerVerb::Reset, VmStatus::Running | VmStatus::Paused) => true,
         (PowerVerb::Pause, VmStatus::Creating | VmStatus::Booting) => true,

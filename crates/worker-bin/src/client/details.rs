@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use admin::{DiskView, MetricsView, VmView};
-use vm_model::{DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, Timestamp};
+use vm_model::{
+    DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, RolloutFailure, Timestamp,
+};
 
 use super::amounts::{ago, ahead, size, span};
 use super::boot_steps::boot_steps;
@@ -48,6 +50,9 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     }
     if let Some(order) = &vm.order {
         add(table, "order", order.to_string());
+    }
+    if vm.waits_to_start {
+        add(table, "waits", "for its turn: as many VMs as may are being started".to_owned());
     }
     if let Some(health) = &vm.health {
         readiness(table, health, now);
@@ -137,6 +142,18 @@ fn definition(table: &mut Table, vm: &VmView, now: Timestamp) {
         add(table, "overrides", overrides);
     }
     add(table, "generation", vm.generation.to_string());
+    if let Some(trial) = &vm.on_trial {
+        let end = match trial.on_failure {
+            RolloutFailure::RollBack => "the one before is put in force again",
+            RolloutFailure::Keep => "it stays all the same",
+        };
+        let line = format!(
+            "since {}; if it is not ready in {}, {end}",
+            ago(trial.since, now),
+            span(trial.deadline.since(now))
+        );
+        add(table, "on trial", line);
+    }
     let Some(wanted) = &vm.wanted else { return };
     let assignment = &wanted.assignment;
     if assignment.store_path != vm.store_path {

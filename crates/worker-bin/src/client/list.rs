@@ -124,6 +124,12 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(order) = &vm.order {
         return Some(order.to_string());
     }
-    let refusal = vm.wanted.as_ref()?.refusal.as_ref()?;
-    Some(format!("a change is not in force: {}", refusal.message))
+    if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
+        return Some(format!("a change is not in force: {}", refusal.message));
+    }
+    if vm.waits_to_start {
+        return Some("waits for its turn to start".to_owned());
+    }
+    let trial = vm.on_trial.as_ref()?;
+    Some(format!("its definition is on trial, {} left", span(trial.deadline.since(now))))
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use admin::{AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView};
 use vm_model::{
     Assignment, BootTrouble, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
-    FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, Overrides, Readiness,
-    RefusedEntry, RunEnd, VmId, VmTimings, VolumePolicy, WantedChange,
+    FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, OnTrial,
+    OperatorOrder, Overrides, Readiness, RefusedEntry, RolloutFailure, RunEnd, VmId, VmTimings, VolumePolicy,
+    WantedChange,
 };
 
 use super::*;
@@ -276,4 +277,35 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     // And then the file went.
     let both = notes(&StatusView { assignments: bad.assignments, ..held });
     assert!(both.len() == 2 && both[0] == said && both[1].contains("missing"), "{both:?}");
+}
+
+#[test]
+fn orders_trials_and_turns_are_told() {
+    let order = OperatorOrder {
+        desired: DesiredState::Stopped,
+        assigned: DesiredState::Running,
+        given_at: earlier(60),
+        by: Some(0),
+    };
+    let ordered = VmView { desired: DesiredState::Stopped, order: Some(order), ..vm("a", "stopped") };
+    let trial = OnTrial {
+        since: earlier(20),
+        deadline: earlier(20).after(Duration::from_secs(120)),
+        on_failure: RolloutFailure::RollBack,
+    };
+    let tried = VmView { on_trial: Some(trial), ..vm("b", "running") };
+    let waiting = VmView { waits_to_start: true, ..vm("c", "creating") };
+    let listed = plain_list(&[ordered.clone(), tried.clone(), waiting.clone()], NOW);
+    for words in [
+        "stopped by an operator (uid 0) since 2024-02-29T13:06:09Z; its assignment says running",
+        "its definition is on trial, 1m 40s left",
+        "waits for its turn to start",
+    ] {
+        assert!(listed.contains(words), "{words} is not in:\n{listed}");
+    }
+    assert!(details(&ordered, NOW).contains("stopped by an operator"));
+    assert!(
+        details(&tried, NOW).contains("if it is not ready in 1m 40s, the one before is put in force again")
+    );
+    assert!(details(&waiting, NOW).contains("for its turn"));
 }

@@ -279,7 +279,7 @@ impl Count {
 }
 
 /// Waits until VM `id` runs, or fails once more than `before`.
-async fn run_or_reason(
+pub(super) async fn run_or_reason(
     id: &VmId,
     mut news: watch::Receiver<VmInfo>,
     before: Count,

@@ -60,6 +60,19 @@ impl VmManager {
         self.executor.run(force_stop(Arc::clone(&self.shared), id.clone())).await?
     }
 
+    /// Waits until VM `id`, which was `before` when somebody told it to start, runs or has started or failed once more.
+    ///
+    /// # Errors
+    /// There is no such VM, it has failed, or takes longer than a start may.
+    pub async fn await_start_async(&self, id: &VmId, before: &VmInfo) -> Result<(), VmManagerError> {
+        let (shared, id, before) = (Arc::clone(&self.shared), id.clone(), control::Count::of(before));
+        let waiting = async move {
+            let news = shared.registry.watch(&id)?;
+            control::run_or_reason(&id, news, before).await
+        };
+        self.executor.run(waiting).await?
+    }
+
     /// Presses the reset button of VM `id`'s machine, which is rebuilt in place and runs, also where it was paused: its
     /// guest's memory is lost, its definition is not read again. Returns when the old machine has ended.
     ///
