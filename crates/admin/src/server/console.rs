@@ -83,10 +83,12 @@ pub(super) async fn attach(
     let (start, extent) = begin(&answers, &id, &wanted).await?;
     let follower = answers.vm_manager.follow_console(&id, start);
     let follower = follower.map_err(|problem| of_vm(&answers.vm_manager, &id, problem))?;
+    let info =
+        answers.vm_manager.watch_vm(&id).map_err(|problem| of_vm(&answers.vm_manager, &id, problem))?;
     let (pen, pen_state) = take_pen(&answers, &id, peer.caller, wanted.pen);
     let Answers { vm_manager, ended, .. } = answers;
     let vm = id.clone();
-    let session = Session { vm_manager, vm, follower, extent, pen, pen_state, ended };
+    let session = Session { vm_manager, vm, follower, info, extent, pen, pen_state, ended };
     let upgrade = hyper::upgrade::on(&mut request);
     // Ends with the client, with the VM's console, or when the worker ends.
     tokio::spawn(async move {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use vm_model::{Caller, VmId, error_chain};
-use worker::vms::{ConsoleFollower, ConsolePiece, FollowError, VmManager};
+use worker::vms::{ConsoleFollower, ConsolePiece, FollowError, VmInfo, VmManager};
 
 use super::pens::Pen;
 use crate::console::{ClientFrame, ConsoleEnd, FrameReader, PenState, ServerFrame, WireFrame};
@@ -24,6 +24,8 @@ pub(super) struct Session {
     pub(super) vm_manager: Arc<VmManager>,
     pub(super) vm: VmId,
     pub(super) follower: ConsoleFollower,
+    /// Closed when the VM is gone: its directory may be kept for longer.
+    pub(super) info: watch::Receiver<VmInfo>,
     pub(super) extent: Extent,
     pub(super) pen: Option<Pen>,
     pub(super) pen_state: PenState,
@@ -45,12 +47,12 @@ pub(super) enum Extent {
 impl Session {
     /// Serves the client behind `stream` until either has had enough.
     pub(super) async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
-        let Self { vm_manager, vm, follower, extent, pen, pen_state, ended } = self;
+        let Self { vm_manager, vm, follower, info, extent, pen, pen_state, ended } = self;
         let (from_client, to_client) = split(stream);
         // More than one notice waits only while the client does not read.
         let (notices, noted) = mpsc::channel(4);
         let thief = pen.as_ref().map(Pen::thief);
-        let output = Output { to_client, follower, noted, thief, ended };
+        let output = Output { to_client, follower, info, noted, thief, ended };
         let input = Input { vm_manager, vm, pen, notices };
         // Whichever ends first: a client that sends no more is gone.
         tokio::select! {
@@ -72,6 +74,7 @@ pub(super) fn named(Caller { uid, pid, .. }: Caller) -> String {
 struct Output<W> {
     to_client: W,
     follower: ConsoleFollower,
+    info: watch::Receiver<VmInfo>,
     noted: mpsc::Receiver<ServerFrame>,
     thief: Option<watch::Receiver<Option<Caller>>>,
     ended: watch::Receiver<()>,
@@ -82,6 +85,7 @@ enum Next {
     Piece(Result<Option<ConsolePiece>, FollowError>),
     Frame(ServerFrame),
     WorkerEnds,
+    VmGone,
 }
 
 impl<W: AsyncWrite + Unpin> Output<W> {
@@ -98,7 +102,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
                 }
                 Next::WorkerEnds => break ConsoleEnd::WorkerEnding,
                 Next::Piece(Err(problem)) => break ConsoleEnd::Failed(error_chain(&problem)),
-                Next::Piece(Ok(None)) => break ConsoleEnd::VmGone,
+                Next::VmGone | Next::Piece(Ok(None)) => break ConsoleEnd::VmGone,
                 Next::Piece(Ok(Some(piece))) => piece,
             };
             let is_at_end = piece.bytes.is_empty() && piece.position.boot == place.boot;
@@ -125,7 +129,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 
     /// All arms are cancel-safe.
     async fn next(&mut self, extent: Extent) -> Next {
-        let Self { follower, noted, thief, ended, .. } = self;
+        let Self { follower, info, noted, thief, ended, .. } = self;
         let piece = async {
             match extent {
                 Extent::Follow => follower.next().await,
@@ -137,12 +141,18 @@ impl<W: AsyncWrite + Unpin> Output<W> {
             Some(frame) = noted.recv() => Next::Frame(frame),
             by = stolen(thief) => Next::Frame(ServerFrame::Pen(PenState::Stolen(named(by)))),
             _ = ended.changed() => Next::WorkerEnds,
+            () = gone(info) => Next::VmGone,
         }
     }
 
     async fn send(&mut self, frame: &ServerFrame) -> io::Result<()> {
         self.to_client.write_all(&frame.encoded()).await
     }
+}
+
+/// Returns when the VM is gone. Cancel-safe.
+async fn gone(info: &mut watch::Receiver<VmInfo>) {
+    while info.changed().await.is_ok() {}
 }
 
 /// Returns once when the pen is taken away, with who took it; never where there is none.
