@@ -110,7 +110,6 @@ fn refused_with(bench: &Bench, words: &[&str]) {
         problem = status["master"]["problem"].as_str().unwrap_or(&problem).to_owned();
         words.iter().all(|word| problem.contains(word))
     });
-    println!("{problem}");
 }
 
 fn connected(bench: &Bench) {

@@ -61,10 +61,6 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let known: BTreeSet<VmId> =
         intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
     leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
-    let (verified, damage) = VerifiedPaths::open(config.state_dir());
-    if let Some(damage) = damage {
-        warn!(error = chain(&damage), "artifacts are hashed again");
-    }
     let machines = machine_host(&config, hypervisor)?;
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
     let (running, strangers) = take_over(machines.as_ref(), known).await;
@@ -81,7 +77,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         removed,
         kept_changed: Arc::new(Notify::new()),
         volumes,
-        verified,
+        verified: verified_paths(config.state_dir()),
         roots,
         strangers: watch::Sender::new(strangers),
         _lock: lock,
@@ -111,6 +107,15 @@ fn go_on_taking_over(
     let machines = Arc::clone(&context.machines);
     let late = take_over_late(machines, Arc::downgrade(context), Arc::downgrade(registry));
     Mutex::new(Some(runtime.spawn(late)))
+}
+
+/// The artifacts that were verified before. Where that cannot be read, they are hashed again.
+fn verified_paths(state_dir: &Path) -> VerifiedPaths {
+    let (verified, damage) = VerifiedPaths::open(state_dir);
+    if let Some(damage) = damage {
+        warn!(error = chain(&damage), "artifacts are hashed again");
+    }
+    verified
 }
 
 fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {

@@ -1,3 +1,5 @@
+//! What frames come to over the wire, whole and damaged.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
