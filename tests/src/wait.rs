@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 /// For a guest to boot and answer, beside others that boot.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(150);
 /// For a guest with systemd and all of a distribution to boot and be ready.
-pub const STOCK_BOOT_DEADLINE: Duration = Duration::from_secs(400);
+pub const STOCK_BOOT_DEADLINE: Duration = Duration::from_secs(900);
 /// For everything that needs no boot.
 pub const SHORT_DEADLINE: Duration = Duration::from_secs(45);
 

@@ -19,7 +19,7 @@ use crate::process::shell_quote;
 use crate::workspace::Workspace;
 
 const SMOKE_DEADLINE: Duration = Duration::from_secs(10 * 60);
-const SYSTEMD_DEADLINE: Duration = Duration::from_secs(20 * 60);
+const SYSTEMD_DEADLINE: Duration = Duration::from_secs(40 * 60);
 const FULL_DEADLINE: Duration = Duration::from_secs(45 * 60);
 
 /// Options of the task.

@@ -40,7 +40,8 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
         ensure!(vm.phase != "failed", Never(vm.state()));
         vm.ready()?;
         Ok(vm)
-    })?;
+    })
+    .with_context(|| service.console_of(STOCK).unwrap_or_default())?;
     let report = vm.ready()?.context("it does not say what systemd has reported")?;
     println!("{report}");
     assert_eq!((&report["ready"], &report["hostname"]), (&true.into(), &STOCK.into()), "{report}");

@@ -4,8 +4,6 @@
 set -eu
 root=$1
 echo stock >"$root/etc/hostname"
-# With an id it is no first boot.
-echo 3c9d2b0f7a154e6d8b21f0a94c6e5d17 >"$root/etc/machine-id"
 cp "$lab/wired.network" "$root/etc/systemd/network/"
 cp "$lab/show-credentials.service" "$root/etc/systemd/system/"
 cp "$lab/show-credentials.sh" "$root/usr/local/lib/"
