@@ -77,6 +77,14 @@ impl Client {
         self.ask(&["logs", id])
     }
 
+    /// What a VM wrote to its console in the boot before the newest.
+    ///
+    /// # Errors
+    /// There was none, or the worker does not answer.
+    pub fn console_before(&self, id: &str) -> Result<String> {
+        self.ask(&["logs", id, "--boot", "-1"])
+    }
+
     /// The VM once it is in that phase.
     ///
     /// # Errors

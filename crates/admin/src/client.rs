@@ -263,6 +263,15 @@ impl AdminClient {
         events::follow(self, &events::path(since, vm, true)).await
     }
 
+    /// The figures of the worker and its VMs, as OpenMetrics text.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_metrics(&self) -> Result<String, ClientError> {
+        let text = self.get("/v1/metrics").await?;
+        String::from_utf8(text.into()).map_err(|problem| broken("GET /v1/metrics", problem))
+    }
+
     /// The OpenAPI document of the worker's interface.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod audit;
 mod console;
 mod events;
 mod extract;
+mod metrics;
 mod names;
 mod operations;
 mod orders;

@@ -3,7 +3,7 @@
 //! A [`Sampler`] stands for one VM. It is fed one [`Reading`] an interval and answers with the latest
 //! [`VmMetrics`] and a bounded [`History`]. Totals go on growing when the VM's machine is replaced by another,
 //! as it is on a restart. Everything but [`host`] is pure: time arrives as a parameter, and who reads the
-//! counters, when, and how a figure is rendered for a scraper is left to others.
+//! counters and when is left to others. [`exposition`] renders figures for a scraper.
 //!
 //! ```
 //! use std::time::Duration;
@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod accumulator;
+pub mod exposition;
 mod history;
 pub mod host;
 mod moment;

@@ -3,6 +3,7 @@
 mod console;
 mod local;
 pub(crate) mod power;
+mod span;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -223,6 +224,8 @@ pub(crate) enum ClientVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the figures of the worker and its VMs, as a Prometheus reads them
+    Metrics,
     /// Show how the worker itself is: its assignments, and what is not as it should be
     Status {
         /// Print JSON

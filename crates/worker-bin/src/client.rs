@@ -101,6 +101,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             ClientVerb::Upgrade { json, .. } => {
                 upgrade(&client, &host_processes_in(&runtime_directory), *json).await
             }
+            ClientVerb::Metrics => print(&client.get_metrics().await?),
             ClientVerb::Status { json: true } => print_json(&client.get_status().await?),
             ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
         }

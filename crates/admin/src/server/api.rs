@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use vm_model::Event;
 
 use super::audit::watch_over;
-use super::{Answers, MAX_BODY, assigning, console, events, operations, orders, power, status, vms};
+use super::{Answers, MAX_BODY, assigning, console, events, metrics, operations, orders, power, status, vms};
 use crate::{ApiError, ErrorCode, EventGap};
 
 /// Where the document is served.
@@ -38,6 +38,7 @@ pub(super) fn router(answers: Answers) -> Router {
 fn described() -> OpenApiRouter<Answers> {
     OpenApiRouter::new()
         .routes(routes!(status::status))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(vms::list, assigning::assign))
         .routes(routes!(vms::inspect, assigning::remove))
         .routes(routes!(vms::console))

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::Args;
 
+use super::span::Span;
 use crate::client::naming::VmName;
 
 /// What `console` takes.
@@ -49,7 +49,7 @@ pub(crate) struct LogsFlags {
     pub(crate) boot: Option<i64>,
     /// Print the boots that wrote something since then, whole: a time like `10m`, `2h` or `3d` ago
     #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<Ago>,
+    pub(crate) since: Option<Span>,
     /// List the boots that are kept
     #[arg(long, conflicts_with_all = ["follow", "tail", "boot", "since"])]
     pub(crate) boots: bool,
@@ -83,28 +83,6 @@ impl FromStr for EscapeKey {
     }
 }
 
-/// So long ago.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ago(pub(crate) Duration);
-
-impl FromStr for Ago {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (digits, unit) = match text.char_indices().last() {
-            Some((end, 's')) => (&text[..end], 1),
-            Some((end, 'm')) => (&text[..end], 60),
-            Some((end, 'h')) => (&text[..end], 3600),
-            Some((end, 'd')) => (&text[..end], 86_400),
-            Some(_) | None => (text, 0),
-        };
-        let seconds = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
-        let seconds = seconds.filter(|_| unit > 0);
-        let seconds = seconds.ok_or("a number with s, m, h or d behind it, like 10m, is accepted")?;
-        Ok(Self(Duration::from_secs(seconds)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,14 +96,6 @@ mod tests {
         assert_eq!("none".parse(), Ok(EscapeKey(None)));
         for text in ["", "^1", "ab", "^]]", "é"] {
             text.parse::<EscapeKey>().expect_err(text);
-        }
-    }
-
-    #[test]
-    fn times_ago_have_a_unit() {
-        assert_eq!("10m".parse(), Ok(Ago(Duration::from_secs(600))));
-        for text in ["", "10", "m", "-1h", "1w", "99999999999999999999d"] {
-            text.parse::<Ago>().expect_err(text);
         }
     }
 }
