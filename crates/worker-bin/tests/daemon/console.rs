@@ -61,7 +61,7 @@ fn a_pipe_types_and_reads() {
 
         let refused = piped(&bench, &["console", "b"], "");
         assert_eq!(refused.status.code(), Some(1));
-        assert!(text(&refused.stderr).contains("there is no VM b"), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("there is no VM \"b\""), "{}", text(&refused.stderr));
         let listed = text(&bench.client(&["logs", "a", "--boots"]).stdout);
         assert!(listed.contains("1 (newest)"), "{listed}");
         assert_eq!(text(&bench.client(&["logs", "a", "--tail", "2"]).stdout), format!("hello\n{long}\n"));
@@ -160,7 +160,11 @@ fn a_session_outlives_the_guest_and_the_worker() {
         terminal.type_in("q");
         bench.until("it is off", || bench.phases() == ["a stopped"]);
         bench.assign(&[]);
-        let _ = bench.client(&["allow-removals"]);
+        bench.until("nothing is left", || {
+            // Refused until the file was read.
+            let _ = bench.client(&["allow-removals"]);
+            bench.phases().is_empty()
+        });
         terminal.until_shows("VM a is gone");
         assert_eq!(terminal.ended(), Some(1));
         daemon.kill();
