@@ -21,7 +21,8 @@ use crate::orders::{
     AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
 use crate::{
-    ApiError, EventList, OperationList, OperationView, PowerRequest, PowerVerb, StatusView, VmList, VmView,
+    ApiError, DumpView, EventList, OperationList, OperationView, PowerRequest, PowerVerb, StatusView, VmList,
+    VmView,
 };
 
 /// How long the worker may take to answer.
@@ -221,6 +222,14 @@ impl AdminClient {
             PowerRequest { timeout_seconds: None, .. } => POWER_DEADLINE,
         };
         self.post_json(&path, body, deadline).await
+    }
+
+    /// Where the vCPUs of VM `id` are. The machine goes on.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where it has no machine.
+    pub async fn dump(&self, id: &VmId) -> Result<DumpView, ClientError> {
+        self.post_json(&format!("/v1/vms/{id}/dump"), Bytes::new(), DEADLINE).await
     }
 
     /// The operations that are being carried out and the newest of those that ended, oldest first.

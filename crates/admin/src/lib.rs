@@ -43,7 +43,7 @@ pub use console::{
 };
 pub use error::{ApiError, ErrorCode};
 pub use event_list::{EventGap, EventList, EventMessage};
-pub use machine_view::{DiskView, MachineView};
+pub use machine_view::{DiskView, DumpView, MachineView};
 pub use operation::{OperationList, OperationState, OperationView, PowerRequest, PowerVerb};
 pub use orders::{
     ActionView, AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,

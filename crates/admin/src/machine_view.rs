@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vm_model::{DiskAccess, DiskFormat, MachineShape, VmDisk, VolumePolicy};
+use vm_model::{DiskAccess, DiskFormat, MachineShape, VcpuDump, VmDisk, VolumePolicy};
 
 /// A machine's parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +35,13 @@ pub struct DiskView {
     pub format: DiskFormat,
     /// When what the guest writes is given up; absent where it cannot write.
     pub policy: Option<VolumePolicy>,
+}
+
+/// What a VM's vCPUs were about when somebody looked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DumpView {
+    /// Every vCPU, by index.
+    pub vcpus: Vec<VcpuDump>,
 }
 
 impl MachineView {

@@ -4,6 +4,7 @@ mod api;
 mod assigning;
 mod audit;
 mod console;
+mod dump;
 mod events;
 mod extract;
 mod metrics;

@@ -8,13 +8,13 @@ pub mod families;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use vm_model::{Timestamp, VmInfo};
 
-use self::families::{Family, Kind, VM_FAMILIES, Value, WORKER_FAMILIES};
+use self::families::{Family, Kind, VM_FAMILIES, WORKER_FAMILIES};
 use crate::VmMetrics;
 
 /// The type of the text, for the header `content-type` (OpenMetrics 1.0, "Overall Structure").
@@ -103,15 +103,12 @@ fn write<S>(
     for subject in subjects {
         for (labels, value) in (family.read)(subject) {
             let labels: Vec<(&str, String)> = name(subject).into_iter().chain(labels).collect();
-            match (family.kind, value) {
-                (Kind::Info, _) => metric.encode_info(&labels)?,
-                (Kind::Gauge, Value::Whole(value)) => metric.encode_family(&labels)?.encode_gauge(&value)?,
-                (Kind::Gauge, Value::Real(value)) => metric.encode_family(&labels)?.encode_gauge(&value)?,
-                (Kind::Counter, Value::Whole(value)) => {
-                    metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
-                }
-                (Kind::Counter, Value::Real(value)) => {
-                    metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            match family.kind {
+                Kind::Info => metric.encode_info(&labels)?,
+                // An empty set of labels is written as none.
+                Kind::Gauge | Kind::Counter if labels.is_empty() => value.write(&mut metric, family.kind)?,
+                Kind::Gauge | Kind::Counter => {
+                    value.write(&mut metric.encode_family(&labels)?, family.kind)?
                 }
             }
         }

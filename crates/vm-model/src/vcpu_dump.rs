@@ -1,9 +1,10 @@
 //! What a vCPU was about when somebody looked: for a guest that does not answer any more.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// One vCPU at one moment. Those of one look are of moments close together, not of the same one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VcpuDump {
     /// Its number, which is also its APIC id.
     pub index: u8,
@@ -12,7 +13,7 @@ pub struct VcpuDump {
 }
 
 /// What was seen of a vCPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VcpuReport {
     /// Its registers.
@@ -27,7 +28,7 @@ pub enum VcpuReport {
 }
 
 /// Where a vCPU is and in which mode. An access of a device that is under way is not yet seen in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VcpuRegisters {
     /// The next instruction's address.
     pub rip: u64,
@@ -50,7 +51,7 @@ pub struct VcpuRegisters {
 }
 
 /// Whether a vCPU executes instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VcpuActivity {
     /// It does.

@@ -163,6 +163,14 @@ pub(crate) enum ClientVerb {
     Reset(PowerFlags),
     /// Send the vCPUs of VMs a non-maskable interrupt, on which many kernels dump their state
     Nmi(PowerFlags),
+    /// Show where the vCPUs of a VM are: registers, and whether they run, halt or do not answer
+    Dump {
+        /// The VM: its name, or the beginning of it that no other has
+        vm: VmName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what happened
     Events(EventFlags),
     /// Show what VMs use, live

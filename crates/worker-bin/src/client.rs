@@ -5,6 +5,7 @@ mod assigning;
 mod boot_steps;
 mod console;
 mod details;
+mod dump;
 mod events;
 mod list;
 mod logs;
@@ -92,6 +93,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
             ClientVerb::Resume(flags) => power::power(&client, PowerVerb::Resume, flags, false).await,
             ClientVerb::Reset(flags) => power::power(&client, PowerVerb::Reset, flags, false).await,
             ClientVerb::Nmi(flags) => power::power(&client, PowerVerb::Nmi, flags, false).await,
+            ClientVerb::Dump { vm, json } => dump::dump(&client, vm, *json).await,
             ClientVerb::Events(flags) => events::events(&client, flags, now).await,
             ClientVerb::Top { interval } => top::top(&client, interval.0).await,
             ClientVerb::Logs(flags) => logs::logs(&client, &find(&client, &flags.vm).await?, flags).await,

@@ -14,8 +14,10 @@ use utoipa_axum::routes;
 use vm_model::Event;
 
 use super::audit::watch_over;
-use super::{Answers, MAX_BODY, assigning, console, events, metrics, operations, orders, power, status, vms};
-use crate::{ApiError, ErrorCode, EventGap};
+use super::{
+    Answers, MAX_BODY, assigning, console, dump, events, metrics, operations, orders, power, status, vms,
+};
+use crate::{ApiError, ErrorCode, EventGap, PenRequest};
 
 /// Where the document is served.
 const DOCUMENT: &str = "/v1/openapi.json";
@@ -44,6 +46,7 @@ fn described() -> OpenApiRouter<Answers> {
         .routes(routes!(vms::console))
         .routes(routes!(console::boots))
         .routes(routes!(console::attach))
+        .routes(routes!(dump::dump))
         .routes(routes!(power::power))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
@@ -76,8 +79,9 @@ fn complete(mut document: OpenApi) -> OpenApi {
     let about = "The local interface of a Procurator worker: HTTP on a Unix socket. docs/api.md describes it in prose.";
     document.info.description = Some(about.to_owned());
     let components = document.components.get_or_insert_with(Components::new);
-    // Those that no path names: the refusal, and what a stream has in it.
+    // Those that no path names: the refusal, what a stream has in it, and what stands in queries.
     let mut schemas = vec![
+        (PenRequest::name().into_owned(), PenRequest::schema()),
         (ApiError::name().into_owned(), ApiError::schema()),
         (Event::name().into_owned(), Event::schema()),
         (EventGap::name().into_owned(), EventGap::schema()),

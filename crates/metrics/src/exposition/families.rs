@@ -1,5 +1,8 @@
 //! Which series there are, and where each is read.
 
+use std::fmt;
+
+use prometheus_client::encoding::{MetricEncoder, NoLabelSet};
 use prometheus_client::registry;
 use vm_model::{Readiness, VmStatus};
 
@@ -46,6 +49,18 @@ pub enum Value {
     Whole(u64),
     /// Any number.
     Real(f64),
+}
+
+impl Value {
+    /// Writes it as what a figure of `kind` is.
+    pub(super) fn write(self, metric: &mut MetricEncoder<'_>, kind: Kind) -> Result<(), fmt::Error> {
+        match (kind, self) {
+            (Kind::Gauge | Kind::Info, Self::Whole(value)) => metric.encode_gauge(&value),
+            (Kind::Gauge | Kind::Info, Self::Real(value)) => metric.encode_gauge(&value),
+            (Kind::Counter, Self::Whole(value)) => metric.encode_counter::<NoLabelSet, _, f64>(&value, None),
+            (Kind::Counter, Self::Real(value)) => metric.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        }
+    }
 }
 
 impl From<u64> for Value {

@@ -67,6 +67,8 @@ fn several_vms_are_told_at_once_and_each_is_heard_of() {
             lines[0].starts_with("db-1: restarted") && lines[1].starts_with("web-1: restarted"),
             "{lines:?}"
         );
+        let dump = said(&bench, &["dump", "web"]);
+        assert!(dump.starts_with("vCPU 0: ") && dump.contains("rip "), "{dump}");
         let reset: Value = serde_json::from_str(&said(&bench, &["reset", "db-1", "--json"])).expect("JSON");
         assert_eq!(reset[0]["what"], "reset");
         bench.until("it is reset", || bench.vms()[0]["resets"] == 1);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use machine_host::{MachineHandle, StopPolicy};
 use tokio::sync::watch;
-use vm_model::{DesiredState, StopMethod, VmId, VmStatus};
+use vm_model::{DesiredState, StopMethod, VcpuDump, VmId, VmStatus};
 
 use super::control::{self, Shared};
 use super::executor::Executor;
@@ -102,6 +102,16 @@ impl VmManager {
     pub async fn inject_nmi_async(&self, id: &VmId) -> Result<(), VmManagerError> {
         let machine = self.machine_of(id)?;
         self.executor.run(async move { machine.inject_nmi().await }).await?.map_err(VmManagerError::Machine)
+    }
+
+    /// Where every vCPU of VM `id` is, by index; the machine goes on. One that does not leave the guest or a device within a
+    /// second is reported as silent.
+    ///
+    /// # Errors
+    /// There is no such VM, it has no machine, or there was no answer in time.
+    pub async fn dump_vcpus_async(&self, id: &VmId) -> Result<Vec<VcpuDump>, VmManagerError> {
+        let machine = self.machine_of(id)?;
+        self.executor.run(async move { machine.dump_vcpus().await }).await?.map_err(VmManagerError::Machine)
     }
 
     /// Types into VM `id`'s console; answers how many of `bytes`, from the front, there was room for. The rest can be
