@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use vm_model::{Assignment, AssignmentSet, VmId};
+use vm_model::{Assignment, AssignmentSet, VmId, VmStatus};
 use worker::node::{LocalCommand, NodeMessage};
+use worker::vms::VmInfo;
 
 use super::Answers;
 use super::audit::AuditedVm;
@@ -58,7 +59,13 @@ pub(super) async fn remove(
     if answers.vm_manager.get_vm(&id).is_err() {
         return Err(no_such_vm(&answers.vm_manager, &id));
     }
-    command(&answers, LocalCommand::Remove(id)).await
+    let removed = command(&answers, LocalCommand::Remove(id.clone())).await;
+    removed.map_err(|refusal| match answers.vm_manager.get_vm(&id) {
+        Ok(VmInfo { status: VmStatus::Stopping, last_failure: Some(reason), .. }) => {
+            refusal.hint(Some(format!("it is being stopped: {}", reason.message)))
+        }
+        Ok(_) | Err(_) => refusal,
+    })
 }
 
 /// Assigns a removed VM again as it was.

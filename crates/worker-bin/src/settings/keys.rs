@@ -88,6 +88,10 @@ pub(crate) static KEYS: &[Key] = &[
         "How many VMs share a process; 0 runs all in the worker."),
     key("spare_host_processes", Kind::Integer { least: 0, most: 16 }, Some("2"),
         "How many processes are started ahead."),
+    key("max_parallel_starts", Kind::Integer { least: 1, most: 1024 }, None,
+        "How many machines are started at the same time; twice the processors where it is absent."),
+    key("credentials_dir", Kind::AbsolutePath, Some("\"/etc/procurator/credentials\""),
+        "The directory below which files of credentials may lie."),
     key("stop_guests", Kind::Boolean, Some("false"), "Whether guests are stopped when the worker ends.")
         .or_environment("PROCURATOR_STOP_GUESTS", "stop_guests"),
     key("admin.group", Kind::Text, None, "The group, by name or number, whose members may do everything."),

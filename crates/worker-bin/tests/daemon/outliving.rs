@@ -237,6 +237,7 @@ fn a_worker_that_is_to_stop_guests_ends_beside_one_that_it_cannot_stop() {
         bench.assign(&[stopped, vms[1].clone()]);
         bench.until("it is not told to be stopped", || bench.phases()[0] == "a stopping");
         bench.assign(&vms);
+        bench.until("it is wanted again", || bench.vms()[0]["desired"] == "running");
         // The time that guests have, and a minute, is more than this waits.
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.ended().code(), Some(1), "{}", bench.log());
