@@ -45,6 +45,15 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// The worker's socket is not for this user.
+    #[error("{} is not for this user: root and the members of its group may use it", path.display())]
+    Forbidden {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The worker refused.
     #[error("{error}")]
     Refused {
@@ -77,7 +86,9 @@ impl ClientError {
     pub fn is_not_found(&self) -> bool {
         match self {
             Self::Refused { status, .. } => *status == 404,
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::Late { .. } => false,
+            Self::Unreachable { .. } | Self::Forbidden { .. } | Self::Broken { .. } | Self::Late { .. } => {
+                false
+            }
         }
     }
 }

@@ -133,14 +133,7 @@ pub(crate) enum ClientVerb {
     /// Run a VM that neither a file nor a master assigns; what was asked for stays, over restarts too
     Create(CreateFlags),
     /// Remove VMs that were created here; their volumes are kept for a while
-    Rm {
-        /// The VMs
-        #[arg(required = true)]
-        ids: Vec<VmId>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Rm(RemovalFlags),
     /// Bring a removed VM back, with its data, while that is kept
     Undelete {
         /// The VM, as `ls --removed` lists it
@@ -263,6 +256,20 @@ pub(crate) struct CreateFlags {
     #[arg(long, value_name = "TEXT")]
     pub(crate) cmdline_append: Option<String>,
     /// Do not wait until it runs
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `rm` removes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RemovalFlags {
+    /// The VMs, by their whole names
+    #[arg(required = true)]
+    pub(crate) ids: Vec<VmId>,
+    /// Do not wait until they are gone
     #[arg(long)]
     pub(crate) no_wait: bool,
     /// Print JSON

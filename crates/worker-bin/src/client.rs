@@ -70,7 +70,7 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
                 if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
             }
             ClientVerb::Create(flags) => assigning::create(&client, flags).await,
-            ClientVerb::Rm { ids, json } => assigning::remove(&client, ids, *json).await,
+            ClientVerb::Rm(flags) => assigning::remove(&client, flags).await,
             ClientVerb::Undelete { id, json } => assigning::undelete(&client, id, *json).await,
             ClientVerb::Volumes { json } => {
                 let list = client.list_volumes().await?;

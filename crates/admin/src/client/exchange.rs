@@ -1,5 +1,6 @@
 //! A request and its answer, over a connection of its own.
 
+use std::io;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -80,7 +81,13 @@ impl AdminClient {
         &self,
         name: &str,
     ) -> Result<(SendRequest<Full<Bytes>>, Moving), ClientError> {
-        let unreachable = |source| ClientError::Unreachable { path: self.socket.clone(), source };
+        let unreachable = |source: io::Error| {
+            let path = self.socket.clone();
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => ClientError::Forbidden { path, source },
+                _ => ClientError::Unreachable { path, source },
+            }
+        };
         let reachable = SocketPath::to(&self.socket).map_err(unreachable)?;
         let stream = UnixStream::connect(reachable.as_path()).await.map_err(unreachable)?;
         http1::handshake(TokioIo::new(stream)).await.map_err(|source| broken(name, source))

@@ -54,9 +54,9 @@ fn note(events: &EventLog, by: Caller, verb: &str, vm: Option<&VmId>, status: u1
     let Caller { uid, gid, pid } = by;
     let vm_id = vm.map(VmId::as_str).unwrap_or_default();
     if (200..300).contains(&status) {
-        info!(target: "audit", uid, gid, ?pid, verb, vm_id, status, "audit: ordered");
+        info!(target: "audit", uid, gid, pid, verb, vm_id, status, "audit: ordered");
     } else {
-        warn!(target: "audit", uid, gid, ?pid, verb, vm_id, status, "audit: refused");
+        warn!(target: "audit", uid, gid, pid, verb, vm_id, status, "audit: refused");
     }
     events.record(vm, EventKind::Ordered { verb: verb.to_owned(), by, status });
 }

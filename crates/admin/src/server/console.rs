@@ -116,7 +116,7 @@ fn take_pen(
     let Caller { uid, gid, pid } = caller;
     let taken = match wanted {
         PenRequest::None => {
-            info!(target: "audit", uid, gid, ?pid, verb = "console", vm_id = %vm, "audit: attached to read");
+            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %vm, "audit: attached to read");
             return (None, PenState::ReadOnly);
         }
         PenRequest::Ask => answers.consoles.pens.take(vm, caller, false),
@@ -124,12 +124,12 @@ fn take_pen(
     };
     match taken {
         Taken::Held(by) => {
-            info!(target: "audit", uid, gid, ?pid, verb = "console", vm_id = %vm, held_by = by.uid, "audit: attached to read");
+            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %vm, held_by = by.uid, "audit: attached to read");
             (None, PenState::Held(named(by)))
         }
         Taken::Yours(pen, from) => {
             let stolen_from = from.map(|from| from.uid);
-            info!(target: "audit", uid, gid, ?pid, verb = "console", vm_id = %vm, stolen_from, "audit: attached to type");
+            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %vm, stolen_from, "audit: attached to type");
             let verb = if from.is_some() { "console --steal" } else { "console" };
             let kind = EventKind::Ordered { verb: verb.to_owned(), by: caller, status: 101 };
             answers.vm_manager.events().record(Some(vm), kind);

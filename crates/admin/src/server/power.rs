@@ -96,10 +96,10 @@ async fn carry_out(answers: Answers, begun: OperationView, request: PowerRequest
     let (uid, gid, pid) = (by.uid, by.gid, by.pid);
     match &result {
         Ok(outcome) => {
-            info!(target: "audit", uid, gid, ?pid, verb = %what, vm_id = %vm, operation = id, outcome, "audit: done");
+            info!(target: "audit", uid, gid, pid, verb = %what, vm_id = %vm, operation = id, outcome, "audit: done");
         }
         Err(error) => {
-            warn!(target: "audit", uid, gid, ?pid, verb = %what, vm_id = %vm, operation = id, %error, "audit: failed");
+            warn!(target: "audit", uid, gid, pid, verb = %what, vm_id = %vm, operation = id, %error, "audit: failed");
         }
     }
     answers.operations.end(id, result);

@@ -6,10 +6,10 @@ use admin::{AdminClient, AssignRequest, VmView};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
-use vm_model::VmId;
+use vm_model::{FailureReason, VmId};
 
 use super::{plans, print, print_json};
-use crate::cli::CreateFlags;
+use crate::cli::{CreateFlags, RemovalFlags};
 use crate::printable::printable;
 
 /// How long `create` waits for a VM to run: copying a large disk takes its time.
@@ -73,21 +73,51 @@ async fn await_running(client: &AdminClient, id: &VmId) -> Result<VmView> {
     }
 }
 
-/// Takes back what was assigned, each for itself; fails if one could not be.
-pub(super) async fn remove(client: &AdminClient, ids: &[VmId], json: bool) -> Result<()> {
-    let mut problems = Vec::new();
-    for id in ids {
+/// Takes back what was assigned, each for itself, and waits until the VMs are gone; fails if one could not be.
+pub(super) async fn remove(client: &AdminClient, flags: &RemovalFlags) -> Result<()> {
+    let (mut problems, mut leaving) = (Vec::new(), Vec::new());
+    for id in &flags.ids {
+        let trouble = client.get_vm(id).await.ok().and_then(|vm| vm.reason);
         match client.remove(id).await {
-            Ok(verdict) if json => print_json(&verdict)?,
-            Ok(verdict) => print(&plans::verdict(&verdict))?,
+            Ok(verdict) => {
+                if flags.json {
+                    print_json(&verdict)?;
+                } else {
+                    print(&plans::verdict(&verdict))?;
+                }
+                if verdict.held.is_none() {
+                    leaving.push((id, trouble));
+                }
+            }
             Err(problem) => problems.push(problem),
         }
+    }
+    for (id, trouble) in leaving.into_iter().filter(|_| !flags.no_wait) {
+        await_gone(client, id, trouble.as_ref()).await?;
     }
     match problems.len() {
         0 => Ok(()),
         // The first one as it is: its kind tells the exit code.
         1 => Err(problems.remove(0).into()),
         _ => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// Returns when VM `id` is gone, or with what keeps it, where that is another trouble than it had `before`.
+async fn await_gone(client: &AdminClient, id: &VmId, before: Option<&FailureReason>) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let vm = match client.get_vm(id).await {
+            Err(problem) if problem.is_not_found() => return Ok(()),
+            found => found?,
+        };
+        if begun.elapsed() > PATIENCE {
+            bail!("VM {id} is still {} after {} s", vm.phase, PATIENCE.as_secs());
+        }
+        if let Some(reason) = vm.reason.filter(|reason| Some(reason) != before) {
+            bail!("VM {id} is not gone yet: {}", printable(&reason.message));
+        }
+        sleep(LOOK).await;
     }
 }
 

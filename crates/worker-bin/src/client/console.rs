@@ -83,7 +83,7 @@ async fn attach_again(
             Ok(attached) => return Ok(attached),
             // It is not there yet, or was ending while it was asked.
             Err(ClientError::Unreachable { .. } | ClientError::Broken { .. } | ClientError::Late { .. }) => {}
-            Err(problem @ ClientError::Refused { .. }) => {
+            Err(problem @ (ClientError::Refused { .. } | ClientError::Forbidden { .. })) => {
                 return Err(problem).context("the console cannot be attached to again");
             }
         }

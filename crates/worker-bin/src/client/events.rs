@@ -78,7 +78,7 @@ async fn follow_once(
 fn is_lost(problem: &anyhow::Error) -> bool {
     match problem.downcast_ref::<ClientError>() {
         Some(ClientError::Unreachable { .. } | ClientError::Broken { .. } | ClientError::Late { .. }) => true,
-        Some(ClientError::Refused { .. }) | None => false,
+        Some(ClientError::Refused { .. } | ClientError::Forbidden { .. }) | None => false,
     }
 }
 

@@ -124,6 +124,10 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(order) = &vm.order {
         return Some(order.to_string());
     }
+    let has_ended_itself = vm.phase == "stopped" && vm.desired == DesiredState::Running;
+    if let Some(end) = vm.ends.last().filter(|_| has_ended_itself) {
+        return Some(end.to_string());
+    }
     if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
         return Some(format!("a change is not in force: {}", refusal.message));
     }

@@ -27,11 +27,7 @@ pub(super) async fn look(runtime_dir: &Path) -> Facts {
     let socket = runtime_dir.join(SOCKET_NAME);
     match AdminClient::new(&socket).get_status().await {
         Ok(status) => Facts::Answers(Box::new(status)),
-        Err(ClientError::Unreachable { source, .. })
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            Facts::Denied(socket)
-        }
+        Err(ClientError::Forbidden { .. }) => Facts::Denied(socket),
         Err(ClientError::Unreachable { .. }) => Facts::Silent(socket),
         Err(problem) => Facts::Unusable(error_chain(&problem)),
     }

@@ -33,11 +33,13 @@ impl Task {
             self.keep(target, |record| record.stopping = Some(cause)).await;
         }
         let RunState::Up { machine, .. } = &self.state else { return };
-        let power_button = match target.patience {
+        // Told first, looked at then: who loses patience meanwhile either kills what it sees stopping, or is seen here.
+        self.publish(VmStatus::Stopping);
+        let patience = self.target.borrow().patience;
+        let power_button = match patience {
             Patience::Full => self.context.lifecycle.stop_timeout,
             Patience::None => Duration::ZERO,
         };
-        self.publish(VmStatus::Stopping);
         let method = match machine.stop(power_button).await {
             Ok(method) => method,
             Err(problem) => {

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) config: VmManagerConfig,
     pub(crate) registry: Arc<Registry>,
     pub(crate) context: Arc<HostContext>,
+    /// Whether the manager is being shut down or left: VMs are looked after no more, and are not gone.
+    pub(crate) is_ending: AtomicBool,
     /// Takes over what answers late. Taken out when nothing more is to be taken over; held for that alone.
     pub(crate) late_takeover: Mutex<Option<JoinHandle<()>>>,
 }
@@ -187,6 +190,7 @@ fn is_off(info: &VmInfo) -> bool {
 }
 
 pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError> {
+    shared.is_ending.store(true, Ordering::Relaxed);
     shared.end_takeover().await;
     shared.registry.suspend_all();
     let begun = Instant::now();
@@ -237,6 +241,7 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
 
 /// Lets go of VMs that go on without this process. Nothing is stopped, and the host stays as it is.
 pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
+    shared.is_ending.store(true, Ordering::Relaxed);
     let begun = Instant::now();
     shared.end_takeover().await;
     // Each ends after the step that it is in.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -95,7 +96,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let late_takeover = go_on_taking_over(&runtime, &context, &registry);
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     huge_pages::log();
-    Ok(Shared { config, registry, context, late_takeover })
+    Ok(Shared { config, registry, context, is_ending: AtomicBool::new(false), late_takeover })
 }
 
 /// Takes over what answers late, from now on.

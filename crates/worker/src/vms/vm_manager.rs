@@ -5,6 +5,7 @@ mod consoles;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use machine_host::Stranger;
 use tokio::sync::watch;
@@ -215,6 +216,11 @@ impl VmManager {
     /// The network could not be let go of in order.
     pub async fn leave_async(&self) -> Result<(), VmManagerError> {
         self.executor.run(control::leave(Arc::clone(&self.shared))).await?
+    }
+
+    /// Whether it is being shut down or left. Its VMs are looked after no more then, which is not to say that they are gone.
+    pub fn is_ending(&self) -> bool {
+        self.shared.is_ending.load(Ordering::Relaxed)
     }
 
     /// What runs on this host and could not be taken over, a sentence each.

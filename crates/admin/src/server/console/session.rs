@@ -52,7 +52,8 @@ impl Session {
         // More than one notice waits only while the client does not read.
         let (notices, noted) = mpsc::channel(4);
         let thief = pen.as_ref().map(Pen::thief);
-        let output = Output { to_client, follower, info, noted, thief, ended };
+        let output =
+            Output { to_client, vm_manager: Arc::clone(&vm_manager), follower, info, noted, thief, ended };
         let input = Input { vm_manager, vm, pen, notices };
         // Whichever ends first: a client that sends no more is gone.
         tokio::select! {
@@ -73,6 +74,7 @@ pub(super) fn named(Caller { uid, pid, .. }: Caller) -> String {
 /// The half that sends.
 struct Output<W> {
     to_client: W,
+    vm_manager: Arc<VmManager>,
     follower: ConsoleFollower,
     info: watch::Receiver<VmInfo>,
     noted: mpsc::Receiver<ServerFrame>,
@@ -102,6 +104,10 @@ impl<W: AsyncWrite + Unpin> Output<W> {
                 }
                 Next::WorkerEnds => break ConsoleEnd::WorkerEnding,
                 Next::Piece(Err(problem)) => break ConsoleEnd::Failed(error_chain(&problem)),
+                // A worker that ends looks after no VM any more.
+                Next::VmGone | Next::Piece(Ok(None)) if self.vm_manager.is_ending() => {
+                    break ConsoleEnd::WorkerEnding;
+                }
                 Next::VmGone | Next::Piece(Ok(None)) => break ConsoleEnd::VmGone,
                 Next::Piece(Ok(Some(piece))) => piece,
             };
