@@ -177,7 +177,7 @@ impl Settings {
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
             removal_limit: file.master.removal_limit(defaults.removal_limit),
             max_parallel_starts: parallel_starts(file.max_parallel_starts, defaults.max_parallel_starts)?,
-            credentials_dir: file.credentials_dir.unwrap_or(defaults.credentials_dir),
+            credentials_dir: credentials_dir(file.credentials_dir, defaults.credentials_dir)?,
             memory_overcommit: match file.limits.memory_overcommit_ratio {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,
@@ -255,6 +255,17 @@ fn removal_grace(value: Option<u64>, default: Duration) -> Result<Duration> {
         None => Ok(default),
         Some(value @ 0..=31_536_000) => Ok(Duration::from_secs(value)),
         Some(value) => bail!("invalid removal_grace_seconds = {value}: 0 to 31536000 is accepted"),
+    }
+}
+
+/// The directory of credentials, which does not move with the directory that the worker was started in.
+fn credentials_dir(set: Option<PathBuf>, default: PathBuf) -> Result<PathBuf> {
+    match set {
+        Some(path) if !path.is_absolute() => {
+            bail!("invalid credentials_dir = {:?}: an absolute path is accepted", path.display().to_string())
+        }
+        Some(path) => Ok(path),
+        None => Ok(default),
     }
 }
 
@@ -375,6 +386,7 @@ mod tests {
         assert!(refused("max_parallel_starts = 0").contains("max_parallel_starts = 0: 1 to 1024"));
         assert!(refused("max_parallel_starts = 1025").contains("1 to 1024"));
         assert!(refused("state_dir = 'here'").contains("absolute"));
+        assert!(refused("credentials_dir = 'here'").contains("absolute"));
     }
 
     #[test]

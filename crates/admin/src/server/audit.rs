@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use vm_model::{Caller, EventKind, VmId};
 use worker::events::EventLog;
 
@@ -39,9 +39,12 @@ pub(super) async fn watch_over(
     let Order { verb, vm } = order(request.method(), request.uri().path());
     let answer = match peer.access {
         Access::Full => next.run(request).await,
+        // Nothing was changed and nothing could be: who may only look fills neither the log nor what happened lately.
         Access::ReadOnly => {
+            let Caller { uid, gid, pid } = peer.caller;
+            debug!(target: "audit", uid, gid, pid, verb, "audit: refused, by the socket for reading only");
             let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
-            refusal.hint(Some(format!("ask for this on {}", crate::SOCKET_NAME))).into_response()
+            return refusal.hint(Some(format!("ask for this on {}", crate::SOCKET_NAME))).into_response();
         }
     };
     let vm = answer.extensions().get::<AuditedVm>().map(|AuditedVm(vm)| vm.clone()).or(vm);

@@ -27,17 +27,24 @@ use crate::{ApiError, ErrorCode};
 
 /// Clients that may be attached at the same time. Each costs a few descriptors and less than 128 KiB.
 const MOST_ATTACHED: usize = 64;
+/// Those among them that came by the socket for reading only: they keep nobody from a console who may type.
+const MOST_READING: usize = 16;
 
 /// What attached clients share.
 #[derive(Debug)]
 pub(super) struct Consoles {
     pens: Arc<Pens>,
     places: Arc<Semaphore>,
+    read_only_places: Arc<Semaphore>,
 }
 
 impl Default for Consoles {
     fn default() -> Self {
-        Self { pens: Arc::default(), places: Arc::new(Semaphore::new(MOST_ATTACHED)) }
+        Self {
+            pens: Arc::default(),
+            places: Arc::new(Semaphore::new(MOST_ATTACHED - MOST_READING)),
+            read_only_places: Arc::new(Semaphore::new(MOST_READING)),
+        }
     }
 }
 
@@ -77,8 +84,15 @@ pub(super) async fn attach(
         let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
         return Err(refusal.hint(Some(format!("type by {}, or attach read-only", crate::SOCKET_NAME))));
     }
-    let place = Arc::clone(&answers.consoles.places).try_acquire_owned().map_err(|_| {
-        ApiError::new(ErrorCode::TooMany, format!("{MOST_ATTACHED} clients are attached to consoles already"))
+    let (places, most) = match peer.access {
+        Access::Full => (&answers.consoles.places, MOST_ATTACHED - MOST_READING),
+        Access::ReadOnly => (&answers.consoles.read_only_places, MOST_READING),
+    };
+    let place = Arc::clone(places).try_acquire_owned().map_err(|_| {
+        ApiError::new(
+            ErrorCode::TooMany,
+            format!("{most} clients of this socket are attached to consoles already"),
+        )
     })?;
     let (start, extent) = begin(&answers, &id, &wanted).await?;
     let follower = answers.vm_manager.follow_console(&id, start);

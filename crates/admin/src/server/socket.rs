@@ -3,9 +3,9 @@
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tracing::warn;
@@ -184,9 +184,23 @@ impl Drop for ClosedDirectory {
     }
 }
 
-/// Whether somebody listens on the socket at `path`.
+/// Whether somebody listens on the socket at `path`. Does not wait for who listens and takes nobody.
 fn is_answered(path: &Path) -> bool {
-    SocketPath::to(path).and_then(|reachable| UnixStream::connect(reachable.as_path())).is_ok()
+    let connect = || {
+        let reachable = SocketPath::to(path)?;
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            None,
+        )?;
+        connect(&socket, &SocketAddrUnix::new(reachable.as_path())?)?;
+        io::Result::Ok(())
+    };
+    match connect() {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 fn identity(found: &Metadata) -> (u64, u64) {

@@ -141,6 +141,7 @@ fn the_terminal_is_as_before_however_the_session_ends() {
 #[test]
 fn a_session_outlives_the_guest_and_the_worker() {
     isolated(|bench| {
+        bench.leave_guests();
         echo_runs(&bench);
         let mut daemon = bench.start();
         has_spoken(&bench);
@@ -152,6 +153,14 @@ fn a_session_outlives_the_guest_and_the_worker() {
         bench.until("what is typed arrives again", || {
             terminal.type_in("x");
             terminal.shown().ends_with('x')
+        });
+        // A worker that ends in order does not say that the VM is gone.
+        daemon.signal(Signal::TERM);
+        daemon.ended();
+        let mut daemon = bench.start();
+        bench.until("what is typed arrives once more", || {
+            terminal.type_in("y");
+            terminal.shown().ends_with('y')
         });
         let shown = terminal.shown();
         assert_eq!(shown.matches("ready").count(), 1, "nothing is shown twice: {shown}");

@@ -255,3 +255,22 @@ fn a_worker_that_is_to_stop_guests_ends_beside_one_that_it_cannot_stop() {
         assert_eq!(host_process_of(&bench, "a"), holder);
     });
 }
+
+#[test]
+fn what_was_to_be_stopped_while_its_process_was_silent_is_stopped_when_it_answers() {
+    isolated(|bench| {
+        let vms = a_and_b(&bench);
+        let (mut daemon, process) = beside_a_silent_process(&bench, &vms);
+        let mut stopped = vms[0].clone();
+        stopped["desired"] = "stopped".into();
+        bench.assign(&[stopped, vms[1].clone()]);
+        bench.until("it is not told to be stopped", || bench.phases()[0] == "a stopping");
+        // The next worker knows of it from its first moment on, and finds nothing to change.
+        daemon.kill();
+        let _daemon = bench.start();
+        bench.until("the other one goes on", || bench.phases().contains(&"b running".to_owned()));
+        kill_process(process, Signal::CONT).expect("it is there");
+        bench.until("it is stopped", || bench.phases() == ["a stopped", "b running"]);
+        assert_eq!(bench.vms()[0]["desired"], "stopped");
+    });
+}

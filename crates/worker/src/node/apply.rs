@@ -58,6 +58,9 @@ pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action
     });
     let outcomes = outcomes.collect();
     vm_manager.tell_orders(&orders);
+    for (id, wanted) in &merged.vms {
+        vm_manager.settle(id, wanted.assignment.desired);
+    }
     let mut numbers: BTreeMap<Generation, Vec<&VmId>> = BTreeMap::new();
     for (id, wanted) in &merged.vms {
         numbers.entry(wanted.generation).or_default().push(id);

@@ -68,6 +68,14 @@ impl RecordWriter {
         self.write(|| atomic_file::write_json(path, content))
     }
 
+    /// Gives some of the space back where there is none left, for a file of others without which the worker cannot start. It
+    /// is taken back with the next record.
+    pub(crate) fn make_room(&self) {
+        if self.0.is_needed() {
+            self.0.give();
+        }
+    }
+
     fn write(&self, write: impl Fn() -> Result<(), WriteError>) -> Result<(), WriteError> {
         loop {
             match write() {
@@ -106,6 +114,12 @@ impl Reserve {
         file.set_len(left.saturating_sub((self.size / PIECES).max(1))).is_ok()
     }
 
+    /// Whether the file system has no blocks left beside these.
+    fn is_needed(&self) -> bool {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().and_then(|file| fstatvfs(file).ok()).is_some_and(|system| system.f_bavail == 0)
+    }
+
     /// Takes blocks until it is whole, as far as there are any.
     fn fill(&self) {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,6 +153,13 @@ mod tests {
         let error = writer.write_json(&directory.join("b.json"), &large).expect_err("too large");
         assert!(is_for_want_of_space(error.source()), "{error}");
         assert_eq!(fs::metadata(directory.join(FILE)).expect("there").len(), 0);
+
+        file_system.make_room();
+        writer.write_json(&directory.join("c.json"), &"small").expect("there is space");
+        file_system.fill();
+        fs::write(directory.join("of-others"), "x").expect_err("it is full");
+        writer.make_room();
+        fs::write(directory.join("of-others"), "x").expect("room was made");
 
         file_system.make_room();
         writer.write_json(&directory.join("a.json"), &"smaller").expect("there is space");

@@ -243,6 +243,16 @@ impl Registry {
         }
     }
 
+    /// `id` should be in this state, as far as nothing was desired of it since the worker started. No plan says so of a VM that
+    /// is off and should be: a machine of it that is taken over late must not take it for one that should run.
+    pub(crate) fn settle(&self, id: &VmId, desired: DesiredState) {
+        if let Some(entry) = self.entries().get(id)
+            && entry.supervisor.target().goal == Goal::Suspended
+        {
+            entry.supervisor.desire(desired, Freshness::Same);
+        }
+    }
+
     /// `id` should be gone.
     pub(crate) fn remove(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.with(id, |entry| entry.supervisor.remove())

@@ -66,6 +66,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
     let (running, strangers) = take_over(machines.as_ref(), known).await;
     hold_addresses(&leases, &running);
+    // It notes what it changes on the host before it does.
+    writer.make_room();
     let network = resume_network(network, &running).await?;
     let context = Arc::new(HostContext {
         machines,

@@ -418,6 +418,11 @@ impl VmManager {
         self.shared.registry.bring_back(vms);
     }
 
+    /// VM `id` should be in this state, as far as nothing was desired of it since the worker started.
+    pub(crate) fn settle(&self, id: &VmId, desired: DesiredState) {
+        self.shared.registry.settle(id, desired);
+    }
+
     /// Starts to remove a VM.
     pub(crate) fn order_removal(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.shared.registry.remove(id)
