@@ -50,64 +50,66 @@ pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Resu
     let runtime_directory = runtime_dir(runtime_directory);
     let client = AdminClient::new(runtime_directory.join(SOCKET_NAME));
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let now = Timestamp::now();
-        match verb {
-            ClientVerb::Ls { removed: true, json, .. } => {
-                let list = client.list_removed().await?;
-                if *json { print_json(&list) } else { print(&volumes::removed(&list.removed, now)) }
-            }
-            ClientVerb::Plan { assignments, json } => {
-                let plan = client.plan(desired_state(&client, assignments.as_deref()).await?).await?;
-                if *json { print_json(&plan) } else { print(&plans::plan(&plan)) }
-            }
-            ClientVerb::AllowRemovals { json } => {
-                let verdict = client.allow_removals().await?;
-                if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
-            }
-            ClientVerb::AcceptMaster { json } => {
-                let verdict = client.accept_master().await?;
-                if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
-            }
-            ClientVerb::Create(flags) => assigning::create(&client, flags).await,
-            ClientVerb::Rm(flags) => assigning::remove(&client, flags).await,
-            ClientVerb::Undelete { id, json } => assigning::undelete(&client, id, *json).await,
-            ClientVerb::Volumes { json } => {
-                let list = client.list_volumes().await?;
-                if *json { print_json(&list) } else { print(&volumes::volumes(&list.volumes, now)) }
-            }
-            ClientVerb::Gc { what, json, .. } => {
-                let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
-                if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
-            }
-            ClientVerb::Ls { removed: false, json, watch } => ls(&client, now, *json, *watch).await,
-            ClientVerb::Inspect { vm, json } => inspect(&client, vm, now, *json).await,
-            ClientVerb::Start(flags) => power::power(&client, PowerVerb::Start, flags, false).await,
-            ClientVerb::Stop(ForcibleFlags { power, force }) => {
-                power::power(&client, PowerVerb::Stop, power, *force).await
-            }
-            ClientVerb::Restart(ForcibleFlags { power, force }) => {
-                power::power(&client, PowerVerb::Restart, power, *force).await
-            }
-            ClientVerb::Pause(flags) => power::power(&client, PowerVerb::Pause, flags, false).await,
-            ClientVerb::Resume(flags) => power::power(&client, PowerVerb::Resume, flags, false).await,
-            ClientVerb::Reset(flags) => power::power(&client, PowerVerb::Reset, flags, false).await,
-            ClientVerb::Nmi(flags) => power::power(&client, PowerVerb::Nmi, flags, false).await,
-            ClientVerb::Dump { vm, json } => dump::dump(&client, vm, *json).await,
-            ClientVerb::Events(flags) => events::events(&client, flags, now).await,
-            ClientVerb::Top { interval } => top::top(&client, interval.0).await,
-            ClientVerb::Logs(flags) => logs::logs(&client, &find(&client, &flags.vm).await?, flags).await,
-            ClientVerb::Console(flags) => {
-                console::console(&client, &find(&client, &flags.vm).await?, flags).await
-            }
-            ClientVerb::Upgrade { json, .. } => {
-                upgrade(&client, &host_processes_in(&runtime_directory), *json).await
-            }
-            ClientVerb::Metrics => print(&client.get_metrics().await?),
-            ClientVerb::Status { json: true } => print_json(&client.get_status().await?),
-            ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
+    runtime.block_on(carry_out(verb, client, runtime_directory))
+}
+
+async fn carry_out(verb: &ClientVerb, client: AdminClient, runtime_directory: PathBuf) -> Result<()> {
+    let now = Timestamp::now();
+    match verb {
+        ClientVerb::Ls { removed: true, json, .. } => {
+            let list = client.list_removed().await?;
+            if *json { print_json(&list) } else { print(&volumes::removed(&list.removed, now)) }
         }
-    })
+        ClientVerb::Plan { assignments, json } => {
+            let plan = client.plan(desired_state(&client, assignments.as_deref()).await?).await?;
+            if *json { print_json(&plan) } else { print(&plans::plan(&plan)) }
+        }
+        ClientVerb::AllowRemovals { json } => {
+            let verdict = client.allow_removals().await?;
+            if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
+        }
+        ClientVerb::AcceptMaster { json } => {
+            let verdict = client.accept_master().await?;
+            if *json { print_json(&verdict) } else { print(&plans::verdict(&verdict)) }
+        }
+        ClientVerb::Create(flags) => assigning::create(&client, flags).await,
+        ClientVerb::Rm(flags) => assigning::remove(&client, flags).await,
+        ClientVerb::Undelete { id, json } => assigning::undelete(&client, id, *json).await,
+        ClientVerb::Volumes { json } => {
+            let list = client.list_volumes().await?;
+            if *json { print_json(&list) } else { print(&volumes::volumes(&list.volumes, now)) }
+        }
+        ClientVerb::Gc { what, json, .. } => {
+            let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
+            if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
+        }
+        ClientVerb::Ls { removed: false, json, watch } => ls(&client, now, *json, *watch).await,
+        ClientVerb::Inspect { vm, json } => inspect(&client, vm, now, *json).await,
+        ClientVerb::Start(flags) => power::power(&client, PowerVerb::Start, flags, false).await,
+        ClientVerb::Stop(ForcibleFlags { power, force }) => {
+            power::power(&client, PowerVerb::Stop, power, *force).await
+        }
+        ClientVerb::Restart(ForcibleFlags { power, force }) => {
+            power::power(&client, PowerVerb::Restart, power, *force).await
+        }
+        ClientVerb::Pause(flags) => power::power(&client, PowerVerb::Pause, flags, false).await,
+        ClientVerb::Resume(flags) => power::power(&client, PowerVerb::Resume, flags, false).await,
+        ClientVerb::Reset(flags) => power::power(&client, PowerVerb::Reset, flags, false).await,
+        ClientVerb::Nmi(flags) => power::power(&client, PowerVerb::Nmi, flags, false).await,
+        ClientVerb::Dump { vm, json } => dump::dump(&client, vm, *json).await,
+        ClientVerb::Events(flags) => events::events(&client, flags, now).await,
+        ClientVerb::Top { interval } => top::top(&client, interval.0).await,
+        ClientVerb::Logs(flags) => logs::logs(&client, &find(&client, &flags.vm).await?, flags).await,
+        ClientVerb::Console(flags) => {
+            console::console(&client, &find(&client, &flags.vm).await?, flags).await
+        }
+        ClientVerb::Upgrade { json, .. } => {
+            upgrade(&client, &host_processes_in(&runtime_directory), *json).await
+        }
+        ClientVerb::Metrics => print(&client.get_metrics().await?),
+        ClientVerb::Status { json: true } => print_json(&client.get_status().await?),
+        ClientVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
+    }
 }
 
 async fn inspect(client: &AdminClient, name: &VmName, now: Timestamp, json: bool) -> Result<()> {
