@@ -187,6 +187,7 @@ fn who_does_not_read_holds_up_nobody() {
         let (line, count) = (format!("{}\n", "x".repeat(4000)), 70);
         bench.assign(&[bench.vm("a", &TinyGuest::chatter(line, count))]);
         let mut daemon = bench.start();
+        bench.until("it is there", || !bench.phases().is_empty());
         let mut deaf = UnixStream::connect(bench.path("run/worker.sock")).expect("connected");
         deaf.write_all(
             b"GET /v1/vms/a/console/attach?follow=true&boot=0&offset=0 HTTP/1.1\r\nhost: worker\r\n\
@@ -199,7 +200,9 @@ fn who_does_not_read_holds_up_nobody() {
         deaf.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
         let (mut taken, mut buffer) = (0, vec![0; 64 << 10]);
         while taken < all.len() {
-            taken += deaf.read(&mut buffer).expect("what waited for it comes");
+            let bytes = deaf.read(&mut buffer).expect("what waited for it comes");
+            assert!(bytes > 0, "the session ended after {taken} bytes");
+            taken += bytes;
         }
         daemon.kill();
     });
