@@ -159,6 +159,7 @@ fn a_session_outlives_the_guest_and_the_worker() {
         daemon.signal(Signal::TERM);
         daemon.ended();
         let mut daemon = bench.start();
+        bench.until("it is attached again", || bench.log().matches("attached to type").count() == 3);
         bench.until("what is typed arrives once more", || {
             terminal.type_in("z");
             terminal.shown().ends_with('z')
