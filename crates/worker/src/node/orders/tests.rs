@@ -128,7 +128,8 @@ impl Model {
             Event::Orders(name, desired) => {
                 self.ordered.insert(VmId::new(name), *desired);
             }
-            Event::Assigns(name, _) if !is_others(&VmId::new(name)) => {
+            // Whoever takes a word back ends the order over it, also where another source says the same.
+            Event::Assigns(name, _) | Event::Removes(name) if !is_others(&VmId::new(name)) => {
                 self.ordered.remove(&VmId::new(name));
             }
             Event::Says(..) | Event::Assigns(..) | Event::Removes(_) | Event::Leaves(_) | Event::Restart => {}
