@@ -93,6 +93,10 @@ pub(super) fn of_vm(vm_manager: &VmManager, id: &VmId, problem: VmManagerError) 
 
 /// There is no VM `id`; the nearest name is the hint.
 pub(super) fn no_such_vm(vm_manager: &VmManager, id: &VmId) -> ApiError {
+    // It looks after none any more, which is not to say that there is none.
+    if vm_manager.is_ending() {
+        return ApiError::new(ErrorCode::Ending, "the worker is ending").about(id.as_str());
+    }
     let vms = vm_manager.list_vms();
     let names: Vec<&str> = vms.iter().map(|vm| vm.id.as_str()).collect();
     ApiError::new(ErrorCode::NoSuchVm, format!("there is no VM {id}"))

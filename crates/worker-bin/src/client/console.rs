@@ -8,7 +8,7 @@ mod terminal;
 use std::io::{IsTerminal, stdin};
 use std::time::Duration;
 
-use admin::{AdminClient, ClientError, ConsoleInput, ConsoleOutput, ConsoleRequest, PenRequest};
+use admin::{AdminClient, ClientError, ConsoleInput, ConsoleOutput, ConsoleRequest, ErrorCode, PenRequest};
 use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 use vm_model::VmId;
@@ -83,6 +83,7 @@ async fn attach_again(
             Ok(attached) => return Ok(attached),
             // It is not there yet, or was ending while it was asked.
             Err(ClientError::Unreachable { .. } | ClientError::Broken { .. } | ClientError::Late { .. }) => {}
+            Err(ClientError::Refused { error, .. }) if error.code == ErrorCode::Ending => {}
             Err(problem @ (ClientError::Refused { .. } | ClientError::Forbidden { .. })) => {
                 return Err(problem).context("the console cannot be attached to again");
             }

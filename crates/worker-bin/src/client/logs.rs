@@ -5,7 +5,7 @@ mod escaping;
 use std::collections::VecDeque;
 use std::io::{IsTerminal, stdout};
 
-use admin::{AdminClient, BootView, ClientError, ConsoleEnd, ConsoleRequest, ServerFrame};
+use admin::{AdminClient, BootView, ClientError, ConsoleEnd, ConsoleRequest, ErrorCode, ServerFrame};
 use anyhow::{Result, bail};
 use tokio::time::sleep;
 use vm_model::{Timestamp, VmId};
@@ -99,6 +99,9 @@ async fn stream(
         match client.attach_console(id, request).await {
             Ok(attached) => break attached,
             Err(ClientError::Unreachable { .. } | ClientError::Broken { .. }) if is_resumed => {
+                sleep(PAUSE).await
+            }
+            Err(ClientError::Refused { error, .. }) if is_resumed && error.code == ErrorCode::Ending => {
                 sleep(PAUSE).await
             }
             Err(problem) => return Err(problem.into()),
