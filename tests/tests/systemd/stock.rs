@@ -19,10 +19,7 @@ const STOCK: &str = "stock";
 fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()> {
     let environment = environment();
     let image = environment.image(STOCK)?;
-    fs::create_dir_all(CREDENTIALS).with_context(|| format!("cannot create {CREDENTIALS}"))?;
-    let secret = format!("{CREDENTIALS}/secret");
-    fs::write(&secret, "kept in a file").with_context(|| format!("cannot write {secret}"))?;
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).context("cannot close it")?;
+    let secret = keep_secret("kept in a file")?;
     // Its disk is large, and other tests are about hashes; on an emulated processor it takes long to shut down.
     let service = Service::start(&environment, "hash_verification = 'never'\nstop_timeout_seconds = 300")?;
     let probe =
@@ -87,4 +84,13 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
         Ok(())
     })?;
     forget(&service, STOCK)
+}
+
+/// Writes a secret where the worker looks for credentials, readable to nobody else, and gives its path.
+fn keep_secret(words: &str) -> Result<String> {
+    fs::create_dir_all(CREDENTIALS).with_context(|| format!("cannot create {CREDENTIALS}"))?;
+    let path = format!("{CREDENTIALS}/secret");
+    fs::write(&path, words).with_context(|| format!("cannot write {path}"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context("cannot close it")?;
+    Ok(path)
 }
