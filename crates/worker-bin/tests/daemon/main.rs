@@ -19,4 +19,5 @@ mod refusals;
 mod running;
 mod signals;
 mod standard_error;
+mod under_way;
 mod upgrade;
