@@ -8,6 +8,7 @@ mod by_hand;
 mod certificates;
 mod clients;
 mod console;
+mod full_disk;
 mod hostile_master;
 mod isolation;
 mod killing;
