@@ -16,6 +16,7 @@ mod local_verbs;
 mod mastered;
 mod operating;
 mod outliving;
+mod panics;
 mod refusals;
 mod running;
 mod signals;
