@@ -52,7 +52,8 @@ build_disk() {
     done
     bb cp -r "$root/." "$tree/"
     bb chmod -R u+w "$tree"
-    bb mkdir -p "$tree/dev" "$tree/proc" "$tree/sys" "$tree/run" "$tree/tmp" "$tree/var"
+    bb mkdir -p "$tree/dev" "$tree/proc" "$tree/sys" "$tree/run" "$tree/tmp" "$tree/var" \
+        "$tree/root" "$tree/etc/dropbear"
     # What the guest learns while it runs, under the names that programs look for.
     bb ln -s /run/index "$tree/www/index.html"
     bb ln -s /run/resolv.conf "$tree/etc/resolv.conf"

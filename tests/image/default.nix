@@ -7,7 +7,8 @@
 {
   kernel, # the kernel image, as its package ships it
   busybox, # a statically linked busybox
-  programs, # JSON list of what `everything` has beside busybox: where each file is, and where it goes
+  sessions, # JSON list of what `guest` has beside busybox, a server for sessions: where each file is, and where it goes
+  programs, # the same for `everything`
   modules, # JSON list of the kernel modules of the initial root file system, in loading order
   toolPath, # where the host's tools are
 }:
@@ -48,7 +49,7 @@ let
     };
 in
 {
-  guest = bootable "guest" "first" ./vm-config.json [ ];
+  guest = bootable "guest" "first" ./vm-config.json (builtins.fromJSON sessions);
   next-edition = bootable "next-edition" "next" ./vm-config.json [ ];
   everything = bootable "everything" "first" ./everything.json (builtins.fromJSON programs);
   huge-pages = bootable "huge-pages" "first" ./huge-pages.json [ ];

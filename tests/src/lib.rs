@@ -33,8 +33,11 @@ mod observed;
 mod place;
 mod records;
 mod service;
+mod session;
 mod setting;
 mod sockets;
+mod transfer;
+mod upgrade;
 mod wait;
 mod worker;
 
@@ -50,7 +53,9 @@ pub use observed::{Balloon, DiskTrouble, Health, Metrics, ObservedVm, Reason, Wa
 pub use place::{Filler, Place};
 pub use records::{Records, records, records_on};
 pub use service::{Service, Unit, scopes};
+pub use session::{Session, Spoken};
 pub use setting::HostSetting;
 pub use sockets::{connect_to_guest, listen_for_guest};
+pub use transfer::{Transfer, Transferred};
 pub use wait::{BOOT_DEADLINE, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, until};
 pub use worker::{Ended, Worker};

@@ -17,6 +17,8 @@ pub struct Place {
     // Fields are dropped in order: what is mounted goes before the directory it is mounted in.
     small: Vec<SmallFileSystem>,
     folder: TempDir,
+    /// The state directory where it is not in the folder.
+    state: Option<PathBuf>,
 }
 
 impl Place {
@@ -29,7 +31,7 @@ impl Place {
             .prefix("procurator-")
             .tempdir()
             .context("cannot create a directory for the worker")?;
-        let place = Self { small: Vec::new(), folder };
+        let place = Self { small: Vec::new(), folder, state: None };
         write_atomically(&place.assignments(), &file_of(&[]))?;
         fs::write(place.configuration(), settings).context("cannot write its configuration")?;
         for directory in [place.state(), place.log_directory()] {
@@ -44,6 +46,16 @@ impl Place {
     /// It cannot be mounted.
     pub fn with_small_state(mut self, bytes: u64) -> Result<Self> {
         self.small.push(SmallFileSystem::mount(&self.state(), bytes)?);
+        Ok(self)
+    }
+
+    /// With its state directory elsewhere, where it outlives this value. It is created if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn with_state_at(mut self, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        self.state = Some(directory.to_path_buf());
         Ok(self)
     }
 
@@ -83,7 +95,7 @@ impl Place {
 
     /// The state directory.
     pub fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.state.clone().unwrap_or_else(|| self.folder.path().join("state"))
     }
 
     /// Where the log lies.

@@ -14,6 +14,8 @@ pub struct Records {
     pub intact: u64,
     /// How many have been acknowledged since.
     pub acknowledged: u64,
+    /// How often all that were acknowledged have been read since, by a guest whose command line has `readers`.
+    pub reads: u64,
 }
 
 /// What a guest whose command line has `records` says of them, by the disk they are on: `root` and, where there is a second
@@ -36,14 +38,16 @@ pub fn records_on(address: Ipv4Addr, disk: &str) -> Result<Records> {
     found.get(disk).copied().with_context(|| format!("nothing is acknowledged on {disk} yet"))
 }
 
-/// Reads `data 41 57`, which is followed by what is wrong.
+/// Reads `data 41 57 3`, which is followed by what is wrong.
 fn read(line: &str) -> Result<(String, Records)> {
-    let mut words = line.splitn(4, ' ');
+    let mut words = line.splitn(5, ' ');
     let mut word = || words.next().context("a word is missing");
-    let (disk, intact, acknowledged) = (word()?.to_owned(), word()?.parse()?, word()?.parse()?);
+    let disk = word()?.to_owned();
+    let records =
+        Records { intact: word()?.parse()?, acknowledged: word()?.parse()?, reads: word()?.parse()? };
     let problem = words.next().unwrap_or_default().trim();
     ensure!(problem.is_empty(), "records of {disk}: {problem}");
-    Ok((disk, Records { intact, acknowledged }))
+    Ok((disk, records))
 }
 
 #[cfg(test)]
@@ -52,10 +56,10 @@ mod tests {
 
     #[test]
     fn a_line_is_read_and_a_problem_is_an_error() {
-        let records = Records { intact: 41, acknowledged: 57 };
-        assert_eq!(read("data 41 57 ").expect("a line"), ("data".to_owned(), records));
-        let error = read("data 41 57 record 42 is lost;").expect_err("a problem");
+        let records = Records { intact: 41, acknowledged: 57, reads: 3 };
+        assert_eq!(read("data 41 57 3 ").expect("a line"), ("data".to_owned(), records));
+        let error = read("data 41 57 3 record 42 is lost;").expect_err("a problem");
         assert!(error.to_string().contains("record 42 is lost"), "{error}");
-        assert!(read("data 41").is_err() && read("").is_err());
+        assert!(read("data 41 57").is_err() && read("").is_err());
     }
 }

@@ -131,6 +131,11 @@ impl Worker {
         Ok(worker)
     }
 
+    /// It, asked by the program of another environment.
+    pub fn asked_by(&self, environment: &Environment) -> Client {
+        Client::new(&environment.worker, self.place.runtime())
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

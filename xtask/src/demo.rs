@@ -60,6 +60,7 @@ fn run_in_outer_host(lab: &Lab, programs: &[Program]) -> Result<bool> {
         lab,
         programs,
         script: &format!("{SCRIPT_VARIABLES}\nexec /lab/bin/demo\n"),
+        kept: None,
         deadline: DEADLINE,
         afterwards: Afterwards::PowerOff,
     };

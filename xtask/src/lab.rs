@@ -16,6 +16,7 @@ pub(crate) mod disk;
 pub(crate) mod dynamic;
 pub(crate) mod host;
 pub(crate) mod images;
+pub(crate) mod kept_disk;
 pub(crate) mod kernel;
 pub(crate) mod loss;
 pub(crate) mod modules;

@@ -19,7 +19,7 @@ struct Package {
     programs: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 10] = [
+const PACKAGES: [Package; 11] = [
     Package { name: "qemu-system-x86", programs: &["qemu-system-x86_64"] },
     Package { name: "busybox-static", programs: &["busybox"] },
     Package { name: "e2fsprogs", programs: &["mke2fs", "debugfs"] },
@@ -29,6 +29,7 @@ const PACKAGES: [Package; 10] = [
     Package { name: "iproute2", programs: &["ip"] },
     Package { name: "nftables", programs: &["nft"] },
     Package { name: "socat", programs: &["socat"] },
+    Package { name: "dropbear-bin", programs: &["dropbear", "dbclient"] },
     Package { name: "acpica-tools", programs: &["iasl"] },
 ];
 

@@ -2,7 +2,8 @@
 //!
 //! The suite is one test executable. Its ordinary tests are the smoke set; those marked `#[ignore = "full: …"]` run
 //! with `--full` only and count as skipped otherwise. A second executable has the tests of a worker that systemd runs, on an
-//! outer host that has it: `--systemd` runs these alone, `--full` both.
+//! outer host that has it: `--systemd` runs these alone. A third one has the tests of power cuts, on an outer host that is
+//! killed and booted again: `--power` runs these alone. `--full` runs all.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use clap::Args;
 
 use crate::counts::Counts;
 use crate::lab::host::{Afterwards, Session};
+use crate::lab::kept_disk::KeptDisk;
 use crate::lab::loss::with_second_try;
 use crate::lab::programs::{self, Program};
 use crate::lab::systemd::{DebianRoot, SystemdInit};
@@ -33,6 +35,9 @@ pub(crate) struct VmTest {
     /// Runs the tests under systemd, and these only.
     #[arg(long, conflicts_with = "full")]
     systemd: bool,
+    /// Runs the tests of power cuts, and these only.
+    #[arg(long, conflicts_with_all = ["full", "systemd", "keep"])]
+    power: bool,
     /// Leaves the outer host up afterwards and says how to look around in it.
     #[arg(long)]
     keep: bool,
@@ -47,11 +52,14 @@ impl VmTest {
         let start = Instant::now();
         let shipped = programs::build_shipped(workspace)?;
         let mut counts = Counts::default();
-        if !self.systemd {
+        if !self.systemd && !self.power {
             counts += self.run_plain(workspace, shipped.clone())?;
         }
         if self.systemd || self.full {
-            counts += self.run_under_systemd(workspace, shipped)?;
+            counts += self.run_under_systemd(workspace, shipped.clone())?;
+        }
+        if self.power || self.full {
+            counts += self.run_power_cuts(workspace, shipped)?;
         }
         println!("vm-test: {counts} ({:.1?})", start.elapsed());
         Ok(counts)
@@ -63,7 +71,8 @@ impl VmTest {
         let session = Session {
             lab: &lab,
             programs: &programs,
-            script: &self.script(),
+            script: &self.script("vm"),
+            kept: None,
             deadline: if self.full { FULL_DEADLINE } else { SMOKE_DEADLINE },
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
@@ -84,6 +93,7 @@ impl VmTest {
             lab: &lab,
             programs: &programs,
             script: &self.systemd_script(),
+            kept: None,
             deadline: SYSTEMD_DEADLINE,
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
@@ -91,6 +101,24 @@ impl VmTest {
             SystemdInit::new(workspace, &root, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
         let runs = if self.keep { 2 } else { 3 };
         with_second_try(|| run_suite(runs, |on_line| session.run_under(&init, on_line)))
+    }
+
+    /// The executable begins anew at each boot, and goes by what it finds on the disk that is kept.
+    fn run_power_cuts(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
+        let programs = with_suite(workspace, shipped, "power")?;
+        let lab = Lab::prepare(workspace)?;
+        with_second_try(|| {
+            let kept = KeptDisk::blank(&workspace.lab_dir().join("kept.img"))?;
+            let session = Session {
+                lab: &lab,
+                programs: &programs,
+                script: &self.script("power"),
+                kept: Some(&kept),
+                deadline: SMOKE_DEADLINE,
+                afterwards: Afterwards::PowerOff,
+            };
+            run_suite(1, |on_line| session.run(on_line))
+        })
     }
 
     /// What runs on a host with systemd, before its shutdown. The suite is copied to where it outlives that.
@@ -108,12 +136,12 @@ impl VmTest {
         )
     }
 
-    /// What runs in the outer host.
-    fn script(&self) -> String {
-        let mut words = vec!["/lab/bin/vm".to_owned(), "--test-threads=1".to_owned()];
+    /// What runs in the outer host: the executable `suite`. What one says that has its power cut is shown as it comes.
+    fn script(&self, suite: &str) -> String {
+        let mut words = vec![format!("/lab/bin/{suite}"), "--test-threads=1".to_owned()];
         words.extend(self.filter.clone());
         words.extend(self.full.then(|| "--include-ignored".to_owned()));
-        words.extend(self.nocapture.then(|| "--nocapture".to_owned()));
+        words.extend((self.nocapture || suite == "power").then(|| "--nocapture".to_owned()));
         let command: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
         format!(
             "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0\ncd /tmp\nexec {}\n",
@@ -157,7 +185,7 @@ mod tests {
     #[test]
     fn a_filter_is_passed_as_one_word() {
         let task = VmTest { filter: Some("a; reboot".into()), full: true, ..VmTest::default() };
-        let script = task.script();
+        let script = task.script("vm");
         assert!(
             script.ends_with("exec '/lab/bin/vm' '--test-threads=1' 'a; reboot' '--include-ignored'\n"),
             "{script}"

@@ -41,7 +41,7 @@ pub struct StatusView {
     /// VMs whose record on disk cannot be used. They are left alone.
     #[serde(default)]
     pub damaged: Vec<DamagedVm>,
-    /// What of the host's network is not as it should be.
+    /// What of this host, beside VMs, is not as it should be: its network, processes that were not taken over, a full disk.
     #[serde(default)]
     pub degradations: Vec<String>,
     /// Lines that the log lost.

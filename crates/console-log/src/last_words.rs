@@ -26,16 +26,16 @@ const fn fallback() -> [usize; WORDS.len() + 1] {
     table
 }
 
-/// Looks for a panic's last words in what one boot writes, however the bytes are cut into pieces.
+/// Looks for the line with a panic's last words in what one boot writes, however the bytes are cut into pieces.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LastWords {
-    /// How many bytes of the words end what was written.
+    /// How many bytes of the words end what was written; all of them from when they are there.
     matched: usize,
     found: bool,
 }
 
 impl LastWords {
-    /// Takes notice of the next bytes. True once a boot: when the words are complete.
+    /// Takes notice of the next bytes. True once a boot: when the line with the words has ended, which says why.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> bool {
         if self.found {
             return false;
@@ -44,13 +44,16 @@ impl LastWords {
         self.found
     }
 
-    /// Whether the words are complete after `byte`.
+    /// Whether the line with the words ends with `byte`.
     fn step(&mut self, byte: u8) -> bool {
+        if self.matched == WORDS.len() {
+            return byte == b'\n';
+        }
         while self.matched > 0 && WORDS[self.matched] != byte {
             self.matched = FALLBACK[self.matched];
         }
         self.matched += usize::from(WORDS[self.matched] == byte);
-        self.matched == WORDS.len()
+        false
     }
 }
 
@@ -64,21 +67,23 @@ mod tests {
     /// Text that is made of beginnings of the words, and of other things.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         let beginning = (0..=WORDS.len()).prop_map(|count| WORDS[..count].to_vec());
-        let part = prop_oneof![8 => beginning, 1 => Just(b"-".to_vec()), 1 => vec(any::<u8>(), 0..4)];
+        let part = prop_oneof![8 => beginning, 1 => Just(b"-".to_vec()), 2 => Just(b"\n".to_vec()), 1 => vec(any::<u8>(), 0..4)];
         vec(part, 0..6).prop_map(|parts| parts.concat())
     }
 
     proptest! {
         #[test]
-        fn the_words_are_found_once_wherever_pieces_end(text in text(), piece in 1..50usize) {
-            let there = text.windows(WORDS.len()).position(|window| window == WORDS);
+        fn their_line_is_found_once_wherever_pieces_end(text in text(), piece in 1..50usize) {
+            let words = text.windows(WORDS.len()).position(|window| window == WORDS);
+            let end = |at: usize| text[at..].iter().position(|byte| *byte == b'\n').map(|more| at + more);
+            let there = words.and_then(|at| end(at + WORDS.len()));
             let (mut words, mut found) = (LastWords::default(), Vec::new());
             for (number, piece) in text.chunks(piece).enumerate() {
                 if words.feed(piece) {
                     found.push(number);
                 }
             }
-            let expected = there.map(|at| (at + WORDS.len() - 1) / piece);
+            let expected = there.map(|at| at / piece);
             prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
         }
     }

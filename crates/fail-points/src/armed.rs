@@ -1,7 +1,10 @@
 //! What passing a point does where points are compiled in.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -13,14 +16,26 @@ struct Armed {
     passed: AtomicU32,
 }
 
-/// Ends the process if this is where it is to end.
+/// How often a thread that waits looks whether it still has to.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Ends the process or waits, if this is where that is to be.
 pub(crate) fn pass(point: FailPoint, subject: &str) {
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     let Some(armed) = ARMED.get_or_init(from_environment) else { return };
     if armed.trigger.concerns(point, subject)
         && armed.passed.fetch_add(1, Ordering::Relaxed).saturating_add(1) == armed.trigger.nth()
     {
-        die();
+        match armed.trigger.file() {
+            None => die(),
+            Some(file) => wait_while_there(file),
+        }
+    }
+}
+
+fn wait_while_there(file: &Path) {
+    while file.exists() {
+        sleep(LOOK_EVERY);
     }
 }
 

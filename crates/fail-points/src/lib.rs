@@ -1,11 +1,13 @@
-//! Named points at which tests kill a process, to find out what the next one makes of what it left.
+//! Named points at which tests kill a process, to find out what the next one makes of what it left, or hold it up, to find out
+//! what others make of work that is under way.
 //!
 //! ```text
-//! PROCURATOR_FAIL_POINT=<point>[@<subject>][:<nth>]
+//! PROCURATOR_FAIL_POINT=<point>[@<subject>][:<nth>][=<file>]
 //! ```
 //!
 //! The process kills itself with SIGKILL when it passes `point` for the `nth` time (the first, where none is said); a point
-//! that many things pass is narrowed to one `subject`: the name of a file, for those in the writing of files.
+//! that many things pass is narrowed to one `subject`: the name of a file, for those in the writing of files. Where a `file`
+//! is named, the process goes on living: the thread that passes waits there as long as that file exists.
 //!
 //! All points stand in [`FailPoint`]. The feature `armed` compiles them in. It is off in every build but that of tests which
 //! ask for it, and then passing a point is an empty function.
@@ -27,16 +29,16 @@ mod trigger;
 pub use points::FailPoint;
 pub use trigger::{Trigger, TriggerError};
 
-/// The environment variable that says where the process ends.
+/// The environment variable that says where the process ends or waits.
 pub const VARIABLE: &str = "PROCURATOR_FAIL_POINT";
 
-/// Ends the process here, where [`VARIABLE`] says so.
+/// Ends the process here or waits, where [`VARIABLE`] says so.
 #[inline]
 pub fn pass(point: FailPoint) {
     pass_with(point, "");
 }
 
-/// Ends the process here, where [`VARIABLE`] says so for this `subject` or for any.
+/// Ends the process here or waits, where [`VARIABLE`] says so for this `subject` or for any.
 #[inline]
 pub fn pass_with(point: FailPoint, subject: &str) {
     #[cfg(feature = "armed")]

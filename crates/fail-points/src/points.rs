@@ -1,4 +1,4 @@
-//! The list of all points: every step after which something new is on disk or in the kernel.
+//! The list of all points: every step after which something new is on disk or in the kernel, and those that a test has wait.
 
 /// Declares [`FailPoint`], so that no point is without a name or left out of the list.
 macro_rules! fail_points {
@@ -74,6 +74,8 @@ fail_points! {
     HostProcessOrdered = "host-process.ordered",
     /// In the host process: it listens for later workers.
     HostListening = "host.listening",
+    /// In the process that runs a machine: the machine's thread is there, and has built nothing yet.
+    MachineBuilding = "machine.building",
     /// In the host process: a machine runs, and no worker was told.
     HostLaunched = "host.launched",
 
@@ -146,6 +148,6 @@ mod tests {
     fn every_point_has_a_name_of_its_own_that_can_stand_in_the_environment() {
         let names: BTreeSet<_> = FailPoint::ALL.iter().map(|point| point.name()).collect();
         assert_eq!(names.len(), FailPoint::ALL.len());
-        assert!(names.iter().all(|name| !name.contains(['@', ':'])));
+        assert!(names.iter().all(|name| !name.contains(['@', ':', '='])));
     }
 }

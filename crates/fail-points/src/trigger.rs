@@ -1,19 +1,21 @@
-//! Which passing of which point ends the process.
+//! Which passing of which point ends the process, or has it wait.
 
 use std::fmt;
 use std::num::ParseIntError;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
 
 use crate::FailPoint;
 
-/// A point, whose passing of it counts, and which of these passings is meant.
+/// A point, whose passing of it counts, which of these passings is meant, and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
     point: FailPoint,
     subject: Option<String>,
     nth: u32,
+    file: Option<PathBuf>,
 }
 
 /// Why a text names no passing of a point.
@@ -40,7 +42,7 @@ impl Trigger {
     /// The first passing of `point`, whatever passes it.
     #[must_use]
     pub fn first(point: FailPoint) -> Self {
-        Self { point, subject: None, nth: 1 }
+        Self { point, subject: None, nth: 1, file: None }
     }
 
     /// The same, counting only what passes with this `subject`.
@@ -53,6 +55,18 @@ impl Trigger {
     #[must_use]
     pub fn at(self, nth: u32) -> Self {
         Self { nth: nth.max(1), ..self }
+    }
+
+    /// The same, at which a thread waits as long as `file` exists.
+    #[must_use]
+    pub fn while_there(self, file: impl Into<PathBuf>) -> Self {
+        Self { file: Some(file.into()), ..self }
+    }
+
+    /// The file for whose end a thread waits; without one the process ends.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// Which point.
@@ -80,7 +94,11 @@ impl fmt::Display for Trigger {
         if let Some(subject) = &self.subject {
             write!(formatter, "@{subject}")?;
         }
-        write!(formatter, ":{}", self.nth)
+        write!(formatter, ":{}", self.nth)?;
+        match &self.file {
+            Some(file) => write!(formatter, "={}", file.display()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -88,6 +106,10 @@ impl FromStr for Trigger {
     type Err = TriggerError;
 
     fn from_str(text: &str) -> Result<Self, TriggerError> {
+        let (text, file) = match text.split_once('=') {
+            Some((text, file)) => (text, Some(file.into())),
+            None => (text, None),
+        };
         let (rest, nth) = match text.rsplit_once(':') {
             Some((rest, count)) => (rest, parse_count(count)?),
             None => (text, 1),
@@ -98,7 +120,7 @@ impl FromStr for Trigger {
         };
         let point = FailPoint::ALL.iter().copied().find(|point| point.name() == name);
         let point = point.ok_or_else(|| TriggerError::UnknownPoint { name: name.to_owned() })?;
-        Ok(Self { point, subject, nth })
+        Ok(Self { point, subject, nth, file })
     }
 }
 
@@ -121,6 +143,7 @@ mod tests {
             Trigger::first(FailPoint::FileRenamed),
             Trigger::first(FailPoint::FileRenamed).of("leases.json").at(3),
             Trigger::first(FailPoint::StartLaunched).at(2),
+            Trigger::first(FailPoint::MachineBuilding).while_there("/tmp/a:b=c@d"),
         ] {
             assert_eq!(trigger.to_string().parse(), Ok(trigger));
         }

@@ -13,6 +13,7 @@
 mod adopting;
 mod conversation;
 mod directory;
+mod exit_record;
 mod handshake;
 mod kernel_log;
 mod launching;

@@ -386,7 +386,7 @@ async fn an_adopted_machine_whose_process_is_killed_is_lost() {
     let machine = &adoption.machines.first().expect("it is adopted").handle;
     assert_eq!(
         within(machine.exited()).await,
-        MachineExit::HostLost(format!("its host process {pid} is gone"))
+        MachineExit::HostLost(format!("its host process {pid} was killed by SIGKILL"))
     );
     within(machine.released()).await;
     assert!(sockets(&directory).is_empty());

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen, move_mount,
 };
 
 /// The name of the file that takes all room.
@@ -53,13 +54,25 @@ impl SmallFileSystem {
         format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
     }
 
-    /// Takes all the room that is left.
+    /// Mounts it at `directory` too. For a thread that is [`isolated`](crate::isolated), with whose mounts it goes.
     ///
     /// # Panics
     ///
-    /// Where that was done before.
+    /// Where that is no directory.
+    pub fn mount_at(&self, directory: &Path) {
+        move_mount(&self.root, "", CWD, directory, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .expect("a directory to mount at");
+    }
+
+    /// Takes all the room that is left, also where some was taken before.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be written to.
     pub fn fill(&self) {
-        let mut filler = self.create(FILLER);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+        let filler = openat(&self.root, FILLER, flags, Mode::RUSR | Mode::WUSR).expect("a file");
+        let mut filler = File::from(filler);
         while filler.write(&[0xff; 4096]).is_ok() {}
     }
 

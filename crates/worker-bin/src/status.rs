@@ -48,12 +48,20 @@ pub(crate) fn source(
             owners: node.owners,
             unclaimed: node.unclaimed,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
-            degradations: [vm_manager.network_degradations(), vm_manager.strangers()].concat(),
+            degradations: degradations(&vm_manager),
             log_lines_dropped: logging::dropped(),
             open_files_limit: files.limit(),
             guests_outlive_worker: Some(guests_outlive_worker),
         }
     })
+}
+
+/// What does not work as it should beside VMs.
+fn degradations(vm_manager: &VmManager) -> Vec<String> {
+    let mut told = vm_manager.network_degradations();
+    told.extend(vm_manager.strangers());
+    told.extend(vm_manager.disk_shortage());
+    told
 }
 
 /// The link to a master, as it is told of.

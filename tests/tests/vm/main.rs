@@ -14,6 +14,7 @@ mod refusals;
 mod rollout;
 mod sockets;
 mod survival;
+mod upgrade;
 mod vhost;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Assignment, BOOT_DEADLINE, Echoes, HostState, Place, SHORT_DEADLINE, Worker, host_process_of, http_get,
-    records_on, until,
+    Assignment, BOOT_DEADLINE, Echoes, HostState, Place, SHORT_DEADLINE, Transfer, Worker, host_process_of,
+    http_get, records_on, until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -28,6 +28,7 @@ fn guests_do_not_notice_that_their_worker_is_killed_or_restarted() -> Result<()>
     let first = until("the first records", BOOT_DEADLINE, written)?;
     let console = worker.console_of("web")?;
     let echoes = Echoes::of(web.address()?);
+    let transfer = until("a transfer begins", SHORT_DEADLINE, || Transfer::with(web.address()?))?;
 
     worker.kill()?;
     until("records are written without a worker", SHORT_DEADLINE, || {
@@ -52,6 +53,7 @@ fn guests_do_not_notice_that_their_worker_is_killed_or_restarted() -> Result<()>
     let heard = echoes.stop()?;
     println!("echoes of a guest whose worker was killed and restarted: {heard:?}");
     assert_eq!(heard.lost, 0, "{heard:?}");
+    println!("a transfer with it: {:?}", transfer.stop()?);
     // What was taken over obeys.
     worker.assign(&[Assignment::of(&guest, "web")])?;
     worker.wait_until_gone("db")?;

@@ -41,6 +41,7 @@ pub(super) fn measure(workspace: &Workspace, runs: u32) -> Result<Vec<Row>> {
         lab: &lab,
         programs: &programs,
         script: &format!("{SCRIPT_VARIABLES}\ncd /tmp\nexec /lab/bin/stock measure {runs}\n"),
+        kept: None,
         deadline: DEADLINE,
         afterwards: Afterwards::PowerOff,
     };

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::lab::dynamic;
 use crate::{packages, process};
 
-const EMPTY_FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "var", "etc", "root", "lab"];
+const EMPTY_FOLDERS: [&str; 10] = ["dev", "proc", "sys", "run", "tmp", "var", "etc", "root", "lab", "kept"];
 
 /// A root file system in the making.
 pub(crate) struct Tree {

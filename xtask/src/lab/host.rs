@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::lab::Lab;
 use crate::lab::disk::Tree;
+use crate::lab::kept_disk::KeptDisk;
 use crate::lab::loss::HostLost;
 use crate::lab::programs::Program;
 use crate::lab::pulse::Pulse;
@@ -53,8 +55,10 @@ pub(crate) struct Session<'lab> {
     pub(crate) programs: &'lab [Program],
     /// What runs, in POSIX shell.
     pub(crate) script: &'lab str,
-    /// After this time everything is ended and the run has failed.
+    /// After this time, counted from each boot, everything is ended and the run has failed.
     pub(crate) deadline: Duration,
+    /// A disk that outlives a power cut, after which the host is booted again and the script begins anew.
+    pub(crate) kept: Option<&'lab KeptDisk>,
     /// What happens after the script's end.
     pub(crate) afterwards: Afterwards,
 }
@@ -66,6 +70,14 @@ pub(crate) enum Afterwards {
     PowerOff,
     /// It stays up, with a shell on a socket, until this program is interrupted.
     Keep,
+}
+
+/// How far a script was followed.
+enum Followed {
+    /// To its end, with that exit status.
+    ToItsEnd(i32),
+    /// Until the host is to lose its power.
+    UntilPowerIsCut,
 }
 
 /// What the outer host's first program is, and what is its root file system.
@@ -87,7 +99,8 @@ impl Init for BusyboxInit {
     fn add_to(&self, tree: &Tree) -> Result<()> {
         tree.add_script(include_str!("outer-init.sh"), "/sbin/init")?;
         tree.add_busybox()?;
-        tree.add_dynamic_program("nft")
+        tree.add_dynamic_program("nft")?;
+        tree.add_dynamic_program("dbclient")
     }
 
     fn kernel_parameters(&self) -> &'static str {
@@ -116,11 +129,17 @@ impl Session<'_> {
             Acceleration::Hardware => println!("Host     QEMU on this machine's KVM, nested"),
             Acceleration::Emulated => println!("Host     QEMU, emulating a processor with SVM"),
         }
-        let mut qemu = self.qemu(acceleration, &disk, init)?;
-        qemu.current_dir(&folder);
-        let mut child = Guarded(qemu.spawn().context("cannot start QEMU")?);
-        let output = child.0.stdout.take().context("QEMU was started with a pipe")?;
-        let status = self.follow(&Relay::start(output), &folder, &mut on_line)?;
+        let (mut child, status) = loop {
+            let mut qemu = self.qemu(acceleration, &disk, init)?;
+            qemu.current_dir(&folder);
+            let mut child = Guarded(qemu.spawn().context("cannot start QEMU")?);
+            let output = child.0.stdout.take().context("QEMU was started with a pipe")?;
+            match self.follow(&Relay::start(output), &folder, &mut on_line)? {
+                Followed::ToItsEnd(status) => break (child, status),
+                // Dropped, it is killed.
+                Followed::UntilPowerIsCut => println!("Host     its power is cut; it boots again"),
+            }
+        };
         if self.afterwards == Afterwards::Keep {
             let shell = folder.join(SHELL_SOCKET);
             println!(
@@ -136,15 +155,20 @@ impl Session<'_> {
         Ok(status)
     }
 
-    /// Hands on lines up to the script's end. An error is a loss of the host, not a verdict of the script.
-    fn follow(&self, relay: &Relay, folder: &Path, on_line: &mut impl FnMut(&str)) -> Result<i32> {
+    /// Hands on lines up to the script's end or to a power cut. An error is a loss of the host, not a verdict of the script.
+    fn follow(&self, relay: &Relay, folder: &Path, on_line: &mut impl FnMut(&str)) -> Result<Followed> {
         const LOOK: Duration = Duration::from_secs(5);
         let end = Instant::now() + self.deadline;
         let mut pulse = Pulse::of(&folder.join(PULSE_FILE));
         let loss = loop {
             match relay.next(end.min(Instant::now() + LOOK)) {
                 RelayEvent::Line(line) => on_line(&line),
-                RelayEvent::Ended(status) => return Ok(status),
+                RelayEvent::Ended(status) => return Ok(Followed::ToItsEnd(status)),
+                RelayEvent::PowerCut(after) if self.kept.is_some() => {
+                    thread::sleep(after);
+                    return Ok(Followed::UntilPowerIsCut);
+                }
+                RelayEvent::PowerCut(_) => on_line("a power cut was asked for, and no disk is kept"),
                 RelayEvent::Closed => break HostLost::Died,
                 RelayEvent::DeadlinePassed if Instant::now() >= end => {
                     break HostLost::OutOfTime(self.deadline);
@@ -202,6 +226,7 @@ impl Session<'_> {
             command.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", root.display()));
         }
         command.arg("-drive").arg(format!("file={},if=virtio,format=raw,read-only=on", disk.display()));
+        command.args(self.kept.into_iter().flat_map(KeptDisk::qemu_arguments));
         command.args(["-device", "virtio-serial-pci", "-chardev", "file,id=relay,path=/dev/stdout"]);
         command.args(["-device", "virtserialport,chardev=relay,nr=1,name=procurator.relay"]);
         command.args(["-chardev", &format!("file,id=pulse,path={PULSE_FILE}")]);

@@ -55,6 +55,8 @@ impl Images {
         // Busybox knows nothing of a machine's sockets.
         let programs = dynamic::with_libraries("socat", "/usr/bin/socat")?;
         build.args(["--argstr", "programs", &serde_json::to_string(&programs)?]);
+        let sessions = dynamic::with_libraries("dropbear", "/usr/sbin/dropbear")?;
+        build.args(["--argstr", "sessions", &serde_json::to_string(&sessions)?]);
         build.args(["--argstr", "toolPath", packages::TOOL_PATH]);
         build.arg("--out-link").arg(workspace.lab_dir().join("images/result"));
         let built = process::output_of(&mut build).context("Nix could not build the test images")?;

@@ -3,10 +3,13 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The outer host's init writes this and the exit status as its last line.
 const END_MARKER: &str = "@@lab ended ";
+
+/// The script writes this, and after how many milliseconds the host's power is to be cut.
+const POWER_CUT_MARKER: &str = "@@lab power-cut ";
 
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub(crate) enum RelayEvent {
     Line(String),
     /// The script has ended with this status.
     Ended(i32),
+    /// After this time the host is to lose its power.
+    PowerCut(Duration),
     /// The host is gone without that.
     Closed,
     /// Nothing came in time.
@@ -56,16 +61,17 @@ fn forward(stream: impl Read, sender: &SyncSender<RelayEvent>) {
 
 fn classify(line: &str) -> RelayEvent {
     let line = line.trim_end_matches(['\n', '\r']);
-    match line.strip_prefix(END_MARKER).and_then(|status| status.trim().parse().ok()) {
-        Some(status) => RelayEvent::Ended(status),
+    if let Some(status) = line.strip_prefix(END_MARKER).and_then(|status| status.trim().parse().ok()) {
+        return RelayEvent::Ended(status);
+    }
+    match line.strip_prefix(POWER_CUT_MARKER).and_then(|after| after.trim().parse().ok()) {
+        Some(after) => RelayEvent::PowerCut(Duration::from_millis(after)),
         None => RelayEvent::Line(line.to_owned()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn soon() -> Instant {
@@ -74,9 +80,13 @@ mod tests {
 
     #[test]
     fn lines_come_in_order_and_the_marker_ends_them() {
-        let relay = Relay::start(&b"one\r\n\xfftwo\n@@lab ended 7\nrest"[..]);
+        let relay = Relay::start(
+            &b"one\r\n\xfftwo\n@@lab power-cut 20\n@@lab power-cut now\n@@lab ended 7\nrest"[..],
+        );
         assert_eq!(relay.next(soon()), RelayEvent::Line("one".into()));
         assert_eq!(relay.next(soon()), RelayEvent::Line("\u{fffd}two".into()));
+        assert_eq!(relay.next(soon()), RelayEvent::PowerCut(Duration::from_millis(20)));
+        assert_eq!(relay.next(soon()), RelayEvent::Line("@@lab power-cut now".into()));
         assert_eq!(relay.next(soon()), RelayEvent::Ended(7));
         assert_eq!(relay.next(soon()), RelayEvent::Line("rest".into()));
         assert_eq!(relay.next(soon()), RelayEvent::Closed);

@@ -42,6 +42,7 @@ impl LabTask {
             programs: &programs,
             script: &format!("PATH=/lab/bin:$PATH\ncd /tmp\n{}", self.script),
             deadline: Duration::from_secs(self.deadline),
+            kept: None,
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
         let print = |line: &str| println!("{line}");

@@ -13,7 +13,7 @@ use vm_model::{VmId, error_chain};
 use super::conversation::greet;
 use super::directory::{Dialled, SocketDirectory};
 use super::process::WatchedProcess;
-use crate::wire::{Connection, Version, Welcome};
+use crate::wire::{Connection, MachineListing, Version, Welcome};
 
 /// How long a process may take to answer a hello.
 pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(2);
@@ -69,6 +69,8 @@ pub struct SeenMachine {
     pub vm: VmId,
     /// What its launcher noted.
     pub notes: String,
+    /// Whether its launch is under way: nobody takes over such a machine, and its process gives it up with its worker.
+    pub launching: bool,
 }
 
 /// Looks at every host process that listens in `directory`, all at the same time; none where there is no such directory.
@@ -101,8 +103,8 @@ pub async fn look_at_processes(directory: &Path) -> io::Result<Vec<SeenProcess>>
 fn answer_of(welcome: Welcome) -> SeenAnswer {
     let Welcome { version, build, machines, .. } = welcome;
     let machines = machines.into_iter().filter(|listing| !listing.released);
-    let machines = machines.map(|listing| SeenMachine { vm: listing.vm, notes: listing.notes }).collect();
-    SeenAnswer::Welcome { version, build, machines }
+    let seen = |MachineListing { vm, notes, launching, .. }| SeenMachine { vm, notes, launching };
+    SeenAnswer::Welcome { version, build, machines: machines.map(seen).collect() }
 }
 
 /// Looks behind one socket; a process may take `patience` to answer. What is no process of ours is left alone.

@@ -1,7 +1,7 @@
 //! A host process as the kernel knows it: whether it is there, and how it ended.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
@@ -12,8 +12,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use vm_model::MachineExit;
 
+use super::exit_record::exit_status;
 use super::kernel_log::was_killed_for_memory;
 use crate::awaited::watch;
+
+/// What is said of a process whose end nobody tells of.
+const GONE: &str = "is gone; how it ended cannot be known, as this worker did not start it";
 
 /// A process that is watched. Dropping this does nothing to it.
 #[derive(Debug)]
@@ -82,9 +86,12 @@ impl WatchedProcess {
         }
     }
 
-    /// How it ended, once it is gone. By which signal is known of a child alone.
+    /// How it ended, once it is gone. Of one that is no child this is known as far as the kernel tells.
     pub(super) async fn how_it_ended(&mut self) -> ProcessEnd {
-        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        let status = match self.child.as_mut() {
+            Some(child) => child.try_wait().ok().flatten(),
+            None => exit_status(self.pid, self.pidfd.get_ref().as_fd()),
+        };
         let (pid, since) = (self.pid, self.since);
         let may_be_for_memory = status.is_none_or(|status| status.signal() == Some(Signal::KILL.as_raw()));
         let is_for_memory = may_be_for_memory
@@ -94,7 +101,7 @@ impl WatchedProcess {
                 "its host process {pid} was killed by the host's kernel because memory ran out"
             ));
         }
-        let how = status.map_or_else(|| "is gone".to_owned(), describe);
+        let how = status.map_or_else(|| GONE.to_owned(), describe);
         ProcessEnd::Other(format!("its host process {pid} {how}"))
     }
 }
@@ -114,7 +121,7 @@ fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("was killed by {}", signal_name(signal)),
         (None, Some(code)) => format!("exited with status {code}"),
-        (None, None) => "is gone".to_owned(),
+        (None, None) => GONE.to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use console_log::{ConsoleWriter, KernelPanic, PANIC_LINES};
+use fail_points::{FailPoint, pass};
 use machine_host::LaunchFailure;
 use vm_model::{InitialState, MachineExit, MachinePhase, MachineSpec, ResetPolicy};
 
@@ -73,6 +74,7 @@ impl MachineRunner {
     }
 
     fn build(&self, spec: MachineSpec<OwnedFd>) -> Result<Box<dyn Machine>, LaunchFailure> {
+        pass(FailPoint::MachineBuilding);
         let surroundings = Surroundings { name: self.name.clone(), console: self.console.clone() };
         Ok(self.engine.build(spec, surroundings)?)
     }

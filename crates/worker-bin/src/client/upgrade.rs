@@ -31,6 +31,8 @@ pub(super) struct Verdict {
 enum Fate {
     /// A host process that this program can take over.
     HostProcess { pid: Option<u32>, version: u32, build: String },
+    /// A host process that is launching it for the worker that runs, and gives that up when this ends.
+    UnderWay { pid: Option<u32> },
     /// A process that this program cannot take over.
     Stranger { pid: Option<u32>, problem: String },
     /// A host process that the worker ends with itself, because it is told to stop its guests or runs the others itself.
@@ -77,7 +79,10 @@ fn fate_in(vm: &VmId, process: &SeenProcess, holders: &LockHolders) -> Option<Fa
     let pid = process.pid;
     match &process.answer {
         SeenAnswer::Welcome { version, build, machines } => {
-            let SeenMachine { notes, .. } = machines.iter().find(|machine| machine.vm == *vm)?;
+            let SeenMachine { notes, launching, .. } = machines.iter().find(|machine| machine.vm == *vm)?;
+            if *launching {
+                return Some(Fate::UnderWay { pid });
+            }
             Some(match check_notes(vm, notes) {
                 Ok(()) => Fate::HostProcess { pid, version: version.0, build: build.clone() },
                 Err(problem) => Fate::Stranger { pid, problem: error_chain(&problem) },
@@ -134,6 +139,9 @@ impl Fate {
             Self::HostProcess { pid, version, build } => {
                 format!("{} ({build}) is taken over; both speak version {version}", process(pid))
             }
+            Self::UnderWay { pid } => {
+                format!("{} is starting it; the next worker starts it anew", process(pid))
+            }
             Self::Stranger { pid, problem } => {
                 format!("{} cannot be taken over by this program: {problem}", process(pid))
             }
@@ -182,8 +190,11 @@ mod tests {
     }
 
     fn process(pid: u32, machines: &[(&str, String)]) -> SeenProcess {
-        let machines =
-            machines.iter().map(|(vm, notes)| SeenMachine { vm: VmId::new(vm), notes: notes.clone() });
+        let machines = machines.iter().map(|(vm, notes)| SeenMachine {
+            vm: VmId::new(vm),
+            notes: notes.clone(),
+            launching: false,
+        });
         let answer = SeenAnswer::Welcome {
             version: Version(1),
             build: "host-process 0.1.0".to_owned(),

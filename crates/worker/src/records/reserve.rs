@@ -76,6 +76,20 @@ impl RecordWriter {
         }
     }
 
+    /// What is to be told of a disk that has no space left, in words; `None` where there is some.
+    pub(crate) fn shortage(&self) -> Option<String> {
+        self.0.fill();
+        let Reserve { path, size, .. } = &*self.0;
+        let Some(left) = self.0.left() else {
+            return Some(format!("no space is set aside for records: {} cannot be made", path.display()));
+        };
+        let is_short = left < *size || self.0.is_needed();
+        is_short.then(|| match left {
+            0 => format!("the disk of {} is full, and what was set aside for records is used up: nothing can be recorded until there is space", path.display()),
+            left => format!("the disk of {} is full: records go to the space set aside for them, {left} bytes of {size}", path.display()),
+        })
+    }
+
     fn write(&self, write: impl Fn() -> Result<(), WriteError>) -> Result<(), WriteError> {
         loop {
             match write() {
@@ -114,6 +128,12 @@ impl Reserve {
         file.set_len(left.saturating_sub((self.size / PIECES).max(1))).is_ok()
     }
 
+    /// How many bytes there are; `None` where it could not be made.
+    fn left(&self) -> Option<u64> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map(|file| file.metadata().map_or(0, |metadata| metadata.len()))
+    }
+
     /// Whether the file system has no blocks left beside these.
     fn is_needed(&self) -> bool {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,13 +168,17 @@ mod tests {
         let writer = RecordWriter::open(directory);
         assert_eq!(fs::metadata(directory.join(FILE)).expect("there").len(), (1 << 20) / SHARE);
         file_system.fill();
+        assert!(writer.shortage().is_some_and(|told| told.contains("full: records go to")));
         writer.write_json(&directory.join("a.json"), &"small").expect("there is space for it");
         let large = "x".repeat(1 << 19);
         let error = writer.write_json(&directory.join("b.json"), &large).expect_err("too large");
         assert!(is_for_want_of_space(error.source()), "{error}");
         assert_eq!(fs::metadata(directory.join(FILE)).expect("there").len(), 0);
+        file_system.fill();
+        assert!(writer.shortage().is_some_and(|told| told.contains("nothing can be recorded")));
 
         file_system.make_room();
+        assert_eq!(writer.shortage(), None);
         writer.write_json(&directory.join("c.json"), &"small").expect("there is space");
         file_system.fill();
         fs::write(directory.join("of-others"), "x").expect_err("it is full");

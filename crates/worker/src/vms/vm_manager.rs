@@ -367,6 +367,11 @@ impl VmManager {
         self.shared.context.network.degradations()
     }
 
+    /// That the disk of the state directory is full, in a sentence, where it is.
+    pub fn disk_shortage(&self) -> Option<String> {
+        self.shared.context.writer.shortage()
+    }
+
     /// What changed definitions would make of their VMs. One that is not known in time is left out.
     pub(crate) async fn describe(&self, changed: Vec<Assignment>, thoroughness: Thoroughness) -> Described {
         let context = Arc::clone(&self.shared.context);

@@ -86,7 +86,9 @@ fn part(point: FailPoint) -> Part {
         | FailPoint::HostProcessSpawned
         | FailPoint::HostProcessGreeted
         | FailPoint::HostProcessOrdered => Part::HostProcess,
-        FailPoint::HostListening | FailPoint::HostLaunched => Part::InHostProcess,
+        FailPoint::HostListening | FailPoint::MachineBuilding | FailPoint::HostLaunched => {
+            Part::InHostProcess
+        }
     }
 }
 
