@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod answering;
 mod children;
 mod faults;
 mod machines;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,8 @@ use worker::vms::{
     HostProcessSettings, MemoryOvercommit, Placement, VmId, VmManager, VmManagerConfig, VmStatus,
 };
 
-use crate::children;
 use crate::machines::nanoseconds;
+use crate::{answering, children};
 
 /// VMs that are created at the same time.
 const AT_ONCE: usize = 8;
@@ -37,7 +38,8 @@ pub(crate) struct Many {
 impl Many {
     /// Creates the VMs, lets go of them, has another manager take them over, lets them idle, and ends them. Answers, in
     /// nanoseconds, how long the creation of all took, how long the other manager took from its start until all were
-    /// running, and how long all processes and this program ran on a processor while the VMs idled.
+    /// running, how long all processes and this program ran on a processor while the VMs idled, for how much of as long a time
+    /// without sampling, and how long the admin interface took to answer ([`answering::measure`]).
     pub(crate) fn measure(self, program: Vec<OsString>, folder: &Path) -> Result<Vec<u64>> {
         let folder = folder.join(format!("many-{}-{}", self.vms, self.each));
         std::fs::create_dir(&folder).context("cannot make a folder")?;
@@ -79,21 +81,24 @@ impl Many {
         sleep(SETTLING).await;
 
         let begun = Instant::now();
-        let manager = VmManager::new_async(config).await?;
+        let manager = Arc::new(VmManager::new_async(config).await?);
         while !self.are_running(&manager) {
             ensure!(begun.elapsed() < PATIENCE, "not all VMs were taken over");
             sleep(Duration::from_millis(1)).await;
         }
         let adopted = begun.elapsed();
 
+        sleep(SETTLING).await;
+        let unsampled = self.idle().await?;
         let polling = manager.start_metrics_polling();
         sleep(SETTLING).await;
-        let before = processor_time()?;
-        sleep(self.idle).await;
-        let idled = processor_time()?.saturating_sub(before);
+        let idled = self.idle().await?;
+        let answers = answering::measure(&manager, folder).await?;
         drop(polling);
         manager.shutdown_async().await?;
-        Ok(vec![nanoseconds(created), nanoseconds(adopted), idled])
+        let mut measured = vec![nanoseconds(created), nanoseconds(adopted), idled, unsampled];
+        measured.extend(answers);
+        Ok(measured)
     }
 
     async fn create(self, manager: &VmManager, artifact: &Artifact) -> Result<()> {
@@ -106,6 +111,13 @@ impl Many {
             created?;
         }
         Ok(())
+    }
+
+    /// How long everything runs on a processor while nothing is asked for.
+    async fn idle(self) -> Result<u64> {
+        let before = processor_time()?;
+        sleep(self.idle).await;
+        Ok(processor_time()?.saturating_sub(before))
     }
 
     fn are_running(self, manager: &VmManager) -> bool {

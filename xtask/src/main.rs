@@ -10,6 +10,7 @@ mod lab;
 mod man;
 mod packages;
 mod process;
+mod prometheus;
 mod test;
 mod tidy;
 mod vm_test;

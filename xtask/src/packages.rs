@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::process;
 
@@ -112,6 +112,46 @@ pub(crate) fn is_static(program: &Path) -> bool {
         bytes.starts_with(b"\x7fELF")
             && !bytes[..bytes.len().min(HEAD)].windows(needle.len()).any(|window| window == needle)
     })
+}
+
+/// Downloads the Debian package `package` and unpacks it to `destination`, without installing it; `finish` puts in order what
+/// was unpacked. Done beside the destination and renamed, so that an interrupted run leaves nothing that looks complete.
+pub(crate) fn download_and_unpack(
+    package: &str,
+    cache: &Path,
+    destination: &Path,
+    finish: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let partial = cache.join("partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
+    }
+    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+    let download = || process::output_of(apt_get(&["download", package]).current_dir(&partial));
+    if let Err(error) = download() {
+        // Lists that are older than the archive's last change name a file that is gone.
+        if !is_root() {
+            return Err(error.context("if the package lists are old, run: sudo apt-get update"));
+        }
+        process::run(&mut apt_get(&["update", "--quiet=2"])).context(error)?;
+        download()?;
+    }
+    let archive = only_file_in(&partial)?;
+    let tree = partial.join("tree");
+    process::run(Command::new("dpkg").arg("-x").args([&archive, &tree]))?;
+    finish(&tree)?;
+    fs::rename(&tree, destination)
+        .with_context(|| format!("cannot move {package} to {}", destination.display()))?;
+    fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))
+}
+
+fn only_file_in(folder: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    match <[PathBuf; 1]>::try_from(files) {
+        Ok([file]) => Ok(file),
+        Err(files) => bail!("one downloaded package was expected, found {files:?}"),
+    }
 }
 
 #[cfg(test)]

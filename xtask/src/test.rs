@@ -10,12 +10,14 @@ use clap::{Args, ValueEnum};
 use crate::counts::Counts;
 use crate::vm_test::VmTest;
 use crate::workspace::Workspace;
-use crate::{packages, process, tidy};
+use crate::{packages, process, prometheus, tidy};
 
 /// Variables with which a machine says that it lacks what a tier of tests needs. A test that obeys one prints a line
 /// that begins with `SKIPPED:`.
-const SKIP_VARIABLES: [&str; 3] =
-    ["PROCURATOR_SKIP_KVM_TESTS", "PROCURATOR_SKIP_ROOT_TESTS", "PROCURATOR_SKIP_NIX_TESTS"];
+const SKIP_VARIABLES: [&str; 4] =
+    ["PROCURATOR_SKIP_KVM_TESTS", "PROCURATOR_SKIP_ROOT_TESTS", "PROCURATOR_SKIP_NIX_TESTS", SKIP_PROMETHEUS];
+/// The one that spares the download of a Prometheus.
+const SKIP_PROMETHEUS: &str = "PROCURATOR_SKIP_PROMETHEUS_TESTS";
 
 /// Options of the task.
 #[derive(Args, Debug, Default)]
@@ -126,6 +128,9 @@ impl Step {
 /// With nextest, which runs each test in a process of its own; with plain cargo where it is not installed.
 fn run_unit_tests(workspace: &Workspace) -> Result<Counts> {
     let mut cargo = workspace.cargo();
+    if std::env::var_os(SKIP_PROMETHEUS).is_none() {
+        cargo.env(prometheus::VARIABLE, prometheus::ensure(&workspace.lab_dir().join("prometheus"))?);
+    }
     if packages::find_program("cargo-nextest").is_some() || has_cargo_subcommand(workspace, "nextest") {
         cargo.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         cargo.args(["--status-level", "slow", "--final-status-level", "fail"]);

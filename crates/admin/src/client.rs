@@ -21,8 +21,8 @@ use crate::orders::{
     AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
 use crate::{
-    ApiError, DumpView, EventList, OperationList, OperationView, PowerRequest, PowerVerb, StatusView, VmList,
-    VmView,
+    ApiError, DumpView, EventList, HistoryList, HistoryView, OperationList, OperationView, PowerRequest,
+    PowerVerb, StatusView, VmList, VmView,
 };
 
 /// How long the worker may take to answer.
@@ -283,13 +283,31 @@ impl AdminClient {
         events::follow(self, &events::path(since, vm, true)).await
     }
 
-    /// The figures of the worker and its VMs, as OpenMetrics text.
+    /// What all VMs used in the last minutes: the newest `points` samples of each.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; an older worker refuses as if this did not exist.
+    pub async fn list_history(&self, points: usize) -> Result<HistoryList, ClientError> {
+        self.get_json(&format!("/v1/history?points={points}")).await
+    }
+
+    /// What VM `id` used in the last minutes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_history(&self, id: &VmId) -> Result<HistoryView, ClientError> {
+        self.get_json(&format!("/v1/vms/{id}/history")).await
+    }
+
+    /// The figures of the worker and its VMs, as Prometheus text.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn get_metrics(&self) -> Result<String, ClientError> {
-        let text = self.get("/v1/metrics").await?;
-        String::from_utf8(text.into()).map_err(|problem| broken("GET /v1/metrics", problem))
+        const NAME: &str = "GET /v1/metrics";
+        let request = Request::get("/v1/metrics").header("accept", "text/plain");
+        let text = self.ask(NAME, request, Bytes::new(), DEADLINE).await?;
+        String::from_utf8(text.into()).map_err(|problem| broken(NAME, problem))
     }
 
     /// The OpenAPI document of the worker's interface.

@@ -26,6 +26,7 @@ mod connections;
 mod console;
 mod error;
 mod event_list;
+mod history;
 mod machine_view;
 mod operation;
 mod orders;
@@ -43,6 +44,7 @@ pub use console::{
 };
 pub use error::{ApiError, ErrorCode};
 pub use event_list::{EventGap, EventList, EventMessage};
+pub use history::{HistoryList, HistoryView, UsagePoint};
 pub use machine_view::{DiskView, DumpView, MachineView};
 pub use operation::{OperationList, OperationState, OperationView, PowerRequest, PowerVerb};
 pub use orders::{

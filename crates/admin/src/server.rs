@@ -7,6 +7,7 @@ mod console;
 mod dump;
 mod events;
 mod extract;
+mod history;
 mod metrics;
 mod names;
 mod operations;
@@ -14,11 +15,13 @@ mod orders;
 mod power;
 mod refusal;
 mod running;
+mod scraped;
 mod socket;
 mod status;
 mod vms;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +31,7 @@ use worker::vms::VmManager;
 
 pub use self::api::{openapi, openapi_text};
 use self::running::Operations;
+use self::scraped::Scraped;
 use self::socket::BoundSocket;
 pub use self::socket::{BindError, SocketGroup};
 use crate::access::Access;
@@ -50,12 +54,14 @@ pub struct SocketSettings {
     pub group: Option<SocketGroup>,
     /// Whose members may look; there is no socket for that where it is absent.
     pub read_group: Option<SocketGroup>,
+    /// Where a Prometheus is answered over TCP, by anybody who can connect; nowhere where it is absent.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl SocketSettings {
     /// One socket in `directory`, for the process' own user and group.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), group: None, read_group: None }
+        Self { directory: directory.into(), group: None, read_group: None, metrics: None }
     }
 }
 
@@ -64,6 +70,7 @@ impl SocketSettings {
 pub struct AdminServer {
     full: BoundSocket,
     read_only: Option<BoundSocket>,
+    scraped: Option<Scraped>,
 }
 
 /// What is served.
@@ -82,7 +89,7 @@ impl AdminServer {
     /// # Errors
     /// Somebody answers there, something else is there, there is no such group, or the host refuses.
     pub fn bind(settings: &SocketSettings) -> Result<Self, BindError> {
-        let SocketSettings { directory, group, read_group } = settings;
+        let SocketSettings { directory, group, read_group, metrics } = settings;
         let full = BoundSocket::bind(&directory.join(SOCKET_NAME), group.as_ref())?;
         let read_path = directory.join(READ_SOCKET_NAME);
         let read_only = match read_group {
@@ -92,7 +99,8 @@ impl AdminServer {
                 None
             }
         };
-        Ok(Self { full, read_only })
+        let scraped = metrics.map(Scraped::bind).transpose()?;
+        Ok(Self { full, read_only, scraped })
     }
 
     /// Answers until `shutdown` is over, at most `limit` clients at a time; then requests under way are finished.
@@ -106,9 +114,21 @@ impl AdminServer {
         let (ending, ended) = watch::channel(());
         let operations = Arc::new(Operations::default());
         let consoles = Arc::default();
-        let router =
-            api::router(Answers { vm_manager, status, node, operations, consoles, ended: ended.clone() });
-        let Self { full, read_only } = self;
+        let figures = metrics::Figures {
+            vm_manager: Arc::clone(&vm_manager),
+            node: node.clone(),
+            status: Arc::clone(&status),
+        };
+        let router = api::router(Answers {
+            vm_manager,
+            status,
+            node,
+            figures: figures.clone(),
+            operations,
+            consoles,
+            ended: ended.clone(),
+        });
+        let Self { full, read_only, scraped } = self;
         let until_ended =
             |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };
         let readers = async {
@@ -118,6 +138,11 @@ impl AdminServer {
                 serving::serve(&socket.listener, router.clone(), Access::ReadOnly, limit, until).await;
             }
         };
+        let scraper = async {
+            if let Some(scraped) = scraped {
+                scraped.serve(figures, until_ended(ended.clone())).await;
+            }
+        };
         let all =
             serving::serve(&full.listener, router.clone(), Access::Full, limit, until_ended(ended.clone()));
         let end = async move {
@@ -125,7 +150,7 @@ impl AdminServer {
             // Streams end first: the servers wait for them.
             drop(ending);
         };
-        tokio::join!(all, readers, end);
+        tokio::join!(all, readers, scraper, end);
     }
 }
 
@@ -136,6 +161,8 @@ struct Answers {
     status: StatusSource,
     /// Where the reconciler is asked.
     node: mpsc::Sender<NodeMessage>,
+    /// What a scraper reads.
+    figures: metrics::Figures,
     /// What takes a while.
     operations: Arc<Operations>,
     /// What clients that are attached to consoles share.

@@ -15,7 +15,8 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
@@ -33,17 +34,73 @@ const BODY: Duration = Duration::from_secs(10);
 const BUFFER: usize = 64 << 10;
 /// Pause after a connection could not be taken, for want of a descriptor or memory.
 const RETRY: Duration = Duration::from_millis(100);
-/// The user and group of who cannot be told (`(uid_t) -1` of credentials(7)).
-const NOBODY: u32 = u32::MAX;
+/// Who cannot be told: the user and group are `(uid_t) -1` of credentials(7).
+const NOBODY: Caller = Caller { uid: u32::MAX, gid: u32::MAX, pid: None };
 /// What a client hears when all others are being answered.
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
 content-length: 99\r\n\r\n{\"code\":\"too_many\",\"message\":\"the worker answers too many clients already\",\"what\":null,\"hint\":null}";
 
+/// Where clients come from.
+pub(crate) trait Listener {
+    /// A client's connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What the log calls it.
+    const NAME: &'static str;
+
+    /// The next client. Cancel-safe.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>>;
+
+    /// Who is at the other end of `stream`.
+    fn caller(stream: &Self::Stream) -> Caller;
+
+    /// Tells a client that it cannot be answered, if it takes that at once.
+    fn refuse(stream: &Self::Stream);
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    const NAME: &'static str = "the admin socket";
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+
+    /// The kernel tells of whoever connected; where it does not, it is nobody.
+    fn caller(stream: &UnixStream) -> Caller {
+        match stream.peer_cred() {
+            Ok(found) => Caller { uid: found.uid(), gid: found.gid(), pid: found.pid() },
+            Err(_) => NOBODY,
+        }
+    }
+
+    fn refuse(stream: &UnixStream) {
+        // Its buffer is empty; if it does not take this, the end of the connection says enough.
+        let _ = stream.try_write(BUSY);
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    const NAME: &'static str = "the metrics address";
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+
+    fn caller(_stream: &TcpStream) -> Caller {
+        NOBODY
+    }
+
+    fn refuse(stream: &TcpStream) {
+        let _ = stream.try_write(BUSY);
+    }
+}
+
 /// Answers on `listener` with `router`, at most `limit` clients at a time, until `shutdown` is over; then what is being
 /// answered is finished.
-pub(crate) async fn serve(
-    listener: &UnixListener,
+pub(crate) async fn serve<L: Listener>(
+    listener: &L,
     router: Router,
     access: Access,
     limit: usize,
@@ -60,12 +117,13 @@ pub(crate) async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = tasks.join_next() => reserve.refill(),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = listener.next() => match accepted {
+                Ok(stream) => {
                     let admission = connections.admit();
-                    if let Some(place) = admit(admission, &stream, &mut tasks).await {
+                    if let Some(place) = admit::<L>(admission, &stream, &mut tasks).await {
                         let number = place.number();
-                        let client = Client { peer: peer(&stream, access), place, ended: ended.clone() };
+                        let peer = Peer { caller: L::caller(&stream), access };
+                        let client = Client { peer, place, ended: ended.clone() };
                         let task = tasks.spawn(client.converse(stream, router.clone()));
                         connections.set_task(number, task);
                     }
@@ -73,7 +131,7 @@ pub(crate) async fn serve(
                 Err(problem) => {
                     // With the one that was kept back the client is let in after all.
                     if !reserve.release() {
-                        warn!(%problem, "a client of the admin socket was not let in");
+                        warn!(%problem, "a client of {} was not let in", L::NAME);
                         sleep(RETRY).await;
                     }
                 }
@@ -85,7 +143,11 @@ pub(crate) async fn serve(
 }
 
 /// The place of a client that is let in; who makes room for it is gone afterwards.
-async fn admit(admission: Admission, stream: &UnixStream, tasks: &mut JoinSet<()>) -> Option<Place> {
+async fn admit<L: Listener>(
+    admission: Admission,
+    stream: &L::Stream,
+    tasks: &mut JoinSet<()>,
+) -> Option<Place> {
     match admission {
         Admission::Admitted { place, evicted } => {
             if let Some(evicted) = evicted {
@@ -96,21 +158,11 @@ async fn admit(admission: Admission, stream: &UnixStream, tasks: &mut JoinSet<()
             Some(place)
         }
         Admission::Refused => {
-            warn!("a client of the admin socket was refused: all others are being answered");
-            // Its buffer is empty; if it does not take this, the end of the connection says enough.
-            let _ = stream.try_write(BUSY);
+            warn!("a client of {} was refused: all others are being answered", L::NAME);
+            L::refuse(stream);
             None
         }
     }
-}
-
-/// Who is at the other end of `stream`. The kernel tells of who connected; where it does not, it is nobody.
-fn peer(stream: &UnixStream, access: Access) -> Peer {
-    let caller = match stream.peer_cred() {
-        Ok(found) => Caller { uid: found.uid(), gid: found.gid(), pid: found.pid() },
-        Err(_) => Caller { uid: NOBODY, gid: NOBODY, pid: None },
-    };
-    Peer { caller, access }
 }
 
 /// One client that was let in.
@@ -123,7 +175,10 @@ struct Client {
 
 impl Client {
     /// Speaks with it until either has had enough.
-    async fn converse(self, stream: UnixStream, router: Router) {
+    async fn converse<S>(self, stream: S, router: Router)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let Self { peer, place, mut ended } = self;
         let place = Arc::new(place);
         let answers = TowerToHyperService::new(router);
@@ -150,7 +205,7 @@ impl Client {
             }
         };
         if let Err(problem) = done {
-            debug!(%problem, "a client of the admin socket broke off");
+            debug!(%problem, "a client broke off");
         }
     }
 }

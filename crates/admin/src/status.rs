@@ -47,6 +47,9 @@ pub struct StatusView {
     /// Lines that the log lost.
     #[serde(default)]
     pub log_lines_dropped: u64,
+    /// Lines that wait to be written to the log.
+    #[serde(default)]
+    pub log_queue_lines: u64,
     /// How many files the worker may have open; absent where there is no limit.
     #[serde(default)]
     pub open_files_limit: Option<u64>,

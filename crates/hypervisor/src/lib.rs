@@ -50,6 +50,7 @@ mod registers;
 mod routing;
 mod run_area;
 mod state;
+mod statistics;
 mod vcpu;
 mod vm;
 
@@ -62,6 +63,7 @@ pub use open::{Hypervisor, OpenError};
 pub use registers::XsaveArea;
 pub use routing::{Irqchip, Route, RouteTarget, default_routes};
 pub use state::VcpuState;
+pub use statistics::{VcpuCounts, VcpuStatistics};
 pub use vcpu::{Vcpu, VcpuError};
 pub use vm::{Clock, DoorbellAddress, DoorbellValue, Registration, Vm, VmError};
 

@@ -14,6 +14,7 @@ use kvm_ioctls::Kvm;
 
 use crate::capability::{self, MissingCapabilities};
 use crate::facts::{self, HostFacts};
+use crate::statistics::KnownLayout;
 use crate::vm::{Vm, VmError};
 
 /// The KVM device, opened once and shared by every machine of the process. Cloning shares the descriptor.
@@ -28,6 +29,8 @@ struct Shared {
     facts: HostFacts,
     cpuid: OnceLock<CpuId>,
     saved_msrs: OnceLock<Vec<u32>>,
+    /// Where KVM's statistics of a vCPU are.
+    statistics: Arc<KnownLayout>,
 }
 
 /// Why KVM cannot be used on this host.
@@ -151,7 +154,7 @@ impl Hypervisor {
         })?;
         let facts = facts::gather(|capability| kvm.check_extension_int(capability), vcpu_area_bytes);
         let (cpuid, saved_msrs) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { shared: Arc::new(Shared { kvm, facts, cpuid, saved_msrs }) })
+        Ok(Self { shared: Arc::new(Shared { kvm, facts, cpuid, saved_msrs, statistics: Arc::default() }) })
     }
 
     /// Limits and optional abilities of this host.
@@ -196,7 +199,7 @@ impl Hypervisor {
     /// # Errors
     /// [`VmError::Create`] or [`VmError::Address`] when the kernel refuses.
     pub fn create_vm(&self) -> Result<Vm, VmError> {
-        Vm::create(&self.shared.kvm, self.shared.facts)
+        Vm::create(&self.shared.kvm, self.shared.facts, Arc::clone(&self.shared.statistics))
     }
 }
 

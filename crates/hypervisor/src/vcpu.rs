@@ -16,6 +16,7 @@ use vmm_sys_util::ioctl_io_nr;
 use crate::exit::{self, Exit, PortAccesses};
 use crate::kick::{KickSignalError, KickTarget, ThreadBinding, VcpuKicker};
 use crate::run_area::RunArea;
+use crate::statistics::VcpuStatistics;
 use crate::vm::VmShared;
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
@@ -146,6 +147,14 @@ impl Vcpu {
     #[must_use]
     pub fn kicker(&self) -> VcpuKicker {
         VcpuKicker::new(Arc::clone(&self.kick))
+    }
+
+    /// What the kernel counts of this vCPU, to be read from any thread.
+    ///
+    /// # Errors
+    /// The kernel has no such statistics, which came with Linux 5.14, or no descriptor is left.
+    pub fn statistics(&self) -> io::Result<VcpuStatistics> {
+        VcpuStatistics::open(&self.fd, &self.vm.statistics)
     }
 
     /// Runs the guest until something is to be handled. The data of a read that the last exit lent is taken from

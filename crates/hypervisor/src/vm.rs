@@ -16,6 +16,7 @@ use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
 
 use crate::cause;
 use crate::facts::HostFacts;
+use crate::statistics::KnownLayout;
 use crate::vcpu::Vcpu;
 
 mod error;
@@ -43,6 +44,7 @@ pub struct Vm {
 pub(crate) struct VmShared {
     pub(crate) fd: VmFd,
     pub(crate) facts: HostFacts,
+    pub(crate) statistics: Arc<KnownLayout>,
     /// Taken while the machine is put together, never on a path that a running guest waits for.
     setup: Mutex<Setup>,
 }
@@ -79,7 +81,7 @@ pub struct Clock {
 }
 
 impl Vm {
-    pub(crate) fn create(kvm: &Kvm, facts: HostFacts) -> Result<Self, VmError> {
+    pub(crate) fn create(kvm: &Kvm, facts: HostFacts, statistics: Arc<KnownLayout>) -> Result<Self, VmError> {
         let fd = create_uninterrupted(kvm).map_err(VmError::Create)?;
         fd.set_tss_address(TSS_ADDRESS).map_err(|errno| VmError::Address {
             what: "task state segment",
@@ -91,7 +93,7 @@ impl Vm {
             address: IDENTITY_MAP_ADDRESS,
             source: cause(errno),
         })?;
-        Ok(Self { shared: Arc::new(VmShared { fd, facts, setup: Mutex::default() }) })
+        Ok(Self { shared: Arc::new(VmShared { fd, facts, statistics, setup: Mutex::default() }) })
     }
 
     /// Gives the guest `region` as its next memory slot. The mapping stays alive until this machine and its

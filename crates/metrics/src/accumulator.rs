@@ -4,8 +4,6 @@
 //! reading is from is stated by the caller as a run number, not guessed from figures that shrank: a fresh machine may
 //! already have counted past the old one. Within a run a figure that shrinks counts as no growth.
 
-use std::time::Duration;
-
 use vm_model::{BalloonCounters, BlockCounters, Bytes, MachineCounters, NicCounters, VcpuCounters};
 
 /// Sums one VM's counters over the machines it has had.
@@ -32,6 +30,16 @@ impl Accumulator {
         Self::default()
     }
 
+    /// Goes on from what a VM used before, of which its present machine is no part.
+    pub fn going_on_from(used: &MachineCounters) -> Self {
+        let balloon = used.balloon.map(|balloon| BalloonSums {
+            discarded: balloon.discarded.get(),
+            refused_pages: balloon.refused_pages,
+        });
+        let totals = MachineCounters { balloon: None, ..used.clone() };
+        Self { totals, balloon: balloon.unwrap_or_default(), ..Self::default() }
+    }
+
     /// Adds what `counters` has grown by since the last call, and answers the totals.
     ///
     /// `run` numbers the VM's machines. The first reading of another run counts whole. What an ended machine counted
@@ -41,12 +49,19 @@ impl Accumulator {
             self.run = Some(run);
             self.seen = MachineCounters::default();
         }
-        absorb_vcpus(&mut self.totals.vcpus, &mut self.seen.vcpus, &counters.vcpus);
+        let vcpus = self.totals.vcpus.len().max(counters.vcpus.len());
+        self.totals.vcpus.resize(vcpus, VcpuCounters::default());
+        self.seen.vcpus.resize(vcpus, VcpuCounters::default());
+        for ((total, seen), now) in
+            self.totals.vcpus.iter_mut().zip(&mut self.seen.vcpus).zip(&counters.vcpus)
+        {
+            grow(total, seen, now);
+        }
         for nic in &counters.nics {
-            absorb_nic(entry(&mut self.totals.nics, &nic.id), entry(&mut self.seen.nics, &nic.id), nic);
+            grow(entry(&mut self.totals.nics, nic), entry(&mut self.seen.nics, nic), nic);
         }
         for disk in &counters.disks {
-            absorb_disk(entry(&mut self.totals.disks, &disk.id), entry(&mut self.seen.disks, &disk.id), disk);
+            grow(entry(&mut self.totals.disks, disk), entry(&mut self.seen.disks, disk), disk);
         }
         self.totals.memory_size = counters.memory_size;
         self.totals.memory_resident = counters.memory_resident;
@@ -63,9 +78,9 @@ impl Accumulator {
     fn absorb_balloon(&mut self, now: BalloonCounters) -> BalloonCounters {
         let seen = self.seen.balloon.get_or_insert_default();
         let mut discarded = seen.discarded.get();
-        grow(&mut self.balloon.discarded, &mut discarded, now.discarded.get());
+        grow_figure(&mut self.balloon.discarded, &mut discarded, now.discarded.get());
         seen.discarded = Bytes::new(discarded);
-        grow(&mut self.balloon.refused_pages, &mut seen.refused_pages, now.refused_pages);
+        grow_figure(&mut self.balloon.refused_pages, &mut seen.refused_pages, now.refused_pages);
         BalloonCounters {
             discarded: Bytes::new(self.balloon.discarded),
             refused_pages: self.balloon.refused_pages,
@@ -74,15 +89,40 @@ impl Accumulator {
     }
 }
 
+/// Counters that only grow.
+trait Counters: Clone {
+    /// Replaces each figure by what `with` makes of it and of the same one of `other`.
+    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64 + Copy);
+}
+
+impl Counters for VcpuCounters {
+    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64 + Copy) {
+        Self::combine(self, other, with);
+    }
+}
+
+impl Counters for NicCounters {
+    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64 + Copy) {
+        Self::combine(self, other, with);
+    }
+}
+
+impl Counters for BlockCounters {
+    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64 + Copy) {
+        Self::combine(self, other, with);
+    }
+}
+
 /// A device's record, found by the device's name.
-trait Named {
-    fn named(id: &str) -> Self;
+trait Named: Sized {
+    /// The record of the same device in which nothing is counted yet.
+    fn empty(&self) -> Self;
     fn id(&self) -> &str;
 }
 
 impl Named for NicCounters {
-    fn named(id: &str) -> Self {
-        Self { id: id.to_owned(), ..Self::default() }
+    fn empty(&self) -> Self {
+        Self { id: self.id.clone(), ..Self::default() }
     }
 
     fn id(&self) -> &str {
@@ -91,8 +131,8 @@ impl Named for NicCounters {
 }
 
 impl Named for BlockCounters {
-    fn named(id: &str) -> Self {
-        Self { id: id.to_owned(), ..Self::default() }
+    fn empty(&self) -> Self {
+        Self { id: self.id.clone(), ..Self::default() }
     }
 
     fn id(&self) -> &str {
@@ -100,53 +140,24 @@ impl Named for BlockCounters {
     }
 }
 
-/// The record of the device `id`, new and zero where there was none. Machines have a handful of devices.
-fn entry<'a, T: Named>(records: &'a mut Vec<T>, id: &str) -> &'a mut T {
-    let index = records.iter().position(|record| record.id() == id).unwrap_or_else(|| {
-        records.push(T::named(id));
+/// The record of the same device as `of`, new and zero where there was none. Machines have a handful of devices.
+fn entry<'a, T: Named>(records: &'a mut Vec<T>, of: &T) -> &'a mut T {
+    let index = records.iter().position(|record| record.id() == of.id()).unwrap_or_else(|| {
+        records.push(of.empty());
         records.len() - 1
     });
     &mut records[index]
 }
 
-fn absorb_vcpus(totals: &mut Vec<VcpuCounters>, seen: &mut Vec<VcpuCounters>, now: &[VcpuCounters]) {
-    let count = totals.len().max(now.len());
-    totals.resize(count, VcpuCounters::default());
-    seen.resize(count, VcpuCounters::default());
-    for ((total, seen), now) in totals.iter_mut().zip(seen).zip(now) {
-        grow_time(&mut total.cpu_time, &mut seen.cpu_time, now.cpu_time);
-        grow(&mut total.exits, &mut seen.exits, now.exits);
-    }
+/// Adds to `total` what `now` has grown by beyond `seen`, and makes `seen` the highest of both.
+fn grow<T: Counters>(total: &mut T, seen: &mut T, now: &T) {
+    let mut growth = now.clone();
+    growth.combine(seen, u64::saturating_sub);
+    total.combine(&growth, u64::saturating_add);
+    seen.combine(now, u64::max);
 }
 
-fn absorb_nic(total: &mut NicCounters, seen: &mut NicCounters, now: &NicCounters) {
-    grow(&mut total.receive_bytes, &mut seen.receive_bytes, now.receive_bytes);
-    grow(&mut total.receive_frames, &mut seen.receive_frames, now.receive_frames);
-    grow(&mut total.receive_dropped, &mut seen.receive_dropped, now.receive_dropped);
-    grow(&mut total.transmit_bytes, &mut seen.transmit_bytes, now.transmit_bytes);
-    grow(&mut total.transmit_frames, &mut seen.transmit_frames, now.transmit_frames);
-    grow(&mut total.transmit_dropped, &mut seen.transmit_dropped, now.transmit_dropped);
-}
-
-fn absorb_disk(total: &mut BlockCounters, seen: &mut BlockCounters, now: &BlockCounters) {
-    grow(&mut total.read_bytes, &mut seen.read_bytes, now.read_bytes);
-    grow(&mut total.written_bytes, &mut seen.written_bytes, now.written_bytes);
-    grow(&mut total.read_operations, &mut seen.read_operations, now.read_operations);
-    grow(&mut total.write_operations, &mut seen.write_operations, now.write_operations);
-    grow(&mut total.flush_operations, &mut seen.flush_operations, now.flush_operations);
-    grow(&mut total.erase_operations, &mut seen.erase_operations, now.erase_operations);
-    grow(&mut total.errors, &mut seen.errors, now.errors);
-    grow(&mut total.kept_requests, &mut seen.kept_requests, now.kept_requests);
-    grow(&mut total.troubles, &mut seen.troubles, now.troubles);
-    grow_time(&mut total.trouble_time, &mut seen.trouble_time, now.trouble_time);
-}
-
-fn grow_time(total: &mut Duration, seen: &mut Duration, now: Duration) {
-    *total = total.saturating_add(now.saturating_sub(*seen));
-    *seen = now.max(*seen);
-}
-
-fn grow(total: &mut u64, seen: &mut u64, now: u64) {
+fn grow_figure(total: &mut u64, seen: &mut u64, now: u64) {
     *total = total.saturating_add(now.saturating_sub(*seen));
     *seen = now.max(*seen);
 }
@@ -204,5 +215,22 @@ mod tests {
         accumulator.absorb(2, &MachineCounters::default());
         assert_eq!(accumulator.totals().nics[0].receive_bytes, 100);
         assert_eq!(accumulator.absorb(3, &receiving(5)).nics[0].receive_bytes, 105);
+    }
+
+    #[test]
+    fn totals_go_on_from_what_was_used_before() {
+        let used = MachineCounters {
+            balloon: Some(BalloonCounters { discarded: Bytes::new(7), ..BalloonCounters::default() }),
+            ..receiving(100)
+        };
+        let mut accumulator = Accumulator::going_on_from(&used);
+        assert_eq!(accumulator.totals().nics[0].receive_bytes, 100);
+        let now = MachineCounters {
+            balloon: Some(BalloonCounters { discarded: Bytes::new(1), ..BalloonCounters::default() }),
+            ..receiving(5)
+        };
+        let totals = accumulator.absorb(0, &now);
+        assert_eq!(totals.nics[0].receive_bytes, 105);
+        assert_eq!(totals.balloon.map(|balloon| balloon.discarded), Some(Bytes::new(8)));
     }
 }

@@ -1,27 +1,16 @@
-//! What a scraper reads: a worker's figures and its VMs', as OpenMetrics text.
+//! What a scraper reads: a worker's figures and its VMs', as text.
 //!
 //! A scrape renders what is there now and nothing else, so that no series stays behind when its VM goes. What series
-//! there are stands in one table a subject ([`families`]); `docs/metrics.md` describes each.
+//! there are stands in tables ([`families`]); `docs/metrics.md` describes each.
 
 pub mod families;
+mod text;
 
-use std::fmt;
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
 use vm_model::{Timestamp, VmInfo};
 
-use self::families::{Family, Kind, VM_FAMILIES, WORKER_FAMILIES};
-use crate::VmMetrics;
-
-/// The type of the text, for the header `content-type` (OpenMetrics 1.0, "Overall Structure").
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// What every series begins with.
-const PREFIX: &str = "procurator";
+pub use self::text::Format;
+use self::text::TextWriter;
+use crate::{VmMetrics, WorkerDurations};
 
 /// One VM at the moment of a scrape.
 #[derive(Clone, Debug)]
@@ -49,6 +38,12 @@ pub struct WorkerFigures {
     pub damaged: u64,
     /// Lines that the log lost.
     pub log_lines_dropped: u64,
+    /// Lines that wait to be written to the log.
+    pub log_queue_lines: u64,
+    /// What waits for the reconciler.
+    pub node_queue_messages: u64,
+    /// How long things took.
+    pub durations: WorkerDurations,
 }
 
 /// Everything that a scrape is told.
@@ -62,58 +57,20 @@ pub struct Exposition {
 
 impl Exposition {
     /// The text of all series.
-    ///
-    /// # Errors
-    /// The encoder cannot write, which it can to a text.
-    pub fn render(self) -> Result<String, fmt::Error> {
-        let mut registry = Registry::with_prefix(PREFIX);
-        registry.register_collector(Box::new(self));
-        let mut text = String::new();
-        encode(&mut text, &registry)?;
-        Ok(text)
-    }
-}
-
-impl Collector for Exposition {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for family in WORKER_FAMILIES {
-            write(&mut encoder, family, std::slice::from_ref(&self.worker), |_| None)?;
+    pub fn render(&self, format: Format) -> String {
+        let mut writer = TextWriter::new(format);
+        for family in families::of_worker() {
+            writer.begin(family);
+            writer.subject(family, &self.worker, None);
         }
-        for family in VM_FAMILIES {
-            write(&mut encoder, family, &self.vms, |vm| Some(("vm", vm.info.id.to_string())))?;
-        }
-        Ok(())
-    }
-}
-
-/// Writes one family of series: what it tells of each of `subjects`, which `name` names.
-fn write<S>(
-    encoder: &mut DescriptorEncoder<'_>,
-    family: &Family<S>,
-    subjects: &[S],
-    name: impl Fn(&S) -> Option<(&'static str, String)>,
-) -> Result<(), fmt::Error> {
-    let kind = match family.kind {
-        Kind::Gauge => MetricType::Gauge,
-        Kind::Counter => MetricType::Counter,
-        Kind::Info => MetricType::Info,
-    };
-    let unit = family.unit.map(families::Unit::encoded);
-    let mut metric = encoder.encode_descriptor(family.name, family.help, unit.as_ref(), kind)?;
-    for subject in subjects {
-        for (labels, value) in (family.read)(subject) {
-            let labels: Vec<(&str, String)> = name(subject).into_iter().chain(labels).collect();
-            match family.kind {
-                Kind::Info => metric.encode_info(&labels)?,
-                // An empty set of labels is written as none.
-                Kind::Gauge | Kind::Counter if labels.is_empty() => value.write(&mut metric, family.kind)?,
-                Kind::Gauge | Kind::Counter => {
-                    value.write(&mut metric.encode_family(&labels)?, family.kind)?
-                }
+        for family in families::of_vms() {
+            writer.begin(family);
+            for vm in &self.vms {
+                writer.subject(family, vm, Some(("vm", vm.info.id.as_str())));
             }
         }
+        writer.finish()
     }
-    Ok(())
 }
 
 #[cfg(test)]

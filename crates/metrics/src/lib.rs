@@ -14,7 +14,7 @@
 //! let start = Moment::now();
 //! for second in 0..=2 {
 //!     let counters = MachineCounters {
-//!         vcpus: vec![VcpuCounters { cpu_time: Duration::from_millis(500 * second), exits: second }],
+//!         vcpus: vec![VcpuCounters { cpu_time: Duration::from_millis(500 * second), ..Default::default() }],
 //!         ..MachineCounters::default()
 //!     };
 //!     sampler.record(&Reading { at: start.later_by(Duration::from_secs(second)), run: 1, counters });
@@ -33,9 +33,11 @@ pub mod host;
 mod moment;
 mod sampler;
 mod snapshot;
+mod worker_meters;
 
 pub use accumulator::Accumulator;
 pub use history::{DEFAULT_HISTORY_POINTS, History, HistoryPoint};
 pub use moment::Moment;
 pub use sampler::{Reading, Sampler};
 pub use snapshot::{BalloonMetrics, DiskMetrics, NicMetrics, Rates, VcpuMetrics, VmMetrics};
+pub use worker_meters::{PHASES, StartStep, WorkerDurations, WorkerMeters};

@@ -31,14 +31,33 @@ pub struct Sampler {
 #[derive(Clone, Debug)]
 struct Sample {
     at: Moment,
+    source: Source,
     totals: MachineCounters,
     metrics: VmMetrics,
+}
+
+/// Where a sample's totals come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// A machine was read then.
+    Reading,
+    /// They were known from before. What a machine has counted since is not what it did in the time since.
+    Record,
 }
 
 impl Sampler {
     /// A sampler with a history of the default length.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A sampler whose totals, told as those of `at`, go on from what the VM used before, under an earlier worker.
+    pub fn going_on_from(used: &MachineCounters, at: Moment) -> Self {
+        let accumulator = Accumulator::going_on_from(used);
+        let totals = MachineCounters { memory_resident: Bytes::default(), ..accumulator.totals().clone() };
+        let metrics = VmMetrics { sampled_at_unix_ms: at.unix_millis(), ..figures(&totals) };
+        let latest = Some(Sample { at, source: Source::Record, totals, metrics });
+        Self { accumulator, latest, ..Self::default() }
     }
 
     /// A sampler whose history has at most `points` points.
@@ -52,7 +71,7 @@ impl Sampler {
     /// figures and keeps its rates, as there is no interval to compute others from.
     pub fn record(&mut self, reading: &Reading) {
         let totals = self.accumulator.absorb(reading.run, &reading.counters).clone();
-        let previous = self.latest.take();
+        let previous = self.latest.take().filter(|previous| previous.source == Source::Reading);
         let interval = previous
             .as_ref()
             .map(|previous| reading.at.monotonic.saturating_duration_since(previous.at.monotonic));
@@ -66,7 +85,12 @@ impl Sampler {
             (None, _) => {}
         }
         self.history.push(reading.at, &metrics);
-        self.latest = Some(Sample { at: reading.at, totals, metrics });
+        self.latest = Some(Sample { at: reading.at, source: Source::Reading, totals, metrics });
+    }
+
+    /// Takes in the last counters of the machine `run`, which another has followed: they show with the next reading.
+    pub fn finish(&mut self, run: u64, counters: &MachineCounters) {
+        self.accumulator.absorb(run, counters);
     }
 
     /// The figures of the last reading, with their age at `now`; `None` before the first.
@@ -97,7 +121,14 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
         vcpus: totals
             .vcpus
             .iter()
-            .map(|vcpu| VcpuMetrics { seconds: vcpu.cpu_time.as_secs_f64(), exits: vcpu.exits, percent: 0.0 })
+            .map(|vcpu| VcpuMetrics {
+                seconds: vcpu.cpu_time.as_secs_f64(),
+                exits: vcpu.exits,
+                exit_kinds: vcpu.exit_kinds,
+                thread: vcpu.thread,
+                kvm: vcpu.kvm,
+                percent: 0.0,
+            })
             .collect(),
         nics: totals
             .nics
@@ -124,6 +155,9 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
                 flush_operations: disk.flush_operations,
                 erase_operations: disk.erase_operations,
                 errors: disk.errors,
+                troubles: disk.troubles,
+                trouble_time: disk.trouble_time,
+                latency: disk.latency,
             })
             .collect(),
         ..VmMetrics::default()

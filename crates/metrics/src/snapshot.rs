@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vm_model::{DiskLatency, ExitCounts, KvmCounters, ThreadCounters};
 
 /// One VM's figures at its latest sample.
 ///
@@ -72,6 +73,15 @@ pub struct VcpuMetrics {
     pub seconds: f64,
     /// Exits to user space.
     pub exits: u64,
+    /// The same, by kind.
+    #[serde(default)]
+    pub exit_kinds: ExitCounts,
+    /// What the host's scheduler says of its thread; `None` where it says nothing.
+    #[serde(default)]
+    pub thread: Option<ThreadCounters>,
+    /// What KVM counts of it; `None` where the kernel does not.
+    #[serde(default)]
+    pub kvm: Option<KvmCounters>,
     /// Percent of one core over the last interval; 0 until there are two samples.
     pub percent: f64,
 }
@@ -116,6 +126,15 @@ pub struct DiskMetrics {
     pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// How often the disk was stopped because the host could not carry out a request.
+    #[serde(default)]
+    pub troubles: u64,
+    /// How long it was, in all.
+    #[serde(default)]
+    pub trouble_time: Duration,
+    /// How long requests took.
+    #[serde(default)]
+    pub latency: DiskLatency,
 }
 
 /// Speeds over the interval between the last two samples. All finite and at least 0.

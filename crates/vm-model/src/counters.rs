@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Bytes;
+use crate::durations::{DurationCounts, combine_time};
+use crate::{Bytes, VcpuCounters};
 
 /// One reading of everything a machine counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,15 +44,6 @@ pub struct BalloonCounters {
     /// Pages that the guest gave up and that are outside its memory, or that the host did not take back.
     #[serde(default)]
     pub refused_pages: u64,
-}
-
-/// A vCPU's use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VcpuCounters {
-    /// Processor time of its thread, in guest and host.
-    pub cpu_time: Duration,
-    /// Exits to user space.
-    pub exits: u64,
 }
 
 /// A network interface's use, seen from the guest.
@@ -103,6 +95,22 @@ pub struct BlockCounters {
     /// How long they did, in all.
     #[serde(default)]
     pub trouble_time: Duration,
+    /// How long requests took, from the guest's doorbell to its answer.
+    #[serde(default)]
+    pub latency: DiskLatency,
+}
+
+/// How long a disk's requests took, those that failed left out. Time in which a request was kept because the host could not
+/// carry it out counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskLatency {
+    /// Reads.
+    pub read: DurationCounts,
+    /// Writes.
+    pub write: DurationCounts,
+    /// Flushes.
+    pub flush: DurationCounts,
 }
 
 impl MachineCounters {
@@ -113,18 +121,17 @@ impl MachineCounters {
         let vcpus = self.vcpus.len().max(earlier.vcpus.len());
         self.vcpus.resize(vcpus, VcpuCounters::default());
         for (now, before) in self.vcpus.iter_mut().zip(&earlier.vcpus) {
-            now.cpu_time = now.cpu_time.saturating_add(before.cpu_time);
-            add(&mut now.exits, before.exits);
+            now.combine(before, u64::saturating_add);
         }
         for before in &earlier.nics {
             match self.nics.iter_mut().find(|now| now.id == before.id) {
-                Some(now) => now.add(before),
+                Some(now) => now.combine(before, u64::saturating_add),
                 None => self.nics.push(before.clone()),
             }
         }
         for before in &earlier.disks {
             match self.disks.iter_mut().find(|now| now.id == before.id) {
-                Some(now) => now.add(before),
+                Some(now) => now.combine(before, u64::saturating_add),
                 None => self.disks.push(before.clone()),
             }
         }
@@ -135,10 +142,11 @@ impl MachineCounters {
     }
 }
 
-// What is added up is taken apart, so that no new figure is forgotten.
+// What is combined is taken apart, so that no new figure is forgotten.
 
 impl NicCounters {
-    fn add(&mut self, other: &Self) {
+    /// Replaces each figure by what `with` makes of it and of the same one of `other`.
+    pub fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64) {
         let Self {
             id: _,
             receive_bytes,
@@ -148,17 +156,23 @@ impl NicCounters {
             transmit_frames,
             transmit_dropped,
         } = other;
-        add(&mut self.receive_bytes, *receive_bytes);
-        add(&mut self.receive_frames, *receive_frames);
-        add(&mut self.receive_dropped, *receive_dropped);
-        add(&mut self.transmit_bytes, *transmit_bytes);
-        add(&mut self.transmit_frames, *transmit_frames);
-        add(&mut self.transmit_dropped, *transmit_dropped);
+        let figures = [
+            (&mut self.receive_bytes, receive_bytes),
+            (&mut self.receive_frames, receive_frames),
+            (&mut self.receive_dropped, receive_dropped),
+            (&mut self.transmit_bytes, transmit_bytes),
+            (&mut self.transmit_frames, transmit_frames),
+            (&mut self.transmit_dropped, transmit_dropped),
+        ];
+        for (figure, other) in figures {
+            *figure = with(*figure, *other);
+        }
     }
 }
 
 impl BlockCounters {
-    fn add(&mut self, other: &Self) {
+    /// Replaces each figure by what `with` makes of it and of the same one of `other`. Durations are nanoseconds there.
+    pub fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64 + Copy) {
         let Self {
             id: _,
             read_bytes,
@@ -171,17 +185,27 @@ impl BlockCounters {
             kept_requests,
             troubles,
             trouble_time,
+            latency,
         } = other;
-        add(&mut self.read_bytes, *read_bytes);
-        add(&mut self.written_bytes, *written_bytes);
-        add(&mut self.read_operations, *read_operations);
-        add(&mut self.write_operations, *write_operations);
-        add(&mut self.flush_operations, *flush_operations);
-        add(&mut self.erase_operations, *erase_operations);
-        add(&mut self.errors, *errors);
-        add(&mut self.kept_requests, *kept_requests);
-        add(&mut self.troubles, *troubles);
-        self.trouble_time = self.trouble_time.saturating_add(*trouble_time);
+        let figures = [
+            (&mut self.read_bytes, read_bytes),
+            (&mut self.written_bytes, written_bytes),
+            (&mut self.read_operations, read_operations),
+            (&mut self.write_operations, write_operations),
+            (&mut self.flush_operations, flush_operations),
+            (&mut self.erase_operations, erase_operations),
+            (&mut self.errors, errors),
+            (&mut self.kept_requests, kept_requests),
+            (&mut self.troubles, troubles),
+        ];
+        for (figure, other) in figures {
+            *figure = with(*figure, *other);
+        }
+        combine_time(&mut self.trouble_time, *trouble_time, with);
+        let DiskLatency { read, write, flush } = latency;
+        self.latency.read.combine(read, with);
+        self.latency.write.combine(write, with);
+        self.latency.flush.combine(flush, with);
     }
 }
 
@@ -189,12 +213,8 @@ impl BalloonCounters {
     fn add(&mut self, other: &Self) {
         let Self { target: _, actual: _, available: _, free: _, total: _, discarded, refused_pages } = other;
         self.discarded = Bytes::new(self.discarded.get().saturating_add(discarded.get()));
-        add(&mut self.refused_pages, *refused_pages);
+        self.refused_pages = self.refused_pages.saturating_add(*refused_pages);
     }
-}
-
-fn add(figure: &mut u64, more: u64) {
-    *figure = figure.saturating_add(more);
 }
 
 #[cfg(test)]
@@ -210,14 +230,18 @@ mod tests {
             ..BlockCounters::default()
         };
         let mut sum = reading(100);
-        sum.add(&reading(20));
+        sum.combine(&reading(20), u64::saturating_add);
         assert_eq!((sum.kept_requests, sum.troubles, sum.trouble_time), (120, 122, Duration::from_secs(124)));
     }
 
     #[test]
     fn what_is_counted_adds_up_and_what_is_measured_is_the_later_ones() {
         let reading = |base: u64| MachineCounters {
-            vcpus: vec![VcpuCounters { cpu_time: Duration::from_secs(base), exits: base + 1 }],
+            vcpus: vec![VcpuCounters {
+                cpu_time: Duration::from_secs(base),
+                exits: base + 1,
+                ..VcpuCounters::default()
+            }],
             memory_size: Bytes::from_mib(64),
             memory_resident: Bytes::new(base),
             nics: vec![NicCounters {

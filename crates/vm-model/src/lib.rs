@@ -24,6 +24,7 @@ mod counters;
 mod credentials;
 mod disk_options;
 mod document;
+mod durations;
 mod error_text;
 mod event;
 mod failure_class;
@@ -49,6 +50,7 @@ mod services;
 mod source;
 mod timestamp;
 mod units;
+mod vcpu_counters;
 mod vcpu_dump;
 mod vm_info;
 mod volumes;
@@ -59,12 +61,13 @@ pub use assignment::{
 pub use calendar::CalendarTime;
 pub use command::{Command, CommandKind, Reply};
 pub use condition::{Condition, ConditionKind, refresh_conditions};
-pub use counters::{BalloonCounters, BlockCounters, MachineCounters, NicCounters, VcpuCounters};
+pub use counters::{BalloonCounters, BlockCounters, DiskLatency, MachineCounters, NicCounters};
 pub use credentials::{
     CREDENTIAL_BYTES_MAX, CREDENTIAL_NAME_MAX, CredentialFile, CredentialName, InvalidCredentialName, Secret,
     credential_string, hide_credentials,
 };
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
+pub use durations::{DURATION_BOUNDS, DurationCounts, DurationRecorder};
 pub use error_text::{error_chain, panic_message};
 pub use event::{Caller, Event, EventKind, EventReason};
 pub use failure_class::{BootTrouble, FailureClass};
@@ -96,6 +99,7 @@ pub use services::{BalloonSpec, GuestServices, VsockSpec};
 pub use source::{InvalidLineage, Lineage, Source, SourceKind};
 pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
+pub use vcpu_counters::{ExitCounts, KvmCounters, ThreadCounters, VcpuCounters};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
 pub use vm_info::{
     CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange,

@@ -58,6 +58,8 @@ pub(crate) struct MachineThread {
 impl MachineThread {
     /// Runs the thread to its end. Nothing that happens in here, panics included, reaches another machine.
     pub(crate) fn run(self) {
+        // Whatever is logged on this thread is about this VM, also by devices, which do not know its name.
+        let _about = tracing::info_span!("machine", vm_id = %self.request.id).entered();
         let Self { request, engine, console, console_files, counters, reaper, release, .. } = self;
         let LaunchRequest { id, spec, initial, resets, lock, console_dir, isolation: _, notes: _ } = request;
         let files = console_dir.map(|directory| console_files.register(&id, console.recorder(), directory));

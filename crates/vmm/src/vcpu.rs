@@ -9,30 +9,30 @@
 mod affinity;
 mod clock;
 mod gate;
+mod meter;
 mod registers;
 mod request;
+mod scheduling;
 mod setup;
 mod thread;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hypervisor::{Vcpu, VcpuKicker};
 use thiserror::Error;
-use vm_model::VcpuCounters;
 
 pub(crate) use affinity::Affinity;
 pub use affinity::AffinityError;
 pub(crate) use gate::RunRequest;
+pub(crate) use meter::Meter;
 pub(crate) use request::{VcpuAnswer, VcpuRequest};
 pub use setup::CpuSetupError;
 pub(crate) use setup::prepare;
 pub(crate) use thread::Buses;
 
 use crate::outcome::Outcome;
-use clock::ThreadClock;
 use gate::VcpuGate;
 
 /// How long a vCPU may take to leave the guest before it is kicked again: a kick may be delayed, never lost.
@@ -58,19 +58,6 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// A vCPU's counters, read while it runs.
-#[derive(Debug, Default)]
-pub(crate) struct Meter {
-    clock: ThreadClock,
-    exits: AtomicU64,
-}
-
-impl Meter {
-    pub(crate) fn read(&self) -> VcpuCounters {
-        VcpuCounters { cpu_time: self.clock.read(), exits: self.exits.load(Ordering::Relaxed) }
-    }
 }
 
 /// A panic that a test wants to see contained.

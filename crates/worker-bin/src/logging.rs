@@ -1,31 +1,39 @@
-//! The log: on standard error, for people or for programs.
+//! The log: on standard error, for people or for programs; in the journal, where systemd says that standard error leads there.
 //!
 //! Nobody who logs ever waits for the log or fails because of it. Lines go into a bounded queue, and one thread writes
 //! them; what does not fit, or cannot be written, is dropped and counted ([`dropped`]), and the count is logged when there
 //! is room. Standard error may be closed, full, a pipe that nobody reads, or a slow terminal.
 //!
+//! What is about one VM is limited ([`per_vm`]), and how much was left out is told.
+//!
 //! There is one log a process, because there is one standard error and one panic hook.
 
 mod fields;
+mod journal;
+mod per_vm;
 mod queue;
 mod sink;
+mod span_fields;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
 use std::io::{self, IsTerminal, Write, stderr};
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tracing::{error, warn};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use self::fields::PrintableFields;
-use self::queue::Queue;
+use self::per_vm::{VmLimit, WithinLimit};
+use self::queue::{Line as QueuedLine, Queue};
 use self::sink::Sink;
+use self::span_fields::KeepFields;
 use crate::cli::LogFormat;
 use crate::colours::Colours;
 use crate::printable::{is_disguise, printable_lines};
@@ -37,6 +45,9 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What waits to be written, once [`open`] was called.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+
+/// How much VMs may say.
+static VM_LIMIT: LazyLock<VmLimit> = LazyLock::new(VmLimit::default);
 
 /// Starts the thread that writes, and sends what panics say the same way. Called before any other thread is started.
 ///
@@ -66,17 +77,29 @@ pub(crate) fn start(format: LogFormat) -> Result<()> {
         format!("invalid {FILTER}={wanted:?}: directives like info,worker=debug are accepted")
     })?;
     let colours = Colours::wanted(stderr().is_terminal(), |name| env::var(name).ok());
-    // What the subscriber itself has to say would go to standard error past the queue.
-    let builder = fmt().with_env_filter(filter).log_internal_errors(false);
+    let registry = Registry::default().with(filter).with(KeepFields);
+    let limit = || WithinLimit(&VM_LIMIT);
+    // What a layer itself has to say would go to standard error past the queue.
     match format {
-        LogFormat::Human => builder
-            .with_target(false)
-            .with_ansi(colours == Colours::Used)
-            .fmt_fields(PrintableFields)
-            .with_writer(|| Line { escape: Escape::Done })
-            .init(),
+        LogFormat::Human if journal::takes_standard_error() => {
+            registry.with(journal::JournalLayer.with_filter(limit())).init();
+        }
+        LogFormat::Human => {
+            let layer = fmt::layer()
+                .log_internal_errors(false)
+                .with_target(false)
+                .with_ansi(colours == Colours::Used)
+                .fmt_fields(PrintableFields)
+                .with_writer(|| Line { escape: Escape::Done });
+            registry.with(layer.with_filter(limit())).init();
+        }
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_writer(|| Line { escape: Escape::Json }).init();
+            let layer = fmt::layer()
+                .log_internal_errors(false)
+                .json()
+                .flatten_event(true)
+                .with_writer(|| Line { escape: Escape::Json });
+            registry.with(layer.with_filter(limit())).init();
         }
     }
     Ok(())
@@ -87,11 +110,16 @@ pub(crate) fn dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())
 }
 
+/// How many lines wait to be written.
+pub(crate) fn waiting() -> u64 {
+    QUEUE.get().map_or(0, |queue| u64::try_from(queue.waiting()).unwrap_or(u64::MAX))
+}
+
 /// Says `text` on standard error whatever is logged: the last words of a program. Failures are of no interest to anybody.
 pub(crate) fn say(text: &str) {
     let line = format!("procurator-worker: {}\n", printable_lines(text)).into_bytes();
     match QUEUE.get() {
-        Some(queue) => queue.push(line),
+        Some(queue) => queue.push(QueuedLine::Text(line)),
         None => drop(stderr().write_all(&line)),
     }
 }
@@ -105,12 +133,17 @@ pub(crate) fn finish() {
 
 /// The thread that writes.
 fn write_lines(queue: &Queue) {
-    let mut sink = Sink::new(stderr());
+    let (mut sink, mut journal) = (Sink::new(stderr()), journal::Sender::default());
     loop {
-        let line = queue.next();
-        let outcome = sink.write_line(&line);
+        let outcome = match queue.next() {
+            QueuedLine::Text(line) => sink.write_line(&line),
+            QueuedLine::Record(record) => journal.send(&record),
+        };
         if let Some(count) = queue.done(outcome) {
-            warn!(count, "log lines were dropped: standard error did not take them in time");
+            warn!(count, "log lines were dropped: the log did not take them in time");
+        }
+        for (vm_id, left_out) in VM_LIMIT.take_left_out(Instant::now()) {
+            warn!(vm_id, left_out, "lines about the VM were left out: there were too many");
         }
     }
 }
@@ -147,10 +180,10 @@ enum Escape {
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(queue) = QUEUE.get() {
-            queue.push(match self.escape {
+            queue.push(QueuedLine::Text(match self.escape {
                 Escape::Done => line.to_vec(),
                 Escape::Json => json_escaped(line),
-            });
+            }));
         }
         Ok(line.len())
     }

@@ -5,10 +5,12 @@
 mod changes;
 pub(crate) mod keys;
 mod master;
+mod metrics;
 mod placing;
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation,
 pub(crate) use self::changes::needing_restart;
 use self::master::Master;
 pub(crate) use self::master::MasterPlace;
+use self::metrics::Metrics;
 pub(crate) use self::placing::host_processes_in;
 use self::placing::{parallel_starts, placement};
 use crate::cli::{LogFormat, RunFlags};
@@ -37,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// Whose members may use the admin socket.
     pub(crate) admin: AdminGroups,
+    /// Where a Prometheus is answered over TCP.
+    pub(crate) metrics: Option<SocketAddr>,
     /// The master, where there is one.
     pub(crate) master: Option<MasterPlace>,
     /// Whether guests are stopped when the worker ends.
@@ -67,6 +72,7 @@ struct File {
     network: Network,
     limits: Limits,
     master: Master,
+    metrics: Metrics,
 }
 
 /// Who may use the admin sockets, besides the worker's own user: groups by name or number.
@@ -190,6 +196,7 @@ impl Settings {
             stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
             log_format,
             admin: file.admin,
+            metrics: file.metrics.address()?,
             manager,
         })
     }
@@ -203,6 +210,7 @@ impl Settings {
             directory: self.runtime_dir.clone(),
             group: group.map(SocketGroup::new),
             read_group: read_group.map(SocketGroup::new),
+            metrics: self.metrics,
         }
     }
 }

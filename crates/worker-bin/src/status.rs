@@ -50,6 +50,7 @@ pub(crate) fn source(
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             degradations: degradations(&vm_manager),
             log_lines_dropped: logging::dropped(),
+            log_queue_lines: logging::waiting(),
             open_files_limit: files.limit(),
             guests_outlive_worker: Some(guests_outlive_worker),
         }

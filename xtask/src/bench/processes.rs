@@ -94,13 +94,18 @@ pub(super) fn many(subject: &mut Subject) -> Result<Vec<Row>> {
     for each in MANY_EACH {
         eprintln!("bench: {vms} VMs, {each} to a host process");
         let times = subject.times(&format!("many {vms} {each} {seconds}"))?;
-        let [created, adopted, idled] = times[..] else { anyhow::bail!("not three figures: {times:?}") };
+        let [created, adopted, idled, unsampled, ls, inspect, top, scrape] = times[..] else {
+            anyhow::bail!("not eight figures: {times:?}")
+        };
         let whole = format!("{vms} VMs, {each} to a host process");
         let row = |what: &str, shown: &str, unit, value: f64| {
             Row::new(format!("many/{each}/{what}"), format!("{whole}: {shown}"), unit, &[value])
         };
         let rate = exact(vms) * 1e3 / milliseconds(created);
-        let idled = milliseconds(idled) * 60.0 / u32::try_from(seconds).map(f64::from).context("too long")?;
+        let seconds = u32::try_from(seconds).map(f64::from).context("too long")?;
+        // Of a core: nanoseconds a second are billionths of one.
+        let sampling = milliseconds(idled.saturating_sub(unsampled)) / (seconds * 1e3) * 100.0;
+        let idled = milliseconds(idled) * 60.0 / seconds;
         rows.push(row("created", "creations a second", Unit::PerSecond, rate));
         rows.push(row(
             "adopted",
@@ -109,6 +114,10 @@ pub(super) fn many(subject: &mut Subject) -> Result<Vec<Row>> {
             milliseconds(adopted),
         ));
         rows.push(row("idle", "processor time a minute, idle", Unit::Milliseconds, idled));
+        rows.push(row("sampling", "of it for sampling, in hundredths of a core", Unit::Percent, sampling));
+        for (what, time) in [("ls", ls), ("inspect", inspect), ("top", top), ("scrape", scrape)] {
+            rows.push(row(what, &format!("{what} answered"), Unit::Milliseconds, milliseconds(time)));
+        }
     }
     Ok(rows)
 }

@@ -16,6 +16,7 @@ pub(super) enum Unit {
     Mebibytes,
     PerSecond,
     Count,
+    Percent,
 }
 
 /// One figure over its runs.
@@ -128,6 +129,12 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
     for each in [1, 16] {
         let adopted = spread(&format!("many/{each}/adopted")).map(|adopted| adopted.median / 1e3);
         hold(format!("500 VMs adopted, {each} to a host process, in s"), adopted, 2.0);
+        let sampling = spread(&format!("many/{each}/sampling")).map(|sampling| sampling.median);
+        hold(format!("500 VMs sampled, {each} to a host process, in hundredths of a core"), sampling, 2.0);
+        for what in ["ls", "inspect", "top", "scrape"] {
+            let answered = spread(&format!("many/{each}/{what}")).map(|answered| answered.median);
+            hold(format!("500 VMs, {each} to a host process: {what} answered, in ms"), answered, 100.0);
+        }
     }
     hold("stop answered, median in ms".into(), spread("stop/answered").map(|stop| stop.median), 5.0);
     for figure in ["boot", "read", "write", "send", "receive"] {
@@ -172,6 +179,7 @@ pub(super) fn table(results: &Results) -> String {
             Unit::Mebibytes => "MiB",
             Unit::PerSecond => "/s",
             Unit::Count => "",
+            Unit::Percent => "%",
         };
         let Spread { runs, min, median, p90, p99 } = spread;
         let _ = write!(text, "{name:width$}  {runs:>6}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::lab::modules::ModuleIndex;
 use crate::{packages, process};
@@ -30,7 +30,7 @@ impl Kernel {
         let unpacked = cache.join(&package);
         if !unpacked.is_dir() {
             println!("Downloading {package}");
-            download_and_unpack(&package, cache, &unpacked)?;
+            packages::download_and_unpack(&package, cache, &unpacked, |tree| index_modules(&package, tree))?;
         }
         let release = package
             .strip_prefix("linux-image-")
@@ -72,38 +72,9 @@ fn newest_package() -> Result<String> {
     dependency.map(str::to_owned).with_context(|| format!("{META_PACKAGE} depends on no kernel:\n{answer}"))
 }
 
-/// Unpacks beside the destination and renames, so that an interrupted run leaves nothing that looks complete.
-fn download_and_unpack(package: &str, cache: &Path, destination: &Path) -> Result<()> {
-    let partial = cache.join("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
-    }
-    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
-    let download = || process::output_of(packages::apt_get(&["download", package]).current_dir(&partial));
-    if let Err(error) = download() {
-        // Lists that are older than the archive's last change name a file that is gone.
-        if !packages::is_root() {
-            return Err(error.context("if the package lists are old, run: sudo apt-get update"));
-        }
-        process::run(&mut packages::apt_get(&["update", "--quiet=2"])).context(error)?;
-        download()?;
-    }
-    let archive = only_file_in(&partial)?;
-    let tree = partial.join("tree");
-    process::run(Command::new("dpkg").arg("-x").args([&archive, &tree]))?;
+/// Writes `modules.dep` and its like of the kernel in `tree`.
+fn index_modules(package: &str, tree: &Path) -> Result<()> {
     let release = package.trim_start_matches("linux-image-");
     let depmod = packages::find_program("depmod").context("depmod is not there")?;
-    process::run(Command::new(depmod).arg("-b").arg(&tree).arg(release))?;
-    fs::rename(&tree, destination)
-        .with_context(|| format!("cannot move the kernel to {}", destination.display()))?;
-    fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))
-}
-
-fn only_file_in(folder: &Path) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    match <[PathBuf; 1]>::try_from(files) {
-        Ok([file]) => Ok(file),
-        Err(files) => bail!("one downloaded package was expected, found {files:?}"),
-    }
+    process::run(Command::new(depmod).arg("-b").arg(tree).arg(release))
 }

@@ -13,9 +13,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use vm_model::Event;
 
-use super::audit::watch_over;
+use super::audit::{Audit, watch_over};
 use super::{
-    Answers, MAX_BODY, assigning, console, dump, events, metrics, operations, orders, power, status, vms,
+    Answers, MAX_BODY, assigning, console, dump, events, history, metrics, operations, orders, power, status,
+    vms,
 };
 use crate::{ApiError, ErrorCode, EventGap, PenRequest};
 
@@ -24,7 +25,7 @@ const DOCUMENT: &str = "/v1/openapi.json";
 
 /// What is answered, and to whom.
 pub(super) fn router(answers: Answers) -> Router {
-    let log = Arc::clone(answers.vm_manager.events());
+    let audit = Audit::new(Arc::clone(answers.vm_manager.events()));
     let (router, document) = described().split_for_parts();
     let document = Arc::new(complete(document));
     router
@@ -32,7 +33,7 @@ pub(super) fn router(answers: Answers) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(log, watch_over))
+        .layer(from_fn_with_state(audit, watch_over))
         .with_state(answers)
 }
 
@@ -44,6 +45,8 @@ fn described() -> OpenApiRouter<Answers> {
         .routes(routes!(vms::list, assigning::assign))
         .routes(routes!(vms::inspect, assigning::remove))
         .routes(routes!(vms::console))
+        .routes(routes!(history::of_one))
+        .routes(routes!(history::of_all))
         .routes(routes!(console::boots))
         .routes(routes!(console::attach))
         .routes(routes!(dump::dump))

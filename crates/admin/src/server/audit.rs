@@ -2,18 +2,22 @@
 //! clients that may only look are refused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 use vm_model::{Caller, EventKind, VmId};
 use worker::events::EventLog;
 
 use crate::access::{Access, Peer};
 use crate::{ApiError, ErrorCode};
+
+/// The header that tells a request's number.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a request asks for, as it is told to whoever looks after the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +30,34 @@ struct Order {
 #[derive(Clone, Debug)]
 pub(super) struct AuditedVm(pub(super) VmId);
 
-/// Lets a request through, and notes what became of it where it changes something.
+/// Where orders are noted, and how many requests there were.
+#[derive(Clone)]
+pub(super) struct Audit {
+    events: Arc<EventLog>,
+    requests: Arc<AtomicU64>,
+}
+
+impl Audit {
+    pub(super) fn new(events: Arc<EventLog>) -> Self {
+        Self { events, requests: Arc::default() }
+    }
+}
+
+/// Lets a request through, and notes what became of it where it changes something. What is logged of it has its number,
+/// which its answer has, too.
 pub(super) async fn watch_over(
-    State(events): State<Arc<EventLog>>,
+    State(Audit { events, requests }): State<Audit>,
     Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
+    let request_id = requests.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut answer = answer(&events, peer, request, next).instrument(info_span!("request", request_id)).await;
+    answer.headers_mut().insert(REQUEST_ID, HeaderValue::from(request_id));
+    answer
+}
+
+async fn answer(events: &EventLog, peer: Peer, request: Request, next: Next) -> Response {
     if is_harmless(request.method()) {
         return next.run(request).await;
     }
@@ -48,7 +73,7 @@ pub(super) async fn watch_over(
         }
     };
     let vm = answer.extensions().get::<AuditedVm>().map(|AuditedVm(vm)| vm.clone()).or(vm);
-    note(&events, peer.caller, &verb, vm.as_ref(), answer.status().as_u16());
+    note(events, peer.caller, &verb, vm.as_ref(), answer.status().as_u16());
     answer
 }
 

@@ -1,35 +1,60 @@
 //! Figures for a scraper.
 
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use metrics::exposition::{self, Exposition, VmFigures, WorkerFigures};
+use std::sync::Arc;
 
-use super::Answers;
-use crate::{ApiError, ErrorCode, MasterState, StatusView};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use metrics::exposition::{Exposition, Format, VmFigures, WorkerFigures};
+
+use tokio::sync::mpsc;
+use worker::node::NodeMessage;
+use worker::vms::VmManager;
+
+use super::{Answers, StatusSource};
+use crate::{MasterState, StatusView};
 
 /// Show the figures of the worker and of its VMs, as a Prometheus reads them.
 #[utoipa::path(
     get, path = "/v1/metrics", tag = "worker",
     responses((
-        status = 200, description = "OpenMetrics text", body = String,
-        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        status = 200, description = "OpenMetrics text; that of Prometheus 0.0.4 where `accept` names text/plain and not this",
+        body = String, content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8",
     ))
 )]
-pub(super) async fn metrics(State(answers): State<Answers>) -> Result<Response, ApiError> {
-    let vm_manager = &answers.vm_manager;
-    let vms = vm_manager.list_vms().into_iter().map(|info| {
-        let metrics = vm_manager.get_vm_metrics(&info.id).ok();
-        VmFigures { info, metrics }
-    });
-    let exposition = Exposition { worker: worker((answers.status)()), vms: vms.collect() };
-    let text = exposition.render().map_err(|problem| {
-        ApiError::new(ErrorCode::Internal, format!("the figures cannot be written: {problem}"))
-    })?;
-    Ok(([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response())
+pub(super) async fn metrics(State(answers): State<Answers>, headers: HeaderMap) -> Response {
+    scrape(State(answers.figures), headers).await
 }
 
-fn worker(status: StatusView) -> WorkerFigures {
+/// The figures, in the format that the client asks for.
+pub(super) async fn scrape(State(figures): State<Figures>, headers: HeaderMap) -> Response {
+    let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accepted);
+    let text = figures.read().render(format);
+    ([(CONTENT_TYPE, format.content_type())], text).into_response()
+}
+
+/// Where figures are read.
+#[derive(Clone)]
+pub(super) struct Figures {
+    pub(super) vm_manager: Arc<VmManager>,
+    pub(super) node: mpsc::Sender<NodeMessage>,
+    pub(super) status: StatusSource,
+}
+
+impl Figures {
+    fn read(&self) -> Exposition {
+        let vms = self.vm_manager.list_vms().into_iter().map(|info| {
+            let metrics = self.vm_manager.get_vm_metrics(&info.id).ok();
+            VmFigures { info, metrics }
+        });
+        let waiting = self.node.max_capacity().saturating_sub(self.node.capacity());
+        Exposition { worker: worker((self.status)(), &self.vm_manager, waiting), vms: vms.collect() }
+    }
+}
+
+fn worker(status: StatusView, vm_manager: &VmManager, node_queue: usize) -> WorkerFigures {
     let count = |things: usize| u64::try_from(things).unwrap_or(u64::MAX);
     WorkerFigures {
         version: status.version,
@@ -42,5 +67,8 @@ fn worker(status: StatusView) -> WorkerFigures {
         degradations: count(status.degradations.len()),
         damaged: count(status.damaged.len()),
         log_lines_dropped: status.log_lines_dropped,
+        log_queue_lines: status.log_queue_lines,
+        node_queue_messages: count(node_queue),
+        durations: vm_manager.durations(),
     }
 }

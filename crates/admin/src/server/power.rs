@@ -7,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 use vm_model::{Caller, DesiredState, StopMethod, VmId, VmStatus};
 use worker::node::LocalCommand;
 use worker::vms::RestartMode;
@@ -59,7 +59,7 @@ pub(super) async fn power(
     let vm_manager = &answers.vm_manager;
     vm_manager.get_vm_status(&vm).map_err(|problem| of_vm(vm_manager, &vm, problem))?;
     let begun = answers.operations.begin(verb, vm, peer.caller)?;
-    tokio::spawn(carry_out(answers.clone(), begun.clone(), request, longest));
+    tokio::spawn(carry_out(answers.clone(), begun.clone(), request, longest).in_current_span());
     if !request.wait {
         let place = format!("/v1/operations/{}", begun.id);
         return Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(begun)).into_response());

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,15 @@ pub enum BindError {
     NoGroup {
         /// What was given.
         group: String,
+    },
+    /// The host refused the address on which a scraper is answered.
+    #[error("cannot listen on {address} for metrics")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The host refused.
     #[error("cannot {operation} the admin socket {}", path.display())]

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use vm_model::{Assignment, Generation, VmId};
+use vm_model::{Assignment, Generation, KvmCounters, ThreadCounters, VmId};
 
 use super::*;
-use crate::{DiskMetrics, NicMetrics, VcpuMetrics};
+use crate::{DiskMetrics, NicMetrics, StartStep, VcpuMetrics, WorkerMeters};
 
 fn worker() -> WorkerFigures {
     WorkerFigures {
@@ -16,16 +16,35 @@ fn worker() -> WorkerFigures {
         degradations: 0,
         damaged: 0,
         log_lines_dropped: 7,
+        log_queue_lines: 1,
+        node_queue_messages: 2,
+        durations: durations(),
     }
+}
+
+fn durations() -> WorkerDurations {
+    let meters = WorkerMeters::default();
+    meters.reconcile.record(Duration::from_millis(3));
+    meters.step_done(StartStep::Disks, Duration::from_secs(3));
+    meters.read()
 }
 
 fn vm(status: vm_model::VmStatus) -> VmFigures {
     let assignment = Assignment::new(VmId::new("web-1"), "sha256-x=", "/nix/store/a\"b");
+    let vcpu = VcpuMetrics {
+        seconds: 1.5,
+        exits: 3,
+        thread: Some(ThreadCounters { run_delay: Duration::from_millis(250), ..ThreadCounters::default() }),
+        kvm: Some(KvmCounters { halt_exits: 9, halt_time: Duration::from_secs(4), ..KvmCounters::default() }),
+        ..VcpuMetrics::default()
+    };
+    let mut disk = DiskMetrics { id: "root".to_owned(), written_bytes: 512, ..DiskMetrics::default() };
+    disk.latency.write.record(Duration::from_micros(300));
     let metrics = VmMetrics {
         memory_resident_bytes: 4096,
-        vcpus: vec![VcpuMetrics { seconds: 1.5, exits: 3, percent: 0.0 }],
+        vcpus: vec![vcpu],
         nics: vec![NicMetrics { id: "net0".to_owned(), receive_bytes: 5, ..NicMetrics::default() }],
-        disks: vec![DiskMetrics { id: "root".to_owned(), written_bytes: 512, ..DiskMetrics::default() }],
+        disks: vec![disk],
         age: Duration::ZERO,
         ..VmMetrics::default()
     };
@@ -34,7 +53,7 @@ fn vm(status: vm_model::VmStatus) -> VmFigures {
 }
 
 fn rendered(vms: Vec<VmFigures>) -> String {
-    Exposition { worker: worker(), vms }.render().expect("rendered")
+    Exposition { worker: worker(), vms }.render(Format::OpenMetrics)
 }
 
 #[test]
@@ -54,6 +73,16 @@ fn series_have_units_and_labels_and_the_text_an_end() {
         "procurator_vm_network_receive_bytes_total{vm=\"web-1\",device=\"net0\"} 5",
         "procurator_vm_disk_written_bytes_total{vm=\"web-1\",disk=\"root\"} 512",
         "# UNIT procurator_vm_vcpu_seconds seconds",
+        "# TYPE procurator_build info",
+        "procurator_vm_vcpu_run_delay_seconds_total{vm=\"web-1\",vcpu=\"0\"} 0.25",
+        "procurator_vm_vcpu_halted_seconds_total{vm=\"web-1\",vcpu=\"0\"} 4",
+        "procurator_vm_vcpu_kvm_exits_by_kind_total{vm=\"web-1\",vcpu=\"0\",kind=\"halt\"} 9",
+        "procurator_vm_disk_request_duration_seconds_bucket{vm=\"web-1\",disk=\"root\",request=\"write\",le=\"0.00025\"} 0",
+        "procurator_vm_disk_request_duration_seconds_bucket{vm=\"web-1\",disk=\"root\",request=\"write\",le=\"0.0005\"} 1",
+        "procurator_vm_disk_request_duration_seconds_bucket{vm=\"web-1\",disk=\"root\",request=\"write\",le=\"+Inf\"} 1",
+        "procurator_vm_disk_request_duration_seconds_sum{vm=\"web-1\",disk=\"root\",request=\"write\"} 0.0003",
+        "procurator_reconcile_duration_seconds_count 1",
+        "procurator_start_step_duration_seconds_bucket{step=\"disks\",le=\"10.0\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
     }
@@ -71,11 +100,9 @@ fn nothing_stays_of_what_is_gone() {
 #[test]
 fn every_series_is_described() {
     let documented = include_str!("../../../../docs/metrics.md");
-    let names =
-        WORKER_FAMILIES.iter().map(Family::full_name).chain(VM_FAMILIES.iter().map(Family::full_name));
     let rows: Vec<&str> = documented.lines().filter(|line| line.starts_with("| `procurator_")).collect();
     let mut count = 0;
-    for name in names {
+    for name in families::names() {
         assert!(
             rows.iter().any(|row| row.starts_with(&format!("| `{name}` |"))),
             "docs/metrics.md lacks {name}"
@@ -83,4 +110,49 @@ fn every_series_is_described() {
         count += 1;
     }
     assert_eq!(rows.len(), count, "docs/metrics.md describes series that there are not");
+}
+
+#[test]
+fn a_kernel_that_tells_nothing_has_no_series_for_it() {
+    let mut silent = vm(vm_model::VmStatus::Running);
+    let vcpu = &mut silent.metrics.as_mut().expect("it was sampled").vcpus[0];
+    (vcpu.kvm, vcpu.thread) = (None, None);
+    let text = rendered(vec![silent]);
+    for name in
+        ["run_delay_seconds_total{", "kvm_exits_total{", "page_faults_total{", "halted_seconds_total{"]
+    {
+        assert!(!text.contains(name), "{name} is in:\n{text}");
+    }
+    assert!(text.contains("procurator_vm_vcpu_exits_total{"), "the worker's own count is there");
+}
+
+#[test]
+fn plain_prometheus_text_has_metadata_by_the_series_names() {
+    let text = Exposition { worker: worker(), vms: Vec::new() }.render(Format::Prometheus);
+    assert!(text.contains("# TYPE procurator_build_info gauge\nprocurator_build_info{"), "{text}");
+    assert!(text.contains("# TYPE procurator_log_lines_dropped_total counter\n"), "{text}");
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+}
+
+/// The names of series in `text`.
+fn names_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+    words.filter(|word| word.starts_with("procurator_"))
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_series_that_there_are() {
+    let exported: Vec<String> = families::names().collect();
+    let is_exported = |name: &str| {
+        let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+        exported.iter().any(|known| known == name || Some(known.as_str()) == of_histogram)
+    };
+    let dashboard = include_str!("../../../../packaging/procurator-dashboard.json");
+    serde_json::from_str::<serde_json::Value>(dashboard).expect("JSON");
+    let rules = include_str!("../../../../packaging/procurator.rules.yml");
+    for (file, text, least) in [("dashboard", dashboard, 20), ("rules", rules, 12)] {
+        let unknown: Vec<&str> = names_in(text).filter(|name| !is_exported(name)).collect();
+        assert_eq!(unknown, Vec::<&str>::new(), "the {file} asks for what is not exported");
+        assert!(names_in(text).count() >= least, "the {file} asks for little");
+    }
 }

@@ -15,7 +15,14 @@ fn start() -> Moment {
 
 fn busy(milliseconds: u64, received: u64) -> MachineCounters {
     MachineCounters {
-        vcpus: vec![VcpuCounters { cpu_time: Duration::from_millis(milliseconds), exits: milliseconds }; 2],
+        vcpus: vec![
+            VcpuCounters {
+                cpu_time: Duration::from_millis(milliseconds),
+                exits: milliseconds,
+                ..VcpuCounters::default()
+            };
+            2
+        ],
         memory_size: Bytes::from_mib(128),
         memory_resident: Bytes::new(5 * 1024 * 1024 + 1),
         balloon: Some(BalloonCounters { available: Some(Bytes::from_mib(70)), ..BalloonCounters::default() }),
@@ -109,6 +116,18 @@ fn a_restart_is_neither_a_negative_rate_nor_a_spike() {
 }
 
 #[test]
+fn totals_from_before_are_told_at_once_and_are_no_rate() {
+    let at = start();
+    let mut sampler = Sampler::going_on_from(&busy(60_000, 1 << 40), at);
+    let before = sampler.latest(at).expect("known");
+    assert_eq!((before.network_rx_bytes, before.memory_resident_bytes), (2 << 40, 0));
+    sampler.record(&Reading { at: at.later_by(Duration::from_secs(1)), run: 0, counters: busy(100, 50) });
+    let metrics = sampler.latest(at).expect("sampled");
+    assert_eq!((metrics.network_rx_bytes, metrics.rates), (2 * ((1 << 40) + 50), None));
+    assert_eq!(sampler.history().len(), 1, "what was before is no point of the past");
+}
+
+#[test]
 fn two_readings_at_one_instant_divide_by_nothing() {
     let mut sampler = Sampler::new();
     let at = start();
@@ -135,7 +154,11 @@ fn the_history_forgets_its_oldest_points() {
 }
 
 fn any_counters() -> impl Strategy<Value = MachineCounters> {
-    let vcpu = any::<(Duration, u64)>().prop_map(|(cpu_time, exits)| VcpuCounters { cpu_time, exits });
+    let vcpu = any::<(Duration, u64)>().prop_map(|(cpu_time, exits)| VcpuCounters {
+        cpu_time,
+        exits,
+        ..VcpuCounters::default()
+    });
     let nic = (0..3u8, any::<[u64; 6]>()).prop_map(|(id, [a, b, c, d, e, f])| NicCounters {
         id: format!("net{id}"),
         receive_bytes: a,

@@ -310,7 +310,7 @@ struct FakeCounters(Arc<AtomicU64>);
 impl CountersSource for FakeCounters {
     fn read(&self) -> MachineCounters {
         MachineCounters {
-            vcpus: vec![VcpuCounters { cpu_time: Duration::ZERO, exits: self.0.load(Ordering::SeqCst) }],
+            vcpus: vec![VcpuCounters { exits: self.0.load(Ordering::SeqCst), ..VcpuCounters::default() }],
             ..MachineCounters::default()
         }
     }

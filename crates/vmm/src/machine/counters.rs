@@ -84,6 +84,7 @@ fn of_disk(id: &str, counters: &block::BlockCounters) -> BlockCounters {
         kept_requests: counts.kept_requests,
         troubles: counts.troubles,
         trouble_time: counts.trouble_time,
+        latency: counts.latency,
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use devices::bus::Bus;
 use hypervisor::{Exit, SystemEvent, Vcpu, VcpuError};
@@ -30,7 +29,8 @@ pub(crate) struct Buses {
 /// The body of a vCPU's thread.
 pub(super) fn run(mut vcpu: Vcpu, member: &Member, meter: &Arc<Meter>, context: &VcpuContext) {
     let index = vcpu.index();
-    let _measuring = meter.clock.measure_this_thread();
+    let _about = tracing::info_span!("vcpu", vm_id = context.name, vcpu = index).entered();
+    let measuring = meter.measure_this_thread(&vcpu);
     let ended = catch_unwind(AssertUnwindSafe(|| match context.affinity.apply(index) {
         Ok(()) => {
             serve(&mut vcpu, member, meter, context).unwrap_or_else(|error| failure(error_chain(&error)))
@@ -49,6 +49,8 @@ pub(super) fn run(mut vcpu: Vcpu, member: &Member, meter: &Arc<Meter>, context: 
         member.end_all();
         context.outcome.conclude(exit);
     }
+    // It has a part of the vCPU open.
+    drop(measuring);
     // The vCPU goes before its place at the gate does, so that "all ended" means that all are released.
     drop(vcpu);
 }
@@ -76,7 +78,7 @@ fn serve(
         }
         let index = vcpu.index();
         let exit = vcpu.run()?;
-        meter.exits.fetch_add(1, Ordering::Relaxed);
+        meter.count(&exit);
         if let Some(end) = handle(exit, index, &context.buses) {
             let end = placed(end, vcpu);
             tell_where(vcpu, &end, context);

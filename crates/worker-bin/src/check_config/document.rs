@@ -1,5 +1,7 @@
 //! A configuration file held against the table of keys, every value with its line.
 
+use std::net::SocketAddr;
+
 use host_network::LinkName;
 use ipnetwork::Ipv4Network;
 use toml::Spanned;
@@ -166,6 +168,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::Paths => value.as_array().is_some_and(|paths| paths.iter().all(|path| path.get_ref().is_str())),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),
+        Kind::AddressAndPort => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
         Kind::HostAndPort => {
             text.and_then(|text| text.rsplit_once(':')).is_some_and(|(_, port)| port.parse::<u16>().is_ok())
         }

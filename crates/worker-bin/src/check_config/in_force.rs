@@ -83,7 +83,8 @@ fn as_toml(kind: &Kind, value: &str) -> String {
         | Kind::Text
         | Kind::LinkName
         | Kind::Subnet
-        | Kind::HostAndPort => quoted(value),
+        | Kind::HostAndPort
+        | Kind::AddressAndPort => quoted(value),
     }
 }
 

@@ -47,6 +47,7 @@ fn values(kind: &Kind) -> Vec<String> {
         }
         Kind::LinkName => values.extend(["'br0'", "'a/b'", "'sixteen-bytes-xx'"].map(str::to_owned)),
         Kind::HostAndPort => values.extend(["'m:1'", "'m:x'", "'[::1]:7443'"].map(str::to_owned)),
+        Kind::AddressAndPort => values.extend(["'127.0.0.1:1'", "'m:1'", "'[::1]:65536'"].map(str::to_owned)),
         Kind::Boolean | Kind::AbsolutePath | Kind::Path | Kind::Paths | Kind::Text | Kind::Subnet => {}
     }
     values

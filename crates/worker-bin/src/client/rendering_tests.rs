@@ -234,6 +234,7 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
         damaged: Vec::new(),
         degradations: Vec::new(),
         log_lines_dropped: 0,
+        log_queue_lines: 0,
         open_files_limit: Some(1 << 20),
         guests_outlive_worker: Some(true),
     };
@@ -251,6 +252,7 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
         refused_entries: vec![RefusedEntry { id: id.clone(), problem: problem.clone() }],
         damaged: vec![DamagedVm { id: VmId::new("db"), problem }],
         log_lines_dropped: 5,
+        log_queue_lines: 0,
         open_files_limit: Some(300),
         ..good.clone()
     };

@@ -64,6 +64,10 @@ pub(super) async fn top(client: &AdminClient, interval: Duration) -> Result<()> 
     };
     // A worker that does not answer at all is told of on the usual screen.
     view.model.update(client.list_vms().await?, Instant::now());
+    // An earlier worker keeps no past that it could tell of: curves begin now then.
+    if let Ok(Ok(past)) = timeout(PATIENCE, client.list_history(draw::CURVE + 1)).await {
+        view.model.recall(&past.vms);
+    }
     // Restored also when a panic ends the program.
     let mut terminal = ratatui::try_init().context("cannot prepare the terminal")?;
     let done = view.run(client, interval, &mut terminal).await;

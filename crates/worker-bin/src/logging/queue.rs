@@ -14,6 +14,23 @@ pub(super) const MAX_LINES: usize = 4096;
 /// Bytes that may wait.
 pub(super) const MAX_BYTES: usize = 2 << 20;
 
+/// A line, and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// To standard error.
+    Text(Vec<u8>),
+    /// To the journal.
+    Record(Vec<u8>),
+}
+
+impl Line {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(bytes) | Self::Record(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// Lines that wait to be written, and how many were lost.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -25,7 +42,7 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    lines: VecDeque<Vec<u8>>,
+    lines: VecDeque<Line>,
     bytes: usize,
     /// Whether a line was taken out and is not done yet.
     is_writing: bool,
@@ -36,7 +53,7 @@ struct State {
 
 impl Queue {
     /// Puts `line` at the end, or drops and counts it where there is no room. Never waits for the log.
-    pub(super) fn push(&self, line: Vec<u8>) {
+    pub(super) fn push(&self, line: Line) {
         let mut state = self.lock();
         if state.lines.len() >= MAX_LINES || state.bytes.saturating_add(line.len()) > MAX_BYTES {
             state.dropped = state.dropped.saturating_add(1);
@@ -49,10 +66,10 @@ impl Queue {
     }
 
     /// The next line. Waits for one. Each call is followed by one of [`Queue::done`].
-    pub(super) fn next(&self) -> Vec<u8> {
+    pub(super) fn next(&self) -> Line {
         let waited = self.changed.wait_while(self.lock(), |state| state.lines.is_empty());
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        let line = state.lines.pop_front().unwrap_or_default();
+        let line = state.lines.pop_front().unwrap_or(Line::Text(Vec::new()));
         state.bytes = state.bytes.saturating_sub(line.len());
         state.is_writing = true;
         line
@@ -83,6 +100,11 @@ impl Queue {
     /// How many lines were lost so far.
     pub(super) fn dropped(&self) -> u64 {
         self.lock().dropped
+    }
+
+    /// How many lines wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().lines.len()
     }
 
     /// Waits until everything is written, but no longer than `limit`; whether it is.
@@ -116,12 +138,12 @@ mod tests {
     fn a_full_queue_drops_and_tells_when_there_is_room() {
         let queue = Queue::default();
         for _ in 0..MAX_LINES + 3 {
-            queue.push(b"x\n".to_vec());
+            queue.push(Line::Text(b"x\n".to_vec()));
         }
         assert_eq!(queue.dropped(), 3);
         let mut told = Vec::new();
         for _ in 0..MAX_LINES {
-            assert_eq!(queue.next(), b"x\n");
+            assert_eq!(queue.next(), Line::Text(b"x\n".to_vec()));
             told.extend(queue.done(Outcome::Written));
         }
         assert_eq!(told, [3], "once");
@@ -131,21 +153,21 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes() {
         let queue = Queue::default();
-        queue.push(vec![b'x'; MAX_BYTES]);
-        queue.push(vec![b'x']);
+        queue.push(Line::Text(vec![b'x'; MAX_BYTES]));
+        queue.push(Line::Text(vec![b'x']));
         assert_eq!(queue.dropped(), 1);
         queue.next();
-        queue.push(vec![b'x']);
+        queue.push(Line::Text(vec![b'x']));
         assert_eq!(queue.dropped(), 1, "there is room again");
-        queue.push(vec![b'x'; MAX_BYTES + 1]);
+        queue.push(Line::Text(vec![b'x'; MAX_BYTES + 1]));
         assert_eq!(queue.dropped(), 2, "no line is larger than the queue");
     }
 
     #[test]
     fn a_line_that_was_not_written_is_counted_and_told_later() {
         let queue = Queue::default();
-        queue.push(b"a\n".to_vec());
-        queue.push(b"b\n".to_vec());
+        queue.push(Line::Text(b"a\n".to_vec()));
+        queue.push(Line::Text(b"b\n".to_vec()));
         queue.next();
         assert!(!queue.flush(Duration::from_millis(1)), "a line is being written");
         assert_eq!(queue.done(Outcome::Failed), None);

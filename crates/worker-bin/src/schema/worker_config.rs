@@ -47,6 +47,6 @@ fn accepted(kind: &Kind) -> Value {
         Kind::Paths => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::LinkName => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),
         Kind::Subnet => json!({ "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$" }),
-        Kind::HostAndPort => json!({ "type": "string", "pattern": "^.*:[0-9]{1,5}$" }),
+        Kind::HostAndPort | Kind::AddressAndPort => json!({ "type": "string", "pattern": "^.*:[0-9]{1,5}$" }),
     }
 }

@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     Subnet,
     /// A host and a port.
     HostAndPort,
+    /// An IP address and a port.
+    AddressAndPort,
 }
 
 const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, meaning: &'static str) -> Key {
@@ -115,6 +117,9 @@ pub(crate) static KEYS: &[Key] = &[
         "What this host is called where there is no certificate. Default: the host's name."),
     key("master.max_removals_per_hour", Kind::Integer { least: 0, most: u32::MAX as i64 }, Some("10"),
         "How many VMs a master may have removed or replaced within an hour; 0 is any number."),
+    key("metrics.listen", Kind::AddressAndPort, None, "Where a Prometheus is answered over TCP."),
+    key("metrics.plain_tcp", Kind::Choice(&["unencrypted-and-unauthenticated"]), None,
+        "Answers other hosts than this one."),
 ];
 
 impl Kind {
@@ -139,6 +144,7 @@ impl Kind {
                 "an IPv4 network like \"10.100.0.0/16\", with a prefix length of 8 to 30".to_owned()
             }
             Self::HostAndPort => "a host and a port like \"master.example:7443\"".to_owned(),
+            Self::AddressAndPort => "an address and a port like \"127.0.0.1:9090\"".to_owned(),
         }
     }
 }

@@ -8,7 +8,11 @@ mod by_hand;
 mod certificates;
 mod clients;
 mod console;
+<<<<<<< HEAD
 mod full_disk;
+=======
+mod figures;
+>>>>>>> measure
 mod hostile_master;
 mod isolation;
 mod killing;
@@ -16,7 +20,11 @@ mod local_verbs;
 mod mastered;
 mod operating;
 mod outliving;
+<<<<<<< HEAD
 mod panics;
+=======
+mod prometheus;
+>>>>>>> measure
 mod refusals;
 mod running;
 mod signals;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use fail_points::{FailPoint, pass};
 use tokio::sync::mpsc::Receiver;
@@ -76,39 +77,45 @@ impl Reconciler {
         }
         // Receiving is cancel-safe and the only thing awaited for long.
         while let Some(message) = channel.recv().await {
-            match message {
-                NodeMessage::Assignment { source, desired, answer } => {
-                    let verdict = self.take(&source, &desired, OtherLineage::Waits).await;
-                    match (answer, verdict) {
-                        // Whoever asked may have stopped waiting.
-                        (Some(answer), verdict) => drop(answer.send(verdict)),
-                        (None, Err(refusal)) => warn!(%refusal, "desired state refused"),
-                        (None, Ok(_)) => {}
-                    }
+            let begun = Instant::now();
+            self.handle(message).await;
+            self.vm_manager.meters().reconcile.record(begun.elapsed());
+        }
+    }
+
+    async fn handle(&mut self, message: NodeMessage) {
+        match message {
+            NodeMessage::Assignment { source, desired, answer } => {
+                let verdict = self.take(&source, &desired, OtherLineage::Waits).await;
+                match (answer, verdict) {
+                    // Whoever asked may have stopped waiting.
+                    (Some(answer), verdict) => drop(answer.send(verdict)),
+                    (None, Err(refusal)) => warn!(%refusal, "desired state refused"),
+                    (None, Ok(_)) => {}
                 }
-                NodeMessage::Plan { source, desired, answer } => {
-                    drop(answer.send(self.preview(&source, &desired).await));
+            }
+            NodeMessage::Plan { source, desired, answer } => {
+                drop(answer.send(self.preview(&source, &desired).await));
+            }
+            NodeMessage::Command { command, answer } => drop(answer.send(self.obey(&command).await)),
+            NodeMessage::AllowRemovals { answer } => {
+                drop(answer.send(self.let_go(HoldReason::Removals).await));
+            }
+            NodeMessage::AcceptMaster { answer } => {
+                drop(answer.send(self.let_go(HoldReason::Lineage).await));
+            }
+            NodeMessage::SourceLost(source) => {
+                if self.held.remove(&source).is_some() {
+                    info!(%source, "what was held is forgotten: its source says it no longer");
                 }
-                NodeMessage::Command { command, answer } => drop(answer.send(self.obey(&command).await)),
-                NodeMessage::AllowRemovals { answer } => {
-                    drop(answer.send(self.let_go(HoldReason::Removals).await));
-                }
-                NodeMessage::AcceptMaster { answer } => {
-                    drop(answer.send(self.let_go(HoldReason::Lineage).await));
-                }
-                NodeMessage::SourceLost(source) => {
-                    if self.held.remove(&source).is_some() {
-                        info!(%source, "what was held is forgotten: its source says it no longer");
-                    }
+                self.tell(source, |status| status.held = None);
+            }
+            NodeMessage::SourceGone(source) => {
+                self.held.remove(&source);
+                if self.listened_to.remove(&source) {
+                    self.intent = std::mem::take(&mut self.intent).settled(&self.listened_to);
                     self.tell(source, |status| status.held = None);
-                }
-                NodeMessage::SourceGone(source) => {
-                    self.held.remove(&source);
-                    if self.listened_to.remove(&source) {
-                        self.intent = std::mem::take(&mut self.intent).settled(&self.listened_to);
-                        self.tell(source, |status| status.held = None);
-                        self.go_on().await;
-                    }
+                    self.go_on().await;
                 }
             }
         }

@@ -35,5 +35,5 @@ pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{IdleVm, VmLockError, console_directory, lock_vm, open_console};
 pub(crate) use vm_record::{
-    RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
+    PastUse, RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
 };

@@ -9,7 +9,7 @@ use fail_points::{FailPoint, pass};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, EndCause, Health, RunEnd, Timestamp, VmId};
+use vm_model::{Assignment, EndCause, Health, MachineCounters, RunEnd, Timestamp, VmId};
 
 use super::rollout::Rollout;
 use super::vm_lock::{locked_by, other_holder};
@@ -48,12 +48,28 @@ pub(crate) struct VmRecord {
     /// What was known last of the guest of its present run.
     #[serde(default)]
     pub(crate) health: Option<Box<Health>>,
+    /// What it used in its runs that have ended. Workers before this was kept do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) past_use: Option<Box<PastUse>>,
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub(crate) ends: Vec<RunEnd>,
     /// There when it was removed and its volumes are kept for a while.
     #[serde(default)]
     pub(crate) removed: Option<Removal>,
+}
+
+/// What a VM used, and how often it was started again, over all its runs that have ended. What is counted of it goes on
+/// from there under the next worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PastUse {
+    /// What its machines counted.
+    pub(crate) counters: MachineCounters,
+    /// How often it was started again after a failure or a reset by its guest.
+    pub(crate) restarts: u64,
+    /// How often a machine of it was rebuilt in place.
+    pub(crate) resets: u64,
 }
 
 /// A VM's removal.
@@ -94,6 +110,7 @@ impl VmRecord {
             running_since: None,
             stopping: None,
             health: None,
+            past_use: None,
             ends: Vec::new(),
             removed: None,
         }

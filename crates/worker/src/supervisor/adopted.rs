@@ -144,7 +144,7 @@ impl Task {
         self.unwatched = notes.health;
         let nics: Vec<_> = notes.nics.into_iter().map(|noted| noted.nic).collect();
         info!(vm_id = %self.id, phase = status.phase_name(), pid, launched_at = %notes.launched_at, "the VM ran on and is taken over");
-        self.info.send_modify(|info| {
+        self.info.begin_with(|info| {
             info.status = status;
             info.starts = counted.starts.saturating_add(resets.total()).saturating_add(1);
             info.restarts = counted.restarts.saturating_add(resets.by_guest);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use health::ProbePermits;
 use ipam::{Lease, Wish};
 use machine_host::{MachineHost, Stranger};
+use metrics::WorkerMeters;
 use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
 use vm_model::{FailureKind, VmId};
@@ -61,6 +62,8 @@ pub(crate) struct HostContext {
     pub(crate) changes: Changes,
     /// What happened lately.
     pub(crate) events: Arc<EventLog>,
+    /// How long things took.
+    pub(crate) meters: Arc<WorkerMeters>,
     /// Who moves the frames of VMs.
     pub(crate) vhost_net: VhostNet,
     /// How VMs live and end.

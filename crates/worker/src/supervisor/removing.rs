@@ -87,7 +87,9 @@ impl Task {
             Ok(Some(record)) if record.removal_stage() == Some(RemovalStage::Deleting) => {
                 self.finish_deletion().await;
             }
-            Ok(Some(record)) if record.assignment.id == self.id => {
+            Ok(Some(mut record)) if record.assignment.id == self.id => {
+                // What is counted of it begins anew, as its series did that ended with its removal.
+                record.past_use = None;
                 info!(vm_id = %self.id, "the VM was removed before and comes back with its volumes");
                 self.take_up(record);
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 use vm_model::{
     Assignment, DesiredState, EventKind, HealthSpec, MachinePhase, Timestamp, VmId, VmStatus, WantedChange,
 };
@@ -89,7 +89,10 @@ impl Task {
     pub(super) fn new(context: Arc<HostContext>, ends: Ends, slot: MachineSlot, origin: Origin) -> Self {
         let Ends { target, info, late, held } = ends;
         let assignment = Arc::clone(&target.borrow().assignment);
-        let (changes, events) = (context.changes.clone(), Arc::clone(&context.events));
+        let publisher = {
+            let (events, meters) = (Arc::clone(&context.events), Arc::clone(&context.meters));
+            Publisher::new(info, context.changes.clone(), events, meters)
+        };
         let (predecessor, found, running) = match origin {
             Origin::New => (None, None, None),
             Origin::After(predecessor) => (Some(predecessor), None, None),
@@ -105,7 +108,7 @@ impl Task {
             is_new: found.is_none(),
             target,
             acknowledged: None,
-            info: Publisher::new(info, changes, events),
+            info: publisher,
             slot,
             state: RunState::Off,
             history: RestartHistory::default(),
@@ -129,6 +132,9 @@ impl Task {
             task.in_force = Some(InForce { number, assignment, description: None });
             task.history = RestartHistory::recalled(&record.ends);
             task.show_failures();
+            if let Some(past) = &record.past_use {
+                task.info.send_modify(|info| (info.restarts, info.resets) = (past.restarts, past.resets));
+            }
             task.take_up(record);
         }
         match running {
@@ -184,34 +190,35 @@ impl Task {
                 self.acknowledged = Some(target.clone());
             }
             self.show_trial();
-            let candidate = self.candidate(&target);
-            match next_step(&self.state, target.goal, target.stamp, candidate, Instant::now()) {
-                Step::Rest => {
-                    if self.rest(None).await == Wanted::No {
-                        break;
-                    }
-                }
-                Step::RestUntil(until) => {
-                    if self.rest(Some(until)).await == Wanted::No {
-                        break;
-                    }
-                }
-                Step::Boot(vcpus) => self.boot(&target, vcpus).await,
-                Step::Prepare => self.begin_candidate(&target).await,
-                Step::Stop => self.stop(&target).await,
-                Step::Pause | Step::Resume if self.target.has_changed().is_err() => break,
-                Step::Pause => self.park(Vcpus::Parked).await,
-                Step::Resume => self.park(Vcpus::Running).await,
-                Step::Settle => self.state = RunState::Off,
-                Step::Remove => {
-                    // A removal that the host refuses for long keeps nobody from ending.
-                    if self.remove().await || self.target.has_changed().is_err() {
-                        break;
-                    }
-                }
+            let order = info_span!("order", generation = %target.generation);
+            if self.take_step(&target).instrument(order).await == Wanted::No {
+                break;
             }
         }
         // Whatever machine is left here is killed by being dropped.
+    }
+
+    /// Does what is next on the way to `target`; whether anybody is left who wants the VM.
+    async fn take_step(&mut self, target: &Target) -> Wanted {
+        let candidate = self.candidate(target);
+        match next_step(&self.state, target.goal, target.stamp, candidate, Instant::now()) {
+            Step::Rest => return self.rest(None).await,
+            Step::RestUntil(until) => return self.rest(Some(until)).await,
+            Step::Boot(vcpus) => self.boot(target, vcpus).await,
+            Step::Prepare => self.begin_candidate(target).await,
+            Step::Stop => self.stop(target).await,
+            Step::Pause | Step::Resume if self.target.has_changed().is_err() => return Wanted::No,
+            Step::Pause => self.park(Vcpus::Parked).await,
+            Step::Resume => self.park(Vcpus::Running).await,
+            Step::Settle => self.state = RunState::Off,
+            Step::Remove => {
+                // A removal that the host refuses for long keeps nobody from ending.
+                if self.remove().await || self.target.has_changed().is_err() {
+                    return Wanted::No;
+                }
+            }
+        }
+        Wanted::Yes
     }
 
     /// Takes over what the target says of the VM apart from where it should be, and keeps it on disk.

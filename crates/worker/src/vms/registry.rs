@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use machine_host::MachineHandle;
 use metrics::{Moment, Reading, Sampler, VmMetrics};
@@ -106,17 +106,20 @@ impl Registry {
             None => Origin::New,
             Some(Entry { supervisor, .. }) => Origin::After(Box::new(supervisor)),
         };
-        self.insert(entries, Birth { assignment, generation, origin });
+        self.insert(entries, Birth { assignment, generation, origin }, Sampler::new());
     }
 
     /// Takes up a VM that was on record. It stays off until something is desired of it.
     pub(crate) fn restore(&self, record: VmRecord) {
-        self.take_up(record.assignment.clone(), Origin::Record(Box::new(record)));
+        let sampler = sampler_after(&record);
+        self.take_up(record.assignment.clone(), Origin::Record(Box::new(record)), sampler);
     }
 
     /// Takes up a VM that was on record and whose machine runs already. It goes on as it was last wanted.
     pub(crate) fn resume(&self, record: VmRecord, machine: RunningMachine) {
-        self.take_up(record.assignment.clone(), Origin::Running(Box::new(record), Box::new(machine)));
+        let sampler = sampler_after(&record);
+        let assignment = record.assignment.clone();
+        self.take_up(assignment, Origin::Running(Box::new(record), Box::new(machine)), sampler);
     }
 
     /// Hands over a machine that was found late to the VM that waits for it.
@@ -135,9 +138,9 @@ impl Registry {
         self.with(id, |entry| entry.supervisor.held())
     }
 
-    fn take_up(&self, assignment: Assignment, origin: Origin) {
+    fn take_up(&self, assignment: Assignment, origin: Origin, sampler: Sampler) {
         let birth = Birth { assignment, generation: Generation::default(), origin };
-        self.insert(&mut self.entries(), birth);
+        self.insert(&mut self.entries(), birth, sampler);
     }
 
     /// These VMs are part of the desired state `generation`.
@@ -155,10 +158,10 @@ impl Registry {
         }
     }
 
-    fn insert(&self, entries: &mut BTreeMap<VmId, Entry>, birth: Birth) {
+    fn insert(&self, entries: &mut BTreeMap<VmId, Entry>, birth: Birth, sampler: Sampler) {
         let id = birth.assignment.id.clone();
         let supervisor = Supervisor::spawn(&self.runtime, Arc::clone(&self.context), birth);
-        entries.insert(id, Entry { supervisor, sampler: Sampler::new(), sampled_to_its_end: None });
+        entries.insert(id, Entry { supervisor, sampler, sampled_to_its_end: None });
     }
 
     /// What each VM is, with the state it is meant to be in now. VMs on their way out are left out.
@@ -271,10 +274,12 @@ impl Registry {
 
     /// Reads every machine's counters.
     pub(crate) fn sample_all(&self) {
+        let begun = Instant::now();
         self.refresh_counters();
         for entry in self.entries().values_mut() {
             sample(entry);
         }
+        self.context.meters.sampling.record(begun.elapsed());
     }
 
     /// Asks machines in other processes for their counters, all at once, so that one that does not answer delays nobody.
@@ -326,7 +331,18 @@ impl Entry {
     }
 }
 
+/// What samples a VM whose totals go on from those on record.
+fn sampler_after(record: &VmRecord) -> Sampler {
+    match record.past_use.as_deref() {
+        Some(past) => Sampler::going_on_from(&past.counters, Moment::now()),
+        None => Sampler::new(),
+    }
+}
+
 fn sample(entry: &mut Entry) {
+    for (run, counters) in entry.supervisor.machine().take_ended() {
+        entry.sampler.finish(run, &counters);
+    }
     if let Some((run, machine)) = entry.supervisor.machine().get() {
         // Asked first: the counters of a machine that has ended are its last ones.
         if has_ended(&machine) {

@@ -89,6 +89,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         credentials_dir: config.credentials_dir.clone(),
         changes: Changes::default(),
         events: Arc::new(EventLog::of_this_start()),
+        meters: Arc::default(),
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });

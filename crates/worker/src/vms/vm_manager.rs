@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use machine_host::Stranger;
+use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
     Assignment, DesiredState, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm, StopMethod, VmId,
@@ -287,6 +288,16 @@ impl VmManager {
     /// There is no such VM, or it has not run yet.
     pub fn get_vm_metrics(&self, id: &VmId) -> Result<VmMetrics, VmManagerError> {
         self.shared.registry.metrics(id)
+    }
+
+    /// Where what is done with this manager is measured.
+    pub(crate) fn meters(&self) -> &WorkerMeters {
+        &self.shared.context.meters
+    }
+
+    /// How long what this manager does has taken so far.
+    pub fn durations(&self) -> WorkerDurations {
+        self.shared.context.meters.read()
     }
 
     /// The newest samples of VM `id`, oldest first.

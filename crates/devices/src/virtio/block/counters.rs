@@ -4,6 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use vm_model::{DiskLatency, DurationRecorder};
+
 use super::trouble::{TroubleCounts, TroubleRecord};
 
 /// Live counters of one disk, since it was made. They survive resets of the device.
@@ -16,6 +18,9 @@ pub struct BlockCounters {
     flush_operations: AtomicU64,
     erase_operations: AtomicU64,
     errors: AtomicU64,
+    read_latency: DurationRecorder,
+    write_latency: DurationRecorder,
+    flush_latency: DurationRecorder,
     pub(super) trouble: TroubleRecord,
 }
 
@@ -42,6 +47,8 @@ pub struct BlockCounts {
     pub troubles: u64,
     /// How long they did, in all.
     pub trouble_time: Duration,
+    /// How long requests took that succeeded.
+    pub latency: DiskLatency,
 }
 
 impl BlockCounters {
@@ -61,6 +68,11 @@ impl BlockCounters {
             kept_requests,
             troubles,
             trouble_time: time,
+            latency: DiskLatency {
+                read: self.read_latency.counts(),
+                write: self.write_latency.counts(),
+                flush: self.flush_latency.counts(),
+            },
         }
     }
 
@@ -71,17 +83,20 @@ impl BlockCounters {
         self.trouble.problem()
     }
 
-    pub(super) fn count_read(&self, bytes: u64) {
+    pub(super) fn count_read(&self, bytes: u64, took: Duration) {
+        self.read_latency.record(took);
         self.read_operations.fetch_add(1, Ordering::Relaxed);
         self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn count_write(&self, bytes: u64) {
+    pub(super) fn count_write(&self, bytes: u64, took: Duration) {
+        self.write_latency.record(took);
         self.write_operations.fetch_add(1, Ordering::Relaxed);
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn count_flush(&self) {
+    pub(super) fn count_flush(&self, took: Duration) {
+        self.flush_latency.record(took);
         self.flush_operations.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -1,6 +1,7 @@
 //! The way of a request: from a queue to the engine (`accept`), and from there back to the guest.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::counters::BlockCounters;
 use super::disk::DiskSerial;
@@ -24,6 +25,13 @@ pub(super) enum WriteMode {
     Back,
     /// When it is durable: the driver does not know of flushing.
     Through,
+}
+
+/// How a request ended, and when that was noticed.
+#[derive(Clone, Copy)]
+struct Ended {
+    succeeded: bool,
+    at: Instant,
 }
 
 /// What serving requests takes, whether or not there are queues to serve.
@@ -65,7 +73,8 @@ impl Service {
         for (slot, transfer) in self.kept.take_waiting() {
             // An engine that has failed for good refuses each.
             if let Err(transfer) = self.engine.start(slot, transfer) {
-                told = told.and(self.answer_transfer(lanes, slot, transfer.vectors, false));
+                let ended = Ended { succeeded: false, at: Instant::now() };
+                told = told.and(self.answer_transfer(lanes, slot, transfer.vectors, ended));
             }
         }
         told
@@ -104,7 +113,10 @@ impl Service {
 
     /// Completes what is over in the queues it came from, but for what the host could not carry out and is kept.
     pub(super) fn finish_requests(&mut self, lanes: &mut Lanes) -> Result<(), QueueFault> {
+        let mut now = None;
         while let Some(finished) = self.engine.finished() {
+            // Once for all that are there: what they add to each other's time is less than reading the clock for each.
+            let at = *now.get_or_insert_with(Instant::now);
             let Finished { slot, transfer, result } = finished;
             let end = self.shape.sectors * SECTOR_BYTES;
             let occupant = self.slots.occupant(slot).filter(|in_flight| in_flight.span.end <= end);
@@ -115,7 +127,8 @@ impl Service {
                 let attempt = std::mem::replace(&mut in_flight.attempt, Attempt::Repeated);
                 self.kept.keep(slot, transfer, errno, attempt);
             } else {
-                self.answer_transfer(lanes, slot, transfer.vectors, result.is_ok())?;
+                let ended = Ended { succeeded: result.is_ok(), at };
+                self.answer_transfer(lanes, slot, transfer.vectors, ended)?;
             }
         }
         Ok(())
@@ -127,7 +140,7 @@ impl Service {
         lanes: &mut Lanes,
         slot: u16,
         vectors: IoVectors,
-        succeeded: bool,
+        ended: Ended,
     ) -> Result<(), QueueFault> {
         let Some(in_flight) = self.release(slot, vectors) else { return Ok(()) };
         if in_flight.attempt == Attempt::Repeated {
@@ -135,12 +148,13 @@ impl Service {
         }
         let Some(lane) = lanes.get_mut(in_flight.lane) else { return Ok(()) };
         let is_there = in_flight.span.end <= self.shape.sectors * SECTOR_BYTES;
-        self.complete(&mut lane.queue, &in_flight, succeeded && is_there)
+        let ended = Ended { succeeded: ended.succeeded && is_there, ..ended };
+        self.complete(&mut lane.queue, &in_flight, ended)
     }
 
     /// Tells the guest how its request ended, and counts it.
-    fn complete(&self, queue: &mut Queue, in_flight: &InFlight, succeeded: bool) -> Result<(), QueueFault> {
-        let InFlight { chain, request, .. } = in_flight;
+    fn complete(&self, queue: &mut Queue, in_flight: &InFlight, ended: Ended) -> Result<(), QueueFault> {
+        let InFlight { chain, request, taken_at, .. } = in_flight;
         // Changed pages are marked after a failure, too: some may have been filled.
         let filled = match *request {
             Request::Read { bytes, .. } => {
@@ -150,14 +164,15 @@ impl Service {
             Request::SerialNumber { bytes } => bytes as u64,
             Request::Write { .. } | Request::Flush | Request::Erase { .. } => 0,
         };
-        if !succeeded {
+        if !ended.succeeded {
             self.counters.count_error();
             return answer(queue, chain, Status::IoError, 0);
         }
+        let took = ended.at.saturating_duration_since(*taken_at);
         match *request {
-            Request::Read { bytes, .. } => self.counters.count_read(bytes),
-            Request::Write { bytes, .. } => self.counters.count_write(bytes),
-            Request::Flush => self.counters.count_flush(),
+            Request::Read { bytes, .. } => self.counters.count_read(bytes, took),
+            Request::Write { bytes, .. } => self.counters.count_write(bytes, took),
+            Request::Flush => self.counters.count_flush(took),
             Request::Erase { .. } => self.counters.count_erase(),
             Request::SerialNumber { .. } => {}
         }

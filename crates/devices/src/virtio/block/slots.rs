@@ -1,6 +1,7 @@
 //! Which requests are in flight, by slot.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::virtio::queue::Chain;
 use crate::virtio::vectors::IoVectors;
@@ -17,6 +18,8 @@ pub(super) struct InFlight {
     /// From the first byte of the disk that it reaches to the last; empty where it reaches none.
     pub(super) span: Range<u64>,
     pub(super) attempt: Attempt,
+    /// When the turn began in which it was taken from its queue.
+    pub(super) taken_at: Instant,
 }
 
 /// A fixed number of slots, each with vectors of its own to reuse.

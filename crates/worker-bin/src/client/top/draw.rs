@@ -17,7 +17,7 @@ use crate::colours::Colours;
 use crate::printable::printable;
 
 /// Width of a curve, in characters.
-const CURVE: usize = 12;
+pub(super) const CURVE: usize = 12;
 /// Heights of a bar, lowest first.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const KEYS: &str =

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use admin::{MetricsView, VmView};
+use admin::{MetricsView, UsagePoint, VmView};
 use vm_model::VmId;
 
 use super::super::list::is_up;
@@ -77,6 +77,24 @@ impl Usage {
         }
     }
 
+    /// What a VM used between two points of its past.
+    fn of_points(before: &UsagePoint, now: &UsagePoint) -> Self {
+        let seconds = now.at.since(before.at).as_secs_f64().max(0.001);
+        let rate = |total: fn(&UsagePoint) -> u64| {
+            #[expect(clippy::cast_precision_loss, reason = "a rate that people look at")]
+            let moved = total(now).saturating_sub(total(before)) as f64;
+            moved / seconds
+        };
+        #[expect(clippy::cast_precision_loss, reason = "an amount that people look at")]
+        let memory_bytes = now.memory_resident_bytes as f64;
+        Self {
+            cpu_percent: now.cpu_percent,
+            memory_bytes,
+            network: rate(|point| point.network_rx_bytes.saturating_add(point.network_tx_bytes)),
+            disk: rate(|point| point.disk_read_bytes.saturating_add(point.disk_write_bytes)),
+        }
+    }
+
     /// What one sample tells.
     fn at(sample: &MetricsView) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "an amount that people look at")]
@@ -116,6 +134,15 @@ impl Tracked {
         self.past.push_back(usage);
     }
 
+    /// Takes the worker's word for what it used before: the last of `points` is of now.
+    fn recall(&mut self, points: &[UsagePoint]) {
+        let intervals = points.iter().zip(points.iter().skip(1));
+        let past: VecDeque<Usage> = intervals.map(|(before, now)| Usage::of_points(before, now)).collect();
+        if !past.is_empty() && is_up(&self.view) {
+            self.past = past;
+        }
+    }
+
     /// What it uses now.
     pub(super) fn usage(&self) -> Usage {
         self.past.back().copied().unwrap_or_default()
@@ -140,6 +167,15 @@ impl Model {
         self.problem = None;
         if self.selected.as_ref().is_none_or(|vm| !self.vms.contains_key(vm)) {
             self.selected = self.rows().first().map(|vm| vm.view.id.clone());
+        }
+    }
+
+    /// Takes the worker's word for what VMs used before this view began. For the beginning only.
+    pub(super) fn recall(&mut self, past: &BTreeMap<VmId, Vec<UsagePoint>>) {
+        for (vm, tracked) in &mut self.vms {
+            if let Some(points) = past.get(vm) {
+                tracked.recall(points);
+            }
         }
     }
 

@@ -92,3 +92,28 @@ fn keys_do_what_the_foot_says() {
     assert_eq!(press(KeyCode::Down), Action::Move(1));
     assert_eq!(press(KeyCode::F(1)), Action::Ignore);
 }
+
+#[test]
+fn curves_and_rates_are_there_from_the_beginning() {
+    let mut model = Model::default();
+    model.update(vec![vm("a", "running", 40.0, 20 << 20), vm("b", "stopped", 0.0, 0)], Instant::now());
+    let point = |second: u64, cpu_percent: f64, received: u64| admin::UsagePoint {
+        at: Timestamp::from_millis(second * 1000),
+        cpu_percent,
+        memory_resident_bytes: 1 << 20,
+        network_rx_bytes: received,
+        network_tx_bytes: 0,
+        disk_read_bytes: 0,
+        disk_write_bytes: 0,
+    };
+    let past = vec![point(0, 0.0, 0), point(5, 80.0, 5 << 20), point(10, 40.0, 20 << 20)];
+    let names = ["a", "b", "gone"].map(|name| (VmId::new(name), past.clone()));
+    model.recall(&names.into_iter().collect());
+    let of = |name: &str| model.rows().into_iter().find(|row| row.view.id.as_str() == name).expect("there");
+    let seen: Vec<(f64, f64)> = of("a").past().map(|usage| (usage.cpu_percent, usage.network)).collect();
+    assert_eq!(seen, [(80.0, f64::from(1 << 20)), (40.0, f64::from(3 << 20))]);
+    assert_eq!(of("b").usage().cpu_percent, 0.0, "what is off uses nothing");
+    let picture = screen(&model, &Pane::List);
+    assert!(picture.contains("█▅") || picture.contains("█▄"), "{picture}");
+    assert!(picture.contains("3.0 MiB/s"), "{picture}");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Service, WriteMode, answer};
+use super::{Ended, Service, WriteMode, answer};
 use crate::memory::GuestMemory;
 use crate::virtio::block::engine::{Extent, Transfer, TransferKind};
 use crate::virtio::block::kept::Attempt;
@@ -30,6 +30,15 @@ enum Stop {
 struct Origin {
     lane: u16,
     mode: WriteMode,
+    /// When the turn began.
+    at: Instant,
+}
+
+impl Origin {
+    /// The end of a request that is over in the turn in which it was taken.
+    fn ended(self, succeeded: bool) -> Ended {
+        Ended { succeeded, at: self.at }
+    }
 }
 
 /// Bytes of requests after which a turn ends: what is in the page cache is copied during the turn.
@@ -42,11 +51,13 @@ impl Service {
     /// past it, so that small requests do not starve a large one, which is the first of the next turn.
     pub(super) fn accept_requests(&mut self, lanes: &mut Lanes, mode: WriteMode) -> Result<bool, QueueFault> {
         let mut bytes = TURN_BYTES;
+        let mut now = None;
         for index in lanes.order() {
             let Some(lane) = lanes.get_mut(index).filter(|lane| lane.pending) else {
                 continue;
             };
-            let stop = self.accept_from(&mut lane.queue, Origin { lane: index, mode }, &mut bytes)?;
+            let at = *now.get_or_insert_with(Instant::now);
+            let stop = self.accept_from(&mut lane.queue, Origin { lane: index, mode, at }, &mut bytes)?;
             lane.pending = stop != Stop::Empty;
             match stop {
                 Stop::Empty | Stop::Share => {}
@@ -113,21 +124,24 @@ impl Service {
             return Ok(false);
         }
         let span = request.span(&extents);
-        let in_flight = InFlight { lane: origin.lane, chain, request, span, attempt: Attempt::First };
+        let (lane, taken_at) = (origin.lane, origin.at);
+        let in_flight = InFlight { lane, chain, request, span, attempt: Attempt::First, taken_at };
         match request {
             Request::SerialNumber { bytes } => {
                 // The range was cut to the chain's.
                 let told = in_flight.chain.write_at(queue.memory(), 0, &self.serial.bytes()[..bytes]);
-                self.complete(queue, &in_flight, told.is_ok())
+                self.complete(queue, &in_flight, origin.ended(told.is_ok()))
             }
             Request::Read { bytes: 0, .. } | Request::Write { bytes: 0, .. } => {
-                self.complete(queue, &in_flight, true)
+                self.complete(queue, &in_flight, origin.ended(true))
             }
             Request::Read { .. } | Request::Write { .. } | Request::Flush => {
-                self.start_vectors(queue, in_flight, origin.mode)
+                self.start_vectors(queue, in_flight, origin)
             }
-            Request::Erase { .. } if extents.is_empty() => self.complete(queue, &in_flight, true),
-            Request::Erase { .. } => self.start_erase(queue, in_flight, origin.mode, extents),
+            Request::Erase { .. } if extents.is_empty() => {
+                self.complete(queue, &in_flight, origin.ended(true))
+            }
+            Request::Erase { .. } => self.start_erase(queue, in_flight, origin, extents),
         }
         .map(|()| true)
     }
@@ -154,13 +168,13 @@ impl Service {
         &mut self,
         queue: &mut Queue,
         in_flight: InFlight,
-        mode: WriteMode,
+        origin: Origin,
         extents: Vec<Extent>,
     ) -> Result<(), QueueFault> {
         let Some((slot, vectors)) = self.slots.take() else {
-            return self.complete(queue, &in_flight, false);
+            return self.complete(queue, &in_flight, origin.ended(false));
         };
-        let durability = mode.durability();
+        let durability = origin.mode.durability();
         self.start(
             queue,
             slot,
@@ -173,10 +187,10 @@ impl Service {
         &mut self,
         queue: &mut Queue,
         in_flight: InFlight,
-        mode: WriteMode,
+        origin: Origin,
     ) -> Result<(), QueueFault> {
         let Some((slot, mut vectors)) = self.slots.take() else {
-            return self.complete(queue, &in_flight, false);
+            return self.complete(queue, &in_flight, origin.ended(false));
         };
         let (memory, chain) = (queue.memory(), &in_flight.chain);
         let prepared: Result<_, VectorsError> = match in_flight.request {
@@ -192,10 +206,10 @@ impl Service {
         };
         let Ok((kind, offset)) = prepared else {
             self.slots.release(slot, vectors);
-            return self.complete(queue, &in_flight, false);
+            return self.complete(queue, &in_flight, origin.ended(false));
         };
         let transfer = Transfer::of_vectors(kind, offset, vectors);
-        self.start(queue, slot, in_flight, Transfer { durability: mode.durability(), ..transfer })
+        self.start(queue, slot, in_flight, Transfer { durability: origin.mode.durability(), ..transfer })
     }
 
     fn start(
@@ -207,7 +221,8 @@ impl Service {
     ) -> Result<(), QueueFault> {
         if let Err(Transfer { vectors, .. }) = self.engine.start(slot, transfer) {
             self.slots.release(slot, vectors);
-            return self.complete(queue, &in_flight, false);
+            let ended = Ended { succeeded: false, at: in_flight.taken_at };
+            return self.complete(queue, &in_flight, ended);
         }
         self.slots.occupy(slot, in_flight);
         Ok(())

@@ -1,0 +1,44 @@
+//! The address on which a Prometheus is answered: figures and nothing else, without encryption, to anybody who can connect.
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener as StdListener};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use super::BindError;
+use super::metrics::{Figures, scrape};
+use crate::access::Access;
+use crate::serving;
+
+/// Connections at a time. A scraper needs one.
+const CLIENTS: usize = 16;
+/// No request has a body.
+const MAX_BODY: usize = 0;
+
+/// The bound address.
+#[derive(Debug)]
+pub(super) struct Scraped {
+    listener: TcpListener,
+}
+
+impl Scraped {
+    /// Listens on `address`. Must be called on a runtime.
+    pub(super) fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let refused = |source| BindError::Metrics { address, source };
+        let listener = StdListener::bind(address).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        Ok(Self { listener: TcpListener::from_std(listener).map_err(refused)? })
+    }
+
+    /// Answers until `shutdown` is over.
+    pub(super) async fn serve(self, figures: Figures, shutdown: impl Future<Output = ()>) {
+        let router = Router::new()
+            .route("/metrics", get(scrape))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .with_state(figures);
+        serving::serve(&self.listener, router, Access::ReadOnly, CLIENTS, shutdown).await;
+    }
+}

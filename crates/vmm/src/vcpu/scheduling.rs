@@ -1,0 +1,70 @@
+//! What the host's kernel says of a thread in `/proc`: how long it waited for a processor, and its page faults.
+
+use std::fs::File;
+use std::io::Read;
+use std::time::Duration;
+
+use vm_model::ThreadCounters;
+
+/// The most that is read of a file: a line.
+const LINE: u64 = 1024;
+
+/// Where one thread's figures are read. Nothing is kept open.
+#[derive(Debug)]
+pub(super) struct ThreadFiles {
+    thread: i32,
+}
+
+impl ThreadFiles {
+    pub(super) fn of_this_thread() -> Self {
+        Self { thread: rustix::thread::gettid().as_raw_pid() }
+    }
+
+    /// The figures now; `None` where `/proc` does not have them, or the thread is gone.
+    pub(super) fn read(&self) -> Option<ThreadCounters> {
+        let run_delay = run_delay(&self.line("schedstat")?)?;
+        let (minor_faults, major_faults) = faults(&self.line("stat")?)?;
+        Some(ThreadCounters { run_delay, minor_faults, major_faults })
+    }
+
+    fn line(&self, file: &str) -> Option<String> {
+        let file = File::open(format!("/proc/self/task/{}/{file}", self.thread)).ok()?;
+        let mut line = String::new();
+        file.take(LINE).read_to_string(&mut line).ok()?;
+        Some(line)
+    }
+}
+
+/// From `schedstat` (proc_pid_schedstat(5)): nanoseconds on a processor, nanoseconds of waiting for one, slices.
+fn run_delay(line: &str) -> Option<Duration> {
+    line.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+/// From `stat` (proc_pid_stat(5)): fields 10 and 12. The name before them may have any characters, also `)`.
+fn faults(line: &str) -> Option<(u64, u64)> {
+    let (_, after_name) = line.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace().skip(7);
+    let minor = fields.next()?.parse().ok()?;
+    let major = fields.nth(1)?.parse().ok()?;
+    Some((minor, major))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_whatever_a_thread_is_called() {
+        assert_eq!(run_delay("12 3000 4\n"), Some(Duration::from_micros(3)));
+        assert_eq!(run_delay("12"), None);
+        assert_eq!(faults("7 (vcpu0:) 1 2) R 1 7 7 0 -1 4194560 130 9 5 0 1 2"), Some((130, 5)));
+        assert_eq!(faults("7 (x) R 1"), None);
+    }
+
+    #[test]
+    fn this_thread_has_figures_and_one_that_is_gone_has_none() {
+        let files = std::thread::spawn(ThreadFiles::of_this_thread).join().expect("it ends well");
+        assert!(ThreadFiles::of_this_thread().read().is_some_and(|counters| counters.minor_faults > 0));
+        assert_eq!(files.read(), None);
+    }
+}
