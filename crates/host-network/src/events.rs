@@ -102,7 +102,9 @@ fn drain(mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>, ours: Optio
             Ok(length)
         });
         match received {
-            Ok(Ok(length)) => is_news |= ours.is_none() || origin(&buffer[..length.min(MESSAGE_BYTES)]) != ours,
+            Ok(Ok(length)) => {
+                is_news |= ours.is_none() || origin(&buffer[..length.min(MESSAGE_BYTES)]) != ours
+            }
             Ok(Err(_lost)) => is_news = true,
             Err(_would_block) => return is_news,
         }

@@ -88,7 +88,11 @@ impl Firewall {
         let mut chains = vec![
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
             ("from_vms", String::new(), self.host_rules()),
-            ("input", hook("filter", "input", FILTER_PRIORITY), vec![format!("iifname \"{bridge}\" goto from_vms")]),
+            (
+                "input",
+                hook("filter", "input", FILTER_PRIORITY),
+                vec![format!("iifname \"{bridge}\" goto from_vms")],
+            ),
         ];
         if *egress == Egress::Masquerade {
             let masquerade = format!(
@@ -99,7 +103,8 @@ impl Firewall {
         }
         let mut text = format!("table ip {table} {{\n");
         for (name, hook, rules) in chains {
-            writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n")).expect("a string takes all text");
+            writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))
+                .expect("a string takes all text");
         }
         text + "}\n"
     }
@@ -163,7 +168,11 @@ impl Firewall {
     ///
     /// # Errors
     /// If they cannot be had.
-    pub(crate) fn apply(&self, guarded: &[GuardedLink], identities: &Identities) -> Result<(), FirewallError> {
+    pub(crate) fn apply(
+        &self,
+        guarded: &[GuardedLink],
+        identities: &Identities,
+    ) -> Result<(), FirewallError> {
         self.run(&self.script(guarded, identities), "apply")
     }
 

@@ -157,7 +157,10 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
         "ip6 nexthdr 0 icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept"
             .to_owned(),
     ];
-    rules.push(dropped("ip6 nexthdr != { 6, 17, 58 }", "an extension header, a fragment, or no protocol of a VM"));
+    rules.push(dropped(
+        "ip6 nexthdr != { 6, 17, 58 }",
+        "an extension header, a fragment, or no protocol of a VM",
+    ));
     match host_ipv6 {
         HostIpv6::Off => rules.extend([
             dropped(

@@ -162,8 +162,7 @@ impl Rules {
     pub(crate) fn look_at_tables(&mut self) -> bool {
         let listing = self.firewall.listing();
         let is_whole = listing.as_ref().is_some_and(|listing| {
-            Some(listing.rules()) == self.listing.as_deref()
-                && listing.shows_every_port(&self.identities)
+            Some(listing.rules()) == self.listing.as_deref() && listing.shows_every_port(&self.identities)
         });
         if !is_whole {
             self.guarded = None;

@@ -47,8 +47,11 @@ impl Listing {
     /// Whether every port has its addresses there. `nft` shows a port by the name of its link, so only the addresses are
     /// looked at: no two ports have the same.
     pub(crate) fn shows_every_port(&self, identities: &Identities) -> bool {
-        let values: BTreeSet<&str> =
-            self.elements.split(',').filter_map(|element| Some(element.trim().split_once(" . ")?.1)).collect();
+        let values: BTreeSet<&str> = self
+            .elements
+            .split(',')
+            .filter_map(|element| Some(element.trim().split_once(" . ")?.1))
+            .collect();
         identities.values().all(|identity| {
             values.contains(identity.mac.to_string().as_str())
                 && values.contains(identity.address.to_string().as_str())

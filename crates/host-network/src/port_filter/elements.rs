@@ -50,8 +50,7 @@ pub(crate) fn messages(table: &str, change: Change, index: u32, identity: PortId
 }
 
 fn message(table: &str, change: Change, set: &str, key: &[u8]) -> Message {
-    let element = Attributes::default()
-        .nested(ELEMENT_KEY, Attributes::default().bytes(DATA_VALUE, key));
+    let element = Attributes::default().nested(ELEMENT_KEY, Attributes::default().bytes(DATA_VALUE, key));
     let body = Attributes::default()
         .text(ELEMENTS_TABLE, table)
         .text(ELEMENTS_SET, set)

@@ -4,10 +4,8 @@ use super::elements::{Change, messages};
 use super::*;
 
 fn identities() -> Identities {
-    let identity = PortIdentity {
-        mac: "02:50:0a:64:00:02".parse().unwrap(),
-        address: Ipv4Addr::new(10, 100, 0, 2),
-    };
+    let identity =
+        PortIdentity { mac: "02:50:0a:64:00:02".parse().unwrap(), address: Ipv4Addr::new(10, 100, 0, 2) };
     Identities::from([(7, identity)])
 }
 

@@ -92,7 +92,10 @@ mod tests {
             index,
             name: LinkName::parse(&format!("pw-{index}")).unwrap(),
             mtu: 1500,
-            identity: PortIdentity { mac: "02:50:0a:64:00:02".parse().unwrap(), address: [10, 100, 0, 2].into() },
+            identity: PortIdentity {
+                mac: "02:50:0a:64:00:02".parse().unwrap(),
+                address: [10, 100, 0, 2].into(),
+            },
         }
     }
 

@@ -79,9 +79,10 @@ pub(crate) fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Ve
     packet
 }
 
-/// RFC 4443, with four reserved bytes before the body.
-pub(crate) fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+/// RFC 4443: `word` is what stands between the checksum and the body.
+pub(crate) fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, word: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0];
+    message.extend(word);
     message.extend(body);
     let mut covered = from.octets().to_vec();
     covered.extend(to.octets());

@@ -12,6 +12,7 @@ mod drift;
 mod firewall;
 mod forwarding;
 mod frames;
+mod guest;
 mod kept;
 mod reach;
 mod router_advertisements;
