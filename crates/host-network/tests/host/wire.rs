@@ -336,6 +336,6 @@ fn what_binds_a_port_is_mended_and_outlives_the_worker() {
         let mut wires = Wires { network, mallory, alice, sentinels };
         assert!(!wires.passes(&four(address(NOBODY), address(ALICE), 17, &udp(1, 1, b""))));
         wires.network.shutdown(Teardown::Remove).await.unwrap();
-        assert_eq!(run("nft list ruleset"), "");
+        assert_eq!(run("nft -s list ruleset"), "");
     });
 }
