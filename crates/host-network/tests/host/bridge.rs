@@ -9,7 +9,7 @@ use rustix::thread::UnshareFlags;
 use vm_model::error_chain;
 
 use crate::namespaces::{
-    BRIDGE, addresses, config, enter_new_namespace, in_namespace, link, link_names, nic, run,
+    BRIDGE, addresses, config, enter_new_namespace, eventually, in_namespace, link, link_names, nic, run,
 };
 
 #[test]
@@ -212,7 +212,11 @@ fn a_second_worker_is_refused_by_name_and_takes_nothing_away() {
             NetworkConfig::new(LinkName::parse("br-other").unwrap(), "10.101.0.0/16".parse().unwrap());
         let second = HostNetwork::start(other.clone()).await.unwrap();
         second.shutdown(Teardown::Remove).await.unwrap();
-        assert_eq!((run("nft -s list ruleset"), addresses(BRIDGE), link_names()), before);
+        // While it was there, the first one guarded its link.
+        eventually("all is as before", async || {
+            ((run("nft -s list ruleset"), addresses(BRIDGE), link_names()) == before).then_some(())
+        })
+        .await;
         let overlapping = NetworkConfig { subnet: "10.100.4.0/24".parse().unwrap(), ..other };
         let overlapping = NetworkConfig { gateway: "10.100.4.1".parse().unwrap(), ..overlapping };
         let error = HostNetwork::start(overlapping).await.unwrap_err();

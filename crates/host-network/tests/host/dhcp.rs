@@ -248,8 +248,7 @@ fn a_guest_that_ran_on_renews_its_address_with_the_next_worker() {
 fn one_guest_that_asks_without_a_pause_leaves_its_neighbour_its_answers() {
     in_namespace(async || {
         let network = HostNetwork::start(config()).await.unwrap();
-        let (mallory, alice) =
-            (network.attach(nic(2)).await.unwrap(), network.attach(nic(3)).await.unwrap());
+        let (mallory, alice) = (network.attach(nic(2)).await.unwrap(), network.attach(nic(3)).await.unwrap());
         let flood = frame(nic(2).mac, MessageType::Discover, vec![]);
         let ask = frame(nic(3).mac, MessageType::Discover, vec![]);
         eventually("the wire is there", async || {

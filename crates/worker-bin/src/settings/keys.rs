@@ -103,7 +103,7 @@ pub(crate) static KEYS: &[Key] = &[
     key("network.nat", Kind::Boolean, Some("true"),
         "Whether VMs reach other networks through this host's addresses."),
     key("network.vm_to_vm", Kind::Boolean, Some("true"), "Whether VMs reach each other."),
-    key("network.host_services", Kind::Services, Some("[]"),
+    key("network.host_services", Kind::Services, None,
         "What VMs reach of this host, beside pings and DHCP."),
     key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
