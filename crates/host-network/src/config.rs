@@ -1,7 +1,9 @@
 //! What a host network should be like, and the checks that need no look at the host.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
@@ -30,7 +32,11 @@ pub struct NetworkConfig {
     pub mtu: u16,
     /// How far VMs reach.
     pub egress: Egress,
-    /// The name of the nftables table of the family `ip` that is this network's alone; replaced whole.
+    /// Whether VMs reach each other.
+    pub between_vms: BetweenVms,
+    /// What VMs reach of the host itself, beside pings and DHCP. On every address of the host.
+    pub host_services: Vec<HostService>,
+    /// The name of the nftables tables of the families `ip` and `bridge` that are this network's alone; replaced whole.
     pub nft_table: String,
     /// The name servers told to VMs.
     pub dns: DnsServers,
@@ -39,16 +45,66 @@ pub struct NetworkConfig {
     pub state_dir: Option<PathBuf>,
 }
 
+/// Whether the VMs of a network reach each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BetweenVms {
+    /// As machines on one switch do.
+    #[default]
+    Open,
+    /// Neither by the bridge nor by the host's forwarding.
+    Isolated,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A service of the host that VMs may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostService {
+    /// Its protocol.
+    pub transport: Transport,
+    /// The port that it listens on; not 0.
+    pub port: NonZeroU16,
+}
+
+/// Why a text names no [`HostService`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text:?} names no service: tcp/<port> and udp/<port> are accepted, with a port of 1 to 65535")]
+pub struct InvalidHostService {
+    text: String,
+}
+
+impl FromStr for HostService {
+    type Err = InvalidHostService;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidHostService { text: text.chars().take(80).collect() };
+        let (transport, port) = text.split_once('/').ok_or_else(invalid)?;
+        let transport = match transport {
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            _ => return Err(invalid()),
+        };
+        Ok(Self { transport, port: port.parse().map_err(|_| invalid())? })
+    }
+}
+
 /// How far the VMs of a network reach beyond the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Egress {
-    /// Everywhere the host does, under the host's address (needs `nft`).
+    /// Everywhere the host does, under the host's address.
     #[default]
     Masquerade,
     /// Everywhere, under their own addresses: somebody else routes back to them.
     Routed,
-    /// The host and each other only: the bridge's own forwarding switch is off. A host that forwards for other
-    /// reasons may still pass packets *to* VMs, whose answers go nowhere.
+    /// The host and each other only, whatever the host forwards for others: rules drop it, and the bridge's own forwarding
+    /// switch is off.
     Isolated,
 }
 
@@ -118,6 +174,8 @@ impl NetworkConfig {
             gateway: first_host(subnet),
             mtu: 1500,
             egress: Egress::default(),
+            between_vms: BetweenVms::default(),
+            host_services: Vec::new(),
             nft_table,
             dns: DnsServers::default(),
             state_dir: None,

@@ -12,6 +12,8 @@ use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
 
+use crate::nfnetlink::origin;
+
 /// Groups of rtnetlink (Linux `include/uapi/linux/rtnetlink.h`): links, IPv4 addresses and routes, IPv6 addresses, and
 /// the switches of IPv4 links.
 const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 9, 24];
@@ -34,33 +36,40 @@ pub(crate) enum Changed {
 pub(crate) struct NetworkEvents {
     links: AsyncFd<OwnedFd>,
     rules: AsyncFd<OwnedFd>,
+    /// The socket by which we change rules: what it changed is no news.
+    ours: u32,
 }
 
 impl NetworkEvents {
-    /// Begins to hear, in the network namespace of the calling thread.
+    /// Begins to hear, in the network namespace of the calling thread. Rules that are changed by the socket `ours` are not
+    /// heard of.
     ///
     /// # Errors
     /// If there is no socket to be had.
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(ours: u32) -> io::Result<Self> {
         Ok(Self {
             links: register(subscribe(None, &ROUTE_GROUPS)?)?,
             rules: register(subscribe(Some(netlink::NETFILTER), &RULE_GROUPS)?)?,
+            ours,
         })
     }
 
     /// Waits for the next change and takes all messages of its kind that are there. Cancel-safe: nothing is taken
     /// before it returns.
     pub(crate) async fn next(&self) -> io::Result<Changed> {
-        tokio::select! {
-            // Cancel-safe: what is not taken stays in the socket.
-            ready = self.links.readable() => {
-                drain(ready?);
-                Ok(Changed::Links)
-            }
-            // As above.
-            ready = self.rules.readable() => {
-                drain(ready?);
-                Ok(Changed::Rules)
+        loop {
+            tokio::select! {
+                // Cancel-safe: what is not taken stays in the socket.
+                ready = self.links.readable() => {
+                    drain(ready?, None);
+                    return Ok(Changed::Links);
+                }
+                // As above.
+                ready = self.rules.readable() => {
+                    if drain(ready?, Some(self.ours)) {
+                        return Ok(Changed::Rules);
+                    }
+                }
             }
         }
     }
@@ -81,16 +90,24 @@ fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register(socket) }?)
 }
 
-/// Throws away what is there. An error is a message too: of messages that were lost.
-fn drain(mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>) {
+/// Throws away what is there. Whether anybody but the socket `ours` is behind it. An error is a message too: of messages
+/// that were lost.
+fn drain(mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>, ours: Option<u32>) -> bool {
     let mut buffer = [0; MESSAGE_BYTES];
+    let mut is_news = false;
     // What is left after so many is heard of at once again.
     for _message in 0..1024 {
         let received = ready.try_io(|socket| {
-            Ok(rustix::net::recv(socket.get_ref(), &mut buffer[..], RecvFlags::TRUNC).map(|_| ())?)
+            let (length, _) = rustix::net::recv(socket.get_ref(), &mut buffer[..], RecvFlags::TRUNC)?;
+            Ok(length)
         });
-        if received.is_err() {
-            return;
+        match received {
+            Ok(Ok(length)) => {
+                is_news |= ours.is_none() || origin(&buffer[..length.min(MESSAGE_BYTES)]) != ours
+            }
+            Ok(Err(_lost)) => is_news = true,
+            Err(_would_block) => return is_news,
         }
     }
+    true
 }

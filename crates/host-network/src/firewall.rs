@@ -1,12 +1,14 @@
-//! Our own nftables table: masquerading, no foreign source addresses from VMs, and no forwarding between others where
-//! the host forwards for VMs only.
+//! Our own nftables tables, and what stands in the one of the family `ip`: masquerading, what VMs reach of the host, no
+//! foreign source addresses from VMs, and no forwarding between others where the host forwards for VMs only. What a guest
+//! may say on its wire stands in the one of the family `bridge` ([`crate::port_filter`]).
 //!
-//! The table is replaced whole in one transaction, so applying it twice is the same as once, and nobody else's
-//! table is written. There is no rule that accepts: a packet passes when no table on the host drops it, so one
+//! Both are replaced whole in one transaction, so applying them twice is the same as once, and nobody else's
+//! table is written. An `accept` of ours ends our own chain only: a packet passes when no table on the host drops it, so one
 //! table's `accept` cannot lift another's `drop`. Where such a drop is seen, it is told as a [`ForwardDrop`] rather
 //! than worked around.
 
 mod forward_drop;
+mod listing;
 
 use std::fmt::Write;
 
@@ -15,17 +17,22 @@ use thiserror::Error;
 
 pub(crate) use self::forward_drop::find_forward_drops;
 pub use self::forward_drop::{ForwardDrop, observe_forward_drops};
+pub(crate) use self::listing::Listing;
 use crate::nft::{self, NftError};
-use crate::{Egress, LinkName, NetworkConfig};
+use crate::port_filter::{self, Identities};
+use crate::silence::HostIpv6;
+use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, Transport};
 
 /// Just before the usual filter priority (0): what VMs may not send need not be looked at further.
 const FILTER_PRIORITY: i32 = -10;
 /// The usual priority of source address translation.
 const SOURCE_NAT_PRIORITY: i32 = 100;
+/// The families of our tables. Both tables have one name.
+const FAMILIES: [&str; 2] = ["ip", "bridge"];
 
-/// Why our table could not be applied or removed.
+/// Why our tables could not be applied or removed.
 #[derive(Debug, Error)]
-#[error("cannot {operation} the nftables table {table}")]
+#[error("cannot {operation} the nftables tables {table}")]
 pub struct FirewallError {
     operation: &'static str,
     table: String,
@@ -33,13 +40,17 @@ pub struct FirewallError {
     cause: NftError,
 }
 
-/// What our table is made from.
+/// What our tables are made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Firewall {
     pub(crate) table: String,
     pub(crate) bridge: LinkName,
     pub(crate) subnet: Ipv4Network,
     pub(crate) egress: Egress,
+    pub(crate) between_vms: BetweenVms,
+    /// What VMs reach of the host beside pings and DHCP.
+    pub(crate) services: Vec<HostService>,
+    pub(crate) host_ipv6: HostIpv6,
 }
 
 /// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only.
@@ -52,78 +63,120 @@ pub(crate) struct GuardedLink {
 }
 
 impl Firewall {
-    pub(crate) fn new(config: &NetworkConfig) -> Self {
+    pub(crate) fn new(config: &NetworkConfig, host_ipv6: HostIpv6) -> Self {
         Self {
             table: config.nft_table.clone(),
             bridge: config.bridge.clone(),
             subnet: config.network(),
             egress: config.egress,
+            between_vms: config.between_vms,
+            services: config.host_services.clone(),
+            host_ipv6,
         }
     }
 
-    /// The transaction that leaves exactly our table; `None` when none is needed.
-    pub(crate) fn script(&self, guarded: &[GuardedLink]) -> Option<String> {
-        let masquerades = match self.egress {
-            Egress::Masquerade => true,
-            Egress::Routed if guarded.is_empty() => return None,
-            Egress::Routed => false,
-            Egress::Isolated => return None,
-        };
-        let Self { table, bridge, subnet, .. } = self;
+    /// The transaction that leaves exactly our tables.
+    pub(crate) fn script(&self, guarded: &[GuardedLink], identities: &Identities) -> String {
         let mut script = self.removal_script();
-        let mut rule = |text: String| {
-            script.push_str(&text);
-            script.push('\n');
-        };
-        rule(format!("table ip {table} {{"));
-        rule("chain forward {".to_owned());
-        rule(format!("type filter hook forward priority {FILTER_PRIORITY}; policy accept;"));
-        if masquerades {
-            // From VM to VM is their own affair; with br_netfilter those frames come by here too.
-            rule(format!(
-                "iifname \"{bridge}\" oifname != \"{bridge}\" ip saddr != {subnet} drop \
-                 comment \"VMs leave from their own network's addresses only\""
-            ));
-        }
-        for link in guarded {
-            rule(guard(*link, bridge));
-        }
-        rule("}".to_owned());
-        if masquerades {
-            rule("chain postrouting {".to_owned());
-            rule(format!("type nat hook postrouting priority {SOURCE_NAT_PRIORITY}; policy accept;"));
-            rule(format!(
+        script.push_str(&self.ip_table(guarded));
+        script.push_str(&port_filter::table_text(&self.table, identities, self.host_ipv6));
+        script
+    }
+
+    fn ip_table(&self, guarded: &[GuardedLink]) -> String {
+        let Self { table, bridge, subnet, egress, .. } = self;
+        let mut chains = vec![
+            ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
+            ("from_vms", String::new(), self.host_rules()),
+            (
+                "input",
+                hook("filter", "input", FILTER_PRIORITY),
+                vec![format!("iifname \"{bridge}\" goto from_vms")],
+            ),
+        ];
+        if *egress == Egress::Masquerade {
+            let masquerade = format!(
                 "ip saddr {subnet} ip daddr != {subnet} oifname != \"{bridge}\" masquerade \
                  comment \"VMs leave under the host's address\""
-            ));
-            rule("}".to_owned());
+            );
+            chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), vec![masquerade]));
         }
-        rule("}".to_owned());
-        Some(script)
+        let mut text = format!("table ip {table} {{\n");
+        for (name, hook, rules) in chains {
+            writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))
+                .expect("a string takes all text");
+        }
+        text + "}\n"
+    }
+
+    /// What is not forwarded. From VM to VM is their own affair, unless they are kept apart; with `br_netfilter` those frames
+    /// come by here too.
+    fn forward_rules(&self, guarded: &[GuardedLink]) -> Vec<String> {
+        let Self { bridge, subnet, .. } = self;
+        let mut rules = match self.egress {
+            Egress::Masquerade => vec![format!(
+                "iifname \"{bridge}\" oifname != \"{bridge}\" ip saddr != {subnet} drop \
+                 comment \"VMs leave from their own network's addresses only\""
+            )],
+            Egress::Routed => Vec::new(),
+            Egress::Isolated => vec![
+                format!("iifname \"{bridge}\" oifname != \"{bridge}\" drop comment \"VMs do not leave\""),
+                format!("oifname \"{bridge}\" iifname != \"{bridge}\" drop comment \"nobody comes to VMs\""),
+            ],
+        };
+        if self.between_vms == BetweenVms::Isolated {
+            rules.push(format!(
+                "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
+            ));
+        }
+        rules.extend(guarded.iter().map(|link| guard(*link, bridge)));
+        rules
+    }
+
+    /// What VMs reach of the host itself, on any of its addresses. Answers to what the host began come in; DHCP is heard
+    /// before rules are looked at.
+    fn host_rules(&self) -> Vec<String> {
+        let mut rules = vec![
+            "ct state { established, related } accept".to_owned(),
+            "icmp type echo-request accept".to_owned(),
+            "udp dport 67 accept".to_owned(),
+        ];
+        rules.extend(self.services.iter().map(|HostService { transport, port }| {
+            let transport = match transport {
+                Transport::Tcp => "tcp",
+                Transport::Udp => "udp",
+            };
+            format!("{transport} dport {port} accept comment \"a service for VMs\"")
+        }));
+        rules.push("counter drop comment \"the host is closed to VMs\"".to_owned());
+        rules
     }
 
     /// The transaction after which there is no table of ours, whether there was one or not. Adding before deleting
     /// makes the deletion succeed also where there is no table yet.
     fn removal_script(&self) -> String {
         let mut script = String::new();
-        for verb in ["add", "delete"] {
-            writeln!(script, "{verb} table ip {}", self.table).expect("a string takes all text");
+        for family in FAMILIES {
+            for verb in ["add", "delete"] {
+                writeln!(script, "{verb} table {family} {}", self.table).expect("a string takes all text");
+            }
         }
         script
     }
 
-    /// Puts our table in place, or removes it where none is needed and `nft` is there. Blocks on `nft`.
+    /// Puts our tables in place. Blocks on `nft`.
     ///
     /// # Errors
-    /// If the table is needed and cannot be had.
-    pub(crate) fn apply(&self, guarded: &[GuardedLink]) -> Result<(), FirewallError> {
-        match self.script(guarded) {
-            Some(script) => self.run(&script, "apply"),
-            None => self.remove(),
-        }
+    /// If they cannot be had.
+    pub(crate) fn apply(
+        &self,
+        guarded: &[GuardedLink],
+        identities: &Identities,
+    ) -> Result<(), FirewallError> {
+        self.run(&self.script(guarded, identities), "apply")
     }
 
-    /// Removes our table; no error if there is none, or no `nft` that could have made it. Blocks on `nft`.
+    /// Removes our tables; no error if there are none, or no `nft` that could have made them. Blocks on `nft`.
     ///
     /// # Errors
     /// If `nft` refuses.
@@ -134,21 +187,29 @@ impl Firewall {
         }
     }
 
-    /// Our table as `nft` shows it now; `None` where there is none, or none can be seen. Blocks on `nft`.
-    pub(crate) fn listing(&self) -> Option<String> {
-        nft::list(&["-s", "list", "table", "ip", &self.table]).ok()
+    /// Our tables as `nft` shows them now; `None` where one is missing or cannot be seen. Blocks on `nft`.
+    pub(crate) fn listing(&self) -> Option<Listing> {
+        let mut text = String::new();
+        for family in FAMILIES {
+            text.push_str(&nft::list(&["-s", "list", "table", family, &self.table]).ok()?);
+        }
+        Some(Listing::new(&text))
     }
 
-    /// Whether a listing has all the rules that [`Firewall::apply`] makes. Each of ours has a comment.
-    pub(crate) fn shows_every_rule(&self, guarded: &[GuardedLink], listing: Option<&str>) -> bool {
+    /// Whether a listing has all the rules that [`Firewall::apply`] makes. Each that drops has a comment.
+    pub(crate) fn shows_every_rule(&self, guarded: &[GuardedLink], listing: &Listing) -> bool {
         let rules = |text: &str| text.matches(" comment \"").count();
-        rules(&self.script(guarded).unwrap_or_default()) == rules(listing.unwrap_or_default())
+        rules(&self.script(guarded, &Identities::new())) == rules(listing.rules())
     }
 
     fn run(&self, script: &str, operation: &'static str) -> Result<(), FirewallError> {
         let failed = |cause| FirewallError { operation, table: self.table.clone(), cause };
         nft::run_script(script).map_err(failed)
     }
+}
+
+fn hook(kind: &str, hook: &str, priority: i32) -> String {
+    format!("type {kind} hook {hook} priority {priority}; policy accept;\n")
 }
 
 fn guard(link: GuardedLink, bridge: &LinkName) -> String {

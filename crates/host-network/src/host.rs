@@ -22,6 +22,8 @@ use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink};
+use crate::port_filter::PortIdentity;
+use crate::rules::SharedRules;
 use crate::start::{Started, start};
 use crate::upkeep::Upkeep;
 use crate::{LinkName, NetworkConfig, NetworkError, StartReport};
@@ -51,6 +53,12 @@ pub(crate) struct Attached {
     tap: Option<AttachedTap>,
 }
 
+impl Attached {
+    pub(crate) fn tap(&self) -> Option<&AttachedTap> {
+        self.tap.as_ref()
+    }
+}
+
 /// A TAP that should be a port of the bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AttachedTap {
@@ -59,6 +67,8 @@ pub(crate) struct AttachedTap {
     pub(crate) index: u32,
     pub(crate) name: LinkName,
     pub(crate) mtu: u16,
+    /// Whose wire it is.
+    pub(crate) identity: PortIdentity,
 }
 
 /// What attaching and upkeep work on together.
@@ -68,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) netlink: Netlink,
     pub(crate) ipv6: Ipv6Stack,
     pub(crate) bindings: SharedBindings,
+    pub(crate) rules: SharedRules,
     /// The bridge's index. Written by upkeep alone, where it had to make the bridge again.
     pub(crate) bridge: AtomicU32,
     /// Told when an interface was detached, so that upkeep stops missing it, or taken over, so that it is looked at.
@@ -132,6 +143,7 @@ impl HostNetwork {
             netlink,
             ipv6,
             bindings,
+            rules: holdings.rules.clone(),
             bridge: AtomicU32::new(bridge),
             detached: Notify::new(),
             attached: Mutex::new(attached),

@@ -57,7 +57,9 @@ pub mod fuzzing;
 mod host;
 mod names;
 mod netlink;
+mod nfnetlink;
 mod nft;
+mod port_filter;
 mod rules;
 mod silence;
 mod start;
@@ -66,7 +68,9 @@ mod upkeep;
 
 pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;
-pub use config::{ConfigError, DnsServers, Egress, NetworkConfig};
+pub use config::{
+    BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig, Transport,
+};
 pub use dhcp::DhcpError;
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};

@@ -18,17 +18,18 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
-use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder};
 use thiserror::Error;
 use tracing::warn;
 use vm_model::MacAddress;
 
 #[cfg(test)]
 pub(crate) use self::observed::BridgeSettings;
-pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Link};
+pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Link, PortSettings};
 use self::observed::{assignment_from, is_global_ipv6, link_from, route_from};
-use crate::LinkName;
+use crate::{BetweenVms, LinkName};
 
 /// How long the kernel may take for one request. It answers in microseconds unless its network lock is held.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -227,6 +228,29 @@ impl Netlink {
         }
         let request = self.handle.link().change(message.build()).execute();
         call(format!("attach {} to the bridge", port.name), request).await
+    }
+
+    /// Binds a port to its guest: its address is known and stays, and what else comes in there teaches the bridge nothing.
+    pub(crate) async fn bind_port(
+        &self,
+        index: u32,
+        name: &str,
+        mac: MacAddress,
+        between_vms: BetweenVms,
+    ) -> Result<(), NetlinkError> {
+        let PortSettings { learns, floods, guards, is_isolated } = PortSettings::bound(between_vms);
+        let message = LinkBridgePort::new(index)
+            .learning(learns)
+            .flood(floods)
+            .guard(guards)
+            .isolated(is_isolated)
+            .build();
+        let request = self.handle.link().set_port(message).execute();
+        call(format!("bind the port {name} to its guest"), request).await?;
+        // "No ARP" is how a static entry is told; a permanent one would be an address of the host itself.
+        let entry = self.handle.neighbours().add_bridge(index, &mac.octets());
+        let entry = entry.state(NeighbourState::Noarp).flags(NeighbourFlags::Controller).replace();
+        call(format!("enter {mac} for the port {name}"), entry.execute()).await
     }
 
     /// Deletes the link with this index; false if it was gone already.

@@ -16,7 +16,7 @@ const COMPLAINT_CHARACTERS: usize = 400;
 #[derive(Debug, Error)]
 pub enum NftError {
     /// There is no `nft`.
-    #[error("nft is not on PATH: install nftables, or configure an egress that needs no rules")]
+    #[error("nft is not on PATH: install nftables")]
     Missing(#[source] io::Error),
     /// `nft` could not be run.
     #[error("cannot run nft")]

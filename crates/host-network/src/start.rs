@@ -15,10 +15,13 @@ use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
-use crate::firewall::{Firewall, ForwardDrop, find_forward_drops};
+use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
 use crate::forwarding::{bridged_frames_are_filtered, has_ipv6};
 use crate::host::{Attached, Interface, KeptNic, plan_kept};
-use crate::netlink::{Ipv6Stack, Netlink, NetlinkError};
+use crate::names::tap_owner;
+use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
+use crate::nfnetlink::PacketFilter;
+use crate::port_filter::{Identities, PortIdentity};
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
@@ -48,7 +51,6 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) struct Holdings {
     pub(crate) origin: BridgeOrigin,
-    pub(crate) host_ipv6: HostIpv6,
     pub(crate) rules: SharedRules,
     pub(crate) dhcp: DhcpServer,
     /// What DHCP says of the network.
@@ -61,16 +63,21 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     config.validate().map_err(NetworkError::Config)?;
     let exclusive = Exclusive::take(config)?;
     let netlink = Netlink::open()?;
-    let events = NetworkEvents::open().map_err(NetlinkError::Open)?;
+    let filter = PacketFilter::open().map_err(NetlinkError::Open)?;
+    let events = NetworkEvents::open(filter.port()).map_err(NetlinkError::Open)?;
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
     let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
     let kept = plan_kept(config, &observed.links, kept);
-    let (firewall, note, adopted) = (Firewall::new(config), config.note(), plan.adopted.clone());
+    let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
+    let firewall = Firewall::new(config, host_ipv6);
+    let (note, adopted) = (config.note(), plan.adopted.clone());
+    let (identities, links) = (identities(&kept.attached), observed.links.clone());
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
-        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed)))
+        let identities = with_strangers(identities, &links, firewall.listing().as_ref());
+        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, identities)))
     };
     let rules = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
@@ -137,17 +144,36 @@ async fn start_on_bridge(
     let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
-    let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let settle = move |rules: &mut Rules| {
-        let forwarding = rules.settle(bridge, &links, &routes, host_ipv6)?;
+        let forwarding = rules.settle(bridge, &links, &routes)?;
         Ok::<_, NetworkError>((warnings(&rules.firewall, &dns), forwarding, dns))
     };
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
-    let holdings = Holdings { origin: plan.origin, host_ipv6, rules: rules.clone(), dhcp, facts };
+    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, facts };
     Ok((holdings, report))
+}
+
+/// Whose wires the TAPs are that were taken over.
+fn identities(attached: &HashMap<Interface, Attached>) -> Identities {
+    attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.identity)).collect()
+}
+
+/// As well those of TAPs that nobody has named yet, as the tables of an earlier run have them: their VMs run on, and stay
+/// bound to what they were.
+fn with_strangers(mut identities: Identities, links: &[Link], listing: Option<&Listing>) -> Identities {
+    let taps = links.iter().filter(|link| link.alias.as_deref().and_then(tap_owner).is_some());
+    for link in taps {
+        let values = listing.map(|listing| listing.of_port(&link.name)).unwrap_or_default();
+        let mac = values.iter().find_map(|value| value.parse().ok());
+        let address = values.iter().find_map(|value| value.parse().ok());
+        if let (Some(mac), Some(address)) = (mac, address) {
+            identities.entry(link.index).or_insert(PortIdentity { mac, address });
+        }
+    }
+    identities
 }
 
 fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {

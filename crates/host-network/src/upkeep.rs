@@ -191,18 +191,18 @@ impl Keeper {
 
     /// Forwarding, our table, and the sight of others' tables.
     async fn keep_rules(&mut self, observed: &Observed, rules_changed: bool, verdict: &mut Verdict) {
-        let (bridge, host_ipv6) = (self.shared.bridge(), self.holdings.host_ipv6);
+        let bridge = self.shared.bridge();
         let (links, routes) = (observed.links.clone(), observed.routes.clone());
         let step = move |rules: &mut Rules| {
             let mut drops = None;
             if rules_changed {
-                if !rules.look_at_table() {
-                    info!("our packet filter table was changed or removed, and is made again");
+                if !rules.look_at_tables() {
+                    info!("our packet filter tables were changed or removed, and are made again");
                 }
                 let found = forward_drops(&rules.firewall);
                 drops = Some(found.iter().map(ToString::to_string).collect());
             }
-            let settled = rules.settle(bridge, &links, &routes, host_ipv6);
+            let settled = rules.settle(bridge, &links, &routes);
             (drops, settled)
         };
         match self.holdings.rules.run("keep packet forwarding", step).await {
@@ -217,14 +217,14 @@ impl Keeper {
     }
 
     async fn keep_taps(&mut self, taps: Vec<AttachedTap>, observed: &Observed, verdict: &mut Verdict) {
-        let plan = plan_taps(taps, &observed.links, self.shared.bridge());
+        let plan = plan_taps(taps, &observed.links, self.shared.bridge(), self.shared.config.between_vms);
         for action in plan.actions {
             match self.mend_tap(&action).await {
                 Ok(()) => info!(?action, "mended a TAP, which somebody had changed"),
                 // It went meanwhile; the next look sees that.
                 Err(error) if error.errno() == Some(libc::ENODEV) => verdict.again = Some(SETTLE),
                 Err(error) => {
-                    let (TapAction::Reattach(tap) | TapAction::BringUp(tap)) = action;
+                    let (TapAction::Reattach(tap) | TapAction::Bind(tap) | TapAction::BringUp(tap)) = action;
                     verdict.failed(&format!("{}/{} has no network", tap.vm, tap.nic), &error.into());
                 }
             }
@@ -248,6 +248,10 @@ impl Keeper {
                 let alias = tap_alias(&tap.vm, &tap.nic);
                 let port = Port { index: tap.index, name: tap.name.as_str(), alias: &alias, mtu: tap.mtu };
                 netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await
+            }
+            TapAction::Bind(tap) => {
+                let reach = self.shared.config.between_vms;
+                netlink.bind_port(tap.index, tap.name.as_str(), tap.identity.mac, reach).await
             }
         }
     }

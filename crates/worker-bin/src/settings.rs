@@ -6,6 +6,7 @@ mod changes;
 pub(crate) mod keys;
 mod master;
 mod metrics;
+mod network;
 mod placing;
 
 use std::fs;
@@ -17,12 +18,13 @@ use std::time::Duration;
 use admin::{SocketGroup, SocketSettings};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use worker::vms::{HashVerification, MemoryOvercommit, NetworkAddressTranslation, VhostNet, VmManagerConfig};
+use worker::vms::{HashVerification, MemoryOvercommit, VmManagerConfig};
 
 pub(crate) use self::changes::needing_restart;
 use self::master::Master;
 pub(crate) use self::master::MasterPlace;
 use self::metrics::Metrics;
+use self::network::Network;
 pub(crate) use self::placing::host_processes_in;
 use self::placing::{parallel_starts, placement};
 use crate::cli::{LogFormat, RunFlags};
@@ -87,15 +89,6 @@ pub(crate) struct AdminGroups {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Network {
-    bridge: Option<String>,
-    subnet: Option<String>,
-    nat: Option<bool>,
-    vhost_net: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct Limits {
     memory_overcommit_ratio: Option<Ratio>,
 }
@@ -148,7 +141,7 @@ impl Settings {
     }
 
     fn merge(flags: RunFlags, runtime_dir: Option<PathBuf>, file: File) -> Result<Self> {
-        let defaults = VmManagerConfig::default();
+        let defaults = file.network.over(VmManagerConfig::default());
         let state_dir = flags.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         if !state_dir.is_absolute() {
             bail!("invalid state directory {}: an absolute path is accepted", state_dir.display());
@@ -173,12 +166,8 @@ impl Settings {
             )?,
             auto_restart: file.auto_restart.unwrap_or(defaults.auto_restart),
             vm_artifacts_dir: state_dir.join("vms"),
-            network_bridge: file.network.bridge.unwrap_or(defaults.network_bridge),
-            vm_subnet_base: file.network.subnet.unwrap_or(defaults.vm_subnet_base),
             store_roots: store_roots.unwrap_or(defaults.store_roots),
             hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
-            nat: file.network.nat.map_or(defaults.nat, translation),
-            vhost_net: file.network.vhost_net.map_or(defaults.vhost_net, vhost_net),
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
             removal_limit: file.master.removal_limit(defaults.removal_limit),
@@ -188,6 +177,7 @@ impl Settings {
                 None => defaults.memory_overcommit,
                 Some(ratio) => overcommit(&ratio)?,
             },
+            ..defaults
         };
         Ok(Self {
             master: file.master.place(flags.master)?,
@@ -238,14 +228,6 @@ impl From<Verification> for HashVerification {
             Verification::Never => Self::Never,
         }
     }
-}
-
-fn translation(is_on: bool) -> NetworkAddressTranslation {
-    if is_on { NetworkAddressTranslation::Masquerade } else { NetworkAddressTranslation::Off }
-}
-
-fn vhost_net(is_on: bool) -> VhostNet {
-    if is_on { VhostNet::WherePossible } else { VhostNet::Off }
 }
 
 /// A duration of at least one second and at most a day.
@@ -322,7 +304,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use worker::vms::Placement;
+    use worker::vms::{Placement, VhostNet};
 
     use super::*;
 

@@ -22,6 +22,7 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         is_up: true,
         is_loopback: false,
         bridge: (kind == Some("bridge")).then_some(OURS),
+        port: None,
     }
 }
 

@@ -140,6 +140,8 @@ async fn serve(socket: &AsyncFd<PacketSocket>, facts: &ServerFacts, bindings: &S
             }
             Err(_would_block) => {}
         }
+        // Whoever sends without a pause keeps no other task from its turn.
+        tokio::task::coop::consume_budget().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The transaction that makes our table, for each way out and each need of guarding.
+//! The transaction that makes our tables, for each way out and each need of guarding.
 
 use super::*;
 
@@ -8,20 +8,44 @@ fn firewall(egress: Egress) -> Firewall {
         bridge: LinkName::parse("br-test").unwrap(),
         subnet: "10.100.0.0/16".parse().unwrap(),
         egress,
+        between_vms: BetweenVms::Open,
+        services: Vec::new(),
+        host_ipv6: HostIpv6::Off,
     }
 }
 
+fn script(firewall: &Firewall, guarded: &[GuardedLink]) -> String {
+    firewall.script(guarded, &Identities::new())
+}
+
 #[test]
-fn the_transaction_replaces_our_table_whole() {
+fn the_transaction_replaces_our_tables_whole() {
+    let script = script(&firewall(Egress::Masquerade), &[]);
+    let (removal, ip) = script.split_once("table ip procurator {\n").unwrap();
     assert_eq!(
-        firewall(Egress::Masquerade).script(&[]).unwrap(),
+        removal,
         "add table ip procurator\n\
          delete table ip procurator\n\
-         table ip procurator {\n\
-         chain forward {\n\
+         add table bridge procurator\n\
+         delete table bridge procurator\n"
+    );
+    let (ip, _) = ip.split_once("table bridge procurator {\n").unwrap();
+    assert_eq!(
+        ip,
+        "chain forward {\n\
          type filter hook forward priority -10; policy accept;\n\
          iifname \"br-test\" oifname != \"br-test\" ip saddr != 10.100.0.0/16 drop \
          comment \"VMs leave from their own network's addresses only\"\n\
+         }\n\
+         chain from_vms {\n\
+         ct state { established, related } accept\n\
+         icmp type echo-request accept\n\
+         udp dport 67 accept\n\
+         counter drop comment \"the host is closed to VMs\"\n\
+         }\n\
+         chain input {\n\
+         type filter hook input priority -10; policy accept;\n\
+         iifname \"br-test\" goto from_vms\n\
          }\n\
          chain postrouting {\n\
          type nat hook postrouting priority 100; policy accept;\n\
@@ -36,7 +60,7 @@ fn the_transaction_replaces_our_table_whole() {
 fn a_guarded_link_forwards_to_the_bridge_only() {
     let guarded = [GuardedLink { index: 3, is_bridge: false }, GuardedLink { index: 4, is_bridge: true }];
     for egress in [Egress::Masquerade, Egress::Routed] {
-        let script = firewall(egress).script(&guarded).unwrap();
+        let script = script(&firewall(egress), &guarded);
         for rule in ["iif 3 oifname != \"br-test\" drop", "iif 4 oif != 4 oifname != \"br-test\" drop"] {
             assert!(script.contains(rule), "no `{rule}` in {script}");
         }
@@ -44,20 +68,32 @@ fn a_guarded_link_forwards_to_the_bridge_only() {
 }
 
 #[test]
-fn no_table_is_needed_without_masquerading_and_guarding() {
-    assert_eq!(firewall(Egress::Routed).script(&[]), None);
-    assert_eq!(firewall(Egress::Isolated).script(&[GuardedLink { index: 3, is_bridge: false }]), None);
+fn isolation_is_by_rules_and_services_are_let_in() {
+    let apart = Firewall {
+        between_vms: BetweenVms::Isolated,
+        services: vec!["tcp/8080".parse().unwrap(), "udp/53".parse().unwrap()],
+        ..firewall(Egress::Isolated)
+    };
+    let script = script(&apart, &[]);
+    for rule in [
+        "iifname \"br-test\" oifname != \"br-test\" drop",
+        "oifname \"br-test\" iifname != \"br-test\" drop",
+        "iifname \"br-test\" oifname \"br-test\" drop",
+        "tcp dport 8080 accept",
+        "udp dport 53 accept",
+    ] {
+        assert!(script.contains(rule), "no `{rule}` in {script}");
+    }
+    assert!(!script.contains("masquerade"));
 }
 
 #[test]
 fn a_rule_that_is_missing_from_a_listing_is_missed() {
     let firewall = firewall(Egress::Masquerade);
     let guarded = [GuardedLink { index: 3, is_bridge: false }];
-    let script = firewall.script(&guarded).unwrap();
-    assert!(firewall.shows_every_rule(&guarded, Some(&script)));
-    assert!(!firewall.shows_every_rule(&guarded, firewall.script(&[]).as_deref()));
-    assert!(!firewall.shows_every_rule(&guarded, Some("table ip procurator {\n}\n")));
-    assert!(!firewall.shows_every_rule(&guarded, None));
-    let routed = self::firewall(Egress::Routed);
-    assert!(routed.shows_every_rule(&[], None), "there is nothing to be seen");
+    let shows = |guarded: &[GuardedLink], text: &str| firewall.shows_every_rule(guarded, &Listing::new(text));
+    let whole = script(&firewall, &guarded);
+    assert!(shows(&guarded, &whole));
+    assert!(!shows(&guarded, &script(&firewall, &[])));
+    assert!(!shows(&guarded, "table ip procurator {\n}\n"));
 }

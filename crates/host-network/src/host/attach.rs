@@ -13,7 +13,8 @@ use crate::config::check_mtu;
 use crate::dhcp::Binding;
 use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
-use crate::rules::blocking;
+use crate::port_filter::PortIdentity;
+use crate::rules::{Rules, blocking};
 use crate::tap::{TapRequest, create_tap};
 use crate::{AttachmentProblem, InvalidLinkName, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
 
@@ -112,7 +113,8 @@ impl HostNetwork {
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         let reservation = self.reserve(&attachment)?;
         let off_link = router_outside_mask(&attachment, self.shared.config.gateway);
-        let NicAttachment { vm, nic, mtu, tap_hint, queues, .. } = attachment;
+        let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, .. } = attachment;
+        let identity = PortIdentity { mac, address };
         let (hint, unusable) = match tap_hint.as_deref().map(usable_hint).transpose() {
             Ok(hint) => (hint, None),
             Err(unusable) => (None, Some(unusable)),
@@ -124,6 +126,9 @@ impl HostNetwork {
             nic: nic.clone(),
             cause,
         })?;
+        let index = tap.index;
+        let bind = move |rules: &mut Rules| rules.bind_port(index, identity);
+        self.shared.rules.run("bind a TAP to its guest", bind).await??;
         let port = Port {
             index: tap.index,
             name: tap.name.as_str(),
@@ -141,9 +146,10 @@ impl HostNetwork {
                 _ => error.into(),
             },
         )?;
+        netlink.bind_port(tap.index, tap.name.as_str(), mac, self.shared.config.between_vms).await?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
         let mtu = port.mtu;
-        reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu });
+        reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu, identity });
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
         let unused = unusable.or(taken).map(AttachmentWarning::UnusedHint);
         Ok(Tap {

@@ -17,6 +17,8 @@ use crate::config::check_mtu;
 use crate::dhcp::Bindings;
 use crate::names::tap_alias;
 use crate::netlink::Link;
+use crate::port_filter::PortIdentity;
+use crate::rules::Rules;
 use crate::start::StartWarning;
 use crate::{AttachmentProblem, LinkName, NetworkConfig, NetworkError};
 
@@ -90,7 +92,7 @@ impl HostNetwork {
     /// as attached, as those of [`HostNetwork::resume`] do; what is not so is answered.
     ///
     /// # Errors
-    /// The host's links cannot be listed.
+    /// The host's links cannot be listed, or the rules for its TAP cannot be set.
     pub async fn keep(&self, kept: KeptNic) -> Result<Option<KeptNicProblem>, NetworkError> {
         let links = self.shared.netlink.links().await?;
         let KeptNics { attached, bindings, warnings } = plan_kept(&self.shared.config, &links, vec![kept]);
@@ -109,6 +111,10 @@ impl HostNetwork {
             {
                 nic.bound = None;
                 problem = Some(KeptNicProblem::NoDhcp(taken(mac, binding.address, &holder)));
+            }
+            if let Some(AttachedTap { index, identity, .. }) = nic.tap {
+                let bind = move |rules: &mut Rules| rules.bind_port(index, identity);
+                self.shared.rules.run("bind a TAP to its guest", bind).await??;
             }
             self.shared.lock().insert(interface, nic);
         }
@@ -133,7 +139,8 @@ impl KeptNics {
         let bound = self.bind(config, kept);
         let mtu = kept.mtu.filter(|mtu| check_mtu(*mtu).is_ok()).unwrap_or(config.mtu).min(config.mtu);
         let (vm, nic, name) = (kept.vm.clone(), kept.nic.clone(), kept.tap.clone());
-        let tap = AttachedTap { vm, nic, index, name, mtu };
+        let identity = PortIdentity { mac: kept.mac, address: kept.address };
+        let tap = AttachedTap { vm, nic, index, name, mtu, identity };
         self.attached.insert(interface, Attached { bound: bound.as_ref().ok().copied(), tap: Some(tap) });
         bound.map(|_| ()).map_err(KeptNicProblem::NoDhcp)
     }

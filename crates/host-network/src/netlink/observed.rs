@@ -6,10 +6,13 @@ use ipnetwork::Ipv4Network;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use vm_model::MacAddress;
+
+use crate::BetweenVms;
 
 /// The kernel's routing table of its own addresses (`RT_TABLE_LOCAL`).
 const LOCAL_TABLE: u32 = 255;
@@ -31,6 +34,35 @@ pub(crate) struct Link {
     pub(crate) is_loopback: bool,
     /// What a bridge is set to; `None` for a link of another kind.
     pub(crate) bridge: Option<BridgeSettings>,
+    /// What a bridge's port is set to; `None` for a link that is none.
+    pub(crate) port: Option<PortSettings>,
+}
+
+/// The settings of a bridge's port that bind it to one guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortSettings {
+    /// Whether the bridge believes the source addresses of frames that come in here.
+    pub(crate) learns: bool,
+    /// Whether frames to an address that no port is known for go out here.
+    pub(crate) floods: bool,
+    /// Whether it is cut off when a spanning tree frame comes in: no guest is a switch.
+    pub(crate) guards: bool,
+    /// Whether frames pass from here to other ports like it.
+    pub(crate) is_isolated: bool,
+}
+
+impl PortSettings {
+    /// As a port of ours is.
+    pub(crate) fn bound(between_vms: BetweenVms) -> Self {
+        Self { learns: false, floods: false, guards: true, is_isolated: between_vms == BetweenVms::Isolated }
+    }
+}
+
+impl Default for PortSettings {
+    /// As the kernel makes a port.
+    fn default() -> Self {
+        Self { learns: true, floods: true, guards: false, is_isolated: false }
+    }
 }
 
 /// The settings of a bridge that matter to what is attached to it. A kernel built without a feature does not tell of it;
@@ -94,6 +126,7 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         is_up: message.header.flags.contains(LinkFlags::Up),
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         bridge: None,
+        port: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -107,6 +140,9 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::Data(InfoData::Bridge(data)) => link.bridge = Some(settings_from(&data)),
+                        LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                            link.port = Some(port_settings_from(&data));
+                        }
                         _ => {}
                     }
                 }
@@ -128,6 +164,20 @@ fn settings_from(data: &[InfoBridge]) -> BridgeSettings {
             InfoBridge::VlanDefaultPvid(vlan) => settings.default_vlan = *vlan,
             InfoBridge::GroupFwdMask(mask) => settings.group_forward_mask = *mask,
             InfoBridge::MulticastSnooping(snoops) => settings.multicast_snooping = *snoops,
+            _ => {}
+        }
+    }
+    settings
+}
+
+fn port_settings_from(data: &[InfoBridgePort]) -> PortSettings {
+    let mut settings = PortSettings::default();
+    for info in data {
+        match info {
+            InfoBridgePort::Learning(learns) => settings.learns = *learns,
+            InfoBridgePort::UnicastFlood(floods) => settings.floods = *floods,
+            InfoBridgePort::Guard(guards) => settings.guards = *guards,
+            InfoBridgePort::Isolated(is_isolated) => settings.is_isolated = *is_isolated,
             _ => {}
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::BetweenVms;
 use crate::host::AttachedTap;
-use crate::netlink::Link;
+use crate::netlink::{Link, PortSettings};
 
 /// For how long a TAP may be gone before that is a fault: a VM that ends takes its TAPs along a little before its
 /// owner detaches them.
@@ -15,6 +16,8 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 pub(super) enum TapAction {
     /// It is a port of another bridge or of none, or has another MTU.
     Reattach(AttachedTap),
+    /// As a port it is not bound to its guest, or is no port yet.
+    Bind(AttachedTap),
     BringUp(AttachedTap),
 }
 
@@ -26,7 +29,13 @@ pub(super) struct TapPlan {
 }
 
 /// Decides for the TAPs that should be ports of the bridge with the index `bridge`.
-pub(super) fn plan_taps(attached: Vec<AttachedTap>, links: &[Link], bridge: u32) -> TapPlan {
+pub(super) fn plan_taps(
+    attached: Vec<AttachedTap>,
+    links: &[Link],
+    bridge: u32,
+    between_vms: BetweenVms,
+) -> TapPlan {
+    let bound = PortSettings::bound(between_vms);
     let links: BTreeMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
     let mut plan = TapPlan::default();
     for tap in attached {
@@ -36,8 +45,12 @@ pub(super) fn plan_taps(attached: Vec<AttachedTap>, links: &[Link], bridge: u32)
                 if !link.is_up {
                     plan.actions.push(TapAction::BringUp(tap.clone()));
                 }
-                if link.controller != Some(bridge) || link.mtu != u32::from(tap.mtu) {
-                    plan.actions.push(TapAction::Reattach(tap));
+                let is_port = link.controller == Some(bridge);
+                if !is_port || link.mtu != u32::from(tap.mtu) {
+                    plan.actions.push(TapAction::Reattach(tap.clone()));
+                }
+                if !is_port || link.port != Some(bound) {
+                    plan.actions.push(TapAction::Bind(tap));
                 }
             }
         }
@@ -68,6 +81,7 @@ mod tests {
 
     use super::*;
     use crate::LinkName;
+    use crate::port_filter::PortIdentity;
 
     const BRIDGE: u32 = 1;
 
@@ -78,6 +92,10 @@ mod tests {
             index,
             name: LinkName::parse(&format!("pw-{index}")).unwrap(),
             mtu: 1500,
+            identity: PortIdentity {
+                mac: "02:50:0a:64:00:02".parse().unwrap(),
+                address: [10, 100, 0, 2].into(),
+            },
         }
     }
 
@@ -93,6 +111,7 @@ mod tests {
             is_up,
             is_loopback: false,
             bridge: None,
+            port: Some(PortSettings::bound(BetweenVms::Open)),
         }
     }
 
@@ -104,18 +123,24 @@ mod tests {
             link(4, Some(9), true),
             link(5, Some(BRIDGE), false),
             Link { mtu: 1400, ..link(6, Some(BRIDGE), true) },
+            Link { port: Some(PortSettings::default()), ..link(7, Some(BRIDGE), true) },
         ];
-        let plan = plan_taps((2..=7).map(tap).collect(), &links, BRIDGE);
+        let plan = plan_taps((2..=8).map(tap).collect(), &links, BRIDGE, BetweenVms::Open);
         assert_eq!(
             plan.actions,
             [
                 TapAction::Reattach(tap(3)),
+                TapAction::Bind(tap(3)),
                 TapAction::Reattach(tap(4)),
+                TapAction::Bind(tap(4)),
                 TapAction::BringUp(tap(5)),
                 TapAction::Reattach(tap(6)),
+                TapAction::Bind(tap(7)),
             ]
         );
-        assert_eq!(plan.gone, [tap(7)]);
+        assert_eq!(plan.gone, [tap(8)]);
+        let apart = plan_taps(vec![tap(2)], &links, BRIDGE, BetweenVms::Isolated);
+        assert_eq!(apart.actions, [TapAction::Bind(tap(2))]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustix::thread::UnshareFlags;
 use vm_model::error_chain;
 
 use crate::namespaces::{
-    BRIDGE, addresses, config, enter_new_namespace, in_namespace, link, link_names, nic, run,
+    BRIDGE, addresses, config, enter_new_namespace, eventually, in_namespace, link, link_names, nic, run,
 };
 
 #[test]
@@ -163,7 +163,7 @@ fn a_late_failure_leaves_no_bridge() {
         let error = HostNetwork::start(config()).await.unwrap_err();
         assert!(
             error_chain(&error)
-                .contains("cannot apply the nftables table procurator-br-test: cannot run nft: "),
+                .contains("cannot apply the nftables tables procurator-br-test: cannot run nft: "),
             "{}",
             error_chain(&error)
         );
@@ -183,8 +183,9 @@ fn an_isolated_network_forwards_nothing() {
         config.egress = Egress::Isolated;
         let network = HostNetwork::start(config).await.unwrap();
         assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
-        assert_eq!(run("nft list tables"), "");
+        assert!(!run("nft -s list ruleset").contains("masquerade"));
         network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(run("nft list tables"), "");
         assert_eq!(link_names(), ["lo"]);
     });
 }
@@ -193,7 +194,7 @@ fn an_isolated_network_forwards_nothing() {
 fn a_second_worker_is_refused_by_name_and_takes_nothing_away() {
     in_namespace(async || {
         let first = HostNetwork::start(config()).await.unwrap();
-        let before = (run("nft list ruleset"), addresses(BRIDGE), link_names());
+        let before = (run("nft -s list ruleset"), addresses(BRIDGE), link_names());
         let error = HostNetwork::start(config()).await.unwrap_err();
         let process = std::process::id();
         let expected = format!("the bridge br-test cannot be used: process {process} (");
@@ -204,14 +205,18 @@ fn a_second_worker_is_refused_by_name_and_takes_nothing_away() {
             error.to_string().starts_with("the nftables table procurator-br-test cannot be used"),
             "{error}"
         );
-        assert_eq!((run("nft list ruleset"), addresses(BRIDGE), link_names()), before);
+        assert_eq!((run("nft -s list ruleset"), addresses(BRIDGE), link_names()), before);
 
         // Another bridge and another subnet are another network.
         let other =
             NetworkConfig::new(LinkName::parse("br-other").unwrap(), "10.101.0.0/16".parse().unwrap());
         let second = HostNetwork::start(other.clone()).await.unwrap();
         second.shutdown(Teardown::Remove).await.unwrap();
-        assert_eq!((run("nft list ruleset"), addresses(BRIDGE), link_names()), before);
+        // While it was there, the first one guarded its link.
+        eventually("all is as before", async || {
+            ((run("nft -s list ruleset"), addresses(BRIDGE), link_names()) == before).then_some(())
+        })
+        .await;
         let overlapping = NetworkConfig { subnet: "10.100.4.0/24".parse().unwrap(), ..other };
         let overlapping = NetworkConfig { gateway: "10.100.4.1".parse().unwrap(), ..overlapping };
         let error = HostNetwork::start(overlapping).await.unwrap_err();

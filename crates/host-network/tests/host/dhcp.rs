@@ -243,3 +243,39 @@ fn a_guest_that_ran_on_renews_its_address_with_the_next_worker() {
         assert_eq!(honest.yiaddr(), nic(3).address, "one that was detached is answered no more");
     });
 }
+
+#[test]
+fn one_guest_that_asks_without_a_pause_leaves_its_neighbour_its_answers() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let (mallory, alice) = (network.attach(nic(2)).await.unwrap(), network.attach(nic(3)).await.unwrap());
+        let flood = frame(nic(2).mac, MessageType::Discover, vec![]);
+        let ask = frame(nic(3).mac, MessageType::Discover, vec![]);
+        eventually("the wire is there", async || {
+            rustix::io::write(alice.fds[0].as_fd(), &ask).unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+            next_answer(&alice)
+        })
+        .await;
+        drain(&alice);
+        let mut answered = 0_u32;
+        for _ in 0..20 {
+            for _ in 0..500 {
+                rustix::io::write(mallory.fds[0].as_fd(), &flood).unwrap();
+            }
+            rustix::io::write(alice.fds[0].as_fd(), &ask).unwrap();
+            eventually("an answer in the flood", async || {
+                tokio::task::yield_now().await;
+                next_answer(&alice)
+            })
+            .await;
+            answered += 1;
+        }
+        assert_eq!(answered, 20);
+        let mut told = 0_u32;
+        while next_answer(&mallory).is_some() {
+            told += 1;
+        }
+        assert!(told < 1000, "{told} of 10000 were answered");
+    });
+}

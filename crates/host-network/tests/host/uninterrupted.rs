@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use host_network::{HostNetwork, NetworkConfig, Tap, Teardown, VNET_HEADER_BYTES};
+use host_network::{HostNetwork, NetworkConfig, NicAttachment, Tap, Teardown, VNET_HEADER_BYTES};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
+use crate::frames::{ethernet, ipv4, udp};
 use crate::namespaces::{BRIDGE, Host, config, eventually, in_namespace, kept, link, nic, run};
 
 /// After which an echo counts as lost: far longer than any takes on a loaded machine.
@@ -22,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ROUND_TRIPS: u32 = 200;
 /// How many round trips pass on one connection: both old and new ones must be let through at any moment.
 const NEW_CONNECTION_EVERY: u32 = 16;
-/// The EtherType for local experiments (IEEE 802).
-const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 const HEADER: usize = VNET_HEADER_BYTES as usize;
+/// Where the payload of a UDP datagram lies in a frame.
+const PAYLOAD: usize = 14 + 20 + 8;
 
 /// Counts the round trips of a thread until it is stopped.
 struct Stream {
@@ -123,24 +124,21 @@ fn connection() -> UdpSocket {
 fn frame_stream(near: &Tap, far: &Tap) -> Stream {
     let descriptor = |tap: &Tap| tap.fds[0].try_clone().unwrap();
     let (near, far) = (descriptor(near), descriptor(far));
-    let (near_mac, far_mac) = (nic(2).mac.octets(), nic(3).mac.octets());
+    let (there, back) = ((nic(2), nic(3)), (nic(3), nic(2)));
     Stream::start("frames between VMs", move |number| {
-        send(&near, far_mac, near_mac, number)
+        send(&near, &there, number)
             && receive(&far, number)
-            && send(&far, near_mac, far_mac, number)
+            && send(&far, &back, number)
             && receive(&near, number)
     })
 }
 
-fn send(tap: &OwnedFd, to: [u8; 6], from: [u8; 6], number: u32) -> bool {
-    let mut frame = vec![0; HEADER];
-    frame.extend(to);
-    frame.extend(from);
-    frame.extend(ETHERTYPE);
-    frame.extend(number.to_be_bytes());
-    // The smallest Ethernet frame.
-    frame.resize(HEADER + 60, 0);
-    rustix::io::write(tap, &frame).is_ok()
+fn send(tap: &OwnedFd, (from, to): &(NicAttachment, NicAttachment), number: u32) -> bool {
+    let datagram = udp(7, 7, &number.to_be_bytes());
+    let packet = ipv4(from.address, to.address, 17, &datagram);
+    let mut bytes = vec![0; HEADER];
+    bytes.extend(ethernet(to.mac.octets(), from.mac.octets(), 0x0800, &packet));
+    rustix::io::write(tap, &bytes).is_ok()
 }
 
 fn receive(tap: &OwnedFd, number: u32) -> bool {
@@ -155,7 +153,7 @@ fn receive(tap: &OwnedFd, number: u32) -> bool {
             return false;
         };
         let frame = &buffer[HEADER..length];
-        if frame.get(12..14) == Some(&ETHERTYPE) && frame.get(14..18) == Some(&number.to_be_bytes()) {
+        if frame.get(PAYLOAD..PAYLOAD + 4) == Some(&number.to_be_bytes()) {
             return true;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use host_network::LinkName;
+use host_network::{HostService, LinkName};
 use ipnetwork::Ipv4Network;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -166,6 +166,11 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::AbsolutePath => text.is_some_and(|text| text.starts_with('/')),
         Kind::Path | Kind::Text => text.is_some(),
         Kind::Paths => value.as_array().is_some_and(|paths| paths.iter().all(|path| path.get_ref().is_str())),
+        Kind::Services => value.as_array().is_some_and(|services| {
+            services.iter().all(|service| {
+                service.get_ref().as_str().is_some_and(|text| text.parse::<HostService>().is_ok())
+            })
+        }),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),
         Kind::AddressAndPort => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),

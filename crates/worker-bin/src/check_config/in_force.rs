@@ -72,7 +72,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
                 ["", "n", "no", "f", "false", "off", "0"].contains(&value.to_ascii_lowercase().as_str());
             (!is_off).to_string()
         }
-        Kind::Paths => {
+        Kind::Paths | Kind::Services => {
             let paths: Vec<String> = value.split(':').map(quoted).collect();
             format!("[{}]", paths.join(", "))
         }

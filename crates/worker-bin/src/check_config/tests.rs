@@ -46,6 +46,9 @@ fn values(kind: &Kind) -> Vec<String> {
             values.extend(["0.004", "0.005", "100.004", "100.006", "101", "nan", "inf"].map(str::to_owned))
         }
         Kind::LinkName => values.extend(["'br0'", "'a/b'", "'sixteen-bytes-xx'"].map(str::to_owned)),
+        Kind::Services => {
+            values.extend(["['tcp/80', 'udp/53']", "['tcp/0']", "['sctp/9']", "'tcp/80'"].map(str::to_owned))
+        }
         Kind::HostAndPort => values.extend(["'m:1'", "'m:x'", "'[::1]:7443'"].map(str::to_owned)),
         Kind::AddressAndPort => values.extend(["'127.0.0.1:1'", "'m:1'", "'[::1]:65536'"].map(str::to_owned)),
         Kind::Boolean | Kind::AbsolutePath | Kind::Path | Kind::Paths | Kind::Text | Kind::Subnet => {}

@@ -73,20 +73,14 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn filter(facts: &Facts) -> Finding {
-    match (&facts.filter, facts.nat) {
-        (Filter::Works(_), _) => Finding::ok(FILTER, "nft works"),
-        (Filter::Missing, NetworkAddressTranslation::Off) => {
-            Finding::ok(FILTER, "there is no nft, and network.nat is off")
-        }
-        (Filter::Missing, NetworkAddressTranslation::Masquerade) => {
-            Finding::fail(FILTER, "there is no nft, which network.nat needs", command("apt install nftables"))
-        }
-        (Filter::Refuses(why), NetworkAddressTranslation::Off) => {
-            Finding::warn(FILTER, why.clone(), command("modprobe nf_tables"))
-        }
-        (Filter::Refuses(why), NetworkAddressTranslation::Masquerade) => {
-            Finding::fail(FILTER, why.clone(), command("modprobe nf_tables"))
-        }
+    match &facts.filter {
+        Filter::Works(_) => Finding::ok(FILTER, "nft works"),
+        Filter::Missing => Finding::fail(
+            FILTER,
+            "there is no nft, by which guests are bound to their addresses",
+            command("apt install nftables"),
+        ),
+        Filter::Refuses(why) => Finding::fail(FILTER, why.clone(), command("modprobe nf_tables")),
     }
 }
 
@@ -141,10 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_nft_fails_only_where_it_is_needed() {
+    fn a_missing_nft_fails() {
         assert_eq!(judge(&facts(Filter::Missing))[0].verdict, Verdict::Fail);
-        let isolated = Facts { nat: NetworkAddressTranslation::Off, ..facts(Filter::Missing) };
-        assert_eq!(judge(&isolated)[0].verdict, Verdict::Ok);
         assert_eq!(judge(&facts(Filter::Refuses("no".to_owned())))[0].verdict, Verdict::Fail);
     }
 

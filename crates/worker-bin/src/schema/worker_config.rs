@@ -45,6 +45,10 @@ fn accepted(kind: &Kind) -> Value {
         Kind::AbsolutePath => json!({ "type": "string", "pattern": "^/" }),
         Kind::Path | Kind::Text => json!({ "type": "string" }),
         Kind::Paths => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Services => json!({
+            "type": "array",
+            "items": { "type": "string", "pattern": "^(tcp|udp)/[0-9]{1,5}$" },
+        }),
         Kind::LinkName => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),
         Kind::Subnet => json!({ "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$" }),
         Kind::HostAndPort | Kind::AddressAndPort => json!({ "type": "string", "pattern": "^.*:[0-9]{1,5}$" }),

@@ -28,6 +28,8 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("network.bridge", old.network_bridge == young.network_bridge),
         ("network.subnet", old.vm_subnet_base == young.vm_subnet_base),
         ("network.nat", old.nat == young.nat),
+        ("network.vm_to_vm", old.between_vms == young.between_vms),
+        ("network.host_services", old.host_services == young.host_services),
         ("network.vhost_net", old.vhost_net == young.vhost_net),
     ]
     .into_iter()

@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     Path,
     /// A list of paths.
     Paths,
+    /// A list of protocols with ports.
+    Services,
     /// Any text.
     Text,
     /// The name of a network interface.
@@ -102,6 +104,9 @@ pub(crate) static KEYS: &[Key] = &[
     key("network.subnet", Kind::Subnet, Some("\"10.100.0.0/16\""), "The VMs' network."),
     key("network.nat", Kind::Boolean, Some("true"),
         "Whether VMs reach other networks through this host's addresses."),
+    key("network.vm_to_vm", Kind::Boolean, Some("true"), "Whether VMs reach each other."),
+    key("network.host_services", Kind::Services, None,
+        "What VMs reach of this host, beside pings and DHCP."),
     key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
@@ -136,6 +141,7 @@ impl Kind {
             Self::AbsolutePath => "an absolute path like \"/var/lib/procurator\"".to_owned(),
             Self::Path => "a path in quotation marks".to_owned(),
             Self::Paths => "a list of paths like [\"/nix/store\"]".to_owned(),
+            Self::Services => "a list of protocols with ports like [\"tcp/8080\", \"udp/53\"]".to_owned(),
             Self::Text => "text in quotation marks".to_owned(),
             Self::LinkName => {
                 "the name of a network interface like \"br-procurator\", at most 15 bytes".to_owned()

@@ -8,11 +8,8 @@ mod by_hand;
 mod certificates;
 mod clients;
 mod console;
-<<<<<<< HEAD
 mod full_disk;
-=======
 mod figures;
->>>>>>> measure
 mod hostile_master;
 mod isolation;
 mod killing;
@@ -20,11 +17,8 @@ mod local_verbs;
 mod mastered;
 mod operating;
 mod outliving;
-<<<<<<< HEAD
 mod panics;
-=======
 mod prometheus;
->>>>>>> measure
 mod refusals;
 mod running;
 mod signals;

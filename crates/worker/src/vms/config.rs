@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use host_network::{BetweenVms, HostService};
 use nix_artifacts::CREDENTIAL_DIRECTORY;
 
 use crate::node::RemovalLimit;
@@ -29,6 +30,10 @@ pub struct VmManagerConfig {
     pub hash_verification: HashVerification,
     /// Whether VMs reach other networks through this host's addresses.
     pub nat: NetworkAddressTranslation,
+    /// Whether VMs reach each other.
+    pub between_vms: BetweenVms,
+    /// What VMs reach of this host, beside pings and DHCP.
+    pub host_services: Vec<HostService>,
     /// Who moves the frames between VMs and the bridge.
     pub vhost_net: VhostNet,
     /// How long a guest may take to obey the power button before it is killed.
@@ -133,6 +138,8 @@ impl Default for VmManagerConfig {
             store_roots: vec![PathBuf::from("/nix/store")],
             hash_verification: HashVerification::default(),
             nat: NetworkAddressTranslation::default(),
+            between_vms: BetweenVms::default(),
+            host_services: Vec::new(),
             vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),
             removal_grace: Duration::from_secs(24 * 3600),

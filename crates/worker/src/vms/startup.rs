@@ -236,7 +236,9 @@ fn network_config(config: &VmManagerConfig) -> Result<(Ipv4Network, NetworkConfi
         NetworkAddressTranslation::Off => Egress::Isolated,
     };
     let state_dir = Some(config.state_dir().to_owned());
-    Ok((subnet, NetworkConfig { egress, state_dir, ..NetworkConfig::new(bridge, subnet) }))
+    let (between_vms, host_services) = (config.between_vms, config.host_services.clone());
+    let network = NetworkConfig::new(bridge, subnet);
+    Ok((subnet, NetworkConfig { egress, between_vms, host_services, state_dir, ..network }))
 }
 
 /// The VMs on record, and those whose record cannot be used, which hide no others.

@@ -33,6 +33,7 @@ fn tap(number: u8) -> Link {
         is_up: true,
         is_loopback: false,
         bridge: None,
+        port: None,
     }
 }
 

@@ -1,0 +1,185 @@
+//! What a guest may say on its wire: from its own hardware address and its own IP address only, and nothing that a
+//! router or a DHCP server says.
+//!
+//! A table of nftables' family `bridge` looks at every frame that comes in by a TAP of ours before the bridge does. Who a
+//! port belongs to stands in sets of that table: [`PortIdentity`] is one entry in each. So the rules are few and the same for
+//! a thousand VMs, and a VM that comes or goes changes elements only ([`elements`]).
+//!
+//! ```text
+//!  frame ─▶ port is ours? ─▶ own MAC? ─▶ under the flood limit? ─▶ ARP ──▶ own MAC and address inside
+//!               │ no                                             ├▶ IPv4 ─▶ own address; no DHCP server's reply
+//!               ▼                                                ├▶ IPv6 ─▶ own link-local address; no router's words
+//!             passes                                             └▶ anything else, VLAN tags among it: dropped
+//! ```
+//!
+//! A fragment that hides its header passes no rule that asks for one: IPv6 fragments and extension headers are dropped
+//! but for the hop-by-hop options of multicast listener reports, and an IPv4 first fragment holds the whole UDP header
+//! (RFC 791: fragments are of 8 bytes at least).
+
+pub(crate) mod elements;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use vm_model::MacAddress;
+
+use crate::silence::HostIpv6;
+
+/// Before the bridge looks at a frame, and before every usual filter (nftables' `dstnat` of this family is -300).
+const PRIORITY: i32 = -350;
+/// Frames to groups and to everybody that one port may send in a second, and at once after a silence. Every port gets a
+/// copy of each.
+const GROUP_RATE: (u32, u32) = (500, 1000);
+/// Messages to the DHCP server, likewise: a client sends a handful when it starts.
+const DHCP_RATE: (u32, u32) = (10, 40);
+/// The set of our ports.
+pub(crate) const PORTS: &str = "ports";
+/// Of each port: the hardware address of its guest.
+pub(crate) const MACS: &str = "macs";
+/// Of each port: the IPv4 address of its guest.
+pub(crate) const IPV4: &str = "ipv4";
+/// Of each port: the link-local IPv6 address of its guest.
+pub(crate) const IPV6: &str = "ipv6";
+/// As [`IPV6`], as the target of a neighbour advertisement (RFC 4861 §4.4: 8 bytes into the message).
+pub(crate) const TARGETS: &str = "targets";
+
+/// Whose wire a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortIdentity {
+    pub(crate) mac: MacAddress,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// The ports that are filtered, by the index of their link.
+pub(crate) type Identities = BTreeMap<u32, PortIdentity>;
+
+impl PortIdentity {
+    /// The link-local address that the guest's hardware address makes (RFC 4291, appendix A).
+    pub(crate) fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.mac.octets();
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+}
+
+/// The bridge family's table, in nft's language. Every rule that drops has a counter, so that `nft list table bridge …`
+/// shows an administrator what guests try.
+pub(crate) fn table_text(table: &str, identities: &Identities, host_ipv6: HostIpv6) -> String {
+    let mut text = String::new();
+    let mut line = |line: &str| {
+        text.push_str(line);
+        text.push('\n');
+    };
+    line(&format!("table bridge {table} {{"));
+    let each = |value: fn(PortIdentity) -> String| {
+        let entry = |(index, identity): (&u32, &PortIdentity)| format!("{index} . {}", value(*identity));
+        identities.iter().map(entry).collect::<Vec<_>>()
+    };
+    line(&set(PORTS, "type iface_index", &identities.keys().map(u32::to_string).collect::<Vec<_>>()));
+    line(&set(MACS, "typeof iif . ether saddr", &each(|identity| identity.mac.to_string())));
+    line(&set(IPV4, "typeof iif . ip saddr", &each(|identity| identity.address.to_string())));
+    line(&set(IPV6, "typeof iif . ip6 saddr", &each(|identity| identity.link_local().to_string())));
+    let target = |identity: PortIdentity| format!("{:#034x}", u128::from(identity.link_local()));
+    line(&set(TARGETS, "typeof iif . @th,64,128", &each(target)));
+    for limited in ["groups", "dhcp"] {
+        line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
+    }
+    for (chain, rules) in chains(host_ipv6) {
+        line(&format!("chain {chain} {{"));
+        for rule in rules {
+            line(&rule);
+        }
+        line("}");
+    }
+    line("}");
+    text
+}
+
+fn set(name: &str, kind: &str, elements: &[String]) -> String {
+    let mut text = format!("set {name} {{ {kind}; ");
+    if !elements.is_empty() {
+        write!(text, "elements = {{ {} }}; ", elements.join(", ")).expect("a string takes all text");
+    }
+    text + "}"
+}
+
+/// The chains, each before those that jump to it.
+fn chains(host_ipv6: HostIpv6) -> [(&'static str, Vec<String>); 5] {
+    let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
+    let arp = vec![
+        dropped("arp htype != 1", "malformed ARP"),
+        dropped("arp ptype != 0x0800", "malformed ARP"),
+        dropped("arp hlen != 6", "malformed ARP"),
+        dropped("arp plen != 4", "malformed ARP"),
+        dropped(&format!("iif . arp saddr ether != @{MACS}"), "another's MAC address in ARP"),
+        "arp saddr ip 0.0.0.0 accept comment \"a probe\"".to_owned(),
+        dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP"),
+        "accept".to_owned(),
+    ];
+    let ipv4 = vec![
+        dropped(&over("dhcp", "udp dport 67", DHCP_RATE), "too much DHCP"),
+        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept comment \"asks for its address\"".to_owned(),
+        dropped(&format!("iif . ip saddr != @{IPV4}"), "another's IPv4 address"),
+        dropped("udp sport 67", "plays a DHCP server"),
+        "accept".to_owned(),
+    ];
+    let guest = vec![
+        dropped(&format!("iif . ether saddr != @{MACS}"), "another's MAC address"),
+        dropped(
+            &over("groups", "ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00", GROUP_RATE),
+            "too much multicast and broadcast",
+        ),
+        "ether type arp goto from_guest_arp".to_owned(),
+        "ether type ip goto from_guest_ipv4".to_owned(),
+        "ether type ip6 goto from_guest_ipv6".to_owned(),
+        dropped("", "neither IP nor ARP").trim_start().to_owned(),
+    ];
+    let every_frame = vec![
+        format!("type filter hook prerouting priority {PRIORITY}; policy accept;"),
+        format!("iif @{PORTS} goto from_guest"),
+    ];
+    [
+        ("from_guest_arp", arp),
+        ("from_guest_ipv4", ipv4),
+        ("from_guest_ipv6", ipv6(host_ipv6)),
+        ("from_guest", guest),
+        ("every_frame", every_frame),
+    ]
+}
+
+/// What a guest may say in IPv6. Where the host kept the IPv6 that a bridge had, its network has addresses that we did not
+/// give out: whose they are is not ours to say there.
+fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
+    let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
+    let mut rules = vec![
+        dropped("icmpv6 type { nd-router-advert, nd-redirect }", "plays a router"),
+        dropped("udp sport 547", "plays a DHCPv6 server"),
+        "ip6 nexthdr 0 icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept"
+            .to_owned(),
+    ];
+    rules.push(dropped(
+        "ip6 nexthdr != { 6, 17, 58 }",
+        "an extension header, a fragment, or no protocol of a VM",
+    ));
+    match host_ipv6 {
+        HostIpv6::Off => rules.extend([
+            dropped(
+                &format!("icmpv6 type nd-neighbor-advert iif . @th,64,128 != @{TARGETS}"),
+                "advertises another's IPv6 address",
+            ),
+            "ip6 saddr :: icmpv6 type { nd-router-solicit, nd-neighbor-solicit } accept".to_owned(),
+            dropped(&format!("iif . ip6 saddr != @{IPV6}"), "another's IPv6 address"),
+        ]),
+        HostIpv6::Kept => {}
+    }
+    rules.push("accept".to_owned());
+    rules
+}
+
+/// A match on what one port sends beyond a rate, counted in the set `set`.
+fn over(set: &str, what: &str, (rate, burst): (u32, u32)) -> String {
+    format!("{what} update @{set} {{ iif limit rate over {rate}/second burst {burst} packets }}")
+}
+
+#[cfg(test)]
+mod tests;

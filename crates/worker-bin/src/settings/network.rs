@@ -1,0 +1,52 @@
+//! The table `[network]` of the configuration file.
+
+use host_network::{BetweenVms, HostService};
+use serde::{Deserialize, Deserializer};
+use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
+
+/// As it stands in the file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Network {
+    bridge: Option<String>,
+    subnet: Option<String>,
+    nat: Option<bool>,
+    vm_to_vm: Option<bool>,
+    #[serde(deserialize_with = "services")]
+    host_services: Vec<HostService>,
+    vhost_net: Option<bool>,
+}
+
+impl Network {
+    /// The settings with what the file says of the network.
+    pub(super) fn over(self, defaults: VmManagerConfig) -> VmManagerConfig {
+        let Self { bridge, subnet, nat, vm_to_vm, host_services, vhost_net } = self;
+        VmManagerConfig {
+            network_bridge: bridge.unwrap_or(defaults.network_bridge),
+            vm_subnet_base: subnet.unwrap_or(defaults.vm_subnet_base),
+            nat: match nat {
+                None => defaults.nat,
+                Some(true) => NetworkAddressTranslation::Masquerade,
+                Some(false) => NetworkAddressTranslation::Off,
+            },
+            between_vms: match vm_to_vm {
+                None => defaults.between_vms,
+                Some(true) => BetweenVms::Open,
+                Some(false) => BetweenVms::Isolated,
+            },
+            host_services,
+            vhost_net: match vhost_net {
+                None => defaults.vhost_net,
+                Some(true) => VhostNet::WherePossible,
+                Some(false) => VhostNet::Off,
+            },
+            ..defaults
+        }
+    }
+}
+
+/// Services as they stand in the file, like `tcp/8080`.
+fn services<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostService>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
