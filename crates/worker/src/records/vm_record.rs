@@ -13,7 +13,9 @@ use vm_model::{Assignment, EndCause, Health, RunEnd, Timestamp, VmId};
 
 use super::rollout::Rollout;
 use super::vm_lock::{locked_by, other_holder};
-use super::{IdleVm, ReadError, RecordWriter, VmLockError, WriteError, discard_unfinished, read_versioned};
+use super::{
+    IdleVm, ReadError, RecordWriter, RunCounts, VmLockError, WriteError, discard_unfinished, read_versioned,
+};
 use crate::definition::is_same_definition;
 
 const VERSION: u32 = 2;
@@ -51,6 +53,9 @@ pub(crate) struct VmRecord {
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub(crate) ends: Vec<RunEnd>,
+    /// What was counted of it up to the begin or the end of its latest run.
+    #[serde(default)]
+    pub(crate) counted: RunCounts,
     /// There when it was removed and its volumes are kept for a while.
     #[serde(default)]
     pub(crate) removed: Option<Removal>,
@@ -95,6 +100,7 @@ impl VmRecord {
             stopping: None,
             health: None,
             ends: Vec::new(),
+            counted: RunCounts::default(),
             removed: None,
         }
     }

@@ -18,7 +18,12 @@ impl Task {
         info!(vm_id = %self.id, "the run ended: {end}");
         let ran_for = end.ran_for;
         pass(FailPoint::RunEnded);
-        match self.record.update(|record| record.add_end(end)).await {
+        let counted = self.counted();
+        let kept = self.record.update(|record| {
+            record.add_end(end);
+            record.counted = counted;
+        });
+        match kept.await {
             // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
             Ok(()) => {
                 pass(FailPoint::RunEndRecorded);

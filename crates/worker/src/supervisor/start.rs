@@ -186,7 +186,7 @@ impl Task {
     /// Puts on record that a run begins.
     async fn record_run(&mut self, target: &Target) -> Result<(), FailureReason> {
         let in_force = self.other_in_force(target);
-        let wanted = Arc::clone(&target.assignment);
+        let (wanted, counted) = (Arc::clone(&target.assignment), self.counted());
         self.record
             .update(|record| {
                 record.assignment = wanted.as_ref().clone();
@@ -195,6 +195,7 @@ impl Task {
                 record.health = None;
                 record.removed = None;
                 record.running_since = Some(Timestamp::now());
+                record.counted = counted;
                 drop_stale_refusal(record);
             })
             .await
