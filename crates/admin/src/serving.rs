@@ -49,7 +49,7 @@ pub(crate) async fn serve(
     limit: usize,
     shutdown: impl Future<Output = ()>,
 ) {
-    let connections = Connections::new(limit);
+    let connections = Connections::new(limit, rustix::process::geteuid().as_raw());
     let (ending, ended) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut reserve = Reserve::default();
@@ -62,10 +62,11 @@ pub(crate) async fn serve(
             Some(_) = tasks.join_next() => reserve.refill(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let admission = connections.admit();
+                    let peer = peer(&stream, access);
+                    let admission = connections.admit(peer.caller.uid);
                     if let Some(place) = admit(admission, &stream, &mut tasks).await {
                         let number = place.number();
-                        let client = Client { peer: peer(&stream, access), place, ended: ended.clone() };
+                        let client = Client { peer, place, ended: ended.clone() };
                         let task = tasks.spawn(client.converse(stream, router.clone()));
                         connections.set_task(number, task);
                     }

@@ -15,7 +15,8 @@ use vm_model::Event;
 
 use super::audit::watch_over;
 use super::{
-    Answers, MAX_BODY, assigning, console, dump, events, metrics, operations, orders, power, status, vms,
+    Answers, MAX_BODY, assigning, console, dump, events, metrics, operations, orders, power, status, vm_log,
+    vms,
 };
 use crate::{ApiError, ErrorCode, EventGap, PenRequest};
 
@@ -42,11 +43,12 @@ fn described() -> OpenApiRouter<Answers> {
         .routes(routes!(status::status))
         .routes(routes!(metrics::metrics))
         .routes(routes!(vms::list, assigning::assign))
-        .routes(routes!(vms::inspect, assigning::remove))
+        .routes(routes!(vms::inspect, assigning::change, assigning::remove))
         .routes(routes!(vms::console))
         .routes(routes!(console::boots))
         .routes(routes!(console::attach))
         .routes(routes!(dump::dump))
+        .routes(routes!(vm_log::log))
         .routes(routes!(power::power))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
