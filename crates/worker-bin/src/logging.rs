@@ -9,6 +9,7 @@
 mod fields;
 mod queue;
 mod sink;
+mod vm_files;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
@@ -22,10 +23,14 @@ use anyhow::{Context, Result};
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use self::fields::PrintableFields;
 use self::queue::Queue;
 use self::sink::Sink;
+pub(crate) use self::vm_files::VmFiles;
+use self::vm_files::VmLines;
 use crate::cli::LogFormat;
 use crate::colours::Colours;
 use crate::printable::{is_disguise, printable_lines};
@@ -52,19 +57,28 @@ pub(crate) fn open() -> Result<()> {
     Ok(())
 }
 
-/// Starts logging in `format`. Until then only [`say`] is written.
+/// What the environment wants to have logged.
 ///
 /// # Errors
-/// The environment asks for what makes no sense.
-pub(crate) fn start(format: LogFormat) -> Result<()> {
+/// It makes no sense.
+pub(crate) fn wanted() -> Result<EnvFilter> {
     let wanted = match env::var(FILTER) {
         Ok(wanted) if !wanted.is_empty() => wanted,
         Ok(_) | Err(env::VarError::NotPresent) => "info".to_owned(),
         Err(problem) => return Err(problem).with_context(|| format!("invalid {FILTER}")),
     };
-    let filter = EnvFilter::try_new(&wanted).with_context(|| {
+    EnvFilter::try_new(&wanted).with_context(|| {
         format!("invalid {FILTER}={wanted:?}: directives like info,worker=debug are accepted")
-    })?;
+    })
+}
+
+/// Starts logging in `format`; lines about VMs go to `vm_files`, too. Until then only [`say`] is written.
+///
+/// # Errors
+/// The environment asks for what makes no sense, or the host refuses a thread.
+pub(crate) fn start(format: LogFormat, vm_files: Option<VmFiles>) -> Result<()> {
+    let filter = wanted()?;
+    let vm_lines = vm_files.map(VmLines::start).transpose()?;
     let colours = Colours::wanted(stderr().is_terminal(), |name| env::var(name).ok());
     // What the subscriber itself has to say would go to standard error past the queue.
     let builder = fmt().with_env_filter(filter).log_internal_errors(false);
@@ -74,9 +88,12 @@ pub(crate) fn start(format: LogFormat) -> Result<()> {
             .with_ansi(colours == Colours::Used)
             .fmt_fields(PrintableFields)
             .with_writer(|| Line { escape: Escape::Done })
+            .finish()
+            .with(vm_lines)
             .init(),
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_writer(|| Line { escape: Escape::Json }).init();
+            let builder = builder.json().flatten_event(true).with_writer(|| Line { escape: Escape::Json });
+            builder.finish().with(vm_lines).init();
         }
     }
     Ok(())
