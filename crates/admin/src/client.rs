@@ -18,11 +18,12 @@ pub use self::console::{ConsoleInput, ConsoleOutput};
 pub use self::events::EventStream;
 use self::exchange::broken;
 use crate::orders::{
-    AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
+    AssignRequest, ChangeRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView,
+    VolumeList,
 };
 use crate::{
     ApiError, DumpView, EventList, HistoryList, HistoryView, OperationList, OperationView, PowerRequest,
-    PowerVerb, StatusView, VmList, VmView,
+    PowerVerb, StatusView, VmList, VmLogSource, VmLogView, VmView,
 };
 
 /// How long the worker may take to answer.
@@ -138,6 +139,24 @@ impl AdminClient {
         Ok(self.get(&format!("/v1/vms/{id}/console")).await?.into())
     }
 
+    /// What `source` has logged about VM `id`; where it is asked for the `next` of an answer before, what came after that.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_vm_log(
+        &self,
+        id: &VmId,
+        source: VmLogSource,
+        after: Option<&str>,
+    ) -> Result<VmLogView, ClientError> {
+        let source = match source {
+            VmLogSource::Worker => "worker",
+            VmLogSource::Vmm => "vmm",
+        };
+        let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
+        self.get_json(&format!("/v1/vms/{id}/log?source={source}{after}")).await
+    }
+
     /// What the desired state `text` would change.
     ///
     /// # Errors
@@ -168,6 +187,29 @@ impl AdminClient {
     /// See [`ClientError`]; refused where a file or a master has assigned a VM of that name.
     pub async fn assign(&self, request: &AssignRequest) -> Result<VerdictView, ClientError> {
         self.post_json("/v1/vms", as_json("POST /v1/vms", request)?, PLAN_DEADLINE).await
+    }
+
+    /// Changes what was assigned by hand.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where a file or a master has assigned it, or what comes of it cannot be used.
+    pub async fn change(&self, id: &VmId, request: &ChangeRequest) -> Result<VerdictView, ClientError> {
+        self.patch(format!("/v1/vms/{id}"), request).await
+    }
+
+    /// What [`AdminClient::change`] would do.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn plan_change(&self, id: &VmId, request: &ChangeRequest) -> Result<VerdictView, ClientError> {
+        self.patch(format!("/v1/vms/{id}?dry_run=true"), request).await
+    }
+
+    async fn patch(&self, path: String, request: &ChangeRequest) -> Result<VerdictView, ClientError> {
+        let name = format!("PATCH {path}");
+        let body = as_json(&name, request)?;
+        let answer = self.ask(&name, Request::patch(path), body, PLAN_DEADLINE).await?;
+        serde_json::from_slice(&answer).map_err(|source| broken(&name, source))
     }
 
     /// Takes back what was assigned by hand: the VM is removed, its volumes are kept for a while.

@@ -3,6 +3,10 @@
 //! A client that is connected and asks nothing costs a descriptor, which a VM may need. So the number is bounded, and
 //! where it is reached the client that has been idle for longest makes room for the new one. Clients whose request is
 //! being answered stay; where all are, the new one is refused.
+//!
+//! A member of the sockets' groups shuts nobody out by requests that do not come to an end: a user other than the worker's
+//! own has a quarter of the places at most, and all those users together three quarters. Beyond that they make room for
+//! each other.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +18,8 @@ use tokio::task::AbortHandle;
 #[derive(Debug)]
 pub(crate) struct Connections {
     limit: usize,
+    /// The user that may have all places.
+    owner: u32,
     /// Protects the list. Held for moments.
     open: Mutex<Open>,
 }
@@ -26,6 +32,7 @@ struct Open {
 
 #[derive(Debug)]
 struct Client {
+    uid: u32,
     activity: Activity,
     /// Ends its task; absent until that was started.
     task: Option<AbortHandle>,
@@ -41,23 +48,45 @@ enum Activity {
 }
 
 impl Connections {
-    /// Room for `limit` clients.
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, open: Mutex::default() })
+    /// Room for `limit` clients, of which user `owner` may have all.
+    pub(crate) fn new(limit: usize, owner: u32) -> Arc<Self> {
+        Arc::new(Self { limit, owner, open: Mutex::default() })
     }
 
-    /// Lets one more client in. Where it is one too many, the task of the one that must go is ended.
-    pub(crate) fn admit(self: &Arc<Self>) -> Admission {
+    /// Lets one more client in, of user `uid`. Where it is one too many, the task of the one that must go is ended.
+    pub(crate) fn admit(self: &Arc<Self>, uid: u32) -> Admission {
         let mut open = self.lock();
         let mut evicted = None;
-        if open.clients.len() >= self.limit {
-            let Some(number) = longest_idle(&open.clients) else { return Admission::Refused };
+        if let Some(crowd) = self.crowd(&open.clients, uid) {
+            let owner = self.owner;
+            let among = |client: &Client| match crowd {
+                Crowd::SameUser => client.uid == uid,
+                Crowd::OtherUsers => client.uid != owner,
+                Crowd::All => true,
+            };
+            let Some(number) = longest_idle(&open.clients, among) else { return Admission::Refused };
             evicted = open.clients.remove(&number).and_then(|client| client.task);
         }
         let number = open.next_number;
         open.next_number += 1;
-        open.clients.insert(number, Client { activity: Activity::Idle(Instant::now()), task: None });
+        let activity = Activity::Idle(Instant::now());
+        open.clients.insert(number, Client { uid, activity, task: None });
         Admission::Admitted { place: Place { connections: Arc::clone(self), number }, evicted }
+    }
+
+    /// Among whom one must go for a client of user `uid` to come in; nothing where there is room.
+    fn crowd(&self, clients: &BTreeMap<u64, Client>, uid: u32) -> Option<Crowd> {
+        let count =
+            |is_one: &dyn Fn(&Client) -> bool| clients.values().filter(|client| is_one(client)).count();
+        let quarter = (self.limit / 4).max(1);
+        let is_other = uid != self.owner;
+        if is_other && count(&|client| client.uid == uid) >= quarter {
+            Some(Crowd::SameUser)
+        } else if is_other && count(&|client| client.uid != self.owner) >= (self.limit - quarter).max(1) {
+            Some(Crowd::OtherUsers)
+        } else {
+            (clients.len() >= self.limit).then_some(Crowd::All)
+        }
     }
 
     /// How the task of client `number` is ended when it must make room.
@@ -76,9 +105,19 @@ impl Connections {
     }
 }
 
-/// The client that has asked nothing for longest.
-fn longest_idle(clients: &BTreeMap<u64, Client>) -> Option<u64> {
-    let idle = clients.iter().filter_map(|(number, client)| match client.activity {
+/// Clients that have too many places together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crowd {
+    SameUser,
+    /// All users but the worker's own.
+    OtherUsers,
+    All,
+}
+
+/// The client that has asked nothing for longest, among those that are meant.
+fn longest_idle(clients: &BTreeMap<u64, Client>, among: impl Fn(&Client) -> bool) -> Option<u64> {
+    let meant = clients.iter().filter(|(_, client)| among(client));
+    let idle = meant.filter_map(|(number, client)| match client.activity {
         Activity::Idle(since) => Some((since, *number)),
         Activity::Answered => None,
     });
@@ -142,11 +181,17 @@ impl Drop for Answering {
 mod tests {
     use super::*;
 
-    fn admitted(connections: &Arc<Connections>) -> Place {
-        match connections.admit() {
+    const OWNER: u32 = 0;
+
+    fn admitted_as(connections: &Arc<Connections>, uid: u32) -> Place {
+        match connections.admit(uid) {
             Admission::Admitted { place, .. } => place,
             Admission::Refused => panic!("there is room"),
         }
+    }
+
+    fn admitted(connections: &Arc<Connections>) -> Place {
+        admitted_as(connections, OWNER)
     }
 
     fn numbers(connections: &Connections) -> Vec<u64> {
@@ -155,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_longest_idle_makes_room_and_who_is_answered_stays() {
-        let connections = Connections::new(2);
+        let connections = Connections::new(2, OWNER);
         let (first, second) = (admitted(&connections), admitted(&connections));
         let answering = first.answer();
         let third = admitted(&connections);
@@ -163,11 +208,33 @@ mod tests {
         drop(second);
         assert_eq!(numbers(&connections).len(), 2, "it was gone already");
         let also = third.answer();
-        assert!(matches!(connections.admit(), Admission::Refused));
+        assert!(matches!(connections.admit(OWNER), Admission::Refused));
         drop((answering, also));
         let fourth = admitted(&connections);
         assert_eq!(numbers(&connections), [third.number(), fourth.number()], "the first was idle first");
         drop((first, third, fourth));
         assert!(numbers(&connections).is_empty());
+    }
+
+    #[test]
+    fn users_shut_out_neither_each_other_nor_the_owner() {
+        let connections = Connections::new(16, OWNER);
+        let mut busy = Vec::new();
+        for uid in 1..=3 {
+            for _ in 0..4 {
+                let place = admitted_as(&connections, uid);
+                let answering = place.answer();
+                busy.push((place, answering));
+            }
+            assert!(matches!(connections.admit(uid), Admission::Refused), "user {uid} has a quarter");
+        }
+        assert!(matches!(connections.admit(4), Admission::Refused), "the last quarter is the owner's");
+        let owners: Vec<Place> = (0..4).map(|_| admitted(&connections)).collect();
+        assert_eq!(numbers(&connections).len(), 16);
+        busy.remove(0);
+        let idle = admitted_as(&connections, 1);
+        admitted_as(&connections, 4);
+        assert!(!numbers(&connections).contains(&idle.number()), "users make room for each other");
+        drop(owners);
     }
 }

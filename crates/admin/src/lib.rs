@@ -34,7 +34,9 @@ mod server;
 mod serving;
 mod socket_path;
 mod status;
+mod unknown_name;
 mod view;
+mod vm_log;
 
 pub use access::{Access, Peer};
 pub use client::{AdminClient, ClientError, ConsoleInput, ConsoleOutput, EventStream};
@@ -48,13 +50,16 @@ pub use history::{HistoryList, HistoryView, UsagePoint};
 pub use machine_view::{DiskView, DumpView, MachineView};
 pub use operation::{OperationList, OperationState, OperationView, PowerRequest, PowerVerb};
 pub use orders::{
-    ActionView, AssignRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
+    ActionView, AssignRequest, ChangeRequest, DeletionRequest, DeletionView, PlanView, RemovedList,
+    VerdictView, VolumeList,
 };
 pub use server::{
     AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, openapi, openapi_text,
 };
 pub use status::{AssignmentsState, AssignmentsView, DamagedVm, MasterState, MasterView, StatusView};
+pub use unknown_name::no_such_vm;
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};
+pub use vm_log::{VM_LOG_SIZE, VmLogSource, VmLogView};
 
 /// The socket's name in the runtime directory.
 pub const SOCKET_NAME: &str = "worker.sock";

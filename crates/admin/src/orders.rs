@@ -32,6 +32,10 @@ pub struct ActionView {
     /// Why it was not ordered; absent where it was, or is only planned.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Whether the VM's machine is replaced by another one, where its definition changes; absent where that is found out
+    /// when its artifact has been read.
+    #[serde(default)]
+    pub restarts: Option<bool>,
 }
 
 /// One VM that should be there: an entry of a desired state, as `docs/configuration.md` describes it. Where it has no
@@ -42,6 +46,16 @@ pub struct AssignRequest {
     /// The entry's keys.
     #[schema(value_type = Object)]
     pub entry: Map<String, Value>,
+}
+
+/// What is to be changed of a VM that was assigned by hand: keys of its entry, put over what it says as RFC 7396 has it.
+/// `null` takes a key away. Where it has another `store_path` and no `hash`, the worker hashes the store path itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct ChangeRequest {
+    /// The keys.
+    #[schema(value_type = Object)]
+    pub changes: Map<String, Value>,
 }
 
 /// What became of a desired state or a command.

@@ -18,6 +18,7 @@ mod running;
 mod scraped;
 mod socket;
 mod status;
+mod vm_log;
 mod vms;
 
 use std::future::Future;
@@ -62,6 +63,15 @@ impl SocketSettings {
     /// One socket in `directory`, for the process' own user and group.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), group: None, read_group: None, metrics: None }
+    }
+
+    /// Checks that this host has the groups. Nothing is made.
+    ///
+    /// # Errors
+    /// The first one that it has not.
+    pub fn check(&self) -> Result<(), BindError> {
+        let groups = [&self.group, &self.read_group].into_iter().flatten();
+        groups.map(SocketGroup::resolve).try_for_each(|found| found.map(drop))
     }
 }
 

@@ -106,7 +106,7 @@ pub(crate) async fn serve<L: Listener>(
     limit: usize,
     shutdown: impl Future<Output = ()>,
 ) {
-    let connections = Connections::new(limit);
+    let connections = Connections::new(limit, rustix::process::geteuid().as_raw());
     let (ending, ended) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut reserve = Reserve::default();
@@ -119,10 +119,10 @@ pub(crate) async fn serve<L: Listener>(
             Some(_) = tasks.join_next() => reserve.refill(),
             accepted = listener.next() => match accepted {
                 Ok(stream) => {
-                    let admission = connections.admit();
+                    let peer = Peer { caller: L::caller(&stream), access };
+                    let admission = connections.admit(peer.caller.uid);
                     if let Some(place) = admit::<L>(admission, &stream, &mut tasks).await {
                         let number = place.number();
-                        let peer = Peer { caller: L::caller(&stream), access };
                         let client = Client { peer, place, ended: ended.clone() };
                         let task = tasks.spawn(client.converse(stream, router.clone()));
                         connections.set_task(number, task);

@@ -56,6 +56,13 @@ pub struct StatusView {
     /// Whether guests go on when the worker ends in order; not told by older workers.
     #[serde(default)]
     pub guests_outlive_worker: Option<bool>,
+    /// Why the configuration was not taken that was read last, when the worker was told to read it again. The one before it
+    /// is in force.
+    #[serde(default)]
+    pub refused_configuration: Option<String>,
+    /// Keys of the configuration that was read last and that hold only after a restart of the worker.
+    #[serde(default)]
+    pub settings_for_restart: Vec<String>,
 }
 
 /// A file of assignments.

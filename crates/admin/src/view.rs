@@ -27,6 +27,13 @@ pub struct VmList {
 pub struct VmView {
     /// Its name.
     pub id: VmId,
+    /// Its machine's identity, drawn once in its life: a VM of this name that is made later has another.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// The directory of what belongs to it; its vsock socket lies there as `vsock.sock`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub directory: Option<PathBuf>,
     /// Where it is in its life: `creating`, `booting`, `running`, `paused`, `stopping`, `stopped`, `restarting` or
     /// `failed`.
     pub phase: String,
@@ -211,6 +218,8 @@ impl VmView {
         };
         let crash_looping = info.is_crash_looping();
         Self {
+            uuid: info.uuid.map(|uuid| uuid.to_string()),
+            directory: None,
             phase: info.status.phase_name().to_owned(),
             desired: info.assignment.desired,
             order: info.order,

@@ -38,6 +38,8 @@ pub enum EndMethod {
     PowerButton,
     /// It was killed: it did not obey the power button in time, or could not.
     Killed,
+    /// It was killed at once, as it was told to: its guest was not asked, or not waited for.
+    Forced,
     /// The machine or its guest failed, or the machine was not started.
     Failed,
     /// Nobody saw it end: the process that ran it was gone, and no end recorded, when a worker looked for it.
@@ -82,6 +84,7 @@ impl fmt::Display for RunEnd {
             EndMethod::Reset => "the guest reset itself",
             EndMethod::PowerButton => "the guest obeyed the power button",
             EndMethod::Killed => "killed: the guest did not obey the power button",
+            EndMethod::Forced => "killed by force",
             EndMethod::Failed => "failed",
             EndMethod::Lost => "its end was not seen",
         })?;
@@ -132,6 +135,7 @@ mod tests {
                 "failed (guest): the guest triple-faulted",
             ),
             (end(EndMethod::Failed, classified, None), "failed (guest: triple_fault)"),
+            (end(EndMethod::Forced, stopped, None), "killed by force (stopped by generation 7)"),
         ] {
             assert_eq!(end.to_string(), text);
             let json = serde_json::to_string(&end).expect("serialises");

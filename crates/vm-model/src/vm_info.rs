@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::schema::DurationParts;
 use crate::{
@@ -18,6 +19,10 @@ use crate::{
 pub struct VmInfo {
     /// Its name.
     pub id: VmId,
+    /// Its machine's identity, drawn once in its life: one of the same name that is made later has another. Not told by
+    /// earlier workers.
+    #[serde(default)]
+    pub uuid: Option<Uuid>,
     /// Where it is in its life.
     pub status: VmStatus,
     /// The definition in force: what its machine was made of, or is being made of.
@@ -193,6 +198,7 @@ impl VmInfo {
     pub fn new(assignment: Assignment, generation: Generation) -> Self {
         Self {
             id: assignment.id.clone(),
+            uuid: None,
             status: VmStatus::Creating,
             assignment,
             generation,

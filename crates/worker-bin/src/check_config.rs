@@ -1,7 +1,7 @@
 //! `check-config`: whether the configuration is sound, what it says, and what of it will not work on this host.
 //!
 //! The file is held against the table of keys first, which finds every fault with its line; then it is read as `run` reads
-//! it, with the environment, so that the verdict is that of `run`.
+//! it, with the environment, and judged as `run` judges it before it starts.
 
 mod assignments;
 mod document;
@@ -39,7 +39,7 @@ pub(crate) struct Checked {
     pub(crate) faults: Vec<Fault>,
     /// What will not work on this host.
     pub(crate) warnings: Vec<String>,
-    /// What every key is. Not there while there are faults.
+    /// What every key is. Not there where that cannot be read.
     pub(crate) settings: Vec<InForce>,
     /// What `run` would work with.
     #[serde(skip)]
@@ -83,7 +83,11 @@ pub(crate) fn check(file: Option<&Path>, runtime_dir: Option<PathBuf>) -> Result
     let mut read = None;
     if faults.is_empty() {
         match Settings::load(flags, runtime_dir.clone()) {
-            Ok(settings) => read = Some(settings),
+            Ok(settings) => {
+                let refusals = settings.refusals();
+                faults.extend(refusals.iter().map(|problem| document.fault_of(&format!("{problem:#}"))));
+                read = Some(settings);
+            }
             Err(problem) => faults.push(document.fault_of(&format!("{problem:#}"))),
         }
     }

@@ -1,22 +1,27 @@
 //! The command line.
 
-mod console;
+mod amounts;
+mod changing;
+mod guest;
 mod local;
-pub(crate) mod power;
+mod power;
+mod showing;
 mod span;
 
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use vm_model::{InvalidVmId, VmId};
 
-pub(crate) use self::console::{ConsoleFlags, EscapeKey, LogsFlags};
+pub(crate) use self::amounts::Seconds;
+pub(crate) use self::changing::{
+    ChangeVerb, CreateFlags, GcTarget, MachineFlags, Override, RemovalFlags, SetFlags, UndeleteFlags,
+    WaitFlags,
+};
+pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
 pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, LocalVerb};
-use self::power::{EventFlags, ForcibleFlags, PowerFlags};
-use crate::client::naming::VmName;
+pub(crate) use self::power::{ForcibleFlags, PowerAction, PowerFlags};
+pub(crate) use self::showing::{EventFlags, ShowVerb};
 
 /// Runs the virtual machines that this host should run, each from a Nix store path, and keeps them running.
 #[derive(Debug, Parser)]
@@ -47,6 +52,9 @@ pub(crate) enum Verb {
         /// How long guests may take to power off when the process is told to terminate
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         stop_timeout_seconds: u64,
+        /// Directory of VMs' directories, where what is logged about each goes to
+        #[arg(long, value_name = "DIR")]
+        vms_dir: Option<PathBuf>,
     },
     #[command(flatten)]
     Client(ClientVerb),
@@ -78,7 +86,7 @@ pub(crate) struct RunFlags {
     pub(crate) store_roots: Vec<PathBuf>,
 
     /// Stop all guests when the worker ends, though they could go on without it
-    #[arg(long, env = "PROCURATOR_STOP_GUESTS", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "PROCURATOR_STOP_GUESTS", value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) stop_guests: bool,
 
     /// Form of the log on standard error [default: human]
@@ -110,216 +118,14 @@ impl LogFormat {
 /// What can be asked of a running worker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientVerb {
-    /// List the VMs of this host
-    Ls {
-        /// Show the list again every two seconds, or every so many, until interrupted
-        #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with_all = ["removed", "json"])]
-        watch: Option<Seconds>,
-        /// List VMs that were removed and whose volumes are still kept
-        #[arg(long)]
-        removed: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show all that is known of a VM
-    Inspect {
-        /// The VM: its name, or the beginning of it that no other has
-        vm: VmName,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Run a VM that neither a file nor a master assigns; what was asked for stays, over restarts too
-    Create(CreateFlags),
-    /// Remove VMs that were created here; their volumes are kept for a while
-    Rm(RemovalFlags),
-    /// Bring a removed VM back, with its data, while that is kept
-    Undelete {
-        /// The VM, as `ls --removed` lists it
-        id: VmId,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Start VMs; what was ordered of one holds until its file or master says something new of it
-    Start(PowerFlags),
-    /// Stop VMs: their power buttons are pressed, and those that do not obey in time are killed
-    Stop(ForcibleFlags),
-    /// Stop VMs and start them again
-    Restart(ForcibleFlags),
-    /// Halt the vCPUs of VMs where they are
-    Pause(PowerFlags),
-    /// Let the vCPUs of paused VMs go on
-    Resume(PowerFlags),
-    /// Reset VMs in place, whatever their guests are doing
-    Reset(PowerFlags),
-    /// Send the vCPUs of VMs a non-maskable interrupt, on which many kernels dump their state
-    Nmi(PowerFlags),
-    /// Show where the vCPUs of a VM are: registers, and whether they run, halt or do not answer
-    Dump {
-        /// The VM: its name, or the beginning of it that no other has
-        vm: VmName,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show what happened
-    Events(EventFlags),
-    /// Show what VMs use, live
-    Top {
-        /// How often it is shown anew
-        #[arg(long, short, value_name = "SECONDS", default_value = "2")]
-        interval: Seconds,
-    },
-    /// Print what a VM wrote to its console
-    Logs(LogsFlags),
-    /// Attach to a VM's console: read and type; several clients may read, one types
-    Console(ConsoleFlags),
-    /// Show what a desired state would change, without doing it
-    Plan {
-        /// The desired state, in the form of an assignments file [default: the worker's own assignments file]
-        #[arg(long, value_name = "FILE")]
-        assignments: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Apply the desired state that is held because it would remove too much
-    AllowRemovals {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Follow the master that waits to be accepted: one that was rebuilt, or that takes another's place
-    AcceptMaster {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the volumes: writable disks of VMs, also those that are kept for a while only
-    Volumes {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Delete volumes that are kept for a while, before their time
-    Gc {
-        /// Those of this VM, or of this disk of it (`web-1` or `web-1/disk0`); of a disk that cannot be used also the
-        /// content in use, so that it is made anew
-        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "VM[/DISK]")]
-        what: Option<GcTarget>,
-        /// Everything that would be deleted by itself later
-        #[arg(long)]
-        all: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Tell which running VMs survive a restart of the worker by this program, and why others do not; fails where one does not
-    Upgrade {
-        /// Only look: nothing is changed
-        #[arg(long, required = true)]
-        check: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the figures of the worker and its VMs, as a Prometheus reads them
-    Metrics,
-    /// Show how the worker itself is: its assignments, and what is not as it should be
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// What `create` makes.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct CreateFlags {
-    /// Its name: a DNS label like `web-1`
-    pub(crate) id: VmId,
-    /// Its artifact, like `/nix/store/…-vm-image`
-    #[arg(value_name = "STORE_PATH")]
-    pub(crate) store_path: PathBuf,
-    /// The NAR hash that the artifact must have [default: the one that it has now]
-    #[arg(long)]
-    pub(crate) hash: Option<String>,
-    /// Number of vCPUs, 1 to 64, in place of the artifact's
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(crate) vcpus: Option<u8>,
-    /// Memory in bytes, or with K, M or G behind it, in place of the artifact's
-    #[arg(long, value_name = "SIZE", value_parser = amount)]
-    pub(crate) memory: Option<u64>,
-    /// Text put after the kernel's command line
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) cmdline_append: Option<String>,
-    /// Do not wait until it runs
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What `rm` removes.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct RemovalFlags {
-    /// The VMs, by their whole names
-    #[arg(required = true)]
-    pub(crate) ids: Vec<VmId>,
-    /// Do not wait until they are gone
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Bytes, from a number with K, M or G (powers of 1024) behind it or nothing.
-fn amount(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.trim_end_matches(['i', 'B']).char_indices().last() {
-        Some((end, 'K' | 'k')) => (&text[..end], 10),
-        Some((end, 'M' | 'm')) => (&text[..end], 20),
-        Some((end, 'G' | 'g')) => (&text[..end], 30),
-        Some(_) | None => (text, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
-}
-
-/// A span of time on the command line.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Seconds(pub(crate) Duration);
-
-impl FromStr for Seconds {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = text.parse::<f64>().ok().filter(|number| (0.1..=86_400.0).contains(number));
-        let seconds = number.ok_or("a number of seconds from 0.1 to 86400 is accepted")?;
-        Ok(Self(Duration::from_secs_f64(seconds)))
-    }
-}
-
-/// A VM, or one of its disks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GcTarget {
-    pub(crate) vm: VmId,
-    pub(crate) disk: Option<String>,
-}
-
-impl FromStr for GcTarget {
-    type Err = InvalidVmId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (vm, disk) = match text.split_once('/') {
-            Some((vm, disk)) => (vm, Some(disk.to_owned())),
-            None => (text, None),
-        };
-        Ok(Self { vm: VmId::parse(vm)?, disk })
-    }
+    #[command(flatten)]
+    Show(ShowVerb),
+    #[command(flatten)]
+    Guest(GuestVerb),
+    #[command(flatten)]
+    Power(PowerAction),
+    #[command(flatten)]
+    Change(ChangeVerb),
 }
 
 #[cfg(test)]
@@ -347,18 +153,28 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bytes_or_have_a_unit() {
-        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024)] {
-            assert_eq!(amount(text), Ok(bytes));
-        }
-        for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
-            amount(text).expect_err(text);
-        }
-    }
-
-    #[test]
     fn a_bad_id_is_refused_with_what_is_accepted() {
         let error = Cli::try_parse_from(["procurator-worker", "inspect", "No!"]).expect_err("refused");
         assert!(error.to_string().contains("DNS label"), "{error}");
+    }
+
+    #[test]
+    fn what_can_be_created_can_be_set() {
+        let set = |more: &[&str]| {
+            Cli::try_parse_from([&["procurator-worker", "set", "web-1"], more].concat()).map(drop)
+        };
+        let command = Cli::command();
+        let names = |verb: &str| -> Vec<String> {
+            let verb = command.find_subcommand(verb).expect("a verb");
+            verb.get_arguments().map(|argument| argument.get_id().to_string()).collect()
+        };
+        let (create, changes) = (names("create"), names("set"));
+        let missing: Vec<&String> = create.iter().filter(|name| !changes.contains(name)).collect();
+        assert_eq!(missing, ["id"], "which is another argument there");
+        set(&[]).expect_err("nothing is to change");
+        set(&["--memory", "512M", "--vcpus", "default", "--restart", "on-failure"]).expect("accepted");
+        set(&["--memory", "512"]).expect("accepted");
+        set(&["--restart", "sometimes"]).expect_err("no policy");
+        set(&["--vcpus", "65"]).expect_err("too many");
     }
 }

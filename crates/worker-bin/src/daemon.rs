@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin::{AdminServer, BindError, Served, SocketSettings};
+use admin::{AdminServer, BindError, Served, SocketSettings, VmLogSource};
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -23,11 +23,12 @@ use worker::vms::{VmManager, VmManagerError};
 use crate::assignments::{AssignmentsFile, Source, SourceState};
 use crate::cli::RunFlags;
 use crate::descriptors::OpenFiles;
+use crate::logging::VmFiles;
 use crate::notifier::{Notifier, Watchdog};
-use crate::reload::Reload;
-use crate::settings::{MasterPlace, Settings};
+use crate::reload::{Reload, Reloaded};
+use crate::settings::{MasterPlace, Settings, by_key};
 use crate::signals::{self, Endings, Unexpected};
-use crate::{logging, settings, status};
+use crate::{logging, status};
 
 /// Desired states that may wait: only the newest matters.
 const WAITING_STATES: usize = 4;
@@ -45,8 +46,9 @@ pub(crate) fn run(flags: RunFlags, runtime_dir: Option<PathBuf>) -> Result<()> {
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
     logging::open()?;
-    let settings = Settings::load(flags.clone(), runtime_dir.clone())?;
-    logging::start(settings.log_format)?;
+    let settings = Settings::load(flags.clone(), runtime_dir.clone())?.accepted()?;
+    let directory = settings.manager.vm_artifacts_dir.clone();
+    logging::start(settings.log_format, Some(VmFiles { directory, source: VmLogSource::Worker }))?;
     let files = OpenFiles::raise();
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(serve(flags, runtime_dir, settings, files))
@@ -72,9 +74,11 @@ async fn serve(
     let notifier = Notifier::start();
     let ending = Ending::of(&vm_manager, settings.stop_guests);
     let stop_timeout = settings.manager.stop_timeout;
-    let mut parts = Parts::start(&vm_manager, server, file, master, files, ending);
+    let (told_reload, reloaded) = watch::channel(Reloaded::default());
+    let sources = Sources { file, master, reloaded };
+    let mut parts = Parts::start(&vm_manager, server, sources, files, ending);
     let mut watchdog = Watchdog::start();
-    let mut reload = Reload::new(flags, runtime_dir, settings, parts.requests.clone());
+    let mut reload = Reload::new(flags, runtime_dir, settings, (parts.requests.clone(), told_reload));
     notifier.tell(vec![NotifyState::Ready]);
     info!("ready");
 
@@ -159,6 +163,14 @@ impl Ending {
     }
 }
 
+/// Where the worker is told things from.
+struct Sources {
+    file: Option<AssignmentsFile>,
+    master: Option<MasterSettings>,
+    /// What became of the configuration that was read last.
+    reloaded: watch::Receiver<Reloaded>,
+}
+
 /// What works while the worker runs.
 struct Parts {
     requests: watch::Sender<Option<AssignmentsFile>>,
@@ -176,11 +188,11 @@ impl Parts {
     fn start(
         vm_manager: &Arc<VmManager>,
         server: AdminServer,
-        file: Option<AssignmentsFile>,
-        master: Option<MasterSettings>,
+        sources: Sources,
         files: OpenFiles,
         ending: Ending,
     ) -> Self {
+        let Sources { file, master, reloaded } = sources;
         let polling = vm_manager.start_metrics_polling();
         let (messages, channel) = mpsc::channel::<NodeMessage>(WAITING_STATES);
         let reconciler = tokio::spawn(
@@ -196,8 +208,9 @@ impl Parts {
             Ending::LeaveGuests => true,
         };
         let (ending, ended) = watch::channel(());
-        let link_status = link.as_ref().map(status::Master::of);
-        let status = status::source(Arc::clone(vm_manager), state, link_status, files, guests_outlive_worker);
+        let master = link.as_ref().map(status::Master::of);
+        let told = status::Told { assignments: state, master, reloaded, files, guests_outlive_worker };
+        let status = status::source(Arc::clone(vm_manager), told);
         let link = link.map(|link| tokio::spawn(link.run(until_closed(ended.clone()))));
         let served = Served { vm_manager: Arc::clone(vm_manager), node: messages, status };
         let serving = server.serve(served, files.clients(), until_closed(ended));
@@ -266,16 +279,6 @@ fn lost_part(what: &str, cause: Option<impl Into<anyhow::Error>>) -> anyhow::Err
     match cause {
         Some(cause) => cause.into().context(format!("{what} was lost")),
         None => anyhow::anyhow!("{what} ended too early"),
-    }
-}
-
-/// Names a refused setting as the configuration file does.
-fn by_key(problem: VmManagerError) -> anyhow::Error {
-    match problem {
-        VmManagerError::Setting { setting, value, expected } => {
-            anyhow::anyhow!("invalid setting {} = {value:?}: {expected}", settings::key(setting))
-        }
-        problem => problem.into(),
     }
 }
 

@@ -14,6 +14,7 @@ mod per_vm;
 mod queue;
 mod sink;
 mod span_fields;
+mod vm_files;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
@@ -34,6 +35,8 @@ use self::per_vm::{VmLimit, WithinLimit};
 use self::queue::{Line as QueuedLine, Queue};
 use self::sink::Sink;
 use self::span_fields::KeepFields;
+pub(crate) use self::vm_files::VmFiles;
+use self::vm_files::VmLines;
 use crate::cli::LogFormat;
 use crate::colours::Colours;
 use crate::printable::{is_disguise, printable_lines};
@@ -46,8 +49,9 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// What waits to be written, once [`open`] was called.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// How much VMs may say.
+/// How much VMs may say in the log, and in the files beside it.
 static VM_LIMIT: LazyLock<VmLimit> = LazyLock::new(VmLimit::default);
+static FILES_LIMIT: LazyLock<VmLimit> = LazyLock::new(VmLimit::default);
 
 /// Starts the thread that writes, and sends what panics say the same way. Called before any other thread is started.
 ///
@@ -63,21 +67,31 @@ pub(crate) fn open() -> Result<()> {
     Ok(())
 }
 
-/// Starts logging in `format`. Until then only [`say`] is written.
+/// What the environment wants to have logged.
 ///
 /// # Errors
-/// The environment asks for what makes no sense.
-pub(crate) fn start(format: LogFormat) -> Result<()> {
+/// It makes no sense.
+pub(crate) fn wanted() -> Result<EnvFilter> {
     let wanted = match env::var(FILTER) {
         Ok(wanted) if !wanted.is_empty() => wanted,
         Ok(_) | Err(env::VarError::NotPresent) => "info".to_owned(),
         Err(problem) => return Err(problem).with_context(|| format!("invalid {FILTER}")),
     };
-    let filter = EnvFilter::try_new(&wanted).with_context(|| {
+    EnvFilter::try_new(&wanted).with_context(|| {
         format!("invalid {FILTER}={wanted:?}: directives like info,worker=debug are accepted")
-    })?;
+    })
+}
+
+/// Starts logging in `format`; lines about VMs go to `vm_files`, too. Until then only [`say`] is written.
+///
+/// # Errors
+/// The environment asks for what makes no sense, or the host refuses a thread.
+pub(crate) fn start(format: LogFormat, vm_files: Option<VmFiles>) -> Result<()> {
+    let filter = wanted()?;
+    let vm_lines = vm_files.map(VmLines::start).transpose()?;
     let colours = Colours::wanted(stderr().is_terminal(), |name| env::var(name).ok());
-    let registry = Registry::default().with(filter).with(KeepFields);
+    let vm_lines = vm_lines.map(|lines| lines.with_filter(WithinLimit(&FILES_LIMIT)));
+    let registry = Registry::default().with(filter).with(KeepFields).with(vm_lines);
     let limit = || WithinLimit(&VM_LIMIT);
     // What a layer itself has to say would go to standard error past the queue.
     match format {

@@ -23,6 +23,7 @@ mod settings;
 mod signals;
 mod status;
 mod vm_host;
+mod vsock;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,8 +40,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
-        Verb::VmHost { log_format, stop_timeout_seconds } => {
-            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds))
+        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir } => {
+            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir)
         }
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
         Verb::Local(verb) => local::run(verb, cli.runtime_dir),

@@ -11,24 +11,34 @@ use crate::cli::RunFlags;
 use crate::notifier::Notifier;
 use crate::settings::{Settings, needing_restart};
 
+/// What became of the configuration that was read last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reloaded {
+    /// Why it was not taken; the one before is in force then.
+    pub(crate) refused: Option<String>,
+    /// Keys that have changed and hold after a restart.
+    pub(crate) for_restart: Vec<&'static str>,
+}
+
 /// How the worker was called, and what it runs with.
 pub(crate) struct Reload {
     flags: RunFlags,
     runtime_dir: Option<PathBuf>,
     in_force: Settings,
     requests: watch::Sender<Option<AssignmentsFile>>,
+    told: watch::Sender<Reloaded>,
 }
 
 impl Reload {
     /// Reloads for a worker that was called with `flags` and `runtime_dir`, runs with `in_force`, and reads the
-    /// assignments that `requests` names.
+    /// assignments that `requests` names. What becomes of it is `told`.
     pub(crate) fn new(
         flags: RunFlags,
         runtime_dir: Option<PathBuf>,
         in_force: Settings,
-        requests: watch::Sender<Option<AssignmentsFile>>,
+        (requests, told): (watch::Sender<Option<AssignmentsFile>>, watch::Sender<Reloaded>),
     ) -> Self {
-        Self { flags, runtime_dir, in_force, requests }
+        Self { flags, runtime_dir, in_force, requests, told }
     }
 
     /// Reads everything again, tells in the log what was taken, and the service manager that it was done. Files that
@@ -42,10 +52,9 @@ impl Reload {
         match self.read() {
             Ok((settings, file)) => self.take(settings, file),
             Err(problem) => {
-                error!(
-                    error = %format!("{problem:#}"),
-                    "the configuration was not taken; the one in force stays"
-                );
+                let problem = format!("{problem:#}");
+                error!(error = problem, "the configuration was not taken; the one in force stays");
+                self.told.send_modify(|told| told.refused = Some(problem));
                 self.requests.send_modify(|_| {});
             }
         }
@@ -53,7 +62,7 @@ impl Reload {
     }
 
     fn read(&self) -> anyhow::Result<(Settings, Option<AssignmentsFile>)> {
-        let settings = Settings::load(self.flags.clone(), self.runtime_dir.clone())?;
+        let settings = Settings::load(self.flags.clone(), self.runtime_dir.clone())?.accepted()?;
         let file = settings.assignments.as_deref().map(AssignmentsFile::at).transpose()?;
         Ok((settings, file))
     }
@@ -72,6 +81,7 @@ impl Reload {
         if waiting.is_empty() && !is_other {
             info!("no setting has changed");
         }
+        self.told.send_replace(Reloaded { refused: None, for_restart: waiting });
         self.in_force.assignments = settings.assignments;
         self.requests.send_replace(file);
     }

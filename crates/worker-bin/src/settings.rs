@@ -8,6 +8,7 @@ mod master;
 mod metrics;
 mod network;
 mod placing;
+mod refusals;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -27,6 +28,7 @@ use self::metrics::Metrics;
 use self::network::Network;
 pub(crate) use self::placing::host_processes_in;
 use self::placing::{parallel_starts, placement};
+pub(crate) use self::refusals::by_key;
 use crate::cli::{LogFormat, RunFlags};
 
 /// Where the configuration file is that nobody named.
@@ -116,7 +118,7 @@ pub(crate) fn runtime_dir(flag: Option<PathBuf>) -> PathBuf {
 }
 
 /// The configuration file's name for a setting of the library.
-pub(crate) fn key(setting: &str) -> &str {
+fn key(setting: &str) -> &str {
     match setting {
         "vm_artifacts_dir" => "state_dir",
         "network_bridge" => "network.bridge",
@@ -151,9 +153,10 @@ impl Settings {
         let runtime_dir = self::runtime_dir(runtime_dir.or(file.runtime_dir));
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
+        let vms_dir = state_dir.join("vms");
         let manager = VmManagerConfig {
             placement: placement(
-                &runtime_dir,
+                (&runtime_dir, &vms_dir),
                 log_format,
                 stop_timeout,
                 file.vms_per_host_process,
@@ -165,7 +168,7 @@ impl Settings {
                 defaults.metrics_poll_interval,
             )?,
             auto_restart: file.auto_restart.unwrap_or(defaults.auto_restart),
-            vm_artifacts_dir: state_dir.join("vms"),
+            vm_artifacts_dir: vms_dir,
             store_roots: store_roots.unwrap_or(defaults.store_roots),
             hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
             stop_timeout,
@@ -346,9 +349,9 @@ mod tests {
     #[test]
     fn nothing_given_is_the_documented_default() {
         let settings = merged(flags(), "").expect("defaults are valid");
+        let directories = (Path::new("/run/procurator"), Path::new("/var/lib/procurator/vms"));
         let placement =
-            placement(Path::new("/run/procurator"), LogFormat::Human, Duration::from_secs(30), None, None)
-                .expect("valid");
+            placement(directories, LogFormat::Human, Duration::from_secs(30), None, None).expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

@@ -13,15 +13,21 @@ use worker::vms::VmManager;
 use crate::assignments::{SourceState, Verdict};
 use crate::descriptors::OpenFiles;
 use crate::logging;
+use crate::reload::Reloaded;
+
+/// What is told beside what the VM manager knows.
+pub(crate) struct Told {
+    pub(crate) assignments: watch::Receiver<SourceState>,
+    pub(crate) master: Option<Master>,
+    /// What became of the configuration that was read last.
+    pub(crate) reloaded: watch::Receiver<Reloaded>,
+    pub(crate) files: OpenFiles,
+    pub(crate) guests_outlive_worker: bool,
+}
 
 /// Where the admin socket gets the worker's status from.
-pub(crate) fn source(
-    vm_manager: Arc<VmManager>,
-    assignments: watch::Receiver<SourceState>,
-    master: Option<Master>,
-    files: OpenFiles,
-    guests_outlive_worker: bool,
-) -> StatusSource {
+pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
+    let Told { assignments, master, reloaded, files, guests_outlive_worker } = told;
     let since = Timestamp::now();
     let node_status = vm_manager.node_status();
     Arc::new(move || {
@@ -29,6 +35,7 @@ pub(crate) fn source(
         let held = node.held().cloned();
         let file = node.sources.get(&SourceKind::File);
         let damaged = vm_manager.list_damaged().into_iter();
+        let Reloaded { refused, for_restart } = reloaded.borrow().clone();
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since,
@@ -53,6 +60,8 @@ pub(crate) fn source(
             log_queue_lines: logging::waiting(),
             open_files_limit: files.limit(),
             guests_outlive_worker: Some(guests_outlive_worker),
+            refused_configuration: refused,
+            settings_for_restart: for_restart.into_iter().map(str::to_owned).collect(),
         }
     })
 }

@@ -1,7 +1,9 @@
 //! `vm-host`: a process that holds VMs on behalf of a worker, and outlives it. Small, and quick to start.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use admin::VmLogSource;
 use anyhow::{Context, Result};
 use host_process::host::{ServeOptions, become_host_process, serve, take_stdin};
 use hypervisor::Hypervisor;
@@ -9,17 +11,19 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::LogFormat;
+use crate::logging::VmFiles;
 use crate::signals::Unexpected;
 use crate::{logging, signals};
 
 /// Runs until its last VM has ended and a worker has taken notice of that. At SIGTERM guests have `stop_timeout` to power
-/// off.
-pub(crate) fn run(log_format: LogFormat, stop_timeout: Duration) -> Result<()> {
+/// off. What is logged about a VM goes to its directory below `vms`, too.
+pub(crate) fn run(log_format: LogFormat, stop_timeout: Duration, vms: Option<PathBuf>) -> Result<()> {
     become_host_process();
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
     logging::open()?;
-    logging::start(log_format)?;
+    let vm_files = vms.map(|directory| VmFiles { directory, source: VmLogSource::Vmm });
+    logging::start(log_format, vm_files)?;
     let worker = take_stdin().context("a worker starts this with a socket as standard input")?;
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;

@@ -46,6 +46,14 @@ impl ConsoleInput {
         Ok(())
     }
 
+    /// Asks for the pen, where nobody has it. The answer comes among what is read. Not cancel-safe.
+    ///
+    /// # Errors
+    /// The connection broke off.
+    pub async fn ask_pen(&mut self) -> io::Result<()> {
+        self.0.write_all(&ClientFrame::AskPen.encoded()).await
+    }
+
     /// Tells the size of the terminal. Not cancel-safe.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! from the worker                              from the client
 //! 1 output         bytes                       1 input    bytes, at most 4096
 //! 2 place          boot u32, offset u64        2 resize   columns u16, rows u16
-//! 3 missed         bytes u64
+//! 3 missed         bytes u64                   3 ask pen  nothing
 //! 4 pen            state u8, who (text)
 //! 5 input dropped  bytes u64
 //! 6 end            why u8, more of it (text)
@@ -84,6 +84,8 @@ pub enum ClientFrame {
         /// Lines.
         rows: u16,
     },
+    /// The client would like to type: it gets the pen if nobody has it. Answered by a [`ServerFrame::Pen`].
+    AskPen,
 }
 
 /// What came is no frame of this protocol.
@@ -177,6 +179,7 @@ impl WireFrame for ClientFrame {
         match self {
             Self::Input(bytes) => (1, bytes.clone()),
             Self::Resize { columns, rows } => (2, [columns.to_be_bytes(), rows.to_be_bytes()].concat()),
+            Self::AskPen => (3, Vec::new()),
         }
     }
 
@@ -188,7 +191,8 @@ impl WireFrame for ClientFrame {
                 columns: u16::from_be_bytes([c0, c1]),
                 rows: u16::from_be_bytes([r0, r1]),
             })),
-            (1 | 2, _) => Err(wrong),
+            (3, []) => Ok(Some(Self::AskPen)),
+            (1..=3, _) => Err(wrong),
             (_, _) => Ok(None),
         }
     }

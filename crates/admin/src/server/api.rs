@@ -16,6 +16,7 @@ use vm_model::Event;
 use super::audit::{Audit, watch_over};
 use super::{
     Answers, MAX_BODY, assigning, console, dump, events, history, metrics, operations, orders, power, status,
+    vm_log,
     vms,
 };
 use crate::{ApiError, ErrorCode, EventGap, PenRequest};
@@ -43,13 +44,14 @@ fn described() -> OpenApiRouter<Answers> {
         .routes(routes!(status::status))
         .routes(routes!(metrics::metrics))
         .routes(routes!(vms::list, assigning::assign))
-        .routes(routes!(vms::inspect, assigning::remove))
+        .routes(routes!(vms::inspect, assigning::change, assigning::remove))
         .routes(routes!(vms::console))
         .routes(routes!(history::of_one))
         .routes(routes!(history::of_all))
         .routes(routes!(console::boots))
         .routes(routes!(console::attach))
         .routes(routes!(dump::dump))
+        .routes(routes!(vm_log::log))
         .routes(routes!(power::power))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))

@@ -4,18 +4,21 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
-use vm_model::{Assignment, AssignmentSet, VmId, VmStatus};
-use worker::node::{LocalCommand, NodeMessage};
+use utoipa::IntoParams;
+use vm_model::{Assignment, AssignmentSet, SourceKind, VmId, VmStatus};
+use worker::node::{CommandMode, LocalCommand, NodeMessage, Refusal, Verdict};
 use worker::vms::VmInfo;
 
 use super::Answers;
 use super::audit::AuditedVm;
-use super::extract::{JsonBody, VmName, bad_request};
+use super::extract::{JsonBody, Keys, VmName, bad_request};
 use super::orders::{ask, shown};
-use super::refusal::{nearest_of, no_such_vm};
-use crate::orders::{AssignRequest, VerdictView};
+use super::refusal::no_such_vm;
+use crate::orders::{AssignRequest, ChangeRequest, VerdictView};
+use crate::unknown_name::nearest_of;
 use crate::{ApiError, ErrorCode};
 
 /// Assigns the VM in the body.
@@ -27,13 +30,7 @@ pub(super) async fn assign(
     State(answers): State<Answers>,
     JsonBody(AssignRequest { mut entry }): JsonBody<AssignRequest>,
 ) -> Result<Response, ApiError> {
-    if let (None | Some(Value::Null), Some(Value::String(store_path))) =
-        (entry.get("hash"), entry.get("store_path"))
-    {
-        let hash = answers.vm_manager.hash_store_path_async(store_path.as_ref()).await;
-        let hash = hash.map_err(|problem| bad_request(&problem))?;
-        entry.insert("hash".to_owned(), hash.to_string().into());
-    }
+    hash_store_path(&answers, &mut entry).await?;
     let set = AssignmentSet::parse(&json!({ "vms": [entry] }).to_string());
     let AssignmentSet { vms, refused, .. } = set.map_err(|problem| bad_request(&problem))?;
     match (vms.into_iter().next(), refused.into_iter().next()) {
@@ -44,6 +41,81 @@ pub(super) async fn assign(
         }
         (None, Some(entry)) => Err(bad_request(&entry.problem)),
         (None, None) => Err(bad_request(&"the body names no VM")),
+    }
+}
+
+/// Puts the hash of the store path into what is said of a VM, where it names a store path and no hash.
+async fn hash_store_path(answers: &Answers, said: &mut Map<String, Value>) -> Result<(), ApiError> {
+    if let (None | Some(Value::Null), Some(Value::String(store_path))) =
+        (said.get("hash"), said.get("store_path"))
+    {
+        let hash = answers.vm_manager.hash_store_path_async(store_path.as_ref()).await;
+        let hash = hash.map_err(|problem| bad_request(&problem))?;
+        said.insert("hash".to_owned(), hash.to_string().into());
+    }
+    Ok(())
+}
+
+/// How a change is asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangeQuery {
+    /// Whether only what would follow is answered.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Changes what was assigned by hand.
+#[utoipa::path(
+    patch, path = "/v1/vms/{id}", tag = "vms",
+    params(("id" = String, Path, description = "The VM's name"), ChangeQuery),
+    request_body = ChangeRequest,
+    responses((status = 200, description = "What was ordered, or would be", body = VerdictView))
+)]
+pub(super) async fn change(
+    State(answers): State<Answers>,
+    VmName(vm): VmName,
+    Keys(ChangeQuery { dry_run }): Keys<ChangeQuery>,
+    JsonBody(ChangeRequest { mut changes }): JsonBody<ChangeRequest>,
+) -> Result<Json<VerdictView>, ApiError> {
+    if answers.vm_manager.get_vm(&vm).is_err() {
+        return Err(no_such_vm(&answers.vm_manager, &vm));
+    }
+    hash_store_path(&answers, &mut changes).await?;
+    let mode = if dry_run { CommandMode::Show } else { CommandMode::CarryOut };
+    let verdict = told(&answers, LocalCommand::Amend { vm, changes }, mode).await?;
+    match &verdict {
+        Err(Refusal::NotLocal { owner, .. }) => {
+            let hint = Some(how_to_change(&answers, *owner));
+            shown(verdict).map_err(|refusal| refusal.hint(hint))
+        }
+        Err(refusal @ Refusal::Unusable { id, .. }) => Err(bad_request(refusal).about(id.as_str())),
+        Err(
+            Refusal::Older { .. }
+            | Refusal::Contradiction { .. }
+            | Refusal::NotKept { .. }
+            | Refusal::ListedTwice { .. }
+            | Refusal::NotAssigned { .. },
+        )
+        | Ok(_) => shown(verdict),
+    }
+}
+
+/// Where a VM of `owner` is changed.
+fn how_to_change(answers: &Answers, owner: SourceKind) -> String {
+    let status = (answers.status)();
+    match owner {
+        SourceKind::File => {
+            let file =
+                status.assignments.map_or_else(String::new, |file| format!(" of {}", file.path.display()));
+            format!("edit its entry{file}: `overrides` and `procurator` there say what this would")
+        }
+        SourceKind::Master => {
+            let master = status.master.map_or_else(String::new, |master| format!(" {}", master.address));
+            format!("the master{master} says what it is")
+        }
+        SourceKind::Local => "`procurator-worker set` changes it".to_owned(),
     }
 }
 
@@ -87,8 +159,17 @@ pub(super) async fn undelete(
 
 /// Has the reconciler change one VM by hand.
 pub(super) async fn command(answers: &Answers, command: LocalCommand) -> Result<Json<VerdictView>, ApiError> {
+    shown(told(answers, command, CommandMode::CarryOut).await?)
+}
+
+/// What becomes of `command`.
+async fn told(
+    answers: &Answers,
+    command: LocalCommand,
+    mode: CommandMode,
+) -> Result<Result<Verdict, Refusal>, ApiError> {
     let (answer, verdict) = oneshot::channel();
-    shown(ask(answers, NodeMessage::Command { command, answer }, verdict).await?)
+    ask(answers, NodeMessage::Command { command, mode, answer }, verdict).await
 }
 
 fn not_kept<'a>(id: &VmId, known: impl Iterator<Item = &'a str>) -> ApiError {

@@ -99,6 +99,7 @@ fn order(method: &Method, path: &str) -> Order {
     let (verb, vm) = match parts.as_slice() {
         ["v1", "vms"] if *method == Method::POST => ("create", None),
         ["v1", "vms", vm] if *method == Method::DELETE => ("rm", Some(*vm)),
+        ["v1", "vms", vm] if *method == Method::PATCH => ("set", Some(*vm)),
         ["v1", "vms" | "removed", vm, verb] if *method == Method::POST => (*verb, Some(*vm)),
         ["v1", verb] if *method == Method::POST => (*verb, None),
         _ => return Order { verb: short(&format!("{method} {path}")), vm: None },

@@ -1,5 +1,6 @@
 //! Consoles: which boots are kept, and attaching to one.
 
+mod desk;
 mod pens;
 mod session;
 
@@ -10,19 +11,20 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use hyper_util::rt::TokioIo;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
-use tracing::{debug, info};
-use vm_model::{Caller, EventKind, Timestamp, VmId};
+use tracing::debug;
+use vm_model::{Timestamp, VmId};
 use worker::vms::{BootSummary, ConsolePosition, VmManager, VmManagerError};
 
-use self::pens::{Pens, Taken};
-use self::session::{Extent, Session, named};
+use self::desk::PenDesk;
+use self::pens::Pens;
+use self::session::{Extent, Session};
 use super::Answers;
 use super::extract::{Keys, VmName, bad_request};
 use super::refusal::of_vm;
 use crate::access::{Access, Peer};
-use crate::console::{BootList, BootView, CONSOLE_PROTOCOL, ConsoleRequest, PenRequest, PenState};
+use crate::console::{BootList, BootView, CONSOLE_PROTOCOL, ConsoleRequest, PenRequest};
 use crate::{ApiError, ErrorCode};
 
 /// Clients that may be attached at the same time. Each costs a few descriptors and less than 128 KiB.
@@ -45,6 +47,20 @@ impl Default for Consoles {
             places: Arc::new(Semaphore::new(MOST_ATTACHED - MOST_READING)),
             read_only_places: Arc::new(Semaphore::new(MOST_READING)),
         }
+    }
+}
+
+impl Consoles {
+    /// A place for a client with this `access`, until it is dropped.
+    fn place(&self, access: Access) -> Result<OwnedSemaphorePermit, ApiError> {
+        let (places, most) = match access {
+            Access::Full => (&self.places, MOST_ATTACHED - MOST_READING),
+            Access::ReadOnly => (&self.read_only_places, MOST_READING),
+        };
+        Arc::clone(places).try_acquire_owned().map_err(|_| {
+            let message = format!("{most} clients of this socket are attached to consoles already");
+            ApiError::new(ErrorCode::TooMany, message)
+        })
     }
 }
 
@@ -84,25 +100,16 @@ pub(super) async fn attach(
         let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
         return Err(refusal.hint(Some(format!("type by {}, or attach read-only", crate::SOCKET_NAME))));
     }
-    let (places, most) = match peer.access {
-        Access::Full => (&answers.consoles.places, MOST_ATTACHED - MOST_READING),
-        Access::ReadOnly => (&answers.consoles.read_only_places, MOST_READING),
-    };
-    let place = Arc::clone(places).try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            ErrorCode::TooMany,
-            format!("{most} clients of this socket are attached to consoles already"),
-        )
-    })?;
+    let place = answers.consoles.place(peer.access)?;
     let (start, extent) = begin(&answers, &id, &wanted).await?;
     let follower = answers.vm_manager.follow_console(&id, start);
     let follower = follower.map_err(|problem| of_vm(&answers.vm_manager, &id, problem))?;
     let info =
         answers.vm_manager.watch_vm(&id).map_err(|problem| of_vm(&answers.vm_manager, &id, problem))?;
-    let (pen, pen_state) = take_pen(&answers, &id, peer.caller, wanted.pen);
-    let Answers { vm_manager, ended, .. } = answers;
-    let vm = id.clone();
-    let session = Session { vm_manager, vm, follower, info, extent, pen, pen_state, ended };
+    let Answers { vm_manager, consoles, ended, .. } = answers;
+    let desk = PenDesk { pens: Arc::clone(&consoles.pens), vm_manager, vm: id.clone(), peer };
+    let (pen, pen_state) = desk.attach(wanted.pen);
+    let session = Session { desk, follower, info, extent, pen, pen_state, ended };
     let upgrade = hyper::upgrade::on(&mut request);
     // Ends with the client, with the VM's console, or when the worker ends.
     tokio::spawn(async move {
@@ -118,38 +125,6 @@ pub(super) async fn attach(
     });
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, CONSOLE_PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
-}
-
-/// Takes the pen of `vm` where `wanted`, and notes who attached and who was robbed.
-fn take_pen(
-    answers: &Answers,
-    vm: &VmId,
-    caller: Caller,
-    wanted: PenRequest,
-) -> (Option<pens::Pen>, PenState) {
-    let Caller { uid, gid, pid } = caller;
-    let taken = match wanted {
-        PenRequest::None => {
-            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %vm, "audit: attached to read");
-            return (None, PenState::ReadOnly);
-        }
-        PenRequest::Ask => answers.consoles.pens.take(vm, caller, false),
-        PenRequest::Steal => answers.consoles.pens.take(vm, caller, true),
-    };
-    match taken {
-        Taken::Held(by) => {
-            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %vm, held_by = by.uid, "audit: attached to read");
-            (None, PenState::Held(named(by)))
-        }
-        Taken::Yours(pen, from) => {
-            let stolen_from = from.map(|from| from.uid);
-            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %vm, stolen_from, "audit: attached to type");
-            let verb = if from.is_some() { "console --steal" } else { "console" };
-            let kind = EventKind::Ordered { verb: verb.to_owned(), by: caller, status: 101 };
-            answers.vm_manager.events().record(Some(vm), kind);
-            (Some(pen), PenState::Yours)
-        }
-    }
 }
 
 /// Where what was asked for begins, and how far it goes.
@@ -233,6 +208,24 @@ fn view(boot: &BootSummary) -> BootView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_reads_keeps_nobody_from_a_console_who_may_type() {
+        let consoles = Consoles::default();
+        let reading: Vec<_> =
+            (0..MOST_READING).map(|_| consoles.place(Access::ReadOnly).expect("there is room")).collect();
+        let refused = consoles.place(Access::ReadOnly).expect_err("there is none");
+        assert_eq!(refused.code, ErrorCode::TooMany);
+        assert!(refused.message.starts_with("16 clients of this socket"), "{refused}");
+        let typing: Vec<_> = (0..MOST_ATTACHED - MOST_READING)
+            .map(|_| consoles.place(Access::Full).expect("readers take none of these"))
+            .collect();
+        assert_eq!(consoles.place(Access::Full).expect_err("there is none").code, ErrorCode::TooMany);
+        drop(reading);
+        consoles.place(Access::Full).expect_err("their places are for readers");
+        drop(consoles.place(Access::ReadOnly).expect("one has left"));
+        drop(typing);
+    }
 
     #[test]
     fn a_boot_is_chosen_by_its_number_or_from_the_newest_back() {

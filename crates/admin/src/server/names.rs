@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use worker::vms::{VmManager, VmManagerError};
 
-use super::refusal::nearest_of;
 use crate::orders::DeletionRequest;
+use crate::unknown_name::nearest_of;
 use crate::{ApiError, ErrorCode};
 
 /// Why nothing can be kept of what `request` names: there is no such VM or disk. Nothing where there is.

@@ -34,6 +34,7 @@ pub(super) async fn plan(
         vm: action.vm().clone(),
         action: action.to_string(),
         problem: None,
+        restarts: action.restarts(),
     });
     Ok(Json(PlanView { actions: actions.collect(), held, refused_entries, notes }))
 }
@@ -67,8 +68,12 @@ pub(super) async fn accept_master(State(answers): State<Answers>) -> Result<Json
 /// A verdict as it is answered.
 pub(super) fn shown(verdict: Result<Verdict, worker::node::Refusal>) -> Result<Json<VerdictView>, ApiError> {
     let Verdict { generation, outcomes, held } = verdict.map_err(|refusal| conflict(&refusal))?;
-    let actions =
-        outcomes.into_iter().map(|Outcome { vm, action, problem }| ActionView { vm, action, problem });
+    let actions = outcomes.into_iter().map(|Outcome { vm, action, problem, restarts }| ActionView {
+        vm,
+        action,
+        problem,
+        restarts,
+    });
     Ok(Json(VerdictView { generation, actions: actions.collect(), held }))
 }
 

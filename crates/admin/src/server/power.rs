@@ -131,13 +131,13 @@ async fn tell(
     }
     let mode = if force { RestartMode::Hard } else { RestartMode::Graceful };
     let done = match what {
-        // The order starts it: to tell the manager so again would start it twice.
+        // The order does it: to tell the manager so again would do it twice, or undo what was ordered meanwhile.
         PowerVerb::Start => vm_manager.await_start_async(vm, &before).await.map(|()| None),
         PowerVerb::Stop if force => vm_manager.force_stop_vm_async(vm).await.map(|how| Some(ended_by(how))),
-        PowerVerb::Stop => vm_manager.stop_vm_async(vm).await.map(|how| Some(ended_by(how))),
+        PowerVerb::Stop => vm_manager.await_stop_async(vm, before).await.map(|how| Some(ended_by(how))),
         PowerVerb::Restart => vm_manager.restart_vm_async(vm, mode).await.map(|()| None),
-        PowerVerb::Pause => vm_manager.pause_vm_async(vm).await.map(|()| None),
-        PowerVerb::Resume => vm_manager.resume_vm_async(vm).await.map(|()| None),
+        PowerVerb::Pause => vm_manager.await_parked_async(vm, DesiredState::Paused).await.map(|()| None),
+        PowerVerb::Resume => vm_manager.await_parked_async(vm, DesiredState::Running).await.map(|()| None),
         PowerVerb::Reset => vm_manager.reset_vm_async(vm).await.map(|()| None),
         PowerVerb::Nmi => vm_manager.inject_nmi_async(vm).await.map(|()| None),
     };

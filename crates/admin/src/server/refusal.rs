@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use vm_model::{VmId, error_chain, nearest};
+use vm_model::{VmId, error_chain};
 use worker::vms::{CommandError, VmManager, VmManagerError};
 
 use crate::{ApiError, ErrorCode};
@@ -28,6 +28,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::Follow { id, .. }
             | VmManagerError::NotUp { id, .. }
             | VmManagerError::RunsElsewhere { id, .. }
+            | VmManagerError::Overtaken { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
             VmManagerError::Hypervisor(_)
             | VmManagerError::Network(_)
@@ -53,7 +54,9 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::NoSuchVm { .. } => ErrorCode::NoSuchVm,
         VmManagerError::NeverRan { .. } => ErrorCode::NeverRan,
         VmManagerError::Damaged { .. } => ErrorCode::Damaged,
-        VmManagerError::Exists { .. } | VmManagerError::RunsElsewhere { .. } => ErrorCode::Conflict,
+        VmManagerError::Exists { .. }
+        | VmManagerError::RunsElsewhere { .. }
+        | VmManagerError::Overtaken { .. } => ErrorCode::Conflict,
         VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
         VmManagerError::Failed { .. } => ErrorCode::VmFailed,
         VmManagerError::Late { .. } | VmManagerError::Machine(CommandError::Deadline { .. }) => {
@@ -99,12 +102,5 @@ pub(super) fn no_such_vm(vm_manager: &VmManager, id: &VmId) -> ApiError {
     }
     let vms = vm_manager.list_vms();
     let names: Vec<&str> = vms.iter().map(|vm| vm.id.as_str()).collect();
-    ApiError::new(ErrorCode::NoSuchVm, format!("there is no VM {id}"))
-        .about(id.as_str())
-        .hint(nearest_of(id.as_str(), &names))
-}
-
-/// Which of the `known` names was probably meant by `name`.
-pub(super) fn nearest_of(name: &str, known: &[&str]) -> Option<String> {
-    nearest(name, known).map(|near| format!("the nearest is {near}"))
+    crate::no_such_vm(id.as_str(), &names)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
@@ -37,7 +38,7 @@ pub enum BindError {
     },
     /// The host has no such group.
     #[error(
-        "cannot give the admin socket to group {group:?}: {GROUPS} has no such group; name one of it, or a number"
+        "cannot give the admin socket to group {group:?}: this host knows no such group; `getent group` lists them, and a number is accepted too"
     )]
     NoGroup {
         /// What was given.
@@ -75,15 +76,24 @@ impl SocketGroup {
         Self(name.into())
     }
 
-    fn resolve(&self) -> Result<u32, BindError> {
+    /// The group's number, looked up now.
+    pub(super) fn resolve(&self) -> Result<u32, BindError> {
         if let Ok(number) = self.0.parse() {
             return Ok(number);
         }
         let io = |source| BindError::Io { operation: "look up the group of", path: GROUPS.into(), source };
         let text = fs::read(GROUPS).map_err(io)?;
         group_number(&String::from_utf8_lossy(&text), &self.0)
+            .or_else(|| group_elsewhere(&self.0))
             .ok_or_else(|| BindError::NoGroup { group: self.0.clone() })
     }
+}
+
+/// The number of a group that is not in the file but known to the host's name service (nsswitch.conf(5)), as getent(1)
+/// tells it: asking in this process would need the C library's modules.
+fn group_elsewhere(name: &str) -> Option<u32> {
+    let asked = Command::new("getent").args(["group", "--", name]).stdin(Stdio::null()).output().ok()?;
+    group_number(&String::from_utf8_lossy(&asked.stdout), name)
 }
 
 /// The number of the group `name` in `groups`, which has the form of group(5).
@@ -270,6 +280,33 @@ mod tests {
         let unknown = BoundSocket::bind(&path, Some(&SocketGroup::new("no such group")));
         assert!(matches!(unknown, Err(BindError::NoGroup { group }) if group == "no such group"));
         assert_eq!(entries(directory.path()), 0, "nothing is left of a refusal");
+    }
+
+    #[test]
+    fn who_listens_and_takes_nobody_is_not_waited_for() {
+        use rustix::net::{bind, listen};
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("worker.sock");
+        let socket =
+            |flags| socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket");
+        let address = SocketAddrUnix::new(&path).expect("short enough");
+        let listener = socket(SocketFlags::CLOEXEC);
+        bind(&listener, &address).expect("bound");
+        listen(&listener, 0).expect("listens");
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+            if connect(&client, &address).is_err() {
+                break;
+            }
+            waiting.push(client);
+        }
+        assert!(!waiting.is_empty(), "its queue is full now");
+        // On a thread of its own, because a check that waits would wait for ever.
+        let (answer, answered) = std::sync::mpsc::channel();
+        std::thread::spawn(move || answer.send(is_answered(&path)));
+        let answered = answered.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(answered, Ok(true), "somebody is there");
     }
 
     #[test]

@@ -53,5 +53,6 @@ pub(super) async fn console(
 
 fn view(vm_manager: &VmManager, info: VmInfo) -> VmView {
     let metrics = vm_manager.get_vm_metrics(&info.id).ok();
-    VmView::new(info, metrics.as_ref())
+    let directory = Some(vm_manager.config().vm_artifacts_dir.join(info.id.as_str()));
+    VmView { directory, ..VmView::new(info, metrics.as_ref()) }
 }

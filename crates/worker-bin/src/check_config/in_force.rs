@@ -67,10 +67,9 @@ pub(super) fn set_runtime_dir(settings: &mut [InForce], directory: &Path) {
 fn as_toml(kind: &Kind, value: &str) -> String {
     match kind {
         Kind::Boolean => {
-            // As clap's parser of falsy values has it.
-            let is_off =
-                ["", "n", "no", "f", "false", "off", "0"].contains(&value.to_ascii_lowercase().as_str());
-            (!is_off).to_string()
+            // As clap's parser has it, which refuses what is neither.
+            let is_on = ["y", "yes", "t", "true", "on", "1"].contains(&value.to_ascii_lowercase().as_str());
+            is_on.to_string()
         }
         Kind::Paths | Kind::Services => {
             let paths: Vec<String> = value.split(':').map(quoted).collect();

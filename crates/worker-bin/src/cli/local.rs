@@ -24,6 +24,16 @@ pub(crate) enum LocalVerb {
         #[arg(value_name = "SHELL")]
         shell: CompletionShell,
     },
+    /// Connect standard input and output with a port of a guest's vsock: what `ssh` uses
+    #[command(hide = true)]
+    VsockConnect {
+        /// The VM's vsock socket
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+        /// The guest's port
+        #[arg(value_name = "PORT")]
+        port: u32,
+    },
     /// Write the manual pages of this program and its verbs
     #[command(hide = true)]
     Man {

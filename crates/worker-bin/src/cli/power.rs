@@ -1,9 +1,27 @@
-//! Flags of the verbs that tell VMs what to do, and of `events`.
+//! The verbs that tell VMs what to do.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::span::Span;
 use crate::client::naming::VmName;
+
+/// What VMs can be told.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PowerAction {
+    /// Start VMs; what was ordered of one holds until its file or master says something new of it
+    Start(PowerFlags),
+    /// Stop VMs: their power buttons are pressed, and those that do not obey in time are killed
+    Stop(ForcibleFlags),
+    /// Stop VMs and start them again
+    Restart(ForcibleFlags),
+    /// Halt the vCPUs of VMs where they are
+    Pause(PowerFlags),
+    /// Let the vCPUs of paused VMs go on
+    Resume(PowerFlags),
+    /// Reset VMs in place, whatever their guests are doing
+    Reset(PowerFlags),
+    /// Send the vCPUs of VMs a non-maskable interrupt, on which many kernels dump their state
+    Nmi(PowerFlags),
+}
 
 /// Which VMs are told, and how long that is waited for.
 #[derive(Clone, Debug, Args)]
@@ -33,21 +51,4 @@ pub(crate) struct ForcibleFlags {
     /// Do not ask the guest first: as if its power were cut
     #[arg(long)]
     pub(crate) force: bool,
-}
-
-/// Which events are shown.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct EventFlags {
-    /// Those of one VM
-    #[arg(value_name = "VM")]
-    pub(crate) vm: Option<VmName>,
-    /// Go on with what happens
-    #[arg(long, short)]
-    pub(crate) follow: bool,
-    /// Those of the last so many seconds, or minutes, hours or days with m, h or d behind the number
-    #[arg(long, value_name = "SPAN")]
-    pub(crate) since: Option<Span>,
-    /// Print a JSON object a line
-    #[arg(long)]
-    pub(crate) json: bool,
 }

@@ -66,6 +66,8 @@ pub(super) async fn console(client: &AdminClient, id: &VmId, flags: &ConsoleFlag
         Outcome::Left | Outcome::WorkerLost => Ok(()),
         Outcome::VmGone => bail!("VM {id} is gone"),
         Outcome::NoPen(who) => bail!("nothing was typed: {who} has the pen; --steal takes it"),
+        // That is how one leaves who types nothing.
+        Outcome::Interrupted("SIGINT") if flags.read_only => Ok(()),
         Outcome::Interrupted(name) => bail!("ended by {name}"),
         Outcome::Failed(why) => bail!("{why}"),
     }

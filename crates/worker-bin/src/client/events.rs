@@ -9,7 +9,7 @@ use vm_model::{Event, EventKind, EventReason, Readiness, Timestamp, VmId};
 
 use super::list::desired_name;
 use super::{find, print, say};
-use crate::cli::power::EventFlags;
+use crate::cli::EventFlags;
 use crate::printable::printable;
 
 /// How long a worker that went away is left alone before it is asked again.

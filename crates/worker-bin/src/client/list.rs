@@ -7,12 +7,12 @@ use vm_model::{DesiredState, Readiness, Timestamp};
 
 use super::amounts::span;
 use super::screen::{Screen, Tone};
-use super::table::{Cell, Table};
+use super::table::{Cell, Spare, Table};
 
 const HEADING: [&str; 11] =
     ["ID", "PHASE", "READY", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "IMAGE", "REASON"];
-/// Columns that a narrow screen goes without, first to last: image, restarts, processor, memory, uptime.
-const SPARE: [usize; 5] = [9, 7, 5, 6, 8];
+/// The image tells less than the reason; restarts, processor, memory and uptime go where that would be cut short.
+const SPARE: Spare = Spare { before_cut: &[9], for_legible: &[7, 5, 6, 8] };
 /// Length of the hash that begins the name of a store path, and of the hyphen after it.
 const HASH: usize = 33;
 
@@ -37,7 +37,7 @@ pub(super) fn list(vms: &[VmView], now: Timestamp, screen: Screen) -> String {
             reason(vm, now).unwrap_or_default().into(),
         ]);
     }
-    table.on(screen, &SPARE)
+    table.on(screen, SPARE)
 }
 
 /// What its phase means to who looks.

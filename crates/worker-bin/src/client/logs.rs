@@ -1,11 +1,14 @@
-//! `logs`: what a guest wrote, and writes.
+//! `logs`: what a guest wrote, and writes; and what is logged about it.
 
+mod about;
 mod escaping;
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, stdout};
 
-use admin::{AdminClient, BootView, ClientError, ConsoleEnd, ConsoleRequest, ErrorCode, ServerFrame};
+use admin::{
+    AdminClient, BootView, ClientError, ConsoleEnd, ConsoleRequest, ErrorCode, ServerFrame, VmLogSource,
+};
 use anyhow::{Result, bail};
 use tokio::time::sleep;
 use vm_model::{Timestamp, VmId};
@@ -15,13 +18,24 @@ use self::escaping::LineEscaper;
 use super::console::OutputThread;
 use super::table::Table;
 use super::{print, print_json};
-use crate::cli::LogsFlags;
+use crate::cli::{LogSource, LogsFlags};
 
 /// Pause before a worker that went away is looked for again.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Prints what `flags` ask for.
 pub(super) async fn logs(client: &AdminClient, id: &VmId, flags: &LogsFlags) -> Result<()> {
+    let source = match flags.source {
+        LogSource::Console => None,
+        LogSource::Vmm => Some(VmLogSource::Vmm),
+        LogSource::Worker => Some(VmLogSource::Worker),
+    };
+    if let Some(source) = source {
+        if flags.boots || flags.boot.is_some() {
+            bail!("boots are of the console: leave out --source, or --boot and --boots");
+        }
+        return about::logs(client, id, source, flags).await;
+    }
     if flags.boots {
         let list = client.list_boots(id).await?;
         return if flags.json { print_json(&list) } else { print(&boots(&list.boots)) };

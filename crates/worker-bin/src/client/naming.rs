@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
+use admin::{ApiError, no_such_vm};
 use thiserror::Error;
-use vm_model::{VmId, nearest};
+use vm_model::VmId;
 
 /// A VM's name as it was typed: whole, or its beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +19,9 @@ pub(crate) enum NamingError {
     /// Several VMs begin so.
     #[error("{word:?} is the beginning of {}: type more of it", .matches.join(", "))]
     Ambiguous { word: String, matches: Vec<String> },
-    /// No VM begins so, and there are none at all.
-    #[error("there is no VM {0:?}: this host has no VMs")]
-    NoVms(String),
     /// No VM begins so.
-    #[error("there is no VM {word:?}; the nearest name is {nearest}")]
-    Unknown { word: String, nearest: String },
+    #[error("{0}")]
+    Unknown(ApiError),
 }
 
 impl FromStr for VmName {
@@ -48,20 +46,15 @@ impl VmName {
         let begun: Vec<&VmId> = vms.iter().filter(|vm| vm.as_str().starts_with(word.as_str())).collect();
         match begun[..] {
             [vm] => Ok(vm.clone()),
-            [] => Err(unknown(word, vms)),
+            [] => {
+                let names: Vec<&str> = vms.iter().map(VmId::as_str).collect();
+                Err(NamingError::Unknown(no_such_vm(word, &names)))
+            }
             _ => {
                 let matches = begun.iter().map(ToString::to_string).collect();
                 Err(NamingError::Ambiguous { word: word.clone(), matches })
             }
         }
-    }
-}
-
-fn unknown(word: &str, vms: &[VmId]) -> NamingError {
-    let names: Vec<&str> = vms.iter().map(VmId::as_str).collect();
-    match nearest(word, &names) {
-        Some(nearest) => NamingError::Unknown { word: word.to_owned(), nearest: nearest.to_owned() },
-        None => NamingError::NoVms(word.to_owned()),
     }
 }
 
@@ -88,8 +81,8 @@ mod tests {
         let vms = ["db-1", "web-1", "web-2"];
         let told = |word| meant(word, &vms).expect_err(word);
         assert_eq!(told("web-"), "\"web-\" is the beginning of web-1, web-2: type more of it");
-        assert_eq!(told("wbe-1"), "there is no VM \"wbe-1\"; the nearest name is web-1");
+        assert_eq!(told("wbe-1"), "there is no VM wbe-1; the nearest is web-1");
         assert!(told("No!").contains("DNS label"));
-        assert_eq!(meant("x", &[]), Err("there is no VM \"x\": this host has no VMs".to_owned()));
+        assert_eq!(meant("x", &[]), Err("there is no VM x; this host has no VMs".to_owned()));
     }
 }

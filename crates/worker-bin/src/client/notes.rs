@@ -35,6 +35,17 @@ pub(crate) fn notes(status: &StatusView) -> Vec<String> {
     if let Some(limit) = status.open_files_limit.filter(|&limit| limit < FEW_FILES) {
         notes.push(format!("the worker may have {limit} files open only: many VMs do not fit"));
     }
+    notes.extend(status.refused_configuration.iter().map(|problem| {
+        format!(
+            "the configuration was not taken when it was read last, and the one before is in force: {problem}"
+        )
+    }));
+    if !status.settings_for_restart.is_empty() {
+        notes.push(format!(
+            "these settings have changed and hold after a restart of the worker: {}",
+            status.settings_for_restart.join(", ")
+        ));
+    }
     notes
 }
 

@@ -28,6 +28,25 @@ pub(super) fn verdict(verdict: &VerdictView) -> String {
     }
 }
 
+/// What a change of one VM does, and what that means for its guest.
+pub(super) fn change(verdict: &VerdictView) -> String {
+    let meaning = verdict.actions.iter().filter(|action| action.problem.is_none()).map(|action| match action
+        .restarts
+    {
+        Some(true) => format!("{} restarts for it\n", action.vm),
+        Some(false) => format!("{} does not restart for it\n", action.vm),
+        None => format!("whether {} restarts for it is found out when it is made ready\n", action.vm),
+    });
+    format!("{}{}", self::verdict(verdict), meaning.collect::<String>())
+}
+
+/// The same of a VM that is off.
+pub(super) fn change_of_idle(verdict: &VerdictView) -> String {
+    let changed = verdict.actions.iter().filter(|action| action.problem.is_none());
+    let meaning = changed.map(|action| format!("{} is off: this holds from its next start on\n", action.vm));
+    meaning.fold(self::verdict(verdict), |text, line| text + &line)
+}
+
 /// Actions, one a line.
 fn actions(actions: &[ActionView]) -> String {
     if actions.is_empty() {
@@ -48,7 +67,8 @@ mod tests {
 
     #[test]
     fn a_held_plan_says_what_lets_it_go_before_what_it_does() {
-        let action = ActionView { vm: VmId::new("a"), action: "remove a".into(), problem: None };
+        let action =
+            ActionView { vm: VmId::new("a"), action: "remove a".into(), problem: None, restarts: None };
         let held = HeldSet {
             generation: Generation::new(2),
             since: Timestamp::from_millis(0),

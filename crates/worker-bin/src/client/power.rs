@@ -10,20 +10,28 @@ use tokio::time::{Instant, sleep_until};
 use vm_model::VmId;
 
 use super::{print, print_json, say, vms_named};
-use crate::cli::power::PowerFlags;
+use crate::cli::{ForcibleFlags, PowerAction, PowerFlags};
 
 /// VMs that are told at the same time: the worker takes no more clients than it can spare descriptors for.
 const AT_ONCE: usize = 16;
 /// How long nothing is said of what is under way.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Has the VMs that `flags` name told to do `verb`. Fails if one of them did not.
-pub(super) async fn power(
-    client: &AdminClient,
-    verb: PowerVerb,
-    flags: &PowerFlags,
-    force: bool,
-) -> Result<()> {
+/// Has VMs told what `action` says. Fails if one of them did not.
+pub(super) async fn power(client: &AdminClient, action: &PowerAction) -> Result<()> {
+    let (verb, flags, force) = match action {
+        PowerAction::Start(flags) => (PowerVerb::Start, flags, false),
+        PowerAction::Stop(ForcibleFlags { power, force }) => (PowerVerb::Stop, power, *force),
+        PowerAction::Restart(ForcibleFlags { power, force }) => (PowerVerb::Restart, power, *force),
+        PowerAction::Pause(flags) => (PowerVerb::Pause, flags, false),
+        PowerAction::Resume(flags) => (PowerVerb::Resume, flags, false),
+        PowerAction::Reset(flags) => (PowerVerb::Reset, flags, false),
+        PowerAction::Nmi(flags) => (PowerVerb::Nmi, flags, false),
+    };
+    tell_all(client, verb, flags, force).await
+}
+
+async fn tell_all(client: &AdminClient, verb: PowerVerb, flags: &PowerFlags, force: bool) -> Result<()> {
     let vms = vms_named(client, &flags.vms, flags.all).await?;
     let request = PowerRequest { timeout_seconds: flags.timeout, wait: !flags.no_wait, force };
     let mut under_way = JoinSet::new();

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use admin::{AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView};
+use admin::{
+    AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView, StatusView, VmView,
+};
 use vm_model::{
     Assignment, BootTrouble, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
     FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, OnTrial,
-    OperatorOrder, Overrides, Readiness, RefusedEntry, RolloutFailure, RunEnd, VmId, VmTimings, VolumePolicy,
-    WantedChange,
+    OperatorOrder, Overrides, Readiness, RefusedEntry, RolloutFailure, RunEnd, Timestamp, VmId, VmTimings,
+    VolumePolicy, WantedChange,
 };
 
-use super::*;
+use super::details::details;
+use super::list::list;
+use super::notes::{self, notes, notes_of, status_lines};
+use super::screen::Screen;
 
 const NOW: Timestamp = Timestamp::from_millis(1_709_212_029_000);
 
@@ -213,9 +218,9 @@ fn what_is_wanted_stands_beside_what_is_in_force() {
     assert!(listed.contains("a change is not in force: this host has 4 CPUs"), "{listed}");
 }
 
-#[test]
-fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
-    let good = StatusView {
+/// A worker of which there is nothing to note.
+fn sound_worker() -> StatusView {
+    StatusView {
         master: None,
         sources: Default::default(),
         owners: Default::default(),
@@ -237,7 +242,14 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
         log_queue_lines: 0,
         open_files_limit: Some(1 << 20),
         guests_outlive_worker: Some(true),
-    };
+        refused_configuration: None,
+        settings_for_restart: Vec::new(),
+    }
+}
+
+#[test]
+fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
+    let good = sound_worker();
     assert!(notes(&good).is_empty());
     let shown = status_lines(&good, NOW);
     assert!(shown.contains("in force") && shown.contains("(3s ago)"), "{shown}");
@@ -254,6 +266,8 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
         log_lines_dropped: 5,
         log_queue_lines: 0,
         open_files_limit: Some(300),
+        refused_configuration: Some("invalid network.nat".to_owned()),
+        settings_for_restart: vec!["network.subnet".to_owned(), "log_format".to_owned()],
         ..good.clone()
     };
     assert_eq!(
@@ -262,7 +276,9 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
          note: the entry of VM web-1 was refused, and the VM stays as it is: line 1:\\nno hash\n\
          note: VM db is left alone: its record cannot be used: line 1:\\nno hash\n\
          note: 5 lines of the worker's log were lost\n\
-         note: the worker may have 300 files open only: many VMs do not fit\n"
+         note: the worker may have 300 files open only: many VMs do not fit\n\
+         note: the configuration was not taken when it was read last, and the one before is in force: invalid network.nat\n\
+         note: these settings have changed and hold after a restart of the worker: network.subnet, log_format\n"
     );
     assert_eq!(notes_of(&bad, &id).len(), 2);
     let reason = "it removes every VM".to_owned();

@@ -10,6 +10,17 @@ use crate::printable::printable;
 const GAP: &str = "  ";
 /// The last column is not cut shorter than this.
 const LEAST: usize = 12;
+/// Columns go for the last one to have so many characters.
+const LEGIBLE: usize = 40;
+
+/// Columns that a narrow screen goes without, by their numbers from 0, first to last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spare {
+    /// Those that say less than the last column: they go before that is cut.
+    pub(super) before_cut: &'static [usize],
+    /// Those that go for the last column to be legible.
+    pub(super) for_legible: &'static [usize],
+}
 
 /// Rows of equal length, shown with aligned columns.
 #[derive(Debug, Default)]
@@ -57,9 +68,9 @@ impl Table {
         self.rows.push(escaped.into());
     }
 
-    /// The table as it fits on `screen`: where it is too wide, columns that say nothing are left out, then those that
-    /// `spare` numbers from 0, first to last, until the rest fits; then the last column is cut.
-    pub(super) fn on(&self, screen: Screen, spare: &[usize]) -> String {
+    /// The table as it fits on `screen`: where it is too wide, columns that say nothing are left out, then those that are
+    /// `spare`, until the rest fits with what the last column is to have; then that is cut.
+    pub(super) fn on(&self, screen: Screen, spare: Spare) -> String {
         let mut widths = self.widths();
         if let Some(limit) = screen.width {
             self.narrow(&mut widths, limit, spare);
@@ -76,22 +87,23 @@ impl Table {
         (0..columns).map(width).collect()
     }
 
-    fn narrow(&self, widths: &mut [Option<usize>], limit: usize, spare: &[usize]) {
+    fn narrow(&self, widths: &mut [Option<usize>], limit: usize, spare: Spare) {
         let says_nothing = |column: usize| {
             self.rows.iter().skip(1).all(|row| row.get(column).is_none_or(|cell| cell.text.is_empty()))
         };
-        let empty = (0..widths.len()).filter(|column| says_nothing(*column));
-        for column in empty.chain(spare.iter().copied()) {
-            // The last column may be cut instead.
-            let least = excess(widths, limit).saturating_sub(cuttable(widths));
-            if least == 0 {
+        let last = widths.len().saturating_sub(1);
+        let empty = (0..last).filter(|column| says_nothing(*column)).map(|column| (column, usize::MAX));
+        let less = spare.before_cut.iter().map(|column| (*column, usize::MAX));
+        let others = spare.for_legible.iter().map(|column| (*column, LEGIBLE));
+        for (column, kept) in empty.chain(less).chain(others) {
+            if excess(widths, limit) <= cuttable(widths, kept) {
                 break;
             }
             if let Some(width) = widths.get_mut(column) {
                 *width = None;
             }
         }
-        let cut = excess(widths, limit).min(cuttable(widths));
+        let cut = excess(widths, limit).min(cuttable(widths, LEAST));
         if let Some(Some(last)) = widths.last_mut() {
             *last -= cut;
         }
@@ -105,9 +117,9 @@ fn excess(widths: &[Option<usize>], limit: usize) -> usize {
     (widths.iter().flatten().sum::<usize>() + gaps).saturating_sub(limit)
 }
 
-/// By how many characters the last column can be cut.
-fn cuttable(widths: &[Option<usize>]) -> usize {
-    widths.last().copied().flatten().unwrap_or(0).saturating_sub(LEAST)
+/// By how many characters the last column can be cut that is to have `kept` of them.
+fn cuttable(widths: &[Option<usize>], kept: usize) -> usize {
+    widths.last().copied().flatten().unwrap_or(0).saturating_sub(kept)
 }
 
 fn line(row: &[Cell], widths: &[Option<usize>], screen: Screen) -> String {
@@ -138,7 +150,7 @@ fn cut(text: &str, width: usize) -> String {
 
 impl fmt::Display for Table {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.on(Screen { width: None, colours: Colours::Unused }, &[]))
+        formatter.write_str(&self.on(Screen { width: None, colours: Colours::Unused }, Spare::default()))
     }
 }
 
@@ -167,23 +179,28 @@ mod tests {
 
     #[test]
     fn a_narrow_screen_shows_what_matters_most() {
-        let mut table = Table::new(["ID", "READY", "CPU", "REASON"]);
-        table.row(["web-1", "", "7 %", "the guest's kernel panicked"].map(str::to_owned));
-        assert_eq!(table.on(screen(80), &[2]), table.to_string());
-        let cut = "ID     READY  CPU  REASON\nweb-1         7 %  the guest's…\n";
-        assert_eq!(table.on(screen(32), &[2]), cut, "the last column is cut first");
-        let without_empty = "ID     CPU  REASON\nweb-1  7 %  the guest's…\n";
-        assert_eq!(table.on(screen(25), &[2]), without_empty, "then goes what says nothing");
-        let spared = "ID     REASON\nweb-1  the guest's…\n";
-        assert_eq!(table.on(screen(20), &[2]), spared, "then what can be spared");
-        assert_eq!(table.on(screen(1), &[2]), spared, "and no more than that");
+        const SPARE: Spare = Spare { before_cut: &[3], for_legible: &[2] };
+        let mut table = Table::new(["ID", "READY", "CPU", "IMAGE", "REASON"]);
+        let cause = "the guest's kernel panicked: no working init found, try passing init=";
+        table.row(["web-1", "", "7 %", "image", cause].map(str::to_owned));
+        assert_eq!(table.on(screen(120), SPARE), table.to_string());
+        let shown = |width| table.on(screen(width), SPARE).lines().nth(1).map(str::to_owned);
+        let line = |text: &str| Some(text.to_owned());
+        let whole = |before: &str| Some(format!("{before}{cause}"));
+        assert_eq!(shown(90), whole("web-1  7 %  image  "), "what says nothing goes first");
+        assert_eq!(shown(85), whole("web-1  7 %  "), "then what says less than the cause");
+        let cut = "web-1  7 %  the guest's kernel panicked: no working…";
+        assert_eq!(shown(52), line(cut), "then the cause is cut");
+        let legible = "web-1  the guest's kernel panicked: no working in…";
+        assert_eq!(shown(50), line(legible), "as long as it is legible");
+        assert_eq!(shown(1), line("web-1  the guest's…"), "and no more than that");
     }
 
     #[test]
     fn colours_do_not_move_columns() {
         let mut table = Table::new(["PHASE", "ID"]);
         table.row([Cell::new("failed", Tone::Bad), Cell::new("a", Tone::Plain)]);
-        let shown = table.on(Screen { width: Some(80), colours: Colours::Used }, &[]);
+        let shown = table.on(Screen { width: Some(80), colours: Colours::Used }, Spare::default());
         assert_eq!(shown, "\x1b[2mPHASE\x1b[0m   \x1b[2mID\x1b[0m\n\x1b[31mfailed\x1b[0m  a\n");
     }
 }

@@ -42,13 +42,23 @@ enum Pane {
 /// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    Quit,
+    /// Leave the program, wherever one is.
+    Leave,
+    /// Leave what is shown: the text, or the program.
+    Back,
     Move(isize),
     Order(Order),
     Reverse,
     Inspect,
     Logs,
     Ignore,
+}
+
+/// Whether the view is shown any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goes {
+    On,
+    Away,
 }
 
 /// Shows what VMs use, anew every `interval`, until the user has seen enough.
@@ -100,7 +110,7 @@ impl View {
                     break;
                 }
                 let Event::Key(key) = event::read().context("cannot read keys")? else { continue };
-                if !self.obey(client, action(key)).await {
+                if self.obey(client, action(key)).await == Goes::Away {
                     return Ok(());
                 }
             }
@@ -112,22 +122,23 @@ impl View {
         }
     }
 
-    /// Carries out `action`; whether the view goes on.
-    async fn obey(&mut self, client: &AdminClient, action: Action) -> bool {
+    /// Carries out `action`.
+    async fn obey(&mut self, client: &AdminClient, action: Action) -> Goes {
         if let Pane::Text { scroll, .. } = &mut self.pane {
             match action {
-                Action::Quit => self.pane = Pane::List,
+                Action::Leave => return Goes::Away,
+                Action::Back => self.pane = Pane::List,
                 Action::Move(by) => {
                     let by = i16::try_from(by).unwrap_or(if by < 0 { i16::MIN } else { i16::MAX });
                     *scroll = scroll.saturating_add_signed(by);
                 }
                 Action::Order(_) | Action::Reverse | Action::Inspect | Action::Logs | Action::Ignore => {}
             }
-            return true;
+            return Goes::On;
         }
         let selected = self.model.selected().map(|(_, vm)| vm.view.clone());
         match (action, selected) {
-            (Action::Quit, _) => return false,
+            (Action::Leave | Action::Back, _) => return Goes::Away,
             (Action::Move(by), _) => self.model.move_by(by),
             (Action::Order(order), _) => self.model.order = order,
             (Action::Reverse, _) => self.model.is_reversed = !self.model.is_reversed,
@@ -138,7 +149,7 @@ impl View {
             (Action::Logs, Some(vm)) => self.pane = console_of(client, &vm.id).await,
             (Action::Inspect | Action::Logs, None) | (Action::Ignore, _) => {}
         }
-        true
+        Goes::On
     }
 }
 
@@ -158,8 +169,8 @@ fn action(key: KeyEvent) -> Action {
         return Action::Ignore;
     }
     match key.code {
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Action::Quit,
-        KeyCode::Char('q') | KeyCode::Esc => Action::Quit,
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Action::Leave,
+        KeyCode::Char('q') | KeyCode::Esc => Action::Back,
         KeyCode::Up | KeyCode::Char('k') => Action::Move(-1),
         KeyCode::Down | KeyCode::Char('j') => Action::Move(1),
         KeyCode::PageUp => Action::Move(-PAGE),

@@ -52,7 +52,9 @@ mod tests {
         assert!(settings.is_none());
         assert!(findings[0].found.contains("line 2: brigde = 1"), "{findings:?}");
         assert!(findings[0].found.ends_with("(faults: 2)"), "{findings:?}");
-        fs::write(&path, "store_roots = ['/nonexistent']").expect("written");
+        let directory = folder.path().display();
+        let text = format!("store_roots = ['{directory}']\nassignments = '/nonexistent/vms.json'\n");
+        fs::write(&path, text).expect("written");
         let (findings, settings) = check(Some(&path), None);
         assert!(settings.is_some());
         let verdicts: Vec<Verdict> = findings.iter().map(|finding| finding.verdict).collect();

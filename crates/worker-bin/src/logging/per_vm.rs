@@ -13,7 +13,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::span_fields::{SpanFields, vm_of};
+use super::span_fields::vm_of;
 
 /// Lines about a VM that may come at once.
 const BURST: u32 = 60;
@@ -96,11 +96,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for WithinLimit {
         if *metadata.level() > Level::INFO || metadata.target() == "audit" {
             return true;
         }
-        let in_spans = || {
-            let mut spans = context.event_scope(event)?;
-            spans.find_map(|span| span.extensions().get::<SpanFields>()?.vm().map(str::to_owned))
-        };
-        match vm_of(event).or_else(in_spans) {
+        match vm_of(event, context) {
             Some(vm) => self.0.admit(&vm, Instant::now()),
             None => true,
         }

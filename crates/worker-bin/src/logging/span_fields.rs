@@ -47,11 +47,17 @@ impl Visit for SpanFields {
     }
 }
 
-/// The VM that a line names itself.
-pub(super) fn vm_of(event: &Event<'_>) -> Option<String> {
+/// The VM that a line is about: the one that it names itself, else that of the innermost span around it that names one.
+pub(super) fn vm_of<S: Subscriber + for<'a> LookupSpan<'a>>(
+    event: &Event<'_>,
+    context: &Context<'_, S>,
+) -> Option<String> {
     let mut visitor = VmField(None);
     event.record(&mut visitor);
-    visitor.0
+    visitor.0.or_else(|| {
+        let mut spans = context.event_scope(event)?;
+        spans.find_map(|span| span.extensions().get::<SpanFields>()?.vm().map(str::to_owned))
+    })
 }
 
 struct VmField(Option<String>);

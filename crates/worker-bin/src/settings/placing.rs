@@ -24,9 +24,9 @@ pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("hosts")
 }
 
-/// Which processes the VMs run in.
+/// Which processes the VMs run in, whose directories lie in `vms_dir`.
 pub(super) fn placement(
-    runtime_dir: &Path,
+    (runtime_dir, vms_dir): (&Path, &Path),
     log_format: LogFormat,
     stop_timeout: Duration,
     vms: Option<usize>,
@@ -48,6 +48,8 @@ pub(super) fn placement(
         log_format.as_str().into(),
         "--stop-timeout-seconds".into(),
         stop_timeout.as_secs().to_string().into(),
+        "--vms-dir".into(),
+        vms_dir.into(),
     ];
     let directory = host_processes_in(runtime_dir);
     Ok(match NonZeroUsize::new(vms) {

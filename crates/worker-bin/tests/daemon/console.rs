@@ -1,7 +1,5 @@
 //! Consoles, as people and pipes sit at them: typing, reading together, one pen, and workers that come and go.
 
-mod terminal;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
@@ -11,7 +9,7 @@ use rustix::process::Signal;
 use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, isolated};
-use terminal::Terminal;
+use crate::terminal::Terminal;
 
 /// `procurator-worker` with `arguments` against the bench's worker.
 fn verb(bench: &Bench, arguments: &[&str]) -> Command {
@@ -61,7 +59,11 @@ fn a_pipe_types_and_reads() {
 
         let refused = piped(&bench, &["console", "b"], "");
         assert_eq!(refused.status.code(), Some(1));
-        assert!(text(&refused.stderr).contains("there is no VM \"b\""), "{}", text(&refused.stderr));
+        assert!(
+            text(&refused.stderr).contains("there is no VM b; the nearest is a"),
+            "{}",
+            text(&refused.stderr)
+        );
         let listed = text(&bench.client(&["logs", "a", "--boots"]).stdout);
         assert!(listed.contains("1 (newest)"), "{listed}");
         assert_eq!(text(&bench.client(&["logs", "a", "--tail", "2"]).stdout), format!("hello\n{long}\n"));
@@ -112,6 +114,15 @@ fn many_read_one_types_and_whoever_is_robbed_goes_on_reading() {
             text(&said.stdout).contains("from-a-pipe ")
         });
         assert!(bench.log().contains("stolen_from=0"), "{}", bench.log());
+        // Who reads may type once nobody else does.
+        second.type_in("from-the-second ");
+        for terminal in [&first, &reader, &second] {
+            terminal.until_shows("from-the-second ");
+        }
+        first.type_in("from-the-robbed ");
+        first.until_shows("goes nowhere");
+        reader.signal(Signal::INT);
+        assert_eq!(reader.ended(), Some(0), "that is how a reader leaves: {}", reader.shown());
         daemon.kill();
     });
 }

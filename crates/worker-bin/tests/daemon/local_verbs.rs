@@ -7,6 +7,7 @@ use serde_json::Value;
 use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, isolated};
+use crate::terminal::Terminal;
 
 /// What bash completes the last of `words` to.
 fn completed(bench: &Bench, words: &[&str]) -> Vec<String> {
@@ -42,6 +43,29 @@ fn bash_completes_verbs_and_the_names_of_vms() {
         bench.until("they are known", || bench.phases().len() == 3);
         assert_eq!(completed(&bench, &["inspect", "web"]), ["web-1", "web-2"]);
         assert_eq!(completed(&bench, &["rm", "web-1", "d"]), ["db"]);
+        daemon.signal(Signal::TERM);
+        daemon.ended();
+    });
+}
+
+#[test]
+fn the_tab_key_of_an_interactive_bash_completes_names_of_the_worker_that_runs() {
+    isolated(|bench| {
+        bench.assign(&["web-1", "db"].map(|id| bench.vm(id, &TinyGuest::power_button())));
+        let mut daemon = bench.start();
+        bench.until("they are known", || bench.phases().len() == 2);
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "--noprofile", "-i"]).env_clear();
+        bash.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "dumb").env("PS1", "$ ");
+        bash.env("PROGRAM", &bench.program).env("PROCURATOR_RUNTIME_DIR", bench.path("run"));
+        let terminal = Terminal::open(bash);
+        terminal.type_in("eval \"$(\"$PROGRAM\" completion bash)\"; procurator-worker() { \"$PROGRAM\" \"$@\"; }; echo re''ady\n");
+        terminal.until_shows("ready");
+        terminal.type_in("procurator-worker insp\t");
+        terminal.until_shows("procurator-worker inspect ");
+        terminal.type_in("we\t");
+        terminal.until_shows("procurator-worker inspect web-1");
+        terminal.type_in("\u{3}exit\n");
         daemon.signal(Signal::TERM);
         daemon.ended();
     });
@@ -122,6 +146,22 @@ fn check_config_says_what_run_would_and_where_values_come_from() {
         }
         bench.configure(&printed);
         assert_eq!(verb(&bench, &["check-config"]).status.code(), Some(0), "it is a configuration itself");
+
+        // What `run` refuses is no sound configuration.
+        let refused = |variable: &str, value: &str, text: &str| {
+            bench.configure(text);
+            let mut command = std::process::Command::new(&bench.program);
+            command.args(["check-config"]).env_clear().env("PROCURATOR_CONFIG", bench.path("worker.toml"));
+            command.env("PROCURATOR_STORE_ROOTS", bench.path("store")).env(variable, value);
+            let output = command.output().expect("started");
+            assert_eq!(output.status.code(), Some(1), "{variable}={value} {text}");
+            String::from_utf8([output.stdout, output.stderr].concat()).expect("text")
+        };
+        assert!(refused("PROCURATOR_LOG", "worker=loud", "").contains("PROCURATOR_LOG=\"worker=loud\""));
+        assert!(refused("PROCURATOR_STORE_ROOTS", "store", "").contains("store_roots = \"store\""));
+        let said = refused("A", "b", "\n[admin]\ngroup = 'no-such-group'\n");
+        assert!(said.contains("worker.toml:3: ") && said.contains("no-such-group"), "{said}");
+        assert!(refused("PROCURATOR_STOP_GUESTS", "maybe", "").contains("maybe"));
 
         bench.assign_text("{\"vms\": [{\"id\": \"a\"}]}");
         let path = bench.path("vms.json");

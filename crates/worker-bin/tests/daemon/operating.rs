@@ -6,13 +6,13 @@ use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, isolated};
 
-fn said(bench: &Bench, arguments: &[&str]) -> String {
+pub(crate) fn said(bench: &Bench, arguments: &[&str]) -> String {
     let done = bench.client(arguments);
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).expect("text")
 }
 
-fn refused(bench: &Bench, arguments: &[&str]) -> String {
+pub(crate) fn refused(bench: &Bench, arguments: &[&str]) -> String {
     let done = bench.client(arguments);
     assert_eq!(done.status.code(), Some(1), "{arguments:?}");
     String::from_utf8(done.stderr).expect("text")
@@ -76,7 +76,7 @@ fn several_vms_are_told_at_once_and_each_is_heard_of() {
         assert_eq!(bench.phases(), ["db-1 stopped", "web-1 stopped"]);
         let told = refused(&bench, &["pause", "--all"]);
         assert!(told.contains("2 of 2 VMs did not") && told.contains("VM db-1 is stopped"), "{told}");
-        assert!(refused(&bench, &["stop", "wbe-1"]).contains("the nearest name is web-1"));
+        assert!(refused(&bench, &["stop", "wbe-1"]).contains("the nearest is web-1"));
         assert_eq!(bench.client(&["stop"]).status.code(), Some(2));
 
         let events = said(&bench, &["events", "--json", "db-1"]);

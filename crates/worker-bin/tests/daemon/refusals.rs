@@ -42,6 +42,10 @@ fn wrong_settings_are_refused_by_their_names() {
         let mut command = bench.command();
         command.arg("--log-format").arg("loud");
         assert_eq!(bench.outcome(command).0, Some(2));
+        let mut command = bench.command();
+        command.env("PROCURATOR_STOP_GUESTS", "maybe");
+        let (code, said) = bench.outcome(command);
+        assert!(code == Some(2) && said.contains("maybe"), "{said}");
     });
 }
 

@@ -50,7 +50,7 @@ fn code(refusal: &Refusal) -> RefusalCode {
         Refusal::Older { .. } => RefusalCode::Older,
         Refusal::Contradiction { .. } => RefusalCode::Contradiction,
         Refusal::NotKept { .. } => RefusalCode::NotKept,
-        Refusal::ListedTwice { .. } => RefusalCode::Malformed,
+        Refusal::ListedTwice { .. } | Refusal::Unusable { .. } => RefusalCode::Malformed,
         // Of these only commands on the host are told.
         Refusal::NotLocal { .. } | Refusal::NotAssigned { .. } => RefusalCode::WrongSource,
     }

@@ -42,6 +42,14 @@ pub enum Refusal {
         /// Who has spoken of it.
         owner: SourceKind,
     },
+    /// A command changes a VM to what cannot be used.
+    #[error("VM {id} cannot be changed so: {problem}")]
+    Unusable {
+        /// The VM.
+        id: VmId,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A command speaks of a VM that nobody has spoken of.
     #[error("there is no VM {id} that was assigned to this host")]
     NotAssigned {

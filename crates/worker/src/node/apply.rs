@@ -73,7 +73,7 @@ pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action
 
 /// Tells a supervisor what follows for its VM.
 fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outcome {
-    let (vm, words) = (action.vm().clone(), action.to_string());
+    let (vm, words, restarts) = (action.vm().clone(), action.to_string(), action.restarts());
     info!(%generation, vm_id = %vm, "{words}");
     let ordered = match action {
         Action::Create(assignment) | Action::Redefine(assignment, _) => {
@@ -88,7 +88,7 @@ fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outc
     if let Some(problem) = &problem {
         error!(%generation, vm_id = %vm, error = problem, "not applied");
     }
-    Outcome { vm, action: words, problem }
+    Outcome { vm, action: words, problem, restarts }
 }
 
 /// What is known already of VMs that `actions` create.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Map, Value};
 use vm_model::{Assignment, DesiredState, SourceKind, Timestamp, VmId};
 
 use super::admit::Refusal;
-use super::intent::{Intent, Wanted};
+use super::amend::amended;
+use super::intent::{Intent, Said, Wanted};
 use super::orders::Given;
 
 /// One change by hand.
@@ -13,6 +15,13 @@ use super::orders::Given;
 pub enum LocalCommand {
     /// This VM should be there.
     Assign(Assignment),
+    /// This VM should be there as it is, but for some keys of its assignment. An order that holds for it goes on.
+    Amend {
+        /// The VM.
+        vm: VmId,
+        /// The keys, as RFC 7396 has them put over what is there.
+        changes: Map<String, Value>,
+    },
     /// This VM should be there no more.
     Remove(VmId),
     /// This VM should be in another state, whatever the source of its assignment says, until that source says something
@@ -32,7 +41,7 @@ impl LocalCommand {
     pub(super) fn vm(&self) -> &VmId {
         match self {
             Self::Assign(assignment) => &assignment.id,
-            Self::Remove(id) | Self::Order { vm: id, .. } => id,
+            Self::Remove(id) | Self::Order { vm: id, .. } | Self::Amend { vm: id, .. } => id,
         }
     }
 
@@ -59,7 +68,7 @@ impl LocalCommand {
             (Self::Order { .. }, None) if intent.unclaimed().contains(id) => {
                 return Ok((SourceKind::Local, intent.clone()));
             }
-            (Self::Assign(_) | Self::Remove(_), Some(Wanted { source, .. }))
+            (Self::Assign(_) | Self::Amend { .. } | Self::Remove(_), Some(Wanted { source, .. }))
                 if *source != SourceKind::Local && listened_to.contains(source) =>
             {
                 return Err(Refusal::NotLocal { id: id.clone(), owner: *source });
@@ -67,32 +76,68 @@ impl LocalCommand {
             (Self::Remove(_), None) if intent.unclaimed().contains(id) => {
                 return Ok((SourceKind::Local, intent.clone().without_unclaimed(id)));
             }
-            (Self::Remove(_) | Self::Order { .. }, None) => {
+            (Self::Amend { changes, .. }, Some(wanted)) => {
+                let amended = amended(&wanted.assignment, changes)?;
+                let said = said_with(intent, SourceKind::Local, id, Some(&amended));
+                let changed = intent.clone().with(SourceKind::Local, said).with_order_carried(&amended);
+                return Ok((SourceKind::Local, changed));
+            }
+            (Self::Remove(_) | Self::Order { .. } | Self::Amend { .. }, None) => {
                 return Err(Refusal::NotAssigned { id: id.clone() });
             }
             (Self::Remove(_), Some(wanted)) => wanted.source,
             (Self::Assign(_), _) => SourceKind::Local,
         };
-        let mut said = intent.of(changed).cloned().unwrap_or_default();
-        said.desired.vms.retain(|vm| vm.id != *id);
-        if let Self::Assign(assignment) = self {
-            said.desired.vms.push(assignment.clone());
-            said.desired.vms.sort_by(|left, right| left.id.cmp(&right.id));
-        }
-        if changed == SourceKind::Local {
-            said.desired.generation = Some(said.generation().next());
-        }
+        let assigned = match self {
+            Self::Assign(assignment) => Some(assignment),
+            Self::Amend { .. } | Self::Remove(_) | Self::Order { .. } => None,
+        };
+        let said = said_with(intent, changed, id, assigned);
         // Whoever assigns it anew says what is to hold, also where that is what was assigned before.
         Ok((changed, intent.clone().without_order(id).with(changed, said)))
     }
 }
 
+/// What `source` says of all VMs, with `assignment` in place of what it says of `id`.
+fn said_with(intent: &Intent, source: SourceKind, id: &VmId, assignment: Option<&Assignment>) -> Said {
+    let mut said = intent.of(source).cloned().unwrap_or_default();
+    said.desired.vms.retain(|vm| vm.id != *id);
+    said.desired.vms.extend(assignment.cloned());
+    said.desired.vms.sort_by(|left, right| left.id.cmp(&right.id));
+    if source == SourceKind::Local {
+        said.desired.generation = Some(said.generation().next());
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
-    use vm_model::Generation;
+    use vm_model::{AssignmentSet, Generation};
 
-    use super::super::intent::Said;
     use super::*;
+
+    #[test]
+    fn an_order_holds_for_the_vm_as_it_is_changed() {
+        let mut assigned = assignment("a");
+        assigned.hash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned();
+        let said = Said {
+            desired: AssignmentSet { vms: vec![assigned], ..AssignmentSet::default() },
+            ..Said::default()
+        };
+        let (now, listened_to) = (Timestamp::from_millis(7), BTreeSet::from([SourceKind::Local]));
+        let vm = VmId::new("a");
+        let stop = LocalCommand::Order { vm: vm.clone(), desired: DesiredState::Stopped, by: None };
+        let intent = Intent::default().with(SourceKind::Local, said);
+        let (_, stopped) = stop.change(&intent, &listened_to, now).expect("ordered");
+        let Value::Object(changes) = serde_json::json!({ "overrides": { "vcpus": 3 } }) else {
+            panic!("an object")
+        };
+        let amend = LocalCommand::Amend { vm: vm.clone(), changes };
+        let (source, changed) = amend.change(&stopped, &listened_to, now).expect("changed");
+        let wanted = changed.settled(&listened_to).merged(&listened_to).vms.remove(&vm).expect("it is there");
+        assert_eq!((source, wanted.assignment.desired), (SourceKind::Local, DesiredState::Stopped));
+        assert_eq!(wanted.assignment.overrides.vcpus, Some(3));
+    }
 
     fn assignment(name: &str) -> Assignment {
         Assignment::new(VmId::new(name), "sha256-x=", "/nix/store/x")
@@ -131,6 +176,10 @@ mod tests {
         assert_eq!(change(remove("x"), &both), Err(Refusal::NotAssigned { id: VmId::new("x") }));
         assert_eq!(change(stop("x"), &both), Err(Refusal::NotAssigned { id: VmId::new("x") }));
         assert_eq!(change(stop("f"), &both), Ok((File, "f".to_owned(), Generation::default())));
+        let amend = |name: &str| LocalCommand::Amend { vm: VmId::new(name), changes: Map::new() };
+        let refused = Refusal::NotLocal { id: VmId::new("f"), owner: File };
+        assert_eq!(change(amend("f"), &both), Err(refused));
+        assert_eq!(change(amend("x"), &both), Err(Refusal::NotAssigned { id: VmId::new("x") }));
         let without_file = BTreeSet::from([Local]);
         assert_eq!(change(remove("f"), &without_file), Ok((File, String::new(), Generation::default())));
     }

@@ -121,6 +121,13 @@ impl Intent {
         self
     }
 
+    /// The same, with an order that holds for the VM of `assignment` going on, now that its source says that of it.
+    #[must_use]
+    pub(super) fn with_order_carried(mut self, assignment: &Assignment) -> Self {
+        self.orders.carry_over(assignment);
+        self
+    }
+
     /// The same, without an order for `id`.
     #[must_use]
     pub(super) fn without_order(mut self, id: &VmId) -> Self {

@@ -14,6 +14,7 @@
 //! cannot hold up another.
 
 mod admit;
+mod amend;
 mod apply;
 mod commands;
 mod describe;
@@ -72,6 +73,8 @@ pub enum NodeMessage {
     Command {
         /// In what.
         command: LocalCommand,
+        /// Whether it is done.
+        mode: CommandMode,
         /// Where the verdict goes.
         answer: oneshot::Sender<Result<Verdict, Refusal>>,
     },
@@ -90,6 +93,15 @@ pub enum NodeMessage {
     SourceLost(SourceKind),
     /// A source is configured no longer: it cannot take back what it said.
     SourceGone(SourceKind),
+}
+
+/// Whether a command is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandMode {
+    /// It is.
+    CarryOut,
+    /// What it would do is shown, and nothing is done.
+    Show,
 }
 
 /// What became of a desired state that was admitted.
@@ -112,6 +124,9 @@ pub struct Outcome {
     pub action: String,
     /// Why it was not ordered; absent where it was.
     pub problem: Option<String>,
+    /// Whether the machine is replaced by another one; not known where its artifact has to be read first, and absent where the
+    /// action is not about a changed definition.
+    pub restarts: Option<bool>,
 }
 
 /// What a desired state would change.

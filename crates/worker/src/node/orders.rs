@@ -55,6 +55,13 @@ impl Orders {
         }
     }
 
+    /// The order of the VM of `assignment`, if there is one, holds although its source says that of it by now.
+    pub(super) fn carry_over(&mut self, assignment: &Assignment) {
+        if let Some(order) = self.0.get_mut(&assignment.id) {
+            order.over = assignment.clone();
+        }
+    }
+
     /// Withdraws the order of `id`, if there is one.
     pub(super) fn withdraw(&mut self, id: &VmId) {
         self.0.remove(id);

@@ -91,6 +91,24 @@ impl Action {
     }
 }
 
+impl Action {
+    /// Whether it replaces the machine of a VM whose definition changes; `None` where that is not known, or nothing changes.
+    pub fn restarts(&self) -> Option<bool> {
+        match self {
+            Self::Redefine(_, Redefinition::Restart { .. }) => Some(true),
+            Self::Redefine(
+                _,
+                Redefinition::SameMachine | Redefinition::Live(_) | Redefinition::Refused(_),
+            ) => Some(false),
+            Self::Redefine(_, Redefinition::Unknown)
+            | Self::Create(_)
+            | Self::Move(..)
+            | Self::Retry(_)
+            | Self::Remove(..) => None,
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

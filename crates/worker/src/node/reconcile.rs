@@ -13,7 +13,7 @@ use super::apply::{apply, notes, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
 use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
 use super::intent::{Intent, Said};
-use super::{Action, LocalCommand, NodeMessage, Preview, Refusal, Verdict, admit};
+use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Preview, Refusal, Verdict, admit};
 use crate::failure::chain;
 use crate::records::ReadError;
 use crate::vms::VmManager;
@@ -97,7 +97,12 @@ impl Reconciler {
             NodeMessage::Plan { source, desired, answer } => {
                 drop(answer.send(self.preview(&source, &desired).await));
             }
-            NodeMessage::Command { command, answer } => drop(answer.send(self.obey(&command).await)),
+            NodeMessage::Command { command, mode: CommandMode::CarryOut, answer } => {
+                drop(answer.send(self.obey(&command).await));
+            }
+            NodeMessage::Command { command, mode: CommandMode::Show, answer } => {
+                drop(answer.send(self.show(&command).await));
+            }
             NodeMessage::AllowRemovals { answer } => {
                 drop(answer.send(self.let_go(HoldReason::Removals).await));
             }
@@ -196,6 +201,22 @@ impl Reconciler {
         let verdict = self.commit(kind, intent, actions).await;
         self.tell_all();
         verdict
+    }
+
+    /// What a command by hand would do.
+    async fn show(&self, command: &LocalCommand) -> Result<Verdict, Refusal> {
+        let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        let generation = intent.of(kind).map(Said::generation).unwrap_or_default();
+        let merged = intent.settled(&self.listened_to).merged(&self.listened_to);
+        let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
+        actions.retain(|action| action.vm() == command.vm());
+        let outcomes = actions.into_iter().map(|action| Outcome {
+            vm: action.vm().clone(),
+            action: action.to_string(),
+            problem: None,
+            restarts: action.restarts(),
+        });
+        Ok(Verdict { generation, held: None, outcomes: outcomes.collect() })
     }
 
     /// Applies what waits for this word: of several sources, the first one's.

@@ -9,6 +9,7 @@
 //! <state>/vms/<id>/record.json  what the VM is, how its runs ended, and whether it was removed
 //! <state>/vms/<id>/lock         held by the process that runs the VM
 //! <state>/vms/<id>/console/     what its guest writes, as it comes
+//! <state>/vms/<id>/worker.log   what is logged about it, and vmm.log: written by whoever logs, see `admin`
 //! ```
 //!
 //! Writable disks lie in `<state>/volumes/`, see `volumes`.
@@ -21,6 +22,7 @@ mod leases;
 mod lock;
 mod reserve;
 mod rollout;
+mod run_counts;
 mod verified;
 mod vm_lock;
 mod vm_record;
@@ -32,8 +34,9 @@ pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::{LockError, StateLock};
 pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
+pub(crate) use run_counts::RunCounts;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{IdleVm, VmLockError, console_directory, lock_vm, open_console};
 pub(crate) use vm_record::{
-    PastUse, RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
+    RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
 };

@@ -13,7 +13,9 @@ use vm_model::{Assignment, EndCause, Health, MachineCounters, RunEnd, Timestamp,
 
 use super::rollout::Rollout;
 use super::vm_lock::{locked_by, other_holder};
-use super::{IdleVm, ReadError, RecordWriter, VmLockError, WriteError, discard_unfinished, read_versioned};
+use super::{
+    IdleVm, ReadError, RecordWriter, RunCounts, VmLockError, WriteError, discard_unfinished, read_versioned,
+};
 use crate::definition::is_same_definition;
 
 const VERSION: u32 = 2;
@@ -48,28 +50,19 @@ pub(crate) struct VmRecord {
     /// What was known last of the guest of its present run.
     #[serde(default)]
     pub(crate) health: Option<Box<Health>>,
-    /// What it used in its runs that have ended. Workers before this was kept do not tell.
+    /// What its machines counted in its runs that have ended: totals go on from there under the next worker. Workers
+    /// before this was kept do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) past_use: Option<Box<PastUse>>,
+    pub(crate) past_use: Option<Box<MachineCounters>>,
     /// How its latest runs ended, oldest first.
     #[serde(default)]
     pub(crate) ends: Vec<RunEnd>,
+    /// What was counted of it up to the begin or the end of its latest run.
+    #[serde(default)]
+    pub(crate) counted: RunCounts,
     /// There when it was removed and its volumes are kept for a while.
     #[serde(default)]
     pub(crate) removed: Option<Removal>,
-}
-
-/// What a VM used, and how often it was started again, over all its runs that have ended. What is counted of it goes on
-/// from there under the next worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct PastUse {
-    /// What its machines counted.
-    pub(crate) counters: MachineCounters,
-    /// How often it was started again after a failure or a reset by its guest.
-    pub(crate) restarts: u64,
-    /// How often a machine of it was rebuilt in place.
-    pub(crate) resets: u64,
 }
 
 /// A VM's removal.
@@ -112,6 +105,7 @@ impl VmRecord {
             health: None,
             past_use: None,
             ends: Vec::new(),
+            counted: RunCounts::default(),
             removed: None,
         }
     }

@@ -12,14 +12,14 @@ use vm_model::{MachinePhase, VmId, VmStatus};
 use super::Target;
 use super::context::HostContext;
 use super::live::LiveMachine;
-use super::notes::{MachineNotes, NotedCounts, NotedNic, NotesError};
+use super::notes::{MachineNotes, NotedNic, NotesError};
 use super::stage::load;
 use super::step::{DefinitionNumber, RunState, Vcpus};
 use super::task::{InForce, Task};
 use super::trial::Trial;
 use crate::definition::{Description, is_same_definition};
 use crate::failure::chain;
-use crate::records::{Leases, VmRecord};
+use crate::records::{Leases, RunCounts, VmRecord};
 
 /// A machine that runs already, and what was noted with it.
 #[derive(Debug)]
@@ -170,10 +170,10 @@ impl Task {
         self.state = RunState::Up { stamp, runs, vcpus, machine };
     }
 
-    /// What is counted of the VM, for whoever takes over the machine that is about to be launched.
-    pub(super) fn counted(&self) -> NotedCounts {
+    /// What is counted of the VM, for whoever looks after it next.
+    pub(super) fn counted(&self) -> RunCounts {
         let info = self.info.borrow();
-        NotedCounts {
+        RunCounts {
             starts: info.starts,
             restarts: info.restarts,
             resets: info.resets,

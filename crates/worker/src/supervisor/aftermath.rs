@@ -11,7 +11,6 @@ use super::policy::{Next, RunOutcome};
 use super::step::{Goal, RunState, Stamp};
 use super::task::Task;
 use crate::failure::plain;
-use crate::records::PastUse;
 
 impl Task {
     /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
@@ -19,10 +18,11 @@ impl Task {
         info!(vm_id = %self.id, "the run ended: {end}");
         let ran_for = end.ran_for;
         pass(FailPoint::RunEnded);
-        let past_use = self.past_use();
+        let (past_use, counted) = (self.past_use(), self.counted());
         let recorded = self.record.update(|record| {
             record.add_end(end);
             record.past_use = Some(Box::new(past_use));
+            record.counted = counted;
         });
         match recorded.await {
             // Its host may forget the machine now, and not before: who comes after this worker would not hear of the end.
@@ -47,15 +47,13 @@ impl Task {
     }
 
     /// What the VM has used in all its runs so far, the one included that has just ended.
-    fn past_use(&self) -> PastUse {
-        let before = self.record.value().past_use.as_deref().map(|past| &past.counters);
-        let counters = match (self.slot.unrecorded_use(), before) {
+    fn past_use(&self) -> MachineCounters {
+        let before = self.record.value().past_use.as_deref();
+        match (self.slot.unrecorded_use(), before) {
             (Some(newest), Some(before)) => newest.added_to(before),
             (Some(newest), None) => newest,
             (None, before) => before.cloned().unwrap_or_default(),
-        };
-        let info = self.info.borrow();
-        PastUse { counters, restarts: info.restarts, resets: info.resets }
+        }
     }
 
     /// Decides what comes after the end of a run, and says so. `ran_for` is how long its guest ran, if it got so far.

@@ -259,14 +259,15 @@ impl LiveMachine {
         self.share.memory()
     }
 
-    /// Waits until all that the ended machine held is given back, and detaches its interfaces. What is left is its share of
-    /// the host's memory.
+    /// Detaches the interfaces of the ended machine and waits until all that it held is given back. What is left is its share
+    /// of the host's memory.
     pub(super) async fn tear_down(self, context: &HostContext) -> Share {
         let id = self.handle.id();
+        // First: a TAP goes with the machine's descriptors, and would be missed by whoever looks after the network.
+        detach(context, id, self.nics.iter()).await;
         if timeout(END, self.handle.released()).await.is_err() {
             error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
         }
-        detach(context, id, self.nics.iter()).await;
         self.share
     }
 }

@@ -56,8 +56,8 @@ pub use notes::{NotesError, check_notes};
 pub(crate) use policy::RestartPolicy;
 pub(crate) use publisher::Changes;
 pub(crate) use stage::{load, volume_requests};
-pub(crate) use step::Goal;
 use step::{DefinitionNumber, Stamp};
+pub(crate) use step::{Goal, OrderNumber};
 pub(crate) use turns::StartTurns;
 
 use crate::definition::{Description, is_same_definition};
@@ -73,6 +73,8 @@ pub(crate) struct Target {
     pub(crate) generation: Generation,
     /// Where it should be.
     pub(crate) goal: Goal,
+    /// How often it was told something of where it should be.
+    pub(crate) number: OrderNumber,
     /// The operator's order that the goal follows, where it is none of the desired state.
     order: Option<OperatorOrder>,
     /// How much time a machine is given that is to end.
@@ -175,6 +177,8 @@ pub(crate) struct Supervisor {
     /// Takes the VM's machine while another process holds the VM.
     late: mpsc::Sender<RunningMachine>,
     held: watch::Receiver<Option<String>>,
+    /// The order that the supervisor follows.
+    followed: watch::Receiver<OrderNumber>,
     task: JoinHandle<()>,
 }
 
@@ -184,6 +188,7 @@ struct Ends {
     info: watch::Sender<VmInfo>,
     late: Option<mpsc::Receiver<RunningMachine>>,
     held: watch::Sender<Option<String>>,
+    followed: watch::Sender<OrderNumber>,
 }
 
 impl Supervisor {
@@ -212,6 +217,7 @@ impl Supervisor {
             assignment: Arc::new(assignment),
             generation,
             goal,
+            number: OrderNumber::default(),
             order: None,
             patience: Patience::Full,
             stamp,
@@ -219,6 +225,7 @@ impl Supervisor {
         let (info_sender, info) = watch::channel(info);
         let (target, target_receiver) = watch::channel(target);
         let (held_sender, held) = watch::channel(None);
+        let (followed_sender, followed) = watch::channel(OrderNumber::default());
         let (late, receiver, held) = match &origin {
             // A machine that is found late is its predecessor's, which is in the way as long as it is held.
             Origin::After(predecessor) => (predecessor.late.clone(), None, predecessor.held.clone()),
@@ -228,14 +235,38 @@ impl Supervisor {
             }
         };
         let machine = MachineSlot::default();
-        let ends = Ends { target: target_receiver, info: info_sender, late: receiver, held: held_sender };
+        let ends = Ends {
+            target: target_receiver,
+            info: info_sender,
+            late: receiver,
+            held: held_sender,
+            followed: followed_sender,
+        };
         let task = task::Task::new(context, ends, machine.clone(), origin);
-        Self { target, info, machine, late, held, task: runtime.spawn(task.run()) }
+        Self { target, info, machine, late, held, followed, task: runtime.spawn(task.run()) }
     }
 
     /// What is known of the VM now, and whenever it changes.
     pub(crate) fn info(&self) -> watch::Receiver<VmInfo> {
         self.info.clone()
+    }
+
+    /// What the VM is told, now and later.
+    pub(crate) fn targets(&self) -> watch::Receiver<Target> {
+        self.target.subscribe()
+    }
+
+    /// The order that the supervisor follows: what it does and publishes from then on is of that one or of a newer one.
+    pub(crate) fn followed(&self) -> watch::Receiver<OrderNumber> {
+        self.followed.clone()
+    }
+
+    /// Tells the VM something of where it should be.
+    fn tell(&self, change: impl FnOnce(&mut Target)) {
+        self.target.send_modify(|target| {
+            change(target);
+            target.number = target.number.next();
+        });
     }
 
     /// The VM's newest machine.
@@ -262,7 +293,7 @@ impl Supervisor {
     /// The VM should be what `assignment` says, which came with the desired state `generation`. Where that is another
     /// definition than before, it runs on by that one until the new one can be used.
     pub(crate) fn redefine(&self, assignment: Assignment, generation: Generation) {
-        self.target.send_modify(|target| {
+        self.tell(|target| {
             if matches!(target.goal, Goal::Gone) {
                 return;
             }
@@ -278,7 +309,7 @@ impl Supervisor {
 
     /// The VM should be in this state, whatever keeps it from there so far. A VM on its way out stays so.
     pub(crate) fn desire(&self, desired: DesiredState, freshness: Freshness) {
-        self.target.send_modify(|target| {
+        self.tell(|target| {
             if matches!(target.goal, Goal::Gone) {
                 return;
             }
@@ -293,7 +324,7 @@ impl Supervisor {
 
     /// The VM should be off, and its machine killed. A VM on its way out stays so.
     pub(crate) fn stop_now(&self) {
-        self.target.send_modify(|target| {
+        self.tell(|target| {
             target.patience = Patience::None;
             if !matches!(target.goal, Goal::Gone) {
                 target.be(DesiredState::Stopped);
@@ -308,6 +339,7 @@ impl Supervisor {
             if has_machine {
                 target.patience = patience;
                 target.stamp.revision = target.stamp.revision.next();
+                target.number = target.number.next();
             }
             has_machine
         })
@@ -326,7 +358,7 @@ impl Supervisor {
 
     /// The machine should stop now; what was asked for stays on record, for the next worker to bring back.
     pub(crate) fn suspend(&self) {
-        self.target.send_modify(|target| {
+        self.tell(|target| {
             if !matches!(target.goal, Goal::Gone) {
                 target.goal = Goal::Suspended;
                 target.patience = Patience::Full;
@@ -342,7 +374,7 @@ impl Supervisor {
 
     /// The VM should be gone; its volumes are kept for a while where they hold data.
     pub(crate) fn remove(&self) {
-        self.target.send_modify(|target| {
+        self.tell(|target| {
             target.goal = Goal::Gone;
             target.patience = Patience::Full;
         });
@@ -355,7 +387,7 @@ impl Supervisor {
     /// Nobody waits for it: no other process holds the VM. The machine is given back.
     pub(crate) fn hand_over(&self, machine: RunningMachine) -> Result<(), Box<RunningMachine>> {
         let Ok(permit) = self.late.try_reserve() else { return Err(Box::new(machine)) };
-        self.target.send_modify(|target| {
+        self.tell(|target| {
             if target.goal == Goal::Suspended {
                 target.goal = Goal::Be(target.assignment.desired);
             }

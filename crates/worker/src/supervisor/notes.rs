@@ -10,6 +10,7 @@ use uuid::Uuid;
 use vm_model::{Assignment, HealthSpec, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings};
 
 use super::RestartPolicy;
+use crate::records::RunCounts;
 
 /// The form that is written. Keys may be added to it; a later one may not be understood here.
 const VERSION: u32 = 1;
@@ -45,22 +46,7 @@ pub(crate) struct MachineNotes {
     pub(crate) timings: VmTimings,
     /// What was counted of its VM before it was launched.
     #[serde(default)]
-    pub(crate) counted: NotedCounts,
-}
-
-/// What is counted of a VM across its machines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NotedCounts {
-    /// How often it got as far as its first instruction.
-    pub(crate) starts: u64,
-    /// How often it was started again.
-    pub(crate) restarts: u64,
-    /// How often a machine of it was rebuilt in place.
-    pub(crate) resets: u64,
-    /// How often a start or a run failed.
-    pub(crate) failures: u64,
-    /// How many of them in a row.
-    pub(crate) failures_in_a_row: u32,
+    pub(crate) counted: RunCounts,
 }
 
 /// An interface, and how its TAP was set up.
@@ -131,7 +117,7 @@ impl MachineNotes {
             warnings: Vec::new(),
             unverified: Vec::new(),
             timings: VmTimings::default(),
-            counted: NotedCounts::default(),
+            counted: RunCounts::default(),
         }
     }
 

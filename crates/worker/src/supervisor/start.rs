@@ -186,22 +186,16 @@ impl Task {
     /// Puts on record that a run begins.
     async fn record_run(&mut self, target: &Target) -> Result<(), FailureReason> {
         let in_force = self.other_in_force(target);
-        let wanted = Arc::clone(&target.assignment);
-        let (restarts, resets) = {
-            let info = self.info.borrow();
-            (info.restarts, info.resets)
-        };
+        let (wanted, counted) = (Arc::clone(&target.assignment), self.counted());
         self.record
             .update(|record| {
-                if let Some(past) = &mut record.past_use {
-                    (past.restarts, past.resets) = (restarts, resets);
-                }
                 record.assignment = wanted.as_ref().clone();
                 record.in_force = in_force;
                 record.powered_off = false;
                 record.health = None;
                 record.removed = None;
                 record.running_since = Some(Timestamp::now());
+                record.counted = counted;
                 drop_stale_refusal(record);
             })
             .await

@@ -16,6 +16,10 @@ use vm_model::DesiredState;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Revision(u64);
 
+/// Counts what a VM was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OrderNumber(u64);
+
 /// Counts a VM's definitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DefinitionNumber(u64);
@@ -29,6 +33,13 @@ pub(crate) struct Stamp {
 
 impl Revision {
     /// The revision after this one.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl OrderNumber {
+    /// The order after this one.
     pub(crate) fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -50,6 +61,17 @@ pub(crate) enum Goal {
     Suspended,
     /// Gone. Volumes that hold data are kept for a while.
     Gone,
+}
+
+impl Goal {
+    /// How it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Be(desired) => desired.name(),
+            Self::Suspended => "stopped",
+            Self::Gone => "removed",
+        }
+    }
 }
 
 /// What is known of the newest definition while the VM runs by an older one.

@@ -52,11 +52,13 @@ impl Task {
         // Somebody may have killed it while it was asked.
         let method = if machine.exit() == Some(MachineExit::Killed) { StopMethod::Kill } else { method };
         self.info.send_modify(|info| info.last_stop = Some(method));
+        // Whoever lost patience did so before or after the guest was asked.
+        let patience = self.target.borrow().patience;
         if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
             let share = machine.tear_down(&self.context).await;
             self.forget_taps();
-            self.record_end(run_end(end_method(method), cause, ran_for)).await;
+            self.record_end(run_end(end_method(method, patience), cause, ran_for)).await;
             self.interrupt_trial().await;
             // Another machine takes its place: nobody else gets its memory meanwhile.
             self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
@@ -122,11 +124,12 @@ fn obeyed(exit: &MachineExit) -> Option<EndMethod> {
     }
 }
 
-fn end_method(method: StopMethod) -> EndMethod {
-    match method {
-        StopMethod::AlreadyStopped => EndMethod::PoweredOff,
-        StopMethod::PowerButton => EndMethod::PowerButton,
-        StopMethod::Kill => EndMethod::Killed,
+fn end_method(method: StopMethod, patience: Patience) -> EndMethod {
+    match (method, patience) {
+        (StopMethod::AlreadyStopped, _) => EndMethod::PoweredOff,
+        (StopMethod::PowerButton, _) => EndMethod::PowerButton,
+        (StopMethod::Kill, Patience::Full) => EndMethod::Killed,
+        (StopMethod::Kill, Patience::None) => EndMethod::Forced,
     }
 }
 

@@ -18,7 +18,7 @@ use super::live::LiveMachine;
 use super::policy::{RestartHistory, RestartPolicy};
 use super::publisher::Publisher;
 use super::record::Record;
-use super::step::{DefinitionNumber, Goal, RunState, Stamp, Step, Vcpus, next_step};
+use super::step::{DefinitionNumber, Goal, OrderNumber, RunState, Stamp, Step, Vcpus, next_step};
 use super::stopping::ordered_end;
 use super::trial::{Trial, drop_stale_refusal};
 use super::{Ends, MachineSlot, Origin, RunningMachine, Supervisor, Target};
@@ -66,6 +66,8 @@ pub(super) struct Task {
     pub(super) late: Option<mpsc::Receiver<RunningMachine>>,
     /// What keeps the VM's lock from being taken, while something does.
     pub(super) held: watch::Sender<Option<String>>,
+    /// The order that is followed.
+    followed: watch::Sender<OrderNumber>,
 }
 
 /// The definition that a VM's newest machine was made by.
@@ -87,7 +89,7 @@ pub(super) enum Wanted {
 
 impl Task {
     pub(super) fn new(context: Arc<HostContext>, ends: Ends, slot: MachineSlot, origin: Origin) -> Self {
-        let Ends { target, info, late, held } = ends;
+        let Ends { target, info, late, held, followed } = ends;
         let assignment = Arc::clone(&target.borrow().assignment);
         let publisher = {
             let (events, meters) = (Arc::clone(&context.events), Arc::clone(&context.meters));
@@ -121,7 +123,10 @@ impl Task {
             share: None,
             late,
             held,
+            followed,
         };
+        let uuid = task.record.uuid();
+        task.info.send_modify(|info| info.uuid = Some(uuid));
         if let Some(record) = found {
             task.info.happened(EventKind::VmTakenUp { store_path: record.newest().store_path.clone() });
             if record.powered_off {
@@ -132,9 +137,6 @@ impl Task {
             task.in_force = Some(InForce { number, assignment, description: None });
             task.history = RestartHistory::recalled(&record.ends);
             task.show_failures();
-            if let Some(past) = &record.past_use {
-                task.info.send_modify(|info| (info.restarts, info.resets) = (past.restarts, past.resets));
-            }
             task.take_up(record);
         }
         match running {
@@ -153,7 +155,16 @@ impl Task {
 
     /// Goes on with what was on record.
     pub(super) fn take_up(&mut self, record: VmRecord) {
-        self.info.send_modify(|info| info.ends.clone_from(&record.ends));
+        // It keeps its addresses while it is off.
+        let nics = self.context.leases.of(&self.id);
+        let counted = record.counted;
+        self.info.send_modify(|info| {
+            info.uuid = Some(record.uuid);
+            info.ends.clone_from(&record.ends);
+            info.nics = nics;
+            (info.starts, info.restarts) = (counted.starts, counted.restarts);
+            (info.resets, info.failures) = (counted.resets, counted.failures);
+        });
         self.record = Record::found(Arc::clone(&self.context), record);
     }
 
@@ -185,6 +196,8 @@ impl Task {
         self.look_at_machine().await;
         loop {
             let target = self.target.borrow_and_update().clone();
+            // What a step before this one published is of an older order: each step ends with what it does.
+            self.followed.send_replace(target.number);
             if self.acknowledged.as_ref().is_none_or(|last| !last.is(&target)) {
                 self.acknowledge(&target).await;
                 self.acknowledged = Some(target.clone());

@@ -1,29 +1,22 @@
-//! What the manager's calls do: tell a supervisor where its VM should be, then wait until it is there.
+//! What the manager's calls do: tell a supervisor where its VM should be, then wait until it is there ([`super::waiting`]).
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix_artifacts::hash_store_path as hash_of;
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{error, info};
 use vm_model::{Assignment, DesiredState, NarHash, StopMethod, VmId, VmStatus, VolumeInfo};
 
 use super::registry::Registry;
+use super::waiting::{AFTER_STOP, Count, LatestOrder, PARK, is_off, unless_held, wait};
 use super::{VmInfo, VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 use crate::supervisor::{Freshness, HostContext};
-
-/// Longest wait for a VM to start: hashing and copying a large artifact takes its time.
-const START: Duration = Duration::from_secs(600);
-/// Longest wait for vCPUs to be parked or to go on.
-const PARK: Duration = Duration::from_secs(30);
-/// What stopping may take beyond the guest's own time: killing it, giving its resources back, deleting disks.
-const AFTER_STOP: Duration = Duration::from_secs(60);
 
 /// What all calls work on.
 #[derive(Debug)]
@@ -61,13 +54,12 @@ pub(crate) async fn create(shared: Arc<Shared>, assignment: Assignment) -> Resul
         }
         return start(shared, id).await;
     }
-    let news = shared.registry.watch(&id)?;
-    run_or_reason(&id, news, Count::default()).await
+    LatestOrder::of(&shared.registry, &id)?.started(Count::default()).await
 }
 
 pub(crate) async fn start(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
-    let news = shared.registry.watch(&id)?;
     let (before, freshness) = {
+        let news = shared.registry.watch(&id)?;
         let info = news.borrow();
         let freshness = match info.status {
             VmStatus::Stopped | VmStatus::Restarting | VmStatus::Failed(_) | VmStatus::Stopping => {
@@ -78,29 +70,13 @@ pub(crate) async fn start(shared: Arc<Shared>, id: VmId) -> Result<(), VmManager
         (Count::of(&info), freshness)
     };
     shared.registry.desire(&id, DesiredState::Running, freshness)?;
-    run_or_reason(&id, news, before).await
+    LatestOrder::of(&shared.registry, &id)?.started(before).await
 }
 
 pub(crate) async fn stop(shared: Arc<Shared>, id: VmId) -> Result<StopMethod, VmManagerError> {
-    let news = shared.registry.watch(&id)?;
-    if matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_)) {
-        shared.registry.desire(&id, DesiredState::Stopped, Freshness::Same)?;
-        return Ok(StopMethod::AlreadyStopped);
-    }
+    let before = shared.registry.watch(&id)?.borrow().clone();
     shared.registry.desire(&id, DesiredState::Stopped, Freshness::Same)?;
-    stopped(&shared, &id, news).await
-}
-
-/// Waits until VM `id`, which was told to stop, is off. Tells what ended it.
-pub(super) async fn stopped(
-    shared: &Shared,
-    id: &VmId,
-    mut news: watch::Receiver<VmInfo>,
-) -> Result<StopMethod, VmManagerError> {
-    let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
-    let off = wait(id, &mut news, "stopped", shared.config.stop_timeout + AFTER_STOP, is_off);
-    let info = unless_held(shared, id, off).await?;
-    Ok(info.last_stop.unwrap_or(StopMethod::AlreadyStopped))
+    LatestOrder::of(&shared.registry, &id)?.stopped(&shared, &before).await
 }
 
 pub(crate) async fn pause(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
@@ -117,13 +93,12 @@ async fn park(
     desired: DesiredState,
     wanted: VmStatus,
 ) -> Result<(), VmManagerError> {
-    let mut news = shared.registry.watch(&id)?;
-    let phase = news.borrow().status.phase_name();
-    if matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_)) {
-        return Err(VmManagerError::NotUp { id, phase });
+    let before = shared.registry.watch(&id)?.borrow().clone();
+    if is_off(&before) {
+        return Err(VmManagerError::NotUp { id, phase: before.status.phase_name() });
     }
     shared.registry.desire(&id, desired, Freshness::Same)?;
-    wait(&id, &mut news, wanted.phase_name(), PARK, |info| info.status == wanted).await.map(drop)
+    LatestOrder::of(&shared.registry, &id)?.parked(desired, wanted).await
 }
 
 pub(crate) async fn remove(shared: Arc<Shared>, id: VmId) -> Result<(), VmManagerError> {
@@ -174,7 +149,7 @@ pub(crate) async fn delete_kept(
 ) -> Result<Vec<String>, VmManagerError> {
     let deleted = spawn_blocking(move || {
         if let KeptSelection::Volume(vm, disk) = &which
-            && shared.registry.watch(vm).is_ok_and(|news| is_off(&news.borrow()))
+            && shared.registry.watch(vm).is_ok_and(|news| has_no_machine(&news.borrow()))
             && let Some(done) = shared.context.set_aside(vm, disk)?
         {
             // What was just set aside, and what is kept beside it, stays for its time.
@@ -185,7 +160,7 @@ pub(crate) async fn delete_kept(
     deleted.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
 }
 
-fn is_off(info: &VmInfo) -> bool {
+fn has_no_machine(info: &VmInfo) -> bool {
     matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_) | VmStatus::Restarting)
 }
 
@@ -195,7 +170,6 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
     shared.registry.suspend_all();
     let begun = Instant::now();
     let limit = shared.config.stop_timeout + AFTER_STOP;
-    let is_off = |info: &VmInfo| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_));
     let (mut first_problem, mut is_all_ours) = (None, true);
     for mut news in shared.registry.watch_all() {
         let id = news.borrow().id.clone();
@@ -253,98 +227,6 @@ pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
         Ok(()) => Ok(()),
         Err(problem) => Err(VmManagerError::NetworkRemains(Box::new(problem))),
     }
-}
-
-/// How often a VM has started and failed: what is waited for is that it does either once more.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Count {
-    starts: u64,
-    failures: u64,
-}
-
-impl Count {
-    pub(super) fn of(info: &VmInfo) -> Self {
-        Self { starts: info.starts, failures: info.failures }
-    }
-
-    /// Whether it has done either since. A start that is counted may be over already: a guest can switch itself off at once.
-    fn is_over(self, info: &VmInfo) -> bool {
-        info.failures > self.failures || info.starts > self.starts
-    }
-
-    /// Whether VM `id`, of which `info` is known by now, failed since.
-    fn verdict(self, id: &VmId, info: VmInfo) -> Result<(), VmManagerError> {
-        match info.last_failure {
-            Some(reason) if info.failures > self.failures => {
-                Err(VmManagerError::Failed { id: id.clone(), reason })
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-}
-
-/// Waits until VM `id` runs, or fails once more than `before`.
-pub(super) async fn run_or_reason(
-    id: &VmId,
-    mut news: watch::Receiver<VmInfo>,
-    before: Count,
-) -> Result<(), VmManagerError> {
-    let decided = |info: &VmInfo| before.is_over(info) || info.status == VmStatus::Running;
-    let info = wait(id, &mut news, "running", START, decided).await?;
-    before.verdict(id, info)
-}
-
-/// Waits until VM `id`, whose guest has `stop_timeout` to switch itself off first, has started or failed once more than
-/// `before`.
-pub(super) async fn restarted_or_reason(
-    id: &VmId,
-    mut news: watch::Receiver<VmInfo>,
-    before: Count,
-    stop_timeout: Duration,
-) -> Result<(), VmManagerError> {
-    let limit = stop_timeout + AFTER_STOP + START;
-    let info = wait(id, &mut news, "started again", limit, |info| before.is_over(info)).await?;
-    before.verdict(id, info)
-}
-
-/// What `waiting` for VM `id` comes to, unless another process holds the VM: nothing comes of waiting then.
-async fn unless_held<T>(
-    shared: &Shared,
-    id: &VmId,
-    waiting: impl Future<Output = Result<T, VmManagerError>>,
-) -> Result<T, VmManagerError> {
-    let Ok(mut held) = shared.registry.held(id) else { return waiting.await };
-    let is_held = async {
-        let problem = held.wait_for(Option::is_some).await.ok().and_then(|problem| problem.clone());
-        match problem {
-            Some(problem) => problem,
-            // The VM is gone, which ends the other wait.
-            None => std::future::pending().await,
-        }
-    };
-    // Losing either loses nothing: both only wait.
-    tokio::select! {
-        biased;
-        done = waiting => done,
-        problem = is_held => Err(VmManagerError::RunsElsewhere { id: id.clone(), problem }),
-    }
-}
-
-/// Waits until VM `id` is as `wanted`, and tells how it is then.
-async fn wait(
-    id: &VmId,
-    news: &mut watch::Receiver<VmInfo>,
-    name: &'static str,
-    limit: Duration,
-    wanted: impl FnMut(&VmInfo) -> bool,
-) -> Result<VmInfo, VmManagerError> {
-    match timeout(limit, news.wait_for(wanted)).await {
-        Ok(Ok(info)) => return Ok(info.clone()),
-        Ok(Err(_gone)) => return Err(VmManagerError::NoSuchVm { id: id.clone() }),
-        Err(_late) => {}
-    }
-    let phase = news.borrow().status.phase_name();
-    Err(VmManagerError::Late { id: id.clone(), phase, wanted: name, waited: limit })
 }
 
 fn describe(assignment: &Assignment) -> String {

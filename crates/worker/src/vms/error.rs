@@ -129,6 +129,16 @@ pub enum VmManagerError {
         /// How long the call waited.
         waited: Duration,
     },
+    /// Another order came while this one was being carried out, and the VM follows that.
+    #[error("VM {id} was to be {wanted}; another order came meanwhile, and it is to be {by}")]
+    Overtaken {
+        /// The VM.
+        id: VmId,
+        /// Where it should have got.
+        wanted: &'static str,
+        /// Where it should be now.
+        by: &'static str,
+    },
     /// Another process of this host holds the VM. What was asked is done as soon as it lets go, or is taken over.
     #[error("VM {id} cannot be stopped or removed by this worker: {problem}")]
     RunsElsewhere {

@@ -6,8 +6,9 @@ use machine_host::{MachineHandle, StopPolicy};
 use tokio::sync::watch;
 use vm_model::{DesiredState, StopMethod, VcpuDump, VmId, VmStatus};
 
-use super::control::{self, Shared};
+use super::control::Shared;
 use super::executor::Executor;
+use super::waiting::{Count, LatestOrder};
 use super::{VmInfo, VmManager, VmManagerError};
 use crate::supervisor::Patience;
 
@@ -63,13 +64,35 @@ impl VmManager {
     /// Waits until VM `id`, which was `before` when somebody told it to start, runs or has started or failed once more.
     ///
     /// # Errors
-    /// There is no such VM, it has failed, or takes longer than a start may.
+    /// There is no such VM, it has failed, it was told something else, or it takes longer than a start may.
     pub async fn await_start_async(&self, id: &VmId, before: &VmInfo) -> Result<(), VmManagerError> {
-        let (shared, id, before) = (Arc::clone(&self.shared), id.clone(), control::Count::of(before));
-        let waiting = async move {
-            let news = shared.registry.watch(&id)?;
-            control::run_or_reason(&id, news, before).await
+        let (shared, id, before) = (Arc::clone(&self.shared), id.clone(), Count::of(before));
+        let waiting = async move { LatestOrder::of(&shared.registry, &id)?.started(before).await };
+        self.executor.run(waiting).await?
+    }
+
+    /// Waits until VM `id`, which was `before` when somebody told it to stop, is off. Tells what ended it.
+    ///
+    /// # Errors
+    /// There is no such VM, it was told something else, or it takes longer than a stop may.
+    pub async fn await_stop_async(&self, id: &VmId, before: VmInfo) -> Result<StopMethod, VmManagerError> {
+        let (shared, id) = (Arc::clone(&self.shared), id.clone());
+        let waiting = async move { LatestOrder::of(&shared.registry, &id)?.stopped(&shared, &before).await };
+        self.executor.run(waiting).await?
+    }
+
+    /// Waits until VM `id`, which somebody told to be paused or to go on, is `desired`.
+    ///
+    /// # Errors
+    /// There is no such VM, it was told something else, or it takes longer than that may.
+    pub async fn await_parked_async(&self, id: &VmId, desired: DesiredState) -> Result<(), VmManagerError> {
+        let (shared, id) = (Arc::clone(&self.shared), id.clone());
+        let status = match desired {
+            DesiredState::Running => VmStatus::Running,
+            DesiredState::Paused => VmStatus::Paused,
+            DesiredState::Stopped => VmStatus::Stopped,
         };
+        let waiting = async move { LatestOrder::of(&shared.registry, &id)?.parked(desired, status).await };
         self.executor.run(waiting).await?
     }
 
@@ -160,7 +183,7 @@ fn machine_of(shared: &Shared, id: &VmId) -> Result<MachineHandle, VmManagerErro
 
 async fn restart(shared: Arc<Shared>, id: VmId, mode: RestartMode) -> Result<(), VmManagerError> {
     let news = shared.registry.watch(&id)?;
-    let before = control::Count::of(&news.borrow());
+    let before = Count::of(&news.borrow());
     let patience = match mode {
         RestartMode::Graceful => Patience::Full,
         RestartMode::Hard => Patience::None,
@@ -169,21 +192,20 @@ async fn restart(shared: Arc<Shared>, id: VmId, mode: RestartMode) -> Result<(),
         let phase = DesiredState::Stopped.name();
         return Err(VmManagerError::NotUp { id, phase });
     }
+    let order = LatestOrder::of(&shared.registry, &id)?;
     if mode == RestartMode::Hard {
         end_stop_under_way(&shared, &id, &news).await;
     }
-    control::restarted_or_reason(&id, news, before, shared.config.stop_timeout).await
+    order.restarted(before, shared.config.stop_timeout).await
 }
 
 async fn force_stop(shared: Arc<Shared>, id: VmId) -> Result<StopMethod, VmManagerError> {
     let news = shared.registry.watch(&id)?;
-    let was_off = matches!(news.borrow().status, VmStatus::Stopped | VmStatus::Failed(_));
+    let before = news.borrow().clone();
     shared.registry.stop_now(&id)?;
-    if was_off {
-        return Ok(StopMethod::AlreadyStopped);
-    }
+    let order = LatestOrder::of(&shared.registry, &id)?;
     end_stop_under_way(&shared, &id, &news).await;
-    control::stopped(&shared, &id, news).await
+    order.stopped(&shared, &before).await
 }
 
 /// Kills the machine of `id` if its guest is being waited for. A supervisor that has not begun to stop it yet kills it itself.

@@ -3,6 +3,7 @@
 //! Every blocking call has an asynchronous twin whose name ends in `_async`; on an asynchronous runtime's threads
 //! the blocking ones refuse to work. Calls that only look (`list_vms`, `get_vm_status`, …) never block.
 
+mod checks;
 mod config;
 mod console;
 mod control;
@@ -16,6 +17,7 @@ mod split_host;
 mod startup;
 mod takeover;
 mod vm_manager;
+mod waiting;
 
 pub use config::{
     HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,

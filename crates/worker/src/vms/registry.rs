@@ -16,11 +16,16 @@ use super::{VmInfo, VmManagerError};
 use crate::node::{Observed, ObservedVm};
 use crate::records::VmRecord;
 use crate::supervisor::{
-    Birth, Freshness, Goal, HostContext, MachineSlot, Origin, Patience, RunningMachine, Supervisor,
+    Birth, Freshness, Goal, HostContext, MachineSlot, OrderNumber, Origin, Patience, RunningMachine,
+    Supervisor, Target,
 };
 
 /// How long a round of sampling waits for counters of machines in other processes.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// What is known of a VM, what it is told, and the order that its supervisor follows.
+pub(crate) type WatchedOrders =
+    (watch::Receiver<VmInfo>, watch::Receiver<Target>, watch::Receiver<OrderNumber>);
 
 /// One VM: who looks after it and what it used.
 #[derive(Debug)]
@@ -202,6 +207,13 @@ impl Registry {
         self.with(id, |entry| entry.supervisor.info())
     }
 
+    /// What is known of `id`, what it is told, and how far its supervisor is with that.
+    pub(crate) fn watch_orders(&self, id: &VmId) -> Result<WatchedOrders, VmManagerError> {
+        self.with(id, |entry| {
+            (entry.supervisor.info(), entry.supervisor.targets(), entry.supervisor.followed())
+        })
+    }
+
     /// The newest machine of `id`.
     pub(crate) fn machine(&self, id: &VmId) -> Result<MachineSlot, VmManagerError> {
         self.with(id, |entry| entry.supervisor.machine())
@@ -334,7 +346,7 @@ impl Entry {
 /// What samples a VM whose totals go on from those on record.
 fn sampler_after(record: &VmRecord) -> Sampler {
     match record.past_use.as_deref() {
-        Some(past) => Sampler::going_on_from(&past.counters, Moment::now()),
+        Some(past) => Sampler::going_on_from(past, Moment::now()),
         None => Sampler::new(),
     }
 }

@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use health::ProbePermits;
-use host_network::{Egress, LinkName, NetworkConfig};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
-use nix_artifacts::StoreRoots;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -18,11 +16,12 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
 
+use super::checks::{check_directories, check_numbers, network_config, store_roots};
 use super::control::Shared;
 use super::placing::machine_host;
 use super::registry::Registry;
 use super::takeover::{KnownVms, hold_addresses, restore, resume_network, take_over, take_over_late};
-use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use super::{VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::failure::chain;
@@ -42,7 +41,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
 /// looks comes before what changes the host.
 pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Shared, VmManagerError> {
-    check_settings(&config)?;
+    check_directories(&config)?;
+    check_numbers(&config)?;
     let (subnet, network) = network_config(&config)?;
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     let roots = store_roots(&config)?;
@@ -122,14 +122,6 @@ fn verified_paths(state_dir: &Path) -> VerifiedPaths {
     verified
 }
 
-fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {
-    StoreRoots::open(&config.store_roots).map_err(|problem| VmManagerError::Setting {
-        setting: "store_roots",
-        value: format!("{:?}", config.store_roots),
-        expected: chain(&problem),
-    })
-}
-
 /// Takes the lock of the state directory. A worker that was killed may have been about to run another program, in whose
 /// process the lock is held for a moment longer.
 async fn take_lock(state_dir: &Path) -> Result<StateLock, LockError> {
@@ -182,63 +174,6 @@ fn lifecycle(config: &VmManagerConfig) -> Lifecycle {
         hash_verification: config.hash_verification,
         removal_grace: config.removal_grace,
     }
-}
-
-/// What no other part looks at.
-fn check_settings(config: &VmManagerConfig) -> Result<(), VmManagerError> {
-    let directory = &config.vm_artifacts_dir;
-    if !directory.is_absolute() || directory.parent().is_none() {
-        return Err(VmManagerError::Setting {
-            setting: "vm_artifacts_dir",
-            value: directory.display().to_string(),
-            expected: "an absolute path below another directory is accepted".to_owned(),
-        });
-    }
-    if !config.credentials_dir.is_absolute() {
-        return Err(VmManagerError::Setting {
-            setting: "credentials_dir",
-            value: config.credentials_dir.display().to_string(),
-            expected: "an absolute path is accepted".to_owned(),
-        });
-    }
-    if config.metrics_poll_interval.is_zero() {
-        return Err(VmManagerError::Setting {
-            setting: "metrics_poll_interval",
-            value: "0s".to_owned(),
-            expected: "a duration longer than nothing is accepted".to_owned(),
-        });
-    }
-    if let MemoryOvercommit::Percent(percent) = config.memory_overcommit
-        && !(1..=10_000).contains(&percent)
-    {
-        return Err(VmManagerError::Setting {
-            setting: "memory_overcommit",
-            value: format!("{percent} %"),
-            expected: "1 % to 10000 % is accepted".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-fn network_config(config: &VmManagerConfig) -> Result<(Ipv4Network, NetworkConfig), VmManagerError> {
-    let bridge = LinkName::parse(&config.network_bridge).map_err(|problem| VmManagerError::Setting {
-        setting: "network_bridge",
-        value: config.network_bridge.clone(),
-        expected: problem.to_string(),
-    })?;
-    let subnet: Ipv4Network = config.vm_subnet_base.parse().map_err(|_| VmManagerError::Setting {
-        setting: "vm_subnet_base",
-        value: config.vm_subnet_base.clone(),
-        expected: "an IPv4 network like 10.100.0.0/16 is accepted".to_owned(),
-    })?;
-    let egress = match config.nat {
-        NetworkAddressTranslation::Masquerade => Egress::Masquerade,
-        NetworkAddressTranslation::Off => Egress::Isolated,
-    };
-    let state_dir = Some(config.state_dir().to_owned());
-    let (between_vms, host_services) = (config.between_vms, config.host_services.clone());
-    let network = NetworkConfig::new(bridge, subnet);
-    Ok((subnet, NetworkConfig { egress, between_vms, host_services, state_dir, ..network }))
 }
 
 /// The VMs on record, and those whose record cannot be used, which hide no others.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use vm_model::{Assignment, AssignmentSet, DesiredState, Generation, Source, SourceKind};
-use worker::node::{LocalCommand, Node, NodeMessage, Preview, Refusal, Verdict};
+use worker::node::{CommandMode, LocalCommand, Node, NodeMessage, Preview, Refusal, Verdict};
 use worker::vms::{VmId, VmManager};
 
 use crate::workbench::{Artifact, await_vm};
@@ -81,7 +81,7 @@ impl Told {
     /// An administrator changes one VM.
     pub(crate) fn command(&self, command: LocalCommand) -> Result<Verdict, Refusal> {
         let (answer, verdict) = oneshot::channel();
-        self.send(NodeMessage::Command { command, answer });
+        self.send(NodeMessage::Command { command, mode: CommandMode::CarryOut, answer });
         verdict.blocking_recv().expect("answers")
     }
 

@@ -26,6 +26,7 @@ fn client_frames() -> impl Strategy<Value = ClientFrame> {
     prop_oneof![
         vec(any::<u8>(), 0..MAX_INPUT).prop_map(ClientFrame::Input),
         any::<(u16, u16)>().prop_map(|(columns, rows)| ClientFrame::Resize { columns, rows }),
+        Just(ClientFrame::AskPen),
     ]
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
-use vm_model::{Caller, VmId, error_chain};
+use vm_model::{Caller, error_chain};
 use worker::vms::{ConsoleFollower, ConsolePiece, FollowError, VmInfo, VmManager};
 
+use super::desk::{PenDesk, named};
 use super::pens::Pen;
 use crate::console::{ClientFrame, ConsoleEnd, FrameReader, PenState, ServerFrame, WireFrame};
 
@@ -21,8 +22,7 @@ const FULL: Duration = Duration::from_millis(5);
 
 /// What a session is made of.
 pub(super) struct Session {
-    pub(super) vm_manager: Arc<VmManager>,
-    pub(super) vm: VmId,
+    pub(super) desk: PenDesk,
     pub(super) follower: ConsoleFollower,
     /// Closed when the VM is gone: its directory may be kept for longer.
     pub(super) info: watch::Receiver<VmInfo>,
@@ -47,14 +47,14 @@ pub(super) enum Extent {
 impl Session {
     /// Serves the client behind `stream` until either has had enough.
     pub(super) async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
-        let Self { vm_manager, vm, follower, info, extent, pen, pen_state, ended } = self;
+        let Self { desk, follower, info, extent, pen, pen_state, ended } = self;
         let (from_client, to_client) = split(stream);
         // More than one notice waits only while the client does not read.
         let (notices, noted) = mpsc::channel(4);
         let thief = pen.as_ref().map(Pen::thief);
-        let output =
-            Output { to_client, vm_manager: Arc::clone(&vm_manager), follower, info, noted, thief, ended };
-        let input = Input { vm_manager, vm, pen, notices };
+        let vm_manager = Arc::clone(&desk.vm_manager);
+        let output = Output { to_client, vm_manager, follower, info, noted, thief, ended };
+        let input = Input { desk, pen, notices };
         // Whichever ends first: a client that sends no more is gone.
         tokio::select! {
             done = output.run(extent, pen_state) => done,
@@ -63,12 +63,12 @@ impl Session {
     }
 }
 
-/// Who took the pen, as the one who had it is told.
-pub(super) fn named(Caller { uid, pid, .. }: Caller) -> String {
-    match pid {
-        Some(pid) => format!("user {uid} (process {pid})"),
-        None => format!("user {uid}"),
-    }
+/// From the half that types to the half that sends.
+enum Notice {
+    /// So many bytes of input were dropped.
+    InputDropped(u64),
+    /// What became of the client's wish for the pen; and who takes the pen away, where the client has it now.
+    Pen(PenState, Option<watch::Receiver<Option<Caller>>>),
 }
 
 /// The half that sends.
@@ -77,7 +77,7 @@ struct Output<W> {
     vm_manager: Arc<VmManager>,
     follower: ConsoleFollower,
     info: watch::Receiver<VmInfo>,
-    noted: mpsc::Receiver<ServerFrame>,
+    noted: mpsc::Receiver<Notice>,
     thief: Option<watch::Receiver<Option<Caller>>>,
     ended: watch::Receiver<()>,
 }
@@ -86,6 +86,7 @@ struct Output<W> {
 enum Next {
     Piece(Result<Option<ConsolePiece>, FollowError>),
     Frame(ServerFrame),
+    Notice(Notice),
     WorkerEnds,
     VmGone,
 }
@@ -100,6 +101,15 @@ impl<W: AsyncWrite + Unpin> Output<W> {
             let piece = match self.next(extent).await {
                 Next::Frame(frame) => {
                     self.send(&frame).await?;
+                    continue;
+                }
+                Next::Notice(Notice::InputDropped(count)) => {
+                    self.send(&ServerFrame::InputDropped(count)).await?;
+                    continue;
+                }
+                Next::Notice(Notice::Pen(state, thief)) => {
+                    self.thief = thief;
+                    self.send(&ServerFrame::Pen(state)).await?;
                     continue;
                 }
                 Next::WorkerEnds => break ConsoleEnd::WorkerEnding,
@@ -144,7 +154,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
         };
         tokio::select! {
             piece = piece => Next::Piece(piece),
-            Some(frame) = noted.recv() => Next::Frame(frame),
+            Some(notice) = noted.recv() => Next::Notice(notice),
             by = stolen(thief) => Next::Frame(ServerFrame::Pen(PenState::Stolen(named(by)))),
             _ = ended.changed() => Next::WorkerEnds,
             () = gone(info) => Next::VmGone,
@@ -175,34 +185,44 @@ async fn stolen(thief: &mut Option<watch::Receiver<Option<Caller>>>) -> Caller {
 
 /// The half that types.
 struct Input {
-    vm_manager: Arc<VmManager>,
-    vm: VmId,
+    desk: PenDesk,
     pen: Option<Pen>,
-    notices: mpsc::Sender<ServerFrame>,
+    notices: mpsc::Sender<Notice>,
 }
 
 impl Input {
-    async fn run(self, mut frames: FrameReader<impl AsyncRead + Unpin>) -> io::Result<()> {
+    async fn run(mut self, mut frames: FrameReader<impl AsyncRead + Unpin>) -> io::Result<()> {
         while let Some(frame) = frames.next().await? {
-            if !self.may_type() {
-                // It knows that it has no pen.
-                continue;
-            }
             match frame {
+                ClientFrame::AskPen => self.ask_pen(),
+                // It knows that it has no pen.
+                ClientFrame::Input(_) | ClientFrame::Resize { .. } if !self.may_type() => {}
                 ClientFrame::Input(bytes) => {
                     let dropped = self.type_all(bytes).await;
                     if dropped > 0 {
                         // Full while the client does not read, which then does not miss this one.
-                        let _ = self.notices.try_send(ServerFrame::InputDropped(dropped));
+                        let _ = self.notices.try_send(Notice::InputDropped(dropped));
                     }
                 }
                 ClientFrame::Resize { columns, rows } => {
                     // A serial port has no size, and a VM may be off: nobody is told.
-                    let _ = self.vm_manager.resize_console_async(&self.vm, columns, rows).await;
+                    let PenDesk { vm_manager, vm, .. } = &self.desk;
+                    let _ = vm_manager.resize_console_async(vm, columns, rows).await;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes the pen where it is free. A client that does not read hears of nothing and gets nothing.
+    fn ask_pen(&mut self) {
+        let Ok(permit) = self.notices.try_reserve() else { return };
+        if self.may_type() {
+            return;
+        }
+        let (pen, state) = self.desk.ask();
+        permit.send(Notice::Pen(state, pen.as_ref().map(Pen::thief)));
+        self.pen = pen;
     }
 
     fn may_type(&self) -> bool {
@@ -211,10 +231,11 @@ impl Input {
 
     /// Types `bytes` as the guest takes them; answers how many it did not take.
     async fn type_all(&self, bytes: Vec<u8>) -> u64 {
+        let PenDesk { vm_manager, vm, .. } = &self.desk;
         let mut rest = bytes.as_slice();
         let mut taken_at = Instant::now();
         while !rest.is_empty() && self.may_type() {
-            match self.vm_manager.write_console_async(&self.vm, rest.to_vec()).await {
+            match vm_manager.write_console_async(vm, rest.to_vec()).await {
                 Ok(0) if taken_at.elapsed() >= UNREAD => break,
                 Ok(0) => sleep(FULL).await,
                 Ok(taken) => {

@@ -37,16 +37,26 @@ pub(super) struct Relay {
     wish: PenRequest,
     linger: Duration,
     place: ConsolePosition,
-    has_pen: bool,
-    /// Whether the user was told that typing does nothing.
+    pen: Pen,
+    /// Whether the user was told that typing does nothing, since somebody else has had the pen.
     told_no_pen: bool,
     pending: Vec<u8>,
     /// When the guest wrote last, or input ended, once it has.
     silent_since: Option<Instant>,
 }
 
+/// Who may type, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pen {
+    /// The worker has been asked.
+    Asked,
+    Mine,
+    Others,
+}
+
 /// To the worker, on a task of its own: it waits while the guest does not read.
 enum Sent {
+    AskPen,
     Bytes(Vec<u8>),
     Size(u16, u16),
 }
@@ -69,6 +79,7 @@ impl Typist {
         let task = tokio::spawn(async move {
             while let Some(sent) = wanted.recv().await {
                 let done = match sent {
+                    Sent::AskPen => input.ask_pen().await,
                     Sent::Bytes(bytes) => input.type_in(&bytes).await,
                     Sent::Size(columns, rows) => input.resize(columns, rows).await,
                 };
@@ -95,7 +106,7 @@ impl Relay {
             wish,
             linger: Duration::from_secs(flags.linger),
             place: ConsolePosition::default(),
-            has_pen: false,
+            pen: Pen::Asked,
             told_no_pen: false,
             pending: Vec::new(),
             silent_since: None,
@@ -104,7 +115,7 @@ impl Relay {
 
     /// What to ask the next worker for: to go on where this one ended, with the pen if this one gave it.
     pub(super) fn next_request(&self) -> ConsoleRequest {
-        let pen = if self.has_pen { PenRequest::Ask } else { PenRequest::None };
+        let pen = if self.pen == Pen::Mine { PenRequest::Ask } else { PenRequest::None };
         let ConsolePosition { boot, offset } = self.place;
         ConsoleRequest {
             pen,
@@ -125,6 +136,7 @@ impl Relay {
     ) -> Result<Outcome> {
         let typist = Typist::start(input);
         let mut is_first = true;
+        self.pen = Pen::Asked;
         loop {
             let takes_input = keyboard.is_terminal() || self.pending.is_empty();
             let quiet_at = self.silent_since.map(|since| since + self.linger);
@@ -142,11 +154,11 @@ impl Relay {
                     Ok(None) | Err(_) => return Ok(Outcome::WorkerLost),
                 },
                 typed = keyboard.next(), if takes_input => for typed in typed {
-                    if let Some(outcome) = self.take_typed(typed, keyboard, screen).await {
+                    if let Some(outcome) = self.take_typed(typed, keyboard, &typist) {
                         return Ok(outcome);
                     }
                 },
-                Ok(permit) = typist.sent.reserve(), if self.has_pen && !self.pending.is_empty() => {
+                Ok(permit) = typist.sent.reserve(), if self.pen == Pen::Mine && !self.pending.is_empty() => {
                     permit.send(Sent::Bytes(std::mem::take(&mut self.pending)));
                 }
                 signal = interruption.next_or_resize() => match signal {
@@ -203,10 +215,24 @@ impl Relay {
         typist: &Typist,
         screen: &OutputThread,
     ) -> Option<Outcome> {
-        self.has_pen = state == PenState::Yours;
+        let was_asked_for_keys = !self.pending.is_empty();
+        self.pen = if state == PenState::Yours { Pen::Mine } else { Pen::Others };
         match state {
-            PenState::Yours => typist.tell_size(),
+            PenState::Yours => {
+                self.told_no_pen = false;
+                typist.tell_size();
+            }
+            // What was typed meanwhile is a wish for the pen.
+            PenState::ReadOnly if self.wish != PenRequest::None && was_asked_for_keys => self.ask_pen(typist),
             PenState::ReadOnly => {}
+            PenState::Held(who) if keyboard.is_terminal() && was_asked_for_keys => {
+                self.pending.clear();
+                if !std::mem::replace(&mut self.told_no_pen, true) {
+                    let told =
+                        format!("{who} has the pen: what you type goes nowhere (--steal takes the pen)");
+                    screen.note(&told).await;
+                }
+            }
             PenState::Held(who) if keyboard.is_terminal() => {
                 screen.note(&format!("{who} types at this console; you read (--steal takes the pen)")).await;
             }
@@ -218,29 +244,30 @@ impl Relay {
         None
     }
 
-    async fn take_typed(
-        &mut self,
-        typed: Typed,
-        keyboard: &Keyboard,
-        screen: &OutputThread,
-    ) -> Option<Outcome> {
+    fn take_typed(&mut self, typed: Typed, keyboard: &Keyboard, typist: &Typist) -> Option<Outcome> {
         match typed {
             Typed::Leave => return Some(Outcome::Left),
             Typed::End if keyboard.is_terminal() => return Some(Outcome::Left),
             Typed::End => self.silent_since = Some(Instant::now()),
-            // Piped input waits for the answer to whether it may be typed.
-            Typed::Bytes(bytes) if self.has_pen || !keyboard.is_terminal() => {
+            Typed::Bytes(_) if self.wish == PenRequest::None => {}
+            // It waits for the answer to whether it may be typed.
+            Typed::Bytes(bytes) => {
                 let room = TYPED_AHEAD.saturating_sub(self.pending.len());
                 self.pending.extend(bytes.into_iter().take(room));
+                if self.pen == Pen::Others {
+                    // It may have become free.
+                    self.ask_pen(typist);
+                }
             }
-            Typed::Bytes(_)
-                if self.wish != PenRequest::None && !std::mem::replace(&mut self.told_no_pen, true) =>
-            {
-                screen.note("somebody else has the pen: what you type goes nowhere").await;
-            }
-            Typed::Bytes(_) => {}
         }
         None
+    }
+
+    fn ask_pen(&mut self, typist: &Typist) {
+        // Where there is no room, the next key asks again.
+        if typist.sent.try_send(Sent::AskPen).is_ok() {
+            self.pen = Pen::Asked;
+        }
     }
 }
 

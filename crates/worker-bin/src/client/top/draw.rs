@@ -78,7 +78,7 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, model: &Model, host: &Host) {
         format!(
             "VMs   CPU {:>3.0} % of a core   memory {} resident   network {}   disk {}",
             total.cpu_percent,
-            amount(total.memory_bytes),
+            mebibytes(total.memory_bytes),
             rate(total.network),
             rate(total.disk)
         ),
@@ -114,7 +114,7 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Constraint::Length(10),
         Constraint::Length(6),
         Constraint::Length(12),
-        Constraint::Length(8),
+        Constraint::Length(10),
         Constraint::Length(10),
         Constraint::Length(10),
         Constraint::Min(7),
@@ -141,7 +141,7 @@ fn row(vm: &Tracked, now: Timestamp) -> Row<'static> {
         Cell::from(phase),
         Cell::from(format!("{:>4.0} %", usage.cpu_percent)),
         Cell::from(curve(vm.past(), |usage| usage.cpu_percent)).style(Style::new().fg(Color::Cyan)),
-        Cell::from(amount(usage.memory_bytes)),
+        Cell::from(mebibytes(usage.memory_bytes)),
         Cell::from(rate(usage.network)),
         Cell::from(rate(usage.disk)),
         Cell::from(uptime.unwrap_or_default()),
@@ -170,6 +170,11 @@ fn curve<'a>(past: impl DoubleEndedIterator<Item = &'a Usage>, figure: fn(&Usage
         BARS.get(bar).copied().unwrap_or('█')
     });
     format!("{:>CURVE$}", bars.collect::<String>())
+}
+
+/// Memory as `ls` has it, so that figures can be compared.
+fn mebibytes(bytes: f64) -> String {
+    format!("{:.0} MiB", bytes.max(0.0) / f64::from(1 << 20))
 }
 
 fn amount(bytes: f64) -> String {

@@ -16,7 +16,7 @@ use rustix::termios::{LocalModes, tcgetattr};
 use crate::bench::DEADLINE;
 
 /// A terminal whose screen can be read.
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     keys: File,
     /// The program's side, kept open so that its settings can be looked at afterwards.
     line: File,
@@ -26,7 +26,7 @@ pub(super) struct Terminal {
 
 impl Terminal {
     /// Runs `command` on a new terminal.
-    pub(super) fn open(mut command: Command) -> Self {
+    pub(crate) fn open(mut command: Command) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master: OwnedFd = openpt(flags).expect("a pseudo-terminal");
         grantpt(&master).expect("granted");
@@ -50,17 +50,17 @@ impl Terminal {
         Self { keys: master.into(), line, screen, child: Mutex::new(child) }
     }
 
-    pub(super) fn type_in(&self, text: &str) {
+    pub(crate) fn type_in(&self, text: &str) {
         (&self.keys).write_all(text.as_bytes()).expect("typed");
     }
 
     /// Everything that was ever on the screen.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&screen).into_owned()
     }
 
-    pub(super) fn until_shows(&self, text: &str) {
+    pub(crate) fn until_shows(&self, text: &str) {
         let begun = Instant::now();
         while !self.shown().contains(text) {
             assert!(begun.elapsed() < DEADLINE, "no {text:?} on the screen: {}", self.shown());
@@ -69,18 +69,18 @@ impl Terminal {
     }
 
     /// Whether keys are passed on as they are typed.
-    pub(super) fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         let settings = tcgetattr(&self.line).expect("settings");
         !settings.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         kill_process(Pid::from_child(&child), signal).expect("it is there");
     }
 
     /// How the program ended.
-    pub(super) fn ended(&self) -> Option<i32> {
+    pub(crate) fn ended(&self) -> Option<i32> {
         let begun = Instant::now();
         loop {
             let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);

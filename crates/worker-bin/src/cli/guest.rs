@@ -1,12 +1,52 @@
-//! What `console` and `logs` take.
+//! The verbs that bring one to a guest: its console, its logs, a shell in it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::span::Span;
 use crate::client::naming::VmName;
+
+/// How one comes to a guest.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestVerb {
+    /// Print what a VM wrote to its console, or what is logged about it
+    Logs(LogsFlags),
+    /// Attach to a VM's console: read and type; several clients may read, one types
+    Console(ConsoleFlags),
+    /// Run a shell or a command in a VM by the OpenSSH client, over vsock where the guest listens there
+    Ssh(SshFlags),
+}
+
+/// What `ssh` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SshFlags {
+    /// The VM: its name, or the beginning of it that no other has
+    pub(crate) vm: VmName,
+    /// The user to be in the guest [default: what the OpenSSH client makes of its configuration]
+    #[arg(long, short, value_name = "USER")]
+    pub(crate) login: Option<String>,
+    /// Where the keys of VMs are kept that were met before
+    #[arg(long, value_name = "FILE", default_value = "~/.ssh/procurator_known_hosts")]
+    pub(crate) known_hosts: String,
+    /// A command, and options of ssh before it: what would stand after the host's name
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) rest: Vec<OsString>,
+}
+
+/// Who says what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogSource {
+    /// The guest, on its console
+    #[default]
+    Console,
+    /// The process that runs the VM
+    Vmm,
+    /// The worker, about the VM
+    Worker,
+}
 
 /// What `console` takes.
 #[derive(Clone, Debug, Args)]
@@ -38,7 +78,10 @@ pub(crate) struct ConsoleFlags {
 pub(crate) struct LogsFlags {
     /// The VM: its name, or the beginning of it that no other has
     pub(crate) vm: VmName,
-    /// Go on with what the guest writes later, over its restarts and the worker's
+    /// Who says it
+    #[arg(long, value_name = "SOURCE", default_value = "console")]
+    pub(crate) source: LogSource,
+    /// Go on with what comes later, over restarts of the guest and of the worker
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Print only the last lines
@@ -47,7 +90,7 @@ pub(crate) struct LogsFlags {
     /// Print a boot: its number as `--boots` lists it, 0 for the newest, -1 for the one before
     #[arg(long, value_name = "BOOT", allow_negative_numbers = true, conflicts_with = "since")]
     pub(crate) boot: Option<i64>,
-    /// Print the boots that wrote something since then, whole: a time like `10m`, `2h` or `3d` ago
+    /// Print what was logged since then; of a console, the boots that wrote something, whole: a time like `10m`, `2h` or `3d` ago
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Span>,
     /// List the boots that are kept

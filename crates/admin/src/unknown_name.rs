@@ -1,0 +1,19 @@
+//! How one is told that there is no VM of a name: by the worker, and by its command line, which has the names already.
+
+use vm_model::nearest;
+
+use crate::{ApiError, ErrorCode};
+
+/// There is no VM `name`. The nearest of the `known` names is the hint.
+pub fn no_such_vm(name: &str, known: &[&str]) -> ApiError {
+    let refusal = ApiError::new(ErrorCode::NoSuchVm, format!("there is no VM {name}")).about(name);
+    match known {
+        [] => refusal.hint(Some("this host has no VMs".to_owned())),
+        known => refusal.hint(nearest_of(name, known)),
+    }
+}
+
+/// Which of the `known` names was probably meant by `name`.
+pub(crate) fn nearest_of(name: &str, known: &[&str]) -> Option<String> {
+    nearest(name, known).map(|near| format!("the nearest is {near}"))
+}

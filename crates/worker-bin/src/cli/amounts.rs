@@ -1,0 +1,45 @@
+//! Sizes and spans of time as they are typed.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Bytes, from a number with K, M or G (powers of 1024) behind it or nothing.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.trim_end_matches(['i', 'B']).char_indices().last() {
+        Some((end, 'K' | 'k')) => (&text[..end], 10),
+        Some((end, 'M' | 'm')) => (&text[..end], 20),
+        Some((end, 'G' | 'g')) => (&text[..end], 30),
+        Some(_) | None => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
+}
+
+/// A span of time on the command line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.parse::<f64>().ok().filter(|number| (0.1..=86_400.0).contains(number));
+        let seconds = number.ok_or("a number of seconds from 0.1 to 86400 is accepted")?;
+        Ok(Self(Duration::from_secs_f64(seconds)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024)] {
+            assert_eq!(amount(text), Ok(bytes));
+        }
+        for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
+            amount(text).expect_err(text);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Lines about a VM, beside the log: each in a file in that VM's directory, where they stay when the log has moved on.
+//!
+//! A thread of its own writes them. Nobody waits for it: what it cannot take, or the host does not, is left out here and
+//! stands in the log all the same.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use admin::{VM_LOG_SIZE, VmLogSource};
+use anyhow::{Context, Result};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::layer::Context as LayerContext;
+use tracing_subscriber::registry::LookupSpan;
+use vm_model::{Timestamp, VmId};
+
+use super::fields::PrintableFields;
+use super::span_fields::vm_of;
+
+/// Lines that may wait.
+const WAITING: usize = 1024;
+
+/// Where lines about VMs go.
+#[derive(Clone, Debug)]
+pub(crate) struct VmFiles {
+    /// The directory of VMs' directories.
+    pub(crate) directory: PathBuf,
+    /// Whose lines they are.
+    pub(crate) source: VmLogSource,
+}
+
+/// Hands lines about VMs to the thread.
+pub(super) struct VmLines {
+    lines: SyncSender<(VmId, String)>,
+}
+
+impl VmLines {
+    /// Starts the thread that writes to `files`.
+    pub(super) fn start(files: VmFiles) -> Result<Self> {
+        let (lines, waiting) = sync_channel(WAITING);
+        thread::Builder::new()
+            .name("vm-log".to_owned())
+            .spawn(move || write_lines(&files, &waiting))
+            .context("cannot start the thread that writes VMs' logs")?;
+        Ok(Self { lines })
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for VmLines {
+    fn on_event(&self, event: &Event<'_>, context: LayerContext<'_, S>) {
+        let Some(vm) = vm_of(event, &context).and_then(|id| VmId::parse(&id).ok()) else { return };
+        let mut line = format!("{} {:5} ", Timestamp::now(), event.metadata().level());
+        if PrintableFields.format_fields(Writer::new(&mut line), event).is_ok() {
+            line.push('\n');
+            // Full: it stands in the log.
+            let _ = self.lines.try_send((vm, line));
+        }
+    }
+}
+
+fn write_lines(files: &VmFiles, lines: &Receiver<(VmId, String)>) {
+    while let Ok((vm, line)) = lines.recv() {
+        // A VM whose directory is not there yet, or no more, has no log; a full disk has the worker's.
+        let _ = write_line(files, &vm, &line);
+    }
+}
+
+fn write_line(VmFiles { directory, source }: &VmFiles, vm: &VmId, line: &str) -> io::Result<()> {
+    let directory = directory.join(vm.as_str());
+    let path = source.file(&directory);
+    let mut file = File::options().append(true).create(true).mode(0o600).open(&path)?;
+    if file.metadata()?.len() >= VM_LOG_SIZE {
+        fs::rename(&path, source.older_file(&directory))?;
+        file = File::options().append(true).create(true).mode(0o600).open(&path)?;
+    }
+    file.write_all(line.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn lines_about_a_vm_go_to_its_directory_and_are_bounded() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let directory = folder.path().to_owned();
+        fs::create_dir(directory.join("web-1")).expect("made");
+        let files = VmFiles { directory: directory.clone(), source: VmLogSource::Worker };
+        let (sender, waiting) = sync_channel(WAITING);
+        let subscriber = tracing_subscriber::registry().with(VmLines { lines: sender });
+        tracing::subscriber::with_default(subscriber, || {
+            let vm = VmId::new("web-1");
+            tracing::info!(vm_id = %vm, phase = "running", "now\nrunning");
+            tracing::warn!(vm_id = "web-1", "disk");
+            tracing::info!(vm_id = %VmId::new("gone"), "nowhere");
+            tracing::info!("nobody");
+        });
+        write_lines(&files, &waiting);
+        let web = directory.join("web-1");
+        let text = fs::read_to_string(VmLogSource::Worker.file(&web)).expect("written");
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once(' ').expect("a moment").1).collect();
+        assert_eq!(
+            lines,
+            ["INFO  now\\nrunning vm_id=web-1 phase=\"running\"", "WARN  disk vm_id=\"web-1\""]
+        );
+        assert!(!directory.join("gone").exists(), "a VM's directory is not made by its log");
+
+        let long = format!("{}\n", "x".repeat(1023));
+        for _ in 0..600 {
+            write_line(&files, &VmId::new("web-1"), &long).expect("written");
+        }
+        let size = |path: PathBuf| fs::metadata(path).expect("there").len();
+        assert!(size(VmLogSource::Worker.file(&web)) <= VM_LOG_SIZE + 1024);
+        assert!(size(VmLogSource::Worker.older_file(&web)) <= VM_LOG_SIZE + 1024);
+        assert_eq!(fs::read_dir(&web).expect("listed").count(), 2);
+    }
+}

@@ -1,0 +1,65 @@
+//! What of settings that can be read is refused on this host: `run` does not start with it, and `check-config` says so
+//! before.
+
+use anyhow::{Error, anyhow};
+use worker::vms::VmManagerError;
+
+use super::{MasterPlace, Settings, key};
+use crate::assignments::AssignmentsFile;
+use crate::logging;
+
+impl Settings {
+    /// Everything for which `run` does not start, each with its key or variable. Nothing is changed.
+    pub(crate) fn refusals(&self) -> Vec<Error> {
+        let manager = self.manager.check().err().into_iter().flatten().map(by_key);
+        let file = self.assignments.as_deref().map(AssignmentsFile::at).and_then(Result::err);
+        let group = self
+            .sockets()
+            .check()
+            .err()
+            .map(|problem| Error::from(problem).context("invalid admin.group or admin.read_group"));
+        let master = self.master.as_ref().map(MasterPlace::settings).and_then(Result::err);
+        let filter = logging::wanted().err();
+        filter.into_iter().chain(file).chain(group).chain(master).chain(manager).collect()
+    }
+
+    /// Itself, where nothing of it is refused.
+    ///
+    /// # Errors
+    /// The first of [`Settings::refusals`].
+    pub(crate) fn accepted(self) -> Result<Self, Error> {
+        match self.refusals().into_iter().next() {
+            None => Ok(self),
+            Some(problem) => Err(problem),
+        }
+    }
+}
+
+/// Names a refused setting as the configuration file does.
+pub(crate) fn by_key(problem: VmManagerError) -> Error {
+    match problem {
+        VmManagerError::Setting { setting, value, expected } => {
+            anyhow!("invalid setting {} = {value:?}: {expected}", key(setting))
+        }
+        problem => problem.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::settings;
+
+    #[test]
+    fn everything_for_which_run_does_not_start_is_told() {
+        let text = "store_roots = ['store']\nassignments = '/'\n[admin]\ngroup = 'no-such-group'\n[master]\n\
+                    address = 'm:1'\ncertificate = '/nonexistent/c'\nkey = '/nonexistent/k'\nauthorities = '/nonexistent/a'\n";
+        let told: Vec<String> =
+            settings(text).refusals().iter().map(|problem| format!("{problem:#}")).collect();
+        for words in
+            ["invalid assignments file /", "no-such-group", "/nonexistent/c", "store_roots = \"store\""]
+        {
+            assert!(told.iter().any(|one| one.contains(words)), "{words} is not in {told:?}");
+        }
+        assert_eq!(told.len(), 4, "{told:?}");
+    }
+}

@@ -1,0 +1,80 @@
+//! VMs that were created by hand are changed by hand, and come back by hand.
+
+use serde_json::Value;
+use tiny_guest::TinyGuest;
+
+use crate::bench::{Bench, isolated};
+use crate::operating::{refused, said};
+
+fn one(bench: &Bench, id: &str) -> Value {
+    serde_json::from_str(&said(bench, &["inspect", id, "--json"])).expect("JSON")
+}
+
+#[test]
+fn what_was_created_is_set_after_its_plan_was_shown() {
+    isolated(|bench| {
+        bench.assign(&[bench.vm("listed", &TinyGuest::power_button())]);
+        let mut daemon = bench.start();
+        let image = bench.vm("web-1", &TinyGuest::power_button());
+        let image = image["store_path"].as_str().expect("a path").to_owned();
+        said(&bench, &["create", "web-1", &image, "--vcpus", "1", "--restart", "never"]);
+
+        let shown = said(&bench, &["set", "web", "--memory", "64M", "--dry-run"]);
+        assert!(shown.contains("restart web-1: ") && shown.contains("web-1 restarts for it"), "{shown}");
+        assert_eq!(one(&bench, "web-1")["overrides"]["memory_bytes"], Value::Null, "nothing was done");
+
+        let done = said(&bench, &["set", "web-1", "--memory", "64M", "--vcpus", "2", "--cmdline", "more"]);
+        assert!(done.contains("web-1 restarts for it\nweb-1 is running, address 10.78.0."), "{done}");
+        let vm = one(&bench, "web-1");
+        assert_eq!(
+            (&vm["machine"]["vcpus"], &vm["machine"]["memory_bytes"]),
+            (&2.into(), &(64 << 20).into())
+        );
+        assert!(vm["machine"]["cmdline"].as_str().expect("text").ends_with("more"), "{vm}");
+
+        let live = said(&bench, &["set", "web-1", "--restart", "on-failure"]);
+        assert!(live.contains("web-1 does not restart for it"), "{live}");
+        let again = said(&bench, &["set", "web-1", "--restart", "on-failure"]);
+        assert!(again.starts_with("nothing to change"), "{again}");
+        said(&bench, &["set", "web-1", "--memory", "default", "--cmdline-append", ""]);
+        assert_eq!(one(&bench, "web-1")["overrides"], serde_json::json!({ "vcpus": 2 }));
+
+        // What an operator ordered goes on.
+        said(&bench, &["stop", "web-1"]);
+        let off = said(&bench, &["set", "web-1", "--vcpus", "1"]);
+        assert!(off.contains("web-1 is off: this holds from its next start on\nweb-1 is stopped"), "{off}");
+        said(&bench, &["start", "web-1"]);
+        assert_eq!(one(&bench, "web-1")["machine"]["vcpus"], 1);
+
+        let owner = refused(&bench, &["set", "listed", "--vcpus", "2"]);
+        assert!(owner.contains("VM listed is assigned by the assignments file: change it there"), "{owner}");
+        assert!(owner.contains("vms.json: `overrides`"), "{owner}");
+        assert!(refused(&bench, &["set", "web-1", "--store-path", "/etc"]).contains("/etc"));
+        assert_eq!(bench.client(&["set", "web-1"]).status.code(), Some(2), "nothing is to be set");
+        daemon.kill();
+    });
+}
+
+#[test]
+fn a_removed_vm_is_back_when_undelete_returns() {
+    isolated(|bench| {
+        bench.assign(&[]);
+        let mut daemon = bench.start();
+        let image = bench.artifact("a", &TinyGuest::power_button(), &serde_json::json!({}), "x");
+        let image = image.path.to_str().expect("text").to_owned();
+        said(&bench, &["create", "a", &image]);
+        said(&bench, &["stop", "a"]);
+        said(&bench, &["start", "a"]);
+        said(&bench, &["rm", "a", "--timeout", "60"]);
+        let back = said(&bench, &["undelete", "a"]);
+        assert!(back.starts_with("create a\na is running, address 10.78.0."), "{back}");
+        assert_eq!(bench.phases(), ["a running"]);
+        // It has ended before, which says nothing of how it is now.
+        said(&bench, &["rm", "a"]);
+        let created = said(&bench, &["create", "a", &image]);
+        assert!(created.contains("a is running"), "{created}");
+        said(&bench, &["rm", "a"]);
+        assert_eq!(said(&bench, &["undelete", "a", "--no-wait"]), "create a\n");
+        daemon.kill();
+    });
+}

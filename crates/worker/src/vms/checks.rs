@@ -1,0 +1,116 @@
+//! Which settings are refused, and why: looked at when a manager starts, and by whoever wants to know before.
+
+use std::path::PathBuf;
+
+use host_network::{Egress, LinkName, NetworkConfig};
+use ipam::Pool;
+use ipnetwork::Ipv4Network;
+use nix_artifacts::StoreRoots;
+
+use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use crate::failure::chain;
+
+impl VmManagerConfig {
+    /// Checks the settings as a manager does that starts with them on this host. Nothing is changed.
+    ///
+    /// # Errors
+    /// Each setting that would be refused, as [`VmManagerError::Setting`].
+    pub fn check(&self) -> Result<(), Vec<VmManagerError>> {
+        let problems: Vec<VmManagerError> = [
+            check_directories(self).err(),
+            check_numbers(self).err(),
+            network_config(self).err(),
+            store_roots(self).err(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+fn refused(setting: &'static str, value: impl Into<String>, expected: impl Into<String>) -> VmManagerError {
+    VmManagerError::Setting { setting, value: value.into(), expected: expected.into() }
+}
+
+pub(super) fn check_directories(config: &VmManagerConfig) -> Result<(), VmManagerError> {
+    let directory = &config.vm_artifacts_dir;
+    if !directory.is_absolute() || directory.parent().is_none() {
+        let expected = "an absolute path below another directory is accepted";
+        return Err(refused("vm_artifacts_dir", directory.display().to_string(), expected));
+    }
+    if !config.credentials_dir.is_absolute() {
+        let value = config.credentials_dir.display().to_string();
+        return Err(refused("credentials_dir", value, "an absolute path is accepted"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_numbers(config: &VmManagerConfig) -> Result<(), VmManagerError> {
+    if config.metrics_poll_interval.is_zero() {
+        return Err(refused("metrics_poll_interval", "0s", "a duration longer than nothing is accepted"));
+    }
+    if let MemoryOvercommit::Percent(percent) = config.memory_overcommit
+        && !(1..=10_000).contains(&percent)
+    {
+        return Err(refused("memory_overcommit", format!("{percent} %"), "1 % to 10000 % is accepted"));
+    }
+    Ok(())
+}
+
+/// The VMs' subnet, and the network that is made of it.
+pub(super) fn network_config(
+    config: &VmManagerConfig,
+) -> Result<(Ipv4Network, NetworkConfig), VmManagerError> {
+    let bridge = LinkName::parse(&config.network_bridge)
+        .map_err(|problem| refused("network_bridge", &config.network_bridge, problem.to_string()))?;
+    let subnet: Ipv4Network = config.vm_subnet_base.parse().map_err(|_| {
+        let expected = "an IPv4 network like 10.100.0.0/16 is accepted";
+        refused("vm_subnet_base", &config.vm_subnet_base, expected)
+    })?;
+    Pool::new(subnet)
+        .map_err(|problem| refused("vm_subnet_base", &config.vm_subnet_base, problem.to_string()))?;
+    let egress = match config.nat {
+        NetworkAddressTranslation::Masquerade => Egress::Masquerade,
+        NetworkAddressTranslation::Off => Egress::Isolated,
+    };
+    let state_dir = Some(config.state_dir().to_owned());
+    let (between_vms, host_services) = (config.between_vms, config.host_services.clone());
+    let network = NetworkConfig::new(bridge, subnet);
+    Ok((subnet, NetworkConfig { egress, between_vms, host_services, state_dir, ..network }))
+}
+
+pub(super) fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {
+    let shown = |path: &PathBuf| path.display().to_string();
+    StoreRoots::open(&config.store_roots).map_err(|problem| {
+        let value = config.store_roots.iter().map(shown).collect::<Vec<_>>().join(":");
+        refused("store_roots", value, chain(&problem))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_that_a_start_would_refuse_is_named() {
+        let config = VmManagerConfig {
+            vm_artifacts_dir: "here".into(),
+            network_bridge: "a/b".to_owned(),
+            store_roots: vec!["store".into()],
+            memory_overcommit: MemoryOvercommit::Percent(0),
+            ..VmManagerConfig::default()
+        };
+        let problems = config.check().expect_err("refused");
+        let named = problems.iter().map(|problem| match problem {
+            VmManagerError::Setting { setting, .. } => *setting,
+            _ => panic!("{problem}"),
+        });
+        let named: Vec<&str> = named.collect();
+        assert_eq!(named, ["vm_artifacts_dir", "memory_overcommit", "network_bridge", "store_roots"]);
+        let directory = tempfile::tempdir().expect("a directory");
+        let sound =
+            VmManagerConfig { store_roots: vec![directory.path().to_owned()], ..VmManagerConfig::default() };
+        sound.check().expect("sound");
+    }
+}
