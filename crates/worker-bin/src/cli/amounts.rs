@@ -1,0 +1,49 @@
+//! Amounts of memory on the command line.
+
+use vm_model::{Bytes, MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, is_possible_memory};
+
+/// Bytes, from a number with K, M or G (powers of 1024) behind it or nothing.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.trim_end_matches(['i', 'B']).char_indices().last() {
+        Some((end, 'K' | 'k')) => (&text[..end], 10),
+        Some((end, 'M' | 'm')) => (&text[..end], 20),
+        Some((end, 'G' | 'g')) => (&text[..end], 30),
+        Some(_) | None => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
+}
+
+/// A machine's memory in bytes.
+pub(super) fn machine_memory(text: &str) -> Result<u64, String> {
+    let bytes = amount(text)?;
+    if is_possible_memory(Bytes::new(bytes)) {
+        return Ok(bytes);
+    }
+    let (least, most) = (MEMORY_LEAST.as_mib(), MEMORY_MOST.as_mib() >> 10);
+    Err(format!("{least}M to {most}G is accepted, a multiple of {} bytes", MEMORY_PAGE.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024)] {
+            assert_eq!(amount(text), Ok(bytes));
+        }
+        for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
+            amount(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn memory_that_no_machine_has_is_refused_with_what_one_has() {
+        assert_eq!(machine_memory("16M"), Ok(16 << 20));
+        let refused = |text: &str| machine_memory(text).expect_err(text);
+        assert_eq!(refused("1K"), "16M to 16384G is accepted, a multiple of 4096 bytes");
+        assert!(refused("16777217").contains("multiple"));
+        assert!(refused("much").contains("512M"));
+    }
+}
