@@ -124,6 +124,9 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
                 flush_operations: disk.flush_operations,
                 erase_operations: disk.erase_operations,
                 errors: disk.errors,
+                kept_requests: disk.kept_requests,
+                troubles: disk.troubles,
+                trouble_time: disk.trouble_time,
             })
             .collect(),
         ..VmMetrics::default()

@@ -116,6 +116,15 @@ pub struct DiskMetrics {
     pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// Requests that the host could not carry out at first, and that were kept and tried again.
+    #[serde(default)]
+    pub kept_requests: u64,
+    /// How often such requests stopped the disk, and with it the machine.
+    #[serde(default)]
+    pub troubles: u64,
+    /// How long they did, in all.
+    #[serde(default)]
+    pub trouble_time: Duration,
 }
 
 /// Speeds over the interval between the last two samples. All finite and at least 0.

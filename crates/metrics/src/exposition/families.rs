@@ -287,6 +287,19 @@ pub const VM_FAMILIES: &[Family<VmFigures>] = &[
     Family::new("vm_disk_errors", Counter, None, "Requests to a disk that failed", |vm| {
         each_disk(vm, |disk| disk.errors)
     }),
+    Family::new(
+        "vm_disk_kept_requests",
+        Counter,
+        None,
+        "Requests that the host could not carry out at first, kept and tried again",
+        |vm| each_disk(vm, |disk| disk.kept_requests),
+    ),
+    Family::new("vm_disk_troubles", Counter, None, "Times that such requests stopped the VM", |vm| {
+        each_disk(vm, |disk| disk.troubles)
+    }),
+    Family::new("vm_disk_trouble", Counter, SECONDS, "Time that the VM was stopped by them", |vm| {
+        each_disk(vm, |disk| disk.trouble_time.as_secs_f64())
+    }),
 ];
 
 fn one(value: impl Into<Value>) -> Vec<Sample> {
@@ -320,7 +333,7 @@ fn each_nic(vm: &VmFigures, read: fn(&NicMetrics) -> u64) -> Vec<Sample> {
     nics.map(|nic| (vec![("device", nic.id.clone())], read(nic).into())).collect()
 }
 
-fn each_disk(vm: &VmFigures, read: fn(&DiskMetrics) -> u64) -> Vec<Sample> {
+fn each_disk<V: Into<Value>>(vm: &VmFigures, read: fn(&DiskMetrics) -> V) -> Vec<Sample> {
     let disks = vm.metrics.iter().flat_map(|metrics| &metrics.disks);
     disks.map(|disk| (vec![("disk", disk.id.clone())], read(disk).into())).collect()
 }
