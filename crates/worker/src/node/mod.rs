@@ -23,6 +23,7 @@ mod intent;
 mod orders;
 mod plan;
 mod reconcile;
+mod source;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use plan::{
     Action, Described, Disks, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined,
 };
 pub use reconcile::Reconciler;
+pub use source::{AssignmentSource, Statement, listen_to};
 
 pub use crate::definition::{Change, Description};
 use crate::master::{MasterLink, MasterSettings, sources};

@@ -267,7 +267,7 @@ impl Reconciler {
         actions: Vec<Action>,
     ) -> Result<Verdict, Refusal> {
         let mut said = intent.of(kind).cloned().unwrap_or_default();
-        if kind == SourceKind::Master {
+        if kind.is_remote() {
             let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
             said.disruptions.extend(std::iter::repeat_n(Timestamp::now(), disruptions));
         }
