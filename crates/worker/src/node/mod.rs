@@ -20,6 +20,7 @@ mod describe;
 mod desired;
 mod guard;
 mod intent;
+mod notes;
 mod orders;
 mod plan;
 mod reconcile;
@@ -123,7 +124,8 @@ pub struct Preview {
     pub held: Option<HeldSet>,
     /// All actions, in order.
     pub actions: Vec<Action>,
-    /// What is known already of VMs that would be created: why one would not start, that one comes back with its data.
+    /// What actions do not tell: orders of operators that end, what keeps VMs from being as assigned already, what is known of
+    /// VMs that would be created.
     pub notes: Vec<String>,
 }
 

@@ -8,10 +8,11 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
-use super::apply::{apply, notes, plan_towards, without_retries_of_others};
+use super::apply::{apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
 use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
 use super::intent::{Intent, Said};
+use super::notes::notes;
 use super::{Action, LocalCommand, NodeMessage, Preview, Refusal, Verdict, admit};
 use crate::failure::chain;
 use crate::records::ReadError;
@@ -213,7 +214,8 @@ impl Reconciler {
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
         let held = self.hold_lineage(source, OtherLineage::Waits, now);
         let held = held.or_else(|| hold_removals(kind, intent.of(kind)?, &actions, limit, now));
-        let notes = notes(&self.vm_manager, &actions).await;
+        let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
+        let notes = notes(&self.vm_manager, &before, &after, &actions).await;
         Ok(Preview { held, actions, notes })
     }
 
@@ -252,7 +254,7 @@ impl Reconciler {
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, thoroughness).await;
         without_retries_of_others(&mut actions, &merged, kind);
-        if kind == SourceKind::Master && is_repeated {
+        if kind.is_remote() && is_repeated {
             // It says so again because the connection was lost, not because somebody wishes another try.
             actions.retain(|action| !matches!(action, Action::Retry(_)));
         }
