@@ -5,7 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use end_to_end::{Assignment, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, Service, ping, until};
+use end_to_end::{
+    Assignment, BOOT_DEADLINE, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, Service, connect_to_guest,
+    greeting_of, ping, until,
+};
 use serde_json::json;
 
 use crate::environment;
@@ -14,6 +17,10 @@ use crate::service::forget;
 /// Where the worker's settings let credentials lie, if they say nothing of it.
 const CREDENTIALS: &str = "/etc/procurator/credentials";
 const STOCK: &str = "stock";
+/// Where a guest's ssh server listens on the machine's sockets, as on its network.
+const SSH: u32 = 22;
+/// Of whoever may log in as root: nobody, as the other half was thrown away.
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKT/TXbp/DXpOptYIYxxupxhUwxQitrNZqWwGl2f+h1A lab";
 
 #[test]
 fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()> {
@@ -28,7 +35,11 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
         .with_procurator("health", json!({ "systemd": true, "probes": [probe] }))
         .with_procurator(
             "credentials",
-            json!({ "lab.greeting": { "value": "hello from the host" }, "lab.secret": { "file": secret } }),
+            json!({
+                "lab.greeting": { "value": "hello from the host" },
+                "lab.secret": { "file": secret },
+                "ssh.authorized_keys.root": { "value": KEY },
+            }),
         );
     service.assign(std::slice::from_ref(&stock))?;
 
@@ -51,12 +62,19 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
     for line in [
         "credential lab.greeting says hello from the host",
         "credential lab.secret says kept in a file",
+        &format!("root lets in {KEY}"),
         "vmm.notify_socket",
     ] {
         assert!(console.contains(line), "{line:?} is not in: {console}");
     }
-    // Its own DHCP client took the address that is its own.
-    ping(vm.address()?)?;
+    // Its systemd has its ssh server listen on the machine's sockets, too.
+    let mut ssh = connect_to_guest(&Service::vm_directory(STOCK), SSH)?;
+    let greeting = greeting_of(&mut ssh)?;
+    assert!(greeting.starts_with("SSH-2.0-"), "port {SSH} greets with {greeting:?}");
+    drop(ssh);
+    // Its own DHCP client takes the address that is its own, for which nothing in the guest waits.
+    let address = vm.address()?;
+    until("it answers at its address", BOOT_DEADLINE, || ping(address))?;
 
     // What it has reported outlives the worker that heard it.
     let before = service.pid()?;
