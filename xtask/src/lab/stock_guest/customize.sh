@@ -8,6 +8,8 @@ cp "$lab/wired.network" "$root/etc/systemd/network/"
 cp "$lab/show-credentials.service" "$root/etc/systemd/system/"
 cp "$lab/show-credentials.sh" "$root/usr/local/lib/"
 chroot "$root" systemctl --quiet enable systemd-networkd.service show-credentials.service
+# It is ready when its drivers are loaded: before that, nobody in it sees the power button.
+chroot "$root" systemctl --quiet add-wants multi-user.target systemd-udev-settle.service
 # Its systemd has the server started for connections to the machine's sockets; another one would listen on the network.
 chroot "$root" systemctl --quiet disable ssh.service
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
@@ -27,7 +29,7 @@ touch "$root/etc/.updated" "$root/var/.updated"
 : >"$root/etc/machine-id"
 
 # The distribution's own initial root file system, with the drivers of this machine and no others.
-printf '%s\n' virtio_pci virtio_blk virtio_net ext4 >>"$root/etc/initramfs-tools/modules"
+printf '%s\n' virtio_pci virtio_blk virtio_net button evdev ext4 >>"$root/etc/initramfs-tools/modules"
 sed -i 's/^MODULES=.*/MODULES=list/' "$root/etc/initramfs-tools/initramfs.conf"
 chroot "$root" update-initramfs -u -k all
 mv "$root"/boot/vmlinuz-* "$lab/vmlinux"
