@@ -2,13 +2,15 @@
 //!
 //! It reads one order a line (`boot`, `hold 16`, …) and answers each with one line of JSON, so that whoever drives it
 //! can run other programs in between and compare both under the same conditions. Its arguments are the command line of a
-//! host process. What is measured how is in `machines`, `processes`, `faults`, `many`, `planning` and `storage`; repetition,
+//! host process. What is measured how is in `machines`, `processes`, `faults`, `many`,
+//! `assigned`, `planning` and `storage`; repetition,
 //! statistics and tables are the driver's.
 
 #![forbid(unsafe_code)]
 
 mod answer;
 mod answering;
+mod assigned;
 mod children;
 mod faults;
 mod machines;
@@ -59,6 +61,9 @@ fn main() -> Result<()> {
             }
             Order::Fault => faults::copy_on_write().map(Answer::Nanoseconds)?,
             Order::Many(many) => many.measure(program.clone(), scratch.path()).map(Answer::Nanoseconds)?,
+            Order::Assign(count) => {
+                assigned::measure(count, program.clone(), scratch.path()).map(Answer::Nanoseconds)?
+            }
             Order::Records(count) => storage.load_records(count).map(Answer::Nanoseconds)?,
             Order::Plan(count) => planning::plan(count).map(Answer::Nanoseconds)?,
             Order::Guest => Answer::Path(fleet.guest_path().to_owned()),

@@ -37,6 +37,9 @@ pub(crate) enum Order {
     /// `many <count> <each> <seconds>`: have so many VMs under a whole worker, so many to a host process. See
     /// [`Many::measure`] for what is answered.
     Many(Many),
+    /// `assign <count>`: assign so many VMs at once to a whole worker, and take them away. See
+    /// [`assigned::measure`](crate::assigned::measure) for what is answered.
+    Assign(usize),
     /// `records <count>`: load the records of so many VMs.
     Records(usize),
     /// `plan <count>`: plan what leads a host of so many VMs to a file that changes four of ten.
@@ -74,6 +77,7 @@ impl FromStr for Order {
                 let (vms, each) = (count()?, each(count()?)?);
                 Self::Many(Many { vms, each, idle: Duration::from_secs(u64::try_from(count()?)?) })
             }
+            "assign" => Self::Assign(count()?),
             "records" => Self::Records(count()?),
             "plan" => Self::Plan(count()?),
             "hash" => Self::Hash,

@@ -55,7 +55,7 @@ pub use records::{Records, records, records_on};
 pub use service::{Service, Unit, scopes};
 pub use session::{Session, Spoken};
 pub use setting::HostSetting;
-pub use sockets::{connect_to_guest, listen_for_guest};
+pub use sockets::{connect_to_guest, greeting_of, listen_for_guest};
 pub use transfer::{Transfer, Transferred};
 pub use wait::{BOOT_DEADLINE, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, until};
 pub use worker::{Ended, Worker};

@@ -124,7 +124,7 @@ impl Service {
     /// # Errors
     /// It cannot be read.
     pub fn kept_console(id: &str) -> Result<String> {
-        let directory = Path::new(STATE).join("vms").join(id).join("console");
+        let directory = Self::vm_directory(id).join("console");
         let entries = fs::read_dir(&directory);
         let mut console = String::new();
         for entry in entries.with_context(|| format!("cannot list {}", directory.display()))? {
@@ -133,6 +133,11 @@ impl Service {
             console.push_str(&String::from_utf8_lossy(&bytes));
         }
         Ok(console)
+    }
+
+    /// Where everything is that belongs to one VM.
+    pub fn vm_directory(id: &str) -> PathBuf {
+        Path::new(STATE).join("vms").join(id)
     }
 
     fn assignments() -> PathBuf {

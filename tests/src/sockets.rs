@@ -2,41 +2,50 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::Worker;
-
 /// Guests work on an emulated processor before they answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-/// More than any `OK <port>` has.
-const LONGEST_ANSWER: usize = 32;
+/// More than any `OK <port>` has, and any greeting.
+const LONGEST_ANSWER: usize = 255;
 
-/// A stream to a port that the guest of `id` listens at.
+/// A stream to a port that the guest listens at whose machine has its sockets in `vm_directory`.
 ///
 /// # Errors
 /// The machine has no such socket, or nobody in it listens there (yet).
-pub fn connect_to_guest(worker: &Worker, id: &str, port: u32) -> Result<UnixStream> {
-    let path = worker.vm_directory(id).join("vsock.sock");
+pub fn connect_to_guest(vm_directory: &Path, port: u32) -> Result<UnixStream> {
+    let path = vm_directory.join("vsock.sock");
     let mut stream =
         UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))?;
     stream.set_read_timeout(Some(ANSWER_DEADLINE)).context("cannot set a deadline")?;
-    writeln!(stream, "CONNECT {port}").with_context(|| format!("cannot ask for port {port} of {id}"))?;
-    let answer = read_line(&mut stream).with_context(|| format!("port {port} of {id} does not answer"))?;
+    let of = || format!("port {port} of {}", path.display());
+    writeln!(stream, "CONNECT {port}").with_context(|| format!("cannot ask for {}", of()))?;
+    let answer = read_line(&mut stream).with_context(|| format!("{} does not answer", of()))?;
     // The number that follows is the host's own.
     if !answer.starts_with("OK ") {
-        bail!("port {port} of {id} answers {answer:?}");
+        bail!("{} answers {answer:?}", of());
     }
     Ok(stream)
 }
 
-/// Listens for the guest of `id`, which connects to `port` of its host.
+/// The first line that the guest sends on a stream, as servers do that greet, without its end.
+///
+/// # Errors
+/// None comes in time, or it is too long for a greeting.
+pub fn greeting_of(stream: &mut UnixStream) -> Result<String> {
+    let line = read_line(stream).context("the guest does not greet")?;
+    Ok(line.trim_end_matches('\r').to_owned())
+}
+
+/// Listens for that guest, which connects to `port` of its host.
 ///
 /// # Errors
 /// The socket is taken, or the VM is gone.
-pub fn listen_for_guest(worker: &Worker, id: &str, port: u32) -> Result<UnixListener> {
-    let path = worker.vm_directory(id).join(format!("vsock.sock_{port}"));
+pub fn listen_for_guest(vm_directory: &Path, port: u32) -> Result<UnixListener> {
+    let path = vm_directory.join(format!("vsock.sock_{port}"));
     UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))
 }
 

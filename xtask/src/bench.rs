@@ -5,6 +5,7 @@
 //! what many runs amount to is `statistics`', and how that is shown is `report`'s. Nothing here fails because a figure
 //! is bad.
 
+mod assignments;
 mod peers;
 mod plan;
 mod processes;
@@ -34,23 +35,53 @@ pub(crate) struct Bench {
     /// Measures 500 VMs under a whole worker instead, which takes minutes: in host processes of one VM and of sixteen.
     #[arg(long, conflicts_with = "stock")]
     many: bool,
+    /// Measures 1,000 VMs that are assigned to a whole worker at once instead, which takes a minute or two: how long
+    /// planning, applying and removing them takes.
+    #[arg(long, conflicts_with_all = ["stock", "many"])]
+    assignments: bool,
+    /// Measures planning alone instead.
+    #[arg(long, conflicts_with_all = ["stock", "many", "assignments"])]
+    planning: bool,
     /// The most machines to have running at once, for their memory.
     #[arg(long, default_value_t = 512)]
     machines: u64,
+}
+
+/// One of the things that can be measured.
+#[derive(Clone, Copy)]
+enum Part {
+    TinyGuests,
+    Stock,
+    Many,
+    Assignments,
+    Planning,
 }
 
 impl Bench {
     /// Measures and shows; an error is a measurement that could not be made.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
         let host = report::Host::observe();
-        let rows = match (self.stock, self.many) {
-            (true, _) => stock::measure(workspace, self.runs)?,
-            (false, true) => processes::many(&mut subject(workspace)?)?,
-            (false, false) => self.tiny_guests(workspace)?,
+        let rows = match self.part() {
+            Part::Stock => stock::measure(workspace, self.runs)?,
+            Part::Many => processes::many(&mut subject(workspace)?)?,
+            Part::Assignments => assignments::assigned(&mut subject(workspace)?)?,
+            Part::Planning => vec![assignments::planning(&mut subject(workspace)?, self.runs)?],
+            Part::TinyGuests => self.tiny_guests(workspace)?,
         };
         let results = report::Results::new(host, rows);
         println!("{}", if self.json { report::json(&results)? } else { report::table(&results) });
         Ok(true)
+    }
+
+    /// What the options ask for.
+    fn part(&self) -> Part {
+        let asked = [
+            (self.stock, Part::Stock),
+            (self.many, Part::Many),
+            (self.assignments, Part::Assignments),
+            (self.planning, Part::Planning),
+        ];
+        asked.into_iter().find_map(|(asked, part)| asked.then_some(part)).unwrap_or(Part::TinyGuests)
     }
 
     /// Machines whose guest says one byte.

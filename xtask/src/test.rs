@@ -110,7 +110,7 @@ impl Step {
                     "warnings",
                 ]))?;
                 // A target that plain test runs leave out is none of all targets.
-                let suites = ["--test", "vm", "--test", "systemd"];
+                let suites = ["--test", "vm", "--test", "systemd", "--test", "power"];
                 let mut clippy = cargo(&["clippy", "--package", "end-to-end"]);
                 process::run(clippy.args(suites).args(["--", "-D", "warnings"])).map(nothing_counted)
             }

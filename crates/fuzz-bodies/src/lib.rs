@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod artifact;
+mod assignments;
 mod balloon;
 mod bench;
 mod block;
@@ -44,7 +45,8 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 19] = [
+pub const BODIES: [(&str, Body); 20] = [
+    ("assignments", assignments::document),
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
     ("certificate_names", master::certificate_names),

@@ -109,6 +109,7 @@ macro_rules! replays {
 }
 
 replays! {
+    assignments,
     balloon_queues,
     block_requests,
     certificate_names,

@@ -158,6 +158,7 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
                 troubles: disk.troubles,
                 trouble_time: disk.trouble_time,
                 latency: disk.latency,
+                kept_requests: disk.kept_requests,
             })
             .collect(),
         ..VmMetrics::default()

@@ -126,6 +126,9 @@ pub struct DiskMetrics {
     pub erase_operations: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// Requests that the host could not carry out at first, and that were kept and tried again.
+    #[serde(default)]
+    pub kept_requests: u64,
     /// How often the disk was stopped because the host could not carry out a request.
     #[serde(default)]
     pub troubles: u64,

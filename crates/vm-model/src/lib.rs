@@ -33,6 +33,7 @@ mod health_spec;
 mod id;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod machine;
 mod machine_status;
 mod nar_hash;
@@ -42,6 +43,7 @@ mod oem_strings;
 mod operator_order;
 mod processors;
 mod qcow2;
+mod read_json;
 mod resets;
 mod rollout;
 mod run_end;
@@ -80,6 +82,7 @@ pub use isolation::Isolation;
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
+pub use limits::{MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, VCPUS_MOST, is_possible_memory};
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
     MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
@@ -92,6 +95,7 @@ pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStr
 pub use operator_order::OperatorOrder;
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
+pub use read_json::{JsonProblem, read_json, with_ranges};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
 pub use rollout::{OnTrial, RolloutFailure, RolloutSpec};
 pub use run_end::{EndCause, EndMethod, RunEnd};

@@ -22,6 +22,17 @@ pub enum SourceKind {
     Local,
 }
 
+impl SourceKind {
+    /// Whether it speaks from another host, for a whole fleet. How many VMs such a source takes away within an hour is
+    /// limited, and it repeats itself whenever a connection was lost.
+    pub const fn is_remote(self) -> bool {
+        match self {
+            Self::Master => true,
+            Self::File | Self::Local => false,
+        }
+    }
+}
+
 impl fmt::Display for SourceKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

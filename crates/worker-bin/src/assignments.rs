@@ -1,33 +1,23 @@
-//! The assignments file: read at start, whenever it changes, and when the worker is told to.
-//!
-//! The file's directory is watched, not the file: editors and programs replace files by renaming. Because a file can
-//! also change where no watch sees it (behind a link, or in a directory that was replaced), it is looked at now and
-//! then as well. A content that cannot be used is logged once and shown in the status, and what was in force stays so.
+//! The assignments file as a source of desired states: read at start, whenever it changes (`followed`), and when the worker
+//! is told to. A content that cannot be used is logged once and shown in the status, and what was in force stays so.
 
 mod changes;
 mod file;
+mod followed;
 mod state;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
-use vm_model::{AssignmentSet, SourceKind, Timestamp};
-use worker::node::NodeMessage;
+use vm_model::{AssignmentSet, SourceKind};
+use worker::node::{self, AssignmentSource, NodeMessage, Refusal, Statement, listen_to};
 
-use self::changes::Changes;
 pub(crate) use self::file::{Seen, look as look_at};
+use self::followed::{Followed, News};
 pub(crate) use self::state::{SourceState, Verdict};
-
-/// A file that is being written is read when it has been quiet for so long.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often the file is looked at although nothing was heard of a change.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// An assignments file by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,100 +51,64 @@ impl AssignmentsFile {
     }
 }
 
-/// Reads assignments files and hands on what they say.
+/// Reads assignments files and says what they say.
 pub(crate) struct Source {
     /// The file to read. Each message, also one of the same file, has it read again.
     requests: watch::Receiver<Option<AssignmentsFile>>,
-    messages: mpsc::Sender<NodeMessage>,
     state: watch::Sender<SourceState>,
+    reading: Reading,
 }
 
-/// Why a file is not followed any further.
-enum Left {
-    ForAnother,
-    ForGood,
+/// What is read.
+enum Reading {
+    /// What is requested was not looked at yet.
+    Requested,
+    /// Nothing, until something is requested.
+    Nothing,
+    /// A file.
+    File(Followed),
 }
 
 impl Source {
     /// A source of the file in `requests`, that tells of itself in `state`.
     pub(crate) fn new(
         requests: watch::Receiver<Option<AssignmentsFile>>,
-        messages: mpsc::Sender<NodeMessage>,
         state: watch::Sender<SourceState>,
     ) -> Self {
-        Self { requests, messages, state }
+        Self { requests, state, reading: Reading::Requested }
     }
 
-    /// Sends what the file says, now, after each change and at each request, until nobody receives or requests any more.
-    pub(crate) async fn run(mut self) {
-        loop {
-            let file = self.requests.borrow_and_update().clone();
-            let path = file.as_ref().map(|file| file.path.clone());
-            self.state.send_modify(|state| {
-                *state = SourceState { path, ..SourceState::default() };
-            });
-            let left = match file {
-                Some(file) => self.follow(&file).await,
-                None => {
-                    info!("no assignments file was given: VMs on record are kept as they were desired");
-                    if self.messages.send(NodeMessage::SourceGone(SourceKind::File)).await.is_err() {
-                        return;
-                    }
-                    // Both arms are cancel-safe.
-                    tokio::select! {
-                        request = self.requests.changed() => next_request(request),
-                        () = self.messages.closed() => Left::ForGood,
-                    }
-                }
-            };
-            match left {
-                Left::ForAnother => {}
-                Left::ForGood => return,
+    /// Tells the node behind `messages` what the file says, now, after each change and at each request, until nobody
+    /// receives or requests any more.
+    pub(crate) async fn run(self, messages: mpsc::Sender<NodeMessage>) {
+        // A file that does not change has nothing to send by which the node's end would be noticed.
+        tokio::select! {
+            () = listen_to(self, messages.clone()) => {}
+            () = messages.closed() => {}
+        }
+    }
+
+    /// Turns to what is requested. Where that is no file, says so.
+    fn turn_to_request(&mut self) -> Option<Statement> {
+        let file = self.requests.borrow_and_update().clone();
+        let path = file.as_ref().map(|file| file.path.clone());
+        self.state.send_replace(SourceState { path, ..SourceState::default() });
+        match file {
+            Some(file) => {
+                self.reading = Reading::File(Followed::new(file));
+                None
+            }
+            None => {
+                info!("no assignments file was given: VMs on record are kept as they were desired");
+                self.reading = Reading::Nothing;
+                Some(Statement::Gone)
             }
         }
     }
 
-    /// Follows `file` until another one is asked for.
-    async fn follow(&mut self, file: &AssignmentsFile) -> Left {
-        let mut changes = None;
-        let mut last = None;
-        loop {
-            if changes.is_none() {
-                changes = Changes::of(&file.directory).ok();
-            }
-            let seen = look(&file.path).await;
-            if let Seen::Text(_) = seen {
-                self.state.send_modify(|state| state.read_at = Some(Timestamp::now()));
-            }
-            if last.as_ref() != Some(&seen) {
-                if self.take(file, &seen).await.is_err() {
-                    return Left::ForGood;
-                }
-                last = Some(seen);
-            }
-            // Losing the first arm loses news of changes at most, and the file is looked at anyway; the others are
-            // cancel-safe.
-            tokio::select! {
-                () = next_change(&mut changes, &file.name) => sleep(SETTLE).await,
-                () = sleep(LOOK) => {}
-                request = self.requests.changed() => {
-                    if request.is_err() {
-                        return Left::ForGood;
-                    }
-                    if self.requests.borrow().as_ref() != Some(file) {
-                        return Left::ForAnother;
-                    }
-                    info!(file = %file.path.display(), "reading the assignments again");
-                    last = None;
-                }
-                () = self.messages.closed() => return Left::ForGood,
-            }
-        }
-    }
-
-    /// Says what was seen and hands it on. Fails where nobody receives.
-    async fn take(&self, file: &AssignmentsFile, seen: &Seen) -> Result<(), ()> {
-        let path = file.path.display();
+    /// What was seen at `path`, as a statement. What cannot be used is told in the log and in `state`.
+    fn statement(path: &Path, seen: &Seen, state: &watch::Sender<SourceState>) -> Statement {
+        let path = path.display();
         let verdict = match seen {
             Seen::Missing(what) => {
                 warn!(file = %path, "waiting for the assignments: {what}");
@@ -165,24 +119,46 @@ impl Source {
                 Verdict::Refused(problem.clone())
             }
             Seen::Text(text) => match AssignmentSet::parse(text) {
-                Ok(set) => return self.send(file, set).await,
+                Ok(desired) => return Statement::Desired { source: vm_model::Source::File, desired },
                 Err(problem) => {
                     error!(file = %path, error = %problem, "the assignments were not taken");
                     Verdict::Refused(problem.to_string())
                 }
             },
         };
-        self.state.send_modify(|state| state.verdict = verdict);
-        self.messages.send(NodeMessage::SourceLost(SourceKind::File)).await.map_err(drop)
+        state.send_modify(|state| state.verdict = verdict);
+        Statement::Unusable
+    }
+}
+
+impl AssignmentSource for Source {
+    fn kind(&self) -> SourceKind {
+        SourceKind::File
     }
 
-    /// Hands a desired state over and tells the verdict.
-    async fn send(&self, file: &AssignmentsFile, desired: AssignmentSet) -> Result<(), ()> {
-        let (answer, verdict) = oneshot::channel();
-        let message =
-            NodeMessage::Assignment { source: vm_model::Source::File, desired, answer: Some(answer) };
-        self.messages.send(message).await.map_err(drop)?;
-        let verdict = match verdict.await.map_err(drop)? {
+    async fn next(&mut self) -> Option<Statement> {
+        loop {
+            match &mut self.reading {
+                Reading::Requested => {
+                    if let Some(statement) = self.turn_to_request() {
+                        return Some(statement);
+                    }
+                }
+                Reading::Nothing => {
+                    self.requests.changed().await.ok()?;
+                    self.reading = Reading::Requested;
+                }
+                Reading::File(followed) => match followed.next(&mut self.requests, &self.state).await {
+                    News::Seen(seen) => return Some(Self::statement(followed.path(), &seen, &self.state)),
+                    News::OtherRequested => self.reading = Reading::Requested,
+                    News::Ended => return None,
+                },
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, verdict: Result<node::Verdict, Refusal>) {
+        let verdict = match verdict {
             Ok(admitted) => {
                 // That it is held instead was said by whoever holds it.
                 if admitted.held.is_none() {
@@ -191,35 +167,12 @@ impl Source {
                 Verdict::Taken
             }
             Err(refusal) => {
-                error!(file = %file.path.display(), %refusal, "assignments refused");
+                let path = self.state.borrow().path.clone().unwrap_or_default();
+                error!(file = %path.display(), %refusal, "assignments refused");
                 Verdict::Refused(refusal.to_string())
             }
         };
         self.state.send_modify(|state| state.verdict = verdict);
-        Ok(())
-    }
-}
-
-fn next_request(request: Result<(), watch::error::RecvError>) -> Left {
-    if request.is_ok() { Left::ForAnother } else { Left::ForGood }
-}
-
-/// What there is now. A disk or a network may take its time: not on the runtime's thread.
-async fn look(path: &Path) -> Seen {
-    let path = path.to_owned();
-    spawn_blocking(move || file::look(&path)).await.unwrap_or_else(|lost| Seen::Unusable(lost.to_string()))
-}
-
-/// Returns when something happened to the entry `name`; never where nothing is watched.
-async fn next_change(changes: &mut Option<Changes>, name: &OsStr) {
-    match changes {
-        Some(watched) => {
-            if let Err(problem) = watched.next(name).await {
-                warn!(error = format!("{problem:#}"), "the assignments file is looked at now and then only");
-                *changes = None;
-            }
-        }
-        None => std::future::pending().await,
     }
 }
 

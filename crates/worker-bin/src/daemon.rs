@@ -202,7 +202,7 @@ impl Parts {
         let link = master.map(|master| MasterLink::new(Arc::clone(vm_manager), messages.clone(), master));
         let (requests, requested) = watch::channel(file);
         let (states, state) = watch::channel(SourceState::default());
-        let source = tokio::spawn(Source::new(requested, messages.clone(), states).run());
+        let source = tokio::spawn(Source::new(requested, states).run(messages.clone()));
         let guests_outlive_worker = match ending {
             Ending::StopGuests => false,
             Ending::LeaveGuests => true,

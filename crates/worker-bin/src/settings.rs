@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use admin::{SocketGroup, SocketSettings};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
+use vm_model::with_ranges;
 use worker::vms::{HashVerification, MemoryOvercommit, VmManagerConfig};
 
 pub(crate) use self::changes::needing_restart;
@@ -218,9 +219,8 @@ fn read(path: &Path) -> Result<Option<File>> {
                 .with_context(|| format!("cannot read the configuration file {}", path.display()));
         }
     };
-    let file =
-        toml::from_str(&text).with_context(|| format!("invalid configuration file {}", path.display()))?;
-    Ok(Some(file))
+    let file = toml::from_str(&text).map_err(|problem| anyhow!("{}", with_ranges(&problem.to_string())));
+    file.map(Some).with_context(|| format!("invalid configuration file {}", path.display()))
 }
 
 impl From<Verification> for HashVerification {

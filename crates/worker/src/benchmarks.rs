@@ -92,7 +92,7 @@ impl Planning {
                 said.desired.vms.push(vm(number, hash, desired));
             }
             if number % 10 != 0 {
-                let vm = ObservedVm { assignment: present, has_failed: false, description: None };
+                let vm = ObservedVm { assignment: present, can_retry_help: false, description: None };
                 observed.insert(vm.assignment.id.clone(), vm);
             }
         }

@@ -28,7 +28,8 @@ use vm_model::SourceKind;
 pub use master_protocol::drivers::LinkStatus;
 pub use settings::{MasterSettings, MasterSettingsError, host_name};
 
-use crate::node::NodeMessage;
+use self::offers::Offers;
+use crate::node::{NodeMessage, listen_to};
 use crate::vms::VmManager;
 
 /// How often measurements are looked at although nothing has changed.
@@ -104,7 +105,7 @@ impl MasterLink {
         tokio::select! {
             () = connections => {}
             () = link.run(shutdown) => {}
-            () = offers::forward(offered, messages) => {}
+            () = listen_to(Offers::new(offered), messages) => {}
             () = telling => {}
         }
     }

@@ -5,7 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use end_to_end::{Assignment, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, Service, ping, until};
+use end_to_end::{
+    Assignment, BOOT_DEADLINE, Image, Never, SHORT_DEADLINE, STOCK_BOOT_DEADLINE, Service, connect_to_guest,
+    greeting_of, ping, until,
+};
 use serde_json::json;
 
 use crate::environment;
@@ -14,6 +17,10 @@ use crate::service::forget;
 /// Where the worker's settings let credentials lie, if they say nothing of it.
 const CREDENTIALS: &str = "/etc/procurator/credentials";
 const STOCK: &str = "stock";
+/// Where a guest's ssh server listens on the machine's sockets, as on its network.
+const SSH: u32 = 22;
+/// Of whoever may log in as root: nobody, as the other half was thrown away.
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKT/TXbp/DXpOptYIYxxupxhUwxQitrNZqWwGl2f+h1A lab";
 
 #[test]
 fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()> {
@@ -22,14 +29,7 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
     let secret = keep_secret("kept in a file")?;
     // Its disk is large, and other tests are about hashes; on an emulated processor it takes long to shut down.
     let service = Service::start(&environment, "hash_verification = 'never'\nstop_timeout_seconds = 300")?;
-    let probe =
-        json!({ "id": "booted", "role": "readiness", "kind": "systemd", "unit": "multi-user.target" });
-    let stock = Assignment::of(&image, STOCK)
-        .with_procurator("health", json!({ "systemd": true, "probes": [probe] }))
-        .with_procurator(
-            "credentials",
-            json!({ "lab.greeting": { "value": "hello from the host" }, "lab.secret": { "file": secret } }),
-        );
+    let stock = assignment(&image, &secret);
     service.assign(std::slice::from_ref(&stock))?;
 
     let vm = until("its systemd says that it is ready", STOCK_BOOT_DEADLINE, || {
@@ -51,12 +51,19 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
     for line in [
         "credential lab.greeting says hello from the host",
         "credential lab.secret says kept in a file",
+        &format!("root lets in {KEY}"),
         "vmm.notify_socket",
     ] {
         assert!(console.contains(line), "{line:?} is not in: {console}");
     }
-    // Its own DHCP client took the address that is its own.
-    ping(vm.address()?)?;
+    // Its systemd has its ssh server listen on the machine's sockets, too.
+    let mut ssh = connect_to_guest(&Service::vm_directory(STOCK), SSH)?;
+    let greeting = greeting_of(&mut ssh)?;
+    assert!(greeting.starts_with("SSH-2.0-"), "port {SSH} greets with {greeting:?}");
+    drop(ssh);
+    // Its own DHCP client takes the address that is its own, for which nothing in the guest waits.
+    let address = vm.address()?;
+    until("it answers at its address", BOOT_DEADLINE, || ping(address))?;
 
     // What it has reported outlives the worker that heard it.
     let before = service.pid()?;
@@ -70,7 +77,28 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
         again.health
     );
 
-    // It goes in order, and says so: nobody kills it.
+    stops_in_order(&service, stock)?;
+    forget(&service, STOCK)
+}
+
+/// The guest with a probe for what its systemd reports, and with credentials of each kind.
+fn assignment(image: &Image, secret: &str) -> Assignment {
+    let probe =
+        json!({ "id": "booted", "role": "readiness", "kind": "systemd", "unit": "multi-user.target" });
+    Assignment::of(image, STOCK)
+        .with_procurator("health", json!({ "systemd": true, "probes": [probe] }))
+        .with_procurator(
+            "credentials",
+            json!({
+                "lab.greeting": { "value": "hello from the host" },
+                "lab.secret": { "file": secret },
+                "ssh.authorized_keys.root": { "value": KEY },
+            }),
+        )
+}
+
+/// It goes when its button is pressed, and says so: nobody kills it.
+fn stops_in_order(service: &Service, stock: Assignment) -> Result<()> {
     service.assign(&[stock.stopped()])?;
     let stopped = until("it is off", STOCK_BOOT_DEADLINE, || {
         let vm = service.vm(STOCK)?;
@@ -83,7 +111,7 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
         ensure!(console.contains("reboot: Power down"), "{console}");
         Ok(())
     })?;
-    forget(&service, STOCK)
+    Ok(())
 }
 
 /// Writes a secret where the worker looks for credentials, readable to nobody else, and gives its path.

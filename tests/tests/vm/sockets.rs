@@ -50,7 +50,7 @@ pub(crate) fn carry_bytes_both_ways(worker: &Worker, id: &str, address: Ipv4Addr
     echoes(&mut stream, &noise(1, 256 << 10))?;
     drop(stream);
 
-    let listener = listen_for_guest(worker, id, HOST)?;
+    let listener = listen_for_guest(&worker.vm_directory(id), HOST)?;
     let asking = thread::spawn(move || http_get(address, &format!("/cgi-bin/socket?{HOST}")));
     let (mut stream, _) = listener.accept().context("the guest does not connect")?;
     let mut word = String::new();
@@ -65,7 +65,8 @@ pub(crate) fn carry_bytes_both_ways(worker: &Worker, id: &str, address: Ipv4Addr
 
 /// The guest may still be on its way to listening.
 fn echo_stream(worker: &Worker, id: &str) -> Result<UnixStream> {
-    until("the guest's port answers", SHORT_DEADLINE, || connect_to_guest(worker, id, ECHO))
+    let directory = worker.vm_directory(id);
+    until("the guest's port answers", SHORT_DEADLINE, || connect_to_guest(&directory, ECHO))
 }
 
 /// More than all buffers on the way hold comes back unchanged; for that it has to be written and read at once.

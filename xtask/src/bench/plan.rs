@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::assignments;
 use super::peers::Peer;
 use super::processes;
 use super::report::{Row, Unit};
@@ -183,7 +184,7 @@ impl Plan {
             rows.push(Row::new(order, name, Unit::Milliseconds, &times));
         }
         rows.push(processes::records(&mut self.subject, self.runs)?);
-        rows.push(processes::planning(&mut self.subject, self.runs)?);
+        rows.push(assignments::planning(&mut self.subject, self.runs)?);
         Ok(rows)
     }
 }

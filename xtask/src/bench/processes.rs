@@ -16,8 +16,6 @@ const FAULTS_BESIDE: [u64; 4] = [0, 1, 16, 64];
 const MANY: (u64, u64) = (500, 60);
 /// VMs to a host process there.
 const MANY_EACH: [u64; 2] = [1, 16];
-/// VMs of a host that is planned for.
-const PLANNED: usize = 10_000;
 
 /// Creations in a host process, with and without one ahead, and in the measured program itself.
 pub(super) fn creation(subject: &mut Subject, runs: u32) -> Result<Vec<Row>> {
@@ -77,14 +75,6 @@ pub(super) fn records(subject: &mut Subject, runs: u32) -> Result<Row> {
     let times = (0..runs.min(10)).map(|_| Ok(milliseconds(subject.times(&format!("records {vms}"))?[0])));
     let times = times.collect::<Result<Vec<_>>>()?;
     Ok(Row::new("records", format!("load the records of {vms} VMs"), Unit::Milliseconds, &times))
-}
-
-/// Planning for very many VMs.
-pub(super) fn planning(subject: &mut Subject, runs: u32) -> Result<Row> {
-    let times = (0..runs).map(|_| Ok(milliseconds(subject.times(&format!("plan {PLANNED}"))?[0])));
-    let times = times.collect::<Result<Vec<_>>>()?;
-    let name = format!("plan for {PLANNED} VMs, four of ten changed");
-    Ok(Row::new("plan", name, Unit::Milliseconds, &times))
 }
 
 /// Many VMs under a whole worker.

@@ -1,7 +1,8 @@
 //! A guest that nobody has made for the worker: a small Debian with its own kernel and its own systemd. It is built once and
 //! kept as a folder that is a store path's content.
 //!
-//! What is added to it is its network's configuration and a service that shows which credentials it was given.
+//! What is added to it is its network's configuration, a server of ssh, which its systemd has listen on the machine's
+//! sockets too, and a service that shows which credentials it was given.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::lab::images::NAME_PREFIX;
 /// A release whose systemd reports over the machine's sockets that it is ready (255 and newer), and units (256).
 const RECIPE: DebianRecipe = DebianRecipe {
     suite: "trixie",
-    packages: "systemd,systemd-sysv,dbus,udev,initramfs-tools,linux-image-cloud-amd64",
+    packages: "systemd,systemd-sysv,dbus,udev,initramfs-tools,openssh-server,linux-image-cloud-amd64",
     files: &[
         ("vm-config.json", include_str!("stock_guest/vm-config.json")),
         ("wired.network", include_str!("stock_guest/wired.network")),
@@ -22,7 +23,7 @@ const RECIPE: DebianRecipe = DebianRecipe {
         ("show-credentials.sh", include_str!("stock_guest/show-credentials.sh")),
         ("customize.sh", include_str!("stock_guest/customize.sh")),
     ],
-    size: "320M",
+    size: "400M",
 };
 
 /// What the image consists of beside its disk, as `customize.sh` leaves it.

@@ -16,8 +16,7 @@ use vm_model::Event;
 use super::audit::{Audit, watch_over};
 use super::{
     Answers, MAX_BODY, assigning, console, dump, events, history, metrics, operations, orders, power, status,
-    vm_log,
-    vms,
+    vm_log, vms,
 };
 use crate::{ApiError, ErrorCode, EventGap, PenRequest};
 

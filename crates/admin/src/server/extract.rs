@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
-use vm_model::VmId;
+use vm_model::{JsonProblem, VmId, read_json};
 
 use crate::{ApiError, ErrorCode};
 
@@ -32,14 +32,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let body = Bytes::from_request(request, state).await.map_err(unread)?;
         let text: &[u8] = if body.trim_ascii().is_empty() { b"{}" } else { &body };
-        let mut reader = serde_json::Deserializer::from_slice(text);
-        let read = serde_path_to_error::deserialize(&mut reader).map_err(|problem| {
-            let place = problem.path().to_string();
-            let message = format!("the body cannot be read: {}", problem.into_inner());
-            bad_request(&message).about(if place == "." { "body".to_owned() } else { place })
-        })?;
-        reader.end().map_err(|problem| {
-            bad_request(&format!("the body goes on after its JSON value: {problem}")).about("body")
+        let read = read_json(text).map_err(|JsonProblem { path, problem }| {
+            let about = if path.is_empty() { "body".to_owned() } else { path };
+            bad_request(&format!("the body cannot be read: {problem}")).about(about)
         })?;
         Ok(Self(read))
     }

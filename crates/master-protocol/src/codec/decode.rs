@@ -1,9 +1,11 @@
 //! From a frame to a message.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
 use thiserror::Error;
+use vm_model::read_json;
 
 use super::nesting::is_deeper_than;
 use crate::wire::Text;
@@ -82,17 +84,17 @@ fn kind_of(frame: &[u8]) -> Result<Cow<'_, str>, MessageError> {
     if frame.trim_ascii_start().first() != Some(&b'{') {
         return Err(MessageError::NoMessage { problem: Text::cut("it does not begin with a brace") });
     }
-    match serde_json::from_slice::<Envelope<'_>>(frame) {
+    match read_json::<Envelope<'_>>(frame) {
         Ok(envelope) => Ok(envelope.kind),
-        Err(problem) => Err(MessageError::NoMessage { problem: said(&problem) }),
+        Err(problem) => Err(MessageError::NoMessage { problem: cut(&problem) }),
     }
 }
 
 fn read<'a, T: Deserialize<'a>>(kind: &'static str, frame: &'a [u8]) -> Result<T, MessageError> {
-    serde_json::from_slice(frame).map_err(|problem| MessageError::Invalid { kind, problem: said(&problem) })
+    read_json(frame).map_err(|problem| MessageError::Invalid { kind, problem: cut(&problem) })
 }
 
 /// The problem, cut: it may quote what the peer sent.
-fn said(problem: &serde_json::Error) -> Text<300> {
+fn cut(problem: &impl fmt::Display) -> Text<300> {
     Text::cut(problem.to_string())
 }

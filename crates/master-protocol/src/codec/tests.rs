@@ -53,7 +53,10 @@ fn what_is_no_message_is_refused_in_few_words() {
         ("{\"type\": 7}", "invalid type"),
         ("{\"type\": \"ping\", \"type\": \"pong\"}", "duplicate field `type`"),
         ("{\"type\": \"ping\"} x", "trailing characters"),
-        ("{\"type\": \"ping\", \"nonce\": -1}", "invalid message \"ping\""),
+        (
+            "{\"type\": \"ping\", \"nonce\": -1}",
+            "invalid message \"ping\": nonce: invalid value: integer `-1`, expected a whole number from 0 to",
+        ),
         ("{\"type\": \"hello\"}", "missing field `versions`"),
         (&deep, "nested more than 64 deep"),
         (&long, "invalid message \"hello\""),

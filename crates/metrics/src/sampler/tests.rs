@@ -56,7 +56,14 @@ fn every_devices_figures_are_carried_through() {
     let mebibytes = |count| Some(Bytes::from_mib(count));
     let counters = MachineCounters {
         nics: vec![NicCounters { receive_dropped: 3, transmit_dropped: 4, ..nic("net0", 1) }],
-        disks: vec![BlockCounters { id: "disk0".into(), erase_operations: 5, ..BlockCounters::default() }],
+        disks: vec![BlockCounters {
+            id: "disk0".into(),
+            erase_operations: 5,
+            kept_requests: 6,
+            troubles: 7,
+            trouble_time: Duration::from_secs(8),
+            ..BlockCounters::default()
+        }],
         balloon: Some(BalloonCounters {
             target: Bytes::from_mib(32),
             actual: Bytes::from_mib(31),
@@ -73,7 +80,9 @@ fn every_devices_figures_are_carried_through() {
     sampler.record(&Reading { at, run: 1, counters });
     let metrics = sampler.latest(at).expect("sampled");
     assert_eq!((metrics.nics[0].receive_dropped, metrics.nics[0].transmit_dropped), (3, 4));
-    assert_eq!(metrics.disks[0].erase_operations, 5);
+    let disk = &metrics.disks[0];
+    assert_eq!((disk.erase_operations, disk.kept_requests, disk.troubles), (5, 6, 7));
+    assert_eq!(disk.trouble_time, Duration::from_secs(8));
     let expected = BalloonMetrics {
         target_bytes: 32 << 20,
         actual_bytes: 31 << 20,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, NicOptions, Overrides};
+use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, NicOptions, Overrides, is_possible_memory};
 
 use super::bus::DeviceCount;
 use super::check::check;
@@ -252,11 +252,10 @@ fn checked_memory(size: Bytes, backing: MemoryBacking) -> Result<Bytes, Override
         let accepted = format!("a multiple of the image's huge pages of {} bytes", page.bytes().get());
         return Err(OverrideError { name: "memory_bytes", value: size.get().to_string(), accepted });
     }
-    let kind = keys::MEMORY_SIZE;
-    let in_range = (keys::MIN_MEMORY..=keys::MAX_MEMORY).contains(&size.get());
-    if in_range && size.get().is_multiple_of(keys::PAGE_SIZE) {
+    if is_possible_memory(size) {
         Ok(size)
     } else {
-        Err(OverrideError { name: "memory_bytes", value: size.get().to_string(), accepted: kind.to_string() })
+        let accepted = keys::MEMORY_SIZE.to_string();
+        Err(OverrideError { name: "memory_bytes", value: size.get().to_string(), accepted })
     }
 }

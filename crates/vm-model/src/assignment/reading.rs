@@ -10,7 +10,7 @@ use super::problem::{AssignmentsError, EXAMPLE};
 use super::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
 use crate::document::{Content, Node, Place, into_map, quoted, read};
 use crate::nar_hash::forms::{self, HashFormat};
-use crate::{Bytes, Generation, NarHash, VmId};
+use crate::{Bytes, Generation, NarHash, VCPUS_MOST, VmId, is_possible_memory};
 
 const SET_KEYS: [&str; 3] = ["generation", "vms", "allow_removals"];
 const ENTRY_KEYS: [&str; 7] =
@@ -21,7 +21,8 @@ const HASH_KEYS: [&str; 3] = ["algorithm", "format", "hash"];
 const ENTRY: &str =
     r#"an object like {"id": "web-1", "hash": "sha256-…=", "store_path": "/nix/store/…-vm-image"}"#;
 const STORE_PATH: &str = r#"an absolute path like "/nix/store/…-vm-image""#;
-const MEMORY: &str = "a number of bytes from 1 on, like 536870912";
+/// What a size of memory can be; see [`is_possible_memory`].
+const MEMORY: &str = "a number of bytes from 16777216 (16 MiB) to 17592186044416 (16 TiB) that is a multiple of 4096, like 536870912";
 
 /// Reads a whole document. See [`AssignmentSet::parse`].
 pub(super) fn read_set(document: &str) -> Result<AssignmentSet, AssignmentsError> {
@@ -184,23 +185,31 @@ fn read_desired(node: Node, path: &str) -> Result<DesiredState, AssignmentsError
 fn read_overrides(node: Node, path: &str) -> Result<Overrides, AssignmentsError> {
     let mut keys = Keys::of(node, path, &OVERRIDE_KEYS, r#"an object like {"vcpus": 2}"#)?;
     let vcpus = keys.take("vcpus").map(|node| {
-        let accepted = "a number of vCPUs from 1 to 255, like 2";
-        whole_number(&node, &keys.path_of("vcpus"), 1..=255, accepted)
+        let accepted = format!("a number of vCPUs from 1 to {VCPUS_MOST}, like 2");
+        whole_number(&node, &keys.path_of("vcpus"), 1..=VCPUS_MOST.into(), &accepted)
     });
-    let memory = keys.take("memory_bytes").map(|node| {
-        let accepted = bytes_meant(&node)
-            .map_or_else(|| MEMORY.to_owned(), |bytes| format!("a number of bytes: {bytes}"));
-        whole_number(&node, &keys.path_of("memory_bytes"), 1..=u64::MAX, &accepted)
-    });
+    let memory = keys.take("memory_bytes").map(|node| read_memory(&node, &keys.path_of("memory_bytes")));
     let cmdline = keys
         .take("cmdline_append")
         .map(|node| text(node, &keys.path_of("cmdline_append"), "text like \"quiet\""));
     Ok(Overrides {
         vcpus: vcpus.transpose()?.and_then(|vcpus| u8::try_from(vcpus).ok()),
-        memory_bytes: memory.transpose()?.map(Bytes::new),
+        memory_bytes: memory.transpose()?,
         // Nothing put after the command line is the command line.
         cmdline_append: cmdline.transpose()?.filter(|text| !text.is_empty()),
     })
+}
+
+fn read_memory(node: &Node, path: &str) -> Result<Bytes, AssignmentsError> {
+    let meant = bytes_meant(node).map(Bytes::new).filter(|bytes| is_possible_memory(*bytes));
+    let accepted =
+        meant.map_or_else(|| MEMORY.to_owned(), |bytes| format!("a number of bytes: {}", bytes.get()));
+    let bytes = whole_number(node, path, 0..=u64::MAX, &accepted).map(Bytes::new)?;
+    if is_possible_memory(bytes) {
+        Ok(bytes)
+    } else {
+        Err(AssignmentsError::new(node.place, path, node.description(), accepted))
+    }
 }
 
 /// What a size with a unit means, to be told to whoever wrote it.

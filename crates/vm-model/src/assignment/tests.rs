@@ -126,8 +126,18 @@ fn a_bad_entry_is_refused_by_its_id_and_the_others_hold() {
         ),
         (r#", "overrides": {"memory_bytes": 0}"#, "like 536870912"),
         (
-            r#", "overrides": {"vcpus": 256}"#,
-            "vms[0].overrides.vcpus: 256; accepted is a number of vCPUs from 1 to 255",
+            r#", "overrides": {"memory_bytes": -1}"#,
+            "vms[0].overrides.memory_bytes: -1; accepted is a number of bytes from 16777216 (16 MiB)",
+        ),
+        (
+            r#", "overrides": {"memory_bytes": 1024}"#,
+            "memory_bytes: 1024; accepted is a number of bytes from 1677",
+        ),
+        (r#", "overrides": {"memory_bytes": 16777217}"#, "that is a multiple of 4096"),
+        (r#", "overrides": {"memory_bytes": "1K"}"#, "a number of bytes from 16777216 (16 MiB)"),
+        (
+            r#", "overrides": {"vcpus": 65}"#,
+            "vms[0].overrides.vcpus: 65; accepted is a number of vCPUs from 1 to 64",
         ),
         (r#", "overrides": []"#, "vms[0].overrides: a list"),
         (r#", "references": {"x": "y"}"#, "no absolute path"),
@@ -199,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read_back(generation in proptest::option::of(any::<u64>()), vcpus in proptest::option::of(1_u8..)) {
+    fn what_is_written_is_read_back(generation in proptest::option::of(any::<u64>()), vcpus in proptest::option::of(1..=crate::VCPUS_MOST)) {
         let mut vm = Assignment::new(VmId::new("a"), HASH, "/nix/store/x");
         vm.overrides.vcpus = vcpus;
         let set = AssignmentSet { generation: generation.map(Generation::new), vms: vec![vm], ..AssignmentSet::default() };

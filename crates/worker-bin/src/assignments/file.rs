@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 const MAX_BYTES: u64 = 16 << 20;
 
 /// What a look at the file has shown.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// There is none; says what is missing.
     Missing(String),

@@ -1,6 +1,7 @@
 //! A source at work on real files.
 
 use std::fs;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -24,7 +25,7 @@ impl Running {
         // What is not received keeps nobody waiting here.
         let (sender, messages) = mpsc::channel(64);
         let (states, state) = watch::channel(SourceState::default());
-        let task = tokio::spawn(Source::new(requested, sender, states).run());
+        let task = tokio::spawn(Source::new(requested, states).run(sender));
         Self { requests, messages, state, task }
     }
 

@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use vm_model::{Bytes, MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, is_possible_memory};
+
 /// Bytes, from a number with K, M or G (powers of 1024) behind it or nothing.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.trim_end_matches(['i', 'B']).char_indices().last() {
@@ -13,6 +15,16 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
     };
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
+}
+
+/// A machine's memory in bytes.
+pub(super) fn machine_memory(text: &str) -> Result<u64, String> {
+    let bytes = amount(text)?;
+    if is_possible_memory(Bytes::new(bytes)) {
+        return Ok(bytes);
+    }
+    let (least, most) = (MEMORY_LEAST.as_mib(), MEMORY_MOST.as_mib() >> 10);
+    Err(format!("{least}M to {most}G is accepted, a multiple of {} bytes", MEMORY_PAGE.get()))
 }
 
 /// A span of time on the command line.
@@ -41,5 +53,14 @@ mod tests {
         for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
             amount(text).expect_err(text);
         }
+    }
+
+    #[test]
+    fn memory_that_no_machine_has_is_refused_with_what_one_has() {
+        assert_eq!(machine_memory("16M"), Ok(16 << 20));
+        let refused = |text: &str| machine_memory(text).expect_err(text);
+        assert_eq!(refused("1K"), "16M to 16384G is accepted, a multiple of 4096 bytes");
+        assert!(refused("16777217").contains("multiple"));
+        assert!(refused("much").contains("512M"));
     }
 }

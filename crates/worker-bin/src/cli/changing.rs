@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Subcommand};
-use vm_model::{InvalidVmId, VmId};
+use vm_model::{InvalidVmId, VCPUS_MOST, VmId};
 
-use super::amounts::amount;
+use super::amounts::machine_memory;
 use crate::client::naming::VmName;
 
 /// What can be changed.
@@ -98,7 +98,7 @@ pub(crate) struct MachineFlags {
     /// Number of vCPUs, 1 to 64, in place of the artifact's; `default` for that one
     #[arg(long, value_name = "COUNT", value_parser = vcpus)]
     pub(crate) vcpus: Option<Override<u8>>,
-    /// Memory in bytes, or with K, M or G behind it, in place of the artifact's; `default` for that
+    /// Memory in bytes, or with K, M or G behind it, 16M or more, in place of the artifact's; `default` for that
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub(crate) memory: Option<Override<u64>>,
     /// Text put after the kernel's command line; an empty one for none
@@ -136,12 +136,12 @@ fn vcpus(text: &str) -> Result<Override<u8>, String> {
     if text == DEFAULT {
         return Ok(Override::Default);
     }
-    let count = text.parse().ok().filter(|count| (1..=64).contains(count));
+    let count = text.parse().ok().filter(|count| (1..=VCPUS_MOST).contains(count));
     count.map(Override::Value).ok_or_else(|| "1 to 64 or default is accepted".to_owned())
 }
 
 fn memory(text: &str) -> Result<Override<u64>, String> {
-    if text == DEFAULT { Ok(Override::Default) } else { amount(text).map(Override::Value) }
+    if text == DEFAULT { Ok(Override::Default) } else { machine_memory(text).map(Override::Value) }
 }
 
 fn restart(text: &str) -> Result<Override<&'static str>, String> {

@@ -1,6 +1,7 @@
 //! The schema of assignments: what should run on a host.
 
 use serde_json::{Value, json};
+use vm_model::{MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, VCPUS_MOST};
 
 use super::vm_config::{Completeness, definitions, object};
 
@@ -68,11 +69,16 @@ fn overrides() -> Value {
         "additionalProperties": false,
         "properties": {
             "vcpus": optional(
-                json!({ "type": "integer", "minimum": 1, "maximum": 255 }),
+                json!({ "type": "integer", "minimum": 1, "maximum": VCPUS_MOST }),
                 "Number of vCPUs, in place of `cpus.boot_vcpus`.",
             ),
             "memory_bytes": optional(
-                json!({ "type": "integer", "minimum": 1 }),
+                json!({
+                    "type": "integer",
+                    "minimum": MEMORY_LEAST,
+                    "maximum": MEMORY_MOST,
+                    "multipleOf": MEMORY_PAGE,
+                }),
                 "Memory in bytes, in place of `memory.size`.",
             ),
             "cmdline_append": optional(

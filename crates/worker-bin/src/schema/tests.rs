@@ -135,7 +135,7 @@ fn documented_assignments_are_valid_and_what_the_reader_refuses_is_not() {
 fn the_schema_of_assignments_has_every_key_of_an_assignment() {
     let whole = json!({ "vms": [{
         "id": "a", "hash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "store_path": "/nix/store/x",
-        "overrides": { "vcpus": 1, "memory_bytes": 1, "cmdline_append": "x" },
+        "overrides": { "vcpus": 1, "memory_bytes": 16_777_216, "cmdline_append": "x" },
         "references": { "/nix/store/y": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=" },
         "procurator": { "isolation": "strict" },
     }] });

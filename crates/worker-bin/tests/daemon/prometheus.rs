@@ -1,6 +1,8 @@
 //! A real Prometheus reads the worker's figures: `promtool` takes their text and the alerts, and a server scrapes them over
 //! TCP and answers what it is asked.
 
+#![expect(clippy::print_stdout, reason = "a test that is left out says so")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

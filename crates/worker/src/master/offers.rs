@@ -1,38 +1,59 @@
-//! Assignments on their way to the node, and its verdicts on their way back.
+//! Assignments on their way from the link to the node, and its verdicts on their way back.
 
 use master_protocol::drivers::OfferedAssignment;
 use master_protocol::session::{AssignmentAnswer, AssignmentOffer};
 use master_protocol::wire::v1::{Accepted, Epoch, Outcome, RefusalCode, Refused};
 use master_protocol::wire::{List, Text};
 use tokio::sync::{mpsc, oneshot};
-use vm_model::Source;
+use vm_model::{Source, SourceKind};
 
-use crate::node::{NodeMessage, Refusal, Verdict};
+use crate::node::{AssignmentSource, Refusal, Statement, Verdict};
 
-/// Hands assignments to the node, one after the other, until either end is gone.
-pub(super) async fn forward(mut offered: mpsc::Receiver<OfferedAssignment>, node: mpsc::Sender<NodeMessage>) {
-    while let Some((offer, answer)) = offered.recv().await {
-        let Some(verdict) = decide(offer, &node).await else { return };
-        // The connection may be lost meanwhile; the master says it again on the next one.
-        let _ = answer.send(verdict);
+/// What a master assigns, as a source of desired states.
+pub(super) struct Offers {
+    offered: mpsc::Receiver<OfferedAssignment>,
+    /// The one that was said last, until it is acknowledged.
+    unanswered: Option<Unanswered>,
+}
+
+/// Whose answer is awaited on the link.
+struct Unanswered {
+    epoch: Epoch,
+    generation: u64,
+    answer: oneshot::Sender<AssignmentAnswer>,
+}
+
+impl Offers {
+    /// Those that come in `offered`.
+    pub(super) fn new(offered: mpsc::Receiver<OfferedAssignment>) -> Self {
+        Self { offered, unanswered: None }
     }
 }
 
-/// What the node says to `offer`; nothing where it has ended.
-async fn decide(offer: AssignmentOffer, node: &mpsc::Sender<NodeMessage>) -> Option<AssignmentAnswer> {
-    let AssignmentOffer { lineage, set: desired } = offer;
-    let generation = desired.generation.unwrap_or_default().get();
-    let epoch = Epoch::cut(lineage.epoch());
-    let (answer, verdict) = oneshot::channel();
-    let message = NodeMessage::Assignment { source: Source::Master(lineage), desired, answer: Some(answer) };
-    node.send(message).await.ok()?;
-    Some(match verdict.await.ok()? {
-        Ok(verdict) => AssignmentAnswer::Accepted(accepted(verdict, epoch, generation)),
-        Err(refusal) => {
-            let (code, text) = (code(&refusal), Text::cut(refusal.to_string()));
-            AssignmentAnswer::Refused(Refused { epoch, generation, code, text })
-        }
-    })
+impl AssignmentSource for Offers {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Master
+    }
+
+    async fn next(&mut self) -> Option<Statement> {
+        let (AssignmentOffer { lineage, set: desired }, answer) = self.offered.recv().await?;
+        let generation = desired.generation.unwrap_or_default().get();
+        self.unanswered = Some(Unanswered { epoch: Epoch::cut(lineage.epoch()), generation, answer });
+        Some(Statement::Desired { source: Source::Master(lineage), desired })
+    }
+
+    fn acknowledge(&mut self, verdict: Result<Verdict, Refusal>) {
+        let Some(Unanswered { epoch, generation, answer }) = self.unanswered.take() else { return };
+        let words = match verdict {
+            Ok(verdict) => AssignmentAnswer::Accepted(accepted(verdict, epoch, generation)),
+            Err(refusal) => {
+                let (code, text) = (code(&refusal), Text::cut(refusal.to_string()));
+                AssignmentAnswer::Refused(Refused { epoch, generation, code, text })
+            }
+        };
+        // The connection may be lost meanwhile; the master says it again on the next one.
+        let _ = answer.send(words);
+    }
 }
 
 fn accepted(verdict: Verdict, epoch: Epoch, generation: u64) -> Accepted {

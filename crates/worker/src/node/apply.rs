@@ -90,20 +90,3 @@ fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outc
     }
     Outcome { vm, action: words, problem, restarts }
 }
-
-/// What is known already of VMs that `actions` create.
-pub(super) async fn notes(vm_manager: &VmManager, actions: &[Action]) -> Vec<String> {
-    let created = actions.iter().filter_map(|action| match action {
-        Action::Create(assignment) => Some(assignment.clone()),
-        Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
-    });
-    let created: Vec<_> = created.collect();
-    let removed = vm_manager.list_removed_vms();
-    let back = removed.iter().map(|vm| &vm.assignment.id).filter(|id| created.iter().any(|vm| vm.id == **id));
-    let back = back.map(|id| format!("{id} was removed and comes back with its volumes"));
-    let described = vm_manager.describe(created.clone(), Thoroughness::Quick).await;
-    let failing = described.into_iter().filter_map(|(id, described)| {
-        described.err().map(|problem| format!("{id} would not start: {problem}"))
-    });
-    back.chain(failing).collect()
-}

@@ -71,7 +71,7 @@ pub(super) fn hold_removals(
         return Some(held(removals, reason));
     }
     let RemovalLimit::AnHour(most) = limit else { return None };
-    if source != SourceKind::Master || disruptions == 0 {
+    if !source.is_remote() || disruptions == 0 {
         return None;
     }
     let before = recent(&admitted.disruptions, now).len();

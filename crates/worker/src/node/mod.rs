@@ -21,9 +21,11 @@ mod describe;
 mod desired;
 mod guard;
 mod intent;
+mod notes;
 mod orders;
 mod plan;
 mod reconcile;
+mod source;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ pub use plan::{
     Action, Described, Disks, NewDescription, Observed, ObservedVm, Redefinition, plan, redefined,
 };
 pub use reconcile::Reconciler;
+pub use source::{AssignmentSource, Statement, listen_to};
 
 pub use crate::definition::{Change, Description};
 use crate::master::{MasterLink, MasterSettings, sources};
@@ -136,7 +139,8 @@ pub struct Preview {
     pub held: Option<HeldSet>,
     /// All actions, in order.
     pub actions: Vec<Action>,
-    /// What is known already of VMs that would be created: why one would not start, that one comes back with its data.
+    /// What actions do not tell: orders of operators that end, what keeps VMs from being as assigned already, what is known of
+    /// VMs that would be created.
     pub notes: Vec<String>,
 }
 

@@ -19,8 +19,8 @@ pub type Observed = BTreeMap<VmId, ObservedVm>;
 pub struct ObservedVm {
     /// As it was defined last, with the state it is meant to be in.
     pub assignment: Assignment,
-    /// Whether it is off because something went wrong.
-    pub has_failed: bool,
+    /// Whether it is off because something went wrong that may be better at another try.
+    pub can_retry_help: bool,
     /// What its newest machine is; absent before there was one under this worker.
     pub description: Option<Arc<Description>>,
 }
@@ -46,7 +46,7 @@ pub enum Action {
     Redefine(Assignment, Redefinition),
     /// A VM that stays what it is and should be in another state.
     Move(VmId, DesiredState),
-    /// A VM that failed and is asked for again.
+    /// A VM that failed, for a reason that may be gone by now, and is asked for again.
     Retry(VmId),
     /// A VM that should be no more.
     Remove(VmId, Disks),
@@ -207,7 +207,7 @@ pub fn plan(
         if present.assignment.desired != wanted.desired {
             return Some(Action::Move((*id).clone(), wanted.desired));
         }
-        if present.has_failed && wanted.desired != DesiredState::Stopped {
+        if present.can_retry_help && wanted.desired != DesiredState::Stopped {
             return Some(Action::Retry((*id).clone()));
         }
         // Hashes that vouch for more take no action by a machine.

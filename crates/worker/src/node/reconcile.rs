@@ -9,10 +9,11 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
-use super::apply::{apply, notes, plan_towards, without_retries_of_others};
+use super::apply::{apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
 use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
 use super::intent::{Intent, Said};
+use super::notes::notes;
 use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Preview, Refusal, Verdict, admit};
 use crate::failure::chain;
 use crate::records::ReadError;
@@ -241,7 +242,8 @@ impl Reconciler {
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
         let held = self.hold_lineage(source, OtherLineage::Waits, now);
         let held = held.or_else(|| hold_removals(kind, intent.of(kind)?, &actions, limit, now));
-        let notes = notes(&self.vm_manager, &actions).await;
+        let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
+        let notes = notes(&self.vm_manager, &before, &after, &actions).await;
         Ok(Preview { held, actions, notes })
     }
 
@@ -280,7 +282,7 @@ impl Reconciler {
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, thoroughness).await;
         without_retries_of_others(&mut actions, &merged, kind);
-        if kind == SourceKind::Master && is_repeated {
+        if kind.is_remote() && is_repeated {
             // It says so again because the connection was lost, not because somebody wishes another try.
             actions.retain(|action| !matches!(action, Action::Retry(_)));
         }
@@ -295,7 +297,7 @@ impl Reconciler {
         actions: Vec<Action>,
     ) -> Result<Verdict, Refusal> {
         let mut said = intent.of(kind).cloned().unwrap_or_default();
-        if kind == SourceKind::Master {
+        if kind.is_remote() {
             let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
             said.disruptions.extend(std::iter::repeat_n(Timestamp::now(), disruptions));
         }

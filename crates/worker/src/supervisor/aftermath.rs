@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{FailureKind, FailureReason, RunEnd, Timestamp, VmStatus};
+use vm_model::{FailureKind, FailureReason, MachineCounters, RunEnd, Timestamp, VmStatus};
 
 use super::jitter::Jitter;
 use super::policy::{Next, RunOutcome};

@@ -128,16 +128,7 @@ impl Task {
         let uuid = task.record.uuid();
         task.info.send_modify(|info| info.uuid = Some(uuid));
         if let Some(record) = found {
-            task.info.happened(EventKind::VmTakenUp { store_path: record.newest().store_path.clone() });
-            if record.powered_off {
-                task.state = RunState::PoweredOff { stamp: task.target.borrow().stamp };
-            }
-            let number = DefinitionNumber::default();
-            let assignment = Arc::new(record.newest().clone());
-            task.in_force = Some(InForce { number, assignment, description: None });
-            task.history = RestartHistory::recalled(&record.ends);
-            task.show_failures();
-            task.take_up(record);
+            task.recall(record);
         }
         match running {
             Some(machine) => {
@@ -151,6 +142,20 @@ impl Task {
             }
         }
         task
+    }
+
+    /// Begins where the worker before left off.
+    fn recall(&mut self, record: VmRecord) {
+        self.info.happened(EventKind::VmTakenUp { store_path: record.newest().store_path.clone() });
+        if record.powered_off {
+            self.state = RunState::PoweredOff { stamp: self.target.borrow().stamp };
+        }
+        let number = DefinitionNumber::default();
+        let assignment = Arc::new(record.newest().clone());
+        self.in_force = Some(InForce { number, assignment, description: None });
+        self.history = RestartHistory::recalled(&record.ends);
+        self.show_failures();
+        self.take_up(record);
     }
 
     /// Goes on with what was on record.

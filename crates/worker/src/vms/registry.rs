@@ -180,9 +180,18 @@ impl Registry {
                 Goal::Be(desired) => desired,
             };
             let assignment = Assignment { desired, ..target.assignment.as_ref().clone() };
-            let has_failed = matches!(entry.supervisor.info().borrow().status, VmStatus::Failed(_));
+            let can_retry_help = match &entry.supervisor.info().borrow().status {
+                VmStatus::Failed(reason) => reason.can_retry_help(),
+                VmStatus::Creating
+                | VmStatus::Booting
+                | VmStatus::Running
+                | VmStatus::Paused
+                | VmStatus::Stopping
+                | VmStatus::Stopped
+                | VmStatus::Restarting => false,
+            };
             let description = entry.supervisor.description();
-            Some((id.clone(), ObservedVm { assignment, has_failed, description }))
+            Some((id.clone(), ObservedVm { assignment, can_retry_help, description }))
         });
         present.collect()
     }

@@ -55,13 +55,17 @@ impl Told {
         verdict.blocking_recv().expect("answers")
     }
 
-    /// What would change if these should run, in words.
-    pub(crate) fn plan(&self, vms: Vec<Assignment>) -> Vec<String> {
+    /// What would change if these should run.
+    pub(crate) fn preview(&self, vms: Vec<Assignment>) -> Preview {
         let (answer, plan) = oneshot::channel();
         let desired = AssignmentSet { vms, ..AssignmentSet::default() };
         self.send(NodeMessage::Plan { source: Source::File, desired, answer });
-        let Preview { actions, .. } = plan.blocking_recv().expect("answers").expect("admitted");
-        actions.iter().map(ToString::to_string).collect()
+        plan.blocking_recv().expect("answers").expect("admitted")
+    }
+
+    /// The same in words.
+    pub(crate) fn plan(&self, vms: Vec<Assignment>) -> Vec<String> {
+        self.preview(vms).actions.iter().map(ToString::to_string).collect()
     }
 
     /// Lets a held state go.

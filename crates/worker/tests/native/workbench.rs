@@ -90,15 +90,10 @@ pub(crate) fn create(manager: &VmManager, id: &VmId, artifact: &Artifact) -> Res
 }
 
 /// Waits until `condition` holds.
-pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
-    until_within(DEADLINE, what, condition);
-}
-
-/// Waits until `condition` holds, which may take as long as `limit`.
-pub(crate) fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit, "still not: {what}");
+        assert!(start.elapsed() < DEADLINE, "still not: {what}");
         sleep(Duration::from_millis(5));
     }
 }

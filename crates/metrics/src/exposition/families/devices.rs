@@ -57,6 +57,13 @@ pub(super) const FAMILIES: &[Family<VmFigures>] = &[
         each_disk(vm, |disk| disk.errors)
     }),
     Family::new(
+        "vm_disk_kept_requests",
+        Counter,
+        None,
+        "Requests that the host could not carry out at first, kept and tried again",
+        |vm| each_disk(vm, |disk| disk.kept_requests),
+    ),
+    Family::new(
         "vm_disk_stalls",
         Counter,
         None,

@@ -84,7 +84,10 @@ fn each_vcpu<T: Into<Value>>(vm: &VmFigures, read: fn(&VcpuMetrics) -> Option<T>
     known.map(|(index, value)| (vec![("vcpu", index.to_string())], value.into())).collect()
 }
 
-fn each_kind(vm: &VmFigures, read: fn(&VcpuMetrics) -> Option<Vec<(&'static str, u64)>>) -> Vec<Sample> {
+/// A kind of something, and how often it was counted.
+type KindCount = (&'static str, u64);
+
+fn each_kind(vm: &VmFigures, read: fn(&VcpuMetrics) -> Option<Vec<KindCount>>) -> Vec<Sample> {
     let vcpus = vm.metrics.iter().flat_map(|metrics| metrics.vcpus.iter().enumerate());
     let known = vcpus.filter_map(|(index, vcpu)| Some((index, read(vcpu)?)));
     let figures = known.flat_map(|(index, kinds)| {

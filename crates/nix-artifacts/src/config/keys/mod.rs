@@ -13,15 +13,15 @@ pub(super) use kind::NAME;
 pub use kind::{KeyRule, Literal, ValueKind, Verdict};
 
 /// The most vCPUs a machine can have.
-pub(crate) const MAX_VCPUS: u64 = 64;
+pub(crate) const MAX_VCPUS: u64 = vm_model::VCPUS_MOST as u64;
 /// The highest number of a host CPU that a set of CPUs holds.
 pub(crate) const MAX_HOST_CPU: u64 = 1023;
 /// The least memory a machine can have, in bytes.
-pub(crate) const MIN_MEMORY: u64 = 16 << 20;
+pub(crate) const MIN_MEMORY: u64 = vm_model::MEMORY_LEAST.get();
 /// The most memory a machine can have, in bytes; what the host can carry is judged elsewhere.
-pub(crate) const MAX_MEMORY: u64 = 16 << 40;
+pub(crate) const MAX_MEMORY: u64 = vm_model::MEMORY_MOST.get();
 /// Memory comes in pages of so many bytes.
-pub(crate) const PAGE_SIZE: u64 = 4096;
+pub(crate) const PAGE_SIZE: u64 = vm_model::MEMORY_PAGE.get();
 /// What a machine's memory can be.
 pub(crate) const MEMORY_SIZE: ValueKind =
     ValueKind::Bytes { least: MIN_MEMORY, most: MAX_MEMORY, multiple_of: PAGE_SIZE };

@@ -185,8 +185,11 @@ fn an_order_that_is_repeated_keeps_its_time_and_one_that_changes_nothing_is_none
 fn an_order_of_the_state_that_is_assigned_starts_a_vm_that_is_off_and_no_other() {
     let id = VmId::new("a");
     let action = |assigned, desired, status| {
-        let present =
-            ObservedVm { assignment: assignment("a", (0, assigned)), has_failed: false, description: None };
+        let present = ObservedVm {
+            assignment: assignment("a", (0, assigned)),
+            can_retry_help: false,
+            description: None,
+        };
         order_action(&id, desired, &present, &status).map(|action| action.to_string())
     };
     use DesiredState::{Paused, Running, Stopped};

@@ -13,7 +13,7 @@ fn assignment(name: u8, hash: u8, desired: DesiredState) -> Assignment {
 }
 
 fn present(assignment: Assignment) -> (VmId, ObservedVm) {
-    (assignment.id.clone(), ObservedVm { assignment, has_failed: false, description: None })
+    (assignment.id.clone(), ObservedVm { assignment, can_retry_help: false, description: None })
 }
 
 fn set(vms: Vec<Assignment>) -> AssignmentSet {
@@ -41,7 +41,7 @@ fn carried_out(plan: &[Action], mut observed: Observed) -> Observed {
             Action::Move(id, desired) => {
                 observed.get_mut(&id).expect("is there").assignment.desired = desired;
             }
-            Action::Retry(id) => observed.get_mut(&id).expect("is there").has_failed = false,
+            Action::Retry(id) => observed.get_mut(&id).expect("is there").can_retry_help = false,
             Action::Remove(id, _) => assert!(observed.remove(&id).is_some()),
         }
     }
@@ -81,7 +81,7 @@ fn a_plan_of_every_kind_of_change_reads_as_what_it_does() {
     use DesiredState::{Paused, Running, Stopped};
     let mut observed: Observed =
         (0..6).map(|name| present(assignment(name, 0, Running))).collect::<BTreeMap<_, _>>();
-    observed.get_mut(&VmId::new("vm-5")).expect("is there").has_failed = true;
+    observed.get_mut(&VmId::new("vm-5")).expect("is there").can_retry_help = true;
     let mut vouched = assignment(4, 0, Running);
     vouched.references = [("/nix/store/y".into(), "sha256-y".to_owned())].into();
     let desired = set(vec![
@@ -128,7 +128,7 @@ fn the_vm_of_an_entry_that_was_refused_stays_as_it_is() {
 #[test]
 fn a_failed_vm_that_is_asked_for_again_is_tried_again() {
     let (id, vm) = present(assignment(0, 0, DesiredState::Running));
-    let observed = [(id.clone(), ObservedVm { has_failed: true, ..vm.clone() })].into();
+    let observed = [(id.clone(), ObservedVm { can_retry_help: true, ..vm.clone() })].into();
     assert_eq!(
         plan(&set(vec![vm.assignment.clone()]), &observed, &Described::new(), DAY),
         [Action::Retry(id)]

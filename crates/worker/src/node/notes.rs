@@ -1,0 +1,89 @@
+//! What a dry run has to say beside its actions: about orders that end, VMs that are not what is assigned already, and VMs
+//! that would be created.
+
+use std::collections::BTreeSet;
+
+use vm_model::{DesiredState, FailureReason, OperatorOrder, VmId, VmInfo, VmStatus};
+
+use super::Action;
+use super::intent::Merged;
+use crate::vms::VmManager;
+use crate::volumes::Thoroughness;
+
+/// What is to be said when `actions` lead from what was said `before` to `after`.
+pub(super) async fn notes(
+    vm_manager: &VmManager,
+    before: &Merged,
+    after: &Merged,
+    actions: &[Action],
+) -> Vec<String> {
+    let mut notes = ended_orders(before, after);
+    notes.extend(troubles(&vm_manager.list_vms(), after, actions));
+    notes.extend(creations(vm_manager, actions).await);
+    notes
+}
+
+/// The orders of operators that are over once `after` is said.
+fn ended_orders(before: &Merged, after: &Merged) -> Vec<String> {
+    let standing = after.orders();
+    let ended = before.orders().into_iter().filter(|(id, _)| !standing.contains_key(id));
+    let note = |(id, order): (VmId, OperatorOrder)| {
+        let why = match after.vms.contains_key(&id) {
+            true => "its assignment changes",
+            false => "it is assigned no longer",
+        };
+        format!("{id} is {order}: this order ends, because {why}")
+    };
+    ended.map(note).collect()
+}
+
+/// What is wrong with VMs that are assigned as they should be and that no action touches.
+fn troubles(vms: &[VmInfo], after: &Merged, actions: &[Action]) -> Vec<String> {
+    let touched: BTreeSet<&VmId> = actions.iter().map(Action::vm).collect();
+    let untouched = vms.iter().filter(|vm| !touched.contains(&vm.id));
+    let assigned = untouched.filter_map(|vm| Some((vm, after.vms.get(&vm.id)?.assignment.desired)));
+    assigned.filter_map(|(vm, desired)| trouble(vm, desired)).collect()
+}
+
+fn trouble(vm: &VmInfo, desired: DesiredState) -> Option<String> {
+    let id = &vm.id;
+    if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
+        let next = next_step(refusal);
+        return Some(format!("{id} is not as assigned: its change is refused, {next}: {refusal}"));
+    }
+    match &vm.status {
+        VmStatus::Failed(reason) if desired != DesiredState::Stopped => {
+            Some(format!("{id} has failed and is not tried again: {reason}; `start {id}` tries again"))
+        }
+        VmStatus::Failed(_)
+        | VmStatus::Creating
+        | VmStatus::Booting
+        | VmStatus::Running
+        | VmStatus::Paused
+        | VmStatus::Stopping
+        | VmStatus::Stopped
+        | VmStatus::Restarting => None,
+    }
+}
+
+fn next_step(refusal: &FailureReason) -> &'static str {
+    if refusal.can_retry_help() { "and tried again by and by" } else { "until it is assigned otherwise" }
+}
+
+/// What is known already of VMs that `actions` create.
+async fn creations(vm_manager: &VmManager, actions: &[Action]) -> Vec<String> {
+    let created = actions.iter().filter_map(|action| match action {
+        Action::Create(assignment) => Some(assignment.clone()),
+        Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
+    });
+    let created: Vec<_> = created.collect();
+    let created_ids: BTreeSet<&VmId> = created.iter().map(|vm| &vm.id).collect();
+    let removed = vm_manager.list_removed_vms();
+    let back = removed.iter().map(|vm| &vm.assignment.id).filter(|id| created_ids.contains(id));
+    let back = back.map(|id| format!("{id} was removed and comes back with its volumes"));
+    let described = vm_manager.describe(created.clone(), Thoroughness::Quick).await;
+    let failing = described.into_iter().filter_map(|(id, described)| {
+        described.err().map(|problem| format!("{id} would not start: {problem}"))
+    });
+    back.chain(failing).collect()
+}
