@@ -1,6 +1,8 @@
 //! What a host keeps when its power is cut while its worker is at work. `cargo xtask vm-test --power` runs this in a host that
 //! is killed when the test asks for that, and booted again; the test begins anew then, and goes by what it finds at `/kept`.
 
+#![expect(clippy::print_stdout, reason = "what was found tells how much was tried")]
+
 mod ledger;
 
 use std::collections::BTreeMap;

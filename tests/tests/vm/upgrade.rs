@@ -1,6 +1,8 @@
 //! What a guest has under way goes on when its worker is killed, restarted and replaced by another release: a transfer, the
 //! disks, a session.
 
+#![expect(clippy::print_stdout, reason = "what was carried tells how much was tried")]
+
 use std::fs;
 use std::sync::Arc;
 

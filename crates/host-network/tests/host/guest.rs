@@ -81,12 +81,13 @@ fn make_tap(name: &str) -> io::Result<OwnedFd> {
         *slot = byte.cast_signed();
     }
     let size = libc::c_int::from(host_network::VNET_HEADER_BYTES);
-    // SAFETY: both read live locals of the type that they are for.
-    let results = unsafe {
-        [
-            libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request),
-            libc::ioctl(device.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size),
-        ]
-    };
-    if results.contains(&-1) { Err(io::Error::last_os_error()) } else { Ok(device.into()) }
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`; the pointer is to a live one.
+    if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: TUNSETVNETHDRSZ reads one `int`; the pointer is to a live one.
+    if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(device.into())
 }

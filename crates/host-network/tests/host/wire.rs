@@ -180,7 +180,7 @@ fn a_guest_cannot_play_router_or_dhcp_server() {
         let offer = udp(67, 68, &[2; 240]);
         let advertisement = icmpv6(six_own, ALL_NODES, 134, [64, 0, 0, 30], &[0; 8]);
         let redirect = icmpv6(six_own, ALL_NODES, 137, [0; 4], &[0; 36]);
-        let mut frames = vec![
+        let frames = [
             ("a DHCP offer", four(own, address(ALICE), 17, &offer)),
             (
                 "a DHCP offer to all",
@@ -216,13 +216,25 @@ fn a_guest_cannot_play_router_or_dhcp_server() {
                 six(six_own, ALL_NODES, 44, &frames::fragment(58, 8, false, &advertisement[8..])),
             ),
         ];
+        for (what, frame) in frames {
+            assert!(!wires.passes(&frame), "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_guest_cannot_speak_below_or_beside_ip() {
+    in_namespace(async || {
+        let mut wires = Wires::new(BetweenVms::Open).await;
+        let six_own = link_local(MALLORY);
+        let advertisement = icmpv6(six_own, ALL_NODES, 134, [64, 0, 0, 30], &[0; 8]);
         let tagged = |tag: [u8; 4]| {
             let mut frame = six(six_own, ALL_NODES, 58, &advertisement);
             frame.splice(12..12, tag);
             frame
         };
-        frames.extend([
-            ("one under a VLAN tag", tagged([0x81, 0, 0, 5])),
+        for (what, frame) in [
+            ("a router advertisement under a VLAN tag", tagged([0x81, 0, 0, 5])),
             ("one under a priority tag", tagged([0x81, 0, 0x20, 0])),
             ("one under a provider's tag", tagged([0x88, 0xa8, 0, 5])),
             (
@@ -230,8 +242,7 @@ fn a_guest_cannot_play_router_or_dhcp_server() {
                 ethernet([1, 0x80, 0xc2, 0, 0, 0], mac(MALLORY), 38, &[0x42, 0x42, 3, 0, 0, 0, 0]),
             ),
             ("an unknown protocol", ethernet(mac(ALICE), mac(MALLORY), 0x88b5, b"experimental")),
-        ]);
-        for (what, frame) in frames {
+        ] {
             assert!(!wires.passes(&frame), "{what}");
         }
     });
