@@ -234,14 +234,14 @@ mod tests {
         assert_eq!((sum.kept_requests, sum.troubles, sum.trouble_time), (120, 122, Duration::from_secs(124)));
     }
 
+    fn vcpu(base: u64) -> VcpuCounters {
+        VcpuCounters { cpu_time: Duration::from_secs(base), exits: base + 1, ..VcpuCounters::default() }
+    }
+
     #[test]
     fn what_is_counted_adds_up_and_what_is_measured_is_the_later_ones() {
         let reading = |base: u64| MachineCounters {
-            vcpus: vec![VcpuCounters {
-                cpu_time: Duration::from_secs(base),
-                exits: base + 1,
-                ..VcpuCounters::default()
-            }],
+            vcpus: vec![vcpu(base)],
             memory_size: Bytes::from_mib(64),
             memory_resident: Bytes::new(base),
             nics: vec![NicCounters {
