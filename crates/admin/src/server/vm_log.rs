@@ -19,6 +19,7 @@ use crate::{ApiError, ErrorCode};
 #[serde(deny_unknown_fields)]
 pub(super) struct LogQuery {
     /// Who logs.
+    #[param(inline)]
     source: VmLogSource,
     /// `next` of an answer before: only what came after it.
     after: Option<String>,

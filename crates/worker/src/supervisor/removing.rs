@@ -10,7 +10,7 @@ use vm_model::{EventKind, FailureKind, RemovedVm, Timestamp, VmId, VmStatus};
 use super::context::HostContext;
 use super::task::{RETRY, Task};
 use crate::failure::{chain, reason};
-use crate::records::{Removal, RemovalStage, VmRecord};
+use crate::records::{Removal, RemovalStage, RunCounts, VmRecord};
 
 impl Task {
     /// Removes the VM; whether it is gone. It is tried again where the host refuses. Volumes that hold data are kept for a
@@ -90,6 +90,7 @@ impl Task {
             Ok(Some(mut record)) if record.assignment.id == self.id => {
                 // What is counted of it begins anew, as its series did that ended with its removal.
                 record.past_use = None;
+                record.counted = RunCounts::default();
                 info!(vm_id = %self.id, "the VM was removed before and comes back with its volumes");
                 self.take_up(record);
             }

@@ -100,7 +100,7 @@ fn an_operators_order_goes_before_a_source_until_that_says_something_new() {
         says(&node, RUNNING);
         until("the order is told", || is_told(&node));
         node.await_phase("f", "stopped");
-        assert_eq!(starts(&node), 0);
+        assert_eq!(starts(&node), 1, "not started again");
 
         // It is withdrawn by one that says what is assigned; and again by what is new.
         node.command(order(RUNNING)).expect("taken");
