@@ -22,6 +22,11 @@ impl KernelPanic {
         let announced = lines.iter().rposition(|line| line.contains(PANIC) && !line.contains(PANIC_END));
         announced.or(end).map(|line| Self { line })
     }
+
+    /// Whether `lines` have the last word of a panic, after which nothing comes.
+    pub fn is_told_to_its_end(lines: &[String]) -> bool {
+        lines.iter().any(|line| line.contains(PANIC_END))
+    }
 }
 
 #[cfg(test)]

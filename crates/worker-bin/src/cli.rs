@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(missing, ["id"], "which is another argument there");
         set(&[]).expect_err("nothing is to change");
         set(&["--memory", "512M", "--vcpus", "default", "--restart", "on-failure"]).expect("accepted");
-        set(&["--memory", "512"]).expect("accepted");
+        set(&["--memory", "512"]).expect_err("less than any machine has");
         set(&["--restart", "sometimes"]).expect_err("no policy");
         set(&["--vcpus", "65"]).expect_err("too many");
     }

@@ -23,6 +23,8 @@ use vm_model::{Timestamp, VmId};
 use super::fields::PrintableFields;
 use super::span_fields::vm_of;
 
+/// What makes a directory a VM's.
+const RECORD: &str = "record.json";
 /// Lines that may wait.
 const WAITING: usize = 1024;
 
@@ -66,13 +68,15 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for VmLines {
 
 fn write_lines(files: &VmFiles, lines: &Receiver<(VmId, String)>) {
     while let Ok((vm, line)) = lines.recv() {
-        // A VM whose directory is not there yet, or no more, has no log; a full disk has the worker's.
+        // A VM that is not on record yet, or no more, has no log; a full disk has the worker's.
         let _ = write_line(files, &vm, &line);
     }
 }
 
 fn write_line(VmFiles { directory, source }: &VmFiles, vm: &VmId, line: &str) -> io::Result<()> {
     let directory = directory.join(vm.as_str());
+    // The first file of a VM is its record: a directory with others alone is taken for somebody's data.
+    fs::metadata(directory.join(RECORD))?;
     let path = source.file(&directory);
     let mut file = File::options().append(true).create(true).mode(0o600).open(&path)?;
     if file.metadata()?.len() >= VM_LOG_SIZE {
@@ -93,6 +97,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a directory");
         let directory = folder.path().to_owned();
         fs::create_dir(directory.join("web-1")).expect("made");
+        fs::write(directory.join("web-1").join(RECORD), "{}").expect("written");
         let files = VmFiles { directory: directory.clone(), source: VmLogSource::Worker };
         let (sender, waiting) = sync_channel(WAITING);
         let subscriber = tracing_subscriber::registry().with(VmLines { lines: sender });
@@ -120,6 +125,6 @@ mod tests {
         let size = |path: PathBuf| fs::metadata(path).expect("there").len();
         assert!(size(VmLogSource::Worker.file(&web)) <= VM_LOG_SIZE + 1024);
         assert!(size(VmLogSource::Worker.older_file(&web)) <= VM_LOG_SIZE + 1024);
-        assert_eq!(fs::read_dir(&web).expect("listed").count(), 2);
+        assert_eq!(fs::read_dir(&web).expect("listed").count(), 3, "two of the log, and the record");
     }
 }

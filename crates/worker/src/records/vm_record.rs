@@ -90,8 +90,6 @@ pub(crate) enum RemovalStage {
 
 /// The most ends of runs that are kept.
 const MOST_ENDS: usize = 16;
-/// How often a directory is emptied that somebody still writes to.
-const REMOVAL_ATTEMPTS: usize = 8;
 
 impl VmRecord {
     /// The record of a VM that has none yet.
@@ -292,15 +290,9 @@ fn sync(directory: &Path) -> io::Result<()> {
 
 /// Removes `directory` and what is in it. One that is not there is fine.
 pub(crate) fn remove_all(directory: &Path) -> io::Result<()> {
-    let mut attempts = 1..=REMOVAL_ATTEMPTS;
-    loop {
-        let last = attempts.next().is_none();
-        match fs::remove_dir_all(directory) {
-            // Somebody else writes there, as the log of the VM is written.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && !last => {}
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => return Ok(()),
-        }
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

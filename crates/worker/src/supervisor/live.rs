@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use console_log::PANIC_LINES;
+use console_log::{KernelPanic, PANIC_LINES};
 use fail_points::{FailPoint, pass};
 use health::Beginning;
 use machine_host::{
     CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 use vm_model::{
     Bytes, FailureKind, FailureReason, GuestPanic, Health, InitialState, MachineExit, MachineStatus,
@@ -30,6 +30,8 @@ use crate::vms::VmNic;
 
 /// How long a killed machine may take to end, and an ended one to give back what it held.
 const END: Duration = Duration::from_secs(20);
+/// How long what a guest has written may take to where it is read.
+const COPIED: Duration = Duration::from_secs(1);
 
 /// A machine between its start and the moment when everything it held is given back.
 #[derive(Debug)]
@@ -239,6 +241,19 @@ impl LiveMachine {
         let is_silent = status.timings.first_entry.is_some() && status.timings.first_console_byte.is_none();
         let output = if is_silent && console.is_empty() { Output::Silent } else { Output::Written };
         Evidence { reported: status.panic, console, output, resets: status.resets.by_guest }
+    }
+
+    /// The console of a guest that panicked and stands still, whole but for a host that is too slow: its last words are known
+    /// of before they are copied to where they are read.
+    pub(super) async fn last_words(&self) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let console = self.evidence().await.console;
+            if KernelPanic::is_told_to_its_end(&console) || begun.elapsed() > COPIED {
+                return console;
+            }
+            sleep(COPIED / 20).await;
+        }
     }
 
     pub(super) async fn pause(&self) -> Result<(), CommandError> {

@@ -367,7 +367,7 @@ impl Task {
         let end = match (machine.exit(), machine.panic()) {
             (Some(exit), _) => Some(classify(exit, &machine.evidence().await)),
             (None, Some(panic)) => reported(panic, &machine.evidence().await.console),
-            (None, None) if machine.stands_still() => Some(standstill(&machine.evidence().await.console)),
+            (None, None) if machine.stands_still() => Some(standstill(&machine.last_words().await)),
             (None, None) => match &dead {
                 Some(why) => Some(unwell(why, &machine.evidence().await.console)),
                 None => None,
