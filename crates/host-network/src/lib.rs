@@ -1,6 +1,9 @@
 //! The network that a host gives its virtual machines: a bridge with an address, a TAP for each interface,
 //! forwarding and masquerading, and a DHCP server that tells each VM what it was given.
 //!
+//! Each TAP is bound to its guest: what is sent there under another address, or in the name of a router or a DHCP server,
+//! is dropped by the kernel (`port_filter`).
+//!
 //! Owns everything on the host side, by netlink and by files under `/proc/sys/net`; the only program it runs is
 //! `nft`. It allocates no addresses and runs no devices: an address arrives with a [`NicAttachment`], an open
 //! [`Tap`] leaves. Every `ensure` is idempotent, and what an earlier run left is recognised by its alias.
