@@ -19,7 +19,7 @@ use crate::lab::virtualisation::{Acceleration, Virtualisation};
 use crate::packages;
 
 /// Drivers that the worker, its tests and the relay need. Each loads after what it needs itself.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 18] = [
     "virtio_console",
     "tun",
     "bridge",
@@ -35,6 +35,7 @@ const MODULES: [&str; 17] = [
     "nft_reject_inet",
     "nft_limit",
     "nft_log",
+    "nft_meta_bridge",
     "vhost_net",
     "vhost_vsock",
 ];
