@@ -11,7 +11,6 @@ mod dhcp;
 mod drift;
 mod firewall;
 mod forwarding;
-mod frames;
 mod guest;
 mod kept;
 mod reach;
