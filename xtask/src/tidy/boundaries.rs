@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 22] = [
+const BOUNDARIES: [Boundary; 23] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
