@@ -98,7 +98,7 @@ fn station(vm: &ObservedVm) -> Result<Station> {
 
 /// Without this, all that follows would pass where nothing is sent at all.
 fn a_good_frame_arrives(from: Station, to: Station) -> Result<()> {
-    let known = |who: Ipv4Addr| Ok(page(to.address)?.contains(&format!("neighbour {who} ")));
+    let known = |who: Ipv4Addr| anyhow::Ok(page(to.address)?.contains(&format!("neighbour {who} ")));
     ensure!(!known(from.address)?, "they know each other already");
     send(
         from.address,
@@ -141,6 +141,8 @@ fn lies(own: Station, other: Station) -> Result<Vec<Vec<u8>>> {
         six(own_six, 0, &router_alert(ICMPV6, &advertisement)),
         six(own_six, 60, &router_alert(ICMPV6, &advertisement)),
         six(own_six, 44, &fragment(ICMPV6, 0, false, &advertisement)),
+        six(own_six, 44, &fragment(ICMPV6, 0, true, &advertisement[..8])),
+        six(own_six, 44, &fragment(ICMPV6, 8, false, &advertisement[8..])),
         six(own_six, ICMPV6, &icmpv6(own_six, ALL_NODES, 136, [0x20, 0, 0, 0], &of_another)),
         six(other_six, 17, &udp(5353, 5353, b"by its IPv6 address")),
         ethernet(BROADCAST, own.mac, VLAN, &tagged),
@@ -180,7 +182,7 @@ fn a_flood_leaves_nothing_behind(mallory: Station, alice: Station) -> Result<()>
                 http_get(alice.address, "/")?;
                 pages.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(())
+            anyhow::Ok(())
         });
         let sent = put_on_the_wire(mallory.address, &frames, ROUNDS);
         is_over.store(true, Ordering::Relaxed);
@@ -283,11 +285,13 @@ fn put_on_the_wire(by: Ipv4Addr, frames: &[u8], rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// The bridge's table of addresses without the age of each.
+/// The bridge's table of addresses, each with its port's number: entries of 16 bytes (`struct __fdb_entry` of
+/// `linux/if_bridge.h`).
 fn bridge_entries() -> Result<Vec<String>> {
-    let shown = busybox(&["brctl", "showmacs", BRIDGE])?;
-    let entry = |line: &str| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
-    let mut entries: Vec<String> = shown.lines().map(entry).collect();
+    let path = format!("/sys/class/net/{BRIDGE}/brforward");
+    let table = std::fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+    let mut entries: Vec<String> =
+        table.chunks_exact(16).map(|entry| format!("{:02x?} at port {}", &entry[..6], entry[6])).collect();
     entries.sort();
     Ok(entries)
 }
