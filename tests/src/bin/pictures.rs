@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Assignment, BOOT_DEADLINE, Environment, Never, ObservedVm, STOCK_BOOT_DEADLINE, Terminal, TerminalSize,
-    Worker, http_get, until,
+    Assignment, Environment, Never, ObservedVm, STOCK_BOOT_DEADLINE, Terminal, TerminalSize, Worker,
+    http_get, until,
 };
 use serde_json::json;
 
@@ -25,6 +25,8 @@ const BUSY: &str = "web-1";
 const WIDE: TerminalSize = TerminalSize { columns: 100, rows: 24 };
 /// Bytes a line of output.
 const CHUNK: usize = 120;
+/// How long a console is watched: its history comes at once.
+const ATTACHED: Duration = Duration::from_secs(10);
 /// How long the live view is watched: some of its samples.
 const WATCHED: Duration = Duration::from_secs(25);
 
@@ -93,14 +95,8 @@ fn console(worker: &Worker) -> Result<()> {
     let mut command = worker.command();
     command.args(["console", DEBIAN]);
     let mut terminal = Terminal::run(command, size)?;
+    terminal.watch(ATTACHED)?;
     let mut shown = prompt(&["console", DEBIAN]);
-    until("its prompt", BOOT_DEADLINE, || {
-        terminal
-            .watch(Duration::from_secs(1))
-            .map_err(|error| error.context(Never("it is not attached".into())))?;
-        ensure!(String::from_utf8_lossy(terminal.shown()).contains("login:"), "there is none yet");
-        Ok(())
-    })?;
     shown.extend_from_slice(terminal.shown());
     print("console", size, &shown);
     Ok(())
