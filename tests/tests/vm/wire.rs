@@ -39,6 +39,7 @@ struct Station {
 }
 
 #[test]
+#[ignore = "full: floods"]
 fn a_hostile_guest_changes_neither_its_neighbour_nor_its_host() -> Result<()> {
     let environment = environment();
     let worker = Worker::start(&environment)?;
