@@ -15,7 +15,7 @@ use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
-pub(crate) use self::kept::plan_kept;
+pub(crate) use self::kept::{KeptNics, plan_kept};
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::dhcp::SharedBindings;

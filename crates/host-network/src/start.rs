@@ -9,7 +9,9 @@ use std::net::Ipv4Addr;
 use tracing::info;
 
 pub use self::report::{StartReport, StartWarning};
-use crate::bridge::{BridgeOrigin, BridgePlan, apply_bridge, give_bridges_back, observe, plan_bridge};
+use crate::bridge::{
+    BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
+};
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
@@ -17,7 +19,7 @@ use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
 use crate::forwarding::{bridged_frames_are_filtered, has_ipv6};
-use crate::host::{Attached, Interface, KeptNic, plan_kept};
+use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
@@ -69,6 +71,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let plan = plan_bridge(config, &observed)?;
     let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
     let kept = plan_kept(config, &observed.links, kept);
+    refuse_conflict(config, &observed, &plan, &kept)?;
     let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let firewall = Firewall::new(config, host_ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
@@ -106,6 +109,24 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
             }
             Err(error)
         }
+    }
+}
+
+/// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,
+/// and upkeep tells who is in their way.
+fn refuse_conflict(
+    config: &NetworkConfig,
+    observed: &Observed,
+    plan: &BridgePlan,
+    kept: &KeptNics,
+) -> Result<(), NetworkError> {
+    let bridge = observed.links.iter().find(|link| link.name == config.bridge.as_str());
+    let runs_vms = !kept.attached.is_empty() || carries_vms(bridge.map(|link| link.index), &observed.links);
+    match plan.uses.first() {
+        Some(user) if !runs_vms => {
+            Err(NetworkError::SubnetInUse { subnet: config.network(), user: user.clone() })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -134,7 +134,7 @@ impl Keeper {
                 return verdict;
             }
         };
-        match self.keep_bridge(&observed).await {
+        match self.keep_bridge(&observed, &mut verdict).await {
             Ok(BridgeState::There) => {
                 self.keep_rules(&observed, rules_changed, &mut verdict).await;
                 self.keep_taps(taps, &observed, &mut verdict).await;
@@ -151,7 +151,11 @@ impl Keeper {
         verdict
     }
 
-    async fn keep_bridge(&mut self, observed: &Observed) -> Result<BridgeState, NetworkError> {
+    async fn keep_bridge(
+        &mut self,
+        observed: &Observed,
+        verdict: &mut Verdict,
+    ) -> Result<BridgeState, NetworkError> {
         let shared = &self.shared;
         let name = shared.config.bridge.as_str();
         let is_there = observed.links.iter().any(|link| link.name == name);
@@ -159,6 +163,9 @@ impl Keeper {
             return Ok(BridgeState::Missing);
         }
         let plan = plan_bridge(&shared.config, observed)?;
+        // They keep nothing from being mended.
+        let subnet = shared.config.network();
+        verdict.degraded.extend(plan.uses.iter().map(|user| user.meaning(subnet)));
         let found = observed.links.iter().find(|link| link.name == name).map(|link| link.index);
         if plan.actions.is_empty() && found == Some(shared.bridge()) {
             return Ok(BridgeState::There);

@@ -73,6 +73,31 @@ fn the_bridge_gets_its_address_and_its_state_back() {
 }
 
 #[test]
+fn a_conflict_is_told_and_keeps_nothing_from_being_mended() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let mut degraded = network.watch_degraded();
+        run("ip link add lan up type bridge");
+        // A VPN's: the bridge's route is longer.
+        run("ip route add 0.0.0.0/1 dev lan");
+        run("ip route add 10.100.3.0/24 dev lan");
+        tells(
+            &mut degraded,
+            "a route to 10.100.3.0/24 leads through lan; VMs with addresses of 10.100.3.0/24",
+        )
+        .await;
+        assert!(!degraded.borrow().iter().any(|told| told.contains("0.0.0.0/1")), "{:?}", *degraded.borrow());
+        run(&format!("ip address flush dev {BRIDGE}"));
+        soon("the address", || addresses(BRIDGE) == ["10.100.0.1/16"]).await;
+        run(&format!("ip link set {BRIDGE} down"));
+        soon("the bridge is up", || flags(BRIDGE).contains("\"UP\"")).await;
+        run("ip link del lan");
+        is_well(&mut degraded).await;
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
 fn a_deleted_bridge_is_made_again_with_its_taps() {
     in_namespace(async || {
         let network = HostNetwork::start(config()).await.unwrap();

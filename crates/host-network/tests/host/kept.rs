@@ -100,6 +100,29 @@ fn what_happened_to_taps_meanwhile_is_mended() {
 }
 
 #[test]
+fn vms_that_run_are_taken_over_whoever_uses_their_network_since() {
+    in_namespace(async || {
+        let earlier = HostNetwork::start(config()).await.unwrap();
+        let tap = earlier.attach(nic(2)).await.unwrap();
+        earlier.shutdown(Teardown::Keep).await.unwrap();
+        run("ip link add lan up type bridge");
+        run("ip address add 10.100.3.4/24 dev lan");
+        // Also where nobody has named the VMs that run.
+        for names in [vec![kept(2, &tap.name)], vec![]] {
+            let network = HostNetwork::resume(config(), names).await.unwrap();
+            let mut degraded = network.watch_degraded();
+            let told = degraded
+                .wait_for(|told| told.iter().any(|it| it.contains("lan has the address 10.100.3.4/24")));
+            tokio::time::timeout(std::time::Duration::from_secs(5), told).await.expect("it is told").unwrap();
+            network.shutdown(Teardown::Keep).await.unwrap();
+        }
+        drop(tap);
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert!(error.to_string().contains("in use on this host: link lan"), "no VM runs: {error}");
+    });
+}
+
+#[test]
 fn an_address_that_is_not_of_the_network_any_more_costs_no_port() {
     in_namespace(async || {
         let earlier = HostNetwork::start(config()).await.unwrap();
