@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use health::ProbePermits;
+use host_network::Teardown;
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use tokio::runtime::Handle;
@@ -69,6 +70,15 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     // It notes what it changes on the host before it does.
     writer.make_room();
     let network = resume_network(network, &running).await?;
+    if let Err(problem) = leases.put_in_force() {
+        // Nobody could be given an address. What VMs that run need stays.
+        let teardown =
+            if running.is_empty() && strangers.is_empty() { Teardown::Remove } else { Teardown::Keep };
+        if let Err(problem) = network.shutdown(teardown).await {
+            warn!(error = chain(&problem), "the VMs' network was not left as it was found");
+        }
+        return Err(state_error(Box::new(problem)));
+    }
     let context = Arc::new(HostContext {
         machines,
         capacity: Capacity::new(config.memory_overcommit),
@@ -163,7 +173,9 @@ fn open_leases(
             value: config.vm_subnet_base.clone(),
             expected: problem.to_string(),
         },
-        problem @ LeasesError::Unreadable(_) => state_error(config, Box::new(problem)),
+        problem @ (LeasesError::Unreadable(_) | LeasesError::Write(_)) => {
+            state_error(config, Box::new(problem))
+        }
     })
 }
 
