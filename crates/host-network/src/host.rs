@@ -15,8 +15,8 @@ use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
-pub(crate) use self::kept::{KeptNics, plan_kept};
 pub use self::kept::{KeptNic, KeptNicProblem};
+pub(crate) use self::kept::{KeptNics, plan_kept};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
@@ -182,6 +182,8 @@ impl HostNetwork {
             self.shared.bindings.change(|bindings| bindings.remove(mac));
         }
         self.shared.netlink.delete(tap.index, tap.name.as_str()).await?;
+        let (index, release) = (tap.index, "take a TAP out of the packet filter");
+        self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
         self.shared.lock().remove(&interface);
         self.shared.detached.notify_one();
         Ok(())
@@ -201,6 +203,8 @@ impl HostNetwork {
                 continue;
             }
             self.shared.netlink.delete(index, &orphan.tap).await?;
+            let release = "take a TAP out of the packet filter";
+            self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
             warn!(tap = %orphan.tap, vm_id = %orphan.vm, nic = %orphan.nic, "removed a TAP of an unknown VM");
             reaped.push(orphan);
         }

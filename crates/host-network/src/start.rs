@@ -18,7 +18,7 @@ use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
-use crate::forwarding::{bridged_frames_are_filtered, has_ipv6};
+use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
 use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
@@ -79,7 +79,11 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
-        let identities = with_strangers(identities, &links, firewall.listing().as_ref());
+        let listing = firewall.listing();
+        if let Some(listing) = &listing {
+            recall_guarded(listing, &links, &mut changed)?;
+        }
+        let identities = with_strangers(identities, &links, listing.as_ref());
         Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, identities)))
     };
     let rules = blocking("note what is changed on the host", open_rules).await??;
