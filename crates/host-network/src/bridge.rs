@@ -45,6 +45,8 @@ pub(crate) struct Observed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BridgeAction {
     Create,
+    /// It is ours under another name.
+    Rename,
     /// Alias, MTU and up, in one request.
     Configure,
     BringUp,
@@ -88,7 +90,7 @@ pub(crate) fn bridge_address(config: &NetworkConfig) -> Ipv4Network {
 /// # Errors
 /// If the name belongs to a link of another kind.
 pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result<BridgePlan, NetworkError> {
-    let bridge = observed.links.iter().find(|link| link.name == config.bridge.as_str());
+    let bridge = seen_bridge(&config.bridge, &observed.links);
     if let Some(link) = bridge
         && link.kind.as_deref() != Some("bridge")
     {
@@ -114,6 +116,9 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
         }
         Some(link) => adopt(config, link, observed)?,
     };
+    if bridge.is_some_and(|link| link.name != config.bridge.as_str()) {
+        plan.actions.insert(0, BridgeAction::Rename);
+    }
     let wanted = bridge_address(config);
     let has_address = observed
         .addresses
@@ -135,6 +140,21 @@ pub(crate) fn carries_vms(bridge: Option<u32>, links: &[Link]) -> bool {
         let is_ours = link.alias.as_deref().and_then(tap_owner).is_some();
         is_ours && link.controller.is_some() && link.controller == bridge
     })
+}
+
+/// Our bridge that should be called `name`, and that somebody has renamed: only it bears our alias and the hardware address
+/// that we derive from the name.
+fn find_renamed<'a>(name: &LinkName, links: &'a [Link]) -> Option<&'a Link> {
+    links.iter().find(|link| {
+        link.kind.as_deref() == Some("bridge")
+            && link.alias.as_deref() == Some(BRIDGE_ALIAS)
+            && link.mac == Some(bridge_mac(name))
+    })
+}
+
+/// The bridge as it is seen, also under another name.
+pub(crate) fn seen_bridge<'a>(name: &LinkName, links: &'a [Link]) -> Option<&'a Link> {
+    links.iter().find(|link| link.name == name.as_str()).or_else(|| find_renamed(name, links))
 }
 
 /// Whether an earlier run created the bridge `link` and was killed before it gave it its alias. Nobody else gives a bridge
@@ -165,20 +185,23 @@ pub(crate) async fn apply_bridge(
     plan: &BridgePlan,
 ) -> Result<u32, NetlinkError> {
     let name = &config.bridge;
-    let seen = observed.links.iter().find(|link| link.name == name.as_str()).map(|link| link.index);
+    let seen = seen_bridge(name, &observed.links).map(|link| link.index);
     let mut index = seen;
     for action in &plan.actions {
         let done = match (action, index) {
             (BridgeAction::Create, _) => create(netlink, config).await.map(|created| {
                 index = Some(created);
             }),
+            (BridgeAction::Rename, Some(index)) => netlink.rename(index, name).await,
             (BridgeAction::Configure, _) => netlink.configure_bridge(name, BRIDGE_ALIAS, config.mtu).await,
             (BridgeAction::Change(setting), _) => netlink.change_bridge(name, *setting).await,
             (BridgeAction::BringUp, Some(index)) => netlink.set_up(index, name.as_str()).await,
             (BridgeAction::AddAddress, Some(index)) => {
                 netlink.add_address(index, bridge_address(config)).await
             }
-            (BridgeAction::BringUp | BridgeAction::AddAddress, None) => Err(vanished(config)),
+            (BridgeAction::Rename | BridgeAction::BringUp | BridgeAction::AddAddress, None) => {
+                Err(vanished(config))
+            }
         };
         if let Err(error) = done {
             if let (None, Some(created)) = (seen, index) {

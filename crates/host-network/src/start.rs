@@ -11,6 +11,7 @@ use tracing::info;
 pub use self::report::{StartReport, StartWarning};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
+    seen_bridge,
 };
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
@@ -124,7 +125,7 @@ fn refuse_conflict(
     plan: &BridgePlan,
     kept: &KeptNics,
 ) -> Result<(), NetworkError> {
-    let bridge = observed.links.iter().find(|link| link.name == config.bridge.as_str());
+    let bridge = seen_bridge(&config.bridge, &observed.links);
     let runs_vms = !kept.attached.is_empty() || carries_vms(bridge.map(|link| link.index), &observed.links);
     match plan.uses.first() {
         Some(user) if !runs_vms => {

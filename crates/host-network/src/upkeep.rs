@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use self::taps::{Absences, GRACE, TapAction, plan_taps};
-use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge};
+use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge, seen_bridge};
 use crate::dhcp::DhcpServer;
 use crate::events::{Changed, NetworkEvents};
 use crate::host::{AttachedTap, Shared};
@@ -29,7 +29,7 @@ use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
 use crate::rules::Rules;
 use crate::start::{Holdings, forward_drops};
-use crate::{BridgeOrigin, NetworkError};
+use crate::{BridgeOrigin, HostForwarding, NetworkError};
 
 /// How long a burst of changes may go on before it is looked at: no look follows another more closely.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -48,7 +48,14 @@ impl Upkeep {
     pub(crate) fn start(shared: Arc<Shared>, holdings: Holdings, events: NetworkEvents) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (degraded, watched) = watch::channel(Vec::new());
-        let keeper = Keeper { shared, holdings, degraded, absences: Absences::default(), drops: Vec::new() };
+        let keeper = Keeper {
+            shared,
+            holdings,
+            degraded,
+            absences: Absences::default(),
+            drops: Vec::new(),
+            forwarding: None,
+        };
         Self { task: tokio::spawn(keeper.run(events, stopped)), stop, degraded: watched }
     }
 
@@ -75,6 +82,8 @@ struct Keeper {
     absences: Absences,
     /// What other tables drop, as of the last look at rules.
     drops: Vec<String>,
+    /// Whom the host forwards for, as of the last look; start has logged what was first.
+    forwarding: Option<HostForwarding>,
 }
 
 /// What one look came to.
@@ -141,6 +150,10 @@ impl Keeper {
             }
             // The bridge has changed, which will be heard; what depends on it is looked at then.
             Ok(BridgeState::Mended) => verdict.again = Some(SETTLE),
+            Ok(BridgeState::Renamed(now)) => verdict.degraded.push(format!(
+                "the bridge {0} is called {now} now, and was not made by this worker: call it {0} again",
+                shared.config.bridge
+            )),
             Ok(BridgeState::Missing) => verdict.degraded.push(format!(
                 "the bridge {} was deleted, and was not made by this worker: make it again",
                 shared.config.bridge
@@ -160,13 +173,14 @@ impl Keeper {
         let name = shared.config.bridge.as_str();
         let is_there = observed.links.iter().any(|link| link.name == name);
         if !is_there && self.holdings.origin == BridgeOrigin::Adopted {
-            return Ok(BridgeState::Missing);
+            let renamed = observed.links.iter().find(|link| link.index == shared.bridge());
+            return Ok(renamed.map_or(BridgeState::Missing, |link| BridgeState::Renamed(link.name.clone())));
         }
         let plan = plan_bridge(&shared.config, observed)?;
         // They keep nothing from being mended.
         let subnet = shared.config.network();
         verdict.degraded.extend(plan.uses.iter().map(|user| user.meaning(subnet)));
-        let found = observed.links.iter().find(|link| link.name == name).map(|link| link.index);
+        let found = seen_bridge(&shared.config.bridge, &observed.links).map(|link| link.index);
         if plan.actions.is_empty() && found == Some(shared.bridge()) {
             return Ok(BridgeState::There);
         }
@@ -215,12 +229,23 @@ impl Keeper {
         match self.holdings.rules.run("keep packet forwarding", step).await {
             Ok((drops, settled)) => {
                 self.drops = drops.unwrap_or_else(|| std::mem::take(&mut self.drops));
-                if let Err(error) = settled {
-                    verdict.failed("packets from and to VMs may not be forwarded as they should", &error);
+                match settled {
+                    Ok(now) => self.tell_forwarding(now),
+                    Err(error) => {
+                        verdict.failed("packets from and to VMs may not be forwarded as they should", &error);
+                    }
                 }
             }
             Err(error) => verdict.failed("packet forwarding is not looked after", &error),
         }
+    }
+
+    /// Logs whom the host forwards for, where that has changed.
+    fn tell_forwarding(&mut self, now: HostForwarding) {
+        if self.forwarding.as_ref().is_some_and(|before| *before != now) {
+            info!(bridge = %self.shared.config.bridge, "{now}");
+        }
+        self.forwarding = Some(now);
     }
 
     async fn keep_taps(&mut self, taps: Vec<AttachedTap>, observed: &Observed, verdict: &mut Verdict) {
@@ -280,11 +305,13 @@ impl Keeper {
 }
 
 /// What has become of the bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum BridgeState {
     There,
     Mended,
     Missing,
+    /// Somebody else's, under this name.
+    Renamed(String),
 }
 
 /// Waits for a burst of changes to pass; whether rules were among them. Cancel-safe: what is heard is only that

@@ -103,6 +103,22 @@ fn our_own_bridge_as_it_should_be_needs_nothing() {
 }
 
 #[test]
+fn our_bridge_under_another_name_is_renamed() {
+    let mut bridge = link(7, "br-foo", Some("bridge"));
+    bridge.alias = Some(BRIDGE_ALIAS.to_owned());
+    let mut observed =
+        Observed { links: vec![bridge], addresses: vec![address(7, "10.100.0.1/16")], ..Observed::default() };
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(plan.origin, BridgeOrigin::Created, "it is another worker's");
+    observed.links[0].mac = Some(bridge_mac(&config().bridge));
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(
+        (plan.origin, plan.actions, plan.uses),
+        (BridgeOrigin::Ours, vec![BridgeAction::Rename], vec![])
+    );
+}
+
+#[test]
 fn anothers_bridge_is_adopted_as_it_is() {
     let mut bridge = link(7, "br-test", Some("bridge"));
     bridge.mtu = 9000;
@@ -213,7 +229,8 @@ fn who_uses_the_subnet_is_named_and_less_specific_routes_do_not() {
     };
     assert_eq!(uses(&observed), ["link eth0 has the address 10.100.7.9/24"]);
     observed.addresses.clear();
-    observed.routes = ["0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/8", "10.101.0.0/16"].map(|to| route(2, to)).to_vec();
+    observed.routes =
+        ["0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/8", "10.101.0.0/16"].map(|to| route(2, to)).to_vec();
     assert_eq!(uses(&observed), [""; 0], "the bridge's own route is longer, or they are elsewhere");
     observed.routes = ["10.100.0.0/16", "10.100.3.0/24"].map(|to| route(2, to)).to_vec();
     assert_eq!(
@@ -227,7 +244,10 @@ fn what_a_conflict_means_is_told_by_what_is_not_reached() {
     let subnet = config().network();
     let link = "eth0".to_owned();
     let wide = SubnetUse::Address { link: link.clone(), address: "10.1.2.3/8".parse().unwrap() };
-    assert!(wide.meaning(subnet).ends_with("machines behind eth0 with addresses of 10.100.0.0/16 are not reached from this host"));
+    assert!(
+        wide.meaning(subnet)
+            .ends_with("machines behind eth0 with addresses of 10.100.0.0/16 are not reached from this host")
+    );
     let narrow = SubnetUse::Address { link, address: "10.100.7.9/24".parse().unwrap() };
     assert!(narrow.meaning(subnet).contains("VMs with addresses of 10.100.7.0/24 may not be reached"));
 }
