@@ -27,7 +27,7 @@ use crate::nfnetlink::PacketFilter;
 use crate::port_filter::{Identities, PortIdentity};
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
-use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
+use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -44,6 +44,8 @@ pub(crate) struct Started {
     pub(crate) bindings: SharedBindings,
     /// The interfaces that were kept and whose TAPs are there.
     pub(crate) attached: HashMap<Interface, Attached>,
+    /// The interfaces that were kept and whose TAPs are gone, with the names that these had.
+    pub(crate) lost: HashMap<Interface, LinkName>,
     /// What has to be kept right and given back.
     pub(crate) holdings: Holdings,
     pub(crate) events: NetworkEvents,
@@ -94,7 +96,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     match start_on_bridge(config, &netlink, bridge, &plan, &bindings, &rules).await {
         Ok((holdings, mut report)) => {
             report.warnings.extend(kept.warnings);
-            let (mtu, attached) = (plan.mtu, kept.attached);
+            let (mtu, attached, lost) = (plan.mtu, kept.attached, kept.lost);
             Ok(Started {
                 exclusive,
                 netlink,
@@ -103,6 +105,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
                 mtu,
                 bindings,
                 attached,
+                lost,
                 holdings,
                 events,
                 report,

@@ -20,11 +20,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use self::taps::{Absences, GRACE, TapAction, plan_taps};
+use self::taps::{Absences, GRACE, TapAction, plan_taps, strayed};
 use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge, seen_bridge};
 use crate::dhcp::DhcpServer;
 use crate::events::{Changed, NetworkEvents};
-use crate::host::{AttachedTap, Shared};
+use crate::host::{AttachedTap, Shared, loss};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
 use crate::rules::Rules;
@@ -249,23 +249,20 @@ impl Keeper {
     }
 
     async fn keep_taps(&mut self, taps: Vec<AttachedTap>, observed: &Observed, verdict: &mut Verdict) {
+        verdict.degraded.extend(strayed(&taps, self.shared.config.network()));
+        verdict.degraded.extend(self.shared.losses());
         let plan = plan_taps(taps, &observed.links, self.shared.bridge(), self.shared.config.between_vms);
         for action in plan.actions {
             match self.mend_tap(&action).await {
                 Ok(()) => info!(?action, "mended a TAP, which somebody had changed"),
                 // It went meanwhile; the next look sees that.
                 Err(error) if error.errno() == Some(libc::ENODEV) => verdict.again = Some(SETTLE),
-                Err(error) => {
-                    let (TapAction::Reattach(tap) | TapAction::Bind(tap) | TapAction::BringUp(tap)) = action;
-                    verdict.failed(&format!("{}/{} has no network", tap.vm, tap.nic), &error.into());
-                }
+                Err(error) => verdict.failed(&unmended(&action), &error.into()),
             }
         }
         let (overdue, has_recent) = self.absences.overdue(plan.gone, Instant::now());
         for AttachedTap { vm, nic, name, .. } in overdue {
-            verdict.degraded.push(format!(
-                "the TAP {name} was deleted, so {vm}/{nic} has no network until its VM starts again: restart {vm}"
-            ));
+            verdict.degraded.push(loss(&vm, &nic, &name));
         }
         if has_recent {
             verdict.again = Some(verdict.again.map_or(GRACE, |again| again.min(GRACE)));
@@ -275,6 +272,7 @@ impl Keeper {
     async fn mend_tap(&self, action: &TapAction) -> Result<(), NetlinkError> {
         let netlink = &self.shared.netlink;
         match action {
+            TapAction::Rename(tap) => netlink.rename(tap.index, &tap.name).await,
             TapAction::BringUp(tap) => netlink.set_up(tap.index, tap.name.as_str()).await,
             TapAction::Reattach(tap) => {
                 let alias = tap_alias(&tap.vm, &tap.nic);
@@ -301,6 +299,18 @@ impl Keeper {
             *told = degraded;
             is_other
         });
+    }
+}
+
+/// What is so where `action` cannot be taken.
+fn unmended(action: &TapAction) -> String {
+    match action {
+        TapAction::Rename(AttachedTap { vm, nic, name, .. }) => {
+            format!("the TAP of {vm}/{nic} is not called {name} any more")
+        }
+        TapAction::Reattach(tap) | TapAction::Bind(tap) | TapAction::BringUp(tap) => {
+            format!("{}/{} has no network", tap.vm, tap.nic)
+        }
     }
 }
 
