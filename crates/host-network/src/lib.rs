@@ -85,5 +85,5 @@ pub use host::{
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;
 pub use nft::NftError;
-pub use start::{StartReport, StartWarning};
+pub use start::{StartReport, StartWarning, UnknownNic};
 pub use tap::{TapError, UdpSegmentation, VNET_HEADER_BYTES};

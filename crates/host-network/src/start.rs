@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use tracing::info;
 
-pub use self::report::{StartReport, StartWarning};
+pub use self::report::{StartReport, StartWarning, UnknownNic};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
     seen_bridge,
@@ -86,16 +86,19 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
         if let Some(listing) = &listing {
             recall_guarded(listing, &links, &mut changed)?;
         }
-        let identities = with_strangers(identities, &links, listing.as_ref());
-        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, identities)))
+        let unknown = unknown_nics(&identities, &links, listing.as_ref());
+        let identities = with_unknown(identities, &unknown);
+        let rules = SharedRules::new(Rules::new(firewall, changed, filter, identities));
+        Ok::<_, NetworkError>((rules, unknown))
     };
-    let rules = blocking("note what is changed on the host", open_rules).await??;
+    let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
     match start_on_bridge(config, &netlink, bridge, &plan, &bindings, &rules).await {
         Ok((holdings, mut report)) => {
             report.warnings.extend(kept.warnings);
+            report.unknown = unknown.into_iter().map(|(_, nic)| nic).collect();
             let (mtu, attached, lost) = (plan.mtu, kept.attached, kept.lost);
             Ok(Started {
                 exclusive,
@@ -180,7 +183,8 @@ async fn start_on_bridge(
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
-    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
+    let unknown = Vec::new();
+    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings, unknown };
     let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, facts };
     Ok((holdings, report))
 }
@@ -190,18 +194,26 @@ fn identities(attached: &HashMap<Interface, Attached>) -> Identities {
     attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.identity)).collect()
 }
 
-/// As well those of TAPs that nobody has named yet, as the tables of an earlier run have them: their VMs run on, and stay
-/// bound to what they were.
-fn with_strangers(mut identities: Identities, links: &[Link], listing: Option<&Listing>) -> Identities {
-    let taps = links.iter().filter(|link| link.alias.as_deref().and_then(tap_owner).is_some());
-    for link in taps {
-        let values = listing.map(|listing| listing.of_port(&link.name)).unwrap_or_default();
-        let mac = values.iter().find_map(|value| value.parse().ok());
-        let address = values.iter().find_map(|value| value.parse().ok());
-        if let (Some(mac), Some(address)) = (mac, address) {
-            identities.entry(link.index).or_insert(PortIdentity { mac, address });
-        }
-    }
+/// The TAPs of ours that nobody has named, with the addresses that the tables of an earlier run bind them to.
+fn unknown_nics(named: &Identities, links: &[Link], listing: Option<&Listing>) -> Vec<(u32, UnknownNic)> {
+    let Some(listing) = listing else { return Vec::new() };
+    let unnamed = links.iter().filter(|link| !named.contains_key(&link.index));
+    let bound = unnamed.filter_map(|link| {
+        let (vm, nic) = tap_owner(link.alias.as_deref()?)?;
+        let values = listing.of_port(&link.name);
+        let mac = values.iter().find_map(|value| value.parse().ok())?;
+        let address = values.iter().find_map(|value| value.parse().ok())?;
+        Some((link.index, UnknownNic { vm, nic: nic.to_owned(), tap: link.name.clone(), mac, address }))
+    });
+    bound.collect()
+}
+
+/// As well those of TAPs that nobody has named yet: their VMs run on, and stay bound to what they were.
+fn with_unknown(mut identities: Identities, unknown: &[(u32, UnknownNic)]) -> Identities {
+    let bound = unknown.iter().map(|(index, UnknownNic { mac, address, .. })| {
+        (*index, PortIdentity { mac: *mac, address: *address })
+    });
+    identities.extend(bound);
     identities
 }
 

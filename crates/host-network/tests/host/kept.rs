@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use host_network::{
     BridgeOrigin, HostNetwork, KeptNicProblem, LinkName, NetworkConfig, StartWarning, Teardown,
-    TeardownOutcome,
+    TeardownOutcome, UnknownNic,
 };
 use rustix::thread::UnshareFlags;
 use vm_model::error_chain;
@@ -132,6 +132,21 @@ fn vms_that_run_are_taken_over_whoever_uses_their_network_since() {
         drop(tap);
         let error = HostNetwork::start(config()).await.unwrap_err();
         assert!(error.to_string().contains("in use on this host: link lan"), "no VM runs: {error}");
+    });
+}
+
+#[test]
+fn taps_that_nobody_names_are_reported_with_their_addresses() {
+    in_namespace(async || {
+        let earlier = HostNetwork::start(config()).await.unwrap();
+        let taps = [earlier.attach(nic(2)).await.unwrap(), earlier.attach(nic(3)).await.unwrap()];
+        earlier.shutdown(Teardown::Keep).await.unwrap();
+        let network = HostNetwork::resume(config(), vec![kept(2, &taps[0].name)]).await.unwrap();
+        let (vm, tap) = (nic(3).vm, taps[1].name.to_string());
+        let unknown =
+            UnknownNic { vm, nic: "net0".to_owned(), tap, mac: nic(3).mac, address: nic(3).address };
+        assert_eq!(network.report().unknown, [unknown]);
+        network.shutdown(Teardown::Remove).await.unwrap();
     });
 }
 

@@ -21,7 +21,9 @@ use super::checks::{check_directories, check_numbers, network_config, store_root
 use super::control::Shared;
 use super::placing::machine_host;
 use super::registry::Registry;
-use super::takeover::{KnownVms, hold_addresses, restore, resume_network, take_over, take_over_late};
+use super::takeover::{
+    KnownVms, hold_addresses, hold_unknown, restore, resume_network, take_over, take_over_late,
+};
 use super::{VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
@@ -70,6 +72,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     // It notes what it changes on the host before it does.
     writer.make_room();
     let network = resume_network(network, &running).await?;
+    hold_unknown(&leases, &network.report().unknown);
     if let Err(problem) = leases.put_in_force() {
         // Nobody could be given an address. What VMs that run need stays.
         let teardown =
