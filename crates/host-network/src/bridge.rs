@@ -13,7 +13,7 @@ use ipnetwork::Ipv4Network;
 pub use self::settings::{BridgeNote, BridgeProblem};
 use self::settings::{adopt, changes_to_ours};
 pub use self::subnet_use::SubnetUse;
-use self::subnet_use::find_uses;
+pub(crate) use self::subnet_use::find_uses;
 use crate::changed_settings::AdoptedBridge;
 use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac, tap_owner};
 use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};

@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::Egress;
 use crate::changed_settings::{ChangedSettings, SettingsError, Switch, look_at};
@@ -227,7 +227,7 @@ pub(crate) fn recall_guarded(
             && look_at(Switch::Forwarding, &link.name).as_deref() == Some("1")
         {
             changed.recall(link.index, &link.name, Switch::Forwarding, "0", "1")?;
-            info!(
+            debug!(
                 link = link.name,
                 "its forwarding was turned on by an earlier run, as that run's guard tells"
             );

@@ -61,7 +61,7 @@ fn network_of(address: Ipv4Network) -> Ipv4Network {
 }
 
 /// Who uses addresses of `subnet` on another link than `bridge`. The route that comes with an address is not named beside it.
-pub(super) fn find_uses(subnet: Ipv4Network, bridge: Option<u32>, observed: &Observed) -> Vec<SubnetUse> {
+pub(crate) fn find_uses(subnet: Ipv4Network, bridge: Option<u32>, observed: &Observed) -> Vec<SubnetUse> {
     let others = observed.addresses.iter().filter(|assignment| Some(assignment.link) != bridge);
     let overlapping = others.filter(|assignment| assignment.address.overlaps(subnet));
     let addresses: Vec<(u32, Ipv4Network)> =
