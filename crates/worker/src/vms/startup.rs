@@ -24,7 +24,7 @@ use super::registry::Registry;
 use super::takeover::{
     KnownVms, hold_addresses, hold_unknown, restore, resume_network, take_over, take_over_late,
 };
-use super::{VmManagerConfig, VmManagerError};
+use super::{HashVerification, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::failure::chain;
@@ -37,6 +37,9 @@ use crate::records::{
 use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, StartTurns, Subnet};
 use crate::volumes::VolumeStore;
 
+/// What is so while artifacts are not verified.
+pub(super) const UNVERIFIED: &str = "hash_verification is \"never\": artifacts run as they lie on the disk, whatever hash they were assigned with";
+
 /// How long a lock of the state directory may be held by what is left of a worker, and how often that is looked at.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -47,6 +50,9 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     check_directories(&config)?;
     check_numbers(&config)?;
     let (subnet, network) = network_config(&config)?;
+    if config.hash_verification == HashVerification::Never {
+        warn!("{UNVERIFIED}");
+    }
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     let roots = store_roots(&config)?;
     let state_error = |problem| state_error(&config, problem);

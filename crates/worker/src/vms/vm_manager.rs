@@ -17,6 +17,7 @@ use vm_model::{
 
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
+use super::startup::UNVERIFIED;
 use super::{
     HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
     startup,
@@ -225,6 +226,14 @@ impl VmManager {
     /// Whether it is being shut down or left. Its VMs are looked after no more then, which is not to say that they are gone.
     pub fn is_ending(&self) -> bool {
         self.shared.is_ending.load(Ordering::Relaxed)
+    }
+
+    /// What is so for each VM by a setting that takes a safeguard away, a sentence each.
+    pub fn safeguards_off(&self) -> Vec<String> {
+        match self.shared.config.hash_verification {
+            HashVerification::Never => vec![UNVERIFIED.to_owned()],
+            HashVerification::Once | HashVerification::Always => Vec::new(),
+        }
     }
 
     /// What runs on this host and could not be taken over, a sentence each.
