@@ -15,8 +15,8 @@ use tracing::warn;
 use vm_model::{MacAddress, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
-pub(crate) use self::kept::plan_kept;
 pub use self::kept::{KeptNic, KeptNicProblem};
+pub(crate) use self::kept::{KeptNics, plan_kept};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
@@ -71,6 +71,11 @@ pub(crate) struct AttachedTap {
     pub(crate) identity: PortIdentity,
 }
 
+/// What is told of an interface whose TAP `tap` is gone.
+pub(crate) fn loss(vm: &VmId, nic: &str, tap: &LinkName) -> String {
+    format!("the TAP {tap} was deleted, so {vm}/{nic} has no network until its VM starts again: restart {vm}")
+}
+
 /// What attaching and upkeep work on together.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -85,6 +90,8 @@ pub(crate) struct Shared {
     pub(crate) detached: Notify,
     /// What is attached through this value or was kept. Held for single look-ups and changes only; a lock of its own.
     attached: Mutex<HashMap<Interface, Attached>>,
+    /// The interfaces of VMs that ran on whose TAPs are gone, until they are attached again or detached. As above.
+    lost: Mutex<HashMap<Interface, LinkName>>,
 }
 
 impl Shared {
@@ -95,6 +102,19 @@ impl Shared {
     /// The TAPs that are attached at this moment.
     pub(crate) fn taps(&self) -> Vec<AttachedTap> {
         self.lock().values().filter_map(|attached| attached.tap.clone()).collect()
+    }
+
+    /// What is told of each interface whose TAP was gone when its VM was taken over.
+    pub(crate) fn losses(&self) -> Vec<String> {
+        let lost = self.lost();
+        let mut told: Vec<String> =
+            lost.iter().map(|(Interface { vm, nic }, tap)| loss(vm, nic, tap)).collect();
+        told.sort();
+        told
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashMap<Interface, LinkName>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Interface, Attached>> {
@@ -136,8 +156,9 @@ impl HostNetwork {
     /// As for [`HostNetwork::start`]; but while a TAP of `kept` is there, what was made before the error stays, and so
     /// does what the earlier run left.
     pub async fn resume(config: NetworkConfig, kept: Vec<KeptNic>) -> Result<Self, NetworkError> {
-        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, attached, holdings, events, report } =
-            start(&config, kept).await?;
+        let started = start(&config, kept).await?;
+        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, .. } = started;
+        let Started { attached, lost, holdings, events, report, .. } = started;
         let shared = Arc::new(Shared {
             config: NetworkConfig { mtu, ..config },
             netlink,
@@ -147,6 +168,7 @@ impl HostNetwork {
             bridge: AtomicU32::new(bridge),
             detached: Notify::new(),
             attached: Mutex::new(attached),
+            lost: Mutex::new(lost),
         });
         let upkeep = Upkeep::start(Arc::clone(&shared), holdings, events);
         Ok(Self { shared, upkeep, report, exclusive })
@@ -175,6 +197,9 @@ impl HostNetwork {
     /// If the kernel refuses; the interface counts as attached still, and DHCP answers it no more.
     pub async fn detach(&self, vm: &VmId, nic: &str) -> Result<(), NetworkError> {
         let interface = Interface { vm: vm.clone(), nic: nic.to_owned() };
+        if self.shared.lost().remove(&interface).is_some() {
+            self.shared.detached.notify_one();
+        }
         let Some(Attached { bound, tap: Some(tap) }) = self.shared.lock().get(&interface).cloned() else {
             return Ok(());
         };
@@ -182,6 +207,8 @@ impl HostNetwork {
             self.shared.bindings.change(|bindings| bindings.remove(mac));
         }
         self.shared.netlink.delete(tap.index, tap.name.as_str()).await?;
+        let (index, release) = (tap.index, "take a TAP out of the packet filter");
+        self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
         self.shared.lock().remove(&interface);
         self.shared.detached.notify_one();
         Ok(())
@@ -201,6 +228,8 @@ impl HostNetwork {
                 continue;
             }
             self.shared.netlink.delete(index, &orphan.tap).await?;
+            let release = "take a TAP out of the packet filter";
+            self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
             warn!(tap = %orphan.tap, vm_id = %orphan.vm, nic = %orphan.nic, "removed a TAP of an unknown VM");
             reaped.push(orphan);
         }

@@ -94,6 +94,15 @@ impl Rules {
         self.apply(&guarded)
     }
 
+    /// Takes the port with the link index `index`, whose link is gone, out of our tables. Blocks.
+    pub(crate) fn release_port(&mut self, index: u32) {
+        let Some(identity) = self.identities.remove(&index) else { return };
+        let messages = elements::messages(&self.firewall.table, Change::Remove, index, identity);
+        if self.guarded.is_some() && self.commit(&messages).is_err() {
+            self.guarded = None;
+        }
+    }
+
     /// Takes out the ports of links that are no more. One whose index is higher than all that were seen was made since.
     fn release_ports(&mut self, links: &[Link]) {
         let highest = links.iter().map(|link| link.index).max().unwrap_or_default();
@@ -146,6 +155,10 @@ impl Rules {
         links: &[Link],
         routes: &[Ipv4Route],
     ) -> Result<HostForwarding, NetworkError> {
+        if self.firewall.bridge_index != Some(bridge) {
+            self.firewall.bridge_index = Some(bridge);
+            self.guarded = None;
+        }
         silence_bridge(bridge, self.firewall.bridge.as_str(), self.firewall.host_ipv6, &mut self.changed)?;
         self.release_ports(links);
         let seen = observe_forwarding(bridge, links, routes, &self.changed);
@@ -155,7 +168,7 @@ impl Rules {
             self.apply(&plan.guarded)?;
         }
         apply_switches(&plan, &mut self.changed)?;
-        Ok(describe(self.firewall.egress, &seen, &plan))
+        Ok(describe(self.firewall.egress, bridge, &seen, &plan))
     }
 
     /// Looks whether our tables are as we made them; if not, [`Rules::settle`] makes them again. Blocks on `nft`.

@@ -8,23 +8,26 @@ use std::net::Ipv4Addr;
 
 use tracing::info;
 
-pub use self::report::{StartReport, StartWarning};
-use crate::bridge::{BridgeOrigin, BridgePlan, apply_bridge, give_bridges_back, observe, plan_bridge};
+pub use self::report::{StartReport, StartWarning, UnknownNic};
+use crate::bridge::{
+    BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
+    seen_bridge,
+};
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
-use crate::forwarding::{bridged_frames_are_filtered, has_ipv6};
-use crate::host::{Attached, Interface, KeptNic, plan_kept};
+use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
+use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
 use crate::port_filter::{Identities, PortIdentity};
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
-use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
+use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -41,6 +44,8 @@ pub(crate) struct Started {
     pub(crate) bindings: SharedBindings,
     /// The interfaces that were kept and whose TAPs are there.
     pub(crate) attached: HashMap<Interface, Attached>,
+    /// The interfaces that were kept and whose TAPs are gone, with the names that these had.
+    pub(crate) lost: HashMap<Interface, LinkName>,
     /// What has to be kept right and given back.
     pub(crate) holdings: Holdings,
     pub(crate) events: NetworkEvents,
@@ -69,6 +74,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let plan = plan_bridge(config, &observed)?;
     let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
     let kept = plan_kept(config, &observed.links, kept);
+    refuse_conflict(config, &observed, &plan, &kept)?;
     let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let firewall = Firewall::new(config, host_ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
@@ -76,17 +82,24 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
-        let identities = with_strangers(identities, &links, firewall.listing().as_ref());
-        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, identities)))
+        let listing = firewall.listing();
+        if let Some(listing) = &listing {
+            recall_guarded(listing, &links, &mut changed)?;
+        }
+        let unknown = unknown_nics(&identities, &links, listing.as_ref());
+        let identities = with_unknown(identities, &unknown);
+        let rules = SharedRules::new(Rules::new(firewall, changed, filter, identities));
+        Ok::<_, NetworkError>((rules, unknown))
     };
-    let rules = blocking("note what is changed on the host", open_rules).await??;
+    let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
     match start_on_bridge(config, &netlink, bridge, &plan, &bindings, &rules).await {
         Ok((holdings, mut report)) => {
             report.warnings.extend(kept.warnings);
-            let (mtu, attached) = (plan.mtu, kept.attached);
+            report.unknown = unknown.into_iter().map(|(_, nic)| nic).collect();
+            let (mtu, attached, lost) = (plan.mtu, kept.attached, kept.lost);
             Ok(Started {
                 exclusive,
                 netlink,
@@ -95,6 +108,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
                 mtu,
                 bindings,
                 attached,
+                lost,
                 holdings,
                 events,
                 report,
@@ -106,6 +120,24 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
             }
             Err(error)
         }
+    }
+}
+
+/// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,
+/// and upkeep tells who is in their way.
+fn refuse_conflict(
+    config: &NetworkConfig,
+    observed: &Observed,
+    plan: &BridgePlan,
+    kept: &KeptNics,
+) -> Result<(), NetworkError> {
+    let bridge = seen_bridge(&config.bridge, &observed.links);
+    let runs_vms = !kept.attached.is_empty() || carries_vms(bridge.map(|link| link.index), &observed.links);
+    match plan.uses.first() {
+        Some(user) if !runs_vms => {
+            Err(NetworkError::SubnetInUse { subnet: config.network(), user: user.clone() })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -151,7 +183,8 @@ async fn start_on_bridge(
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
-    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
+    let unknown = Vec::new();
+    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings, unknown };
     let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, facts };
     Ok((holdings, report))
 }
@@ -161,18 +194,26 @@ fn identities(attached: &HashMap<Interface, Attached>) -> Identities {
     attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.identity)).collect()
 }
 
-/// As well those of TAPs that nobody has named yet, as the tables of an earlier run have them: their VMs run on, and stay
-/// bound to what they were.
-fn with_strangers(mut identities: Identities, links: &[Link], listing: Option<&Listing>) -> Identities {
-    let taps = links.iter().filter(|link| link.alias.as_deref().and_then(tap_owner).is_some());
-    for link in taps {
-        let values = listing.map(|listing| listing.of_port(&link.name)).unwrap_or_default();
-        let mac = values.iter().find_map(|value| value.parse().ok());
-        let address = values.iter().find_map(|value| value.parse().ok());
-        if let (Some(mac), Some(address)) = (mac, address) {
-            identities.entry(link.index).or_insert(PortIdentity { mac, address });
-        }
-    }
+/// The TAPs of ours that nobody has named, with the addresses that the tables of an earlier run bind them to.
+fn unknown_nics(named: &Identities, links: &[Link], listing: Option<&Listing>) -> Vec<(u32, UnknownNic)> {
+    let Some(listing) = listing else { return Vec::new() };
+    let unnamed = links.iter().filter(|link| !named.contains_key(&link.index));
+    let bound = unnamed.filter_map(|link| {
+        let (vm, nic) = tap_owner(link.alias.as_deref()?)?;
+        let values = listing.of_port(&link.name);
+        let mac = values.iter().find_map(|value| value.parse().ok())?;
+        let address = values.iter().find_map(|value| value.parse().ok())?;
+        Some((link.index, UnknownNic { vm, nic: nic.to_owned(), tap: link.name.clone(), mac, address }))
+    });
+    bound.collect()
+}
+
+/// As well those of TAPs that nobody has named yet: their VMs run on, and stay bound to what they were.
+fn with_unknown(mut identities: Identities, unknown: &[(u32, UnknownNic)]) -> Identities {
+    let bound = unknown.iter().map(|(index, UnknownNic { mac, address, .. })| {
+        (*index, PortIdentity { mac: *mac, address: *address })
+    });
+    identities.extend(bound);
     identities
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::GUARD;
 use crate::port_filter::Identities;
 
 /// What stands before the elements of a set in a listing, and after them.
@@ -33,6 +34,13 @@ impl Listing {
     /// Everything but elements.
     pub(crate) fn rules(&self) -> &str {
         &self.rules
+    }
+
+    /// The links that rules guard, by name, or by index where the link was gone when they were listed.
+    pub(crate) fn guarded(&self) -> BTreeSet<&str> {
+        let guards = self.rules.lines().filter(|rule| rule.contains(GUARD));
+        let links = guards.filter_map(|rule| rule.trim().strip_prefix("iif ")?.split_whitespace().next());
+        links.map(|link| link.trim_matches('"')).collect()
     }
 
     /// The values that stand behind a port of this name.
@@ -67,6 +75,16 @@ mod tests {
     const LISTING: &str = "table bridge p {\n\tset macs {\n\t\ttypeof iif . ether saddr\n\t\telements = { \"pw-web\" . \
         02:50:0a:64:00:02,\n\t\t\t     9 . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . \
         10.100.0.2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
+
+    #[test]
+    fn guarded_links_are_read_from_the_rules_that_guard_them() {
+        let listing = Listing::new(
+            "chain forward {\n\t\tiifname \"br-p\" drop comment \"other\"\n\t\tiif \"lan1\" oifname != \"br-p\" ct state \
+             != { established, related } drop comment \"this host forwards for VMs only\"\n\t\tiif 9 oifname != \
+             \"br-p\" drop comment \"this host forwards for VMs only\"\n\t}\n",
+        );
+        assert_eq!(listing.guarded(), BTreeSet::from(["lan1", "9"]));
+    }
 
     #[test]
     fn rules_and_elements_are_told_apart() {

@@ -149,7 +149,11 @@ impl HostNetwork {
         netlink.bind_port(tap.index, tap.name.as_str(), mac, self.shared.config.between_vms).await?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
         let mtu = port.mtu;
+        let interface = Interface { vm: vm.clone(), nic: nic.clone() };
         reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu, identity });
+        if self.shared.lost().remove(&interface).is_some() {
+            self.shared.detached.notify_one();
+        }
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
         let unused = unusable.or(taken).map(AttachmentWarning::UnusedHint);
         Ok(Tap {

@@ -11,6 +11,7 @@ mod clients;
 mod console;
 mod figures;
 mod full_disk;
+mod host_network;
 mod hostile_master;
 mod isolation;
 mod killing;
