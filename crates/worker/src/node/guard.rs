@@ -165,8 +165,9 @@ mod tests {
         let lineage = |master, epoch| Lineage::new(master, epoch).expect("fine");
         let known = Said { lineage: Some(lineage("m", "1")), ..said(&["a"]) };
         let three = Some(Generation::new(3));
-        let hold =
-            |said, offered: &Lineage| hold_lineage(said, Some(offered), three, NOW).map(|held| held.waits_for);
+        let hold = |said, offered: &Lineage| {
+            hold_lineage(said, Some(offered), three, NOW).map(|held| held.waits_for)
+        };
         assert_eq!(hold(None, &lineage("m", "1")), None, "the first one");
         assert_eq!(hold(Some(&known), &lineage("m", "1")), None);
         assert_eq!(hold(Some(&known), &lineage("m", "2")), Some(HoldReason::Lineage));
