@@ -274,6 +274,7 @@ mod tests {
 
     #[test]
     fn what_may_be_promised_is_what_starts_are_held_against() {
+        let host = |mib| HostMemory { total: Bytes::from_mib(mib), huge_pages: Bytes::new(0) };
         let huge = HostMemory { huge_pages: Bytes::from_mib(100), ..host(1380) };
         assert_eq!(assignable(MemoryOvercommit::Percent(100), huge), Some(Bytes::from_mib(1024)));
         assert_eq!(assignable(MemoryOvercommit::Percent(150), host(1280)), Some(Bytes::from_mib(1664)));

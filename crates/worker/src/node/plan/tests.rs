@@ -211,7 +211,7 @@ proptest! {
         }
         now = carried_out(&plan(&desired, &now, &described, DAY), now);
         prop_assert_eq!(plan(&desired, &now, &described, DAY), vec![]);
-        prop_assert_eq!(untouched(&now), kept, "entries that were refused change nothing");
+        prop_assert_eq!(&untouched(&now), &kept, "entries that were refused change nothing");
         let wanted: BTreeMap<VmId, Assignment> =
             desired.vms.iter().map(|vm| (vm.id.clone(), vm.clone())).collect();
         let reached: BTreeMap<VmId, Assignment> = now
