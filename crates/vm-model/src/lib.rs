@@ -87,7 +87,7 @@ pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
     MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
-pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
+pub use machine_status::{InitialState, MachinePhase, MachineStatus, PowerButton, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};

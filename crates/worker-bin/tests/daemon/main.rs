@@ -28,5 +28,6 @@ mod signals;
 mod ssh;
 mod standard_error;
 mod terminal;
+mod two_masters;
 mod under_way;
 mod upgrade;
