@@ -75,10 +75,10 @@ pub use credential_files::{CREDENTIAL_DIRECTORY, CredentialError, add_credential
 pub use failure::FailureCause;
 pub use image::ImageError;
 pub use nar::{
-    FEED_DEPTH, Feed, HashError, LoadedPath, NarError, NarProgress, Piece, SharedBytes, Verified, hash_store_path,
-    verify_hash, verify_loaded,
+    FEED_DEPTH, Feed, HashError, LoadedPath, NarError, NarProgress, Piece, SharedBytes, Verified,
+    hash_store_path, verify_hash, verify_loaded,
 };
 pub use store::{
-    ChangedFile, FileIdentities, FileIdentity, FileWatch, OpenedFile, ResolveError, RootError, StorePathError,
-    StoreRoots, Trail,
+    ChangedFile, FileIdentities, FileIdentity, FileWatch, OpenedFile, ResolveError, RootError,
+    StorePathError, StoreRoots, Trail,
 };

@@ -49,7 +49,7 @@ fn vm(status: vm_model::VmStatus) -> VmFigures {
         ..VmMetrics::default()
     };
     let info = VmInfo { status, restarts: 2, ..VmInfo::new(assignment, Generation::new(4)) };
-    VmFigures { info, metrics: Some(metrics) }
+    VmFigures { info, metrics: Some(metrics), volumes: [("data".to_owned(), Bytes::new(4096))].into() }
 }
 
 fn rendered(vms: Vec<VmFigures>) -> String {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use vm_model::{NarHash, Overrides};
 
 use super::*;
-use crate::{Artifact, LoadRequest, Verified, StoreRoots, hash_store_path, load_artifact, verify_hash};
+use crate::{Artifact, LoadRequest, StoreRoots, Verified, hash_store_path, load_artifact, verify_hash};
 
 fn load(roots: &StoreRoots, store_path: PathBuf) -> Result<Artifact, ArtifactError> {
     let request = LoadRequest {

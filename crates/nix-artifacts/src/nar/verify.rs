@@ -6,8 +6,8 @@ use rustix::io::Errno;
 use thiserror::Error;
 use vm_model::NarHash;
 
-use super::flat::file_with_hash;
 use super::feed::Feed;
+use super::flat::file_with_hash;
 use super::tree::{Tree, hash_tree};
 use super::{NarError, NarProgress};
 use crate::store::{FileIdentities, FileIdentity, StorePathError, StoreRoots};

@@ -81,7 +81,8 @@ fn a_directory_with_the_promised_content_that_is_swapped_in_is_not_what_was_open
     let artifact = store.load().expect("loads");
     fs::rename(store.path("image"), store.path("evil")).expect("renamed");
     fs::rename(store.path("good"), store.path("image")).expect("renamed");
-    let error = store.verify(&artifact, &promised).expect_err("the good one was hashed, the evil one is open");
+    let error =
+        store.verify(&artifact, &promised).expect_err("the good one was hashed, the evil one is open");
     assert!(error.contains("/store/image\": it was changed after it was opened for the machine"), "{error}");
     assert!(error.contains("another file is in its place"), "{error}");
 }

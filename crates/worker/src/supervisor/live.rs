@@ -10,6 +10,7 @@ use health::Beginning;
 use machine_host::{
     CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
+use nix_artifacts::FileWatch;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
@@ -24,6 +25,7 @@ use super::guest::{WatchedGuest, Watching};
 use super::news::{Boots, News};
 use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
+use super::stage::check_files;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
 use crate::vms::VmNic;
@@ -59,8 +61,20 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, acquired, resets, isolation, lock, console, notes, .. } =
-        prepared;
+    let Prepared {
+        spec,
+        share,
+        kernel,
+        nics,
+        acquired,
+        resets,
+        isolation,
+        lock,
+        console,
+        notes,
+        watches,
+        ..
+    } = prepared;
     let request = LaunchRequest {
         id: id.clone(),
         spec,
@@ -71,7 +85,11 @@ pub(super) async fn boot(
         lock: Some(lock),
         notes: notes.to_text(),
     };
-    match context.machines.launch(request).await {
+    let launched = match check_last(watches).await {
+        Ok(()) => context.machines.launch(request).await.map_err(|problem| launch_failure(&problem, &kernel)),
+        Err(changed) => Err(changed),
+    };
+    match launched {
         Ok(handle) => {
             pass(FailPoint::StartLaunched);
             let (status, health) = (handle.status(), handle.health());
@@ -89,14 +107,19 @@ pub(super) async fn boot(
                 seen,
             })
         }
-        Err(problem) => {
-            let failure = launch_failure(&problem, &kernel);
+        Err(failure) => {
             pass(FailPoint::StartFailed);
             detach(context, id, nics.iter()).await;
             acquired.give_back_from_task(context, id).await;
             Err(failure)
         }
     }
+}
+
+/// Makes sure, as late as can be, that the machine's files are what was verified.
+async fn check_last(watches: Vec<FileWatch>) -> Result<(), FailureReason> {
+    let checking = tokio::task::spawn_blocking(move || check_files(&watches));
+    checking.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
 }
 
 fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {

@@ -28,6 +28,7 @@ mod removing;
 mod rollout;
 mod socket_path;
 mod stage;
+mod stage_work;
 mod start;
 mod step;
 mod stopping;

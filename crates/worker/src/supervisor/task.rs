@@ -338,7 +338,7 @@ impl Task {
             changed = self.target.changed() => return if changed.is_ok() { Wanted::Yes } else { Wanted::No },
             () = machine.changed() => None,
             () = due => None,
-            staged = Progress::staged(&mut self.progress) => Some(staged),
+            staged = Progress::staged(&mut self.progress, &self.info) => Some(staged),
         };
         match staged {
             Some(staged) => self.note_candidate(staged).await,

@@ -130,6 +130,19 @@ impl Verifications {
         }
     }
 
+    /// How many hashings can be joined now.
+    #[cfg(test)]
+    pub(super) fn running(&self) -> usize {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How many requests wait for those.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.values().map(|job| job.waiting()).sum()
+    }
+
     fn retire(&self, key: &(PathBuf, NarHash), job: &Arc<Job>, outcome: Outcome) {
         retire(&self.jobs, key, job, outcome);
     }

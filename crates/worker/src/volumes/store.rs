@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
-use vm_model::{Timestamp, VmId, VolumePolicy};
+use vm_model::{Bytes, Timestamp, VmId, VolumePolicy};
 
 use super::copy::failed;
 use super::directory::{VolumeDirectory, is_absent};
 use super::error::VolumeError;
 use super::record::{Unused, VolumeRecord};
+use super::seeding::KnownImages;
 use crate::records::{RecordWriter, make_private, remove_all};
 
 /// What stands before the name of what is being deleted. No VM's name begins so.
@@ -28,6 +30,8 @@ pub(crate) struct VolumeStore {
     writer: RecordWriter,
     /// One lock a VM protects the records of its volumes. Held for a change of them, never while an image is read.
     locks: Mutex<BTreeMap<VmId, Arc<Mutex<()>>>>,
+    /// Images that were read lately.
+    pub(super) images: KnownImages,
 }
 
 impl VolumeStore {
@@ -43,7 +47,13 @@ impl VolumeStore {
                 remove_all(&entry.path()).map_err(|source| failed("delete", &entry.path(), source))?;
             }
         }
-        let store = Self { root, vms: vms.to_owned(), writer, locks: Mutex::default() };
+        let store = Self {
+            root,
+            vms: vms.to_owned(),
+            writer,
+            locks: Mutex::default(),
+            images: KnownImages::default(),
+        };
         store.sweep()?;
         Ok(store)
     }
@@ -206,13 +216,25 @@ impl VolumeStore {
         &self.root
     }
 
+    /// What each volume of `vm` takes of the host's disk, everything included that is kept of it. What cannot be seen counts
+    /// as nothing.
+    pub(crate) fn taken_by(&self, vm: &VmId) -> BTreeMap<String, Bytes> {
+        let disks = self.disks_of(vm).unwrap_or_default().into_iter().map(|disk| {
+            let files = fs::read_dir(self.root.join(vm.as_str()).join(&disk)).into_iter().flatten().flatten();
+            let blocks = files.filter_map(|file| file.metadata().ok()).map(|found| found.blocks());
+            let taken = blocks.fold(0_u64, |sum, blocks| sum.saturating_add(blocks.saturating_mul(512)));
+            (disk, Bytes::new(taken))
+        });
+        disks.collect()
+    }
+
     /// The names of `vm`'s disks that have a volume.
     pub(super) fn disks_of(&self, vm: &VmId) -> Result<Vec<String>, VolumeError> {
         names_in(&self.root.join(vm.as_str()))
     }
 
     /// The VMs that have volumes.
-    pub(super) fn vms(&self) -> Result<Vec<VmId>, VolumeError> {
+    pub(crate) fn vms(&self) -> Result<Vec<VmId>, VolumeError> {
         Ok(names_in(&self.root)?.iter().filter_map(|name| VmId::parse(name).ok()).collect())
     }
 

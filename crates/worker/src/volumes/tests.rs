@@ -1,6 +1,7 @@
 //! The store on real files.
 
 mod listing;
+mod seeding;
 mod staging;
 mod switching;
 mod trials;
@@ -63,7 +64,7 @@ impl Bench {
     }
 
     fn try_stage(&self, request: StageRequest<'_>, given_up: &GivenUp) -> Result<Staged, VolumeError> {
-        self.store.stage(&vm(), request, given_up)
+        self.store.stage(&vm(), request, None, given_up)
     }
 
     /// A persistent disk of `size` bytes, made ready.
