@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix_artifacts::{Feed, FileIdentities, LoadedPath, StoreRoots, hash_store_path, verify_loaded};
@@ -33,7 +34,7 @@ pub struct FirstStart {
     image: PathBuf,
     files: FileIdentities,
     hash: NarHash,
-    volumes: VolumeStore,
+    volumes: Arc<VolumeStore>,
     vm: VmId,
     copy: PathBuf,
 }

@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -59,6 +60,26 @@ impl OwnThreads {
         answered.await.map_err(|lost| failed(FailureKind::Machine, ThreadError::Lost(lost)))
     }
 
+    /// Does `work` on a thread of `owner`, and waits for it for no longer than `patience`; `None` where that was not enough,
+    /// or no thread can be had.
+    pub(crate) fn run_within<T: Send + 'static>(
+        &self,
+        owner: &str,
+        purpose: &str,
+        patience: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let seat = self.seat(owner)?;
+        let (answer, answered) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name(format!("{purpose}-{owner}").chars().take(15).collect());
+        let spawned = thread.spawn(move || {
+            let _ = answer.send(work());
+            drop(seat);
+        });
+        spawned.ok()?;
+        answered.recv_timeout(patience).ok()
+    }
+
     fn seat(&self, owner: &str) -> Option<Arc<()>> {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         seats.retain(|_, seat| Arc::strong_count(seat) > 1);
@@ -69,8 +90,6 @@ impl OwnThreads {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
     #[tokio::test]

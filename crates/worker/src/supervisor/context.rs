@@ -48,7 +48,7 @@ pub(crate) struct HostContext {
     /// Told when something more is kept, or for another time.
     pub(crate) kept_changed: Arc<Notify>,
     /// Their writable disks.
-    pub(crate) volumes: VolumeStore,
+    pub(crate) volumes: Arc<VolumeStore>,
     /// Artifacts that need no hashing.
     pub(crate) verified: VerifiedPaths,
     /// Where artifacts may lie.

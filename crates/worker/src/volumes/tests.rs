@@ -1,5 +1,6 @@
 //! The store on real files.
 
+mod answering;
 mod listing;
 mod seeding;
 mod staging;
@@ -8,6 +9,7 @@ mod trials;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -29,7 +31,7 @@ struct Bench {
     folder: TempDir,
     /// Where the state lies.
     state: PathBuf,
-    store: VolumeStore,
+    store: Arc<VolumeStore>,
 }
 
 impl Bench {

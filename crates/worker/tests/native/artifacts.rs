@@ -157,8 +157,8 @@ fn a_store_that_does_not_answer_keeps_no_other_vm_from_starting() {
         manager.remove_vm(&slow).expect("goes");
 
         store.die();
+        let stuck: Vec<VmId> = (0..40).map(|number| VmId::new(&format!("stuck-{number}"))).collect();
         std::thread::scope(|scope| {
-            let stuck: Vec<VmId> = (0..40).map(|number| VmId::new(&format!("stuck-{number}"))).collect();
             for id in &stuck {
                 let (manager, remote) = (&manager, &remote);
                 scope.spawn(move || create(manager, id, remote).expect_err("removed before it ran"));
@@ -168,7 +168,8 @@ fn a_store_that_does_not_answer_keeps_no_other_vm_from_starting() {
             manager.start_vm(&id).expect("starts beside those that hang");
             // They can be had rid of all the same.
             for id in &stuck {
-                scope.spawn(|| manager.remove_vm(id).expect("goes"));
+                let manager = &manager;
+                scope.spawn(move || manager.remove_vm(id).expect("goes"));
             }
         });
         assert_eq!(manager.list_vms().len(), 1);

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::mpsc::SyncSender;
 
-use nix_artifacts::{FEED_DEPTH, Feed, LoadedPath, Piece, StoreRoots, hash_store_path, verify_loaded};
+use nix_artifacts::{Feed, LoadedPath, Piece, StoreRoots, hash_store_path, verify_loaded};
 
 use super::super::Seeded;
 use super::*;
