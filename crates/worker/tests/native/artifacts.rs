@@ -26,7 +26,7 @@ fn manager(bench: &Workbench, settings: VmManagerConfig) -> VmManager {
 
 /// The kernel that says `good` in an artifact, and one of the same size that says `evil`.
 fn kernels() -> [Vec<u8>; 2] {
-    ["good", "evil"].map(|message| TinyGuest::last_words(format!("{message}\n")).elf())
+    ["good", "evil"].map(|message| TinyGuest::hello(format!("{message}\n")).elf())
 }
 
 /// Changes `path` in place to `content`, which has the same size, and puts its modification time back.
@@ -42,7 +42,7 @@ fn edit_in_place(path: &Path, content: &[u8]) {
 fn an_edit_in_place_of_a_verified_path_is_found_at_the_next_start() {
     isolated(|bench| {
         let [_, evil] = kernels();
-        let (artifact, id) = (bench.plain("image", &TinyGuest::last_words("good\n")), VmId::new("vm"));
+        let (artifact, id) = (bench.plain("image", &TinyGuest::hello("good\n")), VmId::new("vm"));
         let manager = manager(&bench, bench.config());
         create(&manager, &id, &artifact).expect("verified");
         await_vm(&manager, &id, "off", |info| matches!(info.status, VmStatus::Stopped | VmStatus::Failed(_)));
@@ -106,8 +106,8 @@ fn rand_below(limit: u64) -> u64 {
 #[test]
 fn a_directory_that_is_swapped_back_and_forth_never_boots_the_other_one() {
     isolated(|bench| {
-        let artifact = bench.plain("image", &TinyGuest::last_words("good\n"));
-        let evil = bench.plain("evil", &TinyGuest::last_words("evil\n"));
+        let artifact = bench.plain("image", &TinyGuest::hello("good\n"));
+        let evil = bench.plain("evil", &TinyGuest::hello("evil\n"));
         let (one, other) = (artifact.path.clone(), evil.path);
         attacked(&bench, &artifact, move || {
             renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).expect("exchanged");
@@ -118,7 +118,7 @@ fn a_directory_that_is_swapped_back_and_forth_never_boots_the_other_one() {
 #[test]
 fn a_kernel_that_is_swapped_back_and_forth_is_never_booted() {
     isolated(|bench| {
-        let artifact = bench.plain("image", &TinyGuest::last_words("good\n"));
+        let artifact = bench.plain("image", &TinyGuest::hello("good\n"));
         let [_, evil] = kernels();
         let (one, other) = (artifact.path.join("vmlinux"), bench.path().join("evil"));
         fs::write(&other, evil).expect("written");
