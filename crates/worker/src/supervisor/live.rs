@@ -10,7 +10,6 @@ use health::Beginning;
 use machine_host::{
     CommandError, LaunchError, LaunchFailure, LaunchRequest, MachineHandle, StopError, StopPolicy,
 };
-use nix_artifacts::FileWatch;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
@@ -25,7 +24,7 @@ use super::guest::{WatchedGuest, Watching};
 use super::news::{Boots, News};
 use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
-use super::stage::check_files;
+use super::store_files::check_last;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
 use crate::vms::VmNic;
@@ -85,7 +84,7 @@ pub(super) async fn boot(
         lock: Some(lock),
         notes: notes.to_text(),
     };
-    let launched = match check_last(watches).await {
+    let launched = match check_last(context, id, watches).await {
         Ok(()) => context.machines.launch(request).await.map_err(|problem| launch_failure(&problem, &kernel)),
         Err(changed) => Err(changed),
     };
@@ -114,12 +113,6 @@ pub(super) async fn boot(
             Err(failure)
         }
     }
-}
-
-/// Makes sure, as late as can be, that the machine's files are what was verified.
-async fn check_last(watches: Vec<FileWatch>) -> Result<(), FailureReason> {
-    let checking = tokio::task::spawn_blocking(move || check_files(&watches));
-    checking.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
 }
 
 fn launch_failure(problem: &LaunchError, kernel: &Path) -> FailureReason {

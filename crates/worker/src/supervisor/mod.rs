@@ -32,6 +32,7 @@ mod stage_work;
 mod start;
 mod step;
 mod stopping;
+mod store_files;
 mod taking_back;
 mod task;
 mod trial;

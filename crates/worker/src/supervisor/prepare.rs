@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fail_points::{FailPoint, pass};
 use ipam::Lease;
@@ -120,12 +120,8 @@ pub(super) async fn prepare(
         let mask = told_mask.unwrap_or(context.subnet.mask);
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
     }
-    let timings = VmTimings {
-        artifact: Some(artifact_took),
-        disks: Some(disks_took + files),
-        network: Some(begun.elapsed().saturating_sub(files)),
-        ..VmTimings::default()
-    };
+    let network = begun.elapsed().saturating_sub(files);
+    let timings = timings(artifact_took, disks_took + files, network);
     let notes = MachineNotes {
         nics: noted,
         restart: definition.restart,
@@ -154,6 +150,12 @@ pub(super) async fn prepare(
         notes,
         watches,
     })
+}
+
+/// How long the steps before a launch took.
+fn timings(artifact: Duration, disks: Duration, network: Duration) -> VmTimings {
+    let (artifact, disks, network) = (Some(artifact), Some(disks), Some(network));
+    VmTimings { artifact, disks, network, ..VmTimings::default() }
 }
 
 /// [`open`] for use on a runtime. On failure what was taken of the host is given back.

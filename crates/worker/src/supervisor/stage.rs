@@ -22,12 +22,12 @@ use super::nic_wish::{refused, wishes};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::StageWork;
+use super::store_files::{hold, watch_files};
 use super::verify::{VerifiedArtifact, unloadable, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
-use crate::failure::{chain, plain, reason};
-use crate::vms::HashVerification;
+use crate::failure::{plain, reason};
 use crate::volumes::{Seeded, StageRequest, Staged};
 
 /// A machine that is ready to be given its interfaces and started.
@@ -148,39 +148,6 @@ fn stage_blocking(
         disks_took,
         watches,
     })
-}
-
-/// Keeps `paths` from being collected as garbage; what is to be said where that cannot be.
-fn hold<'paths>(
-    context: &HostContext,
-    assignment: &Assignment,
-    paths: impl IntoIterator<Item = &'paths PathBuf>,
-) -> Vec<String> {
-    let held = paths.into_iter().map(|path| context.gc_roots.hold(&assignment.id, path));
-    held.filter_map(Result::err).map(|problem| chain(&problem)).collect()
-}
-
-/// What tells until the launch whether a file of the store was changed after it was verified; makes sure that none was
-/// changed so far, also while it was copied.
-fn watch_files(context: &HostContext, artifact: &Artifact) -> Result<Vec<FileWatch>, FailureReason> {
-    if context.lifecycle.hash_verification == HashVerification::Never {
-        return Ok(Vec::new());
-    }
-    let mut watches = Vec::new();
-    let watched = artifact.machine.as_ref().try_map_files(|_, file| {
-        if let ArtifactFile::Opened(file) = file {
-            watches.push(file.watch().map_err(|problem| reason(FailureKind::Host, &problem))?);
-        }
-        Ok(())
-    });
-    watched.map(drop)?;
-    check_files(&watches)?;
-    Ok(watches)
-}
-
-/// Makes sure that none of the files was changed since it was opened.
-pub(super) fn check_files(watches: &[FileWatch]) -> Result<(), FailureReason> {
-    watches.iter().try_for_each(FileWatch::check).map_err(|problem| reason(FailureKind::Host, &problem))
 }
 
 /// Loads the artifact of `assignment`. Little is read; nothing is hashed.

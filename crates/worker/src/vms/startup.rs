@@ -36,7 +36,9 @@ use crate::records::{
     Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock,
     VerifiedPaths, VmRecord, make_private,
 };
-use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, StartTurns, Subnet};
+use crate::supervisor::{
+    Changes, HostContext, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, StartTurns, Subnet,
+};
 use crate::verification::Verifications;
 use crate::volumes::VolumeStore;
 
@@ -120,14 +122,26 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });
+    info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
+    Ok(begin(config, &runtime, context, damaged, intact, running))
+}
+
+/// Has the VMs on record, `intact` and `damaged`, looked after, and what else there is to do beside them.
+fn begin(
+    config: VmManagerConfig,
+    runtime: &Handle,
+    context: Arc<HostContext>,
+    damaged: BTreeMap<VmId, String>,
+    intact: Vec<VmRecord>,
+    running: BTreeMap<VmId, RunningMachine>,
+) -> Shared {
     runtime.spawn(keep_house(Arc::downgrade(&context)));
     runtime.spawn(account_disk_use(Arc::downgrade(&context)));
     let registry = Arc::new(Registry::new(runtime.clone(), Arc::clone(&context), damaged));
     restore(&registry, &context.records, intact, running);
-    let late_takeover = go_on_taking_over(&runtime, &context, &registry);
-    info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
+    let late_takeover = go_on_taking_over(runtime, &context, &registry);
     huge_pages::log();
-    Ok(Shared { config, registry, context, is_ending: AtomicBool::new(false), late_takeover })
+    Shared { config, registry, context, is_ending: AtomicBool::new(false), late_takeover }
 }
 
 /// Takes over what answers late, from now on.
