@@ -82,7 +82,7 @@ pub use isolation::Isolation;
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
-pub use limits::{MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, VCPUS_MOST, is_possible_memory};
+pub use limits::{MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, VCPUS_MOST, VMS_MOST, is_possible_memory};
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
     MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,

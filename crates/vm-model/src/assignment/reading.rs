@@ -10,7 +10,7 @@ use super::problem::{AssignmentsError, EXAMPLE};
 use super::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
 use crate::document::{Content, Node, Place, into_map, quoted, read};
 use crate::nar_hash::forms::{self, HashFormat};
-use crate::{Bytes, Generation, NarHash, VCPUS_MOST, VmId, is_possible_memory};
+use crate::{Bytes, Generation, NarHash, VCPUS_MOST, VMS_MOST, VmId, is_possible_memory};
 
 const SET_KEYS: [&str; 3] = ["generation", "vms", "allow_removals"];
 const ENTRY_KEYS: [&str; 7] =
@@ -49,6 +49,17 @@ pub(super) fn read_set(document: &str) -> Result<AssignmentSet, AssignmentsError
 
 /// The entries that can be used, and the others by their ids.
 fn read_entries(entries: Vec<Node>) -> Result<(Vec<Assignment>, Vec<RefusedEntry>), AssignmentsError> {
+    if let Some(beyond) = entries.get(VMS_MOST) {
+        let path = format!("vms[{VMS_MOST}]");
+        let whose = id_of(beyond, &path)?;
+        let met = format!("{} VMs are listed, of which {whose} is the first too many", entries.len());
+        return Err(AssignmentsError::new(
+            beyond.place,
+            path,
+            met,
+            format!("a list of at most {VMS_MOST} VMs"),
+        ));
+    }
     let (mut vms, mut refused) = (Vec::new(), Vec::new());
     let mut first_places: BTreeMap<VmId, (Place, String)> = BTreeMap::new();
     for (index, entry) in entries.into_iter().enumerate() {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
+use super::admit::admit_count;
 use super::apply::{apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
 use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
@@ -189,6 +190,7 @@ impl Reconciler {
     /// Carries out a command by hand.
     async fn obey(&mut self, command: &LocalCommand) -> Result<Verdict, Refusal> {
         let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        self.admit_count(&intent)?;
         let intent = intent.settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
@@ -207,6 +209,7 @@ impl Reconciler {
     /// What a command by hand would do.
     async fn show(&self, command: &LocalCommand) -> Result<Verdict, Refusal> {
         let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        self.admit_count(&intent)?;
         let generation = intent.of(kind).map(Said::generation).unwrap_or_default();
         let merged = intent.settled(&self.listened_to).merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
@@ -272,11 +275,20 @@ impl Reconciler {
     fn admit(&self, source: &Source, offered: &AssignmentSet, now: Timestamp) -> Result<Said, Refusal> {
         let before = self.intent.of(source.kind());
         let same_counting = before.filter(|said| said.lineage.as_ref() == source.lineage());
-        Ok(Said {
+        let said = Said {
             lineage: source.lineage().cloned(),
             desired: admit(same_counting.map(|said| &said.desired), offered)?,
             disruptions: before.map(|said| recent(&said.disruptions, now)).unwrap_or_default(),
-        })
+        };
+        self.admit_count(&self.intent.clone().with(source.kind(), said.clone()))?;
+        Ok(said)
+    }
+
+    /// Whether the host takes as many VMs as `intent` comes to.
+    fn admit_count(&self, intent: &Intent) -> Result<(), Refusal> {
+        let [before, after] =
+            [&self.intent, intent].map(|intent| intent.said_together(&self.listened_to).vms);
+        admit_count(&before, &after)
     }
 
     /// What all sources will have said, and what leads there.
