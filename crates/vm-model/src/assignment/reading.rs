@@ -39,7 +39,7 @@ pub(super) fn read_set(document: &str) -> Result<AssignmentSet, AssignmentsError
         }
     });
     let list = keys.take_required("vms", &format!("a list of VMs, which may be empty, as in {EXAMPLE}"))?;
-    let (place, met) = (list.place, list.description());
+    let (place, met) = (list.place, list.outline());
     let Content::List(entries) = list.content else {
         return Err(AssignmentsError::new(place, "vms", met, format!("a list as in {EXAMPLE}")));
     };
@@ -80,7 +80,7 @@ fn read_entries(entries: Vec<Node>) -> Result<(Vec<Assignment>, Vec<RefusedEntry
 /// Whose entry this is. What does not tell belongs to nobody, and nobody knows who must stay as he is.
 fn id_of(entry: &Node, path: &str) -> Result<VmId, AssignmentsError> {
     let Content::Object(members) = &entry.content else {
-        return Err(AssignmentsError::new(entry.place, path, entry.description(), ENTRY));
+        return Err(AssignmentsError::new(entry.place, path, entry.outline(), ENTRY));
     };
     let mut ids = members.iter().filter(|member| member.name == "id");
     let Some(first) = ids.next().filter(|member| member.value.content != Content::Null) else {
@@ -239,7 +239,7 @@ fn bytes_meant(node: &Node) -> Option<u64> {
 
 fn read_references(node: Node, path: &str) -> Result<BTreeMap<PathBuf, String>, AssignmentsError> {
     let accepted = r#"an object of store paths and their hashes, like {"/nix/store/…": "sha256-…="}"#;
-    let (place, met) = (node.place, node.description());
+    let (place, met) = (node.place, node.outline());
     let Content::Object(members) = node.content else {
         return Err(AssignmentsError::new(place, path, met, accepted));
     };
@@ -263,7 +263,7 @@ fn read_references(node: Node, path: &str) -> Result<BTreeMap<PathBuf, String>, 
 
 /// Passed on as it is: those who use it say what they accept.
 fn read_procurator(node: Node, path: &str) -> Result<Map<String, Value>, AssignmentsError> {
-    let (place, met) = (node.place, node.description());
+    let (place, met) = (node.place, node.outline());
     let Content::Object(members) = node.content else {
         return Err(AssignmentsError::new(place, path, met, r#"an object like {"restart": …}"#));
     };
