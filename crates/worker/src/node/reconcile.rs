@@ -12,7 +12,7 @@ use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKin
 use super::admit::admit_count;
 use super::apply::{apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
-use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
+use super::guard::{hold_lineage, hold_removals, is_disruption, note_disruptions, recent};
 use super::intent::{Intent, Said};
 use super::notes::notes;
 use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Preview, Refusal, Verdict, admit};
@@ -180,8 +180,8 @@ impl Reconciler {
         let (intent, actions) = self.plan(source, said, Thoroughness::Quick).await;
         let kind = source.kind();
         let limit = self.vm_manager.config().removal_limit;
-        let said = intent.of(kind);
-        if let Some(held) = said.and_then(|said| hold_removals(kind, said, &actions, limit, now)) {
+        let (before, said) = (self.intent.of(kind), intent.of(kind));
+        if let Some(held) = said.and_then(|said| hold_removals(kind, before, said, &actions, limit, now)) {
             return Ok(self.hold(source, offered, held));
         }
         self.commit(kind, intent, actions).await
@@ -244,7 +244,8 @@ impl Reconciler {
         let (intent, actions) = self.plan(source, said, Thoroughness::CompareImages).await;
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
         let held = self.hold_lineage(source, offered, OtherLineage::Waits, now);
-        let held = held.or_else(|| hold_removals(kind, intent.of(kind)?, &actions, limit, now));
+        let had = self.intent.of(kind);
+        let held = held.or_else(|| hold_removals(kind, had, intent.of(kind)?, &actions, limit, now));
         let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
         let notes = notes(&self.vm_manager, &before, &after, &actions).await;
         Ok(Preview { held, actions, notes })
@@ -318,7 +319,8 @@ impl Reconciler {
         let mut said = intent.of(kind).cloned().unwrap_or_default();
         if kind.is_remote() {
             let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
-            said.disruptions.extend(std::iter::repeat_n(Timestamp::now(), disruptions));
+            let limit = self.vm_manager.config().removal_limit;
+            note_disruptions(&mut said.disruptions, disruptions, limit, Timestamp::now());
         }
         let generation = said.generation();
         let intent = intent.with(kind, said);
