@@ -132,7 +132,7 @@ impl Reconciler {
     async fn go_on(&mut self) {
         let merged = self.intent.merged(&self.listened_to);
         let actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
-        apply(&self.vm_manager, &merged, actions);
+        apply(&self.vm_manager, &merged, actions, None);
         self.tell_all();
     }
 
@@ -328,7 +328,7 @@ impl Reconciler {
             self.keep(&intent).await?;
             pass(FailPoint::DesiredKept);
         }
-        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions);
+        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions, Some(generation));
         self.intent = intent;
         Ok(Verdict { generation, held: None, outcomes })
     }
