@@ -304,6 +304,11 @@ impl VmManager {
         self.shared.registry.metrics(id)
     }
 
+    /// All VMs, ordered by name, each with what it has used where it has run.
+    pub fn list_vms_with_metrics(&self) -> Vec<(VmInfo, Option<VmMetrics>)> {
+        self.shared.registry.list_with_metrics()
+    }
+
     /// Where what is done with this manager is measured.
     pub(crate) fn meters(&self) -> &WorkerMeters {
         &self.shared.context.meters
