@@ -17,13 +17,14 @@ const VERSIONS: [u32; 1] = [1];
 const FEATURES: [&str; 4] = ["pause", "health-probes", "volumes", "systemd-readiness"];
 
 /// The greeting of the host that calls itself `worker`.
-pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId) -> Hello {
+pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId, host: Option<&str>) -> Hello {
     let paths = vm_manager.list_vms().into_iter().map(|vm| vm.assignment.store_path);
     let paths = paths.filter(|path| path.exists()).map(|path| Text::cut(path.to_string_lossy()));
     Hello {
         versions: List::cut(VERSIONS),
         worker,
         run: Text::cut(run()),
+        host: host.map(Text::cut),
         capacity: capacity(vm_manager),
         engine: Engine {
             name: Text::cut("procurator"),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use master_protocol::WorkerState;
-use master_protocol::wire::v1::{Metrics, NodeReport, VmReport};
+use master_protocol::wire::v1::{Metrics, NodeReport, Source, VmReport};
 use rustix::fs::statvfs;
 use vm_model::Timestamp;
 
@@ -21,7 +21,8 @@ pub(super) fn observe(vm_manager: &VmManager) -> WorkerState {
     };
     let vms = vm_manager.list_vms().into_iter().map(|info| {
         let metrics = vm_manager.get_vm_metrics(&info.id).ok();
-        (info.id.clone(), report(&info, metrics.as_ref(), now))
+        let source = status.owners.get(&info.id).copied().map(Source::from);
+        (info.id.clone(), VmReport { source, ..report(&info, metrics.as_ref(), now) })
     });
     WorkerState { node, vms: vms.collect() }
 }
