@@ -12,7 +12,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use serde::Serialize;
 use thiserror::Error;
-use vm_model::VmId;
+use vm_model::{SourceKind, VmId};
 
 pub use self::console::{ConsoleInput, ConsoleOutput};
 pub use self::events::EventStream;
@@ -165,16 +165,37 @@ impl AdminClient {
     ///
     /// # Errors
     /// See [`ClientError`]; the state itself may be refused.
-    pub async fn plan(&self, text: String) -> Result<PlanView, ClientError> {
-        self.post_json("/v1/plan", text.into(), PLAN_DEADLINE).await
+    pub async fn plan(&self, text: String, source: SourceKind) -> Result<PlanView, ClientError> {
+        let path = match source {
+            SourceKind::File => "/v1/plan",
+            SourceKind::Master => "/v1/plan?source=master",
+            SourceKind::Local => "/v1/plan?source=local",
+        };
+        self.post_json(path, text.into(), PLAN_DEADLINE).await
     }
 
-    /// Applies the desired state that is held.
+    /// Applies the desired state that is held for what it removes, of `source` where that is said.
     ///
     /// # Errors
-    /// See [`ClientError`]; refused where none is held.
-    pub async fn allow_removals(&self) -> Result<VerdictView, ClientError> {
-        self.post_json("/v1/allow-removals", Bytes::new(), DEADLINE).await
+    /// See [`ClientError`]; refused where none is held, or those of several are and none is named.
+    pub async fn allow_removals(&self, source: Option<SourceKind>) -> Result<VerdictView, ClientError> {
+        self.post_json(removals_of(source), Bytes::new(), DEADLINE).await
+    }
+
+    /// What that would change.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn show_removals(&self, source: Option<SourceKind>) -> Result<PlanView, ClientError> {
+        self.get_json(removals_of(source)).await
+    }
+
+    /// What following the master that waits would change.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; refused where none waits.
+    pub async fn show_master(&self) -> Result<PlanView, ClientError> {
+        self.get_json("/v1/accept-master").await
     }
 
     /// Follows the master that waits to be accepted.
@@ -362,6 +383,15 @@ impl AdminClient {
     /// See [`ClientError`].
     pub async fn get_openapi(&self) -> Result<serde_json::Value, ClientError> {
         self.get_json("/v1/openapi.json").await
+    }
+}
+
+fn removals_of(source: Option<SourceKind>) -> &'static str {
+    match source {
+        None => "/v1/allow-removals",
+        Some(SourceKind::Master) => "/v1/allow-removals?source=master",
+        Some(SourceKind::File) => "/v1/allow-removals?source=file",
+        Some(SourceKind::Local) => "/v1/allow-removals?source=local",
     }
 }
 

@@ -4,11 +4,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-use vm_model::{Generation, HeldSet, RefusedEntry, RemovedVm, VmId, VolumeInfo};
+use vm_model::{Generation, HeldSet, RefusedEntry, RemovedVm, SourceKind, VmId, VolumeInfo};
 
 /// What a desired state would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
+    /// Whose desired state it is; not told by older workers.
+    #[serde(default)]
+    pub source: Option<SourceKind>,
     /// Every action, in order.
     pub actions: Vec<ActionView>,
     /// There where the state would wait for an administrator's word.
@@ -68,6 +71,9 @@ pub struct VerdictView {
     /// There where it is not applied, because it waits for an administrator's word.
     #[serde(default)]
     pub held: Option<HeldSet>,
+    /// Whose state was let go, where one was held.
+    #[serde(default)]
+    pub source: Option<SourceKind>,
 }
 
 /// The answer to a listing of volumes.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
-    OnTrial, OperatorOrder, Overrides, RunEnd, StopMethod, Timestamp, Verifying, VmId, VmStatus, VmTimings,
-    WantedChange,
+    OnTrial, OperatorOrder, Overrides, RunEnd, SourceKind, StopMethod, Timestamp, Verifying, VmId, VmStatus,
+    VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -39,6 +39,15 @@ pub struct VmView {
     pub phase: String,
     /// Where it should be.
     pub desired: DesiredState,
+    /// Whose word it follows: `master`, `file` or `local`; absent where nobody speaks of it any more.
+    #[serde(default)]
+    pub source: Option<SourceKind>,
+    /// Who wants it switched off for a while, because the whole host is drained.
+    #[serde(default)]
+    pub drained_by: Option<SourceKind>,
+    /// Whether it is being removed.
+    #[serde(default)]
+    pub removing: bool,
     /// An operator's order that goes before what its assignment says of its state.
     #[serde(default)]
     pub order: Option<OperatorOrder>,
@@ -225,6 +234,9 @@ impl VmView {
             directory: None,
             phase: info.status.phase_name().to_owned(),
             desired: info.assignment.desired,
+            source: None,
+            drained_by: None,
+            removing: false,
             order: info.order,
             reason,
             address: nic.map(|nic| nic.address),

@@ -64,7 +64,13 @@ fn reason_of(info: &VmInfo) -> Option<Reason> {
 }
 
 fn conditions_of(info: &VmInfo) -> Vec<Condition> {
-    let told = info.conditions.iter().map(Condition::from);
+    let told = info.conditions.iter().map(Condition::from).map(|condition| match &info.on_trial {
+        // It is in force, and may be taken back.
+        Some(trial) if condition.kind == ConditionKind::Applied && condition.holds => {
+            Condition { reason: Text::cut(format!("on trial until {}", trial.deadline)), ..condition }
+        }
+        Some(_) | None => condition,
+    });
     let paths: Vec<_> = info.unverified.iter().map(|path| path.to_string_lossy()).collect();
     let crash_loop =
         info.is_crash_looping().then(|| format!("it failed {} times in a row", info.failures_in_a_row));
@@ -251,6 +257,16 @@ mod tests {
             [(ConditionKind::Undisturbed, Some(9), disk), (ConditionKind::Verified, None, "/nix/store/y")];
         assert_eq!(said, expected);
         assert_eq!(report.conditions.len(), 7);
+        info.on_trial = Some(vm_model::OnTrial {
+            since: Timestamp::from_millis(9),
+            deadline: Timestamp::from_millis(1_709_212_029_250),
+            on_failure: vm_model::RolloutFailure::RollBack,
+        });
+        let applied =
+            VmReport::from(&info).conditions.iter().find(|one| one.kind == ConditionKind::Applied).cloned();
+        let applied = applied.map(|condition| (condition.holds, condition.reason.to_string()));
+        assert_eq!(applied, Some((true, "on trial until 2024-02-29T13:07:09Z".to_owned())));
+        info.on_trial = None;
         info.status = VmStatus::Restarting;
         let reason = VmReport::from(&info).reason.expect("it failed");
         assert_eq!((reason.kind.as_str(), reason.retried), ("guest", true));

@@ -67,6 +67,7 @@
 //!     state,
 //!     offers,
 //!     status,
+//!     redial: Arc::default(),
 //! };
 //! tokio::spawn(link.run(pending()));
 //!

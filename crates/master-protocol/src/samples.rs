@@ -10,6 +10,7 @@ pub(crate) fn hello() -> Hello {
         versions: List::cut([1]),
         worker: "worker-1".parse().expect("a worker's name"),
         run: Text::cut("0193f1a2-7c1e-7b43-9d5e-2f6a1c0b8e11"),
+        host: Some(Text::cut("b0a2c7f4-52c5-4b4c-9a6e-0f3d8a1e7c55")),
         capacity: Capacity {
             processors: 64,
             memory_bytes: 274_877_906_944,

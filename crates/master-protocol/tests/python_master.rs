@@ -114,6 +114,7 @@ async fn a_master_that_was_written_from_the_page_is_understood() {
         state,
         offers,
         status,
+        redial: Arc::default(),
     };
     let (shutdown, ended) = oneshot::channel::<()>();
     let task = tokio::spawn(link.run(async {

@@ -52,8 +52,55 @@ pub enum DesiredError {
 pub struct Desired {
     /// What each worker should run. A worker without a usable file stays as it is.
     pub workers: BTreeMap<WorkerId, AssignmentSet>,
-    /// What is wrong, a line a file.
-    pub problems: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// What is wrong with a file, or the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Whose it is; absent where it is of all, or of nobody.
+    pub worker: Option<WorkerId>,
+    /// How much it costs.
+    pub extent: Extent,
+    /// What it is, with the file.
+    pub text: String,
+}
+
+/// How much is not used because of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// One VM's entry. The others are.
+    Entry,
+    /// A file.
+    File,
+    /// All of them.
+    Directory,
+}
+
+impl Problem {
+    fn concerns(&self, worker: &WorkerId) -> bool {
+        match self.extent {
+            Extent::Directory => true,
+            Extent::Entry | Extent::File => self.worker.as_ref() == Some(worker),
+        }
+    }
+}
+
+impl Desired {
+    /// Whether there is no file of `worker`, as far as files can be seen.
+    pub fn is_without(&self, worker: &WorkerId) -> bool {
+        !self.workers.contains_key(worker) && !self.problems.iter().any(|problem| problem.concerns(worker))
+    }
+
+    /// What is wrong with what is said of `worker`.
+    pub fn problems_of(&self, worker: &WorkerId) -> Vec<String> {
+        if self.is_without(worker) {
+            return vec![format!("there is no file {worker}.json; what it was told stays")];
+        }
+        let problems = self.problems.iter().filter(|problem| problem.concerns(worker));
+        problems.map(|problem| problem.text.clone()).collect()
+    }
 }
 
 /// Reads `directory`. Blocks as long as its disk lets it.
@@ -63,7 +110,8 @@ pub fn look(directory: &Path) -> Desired {
         Ok(entries) => entries,
         Err(problem) => {
             let (path, problem) = (directory.to_owned(), problem.to_string());
-            desired.problems.push(DesiredError::Read { path, problem }.to_string());
+            let text = DesiredError::Read { path, problem }.to_string();
+            desired.problems.push(Problem { worker: None, extent: Extent::Directory, text });
             return desired;
         }
     };
@@ -73,16 +121,25 @@ pub fn look(directory: &Path) -> Desired {
     for path in paths {
         match read(&path) {
             Ok((worker, set)) => {
-                let refused = set.refused.iter();
-                desired.problems.extend(
-                    refused.map(|entry| format!("{}: VM {}: {}", path.display(), entry.id, entry.problem)),
-                );
+                desired.problems.extend(set.refused.iter().map(|entry| Problem {
+                    worker: Some(worker.clone()),
+                    extent: Extent::Entry,
+                    text: format!("{}: VM {}: {}", path.display(), entry.id, entry.problem),
+                }));
                 desired.workers.insert(worker, set);
             }
-            Err(problem) => desired.problems.push(problem.to_string()),
+            Err(problem) => {
+                let (worker, text) = (named(&path), problem.to_string());
+                desired.problems.push(Problem { worker, extent: Extent::File, text });
+            }
         }
     }
     desired
+}
+
+/// The worker that a file is named for.
+fn named(path: &Path) -> Option<WorkerId> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 /// Whether a file is meant: editors leave others beside it.
@@ -92,8 +149,7 @@ fn is_candidate(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<(WorkerId, AssignmentSet), DesiredError> {
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let worker = stem.parse().map_err(|_| DesiredError::Name { path: path.to_owned() })?;
+    let worker = named(path).ok_or_else(|| DesiredError::Name { path: path.to_owned() })?;
     let unreadable = |problem: String| DesiredError::Read { path: path.to_owned(), problem };
     // What is no regular file could keep the reader waiting.
     let metadata = fs::metadata(path).map_err(|problem| unreadable(problem.to_string()))?;
@@ -148,7 +204,8 @@ mod tests {
         let desired = look(directory.path());
         let names: Vec<&str> = desired.workers.keys().map(WorkerId::as_str).collect();
         assert_eq!(names, ["worker-1", "worker-4"]);
-        let said = desired.problems.join("\n");
+        let said: Vec<&str> = desired.problems.iter().map(|problem| problem.text.as_str()).collect();
+        let said = said.join("\n");
         for words in [
             "Worker_3.json is named for no worker",
             "worker-2.json: line 1, column 9, vms: an object",
@@ -158,6 +215,13 @@ mod tests {
             assert!(said.contains(words), "{words} in: {said}");
         }
         assert_eq!(desired.problems.len(), 4, "{said}");
-        assert!(look(Path::new("/nowhere")).problems[0].starts_with("cannot read /nowhere"));
+        let of = |worker: &str| desired.problems_of(&worker.parse().expect("valid")).join("\n");
+        assert_eq!(of("worker-1"), "");
+        assert!(of("worker-2").contains("vms: an object"));
+        assert!(of("worker-4").contains("VM a"), "one entry: the others are used");
+        assert_eq!(of("worker-9"), "there is no file worker-9.json; what it was told stays");
+        let nowhere = look(Path::new("/nowhere"));
+        let said = nowhere.problems_of(&"worker-1".parse().expect("valid"));
+        assert!(said.len() == 1 && said[0].starts_with("cannot read /nowhere"), "{said:?}");
     }
 }

@@ -5,7 +5,7 @@
 mod cli;
 
 use std::fs::{DirBuilder, File};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -72,7 +72,7 @@ async fn act(cli: Cli) -> Result<()> {
             for status in workers {
                 listed.push(ask_vms(&state_dir, status).await?);
             }
-            show(&listed, shown, render::vms)
+            show(&listed, shown, |listed| render::vms(listed, Timestamp::now()))
         }
         Verb::Drain { worker } => done(ask(&state_dir, &Question::Drain(worker)).await?),
         Verb::Undrain { worker } => done(ask(&state_dir, &Question::Undrain(worker)).await?),
@@ -125,11 +125,11 @@ async fn run(flags: RunFlags, state_dir: &Path) -> Result<()> {
     made.with_context(|| format!("cannot make {}", state_dir.display()))?;
     let _lock = lock(state_dir)?;
     let (transport, certified) = transport(&flags)?;
-    let name = flags.name.or(certified).unwrap_or_else(|| "master".to_owned());
     let settings = Settings {
         listen: flags.listen,
         transport,
-        name,
+        name: flags.name,
+        certified,
         heartbeat: Duration::from_secs(flags.heartbeat),
         state_dir: state_dir.to_owned(),
         desired: flags.desired,
@@ -155,10 +155,15 @@ fn transport(flags: &RunFlags) -> Result<(MasterTransport, Option<String>)> {
     };
     let files =
         TlsFiles { certificate: certificate.clone(), key: key.clone(), authorities: authorities.clone() };
-    let credentials = CredentialStore::open(files)?;
-    let current = credentials.current();
-    current.check_dates(Timestamp::now())?;
-    let name = current.facts().dns_names.first().cloned();
+    let (credentials, facts) = CredentialStore::open_unmatched(files)?;
+    let usable = credentials.current().and_then(|current| current.check_dates(Timestamp::now()));
+    if let Err(problem) = usable {
+        tracing::error!(
+            error = vm_model::error_chain(&problem),
+            "no worker can connect: the files are read again at each connection"
+        );
+    }
+    let name = facts.dns_names.first().cloned();
     Ok((MasterTransport::Tls(Arc::new(credentials)), name))
 }
 
@@ -179,7 +184,10 @@ fn start_log(format: LogFormat) -> Result<()> {
         .with_env_var("PROCURATOR_LOG")
         .from_env()
         .context("invalid PROCURATOR_LOG")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use master_protocol::drivers::{
-    Directory, Limits, ListenError, MasterListener, MasterTransport, WorkerEvent,
+    Directory, Limits, ListenError, MasterListener, MasterTransport, WorkerEvent, WorkerNews,
 };
 use master_protocol::session::MasterTerms;
 use master_protocol::wire::WorkerId;
@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use vm_model::{Generation, InvalidLineage, Lineage, Timestamp, error_chain};
 
 use crate::control::{self, Answer, ControlError, Question};
-use crate::desired::{self, Desired};
+use crate::desired::{self, Desired, Extent, Problem};
 use crate::fleet::{Fleet, WorkerStatus};
 use crate::state::{MasterState, StateError};
 
@@ -35,8 +35,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// How they are let in.
     pub transport: MasterTransport,
-    /// Its name, which stays when it is rebuilt.
-    pub name: String,
+    /// The name that it is to have, where somebody says so. Else it keeps the one that it had.
+    pub name: Option<String>,
+    /// The name in its certificate, which is the one of a new master.
+    pub certified: Option<String>,
     /// How often either end says something.
     pub heartbeat: Duration,
     /// What outlives it.
@@ -74,10 +76,13 @@ pub async fn serve(
     listening: oneshot::Sender<SocketAddr>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let state = MasterState::load(&settings.state_dir)?;
+    let mut state = MasterState::load(&settings.state_dir)?;
+    let before = state.name.clone();
+    let name = state.settle_name(settings.name, settings.certified.clone());
+    tell_of_names(before.as_deref(), &name, settings.certified.as_deref());
+    let lineage = Lineage::new(name, state.epoch.as_str())?;
     // An epoch counts once it is kept.
     state.save(&settings.state_dir)?;
-    let lineage = Lineage::new(settings.name.as_str(), state.epoch.as_str())?;
     let terms = MasterTerms { lineage: lineage.clone(), heartbeat: settings.heartbeat };
     let listener =
         MasterListener::bind(settings.listen, settings.transport, terms, Limits::default()).await?;
@@ -127,6 +132,21 @@ pub async fn serve(
     Ok(())
 }
 
+/// Tells of names that are not what somebody may expect.
+fn tell_of_names(before: Option<&str>, name: &str, certified: Option<&str>) {
+    if let Some(before) = before.filter(|before| *before != name) {
+        warn!(
+            name,
+            before, "another name: workers hold what a master of another name says, until it is accepted"
+        );
+    } else if let Some(certified) = certified.filter(|certified| *certified != name) {
+        info!(
+            name,
+            certified, "the certificate has another name; workers know this master by the one it keeps"
+        );
+    }
+}
+
 /// What the one task owns.
 struct Master {
     lineage: Lineage,
@@ -140,13 +160,25 @@ struct Master {
 impl Master {
     fn take_news(&mut self, event: WorkerEvent) {
         let worker = event.worker.clone();
-        let before = self.fleet.status(&worker);
+        if let WorkerNews::Elsewhere { connected } = &event.news {
+            warn!(
+                %worker, %connected, refused = %event.address,
+                "two hosts have the certificate of one worker: the one that came second is refused, and keeps what runs on it"
+            );
+        }
+        let before = self.fleet.status(&worker, Timestamp::now());
         self.fleet.take(event, Timestamp::now());
-        let after = self.fleet.status(&worker);
+        let after = self.fleet.status(&worker, Timestamp::now());
         match (before.connected_since, after.connected_since) {
             (None, Some(_)) => info!(%worker, "a worker is connected"),
             (Some(_), None) => warn!(%worker, reason = after.left, "a worker left"),
             (None, None) | (Some(_), Some(_)) => {}
+        }
+        if before.host.is_some() && before.host != after.host {
+            warn!(
+                %worker, before = before.address, now = after.address,
+                "a worker comes from another host than before: where that one still runs, its VMs run twice"
+            );
         }
         if before.answer != after.answer
             && let Some(answer) = after.answer
@@ -163,8 +195,23 @@ impl Master {
     async fn take_desired(&mut self, desired: Desired) {
         for problem in &desired.problems {
             if !self.desired.problems.contains(problem) {
-                error!(problem, "a desired state is not used; what its worker was told stays");
+                let Problem { worker: _, extent, text: problem } = problem;
+                match extent {
+                    Extent::Entry => {
+                        error!(problem, "an entry is not used, and its VM stays; the others are");
+                    }
+                    Extent::File => {
+                        error!(problem, "a file is not used; what its worker was told stays");
+                    }
+                    Extent::Directory => {
+                        error!(problem, "no file is used; what workers were told stays");
+                    }
+                }
             }
+        }
+        let gone = self.desired.workers.keys().filter(|worker| desired.is_without(worker));
+        for worker in gone {
+            warn!(%worker, "its file is gone; what it was told stays");
         }
         self.desired = desired;
         if let Err(problem) = self.follow().await {
@@ -251,13 +298,15 @@ impl Master {
         let told = self.state.workers.keys().filter(|worker| !self.fleet.knows(worker));
         let mut workers: Vec<&WorkerId> = told.chain(self.fleet.names()).collect();
         workers.sort();
+        let now = Timestamp::now();
         let status = |worker: &WorkerId| {
             let told = self.state.workers.get(worker);
             let set = told.and_then(|told| told.set.as_ref());
             WorkerStatus {
                 drained: told.is_some_and(|told| told.drained),
                 assigned_generation: set.and_then(|set| set.generation).map(Generation::get),
-                ..self.fleet.status(worker)
+                file_problems: self.desired.problems_of(worker),
+                ..self.fleet.status(worker, now)
             }
         };
         workers.into_iter().map(status).collect()

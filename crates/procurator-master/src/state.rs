@@ -22,6 +22,9 @@ const FILE: &str = "master.json";
 pub struct MasterState {
     /// The lineage of the numbers.
     pub epoch: String,
+    /// The master's name, which is the other half of that; absent before it was kept here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What each worker was told.
     pub workers: BTreeMap<WorkerId, Told>,
 }
@@ -88,7 +91,14 @@ struct Versioned {
 impl MasterState {
     /// A master that has told nobody anything, in a new epoch.
     pub fn new() -> Self {
-        Self { epoch: format!("{:016x}", os_random()), workers: BTreeMap::new() }
+        Self { epoch: format!("{:016x}", os_random()), name: None, workers: BTreeMap::new() }
+    }
+
+    /// The name under which this master goes on: the one that was `asked` for, else the one that its workers know, else
+    /// the `certified` one. A certificate with another name makes no other master of it.
+    pub fn settle_name(&mut self, asked: Option<String>, certified: Option<String>) -> String {
+        let name = asked.or_else(|| self.name.clone()).or(certified);
+        self.name.insert(name.unwrap_or_else(|| "master".to_owned())).clone()
     }
 
     /// The state kept in `directory`, or a new one.
@@ -162,13 +172,15 @@ impl Told {
         if let Some(set) = &self.set
             && set.vms == vms
             && set.allow_removals == allow_removals
+            && set.drained == self.drained
         {
             return None;
         }
         let after =
             self.set.as_ref().and_then(|set| set.generation).map_or(Generation::new(1), Generation::next);
         let generation = Some(wanted.generation.map_or(after, |least| least.max(after)));
-        self.set = Some(AssignmentSet { generation, vms, allow_removals, refused: Vec::new() });
+        let drained = self.drained;
+        self.set = Some(AssignmentSet { generation, vms, allow_removals, drained, refused: Vec::new() });
         self.set.as_ref()
     }
 
@@ -198,6 +210,17 @@ mod tests {
         let set = told.follow(wanted)?;
         let vms = set.vms.iter().map(|vm| (vm.id.to_string(), vm.desired)).collect();
         Some((set.generation.map(Generation::get).unwrap_or_default(), vms))
+    }
+
+    #[test]
+    fn a_certificate_with_another_name_makes_no_other_master() {
+        let name = |text: &str| Some(text.to_owned());
+        let mut state = MasterState::new();
+        assert_eq!(state.settle_name(None, name("m1")), "m1");
+        assert_eq!(state.settle_name(None, name("m2")), "m1", "its workers know it so");
+        assert_eq!(state.settle_name(name("m3"), name("m2")), "m3", "somebody says so");
+        assert_eq!(state.settle_name(None, None), "m3");
+        assert_eq!(MasterState::new().settle_name(None, None), "master");
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl Worker {
             state: state_receiver,
             offers: offers_sender,
             status: watch::channel(LinkStatus::default()).0,
+            redial: Arc::default(),
         };
         tokio::spawn(link.run(std::future::pending()));
         Self { offers, state, _hello: hello_sender }

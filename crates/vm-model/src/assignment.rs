@@ -31,9 +31,17 @@ pub struct AssignmentSet {
     /// Lifts the guard against mass removal for this set.
     #[serde(default)]
     pub allow_removals: bool,
+    /// Whether the source drains the host: its VMs are to be off for a while. Only a master says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
     /// Entries that could not be used. Their VMs stay as they are.
     #[serde(skip)]
     pub refused: Vec<RefusedEntry>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl AssignmentSet {

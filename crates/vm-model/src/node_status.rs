@@ -52,6 +52,12 @@ pub struct SourceStatus {
     pub refused_entries: Vec<RefusedEntry>,
     /// Why the newest state that came was not taken; absent when it was.
     pub refusal: Option<String>,
+    /// Whether it drains this host: it wants its VMs switched off for a while.
+    #[serde(default)]
+    pub drained: bool,
+    /// When it had VMs removed or replaced lately, a moment each. Only of sources for which that is limited.
+    #[serde(default)]
+    pub disruptions: Vec<Timestamp>,
 }
 
 /// A desired state that is not applied before somebody allows it.

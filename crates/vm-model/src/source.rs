@@ -31,6 +31,15 @@ impl SourceKind {
             Self::File | Self::Local => false,
         }
     }
+
+    /// Its name, as programs write it and people type it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::File => "file",
+            Self::Local => "local",
+        }
+    }
 }
 
 impl fmt::Display for SourceKind {

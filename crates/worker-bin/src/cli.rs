@@ -6,6 +6,7 @@ mod guest;
 mod local;
 mod power;
 mod showing;
+mod sources;
 mod span;
 
 use std::path::PathBuf;

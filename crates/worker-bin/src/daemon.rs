@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -89,7 +89,10 @@ async fn serve(
                 info!(signal = name, "ending: {}", ending.as_text());
                 break Ok(());
             }
-            Some(()) = hang_up.recv() => reload.run(&notifier),
+            Some(()) = hang_up.recv() => {
+                reload.run(&notifier);
+                parts.redial();
+            }
             () = watchdog.due() => notifier.tell(vec![NotifyState::Watchdog]),
             lost = parts.lost() => break Err(lost),
         }
@@ -178,6 +181,7 @@ struct Parts {
     source: JoinHandle<()>,
     /// To the master, where there is one.
     link: Option<JoinHandle<()>>,
+    redial: Option<Arc<Notify>>,
     serving: JoinHandle<()>,
     /// Dropped to end serving.
     ending: Option<watch::Sender<()>>,
@@ -208,6 +212,7 @@ impl Parts {
             Ending::LeaveGuests => true,
         };
         let (ending, ended) = watch::channel(());
+        let redial = link.as_ref().map(MasterLink::redial);
         let master = link.as_ref().map(status::Master::of);
         let told = status::Told { assignments: state, master, reloaded, files, guests_outlive_worker };
         let status = status::source(Arc::clone(vm_manager), told);
@@ -215,7 +220,24 @@ impl Parts {
         let served = Served { vm_manager: Arc::clone(vm_manager), node: messages, status };
         let serving = server.serve(served, files.clients(), until_closed(ended));
         let serving = tokio::spawn(serving);
-        Self { requests, reconciler, source, link, serving, ending: Some(ending), polling: Some(polling) }
+        Self {
+            requests,
+            reconciler,
+            source,
+            link,
+            redial,
+            serving,
+            ending: Some(ending),
+            polling: Some(polling),
+        }
+    }
+
+    /// Has the master dialled at once where the link waits: what was wrong may be mended.
+    fn redial(&self) {
+        if let Some(redial) = &self.redial {
+            // Where nothing waits, the next wait must not be cut short for it.
+            redial.notify_waiters();
+        }
     }
 
     /// Returns when something ended that should not have, with why. Cancel-safe.

@@ -12,6 +12,7 @@ mod completion;
 mod daemon;
 mod descriptors;
 mod doctor;
+mod hash;
 mod local;
 mod logging;
 mod man;

@@ -10,6 +10,7 @@
 
 mod connections;
 mod greeting;
+mod host_id;
 mod offers;
 mod settings;
 mod state;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use master_protocol::drivers::{BackoffLimits, WorkerLink};
 use master_protocol::os_random;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use vm_model::SourceKind;
 
@@ -43,6 +44,7 @@ pub struct MasterLink {
     messages: mpsc::Sender<NodeMessage>,
     status: watch::Sender<LinkStatus>,
     settings: MasterSettings,
+    redial: Arc<Notify>,
 }
 
 impl MasterLink {
@@ -52,7 +54,7 @@ impl MasterLink {
         messages: mpsc::Sender<NodeMessage>,
         settings: MasterSettings,
     ) -> Self {
-        Self { vm_manager, messages, status: watch::Sender::default(), settings }
+        Self { vm_manager, messages, status: watch::Sender::default(), settings, redial: Arc::default() }
     }
 
     /// Whom it links.
@@ -65,10 +67,17 @@ impl MasterLink {
         self.status.subscribe()
     }
 
+    /// Has the master dialled at once where that is waited for, when notified.
+    pub fn redial(&self) -> Arc<Notify> {
+        Arc::clone(&self.redial)
+    }
+
     /// Keeps the link until `shutdown` is over or the node has ended.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { vm_manager, messages, status, settings } = self;
-        let (hello, greeting) = watch::channel(greeting::hello(&vm_manager, settings.worker.clone()));
+        let Self { vm_manager, messages, status, settings, redial } = self;
+        let host = host_id::of(vm_manager.state_dir()).await;
+        let first = greeting::hello(&vm_manager, settings.worker.clone(), host.as_deref());
+        let (hello, greeting) = watch::channel(first);
         let (newest, state) = watch::channel(Arc::new(state::observe(&vm_manager)));
         let (offers, offered) = mpsc::channel(1);
         let connections = connections::note(status.subscribe(), &vm_manager);
@@ -81,6 +90,7 @@ impl MasterLink {
             state,
             offers,
             status,
+            redial,
         };
         let worker = settings.worker;
         let telling = async {
@@ -100,7 +110,7 @@ impl MasterLink {
                 node.borrow_and_update();
                 let begun = Instant::now();
                 newest.send_replace(Arc::new(state::observe(&vm_manager)));
-                hello.send_replace(greeting::hello(&vm_manager, worker.clone()));
+                hello.send_replace(greeting::hello(&vm_manager, worker.clone(), host.as_deref()));
                 // However many VMs there are and however often they change, a tenth of the time goes into telling.
                 settle = SETTLE.max(begun.elapsed() * 9);
             }

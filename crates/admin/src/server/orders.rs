@@ -2,54 +2,98 @@
 
 use axum::Json;
 use axum::extract::State;
+use serde::Deserialize;
 use tokio::sync::oneshot;
-use vm_model::{AssignmentSet, EventKind, RemovedVm, Source};
-use worker::node::{NodeMessage, Outcome, Preview, Verdict};
+use utoipa::IntoParams;
+use vm_model::{AssignmentSet, EventKind, HoldReason, Lineage, RefusedEntry, RemovedVm, Source, SourceKind};
+use worker::node::{HeldChoice, NodeMessage, Outcome, Preview, Verdict};
 use worker::vms::KeptSelection;
 
 use super::Answers;
-use super::extract::{JsonBody, TextBody, bad_request};
+use super::extract::{JsonBody, Keys, TextBody, bad_request};
 use super::names::unknown;
 use crate::orders::{
     ActionView, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
 use crate::{ApiError, ErrorCode};
 
+/// Whose desired state is planned for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlanQuery {
+    /// Who would say it: `file` (default) or `master`.
+    #[serde(default)]
+    source: Option<SourceKind>,
+}
+
 /// What the desired state in the body would change. Nothing is done.
 #[utoipa::path(
-    post, path = "/v1/plan", tag = "orders",
+    post, path = "/v1/plan", tag = "orders", params(PlanQuery),
     request_body(content = String, content_type = "application/json", description = "A desired state, as an assignments file has it"),
     responses((status = 200, description = "What it would change; nothing is done", body = PlanView))
 )]
 pub(super) async fn plan(
     State(answers): State<Answers>,
+    Keys(PlanQuery { source }): Keys<PlanQuery>,
     TextBody(body): TextBody,
 ) -> Result<Json<PlanView>, ApiError> {
     let desired = AssignmentSet::parse(&body).map_err(|problem| bad_request(&problem))?;
     let refused_entries = desired.refused.clone();
+    let source = speaker(&answers, source.unwrap_or(SourceKind::File))?;
+    let kind = source.kind();
     let (answer, plan) = oneshot::channel();
-    let preview = ask(&answers, NodeMessage::Plan { source: Source::File, desired, answer }, plan).await?;
-    let Preview { held, actions, notes } = preview.map_err(|refusal| conflict(&refusal))?;
+    let preview = ask(&answers, NodeMessage::Plan { source, desired, answer }, plan).await?;
+    Ok(Json(planned(kind, preview.map_err(|refusal| conflict(&refusal))?, refused_entries)))
+}
+
+/// Who says what a plan is asked for. A master speaks in the counting in force.
+fn speaker(answers: &Answers, kind: SourceKind) -> Result<Source, ApiError> {
+    match kind {
+        SourceKind::File => Ok(Source::File),
+        SourceKind::Master => {
+            let status = answers.vm_manager.node_status().borrow().clone();
+            let known = status.sources.get(&kind).and_then(|master| master.lineage.clone());
+            let lineage = known.map_or_else(|| Lineage::new("master", "plan"), Ok);
+            lineage.map(Source::Master).map_err(|problem| bad_request(&problem))
+        }
+        SourceKind::Local => {
+            Err(bad_request(&"commands change one VM each: `set --dry-run` shows what one does"))
+        }
+    }
+}
+
+fn planned(source: SourceKind, preview: Preview, refused_entries: Vec<RefusedEntry>) -> PlanView {
+    let Preview { held, actions, notes } = preview;
     let actions = actions.iter().map(|action| ActionView {
         vm: action.vm().clone(),
         action: action.to_string(),
         problem: None,
         restarts: action.restarts(),
     });
-    Ok(Json(PlanView { actions: actions.collect(), held, refused_entries, notes }))
+    PlanView { source: Some(source), actions: actions.collect(), held, refused_entries, notes }
 }
 
-/// Applies the desired state that is held.
+/// Which held state is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeldQuery {
+    /// Whose: `file` or `master`. Has to be said where those of several wait for the same word.
+    #[serde(default)]
+    source: Option<SourceKind>,
+}
+
+/// Applies a desired state that is held for what it removes.
 #[utoipa::path(
-    post, path = "/v1/allow-removals", tag = "orders",
+    post, path = "/v1/allow-removals", tag = "orders", params(HeldQuery),
     responses((status = 200, description = "What was ordered", body = VerdictView))
 )]
-pub(super) async fn allow_removals(State(answers): State<Answers>) -> Result<Json<VerdictView>, ApiError> {
-    let (answer, verdict) = oneshot::channel();
-    match ask(&answers, NodeMessage::AllowRemovals { answer }, verdict).await? {
-        None => Err(conflict(&"no desired state is held: there is nothing to allow")),
-        Some(verdict) => shown(verdict),
-    }
+pub(super) async fn allow_removals(
+    State(answers): State<Answers>,
+    Keys(HeldQuery { source }): Keys<HeldQuery>,
+) -> Result<Json<VerdictView>, ApiError> {
+    let_go(&answers, HeldChoice { word: HoldReason::Removals, source }).await
 }
 
 /// Follows the master that waits to be accepted.
@@ -58,11 +102,43 @@ pub(super) async fn allow_removals(State(answers): State<Answers>) -> Result<Jso
     responses((status = 200, description = "What was ordered", body = VerdictView))
 )]
 pub(super) async fn accept_master(State(answers): State<Answers>) -> Result<Json<VerdictView>, ApiError> {
+    let_go(&answers, HeldChoice { word: HoldReason::Lineage, source: None }).await
+}
+
+async fn let_go(answers: &Answers, choice: HeldChoice) -> Result<Json<VerdictView>, ApiError> {
     let (answer, verdict) = oneshot::channel();
-    match ask(&answers, NodeMessage::AcceptMaster { answer }, verdict).await? {
-        None => Err(conflict(&"no master waits to be accepted")),
-        Some(verdict) => shown(verdict),
-    }
+    let released = ask(answers, NodeMessage::LetGo { choice, answer }, verdict).await?;
+    let (source, verdict) = released.map_err(|refusal| conflict(&refusal))?;
+    let Json(view) = shown(Ok(verdict))?;
+    Ok(Json(VerdictView { source: Some(source), ..view }))
+}
+
+/// What would change if the state that waits for `allow-removals` were applied. Nothing is done.
+#[utoipa::path(
+    get, path = "/v1/allow-removals", tag = "orders", params(HeldQuery),
+    responses((status = 200, description = "What it would change; nothing is done", body = PlanView))
+)]
+pub(super) async fn show_removals(
+    State(answers): State<Answers>,
+    Keys(HeldQuery { source }): Keys<HeldQuery>,
+) -> Result<Json<PlanView>, ApiError> {
+    show_held(&answers, HeldChoice { word: HoldReason::Removals, source }).await
+}
+
+/// What would change if the master that waits were accepted. Nothing is done.
+#[utoipa::path(
+    get, path = "/v1/accept-master", tag = "orders",
+    responses((status = 200, description = "What it would change; nothing is done", body = PlanView))
+)]
+pub(super) async fn show_master(State(answers): State<Answers>) -> Result<Json<PlanView>, ApiError> {
+    show_held(&answers, HeldChoice { word: HoldReason::Lineage, source: None }).await
+}
+
+async fn show_held(answers: &Answers, choice: HeldChoice) -> Result<Json<PlanView>, ApiError> {
+    let (answer, preview) = oneshot::channel();
+    let shown = ask(answers, NodeMessage::ShowHeld { choice, answer }, preview).await?;
+    let (source, preview) = shown.map_err(|refusal| conflict(&refusal))?;
+    Ok(Json(planned(source, preview, Vec::new())))
 }
 
 /// A verdict as it is answered.
@@ -74,7 +150,7 @@ pub(super) fn shown(verdict: Result<Verdict, worker::node::Refusal>) -> Result<J
         problem,
         restarts,
     });
-    Ok(Json(VerdictView { generation, actions: actions.collect(), held }))
+    Ok(Json(VerdictView { generation, actions: actions.collect(), held, source: None }))
 }
 
 /// Every content of every volume.

@@ -54,5 +54,10 @@ pub(super) async fn console(
 fn view(vm_manager: &VmManager, info: VmInfo) -> VmView {
     let metrics = vm_manager.get_vm_metrics(&info.id).ok();
     let directory = Some(vm_manager.config().vm_artifacts_dir.join(info.id.as_str()));
-    VmView { directory, ..VmView::new(info, metrics.as_ref()) }
+    let status = vm_manager.node_status();
+    let status = status.borrow();
+    let source = status.owners.get(&info.id).copied();
+    let drained_by = source.filter(|kind| status.sources.get(kind).is_some_and(|source| source.drained));
+    let removing = vm_manager.is_being_removed(&info.id);
+    VmView { directory, source, drained_by, removing, ..VmView::new(info, metrics.as_ref()) }
 }

@@ -13,7 +13,7 @@ use vm_model::{Timestamp, error_chain};
 
 use super::budget::ReadBudget;
 use super::listener::{Directory, MasterTransport, WorkerEvent, WorkerNews};
-use super::places::{Greeting, WorkerPlace};
+use super::places::{Greeting, WorkerOrigin, WorkerPlace};
 use super::refusal_log::RefusalLog;
 use super::stream::{FramedStream, Progress};
 use crate::codec::{decode_worker_message, encode_frame};
@@ -94,8 +94,11 @@ async fn secure(
             let store = Arc::clone(store);
             // Reading files may take as long as their disk lets it.
             let read = spawn_blocking(move || store.current()).await;
-            let credentials = read.map_err(|lost| Refused::Broken(lost.into()))?;
-            credentials.check_dates(Timestamp::now()).map_err(Refused::Tls)?;
+            let credentials = read.map_err(|lost| Refused::Broken(lost.into()))?.map_err(Refused::Tls)?;
+            // The worker sees by itself that the certificate has expired, and can then say so.
+            if let Err(problem) = credentials.check_dates(Timestamp::now()) {
+                tracing::warn!(error = error_chain(&problem), "workers will not accept this certificate");
+            }
             let (stream, worker) = tls::accept(stream, &credentials).await.map_err(Refused::Tls)?;
             Ok((FramedStream::new(stream), Some(worker)))
         }
@@ -197,20 +200,40 @@ impl Conversation {
             self.budget.pay(frame.len(), now);
             let message = decode_worker_message(frame)?;
             if let Some(event) = self.session.receive(message, now) {
-                self.name_worker(&event);
+                if let Some(refused) = self.name_worker(&event) {
+                    return Err(self.tell_of_elsewhere(refused).await);
+                }
                 self.tell(WorkerNews::Said(event)).await;
             }
         }
     }
 
-    /// Takes the worker's place once it has said who it is.
-    fn name_worker(&mut self, event: &MasterEvent) {
-        if let (MasterEvent::Hello(hello), Stage::Greeting(greeting)) = (event, &mut self.stage)
-            && let Some(greeting) = greeting.take()
-        {
-            let worker = hello.worker.clone();
-            self.stage = Stage::Worker { place: greeting.become_worker(worker.clone()), worker };
+    /// Takes the worker's place once it has said who it is; returns its name and where it is connected from already, if
+    /// that is another host.
+    fn name_worker(&mut self, event: &MasterEvent) -> Option<(WorkerId, SocketAddr)> {
+        let (MasterEvent::Hello(hello), Stage::Greeting(greeting)) = (event, &mut self.stage) else {
+            return None;
+        };
+        let greeting = greeting.take()?;
+        let worker = hello.worker.clone();
+        let host = hello.host.as_ref().map(ToString::to_string);
+        match greeting.become_worker(worker.clone(), WorkerOrigin { address: self.address, host }) {
+            Ok(place) => {
+                self.stage = Stage::Worker { place, worker };
+                None
+            }
+            Err(other) => Some((worker, other)),
         }
+    }
+
+    /// Tells that a worker came that is connected from another host; returns why it has to go.
+    async fn tell_of_elsewhere(&mut self, (worker, other): (WorkerId, SocketAddr)) -> EndReason {
+        let name = worker.to_string();
+        let news = WorkerNews::Elsewhere { connected: other };
+        let event = WorkerEvent { worker, connection: 0, address: self.address, news };
+        // Where nobody takes it, the master is ending.
+        let _ = self.events.send(event).await;
+        EndReason::ElsewhereConnected { worker: name, address: other }
     }
 
     /// Hands news on. Where nobody takes them, the worker waits; where nobody will, the master is ending.

@@ -139,6 +139,7 @@ async fn secure(
             // Reading files may take as long as their disk lets it.
             let read = spawn_blocking(move || store.current()).await;
             let credentials = read.map_err(|lost| DialError::Connect { address, source: lost.into() })?;
+            let credentials = credentials.map_err(failed)?;
             credentials.check_dates(Timestamp::now()).map_err(failed)?;
             let stream = tls::connect(stream, &credentials, server_name).await.map_err(failed)?;
             Ok(Dialled { stream: FramedStream::new(stream), address, credentials: Some(credentials) })

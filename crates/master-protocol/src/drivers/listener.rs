@@ -79,6 +79,12 @@ pub enum WorkerNews {
     Said(MasterEvent),
     /// The connection ended.
     Left(EndReason),
+    /// A connection of this name came from another host than the one that is `connected`, and was refused. Such news
+    /// have no number of a connection.
+    Elsewhere {
+        /// Where the worker is connected from.
+        connected: SocketAddr,
+    },
 }
 
 /// Why a master cannot listen.

@@ -1,7 +1,7 @@
 //! How many connections a master has, and whose: bounds on those that have not said who they are, and one a worker.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -22,9 +22,26 @@ struct Taken {
     connections: usize,
     greeting: usize,
     greeting_by_address: HashMap<IpAddr, usize>,
-    /// The newest connection of each worker, and what ends it.
-    workers: BTreeMap<WorkerId, (u64, oneshot::Sender<()>)>,
+    /// The newest connection of each worker.
+    workers: BTreeMap<WorkerId, Newest>,
     numbers: u64,
+}
+
+/// The newest connection of a worker.
+#[derive(Debug)]
+struct Newest {
+    number: u64,
+    from: WorkerOrigin,
+    /// Dropping it ends the connection.
+    _ended_by_drop: oneshot::Sender<()>,
+}
+
+/// Where a worker's connection comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkerOrigin {
+    pub(super) address: SocketAddr,
+    /// What the worker calls its host; absent where it does not say.
+    pub(super) host: Option<String>,
 }
 
 /// Why a connection finds no place.
@@ -85,18 +102,34 @@ impl Places {
 }
 
 impl Greeting {
-    /// The connection is `worker`'s. An earlier one of it is ended.
-    pub(super) fn become_worker(self, worker: WorkerId) -> WorkerPlace {
+    /// The connection is `worker`'s, and comes `from` there. An earlier one of it is ended, unless it is alive on another
+    /// host: two hosts with one name would take turns for ever.
+    ///
+    /// # Errors
+    /// Where the worker is connected from already.
+    pub(super) fn become_worker(
+        self,
+        worker: WorkerId,
+        from: WorkerOrigin,
+    ) -> Result<WorkerPlace, SocketAddr> {
         let (sender, replaced) = oneshot::channel();
         let mut taken = self.places.taken();
+        if let Some(Newest { from: other, .. }) = taken.workers.get(&worker)
+            && let (Some(there), Some(here)) = (&other.host, &from.host)
+            && there != here
+        {
+            let address = other.address;
+            drop(taken);
+            return Err(address);
+        }
         // It counts once: `self` gives its own back.
         taken.connections += 1;
         taken.numbers += 1;
         let number = taken.numbers;
         // Dropping the sender of the one before is what ends it.
-        taken.workers.insert(worker.clone(), (number, sender));
+        taken.workers.insert(worker.clone(), Newest { number, from, _ended_by_drop: sender });
         drop(taken);
-        WorkerPlace { places: self.places.clone(), worker, number, replaced }
+        Ok(WorkerPlace { places: self.places.clone(), worker, number, replaced })
     }
 }
 
@@ -125,7 +158,7 @@ impl Drop for WorkerPlace {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         taken.connections = taken.connections.saturating_sub(1);
-        if taken.workers.get(&self.worker).is_some_and(|(number, _)| *number == self.number) {
+        if taken.workers.get(&self.worker).is_some_and(|newest| newest.number == self.number) {
             taken.workers.remove(&self.worker);
         }
     }
@@ -139,6 +172,29 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
+    fn become_worker(greeting: Greeting, host: Option<&str>) -> Result<WorkerPlace, SocketAddr> {
+        let from =
+            WorkerOrigin { address: SocketAddr::new(greeting.address, 7), host: host.map(str::to_owned) };
+        greeting.become_worker("a".parse().expect("valid"), from)
+    }
+
+    #[test]
+    fn a_worker_that_is_alive_on_another_host_is_not_replaced() {
+        let places = Places::new(Limits::default());
+        let from = |last, host| become_worker(places.greet(address(last)).expect("a place"), host);
+        let mut first = from(1, Some("host-1")).expect("let in");
+        assert_eq!(from(2, Some("host-2")).expect_err("another host"), SocketAddr::new(address(1), 7));
+        assert_eq!(places.taken().connections, 1, "its place is given back");
+        assert!(
+            first.replaced.try_recv().is_err_and(|problem| problem == oneshot::error::TryRecvError::Empty)
+        );
+        let same = from(3, Some("host-1")).expect("the same host, as after a restart");
+        drop((first, same));
+        let second = from(2, Some("host-2")).expect("the first has gone");
+        from(4, None).expect("who does not say is let in");
+        drop(second);
+    }
+
     #[test]
     fn strangers_are_few_and_fewer_of_one_address() {
         let places = Places::new(Limits { connections: 4, greeting: 3, greeting_per_address: 2 });
@@ -147,8 +203,7 @@ mod tests {
         assert_eq!(places.greet(address(1)).expect_err("two are there"), NoPlace::TooManyOfAddress);
         let third = places.greet(address(2)).expect("a place");
         assert_eq!(places.greet(address(3)).expect_err("three are there"), NoPlace::TooManyGreeting);
-        let workers =
-            [first, second, third].map(|greeting| greeting.become_worker("a".parse().expect("valid")));
+        let workers = [first, second, third].map(|greeting| become_worker(greeting, None));
         let fourth = places.greet(address(1)).expect("they have said who they are");
         assert_eq!(places.greet(address(9)).expect_err("four are there"), NoPlace::Full);
         drop((workers, fourth));
@@ -160,7 +215,8 @@ mod tests {
     #[test]
     fn a_newer_connection_of_a_worker_ends_the_one_before() {
         let places = Places::new(Limits::default());
-        let worker = || places.greet(address(1)).expect("a place").become_worker("a".parse().expect("valid"));
+        let worker =
+            || become_worker(places.greet(address(1)).expect("a place"), Some("host-1")).expect("let in");
         let mut first = worker();
         assert!(
             first.replaced.try_recv().is_err_and(|problem| problem == oneshot::error::TryRecvError::Empty)

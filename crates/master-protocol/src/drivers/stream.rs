@@ -71,7 +71,11 @@ impl FramedStream {
         // Both arms are cancel-safe: reading and writing once are, and so is flushing.
         tokio::select! {
             count = self.reader.read(&mut self.chunk), if reading => {
-                let count = count?;
+                let count = match count {
+                    // The other end was killed, or its host: without TLS the same is an end like any other.
+                    Err(problem) if problem.kind() == io::ErrorKind::UnexpectedEof => 0,
+                    count => count?,
+                };
                 self.decoder.feed(self.chunk.get(..count).unwrap_or_default());
                 Ok(if count == 0 { Progress::Ended } else { Progress::Received })
             }

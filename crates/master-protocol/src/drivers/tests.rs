@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use vm_model::Lineage;
@@ -40,6 +40,7 @@ struct Worker {
     state: watch::Sender<Arc<WorkerState>>,
     offers: mpsc::Receiver<OfferedAssignment>,
     status: watch::Receiver<LinkStatus>,
+    redial: Arc<Notify>,
     _hello: watch::Sender<Hello>,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -59,10 +60,21 @@ impl Worker {
         random: fn() -> u64,
     ) -> Self {
         let hello = Hello { worker: name.parse().expect("a worker's name"), ..samples::hello() };
+        Self::greet(hello, master, transport, backoff, random)
+    }
+
+    fn greet(
+        hello: Hello,
+        master: String,
+        transport: WorkerTransport,
+        backoff: BackoffLimits,
+        random: fn() -> u64,
+    ) -> Self {
         let (hello_sender, hello) = watch::channel(hello);
         let (state, state_receiver) = watch::channel(Arc::default());
         let (offers_sender, offers) = mpsc::channel(1);
         let (status_sender, status) = watch::channel(LinkStatus::default());
+        let redial = Arc::new(Notify::new());
         let link = WorkerLink {
             master,
             transport,
@@ -72,6 +84,7 @@ impl Worker {
             state: state_receiver,
             offers: offers_sender,
             status: status_sender,
+            redial: Arc::clone(&redial),
         };
         let (shutdown, ended) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -80,7 +93,7 @@ impl Worker {
             })
             .await;
         });
-        Self { state, offers, status, _hello: hello_sender, shutdown: Some(shutdown), task }
+        Self { state, offers, status, redial, _hello: hello_sender, shutdown: Some(shutdown), task }
     }
 
     async fn accept_next(&mut self) -> u64 {
@@ -172,14 +185,14 @@ impl Master {
 fn left(event: &WorkerEvent) -> Option<EndReason> {
     match &event.news {
         WorkerNews::Left(reason) => Some(reason.clone()),
-        WorkerNews::Said(_) => None,
+        WorkerNews::Said(_) | WorkerNews::Elsewhere { .. } => None,
     }
 }
 
 fn said(event: &WorkerEvent) -> Option<MasterEvent> {
     match &event.news {
         WorkerNews::Said(event) => Some(event.clone()),
-        WorkerNews::Left(_) => None,
+        WorkerNews::Left(_) | WorkerNews::Elsewhere { .. } => None,
     }
 }
 
@@ -487,5 +500,37 @@ async fn a_worker_is_who_its_certificate_says() {
     for worker in [worker, liar, stranger, plain] {
         worker.end().await;
     }
+    master.end().await;
+}
+
+#[tokio::test]
+async fn of_two_hosts_with_one_name_the_first_stays_and_the_master_hears_of_both() {
+    let mut master = Master::plain().await;
+    master.assign("worker-1", 3);
+    let mut first = Worker::start("worker-1", master.address.to_string(), plain());
+    assert_eq!(first.accept_next().await, 3);
+    let other = Hello {
+        worker: "worker-1".parse().expect("a worker's name"),
+        host: Some(Text::cut("another")),
+        ..samples::hello()
+    };
+    // It waits for longer than the test does, unless somebody has it dial.
+    let backoff = BackoffLimits { first: PATIENCE * 10, longest: PATIENCE * 10 };
+    let mut second = Worker::greet(other, master.address.to_string(), plain(), backoff, || u64::MAX);
+    let said = second.problem("ElsewhereConnected").await;
+    assert!(said.contains("worker worker-1 is connected from 127.0.0.1:"), "{said}");
+    let (connected, refused) = master
+        .until(|event| match &event.news {
+            WorkerNews::Elsewhere { connected } => Some((*connected, event.address)),
+            WorkerNews::Said(_) | WorkerNews::Left(_) => None,
+        })
+        .await;
+    assert_ne!(connected, refused);
+    assert!(matches!(*first.status.borrow(), LinkStatus::Connected { .. }), "it was not disturbed");
+    first.end().await;
+    master.until(left).await;
+    second.redial.notify_one();
+    assert_eq!(second.accept_next().await, 3, "there is one of the name by now");
+    second.end().await;
     master.end().await;
 }

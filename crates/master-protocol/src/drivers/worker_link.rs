@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use vm_model::{Lineage, Timestamp, error_chain};
@@ -74,6 +74,8 @@ pub struct WorkerLink {
     pub offers: mpsc::Sender<OfferedAssignment>,
     /// Where the link tells how it is.
     pub status: watch::Sender<LinkStatus>,
+    /// Ends a wait between dials: somebody has mended what was wrong.
+    pub redial: Arc<Notify>,
 }
 
 impl WorkerLink {
@@ -106,6 +108,7 @@ impl WorkerLink {
             // Both arms are cancel-safe.
             tokio::select! {
                 () = &mut shutdown => break,
+                () = self.redial.notified() => backoff.reset(),
                 () = sleep(wait) => {}
             }
         }

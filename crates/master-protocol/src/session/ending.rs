@@ -23,7 +23,9 @@ pub enum EndReason {
         text: Words,
     },
     /// The connection ended without a word.
-    #[error("the connection was closed without a goodbye")]
+    #[error(
+        "the connection ended without a goodbye: the program at its other end was killed, or the network failed"
+    )]
     Closed,
     /// This end is shutting down.
     #[error("this end is shutting down")]
@@ -31,6 +33,16 @@ pub enum EndReason {
     /// A newer connection of the same worker has taken this one's place.
     #[error("a newer connection of the same worker took its place")]
     Replaced,
+    /// A worker of the same name on another host is connected. It stays, this one does not.
+    #[error(
+        "worker {worker} is connected from {address} on another host: give each host a certificate of its own"
+    )]
+    ElsewhereConnected {
+        /// The name of both.
+        worker: String,
+        /// Where the other one is.
+        address: std::net::SocketAddr,
+    },
     /// The other end sent nothing for too long.
     #[error("nothing was heard for {0:?}")]
     Silent(Duration),
@@ -100,6 +112,7 @@ impl EndReason {
             Self::PeerLeft { .. } | Self::Closed | Self::Broken(_) => return None,
             Self::ShuttingDown => GoodbyeCode::ShuttingDown,
             Self::Replaced => GoodbyeCode::Replaced,
+            Self::ElsewhereConnected { .. } => GoodbyeCode::ElsewhereConnected,
             Self::Silent(_) | Self::Stalled(_) | Self::NoGreeting { .. } => GoodbyeCode::TimedOut,
             Self::Frame(_) | Self::Message(_) | Self::Unacceptable { .. } | Self::Lineage(_) => {
                 GoodbyeCode::Malformed

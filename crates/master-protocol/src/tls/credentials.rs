@@ -107,7 +107,8 @@ pub struct CredentialStore {
 
 #[derive(Debug)]
 struct Newest {
-    credentials: Arc<Credentials>,
+    /// None before there were any that can be used.
+    credentials: Option<Arc<Credentials>>,
     /// What the files were when they were read last, whether they could be used or not.
     seen: Option<[FileIdentity; 3]>,
 }
@@ -122,25 +123,51 @@ impl CredentialStore {
     /// They cannot be used.
     pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
         let seen = identities(&files);
-        let credentials = Arc::new(Credentials::load(&files)?);
+        let credentials = Some(Arc::new(Credentials::load(&files)?));
         Ok(Self { files, newest: Mutex::new(Newest { credentials, seen }) })
+    }
+
+    /// The same, also where the key does not belong to the certificate: one of them is being replaced, and a program that
+    /// begins meanwhile waits for the other. Returns what the certificate says, too. Blocks.
+    ///
+    /// # Errors
+    /// They cannot be used for another reason.
+    pub fn open_unmatched(files: TlsFiles) -> Result<(Self, CertificateFacts), TlsError> {
+        let seen = identities(&files);
+        let (credentials, facts) = match Credentials::load(&files) {
+            Ok(credentials) => {
+                let facts = credentials.facts.clone();
+                (Some(Arc::new(credentials)), facts)
+            }
+            Err(TlsError::KeyMismatch { facts, .. }) => (None, *facts),
+            Err(problem) => return Err(problem),
+        };
+        Ok((Self { files, newest: Mutex::new(Newest { credentials, seen }) }, facts))
     }
 
     /// The credentials for a new connection, read again if a file is another one now. Blocks. Where the newer files cannot
     /// be used the earlier ones stay, and why is logged: whoever replaces a certificate and its key replaces one first.
-    pub fn current(&self) -> Arc<Credentials> {
+    ///
+    /// # Errors
+    /// They cannot be used, and there were no earlier ones.
+    pub fn current(&self) -> Result<Arc<Credentials>, TlsError> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = identities(&self.files);
+        let Some(credentials) = newest.credentials.clone() else {
+            newest.seen = seen;
+            return Self::renew(&self.files, &mut newest);
+        };
         if seen != newest.seen {
             newest.seen = seen;
-            if let Err(problem) = Self::renew(&self.files, &mut newest) {
-                tracing::warn!(
+            match Self::renew(&self.files, &mut newest) {
+                Ok(renewed) => return Ok(renewed),
+                Err(problem) => tracing::warn!(
                     error = vm_model::error_chain(&problem),
                     "changed certificate files cannot be used; those before stay"
-                );
+                ),
             }
         }
-        Arc::clone(&newest.credentials)
+        Ok(credentials)
     }
 
     /// Reads the files again. Blocks.
@@ -150,14 +177,14 @@ impl CredentialStore {
     pub fn reload(&self) -> Result<Arc<Credentials>, TlsError> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         newest.seen = identities(&self.files);
-        Self::renew(&self.files, &mut newest)?;
-        Ok(Arc::clone(&newest.credentials))
+        Self::renew(&self.files, &mut newest)
     }
 
-    fn renew(files: &TlsFiles, newest: &mut Newest) -> Result<(), TlsError> {
-        newest.credentials = Arc::new(Credentials::load(files)?);
-        tracing::info!(certificate = %newest.credentials.facts, "certificates read");
-        Ok(())
+    fn renew(files: &TlsFiles, newest: &mut Newest) -> Result<Arc<Credentials>, TlsError> {
+        let credentials = Arc::new(Credentials::load(files)?);
+        newest.credentials = Some(Arc::clone(&credentials));
+        tracing::info!(certificate = %credentials.facts, "certificates read");
+        Ok(credentials)
     }
 }
 

@@ -93,7 +93,13 @@ pub enum TlsError {
         /// Its certificate.
         facts: Box<CertificateFacts>,
     },
-    /// The handshake failed for another reason: the other end speaks no TLS 1.3, or went away.
+    /// The other end closed the connection in the middle of the handshake, without a reason.
+    #[error(
+        "the other end closed the connection during the TLS handshake; its own log says why: its files may be unusable, or it \
+         has too many connections"
+    )]
+    Closed,
+    /// The handshake failed for another reason: the other end speaks no TLS 1.3.
     #[error("the TLS handshake failed")]
     Handshake {
         /// Why.

@@ -1,6 +1,6 @@
 //! The handshake of both ends, on a connection that is there already.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,6 +119,9 @@ fn explain(problem: io::Error, credentials: &Credentials, shown: &Shown) -> TlsE
             authorities: credentials.files().authorities.clone(),
             problem: invalid.clone(),
         },
+        (None, _) if matches!(problem.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+            TlsError::Closed
+        }
         (Some(_) | None, _) => TlsError::Handshake { source: problem },
     }
 }

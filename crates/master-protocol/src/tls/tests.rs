@@ -198,26 +198,45 @@ fn files_that_cannot_be_used_are_named() {
 }
 
 #[test]
+fn a_key_that_does_not_fit_yet_is_waited_for() {
+    let authority = Authority::new("authority");
+    let files = authority.issue("worker-1", |_| {});
+    let old_key = std::fs::read(&files.key).expect("there");
+    let renewed = authority.issue("worker-1", |_| {});
+    let new_key = std::fs::read(&renewed.key).expect("there");
+    std::fs::write(&renewed.key, old_key).expect("written");
+    assert!(CredentialStore::open(renewed.clone()).is_err());
+    let (store, facts) = CredentialStore::open_unmatched(renewed.clone()).expect("the certificate is one");
+    assert_eq!(facts.dns_names, ["worker-1"]);
+    let said = store.current().expect_err("they do not fit").to_string();
+    assert!(said.contains("does not belong to the certificate"), "{said}");
+    std::fs::write(&renewed.key, new_key).expect("written");
+    assert_eq!(store.current().expect("they fit").facts(), &facts);
+}
+
+#[test]
 fn changed_files_are_read_again_and_unusable_ones_change_nothing() {
     let authority = Authority::new("First");
     let files = authority.issue("worker-1", |params| params.not_after = date_time_ymd(2090, 1, 1));
     let store = CredentialStore::open(files.clone()).expect("usable");
-    let first = store.current();
-    assert!(std::sync::Arc::ptr_eq(&first, &store.current()), "nothing is read for nothing");
+    let first = store.current().expect("usable");
+    assert!(std::sync::Arc::ptr_eq(&first, &store.current().expect("usable")), "nothing is read for nothing");
     let key = fs::read(&files.key).expect("readable");
     authority.issue("worker-1", |params| params.not_after = date_time_ymd(2091, 1, 1));
     let new_key = fs::read(&files.key).expect("readable");
     fs::write(&files.key, key).expect("written");
-    assert_eq!(store.current().facts(), first.facts(), "the key is still the one before");
+    assert_eq!(store.current().expect("usable").facts(), first.facts(), "the key is still the one before");
     let said = error_chain(&store.reload().expect_err("they do not fit"));
     assert!(said.contains("does not belong to"), "{said}");
     fs::write(&files.key, new_key).expect("written");
-    assert!(store.current().facts().not_after > first.facts().not_after);
+    assert!(store.current().expect("usable").facts().not_after > first.facts().not_after);
     let expired = authority.issue("worker-1", |params| {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
     });
-    let said = error_chain(&store.current().check_dates(vm_model::Timestamp::now()).expect_err("expired"));
+    let said = error_chain(
+        &store.current().expect("usable").check_dates(vm_model::Timestamp::now()).expect_err("expired"),
+    );
     assert!(said.contains("worker-1.pem is not valid at") && said.contains("2021-01-01T00:00:00Z"), "{said}");
     assert_eq!(expired, files);
 }

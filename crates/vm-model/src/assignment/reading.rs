@@ -44,7 +44,8 @@ pub(super) fn read_set(document: &str) -> Result<AssignmentSet, AssignmentsError
         return Err(AssignmentsError::new(place, "vms", met, format!("a list as in {EXAMPLE}")));
     };
     let (vms, refused) = read_entries(entries)?;
-    Ok(AssignmentSet { generation: generation.transpose()?, vms, allow_removals: allow_removals?, refused })
+    let (generation, allow_removals) = (generation.transpose()?, allow_removals?);
+    Ok(AssignmentSet { generation, vms, allow_removals, drained: false, refused })
 }
 
 /// The entries that can be used, and the others by their ids.

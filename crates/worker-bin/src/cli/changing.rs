@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Subcommand};
-use vm_model::{InvalidVmId, VCPUS_MOST, VmId};
+use vm_model::{InvalidVmId, SourceKind, VCPUS_MOST, VmId};
 
 use super::amounts::machine_memory;
 use crate::client::naming::VmName;
@@ -33,14 +33,23 @@ pub(crate) enum ChangeVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Apply the desired state that is held because it would remove too much
+    /// Apply a desired state that is held because it would remove too much
     AllowRemovals {
+        /// Whose: `file` or `master`; has to be said where both are held
+        #[arg(value_parser = super::sources::source)]
+        source: Option<SourceKind>,
+        /// Only show what it would change
+        #[arg(long)]
+        dry_run: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Follow the master that waits to be accepted: one that was rebuilt, or that takes another's place
     AcceptMaster {
+        /// Only show what it would change
+        #[arg(long)]
+        dry_run: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -18,6 +18,12 @@ pub(crate) enum LocalVerb {
         /// Of what
         what: SchemaKind,
     },
+    /// Print the NAR hash of a store path, as an assignment needs it; reads all of its content
+    Hash {
+        /// The store path
+        #[arg(value_name = "STORE_PATH")]
+        store_path: PathBuf,
+    },
     /// Print what a shell needs to complete this program's verbs and the names of VMs
     Completion {
         /// The shell

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use vm_model::SourceKind;
 
 use super::amounts::Seconds;
 use super::span::Span;
@@ -16,6 +17,9 @@ pub(crate) enum ShowVerb {
         /// Show the list again every two seconds, or every so many, until interrupted
         #[arg(long, short, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with_all = ["removed", "json"])]
         watch: Option<Seconds>,
+        /// Show all columns uncut, also whose word each VM follows
+        #[arg(long, conflicts_with_all = ["removed", "json"])]
+        wide: bool,
         /// List VMs that were removed and whose volumes are still kept
         #[arg(long)]
         removed: bool,
@@ -50,6 +54,9 @@ pub(crate) enum ShowVerb {
         /// The desired state, in the form of an assignments file [default: the worker's own assignments file]
         #[arg(long, value_name = "FILE")]
         assignments: Option<PathBuf>,
+        /// Whose word it would be: `file`, or `master` for a file that a master gives out
+        #[arg(long = "as", value_name = "SOURCE", default_value = "file", value_parser = super::sources::source)]
+        source: SourceKind,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -4,14 +4,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use admin::{AdminClient, AssignRequest, ChangeRequest, DeletionRequest, VerdictView, VmView};
+use admin::{AdminClient, AssignRequest, ChangeRequest, DeletionRequest, PlanView, VerdictView, VmView};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 use tokio::time::sleep;
-use vm_model::{DesiredState, FailureReason, Generation, Timestamp, VmId};
+use vm_model::{DesiredState, FailureReason, Generation, SourceKind, Timestamp, VmId};
 
 use super::list::desired_name;
-use super::{find, plans, print, print_json, volumes};
+use super::{find, plans, print, print_json, say, volumes};
 use crate::cli::{
     ChangeVerb, CreateFlags, GcTarget, MachineFlags, Override, RemovalFlags, SetFlags, UndeleteFlags,
     WaitFlags,
@@ -32,9 +32,19 @@ pub(super) async fn change(client: &AdminClient, verb: &ChangeVerb) -> Result<()
             let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
             if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
         }
-        ChangeVerb::AllowRemovals { json } => tell(&client.allow_removals().await?, *json),
-        ChangeVerb::AcceptMaster { json } => tell(&client.accept_master().await?, *json),
+        ChangeVerb::AllowRemovals { source, dry_run: true, json } => {
+            preview(&client.show_removals(*source).await?, *json)
+        }
+        ChangeVerb::AllowRemovals { source, dry_run: false, json } => {
+            tell(&client.allow_removals(*source).await?, *json)
+        }
+        ChangeVerb::AcceptMaster { dry_run: true, json } => preview(&client.show_master().await?, *json),
+        ChangeVerb::AcceptMaster { dry_run: false, json } => tell(&client.accept_master().await?, *json),
     }
+}
+
+fn preview(plan: &PlanView, json: bool) -> Result<()> {
+    if json { print_json(plan) } else { print(&plans::plan(plan)) }
 }
 
 fn tell(verdict: &VerdictView, json: bool) -> Result<()> {
@@ -44,11 +54,13 @@ fn tell(verdict: &VerdictView, json: bool) -> Result<()> {
 /// Assigns a VM and waits until it runs, or tells why it does not.
 async fn create(client: &AdminClient, flags: &CreateFlags) -> Result<()> {
     let CreateFlags { id, store_path, hash, machine, wait, json } = flags;
-    if client.get_vm(id).await.is_ok() {
-        bail!(
-            "there is a VM {id} already: `procurator-worker inspect {id}` shows it, and `procurator-worker set {id}` \
-             changes it"
-        );
+    if let Ok(vm) = client.get_vm(id).await {
+        may_assign(client, &vm).await?;
+    } else if client.list_removed().await?.removed.iter().any(|kept| kept.assignment.id == *id) {
+        say(&format!(
+            "note: a VM {id} was removed and its volumes are kept: this one takes them over, unless `procurator-worker gc \
+             {id}` deletes them before\n"
+        ));
     }
     let begun = Timestamp::now();
     let mut entry = changes(Some(store_path), hash.as_deref(), machine)?;
@@ -59,6 +71,21 @@ async fn create(client: &AdminClient, flags: &CreateFlags) -> Result<()> {
     await_settled(client, id, (begun, &verdict), *wait, &advice, *json).await
 }
 
+/// Whether a VM that is there can be assigned by `create`: one that nobody assigns, because what was assigned was lost.
+async fn may_assign(client: &AdminClient, vm: &VmView) -> Result<()> {
+    let id = &vm.id;
+    if client.get_status().await?.unclaimed.contains(id) {
+        return Ok(());
+    }
+    let shows = format!("`procurator-worker inspect {id}` shows it");
+    match vm.source.filter(|source| *source != SourceKind::Local) {
+        Some(source) => {
+            bail!("there is a VM {id} already, by the word of {source}: {shows}; it is changed there")
+        }
+        None => bail!("there is a VM {id} already: {shows}, and `procurator-worker set {id}` changes it"),
+    }
+}
+
 /// Changes what was created here, and waits until that is in force.
 async fn set(client: &AdminClient, flags: &SetFlags) -> Result<()> {
     let SetFlags { vm, store_path, hash, machine, dry_run, wait, json } = flags;
@@ -67,9 +94,14 @@ async fn set(client: &AdminClient, flags: &SetFlags) -> Result<()> {
     let is_off = client.get_vm(&id).await?.phase == "stopped";
     let plan = client.plan_change(&id, &request).await?;
     match (*json, *dry_run) {
-        (true, true) => return print_json(&plan),
+        (true, true) => print_json(&plan)?,
         (true, false) => {}
         (false, _) => print(&if is_off { plans::change_of_idle(&plan) } else { plans::change(&plan) })?,
+    }
+    // One that runs goes on meanwhile, and what is asked for is tried again; one that is off would try it at its next start.
+    let refused = plan.actions.iter().find_map(|action| action.problem.as_ref()).filter(|_| is_off);
+    if let Some(problem) = refused {
+        bail!("VM {id} stays as it was: {}", printable(problem));
     }
     if *dry_run {
         return Ok(());
@@ -211,8 +243,12 @@ async fn remove(client: &AdminClient, flags: &RemovalFlags) -> Result<()> {
         match client.remove(id).await {
             Ok(verdict) => {
                 tell(&verdict, flags.json)?;
-                if verdict.held.is_none() {
+                if verdict.actions.iter().any(|action| action.vm == *id) {
                     leaving.push((id, trouble));
+                } else if verdict.held.is_none() && !flags.json {
+                    print(&format!(
+                        "what was created as {id} is taken back; {id} stays, as others assign it\n"
+                    ))?;
                 }
             }
             Err(problem) => problems.push(problem),
@@ -260,7 +296,14 @@ async fn undelete(client: &AdminClient, flags: &UndeleteFlags) -> Result<()> {
     let verdict = client.undelete(id).await?;
     tell(&verdict, *json)?;
     let advice = format!("it stays assigned: `procurator-worker rm {id}` removes it again");
-    await_settled(client, id, (begun, &verdict), *wait, &advice, *json).await
+    await_settled(client, id, (begun, &verdict), *wait, &advice, *json).await?;
+    let is_off = |vm: VmView| vm.desired == DesiredState::Stopped;
+    if !*json && client.get_vm(id).await.is_ok_and(is_off) {
+        print(&format!(
+            "it was assigned as stopped when it was removed: `procurator-worker start {id}` starts it\n"
+        ))?;
+    }
+    Ok(())
 }
 
 fn deletion(what: Option<&GcTarget>) -> DeletionRequest {

@@ -48,11 +48,17 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     if let Some(desired) = other_desire(vm) {
         add(table, "desired", desired.to_owned());
     }
+    if let Some(source) = vm.source {
+        add(table, "assigned by", source.to_string());
+    }
     if let Some(order) = &vm.order {
         add(table, "order", order.to_string());
     }
     if let Some(verifying) = &vm.verifying {
         add(table, "waits", verifying.to_string());
+    }
+    if let Some(source) = vm.drained_by {
+        add(table, "drained", format!("by {source}: it is off until the drain is taken back"));
     }
     if vm.waits_to_start {
         add(table, "waits", "for its turn: as many VMs as may are being started".to_owned());
@@ -171,6 +177,7 @@ fn definition(table: &mut Table, vm: &VmView, now: Timestamp) {
     }
     let waiting = match &wanted.refusal {
         Some(refusal) => format!("not in force: {}", refusal.message),
+        None if vm.phase == "stopped" => "holds from its next start on".to_owned(),
         None => "is being verified and prepared".to_owned(),
     };
     add(table, "wanted change", waiting);

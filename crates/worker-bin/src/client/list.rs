@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use admin::VmView;
-use vm_model::{DesiredState, Readiness, Timestamp};
+use vm_model::{DesiredState, Readiness, SourceKind, Timestamp};
 
 use super::amounts::span;
 use super::screen::{Screen, Tone};
@@ -11,33 +11,65 @@ use super::table::{Cell, Spare, Table};
 
 const HEADING: [&str; 11] =
     ["ID", "PHASE", "READY", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "IMAGE", "REASON"];
+const WIDE_HEADING: [&str; 12] = [
+    "ID", "PHASE", "READY", "DESIRED", "SOURCE", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "IMAGE",
+    "REASON",
+];
 /// The image tells less than the reason; restarts, processor, memory and uptime go where that would be cut short.
 const SPARE: Spare = Spare { before_cut: &[9], for_legible: &[7, 5, 6, 8] };
 /// Length of the hash that begins the name of a store path, and of the hyphen after it.
 const HASH: usize = 33;
 
+/// Which columns are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Columns {
+    /// Those that fit and say most.
+    Usual,
+    /// All, also of whom a VM is, uncut.
+    Wide,
+}
+
 /// The table of `vms` as they are at `now`.
-pub(super) fn list(vms: &[VmView], now: Timestamp, screen: Screen) -> String {
-    let mut table = Table::new(HEADING);
-    for vm in vms {
-        // What was sampled of a machine that is gone says nothing of now.
-        let metrics = vm.metrics.filter(|_| is_up(vm));
-        let uptime = vm.started_at.filter(|_| is_up(vm)).map(|start| span(now.since(start)));
-        table.row([
-            vm.id.to_string().into(),
-            Cell::new(vm.phase.clone(), tone(vm)),
-            readiness(vm),
-            Cell::new(other_desire(vm).unwrap_or_default(), Tone::Warning),
-            vm.address.map_or_else(String::new, |address| address.to_string()).into(),
-            metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)).into(),
-            metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)).into(),
-            vm.restarts.to_string().into(),
-            uptime.unwrap_or_default().into(),
-            image(&vm.store_path).into(),
-            reason(vm, now).unwrap_or_default().into(),
-        ]);
+pub(super) fn list(vms: &[VmView], now: Timestamp, screen: Screen, columns: Columns) -> String {
+    match columns {
+        Columns::Usual => {
+            let mut table = Table::new(HEADING);
+            vms.iter().for_each(|vm| table.row(cells(vm, now)));
+            table.on(screen, SPARE)
+        }
+        Columns::Wide => {
+            let mut table = Table::new(WIDE_HEADING);
+            for vm in vms {
+                let [id, phase, ready, desired, address, cpu, memory, restarts, uptime, image, reason] =
+                    cells(vm, now);
+                let source = vm.source.map_or("", SourceKind::name).to_owned().into();
+                let row = [
+                    id, phase, ready, desired, source, address, cpu, memory, restarts, uptime, image, reason,
+                ];
+                table.row(row);
+            }
+            table.on(Screen { width: None, ..screen }, Spare::default())
+        }
     }
-    table.on(screen, SPARE)
+}
+
+fn cells(vm: &VmView, now: Timestamp) -> [Cell; 11] {
+    // What was sampled of a machine that is gone says nothing of now.
+    let metrics = vm.metrics.filter(|_| is_up(vm));
+    let uptime = vm.started_at.filter(|_| is_up(vm)).map(|start| span(now.since(start)));
+    [
+        vm.id.to_string().into(),
+        Cell::new(vm.phase.clone(), tone(vm)),
+        readiness(vm),
+        Cell::new(other_desire(vm).unwrap_or_default(), Tone::Warning),
+        vm.address.map_or_else(String::new, |address| address.to_string()).into(),
+        metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)).into(),
+        metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)).into(),
+        vm.restarts.to_string().into(),
+        uptime.unwrap_or_default().into(),
+        image(&vm.store_path).into(),
+        with_trial(reason(vm, now), vm, now).into(),
+    ]
 }
 
 /// What its phase means to who looks.
@@ -79,6 +111,9 @@ pub(super) fn is_up(vm: &VmView) -> bool {
 
 /// Where the VM should be, where that is not where it is.
 pub(super) fn other_desire(vm: &VmView) -> Option<&'static str> {
+    if vm.removing {
+        return Some("removed");
+    }
     let desired = desired_name(vm.desired);
     (desired != vm.phase).then_some(desired)
 }
@@ -95,6 +130,9 @@ pub(super) fn desired_name(desired: DesiredState) -> &'static str {
 /// What there is to say of a VM: what keeps it from where it should be, before what else is not as it should be. What it
 /// has overcome is left out.
 fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
+    if vm.removing {
+        return Some("is being removed".to_owned());
+    }
     let crash_loop =
         vm.crash_looping.then(|| format!("crash loop, {} failures in a row: ", vm.failures_in_a_row));
     let is_down = matches!(vm.phase.as_str(), "failed" | "restarting");
@@ -124,6 +162,9 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(order) = &vm.order {
         return Some(order.to_string());
     }
+    if let Some(source) = vm.drained_by {
+        return Some(format!("drained by {source}"));
+    }
     let has_ended_itself = vm.phase == "stopped" && vm.desired == DesiredState::Running;
     if let Some(end) = vm.ends.last().filter(|_| has_ended_itself) {
         return Some(end.to_string());
@@ -134,9 +175,16 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(verifying) = &vm.verifying {
         return Some(verifying.to_string());
     }
-    if vm.waits_to_start {
-        return Some("waits for its turn to start".to_owned());
+    vm.waits_to_start.then(|| "waits for its turn to start".to_owned())
+}
+
+/// What there is to say of a VM, and that its definition is on trial, which all of that may come from.
+fn with_trial(reason: Option<String>, vm: &VmView, now: Timestamp) -> String {
+    let trial = vm.on_trial.as_ref();
+    let trial = trial.map(|trial| format!("on trial, {} left", span(trial.deadline.since(now))));
+    match (reason, trial) {
+        (Some(reason), Some(trial)) => format!("{reason} ({trial})"),
+        (None, Some(trial)) => format!("its definition is {trial}"),
+        (reason, None) => reason.unwrap_or_default(),
     }
-    let trial = vm.on_trial.as_ref()?;
-    Some(format!("its definition is on trial, {} left", span(trial.deadline.since(now))))
 }

@@ -1,7 +1,9 @@
 //! What stands below a table: what of the worker is not as it should be, each in a sentence.
 
+use std::time::Duration;
+
 use admin::{AssignmentsState, AssignmentsView, MasterState, MasterView, StatusView};
-use vm_model::{SourceStatus, Timestamp, VmId};
+use vm_model::{HeldSet, HoldReason, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
 
 use super::amounts::{ago, ahead};
 use super::table::Table;
@@ -9,13 +11,17 @@ use crate::printable::printable;
 
 /// Fewer open files than this are worth a word: a VM takes a few dozen.
 const FEW_FILES: u64 = 4096;
+/// What a source takes away is counted over so long.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Everything that is not as it should be.
 pub(crate) fn notes(status: &StatusView) -> Vec<String> {
     let mut notes = source(status);
-    notes.extend(status.refused_entries.iter().map(|entry| {
-        format!("the entry of VM {} was refused, and the VM stays as it is: {}", entry.id, entry.problem)
-    }));
+    notes.extend(
+        refused_entries(status).into_iter().map(|(whose, entry)| {
+            format!("the entry of VM {}{whose} was refused: {}", entry.id, entry.problem)
+        }),
+    );
     notes.extend(
         status
             .damaged
@@ -24,8 +30,8 @@ pub(crate) fn notes(status: &StatusView) -> Vec<String> {
     );
     notes.extend(status.unclaimed.iter().map(|vm| {
         format!(
-            "VM {vm} is assigned by nobody, because what was assigned was lost, and stays as it is: assign it again, or \
-             `procurator-worker rm {vm}`"
+            "VM {vm} is assigned by nobody, because what was assigned was lost, and stays as it is: `procurator-worker \
+             create {vm} STORE_PATH` assigns it again, `procurator-worker rm {vm}` removes it"
         )
     }));
     notes.extend(status.degradations.iter().cloned());
@@ -52,10 +58,8 @@ pub(crate) fn notes(status: &StatusView) -> Vec<String> {
 /// What of that concerns VM `id`.
 pub(super) fn notes_of(status: &StatusView, id: &VmId) -> Vec<String> {
     let mut notes = source(status);
-    let entries = status.refused_entries.iter().filter(|entry| entry.id == *id);
-    notes.extend(entries.map(|entry| {
-        format!("its entry in the assignments was refused, and it stays as it is: {}", entry.problem)
-    }));
+    let entries = refused_entries(status).into_iter().filter(|(_, entry)| entry.id == *id);
+    notes.extend(entries.map(|(whose, entry)| format!("its entry{whose} was refused: {}", entry.problem)));
     // A sentence about an interface names it as `<VM>/<interface>`.
     let interface = format!("{id}/");
     let names_it = |told: &&String| told.split_whitespace().any(|word| word.starts_with(&interface));
@@ -68,12 +72,61 @@ pub(super) fn lines(notes: &[String]) -> String {
     notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
 }
 
-/// What is wrong with the assignments as a whole: what is held, and what has become of the file since.
+/// What is wrong with what sources say as a whole: what is held, what was refused, what has become of the file since, and a
+/// master that does not answer.
 fn source(status: &StatusView) -> Vec<String> {
-    let held = status.held.as_ref().map(|held| {
-        format!("the newest assignments (generation {}) are held: {}", held.generation, held.reason)
-    });
-    held.into_iter().chain(status.assignments.as_ref().and_then(file)).collect()
+    let held: Vec<(Option<SourceKind>, &HeldSet)> = if status.sources.is_empty() {
+        // An older worker does not say whose it is.
+        status.held.iter().map(|held| (None, held)).collect()
+    } else {
+        let sources = status.sources.iter();
+        sources.filter_map(|(kind, source)| Some((Some(*kind), source.held.as_ref()?))).collect()
+    };
+    let mut notes: Vec<String> = held
+        .into_iter()
+        .map(|(kind, held)| {
+            let HeldSet { generation, reason, .. } = held;
+            match kind {
+                Some(kind) => {
+                    format!("the newest that {kind} says (generation {generation}) is held: {reason}")
+                }
+                None => format!("the newest assignments (generation {generation}) are held: {reason}"),
+            }
+        })
+        .collect();
+    // What is wrong with a file is told with the file.
+    let refused = status.sources.iter().filter(|(kind, _)| **kind != SourceKind::File);
+    notes.extend(refused.filter_map(|(kind, source)| {
+        let why = source.refusal.as_ref()?;
+        Some(format!("the newest that {kind} says is refused, and what was in force stays: {why}"))
+    }));
+    notes.extend(status.assignments.as_ref().and_then(file));
+    notes.extend(status.master.as_ref().and_then(lost_link));
+    notes
+}
+
+/// A master that is not spoken with.
+fn lost_link(MasterView { address, state, problem, .. }: &MasterView) -> Option<String> {
+    match state {
+        MasterState::Waiting => {
+            let problem = problem.as_deref().unwrap_or("nobody knows why");
+            Some(format!("there is no link to the master {address}, and VMs stay as they were: {problem}"))
+        }
+        MasterState::Connecting | MasterState::Connected | MasterState::Ended => None,
+    }
+}
+
+/// Entries that were refused, and whose they are where that is known.
+fn refused_entries(status: &StatusView) -> Vec<(String, &RefusedEntry)> {
+    if status.sources.is_empty() {
+        return status.refused_entries.iter().map(|entry| (String::new(), entry)).collect();
+    }
+    let mut all = Vec::new();
+    for (kind, source) in &status.sources {
+        let whose = format!(" (from {kind})");
+        all.extend(source.refused_entries.iter().map(|entry| (whose.clone(), entry)));
+    }
+    all
 }
 
 /// What is wrong with the assignments' file.
@@ -109,7 +162,7 @@ fn link(master: &MasterView, now: Timestamp) -> String {
 }
 
 /// How the worker stands to one source.
-fn standing(source: &SourceStatus) -> String {
+fn standing(source: &SourceStatus, now: Timestamp) -> String {
     let in_force = match source.generation {
         Some(generation) => format!("generation {generation} in force"),
         None => "nothing yet".to_owned(),
@@ -117,8 +170,16 @@ fn standing(source: &SourceStatus) -> String {
     let newest = source.observed.filter(|observed| Some(*observed) != source.generation);
     let newest = newest.map(|observed| format!(", {observed} came")).unwrap_or_default();
     let refused = source.refusal.as_ref().map(|why| format!(", refused: {why}")).unwrap_or_default();
+    let held = source.held.as_ref().map(|held| match held.waits_for {
+        HoldReason::Removals => ", held for what it removes",
+        HoldReason::Lineage => ", held until the master is accepted",
+    });
+    let drained = if source.drained { ", which drains this host" } else { "" };
+    let taken = source.disruptions.iter().filter(|at| now.since(**at) < HOUR).count();
+    let taken =
+        if taken == 0 { String::new() } else { format!("; removed or replaced in the last hour: {taken}") };
     let gone = if source.listened_to { "" } else { " (listened to no longer)" };
-    format!("{in_force}{newest}{refused}{gone}")
+    format!("{in_force}{drained}{newest}{}{refused}{taken}{gone}", held.unwrap_or_default())
 }
 
 /// `status`: the worker itself, as it is at `now`.
@@ -149,7 +210,7 @@ pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
         add("link to it", link(master, now));
     }
     for (source, known) in &status.sources {
-        add(&format!("from {source}"), standing(known));
+        add(&format!("from {source}"), standing(known, now));
     }
     add("generation", status.generation.map_or_else(|| "none".to_owned(), |number| number.to_string()));
     let limit = status.open_files_limit.map_or_else(|| "without limit".to_owned(), |limit| limit.to_string());

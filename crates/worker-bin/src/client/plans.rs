@@ -24,7 +24,12 @@ pub(super) fn plan(plan: &PlanView) -> String {
 pub(super) fn verdict(verdict: &VerdictView) -> String {
     match &verdict.held {
         Some(held) => format!("held: {}\n", printable(&held.reason)),
-        None => actions(&verdict.actions),
+        None => {
+            let whose = verdict.source.map(|source| {
+                format!("what {source} says (generation {}) is in force now:\n", verdict.generation)
+            });
+            whose.unwrap_or_default() + &actions(&verdict.actions)
+        }
     }
 }
 
@@ -78,6 +83,7 @@ mod tests {
         };
         let entry = RefusedEntry { id: VmId::new("b"), problem: "no hash".into() };
         let view = PlanView {
+            source: None,
             actions: vec![action],
             held: Some(held),
             refused_entries: vec![entry],
@@ -88,7 +94,8 @@ mod tests {
             "held: say the word\nif it is allowed:\nremove a\n\
              note: the entry of b cannot be used, and its VM stays as it is: no hash\nnote: c comes back\n"
         );
-        let nothing = PlanView { actions: vec![], held: None, refused_entries: vec![], notes: vec![] };
+        let nothing =
+            PlanView { source: None, actions: vec![], held: None, refused_entries: vec![], notes: vec![] };
         assert_eq!(plan(&nothing), "nothing to change\n");
     }
 }

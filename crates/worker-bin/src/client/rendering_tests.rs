@@ -8,8 +8,8 @@ use admin::{
 use vm_model::{
     Assignment, BootTrouble, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
     FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, OnTrial,
-    OperatorOrder, Overrides, Readiness, RefusedEntry, RolloutFailure, RunEnd, Timestamp, VmId, VmTimings,
-    VolumePolicy, WantedChange,
+    OperatorOrder, Overrides, Readiness, RefusedEntry, RolloutFailure, RunEnd, SourceKind, SourceStatus,
+    Timestamp, VmId, VmTimings, VolumePolicy, WantedChange,
 };
 
 use super::details::details;
@@ -33,7 +33,8 @@ fn vm(id: &str, phase: &str) -> VmView {
 }
 
 fn plain_list(vms: &[VmView], now: Timestamp) -> String {
-    list(vms, now, Screen { width: None, colours: crate::colours::Colours::Unused })
+    let screen = Screen { width: None, colours: crate::colours::Colours::Unused };
+    list(vms, now, screen, super::list::Columns::Usual)
 }
 
 fn reason(message: &str) -> Option<FailureReason> {
@@ -273,7 +274,7 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     assert_eq!(
         notes::lines(&notes(&bad)),
         "note: the assignments /etc/vms.json are missing: there is no file /etc/vms.json; VMs stay as they were\n\
-         note: the entry of VM web-1 was refused, and the VM stays as it is: line 1:\\nno hash\n\
+         note: the entry of VM web-1 was refused: line 1:\\nno hash\n\
          note: VM db is left alone: its record cannot be used: line 1:\\nno hash\n\
          note: 5 lines of the worker's log were lost\n\
          note: the worker may have 300 files open only: many VMs do not fit\n\
@@ -292,9 +293,40 @@ fn everything_that_is_not_as_it_should_be_is_noted_in_a_line_of_its_own() {
     let held = StatusView { held: Some(waiting), ..good };
     let said = "the newest assignments (generation 4) are held: it removes every VM";
     assert_eq!(notes(&held), [said]);
+    // Where several are held, each is told with whose it is.
+    let source = |kind: SourceKind| {
+        let status = SourceStatus { held: held.held.clone(), drained: true, ..SourceStatus::default() };
+        (kind, SourceStatus { disruptions: vec![earlier(60), earlier(7200)], ..status })
+    };
+    let sources = [source(SourceKind::Master), source(SourceKind::File)].into();
+    let several = StatusView { sources, ..held.clone() };
+    let expected = ["the master", "the assignments file"]
+        .map(|who| format!("the newest that {who} says (generation 4) is held: it removes every VM"));
+    assert_eq!(notes(&several), expected);
+    let shown = status_lines(&several, NOW);
+    let standing = "nothing yet, which drains this host, held for what it removes; removed or replaced in the last \
+                    hour: 1";
+    assert!(shown.contains(standing), "{shown}");
     // And then the file went.
     let both = notes(&StatusView { assignments: bad.assignments, ..held });
     assert!(both.len() == 2 && both[0] == said && both[1].contains("missing"), "{both:?}");
+}
+
+#[test]
+fn whose_word_a_vm_follows_is_told_and_that_it_is_drained() {
+    let master = Some(SourceKind::Master);
+    let drained =
+        VmView { source: master, drained_by: master, desired: DesiredState::Stopped, ..vm("a", "running") };
+    assert!(plain_list(std::slice::from_ref(&drained), NOW).contains("drained by the master"));
+    let leaving = VmView { removing: true, source: None, ..vm("a", "stopping") };
+    let listed = plain_list(&[leaving], NOW);
+    assert!(listed.contains("  removed  ") && listed.contains("is being removed"), "{listed}");
+    let screen = Screen { width: Some(40), colours: crate::colours::Colours::Unused };
+    let wide = list(std::slice::from_ref(&drained), NOW, screen, super::list::Columns::Wide);
+    assert!(wide.contains("  SOURCE  ") && wide.contains("  master  "), "{wide}");
+    assert!(wide.ends_with("drained by the master\n"), "nothing is cut: {wide}");
+    let inspected = details(&drained, NOW);
+    assert!(inspected.lines().any(|line| line.starts_with("assigned by") && line.ends_with("the master")));
 }
 
 #[test]
@@ -313,11 +345,13 @@ fn orders_trials_and_turns_are_told() {
     };
     let tried = VmView { on_trial: Some(trial), ..vm("b", "running") };
     let waiting = VmView { waits_to_start: true, ..vm("c", "creating") };
-    let listed = plain_list(&[ordered.clone(), tried.clone(), waiting.clone()], NOW);
+    let failing = VmView { reason: reason("no kernel"), on_trial: tried.on_trial, ..vm("d", "failed") };
+    let listed = plain_list(&[ordered.clone(), tried.clone(), waiting.clone(), failing], NOW);
     for words in [
         "stopped by an operator (uid 0) since 2024-02-29T13:06:09Z; its assignment says running",
         "its definition is on trial, 1m 40s left",
         "waits for its turn to start",
+        "no kernel (on trial, 1m 40s left)",
     ] {
         assert!(listed.contains(words), "{words} is not in:\n{listed}");
     }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use vm_model::Timestamp;
 
 use super::details::details;
-use super::list::list;
+use super::list::{Columns, list};
 use super::naming::VmName;
 use super::natural_order::natural_order;
 use super::notes::{self, notes_of, status_lines};
@@ -30,14 +30,17 @@ pub(super) async fn show(client: &AdminClient, verb: &ShowVerb, runtime_director
             let list = client.list_removed().await?;
             if *json { print_json(&list) } else { print(&volumes::removed(&list.removed, now)) }
         }
-        ShowVerb::Ls { removed: false, json, watch } => ls(client, now, *json, *watch).await,
+        ShowVerb::Ls { removed: false, json: true, .. } => ls_json(client).await,
+        ShowVerb::Ls { removed: false, json: false, watch, wide } => {
+            ls(client, now, if *wide { Columns::Wide } else { Columns::Usual }, *watch).await
+        }
         ShowVerb::Inspect { vm, json } => inspect(client, vm, now, *json).await,
         ShowVerb::Status { json: true } => print_json(&client.get_status().await?),
         ShowVerb::Status { json: false } => print(&status_lines(&client.get_status().await?, now)),
         ShowVerb::Events(flags) => events::events(client, flags, now).await,
         ShowVerb::Top { interval } => top::top(client, interval.0).await,
-        ShowVerb::Plan { assignments, json } => {
-            let plan = client.plan(desired_state(client, assignments.as_deref()).await?).await?;
+        ShowVerb::Plan { assignments, source, json } => {
+            let plan = client.plan(desired_state(client, assignments.as_deref()).await?, *source).await?;
             if *json { print_json(&plan) } else { print(&plans::plan(&plan)) }
         }
         ShowVerb::Volumes { json } => {
@@ -62,10 +65,10 @@ async fn inspect(client: &AdminClient, name: &VmName, now: Timestamp, json: bool
     print(&format!("{}{}", details(&vm, now), notes::lines(&noted)))
 }
 
-async fn ls(client: &AdminClient, now: Timestamp, json: bool, watch: Option<Seconds>) -> Result<()> {
-    let Some(Seconds(interval)) = watch else { return ls_once(client, now, json).await };
+async fn ls(client: &AdminClient, now: Timestamp, columns: Columns, watch: Option<Seconds>) -> Result<()> {
+    let Some(Seconds(interval)) = watch else { return print(&listing(client, now, columns).await?) };
     loop {
-        let listed = listing(client, Timestamp::now()).await;
+        let listed = listing(client, Timestamp::now(), columns).await;
         // A worker that is restarted meanwhile comes back.
         let shown = listed.unwrap_or_else(|problem| format!("{problem:#}\n"));
         print(&screen::frame(&shown, Screen::of_stdout()))?;
@@ -73,21 +76,18 @@ async fn ls(client: &AdminClient, now: Timestamp, json: bool, watch: Option<Seco
     }
 }
 
-async fn ls_once(client: &AdminClient, now: Timestamp, json: bool) -> Result<()> {
-    if json {
-        let vms = vms_in_order(client).await?;
-        // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
-        say(&notes::lines(&noted(client, notes::notes).await));
-        return print_json(&vms);
-    }
-    print(&listing(client, now).await?)
+async fn ls_json(client: &AdminClient) -> Result<()> {
+    let vms = vms_in_order(client).await?;
+    // The answer is a list and stays one: what is to be noted is for people, or for `status --json`.
+    say(&notes::lines(&noted(client, notes::notes).await));
+    print_json(&vms)
 }
 
 /// The list for people, and what is to be noted below it.
-async fn listing(client: &AdminClient, now: Timestamp) -> Result<String> {
+async fn listing(client: &AdminClient, now: Timestamp, columns: Columns) -> Result<String> {
     let vms = vms_in_order(client).await?;
     let noted = noted(client, notes::notes).await;
-    Ok(format!("{}{}", list(&vms, now, Screen::of_stdout()), notes::lines(&noted)))
+    Ok(format!("{}{}", list(&vms, now, Screen::of_stdout(), columns), notes::lines(&noted)))
 }
 
 /// Judges what a restart of the worker by this program would do to VMs whose host processes are in `directory`.

@@ -121,7 +121,7 @@ pub(crate) static KEYS: &[Key] = &[
     key("master.worker", Kind::Text, None,
         "What this host is called where there is no certificate. Default: the host's name."),
     key("master.max_removals_per_hour", Kind::Integer { least: 0, most: u32::MAX as i64 }, Some("10"),
-        "How many VMs a master may have removed or replaced within an hour; 0 is any number."),
+        "How many VMs a master may have removed, or replaced by another image, within an hour; 0 is any number."),
     key("metrics.listen", Kind::AddressAndPort, None, "Where a Prometheus is answered over TCP."),
     key("metrics.plain_tcp", Kind::Choice(&["unencrypted-and-unauthenticated"]), None,
         "Answers other hosts than this one."),

@@ -92,7 +92,11 @@ fn one_bad_entry_is_refused_by_its_id_while_the_others_apply() {
                     .as_str()
                     .is_some_and(|said| said.contains(words))
             });
-            assert!(listed(&bench).contains("note: the entry of VM a was refused"), "{}", listed(&bench));
+            assert!(
+                listed(&bench).contains("note: the entry of VM a (from the assignments file) was refused"),
+                "{}",
+                listed(&bench)
+            );
             let details = String::from_utf8(bench.client(&["inspect", "a"]).stdout).expect("text");
             assert!(details.contains("note: its entry") && details.contains("vms[0]"), "{details}");
         }
@@ -111,7 +115,7 @@ fn a_set_that_would_remove_every_vm_is_held_and_said() {
         bench.assign(&[]);
         bench.until("it is held", || bench.status()["assignments"]["state"] == "held");
         assert!(
-            listed(&bench).contains("note: the newest assignments (generation 2) are held"),
+            listed(&bench).contains("note: the newest that the assignments file says (generation 2) is held"),
             "{}",
             listed(&bench)
         );

@@ -74,6 +74,12 @@ fn vms_stay_when_what_was_assigned_is_lost() {
         }
         assert!(bench.client(&["rm", "a"]).status.success());
         bench.until("it is gone", || bench.phases() == ["b running", "listed running"]);
+        // What the note names works: it is taken up as it is.
+        let taken = bench.client(&["create", "b", &image]);
+        assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+        assert_eq!(bench.status()["owners"]["b"], "local");
+        let noted = String::from_utf8(bench.client(&["ls"]).stdout).expect("text");
+        assert!(!noted.contains("is assigned by nobody"), "{noted}");
     });
 }
 

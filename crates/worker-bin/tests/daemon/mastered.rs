@@ -53,7 +53,8 @@ impl Master {
         let settings = serve::Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
             transport: MasterTransport::Tls(Arc::new(credentials)),
-            name: "m1".to_owned(),
+            name: Some("m1".to_owned()),
+            certified: None,
             heartbeat: Duration::from_millis(200),
             state_dir: directory.join("state"),
             desired: directory.join("desired"),
@@ -134,6 +135,11 @@ fn a_master_assigns_changes_and_removes_and_hears_of_it() {
             master.known("b").is_some_and(|vm| vm["phase"] == "running" && vm["addresses"][0].is_object())
         });
         assert_eq!(bench.status()["owners"]["a"], "master");
+        assert_eq!(
+            master.known("b").expect("known")["source"],
+            "master",
+            "it hears whose word its VMs follow"
+        );
 
         // It goes, and comes back with something else; meanwhile nothing happens.
         let port = master.address.port();
@@ -177,6 +183,10 @@ fn a_master_that_was_rebuilt_waits_to_be_accepted() {
         master.desire(&json!({ "vms": [b] }));
         bench.until("it waits", || bench.status()["sources"]["master"]["held"]["waits_for"] == "lineage");
         assert_eq!(bench.phases(), ["a running"]);
+        let shown = bench.client(&["accept-master", "--dry-run"]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("remove a") && shown.contains("create b"), "{shown}");
+        assert_eq!(bench.phases(), ["a running"], "it was only shown");
         assert!(bench.client(&["accept-master"]).status.success());
         bench.until("it is followed", || bench.phases() == ["b running"]);
         master.end();
@@ -201,5 +211,28 @@ fn another_authority_is_not_spoken_with() {
         });
         assert!(bench.phases().is_empty());
         wrong.end();
+    });
+}
+
+#[test]
+fn a_key_that_does_not_fit_keeps_no_worker_from_starting() {
+    isolated(|bench| {
+        let mut master = Master::start(&bench.path("master"), 0);
+        master.desire(&json!({ "vms": [bench.vm("a", &TinyGuest::power_button())] }));
+        follow(&bench, &master);
+        let key = files(&master.directory, WORKER).key;
+        let right = fs::read(&key).expect("read");
+        fs::copy(files(&master.directory, "master").key, &key).expect("another key");
+        bench.assign(&[]);
+        let daemon = bench.start();
+        bench.until("it is told", || {
+            let problem = bench.status()["master"]["problem"].as_str().unwrap_or_default().to_owned();
+            problem.contains("does not belong to the certificate")
+        });
+        fs::write(&key, right).expect("written");
+        // It is dialled at once, however long the wait has become.
+        daemon.signal(rustix::process::Signal::HUP);
+        bench.until("it is followed", || bench.phases() == ["a running"]);
+        master.end();
     });
 }

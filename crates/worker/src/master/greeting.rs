@@ -19,7 +19,7 @@ const VERSIONS: [u32; 1] = [1];
 const FEATURES: [&str; 4] = ["pause", "health-probes", "volumes", "systemd-readiness"];
 
 /// The greeting of the host that calls itself `worker`.
-pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId) -> Hello {
+pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId, host: Option<&str>) -> Hello {
     let vms = vm_manager.list_vms().into_iter();
     // Many VMs may have one artifact.
     let paths: BTreeSet<_> = vms.map(|vm| vm.assignment.store_path).collect();
@@ -28,6 +28,7 @@ pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId) -> Hello {
         versions: List::cut(VERSIONS),
         worker,
         run: Text::cut(run()),
+        host: host.map(Text::cut),
         capacity: capacity(vm_manager),
         engine: Engine {
             name: Text::cut("procurator"),

@@ -35,13 +35,15 @@ pub enum MasterSettingsError {
 
 impl MasterSettings {
     /// The master at `address`, with certificates on both sides: this host's name is the one in its certificate, the
-    /// master's must be `server_name`. Reads `files`, which blocks as long as their disk lets it.
+    /// master's must be `server_name`. Reads `files`, which blocks as long as their disk lets it. A key that does not belong
+    /// to the certificate is waited for: there is no link before it does.
     ///
     /// # Errors
     /// The files cannot be used, or the certificate's name is none of a worker.
     pub fn tls(address: String, server_name: String, files: &TlsFiles) -> Result<Self, MasterSettingsError> {
-        let credentials = CredentialStore::open(files.clone()).map_err(MasterSettingsError::Certificates)?;
-        let worker = credentials.current().facts().worker().ok_or(MasterSettingsError::NoName)?;
+        let opened = CredentialStore::open_unmatched(files.clone());
+        let (credentials, facts) = opened.map_err(MasterSettingsError::Certificates)?;
+        let worker = facts.worker().ok_or(MasterSettingsError::NoName)?;
         Ok(Self {
             address,
             worker,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use master_protocol::WorkerState;
-use master_protocol::wire::v1::{Metrics, NodeReport, VmReport};
+use master_protocol::wire::v1::{Metrics, NodeReport, Source, VmReport};
 use rustix::fs::statvfs;
 use vm_model::Timestamp;
 
@@ -19,8 +19,10 @@ pub(super) fn observe(vm_manager: &VmManager) -> WorkerState {
         disk_available_bytes: disk_available(vm_manager.state_dir()),
         ..NodeReport::of(now, &status, &vm_manager.list_removed_vms())
     };
-    let vms = vm_manager.list_vms_with_metrics().into_iter();
-    let vms = vms.map(|(info, metrics)| (info.id.clone(), report(&info, metrics.as_ref(), now)));
+    let vms = vm_manager.list_vms_with_metrics().into_iter().map(|(info, metrics)| {
+        let source = status.owners.get(&info.id).copied().map(Source::from);
+        (info.id.clone(), VmReport { source, ..report(&info, metrics.as_ref(), now) })
+    });
     WorkerState { node, vms: vms.collect() }
 }
 

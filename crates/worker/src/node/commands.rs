@@ -68,6 +68,13 @@ impl LocalCommand {
             (Self::Order { .. }, None) if intent.unclaimed().contains(id) => {
                 return Ok((SourceKind::Local, intent.clone()));
             }
+            // What was said by hand and is not followed can be taken back; the VM and its order are another's.
+            (Self::Remove(_), Some(Wanted { source, .. }))
+                if *source != SourceKind::Local && speaks_of(intent, SourceKind::Local, id) =>
+            {
+                let said = said_with(intent, SourceKind::Local, id, None);
+                return Ok((SourceKind::Local, intent.clone().with(SourceKind::Local, said)));
+            }
             (Self::Assign(_) | Self::Amend { .. } | Self::Remove(_), Some(Wanted { source, .. }))
                 if *source != SourceKind::Local && listened_to.contains(source) =>
             {
@@ -96,6 +103,10 @@ impl LocalCommand {
         // Whoever assigns it anew says what is to hold, also where that is what was assigned before.
         Ok((changed, intent.clone().without_order(id).with(changed, said)))
     }
+}
+
+fn speaks_of(intent: &Intent, source: SourceKind, id: &VmId) -> bool {
+    intent.of(source).is_some_and(|said| said.desired.vms.iter().any(|vm| vm.id == *id))
 }
 
 /// What `source` says of all VMs, with `assignment` in place of what it says of `id`.
@@ -137,6 +148,31 @@ mod tests {
         let wanted = changed.settled(&listened_to).merged(&listened_to).vms.remove(&vm).expect("it is there");
         assert_eq!((source, wanted.assignment.desired), (SourceKind::Local, DesiredState::Stopped));
         assert_eq!(wanted.assignment.overrides.vcpus, Some(3));
+    }
+
+    #[test]
+    fn a_vm_that_nobody_is_known_to_have_spoken_of_can_be_assigned_again() {
+        let listened_to = BTreeSet::from([SourceKind::Local]);
+        let intent = Intent::lost([VmId::new("a"), VmId::new("b")]);
+        let assign = LocalCommand::Assign(assignment("a"));
+        let (_, taken) = assign.change(&intent, &listened_to, Timestamp::from_millis(7)).expect("taken");
+        assert_eq!(taken.unclaimed().iter().collect::<Vec<_>>(), [&VmId::new("b")]);
+        assert_eq!(taken.merged(&listened_to).owners()[&VmId::new("a")], SourceKind::Local);
+    }
+
+    #[test]
+    fn what_was_said_by_hand_and_is_not_followed_can_be_taken_back() {
+        use SourceKind::{Local, Master};
+        let intent = Intent::default().with(Master, said(&["a"])).with(Local, said(&["a", "b"]));
+        let listened_to = BTreeSet::from([Master, Local]);
+        let remove = LocalCommand::Remove(VmId::new("a"));
+        let (source, changed) =
+            remove.change(&intent, &listened_to, Timestamp::from_millis(7)).expect("taken");
+        assert_eq!(source, Local);
+        assert_eq!(changed.merged(&listened_to).owners()[&VmId::new("a")], Master, "the master's stays");
+        assert!(changed.merged(&listened_to).outranked.is_empty());
+        let again = remove.change(&changed, &listened_to, Timestamp::from_millis(8));
+        assert_eq!(again.map(|_| ()), Err(Refusal::NotLocal { id: VmId::new("a"), owner: Master }));
     }
 
     fn assignment(name: &str) -> Assignment {

@@ -8,6 +8,7 @@ use vm_model::{Generation, HeldSet, HoldReason, Lineage, SourceKind, Timestamp, 
 
 use super::intent::Said;
 use super::plan::{Action, Redefinition};
+use crate::definition::Change;
 
 /// Removals and replacements are counted over so long.
 const WINDOW: Duration = Duration::from_secs(3600);
@@ -30,12 +31,17 @@ impl Default for RemovalLimit {
     }
 }
 
-/// Whether `action` takes a machine away: for good, or to put another in its place.
+/// Whether `action` takes a VM away: for good, or to run another image in its place. One that restarts as the same image,
+/// with more memory say, is not counted.
 pub(super) fn is_disruption(action: &Action) -> bool {
     match action {
         Action::Remove(..) => true,
         Action::Redefine(_, what) => match what {
-            Redefinition::Restart { .. } | Redefinition::Unknown => true,
+            Redefinition::Restart { changes, .. } => {
+                changes.iter().any(|change| matches!(change, Change::Artifact { .. }))
+            }
+            // Its artifact did not answer in time: it may be another image.
+            Redefinition::Unknown => true,
             Redefinition::SameMachine | Redefinition::Live(_) | Redefinition::Refused(_) => false,
         },
         Action::Create(_) | Action::Move(..) | Action::Retry(_) => false,
@@ -83,7 +89,10 @@ pub(super) fn hold_removals(
     }
     let removals = actions.iter().filter(|action| is_removal(action)).count();
     let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
-    let allow = "say \"allow_removals\": true in it, or `procurator-worker allow-removals`";
+    let word = source.name();
+    let allow = format!(
+        "say \"allow_removals\": true in it, or `procurator-worker allow-removals {word}` on this host"
+    );
     let held = |removals, reason| HeldSet {
         generation: admitted.generation(),
         since: now,
@@ -93,7 +102,8 @@ pub(super) fn hold_removals(
     };
     // A truncated save looks like that. What of entries that cannot be used is in force is among the VMs already.
     if admitted.desired.vms.is_empty() && removals > 0 {
-        let reason = format!("an empty desired state would remove all {removals} VMs: {allow}");
+        let what = if removals == 1 { "the only VM".to_owned() } else { format!("all {removals} VMs") };
+        let reason = format!("an empty desired state would remove {what}: {allow}");
         return Some(held(removals, reason));
     }
     // A file that is another host's, or a master that mistakes this host for another one, looks like that.
@@ -113,25 +123,25 @@ pub(super) fn hold_removals(
     let before = recent(&admitted.disruptions, now).len();
     let is_too_many = before.saturating_add(disruptions) > usize::try_from(most.get()).unwrap_or(usize::MAX);
     is_too_many.then(|| {
+        let vms = if disruptions == 1 { "1 VM" } else { &format!("{disruptions} VMs") };
         let reason = format!(
-            "{disruptions} VMs would be removed or replaced, after {before} within the last hour; {most} an hour are \
-             allowed: {allow}"
+            "{vms} would be removed, or replaced by another image, after {before} within the last hour; {most} an hour \
+             are allowed: {allow}"
         );
         held(disruptions, reason)
     })
 }
 
-/// Holds what a master says in another counting than the one in force, of which `said` is the newest: `generation` counts in
-/// the one that is `offered`. The first one is taken at its word.
+/// Holds what a master says, in the state `offered` of that lineage and number, in another counting than the one in force,
+/// of which `said` is the newest. The first one is taken at its word.
 pub(super) fn hold_lineage(
     said: Option<&Said>,
-    offered: Option<&Lineage>,
-    generation: Option<Generation>,
+    (offered, generation): (Option<&Lineage>, Generation),
     now: Timestamp,
 ) -> Option<HeldSet> {
     let (Some(in_force), Some(offered)) = (said?.lineage.as_ref(), offered) else { return None };
     (in_force != offered).then(|| HeldSet {
-        generation: generation.unwrap_or_default(),
+        generation,
         since: now,
         removals: 0,
         waits_for: HoldReason::Lineage,
@@ -144,7 +154,7 @@ pub(super) fn hold_lineage(
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Assignment, AssignmentSet};
+    use vm_model::{Assignment, AssignmentSet, Bytes};
 
     use super::super::plan::Disks;
     use super::*;
@@ -228,7 +238,7 @@ mod tests {
         assert_eq!(hold(SourceKind::Master, &master, 3), None);
         let held = hold(SourceKind::Master, &master, 4).expect("held");
         assert!(
-            held.reason.starts_with("4 VMs would be removed or replaced, after 2 within"),
+            held.reason.starts_with("4 VMs would be removed, or replaced by another image, after 2 within"),
             "{}",
             held.reason
         );
@@ -236,19 +246,35 @@ mod tests {
     }
 
     #[test]
+    fn only_removals_and_other_images_are_counted() {
+        let vm = || Assignment::new(VmId::new("a"), "", "/x");
+        let restart = |changes| Redefinition::Restart { changes, disks: String::new() };
+        let memory = Change::Memory { from: Bytes::new(1), to: Bytes::new(2) };
+        let image = Change::Artifact { from: "/x".into(), to: "/y".into() };
+        for (what, counts) in [
+            (restart(vec![memory.clone()]), false),
+            (restart(vec![memory, image]), true),
+            (Redefinition::Unknown, true),
+            (Redefinition::SameMachine, false),
+        ] {
+            assert_eq!(is_disruption(&Action::Redefine(vm(), what.clone())), counts, "{what:?}");
+        }
+    }
+
+    #[test]
     fn another_master_or_another_epoch_waits_to_be_accepted() {
         let lineage = |master, epoch| Lineage::new(master, epoch).expect("fine");
         let known = Said { lineage: Some(lineage("m", "1")), ..said(&["a"]) };
-        let three = Some(Generation::new(3));
+        let number = Generation::new(4);
         let hold = |said, offered: &Lineage| {
-            hold_lineage(said, Some(offered), three, NOW).map(|held| held.waits_for)
+            let held = hold_lineage(said, (Some(offered), number), NOW)?;
+            assert_eq!(held.generation, number, "the number of what waits");
+            Some(held.waits_for)
         };
         assert_eq!(hold(None, &lineage("m", "1")), None, "the first one");
         assert_eq!(hold(Some(&known), &lineage("m", "1")), None);
         assert_eq!(hold(Some(&known), &lineage("m", "2")), Some(HoldReason::Lineage));
         assert_eq!(hold(Some(&known), &lineage("n", "1")), Some(HoldReason::Lineage));
-        assert_eq!(hold_lineage(Some(&said(&["a"])), None, three, NOW), None, "a file has none");
-        let held = hold_lineage(Some(&known), Some(&lineage("m", "2")), three, NOW).expect("held");
-        assert_eq!(Some(held.generation), three, "it counts as the other one does");
+        assert_eq!(hold_lineage(Some(&said(&["a"])), (None, number), NOW), None, "a file has none");
     }
 }

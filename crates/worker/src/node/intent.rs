@@ -47,6 +47,18 @@ pub struct Wanted {
     pub source: SourceKind,
     /// In which of its states.
     pub generation: Generation,
+    /// Whether that source drains this host.
+    pub drain: DrainState,
+}
+
+/// Whether a source drains this host: wants its VMs off for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainState {
+    /// It does not.
+    #[default]
+    Usual,
+    /// It does.
+    Drained,
 }
 
 /// What all sources come to together.
@@ -162,12 +174,13 @@ impl Intent {
             self.sources().partition(|(kind, _)| listened_to.contains(kind));
         for (source, said) in present.into_iter().chain(past) {
             let generation = said.generation();
+            let drain = if said.desired.drained { DrainState::Drained } else { DrainState::Usual };
             for assignment in &said.desired.vms {
                 match merged.vms.get(&assignment.id) {
                     None => {
-                        let wanted =
-                            Wanted { assignment: assignment.clone(), order: None, source, generation };
-                        merged.vms.insert(assignment.id.clone(), wanted);
+                        let assignment = assignment.clone();
+                        let wanted = Wanted { assignment, order: None, source, generation, drain };
+                        merged.vms.insert(wanted.assignment.id.clone(), wanted);
                     }
                     Some(first) => {
                         let problem = format!("{} speaks of this VM too, and goes first", first.source);

@@ -26,6 +26,7 @@ mod orders;
 mod plan;
 mod reconcile;
 mod source;
+mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub use admit::{Refusal, admit};
 pub use commands::LocalCommand;
 pub(crate) use describe::describe;
 pub use guard::RemovalLimit;
-pub use intent::{Intent, Merged, Said, Wanted};
+pub use intent::{DrainState, Intent, Merged, Said, Wanted};
 pub(crate) use orders::order_action;
 pub use orders::{Given, Orders};
 pub use plan::{
@@ -46,6 +47,7 @@ pub use plan::{
 };
 pub use reconcile::Reconciler;
 pub use source::{AssignmentSource, Statement, listen_to};
+pub use words::{HeldChoice, WordRefusal};
 
 pub use crate::definition::{Change, Description};
 use crate::master::{MasterLink, MasterSettings, sources};
@@ -81,15 +83,19 @@ pub enum NodeMessage {
         /// Where the verdict goes.
         answer: oneshot::Sender<Result<Verdict, Refusal>>,
     },
-    /// A desired state that is held for what it removes may be applied.
-    AllowRemovals {
-        /// Where the verdict goes; nothing where none was held.
-        answer: oneshot::Sender<Option<Result<Verdict, Refusal>>>,
+    /// A desired state that is held may be applied.
+    LetGo {
+        /// Which.
+        choice: HeldChoice,
+        /// Where the verdict goes, with whose state was let go.
+        answer: oneshot::Sender<Result<(SourceKind, Verdict), WordRefusal>>,
     },
-    /// The master that waits to be accepted is the right one.
-    AcceptMaster {
-        /// Where the verdict goes; nothing where none waits.
-        answer: oneshot::Sender<Option<Result<Verdict, Refusal>>>,
+    /// What would change if a desired state that is held were applied? Nothing is done.
+    ShowHeld {
+        /// Which.
+        choice: HeldChoice,
+        /// Where the plan goes, with whose state it is.
+        answer: oneshot::Sender<Result<(SourceKind, Preview), WordRefusal>>,
     },
     /// A source says nothing that can be used any more: what is held of it is forgotten, so that nobody allows what it no
     /// longer says. What is in force stays so.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use vm_model::{DesiredState, FailureReason, OperatorOrder, VmId, VmInfo, VmStatus};
+use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmStatus};
 
 use super::Action;
 use super::intent::Merged;
@@ -21,6 +21,12 @@ pub(super) async fn notes(
     notes.extend(troubles(&vm_manager.list_vms(), after, actions));
     notes.extend(creations(vm_manager, actions).await);
     notes
+}
+
+/// Entries of `kind` that change nothing, because another source goes first.
+pub(super) fn overridden(after: &Merged, kind: SourceKind) -> Vec<String> {
+    let entries = after.outranked.get(&kind).into_iter().flatten();
+    entries.map(|entry| format!("the entry of {} is not followed: {}", entry.id, entry.problem)).collect()
 }
 
 /// The orders of operators that are over once `after` is said.

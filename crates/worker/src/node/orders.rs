@@ -1,14 +1,15 @@
 //! Orders of this host's operators, which go before what a VM's source says of its state. Pure.
 //!
 //! An order is given over one assignment. It is in force for as long as the VM's source says exactly that; once it says
-//! anything else of the VM, or another source's word is followed, the order is over.
+//! anything else of the VM, or another source's word is followed, the order is over. That a source drains this host, and
+//! wants its VMs off for a while, is no word of one VM: an order given before waits, and is in force again after that.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use vm_model::{Assignment, DesiredState, OperatorOrder, Timestamp, VmId, VmStatus};
 
-use super::intent::Wanted;
+use super::intent::{DrainState, Wanted};
 use super::plan::{Action, ObservedVm};
 
 /// The orders in force, by VM.
@@ -34,6 +35,15 @@ pub struct Given {
     pub at: Timestamp,
     /// The numeric user id of whoever gave it, where that is known.
     pub by: Option<u32>,
+}
+
+impl StandingOrder {
+    /// Whether the order is in force, or will be when the VM's source drains this host no longer.
+    fn can_hold(&self, wanted: &Wanted) -> bool {
+        let DrainState::Drained = wanted.drain else { return wanted.assignment == self.over };
+        let before = Assignment { desired: self.over.desired, ..wanted.assignment.clone() };
+        before == self.over
+    }
 }
 
 impl Orders {
@@ -69,7 +79,7 @@ impl Orders {
 
     /// Forgets the orders that are over, now that the sources come to `wanted` together.
     pub(super) fn settle(&mut self, wanted: &BTreeMap<VmId, Wanted>) {
-        self.0.retain(|id, order| wanted.get(id).is_some_and(|wanted| wanted.assignment == order.over));
+        self.0.retain(|id, order| wanted.get(id).is_some_and(|wanted| order.can_hold(wanted)));
     }
 
     /// Lets the orders in force go before what the sources say in `wanted`.

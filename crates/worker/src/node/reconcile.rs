@@ -1,4 +1,7 @@
-//! The loop itself: takes desired states in, keeps them, and has them applied.
+//! The loop itself: takes desired states in, keeps them, and has them applied. What is held, and what lets it go, is in
+//! `held`.
+
+mod held;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,15 +10,14 @@ use std::time::Instant;
 use fail_points::{FailPoint, pass};
 use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
-use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
+use vm_model::{AssignmentSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
 use super::admit::admit_count;
 use super::apply::{apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
-use super::guard::{hold_lineage, hold_removals, is_disruption, note_disruptions, recent};
+use super::guard::{hold_removals, is_disruption, note_disruptions, recent};
 use super::intent::{Intent, Said};
-use super::notes::notes;
-use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Preview, Refusal, Verdict, admit};
+use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Redefinition, Refusal, Verdict, admit};
 use crate::failure::chain;
 use crate::records::ReadError;
 use crate::vms::VmManager;
@@ -97,7 +99,7 @@ impl Reconciler {
                 }
             }
             NodeMessage::Plan { source, desired, answer } => {
-                drop(answer.send(self.preview(&source, &desired).await));
+                drop(answer.send(self.preview(&source, &desired, OtherLineage::Waits).await));
             }
             NodeMessage::Command { command, mode: CommandMode::CarryOut, answer } => {
                 drop(answer.send(self.obey(&command).await));
@@ -105,12 +107,8 @@ impl Reconciler {
             NodeMessage::Command { command, mode: CommandMode::Show, answer } => {
                 drop(answer.send(self.show(&command).await));
             }
-            NodeMessage::AllowRemovals { answer } => {
-                drop(answer.send(self.let_go(HoldReason::Removals).await));
-            }
-            NodeMessage::AcceptMaster { answer } => {
-                drop(answer.send(self.let_go(HoldReason::Lineage).await));
-            }
+            NodeMessage::LetGo { choice, answer } => drop(answer.send(self.let_go(choice).await)),
+            NodeMessage::ShowHeld { choice, answer } => drop(answer.send(self.show_held(choice).await)),
             NodeMessage::SourceLost(source) => {
                 if self.held.remove(&source).is_some() {
                     info!(%source, "what was held is forgotten: its source says it no longer");
@@ -214,62 +212,7 @@ impl Reconciler {
         let merged = intent.settled(&self.listened_to).merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
         actions.retain(|action| action.vm() == command.vm());
-        let outcomes = actions.into_iter().map(|action| Outcome {
-            vm: action.vm().clone(),
-            action: action.to_string(),
-            problem: None,
-            restarts: action.restarts(),
-        });
-        Ok(Verdict { generation, held: None, outcomes: outcomes.collect() })
-    }
-
-    /// Applies what waits for this word: of several sources, the first one's.
-    async fn let_go(&mut self, word: HoldReason) -> Option<Result<Verdict, Refusal>> {
-        let held = self.held.values().find(|held| held.waits_for == word)?;
-        let HeldOffer { source, mut desired, .. } = held.clone();
-        let other = match word {
-            HoldReason::Removals => {
-                desired.allow_removals = true;
-                OtherLineage::Waits
-            }
-            HoldReason::Lineage => OtherLineage::Accepted,
-        };
-        Some(self.take(&source, &desired, other).await)
-    }
-
-    /// What a desired state would change.
-    async fn preview(&self, source: &Source, offered: &AssignmentSet) -> Result<Preview, Refusal> {
-        let now = Timestamp::now();
-        let said = self.admit(source, offered, now)?;
-        let (intent, actions) = self.plan(source, said, Thoroughness::CompareImages).await;
-        let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
-        let held = self.hold_lineage(source, offered, OtherLineage::Waits, now);
-        let had = self.intent.of(kind);
-        let held = held.or_else(|| hold_removals(kind, had, intent.of(kind)?, &actions, limit, now));
-        let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
-        let notes = notes(&self.vm_manager, &before, &after, &actions).await;
-        Ok(Preview { held, actions, notes })
-    }
-
-    fn hold_lineage(
-        &self,
-        source: &Source,
-        offered: &AssignmentSet,
-        other: OtherLineage,
-        now: Timestamp,
-    ) -> Option<HeldSet> {
-        let said = self.intent.of(source.kind());
-        let held = hold_lineage(said, source.lineage(), offered.generation, now);
-        held.filter(|_| other == OtherLineage::Waits)
-    }
-
-    /// Keeps `offered` until somebody allows it.
-    fn hold(&mut self, source: &Source, offered: &AssignmentSet, held: HeldSet) -> Verdict {
-        warn!(generation = %held.generation, source = %source.kind(), "held: {}", held.reason);
-        let (kind, waits_for) = (source.kind(), held.waits_for);
-        self.held.insert(kind, HeldOffer { source: source.clone(), desired: offered.clone(), waits_for });
-        let generation = self.intent.of(kind).map(Said::generation).unwrap_or_default();
-        Verdict { generation, held: Some(held), outcomes: Vec::new() }
+        Ok(Verdict { generation, held: None, outcomes: actions.iter().map(shown).collect() })
     }
 
     /// What `source` will have said, if that is applied.
@@ -367,6 +310,8 @@ impl Reconciler {
                     (source.generation, source.since) = (Some(said.generation()), Some(now));
                 }
                 source.lineage.clone_from(&said.lineage);
+                source.drained = said.desired.drained;
+                source.disruptions = recent(&said.disruptions, now);
                 let outranked = merged.outranked.get(&kind).cloned().unwrap_or_default();
                 source.refused_entries = [said.desired.refused.clone(), outranked].concat();
             }
@@ -377,5 +322,47 @@ impl Reconciler {
             status.orders = merged.orders();
             status.unclaimed.clone_from(self.intent.unclaimed());
         });
+    }
+}
+
+/// What an action would do, or that it cannot be done.
+fn shown(action: &Action) -> Outcome {
+    let (vm, restarts) = (action.vm().clone(), action.restarts());
+    let refused = match action {
+        Action::Redefine(_, Redefinition::Refused(problem)) => Some(problem),
+        Action::Redefine(
+            _,
+            Redefinition::SameMachine
+            | Redefinition::Live(_)
+            | Redefinition::Restart { .. }
+            | Redefinition::Unknown,
+        )
+        | Action::Create(_)
+        | Action::Move(..)
+        | Action::Retry(_)
+        | Action::Remove(..) => None,
+    };
+    match refused {
+        Some(problem) => {
+            let problem = Some(format!("what it would be cannot be used: {problem}"));
+            Outcome { action: format!("change {vm}"), vm, problem, restarts }
+        }
+        None => Outcome { action: action.to_string(), vm, problem: None, restarts },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::{Assignment, VmId};
+
+    use super::*;
+
+    #[test]
+    fn a_change_that_cannot_be_is_no_change_in_a_preview() {
+        let vm = || Assignment::new(VmId::new("a"), "", "/x");
+        let refused = shown(&Action::Redefine(vm(), Redefinition::Refused("no kernel".to_owned())));
+        assert_eq!(refused.action, "change a");
+        assert_eq!(refused.problem.as_deref(), Some("what it would be cannot be used: no kernel"));
+        assert_eq!(shown(&Action::Redefine(vm(), Redefinition::SameMachine)).problem, None);
     }
 }

@@ -162,8 +162,7 @@ impl Task {
 /// What is told where a process that was not taken over runs a machine called `id`: it has that VM's addresses, though maybe
 /// not its directory.
 fn running_stranger(strangers: &[Stranger], id: &VmId) -> Option<String> {
-    let mut of_its_name =
-        strangers.iter().filter(|stranger| stranger.vms.contains(id) && stranger.may_run());
+    let mut of_its_name = strangers.iter().filter(|stranger| stranger.vms.contains(id) && stranger.may_run());
     let pid = of_its_name.find_map(|stranger| stranger.pid)?;
     Some(format!("process {pid} runs a VM of this name and was not taken over: `kill {pid}` ends it"))
 }

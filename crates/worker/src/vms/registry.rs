@@ -289,6 +289,11 @@ impl Registry {
         }
     }
 
+    /// Whether `id` is there and should be gone.
+    pub(crate) fn is_being_removed(&self, id: &VmId) -> bool {
+        self.entries().get(id).is_some_and(|entry| entry.supervisor.target().goal == Goal::Gone)
+    }
+
     /// `id` should be gone.
     pub(crate) fn remove(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.with(id, |entry| entry.supervisor.remove())

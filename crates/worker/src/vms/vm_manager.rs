@@ -464,6 +464,11 @@ impl VmManager {
         self.shared.registry.settle(id, desired);
     }
 
+    /// Whether VM `id` is being removed.
+    pub fn is_being_removed(&self, id: &VmId) -> bool {
+        self.shared.registry.is_being_removed(id)
+    }
+
     /// Starts to remove a VM.
     pub(crate) fn order_removal(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.shared.registry.remove(id)

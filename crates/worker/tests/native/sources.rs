@@ -133,11 +133,19 @@ fn a_master_that_counts_anew_waits_to_be_accepted() {
         node.assign_from(master("1"), set(9, vec![vm("a")])).expect("taken");
         assert!(matches!(node.assign_from(master("1"), set(8, vec![vm("a")])), Err(Refusal::Older { .. })));
         assert_eq!(held(node.assign_from(master("2"), set(1, vec![vm("b")]))), Some(HoldReason::Lineage));
-        assert_eq!(node.allow_removals(), None, "that is another word");
+        let other = node.allow_removals(None).expect_err("that is another word").to_string();
+        assert!(
+            other.ends_with("what the master says waits for `procurator-worker accept-master`"),
+            "{other}"
+        );
+        let shown = node.show_held(HoldReason::Lineage).expect("one waits");
+        let words: Vec<String> = shown.actions.iter().map(ToString::to_string).collect();
+        assert!(words[0].starts_with("remove a") && words[1] == "create b", "{words:?}");
+        assert_eq!((shown.held, names(&node)), (None, vec!["a".to_owned()]), "it was only shown");
         assert_eq!(names(&node), ["a"]);
-        assert_eq!(held(node.accept_master().expect("one waits")), None);
+        assert_eq!(node.accept_master().expect("one waits").held, None);
         until("it is followed", || names(&node) == ["b"]);
-        assert_eq!(node.accept_master(), None);
+        assert!(node.accept_master().is_err(), "none waits");
         node.assign_from(master("2"), set(2, vec![vm("b"), vm("c")])).expect("the new counting goes on");
         assert_eq!(
             held(node.assign_from(master("1"), set(10, vec![vm("a")]))),
@@ -176,6 +184,76 @@ fn what_a_master_takes_away_within_an_hour_is_counted_over_restarts() {
         let allowed = AssignmentSet { allow_removals: true, ..set(3, vms(4)) };
         assert_eq!(held(node.assign_from(master("1"), allowed)), None);
         until("they are gone", || names(&node).len() == 4);
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn of_two_states_that_are_held_the_one_that_is_named_is_let_go() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let vm = |name: &str| assigned(name, &image, STOPPED);
+        let node = Told::start(bench.manager());
+        node.assign_from(Source::File, set(1, vec![vm("f")])).expect("taken");
+        node.assign_from(master("1"), set(1, vec![vm("m")])).expect("taken");
+        assert_eq!(held(node.assign_from(Source::File, set(2, vec![]))), Some(HoldReason::Removals));
+        assert_eq!(held(node.assign_from(master("1"), set(2, vec![]))), Some(HoldReason::Removals));
+        let notes = node.preview(Vec::new()).notes.join("\n");
+        assert!(notes.contains("what the master says (generation 2) is held, too"), "{notes}");
+        let refused = node.allow_removals(None).expect_err("which?").to_string();
+        assert!(refused.contains("`procurator-worker allow-removals file`"), "{refused}");
+        assert_eq!(names(&node), ["f", "m"]);
+        node.allow_removals(Some(SourceKind::File)).expect("held");
+        until("the file's is gone", || names(&node) == ["m"]);
+        node.allow_removals(None).expect("held");
+        until("the master's is gone", || names(&node).is_empty());
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_drain_goes_over_without_taking_an_operators_order_along() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let vm = |name: &str, desired| assigned(name, &image, desired);
+        let node = Told::start(bench.manager());
+        node.assign_from(master("1"), set(1, vec![vm("a", RUNNING), vm("b", RUNNING)])).expect("taken");
+        let stop = LocalCommand::Order { vm: VmId::new("a"), desired: STOPPED, by: None };
+        node.command(stop).expect("taken");
+        node.await_phase("a", "stopped");
+        node.await_phase("b", "running");
+        let drained = set(2, vec![vm("a", STOPPED), vm("b", STOPPED)]);
+        node.assign_from(master("1"), AssignmentSet { drained: true, ..drained }).expect("taken");
+        node.await_phase("b", "stopped");
+        let status = node.manager.node_status().borrow().clone();
+        assert!(status.sources[&SourceKind::Master].drained);
+        node.assign_from(master("1"), set(3, vec![vm("a", RUNNING), vm("b", RUNNING)])).expect("taken");
+        node.await_phase("b", "running");
+        let status = node.manager.node_status().borrow().clone();
+        assert_eq!(status.orders.keys().collect::<Vec<_>>(), [&VmId::new("a")]);
+        assert!(!status.sources[&SourceKind::Master].drained);
+        assert_eq!(node.manager.get_vm(&VmId::new("a")).expect("there").status.phase_name(), "stopped");
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_masters_word_can_be_planned_and_what_goes_before_it_is_told() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let vm = |name: &str| assigned(name, &image, STOPPED);
+        let node = Told::start(bench.manager());
+        node.assign_from(Source::File, set(1, vec![vm("f")])).expect("taken");
+        node.assign_from(master("1"), set(1, vec![vm("m"), vm("n")])).expect("taken");
+        let plan = node.preview_from(master("1"), set(2, vec![vm("m")]));
+        let words: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
+        assert_eq!(words.len(), 1, "{words:?}");
+        assert!(words[0].starts_with("remove n"), "{words:?}");
+        let notes = node.preview(vec![vm("f"), vm("m")]).notes;
+        assert_eq!(
+            notes,
+            ["the entry of m is not followed: the master speaks of this VM too, and goes first"]
+        );
         node.end().shutdown().expect("ends");
     });
 }

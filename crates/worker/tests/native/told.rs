@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
-use vm_model::{Assignment, AssignmentSet, DesiredState, Generation, Source, SourceKind};
-use worker::node::{CommandMode, LocalCommand, Node, NodeMessage, Preview, Refusal, Verdict};
+use vm_model::{Assignment, AssignmentSet, DesiredState, Generation, HoldReason, Source, SourceKind};
+use worker::node::{
+    CommandMode, HeldChoice, LocalCommand, Node, NodeMessage, Preview, Refusal, Verdict, WordRefusal,
+};
 use worker::vms::{VmId, VmManager};
 
 use crate::workbench::{Artifact, await_vm};
@@ -57,9 +59,13 @@ impl Told {
 
     /// What would change if these should run.
     pub(crate) fn preview(&self, vms: Vec<Assignment>) -> Preview {
+        self.preview_from(Source::File, AssignmentSet { vms, ..AssignmentSet::default() })
+    }
+
+    /// The same, if another source said it.
+    pub(crate) fn preview_from(&self, source: Source, desired: AssignmentSet) -> Preview {
         let (answer, plan) = oneshot::channel();
-        let desired = AssignmentSet { vms, ..AssignmentSet::default() };
-        self.send(NodeMessage::Plan { source: Source::File, desired, answer });
+        self.send(NodeMessage::Plan { source, desired, answer });
         plan.blocking_recv().expect("answers").expect("admitted")
     }
 
@@ -68,18 +74,27 @@ impl Told {
         self.preview(vms).actions.iter().map(ToString::to_string).collect()
     }
 
-    /// Lets a held state go.
-    pub(crate) fn allow_removals(&self) -> Option<Result<Verdict, Refusal>> {
-        let (answer, verdict) = oneshot::channel();
-        self.send(NodeMessage::AllowRemovals { answer });
-        verdict.blocking_recv().expect("answers")
+    /// Lets a held state go; of whom, where that is said.
+    pub(crate) fn allow_removals(&self, source: Option<SourceKind>) -> Result<Verdict, WordRefusal> {
+        self.let_go(HeldChoice { word: HoldReason::Removals, source })
     }
 
     /// The master that waits is accepted.
-    pub(crate) fn accept_master(&self) -> Option<Result<Verdict, Refusal>> {
+    pub(crate) fn accept_master(&self) -> Result<Verdict, WordRefusal> {
+        self.let_go(HeldChoice { word: HoldReason::Lineage, source: None })
+    }
+
+    fn let_go(&self, choice: HeldChoice) -> Result<Verdict, WordRefusal> {
         let (answer, verdict) = oneshot::channel();
-        self.send(NodeMessage::AcceptMaster { answer });
-        verdict.blocking_recv().expect("answers")
+        self.send(NodeMessage::LetGo { choice, answer });
+        verdict.blocking_recv().expect("answers").map(|(_, verdict)| verdict)
+    }
+
+    /// What a word would let go.
+    pub(crate) fn show_held(&self, word: HoldReason) -> Result<Preview, WordRefusal> {
+        let (answer, preview) = oneshot::channel();
+        self.send(NodeMessage::ShowHeld { choice: HeldChoice { word, source: None }, answer });
+        preview.blocking_recv().expect("answers").map(|(_, preview)| preview)
     }
 
     /// An administrator changes one VM.

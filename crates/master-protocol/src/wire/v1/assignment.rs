@@ -19,6 +19,9 @@ pub struct Assignment {
     /// Whether it may remove many VMs at once.
     #[serde(default, deserialize_with = "null_is_false")]
     pub allow_removals: bool,
+    /// Whether the worker is drained: its VMs are off only for a while.
+    #[serde(default, deserialize_with = "null_is_false")]
+    pub drained: bool,
     /// The list of VMs as JSON.
     vms: Box<RawValue>,
 }
@@ -26,7 +29,7 @@ pub struct Assignment {
 /// As it is written: two assignments are equal where they would be written with the same bytes.
 impl PartialEq for Assignment {
     fn eq(&self, other: &Self) -> bool {
-        let envelope = |one: &Self| (one.epoch.clone(), one.generation, one.allow_removals);
+        let envelope = |one: &Self| (one.epoch.clone(), one.generation, one.allow_removals, one.drained);
         envelope(self) == envelope(other) && self.vms.get() == other.vms.get()
     }
 }
@@ -45,7 +48,8 @@ impl Assignment {
     ) -> Result<Self, serde_json::Error> {
         let vms = serde_json::value::to_raw_value(&set.vms)?;
         let epoch = Epoch::cut(lineage.epoch());
-        Ok(Self { epoch, generation: generation.get(), allow_removals: set.allow_removals, vms })
+        let AssignmentSet { allow_removals, drained, .. } = *set;
+        Ok(Self { epoch, generation: generation.get(), allow_removals, drained, vms })
     }
 
     /// What it says, as a file of assignments would say it. Places in errors are those of that file.
@@ -53,10 +57,11 @@ impl Assignment {
     /// # Errors
     /// It is no desired state; an entry that cannot be used is in [`AssignmentSet::refused`] instead.
     pub fn read(&self) -> Result<AssignmentSet, AssignmentsError> {
-        let Self { epoch: _, generation, allow_removals, vms } = self;
+        let Self { epoch: _, generation, allow_removals, drained, vms } = self;
         let document =
             format!(r#"{{"generation":{generation},"allow_removals":{allow_removals},"vms":{}}}"#, vms.get());
-        AssignmentSet::parse(&document)
+        let set = AssignmentSet::parse(&document)?;
+        Ok(AssignmentSet { drained: *drained, ..set })
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Hello {
     pub worker: WorkerId,
     /// Tells one run of the worker's program from the next.
     pub run: Text<64>,
+    /// Tells its host from others, over restarts; absent from workers that do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Text<64>>,
     /// What it can be given.
     pub capacity: Capacity,
     /// What runs its VMs.

@@ -106,6 +106,8 @@ pub enum GoodbyeCode {
     WrongIdentity,
     /// A newer connection of the same worker takes this one's place.
     Replaced,
+    /// A worker of the same name on another host is connected, and is not replaced.
+    ElsewhereConnected,
     /// The master has no room for this connection.
     TooBusy,
     /// A frame or message was not as this protocol says.
