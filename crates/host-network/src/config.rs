@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
+use vm_model::Transport;
 
 use crate::LinkName;
 
@@ -55,15 +56,6 @@ pub enum BetweenVms {
     Isolated,
 }
 
-/// A protocol with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
 /// A service of the host that VMs may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostService {
@@ -86,11 +78,7 @@ impl FromStr for HostService {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidHostService { text: text.chars().take(80).collect() };
         let (transport, port) = text.split_once('/').ok_or_else(invalid)?;
-        let transport = match transport {
-            "tcp" => Transport::Tcp,
-            "udp" => Transport::Udp,
-            _ => return Err(invalid()),
-        };
+        let transport: Transport = transport.parse().map_err(|()| invalid())?;
         Ok(Self { transport, port: port.parse().map_err(|_| invalid())? })
     }
 }

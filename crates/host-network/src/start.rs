@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use tracing::info;
 
 pub use self::report::{StartReport, StartWarning};
+use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{BridgeOrigin, BridgePlan, apply_bridge, give_bridges_back, observe, plan_bridge};
 use crate::changed_settings::ChangedSettings;
 use crate::config::reachable_name_servers;
@@ -21,7 +22,6 @@ use crate::host::{Attached, Interface, KeptNic, plan_kept};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
-use crate::port_filter::{Identities, PortIdentity};
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
@@ -72,12 +72,12 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let firewall = Firewall::new(config, host_ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
-    let (identities, links) = (identities(&kept.attached), observed.links.clone());
+    let (ports, links) = (ports(&kept.attached), observed.links.clone());
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
-        let identities = with_strangers(identities, &links, firewall.listing().as_ref());
-        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, identities)))
+        let ports = with_strangers(ports, &links, firewall.listing().as_ref());
+        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, ports)))
     };
     let rules = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
@@ -156,24 +156,24 @@ async fn start_on_bridge(
     Ok((holdings, report))
 }
 
-/// Whose wires the TAPs are that were taken over.
-fn identities(attached: &HashMap<Interface, Attached>) -> Identities {
-    attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.identity)).collect()
+/// The ports of the TAPs that were taken over.
+fn ports(attached: &HashMap<Interface, Attached>) -> Ports {
+    attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.bound_port())).collect()
 }
 
 /// As well those of TAPs that nobody has named yet, as the tables of an earlier run have them: their VMs run on, and stay
 /// bound to what they were.
-fn with_strangers(mut identities: Identities, links: &[Link], listing: Option<&Listing>) -> Identities {
-    let taps = links.iter().filter(|link| link.alias.as_deref().and_then(tap_owner).is_some());
-    for link in taps {
-        let values = listing.map(|listing| listing.of_port(&link.name)).unwrap_or_default();
-        let mac = values.iter().find_map(|value| value.parse().ok());
-        let address = values.iter().find_map(|value| value.parse().ok());
-        if let (Some(mac), Some(address)) = (mac, address) {
-            identities.entry(link.index).or_insert(PortIdentity { mac, address });
+fn with_strangers(mut ports: Ports, links: &[Link], listing: Option<&Listing>) -> Ports {
+    for link in links {
+        let Some((vm, _)) = link.alias.as_deref().and_then(tap_owner) else { continue };
+        if let Some((listing, identity)) =
+            listing.and_then(|listing| Some((listing, listing.identity(&link.name)?)))
+        {
+            let access = listing.access(identity.address);
+            ports.entry(link.index).or_insert(BoundPort { vm, identity, access });
         }
     }
-    identities
+    ports
 }
 
 fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {

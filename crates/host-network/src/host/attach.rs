@@ -5,9 +5,10 @@ use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
 use thiserror::Error;
-use vm_model::{MacAddress, VmId};
+use vm_model::{MacAddress, NetworkAccess, VmId};
 
 use super::{Attached, AttachedTap, HostNetwork, Interface};
+use crate::bound_port::BoundPort;
 use crate::claimed_names::claim_on;
 use crate::config::check_mtu;
 use crate::dhcp::Binding;
@@ -16,7 +17,10 @@ use crate::netlink::Port;
 use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, blocking};
 use crate::tap::{TapRequest, create_tap};
-use crate::{AttachmentProblem, InvalidLinkName, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
+use crate::{
+    AttachmentProblem, ForwardWarning, InvalidLinkName, LinkName, NetworkConfig, NetworkError,
+    UdpSegmentation,
+};
 
 /// An MTU that guests assume without being told.
 const ETHERNET_MTU: u16 = 1500;
@@ -40,6 +44,8 @@ pub struct NicAttachment {
     pub tap_hint: Option<String>,
     /// How many queues the TAP spreads frames over.
     pub queues: NonZeroU16,
+    /// What passes between the guest and what lies beyond its network.
+    pub access: NetworkAccess,
 }
 
 /// An open TAP, up and attached to the bridge. It vanishes when the last of its descriptors is closed.
@@ -65,6 +71,9 @@ pub enum AttachmentWarning {
     /// The TAP has another name than the hinted one.
     #[error("the wished TAP name is not used: {0}")]
     UnusedHint(UnusedHint),
+    /// Something about a port of the host that leads to it.
+    #[error(transparent)]
+    Forward(#[from] ForwardWarning),
     /// The guest is told a mask by which its router is on another network.
     #[error(
         "the mask {mask} puts {address} and its router {gateway} on different networks: a guest reaches beyond its own \
@@ -113,7 +122,7 @@ impl HostNetwork {
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         let reservation = self.reserve(&attachment)?;
         let off_link = router_outside_mask(&attachment, self.shared.config.gateway);
-        let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, .. } = attachment;
+        let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, access, .. } = attachment;
         let identity = PortIdentity { mac, address };
         let (hint, unusable) = match tap_hint.as_deref().map(usable_hint).transpose() {
             Ok(hint) => (hint, None),
@@ -127,8 +136,9 @@ impl HostNetwork {
             cause,
         })?;
         let index = tap.index;
-        let bind = move |rules: &mut Rules| rules.bind_port(index, identity);
-        self.shared.rules.run("bind a TAP to its guest", bind).await??;
+        let bound = BoundPort { vm: vm.clone(), identity, access: access.clone() };
+        let bind = move |rules: &mut Rules| rules.bind_port(index, bound);
+        let forward_warnings = self.shared.rules.run("bind a TAP to its guest", bind).await??;
         let port = Port {
             index: tap.index,
             name: tap.name.as_str(),
@@ -149,7 +159,15 @@ impl HostNetwork {
         netlink.bind_port(tap.index, tap.name.as_str(), mac, self.shared.config.between_vms).await?;
         netlink.set_up(tap.index, tap.name.as_str()).await?;
         let mtu = port.mtu;
-        reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu, identity });
+        reservation.keep(AttachedTap {
+            vm,
+            nic,
+            index: tap.index,
+            name: tap.name.clone(),
+            mtu,
+            identity,
+            access,
+        });
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
         let unused = unusable.or(taken).map(AttachmentWarning::UnusedHint);
         Ok(Tap {
@@ -157,7 +175,11 @@ impl HostNetwork {
             index: tap.index,
             fds: tap.fds,
             udp_segmentation: tap.udp_segmentation,
-            warnings: unused.into_iter().chain(off_link).collect(),
+            warnings: unused
+                .into_iter()
+                .chain(off_link)
+                .chain(forward_warnings.into_iter().map(AttachmentWarning::Forward))
+                .collect(),
         })
     }
 

@@ -1,7 +1,8 @@
 //! The table as `nft` reads it, and the elements of one port.
 
-use super::elements::{Change, messages};
+use super::elements::messages;
 use super::*;
+use crate::nfnetlink::element::Change;
 
 fn identities() -> Identities {
     let identity =

@@ -11,6 +11,7 @@ mod dhcp;
 mod drift;
 mod firewall;
 mod forwarding;
+mod forwards;
 mod frames;
 mod guest;
 mod kept;

@@ -8,7 +8,7 @@ use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolErro
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
 use tracing::warn;
-use vm_model::{FailureKind, VmId, VmNic};
+use vm_model::{FailureKind, NetworkAccess, VmId, VmNic};
 
 use super::atomic_file::{discard_unfinished, keep_aside};
 use super::{ReadError, RecordWriter, WriteError, read_versioned};
@@ -137,7 +137,14 @@ impl Leases {
     pub(crate) fn of(&self, vm: &VmId) -> Vec<VmNic> {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let held = pool.leases().filter(|lease| lease.vm == *vm);
-        held.map(|Lease { nic, address, mac, .. }| VmNic { id: nic, address, mac, tap: None }).collect()
+        let nic_of = |Lease { nic, address, mac, .. }| VmNic {
+            id: nic,
+            address,
+            mac,
+            tap: None,
+            access: NetworkAccess::default(),
+        };
+        held.map(nic_of).collect()
     }
 
     /// Whether the interfaces of `vm` could have what they wish for now. Nothing is given.

@@ -112,6 +112,7 @@ impl RunningMachine {
                 mask: *mask,
                 mtu: *mtu,
                 tap,
+                access: nic.access.clone(),
             })
         });
         kept.collect()

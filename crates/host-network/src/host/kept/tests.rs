@@ -17,6 +17,7 @@ fn kept(number: u8) -> KeptNic {
         mask: None,
         mtu: None,
         tap: LinkName::parse(&format!("pw-{number}")).unwrap(),
+        access: NetworkAccess::default(),
     }
 }
 
