@@ -10,6 +10,7 @@ use thiserror::Error;
 use vm_model::Transport;
 
 use crate::LinkName;
+use crate::dns::Domain;
 
 /// The bridge whose table has the plain name.
 const DEFAULT_BRIDGE: &str = "br-procurator";
@@ -18,7 +19,7 @@ const SMALLEST_MTU: u16 = 576;
 /// The largest MTU of a TAP: 65535 less an Ethernet header.
 const LARGEST_MTU: u16 = 65_521;
 /// More name servers than this do not fit the smallest DHCP reply a client must accept (RFC 2131 §2).
-const MOST_DNS_SERVERS: usize = 16;
+pub(crate) const MOST_DNS_SERVERS: usize = 16;
 
 /// The desired host network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub struct NetworkConfig {
     pub host_services: Vec<HostService>,
     /// The name of the nftables tables of the families `ip` and `bridge` that are this network's alone; replaced whole.
     pub nft_table: String,
-    /// The name servers told to VMs.
+    /// The name servers told to VMs; those that our own asks, where it runs.
     pub dns: DnsServers,
+    /// The domain in which our own name server, on the gateway's address, answers for VMs; `None` does without one.
+    pub names: Option<Domain>,
     /// A directory for the note of what is changed on the host until shutdown, so that a run after one that was killed
     /// gives it back too. Without one that is only remembered.
     pub state_dir: Option<PathBuf>,
@@ -166,6 +169,7 @@ impl NetworkConfig {
             host_services: Vec::new(),
             nft_table,
             dns: DnsServers::default(),
+            names: None,
             state_dir: None,
         }
     }

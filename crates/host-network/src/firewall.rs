@@ -55,6 +55,8 @@ pub(crate) struct Firewall {
     /// What VMs reach of the host beside pings and DHCP.
     pub(crate) services: Vec<HostService>,
     pub(crate) host_ipv6: HostIpv6,
+    /// Whether our name server is there for VMs.
+    pub(crate) names: bool,
 }
 
 /// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only.
@@ -77,6 +79,7 @@ impl Firewall {
             between_vms: config.between_vms,
             services: config.host_services.clone(),
             host_ipv6,
+            names: false,
         }
     }
 
@@ -84,7 +87,12 @@ impl Firewall {
     pub(crate) fn script(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let mut script = self.removal_script();
         script.push_str(&self.ip_table(guarded, ports));
-        script.push_str(&port_filter::table_text(&self.table, &identities(ports), self.host_ipv6));
+        script.push_str(&port_filter::table_text(
+            &self.table,
+            &identities(ports),
+            self.host_ipv6,
+            self.gateway,
+        ));
         script
     }
 
@@ -149,6 +157,12 @@ impl Firewall {
             "icmp type echo-request accept".to_owned(),
             "udp dport 67 accept".to_owned(),
         ];
+        if self.names {
+            let gateway = self.gateway;
+            rules.push(format!(
+                "ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept comment \"names of VMs and others\""
+            ));
+        }
         rules.extend(self.services.iter().map(|HostService { transport, port }| {
             format!("{transport} dport {port} accept comment \"a service for VMs\"")
         }));

@@ -51,6 +51,7 @@ mod changed_settings;
 mod claimed_names;
 mod config;
 pub mod dhcp;
+mod dns;
 mod error;
 mod events;
 mod exclusive;
@@ -78,6 +79,7 @@ pub use config::{
     BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig,
 };
 pub use dhcp::DhcpError;
+pub use dns::{Domain, InvalidDomain, NameServerError};
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};
 pub use forwarding::HostForwarding;

@@ -12,8 +12,9 @@ pub use self::report::{StartReport, StartWarning};
 use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{BridgeOrigin, BridgePlan, apply_bridge, give_bridges_back, observe, plan_bridge};
 use crate::changed_settings::ChangedSettings;
-use crate::config::reachable_name_servers;
+use crate::config::{MOST_DNS_SERVERS, reachable_name_servers};
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
+use crate::dns::{NameServer, NameServerError, Zone};
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
@@ -24,6 +25,7 @@ use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
+use crate::upkeep::chain;
 use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
@@ -53,6 +55,7 @@ pub(crate) struct Holdings {
     pub(crate) origin: BridgeOrigin,
     pub(crate) rules: SharedRules,
     pub(crate) dhcp: DhcpServer,
+    pub(crate) names: Option<NameServer>,
     /// What DHCP says of the network.
     pub(crate) facts: ServerFacts,
 }
@@ -139,21 +142,57 @@ async fn start_on_bridge(
     bindings: &SharedBindings,
     rules: &SharedRules,
 ) -> Result<(Holdings, StartReport), NetworkError> {
-    let dns = name_servers(&config.dns);
-    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone() };
+    let (names, no_names) = match start_names(config, bindings).await {
+        Ok(names) => (names, None),
+        Err(problem) => (None, Some(StartWarning::NoNames(chain(&problem)))),
+    };
+    let dns = told_servers(config, names.is_some());
+    let domain = config.names.as_ref().filter(|_| names.is_some()).map(ToString::to_string);
+    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone(), domain };
     let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
+    let answers_names = names.is_some();
     let settle = move |rules: &mut Rules| {
+        rules.firewall.names = answers_names;
         let forwarding = rules.settle(bridge, &links, &routes)?;
         Ok::<_, NetworkError>((warnings(&rules.firewall, &dns), forwarding, dns))
     };
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
+    warnings.extend(no_names);
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
-    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, facts };
+    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, facts };
     Ok((holdings, report))
+}
+
+/// Starts our name server where there is to be one. It has nobody to ask where the network is cut off: questions would be a
+/// way out.
+async fn start_names(
+    config: &NetworkConfig,
+    bindings: &SharedBindings,
+) -> Result<Option<NameServer>, NameServerError> {
+    let Some(domain) = config.names.clone() else { return Ok(None) };
+    let NetworkConfig { gateway, between_vms, .. } = *config;
+    let zone = Zone { domain, subnet: config.network(), gateway, between_vms };
+    let nobody = DnsServers::List(Vec::new());
+    let servers = match config.egress {
+        Egress::Masquerade | Egress::Routed => &config.dns,
+        Egress::Isolated => &nobody,
+    };
+    NameServer::start(zone, bindings.clone(), servers).await.map(Some)
+}
+
+/// The name servers that guests are told: ours first, where it runs. The host's follow, for the time in which VMs run on and
+/// no worker does.
+fn told_servers(config: &NetworkConfig, answers_names: bool) -> Vec<Ipv4Addr> {
+    let others = match (config.egress, answers_names) {
+        (Egress::Isolated, true) => Vec::new(),
+        (Egress::Isolated, false) | (Egress::Masquerade | Egress::Routed, _) => name_servers(&config.dns),
+    };
+    let own = answers_names.then_some(config.gateway);
+    own.into_iter().chain(others).take(MOST_DNS_SERVERS).collect()
 }
 
 /// The ports of the TAPs that were taken over.

@@ -12,6 +12,7 @@ fn firewall(egress: Egress) -> Firewall {
         between_vms: BetweenVms::Open,
         services: Vec::new(),
         host_ipv6: HostIpv6::Off,
+        names: false,
     }
 }
 
@@ -93,6 +94,7 @@ fn isolation_is_by_rules_and_services_are_let_in() {
     let apart = Firewall {
         between_vms: BetweenVms::Isolated,
         services: vec!["tcp/8080".parse().unwrap(), "udp/53".parse().unwrap()],
+        names: true,
         ..firewall(Egress::Isolated)
     };
     let script = script(&apart, &[]);
@@ -102,6 +104,7 @@ fn isolation_is_by_rules_and_services_are_let_in() {
         "iifname \"br-test\" oifname \"br-test\" drop",
         "tcp dport 8080 accept",
         "udp dport 53 accept",
+        "ip daddr 10.100.0.1 meta l4proto { tcp, udp } th dport 53 accept",
     ] {
         assert!(script.contains(rule), "no `{rule}` in {script}");
     }

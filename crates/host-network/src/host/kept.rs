@@ -100,7 +100,10 @@ impl HostNetwork {
         let KeptNics { attached, bindings, warnings } = plan_kept(&self.shared.config, &links, vec![kept]);
         let mut problem = warnings.into_iter().find_map(|warning| match warning {
             StartWarning::KeptNic { problem, .. } => Some(problem),
-            StartWarning::Bridge(_) | StartWarning::ForwardDrop { .. } | StartWarning::NoNameServer => None,
+            StartWarning::Bridge(_)
+            | StartWarning::ForwardDrop { .. }
+            | StartWarning::NoNames(_)
+            | StartWarning::NoNameServer => None,
         });
         for (interface, mut nic) in attached {
             if let Some(first) = self.shared.lock().get(&interface).and_then(|attached| attached.tap.clone())

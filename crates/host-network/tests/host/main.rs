@@ -15,6 +15,7 @@ mod forwards;
 mod frames;
 mod guest;
 mod kept;
+mod names;
 mod reach;
 mod router_advertisements;
 mod tap;
