@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use vm_model::{NetworkAccess, VmId};
 
-use crate::forwards;
 use crate::nfnetlink::Message;
 use crate::nfnetlink::element::Change;
 use crate::port_filter::{self, Identities, PortIdentity};
+use crate::{egress, forwards};
 
 /// One port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) struct BoundPort {
     pub(crate) vm: VmId,
     /// Under which addresses its guest may send.
     pub(crate) identity: PortIdentity,
-    /// What reaches the guest from beyond its network.
+    /// What passes between the guest and what lies beyond its network.
     pub(crate) access: NetworkAccess,
 }
 
@@ -31,18 +31,20 @@ pub(crate) fn identities(ports: &Ports) -> Identities {
 impl BoundPort {
     /// The messages that make `change` of all that stands in `table` for this port, which has the link index `index`.
     pub(crate) fn messages(&self, table: &str, change: Change, index: u32) -> Vec<Message> {
-        let mut messages = self.forward_messages(table, change);
         let identity = port_filter::elements::messages(table, change, index, self.identity);
+        let access = self.access_messages(table, change);
         match change {
             // A guest is bound to what it is before anything leads to it.
-            Change::Enter => messages.splice(..0, identity).for_each(drop),
-            Change::Remove => messages.extend(identity),
+            Change::Enter => [identity, access].concat(),
+            Change::Remove => [access, identity].concat(),
         }
-        messages
     }
 
-    /// The messages that make `change` of the ports of the host that lead to it.
-    pub(crate) fn forward_messages(&self, table: &str, change: Change) -> Vec<Message> {
-        forwards::messages(table, change, self.identity.address, &self.access.forwards)
+    /// The messages that make `change` of what stands there under its guest's address.
+    pub(crate) fn access_messages(&self, table: &str, change: Change) -> Vec<Message> {
+        let guest = self.identity.address;
+        let mut messages = egress::messages(table, change, guest, self.access.egress.as_deref());
+        messages.extend(forwards::messages(table, change, guest, &self.access.forwards));
+        messages
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use self::listing::Listing;
 use crate::bound_port::{Ports, identities};
 use crate::nft::{self, NftError};
 use crate::silence::HostIpv6;
-use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, forwards, port_filter};
+use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, port_filter};
 
 /// Just before the usual filter priority (0): what VMs may not send need not be looked at further.
 const FILTER_PRIORITY: i32 = -10;
@@ -99,6 +99,7 @@ impl Firewall {
     fn ip_table(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let Self { table, bridge, subnet, gateway, egress, .. } = self;
         let mut chains = vec![
+            ("egress", String::new(), egress::rules()),
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
             ("from_vms", String::new(), self.host_rules()),
             (
@@ -116,7 +117,8 @@ impl Firewall {
             ));
         }
         chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), translated));
-        let mut text = format!("table ip {table} {{\n{}", forwards::maps_text(ports));
+        let mut text =
+            format!("table ip {table} {{\n{}{}", forwards::maps_text(ports), egress::sets_text(ports));
         for (name, hook, rules) in chains {
             writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))
                 .expect("a string takes all text");
@@ -144,6 +146,7 @@ impl Firewall {
                 "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
             ));
         }
+        rules.push(egress::entrance(bridge));
         rules.extend(guarded.iter().map(|link| guard(*link, bridge)));
         rules
     }

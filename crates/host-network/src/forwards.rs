@@ -50,17 +50,21 @@ pub(crate) fn messages(
 }
 
 fn element(forward: PortForward, guest: Ipv4Addr) -> Element {
-    let protocol = match forward.transport {
-        Transport::Tcp => 6_u8,
-        Transport::Udp => 17,
-    };
-    let (protocol, port) = ([protocol], forward.host_port.get().to_be_bytes());
+    let (protocol, port) = ([protocol(forward.transport)], forward.host_port.get().to_be_bytes());
     let value = joined(&[&guest.octets(), &forward.guest_port.get().to_be_bytes()]);
     let (set, key) = match forward.address {
         Some(address) => (ON_ONE, joined(&[&protocol, &address.octets(), &port])),
         None => (ON_ALL, joined(&[&protocol, &port])),
     };
-    Element { set, key, value: Some(value) }
+    Element { set, key, last: None, value: Some(value) }
+}
+
+/// The protocol's number in IP.
+pub(crate) fn protocol(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+    }
 }
 
 /// An element of the maps in nft's language.
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn keys_are_as_nft_makes_them() {
         let forward = "127.0.0.1:5353:53/udp".parse().unwrap();
-        let Element { set, key, value } = element(forward, Ipv4Addr::new(10, 100, 0, 2));
+        let Element { set, key, value, .. } = element(forward, Ipv4Addr::new(10, 100, 0, 2));
         assert_eq!((set, key), (ON_ONE, vec![17, 0, 0, 0, 127, 0, 0, 1, 0x14, 0xe9, 0, 0]));
         assert_eq!(value, Some(vec![10, 100, 0, 2, 0, 53, 0, 0]));
     }

@@ -205,6 +205,10 @@ impl HostNetwork {
             self.shared.rules.run("end the forwards to a VM", withdraw).await?;
         }
         self.shared.netlink.delete(index, tap.name.as_str()).await?;
+        if tap.access.egress.is_some() {
+            let withdraw = move |rules: &mut Rules| rules.withdraw_access(index);
+            self.shared.rules.run("end what a VM may reach", withdraw).await?;
+        }
         self.shared.lock().remove(&interface);
         self.shared.detached.notify_one();
         Ok(())

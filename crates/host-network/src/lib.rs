@@ -52,6 +52,7 @@ mod claimed_names;
 mod config;
 pub mod dhcp;
 mod dns;
+mod egress;
 mod error;
 mod events;
 mod exclusive;

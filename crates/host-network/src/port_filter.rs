@@ -33,8 +33,8 @@ const PRIORITY: i32 = -350;
 const GROUP_RATE: (u32, u32) = (500, 1000);
 /// Messages to the DHCP server, likewise: a client sends a handful when it starts.
 const DHCP_RATE: (u32, u32) = (10, 40);
-/// Questions to our name server, likewise.
-const DNS_RATE: (u32, u32) = (200, 400);
+/// Questions to our name server, likewise: so few at once that the server's socket holds those of many ports.
+const DNS_RATE: (u32, u32) = (200, 50);
 /// The set of our ports.
 pub(crate) const PORTS: &str = "ports";
 /// Of each port: the hardware address of its guest.

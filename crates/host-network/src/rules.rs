@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::debug;
-use vm_model::{PortForward, VmId};
+use vm_model::{NetworkAccess, PortForward, VmId};
 
 use crate::NetworkError;
 use crate::bound_port::{BoundPort, Ports};
@@ -91,7 +91,7 @@ impl Rules {
     ) -> Result<Vec<ForwardWarning>, NetworkError> {
         self.check_forwards(&port.vm, &port.access.forwards)?;
         let warnings = forward_warnings(self.firewall.egress, &port.access.forwards);
-        self.withdraw_stale_forwards(&port);
+        self.withdraw_stale(index, &port);
         let before = self.ports.insert(index, port.clone());
         if self.guarded.is_none() {
             // The tables will be made with it.
@@ -123,26 +123,42 @@ impl Rules {
 
     /// Ends the forwards to the port with the link index `index`; its guest stays bound. Blocks.
     pub(crate) fn withdraw_forwards(&mut self, index: u32) {
-        let Some(port) = self.ports.get_mut(&index).filter(|port| !port.access.forwards.is_empty()) else {
-            return;
-        };
-        let messages = port.forward_messages(&self.firewall.table, Change::Remove);
-        port.access.forwards.clear();
-        if self.guarded.is_some() && self.commit(&messages).is_err() {
+        self.withdraw(index, |access| NetworkAccess {
+            forwards: std::mem::take(&mut access.forwards),
+            egress: None,
+        });
+    }
+
+    /// Ends everything about the port with the link index `index` that stands under its guest's address, which may be
+    /// another port's next. Its TAP is gone. Blocks.
+    pub(crate) fn withdraw_access(&mut self, index: u32) {
+        self.withdraw(index, std::mem::take);
+    }
+
+    /// Takes out of the tables what `taken` takes of a port's access.
+    fn withdraw(&mut self, index: u32, taken: impl FnOnce(&mut NetworkAccess) -> NetworkAccess) {
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        let taken = BoundPort { access: taken(&mut port.access), ..port.clone() };
+        let messages = taken.access_messages(&self.firewall.table, Change::Remove);
+        if self.guarded.is_some() && !messages.is_empty() && self.commit(&messages).is_err() {
             self.guarded = None;
         }
     }
 
-    /// Ends the forwards of earlier ports of the VM of `port`, of which nobody told the end.
-    fn withdraw_stale_forwards(&mut self, port: &BoundPort) {
-        if port.access.forwards.is_empty() {
-            return;
+    /// Ends what is left of earlier ports of which nobody told the end: forwards to the same VM, and all that stands under the
+    /// address of `port`.
+    fn withdraw_stale(&mut self, index: u32, port: &BoundPort) {
+        let others = self.ports.iter().filter(|(other, _)| **other != index);
+        let (mut same_address, mut same_vm) = (Vec::new(), Vec::new());
+        for (other, stale) in others {
+            if stale.identity.address == port.identity.address {
+                same_address.push(*other);
+            } else if stale.vm == port.vm && !port.access.forwards.is_empty() {
+                same_vm.push(*other);
+            }
         }
-        let of_same_vm = self.ports.iter().filter(|(_, other)| other.vm == port.vm);
-        let stale: Vec<u32> = of_same_vm.map(|(index, _)| *index).collect();
-        for index in stale {
-            self.withdraw_forwards(index);
-        }
+        same_address.into_iter().for_each(|other| self.withdraw_access(other));
+        same_vm.into_iter().for_each(|other| self.withdraw_forwards(other));
     }
 
     /// Has packets from 127.0.0.0/8 pass the bridge where a port of the host leads to a VM.

@@ -90,7 +90,10 @@ pub use machine::{
 };
 pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};
-pub use network_access::{InvalidPortForward, NetworkAccess, PORT_FORWARDS_MAX, PortForward, Transport};
+pub use network_access::{
+    EGRESS_RULES_MAX, EgressRule, InvalidEgressRule, InvalidPortForward, NetworkAccess, PORT_FORWARDS_MAX,
+    PortForward, Transport,
+};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
@@ -23,6 +24,8 @@ use crate::dhcp::SharedBindings;
 
 /// The longest question that is read.
 const QUESTION_BYTES: usize = 1232;
+/// What the socket holds of questions that were not read yet.
+const RECEIVE_BYTES: usize = 4 << 20;
 /// Questions that wait for others' answers: in all, and of one guest.
 const OUTSTANDING: (usize, usize) = (512, 32);
 /// Connections: in all, and of one guest.
@@ -76,6 +79,11 @@ impl NameServer {
         let address = (zone.gateway, PORT);
         let refused = |transport| move |cause| NameServerError::Listen { transport, cause };
         let datagrams = UdpSocket::bind(address).await.map_err(refused(Transport::Udp))?;
+        // Room for what all ports may send at once. It is more than the kernel gives to everybody; without it neighbours of a
+        // flooding guest would have to ask twice.
+        if let Err(error) = sockopt::set_socket_recv_buffer_size_force(&datagrams, RECEIVE_BYTES) {
+            debug!(%error, "the name server's socket has the usual room only");
+        }
         let listener = TcpListener::bind(address).await.map_err(refused(Transport::Tcp))?;
         let servers = match servers {
             DnsServers::Host => Servers::Host { own: zone.gateway, known: Vec::new(), read_at: None },

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 
-use vm_model::{NetworkAccess, PortForward};
+use vm_model::{EgressRule, NetworkAccess, PortForward};
 
 use crate::bound_port::Ports;
-use crate::forwards;
 use crate::port_filter::{IPV4, MACS, PortIdentity};
+use crate::{egress, forwards};
 
 /// What stands before the elements of a set in a listing, and after them.
 const ELEMENTS: (&str, &str) = ("elements = {", "}");
@@ -59,7 +59,18 @@ impl Listing {
     /// What passes between the guest with this address and the world beyond its network.
     pub(crate) fn access(&self, guest: Ipv4Addr) -> NetworkAccess {
         let forwards = self.forwards().filter(|(_, to)| *to == guest);
-        NetworkAccess { forwards: forwards.map(|(forward, _)| forward).collect() }
+        let forwards = forwards.map(|(forward, _)| forward).collect();
+        let rules = || self.egress().filter(|(from, _)| *from == guest).map(|(_, rule)| rule).collect();
+        NetworkAccess { forwards, egress: self.restricted().any(|other| other == guest).then(rules) }
+    }
+
+    fn restricted(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.of_set(egress::RESTRICTED).filter_map(|element| element.parse().ok())
+    }
+
+    fn egress(&self) -> impl Iterator<Item = (Ipv4Addr, EgressRule)> {
+        let elements = self.of_set(egress::NETWORKS).chain(self.of_set(egress::SERVICES));
+        elements.filter_map(egress::read_element)
     }
 
     fn forwards(&self) -> impl Iterator<Item = (PortForward, Ipv4Addr)> {
@@ -75,10 +86,17 @@ impl Listing {
         };
         let (macs, addresses) = (values(MACS), values(IPV4));
         let forwards: HashSet<(PortForward, Ipv4Addr)> = self.forwards().collect();
+        let restricted: HashSet<Ipv4Addr> = self.restricted().collect();
+        let egress: HashSet<(Ipv4Addr, EgressRule)> = self.egress().collect();
+        let shows_egress = |address, rules: &[EgressRule]| {
+            let shown = egress::shown(rules);
+            restricted.contains(&address) && shown.iter().all(|rule| egress.contains(&(address, *rule)))
+        };
         ports.values().all(|port| {
             let PortIdentity { mac, address } = port.identity;
             macs.contains(mac.to_string().as_str())
                 && addresses.contains(address.to_string().as_str())
+                && port.access.egress.as_ref().is_none_or(|rules| shows_egress(address, rules))
                 && port.access.forwards.iter().all(|forward| forwards.contains(&(*forward, address)))
         })
     }
@@ -111,7 +129,7 @@ mod tests {
             address: [10, 100, 0, last].into(),
         };
         let forwards = forwards.iter().map(|forward| forward.parse().unwrap()).collect();
-        BoundPort { vm: VmId::new("web"), identity, access: NetworkAccess { forwards } }
+        BoundPort { vm: VmId::new("web"), identity, access: NetworkAccess { forwards, egress: None } }
     }
 
     #[test]

@@ -61,7 +61,7 @@ mod tests {
         let forward = |text: &str| text.parse::<PortForward>().unwrap();
         let identity =
             PortIdentity { mac: "02:50:0a:64:00:02".parse().unwrap(), address: [10, 100, 0, 2].into() };
-        let access = NetworkAccess { forwards: vec![forward("8080:80")] };
+        let access = NetworkAccess { forwards: vec![forward("8080:80")], egress: None };
         let ports = Ports::from([(7, BoundPort { vm: VmId::new("web-1"), identity, access })]);
         let wanted = [forward("81:80"), forward("127.0.0.1:8080:80")];
         let conflict = find_conflict(&ports, &VmId::new("web-2"), &wanted).unwrap();

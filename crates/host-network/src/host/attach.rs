@@ -8,7 +8,6 @@ use thiserror::Error;
 use vm_model::{MacAddress, NetworkAccess, VmId};
 
 use super::{Attached, AttachedTap, HostNetwork, Interface};
-use crate::bound_port::BoundPort;
 use crate::claimed_names::claim_on;
 use crate::config::check_mtu;
 use crate::dhcp::Binding;
@@ -135,39 +134,19 @@ impl HostNetwork {
             nic: nic.clone(),
             cause,
         })?;
-        let index = tap.index;
-        let bound = BoundPort { vm: vm.clone(), identity, access: access.clone() };
+        let mtu = mtu.unwrap_or(self.shared.config.mtu);
+        let (index, name) = (tap.index, tap.name.clone());
+        let attached = AttachedTap { vm, nic, index, name, mtu, identity, access };
+        let bound = attached.bound_port();
         let bind = move |rules: &mut Rules| rules.bind_port(index, bound);
         let forward_warnings = self.shared.rules.run("bind a TAP to its guest", bind).await??;
-        let port = Port {
-            index: tap.index,
-            name: tap.name.as_str(),
-            alias: &tap_alias(&vm, &nic),
-            mtu: mtu.unwrap_or(self.shared.config.mtu),
-        };
-        let netlink = &self.shared.netlink;
-        netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await.map_err(
-            |error| match error.errno() {
-                Some(libc::EXFULL) => NetworkError::BridgeFull {
-                    vm: vm.clone(),
-                    nic: nic.clone(),
-                    bridge: self.shared.config.bridge.clone(),
-                },
-                _ => error.into(),
-            },
-        )?;
-        netlink.bind_port(tap.index, tap.name.as_str(), mac, self.shared.config.between_vms).await?;
-        netlink.set_up(tap.index, tap.name.as_str()).await?;
-        let mtu = port.mtu;
-        reservation.keep(AttachedTap {
-            vm,
-            nic,
-            index: tap.index,
-            name: tap.name.clone(),
-            mtu,
-            identity,
-            access,
-        });
+        if let Err(problem) = self.plug_in(&attached).await {
+            let withdraw = move |rules: &mut Rules| rules.withdraw_access(index);
+            // What went wrong first is what is told.
+            let _ = self.shared.rules.run("end what leads to a VM", withdraw).await;
+            return Err(problem);
+        }
+        reservation.keep(attached);
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
         let unused = unusable.or(taken).map(AttachmentWarning::UnusedHint);
         Ok(Tap {
@@ -181,6 +160,25 @@ impl HostNetwork {
                 .chain(forward_warnings.into_iter().map(AttachmentWarning::Forward))
                 .collect(),
         })
+    }
+
+    /// Makes a TAP a port of the bridge, bound to its guest, and brings it up.
+    async fn plug_in(&self, tap: &AttachedTap) -> Result<(), NetworkError> {
+        let AttachedTap { vm, nic, index, name, mtu, identity, .. } = tap;
+        let (netlink, config) = (&self.shared.netlink, &self.shared.config);
+        let port = Port { index: *index, name: name.as_str(), alias: &tap_alias(vm, nic), mtu: *mtu };
+        netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await.map_err(
+            |error| match error.errno() {
+                Some(libc::EXFULL) => NetworkError::BridgeFull {
+                    vm: vm.clone(),
+                    nic: nic.clone(),
+                    bridge: config.bridge.clone(),
+                },
+                _ => error.into(),
+            },
+        )?;
+        netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
+        Ok(netlink.set_up(*index, name.as_str()).await?)
     }
 
     /// Checks an attachment, takes its place among the attached and registers its DHCP binding.

@@ -15,6 +15,8 @@ const ELEMENTS: u16 = 3;
 const LIST_ITEM: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_VALUE: u16 = 2;
+/// Of a range: the last key (`NFTA_SET_ELEM_KEY_END`).
+const ELEMENT_LAST: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
 /// A table's family (`NFPROTO_IPV4`, `NFPROTO_BRIDGE`).
@@ -36,6 +38,8 @@ pub(crate) enum Change {
 pub(crate) struct Element {
     pub(crate) set: &'static str,
     pub(crate) key: Vec<u8>,
+    /// Where it is a range: its last key.
+    pub(crate) last: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
 }
 
@@ -44,6 +48,9 @@ impl Element {
     pub(crate) fn message(&self, family: Family, table: &str, change: Change) -> Message {
         let data = |bytes: &[u8]| Attributes::default().bytes(DATA_VALUE, bytes);
         let mut element = Attributes::default().nested(ELEMENT_KEY, data(&self.key));
+        if let Some(last) = &self.last {
+            element = element.nested(ELEMENT_LAST, data(last));
+        }
         if let Some(value) = &self.value {
             element = element.nested(ELEMENT_VALUE, data(value));
         }

@@ -17,6 +17,7 @@ pub(crate) fn messages(table: &str, change: Change, index: u32, identity: PortId
         // Last: from here on the port is filtered.
         (PORTS, port.to_vec()),
     ];
-    let message = |(set, key)| Element { set, key, value: None }.message(Family::Bridge, table, change);
+    let message =
+        |(set, key)| Element { set, key, last: None, value: None }.message(Family::Bridge, table, change);
     entries.into_iter().map(message).collect()
 }

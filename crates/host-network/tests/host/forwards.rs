@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_millis(700);
 
 fn with_ports(number: u8, ports: &[&str]) -> NicAttachment {
     let forwards = ports.iter().map(|port| port.parse().unwrap()).collect();
-    NicAttachment { access: NetworkAccess { forwards }, ..nic(number) }
+    NicAttachment { access: NetworkAccess { forwards, egress: None }, ..nic(number) }
 }
 
 /// A guest with its address and route.

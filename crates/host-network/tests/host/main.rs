@@ -9,6 +9,7 @@ mod bridge;
 mod claimed_names;
 mod dhcp;
 mod drift;
+mod egress;
 mod firewall;
 mod forwarding;
 mod forwards;

@@ -1,15 +1,19 @@
-//! `procurator.ports`: what passes between a VM and what lies beyond its network.
+//! `procurator.ports` and `procurator.egress`: what passes between a VM and what lies beyond its network.
 
-use vm_model::PortForward;
+use vm_model::{EgressRule, PortForward};
 
 use super::extract::NicRequest;
 use super::machine::contradiction;
 use super::refusal::{Refusal, RefusalReason};
 use super::section::Section;
 
-/// Reads the ports of the host that lead to the VM; they lead to its first interface.
+/// Reads the ports of the host that lead to the VM, to its first interface, and what it may open connections to by each.
 pub(super) fn read_access(procurator: Option<&Section>, nics: &mut [NicRequest]) -> Result<(), Box<Refusal>> {
     let Some(procurator) = procurator else { return Ok(()) };
+    let egress = read_egress(procurator)?;
+    for nic in nics.iter_mut() {
+        nic.access.egress.clone_from(&egress);
+    }
     let forwards = read_forwards(procurator)?;
     if forwards.is_empty() {
         return Ok(());
@@ -39,6 +43,18 @@ fn read_forwards(procurator: &Section) -> Result<Vec<PortForward>, Box<Refusal>>
         forwards.push(forward);
     }
     Ok(forwards)
+}
+
+fn read_egress(procurator: &Section) -> Result<Option<Vec<EgressRule>>, Box<Refusal>> {
+    if !procurator.has("egress") {
+        return Ok(None);
+    }
+    let texts = procurator.texts("egress").iter().enumerate();
+    let rules = texts.map(|(index, text)| {
+        let place = || format!("{}[{index}]", procurator.path_of("egress"));
+        text.parse().map_err(|_| wrong(place(), text, EgressRule::ACCEPTED))
+    });
+    rules.collect::<Result<_, _>>().map(Some)
 }
 
 fn wrong(json_path: String, text: &str, accepted: &str) -> Box<Refusal> {
