@@ -24,8 +24,9 @@ use crate::machines::nanoseconds;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How often it is looked whether all VMs are where they should be.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often it is looked whether all VMs are where they should be. A look at a thousand takes milliseconds of the worker's
+/// own thread; what is waited for takes seconds.
+const LOOK: Duration = Duration::from_millis(100);
 /// Host processes that are kept ahead: the worker's default.
 const SPARE: usize = 2;
 

@@ -28,6 +28,13 @@ impl Client {
         Self { program: program.to_owned(), runtime }
     }
 
+    /// The program, which learns from its environment where the worker is: what a user types follows.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("PROCURATOR_RUNTIME_DIR", &self.runtime);
+        command
+    }
+
     /// How the worker itself is: what `status --json` prints.
     ///
     /// # Errors
@@ -59,6 +66,17 @@ impl Client {
     /// It does not answer, or does not know it.
     pub fn vm(&self, id: &str) -> Result<ObservedVm> {
         read_one(&self.ask(&["inspect", id, "--json"])?)
+    }
+
+    /// The identity of a VM, by which its guest's system and its ssh clients know it.
+    ///
+    /// # Errors
+    /// The worker does not answer, or does not know the VM.
+    pub fn uuid_of(&self, id: &str) -> Result<String> {
+        let printed = self.ask(&["inspect", id, "--json"])?;
+        let vm: Value =
+            serde_json::from_str(&printed).with_context(|| format!("inspect printed: {printed}"))?;
+        Ok(vm["uuid"].as_str().context("it has no identity")?.to_owned())
     }
 
     /// What `ls --removed` prints for people: VMs that can come back.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -46,6 +46,11 @@ impl Environment {
         let images =
             serde_json::from_str(&text).with_context(|| format!("cannot read {}", list.display()))?;
         Ok(Self { worker: variable(WORKER)?, master: variable(MASTER)?, images })
+    }
+
+    /// The worker's program.
+    pub fn worker(&self) -> &Path {
+        &self.worker
     }
 
     /// The image of that name; `guest` is the one that runs.

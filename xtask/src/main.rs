@@ -9,6 +9,7 @@ mod demo;
 mod lab;
 mod man;
 mod packages;
+mod pictures;
 mod process;
 mod prometheus;
 mod test;
@@ -39,6 +40,8 @@ enum Task {
     Demo,
     /// Writes the manual pages to `target/man`.
     Man,
+    /// Draws what an operator sees of guests in the lab into `docs/pictures`.
+    Pictures,
     /// Runs everything that has to hold before a change lands.
     Test(test::Test),
     /// Checks the rules of the project that no compiler checks.
@@ -70,6 +73,7 @@ fn run(task: &Task) -> Result<bool> {
         Task::Bench(task) => task.run(&workspace),
         Task::Demo => demo::run(&workspace),
         Task::Man => man::run(&workspace),
+        Task::Pictures => pictures::run(&workspace),
         Task::Test(task) => task.run(&workspace),
         Task::Tidy => tidy::run(&workspace),
         Task::VmTest(task) => Ok(task.run(&workspace)?.failed == 0),

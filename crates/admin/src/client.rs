@@ -38,7 +38,11 @@ const POWER_DEADLINE: Duration = Duration::from_secs(86_400 + 60);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no worker answers on {}: is procurator-worker running, and with this runtime directory?", path.display())]
+    #[error(
+        "no worker answers on {} (`systemctl start procurator-worker` or `procurator-worker run` starts one; \
+         --runtime-dir says where another one's socket is)",
+        path.display()
+    )]
     Unreachable {
         /// The socket.
         path: PathBuf,

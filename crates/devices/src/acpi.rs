@@ -59,22 +59,33 @@ pub const POWER_BUTTON_EVENT: u32 = 1 << 0;
 /// The event register's bit for a changed generation identifier.
 pub const GENERATION_EVENT: u32 = 1 << 1;
 
+/// What an event device tells of its guest.
+///
+/// Called on a vCPU thread in the middle of the guest's register read: an implementation takes a note, wakes whoever is
+/// interested, and returns.
+pub trait PowerButtonReports: Send + Sync {
+    /// The guest has read that its power button was pressed. Once for each press at most.
+    fn power_button_seen(&self);
+}
+
 /// The generic event device: one little-endian 32-bit register of pending events, cleared by reading it.
 ///
 /// Its method in the DSDT reads the register and notifies the objects that the set bits stand for.
 pub struct EventDevice {
     pending: AtomicU32,
     interrupt: Arc<dyn LineInterrupt>,
+    reports: Arc<dyn PowerButtonReports>,
 }
 
 impl EventDevice {
-    /// An event device with nothing pending.
+    /// An event device with nothing pending, which tells `reports` of events that the guest has read.
     #[must_use]
-    pub fn new(interrupt: Arc<dyn LineInterrupt>) -> Self {
-        Self { pending: AtomicU32::new(0), interrupt }
+    pub fn new(interrupt: Arc<dyn LineInterrupt>, reports: Arc<dyn PowerButtonReports>) -> Self {
+        Self { pending: AtomicU32::new(0), interrupt, reports }
     }
 
-    /// Presses the power button. Pressing it again before the guest looked is the same press.
+    /// Presses the power button. Pressing it again before the guest has read the event is the same press, but interrupts
+    /// the guest again: an edge that came while its interrupt was masked is lost, the event is not.
     ///
     /// # Errors
     /// The host refused the interrupt; the event stays pending.
@@ -88,6 +99,12 @@ impl EventDevice {
     /// As [`EventDevice::press_power_button`].
     pub fn announce_generation(&self) -> io::Result<()> {
         self.raise(GENERATION_EVENT)
+    }
+
+    /// Whether the guest has still to read that its power button was pressed.
+    #[must_use]
+    pub fn is_power_button_pending(&self) -> bool {
+        self.pending.load(Ordering::SeqCst) & POWER_BUTTON_EVENT != 0
     }
 
     fn raise(&self, event: u32) -> io::Result<()> {
@@ -117,6 +134,9 @@ impl BusDevice for EventDevice {
     /// Clears the events in the bytes that are read, and no others.
     fn read(&self, offset: u64, data: &mut [u8]) {
         let events = self.take(offset, data.len());
+        if u32::from_le_bytes(events) & POWER_BUTTON_EVENT != 0 {
+            self.reports.power_button_seen();
+        }
         data.fill(0);
         let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
         let register = events.get(skipped..).unwrap_or(&[]);

@@ -44,7 +44,7 @@ pub(crate) fn serial_port(bytes: &[u8]) {
 pub(crate) fn registers(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let line = Arc::new(Line::new(input.flag()));
-    let events = Arc::new(EventDevice::new(line));
+    let events = Arc::new(EventDevice::new(line, Arc::new(Nowhere)));
     let mut ports = Bus::builder();
     let mut places = vec![(0, 0u64)];
     let devices: [(u64, u64, Arc<dyn BusDevice>); 5] = [

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use devices::acpi::PowerButtonReports;
 use devices::ports::{Doorbells, LineInterrupt, MessageInterrupts, MsiMessage};
 use devices::power::PowerRequests;
 use devices::pvpanic::PanicReports;
@@ -116,6 +117,10 @@ pub(crate) struct Nowhere;
 
 impl ConsoleSink for Nowhere {
     fn write(&mut self, _bytes: &[u8]) {}
+}
+
+impl PowerButtonReports for Nowhere {
+    fn power_button_seen(&self) {}
 }
 
 impl WatchdogReports for Nowhere {

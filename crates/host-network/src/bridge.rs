@@ -6,15 +6,16 @@
 //! what it brings along is looked at by [`settings`].
 
 mod settings;
-
-use std::fmt;
+mod subnet_use;
 
 use ipnetwork::Ipv4Network;
 
 pub use self::settings::{BridgeNote, BridgeProblem};
 use self::settings::{adopt, changes_to_ours};
+pub use self::subnet_use::SubnetUse;
+pub(crate) use self::subnet_use::find_uses;
 use crate::changed_settings::AdoptedBridge;
-use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac};
+use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac, tap_owner};
 use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
 use crate::rules::{Rules, SharedRules};
 use crate::{NetworkConfig, NetworkError};
@@ -28,36 +29,6 @@ pub enum BridgeOrigin {
     Ours,
     /// Somebody else did; it is never removed, and its settings are left alone but for those that would break VMs.
     Adopted,
-}
-
-/// Who else uses addresses of the subnet on this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SubnetUse {
-    /// A link has an address in it.
-    Address {
-        /// The link.
-        link: String,
-        /// Its address, with the prefix length.
-        address: Ipv4Network,
-    },
-    /// A route leads elsewhere.
-    Route {
-        /// Where to.
-        destination: Ipv4Network,
-        /// Through which link.
-        link: String,
-    },
-}
-
-impl fmt::Display for SubnetUse {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address { link, address } => write!(formatter, "link {link} has the address {address}"),
-            Self::Route { destination, link } => {
-                write!(formatter, "a route to {destination} leads through {link}")
-            }
-        }
-    }
 }
 
 /// What was seen of the host's network.
@@ -74,6 +45,8 @@ pub(crate) struct Observed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BridgeAction {
     Create,
+    /// It is ours under another name.
+    Rename,
     /// Alias, MTU and up, in one request.
     Configure,
     BringUp,
@@ -94,6 +67,8 @@ pub(crate) struct BridgePlan {
     pub(crate) keeps_ipv6: bool,
     /// What an adopted bridge brings along that VMs or the host will notice.
     pub(crate) notes: Vec<BridgeNote>,
+    /// Who else uses addresses of the subnet.
+    pub(crate) uses: Vec<SubnetUse>,
 }
 
 pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError> {
@@ -110,10 +85,12 @@ pub(crate) fn bridge_address(config: &NetworkConfig) -> Ipv4Network {
     Ipv4Network::new(config.gateway, config.subnet.prefix()).expect("the prefix came from a network")
 }
 
+/// Who else uses the subnet is told in the plan, and refused by none but a start without VMs.
+///
 /// # Errors
-/// If the name belongs to a link of another kind, or the subnet is in use elsewhere.
+/// If the name belongs to a link of another kind.
 pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result<BridgePlan, NetworkError> {
-    let bridge = observed.links.iter().find(|link| link.name == config.bridge.as_str());
+    let bridge = seen_bridge(&config.bridge, &observed.links);
     if let Some(link) = bridge
         && link.kind.as_deref() != Some("bridge")
     {
@@ -122,9 +99,6 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
         return Err(NetworkError::Bridge { name: config.bridge.clone(), problem });
     }
     let index = bridge.map(|link| link.index);
-    if let Some(user) = find_use(config.network(), index, observed) {
-        return Err(NetworkError::SubnetInUse { subnet: config.network(), user });
-    }
     let mut plan = match bridge {
         None => BridgePlan {
             actions: vec![BridgeAction::Create, BridgeAction::Configure],
@@ -142,6 +116,9 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
         }
         Some(link) => adopt(config, link, observed)?,
     };
+    if bridge.is_some_and(|link| link.name != config.bridge.as_str()) {
+        plan.actions.insert(0, BridgeAction::Rename);
+    }
     let wanted = bridge_address(config);
     let has_address = observed
         .addresses
@@ -153,7 +130,31 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
             adopted.addresses.push(wanted);
         }
     }
+    plan.uses = find_uses(config.network(), index, observed);
     Ok(plan)
+}
+
+/// Whether a TAP of ours is a port of the bridge with the index `bridge`: a VM may run.
+pub(crate) fn carries_vms(bridge: Option<u32>, links: &[Link]) -> bool {
+    links.iter().any(|link| {
+        let is_ours = link.alias.as_deref().and_then(tap_owner).is_some();
+        is_ours && link.controller.is_some() && link.controller == bridge
+    })
+}
+
+/// Our bridge that should be called `name`, and that somebody has renamed: only it bears our alias and the hardware address
+/// that we derive from the name.
+fn find_renamed<'a>(name: &LinkName, links: &'a [Link]) -> Option<&'a Link> {
+    links.iter().find(|link| {
+        link.kind.as_deref() == Some("bridge")
+            && link.alias.as_deref() == Some(BRIDGE_ALIAS)
+            && link.mac == Some(bridge_mac(name))
+    })
+}
+
+/// The bridge as it is seen, also under another name.
+pub(crate) fn seen_bridge<'a>(name: &LinkName, links: &'a [Link]) -> Option<&'a Link> {
+    links.iter().find(|link| link.name == name.as_str()).or_else(|| find_renamed(name, links))
 }
 
 /// Whether an earlier run created the bridge `link` and was killed before it gave it its alias. Nobody else gives a bridge
@@ -168,45 +169,9 @@ fn is_half_made(link: &Link, observed: &Observed) -> bool {
 
 impl BridgePlan {
     fn new(origin: BridgeOrigin, config: &NetworkConfig) -> Self {
-        let (actions, notes) = (Vec::new(), Vec::new());
-        Self { origin, actions, adopted: None, mtu: config.mtu, keeps_ipv6: false, notes }
+        let (actions, notes, uses) = (Vec::new(), Vec::new(), Vec::new());
+        Self { origin, actions, adopted: None, mtu: config.mtu, keeps_ipv6: false, notes, uses }
     }
-}
-
-/// Who uses addresses of `subnet` on another link than `bridge`.
-fn find_use(subnet: Ipv4Network, bridge: Option<u32>, observed: &Observed) -> Option<SubnetUse> {
-    let name_of = |index: Option<u32>| {
-        observed
-            .links
-            .iter()
-            .find(|link| Some(link.index) == index)
-            .map_or_else(|| "several links".to_owned(), |link| link.name.clone())
-    };
-    let address = observed
-        .addresses
-        .iter()
-        .find(|assignment| Some(assignment.link) != bridge && assignment.address.overlaps(subnet))
-        .map(|assignment| SubnetUse::Address {
-            link: name_of(Some(assignment.link)),
-            address: assignment.address,
-        });
-    address.or_else(|| {
-        observed
-            .routes
-            .iter()
-            .find(|route| {
-                let is_default = route.destination.prefix() == 0;
-                let is_bridge = bridge.is_some_and(|bridge| route.links == [bridge]);
-                !is_default && !is_bridge && route.destination.overlaps(subnet)
-            })
-            .map(|route| {
-                let link = match route.links[..] {
-                    [link] => Some(link),
-                    _ => None,
-                };
-                SubnetUse::Route { destination: route.destination, link: name_of(link) }
-            })
-    })
 }
 
 /// Carries the plan out and returns the bridge's index.
@@ -220,20 +185,23 @@ pub(crate) async fn apply_bridge(
     plan: &BridgePlan,
 ) -> Result<u32, NetlinkError> {
     let name = &config.bridge;
-    let seen = observed.links.iter().find(|link| link.name == name.as_str()).map(|link| link.index);
+    let seen = seen_bridge(name, &observed.links).map(|link| link.index);
     let mut index = seen;
     for action in &plan.actions {
         let done = match (action, index) {
             (BridgeAction::Create, _) => create(netlink, config).await.map(|created| {
                 index = Some(created);
             }),
+            (BridgeAction::Rename, Some(index)) => netlink.rename(index, name).await,
             (BridgeAction::Configure, _) => netlink.configure_bridge(name, BRIDGE_ALIAS, config.mtu).await,
             (BridgeAction::Change(setting), _) => netlink.change_bridge(name, *setting).await,
             (BridgeAction::BringUp, Some(index)) => netlink.set_up(index, name.as_str()).await,
             (BridgeAction::AddAddress, Some(index)) => {
                 netlink.add_address(index, bridge_address(config)).await
             }
-            (BridgeAction::BringUp | BridgeAction::AddAddress, None) => Err(vanished(config)),
+            (BridgeAction::Rename | BridgeAction::BringUp | BridgeAction::AddAddress, None) => {
+                Err(vanished(config))
+            }
         };
         if let Err(error) = done {
             if let (None, Some(created)) = (seen, index) {

@@ -138,6 +138,23 @@ impl ChangedSettings {
         Ok(true)
     }
 
+    /// Notes that an earlier run gave `switch` of a link the value `set`, and what it was before. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be noted.
+    pub(crate) fn recall(
+        &mut self,
+        link: u32,
+        name: &str,
+        switch: Switch,
+        before: &str,
+        set: &str,
+    ) -> Result<(), SettingsError> {
+        let (name, before, set) = (name.to_owned(), before.to_owned(), set.to_owned());
+        self.noted.changes.push(Change { link, name, switch, before, set });
+        self.write()
+    }
+
     /// Whether `switch` of the link is as it is because of us.
     pub(crate) fn is_ours(&self, link: u32, switch: Switch) -> bool {
         self.noted.changes.iter().any(|change| change.link == link && change.switch == switch)

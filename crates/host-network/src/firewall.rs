@@ -32,6 +32,9 @@ const SOURCE_NAT_PRIORITY: i32 = 100;
 /// The families of our tables. Both tables have one name.
 const FAMILIES: [&str; 2] = ["ip", "bridge"];
 
+/// The comment of the rules that guard links.
+pub(crate) const GUARD: &str = "this host forwards for VMs only";
+
 /// Why our tables could not be applied or removed.
 #[derive(Debug, Error)]
 #[error("cannot {operation} the nftables tables {table}")]
@@ -47,6 +50,8 @@ pub struct FirewallError {
 pub(crate) struct Firewall {
     pub(crate) table: String,
     pub(crate) bridge: LinkName,
+    /// The bridge's index, by which the host stays closed to VMs whatever the bridge is called; `None` before it is made.
+    pub(crate) bridge_index: Option<u32>,
     pub(crate) subnet: Ipv4Network,
     /// The host's address in it.
     pub(crate) gateway: Ipv4Addr,
@@ -59,7 +64,9 @@ pub(crate) struct Firewall {
     pub(crate) names: bool,
 }
 
-/// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only.
+/// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only, or belongs to a
+/// connection that began elsewhere. A stranger cannot begin one through it: its first packet is dropped. But the answers to
+/// what another worker's VMs asked, whose bridge is not known here, come in by it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct GuardedLink {
     pub(crate) index: u32,
@@ -73,6 +80,7 @@ impl Firewall {
         Self {
             table: config.nft_table.clone(),
             bridge: config.bridge.clone(),
+            bridge_index: None,
             subnet: config.network(),
             gateway: config.gateway,
             egress: config.egress,
@@ -98,15 +106,13 @@ impl Firewall {
 
     fn ip_table(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let Self { table, bridge, subnet, gateway, egress, .. } = self;
+        let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
+        input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
         let mut chains = vec![
             ("egress", String::new(), egress::rules()),
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
             ("from_vms", String::new(), self.host_rules()),
-            (
-                "input",
-                hook("filter", "input", FILTER_PRIORITY),
-                vec![format!("iifname \"{bridge}\" goto from_vms")],
-            ),
+            ("input", hook("filter", "input", FILTER_PRIORITY), input),
         ];
         chains.extend(forwards::chains(bridge, *gateway, *egress));
         let mut translated = vec![forwards::return_rule(bridge, *subnet)];
@@ -233,7 +239,8 @@ fn guard(link: GuardedLink, bridge: &LinkName) -> String {
     let GuardedLink { index, is_bridge } = link;
     let but_itself = if is_bridge { format!("oif != {index} ") } else { String::new() };
     format!(
-        "iif {index} {but_itself}oifname != \"{bridge}\" drop comment \"this host forwards for VMs only\""
+        "iif {index} {but_itself}oifname != \"{bridge}\" ct state != {{ established, related }} drop \
+         comment \"{GUARD}\""
     )
 }
 

@@ -10,15 +10,21 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use tracing::{debug, info};
+
 use crate::Egress;
 use crate::changed_settings::{ChangedSettings, SettingsError, Switch, look_at};
-use crate::firewall::GuardedLink;
+use crate::firewall::{GuardedLink, Listing};
+use crate::names::BRIDGE_ALIAS;
 use crate::netlink::{Ipv4Route, Link};
 
 /// The switch for all links at once.
 const HOST_SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Whether bridged frames are put through the IP filter (module `br_netfilter`).
 const BRIDGE_FILTER_SWITCH: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+/// What is so of a link that the worker neither turned on nor guards.
+const SET_BY_OTHERS: &str = "somebody else has turned forwarding on there, and says for whom else it is";
 
 /// Whom this host forwards packets for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub enum HostForwarding {
     ForVmsOnly {
         /// The links that lead out, on which forwarding was turned on, guarded by rules.
         links: Vec<String>,
+        /// The links that lead out and on which somebody else has turned forwarding on: the host's owner, or another worker.
+        owners: Vec<String>,
     },
 }
 
@@ -41,14 +49,29 @@ impl fmt::Display for HostForwarding {
             Self::ForEverybody => {
                 formatter.write_str("ip_forward is on: the host forwards for everybody, VMs included")
             }
-            Self::ForVmsOnly { links } if links.is_empty() => formatter.write_str(
-                "ip_forward is off and stays off; no link leads out yet, so VMs reach the host only",
-            ),
-            Self::ForVmsOnly { links } => write!(
-                formatter,
-                "ip_forward is off and stays off; packets from and to VMs alone are forwarded on {}",
-                links.join(", ")
-            ),
+            Self::ForVmsOnly { links, owners } => {
+                formatter.write_str("ip_forward is off and stays off; ")?;
+                match (links.is_empty(), owners.is_empty()) {
+                    (true, true) => formatter.write_str("no link leads out yet, so VMs reach the host only"),
+                    (false, true) => {
+                        write!(
+                            formatter,
+                            "packets from and to VMs alone are forwarded on {}",
+                            links.join(", ")
+                        )
+                    }
+                    (true, false) => {
+                        write!(formatter, "VMs reach out by {}: {SET_BY_OTHERS}", owners.join(", "))
+                    }
+                    (false, false) => write!(
+                        formatter,
+                        "packets from and to VMs alone are forwarded on {}, and VMs reach out by {} too: \
+                         {SET_BY_OTHERS}",
+                        links.join(", "),
+                        owners.join(", ")
+                    ),
+                }
+            }
         }
     }
 }
@@ -129,7 +152,9 @@ pub(crate) fn observe_forwarding(
     changed: &ChangedSettings,
 ) -> ForwardingSeen {
     let seen = links.iter().filter(|link| !link.is_loopback).filter_map(|link| {
-        let leads_out = routes.iter().any(|route| route.links.contains(&link.index));
+        // Another worker's bridge forwards as that worker wants, and its guests are no strangers to it.
+        let is_anothers = link.index != bridge && link.alias.as_deref() == Some(BRIDGE_ALIAS);
+        let leads_out = !is_anothers && routes.iter().any(|route| route.links.contains(&link.index));
         let is_ours = changed.is_ours(link.index, Switch::Forwarding);
         if link.index != bridge && !leads_out && !is_ours {
             return None;
@@ -148,14 +173,23 @@ pub(crate) fn observe_forwarding(
 }
 
 /// What the plan makes of the host.
-pub(crate) fn describe(egress: Egress, seen: &ForwardingSeen, plan: &ForwardingPlan) -> HostForwarding {
+pub(crate) fn describe(
+    egress: Egress,
+    bridge: u32,
+    seen: &ForwardingSeen,
+    plan: &ForwardingPlan,
+) -> HostForwarding {
     match egress {
         Egress::Isolated => HostForwarding::NotNeeded,
         Egress::Masquerade | Egress::Routed if seen.host_forwards => HostForwarding::ForEverybody,
         Egress::Masquerade | Egress::Routed => {
-            let is_guarded = |index: u32| plan.guarded.iter().any(|guarded| guarded.index == index);
-            let guarded = seen.links.iter().filter(|link| is_guarded(link.index));
-            HostForwarding::ForVmsOnly { links: guarded.map(|link| link.name.clone()).collect() }
+            let is_guarded =
+                |link: &&LinkForwarding| plan.guarded.iter().any(|guard| guard.index == link.index);
+            let out = seen.links.iter().filter(|link| link.index != bridge && link.leads_out);
+            let (guarded, others): (Vec<_>, Vec<_>) = out.partition(is_guarded);
+            let names = |links: Vec<&LinkForwarding>| links.iter().map(|link| link.name.clone()).collect();
+            let others = others.into_iter().filter(|link| link.forwards).collect();
+            HostForwarding::ForVmsOnly { links: names(guarded), owners: names(others) }
         }
     }
 }
@@ -169,9 +203,36 @@ pub(crate) fn apply_switches(
     changed: &mut ChangedSettings,
 ) -> Result<(), SettingsError> {
     for (index, name, forwards) in &plan.set {
-        changed.set(*index, name, Switch::Forwarding, if *forwards { "1" } else { "0" })?;
+        if changed.set(*index, name, Switch::Forwarding, if *forwards { "1" } else { "0" })? {
+            info!(link = name, "forwarding of a link was turned {}", if *forwards { "on" } else { "off" });
+        }
     }
     changed.forget(|link, switch| switch == Switch::Forwarding && plan.forget.contains(&link));
+    Ok(())
+}
+
+/// Takes the links that the rules of an earlier run guard for links whose forwarding that run turned on, where nobody noted
+/// it: its note was lost with its state directory. Blocks.
+///
+/// # Errors
+/// If it cannot be noted.
+pub(crate) fn recall_guarded(
+    listing: &Listing,
+    links: &[Link],
+    changed: &mut ChangedSettings,
+) -> Result<(), SettingsError> {
+    let guarded = listing.guarded();
+    for link in links.iter().filter(|link| guarded.contains(link.name.as_str())) {
+        if !changed.is_ours(link.index, Switch::Forwarding)
+            && look_at(Switch::Forwarding, &link.name).as_deref() == Some("1")
+        {
+            changed.recall(link.index, &link.name, Switch::Forwarding, "0", "1")?;
+            debug!(
+                link = link.name,
+                "its forwarding was turned on by an earlier run, as that run's guard tells"
+            );
+        }
+    }
     Ok(())
 }
 

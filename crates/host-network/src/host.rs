@@ -15,8 +15,8 @@ use tracing::warn;
 use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
-pub(crate) use self::kept::plan_kept;
 pub use self::kept::{KeptNic, KeptNicProblem};
+pub(crate) use self::kept::{KeptNics, plan_kept};
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::bound_port::BoundPort;
 use crate::dhcp::SharedBindings;
@@ -81,6 +81,11 @@ impl AttachedTap {
     }
 }
 
+/// What is told of an interface whose TAP `tap` is gone.
+pub(crate) fn loss(vm: &VmId, nic: &str, tap: &LinkName) -> String {
+    format!("the TAP {tap} was deleted, so {vm}/{nic} has no network until its VM starts again: restart {vm}")
+}
+
 /// What attaching and upkeep work on together.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -95,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) detached: Notify,
     /// What is attached through this value or was kept. Held for single look-ups and changes only; a lock of its own.
     attached: Mutex<HashMap<Interface, Attached>>,
+    /// The interfaces of VMs that ran on whose TAPs are gone, until they are attached again or detached. As above.
+    lost: Mutex<HashMap<Interface, LinkName>>,
 }
 
 impl Shared {
@@ -105,6 +112,19 @@ impl Shared {
     /// The TAPs that are attached at this moment.
     pub(crate) fn taps(&self) -> Vec<AttachedTap> {
         self.lock().values().filter_map(|attached| attached.tap.clone()).collect()
+    }
+
+    /// What is told of each interface whose TAP was gone when its VM was taken over.
+    pub(crate) fn losses(&self) -> Vec<String> {
+        let lost = self.lost();
+        let mut told: Vec<String> =
+            lost.iter().map(|(Interface { vm, nic }, tap)| loss(vm, nic, tap)).collect();
+        told.sort();
+        told
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashMap<Interface, LinkName>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Interface, Attached>> {
@@ -146,8 +166,9 @@ impl HostNetwork {
     /// As for [`HostNetwork::start`]; but while a TAP of `kept` is there, what was made before the error stays, and so
     /// does what the earlier run left.
     pub async fn resume(config: NetworkConfig, kept: Vec<KeptNic>) -> Result<Self, NetworkError> {
-        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, attached, holdings, events, report } =
-            start(&config, kept).await?;
+        let started = start(&config, kept).await?;
+        let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, .. } = started;
+        let Started { attached, lost, holdings, events, report, .. } = started;
         let shared = Arc::new(Shared {
             config: NetworkConfig { mtu, ..config },
             netlink,
@@ -157,6 +178,7 @@ impl HostNetwork {
             bridge: AtomicU32::new(bridge),
             detached: Notify::new(),
             attached: Mutex::new(attached),
+            lost: Mutex::new(lost),
         });
         let upkeep = Upkeep::start(Arc::clone(&shared), holdings, events);
         Ok(Self { shared, upkeep, report, exclusive })
@@ -193,6 +215,9 @@ impl HostNetwork {
     /// If the kernel refuses; the interface counts as attached still, and DHCP answers it no more.
     pub async fn detach(&self, vm: &VmId, nic: &str) -> Result<(), NetworkError> {
         let interface = Interface { vm: vm.clone(), nic: nic.to_owned() };
+        if self.shared.lost().remove(&interface).is_some() {
+            self.shared.detached.notify_one();
+        }
         let Some(Attached { bound, tap: Some(tap) }) = self.shared.lock().get(&interface).cloned() else {
             return Ok(());
         };
@@ -201,14 +226,13 @@ impl HostNetwork {
         }
         let index = tap.index;
         if !tap.access.forwards.is_empty() {
+            // While the guest is there still: nothing is led to where nobody is.
             let withdraw = move |rules: &mut Rules| rules.withdraw_forwards(index);
             self.shared.rules.run("end the forwards to a VM", withdraw).await?;
         }
         self.shared.netlink.delete(index, tap.name.as_str()).await?;
-        if tap.access.egress.is_some() {
-            let withdraw = move |rules: &mut Rules| rules.withdraw_access(index);
-            self.shared.rules.run("end what a VM may reach", withdraw).await?;
-        }
+        let release = "take a TAP out of the packet filter";
+        self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
         self.shared.lock().remove(&interface);
         self.shared.detached.notify_one();
         Ok(())
@@ -228,6 +252,8 @@ impl HostNetwork {
                 continue;
             }
             self.shared.netlink.delete(index, &orphan.tap).await?;
+            let release = "take a TAP out of the packet filter";
+            self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
             warn!(tap = %orphan.tap, vm_id = %orphan.vm, nic = %orphan.nic, "removed a TAP of an unknown VM");
             reaped.push(orphan);
         }

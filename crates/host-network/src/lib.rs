@@ -71,6 +71,7 @@ mod port_filter;
 mod rules;
 mod silence;
 mod start;
+mod survey;
 mod tap;
 mod upkeep;
 
@@ -92,6 +93,7 @@ pub use host::{
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;
 pub use nft::NftError;
-pub use start::{StartReport, StartWarning};
+pub use start::{StartReport, StartWarning, UnknownNic};
+pub use survey::{Survey, survey};
 pub use tap::{TapError, UdpSegmentation, VNET_HEADER_BYTES};
 pub use vm_model::Transport;

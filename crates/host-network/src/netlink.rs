@@ -209,6 +209,26 @@ impl Netlink {
         call(format!("bring the link {name} up"), request).await
     }
 
+    /// Calls the link `name` again. Kernels before 6.2 rename only what is down, so there it is down for a moment, and packets
+    /// do not pass.
+    pub(crate) async fn rename(&self, index: u32, name: &LinkName) -> Result<(), NetlinkError> {
+        let rename = || {
+            let message = LinkUnspec::new_with_index(index).name(name.to_string()).build();
+            self.handle.link().change(message).execute()
+        };
+        let operation = || format!("call the link with the index {index} {name}");
+        match call(operation(), rename()).await {
+            Err(error) if error.errno() == Some(libc::EBUSY) => {}
+            other => return other,
+        }
+        let down = LinkUnspec::new_with_index(index).down().build();
+        call(format!("take the link with the index {index} down"), self.handle.link().change(down).execute())
+            .await?;
+        let renamed = call(operation(), rename()).await;
+        self.set_up(index, name.as_str()).await?;
+        renamed
+    }
+
     /// Marks a link that is down, gives it an MTU and makes it a port of the bridge `controller`; with
     /// `Ipv6Stack::Present` the host speaks no IPv6 on it of its own.
     pub(crate) async fn make_port(

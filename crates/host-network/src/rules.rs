@@ -171,6 +171,15 @@ impl Rules {
         Ok(())
     }
 
+    /// Takes the port with the link index `index`, whose link is gone, out of our tables. Blocks.
+    pub(crate) fn release_port(&mut self, index: u32) {
+        let Some(port) = self.ports.remove(&index) else { return };
+        let messages = port.messages(&self.firewall.table, Change::Remove, index);
+        if self.guarded.is_some() && self.commit(&messages).is_err() {
+            self.guarded = None;
+        }
+    }
+
     /// Takes out the ports of links that are no more. One whose index is higher than all that were seen was made since.
     fn release_ports(&mut self, links: &[Link]) {
         let highest = links.iter().map(|link| link.index).max().unwrap_or_default();
@@ -220,6 +229,10 @@ impl Rules {
         links: &[Link],
         routes: &[Ipv4Route],
     ) -> Result<HostForwarding, NetworkError> {
+        if self.firewall.bridge_index != Some(bridge) {
+            self.firewall.bridge_index = Some(bridge);
+            self.guarded = None;
+        }
         silence_bridge(bridge, self.firewall.bridge.as_str(), self.firewall.host_ipv6, &mut self.changed)?;
         self.bridge = Some(bridge);
         self.release_ports(links);
@@ -232,7 +245,7 @@ impl Rules {
         // What else it opens is closed by the rules.
         self.let_loopback_pass()?;
         apply_switches(&plan, &mut self.changed)?;
-        Ok(describe(self.firewall.egress, &seen, &plan))
+        Ok(describe(self.firewall.egress, bridge, &seen, &plan))
     }
 
     /// Looks whether our tables are as we made them; if not, [`Rules::settle`] makes them again. Blocks on `nft`.

@@ -8,9 +8,12 @@ use std::net::Ipv4Addr;
 
 use tracing::info;
 
-pub use self::report::{StartReport, StartWarning};
+pub use self::report::{StartReport, StartWarning, UnknownNic};
 use crate::bound_port::{BoundPort, Ports};
-use crate::bridge::{BridgeOrigin, BridgePlan, apply_bridge, give_bridges_back, observe, plan_bridge};
+use crate::bridge::{
+    BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
+    seen_bridge,
+};
 use crate::changed_settings::ChangedSettings;
 use crate::config::{MOST_DNS_SERVERS, reachable_name_servers};
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
@@ -18,15 +21,16 @@ use crate::dns::{NameServer, NameServerError, Zone};
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
-use crate::forwarding::{bridged_frames_are_filtered, has_ipv6};
-use crate::host::{Attached, Interface, KeptNic, plan_kept};
+use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
+use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
+use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
-use crate::{DnsServers, Egress, NetworkConfig, NetworkError};
+use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -43,6 +47,8 @@ pub(crate) struct Started {
     pub(crate) bindings: SharedBindings,
     /// The interfaces that were kept and whose TAPs are there.
     pub(crate) attached: HashMap<Interface, Attached>,
+    /// The interfaces that were kept and whose TAPs are gone, with the names that these had.
+    pub(crate) lost: HashMap<Interface, LinkName>,
     /// What has to be kept right and given back.
     pub(crate) holdings: Holdings,
     pub(crate) events: NetworkEvents,
@@ -72,6 +78,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let plan = plan_bridge(config, &observed)?;
     let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
     let kept = plan_kept(config, &observed.links, kept);
+    refuse_conflict(config, &observed, &plan, &kept)?;
     let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let firewall = Firewall::new(config, host_ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
@@ -79,17 +86,24 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
-        let ports = with_strangers(ports, &links, firewall.listing().as_ref());
-        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, ports)))
+        let listing = firewall.listing();
+        if let Some(listing) = &listing {
+            recall_guarded(listing, &links, &mut changed)?;
+        }
+        let unknown = unknown_nics(&ports, &links, listing.as_ref());
+        let ports = with_unknown(ports, &unknown, listing.as_ref());
+        let rules = SharedRules::new(Rules::new(firewall, changed, filter, ports));
+        Ok::<_, NetworkError>((rules, unknown))
     };
-    let rules = blocking("note what is changed on the host", open_rules).await??;
+    let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
     match start_on_bridge(config, &netlink, bridge, &plan, &bindings, &rules).await {
         Ok((holdings, mut report)) => {
             report.warnings.extend(kept.warnings);
-            let (mtu, attached) = (plan.mtu, kept.attached);
+            report.unknown = unknown.into_iter().map(|(_, nic)| nic).collect();
+            let (mtu, attached, lost) = (plan.mtu, kept.attached, kept.lost);
             Ok(Started {
                 exclusive,
                 netlink,
@@ -98,6 +112,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
                 mtu,
                 bindings,
                 attached,
+                lost,
                 holdings,
                 events,
                 report,
@@ -109,6 +124,24 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
             }
             Err(error)
         }
+    }
+}
+
+/// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,
+/// and upkeep tells who is in their way.
+fn refuse_conflict(
+    config: &NetworkConfig,
+    observed: &Observed,
+    plan: &BridgePlan,
+    kept: &KeptNics,
+) -> Result<(), NetworkError> {
+    let bridge = seen_bridge(&config.bridge, &observed.links);
+    let runs_vms = !kept.attached.is_empty() || carries_vms(bridge.map(|link| link.index), &observed.links);
+    match plan.uses.first() {
+        Some(user) if !runs_vms => {
+            Err(NetworkError::SubnetInUse { subnet: config.network(), user: user.clone() })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -162,7 +195,8 @@ async fn start_on_bridge(
     info!(bridge = %config.bridge, "{host_forwarding}");
     warnings.extend(no_names);
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
-    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings };
+    let unknown = Vec::new();
+    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings, unknown };
     let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, facts };
     Ok((holdings, report))
 }
@@ -200,18 +234,26 @@ fn ports(attached: &HashMap<Interface, Attached>) -> Ports {
     attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.bound_port())).collect()
 }
 
-/// As well those of TAPs that nobody has named yet, as the tables of an earlier run have them: their VMs run on, and stay
-/// bound to what they were.
-fn with_strangers(mut ports: Ports, links: &[Link], listing: Option<&Listing>) -> Ports {
-    for link in links {
-        let Some((vm, _)) = link.alias.as_deref().and_then(tap_owner) else { continue };
-        if let Some((listing, identity)) =
-            listing.and_then(|listing| Some((listing, listing.identity(&link.name)?)))
-        {
-            let access = listing.access(identity.address);
-            ports.entry(link.index).or_insert(BoundPort { vm, identity, access });
-        }
-    }
+/// The TAPs of ours that nobody has named, with the addresses that the tables of an earlier run bind them to.
+fn unknown_nics(named: &Ports, links: &[Link], listing: Option<&Listing>) -> Vec<(u32, UnknownNic)> {
+    let Some(listing) = listing else { return Vec::new() };
+    let unnamed = links.iter().filter(|link| !named.contains_key(&link.index));
+    let bound = unnamed.filter_map(|link| {
+        let (vm, nic) = tap_owner(link.alias.as_deref()?)?;
+        let PortIdentity { mac, address } = listing.identity(&link.name)?;
+        Some((link.index, UnknownNic { vm, nic: nic.to_owned(), tap: link.name.clone(), mac, address }))
+    });
+    bound.collect()
+}
+
+/// As well those of TAPs that nobody has named yet: their VMs run on, and stay bound to what they were.
+fn with_unknown(mut ports: Ports, unknown: &[(u32, UnknownNic)], listing: Option<&Listing>) -> Ports {
+    let bound = unknown.iter().map(|(index, UnknownNic { vm, mac, address, .. })| {
+        let access = listing.map(|listing| listing.access(*address)).unwrap_or_default();
+        let identity = PortIdentity { mac: *mac, address: *address };
+        (*index, BoundPort { vm: vm.clone(), identity, access })
+    });
+    ports.extend(bound);
     ports
 }
 

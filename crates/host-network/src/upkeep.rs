@@ -20,16 +20,16 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use self::taps::{Absences, GRACE, TapAction, plan_taps};
-use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge};
+use self::taps::{Absences, GRACE, TapAction, plan_taps, strayed};
+use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge, seen_bridge};
 use crate::dhcp::DhcpServer;
 use crate::events::{Changed, NetworkEvents};
-use crate::host::{AttachedTap, Shared};
+use crate::host::{AttachedTap, Shared, loss};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
 use crate::rules::Rules;
 use crate::start::{Holdings, forward_drops};
-use crate::{BridgeOrigin, NetworkError};
+use crate::{BridgeOrigin, HostForwarding, NetworkError};
 
 /// How long a burst of changes may go on before it is looked at: no look follows another more closely.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -48,7 +48,14 @@ impl Upkeep {
     pub(crate) fn start(shared: Arc<Shared>, holdings: Holdings, events: NetworkEvents) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (degraded, watched) = watch::channel(Vec::new());
-        let keeper = Keeper { shared, holdings, degraded, absences: Absences::default(), drops: Vec::new() };
+        let keeper = Keeper {
+            shared,
+            holdings,
+            degraded,
+            absences: Absences::default(),
+            drops: Vec::new(),
+            forwarding: None,
+        };
         Self { task: tokio::spawn(keeper.run(events, stopped)), stop, degraded: watched }
     }
 
@@ -75,6 +82,8 @@ struct Keeper {
     absences: Absences,
     /// What other tables drop, as of the last look at rules.
     drops: Vec<String>,
+    /// Whom the host forwards for, as of the last look; start has logged what was first.
+    forwarding: Option<HostForwarding>,
 }
 
 /// What one look came to.
@@ -134,13 +143,17 @@ impl Keeper {
                 return verdict;
             }
         };
-        match self.keep_bridge(&observed).await {
+        match self.keep_bridge(&observed, &mut verdict).await {
             Ok(BridgeState::There) => {
                 self.keep_rules(&observed, rules_changed, &mut verdict).await;
                 self.keep_taps(taps, &observed, &mut verdict).await;
             }
             // The bridge has changed, which will be heard; what depends on it is looked at then.
             Ok(BridgeState::Mended) => verdict.again = Some(SETTLE),
+            Ok(BridgeState::Renamed(now)) => verdict.degraded.push(format!(
+                "the bridge {0} is called {now} now, and was not made by this worker: call it {0} again",
+                shared.config.bridge
+            )),
             Ok(BridgeState::Missing) => verdict.degraded.push(format!(
                 "the bridge {} was deleted, and was not made by this worker: make it again",
                 shared.config.bridge
@@ -151,15 +164,23 @@ impl Keeper {
         verdict
     }
 
-    async fn keep_bridge(&mut self, observed: &Observed) -> Result<BridgeState, NetworkError> {
+    async fn keep_bridge(
+        &mut self,
+        observed: &Observed,
+        verdict: &mut Verdict,
+    ) -> Result<BridgeState, NetworkError> {
         let shared = &self.shared;
         let name = shared.config.bridge.as_str();
         let is_there = observed.links.iter().any(|link| link.name == name);
         if !is_there && self.holdings.origin == BridgeOrigin::Adopted {
-            return Ok(BridgeState::Missing);
+            let renamed = observed.links.iter().find(|link| link.index == shared.bridge());
+            return Ok(renamed.map_or(BridgeState::Missing, |link| BridgeState::Renamed(link.name.clone())));
         }
         let plan = plan_bridge(&shared.config, observed)?;
-        let found = observed.links.iter().find(|link| link.name == name).map(|link| link.index);
+        // They keep nothing from being mended.
+        let subnet = shared.config.network();
+        verdict.degraded.extend(plan.uses.iter().map(|user| user.meaning(subnet)));
+        let found = seen_bridge(&shared.config.bridge, &observed.links).map(|link| link.index);
         if plan.actions.is_empty() && found == Some(shared.bridge()) {
             return Ok(BridgeState::There);
         }
@@ -208,32 +229,40 @@ impl Keeper {
         match self.holdings.rules.run("keep packet forwarding", step).await {
             Ok((drops, settled)) => {
                 self.drops = drops.unwrap_or_else(|| std::mem::take(&mut self.drops));
-                if let Err(error) = settled {
-                    verdict.failed("packets from and to VMs may not be forwarded as they should", &error);
+                match settled {
+                    Ok(now) => self.tell_forwarding(now),
+                    Err(error) => {
+                        verdict.failed("packets from and to VMs may not be forwarded as they should", &error);
+                    }
                 }
             }
             Err(error) => verdict.failed("packet forwarding is not looked after", &error),
         }
     }
 
+    /// Logs whom the host forwards for, where that has changed.
+    fn tell_forwarding(&mut self, now: HostForwarding) {
+        if self.forwarding.as_ref().is_some_and(|before| *before != now) {
+            info!(bridge = %self.shared.config.bridge, "{now}");
+        }
+        self.forwarding = Some(now);
+    }
+
     async fn keep_taps(&mut self, taps: Vec<AttachedTap>, observed: &Observed, verdict: &mut Verdict) {
+        verdict.degraded.extend(strayed(&taps, self.shared.config.network()));
+        verdict.degraded.extend(self.shared.losses());
         let plan = plan_taps(taps, &observed.links, self.shared.bridge(), self.shared.config.between_vms);
         for action in plan.actions {
             match self.mend_tap(&action).await {
                 Ok(()) => info!(?action, "mended a TAP, which somebody had changed"),
                 // It went meanwhile; the next look sees that.
                 Err(error) if error.errno() == Some(libc::ENODEV) => verdict.again = Some(SETTLE),
-                Err(error) => {
-                    let (TapAction::Reattach(tap) | TapAction::Bind(tap) | TapAction::BringUp(tap)) = action;
-                    verdict.failed(&format!("{}/{} has no network", tap.vm, tap.nic), &error.into());
-                }
+                Err(error) => verdict.failed(&unmended(&action), &error.into()),
             }
         }
         let (overdue, has_recent) = self.absences.overdue(plan.gone, Instant::now());
         for AttachedTap { vm, nic, name, .. } in overdue {
-            verdict.degraded.push(format!(
-                "the TAP {name} was deleted, so {vm}/{nic} has no network until its VM starts again: restart {vm}"
-            ));
+            verdict.degraded.push(loss(&vm, &nic, &name));
         }
         if has_recent {
             verdict.again = Some(verdict.again.map_or(GRACE, |again| again.min(GRACE)));
@@ -243,6 +272,7 @@ impl Keeper {
     async fn mend_tap(&self, action: &TapAction) -> Result<(), NetlinkError> {
         let netlink = &self.shared.netlink;
         match action {
+            TapAction::Rename(tap) => netlink.rename(tap.index, &tap.name).await,
             TapAction::BringUp(tap) => netlink.set_up(tap.index, tap.name.as_str()).await,
             TapAction::Reattach(tap) => {
                 let alias = tap_alias(&tap.vm, &tap.nic);
@@ -272,12 +302,26 @@ impl Keeper {
     }
 }
 
+/// What is so where `action` cannot be taken.
+fn unmended(action: &TapAction) -> String {
+    match action {
+        TapAction::Rename(AttachedTap { vm, nic, name, .. }) => {
+            format!("the TAP of {vm}/{nic} is not called {name} any more")
+        }
+        TapAction::Reattach(tap) | TapAction::Bind(tap) | TapAction::BringUp(tap) => {
+            format!("{}/{} has no network", tap.vm, tap.nic)
+        }
+    }
+}
+
 /// What has become of the bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum BridgeState {
     There,
     Mended,
     Missing,
+    /// Somebody else's, under this name.
+    Renamed(String),
 }
 
 /// Waits for a burst of changes to pass; whether rules were among them. Cancel-safe: what is heard is only that

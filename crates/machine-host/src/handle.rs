@@ -1,6 +1,7 @@
 //! What the outside holds of a machine: cheap to clone, the same for a machine in this process and in
 //! another.
 
+mod pressing;
 mod stop;
 
 use std::fmt;

@@ -1,6 +1,7 @@
 //! Whatever runs machines, as those see it who want some run.
 
 use std::future::pending;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +102,13 @@ pub struct Stranger {
     pub place: String,
     /// What kept it from being taken over.
     pub problem: String,
+}
+
+impl Stranger {
+    /// Whether its process is still there, as far as that is known: one that has answered is not asked again.
+    pub fn may_run(&self) -> bool {
+        self.pid.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists())
+    }
 }
 
 /// How many machines a host has.

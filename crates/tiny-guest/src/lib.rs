@@ -87,6 +87,8 @@ enum Kind {
     Lives,
     Churn,
     Stray,
+    Presses,
+    LatePresses,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -217,6 +219,20 @@ impl TinyGuest {
     #[must_use]
     pub fn power_button() -> Self {
         Self { address: EVENT_REGISTER_ADDRESS, ..Self::of(Kind::PowerButton) }
+    }
+
+    /// As [`power_button`](Self::power_button), but powers off at the press number `count`: those before it are read, and
+    /// ignored. Writes `press\n` at each.
+    #[must_use]
+    pub fn presses(count: u32) -> Self {
+        Self { count, ..Self { kind: Kind::Presses, ..Self::power_button() } }
+    }
+
+    /// As [`presses`](Self::presses) with a count of one, but does not read the register before a byte came on the
+    /// serial port.
+    #[must_use]
+    pub fn late_presses() -> Self {
+        Self { kind: Kind::LatePresses, ..Self::presses(1) }
     }
 
     /// Writes `ready\n` and returns what it reads on the serial port; powers off at a `q`.

@@ -88,7 +88,7 @@ pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
     MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
 };
-pub use machine_status::{InitialState, MachinePhase, MachineStatus, ThreadHealth};
+pub use machine_status::{InitialState, MachinePhase, MachineStatus, PowerButton, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};
 pub use network_access::{
     EGRESS_RULES_MAX, EgressRule, InvalidEgressRule, InvalidPortForward, NetworkAccess, PORT_FORWARDS_MAX,

@@ -63,6 +63,19 @@ pub enum ThreadHealth {
     Hung,
 }
 
+/// The power button of a machine, as far as its device can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerButton {
+    /// It was not pressed, or whoever runs the machine does not tell.
+    #[default]
+    Untouched,
+    /// It was pressed, and the guest has not read the event since: its system does not take events yet, or no more.
+    Pressed,
+    /// The guest has read every press. Whether it then does something is not known.
+    Seen,
+}
+
 /// What a machine's thread tells of its machine. That thread is its one writer; what the thread cannot tell of itself is
 /// in [`ThreadHealth`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +106,9 @@ pub struct MachineStatus {
     /// tries again by itself, and at once when it is told to resume.
     #[serde(default)]
     pub disk_trouble: Option<DiskTrouble>,
+    /// Its power button.
+    #[serde(default)]
+    pub power_button: PowerButton,
 }
 
 impl MachineStatus {
@@ -107,6 +123,7 @@ impl MachineStatus {
             stands_still: false,
             boot_trouble: None,
             disk_trouble: None,
+            power_button: PowerButton::default(),
         }
     }
 
@@ -130,6 +147,14 @@ mod tests {
         assert!(json.starts_with(r#"{"phase":{"exited":{"failed":"its code"}},"#), "{json}");
         assert_eq!(serde_json::from_str::<MachineStatus>(&json).expect("and parse back"), status);
         assert_eq!(serde_json::to_string(&MachinePhase::Running).expect("serialises"), r#""running""#);
+    }
+
+    #[test]
+    fn a_host_process_that_knows_nothing_of_the_button_is_understood() {
+        let mut json = serde_json::to_value(MachineStatus::booting()).expect("statuses serialise");
+        json.as_object_mut().expect("an object").remove("power_button").expect("it is there");
+        let status: MachineStatus = serde_json::from_value(json).expect("it parses");
+        assert_eq!(status, MachineStatus::booting());
     }
 
     #[test]

@@ -156,4 +156,6 @@ pub(crate) enum Event {
     GuestPanicked(GuestPanic),
     /// The host cannot carry out requests to a disk, or can again. As often as that is so.
     DiskTrouble(Option<DiskTrouble>),
+    /// Its guest has read all presses of its power button until now. As often as that is so.
+    PowerButtonSeen,
 }

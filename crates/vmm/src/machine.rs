@@ -123,7 +123,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Presses the guest's ACPI power button. The guest may ignore it.
+    /// Presses the guest's ACPI power button. The guest may ignore it; [`MachineEvent::PowerButtonSeen`] tells that it has
+    /// read the event. Pressing it again before that is the same press, which the guest is interrupted for again.
     pub fn press_power_button(&self) {
         if let Err(error) = self.platform.event_device.press_power_button() {
             tracing::warn!(vm_id = self.context.name, %error, "the power button's interrupt was refused");

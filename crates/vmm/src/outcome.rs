@@ -1,14 +1,15 @@
 //! What vCPU threads and devices tell the event loop: that the guest was entered, that it wrote its first byte, that
-//! its kernel panicked, that the machine ended and how.
+//! its kernel panicked, that it read a press of its power button, that the machine ended and how.
 //!
-//! Each is told once, the first teller winning; the loop is woken by an eventfd and looks here.
+//! Each is told once, the first teller winning, but for presses; the loop is woken by an eventfd and looks here.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
+use devices::acpi::PowerButtonReports;
 use devices::power::PowerRequests;
 use devices::pvpanic::PanicReports;
 use devices::watchdog::WatchdogReports;
@@ -27,6 +28,7 @@ pub(crate) struct Outcome {
     first_console_byte: OnceLock<Instant>,
     /// The gravest report: 0 for none, or one of the constants below.
     panic: AtomicU8,
+    power_button_seen: AtomicBool,
     bell: OwnedFd,
 }
 
@@ -37,6 +39,7 @@ impl Outcome {
             first_entry: OnceLock::new(),
             first_console_byte: OnceLock::new(),
             panic: AtomicU8::new(0),
+            power_button_seen: AtomicBool::new(false),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -91,13 +94,18 @@ impl Outcome {
         }
     }
 
+    /// Whether the guest has read a press of its power button since this was asked last.
+    pub(crate) fn take_power_button_seen(&self) -> bool {
+        self.power_button_seen.swap(false, Ordering::SeqCst)
+    }
+
     /// Readable, edge-triggered, when there is news.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 
     fn ring(&self) {
-        // The counter cannot overflow: there are five pieces of news at most.
+        // The counter cannot overflow: each piece of news comes once, or once for each press of a button.
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 }
@@ -111,6 +119,13 @@ impl PanicReports for Outcome {
         if self.panic.fetch_max(gravity, Ordering::SeqCst) < gravity {
             self.ring();
         }
+    }
+}
+
+impl PowerButtonReports for Outcome {
+    fn power_button_seen(&self) {
+        self.power_button_seen.store(true, Ordering::SeqCst);
+        self.ring();
     }
 }
 

@@ -51,7 +51,11 @@ pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Res
     if let Some(file) = &flags.assignments {
         return assignments::run(file, flags.json);
     }
-    let checked = check(flags.file.as_deref(), runtime_dir)?;
+    let mut checked = check(flags.file.as_deref(), runtime_dir)?;
+    // `doctor` looks for itself.
+    if let Some(read) = &checked.read {
+        checked.warnings.extend(surroundings::network(read));
+    }
     if flags.json {
         print_json(&checked)?;
     } else if flags.print && checked.faults.is_empty() {
@@ -148,7 +152,12 @@ fn report(checked: &Checked) -> String {
     }
     if checked.faults.is_empty() {
         let told = checked.settings.iter().filter(|setting| setting.origin != Origin::Default).count();
-        let _ = writeln!(text, "{place}: sound ({told} of {} keys set)", KEYS.len());
+        let but = match checked.warnings.len() {
+            0 => String::new(),
+            1 => ", but for the warning above".to_owned(),
+            count => format!(", but for the {count} warnings above"),
+        };
+        let _ = writeln!(text, "{place}: sound ({told} of {} keys set){but}", KEYS.len());
     }
     text
 }

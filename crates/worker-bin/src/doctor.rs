@@ -3,7 +3,7 @@
 //! Each check has two parts: `look` observes and never judges, `judge` is a pure function from what was observed to
 //! [`Finding`]s. It works with and without a running worker.
 
-mod addresses;
+pub(crate) mod addresses;
 mod capabilities;
 mod cgroups;
 mod clock;
@@ -73,7 +73,7 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
     findings.extend(cgroups::judge(&cgroups::look(&host)));
     findings.extend(clock::judge(clock::look(&host)));
     if let Some(settings) = &settings {
-        findings.extend(configured(&host, settings));
+        findings.extend(configured(&host, settings, runtime.block_on(addresses::look(settings))));
         if let Some(master) = &settings.master {
             findings.extend(master::judge(&runtime.block_on(master::look(master))));
         }
@@ -83,12 +83,13 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
 }
 
 /// The checks of what the configuration speaks of.
-fn configured(host: &Host, settings: &Settings) -> Vec<Finding> {
+fn configured(host: &Host, settings: &Settings, addresses: Option<addresses::Facts>) -> Vec<Finding> {
     let mut findings = devices::judge(&devices::look(host, settings));
     findings.extend(limits::judge(&limits::look(host, settings)));
     findings.extend(directories::judge(&directories::look(settings)));
-    findings.extend(addresses::judge(&addresses::look(host, settings)));
-    findings.extend(network::judge(&network::look(host, settings)));
+    findings.extend(addresses.iter().flat_map(addresses::judge));
+    let forwarding = addresses.as_ref().and_then(addresses::Facts::forwarding);
+    findings.extend(network::judge(&network::look(host, settings, forwarding)));
     findings.extend(managers::judge(&managers::look(host, settings)));
     findings
 }

@@ -70,6 +70,7 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
 fn degradations(vm_manager: &VmManager) -> Vec<String> {
     let mut told = vm_manager.network_degradations();
     told.extend(vm_manager.strangers());
+    told.extend(vm_manager.safeguards_off());
     told.extend(vm_manager.disk_shortage());
     told
 }

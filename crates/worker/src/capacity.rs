@@ -213,6 +213,14 @@ fn admit(
     }
 }
 
+/// What machines may be promised together on `host`; `None` where that is not limited.
+pub(crate) fn assignable(limit: MemoryOvercommit, host: HostMemory) -> Option<Bytes> {
+    match limit {
+        MemoryOvercommit::Percent(percent) => Some(carried(difference(host.total, host.huge_pages), percent)),
+        MemoryOvercommit::Unlimited => None,
+    }
+}
+
 /// What machines may have together on a host with `total`.
 fn carried(total: Bytes, percent: u32) -> Bytes {
     let scaled = u128::from(total.get()) * u128::from(percent) / 100;
@@ -262,6 +270,15 @@ mod tests {
 
     fn limited(percent: u32) -> Arc<Capacity> {
         Capacity::new(MemoryOvercommit::Percent(percent))
+    }
+
+    #[test]
+    fn what_may_be_promised_is_what_starts_are_held_against() {
+        let host = |mib| HostMemory { total: Bytes::from_mib(mib), huge_pages: Bytes::new(0) };
+        let huge = HostMemory { huge_pages: Bytes::from_mib(100), ..host(1380) };
+        assert_eq!(assignable(MemoryOvercommit::Percent(100), huge), Some(Bytes::from_mib(1024)));
+        assert_eq!(assignable(MemoryOvercommit::Percent(150), host(1280)), Some(Bytes::from_mib(1664)));
+        assert_eq!(assignable(MemoryOvercommit::Unlimited, host(1280)), None);
     }
 
     #[test]

@@ -4,8 +4,10 @@
 
 mod after_shutdown;
 mod at_shutdown;
+mod journal;
 mod service;
 mod stock;
+mod visitor;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
 fn environment() -> end_to_end::Environment {

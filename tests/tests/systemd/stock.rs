@@ -1,5 +1,5 @@
-//! A distribution's own system as the guest: its systemd says over the machine's sockets that it is ready, and has the
-//! credentials that it was given.
+//! A distribution's own system as the guest: its systemd says over the machine's sockets that it is ready, has the
+//! credentials that it was given, and lets in whom they name.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,25 +11,25 @@ use end_to_end::{
 };
 use serde_json::json;
 
-use crate::environment;
 use crate::service::forget;
+use crate::visitor::Visitor;
+use crate::{environment, journal};
 
 /// Where the worker's settings let credentials lie, if they say nothing of it.
 const CREDENTIALS: &str = "/etc/procurator/credentials";
 const STOCK: &str = "stock";
 /// Where a guest's ssh server listens on the machine's sockets, as on its network.
 const SSH: u32 = 22;
-/// Of whoever may log in as root: nobody, as the other half was thrown away.
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKT/TXbp/DXpOptYIYxxupxhUwxQitrNZqWwGl2f+h1A lab";
 
 #[test]
-fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()> {
+fn a_stock_guest_reports_that_it_is_ready_has_its_credentials_and_lets_in_its_visitor() -> Result<()> {
     let environment = environment();
     let image = environment.image(STOCK)?;
     let secret = keep_secret("kept in a file")?;
+    let visitor = Visitor::new(&environment)?;
     // Its disk is large, and other tests are about hashes; on an emulated processor it takes long to shut down.
     let service = Service::start(&environment, "hash_verification = 'never'\nstop_timeout_seconds = 300")?;
-    let stock = assignment(&image, &secret);
+    let stock = assignment(&image, &secret, visitor.public_key());
     service.assign(std::slice::from_ref(&stock))?;
 
     let vm = until("its systemd says that it is ready", STOCK_BOOT_DEADLINE, || {
@@ -51,7 +51,7 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
     for line in [
         "credential lab.greeting says hello from the host",
         "credential lab.secret says kept in a file",
-        &format!("root lets in {KEY}"),
+        &format!("root lets in {}", visitor.public_key()),
         "vmm.notify_socket",
     ] {
         assert!(console.contains(line), "{line:?} is not in: {console}");
@@ -61,9 +61,14 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
     let greeting = greeting_of(&mut ssh)?;
     assert!(greeting.starts_with("SSH-2.0-"), "port {SSH} greets with {greeting:?}");
     drop(ssh);
+    visitor.is_let_in(STOCK, &service.uuid_of(STOCK)?)?;
     // Its own DHCP client takes the address that is its own, for which nothing in the guest waits.
     let address = vm.address()?;
     until("it answers at its address", BOOT_DEADLINE, || ping(address))?;
+
+    service.ask(&["pause", STOCK])?;
+    service.ask(&["resume", STOCK])?;
+    journal::has_lines_about(STOCK)?;
 
     // What it has reported outlives the worker that heard it.
     let before = service.pid()?;
@@ -82,7 +87,7 @@ fn a_stock_guest_reports_that_it_is_ready_and_has_its_credentials() -> Result<()
 }
 
 /// The guest with a probe for what its systemd reports, and with credentials of each kind.
-fn assignment(image: &Image, secret: &str) -> Assignment {
+fn assignment(image: &Image, secret: &str, key: &str) -> Assignment {
     let probe =
         json!({ "id": "booted", "role": "readiness", "kind": "systemd", "unit": "multi-user.target" });
     Assignment::of(image, STOCK)
@@ -92,7 +97,7 @@ fn assignment(image: &Image, secret: &str) -> Assignment {
             json!({
                 "lab.greeting": { "value": "hello from the host" },
                 "lab.secret": { "file": secret },
-                "ssh.authorized_keys.root": { "value": KEY },
+                "ssh.authorized_keys.root": { "value": key },
             }),
         )
 }

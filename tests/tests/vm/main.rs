@@ -16,6 +16,7 @@ mod sockets;
 mod survival;
 mod upgrade;
 mod vhost;
+mod wire;
 
 /// The way in for every test: without what `cargo xtask vm-test` provides, it fails and says so.
 fn environment() -> end_to_end::Environment {

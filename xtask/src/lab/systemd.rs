@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 /// Its root file system, of the release whose systemd the worker is tested with: version 252.
 const RECIPE: DebianRecipe = DebianRecipe {
     suite: "bookworm",
-    packages: "systemd,systemd-sysv,dbus,iproute2,nftables,kmod,procps",
+    packages: "systemd,systemd-sysv,dbus,iproute2,nftables,kmod,procps,openssh-client",
     files: &[
         ("lab.service", include_str!("systemd/lab.service")),
         ("after-shutdown.sh", include_str!("systemd/after-shutdown.sh")),

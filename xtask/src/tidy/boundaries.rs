@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 22] = [
+const BOUNDARIES: [Boundary; 23] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -140,6 +140,7 @@ const BOUNDARIES: [Boundary; 22] = [
         not_directly: &["kvm-*", "rtnetlink", "tokio"],
         not_at_all: &[],
     },
+    Boundary { package: "test-frames", workspace: Only(&[]), not_directly: &[], not_at_all: &["tokio"] },
     Boundary {
         package: "test-host",
         workspace: Only(&["nix-artifacts", "tiny-guest"]),

@@ -15,6 +15,20 @@ impl LineInterrupt for Edges {
     }
 }
 
+#[derive(Default)]
+struct Seen(AtomicU32);
+
+impl PowerButtonReports for Seen {
+    fn power_button_seen(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// An event device whose interrupts and reports nobody counts.
+fn device() -> EventDevice {
+    EventDevice::new(Arc::new(Edges::default()), Arc::new(Seen::default()))
+}
+
 fn read(device: &EventDevice, offset: u64, length: usize) -> Vec<u8> {
     let mut data = vec![0xaa; length];
     device.read(offset, &mut data);
@@ -38,18 +52,33 @@ fn each_value_asks_for_what_it_stands_for() {
 
 #[test]
 fn the_power_button_is_seen_once() {
-    let edges = Arc::new(Edges::default());
-    let device = EventDevice::new(edges.clone());
+    let (edges, seen) = (Arc::new(Edges::default()), Arc::new(Seen::default()));
+    let device = EventDevice::new(edges.clone(), seen.clone());
     device.press_power_button().unwrap();
     device.press_power_button().unwrap();
-    assert_eq!(edges.0.load(Ordering::SeqCst), 2);
+    assert_eq!(edges.0.load(Ordering::SeqCst), 2, "an edge may have been lost: each press is another");
+    assert!(device.is_power_button_pending());
+    assert_eq!(seen.0.load(Ordering::SeqCst), 0);
     assert_eq!(read(&device, 0, 4), [1, 0, 0, 0]);
     assert_eq!(read(&device, 0, 4), [0, 0, 0, 0]);
+    assert!(!device.is_power_button_pending());
+    assert_eq!(seen.0.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn other_events_are_no_news_of_the_power_button() {
+    let seen = Arc::new(Seen::default());
+    let device = EventDevice::new(Arc::new(Edges::default()), seen.clone());
+    device.announce_generation().unwrap();
+    assert_eq!(read(&device, 0, 4), [2, 0, 0, 0]);
+    device.press_power_button().unwrap();
+    assert_eq!(read(&device, 1, 3), [0, 0, 0]);
+    assert_eq!(seen.0.load(Ordering::SeqCst), 0);
 }
 
 #[test]
 fn reading_other_bytes_leaves_the_event_pending() {
-    let device = EventDevice::new(Arc::new(Edges::default()));
+    let device = device();
     device.press_power_button().unwrap();
     assert_eq!(read(&device, 1, 3), [0, 0, 0]);
     assert_eq!(read(&device, u64::MAX, 1), [0]);
@@ -59,7 +88,7 @@ fn reading_other_bytes_leaves_the_event_pending() {
 
 #[test]
 fn events_are_told_apart() {
-    let device = EventDevice::new(Arc::new(Edges::default()));
+    let device = device();
     device.announce_generation().unwrap();
     device.press_power_button().unwrap();
     assert_eq!(read(&device, 0, 4), [3, 0, 0, 0]);
@@ -69,7 +98,7 @@ fn events_are_told_apart() {
 
 #[test]
 fn a_reset_forgets_the_press() {
-    let device = EventDevice::new(Arc::new(Edges::default()));
+    let device = device();
     device.press_power_button().unwrap();
     device.reset();
     assert_eq!(read(&device, 0, 4), [0; 4]);

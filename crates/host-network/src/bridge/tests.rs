@@ -53,6 +53,11 @@ fn route(link: u32, text: &str) -> Ipv4Route {
     Ipv4Route { destination: text.parse().unwrap(), links: vec![link] }
 }
 
+fn uses(observed: &Observed) -> Vec<String> {
+    let plan = plan_bridge(&config(), observed).unwrap();
+    plan.uses.iter().map(ToString::to_string).collect()
+}
+
 fn refusal(observed: &Observed) -> String {
     plan_bridge(&config(), observed).unwrap_err().to_string()
 }
@@ -95,6 +100,22 @@ fn our_own_bridge_as_it_should_be_needs_nothing() {
     observed.addresses.clear();
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress]);
+}
+
+#[test]
+fn our_bridge_under_another_name_is_renamed() {
+    let mut bridge = link(7, "br-foo", Some("bridge"));
+    bridge.alias = Some(BRIDGE_ALIAS.to_owned());
+    let mut observed =
+        Observed { links: vec![bridge], addresses: vec![address(7, "10.100.0.1/16")], ..Observed::default() };
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(plan.origin, BridgeOrigin::Created, "it is another worker's");
+    observed.links[0].mac = Some(bridge_mac(&config().bridge));
+    let plan = plan_bridge(&config(), &observed).unwrap();
+    assert_eq!(
+        (plan.origin, plan.actions, plan.uses),
+        (BridgeOrigin::Ours, vec![BridgeAction::Rename], vec![])
+    );
 }
 
 #[test]
@@ -199,30 +220,40 @@ fn a_link_that_is_no_bridge_is_refused_by_kind() {
 }
 
 #[test]
-fn a_subnet_in_use_names_the_user() {
+fn who_uses_the_subnet_is_named_and_less_specific_routes_do_not() {
     let mut observed = Observed {
         links: vec![link(2, "eth0", None)],
         addresses: vec![address(2, "10.100.7.9/24")],
+        routes: vec![route(2, "10.100.7.0/24")],
         ..Observed::default()
     };
-    assert_eq!(
-        refusal(&observed),
-        "the network 10.100.0.0/16 is in use on this host: link eth0 has the address 10.100.7.9/24; \
-         configure another subnet"
-    );
+    assert_eq!(uses(&observed), ["link eth0 has the address 10.100.7.9/24"]);
     observed.addresses.clear();
-    observed.routes = vec![route(2, "0.0.0.0/0"), route(2, "10.0.0.0/8")];
+    observed.routes =
+        ["0.0.0.0/0", "0.0.0.0/1", "10.0.0.0/8", "10.101.0.0/16"].map(|to| route(2, to)).to_vec();
+    assert_eq!(uses(&observed), [""; 0], "the bridge's own route is longer, or they are elsewhere");
+    observed.routes = ["10.100.0.0/16", "10.100.3.0/24"].map(|to| route(2, to)).to_vec();
     assert_eq!(
-        refusal(&observed),
-        "the network 10.100.0.0/16 is in use on this host: a route to 10.0.0.0/8 leads through eth0; \
-         configure another subnet"
+        uses(&observed),
+        ["a route to 10.100.0.0/16 leads through eth0", "a route to 10.100.3.0/24 leads through eth0"]
     );
-    observed.routes.pop();
-    assert!(plan_bridge(&config(), &observed).is_ok(), "a default route is no use");
+}
+
+#[test]
+fn what_a_conflict_means_is_told_by_what_is_not_reached() {
+    let subnet = config().network();
+    let link = "eth0".to_owned();
+    let wide = SubnetUse::Address { link: link.clone(), address: "10.1.2.3/8".parse().unwrap() };
+    assert!(
+        wide.meaning(subnet)
+            .ends_with("machines behind eth0 with addresses of 10.100.0.0/16 are not reached from this host")
+    );
+    let narrow = SubnetUse::Address { link, address: "10.100.7.9/24".parse().unwrap() };
+    assert!(narrow.meaning(subnet).contains("VMs with addresses of 10.100.7.0/24 may not be reached"));
 }
 
 proptest! {
-    /// Whatever another link's address is, it is refused exactly when the two networks share an address.
+    /// Whatever another link's address is, it is in the way exactly when the two networks share an address.
     #[test]
     fn overlap_is_found_both_ways(other: u32, prefix in 0_u8..=32) {
         let other = Ipv4Network::new(other.into(), prefix).unwrap();
@@ -233,6 +264,6 @@ proptest! {
         };
         let subnet = config().network();
         let shares = other.contains(subnet.network()) || subnet.contains(other.network());
-        prop_assert_eq!(plan_bridge(&config(), &observed).is_err(), shares);
+        prop_assert_eq!(!plan_bridge(&config(), &observed).unwrap().uses.is_empty(), shares);
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use vm_model::{EgressRule, NetworkAccess, PortForward};
 
+use super::GUARD;
 use crate::bound_port::Ports;
 use crate::port_filter::{IPV4, MACS, PortIdentity};
 use crate::{egress, forwards};
@@ -39,6 +40,13 @@ impl Listing {
     /// Everything but elements.
     pub(crate) fn rules(&self) -> &str {
         &self.rules
+    }
+
+    /// The links that rules guard, by name, or by index where the link was gone when they were listed.
+    pub(crate) fn guarded(&self) -> BTreeSet<&str> {
+        let guards = self.rules.lines().filter(|rule| rule.contains(GUARD));
+        let links = guards.filter_map(|rule| rule.trim().strip_prefix("iif ")?.split_whitespace().next());
+        links.map(|link| link.trim_matches('"')).collect()
     }
 
     fn of_set(&self, name: &str) -> impl Iterator<Item = &str> {
@@ -130,6 +138,16 @@ mod tests {
         };
         let forwards = forwards.iter().map(|forward| forward.parse().unwrap()).collect();
         BoundPort { vm: VmId::new("web"), identity, access: NetworkAccess { forwards, egress: None } }
+    }
+
+    #[test]
+    fn guarded_links_are_read_from_the_rules_that_guard_them() {
+        let listing = Listing::new(
+            "chain forward {\n\t\tiifname \"br-p\" drop comment \"other\"\n\t\tiif \"lan1\" oifname != \"br-p\" ct state \
+             != { established, related } drop comment \"this host forwards for VMs only\"\n\t\tiif 9 oifname != \
+             \"br-p\" drop comment \"this host forwards for VMs only\"\n\t}\n",
+        );
+        assert_eq!(listing.guarded(), BTreeSet::from(["lan1", "9"]));
     }
 
     #[test]

@@ -6,6 +6,7 @@ fn firewall(egress: Egress) -> Firewall {
     Firewall {
         table: "procurator".to_owned(),
         bridge: LinkName::parse("br-test").unwrap(),
+        bridge_index: Some(7),
         subnet: "10.100.0.0/16".parse().unwrap(),
         gateway: [10, 100, 0, 1].into(),
         egress,
@@ -64,6 +65,7 @@ fn the_transaction_replaces_our_tables_whole() {
          chain input {\n\
          type filter hook input priority -10; policy accept;\n\
          iifname \"br-test\" goto from_vms\n\
+         iif 7 goto from_vms\n\
          }\n\
          chain to_vms {\n\
          dnat ip to meta l4proto . ip daddr . th dport map @forwards comment \"leads to a VM\"\n\
@@ -96,7 +98,10 @@ fn a_guarded_link_forwards_to_the_bridge_only() {
     let guarded = [GuardedLink { index: 3, is_bridge: false }, GuardedLink { index: 4, is_bridge: true }];
     for egress in [Egress::Masquerade, Egress::Routed] {
         let script = script(&firewall(egress), &guarded);
-        for rule in ["iif 3 oifname != \"br-test\" drop", "iif 4 oif != 4 oifname != \"br-test\" drop"] {
+        for rule in [
+            "iif 3 oifname != \"br-test\" ct state != { established, related } drop",
+            "iif 4 oif != 4 oifname != \"br-test\" ct state != { established, related } drop",
+        ] {
             assert!(script.contains(rule), "no `{rule}` in {script}");
         }
     }

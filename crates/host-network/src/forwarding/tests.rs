@@ -28,7 +28,7 @@ fn a_host_that_forwards_already_is_left_alone_but_for_the_bridge() {
     let expected =
         ForwardingPlan { set: vec![(BRIDGE, "link1".to_owned(), true)], ..ForwardingPlan::default() };
     assert_eq!(plan, expected);
-    assert_eq!(describe(Egress::Masquerade, &seen, &plan), HostForwarding::ForEverybody);
+    assert_eq!(describe(Egress::Masquerade, BRIDGE, &seen, &plan), HostForwarding::ForEverybody);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn on_another_host_the_links_that_lead_out_forward_guarded() {
     };
     assert_eq!(plan, expected);
     assert_eq!(
-        describe(Egress::Masquerade, &seen, &plan).to_string(),
+        describe(Egress::Masquerade, BRIDGE, &seen, &plan).to_string(),
         "ip_forward is off and stays off; packets from and to VMs alone are forwarded on link2"
     );
 }
@@ -50,7 +50,13 @@ fn on_another_host_the_links_that_lead_out_forward_guarded() {
 #[test]
 fn a_link_that_its_owner_lets_forward_is_not_guarded() {
     let seen = ForwardingSeen { host_forwards: false, links: vec![link(BRIDGE, true), link(2, true)] };
-    assert_eq!(plan_forwarding(Egress::Masquerade, BRIDGE, &seen), ForwardingPlan::default());
+    let plan = plan_forwarding(Egress::Masquerade, BRIDGE, &seen);
+    assert_eq!(plan, ForwardingPlan::default());
+    assert_eq!(
+        describe(Egress::Masquerade, BRIDGE, &seen, &plan).to_string(),
+        "ip_forward is off and stays off; VMs reach out by link2: somebody else has turned forwarding on there, and says for \
+         whom else it is"
+    );
 }
 
 #[test]

@@ -146,7 +146,11 @@ impl HostNetwork {
             let _ = self.shared.rules.run("end what leads to a VM", withdraw).await;
             return Err(problem);
         }
+        let interface = Interface { vm: attached.vm.clone(), nic: attached.nic.clone() };
         reservation.keep(attached);
+        if self.shared.lost().remove(&interface).is_some() {
+            self.shared.detached.notify_one();
+        }
         let taken = hint.filter(|hint| *hint != tap.name).map(|hint| UnusedHint::Taken { hint });
         let unused = unusable.or(taken).map(AttachmentWarning::UnusedHint);
         Ok(Tap {

@@ -74,6 +74,8 @@ pub enum KeptNicProblem {
 pub(crate) struct KeptNics {
     pub(crate) attached: HashMap<Interface, Attached>,
     pub(crate) bindings: Bindings,
+    /// The interfaces whose TAPs are gone, with the names that these had.
+    pub(crate) lost: HashMap<Interface, LinkName>,
     pub(crate) warnings: Vec<StartWarning>,
 }
 
@@ -83,6 +85,13 @@ pub(crate) fn plan_kept(config: &NetworkConfig, links: &[Link], kept: Vec<KeptNi
     for nic in kept {
         if let Err(problem) = plan.take_over(config, links, &nic) {
             let KeptNic { vm, nic, tap, .. } = nic;
+            match problem {
+                KeptNicProblem::Gone | KeptNicProblem::Replaced { .. } => {
+                    let interface = Interface { vm: vm.clone(), nic: nic.clone() };
+                    plan.lost.insert(interface, tap.clone());
+                }
+                KeptNicProblem::Repeated { .. } | KeptNicProblem::NoDhcp(_) => {}
+            }
             plan.warnings.push(StartWarning::KeptNic { vm, nic, tap, problem });
         }
     }
@@ -97,7 +106,9 @@ impl HostNetwork {
     /// The host's links cannot be listed, or the rules for its TAP cannot be set.
     pub async fn keep(&self, kept: KeptNic) -> Result<Option<KeptNicProblem>, NetworkError> {
         let links = self.shared.netlink.links().await?;
-        let KeptNics { attached, bindings, warnings } = plan_kept(&self.shared.config, &links, vec![kept]);
+        let KeptNics { attached, bindings, lost, warnings } =
+            plan_kept(&self.shared.config, &links, vec![kept]);
+        self.shared.lost().extend(lost);
         let mut problem = warnings.into_iter().find_map(|warning| match warning {
             StartWarning::KeptNic { problem, .. } => Some(problem),
             StartWarning::Bridge(_)
@@ -173,15 +184,20 @@ impl KeptNics {
     }
 }
 
-/// The index of the interface's TAP. The alias says whose it is: its name alone may have gone to another link since.
+/// The index of the interface's TAP. The alias says whose it is: its name may have gone to another link since, and it may
+/// have been renamed.
 fn find_tap(links: &[Link], kept: &KeptNic) -> Result<u32, KeptNicProblem> {
-    let link = links.iter().find(|link| link.name == kept.tap.as_str()).ok_or(KeptNicProblem::Gone)?;
-    let is_tap = link.kind.as_deref() == Some("tun");
-    if is_tap && link.alias.as_deref() == Some(tap_alias(&kept.vm, &kept.nic).as_str()) {
-        Ok(link.index)
-    } else {
-        Err(KeptNicProblem::Replaced { kind: link.kind.clone(), alias: link.alias.clone() })
+    let alias = tap_alias(&kept.vm, &kept.nic);
+    let is_its_tap =
+        |link: &&Link| link.kind.as_deref() == Some("tun") && link.alias.as_deref() == Some(alias.as_str());
+    let named = links.iter().find(|link| link.name == kept.tap.as_str());
+    if let Some(tap) = named.filter(is_its_tap).or_else(|| links.iter().find(is_its_tap)) {
+        return Ok(tap.index);
     }
+    Err(named.map_or(KeptNicProblem::Gone, |link| KeptNicProblem::Replaced {
+        kind: link.kind.clone(),
+        alias: link.alias.clone(),
+    }))
 }
 
 fn named(kind: &Option<String>, alias: &Option<String>) -> String {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use vm_model::VmId;
+use vm_model::{MacAddress, VmId};
 
 use crate::LinkName;
 use crate::bridge::{BridgeNote, BridgeOrigin};
@@ -21,6 +21,24 @@ pub struct StartReport {
     pub dns: Vec<Ipv4Addr>,
     /// What may keep VMs from being reached, though nothing failed.
     pub warnings: Vec<StartWarning>,
+    /// Interfaces that were not named as kept, and whose TAPs are there: some process runs their VMs. They stay bound to
+    /// their addresses, which are nobody else's while they are there.
+    pub unknown: Vec<UnknownNic>,
+}
+
+/// An interface of a VM that nobody has named, as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownNic {
+    /// The VM.
+    pub vm: VmId,
+    /// Its interface.
+    pub nic: String,
+    /// The TAP.
+    pub tap: String,
+    /// The hardware address that it is bound to.
+    pub mac: MacAddress,
+    /// The address that it is bound to.
+    pub address: Ipv4Addr,
 }
 
 /// Something on the host that may be in the VMs' way and is not ours to change.

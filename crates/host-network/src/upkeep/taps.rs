@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ipnetwork::Ipv4Network;
+
 use crate::BetweenVms;
 use crate::host::AttachedTap;
 use crate::netlink::{Link, PortSettings};
@@ -19,6 +21,8 @@ pub(super) enum TapAction {
     /// As a port it is not bound to its guest, or is no port yet.
     Bind(AttachedTap),
     BringUp(AttachedTap),
+    /// Somebody has renamed it.
+    Rename(AttachedTap),
 }
 
 /// The steps, and the TAPs that are gone.
@@ -42,6 +46,9 @@ pub(super) fn plan_taps(
         match links.get(&tap.index) {
             None => plan.gone.push(tap),
             Some(link) => {
+                if link.name != tap.name.as_str() {
+                    plan.actions.push(TapAction::Rename(tap.clone()));
+                }
                 if !link.is_up {
                     plan.actions.push(TapAction::BringUp(tap.clone()));
                 }
@@ -56,6 +63,19 @@ pub(super) fn plan_taps(
         }
     }
     plan
+}
+
+/// What is told of the TAPs whose guests have addresses of another network than `subnet`.
+pub(super) fn strayed(attached: &[AttachedTap], subnet: Ipv4Network) -> Vec<String> {
+    let strayed = attached.iter().filter(|tap| !subnet.contains(tap.identity.address));
+    let sentence = |AttachedTap { vm, nic, identity, .. }: &AttachedTap| {
+        format!(
+            "{vm}/{nic} has {}, an address of the network that was before {subnet}, so it reaches nothing but VMs like it: \
+             restart {vm}",
+            identity.address
+        )
+    };
+    strayed.map(sentence).collect()
 }
 
 /// Since when each TAP has been gone.
@@ -125,8 +145,9 @@ mod tests {
             link(5, Some(BRIDGE), false),
             Link { mtu: 1400, ..link(6, Some(BRIDGE), true) },
             Link { port: Some(PortSettings::default()), ..link(7, Some(BRIDGE), true) },
+            Link { name: "mine".to_owned(), ..link(8, Some(BRIDGE), true) },
         ];
-        let plan = plan_taps((2..=8).map(tap).collect(), &links, BRIDGE, BetweenVms::Open);
+        let plan = plan_taps((2..=9).map(tap).collect(), &links, BRIDGE, BetweenVms::Open);
         assert_eq!(
             plan.actions,
             [
@@ -137,11 +158,25 @@ mod tests {
                 TapAction::BringUp(tap(5)),
                 TapAction::Reattach(tap(6)),
                 TapAction::Bind(tap(7)),
+                TapAction::Rename(tap(8)),
             ]
         );
-        assert_eq!(plan.gone, [tap(8)]);
+        assert_eq!(plan.gone, [tap(9)]);
         let apart = plan_taps(vec![tap(2)], &links, BRIDGE, BetweenVms::Isolated);
         assert_eq!(apart.actions, [TapAction::Bind(tap(2))]);
+    }
+
+    #[test]
+    fn an_address_of_another_network_is_told() {
+        let taps = [tap(2)];
+        assert_eq!(strayed(&taps, "10.100.0.0/16".parse().unwrap()), [""; 0]);
+        assert_eq!(
+            strayed(&taps, "10.101.0.0/16".parse().unwrap()),
+            [
+                "web-1/net0 has 10.100.0.2, an address of the network that was before 10.101.0.0/16, so it reaches nothing but \
+              VMs like it: restart web-1"
+            ]
+        );
     }
 
     #[test]

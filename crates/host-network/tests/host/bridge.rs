@@ -18,7 +18,10 @@ fn a_bridge_is_made_found_again_and_removed() {
         assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
         let network = HostNetwork::start(config()).await.unwrap();
         assert_eq!(network.report().bridge, BridgeOrigin::Created);
-        assert_eq!(network.report().host_forwarding, HostForwarding::ForVmsOnly { links: vec![] });
+        assert_eq!(
+            network.report().host_forwarding,
+            HostForwarding::ForVmsOnly { links: vec![], owners: vec![] }
+        );
         let made = link(BRIDGE).unwrap();
         assert_eq!(made["ifalias"], "procurator:bridge");
         assert!(made["address"].as_str().unwrap().starts_with("06:50:"), "{made}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use host_network::{HostNetwork, Teardown};
+use host_network::{BridgeOrigin, HostNetwork, Teardown};
 use tokio::sync::watch;
 
 use crate::namespaces::{
@@ -69,6 +69,91 @@ fn the_bridge_gets_its_address_and_its_state_back() {
         assert_eq!(link(tap.name.as_str()).unwrap()["master"], BRIDGE);
         network.shutdown(Teardown::Remove).await.unwrap();
         assert_eq!(link_names(), ["lo"]);
+    });
+}
+
+#[test]
+fn a_conflict_is_told_and_keeps_nothing_from_being_mended() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let mut degraded = network.watch_degraded();
+        run("ip link add lan up type bridge");
+        // A VPN's: the bridge's route is longer.
+        run("ip route add 0.0.0.0/1 dev lan");
+        run("ip route add 10.100.3.0/24 dev lan");
+        tells(
+            &mut degraded,
+            "a route to 10.100.3.0/24 leads through lan; VMs with addresses of 10.100.3.0/24",
+        )
+        .await;
+        assert!(!degraded.borrow().iter().any(|told| told.contains("0.0.0.0/1")), "{:?}", *degraded.borrow());
+        run(&format!("ip address flush dev {BRIDGE}"));
+        soon("the address", || addresses(BRIDGE) == ["10.100.0.1/16"]).await;
+        run(&format!("ip link set {BRIDGE} down"));
+        soon("the bridge is up", || flags(BRIDGE).contains("\"UP\"")).await;
+        run("ip link del lan");
+        is_well(&mut degraded).await;
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
+fn a_renamed_bridge_gets_its_name_back_and_the_host_is_closed_to_vms_meanwhile() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let index = link(BRIDGE).unwrap()["ifindex"].clone();
+        assert!(
+            ruleset().contains(&format!("iif \"{BRIDGE}\" goto from_vms")),
+            "by its index: {}",
+            ruleset()
+        );
+        run(&format!("ip link set {BRIDGE} down"));
+        let _ = try_run(&["ip", "link", "set", BRIDGE, "name", "br-foo"]);
+        soon("it has its name", || link(BRIDGE).is_some_and(|bridge| bridge["ifindex"] == index)).await;
+        soon("it is up", || flags(BRIDGE).contains("\"UP\"")).await;
+        soon("it has its address", || addresses(BRIDGE) == ["10.100.0.1/16"]).await;
+        // While no worker runs, nobody renames it; the rules know it by its index.
+        network.shutdown(Teardown::Keep).await.unwrap();
+        run(&format!("ip link set {BRIDGE} down"));
+        run(&format!("ip link set {BRIDGE} name br-foo"));
+        assert!(ruleset().contains("iif \"br-foo\" goto from_vms"), "{}", ruleset());
+        let network = HostNetwork::start(config()).await.unwrap();
+        assert_eq!(
+            (network.report().bridge, &link(BRIDGE).unwrap()["ifindex"]),
+            (BridgeOrigin::Ours, &index)
+        );
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(link_names(), ["lo"]);
+    });
+}
+
+#[test]
+fn anothers_bridge_that_is_renamed_is_missed_by_its_new_name() {
+    in_namespace(async || {
+        run(&format!("ip link add {BRIDGE} type bridge"));
+        let network = HostNetwork::start(config()).await.unwrap();
+        let mut degraded = network.watch_degraded();
+        run(&format!("ip link set {BRIDGE} down"));
+        let _ = try_run(&["ip", "link", "set", BRIDGE, "name", "br-foo"]);
+        if link("br-foo").is_some() {
+            tells(&mut degraded, "the bridge br-test is called br-foo now").await;
+            run("ip link set br-foo name br-test");
+        }
+        is_well(&mut degraded).await;
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
+fn a_tap_that_ends_leaves_no_elements_behind() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let tap = network.attach(nic(2)).await.unwrap();
+        assert!(ruleset().contains("10.100.1.2"));
+        drop(tap);
+        network.detach(&nic(2).vm, "net0").await.unwrap();
+        assert!(!ruleset().contains("10.100.1.2"), "{}", ruleset());
+        network.shutdown(Teardown::Remove).await.unwrap();
     });
 }
 
@@ -150,7 +235,7 @@ fn links_that_come_later_and_a_switched_off_host_are_forwarded_for() {
         run("ip link set wan up");
         soon("the bridge forwards", || sysctl("net.ipv4.conf.br-test.forwarding") == "1").await;
         soon("so does the link that leads out", || sysctl("net.ipv4.conf.wan.forwarding") == "1").await;
-        assert!(ruleset().contains("iif \"wan\" oifname != \"br-test\" drop"), "{}", ruleset());
+        assert!(ruleset().contains("iif \"wan\" oifname != \"br-test\" ct state"), "{}", ruleset());
         assert_eq!(sysctl("net.ipv4.ip_forward"), "0");
 
         // Its owner wants forwarding for everybody after all.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use host_network::{Egress, HostForwarding, HostNetwork, NetworkConfig, Teardown};
+use host_network::{Egress, HostForwarding, HostNetwork, LinkName, NetworkConfig, Teardown};
 use rustix::thread::UnshareFlags;
 
 use vm_model::error_chain;
@@ -26,12 +26,17 @@ async fn neighbour(number: u8) -> Host {
 
 /// A machine on the bridge with the address 10.100.1.2.
 async fn machine() -> Host {
+    machine_on(BRIDGE, "near", "10.100.1.2/16", "10.100.0.1").await
+}
+
+/// A machine on `bridge`, which has it as its port `port`.
+async fn machine_on(bridge: &str, port: &str, address: &str, gateway: &str) -> Host {
     let host = Host::new();
-    run(&format!("ip link add near type veth peer name eth0 netns {}", host.name()));
-    run(&format!("ip link set near master {BRIDGE} up"));
-    host.run(&["ip", "address", "add", "10.100.1.2/16", "dev", "eth0"]).await.unwrap();
+    run(&format!("ip link add {port} type veth peer name eth0 netns {}", host.name()));
+    run(&format!("ip link set {port} master {bridge} up"));
+    host.run(&["ip", "address", "add", address, "dev", "eth0"]).await.unwrap();
     host.run(&["ip", "link", "set", "eth0", "up"]).await.unwrap();
-    host.run(&["ip", "route", "add", "default", "via", "10.100.0.1"]).await.unwrap();
+    host.run(&["ip", "route", "add", "default", "via", gateway]).await.unwrap();
     host
 }
 
@@ -68,7 +73,7 @@ fn vms_reach_beyond_and_two_other_networks_do_not_reach_each_other() {
         let before = switches();
         let network = HostNetwork::start(config()).await.unwrap();
         let links = vec!["lan1".to_owned(), "lan2".to_owned()];
-        assert_eq!(network.report().host_forwarding, HostForwarding::ForVmsOnly { links });
+        assert_eq!(network.report().host_forwarding, HostForwarding::ForVmsOnly { links, owners: vec![] });
         assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
         let vm = machine().await;
         reaches(&vm, "10.1.0.2").await;
@@ -81,6 +86,61 @@ fn vms_reach_beyond_and_two_other_networks_do_not_reach_each_other() {
         // The neighbours could reach each other, if only the host let them.
         run("sysctl -q net.ipv4.ip_forward=1");
         reaches(&first, "10.2.0.2").await;
+    });
+}
+
+#[test]
+fn vms_of_two_workers_reach_beyond_and_strangers_do_not() {
+    in_namespace(async || {
+        run("sysctl -q net.ipv4.ip_forward=0");
+        let (first, second) = (neighbour(1).await, neighbour(2).await);
+        let before = switches();
+        let network = HostNetwork::start(config()).await.unwrap();
+        let other =
+            NetworkConfig::new(LinkName::parse("br-other").unwrap(), "10.101.0.0/16".parse().unwrap());
+        let other = HostNetwork::start(other).await.unwrap();
+        let vm = machine().await;
+        let others_vm = machine_on("br-other", "far", "10.101.1.2/16", "10.101.0.1").await;
+        for host in [&vm, &others_vm] {
+            reaches(host, "10.1.0.2").await;
+            reaches(host, "10.2.0.2").await;
+        }
+        assert!(!pings(&first, "10.2.0.2").await && !pings(&second, "10.1.0.2").await);
+
+        // The first one guards the links; when it goes, the second does.
+        run("ip link del near");
+        network.shutdown(Teardown::Remove).await.unwrap();
+        reaches(&others_vm, "10.1.0.2").await;
+        assert!(!pings(&first, "10.2.0.2").await && !pings(&second, "10.1.0.2").await);
+        run("ip link del far");
+        other.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(switches(), before);
+    });
+}
+
+#[test]
+fn what_a_run_turned_on_is_known_by_its_guards_where_its_note_is_lost() {
+    in_namespace(async || {
+        run("sysctl -q net.ipv4.ip_forward=0");
+        let (first, _second) = (neighbour(1).await, neighbour(2).await);
+        // Its owner lets this one forward.
+        run("sysctl -q net.ipv4.conf.lan2.forwarding=1");
+        let before = switches();
+        let lost = tempfile::tempdir().unwrap();
+        let noting = |state: &tempfile::TempDir| NetworkConfig {
+            state_dir: Some(state.path().to_owned()),
+            ..config()
+        };
+        drop(HostNetwork::start(noting(&lost)).await.unwrap());
+        let empty = tempfile::tempdir().unwrap();
+        let network = HostNetwork::start(noting(&empty)).await.unwrap();
+        let (links, owners) = (vec!["lan1".to_owned()], vec!["lan2".to_owned()]);
+        assert_eq!(network.report().host_forwarding, HostForwarding::ForVmsOnly { links, owners });
+        assert!(!pings(&first, "10.2.0.2").await, "it is guarded still");
+        let seen = host_network::survey(&config()).await.unwrap();
+        assert_eq!(seen.forwarding, network.report().host_forwarding, "also to who only looks");
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(switches(), before);
     });
 }
 
@@ -117,7 +177,7 @@ fn what_a_killed_run_changed_is_given_back_by_the_next() {
         let network = HostNetwork::start(config).await.unwrap();
         assert_eq!(
             network.report().host_forwarding,
-            HostForwarding::ForVmsOnly { links: vec!["lan1".to_owned()] },
+            HostForwarding::ForVmsOnly { links: vec!["lan1".to_owned()], owners: vec![] },
             "it is known for ours, so it is guarded"
         );
         network.shutdown(Teardown::Remove).await.unwrap();

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 use host_network::{
     BridgeOrigin, HostNetwork, KeptNicProblem, LinkName, NetworkConfig, StartWarning, Teardown,
-    TeardownOutcome,
+    TeardownOutcome, UnknownNic,
 };
 use rustix::thread::UnshareFlags;
 use vm_model::error_chain;
@@ -48,11 +49,21 @@ fn kept_taps_count_as_attached_and_lost_ones_are_told() {
             ),
         ];
         assert_eq!(told, expected);
-        assert!(network.watch_degraded().borrow().is_empty());
+        let mut degraded = network.watch_degraded();
+        let names_both = |told: &Vec<String>| told.len() == 2 && told[0].contains("vm-4/net0 has no network");
+        tokio::time::timeout(Duration::from_secs(5), degraded.wait_for(names_both))
+            .await
+            .expect("told")
+            .unwrap();
 
         let error = network.attach(nic(2)).await.unwrap_err();
         assert!(error.to_string().contains("it is attached already"), "{error}");
         network.attach(nic(4)).await.expect("one that was lost can be attached");
+        network.detach(&nic(5).vm, "net0").await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), degraded.wait_for(Vec::is_empty))
+            .await
+            .expect("well")
+            .unwrap();
         let reaped = network.reap_orphans(&BTreeSet::new()).await.unwrap();
         assert_eq!(reaped, [], "kept TAPs are no orphans");
         let now = [&first, &second].map(|tap| link(tap.name.as_str()).unwrap()["ifindex"].clone());
@@ -78,6 +89,8 @@ fn what_happened_to_taps_meanwhile_is_mended() {
         run(&format!("ip link set {} nomaster", taps[0].name));
         run(&format!("ip link set {} down", taps[1].name));
         run(&format!("ip link set {} mtu 1400", taps[2].name));
+        run(&format!("ip link set {} down", taps[2].name));
+        run(&format!("ip link set {} name mine", taps[2].name));
         let names = || (2..).zip(&taps).map(|(number, tap)| kept(number, &tap.name)).collect();
         let network = HostNetwork::resume(config(), names()).await.unwrap();
         assert_eq!(network.report().warnings, []);
@@ -100,6 +113,44 @@ fn what_happened_to_taps_meanwhile_is_mended() {
 }
 
 #[test]
+fn vms_that_run_are_taken_over_whoever_uses_their_network_since() {
+    in_namespace(async || {
+        let earlier = HostNetwork::start(config()).await.unwrap();
+        let tap = earlier.attach(nic(2)).await.unwrap();
+        earlier.shutdown(Teardown::Keep).await.unwrap();
+        run("ip link add lan up type bridge");
+        run("ip address add 10.100.3.4/24 dev lan");
+        // Also where nobody has named the VMs that run.
+        for names in [vec![kept(2, &tap.name)], vec![]] {
+            let network = HostNetwork::resume(config(), names).await.unwrap();
+            let mut degraded = network.watch_degraded();
+            let told = degraded
+                .wait_for(|told| told.iter().any(|it| it.contains("lan has the address 10.100.3.4/24")));
+            tokio::time::timeout(Duration::from_secs(5), told).await.expect("it is told").unwrap();
+            network.shutdown(Teardown::Keep).await.unwrap();
+        }
+        drop(tap);
+        let error = HostNetwork::start(config()).await.unwrap_err();
+        assert!(error.to_string().contains("in use on this host: link lan"), "no VM runs: {error}");
+    });
+}
+
+#[test]
+fn taps_that_nobody_names_are_reported_with_their_addresses() {
+    in_namespace(async || {
+        let earlier = HostNetwork::start(config()).await.unwrap();
+        let taps = [earlier.attach(nic(2)).await.unwrap(), earlier.attach(nic(3)).await.unwrap()];
+        earlier.shutdown(Teardown::Keep).await.unwrap();
+        let network = HostNetwork::resume(config(), vec![kept(2, &taps[0].name)]).await.unwrap();
+        let (vm, tap) = (nic(3).vm, taps[1].name.to_string());
+        let unknown =
+            UnknownNic { vm, nic: "net0".to_owned(), tap, mac: nic(3).mac, address: nic(3).address };
+        assert_eq!(network.report().unknown, [unknown]);
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
 fn an_address_that_is_not_of_the_network_any_more_costs_no_port() {
     in_namespace(async || {
         let earlier = HostNetwork::start(config()).await.unwrap();
@@ -113,6 +164,10 @@ fn an_address_that_is_not_of_the_network_any_more_costs_no_port() {
             panic!("{:?}", network.report().warnings);
         };
         assert!(is_port(&tap.name, 1500));
+        let mut degraded = network.watch_degraded();
+        let told = degraded
+            .wait_for(|told| told.iter().any(|it| it.contains("vm-2/net0 has 192.0.2.1, an address of")));
+        tokio::time::timeout(Duration::from_secs(5), told).await.expect("it is told").unwrap();
         network.detach(&nic(2).vm, "net0").await.unwrap();
         assert_eq!(link_names(), ["lo", BRIDGE]);
     });

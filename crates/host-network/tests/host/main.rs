@@ -13,7 +13,6 @@ mod egress;
 mod firewall;
 mod forwarding;
 mod forwards;
-mod frames;
 mod guest;
 mod kept;
 mod names;

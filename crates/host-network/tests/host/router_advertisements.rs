@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use host_network::{HostNetwork, Tap, Teardown, VNET_HEADER_BYTES};
 
-use crate::frames::{ALL_NODES, ethernet, fragment, icmpv6, ipv6, router_alert};
 use crate::namespaces::{BRIDGE, config, eventually, in_namespace, link, nic, run};
+use test_frames::{ALL_NODES, ethernet, fragment, icmpv6, ipv6, router_alert};
 
 const ICMP: u8 = 58;
 const HOP_BY_HOP: u8 = 0;

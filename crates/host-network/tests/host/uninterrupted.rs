@@ -14,8 +14,8 @@ use host_network::{HostNetwork, NetworkConfig, NicAttachment, Tap, Teardown, VNE
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
-use crate::frames::{ethernet, ipv4, udp};
 use crate::namespaces::{BRIDGE, Host, config, eventually, in_namespace, kept, link, nic, run};
+use test_frames::{ethernet, ipv4, udp};
 
 /// After which an echo counts as lost: far longer than any takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(2);

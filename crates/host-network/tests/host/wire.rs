@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use host_network::{BetweenVms, HostNetwork, Tap, Teardown, VNET_HEADER_BYTES};
 
-use crate::frames::{self, ALL_NODES, BROADCAST, Mac, arp, ethernet, icmpv6, ipv4, ipv6, udp};
-use crate::namespaces::{BRIDGE, config, eventually, in_namespace, nic, run};
+use test_frames::{self as frames, ALL_NODES, BROADCAST, Mac, arp, ethernet, icmpv6, ipv4, ipv6, udp};
+
+use crate::namespaces::{BRIDGE, config, eventually, in_namespace, mac_of, nic, run};
 
 const HEADER: usize = VNET_HEADER_BYTES as usize;
 /// The guest that misbehaves, its neighbour, and somebody who is not there.
@@ -149,7 +150,7 @@ fn a_guest_cannot_speak_for_another() {
         let poison = icmpv6(six_own, ALL_NODES, 136, [0; 4], &six_alice.octets());
         for (what, frame) in [
             ("another's MAC", ethernet(mac(ALICE), mac(NOBODY), 0x0800, &good)),
-            ("the bridge's MAC", ethernet(mac(ALICE), frames::mac_of(BRIDGE), 0x0800, &good)),
+            ("the bridge's MAC", ethernet(mac(ALICE), mac_of(BRIDGE), 0x0800, &good)),
             ("another's IPv4", four(address(NOBODY), address(ALICE), 17, &udp(1, 1, b""))),
             ("the gateway's IPv4", four(gateway, address(ALICE), 17, &udp(1, 1, b""))),
             ("no IPv4 of its own", four(Ipv4Addr::UNSPECIFIED, address(ALICE), 17, &udp(1, 1, b""))),
@@ -315,7 +316,7 @@ fn guests_that_are_kept_apart_do_not_hear_each_other() {
         assert_eq!(wires.try_pass(&[]), None, "neither by the bridge");
         assert!(wires.received().is_none());
         let through_host = ethernet(
-            frames::mac_of(BRIDGE),
+            mac_of(BRIDGE),
             mac(MALLORY),
             0x0800,
             &ipv4(address(MALLORY), address(ALICE), 17, &udp(9, 9, b"by the router")),

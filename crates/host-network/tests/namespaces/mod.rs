@@ -128,6 +128,12 @@ pub(crate) fn link(name: &str) -> Option<Value> {
     links().into_iter().find(|link| link["ifname"] == name)
 }
 
+/// The hardware address of a link.
+pub(crate) fn mac_of(name: &str) -> [u8; 6] {
+    let link = link(name).unwrap();
+    link["address"].as_str().unwrap().parse::<vm_model::MacAddress>().unwrap().octets()
+}
+
 pub(crate) fn link_names() -> Vec<String> {
     let name = |link: &Value| link["ifname"].as_str().unwrap().to_owned();
     links().iter().map(name).collect()

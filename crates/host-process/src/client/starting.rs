@@ -132,6 +132,8 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     let (program, arguments) = command_line.split_first().ok_or_else(|| {
         failed("find a program")(io::Error::new(io::ErrorKind::InvalidInput, "the command line is empty"))
     })?;
+    // Nothing here may make the standard library fork in place of posix_spawn(3), as a working directory does in a static
+    // program: the page tables of this process would be copied, and each page copied that it writes meanwhile.
     let spawned = Command::new(program)
         .args(arguments)
         .env_remove("NOTIFY_SOCKET")
@@ -139,7 +141,6 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
-        .current_dir("/")
         .spawn();
     match spawned {
         Ok(child) => {

@@ -22,13 +22,17 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(connection)
 }
 
-/// Makes this process one that no terminal and no process group of its parent ends, and prepares its table of descriptors.
+/// Makes this process one that no terminal and no process group of its parent ends, that keeps no file system in use by its
+/// working directory, and prepares its table of descriptors.
 /// Called before the first thread is started.
 pub fn become_host_process() {
     name_process(std::iter::empty());
     // It fails for the leader of a group, as which a process is started that was started by hand.
     if let Err(errno) = rustix::process::setsid() {
         tracing::debug!(error = %io::Error::from(errno), "this process stays in its session");
+    }
+    if let Err(error) = std::env::set_current_dir("/") {
+        tracing::debug!(%error, "this process stays in the directory in which it was started");
     }
     if let Err(error) = vmm_host::presize_fd_table(DESCRIPTORS) {
         tracing::debug!(%error, "there is no room for many descriptors");

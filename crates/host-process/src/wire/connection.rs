@@ -34,6 +34,8 @@ impl ConnectionError {
 /// One end of a connection. Any number of tasks may send, one receives.
 #[derive(Debug)]
 pub struct Connection {
+    /// Watched for what comes only. A socket that is also watched for room wakes its process whenever the other end has read
+    /// something, which is after each message.
     socket: AsyncFd<OwnedFd>,
 }
 
@@ -47,7 +49,7 @@ impl Connection {
     /// Outside of a runtime with I/O.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let socket = watch(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let socket = watch(socket, Interest::READABLE)?;
         Ok(Self { socket })
     }
 
@@ -71,12 +73,21 @@ impl Connection {
     /// The connection is closed or broken.
     pub async fn send(&self, outgoing: &Outgoing) -> Result<(), ConnectionError> {
         loop {
-            let mut ready = self.socket.writable().await.map_err(|source| waiting("writing", source))?;
             match send_packet(self.socket(), outgoing.bytes(), &outgoing.descriptors()) {
-                Err(PacketError::NotReady) => ready.clear_ready(),
+                Err(PacketError::NotReady) => {
+                    self.room().await.map_err(|source| waiting("wait for room", source))?;
+                }
                 sent => return Ok(sent?),
             }
         }
+    }
+
+    /// Returns when there is room, or the connection is closed. Seldom needed: the socket is watched for it only meanwhile.
+    async fn room(&self) -> io::Result<()> {
+        let watched = watch(self.socket().try_clone()?, Interest::WRITABLE)?;
+        let ready = watched.writable().await?;
+        drop(ready);
+        Ok(())
     }
 
     /// The next message. Cancel-safe.
@@ -98,7 +109,8 @@ impl Connection {
 
     async fn receive_packet(&self) -> Result<Packet, ConnectionError> {
         loop {
-            let mut ready = self.socket.readable().await.map_err(|source| waiting("reading", source))?;
+            let mut ready =
+                self.socket.readable().await.map_err(|source| waiting("wait for a message", source))?;
             match receive_packet(self.socket()) {
                 Err(PacketError::NotReady) => ready.clear_ready(),
                 received => return Ok(received?),
@@ -115,4 +127,57 @@ impl Connection {
 
 fn waiting(operation: &'static str, source: io::Error) -> PacketError {
     PacketError::System { operation, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use vm_model::VmId;
+
+    use super::*;
+    use crate::wire::FromHost;
+    use crate::wire::packet::packet_pair;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn message() -> FromHost {
+        FromHost::Released { vm: VmId::new("web-1") }
+    }
+
+    #[tokio::test]
+    async fn a_message_waits_for_room_and_is_sent_then() {
+        let (ours, theirs) = packet_pair().expect("a pair of sockets");
+        let (sender, receiver) =
+            (Connection::new(ours).expect("watched"), Connection::new(theirs).expect("watched"));
+        let mut sent = 0;
+        let full = loop {
+            match sender.try_send(message()) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, ConnectionError::Packet(PacketError::NotReady)), "{full:?}");
+        let last = message().pack().expect("it fits");
+        let receiving = async {
+            for _ in 0..=sent {
+                assert_eq!(receiver.receive::<FromHost>().await.expect("it comes"), message());
+            }
+        };
+        let both = async { tokio::join!(sender.send(&last), receiving) };
+        timeout(PATIENCE, both).await.expect("there was room").0.expect("it was sent");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_learns_of_the_end() {
+        let (ours, theirs) = packet_pair().expect("a pair of sockets");
+        let sender = Connection::new(ours).expect("watched");
+        while sender.try_send(message()).is_ok() {}
+        let last = message().pack().expect("it fits");
+        let ending = async { drop(theirs) };
+        let (told, ()) =
+            timeout(PATIENCE, async { tokio::join!(sender.send(&last), ending) }).await.expect("told");
+        assert!(told.expect_err("nobody is there").is_closed());
+    }
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use thiserror::Error;
 
@@ -101,7 +101,7 @@ pub fn send_packet(
 /// [`PacketError::NotReady`] where there is none. A packet that was not received whole is an error, and nothing of it is
 /// kept.
 pub fn receive_packet(socket: impl AsFd) -> Result<Packet, PacketError> {
-    let mut bytes = vec![0; PACKET_BYTES_MAX];
+    let mut bytes = vec![0; waiting_bytes(&socket)?.min(PACKET_BYTES_MAX)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -109,12 +109,7 @@ pub fn receive_packet(socket: impl AsFd) -> Result<Packet, PacketError> {
         let mut slices = [IoSliceMut::new(&mut bytes)];
         rustix::io::retry_on_intr(|| recvmsg(&socket, &mut slices, &mut control, flags))
     };
-    let received = match received {
-        Ok(received) => received,
-        Err(Errno::AGAIN) => return Err(PacketError::NotReady),
-        Err(Errno::CONNRESET) => return Err(PacketError::Closed),
-        Err(errno) => return Err(PacketError::System { operation: "receive", source: errno.into() }),
-    };
+    let received = received.map_err(not_received)?;
     // Owned from here on: whatever follows, they are closed where they are not handed on.
     let mut descriptors = Vec::new();
     for message in control.drain() {
@@ -133,8 +128,26 @@ pub fn receive_packet(socket: impl AsFd) -> Result<Packet, PacketError> {
         return Err(PacketError::Closed);
     }
     bytes.truncate(received.bytes);
-    bytes.shrink_to_fit();
     Ok(Packet { bytes, descriptors })
+}
+
+/// The length of the next packet, which stays. Room for the longest one, made and cleared for each, would cost more than all
+/// else that is done about a short one.
+fn waiting_bytes(socket: impl AsFd) -> Result<usize, PacketError> {
+    let nothing: &mut [u8] = &mut [];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK | RecvFlags::TRUNC;
+    match recv(&socket, nothing, flags).map_err(not_received)? {
+        (_, 0) => Err(PacketError::Closed),
+        (_, length) => Ok(length),
+    }
+}
+
+fn not_received(errno: Errno) -> PacketError {
+    match errno {
+        Errno::AGAIN => PacketError::NotReady,
+        Errno::CONNRESET => PacketError::Closed,
+        errno => PacketError::System { operation: "receive", source: errno.into() },
+    }
 }
 
 #[cfg(test)]

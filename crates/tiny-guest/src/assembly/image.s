@@ -86,3 +86,5 @@ guests:
     guest guest_lives
     guest guest_churn
     guest guest_stray
+    guest guest_presses
+    guest guest_late_presses

@@ -97,6 +97,29 @@ guest_power_button:
     say text_bye
     jmp power_off
 
+# As above, but obeys only when it was pressed as often as asked for. Says each press that it has read.
+guest_presses:
+    say text_ready
+presses_poll:
+    fetch parameter_address, %ebx
+    fetch parameter_count, %ecx
+1:
+    pause
+    movl (%ebx), %eax
+    testl $POWER_BUTTON, %eax
+    jz 1b
+    say text_press
+    decl %ecx
+    jnz 1b
+    say text_bye
+    jmp power_off
+
+# As above, but does not read the register before something was typed.
+guest_late_presses:
+    say text_ready
+    call serial_get_byte
+    jmp presses_poll
+
 # Returns what it reads on the serial port, up to a `q`.
 guest_echo:
     say text_ready
@@ -137,3 +160,4 @@ nmi_handler:
 text_nmi: .asciz "nmi\n"
 text_ready: .asciz "ready\n"
 text_bye: .asciz "bye\n"
+text_press: .asciz "press\n"

@@ -143,6 +143,7 @@ impl vmm::Controller for Relay<'_> {
             vmm::MachineEvent::FirstConsoleByte { at } => self.0.event(Event::FirstConsoleByte { at }),
             vmm::MachineEvent::GuestPanicked(panic) => self.0.event(Event::GuestPanicked(panic)),
             vmm::MachineEvent::DiskTrouble(trouble) => self.0.event(Event::DiskTrouble(trouble)),
+            vmm::MachineEvent::PowerButtonSeen => self.0.event(Event::PowerButtonSeen),
             // The reply to each write says how much was taken; the caller may write the rest again.
             vmm::MachineEvent::ConsoleRoom => {}
         }

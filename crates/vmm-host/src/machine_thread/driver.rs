@@ -8,7 +8,8 @@ use std::time::Instant;
 use machine_host::LaunchFailure;
 use tokio::sync::{oneshot, watch};
 use vm_model::{
-    BootTimings, Command, CommandKind, MachinePhase, MachineStatus, Reply, ResetPolicy, VmId, error_chain,
+    BootTimings, Command, CommandKind, MachinePhase, MachineStatus, PowerButton, Reply, ResetPolicy, VmId,
+    error_chain,
 };
 
 use super::admission::{Admission, admit, phase_after};
@@ -63,6 +64,7 @@ impl MachineDriver {
             status.stands_still = false;
             status.boot_trouble = None;
             status.disk_trouble = None;
+            status.power_button = PowerButton::Untouched;
         });
         if let Some(pressed) = self.button.take() {
             pressed.answer(Reply::Done);
@@ -124,13 +126,13 @@ impl MachineDriver {
         match command {
             Command::Pause { within } => controls.pause(*within)?,
             Command::Resume => controls.resume()?,
-            Command::PressPowerButton => controls.press_power_button()?,
+            Command::PressPowerButton => self.press_power_button(controls)?,
             Command::RequestShutdown => {
                 if self.phase() == MachinePhase::Paused {
                     controls.resume()?;
                     self.set_phase(MachinePhase::Running);
                 }
-                controls.press_power_button()?;
+                self.press_power_button(controls)?;
             }
             Command::ResizeConsole { columns, rows } => controls.resize_console(*columns, *rows)?,
             Command::SetBalloon { size } => controls.set_balloon(*size)?,
@@ -150,6 +152,13 @@ impl MachineDriver {
         self.orders.note(command);
         self.set_phase(phase_after(&self.phase(), command.kind()));
         Ok(Reply::Done)
+    }
+
+    fn press_power_button(&mut self, controls: &mut dyn Controls) -> Result<(), Cause> {
+        controls.press_power_button()?;
+        // What the guest reads of it is told in a later turn.
+        self.status.send_modify(|status| status.power_button = PowerButton::Pressed);
+        Ok(())
     }
 }
 
@@ -226,6 +235,9 @@ impl Driver for MachineDriver {
             }
             Event::GuestPanicked(panic) => self.status.send_modify(|status| status.panic = Some(panic)),
             Event::DiskTrouble(trouble) => self.status.send_modify(|status| status.disk_trouble = trouble),
+            Event::PowerButtonSeen => {
+                self.status.send_modify(|status| status.power_button = PowerButton::Seen)
+            }
         }
     }
 }

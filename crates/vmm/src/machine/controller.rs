@@ -18,8 +18,8 @@ pub enum Flow {
     Kill,
 }
 
-/// What happens to a machine. Each event comes once, but for [`MachineEvent::ConsoleRoom`] and
-/// [`MachineEvent::DiskTrouble`].
+/// What happens to a machine. Each event comes once, but for [`MachineEvent::ConsoleRoom`],
+/// [`MachineEvent::DiskTrouble`] and [`MachineEvent::PowerButtonSeen`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// The first vCPU was entered for the first time.
@@ -37,6 +37,8 @@ pub enum MachineEvent {
     /// The host cannot carry out what the guest asks of a disk, and the machine's vCPUs wait until it can; `None` when all
     /// went through.
     DiskTrouble(Option<DiskTrouble>),
+    /// The guest has read all presses of its power button until now.
+    PowerButtonSeen,
     /// The console takes input again after [`Machine::write_console`] took less than it was given.
     ConsoleRoom,
 }

@@ -1,6 +1,7 @@
 //! Reading what a machine has used, from any thread and without its event loop's help.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use devices::virtio::balloon::BalloonHandle;
 use devices::virtio::{block, net};
@@ -29,10 +30,12 @@ pub(crate) struct CounterSources {
 
 impl CounterSources {
     pub(crate) fn read(&self) -> MachineCounters {
+        let vcpus: Vec<_> = self.vcpus.iter().map(|meter| meter.read()).collect();
+        let cpu_time = vcpus.iter().fold(Duration::ZERO, |sum, vcpu| sum.saturating_add(vcpu.cpu_time));
         let mut counters = MachineCounters {
-            vcpus: self.vcpus.iter().map(|meter| meter.read()).collect(),
+            vcpus,
             memory_size: self.memory_size,
-            memory_resident: self.resident.read(),
+            memory_resident: self.resident.read(cpu_time),
             ..Default::default()
         };
         for device in &self.devices {

@@ -49,7 +49,7 @@ impl Platform {
         Ok(Self {
             serial: Arc::new(serial),
             serial_mode: mode,
-            event_device: Arc::new(EventDevice::new(event_line)),
+            event_device: Arc::new(EventDevice::new(event_line, outcome.clone())),
             sleep: Arc::new(SleepRegister::new(outcome.clone())),
             keyboard: Arc::new(KeyboardController::new(outcome.clone())),
             clock: Arc::new(Cmos::new()),

@@ -127,6 +127,10 @@ impl Machine {
             self.told.first_console_byte = true;
             controller.event(MachineEvent::FirstConsoleByte { at });
         }
+        // One that was pressed again meanwhile has still to be seen.
+        if self.outcome.take_power_button_seen() && !self.platform.event_device.is_power_button_pending() {
+            controller.event(MachineEvent::PowerButtonSeen);
+        }
         let panic = self.outcome.guest_panic();
         if let Some(report) = panic
             && self.told.guest_panic != panic

@@ -38,9 +38,18 @@ enum KernelSide {
         thread: ThreadFiles,
         /// `None` where the kernel has no such statistics.
         kvm: Option<VcpuStatistics>,
+        /// The latest figures, and the thread's processor time before they were read.
+        latest: Option<(Duration, KernelFigures)>,
     },
     /// The last ones.
-    Ended(Option<ThreadCounters>, Option<KvmCounters>),
+    Ended(KernelFigures),
+}
+
+/// What the kernel told.
+#[derive(Clone, Copy, Debug, Default)]
+struct KernelFigures {
+    thread: Option<ThreadCounters>,
+    kvm: Option<KvmCounters>,
 }
 
 /// Measures the calling thread, and the vCPU that runs on it, until dropped.
@@ -56,7 +65,8 @@ impl Meter {
         if let Err(problem) = &kvm {
             tracing::debug!(vcpu = vcpu.index(), %problem, "this kernel's KVM tells nothing of a vCPU");
         }
-        self.replace(KernelSide::Running { thread: ThreadFiles::of_this_thread(), kvm: kvm.ok() });
+        let thread = ThreadFiles::of_this_thread();
+        self.replace(KernelSide::Running { thread, kvm: kvm.ok(), latest: None });
         Measuring { meter: self, _clock: self.clock.measure_this_thread() }
     }
 
@@ -87,8 +97,10 @@ impl Meter {
             interrupted: load(interrupted),
             other: load(other),
         };
-        let (thread, kvm) = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).read();
-        VcpuCounters { cpu_time: self.clock.read(), exits: exit_kinds.total(), exit_kinds, thread, kvm }
+        let cpu_time = self.clock.read();
+        let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let KernelFigures { thread, kvm } = kernel.read(cpu_time);
+        VcpuCounters { cpu_time, exits: exit_kinds.total(), exit_kinds, thread, kvm }
     }
 
     fn replace(&self, side: KernelSide) {
@@ -97,14 +109,19 @@ impl Meter {
 }
 
 impl KernelSide {
-    fn read(&self) -> (Option<ThreadCounters>, Option<KvmCounters>) {
+    /// The figures of a thread that has run for `cpu_time`. They only change while it runs: those of a vCPU that has slept
+    /// since the reading before are not read again. An idle host of many VMs has little else to do.
+    fn read(&mut self, cpu_time: Duration) -> KernelFigures {
         match self {
-            Self::NotStarted => (None, None),
-            Self::Running { thread, kvm } => {
+            Self::NotStarted => KernelFigures::default(),
+            Self::Running { latest: Some((before, figures)), .. } if *before == cpu_time => *figures,
+            Self::Running { thread, kvm, latest } => {
                 let counts = kvm.as_ref().and_then(|statistics| statistics.read().ok());
-                (thread.read(), counts.map(of_kvm))
+                let figures = KernelFigures { thread: thread.read(), kvm: counts.map(of_kvm) };
+                *latest = Some((cpu_time, figures));
+                figures
             }
-            Self::Ended(thread, kvm) => (*thread, *kvm),
+            Self::Ended(figures) => *figures,
         }
     }
 }
@@ -112,9 +129,9 @@ impl KernelSide {
 impl Drop for Measuring<'_> {
     /// Keeps the last figures, and lets go of the statistics: they would keep the machine's memory in the kernel.
     fn drop(&mut self) {
+        let cpu_time = self.meter.clock.read();
         let mut kernel = self.meter.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let (thread, kvm) = kernel.read();
-        *kernel = KernelSide::Ended(thread, kvm);
+        *kernel = KernelSide::Ended(kernel.read(cpu_time));
     }
 }
 
@@ -149,5 +166,24 @@ fn of_kvm(counts: VcpuCounts) -> KvmCounters {
         injected_interrupts: irq_injections,
         memory_faults: pf_taken,
         halt_time: Duration::from_nanos(halted.into_iter().fold(0, u64::saturating_add)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_asked_again_only_about_a_thread_that_has_run() {
+        let mut side = KernelSide::Running { thread: ThreadFiles::of_this_thread(), kvm: None, latest: None };
+        let mut faults = |cpu_time| {
+            let thread = side.read(Duration::from_millis(cpu_time)).thread.expect("it is there");
+            thread.minor_faults + thread.major_faults
+        };
+        let before = faults(1);
+        // Each page of it is touched for the first time.
+        assert_eq!(vec![1_u8; 8 << 20].iter().map(|byte| u64::from(*byte)).sum::<u64>(), 8 << 20);
+        assert_eq!(faults(1), before, "asleep");
+        assert!(faults(2) > before, "it has run");
     }
 }

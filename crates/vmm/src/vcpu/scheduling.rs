@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use vm_model::ThreadCounters;
 
-/// The most that is read of a file: a line.
-const LINE: u64 = 1024;
+/// The most that is read of a file: a line. The kernel gives it in one reading.
+const LINE: usize = 1024;
 
 /// Where one thread's figures are read. Nothing is kept open.
 #[derive(Debug)]
@@ -22,16 +22,18 @@ impl ThreadFiles {
 
     /// The figures now; `None` where `/proc` does not have them, or the thread is gone.
     pub(super) fn read(&self) -> Option<ThreadCounters> {
-        let run_delay = run_delay(&self.line("schedstat")?)?;
-        let (minor_faults, major_faults) = faults(&self.line("stat")?)?;
+        let run_delay = self.line("schedstat", run_delay)?;
+        let (minor_faults, major_faults) = self.line("stat", faults)?;
         Some(ThreadCounters { run_delay, minor_faults, major_faults })
     }
 
-    fn line(&self, file: &str) -> Option<String> {
-        let file = File::open(format!("/proc/self/task/{}/{file}", self.thread)).ok()?;
-        let mut line = String::new();
-        file.take(LINE).read_to_string(&mut line).ok()?;
-        Some(line)
+    /// What `parse` finds in the line of `file`.
+    fn line<T>(&self, file: &str, parse: fn(&str) -> Option<T>) -> Option<T> {
+        let mut file = File::open(format!("/proc/self/task/{}/{file}", self.thread)).ok()?;
+        let mut line = [0; LINE];
+        let length = file.read(&mut line).ok()?;
+        // A thread's name may be anything, also cut within a character: what is looked for comes after it.
+        parse(&String::from_utf8_lossy(line.get(..length)?))
     }
 }
 

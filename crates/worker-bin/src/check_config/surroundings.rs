@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use tokio::runtime::Builder;
 use worker::vms::VhostNet;
 
 use super::assignments;
+use crate::doctor::addresses;
 use crate::settings::Settings;
 
 /// Everything that `run` would complain of, though it is nothing of the configuration.
@@ -25,4 +27,12 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// What keeps the worker from having its bridge and subnet. Nothing where the host cannot be looked at. Not from within a
+/// runtime.
+pub(super) fn network(settings: &Settings) -> Vec<String> {
+    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let facts = runtime.block_on(addresses::look(settings));
+    facts.map_or_else(Vec::new, |facts| addresses::complaints(&facts))
 }

@@ -169,7 +169,7 @@ pub(crate) struct WaitFlags {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RemovalFlags {
     /// The VMs, by their whole names
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "ID")]
     pub(crate) ids: Vec<VmId>,
     #[command(flatten)]
     pub(crate) wait: WaitFlags,

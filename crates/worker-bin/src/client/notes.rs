@@ -56,6 +56,10 @@ pub(super) fn notes_of(status: &StatusView, id: &VmId) -> Vec<String> {
     notes.extend(entries.map(|entry| {
         format!("its entry in the assignments was refused, and it stays as it is: {}", entry.problem)
     }));
+    // A sentence about an interface names it as `<VM>/<interface>`.
+    let interface = format!("{id}/");
+    let names_it = |told: &&String| told.split_whitespace().any(|word| word.starts_with(&interface));
+    notes.extend(status.degradations.iter().filter(names_it).cloned());
     notes
 }
 

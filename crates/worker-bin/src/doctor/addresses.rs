@@ -1,97 +1,119 @@
-//! Whether something else on this host uses the VMs' network.
+//! Whether this host can have the VMs' bridge and subnet: looked at as the worker does when it starts.
 
-use std::net::Ipv4Addr;
-
+use host_network::{LinkName, NetworkConfig, Survey, survey};
 use ipnetwork::Ipv4Network;
+use vm_model::error_chain;
 
 use super::finding::{Finding, advice};
-use super::host::Host;
 use crate::settings::Settings;
 
 const CHECK: &str = "subnet";
+const BRIDGE: &str = "bridge";
 
 /// What was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
-    subnet: Option<Ipv4Network>,
-    bridge: String,
-    routes: Vec<Route>,
+#[derive(Debug)]
+pub(crate) struct Facts {
+    subnet: Ipv4Network,
+    survey: Result<Survey, String>,
 }
 
-/// A route of the main table, which has one for the network of each address too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Route {
-    link: String,
-    destination: Ipv4Network,
-}
-
-pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
-    Facts {
-        subnet: settings.manager.vm_subnet_base.parse().ok(),
-        bridge: settings.manager.network_bridge.clone(),
-        routes: routes(&host.read("/proc/net/route").unwrap_or_default()),
+impl Facts {
+    /// Whom this host forwards for while the network is up.
+    pub(super) fn forwarding(&self) -> Option<String> {
+        Some(self.survey.as_ref().ok()?.forwarding.to_string())
     }
 }
 
-/// Reads `/proc/net/route`: addresses are hexadecimal, their bytes in the order of memory.
-fn routes(text: &str) -> Vec<Route> {
-    let address =
-        |field: &str| u32::from_str_radix(field, 16).ok().map(|bits| Ipv4Addr::from(bits.to_le_bytes()));
-    let route = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (destination, mask) = (address(fields.get(1)?)?, address(fields.get(7)?)?);
-        let destination = Ipv4Network::with_netmask(destination, mask).ok()?;
-        Some(Route { link: (*fields.first()?).to_owned(), destination })
-    };
-    text.lines().skip(1).filter_map(route).collect()
+/// `None` where the configuration names no network: that was said of it.
+pub(crate) async fn look(settings: &Settings) -> Option<Facts> {
+    let manager = &settings.manager;
+    let subnet = manager.vm_subnet_base.parse().ok()?;
+    let config = NetworkConfig::new(LinkName::parse(&manager.network_bridge).ok()?, subnet);
+    let survey = survey(&config).await.map_err(|problem| error_chain(&problem));
+    Some(Facts { subnet, survey })
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    // What is no network was said of the configuration.
-    let Some(subnet) = facts.subnet else { return Vec::new() };
-    let others =
-        || facts.routes.iter().filter(|route| route.link != facts.bridge && route.destination.prefix() > 0);
-    let overlaps = |network: Ipv4Network| others().find(|route| route.destination.overlaps(network));
-    let Some(Route { link, destination }) = overlaps(subnet) else {
-        return vec![Finding::ok(CHECK, format!("{subnet} is used by nobody else"))];
+    let survey = match &facts.survey {
+        Ok(survey) => survey,
+        Err(problem) => {
+            let remedy = advice("look whether this host's links and routes can be listed");
+            return vec![Finding::fail(CHECK, problem.clone(), remedy)];
+        }
     };
-    let candidates =
-        (100..=255).filter_map(|second| Ipv4Network::new(Ipv4Addr::new(10, second, 0, 0), 16).ok());
-    let free = candidates.into_iter().find(|network| overlaps(*network).is_none());
-    let example = free.map_or_else(String::new, |free| format!(": network.subnet = \"{free}\" is free"));
-    let found = format!(
-        "{subnet} overlaps {destination}, which is reached through {link}: the worker does not start"
-    );
-    let remedy = advice(format!("give VMs another network in the configuration{example}"));
-    vec![Finding::fail(CHECK, found, remedy)]
+    let mut findings = Vec::new();
+    if let Some(problem) = &survey.bridge {
+        let remedy = advice("give VMs a bridge of another name (network.bridge)");
+        findings.push(Finding::fail(BRIDGE, error_chain(problem), remedy));
+    }
+    let free = survey.free.map_or_else(String::new, |free| format!(": network.subnet = \"{free}\" is free"));
+    findings.extend(survey.uses.iter().map(|user| {
+        let found = format!(
+            "{} is in use on this host: {user}; the worker does not start unless VMs run on it already",
+            facts.subnet
+        );
+        Finding::fail(CHECK, found, advice(format!("give VMs another network in the configuration{free}")))
+    }));
+    if survey.uses.is_empty() {
+        findings.push(Finding::ok(CHECK, format!("{} is used by nobody else", facts.subnet)));
+    }
+    findings
+}
+
+/// What of the configured network this host does not let be, each with its key.
+pub(crate) fn complaints(facts: &Facts) -> Vec<String> {
+    let Ok(survey) = &facts.survey else { return Vec::new() };
+    let bridge = survey.bridge.iter().map(|problem| format!("network.bridge: {}", error_chain(problem)));
+    let free = survey.free.map_or_else(String::new, |free| format!(" ({free} is free)"));
+    let uses = survey.uses.iter().map(|user| {
+        format!("network.subnet = \"{}\": it is in use on this host: {user}{free}", facts.subnet)
+    });
+    bridge.chain(uses).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use host_network::{HostForwarding, SubnetUse};
+
     use super::super::finding::{Remedy, Verdict};
     use super::*;
 
-    const TABLE: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
-        eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
-        eth0\t0000640A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
-        br0\t0000650A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\nnonsense\n";
-
-    fn judged(subnet: &str, bridge: &str) -> Finding {
-        let subnet = Some(subnet.parse().expect("a network"));
-        judge(&Facts { subnet, bridge: bridge.to_owned(), routes: routes(TABLE) }).remove(0)
+    fn facts(uses: Vec<SubnetUse>) -> Facts {
+        let survey = Survey {
+            bridge: None,
+            uses,
+            free: "10.102.0.0/16".parse().ok(),
+            forwarding: HostForwarding::ForEverybody,
+        };
+        Facts { subnet: "10.100.7.0/24".parse().expect("a network"), survey: Ok(survey) }
     }
 
     #[test]
-    fn an_overlap_is_named_with_a_network_that_is_free() {
-        assert_eq!(routes(TABLE).len(), 3);
-        let overlap = judged("10.100.7.0/24", "br-procurator");
-        assert_eq!(overlap.verdict, Verdict::Fail);
-        assert!(
-            overlap.found.contains("overlaps 10.100.0.0/16, which is reached through eth0"),
-            "{overlap:?}"
+    fn a_use_is_named_with_a_network_that_is_free() {
+        let address = "10.100.0.1/16".parse().expect("an address");
+        let used = facts(vec![SubnetUse::Address { link: "eth0".to_owned(), address }]);
+        let finding = judge(&used).remove(0);
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert!(finding.found.contains("link eth0 has the address 10.100.0.1/16"), "{finding:?}");
+        assert!(matches!(&finding.remedy, Some(Remedy::Advice(text)) if text.contains("\"10.102.0.0/16\"")));
+        assert_eq!(
+            complaints(&used),
+            [
+                "network.subnet = \"10.100.7.0/24\": it is in use on this host: link eth0 has the address 10.100.0.1/16 \
+              (10.102.0.0/16 is free)"
+            ]
         );
-        assert!(matches!(&overlap.remedy, Some(Remedy::Advice(text)) if text.contains("\"10.102.0.0/16\"")));
-        assert_eq!(judged("10.101.0.0/16", "br0").verdict, Verdict::Ok, "it is the bridge's own");
-        assert_eq!(judged("10.99.0.0/16", "br0").verdict, Verdict::Ok, "a default route is not in the way");
+        assert_eq!(judge(&facts(vec![]))[0].verdict, Verdict::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_no_bridge_is_complained_of() {
+        let mut settings = crate::settings::testing::settings("");
+        settings.manager.network_bridge = "lo".to_owned();
+        let facts = look(&settings).await.expect("a network");
+        assert!(
+            judge(&facts).iter().any(|finding| finding.check == BRIDGE && finding.verdict == Verdict::Fail)
+        );
+        assert!(complaints(&facts)[0].starts_with("network.bridge: the link lo is no bridge"), "{facts:?}");
     }
 }

@@ -18,7 +18,8 @@ pub(super) struct Facts {
     bridge: String,
     nat: NetworkAddressTranslation,
     filter: Filter,
-    forwards: bool,
+    /// Whom this host forwards for; `None` where that cannot be seen.
+    forwarding: Option<String>,
     /// Whether frames from VM to VM go through the IP filter.
     filters_frames: bool,
 }
@@ -34,7 +35,7 @@ enum Filter {
     Refuses(String),
 }
 
-pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
+pub(super) fn look(host: &Host, settings: &Settings, forwarding: Option<String>) -> Facts {
     let manager = &settings.manager;
     let filter = match LinkName::parse(&manager.network_bridge).map(|bridge| observe_forward_drops(&bridge)) {
         Ok(Ok(drops)) => Filter::Works(drops.into_iter().map(|drop| drop.chain).collect()),
@@ -49,7 +50,7 @@ pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
         bridge: manager.network_bridge.clone(),
         nat: manager.nat,
         filter,
-        forwards: is_on("/proc/sys/net/ipv4/ip_forward"),
+        forwarding,
         filters_frames: is_on("/proc/sys/net/bridge/bridge-nf-call-iptables"),
     }
 }
@@ -85,12 +86,10 @@ fn filter(facts: &Facts) -> Finding {
 }
 
 fn forwarding(facts: &Facts) -> Finding {
-    let told = match (facts.nat, facts.forwards) {
+    let told = match (facts.nat, &facts.forwarding) {
         (NetworkAddressTranslation::Off, _) => "VMs reach this host and each other only (network.nat is off)",
-        (NetworkAddressTranslation::Masquerade, true) => "ip_forward is on: this host forwards for everybody",
-        (NetworkAddressTranslation::Masquerade, false) => {
-            "ip_forward is off and stays so: the worker forwards for its VMs alone, link by link"
-        }
+        (NetworkAddressTranslation::Masquerade, Some(forwarding)) => forwarding,
+        (NetworkAddressTranslation::Masquerade, None) => "whom this host forwards for cannot be seen",
     };
     Finding::ok(FORWARDING, told)
 }
@@ -131,7 +130,7 @@ mod tests {
 
     fn facts(filter: Filter) -> Facts {
         let nat = NetworkAddressTranslation::Masquerade;
-        Facts { bridge: "br-p".to_owned(), nat, filter, forwards: false, filters_frames: false }
+        Facts { bridge: "br-p".to_owned(), nat, filter, forwarding: None, filters_frames: false }
     }
 
     #[test]

@@ -165,6 +165,8 @@ fn a_masters_certificate_is_refused_in_words_until_it_fits() {
         refused_with(&bench, &["somebody-else", MASTER]);
         place.give_master(&right, Fault::Swapped);
         refused_with(&bench, &["the other end shows", MASTER, "is not accepted"]);
+        place.give_master(&right, Fault::Expired);
+        refused_with(&bench, &["the other end shows", MASTER, "2021-01-01T00:00:00Z"]);
         place.give_master(&wrong, Fault::None);
         refused_with(&bench, &["Wrong", "none of the authorities in", "ca.pem"]);
         place.give_master(&right, Fault::None);

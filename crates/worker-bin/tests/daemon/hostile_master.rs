@@ -21,11 +21,11 @@ const COST_MOST_KIB: u64 = 48 << 10;
 const WELCOME: &str = r#"{"type":"welcome","version":1,"heartbeat_ms":400,"master":"m1","epoch":"e1"}"#;
 
 /// A master of this host, without certificates, that does as a test says.
-struct FakeMaster(TcpListener);
+pub(crate) struct FakeMaster(TcpListener);
 
 impl FakeMaster {
     /// Listens, and makes the program follow it that is started next.
-    fn of(bench: &Bench) -> Self {
+    pub(crate) fn of(bench: &Bench) -> Self {
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(up.expect("ip is there").success());
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -38,7 +38,7 @@ impl FakeMaster {
     }
 
     /// The worker's next connection, on which the master says `bytes`.
-    fn say(&self, bench: &Bench, bytes: &[u8]) -> TcpStream {
+    pub(crate) fn say(&self, bench: &Bench, bytes: &[u8]) -> TcpStream {
         let mut dialled = None;
         bench.until("the worker dials", || {
             dialled = match self.0.accept() {
@@ -58,7 +58,7 @@ impl FakeMaster {
 }
 
 /// `text` as a frame.
-fn frame(text: &str) -> Vec<u8> {
+pub(crate) fn frame(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).expect("it is short");
     [&length.to_be_bytes(), text.as_bytes()].concat()
 }

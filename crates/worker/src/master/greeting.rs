@@ -6,10 +6,11 @@ use std::thread::available_parallelism;
 use master_protocol::wire::v1::{Capacity, Cpu, Engine, Hello, InForce};
 use master_protocol::wire::{List, Text, WorkerId};
 use uuid::Uuid;
+use vm_model::Bytes;
 
 use super::state::disk_size;
-use crate::capacity::HostMemory;
-use crate::vms::{MemoryOvercommit, VmManager};
+use crate::capacity::{HostMemory, assignable};
+use crate::vms::VmManager;
 
 /// Versions of the protocol that this worker speaks.
 const VERSIONS: [u32; 1] = [1];
@@ -45,18 +46,14 @@ fn run() -> String {
 
 fn capacity(vm_manager: &VmManager) -> Capacity {
     let memory = HostMemory::observe();
-    let total = memory.map(|memory| memory.total.get());
-    let assignable = match vm_manager.config().memory_overcommit {
-        MemoryOvercommit::Percent(percent) => total.map(|total| total / 100 * u64::from(percent)),
-        MemoryOvercommit::Unlimited => None,
-    };
+    let limit = vm_manager.config().memory_overcommit;
     Capacity {
         processors: available_parallelism()
             .ok()
             .and_then(|count| u32::try_from(count.get()).ok())
             .unwrap_or(1),
-        memory_bytes: total.unwrap_or_default(),
-        memory_assignable_bytes: assignable,
+        memory_bytes: memory.map(|memory| memory.total.get()).unwrap_or_default(),
+        memory_assignable_bytes: memory.and_then(|memory| assignable(limit, memory)).map(Bytes::get),
         disk_bytes: disk_size(vm_manager.state_dir()),
         vms: None,
     }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use vm_model::{HeldSet, HoldReason, Lineage, SourceKind, Timestamp};
+use vm_model::{Generation, HeldSet, HoldReason, Lineage, SourceKind, Timestamp};
 
 use super::intent::Said;
 use super::plan::{Action, Redefinition};
@@ -85,16 +85,17 @@ pub(super) fn hold_removals(
     })
 }
 
-/// Holds what a master says in another counting than the one in force, of which `said` is the newest. The first one is
-/// taken at its word.
+/// Holds what a master says in another counting than the one in force, of which `said` is the newest: `generation` counts in
+/// the one that is `offered`. The first one is taken at its word.
 pub(super) fn hold_lineage(
     said: Option<&Said>,
     offered: Option<&Lineage>,
+    generation: Option<Generation>,
     now: Timestamp,
 ) -> Option<HeldSet> {
     let (Some(in_force), Some(offered)) = (said?.lineage.as_ref(), offered) else { return None };
     (in_force != offered).then(|| HeldSet {
-        generation: said.map(Said::generation).unwrap_or_default(),
+        generation: generation.unwrap_or_default(),
         since: now,
         removals: 0,
         waits_for: HoldReason::Lineage,
@@ -163,12 +164,16 @@ mod tests {
     fn another_master_or_another_epoch_waits_to_be_accepted() {
         let lineage = |master, epoch| Lineage::new(master, epoch).expect("fine");
         let known = Said { lineage: Some(lineage("m", "1")), ..said(&["a"]) };
-        let hold =
-            |said, offered: &Lineage| hold_lineage(said, Some(offered), NOW).map(|held| held.waits_for);
+        let three = Some(Generation::new(3));
+        let hold = |said, offered: &Lineage| {
+            hold_lineage(said, Some(offered), three, NOW).map(|held| held.waits_for)
+        };
         assert_eq!(hold(None, &lineage("m", "1")), None, "the first one");
         assert_eq!(hold(Some(&known), &lineage("m", "1")), None);
         assert_eq!(hold(Some(&known), &lineage("m", "2")), Some(HoldReason::Lineage));
         assert_eq!(hold(Some(&known), &lineage("n", "1")), Some(HoldReason::Lineage));
-        assert_eq!(hold_lineage(Some(&said(&["a"])), None, NOW), None, "a file has none");
+        assert_eq!(hold_lineage(Some(&said(&["a"])), None, three, NOW), None, "a file has none");
+        let held = hold_lineage(Some(&known), Some(&lineage("m", "2")), three, NOW).expect("held");
+        assert_eq!(Some(held.generation), three, "it counts as the other one does");
     }
 }

@@ -168,7 +168,7 @@ impl Reconciler {
         other: OtherLineage,
     ) -> Result<Verdict, Refusal> {
         let now = Timestamp::now();
-        if let Some(held) = self.hold_lineage(source, other, now) {
+        if let Some(held) = self.hold_lineage(source, offered, other, now) {
             return Ok(self.hold(source, offered, held));
         }
         self.listened_to.insert(source.kind());
@@ -240,15 +240,22 @@ impl Reconciler {
         let said = self.admit(source, offered, now)?;
         let (intent, actions) = self.plan(source, said, Thoroughness::CompareImages).await;
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
-        let held = self.hold_lineage(source, OtherLineage::Waits, now);
+        let held = self.hold_lineage(source, offered, OtherLineage::Waits, now);
         let held = held.or_else(|| hold_removals(kind, intent.of(kind)?, &actions, limit, now));
         let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
         let notes = notes(&self.vm_manager, &before, &after, &actions).await;
         Ok(Preview { held, actions, notes })
     }
 
-    fn hold_lineage(&self, source: &Source, other: OtherLineage, now: Timestamp) -> Option<HeldSet> {
-        let held = hold_lineage(self.intent.of(source.kind()), source.lineage(), now);
+    fn hold_lineage(
+        &self,
+        source: &Source,
+        offered: &AssignmentSet,
+        other: OtherLineage,
+        now: Timestamp,
+    ) -> Option<HeldSet> {
+        let said = self.intent.of(source.kind());
+        let held = hold_lineage(said, source.lineage(), offered.generation, now);
         held.filter(|_| other == OtherLineage::Waits)
     }
 

@@ -198,6 +198,23 @@ pub(crate) fn keep_aside(path: &Path) -> Result<PathBuf, ReadError> {
     Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "too many copies were kept aside already")))
 }
 
+/// The files that [`keep_aside`] has made of `path`, in their order.
+pub(crate) fn kept_files(path: &Path) -> Vec<PathBuf> {
+    let Some((directory, name)) = path.parent().zip(path.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut kept: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| {
+            let file = entry.file_name();
+            let number = file.to_str()?.strip_prefix(name)?.strip_prefix(".kept-")?.parse().ok()?;
+            Some((number, entry.path()))
+        })
+        .collect();
+    kept.sort();
+    kept.into_iter().map(|(_, path)| path).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

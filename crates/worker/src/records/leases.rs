@@ -1,4 +1,8 @@
 //! Who holds which address, kept on disk before it is used.
+//!
+//! A start that fails changes nothing: until the network is up, what is changed is only remembered, and
+//! [`Leases::put_in_force`] writes it. The leases of another subnet are kept aside then, and taken again when the subnet is
+//! set back.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,11 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolError, Wish, Wished};
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
-use tracing::warn;
+use tracing::{info, warn};
 use vm_model::{FailureKind, NetworkAccess, VmId, VmNic};
 
-use super::atomic_file::{discard_unfinished, keep_aside};
-use super::{ReadError, RecordWriter, WriteError, read_versioned};
+use super::atomic_file::{discard_unfinished, keep_aside, kept_files, read_in_place};
+use super::{ReadError, RecordWriter, WriteError};
 use crate::failure::chain;
 
 const FILE: &str = "leases.json";
@@ -82,6 +86,8 @@ pub(crate) enum LeasesError {
     /// They may be whole: nothing is put in their place.
     #[error("who has which address cannot be known")]
     Unreadable(#[source] ReadError),
+    #[error("who has which address cannot be recorded")]
+    Write(#[from] WriteError),
 }
 
 /// The leases of this host's subnet.
@@ -90,12 +96,29 @@ pub(crate) struct Leases {
     file: PathBuf,
     writer: RecordWriter,
     /// Held while the file is written, so that the file never falls behind an older state.
-    pool: Mutex<Pool>,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    pool: Pool,
+    /// What is to be done before the pool counts on disk; `None` once it does.
+    pending: Option<Pending>,
+}
+
+/// What a start does to the files of leases once its network is up.
+#[derive(Debug, Default)]
+struct Pending {
+    /// The file is of another network, or cannot be used: it is kept aside.
+    keeps_aside: bool,
+    /// The file kept aside before from which the leases were taken again.
+    taken_from: Option<PathBuf>,
 }
 
 impl Leases {
-    /// The leases of `subnet` kept in `state_dir`. Leases of another subnet, or that make no sense, are set aside with a
-    /// warning: their VMs get new ones.
+    /// The leases of `subnet` kept in `state_dir`. For leases of another subnet, or that make no sense, those that were kept
+    /// aside of this one are taken, if there are any; else VMs get new ones. Nothing is changed on disk before
+    /// [`Leases::put_in_force`].
     ///
     /// # Errors
     /// The subnet cannot be used, or the host refuses to read the file.
@@ -106,37 +129,62 @@ impl Leases {
     ) -> Result<Self, LeasesError> {
         let file = state_dir.join(FILE);
         let fresh = Pool::new(subnet)?;
-        discard_unfinished(&file);
-        let pool = match read_versioned::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
-            Ok(None) => fresh,
-            Ok(Some(book)) => Pool::import(subnet, &book).unwrap_or_else(|error| {
-                let kept =
-                    keep_aside(&file).map_or_else(|error| chain(&error), |kept| kept.display().to_string());
-                warn!(
-                    error = chain(&error),
-                    kept, "the leases are not of this network; starting without any"
-                );
-                fresh
-            }),
+        let (found, keeps_aside) = match read_in_place::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
+            Ok(None) => (None, false),
+            Ok(Some(book)) => match Pool::import(subnet, &book) {
+                Ok(pool) => (Some(pool), false),
+                Err(error) => {
+                    warn!(error = chain(&error), "the leases are not of this network, and are kept aside");
+                    (None, true)
+                }
+            },
             Err(error @ ReadError::Io { .. }) => return Err(LeasesError::Unreadable(error)),
             Err(error @ (ReadError::Damaged { .. } | ReadError::Newer { .. })) => {
                 warn!(error = chain(&error), "the leases cannot be read; starting without any");
-                fresh
+                (None, true)
             }
         };
-        Ok(Self { file, writer, pool: Mutex::new(pool) })
+        let (pool, taken_from) = match found {
+            Some(pool) => (pool, None),
+            None => kept_leases(&file, subnet).map_or((fresh, None), |(pool, kept)| (pool, Some(kept))),
+        };
+        let pending = Some(Pending { keeps_aside, taken_from });
+        Ok(Self { file, writer, book: Mutex::new(Book { pool, pending }) })
+    }
+
+    /// Has the leases count on disk, with all that was changed since they were opened. From here on every change is written
+    /// before it counts. Doing so twice is fine. Blocks.
+    ///
+    /// # Errors
+    /// A file cannot be moved or written; the leases are as they were then.
+    pub(crate) fn put_in_force(&self) -> Result<(), LeasesError> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Pending { keeps_aside, taken_from }) = &book.pending else { return Ok(()) };
+        discard_unfinished(&self.file);
+        if *keeps_aside && self.file.exists() {
+            let kept = keep_aside(&self.file).map_err(LeasesError::Unreadable)?;
+            info!(kept = %kept.display(), "the leases of before are kept aside");
+        }
+        self.writer.write_json(&self.file, &book.pool.export())?;
+        if let Some(kept) = taken_from {
+            info!(from = %kept.display(), "the leases that this network had before hold again");
+            // Left behind it would only be read once more.
+            let _ = std::fs::remove_file(kept);
+        }
+        book.pending = None;
+        Ok(())
     }
 
     /// Whether `vm` has any lease.
     pub(crate) fn has(&self, vm: &VmId) -> bool {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.leases().any(|lease| lease.vm == *vm)
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.pool.leases().any(|lease| lease.vm == *vm)
     }
 
     /// The interfaces of `vm` that hold an address, without their ends on the host.
     pub(crate) fn of(&self, vm: &VmId) -> Vec<VmNic> {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = pool.leases().filter(|lease| lease.vm == *vm);
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = book.pool.leases().filter(|lease| lease.vm == *vm);
         let nic_of = |Lease { nic, address, mac, .. }| VmNic {
             id: nic,
             address,
@@ -152,7 +200,7 @@ impl Leases {
     /// # Errors
     /// As those of [`Leases::ensure`].
     pub(crate) fn check(&self, vm: &VmId, wishes: &[(&str, Wish)]) -> Result<(), LeaseError> {
-        let mut offered = self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut offered = self.book.lock().unwrap_or_else(PoisonError::into_inner).pool.clone();
         Ok(offered.allocate_all(vm, wishes).map(drop)?)
     }
 
@@ -184,16 +232,26 @@ impl Leases {
 
     /// Changes a copy, writes it, and only then lets it count: what is not on disk is neither given nor ended.
     fn change<T, E: From<WriteError>>(&self, change: impl FnOnce(&mut Pool) -> Result<T, E>) -> Result<T, E> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = pool.clone();
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = book.pool.clone();
         let outcome = change(&mut changed)?;
-        let book = changed.export();
-        if book != pool.export() {
-            self.writer.write_json(&self.file, &book)?;
-            *pool = changed;
+        let exported = changed.export();
+        if exported != book.pool.export() {
+            if book.pending.is_none() {
+                self.writer.write_json(&self.file, &exported)?;
+            }
+            book.pool = changed;
         }
         Ok(outcome)
     }
+}
+
+/// The leases of `subnet` that were kept aside last, and where.
+fn kept_leases(file: &Path, subnet: Ipv4Network) -> Option<(Pool, PathBuf)> {
+    kept_files(file).into_iter().rev().find_map(|kept| {
+        let book = read_in_place::<LeaseBook>(&kept, LEASE_BOOK_VERSION).ok()??;
+        Some((Pool::import(subnet, &book).ok()?, kept))
+    })
 }
 
 #[cfg(test)]
@@ -201,7 +259,9 @@ mod tests {
     use super::*;
 
     fn open(state_dir: &Path, subnet: Ipv4Network) -> Result<Leases, LeasesError> {
-        Leases::open(state_dir, subnet, RecordWriter::open(state_dir))
+        let leases = Leases::open(state_dir, subnet, RecordWriter::open(state_dir))?;
+        leases.put_in_force()?;
+        Ok(leases)
     }
 
     fn subnet() -> Ipv4Network {
@@ -264,18 +324,47 @@ mod tests {
         leases.release(&b).expect("released");
         leases.retain(&BTreeSet::new()).expect("released");
         let book =
-            read_versioned::<LeaseBook>(&directory.path().join(FILE), 1).expect("read").expect("is there");
+            read_in_place::<LeaseBook>(&directory.path().join(FILE), 1).expect("read").expect("is there");
         assert_eq!(book.leases, []);
     }
 
     #[test]
-    fn leases_of_another_network_are_set_aside() {
+    fn leases_of_another_network_are_set_aside_and_taken_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (a, b) = (VmId::new("a"), VmId::new("b"));
+        let leases = open(directory.path(), subnet()).expect("opened");
+        let wish = Wish { ip: Some("10.9.0.5".parse().expect("an address")), ..Wish::default() };
+        let before = ensure(&leases, &a, "net0", wish).expect("given");
+        let elsewhere = "10.8.0.0/24".parse().expect("a subnet");
+        let other = open(directory.path(), elsewhere).expect("opened");
+        let in_between = ensure(&other, &b, "net0", Wish::default()).expect("given anew");
+        assert!(directory.path().join("leases.json.kept-1").exists());
+
+        let back = open(directory.path(), subnet()).expect("opened");
+        assert_eq!(ensure(&back, &a, "net0", Wish::default()).expect("kept"), before);
+        let other = open(directory.path(), elsewhere).expect("opened");
+        assert_eq!(ensure(&other, &b, "net0", Wish::default()).expect("kept"), in_between);
+        let names = std::fs::read_dir(directory.path()).expect("listed").flatten();
+        let kept = names.filter(|entry| entry.file_name().to_string_lossy().contains(".kept-")).count();
+        assert_eq!(kept, 1, "one that is taken again is not kept aside as well");
+    }
+
+    #[test]
+    fn a_start_that_fails_before_its_network_is_up_changes_no_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let leases = open(directory.path(), subnet()).expect("opened");
         ensure(&leases, &VmId::new("a"), "net0", Wish::default()).expect("given");
-        let other = open(directory.path(), "10.8.0.0/24".parse().expect("a subnet")).expect("opened");
-        ensure(&other, &VmId::new("a"), "net0", Wish::default()).expect("given anew");
-        assert!(directory.path().join("leases.json.kept-1").exists());
+        let file = directory.path().join(FILE);
+        let before = std::fs::read(&file).expect("read");
+        for other in ["10.9.0.0/29", "10.8.0.0/24"] {
+            let subnet = other.parse().expect("a subnet");
+            let writer = RecordWriter::open(directory.path());
+            let failed = Leases::open(directory.path(), subnet, writer).expect("opened");
+            failed.retain(&BTreeSet::new()).expect("remembered");
+            assert!(!failed.has(&VmId::new("a")));
+        }
+        assert_eq!(std::fs::read(&file).expect("read"), before);
+        assert!(!directory.path().join("leases.json.kept-1").exists());
     }
 
     #[test]
@@ -309,9 +398,12 @@ mod tests {
     #[test]
     fn an_address_that_cannot_be_recorded_is_not_given() {
         let directory = tempfile::tempdir().expect("a directory");
-        let leases = open(&directory.path().join("missing"), subnet()).expect("opened");
+        let gone = directory.path().join("gone");
+        std::fs::create_dir(&gone).expect("made");
+        let leases = open(&gone, subnet()).expect("opened");
+        std::fs::remove_dir_all(&gone).expect("removed");
         let error = ensure(&leases, &VmId::new("a"), "net0", Wish::default()).expect_err("no directory");
         assert_eq!(error.to_string(), "the address could not be recorded");
-        assert_eq!(leases.pool.lock().expect("whole").leases().count(), 0);
+        assert!(!leases.has(&VmId::new("a")));
     }
 }

@@ -19,6 +19,7 @@
 
 mod atomic_file;
 mod leases;
+mod lenient;
 mod lock;
 mod reserve;
 mod rollout;

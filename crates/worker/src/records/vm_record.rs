@@ -11,6 +11,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{Assignment, EndCause, Health, MachineCounters, RunEnd, Timestamp, VmId};
 
+use super::lenient::{known, known_items};
 use super::rollout::Rollout;
 use super::vm_lock::{locked_by, other_holder};
 use super::{
@@ -48,14 +49,14 @@ pub(crate) struct VmRecord {
     #[serde(default)]
     pub(crate) stopping: Option<EndCause>,
     /// What was known last of the guest of its present run.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     pub(crate) health: Option<Box<Health>>,
     /// What its machines counted in its runs that have ended: totals go on from there under the next worker. Workers
     /// before this was kept do not tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub(crate) past_use: Option<Box<MachineCounters>>,
     /// How its latest runs ended, oldest first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_items")]
     pub(crate) ends: Vec<RunEnd>,
     /// What was counted of it up to the begin or the end of its latest run.
     #[serde(default)]
@@ -344,6 +345,43 @@ mod tests {
         store.remove(&VmId::new("a")).expect("removed");
         store.remove(&VmId::new("a")).expect("removing twice is fine");
         assert!(!store.directory(&VmId::new("a")).exists());
+    }
+
+    /// A later release has more words for how a run ended and how a guest is, and more keys.
+    #[test]
+    fn a_record_of_a_later_release_is_read_without_its_news_of_the_past() {
+        use vm_model::{EndMethod, Timestamp};
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(&directory.path().join("vms")).expect("opened");
+        let mut a = record("a");
+        let end = |method| RunEnd {
+            at: Timestamp::from_millis(1),
+            ran_for: None,
+            method,
+            cause: EndCause::Guest,
+            detail: None,
+        };
+        a.ends = vec![end(EndMethod::Reset), end(EndMethod::PoweredOff)];
+        a.health = Some(Box::new(Health::unknown(Timestamp::from_millis(1))));
+        store.save(&a).expect("saved");
+        let file = store.directory(&a.assignment.id).join(FILE);
+        let mut later: serde_json::Value =
+            serde_json::from_slice(&fs::read(&file).expect("read")).expect("a document");
+        let as_it_is = later.clone();
+        later["ends"][0]["method"] = "hibernated".into();
+        later["health"]["ready"] = "half_way".into();
+        later["moods"] = 3.into();
+        fs::write(&file, later.to_string()).expect("written");
+        let found = store.load(&a.assignment.id).expect("read").expect("it is there");
+        assert_eq!(found.ends, [end(EndMethod::PoweredOff)]);
+        assert_eq!((found.health, found.uuid), (None, a.uuid));
+        // What the VM is, is not guessed.
+        for (key, value) in [("assignment", "desired"), ("removed", "until")] {
+            let mut other = as_it_is.clone();
+            other[key] = serde_json::json!({ value: "in another way" });
+            fs::write(&file, other.to_string()).expect("written");
+            assert!(store.load(&a.assignment.id).is_err(), "{key}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use health::ProbePermits;
-use ipam::{Lease, Wish};
+use ipam::{AllocationError, Lease, Wish};
 use machine_host::{MachineHost, Stranger};
 use metrics::WorkerMeters;
 use nix_artifacts::StoreRoots;
@@ -116,5 +116,30 @@ impl HostContext {
             }
         }
         Err(problem)
+    }
+
+    /// What is told where removed VMs hold what `problem` is about: who, until when, and what frees it.
+    pub(crate) fn held_by_removed(&self, problem: &LeaseError) -> Option<String> {
+        let LeaseError::Allocation(problem) = problem else { return None };
+        let removed = self.removed.list();
+        match problem {
+            AllocationError::AddressInUse { holder, .. } | AllocationError::MacInUse { holder, .. } => {
+                let (id, until) = (&holder.vm, removed.get(&holder.vm)?.kept_until);
+                Some(format!(
+                    "{id} was removed and is kept until {until}: `procurator-worker gc {id}` frees it"
+                ))
+            }
+            AllocationError::Exhausted { .. } | AllocationError::MacsExhausted { .. } => {
+                let held: usize = removed.keys().map(|id| self.leases.of(id).len()).sum();
+                (held > 0).then(|| {
+                    format!("{held} of them are held by removed VMs that are kept: `procurator-worker gc --all` frees them")
+                })
+            }
+            AllocationError::WishedTwice { .. }
+            | AllocationError::OutsideSubnet { .. }
+            | AllocationError::Reserved { .. }
+            | AllocationError::MacNotUnicast { .. }
+            | AllocationError::HoldsAnother { .. } => None,
+        }
     }
 }

@@ -5,10 +5,12 @@
 
 use std::time::{Duration, Instant};
 
+use machine_host::Stranger;
+
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::{DesiredState, EndCause, EndMethod, FailureKind, RunEnd, Timestamp, VmStatus};
+use vm_model::{DesiredState, EndCause, EndMethod, FailureKind, RunEnd, Timestamp, VmId, VmStatus};
 
 use super::adopted::RunningMachine;
 use super::step::{Goal, RunState, Stamp};
@@ -144,7 +146,10 @@ impl Task {
     /// What keeps the VM's lock from being taken, where something does.
     pub(super) async fn runs_elsewhere(&self) -> Option<String> {
         let (context, id) = (std::sync::Arc::clone(&self.context), self.id.clone());
-        let looking = tokio::task::spawn_blocking(move || context.lock_idle(&id).err());
+        let looking = tokio::task::spawn_blocking(move || {
+            let stranger = running_stranger(&context.strangers.borrow(), &id);
+            context.lock_idle(&id).err().or(stranger)
+        });
         looking.await.unwrap_or_else(|lost| Some(chain(&lost)))
     }
 
@@ -152,6 +157,14 @@ impl Task {
     pub(super) fn is_up(&self) -> bool {
         matches!(self.state, RunState::Up { .. })
     }
+}
+
+/// What is told where a process that was not taken over runs a machine called `id`: it has that VM's addresses, though maybe
+/// not its directory.
+fn running_stranger(strangers: &[Stranger], id: &VmId) -> Option<String> {
+    let mut of_its_name = strangers.iter().filter(|stranger| stranger.vms.contains(id) && stranger.may_run());
+    let pid = of_its_name.find_map(|stranger| stranger.pid)?;
+    Some(format!("process {pid} runs a VM of this name and was not taken over: `kill {pid}` ends it"))
 }
 
 /// Returns the machine that is handed over; never where none can be. Cancel-safe.

@@ -264,9 +264,14 @@ impl LiveMachine {
         self.handle.resume().await
     }
 
-    /// Ends it: by the power button, and by force when the guest does not obey within `power_button`.
+    /// Ends it: by the power button, which is pressed again while its guest does not react, and by force when the guest does not obey within `power_button`.
     pub(super) async fn stop(&self, power_button: Duration) -> Result<StopMethod, StopError> {
-        self.handle.stop(StopPolicy { power_button, kill: END }).await.map(|report| report.method)
+        let policy = StopPolicy { power_button, kill: END };
+        let is_going = || {
+            let told = self.guest_health().and_then(|health| health.systemd);
+            told.is_some_and(|told| told.shutdown.is_some())
+        };
+        self.handle.stop_unless_going(policy, is_going).await.map(|report| report.method)
     }
 
     /// How much of the host's memory it was promised.

@@ -24,12 +24,20 @@ pub(crate) struct SharedNetwork {
     network: RwLock<Option<HostNetwork>>,
     /// What is wrong with it.
     degraded: watch::Receiver<Vec<String>>,
+    /// Whether interfaces were found whose VMs nobody named.
+    has_unknown_nics: bool,
 }
 
 impl SharedNetwork {
     pub(crate) fn new(network: HostNetwork) -> Self {
         let degraded = network.watch_degraded();
-        Self { network: RwLock::new(Some(network)), degraded }
+        let has_unknown_nics = !network.report().unknown.is_empty();
+        Self { network: RwLock::new(Some(network)), degraded, has_unknown_nics }
+    }
+
+    /// Whether interfaces were found at the start whose VMs were not taken over: they may run on.
+    pub(crate) fn has_unknown_nics(&self) -> bool {
+        self.has_unknown_nics
     }
 
     /// What is wrong with it at this moment and cannot be mended by itself: a sentence each.

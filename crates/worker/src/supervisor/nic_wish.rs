@@ -7,6 +7,7 @@ use nix_artifacts::{CONFIG_NAME, NicRequest};
 use thiserror::Error;
 use vm_model::{Assignment, FailureReason};
 
+use super::context::HostContext;
 use crate::failure::reason;
 use crate::records::LeaseError;
 
@@ -29,8 +30,23 @@ pub(super) fn wishes(requests: &[NicRequest]) -> Vec<(&str, Wish)> {
     requests.iter().map(|request| (request.id.as_str(), wish(request))).collect()
 }
 
+/// As [`unmet`], with what would free addresses that removed VMs hold.
+pub(super) fn refused(
+    context: &HostContext,
+    assignment: &Assignment,
+    requests: &[NicRequest],
+    problem: LeaseError,
+) -> FailureReason {
+    let held = context.held_by_removed(&problem);
+    let mut reason = unmet(assignment, requests, problem);
+    if let Some(held) = held {
+        reason.message.push_str(&format!("; {held}"));
+    }
+    reason
+}
+
 /// The reason for which the interfaces of the description of `assignment` have no leases.
-pub(super) fn unmet(assignment: &Assignment, requests: &[NicRequest], problem: LeaseError) -> FailureReason {
+fn unmet(assignment: &Assignment, requests: &[NicRequest], problem: LeaseError) -> FailureReason {
     let (kind, file) = (problem.kind(), assignment.store_path.join(CONFIG_NAME));
     let place = interface(&problem).and_then(|nic| requests.iter().position(|request| request.id == nic));
     match place.and_then(|index| Some((index, wish(&requests[index], &problem)?))) {

@@ -11,7 +11,7 @@ use vm_model::{Assignment, FailureKind, FailureReason, MachineSpec, NicSpec, VmI
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
 use super::live::detach;
-use super::nic_wish::{unmet, wishes};
+use super::nic_wish::{refused, wishes};
 use super::notes::NotedNic;
 use super::vhost;
 use crate::failure::reason;
@@ -26,8 +26,9 @@ pub(super) fn lease(
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
     let vm = &assignment.id;
     acquired.addresses = !context.leases.has(vm);
-    let leases =
-        context.lease(vm, &wishes(&requests)).map_err(|problem| unmet(assignment, &requests, problem))?;
+    let leases = context
+        .lease(vm, &wishes(&requests))
+        .map_err(|problem| refused(context, assignment, &requests, problem))?;
     Ok(requests.into_iter().zip(leases).collect())
 }
 

@@ -17,7 +17,7 @@ use vm_model::{
 
 use super::context::HostContext;
 use super::given_up::GivenUp;
-use super::nic_wish::{unmet, wishes};
+use super::nic_wish::{refused, wishes};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::verify::{unverified_references, verify};
@@ -185,7 +185,7 @@ fn check_wishes(
     nics: &[NicRequest],
 ) -> Result<(), FailureReason> {
     let checked = context.leases.check(&assignment.id, &wishes(nics));
-    checked.map_err(|problem| unmet(assignment, nics, problem))
+    checked.map_err(|problem| refused(context, assignment, nics, problem))
 }
 
 /// Makes sure that no other VM has a port of the host that is to lead here.

@@ -75,7 +75,10 @@ pub(super) fn unverified_references(
     artifact: &Artifact,
     given_up: &GivenUp,
 ) -> Result<Vec<PathBuf>, FailureReason> {
-    let mut unverified = Vec::new();
+    let mut unverified = match context.lifecycle.hash_verification {
+        HashVerification::Never => vec![assignment.store_path.clone()],
+        HashVerification::Once | HashVerification::Always => Vec::new(),
+    };
     for path in &artifact.references {
         match (context.lifecycle.hash_verification, assignment.references.get(path)) {
             (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use machine_host::Stranger;
 use nix_artifacts::hash_store_path as hash_of;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
@@ -218,15 +219,30 @@ pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
     shared.is_ending.store(true, Ordering::Relaxed);
     let begun = Instant::now();
     shared.end_takeover().await;
+    let carries_vms = carries_vms(&shared);
     // Each ends after the step that it is in.
     for supervisor in shared.registry.abandon_all() {
         let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
     }
     shared.context.machines.leave();
-    match shared.context.network.leave().await {
-        Ok(()) => Ok(()),
+    let network = &shared.context.network;
+    let left = if carries_vms { network.leave().await.map(|()| None) } else { network.take_down().await };
+    match left {
+        Ok(None) => Ok(()),
+        Ok(outcome @ Some(_)) => {
+            info!(?outcome, "there is no VM: the VMs' network was taken down");
+            Ok(())
+        }
         Err(problem) => Err(VmManagerError::NetworkRemains(Box::new(problem))),
     }
+}
+
+/// Whether there is, or may be, a VM that needs the network of this host after this process.
+fn carries_vms(shared: &Shared) -> bool {
+    !shared.registry.list().is_empty()
+        || !shared.registry.damaged().is_empty()
+        || shared.context.strangers.borrow().iter().any(Stranger::may_run)
+        || shared.context.network.has_unknown_nics()
 }
 
 fn describe(assignment: &Assignment) -> String {

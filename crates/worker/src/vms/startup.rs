@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use health::ProbePermits;
+use host_network::Teardown;
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use tokio::runtime::Handle;
@@ -20,8 +21,10 @@ use super::checks::{check_directories, check_numbers, network_config, store_root
 use super::control::Shared;
 use super::placing::machine_host;
 use super::registry::Registry;
-use super::takeover::{KnownVms, hold_addresses, restore, resume_network, take_over, take_over_late};
-use super::{VmManagerConfig, VmManagerError};
+use super::takeover::{
+    KnownVms, hold_addresses, hold_unknown, restore, resume_network, take_over, take_over_late,
+};
+use super::{HashVerification, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::failure::chain;
@@ -34,6 +37,9 @@ use crate::records::{
 use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, StartTurns, Subnet};
 use crate::volumes::VolumeStore;
 
+/// What is so while artifacts are not verified.
+pub(super) const UNVERIFIED: &str = "hash_verification is \"never\": artifacts run as they lie on the disk, whatever hash they were assigned with";
+
 /// How long a lock of the state directory may be held by what is left of a worker, and how often that is looked at.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -44,6 +50,9 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     check_directories(&config)?;
     check_numbers(&config)?;
     let (subnet, network) = network_config(&config)?;
+    if config.hash_verification == HashVerification::Never {
+        warn!("{UNVERIFIED}");
+    }
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     let roots = store_roots(&config)?;
     let state_error = |problem| state_error(&config, problem);
@@ -69,6 +78,16 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     // It notes what it changes on the host before it does.
     writer.make_room();
     let network = resume_network(network, &running).await?;
+    hold_unknown(&leases, &network.report().unknown);
+    if let Err(problem) = leases.put_in_force() {
+        // Nobody could be given an address. What VMs that run need stays.
+        let teardown =
+            if running.is_empty() && strangers.is_empty() { Teardown::Remove } else { Teardown::Keep };
+        if let Err(problem) = network.shutdown(teardown).await {
+            warn!(error = chain(&problem), "the VMs' network was not left as it was found");
+        }
+        return Err(state_error(Box::new(problem)));
+    }
     let context = Arc::new(HostContext {
         machines,
         capacity: Capacity::new(config.memory_overcommit),
@@ -163,7 +182,9 @@ fn open_leases(
             value: config.vm_subnet_base.clone(),
             expected: problem.to_string(),
         },
-        problem @ LeasesError::Unreadable(_) => state_error(config, Box::new(problem)),
+        problem @ (LeasesError::Unreadable(_) | LeasesError::Write(_)) => {
+            state_error(config, Box::new(problem))
+        }
     })
 }
 

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
-use host_network::{HostNetwork, KeptNic, NetworkConfig};
+use host_network::{HostNetwork, KeptNic, NetworkConfig, UnknownNic};
+use ipam::Wish;
 use machine_host::{Adopted, Adoption, FoundMachine, MachineHost, Recognize, Stranger};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -103,7 +104,8 @@ fn name_vms(strangers: &mut [Stranger], store: &RecordStore) {
 
 fn tell(strangers: &[Stranger]) {
     for Stranger { vms, pid, place, problem } in strangers {
-        warn!(?vms, pid, place, problem, "what runs there is left alone");
+        let ends_with = pid.map(|pid| format!("kill {pid}"));
+        warn!(?vms, pid, place, problem, ends_with, "what runs there is left alone");
     }
 }
 
@@ -138,6 +140,22 @@ pub(super) async fn take_over_late(
 /// Sees to it that nobody else is given the addresses of the VMs that run.
 pub(super) fn hold_addresses(leases: &Leases, running: &BTreeMap<VmId, RunningMachine>) {
     running.values().for_each(|machine| machine.hold_addresses(leases));
+}
+
+/// Sees to it that nobody else is given the addresses of interfaces that are there, and whose VMs are not known to run: their
+/// records are lost, or their processes silent. The next start that does not find them gives the addresses up.
+pub(super) fn hold_unknown(leases: &Leases, unknown: &[UnknownNic]) {
+    for UnknownNic { vm, nic, tap, mac, address } in unknown {
+        let wish = Wish { ip: Some(*address), mac: Some(*mac) };
+        match leases.ensure(vm, &[(nic.as_str(), wish)]) {
+            Ok(_) => {
+                warn!(vm_id = %vm, nic, tap, %address, "a process that was not taken over has this address, which nobody else gets")
+            }
+            Err(problem) => {
+                warn!(vm_id = %vm, nic, tap, %address, error = chain(&problem), "an address in use may be given to another VM");
+            }
+        }
+    }
 }
 
 /// Sets the VMs' network up, around the interfaces of those that run.

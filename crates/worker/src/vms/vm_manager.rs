@@ -17,7 +17,11 @@ use vm_model::{
 
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
-use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
+use super::startup::UNVERIFIED;
+use super::{
+    HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
+    startup,
+};
 use crate::events::{EventLog, node_changes};
 use crate::node::{self, Action, Described, Observed};
 use crate::records::RecordWriter;
@@ -224,6 +228,14 @@ impl VmManager {
         self.shared.is_ending.load(Ordering::Relaxed)
     }
 
+    /// What is so for each VM by a setting that takes a safeguard away, a sentence each.
+    pub fn safeguards_off(&self) -> Vec<String> {
+        match self.shared.config.hash_verification {
+            HashVerification::Never => vec![UNVERIFIED.to_owned()],
+            HashVerification::Once | HashVerification::Always => Vec::new(),
+        }
+    }
+
     /// What runs on this host and could not be taken over, a sentence each.
     pub fn strangers(&self) -> Vec<String> {
         let sentence = |stranger: &Stranger| {
@@ -232,9 +244,11 @@ impl VmManager {
             let vms = (!vms.is_empty()).then(|| format!("VMs: {}", vms.join(", ")));
             let known: Vec<String> = process.into_iter().chain(vms).collect();
             let which = if known.is_empty() { String::new() } else { format!(" ({})", known.join("; ")) };
-            format!("{}{which} runs on and was not taken over: {}", stranger.place, stranger.problem)
+            let end = stranger.pid.map(|pid| format!(" (`kill {pid}` ends it)")).unwrap_or_default();
+            format!("{}{which} runs on and was not taken over{end}: {}", stranger.place, stranger.problem)
         };
-        self.shared.context.strangers.borrow().iter().map(sentence).collect()
+        let strangers = self.shared.context.strangers.borrow();
+        strangers.iter().filter(|stranger| stranger.may_run()).map(sentence).collect()
     }
 
     /// Kills every machine at once, for who cannot wait for a [`VmManager::shutdown`] under way. Starts nothing any

@@ -1,7 +1,7 @@
 //! Plans on values alone.
 
 use proptest::prelude::*;
-use vm_model::{Overrides, RefusedEntry};
+use vm_model::{Bytes, Overrides, RefusedEntry};
 
 use super::*;
 
@@ -151,6 +151,103 @@ proptest! {
         let unique: BTreeSet<_> = touched.iter().collect();
         prop_assert_eq!(unique.len(), touched.len());
     }
+}
+
+/// What a host has and is told, where all of it can be in any state that is met: VMs that failed, hashes that vouch for
+/// more, entries that were refused, artifacts that cannot be used.
+fn any_situation() -> impl Strategy<Value = (Observed, AssignmentSet, Described)> {
+    let before = any_vms();
+    let fates = prop::collection::vec(any::<(bool, bool)>(), 6);
+    let after = any_vms();
+    let vouched = prop::collection::btree_set(0_u8..6, 0..6);
+    let refused = prop::collection::btree_set(0_u8..8, 0..3);
+    let unusable = prop::collection::btree_set(0_u8..6, 0..3);
+    (before, fates, after, vouched, refused, unusable).prop_map(
+        |(before, fates, after, vouched, refused, unusable)| {
+            let observed = before.into_iter().map(|(name, assignment)| {
+                let (can_retry_help, is_vouched) = fates[usize::from(name)];
+                let (id, vm) = present(if is_vouched { with_reference(assignment) } else { assignment });
+                (id, ObservedVm { can_retry_help, ..vm })
+            });
+            let wanted =
+                after.into_iter().filter(|(name, _)| !refused.contains(name)).map(|(name, assignment)| {
+                    if vouched.contains(&name) { with_reference(assignment) } else { assignment }
+                });
+            let id = |name: &u8| VmId::new(&format!("vm-{name}"));
+            let refused = refused.iter().map(|name| RefusedEntry { id: id(name), problem: "no hash".into() });
+            let desired = AssignmentSet { refused: refused.collect(), ..set(wanted.collect()) };
+            let described = unusable.iter().map(|name| (id(name), Err("no kernel".to_owned()))).collect();
+            (observed.collect(), desired, described)
+        },
+    )
+}
+
+fn with_reference(mut assignment: Assignment) -> Assignment {
+    assignment.references = [("/nix/store/y".into(), "sha256-y".to_owned())].into();
+    assignment
+}
+
+proptest! {
+    /// However often only a part of a plan is carried out, and whatever of it: plans get shorter with what was done, and
+    /// once one is carried out whole nothing is left to do.
+    #[test]
+    fn plans_that_are_carried_out_in_part_converge_all_the_same(
+        (observed, desired, described) in any_situation(),
+        carried in prop::collection::vec(prop::collection::vec(any::<bool>(), 12), 0..6),
+    ) {
+        let untouched = |observed: &Observed| -> Observed {
+            let is_refused = |id: &VmId| desired.refused.iter().any(|entry| entry.id == *id);
+            observed.iter().filter(|(id, _)| is_refused(id)).map(|(id, vm)| (id.clone(), vm.clone())).collect()
+        };
+        let kept = untouched(&observed);
+        let mut now = observed;
+        for succeeds in carried {
+            let steps = plan(&desired, &now, &described, DAY);
+            let done: Vec<_> = steps.iter().zip(succeeds).filter(|(_, done)| *done).map(|(step, _)| step.clone()).collect();
+            let count = done.len();
+            now = carried_out(&done, now);
+            let left = plan(&desired, &now, &described, DAY);
+            prop_assert_eq!(left.len(), steps.len() - count, "{:?} after {:?}", left, done);
+        }
+        now = carried_out(&plan(&desired, &now, &described, DAY), now);
+        prop_assert_eq!(plan(&desired, &now, &described, DAY), vec![]);
+        prop_assert_eq!(&untouched(&now), &kept, "entries that were refused change nothing");
+        let wanted: BTreeMap<VmId, Assignment> =
+            desired.vms.iter().map(|vm| (vm.id.clone(), vm.clone())).collect();
+        let reached: BTreeMap<VmId, Assignment> = now
+            .iter()
+            .filter(|(id, _)| !kept.contains_key(*id))
+            .map(|(id, vm)| (id.clone(), vm.assignment.clone()))
+            .collect();
+        prop_assert_eq!(reached, wanted);
+    }
+}
+
+#[test]
+fn every_change_of_a_definition_is_told_in_words() {
+    let shown = |what| Action::Redefine(assignment(1, 0, DesiredState::Running), what).to_string();
+    let restart = |changes| shown(Redefinition::Restart { changes, disks: "its volumes stay".to_owned() });
+    let lines = [
+        shown(Redefinition::Live(vec![Change::RestartPolicy, Change::Health])),
+        restart(vec![
+            Change::Artifact { from: "/nix/store/x".into(), to: "/nix/store/y".into() },
+            Change::Vcpus { from: 1, to: 2 },
+        ]),
+        restart(vec![
+            Change::Memory { from: Bytes::from_mib(128), to: Bytes::from_mib(256) },
+            Change::CommandLine,
+            Change::Disks,
+            Change::Volume { disk: "data".to_owned() },
+            Change::Interfaces,
+            Change::Isolation,
+            Change::Machine,
+        ]),
+    ];
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    change vm-1 while it runs: restart policy, health probes
+    restart vm-1: image /nix/store/x → /nix/store/y, vCPUs 1 → 2 (its volumes stay), once the image has been verified
+    restart vm-1: memory 128 MiB → 256 MiB, kernel command line, disks, volume data, network interfaces, isolation, machine (its volumes stay)
+    ");
 }
 
 #[test]

@@ -1,21 +1,22 @@
-//! Frames as a guest makes them, byte by byte.
+//! Ethernet frames as a guest makes them, byte by byte: what a well-behaved one sends, and what a hostile one does.
+//!
+//! For tests of what stands between a guest and its network. Payloads are so short that their lengths fit wherever they
+//! are written.
+
+#![forbid(unsafe_code)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::namespaces::link;
+/// A hardware address.
+pub type Mac = [u8; 6];
 
-pub(crate) type Mac = [u8; 6];
+/// Everybody on the network.
+pub const BROADCAST: Mac = [0xff; 6];
+/// Every IPv6 node on the network.
+pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-pub(crate) const BROADCAST: Mac = [0xff; 6];
-pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-
-/// The hardware address of a link of the host.
-pub(crate) fn mac_of(name: &str) -> Mac {
-    let link = link(name).unwrap();
-    link["address"].as_str().unwrap().parse::<vm_model::MacAddress>().unwrap().octets()
-}
-
-pub(crate) fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
+/// A frame of EtherType `kind`.
+pub fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = to.to_vec();
     frame.extend(from);
     frame.extend(kind.to_be_bytes());
@@ -24,7 +25,7 @@ pub(crate) fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8>
 }
 
 /// RFC 826. Operation 1 asks, 2 answers.
-pub(crate) fn arp(operation: u16, sender: Mac, from: Ipv4Addr, about: Ipv4Addr) -> Vec<u8> {
+pub fn arp(operation: u16, sender: Mac, from: Ipv4Addr, about: Ipv4Addr) -> Vec<u8> {
     let mut message = vec![0, 1, 8, 0, 6, 4];
     message.extend(operation.to_be_bytes());
     message.extend(sender);
@@ -34,20 +35,22 @@ pub(crate) fn arp(operation: u16, sender: Mac, from: Ipv4Addr, about: Ipv4Addr) 
     message
 }
 
-pub(crate) fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+/// RFC 791, without options.
+pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4_packet(&[], from, to, protocol, payload)
 }
 
 /// The same behind four bytes of no-operation options.
-pub(crate) fn ipv4_with_options(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ipv4_with_options(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4_packet(&[1; 4], from, to, protocol, payload)
 }
 
 /// RFC 791.
 fn ipv4_packet(options: &[u8], from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let header = 20 + options.len();
-    let mut packet = vec![0x40 | u8::try_from(header / 4).unwrap(), 0];
-    packet.extend(u16::try_from(header + payload.len()).unwrap().to_be_bytes());
+    let words = u8::try_from(header / 4).expect("options are short");
+    let mut packet = vec![0x40 | words, 0];
+    packet.extend(sixteen(header + payload.len()).to_be_bytes());
     packet.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
     packet.extend(from.octets());
     packet.extend(to.octets());
@@ -59,19 +62,19 @@ fn ipv4_packet(options: &[u8], from: Ipv4Addr, to: Ipv4Addr, protocol: u8, paylo
 }
 
 /// RFC 768, without a checksum.
-pub(crate) fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     let mut datagram = from.to_be_bytes().to_vec();
     datagram.extend(to.to_be_bytes());
-    datagram.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
+    datagram.extend(sixteen(8 + payload.len()).to_be_bytes());
     datagram.extend([0, 0]);
     datagram.extend(payload);
     datagram
 }
 
 /// RFC 8200.
-pub(crate) fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];
-    packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    packet.extend(sixteen(payload.len()).to_be_bytes());
     packet.extend([next, 255]);
     packet.extend(from.octets());
     packet.extend(to.octets());
@@ -80,13 +83,13 @@ pub(crate) fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Ve
 }
 
 /// RFC 4443: `word` is what stands between the checksum and the body.
-pub(crate) fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, word: [u8; 4], body: &[u8]) -> Vec<u8> {
+pub fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, word: [u8; 4], body: &[u8]) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0];
     message.extend(word);
     message.extend(body);
     let mut covered = from.octets().to_vec();
     covered.extend(to.octets());
-    covered.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    covered.extend(u32::from(sixteen(message.len())).to_be_bytes());
     covered.extend([0, 0, 0, 58]);
     covered.extend(&message);
     let sum = checksum(&covered);
@@ -95,14 +98,14 @@ pub(crate) fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, word: [u8; 4], body
 }
 
 /// Options with a router alert (RFC 2711) before `payload`.
-pub(crate) fn router_alert(next: u8, payload: &[u8]) -> Vec<u8> {
+pub fn router_alert(next: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = vec![next, 0, 5, 2, 0, 0, 1, 0];
     header.extend(payload);
     header
 }
 
 /// A piece of a fragmented packet, `offset` bytes into it.
-pub(crate) fn fragment(next: u8, offset: u16, more: bool, piece: &[u8]) -> Vec<u8> {
+pub fn fragment(next: u8, offset: u16, more: bool, piece: &[u8]) -> Vec<u8> {
     let mut payload = vec![next, 0];
     payload.extend((offset | u16::from(more)).to_be_bytes());
     payload.extend([0, 0, 0, 7]);
@@ -117,5 +120,10 @@ fn checksum(bytes: &[u8]) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    !u16::try_from(sum).unwrap()
+    !u16::try_from(sum).expect("it was folded")
+}
+
+/// A length as headers hold it.
+fn sixteen(length: usize) -> u16 {
+    u16::try_from(length).expect("payloads are short")
 }
