@@ -3,7 +3,7 @@
 //! It reads one order a line (`boot`, `hold 16`, …) and answers each with one line of JSON, so that whoever drives it
 //! can run other programs in between and compare both under the same conditions. Its arguments are the command line of a
 //! host process. What is measured how is in `machines`, `processes`, `faults`, `many`,
-//! `assigned`, `planning` and `storage`; repetition,
+//! `assigned`, `planning`, `storage` and `first_start`; repetition,
 //! statistics and tables are the driver's.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod answering;
 mod assigned;
 mod children;
 mod faults;
+mod first_start;
 mod machines;
 mod many;
 mod order;
@@ -73,6 +74,9 @@ fn main() -> Result<()> {
             Order::Reset => runtime.block_on(fleet.reset_one()).map(Answer::Nanoseconds)?,
             Order::Hash => storage.hash().map(Answer::Nanoseconds)?,
             Order::CopyDisk => storage.copy_disk().map(Answer::Nanoseconds)?,
+            Order::FirstStart(mebibytes) => {
+                first_start::measure(scratch.path(), mebibytes).map(Answer::Nanoseconds)?
+            }
             Order::WriteRecord => storage.write_record().map(Answer::Nanoseconds)?,
         };
         serde_json::to_writer(&mut output, &answer)?;

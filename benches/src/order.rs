@@ -48,6 +48,9 @@ pub(crate) enum Order {
     Hash,
     /// `copy-disk`: make a writable copy of a disk of [`storage::SIZE`](crate::storage::SIZE) bytes.
     CopyDisk,
+    /// `first-start <MiB>`: verify and copy a sparse image of that size. See
+    /// [`first_start::measure`](crate::first_start::measure) for what is answered.
+    FirstStart(usize),
     /// `write-record`: replace a small file atomically and durably.
     WriteRecord,
 }
@@ -82,6 +85,7 @@ impl FromStr for Order {
             "plan" => Self::Plan(count()?),
             "hash" => Self::Hash,
             "copy-disk" => Self::CopyDisk,
+            "first-start" => Self::FirstStart(count()?),
             "write-record" => Self::WriteRecord,
             _ => bail!("unknown order {line:?}"),
         })

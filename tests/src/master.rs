@@ -194,14 +194,14 @@ impl Master<'_> {
         self.place.ask(&[&["--state-dir", &*state], verb].concat())
     }
 
-    /// What it knows of the worker: what `workers --json` prints of it.
+    /// What it knows of the worker: what `ls --json` prints of it.
     ///
     /// # Errors
     /// It does not answer, or has not heard of it.
     pub fn worker(&self) -> Result<Value> {
-        let printed = self.ask(&["workers", "--json"])?;
+        let printed = self.ask(&["ls", "--json"])?;
         let workers: Vec<Value> =
-            serde_json::from_str(&printed).with_context(|| format!("`workers --json` printed: {printed}"))?;
+            serde_json::from_str(&printed).with_context(|| format!("`ls --json` printed: {printed}"))?;
         workers.into_iter().find(|worker| worker["worker"] == WORKER).context("it has not heard of it")
     }
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
-    OnTrial, OperatorOrder, Overrides, PortForward, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VmTimings,
-    WantedChange,
+    OnTrial, OperatorOrder, Overrides, PortForward, RunEnd, StopMethod, Timestamp, Verifying, VmId, VmStatus,
+    VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -93,6 +93,9 @@ pub struct VmView {
     /// Whether it is ready to start and waits for its turn, because as many VMs as may are being started.
     #[serde(default)]
     pub waits_to_start: bool,
+    /// The store path that is hashed before the VM can have its next machine; there while that takes long.
+    #[serde(default)]
+    pub verifying: Option<Verifying>,
     /// There while its definition is on trial: it is accepted, or the one before is put in force again.
     #[serde(default)]
     pub on_trial: Option<OnTrial>,
@@ -246,6 +249,7 @@ impl VmView {
             overrides: info.assignment.overrides,
             wanted: info.wanted.map(without_secrets),
             waits_to_start: info.waits_to_start,
+            verifying: info.verifying,
             on_trial: info.on_trial,
             machine: info.machine.map(MachineView::new),
             started_at: info.started_at,

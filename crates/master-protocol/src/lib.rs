@@ -95,4 +95,4 @@ pub mod wire;
 mod worker_state;
 
 pub use random::os_random;
-pub use worker_state::{WorkerState, WorkerView};
+pub use worker_state::{VM_BYTES_KNOWN_MOST, VMS_KNOWN_MOST, WorkerState, WorkerView, memory_of};

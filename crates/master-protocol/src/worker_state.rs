@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use vm_model::VmId;
 
 use crate::wire::List;
-use crate::wire::v1::{NodeReport, Report, VMS_MOST, VmReport};
+use crate::wire::v1::{Address, Condition, NodeReport, Report, VMS_MOST, VmReport};
 
 /// A worker and its VMs at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,41 +122,102 @@ fn vm_differs_beyond_measurements(sent: &VmReport, newest: &VmReport) -> bool {
         || *conditions != newest.conditions
 }
 
-/// A worker's VMs that a master keeps in mind at most. Whoever has a certificate could make up more.
-const VMS_KNOWN_MOST: usize = 4 * VMS_MOST;
+/// A worker's VMs that a master keeps in mind at most: as many as one takes, while as many are on their way out. Whoever has
+/// a certificate could make up more.
+pub const VMS_KNOWN_MOST: usize = 2 * VMS_MOST;
+/// The memory in bytes that they may take. A VM takes one or two thousand; one with long texts, forty.
+pub const VM_BYTES_KNOWN_MOST: usize = 16 << 20;
 
 /// What a master knows of a worker: the reports so far, put together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerView {
     /// The newest complete state.
     pub state: WorkerState,
+    /// What the VMs in it cost.
+    cost: Cost,
     /// A full report of which more is to come.
-    incoming: Option<BTreeMap<VmId, VmReport>>,
+    incoming: Option<(BTreeMap<VmId, VmReport>, Cost)>,
     is_complete: bool,
 }
 
+/// What reports of VMs cost who keeps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cost {
+    bytes: usize,
+    /// Whether there was one more than there is room for.
+    is_exceeded: bool,
+}
+
+impl Cost {
+    /// Puts `vm` among `known`, where there is room. Otherwise it is not known at all: what was known of it is out of date.
+    fn put(&mut self, known: &mut BTreeMap<VmId, VmReport>, vm: VmReport) {
+        self.remove(known, &vm.vm);
+        let bytes = self.bytes.saturating_add(memory_of(&vm));
+        if known.len() >= VMS_KNOWN_MOST || bytes > VM_BYTES_KNOWN_MOST {
+            self.is_exceeded = true;
+        } else {
+            self.bytes = bytes;
+            known.insert(vm.vm.clone(), vm);
+        }
+    }
+
+    fn remove(&mut self, known: &mut BTreeMap<VmId, VmReport>, id: &VmId) {
+        if let Some(before) = known.remove(id) {
+            self.bytes = self.bytes.saturating_sub(memory_of(&before));
+        }
+    }
+}
+
+/// About how many bytes of memory `vm` takes.
+pub fn memory_of(vm: &VmReport) -> usize {
+    let reason = vm.reason.as_ref().map_or(0, |reason| {
+        let class = reason.class.as_ref().map_or(0, |class| class.len());
+        let hint = reason.hint.as_ref().map_or(0, |hint| hint.len());
+        reason.kind.len() + class + reason.message.len() + hint
+    });
+    let address = |address: &Address| {
+        size_of::<Address>() + address.nic.len() + address.address.len() + address.mac.len()
+    };
+    let condition = |condition: &Condition| size_of::<Condition>() + condition.reason.len();
+    size_of::<VmReport>()
+        + 2 * vm.vm.as_str().len()
+        + vm.image.len()
+        + vm.hash.len()
+        + reason
+        + vm.addresses.iter().map(address).sum::<usize>()
+        + vm.conditions.iter().map(condition).sum::<usize>()
+}
+
 impl WorkerView {
-    /// Puts `report` to what is known; of a worker that names more than 16,384 VMs, not all of them. Whether the view is complete: where it is not, ask for a full report.
+    /// Puts `report` to what is known, as far as there is room; see [`Self::is_cut`]. Whether the view is complete: where it
+    /// is not, ask for a full report.
     pub fn apply(&mut self, report: Report) -> bool {
         let Report { sequence: _, full, more, node, vms, gone } = report;
         if full {
-            self.incoming = Some(BTreeMap::new());
+            self.incoming = Some(Default::default());
         }
-        let known = self.incoming.as_mut().unwrap_or(&mut self.state.vms);
+        let (known, cost) = match &mut self.incoming {
+            Some((incoming, cost)) => (incoming, cost),
+            None => (&mut self.state.vms, &mut self.cost),
+        };
         for id in gone.iter() {
-            known.remove(id);
+            cost.remove(known, id);
         }
         for vm in vms.into_vec() {
-            if known.len() < VMS_KNOWN_MOST || known.contains_key(&vm.vm) {
-                known.insert(vm.vm.clone(), vm);
-            }
+            cost.put(known, vm);
         }
         self.state.node = node;
-        if !more && let Some(complete) = self.incoming.take() {
-            self.state.vms = complete;
+        if !more && let Some((complete, cost)) = self.incoming.take() {
+            (self.state.vms, self.cost) = (complete, cost);
             self.is_complete = true;
         }
         self.is_complete || self.incoming.is_some()
+    }
+
+    /// Whether the worker reported more since its newest full report than is kept: [`VMS_KNOWN_MOST`] VMs in
+    /// [`VM_BYTES_KNOWN_MOST`] bytes.
+    pub fn is_cut(&self) -> bool {
+        self.cost.is_exceeded
     }
 
     /// What is known of the VMs of a full report stays until the next connection's full report is complete.
@@ -172,7 +233,8 @@ mod tests {
 
     use super::*;
     use crate::samples;
-    use crate::wire::v1::Phase;
+    use crate::wire::Text;
+    use crate::wire::v1::{ConditionKind, Phase};
 
     fn node() -> NodeReport {
         NodeReport { observed_generation: None, ..samples::node_report() }
@@ -247,9 +309,37 @@ mod tests {
         for round in 0..6 {
             let vm = |number: usize| samples::vm_report(&format!("vm-{round}-{number}"));
             let vms = List::cut((0..VMS_MOST).map(vm));
-            view.apply(Report { sequence: 1, full: round == 0, vms, ..Report::default() });
+            view.apply(Report { sequence: 1, full: round == 0, more: true, vms, ..Report::default() });
         }
-        assert_eq!(view.state.vms.len(), VMS_KNOWN_MOST);
+        assert_eq!(view.state.vms.len(), 0, "the report is not whole");
+        view.apply(Report { sequence: 2, ..Report::default() });
+        assert_eq!((view.state.vms.len(), view.is_cut()), (VMS_KNOWN_MOST, true));
+        // As many as there may be, with all the text that they may have.
+        let condition = Condition {
+            kind: ConditionKind::Stable,
+            holds: false,
+            since_ms: None,
+            reason: Text::cut("x".repeat(2048)),
+        };
+        let mut number = 0;
+        for round in 0..64 {
+            let vms = (0..VMS_MOST / 64).map(|_| {
+                number += 1;
+                let conditions = List::cut(vec![condition.clone(); 16]);
+                VmReport { conditions, ..samples::vm_report(&format!("vm-{number}")) }
+            });
+            view.apply(Report {
+                full: round == 0,
+                more: round < 63,
+                vms: List::cut(vms),
+                ..Report::default()
+            });
+        }
+        let bytes: usize = view.state.vms.values().map(memory_of).sum();
+        assert!(bytes <= VM_BYTES_KNOWN_MOST && bytes > VM_BYTES_KNOWN_MOST / 2, "{bytes}");
+        assert!(view.is_cut());
+        view.apply(Report { full: true, vms: List::cut([samples::vm_report("a")]), ..Report::default() });
+        assert_eq!((view.state.vms.len(), view.is_cut()), (1, false));
     }
 
     proptest! {

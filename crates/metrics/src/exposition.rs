@@ -6,7 +6,9 @@
 pub mod families;
 mod text;
 
-use vm_model::{Timestamp, VmInfo};
+use std::collections::BTreeMap;
+
+use vm_model::{Bytes, Timestamp, VmInfo};
 
 pub use self::text::Format;
 use self::text::TextWriter;
@@ -19,6 +21,8 @@ pub struct VmFigures {
     pub info: VmInfo,
     /// What it used, as sampled last; absent before it ran.
     pub metrics: Option<VmMetrics>,
+    /// What each of its volumes takes of the host's disk.
+    pub volumes: BTreeMap<String, Bytes>,
 }
 
 /// The worker at the moment of a scrape.

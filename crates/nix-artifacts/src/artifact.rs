@@ -14,7 +14,7 @@ use crate::config::{
     OverrideError, ProcuratorSettings, VsockRequest, WantedFile, apply_overrides, parse_config,
 };
 use crate::image::{ImageError, check_disk_image, check_not_empty};
-use crate::store::{OpenedFile, PathIdentity, ResolveError, Resolver, StorePathError, StoreRoots};
+use crate::store::{OpenedFile, ResolveError, Resolver, StorePathError, StoreRoots, Trail};
 
 /// The description's name in its store path.
 pub const CONFIG_NAME: &str = "vm-config.json";
@@ -72,8 +72,8 @@ pub struct Artifact {
     /// Other store paths that its files lie in or were reached through: the hash of the own one does not
     /// cover them.
     pub references: BTreeSet<PathBuf>,
-    /// The identity of its store path when it was loaded.
-    pub identity: PathIdentity,
+    /// What its files were reached through, and what that was: for [`crate::verify_loaded`].
+    pub trail: Trail,
 }
 
 /// Why an artifact could not be loaded.
@@ -156,9 +156,8 @@ pub enum ArtifactError {
 /// Says which file, which key, which value, and what would be accepted.
 pub fn load_artifact(roots: &StoreRoots, request: &LoadRequest) -> Result<Artifact, ArtifactError> {
     let home = roots.find_directory(&request.store_path)?;
-    let identity = PathIdentity::of(&home.descriptor)
-        .map_err(|source| StorePathError::Open { path: home.path.clone(), source })?;
-    let mut resolver = Resolver::new(roots, home);
+    let home_path = home.path.clone();
+    let mut resolver = Resolver::new(roots, home)?;
     let config_file = resolver.home().join(CONFIG_NAME);
     let text = read_config(&mut resolver, &config_file)?;
     let present = look(&resolver)?;
@@ -171,14 +170,16 @@ pub fn load_artifact(roots: &StoreRoots, request: &LoadRequest) -> Result<Artifa
         }
         WantedFile::Blank => Ok(ArtifactFile::Blank),
     })?;
+    let trail = resolver.into_trail();
+    let references = trail.store_paths().filter(|path| *path != home_path).map(Path::to_owned).collect();
     Ok(Artifact {
         machine,
         nics: parsed.nics,
         vsock: parsed.vsock,
         settings: parsed.settings,
         warnings: parsed.warnings,
-        references: resolver.into_passed(),
-        identity,
+        references,
+        trail,
     })
 }
 

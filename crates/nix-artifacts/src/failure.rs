@@ -128,12 +128,15 @@ classify! {
         | Self::TooLong { .. }
         | Self::NotADirectory { .. }
         | Self::NotAFile { .. } => FailureCause::Wrong,
-        Self::Permission { .. } => FailureCause::Host,
+        Self::Permission { .. } | Self::Changed { .. } => FailureCause::Host,
         Self::Io { source, .. } => FailureCause::of_errno(*source),
     };
     NarError => |error| match error {
         Self::Kind { .. } | Self::TooDeep { .. } | Self::TooManyEntries { .. } => FailureCause::Wrong,
-        Self::Changed { .. } | Self::Stopped { .. } => FailureCause::Host,
+        Self::Changed { .. }
+        | Self::ChangedSinceOpened { .. }
+        | Self::GoneSinceOpened { .. }
+        | Self::Stopped { .. } => FailureCause::Host,
         // Below the store path, what is gone has changed.
         Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => FailureCause::Missing,
         Self::Read { source, .. } => FailureCause::of_io(source),

@@ -7,7 +7,8 @@
 //! - [`load_artifact`] reads `vm-config.json` (Cloud Hypervisor's `VmConfig` plus our own key `procurator`) and opens
 //!   what it names. [`known_keys`] is the table of every key and what becomes of it.
 //! - [`add_credential_files`] reads credentials from files of the host, below directories that its operator named.
-//! - [`verify_hash`] hashes a store path the way Nix does.
+//! - [`verify_hash`] hashes a store path the way Nix does. [`verify_loaded`] does so for an artifact that is loaded: what it
+//!   finds right is what the artifact has open, and files that are to be copied are handed on while they are hashed.
 //!
 //! Every error says by its `cause` what has to change before another try can succeed: [`FailureCause`].
 //!
@@ -18,25 +19,27 @@
 //! use std::ops::ControlFlow;
 //! use std::path::PathBuf;
 //!
-//! use nix_artifacts::{ArtifactFile, LoadRequest, StoreRoots, load_artifact, verify_hash};
+//! use nix_artifacts::{ArtifactFile, LoadRequest, LoadedPath, StoreRoots, load_artifact, verify_loaded};
 //! use vm_model::{NarHash, Overrides};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let roots = StoreRoots::open(&[PathBuf::from("/nix/store")])?;
 //! let store_path = PathBuf::from("/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-vm-image");
 //!
-//! let promised: NarHash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse()?;
-//! let verdict = verify_hash(&roots, &store_path, &promised, &mut |_| ControlFlow::Continue(()))?;
-//!
 //! let uuid = uuid::Uuid::new_v4();
 //! let request = LoadRequest {
-//!     store_path,
+//!     store_path: store_path.clone(),
 //!     overrides: Overrides::default(),
 //!     procurator: serde_json::Map::new(),
 //!     uuid,
 //! };
 //! let artifact = load_artifact(&roots, &request)?;
-//! assert_eq!(artifact.identity, verdict.identity);
+//!
+//! let promised: NarHash = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse()?;
+//! let met = artifact.trail.in_path(&store_path).ok_or("every artifact has a description")?;
+//! let loaded = LoadedPath { store_path: &store_path, met, feeds: Vec::new() };
+//! verify_loaded(&roots, loaded, &promised, &mut |_| ControlFlow::Continue(()))?;
+//!
 //! for disk in &artifact.machine.disks {
 //!     match &disk.file {
 //!         ArtifactFile::Opened(image) => println!("{}: from {}", disk.id, image.path().display()),
@@ -71,5 +74,11 @@ pub use config::{
 pub use credential_files::{CREDENTIAL_DIRECTORY, CredentialError, add_credential_files};
 pub use failure::FailureCause;
 pub use image::ImageError;
-pub use nar::{HashError, NarError, NarProgress, Verified, hash_store_path, verify_hash};
-pub use store::{OpenedFile, PathIdentity, ResolveError, RootError, StorePathError, StoreRoots};
+pub use nar::{
+    FEED_DEPTH, Feed, HashError, LoadedPath, NarError, NarProgress, Piece, SharedBytes, Verified,
+    hash_store_path, verify_hash, verify_loaded,
+};
+pub use store::{
+    ChangedFile, FileIdentities, FileIdentity, FileWatch, OpenedFile, ResolveError, RootError,
+    StorePathError, StoreRoots, Trail,
+};

@@ -1,5 +1,7 @@
 //! Whole artifacts, from a directory to an opened machine; and what the crate's other tests share.
 
+mod swaps;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -90,7 +92,10 @@ fn the_smallest_artifact_is_a_kernel_and_an_empty_object() {
     assert!(artifact.machine.disks.is_empty());
     assert!(artifact.references.is_empty());
     let identity = store.roots.identify(&store.path("image")).expect("an identity");
-    assert_eq!(artifact.identity, identity);
+    let met = artifact.trail.in_path(&store.path("image")).expect("its own path");
+    assert_eq!(met.get(Path::new("")), Some(&identity));
+    let names: Vec<&Path> = met.iter().map(|(path, _)| path).collect();
+    assert_eq!(names, ["", "vm-config.json", "vmlinux"].map(Path::new));
 }
 
 #[test]

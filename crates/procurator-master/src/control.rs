@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use master_protocol::wire::WorkerId;
+use master_protocol::wire::v1::VmReport;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -14,13 +15,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use vm_model::VmId;
 
-use crate::fleet::WorkerStatus;
+use crate::fleet::{VmPage, WorkerStatus, WorkerVms};
 
 const FILE: &str = "master.sock";
 /// The longest question.
 const QUESTION_MOST_BYTES: u64 = 4 << 10;
-/// The longest answer: reports of many workers.
+/// The longest answer: what is known of many workers, without their VMs.
 const ANSWER_MOST_BYTES: u64 = 256 << 20;
 /// How long a question and its answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +35,13 @@ const CLIENTS_MOST: usize = 16;
 pub enum Question {
     /// How all workers are.
     Workers,
+    /// How the VMs of a worker are whose names come after a name.
+    Vms {
+        /// The worker.
+        worker: WorkerId,
+        /// The last name of the page before.
+        after: Option<VmId>,
+    },
     /// Switches off the VMs of a worker, and gives it no new ones.
     Drain(WorkerId),
     /// Takes that back.
@@ -45,6 +54,8 @@ pub enum Question {
 pub enum Answer {
     /// How all workers are.
     Workers(Vec<WorkerStatus>),
+    /// How some VMs of a worker are.
+    Vms(VmPage),
     /// It is done, and on stable storage.
     Done,
     /// It is not done.
@@ -156,6 +167,31 @@ pub async fn ask(directory: &Path, question: &Question) -> Result<Answer, Contro
     let asked = timeout(PATIENCE, exchange(stream, question)).await;
     let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     asked.map_err(|source| ControlError::NoAnswer { path, source })
+}
+
+/// The VMs of `worker`, page by page.
+///
+/// # Errors
+/// Nobody answers.
+pub async fn ask_vms(directory: &Path, status: WorkerStatus) -> Result<WorkerVms, ControlError> {
+    let mut vms: Vec<VmReport> = Vec::new();
+    loop {
+        let after = vms.last().map(|vm| vm.vm.clone());
+        let question = Question::Vms { worker: status.worker.clone(), after };
+        match ask(directory, &question).await? {
+            Answer::Vms(page) => {
+                let is_last = !page.more || page.vms.is_empty();
+                vms.extend(page.vms);
+                if is_last {
+                    return Ok(WorkerVms { status, vms });
+                }
+            }
+            Answer::Workers(_) | Answer::Done | Answer::Problem(_) => {
+                let (path, source) = (directory.join(FILE), io::ErrorKind::InvalidData.into());
+                return Err(ControlError::NoAnswer { path, source });
+            }
+        }
+    }
 }
 
 async fn exchange(stream: UnixStream, question: &Question) -> io::Result<Answer> {

@@ -16,15 +16,16 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use master_protocol::drivers::MasterTransport;
 use master_protocol::tls::{CredentialStore, TlsFiles};
-use procurator_master::control::{Answer, ControlError, Question, ask};
+use procurator_master::control::{Answer, ControlError, Question, ask, ask_vms};
 use procurator_master::fleet::WorkerStatus;
 use procurator_master::serve::{Settings, serve};
 use procurator_master::{certificates, render};
 use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
-use vm_model::Timestamp;
+use vm_model::{Timestamp, printable_json};
 
 use crate::cli::{Cli, LogFormat, RunFlags, Shown, Verb};
 
@@ -67,7 +68,11 @@ async fn act(cli: Cli) -> Result<()> {
                     bail!("worker {worker} has no file, and was not heard of");
                 }
             }
-            show(&workers, shown, render::vms)
+            let mut listed = Vec::with_capacity(workers.len());
+            for status in workers {
+                listed.push(ask_vms(&state_dir, status).await?);
+            }
+            show(&listed, shown, render::vms)
         }
         Verb::Drain { worker } => done(ask(&state_dir, &Question::Drain(worker)).await?),
         Verb::Undrain { worker } => done(ask(&state_dir, &Question::Undrain(worker)).await?),
@@ -83,7 +88,9 @@ async fn workers(state_dir: &Path) -> Result<Vec<WorkerStatus>> {
     match ask(state_dir, &Question::Workers).await? {
         Answer::Workers(workers) => Ok(workers),
         Answer::Problem(problem) => bail!(problem),
-        Answer::Done => bail!("the master gave another answer than was asked for: is it of this version?"),
+        Answer::Vms(_) | Answer::Done => {
+            bail!("the master gave another answer than was asked for: is it of this version?")
+        }
     }
 }
 
@@ -91,15 +98,15 @@ fn done(answer: Answer) -> Result<()> {
     match answer {
         Answer::Done => Ok(()),
         Answer::Problem(problem) => bail!(problem),
-        Answer::Workers(_) => {
+        Answer::Workers(_) | Answer::Vms(_) => {
             bail!("the master gave another answer than was asked for: is it of this version?")
         }
     }
 }
 
-fn show(workers: &[WorkerStatus], shown: Shown, table: impl Fn(&[WorkerStatus]) -> String) -> Result<()> {
+fn show<T: Serialize>(workers: &[T], shown: Shown, table: impl Fn(&[T]) -> String) -> Result<()> {
     if shown.json {
-        return print(&format!("{}\n", serde_json::to_string_pretty(workers)?));
+        return print(&format!("{}\n", printable_json(&serde_json::to_string_pretty(workers)?)));
     }
     print(&table(workers))
 }

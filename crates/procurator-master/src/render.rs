@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use master_protocol::wire::v1::{Condition, ConditionKind, Phase, Readiness, VmReport};
-use vm_model::{Bytes, Timestamp};
+use vm_model::{Bytes, Timestamp, printable};
 
-use crate::fleet::WorkerStatus;
+use crate::fleet::{WorkerStatus, WorkerVms};
 
 /// A line a worker.
 pub fn workers(workers: &[WorkerStatus], now: Timestamp) -> String {
@@ -14,13 +14,15 @@ pub fn workers(workers: &[WorkerStatus], now: Timestamp) -> String {
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for worker in workers {
         let node = worker.node.as_ref();
-        let running = worker.vms.iter().filter(|vm| vm.phase == Phase::Running).count();
+        let all: usize = worker.vm_counts.iter().map(|count| count.count).sum();
+        let running = worker.vm_counts.iter().filter(|count| count.phase == Phase::Running);
+        let running: usize = running.map(|count| count.count).sum();
         let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         rows.push(vec![
             worker.worker.to_string(),
             worker.connected_since.map_or_else(|| "no".to_owned(), |since| age(since, now)),
             worker.address.clone().unwrap_or_else(|| "-".to_owned()),
-            worker.vms.len().to_string(),
+            all.to_string(),
             running.to_string(),
             number(worker.assigned_generation),
             number(node.and_then(|node| node.applied_generation)),
@@ -44,6 +46,12 @@ fn note(worker: &WorkerStatus) -> String {
     if let Some(node) = &worker.node {
         notes.extend(node.refused_vms.iter().map(|refused| format!("{}: {}", refused.vm, refused.problem)));
         notes.extend(broken(node.conditions.iter()));
+        if worker.node_left_out > 0 {
+            notes.push(format!("{} further refused or kept VMs", worker.node_left_out));
+        }
+    }
+    if worker.vms_are_cut {
+        notes.push(CUT.to_owned());
     }
     if worker.drained {
         notes.push("drained".to_owned());
@@ -51,15 +59,18 @@ fn note(worker: &WorkerStatus) -> String {
     notes.join("; ")
 }
 
+/// What is said of a worker of whose VMs not all are known.
+const CUT: &str = "it names more VMs than are kept of a worker";
+
 /// A line a VM.
-pub fn vms(workers: &[WorkerStatus]) -> String {
+pub fn vms(workers: &[WorkerVms]) -> String {
     let heading =
         ["WORKER", "VM", "PHASE", "READY", "ADDRESS", "MEMORY", "CPU", "RESTARTS", "GENERATION", "REASON"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for worker in workers {
         for vm in &worker.vms {
             rows.push(vec![
-                worker.worker.to_string(),
+                worker.status.worker.to_string(),
                 vm.vm.to_string(),
                 phase(vm.phase).to_owned(),
                 readiness(vm.readiness).to_owned(),
@@ -70,6 +81,12 @@ pub fn vms(workers: &[WorkerStatus]) -> String {
                 vm.generation.to_string(),
                 reason(vm),
             ]);
+        }
+        if worker.status.vms_are_cut {
+            let mut row = vec![worker.status.worker.to_string(), "…".to_owned()];
+            row.resize(rows[0].len() - 1, "-".to_owned());
+            row.push(CUT.to_owned());
+            rows.push(row);
         }
     }
     table(&rows)
@@ -155,24 +172,6 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn printable(text: &str) -> String {
-    let is_plain = |character: char| {
-        character == ' '
-            || character.is_alphanumeric()
-            || character.is_ascii_punctuation()
-            || "…·–“”".contains(character)
-    };
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_plain(character) {
-            shown.push(character);
-        } else {
-            shown.extend(character.escape_default());
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use master_protocol::WorkerView;
@@ -180,8 +179,9 @@ mod tests {
     use master_protocol::wire::v1::{Reason, Report};
 
     use super::*;
+    use crate::fleet::VmCount;
 
-    fn worker() -> WorkerStatus {
+    fn worker() -> WorkerVms {
         let json = r#"{"sequence": 1, "full": true, "node": {"at_ms": 1, "applied_generation": 3},
             "vms": [{"vm": "web-1", "phase": "running", "image": "/x", "hash": "h", "generation": 3, "restarts": 1,
                      "addresses": [{"nic": "net0", "address": "10.0.0.2", "mac": "02:00:00:00:00:01"}],
@@ -191,7 +191,7 @@ mod tests {
                                  "disk_written_bytes_total": 1}}]}"#;
         let mut view = WorkerView::default();
         view.apply(serde_json::from_str::<Report>(json).expect("a report"));
-        WorkerStatus {
+        let status = WorkerStatus {
             worker: "worker-1".parse().expect("valid"),
             connected_since: Some(Timestamp::from_millis(0)),
             address: Some("10.9.0.1:4000".to_owned()),
@@ -201,13 +201,16 @@ mod tests {
             answer: None,
             capacity: None,
             node: Some(view.state.node),
-            vms: view.state.vms.into_values().collect(),
-        }
+            node_left_out: 0,
+            vm_counts: vec![VmCount { phase: Phase::Running, source: None, count: 1 }],
+            vms_are_cut: false,
+        };
+        WorkerVms { status, vms: view.state.vms.into_values().collect() }
     }
 
     #[test]
     fn a_worker_is_a_line_and_so_is_a_vm() {
-        let shown = workers(&[worker()], Timestamp::from_millis(90_000));
+        let shown = workers(&[worker().status], Timestamp::from_millis(90_000));
         let expected = "\
 WORKER    CONNECTED  ADDRESS        VMS  RUNNING  ASSIGNED  APPLIED  CPUS  MEMORY  NOTE
 worker-1  1m         10.9.0.1:4000  1    1        4         3        -     -       drained
@@ -226,12 +229,29 @@ worker-1  web-1  running  -      10.0.0.2  3 MiB   1.25  1         3
         hostile.vms[0].reason = Some(Reason {
             kind: Text::cut("guest"),
             class: None,
-            message: Text::cut("a\n\x1b[2J\u{202e}é"),
+            message: Text::cut("a\n\x1b[2J\u{202e}\u{115f}\u{3164}é"),
             hint: None,
             retried: false,
         });
         let shown = vms(&[hostile]);
         assert_eq!(shown.lines().count(), 2);
-        assert!(shown.contains("a\\n\\u{1b}[2J\\u{202e}é"), "{shown}");
+        assert!(shown.contains("a\\n\\u{1b}[2J\\u{202e}\\u{115f}\\u{3164}é"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let mut large = worker();
+        (large.status.vms_are_cut, large.status.node_left_out) = (true, 7);
+        assert_eq!(
+            vms(std::slice::from_ref(&large)).lines().nth(2),
+            Some(
+                "worker-1  …      -        -      -         -       -     -         -           it names more VMs than are kept of a worker"
+            )
+        );
+        assert!(
+            workers(&[large.status], Timestamp::from_millis(0)).contains(
+                "7 further refused or kept VMs; it names more VMs than are kept of a worker; drained"
+            )
+        );
     }
 }

@@ -222,6 +222,7 @@ impl Master {
     async fn answer(&mut self, question: Question) -> Answer {
         match question {
             Question::Workers => Answer::Workers(self.workers()),
+            Question::Vms { worker, after } => Answer::Vms(self.fleet.page(&worker, after.as_ref())),
             Question::Drain(worker) => self.set_drained(worker, true).await,
             Question::Undrain(worker) => self.set_drained(worker, false).await,
         }

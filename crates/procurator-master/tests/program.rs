@@ -215,7 +215,14 @@ async fn what_workers_report_is_shown() {
         state.node.applied_generation = Some(1);
         state.vms.insert(report.vm.clone(), report);
     });
-    let said = master.workers(|said| said[0]["vms"][0]["phase"] == "running" && !said[0]["answer"].is_null());
+    let said = master.workers(|said| said[0]["vm_counts"][0]["count"] == 1 && !said[0]["answer"].is_null());
+    assert_eq!(said[0]["vm_counts"][0]["phase"], "running");
+    assert!(said[0].get("vms").is_none(), "counts only");
+    let listed: Value = serde_json::from_slice(&master.ask(&["ls", "--json"]).stdout).expect("JSON");
+    assert_eq!(
+        (&listed[0]["worker"], &listed[0]["vms"][0]["phase"]),
+        (&"worker-1".into(), &"running".into())
+    );
     assert_eq!((&said[0]["worker"], &said[0]["assigned_generation"]), (&"worker-1".into(), &1.into()));
     assert_eq!((&said[0]["node"]["applied_generation"], &said[0]["drained"]), (&1.into(), &false.into()));
     let table = String::from_utf8(master.ask(&["ls"]).stdout).expect("text");

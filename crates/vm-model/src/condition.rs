@@ -66,6 +66,9 @@ fn out_of_phase(info: &VmInfo) -> Option<String> {
             let reason = info.last_failure.as_ref()?;
             Some(format!("it is started again after a failure: {}", reason.message))
         }
+        (VmStatus::Creating, _) if info.verifying.is_some() => {
+            info.verifying.as_ref().map(ToString::to_string)
+        }
         (VmStatus::Stopped, _) => Some("its guest has switched itself off".to_owned()),
         (VmStatus::Creating, _) if info.waits_to_start => {
             Some("it waits for its turn to start: as many VMs as may are being started".to_owned())

@@ -79,13 +79,27 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 impl Node {
-    /// What stands there, as a message calls it.
+    /// What stands there, as a message calls it. A text that looks like JSON is not quoted: somebody wrote an object as text,
+    /// and secrets may be in it.
     pub(crate) fn description(&self) -> String {
+        match &self.content {
+            Content::Text(text) if !text.contains(['{', '[', '"']) => format!("the text {}", quoted(text)),
+            Content::Null
+            | Content::Bool(_)
+            | Content::Number(_)
+            | Content::Text(_)
+            | Content::List(_)
+            | Content::Object(_) => self.outline(),
+        }
+    }
+
+    /// What stands there without what it says, where that is a text.
+    pub(crate) fn outline(&self) -> String {
         match &self.content {
             Content::Null => "null".to_owned(),
             Content::Bool(value) => value.to_string(),
             Content::Number(number) => number.to_string(),
-            Content::Text(text) => format!("the text {}", quoted(text)),
+            Content::Text(text) => format!("a text of {} bytes", text.len()),
             Content::List(_) => "a list".to_owned(),
             Content::Object(_) => "an object".to_owned(),
         }

@@ -42,6 +42,7 @@ mod nic_options;
 mod node_status;
 mod oem_strings;
 mod operator_order;
+mod printable;
 mod processors;
 mod qcow2;
 mod read_json;
@@ -83,7 +84,7 @@ pub use isolation::Isolation;
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,
 };
-pub use limits::{MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, VCPUS_MOST, is_possible_memory};
+pub use limits::{MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, VCPUS_MOST, VMS_MOST, is_possible_memory};
 pub use machine::{
     BootSpec, DiskAccess, DiskFormat, DiskSpec, FileRole, HugePageSize, HugePageSupport, MachineSpec,
     MemoryBacking, MemorySpec, NicSpec, PCI_DEVICES_MAX, SerialMode, VhostSpec,
@@ -98,6 +99,7 @@ pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};
 pub use operator_order::OperatorOrder;
+pub use printable::{is_disguise, printable, printable_json};
 pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use read_json::{JsonProblem, read_json, with_ranges};
@@ -111,6 +113,6 @@ pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_counters::{ExitCounts, KvmCounters, ThreadCounters, VcpuCounters};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
 pub use vm_info::{
-    CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, VmDisk, VmInfo, VmNic, VmTimings, WantedChange,
+    CRASH_LOOP_FAILURES, DiskTrouble, MachineShape, Verifying, VmDisk, VmInfo, VmNic, VmTimings, WantedChange,
 };
 pub use volumes::{RemovedVm, VolumeInfo, VolumeKeep, VolumePolicy};

@@ -3,6 +3,11 @@
 
 use crate::Bytes;
 
+/// The most VMs of a host, of all sources together, whether they run or not. A desired state with more is refused.
+///
+/// It is what one report and one answer to a master hold. Of VMs that have a network interface, as many run at a time as a
+/// bridge of Linux has ports: 1,023 interfaces.
+pub const VMS_MOST: usize = 4096;
 /// The most vCPUs of a machine. It has one at least.
 pub const VCPUS_MOST: u8 = 64;
 /// The least memory of a machine.

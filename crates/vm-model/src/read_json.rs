@@ -47,8 +47,19 @@ impl fmt::Display for JsonProblem {
 pub fn read_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonProblem> {
     serde_json::from_slice(text).map_err(|problem| JsonProblem {
         path: path_of_problem::<T>(text),
-        problem: with_ranges(&problem.to_string()).into_owned(),
+        problem: with_ranges(&without_text(problem.to_string())).into_owned(),
     })
+}
+
+/// `message`, which serde wrote, without the text that was met where none belongs: somebody wrote an object as text, and
+/// secrets may be in it.
+fn without_text(message: String) -> String {
+    const MET: &str = "invalid type: string ";
+    let Some(begin) = message.find(MET) else { return message };
+    // The text itself may say "expected", too.
+    let end = message.rfind(", expected ").filter(|end| *end > begin);
+    let expected = end.map(|end| &message[end..]).unwrap_or_default();
+    format!("{}invalid type: a text{expected}", &message[..begin])
 }
 
 /// Where in `text` the first problem is. Following the path costs time, so only what is refused is read this way.
@@ -120,6 +131,13 @@ mod tests {
         assert!(said.starts_with("inner.a[0].count: ") && said.contains("from 1 to 4294967295"), "{said}");
         assert!(refused("{}").starts_with("missing field `inner`"));
         assert!(refused(r#"{"inner": {}} x"#).starts_with("trailing characters"));
+    }
+
+    #[test]
+    fn a_text_where_none_belongs_is_not_shown() {
+        let text = r#"{"inner": "{\"value\": \"hunter2, expected x\"}"}"#;
+        let said = read_json::<Outer>(text.as_bytes()).expect_err("a text").to_string();
+        assert_eq!(said, "inner: invalid type: a text, expected a map at line 1 column 48");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! All that is known of one VM, as a plain value.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub struct VmInfo {
     /// Whether it is ready to start and waits for its turn, because as many VMs as may are being started.
     #[serde(default)]
     pub waits_to_start: bool,
+    /// The store path that is hashed before the VM can have its next machine; there while that takes long.
+    #[serde(default)]
+    pub verifying: Option<Verifying>,
     /// There while its definition is on trial: it is accepted, or the one before is put in force again.
     #[serde(default)]
     pub on_trial: Option<OnTrial>,
@@ -96,6 +100,23 @@ pub struct VmInfo {
     pub conditions: Vec<Condition>,
     /// Store paths its artifact reaches whose content nobody vouched for.
     pub unverified: Vec<PathBuf>,
+}
+
+/// A store path that is being hashed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verifying {
+    /// The store path.
+    #[schema(value_type = String)]
+    pub store_path: PathBuf,
+    /// How many bytes of its files have been hashed.
+    pub hashed: Bytes,
+}
+
+impl fmt::Display for Verifying {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { store_path, hashed } = self;
+        write!(formatter, "{} is being verified: {hashed} have been hashed", store_path.display())
+    }
 }
 
 /// A definition that was asked for and is not in force yet, or cannot be.
@@ -209,6 +230,7 @@ impl VmInfo {
             wanted: None,
             order: None,
             waits_to_start: false,
+            verifying: None,
             on_trial: None,
             machine: None,
             nics: Vec::new(),

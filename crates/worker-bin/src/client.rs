@@ -34,6 +34,7 @@ use vm_model::VmId;
 use self::naming::VmName;
 pub(crate) use self::notes::notes;
 use crate::cli::{ClientVerb, GuestVerb};
+use crate::printable::printable_json;
 use crate::settings::runtime_dir;
 
 /// Carries out `verb`.
@@ -96,7 +97,8 @@ fn say(text: &str) {
 
 /// Prints an answer as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value).context("the answer has no JSON form")?;
+    let text = serde_json::to_string_pretty(value).context("the answer has no JSON form")?;
+    let mut text = printable_json(&text);
     text.push('\n');
     print(&text)
 }

@@ -39,7 +39,7 @@ pub(crate) use self::vm_files::VmFiles;
 use self::vm_files::VmLines;
 use crate::cli::LogFormat;
 use crate::colours::Colours;
-use crate::printable::{is_disguise, printable_lines};
+use crate::printable::{is_disguise, printable_json, printable_lines};
 
 /// The environment variable that chooses what is logged, in the form `info,worker=debug`.
 const FILTER: &str = "PROCURATOR_LOG";
@@ -213,18 +213,7 @@ fn json_escaped(line: &[u8]) -> Vec<u8> {
     if !text.trim_end_matches('\n').contains(is_disguise) {
         return line.to_vec();
     }
-    let mut escaped = String::with_capacity(text.len());
-    let mut units = [0; 2];
-    for character in text.chars() {
-        if is_disguise(character) && character != '\n' {
-            for unit in character.encode_utf16(&mut units) {
-                escaped.push_str(&format!("\\u{unit:04x}"));
-            }
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped.into_bytes()
+    printable_json(&text).into_bytes()
 }
 
 #[cfg(test)]

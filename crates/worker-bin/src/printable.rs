@@ -2,38 +2,11 @@
 
 use std::fmt::{self, Write};
 
-/// What may stand in a line: `text` must neither command a terminal nor look like another line or another text.
-pub(crate) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_disguise(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
+pub(crate) use vm_model::{is_disguise, printable, printable_json};
 
 /// Like [`printable`], but `text` may have several lines.
 pub(crate) fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
-}
-
-/// Whether a character has no form of its own but changes that of others: control characters, and Unicode's marks of
-/// direction, separators of lines, invisible joiners and tags.
-pub(crate) fn is_disguise(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
 }
 
 /// Passes text on to another writer as [`printable`] shows it.
@@ -51,7 +24,6 @@ mod tests {
 
     #[test]
     fn what_changes_other_characters_is_spelled_out() {
-        assert_eq!(printable("a\nb\x1b[2J\u{9b}1m\u{202e}é"), "a\\nb\\u{1b}[2J\\u{9b}1m\\u{202e}é");
         assert_eq!(printable_lines("a\r\nb\x07"), "a\nb\\u{7}");
         let mut written = String::new();
         write!(PrintableWriter(&mut written), "{}-{}", "a\n".to_owned(), 7).expect("strings take everything");

@@ -2,9 +2,11 @@
 //! volumes that were replaced, volumes without a disk.
 
 mod deletion;
+mod disk_use;
 mod keeper;
 mod kept;
 mod removed;
 
+pub(crate) use disk_use::{DiskUse, account_disk_use};
 pub(crate) use keeper::keep_house;
 pub(crate) use removed::RemovedVms;

@@ -31,12 +31,15 @@ mod capacity;
 mod definition;
 pub mod events;
 mod failure;
+mod gc_roots;
 mod housekeeping;
 mod huge_pages;
 pub mod master;
 pub mod node;
+mod own_threads;
 mod records;
 mod supervisor;
+mod verification;
 pub mod vms;
 mod volumes;
 

@@ -17,7 +17,7 @@ mod state;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use master_protocol::drivers::{BackoffLimits, WorkerLink};
 use master_protocol::os_random;
@@ -88,17 +88,21 @@ impl MasterLink {
             let mut node = vm_manager.node_status();
             let mut measure = interval(MEASURE);
             measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut settle = SETTLE;
             loop {
                 // All arms are cancel-safe. The senders live as long as the manager.
                 tokio::select! {
-                    Ok(()) = changes.changed() => tokio::time::sleep(SETTLE).await,
-                    Ok(()) = node.changed() => tokio::time::sleep(SETTLE).await,
+                    Ok(()) = changes.changed() => tokio::time::sleep(settle).await,
+                    Ok(()) = node.changed() => tokio::time::sleep(settle).await,
                     _ = measure.tick() => {}
                 }
                 changes.borrow_and_update();
                 node.borrow_and_update();
+                let begun = Instant::now();
                 newest.send_replace(Arc::new(state::observe(&vm_manager)));
                 hello.send_replace(greeting::hello(&vm_manager, worker.clone()));
+                // However many VMs there are and however often they change, a tenth of the time goes into telling.
+                settle = SETTLE.max(begun.elapsed() * 9);
             }
         };
         // Each ends with the link, or ends it.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::assignments;
 use super::peers::Peer;
@@ -19,6 +19,9 @@ const BESIDE: [u64; 4] = [0, 1, 16, 64];
 const AT_ONCE: [u64; 3] = [1, 16, 64];
 /// Machines between which the memory of a further one is measured.
 const MEMORY_STEPS: [u64; 3] = [1, 64, 512];
+
+/// Images that are verified and copied: how large in MiB, and how often.
+const FIRST_STARTS: [(u64, u32); 2] = [(1024, 5), (4096, 1)];
 
 /// All there is to do.
 pub(super) struct Plan {
@@ -183,10 +186,44 @@ impl Plan {
             let times = times.collect::<Result<Vec<_>>>()?;
             rows.push(Row::new(order, name, Unit::Milliseconds, &times));
         }
+        rows.extend(self.first_start()?);
         rows.push(processes::records(&mut self.subject, self.runs)?);
         rows.push(assignments::planning(&mut self.subject, self.runs)?);
         Ok(rows)
     }
+
+    /// A few times alone, as each takes seconds.
+    fn first_start(&mut self) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for (mebibytes, runs) in FIRST_STARTS {
+            let mut values = [const { Vec::new() }; 5];
+            for _ in 0..runs {
+                let times = self.subject.times(&format!("first-start {mebibytes}"))?;
+                let [own, hashed, copied, image, taken, _] = times[..] else {
+                    bail!("first-start answers six figures, not {times:?}");
+                };
+                let figures = [milliseconds(own), milliseconds(hashed), milliseconds(copied)];
+                let figures = figures.into_iter().chain([mebibytes_of(image), mebibytes_of(taken)]);
+                values.iter_mut().zip(figures).for_each(|(values, figure)| values.push(figure));
+            }
+            let names = [
+                ("own", "sparse image verified and copied in one read, synced", Unit::Milliseconds),
+                ("sha256sum", "… sha256sum of it", Unit::Milliseconds),
+                ("cp", "… cp --sparse=always of it, synced", Unit::Milliseconds),
+                ("image", "… what the image takes on disk", Unit::Mebibytes),
+                ("copy", "… what the copy takes on disk", Unit::Mebibytes),
+            ];
+            for ((id, name, unit), values) in names.into_iter().zip(&values) {
+                let name = format!("{mebibytes} MiB: {name}");
+                rows.push(Row::new(format!("first-start/{mebibytes}/{id}"), name, unit, values));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn mebibytes_of(bytes: u64) -> f64 {
+    exact(bytes) / f64::from(1 << 20)
 }
 
 pub(super) fn milliseconds(nanoseconds: u64) -> f64 {

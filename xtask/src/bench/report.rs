@@ -136,6 +136,12 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
             hold(format!("500 VMs, {each} to a host process: {what} answered, in ms"), answered, 100.0);
         }
     }
+    for size in [1024, 4096] {
+        let median = |what: &str| spread(&format!("first-start/{size}/{what}")).map(|spread| spread.median);
+        let slower = median("sha256sum").zip(median("cp")).map(|(hash, copy)| hash.max(copy));
+        let name = format!("{size} MiB verified and copied : the slower of sha256sum and cp --sparse=always");
+        hold(name, ratio(median("own"), slower), 1.3);
+    }
     hold("stop answered, median in ms".into(), spread("stop/answered").map(|stop| stop.median), 5.0);
     for figure in ["boot", "read", "write", "send", "receive"] {
         let median = |monitor: &str| spread(&format!("stock/{monitor}/{figure}")).map(|spread| spread.median);

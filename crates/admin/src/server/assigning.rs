@@ -96,6 +96,7 @@ pub(super) async fn change(
             | Refusal::Contradiction { .. }
             | Refusal::NotKept { .. }
             | Refusal::ListedTwice { .. }
+            | Refusal::TooMany { .. }
             | Refusal::NotAssigned { .. },
         )
         | Ok(_) => shown(verdict),

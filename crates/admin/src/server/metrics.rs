@@ -47,7 +47,8 @@ impl Figures {
     fn read(&self) -> Exposition {
         let vms = self.vm_manager.list_vms().into_iter().map(|info| {
             let metrics = self.vm_manager.get_vm_metrics(&info.id).ok();
-            VmFigures { info, metrics }
+            let volumes = self.vm_manager.disk_use(&info.id);
+            VmFigures { info, metrics, volumes }
         });
         let waiting = self.node.max_capacity().saturating_sub(self.node.capacity());
         Exposition { worker: worker((self.status)(), &self.vm_manager, waiting), vms: vms.collect() }

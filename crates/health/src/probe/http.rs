@@ -9,6 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use vm_model::HttpCheck;
 
@@ -20,13 +21,17 @@ use crate::marker::MarkerMatcher;
 const BODY_MAX: usize = 64 << 10;
 /// The most bytes of an answer's head.
 const HEAD_MAX: usize = 16 << 10;
+/// The most bytes of a whole answer as it comes, with interim answers and the framing of its body.
+const ANSWER_MAX: u64 = 1 << 20;
 /// As whom a probe introduces itself.
 const AGENT: &str = concat!("procurator-probe/", env!("CARGO_PKG_VERSION"));
 
 /// Asks the server at `address` as `check` says.
 pub(super) async fn get(address: Ipv4Addr, check: &HttpCheck) -> Result<(), ProbeFailure> {
     let target = SocketAddrV4::new(address, check.port.get()).to_string();
-    let stream = tcp::connect(address, check.port).await?;
+    let (reader, writer) = tcp::connect(address, check.port).await?.into_split();
+    // What comes after that reads as the connection's end: interim answers could follow each other for ever.
+    let stream = tokio::io::join(reader.take(ANSWER_MAX), writer);
     let http = |source| ProbeFailure::Http { target: target.clone(), source };
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_MAX);

@@ -14,6 +14,7 @@ use vm_model::{Timestamp, error_chain};
 use super::budget::ReadBudget;
 use super::listener::{Directory, MasterTransport, WorkerEvent, WorkerNews};
 use super::places::{Greeting, WorkerPlace};
+use super::refusal_log::RefusalLog;
 use super::stream::{FramedStream, Progress};
 use crate::codec::{decode_worker_message, encode_frame};
 use crate::session::{EndReason, MasterEvent, MasterOutput, MasterSession, MasterTerms};
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     pub(super) terms: MasterTerms,
     pub(super) directory: watch::Receiver<Arc<Directory>>,
     pub(super) events: mpsc::Sender<WorkerEvent>,
+    pub(super) refusals: RefusalLog,
     /// Its sender is gone when the master ends.
     pub(super) ended: watch::Receiver<()>,
 }

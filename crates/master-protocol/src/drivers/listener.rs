@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +19,7 @@ use vm_model::error_chain;
 use super::conversation::{Shared, converse};
 use super::places::Places;
 use super::plain::{PLAIN_TCP_WORDS, PlainTcp};
+use super::refusal_log::RefusalLog;
 use crate::session::{EndReason, MasterEvent, MasterTerms};
 use crate::tls::CredentialStore;
 use crate::wire::WorkerId;
@@ -150,8 +151,14 @@ impl MasterListener {
     ) {
         let (ending, ended) = watch::channel(());
         let places = Places::new(self.limits);
-        let shared =
-            Arc::new(Shared { transport: self.transport, terms: self.terms, directory, events, ended });
+        let shared = Arc::new(Shared {
+            transport: self.transport,
+            terms: self.terms,
+            directory,
+            events,
+            refusals: RefusalLog::default(),
+            ended,
+        });
         let mut tasks = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
@@ -187,8 +194,11 @@ fn admit(
         Ok(greeting) => {
             let shared = Arc::clone(shared);
             tasks.spawn(async move {
-                if let Err(problem) = converse(stream, address, greeting, shared).await {
-                    warn!(%address, error = error_chain(&problem), "a connection was refused");
+                if let Err(problem) = converse(stream, address, greeting, Arc::clone(&shared)).await
+                    && let Some(left_out) = shared.refusals.count(Instant::now())
+                {
+                    let left_out = (left_out > 0).then_some(left_out);
+                    warn!(%address, error = error_chain(&problem), left_out, "a connection was refused");
                 }
             });
         }

@@ -8,6 +8,7 @@ mod dial;
 mod listener;
 mod places;
 mod plain;
+mod refusal_log;
 mod stream;
 mod worker_link;
 

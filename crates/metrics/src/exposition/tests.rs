@@ -49,7 +49,7 @@ fn vm(status: vm_model::VmStatus) -> VmFigures {
         ..VmMetrics::default()
     };
     let info = VmInfo { status, restarts: 2, ..VmInfo::new(assignment, Generation::new(4)) };
-    VmFigures { info, metrics: Some(metrics) }
+    VmFigures { info, metrics: Some(metrics), volumes: [("data".to_owned(), Bytes::new(4096))].into() }
 }
 
 fn rendered(vms: Vec<VmFigures>) -> String {
@@ -72,6 +72,7 @@ fn series_have_units_and_labels_and_the_text_an_end() {
         "procurator_vm_memory_resident_bytes{vm=\"web-1\"} 4096",
         "procurator_vm_network_receive_bytes_total{vm=\"web-1\",device=\"net0\"} 5",
         "procurator_vm_disk_written_bytes_total{vm=\"web-1\",disk=\"root\"} 512",
+        "procurator_vm_volume_allocated_bytes{vm=\"web-1\",disk=\"data\"} 4096",
         "# UNIT procurator_vm_vcpu_seconds seconds",
         "# TYPE procurator_build info",
         "procurator_vm_vcpu_run_delay_seconds_total{vm=\"web-1\",vcpu=\"0\"} 0.25",

@@ -11,6 +11,7 @@ use super::document::{Node, member_path};
 use super::keys::{self, KeyRule, ValueKind, Verdict};
 use super::nearest::nearest;
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
+use super::secrets::may_be_misplaced;
 use super::section::{Section, Value};
 
 /// Holds `document` against the table.
@@ -18,12 +19,24 @@ pub(super) fn check(document: &Node, warnings: &mut Vec<ConfigWarning>) -> Resul
     let mut checker = Checker { warnings };
     match document {
         Node::Object(members) => checker.section(members, "$".to_owned(), ""),
-        other => Err(wrong("$".to_owned(), other, "an object".to_owned())),
+        other => Err(no_container("$".to_owned(), other, "an object".to_owned())),
     }
 }
 
 fn wrong(json_path: String, node: &Node, accepted: String) -> Box<Refusal> {
     Box::new(Refusal { json_path, value: node.shortened(), reason: RefusalReason::WrongValue, accepted })
+}
+
+/// The refusal of what stands where an object or a list belongs. A text there is not shown: it may be one that was written as
+/// text, with secrets in it.
+fn no_container(json_path: String, node: &Node, accepted: String) -> Box<Refusal> {
+    match node {
+        Node::Text(_) => {
+            let value = node.outline();
+            Box::new(Refusal { json_path, value, reason: RefusalReason::WrongValue, accepted })
+        }
+        other => wrong(json_path, other, accepted),
+    }
 }
 
 fn twice(json_path: String, node: &Node) -> Box<Refusal> {
@@ -132,6 +145,15 @@ impl Checker<'_> {
             (ValueKind::Integers { most }, Node::List(nodes)) => integers(nodes, *most)
                 .map(Value::Integers)
                 .ok_or_else(|| wrong(json_path, node, rule.accepted())),
+            (
+                ValueKind::Section
+                | ValueKind::Devices
+                | ValueKind::List { .. }
+                | ValueKind::Named
+                | ValueKind::Texts { .. }
+                | ValueKind::Integers { .. },
+                node,
+            ) => Err(no_container(json_path, node, rule.accepted())),
             (kind, node) => scalar(kind, node).ok_or_else(|| wrong(json_path, node, rule.accepted())),
         }
     }
@@ -156,7 +178,7 @@ impl Checker<'_> {
             match node {
                 Node::Null => {}
                 Node::Object(members) => named.push((name.clone(), self.section(members, path, &prefix)?)),
-                other => return Err(wrong(path, other, "an object".to_owned())),
+                other => return Err(no_container(path, other, "an object".to_owned())),
             }
         }
         Ok(named)
@@ -174,7 +196,7 @@ impl Checker<'_> {
             let path = format!("{json_path}[{index}]");
             match entry {
                 Node::Object(members) => sections.push(self.section(members, path, &prefix)?),
-                other => return Err(wrong(path, other, "an object".to_owned())),
+                other => return Err(no_container(path, other, "an object".to_owned())),
             }
         }
         Ok(sections)
@@ -275,5 +297,6 @@ fn unknown(json_path: String, name: &str, node: &Node, prefix: &str) -> Box<Refu
         (Some(nearest), None) => format!("the nearest known one is {nearest:?}"),
         (None, _) => "no key is known here".to_owned(),
     };
-    Box::new(Refusal { json_path, value: node.shortened(), reason: RefusalReason::UnknownKey, accepted })
+    let value = if may_be_misplaced(&json_path) { node.outline() } else { node.shortened() };
+    Box::new(Refusal { json_path, value, reason: RefusalReason::UnknownKey, accepted })
 }

@@ -34,6 +34,16 @@ impl Node {
         shorten(&text)
     }
 
+    /// What stands there; where it is a text or has some in it, without what they say.
+    pub(super) fn outline(&self) -> String {
+        match self {
+            Self::Text(text) => format!("a text of {} bytes", text.len()),
+            Self::List(values) if !values.is_empty() => format!("a list of {}", values.len()),
+            Self::Object(members) if !members.is_empty() => format!("an object of {}", members.len()),
+            other => other.shortened(),
+        }
+    }
+
     /// Writes JSON, or the start of it once the text is longer than is shown.
     fn render(&self, text: &mut String) {
         let _ = match self {

@@ -240,7 +240,7 @@ pub(crate) fn apply_overrides<F>(
         if cmdline.len() > keys::MAX_CMDLINE || appended.contains('\0') {
             return Err(OverrideError {
                 name: "cmdline_append",
-                value: format!("{:?}", super::document::shorten(appended)),
+                value: format!("a text of {} bytes", appended.len()),
                 accepted: format!(
                     "text without NUL that makes a command line of at most {} bytes",
                     keys::MAX_CMDLINE

@@ -16,9 +16,15 @@ pub(super) fn speaks_of_secrets(name: &str) -> bool {
     ["cred", "secret", "dentials"].iter().any(|part| name.contains(part))
 }
 
-/// Whether `text` is an OEM string that is not to be shown.
+/// Whether `text` is not to be shown: an OEM string that is a credential, or what somebody wrote as text that should be an
+/// object, in which a secret may be.
 pub(super) fn is_secret_text(text: &str) -> bool {
-    text.starts_with(CREDENTIAL_STRING)
+    text.starts_with(CREDENTIAL_STRING) || text.trim_start().starts_with(['{', '[', '"'])
+}
+
+/// Whether an unknown key at `json_path` may be a credential that stands in the wrong place.
+pub(super) fn may_be_misplaced(json_path: &str) -> bool {
+    json_path.starts_with("$.procurator")
 }
 
 /// Takes out of `refusal` what must not be shown.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use vm_model::{NarHash, Overrides};
 
 use super::*;
-use crate::{Artifact, LoadRequest, PathIdentity, StoreRoots, hash_store_path, load_artifact, verify_hash};
+use crate::{Artifact, LoadRequest, StoreRoots, Verified, hash_store_path, load_artifact, verify_hash};
 
 fn load(roots: &StoreRoots, store_path: PathBuf) -> Result<Artifact, ArtifactError> {
     let request = LoadRequest {
@@ -25,8 +25,8 @@ fn load(roots: &StoreRoots, store_path: PathBuf) -> Result<Artifact, ArtifactErr
     load_artifact(roots, &request)
 }
 
-fn hash(roots: &StoreRoots, store_path: &Path) -> Result<PathIdentity, HashError> {
-    hash_store_path(roots, store_path, &mut |_| ControlFlow::Continue(())).map(|verified| verified.identity)
+fn hash(roots: &StoreRoots, store_path: &Path) -> Result<Verified, HashError> {
+    hash_store_path(roots, store_path, &mut |_| ControlFlow::Continue(()))
 }
 
 /// A store in which `image` can be loaded.

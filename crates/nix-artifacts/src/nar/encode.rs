@@ -42,6 +42,17 @@ impl NarEncoder {
         self.digest.update(bytes);
     }
 
+    /// The next bytes of the open file, `length` zeroes.
+    pub(super) fn zeroes(&mut self, length: u64) {
+        const ZEROES: [u8; 16 << 10] = [0; 16 << 10];
+        let mut left = length;
+        while left > 0 {
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROES.len());
+            self.digest.update(&ZEROES[..count]);
+            left -= count as u64;
+        }
+    }
+
     /// Closes the regular file of `size` bytes.
     pub(super) fn end_file(&mut self, size: u64) {
         self.pad(size);

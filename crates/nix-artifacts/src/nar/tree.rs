@@ -1,110 +1,85 @@
 //! Walking a store path in the archive's order, with bounded memory and no trust in the file system standing
 //! still: every file is opened by one component below an open directory, and one that changes while it is read
-//! is an error, not a wrong hash.
+//! is an error, not a wrong hash. So is one that is not what it was when a machine's files were opened.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{Dir, FileType, OFlags, Stat, fstat, readlinkat};
+use rustix::fs::{Dir, FileType, OFlags, fstat, readlinkat};
 use rustix::io::Errno;
-use thiserror::Error;
 use vm_model::NarHash;
 
+use super::NarError;
+use super::content::{ContentError, ContentReader};
 use super::encode::NarEncoder;
-use crate::store::{describe, open_component};
+use super::feed::Feed;
+use crate::store::{FileIdentities, FileIdentity, describe, open_component};
 
 /// Directories inside one another; one descriptor is held open for each.
 const MAX_DEPTH: usize = 256;
 /// Entries of one directory, whose names are held in memory to be sorted.
 const MAX_ENTRIES: usize = 1 << 20;
-/// Bytes read at a time: large enough that system calls do not count beside the hashing.
-const BUFFER_SIZE: usize = 256 << 10;
+/// Files whose identities are noted beyond those that were asked for: artifacts have a handful.
+const MAX_NOTED: usize = 1024;
 
 /// Told after each piece that was hashed how many bytes of file content have been hashed so far; answers
 /// whether to go on.
 pub type NarProgress<'progress> = dyn FnMut(u64) -> ControlFlow<()> + 'progress;
 
-/// Why a path has no archive.
-#[derive(Debug, Error)]
-pub enum NarError {
-    /// A file is of a kind that an archive cannot hold.
-    #[error(
-        "cannot hash {path:?}: it is {found}; regular files, directories and symbolic links are accepted"
-    )]
-    Kind {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        found: &'static str,
-    },
-    /// A file changed while it was read.
-    #[error("cannot hash {path:?}: it changed while it was read")]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Directories lie too deep inside one another.
-    #[error("cannot hash {path:?}: directories more than {limit} deep are not accepted")]
-    TooDeep {
-        /// The directory.
-        path: PathBuf,
-        /// Directories accepted inside one another.
-        limit: usize,
-    },
-    /// A directory has too many entries.
-    #[error("cannot hash {path:?}: a directory of more than {limit} entries is not accepted")]
-    TooManyEntries {
-        /// The directory.
-        path: PathBuf,
-        /// Entries accepted.
-        limit: usize,
-    },
-    /// A file could not be opened or read.
-    #[error("cannot read {path:?} to hash it")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// The caller's progress function said to stop.
-    #[error("hashing {path:?} was stopped")]
-    Stopped {
-        /// The file that was being hashed.
-        path: PathBuf,
-    },
+/// Joins what lies below `root` to it; `root` itself where that is nothing.
+fn join(root: &Path, below: &Path) -> PathBuf {
+    root.components().chain(below.components()).collect()
 }
 
-/// The hash of what `name` in `directory` holds; `path` names it in errors.
+/// What is to be hashed.
+pub(super) struct Tree<'tree> {
+    /// The directory that it lies in.
+    pub(super) directory: BorrowedFd<'tree>,
+    /// Its name there.
+    pub(super) name: &'tree OsStr,
+    /// Its path, for errors.
+    pub(super) path: &'tree Path,
+    /// Files that have to be there and to be the same.
+    pub(super) expected: Option<&'tree FileIdentities>,
+    /// Files whose content is handed on.
+    pub(super) feeds: Vec<Feed>,
+}
+
+/// The hash of `tree`, and what its files were while they were read.
 pub(super) fn hash_tree(
-    directory: BorrowedFd<'_>,
-    name: &OsStr,
-    path: &Path,
+    tree: Tree<'_>,
     progress: &mut NarProgress<'_>,
-) -> Result<NarHash, NarError> {
+) -> Result<(NarHash, FileIdentities), NarError> {
     let mut walk = TreeWalk {
         encoder: NarEncoder::new(),
-        path: path.to_owned(),
+        path: tree.path.to_owned(),
+        root: tree.path,
         open: Vec::new(),
-        buffer: vec![0; BUFFER_SIZE],
-        hashed: 0,
-        progress,
+        content: ContentReader::new(progress),
+        noted: FileIdentities::default(),
+        expected: tree.expected,
+        feeds: tree.feeds,
     };
-    walk.node(directory, name)?;
+    walk.node(tree.directory, tree.name)?;
     while walk.next_entry()? {}
-    Ok(walk.encoder.finish())
+    let mut expected = tree.expected.into_iter().flat_map(FileIdentities::iter);
+    match expected.find(|(path, _)| walk.noted.get(path).is_none()) {
+        Some((missing, _)) => Err(NarError::GoneSinceOpened { path: join(tree.path, missing) }),
+        None => Ok((walk.encoder.finish(), walk.noted)),
+    }
 }
 
 /// A directory whose entries are being written.
 struct OpenDirectory {
     directory: Rc<OwnedFd>,
+    /// What it was before its names were read.
+    identity: FileIdentity,
     /// Names still to come, the next one last.
     remaining: Vec<OsString>,
 }
@@ -115,15 +90,20 @@ enum Node {
     DirectoryBegun,
 }
 
-struct TreeWalk<'borrow, 'progress> {
+struct TreeWalk<'tree, 'progress> {
     encoder: NarEncoder,
     /// Where we stand, for errors.
     path: PathBuf,
+    /// Where we began.
+    root: &'tree Path,
     /// The directories we are in, the innermost last.
     open: Vec<OpenDirectory>,
-    buffer: Vec<u8>,
-    hashed: u64,
-    progress: &'borrow mut NarProgress<'progress>,
+    content: ContentReader<'tree, 'progress>,
+    /// What files were before they were read.
+    noted: FileIdentities,
+    /// What they have to be.
+    expected: Option<&'tree FileIdentities>,
+    feeds: Vec<Feed>,
 }
 
 impl TreeWalk<'_, '_> {
@@ -133,7 +113,9 @@ impl TreeWalk<'_, '_> {
             return Ok(false);
         };
         let Some(name) = innermost.remaining.pop() else {
+            let (directory, identity) = (Rc::clone(&innermost.directory), innermost.identity);
             self.open.pop();
+            self.ensure_same(&directory, &identity)?;
             self.encoder.end_directory();
             if !self.open.is_empty() {
                 self.encoder.end_entry();
@@ -155,17 +137,21 @@ impl TreeWalk<'_, '_> {
     fn node(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<Node, NarError> {
         let found = open_component(parent, name, OFlags::PATH).map_err(|source| self.unreadable(source))?;
         let status = fstat(&found).map_err(|source| self.unreadable(source))?;
+        let identity = FileIdentity::settled(&found).map_err(|source| self.unreadable(source))?;
+        self.note(&identity)?;
         match FileType::from_raw_mode(status.st_mode) {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-                let file = self.reopen(parent, name, flags, &status)?;
-                self.regular(File::from(file), &status)?;
+                let file = File::from(self.reopen(parent, name, flags, &identity)?);
+                let executable = status.st_mode & 0o100 != 0;
+                self.regular(&file, identity.size, executable)?;
+                self.ensure_same(&file, &identity)?;
                 Ok(Node::Complete)
             }
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-                let directory = self.reopen(parent, name, flags, &status)?;
-                self.directory(directory)?;
+                let directory = self.reopen(parent, name, flags, &identity)?;
+                self.directory(directory, identity)?;
                 Ok(Node::DirectoryBegun)
             }
             FileType::Symlink => {
@@ -177,55 +163,59 @@ impl TreeWalk<'_, '_> {
         }
     }
 
+    /// Compares what a file is with what it has to be, and keeps it.
+    fn note(&mut self, identity: &FileIdentity) -> Result<(), NarError> {
+        let path = self.relative().to_owned();
+        let expected = self.expected.and_then(|expected| expected.get(&path));
+        if let Some(difference) = expected.and_then(|expected| expected.difference(identity)) {
+            return Err(NarError::ChangedSinceOpened { path: self.path.clone(), difference });
+        }
+        // What is kept goes into text files.
+        let is_kept = self.noted.len() < MAX_NOTED && path.to_str().is_some();
+        if expected.is_some() || is_kept {
+            self.noted.insert(path, *identity);
+        }
+        Ok(())
+    }
+
+    /// Where we stand, relative to where we began.
+    fn relative(&self) -> &Path {
+        self.path.strip_prefix(self.root).unwrap_or(&self.path)
+    }
+
     /// Opens for reading what was looked at before, and makes sure that it is still the same.
     fn reopen(
         &self,
         parent: BorrowedFd<'_>,
         name: &OsStr,
         flags: OFlags,
-        seen: &Stat,
+        seen: &FileIdentity,
     ) -> Result<OwnedFd, NarError> {
         let opened = open_component(parent, name, flags).map_err(|source| self.unreadable(source))?;
-        let status = fstat(&opened).map_err(|source| self.unreadable(source))?;
-        if (status.st_dev, status.st_ino) == (seen.st_dev, seen.st_ino) {
-            Ok(opened)
-        } else {
-            Err(self.changed())
-        }
+        self.ensure_same(&opened, seen)?;
+        Ok(opened)
     }
 
-    fn regular(&mut self, mut file: File, status: &Stat) -> Result<(), NarError> {
-        let size = u64::try_from(status.st_size).unwrap_or(0);
-        let executable = status.st_mode & 0o100 != 0;
+    /// Makes sure that what is open is what was `seen` before.
+    fn ensure_same(&self, open: impl AsFd, seen: &FileIdentity) -> Result<(), NarError> {
+        let now = FileIdentity::of(open).map_err(|source| self.unreadable(source))?;
+        if now == *seen { Ok(()) } else { Err(self.changed()) }
+    }
+
+    fn regular(&mut self, file: &File, size: u64, executable: bool) -> Result<(), NarError> {
+        let wanted = self.feeds.iter().position(|feed| feed.path == self.relative());
+        let feed = wanted.map(|position| self.feeds.swap_remove(position));
         self.encoder.begin_file(executable, size);
-        let mut left = size;
-        loop {
-            // One byte more than is due shows a file that grew.
-            let due = usize::try_from(left.saturating_add(1)).unwrap_or(usize::MAX);
-            let room = due.min(self.buffer.len());
-            let count = match file.read(&mut self.buffer[..room]) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.failed(error)),
-            };
-            if count == 0 {
-                break;
-            }
-            left = left.checked_sub(count as u64).ok_or_else(|| self.changed())?;
-            self.encoder.content(&self.buffer[..count]);
-            self.hashed += count as u64;
-            if (self.progress)(self.hashed).is_break() {
-                return Err(NarError::Stopped { path: self.path.clone() });
-            }
-        }
-        if left > 0 {
-            return Err(self.changed());
-        }
+        self.content.read(file, size, &mut self.encoder, feed).map_err(|error| match error {
+            ContentError::Changed => self.changed(),
+            ContentError::Read(source) => self.failed(source),
+            ContentError::Stopped => NarError::Stopped { path: self.path.clone() },
+        })?;
         self.encoder.end_file(size);
         Ok(())
     }
 
-    fn directory(&mut self, directory: OwnedFd) -> Result<(), NarError> {
+    fn directory(&mut self, directory: OwnedFd, identity: FileIdentity) -> Result<(), NarError> {
         if self.open.len() >= MAX_DEPTH {
             return Err(NarError::TooDeep { path: self.path.clone(), limit: MAX_DEPTH });
         }
@@ -244,7 +234,7 @@ impl TreeWalk<'_, '_> {
         }
         names.sort_unstable_by(|one, other| other.as_bytes().cmp(one.as_bytes()));
         self.encoder.begin_directory();
-        self.open.push(OpenDirectory { directory: Rc::new(directory), remaining: names });
+        self.open.push(OpenDirectory { directory: Rc::new(directory), identity, remaining: names });
         Ok(())
     }
 

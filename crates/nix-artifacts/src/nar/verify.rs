@@ -6,18 +6,31 @@ use rustix::io::Errno;
 use thiserror::Error;
 use vm_model::NarHash;
 
+use super::feed::Feed;
 use super::flat::file_with_hash;
-use super::tree::hash_tree;
+use super::tree::{Tree, hash_tree};
 use super::{NarError, NarProgress};
-use crate::store::{PathIdentity, StorePathError, StoreRoots};
+use crate::store::{FileIdentities, FileIdentity, StorePathError, StoreRoots};
 
 /// A store path whose content has the hash that was promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// The hash.
     pub hash: NarHash,
-    /// The path's identity, the same before and after hashing: what the verdict may be remembered under.
-    pub identity: PathIdentity,
+    /// What its files were before and after they were hashed: what the verdict may be remembered under. Those that were
+    /// asked for, and of the others at least the first thousand.
+    pub files: FileIdentities,
+}
+
+/// A store path that a machine's files were opened in.
+#[derive(Debug)]
+pub struct LoadedPath<'path> {
+    /// The store path.
+    pub store_path: &'path Path,
+    /// What the machine's files, and what leads to them, were when they were opened.
+    pub met: &'path FileIdentities,
+    /// Which of its files are wanted elsewhere, too.
+    pub feeds: Vec<Feed>,
 }
 
 /// Why a store path is not known to have the hash that was promised.
@@ -79,20 +92,7 @@ pub fn hash_store_path(
     store_path: &Path,
     progress: &mut NarProgress<'_>,
 ) -> Result<Verified, HashError> {
-    let handle = roots.find(store_path)?;
-    let identify = |descriptor: &_| {
-        PathIdentity::of(descriptor)
-            .map_err(|source| HashError::Identity { store_path: handle.path.clone(), source })
-    };
-    let before = identify(&handle.descriptor)?;
-    let directory = roots.get(handle.root).directory();
-    let hash = hash_tree(directory, handle.name.as_os_str(), &handle.path, progress)
-        .map_err(|source| HashError::Nar { store_path: handle.path.clone(), source })?;
-    if before == identify(&roots.find(store_path)?.descriptor)? {
-        Ok(Verified { hash, identity: before })
-    } else {
-        Err(HashError::Replaced { store_path: handle.path.clone() })
-    }
+    hash(roots, store_path, None, Vec::new(), progress)
 }
 
 /// Makes sure that the content of `store_path` has the hash `expected`; `progress` as for [`hash_store_path`].
@@ -106,6 +106,54 @@ pub fn verify_hash(
     progress: &mut NarProgress<'_>,
 ) -> Result<Verified, HashError> {
     let verified = hash_store_path(roots, store_path, progress)?;
+    judge(roots, store_path, expected, verified, progress)
+}
+
+/// As [`verify_hash`], of a store path in which files were opened before: makes sure that what is hashed is what was
+/// opened. Keep the files open: their inodes are not used for others meanwhile.
+///
+/// # Errors
+/// [`NarError::ChangedSinceOpened`] and [`NarError::GoneSinceOpened`] name the file; see [`verify_hash`] for the others.
+pub fn verify_loaded(
+    roots: &StoreRoots,
+    loaded: LoadedPath<'_>,
+    expected: &NarHash,
+    progress: &mut NarProgress<'_>,
+) -> Result<Verified, HashError> {
+    let LoadedPath { store_path, met, feeds } = loaded;
+    let verified = hash(roots, store_path, Some(met), feeds, progress)?;
+    judge(roots, store_path, expected, verified, progress)
+}
+
+fn hash(
+    roots: &StoreRoots,
+    store_path: &Path,
+    expected: Option<&FileIdentities>,
+    feeds: Vec<Feed>,
+    progress: &mut NarProgress<'_>,
+) -> Result<Verified, HashError> {
+    let handle = roots.find(store_path)?;
+    let directory = roots.get(handle.root).directory();
+    let name = handle.name.as_os_str();
+    let tree = Tree { directory, name, path: &handle.path, expected, feeds };
+    let (hash, files) = hash_tree(tree, progress)
+        .map_err(|source| HashError::Nar { store_path: handle.path.clone(), source })?;
+    let now = FileIdentity::of(&roots.find(store_path)?.descriptor)
+        .map_err(|source| HashError::Identity { store_path: handle.path.clone(), source })?;
+    if files.get(Path::new("")) == Some(&now) {
+        Ok(Verified { hash, files })
+    } else {
+        Err(HashError::Replaced { store_path: handle.path.clone() })
+    }
+}
+
+fn judge(
+    roots: &StoreRoots,
+    store_path: &Path,
+    expected: &NarHash,
+    verified: Verified,
+    progress: &mut NarProgress<'_>,
+) -> Result<Verified, HashError> {
     if verified.hash == *expected {
         return Ok(verified);
     }

@@ -156,6 +156,14 @@ pub enum ResolveError {
         #[source]
         source: Errno,
     },
+    /// Something was replaced or edited between two looks at it.
+    #[error("{path:?} was changed while the machine's files were opened: {difference}")]
+    Changed {
+        /// What was met twice.
+        path: PathBuf,
+        /// What is different about it.
+        difference: String,
+    },
     /// Anything else that the kernel said.
     #[error("cannot open {path:?}")]
     Io {

@@ -9,14 +9,16 @@ mod open;
 mod path;
 mod resolve;
 mod roots;
+mod trail;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{ResolveError, RootError, StorePathError};
-pub use identity::PathIdentity;
-pub use open::OpenedFile;
+pub use identity::FileIdentity;
+pub use open::{ChangedFile, FileWatch, OpenedFile};
 pub use roots::StoreRoots;
+pub use trail::{FileIdentities, Trail};
 
 pub(crate) use open::{describe, open_component};
 pub(crate) use resolve::Resolver;

@@ -2,18 +2,50 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+use thiserror::Error;
+
+use super::FileIdentity;
 
 /// A regular file below a store root, opened for reading.
 #[derive(Debug)]
 pub struct OpenedFile {
     pub(super) file: File,
     pub(super) path: PathBuf,
-    pub(super) size: u64,
+    pub(super) identity: FileIdentity,
+}
+
+/// A file is not what it was when it was opened.
+#[derive(Debug, Error)]
+#[error("{path:?} was changed after it was opened: {difference}")]
+pub struct ChangedFile {
+    /// Where the file lies.
+    pub path: PathBuf,
+    /// What is different, in words.
+    pub difference: String,
+}
+
+/// Tells whether an opened file is still what it was when it was opened, also after [`OpenedFile::into_file`].
+#[derive(Debug)]
+pub struct FileWatch {
+    descriptor: OwnedFd,
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+impl FileWatch {
+    /// Makes sure that the file was not changed since it was opened.
+    ///
+    /// # Errors
+    /// Says what is different about the file.
+    pub fn check(&self) -> Result<(), ChangedFile> {
+        check(self.descriptor.as_fd(), &self.path, &self.identity)
+    }
 }
 
 impl OpenedFile {
@@ -34,13 +66,46 @@ impl OpenedFile {
 
     /// Size in bytes when it was opened.
     pub fn size(&self) -> u64 {
-        self.size
+        self.identity.size
+    }
+
+    /// What the file was when it was opened.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
+    }
+
+    /// Makes sure that the file was not changed since it was opened.
+    ///
+    /// # Errors
+    /// Says what is different about the file.
+    pub fn check_unchanged(&self) -> Result<(), ChangedFile> {
+        check(self.file.as_fd(), &self.path, &self.identity)
+    }
+
+    /// What tells later whether the file was changed.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn watch(&self) -> io::Result<FileWatch> {
+        let descriptor = self.file.as_fd().try_clone_to_owned()?;
+        Ok(FileWatch { descriptor, path: self.path.clone(), identity: self.identity })
     }
 }
 
 impl AsFd for OpenedFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+fn check(descriptor: BorrowedFd<'_>, path: &Path, seen: &FileIdentity) -> Result<(), ChangedFile> {
+    let difference = match FileIdentity::of(descriptor) {
+        Ok(now) => seen.difference(&now),
+        Err(error) => Some(format!("its identity cannot be read: {error}")),
+    };
+    match difference {
+        Some(difference) => Err(ChangedFile { path: path.to_owned(), difference }),
+        None => Ok(()),
     }
 }
 

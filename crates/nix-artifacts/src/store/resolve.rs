@@ -10,7 +10,6 @@
 //! The kernel never sees more than one component at a time and never follows a link, so no rename or swap of a
 //! link while we walk can lead out of the roots.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +21,7 @@ use rustix::io::Errno;
 
 use super::open::{OpenedFile, describe, open_component};
 use super::roots::StorePathHandle;
-use super::{ResolveError, StoreRoots};
+use super::{FileIdentity, ResolveError, StorePathError, StoreRoots, Trail};
 
 /// Links followed for one path; what Linux itself follows.
 const MAX_LINKS: usize = 40;
@@ -33,13 +32,18 @@ const MAX_PATH: usize = 4096;
 pub(crate) struct Resolver<'roots> {
     roots: &'roots StoreRoots,
     home: StorePathHandle,
-    passed: BTreeSet<PathBuf>,
+    trail: Trail,
 }
 
 impl<'roots> Resolver<'roots> {
     /// A resolver for paths that are relative to `home`.
-    pub(crate) fn new(roots: &'roots StoreRoots, home: StorePathHandle) -> Self {
-        Self { roots, home, passed: BTreeSet::new() }
+    pub(crate) fn new(roots: &'roots StoreRoots, home: StorePathHandle) -> Result<Self, StorePathError> {
+        let identity = FileIdentity::settled(&home.descriptor)
+            .map_err(|source| StorePathError::Open { path: home.path.clone(), source })?;
+        let mut trail = Trail::default();
+        // Nothing was noted before that could differ.
+        let _ = trail.note(&home.path, PathBuf::new(), identity);
+        Ok(Self { roots, home, trail })
     }
 
     /// The store path that relative paths start from.
@@ -49,11 +53,7 @@ impl<'roots> Resolver<'roots> {
 
     /// Opens the regular file at `path`: relative to the store path, or absolute inside a root.
     pub(crate) fn open(&mut self, path: &Path) -> Result<OpenedFile, ResolveError> {
-        let mut walk = Walk::start(self.roots, &self.home, path)?;
-        let opened = walk.run();
-        let visited = std::mem::take(&mut walk.passed);
-        self.passed.extend(visited);
-        opened
+        Walk::start(self.roots, &self.home, &mut self.trail, path)?.run()
     }
 
     /// Whether the store path has an entry `name`, of whatever kind.
@@ -65,11 +65,9 @@ impl<'roots> Resolver<'roots> {
         }
     }
 
-    /// Every store path but the own one that an opened path led through.
-    pub(crate) fn into_passed(self) -> BTreeSet<PathBuf> {
-        let mut passed = self.passed;
-        passed.remove(&self.home.path);
-        passed
+    /// Everything that the opened paths led through.
+    pub(crate) fn into_trail(self) -> Trail {
+        self.trail
     }
 }
 
@@ -89,8 +87,10 @@ struct Link {
 }
 
 /// One path being walked.
-struct Walk<'roots> {
+struct Walk<'roots, 'trail> {
     roots: &'roots StoreRoots,
+    /// What was met so far, by this walk and others before.
+    trail: &'trail mut Trail,
     requested: PathBuf,
     root: usize,
     /// Directories from the root down to where we stand, each with its name.
@@ -100,26 +100,35 @@ struct Walk<'roots> {
     /// The last link followed.
     last_link: Option<Link>,
     links: usize,
-    passed: BTreeSet<PathBuf>,
 }
 
-impl<'roots> Walk<'roots> {
-    fn start(roots: &'roots StoreRoots, home: &StorePathHandle, path: &Path) -> Result<Self, ResolveError> {
+impl<'roots, 'trail> Walk<'roots, 'trail> {
+    fn start(
+        roots: &'roots StoreRoots,
+        home: &StorePathHandle,
+        trail: &'trail mut Trail,
+        path: &Path,
+    ) -> Result<Self, ResolveError> {
         let mut walk = Self {
             roots,
+            trail,
             requested: path.to_owned(),
             root: home.root,
             entered: Vec::new(),
             pending: Vec::new(),
             last_link: None,
             links: 0,
-            passed: BTreeSet::new(),
         };
         if path.is_absolute() {
             walk.restart_at(path)?;
         } else {
             walk.queue(path)?;
-            walk.queue(&home.name)?;
+            // Not by its name again: that may lead to another directory by now.
+            let home_directory = home.descriptor.try_clone().map_err(|source| {
+                let source = Errno::from_io_error(&source).unwrap_or(Errno::MFILE);
+                ResolveError::Io { path: home.path.clone(), source }
+            })?;
+            walk.entered.push((home.name.clone().into_os_string(), home_directory));
         }
         Ok(walk)
     }
@@ -145,18 +154,20 @@ impl<'roots> Walk<'roots> {
                 let accepted = root.accepted();
                 return Err(ResolveError::NotAStorePath { path, accepted });
             }
-            self.passed.insert(path.clone());
         }
         let failed = |source| self.failed(path.clone(), source);
         let found = open_component(self.directory(), name, OFlags::PATH).map_err(failed)?;
         let kind = FileType::from_raw_mode(fstat(&found).map_err(failed)?.st_mode);
         match kind {
             FileType::Directory => {
+                self.note(name, FileIdentity::settled(&found).map_err(failed)?)?;
                 self.entered.push((name.to_owned(), found));
                 Ok(Step::Entered)
             }
             FileType::Symlink => {
+                let identity = FileIdentity::settled(&found).map_err(failed)?;
                 let target = readlinkat(&found, c"", Vec::new()).map_err(failed)?;
+                self.note(name, identity)?;
                 self.follow(path, OsString::from_vec(target.into_bytes()).into())?;
                 Ok(Step::Entered)
             }
@@ -200,7 +211,7 @@ impl<'roots> Walk<'roots> {
     }
 
     /// Opens a file just seen to be regular, and looks again at what was opened.
-    fn open_regular(&self, name: &OsStr, path: PathBuf) -> Result<OpenedFile, ResolveError> {
+    fn open_regular(&mut self, name: &OsStr, path: PathBuf) -> Result<OpenedFile, ResolveError> {
         let failed = |source| self.failed(path.clone(), source);
         // Without NONBLOCK, a FIFO put in the file's place since would block us.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -214,9 +225,18 @@ impl<'roots> Walk<'roots> {
         // io_uring answers EAGAIN instead of waiting for the disk where a file has NONBLOCK set.
         let flags = fcntl_getfl(&file).map_err(failed)?;
         fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(failed)?;
-        let size = u64::try_from(status.st_size).unwrap_or(0);
+        let identity = FileIdentity::settled(&file).map_err(failed)?;
+        self.note(name, identity)?;
         let file = File::from(file);
-        Ok(OpenedFile { file, path, size })
+        Ok(OpenedFile { file, path, identity })
+    }
+
+    /// Notes what the entry `name` of where we stand is.
+    fn note(&mut self, name: &OsStr, identity: FileIdentity) -> Result<(), ResolveError> {
+        let mut names = self.entered.iter().map(|(name, _)| name.as_os_str()).chain([name]);
+        let store_path = self.roots.get(self.root).path().join(names.next().unwrap_or_default());
+        let noted = self.trail.note(&store_path, names.collect(), identity);
+        noted.map_err(|difference| ResolveError::Changed { path: self.location(Some(name)), difference })
     }
 
     fn directory(&self) -> BorrowedFd<'_> {

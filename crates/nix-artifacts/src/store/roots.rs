@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
 use super::open::{describe, open_component};
 use super::path::Naming;
-use super::{PathIdentity, RootError, StorePathError};
+use super::{FileIdentity, RootError, StorePathError};
 
 /// Where Nix keeps its store unless told otherwise.
 const NIX_STORE: &str = "/nix/store";
@@ -58,13 +58,13 @@ impl StoreRoots {
         Ok(Self { roots })
     }
 
-    /// The identity of a store path, under which a verdict about it may be remembered.
+    /// The identity of a store path itself; that of a directory does not cover what lies in it.
     ///
     /// # Errors
     /// If `store_path` is not a path directly below a root, or does not exist.
-    pub fn identify(&self, store_path: &Path) -> Result<PathIdentity, StorePathError> {
+    pub fn identify(&self, store_path: &Path) -> Result<FileIdentity, StorePathError> {
         let handle = self.find(store_path)?;
-        PathIdentity::of(&handle.descriptor)
+        FileIdentity::of(&handle.descriptor)
             .map_err(|source| StorePathError::Open { path: handle.path, source })
     }
 

@@ -56,14 +56,15 @@ impl Farm {
 
     fn open_noting(&self, path: impl AsRef<Path>) -> Result<(String, Vec<String>), String> {
         let home = self.roots.find_directory(&self.path("store/image")).expect("the store path");
-        let mut resolver = Resolver::new(&self.roots, home);
+        let mut resolver = Resolver::new(&self.roots, home).expect("an identity");
         match resolver.open(path.as_ref()) {
             Ok(opened) => {
                 let mut content = String::new();
                 opened.file().read_to_string(&mut content).expect("readable");
                 assert_eq!(opened.size(), content.len() as u64);
-                let passed = resolver.into_passed();
-                Ok((content, passed.iter().map(|path| self.shorten(path.display())).collect()))
+                let (trail, own) = (resolver.into_trail(), self.path("store/image"));
+                let others = trail.store_paths().filter(|path| *path != own);
+                Ok((content, others.map(|path| self.shorten(path.display())).collect()))
             }
             Err(error) => Err(self.shorten(chain(&error))),
         }
@@ -174,7 +175,8 @@ fn opened_files_close_on_exec_and_do_not_answer_again() {
     let farm = Farm::new();
     farm.file("store/image/file", "x");
     let home = farm.roots.find_directory(&farm.path("store/image")).expect("found");
-    let opened = Resolver::new(&farm.roots, home).open(Path::new("file")).expect("opened");
+    let mut resolver = Resolver::new(&farm.roots, home).expect("an identity");
+    let opened = resolver.open(Path::new("file")).expect("opened");
     let flags = rustix::io::fcntl_getfd(&opened).expect("flags");
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     let status = rustix::fs::fcntl_getfl(&opened).expect("flags");
@@ -218,7 +220,7 @@ fn an_identity_changes_with_its_path() {
     let before = farm.roots.identify(&path).expect("an identity");
     assert_eq!(farm.roots.identify(&path).expect("an identity"), before);
     let json = serde_json::to_string(&before).expect("serialises");
-    assert_eq!(serde_json::from_str::<PathIdentity>(&json).expect("parses"), before);
+    assert_eq!(serde_json::from_str::<FileIdentity>(&json).expect("parses"), before);
     fs::rename(&path, farm.path("store/away")).expect("renamed");
     fs::create_dir(&path).expect("another");
     assert_ne!(farm.roots.identify(&path).expect("an identity"), before);

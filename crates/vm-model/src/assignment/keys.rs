@@ -34,7 +34,7 @@ impl Keys {
         known: &'static [&'static str],
         accepted: &str,
     ) -> Result<Self, AssignmentsError> {
-        let met = node.description();
+        let met = node.outline();
         let Content::Object(members) = node.content else {
             return Err(AssignmentsError::new(node.place, path, met, accepted));
         };

@@ -10,7 +10,7 @@ use super::problem::{AssignmentsError, EXAMPLE};
 use super::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
 use crate::document::{Content, Node, Place, into_map, quoted, read};
 use crate::nar_hash::forms::{self, HashFormat};
-use crate::{Bytes, Generation, NarHash, VCPUS_MOST, VmId, is_possible_memory};
+use crate::{Bytes, Generation, NarHash, VCPUS_MOST, VMS_MOST, VmId, is_possible_memory};
 
 const SET_KEYS: [&str; 3] = ["generation", "vms", "allow_removals"];
 const ENTRY_KEYS: [&str; 7] =
@@ -39,7 +39,7 @@ pub(super) fn read_set(document: &str) -> Result<AssignmentSet, AssignmentsError
         }
     });
     let list = keys.take_required("vms", &format!("a list of VMs, which may be empty, as in {EXAMPLE}"))?;
-    let (place, met) = (list.place, list.description());
+    let (place, met) = (list.place, list.outline());
     let Content::List(entries) = list.content else {
         return Err(AssignmentsError::new(place, "vms", met, format!("a list as in {EXAMPLE}")));
     };
@@ -49,6 +49,17 @@ pub(super) fn read_set(document: &str) -> Result<AssignmentSet, AssignmentsError
 
 /// The entries that can be used, and the others by their ids.
 fn read_entries(entries: Vec<Node>) -> Result<(Vec<Assignment>, Vec<RefusedEntry>), AssignmentsError> {
+    if let Some(beyond) = entries.get(VMS_MOST) {
+        let path = format!("vms[{VMS_MOST}]");
+        let whose = id_of(beyond, &path)?;
+        let met = format!("{} VMs are listed, of which {whose} is the first too many", entries.len());
+        return Err(AssignmentsError::new(
+            beyond.place,
+            path,
+            met,
+            format!("a list of at most {VMS_MOST} VMs"),
+        ));
+    }
     let (mut vms, mut refused) = (Vec::new(), Vec::new());
     let mut first_places: BTreeMap<VmId, (Place, String)> = BTreeMap::new();
     for (index, entry) in entries.into_iter().enumerate() {
@@ -69,7 +80,7 @@ fn read_entries(entries: Vec<Node>) -> Result<(Vec<Assignment>, Vec<RefusedEntry
 /// Whose entry this is. What does not tell belongs to nobody, and nobody knows who must stay as he is.
 fn id_of(entry: &Node, path: &str) -> Result<VmId, AssignmentsError> {
     let Content::Object(members) = &entry.content else {
-        return Err(AssignmentsError::new(entry.place, path, entry.description(), ENTRY));
+        return Err(AssignmentsError::new(entry.place, path, entry.outline(), ENTRY));
     };
     let mut ids = members.iter().filter(|member| member.name == "id");
     let Some(first) = ids.next().filter(|member| member.value.content != Content::Null) else {
@@ -228,7 +239,7 @@ fn bytes_meant(node: &Node) -> Option<u64> {
 
 fn read_references(node: Node, path: &str) -> Result<BTreeMap<PathBuf, String>, AssignmentsError> {
     let accepted = r#"an object of store paths and their hashes, like {"/nix/store/…": "sha256-…="}"#;
-    let (place, met) = (node.place, node.description());
+    let (place, met) = (node.place, node.outline());
     let Content::Object(members) = node.content else {
         return Err(AssignmentsError::new(place, path, met, accepted));
     };
@@ -252,7 +263,7 @@ fn read_references(node: Node, path: &str) -> Result<BTreeMap<PathBuf, String>, 
 
 /// Passed on as it is: those who use it say what they accept.
 fn read_procurator(node: Node, path: &str) -> Result<Map<String, Value>, AssignmentsError> {
-    let (place, met) = (node.place, node.description());
+    let (place, met) = (node.place, node.outline());
     let Content::Object(members) = node.content else {
         return Err(AssignmentsError::new(place, path, met, r#"an object like {"restart": …}"#));
     };

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::VMS_MOST;
 
 const HASH: &str = "sha256-vZsuiNNAbVoV1qgClBpHhRQ8DSbbp6Lz6NMMLS5CqVY=";
 
@@ -230,4 +231,46 @@ fn secrets_are_not_shown() {
     assert!(shown.contains("never") && shown.contains("db") && !shown.contains("hunter2"), "{shown}");
     let json = serde_json::to_string(&assignment.without_secrets()).expect("serialises");
     assert!(json.contains("never") && json.contains("db") && !json.contains("hunter2"), "{json}");
+}
+
+#[test]
+fn a_refusal_shows_nothing_of_what_may_be_secret() {
+    let secret = r#"{"credentials": {"db": {"value": "hunter2"}}}"#;
+    let twice = serde_json::to_string(secret).expect("a text");
+    let entry = |further: &str| {
+        format!(r#"{{"vms": [{{"id": "web-1", "hash": "{HASH}", "store_path": "/nix/store/x"{further}}}]}}"#)
+    };
+    for (document, words) in [
+        (entry(&format!(r#", "procurator": {twice}"#)), "vms[0].procurator: a text of 45 bytes"),
+        (entry(r#", "procurator": "hunter2""#), "vms[0].procurator: a text of 7 bytes"),
+        (entry(&format!(r#", "overrides": {twice}"#)), "vms[0].overrides: a text of 45 bytes"),
+        (entry(&format!(r#", "overrides": {{"vcpus": {twice}}}"#)), "overrides.vcpus: a text of 45 bytes"),
+        (entry(&format!(r#", "references": {twice}"#)), "vms[0].references: a text of 45 bytes"),
+        (entry(r#", "procurator": {"credentials": {"db": hunter2}}"#), "a word of 7 bytes"),
+        (format!(r#"{{"vms": [{twice}]}}"#), "vms[0]: a text of 45 bytes"),
+        (format!(r#"{{"vms": {twice}}}"#), "vms: a text of 45 bytes"),
+        (twice.clone(), "a text of 45 bytes"),
+    ] {
+        let said = match AssignmentSet::parse(&document) {
+            Ok(set) => set.refused[0].problem.clone(),
+            Err(problem) => problem.to_string(),
+        };
+        assert!(said.contains(words) && !said.contains("hunter2"), "{document}: {said}");
+    }
+}
+
+#[test]
+fn a_state_with_more_vms_than_a_host_takes_is_refused_by_name() {
+    let entry =
+        |number: usize| format!(r#"{{"id": "vm-{number}", "hash": "{HASH}", "store_path": "/nix/store/x"}}"#);
+    let state = |count: usize| {
+        let entries: Vec<String> = (0..count).map(entry).collect();
+        AssignmentSet::parse(&format!(r#"{{"vms": [{}]}}"#, entries.join(",")))
+    };
+    assert_eq!(state(VMS_MOST).expect("as many as it takes").vms.len(), VMS_MOST);
+    let said = state(VMS_MOST + 2).expect_err("too many").to_string();
+    assert!(
+        said.contains("vms[4096]: 4098 VMs are listed, of which vm-4096 is the first too many; accepted is a list of at most 4096 VMs"),
+        "{said}"
+    );
 }

@@ -75,7 +75,12 @@ impl Reader<'_> {
             Some(first) if first.is_alphanumeric() || first == '_' => {
                 let is_word = |character: char| !character.is_alphanumeric() && character != '_';
                 let word = self.rest().split(is_word).next().unwrap_or_default();
-                format!("{} without quotation marks", quoted(word))
+                let is_key = self.rest()[word.len()..].trim_start().starts_with(':');
+                // Whatever else stands there may be a secret.
+                match is_key || FOREIGN_WORDS.contains(&word) {
+                    true => format!("{} without quotation marks", quoted(word)),
+                    false => format!("a word of {} bytes without quotation marks", word.len()),
+                }
             }
             Some(other) => format!("the character {other:?}"),
         };
@@ -132,7 +137,10 @@ impl Reader<'_> {
                 Ok(Content::Number(value))
             }
             Err(_) => {
-                let met = format!("{}, which is no number of JSON", quoted(number));
+                let met = match is_size(number) {
+                    true => format!("{}, which is no number of JSON", quoted(number)),
+                    false => format!("something of {} bytes that is no number of JSON", number.len()),
+                };
                 Err(self.problem(met, "digits like 536870912, without unit, leading zero or plus"))
             }
         }
@@ -241,6 +249,17 @@ impl Reader<'_> {
     }
 }
 
+/// Values of other languages that people take for ones of JSON.
+const FOREIGN_WORDS: [&str; 12] =
+    ["True", "False", "TRUE", "FALSE", "None", "NULL", "Null", "nil", "undefined", "NaN", "yes", "no"];
+
+/// Whether `number` is a number in another form, like 512M or 007, and thus no secret.
+fn is_size(number: &str) -> bool {
+    let unit =
+        number.trim_start_matches(|character: char| character.is_ascii_digit() || ".+-_".contains(character));
+    number.len() <= 24 && unit.len() <= 3 && unit.chars().all(char::is_alphabetic)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -266,6 +285,8 @@ mod tests {
             ("{\"a\": 1 \"b\": 2}", 1, 9, "the character '\"'"),
             ("{\"a\": 512M}", 1, 7, "\"512M\", which is no number"),
             ("{\"a\": 007}", 1, 7, "\"007\", which is no number"),
+            ("{\"a\": hunter2}", 1, 7, "a word of 7 bytes without quotation marks"),
+            ("{\"a\": 2hunter}", 1, 7, "something of 7 bytes that is no number"),
             ("{\"a\": \"b", 1, 7, "closing quotation mark"),
             ("{\"a\": \"\\q\"}", 1, 7, "unknown escape"),
             ("{\"a\": \"\\ud800\"}", 1, 7, "unknown escape"),

@@ -51,6 +51,9 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     if let Some(order) = &vm.order {
         add(table, "order", order.to_string());
     }
+    if let Some(verifying) = &vm.verifying {
+        add(table, "waits", verifying.to_string());
+    }
     if vm.waits_to_start {
         add(table, "waits", "for its turn: as many VMs as may are being started".to_owned());
     }

@@ -131,6 +131,9 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
         return Some(format!("a change is not in force: {}", refusal.message));
     }
+    if let Some(verifying) = &vm.verifying {
+        return Some(verifying.to_string());
+    }
     if vm.waits_to_start {
         return Some("waits for its turn to start".to_owned());
     }

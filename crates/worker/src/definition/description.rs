@@ -1,6 +1,6 @@
 //! A definition, resolved: its artifact's description with everything that the assignment says put over it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use vm_model::{
 pub struct Description {
     /// The artifact.
     pub(crate) store_path: PathBuf,
+    /// Every store path that its files lie in or were reached through.
+    pub(crate) store_paths: BTreeSet<PathBuf>,
     /// The artifact's hash as it was assigned, in one form.
     pub(crate) hash: String,
     /// The machine, its files named relative to the artifact where they lie in it.
@@ -73,6 +75,7 @@ impl Description {
         });
         Self {
             store_path: home.clone(),
+            store_paths: artifact.trail.store_paths().map(Path::to_owned).collect(),
             hash: normal_hash(&assignment.hash),
             machine,
             nics: artifact.nics.clone(),

@@ -93,6 +93,7 @@ impl HostContext {
         pass(FailPoint::RemovalVolumesDeleted);
         self.leases.release(id).map_err(|problem| chain(&problem))?;
         pass(FailPoint::RemovalLeasesReleased);
+        self.gc_roots.release(id);
         self.records.remove(id).map_err(|problem| chain(&problem))?;
         pass(FailPoint::RemovalDone);
         Ok(())

@@ -12,7 +12,7 @@ use super::kept::{Kept, kept_until, what_is_due};
 use crate::failure::chain;
 use crate::supervisor::{GivenUp, HostContext};
 use crate::vms::KeptSelection;
-use crate::volumes::{ContentRef, StageRequest, Staged, VolumeError};
+use crate::volumes::{ContentRef, Seeded, StageRequest, Staged, VolumeError};
 
 /// How long to wait after something could not be deleted.
 const RETRY: Duration = Duration::from_secs(60);
@@ -214,17 +214,18 @@ impl HostContext {
         })
     }
 
-    /// Stages a volume; what is kept goes for it where there is no space.
+    /// Stages a volume, of what was `seeded` where that is what it needs; what is kept goes for it where there is no space.
     pub(crate) fn stage_volume(
         &self,
         vm: &VmId,
         request: StageRequest<'_>,
+        mut seeded: Option<Seeded>,
         given_up: &GivenUp,
     ) -> Result<Staged, VolumeError> {
         let needed =
             request.image.and_then(|image| image.metadata().ok()).map_or(0, |found| found.blocks() * 512);
         loop {
-            match self.volumes.stage(vm, request, given_up) {
+            match self.volumes.stage(vm, request, seeded.take(), given_up) {
                 Err(problem)
                     if problem.is_for_want_of_space()
                         && self.would_help(vm, needed)

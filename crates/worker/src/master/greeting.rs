@@ -1,12 +1,13 @@
 //! What this host says of itself when a connection to its master begins.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::thread::available_parallelism;
 
 use master_protocol::wire::v1::{Capacity, Cpu, Engine, Hello, InForce};
 use master_protocol::wire::{List, Text, WorkerId};
 use uuid::Uuid;
-use vm_model::Bytes;
+use vm_model::{Bytes, VMS_MOST};
 
 use super::state::disk_size;
 use crate::capacity::{HostMemory, assignable};
@@ -19,8 +20,10 @@ const FEATURES: [&str; 4] = ["pause", "health-probes", "volumes", "systemd-readi
 
 /// The greeting of the host that calls itself `worker`.
 pub(super) fn hello(vm_manager: &VmManager, worker: WorkerId) -> Hello {
-    let paths = vm_manager.list_vms().into_iter().map(|vm| vm.assignment.store_path);
-    let paths = paths.filter(|path| path.exists()).map(|path| Text::cut(path.to_string_lossy()));
+    let vms = vm_manager.list_vms().into_iter();
+    // Many VMs may have one artifact.
+    let paths: BTreeSet<_> = vms.map(|vm| vm.assignment.store_path).collect();
+    let paths = paths.into_iter().filter(|path| path.exists()).map(|path| Text::cut(path.to_string_lossy()));
     Hello {
         versions: List::cut(VERSIONS),
         worker,
@@ -55,7 +58,7 @@ fn capacity(vm_manager: &VmManager) -> Capacity {
         memory_bytes: memory.map(|memory| memory.total.get()).unwrap_or_default(),
         memory_assignable_bytes: memory.and_then(|memory| assignable(limit, memory)).map(Bytes::get),
         disk_bytes: disk_size(vm_manager.state_dir()),
-        vms: None,
+        vms: u32::try_from(VMS_MOST).ok(),
     }
 }
 

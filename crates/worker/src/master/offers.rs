@@ -71,7 +71,9 @@ fn code(refusal: &Refusal) -> RefusalCode {
         Refusal::Older { .. } => RefusalCode::Older,
         Refusal::Contradiction { .. } => RefusalCode::Contradiction,
         Refusal::NotKept { .. } => RefusalCode::NotKept,
-        Refusal::ListedTwice { .. } | Refusal::Unusable { .. } => RefusalCode::Malformed,
+        Refusal::ListedTwice { .. } | Refusal::Unusable { .. } | Refusal::TooMany { .. } => {
+            RefusalCode::Malformed
+        }
         // Of these only commands on the host are told.
         Refusal::NotLocal { .. } | Refusal::NotAssigned { .. } => RefusalCode::WrongSource,
     }

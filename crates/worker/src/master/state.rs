@@ -19,10 +19,8 @@ pub(super) fn observe(vm_manager: &VmManager) -> WorkerState {
         disk_available_bytes: disk_available(vm_manager.state_dir()),
         ..NodeReport::of(now, &status, &vm_manager.list_removed_vms())
     };
-    let vms = vm_manager.list_vms().into_iter().map(|info| {
-        let metrics = vm_manager.get_vm_metrics(&info.id).ok();
-        (info.id.clone(), report(&info, metrics.as_ref(), now))
-    });
+    let vms = vm_manager.list_vms_with_metrics().into_iter();
+    let vms = vms.map(|(info, metrics)| (info.id.clone(), report(&info, metrics.as_ref(), now)));
     WorkerState { node, vms: vms.collect() }
 }
 

@@ -1,9 +1,11 @@
 //! Whether a new desired state may take the place of the present one of its source. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
-use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
+use vm_model::{AssignmentSet, Generation, SourceKind, VMS_MOST, VmId};
+
+use super::intent::Wanted;
 
 /// Why a desired state was refused. The one before stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -33,6 +35,16 @@ pub enum Refusal {
     ListedTwice {
         /// The VM.
         id: VmId,
+    },
+    /// With it, all sources together would come to more VMs than a host takes.
+    #[error(
+        "VM {id} is one too many: this host would have {count} VMs, of all sources together, and takes {VMS_MOST}"
+    )]
+    TooMany {
+        /// The first VM that is new.
+        id: VmId,
+        /// How many it would have.
+        count: usize,
     },
     /// A command speaks of a VM that another source has spoken of.
     #[error("VM {id} is assigned by {owner}: change it there")]
@@ -94,10 +106,29 @@ pub fn admit(current: Option<&AssignmentSet>, offered: &AssignmentSet) -> Result
     Ok(admitted)
 }
 
+/// Whether all sources together may come to the VMs `after`, where they come to `before` now. Fewer are always accepted.
+///
+/// # Errors
+/// Those are too many.
+pub(super) fn admit_count(
+    before: &BTreeMap<VmId, Wanted>,
+    after: &BTreeMap<VmId, Wanted>,
+) -> Result<(), Refusal> {
+    let count = after.len();
+    if count <= VMS_MOST {
+        return Ok(());
+    }
+    match after.keys().find(|id| !before.contains_key(*id)) {
+        Some(id) => Err(Refusal::TooMany { id: id.clone(), count }),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use vm_model::Assignment;
 
+    use super::super::intent::{Intent, Said};
     use super::*;
 
     fn set(generation: Option<u64>, names: &[&str]) -> AssignmentSet {
@@ -131,6 +162,31 @@ mod tests {
         assert_eq!(same.generation, first.generation, "order means nothing");
         let other = admit(Some(&first), &set(None, &["a"])).expect("admitted");
         assert_eq!(other.generation, Some(Generation::new(2)));
+    }
+
+    #[test]
+    fn a_host_takes_so_many_vms_of_all_sources_together() {
+        let names: Vec<String> = (0..VMS_MOST).map(|number| format!("m-{number:04}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let said = |names: &[&str]| Said { desired: set(Some(1), names), ..Said::default() };
+        let both = BTreeSet::from([SourceKind::Master, SourceKind::Local]);
+        let together = |intent: &Intent| intent.said_together(&both).vms;
+        let full = Intent::default().with(SourceKind::Master, said(&names));
+        assert_eq!(admit_count(&BTreeMap::new(), &together(&full)), Ok(()));
+        let beyond = full.clone().with(SourceKind::Local, said(&["a"]));
+        let refused =
+            admit_count(&together(&full), &together(&beyond)).expect_err("one too many").to_string();
+        assert_eq!(
+            refused,
+            "VM a is one too many: this host would have 4097 VMs, of all sources together, and takes 4096"
+        );
+        assert_eq!(
+            admit_count(&together(&beyond), &together(&full)),
+            Ok(()),
+            "what was kept can be taken back"
+        );
+        let same = full.with(SourceKind::Local, said(&[names[0]]));
+        assert_eq!(together(&same).len(), VMS_MOST, "a VM of two sources counts once");
     }
 
     #[test]

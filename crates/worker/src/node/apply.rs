@@ -45,7 +45,14 @@ pub(super) fn without_retries_of_others(actions: &mut Vec<Action>, merged: &Merg
 
 /// Tells supervisors what follows for their VMs, and each VM which state it is part of and
 /// what an operator ordered of it.
-pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action>) -> Vec<Outcome> {
+///
+/// VMs that nobody speaks of any more are removed by the state with the number `removing`, as far as it is known.
+pub(super) fn apply(
+    vm_manager: &VmManager,
+    merged: &Merged,
+    actions: Vec<Action>,
+    removing: Option<Generation>,
+) -> Vec<Outcome> {
     if actions.is_empty() {
         info!(vms = merged.vms.len(), "nothing to change");
     }
@@ -53,8 +60,8 @@ pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action
     let orders = merged.orders();
     vm_manager.tell_orders(&orders);
     let outcomes = actions.into_iter().map(|action| {
-        let generation = merged.vms.get(action.vm()).map(|wanted| wanted.generation).unwrap_or_default();
-        order(vm_manager, action, generation)
+        let wanted = merged.vms.get(action.vm());
+        order(vm_manager, action, wanted.map_or(removing, |wanted| Some(wanted.generation)))
     });
     let outcomes = outcomes.collect();
     vm_manager.tell_orders(&orders);
@@ -72,12 +79,13 @@ pub(super) fn apply(vm_manager: &VmManager, merged: &Merged, actions: Vec<Action
 }
 
 /// Tells a supervisor what follows for its VM.
-fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outcome {
+fn order(vm_manager: &VmManager, action: Action, number: Option<Generation>) -> Outcome {
+    let generation = number.map(Generation::get);
     let (vm, words, restarts) = (action.vm().clone(), action.to_string(), action.restarts());
-    info!(%generation, vm_id = %vm, "{words}");
+    info!(generation, vm_id = %vm, "{words}");
     let ordered = match action {
         Action::Create(assignment) | Action::Redefine(assignment, _) => {
-            vm_manager.define(assignment, generation)
+            vm_manager.define(assignment, number.unwrap_or_default())
         }
         Action::Move(id, desired) => vm_manager.desire(&id, desired),
         Action::Retry(id) => vm_manager.start_afresh(&id),
@@ -86,7 +94,7 @@ fn order(vm_manager: &VmManager, action: Action, generation: Generation) -> Outc
     pass(FailPoint::DesiredOrdered);
     let problem = ordered.err().map(|problem| chain(&problem));
     if let Some(problem) = &problem {
-        error!(%generation, vm_id = %vm, error = problem, "not applied");
+        error!(generation, vm_id = %vm, error = problem, "not applied");
     }
     Outcome { vm, action: words, problem, restarts }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 use vm_model::{Assignment, VmId};
@@ -34,9 +34,11 @@ pub(crate) async fn describe(
         let context = Arc::clone(&context);
         describing.spawn(async move {
             let id = assignment.id.clone();
-            let reading = spawn_blocking(move || describe_one(&context, &assignment, thoroughness));
-            let described = timeout(patience, reading).await.ok()?;
-            Some((id, described.unwrap_or_else(|lost| Err(chain(&lost)))))
+            let host = Arc::clone(&context);
+            let reading = move || describe_one(&host, &assignment, thoroughness);
+            let described =
+                timeout(patience, context.own_threads.run(id.as_str(), "look", reading)).await.ok()?;
+            Some((id, described.unwrap_or_else(|problem| Err(problem.message))))
         });
     }
     describing.join_all().await.into_iter().flatten().collect()
@@ -51,7 +53,7 @@ fn describe_one(
     let description = Arc::new(Description::of(assignment, &artifact));
     let given_up = GivenUp::default();
     let grace = context.lifecycle.removal_grace;
-    let notes = volume_requests(&artifact).filter_map(|request| {
+    let notes = volume_requests(&artifact).filter_map(|(_, request)| {
         context.volumes.preview(&assignment.id, request, thoroughness, grace, &given_up).transpose()
     });
     let notes: Vec<String> = notes.collect::<Result<_, _>>().map_err(|problem| chain(&problem))?;

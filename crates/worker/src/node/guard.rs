@@ -1,15 +1,19 @@
 //! Whether a desired state waits for somebody's word before it takes VMs away. Pure.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use vm_model::{Generation, HeldSet, HoldReason, Lineage, SourceKind, Timestamp};
+use vm_model::{Generation, HeldSet, HoldReason, Lineage, SourceKind, Timestamp, VmId};
 
 use super::intent::Said;
 use super::plan::{Action, Redefinition};
 
 /// Removals and replacements are counted over so long.
 const WINDOW: Duration = Duration::from_secs(3600);
+
+/// A state that removes all VMs that its source had is held where those are so many at least. Fewer are replaced every day.
+const ALL_LEAST: usize = 3;
 
 /// How many VMs a master may have removed or replaced within an hour without further words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +42,37 @@ pub(super) fn is_disruption(action: &Action) -> bool {
     }
 }
 
+fn is_removal(action: &Action) -> bool {
+    matches!(action, Action::Remove(..))
+}
+
 /// The moments of `earlier` that count at `now`.
 pub(super) fn recent(earlier: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
     earlier.iter().copied().filter(|at| now.since(*at) < WINDOW).collect()
 }
 
+/// Notes in `moments` that `count` VMs were taken away at `now`. Only as many are kept as can matter: once there are as many
+/// as the limit, nothing more is let pass.
+pub(super) fn note_disruptions(
+    moments: &mut Vec<Timestamp>,
+    count: usize,
+    limit: RemovalLimit,
+    now: Timestamp,
+) {
+    let most = match limit {
+        RemovalLimit::AnHour(most) => usize::try_from(most.get()).unwrap_or(usize::MAX),
+        RemovalLimit::Off => 0,
+    };
+    moments.extend(std::iter::repeat_n(now, count.min(most)));
+    let beyond = moments.len().saturating_sub(most);
+    moments.drain(..beyond);
+}
+
 /// Holds what `source` says if it takes too much away by `actions`. It is let go where it says so itself. `admitted` has
-/// the moments at which the same source took something away before.
+/// the moments at which the same source took something away before, `before` what it said until now.
 pub(super) fn hold_removals(
     source: SourceKind,
+    before: Option<&Said>,
     admitted: &Said,
     actions: &[Action],
     limit: RemovalLimit,
@@ -55,7 +81,7 @@ pub(super) fn hold_removals(
     if admitted.desired.allow_removals || source == SourceKind::Local {
         return None;
     }
-    let removals = actions.iter().filter(|action| matches!(action, Action::Remove(..))).count();
+    let removals = actions.iter().filter(|action| is_removal(action)).count();
     let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
     let allow = "say \"allow_removals\": true in it, or `procurator-worker allow-removals`";
     let held = |removals, reason| HeldSet {
@@ -69,6 +95,16 @@ pub(super) fn hold_removals(
     if admitted.desired.vms.is_empty() && removals > 0 {
         let reason = format!("an empty desired state would remove all {removals} VMs: {allow}");
         return Some(held(removals, reason));
+    }
+    // A file that is another host's, or a master that mistakes this host for another one, looks like that.
+    let had = before.map(|said| said.desired.vms.as_slice()).unwrap_or_default();
+    if had.len() >= ALL_LEAST {
+        let removed: BTreeSet<&VmId> =
+            actions.iter().filter(|action| is_removal(action)).map(Action::vm).collect();
+        if had.iter().all(|vm| removed.contains(&vm.id)) {
+            let reason = format!("all {} VMs that it had would be removed, for others: {allow}", had.len());
+            return Some(held(removals, reason));
+        }
     }
     let RemovalLimit::AnHour(most) = limit else { return None };
     if !source.is_remote() || disruptions == 0 {
@@ -108,7 +144,7 @@ pub(super) fn hold_lineage(
 
 #[cfg(test)]
 mod tests {
-    use vm_model::{Assignment, AssignmentSet, VmId};
+    use vm_model::{Assignment, AssignmentSet};
 
     use super::super::plan::Disks;
     use super::*;
@@ -128,7 +164,8 @@ mod tests {
     #[test]
     fn a_state_that_is_empty_takes_nothing_away_without_a_word() {
         let hold = |source, said: &Said, count| {
-            hold_removals(source, said, &removals(count), RemovalLimit::Off, NOW).map(|held| held.removals)
+            hold_removals(source, None, said, &removals(count), RemovalLimit::Off, NOW)
+                .map(|held| held.removals)
         };
         assert_eq!(hold(SourceKind::File, &said(&[]), 3), Some(3));
         assert_eq!(hold(SourceKind::Master, &said(&[]), 3), Some(3));
@@ -141,11 +178,49 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_replaces_all_that_its_source_had_waits_like_an_empty_one() {
+        let had = |count: usize| {
+            let names: Vec<String> = (0..count).map(|n| format!("vm-{n}")).collect();
+            said(&names.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let hold = |source, had: &Said, admitted: &Said, removed| {
+            let held = hold_removals(source, Some(had), admitted, &removals(removed), RemovalLimit::Off, NOW);
+            held.map(|held| held.reason)
+        };
+        let other = said(&["other"]);
+        let reason = hold(SourceKind::Master, &had(8), &other, 8).expect("held");
+        assert!(reason.starts_with("all 8 VMs that it had would be removed, for others: say"), "{reason}");
+        assert!(hold(SourceKind::File, &had(3), &other, 3).is_some());
+        assert_eq!(hold(SourceKind::File, &had(2), &other, 2), None, "two are replaced every day");
+        assert_eq!(hold(SourceKind::Master, &had(8), &said(&["vm-7"]), 7), None, "one stays");
+        // The eighth stays on the host, because another source speaks of it.
+        assert_eq!(hold(SourceKind::Master, &had(8), &other, 7), None);
+        assert_eq!(hold(SourceKind::Local, &had(8), &other, 8), None, "who removes by hand means it");
+        let mut allowed = other;
+        allowed.desired.allow_removals = true;
+        assert_eq!(hold(SourceKind::Master, &had(8), &allowed, 8), None);
+    }
+
+    #[test]
+    fn no_more_moments_are_kept_than_can_matter() {
+        let limit = RemovalLimit::AnHour(NonZeroU32::MIN.saturating_add(4));
+        let mut moments = vec![Timestamp::from_millis(1)];
+        note_disruptions(&mut moments, 2, limit, NOW);
+        assert_eq!(moments, [Timestamp::from_millis(1), NOW, NOW]);
+        let later = Timestamp::from_millis(NOW.as_millis() + 1);
+        note_disruptions(&mut moments, usize::MAX, limit, later);
+        assert_eq!(moments, [later; 5], "the newest");
+        note_disruptions(&mut moments, 7, RemovalLimit::Off, NOW);
+        assert_eq!(moments, []);
+    }
+
+    #[test]
     fn a_master_takes_so_many_away_within_an_hour_and_no_more() {
         let limit = RemovalLimit::AnHour(NonZeroU32::MIN.saturating_add(4));
         let ago = |minutes: u64| Timestamp::from_millis(NOW.as_millis() - minutes * 60_000);
         let mut master = said(&["a"]);
-        let hold = |source, said: &Said, count| hold_removals(source, said, &removals(count), limit, NOW);
+        let hold =
+            |source, said: &Said, count| hold_removals(source, None, said, &removals(count), limit, NOW);
         assert_eq!(hold(SourceKind::Master, &master, 5), None);
         assert!(hold(SourceKind::Master, &master, 6).is_some());
         assert_eq!(hold(SourceKind::File, &master, 6), None, "a file is read by who wrote it");

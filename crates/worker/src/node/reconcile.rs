@@ -9,9 +9,10 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, HeldSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
+use super::admit::admit_count;
 use super::apply::{apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
-use super::guard::{hold_lineage, hold_removals, is_disruption, recent};
+use super::guard::{hold_lineage, hold_removals, is_disruption, note_disruptions, recent};
 use super::intent::{Intent, Said};
 use super::notes::notes;
 use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Preview, Refusal, Verdict, admit};
@@ -131,7 +132,7 @@ impl Reconciler {
     async fn go_on(&mut self) {
         let merged = self.intent.merged(&self.listened_to);
         let actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
-        apply(&self.vm_manager, &merged, actions);
+        apply(&self.vm_manager, &merged, actions, None);
         self.tell_all();
     }
 
@@ -179,8 +180,8 @@ impl Reconciler {
         let (intent, actions) = self.plan(source, said, Thoroughness::Quick).await;
         let kind = source.kind();
         let limit = self.vm_manager.config().removal_limit;
-        let said = intent.of(kind);
-        if let Some(held) = said.and_then(|said| hold_removals(kind, said, &actions, limit, now)) {
+        let (before, said) = (self.intent.of(kind), intent.of(kind));
+        if let Some(held) = said.and_then(|said| hold_removals(kind, before, said, &actions, limit, now)) {
             return Ok(self.hold(source, offered, held));
         }
         self.commit(kind, intent, actions).await
@@ -189,6 +190,7 @@ impl Reconciler {
     /// Carries out a command by hand.
     async fn obey(&mut self, command: &LocalCommand) -> Result<Verdict, Refusal> {
         let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        self.admit_count(&intent)?;
         let intent = intent.settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
@@ -207,6 +209,7 @@ impl Reconciler {
     /// What a command by hand would do.
     async fn show(&self, command: &LocalCommand) -> Result<Verdict, Refusal> {
         let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        self.admit_count(&intent)?;
         let generation = intent.of(kind).map(Said::generation).unwrap_or_default();
         let merged = intent.settled(&self.listened_to).merged(&self.listened_to);
         let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
@@ -241,7 +244,8 @@ impl Reconciler {
         let (intent, actions) = self.plan(source, said, Thoroughness::CompareImages).await;
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
         let held = self.hold_lineage(source, offered, OtherLineage::Waits, now);
-        let held = held.or_else(|| hold_removals(kind, intent.of(kind)?, &actions, limit, now));
+        let had = self.intent.of(kind);
+        let held = held.or_else(|| hold_removals(kind, had, intent.of(kind)?, &actions, limit, now));
         let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
         let notes = notes(&self.vm_manager, &before, &after, &actions).await;
         Ok(Preview { held, actions, notes })
@@ -272,11 +276,20 @@ impl Reconciler {
     fn admit(&self, source: &Source, offered: &AssignmentSet, now: Timestamp) -> Result<Said, Refusal> {
         let before = self.intent.of(source.kind());
         let same_counting = before.filter(|said| said.lineage.as_ref() == source.lineage());
-        Ok(Said {
+        let said = Said {
             lineage: source.lineage().cloned(),
             desired: admit(same_counting.map(|said| &said.desired), offered)?,
             disruptions: before.map(|said| recent(&said.disruptions, now)).unwrap_or_default(),
-        })
+        };
+        self.admit_count(&self.intent.clone().with(source.kind(), said.clone()))?;
+        Ok(said)
+    }
+
+    /// Whether the host takes as many VMs as `intent` comes to.
+    fn admit_count(&self, intent: &Intent) -> Result<(), Refusal> {
+        let [before, after] =
+            [&self.intent, intent].map(|intent| intent.said_together(&self.listened_to).vms);
+        admit_count(&before, &after)
     }
 
     /// What all sources will have said, and what leads there.
@@ -306,7 +319,8 @@ impl Reconciler {
         let mut said = intent.of(kind).cloned().unwrap_or_default();
         if kind.is_remote() {
             let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
-            said.disruptions.extend(std::iter::repeat_n(Timestamp::now(), disruptions));
+            let limit = self.vm_manager.config().removal_limit;
+            note_disruptions(&mut said.disruptions, disruptions, limit, Timestamp::now());
         }
         let generation = said.generation();
         let intent = intent.with(kind, said);
@@ -314,7 +328,7 @@ impl Reconciler {
             self.keep(&intent).await?;
             pass(FailPoint::DesiredKept);
         }
-        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions);
+        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions, Some(generation));
         self.intent = intent;
         Ok(Verdict { generation, held: None, outcomes })
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use host_network::{KeptNic, LinkName};
 use ipam::Wish;
 use machine_host::{Adopted, MachineHandle};
+use tokio::time::timeout;
 use tracing::{info, warn};
 use vm_model::{MachinePhase, VmId, VmStatus};
 
@@ -20,6 +21,9 @@ use super::trial::Trial;
 use crate::definition::{Description, is_same_definition};
 use crate::failure::chain;
 use crate::records::{Leases, RunCounts, VmRecord};
+
+/// A store that does not answer keeps the VM's supervisor waiting for no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A machine that runs already, and what was noted with it.
 #[derive(Debug)]
@@ -189,9 +193,15 @@ impl Task {
         let Some(InForce { assignment, .. }) = &self.in_force else { return };
         let (context, uuid) = (Arc::clone(&self.context), self.record.uuid());
         let (assignment, id) = (Arc::clone(assignment), self.id.clone());
-        let described = tokio::task::spawn_blocking(move || describe(&context, &assignment, uuid)).await;
+        let describing = move || describe(&context, &assignment, uuid);
+        let described = self.context.own_threads.run(self.id.as_str(), "look", describing);
+        let described = match timeout(PATIENCE, described).await {
+            Ok(Ok(described)) => described,
+            Ok(Err(problem)) => Err(problem.message),
+            Err(_) => Err(format!("its store did not answer within {} s", PATIENCE.as_secs())),
+        };
         match described {
-            Ok(Ok(description)) => {
+            Ok(description) => {
                 let description = Arc::new(description);
                 self.watch_guest_anew(description.health.clone());
                 self.slot.describe(Arc::clone(&description));
@@ -199,12 +209,9 @@ impl Task {
                     in_force.description = Some(description);
                 }
             }
-            Ok(Err(problem)) => {
+            Err(problem) => {
                 warn!(vm_id = %id, problem, "what the running VM is made by is not known: another definition restarts it");
                 self.watch_guest_anew(launched_with);
-            }
-            Err(lost) => {
-                warn!(vm_id = %id, error = %lost, "what the running VM is made by was not found out");
             }
         }
         if self.trial.is_none() {

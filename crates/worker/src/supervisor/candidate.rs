@@ -4,17 +4,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
 use tracing::{info, warn};
-use vm_model::{Assignment, FailureKind, FailureReason, Timestamp, WantedChange};
+use vm_model::{Assignment, FailureKind, FailureReason, Timestamp, Verifying, WantedChange};
 
 use super::Target;
 use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::jitter::Jitter;
 use super::prepare::Definition;
+use super::publisher::Publisher;
 use super::rollout::tells_readiness;
 use super::stage::{Held, StagedMachine, stage};
+use super::stage_work::StageWork;
 use super::step::{Candidate, DefinitionNumber, RunState};
 use super::task::{InForce, Task};
 use crate::definition::{Change, Effect, effect};
@@ -23,6 +27,8 @@ use crate::volumes;
 
 /// The first delay before a refused definition is tried again, where that can help.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// How long whatever was given up may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Delays stop growing here.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -50,6 +56,7 @@ enum ProgressState {
 #[derive(Debug)]
 struct Staging {
     given_up: GivenUp,
+    verifying: watch::Receiver<Option<Verifying>>,
     task: JoinHandle<Result<StagedMachine, FailureReason>>,
 }
 
@@ -70,12 +77,11 @@ impl Progress {
         held: Held,
     ) -> Self {
         let given_up = GivenUp::default();
-        let task = {
-            let (context, assignment, given_up) =
-                (Arc::clone(context), Arc::clone(assignment), given_up.clone());
-            tokio::spawn(async move { stage(&context, &assignment, uuid, held, &given_up).await })
-        };
-        Self { definition, state: ProgressState::Staging(Staging { given_up, task }), refusals: 0 }
+        let (work, verifying) = StageWork::new(given_up.clone());
+        let (context, assignment) = (Arc::clone(context), Arc::clone(assignment));
+        let task = tokio::spawn(async move { stage(&context, &assignment, uuid, held, work).await });
+        let staging = Staging { given_up, verifying, task };
+        Self { definition, state: ProgressState::Staging(staging), refusals: 0 }
     }
 
     /// The machine of definition number `number`, which is in force, being made ready beside a newest one that is refused.
@@ -88,12 +94,16 @@ impl Progress {
         Self::begin(context, assignment, number, uuid, Held::default())
     }
 
-    /// Returns when the machine is ready or refused. Cancel-safe; never returns where nothing is being made ready.
-    pub(super) async fn staged(progress: &mut Option<Self>) -> Result<StagedMachine, FailureReason> {
+    /// Returns when the machine is ready or refused; meanwhile `info` tells how far it is. Cancel-safe; never returns where
+    /// nothing is being made ready.
+    pub(super) async fn staged(
+        progress: &mut Option<Self>,
+        info: &Publisher,
+    ) -> Result<StagedMachine, FailureReason> {
         match progress {
             Some(Self { state: state @ ProgressState::Staging(_), .. }) => {
                 let ProgressState::Staging(staging) = state else { return std::future::pending().await };
-                let outcome = (&mut staging.task).await;
+                let outcome = staging.outcome(info).await;
                 *state = ProgressState::Told;
                 outcome.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost)))
             }
@@ -105,18 +115,44 @@ impl Progress {
         }
     }
 
-    /// Gives it up, and waits until nothing is made any more.
+    /// Gives it up, and waits until nothing is made any more, unless its store or disks do not answer.
     pub(super) async fn give_up(self, context: &Arc<HostContext>) {
-        let staged = match self.state {
+        if let Some(staged) = self.ended().await {
+            discard(context, staged).await;
+        }
+    }
+
+    async fn ended(self) -> Option<StagedMachine> {
+        match self.state {
             ProgressState::Staging(mut staging) => {
                 staging.given_up.set();
-                (&mut staging.task).await.ok().and_then(Result::ok)
+                // What comes later is dropped, and deleted by that.
+                timeout(PATIENCE, &mut staging.task).await.ok()?.ok()?.ok()
             }
             ProgressState::Ready(staged) => Some(*staged),
             ProgressState::Told | ProgressState::Refused { .. } => None,
-        };
-        if let Some(staged) = staged {
-            discard(context, staged).await;
+        }
+    }
+}
+
+impl Staging {
+    /// Returns when it has come to an end; meanwhile `info` tells how far it is. Cancel-safe.
+    async fn outcome(&mut self, info: &Publisher) -> Result<Result<StagedMachine, FailureReason>, JoinError> {
+        loop {
+            // Both arms only wait, so losing either loses nothing.
+            let ended = tokio::select! {
+                ended = &mut self.task => Some(ended),
+                Ok(()) = self.verifying.changed() => None,
+            };
+            let verifying = self.verifying.borrow_and_update().clone().filter(|_| ended.is_none());
+            info.send_if_modified(|info| {
+                let is_news = info.verifying != verifying;
+                info.verifying = verifying;
+                is_news
+            });
+            if let Some(ended) = ended {
+                return ended;
+            }
         }
     }
 }
@@ -154,6 +190,7 @@ impl Task {
     pub(super) async fn drop_candidate(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.give_up(&self.context).await;
+            self.info.send_if_modified(|info| info.verifying.take().is_some());
         }
     }
 

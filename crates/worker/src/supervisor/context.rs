@@ -17,8 +17,11 @@ use vm_model::{FailureKind, VmId};
 use super::{Changes, RestartPolicy, SharedNetwork, StartTurns};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
-use crate::housekeeping::RemovedVms;
+use crate::gc_roots::GcRoots;
+use crate::housekeeping::{DiskUse, RemovedVms};
+use crate::own_threads::OwnThreads;
 use crate::records::{LeaseError, Leases, RecordStore, RecordWriter, StateLock, VerifiedPaths};
+use crate::verification::Verifications;
 use crate::vms::{HashVerification, VhostNet};
 use crate::volumes::VolumeStore;
 
@@ -40,14 +43,22 @@ pub(crate) struct HostContext {
     pub(crate) records: RecordStore,
     /// VMs that were removed and are kept for a while.
     pub(crate) removed: RemovedVms,
+    /// How much of the host's disk their volumes take.
+    pub(crate) disk_use: DiskUse,
     /// Told when something more is kept, or for another time.
     pub(crate) kept_changed: Arc<Notify>,
     /// Their writable disks.
-    pub(crate) volumes: VolumeStore,
+    pub(crate) volumes: Arc<VolumeStore>,
     /// Artifacts that need no hashing.
     pub(crate) verified: VerifiedPaths,
     /// Where artifacts may lie.
-    pub(crate) roots: StoreRoots,
+    pub(crate) roots: Arc<StoreRoots>,
+    /// What hashes them.
+    pub(crate) verifications: Verifications,
+    /// Threads for work on files of one VM, or of one store path.
+    pub(crate) own_threads: OwnThreads,
+    /// What keeps them from being collected as garbage.
+    pub(crate) gc_roots: GcRoots,
     /// What keeps other workers out of the state directory.
     pub(crate) _lock: StateLock,
     /// Processes that may run VMs of ours and could not be taken over.

@@ -24,6 +24,7 @@ use super::guest::{WatchedGuest, Watching};
 use super::news::{Boots, News};
 use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
+use super::store_files::check_last;
 use crate::capacity::Share;
 use crate::failure::{chain, reason};
 use crate::vms::VmNic;
@@ -59,8 +60,20 @@ pub(super) async fn boot(
     prepared: Prepared,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
-    let Prepared { spec, share, kernel, nics, acquired, resets, isolation, lock, console, notes, .. } =
-        prepared;
+    let Prepared {
+        spec,
+        share,
+        kernel,
+        nics,
+        acquired,
+        resets,
+        isolation,
+        lock,
+        console,
+        notes,
+        watches,
+        ..
+    } = prepared;
     let request = LaunchRequest {
         id: id.clone(),
         spec,
@@ -71,7 +84,11 @@ pub(super) async fn boot(
         lock: Some(lock),
         notes: notes.to_text(),
     };
-    match context.machines.launch(request).await {
+    let launched = match check_last(context, id, watches).await {
+        Ok(()) => context.machines.launch(request).await.map_err(|problem| launch_failure(&problem, &kernel)),
+        Err(changed) => Err(changed),
+    };
+    match launched {
         Ok(handle) => {
             pass(FailPoint::StartLaunched);
             let (status, health) = (handle.status(), handle.health());
@@ -89,8 +106,7 @@ pub(super) async fn boot(
                 seen,
             })
         }
-        Err(problem) => {
-            let failure = launch_failure(&problem, &kernel);
+        Err(failure) => {
             pass(FailPoint::StartFailed);
             detach(context, id, nics.iter()).await;
             acquired.give_back_from_task(context, id).await;

@@ -7,11 +7,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fail_points::{FailPoint, pass};
 use ipam::Lease;
-use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
+use nix_artifacts::{AddressDelivery, ArtifactFile, FileWatch, NicRequest};
 use thiserror::Error;
 use vm_model::{
     Assignment, Bytes, DiskAccess, FailureKind, FailureReason, FileRole, Isolation, MachineShape,
@@ -62,6 +62,8 @@ pub(super) struct Prepared {
     pub(super) console: Option<OwnedFd>,
     /// What a worker is told that takes the machine over.
     pub(super) notes: MachineNotes,
+    /// The files of the store that it has open and that were verified.
+    pub(super) watches: Vec<FileWatch>,
 }
 
 /// What a machine was made by.
@@ -89,13 +91,14 @@ struct Opened {
 /// attached, and what was taken is given back.
 pub(super) async fn prepare(
     context: &Arc<HostContext>,
-    staged: StagedMachine,
+    mut staged: StagedMachine,
     share: Option<Share>,
 ) -> Result<Prepared, FailureReason> {
     pass(FailPoint::StartStaged);
     let begun = Instant::now();
     let (definition, id, health) = (staged.definition(), staged.assignment.id.clone(), staged.health.clone());
     let StagedMachine { resets, isolation, address, artifact_took, disks_took, .. } = staged;
+    let watches = std::mem::take(&mut staged.watches);
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let (opened, acquired) = open_from_task(context, staged, share).await?;
     let files = begun.elapsed();
@@ -117,12 +120,8 @@ pub(super) async fn prepare(
         let mask = told_mask.unwrap_or(context.subnet.mask);
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
     }
-    let timings = VmTimings {
-        artifact: Some(artifact_took),
-        disks: Some(disks_took + files),
-        network: Some(begun.elapsed().saturating_sub(files)),
-        ..VmTimings::default()
-    };
+    let network = begun.elapsed().saturating_sub(files);
+    let timings = timings(artifact_took, disks_took + files, network);
     let notes = MachineNotes {
         nics: noted,
         restart: definition.restart,
@@ -149,7 +148,14 @@ pub(super) async fn prepare(
         lock,
         console: console.ok(),
         notes,
+        watches,
     })
+}
+
+/// How long the steps before a launch took.
+fn timings(artifact: Duration, disks: Duration, network: Duration) -> VmTimings {
+    let (artifact, disks, network) = (Some(artifact), Some(disks), Some(network));
+    VmTimings { artifact, disks, network, ..VmTimings::default() }
 }
 
 /// [`open`] for use on a runtime. On failure what was taken of the host is given back.

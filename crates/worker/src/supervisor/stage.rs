@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, LoadRequest, NicRequest, add_credential_files, load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, FileWatch, LoadRequest, NicRequest, OpenedFile,
+    add_credential_files, load_artifact,
 };
 use uuid::Uuid;
 use vm_model::{
@@ -20,12 +21,14 @@ use super::given_up::GivenUp;
 use super::nic_wish::{refused, wishes};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
-use super::verify::{unverified_references, verify};
+use super::stage_work::StageWork;
+use super::store_files::{hold, watch_files};
+use super::verify::{VerifiedArtifact, unloadable, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
 use crate::failure::{plain, reason};
-use crate::volumes::{StageRequest, Staged};
+use crate::volumes::{Seeded, StageRequest, Staged};
 
 /// A machine that is ready to be given its interfaces and started.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub(super) struct StagedMachine {
     pub(super) artifact_took: Duration,
     /// How long preparing its disks took.
     pub(super) disks_took: Duration,
+    /// The files of the store that it has open and that were verified.
+    pub(super) watches: Vec<FileWatch>,
 }
 
 /// What a VM holds already that its next machine will have in its stead.
@@ -68,23 +73,23 @@ pub(super) struct Held {
 
 /// Makes the machine of `assignment` ready. On failure nothing stays.
 ///
-/// Setting `given_up` makes it fail soon.
+/// When `work` is given up it fails soon, but for a store or a disk that does not answer.
 pub(super) async fn stage(
     context: &Arc<HostContext>,
     assignment: &Arc<Assignment>,
     uuid: Uuid,
     held: Held,
-    given_up: &GivenUp,
+    work: StageWork,
 ) -> Result<StagedMachine, FailureReason> {
-    let (context, assignment, given_up) = (Arc::clone(context), Arc::clone(assignment), given_up.clone());
-    // Hashing, copying and syncing take as long as the disks let them.
-    let staging = tokio::task::spawn_blocking(move || {
+    let (host, assignment, vm) = (Arc::clone(context), Arc::clone(assignment), assignment.id.clone());
+    // Opening, hashing, copying and syncing take as long as the disks let them.
+    let staging = move || {
         let begun = Instant::now();
-        let staged = stage_blocking(&context, assignment, uuid, held, &given_up)?;
+        let staged = stage_blocking(&host, assignment, uuid, held, &work)?;
         let artifact_took = begun.elapsed().saturating_sub(staged.disks_took);
         Ok(StagedMachine { artifact_took, ..staged })
-    });
-    staging.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
+    };
+    context.own_threads.run(vm.as_str(), "stage", staging).await?
 }
 
 fn stage_blocking(
@@ -92,22 +97,27 @@ fn stage_blocking(
     assignment: Arc<Assignment>,
     uuid: Uuid,
     held: Held,
-    given_up: &GivenUp,
+    work: &StageWork,
 ) -> Result<StagedMachine, FailureReason> {
-    verify(context, &assignment, given_up)?;
-    let mut artifact = load(context, &assignment, uuid)?;
+    let mut unkept = hold(context, &assignment, [&assignment.store_path]);
+    let loaded = load(context, &assignment, uuid);
+    let mut artifact = loaded.map_err(|problem| unloadable(context, &assignment, problem, work))?;
+    unkept.extend(hold(context, &assignment, &artifact.references));
+    let VerifiedArtifact { unverified, seeded } = verify(context, &assignment, &artifact, work)?;
     context
         .capacity
         .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
-    let unverified = unverified_references(context, &assignment, &artifact, given_up)?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, &assignment, &artifact.nics)?;
     check_forwards(context, &assignment.id, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     let exposed = add_credentials(context, &mut artifact)?;
     let begun = Instant::now();
-    let volumes = stage_volumes(context, &assignment.id, &artifact, given_up)?;
+    let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, work.given_up())?;
+    let watches = watch_files(context, &artifact).inspect_err(|_| {
+        volumes.iter().for_each(|volume| context.volumes.discard(&assignment.id, volume));
+    })?;
     if held.memory.is_some() {
         check_trial(context, &assignment.id, &artifact, &volumes)?;
     }
@@ -116,7 +126,7 @@ fn stage_blocking(
     let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
     let resets = if has_ephemeral { ResetPolicy::EndsMachine } else { ResetPolicy::default() };
     let warnings = artifact.warnings.iter().map(ToString::to_string);
-    let mut warnings: Vec<String> = warnings.chain(exposed).collect();
+    let mut warnings: Vec<String> = warnings.chain(exposed).chain(unkept).collect();
     if artifact.vsock.is_some() {
         warnings.extend(socket_path::too_long(&context.records.directory(&assignment.id)));
     }
@@ -137,6 +147,7 @@ fn stage_blocking(
         machine: artifact.machine,
         artifact_took: Duration::ZERO,
         disks_took,
+        watches,
     })
 }
 
@@ -198,15 +209,16 @@ fn stage_volumes(
     context: &HostContext,
     vm: &VmId,
     artifact: &Artifact,
+    mut seeded: Vec<Seeded>,
     given_up: &GivenUp,
 ) -> Result<Vec<Staged>, FailureReason> {
     let mut staged: Vec<Staged> = Vec::new();
-    for request in volume_requests(artifact) {
-        let position = artifact.machine.disks.iter().position(|disk| disk.id == request.disk);
-        let directory = context.records.directory(vm);
-        let legacy = position.map(|position| directory.join(format!("disk{position}.img")));
+    for (_, request) in volume_requests(artifact) {
+        let legacy = legacy_file(context, vm, artifact, request.disk);
         let request = StageRequest { legacy: legacy.as_deref(), ..request };
-        match context.stage_volume(vm, request, given_up) {
+        let made = seeded.iter().position(|seeded| seeded.disk() == request.disk);
+        let made = made.map(|position| seeded.swap_remove(position));
+        match context.stage_volume(vm, request, made, given_up) {
             Ok(volume) => staged.push(volume),
             Err(problem) => {
                 staged.iter().for_each(|volume| context.volumes.discard(vm, volume));
@@ -215,6 +227,17 @@ fn stage_volumes(
         }
     }
     Ok(staged)
+}
+
+/// Where a worker before volumes kept `disk`.
+pub(super) fn legacy_file(
+    context: &HostContext,
+    vm: &VmId,
+    artifact: &Artifact,
+    disk: &str,
+) -> Option<PathBuf> {
+    let position = artifact.machine.disks.iter().position(|known| known.id == disk)?;
+    Some(context.records.directory(vm).join(format!("disk{position}.img")))
 }
 
 /// Makes sure, while the machine before still runs, that there is space for the copies of a rollout that can be rolled
@@ -258,15 +281,21 @@ pub(super) async fn copy_for_trial(
     copying.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
 }
 
-/// What `artifact` wants of its writable disks.
-pub(crate) fn volume_requests(artifact: &Artifact) -> impl Iterator<Item = StageRequest<'_>> {
+/// What `artifact` wants of its writable disks, each beside its image, if it has one.
+pub(crate) fn volume_requests(
+    artifact: &Artifact,
+) -> impl Iterator<Item = (Option<&OpenedFile>, StageRequest<'_>)> {
     let writable = artifact.machine.disks.iter().filter(|disk| disk.access == DiskAccess::ReadWrite);
-    writable.map(|disk| StageRequest {
-        disk: &disk.id,
-        policy: artifact.settings.policy(&disk.id),
-        image: disk.file.opened().map(nix_artifacts::OpenedFile::file),
-        size: artifact.settings.size(&disk.id),
-        legacy: None,
+    writable.map(|disk| {
+        let image = disk.file.opened();
+        let request = StageRequest {
+            disk: &disk.id,
+            policy: artifact.settings.policy(&disk.id),
+            image: image.map(OpenedFile::file),
+            size: artifact.settings.size(&disk.id),
+            legacy: None,
+        };
+        (image, request)
     })
 }
 

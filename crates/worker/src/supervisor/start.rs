@@ -1,5 +1,7 @@
 //! The step of a supervisor that leads into a machine.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,6 +17,7 @@ use super::guest::Watching;
 use super::live::{LiveMachine, boot};
 use super::policy::RunOutcome;
 use super::prepare::{Definition, Prepared, prepare};
+use super::publisher::Publisher;
 use super::stage::StagedMachine;
 use super::step::{Candidate, DefinitionNumber, Goal, RunState, Stamp, Vcpus};
 use super::task::Task;
@@ -225,7 +228,7 @@ impl Task {
         }
         // What is in force is made ready beside a newest definition that stays refused.
         let mut aside = Some(Progress::of_in_force(&self.context, assignment, number, self.record.uuid()));
-        let staged = wait(&mut aside, &mut self.target.clone(), target).await;
+        let staged = wait(&mut aside, &self.info, &mut self.target.clone(), target).await;
         if staged.is_none()
             && let Some(progress) = aside
         {
@@ -235,7 +238,7 @@ impl Task {
     }
 
     async fn wait_for_candidate(&mut self, target: &Target) -> Option<Result<StagedMachine, FailureReason>> {
-        let staged = wait(&mut self.progress, &mut self.target.clone(), target).await;
+        let staged = wait(&mut self.progress, &self.info, &mut self.target.clone(), target).await;
         if staged.is_none() {
             info!(vm_id = %self.id, "the start was given up");
             self.drop_candidate().await;
@@ -263,10 +266,24 @@ impl Task {
         self.follow(RunOutcome::Failed(reason), None, stamp).await;
     }
 
-    /// Puts in order what the start left behind of volumes. A failure is logged: what should have gone stays longer.
+    /// The store paths of what is in force and of what is wanted.
+    fn needed_store_paths(&self) -> BTreeSet<PathBuf> {
+        let wanted = Arc::clone(&self.target.borrow().assignment);
+        let in_force = self.in_force.as_ref();
+        let described = in_force.and_then(|in_force| in_force.description.as_ref());
+        let described = described.iter().flat_map(|description| &description.store_paths).cloned();
+        let assigned = in_force.map(|in_force| &in_force.assignment).into_iter().chain([&wanted]);
+        let assigned = assigned
+            .flat_map(|assignment| assignment.references.keys().chain([&assignment.store_path]).cloned());
+        described.chain(assigned).collect()
+    }
+
+    /// Puts in order what the start left behind of volumes and of roots of garbage collection. A failure is logged: what should have gone stays longer.
     pub(super) async fn settle_volumes(&self, disks: Vec<String>) {
         let (context, id) = (Arc::clone(&self.context), self.id.clone());
+        let needed = self.needed_store_paths();
         let settling = tokio::task::spawn_blocking(move || {
+            context.gc_roots.keep_only(&id, &needed);
             let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
             context.volumes.settle(&id, &disks, context.lifecycle.removal_grace)
         });
@@ -285,12 +302,13 @@ impl Task {
 /// Waits until the machine is ready or refused; `None` where another target comes first that has no use for it.
 async fn wait(
     progress: &mut Option<Progress>,
+    info: &Publisher,
     targets: &mut watch::Receiver<Target>,
     target: &Target,
 ) -> Option<Result<StagedMachine, FailureReason>> {
     // Losing the second arm loses nothing: it only waits. The first is cancel-safe.
     tokio::select! {
-        staged = Progress::staged(progress) => Some(staged),
+        staged = Progress::staged(progress, info) => Some(staged),
         () = unwanted(targets, target) => None,
     }
 }

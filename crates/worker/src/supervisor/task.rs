@@ -338,7 +338,7 @@ impl Task {
             changed = self.target.changed() => return if changed.is_ok() { Wanted::Yes } else { Wanted::No },
             () = machine.changed() => None,
             () = due => None,
-            staged = Progress::staged(&mut self.progress) => Some(staged),
+            staged = Progress::staged(&mut self.progress, &self.info) => Some(staged),
         };
         match staged {
             Some(staged) => self.note_candidate(staged).await,
@@ -384,6 +384,9 @@ impl Task {
         };
         self.note_refusal(&end).await;
         let patience = if is_alive { self.context.lifecycle.stop_timeout } else { Duration::ZERO };
+        if is_alive && self.trial.as_ref().is_some_and(|trial| trial.refusal.is_some()) {
+            self.publish(VmStatus::Stopping);
+        }
         let RunState::Up { machine, .. } = &self.state else { return };
         if let Err(problem) = machine.stop(patience).await {
             // Nothing of it is given up before it is proven gone; its end, should it come, is seen like any other.

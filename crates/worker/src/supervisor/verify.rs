@@ -1,92 +1,143 @@
-//! Whether an artifact is what it was assigned as: hashes, and what is remembered of them. Blocks as long as the
-//! disks let it, unless it is given up.
+//! Whether an artifact that is loaded is what it was assigned as: what is remembered of its store paths, and what has to be
+//! hashed. Blocks as long as hashing takes, unless it is given up.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
 
-use nix_artifacts::{Artifact, PathIdentity, verify_hash};
+use nix_artifacts::{Artifact, FileIdentities, Piece};
 use tracing::warn;
-use vm_model::{Assignment, FailureKind, FailureReason, NarHash};
+use vm_model::{Assignment, FailureKind, FailureReason, NarHash, Verifying};
 
 use super::context::HostContext;
-use super::given_up::GivenUp;
+use super::stage::{legacy_file, volume_requests};
+use super::stage_work::StageWork;
 use crate::failure::{chain, reason};
+use crate::verification::Request;
 use crate::vms::HashVerification;
+use crate::volumes::{Seeded, Seeding, StageRequest};
 
-/// Makes sure that the artifact is what it was assigned as.
+/// What is remembered of a path with more files is about those alone that a machine uses.
+const MANY_FILES: usize = 64;
+
+/// An artifact that is what it was assigned as.
+#[derive(Debug, Default)]
+pub(super) struct VerifiedArtifact {
+    /// Store paths that it needs and for which no hash was assigned.
+    pub(super) unverified: Vec<PathBuf>,
+    /// Contents of volumes that were made while their images were hashed.
+    pub(super) seeded: Vec<Seeded>,
+}
+
+/// Makes sure that what `artifact` has open is what it was assigned as, and so are the other store paths of it for which a
+/// hash was assigned. Disks that need a copy of their image get it of the same read.
 pub(super) fn verify(
     context: &HostContext,
     assignment: &Assignment,
-    given_up: &GivenUp,
-) -> Result<(), FailureReason> {
+    artifact: &Artifact,
+    work: &StageWork,
+) -> Result<VerifiedArtifact, FailureReason> {
     // A hash that is none can never match, whatever is verified when.
     let expected = parse_hash(&assignment.hash)?;
-    match context.lifecycle.hash_verification {
-        HashVerification::Never => Ok(()),
-        HashVerification::Once => verify_path(context, &assignment.store_path, &expected, given_up),
-        HashVerification::Always => hash(context, &assignment.store_path, &expected, given_up).map(drop),
+    let mut verifier = Verifier { context, assignment, artifact, work, seedings: Vec::new() };
+    let mut unverified = match context.lifecycle.hash_verification {
+        HashVerification::Never => vec![assignment.store_path.clone()],
+        HashVerification::Once | HashVerification::Always => Vec::new(),
+    };
+    verifier.path(&assignment.store_path, expected)?;
+    for path in &artifact.references {
+        match (context.lifecycle.hash_verification, assignment.references.get(path)) {
+            (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
+            (HashVerification::Once | HashVerification::Always, Some(text)) => {
+                verifier.path(path, parse_hash(text)?)?;
+            }
+        }
     }
+    work.show(None);
+    let seeded = verifier.seedings.into_iter().filter_map(Seeding::finish).collect();
+    Ok(VerifiedArtifact { unverified, seeded })
 }
 
-fn verify_path(
+/// Why an artifact cannot be used that could not be loaded: where its content is not what was assigned, that is the reason,
+/// else `problem` is.
+pub(super) fn unloadable(
     context: &HostContext,
-    path: &Path,
-    expected: &NarHash,
-    given_up: &GivenUp,
-) -> Result<(), FailureReason> {
-    let identity = context.roots.identify(path).map_err(|problem| FailureReason {
-        // It may come back.
-        transient: problem.is_missing(),
-        ..reason(problem.kind(), &problem)
-    })?;
-    // In one form, in whichever it was assigned.
-    let text = expected.to_string();
-    if context.verified.knows(path, &text, &identity) {
-        return Ok(());
+    assignment: &Assignment,
+    problem: FailureReason,
+    work: &StageWork,
+) -> FailureReason {
+    let is_wrong = problem.kind == FailureKind::Artifact && !problem.can_retry_help();
+    let expected = match (context.lifecycle.hash_verification, parse_hash(&assignment.hash)) {
+        (_, Err(problem)) => return problem,
+        (HashVerification::Never, Ok(_)) => return problem,
+        (HashVerification::Once | HashVerification::Always, Ok(_)) if !is_wrong => return problem,
+        (HashVerification::Once | HashVerification::Always, Ok(expected)) => expected,
+    };
+    let met = FileIdentities::default();
+    let request = Request { path: &assignment.store_path, expected, met: &met, feeds: Vec::new() };
+    match context.verifications.verify(request, work.given_up(), &|_| {}) {
+        Err(mismatch) if mismatch.kind == FailureKind::HashMismatch => mismatch,
+        Ok(_) | Err(_) => problem,
     }
-    let identity = hash(context, path, expected, given_up)?;
-    if let Err(problem) = context.verified.remember(path, &text, identity) {
-        warn!(path = %path.display(), error = chain(&problem), "the verdict was not kept; the path is hashed again");
-    }
-    Ok(())
-}
-
-fn hash(
-    context: &HostContext,
-    path: &Path,
-    expected: &NarHash,
-    given_up: &GivenUp,
-) -> Result<PathIdentity, FailureReason> {
-    verify_hash(&context.roots, path, expected, &mut |_| given_up.flow())
-        .map(|verified| verified.identity)
-        .map_err(|problem| FailureReason {
-            transient: problem.is_missing(),
-            ..reason(problem.kind(), &problem)
-        })
 }
 
 fn parse_hash(text: &str) -> Result<NarHash, FailureReason> {
     text.parse::<NarHash>().map_err(|problem| reason(FailureKind::HashMismatch, &problem))
 }
 
-/// Verifies the other store paths of an artifact for which a hash was assigned, and names the rest.
-pub(super) fn unverified_references(
-    context: &HostContext,
-    assignment: &Assignment,
-    artifact: &Artifact,
-    given_up: &GivenUp,
-) -> Result<Vec<PathBuf>, FailureReason> {
-    let mut unverified = match context.lifecycle.hash_verification {
-        HashVerification::Never => vec![assignment.store_path.clone()],
-        HashVerification::Once | HashVerification::Always => Vec::new(),
-    };
-    for path in &artifact.references {
-        match (context.lifecycle.hash_verification, assignment.references.get(path)) {
-            (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
-            (HashVerification::Once | HashVerification::Always, Some(text)) => {
-                let expected = parse_hash(text)?;
-                verify_path(context, path, &expected, given_up)?;
+struct Verifier<'a> {
+    context: &'a HostContext,
+    assignment: &'a Assignment,
+    artifact: &'a Artifact,
+    work: &'a StageWork,
+    seedings: Vec<Seeding>,
+}
+
+impl Verifier<'_> {
+    /// Makes sure that `path` has the hash `expected`, by what is remembered or by hashing, as is configured.
+    fn path(&mut self, path: &Path, expected: NarHash) -> Result<(), FailureReason> {
+        let none = FileIdentities::default();
+        let met = self.artifact.trail.in_path(path).unwrap_or(&none);
+        // In one form, in whichever it was assigned.
+        let text = expected.to_string();
+        let is_remembered = match self.context.lifecycle.hash_verification {
+            HashVerification::Never => return Ok(()),
+            HashVerification::Once => true,
+            HashVerification::Always => false,
+        };
+        if is_remembered && self.context.verified.knows(path, &text, met) {
+            return Ok(());
+        }
+        let request = Request { path, expected, met, feeds: self.feeds(path) };
+        let show = |hashed| self.work.show(Some(Verifying { store_path: path.to_owned(), hashed }));
+        let files = self.context.verifications.verify(request, self.work.given_up(), &show)?;
+        if !is_remembered {
+            return Ok(());
+        }
+        let files = if files.len() <= MANY_FILES { files } else { met.clone() };
+        if let Err(problem) = self.context.verified.remember(path, &text, files) {
+            let problem = chain(&problem);
+            warn!(path = %path.display(), error = problem, "the verdict was not kept; the path is hashed again");
+        }
+        Ok(())
+    }
+
+    /// The images in `store_path` that volumes are to be made of, and where their pieces go.
+    fn feeds(&mut self, store_path: &Path) -> Vec<(PathBuf, SyncSender<Piece>)> {
+        let mut feeds: Vec<(PathBuf, SyncSender<Piece>)> = Vec::new();
+        for (image, request) in volume_requests(self.artifact) {
+            let image = image.and_then(|image| image.path().strip_prefix(store_path).ok());
+            // Two disks of one image: the second is copied.
+            let Some(image) = image.filter(|image| feeds.iter().all(|(fed, _)| fed != image)) else {
+                continue;
+            };
+            let vm = &self.assignment.id;
+            let legacy = legacy_file(self.context, vm, self.artifact, request.disk);
+            let request = StageRequest { legacy: legacy.as_deref(), ..request };
+            if let Some((seeding, pieces)) = self.context.volumes.begin_seeding(vm, &request) {
+                self.seedings.push(seeding);
+                feeds.push((image.to_owned(), pieces));
             }
         }
+        feeds
     }
-    Ok(unverified)
 }

@@ -129,13 +129,14 @@ pub(crate) async fn hash_store_path(
     shared: Arc<Shared>,
     store_path: PathBuf,
 ) -> Result<NarHash, VmManagerError> {
-    let hashed = spawn_blocking(move || {
+    let (context, path) = (Arc::clone(&shared.context), store_path.display().to_string());
+    let hashed = context.own_threads.run(&path, "hash", move || {
         let roots = &shared.context.roots;
         hash_of(roots, &store_path, &mut |_| ControlFlow::Continue(())).map(|verified| verified.hash)
     });
     hashed
         .await
-        .map_err(VmManagerError::TaskLost)?
+        .map_err(|problem| VmManagerError::StorePath(problem.message))?
         .map_err(|problem| VmManagerError::StorePath(chain(&problem)))
 }
 

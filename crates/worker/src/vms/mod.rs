@@ -13,6 +13,7 @@ mod machine_calls;
 mod placing;
 mod polling;
 mod registry;
+mod roster;
 mod split_host;
 mod startup;
 mod takeover;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use vm_model::{Assignment, DesiredState, Generation, OperatorOrder, VmId, VmStatus};
 
+use super::roster::{Ending, Roster};
 use super::{VmInfo, VmManagerError};
 use crate::node::{Observed, ObservedVm};
 use crate::records::VmRecord;
@@ -44,7 +45,13 @@ pub(crate) struct Registry {
     /// VMs whose record on disk cannot be used, and why. Their directories are left alone.
     damaged: BTreeMap<VmId, String>,
     /// Protects the list. Held for moments, never while anything is waited for.
-    entries: Mutex<BTreeMap<VmId, Entry>>,
+    entries: Mutex<Roster<Entry>>,
+}
+
+impl Ending for Entry {
+    fn has_ended(&self) -> bool {
+        self.supervisor.is_finished()
+    }
 }
 
 impl Registry {
@@ -53,10 +60,8 @@ impl Registry {
     }
 
     /// The VMs, without those that are gone.
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<VmId, Entry>> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|_, entry| !entry.supervisor.is_finished());
-        entries
+    fn entries(&self) -> MutexGuard<'_, Roster<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts to look after a VM, or makes one of the same name what `assignment` says. One on its way out goes first.
@@ -99,15 +104,15 @@ impl Registry {
     }
 
     /// The VMs, where one of the name `id` may be put among them.
-    fn entries_for(&self, id: &VmId) -> Result<MutexGuard<'_, BTreeMap<VmId, Entry>>, VmManagerError> {
+    fn entries_for(&self, id: &VmId) -> Result<MutexGuard<'_, Roster<Entry>>, VmManagerError> {
         match self.damaged.get(id) {
             Some(problem) => Err(VmManagerError::Damaged { id: id.clone(), problem: problem.clone() }),
             None => Ok(self.entries()),
         }
     }
 
-    fn put(&self, entries: &mut BTreeMap<VmId, Entry>, assignment: Assignment, generation: Generation) {
-        let origin = match entries.remove(&assignment.id) {
+    fn put(&self, entries: &mut Roster<Entry>, assignment: Assignment, generation: Generation) {
+        let origin = match entries.take(&assignment.id) {
             None => Origin::New,
             Some(Entry { supervisor, .. }) => Origin::After(Box::new(supervisor)),
         };
@@ -158,12 +163,12 @@ impl Registry {
 
     /// These are all orders of operators that are in force.
     pub(crate) fn tell_orders(&self, orders: &BTreeMap<VmId, OperatorOrder>) {
-        for (id, entry) in self.entries().iter() {
+        for (id, entry) in self.entries().living().iter() {
             entry.supervisor.tell_order(orders.get(id));
         }
     }
 
-    fn insert(&self, entries: &mut BTreeMap<VmId, Entry>, birth: Birth, sampler: Sampler) {
+    fn insert(&self, entries: &mut Roster<Entry>, birth: Birth, sampler: Sampler) {
         let id = birth.assignment.id.clone();
         let supervisor = Supervisor::spawn(&self.runtime, Arc::clone(&self.context), birth);
         entries.insert(id, Entry { supervisor, sampler, sampled_to_its_end: None });
@@ -171,8 +176,8 @@ impl Registry {
 
     /// What each VM is, with the state it is meant to be in now. VMs on their way out are left out.
     pub(crate) fn observe(&self) -> Observed {
-        let entries = self.entries();
-        let present = entries.iter().filter_map(|(id, entry)| {
+        let mut entries = self.entries();
+        let present = entries.living().iter().filter_map(|(id, entry)| {
             let target = entry.supervisor.target();
             let desired = match target.goal {
                 Goal::Gone => return None,
@@ -203,12 +208,19 @@ impl Registry {
 
     /// All VMs as they are now.
     pub(crate) fn list(&self) -> Vec<VmInfo> {
-        self.entries().values().map(|entry| entry.supervisor.info().borrow().clone()).collect()
+        self.entries().living().values().map(|entry| entry.supervisor.info().borrow().clone()).collect()
+    }
+
+    /// All VMs as they are now, each with what it used where that is known; see [`Registry::metrics`].
+    pub(crate) fn list_with_metrics(&self) -> Vec<(VmInfo, Option<VmMetrics>)> {
+        let mut entries = self.entries();
+        let vms = entries.living().values_mut();
+        vms.map(|entry| (entry.supervisor.info().borrow().clone(), entry.metrics())).collect()
     }
 
     /// Every VM's news.
     pub(crate) fn watch_all(&self) -> Vec<watch::Receiver<VmInfo>> {
-        self.entries().values().map(|entry| entry.supervisor.info()).collect()
+        self.entries().living().values().map(|entry| entry.supervisor.info()).collect()
     }
 
     /// What is known of `id`, and its news.
@@ -284,12 +296,12 @@ impl Registry {
 
     /// All machines should stop, their VMs stay on record.
     pub(crate) fn suspend_all(&self) {
-        self.entries().values().for_each(|entry| entry.supervisor.suspend());
+        self.entries().living().values().for_each(|entry| entry.supervisor.suspend());
     }
 
     /// Looks after nothing any more. What still runs is killed. Answers what ends when nobody does.
     pub(crate) fn abandon_all(&self) -> Vec<JoinHandle<()>> {
-        let entries = std::mem::take(&mut *self.entries());
+        let entries = std::mem::take(self.entries().living());
         entries.into_values().map(|entry| entry.supervisor.abandon()).collect()
     }
 
@@ -297,7 +309,7 @@ impl Registry {
     pub(crate) fn sample_all(&self) {
         let begun = Instant::now();
         self.refresh_counters();
-        for entry in self.entries().values_mut() {
+        for entry in self.entries().living().values_mut() {
             sample(entry);
         }
         self.context.meters.sampling.record(begun.elapsed());
@@ -306,7 +318,7 @@ impl Registry {
     /// Asks machines in other processes for their counters, all at once, so that one that does not answer delays nobody.
     fn refresh_counters(&self) {
         let machines: Vec<_> =
-            self.entries().values().filter_map(|entry| entry.supervisor.machine().get()).collect();
+            self.entries().living().values().filter_map(|entry| entry.supervisor.machine().get()).collect();
         let (done, finished) = sync_channel::<()>(0);
         self.runtime.spawn(async move {
             let mut refreshing = JoinSet::new();
@@ -322,13 +334,7 @@ impl Registry {
 
     /// What `id` used, as sampled last; sampled now if it never was, or if its machine has ended since.
     pub(crate) fn metrics(&self, id: &VmId) -> Result<VmMetrics, VmManagerError> {
-        let metrics = self.with(id, |entry| {
-            if entry.sampler.latest(Moment::now()).is_none() || entry.has_unsampled_end() {
-                sample(entry);
-            }
-            entry.sampler.latest(Moment::now())
-        })?;
-        metrics.ok_or_else(|| VmManagerError::NeverRan { id: id.clone() })
+        self.with(id, Entry::metrics)?.ok_or_else(|| VmManagerError::NeverRan { id: id.clone() })
     }
 
     /// The short history of `id`, oldest first.
@@ -345,6 +351,14 @@ impl Registry {
 }
 
 impl Entry {
+    /// What it used, as sampled last; sampled now if it never was, or if its machine has ended since. `None` where it never ran.
+    fn metrics(&mut self) -> Option<VmMetrics> {
+        if self.sampler.latest(Moment::now()).is_none() || self.has_unsampled_end() {
+            sample(self);
+        }
+        self.sampler.latest(Moment::now())
+    }
+
     /// Whether its machine has ended since its counters were sampled.
     fn has_unsampled_end(&self) -> bool {
         let newest = self.supervisor.machine().get();

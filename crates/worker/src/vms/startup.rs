@@ -28,13 +28,18 @@ use super::{HashVerification, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::failure::chain;
-use crate::housekeeping::{RemovedVms, keep_house};
+use crate::gc_roots::GcRoots;
+use crate::housekeeping::{DiskUse, RemovedVms, account_disk_use, keep_house};
 use crate::huge_pages;
+use crate::own_threads::OwnThreads;
 use crate::records::{
     Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock,
     VerifiedPaths, VmRecord, make_private,
 };
-use crate::supervisor::{Changes, HostContext, Lifecycle, RestartPolicy, SharedNetwork, StartTurns, Subnet};
+use crate::supervisor::{
+    Changes, HostContext, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, StartTurns, Subnet,
+};
+use crate::verification::Verifications;
 use crate::volumes::VolumeStore;
 
 /// What is so while artifacts are not verified.
@@ -54,7 +59,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         warn!("{UNVERIFIED}");
     }
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
-    let roots = store_roots(&config)?;
+    let roots = Arc::new(store_roots(&config)?);
     let state_error = |problem| state_error(&config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
@@ -71,6 +76,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let known: BTreeSet<VmId> =
         intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
     leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
+    let gc_roots = gc_roots(&config, &known, &intact);
     let machines = machine_host(&config, hypervisor)?;
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
     let (running, strangers) = take_over(machines.as_ref(), known).await;
@@ -97,9 +103,13 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         writer,
         records,
         removed,
+        disk_use: DiskUse::default(),
         kept_changed: Arc::new(Notify::new()),
         volumes,
         verified: verified_paths(config.state_dir()),
+        gc_roots,
+        own_threads: OwnThreads::default(),
+        verifications: Verifications::new(Arc::clone(&roots)),
         roots,
         strangers: watch::Sender::new(strangers),
         _lock: lock,
@@ -112,13 +122,26 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });
+    info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
+    Ok(begin(config, &runtime, context, damaged, intact, running))
+}
+
+/// Has the VMs on record, `intact` and `damaged`, looked after, and what else there is to do beside them.
+fn begin(
+    config: VmManagerConfig,
+    runtime: &Handle,
+    context: Arc<HostContext>,
+    damaged: BTreeMap<VmId, String>,
+    intact: Vec<VmRecord>,
+    running: BTreeMap<VmId, RunningMachine>,
+) -> Shared {
     runtime.spawn(keep_house(Arc::downgrade(&context)));
+    runtime.spawn(account_disk_use(Arc::downgrade(&context)));
     let registry = Arc::new(Registry::new(runtime.clone(), Arc::clone(&context), damaged));
     restore(&registry, &context.records, intact, running);
-    let late_takeover = go_on_taking_over(&runtime, &context, &registry);
-    info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
+    let late_takeover = go_on_taking_over(runtime, &context, &registry);
     huge_pages::log();
-    Ok(Shared { config, registry, context, is_ending: AtomicBool::new(false), late_takeover })
+    Shared { config, registry, context, is_ending: AtomicBool::new(false), late_takeover }
 }
 
 /// Takes over what answers late, from now on.
@@ -151,6 +174,19 @@ async fn take_lock(state_dir: &Path) -> Result<StateLock, LockError> {
             taken => return taken,
         }
     }
+}
+
+/// The roots that keep Nix's garbage collector away from the VMs' artifacts; those of VMs that are not `known` go.
+fn gc_roots(config: &VmManagerConfig, known: &BTreeSet<VmId>, intact: &[VmRecord]) -> GcRoots {
+    let roots = GcRoots::new(&config.store_roots, config.state_dir());
+    roots.reconcile(known);
+    for record in intact {
+        let assignment = record.newest();
+        if let Err(problem) = roots.hold(&assignment.id, &assignment.store_path) {
+            warn!(vm_id = %assignment.id, error = chain(&problem), "its artifact can be collected as garbage");
+        }
+    }
+    roots
 }
 
 fn state_error(config: &VmManagerConfig, source: Box<dyn std::error::Error + Send + Sync>) -> VmManagerError {

@@ -11,8 +11,8 @@ use machine_host::Stranger;
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
-    Assignment, DesiredState, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm, StopMethod, VmId,
-    VmStatus, VolumeInfo,
+    Assignment, Bytes, DesiredState, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm, StopMethod,
+    VmId, VmStatus, VolumeInfo,
 };
 
 use super::control::{self, KeptSelection, Shared};
@@ -304,9 +304,20 @@ impl VmManager {
         self.shared.registry.metrics(id)
     }
 
+    /// All VMs, ordered by name, each with what it has used where it has run.
+    pub fn list_vms_with_metrics(&self) -> Vec<(VmInfo, Option<VmMetrics>)> {
+        self.shared.registry.list_with_metrics()
+    }
+
     /// Where what is done with this manager is measured.
     pub(crate) fn meters(&self) -> &WorkerMeters {
         &self.shared.context.meters
+    }
+
+    /// What each volume of VM `id` took of the host's disk when it was looked at last, some seconds ago; none where there is
+    /// no such VM.
+    pub fn disk_use(&self, id: &VmId) -> BTreeMap<String, Bytes> {
+        self.shared.context.disk_use.of(id)
     }
 
     /// How long what this manager does has taken so far.

@@ -25,12 +25,12 @@ pub(crate) struct ImageContent {
     /// Equal for files of equal bytes.
     pub(crate) digest: String,
     /// A file that is still this one need not be read again.
-    pub(crate) seen_in: FileIdentity,
+    pub(crate) seen_in: SeenFile,
 }
 
-/// A file as its file system tells it from others and from its own earlier states.
+/// The file in which a content was seen, as its file system tells it from others and from its own earlier states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FileIdentity {
+pub(crate) struct SeenFile {
     device: u64,
     inode: u64,
     size: u64,
@@ -38,7 +38,12 @@ pub(crate) struct FileIdentity {
     changed: (i64, i64),
 }
 
-impl FileIdentity {
+impl SeenFile {
+    /// How large it is, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -54,7 +59,7 @@ impl FileIdentity {
 impl ImageContent {
     /// Whether `image` is the file in which this content was seen, unchanged since.
     pub(crate) fn is_still(&self, image: &File) -> bool {
-        FileIdentity::of(image).is_ok_and(|identity| identity == self.seen_in)
+        SeenFile::of(image).is_ok_and(|identity| identity == self.seen_in)
     }
 
     /// The content of `image`; `known`, where the file is the one in which that was seen, is taken at its word.
@@ -62,12 +67,12 @@ impl ImageContent {
     /// # Errors
     /// The image cannot be read, changed meanwhile, or the work was given up.
     pub(crate) fn of(image: &File, known: Option<&Self>, given_up: &GivenUp) -> io::Result<Self> {
-        let seen_in = FileIdentity::of(image)?;
+        let seen_in = SeenFile::of(image)?;
         if let Some(known) = known.filter(|known| known.seen_in == seen_in) {
             return Ok(known.clone());
         }
         let digest = digest(image, seen_in.size, given_up)?;
-        if FileIdentity::of(image)? != seen_in {
+        if SeenFile::of(image)? != seen_in {
             return Err(io::Error::other("the image changed while it was read"));
         }
         Ok(Self { digest, seen_in })
@@ -75,11 +80,8 @@ impl ImageContent {
 }
 
 fn digest(image: &File, size: u64, given_up: &GivenUp) -> io::Result<String> {
-    let mut whole = Sha256::new();
-    whole.update(SCHEME);
-    whole.update(size.to_le_bytes());
+    let mut digest = ImageDigest::new(size);
     let mut buffer = vec![0; usize::try_from(BLOCK).unwrap_or(usize::MAX)];
-    let hole = Sha256::digest(&buffer);
     let mut offset = 0;
     let mut next_data = 0;
     while offset < size {
@@ -91,15 +93,81 @@ fn digest(image: &File, size: u64, given_up: &GivenUp) -> io::Result<String> {
             next_data = data_at_or_after(image, offset, size)?;
         }
         if length == BLOCK && next_data >= offset + length {
-            whole.update(hole);
+            digest.zeros(length);
         } else {
             let block = &mut buffer[..usize::try_from(length).unwrap_or(usize::MAX)];
             image.read_exact_at(block, offset)?;
-            whole.update(Sha256::digest(&*block));
+            digest.data(block);
         }
         offset += length;
     }
-    Ok(data_encoding::HEXLOWER.encode(&whole.finalize()))
+    Ok(digest.finish())
+}
+
+/// The digest of an image whose content comes piece by piece.
+pub(super) struct ImageDigest {
+    whole: Sha256,
+    block: Sha256,
+    /// How much of the present block has come.
+    filled: u64,
+    /// The hash of a block of zeros.
+    hole: [u8; 32],
+}
+
+impl ImageDigest {
+    /// Of an image of `size` bytes.
+    pub(super) fn new(size: u64) -> Self {
+        let mut whole = Sha256::new();
+        whole.update(SCHEME);
+        whole.update(size.to_le_bytes());
+        let hole = Sha256::digest(vec![0; usize::try_from(BLOCK).unwrap_or(usize::MAX)]).into();
+        Self { whole, block: Sha256::new(), filled: 0, hole }
+    }
+
+    /// The next bytes.
+    pub(super) fn data(&mut self, bytes: &[u8]) {
+        let mut left = bytes;
+        while !left.is_empty() {
+            let room = usize::try_from(BLOCK - self.filled).unwrap_or(usize::MAX).min(left.len());
+            let (now, later) = left.split_at(room);
+            self.block.update(now);
+            self.went_on(now.len() as u64);
+            left = later;
+        }
+    }
+
+    /// The next `length` bytes, which are zeros.
+    pub(super) fn zeros(&mut self, length: u64) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut left = length;
+        while left > 0 {
+            if self.filled == 0 && left >= BLOCK {
+                self.whole.update(self.hole);
+                left -= BLOCK;
+            } else {
+                let room = (BLOCK - self.filled).min(left).min(ZEROS.len() as u64);
+                self.block.update(&ZEROS[..usize::try_from(room).unwrap_or(0)]);
+                self.went_on(room);
+                left -= room;
+            }
+        }
+    }
+
+    fn went_on(&mut self, length: u64) {
+        self.filled += length;
+        if self.filled == BLOCK {
+            self.filled = 0;
+            self.whole.update(self.block.finalize_reset());
+        }
+    }
+
+    /// The digest, as text.
+    pub(super) fn finish(mut self) -> String {
+        if self.filled > 0 {
+            self.whole.update(self.block.finalize());
+        }
+        data_encoding::HEXLOWER.encode(&self.whole.finalize())
+    }
 }
 
 /// Where the next data lies; `size` where only a hole is left.
@@ -147,6 +215,21 @@ mod tests {
         assert_eq!(digest_of(&sparse), digest_of(&full));
         assert_ne!(digest_of(&sparse), digest_of(&other));
         assert_ne!(digest_of(&sparse), digest_of(&longer));
+    }
+
+    #[test]
+    fn a_digest_does_not_depend_on_the_pieces() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let size = (5 << 20) + 512;
+        let file = image(folder.path(), "image", size, &[(0, b"head"), ((3 << 20) + 7, b"x")]);
+        let mut pieces = ImageDigest::new(size);
+        pieces.data(b"he");
+        pieces.data(b"ad");
+        pieces.zeros((3 << 20) + 7 - 4);
+        pieces.data(b"x");
+        pieces.data(&vec![0; 1 << 20]);
+        pieces.zeros(size - (4 << 20) - 8);
+        assert_eq!(pieces.finish(), digest_of(&file));
     }
 
     #[test]

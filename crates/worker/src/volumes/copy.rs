@@ -7,9 +7,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, copy_file_range, fstatvfs, ftruncate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use thiserror::Error;
+use vm_model::Bytes;
 
 use super::directory::remove_file;
 use crate::supervisor::GivenUp;
@@ -67,7 +68,7 @@ pub(super) fn failed(operation: &'static str, path: &Path, source: io::Error) ->
 }
 
 /// A new file at `path`; one that lies there loses its name.
-fn create_anew(path: &Path) -> io::Result<File> {
+pub(super) fn create_anew(path: &Path) -> io::Result<File> {
     remove_file(path)?;
     // What a guest writes is nobody else's to read.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
@@ -84,12 +85,32 @@ fn fill(target: &File, image: Option<&File>, size: u64, given_up: &GivenUp) -> i
     if let Some(image) = image
         && ioctl_ficlone(target, image).is_err()
     {
+        check_space(image, target)?;
         copy_data(image, target, given_up)?;
     }
+    complete(target, size)
+}
+
+/// Gives `target`, which has its content, at least `size` bytes, and brings it to stable storage.
+pub(super) fn complete(target: &File, size: u64) -> io::Result<()> {
     if target.metadata()?.len() < size {
         target.set_len(size)?;
     }
     target.sync_all()
+}
+
+/// Makes sure that the data of `image` fits where `target` lies: a copy that fills the disk before it fails would make every
+/// guest wait that writes to the same disk.
+pub(super) fn check_space(image: &File, target: &File) -> io::Result<()> {
+    let found = image.metadata()?;
+    let (needed, disk) = (found.blocks().saturating_mul(512).min(found.len()), fstatvfs(target)?);
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if needed <= free {
+        return Ok(());
+    }
+    let (needed, free) = (Bytes::new(needed), Bytes::new(free));
+    let problem = format!("No space left on device: the copy needs {needed}, and {free} are free");
+    Err(io::Error::new(io::ErrorKind::StorageFull, problem))
 }
 
 /// Copies what holds data and leaves holes where the image has them.

@@ -121,11 +121,11 @@ fn growth(content: &Content, found: Bytes, wish: &VolumeWish) -> Option<Bytes> {
 mod tests {
     use vm_model::Timestamp;
 
-    use super::super::content::{FileIdentity, ImageContent};
+    use super::super::content::{ImageContent, SeenFile};
     use super::*;
 
     fn content(image: Option<&str>, size: u64) -> Content {
-        let seen_in = FileIdentity::of(&std::fs::File::open("/proc/self/exe").expect("there")).expect("told");
+        let seen_in = SeenFile::of(&std::fs::File::open("/proc/self/exe").expect("there")).expect("told");
         let image = image.map(|digest| ImageContent { digest: digest.into(), seen_in });
         let created = Timestamp::from_millis(0);
         Content {

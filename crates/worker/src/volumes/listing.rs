@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fail_points::{FailPoint, pass};
+use tracing::warn;
 use vm_model::{Bytes, Timestamp, VmId, VolumeInfo, VolumeKeep};
 
 use super::copy::failed;
@@ -32,19 +33,32 @@ impl VolumeStore {
     /// Every content of every volume; `removed_until` tells of a VM that was removed when its volumes are deleted. A volume
     /// that is not there, or whose record cannot be read, is listed with what is wrong: nothing is done to it.
     pub(crate) fn list(
-        &self,
+        self: &Arc<Self>,
         removed_until: impl Fn(&VmId) -> Option<Timestamp>,
     ) -> Result<Vec<VolumeInfo>, VolumeError> {
         let mut infos = Vec::new();
         for vm in self.vms()?.into_iter().chain(self.vms_known()?).collect::<BTreeSet<_>>() {
             let removed = removed_until(&vm);
-            let disks = self.disks_of(&vm)?.into_iter().chain(self.disks_known(&vm)?);
-            for disk in disks.collect::<BTreeSet<_>>() {
-                let lock = self.lock(&vm);
-                // Between the steps of a switch, a file is not as the record says.
-                let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-                self.list_one(&vm, &disk, removed, &mut infos)?;
+            match self.of_vm(&vm, move |store, vm| store.list_vm(vm, removed)) {
+                Some(Ok(found)) => infos.extend(found),
+                // Nothing is done to what is not listed.
+                Some(Err(problem)) => {
+                    warn!(vm_id = %vm, error = chain(&problem), "its volumes are not listed");
+                }
+                None => warn!(vm_id = %vm, "its volumes are not listed: they do not answer"),
             }
+        }
+        Ok(infos)
+    }
+
+    fn list_vm(&self, vm: &VmId, removed: Option<Timestamp>) -> Result<Vec<VolumeInfo>, VolumeError> {
+        let mut infos = Vec::new();
+        let disks = self.disks_of(vm)?.into_iter().chain(self.disks_known(vm)?);
+        for disk in disks.collect::<BTreeSet<_>>() {
+            let lock = self.lock(vm);
+            // Between the steps of a switch, a file is not as the record says.
+            let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.list_one(vm, &disk, removed, &mut infos)?;
         }
         Ok(infos)
     }

@@ -1,9 +1,10 @@
 //! The file of a content that was made for a start and of which no record speaks yet.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::copy::is_at;
+use super::copy::{complete, is_at};
 use super::directory::remove_file;
 
 /// The file of a content that was made for a start. Dropping it deletes the file, unless it was handed over: nothing is left
@@ -26,6 +27,11 @@ impl StagedFile {
     pub(super) fn size(&self) -> Option<u64> {
         let found = self.file.metadata().ok()?;
         is_at(&self.file, &self.path).then_some(found.len())
+    }
+
+    /// Gives it at least `size` bytes, and brings it to stable storage.
+    pub(super) fn complete(&self, size: u64) -> io::Result<()> {
+        complete(&self.file, size)
     }
 
     /// It belongs to a record from now on.

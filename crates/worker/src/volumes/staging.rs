@@ -17,6 +17,7 @@ use super::decide::{Decision, VolumeProblem, VolumeWish, decide};
 use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
 use super::record::VolumeRecord;
+use super::seeding::Seeded;
 use super::staged_file::{StagedFile, remove_empty_directories};
 use super::store::VolumeStore;
 use crate::supervisor::GivenUp;
@@ -84,15 +85,20 @@ pub(super) enum Purpose {
 
 impl VolumeStore {
     /// Prepares a disk's content for a start, and touches nothing that a running machine uses. Takes as long as reading
-    /// and copying the image does; none of it is done where the content is there already.
+    /// and copying the image does; none of it is done where the content is there already, or was `seeded` while the image
+    /// was verified.
     pub(crate) fn stage(
         &self,
         vm: &VmId,
         request: StageRequest<'_>,
+        seeded: Option<Seeded>,
         given_up: &GivenUp,
     ) -> Result<Staged, VolumeError> {
         let StageRequest { disk, policy, image, legacy, .. } = request;
         let directory = self.volume(vm, disk);
+        if let Some(content) = seeded.as_ref().and_then(|seeded| seeded.content.as_ref()) {
+            self.images.remember(content);
+        }
         let Weighed { decision, content, size, is_new } =
             self.weigh(vm, &request, Thoroughness::CompareImages, given_up)?;
         let legacy = legacy.filter(|legacy| is_new && legacy.is_file());
@@ -100,7 +106,10 @@ impl VolumeStore {
         let decision = decision.unwrap_or(Decision::Keep { grow: None });
         let file = match decision {
             Decision::Seed { number } => {
-                let made = make_staged(&directory, number, image, size, legacy, given_up);
+                let made = match seeded.and_then(|seeded| seeded.into_file(number)) {
+                    Some(file) => complete_staged(&directory, number, file, size),
+                    None => make_staged(&directory, number, image, size, legacy, given_up),
+                };
                 let made = made.inspect_err(|_| remove_empty_directories(&directory.staged(number)))?;
                 // What was copied is to be what was compared.
                 if let (Some(content), Some(image)) = (&content, image)
@@ -172,7 +181,10 @@ impl VolumeStore {
         };
         let content = match (image.filter(|_| is_compared), thoroughness) {
             (Some(image), Thoroughness::CompareImages) => {
-                Some(ImageContent::of(image, known.as_ref(), given_up).map_err(inspect)?)
+                let known = known.filter(|known| known.is_still(image)).or_else(|| self.images.find(image));
+                let content = ImageContent::of(image, known.as_ref(), given_up).map_err(inspect)?;
+                self.images.remember(&content);
+                Some(content)
             }
             (Some(_), Thoroughness::Quick) if is_new => None,
             (Some(image), Thoroughness::Quick) => match known.filter(|known| known.is_still(image)) {
@@ -228,6 +240,18 @@ impl VolumeStore {
         }
         Ok((record, sizes))
     }
+}
+
+/// Completes the content `number` that was made of the pieces of its image.
+fn complete_staged(
+    directory: &VolumeDirectory,
+    number: u64,
+    file: StagedFile,
+    size: Bytes,
+) -> Result<StagedFile, VolumeError> {
+    file.complete(size.get()).map_err(|source| failed("create", &directory.staged(number), source))?;
+    pass(FailPoint::VolumeContentMade);
+    Ok(file)
 }
 
 /// Makes the content `number`, which has at least `size` bytes: of `legacy`, the file of a worker before volumes, or of

@@ -3,21 +3,28 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
-use vm_model::{Timestamp, VmId, VolumePolicy};
+use tracing::warn;
+use vm_model::{Bytes, Timestamp, VmId, VolumePolicy};
 
 use super::copy::failed;
 use super::directory::{VolumeDirectory, is_absent};
 use super::error::VolumeError;
 use super::record::{Unused, VolumeRecord};
+use super::seeding::KnownImages;
+use crate::failure::chain;
+use crate::own_threads::OwnThreads;
 use crate::records::{RecordWriter, make_private, remove_all};
 
 /// What stands before the name of what is being deleted. No VM's name begins so.
 const REMOVED: &str = ".removed.";
+/// Volumes of a VM that take longer are left out of what is done for all VMs.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The volumes of all VMs of a host.
 #[derive(Debug)]
@@ -28,36 +35,70 @@ pub(crate) struct VolumeStore {
     writer: RecordWriter,
     /// One lock a VM protects the records of its volumes. Held for a change of them, never while an image is read.
     locks: Mutex<BTreeMap<VmId, Arc<Mutex<()>>>>,
+    /// Images that were read lately.
+    pub(super) images: KnownImages,
+    /// For work that concerns one VM after the other.
+    threads: OwnThreads,
 }
 
 impl VolumeStore {
     /// The store in `state_dir` for the VMs whose directories are in `vms`; `writer` writes its records. Deletions that were
     /// cut short are finished.
-    pub(crate) fn open(state_dir: &Path, vms: &Path, writer: RecordWriter) -> Result<Self, VolumeError> {
+    pub(crate) fn open(state_dir: &Path, vms: &Path, writer: RecordWriter) -> Result<Arc<Self>, VolumeError> {
         let root = state_dir.join("volumes");
         make_private(&root).map_err(|source| failed("create", &root, source))?;
         let list = |source| failed("list", &root, source);
         for entry in fs::read_dir(&root).map_err(list)? {
             let entry = entry.map_err(list)?;
             if entry.file_name().as_encoded_bytes().starts_with(REMOVED.as_bytes()) {
-                remove_all(&entry.path()).map_err(|source| failed("delete", &entry.path(), source))?;
+                let deleted =
+                    remove_all(&entry.path()).map_err(|source| failed("delete", &entry.path(), source));
+                if let Err(problem) = deleted {
+                    warn!(error = chain(&problem), "what is left of a deletion stays until the next start");
+                }
             }
         }
-        let store = Self { root, vms: vms.to_owned(), writer, locks: Mutex::default() };
-        store.sweep()?;
+        let store = Arc::new(Self {
+            root,
+            vms: vms.to_owned(),
+            writer,
+            locks: Mutex::default(),
+            images: KnownImages::default(),
+            threads: OwnThreads::default(),
+        });
+        for vm in store.vms()? {
+            match store.of_vm(&vm, Self::sweep) {
+                Some(Ok(())) => {}
+                Some(Err(problem)) => {
+                    warn!(vm_id = %vm, error = chain(&problem), "what starts that were cut short have left stays");
+                }
+                None => warn!(vm_id = %vm, "its volumes do not answer; the other VMs go on"),
+            }
+        }
         Ok(store)
     }
 
-    /// Deletes what starts and deletions that were cut short have left. Nothing is staged yet.
-    fn sweep(&self) -> Result<(), VolumeError> {
-        for vm in self.vms()? {
-            for disk in self.disks_of(&vm)? {
-                let directory = self.volume(&vm, &disk);
-                // What has no record that can be read is left alone.
-                if let Ok(record) = directory.load() {
-                    let swept = directory.sweep(record.as_ref());
-                    swept.map_err(|source| failed("clean", directory.path(), source))?;
-                }
+    /// Does `work` with the volumes of `vm`; `None` where they do not answer, which is no other VM's matter.
+    pub(super) fn of_vm<T: Send + 'static>(
+        self: &Arc<Self>,
+        vm: &VmId,
+        work: impl FnOnce(&Self, &VmId) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (store, owner) = (Arc::clone(self), vm.clone());
+        self.threads.run_within(vm.as_str(), "volumes", PATIENCE, move || work(&store, &owner))
+    }
+
+    /// Deletes what starts and deletions of `vm` that were cut short have left. Nothing is staged yet.
+    fn sweep(&self, vm: &VmId) -> Result<(), VolumeError> {
+        // It may come late, when a start has begun.
+        let lock = self.lock(vm);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        for disk in self.disks_of(vm)? {
+            let directory = self.volume(vm, &disk);
+            // What has no record that can be read is left alone.
+            if let Ok(record) = directory.load() {
+                let swept = directory.sweep(record.as_ref());
+                swept.map_err(|source| failed("clean", directory.path(), source))?;
             }
         }
         Ok(())
@@ -206,13 +247,25 @@ impl VolumeStore {
         &self.root
     }
 
+    /// What each volume of `vm` takes of the host's disk, everything included that is kept of it. What cannot be seen counts
+    /// as nothing.
+    pub(crate) fn taken_by(&self, vm: &VmId) -> BTreeMap<String, Bytes> {
+        let disks = self.disks_of(vm).unwrap_or_default().into_iter().map(|disk| {
+            let files = fs::read_dir(self.root.join(vm.as_str()).join(&disk)).into_iter().flatten().flatten();
+            let blocks = files.filter_map(|file| file.metadata().ok()).map(|found| found.blocks());
+            let taken = blocks.fold(0_u64, |sum, blocks| sum.saturating_add(blocks.saturating_mul(512)));
+            (disk, Bytes::new(taken))
+        });
+        disks.collect()
+    }
+
     /// The names of `vm`'s disks that have a volume.
     pub(super) fn disks_of(&self, vm: &VmId) -> Result<Vec<String>, VolumeError> {
         names_in(&self.root.join(vm.as_str()))
     }
 
     /// The VMs that have volumes.
-    pub(super) fn vms(&self) -> Result<Vec<VmId>, VolumeError> {
+    pub(crate) fn vms(&self) -> Result<Vec<VmId>, VolumeError> {
         Ok(names_in(&self.root)?.iter().filter_map(|name| VmId::parse(name).ok()).collect())
     }
 

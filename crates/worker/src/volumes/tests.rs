@@ -1,12 +1,15 @@
 //! The store on real files.
 
+mod answering;
 mod listing;
+mod seeding;
 mod staging;
 mod switching;
 mod trials;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -28,7 +31,7 @@ struct Bench {
     folder: TempDir,
     /// Where the state lies.
     state: PathBuf,
-    store: VolumeStore,
+    store: Arc<VolumeStore>,
 }
 
 impl Bench {
@@ -63,7 +66,7 @@ impl Bench {
     }
 
     fn try_stage(&self, request: StageRequest<'_>, given_up: &GivenUp) -> Result<Staged, VolumeError> {
-        self.store.stage(&vm(), request, given_up)
+        self.store.stage(&vm(), request, None, given_up)
     }
 
     /// A persistent disk of `size` bytes, made ready.

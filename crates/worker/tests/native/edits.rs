@@ -214,7 +214,7 @@ fn a_vm_that_was_left_out_comes_back_with_its_data_at_any_time() {
         // When it is gone.
         node.tell(None, vec![other()]).expect("taken");
         until("it is kept", || !node.manager.list_removed_vms().is_empty());
-        assert!(node.manager.get_vm(&VmId::new("web")).is_err());
+        until("it is gone", || node.manager.get_vm(&VmId::new("web")).is_err());
         node.tell(None, vec![web(&artifact), other()]).expect("taken");
         await_life(&node, 2);
         let info = node.manager.get_vm(&VmId::new("web")).expect("there");

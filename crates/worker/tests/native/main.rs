@@ -1,6 +1,7 @@
 //! The whole library on real KVM, in a network namespace of its own, with tiny guests: a VM's life and every way
 //! it can go wrong, in milliseconds each.
 
+mod artifacts;
 mod capacity;
 mod cycles;
 mod edits;

@@ -125,21 +125,6 @@ fn an_address_that_another_vm_has_is_refused_naming_it() {
 }
 
 #[test]
-fn an_address_that_a_removed_vm_holds_is_refused_with_what_frees_it() {
-    isolated(|bench| {
-        let manager = bench.manager();
-        let net = json!({ "net": [{ "ip": "10.77.0.9" }] });
-        let first = bench.artifact("first", &TinyGuest::idle(), &net);
-        let second = bench.artifact("second", &TinyGuest::idle(), &net);
-        create(&manager, &VmId::new("first"), &first).expect("runs");
-        manager.remove_vm(&VmId::new("first")).expect("goes");
-        let error = create(&manager, &VmId::new("second"), &second).expect_err("refused").to_string();
-        assert!(error.contains("first was removed and is kept until "), "{error}");
-        assert!(error.contains("`procurator-worker gc first` frees it"), "{error}");
-    });
-}
-
-#[test]
 fn a_host_that_does_not_play_along_is_told_at_the_start_and_left_as_it_was() {
     isolated(|bench| {
         let refused = |change: fn(&mut VmManagerConfig)| {

@@ -19,6 +19,8 @@ enum Answer {
     Silence,
     /// A head, and a body without an end.
     Endless,
+    /// One interim answer after the other.
+    Interim,
 }
 
 /// Serves one request on loopback; answers the port, and what was asked.
@@ -43,6 +45,7 @@ async fn serve(answer: Answer) -> (NonZeroU16, tokio::task::JoinHandle<String>) 
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
                 while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
             }
+            Answer::Interim => while stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {},
         }
         String::from_utf8(request).expect("text")
     });
@@ -107,6 +110,16 @@ async fn a_phrase_is_found_in_bodies_of_every_form() {
 async fn no_more_is_read_than_is_looked_through() {
     let missed = asked(Answer::Endless, Some("never")).await;
     assert_eq!(missed, Err("\"never\" is not in the first 65536 bytes of the answer".to_owned()));
+}
+
+#[tokio::test]
+async fn interim_answers_without_an_end_are_a_failure() {
+    let within = Duration::from_secs(60);
+    let failure = tokio::time::timeout(within, asked(Answer::Interim, None)).await.expect("no endless wait");
+    assert!(failure.expect_err("no answer").starts_with("no HTTP answer from 127.0.0.1:"));
+    // One is what a server may send.
+    let one = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+    assert_eq!(asked(answer(one), None).await, Ok(()));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::kind::{BYTES, Family, Kind, SECONDS, Sample, Value};
 use super::{VmFigures, each};
 use crate::{DiskMetrics, NicMetrics};
 
-use Kind::{Counter, Histogram};
+use Kind::{Counter, Gauge, Histogram};
 
 pub(super) const FAMILIES: &[Family<VmFigures>] = &[
     Family::new("vm_network_receive", Counter, BYTES, "Bytes that the guest received", |vm| {
@@ -53,6 +53,16 @@ pub(super) const FAMILIES: &[Family<VmFigures>] = &[
     Family::new("vm_disk_erase_operations", Counter, None, "Discards and zeroings completed", |vm| {
         each_disk(vm, |disk| disk.erase_operations)
     }),
+    Family::new(
+        "vm_volume_allocated",
+        Gauge,
+        BYTES,
+        "What a volume takes of the host's disk, with all that is kept of it",
+        |vm| {
+            let volumes = vm.volumes.iter();
+            volumes.map(|(disk, taken)| (vec![("disk", disk.clone())], taken.get().into())).collect()
+        },
+    ),
     Family::new("vm_disk_errors", Counter, None, "Requests to a disk that failed", |vm| {
         each_disk(vm, |disk| disk.errors)
     }),

@@ -191,6 +191,16 @@ fn refusals_do_not_show_secrets() {
         json!({"crdentials": {"a": {"value": SECRET}}}),
         json!({"disks": {"credentials": {"a": {"value": SECRET}}}}),
         json!([{"credentials": {"a": {"value": SECRET}}}]),
+        // JSON that was written as text, and credentials in the wrong place.
+        json!(json!({"credentials": {"a": {"value": SECRET}}}).to_string()),
+        json!({"health": json!({"db": SECRET}).to_string()}),
+        json!({"disks": json!([SECRET]).to_string()}),
+        json!({"isolation": json!({"a": SECRET}).to_string()}),
+        json!({"health": SECRET}),
+        json!({"disks": [SECRET]}),
+        json!({"db-password": SECRET}),
+        json!({"tokens": {"a": [SECRET]}}),
+        json!(SECRET),
     ];
     for procurator in wrong {
         let text = refused(&procurator);
@@ -215,7 +225,7 @@ fn oem_strings_are_taken_as_long_as_the_tables_have_room() {
     let parsed = parse(r#"{"platform": {"oem_strings": ["a", "b=c"]}}"#).expect("accepted");
     assert_eq!(strings(&parsed), ["a", "b=c"]);
     insta::assert_snapshot!(refusal(r#"{"platform": {"oem_strings": ["a", ""]}}"#), @r#""vm-config.json": $.platform.oem_strings[1] is ""; accepted is text, not empty and without NUL"#);
-    insta::assert_snapshot!(refusal(r#"{"platform": {"oem_strings": "a"}}"#), @r#""vm-config.json": $.platform.oem_strings is "a"; accepted is a list of at most 255 texts, not empty and without NUL"#);
+    insta::assert_snapshot!(refusal(r#"{"platform": {"oem_strings": "a"}}"#), @r#""vm-config.json": $.platform.oem_strings is a text of 1 bytes; accepted is a list of at most 255 texts, not empty and without NUL"#);
     let with = |size: usize, value: usize| {
         let credentials = json!({"a": {"value": "x".repeat(value)}});
         json!({"platform": {"oem_strings": ["x".repeat(size)]}, "procurator": {"credentials": credentials}})

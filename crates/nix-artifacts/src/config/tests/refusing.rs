@@ -46,7 +46,7 @@ fn values_of_the_wrong_type_or_size_are_refused() {
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": ""}}"#), @r#""vm-config.json": $.payload.kernel is ""; accepted is a path relative to the store path, or absolute inside a store root"#);
     insta::assert_snapshot!(refusal(r#"{"payload": {"kernel": "a\u0000b"}}"#), @r#""vm-config.json": $.payload.kernel is "a\0b"; accepted is a path relative to the store path, or absolute inside a store root"#);
     insta::assert_snapshot!(refusal(r#"{"disks": {"path": "a"}}"#), @r#""vm-config.json": $.disks is {"path": "a"}; accepted is a list of objects; all devices together are at most 31"#);
-    insta::assert_snapshot!(refusal(r#"{"disks": ["a"]}"#), @r#""vm-config.json": $.disks[0] is "a"; accepted is an object"#);
+    insta::assert_snapshot!(refusal(r#"{"disks": ["a"]}"#), @r#""vm-config.json": $.disks[0] is a text of 1 bytes; accepted is an object"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "rate_limiter_config": {"ops": {"size": 5}}}]}"#), @r#""vm-config.json": $.disks[0].rate_limiter_config.ops.refill_time is missing, but a limit is so much in such a time; accepted is an integer"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "queue_size": 100}]}"#), @r#""vm-config.json": $.disks[0].queue_size is 100; accepted is a power of two from 16 to 1024"#);
     insta::assert_snapshot!(refusal(r#"{"disks": [{"path": "a", "image_type": "FixedVhd"}]}"#), @r#""vm-config.json": $.disks[0].image_type is "FixedVhd"; accepted is "Raw", "raw", "Qcow2", "qcow2" or "Unknown""#);

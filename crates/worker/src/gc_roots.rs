@@ -1,0 +1,129 @@
+//! Keeping Nix's garbage collector away from the store paths of VMs.
+//!
+//! ```text
+//! <store>/../var/nix/gcroots/procurator/<state directory>/<vm>/<name of the store path>  →  the store path
+//! ```
+//!
+//! A link is made before a path is looked at, and goes when the VM's definition no longer needs the path, or the VM is
+//! deleted. Links of VMs that a worker does not know, left behind by one that was killed, go when it starts. Several workers
+//! of a host have a directory each. Where there is no Nix, nothing is made.
+//!
+//! A collection that has begun before the link was made does not see it: the VM then fails as if its path had never been
+//! there, or runs on the files that it has open.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tracing::warn;
+use vm_model::VmId;
+
+use crate::failure::chain;
+
+/// Ours among the roots of others.
+const OURS: &str = "procurator";
+
+/// The links of this worker's VMs.
+#[derive(Debug)]
+pub(crate) struct GcRoots {
+    stores: Vec<Store>,
+}
+
+/// A store whose garbage is collected.
+#[derive(Debug)]
+struct Store {
+    /// Where its paths lie.
+    root: PathBuf,
+    /// Where this worker's links lie.
+    links: PathBuf,
+}
+
+/// A link was not made.
+#[derive(Debug, Error)]
+#[error("{} is not kept from Nix's garbage collector: the link {} cannot be made", target.display(), link.display())]
+pub(crate) struct GcRootError {
+    target: PathBuf,
+    link: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl GcRoots {
+    /// The links for paths below `store_roots` of the worker whose state lies in `state_dir`.
+    pub(crate) fn new(store_roots: &[PathBuf], state_dir: &Path) -> Self {
+        let own = own_name(state_dir);
+        let stores = store_roots.iter().filter_map(|root| {
+            let gcroots = root.parent()?.join("var/nix/gcroots");
+            let links = gcroots.join(OURS).join(&own);
+            gcroots.is_dir().then(|| Store { root: root.clone(), links })
+        });
+        Self { stores: stores.collect() }
+    }
+
+    /// Keeps `path` for `vm`. Nothing is done for what lies in no store of Nix's.
+    pub(crate) fn hold(&self, vm: &VmId, path: &Path) -> Result<(), GcRootError> {
+        let Some((store, name)) = self.find(path) else { return Ok(()) };
+        let directory = store.links.join(vm.as_str());
+        let link = directory.join(name);
+        let is_there = || fs::read_link(&link).is_ok_and(|target| target == path);
+        if is_there() {
+            return Ok(());
+        }
+        let made = fs::create_dir_all(&directory).and_then(|()| symlink(path, &link));
+        match made {
+            Err(problem) if problem.kind() == io::ErrorKind::AlreadyExists && is_there() => Ok(()),
+            Err(source) => Err(GcRootError { target: path.to_owned(), link, source }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Gives up every path of `vm` but `needed`. What cannot be removed is logged, and goes with the next one.
+    pub(crate) fn keep_only(&self, vm: &VmId, needed: &BTreeSet<PathBuf>) {
+        for store in &self.stores {
+            let directory = store.links.join(vm.as_str());
+            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+            for link in entries.map(|entry| entry.path()) {
+                let is_needed = fs::read_link(&link).is_ok_and(|target| needed.contains(&target));
+                if !is_needed && let Err(problem) = fs::remove_file(&link) {
+                    warn!(vm_id = %vm, link = %link.display(), error = chain(&problem), "a garbage collector's root stays");
+                }
+            }
+            // Where there are others, that is refused.
+            let _ = fs::remove_dir(&directory);
+        }
+    }
+
+    /// Gives up every path of `vm`.
+    pub(crate) fn release(&self, vm: &VmId) {
+        self.keep_only(vm, &BTreeSet::new());
+    }
+
+    /// Gives up the paths of VMs that are not `known`.
+    pub(crate) fn reconcile(&self, known: &BTreeSet<VmId>) {
+        for store in &self.stores {
+            let entries = fs::read_dir(&store.links).into_iter().flatten().flatten();
+            let names: Vec<String> =
+                entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            let vms = names.iter().filter_map(|name| VmId::parse(name).ok());
+            vms.filter(|vm| !known.contains(vm)).for_each(|vm| self.release(&vm));
+        }
+    }
+
+    /// The store that `path` lies directly in, and its name there.
+    fn find<'path>(&self, path: &'path Path) -> Option<(&Store, &'path std::ffi::OsStr)> {
+        let store = self.stores.iter().find(|store| path.parent() == Some(&store.root))?;
+        Some((store, path.file_name()?))
+    }
+}
+
+/// A name for the worker of `state_dir`: the path, with `-` for `/` as systemd writes paths in names of units.
+fn own_name(state_dir: &Path) -> String {
+    let text = state_dir.to_string_lossy();
+    text.trim_matches('/').replace('\\', r"\x5c").replace('-', r"\x2d").replace('/', "-")
+}
+
+#[cfg(test)]
+mod tests;
