@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
-    OnTrial, OperatorOrder, Overrides, RunEnd, SourceKind, StopMethod, Timestamp, Verifying, VmId, VmStatus,
-    VmTimings, WantedChange,
+    OnTrial, OperatorOrder, Overrides, PortForward, RunEnd, SourceKind, StopMethod, Timestamp, Verifying,
+    VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -60,6 +60,10 @@ pub struct VmView {
     pub mac: Option<MacAddress>,
     /// The host's end of the first interface, while there is a machine.
     pub tap: Option<String>,
+    /// Ports of the host that lead to it, like `8080:80/tcp`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub ports: Vec<PortForward>,
     /// The artifact.
     #[schema(value_type = String)]
     pub store_path: PathBuf,
@@ -242,6 +246,7 @@ impl VmView {
             address: nic.map(|nic| nic.address),
             mac: nic.map(|nic| nic.mac),
             tap: nic.and_then(|nic| nic.tap.clone()),
+            ports: info.nics.iter().flat_map(|nic| nic.access.forwards.clone()).collect(),
             store_path: info.assignment.store_path,
             hash: info.assignment.hash,
             generation: info.generation,

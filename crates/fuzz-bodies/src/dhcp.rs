@@ -25,6 +25,7 @@ pub(crate) fn packets(bytes: &[u8]) {
         address: Ipv4Addr::new(10, 100, 0, 1),
         subnet: Ipv4Network::new(Ipv4Addr::new(10, 100, 0, 0), 16).expect("a network"),
         dns: vec![Ipv4Addr::new(10, 100, 0, 1)],
+        domain: None,
     };
     let mut bindings = Bindings::default();
     let binding = Binding {

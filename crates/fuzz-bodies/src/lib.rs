@@ -23,6 +23,7 @@ mod bench;
 mod block;
 mod console;
 mod dhcp;
+mod dns;
 mod driver;
 mod input;
 mod kernel;
@@ -45,13 +46,14 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 20] = [
+pub const BODIES: [(&str, Body); 21] = [
     ("assignments", assignments::document),
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
     ("certificate_names", master::certificate_names),
     ("console_queues", console::queues),
     ("dhcp_packets", dhcp::packets),
+    ("dns_messages", dns::messages),
     ("kernel_images", kernel::images),
     ("lease_book", leases::book),
     ("machine_description", artifact::machine_description),

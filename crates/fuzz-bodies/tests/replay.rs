@@ -115,6 +115,7 @@ replays! {
     certificate_names,
     console_queues,
     dhcp_packets,
+    dns_messages,
     kernel_images,
     lease_book,
     machine_description,

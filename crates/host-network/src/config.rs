@@ -7,8 +7,10 @@ use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
+use vm_model::Transport;
 
 use crate::LinkName;
+use crate::dns::Domain;
 
 /// The bridge whose table has the plain name.
 const DEFAULT_BRIDGE: &str = "br-procurator";
@@ -17,7 +19,7 @@ const SMALLEST_MTU: u16 = 576;
 /// The largest MTU of a TAP: 65535 less an Ethernet header.
 const LARGEST_MTU: u16 = 65_521;
 /// More name servers than this do not fit the smallest DHCP reply a client must accept (RFC 2131 §2).
-const MOST_DNS_SERVERS: usize = 16;
+pub(crate) const MOST_DNS_SERVERS: usize = 16;
 
 /// The desired host network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +40,10 @@ pub struct NetworkConfig {
     pub host_services: Vec<HostService>,
     /// The name of the nftables tables of the families `ip` and `bridge` that are this network's alone; replaced whole.
     pub nft_table: String,
-    /// The name servers told to VMs.
+    /// The name servers told to VMs; those that our own asks, where it runs.
     pub dns: DnsServers,
+    /// The domain in which our own name server, on the gateway's address, answers for VMs; `None` does without one.
+    pub names: Option<Domain>,
     /// A directory for the note of what is changed on the host until shutdown, so that a run after one that was killed
     /// gives it back too. Without one that is only remembered.
     pub state_dir: Option<PathBuf>,
@@ -53,15 +57,6 @@ pub enum BetweenVms {
     Open,
     /// Neither by the bridge nor by the host's forwarding.
     Isolated,
-}
-
-/// A protocol with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
 }
 
 /// A service of the host that VMs may use.
@@ -86,11 +81,7 @@ impl FromStr for HostService {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidHostService { text: text.chars().take(80).collect() };
         let (transport, port) = text.split_once('/').ok_or_else(invalid)?;
-        let transport = match transport {
-            "tcp" => Transport::Tcp,
-            "udp" => Transport::Udp,
-            _ => return Err(invalid()),
-        };
+        let transport: Transport = transport.parse().map_err(|()| invalid())?;
         Ok(Self { transport, port: port.parse().map_err(|_| invalid())? })
     }
 }
@@ -178,6 +169,7 @@ impl NetworkConfig {
             host_services: Vec::new(),
             nft_table,
             dns: DnsServers::default(),
+            names: None,
             state_dir: None,
         }
     }

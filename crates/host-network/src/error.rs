@@ -8,8 +8,8 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use crate::{
-    BridgeProblem, ConfigError, DhcpError, FirewallError, LinkName, NetlinkError, SettingsError, SubnetUse,
-    TapError,
+    BridgeProblem, ConfigError, DhcpError, FirewallError, ForwardConflict, LinkName, NetlinkError,
+    SettingsError, SubnetUse, TapError,
 };
 
 /// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
@@ -87,6 +87,9 @@ pub enum NetworkError {
         /// The bridge.
         bridge: LinkName,
     },
+    /// A port of the host that should lead to a VM leads to another.
+    #[error(transparent)]
+    Forward(#[from] ForwardConflict),
     /// The interface cannot be attached as described.
     #[error("cannot attach {vm}/{nic}: {problem}")]
     Attachment {

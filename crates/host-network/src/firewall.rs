@@ -1,4 +1,5 @@
-//! Our own nftables tables, and what stands in the one of the family `ip`: masquerading, what VMs reach of the host, no
+//! Our own nftables tables, and what stands in the one of the family `ip`: masquerading,
+//! ports of the host that lead to VMs ([`crate::forwards`]), what VMs reach of the host, no
 //! foreign source addresses from VMs, and no forwarding between others where the host forwards for VMs only. What a guest
 //! may say on its wire stands in the one of the family `bridge` ([`crate::port_filter`]).
 //!
@@ -11,6 +12,7 @@ mod forward_drop;
 mod listing;
 
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
@@ -18,10 +20,10 @@ use thiserror::Error;
 pub(crate) use self::forward_drop::find_forward_drops;
 pub use self::forward_drop::{ForwardDrop, observe_forward_drops};
 pub(crate) use self::listing::Listing;
+use crate::bound_port::{Ports, identities};
 use crate::nft::{self, NftError};
-use crate::port_filter::{self, Identities};
 use crate::silence::HostIpv6;
-use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, Transport};
+use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, port_filter};
 
 /// Just before the usual filter priority (0): what VMs may not send need not be looked at further.
 const FILTER_PRIORITY: i32 = -10;
@@ -51,11 +53,15 @@ pub(crate) struct Firewall {
     /// The bridge's index, by which the host stays closed to VMs whatever the bridge is called; `None` before it is made.
     pub(crate) bridge_index: Option<u32>,
     pub(crate) subnet: Ipv4Network,
+    /// The host's address in it.
+    pub(crate) gateway: Ipv4Addr,
     pub(crate) egress: Egress,
     pub(crate) between_vms: BetweenVms,
     /// What VMs reach of the host beside pings and DHCP.
     pub(crate) services: Vec<HostService>,
     pub(crate) host_ipv6: HostIpv6,
+    /// Whether our name server is there for VMs.
+    pub(crate) names: bool,
 }
 
 /// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only, or belongs to a
@@ -76,38 +82,49 @@ impl Firewall {
             bridge: config.bridge.clone(),
             bridge_index: None,
             subnet: config.network(),
+            gateway: config.gateway,
             egress: config.egress,
             between_vms: config.between_vms,
             services: config.host_services.clone(),
             host_ipv6,
+            names: false,
         }
     }
 
     /// The transaction that leaves exactly our tables.
-    pub(crate) fn script(&self, guarded: &[GuardedLink], identities: &Identities) -> String {
+    pub(crate) fn script(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let mut script = self.removal_script();
-        script.push_str(&self.ip_table(guarded));
-        script.push_str(&port_filter::table_text(&self.table, identities, self.host_ipv6));
+        script.push_str(&self.ip_table(guarded, ports));
+        script.push_str(&port_filter::table_text(
+            &self.table,
+            &identities(ports),
+            self.host_ipv6,
+            self.gateway,
+        ));
         script
     }
 
-    fn ip_table(&self, guarded: &[GuardedLink]) -> String {
-        let Self { table, bridge, subnet, egress, .. } = self;
+    fn ip_table(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
+        let Self { table, bridge, subnet, gateway, egress, .. } = self;
         let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
         input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
         let mut chains = vec![
+            ("egress", String::new(), egress::rules()),
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
             ("from_vms", String::new(), self.host_rules()),
             ("input", hook("filter", "input", FILTER_PRIORITY), input),
         ];
+        chains.extend(forwards::chains(bridge, *gateway, *egress));
+        let mut translated = vec![forwards::return_rule(bridge, *subnet)];
         if *egress == Egress::Masquerade {
-            let masquerade = format!(
+            translated.push(format!(
                 "ip saddr {subnet} ip daddr != {subnet} oifname != \"{bridge}\" masquerade \
                  comment \"VMs leave under the host's address\""
-            );
-            chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), vec![masquerade]));
+            ));
         }
-        let mut text = format!("table ip {table} {{\n");
+        chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), translated));
+        let mut text =
+            format!("table ip {table} {{\n{}{}", forwards::maps_text(ports), egress::sets_text(ports));
         for (name, hook, rules) in chains {
             writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))
                 .expect("a string takes all text");
@@ -135,6 +152,7 @@ impl Firewall {
                 "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
             ));
         }
+        rules.push(egress::entrance(bridge));
         rules.extend(guarded.iter().map(|link| guard(*link, bridge)));
         rules
     }
@@ -144,14 +162,17 @@ impl Firewall {
     fn host_rules(&self) -> Vec<String> {
         let mut rules = vec![
             "ct state { established, related } accept".to_owned(),
+            "ip daddr 127.0.0.0/8 counter drop comment \"loopback is the host's own\"".to_owned(),
             "icmp type echo-request accept".to_owned(),
             "udp dport 67 accept".to_owned(),
         ];
+        if self.names {
+            let gateway = self.gateway;
+            rules.push(format!(
+                "ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept comment \"names of VMs and others\""
+            ));
+        }
         rules.extend(self.services.iter().map(|HostService { transport, port }| {
-            let transport = match transport {
-                Transport::Tcp => "tcp",
-                Transport::Udp => "udp",
-            };
             format!("{transport} dport {port} accept comment \"a service for VMs\"")
         }));
         rules.push("counter drop comment \"the host is closed to VMs\"".to_owned());
@@ -174,12 +195,8 @@ impl Firewall {
     ///
     /// # Errors
     /// If they cannot be had.
-    pub(crate) fn apply(
-        &self,
-        guarded: &[GuardedLink],
-        identities: &Identities,
-    ) -> Result<(), FirewallError> {
-        self.run(&self.script(guarded, identities), "apply")
+    pub(crate) fn apply(&self, guarded: &[GuardedLink], ports: &Ports) -> Result<(), FirewallError> {
+        self.run(&self.script(guarded, ports), "apply")
     }
 
     /// Removes our tables; no error if there are none, or no `nft` that could have made them. Blocks on `nft`.
@@ -205,7 +222,7 @@ impl Firewall {
     /// Whether a listing has all the rules that [`Firewall::apply`] makes. Each that drops has a comment.
     pub(crate) fn shows_every_rule(&self, guarded: &[GuardedLink], listing: &Listing) -> bool {
         let rules = |text: &str| text.matches(" comment \"").count();
-        rules(&self.script(guarded, &Identities::new())) == rules(listing.rules())
+        rules(&self.script(guarded, &Ports::new())) == rules(listing.rules())
     }
 
     fn run(&self, script: &str, operation: &'static str) -> Result<(), FirewallError> {

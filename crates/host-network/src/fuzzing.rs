@@ -1,7 +1,32 @@
-//! A door for fuzzers: what the DHCP server makes of a packet before it is a message.
+//! A door for fuzzers: what DHCP and name servers make of what guests and others send.
+
+use std::net::Ipv4Addr;
+
+use crate::BetweenVms;
+use crate::dhcp::Bindings;
+use crate::dns::{self, Zone};
 
 /// The message in `packet`, if it is one for a DHCP server.
 #[must_use]
 pub fn dhcp_payload(packet: &[u8]) -> Option<&[u8]> {
     crate::dhcp::payload_of(packet)
+}
+
+/// What the name server answers to a guest's `question` from `bindings`, if it is one about VMs; and whether `answer` would be
+/// taken for another server's answer to it under the number `id`. `None` where it is no question.
+#[must_use]
+pub fn dns_exchange(
+    bindings: &Bindings,
+    question: &[u8],
+    answer: &[u8],
+    id: u16,
+) -> Option<(Option<Vec<u8>>, bool)> {
+    let zone = Zone {
+        domain: "vm.internal".parse().ok()?,
+        subnet: "10.100.0.0/16".parse().ok()?,
+        gateway: Ipv4Addr::new(10, 100, 0, 1),
+        between_vms: BetweenVms::Open,
+    };
+    let query = dns::parse(question).ok()?;
+    Some((zone.answer(&query, zone.gateway, bindings), dns::is_answer_to(answer, id, &query)))
 }

@@ -12,21 +12,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tracing::warn;
-use vm_model::{MacAddress, VmId};
+use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub(crate) use self::kept::{KeptNics, plan_kept};
 pub use self::teardown::{Teardown, TeardownOutcome};
+use crate::bound_port::BoundPort;
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink};
 use crate::port_filter::PortIdentity;
-use crate::rules::SharedRules;
+use crate::rules::{Rules, SharedRules};
 use crate::start::{Started, start};
 use crate::upkeep::Upkeep;
-use crate::{LinkName, NetworkConfig, NetworkError, StartReport};
+use crate::{ForwardConflict, LinkName, NetworkConfig, NetworkError, StartReport};
 
 /// A TAP of ours that no known VM uses, and that has been removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,15 @@ pub(crate) struct AttachedTap {
     pub(crate) mtu: u16,
     /// Whose wire it is.
     pub(crate) identity: PortIdentity,
+    /// What reaches its guest from beyond the network.
+    pub(crate) access: NetworkAccess,
+}
+
+impl AttachedTap {
+    /// Its port as our rules know it.
+    pub(crate) fn bound_port(&self) -> BoundPort {
+        BoundPort { vm: self.vm.clone(), identity: self.identity, access: self.access.clone() }
+    }
 }
 
 /// What is told of an interface whose TAP `tap` is gone.
@@ -190,6 +200,14 @@ impl HostNetwork {
         &self.shared.config
     }
 
+    /// Whether the ports of the host that `vm` wants lead to no other VM at this moment. Blocks; for threads that may.
+    ///
+    /// # Errors
+    /// The first that does.
+    pub fn check_forwards(&self, vm: &VmId, forwards: &[PortForward]) -> Result<(), ForwardConflict> {
+        self.shared.rules.run_blocking(|rules| rules.check_forwards(vm, forwards))
+    }
+
     /// Removes an interface's TAP, also when its descriptor is still open somewhere, and forgets its DHCP binding.
     /// An interface that is not attached is no error.
     ///
@@ -206,8 +224,14 @@ impl HostNetwork {
         if let Some(mac) = bound {
             self.shared.bindings.change(|bindings| bindings.remove(mac));
         }
-        self.shared.netlink.delete(tap.index, tap.name.as_str()).await?;
-        let (index, release) = (tap.index, "take a TAP out of the packet filter");
+        let index = tap.index;
+        if !tap.access.forwards.is_empty() {
+            // While the guest is there still: nothing is led to where nobody is.
+            let withdraw = move |rules: &mut Rules| rules.withdraw_forwards(index);
+            self.shared.rules.run("end the forwards to a VM", withdraw).await?;
+        }
+        self.shared.netlink.delete(index, tap.name.as_str()).await?;
+        let release = "take a TAP out of the packet filter";
         self.shared.rules.run(release, move |rules| rules.release_port(index)).await?;
         self.shared.lock().remove(&interface);
         self.shared.detached.notify_one();

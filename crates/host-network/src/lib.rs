@@ -35,6 +35,7 @@
 //!         mtu: None,
 //!         tap_hint: None,
 //!         queues: std::num::NonZeroU16::MIN,
+//!         access: vm_model::NetworkAccess::default(),
 //!     })
 //!     .await?;
 //! println!("frames of web-1 pass through {}", tap.name);
@@ -44,16 +45,20 @@
 //! # }
 //! ```
 
+mod bound_port;
 mod bridge;
 mod changed_settings;
 mod claimed_names;
 mod config;
 pub mod dhcp;
+mod dns;
+mod egress;
 mod error;
 mod events;
 mod exclusive;
 mod firewall;
 mod forwarding;
+mod forwards;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -73,12 +78,14 @@ mod upkeep;
 pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;
 pub use config::{
-    BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig, Transport,
+    BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig,
 };
 pub use dhcp::DhcpError;
+pub use dns::{Domain, InvalidDomain, NameServerError};
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};
 pub use forwarding::HostForwarding;
+pub use forwards::{ForwardConflict, ForwardWarning};
 pub use host::{
     AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, Orphan, Tap, Teardown,
     TeardownOutcome, UnusedHint,
@@ -89,3 +96,4 @@ pub use nft::NftError;
 pub use start::{StartReport, StartWarning, UnknownNic};
 pub use survey::{Survey, survey};
 pub use tap::{TapError, UdpSegmentation, VNET_HEADER_BYTES};
+pub use vm_model::Transport;

@@ -3,6 +3,8 @@
 //! A transaction is one datagram: a message that begins it, the changes, and one that ends it; the kernel makes all the
 //! changes or none (Linux `include/uapi/linux/netfilter/nfnetlink.h`). Blocking, with a deadline.
 
+pub(crate) mod element;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;

@@ -33,6 +33,8 @@ const PRIORITY: i32 = -350;
 const GROUP_RATE: (u32, u32) = (500, 1000);
 /// Messages to the DHCP server, likewise: a client sends a handful when it starts.
 const DHCP_RATE: (u32, u32) = (10, 40);
+/// Questions to our name server, likewise: so few at once that the server's socket holds those of many ports.
+const DNS_RATE: (u32, u32) = (200, 50);
 /// The set of our ports.
 pub(crate) const PORTS: &str = "ports";
 /// Of each port: the hardware address of its guest.
@@ -64,7 +66,12 @@ impl PortIdentity {
 
 /// The bridge family's table, in nft's language. Every rule that drops has a counter, so that `nft list table bridge …`
 /// shows an administrator what guests try.
-pub(crate) fn table_text(table: &str, identities: &Identities, host_ipv6: HostIpv6) -> String {
+pub(crate) fn table_text(
+    table: &str,
+    identities: &Identities,
+    host_ipv6: HostIpv6,
+    gateway: Ipv4Addr,
+) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
         text.push_str(line);
@@ -81,10 +88,10 @@ pub(crate) fn table_text(table: &str, identities: &Identities, host_ipv6: HostIp
     line(&set(IPV6, "typeof iif . ip6 saddr", &each(|identity| identity.link_local().to_string())));
     let target = |identity: PortIdentity| format!("{:#034x}", u128::from(identity.link_local()));
     line(&set(TARGETS, "typeof iif . @th,64,128", &each(target)));
-    for limited in ["groups", "dhcp"] {
+    for limited in ["groups", "dhcp", "dns"] {
         line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
     }
-    for (chain, rules) in chains(host_ipv6) {
+    for (chain, rules) in chains(host_ipv6, gateway) {
         line(&format!("chain {chain} {{"));
         for rule in rules {
             line(&rule);
@@ -104,7 +111,7 @@ fn set(name: &str, kind: &str, elements: &[String]) -> String {
 }
 
 /// The chains, each before those that jump to it.
-fn chains(host_ipv6: HostIpv6) -> [(&'static str, Vec<String>); 5] {
+fn chains(host_ipv6: HostIpv6, gateway: Ipv4Addr) -> [(&'static str, Vec<String>); 5] {
     let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
     let arp = vec![
         dropped("arp htype != 1", "malformed ARP"),
@@ -121,6 +128,10 @@ fn chains(host_ipv6: HostIpv6) -> [(&'static str, Vec<String>); 5] {
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept comment \"asks for its address\"".to_owned(),
         dropped(&format!("iif . ip saddr != @{IPV4}"), "another's IPv4 address"),
         dropped("udp sport 67", "plays a DHCP server"),
+        dropped(
+            &over("dns", &format!("ip daddr {gateway} udp dport 53"), DNS_RATE),
+            "too many questions for names",
+        ),
         "accept".to_owned(),
     ];
     let guest = vec![

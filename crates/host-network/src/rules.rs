@@ -3,21 +3,23 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::debug;
+use vm_model::{NetworkAccess, PortForward, VmId};
 
 use crate::NetworkError;
-use crate::changed_settings::ChangedSettings;
+use crate::bound_port::{BoundPort, Ports};
+use crate::changed_settings::{ChangedSettings, Switch};
 use crate::firewall::{Firewall, GuardedLink};
 use crate::forwarding::{
     self, HostForwarding, apply_switches, describe, give_back_everything, observe_forwarding, plan_forwarding,
 };
+use crate::forwards::{ForwardConflict, ForwardWarning, drop_conflicts, find_conflict, forward_warnings};
 use crate::netlink::{Ipv4Route, Link};
+use crate::nfnetlink::element::Change;
 use crate::nfnetlink::{Message, PacketFilter};
-use crate::port_filter::elements::{self, Change};
-use crate::port_filter::{Identities, PortIdentity};
 use crate::silence::silence_bridge;
 
-/// How many ports change in one transaction: it must fit a socket's buffer.
-const PORTS_A_TRANSACTION: usize = 64;
+/// How many elements change in one transaction: it must fit a socket's buffer, and so must its answers.
+const CHANGES_A_TRANSACTION: usize = 250;
 
 /// Our tables, and the settings that were changed.
 #[derive(Debug)]
@@ -26,8 +28,10 @@ pub(crate) struct Rules {
     pub(crate) changed: ChangedSettings,
     /// By which ports change without `nft`.
     filter: PacketFilter,
-    /// Whose wire each port is.
-    identities: Identities,
+    /// The ports of VMs.
+    ports: Ports,
+    /// The bridge's index, once it was settled.
+    bridge: Option<u32>,
     /// The guards in our tables; `None` before they were first applied, and where they must be applied again.
     guarded: Option<Vec<GuardedLink>>,
     /// Our tables' rules as they were shown after they were applied.
@@ -42,6 +46,11 @@ pub(crate) struct SharedRules(Arc<Mutex<Rules>>);
 impl SharedRules {
     pub(crate) fn new(rules: Rules) -> Self {
         Self(Arc::new(Mutex::new(rules)))
+    }
+
+    /// Runs a step on a thread that may block.
+    pub(crate) fn run_blocking<T>(&self, step: impl FnOnce(&mut Rules) -> T) -> T {
+        step(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Runs a step that blocks on the kernel, on a file or on `nft` away from the runtime's workers.
@@ -59,45 +68,113 @@ impl SharedRules {
 }
 
 impl Rules {
-    /// Rules that are in force nowhere yet, for the ports of `identities`.
+    /// Rules that are in force nowhere yet, for `ports`.
     pub(crate) fn new(
         firewall: Firewall,
         changed: ChangedSettings,
         filter: PacketFilter,
-        identities: Identities,
+        mut ports: Ports,
     ) -> Self {
-        Self { firewall, changed, filter, identities, guarded: None, listing: None }
+        drop_conflicts(&mut ports);
+        Self { firewall, changed, filter, ports, bridge: None, guarded: None, listing: None }
     }
 
     /// Binds the port with the link index `index` to its guest: from here on nothing else passes there. Before the port
-    /// is up. Blocks.
+    /// is up. The answer says in words what about its forwards is not as one may think. Blocks.
     ///
     /// # Errors
-    /// If the tables cannot be changed.
-    pub(crate) fn bind_port(&mut self, index: u32, identity: PortIdentity) -> Result<(), NetworkError> {
-        let before = self.identities.insert(index, identity);
+    /// If the tables cannot be changed, or a port of the host leads to another VM; nothing is bound then.
+    pub(crate) fn bind_port(
+        &mut self,
+        index: u32,
+        port: BoundPort,
+    ) -> Result<Vec<ForwardWarning>, NetworkError> {
+        self.check_forwards(&port.vm, &port.access.forwards)?;
+        let warnings = forward_warnings(self.firewall.egress, &port.access.forwards);
+        self.withdraw_stale(index, &port);
+        let before = self.ports.insert(index, port.clone());
         if self.guarded.is_none() {
             // The tables will be made with it.
-            return Ok(());
+            return Ok(warnings);
         }
+        self.let_loopback_pass()?;
         let table = &self.firewall.table;
         let mut messages = Vec::new();
         if let Some(before) = before {
-            messages.extend(elements::messages(table, Change::Remove, index, before));
+            messages.extend(before.messages(table, Change::Remove, index));
         }
-        messages.extend(elements::messages(table, Change::Enter, index, identity));
+        messages.extend(port.messages(table, Change::Enter, index));
         if self.commit(&messages).is_ok() {
-            return Ok(());
+            return Ok(warnings);
         }
         // Somebody has removed what we made: it is made again, with this port in it.
         let guarded = self.guarded.take().unwrap_or_default();
-        self.apply(&guarded)
+        self.apply(&guarded)?;
+        Ok(warnings)
+    }
+
+    /// Whether the ports of the host that `vm` wants lead to no other VM.
+    ///
+    /// # Errors
+    /// The first that does.
+    pub(crate) fn check_forwards(&self, vm: &VmId, forwards: &[PortForward]) -> Result<(), ForwardConflict> {
+        find_conflict(&self.ports, vm, forwards).map_or(Ok(()), Err)
+    }
+
+    /// Ends the forwards to the port with the link index `index`; its guest stays bound. Blocks.
+    pub(crate) fn withdraw_forwards(&mut self, index: u32) {
+        self.withdraw(index, |access| NetworkAccess {
+            forwards: std::mem::take(&mut access.forwards),
+            egress: None,
+        });
+    }
+
+    /// Ends everything about the port with the link index `index` that stands under its guest's address, which may be
+    /// another port's next. Its TAP is gone. Blocks.
+    pub(crate) fn withdraw_access(&mut self, index: u32) {
+        self.withdraw(index, std::mem::take);
+    }
+
+    /// Takes out of the tables what `taken` takes of a port's access.
+    fn withdraw(&mut self, index: u32, taken: impl FnOnce(&mut NetworkAccess) -> NetworkAccess) {
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        let taken = BoundPort { access: taken(&mut port.access), ..port.clone() };
+        let messages = taken.access_messages(&self.firewall.table, Change::Remove);
+        if self.guarded.is_some() && !messages.is_empty() && self.commit(&messages).is_err() {
+            self.guarded = None;
+        }
+    }
+
+    /// Ends what is left of earlier ports of which nobody told the end: forwards to the same VM, and all that stands under the
+    /// address of `port`.
+    fn withdraw_stale(&mut self, index: u32, port: &BoundPort) {
+        let others = self.ports.iter().filter(|(other, _)| **other != index);
+        let (mut same_address, mut same_vm) = (Vec::new(), Vec::new());
+        for (other, stale) in others {
+            if stale.identity.address == port.identity.address {
+                same_address.push(*other);
+            } else if stale.vm == port.vm && !port.access.forwards.is_empty() {
+                same_vm.push(*other);
+            }
+        }
+        same_address.into_iter().for_each(|other| self.withdraw_access(other));
+        same_vm.into_iter().for_each(|other| self.withdraw_forwards(other));
+    }
+
+    /// Has packets from 127.0.0.0/8 pass the bridge where a port of the host leads to a VM.
+    fn let_loopback_pass(&mut self) -> Result<(), NetworkError> {
+        if let Some(bridge) = self.bridge
+            && self.ports.values().any(|port| !port.access.forwards.is_empty())
+        {
+            self.changed.set(bridge, self.firewall.bridge.as_str(), Switch::RouteLocalnet, "1")?;
+        }
+        Ok(())
     }
 
     /// Takes the port with the link index `index`, whose link is gone, out of our tables. Blocks.
     pub(crate) fn release_port(&mut self, index: u32) {
-        let Some(identity) = self.identities.remove(&index) else { return };
-        let messages = elements::messages(&self.firewall.table, Change::Remove, index, identity);
+        let Some(port) = self.ports.remove(&index) else { return };
+        let messages = port.messages(&self.firewall.table, Change::Remove, index);
         if self.guarded.is_some() && self.commit(&messages).is_err() {
             self.guarded = None;
         }
@@ -107,18 +184,15 @@ impl Rules {
     fn release_ports(&mut self, links: &[Link]) {
         let highest = links.iter().map(|link| link.index).max().unwrap_or_default();
         let is_there = |index: u32| index > highest || links.iter().any(|link| link.index == index);
-        let gone: Vec<(u32, PortIdentity)> =
-            self.identities.iter().filter(|(index, _)| !is_there(**index)).map(|(i, p)| (*i, *p)).collect();
-        for some in gone.chunks(PORTS_A_TRANSACTION) {
-            let table = &self.firewall.table;
-            let remove = |(index, identity): &(u32, PortIdentity)| {
-                elements::messages(table, Change::Remove, *index, *identity)
-            };
-            let messages: Vec<Message> = some.iter().flat_map(remove).collect();
-            for (index, _) in some {
-                self.identities.remove(index);
+        let gone: Vec<u32> = self.ports.keys().copied().filter(|index| !is_there(*index)).collect();
+        let mut messages = Vec::new();
+        for index in gone {
+            if let Some(port) = self.ports.remove(&index) {
+                messages.extend(port.messages(&self.firewall.table, Change::Remove, index));
             }
-            if self.guarded.is_some() && self.commit(&messages).is_err() {
+        }
+        for some in messages.chunks(CHANGES_A_TRANSACTION) {
+            if self.guarded.is_some() && self.commit(some).is_err() {
                 self.guarded = None;
             }
         }
@@ -133,11 +207,11 @@ impl Rules {
     /// Makes our tables. What is not as we made them afterwards is made again at the next look.
     fn apply(&mut self, guarded: &[GuardedLink]) -> Result<(), NetworkError> {
         self.guarded = None;
-        self.firewall.apply(guarded, &self.identities)?;
+        self.firewall.apply(guarded, &self.ports)?;
         let listing = self.firewall.listing();
         // Whoever took rules away since is heard of, and must not be taken for us.
         let is_whole = listing.as_ref().is_some_and(|listing| {
-            self.firewall.shows_every_rule(guarded, listing) && listing.shows_every_port(&self.identities)
+            self.firewall.shows_every_rule(guarded, listing) && listing.shows_every_port(&self.ports)
         });
         self.listing = listing.map(|listing| listing.rules().to_owned());
         self.guarded = is_whole.then(|| guarded.to_vec());
@@ -160,6 +234,7 @@ impl Rules {
             self.guarded = None;
         }
         silence_bridge(bridge, self.firewall.bridge.as_str(), self.firewall.host_ipv6, &mut self.changed)?;
+        self.bridge = Some(bridge);
         self.release_ports(links);
         let seen = observe_forwarding(bridge, links, routes, &self.changed);
         let plan = plan_forwarding(self.firewall.egress, bridge, &seen);
@@ -167,6 +242,8 @@ impl Rules {
         if self.guarded.as_ref() != Some(&plan.guarded) {
             self.apply(&plan.guarded)?;
         }
+        // What else it opens is closed by the rules.
+        self.let_loopback_pass()?;
         apply_switches(&plan, &mut self.changed)?;
         Ok(describe(self.firewall.egress, bridge, &seen, &plan))
     }
@@ -175,7 +252,7 @@ impl Rules {
     pub(crate) fn look_at_tables(&mut self) -> bool {
         let listing = self.firewall.listing();
         let is_whole = listing.as_ref().is_some_and(|listing| {
-            Some(listing.rules()) == self.listing.as_deref() && listing.shows_every_port(&self.identities)
+            Some(listing.rules()) == self.listing.as_deref() && listing.shows_every_port(&self.ports)
         });
         if !is_whole {
             self.guarded = None;

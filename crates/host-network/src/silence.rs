@@ -38,6 +38,7 @@ pub(crate) fn silence_bridge(
         let applies = match switch {
             Switch::AcceptRedirects | Switch::AcceptIpv6Redirects => true,
             Switch::Forwarding
+            | Switch::RouteLocalnet
             | Switch::DisableIpv6
             | Switch::AcceptRouterAdvertisements
             | Switch::Autoconfiguration => ipv6 == HostIpv6::Off,

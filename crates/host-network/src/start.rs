@@ -9,13 +9,15 @@ use std::net::Ipv4Addr;
 use tracing::info;
 
 pub use self::report::{StartReport, StartWarning, UnknownNic};
+use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
     seen_bridge,
 };
 use crate::changed_settings::ChangedSettings;
-use crate::config::reachable_name_servers;
+use crate::config::{MOST_DNS_SERVERS, reachable_name_servers};
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
+use crate::dns::{NameServer, NameServerError, Zone};
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
@@ -24,9 +26,10 @@ use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
-use crate::port_filter::{Identities, PortIdentity};
+use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
+use crate::upkeep::chain;
 use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
@@ -58,6 +61,7 @@ pub(crate) struct Holdings {
     pub(crate) origin: BridgeOrigin,
     pub(crate) rules: SharedRules,
     pub(crate) dhcp: DhcpServer,
+    pub(crate) names: Option<NameServer>,
     /// What DHCP says of the network.
     pub(crate) facts: ServerFacts,
 }
@@ -78,7 +82,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
     let firewall = Firewall::new(config, host_ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
-    let (identities, links) = (identities(&kept.attached), observed.links.clone());
+    let (ports, links) = (ports(&kept.attached), observed.links.clone());
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
@@ -86,9 +90,9 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
         if let Some(listing) = &listing {
             recall_guarded(listing, &links, &mut changed)?;
         }
-        let unknown = unknown_nics(&identities, &links, listing.as_ref());
-        let identities = with_unknown(identities, &unknown);
-        let rules = SharedRules::new(Rules::new(firewall, changed, filter, identities));
+        let unknown = unknown_nics(&ports, &links, listing.as_ref());
+        let ports = with_unknown(ports, &unknown, listing.as_ref());
+        let rules = SharedRules::new(Rules::new(firewall, changed, filter, ports));
         Ok::<_, NetworkError>((rules, unknown))
     };
     let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;
@@ -171,50 +175,86 @@ async fn start_on_bridge(
     bindings: &SharedBindings,
     rules: &SharedRules,
 ) -> Result<(Holdings, StartReport), NetworkError> {
-    let dns = name_servers(&config.dns);
-    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone() };
+    let (names, no_names) = match start_names(config, bindings).await {
+        Ok(names) => (names, None),
+        Err(problem) => (None, Some(StartWarning::NoNames(chain(&problem)))),
+    };
+    let dns = told_servers(config, names.is_some());
+    let domain = config.names.as_ref().filter(|_| names.is_some()).map(ToString::to_string);
+    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone(), domain };
     let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
+    let answers_names = names.is_some();
     let settle = move |rules: &mut Rules| {
+        rules.firewall.names = answers_names;
         let forwarding = rules.settle(bridge, &links, &routes)?;
         Ok::<_, NetworkError>((warnings(&rules.firewall, &dns), forwarding, dns))
     };
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
+    warnings.extend(no_names);
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let unknown = Vec::new();
     let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings, unknown };
-    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, facts };
+    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, facts };
     Ok((holdings, report))
 }
 
-/// Whose wires the TAPs are that were taken over.
-fn identities(attached: &HashMap<Interface, Attached>) -> Identities {
-    attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.identity)).collect()
+/// Starts our name server where there is to be one. It has nobody to ask where the network is cut off: questions would be a
+/// way out.
+async fn start_names(
+    config: &NetworkConfig,
+    bindings: &SharedBindings,
+) -> Result<Option<NameServer>, NameServerError> {
+    let Some(domain) = config.names.clone() else { return Ok(None) };
+    let NetworkConfig { gateway, between_vms, .. } = *config;
+    let zone = Zone { domain, subnet: config.network(), gateway, between_vms };
+    let nobody = DnsServers::List(Vec::new());
+    let servers = match config.egress {
+        Egress::Masquerade | Egress::Routed => &config.dns,
+        Egress::Isolated => &nobody,
+    };
+    NameServer::start(zone, bindings.clone(), servers).await.map(Some)
+}
+
+/// The name servers that guests are told: ours first, where it runs. The host's follow, for the time in which VMs run on and
+/// no worker does.
+fn told_servers(config: &NetworkConfig, answers_names: bool) -> Vec<Ipv4Addr> {
+    let others = match (config.egress, answers_names) {
+        (Egress::Isolated, true) => Vec::new(),
+        (Egress::Isolated, false) | (Egress::Masquerade | Egress::Routed, _) => name_servers(&config.dns),
+    };
+    let own = answers_names.then_some(config.gateway);
+    own.into_iter().chain(others).take(MOST_DNS_SERVERS).collect()
+}
+
+/// The ports of the TAPs that were taken over.
+fn ports(attached: &HashMap<Interface, Attached>) -> Ports {
+    attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.bound_port())).collect()
 }
 
 /// The TAPs of ours that nobody has named, with the addresses that the tables of an earlier run bind them to.
-fn unknown_nics(named: &Identities, links: &[Link], listing: Option<&Listing>) -> Vec<(u32, UnknownNic)> {
+fn unknown_nics(named: &Ports, links: &[Link], listing: Option<&Listing>) -> Vec<(u32, UnknownNic)> {
     let Some(listing) = listing else { return Vec::new() };
     let unnamed = links.iter().filter(|link| !named.contains_key(&link.index));
     let bound = unnamed.filter_map(|link| {
         let (vm, nic) = tap_owner(link.alias.as_deref()?)?;
-        let values = listing.of_port(&link.name);
-        let mac = values.iter().find_map(|value| value.parse().ok())?;
-        let address = values.iter().find_map(|value| value.parse().ok())?;
+        let PortIdentity { mac, address } = listing.identity(&link.name)?;
         Some((link.index, UnknownNic { vm, nic: nic.to_owned(), tap: link.name.clone(), mac, address }))
     });
     bound.collect()
 }
 
 /// As well those of TAPs that nobody has named yet: their VMs run on, and stay bound to what they were.
-fn with_unknown(mut identities: Identities, unknown: &[(u32, UnknownNic)]) -> Identities {
-    let bound = unknown.iter().map(|(index, UnknownNic { mac, address, .. })| {
-        (*index, PortIdentity { mac: *mac, address: *address })
+fn with_unknown(mut ports: Ports, unknown: &[(u32, UnknownNic)], listing: Option<&Listing>) -> Ports {
+    let bound = unknown.iter().map(|(index, UnknownNic { vm, mac, address, .. })| {
+        let access = listing.map(|listing| listing.access(*address)).unwrap_or_default();
+        let identity = PortIdentity { mac: *mac, address: *address };
+        (*index, BoundPort { vm: vm.clone(), identity, access })
     });
-    identities.extend(bound);
-    identities
+    ports.extend(bound);
+    ports
 }
 
 fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {

@@ -37,6 +37,7 @@ mod limits;
 mod machine;
 mod machine_status;
 mod nar_hash;
+mod network_access;
 mod nic_options;
 mod node_status;
 mod oem_strings;
@@ -90,6 +91,10 @@ pub use machine::{
 };
 pub use machine_status::{InitialState, MachinePhase, MachineStatus, PowerButton, ThreadHealth};
 pub use nar_hash::{InvalidNarHash, NarHash};
+pub use network_access::{
+    EGRESS_RULES_MAX, EgressRule, InvalidEgressRule, InvalidPortForward, NetworkAccess, PORT_FORWARDS_MAX,
+    PortForward, Transport,
+};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
-    MacAddress, OnTrial, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
+    MacAddress, NetworkAccess, OnTrial, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId, VmStatus,
+    VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -179,6 +180,9 @@ pub struct VmNic {
     pub mac: MacAddress,
     /// The host's end, while there is a machine.
     pub tap: Option<String>,
+    /// What passes between it and what lies beyond its network, while there is a machine.
+    #[serde(default)]
+    pub access: NetworkAccess,
 }
 
 /// How long the steps of a start took. A step that is not over yet is `None`.

@@ -10,6 +10,8 @@ const SWITCHES: &str = "/proc/sys/net";
 pub(crate) enum Switch {
     /// Whether the host passes on IPv4 packets that come in by the link.
     Forwarding,
+    /// Whether packets from and to 127.0.0.0/8 pass there.
+    RouteLocalnet,
     /// Whether the host follows ICMP redirects.
     AcceptRedirects,
     /// Whether the host speaks no IPv6 on the link.
@@ -23,8 +25,9 @@ pub(crate) enum Switch {
 }
 
 impl Switch {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Forwarding,
+        Self::RouteLocalnet,
         Self::AcceptRedirects,
         Self::DisableIpv6,
         Self::AcceptRouterAdvertisements,
@@ -36,6 +39,7 @@ impl Switch {
     pub(super) fn key(self) -> &'static str {
         match self {
             Self::Forwarding => "ipv4/forwarding",
+            Self::RouteLocalnet => "ipv4/route_localnet",
             Self::AcceptRedirects => "ipv4/accept_redirects",
             Self::DisableIpv6 => "ipv6/disable_ipv6",
             Self::AcceptRouterAdvertisements => "ipv6/accept_ra",

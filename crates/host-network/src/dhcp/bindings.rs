@@ -25,6 +25,7 @@ pub struct Binding {
 pub struct Bindings {
     by_mac: HashMap<MacAddress, Binding>,
     by_address: HashMap<Ipv4Addr, MacAddress>,
+    by_vm: HashMap<VmId, Vec<MacAddress>>,
 }
 
 impl Bindings {
@@ -38,6 +39,7 @@ impl Bindings {
             return Err(holder.clone());
         }
         self.by_address.insert(binding.address, mac);
+        self.by_vm.entry(binding.vm.clone()).or_default().push(mac);
         self.by_mac.insert(mac, binding);
         Ok(())
     }
@@ -46,7 +48,24 @@ impl Bindings {
     pub fn remove(&mut self, mac: MacAddress) -> Option<Binding> {
         let binding = self.by_mac.remove(&mac)?;
         self.by_address.remove(&binding.address);
+        if let Some(macs) = self.by_vm.get_mut(&binding.vm) {
+            macs.retain(|other| *other != mac);
+            if macs.is_empty() {
+                self.by_vm.remove(&binding.vm);
+            }
+        }
         Some(binding)
+    }
+
+    /// The interfaces of the VM with this name.
+    pub fn of_vm(&self, vm: &str) -> impl Iterator<Item = &Binding> {
+        let macs = VmId::parse(vm).ok().and_then(|vm| self.by_vm.get(&vm));
+        macs.into_iter().flatten().filter_map(|mac| self.by_mac.get(mac))
+    }
+
+    /// Who has `address`.
+    pub fn of_address(&self, address: Ipv4Addr) -> Option<&Binding> {
+        self.by_mac.get(self.by_address.get(&address)?)
     }
 
     /// What `mac` is to be told.

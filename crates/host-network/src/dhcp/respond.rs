@@ -33,6 +33,8 @@ pub struct ServerFacts {
     pub subnet: Ipv4Network,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
+    /// The domain that names are looked up in.
+    pub domain: Option<String>,
 }
 
 /// An answer.
@@ -210,6 +212,9 @@ fn add_network_options(options: &mut dhcproto::v4::DhcpOptions, facts: &ServerFa
     }
     if !facts.dns.is_empty() {
         options.insert(DhcpOption::DomainNameServer(facts.dns.clone()));
+    }
+    if let Some(domain) = &facts.domain {
+        options.insert(DhcpOption::DomainName(domain.clone()));
     }
     options.insert(DhcpOption::Hostname(binding.vm.to_string()));
     if let Some(mtu) = binding.mtu {

@@ -49,7 +49,7 @@ impl SharedBindings {
         change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Bindings) -> T) -> T {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Bindings) -> T) -> T {
         look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,9 +1,14 @@
-//! Our tables as `nft` shows them: rules, and apart from them the elements of sets, which change with every VM.
+//! Our tables as `nft` shows them: rules, and apart from them the elements of sets and maps, which change with every VM.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+
+use vm_model::{EgressRule, NetworkAccess, PortForward};
 
 use super::GUARD;
-use crate::port_filter::Identities;
+use crate::bound_port::Ports;
+use crate::port_filter::{IPV4, MACS, PortIdentity};
+use crate::{egress, forwards};
 
 /// What stands before the elements of a set in a listing, and after them.
 const ELEMENTS: (&str, &str) = ("elements = {", "}");
@@ -12,19 +17,20 @@ const ELEMENTS: (&str, &str) = ("elements = {", "}");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     rules: String,
-    elements: String,
+    /// By the name of the set or map.
+    elements: BTreeMap<String, Vec<String>>,
 }
 
 impl Listing {
     pub(crate) fn new(text: &str) -> Self {
         let (start, end) = ELEMENTS;
-        let (mut rules, mut elements) = (String::new(), String::new());
+        let (mut rules, mut elements) = (String::new(), BTreeMap::<String, Vec<String>>::new());
         let mut rest = text;
         while let Some((before, after)) = rest.split_once(start) {
             let (inside, after) = after.split_once(end).unwrap_or((after, ""));
             rules.push_str(before.trim_end());
-            elements.push_str(inside);
-            elements.push(',');
+            let listed = inside.split(',').map(|element| element.trim().to_owned());
+            elements.entry(set_name(before).to_owned()).or_default().extend(listed);
             rest = after;
         }
         rules.push_str(rest);
@@ -43,38 +49,96 @@ impl Listing {
         links.map(|link| link.trim_matches('"')).collect()
     }
 
-    /// The values that stand behind a port of this name.
-    pub(crate) fn of_port<'a>(&'a self, name: &str) -> BTreeSet<&'a str> {
-        let values = self.elements.split(',').filter_map(|element| {
-            let (port, value) = element.trim().split_once(" . ")?;
-            (port.trim_matches('"') == name).then_some(value)
-        });
-        values.collect()
+    fn of_set(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.elements.get(name).into_iter().flatten().map(String::as_str)
     }
 
-    /// Whether every port has its addresses there. `nft` shows a port by the name of its link, so only the addresses are
+    /// Whose wire the port of this name is.
+    pub(crate) fn identity(&self, port: &str) -> Option<PortIdentity> {
+        let value = |set| {
+            self.of_set(set).find_map(|element| {
+                let (name, value) = element.split_once(" . ")?;
+                (name.trim_matches('"') == port).then_some(value)
+            })
+        };
+        Some(PortIdentity { mac: value(MACS)?.parse().ok()?, address: value(IPV4)?.parse().ok()? })
+    }
+
+    /// What passes between the guest with this address and the world beyond its network.
+    pub(crate) fn access(&self, guest: Ipv4Addr) -> NetworkAccess {
+        let forwards = self.forwards().filter(|(_, to)| *to == guest);
+        let forwards = forwards.map(|(forward, _)| forward).collect();
+        let rules = || self.egress().filter(|(from, _)| *from == guest).map(|(_, rule)| rule).collect();
+        NetworkAccess { forwards, egress: self.restricted().any(|other| other == guest).then(rules) }
+    }
+
+    fn restricted(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.of_set(egress::RESTRICTED).filter_map(|element| element.parse().ok())
+    }
+
+    fn egress(&self) -> impl Iterator<Item = (Ipv4Addr, EgressRule)> {
+        let elements = self.of_set(egress::NETWORKS).chain(self.of_set(egress::SERVICES));
+        elements.filter_map(egress::read_element)
+    }
+
+    fn forwards(&self) -> impl Iterator<Item = (PortForward, Ipv4Addr)> {
+        let elements = self.of_set(forwards::ON_ONE).chain(self.of_set(forwards::ON_ALL));
+        elements.filter_map(forwards::read_element)
+    }
+
+    /// Whether every port has there what it should have. `nft` shows a port by the name of its link, so only its addresses are
     /// looked at: no two ports have the same.
-    pub(crate) fn shows_every_port(&self, identities: &Identities) -> bool {
-        let values: BTreeSet<&str> = self
-            .elements
-            .split(',')
-            .filter_map(|element| Some(element.trim().split_once(" . ")?.1))
-            .collect();
-        identities.values().all(|identity| {
-            values.contains(identity.mac.to_string().as_str())
-                && values.contains(identity.address.to_string().as_str())
+    pub(crate) fn shows_every_port(&self, ports: &Ports) -> bool {
+        let values = |set| -> BTreeSet<&str> {
+            self.of_set(set).filter_map(|element| Some(element.split_once(" . ")?.1)).collect()
+        };
+        let (macs, addresses) = (values(MACS), values(IPV4));
+        let forwards: HashSet<(PortForward, Ipv4Addr)> = self.forwards().collect();
+        let restricted: HashSet<Ipv4Addr> = self.restricted().collect();
+        let egress: HashSet<(Ipv4Addr, EgressRule)> = self.egress().collect();
+        let shows_egress = |address, rules: &[EgressRule]| {
+            let shown = egress::shown(rules);
+            restricted.contains(&address) && shown.iter().all(|rule| egress.contains(&(address, *rule)))
+        };
+        ports.values().all(|port| {
+            let PortIdentity { mac, address } = port.identity;
+            macs.contains(mac.to_string().as_str())
+                && addresses.contains(address.to_string().as_str())
+                && port.access.egress.as_ref().is_none_or(|rules| shows_egress(address, rules))
+                && port.access.forwards.iter().all(|forward| forwards.contains(&(*forward, address)))
         })
     }
 }
 
+/// The set or map whose head `text` ends with.
+fn set_name(text: &str) -> &str {
+    let head = text.lines().rev().find_map(|line| {
+        let line = line.trim_start();
+        line.strip_prefix("set ").or_else(|| line.strip_prefix("map "))
+    });
+    head.and_then(|head| head.split_whitespace().next()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::port_filter::PortIdentity;
+    use vm_model::VmId;
 
-    const LISTING: &str = "table bridge p {\n\tset macs {\n\t\ttypeof iif . ether saddr\n\t\telements = { \"pw-web\" . \
-        02:50:0a:64:00:02,\n\t\t\t     9 . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . \
-        10.100.0.2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
+    use super::*;
+    use crate::bound_port::BoundPort;
+
+    const LISTING: &str = "table ip p {\n\tmap forwards_any {\n\t\ttype inet_proto . inet_service : ipv4_addr . \
+        inet_service\n\t\telements = { tcp . 8080 : 10.100.0.2 . 80,\n\t\t\t     udp . 53 : 10.100.0.3 . 53 }\n\t}\n}\ntable \
+        bridge p {\n\tset macs {\n\t\ttypeof iif . ether saddr\n\t\telements = { \"pw-web\" . 02:50:0a:64:00:02,\n\t\t\t     9 \
+        . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . 10.100.0.2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
+
+    fn port(last: u8, forwards: &[&str]) -> BoundPort {
+        let identity = PortIdentity {
+            mac: format!("02:50:0a:64:00:0{last}").parse().unwrap(),
+            address: [10, 100, 0, last].into(),
+        };
+        let forwards = forwards.iter().map(|forward| forward.parse().unwrap()).collect();
+        BoundPort { vm: VmId::new("web"), identity, access: NetworkAccess { forwards, egress: None } }
+    }
 
     #[test]
     fn guarded_links_are_read_from_the_rules_that_guard_them() {
@@ -91,12 +155,12 @@ mod tests {
         let listing = Listing::new(LISTING);
         assert!(listing.rules().contains("drop") && listing.rules().contains("set ipv4"));
         assert!(!listing.rules().contains("pw-web"), "{}", listing.rules());
-        assert_eq!(listing.of_port("pw-web"), BTreeSet::from(["02:50:0a:64:00:02", "10.100.0.2"]));
-        let identity = |last: u8| PortIdentity {
-            mac: format!("02:50:0a:64:00:0{last}").parse().unwrap(),
-            address: [10, 100, 0, last].into(),
-        };
-        assert!(listing.shows_every_port(&Identities::from([(7, identity(2))])));
-        assert!(!listing.shows_every_port(&Identities::from([(7, identity(2)), (9, identity(3))])));
+        assert_eq!(listing.identity("pw-web"), Some(port(2, &[]).identity));
+        assert_eq!(listing.identity("9"), None, "it has no address there");
+        assert_eq!(listing.access([10, 100, 0, 2].into()), port(2, &["8080:80"]).access);
+        let shows = |ports: &[(u32, BoundPort)]| listing.shows_every_port(&ports.iter().cloned().collect());
+        assert!(shows(&[(7, port(2, &[]))]) && shows(&[(7, port(2, &["8080:80"]))]));
+        assert!(!shows(&[(7, port(2, &["8081:80"]))]));
+        assert!(!shows(&[(7, port(2, &[])), (9, port(3, &[]))]));
     }
 }

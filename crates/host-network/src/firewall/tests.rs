@@ -8,16 +8,32 @@ fn firewall(egress: Egress) -> Firewall {
         bridge: LinkName::parse("br-test").unwrap(),
         bridge_index: Some(7),
         subnet: "10.100.0.0/16".parse().unwrap(),
+        gateway: [10, 100, 0, 1].into(),
         egress,
         between_vms: BetweenVms::Open,
         services: Vec::new(),
         host_ipv6: HostIpv6::Off,
+        names: false,
     }
 }
 
 fn script(firewall: &Firewall, guarded: &[GuardedLink]) -> String {
-    firewall.script(guarded, &Identities::new())
+    firewall.script(guarded, &Ports::new())
 }
+
+/// Maps, sets and the chain of what restricted VMs may send, with no VM there.
+const MAPS_AND_SETS: &str = "map forwards { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }\n\
+         map forwards_any { type inet_proto . inet_service : ipv4_addr . inet_service; }\n\
+         set restricted { type ipv4_addr; }\n\
+         set egress_networks { type ipv4_addr . ipv4_addr; flags interval; }\n\
+         set egress_services { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags interval; }\n\
+         chain egress {\n\
+         ct direction reply ct state established accept\n\
+         ct state related accept\n\
+         ip saddr . ip daddr @egress_networks accept\n\
+         ip saddr . ip daddr . meta l4proto . th dport @egress_services accept\n\
+         counter drop comment \"beyond what the VM may reach\"\n\
+         }\n";
 
 #[test]
 fn the_transaction_replaces_our_tables_whole() {
@@ -32,14 +48,16 @@ fn the_transaction_replaces_our_tables_whole() {
     );
     let (ip, _) = ip.split_once("table bridge procurator {\n").unwrap();
     assert_eq!(
-        ip,
+        ip.strip_prefix(MAPS_AND_SETS).unwrap(),
         "chain forward {\n\
          type filter hook forward priority -10; policy accept;\n\
          iifname \"br-test\" oifname != \"br-test\" ip saddr != 10.100.0.0/16 drop \
          comment \"VMs leave from their own network's addresses only\"\n\
+         iifname \"br-test\" oifname != \"br-test\" ip saddr @restricted goto egress comment \"restricted VMs\"\n\
          }\n\
          chain from_vms {\n\
          ct state { established, related } accept\n\
+         ip daddr 127.0.0.0/8 counter drop comment \"loopback is the host's own\"\n\
          icmp type echo-request accept\n\
          udp dport 67 accept\n\
          counter drop comment \"the host is closed to VMs\"\n\
@@ -49,8 +67,25 @@ fn the_transaction_replaces_our_tables_whole() {
          iifname \"br-test\" goto from_vms\n\
          iif 7 goto from_vms\n\
          }\n\
+         chain to_vms {\n\
+         dnat ip to meta l4proto . ip daddr . th dport map @forwards comment \"leads to a VM\"\n\
+         dnat ip to meta l4proto . th dport map @forwards_any comment \"leads to a VM\"\n\
+         }\n\
+         chain prerouting {\n\
+         type nat hook prerouting priority -100; policy accept;\n\
+         ip daddr 127.0.0.0/8 accept comment \"loopback is the host's own\"\n\
+         iifname \"br-test\" ip daddr 10.100.0.1 meta l4proto { tcp, udp } th dport { 53, 67 } accept \
+         comment \"the network's own services\"\n\
+         fib daddr type local goto to_vms\n\
+         }\n\
+         chain output {\n\
+         type nat hook output priority -100; policy accept;\n\
+         fib daddr type local goto to_vms\n\
+         }\n\
          chain postrouting {\n\
          type nat hook postrouting priority 100; policy accept;\n\
+         oifname \"br-test\" ip saddr { 127.0.0.0/8, 10.100.0.0/16 } ct status dnat masquerade \
+         comment \"answers to forwarded connections come back by the host\"\n\
          ip saddr 10.100.0.0/16 ip daddr != 10.100.0.0/16 oifname != \"br-test\" masquerade \
          comment \"VMs leave under the host's address\"\n\
          }\n\
@@ -77,6 +112,7 @@ fn isolation_is_by_rules_and_services_are_let_in() {
     let apart = Firewall {
         between_vms: BetweenVms::Isolated,
         services: vec!["tcp/8080".parse().unwrap(), "udp/53".parse().unwrap()],
+        names: true,
         ..firewall(Egress::Isolated)
     };
     let script = script(&apart, &[]);
@@ -86,10 +122,13 @@ fn isolation_is_by_rules_and_services_are_let_in() {
         "iifname \"br-test\" oifname \"br-test\" drop",
         "tcp dport 8080 accept",
         "udp dport 53 accept",
+        "ip daddr 10.100.0.1 meta l4proto { tcp, udp } th dport 53 accept",
     ] {
         assert!(script.contains(rule), "no `{rule}` in {script}");
     }
-    assert!(!script.contains("masquerade"));
+    for rule in ["leave under the host's address", "hook prerouting priority -100"] {
+        assert!(!script.contains(rule), "`{rule}` in {script}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
 use thiserror::Error;
-use vm_model::{MacAddress, VmId};
+use vm_model::{MacAddress, NetworkAccess, VmId};
 
 use super::{Attached, AttachedTap, HostNetwork, Interface};
 use crate::claimed_names::claim_on;
@@ -16,7 +16,10 @@ use crate::netlink::Port;
 use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, blocking};
 use crate::tap::{TapRequest, create_tap};
-use crate::{AttachmentProblem, InvalidLinkName, LinkName, NetworkConfig, NetworkError, UdpSegmentation};
+use crate::{
+    AttachmentProblem, ForwardWarning, InvalidLinkName, LinkName, NetworkConfig, NetworkError,
+    UdpSegmentation,
+};
 
 /// An MTU that guests assume without being told.
 const ETHERNET_MTU: u16 = 1500;
@@ -40,6 +43,8 @@ pub struct NicAttachment {
     pub tap_hint: Option<String>,
     /// How many queues the TAP spreads frames over.
     pub queues: NonZeroU16,
+    /// What passes between the guest and what lies beyond its network.
+    pub access: NetworkAccess,
 }
 
 /// An open TAP, up and attached to the bridge. It vanishes when the last of its descriptors is closed.
@@ -65,6 +70,9 @@ pub enum AttachmentWarning {
     /// The TAP has another name than the hinted one.
     #[error("the wished TAP name is not used: {0}")]
     UnusedHint(UnusedHint),
+    /// Something about a port of the host that leads to it.
+    #[error(transparent)]
+    Forward(#[from] ForwardWarning),
     /// The guest is told a mask by which its router is on another network.
     #[error(
         "the mask {mask} puts {address} and its router {gateway} on different networks: a guest reaches beyond its own \
@@ -113,7 +121,7 @@ impl HostNetwork {
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         let reservation = self.reserve(&attachment)?;
         let off_link = router_outside_mask(&attachment, self.shared.config.gateway);
-        let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, .. } = attachment;
+        let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, access, .. } = attachment;
         let identity = PortIdentity { mac, address };
         let (hint, unusable) = match tap_hint.as_deref().map(usable_hint).transpose() {
             Ok(hint) => (hint, None),
@@ -126,31 +134,20 @@ impl HostNetwork {
             nic: nic.clone(),
             cause,
         })?;
-        let index = tap.index;
-        let bind = move |rules: &mut Rules| rules.bind_port(index, identity);
-        self.shared.rules.run("bind a TAP to its guest", bind).await??;
-        let port = Port {
-            index: tap.index,
-            name: tap.name.as_str(),
-            alias: &tap_alias(&vm, &nic),
-            mtu: mtu.unwrap_or(self.shared.config.mtu),
-        };
-        let netlink = &self.shared.netlink;
-        netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await.map_err(
-            |error| match error.errno() {
-                Some(libc::EXFULL) => NetworkError::BridgeFull {
-                    vm: vm.clone(),
-                    nic: nic.clone(),
-                    bridge: self.shared.config.bridge.clone(),
-                },
-                _ => error.into(),
-            },
-        )?;
-        netlink.bind_port(tap.index, tap.name.as_str(), mac, self.shared.config.between_vms).await?;
-        netlink.set_up(tap.index, tap.name.as_str()).await?;
-        let mtu = port.mtu;
-        let interface = Interface { vm: vm.clone(), nic: nic.clone() };
-        reservation.keep(AttachedTap { vm, nic, index: tap.index, name: tap.name.clone(), mtu, identity });
+        let mtu = mtu.unwrap_or(self.shared.config.mtu);
+        let (index, name) = (tap.index, tap.name.clone());
+        let attached = AttachedTap { vm, nic, index, name, mtu, identity, access };
+        let bound = attached.bound_port();
+        let bind = move |rules: &mut Rules| rules.bind_port(index, bound);
+        let forward_warnings = self.shared.rules.run("bind a TAP to its guest", bind).await??;
+        if let Err(problem) = self.plug_in(&attached).await {
+            let withdraw = move |rules: &mut Rules| rules.withdraw_access(index);
+            // What went wrong first is what is told.
+            let _ = self.shared.rules.run("end what leads to a VM", withdraw).await;
+            return Err(problem);
+        }
+        let interface = Interface { vm: attached.vm.clone(), nic: attached.nic.clone() };
+        reservation.keep(attached);
         if self.shared.lost().remove(&interface).is_some() {
             self.shared.detached.notify_one();
         }
@@ -161,8 +158,31 @@ impl HostNetwork {
             index: tap.index,
             fds: tap.fds,
             udp_segmentation: tap.udp_segmentation,
-            warnings: unused.into_iter().chain(off_link).collect(),
+            warnings: unused
+                .into_iter()
+                .chain(off_link)
+                .chain(forward_warnings.into_iter().map(AttachmentWarning::Forward))
+                .collect(),
         })
+    }
+
+    /// Makes a TAP a port of the bridge, bound to its guest, and brings it up.
+    async fn plug_in(&self, tap: &AttachedTap) -> Result<(), NetworkError> {
+        let AttachedTap { vm, nic, index, name, mtu, identity, .. } = tap;
+        let (netlink, config) = (&self.shared.netlink, &self.shared.config);
+        let port = Port { index: *index, name: name.as_str(), alias: &tap_alias(vm, nic), mtu: *mtu };
+        netlink.make_port(&port, self.shared.bridge(), self.shared.ipv6).await.map_err(
+            |error| match error.errno() {
+                Some(libc::EXFULL) => NetworkError::BridgeFull {
+                    vm: vm.clone(),
+                    nic: nic.clone(),
+                    bridge: config.bridge.clone(),
+                },
+                _ => error.into(),
+            },
+        )?;
+        netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
+        Ok(netlink.set_up(*index, name.as_str()).await?)
     }
 
     /// Checks an attachment, takes its place among the attached and registers its DHCP binding.

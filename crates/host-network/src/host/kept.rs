@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
 use thiserror::Error;
-use vm_model::{MacAddress, VmId};
+use vm_model::{MacAddress, NetworkAccess, VmId};
 
 use super::attach::{binding_for, check, taken};
 use super::{Attached, AttachedTap, HostNetwork, Interface, NicAttachment};
@@ -39,6 +39,8 @@ pub struct KeptNic {
     pub mtu: Option<u16>,
     /// The name that its TAP was given.
     pub tap: LinkName,
+    /// What passes between the guest and what lies beyond its network.
+    pub access: NetworkAccess,
 }
 
 /// Why an interface of a VM that ran on is not, or not wholly, as it was. The sentence goes on after the TAP's and the
@@ -109,7 +111,10 @@ impl HostNetwork {
         self.shared.lost().extend(lost);
         let mut problem = warnings.into_iter().find_map(|warning| match warning {
             StartWarning::KeptNic { problem, .. } => Some(problem),
-            StartWarning::Bridge(_) | StartWarning::ForwardDrop { .. } | StartWarning::NoNameServer => None,
+            StartWarning::Bridge(_)
+            | StartWarning::ForwardDrop { .. }
+            | StartWarning::NoNames(_)
+            | StartWarning::NoNameServer => None,
         });
         for (interface, mut nic) in attached {
             if let Some(first) = self.shared.lock().get(&interface).and_then(|attached| attached.tap.clone())
@@ -123,8 +128,9 @@ impl HostNetwork {
                 nic.bound = None;
                 problem = Some(KeptNicProblem::NoDhcp(taken(mac, binding.address, &holder)));
             }
-            if let Some(AttachedTap { index, identity, .. }) = nic.tap {
-                let bind = move |rules: &mut Rules| rules.bind_port(index, identity);
+            if let Some(tap) = &nic.tap {
+                let (index, bound) = (tap.index, tap.bound_port());
+                let bind = move |rules: &mut Rules| rules.bind_port(index, bound);
                 self.shared.rules.run("bind a TAP to its guest", bind).await??;
             }
             self.shared.lock().insert(interface, nic);
@@ -151,16 +157,26 @@ impl KeptNics {
         let mtu = kept.mtu.filter(|mtu| check_mtu(*mtu).is_ok()).unwrap_or(config.mtu).min(config.mtu);
         let (vm, nic, name) = (kept.vm.clone(), kept.nic.clone(), kept.tap.clone());
         let identity = PortIdentity { mac: kept.mac, address: kept.address };
-        let tap = AttachedTap { vm, nic, index, name, mtu, identity };
+        let access = kept.access.clone();
+        let tap = AttachedTap { vm, nic, index, name, mtu, identity, access };
         self.attached.insert(interface, Attached { bound: bound.as_ref().ok().copied(), tap: Some(tap) });
         bound.map(|_| ()).map_err(KeptNicProblem::NoDhcp)
     }
 
     /// Has DHCP answer the guest as it did before.
     fn bind(&mut self, config: &NetworkConfig, kept: &KeptNic) -> Result<MacAddress, AttachmentProblem> {
-        let KeptNic { vm, nic, mac, address, mask, mtu, tap: _ } = kept.clone();
-        let attachment =
-            NicAttachment { vm, nic, mac, address, mask, mtu, tap_hint: None, queues: NonZeroU16::MIN };
+        let KeptNic { vm, nic, mac, address, mask, mtu, tap: _, access } = kept.clone();
+        let attachment = NicAttachment {
+            vm,
+            nic,
+            mac,
+            address,
+            mask,
+            mtu,
+            tap_hint: None,
+            queues: NonZeroU16::MIN,
+            access,
+        };
         check(config, &attachment)?;
         let binding = binding_for(config, &attachment);
         self.bindings.insert(mac, binding).map_err(|holder| taken(mac, address, &holder))?;

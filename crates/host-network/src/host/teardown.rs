@@ -51,8 +51,11 @@ impl HostNetwork {
         let taps = shared.taps();
         let Shared { config, netlink, bridge, .. } =
             Arc::into_inner(shared).expect("upkeep held the only other one, and has ended");
-        let Holdings { origin, rules, dhcp, .. } = holdings;
+        let Holdings { origin, rules, dhcp, names, .. } = holdings;
         dhcp.stop().await;
+        if let Some(names) = names {
+            names.stop().await;
+        }
         let remains = Remains { bridge: bridge.into_inner(), origin, taps, rules };
         let outcome = match teardown {
             Teardown::Keep => Ok(TeardownOutcome::Kept),

@@ -1,7 +1,10 @@
 //! The table as `nft` reads it, and the elements of one port.
 
-use super::elements::{Change, messages};
+use super::elements::messages;
 use super::*;
+use crate::nfnetlink::element::Change;
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
 
 fn identities() -> Identities {
     let identity =
@@ -17,7 +20,7 @@ fn a_link_local_address_is_made_of_the_hardware_address() {
 
 #[test]
 fn each_port_stands_in_each_set() {
-    let text = table_text("procurator", &identities(), HostIpv6::Off);
+    let text = table_text("procurator", &identities(), HostIpv6::Off, GATEWAY);
     for element in [
         "set ports { type iface_index; elements = { 7 }; }",
         "elements = { 7 . 02:50:0a:64:00:02 }",
@@ -33,7 +36,7 @@ fn each_port_stands_in_each_set() {
 
 #[test]
 fn addresses_that_others_give_out_are_not_bound() {
-    let kept = table_text("procurator", &Identities::new(), HostIpv6::Kept);
+    let kept = table_text("procurator", &Identities::new(), HostIpv6::Kept, GATEWAY);
     assert!(!kept.contains("@ipv6") && !kept.contains("@targets"), "{kept}");
     assert!(kept.contains("plays a router") && kept.contains("@macs"), "{kept}");
 }

@@ -51,6 +51,8 @@ pub enum StartWarning {
         /// Whether frames from VM to VM are subject to it too.
         between_vms: bool,
     },
+    /// VMs are told the host's name servers only, and find each other by address alone; says why.
+    NoNames(String),
     /// VMs are told no name server.
     NoNameServer,
     /// The adopted bridge brings something along.
@@ -84,6 +86,7 @@ impl fmt::Display for StartWarning {
                 )
             }
             Self::Bridge(note) => note.fmt(formatter),
+            Self::NoNames(problem) => write!(formatter, "VMs have no names: {problem}"),
             Self::NoNameServer => formatter.write_str(
                 "VMs are told no name server: this host has none but on loopback; configure some for VMs",
             ),

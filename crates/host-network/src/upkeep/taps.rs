@@ -116,6 +116,7 @@ mod tests {
                 mac: "02:50:0a:64:00:02".parse().unwrap(),
                 address: [10, 100, 0, 2].into(),
             },
+            access: vm_model::NetworkAccess::default(),
         }
     }
 

@@ -166,13 +166,14 @@ pub(crate) fn nic(number: u8) -> NicAttachment {
         mtu: None,
         tap_hint: None,
         queues: std::num::NonZeroU16::MIN,
+        access: vm_model::NetworkAccess::default(),
     }
 }
 
 /// The same interface after its VM ran on with the TAP `tap`.
 pub(crate) fn kept(number: u8, tap: &LinkName) -> KeptNic {
-    let NicAttachment { vm, nic, mac, address, mask, mtu, tap_hint: _, queues: _ } = nic(number);
-    KeptNic { vm, nic, mac, address, mask, mtu, tap: tap.clone() }
+    let NicAttachment { vm, nic, mac, address, mask, mtu, tap_hint: _, queues: _, access } = nic(number);
+    KeptNic { vm, nic, mac, address, mask, mtu, tap: tap.clone(), access }
 }
 
 /// Asks again until there is an answer, for at most twenty seconds.

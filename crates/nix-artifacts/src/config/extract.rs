@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Bytes, MacAddress, MachineSpec, MemoryBacking, NicOptions, Overrides, is_possible_memory};
+use vm_model::{
+    Bytes, MacAddress, MachineSpec, MemoryBacking, NetworkAccess, NicOptions, Overrides, is_possible_memory,
+};
 
+use super::access::read_access;
 use super::bus::DeviceCount;
 use super::check::check;
 use super::document::{MAX_CONFIG_SIZE, Node};
@@ -44,6 +47,8 @@ pub struct NicRequest {
     pub queue_pairs: NonZeroU16,
     /// How it is served.
     pub options: NicOptions,
+    /// What passes between it and what lies beyond its network.
+    pub access: NetworkAccess,
 }
 
 /// Why an override cannot be applied.
@@ -169,8 +174,9 @@ fn read(
     let memory = reader.memory()?;
     let boot = reader.boot()?;
     let mut disks = reader.disks()?;
-    let nics = reader.nics(&cpus)?;
+    let mut nics = reader.nics(&cpus)?;
     reader.refuse_repeated(&disks, &nics)?;
+    read_access(top.section("procurator"), &mut nics)?;
     let serial = reader.serial();
     let mut services = reader.services(&memory)?;
     let vsock = reader.vsock();

@@ -7,6 +7,7 @@
 //! [`keys`] is the single source of truth about what a key means and which values it takes; the documentation
 //! is checked against it. Nothing here touches a file system.
 
+mod access;
 mod bus;
 mod check;
 mod credentials;

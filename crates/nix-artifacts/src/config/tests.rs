@@ -1,5 +1,6 @@
 //! What configurations say, what is refused and in which words, and that the documentation says the same.
 
+mod access;
 mod documentation;
 mod health;
 mod overlay;

@@ -227,6 +227,9 @@ fn network(table: &mut Table, vm: &VmView) {
     add(table, "address", or_none(vm.address.map(|address| address.to_string())));
     add(table, "mac", or_none(vm.mac.map(|mac| mac.to_string())));
     add(table, "tap", or_none(vm.tap.clone()));
+    for forward in &vm.ports {
+        add(table, "port", forward.to_string());
+    }
     add(table, "restarts", vm.restarts.to_string());
     add(table, "resets in place", vm.resets.to_string());
 }

@@ -1,6 +1,6 @@
 //! The table `[network]` of the configuration file.
 
-use host_network::{BetweenVms, HostService};
+use host_network::{BetweenVms, Domain, HostService};
 use serde::{Deserialize, Deserializer};
 use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
@@ -14,13 +14,16 @@ pub(super) struct Network {
     vm_to_vm: Option<bool>,
     #[serde(deserialize_with = "services")]
     host_services: Vec<HostService>,
+    dns: Option<bool>,
+    #[serde(deserialize_with = "domain")]
+    domain: Option<Domain>,
     vhost_net: Option<bool>,
 }
 
 impl Network {
     /// The settings with what the file says of the network.
     pub(super) fn over(self, defaults: VmManagerConfig) -> VmManagerConfig {
-        let Self { bridge, subnet, nat, vm_to_vm, host_services, vhost_net } = self;
+        let Self { bridge, subnet, nat, vm_to_vm, host_services, dns, domain, vhost_net } = self;
         VmManagerConfig {
             network_bridge: bridge.unwrap_or(defaults.network_bridge),
             vm_subnet_base: subnet.unwrap_or(defaults.vm_subnet_base),
@@ -35,6 +38,7 @@ impl Network {
                 Some(false) => BetweenVms::Isolated,
             },
             host_services,
+            names: domain.or(defaults.names).filter(|_| dns != Some(false)),
             vhost_net: match vhost_net {
                 None => defaults.vhost_net,
                 Some(true) => VhostNet::WherePossible,
@@ -49,4 +53,10 @@ impl Network {
 fn services<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostService>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// A domain as it stands in the file.
+fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Domain>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }

@@ -12,7 +12,7 @@ use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolErro
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
 use tracing::{info, warn};
-use vm_model::{FailureKind, VmId, VmNic};
+use vm_model::{FailureKind, NetworkAccess, VmId, VmNic};
 
 use super::atomic_file::{discard_unfinished, keep_aside, kept_files, read_in_place};
 use super::{ReadError, RecordWriter, WriteError};
@@ -185,7 +185,14 @@ impl Leases {
     pub(crate) fn of(&self, vm: &VmId) -> Vec<VmNic> {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let held = book.pool.leases().filter(|lease| lease.vm == *vm);
-        held.map(|Lease { nic, address, mac, .. }| VmNic { id: nic, address, mac, tap: None }).collect()
+        let nic_of = |Lease { nic, address, mac, .. }| VmNic {
+            id: nic,
+            address,
+            mac,
+            tap: None,
+            access: NetworkAccess::default(),
+        };
+        held.map(nic_of).collect()
     }
 
     /// Whether the interfaces of `vm` could have what they wish for now. Nothing is given.

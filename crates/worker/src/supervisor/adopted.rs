@@ -116,6 +116,7 @@ impl RunningMachine {
                 mask: *mask,
                 mtu: *mtu,
                 tap,
+                access: nic.access.clone(),
             })
         });
         kept.collect()

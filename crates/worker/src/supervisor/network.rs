@@ -1,11 +1,12 @@
 //! The host's network as supervisors share it, up to the moment when it is taken down.
 
 use host_network::{
-    HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome,
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown,
+    TeardownOutcome,
 };
 use thiserror::Error;
 use tokio::sync::{RwLock, watch};
-use vm_model::VmId;
+use vm_model::{PortForward, VmId};
 
 /// Why an interface was not attached or detached.
 #[derive(Debug, Error)]
@@ -49,6 +50,17 @@ impl SharedNetwork {
         match self.network.read().await.as_ref() {
             Some(network) => Ok(network.attach(attachment).await?),
             None => Err(AttachError::Closed),
+        }
+    }
+
+    /// Whether the ports of the host that `vm` wants lead to no other VM at this moment. Blocks.
+    ///
+    /// # Errors
+    /// The first that does.
+    pub(crate) fn check_forwards(&self, vm: &VmId, forwards: &[PortForward]) -> Result<(), ForwardConflict> {
+        match self.network.blocking_read().as_ref() {
+            Some(network) => network.check_forwards(vm, forwards),
+            None => Ok(()),
         }
     }
 

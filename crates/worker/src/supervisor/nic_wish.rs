@@ -123,6 +123,7 @@ mod tests {
             queue_size: 256,
             queue_pairs: std::num::NonZeroU16::MIN,
             options: vm_model::NicOptions::default(),
+            access: vm_model::NetworkAccess::default(),
         };
         let problem = LeaseError::from(problem.expect_err("it is refused"));
         let other = NicRequest { id: "other".to_owned(), ip: None, ..request.clone() };

@@ -76,6 +76,7 @@ async fn attach(
         mtu: request.mtu,
         tap_hint: request.tap,
         queues: request.queue_pairs.min(vcpus),
+        access: request.access.clone(),
     };
     let Tap { fds, name, warnings, .. } =
         context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
@@ -87,8 +88,13 @@ async fn attach(
         }
     };
     let warnings = warnings.iter().map(ToString::to_string).chain(vhost.as_ref().err().cloned()).collect();
-    let nic =
-        VmNic { id: request.id.clone(), address: lease.address, mac: lease.mac, tap: Some(name.to_string()) };
+    let nic = VmNic {
+        id: request.id.clone(),
+        address: lease.address,
+        mac: lease.mac,
+        tap: Some(name.to_string()),
+        access: request.access,
+    };
     let device = NicSpec {
         id: request.id,
         taps: fds,

@@ -110,6 +110,7 @@ fn stage_blocking(
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, &assignment, &artifact.nics)?;
+    check_forwards(context, &assignment.id, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     let exposed = add_credentials(context, &mut artifact)?;
     let begun = Instant::now();
@@ -196,6 +197,12 @@ fn check_wishes(
 ) -> Result<(), FailureReason> {
     let checked = context.leases.check(&assignment.id, &wishes(nics));
     checked.map_err(|problem| refused(context, assignment, nics, problem))
+}
+
+/// Makes sure that no other VM has a port of the host that is to lead here.
+fn check_forwards(context: &HostContext, vm: &VmId, nics: &[NicRequest]) -> Result<(), FailureReason> {
+    let check = |nic: &NicRequest| context.network.check_forwards(vm, &nic.access.forwards);
+    nics.iter().try_for_each(check).map_err(|problem| reason(FailureKind::Host, &problem))
 }
 
 fn stage_volumes(

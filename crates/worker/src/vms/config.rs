@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use host_network::{BetweenVms, HostService};
+use host_network::{BetweenVms, Domain, HostService};
 use nix_artifacts::CREDENTIAL_DIRECTORY;
 
 use crate::node::RemovalLimit;
+
+/// The domain in which VMs are found by name: one that is kept for such use (ICANN's `.internal`).
+const DEFAULT_DOMAIN: &str = "vm.internal";
 
 /// Settings of a VM manager. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct VmManagerConfig {
     pub between_vms: BetweenVms,
     /// What VMs reach of this host, beside pings and DHCP.
     pub host_services: Vec<HostService>,
+    /// The domain in which VMs are found by name; `None` runs no name server.
+    pub names: Option<Domain>,
     /// Who moves the frames between VMs and the bridge.
     pub vhost_net: VhostNet,
     /// How long a guest may take to obey the power button before it is killed.
@@ -140,6 +145,7 @@ impl Default for VmManagerConfig {
             nat: NetworkAddressTranslation::default(),
             between_vms: BetweenVms::default(),
             host_services: Vec::new(),
+            names: DEFAULT_DOMAIN.parse().ok(),
             vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),
             removal_grace: Duration::from_secs(24 * 3600),

@@ -18,6 +18,7 @@ fn facts() -> ServerFacts {
         address: SERVER,
         subnet: "10.100.0.0/16".parse().unwrap(),
         dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
+        domain: None,
     }
 }
 

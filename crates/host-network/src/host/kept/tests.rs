@@ -17,6 +17,7 @@ fn kept(number: u8) -> KeptNic {
         mask: None,
         mtu: None,
         tap: LinkName::parse(&format!("pw-{number}")).unwrap(),
+        access: NetworkAccess::default(),
     }
 }
 
@@ -41,7 +42,10 @@ fn tap(number: u8) -> Link {
 fn problems(plan: &KeptNics) -> Vec<KeptNicProblem> {
     let problem = |warning: &StartWarning| match warning {
         StartWarning::KeptNic { problem, .. } => problem.clone(),
-        StartWarning::ForwardDrop { .. } | StartWarning::NoNameServer | StartWarning::Bridge(_) => {
+        StartWarning::ForwardDrop { .. }
+        | StartWarning::NoNames(_)
+        | StartWarning::NoNameServer
+        | StartWarning::Bridge(_) => {
             panic!("not of an interface: {warning}")
         }
     };

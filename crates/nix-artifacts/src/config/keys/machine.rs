@@ -1,6 +1,6 @@
 //! Keys about processors, memory, what is booted, the platform, and the worker's own.
 
-use vm_model::{HugePageSize, OEM_STRINGS_MAX, PCI_DEVICES_MAX};
+use vm_model::{EGRESS_RULES_MAX, HugePageSize, OEM_STRINGS_MAX, PCI_DEVICES_MAX, PORT_FORWARDS_MAX};
 
 use super::{
     KeyRule, Literal, MAX_CMDLINE, MAX_DISK, MAX_HOST_CPU, MAX_VCPUS, MEMORY_SIZE, SECTOR, ValueKind,
@@ -142,6 +142,12 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("procurator.network.address", ValueKind::Choice(&["dhcp", "command-line"]),
         "How the guest learns its address. `dhcp`: by asking; `command-line`: also by `ip=` for its first interface, \
          where its kernel has IP autoconfiguration. Default: dhcp."),
+    KeyRule::supported("procurator.ports", ValueKind::Texts { most: PORT_FORWARDS_MAX },
+        "Ports of the host that lead to the VM's first interface, as `8080:80` (the host's port, the guest's), \
+         `127.0.0.1:8080:80` (on one address of the host) or `5353:53/udp`. Default: none."),
+    KeyRule::supported("procurator.egress", ValueKind::Texts { most: EGRESS_RULES_MAX },
+        "What the VM may open connections to beyond its network, as `10.0.0.0/8`, `1.1.1.1:443` (TCP) or `10.0.0.0/8:53/udp`; \
+         an empty list is nothing. Default: everything."),
     KeyRule::refused("procurator.limits", &[Empty], "resource limits are missing"),
     KeyRule::refused("procurator.cloud_init", &[Empty], "cloud-init data is missing"),
 ];

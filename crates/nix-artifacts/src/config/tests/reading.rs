@@ -238,6 +238,7 @@ fn interfaces_are_read_in_order_and_named() {
         queue_size: 256,
         queue_pairs: NonZeroU16::MIN,
         options: NicOptions::default(),
+        access: vm_model::NetworkAccess::default(),
     };
     let full = NicRequest {
         id: "lan".to_owned(),
@@ -255,6 +256,7 @@ fn interfaces_are_read_in_order_and_named() {
             },
             offloads: NicOffloads { tcp_segmentation: Offload::Withheld, ..NicOffloads::default() },
         },
+        access: vm_model::NetworkAccess::default(),
     };
     assert_eq!(parsed.nics, [plain, full]);
 }

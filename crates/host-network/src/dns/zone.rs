@@ -1,0 +1,206 @@
+//! The names of VMs: what is answered from what DHCP tells them, without I/O.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use ipnetwork::Ipv4Network;
+use thiserror::Error;
+
+use super::message::{CLASS_IN, Code, Query, Record, TYPE_A, TYPE_ANY, TYPE_PTR, answer};
+use crate::BetweenVms;
+use crate::dhcp::{Binding, Bindings};
+
+/// The longest domain: a VM's name of 63 bytes and a dot fit before it.
+const DOMAIN_BYTES_MOST: usize = 180;
+/// What names of addresses end with (RFC 1035 §3.5).
+const REVERSE: &str = ".in-addr.arpa";
+
+/// The domain that VMs are named in: lower case, without a dot at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain(String);
+
+/// Why a text is no [`Domain`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{text:?} is no domain: labels of letters, digits and '-' joined by '.' are accepted, like vm.internal"
+)]
+pub struct InvalidDomain {
+    text: String,
+}
+
+impl FromStr for Domain {
+    type Err = InvalidDomain;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        if text.len() <= DOMAIN_BYTES_MOST && text.split('.').all(is_label) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(InvalidDomain { text: text.chars().take(80).collect() })
+        }
+    }
+}
+
+impl Domain {
+    /// The domain as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Whose names are answered here, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Zone {
+    pub(crate) domain: Domain,
+    pub(crate) subnet: Ipv4Network,
+    /// The host's address in it.
+    pub(crate) gateway: Ipv4Addr,
+    /// Where VMs are kept apart, a guest hears its own name only.
+    pub(crate) between_vms: BetweenVms,
+}
+
+impl Zone {
+    /// The answer to a question of `asker`; `None` where it is not about VMs and somebody else is to be asked.
+    pub(crate) fn answer(&self, query: &Query<'_>, asker: Ipv4Addr, bindings: &Bindings) -> Option<Vec<u8>> {
+        let name = query.name.as_deref().filter(|_| query.class == CLASS_IN)?;
+        let domain = self.domain.as_str();
+        if name == domain {
+            return Some(answer(query, Code::NoError, &[], Some(domain)));
+        }
+        if let Some(vm) = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) {
+            let mut addresses: Vec<Ipv4Addr> = bindings
+                .of_vm(vm)
+                .filter(|binding| self.may_know(asker, binding, bindings))
+                .map(|binding| binding.address)
+                .collect();
+            addresses.sort_unstable();
+            let records: Vec<Record> = addresses.into_iter().map(Record::Address).collect();
+            return Some(found(query, TYPE_A, &records, Some(domain)));
+        }
+        let address = reverse(name).filter(|address| self.subnet.contains(*address))?;
+        let holder = bindings.of_address(address).filter(|binding| self.may_know(asker, binding, bindings));
+        let records: Vec<Record> =
+            holder.map(|binding| Record::Name(format!("{}.{domain}", binding.vm))).into_iter().collect();
+        Some(found(query, TYPE_PTR, &records, None))
+    }
+
+    /// Whether `asker` may hear the name of another VM.
+    fn may_know(&self, asker: Ipv4Addr, binding: &Binding, bindings: &Bindings) -> bool {
+        match self.between_vms {
+            BetweenVms::Open => true,
+            BetweenVms::Isolated => {
+                let is_own = bindings.of_address(asker).is_some_and(|own| own.vm == binding.vm);
+                is_own || asker == self.gateway
+            }
+        }
+    }
+}
+
+/// The answer of records of type `kind`: a name without any is none, and one of another type has none of the wanted one.
+fn found(query: &Query<'_>, kind: u16, records: &[Record], domain: Option<&str>) -> Vec<u8> {
+    if records.is_empty() {
+        return answer(query, Code::NoSuchName, &[], domain);
+    }
+    let is_wanted = query.kind == kind || query.kind == TYPE_ANY;
+    answer(query, Code::NoError, if is_wanted { records } else { &[] }, domain)
+}
+
+/// The address that `name` is the reverse name of.
+fn reverse(name: &str) -> Option<Ipv4Addr> {
+    let address: Ipv4Addr = name.strip_suffix(REVERSE)?.parse().ok()?;
+    let [a, b, c, d] = address.octets();
+    Some(Ipv4Addr::new(d, c, b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::{MacAddress, VmId};
+
+    use super::super::message::parse;
+    use super::super::message::tests::question;
+    use super::*;
+
+    fn zone(between_vms: BetweenVms) -> Zone {
+        Zone {
+            domain: "vm.internal".parse().unwrap(),
+            subnet: "10.100.0.0/16".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 100, 0, 1),
+            between_vms,
+        }
+    }
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 100, 0, last)
+    }
+
+    fn bindings() -> Bindings {
+        let mut bindings = Bindings::default();
+        for (last, vm, nic) in [(2, "web", "net0"), (3, "web", "net1"), (4, "db", "net0")] {
+            let binding = Binding {
+                vm: VmId::new(vm),
+                nic: nic.to_owned(),
+                address: address(last),
+                mask: None,
+                mtu: None,
+            };
+            bindings.insert(MacAddress::new([2, 0, 0, 0, 0, last]), binding).unwrap();
+        }
+        bindings
+    }
+
+    /// Code, number of answers, and the last bytes of the answer.
+    fn ask(zone: &Zone, asker: u8, name: &str, kind: u16) -> Option<(u8, u8, Vec<u8>)> {
+        let message = question(name, kind);
+        let query = parse(&message).unwrap();
+        let reply = zone.answer(&query, address(asker), &bindings())?;
+        assert_eq!(&reply[..3], &[0, 7, 0x85], "an authoritative answer");
+        Some((reply[3] & 0xf, reply[7], reply[reply.len() - 4..].to_vec()))
+    }
+
+    #[test]
+    fn vms_are_found_by_name_and_address() {
+        let zone = zone(BetweenVms::Open);
+        assert_eq!(ask(&zone, 4, "WEB.vm.internal", TYPE_A), Some((0, 2, vec![10, 100, 0, 3])));
+        let aaaa = ask(&zone, 4, "web.vm.internal", 28).unwrap();
+        assert_eq!((aaaa.0, aaaa.1), (0, 0), "it has no address of IPv6");
+        let (code, count, _) = ask(&zone, 4, "nobody.vm.internal", TYPE_A).unwrap();
+        assert_eq!((code, count), (3, 0));
+        let (code, count, last) = ask(&zone, 4, "2.0.100.10.in-addr.arpa", TYPE_PTR).unwrap();
+        assert_eq!((code, count, &last[..]), (0, 1, &b"nal\0"[..]));
+        assert_eq!(ask(&zone, 4, "9.0.100.10.in-addr.arpa", TYPE_PTR).unwrap().0, 3);
+        for elsewhere in
+            ["example.com", "internal", "xvm.internal", "1.2.0.192.in-addr.arpa", "100.10.in-addr.arpa"]
+        {
+            assert_eq!(ask(&zone, 4, elsewhere, TYPE_A), None, "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn guests_that_are_kept_apart_hear_their_own_name_only() {
+        let zone = zone(BetweenVms::Isolated);
+        assert_eq!(ask(&zone, 4, "web.vm.internal", TYPE_A).unwrap().0, 3);
+        assert_eq!(ask(&zone, 4, "2.0.100.10.in-addr.arpa", TYPE_PTR).unwrap().0, 3);
+        assert_eq!(ask(&zone, 4, "db.vm.internal", TYPE_A).unwrap().0, 0);
+        assert_eq!(ask(&zone, 1, "web.vm.internal", TYPE_A).unwrap().0, 0, "the host hears all");
+    }
+
+    #[test]
+    fn domains_are_checked() {
+        assert_eq!("VM.internal".parse::<Domain>().unwrap().as_str(), "vm.internal");
+        for text in ["", ".", "a.", ".a", "a..b", "-a", "a_b", &"a".repeat(64), &["a"; 100].join(".")] {
+            assert!(text.parse::<Domain>().is_err(), "{text:?} must be refused");
+        }
+    }
+}

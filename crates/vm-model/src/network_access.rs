@@ -1,0 +1,325 @@
+//! What passes between a VM and what lies beyond its network: ports of the host that lead to it, and what it may open
+//! connections to.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The most destinations that the list of one VM may have.
+pub const EGRESS_RULES_MAX: usize = 64;
+/// The most ports of the host that may lead to one VM.
+pub const PORT_FORWARDS_MAX: usize = 64;
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// Its name in rules and settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Transport {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A port of the host that leads to a port of a VM. As text: `8080:80`, `127.0.0.1:5353:53/udp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortForward {
+    /// The protocol.
+    pub transport: Transport,
+    /// The host's address that it is on; `None` is each of them.
+    pub address: Option<Ipv4Addr>,
+    /// The host's port.
+    pub host_port: NonZeroU16,
+    /// The guest's port.
+    pub guest_port: NonZeroU16,
+}
+
+/// Why a text is no [`PortForward`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text:?} forwards no port: {} is accepted", PortForward::ACCEPTED)]
+pub struct InvalidPortForward {
+    text: String,
+}
+
+impl PortForward {
+    /// What is accepted, in words.
+    pub const ACCEPTED: &str =
+        "[HOST ADDRESS:]HOST PORT:GUEST PORT[/tcp or /udp], like \"8080:80\" or \"127.0.0.1:5353:53/udp\"";
+
+    /// Whether both are on the same port of the host.
+    pub fn conflicts_with(&self, other: &Self) -> bool {
+        let share_an_address = match (self.address, other.address) {
+            (Some(own), Some(its)) => own == its,
+            (None, _) | (_, None) => true,
+        };
+        self.transport == other.transport && self.host_port == other.host_port && share_an_address
+    }
+}
+
+impl FromStr for PortForward {
+    type Err = InvalidPortForward;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidPortForward { text: text.chars().take(80).collect() };
+        let (ports, transport) = match text.split_once('/') {
+            Some((ports, transport)) => (ports, transport.parse().map_err(|()| invalid())?),
+            None => (text, Transport::Tcp),
+        };
+        let (host, guest_port) = ports.rsplit_once(':').ok_or_else(invalid)?;
+        let (address, host_port) = match host.rsplit_once(':') {
+            Some((address, port)) => (Some(address.parse::<Ipv4Addr>().map_err(|_| invalid())?), port),
+            None => (None, host),
+        };
+        if address.is_some_and(|address| address.is_multicast() || address.is_broadcast()) {
+            return Err(invalid());
+        }
+        Ok(Self {
+            transport,
+            address: address.filter(|address| !address.is_unspecified()),
+            host_port: port(host_port).ok_or_else(invalid)?,
+            guest_port: port(guest_port).ok_or_else(invalid)?,
+        })
+    }
+}
+
+/// A port in digits alone.
+fn port(text: &str) -> Option<NonZeroU16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl TryFrom<String> for PortForward {
+    type Error = InvalidPortForward;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<PortForward> for String {
+    fn from(forward: PortForward) -> Self {
+        forward.to_string()
+    }
+}
+
+impl fmt::Display for PortForward {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transport, address, host_port, guest_port } = self;
+        if let Some(address) = address {
+            write!(formatter, "{address}:")?;
+        }
+        write!(formatter, "{host_port}:{guest_port}/{transport}")
+    }
+}
+
+/// Where a VM may open connections to. As text: `10.0.0.0/8`, `1.1.1.1:443/tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EgressRule {
+    /// The first address of the network.
+    pub network: Ipv4Addr,
+    /// How many bits its addresses have in common, at most 32.
+    pub prefix: u8,
+    /// The one port there, where not all protocols and ports are meant.
+    pub service: Option<(Transport, NonZeroU16)>,
+}
+
+/// Why a text is no [`EgressRule`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text:?} is no destination: {} is accepted", EgressRule::ACCEPTED)]
+pub struct InvalidEgressRule {
+    text: String,
+}
+
+impl EgressRule {
+    /// What is accepted, in words.
+    pub const ACCEPTED: &str =
+        "NETWORK[:PORT[/tcp or /udp]], like \"10.0.0.0/8\", \"1.1.1.1:443\" or \"10.0.0.0/8:53/udp\"";
+
+    /// The last address of the network.
+    pub fn last(&self) -> Ipv4Addr {
+        let host_bits = u32::MAX.checked_shr(self.prefix.into()).unwrap_or_default();
+        (self.network.to_bits() | host_bits).into()
+    }
+
+    /// Whether everything that `other` lets pass is let pass by this one alone, in the same set of rules.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.service == other.service && self.network <= other.network && other.last() <= self.last()
+    }
+}
+
+impl FromStr for EgressRule {
+    type Err = InvalidEgressRule;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidEgressRule { text: text.chars().take(80).collect() };
+        let (network, service) = match text.split_once(':') {
+            Some((network, service)) => (network, Some(service)),
+            None => (text, None),
+        };
+        let (network, prefix) = match network.split_once('/') {
+            Some((network, prefix)) => (network, number(prefix).filter(|prefix| *prefix <= 32)),
+            None => (network, Some(32)),
+        };
+        let network: Ipv4Addr = network.parse().map_err(|_| invalid())?;
+        let service = match service.map(|service| service.split_once('/').unwrap_or((service, "tcp"))) {
+            Some((its_port, transport)) => {
+                Some((transport.parse().map_err(|()| invalid())?, port(its_port).ok_or_else(invalid)?))
+            }
+            None => None,
+        };
+        let rule = Self { network, prefix: prefix.ok_or_else(invalid)?, service };
+        let host_bits = u32::MAX.checked_shr(rule.prefix.into()).unwrap_or_default();
+        if network.to_bits() & host_bits == 0 { Ok(rule) } else { Err(invalid()) }
+    }
+}
+
+/// A small number in digits alone.
+fn number(text: &str) -> Option<u8> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl TryFrom<String> for EgressRule {
+    type Error = InvalidEgressRule;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<EgressRule> for String {
+    fn from(rule: EgressRule) -> Self {
+        rule.to_string()
+    }
+}
+
+impl fmt::Display for EgressRule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, prefix, service } = self;
+        write!(formatter, "{network}/{prefix}")?;
+        match service {
+            Some((transport, port)) => write!(formatter, ":{port}/{transport}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What passes between a VM and what lies beyond its network, as far as its definition says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetworkAccess {
+    /// Ports of the host that lead to it; no two on the same one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<PortForward>,
+    /// What it may open connections to beyond its network; `None` is everything, an empty list nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<EgressRule>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwards_are_read_and_written() {
+        for (text, written) in [
+            ("8080:80", "8080:80/tcp"),
+            ("0.0.0.0:8080:80/tcp", "8080:80/tcp"),
+            ("127.0.0.1:5353:53/udp", "127.0.0.1:5353:53/udp"),
+        ] {
+            let forward: PortForward = text.parse().expect("accepted");
+            assert_eq!(forward.to_string(), written);
+            assert_eq!(written.parse(), Ok(forward));
+        }
+        for text in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "80:65536",
+            "a:80:80",
+            "80:80/sctp",
+            "+80:80",
+            "224.0.0.1:80:80",
+            "80:80/tcp/udp",
+            "::1:80:80",
+        ] {
+            assert!(text.parse::<PortForward>().is_err(), "{text:?} must be refused");
+        }
+    }
+
+    #[test]
+    fn destinations_are_read_and_written() {
+        for (text, written, last) in [
+            ("10.0.0.0/8", "10.0.0.0/8", "10.255.255.255"),
+            ("0.0.0.0/0", "0.0.0.0/0", "255.255.255.255"),
+            ("1.1.1.1:443", "1.1.1.1/32:443/tcp", "1.1.1.1"),
+            ("10.0.0.0/8:53/udp", "10.0.0.0/8:53/udp", "10.255.255.255"),
+        ] {
+            let rule: EgressRule = text.parse().expect("accepted");
+            assert_eq!((rule.to_string().as_str(), rule.last().to_string().as_str()), (written, last));
+            assert_eq!(written.parse(), Ok(rule));
+        }
+        for text in [
+            "",
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "1.1.1.1:0",
+            "1.1.1.1:80/x",
+            "example.com",
+            "::1",
+            "1.1.1.1:/tcp",
+        ] {
+            assert!(text.parse::<EgressRule>().is_err(), "{text:?} must be refused");
+        }
+        let rule = |text: &str| text.parse::<EgressRule>().expect("accepted");
+        assert!(rule("10.0.0.0/8").covers(&rule("10.1.0.0/16")));
+        assert!(!rule("10.1.0.0/16").covers(&rule("10.0.0.0/8")));
+        assert!(!rule("10.0.0.0/8").covers(&rule("10.1.0.0/16:80")), "it stands in another set");
+    }
+
+    #[test]
+    fn one_port_of_the_host_leads_to_one_place() {
+        let forward = |text: &str| text.parse::<PortForward>().expect("accepted");
+        for (one, other, conflicts) in [
+            ("80:80", "80:81", true),
+            ("80:80", "127.0.0.1:80:80", true),
+            ("127.0.0.1:80:80", "127.0.0.2:80:80", false),
+            ("80:80", "80:80/udp", false),
+            ("80:80", "81:80", false),
+        ] {
+            assert_eq!(forward(one).conflicts_with(&forward(other)), conflicts, "{one} {other}");
+            assert_eq!(forward(other).conflicts_with(&forward(one)), conflicts, "{other} {one}");
+        }
+    }
+}
