@@ -83,6 +83,7 @@ impl Network {
             mtu: None,
             tap_hint: None,
             queues: NonZeroU16::MIN,
+            access: vm_model::NetworkAccess::default(),
         };
         let taps = network.attach(attachment).await?.fds;
         Ok(Self { network, taps })
