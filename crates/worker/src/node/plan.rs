@@ -198,23 +198,27 @@ pub fn plan(
         let names = vm.description.as_ref().map(|description| description.writable_disks());
         Action::Remove(id.clone(), Disks { names, kept })
     });
-    let changes = wanted.iter().filter(|(id, _)| !untouched.contains(*id)).filter_map(|(id, &wanted)| {
-        let Some(present) = observed.get(*id) else { return Some(Action::Create(wanted.clone())) };
+    let changes = wanted.iter().filter(|(id, _)| !untouched.contains(*id)).flat_map(|(id, &wanted)| {
+        let Some(present) = observed.get(*id) else { return vec![Action::Create(wanted.clone())] };
         if !is_same_definition(&present.assignment, wanted) {
             let what = redefinition(present, described.get(*id));
-            return Some(Action::Redefine(wanted.clone(), what));
+            return vec![Action::Redefine(wanted.clone(), what)];
         }
-        if present.assignment.desired != wanted.desired {
-            return Some(Action::Move((*id).clone(), wanted.desired));
-        }
-        if present.can_retry_help && wanted.desired != DesiredState::Stopped {
-            return Some(Action::Retry((*id).clone()));
-        }
-        // Hashes that vouch for more take no action by a machine.
+        // Hashes that vouch for more take no action by a machine. They come first: a VM may be tried again because of them.
         let is_other = present.assignment.references != wanted.references;
-        is_other.then(|| Action::Redefine(wanted.clone(), Redefinition::SameMachine))
+        let reworded = is_other.then(|| Action::Redefine(wanted.clone(), Redefinition::SameMachine));
+        reworded.into_iter().chain(other_state(present, wanted)).collect()
     });
     removals.chain(changes).collect()
+}
+
+/// What brings a VM that stays what it is to where it should be.
+fn other_state(present: &ObservedVm, wanted: &Assignment) -> Option<Action> {
+    if present.assignment.desired != wanted.desired {
+        return Some(Action::Move(wanted.id.clone(), wanted.desired));
+    }
+    let is_retried = present.can_retry_help && wanted.desired != DesiredState::Stopped;
+    is_retried.then(|| Action::Retry(wanted.id.clone()))
 }
 
 fn redefinition(present: &ObservedVm, described: Option<&Result<NewDescription, String>>) -> Redefinition {

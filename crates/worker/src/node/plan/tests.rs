@@ -117,6 +117,26 @@ fn the_same_in_other_words_changes_nothing() {
     assert_eq!(actions, [Action::Redefine(vouched, Redefinition::SameMachine)]);
 }
 
+/// The new hashes are what lets the VM start, so they are not left to the next state.
+#[test]
+fn new_references_come_with_whatever_else_is_done() {
+    let vm = |name, desired| assignment(name, 0, desired);
+    let observed = [(0, DesiredState::Running, true), (1, DesiredState::Running, false)]
+        .map(|(name, desired, can_retry_help)| {
+            let (id, vm) = present(vm(name, desired));
+            (id, ObservedVm { can_retry_help, ..vm })
+        })
+        .into();
+    let desired =
+        set(vec![with_reference(vm(0, DesiredState::Running)), with_reference(vm(1, DesiredState::Paused))]);
+    insta::assert_snapshot!(shown(&plan(&desired, &observed, &Described::new(), DAY)).join("\n"), @r"
+    keep vm-0: it is the same machine in other words
+    try vm-0 again
+    keep vm-1: it is the same machine in other words
+    pause vm-1
+    ");
+}
+
 #[test]
 fn the_vm_of_an_entry_that_was_refused_stays_as_it_is() {
     let observed = [present(assignment(0, 0, DesiredState::Running))].into();
@@ -188,8 +208,8 @@ fn with_reference(mut assignment: Assignment) -> Assignment {
 }
 
 proptest! {
-    /// However often only a part of a plan is carried out, and whatever of it: plans get shorter with what was done, and
-    /// once one is carried out whole nothing is left to do.
+    /// However often only a part of a plan is carried out, and whatever of it: what is left is what was not done, and once
+    /// one is carried out whole nothing is left but to try again what had failed and is now as it should be.
     #[test]
     fn plans_that_are_carried_out_in_part_converge_all_the_same(
         (observed, desired, described) in any_situation(),
@@ -199,17 +219,23 @@ proptest! {
             let is_refused = |id: &VmId| desired.refused.iter().any(|entry| entry.id == *id);
             observed.iter().filter(|(id, _)| is_refused(id)).map(|(id, vm)| (id.clone(), vm.clone())).collect()
         };
+        let changes = |steps: Vec<Action>| -> Vec<Action> {
+            steps.into_iter().filter(|step| !matches!(step, Action::Retry(_))).collect()
+        };
         let kept = untouched(&observed);
         let mut now = observed;
         for succeeds in carried {
             let steps = plan(&desired, &now, &described, DAY);
-            let done: Vec<_> = steps.iter().zip(succeeds).filter(|(_, done)| *done).map(|(step, _)| step.clone()).collect();
-            let count = done.len();
-            now = carried_out(&done, now);
-            let left = plan(&desired, &now, &described, DAY);
-            prop_assert_eq!(left.len(), steps.len() - count, "{:?} after {:?}", left, done);
+            let (done, failed): (Vec<_>, Vec<_>) = steps.into_iter().zip(succeeds).partition(|(_, done)| *done);
+            let steps_of = |zipped: Vec<(Action, bool)>| zipped.into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+            now = carried_out(&steps_of(done), now);
+            let (left, failed) = (changes(plan(&desired, &now, &described, DAY)), steps_of(failed));
+            prop_assert!(left.iter().all(|step| failed.contains(step)), "{left:?} of {failed:?}");
         }
         now = carried_out(&plan(&desired, &now, &described, DAY), now);
+        let again = plan(&desired, &now, &described, DAY);
+        prop_assert_eq!(changes(again.clone()), vec![]);
+        now = carried_out(&again, now);
         prop_assert_eq!(plan(&desired, &now, &described, DAY), vec![]);
         prop_assert_eq!(&untouched(&now), &kept, "entries that were refused change nothing");
         let wanted: BTreeMap<VmId, Assignment> =
