@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use health::ProbePermits;
-use host_network::Teardown;
+use host_network::{HostNetwork, Teardown};
 use hypervisor::Hypervisor;
 use ipnetwork::Ipv4Network;
 use tokio::runtime::Handle;
@@ -60,40 +60,17 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     }
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     let roots = Arc::new(store_roots(&config)?);
-    let state_error = |problem| state_error(&config, problem);
-    make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
-    let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
-    let writer = RecordWriter::open(config.state_dir());
-    let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
-        .map_err(|problem| state_error(Box::new(problem)))?;
-    let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
-    let (intact, gone): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
-    let volumes = VolumeStore::open(config.state_dir(), &config.vm_artifacts_dir, writer.clone())
-        .map_err(|problem| state_error(Box::new(problem)))?;
-    let removed = removed_vms(gone);
-    let leases = open_leases(&config, subnet, writer.clone())?;
-    let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
-    let known: BTreeSet<VmId> =
-        intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
-    leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
-    let gc_roots = gc_roots(&config, &known, &intact);
+    let OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots } =
+        open_state(&config, subnet).await?;
     let machines = machine_host(&config, hypervisor)?;
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
     let (running, strangers) = take_over(machines.as_ref(), known).await;
     hold_addresses(&leases, &running);
     // It notes what it changes on the host before it does.
     writer.make_room();
+    let nothing_runs = running.is_empty() && strangers.is_empty();
     let network = resume_network(network, &running).await?;
-    hold_unknown(&leases, &network.report().unknown);
-    if let Err(problem) = leases.put_in_force() {
-        // Nobody could be given an address. What VMs that run need stays.
-        let teardown =
-            if running.is_empty() && strangers.is_empty() { Teardown::Remove } else { Teardown::Keep };
-        if let Err(problem) = network.shutdown(teardown).await {
-            warn!(error = chain(&problem), "the VMs' network was not left as it was found");
-        }
-        return Err(state_error(Box::new(problem)));
-    }
+    let network = put_leases_in_force(&config, &leases, network, nothing_runs).await?;
     let context = Arc::new(HostContext {
         machines,
         capacity: Capacity::new(config.memory_overcommit),
@@ -124,6 +101,57 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     });
     info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
     Ok(begin(config, &runtime, context, damaged, intact, running))
+}
+
+/// What earlier workers left in the state directory, opened, and locked against others.
+struct OnRecord {
+    lock: StateLock,
+    writer: RecordWriter,
+    records: RecordStore,
+    volumes: Arc<VolumeStore>,
+    removed: RemovedVms,
+    leases: Leases,
+    intact: Vec<VmRecord>,
+    damaged: BTreeMap<VmId, String>,
+    gc_roots: GcRoots,
+}
+
+async fn open_state(config: &VmManagerConfig, subnet: Ipv4Network) -> Result<OnRecord, VmManagerError> {
+    let state_error = |problem| state_error(config, problem);
+    make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+    let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
+    let writer = RecordWriter::open(config.state_dir());
+    let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
+        .map_err(|problem| state_error(Box::new(problem)))?;
+    let (found, damaged) = read_records(&records).map_err(|problem| state_error(Box::new(problem)))?;
+    let (intact, gone): (Vec<_>, Vec<_>) = found.into_iter().partition(|record| record.removed.is_none());
+    let volumes = VolumeStore::open(config.state_dir(), &config.vm_artifacts_dir, writer.clone())
+        .map_err(|problem| state_error(Box::new(problem)))?;
+    let removed = removed_vms(gone);
+    let leases = open_leases(config, subnet, writer.clone())?;
+    let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
+    let known: BTreeSet<VmId> =
+        intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
+    leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
+    let gc_roots = gc_roots(config, &known, &intact);
+    Ok(OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots })
+}
+
+/// Has addresses be given out on `network` from now on, and gives it back. Where that cannot be recorded nobody could be
+/// given one, and the network is undone; what VMs need that run stays.
+async fn put_leases_in_force(
+    config: &VmManagerConfig,
+    leases: &Leases,
+    network: HostNetwork,
+    nothing_runs: bool,
+) -> Result<HostNetwork, VmManagerError> {
+    hold_unknown(leases, &network.report().unknown);
+    let Err(problem) = leases.put_in_force() else { return Ok(network) };
+    let teardown = if nothing_runs { Teardown::Remove } else { Teardown::Keep };
+    if let Err(problem) = network.shutdown(teardown).await {
+        warn!(error = chain(&problem), "the VMs' network was not left as it was found");
+    }
+    Err(state_error(config, Box::new(problem)))
 }
 
 /// Has the VMs on record, `intact` and `damaged`, looked after, and what else there is to do beside them.

@@ -18,6 +18,16 @@ struct Held {
     leases: usize,
 }
 
+impl Held {
+    /// It may be less: a thread that was about to end when the other was looked at has ended.
+    fn is_no_more_than(&self, other: &Self) -> bool {
+        self.descriptors <= other.descriptors
+            && self.threads <= other.threads
+            && self.links == other.links
+            && self.leases == other.leases
+    }
+}
+
 fn held(state: &std::path::Path) -> Held {
     let count = |path: &str| fs::read_dir(path).expect("listed").count();
     let leases = fs::read_to_string(state.join("leases.json")).unwrap_or_default();
@@ -51,7 +61,7 @@ fn two_hundred_vms_leave_nothing_behind() {
         (0..5).for_each(cycle);
         let before = held(&state);
         (5..205).for_each(cycle);
-        until(&format!("everything is as before: {before:?}"), || held(&state) == before);
+        until(&format!("no more is held than before: {before:?}"), || held(&state).is_no_more_than(&before));
         assert_eq!(fs::read_dir(state.join("vms")).expect("listed").count(), 0);
     });
 }
