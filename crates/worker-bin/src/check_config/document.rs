@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use host_network::{HostService, LinkName};
+use host_network::{Domain, HostService, LinkName};
 use ipnetwork::Ipv4Network;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -172,6 +172,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
             })
         }),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
+        Kind::Domain => text.is_some_and(|text| text.parse::<Domain>().is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),
         Kind::AddressAndPort => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
         Kind::HostAndPort => {

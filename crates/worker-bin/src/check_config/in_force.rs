@@ -81,6 +81,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
         | Kind::Path
         | Kind::Text
         | Kind::LinkName
+        | Kind::Domain
         | Kind::Subnet
         | Kind::HostAndPort
         | Kind::AddressAndPort => quoted(value),

@@ -45,6 +45,7 @@ fn values(kind: &Kind) -> Vec<String> {
         Kind::Ratio => {
             values.extend(["0.004", "0.005", "100.004", "100.006", "101", "nan", "inf"].map(str::to_owned))
         }
+        Kind::Domain => values.extend(["'vm.internal'", "'-x'", "'a..b'", "'x.'"].map(str::to_owned)),
         Kind::LinkName => values.extend(["'br0'", "'a/b'", "'sixteen-bytes-xx'"].map(str::to_owned)),
         Kind::Services => {
             values.extend(["['tcp/80', 'udp/53']", "['tcp/0']", "['sctp/9']", "'tcp/80'"].map(str::to_owned))

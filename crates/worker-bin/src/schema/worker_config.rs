@@ -50,6 +50,7 @@ fn accepted(kind: &Kind) -> Value {
             "items": { "type": "string", "pattern": "^(tcp|udp)/[0-9]{1,5}$" },
         }),
         Kind::LinkName => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),
+        Kind::Domain => json!({ "type": "string", "pattern": "^[A-Za-z0-9.-]+$" }),
         Kind::Subnet => json!({ "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$" }),
         Kind::HostAndPort | Kind::AddressAndPort => json!({ "type": "string", "pattern": "^.*:[0-9]{1,5}$" }),
     }

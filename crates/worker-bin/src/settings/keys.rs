@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Text,
     /// The name of a network interface.
     LinkName,
+    /// A domain of names.
+    Domain,
     /// An IPv4 network.
     Subnet,
     /// A host and a port.
@@ -109,7 +111,7 @@ pub(crate) static KEYS: &[Key] = &[
         "What VMs reach of this host, beside pings and DHCP."),
     key("network.dns", Kind::Boolean, Some("true"),
         "Whether a name server on the bridge's address answers VMs."),
-    key("network.domain", Kind::Text, Some("\"vm.internal\""), "The domain in which VMs are found by name."),
+    key("network.domain", Kind::Domain, Some("\"vm.internal\""), "The domain in which VMs are found by name."),
     key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
@@ -149,6 +151,7 @@ impl Kind {
             Self::LinkName => {
                 "the name of a network interface like \"br-procurator\", at most 15 bytes".to_owned()
             }
+            Self::Domain => "a domain like \"vm.internal\"".to_owned(),
             Self::Subnet => {
                 "an IPv4 network like \"10.100.0.0/16\", with a prefix length of 8 to 30".to_owned()
             }

@@ -113,6 +113,8 @@ struct Pending {
     keeps_aside: bool,
     /// The file kept aside before from which the leases were taken again.
     taken_from: Option<PathBuf>,
+    /// What the file holds, where that was used. A full disk is no reason not to start with what is there already.
+    on_disk: Option<LeaseBook>,
 }
 
 impl Leases {
@@ -129,10 +131,14 @@ impl Leases {
     ) -> Result<Self, LeasesError> {
         let file = state_dir.join(FILE);
         let fresh = Pool::new(subnet)?;
+        let mut on_disk = None;
         let (found, keeps_aside) = match read_in_place::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
             Ok(None) => (None, false),
             Ok(Some(book)) => match Pool::import(subnet, &book) {
-                Ok(pool) => (Some(pool), false),
+                Ok(pool) => {
+                    on_disk = Some(book);
+                    (Some(pool), false)
+                }
                 Err(error) => {
                     warn!(error = chain(&error), "the leases are not of this network, and are kept aside");
                     (None, true)
@@ -148,7 +154,7 @@ impl Leases {
             Some(pool) => (pool, None),
             None => kept_leases(&file, subnet).map_or((fresh, None), |(pool, kept)| (pool, Some(kept))),
         };
-        let pending = Some(Pending { keeps_aside, taken_from });
+        let pending = Some(Pending { keeps_aside, taken_from, on_disk });
         Ok(Self { file, writer, book: Mutex::new(Book { pool, pending }) })
     }
 
@@ -159,13 +165,16 @@ impl Leases {
     /// A file cannot be moved or written; the leases are as they were then.
     pub(crate) fn put_in_force(&self) -> Result<(), LeasesError> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Pending { keeps_aside, taken_from }) = &book.pending else { return Ok(()) };
+        let Some(Pending { keeps_aside, taken_from, on_disk }) = &book.pending else { return Ok(()) };
         discard_unfinished(&self.file);
         if *keeps_aside && self.file.exists() {
             let kept = keep_aside(&self.file).map_err(LeasesError::Unreadable)?;
             info!(kept = %kept.display(), "the leases of before are kept aside");
         }
-        self.writer.write_json(&self.file, &book.pool.export())?;
+        let leases = book.pool.export();
+        if on_disk.as_ref() != Some(&leases) {
+            self.writer.write_json(&self.file, &leases)?;
+        }
         if let Some(kept) = taken_from {
             info!(from = %kept.display(), "the leases that this network had before hold again");
             // Left behind it would only be read once more.
