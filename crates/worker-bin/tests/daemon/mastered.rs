@@ -78,7 +78,7 @@ impl Master {
 
     /// What it knows of a VM, in JSON.
     fn known(&self, vm: &str) -> Option<Value> {
-        let question = control::Question::Vms { worker: WORKER.parse().ok()?, after: None };
+        let question = control::Question::Vms { worker: WORKER.parse().expect("a name"), after: None };
         let answer = runtime().block_on(control::ask(&self.directory.join("state"), &question)).ok()?;
         let answer = serde_json::to_value(answer).ok()?;
         find(&answer, vm).cloned()
