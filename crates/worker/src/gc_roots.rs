@@ -8,15 +8,22 @@
 //! deleted. Links of VMs that a worker does not know, left behind by one that was killed, go when it starts. Several workers
 //! of a host have a directory each. Where there is no Nix, nothing is made.
 //!
+//! Whoever may write among Nix's roots must not have this worker remove what is theirs elsewhere: directories are entered
+//! without following links, and nothing but a link is removed.
+//!
 //! A collection that has begun before the link was made does not see it: the VM then fails as if its path had never been
 //! there, or runs on the files that it has open.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, readlinkat, unlinkat};
+use rustix::io::Errno;
 use thiserror::Error;
 use tracing::warn;
 use vm_model::VmId;
@@ -56,7 +63,8 @@ impl GcRoots {
     pub(crate) fn new(store_roots: &[PathBuf], state_dir: &Path) -> Self {
         let own = own_name(state_dir);
         let stores = store_roots.iter().filter_map(|root| {
-            let gcroots = root.parent()?.join("var/nix/gcroots");
+            // As it is reached now: below it, no link is followed.
+            let gcroots = root.parent()?.join("var/nix/gcroots").canonicalize().ok()?;
             let links = gcroots.join(OURS).join(&own);
             gcroots.is_dir().then(|| Store { root: root.clone(), links })
         });
@@ -83,16 +91,15 @@ impl GcRoots {
     /// Gives up every path of `vm` but `needed`. What cannot be removed is logged, and goes with the next one.
     pub(crate) fn keep_only(&self, vm: &VmId, needed: &BTreeSet<PathBuf>) {
         for store in &self.stores {
-            let directory = store.links.join(vm.as_str());
-            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
-            for link in entries.map(|entry| entry.path()) {
-                let is_needed = fs::read_link(&link).is_ok_and(|target| needed.contains(&target));
-                if !is_needed && let Err(problem) = fs::remove_file(&link) {
-                    warn!(vm_id = %vm, link = %link.display(), error = chain(&problem), "a garbage collector's root stays");
+            let path = store.links.join(vm.as_str());
+            match keep_links(&path, needed) {
+                // Where there are others, that is refused.
+                Ok(()) => drop(fs::remove_dir(&path)),
+                Err(Errno::NOENT) => {}
+                Err(problem) => {
+                    warn!(vm_id = %vm, directory = %path.display(), error = chain(&problem), "garbage collector's roots stay");
                 }
             }
-            // Where there are others, that is refused.
-            let _ = fs::remove_dir(&directory);
         }
     }
 
@@ -117,6 +124,21 @@ impl GcRoots {
         let store = self.stores.iter().find(|store| path.parent() == Some(&store.root))?;
         Some((store, path.file_name()?))
     }
+}
+
+/// Removes the links in the directory at `path` that lead to nothing `needed`, and what is no link not.
+fn keep_links(path: &Path, needed: &BTreeSet<PathBuf>) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        // What is no link is not ours.
+        let Ok(target) = readlinkat(&directory, entry.file_name(), Vec::new()) else { continue };
+        if !needed.contains(Path::new(OsStr::from_bytes(target.to_bytes()))) {
+            unlinkat(&directory, entry.file_name(), AtFlags::empty())?;
+        }
+    }
+    Ok(())
 }
 
 /// A name for the worker of `state_dir`: the path, with `-` for `/` as systemd writes paths in names of units.

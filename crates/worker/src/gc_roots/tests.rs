@@ -76,6 +76,24 @@ fn what_a_killed_worker_left_goes_and_what_others_hold_stays() {
 }
 
 #[test]
+fn what_lies_behind_a_link_is_not_touched() {
+    let bench = Bench::new();
+    bench.roots().hold(&VmId::new("web-1"), &bench.store().join("abc-image")).expect("held");
+    let precious = bench.home.path().join("precious");
+    fs::create_dir(&precious).expect("created");
+    fs::write(precious.join("file"), "of somebody").expect("written");
+    symlink("/etc/hostname", precious.join("link")).expect("made");
+    let own = own_name(&bench.home.path().join("state"));
+    let links = bench.home.path().join("nix/var/nix/gcroots/procurator").join(own);
+    symlink(&precious, links.join("ghost")).expect("made");
+    fs::write(links.join("web-1/note"), "no link").expect("written");
+    bench.roots().reconcile(&BTreeSet::new());
+    assert!(precious.join("file").exists() && precious.join("link").is_symlink());
+    assert!(!links.join("web-1/abc-image").is_symlink());
+    assert!(links.join("web-1/note").exists());
+}
+
+#[test]
 fn nothing_is_made_where_there_is_no_nix() {
     let home = tempfile::tempdir().expect("a directory");
     let store = home.path().join("store");

@@ -62,7 +62,10 @@ impl LocalCommand {
         let changed = match (self, &wanted) {
             (Self::Order { desired, by, .. }, Some(wanted)) => {
                 let given = Given { at: now, by: *by };
-                return Ok((wanted.source, intent.clone().with_order(&wanted.assignment, *desired, given)));
+                return Ok((
+                    wanted.source,
+                    intent.clone().with_order(&wanted.assignment, wanted.drain, *desired, given),
+                ));
             }
             // Its record is all that says where it should be.
             (Self::Order { .. }, None) if intent.unclaimed().contains(id) => {

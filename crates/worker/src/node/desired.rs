@@ -80,6 +80,7 @@ mod tests {
 
     use vm_model::{Assignment, DesiredState, Generation, Lineage, Timestamp};
 
+    use super::super::intent::DrainState;
     use super::super::orders::Given;
     use super::*;
 
@@ -98,7 +99,7 @@ mod tests {
         let intent = intent.clone().with(SourceKind::Master, Said { lineage, ..said.clone() });
         let vm = Assignment::new(VmId::new("a"), "", "/nix/store/x");
         let given = Given { at: Timestamp::from_millis(9), by: Some(0) };
-        let intent = intent.with_order(&vm, DesiredState::Stopped, given);
+        let intent = intent.with_order(&vm, DrainState::Usual, DesiredState::Stopped, given);
         file.save(&intent).expect("saved");
         assert_eq!(file.load().expect("read"), Some(intent));
     }

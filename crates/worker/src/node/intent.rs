@@ -126,10 +126,20 @@ impl Intent {
         self
     }
 
-    /// The same, with a VM ordered to be in the state `desired`, where its source says `over` of it.
+    /// The same, with a VM ordered to be in the state `desired`, where its source says `over` of it, and may `drain` this
+    /// host.
     #[must_use]
-    pub(super) fn with_order(mut self, over: &Assignment, desired: DesiredState, given: Given) -> Self {
-        self.orders.give(over, desired, given);
+    pub(super) fn with_order(
+        mut self,
+        over: &Assignment,
+        drain: DrainState,
+        desired: DesiredState,
+        given: Given,
+    ) -> Self {
+        match (drain, desired) {
+            (DrainState::Drained, DesiredState::Stopped) => self.orders.stop_drained(over, given),
+            (DrainState::Drained | DrainState::Usual, _) => self.orders.give(over, desired, given),
+        }
         self
     }
 

@@ -52,6 +52,23 @@ impl Orders {
         self.0.is_empty()
     }
 
+    /// Orders that a VM whose source drains this host and says `over` of it stays off when the drain is taken back. A stop
+    /// that was ordered before keeps its time.
+    pub(super) fn stop_drained(&mut self, over: &Assignment, given: Given) {
+        let off_for_now = |order: &StandingOrder| {
+            order.desired == DesiredState::Stopped
+                && Assignment { desired: order.over.desired, ..over.clone() } == order.over
+        };
+        if !self.0.get(&over.id).is_some_and(off_for_now) {
+            // What its source wanted of it before the drain, and will want again, is not told; a VM that runs is what it is
+            // in doubt.
+            let over = Assignment { desired: DesiredState::Running, ..over.clone() };
+            let order =
+                StandingOrder { desired: DesiredState::Stopped, given_at: given.at, by: given.by, over };
+            self.0.insert(order.over.id.clone(), order);
+        }
+    }
+
     /// Orders `desired` of the VM of which its source says `over`. Where that is the same state, there is nothing to
     /// override, and an earlier order is withdrawn. An order that is repeated keeps its time.
     pub(super) fn give(&mut self, over: &Assignment, desired: DesiredState, given: Given) {

@@ -182,6 +182,41 @@ fn an_order_that_is_repeated_keeps_its_time_and_one_that_changes_nothing_is_none
 }
 
 #[test]
+fn a_stop_that_is_ordered_before_or_during_a_drain_holds_after_it() {
+    let running = assignment("a", (0, DesiredState::Running));
+    let off = Assignment { desired: DesiredState::Stopped, ..running.clone() };
+    let wanted = |assignment: &Assignment, drain| Wanted {
+        assignment: assignment.clone(),
+        order: None,
+        source: SourceKind::Master,
+        generation: Generation::default(),
+        drain,
+    };
+    let after = |orders: &mut Orders| {
+        let mut together = BTreeMap::from([(running.id.clone(), wanted(&running, DrainState::Usual))]);
+        orders.settle(&together);
+        orders.override_states(&mut together);
+        together[&running.id].assignment.desired
+    };
+    let drained = BTreeMap::from([(off.id.clone(), wanted(&off, DrainState::Drained))]);
+    let given = |at| Given { at: Timestamp::from_millis(at), by: None };
+
+    let mut before = Orders::default();
+    before.give(&running, DesiredState::Stopped, given(1));
+    before.settle(&drained);
+    let first = before.clone();
+    before.stop_drained(&off, given(2));
+    assert_eq!(before, first, "it is repeated");
+    assert_eq!(after(&mut before), DesiredState::Stopped);
+
+    let mut during = Orders::default();
+    during.stop_drained(&off, given(1));
+    during.settle(&drained);
+    assert_eq!(after(&mut during), DesiredState::Stopped);
+    assert_eq!(after(&mut Orders::default()), DesiredState::Running);
+}
+
+#[test]
 fn an_order_of_the_state_that_is_assigned_starts_a_vm_that_is_off_and_no_other() {
     let id = VmId::new("a");
     let action = |assigned, desired, status| {
