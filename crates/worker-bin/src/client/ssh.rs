@@ -88,6 +88,8 @@ fn arguments(vm: &VmView, route: &Route, program: &Path, flags: &SshFlags) -> Ve
         route,
         format!("HostKeyAlias={alias}"),
         format!("UserKnownHostsFile={known_hosts}"),
+        // A VM's identity is no secret, and whoever removes a key has to find it.
+        "HashKnownHosts=no".to_owned(),
         "GlobalKnownHostsFile=/dev/null".to_owned(),
         "StrictHostKeyChecking=accept-new".to_owned(),
         "CheckHostIP=no".to_owned(),
