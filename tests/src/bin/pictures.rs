@@ -42,8 +42,7 @@ fn main() -> ExitCode {
 
 fn show() -> Result<()> {
     let environment = Environment::from_variables()?;
-    let settings =
-        "metrics_poll_interval_seconds = 1\nstop_timeout_seconds = 5\n";
+    let settings = "metrics_poll_interval_seconds = 1\nstop_timeout_seconds = 5\n";
     let worker = Worker::start_with(&environment, settings)?;
     let (small, stock) = (environment.image("guest")?, environment.image("stock")?);
     let mut all: Vec<Assignment> = SMALL.iter().map(|id| Assignment::of(&small, id)).collect();
