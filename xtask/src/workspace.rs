@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The checkout that this program was built from.
+/// The checkout whose tasks these are.
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
@@ -11,7 +11,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn locate() -> Self {
-        let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Checkouts may share a target directory, and with it this program: cargo says for which of them it runs.
+        let manifest_dir = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest_dir.parent().expect("the package is a folder of the workspace");
         Self { root: root.to_path_buf() }
     }

@@ -162,7 +162,7 @@ fn prefix() -> Vec<u8> {
     body
 }
 
-/// Thousands of frames from as many MAC addresses, while the neighbour is asked for its page.
+/// Thousands of frames from hundreds of MAC addresses, while the neighbour is asked for its page.
 #[expect(clippy::print_stdout, reason = "how much passed tells what a flood costs")]
 fn a_flood_leaves_nothing_behind(mallory: Station, alice: Station) -> Result<()> {
     const POSTS: u32 = 8;
