@@ -82,6 +82,8 @@ mod tests {
         let mixed =
             "     Summary [   9.2s] 9/12 tests run: 5 passed (2 slow), 3 failed, 1 timed out, 4 skipped";
         assert_eq!(Counts::from_nextest_line(mixed), Some(Counts { passed: 5, failed: 4, skipped: 4 }));
+        let flaky = "     Summary [   9.2s] 9 tests run: 9 passed (2 slow, 1 flaky), 0 skipped";
+        assert_eq!(Counts::from_nextest_line(flaky), Some(Counts { passed: 9, failed: 0, skipped: 0 }));
         assert_eq!(Counts::from_nextest_line("        PASS [   0.005s] vm-model id::tests::x"), None);
     }
 

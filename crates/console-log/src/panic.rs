@@ -5,6 +5,9 @@ use crate::last_words::PANIC_END;
 /// How Linux announces that it gave up (`panic()` in kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
 
+/// How the line with its last words ends.
+const LAST: &str = " ]---";
+
 /// Lines of console that are worth looking through for a panic: its call trace follows it.
 pub const PANIC_LINES: usize = 120;
 
@@ -23,9 +26,10 @@ impl KernelPanic {
         announced.or(end).map(|line| Self { line })
     }
 
-    /// Whether `lines` have the last word of a panic, after which nothing comes.
+    /// Whether `lines` have the last words of a panic to their end, after which nothing comes. Kernels before Linux 4.20 end
+    /// them otherwise: of those it is never said.
     pub fn is_told_to_its_end(lines: &[String]) -> bool {
-        lines.iter().any(|line| line.contains(PANIC_END))
+        lines.iter().any(|line| line.contains(PANIC_END) && line.trim_end().ends_with(LAST))
     }
 }
 
@@ -47,5 +51,14 @@ mod tests {
         assert_eq!(KernelPanic::find(&lines[..2]), panic(0));
         assert_eq!(KernelPanic::find(&lines[1..]), panic(1));
         assert_eq!(KernelPanic::find(&lines[3..]), None);
+    }
+
+    #[test]
+    fn a_line_that_has_come_in_part_is_not_the_end() {
+        let whole = "[ 1.1] ---[ end Kernel panic - not syncing: Fatal exception in interrupt ]---";
+        for length in 0..whole.len() {
+            assert!(!KernelPanic::is_told_to_its_end(&[whole[..length].to_owned()]), "{length} bytes");
+        }
+        assert!(KernelPanic::is_told_to_its_end(&[whole.to_owned()]));
     }
 }

@@ -32,7 +32,7 @@ use crate::vms::VmNic;
 /// How long a killed machine may take to end, and an ended one to give back what it held.
 const END: Duration = Duration::from_secs(20);
 /// How long what a guest has written may take to where it is read.
-const COPIED: Duration = Duration::from_secs(1);
+const COPIED: Duration = Duration::from_secs(2);
 
 /// A machine between its start and the moment when everything it held is given back.
 #[derive(Debug)]
