@@ -10,6 +10,7 @@ use thiserror::Error;
 use vm_model::Transport;
 
 use crate::LinkName;
+use crate::connections::ConnectionLimit;
 use crate::dns::Domain;
 
 /// The bridge whose table has the plain name.
@@ -38,6 +39,8 @@ pub struct NetworkConfig {
     pub between_vms: BetweenVms,
     /// What VMs reach of the host itself, beside pings and DHCP. On every address of the host.
     pub host_services: Vec<HostService>,
+    /// How many connections each VM may have in the host's table of connections.
+    pub connections: ConnectionLimit,
     /// The name of the nftables tables of the families `ip` and `bridge` that are this network's alone; replaced whole.
     pub nft_table: String,
     /// The name servers told to VMs; those that our own asks, where it runs.
@@ -167,6 +170,7 @@ impl NetworkConfig {
             egress: Egress::default(),
             between_vms: BetweenVms::default(),
             host_services: Vec::new(),
+            connections: ConnectionLimit::default(),
             nft_table,
             dns: DnsServers::default(),
             names: None,

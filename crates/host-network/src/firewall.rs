@@ -21,6 +21,7 @@ pub(crate) use self::forward_drop::find_forward_drops;
 pub use self::forward_drop::{ForwardDrop, observe_forward_drops};
 pub(crate) use self::listing::Listing;
 use crate::bound_port::{Ports, identities};
+use crate::connections::{self, Counting};
 use crate::nft::{self, NftError};
 use crate::silence::HostIpv6;
 use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, port_filter};
@@ -59,6 +60,8 @@ pub(crate) struct Firewall {
     pub(crate) between_vms: BetweenVms,
     /// What VMs reach of the host beside pings and DHCP.
     pub(crate) services: Vec<HostService>,
+    /// How guests' connections are counted.
+    pub(crate) counting: Counting,
     pub(crate) host_ipv6: HostIpv6,
     /// Whether our name server is there for VMs.
     pub(crate) names: bool,
@@ -76,6 +79,7 @@ pub(crate) struct GuardedLink {
 }
 
 impl Firewall {
+    /// Looks at the size of the host's table of connections. Blocks.
     pub(crate) fn new(config: &NetworkConfig, host_ipv6: HostIpv6) -> Self {
         Self {
             table: config.nft_table.clone(),
@@ -86,6 +90,7 @@ impl Firewall {
             egress: config.egress,
             between_vms: config.between_vms,
             services: config.host_services.clone(),
+            counting: Counting::of(config.connections),
             host_ipv6,
             names: false,
         }
@@ -114,6 +119,8 @@ impl Firewall {
             ("from_vms", String::new(), self.host_rules()),
             ("input", hook("filter", "input", FILTER_PRIORITY), input),
         ];
+        chains.extend(connections::untracked_chains(bridge, *subnet, *gateway));
+        chains.extend(connections::chains(self.counting, bridge));
         chains.extend(forwards::chains(bridge, *gateway, *egress));
         let mut translated = vec![forwards::return_rule(bridge, *subnet)];
         if *egress == Egress::Masquerade {
@@ -123,8 +130,10 @@ impl Firewall {
             ));
         }
         chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), translated));
-        let mut text =
-            format!("table ip {table} {{\n{}{}", forwards::maps_text(ports), egress::sets_text(ports));
+        let mut text = format!("table ip {table} {{\n");
+        text += &(forwards::maps_text(ports)
+            + &egress::sets_text(ports)
+            + &connections::sets_text(self.counting));
         for (name, hook, rules) in chains {
             writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))
                 .expect("a string takes all text");
@@ -191,12 +200,20 @@ impl Firewall {
         script
     }
 
-    /// Puts our tables in place. Blocks on `nft`.
+    /// Puts our tables in place; from then on without counting connections where the kernel cannot. Blocks on `nft`.
     ///
     /// # Errors
     /// If they cannot be had.
-    pub(crate) fn apply(&self, guarded: &[GuardedLink], ports: &Ports) -> Result<(), FirewallError> {
-        self.run(&self.script(guarded, ports), "apply")
+    pub(crate) fn apply(&mut self, guarded: &[GuardedLink], ports: &Ports) -> Result<(), FirewallError> {
+        let Err(refusal) = self.run(&self.script(guarded, ports), "apply") else { return Ok(()) };
+        let (Counting::ByCount(most), NftError::Refused { .. }) = (self.counting, &refusal.cause) else {
+            return Err(refusal);
+        };
+        let simpler = Self { counting: Counting::ByRate(most), ..self.clone() };
+        // Where that does not help, the first refusal says more.
+        simpler.run(&simpler.script(guarded, ports), "apply").map_err(|_| refusal)?;
+        *self = simpler;
+        Ok(())
     }
 
     /// Removes our tables; no error if there are none, or no `nft` that could have made them. Blocks on `nft`.

@@ -50,6 +50,7 @@ mod bridge;
 mod changed_settings;
 mod claimed_names;
 mod config;
+mod connections;
 pub mod dhcp;
 mod dns;
 mod egress;
@@ -80,6 +81,7 @@ pub use changed_settings::SettingsError;
 pub use config::{
     BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig,
 };
+pub use connections::ConnectionLimit;
 pub use dhcp::DhcpError;
 pub use dns::{Domain, InvalidDomain, NameServerError};
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};

@@ -3,6 +3,7 @@
 //! A transaction is one datagram: a message that begins it, the changes, and one that ends it; the kernel makes all the
 //! changes or none (Linux `include/uapi/linux/netfilter/nfnetlink.h`). Blocking, with a deadline.
 
+pub(crate) mod connections;
 pub(crate) mod element;
 
 use std::io;
@@ -82,14 +83,7 @@ impl PacketFilter {
     /// # Errors
     /// If there is no socket to be had.
     pub(crate) fn open() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(netlink::NETFILTER),
-        )?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_DEADLINE))?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+        let socket = open_socket()?;
         let port = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket)?)?.pid();
         Ok(Self { socket, port, sequence: 0 })
     }
@@ -139,6 +133,15 @@ impl PacketFilter {
         }
         refusal.map_or(Ok(()), Err)
     }
+}
+
+/// A socket whose answers come within a deadline.
+fn open_socket() -> io::Result<OwnedFd> {
+    let (netfilter, flags) = (Some(netlink::NETFILTER), SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, netfilter)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_DEADLINE))?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    Ok(socket)
 }
 
 struct Answer {

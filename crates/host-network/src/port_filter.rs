@@ -35,6 +35,9 @@ const GROUP_RATE: (u32, u32) = (500, 1000);
 const DHCP_RATE: (u32, u32) = (10, 40);
 /// Questions to our name server, likewise: so few at once that the server's socket holds those of many ports.
 const DNS_RATE: (u32, u32) = (200, 50);
+/// Connections to our name server over TCP, likewise: a client needs one where an answer does not fit a datagram, and the
+/// kernel remembers each for a while after its end.
+const DNS_TCP_RATE: (u32, u32) = (20, 40);
 /// The set of our ports.
 pub(crate) const PORTS: &str = "ports";
 /// Of each port: the hardware address of its guest.
@@ -88,7 +91,7 @@ pub(crate) fn table_text(
     line(&set(IPV6, "typeof iif . ip6 saddr", &each(|identity| identity.link_local().to_string())));
     let target = |identity: PortIdentity| format!("{:#034x}", u128::from(identity.link_local()));
     line(&set(TARGETS, "typeof iif . @th,64,128", &each(target)));
-    for limited in ["groups", "dhcp", "dns"] {
+    for limited in ["groups", "dhcp", "dns", "dns_tcp"] {
         line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
     }
     for (chain, rules) in chains(host_ipv6, gateway) {
@@ -131,6 +134,14 @@ fn chains(host_ipv6: HostIpv6, gateway: Ipv4Addr) -> [(&'static str, Vec<String>
         dropped(
             &over("dns", &format!("ip daddr {gateway} udp dport 53"), DNS_RATE),
             "too many questions for names",
+        ),
+        dropped(
+            &over(
+                "dns_tcp",
+                &format!("ip daddr {gateway} tcp dport 53 tcp flags & (syn | ack) == syn"),
+                DNS_TCP_RATE,
+            ),
+            "too many connections for names",
         ),
         "accept".to_owned(),
     ];
@@ -180,6 +191,8 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
             ),
             "ip6 saddr :: icmpv6 type { nd-router-solicit, nd-neighbor-solicit } accept".to_owned(),
             dropped(&format!("iif . ip6 saddr != @{IPV6}"), "another's IPv6 address"),
+            // Link-local packets only get here: none is of a connection that this host must know.
+            "notrack".to_owned(),
         ]),
         HostIpv6::Kept => {}
     }

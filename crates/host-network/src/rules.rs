@@ -14,6 +14,7 @@ use crate::forwarding::{
 };
 use crate::forwards::{ForwardConflict, ForwardWarning, drop_conflicts, find_conflict, forward_warnings};
 use crate::netlink::{Ipv4Route, Link};
+use crate::nfnetlink::connections::end_connections;
 use crate::nfnetlink::element::Change;
 use crate::nfnetlink::{Message, PacketFilter};
 use crate::silence::silence_bridge;
@@ -133,6 +134,9 @@ impl Rules {
     /// another port's next. Its TAP is gone. Blocks.
     pub(crate) fn withdraw_access(&mut self, index: u32) {
         self.withdraw(index, std::mem::take);
+        if let Some(port) = self.ports.get(&index) {
+            forget_connections(&self.ports, index, port);
+        }
     }
 
     /// Takes out of the tables what `taken` takes of a port's access.
@@ -178,6 +182,7 @@ impl Rules {
         if self.guarded.is_some() && self.commit(&messages).is_err() {
             self.guarded = None;
         }
+        forget_connections(&self.ports, index, &port);
     }
 
     /// Takes out the ports of links that are no more. One whose index is higher than all that were seen was made since.
@@ -185,10 +190,11 @@ impl Rules {
         let highest = links.iter().map(|link| link.index).max().unwrap_or_default();
         let is_there = |index: u32| index > highest || links.iter().any(|link| link.index == index);
         let gone: Vec<u32> = self.ports.keys().copied().filter(|index| !is_there(*index)).collect();
-        let mut messages = Vec::new();
+        let (mut messages, mut ended) = (Vec::new(), Vec::new());
         for index in gone {
             if let Some(port) = self.ports.remove(&index) {
                 messages.extend(port.messages(&self.firewall.table, Change::Remove, index));
+                ended.push((index, port));
             }
         }
         for some in messages.chunks(CHANGES_A_TRANSACTION) {
@@ -196,6 +202,7 @@ impl Rules {
                 self.guarded = None;
             }
         }
+        ended.iter().for_each(|(index, port)| forget_connections(&self.ports, *index, port));
     }
 
     fn commit(&mut self, messages: &[Message]) -> std::io::Result<()> {
@@ -267,6 +274,22 @@ impl Rules {
     pub(crate) fn give_back(&mut self) -> Result<(), NetworkError> {
         give_back_everything(&mut self.changed);
         Ok(self.firewall.remove()?)
+    }
+}
+
+/// Has the kernel forget the connections of the guest that was behind `port` and is gone, so that what others go on sending does
+/// not reach whoever has its address next. Not where one of the other `ports` has it already. Blocks.
+fn forget_connections(ports: &Ports, index: u32, port: &BoundPort) {
+    let BoundPort { vm, identity, .. } = port;
+    if ports.iter().any(|(other, held)| *other != index && held.identity.address == identity.address) {
+        return;
+    }
+    match end_connections(identity.address) {
+        Ok(0) => {}
+        Ok(count) => debug!(%vm, count, "ended the connections of a VM"),
+        Err(error) => {
+            debug!(%vm, %error, "connections of a VM end by themselves: the kernel does not tell them")
+        }
     }
 }
 

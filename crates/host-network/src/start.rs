@@ -16,6 +16,7 @@ use crate::bridge::{
 };
 use crate::changed_settings::ChangedSettings;
 use crate::config::{MOST_DNS_SERVERS, reachable_name_servers};
+use crate::connections::Counting;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
 use crate::dns::{NameServer, NameServerError, Zone};
 use crate::events::NetworkEvents;
@@ -274,6 +275,9 @@ fn warnings(firewall: &Firewall, dns: &[Ipv4Addr]) -> Vec<StartWarning> {
     let mut warnings = forward_drops(firewall);
     if dns.is_empty() {
         warnings.push(StartWarning::NoNameServer);
+    }
+    if matches!(firewall.counting, Counting::ByRate(_)) {
+        warnings.push(StartWarning::ConnectionsNotCounted);
     }
     warnings
 }

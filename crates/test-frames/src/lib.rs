@@ -71,6 +71,18 @@ pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
+/// The TCP segment that asks `to` for a connection (RFC 9293 §3.1).
+pub fn tcp_syn((from, from_port): (Ipv4Addr, u16), (to, port): (Ipv4Addr, u16)) -> Vec<u8> {
+    let mut segment = [from_port.to_be_bytes(), port.to_be_bytes()].concat();
+    // Both numbers are 0; five words of header, SYN, a window, no checksum yet, nothing urgent.
+    segment.extend([0; 8]);
+    segment.extend([0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    let length = sixteen(segment.len()).to_be_bytes();
+    let covered = [&from.octets()[..], &to.octets(), &[0, 6], &length, &segment].concat();
+    segment[16..18].copy_from_slice(&checksum(&covered).to_be_bytes());
+    segment
+}
+
 /// RFC 8200.
 pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];

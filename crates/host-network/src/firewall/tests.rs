@@ -12,6 +12,7 @@ fn firewall(egress: Egress) -> Firewall {
         egress,
         between_vms: BetweenVms::Open,
         services: Vec::new(),
+        counting: Counting::Off,
         host_ipv6: HostIpv6::Off,
         names: false,
     }
@@ -66,6 +67,16 @@ fn the_transaction_replaces_our_tables_whole() {
          type filter hook input priority -10; policy accept;\n\
          iifname \"br-test\" goto from_vms\n\
          iif 7 goto from_vms\n\
+         }\n\
+         chain untracked {\n\
+         type filter hook prerouting priority -300; policy accept;\n\
+         iifname \"br-test\" ip saddr 10.100.0.0/16 ip daddr 10.100.0.0/16 ip daddr != 10.100.0.1 fib daddr type != local \
+         notrack\n\
+         iifname \"br-test\" ip daddr 10.100.0.1 ip frag-off & 0x3fff == 0 udp dport 53 notrack\n\
+         }\n\
+         chain untracked_output {\n\
+         type filter hook output priority -300; policy accept;\n\
+         oifname \"br-test\" ip saddr 10.100.0.1 udp sport 53 notrack\n\
          }\n\
          chain to_vms {\n\
          dnat ip to meta l4proto . ip daddr . th dport map @forwards comment \"leads to a VM\"\n\

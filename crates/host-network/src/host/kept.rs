@@ -114,7 +114,8 @@ impl HostNetwork {
             StartWarning::Bridge(_)
             | StartWarning::ForwardDrop { .. }
             | StartWarning::NoNames(_)
-            | StartWarning::NoNameServer => None,
+            | StartWarning::NoNameServer
+            | StartWarning::ConnectionsNotCounted => None,
         });
         for (interface, mut nic) in attached {
             if let Some(first) = self.shared.lock().get(&interface).and_then(|attached| attached.tap.clone())

@@ -55,6 +55,8 @@ pub enum StartWarning {
     NoNames(String),
     /// VMs are told no name server.
     NoNameServer,
+    /// The kernel cannot count the connections of a VM: only the rate of new ones is limited.
+    ConnectionsNotCounted,
     /// The adopted bridge brings something along.
     Bridge(BridgeNote),
     /// An interface of a VM that ran on is not, or not wholly, as it was.
@@ -89,6 +91,10 @@ impl fmt::Display for StartWarning {
             Self::NoNames(problem) => write!(formatter, "VMs have no names: {problem}"),
             Self::NoNameServer => formatter.write_str(
                 "VMs are told no name server: this host has none but on loopback; configure some for VMs",
+            ),
+            Self::ConnectionsNotCounted => formatter.write_str(
+                "connections of VMs are limited by their rate alone, so that one VM may fill the host's table of \
+                 connections over time: the kernel lacks nft_connlimit or timeouts of connections",
             ),
             Self::KeptNic { vm, nic, tap, problem } => {
                 write!(formatter, "the TAP {tap} of {vm}/{nic} {problem}")

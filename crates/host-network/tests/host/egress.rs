@@ -38,7 +38,7 @@ async fn guest(network: &HostNetwork, nic: NicAttachment) -> Guest {
 }
 
 /// Two machines beyond the host, 198.51.100.2 and 203.0.113.2, that listen on ports 80 and 81.
-async fn beyond() -> Host {
+pub(crate) async fn beyond() -> Host {
     let beyond = Host::new();
     run(&format!("ip link add wan type veth peer name eth0 netns {}", beyond.name()));
     for (own, theirs) in [("198.51.100.1/24", "198.51.100.2/24"), ("203.0.113.1/24", "203.0.113.2/24")] {
@@ -54,7 +54,7 @@ async fn beyond() -> Host {
     beyond
 }
 
-async fn connects(from: &Host, address: &'static str) -> bool {
+pub(crate) async fn connects(from: &Host, address: &'static str) -> bool {
     from.on(move || TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE).is_ok()).await
 }
 

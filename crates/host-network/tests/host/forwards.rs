@@ -13,13 +13,13 @@ use crate::namespaces::{Host, config, eventually, in_namespace, kept, nic, run};
 
 const PATIENCE: Duration = Duration::from_millis(700);
 
-fn with_ports(number: u8, ports: &[&str]) -> NicAttachment {
+pub(crate) fn with_ports(number: u8, ports: &[&str]) -> NicAttachment {
     let forwards = ports.iter().map(|port| port.parse().unwrap()).collect();
     NicAttachment { access: NetworkAccess { forwards, egress: None }, ..nic(number) }
 }
 
 /// A guest with its address and route.
-async fn guest(tap: &Tap, number: u8) -> Guest {
+pub(crate) async fn guest(tap: &Tap, number: u8) -> Guest {
     let guest = Guest::behind(tap, &nic(number)).await;
     let address = format!("10.100.1.{number}/16");
     guest.host.run(&["ip", "address", "add", &address, "dev", "eth0"]).await.unwrap();

@@ -7,6 +7,7 @@ mod namespaces;
 
 mod bridge;
 mod claimed_names;
+mod connections;
 mod dhcp;
 mod drift;
 mod egress;

@@ -19,7 +19,7 @@ const BEYOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const TYPE_A: u16 = 1;
 const TYPE_PTR: u16 = 12;
 
-fn with_names() -> NetworkConfig {
+pub(crate) fn with_names() -> NetworkConfig {
     NetworkConfig {
         names: Some("vm.internal".parse().unwrap()),
         dns: DnsServers::List(vec![BEYOND]),

@@ -30,6 +30,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("network.nat", old.nat == young.nat),
         ("network.vm_to_vm", old.between_vms == young.between_vms),
         ("network.host_services", old.host_services == young.host_services),
+        ("network.max_connections_per_vm", old.connections == young.connections),
         ("network.domain", old.names == young.names),
         ("network.vhost_net", old.vhost_net == young.vhost_net),
     ]

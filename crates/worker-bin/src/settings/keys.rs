@@ -109,6 +109,8 @@ pub(crate) static KEYS: &[Key] = &[
     key("network.vm_to_vm", Kind::Boolean, Some("true"), "Whether VMs reach each other."),
     key("network.host_services", Kind::Services, None,
         "What VMs reach of this host, beside pings and DHCP."),
+    key("network.max_connections_per_vm", Kind::Integer { least: 0, most: 1_048_576 }, None,
+        "How many connections a VM may have in this host's table; 0 is any number."),
     key("network.dns", Kind::Boolean, Some("true"),
         "Whether a name server on the bridge's address answers VMs."),
     key("network.domain", Kind::Domain, Some("\"vm.internal\""), "The domain in which VMs are found by name."),

@@ -1,6 +1,8 @@
 //! The table `[network]` of the configuration file.
 
-use host_network::{BetweenVms, Domain, HostService};
+use std::num::NonZeroU32;
+
+use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use serde::{Deserialize, Deserializer};
 use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
@@ -14,6 +16,7 @@ pub(super) struct Network {
     vm_to_vm: Option<bool>,
     #[serde(deserialize_with = "services")]
     host_services: Vec<HostService>,
+    max_connections_per_vm: Option<u32>,
     dns: Option<bool>,
     #[serde(deserialize_with = "domain")]
     domain: Option<Domain>,
@@ -23,7 +26,8 @@ pub(super) struct Network {
 impl Network {
     /// The settings with what the file says of the network.
     pub(super) fn over(self, defaults: VmManagerConfig) -> VmManagerConfig {
-        let Self { bridge, subnet, nat, vm_to_vm, host_services, dns, domain, vhost_net } = self;
+        let Self { bridge, subnet, nat, vm_to_vm, host_services, max_connections_per_vm, .. } = self;
+        let Self { dns, domain, vhost_net, .. } = self;
         VmManagerConfig {
             network_bridge: bridge.unwrap_or(defaults.network_bridge),
             vm_subnet_base: subnet.unwrap_or(defaults.vm_subnet_base),
@@ -38,6 +42,11 @@ impl Network {
                 Some(false) => BetweenVms::Isolated,
             },
             host_services,
+            connections: match max_connections_per_vm.map(NonZeroU32::new) {
+                None => defaults.connections,
+                Some(Some(most)) => ConnectionLimit::AtMost(most),
+                Some(None) => ConnectionLimit::Off,
+            },
             names: domain.or(defaults.names).filter(|_| dns != Some(false)),
             vhost_net: match vhost_net {
                 None => defaults.vhost_net,

@@ -76,9 +76,12 @@ pub(super) fn network_config(
     };
     let state_dir = Some(config.state_dir().to_owned());
     let (between_vms, host_services) = (config.between_vms, config.host_services.clone());
-    let names = config.names.clone();
+    let (connections, names) = (config.connections, config.names.clone());
     let network = NetworkConfig::new(bridge, subnet);
-    Ok((subnet, NetworkConfig { egress, between_vms, host_services, names, state_dir, ..network }))
+    Ok((
+        subnet,
+        NetworkConfig { egress, between_vms, host_services, connections, names, state_dir, ..network },
+    ))
 }
 
 pub(super) fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {

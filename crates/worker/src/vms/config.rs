@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use host_network::{BetweenVms, Domain, HostService};
+use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use nix_artifacts::CREDENTIAL_DIRECTORY;
 
 use crate::node::RemovalLimit;
@@ -37,6 +37,8 @@ pub struct VmManagerConfig {
     pub between_vms: BetweenVms,
     /// What VMs reach of this host, beside pings and DHCP.
     pub host_services: Vec<HostService>,
+    /// How many connections each VM may have in this host's table of connections.
+    pub connections: ConnectionLimit,
     /// The domain in which VMs are found by name; `None` runs no name server.
     pub names: Option<Domain>,
     /// Who moves the frames between VMs and the bridge.
@@ -145,6 +147,7 @@ impl Default for VmManagerConfig {
             nat: NetworkAddressTranslation::default(),
             between_vms: BetweenVms::default(),
             host_services: Vec::new(),
+            connections: ConnectionLimit::default(),
             names: DEFAULT_DOMAIN.parse().ok(),
             vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),

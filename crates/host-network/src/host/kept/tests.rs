@@ -44,6 +44,7 @@ fn problems(plan: &KeptNics) -> Vec<KeptNicProblem> {
         StartWarning::KeptNic { problem, .. } => problem.clone(),
         StartWarning::ForwardDrop { .. }
         | StartWarning::NoNames(_)
+        | StartWarning::ConnectionsNotCounted
         | StartWarning::NoNameServer
         | StartWarning::Bridge(_) => {
             panic!("not of an interface: {warning}")
