@@ -150,10 +150,10 @@ struct Cost {
 
 impl Cost {
     /// Puts `vm` among `known`, where there is room. Otherwise it is not known at all: what was known of it is out of date.
-    fn put(&mut self, known: &mut BTreeMap<VmId, VmReport>, vm: VmReport) {
+    fn put(&mut self, known: &mut BTreeMap<VmId, VmReport>, vm: VmReport, bytes_most: usize) {
         self.remove(known, &vm.vm);
         let bytes = self.bytes.saturating_add(memory_of(&vm));
-        if known.len() >= VMS_KNOWN_MOST || bytes > VM_BYTES_KNOWN_MOST {
+        if known.len() >= VMS_KNOWN_MOST || bytes > bytes_most {
             self.is_exceeded = true;
         } else {
             self.bytes = bytes;
@@ -192,6 +192,11 @@ impl WorkerView {
     /// Puts `report` to what is known, as far as there is room; see [`Self::is_cut`]. Whether the view is complete: where it
     /// is not, ask for a full report.
     pub fn apply(&mut self, report: Report) -> bool {
+        self.apply_within(report, VM_BYTES_KNOWN_MOST)
+    }
+
+    /// As [`Self::apply`], where VMs may take `bytes_most` of memory rather than [`VM_BYTES_KNOWN_MOST`].
+    pub fn apply_within(&mut self, report: Report, bytes_most: usize) -> bool {
         let Report { sequence: _, full, more, node, vms, gone } = report;
         if full {
             self.incoming = Some(Default::default());
@@ -204,7 +209,7 @@ impl WorkerView {
             cost.remove(known, id);
         }
         for vm in vms.into_vec() {
-            cost.put(known, vm);
+            cost.put(known, vm, bytes_most);
         }
         self.state.node = node;
         if !more && let Some((complete, cost)) = self.incoming.take() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use master_protocol::drivers::{WorkerEvent, WorkerNews};
 use master_protocol::session::MasterEvent;
-use master_protocol::wire::v1::{Capacity, NodeReport, Phase, Source, VmReport};
+use master_protocol::wire::v1::{Capacity, NodeReport, Phase, Report, Source, VmReport};
 use master_protocol::wire::{List, WorkerId};
 use master_protocol::{WorkerView, memory_of};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,10 @@ use vm_model::{Timestamp, VmId};
 
 /// Workers that are kept in mind. Without TLS a worker is whoever it says it is, and could be very many.
 const WORKERS_MOST: usize = 4096;
+/// Of these, workers for which there is no desired state and whose names nobody vouches for, and the memory in bytes that the
+/// VMs of each may take.
+const STRANGERS_MOST: usize = 64;
+const STRANGER_BYTES_MOST: usize = 64 << 10;
 
 /// Entries that a worker refused, and VMs that it keeps, as far as they are shown. It could name very many.
 const NAMED_MOST: usize = 8;
@@ -30,8 +34,19 @@ pub struct Fleet {
     workers: BTreeMap<WorkerId, Member>,
 }
 
+/// Whether a worker's name means something here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Its certificate says it, or there is or was a desired state for it.
+    #[default]
+    Known,
+    /// Neither: whoever dials may have made it up. Little is kept of it.
+    Stranger,
+}
+
 #[derive(Debug, Default)]
 struct Member {
+    standing: Standing,
     connection: u64,
     address: String,
     /// What it calls its host, where it says so.
@@ -157,11 +172,12 @@ impl Member {
 
 impl Fleet {
     /// Takes news of a worker that came at `now`.
-    pub fn take(&mut self, event: WorkerEvent, now: Timestamp) {
-        if !self.workers.contains_key(&event.worker) && !self.make_room() {
+    pub fn take(&mut self, event: WorkerEvent, standing: Standing, now: Timestamp) {
+        if !self.workers.contains_key(&event.worker) && !self.make_room(standing) {
             return;
         }
         let member = self.workers.entry(event.worker).or_default();
+        member.standing = standing;
         if let WorkerNews::Elsewhere { connected } = &event.news {
             let (connected, refused) = (connected.to_string(), event.address.to_string());
             member.elsewhere = Some((Elsewhere { connected, refused }, now));
@@ -189,7 +205,13 @@ impl Fleet {
                 member.view.begin_connection();
             }
             WorkerNews::Said(MasterEvent::Report(report)) => {
-                member.view.apply(*report);
+                match standing {
+                    Standing::Known => member.view.apply(*report),
+                    Standing::Stranger => {
+                        let few = Report { node: few(&report.node), ..*report };
+                        member.view.apply_within(few, STRANGER_BYTES_MOST)
+                    }
+                };
                 member.reported_at = Some(now);
                 member.follow_report();
             }
@@ -205,16 +227,21 @@ impl Fleet {
     }
 
     /// Makes room for another worker, at the cost of one that is gone if need be. Whether there is some.
-    fn make_room(&mut self) -> bool {
-        if self.workers.len() >= WORKERS_MOST {
-            let mut workers = self.workers.iter();
-            let gone = workers
-                .find(|(_, member)| member.connected_since.is_none())
-                .map(|(worker, _)| worker.clone());
-            gone.is_some_and(|worker| self.workers.remove(&worker).is_some())
-        } else {
-            true
+    fn make_room(&mut self, standing: Standing) -> bool {
+        let is_full = self.workers.len() >= WORKERS_MOST;
+        let strangers =
+            || self.workers.values().filter(|member| member.standing == Standing::Stranger).count();
+        // A stranger takes no place but a stranger's.
+        let gives_way = |member: &Member| match standing {
+            Standing::Known => true,
+            Standing::Stranger => member.standing == Standing::Stranger,
+        };
+        if !is_full && (standing == Standing::Known || strangers() < STRANGERS_MOST) {
+            return true;
         }
+        let mut gone = self.workers.iter().filter(|(_, member)| member.connected_since.is_none());
+        let gone = gone.find(|(_, member)| gives_way(member)).map(|(worker, _)| worker.clone());
+        gone.is_some_and(|worker| self.workers.remove(&worker).is_some())
     }
 
     /// Whether `worker` was heard of.
@@ -307,7 +334,7 @@ fn counts<'a>(vms: impl Iterator<Item = &'a VmReport>) -> Vec<VmCount> {
 #[cfg(test)]
 mod tests {
     use master_protocol::VMS_KNOWN_MOST;
-    use master_protocol::wire::v1::{Accepted, Hello, Report};
+    use master_protocol::wire::v1::{Accepted, Hello};
 
     use super::*;
 
@@ -337,14 +364,18 @@ mod tests {
         let mut fleet = Fleet::default();
         let problem = |fleet: &Fleet| fleet.status(&worker, NOW).answer.and_then(|answer| answer.problem);
         let held = format!(r#"{{"epoch": "e", "generation": 2, "held": {HELD}}}"#);
-        fleet.take(said(&held, accepted), NOW);
+        fleet.take(said(&held, accepted), Standing::Known, NOW);
         assert_eq!(problem(&fleet).as_deref(), Some("held: it removes much"));
         let node =
             format!(r#"{{"at_ms": 1, "observed_generation": 2, "applied_generation": 1, "held": {HELD}}}"#);
-        fleet.take(said(&format!(r#"{{"sequence": 1, "full": true, "node": {node}}}"#), report), NOW);
+        fleet.take(
+            said(&format!(r#"{{"sequence": 1, "full": true, "node": {node}}}"#), report),
+            Standing::Known,
+            NOW,
+        );
         assert!(problem(&fleet).is_some());
         let node = r#"{"at_ms": 2, "observed_generation": 2, "applied_generation": 2}"#;
-        fleet.take(said(&format!(r#"{{"sequence": 2, "node": {node}}}"#), report), NOW);
+        fleet.take(said(&format!(r#"{{"sequence": 2, "node": {node}}}"#), report), Standing::Known, NOW);
         assert_eq!(problem(&fleet), None, "somebody has let it go");
     }
 
@@ -355,7 +386,11 @@ mod tests {
         let connected = ([192, 0, 2, 1], 7).into();
         let news = WorkerNews::Elsewhere { connected };
         let address = ([192, 0, 2, 2], 9).into();
-        fleet.take(WorkerEvent { worker: worker.clone(), connection: 0, address, news }, NOW);
+        fleet.take(
+            WorkerEvent { worker: worker.clone(), connection: 0, address, news },
+            Standing::Known,
+            NOW,
+        );
         let elsewhere = fleet.status(&worker, NOW.after(Duration::from_secs(60))).elsewhere.expect("told of");
         assert_eq!(
             (elsewhere.connected.as_str(), elsewhere.refused.as_str()),
@@ -365,14 +400,47 @@ mod tests {
     }
 
     #[test]
+    fn made_up_names_cost_little_and_cost_nobody_a_place() {
+        let mut fleet = Fleet::default();
+        let take = |fleet: &mut Fleet, name: &str, standing, said| {
+            let (worker, news) = (name.parse().expect("valid"), WorkerNews::Said(said));
+            let event = WorkerEvent { worker, connection: 1, address: ([192, 0, 2, 1], 7).into(), news };
+            fleet.take(event, standing, NOW);
+        };
+        let vms: Vec<String> = (0..500)
+            .map(|number| {
+                format!(
+                    r#"{{"vm": "vm-{number}", "phase": "running", "image": "/x", "hash": "{}"}}"#,
+                    "h".repeat(100)
+                )
+            })
+            .collect();
+        let full =
+            format!(r#"{{"sequence": 1, "full": true, "node": {{"at_ms": 1}}, "vms": [{}]}}"#, vms.join(","));
+        take(&mut fleet, "worker-1", Standing::Known, report(&full));
+        for number in 0..1000 {
+            take(&mut fleet, &format!("made-up-{number}"), Standing::Stranger, report(&full));
+        }
+        let kept = |worker: &str| fleet.status(&worker.parse().expect("valid"), NOW);
+        assert_eq!(fleet.names().count(), 1 + STRANGERS_MOST);
+        let known = kept("worker-1");
+        assert_eq!((known.vm_counts[0].count, known.vms_are_cut), (500, false));
+        let stranger = kept("made-up-999");
+        assert!(stranger.vms_are_cut && stranger.vm_counts[0].count < 200, "{:?}", stranger.vm_counts);
+    }
+
+    #[test]
     fn a_worker_with_very_many_vms_is_shown_by_counts_and_in_pages() {
         let worker: WorkerId = "w1".parse().expect("valid");
         let mut fleet = Fleet::default();
         let take = |fleet: &mut Fleet, said| {
             let news = WorkerNews::Said(said);
             let address = ([127, 0, 0, 1], 7).into();
-            fleet
-                .take(WorkerEvent { worker: worker.clone(), connection: 1, address, news }, Timestamp::now());
+            fleet.take(
+                WorkerEvent { worker: worker.clone(), connection: 1, address, news },
+                Standing::Known,
+                Timestamp::now(),
+            );
         };
         let hello: Hello = serde_json::from_str(
             r#"{"versions": [1], "worker": "w1", "run": "1", "engine": {"name": "x", "version": "1"},

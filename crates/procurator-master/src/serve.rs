@@ -22,7 +22,7 @@ use vm_model::{Generation, InvalidLineage, Lineage, Timestamp, error_chain};
 
 use crate::control::{self, Answer, ControlError, Question};
 use crate::desired::{self, Desired, Extent, Problem};
-use crate::fleet::{Fleet, WorkerStatus};
+use crate::fleet::{Fleet, Standing, WorkerStatus};
 use crate::state::{MasterState, StateError};
 
 /// How long parts may take to end.
@@ -84,6 +84,7 @@ pub async fn serve(
     // An epoch counts once it is kept.
     state.save(&settings.state_dir)?;
     let terms = MasterTerms { lineage: lineage.clone(), heartbeat: settings.heartbeat };
+    let names_are_certified = matches!(settings.transport, MasterTransport::Tls(_));
     let listener =
         MasterListener::bind(settings.listen, settings.transport, terms, Limits::default()).await?;
     let control_listener = control::listen(&settings.state_dir)?;
@@ -106,6 +107,7 @@ pub async fn serve(
         lineage,
         state,
         state_dir: settings.state_dir,
+        names_are_certified,
         desired: Desired::default(),
         fleet: Fleet::default(),
         directory,
@@ -152,6 +154,8 @@ struct Master {
     lineage: Lineage,
     state: MasterState,
     state_dir: PathBuf,
+    /// Whether workers have certificates.
+    names_are_certified: bool,
     desired: Desired,
     fleet: Fleet,
     directory: watch::Sender<Arc<Directory>>,
@@ -167,7 +171,7 @@ impl Master {
             );
         }
         let before = self.fleet.status(&worker, Timestamp::now());
-        self.fleet.take(event, Timestamp::now());
+        self.fleet.take(event, self.standing(&worker), Timestamp::now());
         let after = self.fleet.status(&worker, Timestamp::now());
         match (before.connected_since, after.connected_since) {
             (None, Some(_)) => info!(%worker, "a worker is connected"),
@@ -190,6 +194,11 @@ impl Master {
                 }
             }
         }
+    }
+
+    fn standing(&self, worker: &WorkerId) -> Standing {
+        let is_listed = self.state.workers.contains_key(worker) || self.desired.workers.contains_key(worker);
+        if self.names_are_certified || is_listed { Standing::Known } else { Standing::Stranger }
     }
 
     async fn take_desired(&mut self, desired: Desired) {

@@ -13,7 +13,7 @@ use vm_model::{Timestamp, error_chain};
 
 use super::budget::ReadBudget;
 use super::listener::{Directory, MasterTransport, WorkerEvent, WorkerNews};
-use super::places::{Greeting, WorkerOrigin, WorkerPlace};
+use super::places::{Greeting, NoWorkerPlace, Standing, WorkerOrigin, WorkerPlace};
 use super::refusal_log::RefusalLog;
 use super::stream::{FramedStream, Progress};
 use crate::codec::{decode_worker_message, encode_frame};
@@ -61,6 +61,7 @@ pub(super) async fn converse(
     stream.set_nodelay(true).map_err(Refused::Broken)?;
     let secured = timeout(HANDSHAKE, secure(stream, &shared.transport)).await;
     let (stream, certified) = secured.map_err(|_| Refused::Late)??;
+    let is_certified = certified.is_some();
     let session = MasterSession::new(shared.terms.clone(), certified, Instant::now().into_std());
     let now = Instant::now().into_std();
     let mut conversation = Conversation {
@@ -68,6 +69,7 @@ pub(super) async fn converse(
         session,
         stage: Stage::Greeting(Some(greeting)),
         address,
+        is_certified,
         budget: ReadBudget::new(now),
         directory: shared.directory.clone(),
         events: shared.events.clone(),
@@ -111,6 +113,8 @@ struct Conversation {
     session: MasterSession,
     stage: Stage,
     address: SocketAddr,
+    /// Whether a certificate says who the worker is.
+    is_certified: bool,
     budget: ReadBudget,
     directory: watch::Receiver<Arc<Directory>>,
     events: mpsc::Sender<WorkerEvent>,
@@ -200,34 +204,41 @@ impl Conversation {
             self.budget.pay(frame.len(), now);
             let message = decode_worker_message(frame)?;
             if let Some(event) = self.session.receive(message, now) {
-                if let Some(refused) = self.name_worker(&event) {
-                    return Err(self.tell_of_elsewhere(refused).await);
+                match self.name_worker(&event) {
+                    None => {}
+                    Some((worker, NoWorkerPlace::Elsewhere(other))) => {
+                        return Err(self.tell_of_elsewhere(worker, other).await);
+                    }
+                    Some((worker, NoWorkerPlace::TooManyStrangers)) => {
+                        return Err(EndReason::TooManyStrangers { worker: worker.to_string() });
+                    }
                 }
                 self.tell(WorkerNews::Said(event)).await;
             }
         }
     }
 
-    /// Takes the worker's place once it has said who it is; returns its name and where it is connected from already, if
-    /// that is another host.
-    fn name_worker(&mut self, event: &MasterEvent) -> Option<(WorkerId, SocketAddr)> {
+    /// Takes the worker's place once it has said who it is; returns its name and why it has to go, where it has.
+    fn name_worker(&mut self, event: &MasterEvent) -> Option<(WorkerId, NoWorkerPlace)> {
         let (MasterEvent::Hello(hello), Stage::Greeting(greeting)) = (event, &mut self.stage) else {
             return None;
         };
         let greeting = greeting.take()?;
         let worker = hello.worker.clone();
         let host = hello.host.as_ref().map(ToString::to_string);
-        match greeting.become_worker(worker.clone(), WorkerOrigin { address: self.address, host }) {
+        let is_known = self.is_certified || self.directory.borrow().contains_key(&worker);
+        let standing = if is_known { Standing::Known } else { Standing::Stranger };
+        match greeting.become_worker(worker.clone(), WorkerOrigin { address: self.address, host }, standing) {
             Ok(place) => {
                 self.stage = Stage::Worker { place, worker };
                 None
             }
-            Err(other) => Some((worker, other)),
+            Err(reason) => Some((worker, reason)),
         }
     }
 
     /// Tells that a worker came that is connected from another host; returns why it has to go.
-    async fn tell_of_elsewhere(&mut self, (worker, other): (WorkerId, SocketAddr)) -> EndReason {
+    async fn tell_of_elsewhere(&mut self, worker: WorkerId, other: SocketAddr) -> EndReason {
         let name = worker.to_string();
         let news = WorkerNews::Elsewhere { connected: other };
         let event = WorkerEvent { worker, connection: 0, address: self.address, news };

@@ -51,11 +51,13 @@ pub struct Limits {
     pub greeting: usize,
     /// Of these, from one address.
     pub greeting_per_address: usize,
+    /// Without TLS: of workers that the directory does not list. Nobody vouches for their names, and they could be any number.
+    pub strangers: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, greeting: 64, greeting_per_address: 16 }
+        Self { connections: 1024, greeting: 64, greeting_per_address: 16, strangers: 64 }
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) struct Places {
 struct Taken {
     connections: usize,
     greeting: usize,
+    strangers: usize,
     greeting_by_address: HashMap<IpAddr, usize>,
     /// The newest connection of each worker.
     workers: BTreeMap<WorkerId, Newest>,
@@ -32,6 +33,7 @@ struct Taken {
 struct Newest {
     number: u64,
     from: WorkerOrigin,
+    standing: Standing,
     /// Dropping it ends the connection.
     _ended_by_drop: oneshot::Sender<()>,
 }
@@ -42,6 +44,24 @@ pub(super) struct WorkerOrigin {
     pub(super) address: SocketAddr,
     /// What the worker calls its host; absent where it does not say.
     pub(super) host: Option<String>,
+}
+
+/// Whether a worker's name means something here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its certificate says it, or the directory lists it.
+    Known,
+    /// Neither.
+    Stranger,
+}
+
+/// Why a connection gets no worker's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoWorkerPlace {
+    /// The worker is connected from there, on another host.
+    Elsewhere(SocketAddr),
+    /// There are as many strangers as the master lets in.
+    TooManyStrangers,
 }
 
 /// Why a connection finds no place.
@@ -67,6 +87,7 @@ pub(super) struct Greeting {
 pub(super) struct WorkerPlace {
     places: Places,
     worker: WorkerId,
+    standing: Standing,
     number: u64,
     /// Is over when a newer connection of the same worker takes the place.
     pub(super) replaced: oneshot::Receiver<()>,
@@ -106,12 +127,13 @@ impl Greeting {
     /// host: two hosts with one name would take turns for ever.
     ///
     /// # Errors
-    /// Where the worker is connected from already.
+    /// Where it has to go.
     pub(super) fn become_worker(
         self,
         worker: WorkerId,
         from: WorkerOrigin,
-    ) -> Result<WorkerPlace, SocketAddr> {
+        standing: Standing,
+    ) -> Result<WorkerPlace, NoWorkerPlace> {
         let (sender, replaced) = oneshot::channel();
         let mut taken = self.places.taken();
         if let Some(Newest { from: other, .. }) = taken.workers.get(&worker)
@@ -120,16 +142,24 @@ impl Greeting {
         {
             let address = other.address;
             drop(taken);
-            return Err(address);
+            return Err(NoWorkerPlace::Elsewhere(address));
+        }
+        if standing == Standing::Stranger {
+            let is_there = taken.workers.get(&worker).is_some_and(|newest| newest.standing == standing);
+            if !is_there && taken.strangers >= self.places.limits.strangers {
+                drop(taken);
+                return Err(NoWorkerPlace::TooManyStrangers);
+            }
+            taken.strangers += 1;
         }
         // It counts once: `self` gives its own back.
         taken.connections += 1;
         taken.numbers += 1;
         let number = taken.numbers;
         // Dropping the sender of the one before is what ends it.
-        taken.workers.insert(worker.clone(), Newest { number, from, _ended_by_drop: sender });
+        taken.workers.insert(worker.clone(), Newest { number, from, standing, _ended_by_drop: sender });
         drop(taken);
-        Ok(WorkerPlace { places: self.places.clone(), worker, number, replaced })
+        Ok(WorkerPlace { places: self.places.clone(), worker, standing, number, replaced })
     }
 }
 
@@ -158,6 +188,9 @@ impl Drop for WorkerPlace {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         taken.connections = taken.connections.saturating_sub(1);
+        if self.standing == Standing::Stranger {
+            taken.strangers = taken.strangers.saturating_sub(1);
+        }
         if taken.workers.get(&self.worker).is_some_and(|newest| newest.number == self.number) {
             taken.workers.remove(&self.worker);
         }
@@ -172,10 +205,33 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
-    fn become_worker(greeting: Greeting, host: Option<&str>) -> Result<WorkerPlace, SocketAddr> {
+    fn become_worker(greeting: Greeting, host: Option<&str>) -> Result<WorkerPlace, NoWorkerPlace> {
         let from =
             WorkerOrigin { address: SocketAddr::new(greeting.address, 7), host: host.map(str::to_owned) };
-        greeting.become_worker("a".parse().expect("valid"), from)
+        greeting.become_worker("a".parse().expect("valid"), from, Standing::Known)
+    }
+
+    #[test]
+    fn names_that_nobody_vouches_for_are_few_and_those_that_are_listed_always_come_in() {
+        let places = Places::new(Limits { strangers: 2, ..Limits::default() });
+        let come = |name: &str, standing| {
+            let from = WorkerOrigin { address: SocketAddr::new(address(1), 7), host: None };
+            let greeting = places.greet(address(1)).expect("a place");
+            greeting.become_worker(name.parse().expect("valid"), from, standing)
+        };
+        let first = come("made-up-1", Standing::Stranger).expect("a place");
+        let second = come("made-up-2", Standing::Stranger).expect("a place");
+        assert_eq!(
+            come("made-up-3", Standing::Stranger).expect_err("two are there"),
+            NoWorkerPlace::TooManyStrangers
+        );
+        let known = come("worker-1", Standing::Known).expect("it is listed");
+        let again = come("made-up-2", Standing::Stranger).expect("it replaces itself");
+        drop((second, first));
+        assert_eq!(places.taken().strangers, 1);
+        drop((again, known));
+        let taken = places.taken();
+        assert_eq!((taken.strangers, taken.connections, taken.workers.len()), (0, 0, 0));
     }
 
     #[test]
@@ -183,7 +239,8 @@ mod tests {
         let places = Places::new(Limits::default());
         let from = |last, host| become_worker(places.greet(address(last)).expect("a place"), host);
         let mut first = from(1, Some("host-1")).expect("let in");
-        assert_eq!(from(2, Some("host-2")).expect_err("another host"), SocketAddr::new(address(1), 7));
+        let other = NoWorkerPlace::Elsewhere(SocketAddr::new(address(1), 7));
+        assert_eq!(from(2, Some("host-2")).expect_err("another host"), other);
         assert_eq!(places.taken().connections, 1, "its place is given back");
         assert!(
             first.replaced.try_recv().is_err_and(|problem| problem == oneshot::error::TryRecvError::Empty)
@@ -197,7 +254,8 @@ mod tests {
 
     #[test]
     fn strangers_are_few_and_fewer_of_one_address() {
-        let places = Places::new(Limits { connections: 4, greeting: 3, greeting_per_address: 2 });
+        let places =
+            Places::new(Limits { connections: 4, greeting: 3, greeting_per_address: 2, strangers: 4 });
         let first = places.greet(address(1)).expect("a place");
         let second = places.greet(address(1)).expect("a place");
         assert_eq!(places.greet(address(1)).expect_err("two are there"), NoPlace::TooManyOfAddress);

@@ -365,7 +365,7 @@ async fn a_master_says_why_it_closes() {
 
 #[tokio::test]
 async fn strangers_that_say_nothing_take_no_place_of_others_for_long() {
-    let limits = Limits { connections: 8, greeting: 1, greeting_per_address: 1 };
+    let limits = Limits { connections: 8, greeting: 1, greeting_per_address: 1, strangers: 1 };
     let mut master = Master::start("127.0.0.1:0", MasterTransport::Plain(PlainTcp::Loopback), limits).await;
     let silent = TcpStream::connect(master.address).await.expect("it listens");
     let mut worker = Worker::start("worker-1", master.address.to_string(), plain());
@@ -532,5 +532,24 @@ async fn of_two_hosts_with_one_name_the_first_stays_and_the_master_hears_of_both
     second.redial.notify_one();
     assert_eq!(second.accept_next().await, 3, "there is one of the name by now");
     second.end().await;
+    master.end().await;
+}
+
+#[tokio::test]
+async fn without_tls_names_that_mean_nothing_are_few_and_told_why() {
+    let limits = Limits { strangers: 1, ..Limits::default() };
+    let mut master = Master::start("127.0.0.1:0", MasterTransport::Plain(PlainTcp::Loopback), limits).await;
+    let address = master.address.to_string();
+    let first = Worker::start("made-up-1", address.clone(), plain());
+    assert_eq!(master.event().await.worker.as_str(), "made-up-1");
+    let mut second = Worker::start("made-up-2", address.clone(), plain());
+    let said = second.problem("TooBusy").await;
+    assert!(said.contains("nothing for a worker made-up-2 to run"), "{said}");
+    master.assign("worker-1", 3);
+    let mut listed = Worker::start("worker-1", address, plain());
+    assert_eq!(listed.accept_next().await, 3);
+    for worker in [first, second, listed] {
+        worker.end().await;
+    }
     master.end().await;
 }

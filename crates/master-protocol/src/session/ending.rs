@@ -43,6 +43,15 @@ pub enum EndReason {
         /// Where the other one is.
         address: std::net::SocketAddr,
     },
+    /// Nothing is meant for a worker of this name, nobody vouches for the name, and there are enough of such.
+    #[error(
+        "the master has nothing for a worker {worker} to run, and without TLS it lets in few such workers: have its desired \
+         state there first, or use certificates"
+    )]
+    TooManyStrangers {
+        /// The name that it gave.
+        worker: String,
+    },
     /// The other end sent nothing for too long.
     #[error("nothing was heard for {0:?}")]
     Silent(Duration),
@@ -113,6 +122,7 @@ impl EndReason {
             Self::ShuttingDown => GoodbyeCode::ShuttingDown,
             Self::Replaced => GoodbyeCode::Replaced,
             Self::ElsewhereConnected { .. } => GoodbyeCode::ElsewhereConnected,
+            Self::TooManyStrangers { .. } => GoodbyeCode::TooBusy,
             Self::Silent(_) | Self::Stalled(_) | Self::NoGreeting { .. } => GoodbyeCode::TimedOut,
             Self::Frame(_) | Self::Message(_) | Self::Unacceptable { .. } | Self::Lineage(_) => {
                 GoodbyeCode::Malformed
