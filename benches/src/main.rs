@@ -3,7 +3,7 @@
 //! It reads one order a line (`boot`, `hold 16`, …) and answers each with one line of JSON, so that whoever drives it
 //! can run other programs in between and compare both under the same conditions. Its arguments are the command line of a
 //! host process. What is measured how is in `machines`, `processes`, `faults`, `many`,
-//! `assigned`, `planning`, `storage` and `first_start`; repetition,
+//! `assigned`, `network`, `planning`, `storage` and `first_start`; repetition,
 //! statistics and tables are the driver's.
 
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod faults;
 mod first_start;
 mod machines;
 mod many;
+mod network;
 mod order;
 mod planning;
 mod processes;
@@ -65,6 +66,8 @@ fn main() -> Result<()> {
             Order::Assign(count) => {
                 assigned::measure(count, program.clone(), scratch.path()).map(Answer::Nanoseconds)?
             }
+            Order::Taps(count) => network::taps(count).map(Answer::Nanoseconds)?,
+            Order::Neighbours(turns) => network::neighbours(turns).map(Answer::Amounts)?,
             Order::Records(count) => storage.load_records(count).map(Answer::Nanoseconds)?,
             Order::Plan(count) => planning::plan(count).map(Answer::Nanoseconds)?,
             Order::Guest => Answer::Path(fleet.guest_path().to_owned()),

@@ -40,6 +40,11 @@ pub(crate) enum Order {
     /// `assign <count>`: assign so many VMs at once to a whole worker, and take them away. See
     /// [`assigned::measure`](crate::assigned::measure) for what is answered.
     Assign(usize),
+    /// `taps <count>`: make and remove so many interfaces. See [`network::taps`](crate::network::taps) for what is answered.
+    Taps(usize),
+    /// `neighbours <turns>`: have two guests exchange frames alone and beside a third one that floods. See
+    /// [`network::neighbours`](crate::network::neighbours) for what is answered.
+    Neighbours(usize),
     /// `records <count>`: load the records of so many VMs.
     Records(usize),
     /// `plan <count>`: plan what leads a host of so many VMs to a file that changes four of ten.
@@ -81,6 +86,8 @@ impl FromStr for Order {
                 Self::Many(Many { vms, each, idle: Duration::from_secs(u64::try_from(count()?)?) })
             }
             "assign" => Self::Assign(count()?),
+            "taps" => Self::Taps(count()?),
+            "neighbours" => Self::Neighbours(count()?),
             "records" => Self::Records(count()?),
             "plan" => Self::Plan(count()?),
             "hash" => Self::Hash,

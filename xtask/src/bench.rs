@@ -6,6 +6,7 @@
 //! is bad.
 
 mod assignments;
+mod network;
 mod peers;
 mod plan;
 mod processes;
@@ -42,6 +43,9 @@ pub(crate) struct Bench {
     /// Measures planning alone instead.
     #[arg(long, conflicts_with_all = ["stock", "many", "assignments"])]
     planning: bool,
+    /// Measures the host network alone instead, as root: 500 interfaces, and two neighbours beside a guest that floods.
+    #[arg(long, conflicts_with_all = ["stock", "many", "assignments", "planning"])]
+    network: bool,
     /// The most machines to have running at once, for their memory.
     #[arg(long, default_value_t = 512)]
     machines: u64,
@@ -55,6 +59,7 @@ enum Part {
     Many,
     Assignments,
     Planning,
+    Network,
 }
 
 impl Bench {
@@ -66,6 +71,7 @@ impl Bench {
             Part::Many => processes::many(&mut subject(workspace)?)?,
             Part::Assignments => assignments::assigned(&mut subject(workspace)?)?,
             Part::Planning => vec![assignments::planning(&mut subject(workspace)?, self.runs)?],
+            Part::Network => network::measure(&mut subject(workspace)?, self.runs)?,
             Part::TinyGuests => self.tiny_guests(workspace)?,
         };
         let results = report::Results::new(host, rows);
@@ -80,6 +86,7 @@ impl Bench {
             (self.many, Part::Many),
             (self.assignments, Part::Assignments),
             (self.planning, Part::Planning),
+            (self.network, Part::Network),
         ];
         asked.into_iter().find_map(|(asked, part)| asked.then_some(part)).unwrap_or(Part::TinyGuests)
     }
