@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 pub use self::nearest::nearest;
 pub use self::problem::AssignmentsError;
-use crate::{Bytes, Generation, VmId, hide_credentials};
+use crate::{Bytes, Generation, VmId, hide_secrets};
 
 /// Everything that should run on a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ impl Assignment {
     /// The same with its secrets hidden: what is shown to people.
     #[must_use]
     pub fn without_secrets(mut self) -> Self {
-        hide_credentials(&mut self.procurator);
+        hide_secrets(&mut self.procurator);
         self
     }
 }
@@ -128,7 +128,7 @@ impl fmt::Debug for Assignment {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, hash, store_path, desired, overrides, references, procurator } = self;
         let mut shown = procurator.clone();
-        hide_credentials(&mut shown);
+        hide_secrets(&mut shown);
         formatter
             .debug_struct("Assignment")
             .field("id", id)

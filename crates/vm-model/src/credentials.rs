@@ -1,8 +1,8 @@
 //! Credentials for the systemd of a guest (`systemd.system-credentials(7)`): names, secrets, and the OEM strings by which
 //! they reach it.
 //!
-//! A [`Secret`] is shown by nothing. What an assignment says of secrets is hidden by [`hide_credentials`] before it is
-//! shown.
+//! A [`Secret`] is shown by nothing. What an assignment says of secrets, for systemd or for cloud-init, is hidden by
+//! [`hide_secrets`] before it is shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,12 +17,16 @@ use thiserror::Error;
 pub const CREDENTIAL_BYTES_MAX: usize = 32 << 10;
 /// The longest name of a credential: it is a file name in the guest.
 pub const CREDENTIAL_NAME_MAX: usize = 255;
+/// The most bytes of each file that an assignment or a description gives cloud-init.
+pub const CLOUD_INIT_BYTES_MAX: usize = 64 << 10;
 
 /// What stands in place of a secret that is not shown.
 const HIDDEN: &str = "(not shown)";
 /// The key under `procurator` that holds credentials.
 const CREDENTIALS_KEY: &str = "credentials";
-/// The key of a credential that says nothing secret.
+/// The key under `procurator` that holds what cloud-init is told.
+const CLOUD_INIT_KEY: &str = "cloud_init";
+/// The key that says where a secret is, and nothing secret.
 const FILE_KEY: &str = "file";
 
 /// Bytes that must not be shown. There is no way to print them but to ask for them by name.
@@ -140,23 +144,45 @@ pub fn credential_string(name: &CredentialName, secret: &Secret) -> String {
 
 /// Hides the secrets in `settings`, an assignment's `procurator`, so that the rest can be shown. Names and paths of files
 /// stay; what has not the form of a credential is hidden whole.
-pub fn hide_credentials(settings: &mut Map<String, Value>) {
-    let Some(credentials) = settings.get_mut(CREDENTIALS_KEY) else { return };
-    match credentials {
-        Value::Null => {}
-        Value::Object(named) => named.values_mut().for_each(hide_credential),
-        other => *other = Value::from(HIDDEN),
+pub fn hide_secrets(settings: &mut Map<String, Value>) {
+    if let Some(credentials) = settings.get_mut(CREDENTIALS_KEY) {
+        match credentials {
+            Value::Object(named) => named.values_mut().for_each(hide_source),
+            other => hide(other),
+        }
+    }
+    if let Some(cloud_init) = settings.get_mut(CLOUD_INIT_KEY) {
+        match cloud_init {
+            Value::Object(members) => {
+                members.iter_mut().for_each(|(name, value)| hide_for_cloud_init(name, value));
+            }
+            other => hide(other),
+        }
     }
 }
 
-fn hide_credential(credential: &mut Value) {
-    match credential {
-        Value::Null => {}
+fn hide(value: &mut Value) {
+    if !value.is_null() {
+        *value = Value::from(HIDDEN);
+    }
+}
+
+fn hide_for_cloud_init(name: &str, value: &mut Value) {
+    match name {
+        "network" if value.is_boolean() => {}
+        "user_data" | "vendor_data" => hide_source(value),
+        _ => hide(value),
+    }
+}
+
+/// Hides a secret, but not the path of the file that has it.
+fn hide_source(source: &mut Value) {
+    match source {
         Value::Object(members) => {
             let secrets = members.iter_mut().filter(|(key, value)| *key != FILE_KEY || !value.is_string());
-            secrets.filter(|(_, value)| !value.is_null()).for_each(|(_, value)| *value = Value::from(HIDDEN));
+            secrets.for_each(|(_, value)| hide(value));
         }
-        other => *other = Value::from(HIDDEN),
+        other => hide(other),
     }
 }
 
@@ -196,21 +222,34 @@ mod tests {
     fn what_an_assignment_says_of_secrets_is_hidden() {
         let settings = json!({
             "restart": "never",
+            "cloud_init": {
+                "user_data": "hunter2", "vendor_data": {"file": "/run/v"}, "meta_data": {"file": "hunter2"},
+                "network": false, "usr_data": ["hunter2"]
+            },
             "credentials": {
                 "a": {"value": "hunter2"}, "b": {"base64": "aHVudGVyMg=="}, "c": {"file": "/run/c"},
                 "d": "hunter2", "e": {"vlaue": ["hunter2"], "file": 5}, "f": null
             }
         });
         let Value::Object(mut settings) = settings else { panic!("an object") };
-        hide_credentials(&mut settings);
+        hide_secrets(&mut settings);
         let expected = json!({
             "restart": "never",
+            "cloud_init": {
+                "user_data": HIDDEN, "vendor_data": {"file": "/run/v"}, "meta_data": HIDDEN,
+                "network": false, "usr_data": HIDDEN
+            },
             "credentials": {
                 "a": {"value": HIDDEN}, "b": {"base64": HIDDEN}, "c": {"file": "/run/c"},
                 "d": HIDDEN, "e": {"vlaue": HIDDEN, "file": HIDDEN}, "f": null
             }
         });
         assert_eq!(Value::Object(settings), expected);
+        for cloud_init in [json!("hunter2"), json!(["hunter2"]), json!({"network": "hunter2"})] {
+            let mut settings = Map::from_iter([("cloud_init".to_owned(), cloud_init)]);
+            hide_secrets(&mut settings);
+            assert!(!Value::Object(settings).to_string().contains("hunter2"));
+        }
     }
 
     proptest! {

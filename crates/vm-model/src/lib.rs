@@ -67,8 +67,8 @@ pub use command::{Command, CommandKind, Reply};
 pub use condition::{Condition, ConditionKind, refresh_conditions};
 pub use counters::{BalloonCounters, BlockCounters, DiskLatency, MachineCounters, NicCounters};
 pub use credentials::{
-    CREDENTIAL_BYTES_MAX, CREDENTIAL_NAME_MAX, CredentialFile, CredentialName, InvalidCredentialName, Secret,
-    credential_string, hide_credentials,
+    CLOUD_INIT_BYTES_MAX, CREDENTIAL_BYTES_MAX, CREDENTIAL_NAME_MAX, CredentialFile, CredentialName,
+    InvalidCredentialName, Secret, credential_string, hide_secrets,
 };
 pub use disk_options::{DiskCaching, DiskErasure, DiskOptions, OnIoError, RateLimitSpec, TokenBucketSpec};
 pub use durations::{DURATION_BOUNDS, DurationCounts, DurationRecorder};

@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 23] = [
+const BOUNDARIES: [Boundary; 24] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -43,6 +43,12 @@ const BOUNDARIES: [Boundary; 23] = [
         workspace: AllBut(&["worker", "vmm-host", "host-network", "nix-artifacts"]),
         not_directly: &[],
         not_at_all: &["tokio", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "cidata",
+        workspace: Only(&["vm-model"]),
+        not_directly: &["libc"],
+        not_at_all: &["tokio", "rustix", "kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "console-log",
