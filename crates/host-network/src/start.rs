@@ -181,8 +181,14 @@ async fn start_on_bridge(
         Err(problem) => (None, Some(StartWarning::NoNames(chain(&problem)))),
     };
     let dns = told_servers(config, names.is_some());
-    let domain = config.names.as_ref().filter(|_| names.is_some()).map(ToString::to_string);
-    let facts = ServerFacts { address: config.gateway, subnet: config.network(), dns: dns.clone(), domain };
+    let domain = config.names.clone().filter(|_| names.is_some());
+    let told_domain = domain.as_ref().map(ToString::to_string);
+    let facts = ServerFacts {
+        address: config.gateway,
+        subnet: config.network(),
+        dns: dns.clone(),
+        domain: told_domain,
+    };
     let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
@@ -197,7 +203,7 @@ async fn start_on_bridge(
     warnings.extend(no_names);
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let unknown = Vec::new();
-    let report = StartReport { bridge: plan.origin, host_forwarding, dns, warnings, unknown };
+    let report = StartReport { bridge: plan.origin, host_forwarding, dns, domain, warnings, unknown };
     let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, facts };
     Ok((holdings, report))
 }

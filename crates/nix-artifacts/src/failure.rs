@@ -10,6 +10,7 @@ use crate::config::{ConfigError, OverrideError};
 use crate::credential_files::CredentialError;
 use crate::image::ImageError;
 use crate::nar::{HashError, NarError};
+use crate::secret_files::SecretFileError;
 use crate::store::{ResolveError, StorePathError};
 
 /// What has to change before the same call can succeed.
@@ -95,13 +96,15 @@ classify! {
         }
     };
     CredentialError => |error| match error {
+        Self::File(source) => source.cause(),
+        Self::Room { .. } => FailureCause::Wrong,
+    };
+    SecretFileError => |error| match error {
         // Whatever puts secrets on the host may yet put it there.
         Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => FailureCause::Host,
         Self::Open { source, .. } => FailureCause::of_io(source),
         Self::Read { .. } => FailureCause::Host,
-        Self::NotAllowed { .. } | Self::NoFile { .. } | Self::TooLarge { .. } | Self::Room { .. } => {
-            FailureCause::Wrong
-        }
+        Self::NotAllowed { .. } | Self::NoFile { .. } | Self::TooLarge { .. } => FailureCause::Wrong,
     };
     OverrideError => |_error| FailureCause::Wrong;
     ImageError => |error| match error {

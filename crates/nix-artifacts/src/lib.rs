@@ -6,7 +6,8 @@
 //! - [`StoreRoots`] opens what lies below the configured roots and nothing else, wherever links lead.
 //! - [`load_artifact`] reads `vm-config.json` (Cloud Hypervisor's `VmConfig` plus our own key `procurator`) and opens
 //!   what it names. [`known_keys`] is the table of every key and what becomes of it.
-//! - [`add_credential_files`] reads credentials from files of the host, below directories that its operator named.
+//! - [`add_credential_files`] and [`read_cloud_init`] read secrets from files of the host, below directories that its
+//!   operator named.
 //! - [`verify_hash`] hashes a store path the way Nix does. [`verify_loaded`] does so for an artifact that is loaded: what it
 //!   finds right is what the artifact has open, and files that are to be copied are handed on while they are hashed.
 //!
@@ -53,6 +54,7 @@
 #![forbid(unsafe_code)]
 
 mod artifact;
+mod cloud_init;
 mod config;
 mod credential_files;
 mod failure;
@@ -61,23 +63,27 @@ mod failure;
 pub mod fuzzing;
 mod image;
 mod nar;
+mod secret_files;
 mod store;
 
 #[cfg(test)]
 mod tests;
 
 pub use artifact::{Artifact, ArtifactError, ArtifactFile, CONFIG_NAME, LoadRequest, load_artifact};
+pub use cloud_init::{CloudInitData, read_cloud_init};
 pub use config::{
-    AddressDelivery, ConfigError, ConfigWarning, DiskSettings, KeyRule, Literal, NicRequest, OverrideError,
-    ProcuratorSettings, Refusal, RefusalReason, RestartPolicy, ValueKind, Verdict, VsockRequest, known_keys,
+    AddressDelivery, CLOUD_INIT_DISK, CloudInitNetwork, CloudInitSettings, ConfigError, ConfigWarning,
+    DiskSettings, KeyRule, Literal, NicRequest, OverrideError, ProcuratorSettings, Refusal, RefusalReason,
+    RestartPolicy, SecretSource, ValueKind, Verdict, VsockRequest, known_keys,
 };
-pub use credential_files::{CREDENTIAL_DIRECTORY, CredentialError, add_credential_files};
+pub use credential_files::{CredentialError, add_credential_files};
 pub use failure::FailureCause;
 pub use image::ImageError;
 pub use nar::{
     FEED_DEPTH, Feed, HashError, LoadedPath, NarError, NarProgress, Piece, SharedBytes, Verified,
     hash_store_path, verify_hash, verify_loaded,
 };
+pub use secret_files::{CREDENTIAL_DIRECTORY, SecretFileError, SecretUse};
 pub use store::{
     ChangedFile, FileIdentities, FileIdentity, FileWatch, OpenedFile, ResolveError, RootError,
     StorePathError, StoreRoots, Trail,

@@ -7,6 +7,7 @@ use vm_model::{MacAddress, VmId};
 
 use crate::LinkName;
 use crate::bridge::{BridgeNote, BridgeOrigin};
+use crate::dns::Domain;
 use crate::forwarding::HostForwarding;
 use crate::host::KeptNicProblem;
 
@@ -19,6 +20,8 @@ pub struct StartReport {
     pub host_forwarding: HostForwarding,
     /// The name servers that VMs are told.
     pub dns: Vec<Ipv4Addr>,
+    /// The domain that VMs are told to look names up in, where their names are answered.
+    pub domain: Option<Domain>,
     /// What may keep VMs from being reached, though nothing failed.
     pub warnings: Vec<StartWarning>,
     /// Interfaces that were not named as kept, and whose TAPs are there: some process runs their VMs. They stay bound to

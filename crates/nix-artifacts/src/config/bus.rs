@@ -45,7 +45,9 @@ impl Reader<'_> {
 
     /// What else takes a slot.
     fn single_devices(&self) -> Vec<&'static str> {
+        let cloud_init = self.top.section("procurator").and_then(|own| own.section("cloud_init"));
         let asked = [
+            (cloud_init.is_some(), "the disk for cloud-init"),
             (true, "the entropy device"),
             (self.top.section("balloon").is_some(), "the balloon"),
             (self.vsock().is_some(), "the socket device"),

@@ -3,6 +3,7 @@
 //! What comes out has only supported keys in it, each of the type that its rule states; everything else has
 //! become a refusal or a warning. Rules that span several keys are left to [`super::extract`].
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use vm_model::{CredentialName, MacAddress};
@@ -130,6 +131,18 @@ impl Checker<'_> {
                     members: vec![(member, Value::Text(text.clone()))],
                 }))
             }
+            (ValueKind::Secret { .. }, Node::Object(members)) => {
+                self.section(members, json_path, &rule.member_prefix()).map(Value::Section)
+            }
+            (ValueKind::Secret { most }, Node::Text(text))
+                if is_accepted_text(&ValueKind::Text { most: *most }, text) =>
+            {
+                let members = vec![("value", Value::Text(text.clone()))];
+                Ok(Value::Section(Section { path: json_path, members }))
+            }
+            (ValueKind::NamedTexts { most }, Node::Object(members)) => named_texts(members, *most)
+                .map(Value::NamedTexts)
+                .ok_or_else(|| wrong(json_path, node, rule.accepted())),
             (ValueKind::Devices, Node::List(entries)) => {
                 self.list(rule, entries, &json_path).map(Value::List)
             }
@@ -150,6 +163,8 @@ impl Checker<'_> {
                 | ValueKind::Devices
                 | ValueKind::List { .. }
                 | ValueKind::Named
+                | ValueKind::NamedTexts { .. }
+                | ValueKind::Secret { .. }
                 | ValueKind::Texts { .. }
                 | ValueKind::Integers { .. },
                 node,
@@ -211,6 +226,26 @@ fn texts(nodes: &[Node], json_path: &str) -> Result<Vec<String>, Box<Refusal>> {
         }
     };
     nodes.iter().enumerate().map(text).collect()
+}
+
+/// The texts of an object, where all of it is accepted.
+fn named_texts(members: &[(String, Node)], most: usize) -> Option<BTreeMap<String, String>> {
+    let (mut texts, mut bytes) = (BTreeMap::new(), 0_usize);
+    for (name, node) in members {
+        let text = match node {
+            Node::Null => continue,
+            Node::Text(text) => text,
+            _ => return None,
+        };
+        bytes = bytes.saturating_add(name.len()).saturating_add(text.len());
+        // What is no character of YAML makes a guest's reader refuse the whole document.
+        let is_plain = |character: char| !character.is_control() || matches!(character, '\n' | '\t');
+        let is_first = texts.insert(name.clone(), text.clone()).is_none();
+        if !is_first || bytes > most || !is_name(name, 63) || !text.chars().all(is_plain) {
+            return None;
+        }
+    }
+    Some(texts)
 }
 
 fn scalar(kind: &ValueKind, node: &Node) -> Option<Value> {

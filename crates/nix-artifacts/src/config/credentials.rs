@@ -2,8 +2,6 @@
 //!
 //! No refusal from here shows a value: see [`super::secrets`].
 
-use std::path::{Component, Path, PathBuf};
-
 use vm_model::{
     CREDENTIAL_BYTES_MAX, CredentialFile, CredentialName, HealthSpec, OemStrings, SYSTEMD_NOTIFY_PORT,
     Secret, credential_string,
@@ -11,17 +9,11 @@ use vm_model::{
 
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
+use super::secret_source::{SecretSource, read_source};
 use super::secrets::HIDDEN;
-use super::section::Section;
 
 /// The credential by which systemd learns where it sends its state.
 const NOTIFY_SOCKET: &str = "vmm.notify_socket";
-
-/// Where the content of a credential comes from.
-enum Content {
-    Given(Secret),
-    File(PathBuf),
-}
 
 impl Reader<'_> {
     /// What is written under `platform.oem_strings`.
@@ -61,45 +53,14 @@ impl Reader<'_> {
                     "another name",
                 ));
             }
-            match content(entry)? {
-                Content::Given(secret) => append(strings, name, &secret, entry.path.clone())?,
-                Content::File(path) => {
+            match read_source(entry, CREDENTIAL_BYTES_MAX)? {
+                SecretSource::Given(secret) => append(strings, name, &secret, entry.path.clone())?,
+                SecretSource::File(path) => {
                     files.push(CredentialFile { name: parse_name(name, entry.path.clone())?, path });
                 }
             }
         }
         Ok(files)
-    }
-}
-
-fn content(entry: &Section) -> Result<Content, Box<Refusal>> {
-    let longest = format!("at most {CREDENTIAL_BYTES_MAX} bytes in Base64 with padding");
-    match (entry.text("value"), entry.text("base64"), entry.text("file")) {
-        (Some(value), None, None) => Ok(Content::Given(Secret::new(value.as_bytes().to_vec()))),
-        (None, Some(encoded), None) => match Secret::from_base64(encoded) {
-            Some(secret) if secret.expose().len() <= CREDENTIAL_BYTES_MAX => Ok(Content::Given(secret)),
-            Some(_) => Err(refuse(entry.path_of("base64"), "it is too long", &longest)),
-            None => Err(refuse(entry.path_of("base64"), "it is no Base64", &longest)),
-        },
-        (None, None, Some(path)) => {
-            let path = Path::new(path);
-            let is_plain = path.is_absolute()
-                && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-            if is_plain {
-                Ok(Content::File(path.to_owned()))
-            } else {
-                Err(refuse(
-                    entry.path_of("file"),
-                    "it is no path of a file of the host",
-                    "an absolute path without \"..\"",
-                ))
-            }
-        }
-        _ => Err(refuse(
-            entry.path.clone(),
-            "a credential has one content",
-            "one of \"value\", \"base64\" and \"file\"",
-        )),
     }
 }
 

@@ -184,11 +184,13 @@ fn read(
     let credential_files = reader.credentials(health.as_ref(), &mut services.oem_strings)?;
     let procurator = top.section("procurator");
     let entries = procurator.map_or(&[][..], |procurator| procurator.list("disks"));
+    let disk_settings = read_disk_settings(entries, &mut disks, &nics)?;
     let settings = ProcuratorSettings {
         health,
         credential_files,
+        cloud_init: reader.cloud_init(&disks, &nics)?,
         rollout: read_rollout(procurator),
-        ..read_settings(procurator, read_disk_settings(entries, &mut disks, &nics)?)
+        ..read_settings(procurator, disk_settings)
     };
     let count = DeviceCount { disks: disks.len(), nics: nics.len() };
     reader.check_bus(count, entries.last().map_or("$.disks", |entry| entry.path.as_str()))?;

@@ -10,6 +10,7 @@
 mod access;
 mod bus;
 mod check;
+mod cloud_init;
 mod credentials;
 mod device_options;
 mod devices;
@@ -25,6 +26,7 @@ mod overlay;
 mod processors;
 mod refusal;
 mod rollout;
+mod secret_source;
 mod secrets;
 mod section;
 mod services;
@@ -34,9 +36,11 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
+pub use cloud_init::{CLOUD_INIT_DISK, CloudInitNetwork, CloudInitSettings};
 pub use extract::{NicRequest, OverrideError};
 pub use keys::{KeyRule, Literal, ValueKind, Verdict, known_keys};
 pub use refusal::{ConfigError, ConfigWarning, Refusal, RefusalReason};
+pub use secret_source::SecretSource;
 pub use services::VsockRequest;
 pub use settings::{AddressDelivery, ProcuratorSettings, RestartPolicy};
 pub use volumes::DiskSettings;

@@ -1,4 +1,5 @@
-//! Keeping secrets out of messages: what stands under `procurator.credentials`, and OEM strings that are credentials.
+//! Keeping secrets out of messages: what stands under `procurator.credentials` and `procurator.cloud_init`, and OEM strings
+//! that are credentials.
 //!
 //! A refusal shows the value that it is about. Where that is a secret, or a part of it is, or the key is a misspelt name of
 //! one, it is hidden.
@@ -13,7 +14,9 @@ const CREDENTIAL_STRING: &str = "io.systemd.credential";
 /// Whether what stands under the key `name` is not to be shown. Misspelt names count, and whole paths can be given.
 pub(super) fn speaks_of_secrets(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["cred", "secret", "dentials"].iter().any(|part| name.contains(part))
+    ["cred", "secret", "dentials", "cloud", "user_data", "vendor_data", "meta_data"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 /// Whether `text` is not to be shown: an OEM string that is a credential, or what somebody wrote as text that should be an

@@ -1,5 +1,6 @@
 //! An object that was held against the table: only supported keys, each of the type that its rule states.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use vm_model::MacAddress;
@@ -23,6 +24,8 @@ pub(super) enum Value {
     Integers(Vec<u64>),
     Text(String),
     Texts(Vec<String>),
+    /// Texts by names of the author's choice.
+    NamedTexts(BTreeMap<String, String>),
     /// Objects by names of the author's choice.
     Named(Vec<(String, Section)>),
     Mac(MacAddress),
@@ -102,6 +105,14 @@ impl Section {
         match self.value(name) {
             Some(Value::Named(entries)) => entries,
             _ => &[],
+        }
+    }
+
+    /// The texts under `name`, by their names.
+    pub(super) fn named_texts(&self, name: &str) -> BTreeMap<String, String> {
+        match self.value(name) {
+            Some(Value::NamedTexts(texts)) => texts.clone(),
+            _ => BTreeMap::new(),
         }
     }
 

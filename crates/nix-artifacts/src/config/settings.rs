@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use vm_model::{Bytes, CredentialFile, HealthSpec, Isolation, RolloutSpec, VolumePolicy};
 
+use super::cloud_init::CloudInitSettings;
 use super::section::Section;
 use super::volumes::DiskSettings;
 
@@ -20,6 +21,8 @@ pub struct ProcuratorSettings {
     pub health: Option<HealthSpec>,
     /// Credentials whose content is read when the machine is started. Others are among the machine's OEM strings already.
     pub credential_files: Vec<CredentialFile>,
+    /// What its cloud-init is told; `None` where there is to be no disk for it.
+    pub cloud_init: Option<CloudInitSettings>,
     /// How a changed definition is put in force; `None` where nothing is said of it.
     pub rollout: Option<RolloutSpec>,
     /// Whether the VM may share a process.

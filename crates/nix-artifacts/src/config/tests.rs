@@ -1,6 +1,7 @@
 //! What configurations say, what is refused and in which words, and that the documentation says the same.
 
 mod access;
+mod cloud_init;
 mod documentation;
 mod health;
 mod overlay;

@@ -108,6 +108,13 @@ fn accepted(rule: &KeyRule, completeness: Completeness) -> Value {
             json!({ "anyOf": [{ "enum": choices }, object(rule.key, completeness)] })
         }
         ValueKind::Named => named(rule, completeness),
+        ValueKind::Secret { most } => json!({
+            "anyOf": [{ "type": "string", "maxLength": most }, object(rule.key, completeness)],
+        }),
+        ValueKind::NamedTexts { .. } => json!({
+            "type": "object",
+            "additionalProperties": { "anyOf": [{ "type": "string" }, { "type": "null" }] },
+        }),
         plain => scalar(plain),
     }
 }
@@ -168,6 +175,8 @@ fn scalar(kind: &ValueKind) -> Value {
         | ValueKind::Devices
         | ValueKind::Shorthand { .. }
         | ValueKind::Named
+        | ValueKind::NamedTexts { .. }
+        | ValueKind::Secret { .. }
         | ValueKind::Opaque { .. } => json!({}),
     }
 }

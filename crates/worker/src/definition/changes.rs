@@ -115,7 +115,9 @@ impl Change {
         if from.isolation != to.isolation {
             changes.push(Self::Isolation);
         }
-        let is_other_service = from.vsock != to.vsock || from.credential_files != to.credential_files;
+        let is_other_service = from.vsock != to.vsock
+            || from.credential_files != to.credential_files
+            || from.cloud_init != to.cloud_init;
         if is_other_service || rest_of(from) != rest_of(to) {
             changes.push(Self::Machine);
         }

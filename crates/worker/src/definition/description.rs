@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, NicRequest, RestartPolicy};
+use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, CloudInitSettings, NicRequest, RestartPolicy};
 use vm_model::{
     Assignment, Bytes, CredentialFile, DiskAccess, HealthSpec, Isolation, MachineSpec, NarHash, Overrides,
     VolumePolicy,
@@ -28,6 +28,8 @@ pub struct Description {
     /// Credentials whose content is read from files of the host when it is started; what the files hold is no part of its
     /// definition. Others are among its machine's OEM strings.
     pub(crate) credential_files: Vec<CredentialFile>,
+    /// What its guest's cloud-init is told; of files of the host their paths, as of credentials.
+    pub(crate) cloud_init: Option<CloudInitSettings>,
     /// How its guest learns its address.
     pub(crate) address: AddressDelivery,
     /// Its writable disks.
@@ -81,6 +83,7 @@ impl Description {
             nics: artifact.nics.clone(),
             vsock: artifact.vsock.as_ref().map(|vsock| vsock.cid),
             credential_files: artifact.settings.credential_files.clone(),
+            cloud_init: artifact.settings.cloud_init.clone(),
             address: artifact.settings.address,
             volumes: volumes.collect(),
             restart: artifact.settings.restart,

@@ -1,5 +1,7 @@
 //! The host's network as supervisors share it, up to the moment when it is taken down.
 
+use std::net::Ipv4Addr;
+
 use host_network::{
     ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown,
     TeardownOutcome,
@@ -26,18 +28,29 @@ pub(crate) struct SharedNetwork {
     degraded: watch::Receiver<Vec<String>>,
     /// Whether interfaces were found whose VMs nobody named.
     has_unknown_nics: bool,
+    /// The name servers that guests are told.
+    name_servers: Vec<Ipv4Addr>,
+    /// The domain that guests are told to look names up in.
+    domain: Option<String>,
 }
 
 impl SharedNetwork {
     pub(crate) fn new(network: HostNetwork) -> Self {
         let degraded = network.watch_degraded();
-        let has_unknown_nics = !network.report().unknown.is_empty();
-        Self { network: RwLock::new(Some(network)), degraded, has_unknown_nics }
+        let report = network.report();
+        let has_unknown_nics = !report.unknown.is_empty();
+        let (name_servers, domain) = (report.dns.clone(), report.domain.as_ref().map(ToString::to_string));
+        Self { network: RwLock::new(Some(network)), degraded, has_unknown_nics, name_servers, domain }
     }
 
     /// Whether interfaces were found at the start whose VMs were not taken over: they may run on.
     pub(crate) fn has_unknown_nics(&self) -> bool {
         self.has_unknown_nics
+    }
+
+    /// The name servers that guests are told, and the domain that they look names up in.
+    pub(crate) fn told_names(&self) -> (Vec<Ipv4Addr>, Option<String>) {
+        (self.name_servers.clone(), self.domain.clone())
     }
 
     /// What is wrong with it at this moment and cannot be mended by itself: a sentence each.

@@ -20,6 +20,7 @@ use vm_model::{
 
 use super::RestartPolicy;
 use super::acquired::AcquiredResources;
+use super::cloud_init::{Instance, make_disk};
 use super::context::HostContext;
 use super::guest::Watching;
 use super::nics::{attach_all, lease};
@@ -202,7 +203,8 @@ fn open_staged(
     share: Option<Share>,
     acquired: &mut AcquiredResources,
 ) -> Result<Opened, FailureReason> {
-    let StagedMachine { assignment, description, mut machine, nics, vsock_cid, health, .. } = staged;
+    let StagedMachine { assignment, description, mut machine, nics, vsock_cid, cloud_init, health, .. } =
+        staged;
     let vm = &assignment.id;
     machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe_huge_pages());
     let directory = context.records.directory(vm);
@@ -250,6 +252,12 @@ fn open_staged(
         }
     });
     let mut spec = spec?;
+    if let Some(data) = cloud_init {
+        let root_made = acquired.volumes.first().map(|volume| volume.created);
+        let disk = make_disk(context, Instance { vm, uuid: spec.uuid, root_made }, &data, &nics)?;
+        disks.push((disk.path, disk.bytes));
+        spec.disks.push(disk.spec);
+    }
     if let Some(cid) = vsock_cid {
         let directory = socket_directory(&context.records.directory(vm))?;
         spec.services.vsock = Some(VsockSpec { cid, directory });

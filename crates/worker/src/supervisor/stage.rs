@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, FileWatch, LoadRequest, NicRequest, OpenedFile,
-    add_credential_files, load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, CloudInitData, FileWatch, LoadRequest, NicRequest, OpenedFile,
+    load_artifact,
 };
 use uuid::Uuid;
 use vm_model::{
@@ -18,6 +18,7 @@ use vm_model::{
 
 use super::context::HostContext;
 use super::given_up::GivenUp;
+use super::guest_secrets::{GuestSecrets, read_secrets};
 use super::nic_wish::{refused, wishes};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
@@ -43,6 +44,8 @@ pub(super) struct StagedMachine {
     pub(super) volumes: Vec<Staged>,
     pub(super) nics: Vec<NicRequest>,
     pub(super) vsock_cid: Option<u32>,
+    /// What its guest's cloud-init is told.
+    pub(super) cloud_init: Option<CloudInitData>,
     pub(super) warnings: Vec<String>,
     pub(super) unverified: Vec<PathBuf>,
     /// What the definition says about restarts.
@@ -112,7 +115,7 @@ fn stage_blocking(
     check_wishes(context, &assignment, &artifact.nics)?;
     check_forwards(context, &assignment.id, &artifact.nics)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
-    let exposed = add_credentials(context, &mut artifact)?;
+    let GuestSecrets { cloud_init, exposed } = read_secrets(context, &mut artifact)?;
     let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, work.given_up())?;
     let watches = watch_files(context, &artifact).inspect_err(|_| {
@@ -136,6 +139,7 @@ fn stage_blocking(
         volumes,
         nics: artifact.nics,
         vsock_cid: artifact.vsock.map(|vsock| vsock.cid),
+        cloud_init,
         warnings,
         unverified,
         restart: artifact.settings.restart.map(RestartPolicy::from),
@@ -167,15 +171,6 @@ pub(crate) fn load(
         transient: problem.is_missing(),
         ..reason(problem.kind(), &problem)
     })
-}
-
-/// Reads the credentials that lie in files of the host; what is to be said about those files. Description and definition
-/// do not have their content.
-fn add_credentials(context: &HostContext, artifact: &mut Artifact) -> Result<Vec<String>, FailureReason> {
-    let strings = &mut artifact.machine.services.oem_strings;
-    let allowed = std::slice::from_ref(&context.credentials_dir);
-    add_credential_files(&artifact.settings.credential_files, allowed, strings)
-        .map_err(|problem| reason(problem.kind(), &problem))
 }
 
 /// Makes sure that the machine can have a process of its own where it must.

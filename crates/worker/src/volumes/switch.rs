@@ -33,6 +33,8 @@ pub(crate) struct Committed {
     pub(crate) disk: String,
     /// Where its content lies.
     pub(crate) path: PathBuf,
+    /// When its content was made. A copy for a trial has that of what it is a copy of.
+    pub(crate) created: Timestamp,
     /// The content, open for reading and writing.
     pub(crate) file: Option<File>,
     /// The content that was switched over to.
@@ -48,6 +50,8 @@ struct Switch {
     record: VolumeRecord,
     number: u64,
     grow: Option<Bytes>,
+    /// When the content was made that is switched over to.
+    created: Timestamp,
 }
 
 impl VolumeStore {
@@ -81,7 +85,8 @@ impl VolumeStore {
         let is_made = is_seeded && staged.legacy.is_none();
         let path = directory.content(number);
         let Staged { disk, .. } = staged;
-        Ok(Committed { disk, path, file: Some(file), number, before, is_made })
+        let created = switch.created;
+        Ok(Committed { disk, path, created, file: Some(file), number, before, is_made })
     }
 
     /// Gives the content that was switched over to its name, opens it, and grows it where that is to be.
@@ -92,7 +97,7 @@ impl VolumeStore {
         directory: &VolumeDirectory,
         switch: &Switch,
     ) -> Result<File, VolumeError> {
-        let Switch { record, number, grow } = switch;
+        let Switch { record, number, grow, .. } = switch;
         let path = directory.content(*number);
         directory.adopt(*number).map_err(|source| failed("name", &path, source))?;
         pass(FailPoint::VolumeNamed);
@@ -207,7 +212,8 @@ fn switch(before: Option<&VolumeRecord>, found: &BTreeMap<u64, u64>, staged: &St
             Some(Box::new(VolumeTrial { before: before.cloned(), made: number, copied_from }))
         }
     };
-    Some(Switch { record, number, grow })
+    let created = record.contents.get(&number)?.created;
+    Some(Switch { record, number, grow, created })
 }
 
 /// `record`, whose content `number` has the size that it was to get.

@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod capacity;
+mod cloud_init;
 mod cycles;
 mod edits;
 mod endings;

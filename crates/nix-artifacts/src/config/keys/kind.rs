@@ -104,6 +104,17 @@ pub enum ValueKind {
         /// What it is a multiple of.
         multiple_of: u64,
     },
+    /// Text of at most `most` bytes, which may be a secret, or an object whose members have rows of their own and say where
+    /// it comes from.
+    Secret {
+        /// The most bytes accepted.
+        most: usize,
+    },
+    /// An object of texts whose names are of the author's choice, those that devices can have; together at most `most` bytes.
+    NamedTexts {
+        /// The most bytes of all names and texts.
+        most: usize,
+    },
     /// Text of at most `most` bytes.
     Text {
         /// The most bytes accepted.
@@ -267,6 +278,15 @@ impl fmt::Display for ValueKind {
                 write!(formatter, "a number of bytes from {least} to {most}, a multiple of {multiple_of}")
             }
             Self::Text { most } => write!(formatter, "text of at most {most} bytes without NUL"),
+            Self::Secret { most } => write!(
+                formatter,
+                "text of at most {most} bytes without NUL, or an object that says where it comes from"
+            ),
+            Self::NamedTexts { most } => write!(
+                formatter,
+                "an object of texts by names of 1 to 63 letters, digits, '-', '_' and '.'; names and texts have at most \
+                 {most} bytes together, and no control characters but line feeds and tabs"
+            ),
             Self::Choice(choices) => formatter.write_str(&quoted(choices)),
             Self::FilePath => {
                 formatter.write_str("a path relative to the store path, or absolute inside a store root")

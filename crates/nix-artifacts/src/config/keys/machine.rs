@@ -149,5 +149,4 @@ pub(super) static KEYS: &[KeyRule] = &[
         "What the VM may open connections to beyond its network, as `10.0.0.0/8`, `1.1.1.1:443` (TCP) or `10.0.0.0/8:53/udp`; \
          an empty list is nothing. Default: everything."),
     KeyRule::refused("procurator.limits", &[Empty], "resource limits are missing"),
-    KeyRule::refused("procurator.cloud_init", &[Empty], "cloud-init data is missing"),
 ];

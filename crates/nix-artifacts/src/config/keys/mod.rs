@@ -4,6 +4,7 @@
 //! one place. Keys are those of Cloud Hypervisor's `VmConfig`, older spellings among them, and our own
 //! `procurator`.
 
+mod cloud_init;
 mod devices;
 mod health;
 mod kind;
@@ -34,7 +35,7 @@ pub(crate) const MAX_CMDLINE: usize = 2047;
 
 /// Every known key, containers before their members.
 pub fn known_keys() -> impl Iterator<Item = &'static KeyRule> {
-    machine::KEYS.iter().chain(health::KEYS).chain(devices::KEYS)
+    machine::KEYS.iter().chain(health::KEYS).chain(cloud_init::KEYS).chain(devices::KEYS)
 }
 
 /// The rule for member `name` of the container `prefix` (`""`, `disks[]`, …).

@@ -214,7 +214,7 @@ fn refusals_do_not_show_secrets() {
     );
     insta::assert_snapshot!(refusal(&twice), @r#""vm-config.json": $.procurator.credentials.a stands there twice, the second time with (not shown); each key is accepted once"#);
     let two = json!({"credentials": {"a": {"value": SECRET, "file": "/x"}}});
-    insta::assert_snapshot!(refused(&two), @r#""vm-config.json": $.procurator.credentials.a is (not shown), but a credential has one content; accepted is one of "value", "base64" and "file""#);
+    insta::assert_snapshot!(refused(&two), @r#""vm-config.json": $.procurator.credentials.a is (not shown), but it has one content; accepted is one of "value", "base64" and "file""#);
     let laid = json!({"credentials": {"a": {"value": 5}}});
     let laid = laid.as_object().expect("an object");
     insta::assert_snapshot!(parse_all("{}", Conventional::default(), laid).expect_err("refused"), @"assignment: $.procurator.credentials.a.value is (not shown); accepted is text of at most 32768 bytes without NUL");
