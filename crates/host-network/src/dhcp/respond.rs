@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dhcproto::v4::borrowed::Message as Request;
 use dhcproto::v4::{DhcpOption, HType, MAGIC, Message, MessageType, Opcode, OptionCode};
-use dhcproto::{Encodable, Encoder};
+use dhcproto::{Encodable, Encoder, Name};
 use ipnetwork::Ipv4Network;
 use vm_model::MacAddress;
 
@@ -215,6 +215,10 @@ fn add_network_options(options: &mut dhcproto::v4::DhcpOptions, facts: &ServerFa
     }
     if let Some(domain) = &facts.domain {
         options.insert(DhcpOption::DomainName(domain.clone()));
+        // Some clients look nothing up in the domain that is said to be their own (option 15), but in these (RFC 3397).
+        if let Ok(name) = Name::from_ascii(domain) {
+            options.insert(DhcpOption::DomainSearch(vec![name]));
+        }
     }
     options.insert(DhcpOption::Hostname(binding.vm.to_string()));
     if let Some(mtu) = binding.mtu {

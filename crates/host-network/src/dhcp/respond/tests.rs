@@ -85,6 +85,16 @@ fn a_discover_is_offered_the_bound_address_with_every_option() {
 }
 
 #[test]
+fn the_domain_is_told_as_the_clients_own_and_as_one_to_look_names_up_in() {
+    let facts = ServerFacts { domain: Some("vm.internal".to_owned()), ..facts() };
+    let asked = request(MessageType::Discover, |_| {});
+    let reply = respond(&facts, &bindings(), MAC, &asked).expect("an offer");
+    let holds = |part: &[u8]| reply.message.windows(part.len()).any(|window| window == part);
+    assert!(holds(b"\x0f\x0bvm.internal"), "{:?}", reply.message);
+    assert!(holds(b"\x77\x0d\x02vm\x08internal\0"), "{:?}", reply.message);
+}
+
+#[test]
 fn a_client_that_asks_for_a_broadcast_gets_one() {
     let broadcast = |message: &mut Message| {
         message.set_flags(Flags::default().set_broadcast());
