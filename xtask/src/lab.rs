@@ -9,9 +9,10 @@
 //! The *outer host* is a stock kernel in QEMU whose processor has virtualisation, by hardware or in software. Its root
 //! file system holds the images, the programs and busybox; it runs one script and switches itself off. Another kind of it
 //! has systemd, as a host of the worker has (`systemd.rs`): its root is a Debian (`debian.rs`), all else a second disk. Its tests
-//! have a guest that is a stock Debian, too (`stock_guest.rs`).
+//! have a guest that is a stock Debian, too (`debian_guest.rs`).
 
 pub(crate) mod debian;
+pub(crate) mod debian_guest;
 pub(crate) mod disk;
 pub(crate) mod dynamic;
 pub(crate) mod host;
@@ -23,7 +24,6 @@ pub(crate) mod modules;
 pub(crate) mod programs;
 pub(crate) mod pulse;
 pub(crate) mod relay;
-pub(crate) mod stock_guest;
 pub(crate) mod systemd;
 pub(crate) mod task;
 pub(crate) mod virtualisation;
@@ -61,8 +61,18 @@ impl Lab {
 
     /// With the image `stock`, which takes a while to build and much space: only some tests need it.
     pub(crate) fn with_stock_guest(mut self) -> Result<Self> {
-        let folder = stock_guest::ensure(&self.workspace.lab_dir().join("stock"))?;
-        self.images.add(&self.workspace, &folder)?;
+        self.add(&debian_guest::STOCK)?;
         Ok(self)
+    }
+
+    /// With the image `clients`, of which the same is true.
+    pub(crate) fn with_client_guest(mut self) -> Result<Self> {
+        self.add(&debian_guest::CLIENTS)?;
+        Ok(self)
+    }
+
+    fn add(&mut self, guest: &debian_guest::DebianGuest) -> Result<()> {
+        let folder = guest.ensure(&self.workspace.lab_dir().join("stock"))?;
+        self.images.add(&self.workspace, &folder)
     }
 }

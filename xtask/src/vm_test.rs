@@ -22,7 +22,7 @@ use crate::workspace::Workspace;
 
 const SMOKE_DEADLINE: Duration = Duration::from_secs(10 * 60);
 const SYSTEMD_DEADLINE: Duration = Duration::from_secs(40 * 60);
-const FULL_DEADLINE: Duration = Duration::from_secs(45 * 60);
+const FULL_DEADLINE: Duration = Duration::from_secs(70 * 60);
 
 /// Options of the task.
 #[derive(Args, Debug, Default)]
@@ -68,6 +68,7 @@ impl VmTest {
     fn run_plain(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
         let programs = with_suite(workspace, shipped, "vm")?;
         let lab = Lab::prepare(workspace)?;
+        let lab = if self.full { lab.with_client_guest()? } else { lab };
         let session = Session {
             lab: &lab,
             programs: &programs,

@@ -2,6 +2,7 @@
 //!
 //! The smoke set is what is not ignored. A test marked `#[ignore = "full: …"]` says why it is not in it.
 
+mod clients;
 mod clock;
 mod data;
 mod devices;
