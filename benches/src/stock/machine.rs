@@ -130,6 +130,7 @@ fn request(
     LaunchRequest {
         id: VmId::new("stock"),
         spec,
+        verified: None,
         initial,
         isolation: Default::default(),
         resets,

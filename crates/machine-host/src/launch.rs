@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vm_model::{FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy, VmId};
+use vm_model::{BootIdentities, FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy, VmId};
 
 /// Which machine to launch, and how.
 #[derive(Debug)]
@@ -14,6 +14,9 @@ pub struct LaunchRequest {
     pub id: VmId,
     /// What it is made of.
     pub spec: MachineSpec<OwnedFd>,
+    /// What its kernel and its initial RAM disk were when they were verified. They are looked at after each loading, before
+    /// the first instruction; `None` where nothing was verified.
+    pub verified: Option<BootIdentities>,
     /// Whether it runs at once.
     pub initial: InitialState,
     /// What its guest's resets do.
@@ -35,6 +38,7 @@ impl LaunchRequest {
         Self {
             id,
             spec,
+            verified: None,
             initial: InitialState::default(),
             resets: ResetPolicy::default(),
             isolation: Isolation::default(),

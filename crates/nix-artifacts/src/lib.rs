@@ -85,6 +85,6 @@ pub use nar::{
 };
 pub use secret_files::{CREDENTIAL_DIRECTORY, SecretFileError, SecretUse};
 pub use store::{
-    ChangedFile, FileIdentities, FileIdentity, FileWatch, OpenedFile, ResolveError, RootError,
-    StorePathError, StoreRoots, Trail,
+    ChangedFile, FileIdentities, FileWatch, OpenedFile, ResolveError, RootError, StorePathError, StoreRoots,
+    Trail,
 };

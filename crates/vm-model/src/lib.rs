@@ -28,6 +28,7 @@ mod durations;
 mod error_text;
 mod event;
 mod failure_class;
+mod file_identity;
 mod health;
 mod health_spec;
 mod id;
@@ -75,6 +76,7 @@ pub use durations::{DURATION_BOUNDS, DurationCounts, DurationRecorder};
 pub use error_text::{error_chain, panic_message};
 pub use event::{Caller, Event, EventKind, EventReason};
 pub use failure_class::{BootTrouble, FailureClass};
+pub use file_identity::{BootIdentities, FileIdentity};
 pub use health::{Health, ProbeHealth, ProbeOutcome, Readiness, SystemdReport};
 pub use health_spec::{
     HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SYSTEMD_NOTIFY_PORT,

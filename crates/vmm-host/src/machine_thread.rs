@@ -2,6 +2,7 @@
 //! one ended, and hands over what is left.
 
 mod admission;
+mod boot_files;
 mod driver;
 mod renewal;
 mod runner;
@@ -24,6 +25,7 @@ use crate::handover::{EndedMachine, ReleaseSignal, ToReaper};
 use crate::heartbeat::Heartbeat;
 use crate::launch::LaunchSignal;
 use crate::mailbox::Inbox;
+use boot_files::BootFiles;
 use driver::MachineDriver;
 use runner::{FirstMachine, MachineRunner};
 use slow_turns::SlowTurns;
@@ -61,7 +63,8 @@ impl MachineThread {
         // Whatever is logged on this thread is about this VM, also by devices, which do not know its name.
         let _about = tracing::info_span!("machine", vm_id = %self.request.id).entered();
         let Self { request, engine, console, console_files, counters, reaper, release, .. } = self;
-        let LaunchRequest { id, spec, initial, resets, lock, console_dir, isolation: _, notes: _ } = request;
+        let LaunchRequest { id, spec, verified, initial, resets, lock, console_dir, isolation: _, notes: _ } =
+            request;
         let files = console_dir.map(|directory| console_files.register(&id, console.recorder(), directory));
         drop(console_files);
         let mut driver = MachineDriver {
@@ -74,12 +77,13 @@ impl MachineThread {
             slow_turns: SlowTurns::default(),
             last_command: None,
             resets,
+            boot_files: BootFiles::default(),
             button: None,
             orders: StandingOrders::default(),
         };
         let runner =
             MachineRunner { name: id.as_str().to_owned(), engine, console, counters: counters.clone() };
-        let first = FirstMachine { spec, initial, resets };
+        let first = FirstMachine { spec, verified, initial, resets };
         let mut machine = None;
         // An outer slot keeps the machine out of an unwinding: closing it belongs to the reaper.
         let outcome = contain(|| runner.run(first, &mut machine, &mut driver))

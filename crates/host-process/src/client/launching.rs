@@ -57,7 +57,7 @@ pub(super) async fn launch(
     pool: &Arc<Pool>,
     request: LaunchRequest,
 ) -> Result<(Arc<RemoteMachine>, Arc<ProcessLine>), LaunchError> {
-    let LaunchRequest { id: vm, spec, initial, resets, isolation, console_dir, lock, notes } = request;
+    let LaunchRequest { id: vm, spec, verified, initial, resets, isolation, console_dir, lock, notes } = request;
     let machine = RemoteMachine::new(vm.clone(), MachineStatus::booting(), ThreadHealth::default());
     let reservation = pool.reserve(&machine)?;
     let assignment = pool.assign(&vm, isolation).await?;
@@ -65,7 +65,7 @@ pub(super) async fn launch(
     let call = line.new_call();
     let (answer, answered) = oneshot::channel();
     let order = LaunchOrder {
-        launch: Launch { call, vm: vm.clone(), spec, initial, resets, console_dir, lock, notes },
+        launch: Launch { call, vm: vm.clone(), spec, verified, initial, resets, console_dir, lock, notes },
         machine: machine.clone(),
         place: Place::new(Some(reservation), assignment),
         answer,

@@ -28,7 +28,7 @@ use std::time::Duration;
 use machine_host::LaunchError;
 use serde::{Deserialize, Serialize};
 use vm_model::{
-    Command, InitialState, MachineCounters, MachineSpec, MachineStatus, Reply, ResetPolicy, ThreadHealth,
+    BootIdentities, Command, InitialState, MachineCounters, MachineSpec, MachineStatus, Reply, ResetPolicy, ThreadHealth,
     VmId,
 };
 
@@ -122,6 +122,9 @@ pub struct Launch<F> {
     pub vm: VmId,
     /// What it is made of.
     pub spec: MachineSpec<F>,
+    /// What it boots from was this when it was verified. The first processes do not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<BootIdentities>,
     /// Whether it runs at once.
     pub initial: InitialState,
     /// What its guest's resets do.

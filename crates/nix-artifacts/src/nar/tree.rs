@@ -13,13 +13,13 @@ use std::rc::Rc;
 
 use rustix::fs::{Dir, FileType, OFlags, fstat, readlinkat};
 use rustix::io::Errno;
-use vm_model::NarHash;
+use vm_model::{FileIdentity, NarHash};
 
 use super::NarError;
 use super::content::{ContentError, ContentReader};
 use super::encode::NarEncoder;
 use super::feed::Feed;
-use crate::store::{FileIdentities, FileIdentity, describe, open_component};
+use crate::store::{FileIdentities, describe, identify, identify_settled, open_component};
 
 /// Directories inside one another; one descriptor is held open for each.
 const MAX_DEPTH: usize = 256;
@@ -137,7 +137,7 @@ impl TreeWalk<'_, '_> {
     fn node(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<Node, NarError> {
         let found = open_component(parent, name, OFlags::PATH).map_err(|source| self.unreadable(source))?;
         let status = fstat(&found).map_err(|source| self.unreadable(source))?;
-        let identity = FileIdentity::settled(&found).map_err(|source| self.unreadable(source))?;
+        let identity = identify_settled(&found).map_err(|source| self.unreadable(source))?;
         self.note(&identity)?;
         match FileType::from_raw_mode(status.st_mode) {
             FileType::RegularFile => {
@@ -198,7 +198,7 @@ impl TreeWalk<'_, '_> {
 
     /// Makes sure that what is open is what was `seen` before.
     fn ensure_same(&self, open: impl AsFd, seen: &FileIdentity) -> Result<(), NarError> {
-        let now = FileIdentity::of(open).map_err(|source| self.unreadable(source))?;
+        let now = identify(open).map_err(|source| self.unreadable(source))?;
         if now == *seen { Ok(()) } else { Err(self.changed()) }
     }
 

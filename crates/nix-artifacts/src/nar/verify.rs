@@ -10,7 +10,7 @@ use super::feed::Feed;
 use super::flat::file_with_hash;
 use super::tree::{Tree, hash_tree};
 use super::{NarError, NarProgress};
-use crate::store::{FileIdentities, FileIdentity, StorePathError, StoreRoots};
+use crate::store::{FileIdentities, StorePathError, StoreRoots, identify};
 
 /// A store path whose content has the hash that was promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ fn hash(
     let tree = Tree { directory, name, path: &handle.path, expected, feeds };
     let (hash, files) = hash_tree(tree, progress)
         .map_err(|source| HashError::Nar { store_path: handle.path.clone(), source })?;
-    let now = FileIdentity::of(&roots.find(store_path)?.descriptor)
+    let now = identify(&roots.find(store_path)?.descriptor)
         .map_err(|source| HashError::Identity { store_path: handle.path.clone(), source })?;
     if files.get(Path::new("")) == Some(&now) {
         Ok(Verified { hash, files })

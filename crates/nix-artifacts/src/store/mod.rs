@@ -15,10 +15,10 @@ mod trail;
 mod tests;
 
 pub use error::{ResolveError, RootError, StorePathError};
-pub use identity::FileIdentity;
 pub use open::{ChangedFile, FileWatch, OpenedFile};
 pub use roots::StoreRoots;
 pub use trail::{FileIdentities, Trail};
 
+pub(crate) use identity::{identify, identify_settled};
 pub(crate) use open::{describe, open_component};
 pub(crate) use resolve::Resolver;

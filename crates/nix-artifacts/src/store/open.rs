@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use thiserror::Error;
+use vm_model::FileIdentity;
 
-use super::FileIdentity;
+use super::identity::identify;
 
 /// A regular file below a store root, opened for reading.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl AsFd for OpenedFile {
 }
 
 fn check(descriptor: BorrowedFd<'_>, path: &Path, seen: &FileIdentity) -> Result<(), ChangedFile> {
-    let difference = match FileIdentity::of(descriptor) {
+    let difference = match identify(descriptor) {
         Ok(now) => seen.difference(&now),
         Err(error) => Some(format!("its identity cannot be read: {error}")),
     };

@@ -18,10 +18,12 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat, readlinkat};
 use rustix::io::Errno;
+use vm_model::FileIdentity;
 
+use super::identity::identify_settled;
 use super::open::{OpenedFile, describe, open_component};
 use super::roots::StorePathHandle;
-use super::{FileIdentity, ResolveError, StorePathError, StoreRoots, Trail};
+use super::{ResolveError, StorePathError, StoreRoots, Trail};
 
 /// Links followed for one path; what Linux itself follows.
 const MAX_LINKS: usize = 40;
@@ -38,7 +40,7 @@ pub(crate) struct Resolver<'roots> {
 impl<'roots> Resolver<'roots> {
     /// A resolver for paths that are relative to `home`.
     pub(crate) fn new(roots: &'roots StoreRoots, home: StorePathHandle) -> Result<Self, StorePathError> {
-        let identity = FileIdentity::settled(&home.descriptor)
+        let identity = identify_settled(&home.descriptor)
             .map_err(|source| StorePathError::Open { path: home.path.clone(), source })?;
         let mut trail = Trail::default();
         // Nothing was noted before that could differ.
@@ -160,12 +162,12 @@ impl<'roots, 'trail> Walk<'roots, 'trail> {
         let kind = FileType::from_raw_mode(fstat(&found).map_err(failed)?.st_mode);
         match kind {
             FileType::Directory => {
-                self.note(name, FileIdentity::settled(&found).map_err(failed)?)?;
+                self.note(name, identify_settled(&found).map_err(failed)?)?;
                 self.entered.push((name.to_owned(), found));
                 Ok(Step::Entered)
             }
             FileType::Symlink => {
-                let identity = FileIdentity::settled(&found).map_err(failed)?;
+                let identity = identify_settled(&found).map_err(failed)?;
                 let target = readlinkat(&found, c"", Vec::new()).map_err(failed)?;
                 self.note(name, identity)?;
                 self.follow(path, OsString::from_vec(target.into_bytes()).into())?;
@@ -225,7 +227,7 @@ impl<'roots, 'trail> Walk<'roots, 'trail> {
         // io_uring answers EAGAIN instead of waiting for the disk where a file has NONBLOCK set.
         let flags = fcntl_getfl(&file).map_err(failed)?;
         fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(failed)?;
-        let identity = FileIdentity::settled(&file).map_err(failed)?;
+        let identity = identify_settled(&file).map_err(failed)?;
         self.note(name, identity)?;
         let file = File::from(file);
         Ok(OpenedFile { file, path, identity })

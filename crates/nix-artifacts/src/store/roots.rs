@@ -7,10 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use vm_model::FileIdentity;
 
+use super::identity::identify;
 use super::open::{describe, open_component};
 use super::path::Naming;
-use super::{FileIdentity, RootError, StorePathError};
+use super::{RootError, StorePathError};
 
 /// Where Nix keeps its store unless told otherwise.
 const NIX_STORE: &str = "/nix/store";
@@ -64,7 +66,7 @@ impl StoreRoots {
     /// If `store_path` is not a path directly below a root, or does not exist.
     pub fn identify(&self, store_path: &Path) -> Result<FileIdentity, StorePathError> {
         let handle = self.find(store_path)?;
-        FileIdentity::of(&handle.descriptor)
+        identify(&handle.descriptor)
             .map_err(|source| StorePathError::Open { path: handle.path, source })
     }
 

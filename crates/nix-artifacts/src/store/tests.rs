@@ -220,7 +220,7 @@ fn an_identity_changes_with_its_path() {
     let before = farm.roots.identify(&path).expect("an identity");
     assert_eq!(farm.roots.identify(&path).expect("an identity"), before);
     let json = serde_json::to_string(&before).expect("serialises");
-    assert_eq!(serde_json::from_str::<FileIdentity>(&json).expect("parses"), before);
+    assert_eq!(serde_json::from_str::<vm_model::FileIdentity>(&json).expect("parses"), before);
     fs::rename(&path, farm.path("store/away")).expect("renamed");
     fs::create_dir(&path).expect("another");
     assert_ne!(farm.roots.identify(&path).expect("an identity"), before);

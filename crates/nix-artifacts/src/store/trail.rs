@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-
-use super::FileIdentity;
+use vm_model::FileIdentity;
 
 /// Files of one store path by their paths below it; the store path itself has the empty path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

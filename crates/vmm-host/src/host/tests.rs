@@ -53,6 +53,7 @@ fn request(name: &str) -> LaunchRequest {
             rng: false,
             services: Default::default(),
         },
+        verified: None,
         initial: InitialState::Running,
         resets: ResetPolicy::default(),
         console_dir: None,

@@ -13,6 +13,7 @@ use vm_model::{
 };
 
 use super::admission::{Admission, admit, phase_after};
+use super::boot_files::BootFiles;
 use super::renewal::ResetBy;
 use super::slow_turns::SlowTurns;
 use super::standing_orders::StandingOrders;
@@ -41,6 +42,8 @@ pub(crate) struct MachineDriver {
     pub(crate) last_command: Option<CommandKind>,
     /// Whether the reset button works.
     pub(crate) resets: ResetPolicy,
+    /// What it boots from, as that was verified.
+    pub(crate) boot_files: BootFiles,
     /// The command that pressed the reset button, to be answered when the machine has ended.
     pub(crate) button: Option<Envelope>,
     pub(crate) orders: StandingOrders,
@@ -106,8 +109,13 @@ impl MachineDriver {
             (Admission::AlreadySo, _, _) => Reply::Done,
             (Admission::Deny, _, _) => Reply::Denied { phase },
             (Admission::Perform, CommandKind::Reset, ResetPolicy::InPlace(_)) => {
-                self.button = Some(envelope);
-                return Flow::Kill;
+                match self.boot_files.difference() {
+                    None => {
+                        self.button = Some(envelope);
+                        return Flow::Kill;
+                    }
+                    Some(changed) => Reply::Failed { reason: format!("{changed}; a new start verifies it") },
+                }
             }
             (Admission::Perform, CommandKind::Reset, ResetPolicy::EndsMachine) => {
                 Reply::Failed { reason: "it was launched as one whose resets end it".to_owned() }

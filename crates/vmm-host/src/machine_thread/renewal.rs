@@ -42,6 +42,8 @@ pub(crate) struct Ending {
     pub(crate) guest: GuestHealth,
     /// Whether nothing of it goes on by itself.
     pub(crate) rest: Rest,
+    /// Whether what it boots from is what was verified.
+    pub(crate) boot_files: BootFilesState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,12 @@ pub(crate) enum Rest {
     Settled,
     /// A thread of it was left behind, or I/O that may still change a disk.
     Unsettled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BootFilesState {
+    AsVerified,
+    Changed,
 }
 
 /// What a reset came from.
@@ -107,8 +115,10 @@ impl Renewal {
 /// - A reset of a machine that was asked to stop is its stop.
 /// - A guest that reset while it was being paused is paused before its first instruction.
 /// - Where the old machine may still touch its disks, another must not.
+/// - Where a file that the machine boots from was changed, a guest's reset ends it: its next start verifies the file. The
+///   button is not pressed then; should the file change right after, its loading is what fails.
 fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
-    let Ending { exit, phase, button, guest, rest } = ending;
+    let Ending { exit, phase, button, guest, rest, boot_files } = ending;
     let wanted = match (&exit, button) {
         (MachineExit::Killed | MachineExit::Reset(_), Button::Pressed) => {
             Some((ResetBy::Button, InitialState::Running))
@@ -140,7 +150,7 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
         (Some((ResetBy::Guest, _)), Rest::Unsettled) => Verdict::Final(exit),
         (Some((by @ ResetBy::Button, initial)), Rest::Settled) => Verdict::Again { by, initial },
         (Some((by @ ResetBy::Guest, initial)), Rest::Settled) => {
-            if budget.take(now) {
+            if boot_files == BootFilesState::AsVerified && budget.take(now) {
                 Verdict::Again { by, initial }
             } else {
                 Verdict::Final(exit)

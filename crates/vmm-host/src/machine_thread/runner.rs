@@ -11,10 +11,11 @@ use std::time::Instant;
 use console_log::{ConsoleWriter, KernelPanic, PANIC_LINES};
 use fail_points::{FailPoint, pass};
 use machine_host::LaunchFailure;
-use vm_model::{InitialState, MachineExit, MachinePhase, MachineSpec, ResetPolicy};
+use vm_model::{BootIdentities, InitialState, MachineExit, MachinePhase, MachineSpec, ResetPolicy};
 
+use super::boot_files::BootFiles;
 use super::driver::MachineDriver;
-use super::renewal::{Button, Ending, GuestHealth, Renewal, Rest, Verdict};
+use super::renewal::{BootFilesState, Button, Ending, GuestHealth, Renewal, Rest, Verdict};
 use crate::counters::CountersCell;
 use crate::engine::{Engine, Machine, Surroundings};
 use crate::error::not_started;
@@ -25,6 +26,8 @@ pub(crate) type Place = Option<Box<dyn Machine>>;
 /// How the first machine is made and begins, and what follows its guest's resets.
 pub(crate) struct FirstMachine {
     pub(crate) spec: MachineSpec<OwnedFd>,
+    /// What it boots from was this when it was verified.
+    pub(crate) verified: Option<BootIdentities>,
     pub(crate) initial: InitialState,
     pub(crate) resets: ResetPolicy,
 }
@@ -45,10 +48,12 @@ impl MachineRunner {
         place: &mut Place,
         driver: &mut MachineDriver,
     ) -> Result<MachineExit, LaunchFailure> {
-        let FirstMachine { mut spec, mut initial, resets } = first;
+        let FirstMachine { mut spec, verified, mut initial, resets } = first;
+        driver.boot_files = BootFiles::of(&spec.boot, verified.as_ref())?;
         let mut renewal = Renewal::of(&spec, resets)?;
         loop {
             let machine = place.insert(self.build(spec)?).as_mut();
+            driver.boot_files.check()?;
             self.counters.begin(machine.counters());
             let exit = drive(machine, initial, driver)?;
             let Some(renewal) = renewal.as_mut().filter(|_| !driver.inbox.is_killed()) else {
@@ -86,6 +91,13 @@ impl MachineRunner {
         };
         // Lines before the latest rebuild are not this guest's.
         let said = || KernelPanic::find(&self.console.tail_lines_since(console_start, PANIC_LINES)).is_some();
+        let boot_files = match driver.boot_files.difference() {
+            None => BootFilesState::AsVerified,
+            Some(changed) => {
+                tracing::warn!(vm_id = %driver.id, changed, "the machine is not rebuilt in place");
+                BootFilesState::Changed
+            }
+        };
         let panicked = reported.is_some() || matches!(exit, MachineExit::Reset(_)) && said();
         Ending {
             exit,
@@ -93,6 +105,7 @@ impl MachineRunner {
             button: if driver.button.is_some() { Button::Pressed } else { Button::NotPressed },
             guest: if panicked { GuestHealth::Panicked } else { GuestHealth::Well },
             rest: if machine.is_settled() { Rest::Settled } else { Rest::Unsettled },
+            boot_files,
         }
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
             rng: false,
             services: Default::default(),
         },
+        verified: None,
         initial: InitialState::Running,
         isolation: vm_model::Isolation::default(),
         resets: ResetPolicy::default(),

@@ -71,12 +71,13 @@ pub(super) async fn boot(
         lock,
         console,
         notes,
-        watches,
+        verified,
         ..
     } = prepared;
     let request = LaunchRequest {
         id: id.clone(),
         spec,
+        verified: verified.boot,
         initial,
         resets,
         isolation,
@@ -84,7 +85,7 @@ pub(super) async fn boot(
         lock: Some(lock),
         notes: notes.to_text(),
     };
-    let launched = match check_last(context, id, watches).await {
+    let launched = match check_last(context, id, verified).await {
         Ok(()) => context.machines.launch(request).await.map_err(|problem| launch_failure(&problem, &kernel)),
         Err(changed) => Err(changed),
     };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fail_points::{FailPoint, pass};
 use ipam::Lease;
-use nix_artifacts::{AddressDelivery, ArtifactFile, FileWatch, NicRequest};
+use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
     Assignment, Bytes, DiskAccess, FailureKind, FailureReason, FileRole, Isolation, MachineShape,
@@ -26,6 +26,7 @@ use super::guest::Watching;
 use super::nics::{attach_all, lease};
 use super::notes::MachineNotes;
 use super::stage::{StagedMachine, autoconfiguration};
+use super::store_files::VerifiedFiles;
 use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
 use crate::failure::{plain, reason};
@@ -64,7 +65,7 @@ pub(super) struct Prepared {
     /// What a worker is told that takes the machine over.
     pub(super) notes: MachineNotes,
     /// The files of the store that it has open and that were verified.
-    pub(super) watches: Vec<FileWatch>,
+    pub(super) verified: VerifiedFiles,
 }
 
 /// What a machine was made by.
@@ -99,7 +100,7 @@ pub(super) async fn prepare(
     let begun = Instant::now();
     let (definition, id, health) = (staged.definition(), staged.assignment.id.clone(), staged.health.clone());
     let StagedMachine { resets, isolation, address, artifact_took, disks_took, .. } = staged;
-    let watches = std::mem::take(&mut staged.watches);
+    let verified = std::mem::take(&mut staged.verified);
     let (mut warnings, unverified) = (staged.warnings.clone(), staged.unverified.clone());
     let (opened, acquired) = open_from_task(context, staged, share).await?;
     let files = begun.elapsed();
@@ -149,7 +150,7 @@ pub(super) async fn prepare(
         lock,
         console: console.ok(),
         notes,
-        watches,
+        verified,
     })
 }
 

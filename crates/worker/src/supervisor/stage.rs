@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, CloudInitData, FileWatch, LoadRequest, NicRequest, OpenedFile,
-    load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, CloudInitData, LoadRequest, NicRequest, OpenedFile, load_artifact,
 };
 use uuid::Uuid;
 use vm_model::{
@@ -23,7 +22,7 @@ use super::nic_wish::{refused, wishes};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::StageWork;
-use super::store_files::{hold, watch_files};
+use super::store_files::{VerifiedFiles, hold, watch_files};
 use super::verify::{VerifiedArtifact, unloadable, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
@@ -64,7 +63,7 @@ pub(super) struct StagedMachine {
     /// How long preparing its disks took.
     pub(super) disks_took: Duration,
     /// The files of the store that it has open and that were verified.
-    pub(super) watches: Vec<FileWatch>,
+    pub(super) verified: VerifiedFiles,
 }
 
 /// What a VM holds already that its next machine will have in its stead.
@@ -118,7 +117,7 @@ fn stage_blocking(
     let GuestSecrets { cloud_init, exposed } = read_secrets(context, &mut artifact)?;
     let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, work.given_up())?;
-    let watches = watch_files(context, &artifact).inspect_err(|_| {
+    let verified = watch_files(context, &artifact).inspect_err(|_| {
         volumes.iter().for_each(|volume| context.volumes.discard(&assignment.id, volume));
     })?;
     if held.memory.is_some() {
@@ -151,7 +150,7 @@ fn stage_blocking(
         machine: artifact.machine,
         artifact_took: Duration::ZERO,
         disks_took,
-        watches,
+        verified,
     })
 }
 

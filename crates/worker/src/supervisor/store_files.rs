@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nix_artifacts::{Artifact, ArtifactFile, FileWatch};
-use vm_model::{Assignment, FailureKind, FailureReason, VmId};
+use vm_model::{Assignment, BootIdentities, FailureKind, FailureReason, VmId};
 
 use super::context::HostContext;
 use crate::failure::{chain, reason};
@@ -19,14 +19,23 @@ pub(super) fn hold<'paths>(
     held.filter_map(Result::err).map(|problem| chain(&problem)).collect()
 }
 
-/// What tells until the launch whether a file of the store was changed after it was verified; makes sure that none was
-/// changed so far, also while it was copied.
+/// The files of the store that a machine has open and that were verified; none where nothing is verified.
+#[derive(Debug, Default)]
+pub(super) struct VerifiedFiles {
+    /// What tells until the launch whether one of them was changed.
+    watches: Vec<FileWatch>,
+    /// What whoever loads them holds them against.
+    pub(super) boot: Option<BootIdentities>,
+}
+
+/// Notes what the files of the store are that `artifact` has open; makes sure that none was changed since it was verified,
+/// also while it was copied.
 pub(super) fn watch_files(
     context: &HostContext,
     artifact: &Artifact,
-) -> Result<Vec<FileWatch>, FailureReason> {
+) -> Result<VerifiedFiles, FailureReason> {
     if context.lifecycle.hash_verification == HashVerification::Never {
-        return Ok(Vec::new());
+        return Ok(VerifiedFiles::default());
     }
     let mut watches = Vec::new();
     let watched = artifact.machine.as_ref().try_map_files(|_, file| {
@@ -37,7 +46,10 @@ pub(super) fn watch_files(
     });
     watched.map(drop)?;
     check_files(&watches)?;
-    Ok(watches)
+    let boot = &artifact.machine.boot;
+    let initrd = boot.initrd.as_ref().and_then(ArtifactFile::opened).map(|file| *file.identity());
+    let boot = boot.kernel.opened().map(|kernel| BootIdentities { kernel: *kernel.identity(), initrd });
+    Ok(VerifiedFiles { watches, boot })
 }
 
 /// Makes sure that none of the files was changed since it was opened.
@@ -45,11 +57,12 @@ fn check_files(watches: &[FileWatch]) -> Result<(), FailureReason> {
     watches.iter().try_for_each(FileWatch::check).map_err(|problem| reason(FailureKind::Host, &problem))
 }
 
-/// Makes sure, as late as can be, that the machine's files are what was verified.
+/// Makes sure right before the launch that the machine's files are what was verified. Those that it boots from are looked
+/// at again when they are loaded.
 pub(super) async fn check_last(
     context: &HostContext,
     vm: &VmId,
-    watches: Vec<FileWatch>,
+    files: VerifiedFiles,
 ) -> Result<(), FailureReason> {
-    context.own_threads.run(vm.as_str(), "check", move || check_files(&watches)).await?
+    context.own_threads.run(vm.as_str(), "check", move || check_files(&files.watches)).await?
 }

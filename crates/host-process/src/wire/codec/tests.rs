@@ -61,6 +61,7 @@ fn launch(disks: usize, cmdline: &str) -> ToHost<OwnedFd> {
             rng: true,
             services: Default::default(),
         },
+        verified: None,
         initial: InitialState::Running,
         resets: ResetPolicy::EndsMachine,
         console_dir: Some(file_with("console")),

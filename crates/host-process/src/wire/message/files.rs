@@ -41,6 +41,7 @@ impl<F> Launch<F> {
             call: self.call,
             vm: self.vm,
             spec: self.spec.try_map_files(|_, file| convert(file))?,
+            verified: self.verified,
             initial: self.initial,
             resets: self.resets,
             console_dir: self.console_dir.map(&mut *convert).transpose()?,

@@ -69,6 +69,7 @@ fn driver() -> MachineDriver {
         slow_turns: SlowTurns::default(),
         last_command: None,
         resets: ResetPolicy::EndsMachine,
+        boot_files: BootFiles::default(),
         button: None,
         orders: StandingOrders::default(),
     }

@@ -32,13 +32,10 @@ fn any_ending() -> impl Strategy<Value = Ending> {
     let button = prop_oneof![Just(Button::Pressed), Just(Button::NotPressed)];
     let guest = prop_oneof![Just(GuestHealth::Well), Just(GuestHealth::Panicked)];
     let rest = prop_oneof![Just(Rest::Settled), Just(Rest::Unsettled)];
-    (any_exit(), phase, button, guest, rest).prop_map(|(exit, phase, button, guest, rest)| Ending {
-        exit,
-        phase,
-        button,
-        guest,
-        rest,
-    })
+    let boot_files = prop_oneof![Just(BootFilesState::AsVerified), Just(BootFilesState::Changed)];
+    (any_exit(), phase, button, guest, rest, boot_files).prop_map(
+        |(exit, phase, button, guest, rest, boot_files)| Ending { exit, phase, button, guest, rest, boot_files },
+    )
 }
 
 fn reset() -> Ending {
@@ -48,6 +45,7 @@ fn reset() -> Ending {
         button: Button::NotPressed,
         guest: GuestHealth::Well,
         rest: Rest::Settled,
+        boot_files: BootFilesState::AsVerified,
     }
 }
 
