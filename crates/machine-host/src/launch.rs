@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vm_model::{BootIdentities, FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy, VmId};
+use vm_model::{
+    BootIdentities, FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy, VmId,
+};
 
 /// Which machine to launch, and how.
 #[derive(Debug)]

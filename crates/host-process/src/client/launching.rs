@@ -57,7 +57,8 @@ pub(super) async fn launch(
     pool: &Arc<Pool>,
     request: LaunchRequest,
 ) -> Result<(Arc<RemoteMachine>, Arc<ProcessLine>), LaunchError> {
-    let LaunchRequest { id: vm, spec, verified, initial, resets, isolation, console_dir, lock, notes } = request;
+    let LaunchRequest { id: vm, spec, verified, initial, resets, isolation, console_dir, lock, notes } =
+        request;
     let machine = RemoteMachine::new(vm.clone(), MachineStatus::booting(), ThreadHealth::default());
     let reservation = pool.reserve(&machine)?;
     let assignment = pool.assign(&vm, isolation).await?;

@@ -28,8 +28,17 @@ pub(super) async fn launch(
     let Launch { call, vm, spec, verified, initial, resets, console_dir, lock, notes } = request;
     // Whom it shares this process with was decided by whoever chose the process.
     let isolation = Isolation::default();
-    let request =
-        LaunchRequest { id: vm.clone(), spec, verified, initial, resets, isolation, console_dir, lock, notes };
+    let request = LaunchRequest {
+        id: vm.clone(),
+        spec,
+        verified,
+        initial,
+        resets,
+        isolation,
+        console_dir,
+        lock,
+        notes,
+    };
     // Both are cancel-safe in that nobody waits for the one that is dropped: a dropped launch kills its machine.
     let outcome = tokio::select! {
         outcome = host.machines.launch(request) => Some(outcome),

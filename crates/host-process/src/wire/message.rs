@@ -28,8 +28,8 @@ use std::time::Duration;
 use machine_host::LaunchError;
 use serde::{Deserialize, Serialize};
 use vm_model::{
-    BootIdentities, Command, InitialState, MachineCounters, MachineSpec, MachineStatus, Reply, ResetPolicy, ThreadHealth,
-    VmId,
+    BootIdentities, Command, InitialState, MachineCounters, MachineSpec, MachineStatus, Reply, ResetPolicy,
+    ThreadHealth, VmId,
 };
 
 use super::version::Version;

@@ -66,8 +66,7 @@ impl StoreRoots {
     /// If `store_path` is not a path directly below a root, or does not exist.
     pub fn identify(&self, store_path: &Path) -> Result<FileIdentity, StorePathError> {
         let handle = self.find(store_path)?;
-        identify(&handle.descriptor)
-            .map_err(|source| StorePathError::Open { path: handle.path, source })
+        identify(&handle.descriptor).map_err(|source| StorePathError::Open { path: handle.path, source })
     }
 
     /// The roots, for messages.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use test_host::DeadStore;
 use tiny_guest::TinyGuest;
-use vm_model::FailureKind;
+use vm_model::{DesiredState, FailureKind};
 use worker::vms::{HashVerification, VmId, VmManager, VmManagerConfig, VmStatus};
 
+use crate::told::{Told, assigned};
 use crate::workbench::{Artifact, Workbench, await_console, await_vm, console, create, isolated, until};
 
 /// How long an attack lasts where it is not answered both ways before.
@@ -125,6 +127,72 @@ fn a_kernel_that_is_swapped_back_and_forth_is_never_booted() {
         attacked(&bench, &artifact, move || {
             renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).expect("exchanged");
         });
+    });
+}
+
+/// Starts the VM of `artifact` so often while its kernel becomes another one for a moment at the last steps of a start,
+/// after all that is looked at before the launch; none may run the other one.
+#[test]
+fn a_kernel_that_is_edited_between_the_last_look_and_its_loading_is_never_booted() {
+    const STARTS: u64 = 40;
+    isolated(|bench| {
+        let [good, evil] = kernels();
+        let (artifact, state) = (bench.plain("image", &TinyGuest::hello("good\n")), bench.config());
+        let (kernel, records) = (artifact.path.join("vmlinux"), state.vm_artifacts_dir.clone());
+        let manager = manager(&bench, state);
+        let mut refused = 0;
+        for number in 0..STARTS {
+            let id = VmId::new(&format!("vm-{number}"));
+            let (is_over, console_dir) =
+                (Arc::new(AtomicBool::new(false)), records.join(id.as_str()).join("console"));
+            let attacker = std::thread::spawn({
+                let (is_over, kernel, good, evil) =
+                    (Arc::clone(&is_over), kernel.clone(), good.clone(), evil.clone());
+                move || {
+                    let file = fs::OpenOptions::new().write(true).open(&kernel).expect("opened");
+                    while !console_dir.exists() && !is_over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                    std::thread::sleep(Duration::from_micros(number * 100));
+                    file.write_all_at(&evil, 0).expect("written");
+                    while !is_over.load(Ordering::Relaxed) {
+                        std::thread::yield_now();
+                    }
+                    file.write_all_at(&good, 0).expect("written");
+                }
+            });
+            let started = create(&manager, &id, &artifact);
+            if started.is_ok() {
+                await_vm(&manager, &id, "off", |info| !matches!(info.status, VmStatus::Running));
+            }
+            is_over.store(true, Ordering::Relaxed);
+            attacker.join().expect("no panic");
+            let said = console(&manager, &id);
+            assert!(!said.contains("evil"), "{id} booted what was not verified: {said}");
+            refused += u64::from(started.is_err());
+        }
+        assert!(refused > 0, "no edit met a start");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_kernel_that_is_edited_under_its_vm_is_not_booted_by_a_reset() {
+    isolated(|bench| {
+        let artifact = bench.plain("image", &TinyGuest::acpi_reset());
+        let node = Told::start(bench.manager());
+        node.tell(None, vec![assigned("vm", &artifact, DesiredState::Paused)]).expect("taken");
+        node.await_phase("vm", "paused");
+        fs::write(artifact.path.join("vmlinux"), TinyGuest::hello("evil\n").elf()).expect("written");
+        // It resets itself with its first instructions.
+        node.tell(None, vec![assigned("vm", &artifact, DesiredState::Running)]).expect("taken");
+        let (manager, id) = (&node.manager, VmId::new("vm"));
+        let failed = await_vm(manager, &id, "failed", |info| matches!(info.status, VmStatus::Failed(_)));
+        let reason = failed.last_failure.expect("a reason");
+        assert_eq!(reason.kind, FailureKind::HashMismatch, "{}", reason.message);
+        let said = console(manager, &id);
+        assert!(said.contains("ready") && !said.contains("evil"), "{said}");
+        node.end().shutdown().expect("ends");
     });
 }
 

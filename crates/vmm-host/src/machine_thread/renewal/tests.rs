@@ -34,7 +34,14 @@ fn any_ending() -> impl Strategy<Value = Ending> {
     let rest = prop_oneof![Just(Rest::Settled), Just(Rest::Unsettled)];
     let boot_files = prop_oneof![Just(BootFilesState::AsVerified), Just(BootFilesState::Changed)];
     (any_exit(), phase, button, guest, rest, boot_files).prop_map(
-        |(exit, phase, button, guest, rest, boot_files)| Ending { exit, phase, button, guest, rest, boot_files },
+        |(exit, phase, button, guest, rest, boot_files)| Ending {
+            exit,
+            phase,
+            button,
+            guest,
+            rest,
+            boot_files,
+        },
     )
 }
 
