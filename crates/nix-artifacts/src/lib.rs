@@ -74,7 +74,7 @@ pub use cloud_init::{CloudInitData, read_cloud_init};
 pub use config::{
     AddressDelivery, CLOUD_INIT_DISK, CloudInitNetwork, CloudInitSettings, ConfigError, ConfigWarning,
     DiskSettings, KeyRule, Literal, NicRequest, OverrideError, ProcuratorSettings, Refusal, RefusalReason,
-    RestartPolicy, SecretSource, ValueKind, Verdict, VsockRequest, known_keys,
+    RestartPolicy, SecretSource, ValueKind, Verdict, VsockRequest, check_network_access, known_keys,
 };
 pub use credential_files::{CredentialError, add_credential_files};
 pub use failure::FailureCause;

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::shown_text;
+
 /// The most bytes of one credential.
 pub const CREDENTIAL_BYTES_MAX: usize = 32 << 10;
 /// The longest name of a credential: it is a file name in the guest.
@@ -64,7 +66,7 @@ pub struct CredentialName(String);
 /// Why a text is no name of a credential.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{text:?} is no name of a credential; accepted are 1 to {CREDENTIAL_NAME_MAX} printable ASCII characters without \
+    "{text} is no name of a credential; accepted are 1 to {CREDENTIAL_NAME_MAX} printable ASCII characters without \
      '/', ':' and '=', and neither \".\" nor \"..\""
 )]
 pub struct InvalidCredentialName {
@@ -83,7 +85,7 @@ impl CredentialName {
         if is_accepted {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidCredentialName { text: text.chars().take(80).collect() })
+            Err(InvalidCredentialName { text: shown_text(text) })
         }
     }
 

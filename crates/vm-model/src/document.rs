@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde_json::{Map, Number, Value};
 
+use crate::{shown_number, shown_text};
+
 pub(crate) use reader::read;
 
 /// Deepest nesting of lists and objects.
@@ -67,29 +69,20 @@ pub(crate) struct SyntaxProblem {
     pub(crate) accepted: &'static str,
 }
 
-/// Longest text that is quoted whole.
-const QUOTED: usize = 60;
-
-/// `text` as a message quotes it.
-pub(crate) fn quoted(text: &str) -> String {
-    match text.char_indices().nth(QUOTED) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-    }
+/// `text` as a message calls it: quoted where it is short and plain.
+pub(crate) fn text_in_words(text: &str) -> String {
+    let shown = shown_text(text);
+    if shown.starts_with('"') { format!("the text {shown}") } else { shown }
 }
 
 impl Node {
-    /// What stands there, as a message calls it. A text that looks like JSON is not quoted: somebody wrote an object as text,
-    /// and secrets may be in it.
+    /// What stands there, as a message calls it.
     pub(crate) fn description(&self) -> String {
         match &self.content {
-            Content::Text(text) if !text.contains(['{', '[', '"']) => format!("the text {}", quoted(text)),
-            Content::Null
-            | Content::Bool(_)
-            | Content::Number(_)
-            | Content::Text(_)
-            | Content::List(_)
-            | Content::Object(_) => self.outline(),
+            Content::Text(text) => text_in_words(text),
+            Content::Null | Content::Bool(_) | Content::Number(_) | Content::List(_) | Content::Object(_) => {
+                self.outline()
+            }
         }
     }
 
@@ -98,7 +91,7 @@ impl Node {
         match &self.content {
             Content::Null => "null".to_owned(),
             Content::Bool(value) => value.to_string(),
-            Content::Number(number) => number.to_string(),
+            Content::Number(number) => shown_number(&number.to_string()),
             Content::Text(text) => format!("a text of {} bytes", text.len()),
             Content::List(_) => "a list".to_owned(),
             Content::Object(_) => "an object".to_owned(),

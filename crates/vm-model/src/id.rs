@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::shown_text;
+
 /// A VM's name: a DNS label (RFC 1123 §2.1), because it also names directories, threads and hosts.
 ///
 /// One to 63 bytes of `a-z`, `0-9` and `-`, neither starting nor ending with `-`. Cloning is cheap.
@@ -19,7 +21,7 @@ pub struct VmId(Arc<str>);
 /// Why a text is no [`VmId`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "invalid VM id {text:?}: {problem}; a VM id is a DNS label: 1 to 63 of a-z, 0-9 and '-', \
+    "invalid VM id {text}: {problem}; a VM id is a DNS label: 1 to 63 of a-z, 0-9 and '-', \
      neither starting nor ending with '-'"
 )]
 pub struct InvalidVmId {
@@ -46,7 +48,7 @@ impl VmId {
     pub fn parse(text: &str) -> Result<Self, InvalidVmId> {
         match problem_with(text) {
             None => Ok(Self(text.into())),
-            Some(problem) => Err(InvalidVmId { text: text.chars().take(80).collect(), problem }),
+            Some(problem) => Err(InvalidVmId { text: shown_text(text), problem }),
         }
     }
 

@@ -52,6 +52,7 @@ mod rollout;
 mod run_end;
 mod schema;
 mod services;
+mod shown;
 mod source;
 mod timestamp;
 mod units;
@@ -109,6 +110,7 @@ pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy
 pub use rollout::{OnTrial, RolloutFailure, RolloutSpec};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};
+pub use shown::{shown_key, shown_number, shown_path, shown_text, shown_value};
 pub use source::{InvalidLineage, Lineage, Source, SourceKind};
 pub use timestamp::Timestamp;
 pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};

@@ -11,13 +11,12 @@ use serde_json::Value;
 use thiserror::Error;
 
 use self::forms::HashFormat;
+use crate::{shown_text, shown_value};
 
 /// What the SRI form starts with.
 const SRI: &str = "sha256-";
 /// Bytes of a SHA-256.
 const BYTES: usize = 32;
-/// Characters of a rejected text that a message shows.
-const SHOWN: usize = 80;
 
 /// The SHA-256 of a store path's Nix archive. It is read in every form that Nix prints, and written in SRI form:
 /// `sha256-<base 64>=`. Two hashes that were written in different forms are equal if they are the same.
@@ -63,7 +62,7 @@ impl NarHash {
     /// # Errors
     /// It is neither, of another algorithm, or not what its format says.
     pub fn from_json(value: &Value) -> Result<Self, InvalidNarHash> {
-        let refuse = |problem| InvalidNarHash { text: shown(&value.to_string()), problem };
+        let refuse = |problem| InvalidNarHash { text: shown_value(value), problem };
         match value {
             Value::String(text) => text.parse(),
             Value::Object(members) => {
@@ -86,17 +85,11 @@ impl NarHash {
     }
 }
 
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
-}
-
 impl FromStr for NarHash {
     type Err = InvalidNarHash;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        forms::from_text(text)
-            .map(Self)
-            .map_err(|problem| InvalidNarHash { text: format!("{:?}", shown(text)), problem })
+        forms::from_text(text).map(Self).map_err(|problem| InvalidNarHash { text: shown_text(text), problem })
     }
 }
 
@@ -180,7 +173,7 @@ mod tests {
             text.parse::<NarHash>().expect_err(text);
         }
         let error = "sha256-x=".parse::<NarHash>().expect_err("no hash").to_string();
-        assert!(error.starts_with("\"sha256-x=\" is no NAR hash: it has a character"), "{error}");
+        assert!(error.starts_with("a text of 9 bytes is no NAR hash: it has a character"), "{error}");
     }
 
     #[test]

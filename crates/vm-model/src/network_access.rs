@@ -9,6 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::shown_text;
+
 /// The most destinations that the list of one VM may have.
 pub const EGRESS_RULES_MAX: usize = 64;
 /// The most ports of the host that may lead to one VM.
@@ -67,7 +69,7 @@ pub struct PortForward {
 
 /// Why a text is no [`PortForward`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text:?} forwards no port: {} is accepted", PortForward::ACCEPTED)]
+#[error("{text} forwards no port: {} is accepted", PortForward::ACCEPTED)]
 pub struct InvalidPortForward {
     text: String,
 }
@@ -91,7 +93,7 @@ impl FromStr for PortForward {
     type Err = InvalidPortForward;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidPortForward { text: text.chars().take(80).collect() };
+        let invalid = || InvalidPortForward { text: shown_text(text) };
         let (ports, transport) = match text.split_once('/') {
             Some((ports, transport)) => (ports, transport.parse().map_err(|()| invalid())?),
             None => (text, Transport::Tcp),
@@ -156,7 +158,7 @@ pub struct EgressRule {
 
 /// Why a text is no [`EgressRule`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text:?} is no destination: {} is accepted", EgressRule::ACCEPTED)]
+#[error("{text} is no destination: {} is accepted", EgressRule::ACCEPTED)]
 pub struct InvalidEgressRule {
     text: String,
 }
@@ -182,7 +184,7 @@ impl FromStr for EgressRule {
     type Err = InvalidEgressRule;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidEgressRule { text: text.chars().take(80).collect() };
+        let invalid = || InvalidEgressRule { text: shown_text(text) };
         let (network, service) = match text.split_once(':') {
             Some((network, service)) => (network, Some(service)),
             None => (text, None),

@@ -6,7 +6,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
+use serde_path_to_error::Segment;
 use thiserror::Error;
+
+use crate::{shown_key, shown_path, shown_text};
 
 /// Why JSON is not of the form that was to be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -51,23 +54,47 @@ pub fn read_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonProble
     })
 }
 
-/// `message`, which serde wrote, without the text that was met where none belongs: somebody wrote an object as text, and
-/// secrets may be in it.
+/// What serde says before a text or a name that it met, in which quotation marks that stands, and how it is shown.
+type Met = (&'static str, char, fn(&str) -> String);
+
+const MET: [Met; 4] = [
+    ("invalid type: string ", '"', |_| "a text".to_owned()),
+    ("invalid value: string ", '"', shown_text),
+    ("unknown variant ", '`', shown_text),
+    ("unknown field ", '`', shown_key),
+];
+
+/// `message`, which serde wrote, without what was met where that may be a secret.
 fn without_text(message: String) -> String {
-    const MET: &str = "invalid type: string ";
-    let Some(begin) = message.find(MET) else { return message };
-    // The text itself may say "expected", too.
-    let end = message.rfind(", expected ").filter(|end| *end > begin);
-    let expected = end.map(|end| &message[end..]).unwrap_or_default();
-    format!("{}invalid type: a text{expected}", &message[..begin])
+    for (what, quote, show) in MET {
+        let Some(begun) = message.find(&format!("{what}{quote}")) else { continue };
+        let rest = message.get(begun + what.len() + 1..).unwrap_or_default();
+        // What was met may say the same.
+        let ends = [", expected ", ", there are no "].map(|next| rest.rfind(&format!("{quote}{next}")));
+        let (met, rest) = match ends.into_iter().flatten().max() {
+            Some(end) => (&rest[..end], &rest[end + 1..]),
+            None => (rest, ""),
+        };
+        return format!("{}{}{}{rest}", &message[..begun], what.trim_end_matches("string "), show(met));
+    }
+    message
 }
 
 /// Where in `text` the first problem is. Following the path costs time, so only what is refused is read this way.
 fn path_of_problem<'a, T: Deserialize<'a>>(text: &'a [u8]) -> String {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let read: Result<T, _> = serde_path_to_error::deserialize(&mut reader);
-    let path = read.err().map(|problem| problem.path().to_string());
-    path.filter(|path| path != ".").unwrap_or_default()
+    read.err().map(|problem| path_in_words(problem.path())).unwrap_or_default()
+}
+
+/// `path` with its keys as refusals show them: where a map belongs, anything can stand as a key.
+fn path_in_words(path: &serde_path_to_error::Path) -> String {
+    path.iter().fold(String::new(), |path, segment| match segment {
+        Segment::Seq { index } => format!("{path}[{index}]"),
+        Segment::Map { key } => shown_path(&path, key),
+        Segment::Enum { variant } => shown_path(&path, variant),
+        Segment::Unknown => shown_path(&path, "?"),
+    })
 }
 
 /// Rust's types of numbers, as serde names them, and what they hold.
@@ -104,6 +131,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::{FailureKind, VmId};
 
     #[derive(Debug, Deserialize)]
     struct Outer {
@@ -138,6 +166,38 @@ mod tests {
         let text = r#"{"inner": "{\"value\": \"hunter2, expected x\"}"}"#;
         let said = read_json::<Outer>(text.as_bytes()).expect_err("a text").to_string();
         assert_eq!(said, "inner: invalid type: a text, expected a map at line 1 column 48");
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Strict {
+        #[serde(rename = "kind")]
+        _kind: FailureKind,
+        #[serde(default, rename = "id")]
+        _id: Option<VmId>,
+    }
+
+    #[test]
+    fn names_and_texts_are_shown_where_they_are_short_and_plain() {
+        let refused = |text: &str| read_json::<Strict>(text.as_bytes()).expect_err(text).to_string();
+        let said = refused(r#"{"knid": 1}"#);
+        assert!(said.contains("unknown field \"knid\", expected `kind` or `id`"), "{said}");
+        let said = refused(r#"{"kind": "gest"}"#);
+        assert!(said.starts_with("kind: unknown variant \"gest\", expected one of"), "{said}");
+        for secret in ["hunter2`, expected x", "hunter2\", expected x", "hunter2 in a text of many words"] {
+            let secret = serde_json::to_string(secret).expect("a text");
+            for text in [
+                format!("{{{secret}: 1}}"),
+                format!("{{\"kind\": {secret}}}"),
+                format!("{{\"kind\": \"guest\", \"id\": {secret}}}"),
+            ] {
+                let said = refused(&text);
+                assert!(!said.contains("hunter2") && said.contains("bytes"), "{text}: {said}");
+            }
+        }
+        let said = read_json::<Outer>(br#"{"inner": {"hunter2 in many, many words": [{"size": -1}]}}"#);
+        let said = said.expect_err("negative").to_string();
+        assert!(said.starts_with("inner[a key of 27 bytes][0].size: "), "{said}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::shown_text;
+
 /// The kinds of sources, in the order in which they go before each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -97,7 +99,7 @@ pub struct Lineage {
 
 /// Why a text is no name of a master or no epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("invalid {what} {text:?}: 1 to {LONGEST} printable ASCII characters without spaces are accepted")]
+#[error("invalid {what} {text}: 1 to {LONGEST} printable ASCII characters without spaces are accepted")]
 pub struct InvalidLineage {
     what: &'static str,
     text: String,
@@ -115,7 +117,7 @@ impl Lineage {
             if is_fine {
                 return Ok(text);
             }
-            Err(InvalidLineage { what, text: text.chars().take(LONGEST).collect() })
+            Err(InvalidLineage { what, text: shown_text(&text) })
         };
         Ok(Self {
             master: checked("name of a master", master.into())?,

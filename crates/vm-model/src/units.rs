@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::shown_text;
+
 /// A size in bytes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
@@ -86,9 +88,7 @@ pub struct MacAddress([u8; 6]);
 
 /// Why a text is no [`MacAddress`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "invalid MAC address {0:?}: six hexadecimal bytes joined by ':' are accepted, like 52:54:00:12:34:56"
-)]
+#[error("invalid MAC address {0}: six hexadecimal bytes joined by ':' are accepted, like 52:54:00:12:34:56")]
 pub struct InvalidMacAddress(String);
 
 impl MacAddress {
@@ -112,7 +112,7 @@ impl FromStr for MacAddress {
     type Err = InvalidMacAddress;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidMacAddress(text.chars().take(40).collect());
+        let invalid = || InvalidMacAddress(shown_text(text));
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {

@@ -1,6 +1,6 @@
 //! `procurator.ports` and `procurator.egress`: what passes between a VM and what lies beyond its network.
 
-use vm_model::{EgressRule, PortForward};
+use vm_model::{EgressRule, PortForward, shown_text};
 
 use super::extract::NicRequest;
 use super::machine::contradiction;
@@ -38,7 +38,7 @@ fn read_forwards(procurator: &Section) -> Result<Vec<PortForward>, Box<Refusal>>
         if let Some(earlier) = forwards.iter().position(|earlier| earlier.conflicts_with(&forward)) {
             let rule = format!("{} has that port of the host", place(earlier));
             let accepted = "each port of the host once".to_owned();
-            return Err(contradiction(place(index), format!("{text:?}"), rule, accepted));
+            return Err(contradiction(place(index), shown_text(text), rule, accepted));
         }
         forwards.push(forward);
     }
@@ -58,6 +58,6 @@ fn read_egress(procurator: &Section) -> Result<Option<Vec<EgressRule>>, Box<Refu
 }
 
 fn wrong(json_path: String, text: &str, accepted: &str) -> Box<Refusal> {
-    let value = format!("{:?}", super::document::shorten(text));
+    let value = shown_text(text);
     Box::new(Refusal { json_path, value, reason: RefusalReason::WrongValue, accepted: accepted.to_owned() })
 }

@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use vm_model::{CredentialName, MacAddress};
+use vm_model::{CredentialName, MacAddress, shown_path};
 
-use super::document::{Node, member_path};
+use super::document::Node;
 use super::keys::{self, KeyRule, ValueKind, Verdict};
 use super::nearest::nearest;
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
-use super::secrets::may_be_misplaced;
 use super::section::{Section, Value};
 
 /// Holds `document` against the table.
@@ -43,7 +42,7 @@ fn no_container(json_path: String, node: &Node, accepted: String) -> Box<Refusal
 fn twice(json_path: String, node: &Node) -> Box<Refusal> {
     Box::new(Refusal {
         json_path,
-        value: node.shortened(),
+        value: node.outline(),
         reason: RefusalReason::DuplicateKey,
         accepted: "each key is accepted once".to_owned(),
     })
@@ -63,7 +62,7 @@ impl Checker<'_> {
         let mut checked = Vec::new();
         let mut seen: Vec<&'static str> = Vec::new();
         for (name, node) in members {
-            let json_path = member_path(&path, name);
+            let json_path = shown_path(&path, name);
             let Some(rule) = keys::member(prefix, name) else {
                 return Err(unknown(json_path, name, node, prefix));
             };
@@ -183,7 +182,7 @@ impl Checker<'_> {
         let prefix = format!("{}.{}", rule.key, keys::NAME);
         let mut named: Vec<(String, Section)> = Vec::with_capacity(members.len());
         for (name, node) in members {
-            let path = member_path(json_path, name);
+            let path = shown_path(json_path, name);
             if CredentialName::parse(name).is_err() {
                 return Err(wrong(path, node, rule.accepted()));
             }
@@ -332,6 +331,5 @@ fn unknown(json_path: String, name: &str, node: &Node, prefix: &str) -> Box<Refu
         (Some(nearest), None) => format!("the nearest known one is {nearest:?}"),
         (None, _) => "no key is known here".to_owned(),
     };
-    let value = if may_be_misplaced(&json_path) { node.outline() } else { node.shortened() };
-    Box::new(Refusal { json_path, value, reason: RefusalReason::UnknownKey, accepted })
+    Box::new(Refusal { json_path, value: node.outline(), reason: RefusalReason::UnknownKey, accepted })
 }

@@ -1,6 +1,6 @@
 //! Disks, read from their list, and the ids that devices get.
 
-use vm_model::{DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec};
+use vm_model::{DiskAccess, DiskCaching, DiskFormat, DiskOptions, DiskSpec, shown_text};
 
 use super::ValueKind;
 use super::device_options::disk_options;
@@ -51,7 +51,7 @@ impl Reader<'_> {
         let serial = disk.text("serial").filter(|serial| !serial.is_empty());
         if let Some(long) = serial.filter(|serial| serial.len() > SERIAL_LENGTH) {
             let consequence = "the guest reads its first 20 bytes";
-            self.warn(disk.path_of("serial"), format!("{long:?}"), consequence);
+            self.warn(disk.path_of("serial"), shown_text(long), consequence);
         }
         let access = match disk.boolean("readonly") {
             Some(true) => DiskAccess::ReadOnly,

@@ -1,15 +1,12 @@
 //! JSON as it was written: duplicate keys kept, numbers told apart by what they can be.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-
-use super::secrets;
+use vm_model::{shown_number, shown_text};
 
 /// The largest `vm-config.json` that is read; real ones have a few kibibytes.
 pub(crate) const MAX_CONFIG_SIZE: u64 = 1 << 20;
-/// Characters of a value that a message shows.
-const SHOWN: usize = 60;
 
 /// Any JSON value. Its depth is bounded by the parser (127).
 #[derive(Clone, Debug, PartialEq)]
@@ -27,89 +24,29 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// The value in a few words for a message.
+    /// The value in a few words for a message: see [`vm_model::shown_text`].
     pub(super) fn shortened(&self) -> String {
-        let mut text = String::new();
-        self.render(&mut text);
-        shorten(&text)
+        match self {
+            Self::Text(text) => shown_text(text),
+            other => other.outline(),
+        }
     }
 
     /// What stands there; where it is a text or has some in it, without what they say.
     pub(super) fn outline(&self) -> String {
         match self {
+            Self::Null => "null".to_owned(),
+            Self::Boolean(value) => value.to_string(),
+            Self::Integer(value) => shown_number(&value.to_string()),
+            Self::Negative(value) => shown_number(&value.to_string()),
+            Self::Fraction(value) => shown_number(&format!("{value:?}")),
             Self::Text(text) => format!("a text of {} bytes", text.len()),
-            Self::List(values) if !values.is_empty() => format!("a list of {}", values.len()),
-            Self::Object(members) if !members.is_empty() => format!("an object of {}", members.len()),
-            other => other.shortened(),
+            Self::List(values) if values.is_empty() => "[]".to_owned(),
+            Self::List(values) => format!("a list of {}", values.len()),
+            Self::Object(members) if members.is_empty() => "{}".to_owned(),
+            Self::Object(members) => format!("an object of {}", members.len()),
         }
     }
-
-    /// Writes JSON, or the start of it once the text is longer than is shown.
-    fn render(&self, text: &mut String) {
-        let _ = match self {
-            Self::Null => text.write_str("null"),
-            Self::Boolean(value) => write!(text, "{value}"),
-            Self::Integer(value) => write!(text, "{value}"),
-            Self::Negative(value) => write!(text, "{value}"),
-            Self::Fraction(value) => write!(text, "{value:?}"),
-            Self::Text(value) if secrets::is_secret_text(value) => text.write_str(secrets::HIDDEN),
-            Self::Text(value) => write!(text, "{:?}", start_of(value)),
-            Self::List(values) => {
-                text.push('[');
-                for (index, value) in values.iter().enumerate() {
-                    if index > 0 {
-                        text.push_str(", ");
-                    }
-                    if text.len() > SHOWN {
-                        break;
-                    }
-                    value.render(text);
-                }
-                text.write_char(']')
-            }
-            Self::Object(members) => {
-                text.push('{');
-                for (index, (name, value)) in members.iter().enumerate() {
-                    if index > 0 {
-                        text.push_str(", ");
-                    }
-                    if text.len() > SHOWN {
-                        break;
-                    }
-                    let _ = write!(text, "{:?}: ", start_of(name));
-                    if secrets::speaks_of_secrets(name) {
-                        text.push_str(secrets::HIDDEN);
-                    } else {
-                        value.render(text);
-                    }
-                }
-                text.write_char('}')
-            }
-        };
-    }
-}
-
-/// As much of `text` as can matter for what is shown.
-fn start_of(text: &str) -> &str {
-    match text.char_indices().nth(SHOWN + 1) {
-        Some((end, _)) => &text[..end],
-        None => text,
-    }
-}
-
-/// `text`, cut where a message would get too long.
-pub(super) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// The JSON path of member `name` of the object at `path`.
-pub(super) fn member_path(path: &str, name: &str) -> String {
-    let plain = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if plain { format!("{path}.{}", shorten(name)) } else { format!("{path}[{:?}]", shorten(name)) }
 }
 
 impl<'de> Deserialize<'de> for Node {

@@ -199,6 +199,18 @@ fn read(
     Ok((machine, nics, vsock, settings))
 }
 
+/// Reads `procurator.ports` and `procurator.egress` of an assignment, whatever its artifact says beside.
+///
+/// # Errors
+/// Says which value, and what would be accepted.
+pub fn check_network_access(procurator: &Map<String, Value>) -> Result<NetworkAccess, ConfigError> {
+    let keys = procurator.iter().filter(|(key, _)| matches!(key.as_str(), "ports" | "egress"));
+    let access: Map<String, Value> = keys.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let (file, present) = (Path::new("vm-config.json"), Conventional::default());
+    let parsed = parse_config(br#"{"net": [{}]}"#, file, Uuid::nil(), present, &access)?;
+    Ok(parsed.nics.into_iter().next().map(|nic| nic.access).unwrap_or_default())
+}
+
 /// Applies `overrides`, which obey the same bounds as the keys that they replace.
 pub(crate) fn apply_overrides<F>(
     machine: &mut MachineSpec<F>,

@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use vm_model::{
-    HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SerialMode,
+    HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SerialMode, shown_text,
 };
 
 use super::machine::{Reader, contradiction};
@@ -37,7 +37,7 @@ impl Reader<'_> {
         for entry in health.list("probes") {
             let probe = self.probe(entry)?;
             if probes.iter().any(|earlier| earlier.id == probe.id) {
-                let value = format!("{:?}", probe.id);
+                let value = shown_text(&probe.id);
                 return Err(refuse(entry, "id", value, "an earlier probe has this id", "one of its own"));
             }
             probes.push(probe);
@@ -144,12 +144,12 @@ fn http_check(entry: &Section) -> Result<ProbeCheck, Box<Refusal>> {
     let path = entry.text("path").unwrap_or("/");
     if !path.starts_with('/') || !is_graphic(path) {
         let accepted = "'/' and printable ASCII without blanks";
-        return Err(refuse(entry, "path", format!("{path:?}"), "it goes into a request", accepted));
+        return Err(refuse(entry, "path", shown_text(path), "it goes into a request", accepted));
     }
     let host = entry.text("host");
     if let Some(host) = host.filter(|host| host.is_empty() || !is_graphic(host)) {
         let accepted = "printable ASCII without blanks";
-        return Err(refuse(entry, "host", format!("{host:?}"), "it goes into a request", accepted));
+        return Err(refuse(entry, "host", shown_text(host), "it goes into a request", accepted));
     }
     let least_status = entry.integer("status_min").unwrap_or(200);
     let greatest_status = entry.integer("status_max").unwrap_or(399);

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use vm_model::{CpuSpec, DiskSpec, NetworkAccess};
+use vm_model::{CpuSpec, DiskSpec, NetworkAccess, shown_text};
 
 use super::device_options::nic_options;
 use super::devices::Names;
@@ -95,7 +95,7 @@ fn refuse_twice(values: impl Iterator<Item = (String, String)>, accepted: &str) 
     for (json_path, value) in values {
         if let Some((earlier, _)) = seen.iter().find(|(_, known)| *known == value) {
             let rule = format!("{earlier} is the same");
-            return Err(contradiction(json_path, format!("{value:?}"), rule, accepted.to_owned()));
+            return Err(contradiction(json_path, shown_text(&value), rule, accepted.to_owned()));
         }
         seen.push((json_path, value));
     }

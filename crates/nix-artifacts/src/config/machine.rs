@@ -1,6 +1,6 @@
 //! What is booted and the serial port, read from their sections.
 
-use vm_model::{BootSpec, SerialMode};
+use vm_model::{BootSpec, SerialMode, shown_text};
 
 use super::extract::{Conventional, FileOrigin, FileRequest, StatedImage, WantedFile};
 use super::refusal::{ConfigWarning, Refusal, RefusalReason};
@@ -62,7 +62,7 @@ impl<'config> Reader<'config> {
         match (today, older) {
             (Some((_, today)), Some((text, older))) => Err(contradiction(
                 older,
-                format!("{text:?}"),
+                shown_text(text),
                 format!("{today} is set as well"),
                 "one of the two".to_owned(),
             )),

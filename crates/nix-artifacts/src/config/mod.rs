@@ -37,7 +37,7 @@ mod volumes;
 mod tests;
 
 pub use cloud_init::{CLOUD_INIT_DISK, CloudInitNetwork, CloudInitSettings};
-pub use extract::{NicRequest, OverrideError};
+pub use extract::{NicRequest, OverrideError, check_network_access};
 pub use keys::{KeyRule, Literal, ValueKind, Verdict, known_keys};
 pub use refusal::{ConfigError, ConfigWarning, Refusal, RefusalReason};
 pub use secret_source::SecretSource;

@@ -4,8 +4,9 @@
 //! refuse. [`Overlaid`] remembers which places came from the assignment: a refusal names the document to correct.
 
 use serde_json::{Map, Value};
+use vm_model::shown_path;
 
-use super::document::{Node, member_path};
+use super::document::Node;
 
 /// The one key of the description that an assignment speaks of.
 const KEY: &str = "procurator";
@@ -38,7 +39,7 @@ pub(super) fn overlay(document: Node, assignment: &Map<String, Value>) -> (Node,
     if assignment.is_empty() {
         return (Node::Object(members), merge.overlaid);
     }
-    let path = member_path("$", KEY);
+    let path = shown_path("$", KEY);
     let laid = Node::Object(assignment.iter().map(|(name, value)| (name.clone(), node(value))).collect());
     match members.iter_mut().find(|(name, _)| name == KEY) {
         Some((_, base)) if matches!(base, Node::Object(_) | Node::Null) => {
@@ -81,7 +82,7 @@ impl Merge {
     ) -> Vec<(String, Node)> {
         let mut members = base;
         for (name, value) in laid {
-            let (merged, own) = (member_path(merged, &name), member_path(own, &name));
+            let (merged, own) = (shown_path(merged, &name), shown_path(own, &name));
             let before = members.iter_mut().find(|(known, _)| *known == name);
             match (before, value) {
                 (_, Node::Null) => members.retain(|(known, _)| *known != name),

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use vm_model::MacAddress;
-
-use super::document::member_path;
+use vm_model::{MacAddress, shown_path};
 
 /// An object all of whose members are known, supported and well-typed.
 #[derive(Debug)]
@@ -35,7 +33,7 @@ pub(super) enum Value {
 impl Section {
     /// The JSON path of member `name`.
     pub(super) fn path_of(&self, name: &str) -> String {
-        member_path(&self.path, name)
+        shown_path(&self.path, name)
     }
 
     fn value(&self, name: &str) -> Option<&Value> {

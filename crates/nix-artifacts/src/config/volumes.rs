@@ -1,7 +1,7 @@
 //! `procurator.disks`: what becomes of what a guest writes, how large a disk is at least, and disks that are described
 //! by their size alone.
 
-use vm_model::{Bytes, DiskAccess, DiskFormat, DiskOptions, DiskSpec, OnIoError, VolumePolicy};
+use vm_model::{Bytes, DiskAccess, DiskFormat, DiskOptions, DiskSpec, OnIoError, VolumePolicy, shown_text};
 
 use super::devices::DEFAULT_DISK_QUEUE;
 use super::extract::{NicRequest, WantedFile};
@@ -91,7 +91,7 @@ fn id_of(entry: &Section, earlier: &[DiskSettings]) -> Result<String, Box<Refusa
     };
     if earlier.iter().any(|known| known.id == id) {
         return Err(refuse(
-            format!("{id:?}"),
+            shown_text(id),
             "an earlier entry speaks of this disk",
             "one entry for each disk",
         ));
@@ -102,11 +102,14 @@ fn id_of(entry: &Section, earlier: &[DiskSettings]) -> Result<String, Box<Refusa
 fn unknown_disk(entry: &Section, id: &str, disks: &[DiskSpec<WantedFile>]) -> Box<Refusal> {
     let accepted = match nearest(id, disks.iter().map(|disk| disk.id.as_str())) {
         Some(near) => {
-            format!("the id of a disk (the nearest is {near:?}), or a size that makes it a further disk")
+            format!(
+                "the id of a disk (the nearest is {}), or a size that makes it a further disk",
+                shown_text(near)
+            )
         }
         None => "a size that makes it a disk, as the machine has none".to_owned(),
     };
-    contradiction(entry.path_of("id"), format!("{id:?}"), "no disk has this id".to_owned(), accepted)
+    contradiction(entry.path_of("id"), shown_text(id), "no disk has this id".to_owned(), accepted)
 }
 
 /// Checks a disk that is given by its size; when what is written to it is given up.
@@ -119,7 +122,7 @@ fn check_blank(
     if let Some(index) = nics.iter().position(|nic| nic.id == id) {
         return Err(contradiction(
             entry.path_of("id"),
-            format!("{id:?}"),
+            shown_text(id),
             format!("$.net[{index}].id is the same"),
             "an id that no other device has".to_owned(),
         ));
@@ -132,7 +135,7 @@ fn check_blank(
         Some(VolumePolicy::FromImage) => Err(contradiction(
             entry.path_of("persistence"),
             format!("{:?}", VolumePolicy::FromImage.name()),
-            format!("none of disks has the id {id:?}, so that this is a disk without an image"),
+            format!("none of disks has the id {}, so that this is a disk without an image", shown_text(id)),
             format!("{:?} or {:?}", VolumePolicy::Persistent.name(), VolumePolicy::Ephemeral.name()),
         )),
         Some(policy @ (VolumePolicy::Persistent | VolumePolicy::Ephemeral)) => Ok(policy),

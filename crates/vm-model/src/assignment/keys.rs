@@ -2,7 +2,8 @@
 
 use super::nearest::nearest;
 use super::problem::AssignmentsError;
-use crate::document::{Content, Member, Node, Place, quoted};
+use crate::document::{Content, Member, Node, Place};
+use crate::{shown_key, shown_path};
 
 /// The members of one object that are still to be taken.
 #[derive(Debug)]
@@ -11,16 +12,6 @@ pub(super) struct Keys {
     place: Place,
     members: Vec<Member>,
     known: &'static [&'static str],
-}
-
-/// `path` with a key below it.
-pub(super) fn below(path: &str, key: &str) -> String {
-    let is_plain = key.chars().all(|character| character.is_ascii_alphanumeric() || character == '_');
-    match (path.is_empty(), is_plain && !key.is_empty()) {
-        (true, true) => key.to_owned(),
-        (false, true) => format!("{path}.{key}"),
-        (_, false) => format!("{path}[{}]", quoted(key)),
-    }
 }
 
 impl Keys {
@@ -42,8 +33,13 @@ impl Keys {
             let names = || format!("one of {}", known.join(", "));
             if !known.contains(&member.name.as_str()) {
                 let meant = nearest(&member.name, known).unwrap_or_default();
-                let met = format!("{} is no known key; the nearest is {meant:?}", quoted(&member.name));
-                return Err(AssignmentsError::new(member.place, below(path, &member.name), met, names()));
+                let met = format!("{} is no known key; the nearest is {meant:?}", shown_key(&member.name));
+                return Err(AssignmentsError::new(
+                    member.place,
+                    shown_path(path, &member.name),
+                    met,
+                    names(),
+                ));
             }
             if let Some(first) = members[..index].iter().find(|earlier| earlier.name == member.name) {
                 return Err(twice(member, first.place, path));
@@ -54,7 +50,7 @@ impl Keys {
 
     /// The path of `key`.
     pub(super) fn path_of(&self, key: &str) -> String {
-        below(&self.path, key)
+        shown_path(&self.path, key)
     }
 
     /// The value of `key`; `None` where it is left out or `null`.
@@ -83,8 +79,8 @@ impl Keys {
 
 /// The refusal of a key that is there twice.
 pub(super) fn twice(second: &Member, first: Place, path: &str) -> AssignmentsError {
-    let met = format!("the key {} is there twice: here and at {first}", quoted(&second.name));
-    AssignmentsError::new(second.place, below(path, &second.name), met, "each key once")
+    let met = format!("the key {} is there twice: here and at {first}", shown_key(&second.name));
+    AssignmentsError::new(second.place, shown_path(path, &second.name), met, "each key once")
 }
 
 /// The text that `node` is.

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::keys::{Keys, below, text, twice, whole_number};
+use super::keys::{Keys, text, twice, whole_number};
 use super::problem::{AssignmentsError, EXAMPLE};
 use super::{Assignment, AssignmentSet, DesiredState, Overrides, RefusedEntry};
-use crate::document::{Content, Node, Place, into_map, quoted, read};
+use crate::document::{Content, Node, Place, into_map, read, text_in_words};
 use crate::nar_hash::forms::{self, HashFormat};
-use crate::{Bytes, Generation, NarHash, VCPUS_MOST, VMS_MOST, VmId, is_possible_memory};
+use crate::{
+    Bytes, Generation, NarHash, VCPUS_MOST, VMS_MOST, VmId, is_possible_memory, shown_key, shown_path,
+    shown_text,
+};
 
 const SET_KEYS: [&str; 3] = ["generation", "vms", "allow_removals"];
 const ENTRY_KEYS: [&str; 7] =
@@ -91,7 +94,7 @@ fn id_of(entry: &Node, path: &str) -> Result<VmId, AssignmentsError> {
     if let Some(second) = ids.next() {
         return Err(twice(second, first.place, path));
     }
-    let (path, accepted) = (below(path, "id"), "a DNS label like \"web-1\"");
+    let (path, accepted) = (shown_path(path, "id"), "a DNS label like \"web-1\"");
     let id = text(first.value.clone(), &path, accepted)?;
     VmId::parse(&id)
         .map_err(|problem| AssignmentsError::new(first.value.place, path, problem.to_string(), accepted))
@@ -104,7 +107,7 @@ fn read_entry(id: VmId, entry: Node, path: &str) -> Result<Assignment, Assignmen
     let hash = read_hash(hash, &keys.path_of("hash"))?;
     let store_path = keys.take_required("store_path", &format!("\"store_path\" with {STORE_PATH}"))?;
     let store_path = read_path(store_path, &keys.path_of("store_path"))?;
-    let path_of = |key| below(path, key);
+    let path_of = |key| shown_path(path, key);
     let desired = keys.take("desired").map(|node| read_desired(node, &path_of("desired"))).transpose()?;
     let overrides =
         keys.take("overrides").map(|node| read_overrides(node, &path_of("overrides"))).transpose()?;
@@ -137,7 +140,7 @@ fn read_hash(node: Node, path: &str) -> Result<String, AssignmentsError> {
 }
 
 fn no_hash(place: Place, path: &str, hash: &str, problem: &str) -> AssignmentsError {
-    let met = format!("{} is no hash of a store path: {problem}", quoted(hash));
+    let met = format!("{} is no hash of a store path: {problem}", shown_text(hash));
     AssignmentsError::new(place, path, met, forms::ACCEPTED)
 }
 
@@ -148,14 +151,15 @@ fn read_hash_object(node: Node, path: &str) -> Result<String, AssignmentsError> 
         let (place, path) = (algorithm.place, keys.path_of("algorithm"));
         let name = text(algorithm, &path, "\"sha256\"")?;
         if name != "sha256" {
-            return Err(AssignmentsError::new(place, path, quoted(&name), "\"sha256\""));
+            return Err(AssignmentsError::new(place, path, shown_text(&name), "\"sha256\""));
         }
     }
     let format = keys.take("format").map(|format| {
         let accepted = "\"base64\", \"nix32\", \"base16\" or \"sri\"";
         let (place, path) = (format.place, keys.path_of("format"));
         let name = text(format, &path, accepted)?;
-        HashFormat::named(&name).ok_or_else(|| AssignmentsError::new(place, path, quoted(&name), accepted))
+        HashFormat::named(&name)
+            .ok_or_else(|| AssignmentsError::new(place, path, shown_text(&name), accepted))
     });
     let hash = keys.take_required("hash", forms::ACCEPTED)?;
     let (place, path) = (hash.place, keys.path_of("hash"));
@@ -188,7 +192,7 @@ fn read_desired(node: Node, path: &str) -> Result<DesiredState, AssignmentsError
         "paused" => Ok(DesiredState::Paused),
         "stopped" => Ok(DesiredState::Stopped),
         other => {
-            let met = format!("the text {}", quoted(other));
+            let met = text_in_words(other);
             Err(AssignmentsError::new(place, path, met, accepted))
         }
     }
@@ -251,7 +255,7 @@ fn read_references(node: Node, path: &str) -> Result<BTreeMap<PathBuf, String>, 
             return Err(twice(&member, first, path));
         }
         places.insert(member.name.clone(), member.place);
-        let at = below(path, &member.name);
+        let at = shown_path(path, &member.name);
         if !member.name.starts_with('/') {
             return Err(AssignmentsError::new(member.place, at, "a key that is no absolute path", accepted));
         }
@@ -269,7 +273,7 @@ fn read_procurator(node: Node, path: &str) -> Result<Map<String, Value>, Assignm
         return Err(AssignmentsError::new(place, path, met, r#"an object like {"restart": …}"#));
     };
     into_map(members).map_err(|second| {
-        let met = format!("the key {} is there twice", quoted(&second.name));
+        let met = format!("the key {} is there twice", shown_key(&second.name));
         AssignmentsError::new(second.place, path, met, "each key once")
     })
 }

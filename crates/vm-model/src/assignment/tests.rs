@@ -259,6 +259,73 @@ fn a_refusal_shows_nothing_of_what_may_be_secret() {
     }
 }
 
+/// A document that says everything that can be said.
+fn everything() -> Value {
+    serde_json::json!({
+        "generation": 7, "allow_removals": false,
+        "vms": [{
+            "id": "web-1", "hash": {"algorithm": "sha256", "format": "sri", "hash": HASH}, "store_path": "/nix/store/x",
+            "desired": "running", "overrides": {"vcpus": 2, "memory_bytes": 536870912, "cmdline_append": "quiet"},
+            "references": {"/nix/store/y": HASH}, "procurator": {"restart": "never", "ports": ["80:80"]},
+        }, {"id": "web-2", "hash": HASH, "store_path": "/nix/store/x"}],
+    })
+}
+
+/// Every document that comes of `value` where one value or one key becomes `marker`.
+fn marked(value: &Value, marker: &Value) -> Vec<Value> {
+    let mut all = vec![marker.clone()];
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                let with = |key: &str, member: Value| {
+                    let others = members.iter().filter(|(other, _)| *other != key);
+                    let mut changed: Map<String, Value> =
+                        others.map(|(key, member)| (key.clone(), member.clone())).collect();
+                    changed.insert(key.to_owned(), member);
+                    Value::Object(changed)
+                };
+                all.extend(marked(member, marker).into_iter().map(|member| with(key, member)));
+                if let Value::String(marker) = marker {
+                    all.push(with(marker, member.clone()));
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                all.extend(marked(item, marker).into_iter().map(|item| {
+                    let mut items = items.clone();
+                    items[index] = item;
+                    Value::Array(items)
+                }));
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn a_secret_in_any_place_is_in_no_refusal(
+        secret in prop_oneof!["[a-zA-Z0-9/+_.-]{25,60}", "[a-z0-9]{4,12}[=!$&{\"`]{1,3}[a-z0-9]{4,12}", "\\{\"value\": \"[a-z0-9]{8}\"\\}"],
+        number in 10_000_000_000_000_000_u64..,
+    ) {
+        for marker in [Value::from(secret.clone()), serde_json::json!({ secret.clone(): 1 }), serde_json::json!([secret]), number.into()] {
+            let hidden = match &marker {
+                Value::Number(number) => number.to_string(),
+                _ => secret.clone(),
+            };
+            for document in marked(&everything(), &marker) {
+                let said = match AssignmentSet::parse(&document.to_string()) {
+                    Ok(set) => set.refused.into_iter().map(|entry| entry.problem).collect(),
+                    Err(problem) => problem.to_string(),
+                };
+                prop_assert!(!said.contains(&hidden), "{document}: {said}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_state_with_more_vms_than_a_host_takes_is_refused_by_name() {
     let entry =

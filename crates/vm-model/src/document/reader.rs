@@ -2,7 +2,8 @@
 
 use serde_json::Number;
 
-use super::{Content, MAX_DEPTH, Member, Node, Place, SyntaxProblem, quoted};
+use super::{Content, MAX_DEPTH, Member, Node, Place, SyntaxProblem};
+use crate::{shown_key, shown_text};
 
 /// The value that `text` is.
 ///
@@ -78,7 +79,7 @@ impl Reader<'_> {
                 let is_key = self.rest()[word.len()..].trim_start().starts_with(':');
                 // Whatever else stands there may be a secret.
                 match is_key || FOREIGN_WORDS.contains(&word) {
-                    true => format!("{} without quotation marks", quoted(word)),
+                    true => format!("{} without quotation marks", shown_key(word)),
                     false => format!("a word of {} bytes without quotation marks", word.len()),
                 }
             }
@@ -138,7 +139,7 @@ impl Reader<'_> {
             }
             Err(_) => {
                 let met = match is_size(number) {
-                    true => format!("{}, which is no number of JSON", quoted(number)),
+                    true => format!("{}, which is no number of JSON", shown_text(number)),
                     false => format!("something of {} bytes that is no number of JSON", number.len()),
                 };
                 Err(self.problem(met, "digits like 536870912, without unit, leading zero or plus"))

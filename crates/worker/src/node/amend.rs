@@ -1,7 +1,7 @@
 //! Changing what an assignment says, key by key. Pure.
 
 use serde_json::{Map, Value, json};
-use vm_model::{Assignment, AssignmentSet};
+use vm_model::{Assignment, AssignmentSet, shown_value};
 
 use super::admit::Refusal;
 
@@ -13,7 +13,7 @@ use super::admit::Refusal;
 pub(super) fn amended(assignment: &Assignment, changes: &Map<String, Value>) -> Result<Assignment, Refusal> {
     let unusable = |problem: String| Refusal::Unusable { id: assignment.id.clone(), problem };
     if let Some(id) = changes.get("id").filter(|id| *id != assignment.id.as_str()) {
-        return Err(unusable(format!("its name cannot become {id}")));
+        return Err(unusable(format!("its name cannot become {}", shown_value(id))));
     }
     let mut entry = serde_json::to_value(assignment).map_err(|problem| unusable(problem.to_string()))?;
     merge(&mut entry, &Value::Object(changes.clone()));

@@ -29,6 +29,20 @@ fn ports_that_cannot_be_had_are_refused_where_they_stand() {
 }
 
 #[test]
+fn what_an_assignment_says_of_the_network_is_judged_without_its_artifact() {
+    let check = |procurator: serde_json::Value| {
+        let procurator = procurator.as_object().expect("an object").clone();
+        crate::check_network_access(&procurator).map_err(|problem| problem.to_string())
+    };
+    // What speaks of the artifact's disks is left to whoever has it.
+    let access = check(serde_json::json!({"ports": ["80:80"], "egress": [], "disks": [{"id": "data"}]}));
+    let access = access.expect("accepted");
+    assert_eq!((access.forwards.len(), access.egress), (1, Some(Vec::new())));
+    let problem = check(serde_json::json!({"ports": ["80"]})).expect_err("refused");
+    assert!(problem.starts_with("assignment: $.procurator.ports[0] is \"80\"; accepted is"), "{problem}");
+}
+
+#[test]
 fn what_a_vm_may_reach_holds_for_each_interface() {
     let egress = |text: &str| parse(text).expect("accepted").nics[1].access.egress.clone();
     assert_eq!(egress(r#"{"net": [{}, {}], "procurator": {}}"#), None);

@@ -127,7 +127,7 @@ fn keys_that_do_not_fit_a_probe_are_refused() {
     insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "liveness", "kind": "systemd"})), @r#"role is "liveness", but what a probe of kind "systemd" finds stays true when the guest stops working; accepted is "startup" or "readiness""#);
     insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "liveness", "kind": "tcp", "port": 1, "success_threshold": 2})), @"success_threshold is 2, but only readiness that is asked for can need several successes; accepted is 1");
     insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "startup", "kind": "http", "port": 1, "path": "/a b"})), @r#"path is "/a b", but it goes into a request; accepted is '/' and printable ASCII without blanks"#);
-    insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "startup", "kind": "http", "port": 1, "host": "a\r\nX: y"})), @r#"host is "a\r\nX: y", but it goes into a request; accepted is printable ASCII without blanks"#);
+    insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "startup", "kind": "http", "port": 1, "host": "a\r\nX: y"})), @r#"host is a text of 7 bytes, but it goes into a request; accepted is printable ASCII without blanks"#);
     insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "startup", "kind": "http", "port": 1, "status_min": 500})), @"status_min is 500, but status_max is 399; accepted is at most status_max");
     insta::assert_snapshot!(refused_probe(&json!({"id": "a", "role": "startup", "kind": "icmp"})), @r#"kind is "icmp"; accepted is "console", "tcp", "http", "vsock" or "systemd""#);
     let twice = json!({"id": "systemd", "role": "startup", "kind": "systemd"});

@@ -80,7 +80,7 @@ fn a_refusal_names_whose_value_it_is_and_where_it_stands_there() {
     insta::assert_snapshot!(refused(&own, &json!({"disks": [{"id": "log"}, {"id": "log"}]})), @r#"assignment: $.procurator.disks[1].id is "log", but an earlier entry speaks of this disk; accepted is one entry for each disk"#);
     insta::assert_snapshot!(refused(&own, &json!({"disks": [{"size": 4096}]})), @"assignment: $.procurator.disks[0].id is missing, but every entry speaks of one disk; accepted is the id of a disk");
     insta::assert_snapshot!(refused(&own, &json!({"disk": []})), @r#"assignment: $.procurator.disk (value []) is no known key; the nearest known one is "disks""#);
-    insta::assert_snapshot!(refused(&own, &json!({"limits": {"cpu": 1}})), @r#"assignment: $.procurator.limits is {"cpu": 1}, which is not supported yet: resource limits are missing; accepted is an empty value, null or leaving it out"#);
+    insta::assert_snapshot!(refused(&own, &json!({"limits": {"cpu": 1}})), @r#"assignment: $.procurator.limits is an object of 1, which is not supported yet: resource limits are missing; accepted is an empty value, null or leaving it out"#);
     insta::assert_snapshot!(refused(&Value::Null, &json!({"restart": "sometimes"})), @r#"assignment: $.procurator.restart is "sometimes"; accepted is "always", "on-failure" or "never", or an object with the member "policy""#);
     let wrong = json!({"disks": [{"id": "root"}, {"id": "log", "size": 5}]});
     insta::assert_snapshot!(refused(&wrong, &json!({"disks": [{"id": "root", "size": 512}]})), @r#""vm-config.json": $.procurator.disks[1].size is 5; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);
