@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use vm_model::Bytes;
+use nix_artifacts::NicRequest;
+use vm_model::{Bytes, EgressRule, NetworkAccess, PortForward};
 
 use super::Description;
 
@@ -42,6 +43,20 @@ pub enum Change {
     },
     /// The network interfaces.
     Interfaces,
+    /// Ports of the host that lead to it.
+    Ports {
+        /// Before.
+        from: Vec<PortForward>,
+        /// To be.
+        to: Vec<PortForward>,
+    },
+    /// What it may open connections to beyond its network.
+    Egress {
+        /// Before; `None` is everything.
+        from: Option<Vec<EgressRule>>,
+        /// To be.
+        to: Option<Vec<EgressRule>>,
+    },
     /// When it is started again. It holds at once.
     RestartPolicy,
     /// How it is found out whether its guest is well. It holds at once.
@@ -74,6 +89,8 @@ impl Change {
             | Self::Disks
             | Self::Volume { .. }
             | Self::Interfaces
+            | Self::Ports { .. }
+            | Self::Egress { .. }
             | Self::Isolation
             | Self::Machine => true,
         }
@@ -103,9 +120,7 @@ impl Change {
                 changes.push(Self::Volume { disk: disk.clone() });
             }
         }
-        if from.nics != to.nics || from.address != to.address {
-            changes.push(Self::Interfaces);
-        }
+        changes.extend(network_changes(from, to));
         if from.restart != to.restart {
             changes.push(Self::RestartPolicy);
         }
@@ -123,6 +138,30 @@ impl Change {
         }
         changes
     }
+}
+
+/// The differences of the interfaces.
+fn network_changes(from: &Description, to: &Description) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let without_access = |description: &Description| {
+        let nics = description.nics.iter().cloned();
+        nics.map(|nic| NicRequest { access: NetworkAccess::default(), ..nic }).collect::<Vec<_>>()
+    };
+    if without_access(from) != without_access(to) || from.address != to.address {
+        changes.push(Change::Interfaces);
+    }
+    let (before, after) = (from.forwards(), to.forwards());
+    if before != after {
+        changes.push(Change::Ports { from: before, to: after });
+    }
+    // All interfaces have the same list.
+    let egress =
+        |description: &Description| description.nics.first().and_then(|nic| nic.access.egress.clone());
+    let (before, after) = (egress(from), egress(to));
+    if before != after {
+        changes.push(Change::Egress { from: before, to: after });
+    }
+    changes
 }
 
 /// What of a machine no other change speaks of. The names of its files count: they are relative to the artifact.
@@ -145,6 +184,14 @@ pub(crate) fn effect(changes: &[Change]) -> Effect {
     }
 }
 
+/// `items` one after the other, or the word for none.
+fn listed(items: &[impl fmt::Display], none: &str) -> String {
+    match items {
+        [] => none.to_owned(),
+        items => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -160,6 +207,15 @@ impl fmt::Display for Change {
             Self::Disks => formatter.write_str("disks"),
             Self::Volume { disk } => write!(formatter, "volume {disk}"),
             Self::Interfaces => formatter.write_str("network interfaces"),
+            Self::Ports { from, to } => {
+                write!(formatter, "ports {} → {}", listed(from, "none"), listed(to, "none"))
+            }
+            Self::Egress { from, to } => {
+                let words = |rules: &Option<Vec<EgressRule>>| {
+                    rules.as_ref().map_or_else(|| "anywhere".to_owned(), |rules| listed(rules, "nowhere"))
+                };
+                write!(formatter, "egress {} → {}", words(from), words(to))
+            }
             Self::RestartPolicy => formatter.write_str("restart policy"),
             Self::Health => formatter.write_str("health probes"),
             Self::Isolation => formatter.write_str("isolation"),

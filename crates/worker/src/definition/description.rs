@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, CloudInitSettings, NicRequest, RestartPolicy};
 use vm_model::{
     Assignment, Bytes, CredentialFile, DiskAccess, HealthSpec, Isolation, MachineSpec, NarHash, Overrides,
-    VolumePolicy,
+    PortForward, VolumePolicy,
 };
 
 /// Everything about a VM that its definition decides. Two definitions with equal descriptions make the same machine.
@@ -55,6 +55,11 @@ impl Description {
     /// The names of its disks that its guest may write to, in order.
     pub(crate) fn writable_disks(&self) -> Vec<String> {
         self.volumes.keys().cloned().collect()
+    }
+
+    /// The ports of the host that lead to it.
+    pub(crate) fn forwards(&self) -> Vec<PortForward> {
+        self.nics.iter().flat_map(|nic| nic.access.forwards.clone()).collect()
     }
 
     /// What `assignment` makes of `artifact`, which was loaded for it.

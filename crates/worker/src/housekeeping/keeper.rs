@@ -1,5 +1,6 @@
 //! Deleting what was kept: by the clock, by word, and to make room.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use super::kept::{Kept, kept_until, what_is_due};
 use crate::failure::chain;
 use crate::supervisor::{GivenUp, HostContext};
 use crate::vms::KeptSelection;
-use crate::volumes::{ContentRef, Seeded, StageRequest, Staged, VolumeError};
+use crate::volumes::{ContentRef, Preview, Seeded, StageRequest, Staged, Thoroughness, VolumeError};
 
 /// How long to wait after something could not be deleted.
 const RETRY: Duration = Duration::from_secs(60);
@@ -222,8 +223,7 @@ impl HostContext {
         mut seeded: Option<Seeded>,
         given_up: &GivenUp,
     ) -> Result<Staged, VolumeError> {
-        let needed =
-            request.image.and_then(|image| image.metadata().ok()).map_or(0, |found| found.blocks() * 512);
+        let needed = request.image.map_or(0, space_of);
         loop {
             match self.volumes.stage(vm, request, seeded.take(), given_up) {
                 Err(problem)
@@ -233,6 +233,23 @@ impl HostContext {
                 staged => return staged,
             }
         }
+    }
+
+    /// What a start would do to a disk, given that what is kept goes for it where there is no space.
+    pub(crate) fn preview_volume(
+        &self,
+        vm: &VmId,
+        request: StageRequest<'_>,
+        thoroughness: Thoroughness,
+        given_up: &GivenUp,
+    ) -> Result<Preview, VolumeError> {
+        let needed = request.image.map_or(0, space_of);
+        let grace = self.lifecycle.removal_grace;
+        let preview = self.volumes.preview(vm, request, thoroughness, grace, given_up)?;
+        let obstacle = preview
+            .obstacle
+            .filter(|problem| !problem.is_for_want_of_space() || !self.would_help(vm, needed));
+        Ok(Preview { obstacle, ..preview })
     }
 
     /// Makes sure that there is space for the copies of a trial of `staged`; what is kept goes for it where there is none.
@@ -260,4 +277,9 @@ impl HostContext {
             .map(|volume| volume.allocated.get());
         kept.fold(self.volumes.free_space(), u64::saturating_add) >= needed
     }
+}
+
+/// How many bytes a copy of `image` takes of the host's disk.
+fn space_of(image: &File) -> u64 {
+    image.metadata().map_or(0, |found| found.blocks().saturating_mul(512))
 }

@@ -1,7 +1,7 @@
 //! VMs that were removed and are kept for a while. One may come back at any time until its deletion begins; from then on it is
 //! deleted to the end, by the next worker if need be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -14,7 +14,12 @@ struct State {
     unfinished: BTreeMap<VmId, RemovedVm>,
     /// Those that are being deleted now.
     going: BTreeSet<VmId>,
+    /// VMs that held no data and of which nothing is left, newest last: what they were assigned as.
+    remembered: VecDeque<RemovedVm>,
 }
+
+/// So many VMs of which nothing is left are remembered.
+const REMEMBERED: usize = 256;
 
 /// The removed VMs of a host.
 #[derive(Debug, Default)]
@@ -41,6 +46,22 @@ impl RemovedVms {
     /// Keeps a VM that was removed.
     pub(crate) fn put(&self, vm: RemovedVm) {
         self.state().kept.insert(vm.assignment.id.clone(), vm);
+    }
+
+    /// Remembers what a VM was of which nothing is left, as long as this worker runs: it can be assigned again as it was.
+    pub(crate) fn remember(&self, vm: RemovedVm) {
+        let mut state = self.state();
+        state.remembered.retain(|known| known.assignment.id != vm.assignment.id);
+        state.remembered.push_back(vm);
+        let beyond = state.remembered.len().saturating_sub(REMEMBERED);
+        state.remembered.drain(..beyond);
+    }
+
+    /// What `id` was, which was removed and is kept, or remembered, at `now`.
+    pub(crate) fn recall(&self, id: &VmId, now: Timestamp) -> Option<RemovedVm> {
+        let state = self.state();
+        let remembered = state.remembered.iter().find(|vm| vm.assignment.id == *id && vm.kept_until > now);
+        state.kept.get(id).or(remembered).cloned()
     }
 
     /// Keeps a VM whose deletion was begun, until it is finished.
@@ -76,6 +97,7 @@ impl RemovedVms {
                 if !state.going.contains(id) {
                     state.kept.remove(id);
                     state.unfinished.remove(id);
+                    state.remembered.retain(|known| known.assignment.id != *id);
                     return;
                 }
             }
@@ -134,5 +156,27 @@ impl Drop for Deletion<'_> {
     fn drop(&mut self) {
         self.of.state().going.remove(&self.id);
         self.of.over.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::Assignment;
+
+    use super::*;
+
+    #[test]
+    fn so_many_vms_without_data_are_remembered_until_their_time_is_over() {
+        let removed = RemovedVms::default();
+        let (now, until) = (Timestamp::from_millis(1000), Timestamp::from_millis(2000));
+        for number in 0..=REMEMBERED {
+            let assignment = Assignment::new(VmId::new(&format!("vm-{number}")), "", "/x");
+            removed.remember(RemovedVm { assignment, removed_at: now, kept_until: until });
+        }
+        let recalled = |id: &str, at| removed.recall(&VmId::new(id), at).is_some();
+        assert!(!recalled("vm-0", now), "the oldest is forgotten");
+        assert!(recalled("vm-1", now) && recalled("vm-256", now));
+        assert!(!recalled("vm-1", until));
+        assert!(removed.list().is_empty(), "nothing of them is kept");
     }
 }

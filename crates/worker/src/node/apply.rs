@@ -7,20 +7,39 @@ use tracing::{error, info};
 use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
 
 use super::intent::Merged;
+use super::ports::{passing, present, refuse_conflicts, wanted};
 use super::{Action, Described, Observed, Outcome, plan, redefined};
 use crate::failure::chain;
+use crate::supervisor::PortClaims;
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
-/// All changes that lead to `merged`.
+/// What leads to a desired state.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// All changes.
+    pub(super) actions: Vec<Action>,
+    /// Which ports of the host lead where then.
+    pub(super) ports: PortClaims,
+    /// The ports that pass from one VM to another, in words.
+    pub(super) passing: Vec<String>,
+}
+
+/// What leads to `merged`.
 pub(super) async fn plan_towards(
     vm_manager: &VmManager,
     merged: &Merged,
     thoroughness: Thoroughness,
-) -> Vec<Action> {
+) -> Planned {
     let desired = merged.to_set();
-    let (observed, described) = look(vm_manager, &desired, thoroughness).await;
-    plan(&desired, &observed, &described, vm_manager.config().removal_grace)
+    let (observed, mut described) = look(vm_manager, &desired, thoroughness).await;
+    refuse_conflicts(&desired, &observed, &mut described);
+    let ports = wanted(&desired, &observed, &described);
+    Planned {
+        actions: plan(&desired, &observed, &described, vm_manager.config().removal_grace),
+        passing: passing(&present(&observed), &ports),
+        ports,
+    }
 }
 
 /// What there is, and what changed definitions would make of it.
@@ -50,9 +69,12 @@ pub(super) fn without_retries_of_others(actions: &mut Vec<Action>, merged: &Merg
 pub(super) fn apply(
     vm_manager: &VmManager,
     merged: &Merged,
-    actions: Vec<Action>,
+    planned: Planned,
     removing: Option<Generation>,
 ) -> Vec<Outcome> {
+    let Planned { actions, ports, passing: _ } = planned;
+    // Before anybody is told anything: whoever gives a port up is known by this.
+    vm_manager.claim_ports(ports);
     if actions.is_empty() {
         info!(vms = merged.vms.len(), "nothing to change");
     }

@@ -11,8 +11,8 @@ use vm_model::{Assignment, VmId};
 use super::{Described, NewDescription};
 use crate::definition::Description;
 use crate::failure::chain;
-use crate::supervisor::{GivenUp, HostContext, load, volume_requests};
-use crate::volumes::Thoroughness;
+use crate::supervisor::{GivenUp, HostContext, check_wishes, load, volume_requests};
+use crate::volumes::{Preview, Thoroughness, VolumeError};
 
 /// Artifacts on a disk or network that does not answer keep nobody waiting for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,13 +50,32 @@ fn describe_one(
     thoroughness: Thoroughness,
 ) -> Result<NewDescription, String> {
     let artifact = load(context, assignment, Uuid::nil()).map_err(|reason| reason.message)?;
+    check_wishes(context, assignment, &artifact.nics).map_err(|reason| reason.message)?;
     let description = Arc::new(Description::of(assignment, &artifact));
     let given_up = GivenUp::default();
     let grace = context.lifecycle.removal_grace;
-    let notes = volume_requests(&artifact).filter_map(|(_, request)| {
-        context.volumes.preview(&assignment.id, request, thoroughness, grace, &given_up).transpose()
+    let previews = volume_requests(&artifact).map(|(_, request)| {
+        let preview = context.preview_volume(&assignment.id, request, thoroughness, &given_up)?;
+        match preview.obstacle {
+            Some(obstacle) => Err(obstacle),
+            None => Ok((request.disk.to_owned(), preview)),
+        }
     });
-    let notes: Vec<String> = notes.collect::<Result<_, _>>().map_err(|problem| chain(&problem))?;
+    let previews: Result<Vec<(String, Preview)>, VolumeError> = previews.collect();
+    let mut previews = previews.map_err(|problem| chain(&problem))?;
+    let wanted = description.writable_disks();
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let left_out = context.volumes.preview_left_out(&assignment.id, &wanted, grace);
+    previews.extend(left_out.map_err(|problem| chain(&problem))?);
+    Ok(in_one(description, previews))
+}
+
+/// What a definition makes of its VM, whose disks have these `previews`.
+fn in_one(description: Arc<Description>, previews: Vec<(String, Preview)>) -> NewDescription {
+    let loses = previews.iter().filter(|(_, preview)| preview.loses_data).map(|(disk, _)| disk.clone());
+    let loses = loses.collect();
+    let shrinks = previews.iter().find_map(|(_, preview)| preview.shrinks.as_ref().map(|found| chain(found)));
+    let notes: Vec<String> = previews.into_iter().filter_map(|(_, preview)| preview.note).collect();
     let disks = if notes.is_empty() { "disks kept".to_owned() } else { notes.join(", ") };
-    Ok(NewDescription { description, disks })
+    NewDescription { description, disks, loses, shrinks }
 }

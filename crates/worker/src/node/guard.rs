@@ -16,6 +16,9 @@ const WINDOW: Duration = Duration::from_secs(3600);
 /// A state that removes all VMs that its source had is held where those are so many at least. Fewer are replaced every day.
 const ALL_LEAST: usize = 3;
 
+/// So many disks are named by a reason.
+const NAMED_MOST: usize = 5;
+
 /// How many VMs a master may have removed or replaced within an hour without further words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalLimit {
@@ -31,14 +34,14 @@ impl Default for RemovalLimit {
     }
 }
 
-/// Whether `action` takes a VM away: for good, or to run another image in its place. One that restarts as the same image,
-/// with more memory say, is not counted.
+/// Whether `action` takes a VM away, or its data: for good, or to run another image in its place. One that restarts as the
+/// same image and on its disks, with more memory say, is not counted.
 pub(super) fn is_disruption(action: &Action) -> bool {
     match action {
         Action::Remove(..) => true,
         Action::Redefine(_, what) => match what {
-            Redefinition::Restart { changes, .. } => {
-                changes.iter().any(|change| matches!(change, Change::Artifact { .. }))
+            Redefinition::Restart { changes, loses, .. } => {
+                !loses.is_empty() || changes.iter().any(|change| matches!(change, Change::Artifact { .. }))
             }
             // Its artifact did not answer in time: it may be another image.
             Redefinition::Unknown => true,
@@ -48,8 +51,39 @@ pub(super) fn is_disruption(action: &Action) -> bool {
     }
 }
 
+/// Whether `action` gives up a VM, or what its guest wrote to a disk.
 fn is_removal(action: &Action) -> bool {
-    matches!(action, Action::Remove(..))
+    matches!(action, Action::Remove(..)) || lost_disks(action).next().is_some()
+}
+
+/// The disks, as `<vm>/<disk>`, to which a guest wrote what an edit gives up.
+fn lost_disks(action: &Action) -> impl Iterator<Item = String> {
+    let lost: &[String] = match action {
+        Action::Redefine(_, Redefinition::Restart { loses, .. }) => loses,
+        Action::Redefine(
+            _,
+            Redefinition::SameMachine
+            | Redefinition::Live(_)
+            | Redefinition::Unknown
+            | Redefinition::Refused(_),
+        )
+        | Action::Create(_)
+        | Action::Move(..)
+        | Action::Retry(_)
+        | Action::Remove(..) => &[],
+    };
+    lost.iter().map(move |disk| format!("{}/{disk}", action.vm()))
+}
+
+/// What `actions` give up of what guests wrote, to be said after what they remove; empty where nothing is.
+fn losses(actions: &[Action]) -> String {
+    let mut disks = actions.iter().flat_map(lost_disks);
+    let named: Vec<String> = disks.by_ref().take(NAMED_MOST).collect();
+    match (named.is_empty(), disks.count()) {
+        (true, _) => String::new(),
+        (false, 0) => format!(", or lose what was written to {}", named.join(", ")),
+        (false, more) => format!(", or lose what was written to {} and {more} more disks", named.join(", ")),
+    }
 }
 
 /// The moments of `earlier` that count at `now`.
@@ -112,7 +146,9 @@ pub(super) fn hold_removals(
         let removed: BTreeSet<&VmId> =
             actions.iter().filter(|action| is_removal(action)).map(Action::vm).collect();
         if had.iter().all(|vm| removed.contains(&vm.id)) {
-            let reason = format!("all {} VMs that it had would be removed, for others: {allow}", had.len());
+            let (count, losses) = (had.len(), losses(actions));
+            let for_others = if losses.is_empty() { ", for others" } else { "" };
+            let reason = format!("all {count} VMs that it had would be removed{losses}{for_others}: {allow}");
             return Some(held(removals, reason));
         }
     }
@@ -125,8 +161,9 @@ pub(super) fn hold_removals(
     is_too_many.then(|| {
         let vms = if disruptions == 1 { "1 VM" } else { &format!("{disruptions} VMs") };
         let reason = format!(
-            "{vms} would be removed, or replaced by another image, after {before} within the last hour; {most} an hour \
-             are allowed: {allow}"
+            "{vms} would be removed, or replaced by another image{losses}, after {before} within the last hour; {most} an \
+             hour are allowed: {allow}",
+            losses = losses(actions)
         );
         held(disruptions, reason)
     })
@@ -248,7 +285,7 @@ mod tests {
     #[test]
     fn only_removals_and_other_images_are_counted() {
         let vm = || Assignment::new(VmId::new("a"), "", "/x");
-        let restart = |changes| Redefinition::Restart { changes, disks: String::new() };
+        let restart = |changes| Redefinition::Restart { changes, disks: String::new(), loses: Vec::new() };
         let memory = Change::Memory { from: Bytes::new(1), to: Bytes::new(2) };
         let image = Change::Artifact { from: "/x".into(), to: "/y".into() };
         for (what, counts) in [
@@ -259,6 +296,34 @@ mod tests {
         ] {
             assert_eq!(is_disruption(&Action::Redefine(vm(), what.clone())), counts, "{what:?}");
         }
+    }
+
+    #[test]
+    fn an_edit_that_gives_up_what_guests_wrote_counts_like_a_removal() {
+        let edit = |number: usize| {
+            let changes = vec![Change::Volume { disk: "data".to_owned() }];
+            let loses = vec!["data".to_owned()];
+            let what = Redefinition::Restart { changes, disks: String::new(), loses };
+            Action::Redefine(Assignment::new(VmId::new(&format!("vm-{number}")), "", "/x"), what)
+        };
+        let had = said(&["vm-0", "vm-1", "vm-2"]);
+        let edits: Vec<Action> = (0..3).map(edit).collect();
+        let hold = |source, limit, actions: &[Action]| {
+            hold_removals(source, Some(&had), &had, actions, limit, NOW).map(|held| held.reason)
+        };
+        let reason = hold(SourceKind::File, RemovalLimit::Off, &edits).expect("all of them");
+        let lost = "vm-0/data, vm-1/data, vm-2/data";
+        let start =
+            format!("all 3 VMs that it had would be removed, or lose what was written to {lost}: say");
+        assert!(reason.starts_with(&start), "{reason}");
+        assert_eq!(hold(SourceKind::File, RemovalLimit::Off, &edits[..2]), None, "one is as it was");
+        assert_eq!(hold(SourceKind::Local, RemovalLimit::Off, &edits), None, "who edits by hand means it");
+        let limit = RemovalLimit::AnHour(NonZeroU32::MIN);
+        let reason = hold(SourceKind::Master, limit, &edits[..2]).expect("too many");
+        let start = "2 VMs would be removed, or replaced by another image, or lose what was written to vm-0/data, vm-1/data";
+        assert!(reason.starts_with(start), "{reason}");
+        let many: Vec<Action> = (0..9).map(edit).collect();
+        assert!(losses(&many).ends_with("vm-4/data and 4 more disks"), "{}", losses(&many));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod intent;
 mod notes;
 mod orders;
 mod plan;
+mod ports;
 mod reconcile;
 mod source;
 mod words;

@@ -35,6 +35,10 @@ pub struct NewDescription {
     pub description: Arc<Description>,
     /// What becomes of its disks, in words.
     pub disks: String,
+    /// Its disks to which a guest wrote what would be given up, although no image changed.
+    pub loses: Vec<String>,
+    /// Why its VM is not stopped for it, if that runs: a disk is asked to shrink.
+    pub shrinks: Option<String>,
 }
 
 /// One change. Each concerns one VM and can be carried out without regard to the others.
@@ -74,6 +78,8 @@ pub enum Redefinition {
         changes: Vec<Change>,
         /// What becomes of the disks.
         disks: String,
+        /// The disks to which its guest wrote what is given up by that, because their policy changes or they are left out.
+        loses: Vec<String>,
     },
     /// That is found out when it is made ready. The VM stays as it is until then.
     Unknown,
@@ -122,7 +128,7 @@ impl fmt::Display for Action {
                     Redefinition::Live(changes) => {
                         write!(formatter, "change {id} while it runs: {}", words(changes))
                     }
-                    Redefinition::Restart { changes, disks } => {
+                    Redefinition::Restart { changes, disks, loses: _ } => {
                         write!(formatter, "restart {id}: {} ({disks})", words(changes))?;
                         let is_other_content = |change: &Change| matches!(change, Change::Artifact { .. });
                         if changes.iter().any(is_other_content) {
@@ -224,12 +230,20 @@ fn other_state(present: &ObservedVm, wanted: &Assignment) -> Option<Action> {
 fn redefinition(present: &ObservedVm, described: Option<&Result<NewDescription, String>>) -> Redefinition {
     match (described, &present.description) {
         (Some(Err(problem)), _) => Redefinition::Refused(problem.clone()),
+        (Some(Ok(NewDescription { shrinks: Some(problem), .. })), Some(_))
+            if present.assignment.desired != DesiredState::Stopped =>
+        {
+            Redefinition::Refused(problem.clone())
+        }
         (Some(Ok(new)), Some(before)) => {
             let changes = Change::between(before, &new.description);
             match effect(&changes) {
                 Effect::Nothing => Redefinition::SameMachine,
                 Effect::Live => Redefinition::Live(changes),
-                Effect::Restart => Redefinition::Restart { changes, disks: new.disks.clone() },
+                Effect::Restart => {
+                    let (disks, loses) = (new.disks.clone(), new.loses.clone());
+                    Redefinition::Restart { changes, disks, loses }
+                }
             }
         }
         (Some(Ok(_)) | None, _) => Redefinition::Unknown,

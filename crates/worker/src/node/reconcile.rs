@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use vm_model::{AssignmentSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
 
 use super::admit::admit_count;
-use super::apply::{apply, plan_towards, without_retries_of_others};
+use super::apply::{Planned, apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
 use super::guard::{hold_removals, is_disruption, note_disruptions, recent};
 use super::intent::{Intent, Said};
@@ -129,8 +129,8 @@ impl Reconciler {
     /// Applies what was said so far.
     async fn go_on(&mut self) {
         let merged = self.intent.merged(&self.listened_to);
-        let actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
-        apply(&self.vm_manager, &merged, actions, None);
+        let planned = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
+        apply(&self.vm_manager, &merged, planned, None);
         self.tell_all();
     }
 
@@ -175,14 +175,15 @@ impl Reconciler {
             warn!(vm_id = %entry.id, problem = entry.problem, "the entry cannot be used; its VM stays as it is");
         }
         let said = self.admit(source, offered, now)?;
-        let (intent, actions) = self.plan(source, said, Thoroughness::Quick).await;
+        let (intent, planned) = self.plan(source, said, Thoroughness::Quick).await;
         let kind = source.kind();
         let limit = self.vm_manager.config().removal_limit;
         let (before, said) = (self.intent.of(kind), intent.of(kind));
-        if let Some(held) = said.and_then(|said| hold_removals(kind, before, said, &actions, limit, now)) {
+        let actions = &planned.actions;
+        if let Some(held) = said.and_then(|said| hold_removals(kind, before, said, actions, limit, now)) {
             return Ok(self.hold(source, offered, held));
         }
-        self.commit(kind, intent, actions).await
+        self.commit(kind, intent, planned).await
     }
 
     /// Carries out a command by hand.
@@ -191,7 +192,8 @@ impl Reconciler {
         self.admit_count(&intent)?;
         let intent = intent.settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
-        let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
+        let mut planned = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
+        let actions = &mut planned.actions;
         // Others that failed are not this command's to try again.
         actions.retain(|action| !matches!(action, Action::Retry(_)) || action.vm() == command.vm());
         if let LocalCommand::Order { vm, desired, .. } = command
@@ -199,7 +201,7 @@ impl Reconciler {
         {
             actions.extend(self.vm_manager.order_action(vm, *desired));
         }
-        let verdict = self.commit(kind, intent, actions).await;
+        let verdict = self.commit(kind, intent, planned).await;
         self.tell_all();
         verdict
     }
@@ -210,7 +212,8 @@ impl Reconciler {
         self.admit_count(&intent)?;
         let generation = intent.of(kind).map(Said::generation).unwrap_or_default();
         let merged = intent.settled(&self.listened_to).merged(&self.listened_to);
-        let mut actions = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
+        let planned = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
+        let mut actions = planned.actions;
         actions.retain(|action| action.vm() == command.vm());
         Ok(Verdict { generation, held: None, outcomes: actions.iter().map(shown).collect() })
     }
@@ -236,20 +239,21 @@ impl Reconciler {
     }
 
     /// What all sources will have said, and what leads there.
-    async fn plan(&self, source: &Source, said: Said, thoroughness: Thoroughness) -> (Intent, Vec<Action>) {
+    async fn plan(&self, source: &Source, said: Said, thoroughness: Thoroughness) -> (Intent, Planned) {
         let kind = source.kind();
         let is_repeated = self.intent.of(kind).is_some_and(|before| {
             (&before.lineage, before.generation()) == (&said.lineage, said.generation())
         });
         let intent = self.intent.clone().with(kind, said).settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
-        let mut actions = plan_towards(&self.vm_manager, &merged, thoroughness).await;
-        without_retries_of_others(&mut actions, &merged, kind);
+        let mut planned = plan_towards(&self.vm_manager, &merged, thoroughness).await;
+        let actions = &mut planned.actions;
+        without_retries_of_others(actions, &merged, kind);
         if kind.is_remote() && is_repeated {
             // It says so again because the connection was lost, not because somebody wishes another try.
             actions.retain(|action| !matches!(action, Action::Retry(_)));
         }
-        (intent, actions)
+        (intent, planned)
     }
 
     /// Keeps what all sources have said, and has `actions` carried out.
@@ -257,11 +261,11 @@ impl Reconciler {
         &mut self,
         kind: SourceKind,
         intent: Intent,
-        actions: Vec<Action>,
+        planned: Planned,
     ) -> Result<Verdict, Refusal> {
         let mut said = intent.of(kind).cloned().unwrap_or_default();
         if kind.is_remote() {
-            let disruptions = actions.iter().filter(|action| is_disruption(action)).count();
+            let disruptions = planned.actions.iter().filter(|action| is_disruption(action)).count();
             let limit = self.vm_manager.config().removal_limit;
             note_disruptions(&mut said.disruptions, disruptions, limit, Timestamp::now());
         }
@@ -271,7 +275,7 @@ impl Reconciler {
             self.keep(&intent).await?;
             pass(FailPoint::DesiredKept);
         }
-        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), actions, Some(generation));
+        let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), planned, Some(generation));
         self.intent = intent;
         Ok(Verdict { generation, held: None, outcomes })
     }

@@ -14,7 +14,7 @@ use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
 use vm_model::{FailureKind, VmId};
 
-use super::{Changes, RestartPolicy, SharedNetwork, StartTurns};
+use super::{Changes, HostPorts, RestartPolicy, SharedNetwork, StartTurns};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::gc_roots::GcRoots;
@@ -33,6 +33,8 @@ pub(crate) struct HostContext {
     pub(crate) capacity: Arc<Capacity>,
     /// Where their interfaces are attached.
     pub(crate) network: SharedNetwork,
+    /// Which ports of the host are to lead to which of them.
+    pub(crate) ports: HostPorts,
     /// What guests are told of their network.
     pub(crate) subnet: Subnet,
     /// Who has which address.

@@ -23,6 +23,7 @@ use super::acquired::AcquiredResources;
 use super::cloud_init::{Instance, make_disk};
 use super::context::HostContext;
 use super::guest::Watching;
+use super::host_ports::await_forwards;
 use super::nics::{attach_all, lease};
 use super::notes::MachineNotes;
 use super::stage::{StagedMachine, autoconfiguration};
@@ -109,6 +110,7 @@ pub(super) async fn prepare(
     let console = console.map_err(|problem| {
         warnings.push(format!("its console is kept in memory only: its directory cannot be made: {problem}"));
     });
+    await_forwards(context, &id, requests.iter().map(|(request, _)| request)).await;
     let noted = match attach_all(context, &id, &mut spec, requests, &mut warnings).await {
         Ok(nics) => nics,
         Err(problem) => {

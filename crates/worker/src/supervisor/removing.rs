@@ -33,12 +33,20 @@ impl Task {
             let idle = context.lock_idle(&id)?;
             let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
             let grace = context.lifecycle.removal_grace;
-            if !holds_data || grace.is_zero() {
-                return context.forget(&id, &idle).map(|()| None);
-            }
             let at = Timestamp::now();
             let removal = Removal { at, until: at.after(grace), stage: RemovalStage::Kept };
             let assignment = record.newest().clone();
+            if !holds_data || grace.is_zero() {
+                context.forget(&id, &idle)?;
+                if !grace.is_zero() {
+                    context.removed.remember(RemovedVm {
+                        assignment,
+                        removed_at: at,
+                        kept_until: removal.until,
+                    });
+                }
+                return Ok(None);
+            }
             let record = VmRecord {
                 assignment: assignment.clone(),
                 in_force: None,

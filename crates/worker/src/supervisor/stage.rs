@@ -18,6 +18,7 @@ use vm_model::{
 use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::guest_secrets::{GuestSecrets, read_secrets};
+use super::host_ports::check_forwards;
 use super::nic_wish::{refused, wishes};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
@@ -112,8 +113,11 @@ fn stage_blocking(
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, &assignment, &artifact.nics)?;
-    check_forwards(context, &assignment.id, &artifact.nics)?;
+    check_forwards(context, &assignment.id, &artifact.nics, held.memory.is_some())?;
     let description = Arc::new(Description::of(&assignment, &artifact));
+    if held.memory.is_some() {
+        check_sizes(context, &assignment.id, &artifact)?;
+    }
     let GuestSecrets { cloud_init, exposed } = read_secrets(context, &mut artifact)?;
     let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, work.given_up())?;
@@ -184,7 +188,7 @@ fn check_isolation(context: &HostContext, isolation: Isolation) -> Result<(), Fa
 }
 
 /// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.
-fn check_wishes(
+pub(crate) fn check_wishes(
     context: &HostContext,
     assignment: &Assignment,
     nics: &[NicRequest],
@@ -193,10 +197,11 @@ fn check_wishes(
     checked.map_err(|problem| refused(context, assignment, nics, problem))
 }
 
-/// Makes sure that no other VM has a port of the host that is to lead here.
-fn check_forwards(context: &HostContext, vm: &VmId, nics: &[NicRequest]) -> Result<(), FailureReason> {
-    let check = |nic: &NicRequest| context.network.check_forwards(vm, &nic.access.forwards);
-    nics.iter().try_for_each(check).map_err(|problem| reason(FailureKind::Host, &problem))
+/// Makes sure, while the machine before still runs, that no disk is asked to shrink.
+fn check_sizes(context: &HostContext, vm: &VmId, artifact: &Artifact) -> Result<(), FailureReason> {
+    volume_requests(artifact)
+        .try_for_each(|(_, request)| context.volumes.check_size(vm, &request))
+        .map_err(|problem| reason(problem.kind(), &problem))
 }
 
 fn stage_volumes(

@@ -37,7 +37,8 @@ use crate::records::{
     VerifiedPaths, VmRecord, make_private,
 };
 use crate::supervisor::{
-    Changes, HostContext, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, StartTurns, Subnet,
+    Changes, HostContext, HostPorts, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, StartTurns,
+    Subnet,
 };
 use crate::verification::Verifications;
 use crate::volumes::VolumeStore;
@@ -78,6 +79,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         network: SharedNetwork::new(network),
         leases,
         writer,
+        ports: HostPorts::default(),
         records,
         removed,
         disk_use: DiskUse::default(),

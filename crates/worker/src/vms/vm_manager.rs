@@ -12,7 +12,7 @@ use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
     Assignment, Bytes, DesiredState, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm, StopMethod,
-    VmId, VmStatus, VolumeInfo,
+    Timestamp, VmId, VmStatus, VolumeInfo,
 };
 
 use super::control::{self, KeptSelection, Shared};
@@ -25,7 +25,7 @@ use super::{
 use crate::events::{EventLog, node_changes};
 use crate::node::{self, Action, Described, Observed};
 use crate::records::RecordWriter;
-use crate::supervisor::Freshness;
+use crate::supervisor::{Freshness, PortClaims};
 use crate::volumes::Thoroughness;
 
 /// The virtual machines of this host.
@@ -339,7 +339,7 @@ impl VmManager {
     }
 
     /// The directory of what is common to all VMs.
-    pub(crate) fn state_dir(&self) -> &Path {
+    pub fn state_dir(&self) -> &Path {
         self.shared.config.state_dir()
     }
 
@@ -347,6 +347,12 @@ impl VmManager {
     /// with its data.
     pub fn list_removed_vms(&self) -> Vec<RemovedVm> {
         self.shared.context.removed.list().into_values().collect()
+    }
+
+    /// What VM `id` was, which was removed: one whose volumes are kept, or, while this worker runs, one that had none with
+    /// data.
+    pub fn recall_removed_vm(&self, id: &VmId) -> Option<RemovedVm> {
+        self.shared.context.removed.recall(id, Timestamp::now())
     }
 
     /// Every content of every volume, also those that are kept for a while only.
@@ -436,6 +442,11 @@ impl VmManager {
     /// Starts a VM again that has failed.
     pub(crate) fn start_afresh(&self, id: &VmId) -> Result<(), VmManagerError> {
         self.shared.registry.start_afresh(id)
+    }
+
+    /// From now on, VMs are to have these ports of the host.
+    pub(crate) fn claim_ports(&self, claims: PortClaims) {
+        self.shared.context.ports.replace(claims);
     }
 
     /// These VMs are part of the desired state `generation`.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use vm_model::{FailureKind, VmId};
+use vm_model::{Bytes, FailureKind, VmId};
 
 use super::copy::DiskError;
 use super::decide::VolumeProblem;
@@ -35,6 +35,12 @@ pub(crate) enum VolumeError {
         path.display()
     )]
     NoRecord { vm: VmId, disk: String, path: PathBuf },
+    /// It is larger than the definition of a running VM says.
+    #[error(
+        "disk {disk} of {vm} has {has}, and its new definition says {asked}: disks do not shrink; say {has} or more, or leave \
+         the size out"
+    )]
+    Shrinks { vm: VmId, disk: String, has: Bytes, asked: Bytes },
     /// It is not any more as it was when the start was made ready.
     #[error("volume {} changed since it was made ready", path.display())]
     Changed { path: PathBuf },
@@ -49,6 +55,7 @@ impl VolumeError {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::Problem { .. } | Self::NoRecord { .. } => FailureKind::Disk,
+            Self::Shrinks { .. } => FailureKind::Artifact,
             Self::Record { source: ReadError::Io { .. }, .. }
             | Self::Changed { .. }
             | Self::Write(_)
@@ -67,9 +74,11 @@ impl VolumeError {
         match self {
             Self::File(problem) => is_full(&problem.source),
             Self::Write(problem) => is_full(problem.source()),
-            Self::Problem { .. } | Self::Record { .. } | Self::NoRecord { .. } | Self::Changed { .. } => {
-                false
-            }
+            Self::Problem { .. }
+            | Self::Record { .. }
+            | Self::NoRecord { .. }
+            | Self::Shrinks { .. }
+            | Self::Changed { .. } => false,
         }
     }
 }

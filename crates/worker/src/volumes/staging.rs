@@ -1,4 +1,5 @@
-//! Making a disk ready for a start, or only saying what would become of it. Nothing that a running machine uses is touched.
+//! Making a disk ready for a start. Nothing that a running machine uses is touched. What would become of it is said by
+//! `preview`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,7 +7,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
 use vm_model::{Bytes, VmId, VolumePolicy};
@@ -16,7 +16,7 @@ use super::copy::{failed, make_file};
 use super::decide::{Decision, VolumeProblem, VolumeWish, decide};
 use super::directory::{VolumeDirectory, remove_file};
 use super::error::VolumeError;
-use super::record::VolumeRecord;
+use super::record::{Content, VolumeRecord};
 use super::seeding::Seeded;
 use super::staged_file::{StagedFile, remove_empty_directories};
 use super::store::VolumeStore;
@@ -47,13 +47,15 @@ pub(crate) enum Thoroughness {
 }
 
 /// What a start does to a disk.
-struct Weighed {
+pub(super) struct Weighed {
     /// Not known where images were not to be compared.
-    decision: Option<Decision>,
+    pub(super) decision: Option<Decision>,
     content: Option<ImageContent>,
-    size: Bytes,
+    pub(super) size: Bytes,
     /// Whether there is no volume yet.
     is_new: bool,
+    /// The content in use.
+    pub(super) present: Option<Content>,
 }
 
 /// A volume that is ready to be switched over to.
@@ -99,7 +101,7 @@ impl VolumeStore {
         if let Some(content) = seeded.as_ref().and_then(|seeded| seeded.content.as_ref()) {
             self.images.remember(content);
         }
-        let Weighed { decision, content, size, is_new } =
+        let Weighed { decision, content, size, is_new, present: _ } =
             self.weigh(vm, &request, Thoroughness::CompareImages, given_up)?;
         let legacy = legacy.filter(|legacy| is_new && legacy.is_file());
         // Weighing with all thoroughness decides.
@@ -139,25 +141,8 @@ impl VolumeStore {
         })
     }
 
-    /// What a start would do to a disk, in words; nothing where it goes on as it is. Where images are not to be compared,
-    /// that may not be known.
-    pub(crate) fn preview(
-        &self,
-        vm: &VmId,
-        request: StageRequest<'_>,
-        thoroughness: Thoroughness,
-        grace: Duration,
-        given_up: &GivenUp,
-    ) -> Result<Option<String>, VolumeError> {
-        let disk = request.disk;
-        Ok(match self.weigh(vm, &request, thoroughness, given_up)?.decision {
-            Some(decision) => note(disk, decision, request.policy, grace),
-            None => Some(format!("{disk} kept if its image has the same content, else made anew")),
-        })
-    }
-
     /// Decides what a start does to a disk.
-    fn weigh(
+    pub(super) fn weigh(
         &self,
         vm: &VmId,
         request: &StageRequest<'_>,
@@ -172,7 +157,8 @@ impl VolumeStore {
         let image_size = image_size.map_err(inspect)?.unwrap_or_default();
         let size = Bytes::new(image_size.max(size.unwrap_or_default().get()));
         let is_new = record.is_none();
-        let known = record.as_ref().and_then(VolumeRecord::current).and_then(|current| current.image.clone());
+        let present = record.as_ref().and_then(VolumeRecord::current).cloned();
+        let known = present.as_ref().and_then(|present| present.image.clone());
         // What the others are made of does not matter.
         let is_compared = match policy {
             VolumePolicy::FromImage => true,
@@ -189,7 +175,7 @@ impl VolumeStore {
             (Some(_), Thoroughness::Quick) if is_new => None,
             (Some(image), Thoroughness::Quick) => match known.filter(|known| known.is_still(image)) {
                 Some(known) => Some(known),
-                None => return Ok(Weighed { decision: None, content: None, size, is_new }),
+                None => return Ok(Weighed { decision: None, content: None, size, is_new, present }),
             },
             (None, _) => None,
         };
@@ -206,7 +192,7 @@ impl VolumeStore {
             return Err(problem(VolumeProblem::Missing));
         }
         let decision = decide(record.as_ref(), &sizes, &wish).map_err(problem)?;
-        Ok(Weighed { decision: Some(decision), content, size, is_new })
+        Ok(Weighed { decision: Some(decision), content, size, is_new, present })
     }
 
     /// Gives up what was staged. Blocks for as long as deleting a copy takes.
@@ -282,35 +268,5 @@ fn make_staged(
             let given_up = io::Error::new(io::ErrorKind::Interrupted, "the start was given up");
             Err(failed("create", &path, given_up).into())
         }
-    }
-}
-
-/// What becomes of the disks that `staged` is of, in words; `grace` is how long what is replaced stays.
-pub(crate) fn summary(staged: &[Staged], grace: Duration) -> String {
-    let notes = staged.iter().filter_map(|volume| note(&volume.disk, volume.decision, volume.policy, grace));
-    let notes: Vec<String> = notes.collect();
-    if notes.is_empty() { "disks kept".to_owned() } else { notes.join(", ") }
-}
-
-/// What becomes of a disk, in words; nothing where it goes on as it is.
-fn note(disk: &str, decision: Decision, policy: VolumePolicy, grace: Duration) -> Option<String> {
-    Some(match (decision, policy) {
-        (Decision::Keep { grow: None }, _) => return None,
-        (Decision::Keep { grow: Some(size) }, _) => format!("{disk} kept and grown to {size}"),
-        (Decision::Restore { .. }, _) => format!("{disk} goes back to what it was under this image"),
-        (Decision::Seed { .. }, VolumePolicy::Ephemeral) => format!("{disk} fresh, as at each start"),
-        (Decision::Seed { number: 0 }, _) => format!("{disk} new"),
-        (Decision::Seed { .. }, _) => format!(
-            "{disk} made anew, as its image has another content; the old one stays for {}",
-            in_words(grace)
-        ),
-    })
-}
-
-/// A length of time as people say it: `24 h`, `90 s`.
-pub(crate) fn in_words(time: Duration) -> String {
-    match time.as_secs() {
-        seconds if seconds >= 3600 && seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
-        seconds => format!("{seconds} s"),
     }
 }

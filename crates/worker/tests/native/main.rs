@@ -12,6 +12,7 @@ mod guests;
 mod lifecycle;
 mod node;
 mod orders;
+mod ports;
 mod previews;
 mod refusals;
 mod rollouts;

@@ -1,13 +1,18 @@
 //! Volumes: what they are seeded from, how long they stay, and what happens when they are not as they were left.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_host::FreezableFileSystem;
 use tiny_guest::TinyGuest;
-use vm_model::{Bytes, DesiredState, FailureKind, VolumeKeep, VolumePolicy};
+use vm_model::{
+    Assignment, AssignmentSet, Bytes, DesiredState, FailureKind, Generation, HoldReason, Lineage, Source,
+    VolumeKeep, VolumePolicy,
+};
+use worker::node::RemovalLimit;
 use worker::vms::{KeptSelection, VmId, VmInfo, VmManager, VmManagerConfig, VmStatus, VolumeInfo};
 
 use crate::told::{Told, assigned};
@@ -489,5 +494,122 @@ fn a_volume_that_cannot_be_used_is_listed_with_the_reason() {
         assert_eq!((listed.len(), listed[0].keep), (1, VolumeKeep::Unknown));
         assert!(listed[0].problem.as_ref().is_some_and(|problem| problem.contains("damaged")), "{listed:?}");
         manager.shutdown().expect("ends");
+    });
+}
+
+/// VM `id` of `artifact` with these settings of its disk `data`.
+fn with_data(id: &str, artifact: &Artifact, settings: Value) -> Assignment {
+    let mut wanted = assigned(id, artifact, DesiredState::Running);
+    let mut disk = json!({ "id": "data" });
+    disk.as_object_mut().expect("one").extend(settings.as_object().expect("one").clone());
+    wanted.procurator = json!({ "disks": [disk] }).as_object().expect("one").clone();
+    wanted
+}
+
+fn master(epoch: &str) -> Source {
+    Source::Master(Lineage::new("m1", epoch).expect("fine"))
+}
+
+fn set(generation: u64, vms: Vec<Assignment>) -> AssignmentSet {
+    AssignmentSet { generation: Some(Generation::new(generation)), vms, ..AssignmentSet::default() }
+}
+
+#[test]
+fn an_edit_that_gives_up_what_guests_wrote_waits_like_a_removal() {
+    isolated(|bench| {
+        let limit = RemovalLimit::AnHour(NonZeroU32::MIN);
+        let config = VmManagerConfig { auto_restart: false, removal_limit: limit, ..bench.config() };
+        let node = Told::start(VmManager::new(config).expect("starts"));
+        let image = image_disk(&bench, "image");
+        let vms = |settings: Value| ["a", "b"].map(|id| with_data(id, &image, settings.clone())).to_vec();
+        node.assign_from(master("1"), set(1, vms(json!({ "persistence": "persistent" })))).expect("taken");
+        for id in ["a", "b"] {
+            await_console(&node.manager, &VmId::new(id), "ready");
+        }
+        let ephemeral = vms(json!({ "persistence": "ephemeral" }));
+        let preview = node.preview_from(master("1"), set(2, ephemeral.clone()));
+        let words = preview.actions[0].to_string();
+        assert!(
+            words.contains("(data fresh, from now on at each start; what was written to it stays for 24 h)"),
+            "{words}"
+        );
+        let held = preview.held.expect("both would lose it").reason;
+        assert!(held.contains("or lose what was written to a/data, b/data"), "{held}");
+        let verdict = node.assign_from(master("1"), set(2, ephemeral)).expect("answered");
+        assert_eq!(verdict.held.map(|held| held.removals), Some(2));
+        let starts = |id: &str| node.manager.get_vm(&VmId::new(id)).expect("there").starts;
+        assert_eq!((starts("a"), starts("b")), (1, 1), "they run on");
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn accepting_a_master_says_the_same_of_disks_before_and_when_it_is_done() {
+    isolated(|bench| {
+        let node = Told::start(bench.manager());
+        let image = image_disk(&bench, "image");
+        let kept = with_data("vm", &image, json!({ "persistence": "persistent" }));
+        node.assign_from(master("1"), set(1, vec![kept, with_data("gone", &image, json!({}))]))
+            .expect("taken");
+        await_life(&node.manager, 0);
+        await_console(&node.manager, &VmId::new("gone"), "ready");
+        let fresh = with_data("vm", &image, json!({ "persistence": "ephemeral" }));
+        assert!(node.assign_from(master("2"), set(1, vec![fresh])).expect("answered").held.is_some());
+        let shown = node.show_held(HoldReason::Lineage).expect("one waits");
+        let shown: Vec<String> = shown.actions.iter().map(ToString::to_string).collect();
+        let done = node.accept_master().expect("one waits").outcomes;
+        let done: Vec<String> = done.into_iter().map(|outcome| outcome.action).collect();
+        assert_eq!(shown, done);
+        assert!(done[0].contains("gone/data") && done[1].contains("what was written to it"), "{done:?}");
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_smaller_size_is_refused_while_the_vm_runs() {
+    isolated(|bench| {
+        let node = Told::start(bench.manager());
+        let image = image_disk(&bench, "image");
+        node.tell(None, vec![with_data("vm", &image, json!({ "size": 1 << 20 }))]).expect("taken");
+        await_life(&node.manager, 0);
+        let smaller = with_data("vm", &image, json!({ "size": 1 << 19 }));
+        let plan = node.plan(vec![smaller.clone()]);
+        assert!(
+            plan[0].starts_with("keep vm as it is") && plan[0].contains("disks do not shrink"),
+            "{plan:?}"
+        );
+        node.tell(None, vec![smaller]).expect("taken");
+        let info = await_vm(&node.manager, &vm(), "refused", |info| {
+            info.wanted.as_ref().is_some_and(|change| change.refusal.is_some())
+        });
+        let refusal = info.wanted.and_then(|change| change.refusal).expect("it was just seen");
+        assert!(refusal.message.contains("disk data of vm has 1 MiB"), "{refusal}");
+        assert_eq!((info.status, info.starts), (VmStatus::Running, 1));
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_plan_says_that_there_is_no_space_or_too_much_asked_for() {
+    isolated(|bench| {
+        let image = image_disk(&bench, "image");
+        fs::write(image.path.join("disk.img"), vec![1; 4 << 20]).expect("written");
+        let image = bench.hashed(image.path);
+        mount_small(&bench.path().join("state"), 2 << 20);
+        let node = Told::start(bench.manager());
+        let notes = node.preview(vec![with_data("vm", &image, json!({}))]).notes;
+        assert!(
+            notes
+                .iter()
+                .any(|note| note.starts_with("vm would not start: ") && note.contains("No space left")),
+            "{notes:?}"
+        );
+        let small = image_disk(&bench, "small");
+        let vm = |size: u64| vec![with_data("vm", &small, json!({ "size": size }))];
+        node.tell(None, vm(1 << 20)).expect("taken");
+        await_life(&node.manager, 0);
+        let plan = node.plan(vm(1 << 40));
+        assert!(plan[0].contains("more than its whole file system has"), "{plan:?}");
+        node.end().shutdown().expect("ends");
     });
 }

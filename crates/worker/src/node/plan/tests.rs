@@ -252,7 +252,9 @@ proptest! {
 #[test]
 fn every_change_of_a_definition_is_told_in_words() {
     let shown = |what| Action::Redefine(assignment(1, 0, DesiredState::Running), what).to_string();
-    let restart = |changes| shown(Redefinition::Restart { changes, disks: "its volumes stay".to_owned() });
+    let restart = |changes| {
+        shown(Redefinition::Restart { changes, disks: "its volumes stay".to_owned(), loses: Vec::new() })
+    };
     let lines = [
         shown(Redefinition::Live(vec![Change::RestartPolicy, Change::Health])),
         restart(vec![

@@ -3,6 +3,7 @@
 use tracing::warn;
 use vm_model::{AssignmentSet, HeldSet, HoldReason, Source, SourceKind, Timestamp};
 
+use super::super::apply::Planned;
 use super::super::guard::{hold_lineage, hold_removals};
 use super::super::intent::Said;
 use super::super::notes::{notes, overridden};
@@ -51,13 +52,15 @@ impl Reconciler {
     ) -> Result<Preview, Refusal> {
         let now = Timestamp::now();
         let said = self.admit(source, offered, now)?;
-        let (intent, actions) = self.plan(source, said, Thoroughness::CompareImages).await;
+        let (intent, planned) = self.plan(source, said, Thoroughness::CompareImages).await;
+        let Planned { actions, passing, ports: _ } = planned;
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
         let held = self.hold_lineage(source, offered, other, now);
         let had = self.intent.of(kind);
         let held = held.or_else(|| hold_removals(kind, had, intent.of(kind)?, &actions, limit, now));
         let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
         let mut notes = notes(&self.vm_manager, &before, &after, &actions).await;
+        notes.extend(passing);
         notes.extend(overridden(&after, kind));
         notes.extend(self.held_of_others(kind));
         Ok(Preview { held, actions, notes })
