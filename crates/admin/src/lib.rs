@@ -56,7 +56,9 @@ pub use orders::{
 pub use server::{
     AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, openapi, openapi_text,
 };
-pub use status::{AssignmentsState, AssignmentsView, DamagedVm, MasterState, MasterView, StatusView};
+pub use status::{
+    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, StatusView,
+};
 pub use unknown_name::no_such_vm;
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};
 pub use vm_log::{VM_LOG_SIZE, VmLogSource, VmLogView};

@@ -63,6 +63,23 @@ pub struct StatusView {
     /// Keys of the configuration that was read last and that hold only after a restart of the worker.
     #[serde(default)]
     pub settings_for_restart: Vec<String>,
+    /// The directories that it works with; not told by older workers.
+    #[serde(default)]
+    pub directories: Option<DirectoriesView>,
+}
+
+/// The directories that a worker works with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DirectoriesView {
+    /// What must outlive it.
+    #[schema(value_type = String)]
+    pub state: PathBuf,
+    /// Where its admin socket lies.
+    #[schema(value_type = String)]
+    pub runtime: PathBuf,
+    /// Directories whose entries may be artifacts.
+    #[schema(value_type = Vec<String>)]
+    pub store_roots: Vec<PathBuf>,
 }
 
 /// A file of assignments.

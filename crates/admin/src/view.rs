@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
-    BootTrouble, Condition, DesiredState, DiskTrouble, FailureReason, Generation, Health, MacAddress,
-    OnTrial, OperatorOrder, Overrides, PortForward, RunEnd, SourceKind, StopMethod, Timestamp, Verifying,
-    VmId, VmStatus, VmTimings, WantedChange,
+    BootTrouble, Condition, DesiredState, DiskTrouble, EgressRule, FailureReason, Generation, Health,
+    MacAddress, OnTrial, OperatorOrder, Overrides, PortForward, RunEnd, SourceKind, StopMethod, Timestamp,
+    Verifying, VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -64,6 +64,11 @@ pub struct VmView {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub ports: Vec<PortForward>,
+    /// What it may open connections to beyond its network, like `10.0.0.0/8`; empty where that is nothing, absent where it is
+    /// everything.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub egress: Option<Vec<EgressRule>>,
     /// The artifact.
     #[schema(value_type = String)]
     pub store_path: PathBuf,
@@ -247,6 +252,7 @@ impl VmView {
             mac: nic.map(|nic| nic.mac),
             tap: nic.and_then(|nic| nic.tap.clone()),
             ports: info.nics.iter().flat_map(|nic| nic.access.forwards.clone()).collect(),
+            egress: nic.and_then(|nic| nic.access.egress.clone()),
             store_path: info.assignment.store_path,
             hash: info.assignment.hash,
             generation: info.generation,

@@ -30,6 +30,9 @@ use crate::printable::printable;
 use crate::settings::keys::KEYS;
 use crate::settings::{DEFAULT_FILE, Settings};
 
+/// The store root of a worker whose configuration names none.
+const DEFAULT_STORE: &str = "/nix/store";
+
 /// What was found of a configuration.
 #[derive(Debug, Serialize)]
 pub(crate) struct Checked {
@@ -49,7 +52,10 @@ pub(crate) struct Checked {
 /// Carries the verb out.
 pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Result<()> {
     if let Some(file) = &flags.assignments {
-        return assignments::run(file, flags.json);
+        // A configuration that cannot be read is told of by a check of its own.
+        let read = check(flags.file.as_deref(), runtime_dir).ok().and_then(|checked| checked.read);
+        let store_roots = read.map_or_else(|| vec![DEFAULT_STORE.into()], |read| read.manager.store_roots);
+        return assignments::run(file, &store_roots, flags.json);
     }
     let mut checked = check(flags.file.as_deref(), runtime_dir)?;
     // `doctor` looks for itself.

@@ -75,7 +75,7 @@ async fn serve(
     let ending = Ending::of(&vm_manager, settings.stop_guests);
     let stop_timeout = settings.manager.stop_timeout;
     let (told_reload, reloaded) = watch::channel(Reloaded::default());
-    let sources = Sources { file, master, reloaded };
+    let sources = Sources { file, master, reloaded, runtime_dir: settings.runtime_dir.clone() };
     let mut parts = Parts::start(&vm_manager, server, sources, files, ending);
     let mut watchdog = Watchdog::start();
     let mut reload = Reload::new(flags, runtime_dir, settings, (parts.requests.clone(), told_reload));
@@ -172,6 +172,8 @@ struct Sources {
     master: Option<MasterSettings>,
     /// What became of the configuration that was read last.
     reloaded: watch::Receiver<Reloaded>,
+    /// Where it is told things by hand.
+    runtime_dir: PathBuf,
 }
 
 /// What works while the worker runs.
@@ -196,7 +198,7 @@ impl Parts {
         files: OpenFiles,
         ending: Ending,
     ) -> Self {
-        let Sources { file, master, reloaded } = sources;
+        let Sources { file, master, reloaded, runtime_dir } = sources;
         let polling = vm_manager.start_metrics_polling();
         let (messages, channel) = mpsc::channel::<NodeMessage>(WAITING_STATES);
         let reconciler = tokio::spawn(
@@ -214,7 +216,8 @@ impl Parts {
         let (ending, ended) = watch::channel(());
         let redial = link.as_ref().map(MasterLink::redial);
         let master = link.as_ref().map(status::Master::of);
-        let told = status::Told { assignments: state, master, reloaded, files, guests_outlive_worker };
+        let told =
+            status::Told { assignments: state, master, reloaded, files, guests_outlive_worker, runtime_dir };
         let status = status::source(Arc::clone(vm_manager), told);
         let link = link.map(|link| tokio::spawn(link.run(until_closed(ended.clone()))));
         let served = Served { vm_manager: Arc::clone(vm_manager), node: messages, status };

@@ -72,13 +72,16 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
     findings.extend(capabilities::judge(&capabilities::look(&host)));
     findings.extend(cgroups::judge(&cgroups::look(&host)));
     findings.extend(clock::judge(clock::look(&host)));
+    let worker = runtime.block_on(worker::look(&answering));
+    let used = directories::used(worker.directories(), settings.as_ref());
+    findings.extend(used.iter().flat_map(|used| directories::judge(&directories::look(used))));
     if let Some(settings) = &settings {
         findings.extend(configured(&host, settings, runtime.block_on(addresses::look(settings))));
         if let Some(master) = &settings.master {
             findings.extend(master::judge(&runtime.block_on(master::look(master))));
         }
     }
-    findings.extend(worker::judge(&runtime.block_on(worker::look(&answering))));
+    findings.extend(worker::judge(&worker));
     Ok(findings)
 }
 
@@ -86,7 +89,6 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
 fn configured(host: &Host, settings: &Settings, addresses: Option<addresses::Facts>) -> Vec<Finding> {
     let mut findings = devices::judge(&devices::look(host, settings));
     findings.extend(limits::judge(&limits::look(host, settings)));
-    findings.extend(directories::judge(&directories::look(settings)));
     findings.extend(addresses.iter().flat_map(addresses::judge));
     let forwarding = addresses.as_ref().and_then(addresses::Facts::forwarding);
     findings.extend(network::judge(&network::look(host, settings, forwarding)));

@@ -1,9 +1,11 @@
 //! What the worker tells of itself.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use admin::{
-    AssignmentsState, AssignmentsView, DamagedVm, MasterState, MasterView, StatusSource, StatusView,
+    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, StatusSource,
+    StatusView,
 };
 use tokio::sync::watch;
 use vm_model::{HeldSet, SourceKind, Timestamp};
@@ -23,11 +25,18 @@ pub(crate) struct Told {
     pub(crate) reloaded: watch::Receiver<Reloaded>,
     pub(crate) files: OpenFiles,
     pub(crate) guests_outlive_worker: bool,
+    /// Where the admin socket lies.
+    pub(crate) runtime_dir: PathBuf,
 }
 
 /// Where the admin socket gets the worker's status from.
 pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
-    let Told { assignments, master, reloaded, files, guests_outlive_worker } = told;
+    let Told { assignments, master, reloaded, files, guests_outlive_worker, runtime_dir } = told;
+    let directories = DirectoriesView {
+        state: vm_manager.state_dir().to_owned(),
+        runtime: runtime_dir,
+        store_roots: vm_manager.config().store_roots.clone(),
+    };
     let since = Timestamp::now();
     let node_status = vm_manager.node_status();
     Arc::new(move || {
@@ -62,6 +71,7 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
             guests_outlive_worker: Some(guests_outlive_worker),
             refused_configuration: refused,
             settings_for_restart: for_restart.into_iter().map(str::to_owned).collect(),
+            directories: Some(directories.clone()),
         }
     })
 }

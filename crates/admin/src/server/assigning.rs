@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
-use vm_model::{Assignment, AssignmentSet, SourceKind, VmId, VmStatus};
+use vm_model::{AssignmentSet, SourceKind, VmId, VmStatus};
 use worker::node::{CommandMode, LocalCommand, NodeMessage, Refusal, Verdict};
 use worker::vms::VmInfo;
 
@@ -151,11 +151,17 @@ pub(super) async fn undelete(
     State(answers): State<Answers>,
     VmName(id): VmName,
 ) -> Result<Json<VerdictView>, ApiError> {
-    let removed = answers.vm_manager.list_removed_vms();
-    let Some(found) = removed.iter().find(|vm| vm.assignment.id == id) else {
+    // It is still being stopped: assigned again, it goes on with what it has.
+    if let Ok(leaving) = answers.vm_manager.get_vm(&id)
+        && answers.vm_manager.is_being_removed(&id)
+    {
+        return command(&answers, LocalCommand::Assign(leaving.assignment)).await;
+    }
+    let Some(found) = answers.vm_manager.recall_removed_vm(&id) else {
+        let removed = answers.vm_manager.list_removed_vms();
         return Err(not_kept(&id, removed.iter().map(|vm| vm.assignment.id.as_str())));
     };
-    command(&answers, LocalCommand::Assign(Assignment::clone(&found.assignment))).await
+    command(&answers, LocalCommand::Assign(found.assignment)).await
 }
 
 /// Has the reconciler change one VM by hand.

@@ -14,7 +14,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(file) = &settings.assignments {
         warnings.extend(
-            assignments::problems(file)
+            assignments::problems(file, &settings.manager.store_roots)
                 .iter()
                 .map(|fault| format!("assignments = {}: {}", file.display(), fault.problem)),
         );

@@ -100,6 +100,12 @@ pub(crate) struct EventFlags {
     /// Those of the last so many seconds, or minutes, hours or days with m, h or d behind the number
     #[arg(long, value_name = "SPAN")]
     pub(crate) since: Option<Span>,
+    /// The last so many, and with --follow those to come [default: 10 with --follow, else all]
+    #[arg(long, short = 'n', value_name = "COUNT")]
+    pub(crate) lines: Option<usize>,
+    /// All that are kept, also with --follow
+    #[arg(long, conflicts_with = "lines")]
+    pub(crate) all: bool,
     /// Print a JSON object a line
     #[arg(long)]
     pub(crate) json: bool,

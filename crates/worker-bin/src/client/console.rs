@@ -25,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Attaches to the console of VM `id` and stays until the user leaves, or the VM is gone.
 pub(super) async fn console(client: &AdminClient, id: &VmId, flags: &ConsoleFlags) -> Result<()> {
+    if !flags.read_only && !stdin().is_terminal() {
+        refuse_to_type(client, id).await?;
+    }
     let mut screen = OutputThread::open(flags.log.as_deref())?;
     let mut interruption = Interruption::listen()?;
     let pen = match flags {
@@ -70,6 +73,18 @@ pub(super) async fn console(client: &AdminClient, id: &VmId, flags: &ConsoleFlag
         Outcome::Interrupted("SIGINT") if flags.read_only => Ok(()),
         Outcome::Interrupted(name) => bail!("ended by {name}"),
         Outcome::Failed(why) => bail!("{why}"),
+    }
+}
+
+/// Fails where VM `id` has no guest to which what comes through a pipe could be typed.
+async fn refuse_to_type(client: &AdminClient, id: &VmId) -> Result<()> {
+    let phase = client.get_vm(id).await?.phase;
+    match phase.as_str() {
+        "stopped" | "failed" => bail!(
+            "VM {id} is {phase}: nobody reads what is typed to it; `procurator-worker start {id}` starts it, and with \
+             --read-only its console is shown as it was"
+        ),
+        _ => Ok(()),
     }
 }
 

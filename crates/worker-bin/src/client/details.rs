@@ -230,6 +230,14 @@ fn network(table: &mut Table, vm: &VmView) {
     for forward in &vm.ports {
         add(table, "port", forward.to_string());
     }
+    match vm.egress.as_deref() {
+        None => {}
+        Some([]) => add(table, "egress", "nowhere".to_owned()),
+        Some(rules) => {
+            let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+            add(table, "egress", rules.join(", "));
+        }
+    }
     add(table, "restarts", vm.restarts.to_string());
     add(table, "resets in place", vm.resets.to_string());
 }

@@ -12,6 +12,8 @@ use super::{find, print, say};
 use crate::cli::EventFlags;
 use crate::printable::printable;
 
+/// So many events are shown before those to come.
+const BEFORE_FOLLOWING: usize = 10;
 /// How long a worker that went away is left alone before it is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -23,12 +25,21 @@ pub(super) async fn events(client: &AdminClient, flags: &EventFlags, now: Timest
     };
     let earliest = flags.since.map(|span| now.before(span.0));
     let list = client.list_events(None, vm.as_ref()).await?;
-    for event in &list.events {
-        if earliest.is_none_or(|earliest| event.at >= earliest) {
-            show(event, flags.json)?;
-        }
+    let since = list.events.iter().filter(|event| earliest.is_none_or(|earliest| event.at >= earliest));
+    let since: Vec<&Event> = since.collect();
+    for event in &since[since.len().saturating_sub(most(flags))..] {
+        show(event, flags.json)?;
     }
     if flags.follow { follow(client, list.newest, vm.as_ref(), flags.json).await } else { Ok(()) }
+}
+
+/// How many of the events that are kept are shown.
+fn most(flags: &EventFlags) -> usize {
+    match flags {
+        EventFlags { lines: Some(lines), .. } => *lines,
+        EventFlags { follow: true, all: false, since: None, .. } => BEFORE_FOLLOWING,
+        EventFlags { .. } => usize::MAX,
+    }
 }
 
 /// Prints what happens after event `newest`, until interrupted.
@@ -152,6 +163,21 @@ fn readiness_name(readiness: Readiness) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_events_are_shown_before_those_to_come() {
+        let flags = EventFlags { vm: None, follow: true, since: None, lines: None, all: false, json: false };
+        assert_eq!(most(&flags), 10);
+        assert_eq!(most(&EventFlags { lines: Some(3), ..flags.clone() }), 3);
+        assert_eq!(most(&EventFlags { all: true, ..flags.clone() }), usize::MAX);
+        let hour = "1h".parse().expect("a span");
+        assert_eq!(
+            most(&EventFlags { since: Some(hour), ..flags.clone() }),
+            usize::MAX,
+            "those were asked for"
+        );
+        assert_eq!(most(&EventFlags { follow: false, ..flags }), usize::MAX);
+    }
 
     #[test]
     fn an_event_is_a_line_whatever_a_guest_had_written() {

@@ -1,5 +1,6 @@
 //! `ls`: the VMs in a table.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use admin::VmView;
@@ -142,7 +143,7 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
         return Some(format!(
             "{}{}{}",
             crash_loop.unwrap_or_default(),
-            reason.message,
+            without_leading_path(&reason.message),
             again.unwrap_or_default()
         ));
     }
@@ -170,12 +171,25 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
         return Some(end.to_string());
     }
     if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
-        return Some(format!("a change is not in force: {}", refusal.message));
+        return Some(format!("a change is not in force: {}", without_leading_path(&refusal.message)));
     }
     if let Some(verifying) = &vm.verifying {
         return Some(verifying.to_string());
     }
     vm.waits_to_start.then(|| "waits for its turn to start".to_owned())
+}
+
+/// `message` with a path at its beginning cut to its last name: what is wrong is to be in sight, and `inspect` tells where.
+fn without_leading_path(message: &str) -> Cow<'_, str> {
+    let (path, rest) = match message.strip_prefix("\"/").map(|quoted| quoted.split_once('"')) {
+        Some(Some((path, rest))) => (path, rest),
+        Some(None) => return message.into(),
+        None => match message.strip_prefix('/').and_then(|path| path.split_once(": ")) {
+            Some((path, _)) if !path.contains(' ') => (path, &message[path.len() + 1..]),
+            Some(_) | None => return message.into(),
+        },
+    };
+    format!("{}{rest}", image(Path::new(path))).into()
 }
 
 /// What there is to say of a VM, and that its definition is on trial, which all of that may come from.
@@ -186,5 +200,24 @@ fn with_trial(reason: Option<String>, vm: &VmView, now: Timestamp) -> String {
         (Some(reason), Some(trial)) => format!("{reason} ({trial})"),
         (None, Some(trial)) => format!("its definition is {trial}"),
         (reason, None) => reason.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_does_not_begin_with_a_long_path() {
+        let store_path = "/nix/store/00000000000000000000000000000000-web";
+        for (message, shown) in [
+            (format!("\"{store_path}/vm-config.json\": $.cpus is 7"), "vm-config.json: $.cpus is 7"),
+            (format!("{store_path}: its NAR hash is another"), "web: its NAR hash is another"),
+            ("/ nothing".to_owned(), "/ nothing"),
+            ("\"/unended".to_owned(), "\"/unended"),
+            ("no memory at /x: y".to_owned(), "no memory at /x: y"),
+        ] {
+            assert_eq!(without_leading_path(&message), shown);
+        }
     }
 }

@@ -196,6 +196,12 @@ fn a_stopped_vm_shows_its_machine_and_no_figures_of_it() {
     let running = VmView { metrics: sampled(), started_at: Some(earlier(5)), ..vm("a", "running") };
     let shown = details(&running, NOW);
     assert!(shown.contains("93 of 512 MiB") && shown.contains("(5s ago)"), "{shown}");
+    assert!(!shown.contains("egress"), "it may open connections to everything:\n{shown}");
+    let rules = ["10.0.0.0/8", "1.1.1.1:443"].map(|rule| rule.parse().expect("a destination"));
+    for (egress, words) in [(vec![], "nowhere"), (rules.to_vec(), "10.0.0.0/8, 1.1.1.1/32:443/tcp")] {
+        let shown = details(&VmView { egress: Some(egress), ..vm("a", "running") }, NOW);
+        assert!(shown.lines().any(|line| line.starts_with("egress") && line.ends_with(words)), "{shown}");
+    }
 }
 
 #[test]
@@ -245,6 +251,7 @@ fn sound_worker() -> StatusView {
         guests_outlive_worker: Some(true),
         refused_configuration: None,
         settings_for_restart: Vec::new(),
+        directories: None,
     }
 }
 

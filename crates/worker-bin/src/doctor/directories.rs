@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use admin::DirectoriesView;
 use rustix::fs::{Access, OFlags, access, ioctl_ficlone, statvfs};
 
 use super::finding::{Finding, Remedy, advice, command};
@@ -49,13 +50,26 @@ struct Directory {
     shares_blocks: Option<bool>,
 }
 
-pub(super) fn look(settings: &Settings) -> Facts {
-    let vms = &settings.manager.vm_artifacts_dir;
-    let stores = settings.manager.store_roots.iter();
+/// The directories that the worker which runs says it works with, else those of `settings`.
+pub(super) fn used(worker: Option<&DirectoriesView>, settings: Option<&Settings>) -> Option<DirectoriesView> {
+    let configured = settings.map(|settings| {
+        let vms = &settings.manager.vm_artifacts_dir;
+        DirectoriesView {
+            state: vms.parent().unwrap_or(vms).to_owned(),
+            runtime: settings.runtime_dir.clone(),
+            store_roots: settings.manager.store_roots.clone(),
+        }
+    });
+    worker.cloned().or(configured)
+}
+
+pub(super) fn look(directories: &DirectoriesView) -> Facts {
     Facts {
-        state: place(vms.parent().unwrap_or(vms)),
-        runtime: place(&settings.runtime_dir),
-        stores: stores
+        state: place(&directories.state),
+        runtime: place(&directories.runtime),
+        stores: directories
+            .store_roots
+            .iter()
             .map(|root| (root.clone(), fs::read_dir(root).map(drop).map_err(|error| error.to_string())))
             .collect(),
     }
@@ -182,6 +196,19 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").expect("written");
         assert_eq!(judge_place(STATE, &place(&file))[0].verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn the_directories_of_the_worker_that_runs_go_before_those_of_the_configuration() {
+        let of = |state: &str| DirectoriesView {
+            state: state.into(),
+            runtime: "/run/x".into(),
+            store_roots: vec!["/store".into()],
+        };
+        let settings = crate::settings::testing::settings("state_dir = '/configured'\n");
+        let used = |worker: Option<&DirectoriesView>| used(worker, Some(&settings)).expect("known").state;
+        assert_eq!(used(None), Path::new("/configured"));
+        assert_eq!(used(Some(&of("/other"))), Path::new("/other"));
     }
 
     #[test]

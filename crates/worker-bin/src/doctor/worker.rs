@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use admin::{AdminClient, ClientError, SOCKET_NAME, StatusView};
+use admin::{AdminClient, ClientError, DirectoriesView, SOCKET_NAME, StatusView};
 use vm_model::error_chain;
 
 use super::finding::{Finding, advice, command};
@@ -21,6 +21,16 @@ pub(super) enum Facts {
     Denied(PathBuf),
     /// It answered with something else.
     Unusable(String),
+}
+
+impl Facts {
+    /// The directories that it works with, if it answered and says so.
+    pub(super) fn directories(&self) -> Option<&DirectoriesView> {
+        match self {
+            Self::Answers(status) => status.directories.as_ref(),
+            Self::Silent(_) | Self::Denied(_) | Self::Unusable(_) => None,
+        }
+    }
 }
 
 pub(super) async fn look(runtime_dir: &Path) -> Facts {

@@ -75,6 +75,20 @@ fn a_removed_vm_is_back_when_undelete_returns() {
         assert!(created.contains("a is running"), "{created}");
         said(&bench, &["rm", "a"]);
         assert_eq!(said(&bench, &["undelete", "a", "--no-wait"]), "create a\n");
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        // It has no disk: nothing of it is kept but what it was.
+        let plain =
+            bench.vm("plain", &TinyGuest::power_button())["store_path"].as_str().expect("a path").to_owned();
+        said(&bench, &["create", "plain", &plain, "--vcpus", "2"]);
+        said(&bench, &["rm", "plain"]);
+        assert!(!said(&bench, &["ls", "--removed"]).contains("plain"));
+        assert!(said(&bench, &["undelete", "plain"]).contains("plain is running"));
+        assert_eq!(one(&bench, "plain")["machine"]["vcpus"], 2);
+        said(&bench, &["rm", "plain"]);
+        // It is still being stopped.
+        said(&bench, &["rm", "a", "--no-wait"]);
+        let back = said(&bench, &["undelete", "a"]);
+        assert!(back.contains("a is running"), "{back}");
         daemon.kill();
     });
 }

@@ -244,3 +244,18 @@ fn keys_come_back() {
         daemon.kill();
     });
 }
+
+#[test]
+fn nothing_is_piped_to_a_vm_that_is_off() {
+    isolated(|bench| {
+        echo_runs(&bench);
+        let mut daemon = bench.start();
+        has_spoken(&bench);
+        assert!(bench.client(&["stop", "a", "--force"]).status.success());
+        let refused = piped(&bench, &["console", "a"], "hello\n");
+        assert_eq!(refused.status.code(), Some(1));
+        let why = text(&refused.stderr);
+        assert!(why.contains("VM a is stopped") && why.contains("start a"), "{why}");
+        daemon.kill();
+    });
+}
