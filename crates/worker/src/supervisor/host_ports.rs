@@ -1,7 +1,7 @@
 //! Ports of the host that pass from one VM to another: who is to have which, and waiting for one that is given up.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use host_network::ForwardConflict;
@@ -24,27 +24,61 @@ pub(crate) type PortClaims = BTreeMap<VmId, Vec<PortForward>>;
 /// Which VM is to have which ports of the host, as the newest desired state has it.
 #[derive(Debug, Default)]
 pub(crate) struct HostPorts {
-    /// Held for moments. A VM of which nothing is known is not in it.
-    claims: Mutex<PortClaims>,
+    /// Held for moments.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// A VM of which nothing is known is not in it.
+    claims: PortClaims,
+    /// VMs whose next machine could not be made ready when that was tried last.
+    obstacles: BTreeMap<VmId, Obstacle>,
+}
+
+/// Why a VM's next machine could not be made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    /// A port of the host is another's. That one may be waiting for this VM, too.
+    Port,
+    /// Anything else: it keeps what it has until that is mended.
+    Other,
 }
 
 impl HostPorts {
     /// From now on, VMs are to have these.
     pub(crate) fn replace(&self, claims: PortClaims) {
-        *self.claims.lock().unwrap_or_else(PoisonError::into_inner) = claims;
+        let mut state = self.state();
+        state.obstacles.retain(|vm, _| claims.contains_key(vm));
+        state.claims = claims;
     }
 
-    /// Whether `holder` has the port of `wanted` for now only: it is to stop, or to have another.
+    /// The next machine of `vm` begins to be made ready.
+    pub(super) fn begin(&self, vm: &VmId) {
+        self.state().obstacles.remove(vm);
+    }
+
+    /// It could not be made ready.
+    pub(super) fn failed(&self, vm: &VmId) {
+        self.state().obstacles.entry(vm.clone()).or_insert(Obstacle::Other);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the holder of a port has it for now only: it is to stop, or to have another and nothing is in its way.
     fn is_giving_up(&self, conflict: &ForwardConflict) -> bool {
-        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = claims.get(&conflict.holder);
-        own.is_some_and(|own| !own.iter().any(|own| own.conflicts_with(&conflict.wanted)))
+        let state = self.state();
+        let own = state.claims.get(&conflict.holder);
+        state.obstacles.get(&conflict.holder) != Some(&Obstacle::Other)
+            && own.is_some_and(|own| !own.iter().any(|own| own.conflicts_with(&conflict.wanted)))
     }
 
     /// Another VM that is to have a port of `forwards` of `vm`, with that forward and its own.
     fn rival(&self, vm: &VmId, forwards: &[PortForward]) -> Option<(VmId, PortForward, PortForward)> {
-        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = claims.iter().filter(|(other, _)| *other != vm);
+        let state = self.state();
+        let others = state.claims.iter().filter(|(other, _)| *other != vm);
         others.flat_map(|(other, own)| own.iter().map(move |own| (other, own))).find_map(|(other, own)| {
             let wanted = forwards.iter().find(|wanted| wanted.conflicts_with(own))?;
             Some((other.clone(), *wanted, *own))
@@ -65,6 +99,12 @@ pub(super) fn check_forwards(
     nics: &[NicRequest],
     is_up: bool,
 ) -> Result<(), FailureReason> {
+    check(context, vm, nics, is_up).inspect_err(|_| {
+        context.ports.state().obstacles.insert(vm.clone(), Obstacle::Port);
+    })
+}
+
+fn check(context: &HostContext, vm: &VmId, nics: &[NicRequest], is_up: bool) -> Result<(), FailureReason> {
     let forwards = forwards_of(nics);
     if let Some((other, wanted, own)) = context.ports.rival(vm, &forwards).filter(|_| is_up) {
         let problem = format!(
@@ -104,5 +144,32 @@ pub(super) async fn await_forwards<'a>(
             Ok(Ok(()) | Err(_)) | Err(_) => return,
         }
         sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_given_up_by_who_is_to_have_another_and_can() {
+        let (vm, holder) = (VmId::new("a"), VmId::new("b"));
+        let forward = |text: &str| text.parse::<PortForward>().expect("a forward");
+        let conflict =
+            ForwardConflict { vm, wanted: forward("80:80"), holder: holder.clone(), held: forward("80:81") };
+        let ports = HostPorts::default();
+        assert!(!ports.is_giving_up(&conflict), "nothing is known of it");
+        let claims = |text: &str| PortClaims::from([(holder.clone(), vec![forward(text)])]);
+        ports.replace(claims("80:81"));
+        assert!(!ports.is_giving_up(&conflict), "it keeps it");
+        ports.replace(claims("81:81"));
+        assert!(ports.is_giving_up(&conflict));
+        ports.failed(&holder);
+        assert!(!ports.is_giving_up(&conflict), "its change cannot be used");
+        ports.begin(&holder);
+        assert!(ports.is_giving_up(&conflict), "it is tried again");
+        let rival = ports.rival(&VmId::new("a"), &[forward("127.0.0.1:81:1")]);
+        assert_eq!(rival, Some((holder.clone(), forward("127.0.0.1:81:1"), forward("81:81"))));
+        assert_eq!(ports.rival(&holder, &[forward("81:81")]), None, "its own");
     }
 }

@@ -88,7 +88,10 @@ pub(super) async fn stage(
     // Opening, hashing, copying and syncing take as long as the disks let them.
     let staging = move || {
         let begun = Instant::now();
-        let staged = stage_blocking(&host, assignment, uuid, held, &work)?;
+        let id = assignment.id.clone();
+        host.ports.begin(&id);
+        let staged = stage_blocking(&host, assignment, uuid, held, &work);
+        let staged = staged.inspect_err(|_| host.ports.failed(&id))?;
         let artifact_took = begun.elapsed().saturating_sub(staged.disks_took);
         Ok(StagedMachine { artifact_took, ..staged })
     };

@@ -270,11 +270,17 @@ fn every_change_of_a_definition_is_told_in_words() {
             Change::Isolation,
             Change::Machine,
         ]),
+        restart(vec![
+            Change::Ports { from: vec![], to: vec!["80:80".parse().expect("a forward")] },
+            Change::Egress { from: None, to: Some(vec!["10.0.0.0/8".parse().expect("a destination")]) },
+            Change::Egress { from: Some(vec![]), to: None },
+        ]),
     ];
     insta::assert_snapshot!(lines.join("\n"), @r"
     change vm-1 while it runs: restart policy, health probes
     restart vm-1: image /nix/store/x → /nix/store/y, vCPUs 1 → 2 (its volumes stay), once the image has been verified
     restart vm-1: memory 128 MiB → 256 MiB, kernel command line, disks, volume data, network interfaces, isolation, machine (its volumes stay)
+    restart vm-1: ports none → 80:80/tcp, egress anywhere → 10.0.0.0/8, egress nowhere → anywhere (its volumes stay)
     ");
 }
 
