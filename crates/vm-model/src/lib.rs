@@ -39,6 +39,7 @@ mod machine;
 mod machine_status;
 mod nar_hash;
 mod network_access;
+mod network_name;
 mod nic_options;
 mod node_status;
 mod oem_strings;
@@ -98,6 +99,7 @@ pub use network_access::{
     EGRESS_RULES_MAX, EgressRule, InvalidEgressRule, InvalidPortForward, NetworkAccess, PORT_FORWARDS_MAX,
     PortForward, Transport,
 };
+pub use network_name::{InvalidNetworkName, NetworkName};
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};

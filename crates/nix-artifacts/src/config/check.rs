@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use vm_model::{CredentialName, MacAddress, shown_path};
+use vm_model::{CredentialName, MacAddress, NetworkName, shown_path};
 
 use super::document::Node;
 use super::keys::{self, KeyRule, ValueKind, Verdict};
@@ -298,6 +298,7 @@ fn is_accepted_text(kind: &ValueKind, text: &str) -> bool {
         ValueKind::FilePath => !text.is_empty() && !text.contains('\0'),
         ValueKind::DeviceId => is_name(text, 63),
         ValueKind::InterfaceName => is_name(text, 15),
+        ValueKind::NetworkName => NetworkName::parse(text).is_ok(),
         _ => false,
     }
 }

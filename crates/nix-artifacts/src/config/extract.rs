@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
 use vm_model::{
-    Bytes, MacAddress, MachineSpec, MemoryBacking, NetworkAccess, NicOptions, Overrides, is_possible_memory,
+    Bytes, MacAddress, MachineSpec, MemoryBacking, NetworkAccess, NetworkName, NicOptions, Overrides,
+    is_possible_memory,
 };
 
 use super::access::read_access;
@@ -18,6 +19,7 @@ use super::document::{MAX_CONFIG_SIZE, Node};
 use super::keys;
 use super::machine::Reader;
 use super::memory::are_whole_pages;
+use super::networks::read_networks;
 use super::overlay::overlay;
 use super::refusal::{ConfigError, ConfigWarning, Refusal};
 use super::rollout::read_rollout;
@@ -49,6 +51,8 @@ pub struct NicRequest {
     pub options: NicOptions,
     /// What passes between it and what lies beyond its network.
     pub access: NetworkAccess,
+    /// Which of the worker's networks it is in; whether there is one of this name is left to the worker.
+    pub network: NetworkName,
 }
 
 /// Why an override cannot be applied.
@@ -177,6 +181,7 @@ fn read(
     let mut nics = reader.nics(&cpus)?;
     reader.refuse_repeated(&disks, &nics)?;
     read_access(top.section("procurator"), &mut nics)?;
+    read_networks(top.section("procurator"), &mut nics)?;
     let serial = reader.serial();
     let mut services = reader.services(&memory)?;
     let vsock = reader.vsock();

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use vm_model::{CpuSpec, DiskSpec, NetworkAccess, shown_text};
+use vm_model::{CpuSpec, DiskSpec, NetworkAccess, NetworkName, shown_text};
 
 use super::device_options::nic_options;
 use super::devices::Names;
@@ -52,8 +52,9 @@ impl Reader<'_> {
             queue_size: nic.integer("queue_size").unwrap_or(DEFAULT_NET_QUEUE),
             queue_pairs: NonZeroU16::new(queues / 2).unwrap_or(NonZeroU16::MIN),
             options: nic_options(nic)?,
-            // It stands elsewhere.
+            // Both stand elsewhere.
             access: NetworkAccess::default(),
+            network: NetworkName::default(),
         })
     }
 

@@ -22,6 +22,7 @@ pub(crate) mod keys;
 mod machine;
 mod memory;
 mod nearest;
+mod networks;
 mod overlay;
 mod processors;
 mod refusal;

@@ -4,6 +4,7 @@ mod access;
 mod cloud_init;
 mod documentation;
 mod health;
+mod networks;
 mod overlay;
 mod reading;
 mod refusing;

@@ -128,6 +128,7 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
         "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$" => is_name(63),
         "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$" => is_name(15),
         "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" => vm_model::VmId::parse(text).is_ok(),
+        "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" => vm_model::NetworkName::parse(text).is_ok(),
         "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$" => text.parse::<std::net::Ipv4Addr>().is_ok(),
         "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$" => {
             text.parse::<vm_model::MacAddress>().is_ok_and(vm_model::MacAddress::is_unicast)

@@ -163,6 +163,9 @@ fn scalar(kind: &ValueKind) -> Value {
         ValueKind::FilePath => json!({ "type": "string", "minLength": 1 }),
         ValueKind::DeviceId => name(63),
         ValueKind::InterfaceName => name(15),
+        ValueKind::NetworkName => {
+            json!({ "type": "string", "maxLength": 32, "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" })
+        }
         ValueKind::MacAddress => {
             json!({ "type": "string", "pattern": "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$" })
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use vm_model::{CREDENTIAL_NAME_MAX, PCI_DEVICES_MAX};
+use vm_model::{CREDENTIAL_NAME_MAX, NetworkName, PCI_DEVICES_MAX};
 
 use super::super::document::Node;
 
@@ -128,6 +128,8 @@ pub enum ValueKind {
     DeviceId,
     /// The name of a network interface of the host.
     InterfaceName,
+    /// The name of one of the worker's networks.
+    NetworkName,
     /// A hardware address of one interface.
     MacAddress,
     /// An IPv4 address that one host can have.
@@ -295,6 +297,7 @@ impl fmt::Display for ValueKind {
                 .write_str("1 to 63 letters, digits, '-', '_' and '.', starting with a letter, digit or '_'"),
             Self::InterfaceName => formatter
                 .write_str("1 to 15 letters, digits, '-', '_' and '.', starting with a letter, digit or '_'"),
+            Self::NetworkName => formatter.write_str(NetworkName::ACCEPTED),
             Self::MacAddress => {
                 formatter.write_str("the unicast address of one interface, like \"52:54:00:12:34:56\"")
             }

@@ -142,6 +142,10 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("procurator.network.address", ValueKind::Choice(&["dhcp", "command-line"]),
         "How the guest learns its address. `dhcp`: by asking; `command-line`: also by `ip=` for its first interface, \
          where its kernel has IP autoconfiguration. Default: dhcp."),
+    KeyRule::supported("procurator.net", List { most: PCI_DEVICES_MAX }, "Which of the worker's networks interfaces are in."),
+    KeyRule::supported("procurator.net[].id", ValueKind::DeviceId, "The `id` of one of `net`, each at most once. Required."),
+    KeyRule::supported("procurator.net[].network", ValueKind::NetworkName,
+        "The network that the interface is in: `default`, or one of the worker's `networks`. Default: default."),
     KeyRule::supported("procurator.ports", ValueKind::Texts { most: PORT_FORWARDS_MAX },
         "Ports of the host that lead to the VM's first interface, as `8080:80` (the host's port, the guest's), \
          `127.0.0.1:8080:80` (on one address of the host) or `5353:53/udp`. Default: none."),

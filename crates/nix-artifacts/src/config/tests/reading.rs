@@ -239,6 +239,7 @@ fn interfaces_are_read_in_order_and_named() {
         queue_pairs: NonZeroU16::MIN,
         options: NicOptions::default(),
         access: vm_model::NetworkAccess::default(),
+        network: vm_model::NetworkName::default(),
     };
     let full = NicRequest {
         id: "lan".to_owned(),
@@ -257,6 +258,7 @@ fn interfaces_are_read_in_order_and_named() {
             offloads: NicOffloads { tcp_segmentation: Offload::Withheld, ..NicOffloads::default() },
         },
         access: vm_model::NetworkAccess::default(),
+        network: vm_model::NetworkName::default(),
     };
     assert_eq!(parsed.nics, [plain, full]);
 }
