@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use host_network::RouterAdvice;
 use host_network::dhcp::{Binding, Bindings, ReplyTo, ServerFacts, respond};
 use host_network::fuzzing::dhcp_payload;
 use ipnetwork::Ipv4Network;
@@ -24,6 +25,7 @@ pub(crate) fn packets(bytes: &[u8]) {
     let facts = ServerFacts {
         address: Ipv4Addr::new(10, 100, 0, 1),
         subnet: Ipv4Network::new(Ipv4Addr::new(10, 100, 0, 0), 16).expect("a network"),
+        router: RouterAdvice::Told,
         dns: vec![Ipv4Addr::new(10, 100, 0, 1)],
         domain: None,
     };

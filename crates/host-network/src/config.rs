@@ -47,9 +47,23 @@ pub struct NetworkConfig {
     pub dns: DnsServers,
     /// The domain in which our own name server, on the gateway's address, answers for VMs; `None` does without one.
     pub names: Option<Domain>,
+    /// The bridges of the worker's other networks. Nothing is forwarded between their VMs and those of this one.
+    pub peers: Vec<LinkName>,
+    /// Whether guests are told to send by this host what is for no network of theirs.
+    pub router: RouterAdvice,
     /// A directory for the note of what is changed on the host until shutdown, so that a run after one that was killed
     /// gives it back too. Without one that is only remembered.
     pub state_dir: Option<PathBuf>,
+}
+
+/// Whether DHCP tells the guests of a network that this host is their router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterAdvice {
+    /// It does.
+    #[default]
+    Told,
+    /// It does not: for a network that is cut off and is not its guests' only one.
+    Untold,
 }
 
 /// Whether the VMs of a network reach each other.
@@ -174,6 +188,8 @@ impl NetworkConfig {
             nft_table,
             dns: DnsServers::default(),
             names: None,
+            peers: Vec::new(),
+            router: RouterAdvice::default(),
             state_dir: None,
         }
     }

@@ -65,6 +65,8 @@ pub(crate) struct Firewall {
     pub(crate) host_ipv6: HostIpv6,
     /// Whether our name server is there for VMs.
     pub(crate) names: bool,
+    /// The bridges of the worker's other networks.
+    pub(crate) peers: Vec<LinkName>,
 }
 
 /// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only, or belongs to a
@@ -93,6 +95,7 @@ impl Firewall {
             counting: Counting::of(config.connections),
             host_ipv6,
             names: false,
+            peers: config.peers.clone(),
         }
     }
 
@@ -121,7 +124,7 @@ impl Firewall {
         ];
         chains.extend(connections::untracked_chains(bridge, *subnet, *gateway));
         chains.extend(connections::chains(self.counting, bridge));
-        chains.extend(forwards::chains(bridge, *gateway, *egress));
+        chains.extend(forwards::chains(bridge, *gateway, *egress, &self.peers));
         let mut translated = vec![forwards::return_rule(bridge, *subnet)];
         if *egress == Egress::Masquerade {
             translated.push(format!(
@@ -161,8 +164,15 @@ impl Firewall {
                 "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
             ));
         }
+        if !self.peers.is_empty() {
+            let peers = link_set(&self.peers);
+            rules.push(format!(
+                "iifname \"{bridge}\" oifname {peers} counter drop comment \"networks of VMs are kept apart\""
+            ));
+        }
         rules.push(egress::entrance(bridge));
-        rules.extend(guarded.iter().map(|link| guard(*link, bridge)));
+        let bridges: Vec<&LinkName> = std::iter::once(bridge).chain(&self.peers).collect();
+        rules.extend(guarded.iter().map(|link| guard(*link, &bridges)));
         rules
     }
 
@@ -252,11 +262,22 @@ fn hook(kind: &str, hook: &str, priority: i32) -> String {
     format!("type {kind} hook {hook} priority {priority}; policy accept;\n")
 }
 
-fn guard(link: GuardedLink, bridge: &LinkName) -> String {
+/// Links as nft names a set of them.
+pub(crate) fn link_set<'a>(links: impl IntoIterator<Item = &'a LinkName>) -> String {
+    let quoted: Vec<String> = links.into_iter().map(|link| format!("\"{link}\"")).collect();
+    format!("{{ {} }}", quoted.join(", "))
+}
+
+/// The rule by which nothing begins through `link` but what is for VMs of this worker.
+fn guard(link: GuardedLink, bridges: &[&LinkName]) -> String {
     let GuardedLink { index, is_bridge } = link;
     let but_itself = if is_bridge { format!("oif != {index} ") } else { String::new() };
+    let to_vms = match bridges {
+        [bridge] => format!("\"{bridge}\""),
+        bridges => link_set(bridges.iter().copied()),
+    };
     format!(
-        "iif {index} {but_itself}oifname != \"{bridge}\" ct state != {{ established, related }} drop \
+        "iif {index} {but_itself}oifname != {to_vms} ct state != {{ established, related }} drop \
          comment \"{GUARD}\""
     )
 }

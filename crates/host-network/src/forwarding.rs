@@ -12,11 +12,11 @@ use std::path::Path;
 
 use tracing::{debug, info};
 
-use crate::Egress;
 use crate::changed_settings::{ChangedSettings, SettingsError, Switch, look_at};
 use crate::firewall::{GuardedLink, Listing};
 use crate::names::BRIDGE_ALIAS;
 use crate::netlink::{Ipv4Route, Link};
+use crate::{Egress, LinkName};
 
 /// The switch for all links at once.
 const HOST_SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -144,16 +144,19 @@ pub(crate) fn plan_forwarding(egress: Egress, bridge: u32, seen: &ForwardingSeen
     plan
 }
 
-/// Looks at the switches of `bridge`, of the links that routes lead through, and of those we changed. Blocks.
+/// Looks at the switches of `bridge`, of the links that routes lead through, and of those we changed. The bridges `peers` of
+/// the worker's other networks are left to those. Blocks.
 pub(crate) fn observe_forwarding(
     bridge: u32,
     links: &[Link],
     routes: &[Ipv4Route],
+    peers: &[LinkName],
     changed: &ChangedSettings,
 ) -> ForwardingSeen {
     let seen = links.iter().filter(|link| !link.is_loopback).filter_map(|link| {
-        // Another worker's bridge forwards as that worker wants, and its guests are no strangers to it.
-        let is_anothers = link.index != bridge && link.alias.as_deref() == Some(BRIDGE_ALIAS);
+        // The bridge of another network or worker forwards as that one wants, and its guests are no strangers to it.
+        let is_peer = peers.iter().any(|peer| peer.as_str() == link.name);
+        let is_anothers = link.index != bridge && (is_peer || link.alias.as_deref() == Some(BRIDGE_ALIAS));
         let leads_out = !is_anothers && routes.iter().any(|route| route.links.contains(&link.index));
         let is_ours = changed.is_ours(link.index, Switch::Forwarding);
         if link.index != bridge && !leads_out && !is_ours {

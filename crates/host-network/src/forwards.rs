@@ -27,6 +27,7 @@ pub(crate) use self::conflicts::{drop_conflicts, find_conflict};
 pub use self::warnings::ForwardWarning;
 pub(crate) use self::warnings::forward_warnings;
 use crate::bound_port::Ports;
+use crate::firewall::link_set;
 use crate::nfnetlink::Message;
 use crate::nfnetlink::element::{Change, Element, Family, joined};
 use crate::{Egress, LinkName};
@@ -117,6 +118,7 @@ pub(crate) fn chains(
     bridge: &LinkName,
     gateway: Ipv4Addr,
     egress: Egress,
+    peers: &[LinkName],
 ) -> Vec<(&'static str, String, Vec<String>)> {
     let hook = |hook: &str| format!("type nat hook {hook} priority {PRIORITY}; policy accept;\n");
     let to_vms = vec![
@@ -127,7 +129,14 @@ pub(crate) fn chains(
     let mut chains = vec![("to_vms", String::new(), to_vms)];
     match egress {
         Egress::Masquerade | Egress::Routed => {
-            let prerouting = vec![
+            let mut prerouting = Vec::new();
+            if !peers.is_empty() {
+                prerouting.push(format!(
+                    "iifname {} accept comment \"guests of other networks: no port leads on\"",
+                    link_set(peers)
+                ));
+            }
+            prerouting.extend([
                 // Before routing, a packet from elsewhere may still be addressed there.
                 "ip daddr 127.0.0.0/8 accept comment \"loopback is the host's own\"".to_owned(),
                 format!(
@@ -135,7 +144,7 @@ pub(crate) fn chains(
                      comment \"the network's own services\""
                 ),
                 "fib daddr type local goto to_vms".to_owned(),
-            ];
+            ]);
             chains.push(("prerouting", hook("prerouting"), prerouting));
         }
         // The bridge forwards nothing, so only the host itself gets there.

@@ -17,6 +17,7 @@ use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub(crate) use self::kept::{KeptNics, plan_kept};
+pub(crate) use self::teardown::Remains;
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::bound_port::BoundPort;
 use crate::dhcp::SharedBindings;

@@ -64,6 +64,7 @@ mod forwards;
 #[doc(hidden)]
 pub mod fuzzing;
 mod host;
+mod leftovers;
 mod names;
 mod netlink;
 mod nfnetlink;
@@ -79,7 +80,7 @@ mod upkeep;
 pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;
 pub use config::{
-    BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig,
+    BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig, RouterAdvice,
 };
 pub use connections::ConnectionLimit;
 pub use dhcp::DhcpError;
@@ -92,6 +93,7 @@ pub use host::{
     AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, Orphan, Tap, Teardown,
     TeardownOutcome, UnusedHint,
 };
+pub use leftovers::{Leftovers, remove_leftovers};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};
 pub use netlink::NetlinkError;
 pub use nft::NftError;

@@ -243,7 +243,7 @@ impl Rules {
         silence_bridge(bridge, self.firewall.bridge.as_str(), self.firewall.host_ipv6, &mut self.changed)?;
         self.bridge = Some(bridge);
         self.release_ports(links);
-        let seen = observe_forwarding(bridge, links, routes, &self.changed);
+        let seen = observe_forwarding(bridge, links, routes, &self.firewall.peers, &self.changed);
         let plan = plan_forwarding(self.firewall.egress, bridge, &seen);
         forwarding::give_back(&plan, &mut self.changed);
         if self.guarded.as_ref() != Some(&plan.guarded) {

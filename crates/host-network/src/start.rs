@@ -31,7 +31,7 @@ use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
-use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError};
+use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError, RouterAdvice};
 
 /// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -186,6 +186,7 @@ async fn start_on_bridge(
     let facts = ServerFacts {
         address: config.gateway,
         subnet: config.network(),
+        router: config.router,
         dns: dns.clone(),
         domain: told_domain,
     };
@@ -196,7 +197,7 @@ async fn start_on_bridge(
     let settle = move |rules: &mut Rules| {
         rules.firewall.names = answers_names;
         let forwarding = rules.settle(bridge, &links, &routes)?;
-        Ok::<_, NetworkError>((warnings(&rules.firewall, &dns), forwarding, dns))
+        Ok::<_, NetworkError>((warnings(&rules.firewall, &dns, router), forwarding, dns))
     };
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
@@ -277,9 +278,10 @@ fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {
 }
 
 /// What is in the VMs' way. Blocks on `nft`.
-fn warnings(firewall: &Firewall, dns: &[Ipv4Addr]) -> Vec<StartWarning> {
+fn warnings(firewall: &Firewall, dns: &[Ipv4Addr], router: RouterAdvice) -> Vec<StartWarning> {
     let mut warnings = forward_drops(firewall);
-    if dns.is_empty() {
+    // Guests whose way out is another network have their name servers from there.
+    if dns.is_empty() && router == RouterAdvice::Told {
         warnings.push(StartWarning::NoNameServer);
     }
     if matches!(firewall.counting, Counting::ByRate(_)) {

@@ -62,6 +62,6 @@ fn forwarding(
     if let Some(listing) = Firewall::new(config, HostIpv6::Off).listing() {
         recall_guarded(&listing, &observed.links, &mut changed)?;
     }
-    let seen = observe_forwarding(bridge, &observed.links, &observed.routes, &changed);
+    let seen = observe_forwarding(bridge, &observed.links, &observed.routes, &config.peers, &changed);
     Ok(describe(config.egress, bridge, &seen, &plan_forwarding(config.egress, bridge, &seen)))
 }

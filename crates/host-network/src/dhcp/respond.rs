@@ -13,6 +13,7 @@ use ipnetwork::Ipv4Network;
 use vm_model::MacAddress;
 
 use super::{Binding, Bindings};
+use crate::RouterAdvice;
 
 /// How long a client may use its address without an answer. Nobody answers while no worker runs, and VMs run on
 /// meanwhile: so it is much longer than a worker is ever missing. It is not infinite, because such a client would never
@@ -27,10 +28,12 @@ const SMALLEST_MESSAGE: usize = 300;
 /// What the server says of itself and the network to everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
-    /// The server's own address: server identifier and router.
+    /// The server's own address: server identifier, and router where it is told.
     pub address: Ipv4Addr,
     /// The network.
     pub subnet: Ipv4Network,
+    /// Whether clients are told a router.
+    pub router: RouterAdvice,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
     /// The domain that names are looked up in.
@@ -206,9 +209,14 @@ fn add_network_options(options: &mut dhcproto::v4::DhcpOptions, facts: &ServerFa
     if hosts > 1 {
         options.insert(DhcpOption::BroadcastAddr((binding.address.to_bits() | hosts).into()));
     }
-    options.insert(DhcpOption::Router(vec![facts.address]));
-    if binding.address & mask != facts.address & mask {
-        options.insert(routes_by_way_of(facts.address));
+    match facts.router {
+        RouterAdvice::Told => {
+            options.insert(DhcpOption::Router(vec![facts.address]));
+            if binding.address & mask != facts.address & mask {
+                options.insert(routes_by_way_of(facts.address));
+            }
+        }
+        RouterAdvice::Untold => {}
     }
     if !facts.dns.is_empty() {
         options.insert(DhcpOption::DomainNameServer(facts.dns.clone()));

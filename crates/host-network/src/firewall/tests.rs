@@ -15,6 +15,7 @@ fn firewall(egress: Egress) -> Firewall {
         counting: Counting::Off,
         host_ipv6: HostIpv6::Off,
         names: false,
+        peers: Vec::new(),
     }
 }
 
@@ -115,6 +116,22 @@ fn a_guarded_link_forwards_to_the_bridge_only() {
         ] {
             assert!(script.contains(rule), "no `{rule}` in {script}");
         }
+    }
+}
+
+#[test]
+fn other_networks_of_the_worker_are_kept_apart_and_are_no_strangers_to_guards() {
+    let peers = ["br-a", "br-b"].map(|name| LinkName::parse(name).unwrap()).to_vec();
+    let script = script(
+        &Firewall { peers, ..firewall(Egress::Masquerade) },
+        &[GuardedLink { index: 3, is_bridge: false }],
+    );
+    for rule in [
+        "iifname \"br-test\" oifname { \"br-a\", \"br-b\" } counter drop",
+        "iif 3 oifname != { \"br-test\", \"br-a\", \"br-b\" } ct state != { established, related } drop",
+        "iifname { \"br-a\", \"br-b\" } accept comment \"guests of other networks: no port leads on\"",
+    ] {
+        assert!(script.contains(rule), "no `{rule}` in {script}");
     }
 }
 

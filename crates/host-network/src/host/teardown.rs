@@ -56,7 +56,7 @@ impl HostNetwork {
         if let Some(names) = names {
             names.stop().await;
         }
-        let remains = Remains { bridge: bridge.into_inner(), origin, taps, rules };
+        let remains = Remains { bridge: Some(bridge.into_inner()), origin, taps, rules };
         let outcome = match teardown {
             Teardown::Keep => Ok(TeardownOutcome::Kept),
             Teardown::Remove => remains.remove(&netlink, &config).await,
@@ -68,15 +68,16 @@ impl HostNetwork {
 }
 
 /// What there is to remove once DHCP is silent.
-struct Remains {
-    bridge: u32,
-    origin: BridgeOrigin,
-    taps: Vec<AttachedTap>,
-    rules: SharedRules,
+pub(crate) struct Remains {
+    /// The bridge's index; `None` where it is gone already.
+    pub(crate) bridge: Option<u32>,
+    pub(crate) origin: BridgeOrigin,
+    pub(crate) taps: Vec<AttachedTap>,
+    pub(crate) rules: SharedRules,
 }
 
 impl Remains {
-    async fn remove(
+    pub(crate) async fn remove(
         self,
         netlink: &Netlink,
         config: &NetworkConfig,
@@ -89,14 +90,12 @@ impl Remains {
         if self.origin == BridgeOrigin::Adopted {
             return Ok(TeardownOutcome::Adopted);
         }
+        let Some(bridge) = self.bridge else { return Ok(TeardownOutcome::Removed) };
         let links = netlink.links().await?;
-        let ports: Vec<String> = links
-            .into_iter()
-            .filter(|link| link.controller == Some(self.bridge))
-            .map(|link| link.name)
-            .collect();
+        let ports: Vec<String> =
+            links.into_iter().filter(|link| link.controller == Some(bridge)).map(|link| link.name).collect();
         if ports.is_empty() {
-            netlink.delete(self.bridge, config.bridge.as_str()).await?;
+            netlink.delete(bridge, config.bridge.as_str()).await?;
             Ok(TeardownOutcome::Removed)
         } else {
             Ok(TeardownOutcome::InUse { ports })

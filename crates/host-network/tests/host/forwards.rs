@@ -28,7 +28,7 @@ pub(crate) async fn guest(tap: &Tap, number: u8) -> Guest {
 }
 
 /// Has a guest greet whoever connects to its port, with the address it sees.
-async fn greet(guest: &Host, port: u16, greeting: &'static str) {
+pub(crate) async fn greet(guest: &Host, port: u16, greeting: &'static str) {
     let listener = guest.on(move || TcpListener::bind(("0.0.0.0", port)).unwrap()).await;
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -49,12 +49,12 @@ fn greeting(address: &str) -> Option<String> {
     Some(text)
 }
 
-async fn greeting_at(host: &Host, address: &'static str) -> Option<String> {
+pub(crate) async fn greeting_at(host: &Host, address: &'static str) -> Option<String> {
     host.on(move || greeting(address)).await
 }
 
 /// A machine beyond the host, at 198.51.100.2 beside its 198.51.100.1.
-async fn machine_beyond() -> Host {
+pub(crate) async fn machine_beyond() -> Host {
     let beyond = Host::new();
     run(&format!("ip link add wan type veth peer name eth0 netns {}", beyond.name()));
     run("ip address add 198.51.100.1/24 dev wan");

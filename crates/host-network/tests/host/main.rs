@@ -17,6 +17,7 @@ mod forwards;
 mod guest;
 mod kept;
 mod names;
+mod networks;
 mod reach;
 mod router_advertisements;
 mod tap;

@@ -20,14 +20,14 @@ ip route add default via $router
 echo \"$ip/$mask via $router dns $dns for $hostname\" > \"$0.told\"
 ";
 
-fn client_script(directory: &Path, name: &str) -> PathBuf {
+pub(crate) fn client_script(directory: &Path, name: &str) -> PathBuf {
     let script = directory.join(name);
     fs::write(&script, CLIENT_SCRIPT).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     script
 }
 
-async fn configure_by_dhcp(host: &Host, script: &Path) -> String {
+pub(crate) async fn configure_by_dhcp(host: &Host, script: &Path) -> String {
     let script_path = script.to_str().unwrap();
     let client =
         ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "10", "-T", "1", "-s", script_path];
@@ -35,7 +35,7 @@ async fn configure_by_dhcp(host: &Host, script: &Path) -> String {
     fs::read_to_string(script.with_extension("told")).unwrap()
 }
 
-async fn reaches(host: &Host, address: &str) {
+pub(crate) async fn reaches(host: &Host, address: &str) {
     eventually(&format!("an answer from {address}"), async || {
         host.run(&["busybox", "ping", "-c", "1", "-W", "1", address]).await.ok()
     })

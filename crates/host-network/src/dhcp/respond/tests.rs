@@ -17,6 +17,7 @@ fn facts() -> ServerFacts {
     ServerFacts {
         address: SERVER,
         subnet: "10.100.0.0/16".parse().unwrap(),
+        router: RouterAdvice::Told,
         dns: vec![Ipv4Addr::new(192, 0, 2, 53)],
         domain: None,
     }
@@ -59,6 +60,15 @@ fn asking_for(address: Ipv4Addr) -> impl FnOnce(&mut Message) {
     move |message| {
         message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
     }
+}
+
+#[test]
+fn a_network_that_is_not_the_way_out_tells_no_router() {
+    let facts = ServerFacts { router: RouterAdvice::Untold, ..facts() };
+    let reply = respond(&facts, &bindings(), MAC, &request(MessageType::Discover, |_| {})).unwrap();
+    let message = Message::decode(&mut Decoder::new(&reply.message)).unwrap();
+    assert!(message.opts().get(OptionCode::Router).is_none(), "{message:?}");
+    assert!(message.opts().get(OptionCode::SubnetMask).is_some(), "{message:?}");
 }
 
 #[test]
