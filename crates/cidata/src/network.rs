@@ -14,14 +14,8 @@ const EVERYTHING: &str = "0.0.0.0/0";
 /// What a guest's network is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Its interfaces, in order: the first one has the default route.
+    /// Its interfaces, in order: the first one with a router has the default route.
     pub interfaces: Vec<Interface>,
-    /// The router, which every interface reaches.
-    pub gateway: Ipv4Addr,
-    /// Its name servers.
-    pub name_servers: Vec<Ipv4Addr>,
-    /// The domain that it looks names up in.
-    pub domain: Option<String>,
 }
 
 /// One interface.
@@ -35,6 +29,12 @@ pub struct Interface {
     pub prefix: u32,
     /// Its MTU, where it is told one.
     pub mtu: Option<u16>,
+    /// The router of its network; `None` where its network leads nowhere.
+    pub router: Option<Ipv4Addr>,
+    /// The name servers that are asked by it.
+    pub name_servers: Vec<Ipv4Addr>,
+    /// The domain that names are looked up in by it.
+    pub domain: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -91,20 +91,24 @@ impl Network {
     /// Interfaces are named `eth0`, `eth1`, … in order. Those of cloud-init's back ends that know nothing of hardware
     /// addresses go by the name in the document, so each interface is given the name that it has there.
     pub(crate) fn to_text(&self) -> Result<String, serde_json::Error> {
+        // Several default routes are refused by some back ends.
+        let way_out = self.interfaces.iter().position(|interface| interface.router.is_some());
         let ethernets = self.interfaces.iter().enumerate().map(|(index, interface)| {
             let name = format!("eth{index}");
-            (name.clone(), self.ethernet(index, interface, name))
+            (name.clone(), interface.ethernet(name, way_out == Some(index)))
         });
         serde_json::to_string_pretty(&Document { version: VERSION, ethernets: ethernets.collect() })
     }
+}
 
-    fn ethernet(&self, index: usize, interface: &Interface, name: String) -> Ethernet {
-        let Interface { mac, address, prefix, mtu } = *interface;
-        // Several default routes to one router by several interfaces are refused by some back ends.
-        let default_route = (index == 0).then(|| Route {
+impl Interface {
+    /// Its part of the document, where it is called `name`; with the default route where it is the guest's way out.
+    fn ethernet(&self, name: String, is_way_out: bool) -> Ethernet {
+        let Self { mac, address, prefix, mtu, .. } = *self;
+        let default_route = self.router.filter(|_| is_way_out).map(|router| Route {
             to: EVERYTHING,
-            via: self.gateway,
-            on_link: (!is_on_link(address, prefix, self.gateway)).then_some(true),
+            via: router,
+            on_link: (!is_on_link(address, prefix, router)).then_some(true),
         });
         Ethernet {
             r#match: Match { macaddress: mac.to_string() },
@@ -132,16 +136,19 @@ mod tests {
 
     fn interface(last: u8, prefix: u32, mtu: Option<u16>) -> Interface {
         let mac = MacAddress::new([2, 0x50, 10, 100, 0, last]);
-        Interface { mac, address: Ipv4Addr::new(10, 100, 0, last), prefix, mtu }
-    }
-
-    fn network(interfaces: Vec<Interface>) -> Network {
-        Network {
-            interfaces,
-            gateway: Ipv4Addr::new(10, 100, 0, 1),
+        Interface {
+            mac,
+            address: Ipv4Addr::new(10, 100, 0, last),
+            prefix,
+            mtu,
+            router: Some(Ipv4Addr::new(10, 100, 0, 1)),
             name_servers: vec![Ipv4Addr::new(10, 100, 0, 1), Ipv4Addr::new(192, 0, 2, 53)],
             domain: Some("vm.internal".to_owned()),
         }
+    }
+
+    fn network(interfaces: Vec<Interface>) -> Network {
+        Network { interfaces }
     }
 
     #[test]
@@ -203,10 +210,18 @@ mod tests {
     fn a_router_outside_the_mask_is_said_to_be_on_the_link() {
         let text = network(vec![interface(2, 32, None)]).to_text().expect("text");
         assert!(text.contains(r#""on-link": true"#), "{text}");
-        let bare =
-            Network { name_servers: Vec::new(), domain: None, ..network(vec![interface(2, 24, None)]) };
-        let text = bare.to_text().expect("text");
+        let bare = Interface { name_servers: Vec::new(), domain: None, ..interface(2, 24, None) };
+        let text = network(vec![bare]).to_text().expect("text");
         assert!(!text.contains("on-link") && !text.contains("nameservers"), "{text}");
+    }
+
+    #[test]
+    fn the_way_out_is_by_the_first_interface_whose_network_has_one() {
+        let closed = Interface { router: None, ..interface(2, 16, None) };
+        let text = network(vec![closed.clone(), interface(3, 16, None)]).to_text().expect("text");
+        let (eth0, eth1) = text.split_once("eth1").expect("two interfaces");
+        assert!(!eth0.contains("routes") && eth1.contains("routes"), "{text}");
+        assert!(!network(vec![closed]).to_text().expect("text").contains("routes"));
     }
 
     #[test]

@@ -193,7 +193,7 @@ async fn start_on_bridge(
     let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
         .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
-    let answers_names = names.is_some();
+    let (answers_names, router) = (names.is_some(), config.router);
     let settle = move |rules: &mut Rules| {
         rules.firewall.names = answers_names;
         let forwarding = rules.settle(bridge, &links, &routes)?;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
-    MacAddress, NetworkAccess, OnTrial, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId, VmStatus,
-    VolumePolicy,
+    MacAddress, NetworkAccess, NetworkName, OnTrial, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId,
+    VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -174,6 +174,9 @@ pub struct DiskTrouble {
 pub struct VmNic {
     /// Its name in the machine's description.
     pub id: String,
+    /// Which of the host's networks it is in.
+    #[serde(default)]
+    pub network: NetworkName,
     /// The guest's address.
     pub address: Ipv4Addr,
     /// The guest's hardware address.

@@ -31,7 +31,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::Overtaken { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
             VmManagerError::Hypervisor(_)
-            | VmManagerError::Network(_)
+            | VmManagerError::Network { .. }
             | VmManagerError::Setting { .. }
             | VmManagerError::State { .. }
             | VmManagerError::Threads(_)
@@ -69,7 +69,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::TaskLost(_) => ErrorCode::Ending,
         VmManagerError::Machine(_)
         | VmManagerError::Hypervisor(_)
-        | VmManagerError::Network(_)
+        | VmManagerError::Network { .. }
         | VmManagerError::Setting { .. }
         | VmManagerError::State { .. }
         | VmManagerError::Threads(_)

@@ -51,6 +51,8 @@ fn describe_one(
 ) -> Result<NewDescription, String> {
     let artifact = load(context, assignment, Uuid::nil()).map_err(|reason| reason.message)?;
     check_wishes(context, assignment, &artifact.nics).map_err(|reason| reason.message)?;
+    let networks = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
+    context.leases.check_networks(networks).map_err(|problem| problem.to_string())?;
     let description = Arc::new(Description::of(assignment, &artifact));
     let given_up = GivenUp::default();
     let grace = context.lifecycle.removal_grace;

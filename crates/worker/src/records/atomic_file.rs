@@ -56,6 +56,10 @@ fn kept_as(path: &Path, kept: &Path) -> String {
 }
 
 impl WriteError {
+    pub(super) fn new(path: &Path, source: io::Error) -> Self {
+        Self { path: path.to_owned(), source }
+    }
+
     /// What the host said.
     pub(crate) fn source(&self) -> &io::Error {
         &self.source

@@ -12,7 +12,7 @@ use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolErro
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
 use tracing::{info, warn};
-use vm_model::{FailureKind, NetworkAccess, VmId, VmNic};
+use vm_model::{FailureKind, NetworkName, VmId};
 
 use super::atomic_file::{discard_unfinished, keep_aside, kept_files, read_in_place};
 use super::{ReadError, RecordWriter, WriteError};
@@ -25,6 +25,19 @@ const FILE: &str = "leases.json";
 pub(crate) enum LeaseError {
     #[error("no address could be given")]
     Allocation(#[source] AllocationError),
+    /// The worker has no such network.
+    #[error(
+        "the interface {nic} is to be in the network \"{network}\" (procurator.net), which this worker does not have; it has {}",
+        quoted(.known)
+    )]
+    NoSuchNetwork {
+        /// The interface.
+        nic: String,
+        /// The network that it names.
+        network: NetworkName,
+        /// Those that there are.
+        known: Vec<NetworkName>,
+    },
     /// The description contradicts itself.
     #[error(
         "\"vm-config.json\": $.net[{second}].{key} is \"{value}\", as is $.net[{first}].{key}; each interface needs one of its own"
@@ -39,7 +52,7 @@ impl LeaseError {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
             Self::Write(_) => FailureKind::Host,
-            Self::Twice { .. } => FailureKind::Artifact,
+            Self::NoSuchNetwork { .. } | Self::Twice { .. } => FailureKind::Artifact,
             Self::Allocation(problem) => match problem {
                 // What another VM holds may be free later; what one of its own interfaces has will not be.
                 AllocationError::AddressInUse { interface, holder, .. }
@@ -78,6 +91,16 @@ impl From<AllocationError> for LeaseError {
     }
 }
 
+/// `"a", "b" and "c"`.
+fn quoted(names: &[NetworkName]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.as_slice() {
+        [] => "none".to_owned(),
+        [only] => format!("{only} alone"),
+        [start @ .., last] => format!("{} and {last}", start.join(", ")),
+    }
+}
+
 /// Why the leases cannot be used at all.
 #[derive(Debug, Error)]
 pub(crate) enum LeasesError {
@@ -90,7 +113,7 @@ pub(crate) enum LeasesError {
     Write(#[from] WriteError),
 }
 
-/// The leases of this host's subnet.
+/// The leases of one network of this host.
 #[derive(Debug)]
 pub(crate) struct Leases {
     file: PathBuf,
@@ -118,18 +141,18 @@ struct Pending {
 }
 
 impl Leases {
-    /// The leases of `subnet` kept in `state_dir`. For leases of another subnet, or that make no sense, those that were kept
+    /// The leases of `subnet` kept in `directory`. For leases of another subnet, or that make no sense, those that were kept
     /// aside of this one are taken, if there are any; else VMs get new ones. Nothing is changed on disk before
     /// [`Leases::put_in_force`].
     ///
     /// # Errors
     /// The subnet cannot be used, or the host refuses to read the file.
     pub(crate) fn open(
-        state_dir: &Path,
+        directory: &Path,
         subnet: Ipv4Network,
         writer: RecordWriter,
     ) -> Result<Self, LeasesError> {
-        let file = state_dir.join(FILE);
+        let file = directory.join(FILE);
         let fresh = Pool::new(subnet)?;
         let mut on_disk = None;
         let (found, keeps_aside) = match read_in_place::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
@@ -190,18 +213,10 @@ impl Leases {
         book.pool.leases().any(|lease| lease.vm == *vm)
     }
 
-    /// The interfaces of `vm` that hold an address, without their ends on the host.
-    pub(crate) fn of(&self, vm: &VmId) -> Vec<VmNic> {
+    /// What `vm` holds.
+    pub(crate) fn of(&self, vm: &VmId) -> Vec<Lease> {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = book.pool.leases().filter(|lease| lease.vm == *vm);
-        let nic_of = |Lease { nic, address, mac, .. }| VmNic {
-            id: nic,
-            address,
-            mac,
-            tap: None,
-            access: NetworkAccess::default(),
-        };
-        held.map(nic_of).collect()
+        book.pool.leases().filter(|lease| lease.vm == *vm).collect()
     }
 
     /// Whether the interfaces of `vm` could have what they wish for now. Nothing is given.

@@ -3,7 +3,8 @@
 //! ```text
 //! <state>/worker.lock           held by the one worker that uses the directory
 //! <state>/worker.json           what should run
-//! <state>/leases.json           who holds which address
+//! <state>/leases.json           who holds which address of the default network
+//! <state>/networks/<name>/      of each further network: its leases, and network.json, which bridge it has
 //! <state>/verified.json         store paths whose content was hashed and found right
 //! <state>/reserve               space set aside for these files
 //! <state>/vms/<id>/record.json  what the VM is, how its runs ended, and whether it was removed
@@ -18,9 +19,11 @@
 //! written by a newer version is refused by name and moved aside, never overwritten.
 
 mod atomic_file;
+mod lease_books;
 mod leases;
 mod lenient;
 mod lock;
+mod network_note;
 mod reserve;
 mod rollout;
 mod run_counts;
@@ -31,8 +34,10 @@ mod vm_record;
 #[cfg(feature = "benchmarks")]
 pub(crate) use atomic_file::write_versioned;
 pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_place, read_versioned};
+pub(crate) use lease_books::{LeaseBooks, NicWish};
 pub(crate) use leases::{LeaseError, Leases, LeasesError};
 pub(crate) use lock::{LockError, StateLock};
+pub(crate) use network_note::{NetworkNote, forget_network, network_directory, note_network, noted_networks};
 pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use run_counts::RunCounts;

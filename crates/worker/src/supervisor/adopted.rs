@@ -8,7 +8,7 @@ use ipam::Wish;
 use machine_host::{Adopted, MachineHandle};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use vm_model::{MachinePhase, VmId, VmStatus};
+use vm_model::{MachinePhase, NetworkName, VmId, VmStatus};
 
 use super::Target;
 use super::context::HostContext;
@@ -20,7 +20,7 @@ use super::task::{InForce, Task};
 use super::trial::Trial;
 use crate::definition::{Description, is_same_definition};
 use crate::failure::chain;
-use crate::records::{Leases, RunCounts, VmRecord};
+use crate::records::{LeaseBooks, NicWish, RunCounts, VmRecord};
 
 /// A store that does not answer keeps the VM's supervisor waiting for no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,23 +92,26 @@ impl RunningMachine {
     }
 
     /// Sees to it that nobody else is given its addresses, whatever became of the file of leases.
-    pub(crate) fn hold_addresses(&self, leases: &Leases) {
+    pub(crate) fn hold_addresses(&self, leases: &LeaseBooks) {
         let vm = &self.notes.assignment.id;
         let wish = |noted: &NotedNic| Wish { ip: Some(noted.nic.address), mac: Some(noted.nic.mac) };
-        let wishes: Vec<(&str, Wish)> =
-            self.notes.nics.iter().map(|noted| (noted.nic.id.as_str(), wish(noted))).collect();
+        // In a network that there is no more, nobody is given any.
+        let nics = self.notes.nics.iter().filter(|noted| leases.book(&noted.nic.network).is_some());
+        let wishes: Vec<NicWish<'_>> = nics
+            .map(|noted| NicWish { nic: &noted.nic.id, network: &noted.nic.network, wish: wish(noted) })
+            .collect();
         if let Err(problem) = leases.ensure(vm, &wishes) {
             warn!(vm_id = %vm, error = chain(&problem), "the addresses of the running VM may be given to another");
         }
     }
 
-    /// Its interfaces, as its worker attached them.
-    pub(crate) fn kept_nics(&self) -> Vec<KeptNic> {
+    /// Its interfaces, as its worker attached them, each with the network that it is in.
+    pub(crate) fn kept_nics(&self) -> Vec<(NetworkName, KeptNic)> {
         let kept = self.notes.nics.iter().filter_map(|NotedNic { nic, mask, mtu }| {
             // A name that is none is of no TAP of ours.
             let tap = LinkName::parse(nic.tap.as_deref()?).ok()?;
             let (vm, nic_name) = (self.notes.assignment.id.clone(), nic.id.clone());
-            Some(KeptNic {
+            let kept = KeptNic {
                 vm,
                 nic: nic_name,
                 mac: nic.mac,
@@ -117,9 +120,24 @@ impl RunningMachine {
                 mtu: *mtu,
                 tap,
                 access: nic.access.clone(),
-            })
+            };
+            Some((nic.network.clone(), kept))
         });
         kept.collect()
+    }
+
+    /// Has its VM's status say which of its interfaces are in networks that there are no more.
+    pub(crate) fn tell_lost_networks(&mut self, leases: &LeaseBooks) {
+        let lost = self.notes.nics.iter().filter(|noted| leases.book(&noted.nic.network).is_none());
+        let sentences = lost.map(|NotedNic { nic, .. }| {
+            format!(
+                "its interface {} is in the network \"{}\", which is not configured any more: nobody looks after it, and the VM \
+                 does not start again until it is, or until the VM needs it no more",
+                nic.id, nic.network
+            )
+        });
+        let sentences: Vec<String> = sentences.collect();
+        self.notes.warnings.extend(sentences);
     }
 }
 

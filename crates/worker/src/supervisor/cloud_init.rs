@@ -97,14 +97,20 @@ fn instance_id(instance: Instance<'_>) -> String {
 }
 
 fn network(context: &HostContext, nics: &[(NicRequest, Lease)]) -> Network {
-    let interfaces = nics.iter().map(|(request, lease)| Interface {
-        mac: lease.mac,
-        address: lease.address,
-        prefix: request.mask.unwrap_or(context.subnet.mask).to_bits().count_ones(),
-        mtu: request.mtu,
+    let interfaces = nics.iter().filter_map(|(request, lease)| {
+        // Without its network it was given no address.
+        let told = context.networks.told(&request.network)?;
+        Some(Interface {
+            mac: lease.mac,
+            address: lease.address,
+            prefix: request.mask.unwrap_or(told.mask).to_bits().count_ones(),
+            mtu: request.mtu,
+            router: told.router,
+            name_servers: told.name_servers,
+            domain: told.domain,
+        })
     });
-    let (name_servers, domain) = context.network.told_names();
-    Network { interfaces: interfaces.collect(), gateway: context.subnet.gateway, name_servers, domain }
+    Network { interfaces: interfaces.collect() }
 }
 
 /// A file in memory with `bytes`, which nobody can change any more.

@@ -1,5 +1,6 @@
 //! What all supervisors of a host share.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -7,20 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use health::ProbePermits;
-use ipam::{AllocationError, Lease, Wish};
+use ipam::{AllocationError, Lease};
 use machine_host::{MachineHost, Stranger};
 use metrics::WorkerMeters;
 use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
-use vm_model::{FailureKind, VmId};
+use vm_model::{FailureKind, RemovedVm, VmId, VmNic};
 
-use super::{Changes, HostPorts, RestartPolicy, SharedNetwork, StartTurns};
+use super::{Changes, HostPorts, Networks, RestartPolicy, StartTurns};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::gc_roots::GcRoots;
 use crate::housekeeping::{DiskUse, RemovedVms};
 use crate::own_threads::OwnThreads;
-use crate::records::{LeaseError, Leases, RecordStore, RecordWriter, StateLock, VerifiedPaths};
+use crate::records::{LeaseBooks, LeaseError, NicWish, RecordStore, RecordWriter, StateLock, VerifiedPaths};
 use crate::verification::Verifications;
 use crate::vms::{HashVerification, VhostNet};
 use crate::volumes::VolumeStore;
@@ -32,13 +33,11 @@ pub(crate) struct HostContext {
     /// How much memory they may have.
     pub(crate) capacity: Arc<Capacity>,
     /// Where their interfaces are attached.
-    pub(crate) network: SharedNetwork,
+    pub(crate) networks: Networks,
     /// Which ports of the host are to lead to which of them.
     pub(crate) ports: HostPorts,
-    /// What guests are told of their network.
-    pub(crate) subnet: Subnet,
     /// Who has which address.
-    pub(crate) leases: Leases,
+    pub(crate) leases: LeaseBooks,
     /// What writes records, also to a full disk.
     pub(crate) writer: RecordWriter,
     /// What is kept of each VM.
@@ -89,7 +88,7 @@ impl fmt::Debug for HostContext {
     }
 }
 
-/// The VMs' network as a guest sees it.
+/// A network of VMs as a guest sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subnet {
     /// The host's address in it.
@@ -114,14 +113,18 @@ pub(crate) struct Lifecycle {
 impl HostContext {
     /// The leases of all interfaces of `vm`, in the order of `wishes`. Addresses of VMs that were removed go where there are
     /// no others.
-    pub(crate) fn lease(&self, vm: &VmId, wishes: &[(&str, Wish)]) -> Result<Vec<Lease>, LeaseError> {
+    pub(crate) fn lease(&self, vm: &VmId, wishes: &[NicWish<'_>]) -> Result<Vec<Lease>, LeaseError> {
         let problem = match self.leases.ensure(vm, wishes) {
             Err(problem) if problem.kind() == FailureKind::Host => problem,
             decided => return decided,
         };
         let mut removed: Vec<_> = self.removed.list().into_iter().filter(|(id, _)| id != vm).collect();
         removed.sort_by_key(|(_, removed)| removed.kept_until);
-        for (id, _) in removed.into_iter().filter(|(id, _)| self.leases.has(id)) {
+        let is_in_the_way = |id: &VmId| {
+            let held = self.leases.of(id);
+            held.iter().any(|nic| wishes.iter().any(|wish| *wish.network == nic.network))
+        };
+        for (id, _) in removed.into_iter().filter(|(id, _)| is_in_the_way(id)) {
             self.leases.release(&id)?;
             match self.leases.ensure(vm, wishes) {
                 Err(problem) if problem.kind() == FailureKind::Host => {}
@@ -142,17 +145,28 @@ impl HostContext {
                     "{id} was removed and is kept until {until}: `procurator-worker gc {id}` frees it"
                 ))
             }
-            AllocationError::Exhausted { .. } | AllocationError::MacsExhausted { .. } => {
-                let held: usize = removed.keys().map(|id| self.leases.of(id).len()).sum();
-                (held > 0).then(|| {
-                    format!("{held} of them are held by removed VMs that are kept: `procurator-worker gc --all` frees them")
-                })
+            AllocationError::Exhausted { subnet, .. } => {
+                self.held_in_all(&removed, |nic| subnet.contains(nic.address))
             }
+            AllocationError::MacsExhausted { .. } => self.held_in_all(&removed, |_| true),
             AllocationError::WishedTwice { .. }
             | AllocationError::OutsideSubnet { .. }
             | AllocationError::Reserved { .. }
             | AllocationError::MacNotUnicast { .. }
             | AllocationError::HoldsAnother { .. } => None,
         }
+    }
+
+    /// That removed VMs hold what is wanted, as far as they have interfaces that `counts`.
+    fn held_in_all(
+        &self,
+        removed: &BTreeMap<VmId, RemovedVm>,
+        counts: impl Fn(&VmNic) -> bool,
+    ) -> Option<String> {
+        let nics = removed.keys().flat_map(|id| self.leases.of(id));
+        let held = nics.filter(counts).count();
+        (held > 0).then(|| {
+            format!("{held} of them are held by removed VMs that are kept: `procurator-worker gc --all` frees them")
+        })
     }
 }

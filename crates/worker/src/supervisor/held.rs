@@ -106,9 +106,9 @@ impl Task {
             return false;
         }
         machine.hold_addresses(&self.context.leases);
-        for kept in machine.kept_nics() {
+        for (network, kept) in machine.kept_nics() {
             let nic = kept.nic.clone();
-            match self.context.network.keep(kept).await {
+            match self.context.networks.keep(&network, kept).await {
                 Ok(None) => {}
                 Ok(Some(problem)) => warn!(vm_id = %self.id, nic, %problem, "its TAP is not as it was"),
                 Err(problem) => {

@@ -113,7 +113,7 @@ fn check(context: &HostContext, vm: &VmId, nics: &[NicRequest], is_up: bool) -> 
         return Err(plain(FailureKind::Host, problem));
     }
     forwards.iter().try_for_each(|forward| {
-        match context.network.check_forwards(vm, std::slice::from_ref(forward)) {
+        match context.networks.check_forwards(vm, std::slice::from_ref(forward)) {
             Err(conflict) if !context.ports.is_giving_up(&conflict) => {
                 Err(reason(FailureKind::Host, &conflict))
             }
@@ -134,7 +134,7 @@ pub(super) async fn await_forwards<'a>(
     let mut is_told = false;
     while !forwards.is_empty() && Instant::now() < deadline {
         let (host, vm_id, own) = (Arc::clone(context), vm.clone(), forwards.clone());
-        let checking = tokio::task::spawn_blocking(move || host.network.check_forwards(&vm_id, &own));
+        let checking = tokio::task::spawn_blocking(move || host.networks.check_forwards(&vm_id, &own));
         match checking.await {
             Ok(Err(conflict)) if context.ports.is_giving_up(&conflict) => {
                 if !std::mem::replace(&mut is_told, true) {

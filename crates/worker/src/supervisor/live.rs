@@ -141,7 +141,7 @@ async fn guest_changed(guest: &mut Option<WatchedGuest>) {
 /// Detaches interfaces from the host's network. A failure is logged: a TAP goes with its descriptor anyway.
 pub(super) async fn detach(context: &HostContext, id: &VmId, nics: impl Iterator<Item = &VmNic>) {
     for nic in nics {
-        if let Err(problem) = context.network.detach(id, &nic.id).await {
+        if let Err(problem) = context.networks.detach(&nic.network, id, &nic.id).await {
             warn!(vm_id = %id, nic = nic.id, error = chain(&problem), "the interface was not detached");
         }
     }

@@ -1,20 +1,26 @@
-//! The host's network as supervisors share it, up to the moment when it is taken down.
+//! One of the host's networks as supervisors share it, up to the moment when it is taken down.
 
 use std::net::Ipv4Addr;
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown,
-    TeardownOutcome,
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, RouterAdvice, Tap,
+    Teardown, TeardownOutcome,
 };
 use thiserror::Error;
 use tokio::sync::{RwLock, watch};
-use vm_model::{PortForward, VmId};
+use vm_model::{NetworkName, PortForward, VmId};
+
+use super::context::Subnet;
 
 /// Why an interface was not attached or detached.
 #[derive(Debug, Error)]
 pub(crate) enum AttachError {
     #[error("the network is being taken down")]
     Closed,
+    #[error("there is no network \"{0}\"")]
+    NoSuchNetwork(NetworkName),
+    #[error(transparent)]
+    Forward(#[from] ForwardConflict),
     #[error(transparent)]
     Network(#[from] NetworkError),
 }
@@ -26,12 +32,24 @@ pub(crate) struct SharedNetwork {
     network: RwLock<Option<HostNetwork>>,
     /// What is wrong with it.
     degraded: watch::Receiver<Vec<String>>,
+    /// What its guests are told of it.
+    subnet: Subnet,
+    told: ToldNetwork,
     /// Whether interfaces were found whose VMs nobody named.
     has_unknown_nics: bool,
-    /// The name servers that guests are told.
-    name_servers: Vec<Ipv4Addr>,
-    /// The domain that guests are told to look names up in.
-    domain: Option<String>,
+}
+
+/// What guests are told of a network, by whatever means.
+#[derive(Clone, Debug)]
+pub(crate) struct ToldNetwork {
+    /// Which bits of an address name the network.
+    pub(crate) mask: Ipv4Addr,
+    /// Where they send what is for no network of theirs, if it leads there.
+    pub(crate) router: Option<Ipv4Addr>,
+    /// Their name servers.
+    pub(crate) name_servers: Vec<Ipv4Addr>,
+    /// The domain that they look names up in.
+    pub(crate) domain: Option<String>,
 }
 
 impl SharedNetwork {
@@ -39,8 +57,21 @@ impl SharedNetwork {
         let degraded = network.watch_degraded();
         let report = network.report();
         let has_unknown_nics = !report.unknown.is_empty();
-        let (name_servers, domain) = (report.dns.clone(), report.domain.as_ref().map(ToString::to_string));
-        Self { network: RwLock::new(Some(network)), degraded, has_unknown_nics, name_servers, domain }
+        let config = network.config();
+        let told = ToldNetwork {
+            mask: config.subnet.mask(),
+            router: (config.router == RouterAdvice::Told).then_some(config.gateway),
+            name_servers: report.dns.clone(),
+            domain: report.domain.as_ref().map(ToString::to_string),
+        };
+        let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask() };
+        let network = RwLock::new(Some(network));
+        Self { network, degraded, subnet, told, has_unknown_nics }
+    }
+
+    /// What its guests are told of it.
+    pub(crate) fn subnet(&self) -> Subnet {
+        self.subnet
     }
 
     /// Whether interfaces were found at the start whose VMs were not taken over: they may run on.
@@ -48,9 +79,9 @@ impl SharedNetwork {
         self.has_unknown_nics
     }
 
-    /// The name servers that guests are told, and the domain that they look names up in.
-    pub(crate) fn told_names(&self) -> (Vec<Ipv4Addr>, Option<String>) {
-        (self.name_servers.clone(), self.domain.clone())
+    /// What its guests are told of it, in all.
+    pub(crate) fn told(&self) -> ToldNetwork {
+        self.told.clone()
     }
 
     /// What is wrong with it at this moment and cannot be mended by itself: a sentence each.
@@ -72,6 +103,21 @@ impl SharedNetwork {
     /// The first that does.
     pub(crate) fn check_forwards(&self, vm: &VmId, forwards: &[PortForward]) -> Result<(), ForwardConflict> {
         match self.network.blocking_read().as_ref() {
+            Some(network) => network.check_forwards(vm, forwards),
+            None => Ok(()),
+        }
+    }
+
+    /// [`SharedNetwork::check_forwards`] for use on a runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn refuse_conflict(
+        &self,
+        vm: &VmId,
+        forwards: &[PortForward],
+    ) -> Result<(), ForwardConflict> {
+        match self.network.read().await.as_ref() {
             Some(network) => network.check_forwards(vm, forwards),
             None => Ok(()),
         }

@@ -9,7 +9,7 @@ use vm_model::{Assignment, FailureReason};
 
 use super::context::HostContext;
 use crate::failure::reason;
-use crate::records::LeaseError;
+use crate::records::{LeaseError, NicWish};
 
 /// A wish that cannot be met.
 #[derive(Debug, Error)]
@@ -25,9 +25,14 @@ struct UnmetWish {
 }
 
 /// What the interfaces of a description wish for, in its order.
-pub(super) fn wishes(requests: &[NicRequest]) -> Vec<(&str, Wish)> {
+pub(super) fn wishes(requests: &[NicRequest]) -> Vec<NicWish<'_>> {
     let wish = |request: &NicRequest| Wish { ip: request.ip, mac: request.mac };
-    requests.iter().map(|request| (request.id.as_str(), wish(request))).collect()
+    let wishes = requests.iter().map(|request| NicWish {
+        nic: &request.id,
+        network: &request.network,
+        wish: wish(request),
+    });
+    wishes.collect()
 }
 
 /// As [`unmet`], with what would free addresses that removed VMs hold.
@@ -124,6 +129,7 @@ mod tests {
             queue_pairs: std::num::NonZeroU16::MIN,
             options: vm_model::NicOptions::default(),
             access: vm_model::NetworkAccess::default(),
+            network: vm_model::NetworkName::default(),
         };
         let problem = LeaseError::from(problem.expect_err("it is refused"));
         let other = NicRequest { id: "other".to_owned(), ip: None, ..request.clone() };

@@ -78,8 +78,8 @@ async fn attach(
         queues: request.queue_pairs.min(vcpus),
         access: request.access.clone(),
     };
-    let Tap { fds, name, warnings, .. } =
-        context.network.attach(attachment).await.map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let attached = context.networks.attach(&request.network, attachment).await;
+    let Tap { fds, name, warnings, .. } = attached.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let vhost = match context.vhost_net {
         VhostNet::Off => Ok(None),
         VhostNet::WherePossible => {
@@ -90,6 +90,7 @@ async fn attach(
     let warnings = warnings.iter().map(ToString::to_string).chain(vhost.as_ref().err().cloned()).collect();
     let nic = VmNic {
         id: request.id.clone(),
+        network: request.network,
         address: lease.address,
         mac: lease.mac,
         tap: Some(name.to_string()),

@@ -21,7 +21,7 @@ use vm_model::{
 use super::RestartPolicy;
 use super::acquired::AcquiredResources;
 use super::cloud_init::{Instance, make_disk};
-use super::context::HostContext;
+use super::context::{HostContext, Subnet};
 use super::guest::Watching;
 use super::host_ports::await_forwards;
 use super::nics::{attach_all, lease};
@@ -120,9 +120,11 @@ pub(super) async fn prepare(
     };
     pass(FailPoint::StartAttached);
     let nics: Vec<VmNic> = noted.iter().map(|noted| noted.nic.clone()).collect();
-    if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first()) {
-        let mask = told_mask.unwrap_or(context.subnet.mask);
-        spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, context.subnet.gateway, mask));
+    if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first())
+        && let Some(Subnet { gateway, mask }) = context.networks.subnet(&nic.network)
+    {
+        let mask = told_mask.unwrap_or(mask);
+        spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, gateway, mask));
     }
     let network = begun.elapsed().saturating_sub(files);
     let timings = timings(artifact_took, disks_took + files, network);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, CloudInitData, LoadRequest, NicRequest, OpenedFile, load_artifact,
+    AddressDelivery, Artifact, ArtifactFile, CloudInitData, LoadRequest, NicRequest, OpenedFile,
+    load_artifact,
 };
 use uuid::Uuid;
 use vm_model::{

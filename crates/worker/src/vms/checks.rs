@@ -1,13 +1,12 @@
 //! Which settings are refused, and why: looked at when a manager starts, and by whoever wants to know before.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-use host_network::{Egress, LinkName, NetworkConfig};
-use ipam::Pool;
-use ipnetwork::Ipv4Network;
 use nix_artifacts::StoreRoots;
 
-use super::{MemoryOvercommit, NetworkAddressTranslation, VmManagerConfig, VmManagerError};
+use super::network_plan::plan_networks;
+use super::{MemoryOvercommit, VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 
 impl VmManagerConfig {
@@ -19,7 +18,7 @@ impl VmManagerConfig {
         let problems: Vec<VmManagerError> = [
             check_directories(self).err(),
             check_numbers(self).err(),
-            network_config(self).err(),
+            plan_networks(self).err(),
             store_roots(self).err(),
         ]
         .into_iter()
@@ -29,8 +28,12 @@ impl VmManagerConfig {
     }
 }
 
-fn refused(setting: &'static str, value: impl Into<String>, expected: impl Into<String>) -> VmManagerError {
-    VmManagerError::Setting { setting, value: value.into(), expected: expected.into() }
+pub(super) fn refused(
+    setting: impl Into<Cow<'static, str>>,
+    value: impl Into<String>,
+    expected: impl Into<String>,
+) -> VmManagerError {
+    VmManagerError::Setting { setting: setting.into(), value: value.into(), expected: expected.into() }
 }
 
 pub(super) fn check_directories(config: &VmManagerConfig) -> Result<(), VmManagerError> {
@@ -58,32 +61,6 @@ pub(super) fn check_numbers(config: &VmManagerConfig) -> Result<(), VmManagerErr
     Ok(())
 }
 
-/// The VMs' subnet, and the network that is made of it.
-pub(super) fn network_config(
-    config: &VmManagerConfig,
-) -> Result<(Ipv4Network, NetworkConfig), VmManagerError> {
-    let bridge = LinkName::parse(&config.network_bridge)
-        .map_err(|problem| refused("network_bridge", &config.network_bridge, problem.to_string()))?;
-    let subnet: Ipv4Network = config.vm_subnet_base.parse().map_err(|_| {
-        let expected = "an IPv4 network like 10.100.0.0/16 is accepted";
-        refused("vm_subnet_base", &config.vm_subnet_base, expected)
-    })?;
-    Pool::new(subnet)
-        .map_err(|problem| refused("vm_subnet_base", &config.vm_subnet_base, problem.to_string()))?;
-    let egress = match config.nat {
-        NetworkAddressTranslation::Masquerade => Egress::Masquerade,
-        NetworkAddressTranslation::Off => Egress::Isolated,
-    };
-    let state_dir = Some(config.state_dir().to_owned());
-    let (between_vms, host_services) = (config.between_vms, config.host_services.clone());
-    let (connections, names) = (config.connections, config.names.clone());
-    let network = NetworkConfig::new(bridge, subnet);
-    Ok((
-        subnet,
-        NetworkConfig { egress, between_vms, host_services, connections, names, state_dir, ..network },
-    ))
-}
-
 pub(super) fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {
     let shown = |path: &PathBuf| path.display().to_string();
     StoreRoots::open(&config.store_roots).map_err(|problem| {
@@ -107,7 +84,7 @@ mod tests {
         };
         let problems = config.check().expect_err("refused");
         let named = problems.iter().map(|problem| match problem {
-            VmManagerError::Setting { setting, .. } => *setting,
+            VmManagerError::Setting { setting, .. } => setting.as_ref(),
             _ => panic!("{problem}"),
         });
         let named: Vec<&str> = named.collect();

@@ -1,5 +1,6 @@
 //! What a [`VmManager`](super::VmManager) is told about its host.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use nix_artifacts::CREDENTIAL_DIRECTORY;
+use vm_model::NetworkName;
 
 use crate::node::RemovalLimit;
 
@@ -41,7 +43,10 @@ pub struct VmManagerConfig {
     pub connections: ConnectionLimit,
     /// The domain in which VMs are found by name; `None` runs no name server.
     pub names: Option<Domain>,
-    /// Who moves the frames between VMs and the bridge.
+    /// Further networks, each with a bridge and a subnet of its own. Interfaces that name no network are in the default one,
+    /// which the settings above describe.
+    pub networks: BTreeMap<NetworkName, NetworkSettings>,
+    /// Who moves the frames between VMs and their bridges.
     pub vhost_net: VhostNet,
     /// How long a guest may take to obey the power button before it is killed.
     pub stop_timeout: Duration,
@@ -57,6 +62,23 @@ pub struct VmManagerConfig {
     pub max_parallel_starts: NonZeroUsize,
     /// The directory below which the files of VMs' credentials may lie.
     pub credentials_dir: PathBuf,
+}
+
+/// A network of VMs beside the default one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Its bridge, created where it does not exist. At most 15 bytes.
+    pub bridge: String,
+    /// Its IPv4 network in CIDR form. The bridge has its first host address.
+    pub subnet: String,
+    /// Whether its VMs reach other networks through this host's addresses by it.
+    pub nat: NetworkAddressTranslation,
+    /// Whether its VMs reach each other by it.
+    pub between_vms: BetweenVms,
+    /// What its VMs reach of this host, beside pings and DHCP.
+    pub host_services: Vec<HostService>,
+    /// The domain in which its VMs are found by name on it; `None` runs no name server.
+    pub names: Option<Domain>,
 }
 
 /// Which processes VMs run in.
@@ -149,6 +171,7 @@ impl Default for VmManagerConfig {
             host_services: Vec::new(),
             connections: ConnectionLimit::default(),
             names: DEFAULT_DOMAIN.parse().ok(),
+            networks: BTreeMap::new(),
             vhost_net: VhostNet::default(),
             stop_timeout: Duration::from_secs(30),
             removal_grace: Duration::from_secs(24 * 3600),
@@ -171,5 +194,19 @@ impl VmManagerConfig {
     /// The directory of what is common to all VMs: the parent of [`VmManagerConfig::vm_artifacts_dir`].
     pub(crate) fn state_dir(&self) -> &Path {
         self.vm_artifacts_dir.parent().unwrap_or(&self.vm_artifacts_dir)
+    }
+
+    /// Every network by its name, the default one first.
+    pub fn all_networks(&self) -> Vec<(NetworkName, NetworkSettings)> {
+        let default = NetworkSettings {
+            bridge: self.network_bridge.clone(),
+            subnet: self.vm_subnet_base.clone(),
+            nat: self.nat,
+            between_vms: self.between_vms,
+            host_services: self.host_services.clone(),
+            names: self.names.clone(),
+        };
+        let further = self.networks.iter().map(|(name, settings)| (name.clone(), settings.clone()));
+        std::iter::once((NetworkName::default(), default)).chain(further).collect()
     }
 }

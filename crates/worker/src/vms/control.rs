@@ -1,5 +1,6 @@
 //! What the manager's calls do: tell a supervisor where its VM should be, then wait until it is there ([`super::waiting`]).
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -195,10 +196,10 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
         let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
     }
     let network = if is_all_ours {
-        shared.context.network.take_down().await
+        shared.context.networks.take_down().await
     } else {
         // Its guest goes on, and so does its network.
-        shared.context.network.leave().await.map(|()| None)
+        shared.context.networks.leave().await.map(|()| BTreeMap::new())
     };
     if let Some(problem) = first_problem {
         return Err(problem);
@@ -226,11 +227,15 @@ pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
         let _ = timeout(PARK.saturating_sub(begun.elapsed()), supervisor).await;
     }
     shared.context.machines.leave();
-    let network = &shared.context.network;
-    let left = if carries_vms { network.leave().await.map(|()| None) } else { network.take_down().await };
+    let networks = &shared.context.networks;
+    let left = if carries_vms {
+        networks.leave().await.map(|()| BTreeMap::new())
+    } else {
+        networks.take_down().await
+    };
     match left {
-        Ok(None) => Ok(()),
-        Ok(outcome @ Some(_)) => {
+        Ok(outcome) if outcome.is_empty() => Ok(()),
+        Ok(outcome) => {
             info!(?outcome, "there is no VM: the VMs' network was taken down");
             Ok(())
         }
@@ -243,7 +248,7 @@ fn carries_vms(shared: &Shared) -> bool {
     !shared.registry.list().is_empty()
         || !shared.registry.damaged().is_empty()
         || shared.context.strangers.borrow().iter().any(Stranger::may_run)
-        || shared.context.network.has_unknown_nics()
+        || shared.context.networks.has_unknown_nics()
 }
 
 fn describe(assignment: &Assignment) -> String {

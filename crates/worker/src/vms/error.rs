@@ -1,12 +1,13 @@
 //! What a call on the manager can fail with.
 
 use console_log::ConsoleFilesError;
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
-use vm_model::{FailureReason, VmId};
+use vm_model::{FailureReason, NetworkName, VmId};
 
 /// Why a call on a [`VmManager`](super::VmManager) failed.
 #[derive(Debug, Error)]
@@ -15,13 +16,19 @@ pub enum VmManagerError {
     #[error("this host cannot run virtual machines")]
     Hypervisor(#[source] hypervisor::OpenError),
     /// The VMs' network cannot be set up, or a setting of it is wrong.
-    #[error("the network of the virtual machines cannot be set up")]
-    Network(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the network \"{name}\" of the virtual machines cannot be set up")]
+    Network {
+        /// Which.
+        name: NetworkName,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A setting is wrong.
     #[error("invalid setting {setting} = {value:?}: {expected}")]
     Setting {
         /// The setting's name.
-        setting: &'static str,
+        setting: Cow<'static, str>,
         /// Its value.
         value: String,
         /// What is accepted.

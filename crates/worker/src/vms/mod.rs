@@ -10,6 +10,8 @@ mod control;
 mod error;
 mod executor;
 mod machine_calls;
+mod network_plan;
+mod network_start;
 mod placing;
 mod polling;
 mod registry;
@@ -21,8 +23,8 @@ mod vm_manager;
 mod waiting;
 
 pub use config::{
-    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, Placement, VhostNet,
-    VmManagerConfig,
+    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, NetworkSettings,
+    Placement, VhostNet, VmManagerConfig,
 };
 pub use console::{ConsoleFollower, FollowError};
 pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};
@@ -34,8 +36,8 @@ pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
 pub use vm_model::{
-    Assignment, BootTrouble, DesiredState, FailureClass, FailureReason, Generation, NodeStatus, RemovedVm,
-    VmId, VmInfo, VmNic, VmStatus, VmTimings, VolumeInfo,
+    Assignment, BootTrouble, DesiredState, FailureClass, FailureReason, Generation, NetworkName, NodeStatus,
+    RemovedVm, VmId, VmInfo, VmNic, VmStatus, VmTimings, VolumeInfo,
 };
 
 pub use crate::supervisor::{NotesError, check_notes};

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use health::ProbePermits;
-use host_network::{HostNetwork, Teardown};
+use host_network::Teardown;
 use hypervisor::Hypervisor;
-use ipnetwork::Ipv4Network;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -17,14 +16,14 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{RemovedVm, VmId};
 
-use super::checks::{check_directories, check_numbers, network_config, store_roots};
+use super::checks::{check_directories, check_numbers, store_roots};
 use super::control::Shared;
+use super::network_plan::{PlannedNetwork, plan_networks};
+use super::network_start::{open_leases, start_networks};
 use super::placing::machine_host;
 use super::registry::Registry;
-use super::takeover::{
-    KnownVms, hold_addresses, hold_unknown, restore, resume_network, take_over, take_over_late,
-};
-use super::{HashVerification, VmManagerConfig, VmManagerError};
+use super::takeover::{KnownVms, hold_addresses, restore, take_over, take_over_late};
+use super::{HashVerification, NetworkSettings, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::failure::chain;
@@ -33,12 +32,11 @@ use crate::housekeeping::{DiskUse, RemovedVms, account_disk_use, keep_house};
 use crate::huge_pages;
 use crate::own_threads::OwnThreads;
 use crate::records::{
-    Leases, LeasesError, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock,
-    VerifiedPaths, VmRecord, make_private,
+    LeaseBooks, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock, VerifiedPaths,
+    VmRecord, make_private,
 };
 use crate::supervisor::{
-    Changes, HostContext, HostPorts, Lifecycle, RestartPolicy, RunningMachine, SharedNetwork, StartTurns,
-    Subnet,
+    Changes, HostContext, HostPorts, Lifecycle, Networks, RestartPolicy, RunningMachine, StartTurns,
 };
 use crate::verification::Verifications;
 use crate::volumes::VolumeStore;
@@ -55,28 +53,28 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Shared, VmManagerError> {
     check_directories(&config)?;
     check_numbers(&config)?;
-    let (subnet, network) = network_config(&config)?;
+    let planned = plan_networks(&config)?;
     if config.hash_verification == HashVerification::Never {
         warn!("{UNVERIFIED}");
     }
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     let roots = Arc::new(store_roots(&config)?);
     let OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots } =
-        open_state(&config, subnet).await?;
+        open_state(&config, &planned).await?;
     let machines = machine_host(&config, hypervisor)?;
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
-    let (running, strangers) = take_over(machines.as_ref(), known).await;
+    let (mut running, strangers) = take_over(machines.as_ref(), known).await;
     hold_addresses(&leases, &running);
+    running.values_mut().for_each(|machine| machine.tell_lost_networks(&leases));
     // It notes what it changes on the host before it does.
     writer.make_room();
     let nothing_runs = running.is_empty() && strangers.is_empty();
-    let network = resume_network(network, &running).await?;
-    let network = put_leases_in_force(&config, &leases, network, nothing_runs).await?;
+    let teardown = if nothing_runs { Teardown::Remove } else { Teardown::Keep };
+    let networks = start_networks(&config, planned, &writer, &leases, &running, teardown).await?;
     let context = Arc::new(HostContext {
         machines,
         capacity: Capacity::new(config.memory_overcommit),
-        subnet: Subnet { gateway: network.config().gateway, mask: subnet.mask() },
-        network: SharedNetwork::new(network),
+        networks: Networks::new(networks),
         leases,
         writer,
         ports: HostPorts::default(),
@@ -101,7 +99,10 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         vhost_net: config.vhost_net,
         lifecycle: lifecycle(&config),
     });
-    info!(state_dir = %config.state_dir().display(), bridge = config.network_bridge, %subnet, "VM manager started");
+    for (network, NetworkSettings { bridge, subnet, .. }) in config.all_networks() {
+        info!(%network, bridge, subnet, "the network is there for VMs");
+    }
+    info!(state_dir = %config.state_dir().display(), "VM manager started");
     Ok(begin(config, &runtime, context, damaged, intact, running))
 }
 
@@ -112,13 +113,16 @@ struct OnRecord {
     records: RecordStore,
     volumes: Arc<VolumeStore>,
     removed: RemovedVms,
-    leases: Leases,
+    leases: LeaseBooks,
     intact: Vec<VmRecord>,
     damaged: BTreeMap<VmId, String>,
     gc_roots: GcRoots,
 }
 
-async fn open_state(config: &VmManagerConfig, subnet: Ipv4Network) -> Result<OnRecord, VmManagerError> {
+async fn open_state(
+    config: &VmManagerConfig,
+    planned: &[PlannedNetwork],
+) -> Result<OnRecord, VmManagerError> {
     let state_error = |problem| state_error(config, problem);
     make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
     let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
@@ -130,30 +134,13 @@ async fn open_state(config: &VmManagerConfig, subnet: Ipv4Network) -> Result<OnR
     let volumes = VolumeStore::open(config.state_dir(), &config.vm_artifacts_dir, writer.clone())
         .map_err(|problem| state_error(Box::new(problem)))?;
     let removed = removed_vms(gone);
-    let leases = open_leases(config, subnet, writer.clone())?;
+    let leases = open_leases(config, planned, &writer)?;
     let intact_ids = intact.iter().map(|record| record.assignment.id.clone());
     let known: BTreeSet<VmId> =
         intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
     leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
     let gc_roots = gc_roots(config, &known, &intact);
     Ok(OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots })
-}
-
-/// Has addresses be given out on `network` from now on, and gives it back. Where that cannot be recorded nobody could be
-/// given one, and the network is undone; what VMs need that run stays.
-async fn put_leases_in_force(
-    config: &VmManagerConfig,
-    leases: &Leases,
-    network: HostNetwork,
-    nothing_runs: bool,
-) -> Result<HostNetwork, VmManagerError> {
-    hold_unknown(leases, &network.report().unknown);
-    let Err(problem) = leases.put_in_force() else { return Ok(network) };
-    let teardown = if nothing_runs { Teardown::Remove } else { Teardown::Keep };
-    if let Err(problem) = network.shutdown(teardown).await {
-        warn!(error = chain(&problem), "the VMs' network was not left as it was found");
-    }
-    Err(state_error(config, Box::new(problem)))
 }
 
 /// Has the VMs on record, `intact` and `damaged`, looked after, and what else there is to do beside them.
@@ -219,7 +206,10 @@ fn gc_roots(config: &VmManagerConfig, known: &BTreeSet<VmId>, intact: &[VmRecord
     roots
 }
 
-fn state_error(config: &VmManagerConfig, source: Box<dyn std::error::Error + Send + Sync>) -> VmManagerError {
+pub(super) fn state_error(
+    config: &VmManagerConfig,
+    source: Box<dyn std::error::Error + Send + Sync>,
+) -> VmManagerError {
     VmManagerError::State { path: config.state_dir().to_owned(), source }
 }
 
@@ -235,23 +225,6 @@ fn removed_vms(records: Vec<VmRecord>) -> RemovedVms {
         }
     }
     removed
-}
-
-fn open_leases(
-    config: &VmManagerConfig,
-    subnet: Ipv4Network,
-    writer: RecordWriter,
-) -> Result<Leases, VmManagerError> {
-    Leases::open(config.state_dir(), subnet, writer).map_err(|problem| match problem {
-        LeasesError::Pool(problem) => VmManagerError::Setting {
-            setting: "vm_subnet_base",
-            value: config.vm_subnet_base.clone(),
-            expected: problem.to_string(),
-        },
-        problem @ (LeasesError::Unreadable(_) | LeasesError::Write(_)) => {
-            state_error(config, Box::new(problem))
-        }
-    })
 }
 
 fn lifecycle(config: &VmManagerConfig) -> Lifecycle {

@@ -4,17 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
-use host_network::{HostNetwork, KeptNic, NetworkConfig, UnknownNic};
+use host_network::UnknownNic;
 use ipam::Wish;
 use machine_host::{Adopted, Adoption, FoundMachine, MachineHost, Recognize, Stranger};
 use tracing::{info, warn};
 use uuid::Uuid;
 use vm_model::VmId;
 
-use super::VmManagerError;
 use super::registry::Registry;
 use crate::failure::chain;
-use crate::records::{Leases, RecordStore, VmRecord};
+use crate::records::{LeaseBooks, Leases, RecordStore, VmRecord};
 use crate::supervisor::{HostContext, RunningMachine, noted_uuid};
 
 /// What is known of VMs by which machines are recognized.
@@ -138,7 +137,7 @@ pub(super) async fn take_over_late(
 }
 
 /// Sees to it that nobody else is given the addresses of the VMs that run.
-pub(super) fn hold_addresses(leases: &Leases, running: &BTreeMap<VmId, RunningMachine>) {
+pub(super) fn hold_addresses(leases: &LeaseBooks, running: &BTreeMap<VmId, RunningMachine>) {
     running.values().for_each(|machine| machine.hold_addresses(leases));
 }
 
@@ -156,21 +155,6 @@ pub(super) fn hold_unknown(leases: &Leases, unknown: &[UnknownNic]) {
             }
         }
     }
-}
-
-/// Sets the VMs' network up, around the interfaces of those that run.
-pub(super) async fn resume_network(
-    config: NetworkConfig,
-    running: &BTreeMap<VmId, RunningMachine>,
-) -> Result<HostNetwork, VmManagerError> {
-    let kept: Vec<KeptNic> = running.values().flat_map(RunningMachine::kept_nics).collect();
-    let network = HostNetwork::resume(config, kept)
-        .await
-        .map_err(|problem| VmManagerError::Network(Box::new(problem)))?;
-    for warning in &network.report().warnings {
-        warn!(%warning, "the VMs' network may not work as it should");
-    }
-    Ok(network)
 }
 
 /// Takes up the VMs on record, with their machines where they have one.

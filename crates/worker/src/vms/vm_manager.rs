@@ -404,9 +404,9 @@ impl VmManager {
         self.shared.context.writer.clone()
     }
 
-    /// What is wrong with the VMs' network at this moment and cannot be mended by itself: a sentence each.
+    /// What is wrong with the VMs' networks at this moment and cannot be mended by itself: a sentence each.
     pub fn network_degradations(&self) -> Vec<String> {
-        self.shared.context.network.degradations()
+        self.shared.context.networks.degradations()
     }
 
     /// That the disk of the state directory is full, in a sentence, where it is.

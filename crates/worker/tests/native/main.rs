@@ -10,6 +10,7 @@ mod endings;
 mod explained;
 mod guests;
 mod lifecycle;
+mod networks;
 mod node;
 mod orders;
 mod ports;

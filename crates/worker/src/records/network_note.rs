@@ -1,0 +1,99 @@
+//! What is noted of each further network, so that a later worker whose configuration no longer has it can take away what is
+//! left of it on the host.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use vm_model::NetworkName;
+
+use super::atomic_file::read_in_place;
+use super::{RecordWriter, WriteError, make_private};
+use crate::failure::chain;
+
+const DIRECTORY: &str = "networks";
+const FILE: &str = "network.json";
+const VERSION: u32 = 1;
+
+/// What of a network is on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkNote {
+    version: u32,
+    pub(crate) bridge: String,
+    pub(crate) subnet: Ipv4Network,
+}
+
+impl NetworkNote {
+    pub(crate) fn new(bridge: String, subnet: Ipv4Network) -> Self {
+        Self { version: VERSION, bridge, subnet }
+    }
+}
+
+/// Where the files of a network lie. Those of the default one lie beside those that are common to all VMs.
+pub(crate) fn network_directory(state_dir: &Path, name: &NetworkName) -> PathBuf {
+    if name.is_default() { state_dir.to_owned() } else { state_dir.join(DIRECTORY).join(name.as_str()) }
+}
+
+/// Notes a further network in its directory, which is made where it is not there yet.
+///
+/// # Errors
+/// The host refuses.
+pub(crate) fn note_network(
+    writer: &RecordWriter,
+    directory: &Path,
+    note: &NetworkNote,
+) -> Result<(), WriteError> {
+    let file = directory.join(FILE);
+    if read_in_place::<NetworkNote>(&file, VERSION).is_ok_and(|noted| noted.as_ref() == Some(note)) {
+        return Ok(());
+    }
+    make_private(directory).map_err(|source| WriteError::new(directory, source))?;
+    writer.write_json(&file, note)
+}
+
+/// Forgets a network that nothing is left of on the host. Its leases stay, for the day on which it is configured again.
+pub(crate) fn forget_network(directory: &Path) {
+    // Left behind it would only be looked after once more. A directory with leases in it stays.
+    let _ = fs::remove_file(directory.join(FILE));
+    let _ = fs::remove_dir(directory);
+}
+
+/// The further networks that are noted. One whose note cannot be read is left alone, and told.
+pub(crate) fn noted_networks(state_dir: &Path) -> Vec<(NetworkName, NetworkNote)> {
+    let listed = fs::read_dir(state_dir.join(DIRECTORY)).into_iter().flatten().flatten();
+    let noted = listed.filter_map(|entry| {
+        let name = NetworkName::parse(entry.file_name().to_str()?).ok()?;
+        match read_in_place::<NetworkNote>(&entry.path().join(FILE), VERSION) {
+            Ok(note) => Some((name, note?)),
+            Err(problem) => {
+                warn!(network = %name, error = chain(&problem), "what is left of this network is not known");
+                None
+            }
+        }
+    });
+    noted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_noted_until_it_is_forgotten() {
+        let state = tempfile::tempdir().expect("a directory");
+        let writer = RecordWriter::open(state.path());
+        let name = NetworkName::parse("storage").expect("a name");
+        let directory = network_directory(state.path(), &name);
+        let note = NetworkNote::new("br-storage".to_owned(), "10.101.0.0/16".parse().expect("a network"));
+        assert_eq!(noted_networks(state.path()), []);
+        note_network(&writer, &directory, &note).expect("written");
+        fs::create_dir(state.path().join("networks/other")).expect("made");
+        fs::write(state.path().join("networks/other/network.json"), "{").expect("written");
+        assert_eq!(noted_networks(state.path()), [(name, note)], "a damaged note hides no other");
+        forget_network(&directory);
+        assert!(!directory.exists());
+        assert_eq!(noted_networks(state.path()), []);
+    }
+}

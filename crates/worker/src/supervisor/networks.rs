@@ -1,0 +1,129 @@
+//! All networks of this host, by name: each interface of a VM is attached to one of them, and ports of the host lead to one VM
+//! whichever network it is in.
+
+use std::collections::BTreeMap;
+
+use host_network::{
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, TeardownOutcome,
+};
+use tokio::sync::Mutex;
+use vm_model::{NetworkName, PortForward, VmId};
+
+use super::context::Subnet;
+use super::network::{AttachError, SharedNetwork, ToldNetwork};
+
+/// The networks, up to the moment when they are taken down.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    networks: BTreeMap<NetworkName, SharedNetwork>,
+    /// Held while ports of the host are given to a VM: no network knows of those that lead into another.
+    forwarding: Mutex<()>,
+}
+
+impl Networks {
+    pub(crate) fn new(networks: BTreeMap<NetworkName, HostNetwork>) -> Self {
+        let shared = networks.into_iter().map(|(name, network)| (name, SharedNetwork::new(network)));
+        Self { networks: shared.collect(), forwarding: Mutex::new(()) }
+    }
+
+    /// What the guests of the network `name` are told of it.
+    pub(crate) fn subnet(&self, name: &NetworkName) -> Option<Subnet> {
+        self.networks.get(name).map(SharedNetwork::subnet)
+    }
+
+    /// What the network `name` tells its guests of itself.
+    pub(crate) fn told(&self, name: &NetworkName) -> Option<ToldNetwork> {
+        self.networks.get(name).map(SharedNetwork::told)
+    }
+
+    /// Whether interfaces were found at the start whose VMs were not taken over: they may run on.
+    pub(crate) fn has_unknown_nics(&self) -> bool {
+        self.networks.values().any(SharedNetwork::has_unknown_nics)
+    }
+
+    /// What is wrong at this moment and cannot be mended by itself: a sentence each, which names a network that is not the
+    /// default one.
+    pub(crate) fn degradations(&self) -> Vec<String> {
+        let told = self.networks.iter().flat_map(|(name, network)| {
+            network.degradations().into_iter().map(move |sentence| {
+                if name.is_default() { sentence } else { format!("network {name}: {sentence}") }
+            })
+        });
+        told.collect()
+    }
+
+    /// Gives an interface its TAP in the network `name`.
+    pub(crate) async fn attach(
+        &self,
+        name: &NetworkName,
+        attachment: NicAttachment,
+    ) -> Result<Tap, AttachError> {
+        let network = self.network(name)?;
+        if attachment.access.forwards.is_empty() {
+            return network.attach(attachment).await;
+        }
+        let _forwarding = self.forwarding.lock().await;
+        for (other, elsewhere) in &self.networks {
+            if other != name {
+                elsewhere.refuse_conflict(&attachment.vm, &attachment.access.forwards).await?;
+            }
+        }
+        network.attach(attachment).await
+    }
+
+    /// Whether the ports of the host that `vm` wants lead to no other VM at this moment, in whatever network. Blocks.
+    ///
+    /// # Errors
+    /// The first that does.
+    pub(crate) fn check_forwards(&self, vm: &VmId, forwards: &[PortForward]) -> Result<(), ForwardConflict> {
+        self.networks.values().try_for_each(|network| network.check_forwards(vm, forwards))
+    }
+
+    /// Takes over the interface of a VM that ran on, in the network `name`; what of it is not as it was is answered.
+    pub(crate) async fn keep(
+        &self,
+        name: &NetworkName,
+        kept: KeptNic,
+    ) -> Result<Option<KeptNicProblem>, AttachError> {
+        self.network(name)?.keep(kept).await
+    }
+
+    /// Takes an interface's TAP away. What was never attached, or is in a network that there is no more, is no error.
+    pub(crate) async fn detach(&self, name: &NetworkName, vm: &VmId, nic: &str) -> Result<(), AttachError> {
+        match self.networks.get(name) {
+            Some(network) => network.detach(vm, nic).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves what was set up on the host as it is, for guests that go on. Doing so twice is fine.
+    ///
+    /// # Errors
+    /// The first of a network; the others are left all the same.
+    pub(crate) async fn leave(&self) -> Result<(), NetworkError> {
+        let mut outcome = Ok(());
+        for network in self.networks.values() {
+            outcome = outcome.and(network.leave().await);
+        }
+        outcome
+    }
+
+    /// Takes down what was set up on the host. Doing so twice is fine.
+    ///
+    /// # Errors
+    /// The first of a network; the others are taken down all the same.
+    pub(crate) async fn take_down(&self) -> Result<BTreeMap<NetworkName, TeardownOutcome>, NetworkError> {
+        let (mut outcomes, mut problem) = (BTreeMap::new(), None);
+        for (name, network) in &self.networks {
+            match network.take_down().await {
+                Ok(outcome) => outcomes.extend(outcome.map(|outcome| (name.clone(), outcome))),
+                Err(error) => problem = problem.or(Some(error)),
+            }
+        }
+        problem.map_or(Ok(outcomes), Err)
+    }
+
+    fn network(&self, name: &NetworkName) -> Result<&SharedNetwork, AttachError> {
+        self.networks.get(name).ok_or_else(|| AttachError::NoSuchNetwork(name.clone()))
+    }
+}
