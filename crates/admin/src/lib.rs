@@ -27,6 +27,7 @@ mod console;
 mod error;
 mod event_list;
 mod history;
+mod interface_view;
 mod machine_view;
 mod operation;
 mod orders;
@@ -47,6 +48,7 @@ pub use console::{
 pub use error::{ApiError, ErrorCode};
 pub use event_list::{EventGap, EventList, EventMessage};
 pub use history::{HistoryList, HistoryView, UsagePoint};
+pub use interface_view::InterfaceView;
 pub use machine_view::{DiskView, DumpView, MachineView};
 pub use operation::{OperationList, OperationState, OperationView, PowerRequest, PowerVerb};
 pub use orders::{
@@ -57,7 +59,8 @@ pub use server::{
     AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, openapi, openapi_text,
 };
 pub use status::{
-    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, StatusView,
+    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,
+    StatusView,
 };
 pub use unknown_name::no_such_vm;
 pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vm_model::{Generation, HeldSet, Lineage, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
+use vm_model::{
+    Generation, HeldSet, Lineage, NetworkName, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId,
+};
 
 /// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -44,6 +46,9 @@ pub struct StatusView {
     /// What of this host, beside VMs, is not as it should be: its network, processes that were not taken over, a full disk.
     #[serde(default)]
     pub degradations: Vec<String>,
+    /// The networks that VMs can have interfaces in.
+    #[serde(default)]
+    pub networks: Vec<NetworkView>,
     /// Lines that the log lost.
     #[serde(default)]
     pub log_lines_dropped: u64,
@@ -80,6 +85,17 @@ pub struct DirectoriesView {
     /// Directories whose entries may be artifacts.
     #[schema(value_type = Vec<String>)]
     pub store_roots: Vec<PathBuf>,
+}
+
+/// A network of VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetworkView {
+    /// Its name; `default` for that of interfaces that name none.
+    pub name: NetworkName,
+    /// Its bridge on this host.
+    pub bridge: String,
+    /// Its addresses.
+    pub subnet: String,
 }
 
 /// A file of assignments.

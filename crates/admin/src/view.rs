@@ -13,6 +13,7 @@ use vm_model::{
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
+use crate::interface_view::InterfaceView;
 use crate::machine_view::MachineView;
 
 /// The answer to a listing.
@@ -60,6 +61,9 @@ pub struct VmView {
     pub mac: Option<MacAddress>,
     /// The host's end of the first interface, while there is a machine.
     pub tap: Option<String>,
+    /// All of its interfaces, the first one among them.
+    #[serde(default)]
+    pub interfaces: Vec<InterfaceView>,
     /// Ports of the host that lead to it, like `8080:80/tcp`.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -251,6 +255,7 @@ impl VmView {
             address: nic.map(|nic| nic.address),
             mac: nic.map(|nic| nic.mac),
             tap: nic.and_then(|nic| nic.tap.clone()),
+            interfaces: info.nics.iter().map(InterfaceView::new).collect(),
             ports: info.nics.iter().flat_map(|nic| nic.access.forwards.clone()).collect(),
             egress: nic.and_then(|nic| nic.access.egress.clone()),
             store_path: info.assignment.store_path,

@@ -104,7 +104,7 @@ pub(crate) fn check(file: Option<&Path>, runtime_dir: Option<PathBuf>) -> Result
     let (mut warnings, mut settings) = (Vec::new(), Vec::new());
     if let Some(read) = &read {
         warnings = surroundings::warnings(read);
-        settings = KEYS.iter().map(|key| in_force::of(key, &document, &from_environment)).collect();
+        settings = in_force::all(&document, &from_environment);
         if let Some(directory) = runtime_dir {
             // A global flag: it may have been given to this verb itself.
             in_force::set_runtime_dir(&mut settings, &directory);
@@ -163,7 +163,7 @@ fn report(checked: &Checked) -> String {
             1 => ", but for the warning above".to_owned(),
             count => format!(", but for the {count} warnings above"),
         };
-        let _ = writeln!(text, "{place}: sound ({told} of {} keys set){but}", KEYS.len());
+        let _ = writeln!(text, "{place}: sound ({told} of {} keys set){but}", checked.settings.len());
     }
     text
 }

@@ -76,7 +76,7 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
     let used = directories::used(worker.directories(), settings.as_ref());
     findings.extend(used.iter().flat_map(|used| directories::judge(&directories::look(used))));
     if let Some(settings) = &settings {
-        findings.extend(configured(&host, settings, runtime.block_on(addresses::look(settings))));
+        findings.extend(configured(&host, settings, &runtime.block_on(addresses::look(settings))));
         if let Some(master) = &settings.master {
             findings.extend(master::judge(&runtime.block_on(master::look(master))));
         }
@@ -86,12 +86,11 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
 }
 
 /// The checks of what the configuration speaks of.
-fn configured(host: &Host, settings: &Settings, addresses: Option<addresses::Facts>) -> Vec<Finding> {
+fn configured(host: &Host, settings: &Settings, addresses: &[addresses::Facts]) -> Vec<Finding> {
     let mut findings = devices::judge(&devices::look(host, settings));
     findings.extend(limits::judge(&limits::look(host, settings)));
     findings.extend(addresses.iter().flat_map(addresses::judge));
-    let forwarding = addresses.as_ref().and_then(addresses::Facts::forwarding);
-    findings.extend(network::judge(&network::look(host, settings, forwarding)));
+    findings.extend(network::judge(&network::look(host, settings, addresses)));
     findings.extend(managers::judge(&managers::look(host, settings)));
     findings
 }

@@ -7,6 +7,7 @@ pub(crate) mod keys;
 mod master;
 mod metrics;
 mod network;
+mod networks;
 mod placing;
 mod refusals;
 
@@ -27,6 +28,7 @@ use self::master::Master;
 pub(crate) use self::master::MasterPlace;
 use self::metrics::Metrics;
 use self::network::Network;
+use self::networks::Networks;
 pub(crate) use self::placing::host_processes_in;
 use self::placing::{parallel_starts, placement};
 pub(crate) use self::refusals::by_key;
@@ -75,6 +77,7 @@ struct File {
     stop_guests: Option<bool>,
     admin: AdminGroups,
     network: Network,
+    networks: Networks,
     limits: Limits,
     master: Master,
     metrics: Metrics,
@@ -170,6 +173,7 @@ impl Settings {
             )?,
             auto_restart: file.auto_restart.unwrap_or(defaults.auto_restart),
             vm_artifacts_dir: vms_dir,
+            networks: networks::settings(file.networks),
             store_roots: store_roots.unwrap_or(defaults.store_roots),
             hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
             stop_timeout,

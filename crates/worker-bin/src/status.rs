@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use admin::{
-    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, StatusSource,
-    StatusView,
+    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,
+    StatusSource, StatusView,
 };
 use tokio::sync::watch;
 use vm_model::{HeldSet, SourceKind, Timestamp};
 use worker::master::{LinkStatus, MasterLink};
-use worker::vms::VmManager;
+use worker::vms::{NetworkSettings, VmManager};
 
 use crate::assignments::{SourceState, Verdict};
 use crate::descriptors::OpenFiles;
@@ -64,6 +64,7 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
             owners: node.owners,
             unclaimed: node.unclaimed,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
+            networks: networks(&vm_manager),
             degradations: degradations(&vm_manager),
             log_lines_dropped: logging::dropped(),
             log_queue_lines: logging::waiting(),
@@ -74,6 +75,13 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
             directories: Some(directories.clone()),
         }
     })
+}
+
+/// The networks of this host.
+fn networks(vm_manager: &VmManager) -> Vec<NetworkView> {
+    let networks = vm_manager.config().all_networks().into_iter();
+    let view = |(name, NetworkSettings { bridge, subnet, .. })| NetworkView { name, bridge, subnet };
+    networks.map(view).collect()
 }
 
 /// What does not work as it should beside VMs.

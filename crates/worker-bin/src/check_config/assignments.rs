@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use nix_artifacts::check_network_access;
 use serde::Serialize;
+use serde_json::Value;
 use vm_model::{Assignment, AssignmentSet, NetworkAccess, PortForward, VmId, error_chain};
+use worker::vms::VmManagerConfig;
 
 use crate::assignments::{Seen, look_at};
 use crate::client::{print, print_json};
@@ -53,6 +55,27 @@ pub(super) fn run(file: &Path, store_roots: &[PathBuf], json: bool) -> Result<()
 /// What is wrong with `file`.
 pub(super) fn problems(file: &Path, store_roots: &[PathBuf]) -> Vec<Problem> {
     check(file, store_roots).1
+}
+
+/// What the file says of interfaces that are to be in networks which `manager` does not have. Those that artifacts name are
+/// not looked at.
+pub(super) fn unknown_networks(file: &Path, manager: &VmManagerConfig) -> Vec<String> {
+    let Seen::Text(text) = look_at(file) else { return Vec::new() };
+    let Ok(set) = AssignmentSet::parse(&text) else { return Vec::new() };
+    let networks: Vec<String> = manager.all_networks().iter().map(|(name, _)| name.to_string()).collect();
+    let problems = set.vms.iter().flat_map(|assignment| {
+        let entries = assignment.procurator.get("net").and_then(Value::as_array).into_iter().flatten();
+        let named = entries.filter_map(|entry| entry.get("network")?.as_str());
+        let unknown = named.filter(|name| networks.iter().all(|network| network != name));
+        unknown.map(|name| {
+            format!(
+                "an interface of {} is to be in the network {name:?} (procurator.net), which is not configured; there is {}",
+                assignment.id,
+                networks.join(", ")
+            )
+        })
+    });
+    problems.collect()
 }
 
 /// How many VMs the file assigns, and what is wrong with it.

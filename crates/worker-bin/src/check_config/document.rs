@@ -1,15 +1,16 @@
 //! A configuration file held against the table of keys, every value with its line.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use host_network::{Domain, HostService, LinkName};
 use ipnetwork::Ipv4Network;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
-use vm_model::nearest;
+use vm_model::{NetworkName, nearest};
 
 use super::Fault;
-use crate::settings::keys::{KEYS, Key, Kind};
+use crate::settings::keys::{KEYS, Key, Kind, NAME};
 
 /// What a file says, key by key.
 #[derive(Debug)]
@@ -48,13 +49,7 @@ impl Document {
         };
         let mut entries = Vec::new();
         for (name, value) in table.get_ref() {
-            let is_table = tables().any(|table| table == name.get_ref().as_ref());
-            match value.get_ref().as_table().filter(|_| is_table) {
-                Some(members) => entries.extend(members.iter().map(|(member, value)| {
-                    entry(text, format!("{}.{}", name.get_ref(), member.get_ref()), member, value)
-                })),
-                None => entries.push(entry(text, name.get_ref().to_string(), name, value)),
-            }
+            entries.extend(entries_of(text, name.get_ref().to_string(), name, value));
         }
         entries.sort_by_key(|entry| entry.line);
         Self { entries, syntax: None }
@@ -67,6 +62,13 @@ impl Document {
             .cloned()
             .chain(self.entries.iter().filter_map(|entry| entry.fault.clone()))
             .collect()
+    }
+
+    /// The names of the author's choice that the table `table` has, like `storage` of `networks`.
+    pub(super) fn names_in(&self, table: &str) -> BTreeSet<&str> {
+        let inside =
+            self.entries.iter().filter_map(|entry| entry.name.strip_prefix(table)?.strip_prefix('.'));
+        inside.filter_map(|rest| Some(rest.split_once('.')?.0)).collect()
     }
 
     /// What it says of the key `name`.
@@ -89,9 +91,49 @@ impl Document {
     }
 }
 
-/// The tables of the file.
+/// The tables of the file whose members have fixed names.
 fn tables() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(table, _)| table)
+    KEYS.iter()
+        .filter(|key| key.named_in().is_none())
+        .map(|key| key.parts().0)
+        .filter(|table| !table.is_empty())
+}
+
+/// What the file says of the key or table `name`.
+fn entries_of(
+    text: &str,
+    name: String,
+    written: &Spanned<toml::de::DeString<'_>>,
+    value: &Spanned<DeValue<'_>>,
+) -> Vec<Entry> {
+    let is_of_names = KEYS.iter().any(|key| key.named_in() == Some(name.as_str()));
+    let is_named = name.split_once('.').is_some_and(|(table, name)| {
+        KEYS.iter().any(|key| key.named_in() == Some(table)) && NetworkName::parse(name).is_ok()
+    });
+    let is_table = is_of_names || is_named || tables().any(|table| table == name);
+    match value.get_ref().as_table().filter(|_| is_table) {
+        Some(members) => {
+            let inside = members.iter().flat_map(|(member, value)| {
+                let name = format!("{name}.{}", member.get_ref());
+                if is_of_names {
+                    entries_of(text, name, member, value)
+                } else {
+                    vec![entry(text, name, member, value)]
+                }
+            });
+            inside.collect()
+        }
+        None => vec![entry(text, name, written, value)],
+    }
+}
+
+/// The key `name` as the table of keys has it: with [`NAME`] for a name of the author's choice.
+fn in_table(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.as_slice() {
+        [table, _, member] => format!("{table}.{NAME}.{member}"),
+        _ => name.to_owned(),
+    }
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -106,7 +148,7 @@ fn entry(
 ) -> Entry {
     let line = line_of(text, written.span().start);
     let shown = text.get(value.span()).unwrap_or_default().to_owned();
-    let rule = KEYS.iter().find(|key| key.name == name);
+    let rule = KEYS.iter().find(|key| key.name == in_table(&name));
     let fault = |problem: &str, accepted: Option<String>, nearest: Option<String>| Fault {
         line: Some(line),
         key: Some(name.clone()),
@@ -116,6 +158,10 @@ fn entry(
         nearest,
     };
     let fault = match rule {
+        None if name.strip_prefix("networks.").is_some_and(|rest| !rest.contains('.')) => {
+            let accepted = format!("a table whose name is {}", NetworkName::ACCEPTED);
+            Some(fault("is no network", Some(accepted), None))
+        }
         None => Some(fault("is no known key", None, nearest_key(&name))),
         Some(rule) if !accepts(rule, value.get_ref()) => {
             Some(fault("is not accepted", Some(rule.kind.accepted()), None))
@@ -127,8 +173,9 @@ fn entry(
 
 /// The known key that was meant by `name`: one of the same table, else of any, else a table.
 fn nearest_key(name: &str) -> Option<String> {
-    let (table, member) = name.split_once('.').unwrap_or(("", name));
-    let parts = |key: &'static Key| key.name.split_once('.').unwrap_or(("", key.name));
+    let in_table = in_table(name);
+    let (table, member) = in_table.rsplit_once('.').unwrap_or(("", &in_table));
+    let parts = Key::parts;
     let misplaced = KEYS.iter().find(|key| parts(key).1 == member);
     if let Some(key) = misplaced {
         return Some(key.name.to_owned());
@@ -141,7 +188,8 @@ fn nearest_key(name: &str) -> Option<String> {
     }
     let written: Vec<&str> = candidates.iter().map(|(written, _)| *written).collect();
     let meant = nearest(member, &written)?;
-    candidates.iter().find(|(written, _)| *written == meant).map(|(_, name)| (*name).to_owned())
+    let chosen = name.split('.').nth(1).unwrap_or(NAME);
+    candidates.iter().find(|(written, _)| *written == meant).map(|(_, name)| name.replace(NAME, chosen))
 }
 
 fn shorten(value: &str) -> String {

@@ -1,12 +1,13 @@
 //! What every key is in the end, and who says so.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::document::Document;
-use crate::settings::keys::{Key, Kind};
+use crate::settings::keys::{KEYS, Key, Kind};
 
 /// Who says what a key is. The environment goes before the file, and the file before the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -26,7 +27,7 @@ pub(crate) enum Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct InForce {
     /// The key with its table.
-    pub(crate) key: &'static str,
+    pub(crate) key: String,
     /// Its value as the file would say it; absent where nothing is set and there is no fixed default.
     pub(crate) value: Option<String>,
     /// Who says so.
@@ -36,21 +37,39 @@ pub(crate) struct InForce {
     pub(crate) variable: Option<&'static str>,
 }
 
-/// What `key` is, by what the file says and by arguments of `run` that are `set` in the environment.
-pub(super) fn of(key: &Key, document: &Document, set: &[(&'static str, String)]) -> InForce {
+/// What every key is, by what the file says and by arguments of `run` that are `set` in the environment. Keys of tables with
+/// names of the author's choice are there for each of those.
+pub(super) fn all(document: &Document, set: &[(&'static str, String)]) -> Vec<InForce> {
+    let fixed = KEYS.iter().filter(|key| key.named_in().is_none());
+    let tables: BTreeSet<&str> = KEYS.iter().filter_map(Key::named_in).collect();
+    let named = tables.into_iter().flat_map(|table| {
+        document.names_in(table).into_iter().flat_map(move |name| {
+            let members = KEYS.iter().filter(move |key| key.named_in() == Some(table));
+            members.map(move |key| (key, format!("{table}.{name}.{}", key.parts().1)))
+        })
+    });
+    fixed
+        .map(|key| (key, key.name.to_owned()))
+        .chain(named)
+        .map(|(key, name)| of(key, name, document, set))
+        .collect()
+}
+
+/// What `key`, called `name` here, is, by what the file says and by arguments of `run` that are `set` in the environment.
+fn of(key: &Key, name: String, document: &Document, set: &[(&'static str, String)]) -> InForce {
     let from_environment = key.environment.and_then(|(variable, argument)| {
         let (_, value) = set.iter().find(|(name, _)| *name == argument)?;
         Some((variable, value))
     });
     if let Some((variable, value)) = from_environment {
         let (value, variable) = (Some(as_toml(&key.kind, value)), Some(variable));
-        return InForce { key: key.name, value, origin: Origin::Environment, variable };
+        return InForce { key: name, value, origin: Origin::Environment, variable };
     }
-    let (value, origin) = match document.value(key.name) {
+    let (value, origin) = match document.value(&name) {
         Some(value) => (Some(value), Origin::File),
         None => (key.default, Origin::Default),
     };
-    InForce { key: key.name, value: value.map(str::to_owned), origin, variable: None }
+    InForce { key: name, value: value.map(str::to_owned), origin, variable: None }
 }
 
 /// Says that the runtime directory was given on the command line.
@@ -94,12 +113,12 @@ fn quoted(text: &str) -> String {
 
 /// A configuration file that says all of it, with the origin of each value.
 pub(super) fn document(settings: &[InForce]) -> String {
-    let (mut text, mut table) = (String::new(), "");
+    let (mut text, mut table) = (String::new(), String::new());
     for setting in settings {
-        let (of, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
+        let (of, name) = setting.key.rsplit_once('.').unwrap_or(("", &setting.key));
         if of != table {
             let _ = write!(text, "\n[{of}]\n");
-            table = of;
+            table = of.to_owned();
         }
         let origin = match (setting.origin, setting.variable) {
             (Origin::Environment, Some(variable)) => format!("environment: {variable}"),

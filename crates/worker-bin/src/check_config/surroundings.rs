@@ -15,8 +15,10 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     if let Some(file) = &settings.assignments {
         warnings.extend(
             assignments::problems(file, &settings.manager.store_roots)
-                .iter()
-                .map(|fault| format!("assignments = {}: {}", file.display(), fault.problem)),
+                .into_iter()
+                .map(|fault| fault.problem)
+                .chain(assignments::unknown_networks(file, &settings.manager))
+                .map(|problem| format!("assignments = {}: {problem}", file.display())),
         );
     }
     if settings.manager.vhost_net == VhostNet::WherePossible && !Path::new("/dev/vhost-net").exists() {
@@ -29,10 +31,10 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     warnings
 }
 
-/// What keeps the worker from having its bridge and subnet. Nothing where the host cannot be looked at. Not from within a
+/// What keeps the worker from having the bridge and the subnet of a network. Nothing where the host cannot be looked at. Not from within a
 /// runtime.
 pub(super) fn network(settings: &Settings) -> Vec<String> {
     let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let facts = runtime.block_on(addresses::look(settings));
-    facts.map_or_else(Vec::new, |facts| addresses::complaints(&facts))
+    facts.iter().flat_map(addresses::complaints).collect()
 }

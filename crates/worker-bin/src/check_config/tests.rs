@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::settings::keys::Kind;
+use crate::settings::keys::{Key, Kind, NAME};
 
 fn faults(text: &str) -> Vec<Fault> {
     Document::parse(text).faults()
@@ -24,6 +24,18 @@ fn every_fault_is_named_with_its_line_what_is_accepted_and_the_nearest_key() {
              \"10.100.0.0/16\", with a prefix length of 8 to 30",
             "6 network.vhost = true: is no known key; the nearest known key is network.vhost_net",
             "9 netwrok: is no known key; the nearest known key is network",
+        ]
+    );
+    let text =
+        "[networks.storage]\nbridge = 'br-s'\nvhost_net = true\nnta = false\n[networks.Lan]\nbridge = 'x'\n";
+    let told: Vec<String> = faults(text).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "networks.storage.vhost_net = true: is no known key; the nearest known key is network.vhost_net",
+            "networks.storage.nta = false: is no known key; the nearest known key is networks.storage.nat",
+            "networks.Lan: is no network; accepted is a table whose name is 1 to 32 of a-z, 0-9 and '-', neither starting \
+             nor ending with '-'",
         ]
     );
     let broken = faults("a = 1\nb = = 2\n");
@@ -57,13 +69,21 @@ fn values(kind: &Kind) -> Vec<String> {
     values
 }
 
+/// A file that says `value` of `key`, and what the reader misses without.
+fn with_required(key: &Key, value: &str) -> String {
+    let line = format!("{} = {value}\n", key.name.replace(NAME, "lan"));
+    let required = [("bridge", "'br-lan'"), ("subnet", "'10.101.0.0/16'")];
+    let others = required.iter().filter(|(name, _)| key.named_in().is_some() && key.parts().1 != *name);
+    line + &others.map(|(name, value)| format!("networks.lan.{name} = {value}\n")).collect::<String>()
+}
+
 #[test]
 fn the_table_and_the_reader_have_the_same_verdict() {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("worker.toml");
     for key in KEYS {
         for value in values(&key.kind) {
-            let text = format!("{} = {value}\n", key.name);
+            let text = with_required(key, &value);
             fs::write(&path, &text).expect("written");
             let (flags, _) = flags(Some(&path)).expect("valid");
             let read = Settings::load(flags, None).map_err(|problem| format!("{problem:#}"));
@@ -109,15 +129,40 @@ fn what_run_refuses_is_a_fault_and_what_will_not_work_a_warning() {
 }
 
 #[test]
+fn an_assigned_interface_in_an_unknown_network_is_told_with_those_there_are() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (path, assignments) = (folder.path().join("worker.toml"), folder.path().join("vms.json"));
+    let vm = |network: &str| {
+        serde_json::json!({ "vms": [{ "id": "a", "hash": "sha256-vZsuiNNAbVoV1qgClBpHhRQ8DSbbp6Lz6NMMLS5CqVY=",
+            "store_path": "/nix/store/00000000000000000000000000000000-x",
+            "procurator": { "net": [{ "id": "net0", "network": network }] } }] })
+    };
+    let storage = "[networks.storage]\nbridge = 'br-s'\nsubnet = '10.8.0.0/16'\n";
+    fs::write(&path, format!("assignments = '{}'\n{storage}", assignments.display())).expect("written");
+    let warnings = |network: &str| {
+        fs::write(&assignments, vm(network).to_string()).expect("written");
+        check(Some(&path), None).expect("read").warnings.join("\n")
+    };
+    assert!(!warnings("storage").contains("network"), "{}", warnings("storage"));
+    let told = warnings("lan");
+    assert!(
+        told.contains("an interface of a is to be in the network \"lan\" (procurator.net), which is not configured; there \
+                       is default, storage"),
+        "{told}"
+    );
+}
+
+#[test]
 fn the_printed_configuration_is_one_and_says_where_each_value_comes_from() {
-    let text = "stop_timeout_seconds = 0x3c\n[network]\nsubnet = '10.9.0.0/16'\n";
+    let text = "stop_timeout_seconds = 0x3c\n[network]\nsubnet = '10.9.0.0/16'\n[networks.storage]\nbridge = 'br-s'\n\
+                subnet = '10.8.0.0/16'\n";
     let document = Document::parse(text);
     let set = [
         ("state_dir", "/srv/it".to_owned()),
         ("stop_guests", "no".to_owned()),
         ("store_roots", "/a:/b".to_owned()),
     ];
-    let settings: Vec<InForce> = KEYS.iter().map(|key| in_force::of(key, &document, &set)).collect();
+    let settings = in_force::all(&document, &set);
     let printed = in_force::document(&settings);
     for line in [
         "stop_timeout_seconds = 0x3c  # file",
@@ -127,6 +172,9 @@ fn the_printed_configuration_is_one_and_says_where_each_value_comes_from() {
         "subnet = '10.9.0.0/16'  # file",
         "auto_restart = true  # default",
         "# assignments is not set",
+        "[networks.storage]",
+        "bridge = 'br-s'  # file",
+        "dns = false  # default",
     ] {
         assert!(printed.lines().any(|printed| printed == line), "{line:?} is not in {printed}");
     }

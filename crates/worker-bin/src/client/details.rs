@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use admin::{DiskView, MetricsView, VmView};
+use admin::{DiskView, InterfaceView, MetricsView, VmView};
 use vm_model::{
     DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, RolloutFailure, Timestamp,
 };
@@ -222,11 +222,22 @@ fn disk_line(disk: &DiskView) -> String {
     format!("{}: {}, {format}, {access}, {}", disk.id, size(disk.size_bytes), disk.path.display())
 }
 
+fn interface_line(nic: &InterfaceView) -> String {
+    let InterfaceView { id, network, address, mac, tap } = nic;
+    let tap = tap.as_ref().map_or_else(String::new, |tap| format!(", {tap}"));
+    format!("{id}: network {network}, {address}, {mac}{tap}")
+}
+
 fn network(table: &mut Table, vm: &VmView) {
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     add(table, "address", or_none(vm.address.map(|address| address.to_string())));
     add(table, "mac", or_none(vm.mac.map(|mac| mac.to_string())));
     add(table, "tap", or_none(vm.tap.clone()));
+    if vm.interfaces.len() > 1 || vm.interfaces.iter().any(|nic| !nic.network.is_default()) {
+        for nic in &vm.interfaces {
+            add(table, "interface", interface_line(nic));
+        }
+    }
     for forward in &vm.ports {
         add(table, "port", forward.to_string());
     }

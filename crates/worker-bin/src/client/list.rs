@@ -63,7 +63,7 @@ fn cells(vm: &VmView, now: Timestamp) -> [Cell; 11] {
         Cell::new(vm.phase.clone(), tone(vm)),
         readiness(vm),
         Cell::new(other_desire(vm).unwrap_or_default(), Tone::Warning),
-        vm.address.map_or_else(String::new, |address| address.to_string()).into(),
+        addresses(vm).into(),
         metrics.map_or_else(String::new, |metrics| format!("{:.0} %", metrics.cpu_percent)).into(),
         metrics.map_or_else(String::new, |metrics| format!("{} MiB", metrics.memory_mb)).into(),
         vm.restarts.to_string().into(),
@@ -71,6 +71,15 @@ fn cells(vm: &VmView, now: Timestamp) -> [Cell; 11] {
         image(&vm.store_path).into(),
         with_trial(reason(vm, now), vm, now).into(),
     ]
+}
+
+/// The address of its first interface, and those in other networks with the names of these.
+fn addresses(vm: &VmView) -> String {
+    let others = vm.interfaces.iter().filter(|nic| !nic.network.is_default());
+    let others = others.map(|nic| format!("{} ({})", nic.address, nic.network));
+    let first = vm.interfaces.first().is_none_or(|nic| nic.network.is_default());
+    let first = vm.address.filter(|_| first).map(|address| address.to_string());
+    first.into_iter().chain(others).collect::<Vec<_>>().join(", ")
 }
 
 /// What its phase means to who looks.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use admin::{AssignmentsState, AssignmentsView, MasterState, MasterView, StatusView};
+use admin::{AssignmentsState, AssignmentsView, MasterState, MasterView, NetworkView, StatusView};
 use vm_model::{HeldSet, HoldReason, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId};
 
 use super::amounts::{ago, ahead};
@@ -213,6 +213,9 @@ pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
         add(&format!("from {source}"), standing(known, now));
     }
     add("generation", status.generation.map_or_else(|| "none".to_owned(), |number| number.to_string()));
+    for NetworkView { name, bridge, subnet } in &status.networks {
+        add("network", format!("{name}: {subnet} on {bridge}"));
+    }
     let limit = status.open_files_limit.map_or_else(|| "without limit".to_owned(), |limit| limit.to_string());
     add("open files", limit);
     add("log lines lost", status.log_lines_dropped.to_string());

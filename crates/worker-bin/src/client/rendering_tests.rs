@@ -244,6 +244,7 @@ fn sound_worker() -> StatusView {
         held: None,
         refused_entries: Vec::new(),
         damaged: Vec::new(),
+        networks: Vec::new(),
         degradations: Vec::new(),
         log_lines_dropped: 0,
         log_queue_lines: 0,

@@ -1,8 +1,8 @@
-//! Whether this host can have the VMs' bridge and subnet: looked at as the worker does when it starts.
+//! Whether this host can have the bridge and the subnet of each of the VMs' networks: looked at as the worker does when it starts.
 
 use host_network::{LinkName, NetworkConfig, Survey, survey};
 use ipnetwork::Ipv4Network;
-use vm_model::error_chain;
+use vm_model::{NetworkName, error_chain};
 
 use super::finding::{Finding, advice};
 use crate::settings::Settings;
@@ -10,27 +10,47 @@ use crate::settings::Settings;
 const CHECK: &str = "subnet";
 const BRIDGE: &str = "bridge";
 
-/// What was seen.
+/// What was seen of one network.
 #[derive(Debug)]
 pub(crate) struct Facts {
+    name: NetworkName,
     subnet: Ipv4Network,
     survey: Result<Survey, String>,
 }
 
 impl Facts {
+    /// Which network.
+    pub(super) fn name(&self) -> &NetworkName {
+        &self.name
+    }
+
+    /// The table of the configuration that describes the network.
+    fn table(&self) -> String {
+        if self.name.is_default() { "network".to_owned() } else { format!("networks.{}", self.name) }
+    }
+
     /// Whom this host forwards for while the network is up.
     pub(super) fn forwarding(&self) -> Option<String> {
         Some(self.survey.as_ref().ok()?.forwarding.to_string())
     }
 }
 
-/// `None` where the configuration names no network: that was said of it.
-pub(crate) async fn look(settings: &Settings) -> Option<Facts> {
-    let manager = &settings.manager;
-    let subnet = manager.vm_subnet_base.parse().ok()?;
-    let config = NetworkConfig::new(LinkName::parse(&manager.network_bridge).ok()?, subnet);
-    let survey = survey(&config).await.map_err(|problem| error_chain(&problem));
-    Some(Facts { subnet, survey })
+/// One for each network. What the configuration has wrong of one was said of it, and it is left out here.
+pub(crate) async fn look(settings: &Settings) -> Vec<Facts> {
+    let networks = settings.manager.all_networks();
+    let bridges: Vec<LinkName> =
+        networks.iter().filter_map(|(_, network)| LinkName::parse(&network.bridge).ok()).collect();
+    let mut seen = Vec::new();
+    for (name, network) in networks {
+        let (Ok(bridge), Ok(subnet)) = (LinkName::parse(&network.bridge), network.subnet.parse()) else {
+            continue;
+        };
+        let peers = bridges.iter().filter(|peer| **peer != bridge).cloned().collect();
+        let config = NetworkConfig { peers, ..NetworkConfig::new(bridge, subnet) };
+        let survey = survey(&config).await.map_err(|problem| error_chain(&problem));
+        seen.push(Facts { name, subnet, survey });
+    }
+    seen
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
@@ -43,10 +63,12 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if let Some(problem) = &survey.bridge {
-        let remedy = advice("give VMs a bridge of another name (network.bridge)");
+        let remedy = advice(format!("give VMs a bridge of another name ({}.bridge)", facts.table()));
         findings.push(Finding::fail(BRIDGE, error_chain(problem), remedy));
     }
-    let free = survey.free.map_or_else(String::new, |free| format!(": network.subnet = \"{free}\" is free"));
+    let free = survey
+        .free
+        .map_or_else(String::new, |free| format!(": {}.subnet = \"{free}\" is free", facts.table()));
     findings.extend(survey.uses.iter().map(|user| {
         let found = format!(
             "{} is in use on this host: {user}; the worker does not start unless VMs run on it already",
@@ -63,10 +85,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 /// What of the configured network this host does not let be, each with its key.
 pub(crate) fn complaints(facts: &Facts) -> Vec<String> {
     let Ok(survey) = &facts.survey else { return Vec::new() };
-    let bridge = survey.bridge.iter().map(|problem| format!("network.bridge: {}", error_chain(problem)));
+    let bridge =
+        survey.bridge.iter().map(|problem| format!("{}.bridge: {}", facts.table(), error_chain(problem)));
     let free = survey.free.map_or_else(String::new, |free| format!(" ({free} is free)"));
     let uses = survey.uses.iter().map(|user| {
-        format!("network.subnet = \"{}\": it is in use on this host: {user}{free}", facts.subnet)
+        format!("{}.subnet = \"{}\": it is in use on this host: {user}{free}", facts.table(), facts.subnet)
     });
     bridge.chain(uses).collect()
 }
@@ -85,7 +108,8 @@ mod tests {
             free: "10.102.0.0/16".parse().ok(),
             forwarding: HostForwarding::ForEverybody,
         };
-        Facts { subnet: "10.100.7.0/24".parse().expect("a network"), survey: Ok(survey) }
+        let name = NetworkName::default();
+        Facts { name, subnet: "10.100.7.0/24".parse().expect("a network"), survey: Ok(survey) }
     }
 
     #[test]
@@ -110,10 +134,19 @@ mod tests {
     async fn a_link_that_is_no_bridge_is_complained_of() {
         let mut settings = crate::settings::testing::settings("");
         settings.manager.network_bridge = "lo".to_owned();
-        let facts = look(&settings).await.expect("a network");
+        let facts = look(&settings).await.remove(0);
         assert!(
             judge(&facts).iter().any(|finding| finding.check == BRIDGE && finding.verdict == Verdict::Fail)
         );
         assert!(complaints(&facts)[0].starts_with("network.bridge: the link lo is no bridge"), "{facts:?}");
+    }
+
+    #[tokio::test]
+    async fn each_network_is_looked_at_and_spoken_of_by_its_table() {
+        let text = "[networks.storage]\nbridge = 'lo'\nsubnet = '127.0.0.0/24'\n";
+        let facts = look(&crate::settings::testing::settings(text)).await;
+        let [_, storage] = facts.as_slice() else { panic!("{facts:?}") };
+        let told = complaints(storage);
+        assert!(told[0].starts_with("networks.storage.bridge: the link lo is no bridge"), "{told:?}");
     }
 }

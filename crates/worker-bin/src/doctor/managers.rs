@@ -23,7 +23,7 @@ const NETWORKD_DIRECTORIES: [&str; 4] = [
 const NETWORK_MANAGER_DIRECTORIES: [&str; 3] =
     ["/etc/NetworkManager/conf.d", "/run/NetworkManager/conf.d", "/usr/lib/NetworkManager/conf.d"];
 
-/// What was seen.
+/// What was seen of one network's bridge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     bridge: String,
@@ -38,8 +38,12 @@ pub(super) struct Facts {
     firewalld_knows: bool,
 }
 
-pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
-    let bridge = settings.manager.network_bridge.clone();
+/// One for each network.
+pub(super) fn look(host: &Host, settings: &Settings) -> Vec<Facts> {
+    settings.manager.all_networks().into_iter().map(|(_, network)| look_at(host, network.bridge)).collect()
+}
+
+fn look_at(host: &Host, bridge: String) -> Facts {
     let files = |directories: &[&str]| -> Vec<(String, String)> {
         let paths = directories.iter().flat_map(|directory| {
             host.entries(directory).into_iter().map(move |name| format!("{directory}/{name}"))
@@ -92,7 +96,18 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
 }
 
-pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+pub(super) fn judge(networks: &[Facts]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = networks.iter().flat_map(judge_one).collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok(
+            MANAGER,
+            "no program is known to change the VMs' links or to filter their packets",
+        ));
+    }
+    findings
+}
+
+fn judge_one(facts: &Facts) -> Vec<Finding> {
     let runs = |name: &str| facts.running.contains(name);
     let mut findings = Vec::new();
     if let Some(file) = facts.networkd_claims.as_ref().filter(|_| runs(NETWORKD)) {
@@ -107,13 +122,12 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if facts.ufw_is_on {
         findings.push(ufw(&facts.bridge));
     }
-    if findings.is_empty() {
-        findings.push(Finding::ok(
-            MANAGER,
-            "no program is known to change the VMs' links or to filter their packets",
-        ));
-    }
     findings
+}
+
+/// What files of other programs that speak of `bridge` are called.
+fn file_of(bridge: &str) -> String {
+    bridge.strip_prefix("br-").unwrap_or(bridge).to_owned()
 }
 
 fn networkd(file: &str, bridge: &str) -> Finding {
@@ -123,7 +137,8 @@ fn networkd(file: &str, bridge: &str) -> Finding {
         commands([
             format!(
                 "printf '[Match]\\nName={bridge} {TAPS}\\n[Link]\\nUnmanaged=yes\\n' \
-                 >/etc/systemd/network/05-procurator.network"
+                 >/etc/systemd/network/05-{}.network",
+                file_of(bridge)
             ),
             "networkctl reload".to_owned(),
         ]),
@@ -137,7 +152,8 @@ fn network_manager(bridge: &str) -> Finding {
         commands([
             format!(
                 "printf '[keyfile]\\nunmanaged-devices=interface-name:{bridge};interface-name:{TAPS}\\n' \
-                 >/etc/NetworkManager/conf.d/procurator.conf"
+                 >/etc/NetworkManager/conf.d/{}.conf",
+                file_of(bridge)
             ),
             "nmcli general reload".to_owned(),
         ]),
@@ -193,6 +209,15 @@ mod tests {
         let checks: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
         assert_eq!(checks, [MANAGER, MANAGER, FIREWALL, FIREWALL]);
         assert!(findings[0].found.contains("/etc/systemd/network/20-all.network"), "{findings:?}");
+    }
+
+    #[test]
+    fn each_network_has_a_remedy_of_its_own() {
+        let (_folder, host) = host(&[("proc/9/comm", "firewalld\n")]);
+        let text = "[networks.storage]\nbridge = 'br-storage'\nsubnet = '10.101.0.0/16'\n";
+        let findings = judge(&look(&host, &crate::settings::testing::settings(text)));
+        let found: Vec<&str> = findings.iter().map(|finding| finding.found.as_str()).collect();
+        assert!(found[0].contains("br-procurator") && found[1].contains("br-storage"), "{found:?}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The packet filter and forwarding: whether VMs' packets get through.
 
 use host_network::{LinkName, NftError, observe_forward_drops};
-use vm_model::error_chain;
-use worker::vms::NetworkAddressTranslation;
+use vm_model::{NetworkName, error_chain};
+use worker::vms::{NetworkAddressTranslation, NetworkSettings};
 
+use super::addresses;
 use super::finding::{Finding, Remedy, command, commands};
 use super::host::Host;
 use crate::settings::Settings;
@@ -15,52 +16,63 @@ const BRIDGED: &str = "br_netfilter";
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
-    bridge: String,
-    nat: NetworkAddressTranslation,
     filter: Filter,
-    /// Whom this host forwards for; `None` where that cannot be seen.
-    forwarding: Option<String>,
+    networks: Vec<Network>,
     /// Whether frames from VM to VM go through the IP filter.
     filters_frames: bool,
+}
+
+/// What was seen of one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Network {
+    name: NetworkName,
+    bridge: String,
+    nat: NetworkAddressTranslation,
+    /// Chains of others that drop what its VMs forward.
+    drops: Vec<String>,
+    /// Whom this host forwards for; `None` where that cannot be seen.
+    forwarding: Option<String>,
 }
 
 /// What `nft` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Filter {
-    /// It works; these chains of others drop what VMs forward.
-    Works(Vec<String>),
+    /// It works.
+    Works,
     /// There is no `nft`.
     Missing,
     /// It does not do what it is told.
     Refuses(String),
 }
 
-pub(super) fn look(host: &Host, settings: &Settings, forwarding: Option<String>) -> Facts {
-    let manager = &settings.manager;
-    let filter = match LinkName::parse(&manager.network_bridge).map(|bridge| observe_forward_drops(&bridge)) {
-        Ok(Ok(drops)) => Filter::Works(drops.into_iter().map(|drop| drop.chain).collect()),
-        Ok(Err(NftError::Missing(_))) => Filter::Missing,
-        Ok(Err(problem @ (NftError::Run(_) | NftError::Refused { .. }))) => {
-            Filter::Refuses(error_chain(&problem))
+pub(super) fn look(host: &Host, settings: &Settings, addresses: &[addresses::Facts]) -> Facts {
+    let mut filter = Filter::Works;
+    let mut networks = Vec::new();
+    for (name, NetworkSettings { bridge, nat, .. }) in settings.manager.all_networks() {
+        let mut drops = Vec::new();
+        match LinkName::parse(&bridge).map(|bridge| observe_forward_drops(&bridge)) {
+            Ok(Ok(seen)) => drops.extend(seen.into_iter().map(|drop| drop.chain)),
+            Ok(Err(NftError::Missing(_))) => filter = Filter::Missing,
+            Ok(Err(problem @ (NftError::Run(_) | NftError::Refused { .. }))) => {
+                filter = Filter::Refuses(error_chain(&problem));
+            }
+            Err(problem) => filter = Filter::Refuses(problem.to_string()),
         }
-        Err(problem) => Filter::Refuses(problem.to_string()),
-    };
-    let is_on = |path: &str| host.read(path).as_deref() == Some("1");
-    Facts {
-        bridge: manager.network_bridge.clone(),
-        nat: manager.nat,
-        filter,
-        forwarding,
-        filters_frames: is_on("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+        let survey = addresses.iter().find(|facts| *facts.name() == name);
+        let forwarding = survey.and_then(addresses::Facts::forwarding);
+        networks.push(Network { name, bridge, nat, drops, forwarding });
     }
+    let is_on = |path: &str| host.read(path).as_deref() == Some("1");
+    Facts { filter, networks, filters_frames: is_on("/proc/sys/net/bridge/bridge-nf-call-iptables") }
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![filter(facts), forwarding(facts)];
-    if let Filter::Works(drops) = &facts.filter {
-        let them = drops.iter();
+    let mut findings = vec![filter(facts)];
+    for network in &facts.networks {
+        findings.push(Finding::ok(FORWARDING, forwarding(network)));
+        let them = network.drops.iter();
         findings.extend(
-            them.map(|chain| Finding::warn(FILTER, dropped(chain, facts), accept(chain, &facts.bridge))),
+            them.map(|chain| Finding::warn(FILTER, dropped(chain, facts), accept(chain, &network.bridge))),
         );
     }
     if facts.filters_frames {
@@ -75,7 +87,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn filter(facts: &Facts) -> Finding {
     match &facts.filter {
-        Filter::Works(_) => Finding::ok(FILTER, "nft works"),
+        Filter::Works => Finding::ok(FILTER, "nft works"),
         Filter::Missing => Finding::fail(
             FILTER,
             "there is no nft, by which guests are bound to their addresses",
@@ -85,13 +97,21 @@ fn filter(facts: &Facts) -> Finding {
     }
 }
 
-fn forwarding(facts: &Facts) -> Finding {
-    let told = match (facts.nat, &facts.forwarding) {
-        (NetworkAddressTranslation::Off, _) => "VMs reach this host and each other only (network.nat is off)",
-        (NetworkAddressTranslation::Masquerade, Some(forwarding)) => forwarding,
-        (NetworkAddressTranslation::Masquerade, None) => "whom this host forwards for cannot be seen",
+fn forwarding(network: &Network) -> String {
+    let (whose, key) = if network.name.is_default() {
+        (String::new(), "network.nat".to_owned())
+    } else {
+        (format!("network {}: ", network.name), format!("networks.{}.nat", network.name))
     };
-    Finding::ok(FORWARDING, told)
+    match (network.nat, &network.forwarding) {
+        (NetworkAddressTranslation::Off, _) => {
+            format!("{whose}VMs reach this host and each other only ({key} is off)")
+        }
+        (NetworkAddressTranslation::Masquerade, Some(forwarding)) => format!("{whose}{forwarding}"),
+        (NetworkAddressTranslation::Masquerade, None) => {
+            format!("{whose}whom this host forwards for cannot be seen")
+        }
+    }
 }
 
 fn dropped(chain: &str, facts: &Facts) -> String {
@@ -128,21 +148,26 @@ mod tests {
     use super::super::finding::Verdict;
     use super::*;
 
-    fn facts(filter: Filter) -> Facts {
+    fn facts(filter: Filter, drops: Vec<String>) -> Facts {
         let nat = NetworkAddressTranslation::Masquerade;
-        Facts { bridge: "br-p".to_owned(), nat, filter, forwarding: None, filters_frames: false }
+        let (name, bridge) = (NetworkName::default(), "br-p".to_owned());
+        Facts {
+            filter,
+            networks: vec![Network { name, bridge, nat, drops, forwarding: None }],
+            filters_frames: false,
+        }
     }
 
     #[test]
     fn a_missing_nft_fails() {
-        assert_eq!(judge(&facts(Filter::Missing))[0].verdict, Verdict::Fail);
-        assert_eq!(judge(&facts(Filter::Refuses("no".to_owned())))[0].verdict, Verdict::Fail);
+        assert_eq!(judge(&facts(Filter::Missing, Vec::new()))[0].verdict, Verdict::Fail);
+        assert_eq!(judge(&facts(Filter::Refuses("no".to_owned()), Vec::new()))[0].verdict, Verdict::Fail);
     }
 
     #[test]
     fn chains_that_drop_are_named_with_what_lets_vms_through() {
         let drops = vec!["ip filter FORWARD".to_owned(), "inet firewall forward".to_owned()];
-        let seen = Facts { filters_frames: true, ..facts(Filter::Works(drops)) };
+        let seen = Facts { filters_frames: true, ..facts(Filter::Works, drops) };
         let findings = judge(&seen);
         assert_eq!(findings.len(), 5);
         assert!(findings[2].found.contains("Docker"), "{findings:?}");

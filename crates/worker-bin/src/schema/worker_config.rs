@@ -7,11 +7,16 @@ use crate::settings::keys::{KEYS, Key, Kind};
 pub(super) fn schema() -> Value {
     let mut root = Map::new();
     for key in KEYS {
-        match key.name.split_once('.') {
-            None => {
-                root.insert(key.name.to_owned(), property(key));
+        let (table, name) = key.parts();
+        match (key.named_in(), table) {
+            (Some(table), _) => {
+                let tables = root.entry(table.to_owned()).or_insert_with(empty_tables);
+                tables["additionalProperties"]["properties"][name] = property(key);
             }
-            Some((table, name)) => {
+            (None, "") => {
+                root.insert(name.to_owned(), property(key));
+            }
+            (None, table) => {
                 let table = root.entry(table.to_owned()).or_insert_with(empty_table);
                 table["properties"][name] = property(key);
             }
@@ -22,6 +27,17 @@ pub(super) fn schema() -> Value {
 
 fn empty_table() -> Value {
     json!({ "type": "object", "properties": {}, "additionalProperties": false })
+}
+
+/// Tables with names of the author's choice, of networks.
+fn empty_tables() -> Value {
+    let mut table = empty_table();
+    table["required"] = json!(["bridge", "subnet"]);
+    json!({
+        "type": "object",
+        "propertyNames": { "maxLength": 32, "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" },
+        "additionalProperties": table,
+    })
 }
 
 fn property(key: &Key) -> Value {

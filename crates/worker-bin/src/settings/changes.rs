@@ -32,6 +32,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("network.host_services", old.host_services == young.host_services),
         ("network.max_connections_per_vm", old.connections == young.connections),
         ("network.domain", old.names == young.names),
+        ("networks", old.networks == young.networks),
         ("network.vhost_net", old.vhost_net == young.vhost_net),
     ]
     .into_iter()

@@ -6,7 +6,7 @@
 /// A key of the configuration file.
 #[derive(Debug)]
 pub(crate) struct Key {
-    /// The key with its table, like `network.bridge`.
+    /// The key with its table, like `network.bridge`. For `NAME` stands a name of the author's choice.
     pub(crate) name: &'static str,
     /// What values it takes.
     pub(crate) kind: Kind,
@@ -60,7 +60,20 @@ const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, mean
     Key { name, kind, default, environment: None, meaning }
 }
 
+/// What stands in the name of a key for a name of the author's choice.
+pub(crate) const NAME: &str = "NAME";
+
 impl Key {
+    /// Its table, empty at the top, and its name there.
+    pub(crate) fn parts(&self) -> (&'static str, &'static str) {
+        self.name.rsplit_once('.').unwrap_or(("", self.name))
+    }
+
+    /// The table whose members, with names of the author's choice, have this key.
+    pub(crate) fn named_in(&self) -> Option<&'static str> {
+        self.parts().0.strip_suffix(NAME)?.strip_suffix('.')
+    }
+
     const fn or_environment(self, variable: &'static str, argument: &'static str) -> Self {
         let Self { name, kind, default, meaning, .. } = self;
         Self { name, kind, default, environment: Some((variable, argument)), meaning }
@@ -115,6 +128,17 @@ pub(crate) static KEYS: &[Key] = &[
         "Whether a name server on the bridge's address answers VMs."),
     key("network.domain", Kind::Domain, Some("\"vm.internal\""), "The domain in which VMs are found by name."),
     key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
+    key("networks.NAME.bridge", Kind::LinkName, None, "The bridge of a further network. Required."),
+    key("networks.NAME.subnet", Kind::Subnet, None, "Its addresses. Required."),
+    key("networks.NAME.nat", Kind::Boolean, Some("true"),
+        "Whether VMs reach other networks by it through this host's addresses."),
+    key("networks.NAME.vm_to_vm", Kind::Boolean, Some("true"), "Whether its VMs reach each other by it."),
+    key("networks.NAME.host_services", Kind::Services, None,
+        "What its VMs reach of this host by it, beside pings and DHCP."),
+    key("networks.NAME.dns", Kind::Boolean, Some("false"),
+        "Whether a name server on its bridge's address answers its VMs."),
+    key("networks.NAME.domain", Kind::Domain, Some("\"vm.internal\""),
+        "The domain in which its VMs are found by name on it."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
     key("master.address", Kind::HostAndPort, None, "The master: host and port.")
@@ -187,10 +211,13 @@ mod tests {
         let mut keys = BTreeSet::new();
         for name in expected("nonsense = 1") {
             let members = expected(&format!("[{name}]\nnonsense = 1"));
-            if members.is_empty() {
-                keys.insert(name);
-            } else {
+            let named = expected(&format!("[{name}.a]\nnonsense = 1"));
+            if !members.is_empty() {
                 keys.extend(members.iter().map(|member| format!("{name}.{member}")));
+            } else if !named.is_empty() {
+                keys.extend(named.iter().map(|member| format!("{name}.{NAME}.{member}")));
+            } else {
+                keys.insert(name);
             }
         }
         keys
@@ -223,7 +250,8 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_a_file_that_says_nothing() {
-        let lines = KEYS.iter().filter_map(|key| Some((key.name, key.default?)));
+        let fixed = KEYS.iter().filter(|key| key.named_in().is_none());
+        let lines = fixed.filter_map(|key| Some((key.name, key.default?)));
         let text: String = lines.map(|(name, default)| format!("{name} = {default}\n")).collect();
         assert_eq!(settings(&text), settings(""));
     }

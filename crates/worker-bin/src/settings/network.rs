@@ -59,13 +59,13 @@ impl Network {
 }
 
 /// Services as they stand in the file, like `tcp/8080`.
-fn services<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostService>, D::Error> {
+pub(super) fn services<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostService>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 /// A domain as it stands in the file.
-fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Domain>, D::Error> {
+pub(super) fn domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Domain>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }

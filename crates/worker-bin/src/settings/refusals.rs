@@ -8,6 +8,9 @@ use super::{MasterPlace, Settings, key};
 use crate::assignments::AssignmentsFile;
 use crate::logging;
 
+/// Settings of the library that have another name in the file, and that refusals of other settings speak of.
+const OF_THE_DEFAULT_NETWORK: [&str; 2] = ["network_bridge", "vm_subnet_base"];
+
 impl Settings {
     /// Everything for which `run` does not start, each with its key or variable. Nothing is changed.
     pub(crate) fn refusals(&self) -> Vec<Error> {
@@ -39,7 +42,11 @@ impl Settings {
 pub(crate) fn by_key(problem: VmManagerError) -> Error {
     match problem {
         VmManagerError::Setting { setting, value, expected } => {
-            anyhow!("invalid setting {} = {value:?}: {expected}", key(setting))
+            // What is expected may speak of settings of the other network too.
+            let expected = OF_THE_DEFAULT_NETWORK
+                .iter()
+                .fold(expected, |text, setting| text.replace(setting, key(setting)));
+            anyhow!("invalid setting {} = {value:?}: {expected}", key(&setting))
         }
         problem => problem.into(),
     }
@@ -61,5 +68,24 @@ mod tests {
             assert!(told.iter().any(|one| one.contains(words)), "{words} is not in {told:?}");
         }
         assert_eq!(told.len(), 4, "{told:?}");
+    }
+
+    #[test]
+    fn networks_in_each_others_way_are_told_by_both_keys() {
+        let told = |text: &str| settings(text).refusals().iter().map(ToString::to_string).collect::<String>();
+        let storage = "[networks.storage]\nbridge = 'br-storage'\n";
+        assert_eq!(told(&format!("store_roots = ['/']\n{storage}subnet = '10.101.0.0/16'\n")), "");
+        assert_eq!(
+            told(&format!("store_roots = ['/']\n{storage}subnet = '10.100.7.0/24'\n")),
+            "invalid setting networks.storage.subnet = \"10.100.7.0/24\": it overlaps with network.subnet = \
+             \"10.100.0.0/16\"; each network needs addresses of its own"
+        );
+        let same_bridge =
+            "store_roots = ['/']\n[networks.storage]\nbridge = 'br-procurator'\nsubnet = '10.101.0.0/16'\n";
+        assert!(
+            told(same_bridge).contains("it is the bridge of network.bridge too"),
+            "{}",
+            told(same_bridge)
+        );
     }
 }

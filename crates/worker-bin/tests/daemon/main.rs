@@ -17,6 +17,7 @@ mod isolation;
 mod killing;
 mod local_verbs;
 mod mastered;
+mod networks;
 mod operating;
 mod outliving;
 mod overtaking;

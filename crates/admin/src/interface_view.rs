@@ -1,0 +1,31 @@
+//! A network interface, as it is told.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use vm_model::{MacAddress, NetworkName, VmNic};
+
+/// A network interface of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InterfaceView {
+    /// Its name in the machine's description.
+    pub id: String,
+    /// Which of the worker's networks it is in: `default`, or one of `networks`.
+    pub network: NetworkName,
+    /// The guest's address.
+    #[schema(value_type = String, format = Ipv4)]
+    pub address: Ipv4Addr,
+    /// The guest's hardware address.
+    pub mac: MacAddress,
+    /// The host's end, while there is a machine.
+    #[serde(default)]
+    pub tap: Option<String>,
+}
+
+impl InterfaceView {
+    pub(crate) fn new(nic: &VmNic) -> Self {
+        let VmNic { id, network, address, mac, tap, access: _ } = nic.clone();
+        Self { id, network, address, mac, tap }
+    }
+}

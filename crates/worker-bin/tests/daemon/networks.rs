@@ -1,0 +1,121 @@
+//! Several networks of one worker, as an operator has them: configured, shown, survived, and taken out of the configuration.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tiny_guest::TinyGuest;
+
+use crate::bench::{Bench, isolated, links};
+
+const STORAGE: &str = "[networks.storage]\nbridge = 'br-storage'\nsubnet = '10.76.0.0/24'\nnat = false\n";
+
+/// Assigns a VM `a` with an interface in each network, and adds the further one to the configuration. Gives back the
+/// configuration without it.
+fn with_storage(bench: &Bench) -> String {
+    bench.leave_guests();
+    let before = fs::read_to_string(bench.path("worker.toml")).expect("read");
+    bench.configure(&format!("{before}{STORAGE}"));
+    let more = json!({
+        "net": [{}, {}],
+        "procurator": { "net": [{ "id": "net1", "network": "storage" }] },
+    });
+    let artifact = bench.artifact("a", &TinyGuest::power_button(), &more, "x");
+    bench.assign(&[json!({ "id": "a", "hash": artifact.hash, "store_path": artifact.path })]);
+    before
+}
+
+/// Name, network, address and TAP of each of the VM's interfaces.
+fn interfaces(bench: &Bench) -> Vec<Value> {
+    bench.vms()[0]["interfaces"].as_array().cloned().unwrap_or_default()
+}
+
+fn said(bench: &Bench, arguments: &[&str]) -> String {
+    String::from_utf8_lossy(&bench.client(arguments).stdout).into_owned()
+}
+
+#[test]
+fn both_networks_are_shown_and_survive_the_worker() {
+    isolated(|bench| {
+        with_storage(&bench);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let before = interfaces(&bench);
+        let shown: Vec<(&str, &str)> = before
+            .iter()
+            .map(|nic| (nic["network"].as_str().unwrap_or(""), nic["address"].as_str().unwrap_or("")))
+            .collect();
+        assert_eq!(shown, [("default", "10.78.0.2"), ("storage", "10.76.0.2")]);
+        let wires = links();
+        let list = said(&bench, &["ls"]);
+        assert!(list.contains("10.78.0.2, 10.76.0.2 (storage)"), "{list}");
+        let details = said(&bench, &["inspect", "a"]);
+        assert!(details.contains("net1: network storage, 10.76.0.2, "), "{details}");
+        let status = said(&bench, &["status"]);
+        assert!(status.contains("storage: 10.76.0.0/24 on br-storage"), "{status}");
+
+        for _ in 0..2 {
+            daemon.kill();
+            assert_eq!(links(), wires, "both networks stay");
+            daemon = bench.start();
+            assert_eq!((bench.phases(), interfaces(&bench)), (vec!["a running".to_owned()], before.clone()));
+            assert_eq!(bench.status()["degradations"], json!([]));
+        }
+        // Its interfaces are looked after again.
+        let tap = before[1]["tap"].as_str().expect("a TAP").to_owned();
+        let pulled = std::process::Command::new("ip").args(["link", "set", &tap, "nomaster"]).status();
+        assert!(pulled.expect("started").success());
+        bench.until("it is put back", || {
+            let shown =
+                std::process::Command::new("ip").args(["link", "show", &tap]).output().expect("started");
+            String::from_utf8_lossy(&shown.stdout).contains("master br-storage")
+        });
+        bench.assign_text(r#"{ "vms": [], "allow_removals": true }"#);
+        bench.until("it is gone", || bench.vms().is_empty());
+    });
+}
+
+#[test]
+fn a_network_that_is_configured_no_more_goes_when_no_vm_is_in_it() {
+    isolated(|bench| {
+        let without = with_storage(&bench);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let before = interfaces(&bench);
+        daemon.kill();
+
+        bench.configure(&without);
+        daemon = bench.start();
+        assert_eq!((bench.phases(), interfaces(&bench)), (vec!["a running".to_owned()], before));
+        let details = said(&bench, &["inspect", "a"]);
+        assert!(
+            details.contains("net1 is in the network \"storage\", which is not configured any more"),
+            "{details}"
+        );
+        assert!(links().contains(&"br-storage".to_owned()), "a VM is in it: {:?}", links());
+
+        bench.client(&["restart", "a", "--force"]);
+        bench.until("it is refused", || {
+            let vms = bench.vms();
+            let reason = vms[0]["reason"]["message"].as_str().unwrap_or_default().to_owned();
+            vms[0]["reason"]["kind"] == "artifact"
+                && reason.contains("\"storage\" (procurator.net), which this worker does not have")
+        });
+        bench.client(&["stop", "a", "--force"]);
+        daemon.kill();
+        daemon = bench.start();
+        assert!(!links().contains(&"br-storage".to_owned()), "nothing is in it: {:?}", links());
+        let tables = std::process::Command::new("nft").args(["list", "tables"]).output().expect("started");
+        assert!(!String::from_utf8_lossy(&tables.stdout).contains("br-storage"));
+
+        // Once it is configured again, all is as it was.
+        daemon.kill();
+        bench.configure(&format!("{without}{STORAGE}"));
+        daemon = bench.start();
+        bench.client(&["start", "a"]);
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        assert_eq!(interfaces(&bench)[1]["address"], "10.76.0.2");
+        bench.assign_text(r#"{ "vms": [], "allow_removals": true }"#);
+        bench.until("it is gone", || bench.vms().is_empty());
+        daemon.kill();
+    });
+}
