@@ -140,8 +140,8 @@ mod tests {
         let planned = plan(&[("storage", "br-storage", "10.101.0.0/16")]).expect("sound");
         let [default, storage] = planned.as_slice() else { panic!("{planned:?}") };
         assert!(default.name.is_default());
-        assert_eq!(default.config.peers, [storage.config.bridge.clone()]);
-        assert_eq!(storage.config.peers, [default.config.bridge.clone()]);
+        assert_eq!(default.config.peers, std::slice::from_ref(&storage.config.bridge));
+        assert_eq!(storage.config.peers, std::slice::from_ref(&default.config.bridge));
         assert_eq!(default.directory, PathBuf::from("/var/lib/procurator"));
         assert_eq!(storage.directory, PathBuf::from("/var/lib/procurator/networks/storage"));
         assert_eq!(storage.config.router, RouterAdvice::Untold);
