@@ -21,7 +21,7 @@ use crate::machines::nanoseconds;
 
 /// Interfaces that are made at the same time, as a worker does.
 const AT_ONCE: usize = 8;
-/// How long neighbours are watched at a time.
+/// How long neighbours are watched at a time, of processor time of theirs: who else the host runs meanwhile is left out.
 const WINDOW: Duration = Duration::from_millis(250);
 /// Longer than a port takes to forward.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,8 +61,8 @@ pub(crate) fn taps(count: usize) -> Result<Vec<u64>> {
 }
 
 /// Has two neighbours exchange frames on one processor, by turns alone and while a third guest sends what is dropped or limited
-/// as fast as it can on another. Answers, for each of `turns`, the frames that arrived alone and under the flood, and the frames of
-/// the flood.
+/// as fast as it can on another. Answers, for each of `turns`, the frames that arrived in a quarter of a second of processor time,
+/// alone and beside the flood, and the frames of the flood in a second.
 pub(crate) fn neighbours(turns: usize) -> Result<Vec<u64>> {
     in_namespace(async move || {
         let network = start().await?;
@@ -192,9 +192,9 @@ impl Pair<'_> {
 
     /// Frames that arrive within a [`WINDOW`].
     fn exchange(&self) -> Result<u64> {
-        let (begun, mut arrived) = (Instant::now(), 0);
-        while begun.elapsed() < WINDOW {
-            for _ in 0..32 {
+        let (begun, mut arrived) = (processor_time()?, 0);
+        while processor_time()?.saturating_sub(begun) < WINDOW {
+            for _ in 0..256 {
                 arrived += self.pass()?;
             }
         }
@@ -202,10 +202,19 @@ impl Pair<'_> {
     }
 }
 
+/// For how long this thread has run on a processor, in its own code and in the kernel.
+fn processor_time() -> Result<Duration> {
+    let text =
+        std::fs::read_to_string("/proc/thread-self/schedstat").context("the kernel does not count time")?;
+    let run = text.split_whitespace().next().context("the kernel counts no time")?;
+    Ok(Duration::from_nanos(run.parse().context("the kernel counts in no number")?))
+}
+
 /// A thread that sends [`hostile_frames`] again and again.
 struct Flood {
     is_over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    begun: Instant,
     thread: thread::JoinHandle<Result<()>>,
 }
 
@@ -215,14 +224,15 @@ impl Flood {
         let wire = tap.fds[0].try_clone().context("cannot share a TAP")?;
         let (over, count, frames) = (Arc::clone(&is_over), Arc::clone(&sent), hostile_frames()?);
         let thread = thread::spawn(move || flood(&wire, &frames, &over, &count));
-        Ok(Self { is_over, sent, thread })
+        Ok(Self { is_over, sent, begun: Instant::now(), thread })
     }
 
-    /// How many frames it has sent.
+    /// How many frames it has sent in a second.
     fn stop(self) -> Result<u64> {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("the flood has failed"))??;
-        Ok(self.sent.load(Ordering::Relaxed))
+        let milliseconds = u64::try_from(self.begun.elapsed().as_millis())?.max(1);
+        Ok(self.sent.load(Ordering::Relaxed) * 1000 / milliseconds)
     }
 }
 

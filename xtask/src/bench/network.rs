@@ -45,8 +45,9 @@ fn neighbours(subject: &mut Subject, runs: u32) -> Result<Vec<Row>> {
     for _ in 0..runs.div_ceil(10) {
         let figures = subject.amounts(&format!("neighbours {TURNS}"))?;
         for turn in figures.chunks_exact(3) {
+            let [quiet, flooded, sent] = [0, 1, 2].map(|place| exact(turn[place]));
             // Of a quarter of a second each.
-            let [quiet, flooded, sent] = [0, 1, 2].map(|place| exact(turn[place]) * 4.0);
+            let (quiet, flooded) = (quiet * 4.0, flooded * 4.0);
             alone.push(quiet);
             beside.push(flooded);
             floods.push(sent);
@@ -56,7 +57,7 @@ fn neighbours(subject: &mut Subject, runs: u32) -> Result<Vec<Row>> {
     let row =
         |id: &str, name: &str, unit, values: &[f64]| Row::new(format!("neighbours/{id}"), name, unit, values);
     Ok(vec![
-        row("alone", "frames a second from neighbour to neighbour", Unit::PerSecond, &alone),
+        row("alone", "frames a processor second, neighbour to neighbour", Unit::PerSecond, &alone),
         row("beside", "… while a third guest floods", Unit::PerSecond, &beside),
         row("share", "… of those without a flood, turn by turn", Unit::Percent, &shares),
         row("flood", "… frames a second of the flood", Unit::PerSecond, &floods),
