@@ -70,6 +70,7 @@ fn main() -> Result<()> {
             Order::Neighbours(turns) => network::neighbours(turns).map(Answer::Amounts)?,
             Order::Records(count) => storage.load_records(count).map(Answer::Nanoseconds)?,
             Order::Plan(count) => planning::plan(count).map(Answer::Nanoseconds)?,
+            Order::Leases(count) => planning::change_leases(count).map(Answer::Nanoseconds)?,
             Order::Guest => Answer::Path(fleet.guest_path().to_owned()),
             Order::Hold(count) => runtime.block_on(fleet.hold(count)).map(Answer::Nanoseconds)?,
             Order::Boot(count) => runtime.block_on(fleet.boot(count)).map(Answer::Nanoseconds)?,

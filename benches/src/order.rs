@@ -49,6 +49,8 @@ pub(crate) enum Order {
     Records(usize),
     /// `plan <count>`: plan what leads a host of so many VMs to a file that changes four of ten.
     Plan(usize),
+    /// `leases <count>`: change a pool of so many leases, and take it back.
+    Leases(u32),
     /// `hash`: hash a store path of [`storage::SIZE`](crate::storage::SIZE) bytes.
     Hash,
     /// `copy-disk`: make a writable copy of a disk of [`storage::SIZE`](crate::storage::SIZE) bytes.
@@ -90,6 +92,7 @@ impl FromStr for Order {
             "neighbours" => Self::Neighbours(count()?),
             "records" => Self::Records(count()?),
             "plan" => Self::Plan(count()?),
+            "leases" => Self::Leases(u32::try_from(count()?)?),
             "hash" => Self::Hash,
             "copy-disk" => Self::CopyDisk,
             "first-start" => Self::FirstStart(count()?),

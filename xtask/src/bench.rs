@@ -70,8 +70,12 @@ impl Bench {
             Part::Stock => stock::measure(workspace, self.runs)?,
             Part::Many => processes::many(&mut subject(workspace)?)?,
             Part::Assignments => assignments::assigned(&mut subject(workspace)?)?,
-            Part::Planning => vec![assignments::planning(&mut subject(workspace)?, self.runs)?],
             Part::Network => network::measure(&mut subject(workspace)?, self.runs)?,
+            Part::Planning => {
+                let mut subject = subject(workspace)?;
+                let plan = assignments::planning(&mut subject, self.runs)?;
+                [vec![plan], assignments::leases(&mut subject, self.runs)?].concat()
+            }
             Part::TinyGuests => self.tiny_guests(workspace)?,
         };
         let results = report::Results::new(host, rows);

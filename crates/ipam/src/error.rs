@@ -7,7 +7,7 @@ use ipnetwork::Ipv4Network;
 use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
-use crate::{Interface, LEASE_BOOK_VERSION, ReservedAddress};
+use crate::{AddressRange, Interface, LEASE_BOOK_VERSION, ReservedAddress};
 
 /// Why a subnet cannot be a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -29,6 +29,14 @@ pub enum PoolError {
     /// Loopback, multicast or reserved space.
     #[error("subnet {subnet} holds no unicast addresses: one like 10.100.0.0/16 is accepted")]
     NotUnicast {
+        /// The subnet.
+        subnet: Ipv4Network,
+    },
+    /// Addresses are reserved that are none of the pool's.
+    #[error("the reserved range {range} is not within the network {subnet}")]
+    ReservedOutside {
+        /// The range.
+        range: AddressRange,
         /// The subnet.
         subnet: Ipv4Network,
     },
@@ -122,15 +130,17 @@ pub enum AllocationError {
         /// The hardware address it holds.
         mac: MacAddress,
     },
-    /// Every address is leased.
-    #[error("no address is left for {interface}: all {capacity} of the network {subnet} are leased")]
+    /// Every address that is given unasked is leased.
+    #[error("no address is left for {interface}: all {capacity} of the network {subnet} are leased{}", but_for(*.reserved))]
     Exhausted {
         /// Who asked.
         interface: Interface,
         /// The pool's subnet.
         subnet: Ipv4Network,
-        /// How many addresses the pool can lease.
+        /// How many addresses the pool can lease to those that ask for none.
         capacity: u32,
+        /// How many more it leases to those that ask for them.
+        reserved: u32,
     },
     /// Every hardware address that the pool could derive was wished for by others.
     #[error("no MAC address is left for {interface}: all that can be derived from {address} are held")]
@@ -140,6 +150,16 @@ pub enum AllocationError {
         /// The address it would have had.
         address: Ipv4Addr,
     },
+}
+
+/// What is said of reserved addresses where all others are leased.
+fn but_for(reserved: u32) -> String {
+    match reserved {
+        0 => String::new(),
+        count => {
+            format!(", but for {count} reserved ones, which a VM has only if its description asks for them")
+        }
+    }
 }
 
 /// One value that an interface can wish for.
@@ -177,9 +197,6 @@ pub enum ImportError {
         /// The subnet asked for.
         configured: Ipv4Network,
     },
-    /// The subnet cannot be a pool.
-    #[error("the lease book's network is unfit")]
-    Subnet(#[source] PoolError),
     /// One interface has two leases.
     #[error("the lease book has two leases for {interface}")]
     Twice {

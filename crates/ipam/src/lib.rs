@@ -19,22 +19,26 @@
 //!
 //! let book = pool.export();
 //! pool.release(&vm);
-//! assert_eq!(Pool::import("10.100.0.0/16".parse()?, &book)?.leases().next(), Some(lease));
+//! assert_eq!(Pool::new("10.100.0.0/16".parse()?)?.import(&book)?.leases().next(), Some(lease));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #![forbid(unsafe_code)]
 
 mod book;
+mod change;
 mod error;
 mod free;
 mod lease;
 mod pool;
+mod range;
 mod subnet;
 mod whole_vm;
 
 pub use book::{LEASE_BOOK_VERSION, LeaseBook};
+pub use change::PoolChange;
 pub use error::{AllocationError, ImportError, PoolError, Wished};
 pub use lease::{Interface, Lease, Wish};
 pub use pool::Pool;
+pub use range::{AddressRange, InvalidAddressRange};
 pub use subnet::ReservedAddress;

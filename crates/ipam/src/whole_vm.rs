@@ -5,15 +5,32 @@
 
 use vm_model::VmId;
 
-use crate::{AllocationError, Lease, Pool, Wish, Wished};
+use crate::{AllocationError, Lease, Pool, PoolChange, Wish, Wished};
 
 impl Pool {
+    /// As [`PoolChange::allocate_all`], kept where it is granted.
+    ///
+    /// # Errors
+    /// As those of [`PoolChange::allocate_all`]. Nothing has changed then.
+    pub fn allocate_all(
+        &mut self,
+        vm: &VmId,
+        wishes: &[(&str, Wish)],
+    ) -> Result<Vec<Lease>, AllocationError> {
+        let mut change = self.change();
+        let leases = change.allocate_all(vm, wishes)?;
+        change.keep();
+        Ok(leases)
+    }
+}
+
+impl PoolChange<'_> {
     /// Gives each interface of `vm` the lease that grants its wish, in the order of `wishes`: the one it holds where that
     /// will do, else a new one. Leases of interfaces that are not among `wishes` end.
     ///
     /// # Errors
-    /// If two of the wishes are for the same, or one cannot be granted. The pool may have lost leases of this VM then:
-    /// work on a copy.
+    /// If two of the wishes are for the same, or one cannot be granted. Leases of this VM may have ended by then: do not keep
+    /// the change.
     pub fn allocate_all(
         &mut self,
         vm: &VmId,
@@ -22,7 +39,7 @@ impl Pool {
         if let Some(contradiction) = find_contradiction(vm, wishes) {
             return Err(contradiction);
         }
-        let held: Vec<Lease> = self.leases().filter(|lease| lease.vm == *vm).collect();
+        let held: Vec<Lease> = self.leases_of(vm).collect();
         for lease in held.iter().filter(|lease| !may_stay(lease, wishes)) {
             self.release_interface(vm, &lease.nic);
         }

@@ -127,6 +127,7 @@ fn key(setting: &str) -> &str {
         "vm_artifacts_dir" => "state_dir",
         "network_bridge" => "network.bridge",
         "vm_subnet_base" => "network.subnet",
+        "reserved_addresses" => "network.reserved",
         "metrics_poll_interval" => "metrics_poll_interval_seconds",
         "removal_grace" => "removal_grace_seconds",
         "memory_overcommit" => "limits.memory_overcommit_ratio",

@@ -8,6 +8,8 @@ use super::subject::Subject;
 
 /// VMs of a host that is planned for.
 const PLANNED: usize = 10_000;
+/// Leases of a pool that is changed: of a usual host, and of the most that the default subnet has.
+const HELD: [u32; 2] = [1_000, 65_533];
 /// VMs that are assigned at once.
 const ASSIGNED: usize = 1_000;
 
@@ -17,6 +19,17 @@ pub(super) fn planning(subject: &mut Subject, runs: u32) -> Result<Row> {
     let times = times.collect::<Result<Vec<_>>>()?;
     let name = format!("plan for {PLANNED} VMs, four of ten changed");
     Ok(Row::new("plan", name, Unit::Milliseconds, &times))
+}
+
+/// Changes of pools of addresses.
+pub(super) fn leases(subject: &mut Subject, runs: u32) -> Result<Vec<Row>> {
+    let mut row = |held: u32| {
+        let times = (0..runs).map(|_| Ok(milliseconds(subject.times(&format!("leases {held}"))?[0]) * 1e3));
+        let times = times.collect::<Result<Vec<_>>>()?;
+        let name = format!("a lease ended and another given, of {held}");
+        Ok(Row::new(format!("leases/{held}"), name, Unit::Microseconds, &times))
+    };
+    HELD.into_iter().map(&mut row).collect()
 }
 
 /// Very many VMs by one desired state.

@@ -57,6 +57,44 @@ fn exhaustion_has_figures_and_ends_with_a_release() {
 }
 
 #[test]
+fn reserved_addresses_are_given_to_those_that_ask_and_told_when_nothing_else_is_left() {
+    let reserved = ["10.0.0.2-10.0.0.4".parse().unwrap()];
+    let mut pool = Pool::with_reserved("10.0.0.0/29".parse().unwrap(), &reserved).unwrap();
+    assert_eq!((pool.capacity(), pool.reserved()), (5, 3));
+    for last in [5, 6] {
+        let lease = pool.allocate(&vm(&format!("vm-{last}")), "net0", Wish::default()).unwrap();
+        assert_eq!(lease.address, Ipv4Addr::new(10, 0, 0, last));
+    }
+    let refusal = pool.allocate(&vm("late"), "net0", Wish::default()).unwrap_err();
+    insta::assert_snapshot!(refusal, @"no address is left for late/net0: all 2 of the network 10.0.0.0/29 are leased, but for 3 reserved ones, which a VM has only if its description asks for them");
+
+    pool.allocate(&vm("static"), "net0", wish_ip("10.0.0.3")).unwrap();
+    pool.allocate(&vm("late"), "net0", wish_ip("10.0.0.3")).unwrap_err();
+    pool.release(&vm("static"));
+    pool.allocate(&vm("late"), "net0", Wish::default()).unwrap_err();
+    pool.allocate(&vm("late"), "net0", wish_ip("10.0.0.3")).unwrap();
+}
+
+#[test]
+fn a_change_of_a_full_pool_copies_nothing() {
+    let mut pool = pool("10.0.0.0/16");
+    for number in 0..pool.capacity() {
+        pool.allocate(&vm(&format!("vm-{number}")), "net0", Wish::default()).unwrap();
+    }
+    // A copy of this pool takes some milliseconds, and that many some minutes.
+    for number in 0..pool.capacity() {
+        let mut change = pool.change();
+        let id = vm(&format!("vm-{number}"));
+        assert_eq!(change.release(&id).len(), 1);
+        assert!(change.leases_of(&id).next().is_none());
+        change.allocate_all(&vm("new"), &[("net0", Wish::default())]).unwrap();
+        drop(change);
+        assert_eq!(pool.leases_of(&id).count(), 1);
+    }
+    assert!(pool.lease(&vm("new"), "net0").is_none());
+}
+
+#[test]
 fn a_released_address_rests_while_others_are_free() {
     let mut pool = pool("10.0.0.0/29");
     let first = pool.allocate(&vm("a"), "net0", Wish::default()).unwrap().address;
@@ -125,7 +163,7 @@ fn a_book_that_cannot_be_trusted_is_refused() {
     let refusal = |change: fn(&mut LeaseBook)| {
         let mut book = good.clone();
         change(&mut book);
-        error_chain(&Pool::import("10.0.0.0/24".parse().unwrap(), &book).unwrap_err())
+        error_chain(&Pool::new("10.0.0.0/24".parse().unwrap()).unwrap().import(&book).unwrap_err())
     };
     insta::assert_snapshot!(refusal(|book| book.version = 2), @"the lease book has version 2; version 1 is read");
     insta::assert_snapshot!(refusal(|book| book.subnet = "10.1.0.0/24".parse().unwrap()), @"the lease book is of the network 10.1.0.0/24, but 10.0.0.0/24 is configured");
@@ -216,7 +254,7 @@ proptest! {
                 Step::Reload => {
                     let json = serde_json::to_string(&pool.export()).unwrap();
                     let book: LeaseBook = serde_json::from_str(&json).unwrap();
-                    let reloaded = Pool::import(pool.subnet(), &book).unwrap();
+                    let reloaded = Pool::new(pool.subnet()).unwrap().import(&book).unwrap();
                     prop_assert_eq!(reloaded.export(), pool.export());
                     pool = reloaded;
                 }

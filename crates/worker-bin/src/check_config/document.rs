@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use host_network::{Domain, HostService, LinkName};
+use ipam::AddressRange;
 use ipnetwork::Ipv4Network;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -214,11 +216,8 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::AbsolutePath => text.is_some_and(|text| text.starts_with('/')),
         Kind::Path | Kind::Text => text.is_some(),
         Kind::Paths => value.as_array().is_some_and(|paths| paths.iter().all(|path| path.get_ref().is_str())),
-        Kind::Services => value.as_array().is_some_and(|services| {
-            services.iter().all(|service| {
-                service.get_ref().as_str().is_some_and(|text| text.parse::<HostService>().is_ok())
-            })
-        }),
+        Kind::Services => is_list_of::<HostService>(value),
+        Kind::AddressRanges => is_list_of::<AddressRange>(value),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
         Kind::Domain => text.is_some_and(|text| text.parse::<Domain>().is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),
@@ -227,6 +226,11 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
             text.and_then(|text| text.rsplit_once(':')).is_some_and(|(_, port)| port.parse::<u16>().is_ok())
         }
     }
+}
+
+fn is_list_of<T: FromStr>(value: &DeValue<'_>) -> bool {
+    let is_one = |text: &str| text.parse::<T>().is_ok();
+    value.as_array().is_some_and(|items| items.iter().all(|item| item.get_ref().as_str().is_some_and(is_one)))
 }
 
 fn whole(integer: &DeInteger<'_>) -> Option<i64> {

@@ -62,6 +62,11 @@ fn values(kind: &Kind) -> Vec<String> {
         Kind::Services => {
             values.extend(["['tcp/80', 'udp/53']", "['tcp/0']", "['sctp/9']", "'tcp/80'"].map(str::to_owned))
         }
+        Kind::AddressRanges => {
+            let ranges =
+                ["['10.100.0.2-10.100.0.9', '10.100.255.0/24']", "['10.100.0.7']", "['10.0.0.9-10.0.0.2']"];
+            values.extend(ranges.map(str::to_owned));
+        }
         Kind::HostAndPort => values.extend(["'m:1'", "'m:x'", "'[::1]:7443'"].map(str::to_owned)),
         Kind::AddressAndPort => values.extend(["'127.0.0.1:1'", "'m:1'", "'[::1]:65536'"].map(str::to_owned)),
         Kind::Boolean | Kind::AbsolutePath | Kind::Path | Kind::Paths | Kind::Text | Kind::Subnet => {}

@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     Paths,
     /// A list of protocols with ports.
     Services,
+    /// A list of ranges of IPv4 addresses.
+    AddressRanges,
     /// Any text.
     Text,
     /// The name of a network interface.
@@ -117,6 +119,8 @@ pub(crate) static KEYS: &[Key] = &[
     key("admin.read_group", Kind::Text, None, "The group whose members may look, by a socket of its own."),
     key("network.bridge", Kind::LinkName, Some("\"br-procurator\""), "The bridge of the VMs."),
     key("network.subnet", Kind::Subnet, Some("\"10.100.0.0/16\""), "The VMs' network."),
+    key("network.reserved", Kind::AddressRanges, None,
+        "Addresses that a VM has only if its description asks for them."),
     key("network.nat", Kind::Boolean, Some("true"),
         "Whether VMs reach other networks through this host's addresses."),
     key("network.vm_to_vm", Kind::Boolean, Some("true"), "Whether VMs reach each other."),
@@ -130,6 +134,8 @@ pub(crate) static KEYS: &[Key] = &[
     key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
     key("networks.NAME.bridge", Kind::LinkName, None, "The bridge of a further network. Required."),
     key("networks.NAME.subnet", Kind::Subnet, None, "Its addresses. Required."),
+    key("networks.NAME.reserved", Kind::AddressRanges, None,
+        "Addresses that a VM has only if its description asks for them."),
     key("networks.NAME.nat", Kind::Boolean, Some("true"),
         "Whether VMs reach other networks by it through this host's addresses."),
     key("networks.NAME.vm_to_vm", Kind::Boolean, Some("true"), "Whether its VMs reach each other by it."),
@@ -173,6 +179,10 @@ impl Kind {
             Self::Path => "a path in quotation marks".to_owned(),
             Self::Paths => "a list of paths like [\"/nix/store\"]".to_owned(),
             Self::Services => "a list of protocols with ports like [\"tcp/8080\", \"udp/53\"]".to_owned(),
+            Self::AddressRanges => {
+                "a list of addresses and ranges like [\"10.100.0.2-10.100.0.99\", \"10.100.255.0/24\"]"
+                    .to_owned()
+            }
             Self::Text => "text in quotation marks".to_owned(),
             Self::LinkName => {
                 "the name of a network interface like \"br-procurator\", at most 15 bytes".to_owned()

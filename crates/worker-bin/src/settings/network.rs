@@ -1,8 +1,11 @@
 //! The table `[network]` of the configuration file.
 
+use std::fmt::Display;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
+use ipam::AddressRange;
 use serde::{Deserialize, Deserializer};
 use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
@@ -12,9 +15,11 @@ use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 pub(super) struct Network {
     bridge: Option<String>,
     subnet: Option<String>,
+    #[serde(deserialize_with = "parsed")]
+    reserved: Vec<AddressRange>,
     nat: Option<bool>,
     vm_to_vm: Option<bool>,
-    #[serde(deserialize_with = "services")]
+    #[serde(deserialize_with = "parsed")]
     host_services: Vec<HostService>,
     max_connections_per_vm: Option<u32>,
     dns: Option<bool>,
@@ -26,11 +31,13 @@ pub(super) struct Network {
 impl Network {
     /// The settings with what the file says of the network.
     pub(super) fn over(self, defaults: VmManagerConfig) -> VmManagerConfig {
-        let Self { bridge, subnet, nat, vm_to_vm, host_services, max_connections_per_vm, .. } = self;
+        let Self { bridge, subnet, reserved, nat, vm_to_vm, host_services, max_connections_per_vm, .. } =
+            self;
         let Self { dns, domain, vhost_net, .. } = self;
         VmManagerConfig {
             network_bridge: bridge.unwrap_or(defaults.network_bridge),
             vm_subnet_base: subnet.unwrap_or(defaults.vm_subnet_base),
+            reserved_addresses: reserved,
             nat: match nat {
                 None => defaults.nat,
                 Some(true) => NetworkAddressTranslation::Masquerade,
@@ -58,8 +65,10 @@ impl Network {
     }
 }
 
-/// Services as they stand in the file, like `tcp/8080`.
-pub(super) fn services<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostService>, D::Error> {
+/// A list of texts that are read one by one, like `tcp/8080`.
+pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }

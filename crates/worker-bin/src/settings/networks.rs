@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use host_network::{BetweenVms, Domain, HostService};
+use ipam::AddressRange;
 use serde::Deserialize;
 use worker::vms::{NetworkAddressTranslation, NetworkName, NetworkSettings};
 
-use super::network::{domain, services};
+use super::network::{domain, parsed};
 
 /// The domain of names where a network has a name server and none is said.
 const DOMAIN: &str = "vm.internal";
@@ -20,11 +21,13 @@ pub(super) type Networks = BTreeMap<NetworkName, FurtherNetwork>;
 pub(super) struct FurtherNetwork {
     bridge: String,
     subnet: String,
+    #[serde(default, deserialize_with = "parsed")]
+    reserved: Vec<AddressRange>,
     #[serde(default)]
     nat: Option<bool>,
     #[serde(default)]
     vm_to_vm: Option<bool>,
-    #[serde(default, deserialize_with = "services")]
+    #[serde(default, deserialize_with = "parsed")]
     host_services: Vec<HostService>,
     #[serde(default)]
     dns: Option<bool>,
@@ -34,10 +37,11 @@ pub(super) struct FurtherNetwork {
 
 impl FurtherNetwork {
     fn settings(self) -> NetworkSettings {
-        let Self { bridge, subnet, nat, vm_to_vm, host_services, dns, domain } = self;
+        let Self { bridge, subnet, reserved, nat, vm_to_vm, host_services, dns, domain } = self;
         NetworkSettings {
             bridge,
             subnet,
+            reserved,
             nat: match nat {
                 None | Some(true) => NetworkAddressTranslation::Masquerade,
                 Some(false) => NetworkAddressTranslation::Off,

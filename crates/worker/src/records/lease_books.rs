@@ -186,6 +186,8 @@ mod tests {
     use proptest::prelude::*;
     use vm_model::FailureKind;
 
+    use ipam::Pool;
+
     use super::*;
     use crate::records::RecordWriter;
 
@@ -197,7 +199,7 @@ mod tests {
         let open = |network: &str, subnet: &str| {
             let directory = directory.join(network);
             std::fs::create_dir_all(&directory).expect("made");
-            let subnet = subnet.parse().expect("a subnet");
+            let subnet = Pool::new(subnet.parse().expect("a subnet")).expect("a pool");
             let leases = Leases::open(&directory, subnet, RecordWriter::open(&directory)).expect("opened");
             (name(network), leases)
         };

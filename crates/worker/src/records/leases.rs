@@ -8,8 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolError, Wish, Wished};
-use ipnetwork::Ipv4Network;
+use ipam::{AllocationError, LEASE_BOOK_VERSION, Lease, LeaseBook, Pool, PoolChange, Wish, Wished};
 use thiserror::Error;
 use tracing::{info, warn};
 use vm_model::{FailureKind, NetworkName, VmId};
@@ -104,8 +103,6 @@ fn quoted(names: &[NetworkName]) -> String {
 /// Why the leases cannot be used at all.
 #[derive(Debug, Error)]
 pub(crate) enum LeasesError {
-    #[error("no addresses can be given")]
-    Pool(#[from] PoolError),
     /// They may be whole: nothing is put in their place.
     #[error("who has which address cannot be known")]
     Unreadable(#[source] ReadError),
@@ -141,23 +138,18 @@ struct Pending {
 }
 
 impl Leases {
-    /// The leases of `subnet` kept in `directory`. For leases of another subnet, or that make no sense, those that were kept
-    /// aside of this one are taken, if there are any; else VMs get new ones. Nothing is changed on disk before
-    /// [`Leases::put_in_force`].
+    /// The leases of the subnet of `fresh`, a pool without any, kept in `directory`. For leases of another subnet, or that make
+    /// no sense, those that were kept aside of this one are taken, if there are any; else VMs get new ones. Nothing is changed
+    /// on disk before [`Leases::put_in_force`].
     ///
     /// # Errors
-    /// The subnet cannot be used, or the host refuses to read the file.
-    pub(crate) fn open(
-        directory: &Path,
-        subnet: Ipv4Network,
-        writer: RecordWriter,
-    ) -> Result<Self, LeasesError> {
+    /// The host refuses to read the file.
+    pub(crate) fn open(directory: &Path, fresh: Pool, writer: RecordWriter) -> Result<Self, LeasesError> {
         let file = directory.join(FILE);
-        let fresh = Pool::new(subnet)?;
         let mut on_disk = None;
         let (found, keeps_aside) = match read_in_place::<LeaseBook>(&file, LEASE_BOOK_VERSION) {
             Ok(None) => (None, false),
-            Ok(Some(book)) => match Pool::import(subnet, &book) {
+            Ok(Some(book)) => match fresh.clone().import(&book) {
                 Ok(pool) => {
                     on_disk = Some(book);
                     (Some(pool), false)
@@ -175,7 +167,10 @@ impl Leases {
         };
         let (pool, taken_from) = match found {
             Some(pool) => (pool, None),
-            None => kept_leases(&file, subnet).map_or((fresh, None), |(pool, kept)| (pool, Some(kept))),
+            None => match kept_leases(&file, &fresh) {
+                Some((pool, kept)) => (pool, Some(kept)),
+                None => (fresh, None),
+            },
         };
         let pending = Some(Pending { keeps_aside, taken_from, on_disk });
         Ok(Self { file, writer, book: Mutex::new(Book { pool, pending }) })
@@ -210,13 +205,13 @@ impl Leases {
     /// Whether `vm` has any lease.
     pub(crate) fn has(&self, vm: &VmId) -> bool {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.pool.leases().any(|lease| lease.vm == *vm)
+        book.pool.leases_of(vm).next().is_some()
     }
 
     /// What `vm` holds.
     pub(crate) fn of(&self, vm: &VmId) -> Vec<Lease> {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.pool.leases().filter(|lease| lease.vm == *vm).collect()
+        book.pool.leases_of(vm).collect()
     }
 
     /// Whether the interfaces of `vm` could have what they wish for now. Nothing is given.
@@ -224,8 +219,9 @@ impl Leases {
     /// # Errors
     /// As those of [`Leases::ensure`].
     pub(crate) fn check(&self, vm: &VmId, wishes: &[(&str, Wish)]) -> Result<(), LeaseError> {
-        let mut offered = self.book.lock().unwrap_or_else(PoisonError::into_inner).pool.clone();
-        Ok(offered.allocate_all(vm, wishes).map(drop)?)
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        // The change is not kept.
+        Ok(book.pool.change().allocate_all(vm, wishes).map(drop)?)
     }
 
     /// The leases of all interfaces of `vm`, named with their wishes in the order of its description: those it has where
@@ -254,36 +250,41 @@ impl Leases {
         })
     }
 
-    /// Changes a copy, writes it, and only then lets it count: what is not on disk is neither given nor ended.
-    fn change<T, E: From<WriteError>>(&self, change: impl FnOnce(&mut Pool) -> Result<T, E>) -> Result<T, E> {
+    /// Makes a change, writes the leases as they are then, and only then lets it count: what is not on disk is neither given
+    /// nor ended. A change that fails, or is not written, is taken back.
+    fn change<T, E: From<WriteError>>(
+        &self,
+        change: impl FnOnce(&mut PoolChange<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = book.pool.clone();
+        let Book { pool, pending } = &mut *book;
+        let mut changed = pool.change();
         let outcome = change(&mut changed)?;
-        let exported = changed.export();
-        if exported != book.pool.export() {
-            if book.pending.is_none() {
-                self.writer.write_json(&self.file, &exported)?;
-            }
-            book.pool = changed;
+        if changed.is_made() && pending.is_none() {
+            self.writer.write_json(&self.file, &changed.export())?;
         }
+        changed.keep();
         Ok(outcome)
     }
 }
 
-/// The leases of `subnet` that were kept aside last, and where.
-fn kept_leases(file: &Path, subnet: Ipv4Network) -> Option<(Pool, PathBuf)> {
+/// The leases of the subnet of `fresh` that were kept aside last, and where.
+fn kept_leases(file: &Path, fresh: &Pool) -> Option<(Pool, PathBuf)> {
     kept_files(file).into_iter().rev().find_map(|kept| {
         let book = read_in_place::<LeaseBook>(&kept, LEASE_BOOK_VERSION).ok()??;
-        Some((Pool::import(subnet, &book).ok()?, kept))
+        Some((fresh.clone().import(&book).ok()?, kept))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use ipnetwork::Ipv4Network;
+
     use super::*;
 
     fn open(state_dir: &Path, subnet: Ipv4Network) -> Result<Leases, LeasesError> {
-        let leases = Leases::open(state_dir, subnet, RecordWriter::open(state_dir))?;
+        let fresh = Pool::new(subnet).expect("a subnet for VMs");
+        let leases = Leases::open(state_dir, fresh, RecordWriter::open(state_dir))?;
         leases.put_in_force()?;
         Ok(leases)
     }
@@ -383,7 +384,8 @@ mod tests {
         for other in ["10.9.0.0/29", "10.8.0.0/24"] {
             let subnet = other.parse().expect("a subnet");
             let writer = RecordWriter::open(directory.path());
-            let failed = Leases::open(directory.path(), subnet, writer).expect("opened");
+            let fresh = Pool::new(subnet).expect("a subnet for VMs");
+            let failed = Leases::open(directory.path(), fresh, writer).expect("opened");
             failed.retain(&BTreeSet::new()).expect("remembered");
             assert!(!failed.has(&VmId::new("a")));
         }
@@ -409,6 +411,25 @@ mod tests {
             "10.9.0.6"
         );
         assert_eq!(ensure(&leases, &b, "net0", Wish::default()).expect("kept"), other);
+    }
+
+    #[test]
+    fn addresses_that_are_reserved_later_stay_with_whoever_has_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (a, b) = (VmId::new("a"), VmId::new("b"));
+        let leases = open(directory.path(), subnet()).expect("opened");
+        let before = ensure(&leases, &a, "net0", Wish::default()).expect("given");
+        assert_eq!(before.address.to_string(), "10.9.0.2");
+        let reserved = ["10.9.0.2-10.9.0.4".parse().expect("a range")];
+        let fresh = Pool::with_reserved(subnet(), &reserved).expect("a pool");
+        let writer = RecordWriter::open(directory.path());
+        let leases = Leases::open(directory.path(), fresh, writer).expect("opened");
+        leases.put_in_force().expect("written");
+        assert_eq!(ensure(&leases, &a, "net0", Wish::default()).expect("kept"), before);
+        let other = ensure(&leases, &b, "net0", Wish::default()).expect("given");
+        assert_eq!(other.address.to_string(), "10.9.0.5");
+        let wish = Wish { ip: Some("10.9.0.3".parse().expect("an address")), ..Wish::default() };
+        ensure(&leases, &b, "net1", wish).expect("a reserved address is given to whoever asks for it");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
+use ipam::AddressRange;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
 use vm_model::NetworkName;
 
@@ -29,6 +30,8 @@ pub struct VmManagerConfig {
     pub network_bridge: String,
     /// The VMs' IPv4 network in CIDR form. The bridge has its first host address.
     pub vm_subnet_base: String,
+    /// Addresses of that network that a VM has only if its description asks for them.
+    pub reserved_addresses: Vec<AddressRange>,
     /// Directories whose entries may be VM artifacts.
     pub store_roots: Vec<PathBuf>,
     /// When an artifact's content is compared with the hash it was assigned with.
@@ -71,6 +74,8 @@ pub struct NetworkSettings {
     pub bridge: String,
     /// Its IPv4 network in CIDR form. The bridge has its first host address.
     pub subnet: String,
+    /// Addresses of it that no VM gets unless it asks for one.
+    pub reserved: Vec<AddressRange>,
     /// Whether its VMs reach other networks through this host's addresses by it.
     pub nat: NetworkAddressTranslation,
     /// Whether its VMs reach each other by it.
@@ -164,6 +169,7 @@ impl Default for VmManagerConfig {
             vm_artifacts_dir: PathBuf::from("/var/lib/procurator/vms"),
             network_bridge: "br-procurator".to_owned(),
             vm_subnet_base: "10.100.0.0/16".to_owned(),
+            reserved_addresses: Vec::new(),
             store_roots: vec![PathBuf::from("/nix/store")],
             hash_verification: HashVerification::default(),
             nat: NetworkAddressTranslation::default(),
@@ -201,6 +207,7 @@ impl VmManagerConfig {
         let default = NetworkSettings {
             bridge: self.network_bridge.clone(),
             subnet: self.vm_subnet_base.clone(),
+            reserved: self.reserved_addresses.clone(),
             nat: self.nat,
             between_vms: self.between_vms,
             host_services: self.host_services.clone(),

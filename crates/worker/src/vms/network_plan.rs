@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use host_network::{DnsServers, Egress, LinkName, NetworkConfig, RouterAdvice};
-use ipam::Pool;
+use ipam::{Pool, PoolError};
 use ipnetwork::Ipv4Network;
 use vm_model::NetworkName;
 
@@ -16,10 +16,18 @@ use crate::records::network_directory;
 #[derive(Clone, Debug)]
 pub(super) struct PlannedNetwork {
     pub(super) name: NetworkName,
-    pub(super) subnet: Ipv4Network,
+    /// Its addresses, of which none is given yet.
+    pub(super) pool: Pool,
     pub(super) config: NetworkConfig,
     /// Where its leases and the note of what it changes on the host lie.
     pub(super) directory: PathBuf,
+}
+
+impl PlannedNetwork {
+    /// The network that its VMs' addresses are of.
+    pub(super) fn subnet(&self) -> Ipv4Network {
+        self.pool.subnet()
+    }
 }
 
 /// The networks that `config` describes, the default one first.
@@ -41,13 +49,13 @@ pub(super) fn plan_networks(config: &VmManagerConfig) -> Result<Vec<PlannedNetwo
                 format!("it is the bridge of {} too; each network needs its own", bridge_key(&other.name));
             return Err(refused(bridge_key(&network.name), network.config.bridge.as_str(), expected));
         }
-        if let Some(other) = planned.iter().find(|other| other.subnet.overlaps(network.subnet)) {
+        if let Some(other) = planned.iter().find(|other| other.subnet().overlaps(network.subnet())) {
             let expected = format!(
                 "it overlaps with {} = \"{}\"; each network needs addresses of its own",
                 subnet_key(&other.name),
-                other.subnet
+                other.subnet()
             );
-            return Err(refused(subnet_key(&network.name), network.subnet.to_string(), expected));
+            return Err(refused(subnet_key(&network.name), network.subnet().to_string(), expected));
         }
         planned.push(network);
     }
@@ -63,14 +71,21 @@ fn plan_network(
     settings: NetworkSettings,
     directory: PathBuf,
 ) -> Result<PlannedNetwork, VmManagerError> {
-    let NetworkSettings { bridge, subnet, nat, between_vms, host_services, names } = settings;
+    let NetworkSettings { bridge, subnet, reserved, nat, between_vms, host_services, names } = settings;
     let bridge = LinkName::parse(&bridge)
         .map_err(|problem| refused(bridge_key(&name), bridge, problem.to_string()))?;
     let network: Ipv4Network = subnet.parse().map_err(|_| {
         let expected = "an IPv4 network like 10.100.0.0/16 is accepted";
         refused(subnet_key(&name), subnet.as_str(), expected)
     })?;
-    Pool::new(network).map_err(|problem| refused(subnet_key(&name), subnet, problem.to_string()))?;
+    let pool = Pool::with_reserved(network, &reserved).map_err(|problem| match &problem {
+        PoolError::ReservedOutside { range, .. } => {
+            refused(reserved_key(&name), range.to_string(), problem.to_string())
+        }
+        PoolError::Size { .. } | PoolError::HostBits { .. } | PoolError::NotUnicast { .. } => {
+            refused(subnet_key(&name), subnet, problem.to_string())
+        }
+    })?;
     let egress = match nat {
         NetworkAddressTranslation::Masquerade => Egress::Masquerade,
         NetworkAddressTranslation::Off => Egress::Isolated,
@@ -95,7 +110,7 @@ fn plan_network(
         state_dir,
         ..NetworkConfig::new(bridge, network)
     };
-    Ok(PlannedNetwork { name, subnet: network, config, directory })
+    Ok(PlannedNetwork { name, pool, config, directory })
 }
 
 /// The setting that says which bridge a network has.
@@ -104,8 +119,13 @@ pub(super) fn bridge_key(name: &NetworkName) -> Cow<'static, str> {
 }
 
 /// The setting that says which addresses a network has.
-pub(super) fn subnet_key(name: &NetworkName) -> Cow<'static, str> {
+fn subnet_key(name: &NetworkName) -> Cow<'static, str> {
     key(name, "vm_subnet_base", "subnet")
+}
+
+/// The setting that says which of its addresses no VM gets by itself.
+fn reserved_key(name: &NetworkName) -> Cow<'static, str> {
+    key(name, "reserved_addresses", "reserved")
 }
 
 fn key(name: &NetworkName, of_default: &'static str, of_others: &str) -> Cow<'static, str> {
@@ -120,6 +140,7 @@ mod tests {
         NetworkSettings {
             bridge: bridge.to_owned(),
             subnet: subnet.to_owned(),
+            reserved: Vec::new(),
             nat: NetworkAddressTranslation::Off,
             between_vms: Default::default(),
             host_services: Vec::new(),

@@ -7,38 +7,29 @@ use host_network::{HostNetwork, KeptNic, Leftovers, LinkName, NetworkConfig, Tea
 use tracing::{info, warn};
 use vm_model::{NetworkName, VmId};
 
-use super::network_plan::{PlannedNetwork, subnet_key};
+use super::network_plan::PlannedNetwork;
 use super::startup::state_error;
 use super::takeover::hold_unknown;
 use super::{VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 use crate::records::{
-    LeaseBooks, Leases, LeasesError, NetworkNote, RecordWriter, forget_network, network_directory,
-    note_network, noted_networks,
+    LeaseBooks, Leases, NetworkNote, RecordWriter, forget_network, network_directory, note_network,
+    noted_networks,
 };
 use crate::supervisor::RunningMachine;
 
 /// The leases of each network of `planned`.
 ///
 /// # Errors
-/// Addresses of a network cannot be given, or the host refuses to read what was.
+/// The host refuses to read what was.
 pub(super) fn open_leases(
     config: &VmManagerConfig,
     planned: &[PlannedNetwork],
     writer: &RecordWriter,
 ) -> Result<LeaseBooks, VmManagerError> {
     let open = |network: &PlannedNetwork| {
-        let opened = Leases::open(&network.directory, network.subnet, writer.clone());
-        let leases = opened.map_err(|problem| match problem {
-            LeasesError::Pool(problem) => VmManagerError::Setting {
-                setting: subnet_key(&network.name),
-                value: network.subnet.to_string(),
-                expected: problem.to_string(),
-            },
-            problem @ (LeasesError::Unreadable(_) | LeasesError::Write(_)) => {
-                state_error(config, Box::new(problem))
-            }
-        })?;
+        let opened = Leases::open(&network.directory, network.pool.clone(), writer.clone());
+        let leases = opened.map_err(|problem| state_error(config, Box::new(problem)))?;
         Ok((network.name.clone(), leases))
     };
     planned.iter().map(open).collect::<Result<BTreeMap<_, _>, _>>().map(LeaseBooks::new)
@@ -84,7 +75,8 @@ async fn bring_up(
     running: &BTreeMap<VmId, RunningMachine>,
     networks: &mut BTreeMap<NetworkName, HostNetwork>,
 ) -> Result<(), VmManagerError> {
-    for PlannedNetwork { name, subnet, config: network, directory } in planned {
+    for PlannedNetwork { name, pool, config: network, directory } in planned {
+        let subnet = pool.subnet();
         if !name.is_default() {
             // Before anything of it is on the host: whoever comes next knows what to take away.
             let note = NetworkNote::new(network.bridge.to_string(), subnet);

@@ -19,6 +19,7 @@ fn with_storage(bench: &Workbench) -> VmManagerConfig {
     let storage = NetworkSettings {
         bridge: "br-storage".to_owned(),
         subnet: "10.76.0.0/24".to_owned(),
+        reserved: Vec::new(),
         nat: NetworkAddressTranslation::Off,
         between_vms: Default::default(),
         host_services: Vec::new(),
