@@ -1,7 +1,7 @@
 //! Reaching guests over the network, with nothing of the worker's in between.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,9 +15,10 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// No answer within five seconds.
-pub fn ping(address: Ipv4Addr) -> Result<Duration> {
+pub fn ping(address: impl Into<IpAddr>) -> Result<Duration> {
+    let address = address.into();
     let output = Command::new("busybox")
-        .args(["ping", "-c", "1", "-W", "5", &address.to_string()])
+        .args([if address.is_ipv4() { "ping" } else { "ping6" }, "-c", "1", "-W", "5", &address.to_string()])
         .output()
         .context("cannot start busybox ping")?;
     let text = String::from_utf8_lossy(&output.stdout);

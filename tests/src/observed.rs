@@ -1,6 +1,6 @@
 //! VMs as the worker's command line shows them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -19,6 +19,9 @@ pub struct ObservedVm {
     /// The guest's address.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// The guest's IPv6 address.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Addr>,
     /// The guest's hardware address.
     #[serde(default)]
     pub mac: Option<String>,

@@ -1,6 +1,6 @@
 //! A network interface, as it is told.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,6 +16,10 @@ pub struct InterfaceView {
     /// The guest's address.
     #[schema(value_type = String, format = Ipv4)]
     pub address: Ipv4Addr,
+    /// The guest's IPv6 address, where its network has such.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Ipv6)]
+    pub ipv6: Option<Ipv6Addr>,
     /// The guest's hardware address.
     pub mac: MacAddress,
     /// The host's end, while there is a machine.
@@ -25,7 +29,7 @@ pub struct InterfaceView {
 
 impl InterfaceView {
     pub(crate) fn new(nic: &VmNic) -> Self {
-        let VmNic { id, network, address, mac, tap, access: _ } = nic.clone();
-        Self { id, network, address, mac, tap }
+        let VmNic { id, network, address, ipv6, mac, tap, access: _ } = nic.clone();
+        Self { id, network, address, ipv6, mac, tap }
     }
 }

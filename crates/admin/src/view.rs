@@ -1,6 +1,6 @@
 //! What a VM looks like from outside: the JSON that programs may rely on. Keys are added, never changed.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +57,10 @@ pub struct VmView {
     /// The first interface's address.
     #[schema(value_type = Option<String>, format = Ipv4)]
     pub address: Option<Ipv4Addr>,
+    /// The first interface's IPv6 address.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Ipv6)]
+    pub ipv6: Option<Ipv6Addr>,
     /// The first interface's hardware address.
     pub mac: Option<MacAddress>,
     /// The host's end of the first interface, while there is a machine.
@@ -253,6 +257,7 @@ impl VmView {
             order: info.order,
             reason,
             address: nic.map(|nic| nic.address),
+            ipv6: nic.and_then(|nic| nic.ipv6),
             mac: nic.map(|nic| nic.mac),
             tap: nic.and_then(|nic| nic.tap.clone()),
             interfaces: info.nics.iter().map(InterfaceView::new).collect(),

@@ -26,6 +26,7 @@ mod dhcp;
 mod dns;
 mod driver;
 mod input;
+mod ipv6;
 mod kernel;
 mod leases;
 mod master;
@@ -46,7 +47,7 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 21] = [
+pub const BODIES: [(&str, Body); 22] = [
     ("assignments", assignments::document),
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
@@ -54,6 +55,7 @@ pub const BODIES: [(&str, Body); 21] = [
     ("console_queues", console::queues),
     ("dhcp_packets", dhcp::packets),
     ("dns_messages", dns::messages),
+    ("ipv6_packets", ipv6::packets),
     ("kernel_images", kernel::images),
     ("lease_book", leases::book),
     ("machine_description", artifact::machine_description),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vm_model::{NetworkAccess, VmId};
+use vm_model::{Ipv6Subnet, NetworkAccess, VmId};
 
 use crate::nfnetlink::Message;
 use crate::nfnetlink::element::Change;
@@ -20,6 +20,15 @@ pub(crate) struct BoundPort {
     pub(crate) access: NetworkAccess,
 }
 
+/// Our tables, as far as elements of ports go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables<'name> {
+    /// The name that all of them have.
+    pub(crate) name: &'name str,
+    /// The network of which guests have IPv6 addresses; there is a table of the family `ip6` where it is one.
+    pub(crate) ipv6: Option<Ipv6Subnet>,
+}
+
 /// The ports by the index of their link.
 pub(crate) type Ports = BTreeMap<u32, BoundPort>;
 
@@ -29,10 +38,10 @@ pub(crate) fn identities(ports: &Ports) -> Identities {
 }
 
 impl BoundPort {
-    /// The messages that make `change` of all that stands in `table` for this port, which has the link index `index`.
-    pub(crate) fn messages(&self, table: &str, change: Change, index: u32) -> Vec<Message> {
-        let identity = port_filter::elements::messages(table, change, index, self.identity);
-        let access = self.access_messages(table, change);
+    /// The messages that make `change` of all that stands in `tables` for this port, which has the link index `index`.
+    pub(crate) fn messages(&self, tables: &Tables<'_>, change: Change, index: u32) -> Vec<Message> {
+        let identity = port_filter::elements::messages(tables, change, index, self.identity);
+        let access = self.access_messages(tables, change);
         match change {
             // A guest is bound to what it is before anything leads to it.
             Change::Enter => [identity, access].concat(),
@@ -40,10 +49,15 @@ impl BoundPort {
         }
     }
 
-    /// The messages that make `change` of what stands there under its guest's address.
-    pub(crate) fn access_messages(&self, table: &str, change: Change) -> Vec<Message> {
-        let guest = self.identity.address;
-        let mut messages = egress::messages(table, change, guest, self.access.egress.as_deref());
+    /// The messages that make `change` of what stands there under its guest's addresses.
+    pub(crate) fn access_messages(&self, tables: &Tables<'_>, change: Change) -> Vec<Message> {
+        let (guest, table) = (self.identity.address, tables.name);
+        let rules = self.access.egress.as_deref();
+        let mut messages = egress::messages(table, change, guest.into(), rules);
+        if let Some(subnet) = tables.ipv6 {
+            let guest = subnet.address_of(self.identity.mac);
+            messages.extend(egress::messages(table, change, guest.into(), rules));
+        }
         messages.extend(forwards::messages(table, change, guest, &self.access.forwards));
         messages
     }

@@ -8,15 +8,17 @@
 mod settings;
 mod subnet_use;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
+use vm_model::{Ipv6Subnet, MacAddress};
 
 pub use self::settings::{BridgeNote, BridgeProblem};
 use self::settings::{adopt, changes_to_ours};
 pub use self::subnet_use::SubnetUse;
-pub(crate) use self::subnet_use::find_uses;
+pub(crate) use self::subnet_use::{find_ipv6_use, find_uses};
 use crate::changed_settings::AdoptedBridge;
+use crate::ipv6::missing_addresses;
 use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac, tap_owner};
-use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Link, Netlink, NetlinkError};
+use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, Netlink, NetlinkError};
 use crate::rules::{Rules, SharedRules};
 use crate::{NetworkConfig, NetworkError};
 
@@ -37,8 +39,7 @@ pub(crate) struct Observed {
     pub(crate) links: Vec<Link>,
     pub(crate) addresses: Vec<Ipv4Assignment>,
     pub(crate) routes: Vec<Ipv4Route>,
-    /// The links that have an IPv6 address which means something beyond the link.
-    pub(crate) ipv6_links: Vec<u32>,
+    pub(crate) ipv6: Vec<Ipv6Assignment>,
 }
 
 /// One step towards the bridge.
@@ -76,7 +77,7 @@ pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError>
         links: netlink.links().await?,
         addresses: netlink.ipv4_addresses().await?,
         routes: netlink.ipv4_routes().await?,
-        ipv6_links: netlink.ipv6_links().await?,
+        ipv6: netlink.ipv6_addresses().await?,
     })
 }
 
@@ -127,7 +128,7 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
     if !has_address {
         plan.actions.push(BridgeAction::AddAddress);
         if let Some(adopted) = &mut plan.adopted {
-            adopted.addresses.push(wanted);
+            adopted.addresses.push(wanted.into());
         }
     }
     plan.uses = find_uses(config.network(), index, observed);
@@ -247,6 +248,33 @@ pub(crate) async fn give_bridges_back(netlink: &Netlink, rules: &SharedRules) ->
         rules.run("note that the bridge is given back", forget).await?;
     }
     Ok(())
+}
+
+/// Gives the bridge with the index `bridge` the host's IPv6 addresses, and has the host use them, where the network has
+/// IPv6. Answers the bridge's hardware address then.
+///
+/// # Errors
+/// If the kernel refuses, or a change to another's bridge cannot be noted.
+pub(crate) async fn ensure_ipv6(
+    netlink: &Netlink,
+    config: &NetworkConfig,
+    rules: &SharedRules,
+    (bridge, origin): (u32, BridgeOrigin),
+) -> Result<Option<(Ipv6Subnet, MacAddress)>, NetworkError> {
+    let Some(subnet) = config.ipv6 else { return Ok(None) };
+    rules.run("have the host speak IPv6 on the bridge", move |rules| rules.silence(bridge)).await??;
+    let observed = observe(netlink).await?;
+    let (mac, missing) = missing_addresses(subnet, bridge, &observed).ok_or_else(|| vanished(config))?;
+    if origin == BridgeOrigin::Adopted {
+        let addresses = missing.iter().copied().map(IpNetwork::from).collect();
+        let adopted = AdoptedBridge { addresses, ..AdoptedBridge::untouched(bridge, &config.bridge) };
+        let note = move |rules: &mut Rules| rules.changed.note_bridge(Some(adopted));
+        rules.run("note what is changed on the bridge", note).await??;
+    }
+    for address in missing {
+        netlink.add_ipv6_address(bridge, address).await?;
+    }
+    Ok(Some((subnet, mac)))
 }
 
 fn vanished(config: &NetworkConfig) -> NetlinkError {

@@ -17,7 +17,7 @@ use tracing::warn;
 
 pub(crate) use self::adopted_bridge::AdoptedBridge;
 use self::note::Noted;
-pub(crate) use self::switch::Switch;
+pub(crate) use self::switch::{ALL_LINKS, Switch};
 
 /// Why a setting could not be changed.
 #[derive(Debug, Error)]
@@ -163,7 +163,8 @@ impl ChangedSettings {
     /// Gives back each change that `which` chooses by link and switch: those nobody else has changed since. What
     /// cannot be given back is logged. Blocks.
     pub(crate) fn give_back(&mut self, which: impl Fn(u32, Switch) -> bool) {
-        for change in self.take(which) {
+        // What was changed last depends on what was changed before.
+        for change in self.take(which).into_iter().rev() {
             if let Err(error) = change.undo() {
                 warn!(link = change.name, %error, "a setting of a link is not as it was before");
             }
@@ -203,7 +204,9 @@ impl Change {
     fn undo(&self) -> Result<(), SettingsError> {
         let path = self.switch.path(&self.name);
         let is_as_set = read_switch(&path).is_ok_and(|now| now == self.set);
-        if is_as_set && link_index(&self.name) == Some(self.link) {
+        let is_there =
+            (self.link, self.name.as_str()) == ALL_LINKS || link_index(&self.name) == Some(self.link);
+        if is_as_set && is_there {
             write_switch(&path, &self.before)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
-use vm_model::Transport;
+use vm_model::{Ipv6Subnet, Transport};
 
 use crate::LinkName;
 use crate::connections::ConnectionLimit;
@@ -17,6 +17,8 @@ use crate::dns::Domain;
 const DEFAULT_BRIDGE: &str = "br-procurator";
 /// The smallest MTU that every IPv4 host must accept (RFC 791).
 const SMALLEST_MTU: u16 = 576;
+/// The smallest MTU that IPv6 passes by (RFC 8200 §5).
+const SMALLEST_IPV6_MTU: u16 = 1280;
 /// The largest MTU of a TAP: 65535 less an Ethernet header.
 const LARGEST_MTU: u16 = 65_521;
 /// More name servers than this do not fit the smallest DHCP reply a client must accept (RFC 2131 §2).
@@ -31,6 +33,8 @@ pub struct NetworkConfig {
     pub subnet: Ipv4Network,
     /// The host's address in it: the VMs' router and DHCP server.
     pub gateway: Ipv4Addr,
+    /// The IPv6 network of the VMs, of which the host has the first address; `None` does without IPv6.
+    pub ipv6: Option<Ipv6Subnet>,
     /// The MTU of the bridge, and of each TAP that asks for no other.
     pub mtu: u16,
     /// How far VMs reach.
@@ -151,6 +155,12 @@ pub enum ConfigError {
         /// The MTU as configured.
         mtu: u16,
     },
+    /// The MTU is too small for IPv6.
+    #[error("an MTU of {mtu} is too small for IPv6: {SMALLEST_IPV6_MTU} or more is accepted")]
+    Ipv6Mtu {
+        /// The MTU as configured, or an adopted bridge's smaller one.
+        mtu: u16,
+    },
     /// The table's name is none that nftables takes.
     #[error(
         "invalid nftables table name {name:?}: a letter and at most 31 more of A-Z, a-z, 0-9, '.', '_' and '-' are accepted"
@@ -180,6 +190,7 @@ impl NetworkConfig {
             bridge,
             subnet,
             gateway: first_host(subnet),
+            ipv6: None,
             mtu: 1500,
             egress: Egress::default(),
             between_vms: BetweenVms::default(),
@@ -214,6 +225,9 @@ impl NetworkConfig {
             return Err(ConfigError::Gateway { gateway, subnet, first: first_host(subnet) });
         }
         check_mtu(self.mtu)?;
+        if self.ipv6.is_some() && self.mtu < SMALLEST_IPV6_MTU {
+            return Err(ConfigError::Ipv6Mtu { mtu: self.mtu });
+        }
         let name = &self.nft_table;
         let accepted =
             |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');

@@ -22,6 +22,8 @@ use std::num::NonZeroU32;
 use ipnetwork::Ipv4Network;
 use std::net::Ipv4Addr;
 
+use vm_model::Ipv6Subnet;
+
 use crate::LinkName;
 
 /// How many connections the host's table takes.
@@ -83,7 +85,24 @@ fn share(host: Option<&str>) -> NonZeroU32 {
         .expect("at least the smallest share")
 }
 
-/// A direction: its part of names, whose address is the guest's, and what the rules say of it.
+/// Which packets a table sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IpVersion {
+    V4,
+    V6,
+}
+
+impl IpVersion {
+    /// nft's name of the protocol, and of its addresses.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::V4 => ("ip", "ipv4_addr"),
+            Self::V6 => ("ip6", "ipv6_addr"),
+        }
+    }
+}
+
+/// A direction: its part of names, which address is the guest's, and what the rules say of it.
 struct Side {
     name: &'static str,
     guest: &'static str,
@@ -91,14 +110,15 @@ struct Side {
 }
 
 const SIDES: [Side; 2] = [
-    Side { name: "by_guest", guest: "ip saddr", whose: "of one VM" },
-    Side { name: "to_guest", guest: "ip daddr", whose: "to one VM" },
+    Side { name: "by_guest", guest: "saddr", whose: "of one VM" },
+    Side { name: "to_guest", guest: "daddr", whose: "to one VM" },
 ];
 
 /// The sets and objects that [`chains`] need, in nft's language.
-pub(crate) fn sets_text(counting: Counting) -> String {
+pub(crate) fn sets_text(counting: Counting, version: IpVersion) -> String {
+    let (protocol, address) = version.names();
     let set = |name: String, flags: &str| {
-        format!("set {name} {{ type ipv4_addr; size {MOST_GUESTS}; flags dynamic{flags}; }}\n")
+        format!("set {name} {{ type {address}; size {MOST_GUESTS}; flags dynamic{flags}; }}\n")
     };
     let rate = |side: &Side| set(format!("rate_{}", side.name), ",timeout; timeout 1m");
     let count = |side: &Side| {
@@ -110,7 +130,7 @@ pub(crate) fn sets_text(counting: Counting) -> String {
         Counting::ByRate(_) => SIDES.iter().map(rate).collect(),
         Counting::ByCount(_) => {
             let timeouts = format!(
-                "ct timeout ended_soon {{ protocol tcp; l3proto ip; policy = {{ time_wait : {ENDED_TIMEOUT}, close : \
+                "ct timeout ended_soon {{ protocol tcp; l3proto {protocol}; policy = {{ time_wait : {ENDED_TIMEOUT}, close : \
                  {ENDED_TIMEOUT} }}; }}\n"
             );
             timeouts + &SIDES.iter().map(|side| rate(side) + &count(side)).collect::<String>()
@@ -119,14 +139,18 @@ pub(crate) fn sets_text(counting: Counting) -> String {
 }
 
 /// The chains that count, by name, with the hook of each and its rules.
-pub(crate) fn chains(counting: Counting, bridge: &LinkName) -> Vec<(&'static str, String, Vec<String>)> {
+pub(crate) fn chains(
+    counting: Counting,
+    bridge: &LinkName,
+    version: IpVersion,
+) -> Vec<(&'static str, String, Vec<String>)> {
     if counting == Counting::Off {
         return Vec::new();
     }
     let hook = |hook: &str| format!("type filter hook {hook} priority {PRIORITY}; policy accept;\n");
     let [by_guest, to_guest] = &SIDES;
     let mut chains: Vec<_> =
-        SIDES.iter().map(|side| (side.name, String::new(), side_rules(counting, side))).collect();
+        SIDES.iter().map(|side| (side.name, String::new(), side_rules(counting, side, version))).collect();
     // Of each connection the packet that begins it: those after it are of a connection that was entered.
     let begins = |from: &str, side: &Side| {
         format!("{from} \"{bridge}\" ct status & confirmed == 0 jump {}", side.name)
@@ -137,8 +161,9 @@ pub(crate) fn chains(counting: Counting, bridge: &LinkName) -> Vec<(&'static str
     chains
 }
 
-fn side_rules(counting: Counting, side: &Side) -> Vec<String> {
+fn side_rules(counting: Counting, side: &Side, version: IpVersion) -> Vec<String> {
     let Side { name, guest, whose } = side;
+    let guest = format!("{} {guest}", version.names().0);
     let rate = |rate: u32, burst: NonZeroU32| {
         format!(
             "update @rate_{name} {{ {guest} limit rate over {rate}/second burst {burst} packets }} counter drop \
@@ -182,6 +207,23 @@ pub(crate) fn untracked_chains(
     vec![("untracked", hook("prerouting"), prerouting), ("untracked_output", hook("output"), output)]
 }
 
+/// As [`untracked_chains`], of IPv6. Fragments of guests are dropped before.
+pub(crate) fn untracked_ipv6_chains(
+    bridge: &LinkName,
+    subnet: Ipv6Subnet,
+) -> Vec<(&'static str, String, Vec<String>)> {
+    let hook = |hook: &str| format!("type filter hook {hook} priority {RAW_PRIORITY}; policy accept;\n");
+    let gateway = subnet.gateway();
+    let prerouting = vec![
+        format!(
+            "iifname \"{bridge}\" ip6 saddr {subnet} ip6 daddr {subnet} ip6 daddr != {gateway} fib daddr type != local notrack"
+        ),
+        format!("iifname \"{bridge}\" ip6 daddr {gateway} udp dport 53 notrack"),
+    ];
+    let output = vec![format!("oifname \"{bridge}\" ip6 saddr {gateway} udp sport 53 notrack")];
+    vec![("untracked", hook("prerouting"), prerouting), ("untracked_output", hook("output"), output)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,8 +240,8 @@ mod tests {
         let bridge = LinkName::parse("br-test").unwrap();
         let most = NonZeroU32::new(1200).unwrap();
         let text = |counting| {
-            let rules = chains(counting, &bridge).into_iter().flat_map(|(_, _, rules)| rules);
-            sets_text(counting) + &rules.collect::<Vec<_>>().join("\n")
+            let rules = chains(counting, &bridge, IpVersion::V4).into_iter().flat_map(|(_, _, rules)| rules);
+            sets_text(counting, IpVersion::V4) + &rules.collect::<Vec<_>>().join("\n")
         };
         let by_rate = text(Counting::ByRate(most));
         assert!(by_rate.contains("over 10/second burst 1200 packets"), "{by_rate}");

@@ -12,8 +12,10 @@ mod respond;
 mod server;
 
 pub use bindings::{Binding, Bindings};
+pub(crate) use datagram::checksum;
 #[cfg(feature = "fuzzing")]
 pub(crate) use datagram::payload_of;
+pub(crate) use packet_socket::{Heard, PacketSocket};
 pub use respond::{Reply, ReplyTo, ServerFacts, respond};
 pub use server::DhcpError;
 pub(crate) use server::{DhcpServer, SharedBindings};

@@ -15,8 +15,8 @@ use tokio::io::unix::AsyncFd;
 use crate::nfnetlink::origin;
 
 /// Groups of rtnetlink (Linux `include/uapi/linux/rtnetlink.h`): links, IPv4 addresses and routes, IPv6 addresses, and
-/// the switches of IPv4 links.
-const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 9, 24];
+/// the switches of IPv4 and IPv6 links.
+const ROUTE_GROUPS: [u32; 6] = [1, 5, 7, 9, 24, 25];
 /// The group of nftables (`include/uapi/linux/netfilter/nfnetlink.h`).
 const RULE_GROUPS: [u32; 1] = [7];
 /// Messages are thrown away, so it does not matter where they are cut.

@@ -1,9 +1,10 @@
-//! Our own nftables tables, and what stands in the one of the family `ip`: masquerading,
+//! Our own nftables tables, and what stands in the one of the family `ip` (that of the family `ip6` is alike, in
+//! `ipv6/table.rs`): masquerading,
 //! ports of the host that lead to VMs ([`crate::forwards`]), what VMs reach of the host, no
 //! foreign source addresses from VMs, and no forwarding between others where the host forwards for VMs only. What a guest
 //! may say on its wire stands in the one of the family `bridge` ([`crate::port_filter`]).
 //!
-//! Both are replaced whole in one transaction, so applying them twice is the same as once, and nobody else's
+//! All are replaced whole in one transaction, so applying them twice is the same as once, and nobody else's
 //! table is written. An `accept` of ours ends our own chain only: a packet passes when no table on the host drops it, so one
 //! table's `accept` cannot lift another's `drop`. Where such a drop is seen, it is told as a [`ForwardDrop`] rather
 //! than worked around.
@@ -20,18 +21,23 @@ use thiserror::Error;
 pub(crate) use self::forward_drop::find_forward_drops;
 pub use self::forward_drop::{ForwardDrop, observe_forward_drops};
 pub(crate) use self::listing::Listing;
-use crate::bound_port::{Ports, identities};
-use crate::connections::{self, Counting};
+use crate::bound_port::{Ports, Tables, identities};
+use crate::connections::{self, Counting, IpVersion};
+use crate::forwarding::has_ipv6;
+use crate::ipv6::Ipv6Guard;
+use crate::netlink::Ipv6Stack;
 use crate::nft::{self, NftError};
 use crate::silence::HostIpv6;
-use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, port_filter};
+use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, ipv6, port_filter};
 
 /// Just before the usual filter priority (0): what VMs may not send need not be looked at further.
-const FILTER_PRIORITY: i32 = -10;
+pub(crate) const FILTER_PRIORITY: i32 = -10;
 /// The usual priority of source address translation.
-const SOURCE_NAT_PRIORITY: i32 = 100;
-/// The families of our tables. Both tables have one name.
+pub(crate) const SOURCE_NAT_PRIORITY: i32 = 100;
+/// The families of our tables. All have one name.
 const FAMILIES: [&str; 2] = ["ip", "bridge"];
+/// The one more where guests have IPv6 addresses.
+const IPV6_FAMILY: &str = "ip6";
 
 /// The comment of the rules that guard links.
 pub(crate) const GUARD: &str = "this host forwards for VMs only";
@@ -63,6 +69,10 @@ pub(crate) struct Firewall {
     /// How guests' connections are counted.
     pub(crate) counting: Counting,
     pub(crate) host_ipv6: HostIpv6,
+    /// Whether the kernel has IPv6, and so maybe a table of an earlier run.
+    pub(crate) ipv6_stack: Ipv6Stack,
+    /// There where IPv6 is forwarded from and to VMs alone.
+    pub(crate) ipv6_guard: Option<Ipv6Guard>,
     /// Whether our name server is there for VMs.
     pub(crate) names: bool,
     /// The bridges of the worker's other networks.
@@ -94,15 +104,25 @@ impl Firewall {
             services: config.host_services.clone(),
             counting: Counting::of(config.connections),
             host_ipv6,
+            ipv6_stack: if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent },
+            ipv6_guard: None,
             names: false,
             peers: config.peers.clone(),
         }
+    }
+
+    /// Our tables, as far as elements of ports go.
+    pub(crate) fn tables(&self) -> Tables<'_> {
+        Tables { name: &self.table, ipv6: self.host_ipv6.served() }
     }
 
     /// The transaction that leaves exactly our tables.
     pub(crate) fn script(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let mut script = self.removal_script();
         script.push_str(&self.ip_table(guarded, ports));
+        if let Some(subnet) = self.host_ipv6.served() {
+            script.push_str(&ipv6::table_text(self, subnet, ports));
+        }
         script.push_str(&port_filter::table_text(
             &self.table,
             &identities(ports),
@@ -117,13 +137,13 @@ impl Firewall {
         let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
         input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
         let mut chains = vec![
-            ("egress", String::new(), egress::rules()),
+            ("egress", String::new(), egress::rules(&egress::IPV4)),
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
             ("from_vms", String::new(), self.host_rules()),
             ("input", hook("filter", "input", FILTER_PRIORITY), input),
         ];
         chains.extend(connections::untracked_chains(bridge, *subnet, *gateway));
-        chains.extend(connections::chains(self.counting, bridge));
+        chains.extend(connections::chains(self.counting, bridge, IpVersion::V4));
         chains.extend(forwards::chains(bridge, *gateway, *egress, &self.peers));
         let mut translated = vec![forwards::return_rule(bridge, *subnet)];
         if *egress == Egress::Masquerade {
@@ -136,7 +156,7 @@ impl Firewall {
         let mut text = format!("table ip {table} {{\n");
         text += &(forwards::maps_text(ports)
             + &egress::sets_text(ports)
-            + &connections::sets_text(self.counting));
+            + &connections::sets_text(self.counting, IpVersion::V4));
         for (name, hook, rules) in chains {
             writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))
                 .expect("a string takes all text");
@@ -164,16 +184,22 @@ impl Firewall {
                 "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
             ));
         }
-        if !self.peers.is_empty() {
-            let peers = link_set(&self.peers);
-            rules.push(format!(
-                "iifname \"{bridge}\" oifname {peers} counter drop comment \"networks of VMs are kept apart\""
-            ));
-        }
-        rules.push(egress::entrance(bridge));
+        rules.extend(self.apart());
+        rules.push(egress::entrance(bridge, &egress::IPV4));
         let bridges: Vec<&LinkName> = std::iter::once(bridge).chain(&self.peers).collect();
         rules.extend(guarded.iter().map(|link| guard(*link, &bridges)));
         rules
+    }
+
+    /// The rule by which guests do not reach those of the worker's other networks, where there are any.
+    pub(crate) fn apart(&self) -> Option<String> {
+        let (bridge, peers) = (&self.bridge, link_set(&self.peers));
+        let rule = || {
+            format!(
+                "iifname \"{bridge}\" oifname {peers} counter drop comment \"networks of VMs are kept apart\""
+            )
+        };
+        (!self.peers.is_empty()).then(rule)
     }
 
     /// What VMs reach of the host itself, on any of its addresses. Answers to what the host began come in; DHCP is heard
@@ -202,7 +228,11 @@ impl Firewall {
     /// makes the deletion succeed also where there is no table yet.
     fn removal_script(&self) -> String {
         let mut script = String::new();
-        for family in FAMILIES {
+        let families = FAMILIES.into_iter().chain(match self.ipv6_stack {
+            Ipv6Stack::Present => Some(IPV6_FAMILY),
+            Ipv6Stack::Absent => None,
+        });
+        for family in families {
             for verb in ["add", "delete"] {
                 writeln!(script, "{verb} table {family} {}", self.table).expect("a string takes all text");
             }
@@ -240,7 +270,8 @@ impl Firewall {
     /// Our tables as `nft` shows them now; `None` where one is missing or cannot be seen. Blocks on `nft`.
     pub(crate) fn listing(&self) -> Option<Listing> {
         let mut text = String::new();
-        for family in FAMILIES {
+        let families = FAMILIES.into_iter().chain(self.host_ipv6.served().map(|_| IPV6_FAMILY));
+        for family in families {
             text.push_str(&nft::list(&["-s", "list", "table", family, &self.table]).ok()?);
         }
         Some(Listing::new(&text))
@@ -258,7 +289,7 @@ impl Firewall {
     }
 }
 
-fn hook(kind: &str, hook: &str, priority: i32) -> String {
+pub(crate) fn hook(kind: &str, hook: &str, priority: i32) -> String {
     format!("type {kind} hook {hook} priority {priority}; policy accept;\n")
 }
 

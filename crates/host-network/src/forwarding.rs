@@ -12,7 +12,7 @@ use std::path::Path;
 
 use tracing::{debug, info};
 
-use crate::changed_settings::{ChangedSettings, SettingsError, Switch, look_at};
+use crate::changed_settings::{ALL_LINKS, ChangedSettings, SettingsError, Switch, look_at};
 use crate::firewall::{GuardedLink, Listing};
 use crate::names::BRIDGE_ALIAS;
 use crate::netlink::{Ipv4Route, Link};
@@ -235,6 +235,13 @@ pub(crate) fn recall_guarded(
                 "its forwarding was turned on by an earlier run, as that run's guard tells"
             );
         }
+    }
+    let (all, name) = ALL_LINKS;
+    if listing.guards_ipv6()
+        && !changed.is_ours(all, Switch::Ipv6Forwarding)
+        && look_at(Switch::Ipv6Forwarding, name).as_deref() == Some("1")
+    {
+        changed.recall(all, name, Switch::Ipv6Forwarding, "0", "1")?;
     }
     Ok(())
 }

@@ -64,6 +64,7 @@ mod forwards;
 #[doc(hidden)]
 pub mod fuzzing;
 mod host;
+mod ipv6;
 mod leftovers;
 mod names;
 mod netlink;

@@ -8,13 +8,13 @@ mod observed;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::thread;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use ipnetwork::Ipv4Network;
-use netlink_packet_route::address::AddressMessage;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
@@ -27,8 +27,8 @@ use vm_model::MacAddress;
 
 #[cfg(test)]
 pub(crate) use self::observed::BridgeSettings;
-pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Link, PortSettings};
-use self::observed::{assignment_from, is_global_ipv6, link_from, route_from};
+pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, PortSettings};
+use self::observed::{assignment_from, ipv6_assignment_from, link_from, route_from};
 use crate::{BetweenVms, LinkName};
 
 /// How long the kernel may take for one request. It answers in microseconds unless its network lock is held.
@@ -134,15 +134,10 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(|message| assignment_from(&message)).collect())
     }
 
-    /// The links that have an IPv6 address which means something beyond the link.
-    pub(crate) async fn ipv6_links(&self) -> Result<Vec<u32>, NetlinkError> {
+    pub(crate) async fn ipv6_addresses(&self) -> Result<Vec<Ipv6Assignment>, NetlinkError> {
         let dump = self.handle.address().get().execute().try_collect();
         let messages: Vec<AddressMessage> = call("list addresses", dump).await?;
-        Ok(messages
-            .iter()
-            .filter(|message| is_global_ipv6(message))
-            .map(|message| message.header.index)
-            .collect())
+        Ok(messages.iter().filter_map(ipv6_assignment_from).collect())
     }
 
     /// Unicast routes of every table but the kernel's own.
@@ -291,11 +286,31 @@ impl Netlink {
         }
     }
 
-    pub(crate) async fn remove_address(&self, index: u32, address: Ipv4Network) -> Result<(), NetlinkError> {
-        let message = AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(index)
-            .address(address.ip(), address.prefix())
-            .build();
+    /// Adds an IPv6 address that can be used at once: nobody is asked whether he has it.
+    pub(crate) async fn add_ipv6_address(
+        &self,
+        index: u32,
+        address: Ipv6Network,
+    ) -> Result<(), NetlinkError> {
+        let mut request = self.handle.address().add(index, address.ip().into(), address.prefix());
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        match call(format!("add the address {address}"), request.execute()).await {
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) async fn remove_address(&self, index: u32, address: IpNetwork) -> Result<(), NetlinkError> {
+        let message = match address {
+            IpNetwork::V4(address) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(index)
+                .address(address.ip(), address.prefix())
+                .build(),
+            IpNetwork::V6(address) => AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(index)
+                .address(address.ip(), address.prefix())
+                .build(),
+        };
         let request = self.handle.address().del(message).execute();
         match call(format!("remove the address {address}"), request).await {
             Err(error) if error.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),

@@ -8,7 +8,7 @@
 //! ```text
 //!  frame ─▶ port is ours? ─▶ own MAC? ─▶ under the flood limit? ─▶ ARP ──▶ own MAC and address inside
 //!               │ no                                             ├▶ IPv4 ─▶ own address; no DHCP server's reply
-//!               ▼                                                ├▶ IPv6 ─▶ own link-local address; no router's words
+//!               ▼                                                ├▶ IPv6 ─▶ own addresses; no router's words
 //!             passes                                             └▶ anything else, VLAN tags among it: dropped
 //! ```
 //!
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use vm_model::MacAddress;
+use vm_model::{Ipv6Subnet, MacAddress};
 
 use crate::silence::HostIpv6;
 
@@ -44,7 +44,9 @@ pub(crate) const PORTS: &str = "ports";
 pub(crate) const MACS: &str = "macs";
 /// Of each port: the IPv4 address of its guest.
 pub(crate) const IPV4: &str = "ipv4";
-/// Of each port: the link-local IPv6 address of its guest.
+/// Questions to our DHCPv6 server and for the router, likewise.
+const DHCPV6_RATE: (u32, u32) = DHCP_RATE;
+/// Of each port: the IPv6 addresses of its guest, the link-local one among them.
 pub(crate) const IPV6: &str = "ipv6";
 /// As [`IPV6`], as the target of a neighbour advertisement (RFC 4861 §4.4: 8 bytes into the message).
 pub(crate) const TARGETS: &str = "targets";
@@ -62,8 +64,12 @@ pub(crate) type Identities = BTreeMap<u32, PortIdentity>;
 impl PortIdentity {
     /// The link-local address that the guest's hardware address makes (RFC 4291, appendix A).
     pub(crate) fn link_local(self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.mac.octets();
-        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+        vm_model::link_local(self.mac)
+    }
+
+    /// Every IPv6 address that the guest may send from.
+    pub(crate) fn ipv6(self, subnet: Option<Ipv6Subnet>) -> impl Iterator<Item = Ipv6Addr> {
+        [self.link_local()].into_iter().chain(subnet.map(|subnet| subnet.address_of(self.mac)))
     }
 }
 
@@ -88,10 +94,17 @@ pub(crate) fn table_text(
     line(&set(PORTS, "type iface_index", &identities.keys().map(u32::to_string).collect::<Vec<_>>()));
     line(&set(MACS, "typeof iif . ether saddr", &each(|identity| identity.mac.to_string())));
     line(&set(IPV4, "typeof iif . ip saddr", &each(|identity| identity.address.to_string())));
-    line(&set(IPV6, "typeof iif . ip6 saddr", &each(|identity| identity.link_local().to_string())));
-    let target = |identity: PortIdentity| format!("{:#034x}", u128::from(identity.link_local()));
-    line(&set(TARGETS, "typeof iif . @th,64,128", &each(target)));
-    for limited in ["groups", "dhcp", "dns", "dns_tcp"] {
+    let each_ipv6 = |value: fn(Ipv6Addr) -> String| {
+        let of_port = |(index, identity): (&u32, &PortIdentity)| {
+            let index = *index;
+            identity.ipv6(host_ipv6.served()).map(move |address| format!("{index} . {}", value(address)))
+        };
+        identities.iter().flat_map(of_port).collect::<Vec<_>>()
+    };
+    line(&set(IPV6, "typeof iif . ip6 saddr", &each_ipv6(|address| address.to_string())));
+    let target = |address: Ipv6Addr| format!("{:#034x}", u128::from(address));
+    line(&set(TARGETS, "typeof iif . @th,64,128", &each_ipv6(target)));
+    for limited in ["groups", "dhcp", "dhcpv6", "dns", "dns_tcp"] {
         line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
     }
     for (chain, rules) in chains(host_ipv6, gateway) {
@@ -176,6 +189,11 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
     let mut rules = vec![
         dropped("icmpv6 type { nd-router-advert, nd-redirect }", "plays a router"),
         dropped("udp sport 547", "plays a DHCPv6 server"),
+        dropped(&over("dhcpv6", "udp dport 547", DHCPV6_RATE), "too much DHCPv6"),
+        dropped(
+            &over("dhcpv6", "icmpv6 type nd-router-solicit", DHCPV6_RATE),
+            "too many questions for routers",
+        ),
         "ip6 nexthdr 0 icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept"
             .to_owned(),
     ];
@@ -184,17 +202,25 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
         "an extension header, a fragment, or no protocol of a VM",
     ));
     match host_ipv6 {
-        HostIpv6::Off => rules.extend([
+        HostIpv6::Off | HostIpv6::Served(_) => rules.extend([
             dropped(
                 &format!("icmpv6 type nd-neighbor-advert iif . @th,64,128 != @{TARGETS}"),
                 "advertises another's IPv6 address",
             ),
-            "ip6 saddr :: icmpv6 type { nd-router-solicit, nd-neighbor-solicit } accept".to_owned(),
+            "ip6 saddr :: icmpv6 type nd-router-solicit accept".to_owned(),
+            format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit iif . @th,64,128 @{TARGETS} accept"),
             dropped(&format!("iif . ip6 saddr != @{IPV6}"), "another's IPv6 address"),
-            // Link-local packets only get here: none is of a connection that this host must know.
-            "notrack".to_owned(),
+            // None is of a connection that this host must know.
+            "ip6 saddr fe80::/10 notrack".to_owned(),
         ]),
         HostIpv6::Kept => {}
+    }
+    if let HostIpv6::Served(subnet) = host_ipv6 {
+        let questions = format!("ip6 daddr {} udp dport 53", subnet.gateway());
+        rules.push(dropped(&over("dns", &questions, DNS_RATE), "too many questions for names"));
+        let connections =
+            format!("ip6 daddr {} tcp dport 53 tcp flags & (syn | ack) == syn", subnet.gateway());
+        rules.push(dropped(&over("dns_tcp", &connections, DNS_TCP_RATE), "too many connections for names"));
     }
     rules.push("accept".to_owned());
     rules

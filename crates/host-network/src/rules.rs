@@ -1,11 +1,11 @@
 //! What blocking steps work on: our packet filter table, and the settings of the host that were changed.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::debug;
-use vm_model::{NetworkAccess, PortForward, VmId};
+use vm_model::{Ipv6Subnet, NetworkAccess, PortForward, VmId};
 
-use crate::NetworkError;
 use crate::bound_port::{BoundPort, Ports};
 use crate::changed_settings::{ChangedSettings, Switch};
 use crate::firewall::{Firewall, GuardedLink};
@@ -13,11 +13,13 @@ use crate::forwarding::{
     self, HostForwarding, apply_switches, describe, give_back_everything, observe_forwarding, plan_forwarding,
 };
 use crate::forwards::{ForwardConflict, ForwardWarning, drop_conflicts, find_conflict, forward_warnings};
+use crate::ipv6::{self, Ipv6ForwardingPlan, apply_forwarding, give_back_forwarding};
 use crate::netlink::{Ipv4Route, Link};
 use crate::nfnetlink::connections::end_connections;
 use crate::nfnetlink::element::Change;
 use crate::nfnetlink::{Message, PacketFilter};
-use crate::silence::silence_bridge;
+use crate::silence::{HostIpv6, silence_bridge};
+use crate::{Egress, NetworkError};
 
 /// How many elements change in one transaction: it must fit a socket's buffer, and so must its answers.
 const CHANGES_A_TRANSACTION: usize = 250;
@@ -99,12 +101,12 @@ impl Rules {
             return Ok(warnings);
         }
         self.let_loopback_pass()?;
-        let table = &self.firewall.table;
+        let tables = self.firewall.tables();
         let mut messages = Vec::new();
         if let Some(before) = before {
-            messages.extend(before.messages(table, Change::Remove, index));
+            messages.extend(before.messages(&tables, Change::Remove, index));
         }
-        messages.extend(port.messages(table, Change::Enter, index));
+        messages.extend(port.messages(&tables, Change::Enter, index));
         if self.commit(&messages).is_ok() {
             return Ok(warnings);
         }
@@ -135,7 +137,7 @@ impl Rules {
     pub(crate) fn withdraw_access(&mut self, index: u32) {
         self.withdraw(index, std::mem::take);
         if let Some(port) = self.ports.get(&index) {
-            forget_connections(&self.ports, index, port);
+            forget_connections(&self.ports, index, port, self.firewall.host_ipv6.served());
         }
     }
 
@@ -143,7 +145,7 @@ impl Rules {
     fn withdraw(&mut self, index: u32, taken: impl FnOnce(&mut NetworkAccess) -> NetworkAccess) {
         let Some(port) = self.ports.get_mut(&index) else { return };
         let taken = BoundPort { access: taken(&mut port.access), ..port.clone() };
-        let messages = taken.access_messages(&self.firewall.table, Change::Remove);
+        let messages = taken.access_messages(&self.firewall.tables(), Change::Remove);
         if self.guarded.is_some() && !messages.is_empty() && self.commit(&messages).is_err() {
             self.guarded = None;
         }
@@ -178,11 +180,11 @@ impl Rules {
     /// Takes the port with the link index `index`, whose link is gone, out of our tables. Blocks.
     pub(crate) fn release_port(&mut self, index: u32) {
         let Some(port) = self.ports.remove(&index) else { return };
-        let messages = port.messages(&self.firewall.table, Change::Remove, index);
+        let messages = port.messages(&self.firewall.tables(), Change::Remove, index);
         if self.guarded.is_some() && self.commit(&messages).is_err() {
             self.guarded = None;
         }
-        forget_connections(&self.ports, index, &port);
+        forget_connections(&self.ports, index, &port, self.firewall.host_ipv6.served());
     }
 
     /// Takes out the ports of links that are no more. One whose index is higher than all that were seen was made since.
@@ -193,7 +195,7 @@ impl Rules {
         let (mut messages, mut ended) = (Vec::new(), Vec::new());
         for index in gone {
             if let Some(port) = self.ports.remove(&index) {
-                messages.extend(port.messages(&self.firewall.table, Change::Remove, index));
+                messages.extend(port.messages(&self.firewall.tables(), Change::Remove, index));
                 ended.push((index, port));
             }
         }
@@ -202,7 +204,8 @@ impl Rules {
                 self.guarded = None;
             }
         }
-        ended.iter().for_each(|(index, port)| forget_connections(&self.ports, *index, port));
+        let ipv6 = self.firewall.host_ipv6.served();
+        ended.iter().for_each(|(index, port)| forget_connections(&self.ports, *index, port, ipv6));
     }
 
     fn commit(&mut self, messages: &[Message]) -> std::io::Result<()> {
@@ -218,7 +221,8 @@ impl Rules {
         let listing = self.firewall.listing();
         // Whoever took rules away since is heard of, and must not be taken for us.
         let is_whole = listing.as_ref().is_some_and(|listing| {
-            self.firewall.shows_every_rule(guarded, listing) && listing.shows_every_port(&self.ports)
+            self.firewall.shows_every_rule(guarded, listing)
+                && listing.shows_every_port(&self.ports, self.firewall.host_ipv6.served())
         });
         self.listing = listing.map(|listing| listing.rules().to_owned());
         self.guarded = is_whole.then(|| guarded.to_vec());
@@ -240,26 +244,52 @@ impl Rules {
             self.firewall.bridge_index = Some(bridge);
             self.guarded = None;
         }
-        silence_bridge(bridge, self.firewall.bridge.as_str(), self.firewall.host_ipv6, &mut self.changed)?;
+        self.silence(bridge)?;
         self.bridge = Some(bridge);
         self.release_ports(links);
         let seen = observe_forwarding(bridge, links, routes, &self.firewall.peers, &self.changed);
         let plan = plan_forwarding(self.firewall.egress, bridge, &seen);
         forwarding::give_back(&plan, &mut self.changed);
+        let ipv6 = self.plan_ipv6(bridge, links);
+        give_back_forwarding(&ipv6, bridge, &mut self.changed);
+        if self.firewall.ipv6_guard != ipv6.guard {
+            self.firewall.ipv6_guard.clone_from(&ipv6.guard);
+            self.guarded = None;
+        }
         if self.guarded.as_ref() != Some(&plan.guarded) {
             self.apply(&plan.guarded)?;
         }
         // What else it opens is closed by the rules.
         self.let_loopback_pass()?;
         apply_switches(&plan, &mut self.changed)?;
+        apply_forwarding(&ipv6, &mut self.changed)?;
         Ok(describe(self.firewall.egress, bridge, &seen, &plan))
+    }
+
+    /// Sets the bridge with this index to believe nothing that guests say of routers, and to speak IPv6 or not. Blocks.
+    ///
+    /// # Errors
+    /// If a switch cannot be set.
+    pub(crate) fn silence(&mut self, bridge: u32) -> Result<(), NetworkError> {
+        let Firewall { bridge: name, host_ipv6, .. } = &self.firewall;
+        Ok(silence_bridge(bridge, name.as_str(), *host_ipv6, &mut self.changed)?)
+    }
+
+    /// What becomes of forwarding of IPv6: nothing where the network has none.
+    fn plan_ipv6(&self, bridge: u32, links: &[Link]) -> Ipv6ForwardingPlan {
+        let egress = match self.firewall.host_ipv6 {
+            HostIpv6::Off | HostIpv6::Kept => Egress::Isolated,
+            HostIpv6::Served(_) => self.firewall.egress,
+        };
+        ipv6::plan_forwarding(egress, &ipv6::observe_forwarding(bridge, links, &self.changed))
     }
 
     /// Looks whether our tables are as we made them; if not, [`Rules::settle`] makes them again. Blocks on `nft`.
     pub(crate) fn look_at_tables(&mut self) -> bool {
         let listing = self.firewall.listing();
         let is_whole = listing.as_ref().is_some_and(|listing| {
-            Some(listing.rules()) == self.listing.as_deref() && listing.shows_every_port(&self.ports)
+            Some(listing.rules()) == self.listing.as_deref()
+                && listing.shows_every_port(&self.ports, self.firewall.host_ipv6.served())
         });
         if !is_whole {
             self.guarded = None;
@@ -279,16 +309,19 @@ impl Rules {
 
 /// Has the kernel forget the connections of the guest that was behind `port` and is gone, so that what others go on sending does
 /// not reach whoever has its address next. Not where one of the other `ports` has it already. Blocks.
-fn forget_connections(ports: &Ports, index: u32, port: &BoundPort) {
+fn forget_connections(ports: &Ports, index: u32, port: &BoundPort, ipv6: Option<Ipv6Subnet>) {
     let BoundPort { vm, identity, .. } = port;
     if ports.iter().any(|(other, held)| *other != index && held.identity.address == identity.address) {
         return;
     }
-    match end_connections(identity.address) {
-        Ok(0) => {}
-        Ok(count) => debug!(%vm, count, "ended the connections of a VM"),
-        Err(error) => {
-            debug!(%vm, %error, "connections of a VM end by themselves: the kernel does not tell them")
+    let ipv6 = ipv6.map(|subnet| IpAddr::V6(subnet.address_of(identity.mac)));
+    for address in [IpAddr::V4(identity.address)].into_iter().chain(ipv6) {
+        match end_connections(address) {
+            Ok(0) => {}
+            Ok(count) => debug!(%vm, count, "ended the connections of a VM"),
+            Err(error) => {
+                debug!(%vm, %error, "connections of a VM end by themselves: the kernel does not tell them");
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The host believes nothing that VMs say about routers: no router advertisements, no addresses of its own by
-//! advertised prefixes, no redirects, and no IPv6 at all on the bridge and its TAPs. The VMs' network has IPv4 only as
-//! far as the host goes; what VMs say to each other in IPv6 passes the bridge as before.
+//! advertised prefixes, no redirects, and no IPv6 at all on TAPs. On the bridge it speaks IPv6 only where the VMs' network
+//! has addresses of it; what VMs say to each other in IPv6 passes the bridge either way.
 
 use tracing::debug;
+use vm_model::Ipv6Subnet;
 
 use crate::changed_settings::{ChangedSettings, SettingsError, Switch, write_switch_of};
 
@@ -22,6 +23,18 @@ pub(crate) enum HostIpv6 {
     Off,
     /// It does, by an address that the bridge had before us.
     Kept,
+    /// It does, as the router of this network, whose addresses guests have.
+    Served(Ipv6Subnet),
+}
+
+impl HostIpv6 {
+    /// The network whose addresses guests have.
+    pub(crate) fn served(self) -> Option<Ipv6Subnet> {
+        match self {
+            Self::Off | Self::Kept => None,
+            Self::Served(subnet) => Some(subnet),
+        }
+    }
 }
 
 /// Sets the bridge so. What it had before is noted. Blocks.
@@ -34,18 +47,20 @@ pub(crate) fn silence_bridge(
     ipv6: HostIpv6,
     changed: &mut ChangedSettings,
 ) -> Result<(), SettingsError> {
-    for (switch, value) in SILENT {
-        let applies = match switch {
-            Switch::AcceptRedirects | Switch::AcceptIpv6Redirects => true,
-            Switch::Forwarding
-            | Switch::RouteLocalnet
-            | Switch::DisableIpv6
-            | Switch::AcceptRouterAdvertisements
-            | Switch::Autoconfiguration => ipv6 == HostIpv6::Off,
+    for (switch, silent) in SILENT {
+        let value = match (switch, ipv6) {
+            (Switch::AcceptRedirects | Switch::AcceptIpv6Redirects, _) => Some(silent),
+            (Switch::DisableIpv6, HostIpv6::Served(_)) => Some("0"),
+            (_, HostIpv6::Off | HostIpv6::Served(_)) => Some(silent),
+            (_, HostIpv6::Kept) => None,
         };
-        if applies {
+        if let Some(value) = value {
             changed.set(index, name, switch, value)?;
         }
+    }
+    if ipv6.served().is_some() {
+        // Guests are bound to addresses that are not the host's, so nobody else can have them.
+        changed.set(index, name, Switch::DuplicateDetection, "0")?;
     }
     Ok(())
 }

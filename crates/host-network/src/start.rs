@@ -1,29 +1,31 @@
 //! Bringing a host network up: observe, decide, act, and undo what was made if a later step fails.
 
 mod report;
+mod servers;
 
 use std::collections::HashMap;
-use std::fs;
 use std::net::Ipv4Addr;
 
 use tracing::info;
+use vm_model::Ipv6Subnet;
 
 pub use self::report::{StartReport, StartWarning, UnknownNic};
+use self::servers::{start_ipv6, start_names, told_servers};
 use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{
-    BridgeOrigin, BridgePlan, Observed, apply_bridge, carries_vms, give_bridges_back, observe, plan_bridge,
-    seen_bridge,
+    BridgeOrigin, BridgePlan, BridgeProblem, Observed, apply_bridge, carries_vms, ensure_ipv6, find_ipv6_use,
+    give_bridges_back, observe, plan_bridge, seen_bridge,
 };
 use crate::changed_settings::ChangedSettings;
-use crate::config::{MOST_DNS_SERVERS, reachable_name_servers};
 use crate::connections::Counting;
 use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
-use crate::dns::{NameServer, NameServerError, Zone};
+use crate::dns::NameServer;
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
 use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
 use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
+use crate::ipv6::{Ipv6Facts, Ipv6Server};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
@@ -31,10 +33,7 @@ use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
-use crate::{DnsServers, Egress, LinkName, NetworkConfig, NetworkError, RouterAdvice};
-
-/// Where a host's name servers stand. Where the first names only a stub on loopback, the second has the true ones.
-const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+use crate::{Egress, LinkName, NetworkConfig, NetworkError, RouterAdvice};
 
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
@@ -63,6 +62,8 @@ pub(crate) struct Holdings {
     pub(crate) rules: SharedRules,
     pub(crate) dhcp: DhcpServer,
     pub(crate) names: Option<NameServer>,
+    /// What serves guests of IPv6, with what it tells them.
+    pub(crate) ipv6: Option<(Ipv6Server, Ipv6Facts)>,
     /// What DHCP says of the network.
     pub(crate) facts: ServerFacts,
 }
@@ -78,10 +79,10 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
     let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
+    check_ipv6(config)?;
     let kept = plan_kept(config, &observed.links, kept);
     refuse_conflict(config, &observed, &plan, &kept)?;
-    let host_ipv6 = if plan.keeps_ipv6 { HostIpv6::Kept } else { HostIpv6::Off };
-    let firewall = Firewall::new(config, host_ipv6);
+    let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan)), config.ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
     let (ports, links) = (ports(&kept.attached), observed.links.clone());
     let open_rules = move || {
@@ -92,7 +93,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
             recall_guarded(listing, &links, &mut changed)?;
         }
         let unknown = unknown_nics(&ports, &links, listing.as_ref());
-        let ports = with_unknown(ports, &unknown, listing.as_ref());
+        let ports = with_unknown(ports, &unknown, listing.as_ref(), served);
         let rules = SharedRules::new(Rules::new(firewall, changed, filter, ports));
         Ok::<_, NetworkError>((rules, unknown))
     };
@@ -128,6 +129,24 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     }
 }
 
+/// Whether this host and the MTU of the network have room for IPv6, where there is to be any.
+fn check_ipv6(config: &NetworkConfig) -> Result<(), NetworkError> {
+    config.validate().map_err(NetworkError::Config)?;
+    if config.ipv6.is_some() && !has_ipv6() {
+        return Err(NetworkError::Bridge { name: config.bridge.clone(), problem: BridgeProblem::NoIpv6 });
+    }
+    Ok(())
+}
+
+/// Whether the host is to speak IPv6 on the bridge.
+fn host_ipv6(config: &NetworkConfig, plan: &BridgePlan) -> HostIpv6 {
+    match config.ipv6 {
+        Some(subnet) => HostIpv6::Served(subnet),
+        None if plan.keeps_ipv6 => HostIpv6::Kept,
+        None => HostIpv6::Off,
+    }
+}
+
 /// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,
 /// and upkeep tells who is in their way.
 fn refuse_conflict(
@@ -138,6 +157,11 @@ fn refuse_conflict(
 ) -> Result<(), NetworkError> {
     let bridge = seen_bridge(&config.bridge, &observed.links);
     let runs_vms = !kept.attached.is_empty() || carries_vms(bridge.map(|link| link.index), &observed.links);
+    if let Some(problem) =
+        find_ipv6_use(config, bridge.map(|link| link.index), observed).filter(|_| !runs_vms)
+    {
+        return Err(NetworkError::Bridge { name: config.bridge.clone(), problem });
+    }
     match plan.uses.first() {
         Some(user) if !runs_vms => {
             Err(NetworkError::SubnetInUse { subnet: config.network(), user: user.clone() })
@@ -176,6 +200,7 @@ async fn start_on_bridge(
     bindings: &SharedBindings,
     rules: &SharedRules,
 ) -> Result<(Holdings, StartReport), NetworkError> {
+    let ipv6_router = ensure_ipv6(netlink, config, rules, (bridge, plan.origin)).await?;
     let (names, no_names) = match start_names(config, bindings).await {
         Ok(names) => (names, None),
         Err(problem) => (None, Some(StartWarning::NoNames(chain(&problem)))),
@@ -190,8 +215,10 @@ async fn start_on_bridge(
         dns: dns.clone(),
         domain: told_domain,
     };
-    let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone())
-        .map_err(|cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause })?;
+    let no_server = |cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause };
+    let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone()).map_err(no_server)?;
+    let ipv6 = ipv6_router.map(|router| start_ipv6(config, bridge, router, (bindings, names.as_ref())));
+    let ipv6 = ipv6.transpose().map_err(no_server)?;
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
     let (answers_names, router) = (names.is_some(), config.router);
     let settle = move |rules: &mut Rules| {
@@ -205,36 +232,8 @@ async fn start_on_bridge(
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let unknown = Vec::new();
     let report = StartReport { bridge: plan.origin, host_forwarding, dns, domain, warnings, unknown };
-    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, facts };
+    let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, ipv6, facts };
     Ok((holdings, report))
-}
-
-/// Starts our name server where there is to be one. It has nobody to ask where the network is cut off: questions would be a
-/// way out.
-async fn start_names(
-    config: &NetworkConfig,
-    bindings: &SharedBindings,
-) -> Result<Option<NameServer>, NameServerError> {
-    let Some(domain) = config.names.clone() else { return Ok(None) };
-    let NetworkConfig { gateway, between_vms, .. } = *config;
-    let zone = Zone { domain, subnet: config.network(), gateway, between_vms };
-    let nobody = DnsServers::List(Vec::new());
-    let servers = match config.egress {
-        Egress::Masquerade | Egress::Routed => &config.dns,
-        Egress::Isolated => &nobody,
-    };
-    NameServer::start(zone, bindings.clone(), servers).await.map(Some)
-}
-
-/// The name servers that guests are told: ours first, where it runs. The host's follow, for the time in which VMs run on and
-/// no worker does.
-fn told_servers(config: &NetworkConfig, answers_names: bool) -> Vec<Ipv4Addr> {
-    let others = match (config.egress, answers_names) {
-        (Egress::Isolated, true) => Vec::new(),
-        (Egress::Isolated, false) | (Egress::Masquerade | Egress::Routed, _) => name_servers(&config.dns),
-    };
-    let own = answers_names.then_some(config.gateway);
-    own.into_iter().chain(others).take(MOST_DNS_SERVERS).collect()
 }
 
 /// The ports of the TAPs that were taken over.
@@ -255,26 +254,19 @@ fn unknown_nics(named: &Ports, links: &[Link], listing: Option<&Listing>) -> Vec
 }
 
 /// As well those of TAPs that nobody has named yet: their VMs run on, and stay bound to what they were.
-fn with_unknown(mut ports: Ports, unknown: &[(u32, UnknownNic)], listing: Option<&Listing>) -> Ports {
+fn with_unknown(
+    mut ports: Ports,
+    unknown: &[(u32, UnknownNic)],
+    listing: Option<&Listing>,
+    ipv6: Option<Ipv6Subnet>,
+) -> Ports {
     let bound = unknown.iter().map(|(index, UnknownNic { vm, mac, address, .. })| {
-        let access = listing.map(|listing| listing.access(*address)).unwrap_or_default();
         let identity = PortIdentity { mac: *mac, address: *address };
+        let access = listing.map(|listing| listing.access(identity, ipv6)).unwrap_or_default();
         (*index, BoundPort { vm: vm.clone(), identity, access })
     });
     ports.extend(bound);
     ports
-}
-
-fn name_servers(wanted: &DnsServers) -> Vec<Ipv4Addr> {
-    match wanted {
-        DnsServers::List(servers) => servers.clone(),
-        DnsServers::Host => RESOLVER_FILES
-            .iter()
-            .filter_map(|file| fs::read_to_string(file).ok())
-            .map(|text| reachable_name_servers(&text))
-            .find(|servers| !servers.is_empty())
-            .unwrap_or_default(),
-    }
 }
 
 /// What is in the VMs' way. Blocks on `nft`.
@@ -295,7 +287,7 @@ pub(crate) fn forward_drops(firewall: &Firewall) -> Vec<StartWarning> {
     match firewall.egress {
         Egress::Masquerade | Egress::Routed => {
             let between_vms = bridged_frames_are_filtered();
-            let drops = find_forward_drops(&firewall.bridge).into_iter();
+            let drops = find_forward_drops(&firewall.bridge, firewall.host_ipv6.served()).into_iter();
             drops.map(|ForwardDrop { chain }| StartWarning::ForwardDrop { chain, between_vms }).collect()
         }
         Egress::Isolated => Vec::new(),

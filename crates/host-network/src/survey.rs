@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use crate::bridge::{Observed, SubnetUse, find_uses, observe, plan_bridge, seen_bridge};
+use crate::bridge::{Observed, SubnetUse, find_ipv6_use, find_uses, observe, plan_bridge, seen_bridge};
 use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
 use crate::forwarding::{describe, observe_forwarding, plan_forwarding, recall_guarded};
@@ -38,7 +38,9 @@ pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
     let observed = observed?;
     let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
     let uses = find_uses(config.network(), bridge, &observed);
-    let (refused, free) = (plan_bridge(config, &observed).err(), free_subnet(bridge, &observed));
+    let in_use = find_ipv6_use(config, bridge, &observed)
+        .map(|problem| NetworkError::Bridge { name: config.bridge.clone(), problem });
+    let (refused, free) = (plan_bridge(config, &observed).err().or(in_use), free_subnet(bridge, &observed));
     let config = config.clone();
     let look = move || forwarding(&config, bridge.unwrap_or_default(), &observed);
     let forwarding = blocking("look whom the host forwards for", look).await??;

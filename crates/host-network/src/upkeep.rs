@@ -21,10 +21,11 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use self::taps::{Absences, GRACE, TapAction, plan_taps, strayed};
-use crate::bridge::{BridgePlan, Observed, apply_bridge, observe, plan_bridge, seen_bridge};
+use crate::bridge::{BridgePlan, Observed, apply_bridge, ensure_ipv6, observe, plan_bridge, seen_bridge};
 use crate::dhcp::DhcpServer;
 use crate::events::{Changed, NetworkEvents};
 use crate::host::{AttachedTap, Shared, loss};
+use crate::ipv6::{Ipv6Server, missing_addresses};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
 use crate::rules::Rules;
@@ -146,6 +147,7 @@ impl Keeper {
         match self.keep_bridge(&observed, &mut verdict).await {
             Ok(BridgeState::There) => {
                 self.keep_rules(&observed, rules_changed, &mut verdict).await;
+                self.keep_ipv6(&observed, &mut verdict).await;
                 self.keep_taps(taps, &observed, &mut verdict).await;
             }
             // The bridge has changed, which will be heard; what depends on it is looked at then.
@@ -199,10 +201,14 @@ impl Keeper {
             return Ok(());
         }
         let bridge = self.shared.config.bridge.clone();
-        let failed = |cause| NetworkError::Dhcp { bridge, cause };
+        let failed = |cause| NetworkError::Dhcp { bridge: bridge.clone(), cause };
         let dhcp = DhcpServer::start(index, self.holdings.facts.clone(), self.shared.bindings.clone());
         // The old one ends with its value.
-        self.holdings.dhcp = dhcp.map_err(failed)?;
+        self.holdings.dhcp = dhcp.map_err(&failed)?;
+        if let Some((server, facts)) = &mut self.holdings.ipv6 {
+            let again = Ipv6Server::start(index, facts.clone(), self.shared.bindings.clone());
+            *server = again.map_err(failed)?;
+        }
         if plan.origin == BridgeOrigin::Adopted {
             self.holdings.origin = BridgeOrigin::Adopted;
         }
@@ -237,6 +243,21 @@ impl Keeper {
                 }
             }
             Err(error) => verdict.failed("packet forwarding is not looked after", &error),
+        }
+    }
+
+    /// The host's IPv6 addresses on the bridge: they go with a bridge that is down for a moment.
+    async fn keep_ipv6(&self, observed: &Observed, verdict: &mut Verdict) {
+        let Some((_, facts)) = &self.holdings.ipv6 else { return };
+        let (shared, bridge) = (&self.shared, self.shared.bridge());
+        let missing = missing_addresses(facts.subnet, bridge, observed);
+        if missing.is_none_or(|(_, missing)| missing.is_empty()) {
+            return;
+        }
+        let place = (bridge, self.holdings.origin);
+        match ensure_ipv6(&shared.netlink, &shared.config, &self.holdings.rules, place).await {
+            Ok(_) => info!("mended the host's IPv6 addresses on the bridge, which somebody had changed"),
+            Err(error) => verdict.failed("the host has no IPv6 address on the bridge", &error),
         }
     }
 

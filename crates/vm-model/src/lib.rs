@@ -32,6 +32,7 @@ mod file_identity;
 mod health;
 mod health_spec;
 mod id;
+mod ipv6_subnet;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -84,6 +85,7 @@ pub use health_spec::{
     HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SYSTEMD_NOTIFY_PORT,
 };
 pub use id::{InvalidVmId, VmId};
+pub use ipv6_subnet::{InvalidIpv6Subnet, Ipv6Subnet, link_local};
 pub use isolation::Isolation;
 pub use lifecycle::{
     BootTimings, FailureKind, FailureReason, GuestPanic, MachineExit, ResetSource, StopMethod, VmStatus,

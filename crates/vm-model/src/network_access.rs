@@ -2,7 +2,7 @@
 //! connections to.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -144,13 +144,13 @@ impl fmt::Display for PortForward {
     }
 }
 
-/// Where a VM may open connections to. As text: `10.0.0.0/8`, `1.1.1.1:443/tcp`.
+/// Where a VM may open connections to. As text: `10.0.0.0/8`, `1.1.1.1:443/tcp`, `2001:db8::/32`, `[2001:db8::1]:443/tcp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EgressRule {
     /// The first address of the network.
-    pub network: Ipv4Addr,
-    /// How many bits its addresses have in common, at most 32.
+    pub network: IpAddr,
+    /// How many bits its addresses have in common, at most 32, or 128 for IPv6.
     pub prefix: u8,
     /// The one port there, where not all protocols and ports are meant.
     pub service: Option<(Transport, NonZeroU16)>,
@@ -165,18 +165,23 @@ pub struct InvalidEgressRule {
 
 impl EgressRule {
     /// What is accepted, in words.
-    pub const ACCEPTED: &str =
-        "NETWORK[:PORT[/tcp or /udp]], like \"10.0.0.0/8\", \"1.1.1.1:443\" or \"10.0.0.0/8:53/udp\"";
+    pub const ACCEPTED: &str = "NETWORK[:PORT[/tcp or /udp]], like \"10.0.0.0/8\", \"1.1.1.1:443\", \"10.0.0.0/8:53/udp\", \"2001:db8::/32\" or \
+         \"[2001:db8::1]:443\"";
 
     /// The last address of the network.
-    pub fn last(&self) -> Ipv4Addr {
-        let host_bits = u32::MAX.checked_shr(self.prefix.into()).unwrap_or_default();
-        (self.network.to_bits() | host_bits).into()
+    pub fn last(&self) -> IpAddr {
+        match self.network {
+            IpAddr::V4(network) => Ipv4Addr::from(network.to_bits() | host_bits_v4(self.prefix)).into(),
+            IpAddr::V6(network) => Ipv6Addr::from(network.to_bits() | host_bits_v6(self.prefix)).into(),
+        }
     }
 
     /// Whether everything that `other` lets pass is let pass by this one alone, in the same set of rules.
     pub fn covers(&self, other: &Self) -> bool {
-        self.service == other.service && self.network <= other.network && other.last() <= self.last()
+        self.service == other.service
+            && self.network.is_ipv4() == other.network.is_ipv4()
+            && self.network <= other.network
+            && other.last() <= self.last()
     }
 }
 
@@ -185,25 +190,52 @@ impl FromStr for EgressRule {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidEgressRule { text: shown_text(text) };
-        let (network, service) = match text.split_once(':') {
-            Some((network, service)) => (network, Some(service)),
-            None => (text, None),
-        };
+        let (network, service) = split_service(text).ok_or_else(invalid)?;
         let (network, prefix) = match network.split_once('/') {
-            Some((network, prefix)) => (network, number(prefix).filter(|prefix| *prefix <= 32)),
-            None => (network, Some(32)),
+            Some((network, prefix)) => (network, Some(number(prefix).ok_or_else(invalid)?)),
+            None => (network, None),
         };
-        let network: Ipv4Addr = network.parse().map_err(|_| invalid())?;
+        let network: IpAddr = network.parse().map_err(|_| invalid())?;
+        let (widest, host_bits) = match network {
+            IpAddr::V4(network) => (32, u128::from(network.to_bits() & prefix.map_or(0, host_bits_v4))),
+            IpAddr::V6(network) => (128, network.to_bits() & prefix.map_or(0, host_bits_v6)),
+        };
+        let prefix = prefix.unwrap_or(widest);
         let service = match service.map(|service| service.split_once('/').unwrap_or((service, "tcp"))) {
             Some((its_port, transport)) => {
                 Some((transport.parse().map_err(|()| invalid())?, port(its_port).ok_or_else(invalid)?))
             }
             None => None,
         };
-        let rule = Self { network, prefix: prefix.ok_or_else(invalid)?, service };
-        let host_bits = u32::MAX.checked_shr(rule.prefix.into()).unwrap_or_default();
-        if network.to_bits() & host_bits == 0 { Ok(rule) } else { Err(invalid()) }
+        if prefix <= widest && host_bits == 0 {
+            Ok(Self { network, prefix, service })
+        } else {
+            Err(invalid())
+        }
     }
+}
+
+/// A destination without its port, and the port. One of IPv6 with a port has brackets, as in a URL.
+fn split_service(text: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (network, rest) = bracketed.split_once(']')?;
+        let is_ipv6 = network.contains(':');
+        return is_ipv6.then_some((network, Some(rest.strip_prefix(':')?)));
+    }
+    Some(match text.split_once(':') {
+        Some((network, service)) if !service.contains(':') => (network, Some(service)),
+        Some(_) | None => (text, None),
+    })
+}
+
+/// The bits of an address that a prefix of this length leaves to hosts.
+fn host_bits_v4(prefix: u8) -> u32 {
+    u32::MAX.checked_shr(prefix.into()).unwrap_or_default()
+}
+
+/// As [`host_bits_v4`].
+fn host_bits_v6(prefix: u8) -> u128 {
+    u128::MAX.checked_shr(prefix.into()).unwrap_or_default()
 }
 
 /// A small number in digits alone.
@@ -228,10 +260,14 @@ impl From<EgressRule> for String {
 impl fmt::Display for EgressRule {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { network, prefix, service } = self;
-        write!(formatter, "{network}/{prefix}")?;
-        match service {
-            Some((transport, port)) => write!(formatter, ":{port}/{transport}"),
-            None => Ok(()),
+        match (service, network) {
+            (None, _) => write!(formatter, "{network}/{prefix}"),
+            (Some((transport, port)), IpAddr::V4(_)) => {
+                write!(formatter, "{network}/{prefix}:{port}/{transport}")
+            }
+            (Some((transport, port)), IpAddr::V6(_)) => {
+                write!(formatter, "[{network}/{prefix}]:{port}/{transport}")
+            }
         }
     }
 }
@@ -286,6 +322,11 @@ mod tests {
             ("0.0.0.0/0", "0.0.0.0/0", "255.255.255.255"),
             ("1.1.1.1:443", "1.1.1.1/32:443/tcp", "1.1.1.1"),
             ("10.0.0.0/8:53/udp", "10.0.0.0/8:53/udp", "10.255.255.255"),
+            ("2001:db8::/32", "2001:db8::/32", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("::/0", "::/0", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("::1", "::1/128", "::1"),
+            ("[2001:db8::1]:443", "[2001:db8::1/128]:443/tcp", "2001:db8::1"),
+            ("[fd00::/8]:53/udp", "[fd00::/8]:53/udp", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
         ] {
             let rule: EgressRule = text.parse().expect("accepted");
             assert_eq!((rule.to_string().as_str(), rule.last().to_string().as_str()), (written, last));
@@ -299,7 +340,12 @@ mod tests {
             "1.1.1.1:0",
             "1.1.1.1:80/x",
             "example.com",
-            "::1",
+            "2001:db8::1/32",
+            "2001:db8::/129",
+            "2001:db8::1:443/tcp",
+            "[2001:db8::1]",
+            "[2001:db8::1]443",
+            "[1.1.1.1]:443",
             "1.1.1.1:/tcp",
         ] {
             assert!(text.parse::<EgressRule>().is_err(), "{text:?} must be refused");
@@ -307,6 +353,8 @@ mod tests {
         let rule = |text: &str| text.parse::<EgressRule>().expect("accepted");
         assert!(rule("10.0.0.0/8").covers(&rule("10.1.0.0/16")));
         assert!(!rule("10.1.0.0/16").covers(&rule("10.0.0.0/8")));
+        assert!(rule("2001:db8::/32").covers(&rule("2001:db8:1::/48")));
+        assert!(!rule("0.0.0.0/0").covers(&rule("::/0")), "it is of another protocol");
         assert!(!rule("10.0.0.0/8").covers(&rule("10.1.0.0/16:80")), "it stands in another set");
     }
 

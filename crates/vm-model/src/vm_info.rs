@@ -1,7 +1,7 @@
 //! All that is known of one VM, as a plain value.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -179,6 +179,9 @@ pub struct VmNic {
     pub network: NetworkName,
     /// The guest's address.
     pub address: Ipv4Addr,
+    /// The guest's IPv6 address, where the network has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
     /// The guest's hardware address.
     pub mac: MacAddress,
     /// The host's end, while there is a machine.

@@ -127,6 +127,7 @@ fn key(setting: &str) -> &str {
         "vm_artifacts_dir" => "state_dir",
         "network_bridge" => "network.bridge",
         "vm_subnet_base" => "network.subnet",
+        "ipv6_subnet" => "network.ipv6_subnet",
         "reserved_addresses" => "network.reserved",
         "metrics_poll_interval" => "metrics_poll_interval_seconds",
         "removal_grace" => "removal_grace_seconds",

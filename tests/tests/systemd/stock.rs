@@ -18,6 +18,9 @@ use crate::{environment, journal};
 /// Where the worker's settings let credentials lie, if they say nothing of it.
 const CREDENTIALS: &str = "/etc/procurator/credentials";
 const STOCK: &str = "stock";
+/// The settings: its disk is large, and other tests are about hashes; on an emulated processor it takes long to shut down.
+const SETTINGS: &str =
+    "hash_verification = 'never'\nstop_timeout_seconds = 300\n[network]\nipv6_subnet = 'fd12:3456:789a::/64'";
 /// Where a guest's ssh server listens on the machine's sockets, as on its network.
 const SSH: u32 = 22;
 
@@ -27,8 +30,7 @@ fn a_stock_guest_reports_that_it_is_ready_has_its_credentials_and_lets_in_its_vi
     let image = environment.image(STOCK)?;
     let secret = keep_secret("kept in a file")?;
     let visitor = Visitor::new(&environment)?;
-    // Its disk is large, and other tests are about hashes; on an emulated processor it takes long to shut down.
-    let service = Service::start(&environment, "hash_verification = 'never'\nstop_timeout_seconds = 300")?;
+    let service = Service::start(&environment, SETTINGS)?;
     let stock = assignment(&image, &secret, visitor.public_key());
     service.assign(std::slice::from_ref(&stock))?;
 
@@ -62,9 +64,11 @@ fn a_stock_guest_reports_that_it_is_ready_has_its_credentials_and_lets_in_its_vi
     assert!(greeting.starts_with("SSH-2.0-"), "port {SSH} greets with {greeting:?}");
     drop(ssh);
     visitor.is_let_in(STOCK, &service.uuid_of(STOCK)?)?;
-    // Its own DHCP client takes the address that is its own, for which nothing in the guest waits.
+    // Its own DHCP client takes the addresses that are its own, for which nothing in the guest waits.
     let address = vm.address()?;
     until("it answers at its address", BOOT_DEADLINE, || ping(address))?;
+    let ipv6 = vm.ipv6.context("it has no IPv6 address")?;
+    until("it answers at its IPv6 address", BOOT_DEADLINE, || ping(ipv6))?;
 
     service.ask(&["pause", STOCK])?;
     service.ask(&["resume", STOCK])?;

@@ -5,12 +5,14 @@
 
 use std::fmt;
 
+use ipnetwork::Ipv6Network;
 use thiserror::Error;
+use vm_model::Ipv6Subnet;
 
 use super::{BridgeAction, BridgeOrigin, BridgePlan, Observed};
 use crate::changed_settings::AdoptedBridge;
 use crate::names::tap_owner;
-use crate::netlink::{BridgeSetting, Link};
+use crate::netlink::{BridgeSetting, Ipv6Assignment, Link};
 use crate::{NetworkConfig, NetworkError};
 
 /// How long our bridge remembers the port of an address, in hundredths of a second: the kernel's default.
@@ -33,6 +35,25 @@ pub enum BridgeProblem {
          vlan_default_pvid, turn vlan_filtering off, or configure another bridge name"
     )]
     NoVlanForPorts,
+    /// Somebody else gives IPv6 addresses out on it.
+    #[error(
+        "is a bridge with the IPv6 address {address}: leave the IPv6 network of VMs out, or configure another bridge name"
+    )]
+    HasIpv6 {
+        /// Its address.
+        address: Ipv6Network,
+    },
+    /// Another link has an address of the VMs' IPv6 network.
+    #[error("cannot have the IPv6 network {subnet}: another link of this host has the address {address}")]
+    Ipv6InUse {
+        /// The network as configured.
+        subnet: Ipv6Subnet,
+        /// The other link's address.
+        address: Ipv6Network,
+    },
+    /// The kernel has no IPv6.
+    #[error("cannot have an IPv6 network: IPv6 is off in this host's kernel")]
+    NoIpv6,
     /// It lets no IPv4 packets of the smallest size through.
     #[error("is a bridge with an MTU of {mtu}: raise it to 576 or more, or configure another bridge name")]
     Mtu {
@@ -158,9 +179,17 @@ pub(super) fn adopt(
     if !others.is_empty() {
         plan.notes.push(BridgeNote::OtherPorts { ports: others });
     }
-    if observed.ipv6_links.contains(&link.index) {
-        plan.keeps_ipv6 = true;
-        plan.notes.push(BridgeNote::Ipv6);
+    let is_other = |ipv6: &Ipv6Assignment| {
+        let is_ours = config.ipv6.is_some_and(|subnet| subnet.gateway() == ipv6.address.ip());
+        ipv6.link == link.index && ipv6.is_global && !is_ours
+    };
+    match (observed.ipv6.iter().find(|ipv6| is_other(ipv6)), config.ipv6) {
+        (Some(own), Some(_)) => return Err(refused(BridgeProblem::HasIpv6 { address: own.address })),
+        (Some(_), None) => {
+            plan.keeps_ipv6 = true;
+            plan.notes.push(BridgeNote::Ipv6);
+        }
+        (None, _) => {}
     }
     plan.adopted = Some(adopted);
     Ok(plan)

@@ -8,7 +8,8 @@ use std::fmt;
 
 use ipnetwork::Ipv4Network;
 
-use super::Observed;
+use super::{BridgeProblem, Observed};
+use crate::NetworkConfig;
 
 /// Who else uses addresses of the subnet on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +89,18 @@ pub(crate) fn find_uses(subnet: Ipv4Network, bridge: Option<u32>, observed: &Obs
         .iter()
         .map(|(link, address)| SubnetUse::Address { link: name_of(observed, *link), address: *address });
     addresses.chain(routes).collect()
+}
+
+/// That another link than `bridge` has an address of the VMs' IPv6 network.
+pub(crate) fn find_ipv6_use(
+    config: &NetworkConfig,
+    bridge: Option<u32>,
+    observed: &Observed,
+) -> Option<BridgeProblem> {
+    let subnet = config.ipv6?;
+    let others = observed.ipv6.iter().filter(|ipv6| Some(ipv6.link) != bridge);
+    let address = others.map(|ipv6| ipv6.address).find(|address| subnet.contains(address.ip()))?;
+    Some(BridgeProblem::Ipv6InUse { subnet, address })
 }
 
 fn name_of(observed: &Observed, index: u32) -> String {

@@ -127,7 +127,7 @@ fn anothers_bridge_is_adopted_as_it_is() {
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Adopted);
     assert_eq!(plan.actions, [BridgeAction::BringUp, BridgeAction::AddAddress]);
-    assert_eq!(plan.adopted.unwrap().addresses, [bridge_address(&config())]);
+    assert_eq!(plan.adopted.unwrap().addresses, [bridge_address(&config()).into()]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn what_an_adopted_bridge_brings_along_is_told() {
 
     let mut observed = Observed {
         links: vec![link(7, "br-test", Some("bridge")), link(8, "eth1", None), link(9, "pw-x", Some("tun"))],
-        ipv6_links: vec![7],
+        ipv6: vec![Ipv6Assignment { link: 7, address: "2001:db8::1/64".parse().unwrap(), is_global: true }],
         ..Observed::default()
     };
     observed.links[0].mtu = 1400;
@@ -183,6 +183,11 @@ fn what_an_adopted_bridge_brings_along_is_told() {
         plan.notes,
         [BridgeNote::Mtu { mtu: 1400 }, BridgeNote::OtherPorts { ports }, BridgeNote::Ipv6]
     );
+    let with_ipv6 = NetworkConfig { ipv6: Some("fd12::/64".parse().unwrap()), ..config() };
+    let refusal = plan_bridge(&with_ipv6, &observed).unwrap_err();
+    assert!(refusal.to_string().contains("is a bridge with the IPv6 address 2001:db8::1/64"), "{refusal}");
+    observed.ipv6[0].address = "fd12::1/64".parse().unwrap();
+    assert!(!plan_bridge(&with_ipv6, &observed).unwrap().keeps_ipv6, "that one is ours");
     assert_eq!((plan.mtu, plan.keeps_ipv6), (1400, true));
 }
 

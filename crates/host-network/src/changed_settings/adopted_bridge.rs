@@ -1,6 +1,6 @@
 //! What was done to a bridge that is somebody else's, so that it can be given back as it was.
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use crate::LinkName;
@@ -12,7 +12,7 @@ pub(crate) struct AdoptedBridge {
     pub(crate) index: u32,
     pub(crate) name: LinkName,
     /// Addresses that it did not have.
-    pub(crate) addresses: Vec<Ipv4Network>,
+    pub(crate) addresses: Vec<IpNetwork>,
     /// The ageing time that it had, in hundredths of a second, where it was given another.
     pub(crate) ageing_time: Option<u32>,
 }
@@ -30,7 +30,7 @@ impl AdoptedBridge {
     /// is the owner's.
     pub(super) fn add(&mut self, now: Self) {
         let new = now.addresses.into_iter().filter(|address| !self.addresses.contains(address));
-        let new: Vec<Ipv4Network> = new.collect();
+        let new: Vec<IpNetwork> = new.collect();
         self.addresses.extend(new);
         self.ageing_time = self.ageing_time.or(now.ageing_time);
         self.name = now.name;

@@ -180,7 +180,7 @@ mod tests {
         let bridge = AdoptedBridge {
             index: 7,
             name: LinkName::parse("br-lan").unwrap(),
-            addresses: vec!["10.100.0.1/16".parse().unwrap()],
+            addresses: vec!["10.100.0.1/16".parse().unwrap(), "fd12::1/64".parse().unwrap()],
             ageing_time: Some(0),
         };
         Noted { changes: vec![change], bridges: vec![bridge] }

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 /// Where the switches are. The path is of the network namespace of the thread that opens it.
 const SWITCHES: &str = "/proc/sys/net";
 
+/// The name under which the kernel has a switch of all links at once, and the index that a note has for it.
+pub(crate) const ALL_LINKS: (u32, &str) = (0, "all");
+
 /// A switch of one link (Linux `Documentation/networking/ip-sysctl.rst`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Switch {
@@ -22,10 +25,15 @@ pub(crate) enum Switch {
     Autoconfiguration,
     /// Whether it follows redirects of IPv6.
     AcceptIpv6Redirects,
+    /// Whether it looks for others that have its IPv6 addresses before it uses them.
+    DuplicateDetection,
+    /// Whether the host passes on IPv6 packets: of all links at once, under the name [`ALL_LINKS`], as kernels before 6.17
+    /// know it.
+    Ipv6Forwarding,
 }
 
 impl Switch {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Forwarding,
         Self::RouteLocalnet,
         Self::AcceptRedirects,
@@ -33,6 +41,8 @@ impl Switch {
         Self::AcceptRouterAdvertisements,
         Self::Autoconfiguration,
         Self::AcceptIpv6Redirects,
+        Self::DuplicateDetection,
+        Self::Ipv6Forwarding,
     ];
 
     /// Its protocol and name, as a note has them.
@@ -45,6 +55,8 @@ impl Switch {
             Self::AcceptRouterAdvertisements => "ipv6/accept_ra",
             Self::Autoconfiguration => "ipv6/autoconf",
             Self::AcceptIpv6Redirects => "ipv6/accept_redirects",
+            Self::DuplicateDetection => "ipv6/accept_dad",
+            Self::Ipv6Forwarding => "ipv6/forwarding",
         }
     }
 

@@ -57,10 +57,10 @@ impl Bindings {
         Some(binding)
     }
 
-    /// The interfaces of the VM with this name.
-    pub fn of_vm(&self, vm: &str) -> impl Iterator<Item = &Binding> {
+    /// The interfaces of the VM with this name, by their hardware addresses.
+    pub fn of_vm(&self, vm: &str) -> impl Iterator<Item = (MacAddress, &Binding)> {
         let macs = VmId::parse(vm).ok().and_then(|vm| self.by_vm.get(&vm));
-        macs.into_iter().flatten().filter_map(|mac| self.by_mac.get(mac))
+        macs.into_iter().flatten().filter_map(|mac| Some((*mac, self.by_mac.get(mac)?)))
     }
 
     /// Who has `address`.

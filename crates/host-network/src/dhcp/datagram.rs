@@ -71,7 +71,7 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// The Internet checksum (RFC 1071) of `bytes` after what `start` sums up.
-fn checksum(start: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(start: u32, bytes: &[u8]) -> u16 {
     let mut total = start + sum(bytes);
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);

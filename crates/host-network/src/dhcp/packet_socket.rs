@@ -1,6 +1,7 @@
-//! A packet socket on one link that hears only what is sent to the DHCP server's port (packet(7)).
+//! A packet socket on one link that hears only what is meant for our servers (packet(7)): DHCP messages, or DHCPv6 messages
+//! and router solicitations.
 //!
-//! The kernel adds and removes the Ethernet header, so whole IPv4 packets pass here. A filter in the kernel drops
+//! The kernel adds and removes the Ethernet header, so whole IP packets pass here. A filter in the kernel drops
 //! everything else before it is copied.
 
 #![expect(unsafe_code, reason = "link-layer addresses and socket filters have no safe wrapper")]
@@ -14,42 +15,83 @@ use tokio::io::unix::AsyncFd;
 use vm_model::MacAddress;
 
 use super::datagram::SERVER_PORT;
+use crate::ipv6::packet;
 
-/// The EtherType of IPv4, as a link-layer address holds it.
+/// The EtherTypes of IPv4 and IPv6, as a link-layer address holds them.
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// Bytes of a `sockaddr_ll`.
 const ADDRESS_BYTES: u32 = 20;
 const _: () = assert!(mem::size_of::<libc::sockaddr_ll>() == 20, "as ADDRESS_BYTES says");
 
 /// Classic BPF, one tuple an instruction: code, jump if true, jump if false, operand.
-///
+type Instruction = (u32, u8, u8, u32);
+
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+const LOAD_HALF_INDEXED: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
+const HEADER_LENGTH_TO_INDEX: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+/// What a socket hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// DHCP messages to a server.
+    Dhcp,
+    /// DHCPv6 messages to a server, and router solicitations.
+    Ipv6Questions,
+}
+
+impl Heard {
+    fn ethertype(self) -> u16 {
+        match self {
+            Self::Dhcp => ETHERTYPE_IPV4,
+            Self::Ipv6Questions => ETHERTYPE_IPV6,
+        }
+    }
+
+    fn filter(self) -> &'static [Instruction] {
+        match self {
+            Self::Dhcp => &DHCP_FILTER,
+            Self::Ipv6Questions => &IPV6_FILTER,
+        }
+    }
+}
+
+/// Over an IPv6 packet from its first byte, without extension headers: UDP to port 547, or ICMPv6 of type 133.
+const IPV6_FILTER: [Instruction; 9] = [
+    (LOAD_BYTE, 0, 0, 6),
+    (IF_EQUAL, 0, 2, packet::UDP as u32),
+    (LOAD_HALF, 0, 0, 42),
+    (IF_EQUAL, 3, 4, packet::SERVER_PORT as u32),
+    (IF_EQUAL, 0, 3, packet::ICMPV6 as u32),
+    (LOAD_BYTE, 0, 0, 40),
+    (IF_EQUAL, 0, 1, packet::ROUTER_SOLICITATION as u32),
+    (RETURN, 0, 0, 0xffff),
+    (RETURN, 0, 0, 0),
+];
+
 /// Over an IPv4 packet from its first byte: protocol UDP, no fragment, destination port 67.
-const FILTER: [(u32, u8, u8, u32); 9] = {
-    const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-    const LOAD_HALF_INDEXED: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
-    const HEADER_LENGTH_TO_INDEX: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
-    const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const IF_BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    [
-        (LOAD_BYTE, 0, 0, 9),
-        (IF_EQUAL, 0, 6, 17),
-        (LOAD_HALF, 0, 0, 6),
-        (IF_BITS, 4, 0, 0x3fff),
-        (HEADER_LENGTH_TO_INDEX, 0, 0, 0),
-        (LOAD_HALF_INDEXED, 0, 0, 2),
-        (IF_EQUAL, 0, 1, SERVER_PORT as u32),
-        (RETURN, 0, 0, 0xffff),
-        (RETURN, 0, 0, 0),
-    ]
-};
+const DHCP_FILTER: [Instruction; 9] = [
+    (LOAD_BYTE, 0, 0, 9),
+    (IF_EQUAL, 0, 6, 17),
+    (LOAD_HALF, 0, 0, 6),
+    (IF_BITS, 4, 0, 0x3fff),
+    (HEADER_LENGTH_TO_INDEX, 0, 0, 0),
+    (LOAD_HALF_INDEXED, 0, 0, 2),
+    (IF_EQUAL, 0, 1, SERVER_PORT as u32),
+    (RETURN, 0, 0, 0xffff),
+    (RETURN, 0, 0, 0),
+];
 
 /// The socket; non-blocking.
 #[derive(Debug)]
 pub(crate) struct PacketSocket {
     fd: OwnedFd,
     link: libc::c_int,
+    heard: Heard,
 }
 
 impl AsRawFd for PacketSocket {
@@ -59,16 +101,16 @@ impl AsRawFd for PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket that hears DHCP clients on the link with this index.
+    /// Opens a socket on the link with this index.
     ///
     /// # Errors
     /// If the kernel refuses: without `CAP_NET_RAW`, or when there is no such link.
-    pub(crate) fn open(link: u32) -> io::Result<Self> {
+    pub(crate) fn open(link: u32, heard: Heard) -> io::Result<Self> {
         let link = libc::c_int::try_from(link).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         // Without a protocol it hears nothing until it is bound, by when the filter is in place.
         let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, None)?;
-        let socket = Self { fd, link };
+        let socket = Self { fd, link, heard };
         socket.attach_filter()?;
         socket.bind()?;
         Ok(socket)
@@ -108,7 +150,7 @@ impl PacketSocket {
         Ok((received, MacAddress::new([a, b, c, d, e, f])))
     }
 
-    /// Sends one IPv4 packet to the station `mac` on the link.
+    /// Sends one packet to the station `mac` on the link.
     ///
     /// # Errors
     /// If the kernel does not take it; nothing is kept for later.
@@ -129,14 +171,15 @@ impl PacketSocket {
     }
 
     fn attach_filter(&self) -> io::Result<()> {
-        let mut instructions = FILTER.map(|(code, jt, jf, k)| libc::sock_filter {
+        let instruction = |&(code, jt, jf, k): &Instruction| libc::sock_filter {
             code: u16::try_from(code).expect("BPF codes are 16 bits"),
             jt,
             jf,
             k,
-        });
+        };
+        let mut instructions: Vec<_> = self.heard.filter().iter().map(instruction).collect();
         let program = libc::sock_fprog {
-            len: u16::try_from(instructions.len()).expect("nine instructions"),
+            len: u16::try_from(instructions.len()).expect("a few instructions"),
             filter: instructions.as_mut_ptr(),
         };
         let bytes = u32::try_from(mem::size_of_val(&program)).expect("a few bytes");
@@ -164,7 +207,7 @@ impl PacketSocket {
         let [a, b, c, d, e, f] = mac;
         libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).expect("address families are small"),
-            sll_protocol: ETHERTYPE_IPV4,
+            sll_protocol: self.heard.ethertype(),
             sll_ifindex: self.link,
             sll_hatype: 0,
             sll_pkttype: 0,

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::datagram::{SERVER_PORT, packet_with, payload_of};
-use super::packet_socket::PacketSocket;
+use super::packet_socket::{Heard, PacketSocket};
 use super::{Bindings, Reply, ReplyTo, ServerFacts, respond};
 
 /// The longest packet looked at; a client's message fits an Ethernet frame.
@@ -67,7 +67,7 @@ impl DhcpServer {
     /// # Errors
     /// If the packet socket cannot be had.
     pub(crate) fn start(link: u32, facts: ServerFacts, bindings: SharedBindings) -> Result<Self, DhcpError> {
-        let socket = PacketSocket::open(link).map_err(DhcpError::Socket)?;
+        let socket = PacketSocket::open(link, Heard::Dhcp).map_err(DhcpError::Socket)?;
         let socket = socket.register().map_err(DhcpError::Register)?;
         let silencer = silence_port(facts.address)
             .inspect_err(|error| debug!(%error, "port 67 is not ours; a renewing client may see it refused"))

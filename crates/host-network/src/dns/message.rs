@@ -1,6 +1,6 @@
 //! DNS messages (RFC 1035 §4) as far as they are read and written here: a header, one question, a few records.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Bytes of a header.
 const HEADER_BYTES: usize = 12;
@@ -16,6 +16,7 @@ const RECURSION_DESIRED: u16 = 0x0100;
 const RECURSION_AVAILABLE: u16 = 0x0080;
 /// Types of records (§3.2.2).
 pub(super) const TYPE_A: u16 = 1;
+pub(super) const TYPE_AAAA: u16 = 28;
 const TYPE_SOA: u16 = 6;
 pub(super) const TYPE_PTR: u16 = 12;
 /// A question for all types (§3.2.3).
@@ -63,8 +64,27 @@ pub(super) enum Code {
 /// What a record says of the question's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Name(String),
+}
+
+impl Record {
+    /// Its type.
+    pub(super) fn kind(&self) -> u16 {
+        match self {
+            Self::Address(IpAddr::V4(_)) => TYPE_A,
+            Self::Address(IpAddr::V6(_)) => TYPE_AAAA,
+            Self::Name(_) => TYPE_PTR,
+        }
+    }
+
+    fn data(&self) -> Vec<u8> {
+        match self {
+            Self::Address(IpAddr::V4(address)) => address.octets().to_vec(),
+            Self::Address(IpAddr::V6(address)) => address.octets().to_vec(),
+            Self::Name(name) => encode_name(name),
+        }
+    }
 }
 
 /// Reads a question. The whole of the message is looked at as far as the question goes; what follows is for whoever it is
@@ -136,18 +156,14 @@ pub(super) fn renumber(message: &mut [u8], id: u16) {
 
 /// The answer of a zone that is ours. Without `records` it says who is in charge of `domain`, so that the absence may be
 /// remembered (RFC 2308 §3).
-pub(super) fn answer(query: &Query<'_>, code: Code, records: &[Record], domain: Option<&str>) -> Vec<u8> {
+pub(super) fn answer(query: &Query<'_>, code: Code, records: &[&Record], domain: Option<&str>) -> Vec<u8> {
     let count = u16::try_from(records.len()).unwrap_or_default();
     let domain = domain.filter(|_| records.is_empty());
     let flags = AUTHORITATIVE | own_flags(query);
     let mut message = header(query.id, flags, code, [1, count, u16::from(domain.is_some()), 0]);
     message.extend(query.question);
     for record in records.iter().take(usize::from(count)) {
-        let (kind, data) = match record {
-            Record::Address(address) => (TYPE_A, address.octets().to_vec()),
-            Record::Name(name) => (TYPE_PTR, encode_name(name)),
-        };
-        push_record(&mut message, &QUESTION_NAME.to_be_bytes(), kind, &data);
+        push_record(&mut message, &QUESTION_NAME.to_be_bytes(), record.kind(), &record.data());
     }
     if let Some(domain) = domain {
         let owner = encode_name(domain);

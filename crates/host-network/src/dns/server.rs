@@ -1,4 +1,4 @@
-//! The tasks that hear questions on the bridge's address and answer them, by datagrams and by TCP. They end when their owner
+//! The tasks that hear questions on the bridge's addresses and answer them, by datagrams and by TCP. They end when their owner
 //! says so or goes away.
 
 use std::io;
@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use rustix::net::sockopt;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -67,7 +68,7 @@ enum Source {
 }
 
 impl NameServer {
-    /// Starts to answer on the address of `zone`, which the host has.
+    /// Starts to answer on the addresses of `zone`, which the host has.
     ///
     /// # Errors
     /// If its port cannot be had.
@@ -76,15 +77,11 @@ impl NameServer {
         bindings: SharedBindings,
         servers: &DnsServers,
     ) -> Result<Self, NameServerError> {
-        let address = (zone.gateway, PORT);
-        let refused = |transport| move |cause| NameServerError::Listen { transport, cause };
-        let datagrams = UdpSocket::bind(address).await.map_err(refused(Transport::Udp))?;
-        // Room for what all ports may send at once. It is more than the kernel gives to everybody; without it neighbours of a
-        // flooding guest would have to ask twice.
-        if let Err(error) = sockopt::set_socket_recv_buffer_size_force(&datagrams, RECEIVE_BYTES) {
-            debug!(%error, "the name server's socket has the usual room only");
+        let ipv6 = zone.ipv6.map(|subnet| IpAddr::V6(subnet.gateway()));
+        let mut sockets = Vec::new();
+        for address in [IpAddr::V4(zone.gateway)].into_iter().chain(ipv6) {
+            sockets.push(listen(address).await?);
         }
-        let listener = TcpListener::bind(address).await.map_err(refused(Transport::Tcp))?;
         let servers = match servers {
             DnsServers::Host => Servers::Host { own: zone.gateway, known: Vec::new(), read_at: None },
             DnsServers::List(servers) => Servers::Fixed(
@@ -100,10 +97,19 @@ impl NameServer {
         });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
+            let serving = sockets.into_iter().map(|(datagrams, listener)| {
+                let answers = Arc::clone(&answers);
+                Box::pin(async move {
+                    tokio::select! {
+                        // Cancelled only when nothing is to be answered any more; what they began ends with them.
+                        () = serve_datagrams(Arc::new(datagrams), Arc::clone(&answers)) => {}
+                        () = serve_streams(&listener, Arc::clone(&answers)) => {}
+                    }
+                })
+            });
             tokio::select! {
-                // Cancelled only when nothing is to be answered any more; what they began ends with them.
-                () = serve_datagrams(Arc::new(datagrams), Arc::clone(&answers)) => {}
-                () = serve_streams(&listener, Arc::clone(&answers)) => {}
+                // As above.
+                _ = select_all(serving) => {}
                 // Also when the owner is gone.
                 _ = stopped => {}
             }
@@ -126,13 +132,27 @@ impl NameServer {
     }
 }
 
+/// The sockets on one of our addresses.
+async fn listen(address: IpAddr) -> Result<(UdpSocket, TcpListener), NameServerError> {
+    let refused = |transport| move |cause| NameServerError::Listen { transport, cause };
+    let datagrams = UdpSocket::bind((address, PORT)).await.map_err(refused(Transport::Udp))?;
+    // Room for what all ports may send at once. It is more than the kernel gives to everybody; without it neighbours of a
+    // flooding guest would have to ask twice.
+    if let Err(error) = sockopt::set_socket_recv_buffer_size_force(&datagrams, RECEIVE_BYTES) {
+        debug!(%error, "the name server's socket has the usual room only");
+    }
+    let listener = TcpListener::bind((address, PORT)).await.map_err(refused(Transport::Tcp))?;
+    Ok((datagrams, listener))
+}
+
 impl Answers {
-    /// Where the answer to `message` of `asker` comes from. Only guests and the host itself are answered.
-    fn source(&self, message: &[u8], asker: IpAddr) -> Source {
-        let IpAddr::V4(asker) = asker else { return Source::Nobody };
-        if !self.zone.subnet.contains(asker) {
-            return Source::Nobody;
-        }
+    /// The guest that asks from `address`, or this host, by its IPv4 address; nobody else is answered.
+    fn asker(&self, address: IpAddr) -> Option<Ipv4Addr> {
+        self.bindings.look(|bindings| self.zone.asker(address, bindings))
+    }
+
+    /// Where the answer to `message` of `asker` comes from.
+    fn source(&self, message: &[u8], asker: Ipv4Addr) -> Source {
         let query = match parse(message) {
             Ok(query) => query,
             Err(Unanswerable::Refused(reply)) => return Source::Known(reply),
@@ -158,7 +178,8 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, answers: Arc<Answers>) {
         match socket.recv_from(&mut buffer).await {
             Ok((length, asker)) => {
                 let message = buffer.get(..length).unwrap_or_default();
-                match answers.source(message, asker.ip()) {
+                let guest = answers.asker(asker.ip());
+                match guest.map_or(Source::Nobody, |guest| answers.source(message, guest)) {
                     Source::Known(reply) => send(&socket, &reply, asker).await,
                     // As many as the budget has places.
                     Source::Others(servers, place) => {
@@ -197,7 +218,7 @@ async fn serve_streams(listener: &TcpListener, answers: Arc<Answers>) {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, asker)) => {
-                let IpAddr::V4(address) = asker.ip() else { continue };
+                let Some(address) = answers.asker(asker.ip()) else { continue };
                 // Without a place it is closed at once.
                 if let Some(place) = answers.connections.take(address) {
                     let answers = Arc::clone(&answers);
@@ -223,7 +244,7 @@ async fn converse(mut stream: TcpStream, asker: Ipv4Addr, answers: &Answers) -> 
         let Some(message) = timeout(SILENCE, read_message(&mut stream)).await?? else {
             return Ok(());
         };
-        let reply = match answers.source(&message, asker.into()) {
+        let reply = match answers.source(&message, asker) {
             Source::Known(reply) => reply,
             Source::Others(servers, _place) => match parse(&message) {
                 Ok(query) => {

@@ -1,13 +1,14 @@
 //! The names of VMs: what is answered from what DHCP tells them, without I/O.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
+use vm_model::Ipv6Subnet;
 
-use super::message::{CLASS_IN, Code, Query, Record, TYPE_A, TYPE_ANY, TYPE_PTR, answer};
+use super::message::{CLASS_IN, Code, Query, Record, TYPE_ANY, answer};
 use crate::BetweenVms;
 use crate::dhcp::{Binding, Bindings};
 
@@ -15,6 +16,8 @@ use crate::dhcp::{Binding, Bindings};
 const DOMAIN_BYTES_MOST: usize = 180;
 /// What names of addresses end with (RFC 1035 §3.5).
 const REVERSE: &str = ".in-addr.arpa";
+/// The same of IPv6 (RFC 3596 §2.5).
+const REVERSE_IPV6: &str = ".ip6.arpa";
 
 /// The domain that VMs are named in: lower case, without a dot at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub(crate) struct Zone {
     pub(crate) subnet: Ipv4Network,
     /// The host's address in it.
     pub(crate) gateway: Ipv4Addr,
+    /// The network of the VMs' IPv6 addresses.
+    pub(crate) ipv6: Option<Ipv6Subnet>,
     /// Where VMs are kept apart, a guest hears its own name only.
     pub(crate) between_vms: BetweenVms,
 }
@@ -80,20 +85,42 @@ impl Zone {
             return Some(answer(query, Code::NoError, &[], Some(domain)));
         }
         if let Some(vm) = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) {
-            let mut addresses: Vec<Ipv4Addr> = bindings
-                .of_vm(vm)
-                .filter(|binding| self.may_know(asker, binding, bindings))
-                .map(|binding| binding.address)
+            let known = bindings.of_vm(vm).filter(|(_, binding)| self.may_know(asker, binding, bindings));
+            let mut addresses: Vec<IpAddr> = known
+                .flat_map(|(mac, binding)| {
+                    let ipv6 = self.ipv6.map(|subnet| subnet.address_of(mac).into());
+                    [IpAddr::V4(binding.address)].into_iter().chain(ipv6)
+                })
                 .collect();
             addresses.sort_unstable();
             let records: Vec<Record> = addresses.into_iter().map(Record::Address).collect();
-            return Some(found(query, TYPE_A, &records, Some(domain)));
+            return Some(found(query, &records, Some(domain)));
         }
-        let address = reverse(name).filter(|address| self.subnet.contains(*address))?;
-        let holder = bindings.of_address(address).filter(|binding| self.may_know(asker, binding, bindings));
+        let holder = self.holder(reverse(name)?, bindings)?;
+        let known = holder.filter(|binding| self.may_know(asker, binding, bindings));
         let records: Vec<Record> =
-            holder.map(|binding| Record::Name(format!("{}.{domain}", binding.vm))).into_iter().collect();
-        Some(found(query, TYPE_PTR, &records, None))
+            known.map(|binding| Record::Name(format!("{}.{domain}", binding.vm))).into_iter().collect();
+        Some(found(query, &records, None))
+    }
+
+    /// Who has an address of these networks; `None` for one of another network.
+    fn holder<'known>(&self, address: IpAddr, bindings: &'known Bindings) -> Option<Option<&'known Binding>> {
+        match address {
+            IpAddr::V4(address) => self.subnet.contains(address).then(|| bindings.of_address(address)),
+            IpAddr::V6(address) => {
+                let subnet = self.ipv6.filter(|subnet| subnet.contains(address))?;
+                Some(subnet.mac_of(address).and_then(|mac| bindings.get(mac)))
+            }
+        }
+    }
+
+    /// The guest that asks from `address`, or this host, by its IPv4 address; `None` for anybody else.
+    pub(super) fn asker(&self, address: IpAddr, bindings: &Bindings) -> Option<Ipv4Addr> {
+        match address {
+            IpAddr::V4(address) => self.subnet.contains(address).then_some(address),
+            IpAddr::V6(own) if self.ipv6.is_some_and(|subnet| subnet.gateway() == own) => Some(self.gateway),
+            IpAddr::V6(_) => Some(self.holder(address, bindings)??.address),
+        }
     }
 
     /// Whether `asker` may hear the name of another VM.
@@ -108,28 +135,43 @@ impl Zone {
     }
 }
 
-/// The answer of records of type `kind`: a name without any is none, and one of another type has none of the wanted one.
-fn found(query: &Query<'_>, kind: u16, records: &[Record], domain: Option<&str>) -> Vec<u8> {
+/// The answer of the records that are wanted: a name without any records is none.
+fn found(query: &Query<'_>, records: &[Record], domain: Option<&str>) -> Vec<u8> {
     if records.is_empty() {
         return answer(query, Code::NoSuchName, &[], domain);
     }
-    let is_wanted = query.kind == kind || query.kind == TYPE_ANY;
-    answer(query, Code::NoError, if is_wanted { records } else { &[] }, domain)
+    let is_wanted = |record: &&Record| query.kind == TYPE_ANY || query.kind == record.kind();
+    answer(query, Code::NoError, &records.iter().filter(is_wanted).collect::<Vec<_>>(), domain)
 }
 
 /// The address that `name` is the reverse name of.
-fn reverse(name: &str) -> Option<Ipv4Addr> {
+fn reverse(name: &str) -> Option<IpAddr> {
+    if let Some(digits) = name.strip_suffix(REVERSE_IPV6) {
+        return reverse_ipv6(digits);
+    }
     let address: Ipv4Addr = name.strip_suffix(REVERSE)?.parse().ok()?;
     let [a, b, c, d] = address.octets();
-    Some(Ipv4Addr::new(d, c, b, a))
+    Some(Ipv4Addr::new(d, c, b, a).into())
+}
+
+/// The address with these 32 digits, the last one first and each between dots.
+fn reverse_ipv6(digits: &str) -> Option<IpAddr> {
+    let (mut address, mut count) = (0_u128, 0);
+    for label in digits.rsplit('.') {
+        let [digit] = *label.as_bytes() else { return None };
+        let digit = char::from(digit).to_digit(16)?;
+        address = address << 4 | u128::from(digit);
+        count += 1;
+    }
+    (count == 32).then(|| Ipv6Addr::from(address).into())
 }
 
 #[cfg(test)]
 mod tests {
     use vm_model::{MacAddress, VmId};
 
-    use super::super::message::parse;
     use super::super::message::tests::question;
+    use super::super::message::{TYPE_A, TYPE_AAAA, TYPE_PTR, parse};
     use super::*;
 
     fn zone(between_vms: BetweenVms) -> Zone {
@@ -137,6 +179,7 @@ mod tests {
             domain: "vm.internal".parse().unwrap(),
             subnet: "10.100.0.0/16".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 100, 0, 1),
+            ipv6: None,
             between_vms,
         }
     }
@@ -185,6 +228,32 @@ mod tests {
         {
             assert_eq!(ask(&zone, 4, elsewhere, TYPE_A), None, "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn vms_are_found_by_ipv6_too_where_there_is_any() {
+        let zone = Zone { ipv6: Some("fd12::/64".parse().unwrap()), ..zone(BetweenVms::Open) };
+        let (code, count, last) = ask(&zone, 4, "web.vm.internal", TYPE_AAAA).unwrap();
+        assert_eq!((code, count, last), (0, 2, vec![0xfe, 0, 0, 3]));
+        assert_eq!(ask(&zone, 4, "web.vm.internal", TYPE_A), Some((0, 2, vec![10, 100, 0, 3])));
+        assert_eq!(ask(&zone, 4, "web.vm.internal", TYPE_ANY).unwrap().1, 4);
+        let name = |address: &str| {
+            let digits = format!("{:032x}", u128::from(address.parse::<Ipv6Addr>().unwrap()));
+            let labels: Vec<String> = digits.chars().rev().map(String::from).collect();
+            format!("{}.ip6.arpa", labels.join("."))
+        };
+        let (code, count, last) = ask(&zone, 4, &name("fd12::ff:fe00:2"), TYPE_PTR).unwrap();
+        assert_eq!((code, count, &last[..]), (0, 1, &b"nal\0"[..]));
+        assert_eq!(ask(&zone, 4, &name("fd12::ff:fe00:9"), TYPE_PTR).unwrap().0, 3);
+        assert_eq!(ask(&zone, 4, &name("fd12::1"), TYPE_PTR).unwrap().0, 3);
+        assert_eq!(ask(&zone, 4, &name("fd13::ff:fe00:2"), TYPE_PTR), None, "of another network");
+        assert_eq!(ask(&zone, 4, "1.2.ip6.arpa", TYPE_PTR), None);
+        let bindings = bindings();
+        let asker = |address: &str| zone.asker(address.parse().unwrap(), &bindings);
+        assert_eq!(asker("fd12::ff:fe00:4"), Some(address(4)));
+        assert_eq!(asker("fd12::1"), Some(zone.gateway));
+        assert_eq!(asker("fd12::ff:fe00:9"), None, "nobody has it");
+        assert_eq!(asker("fe80::ff:fe00:4"), None);
     }
 
     #[test]

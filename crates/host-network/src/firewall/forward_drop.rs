@@ -1,6 +1,7 @@
 //! Other tables' chains that drop forwarded packets by default: container engines and firewalls make them.
 
 use serde_json::Value;
+use vm_model::Ipv6Subnet;
 
 use crate::LinkName;
 use crate::nft::{self, NftError};
@@ -12,20 +13,23 @@ pub struct ForwardDrop {
     pub chain: String,
 }
 
-/// Looks, as best it can, for chains that drop forwarded IPv4 packets by policy in tables in which nothing is said of
-/// `bridge`. Blocks on `nft`.
-pub(crate) fn find_forward_drops(bridge: &LinkName) -> Vec<ForwardDrop> {
-    observe_forward_drops(bridge).unwrap_or_default()
+/// Looks, as best it can, for what [`observe_forward_drops`] answers. Blocks on `nft`.
+pub(crate) fn find_forward_drops(bridge: &LinkName, ipv6: Option<Ipv6Subnet>) -> Vec<ForwardDrop> {
+    observe_forward_drops(bridge, ipv6).unwrap_or_default()
 }
 
-/// The chains that drop forwarded IPv4 packets by policy in tables in which nothing is said of `bridge`. Changes nothing,
-/// and needs no network that was started. Blocks on `nft`.
+/// The chains that drop forwarded packets by policy in tables in which nothing is said of `bridge`: those of IPv4, and of IPv6
+/// where VMs have addresses of `ipv6`. Changes nothing, and needs no network that was started. Blocks on `nft`.
 ///
 /// # Errors
 /// `nft` cannot be run, or may not list chains.
-pub fn observe_forward_drops(bridge: &LinkName) -> Result<Vec<ForwardDrop>, NftError> {
+pub fn observe_forward_drops(
+    bridge: &LinkName,
+    ipv6: Option<Ipv6Subnet>,
+) -> Result<Vec<ForwardDrop>, NftError> {
     let listing = nft::list(&["-j", "list", "chains"])?;
-    let dropping = dropping_chains(&listing).into_iter();
+    let dropping =
+        dropping_chains(&listing).into_iter().filter(|chain| ipv6.is_some() || chain.family != "ip6");
     let unaware = dropping.filter(|chain| {
         let table = nft::list(&["list", "table", &chain.family, &chain.table]);
         // A rule about our bridge is there for a reason: whoever wrote it has thought of us.
@@ -43,7 +47,7 @@ struct Place {
     chain: String,
 }
 
-/// The chains in a listing of `nft -j` that drop forwarded IPv4 packets by policy. Read loosely: what is not
+/// The chains in a listing of `nft -j` that drop forwarded IP packets by policy. Read loosely: what is not
 /// understood is passed over.
 fn dropping_chains(listing: &str) -> Vec<Place> {
     let Ok(value) = serde_json::from_str::<Value>(listing) else {
@@ -58,7 +62,7 @@ fn dropping_chains(listing: &str) -> Vec<Place> {
             let text = |key: &str| Some(chain[key].as_str()?.to_owned());
             Some(Place { family: text("family")?, table: text("table")?, chain: text("name")? })
         })
-        .filter(|place| matches!(place.family.as_str(), "ip" | "inet"))
+        .filter(|place| matches!(place.family.as_str(), "ip" | "ip6" | "inet"))
         .collect()
 }
 
@@ -76,7 +80,7 @@ mod tests {
         for harmless in [
             listing.replace("drop", "accept"),
             listing.replace("forward", "input"),
-            listing.replace("\"ip\"", "\"ip6\""),
+            listing.replace("\"ip\"", "\"arp\""),
         ] {
             assert_eq!(dropping_chains(&harmless), [], "{harmless}");
         }

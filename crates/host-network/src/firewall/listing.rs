@@ -1,13 +1,13 @@
 //! Our tables as `nft` shows them: rules, and apart from them the elements of sets and maps, which change with every VM.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use vm_model::{EgressRule, NetworkAccess, PortForward};
+use vm_model::{EgressRule, Ipv6Subnet, NetworkAccess, PortForward};
 
 use super::GUARD;
 use crate::bound_port::Ports;
-use crate::port_filter::{IPV4, MACS, PortIdentity};
+use crate::port_filter::{IPV4, IPV6, MACS, PortIdentity};
 use crate::{egress, forwards};
 
 /// What stands before the elements of a set in a listing, and after them.
@@ -49,6 +49,11 @@ impl Listing {
         links.map(|link| link.trim_matches('"')).collect()
     }
 
+    /// Whether a rule guards the host's forwarding of IPv6.
+    pub(crate) fn guards_ipv6(&self) -> bool {
+        self.rules.lines().any(|rule| rule.trim().starts_with("iif != ") && rule.contains(GUARD))
+    }
+
     fn of_set(&self, name: &str) -> impl Iterator<Item = &str> {
         self.elements.get(name).into_iter().flatten().map(String::as_str)
     }
@@ -64,20 +69,26 @@ impl Listing {
         Some(PortIdentity { mac: value(MACS)?.parse().ok()?, address: value(IPV4)?.parse().ok()? })
     }
 
-    /// What passes between the guest with this address and the world beyond its network.
-    pub(crate) fn access(&self, guest: Ipv4Addr) -> NetworkAccess {
-        let forwards = self.forwards().filter(|(_, to)| *to == guest);
+    /// What passes between the guest with this identity and the world beyond its network, in which it has an IPv6 address
+    /// where that is `ipv6`.
+    pub(crate) fn access(&self, guest: PortIdentity, ipv6: Option<Ipv6Subnet>) -> NetworkAccess {
+        let forwards = self.forwards().filter(|(_, to)| *to == guest.address);
         let forwards = forwards.map(|(forward, _)| forward).collect();
-        let rules = || self.egress().filter(|(from, _)| *from == guest).map(|(_, rule)| rule).collect();
-        NetworkAccess { forwards, egress: self.restricted().any(|other| other == guest).then(rules) }
+        let own = addresses(guest, ipv6);
+        let rules = || self.egress().filter(|(from, _)| own.contains(from)).map(|(_, rule)| rule).collect();
+        NetworkAccess { forwards, egress: self.restricted().any(|other| own.contains(&other)).then(rules) }
     }
 
-    fn restricted(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.of_set(egress::RESTRICTED).filter_map(|element| element.parse().ok())
+    fn restricted(&self) -> impl Iterator<Item = IpAddr> {
+        let sets = [egress::IPV4, egress::IPV6];
+        let elements = sets.into_iter().flat_map(|sets| self.of_set(sets.restricted));
+        elements.filter_map(|element| element.parse().ok())
     }
 
-    fn egress(&self) -> impl Iterator<Item = (Ipv4Addr, EgressRule)> {
-        let elements = self.of_set(egress::NETWORKS).chain(self.of_set(egress::SERVICES));
+    fn egress(&self) -> impl Iterator<Item = (IpAddr, EgressRule)> {
+        let sets = [egress::IPV4, egress::IPV6];
+        let elements =
+            sets.into_iter().flat_map(|sets| self.of_set(sets.networks).chain(self.of_set(sets.services)));
         elements.filter_map(egress::read_element)
     }
 
@@ -88,26 +99,38 @@ impl Listing {
 
     /// Whether every port has there what it should have. `nft` shows a port by the name of its link, so only its addresses are
     /// looked at: no two ports have the same.
-    pub(crate) fn shows_every_port(&self, ports: &Ports) -> bool {
+    pub(crate) fn shows_every_port(&self, ports: &Ports, ipv6: Option<Ipv6Subnet>) -> bool {
         let values = |set| -> BTreeSet<&str> {
             self.of_set(set).filter_map(|element| Some(element.split_once(" . ")?.1)).collect()
         };
-        let (macs, addresses) = (values(MACS), values(IPV4));
+        let (macs, ipv4, listed_ipv6) = (values(MACS), values(IPV4), values(IPV6));
         let forwards: HashSet<(PortForward, Ipv4Addr)> = self.forwards().collect();
-        let restricted: HashSet<Ipv4Addr> = self.restricted().collect();
-        let egress: HashSet<(Ipv4Addr, EgressRule)> = self.egress().collect();
+        let restricted: HashSet<IpAddr> = self.restricted().collect();
+        let egress: HashSet<(IpAddr, EgressRule)> = self.egress().collect();
         let shows_egress = |address, rules: &[EgressRule]| {
-            let shown = egress::shown(rules);
+            let shown = egress::shown(rules, address);
             restricted.contains(&address) && shown.iter().all(|rule| egress.contains(&(address, *rule)))
         };
         ports.values().all(|port| {
             let PortIdentity { mac, address } = port.identity;
+            let own = addresses(port.identity, ipv6);
             macs.contains(mac.to_string().as_str())
-                && addresses.contains(address.to_string().as_str())
-                && port.access.egress.as_ref().is_none_or(|rules| shows_egress(address, rules))
+                && ipv4.contains(address.to_string().as_str())
+                && port.identity.ipv6(ipv6).all(|address| listed_ipv6.contains(address.to_string().as_str()))
+                && port
+                    .access
+                    .egress
+                    .as_ref()
+                    .is_none_or(|rules| own.iter().all(|own| shows_egress(*own, rules)))
                 && port.access.forwards.iter().all(|forward| forwards.contains(&(*forward, address)))
         })
     }
+}
+
+/// The addresses of a guest beyond its link.
+fn addresses(guest: PortIdentity, ipv6: Option<Ipv6Subnet>) -> Vec<IpAddr> {
+    let ipv6 = ipv6.map(|subnet| subnet.address_of(guest.mac).into());
+    [guest.address.into()].into_iter().chain(ipv6).collect()
 }
 
 /// The set or map whose head `text` ends with.
@@ -129,7 +152,8 @@ mod tests {
     const LISTING: &str = "table ip p {\n\tmap forwards_any {\n\t\ttype inet_proto . inet_service : ipv4_addr . \
         inet_service\n\t\telements = { tcp . 8080 : 10.100.0.2 . 80,\n\t\t\t     udp . 53 : 10.100.0.3 . 53 }\n\t}\n}\ntable \
         bridge p {\n\tset macs {\n\t\ttypeof iif . ether saddr\n\t\telements = { \"pw-web\" . 02:50:0a:64:00:02,\n\t\t\t     9 \
-        . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . 10.100.0.2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
+        . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . 10.100.0.2 }\n\t}\n\tset ipv6 \
+        {\n\t\telements = { \"pw-web\" . fe80::50:aff:fe64:2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
 
     fn port(last: u8, forwards: &[&str]) -> BoundPort {
         let identity = PortIdentity {
@@ -157,8 +181,9 @@ mod tests {
         assert!(!listing.rules().contains("pw-web"), "{}", listing.rules());
         assert_eq!(listing.identity("pw-web"), Some(port(2, &[]).identity));
         assert_eq!(listing.identity("9"), None, "it has no address there");
-        assert_eq!(listing.access([10, 100, 0, 2].into()), port(2, &["8080:80"]).access);
-        let shows = |ports: &[(u32, BoundPort)]| listing.shows_every_port(&ports.iter().cloned().collect());
+        assert_eq!(listing.access(port(2, &[]).identity, None), port(2, &["8080:80"]).access);
+        let shows =
+            |ports: &[(u32, BoundPort)]| listing.shows_every_port(&ports.iter().cloned().collect(), None);
         assert!(shows(&[(7, port(2, &[]))]) && shows(&[(7, port(2, &["8080:80"]))]));
         assert!(!shows(&[(7, port(2, &["8081:80"]))]));
         assert!(!shows(&[(7, port(2, &[])), (9, port(3, &[]))]));

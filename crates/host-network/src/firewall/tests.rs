@@ -14,6 +14,8 @@ fn firewall(egress: Egress) -> Firewall {
         services: Vec::new(),
         counting: Counting::Off,
         host_ipv6: HostIpv6::Off,
+        ipv6_stack: Ipv6Stack::Absent,
+        ipv6_guard: None,
         names: false,
         peers: Vec::new(),
     }
@@ -38,9 +40,9 @@ const MAPS_AND_SETS: &str = "map forwards { type inet_proto . ipv4_addr . inet_s
          }\n";
 
 #[test]
-fn the_transaction_replaces_our_tables_whole() {
+fn the_transaction_begins_without_our_tables() {
     let script = script(&firewall(Egress::Masquerade), &[]);
-    let (removal, ip) = script.split_once("table ip procurator {\n").unwrap();
+    let (removal, _) = script.split_once("table ip procurator {\n").unwrap();
     assert_eq!(
         removal,
         "add table ip procurator\n\
@@ -48,6 +50,12 @@ fn the_transaction_replaces_our_tables_whole() {
          add table bridge procurator\n\
          delete table bridge procurator\n"
     );
+}
+
+#[test]
+fn the_transaction_replaces_our_tables_whole() {
+    let script = script(&firewall(Egress::Masquerade), &[]);
+    let (_, ip) = script.split_once("table ip procurator {\n").unwrap();
     let (ip, _) = ip.split_once("table bridge procurator {\n").unwrap();
     assert_eq!(
         ip.strip_prefix(MAPS_AND_SETS).unwrap(),
@@ -168,4 +176,32 @@ fn a_rule_that_is_missing_from_a_listing_is_missed() {
     assert!(shows(&guarded, &whole));
     assert!(!shows(&guarded, &script(&firewall, &[])));
     assert!(!shows(&guarded, "table ip procurator {\n}\n"));
+}
+
+#[test]
+fn with_ipv6_there_is_a_table_of_its_family() {
+    let with_ipv6 = Firewall {
+        host_ipv6: HostIpv6::Served("fd12:3456:789a::/64".parse().unwrap()),
+        ipv6_stack: Ipv6Stack::Present,
+        ipv6_guard: Some(Ipv6Guard { of_vms: vec![3, 7], others: vec![5] }),
+        services: vec!["tcp/8080".parse().unwrap()],
+        names: true,
+        ..firewall(Egress::Masquerade)
+    };
+    let script = script(&with_ipv6, &[]);
+    let (before, ip6) = script.split_once("table ip6 procurator {\n").unwrap();
+    assert!(before.contains("delete table ip6 procurator\n"), "{before}");
+    let (ip6, _) = ip6.split_once("table bridge procurator {\n").unwrap();
+    for rule in [
+        "set restricted6 { type ipv6_addr; }",
+        "ip6 saddr != fd12:3456:789a::/64 drop",
+        "ip6 saddr @restricted6 goto egress",
+        "iif 5 oif 5 accept\niif != { 3, 7 } oif != { 3, 7 } ct state != { established, related } drop comment \"this host forwards for VMs only\"",
+        "ip6 daddr fd12:3456:789a::1 meta l4proto { tcp, udp } th dport 53 accept",
+        "tcp dport 8080 accept",
+        "counter drop comment \"the host is closed to VMs\"",
+        "ip6 saddr fd12:3456:789a::/64 ip6 daddr != fd12:3456:789a::/64 oifname != \"br-test\" masquerade",
+    ] {
+        assert!(ip6.contains(rule), "no `{rule}` in {ip6}");
+    }
 }

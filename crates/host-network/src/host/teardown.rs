@@ -51,8 +51,11 @@ impl HostNetwork {
         let taps = shared.taps();
         let Shared { config, netlink, bridge, .. } =
             Arc::into_inner(shared).expect("upkeep held the only other one, and has ended");
-        let Holdings { origin, rules, dhcp, names, .. } = holdings;
+        let Holdings { origin, rules, dhcp, names, ipv6, .. } = holdings;
         dhcp.stop().await;
+        if let Some((server, _)) = ipv6 {
+            server.stop().await;
+        }
         if let Some(names) = names {
             names.stop().await;
         }

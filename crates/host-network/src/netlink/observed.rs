@@ -1,9 +1,8 @@
 //! Links, addresses and routes as this crate sees them, read out of the kernel's messages.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::Ipv4Network;
-use netlink_packet_route::AddressFamily;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
@@ -89,6 +88,15 @@ pub(crate) struct Ipv4Assignment {
     pub(crate) address: Ipv4Network,
 }
 
+/// An IPv6 address on a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ipv6Assignment {
+    pub(crate) link: u32,
+    pub(crate) address: Ipv6Network,
+    /// Whether it means something beyond the link.
+    pub(crate) is_global: bool,
+}
+
 /// A route to a network; the default one is to `0.0.0.0/0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ipv4Route {
@@ -110,8 +118,25 @@ pub(super) fn assignment_from(message: &AddressMessage) -> Option<Ipv4Assignment
     })
 }
 
-pub(super) fn is_global_ipv6(message: &AddressMessage) -> bool {
-    message.header.family == AddressFamily::Inet6 && message.header.scope == AddressScope::Universe
+/// `None` for IPv4.
+pub(super) fn ipv6_assignment_from(message: &AddressMessage) -> Option<Ipv6Assignment> {
+    // `Local` is there on point-to-point links alone.
+    let of = |wanted: fn(&AddressAttribute) -> Option<Ipv6Addr>| message.attributes.iter().find_map(wanted);
+    let local = of(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V6(address)) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        of(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        })
+    })?;
+    Some(Ipv6Assignment {
+        link: message.header.index,
+        address: Ipv6Network::new(address, message.header.prefix_len).ok()?,
+        is_global: message.header.scope == AddressScope::Universe,
+    })
 }
 
 pub(super) fn link_from(message: LinkMessage) -> Link {

@@ -5,7 +5,7 @@
 //! end by themselves.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -20,11 +20,12 @@ const DELETE: u16 = CONNECTIONS | 2;
 /// Everything that matches (`NLM_F_DUMP`), and the message that ends the answer (`NLMSG_DONE`).
 const DUMP: u16 = 0x300;
 const DONE: u16 = 3;
-/// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`; in a tuple `CTA_TUPLE_IP`, and in that `CTA_IP_V4_SRC`.
+/// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`; in a tuple `CTA_TUPLE_IP`, and in that `CTA_IP_V4_SRC` and `CTA_IP_V6_SRC`.
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const TUPLE_IP: u16 = 1;
 const IPV4_SOURCE: u16 = 1;
+const IPV6_SOURCE: u16 = 3;
 /// `CTA_ID` and `CTA_ZONE`: which of two of the same tuple is meant.
 const ID: u16 = 12;
 const ZONE: u16 = 18;
@@ -42,8 +43,8 @@ const DELETIONS_BYTES: usize = 16 << 10;
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(crate) fn end_connections(guest: Ipv4Addr) -> io::Result<usize> {
-    let socket = open_socket()?;
+pub(crate) fn end_connections(guest: IpAddr) -> io::Result<usize> {
+    let (socket, family) = (open_socket()?, family_of(guest));
     let mut deletions = Vec::new();
     for side in [ORIGINAL, REPLY] {
         ask(&socket, side, guest)?;
@@ -51,7 +52,7 @@ pub(crate) fn end_connections(guest: Ipv4Addr) -> io::Result<usize> {
     }
     let mut datagram = Vec::new();
     for deletion in &deletions {
-        datagram.extend(header(DELETE, REQUEST, 0, (Family::Ipv4 as u8, 0), &deletion.0));
+        datagram.extend(header(DELETE, REQUEST, 0, (family, 0), &deletion.0));
         if datagram.len() >= DELETIONS_BYTES {
             rustix::net::send(&socket, &datagram, SendFlags::empty())?;
             datagram.clear();
@@ -64,16 +65,26 @@ pub(crate) fn end_connections(guest: Ipv4Addr) -> io::Result<usize> {
     Ok(deletions.len())
 }
 
+fn family_of(guest: IpAddr) -> u8 {
+    match guest {
+        IpAddr::V4(_) => Family::Ipv4 as u8,
+        IpAddr::V6(_) => Family::Ipv6 as u8,
+    }
+}
+
 /// Asks for the entries in whose tuple `side` packets come from `guest`.
-fn ask(socket: &OwnedFd, side: u16, guest: Ipv4Addr) -> io::Result<()> {
-    let address = Attributes::default().bytes(IPV4_SOURCE, &guest.octets());
+fn ask(socket: &OwnedFd, side: u16, guest: IpAddr) -> io::Result<()> {
+    let address = match guest {
+        IpAddr::V4(guest) => Attributes::default().bytes(IPV4_SOURCE, &guest.octets()),
+        IpAddr::V6(guest) => Attributes::default().bytes(IPV6_SOURCE, &guest.octets()),
+    };
     let tuple = Attributes::default().nested(TUPLE_IP, address);
     let flags = |of: u16| if of == side { BY_SOURCE } else { 0 };
     let filter = Attributes::default()
         .bytes(ORIGINAL_FLAGS, &flags(ORIGINAL).to_ne_bytes())
         .bytes(REPLY_FLAGS, &flags(REPLY).to_ne_bytes());
     let body = Attributes::default().nested(side, tuple).nested(FILTER, filter);
-    let message = header(GET, REQUEST | DUMP, 1, (Family::Ipv4 as u8, 0), &body.0);
+    let message = header(GET, REQUEST | DUMP, 1, (family_of(guest), 0), &body.0);
     rustix::net::send(socket, &message, SendFlags::empty())?;
     Ok(())
 }

@@ -19,11 +19,12 @@ const ELEMENT_VALUE: u16 = 2;
 const ELEMENT_LAST: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
-/// A table's family (`NFPROTO_IPV4`, `NFPROTO_BRIDGE`).
+/// A table's family (`NFPROTO_IPV4`, `NFPROTO_BRIDGE`, `NFPROTO_IPV6`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     Ipv4 = 2,
     Bridge = 7,
+    Ipv6 = 10,
 }
 
 /// What is done with an element.

@@ -2,6 +2,7 @@
 
 use super::elements::messages;
 use super::*;
+use crate::bound_port::Tables;
 use crate::nfnetlink::element::Change;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
@@ -30,8 +31,27 @@ fn each_port_stands_in_each_set() {
     ] {
         assert!(text.contains(element), "no `{element}` in {text}");
     }
-    let entered = messages("procurator", Change::Enter, 7, identities()[&7]);
+    let tables = |ipv6| Tables { name: "procurator", ipv6 };
+    let entered = messages(&tables(None), Change::Enter, 7, identities()[&7]);
     assert_eq!(entered.len(), 5, "an element a set");
+    let entered = messages(&tables(Some(subnet())), Change::Enter, 7, identities()[&7]);
+    assert_eq!(entered.len(), 7, "with IPv6, two in two of them");
+}
+
+fn subnet() -> Ipv6Subnet {
+    "fd12:3456:789a::/64".parse().unwrap()
+}
+
+#[test]
+fn with_ipv6_a_guest_has_a_second_address_and_a_name_server() {
+    let text = table_text("procurator", &identities(), HostIpv6::Served(subnet()), GATEWAY);
+    for part in [
+        "elements = { 7 . fe80::50:aff:fe64:2, 7 . fd12:3456:789a:0:50:aff:fe64:2 }",
+        "7 . 0xfd123456789a000000500afffe640002 }",
+        "ip6 daddr fd12:3456:789a::1 udp dport 53 update @dns",
+    ] {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn join(one: &OwnedFd, other: &OwnedFd, is_over: &AtomicBool) {
 }
 
 /// A TAP as the attached one is: with a virtio-net header of ten bytes and two more, and nothing left to the far end.
-fn make_tap(name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn make_tap(name: &str) -> io::Result<OwnedFd> {
     let device =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;

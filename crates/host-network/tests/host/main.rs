@@ -15,6 +15,7 @@ mod firewall;
 mod forwarding;
 mod forwards;
 mod guest;
+mod ipv6;
 mod kept;
 mod names;
 mod networks;

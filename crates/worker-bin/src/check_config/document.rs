@@ -9,7 +9,7 @@ use ipam::AddressRange;
 use ipnetwork::Ipv4Network;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
-use vm_model::{NetworkName, nearest};
+use vm_model::{Ipv6Subnet, NetworkName, nearest};
 
 use super::Fault;
 use crate::settings::keys::{KEYS, Key, Kind, NAME};
@@ -221,6 +221,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
         Kind::Domain => text.is_some_and(|text| text.parse::<Domain>().is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),
+        Kind::Ipv6Subnet => text.is_some_and(|text| text.parse::<Ipv6Subnet>().is_ok()),
         Kind::AddressAndPort => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
         Kind::HostAndPort => {
             text.and_then(|text| text.rsplit_once(':')).is_some_and(|(_, port)| port.parse::<u16>().is_ok())

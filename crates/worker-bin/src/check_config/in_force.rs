@@ -102,6 +102,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
         | Kind::LinkName
         | Kind::Domain
         | Kind::Subnet
+        | Kind::Ipv6Subnet
         | Kind::HostAndPort
         | Kind::AddressAndPort => quoted(value),
     }

@@ -62,6 +62,9 @@ fn values(kind: &Kind) -> Vec<String> {
         Kind::Services => {
             values.extend(["['tcp/80', 'udp/53']", "['tcp/0']", "['sctp/9']", "'tcp/80'"].map(str::to_owned))
         }
+        Kind::Ipv6Subnet => {
+            values.extend(["'fd12::/64'", "'fd12::/48'", "'fe80::/64'", "'10.0.0.0/16'"].map(str::to_owned));
+        }
         Kind::AddressRanges => {
             let ranges =
                 ["['10.100.0.2-10.100.0.9', '10.100.255.0/24']", "['10.100.0.7']", "['10.0.0.9-10.0.0.2']"];

@@ -223,14 +223,18 @@ fn disk_line(disk: &DiskView) -> String {
 }
 
 fn interface_line(nic: &InterfaceView) -> String {
-    let InterfaceView { id, network, address, mac, tap } = nic;
+    let InterfaceView { id, network, address, ipv6, mac, tap } = nic;
+    let ipv6 = ipv6.map_or_else(String::new, |ipv6| format!(", {ipv6}"));
     let tap = tap.as_ref().map_or_else(String::new, |tap| format!(", {tap}"));
-    format!("{id}: network {network}, {address}, {mac}{tap}")
+    format!("{id}: network {network}, {address}{ipv6}, {mac}{tap}")
 }
 
 fn network(table: &mut Table, vm: &VmView) {
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     add(table, "address", or_none(vm.address.map(|address| address.to_string())));
+    if let Some(ipv6) = vm.ipv6 {
+        add(table, "ipv6", ipv6.to_string());
+    }
     add(table, "mac", or_none(vm.mac.map(|mac| mac.to_string())));
     add(table, "tap", or_none(vm.tap.clone()));
     if vm.interfaces.len() > 1 || vm.interfaces.iter().any(|nic| !nic.network.is_default()) {

@@ -12,9 +12,9 @@ use super::table::{Cell, Spare, Table};
 
 const HEADING: [&str; 11] =
     ["ID", "PHASE", "READY", "DESIRED", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "IMAGE", "REASON"];
-const WIDE_HEADING: [&str; 12] = [
-    "ID", "PHASE", "READY", "DESIRED", "SOURCE", "ADDRESS", "CPU", "MEMORY", "RESTARTS", "UPTIME", "IMAGE",
-    "REASON",
+const WIDE_HEADING: [&str; 13] = [
+    "ID", "PHASE", "READY", "DESIRED", "SOURCE", "ADDRESS", "IPV6", "CPU", "MEMORY", "RESTARTS", "UPTIME",
+    "IMAGE", "REASON",
 ];
 /// The image tells less than the reason; restarts, processor, memory and uptime go where that would be cut short.
 const SPARE: Spare = Spare { before_cut: &[9], for_legible: &[7, 5, 6, 8] };
@@ -44,8 +44,10 @@ pub(super) fn list(vms: &[VmView], now: Timestamp, screen: Screen, columns: Colu
                 let [id, phase, ready, desired, address, cpu, memory, restarts, uptime, image, reason] =
                     cells(vm, now);
                 let source = vm.source.map_or("", SourceKind::name).to_owned().into();
+                let ipv6 = vm.ipv6.map_or_else(String::new, |address| address.to_string()).into();
                 let row = [
-                    id, phase, ready, desired, source, address, cpu, memory, restarts, uptime, image, reason,
+                    id, phase, ready, desired, source, address, ipv6, cpu, memory, restarts, uptime, image,
+                    reason,
                 ];
                 table.row(row);
             }

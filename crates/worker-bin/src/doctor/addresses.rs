@@ -46,7 +46,7 @@ pub(crate) async fn look(settings: &Settings) -> Vec<Facts> {
             continue;
         };
         let peers = bridges.iter().filter(|peer| **peer != bridge).cloned().collect();
-        let config = NetworkConfig { peers, ..NetworkConfig::new(bridge, subnet) };
+        let config = NetworkConfig { peers, ipv6: network.ipv6_subnet, ..NetworkConfig::new(bridge, subnet) };
         let survey = survey(&config).await.map_err(|problem| error_chain(&problem));
         seen.push(Facts { name, subnet, survey });
     }

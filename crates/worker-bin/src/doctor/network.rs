@@ -48,9 +48,9 @@ enum Filter {
 pub(super) fn look(host: &Host, settings: &Settings, addresses: &[addresses::Facts]) -> Facts {
     let mut filter = Filter::Works;
     let mut networks = Vec::new();
-    for (name, NetworkSettings { bridge, nat, .. }) in settings.manager.all_networks() {
+    for (name, NetworkSettings { bridge, ipv6_subnet, nat, .. }) in settings.manager.all_networks() {
         let mut drops = Vec::new();
-        match LinkName::parse(&bridge).map(|bridge| observe_forward_drops(&bridge)) {
+        match LinkName::parse(&bridge).map(|bridge| observe_forward_drops(&bridge, ipv6_subnet)) {
             Ok(Ok(seen)) => drops.extend(seen.into_iter().map(|drop| drop.chain)),
             Ok(Err(NftError::Missing(_))) => filter = Filter::Missing,
             Ok(Err(problem @ (NftError::Run(_) | NftError::Refused { .. }))) => {

@@ -72,6 +72,7 @@ fn accepted(kind: &Kind) -> Value {
         Kind::LinkName => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),
         Kind::Domain => json!({ "type": "string", "pattern": "^[A-Za-z0-9.-]+$" }),
         Kind::Subnet => json!({ "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$" }),
+        Kind::Ipv6Subnet => json!({ "type": "string", "pattern": "^[0-9A-Fa-f:]+/64$" }),
         Kind::HostAndPort | Kind::AddressAndPort => json!({ "type": "string", "pattern": "^.*:[0-9]{1,5}$" }),
     }
 }

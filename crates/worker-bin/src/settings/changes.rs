@@ -27,6 +27,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("credentials_dir", old.credentials_dir == young.credentials_dir),
         ("network.bridge", old.network_bridge == young.network_bridge),
         ("network.subnet", old.vm_subnet_base == young.vm_subnet_base),
+        ("network.ipv6_subnet", old.ipv6_subnet == young.ipv6_subnet),
         ("network.reserved", old.reserved_addresses == young.reserved_addresses),
         ("network.nat", old.nat == young.nat),
         ("network.vm_to_vm", old.between_vms == young.between_vms),

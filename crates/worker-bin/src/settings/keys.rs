@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Domain,
     /// An IPv4 network.
     Subnet,
+    /// An IPv6 network.
+    Ipv6Subnet,
     /// A host and a port.
     HostAndPort,
     /// An IP address and a port.
@@ -119,6 +121,7 @@ pub(crate) static KEYS: &[Key] = &[
     key("admin.read_group", Kind::Text, None, "The group whose members may look, by a socket of its own."),
     key("network.bridge", Kind::LinkName, Some("\"br-procurator\""), "The bridge of the VMs."),
     key("network.subnet", Kind::Subnet, Some("\"10.100.0.0/16\""), "The VMs' network."),
+    key("network.ipv6_subnet", Kind::Ipv6Subnet, None, "The VMs' IPv6 network; none where it is absent."),
     key("network.reserved", Kind::AddressRanges, None,
         "Addresses that a VM has only if its description asks for them."),
     key("network.nat", Kind::Boolean, Some("true"),
@@ -134,6 +137,7 @@ pub(crate) static KEYS: &[Key] = &[
     key("network.vhost_net", Kind::Boolean, Some("false"), "Whether the host's kernel moves frames."),
     key("networks.NAME.bridge", Kind::LinkName, None, "The bridge of a further network. Required."),
     key("networks.NAME.subnet", Kind::Subnet, None, "Its addresses. Required."),
+    key("networks.NAME.ipv6_subnet", Kind::Ipv6Subnet, None, "Its IPv6 network; none where it is absent."),
     key("networks.NAME.reserved", Kind::AddressRanges, None,
         "Addresses that a VM has only if its description asks for them."),
     key("networks.NAME.nat", Kind::Boolean, Some("true"),
@@ -190,6 +194,9 @@ impl Kind {
             Self::Domain => "a domain like \"vm.internal\"".to_owned(),
             Self::Subnet => {
                 "an IPv4 network like \"10.100.0.0/16\", with a prefix length of 8 to 30".to_owned()
+            }
+            Self::Ipv6Subnet => {
+                "an IPv6 network like \"fd12:3456:789a::/64\", with a prefix length of 64".to_owned()
             }
             Self::HostAndPort => "a host and a port like \"master.example:7443\"".to_owned(),
             Self::AddressAndPort => "an address and a port like \"127.0.0.1:9090\"".to_owned(),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use ipam::AddressRange;
 use serde::{Deserialize, Deserializer};
+use vm_model::Ipv6Subnet;
 use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
 /// As it stands in the file.
@@ -15,6 +16,7 @@ use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 pub(super) struct Network {
     bridge: Option<String>,
     subnet: Option<String>,
+    ipv6_subnet: Option<Ipv6Subnet>,
     #[serde(deserialize_with = "parsed")]
     reserved: Vec<AddressRange>,
     nat: Option<bool>,
@@ -31,12 +33,12 @@ pub(super) struct Network {
 impl Network {
     /// The settings with what the file says of the network.
     pub(super) fn over(self, defaults: VmManagerConfig) -> VmManagerConfig {
-        let Self { bridge, subnet, reserved, nat, vm_to_vm, host_services, max_connections_per_vm, .. } =
-            self;
-        let Self { dns, domain, vhost_net, .. } = self;
+        let Self { bridge, subnet, ipv6_subnet, reserved, nat, vm_to_vm, host_services, .. } = self;
+        let Self { max_connections_per_vm, dns, domain, vhost_net, .. } = self;
         VmManagerConfig {
             network_bridge: bridge.unwrap_or(defaults.network_bridge),
             vm_subnet_base: subnet.unwrap_or(defaults.vm_subnet_base),
+            ipv6_subnet,
             reserved_addresses: reserved,
             nat: match nat {
                 None => defaults.nat,

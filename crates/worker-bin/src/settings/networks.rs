@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use host_network::{BetweenVms, Domain, HostService};
 use ipam::AddressRange;
 use serde::Deserialize;
+use vm_model::Ipv6Subnet;
 use worker::vms::{NetworkAddressTranslation, NetworkName, NetworkSettings};
 
 use super::network::{domain, parsed};
@@ -21,6 +22,8 @@ pub(super) type Networks = BTreeMap<NetworkName, FurtherNetwork>;
 pub(super) struct FurtherNetwork {
     bridge: String,
     subnet: String,
+    #[serde(default)]
+    ipv6_subnet: Option<Ipv6Subnet>,
     #[serde(default, deserialize_with = "parsed")]
     reserved: Vec<AddressRange>,
     #[serde(default)]
@@ -37,10 +40,11 @@ pub(super) struct FurtherNetwork {
 
 impl FurtherNetwork {
     fn settings(self) -> NetworkSettings {
-        let Self { bridge, subnet, reserved, nat, vm_to_vm, host_services, dns, domain } = self;
+        let Self { bridge, subnet, ipv6_subnet, reserved, nat, vm_to_vm, host_services, dns, domain } = self;
         NetworkSettings {
             bridge,
             subnet,
+            ipv6_subnet,
             reserved,
             nat: match nat {
                 None | Some(true) => NetworkAddressTranslation::Masquerade,

@@ -78,6 +78,7 @@ impl LeaseBooks {
                 id: nic,
                 network: network.clone(),
                 address,
+                ipv6: None,
                 mac,
                 tap: None,
                 access: NetworkAccess::default(),

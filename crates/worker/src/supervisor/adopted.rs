@@ -165,7 +165,8 @@ impl Task {
             }
         };
         self.unwatched = notes.health;
-        let nics: Vec<_> = notes.nics.into_iter().map(|noted| noted.nic).collect();
+        let networks = &self.context.networks;
+        let nics: Vec<_> = notes.nics.into_iter().map(|noted| networks.with_ipv6(noted.nic)).collect();
         info!(vm_id = %self.id, phase = status.phase_name(), pid, launched_at = %notes.launched_at, "the VM ran on and is taken over");
         self.info.begin_with(|info| {
             info.status = status;

@@ -13,7 +13,7 @@ use machine_host::{MachineHost, Stranger};
 use metrics::WorkerMeters;
 use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
-use vm_model::{FailureKind, RemovedVm, VmId, VmNic};
+use vm_model::{FailureKind, Ipv6Subnet, RemovedVm, VmId, VmNic};
 
 use super::{Changes, HostPorts, Networks, RestartPolicy, StartTurns};
 use crate::capacity::Capacity;
@@ -95,6 +95,15 @@ pub(crate) struct Subnet {
     pub(crate) gateway: Ipv4Addr,
     /// Which bits of an address name the network.
     pub(crate) mask: Ipv4Addr,
+    /// The network of IPv6 addresses.
+    pub(crate) ipv6: Option<Ipv6Subnet>,
+}
+
+impl Subnet {
+    /// An interface with the IPv6 address that it has in this network, whatever was noted of one before.
+    pub(crate) fn with_ipv6(&self, nic: VmNic) -> VmNic {
+        VmNic { ipv6: self.ipv6.map(|subnet| subnet.address_of(nic.mac)), ..nic }
+    }
 }
 
 /// How the VMs of a host live and end.

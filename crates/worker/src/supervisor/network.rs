@@ -64,7 +64,7 @@ impl SharedNetwork {
             name_servers: report.dns.clone(),
             domain: report.domain.as_ref().map(ToString::to_string),
         };
-        let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask() };
+        let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask(), ipv6: config.ipv6 };
         let network = RwLock::new(Some(network));
         Self { network, degraded, subnet, told, has_unknown_nics }
     }

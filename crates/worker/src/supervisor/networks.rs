@@ -7,7 +7,7 @@ use host_network::{
     ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, TeardownOutcome,
 };
 use tokio::sync::Mutex;
-use vm_model::{NetworkName, PortForward, VmId};
+use vm_model::{NetworkName, PortForward, VmId, VmNic};
 
 use super::context::Subnet;
 use super::network::{AttachError, SharedNetwork, ToldNetwork};
@@ -34,6 +34,14 @@ impl Networks {
     /// What the network `name` tells its guests of itself.
     pub(crate) fn told(&self, name: &NetworkName) -> Option<ToldNetwork> {
         self.networks.get(name).map(SharedNetwork::told)
+    }
+
+    /// An interface with the IPv6 address that it has in its network, whatever was noted of one before.
+    pub(crate) fn with_ipv6(&self, nic: VmNic) -> VmNic {
+        match self.subnet(&nic.network) {
+            Some(subnet) => subnet.with_ipv6(nic),
+            None => VmNic { ipv6: None, ..nic },
+        }
     }
 
     /// Whether interfaces were found at the start whose VMs were not taken over: they may run on.

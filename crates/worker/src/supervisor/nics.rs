@@ -92,6 +92,7 @@ async fn attach(
         id: request.id.clone(),
         network: request.network,
         address: lease.address,
+        ipv6: None,
         mac: lease.mac,
         tap: Some(name.to_string()),
         access: request.access,
@@ -105,5 +106,6 @@ async fn attach(
         vhost: vhost.unwrap_or_default(),
         options: request.options,
     };
+    let nic = context.networks.with_ipv6(nic);
     Ok((NotedNic { nic, mask: request.mask, mtu: request.mtu }, device, warnings))
 }

@@ -121,7 +121,7 @@ pub(super) async fn prepare(
     pass(FailPoint::StartAttached);
     let nics: Vec<VmNic> = noted.iter().map(|noted| noted.nic.clone()).collect();
     if let (AddressDelivery::CommandLine, Some(nic)) = (address, nics.first())
-        && let Some(Subnet { gateway, mask }) = context.networks.subnet(&nic.network)
+        && let Some(Subnet { gateway, mask, .. }) = context.networks.subnet(&nic.network)
     {
         let mask = told_mask.unwrap_or(mask);
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, gateway, mask));

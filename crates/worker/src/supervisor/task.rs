@@ -161,7 +161,8 @@ impl Task {
     /// Goes on with what was on record.
     pub(super) fn take_up(&mut self, record: VmRecord) {
         // It keeps its addresses while it is off.
-        let nics = self.context.leases.of(&self.id);
+        let held = self.context.leases.of(&self.id).into_iter();
+        let nics = held.map(|nic| self.context.networks.with_ipv6(nic)).collect();
         let counted = record.counted;
         self.info.send_modify(|info| {
             info.uuid = Some(record.uuid);

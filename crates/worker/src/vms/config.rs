@@ -10,7 +10,7 @@ use std::time::Duration;
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use ipam::AddressRange;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
-use vm_model::NetworkName;
+use vm_model::{Ipv6Subnet, NetworkName};
 
 use crate::node::RemovalLimit;
 
@@ -30,7 +30,9 @@ pub struct VmManagerConfig {
     pub network_bridge: String,
     /// The VMs' IPv4 network in CIDR form. The bridge has its first host address.
     pub vm_subnet_base: String,
-    /// Addresses of that network that a VM has only if its description asks for them.
+    /// The VMs' IPv6 network, in which each interface has the address that its hardware address makes; `None` does without.
+    pub ipv6_subnet: Option<Ipv6Subnet>,
+    /// Addresses of the IPv4 network that a VM has only if its description asks for them.
     pub reserved_addresses: Vec<AddressRange>,
     /// Directories whose entries may be VM artifacts.
     pub store_roots: Vec<PathBuf>,
@@ -74,6 +76,8 @@ pub struct NetworkSettings {
     pub bridge: String,
     /// Its IPv4 network in CIDR form. The bridge has its first host address.
     pub subnet: String,
+    /// The network of its VMs' IPv6 addresses; `None` does without.
+    pub ipv6_subnet: Option<Ipv6Subnet>,
     /// Addresses of it that no VM gets unless it asks for one.
     pub reserved: Vec<AddressRange>,
     /// Whether its VMs reach other networks through this host's addresses by it.
@@ -169,6 +173,7 @@ impl Default for VmManagerConfig {
             vm_artifacts_dir: PathBuf::from("/var/lib/procurator/vms"),
             network_bridge: "br-procurator".to_owned(),
             vm_subnet_base: "10.100.0.0/16".to_owned(),
+            ipv6_subnet: None,
             reserved_addresses: Vec::new(),
             store_roots: vec![PathBuf::from("/nix/store")],
             hash_verification: HashVerification::default(),
@@ -207,6 +212,7 @@ impl VmManagerConfig {
         let default = NetworkSettings {
             bridge: self.network_bridge.clone(),
             subnet: self.vm_subnet_base.clone(),
+            ipv6_subnet: self.ipv6_subnet,
             reserved: self.reserved_addresses.clone(),
             nat: self.nat,
             between_vms: self.between_vms,

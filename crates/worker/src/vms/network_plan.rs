@@ -57,6 +57,15 @@ pub(super) fn plan_networks(config: &VmManagerConfig) -> Result<Vec<PlannedNetwo
             );
             return Err(refused(subnet_key(&network.name), network.subnet().to_string(), expected));
         }
+        let has_same_ipv6 =
+            |other: &&PlannedNetwork| other.config.ipv6.is_some() && other.config.ipv6 == network.config.ipv6;
+        if let (Some(other), Some(ipv6)) = (planned.iter().find(has_same_ipv6), network.config.ipv6) {
+            let expected = format!(
+                "it is that of {} too; each network needs addresses of its own",
+                ipv6_key(&other.name)
+            );
+            return Err(refused(ipv6_key(&network.name), ipv6.to_string(), expected));
+        }
         planned.push(network);
     }
     let bridges: Vec<LinkName> = planned.iter().map(|network| network.config.bridge.clone()).collect();
@@ -71,7 +80,8 @@ fn plan_network(
     settings: NetworkSettings,
     directory: PathBuf,
 ) -> Result<PlannedNetwork, VmManagerError> {
-    let NetworkSettings { bridge, subnet, reserved, nat, between_vms, host_services, names } = settings;
+    let NetworkSettings { bridge, subnet, ipv6_subnet, reserved, nat, between_vms, host_services, names } =
+        settings;
     let bridge = LinkName::parse(&bridge)
         .map_err(|problem| refused(bridge_key(&name), bridge, problem.to_string()))?;
     let network: Ipv4Network = subnet.parse().map_err(|_| {
@@ -101,6 +111,7 @@ fn plan_network(
     };
     let state_dir = Some(directory.clone());
     let config = NetworkConfig {
+        ipv6: ipv6_subnet,
         egress,
         between_vms,
         host_services,
@@ -123,6 +134,11 @@ fn subnet_key(name: &NetworkName) -> Cow<'static, str> {
     key(name, "vm_subnet_base", "subnet")
 }
 
+/// The setting that says which IPv6 addresses a network has.
+fn ipv6_key(name: &NetworkName) -> Cow<'static, str> {
+    key(name, "ipv6_subnet", "ipv6_subnet")
+}
+
 /// The setting that says which of its addresses no VM gets by itself.
 fn reserved_key(name: &NetworkName) -> Cow<'static, str> {
     key(name, "reserved_addresses", "reserved")
@@ -140,6 +156,7 @@ mod tests {
         NetworkSettings {
             bridge: bridge.to_owned(),
             subnet: subnet.to_owned(),
+            ipv6_subnet: None,
             reserved: Vec::new(),
             nat: NetworkAddressTranslation::Off,
             between_vms: Default::default(),

@@ -19,6 +19,7 @@ fn with_storage(bench: &Workbench) -> VmManagerConfig {
     let storage = NetworkSettings {
         bridge: "br-storage".to_owned(),
         subnet: "10.76.0.0/24".to_owned(),
+        ipv6_subnet: None,
         reserved: Vec::new(),
         nat: NetworkAddressTranslation::Off,
         between_vms: Default::default(),

@@ -150,7 +150,7 @@ pub(super) static KEYS: &[KeyRule] = &[
         "Ports of the host that lead to the VM's first interface, as `8080:80` (the host's port, the guest's), \
          `127.0.0.1:8080:80` (on one address of the host) or `5353:53/udp`. Default: none."),
     KeyRule::supported("procurator.egress", ValueKind::Texts { most: EGRESS_RULES_MAX },
-        "What the VM may open connections to beyond its network, as `10.0.0.0/8`, `1.1.1.1:443` (TCP) or `10.0.0.0/8:53/udp`; \
-         an empty list is nothing. Default: everything."),
+        "What the VM may open connections to beyond its network, as `10.0.0.0/8`, `1.1.1.1:443` (TCP), `10.0.0.0/8:53/udp`, \
+         `2001:db8::/32` or `[2001:db8::1]:443`; an empty list is nothing. Default: everything."),
     KeyRule::refused("procurator.limits", &[Empty], "resource limits are missing"),
 ];
