@@ -90,6 +90,9 @@ struct Opened {
     watching: Option<Watching>,
 }
 
+/// A machine, and where its disks lie and how large they are, in order.
+type OpenedMachine = (MachineSpec<OwnedFd>, Vec<(PathBuf, u64)>);
+
 /// Acquires what `staged` needs. `share` is the memory that was promised to the machine before. On failure nothing stays
 /// attached, and what was taken is given back.
 pub(super) async fn prepare(
@@ -126,8 +129,7 @@ pub(super) async fn prepare(
         let mask = told_mask.unwrap_or(mask);
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, gateway, mask));
     }
-    let network = begun.elapsed().saturating_sub(files);
-    let timings = timings(artifact_took, disks_took + files, network);
+    let timings = timings(artifact_took, disks_took + files, begun.elapsed().saturating_sub(files));
     let notes = MachineNotes {
         nics: noted,
         restart: definition.restart,
@@ -231,8 +233,27 @@ fn open_staged(
         ArtifactFile::Opened(kernel) => kernel.path().to_owned(),
         ArtifactFile::Blank => PathBuf::new(),
     };
+    let (mut spec, mut disks) = open_files(machine, &mut acquired.volumes)?;
+    if let Some(data) = cloud_init {
+        let root_made = acquired.volumes.first().map(|volume| volume.created);
+        let disk = make_disk(context, Instance { vm, uuid: spec.uuid, root_made }, &data, &nics)?;
+        disks.push((disk.path, disk.bytes));
+        spec.disks.push(disk.spec);
+    }
+    if let Some(cid) = vsock_cid {
+        let directory = socket_directory(&context.records.directory(vm))?;
+        spec.services.vsock = Some(VsockSpec { cid, directory });
+    }
+    let shape = shape(&spec, &description, disks);
+    Ok(Opened { spec, shape, kernel, share, nics, lock, console, watching })
+}
+
+/// The machine of open descriptors that `machine` is with the volumes `committed` as its writable disks.
+fn open_files(
+    machine: MachineSpec<ArtifactFile>,
+    committed: &mut [Committed],
+) -> Result<OpenedMachine, FailureReason> {
     let mut disks = Vec::with_capacity(machine.disks.len());
-    let committed = &mut acquired.volumes;
     let spec = machine.try_map_files(|role, file| match (role, file) {
         (FileRole::Disk(disk, DiskAccess::ReadWrite), _) => {
             take_volume(committed, disk).map(|(path, size, file)| {
@@ -256,19 +277,7 @@ fn open_staged(
             Err(plain(FailureKind::Machine, "a file that is no writable disk has no content".to_owned()))
         }
     });
-    let mut spec = spec?;
-    if let Some(data) = cloud_init {
-        let root_made = acquired.volumes.first().map(|volume| volume.created);
-        let disk = make_disk(context, Instance { vm, uuid: spec.uuid, root_made }, &data, &nics)?;
-        disks.push((disk.path, disk.bytes));
-        spec.disks.push(disk.spec);
-    }
-    if let Some(cid) = vsock_cid {
-        let directory = socket_directory(&context.records.directory(vm))?;
-        spec.services.vsock = Some(VsockSpec { cid, directory });
-    }
-    let shape = shape(&spec, &description, disks);
-    Ok(Opened { spec, shape, kernel, share, nics, lock, console, watching })
+    Ok((spec?, disks))
 }
 
 /// What a machine is made of, for people; `files` are where its disks lie and how large they are.

@@ -34,7 +34,9 @@ clean() {
     for each in $nics; do
         ip address flush dev "$each"
         ip route flush dev "$each"
-        ip link set "$each" down mtu 1500
+        ip link set "$each" down
+        # The device says its MTU, too; a client has to raise this one.
+        ip link set "$each" mtu 1300
     done
     hostname localhost
 }
@@ -48,7 +50,12 @@ await_route() {
     done
 }
 
-resolv() { report "$1" "$2" "$(lines nameserver /etc/resolv.conf)" "$(lines search /etc/resolv.conf)"; }
+# Of a client that writes /etc/resolv.conf. `domain` is a search list of one, and a name may end with its point.
+resolv() {
+    domains=$(lines search /etc/resolv.conf)
+    domains=${domains:-$(lines domain /etc/resolv.conf)}
+    report "$1" "$2" "$(lines nameserver /etc/resolv.conf)" "${domains%.}"
+}
 
 try_udhcpc() {
     ip link set "$1" up
@@ -66,7 +73,8 @@ try_dhcpcd() {
     dhcpcd -4 -q -L -A "$1"
     await_route "$1"
     resolv dhcpcd "$1"
-    dhcpcd -x "$1" >/dev/null 2>&1
+    # It goes by the interface and the version of IP.
+    dhcpcd -4 -x "$1" >/dev/null 2>&1
 }
 
 try_networkd() {
