@@ -235,16 +235,7 @@ impl VmView {
         if !has_machine(&info.status) {
             metrics = metrics.map(MetricsView::without_machine);
         }
-        let reason = match &info.status {
-            VmStatus::Failed(reason) => Some(reason.clone()),
-            VmStatus::Creating
-            | VmStatus::Booting
-            | VmStatus::Running
-            | VmStatus::Paused
-            | VmStatus::Stopping
-            | VmStatus::Stopped
-            | VmStatus::Restarting => info.last_failure.clone(),
-        };
+        let reason = last_failure(&info);
         let crash_looping = info.is_crash_looping();
         Self {
             uuid: info.uuid.map(|uuid| uuid.to_string()),
@@ -291,6 +282,20 @@ impl VmView {
             metrics,
             id: info.id,
         }
+    }
+}
+
+/// Why it is failed, or what went wrong with it last.
+fn last_failure(info: &VmInfo) -> Option<FailureReason> {
+    match &info.status {
+        VmStatus::Failed(reason) => Some(reason.clone()),
+        VmStatus::Creating
+        | VmStatus::Booting
+        | VmStatus::Running
+        | VmStatus::Paused
+        | VmStatus::Stopping
+        | VmStatus::Stopped
+        | VmStatus::Restarting => info.last_failure.clone(),
     }
 }
 

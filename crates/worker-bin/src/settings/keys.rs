@@ -3,6 +3,8 @@
 //! `check-config` and the schema follow this table. Tests hold it against what the reader takes and against
 //! `docs/configuration.md`, so that a key that is added to one of them is added to all.
 
+use super::network::MOST_CONNECTIONS;
+
 /// A key of the configuration file.
 #[derive(Debug)]
 pub(crate) struct Key {
@@ -129,7 +131,7 @@ pub(crate) static KEYS: &[Key] = &[
     key("network.vm_to_vm", Kind::Boolean, Some("true"), "Whether VMs reach each other."),
     key("network.host_services", Kind::Services, None,
         "What VMs reach of this host, beside pings and DHCP."),
-    key("network.max_connections_per_vm", Kind::Integer { least: 0, most: 1_048_576 }, None,
+    key("network.max_connections_per_vm", Kind::Integer { least: 0, most: MOST_CONNECTIONS as i64 }, None,
         "How many connections a VM may have in this host's table; 0 is any number."),
     key("network.dns", Kind::Boolean, Some("true"),
         "Whether a name server on the bridge's address answers VMs."),

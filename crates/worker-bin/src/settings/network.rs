@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer};
 use vm_model::Ipv6Subnet;
 use worker::vms::{NetworkAddressTranslation, VhostNet, VmManagerConfig};
 
+/// More are no limit: no host's table of connections takes them.
+pub(super) const MOST_CONNECTIONS: u32 = 1 << 20;
+
 /// As it stands in the file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -23,6 +26,7 @@ pub(super) struct Network {
     vm_to_vm: Option<bool>,
     #[serde(deserialize_with = "parsed")]
     host_services: Vec<HostService>,
+    #[serde(deserialize_with = "connections")]
     max_connections_per_vm: Option<u32>,
     dns: Option<bool>,
     #[serde(deserialize_with = "domain")]
@@ -73,6 +77,17 @@ pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
 ) -> Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// A number of connections as it stands in the file.
+fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = Option::<u32>::deserialize(deserializer)?;
+    match number.filter(|number| *number > MOST_CONNECTIONS) {
+        None => Ok(number),
+        Some(number) => {
+            Err(serde::de::Error::custom(format!("{number}: 0 to {MOST_CONNECTIONS} is accepted")))
+        }
+    }
 }
 
 /// A domain as it stands in the file.
