@@ -218,6 +218,9 @@ pub(crate) fn untracked_ipv6_chains(
         format!(
             "iifname \"{bridge}\" ip6 saddr {subnet} ip6 daddr {subnet} ip6 daddr != {gateway} fib daddr type != local notrack"
         ),
+        format!(
+            "iifname \"{bridge}\" ip6 saddr fe80::/10 ip6 daddr fe80::/10 fib daddr . iif type != local notrack"
+        ),
         format!("iifname \"{bridge}\" ip6 daddr {gateway} udp dport 53 notrack"),
     ];
     let output = vec![format!("oifname \"{bridge}\" ip6 saddr {gateway} udp sport 53 notrack")];

@@ -194,9 +194,15 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
             &over("dhcpv6", "icmpv6 type nd-router-solicit", DHCPV6_RATE),
             "too many questions for routers",
         ),
-        "ip6 nexthdr 0 icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept"
-            .to_owned(),
     ];
+    // The one kind of packet that has to have an extension header, and that no router passes on (RFC 3810, section 5).
+    let membership = "ip6 nexthdr 0 ip6 hoplimit 1 ip6 daddr ff00::/8 \
+                      icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept";
+    rules.push(format!("ip6 saddr :: {membership}"));
+    rules.push(match host_ipv6 {
+        HostIpv6::Off | HostIpv6::Served(_) => format!("iif . ip6 saddr @{IPV6} {membership}"),
+        HostIpv6::Kept => membership.to_owned(),
+    });
     rules.push(dropped(
         "ip6 nexthdr != { 6, 17, 58 }",
         "an extension header, a fragment, or no protocol of a VM",
@@ -210,11 +216,15 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
             "ip6 saddr :: icmpv6 type nd-router-solicit accept".to_owned(),
             format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit iif . @th,64,128 @{TARGETS} accept"),
             dropped(&format!("iif . ip6 saddr != @{IPV6}"), "another's IPv6 address"),
-            // None is of a connection that this host must know.
-            "ip6 saddr fe80::/10 notrack".to_owned(),
         ]),
         HostIpv6::Kept => {}
     }
+    // What is of no connection that this host must know.
+    rules.extend(match host_ipv6 {
+        HostIpv6::Off => Some("ip6 saddr fe80::/10 notrack".to_owned()),
+        HostIpv6::Served(_) => Some("ip6 daddr ff00::/8 notrack".to_owned()),
+        HostIpv6::Kept => None,
+    });
     if let HostIpv6::Served(subnet) = host_ipv6 {
         let questions = format!("ip6 daddr {} udp dport 53", subnet.gateway());
         rules.push(dropped(&over("dns", &questions, DNS_RATE), "too many questions for names"));

@@ -99,6 +99,14 @@ fn six(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     ethernet([0x33, 0x33, 0, 0, 0, 1], mac(MALLORY), 0x86dd, &ipv6(from, to, next, payload))
 }
 
+/// A report of what groups a guest listens to, which has an extension header and is to have one hop to live (RFC 3810).
+fn listener_report(from: Ipv6Addr, to: Ipv6Addr, hops: u8) -> Vec<u8> {
+    let report = icmpv6(from, to, 143, [0; 4], &[0; 4]);
+    let mut frame = six(from, to, 0, &frames::router_alert(58, &report));
+    frame[14 + 7] = hops;
+    frame
+}
+
 fn four(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     ethernet(mac(ALICE), mac(MALLORY), 0x0800, &ipv4(from, to, protocol, payload))
 }
@@ -110,7 +118,6 @@ fn a_guest_says_what_is_its_own_to_say() {
         let (own, six_own) = (address(MALLORY), link_local(MALLORY));
         let asks = icmpv6(Ipv6Addr::UNSPECIFIED, ALL_NODES, 135, [0; 4], &link_local(MALLORY).octets());
         let tells = icmpv6(six_own, ALL_NODES, 136, [0; 4], &six_own.octets());
-        let listens = icmpv6(six_own, ALL_NODES, 143, [0; 4], &[0; 4]);
         for (what, frame) in [
             ("IPv4", four(own, address(ALICE), 17, &udp(1000, 1000, b"hello"))),
             (
@@ -132,7 +139,8 @@ fn a_guest_says_what_is_its_own_to_say() {
             ),
             ("duplicate address detection", six(Ipv6Addr::UNSPECIFIED, ALL_NODES, 58, &asks)),
             ("its neighbour advertisement", six(six_own, ALL_NODES, 58, &tells)),
-            ("a listener report", six(six_own, ALL_NODES, 0, &frames::router_alert(58, &listens))),
+            ("a listener report", listener_report(six_own, ALL_NODES, 1)),
+            ("one before it has an address", listener_report(Ipv6Addr::UNSPECIFIED, ALL_NODES, 1)),
             ("IPv6 of its own", six(six_own, ALL_NODES, 17, &udp(5353, 5353, b"mdns"))),
         ] {
             assert!(wires.passes(&frame), "{what}");
@@ -165,6 +173,9 @@ fn a_guest_cannot_speak_for_another() {
             ("another's IPv6", six(six_alice, ALL_NODES, 17, &udp(1, 1, b""))),
             ("a global IPv6", six("2001:db8::1".parse().unwrap(), ALL_NODES, 17, &udp(1, 1, b""))),
             ("a neighbour advertisement for another", six(six_own, ALL_NODES, 58, &poison)),
+            ("a listener report of another", listener_report(six_alice, ALL_NODES, 1)),
+            ("a listener report to one machine", listener_report(six_own, six_alice, 1)),
+            ("a listener report that travels", listener_report(six_own, ALL_NODES, 255)),
         ] {
             assert!(!wires.passes(&frame), "{what}");
         }
