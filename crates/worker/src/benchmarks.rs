@@ -167,7 +167,13 @@ impl Planning {
                 said.desired.vms.push(vm(number, hash, desired));
             }
             if number % 10 != 0 {
-                let vm = ObservedVm { assignment: present, can_retry_help: false, description: None };
+                let vm = ObservedVm {
+                    assignment: present,
+                    can_retry_help: false,
+                    description: None,
+                    forwards: None,
+                    is_changing: false,
+                };
                 observed.insert(vm.assignment.id.clone(), vm);
             }
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vm_model::{Assignment, AssignmentSet, DesiredState, VmId};
+use vm_model::{Assignment, AssignmentSet, DesiredState, PortForward, VmId};
 
 use crate::definition::{Change, Description, Effect, effect, is_same_definition};
 use crate::volumes::in_words;
@@ -23,6 +23,10 @@ pub struct ObservedVm {
     pub can_retry_help: bool,
     /// What its newest machine is; absent before there was one under this worker.
     pub description: Option<Arc<Description>>,
+    /// The ports of the host that lead to its newest machine; absent where that is not known.
+    pub forwards: Option<Vec<PortForward>>,
+    /// Whether that machine is of an earlier definition, and the newest is still to come into force.
+    pub is_changing: bool,
 }
 
 /// What a changed definition makes of its VM, as far as its artifact tells without being verified; or why it cannot be used.
@@ -178,12 +182,20 @@ fn words(changes: &[Change]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The VMs whose definition is another than the one they have: what [`plan`] wants described.
+/// The VMs whose definition is another than the one in force: what [`plan`] wants described, and what tells which ports of the
+/// host are about to pass from one to another.
 pub fn redefined<'a>(desired: &'a AssignmentSet, observed: &Observed) -> Vec<&'a Assignment> {
     let is_redefined = |wanted: &&Assignment| {
-        observed.get(&wanted.id).is_some_and(|present| !is_same_definition(&present.assignment, wanted))
+        observed.get(&wanted.id).is_some_and(|present| present.is_redefined_by(wanted))
     };
     desired.vms.iter().filter(is_redefined).collect()
+}
+
+impl ObservedVm {
+    /// Whether another definition is in force than that of `wanted`.
+    pub(super) fn is_redefined_by(&self, wanted: &Assignment) -> bool {
+        self.is_changing || !is_same_definition(&self.assignment, wanted)
+    }
 }
 
 /// All changes that lead from what is there to what should be; empty where nothing is to be done.

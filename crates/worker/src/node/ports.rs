@@ -7,14 +7,14 @@ use crate::supervisor::PortClaims;
 
 /// What each VM has of the host's ports now.
 pub(super) fn present(observed: &Observed) -> PortClaims {
-    let known = observed.iter().filter_map(|(id, vm)| Some((id, vm, vm.description.as_ref()?)));
-    let forwards = |desired, forwards: Vec<PortForward>| if runs(desired) { forwards } else { Vec::new() };
-    known
-        .map(|(id, vm, description)| (id.clone(), forwards(vm.assignment.desired, description.forwards())))
-        .collect()
+    let known = observed.iter().filter_map(|(id, vm)| Some((id, vm, vm.forwards.as_ref()?)));
+    let forwards =
+        |desired, forwards: &[PortForward]| if runs(desired) { forwards.to_vec() } else { Vec::new() };
+    known.map(|(id, vm, own)| (id.clone(), forwards(vm.assignment.desired, own))).collect()
 }
 
-/// What each VM has of them once `desired` holds. A change that is refused changes nothing.
+/// What each VM has of them once `desired` holds, also where its change was under way before. A change that is refused changes
+/// nothing; of a VM whose change could not be described, nothing is known.
 pub(super) fn wanted(desired: &AssignmentSet, observed: &Observed, described: &Described) -> PortClaims {
     let mut claims: PortClaims = observed.keys().map(|id| (id.clone(), Vec::new())).collect();
     for vm in &desired.vms {
@@ -36,10 +36,11 @@ fn forwards_of(vm: &Assignment, observed: &Observed, described: &Described) -> O
     if !runs(vm.desired) {
         return Some(Vec::new());
     }
-    let before = || observed.get(&vm.id)?.description.as_ref().map(|before| before.forwards());
+    let present = observed.get(&vm.id);
     match described.get(&vm.id) {
         Some(Ok(new)) => Some(new.description.forwards()),
-        Some(Err(_)) | None => before(),
+        None if present.is_some_and(|present| present.is_redefined_by(vm)) => None,
+        Some(Err(_)) | None => present?.forwards.clone(),
     }
 }
 

@@ -214,6 +214,8 @@ impl Task {
     pub(super) fn keep_refused(&mut self, definition: DefinitionNumber) {
         let state = ProgressState::Refused { retry: None };
         self.progress = Some(Progress { definition, state, refusals: 1 });
+        // It gives up no port of the host for it.
+        self.context.ports.failed(&self.id);
     }
 
     /// Begins to make the newest definition's machine ready. The VM goes on.

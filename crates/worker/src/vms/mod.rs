@@ -12,6 +12,7 @@ mod executor;
 mod machine_calls;
 mod network_plan;
 mod network_start;
+mod observed;
 mod placing;
 mod polling;
 mod registry;

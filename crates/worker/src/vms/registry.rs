@@ -10,11 +10,12 @@ use metrics::{Moment, Reading, Sampler, VmMetrics};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use vm_model::{Assignment, DesiredState, Generation, OperatorOrder, VmId, VmStatus};
+use vm_model::{Assignment, DesiredState, Generation, OperatorOrder, VmId};
 
+use super::observed::observed;
 use super::roster::{Ending, Roster};
 use super::{VmInfo, VmManagerError};
-use crate::node::{Observed, ObservedVm};
+use crate::node::Observed;
 use crate::records::VmRecord;
 use crate::supervisor::{
     Birth, Freshness, Goal, HostContext, MachineSlot, OrderNumber, Origin, Patience, RunningMachine,
@@ -177,27 +178,10 @@ impl Registry {
     /// What each VM is, with the state it is meant to be in now. VMs on their way out are left out.
     pub(crate) fn observe(&self) -> Observed {
         let mut entries = self.entries();
-        let present = entries.living().iter().filter_map(|(id, entry)| {
-            let target = entry.supervisor.target();
-            let desired = match target.goal {
-                Goal::Gone => return None,
-                Goal::Suspended => DesiredState::Stopped,
-                Goal::Be(desired) => desired,
-            };
-            let assignment = Assignment { desired, ..target.assignment.as_ref().clone() };
-            let can_retry_help = match &entry.supervisor.info().borrow().status {
-                VmStatus::Failed(reason) => reason.can_retry_help(),
-                VmStatus::Creating
-                | VmStatus::Booting
-                | VmStatus::Running
-                | VmStatus::Paused
-                | VmStatus::Stopping
-                | VmStatus::Stopped
-                | VmStatus::Restarting => false,
-            };
-            let description = entry.supervisor.description();
-            Some((id.clone(), ObservedVm { assignment, can_retry_help, description }))
-        });
+        let present = entries
+            .living()
+            .iter()
+            .filter_map(|(id, entry)| Some((id.clone(), observed(&entry.supervisor)?)));
         present.collect()
     }
 

@@ -55,6 +55,28 @@ fn vms_exchange_their_ports_in_one_edit() {
 }
 
 #[test]
+fn vms_exchange_their_ports_although_another_state_comes_while_they_do() {
+    isolated(|bench| {
+        // Their guests ignore the power button: the exchange takes a while.
+        let image = bench.plain("image", &TinyGuest::idle());
+        let node = Told::start(bench.manager());
+        let both = |a, b| vec![with_ports("a", &image, &[a]), with_ports("b", &image, &[b])];
+        node.tell(None, both("8080:80", "8081:80")).expect("taken");
+        await_ports(&node, "a", "8080:80/tcp");
+        await_ports(&node, "b", "8081:80/tcp");
+        node.tell(None, both("8081:80", "8080:80")).expect("taken");
+        node.await_phase("a", "stopping");
+        let other = assigned("c", &image, DesiredState::Stopped);
+        node.tell(None, [both("8081:80", "8080:80"), vec![other]].concat()).expect("taken");
+        for (id, port) in [("a", "8081:80/tcp"), ("b", "8080:80/tcp")] {
+            let info = await_ports(&node, id, port);
+            assert_eq!((info.starts, info.failures), (2, 0), "{:?}", info.last_failure);
+        }
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
 fn a_port_that_two_vms_want_is_refused_before_anything_is_stopped() {
     isolated(|bench| {
         let image = bench.plain("image", &TinyGuest::power_button());

@@ -224,6 +224,8 @@ fn an_order_of_the_state_that_is_assigned_starts_a_vm_that_is_off_and_no_other()
             assignment: assignment("a", (0, assigned)),
             can_retry_help: false,
             description: None,
+            forwards: None,
+            is_changing: false,
         };
         order_action(&id, desired, &present, &status).map(|action| action.to_string())
     };

@@ -13,7 +13,9 @@ fn assignment(name: u8, hash: u8, desired: DesiredState) -> Assignment {
 }
 
 fn present(assignment: Assignment) -> (VmId, ObservedVm) {
-    (assignment.id.clone(), ObservedVm { assignment, can_retry_help: false, description: None })
+    let id = assignment.id.clone();
+    let (description, forwards) = (None, None);
+    (id, ObservedVm { assignment, can_retry_help: false, description, forwards, is_changing: false })
 }
 
 fn set(vms: Vec<Assignment>) -> AssignmentSet {
