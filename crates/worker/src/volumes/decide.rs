@@ -5,6 +5,9 @@
 //! | `from_image` | seeded | kept | seeded anew, the old content stays; or an old content of that image comes back |
 //! | `persistent` | seeded, or blank | kept | kept |
 //! | `ephemeral` | seeded, or blank | seeded, or blank | seeded |
+//!
+//! Another policy applies to the content in use as if it had been made under it, with one exception: an `ephemeral` disk that
+//! becomes `persistent` again goes back to the content that it had as a `persistent` one, while that is kept.
 
 use std::collections::BTreeMap;
 
@@ -71,7 +74,14 @@ pub(crate) fn decide(
     let Some(number) = record.current else { return Ok(seed) };
     let current = record.current().ok_or(VolumeProblem::Missing)?;
     let is_kept = match wish.policy {
-        VolumePolicy::Persistent => true,
+        VolumePolicy::Persistent => {
+            if current.policy == VolumePolicy::Ephemeral
+                && let Some(back) = last_persistent(record, found, wish)?
+            {
+                return Ok(back);
+            }
+            true
+        }
         VolumePolicy::FromImage => is_of(current, wish.image.as_deref()),
         VolumePolicy::Ephemeral => false,
     };
@@ -79,16 +89,42 @@ pub(crate) fn decide(
         let found = check(current, found.get(&number).copied())?;
         return Ok(Decision::Keep { grow: growth(current, found, wish) });
     }
-    if wish.policy != VolumePolicy::FromImage {
-        return Ok(seed);
-    }
-    // The newest that was seeded from this image, and is whole, comes back with what the guest wrote to it then.
-    let earlier = record.contents.iter().rev().find_map(|(number, content)| {
+    let earlier = match wish.policy {
+        VolumePolicy::Ephemeral | VolumePolicy::Persistent => None,
+        VolumePolicy::FromImage => newest_of_image(record, found, wish),
+    };
+    Ok(earlier.unwrap_or(seed))
+}
+
+/// Going back to the content that `record` keeps longest of those that were `persistent`: the one in use last. Nothing where
+/// there is none.
+///
+/// # Errors
+/// That content is not as it was left. Neither an older nor a new one takes its place: it may still be put back.
+fn last_persistent(
+    record: &VolumeRecord,
+    found: &BTreeMap<u64, u64>,
+    wish: &VolumeWish,
+) -> Result<Option<Decision>, VolumeProblem> {
+    let kept = record
+        .contents
+        .iter()
+        .filter(|(_, content)| content.holds_data() && content.policy == VolumePolicy::Persistent);
+    // One without an end was replaced by a start that has not been put in order yet.
+    let last = kept.max_by_key(|(number, content)| (content.until.is_none(), content.until, **number));
+    let Some((number, content)) = last else { return Ok(None) };
+    let found = check(content, found.get(number).copied())?;
+    Ok(Some(Decision::Restore { number: *number, grow: growth(content, found, wish) }))
+}
+
+/// Going back to the newest content of `record` that was seeded from the image of `wish` and is whole; nothing where there
+/// is none.
+fn newest_of_image(record: &VolumeRecord, found: &BTreeMap<u64, u64>, wish: &VolumeWish) -> Option<Decision> {
+    record.contents.iter().rev().find_map(|(number, content)| {
         let found = check(content, found.get(number).copied()).ok()?;
         is_of(content, wish.image.as_deref())
             .then(|| Decision::Restore { number: *number, grow: growth(content, found, wish) })
-    });
-    Ok(earlier.unwrap_or(seed))
+    })
 }
 
 /// Whether `content` was seeded from an image with this digest.
@@ -215,5 +251,59 @@ mod tests {
                 decide(Some(&record), &[(0, found)].into(), &wish(VolumePolicy::Persistent, None, 1024));
             assert_eq!(decided, Ok(Decision::Keep { grow: Some(Bytes::new(1024)) }));
         }
+    }
+
+    /// `content` of `size` bytes that was in use under `policy`, and is kept until `until` if another one took its place.
+    fn kept(policy: VolumePolicy, size: u64, until: Option<u64>) -> Content {
+        Content { policy, until: until.map(Timestamp::from_millis), ..content(None, size) }
+    }
+
+    #[test]
+    fn a_disk_that_becomes_persistent_again_goes_back_to_what_it_had() {
+        use VolumePolicy::{Ephemeral, FromImage, Persistent};
+        let decided = |contents: &[(u64, Content)], current: u64, size: u64| {
+            let found = contents.iter().map(|(number, content)| (*number, content.size.get())).collect();
+            let record = volume(contents[contents.len() - 1].1.policy, contents, current);
+            decide(Some(&record), &found, &wish(Persistent, None, size)).expect("whole")
+        };
+        let back = |number| Decision::Restore { number, grow: None };
+        let (old, fresh) = (kept(Persistent, 1024, Some(9)), kept(Ephemeral, 512, None));
+        let there_and_back = [(0, old.clone()), (1, fresh.clone())];
+        assert_eq!(decided(&there_and_back, 1, 1024), back(0));
+        assert_eq!(decided(&there_and_back, 1, 512), back(0), "it does not shrink");
+        let grown = Decision::Restore { number: 0, grow: Some(Bytes::new(2048)) };
+        assert_eq!(decided(&there_and_back, 1, 2048), grown);
+        assert_eq!(decided(&[(0, fresh.clone())], 0, 512), KEEP, "there is none to go back to");
+        let from_image = [(0, kept(FromImage, 512, Some(9))), (1, fresh.clone())];
+        assert_eq!(decided(&from_image, 1, 512), KEEP, "its image decides of that one");
+        let other_image = [(0, old.clone()), (1, kept(FromImage, 512, None))];
+        assert_eq!(
+            decided(&other_image, 1, 512),
+            KEEP,
+            "what a guest wrote under another policy is data too"
+        );
+        // The one that was in use last, whichever was made first.
+        let earlier = kept(Persistent, 1024, Some(5));
+        let two = [(0, old.clone()), (1, earlier.clone()), (2, fresh.clone())];
+        assert_eq!(decided(&two, 2, 512), back(0));
+        let unsettled = [(0, kept(Persistent, 512, None)), (1, old), (2, earlier), (3, fresh)];
+        assert_eq!(decided(&unsettled, 3, 512), back(0));
+    }
+
+    #[test]
+    fn a_kept_persistent_content_that_is_not_as_it_was_left_is_not_passed_over() {
+        let contents = [
+            (0, kept(VolumePolicy::Persistent, 512, Some(5))),
+            (1, kept(VolumePolicy::Persistent, 512, Some(9))),
+            (2, kept(VolumePolicy::Ephemeral, 512, None)),
+        ];
+        let record = volume(VolumePolicy::Ephemeral, &contents, 2);
+        let again = wish(VolumePolicy::Persistent, None, 512);
+        let decided = |found: BTreeMap<u64, u64>| decide(Some(&record), &found, &again);
+        assert_eq!(decided([(0, 512), (2, 512)].into()), Err(VolumeProblem::Missing));
+        let resized = VolumeProblem::Resized { recorded: 512, found: 7 };
+        assert_eq!(decided([(0, 512), (1, 7), (2, 512)].into()), Err(resized));
+        // What the ephemeral disk is on does not matter.
+        assert_eq!(decided([(0, 512), (1, 512)].into()), Ok(Decision::Restore { number: 1, grow: None }));
     }
 }

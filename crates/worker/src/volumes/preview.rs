@@ -172,10 +172,19 @@ fn note(disk: &str, decision: Decision, policy: VolumePolicy, grace: Duration) -
     Some(match (decision, policy) {
         (Decision::Keep { grow: None }, _) => return None,
         (Decision::Keep { grow: Some(size) }, _) => format!("{disk} kept and grown to {size}"),
-        (Decision::Restore { .. }, _) => format!("{disk} goes back to what it was under this image"),
+        (Decision::Restore { number, grow }, VolumePolicy::Persistent) => {
+            let grown = grow.map(|size| format!(" and is grown to {size}")).unwrap_or_default();
+            format!(
+                "{disk} goes back to content {number}, which was kept from when it was persistent{grown}; what was written \
+                 to it since is deleted"
+            )
+        }
+        (Decision::Restore { .. }, VolumePolicy::FromImage | VolumePolicy::Ephemeral) => {
+            format!("{disk} goes back to what it was under this image")
+        }
         (Decision::Seed { .. }, VolumePolicy::Ephemeral) => format!("{disk} fresh, as at each start"),
         (Decision::Seed { number: 0 }, _) => format!("{disk} new"),
-        (Decision::Seed { .. }, _) => format!(
+        (Decision::Seed { .. }, VolumePolicy::FromImage | VolumePolicy::Persistent) => format!(
             "{disk} made anew, as its image has another content; the old one stays for {}",
             in_words(grace)
         ),
