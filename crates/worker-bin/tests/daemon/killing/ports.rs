@@ -15,18 +15,18 @@ fn ports(bench: &Bench) -> Vec<Value> {
 
 /// `a` and `b` have the ports `before` and are to have those `after`; the program is killed in the middle of that. Whether the
 /// next one gets there.
-fn passes_on(before: [&str; 2], after: [&str; 2]) {
+fn passes_on(before: [&'static str; 2], after: [&'static str; 2]) {
     isolated(move |bench| {
         bench.configure("stop_guests = true\nstop_timeout_seconds = 3\n[network]\nsubnet = '10.78.0.0/24'\n");
         let vms = ["a", "b"].map(|id| bench.vm(id, &TinyGuest::idle()));
-        let with = |ports: [&str; 2]| {
+        let with = |ports: [&'static str; 2]| {
             let mut vms = vms.clone();
             for (vm, port) in vms.iter_mut().zip(ports) {
                 vm["procurator"] = json!({ "ports": [format!("{port}:80")] });
             }
             vms
         };
-        let shown = |ports: [&str; 2]| ports.map(|port| json!([format!("{port}:80/tcp")]));
+        let shown = |ports: [&'static str; 2]| ports.map(|port| json!([format!("{port}:80/tcp")]));
         bench.assign(&with(before));
         let mut daemon = bench.start();
         bench.until("both run", || ports(&bench) == shown(before));
