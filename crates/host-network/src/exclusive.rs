@@ -8,16 +8,15 @@ use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::{NetworkConfig, NetworkError};
 
-/// What one worker alone may use, until the last clone is dropped: whatever may still change the host has one.
-#[derive(Clone, Debug)]
+/// What one worker alone may use, until dropped.
+#[derive(Debug)]
 pub(crate) struct Exclusive {
-    _sockets: Arc<[UnixListener; 2]>,
+    _sockets: [UnixListener; 2],
 }
 
 impl Exclusive {
@@ -28,7 +27,7 @@ impl Exclusive {
     pub(crate) fn take(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let bridge = hold(format!("bridge {}", config.bridge))?;
         let table = hold(format!("nftables table {}", config.nft_table))?;
-        Ok(Self { _sockets: Arc::new([bridge, table]) })
+        Ok(Self { _sockets: [bridge, table] })
     }
 }
 

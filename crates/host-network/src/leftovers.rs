@@ -31,18 +31,14 @@ pub enum Leftovers {
 /// # Errors
 /// If another worker uses the network, or the kernel or `nft` refuses; what comes after stays.
 pub async fn remove_leftovers(config: &NetworkConfig) -> Result<Leftovers, NetworkError> {
-    let exclusive = Exclusive::take(config)?;
+    let _exclusive = Exclusive::take(config)?;
     let netlink = Netlink::open()?;
-    let removed = remove(config, &netlink, exclusive).await;
+    let removed = remove(config, &netlink).await;
     netlink.close().await;
     removed
 }
 
-async fn remove(
-    config: &NetworkConfig,
-    netlink: &Netlink,
-    exclusive: Exclusive,
-) -> Result<Leftovers, NetworkError> {
+async fn remove(config: &NetworkConfig, netlink: &Netlink) -> Result<Leftovers, NetworkError> {
     let observed = observe(netlink).await?;
     let bridge = seen_bridge(&config.bridge, &observed.links);
     let taps = ports_of_vms(bridge, &observed.links);
@@ -59,8 +55,7 @@ async fn remove(
         if let Some(listing) = firewall.listing() {
             recall_guarded(&listing, &links, &mut changed)?;
         }
-        let rules = Rules::new(firewall, changed, filter, Default::default());
-        Ok::<_, NetworkError>(SharedRules::new(rules, exclusive))
+        Ok::<_, NetworkError>(SharedRules::new(Rules::new(firewall, changed, filter, Default::default())))
     };
     let rules = blocking("look what is left of a network", recall).await??;
     let bridge = bridge.map(|link| link.index);

@@ -8,7 +8,6 @@ use vm_model::{Ipv6Subnet, NetworkAccess, PortForward, VmId};
 
 use crate::bound_port::{BoundPort, Ports};
 use crate::changed_settings::{ChangedSettings, Switch};
-use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, GuardedLink};
 use crate::forwarding::{
     self, HostForwarding, apply_switches, describe, give_back_everything, observe_forwarding, plan_forwarding,
@@ -45,20 +44,16 @@ pub(crate) struct Rules {
 /// The rules as start, upkeep and teardown share them. One step at a time has them, on a thread that may block; the
 /// lock is never held across an `.await`.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedRules {
-    rules: Arc<Mutex<Rules>>,
-    /// Held by each step to its end, also by one that nobody waits for any more.
-    exclusive: Exclusive,
-}
+pub(crate) struct SharedRules(Arc<Mutex<Rules>>);
 
 impl SharedRules {
-    pub(crate) fn new(rules: Rules, exclusive: Exclusive) -> Self {
-        Self { rules: Arc::new(Mutex::new(rules)), exclusive }
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self(Arc::new(Mutex::new(rules)))
     }
 
     /// Runs a step on a thread that may block.
     pub(crate) fn run_blocking<T>(&self, step: impl FnOnce(&mut Rules) -> T) -> T {
-        step(&mut self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+        step(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Runs a step that blocks on the kernel, on a file or on `nft` away from the runtime's workers.
@@ -70,12 +65,8 @@ impl SharedRules {
         operation: &'static str,
         step: impl FnOnce(&mut Rules) -> T + Send + 'static,
     ) -> Result<T, NetworkError> {
-        let Self { rules, exclusive } = self.clone();
-        blocking(operation, move || {
-            let _exclusive = exclusive;
-            step(&mut rules.lock().unwrap_or_else(PoisonError::into_inner))
-        })
-        .await
+        let Self(rules) = self.clone();
+        blocking(operation, move || step(&mut rules.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 }
 

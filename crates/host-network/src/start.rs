@@ -85,7 +85,6 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan)), config.ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
     let (ports, links) = (ports(&kept.attached), observed.links.clone());
-    let alone = exclusive.clone();
     let open_rules = move || {
         let mut changed = ChangedSettings::open(note);
         changed.note_bridge(adopted)?;
@@ -95,7 +94,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
         }
         let unknown = unknown_nics(&ports, &links, listing.as_ref());
         let ports = with_unknown(ports, &unknown, listing.as_ref(), served);
-        let rules = SharedRules::new(Rules::new(firewall, changed, filter, ports), alone);
+        let rules = SharedRules::new(Rules::new(firewall, changed, filter, ports));
         Ok::<_, NetworkError>((rules, unknown))
     };
     let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;

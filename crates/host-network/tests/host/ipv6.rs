@@ -316,18 +316,17 @@ fn the_host_keeps_the_way_out_that_it_was_advertised() {
 }
 
 #[test]
-fn what_a_killed_run_changed_is_given_back_by_the_next() {
+fn what_a_run_left_changed_is_given_back_by_the_next() {
     in_namespace(async || {
         let _beyond = beyond().await;
         let directory = tempfile::tempdir().unwrap();
         let state_dir = Some(directory.path().to_owned());
-        let killed =
+        let left =
             HostNetwork::start(NetworkConfig { state_dir: state_dir.clone(), ..with_ipv6() }).await.unwrap();
         assert_eq!((switch("all/forwarding"), switch("wan/accept_ra")), ("1".to_owned(), "2".to_owned()));
-        drop(killed);
-        let without = || NetworkConfig { state_dir: state_dir.clone(), ..config() };
-        let network =
-            eventually("the bridge is free", async || HostNetwork::start(without()).await.ok()).await;
+        left.shutdown(Teardown::Keep).await.unwrap();
+        let without = NetworkConfig { state_dir: state_dir.clone(), ..config() };
+        let network = HostNetwork::start(without).await.unwrap();
         assert_eq!((switch("all/forwarding"), switch("wan/accept_ra")), ("0".to_owned(), "1".to_owned()));
         assert!(try_run(&["nft", "list", "table", "ip6", "procurator-br-test"]).is_err());
         assert!(!run("ip -6 -o address show").contains("fd12:"));
