@@ -89,7 +89,9 @@ fn a_pipe_that_nobody_reads_holds_nobody_up_and_losses_are_logged_once_there_is_
         assert_eq!(daemon.ended().code(), Some(0));
         let said = reading.join().expect("read");
         assert!(said.contains("log lines were dropped"), "{} bytes", said.len());
-        assert!(said.trim_end().ends_with("ended"), "the last lines are waited for");
+        // Processes of VMs write to the same pipe, and may end after it.
+        let has_last = said.lines().any(|line| line.trim_end().ends_with("ended"));
+        assert!(has_last, "the last lines are waited for");
     });
 }
 
