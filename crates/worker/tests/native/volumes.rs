@@ -372,6 +372,24 @@ fn a_disk_that_becomes_ephemeral_keeps_its_old_content_for_a_while() {
 }
 
 #[test]
+fn a_disk_that_becomes_persistent_again_goes_back_to_its_old_content() {
+    isolated(|bench| {
+        let image = |name: &str, persistence: &str| {
+            let disk = json!([{ "path": "disk.img", "id": "data" }]);
+            counting(&bench, name, disk, json!([{ "id": "data", "persistence": persistence }]))
+        };
+        let (kept, fresh) = (image("kept", "persistent"), image("fresh", "ephemeral"));
+        let manager = bench.manager();
+        for (image, lives) in [(&kept, 0), (&fresh, 0), (&fresh, 0), (&kept, 1), (&kept, 2)] {
+            create(&manager, &vm(), image).expect("runs");
+            await_life(&manager, lives);
+            manager.remove_vm(&vm()).expect("goes");
+        }
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
 fn a_content_that_was_deleted_since_it_was_made_ready_is_not_replaced_by_a_new_one() {
     isolated(|bench| {
         let (one, two) = (image_disk(&bench, "one"), image_disk(&bench, "two"));
