@@ -56,6 +56,11 @@ impl NarHash {
         self.0
     }
 
+    /// Its bytes in Nix's base 32, 52 characters: the form that signatures of store paths are made of.
+    pub fn nix32(self) -> String {
+        forms::to_nix32(&self.0)
+    }
+
     /// Reads what `nix path-info --json` prints as `narHash`: a text, or with newer versions an object of `algorithm`,
     /// `format` and `hash`.
     ///
@@ -142,6 +147,7 @@ mod tests {
                 assert_eq!(NarHash::from_json(&json!(text)), Ok(expected), "{text}");
             }
         }
+        assert_eq!(expected.nix32(), NIX32_FORM);
         for (format, hash) in [
             ("base16", HEX_FORM),
             ("hex", HEX_FORM),

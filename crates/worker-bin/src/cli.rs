@@ -20,7 +20,7 @@ pub(crate) use self::changing::{
     WaitFlags,
 };
 pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
-pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, LocalVerb};
+pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, FetchFlags, LocalVerb};
 pub(crate) use self::power::{ForcibleFlags, PowerAction, PowerFlags};
 pub(crate) use self::showing::{EventFlags, ShowVerb};
 

@@ -12,6 +12,7 @@ mod completion;
 mod daemon;
 mod descriptors;
 mod doctor;
+mod fetch;
 mod hash;
 mod local;
 mod logging;

@@ -3,6 +3,7 @@
 //! `docs/configuration.md` describes every key.
 
 mod changes;
+mod fetch;
 pub(crate) mod keys;
 mod master;
 mod metrics;
@@ -24,6 +25,8 @@ use vm_model::with_ranges;
 use worker::vms::{HashVerification, MemoryOvercommit, VmManagerConfig};
 
 pub(crate) use self::changes::needing_restart;
+use self::fetch::Fetch;
+pub(crate) use self::fetch::{FetchOverrides, fetch_settings};
 use self::master::Master;
 pub(crate) use self::master::MasterPlace;
 use self::metrics::Metrics;
@@ -78,6 +81,7 @@ struct File {
     admin: AdminGroups,
     network: Network,
     networks: Networks,
+    fetch: Fetch,
     limits: Limits,
     master: Master,
     metrics: Metrics,
@@ -177,6 +181,7 @@ impl Settings {
             vm_artifacts_dir: vms_dir,
             networks: networks::settings(file.networks),
             store_roots: store_roots.unwrap_or(defaults.store_roots),
+            fetch: file.fetch.settings(FetchOverrides::default())?,
             hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,

@@ -31,6 +31,7 @@ mod capacity;
 mod definition;
 pub mod events;
 mod failure;
+mod fetching;
 mod gc_roots;
 mod housekeeping;
 mod huge_pages;

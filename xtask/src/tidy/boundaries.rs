@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 24] = [
+const BOUNDARIES: [Boundary; 25] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -43,6 +43,12 @@ const BOUNDARIES: [Boundary; 24] = [
         workspace: AllBut(&["worker", "vmm-host", "host-network", "nix-artifacts"]),
         not_directly: &[],
         not_at_all: &["tokio", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "binary-cache",
+        workspace: Only(&["vm-model"]),
+        not_directly: &["libc"],
+        not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "cidata",

@@ -85,6 +85,13 @@ pub(crate) fn from_encoded(encoded: &str, format: HashFormat) -> Result<[u8; 32]
     bytes.try_into().map_err(|_| "it does not hold the 32 bytes of a SHA-256")
 }
 
+/// Writes `bytes` in Nix's base 32.
+pub(crate) fn to_nix32(bytes: &[u8]) -> String {
+    // The alphabet is sound, or no hash could be read.
+    let encoded = nix32().map(|encoding| encoding.encode(bytes)).unwrap_or_default();
+    encoded.chars().rev().collect()
+}
+
 fn nix32() -> Option<Encoding> {
     let mut specification = Specification::new();
     specification.symbols.push_str(NIX32);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use binary_cache::{CacheUrl, TrustedKey};
 use host_network::{Domain, HostService, LinkName};
 use ipam::AddressRange;
 use ipnetwork::Ipv4Network;
@@ -216,6 +217,8 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::AbsolutePath => text.is_some_and(|text| text.starts_with('/')),
         Kind::Path | Kind::Text => text.is_some(),
         Kind::Paths => value.as_array().is_some_and(|paths| paths.iter().all(|path| path.get_ref().is_str())),
+        Kind::Caches => is_list_of::<CacheUrl>(value),
+        Kind::PublicKeys => is_list_of::<TrustedKey>(value),
         Kind::Services => is_list_of::<HostService>(value),
         Kind::AddressRanges => is_list_of::<AddressRange>(value),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),

@@ -90,7 +90,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
             let is_on = ["y", "yes", "t", "true", "on", "1"].contains(&value.to_ascii_lowercase().as_str());
             is_on.to_string()
         }
-        Kind::Paths | Kind::Services | Kind::AddressRanges => {
+        Kind::Paths | Kind::Caches | Kind::PublicKeys | Kind::Services | Kind::AddressRanges => {
             let paths: Vec<String> = value.split(':').map(quoted).collect();
             format!("[{}]", paths.join(", "))
         }

@@ -70,6 +70,12 @@ fn values(kind: &Kind) -> Vec<String> {
                 ["['10.100.0.2-10.100.0.9', '10.100.255.0/24']", "['10.100.0.7']", "['10.0.0.9-10.0.0.2']"];
             values.extend(ranges.map(str::to_owned));
         }
+        Kind::Caches => {
+            values.extend(
+                ["['https://cache.example', 'file:///x']", "['cache.example']", "[]"].map(str::to_owned),
+            );
+        }
+        Kind::PublicKeys => values.extend([format!("['{PUBLIC_KEY}']"), "['a-1:AAAA']".to_owned()]),
         Kind::HostAndPort => values.extend(["'m:1'", "'m:x'", "'[::1]:7443'"].map(str::to_owned)),
         Kind::AddressAndPort => values.extend(["'127.0.0.1:1'", "'m:1'", "'[::1]:65536'"].map(str::to_owned)),
         Kind::Boolean | Kind::AbsolutePath | Kind::Path | Kind::Paths | Kind::Text | Kind::Subnet => {}
@@ -77,10 +83,16 @@ fn values(kind: &Kind) -> Vec<String> {
     values
 }
 
+const PUBLIC_KEY: &str = "a-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 /// A file that says `value` of `key`, and what the reader misses without.
 fn with_required(key: &Key, value: &str) -> String {
     let line = format!("{} = {value}\n", key.name.replace(NAME, "lan"));
     let required = [("bridge", "'br-lan'"), ("subnet", "'10.101.0.0/16'")];
+    let line = match key.name {
+        "fetch.caches" => format!("{line}fetch.trusted_keys = ['{PUBLIC_KEY}']\n"),
+        _ => line,
+    };
     let others = required.iter().filter(|(name, _)| key.named_in().is_some() && key.parts().1 != *name);
     line + &others.map(|(name, value)| format!("networks.lan.{name} = {value}\n")).collect::<String>()
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use binary_cache::{CacheUrl, TrustedKey};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::schema::SchemaKind;
@@ -24,6 +25,8 @@ pub(crate) enum LocalVerb {
         #[arg(value_name = "STORE_PATH")]
         store_path: PathBuf,
     },
+    /// Put a store path and all that it needs into this host's store, from binary caches; what is there stays
+    Fetch(FetchFlags),
     /// Print what a shell needs to complete this program's verbs and the names of VMs
     Completion {
         /// The shell
@@ -75,6 +78,23 @@ pub(crate) struct CheckConfigFlags {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What `fetch` fetches, and from where.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FetchFlags {
+    /// The store path, like /nix/store/<hash>-vm-image
+    #[arg(value_name = "STORE_PATH")]
+    pub(crate) store_path: PathBuf,
+    /// A binary cache in place of the configured ones: https://…, http://… or file:///…; can be given more than once
+    #[arg(long = "cache", value_name = "URL")]
+    pub(crate) caches: Vec<CacheUrl>,
+    /// A public key whose signatures are believed, besides the configured ones; can be given more than once
+    #[arg(long = "trusted-key", value_name = "NAME:BASE64")]
+    pub(crate) trusted_keys: Vec<TrustedKey>,
+    /// Configuration file [default: /etc/procurator/worker.toml]
+    #[arg(long, value_name = "FILE", env = "PROCURATOR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// A shell that completion is made for.

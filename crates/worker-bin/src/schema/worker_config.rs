@@ -60,6 +60,12 @@ fn accepted(kind: &Kind) -> Value {
         ] }),
         Kind::AbsolutePath => json!({ "type": "string", "pattern": "^/" }),
         Kind::Path | Kind::Text => json!({ "type": "string" }),
+        Kind::Caches => {
+            json!({ "type": "array", "items": { "type": "string", "pattern": "^(https?|file)://" } })
+        }
+        Kind::PublicKeys => {
+            json!({ "type": "array", "items": { "type": "string", "pattern": "^[^:]+:[A-Za-z0-9+/]{43}=$" } })
+        }
         Kind::Paths => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::Services => json!({
             "type": "array",

@@ -3,6 +3,7 @@
 //! `check-config` and the schema follow this table. Tests hold it against what the reader takes and against
 //! `docs/configuration.md`, so that a key that is added to one of them is added to all.
 
+use super::fetch::{MOST_GIB, MOST_PARALLEL};
 use super::network::MOST_CONNECTIONS;
 
 /// A key of the configuration file.
@@ -46,6 +47,10 @@ pub(crate) enum Kind {
     Services,
     /// A list of ranges of IPv4 addresses.
     AddressRanges,
+    /// A list of binary caches.
+    Caches,
+    /// A list of public keys.
+    PublicKeys,
     /// Any text.
     Text,
     /// The name of a network interface.
@@ -151,6 +156,14 @@ pub(crate) static KEYS: &[Key] = &[
         "Whether a name server on its bridge's address answers its VMs."),
     key("networks.NAME.domain", Kind::Domain, Some("\"vm.internal\""),
         "The domain in which its VMs are found by name on it."),
+    key("fetch.caches", Kind::Caches, None, "The binary caches that store paths are fetched from, the first asked first."),
+    key("fetch.trusted_keys", Kind::PublicKeys, None, "Whose signatures of store paths are believed."),
+    key("fetch.parallel", Kind::Integer { least: 1, most: MOST_PARALLEL as i64 }, Some("4"),
+        "How many archives are downloaded at the same time."),
+    key("fetch.max_size_gib", Kind::Integer { least: 1, most: MOST_GIB as i64 }, Some("64"),
+        "How much a store path and all that it needs may be, unpacked."),
+    key("fetch.authorities", Kind::Path, Some("\"/etc/ssl/certs/ca-certificates.crt\""),
+        "PEM file of the authorities that https caches are checked with."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
     key("master.address", Kind::HostAndPort, None, "The master: host and port.")
@@ -189,6 +202,8 @@ impl Kind {
                 "a list of addresses and ranges like [\"10.100.0.2-10.100.0.99\", \"10.100.255.0/24\"]"
                     .to_owned()
             }
+            Self::Caches => "a list of binary caches like [\"https://cache.example\"]".to_owned(),
+            Self::PublicKeys => "a list of public keys like [\"cache.example-1:<base 64>\"]".to_owned(),
             Self::Text => "text in quotation marks".to_owned(),
             Self::LinkName => {
                 "the name of a network interface like \"br-procurator\", at most 15 bytes".to_owned()

@@ -18,6 +18,7 @@ use vm_model::{FailureKind, Ipv6Subnet, RemovedVm, VmId, VmNic};
 use super::{Changes, HostPorts, Networks, RestartPolicy, StartTurns};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
+use crate::fetching::Fetching;
 use crate::gc_roots::GcRoots;
 use crate::housekeeping::{DiskUse, RemovedVms};
 use crate::own_threads::OwnThreads;
@@ -54,6 +55,8 @@ pub(crate) struct HostContext {
     pub(crate) verified: VerifiedPaths,
     /// Where artifacts may lie.
     pub(crate) roots: Arc<StoreRoots>,
+    /// What gets those that are missing.
+    pub(crate) fetching: Fetching,
     /// What hashes them.
     pub(crate) verifications: Verifications,
     /// Threads for work on files of one VM, or of one store path.

@@ -107,6 +107,7 @@ fn stage_blocking(
     work: &StageWork,
 ) -> Result<StagedMachine, FailureReason> {
     let mut unkept = hold(context, &assignment, [&assignment.store_path]);
+    context.fetching.ensure(&assignment.store_path, work.given_up())?;
     let loaded = load(context, &assignment, uuid);
     let mut artifact = loaded.map_err(|problem| unloadable(context, &assignment, problem, work))?;
     unkept.extend(hold(context, &assignment, &artifact.references));

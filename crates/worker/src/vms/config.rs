@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use binary_cache::FetchSettings;
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use ipam::AddressRange;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
@@ -36,6 +37,8 @@ pub struct VmManagerConfig {
     pub reserved_addresses: Vec<AddressRange>,
     /// Directories whose entries may be VM artifacts.
     pub store_roots: Vec<PathBuf>,
+    /// Where store paths come from that are not there; `None` waits until somebody brings them.
+    pub fetch: Option<FetchSettings>,
     /// When an artifact's content is compared with the hash it was assigned with.
     pub hash_verification: HashVerification,
     /// Whether VMs reach other networks through this host's addresses.
@@ -176,6 +179,7 @@ impl Default for VmManagerConfig {
             ipv6_subnet: None,
             reserved_addresses: Vec::new(),
             store_roots: vec![PathBuf::from("/nix/store")],
+            fetch: None,
             hash_verification: HashVerification::default(),
             nat: NetworkAddressTranslation::default(),
             between_vms: BetweenVms::default(),

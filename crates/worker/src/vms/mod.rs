@@ -23,6 +23,7 @@ mod takeover;
 mod vm_manager;
 mod waiting;
 
+pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
 pub use config::{
     HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, NetworkSettings,
     Placement, VhostNet, VmManagerConfig,

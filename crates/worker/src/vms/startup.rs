@@ -27,6 +27,7 @@ use super::{HashVerification, NetworkSettings, VmManagerConfig, VmManagerError};
 use crate::capacity::Capacity;
 use crate::events::EventLog;
 use crate::failure::chain;
+use crate::fetching::Fetching;
 use crate::gc_roots::GcRoots;
 use crate::housekeeping::{DiskUse, RemovedVms, account_disk_use, keep_house};
 use crate::huge_pages;
@@ -88,6 +89,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         own_threads: OwnThreads::default(),
         verifications: Verifications::new(Arc::clone(&roots)),
         roots,
+        fetching: Fetching::new(config.fetch.clone(), config.store_roots.clone(), runtime.clone()),
         strangers: watch::Sender::new(strangers),
         _lock: lock,
         probes: ProbePermits::default(),

@@ -8,6 +8,7 @@ mod cycles;
 mod edits;
 mod endings;
 mod explained;
+mod fetching;
 mod guests;
 mod lifecycle;
 mod networks;

@@ -1,0 +1,275 @@
+//! The store that paths are put into: a directory, which on hosts with Nix is kept by Nix ([`super::nix_import`]).
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstatvfs, fsync, openat, renameat_with,
+    statat, syncfs,
+};
+use rustix::io::Errno;
+use thiserror::Error;
+use uuid::Uuid;
+use vm_model::{Bytes, StoreName};
+
+use crate::narinfo::Narinfo;
+use crate::nix_import::import;
+
+/// Where in a store paths are unpacked before they are whole. Nix and the worker take no such name for a store path.
+const STAGING: &str = ".procurator-fetch";
+/// The program of Nix that keeps its store.
+const NIX_STORE: &str = "nix-store";
+/// How many paths are asked about at once: a command line has an end.
+const ASKED_AT_ONCE: usize = 1000;
+
+/// Why a store cannot take a path.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Something about its directory went wrong.
+    #[error("cannot {operation} {path:?}")]
+    Directory {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nix keeps it, and its program cannot be run.
+    #[error("Nix keeps this store, and {NIX_STORE:?} cannot be run")]
+    NixProgram(#[source] io::Error),
+    /// Nix refuses.
+    #[error("Nix keeps this store, and refuses: {said}")]
+    NixRefuses {
+        /// What it wrote, shortened.
+        said: String,
+    },
+}
+
+/// A store that paths can be put into.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    directory: OwnedFd,
+    is_kept_by_nix: bool,
+}
+
+impl Store {
+    /// The store at `path`, usually `/nix/store`, which is made where nothing is. Nix keeps it where its database lies
+    /// beside it. What a fetch left there whose process is gone is removed.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |operation| directory_error(operation, path);
+        DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("make"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
+        let database = path.parent().map(|parent| parent.join("var/nix/db/db.sqlite"));
+        let is_kept_by_nix = database.is_some_and(|database| database.exists());
+        let store = Self { path: path.to_owned(), directory, is_kept_by_nix };
+        sweep(&store.staging());
+        Ok(store)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether Nix keeps it.
+    pub fn is_kept_by_nix(&self) -> bool {
+        self.is_kept_by_nix
+    }
+
+    /// Which of `names` it does not have.
+    pub(crate) fn missing(&self, names: Vec<StoreName>) -> Result<Vec<StoreName>, StoreError> {
+        if self.is_kept_by_nix { self.invalid(&names) } else { self.absent(names) }
+    }
+
+    fn absent(&self, names: Vec<StoreName>) -> Result<Vec<StoreName>, StoreError> {
+        let mut absent = Vec::new();
+        for name in names {
+            match statat(&self.directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => absent.push(name),
+                Err(errno) => {
+                    return Err(directory_error("look at", &self.path.join(name.as_str()))(errno.into()));
+                }
+            }
+        }
+        Ok(absent)
+    }
+
+    /// A file that Nix does not know may be the rest of something that was cut short.
+    fn invalid(&self, names: &[StoreName]) -> Result<Vec<StoreName>, StoreError> {
+        let mut invalid = Vec::new();
+        for names in names.chunks(ASKED_AT_ONCE) {
+            let mut command = nix_store(&self.path);
+            command.args(["--check-validity", "--print-invalid"]).stdin(Stdio::null());
+            command.args(names.iter().map(|name| self.path.join(name.as_str())));
+            let output = command.output().map_err(StoreError::NixProgram)?;
+            if !output.status.success() {
+                return Err(StoreError::NixRefuses { said: shortened(&output.stderr) });
+            }
+            let printed = String::from_utf8_lossy(&output.stdout);
+            let last = |line: &str| line.rsplit('/').next().and_then(|name| name.parse().ok());
+            invalid.extend(printed.lines().filter_map(last));
+        }
+        Ok(invalid)
+    }
+
+    /// Where what is not whole yet lies: on the file system of the store, from where it can be renamed into it. Not in a store
+    /// that Nix keeps, which collects what it does not know; that one is filled by Nix.
+    fn staging(&self) -> PathBuf {
+        let place = if self.is_kept_by_nix { self.path.parent() } else { None };
+        place.unwrap_or(&self.path).join(STAGING)
+    }
+
+    /// How much can be written to it.
+    pub(crate) fn free(&self) -> Result<Bytes, StoreError> {
+        let filled = fstatvfs(&self.directory)
+            .map_err(|errno| directory_error("look at", &self.path)(errno.into()))?;
+        Ok(Bytes::new(filled.f_bavail.saturating_mul(filled.f_frsize)))
+    }
+
+    /// A place for what is not whole yet. Removed with what is in it when dropped.
+    pub(crate) fn stage(&self) -> Result<Staging, StoreError> {
+        let path = self.staging().join(Uuid::new_v4().simple().to_string());
+        let failed = |operation| directory_error(operation, &path);
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("make"))?;
+        let directory = File::open(&path).map_err(failed("open"))?;
+        flock(&directory, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|errno| failed("lock")(errno.into()))?;
+        Ok(Staging { path, directory: directory.into() })
+    }
+
+    /// Puts what lies in `staging` of the path that `narinfo` describes to its place. One that is there already stays.
+    pub(crate) fn publish(&self, staging: &Staging, narinfo: &Narinfo) -> Result<(), StoreError> {
+        let name = &narinfo.name;
+        if self.is_kept_by_nix {
+            let archive = staging.path.join(name.as_str());
+            import(&self.path, &archive, narinfo)?;
+            return fs::remove_file(&archive).map_err(directory_error("remove", &archive));
+        }
+        let path = self.path.join(name.as_str());
+        let failed = |operation| move |errno: Errno| directory_error(operation, &path)(errno.into());
+        // All of it is on disk before it has its name.
+        syncfs(&staging.directory).map_err(failed.clone()("write out"))?;
+        let moved = renameat_with(
+            &staging.directory,
+            name.as_str(),
+            &self.directory,
+            name.as_str(),
+            RenameFlags::NOREPLACE,
+        );
+        match moved {
+            Ok(()) => fsync(&self.directory).map_err(failed("write out")),
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(failed("move what was fetched to")(errno)),
+        }
+    }
+}
+
+/// Where something is unpacked. Locked, so that nobody removes it before its process is gone.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Staging {
+    /// Makes the file that `name` is kept in as an archive.
+    pub(crate) fn create(&self, name: &StoreName) -> io::Result<File> {
+        File::options().read(true).write(true).create_new(true).open(self.path.join(name.as_str()))
+    }
+
+    /// Removes what an earlier attempt at `name` left.
+    pub(crate) fn clear(&self, name: &StoreName) -> Result<(), StoreError> {
+        let path = self.path.join(name.as_str());
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => Ok(()),
+        };
+        removed.map_err(directory_error("remove", &path))
+    }
+}
+
+impl AsFd for Staging {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "what was not fetched whole cannot be removed");
+        }
+        // The last one takes the directory of all along.
+        if let Some(all) = self.path.parent() {
+            let _ = fs::remove_dir(all);
+        }
+    }
+}
+
+/// Removes what lies in `staging` and nobody holds.
+fn sweep(staging: &Path) {
+    let Ok(entries) = fs::read_dir(staging) else { return };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let Ok(directory) = File::open(&path) else { continue };
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "what an earlier fetch left cannot be removed");
+        }
+    }
+    let _ = fs::remove_dir(staging);
+}
+
+/// Nix's program for the store at `store`, whose database lies beside it.
+pub(crate) fn nix_store(store: &Path) -> Command {
+    let mut command = Command::new(NIX_STORE);
+    let beside = store.parent().unwrap_or(store).join("var/nix");
+    command.env("NIX_STORE_DIR", store).env("NIX_STATE_DIR", beside);
+    command
+}
+
+fn directory_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError + Clone + use<> {
+    let path = path.to_owned();
+    move |source| StoreError::Directory { operation, path: path.clone(), source }
+}
+
+/// What a program said, for a message.
+pub(crate) fn shortened(said: &[u8]) -> String {
+    const LONGEST: usize = 400;
+    let said = String::from_utf8_lossy(said);
+    said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_fetch_left_is_swept_and_what_is_held_stays() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("store");
+        let store = Store::open(&path).expect("opened");
+        let held = store.stage().expect("staged");
+        fs::create_dir_all(path.join(STAGING).join("dead/x")).expect("made");
+        let again = Store::open(&path).expect("opened");
+        assert!(held.path.exists() && !path.join(STAGING).join("dead").exists());
+        drop(held);
+        assert!(!path.join(STAGING).exists());
+        let name: StoreName = "3n58xw4373jp0ljirf06d8077j15pc4j-vm-image".parse().expect("a name");
+        assert_eq!(again.missing(vec![name.clone()]).expect("looked"), [name]);
+    }
+}

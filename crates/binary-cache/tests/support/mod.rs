@@ -1,0 +1,149 @@
+//! A store that the real Nix built, a binary cache of it that the real Nix wrote and signed, and a web server for it.
+
+mod server;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use binary_cache::{FetchError, FetchSettings, Fetched, Fetcher, Progress, Store, TrustedKey};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use vm_model::{Bytes, StoreName};
+
+pub(crate) use server::{Behaviour, Server};
+
+/// What is built: `image` refers to `kernel`; both are a megabyte or more that does not compress, and `image` has a hole.
+const EXPRESSION: &str = r#"
+let kernel = derivation { name = "kernel"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+      args = [ "-c" "mkdir $out; seq 1 300000 | sha256sum > $out/id; head -c 1000000 /dev/urandom > $out/vmlinux" ]; };
+in derivation { name = "image"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin"; inherit kernel;
+      args = [ "-c" ''mkdir $out; ln -s $kernel/vmlinux $out/vmlinux; echo '#!' > $out/run; chmod +x $out/run
+        head -c 1500000 /dev/urandom > $out/disk.img; truncate -s 16M $out/disk.img; echo $out > $out/self'' ]; }
+"#;
+
+/// The place of one test.
+pub(crate) struct Place {
+    directory: TempDir,
+    pub(crate) name: StoreName,
+    pub(crate) key: TrustedKey,
+}
+
+impl Place {
+    /// Builds, copies into a cache compressed as `compression`, and takes the store away.
+    pub(crate) fn new(compression: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("conf")).expect("made");
+        fs::write(path("conf/nix.conf"), NIX_CONF).expect("written");
+        let (secret, public) = (path("secret"), path("public"));
+        let made = [secret.as_os_str(), public.as_os_str()];
+        run(nix(directory.path(), "nix-store").args(["--generate-binary-cache-key", "test-1"]).args(made));
+        let built = run(nix(directory.path(), "nix-build").args(["--no-out-link", "-E", EXPRESSION]));
+        let cache = format!(
+            "file://{}?compression={compression}&secret-key={}",
+            path("cache").display(),
+            secret.display()
+        );
+        run(nix(directory.path(), "nix").args(["copy", "--to", &cache, built.trim()]));
+        fs::rename(path("nix"), path("built")).expect("moved");
+        let name = built.trim().rsplit('/').next().expect("a name").parse().expect("a store name");
+        let key = fs::read_to_string(public).expect("read").trim().parse().expect("a key");
+        Self { directory, name, key }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The store that is fetched into.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        Arc::new(Store::open(&self.path("nix/store")).expect("a store"))
+    }
+
+    /// As [`Place::store`], kept by Nix.
+    pub(crate) fn nix_store(&self) -> Arc<Store> {
+        fs::create_dir_all(self.path("nix/store")).expect("made");
+        run(nix(self.directory.path(), "nix-store").arg("--init"));
+        self.store()
+    }
+
+    /// Runs one of Nix's programs on the store; what it printed.
+    pub(crate) fn nix(&self, program: &str, arguments: &[&str]) -> String {
+        run(nix(self.directory.path(), program).args(arguments))
+    }
+
+    pub(crate) fn settings(&self, caches: &[&str]) -> FetchSettings {
+        FetchSettings {
+            caches: caches.iter().map(|cache| cache.parse().expect("a cache")).collect(),
+            trusted_keys: vec![self.key.clone()],
+            parallel: NonZeroUsize::new(2).expect("two"),
+            largest: Bytes::new(1 << 30),
+            authorities: "/etc/ssl/certs/ca-certificates.crt".into(),
+        }
+    }
+
+    /// The cache as a directory.
+    pub(crate) fn as_files(&self) -> String {
+        format!("file://{}", self.path("cache").display())
+    }
+
+    pub(crate) async fn fetch(
+        &self,
+        settings: FetchSettings,
+        store: &Arc<Store>,
+    ) -> Result<Fetched, FetchError> {
+        Fetcher::new(settings).fetch(&self.name, store, &watch::Sender::new(Progress::default())).await
+    }
+
+    /// Checks that what is in the store is what was built, file by file, and that nothing else is left there.
+    pub(crate) fn check(&self) {
+        let difference = run(Command::new("diff").arg("-r").arg("--no-dereference").args([
+            self.path("built/store").join(self.name.as_str()),
+            self.path("nix/store").join(self.name.as_str()),
+        ]));
+        assert_eq!(difference, "");
+        assert_eq!(self.there().len(), 2, "{:?}", self.there());
+    }
+
+    /// What lies in the store.
+    pub(crate) fn there(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("nix/store")).expect("read");
+        let names = entries.map(|entry| entry.expect("one").file_name().into_string().expect("text"));
+        names.filter(|name| name != ".links").collect()
+    }
+
+    /// The file of the image's archive in the cache, relative to it.
+    pub(crate) fn archive(&self) -> String {
+        let narinfo = fs::read_to_string(self.narinfo()).expect("read");
+        let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: "));
+        url.expect("it has one").to_owned()
+    }
+
+    pub(crate) fn narinfo(&self) -> PathBuf {
+        self.path("cache").join(format!("{}.narinfo", self.name.hash_part()))
+    }
+}
+
+const NIX_CONF: &str =
+    "build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n";
+
+fn nix(place: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("NIX_STORE_DIR", place.join("nix/store"))
+        .env("NIX_STATE_DIR", place.join("nix/var/nix"))
+        .env("NIX_LOG_DIR", place.join("nix/var/log/nix"))
+        .env("NIX_CONF_DIR", place.join("conf"))
+        .env("HOME", place);
+    command
+}
+
+/// Runs `command` to its end; what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}

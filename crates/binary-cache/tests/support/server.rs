@@ -1,0 +1,126 @@
+//! A web server of a directory's files, which may be told to misbehave.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, thread};
+
+/// What is done with requests for archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    /// As asked.
+    Good,
+    /// Every answer ends after so many bytes of what was asked for.
+    Cuts(usize),
+    /// As before, and ranges are not known.
+    CutsWithoutRanges(usize),
+    /// All is answered with this status.
+    Status(u16),
+    /// All is sent to the same path of another server.
+    Redirects(u16),
+}
+
+/// A server on a port of its own. Ends with the test's process.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    requests: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Server {
+    pub(crate) fn start(directory: &Path, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let requests = Arc::new(Mutex::new(BTreeMap::new()));
+        let (counted, directory) = (requests.clone(), directory.to_owned());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let session = Session { directory: directory.clone(), behaviour, requests: counted.clone() };
+                thread::spawn(move || session.serve(stream));
+            }
+        });
+        Self { port, requests }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// How often something was asked for whose path begins with `prefix`.
+    pub(crate) fn requests(&self, prefix: &str) -> usize {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, count)| count).sum()
+    }
+}
+
+struct Session {
+    directory: PathBuf,
+    behaviour: Behaviour,
+    requests: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Session {
+    fn serve(&self, stream: TcpStream) {
+        let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
+        let mut writer = stream;
+        while let Some((path, from)) = request(&mut reader) {
+            *self.requests.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default() +=
+                1;
+            if !self.answer(&mut writer, &path, from) {
+                return;
+            }
+        }
+    }
+
+    /// Answers; whether the connection goes on.
+    fn answer(&self, writer: &mut TcpStream, path: &str, from: usize) -> bool {
+        let behaviour = if path.starts_with("/nar/") { self.behaviour } else { Behaviour::Good };
+        let (mut from, mut most) = (from, usize::MAX);
+        match behaviour {
+            Behaviour::Good => {}
+            Behaviour::Cuts(count) => most = count,
+            Behaviour::CutsWithoutRanges(count) => (most, from) = (from + count, 0),
+            Behaviour::Status(status) => {
+                return write!(writer, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n").is_ok();
+            }
+            Behaviour::Redirects(port) => {
+                let head = "HTTP/1.1 302 There\r\nContent-Length: 0\r\n";
+                return write!(writer, "{head}Location: http://127.0.0.1:{port}{path}\r\n\r\n").is_ok();
+            }
+        }
+        let Ok(content) = fs::read(self.directory.join(path.trim_start_matches('/'))) else {
+            return write!(writer, "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").is_ok();
+        };
+        let (from, rest) = (from.min(content.len()), &content[from.min(content.len())..]);
+        let head = if from > 0 {
+            let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+            format!("HTTP/1.1 206 Part\r\nContent-Range: {range}\r\nContent-Length: {}\r\n\r\n", rest.len())
+        } else {
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", rest.len())
+        };
+        let sent = &rest[..rest.len().min(most)];
+        writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(sent)).is_ok()
+            && sent.len() == rest.len()
+    }
+}
+
+/// The path that is asked for, and from which byte on.
+fn request(reader: &mut impl BufRead) -> Option<(String, usize)> {
+    let (mut path, mut from) = (None, 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            return Some((path?, from));
+        }
+        if let Some(asked) = line.strip_prefix("GET ") {
+            path = asked.split(' ').next().map(str::to_owned);
+        } else if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse().ok()?;
+        }
+    }
+}

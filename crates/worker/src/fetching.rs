@@ -1,0 +1,115 @@
+//! Getting store paths that VMs need and this host lacks from binary caches, where the host's settings name some.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use binary_cache::{FetchError, FetchSettings, Fetcher, Progress, Store};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as TurnLock, watch};
+use tokio::time::interval;
+use tracing::info;
+use vm_model::{FailureKind, FailureReason, StoreName};
+
+use crate::failure::reason;
+use crate::supervisor::GivenUp;
+
+/// How often it is looked whether anybody still waits.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What fetches. Several VMs that need one path wait for one fetch of it.
+pub(crate) struct Fetching {
+    fetcher: Option<Fetcher>,
+    /// The stores that may be fetched into.
+    stores: Vec<PathBuf>,
+    runtime: Handle,
+    /// Paths that are being fetched. Locked for moments; the turns inside are held for as long as a fetch takes.
+    turns: Mutex<BTreeMap<StoreName, Weak<TurnLock<()>>>>,
+}
+
+impl Fetching {
+    /// Fetches by `settings`, or nothing, into `stores`, on `runtime`.
+    pub(crate) fn new(settings: Option<FetchSettings>, stores: Vec<PathBuf>, runtime: Handle) -> Self {
+        Self { fetcher: settings.map(Fetcher::new), stores, runtime, turns: Mutex::default() }
+    }
+
+    /// Makes sure that `path` and all that it needs is there, where it is missing and caches are known. Blocks for as long as
+    /// the download takes, unless it is given up; belongs on a thread of the VM's own.
+    ///
+    /// # Errors
+    /// It cannot be had. A path that is no store path of a store that is fetched into is left to whoever opens it.
+    pub(crate) fn ensure(&self, path: &Path, given_up: &GivenUp) -> Result<(), FailureReason> {
+        let (Some(fetcher), Some((store, name))) = (&self.fetcher, parts(path)) else { return Ok(()) };
+        let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if !is_missing || !self.stores.iter().any(|known| known == store) {
+            return Ok(());
+        }
+        let store = Store::open(store).map_err(|problem| reason(FailureKind::Host, &problem))?;
+        let turn = self.turn(&name);
+        self.runtime.block_on(async {
+            // Each arm may be dropped at any point: what is under way is given up.
+            tokio::select! {
+                fetched = fetch(fetcher, name, Arc::new(store), turn) => fetched.map_err(|problem| told(&problem)),
+                () = until(given_up) => Ok(()),
+            }
+        })
+    }
+
+    fn turn(&self, name: &StoreName) -> Arc<TurnLock<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(TurnLock::new(()));
+        turns.insert(name.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
+/// The store of a path, and its name there.
+fn parts(path: &Path) -> Option<(&Path, StoreName)> {
+    Some((path.parent()?, path.file_name()?.to_str()?.parse().ok()?))
+}
+
+async fn fetch(
+    fetcher: &Fetcher,
+    name: StoreName,
+    store: Arc<Store>,
+    turn: Arc<TurnLock<()>>,
+) -> Result<(), FetchError> {
+    // Who comes second finds everything there.
+    let _turn = turn.lock().await;
+    info!(%name, "a store path that is not there is fetched");
+    let fetched = fetcher.fetch(&name, &store, &watch::Sender::new(Progress::default())).await?;
+    info!(%name, paths = fetched.paths, size = %fetched.bytes, "the store path was fetched");
+    Ok(())
+}
+
+async fn until(given_up: &GivenUp) {
+    let mut looks = interval(LOOK_EVERY);
+    while !given_up.is_set() {
+        looks.tick().await;
+    }
+}
+
+/// Why a VM waits for its artifact. What a network or a cache lacks now may come.
+fn told(problem: &FetchError) -> FailureReason {
+    let transient = match problem {
+        FetchError::NotThere { .. }
+        | FetchError::Transport { .. }
+        | FetchError::NoSpace { .. }
+        | FetchError::Archive { .. }
+        | FetchError::NotWhatWasSigned { .. }
+        | FetchError::Store(_)
+        | FetchError::Panicked { .. } => true,
+        FetchError::Description { .. }
+        | FetchError::OtherPath { .. }
+        | FetchError::Untrusted { .. }
+        | FetchError::TooMuch { .. }
+        | FetchError::Circle { .. } => false,
+    };
+    FailureReason { transient, ..reason(FailureKind::Artifact, problem) }
+}
