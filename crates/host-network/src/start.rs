@@ -82,7 +82,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     check_ipv6(config)?;
     let kept = plan_kept(config, &observed.links, kept);
     refuse_conflict(config, &observed, &plan, &kept)?;
-    let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan)), config.ipv6);
+    let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan), plan.origin), config.ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
     let (ports, links) = (ports(&kept.attached), observed.links.clone());
     let open_rules = move || {
