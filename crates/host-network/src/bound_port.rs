@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use vm_model::{Ipv6Subnet, NetworkAccess, VmId};
 
+use crate::connections::IpVersion;
+use crate::next_hops::NextHopSets;
 use crate::nfnetlink::Message;
-use crate::nfnetlink::element::Change;
-use crate::port_filter::{self, Identities, PortIdentity};
+use crate::nfnetlink::element::{Change, Element, Family};
+use crate::port_filter::{self, GUEST_MACS, Identities, PortIdentity};
 use crate::{egress, forwards};
 
 /// One port.
@@ -38,15 +40,35 @@ pub(crate) fn identities(ports: &Ports) -> Identities {
 }
 
 impl BoundPort {
-    /// The messages that make `change` of all that stands in `tables` for this port, which has the link index `index`.
-    pub(crate) fn messages(&self, tables: &Tables<'_>, change: Change, index: u32) -> Vec<Message> {
-        let identity = port_filter::elements::messages(tables, change, index, self.identity);
-        let access = self.access_messages(tables, change);
-        match change {
-            // A guest is bound to what it is before anything leads to it.
-            Change::Enter => [identity, access].concat(),
-            Change::Remove => [access, identity].concat(),
-        }
+    /// The messages that enter into `tables` all that stands there for this port, which has the link index `index`.
+    pub(crate) fn entry(&self, tables: &Tables<'_>, index: u32) -> Vec<Message> {
+        // A guest is bound to what it is before anything leads to it.
+        let identity = port_filter::elements::messages(tables, Change::Enter, index, self.identity);
+        let presence = self.presence(tables);
+        let presence = presence.iter().map(|(family, it)| it.message(*family, tables.name, Change::Enter));
+        identity.into_iter().chain(presence).chain(self.access_messages(tables, Change::Enter)).collect()
+    }
+
+    /// The messages that take it out. What another of `ports` has as well stays.
+    pub(crate) fn removal(&self, tables: &Tables<'_>, index: u32, ports: &Ports) -> Vec<Message> {
+        let others = ports.iter().filter(|(other, _)| **other != index);
+        let kept: Vec<_> = others.flat_map(|(_, other)| other.presence(tables)).collect();
+        let presence = self.presence(tables).into_iter().filter(|element| !kept.contains(element));
+        let presence = presence.map(|(family, it)| it.message(family, tables.name, Change::Remove));
+        let identity = port_filter::elements::messages(tables, Change::Remove, index, self.identity);
+        self.access_messages(tables, Change::Remove).into_iter().chain(presence).chain(identity).collect()
+    }
+
+    /// The elements that say which addresses guests have, whichever their port.
+    fn presence(&self, tables: &Tables<'_>) -> Vec<(Family, Element)> {
+        let PortIdentity { mac, address } = self.identity;
+        let element = |set, key: &[u8]| Element { set, key: key.to_vec(), last: None, value: None };
+        let ipv6 = tables.ipv6.map(|subnet| {
+            let guest = subnet.address_of(mac);
+            (Family::Ipv6, element(NextHopSets::of(IpVersion::V6).guests, &guest.octets()))
+        });
+        let ipv4 = (Family::Ipv4, element(NextHopSets::of(IpVersion::V4).guests, &address.octets()));
+        [(Family::Bridge, element(GUEST_MACS, &mac.octets())), ipv4].into_iter().chain(ipv6).collect()
     }
 
     /// The messages that make `change` of what stands there under its guest's addresses.

@@ -6,6 +6,7 @@
 //! what it brings along is looked at by [`settings`].
 
 mod settings;
+mod stale;
 mod subnet_use;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -13,6 +14,7 @@ use vm_model::{Ipv6Subnet, MacAddress};
 
 pub use self::settings::{BridgeNote, BridgeProblem};
 use self::settings::{adopt, changes_to_ours};
+pub(crate) use self::stale::remove_stale;
 pub use self::subnet_use::SubnetUse;
 pub(crate) use self::subnet_use::{find_ipv6_use, find_uses};
 use crate::changed_settings::AdoptedBridge;
@@ -236,7 +238,12 @@ pub(crate) async fn give_bridges_back(netlink: &Netlink, rules: &SharedRules) ->
     let adopted = rules.run("look what was changed on the bridge", list).await?;
     let links = netlink.links().await?;
     for AdoptedBridge { index, name, addresses, ageing_time } in adopted {
-        if links.iter().any(|link| link.index == index && link.name == name.as_str()) {
+        let there = links.iter().find(|link| link.index == index && link.name == name.as_str());
+        if there.is_some_and(|link| link.alias.as_deref() == Some(BRIDGE_ALIAS)) {
+            // One of ours has nothing to get back, and what it was given is known for as long as it is there.
+            continue;
+        }
+        if there.is_some() {
             if let Some(time) = ageing_time {
                 netlink.change_bridge(&name, BridgeSetting::AgeingTime(time)).await?;
             }

@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ipnetwork::IpNetwork;
 use thiserror::Error;
 use tracing::warn;
 
@@ -89,9 +90,17 @@ impl ChangedSettings {
         if self.noted == before { Ok(()) } else { self.write() }
     }
 
-    /// What was done to others' bridges.
+    /// What bridges were given: what others' get back, and of ours which addresses are.
     pub(crate) fn bridges(&self) -> &[AdoptedBridge] {
         &self.noted.bridges
+    }
+
+    /// Forgets that the bridge with this index was given `address`. Blocks.
+    pub(crate) fn forget_address(&mut self, index: u32, address: IpNetwork) {
+        for bridge in self.noted.bridges.iter_mut().filter(|bridge| bridge.index == index) {
+            bridge.addresses.retain(|given| *given != address);
+        }
+        self.write_if_possible();
     }
 
     /// Forgets the bridge with this index, which is as it was before. Blocks.

@@ -12,21 +12,27 @@
 mod forward_drop;
 mod listing;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use thiserror::Error;
+use vm_model::MacAddress;
 
 pub(crate) use self::forward_drop::find_forward_drops;
 pub use self::forward_drop::{ForwardDrop, observe_forward_drops};
 pub(crate) use self::listing::Listing;
 use crate::bound_port::{Ports, Tables, identities};
+use crate::bridge::BridgeOrigin;
 use crate::connections::{self, Counting, IpVersion};
 use crate::forwarding::has_ipv6;
 use crate::ipv6::Ipv6Guard;
+use crate::names::bridge_mac;
 use crate::netlink::Ipv6Stack;
+use crate::next_hops::{self, NextHopRates, Origin};
 use crate::nft::{self, NftError};
+use crate::port_filter::FragmentLimit;
 use crate::silence::HostIpv6;
 use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, ipv6, port_filter};
 
@@ -68,6 +74,12 @@ pub(crate) struct Firewall {
     pub(crate) services: Vec<HostService>,
     /// How guests' connections are counted.
     pub(crate) counting: Counting,
+    /// How many neighbours of the host guests may look for.
+    pub(crate) next_hops: NextHopRates,
+    /// How many fragments of guests the host puts together.
+    pub(crate) fragments: FragmentLimit,
+    /// The bridge's hardware address, where the bridge has guests alone.
+    pub(crate) router: Option<MacAddress>,
     pub(crate) host_ipv6: HostIpv6,
     /// Whether the kernel has IPv6, and so maybe a table of an earlier run.
     pub(crate) ipv6_stack: Ipv6Stack,
@@ -91,8 +103,9 @@ pub(crate) struct GuardedLink {
 }
 
 impl Firewall {
-    /// Looks at the size of the host's table of connections. Blocks.
-    pub(crate) fn new(config: &NetworkConfig, host_ipv6: HostIpv6) -> Self {
+    /// Looks at the sizes of the host's tables that guests share. Blocks.
+    pub(crate) fn new(config: &NetworkConfig, host_ipv6: HostIpv6, origin: BridgeOrigin) -> Self {
+        let networks = config.peers.len() + 1;
         Self {
             table: config.nft_table.clone(),
             bridge: config.bridge.clone(),
@@ -103,6 +116,12 @@ impl Firewall {
             between_vms: config.between_vms,
             services: config.host_services.clone(),
             counting: Counting::of(config.connections),
+            next_hops: NextHopRates::of_host(networks),
+            fragments: FragmentLimit::of_host(config.mtu, networks),
+            router: match origin {
+                BridgeOrigin::Created | BridgeOrigin::Ours => Some(bridge_mac(&config.bridge)),
+                BridgeOrigin::Adopted => None,
+            },
             host_ipv6,
             ipv6_stack: if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent },
             ipv6_guard: None,
@@ -128,6 +147,7 @@ impl Firewall {
             &identities(ports),
             self.host_ipv6,
             self.gateway,
+            self.fragments,
         ));
         script
     }
@@ -143,6 +163,8 @@ impl Firewall {
             ("input", hook("filter", "input", FILTER_PRIORITY), input),
         ];
         chains.extend(connections::untracked_chains(bridge, *subnet, *gateway));
+        let origin = Origin { bridge, subnet, router: self.router };
+        chains.extend(next_hops::chains(self.next_hops, origin, IpVersion::V4));
         chains.extend(connections::chains(self.counting, bridge, IpVersion::V4));
         chains.extend(forwards::chains(bridge, *gateway, *egress, &self.peers));
         let mut translated = vec![forwards::return_rule(bridge, *subnet)];
@@ -154,8 +176,11 @@ impl Firewall {
         }
         chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), translated));
         let mut text = format!("table ip {table} {{\n");
+        let guests: BTreeSet<Ipv4Addr> = ports.values().map(|port| port.identity.address).collect();
+        let guests: Vec<String> = guests.iter().map(ToString::to_string).collect();
         text += &(forwards::maps_text(ports)
             + &egress::sets_text(ports)
+            + &next_hops::sets_text(IpVersion::V4, &guests)
             + &connections::sets_text(self.counting, IpVersion::V4));
         for (name, hook, rules) in chains {
             writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n"))

@@ -24,7 +24,7 @@ const HOST_SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
 const BRIDGE_FILTER_SWITCH: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// What is so of a link that the worker neither turned on nor guards.
-const SET_BY_OTHERS: &str = "somebody else has turned forwarding on there, and says for whom else it is";
+const SET_BY_OTHERS: &str = "forwarding was on there before, by another network of VMs or the host's owner, who says for whom else it is";
 
 /// Whom this host forwards packets for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -48,7 +48,7 @@ async fn remove(config: &NetworkConfig, netlink: &Netlink) -> Result<Leftovers, 
     let is_ours = bridge.is_none_or(|link| link.alias.as_deref() == Some(BRIDGE_ALIAS));
     let origin = if is_ours { BridgeOrigin::Ours } else { BridgeOrigin::Adopted };
     let filter = PacketFilter::open().map_err(NetlinkError::Open)?;
-    let (firewall, note) = (Firewall::new(config, HostIpv6::Off), config.note());
+    let (firewall, note) = (Firewall::new(config, HostIpv6::Off, origin), config.note());
     let links = observed.links.clone();
     let recall = move || {
         let mut changed = ChangedSettings::open(note);

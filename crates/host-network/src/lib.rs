@@ -68,6 +68,7 @@ mod ipv6;
 mod leftovers;
 mod names;
 mod netlink;
+mod next_hops;
 mod nfnetlink;
 mod nft;
 mod port_filter;

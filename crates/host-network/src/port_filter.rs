@@ -14,16 +14,18 @@
 //!
 //! A fragment that hides its header passes no rule that asks for one: IPv6 fragments and extension headers are dropped
 //! but for the hop-by-hop options of multicast listener reports, and an IPv4 first fragment holds the whole UDP header
-//! (RFC 791: fragments are of 8 bytes at least).
+//! (RFC 791: fragments are of 8 bytes at least). How many of the latter the host has to remember is limited ([`fragments`]).
 
 pub(crate) mod elements;
+mod fragments;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use vm_model::{Ipv6Subnet, MacAddress};
 
+pub(crate) use self::fragments::FragmentLimit;
 use crate::silence::HostIpv6;
 
 /// Before the bridge looks at a frame, and before every usual filter (nftables' `dstnat` of this family is -300).
@@ -50,6 +52,8 @@ const DHCPV6_RATE: (u32, u32) = DHCP_RATE;
 pub(crate) const IPV6: &str = "ipv6";
 /// As [`IPV6`], as the target of a neighbour advertisement (RFC 4861 §4.4: 8 bytes into the message).
 pub(crate) const TARGETS: &str = "targets";
+/// The hardware addresses of all guests.
+pub(crate) const GUEST_MACS: &str = "guest_macs";
 
 /// Whose wire a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,7 @@ pub(crate) fn table_text(
     identities: &Identities,
     host_ipv6: HostIpv6,
     gateway: Ipv4Addr,
+    fragments: FragmentLimit,
 ) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
@@ -104,10 +109,12 @@ pub(crate) fn table_text(
     line(&set(IPV6, "typeof iif . ip6 saddr", &each_ipv6(|address| address.to_string())));
     let target = |address: Ipv6Addr| format!("{:#034x}", u128::from(address));
     line(&set(TARGETS, "typeof iif . @th,64,128", &each_ipv6(target)));
-    for limited in ["groups", "dhcp", "dhcpv6", "dns", "dns_tcp"] {
+    let macs: BTreeSet<String> = identities.values().map(|identity| identity.mac.to_string()).collect();
+    line(&set(GUEST_MACS, "type ether_addr", &macs.into_iter().collect::<Vec<_>>()));
+    for limited in ["groups", "dhcp", "dhcpv6", "dns", "dns_tcp", fragments::SET] {
         line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
     }
-    for (chain, rules) in chains(host_ipv6, gateway) {
+    for (chain, rules) in chains(host_ipv6, gateway, fragments) {
         line(&format!("chain {chain} {{"));
         for rule in rules {
             line(&rule);
@@ -127,7 +134,11 @@ fn set(name: &str, kind: &str, elements: &[String]) -> String {
 }
 
 /// The chains, each before those that jump to it.
-fn chains(host_ipv6: HostIpv6, gateway: Ipv4Addr) -> [(&'static str, Vec<String>); 5] {
+fn chains(
+    host_ipv6: HostIpv6,
+    gateway: Ipv4Addr,
+    fragments: FragmentLimit,
+) -> [(&'static str, Vec<String>); 6] {
     let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
     let arp = vec![
         dropped("arp htype != 1", "malformed ARP"),
@@ -144,6 +155,7 @@ fn chains(host_ipv6: HostIpv6, gateway: Ipv4Addr) -> [(&'static str, Vec<String>
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept comment \"asks for its address\"".to_owned(),
         dropped(&format!("iif . ip saddr != @{IPV4}"), "another's IPv4 address"),
         dropped("udp sport 67", "plays a DHCP server"),
+        "ip frag-off & 0x3fff != 0 goto from_guest_fragment".to_owned(),
         dropped(
             &over("dns", &format!("ip daddr {gateway} udp dport 53"), DNS_RATE),
             "too many questions for names",
@@ -175,6 +187,7 @@ fn chains(host_ipv6: HostIpv6, gateway: Ipv4Addr) -> [(&'static str, Vec<String>
     ];
     [
         ("from_guest_arp", arp),
+        ("from_guest_fragment", fragments.rules()),
         ("from_guest_ipv4", ipv4),
         ("from_guest_ipv6", ipv6(host_ipv6)),
         ("from_guest", guest),

@@ -104,9 +104,9 @@ impl Rules {
         let tables = self.firewall.tables();
         let mut messages = Vec::new();
         if let Some(before) = before {
-            messages.extend(before.messages(&tables, Change::Remove, index));
+            messages.extend(before.removal(&tables, index, &self.ports));
         }
-        messages.extend(port.messages(&tables, Change::Enter, index));
+        messages.extend(port.entry(&tables, index));
         if self.commit(&messages).is_ok() {
             return Ok(warnings);
         }
@@ -180,7 +180,7 @@ impl Rules {
     /// Takes the port with the link index `index`, whose link is gone, out of our tables. Blocks.
     pub(crate) fn release_port(&mut self, index: u32) {
         let Some(port) = self.ports.remove(&index) else { return };
-        let messages = port.messages(&self.firewall.tables(), Change::Remove, index);
+        let messages = port.removal(&self.firewall.tables(), index, &self.ports);
         if self.guarded.is_some() && self.commit(&messages).is_err() {
             self.guarded = None;
         }
@@ -195,7 +195,7 @@ impl Rules {
         let (mut messages, mut ended) = (Vec::new(), Vec::new());
         for index in gone {
             if let Some(port) = self.ports.remove(&index) {
-                messages.extend(port.messages(&self.firewall.tables(), Change::Remove, index));
+                messages.extend(port.removal(&self.firewall.tables(), index, &self.ports));
                 ended.push((index, port));
             }
         }

@@ -14,7 +14,7 @@ use self::servers::{start_ipv6, start_names, told_servers};
 use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, BridgeProblem, Observed, apply_bridge, carries_vms, ensure_ipv6, find_ipv6_use,
-    give_bridges_back, observe, plan_bridge, seen_bridge,
+    give_bridges_back, observe, plan_bridge, remove_stale, seen_bridge,
 };
 use crate::changed_settings::ChangedSettings;
 use crate::connections::Counting;
@@ -82,7 +82,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     check_ipv6(config)?;
     let kept = plan_kept(config, &observed.links, kept);
     refuse_conflict(config, &observed, &plan, &kept)?;
-    let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan)), config.ipv6);
+    let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan), plan.origin), config.ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
     let (ports, links) = (ports(&kept.attached), observed.links.clone());
     let open_rules = move || {
@@ -100,8 +100,21 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
+    let unknown_guests = unknown.iter().map(|(_, nic)| nic.address);
+    let guests: Vec<Ipv4Addr> = kept
+        .attached
+        .values()
+        .filter_map(Attached::tap)
+        .map(|tap| tap.identity.address)
+        .chain(unknown_guests)
+        .collect();
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
-    match start_on_bridge(config, &netlink, bridge, &plan, &bindings, &rules).await {
+    let cleaned = remove_stale(&netlink, config, &rules, (bridge, plan.origin), (&observed, &guests)).await;
+    let begun = match cleaned {
+        Ok(()) => start_on_bridge(config, &netlink, bridge, &plan, &bindings, &rules).await,
+        Err(error) => Err(error),
+    };
+    match begun {
         Ok((holdings, mut report)) => {
             report.warnings.extend(kept.warnings);
             report.unknown = unknown.into_iter().map(|(_, nic)| nic).collect();
@@ -184,10 +197,9 @@ async fn undo(
         BridgeOrigin::Created => {
             let _ = netlink.delete(bridge, config.bridge.as_str()).await;
         }
-        BridgeOrigin::Ours | BridgeOrigin::Adopted => {
-            let _ = give_bridges_back(netlink, rules).await;
-        }
+        BridgeOrigin::Ours | BridgeOrigin::Adopted => {}
     }
+    let _ = give_bridges_back(netlink, rules).await;
 }
 
 /// The steps after the bridge. Rules and settings of the host come last: they are the only ones that would outlive an

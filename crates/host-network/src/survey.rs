@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use crate::bridge::{Observed, SubnetUse, find_ipv6_use, find_uses, observe, plan_bridge, seen_bridge};
+use crate::bridge::{
+    BridgeOrigin, Observed, SubnetUse, find_ipv6_use, find_uses, observe, plan_bridge, seen_bridge,
+};
 use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
 use crate::forwarding::{describe, observe_forwarding, plan_forwarding, recall_guarded};
@@ -61,7 +63,7 @@ fn forwarding(
 ) -> Result<HostForwarding, NetworkError> {
     // Without a note: what is turned on for VMs is told by its guards.
     let mut changed = ChangedSettings::open(None);
-    if let Some(listing) = Firewall::new(config, HostIpv6::Off).listing() {
+    if let Some(listing) = Firewall::new(config, HostIpv6::Off, BridgeOrigin::Ours).listing() {
         recall_guarded(&listing, &observed.links, &mut changed)?;
     }
     let seen = observe_forwarding(bridge, &observed.links, &observed.routes, &config.peers, &changed);

@@ -275,7 +275,9 @@ impl Keeper {
         let plan = plan_taps(taps, &observed.links, self.shared.bridge(), self.shared.config.between_vms);
         for action in plan.actions {
             match self.mend_tap(&action).await {
-                Ok(()) => info!(?action, "mended a TAP, which somebody had changed"),
+                Ok(()) => {
+                    info!(vm_id = %action.tap().vm, nic = action.tap().nic, tap = %action.tap().name, "mended a TAP, which somebody had changed: it is {action}")
+                }
                 // It went meanwhile; the next look sees that.
                 Err(error) if error.errno() == Some(libc::ENODEV) => verdict.again = Some(SETTLE),
                 Err(error) => verdict.failed(&unmended(&action), &error.into()),

@@ -7,7 +7,9 @@ use vm_model::{EgressRule, Ipv6Subnet, NetworkAccess, PortForward};
 
 use super::GUARD;
 use crate::bound_port::Ports;
-use crate::port_filter::{IPV4, IPV6, MACS, PortIdentity};
+use crate::connections::IpVersion;
+use crate::next_hops::NextHopSets;
+use crate::port_filter::{GUEST_MACS, IPV4, IPV6, MACS, PortIdentity};
 use crate::{egress, forwards};
 
 /// What stands before the elements of a set in a listing, and after them.
@@ -104,6 +106,13 @@ impl Listing {
             self.of_set(set).filter_map(|element| Some(element.split_once(" . ")?.1)).collect()
         };
         let (macs, ipv4, listed_ipv6) = (values(MACS), values(IPV4), values(IPV6));
+        let versions = [IpVersion::V4, IpVersion::V6];
+        let guests: HashSet<IpAddr> = versions
+            .into_iter()
+            .flat_map(|version| self.of_set(NextHopSets::of(version).guests))
+            .filter_map(|element| element.parse().ok())
+            .collect();
+        let guest_macs: HashSet<&str> = self.of_set(GUEST_MACS).collect();
         let forwards: HashSet<(PortForward, Ipv4Addr)> = self.forwards().collect();
         let restricted: HashSet<IpAddr> = self.restricted().collect();
         let egress: HashSet<(IpAddr, EgressRule)> = self.egress().collect();
@@ -115,7 +124,9 @@ impl Listing {
             let PortIdentity { mac, address } = port.identity;
             let own = addresses(port.identity, ipv6);
             macs.contains(mac.to_string().as_str())
+                && guest_macs.contains(mac.to_string().as_str())
                 && ipv4.contains(address.to_string().as_str())
+                && own.iter().all(|own| guests.contains(own))
                 && port.identity.ipv6(ipv6).all(|address| listed_ipv6.contains(address.to_string().as_str()))
                 && port
                     .access
@@ -149,9 +160,9 @@ mod tests {
     use super::*;
     use crate::bound_port::BoundPort;
 
-    const LISTING: &str = "table ip p {\n\tmap forwards_any {\n\t\ttype inet_proto . inet_service : ipv4_addr . \
+    const LISTING: &str = "table ip p {\n\tset guests {\n\t\telements = { 10.100.0.2, 10.100.0.3 }\n\t}\n\tmap forwards_any {\n\t\ttype inet_proto . inet_service : ipv4_addr . \
         inet_service\n\t\telements = { tcp . 8080 : 10.100.0.2 . 80,\n\t\t\t     udp . 53 : 10.100.0.3 . 53 }\n\t}\n}\ntable \
-        bridge p {\n\tset macs {\n\t\ttypeof iif . ether saddr\n\t\telements = { \"pw-web\" . 02:50:0a:64:00:02,\n\t\t\t     9 \
+        bridge p {\n\tset guest_macs {\n\t\telements = { 02:50:0a:64:00:02, 02:50:0a:64:00:03 }\n\t}\n\tset macs {\n\t\ttypeof iif . ether saddr\n\t\telements = { \"pw-web\" . 02:50:0a:64:00:02,\n\t\t\t     9 \
         . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . 10.100.0.2 }\n\t}\n\tset ipv6 \
         {\n\t\telements = { \"pw-web\" . fe80::50:aff:fe64:2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
 

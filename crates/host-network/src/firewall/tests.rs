@@ -1,6 +1,10 @@
 //! The transaction that makes our tables, for each way out and each need of guarding.
 
+use std::num::NonZeroU32;
+
 use super::*;
+
+const SIXTEEN: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
 fn firewall(egress: Egress) -> Firewall {
     Firewall {
@@ -13,6 +17,9 @@ fn firewall(egress: Egress) -> Firewall {
         between_vms: BetweenVms::Open,
         services: Vec::new(),
         counting: Counting::Off,
+        next_hops: NextHopRates { guest: SIXTEEN, network: SIXTEEN },
+        fragments: FragmentLimit::of(4 << 20, 30, 1500, 1),
+        router: Some(MacAddress::new([2, 0, 0, 0, 0, 1])),
         host_ipv6: HostIpv6::Off,
         ipv6_stack: Ipv6Stack::Absent,
         ipv6_guard: None,
@@ -31,6 +38,9 @@ const MAPS_AND_SETS: &str = "map forwards { type inet_proto . ipv4_addr . inet_s
          set restricted { type ipv4_addr; }\n\
          set egress_networks { type ipv4_addr . ipv4_addr; flags interval; }\n\
          set egress_services { type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags interval; }\n\
+         set guests { type ipv4_addr; }\n\
+         set next_hops { type ipv4_addr; size 65535; flags dynamic,timeout; timeout 2s; }\n\
+         set new_next_hops { type ipv4_addr; size 4096; flags dynamic,timeout; timeout 60s; }\n\
          chain egress {\n\
          ct direction reply ct state established accept\n\
          ct state related accept\n\
@@ -86,6 +96,23 @@ fn the_transaction_replaces_our_tables_whole() {
          chain untracked_output {\n\
          type filter hook output priority -300; policy accept;\n\
          oifname \"br-test\" ip saddr 10.100.0.1 udp sport 53 notrack\n\
+         }\n\
+         chain no_guest {\n\
+         type filter hook prerouting priority -300; policy accept;\n\
+         iifname \"br-test\" ip daddr 10.100.0.0/16 ip daddr != @guests fib daddr type unicast ether daddr 02:00:00:00:00:01 \
+         counter drop comment \"an address that no VM has\"\n\
+         }\n\
+         chain new_next_hop {\n\
+         rt ip nexthop @next_hops return\n\
+         update @new_next_hops { ip saddr limit rate over 16/second burst 32 packets } counter drop comment \"one VM looks \
+         for too many neighbours of the host\"\n\
+         limit rate over 16/second burst 32 packets counter drop comment \"VMs look for too many neighbours of the host\"\n\
+         add @next_hops { rt ip nexthop }\n\
+         }\n\
+         chain next_hop {\n\
+         type filter hook forward priority 190; policy accept;\n\
+         iifname \"br-test\" oifname \"br-test\" ip daddr @guests accept\n\
+         iifname \"br-test\" oiftype ether ct state != established jump new_next_hop\n\
          }\n\
          chain to_vms {\n\
          dnat ip to meta l4proto . ip daddr . th dport map @forwards comment \"leads to a VM\"\n\

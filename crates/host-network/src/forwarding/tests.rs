@@ -54,8 +54,8 @@ fn a_link_that_its_owner_lets_forward_is_not_guarded() {
     assert_eq!(plan, ForwardingPlan::default());
     assert_eq!(
         describe(Egress::Masquerade, BRIDGE, &seen, &plan).to_string(),
-        "ip_forward is off and stays off; VMs reach out by link2: somebody else has turned forwarding on there, and says for \
-         whom else it is"
+        "ip_forward is off and stays off; VMs reach out by link2: forwarding was on there before, by another network of VMs or \
+         the host's owner, who says for whom else it is"
     );
 }
 

@@ -15,6 +15,7 @@ use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
 use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, blocking};
+use crate::start::UnknownNic;
 use crate::tap::{TapRequest, create_tap};
 use crate::{
     AttachmentProblem, ForwardWarning, InvalidLinkName, LinkName, NetworkConfig, NetworkError,
@@ -119,6 +120,7 @@ impl HostNetwork {
     /// # Errors
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
+        self.refuse_unnamed(&attachment).await?;
         let reservation = self.reserve(&attachment)?;
         let off_link = router_outside_mask(&attachment, self.shared.config.gateway);
         let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, access, .. } = attachment;
@@ -183,6 +185,26 @@ impl HostNetwork {
         )?;
         netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
         Ok(netlink.set_up(*index, name.as_str()).await?)
+    }
+
+    /// Refuses what another VM's interface has that nobody named at the start, as long as its TAP is there: its guest goes on.
+    async fn refuse_unnamed(&self, attachment: &NicAttachment) -> Result<(), NetworkError> {
+        let NicAttachment { vm, nic, mac, address, .. } = attachment;
+        let has_same =
+            |unknown: &&UnknownNic| unknown.vm != *vm && (unknown.address == *address || unknown.mac == *mac);
+        let Some(holder) = self.report.unknown.iter().find(has_same) else { return Ok(()) };
+        let alias = tap_alias(&holder.vm, &holder.nic);
+        let links = self.shared.netlink.links().await?;
+        if !links.iter().any(|link| link.alias.as_deref() == Some(alias.as_str())) {
+            return Ok(());
+        }
+        let what = if holder.address == *address {
+            format!("the address {address}")
+        } else {
+            format!("the MAC address {mac}")
+        };
+        let problem = AttachmentProblem::Taken { what, holder: format!("{}/{}", holder.vm, holder.nic) };
+        Err(NetworkError::Attachment { vm: vm.clone(), nic: nic.clone(), problem })
     }
 
     /// Checks an attachment, takes its place among the attached and registers its DHCP binding.

@@ -99,6 +99,8 @@ impl Remains {
             links.into_iter().filter(|link| link.controller == Some(bridge)).map(|link| link.name).collect();
         if ports.is_empty() {
             netlink.delete(bridge, config.bridge.as_str()).await?;
+            // Now that it is gone, nothing of it is noted.
+            give_bridges_back(netlink, &self.rules).await?;
             Ok(TeardownOutcome::Removed)
         } else {
             Ok(TeardownOutcome::InUse { ports })

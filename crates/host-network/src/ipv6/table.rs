@@ -1,7 +1,9 @@
 //! Our table of the family `ip6`: the same as the one of the family `ip` is for IPv4 ([`crate::firewall`]), but that no ports
 //! of the host lead to VMs by it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::net::Ipv6Addr;
 
 use vm_model::Ipv6Subnet;
 
@@ -9,6 +11,7 @@ use super::Ipv6Guard;
 use crate::bound_port::Ports;
 use crate::connections::{self, IpVersion};
 use crate::firewall::{FILTER_PRIORITY, Firewall, GUARD, SOURCE_NAT_PRIORITY, hook};
+use crate::next_hops::{self, Origin};
 use crate::{BetweenVms, Egress, HostService, egress};
 
 /// The table in nft's language.
@@ -23,6 +26,8 @@ pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports)
         ("input", hook("filter", "input", FILTER_PRIORITY), input),
     ];
     chains.extend(connections::untracked_ipv6_chains(bridge, subnet));
+    let origin = Origin { bridge, subnet, router: firewall.router };
+    chains.extend(next_hops::chains(firewall.next_hops, origin, IpVersion::V6));
     chains.extend(connections::chains(firewall.counting, bridge, IpVersion::V6));
     if firewall.egress == Egress::Masquerade {
         let translated = format!(
@@ -32,8 +37,12 @@ pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports)
         chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), vec![translated]));
     }
     let mut text = format!("table ip6 {table} {{\n");
-    text +=
-        &(egress::ipv6_sets_text(ports, subnet) + &connections::sets_text(firewall.counting, IpVersion::V6));
+    let guests: BTreeSet<Ipv6Addr> =
+        ports.values().map(|port| subnet.address_of(port.identity.mac)).collect();
+    let guests: Vec<String> = guests.iter().map(ToString::to_string).collect();
+    text += &(egress::ipv6_sets_text(ports, subnet)
+        + &next_hops::sets_text(IpVersion::V6, &guests)
+        + &connections::sets_text(firewall.counting, IpVersion::V6));
     for (name, hook, rules) in chains {
         writeln!(text, "chain {name} {{\n{hook}{}\n}}", rules.join("\n")).expect("a string takes all text");
     }

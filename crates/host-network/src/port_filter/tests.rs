@@ -7,6 +7,10 @@ use crate::nfnetlink::element::Change;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
 
+fn fragments() -> FragmentLimit {
+    FragmentLimit::of(4 << 20, 30, 1500, 1)
+}
+
 fn identities() -> Identities {
     let identity =
         PortIdentity { mac: "02:50:0a:64:00:02".parse().unwrap(), address: Ipv4Addr::new(10, 100, 0, 2) };
@@ -21,7 +25,7 @@ fn a_link_local_address_is_made_of_the_hardware_address() {
 
 #[test]
 fn each_port_stands_in_each_set() {
-    let text = table_text("procurator", &identities(), HostIpv6::Off, GATEWAY);
+    let text = table_text("procurator", &identities(), HostIpv6::Off, GATEWAY, fragments());
     for element in [
         "set ports { type iface_index; elements = { 7 }; }",
         "elements = { 7 . 02:50:0a:64:00:02 }",
@@ -44,7 +48,7 @@ fn subnet() -> Ipv6Subnet {
 
 #[test]
 fn with_ipv6_a_guest_has_a_second_address_and_a_name_server() {
-    let text = table_text("procurator", &identities(), HostIpv6::Served(subnet()), GATEWAY);
+    let text = table_text("procurator", &identities(), HostIpv6::Served(subnet()), GATEWAY, fragments());
     for part in [
         "elements = { 7 . fe80::50:aff:fe64:2, 7 . fd12:3456:789a:0:50:aff:fe64:2 }",
         "7 . 0xfd123456789a000000500afffe640002 }",
@@ -56,7 +60,7 @@ fn with_ipv6_a_guest_has_a_second_address_and_a_name_server() {
 
 #[test]
 fn addresses_that_others_give_out_are_not_bound() {
-    let kept = table_text("procurator", &Identities::new(), HostIpv6::Kept, GATEWAY);
+    let kept = table_text("procurator", &Identities::new(), HostIpv6::Kept, GATEWAY, fragments());
     assert!(!kept.contains("@ipv6") && !kept.contains("@targets"), "{kept}");
     assert!(kept.contains("plays a router") && kept.contains("@macs"), "{kept}");
 }

@@ -1,6 +1,7 @@
 //! What has become of attached TAPs, and what is to be done about it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use ipnetwork::Ipv4Network;
@@ -23,6 +24,26 @@ pub(super) enum TapAction {
     BringUp(AttachedTap),
     /// Somebody has renamed it.
     Rename(AttachedTap),
+}
+
+impl TapAction {
+    pub(super) fn tap(&self) -> &AttachedTap {
+        match self {
+            Self::Reattach(tap) | Self::Bind(tap) | Self::BringUp(tap) | Self::Rename(tap) => tap,
+        }
+    }
+}
+
+impl fmt::Display for TapAction {
+    /// What the TAP is again once it is done.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Reattach(_) => "a port of the bridge with its MTU again",
+            Self::Bind(_) => "bound to its guest again",
+            Self::BringUp(_) => "up again",
+            Self::Rename(_) => "called as before again",
+        })
+    }
 }
 
 /// The steps, and the TAPs that are gone.

@@ -21,6 +21,7 @@ mod names;
 mod networks;
 mod reach;
 mod router_advertisements;
+mod shared_tables;
 mod tap;
 mod uninterrupted;
 mod wire;

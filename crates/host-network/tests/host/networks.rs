@@ -7,7 +7,9 @@ use vm_model::{MacAddress, NetworkAccess};
 
 use crate::forwards::{greet, greeting_at, machine_beyond};
 use crate::guest::Guest;
-use crate::namespaces::{BRIDGE, config, eventually, in_namespace, link, link_names, nic, run, try_run};
+use crate::namespaces::{
+    BRIDGE, addresses, config, eventually, in_namespace, kept, link, link_names, nic, run, try_run,
+};
 use crate::reach::{client_script, configure_by_dhcp, reaches};
 
 const SECOND_BRIDGE: &str = "br-second";
@@ -28,6 +30,50 @@ fn second_nic(number: u8) -> NicAttachment {
         address: [10, 101, 1, number].into(),
         ..nic(number)
     }
+}
+
+#[test]
+fn a_bridge_of_ours_loses_the_address_of_its_former_subnet_once_no_guest_needs_it() {
+    in_namespace(async || {
+        let state = tempfile::tempdir().unwrap();
+        let of = |subnet: &str| NetworkConfig {
+            state_dir: Some(state.path().to_owned()),
+            ..NetworkConfig::new(LinkName::parse(BRIDGE).unwrap(), subnet.parse().unwrap())
+        };
+        let network = HostNetwork::start(of("10.100.0.0/16")).await.unwrap();
+        run(&format!("ip address add 192.0.2.7/24 dev {BRIDGE}"));
+        let tap = network.attach(nic(2)).await.unwrap();
+        network.shutdown(Teardown::Keep).await.unwrap();
+        let network = HostNetwork::resume(of("10.101.0.0/16"), vec![kept(2, &tap.name)]).await.unwrap();
+        assert_eq!(
+            addresses(BRIDGE),
+            ["10.100.0.1/16", "192.0.2.7/24", "10.101.0.1/16"],
+            "its guest runs on"
+        );
+        network.shutdown(Teardown::Keep).await.unwrap();
+        drop(tap);
+        let network = HostNetwork::start(of("10.101.0.0/16")).await.unwrap();
+        assert_eq!(addresses(BRIDGE), ["192.0.2.7/24", "10.101.0.1/16"]);
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert!(!state.path().join("host-settings.json").exists());
+    });
+}
+
+#[test]
+fn an_address_that_an_interface_has_which_nobody_named_is_given_to_no_other() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let tap = network.attach(nic(2)).await.unwrap();
+        network.shutdown(Teardown::Keep).await.unwrap();
+        let network = HostNetwork::start(config()).await.unwrap();
+        let other = NicAttachment { address: nic(2).address, ..nic(3) };
+        let problem = network.attach(other.clone()).await.unwrap_err();
+        let told = std::error::Error::source(&problem).map_or_else(String::new, ToString::to_string);
+        assert!(format!("{problem} {told}").contains("vm-2/net0"), "{problem}: {told}");
+        drop(tap);
+        eventually("its TAP is gone", async || network.attach(other.clone()).await.ok()).await;
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
 }
 
 #[test]

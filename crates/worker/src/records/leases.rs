@@ -230,6 +230,33 @@ impl Leases {
         self.change(|pool| pool.allocate_all(vm, wishes).map_err(LeaseError::from))
     }
 
+    /// Has `vm` hold the addresses that its interfaces `present` have at this moment, and nobody else. Who holds one of them and
+    /// `may_lose` it is to have another; those leases are answered.
+    ///
+    /// # Errors
+    /// Somebody else has one of them who may not lose it, or it is none of this network; or the change cannot be written.
+    pub(crate) fn seize(
+        &self,
+        vm: &VmId,
+        present: &[(&str, Wish)],
+        may_lose: impl Fn(&VmId) -> bool,
+    ) -> Result<Vec<Lease>, LeaseError> {
+        let meets =
+            |lease: &Lease, wish: &Wish| wish.ip == Some(lease.address) || wish.mac == Some(lease.mac);
+        self.change(|pool| {
+            let lost: Vec<Lease> = pool
+                .leases()
+                .filter(|lease| lease.vm != *vm && may_lose(&lease.vm))
+                .filter(|lease| present.iter().any(|(_, wish)| meets(lease, wish)))
+                .collect();
+            for lease in &lost {
+                pool.release_interface(&lease.vm, &lease.nic);
+            }
+            pool.allocate_all(vm, present)?;
+            Ok(lost)
+        })
+    }
+
     /// Ends the leases of `vm`.
     pub(crate) fn release(&self, vm: &VmId) -> Result<(), WriteError> {
         self.change(|pool| {
@@ -266,6 +293,26 @@ impl Leases {
         changed.keep();
         Ok(outcome)
     }
+}
+
+/// Removes the leases in `directory`, those kept aside among them, if no VM of `known` has one; answers whether.
+///
+/// # Errors
+/// What is there cannot be read, or not removed.
+pub(crate) fn forget_leases(directory: &Path, known: &BTreeSet<VmId>) -> Result<bool, ReadError> {
+    let file = directory.join(FILE);
+    let files: Vec<PathBuf> = kept_files(&file).into_iter().chain([file]).collect();
+    for file in &files {
+        if let Some(book) = read_in_place::<LeaseBook>(file, LEASE_BOOK_VERSION)?
+            && book.leases.iter().any(|lease| known.contains(&lease.vm))
+        {
+            return Ok(false);
+        }
+    }
+    for file in files.iter().filter(|file| file.exists()) {
+        std::fs::remove_file(file).map_err(|source| ReadError::Io { path: file.clone(), source })?;
+    }
+    Ok(true)
 }
 
 /// The leases of the subnet of `fresh` that were kept aside last, and where.
@@ -314,6 +361,28 @@ mod tests {
         assert_eq!(error.kind(), FailureKind::Artifact);
         assert!(error.to_string().contains("$.net[1].mac is \"52:54:00:00:00:01\""), "{error}");
         assert!(!leases.has(&a), "a refusal gives nothing");
+    }
+
+    #[test]
+    fn who_has_an_address_at_this_moment_keeps_it_and_who_only_held_it_gets_another() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let leases = open(directory.path(), subnet()).expect("opened");
+        let [stopped, present, running] = ["stopped", "present", "running"].map(VmId::new);
+        let held = ensure(&leases, &stopped, "net0", Wish::default()).expect("given");
+        let kept = ensure(&leases, &running, "net0", Wish::default()).expect("given");
+        let wish = |lease: &Lease| Wish { ip: Some(lease.address), mac: Some(lease.mac) };
+        let may_lose = |vm: &VmId| *vm != running;
+        let free = Wish { ip: Some("10.9.0.6".parse().expect("an address")), mac: None };
+        let lost =
+            leases.seize(&present, &[("net0", wish(&held)), ("net1", free)], may_lose).expect("seized");
+        assert_eq!(lost, std::slice::from_ref(&held));
+        assert_eq!(leases.of(&present).len(), 2, "all of its interfaces");
+        let other = ensure(&leases, &stopped, "net0", Wish::default()).expect("given anew");
+        assert_ne!(other.address, held.address);
+        ensure(&leases, &VmId::new("static"), "net0", Wish { ip: Some(held.address), mac: None })
+            .expect_err("held");
+        leases.seize(&present, &[("net0", wish(&kept))], may_lose).expect_err("its holder runs too");
+        assert_eq!(leases.of(&running), [kept]);
     }
 
     #[test]

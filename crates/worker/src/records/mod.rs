@@ -37,7 +37,9 @@ pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_
 pub(crate) use lease_books::{LeaseBooks, NicWish};
 pub(crate) use leases::{LeaseError, Leases};
 pub(crate) use lock::{LockError, StateLock};
-pub(crate) use network_note::{NetworkNote, forget_network, network_directory, note_network, noted_networks};
+pub(crate) use network_note::{
+    NetworkNote, forget_network, network_directory, note_network, noted_networks, sweep_networks,
+};
 pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use run_counts::RunCounts;

@@ -1,15 +1,17 @@
 //! What is noted of each further network, so that a later worker whose configuration no longer has it can take away what is
 //! left of it on the host.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
-use vm_model::NetworkName;
+use tracing::{info, warn};
+use vm_model::{NetworkName, VmId};
 
 use super::atomic_file::read_in_place;
+use super::leases::forget_leases;
 use super::{RecordWriter, WriteError, make_private};
 use crate::failure::chain;
 
@@ -60,6 +62,29 @@ pub(crate) fn forget_network(directory: &Path) {
     let _ = fs::remove_dir(directory);
 }
 
+/// Removes what is kept of networks that are neither `configured` nor noted as being on this host, where no VM of `known` has an
+/// address in them. What cannot be read is left alone.
+pub(crate) fn sweep_networks(state_dir: &Path, configured: &BTreeSet<NetworkName>, known: &BTreeSet<VmId>) {
+    for entry in fs::read_dir(state_dir.join(DIRECTORY)).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_str().and_then(|name| NetworkName::parse(name).ok());
+        let Some(name) = name.filter(|name| !configured.contains(name)) else { continue };
+        let directory = entry.path();
+        if directory.join(FILE).exists() {
+            continue;
+        }
+        match forget_leases(&directory, known) {
+            Ok(true) => {
+                forget_network(&directory);
+                info!(network = %name, "what was kept of the network is removed: it is configured no more, and no VM has an address in it");
+            }
+            Ok(false) => {}
+            Err(problem) => {
+                warn!(network = %name, error = chain(&problem), "what is kept of this network stays");
+            }
+        }
+    }
+}
+
 /// The further networks that are noted. One whose note cannot be read is left alone, and told.
 pub(crate) fn noted_networks(state_dir: &Path) -> Vec<(NetworkName, NetworkNote)> {
     let listed = fs::read_dir(state_dir.join(DIRECTORY)).into_iter().flatten().flatten();
@@ -78,7 +103,38 @@ pub(crate) fn noted_networks(state_dir: &Path) -> Vec<(NetworkName, NetworkNote)
 
 #[cfg(test)]
 mod tests {
+    use ipam::{Pool, Wish};
+
     use super::*;
+    use crate::records::Leases;
+
+    #[test]
+    fn what_nobody_refers_to_is_swept() {
+        let state = tempfile::tempdir().expect("a directory");
+        let names = ["configured", "on-host", "needed", "gone", "unreadable"];
+        let [configured, on_host, needed, gone, unreadable] =
+            names.map(|name| NetworkName::parse(name).expect("a name"));
+        let directory = |name: &NetworkName| network_directory(state.path(), name);
+        let (kept_vm, other) = (VmId::new("kept"), VmId::new("other"));
+        for name in [&configured, &on_host, &needed, &gone, &unreadable] {
+            let (directory, vm) = (directory(name), if *name == needed { &kept_vm } else { &other });
+            fs::create_dir_all(&directory).expect("made");
+            let pool = Pool::new("10.9.0.0/29".parse().expect("a network")).expect("a pool");
+            let leases = Leases::open(&directory, pool, RecordWriter::open(&directory)).expect("opened");
+            leases.put_in_force().expect("written");
+            leases.ensure(vm, &[("net0", Wish::default())]).expect("given");
+        }
+        let note = NetworkNote::new("br-x".to_owned(), "10.9.0.0/29".parse().expect("a network"));
+        note_network(&RecordWriter::open(state.path()), &directory(&on_host), &note).expect("written");
+        fs::copy(directory(&needed).join("leases.json"), directory(&needed).join("leases.json.kept-1"))
+            .expect("copied");
+        fs::copy(directory(&gone).join("leases.json"), directory(&gone).join("leases.json.kept-1"))
+            .expect("copied");
+        fs::write(directory(&unreadable).join("leases.json"), "{").expect("written");
+        sweep_networks(state.path(), &[configured.clone()].into(), &[kept_vm].into());
+        let left = names.map(|name| state.path().join(DIRECTORY).join(name).exists());
+        assert_eq!(left, [true, true, true, false, true]);
+    }
 
     #[test]
     fn a_network_is_noted_until_it_is_forgotten() {

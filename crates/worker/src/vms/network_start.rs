@@ -53,7 +53,7 @@ pub(super) async fn start_networks(
     let begun = bring_up(config, planned, writer, running, &mut networks).await;
     for (name, network) in &networks {
         if let Some(book) = leases.book(name) {
-            hold_unknown(book, &network.report().unknown);
+            hold_unknown(book, &network.report().unknown, running);
         }
     }
     let in_force =

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::{info, warn};
-use vm_model::{RemovedVm, VmId};
+use vm_model::{NetworkName, RemovedVm, VmId};
 
 use super::checks::{check_directories, check_numbers, store_roots};
 use super::control::Shared;
@@ -34,7 +34,7 @@ use crate::huge_pages;
 use crate::own_threads::OwnThreads;
 use crate::records::{
     LeaseBooks, LockError, RecordStore, RecordWriter, Removal, RemovalStage, StateLock, VerifiedPaths,
-    VmRecord, make_private,
+    VmRecord, make_private, sweep_networks,
 };
 use crate::supervisor::{
     Changes, HostContext, HostPorts, Lifecycle, Networks, RestartPolicy, RunningMachine, StartTurns,
@@ -71,7 +71,11 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     writer.make_room();
     let nothing_runs = running.is_empty() && strangers.is_empty();
     let teardown = if nothing_runs { Teardown::Remove } else { Teardown::Keep };
+    let configured: BTreeSet<NetworkName> = planned.iter().map(|network| network.name.clone()).collect();
     let networks = start_networks(&config, planned, &writer, &leases, &running, teardown).await?;
+    let of_records = intact.iter().map(|record| record.assignment.id.clone());
+    let known = of_records.chain(damaged.keys().cloned()).chain(removed.list().into_keys());
+    sweep_networks(config.state_dir(), &configured, &known.chain(running.keys().cloned()).collect());
     let context = Arc::new(HostContext {
         machines,
         capacity: Capacity::new(config.memory_overcommit),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use host_network::UnknownNic;
-use ipam::Wish;
+use ipam::{Lease, Wish};
 use machine_host::{Adopted, Adoption, FoundMachine, MachineHost, Recognize, Stranger};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -141,17 +141,30 @@ pub(super) fn hold_addresses(leases: &LeaseBooks, running: &BTreeMap<VmId, Runni
     running.values().for_each(|machine| machine.hold_addresses(leases));
 }
 
-/// Sees to it that nobody else is given the addresses of interfaces that are there, and whose VMs are not known to run: their
-/// records are lost, or their processes silent. The next start that does not find them gives the addresses up.
-pub(super) fn hold_unknown(leases: &Leases, unknown: &[UnknownNic]) {
-    for UnknownNic { vm, nic, tap, mac, address } in unknown {
+/// Sees to it that nobody else is given the addresses of interfaces that are there, and whose VMs are not known to run in this
+/// network: their records are lost, their processes silent, or the network had another name when they started. Who holds such an
+/// address from before and is not among the `running` gets another. The next start that does not find them gives the addresses up.
+pub(super) fn hold_unknown(
+    leases: &Leases,
+    unknown: &[UnknownNic],
+    running: &BTreeMap<VmId, RunningMachine>,
+) {
+    let mut by_vm: BTreeMap<&VmId, Vec<(&str, Wish)>> = BTreeMap::new();
+    for UnknownNic { vm, nic, mac, address, .. } in unknown {
         let wish = Wish { ip: Some(*address), mac: Some(*mac) };
-        match leases.ensure(vm, &[(nic.as_str(), wish)]) {
-            Ok(_) => {
-                warn!(vm_id = %vm, nic, tap, %address, "a process that was not taken over has this address, which nobody else gets")
+        by_vm.entry(vm).or_default().push((nic, wish));
+    }
+    for (vm, present) in by_vm {
+        let nics: Vec<&str> = present.iter().map(|(nic, _)| *nic).collect();
+        match leases.seize(vm, &present, |holder| !running.contains_key(holder)) {
+            Ok(lost) => {
+                warn!(vm_id = %vm, ?nics, "interfaces that were not taken over are there, and nobody else gets their addresses");
+                for Lease { vm: holder, nic, address, .. } in lost {
+                    warn!(vm_id = %holder, nic, %address, in_use_by = %vm, "the VM gets another address: a guest that runs has its former one");
+                }
             }
             Err(problem) => {
-                warn!(vm_id = %vm, nic, tap, %address, error = chain(&problem), "an address in use may be given to another VM");
+                warn!(vm_id = %vm, ?nics, error = chain(&problem), "an address in use may be given to another VM");
             }
         }
     }
