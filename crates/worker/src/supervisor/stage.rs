@@ -227,19 +227,19 @@ pub(super) async fn copy_for_trial(
     mut staged: StagedMachine,
     given_up: &GivenUp,
 ) -> Result<StagedMachine, FailureReason> {
-    let (context, given_up) = (Arc::clone(context), given_up.clone());
-    let copying = tokio::task::spawn_blocking(move || {
+    let (host, given_up, owner) = (Arc::clone(context), given_up.clone(), staged.assignment.id.clone());
+    let copying = move || {
         let begun = Instant::now();
         let vm = &staged.assignment.id;
         let volumes = std::mem::take(&mut staged.volumes).into_iter();
         // What is dropped on a failure deletes its file.
         let copied: Result<Vec<Staged>, _> =
-            volumes.map(|volume| context.volumes.stage_trial(vm, volume, &given_up)).collect();
+            volumes.map(|volume| host.volumes.stage_trial(vm, volume, &given_up)).collect();
         staged.volumes = copied.map_err(|problem| reason(problem.kind(), &problem))?;
         staged.disks_took += begun.elapsed();
         Ok(staged)
-    });
-    copying.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
+    };
+    context.own_threads.run(owner.as_str(), "copy", copying).await?
 }
 
 /// What `artifact` wants of its writable disks, each beside its image, if it has one.
