@@ -77,6 +77,12 @@ async fn may_assign(client: &AdminClient, vm: &VmView) -> Result<()> {
     if client.get_status().await?.unclaimed.contains(id) {
         return Ok(());
     }
+    if vm.removing {
+        bail!(
+            "VM {id} is being removed and not gone yet: `procurator-worker undelete {id}` keeps it as it is; `create` makes \
+             another one when it is gone"
+        );
+    }
     let shows = format!("`procurator-worker inspect {id}` shows it");
     match vm.source.filter(|source| *source != SourceKind::Local) {
         Some(source) => {
