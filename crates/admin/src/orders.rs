@@ -74,6 +74,9 @@ pub struct VerdictView {
     /// Whose state was let go, where one was held.
     #[serde(default)]
     pub source: Option<SourceKind>,
+    /// What actions do not tell: that a change which was refused before is dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The answer to a listing of volumes.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 use serde::Serialize;
+use worker::vms::VmManagerConfig;
 
 use self::document::Document;
 pub(crate) use self::fault::Fault;
@@ -29,9 +30,6 @@ use crate::client::{print, print_json};
 use crate::printable::printable;
 use crate::settings::keys::KEYS;
 use crate::settings::{DEFAULT_FILE, Settings};
-
-/// The store root of a worker whose configuration names none.
-const DEFAULT_STORE: &str = "/nix/store";
 
 /// What was found of a configuration.
 #[derive(Debug, Serialize)]
@@ -54,8 +52,8 @@ pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Res
     if let Some(file) = &flags.assignments {
         // A configuration that cannot be read is told of by a check of its own.
         let read = check(flags.file.as_deref(), runtime_dir).ok().and_then(|checked| checked.read);
-        let store_roots = read.map_or_else(|| vec![DEFAULT_STORE.into()], |read| read.manager.store_roots);
-        return assignments::run(file, &store_roots, flags.json);
+        let manager = read.map_or_else(VmManagerConfig::default, |read| read.manager);
+        return assignments::run(file, &manager, flags.json);
     }
     let mut checked = check(flags.file.as_deref(), runtime_dir)?;
     // `doctor` looks for itself.
@@ -111,6 +109,16 @@ pub(crate) fn check(file: Option<&Path>, runtime_dir: Option<PathBuf>) -> Result
         }
     }
     Ok(Checked { file: path, faults, warnings, settings, read })
+}
+
+/// Everything that is wrong with the configuration `text`, each with its line; nothing where the table of keys finds no fault.
+pub(crate) fn faults_of(text: &str) -> Option<String> {
+    let faults = Document::parse(text).faults();
+    let told = faults.iter().map(|fault| {
+        let line = fault.line.map_or_else(String::new, |line| format!("line {line}: "));
+        format!("{line}{}", printable(&fault.to_string()))
+    });
+    (!faults.is_empty()).then(|| told.collect::<Vec<_>>().join("; "))
 }
 
 /// The flags of `run` that the environment sets, and the names of those arguments with their values.

@@ -230,7 +230,11 @@ fn read(path: &Path) -> Result<Option<File>> {
                 .with_context(|| format!("cannot read the configuration file {}", path.display()));
         }
     };
-    let file = toml::from_str(&text).map_err(|problem| anyhow!("{}", with_ranges(&problem.to_string())));
+    let file = toml::from_str(&text).map_err(|problem| {
+        // Held against the table of keys, every fault has its line, its key and what is accepted.
+        let faults = crate::check_config::faults_of(&text);
+        anyhow!("{}", faults.unwrap_or_else(|| with_ranges(&problem.to_string()).into_owned()))
+    });
     file.map(Some).with_context(|| format!("invalid configuration file {}", path.display()))
 }
 

@@ -33,6 +33,15 @@ struct Promised {
     memory: Bytes,
 }
 
+/// How what is promised is about to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PromiseChange {
+    /// What machines give back.
+    pub(crate) freed: Bytes,
+    /// What machines get beside.
+    pub(crate) added: Bytes,
+}
+
 /// Why a machine is not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum CapacityError {
@@ -131,6 +140,21 @@ impl Capacity {
         host.map_or(Ok(()), |host| admit(host, self.limit, promised, memory, footprint(memory)))
     }
 
+    /// Whether a machine with `memory` could be started on `host` once what is promised has changed so.
+    ///
+    /// # Errors
+    /// See [`CapacityError`].
+    pub(crate) fn check_after(
+        &self,
+        memory: &MemorySpec,
+        host: Option<HostMemory>,
+        change: PromiseChange,
+    ) -> Result<(), CapacityError> {
+        let mut promised = *self.promised();
+        promised.memory = difference(sum(promised.memory, change.added), change.freed);
+        host.map_or(Ok(()), |host| admit(host, self.limit, promised, memory, footprint(memory)))
+    }
+
     /// Takes the share of a machine with `memory` on `host`, in exchange for that of the machine `before` it; a host that
     /// does not say what it has refuses nothing.
     ///
@@ -177,7 +201,7 @@ impl Drop for Share {
 }
 
 /// What a machine takes of ordinary memory.
-fn footprint(memory: &MemorySpec) -> Bytes {
+pub(crate) fn footprint(memory: &MemorySpec) -> Bytes {
     match memory.backing {
         // The kernel promises these itself, or refuses.
         MemoryBacking::HugePages(_) => OVERHEAD,

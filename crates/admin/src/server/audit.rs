@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -62,6 +62,7 @@ async fn answer(events: &EventLog, peer: Peer, request: Request, next: Next) -> 
         return next.run(request).await;
     }
     let Order { verb, vm } = order(request.method(), request.uri().path());
+    let is_question = is_question(request.uri());
     let answer = match peer.access {
         Access::Full => next.run(request).await,
         // Nothing was changed and nothing could be: who may only look fills neither the log nor what happened lately.
@@ -72,6 +73,11 @@ async fn answer(events: &EventLog, peer: Peer, request: Request, next: Next) -> 
             return refusal.hint(Some(format!("ask for this on {}", crate::SOCKET_NAME))).into_response();
         }
     };
+    if is_question {
+        let Caller { uid, gid, pid } = peer.caller;
+        debug!(target: "audit", uid, gid, pid, verb, status = answer.status().as_u16(), "audit: asked what would follow");
+        return answer;
+    }
     let vm = answer.extensions().get::<AuditedVm>().map(|AuditedVm(vm)| vm.clone()).or(vm);
     note(events, peer.caller, &verb, vm.as_ref(), answer.status().as_u16());
     answer
@@ -91,6 +97,13 @@ fn note(events: &EventLog, by: Caller, verb: &str, vm: Option<&VmId>, status: u1
 
 fn is_harmless(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether a request asks what would follow from an order, and orders nothing: neither the log nor what happened lately is
+/// filled by that.
+fn is_question(uri: &Uri) -> bool {
+    let is_dry_run = |query: &str| query.split('&').any(|part| part == "dry_run=true");
+    uri.path().trim_matches('/') == "v1/plan" || uri.query().is_some_and(is_dry_run)
 }
 
 /// What `method` on `path` asks for. Of what is not known, method and path are the verb.
@@ -115,6 +128,13 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_asks_orders_nothing() {
+        let asks = |uri: &str| is_question(&uri.parse::<Uri>().expect("a URI"));
+        assert!(asks("/v1/plan") && asks("/v1/plan?source=master") && asks("/v1/vms/a?dry_run=true"));
+        assert!(!asks("/v1/vms/a?dry_run=false") && !asks("/v1/vms/plan") && !asks("/v1/gc"));
+    }
 
     #[test]
     fn requests_are_named_as_the_command_line_names_them() {

@@ -143,14 +143,14 @@ async fn show_held(answers: &Answers, choice: HeldChoice) -> Result<Json<PlanVie
 
 /// A verdict as it is answered.
 pub(super) fn shown(verdict: Result<Verdict, worker::node::Refusal>) -> Result<Json<VerdictView>, ApiError> {
-    let Verdict { generation, outcomes, held } = verdict.map_err(|refusal| conflict(&refusal))?;
+    let Verdict { generation, outcomes, held, notes } = verdict.map_err(|refusal| conflict(&refusal))?;
     let actions = outcomes.into_iter().map(|Outcome { vm, action, problem, restarts }| ActionView {
         vm,
         action,
         problem,
         restarts,
     });
-    Ok(Json(VerdictView { generation, actions: actions.collect(), held, source: None }))
+    Ok(Json(VerdictView { generation, actions: actions.collect(), held, source: None, notes }))
 }
 
 /// Every content of every volume.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{Instrument, info, warn};
 use vm_model::{Caller, DesiredState, StopMethod, VmId, VmStatus};
 use worker::node::LocalCommand;
-use worker::vms::RestartMode;
+use worker::vms::{RestartMode, VmManagerError};
 
 use super::Answers;
 use super::assigning::command;
@@ -126,6 +126,9 @@ async fn tell(
         (what, _) => what,
     };
     may_be_told(what, vm, &before.status)?;
+    if vm_manager.is_being_removed(vm) {
+        return tell_leaving(answers, what, vm, force).await;
+    }
     if let Some(desired) = ordered_state(what) {
         order(answers, LocalCommand::Order { vm: vm.clone(), desired, by: Some(by.uid) }).await?;
     }
@@ -142,6 +145,30 @@ async fn tell(
         PowerVerb::Nmi => vm_manager.inject_nmi_async(vm).await.map(|()| None),
     };
     done.map_err(|problem| of_vm(vm_manager, vm, problem))
+}
+
+/// Tells a VM that is being removed: its guest may be killed, and that is all.
+async fn tell_leaving(
+    answers: &Answers,
+    what: PowerVerb,
+    vm: &VmId,
+    force: bool,
+) -> Result<Option<String>, ApiError> {
+    let vm_manager = &answers.vm_manager;
+    if what == PowerVerb::Stop && force {
+        return match vm_manager.force_stop_vm_async(vm).await {
+            Ok(how) => Ok(Some(ended_by(how))),
+            // It was in its way out, and is gone.
+            Err(VmManagerError::NoSuchVm { .. }) => Ok(Some(ended_by(StopMethod::Kill))),
+            Err(problem) => Err(of_vm(vm_manager, vm, problem)),
+        };
+    }
+    let refusal =
+        ApiError::new(ErrorCode::WrongPhase, format!("VM {vm} is being removed: it cannot be told {what}"));
+    let hint = format!(
+        "`procurator-worker undelete {vm}` keeps it, `procurator-worker stop --force {vm}` ends its guest at once"
+    );
+    Err(refusal.about(vm.as_str()).hint(Some(hint)))
 }
 
 /// Has the reconciler take an operator's order.

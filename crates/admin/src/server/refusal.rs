@@ -19,7 +19,9 @@ impl From<VmManagerError> for ApiError {
     fn from(problem: VmManagerError) -> Self {
         let code = code(&problem);
         let (vm, hint) = match &problem {
-            VmManagerError::Failed { id, reason } => (Some(id), reason.hint.clone()),
+            VmManagerError::Failed { id, reason } | VmManagerError::NotRestarted { id, reason } => {
+                (Some(id), reason.hint.clone())
+            }
             VmManagerError::NoSuchVm { id }
             | VmManagerError::Exists { id, .. }
             | VmManagerError::Damaged { id, .. }
@@ -55,6 +57,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::NeverRan { .. } => ErrorCode::NeverRan,
         VmManagerError::Damaged { .. } => ErrorCode::Damaged,
         VmManagerError::Exists { .. }
+        | VmManagerError::NotRestarted { .. }
         | VmManagerError::RunsElsewhere { .. }
         | VmManagerError::Overtaken { .. } => ErrorCode::Conflict,
         VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,

@@ -124,7 +124,7 @@ impl Places {
 
 impl Greeting {
     /// The connection is `worker`'s, and comes `from` there. An earlier one of it is ended, unless it is alive on another
-    /// host: two hosts with one name would take turns for ever.
+    /// host: two hosts with one name would take turns for ever. Who does not say its host is another than one that does.
     ///
     /// # Errors
     /// Where it has to go.
@@ -137,8 +137,8 @@ impl Greeting {
         let (sender, replaced) = oneshot::channel();
         let mut taken = self.places.taken();
         if let Some(Newest { from: other, .. }) = taken.workers.get(&worker)
-            && let (Some(there), Some(here)) = (&other.host, &from.host)
-            && there != here
+            && other.host.is_some()
+            && other.host != from.host
         {
             let address = other.address;
             drop(taken);
@@ -248,8 +248,11 @@ mod tests {
         let same = from(3, Some("host-1")).expect("the same host, as after a restart");
         drop((first, same));
         let second = from(2, Some("host-2")).expect("the first has gone");
-        from(4, None).expect("who does not say is let in");
+        let first = Err(NoWorkerPlace::Elsewhere(SocketAddr::new(address(2), 7)));
+        assert_eq!(from(4, None).map(drop), first, "who does not say is not the one that does");
         drop(second);
+        let silent = from(4, None).expect("nobody is there");
+        drop((from(5, Some("host-1")).expect("nothing is known of the one before"), silent));
     }
 
     #[test]

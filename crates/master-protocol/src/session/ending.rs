@@ -35,7 +35,7 @@ pub enum EndReason {
     Replaced,
     /// A worker of the same name on another host is connected. It stays, this one does not.
     #[error(
-        "worker {worker} is connected from {address} on another host: give each host a certificate of its own"
+        "worker {worker} is connected from {address} on another host, as far as the two say where they are: give each host a certificate of its own"
     )]
     ElsewhereConnected {
         /// The name of both.

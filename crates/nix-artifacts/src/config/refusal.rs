@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::secrets::HIDDEN;
+
 /// Why a `vm-config.json` describes no machine.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -81,6 +83,12 @@ impl fmt::Display for Refusal {
             RefusalReason::DuplicateKey => {
                 write!(formatter, "{json_path} stands there twice, the second time with {value}; {accepted}")
             }
+            RefusalReason::WrongValue if value == HIDDEN => {
+                write!(
+                    formatter,
+                    "{json_path} cannot be used (its value is not shown); accepted is {accepted}"
+                )
+            }
             RefusalReason::WrongValue => {
                 write!(formatter, "{json_path} is {value}; accepted is {accepted}")
             }
@@ -88,6 +96,12 @@ impl fmt::Display for Refusal {
                 write!(
                     formatter,
                     "{json_path} is {value}, which is not supported yet: {why}; accepted is {accepted}"
+                )
+            }
+            RefusalReason::Contradiction(rule) if value == HIDDEN => {
+                write!(
+                    formatter,
+                    "{json_path} cannot be used (its value is not shown): {rule}; accepted is {accepted}"
                 )
             }
             RefusalReason::Contradiction(rule) => {

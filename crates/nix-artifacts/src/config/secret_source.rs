@@ -24,7 +24,8 @@ pub(super) fn read_source(entry: &Section, most: usize) -> Result<SecretSource, 
         Err(contradiction(json_path, HIDDEN, rule.to_owned(), accepted.to_owned()))
     };
     let longest = format!("at most {most} bytes in Base64 with padding");
-    match (entry.text("value"), entry.text("base64"), entry.text("file")) {
+    let contents = (entry.text("value"), entry.text("base64"), entry.text("file"));
+    match contents {
         (Some(value), None, None) => Ok(SecretSource::Given(Secret::new(value.as_bytes().to_vec()))),
         (None, Some(encoded), None) => match Secret::from_base64(encoded) {
             Some(secret) if secret.expose().len() <= most => Ok(SecretSource::Given(secret)),
@@ -41,6 +42,12 @@ pub(super) fn read_source(entry: &Section, most: usize) -> Result<SecretSource, 
             let accepted = "an absolute path without \"..\"";
             refuse(entry.path_of("file"), "it is no path of a file of the host", accepted)
         }
-        _ => refuse(entry.path.clone(), "it has one content", "one of \"value\", \"base64\" and \"file\""),
+        (value, base64, file) => {
+            let rule = match [value, base64, file].into_iter().flatten().count() {
+                0 => "it has no content".to_owned(),
+                count => format!("it has {count} contents"),
+            };
+            refuse(entry.path.clone(), &rule, "exactly one of \"value\", \"base64\" and \"file\"")
+        }
     }
 }

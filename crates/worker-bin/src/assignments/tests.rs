@@ -40,8 +40,12 @@ impl Running {
                 other => panic!("{other:?}"),
             }
         };
-        let admitted =
-            worker::node::Verdict { generation: Generation::new(1), held: None, outcomes: Vec::new() };
+        let admitted = worker::node::Verdict {
+            generation: Generation::new(1),
+            held: None,
+            outcomes: Vec::new(),
+            notes: Vec::new(),
+        };
         answer.expect("asked").send(Ok(admitted)).expect("awaited");
         desired.generation
     }

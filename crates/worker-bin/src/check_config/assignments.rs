@@ -1,4 +1,7 @@
-//! `check-config --assignments`: whether an assignments file would be taken, entry by entry. Artifacts are not read.
+//! `check-config --assignments`: whether an assignments file would be taken, entry by entry.
+//!
+//! An entry whose store path is on this host is judged by the functions that its VM's start would use. Where there is no such
+//! store, the file is meant for another host, and only what the entry itself says is judged.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,9 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use nix_artifacts::check_network_access;
 use serde::Serialize;
-use serde_json::Value;
-use vm_model::{Assignment, AssignmentSet, NetworkAccess, PortForward, VmId, error_chain};
-use worker::vms::VmManagerConfig;
+use vm_model::{Assignment, AssignmentSet, PortForward, VmId, error_chain};
+use worker::vms::{AssignmentCheck, VmManagerConfig};
 
 use crate::assignments::{Seen, look_at};
 use crate::client::{print, print_json};
@@ -30,9 +32,9 @@ struct Answer<'a> {
     faults: &'a [Problem],
 }
 
-/// Says what is wrong with `file`, for a worker with these store roots.
-pub(super) fn run(file: &Path, store_roots: &[PathBuf], json: bool) -> Result<()> {
-    let (vms, faults) = check(file, store_roots);
+/// Says what is wrong with `file`, for a worker with these settings.
+pub(super) fn run(file: &Path, manager: &VmManagerConfig, json: bool) -> Result<()> {
+    let (vms, faults) = check(file, manager);
     if json {
         print_json(&Answer { file, vms, faults: &faults })?;
     } else {
@@ -53,33 +55,12 @@ pub(super) fn run(file: &Path, store_roots: &[PathBuf], json: bool) -> Result<()
 }
 
 /// What is wrong with `file`.
-pub(super) fn problems(file: &Path, store_roots: &[PathBuf]) -> Vec<Problem> {
-    check(file, store_roots).1
-}
-
-/// What the file says of interfaces that are to be in networks which `manager` does not have. Those that artifacts name are
-/// not looked at.
-pub(super) fn unknown_networks(file: &Path, manager: &VmManagerConfig) -> Vec<String> {
-    let Seen::Text(text) = look_at(file) else { return Vec::new() };
-    let Ok(set) = AssignmentSet::parse(&text) else { return Vec::new() };
-    let networks: Vec<String> = manager.all_networks().iter().map(|(name, _)| name.to_string()).collect();
-    let problems = set.vms.iter().flat_map(|assignment| {
-        let entries = assignment.procurator.get("net").and_then(Value::as_array).into_iter().flatten();
-        let named = entries.filter_map(|entry| entry.get("network")?.as_str());
-        let unknown = named.filter(|name| networks.iter().all(|network| network != name));
-        unknown.map(|name| {
-            format!(
-                "an interface of {} is to be in the network {name:?} (procurator.net), which is not configured; there is {}",
-                assignment.id,
-                networks.join(", ")
-            )
-        })
-    });
-    problems.collect()
+pub(super) fn problems(file: &Path, manager: &VmManagerConfig) -> Vec<Problem> {
+    check(file, manager).1
 }
 
 /// How many VMs the file assigns, and what is wrong with it.
-fn check(file: &Path, store_roots: &[PathBuf]) -> (usize, Vec<Problem>) {
+fn check(file: &Path, manager: &VmManagerConfig) -> (usize, Vec<Problem>) {
     let whole = |problem: String| (0, vec![Problem { vm: None, problem }]);
     match look_at(file) {
         Seen::Missing(problem) | Seen::Unusable(problem) => whole(problem),
@@ -88,39 +69,48 @@ fn check(file: &Path, store_roots: &[PathBuf]) -> (usize, Vec<Problem>) {
             Ok(set) => {
                 let refused = set.refused.into_iter();
                 let problems = refused.map(|entry| Problem { vm: Some(entry.id), problem: entry.problem });
-                let problems = problems.chain(judge(&set.vms, store_roots)).collect();
+                let problems = problems.chain(judge(&set.vms, manager)).collect();
                 (set.vms.len(), problems)
             }
         },
     }
 }
 
-/// What of sound entries does not work: their store paths, and what they say of the network.
-fn judge(vms: &[Assignment], store_roots: &[PathBuf]) -> Vec<Problem> {
-    let (mut problems, mut forwards) = (Vec::new(), Vec::new());
+/// What of sound entries does not work on a host with these settings.
+fn judge(vms: &[Assignment], manager: &VmManagerConfig) -> Vec<Problem> {
+    let (mut problems, mut forwards): (_, Vec<(&VmId, PortForward)>) = (Vec::new(), Vec::new());
+    let mut check = AssignmentCheck::new(&present_roots(manager));
     for vm in vms {
         let mut add = |problem: String| {
             problems.push(Problem { vm: Some(vm.id.clone()), problem: format!("{}: {problem}", vm.id) });
         };
-        if let Some(problem) = wrong_path(&vm.store_path, store_roots) {
+        if let Some(problem) = wrong_path(&vm.store_path, &manager.store_roots) {
             add(problem);
         }
-        match check_network_access(&vm.procurator) {
-            Ok(NetworkAccess { forwards: own, .. }) => {
-                for forward in own {
-                    let taken = forwards
-                        .iter()
-                        .find(|(_, known): &&(&VmId, PortForward)| known.conflicts_with(&forward));
-                    if let Some((other, known)) = taken {
-                        add(format!("its port {forward} of the host is {other}'s already ({known})"));
-                    }
-                    forwards.push((&vm.id, forward));
-                }
+        let own = match &mut check {
+            Ok(check) if vm.store_path.exists() => check.judge(vm).map_err(|problem| problem.message),
+            Ok(_) | Err(_) => check_network_access(&vm.procurator)
+                .map(|access| access.forwards)
+                .map_err(|problem| error_chain(&problem)),
+        };
+        let own = own.unwrap_or_else(|problem| {
+            add(problem);
+            Vec::new()
+        });
+        for forward in own {
+            if let Some((other, known)) = forwards.iter().find(|(_, known)| known.conflicts_with(&forward)) {
+                add(format!("its port {forward} of the host is {other}'s already ({known})"));
             }
-            Err(problem) => add(error_chain(&problem)),
+            forwards.push((&vm.id, forward));
         }
     }
     problems
+}
+
+/// The settings with those store roots alone that are on this host.
+fn present_roots(manager: &VmManagerConfig) -> VmManagerConfig {
+    let roots = manager.store_roots.iter().filter(|root| root.is_dir());
+    VmManagerConfig { store_roots: roots.cloned().collect(), ..manager.clone() }
 }
 
 /// Why `path` is no store path that can be used here.
@@ -146,16 +136,47 @@ mod tests {
 
     use super::*;
 
+    /// A store with one image, whose description says `config`, and the settings of a worker that uses it.
+    fn store(config: &serde_json::Value) -> (tempfile::TempDir, VmManagerConfig) {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (root, credentials) = (folder.path().join("store"), folder.path().join("credentials"));
+        let image = root.join("image");
+        fs::create_dir_all(&image).and_then(|()| fs::create_dir(&credentials)).expect("created");
+        fs::write(image.join("vm-config.json"), config.to_string()).expect("written");
+        fs::write(image.join("vmlinux"), "a kernel").expect("written");
+        fs::write(image.join("disk.img"), [0; 4096]).expect("written");
+        let manager = VmManagerConfig {
+            store_roots: vec![root],
+            credentials_dir: credentials,
+            ..VmManagerConfig::default()
+        };
+        (folder, manager)
+    }
+
+    fn vm(manager: &VmManagerConfig, id: &str, path: &str, procurator: serde_json::Value) -> Assignment {
+        let mut vm = Assignment::new(VmId::new(id), "", manager.store_roots[0].join(path));
+        vm.procurator = procurator.as_object().expect("an object").clone();
+        vm
+    }
+
+    /// Whose entries are refused, and with which words.
+    fn assert_refused(vms: &[Assignment], manager: &VmManagerConfig, expected: &[(&str, &str)]) {
+        let problems = judge(vms, manager);
+        let said: Vec<(&str, &str)> = problems
+            .iter()
+            .map(|problem| (problem.vm.as_ref().expect("of a VM").as_str(), problem.problem.as_str()))
+            .collect();
+        assert_eq!(said.len(), expected.len(), "{said:#?}");
+        for ((vm, said), (id, words)) in said.iter().zip(expected) {
+            assert_eq!(vm, id);
+            assert!(said.contains(words), "{words:?} is not in {said}");
+        }
+    }
+
     #[test]
     fn ports_egress_and_store_paths_are_judged_entry_by_entry() {
-        let folder = tempfile::tempdir().expect("a directory");
-        let root = folder.path().to_path_buf();
-        fs::create_dir(root.join("image")).expect("created");
-        let vm = |id: &str, path: &str, procurator: serde_json::Value| {
-            let mut vm = Assignment::new(VmId::new(id), "", root.join(path));
-            vm.procurator = procurator.as_object().expect("an object").clone();
-            vm
-        };
+        let (_folder, manager) = store(&json!({ "net": [{}] }));
+        let vm = |id: &str, path: &str, procurator| vm(&manager, id, path, procurator);
         let vms = [
             vm("a", "image", json!({"ports": ["8080:80"], "egress": ["10.0.0.0/8"]})),
             vm("b", "image", json!({"ports": ["127.0.0.1:8080:80"]})),
@@ -164,24 +185,64 @@ mod tests {
             vm("e", "other", json!({})),
             vm("f", "image/inside", json!({})),
         ];
-        let problems = judge(&vms, std::slice::from_ref(&root));
-        let said: Vec<(&str, &str)> = problems
-            .iter()
-            .map(|problem| (problem.vm.as_ref().expect("of a VM").as_str(), problem.problem.as_str()))
-            .collect();
-        assert_eq!(said.len(), 5, "{said:?}");
-        for ((vm, said), (id, words)) in said.iter().zip([
-            ("b", "b: its port 127.0.0.1:8080:80/tcp of the host is a's already (8080:80/tcp)"),
-            ("c", "$.procurator.ports[0] is \"80\"; accepted is"),
-            ("d", "$.procurator.egress[0] is \"10.0.0.1/8\""),
-            ("e", "is not there"),
-            ("f", "is no entry of a store root of this worker"),
-        ]) {
-            assert_eq!(*vm, id);
-            assert!(said.contains(words), "{said}");
-        }
-        // Of a host without that store nothing is known.
-        let elsewhere = [Assignment::new(VmId::new("a"), "", "/nonexistent/store/x")];
-        assert_eq!(judge(&elsewhere, &["/nonexistent/store".into()]), []);
+        assert_refused(
+            &vms,
+            &manager,
+            &[
+                ("b", "b: its port 127.0.0.1:8080:80/tcp of the host is a's already (8080:80/tcp)"),
+                ("c", "$.procurator.ports[0] is \"80\"; accepted is"),
+                ("d", "$.procurator.egress[0] is \"10.0.0.1/8\""),
+                ("e", "is not there"),
+                ("f", "is no entry of a store root of this worker"),
+            ],
+        );
+    }
+
+    #[test]
+    fn of_a_host_without_that_store_only_the_entry_is_judged() {
+        let manager =
+            VmManagerConfig { store_roots: vec!["/nonexistent/store".into()], ..VmManagerConfig::default() };
+        let vms = [vm(&manager, "a", "x", json!({})), vm(&manager, "b", "x", json!({"ports": ["80"]}))];
+        assert_refused(&vms, &manager, &[("b", "$.procurator.ports[0]")]);
+    }
+
+    #[test]
+    fn what_a_start_would_refuse_is_refused() {
+        let config = json!({ "net": [{ "id": "lan" }], "disks": [{ "id": "root", "path": "disk.img" }] });
+        let (folder, manager) = store(&config);
+        let outside = folder.path().join("outside");
+        let large = manager.credentials_dir.join("large");
+        fs::write(&outside, "text").expect("written");
+        fs::write(&large, vec![b'x'; vm_model::CLOUD_INIT_BYTES_MAX + 1]).expect("written");
+        let told = |file: &Path| json!({ "cloud_init": { "user_data": { "file": file } } });
+        let disk = |settings: serde_json::Value| json!({ "disks": [settings] });
+        let vm = |id: &str, procurator| vm(&manager, id, "image", procurator);
+        let mut huge = vm("i", json!({}));
+        huge.overrides.memory_bytes = Some(vm_model::Bytes::from_mib(1 << 30));
+        let vms = [
+            vm("a", told(&outside)),
+            vm("b", told(&manager.credentials_dir.join("none"))),
+            vm("c", told(&large)),
+            vm("d", json!({ "net": [{ "id": "lan", "network": "storage" }] })),
+            vm("e", disk(json!({ "id": "root", "persistence": "for ever" }))),
+            vm("f", disk(json!({ "id": "data", "persistence": "persistent" }))),
+            vm("g", disk(json!({ "id": "root", "size": 4097 }))),
+            vm("h", disk(json!({ "id": "root", "persistence": "persistent", "size": 1 << 20 }))),
+            huge,
+        ];
+        assert_refused(
+            &vms,
+            &manager,
+            &[
+                ("a", "cloud_init.user_data: "),
+                ("b", "cannot open"),
+                ("c", "has more than the"),
+                ("d", "storage"),
+                ("e", "$.procurator.disks[0].persistence"),
+                ("f", "data"),
+                ("g", "$.procurator.disks[0].size"),
+                ("i", "memory"),
+            ],
+        );
     }
 }

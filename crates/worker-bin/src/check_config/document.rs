@@ -39,12 +39,16 @@ impl Document {
             Ok(table) => table,
             Err(problem) => {
                 let line = problem.span().map(|span| line_of(text, span.start));
+                let written = line.and_then(|line| text.lines().nth(line.saturating_sub(1)));
                 let syntax = Fault {
                     line,
-                    key: None,
+                    key: written.and_then(|written| Some(shorten(written.split_once('=')?.0.trim()))),
                     value: None,
-                    problem: problem.message().to_owned(),
-                    accepted: None,
+                    problem: format!("is no TOML: {}", problem.message().replace('\n', ", ")),
+                    accepted: Some(
+                        "`key = value`, texts in quotation marks, below the [table] that the key is in"
+                            .to_owned(),
+                    ),
                     nearest: None,
                 };
                 return Self { entries: Vec::new(), syntax: Some(syntax) };

@@ -14,10 +14,9 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(file) = &settings.assignments {
         warnings.extend(
-            assignments::problems(file, &settings.manager.store_roots)
+            assignments::problems(file, &settings.manager)
                 .into_iter()
                 .map(|fault| fault.problem)
-                .chain(assignments::unknown_networks(file, &settings.manager))
                 .map(|problem| format!("assignments = {}: {problem}", file.display())),
         );
     }

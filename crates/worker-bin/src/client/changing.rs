@@ -77,6 +77,12 @@ async fn may_assign(client: &AdminClient, vm: &VmView) -> Result<()> {
     if client.get_status().await?.unclaimed.contains(id) {
         return Ok(());
     }
+    if vm.removing {
+        bail!(
+            "VM {id} is being removed and not gone yet: `procurator-worker undelete {id}` keeps it as it is; `create` makes \
+             another one when it is gone"
+        );
+    }
     let shows = format!("`procurator-worker inspect {id}` shows it");
     match vm.source.filter(|source| *source != SourceKind::Local) {
         Some(source) => {
@@ -98,9 +104,8 @@ async fn set(client: &AdminClient, flags: &SetFlags) -> Result<()> {
         (true, false) => {}
         (false, _) => print(&if is_off { plans::change_of_idle(&plan) } else { plans::change(&plan) })?,
     }
-    // One that runs goes on meanwhile, and what is asked for is tried again; one that is off would try it at its next start.
-    let refused = plan.actions.iter().find_map(|action| action.problem.as_ref()).filter(|_| is_off);
-    if let Some(problem) = refused {
+    // The worker keeps nothing of such a change.
+    if let Some(problem) = plan.actions.iter().find_map(|action| action.problem.as_ref()) {
         bail!("VM {id} stays as it was: {}", printable(problem));
     }
     if *dry_run {
@@ -114,7 +119,7 @@ async fn set(client: &AdminClient, flags: &SetFlags) -> Result<()> {
     if plan.actions.is_empty() {
         return Ok(());
     }
-    let advice = format!("`procurator-worker set {id}` changes it again");
+    let advice = format!("`procurator-worker set {id}` changes it again, and drops what stays refused");
     await_settled(client, &id, (begun, &verdict), *wait, &advice, *json).await
 }
 

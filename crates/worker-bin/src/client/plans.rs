@@ -28,7 +28,7 @@ pub(super) fn verdict(verdict: &VerdictView) -> String {
             let whose = verdict.source.map(|source| {
                 format!("what {source} says (generation {}) is in force now:\n", verdict.generation)
             });
-            whose.unwrap_or_default() + &actions(&verdict.actions)
+            whose.unwrap_or_default() + &actions(&verdict.actions) + &lines(&verdict.notes)
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use nix_artifacts::NicRequest;
+use nix_artifacts::{NicRequest, RestartPolicy};
 use vm_model::{Bytes, EgressRule, NetworkAccess, PortForward};
 
 use super::Description;
+use super::differences::{of_cloud_init, of_credentials, of_policy, of_volume, parts_of_machine};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Change {
     Volume {
         /// The disk.
         disk: String,
+        /// In what: `size 1 GiB → 2 GiB`.
+        what: String,
     },
     /// The network interfaces.
     Interfaces,
@@ -57,14 +60,32 @@ pub enum Change {
         /// To be.
         to: Option<Vec<EgressRule>>,
     },
+    /// What its guest's cloud-init is told.
+    CloudInit {
+        /// In what; nothing of its content.
+        what: String,
+    },
+    /// What its guest's systemd is handed.
+    Credentials {
+        /// In what; nothing of their content.
+        what: String,
+    },
     /// When it is started again. It holds at once.
-    RestartPolicy,
+    RestartPolicy {
+        /// Before; `None` is what the worker's settings say.
+        from: Option<RestartPolicy>,
+        /// To be.
+        to: Option<RestartPolicy>,
+    },
     /// How it is found out whether its guest is well. It holds at once.
     Health,
     /// Whether it may share a process.
     Isolation,
     /// Anything else about the machine.
-    Machine,
+    Machine {
+        /// Which parts of it.
+        parts: Vec<&'static str>,
+    },
 }
 
 /// What it takes to bring a running VM from one definition to another.
@@ -81,7 +102,7 @@ pub(crate) enum Effect {
 impl Change {
     fn needs_restart(&self) -> bool {
         match self {
-            Self::RestartPolicy | Self::Health => false,
+            Self::RestartPolicy { .. } | Self::Health => false,
             Self::Artifact { .. }
             | Self::Vcpus { .. }
             | Self::Memory { .. }
@@ -91,8 +112,10 @@ impl Change {
             | Self::Interfaces
             | Self::Ports { .. }
             | Self::Egress { .. }
+            | Self::CloudInit { .. }
+            | Self::Credentials { .. }
             | Self::Isolation
-            | Self::Machine => true,
+            | Self::Machine { .. } => true,
         }
     }
 
@@ -116,13 +139,13 @@ impl Change {
             changes.push(Self::Disks);
         }
         for (disk, volume) in &to.volumes {
-            if from.volumes.get(disk).is_some_and(|before| before != volume) {
-                changes.push(Self::Volume { disk: disk.clone() });
+            if let Some(before) = from.volumes.get(disk).filter(|before| *before != volume) {
+                changes.push(Self::Volume { disk: disk.clone(), what: of_volume(before, volume) });
             }
         }
         changes.extend(network_changes(from, to));
         if from.restart != to.restart {
-            changes.push(Self::RestartPolicy);
+            changes.push(Self::RestartPolicy { from: from.restart, to: to.restart });
         }
         if from.health != to.health {
             changes.push(Self::Health);
@@ -130,11 +153,13 @@ impl Change {
         if from.isolation != to.isolation {
             changes.push(Self::Isolation);
         }
-        let is_other_service = from.vsock != to.vsock
-            || from.credential_files != to.credential_files
-            || from.cloud_init != to.cloud_init;
-        if is_other_service || rest_of(from) != rest_of(to) {
-            changes.push(Self::Machine);
+        let what = of_cloud_init(from.cloud_init.as_ref(), to.cloud_init.as_ref());
+        changes.extend(what.map(|what| Self::CloudInit { what }));
+        let what = of_credentials(from, to);
+        changes.extend(what.map(|what| Self::Credentials { what }));
+        let parts = parts_of_machine(from, to);
+        if !parts.is_empty() {
+            changes.push(Self::Machine { parts });
         }
         changes
     }
@@ -162,17 +187,6 @@ fn network_changes(from: &Description, to: &Description) -> Vec<Change> {
         changes.push(Change::Egress { from: before, to: after });
     }
     changes
-}
-
-/// What of a machine no other change speaks of. The names of its files count: they are relative to the artifact.
-fn rest_of(description: &Description) -> impl PartialEq + use<> {
-    let mut machine = description.machine.clone();
-    machine.uuid = uuid::Uuid::nil();
-    machine.cpus.boot_vcpus = 0;
-    machine.memory.size = Bytes::new(0);
-    machine.boot.cmdline.clear();
-    machine.disks.clear();
-    machine
 }
 
 /// What `changes` take.
@@ -205,7 +219,9 @@ impl fmt::Display for Change {
             Self::Memory { from, to } => write!(formatter, "memory {from} → {to}"),
             Self::CommandLine => formatter.write_str("kernel command line"),
             Self::Disks => formatter.write_str("disks"),
-            Self::Volume { disk } => write!(formatter, "volume {disk}"),
+            Self::Volume { disk, what } => write!(formatter, "volume {disk} {what}"),
+            Self::CloudInit { what } => write!(formatter, "cloud-init {what}"),
+            Self::Credentials { what } => write!(formatter, "credentials {what}"),
             Self::Interfaces => formatter.write_str("network interfaces"),
             Self::Ports { from, to } => {
                 write!(formatter, "ports {} → {}", listed(from, "none"), listed(to, "none"))
@@ -216,10 +232,12 @@ impl fmt::Display for Change {
                 };
                 write!(formatter, "egress {} → {}", words(from), words(to))
             }
-            Self::RestartPolicy => formatter.write_str("restart policy"),
+            Self::RestartPolicy { from, to } => {
+                write!(formatter, "restart policy {} → {}", of_policy(*from), of_policy(*to))
+            }
             Self::Health => formatter.write_str("health probes"),
             Self::Isolation => formatter.write_str("isolation"),
-            Self::Machine => formatter.write_str("machine"),
+            Self::Machine { parts } => write!(formatter, "machine ({})", parts.join(", ")),
         }
     }
 }

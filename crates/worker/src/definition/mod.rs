@@ -2,6 +2,7 @@
 
 mod changes;
 mod description;
+mod differences;
 
 pub use changes::Change;
 pub(crate) use changes::{Effect, effect};

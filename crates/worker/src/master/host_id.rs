@@ -94,21 +94,25 @@ fn read(path: &Path) -> Result<Option<String>, HostIdError> {
 
 fn draw(directory: &Path, path: &Path) -> Result<String, HostIdError> {
     let id = Uuid::new_v4().to_string();
+    let temporary = directory.join(format!("{FILE}.new"));
+    if fs::symlink_metadata(&temporary).is_ok_and(|found| found.is_dir()) {
+        return Err(HostIdError::NoIdFile { path: temporary, found: "a directory" });
+    }
     let failed = |source| HostIdError::Host { operation: "keep a new id in", path: path.to_owned(), source };
-    keep(directory, path, &id).map_err(failed)?;
+    keep(directory, &temporary, path, &id).map_err(failed)?;
     Ok(id)
 }
 
-fn keep(directory: &Path, path: &Path, id: &str) -> io::Result<()> {
-    let temporary = directory.join(format!("{FILE}.new"));
-    match fs::remove_file(&temporary) {
+/// Puts `id` into `temporary` and then in the place of `path`, both in `directory`.
+fn keep(directory: &Path, temporary: &Path, path: &Path, id: &str) -> io::Result<()> {
+    match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut file = File::create_new(&temporary)?;
+    let mut file = File::create_new(temporary)?;
     file.write_all(id.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    fs::rename(temporary, path)?;
     File::open(directory)?.sync_all()
 }
 
@@ -128,6 +132,17 @@ mod tests {
         assert_ne!(other, id);
         assert_eq!(load_or_draw(directory.path()).expect("read"), other);
         assert!(load_or_draw(Path::new("/nowhere")).is_err());
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_new_id_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let in_the_way = directory.path().join("host-id.new");
+        fs::create_dir(&in_the_way).expect("created");
+        let said = load_or_draw(directory.path()).expect_err("refused").to_string();
+        assert!(said.starts_with(&format!("{} is a directory", in_the_way.display())), "{said}");
+        fs::remove_dir(&in_the_way).expect("moved away");
+        load_or_draw(directory.path()).expect("drawn");
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl AssignmentSource for Offers {
 }
 
 fn accepted(verdict: Verdict, epoch: Epoch, generation: u64) -> Accepted {
-    let Verdict { held, outcomes, generation: _ } = verdict;
+    let Verdict { held, outcomes, generation: _, notes: _ } = verdict;
     let outcomes = outcomes.into_iter().map(|outcome| Outcome {
         vm: outcome.vm,
         action: Text::cut(outcome.action),

@@ -7,8 +7,10 @@ use tracing::{error, info};
 use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
 
 use super::intent::Merged;
+use super::memory::refuse_oversized;
 use super::ports::{passing, present, refuse_conflicts, wanted};
 use super::{Action, Described, Observed, Outcome, plan, redefined};
+use crate::capacity::PromiseChange;
 use crate::failure::chain;
 use crate::supervisor::PortClaims;
 use crate::vms::VmManager;
@@ -23,6 +25,8 @@ pub(super) struct Planned {
     pub(super) ports: PortClaims,
     /// The ports that pass from one VM to another, in words.
     pub(super) passing: Vec<String>,
+    /// How the memory changes that is promised to VMs which are there.
+    pub(super) memory: PromiseChange,
 }
 
 /// What leads to `merged`.
@@ -33,12 +37,14 @@ pub(super) async fn plan_towards(
 ) -> Planned {
     let desired = merged.to_set();
     let (observed, mut described) = look(vm_manager, &desired, thoroughness).await;
+    let memory = refuse_oversized(&desired, &observed, &mut described, vm_manager.memory_check());
     refuse_conflicts(&desired, &observed, &mut described);
     let ports = wanted(&desired, &observed, &described);
     Planned {
         actions: plan(&desired, &observed, &described, vm_manager.config().removal_grace),
         passing: passing(&present(&observed), &ports),
         ports,
+        memory,
     }
 }
 
@@ -72,7 +78,7 @@ pub(super) fn apply(
     planned: Planned,
     removing: Option<Generation>,
 ) -> Vec<Outcome> {
-    let Planned { actions, ports, passing: _ } = planned;
+    let Planned { actions, ports, passing: _, memory: _ } = planned;
     // Before anybody is told anything: whoever gives a port up is known by this.
     vm_manager.claim_ports(ports);
     if actions.is_empty() {

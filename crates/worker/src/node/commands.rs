@@ -48,6 +48,9 @@ impl LocalCommand {
     /// Whose VM the command changes, and what that makes of all words, at the moment `now`. Of a source that is not
     /// listened to any more, VMs can be removed, since it cannot do so itself.
     ///
+    /// Where the VM's newest definition is refused, it goes by the one that is `in_force`; a change is then made to that one,
+    /// and the refused one is dropped.
+    ///
     /// # Errors
     /// Another source that is listened to has spoken of the VM, and more than its state is to change; or nobody has, and
     /// it is not to be assigned.
@@ -55,6 +58,7 @@ impl LocalCommand {
         &self,
         intent: &Intent,
         listened_to: &BTreeSet<SourceKind>,
+        in_force: Option<&Assignment>,
         now: Timestamp,
     ) -> Result<(SourceKind, Intent), Refusal> {
         let id = self.vm();
@@ -87,7 +91,9 @@ impl LocalCommand {
                 return Ok((SourceKind::Local, intent.clone().without_unclaimed(id)));
             }
             (Self::Amend { changes, .. }, Some(wanted)) => {
-                let amended = amended(&wanted.assignment, changes)?;
+                let base = in_force.unwrap_or(&wanted.assignment);
+                let base = Assignment { desired: wanted.assignment.desired, ..base.clone() };
+                let amended = amended(&base, changes)?;
                 let said = said_with(intent, SourceKind::Local, id, Some(&amended));
                 let changed = intent.clone().with(SourceKind::Local, said).with_order_carried(&amended);
                 return Ok((SourceKind::Local, changed));
@@ -142,15 +148,47 @@ mod tests {
         let vm = VmId::new("a");
         let stop = LocalCommand::Order { vm: vm.clone(), desired: DesiredState::Stopped, by: None };
         let intent = Intent::default().with(SourceKind::Local, said);
-        let (_, stopped) = stop.change(&intent, &listened_to, now).expect("ordered");
+        let (_, stopped) = stop.change(&intent, &listened_to, None, now).expect("ordered");
         let Value::Object(changes) = serde_json::json!({ "overrides": { "vcpus": 3 } }) else {
             panic!("an object")
         };
         let amend = LocalCommand::Amend { vm: vm.clone(), changes };
-        let (source, changed) = amend.change(&stopped, &listened_to, now).expect("changed");
+        let (source, changed) = amend.change(&stopped, &listened_to, None, now).expect("changed");
         let wanted = changed.settled(&listened_to).merged(&listened_to).vms.remove(&vm).expect("it is there");
         assert_eq!((source, wanted.assignment.desired), (SourceKind::Local, DesiredState::Stopped));
         assert_eq!(wanted.assignment.overrides.vcpus, Some(3));
+    }
+
+    #[test]
+    fn a_change_begins_with_what_is_in_force_where_the_newest_definition_is_refused() {
+        let listened_to = BTreeSet::from([SourceKind::Local]);
+        let refused = {
+            let mut assignment = assignment("a");
+            assignment.overrides.vcpus = Some(200);
+            Assignment { desired: DesiredState::Paused, ..assignment }
+        };
+        let said = Said {
+            desired: AssignmentSet { vms: vec![refused], ..AssignmentSet::default() },
+            ..Said::default()
+        };
+        let intent = Intent::default().with(SourceKind::Local, said);
+        let Value::Object(changes) = serde_json::json!({ "overrides": { "cmdline_append": "quiet" } }) else {
+            panic!("an object")
+        };
+        let amend = LocalCommand::Amend { vm: VmId::new("a"), changes };
+        let in_force = Assignment {
+            hash: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned(),
+            ..assignment("a")
+        };
+        let now = Timestamp::from_millis(7);
+        let (_, changed) = amend.change(&intent, &listened_to, Some(&in_force), now).expect("changed");
+        let wanted =
+            changed.merged(&listened_to).vms.remove(&VmId::new("a")).expect("it is there").assignment;
+        assert_eq!(
+            (wanted.overrides.vcpus, wanted.overrides.cmdline_append.as_deref()),
+            (None, Some("quiet"))
+        );
+        assert_eq!(wanted.desired, DesiredState::Paused, "where it should be is no part of a definition");
     }
 
     #[test]
@@ -158,7 +196,8 @@ mod tests {
         let listened_to = BTreeSet::from([SourceKind::Local]);
         let intent = Intent::lost([VmId::new("a"), VmId::new("b")]);
         let assign = LocalCommand::Assign(assignment("a"));
-        let (_, taken) = assign.change(&intent, &listened_to, Timestamp::from_millis(7)).expect("taken");
+        let (_, taken) =
+            assign.change(&intent, &listened_to, None, Timestamp::from_millis(7)).expect("taken");
         assert_eq!(taken.unclaimed().iter().collect::<Vec<_>>(), [&VmId::new("b")]);
         assert_eq!(taken.merged(&listened_to).owners()[&VmId::new("a")], SourceKind::Local);
     }
@@ -170,11 +209,11 @@ mod tests {
         let listened_to = BTreeSet::from([Master, Local]);
         let remove = LocalCommand::Remove(VmId::new("a"));
         let (source, changed) =
-            remove.change(&intent, &listened_to, Timestamp::from_millis(7)).expect("taken");
+            remove.change(&intent, &listened_to, None, Timestamp::from_millis(7)).expect("taken");
         assert_eq!(source, Local);
         assert_eq!(changed.merged(&listened_to).owners()[&VmId::new("a")], Master, "the master's stays");
         assert!(changed.merged(&listened_to).outranked.is_empty());
-        let again = remove.change(&changed, &listened_to, Timestamp::from_millis(8));
+        let again = remove.change(&changed, &listened_to, None, Timestamp::from_millis(8));
         assert_eq!(again.map(|_| ()), Err(Refusal::NotLocal { id: VmId::new("a"), owner: Master }));
     }
 
@@ -194,7 +233,7 @@ mod tests {
         let intent = Intent::default().with(File, said(&["f"])).with(Local, said(&["l"]));
         let both = BTreeSet::from([File, Local]);
         let change = |command: LocalCommand, listened_to: &BTreeSet<_>| {
-            let (source, changed) = command.change(&intent, listened_to, Timestamp::from_millis(7))?;
+            let (source, changed) = command.change(&intent, listened_to, None, Timestamp::from_millis(7))?;
             let said = changed.of(source).cloned().unwrap_or_default();
             let names: Vec<String> = said.desired.vms.iter().map(|vm| vm.id.to_string()).collect();
             Ok((source, names.join(" "), said.generation()))

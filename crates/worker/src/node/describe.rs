@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use uuid::Uuid;
 use vm_model::{Assignment, VmId};
 
 use super::{Described, NewDescription};
 use crate::definition::Description;
 use crate::failure::chain;
-use crate::supervisor::{GivenUp, HostContext, check_wishes, load, volume_requests};
+use crate::supervisor::{GivenUp, HostContext, LookedAt, look_ahead, volume_requests};
 use crate::volumes::{Preview, Thoroughness, VolumeError};
 
 /// Artifacts on a disk or network that does not answer keep nobody waiting for longer.
@@ -49,11 +48,8 @@ fn describe_one(
     assignment: &Assignment,
     thoroughness: Thoroughness,
 ) -> Result<NewDescription, String> {
-    let artifact = load(context, assignment, Uuid::nil()).map_err(|reason| reason.message)?;
-    check_wishes(context, assignment, &artifact.nics).map_err(|reason| reason.message)?;
-    let networks = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
-    context.leases.check_networks(networks).map_err(|problem| problem.to_string())?;
-    let description = Arc::new(Description::of(assignment, &artifact));
+    let looked_at = look_ahead(context, assignment).map_err(|reason| reason.message)?;
+    let LookedAt { artifact, description } = looked_at;
     let given_up = GivenUp::default();
     let grace = context.lifecycle.removal_grace;
     let previews = volume_requests(&artifact).map(|(_, request)| {

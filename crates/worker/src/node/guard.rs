@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn an_edit_that_gives_up_what_guests_wrote_counts_like_a_removal() {
         let edit = |number: usize| {
-            let changes = vec![Change::Volume { disk: "data".to_owned() }];
+            let changes = vec![Change::Volume { disk: "data".to_owned(), what: String::new() }];
             let loses = vec!["data".to_owned()];
             let what = Redefinition::Restart { changes, disks: String::new(), loses };
             Action::Redefine(Assignment::new(VmId::new(&format!("vm-{number}")), "", "/x"), what)

@@ -21,6 +21,7 @@ mod describe;
 mod desired;
 mod guard;
 mod intent;
+mod memory;
 mod notes;
 mod orders;
 mod plan;
@@ -123,6 +124,8 @@ pub struct Verdict {
     pub held: Option<HeldSet>,
     /// What was ordered for each VM.
     pub outcomes: Vec<Outcome>,
+    /// What that does not tell: that a change is dropped which was refused before.
+    pub notes: Vec<String>,
 }
 
 /// What became of one action of a plan.

@@ -10,7 +10,9 @@ use std::time::Instant;
 use fail_points::{FailPoint, pass};
 use tokio::sync::mpsc::Receiver;
 use tracing::{error, info, warn};
-use vm_model::{AssignmentSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp};
+use vm_model::{
+    Assignment, AssignmentSet, HoldReason, NodeStatus, Source, SourceKind, SourceStatus, Timestamp, VmId,
+};
 
 use super::admit::admit_count;
 use super::apply::{Planned, apply, plan_towards, without_retries_of_others};
@@ -188,12 +190,17 @@ impl Reconciler {
 
     /// Carries out a command by hand.
     async fn obey(&mut self, command: &LocalCommand) -> Result<Verdict, Refusal> {
-        let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        let in_force = self.in_force_of_refused(command);
+        let (kind, intent) =
+            command.change(&self.intent, &self.listened_to, in_force.as_ref(), Timestamp::now())?;
         self.admit_count(&intent)?;
         let intent = intent.settled(&self.listened_to);
         let merged = intent.merged(&self.listened_to);
         let mut planned = plan_towards(&self.vm_manager, &merged, Thoroughness::Quick).await;
         let actions = &mut planned.actions;
+        if let LocalCommand::Amend { vm, .. } = command {
+            refuse_unusable(vm, actions)?;
+        }
         // Others that failed are not this command's to try again.
         actions.retain(|action| !matches!(action, Action::Retry(_)) || action.vm() == command.vm());
         if let LocalCommand::Order { vm, desired, .. } = command
@@ -203,19 +210,30 @@ impl Reconciler {
         }
         let verdict = self.commit(kind, intent, planned).await;
         self.tell_all();
-        verdict
+        verdict.map(|verdict| Verdict { notes: dropped(in_force.as_ref()), ..verdict })
     }
 
     /// What a command by hand would do.
     async fn show(&self, command: &LocalCommand) -> Result<Verdict, Refusal> {
-        let (kind, intent) = command.change(&self.intent, &self.listened_to, Timestamp::now())?;
+        let in_force = self.in_force_of_refused(command);
+        let (kind, intent) =
+            command.change(&self.intent, &self.listened_to, in_force.as_ref(), Timestamp::now())?;
         self.admit_count(&intent)?;
         let generation = intent.of(kind).map(Said::generation).unwrap_or_default();
         let merged = intent.settled(&self.listened_to).merged(&self.listened_to);
         let planned = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
         let mut actions = planned.actions;
         actions.retain(|action| action.vm() == command.vm());
-        Ok(Verdict { generation, held: None, outcomes: actions.iter().map(shown).collect() })
+        let outcomes = actions.iter().map(shown).collect();
+        Ok(Verdict { generation, held: None, outcomes, notes: dropped(in_force.as_ref()) })
+    }
+
+    /// What a VM goes by that `command` changes, where its newest definition is refused.
+    fn in_force_of_refused(&self, command: &LocalCommand) -> Option<Assignment> {
+        let LocalCommand::Amend { vm, .. } = command else { return None };
+        let info = self.vm_manager.get_vm(vm).ok()?;
+        info.wanted?.refusal?;
+        Some(info.assignment)
     }
 
     /// What `source` will have said, if that is applied.
@@ -277,7 +295,7 @@ impl Reconciler {
         }
         let outcomes = apply(&self.vm_manager, &intent.merged(&self.listened_to), planned, Some(generation));
         self.intent = intent;
-        Ok(Verdict { generation, held: None, outcomes })
+        Ok(Verdict { generation, held: None, outcomes, notes: Vec::new() })
     }
 
     /// Puts it on stable storage: what is not there is not acknowledged, and not applied.
@@ -327,6 +345,31 @@ impl Reconciler {
             status.unclaimed.clone_from(self.intent.unclaimed());
         });
     }
+}
+
+/// Refuses to change `vm` where `actions` say that it would stay as it is, because what it would be cannot be used. Nothing is
+/// kept of such a change: what is wanted stays as it was.
+fn refuse_unusable(vm: &VmId, actions: &[Action]) -> Result<(), Refusal> {
+    let refused = actions.iter().filter(|action| action.vm() == vm).find_map(|action| match action {
+        Action::Redefine(_, Redefinition::Refused(problem)) => Some(problem.clone()),
+        Action::Redefine(..)
+        | Action::Create(_)
+        | Action::Move(..)
+        | Action::Retry(_)
+        | Action::Remove(..) => None,
+    });
+    refused.map_or(Ok(()), |problem| Err(Refusal::Unusable { id: vm.clone(), problem }))
+}
+
+/// That a refused change is dropped, where one is: the VM goes by what is `in_force`.
+fn dropped(in_force: Option<&Assignment>) -> Vec<String> {
+    let note = |vm: &Assignment| {
+        format!(
+            "the change of {} that was refused before is dropped; this one is made to what is in force",
+            vm.id
+        )
+    };
+    in_force.map(note).into_iter().collect()
 }
 
 /// What an action would do, or that it cannot be done.

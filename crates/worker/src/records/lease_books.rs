@@ -48,6 +48,24 @@ impl Share<'_> {
     }
 }
 
+/// Whether each of the interfaces `nics` is to be in one of the networks `known`.
+///
+/// # Errors
+/// The first that is not.
+pub(crate) fn check_networks<'a>(
+    known: impl Iterator<Item = &'a NetworkName> + Clone,
+    mut nics: impl Iterator<Item = (&'a str, &'a NetworkName)>,
+) -> Result<(), LeaseError> {
+    match nics.find(|(_, network)| known.clone().all(|known| known != *network)) {
+        None => Ok(()),
+        Some((nic, network)) => Err(LeaseError::NoSuchNetwork {
+            nic: nic.to_owned(),
+            network: network.clone(),
+            known: known.cloned().collect(),
+        }),
+    }
+}
+
 impl LeaseBooks {
     pub(crate) fn new(books: BTreeMap<NetworkName, Leases>) -> Self {
         Self { books, turn: Mutex::new(()) }
@@ -87,24 +105,6 @@ impl LeaseBooks {
         let mut nics: Vec<VmNic> = held.collect();
         nics.sort_by(|one, other| one.id.cmp(&other.id));
         nics
-    }
-
-    /// Whether each of these interfaces is to be in a network that there is.
-    ///
-    /// # Errors
-    /// The first that is not.
-    pub(crate) fn check_networks<'a>(
-        &self,
-        mut nics: impl Iterator<Item = (&'a str, &'a NetworkName)>,
-    ) -> Result<(), LeaseError> {
-        match nics.find(|(_, network)| !self.books.contains_key(*network)) {
-            None => Ok(()),
-            Some((nic, network)) => Err(LeaseError::NoSuchNetwork {
-                nic: nic.to_owned(),
-                network: network.clone(),
-                known: self.books.keys().cloned().collect(),
-            }),
-        }
     }
 
     /// Whether the interfaces of `vm` could have what they wish for now. Nothing is given.
@@ -151,7 +151,10 @@ impl LeaseBooks {
     }
 
     fn shares<'a>(&self, wishes: &[NicWish<'a>]) -> Result<BTreeMap<&'a NetworkName, Share<'a>>, LeaseError> {
-        self.check_networks(wishes.iter().map(|NicWish { nic, network, .. }| (*nic, *network)))?;
+        check_networks(
+            self.books.keys(),
+            wishes.iter().map(|NicWish { nic, network, .. }| (*nic, *network)),
+        )?;
         let mut shares: BTreeMap<&NetworkName, Share<'_>> = BTreeMap::new();
         for (place, NicWish { nic, network, wish }) in wishes.iter().enumerate() {
             let share = shares.entry(network).or_default();

@@ -13,8 +13,8 @@ use vm_model::{MachinePhase, NetworkName, VmId, VmStatus};
 use super::Target;
 use super::context::HostContext;
 use super::live::LiveMachine;
+use super::look_ahead::load;
 use super::notes::{MachineNotes, NotedNic, NotesError};
-use super::stage::load;
 use super::step::{DefinitionNumber, RunState, Vcpus};
 use super::task::{InForce, Task};
 use super::trial::Trial;
@@ -254,7 +254,7 @@ fn describe(
     assignment: &vm_model::Assignment,
     uuid: uuid::Uuid,
 ) -> Result<Description, String> {
-    match load(context, assignment, uuid) {
+    match load(&context.roots, assignment, uuid) {
         Ok(artifact) => Ok(Description::of(assignment, &artifact)),
         Err(reason) => Err(reason.message),
     }

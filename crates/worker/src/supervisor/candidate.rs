@@ -159,9 +159,10 @@ impl Staging {
 
 /// Deletes what was made for a machine that is not needed.
 pub(super) async fn discard(context: &Arc<HostContext>, staged: StagedMachine) {
-    let context = Arc::clone(context);
-    if let Err(lost) = tokio::task::spawn_blocking(move || staged.discard(&context)).await {
-        warn!(error = %lost, "what was made ready was not deleted");
+    let (host, owner) = (Arc::clone(context), staged.assignment.id.clone());
+    let discarding = move || staged.discard(&host);
+    if let Err(problem) = context.own_threads.run(owner.as_str(), "discard", discarding).await {
+        warn!(vm_id = %owner, error = problem.message, "what was made ready was not deleted");
     }
 }
 

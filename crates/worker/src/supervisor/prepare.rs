@@ -172,18 +172,19 @@ async fn open_from_task(
     staged: StagedMachine,
     share: Option<Share>,
 ) -> Result<(Opened, AcquiredResources), FailureReason> {
-    let context = Arc::clone(context);
-    let opening = tokio::task::spawn_blocking(move || {
-        let (mut acquired, vm) = (AcquiredResources::default(), staged.assignment.id.clone());
-        match open(&context, staged, share, &mut acquired) {
+    let (host, owner) = (Arc::clone(context), staged.assignment.id.clone());
+    let vm = owner.clone();
+    let opening = move || {
+        let mut acquired = AcquiredResources::default();
+        match open(&host, staged, share, &mut acquired) {
             Ok(opened) => Ok((opened, acquired)),
             Err(problem) => {
-                acquired.give_back(&context, &vm);
+                acquired.give_back(&host, &vm);
                 Err(problem)
             }
         }
-    });
-    opening.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
+    };
+    context.own_threads.run(owner.as_str(), "open", opening).await?
 }
 
 /// All that touches files. What it takes of the host is noted in `acquired`, also where it fails; what was staged and is not

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use fail_points::{FailPoint, pass};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::{EventKind, FailureKind, RemovedVm, Timestamp, VmId, VmStatus};
+use vm_model::{EventKind, RemovedVm, Timestamp, VmId, VmStatus};
 
 use super::context::HostContext;
 use super::task::{RETRY, Task};
-use crate::failure::{chain, reason};
+use crate::failure::chain;
 use crate::records::{Removal, RemovalStage, RunCounts, VmRecord};
 
 impl Task {
@@ -28,7 +28,7 @@ impl Task {
         }
         let (context, id, record) = (Arc::clone(&self.context), self.id.clone(), self.record.value().clone());
         // Deleting large files takes a while: not on a runtime's thread.
-        let removing = tokio::task::spawn_blocking(move || {
+        let removing = move || {
             pass(FailPoint::RemovalBegun);
             let idle = context.lock_idle(&id)?;
             let holds_data = context.volumes.holds_data(&id).map_err(|problem| chain(&problem))?;
@@ -58,8 +58,9 @@ impl Task {
             pass(FailPoint::RemovalKept);
             context.removed.put(RemovedVm { assignment, removed_at: at, kept_until: removal.until });
             Ok(Some(removal))
-        });
-        let removed = removing.await.unwrap_or_else(|lost| Err(reason(FailureKind::Machine, &lost).message));
+        };
+        let removed = self.context.own_threads.run(self.id.as_str(), "remove", removing).await;
+        let removed = removed.unwrap_or_else(|lost| Err(lost.message));
         match removed {
             Ok(None) => {
                 info!(vm_id = %self.id, "removed");
@@ -114,12 +115,12 @@ impl Task {
     async fn finish_deletion(&self) {
         while self.target.has_changed().is_ok() {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let finishing = tokio::task::spawn_blocking(move || {
+            let finishing = move || {
                 let idle = context.lock_idle(&id)?;
                 context.forget(&id, &idle)
-            });
-            let finishing = finishing.await;
-            match finishing.unwrap_or_else(|lost| Err(chain(&lost))) {
+            };
+            let finished = self.context.own_threads.run(self.id.as_str(), "delete", finishing).await;
+            match finished.unwrap_or_else(|lost| Err(lost.message)) {
                 Ok(()) => return,
                 Err(problem) => {
                     error!(vm_id = %self.id, error = problem, "what was being deleted is still there; trying again");

@@ -6,10 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix_artifacts::{
-    AddressDelivery, Artifact, ArtifactFile, CloudInitData, LoadRequest, NicRequest, OpenedFile,
-    load_artifact,
-};
+use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, CloudInitData, NicRequest, OpenedFile};
 use uuid::Uuid;
 use vm_model::{
     Assignment, Bytes, DiskAccess, FailureKind, FailureReason, HealthSpec, Isolation, MachineSpec,
@@ -20,7 +17,7 @@ use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::guest_secrets::{GuestSecrets, read_secrets};
 use super::host_ports::check_forwards;
-use super::nic_wish::{refused, wishes};
+use super::look_ahead::{check_isolation, check_wishes, load};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::StageWork;
@@ -29,7 +26,7 @@ use super::verify::{VerifiedArtifact, unloadable, verify};
 use super::{RestartPolicy, socket_path};
 use crate::capacity::HostMemory;
 use crate::definition::Description;
-use crate::failure::{plain, reason};
+use crate::failure::reason;
 use crate::volumes::{Seeded, StageRequest, Staged};
 
 /// A machine that is ready to be given its interfaces and started.
@@ -108,7 +105,7 @@ fn stage_blocking(
 ) -> Result<StagedMachine, FailureReason> {
     let mut unkept = hold(context, &assignment, [&assignment.store_path]);
     context.fetching.ensure(&assignment.store_path, work.given_up())?;
-    let loaded = load(context, &assignment, uuid);
+    let loaded = load(&context.roots, &assignment, uuid);
     let mut artifact = loaded.map_err(|problem| unloadable(context, &assignment, problem, work))?;
     unkept.extend(hold(context, &assignment, &artifact.references));
     let VerifiedArtifact { unverified, seeded } = verify(context, &assignment, &artifact, work)?;
@@ -123,7 +120,7 @@ fn stage_blocking(
     if held.memory.is_some() {
         check_sizes(context, &assignment.id, &artifact)?;
     }
-    let GuestSecrets { cloud_init, exposed } = read_secrets(context, &mut artifact)?;
+    let GuestSecrets { cloud_init, exposed } = read_secrets(&context.credentials_dir, &mut artifact)?;
     let begun = Instant::now();
     let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, work.given_up())?;
     let verified = watch_files(context, &artifact).inspect_err(|_| {
@@ -161,45 +158,6 @@ fn stage_blocking(
         disks_took,
         verified,
     })
-}
-
-/// Loads the artifact of `assignment`. Little is read; nothing is hashed.
-pub(crate) fn load(
-    context: &HostContext,
-    assignment: &Assignment,
-    uuid: Uuid,
-) -> Result<Artifact, FailureReason> {
-    let request = LoadRequest {
-        store_path: assignment.store_path.clone(),
-        overrides: assignment.overrides.clone(),
-        procurator: assignment.procurator.clone(),
-        uuid,
-    };
-    load_artifact(&context.roots, &request).map_err(|problem| FailureReason {
-        transient: problem.is_missing(),
-        ..reason(problem.kind(), &problem)
-    })
-}
-
-/// Makes sure that the machine can have a process of its own where it must.
-fn check_isolation(context: &HostContext, isolation: Isolation) -> Result<(), FailureReason> {
-    match isolation {
-        Isolation::Strict if !context.machines.isolates() => Err(plain(
-            FailureKind::Host,
-            "procurator.isolation is \"strict\", and this worker runs VMs in its own process only".to_owned(),
-        )),
-        Isolation::Strict | Isolation::Shared => Ok(()),
-    }
-}
-
-/// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.
-pub(crate) fn check_wishes(
-    context: &HostContext,
-    assignment: &Assignment,
-    nics: &[NicRequest],
-) -> Result<(), FailureReason> {
-    let checked = context.leases.check(&assignment.id, &wishes(nics));
-    checked.map_err(|problem| refused(context, assignment, nics, problem))
 }
 
 /// Makes sure, while the machine before still runs, that no disk is asked to shrink.
@@ -270,19 +228,19 @@ pub(super) async fn copy_for_trial(
     mut staged: StagedMachine,
     given_up: &GivenUp,
 ) -> Result<StagedMachine, FailureReason> {
-    let (context, given_up) = (Arc::clone(context), given_up.clone());
-    let copying = tokio::task::spawn_blocking(move || {
+    let (host, given_up, owner) = (Arc::clone(context), given_up.clone(), staged.assignment.id.clone());
+    let copying = move || {
         let begun = Instant::now();
         let vm = &staged.assignment.id;
         let volumes = std::mem::take(&mut staged.volumes).into_iter();
         // What is dropped on a failure deletes its file.
         let copied: Result<Vec<Staged>, _> =
-            volumes.map(|volume| context.volumes.stage_trial(vm, volume, &given_up)).collect();
+            volumes.map(|volume| host.volumes.stage_trial(vm, volume, &given_up)).collect();
         staged.volumes = copied.map_err(|problem| reason(problem.kind(), &problem))?;
         staged.disks_took += begun.elapsed();
         Ok(staged)
-    });
-    copying.await.map_err(|lost| reason(FailureKind::Machine, &lost))?
+    };
+    context.own_threads.run(owner.as_str(), "copy", copying).await?
 }
 
 /// What `artifact` wants of its writable disks, each beside its image, if it has one.

@@ -282,18 +282,18 @@ impl Task {
     pub(super) async fn settle_volumes(&self, disks: Vec<String>) {
         let (context, id) = (Arc::clone(&self.context), self.id.clone());
         let needed = self.needed_store_paths();
-        let settling = tokio::task::spawn_blocking(move || {
+        let settling = move || {
             context.gc_roots.keep_only(&id, &needed);
             let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
             context.volumes.settle(&id, &disks, context.lifecycle.removal_grace)
-        });
-        let problem = match settling.await {
+        };
+        let problem = match self.context.own_threads.run(self.id.as_str(), "settle", settling).await {
             Ok(Ok(())) => {
                 pass(FailPoint::StartSettled);
                 return self.context.kept_changed.notify_waiters();
             }
             Ok(Err(problem)) => chain(&problem),
-            Err(lost) => chain(&lost),
+            Err(lost) => lost.message,
         };
         warn!(vm_id = %self.id, error = problem, "replaced volumes stay until the next start");
     }

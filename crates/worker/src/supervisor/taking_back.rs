@@ -90,8 +90,8 @@ impl Task {
         let before = trial.before.assignment.as_ref().clone();
         if self.is_taken_back_on_failure() {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let done = tokio::task::spawn_blocking(move || context.volumes.take_trial_back(&id)).await;
-            let done = done.map_err(|lost| reason(FailureKind::Machine, &lost))?;
+            let taking_back = move || context.volumes.take_trial_back(&id);
+            let done = self.context.own_threads.run(self.id.as_str(), "back", taking_back).await?;
             done.map_err(|problem| reason(problem.kind(), &problem))?;
             pass(FailPoint::RolloutTakenBack);
         }
@@ -122,17 +122,34 @@ impl Task {
         Ok(())
     }
 
-    /// Tells of a refusal that an earlier worker put on record.
+    /// Follows a refusal that an earlier worker put on record.
     pub(super) fn recall_refusal(&mut self) {
         let target = self.target.borrow().clone();
-        let refused = self.record.value().rollout.as_deref().and_then(Rollout::refused);
-        if let Some(refused) = refused.filter(|refused| refused.is_of(&target.assignment)).cloned() {
-            self.refuse_for_good(&target, refused.reason);
+        if let Some(reason) = self.refusal_on_record(&target) {
+            self.refuse_for_good(&target, reason);
         }
+    }
+
+    /// Tells of a refusal that an earlier worker put on record.
+    pub(super) fn show_refusal(&self) {
+        let target = self.target.borrow().clone();
+        if let Some(reason) = self.refusal_on_record(&target) {
+            self.tell_refusal(&target, reason);
+        }
+    }
+
+    /// Why the newest definition is refused, where that is on record.
+    fn refusal_on_record(&self, target: &Target) -> Option<FailureReason> {
+        let refused = self.record.value().rollout.as_deref().and_then(Rollout::refused)?;
+        refused.is_of(&target.assignment).then(|| refused.reason.clone())
     }
 
     fn refuse_for_good(&mut self, target: &Target, reason: FailureReason) {
         self.keep_refused(target.stamp.definition);
+        self.tell_refusal(target, reason);
+    }
+
+    fn tell_refusal(&self, target: &Target, reason: FailureReason) {
         let assignment = target.assignment.as_ref().clone();
         let wanted = WantedChange { assignment, refusal: Some(reason), next_try_at: None };
         self.info.send_modify(|info| info.wanted = Some(wanted));

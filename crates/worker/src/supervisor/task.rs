@@ -141,6 +141,8 @@ impl Task {
                 task.trial = rollout.map(|rollout| Trial::recalled(rollout, Instant::now()));
             }
         }
+        // Before anybody plans: what was refused claims nothing.
+        task.show_refusal();
         task
     }
 

@@ -116,6 +116,14 @@ pub enum VmManagerError {
         /// Why it does not run.
         reason: FailureReason,
     },
+    /// Something is in the way of the VM's next machine, and the present one was not stopped for it.
+    #[error("VM {id} is not restarted and goes on as it is: {reason}")]
+    NotRestarted {
+        /// The VM.
+        id: VmId,
+        /// What is in the way.
+        reason: FailureReason,
+    },
     /// A synchronous call on a runtime's thread would block every task there.
     #[error("{call} blocks and was called on an asynchronous runtime's thread; use {twin} there")]
     OnRuntimeThread {

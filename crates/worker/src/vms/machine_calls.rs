@@ -1,16 +1,22 @@
 //! Calls that act on a VM's machine as it is, beside where the VM should be: its buttons, its console, a restart.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use machine_host::{MachineHandle, StopPolicy};
 use tokio::sync::watch;
-use vm_model::{DesiredState, StopMethod, VcpuDump, VmId, VmStatus};
+use tokio::time::timeout;
+use vm_model::{Assignment, DesiredState, FailureKind, StopMethod, VcpuDump, VmId, VmStatus};
 
 use super::control::Shared;
 use super::executor::Executor;
 use super::waiting::{Count, LatestOrder};
 use super::{VmInfo, VmManager, VmManagerError};
-use crate::supervisor::Patience;
+use crate::failure::plain;
+use crate::supervisor::{Patience, look_ahead};
+
+/// How long looking for what a restart needs may take.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How a machine is ended that is to be replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,8 +34,11 @@ impl VmManager {
     /// paused VM is paused again. One that is off although it should not be is started. Returns when the new machine has
     /// started.
     ///
+    /// What the next machine needs is looked for first, as far as that is quickly done. Where something is missing, the machine
+    /// goes on.
+    ///
     /// # Errors
-    /// There is no such VM, it should be off, or it did not start again.
+    /// There is no such VM, it should be off, something is in the way of its next machine, or it did not start again.
     pub fn restart_vm(&self, id: &VmId, mode: RestartMode) -> Result<(), VmManagerError> {
         Executor::refuse_on_runtime("VmManager::restart_vm", "VmManager::restart_vm_async")?;
         self.executor.block_on(restart(Arc::clone(&self.shared), id.clone(), mode))
@@ -183,7 +192,9 @@ fn machine_of(shared: &Shared, id: &VmId) -> Result<MachineHandle, VmManagerErro
 
 async fn restart(shared: Arc<Shared>, id: VmId, mode: RestartMode) -> Result<(), VmManagerError> {
     let news = shared.registry.watch(&id)?;
-    let before = Count::of(&news.borrow());
+    let info = news.borrow().clone();
+    look_first(&shared, &info).await?;
+    let before = Count::of(&info);
     let patience = match mode {
         RestartMode::Graceful => Patience::Full,
         RestartMode::Hard => Patience::None,
@@ -197,6 +208,40 @@ async fn restart(shared: Arc<Shared>, id: VmId, mode: RestartMode) -> Result<(),
         end_stop_under_way(&shared, &id, &news).await;
     }
     order.restarted(before, shared.config.stop_timeout).await
+}
+
+/// Makes sure that nothing is in the way of the next machine of a VM, where one runs that would be stopped for it.
+async fn look_first(shared: &Shared, info: &VmInfo) -> Result<(), VmManagerError> {
+    match info.status {
+        VmStatus::Booting | VmStatus::Running | VmStatus::Paused => {}
+        VmStatus::Creating
+        | VmStatus::Stopping
+        | VmStatus::Stopped
+        | VmStatus::Restarting
+        | VmStatus::Failed(_) => return Ok(()),
+    }
+    let id = info.id.clone();
+    let (context, assignment) = (Arc::clone(&shared.context), next_definition(info).clone());
+    let looking = move || look_ahead(&context, &assignment).map(drop);
+    let looked = timeout(LOOK, shared.context.own_threads.run(id.as_str(), "look", looking)).await;
+    let problem = match looked {
+        Ok(Ok(Ok(()))) => return Ok(()),
+        Ok(Ok(Err(reason)) | Err(reason)) => reason,
+        Err(_silent) => plain(
+            FailureKind::Host,
+            format!(
+                "its store, or a file of the host that it names, has not answered for {} s",
+                LOOK.as_secs()
+            ),
+        ),
+    };
+    Err(VmManagerError::NotRestarted { id, reason: problem })
+}
+
+/// What the next machine of a VM is made by: the newest definition, unless that was refused.
+fn next_definition(info: &VmInfo) -> &Assignment {
+    let newest = info.wanted.as_ref().filter(|wanted| wanted.refusal.is_none());
+    newest.map_or(&info.assignment, |wanted| &wanted.assignment)
 }
 
 async fn force_stop(shared: Arc<Shared>, id: VmId) -> Result<StopMethod, VmManagerError> {

@@ -3,6 +3,7 @@
 //! Every blocking call has an asynchronous twin whose name ends in `_async`; on an asynchronous runtime's threads
 //! the blocking ones refuse to work. Calls that only look (`list_vms`, `get_vm_status`, …) never block.
 
+mod assignment_check;
 mod checks;
 mod config;
 mod console;
@@ -24,6 +25,7 @@ mod vm_manager;
 mod waiting;
 
 pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
+pub use assignment_check::AssignmentCheck;
 pub use config::{
     HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, NetworkSettings,
     Placement, VhostNet, VmManagerConfig,

@@ -11,8 +11,8 @@ use machine_host::Stranger;
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
-    Assignment, Bytes, DesiredState, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm, StopMethod,
-    Timestamp, VmId, VmStatus, VolumeInfo,
+    Assignment, Bytes, DesiredState, Generation, MemorySpec, NarHash, NodeStatus, OperatorOrder, RemovedVm,
+    StopMethod, Timestamp, VmId, VmStatus, VolumeInfo,
 };
 
 use super::control::{self, KeptSelection, Shared};
@@ -22,7 +22,9 @@ use super::{
     HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
     startup,
 };
+use crate::capacity::{HostMemory, PromiseChange};
 use crate::events::{EventLog, node_changes};
+use crate::failure::chain;
 use crate::node::{self, Action, Described, Observed};
 use crate::records::RecordWriter;
 use crate::supervisor::{Freshness, PortClaims};
@@ -418,6 +420,14 @@ impl VmManager {
     pub(crate) async fn describe(&self, changed: Vec<Assignment>, thoroughness: Thoroughness) -> Described {
         let context = Arc::clone(&self.shared.context);
         self.executor.run(node::describe(context, changed, thoroughness)).await.unwrap_or_default()
+    }
+
+    /// Whether a machine with a memory could be had once what is promised has changed; by what this host has now.
+    pub(crate) fn memory_check(&self) -> impl Fn(&MemorySpec, PromiseChange) -> Result<(), String> {
+        let (context, host) = (&self.shared.context, HostMemory::observe());
+        move |memory, change| {
+            context.capacity.check_after(memory, host, change).map_err(|problem| chain(&problem))
+        }
     }
 
     /// What each VM is and the state it is meant to be in.

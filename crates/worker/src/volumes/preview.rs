@@ -117,25 +117,42 @@ impl VolumeStore {
         })
     }
 
-    /// What is to be said of a disk that is to be larger than all that its file system holds.
+    /// What is to be said of a disk that is to be larger than its file system has room for. Room is taken as the guest
+    /// writes, so that this is no obstacle.
     fn beyond_file_system(&self, weighed: &Weighed) -> String {
         let size = match weighed.decision {
             Some(Decision::Keep { grow } | Decision::Restore { grow, .. }) => grow,
             Some(Decision::Seed { .. }) => Some(weighed.size),
             None => None,
         };
-        let total = rustix::fs::statvfs(self.root())
-            .map_or(u64::MAX, |system| system.f_blocks.saturating_mul(system.f_frsize));
-        match size {
-            Some(size) if size.get() > total => {
-                format!(", {size}, which is more than its whole file system has ({})", Bytes::new(total))
-            }
-            Some(_) | None => String::new(),
+        let (Some(size), Ok(system)) = (size, rustix::fs::statvfs(self.root())) else { return String::new() };
+        let total = system.f_blocks.saturating_mul(system.f_frsize);
+        let free = system.f_bavail.saturating_mul(system.f_frsize);
+        let has = weighed.grown_from().get();
+        if size.get() > total {
+            format!(", {size}, which is more than its whole file system has ({})", Bytes::new(total))
+        } else if size.get().saturating_sub(has) > free {
+            format!(
+                ", {size}, although its file system has only {} free: its guest waits when that is used up",
+                Bytes::new(free)
+            )
+        } else {
+            String::new()
         }
     }
 }
 
 impl Weighed {
+    /// How large the content is by now that it goes on with.
+    fn grown_from(&self) -> Bytes {
+        match (self.decision, &self.present) {
+            (Some(Decision::Keep { .. }), Some(present)) => present.size,
+            // Not known; nothing is said of it.
+            (Some(Decision::Restore { .. }), _) => Bytes::new(u64::MAX),
+            (Some(_) | None, _) => Bytes::new(0),
+        }
+    }
+
     /// Whether what a guest wrote, which another policy kept, is given up under `policy`, or may be.
     fn loses_data(&self, policy: VolumePolicy) -> bool {
         let is_kept = matches!(self.decision, Some(Decision::Keep { .. }));

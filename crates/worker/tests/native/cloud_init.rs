@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
 use vm_model::DiskAccess;
-use worker::vms::{VmId, VmManager, VmManagerConfig};
+use worker::vms::{RestartMode, VmId, VmManager, VmManagerConfig, VmStatus};
 
 use crate::workbench::{Artifact, Workbench, await_console, await_vm, console, create, isolated, until};
 
@@ -104,6 +104,38 @@ fn a_guest_without_other_disks_finds_it_and_cannot_write_to_it() {
         assert!(console.contains("capacity 0000006c"), "{console}");
         assert!(console.contains("read status 00") && console.contains("write status 01"), "{console}");
         assert!(console.contains("identity status 00 cloud-init"), "{console}");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_restart_looks_for_what_it_needs_before_the_guest_is_stopped() {
+    isolated(|bench| {
+        let (directory, aside) = (bench.path().join("credentials"), bench.path().join("aside"));
+        let user_data = directory.join("user-data");
+        fs::create_dir(&directory).and_then(|()| fs::write(&user_data, SECRET)).expect("written");
+        let told = json!({ "procurator": { "cloud_init": { "user_data": { "file": user_data } } } });
+        let artifact = bench.artifact("image", &TinyGuest::idle(), &told);
+        let manager = VmManager::new(VmManagerConfig {
+            auto_restart: false,
+            credentials_dir: directory,
+            ..bench.config()
+        })
+        .expect("starts");
+        let id = VmId::new("a");
+        create(&manager, &id, &artifact).expect("runs");
+        for (gone, named) in [(&user_data, "cloud_init.user_data"), (&artifact.path, "image")] {
+            fs::rename(gone, &aside).expect("moved away");
+            for mode in [RestartMode::Graceful, RestartMode::Hard] {
+                let refused = vm_model::error_chain(&manager.restart_vm(&id, mode).expect_err("refused"));
+                assert!(refused.contains("goes on as it is") && refused.contains(named), "{refused}");
+            }
+            fs::rename(&aside, gone).expect("moved back");
+        }
+        let info = manager.get_vm(&id).expect("there");
+        assert_eq!((info.status, info.starts), (VmStatus::Running, 1));
+        manager.restart_vm(&id, RestartMode::Hard).expect("nothing is missing");
+        assert_eq!(manager.get_vm(&id).expect("there").starts, 2);
         manager.shutdown().expect("ends");
     });
 }

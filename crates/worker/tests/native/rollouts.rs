@@ -124,7 +124,10 @@ fn a_guest_that_does_not_become_ready_gives_way_to_the_one_before_with_its_disk(
         await_life(&node, 2);
         let starts = node.manager.get_vm(&web()).expect("there").starts;
         node.end().shutdown().expect("ends");
-        let node = Told::start(bench.manager());
+        let manager = bench.manager();
+        let info = manager.get_vm(&web()).expect("on record");
+        assert!(refusal(&info).is_some(), "it is known before anything is planned: {info:?}");
+        let node = Told::start(manager);
         await_life(&node, 3);
         let info = await_taken_back(&node);
         assert_eq!(refusal(&info).map(|reason| &reason.message), Some(&reason.message));

@@ -628,6 +628,12 @@ fn a_plan_says_that_there_is_no_space_or_too_much_asked_for() {
         await_life(&node.manager, 0);
         let plan = node.plan(vm(1 << 40));
         assert!(plan[0].contains("more than its whole file system has"), "{plan:?}");
+        let filler = bench.path().join("state/filler");
+        let mut file = fs::File::create(&filler).expect("created");
+        while std::io::Write::write(&mut file, &[1; 4096]).is_ok() {}
+        let plan = node.plan(vm(3 << 19));
+        assert!(plan[0].contains("although its file system has only"), "{plan:?}");
+        fs::remove_file(&filler).expect("removed");
         node.end().shutdown().expect("ends");
     });
 }

@@ -67,14 +67,14 @@ fn an_assignment_has_the_last_word() {
 #[test]
 fn refusals_say_what_is_accepted_and_show_nothing() {
     let long = SECRET.repeat(CLOUD_INIT_BYTES_MAX / SECRET.len() + 1);
-    insta::assert_snapshot!(refused(&json!({ "user_data": long })), @r#"cloud_init.user_data is (not shown); accepted is text of at most 65536 bytes without NUL, or an object that says where it comes from"#);
-    insta::assert_snapshot!(refused(&json!({ "user_data": { "value": long } })), @"cloud_init.user_data.value is (not shown); accepted is text of at most 65536 bytes without NUL");
-    insta::assert_snapshot!(refused(&json!({ "user_data": { "base64": SECRET } })), @"cloud_init.user_data.base64 is (not shown), but it is no Base64; accepted is at most 65536 bytes in Base64 with padding");
-    insta::assert_snapshot!(refused(&json!({ "user_data": { "file": "hunter2" } })), @r#"cloud_init.user_data.file is (not shown), but it is no path of a file of the host; accepted is an absolute path without "..""#);
-    insta::assert_snapshot!(refused(&json!({ "vendor_data": { "value": SECRET, "file": "/x" } })), @r#"cloud_init.vendor_data is (not shown), but it has one content; accepted is one of "value", "base64" and "file""#);
+    insta::assert_snapshot!(refused(&json!({ "user_data": long })), @r#"cloud_init.user_data cannot be used (its value is not shown); accepted is text of at most 65536 bytes without NUL, or an object that says where it comes from"#);
+    insta::assert_snapshot!(refused(&json!({ "user_data": { "value": long } })), @"cloud_init.user_data.value cannot be used (its value is not shown); accepted is text of at most 65536 bytes without NUL");
+    insta::assert_snapshot!(refused(&json!({ "user_data": { "base64": SECRET } })), @"cloud_init.user_data.base64 cannot be used (its value is not shown): it is no Base64; accepted is at most 65536 bytes in Base64 with padding");
+    insta::assert_snapshot!(refused(&json!({ "user_data": { "file": "hunter2" } })), @r#"cloud_init.user_data.file cannot be used (its value is not shown): it is no path of a file of the host; accepted is an absolute path without "..""#);
+    insta::assert_snapshot!(refused(&json!({ "vendor_data": { "value": SECRET, "file": "/x" } })), @r#"cloud_init.vendor_data cannot be used (its value is not shown): it has 2 contents; accepted is exactly one of "value", "base64" and "file""#);
     insta::assert_snapshot!(refused(&json!({ "usr_data": SECRET })), @r#"cloud_init.usr_data (value (not shown)) is no known key; the nearest known one is "user_data""#);
-    insta::assert_snapshot!(refused(&json!({ "meta_data": { "instance-id": SECRET } })), @"cloud_init.meta_data.instance-id is (not shown), but the worker says which instance it is; accepted is leaving it out");
-    insta::assert_snapshot!(refused(&json!({ "network": SECRET })), @"cloud_init.network is (not shown); accepted is true or false");
+    insta::assert_snapshot!(refused(&json!({ "meta_data": { "instance-id": SECRET } })), @"cloud_init.meta_data.instance-id cannot be used (its value is not shown): the worker says which instance it is; accepted is leaving it out");
+    insta::assert_snapshot!(refused(&json!({ "network": SECRET })), @"cloud_init.network cannot be used (its value is not shown); accepted is true or false");
     for cloud_init in [
         json!(SECRET),
         json!([SECRET]),
@@ -109,7 +109,7 @@ fn the_disk_has_a_name_and_a_slot_of_its_own() {
     let named =
         |id: &str| json!({ "disks": [{ "path": "a", "id": id }], "procurator": { "cloud_init": {} } });
     assert!(parse(&named("root").to_string()).is_ok());
-    insta::assert_snapshot!(refusal(&named("cloud-init").to_string()), @r#""vm-config.json": $.procurator.cloud_init is (not shown), but another device has the id "cloud-init", which is that of the disk for it; accepted is another id for that device"#);
+    insta::assert_snapshot!(refusal(&named("cloud-init").to_string()), @r#""vm-config.json": $.procurator.cloud_init cannot be used (its value is not shown): another device has the id "cloud-init", which is that of the disk for it; accepted is another id for that device"#);
     let disks: Vec<Value> = (0..29).map(|_| json!({ "path": "a" })).collect();
     let full = |cloud_init: Value| {
         json!({ "disks": disks, "net": [{}], "procurator": { "cloud_init": cloud_init } }).to_string()

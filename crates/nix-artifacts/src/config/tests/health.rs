@@ -214,10 +214,10 @@ fn refusals_do_not_show_secrets() {
     );
     insta::assert_snapshot!(refusal(&twice), @r#""vm-config.json": $.procurator.credentials.a stands there twice, the second time with (not shown); each key is accepted once"#);
     let two = json!({"credentials": {"a": {"value": SECRET, "file": "/x"}}});
-    insta::assert_snapshot!(refused(&two), @r#""vm-config.json": $.procurator.credentials.a is (not shown), but it has one content; accepted is one of "value", "base64" and "file""#);
+    insta::assert_snapshot!(refused(&two), @r#""vm-config.json": $.procurator.credentials.a cannot be used (its value is not shown): it has 2 contents; accepted is exactly one of "value", "base64" and "file""#);
     let laid = json!({"credentials": {"a": {"value": 5}}});
     let laid = laid.as_object().expect("an object");
-    insta::assert_snapshot!(parse_all("{}", Conventional::default(), laid).expect_err("refused"), @"assignment: $.procurator.credentials.a.value is (not shown); accepted is text of at most 32768 bytes without NUL");
+    insta::assert_snapshot!(parse_all("{}", Conventional::default(), laid).expect_err("refused"), @"assignment: $.procurator.credentials.a.value cannot be used (its value is not shown); accepted is text of at most 32768 bytes without NUL");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn oem_strings_are_taken_as_long_as_the_tables_have_room() {
     let prefix = "io.systemd.credential:a=".len();
     let room = OEM_STRINGS_BYTES_MAX - 1 - prefix - 1 - 100;
     assert!(parse(&with(room, 100)).is_ok());
-    insta::assert_snapshot!(refusal(&with(room, 101)), @r#""vm-config.json": $.procurator.credentials.a is (not shown), but all strings together would have 61441 bytes, and a machine's tables have room for 61440; accepted is fewer or shorter credentials and texts"#);
+    insta::assert_snapshot!(refusal(&with(room, 101)), @r#""vm-config.json": $.procurator.credentials.a cannot be used (its value is not shown): all strings together would have 61441 bytes, and a machine's tables have room for 61440; accepted is fewer or shorter credentials and texts"#);
     insta::assert_snapshot!(refusal(&with(OEM_STRINGS_BYTES_MAX, 0)), @r#""vm-config.json": $.platform.oem_strings[0] is a text of 61440 bytes, but all strings together would have 61441 bytes, and a machine's tables have room for 61440; accepted is fewer or shorter texts"#);
 }
 

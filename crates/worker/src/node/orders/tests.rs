@@ -96,7 +96,7 @@ impl Node {
     }
 
     fn obey(&self, intent: Intent, command: &LocalCommand) -> Intent {
-        let obeyed = command.change(&intent, &self.listened_to, Timestamp::from_millis(1));
+        let obeyed = command.change(&intent, &self.listened_to, None, Timestamp::from_millis(1));
         obeyed.map_or(intent, |(_, changed)| changed)
     }
 }
@@ -226,6 +226,7 @@ fn an_order_of_the_state_that_is_assigned_starts_a_vm_that_is_off_and_no_other()
             description: None,
             forwards: None,
             is_changing: false,
+            memory: None,
         };
         order_action(&id, desired, &present, &status).map(|action| action.to_string())
     };

@@ -1,5 +1,6 @@
 //! Plans on values alone.
 
+use nix_artifacts::RestartPolicy;
 use proptest::prelude::*;
 use vm_model::{Bytes, Overrides, RefusedEntry};
 
@@ -15,7 +16,15 @@ fn assignment(name: u8, hash: u8, desired: DesiredState) -> Assignment {
 fn present(assignment: Assignment) -> (VmId, ObservedVm) {
     let id = assignment.id.clone();
     let (description, forwards) = (None, None);
-    (id, ObservedVm { assignment, can_retry_help: false, description, forwards, is_changing: false })
+    let vm = ObservedVm {
+        assignment,
+        can_retry_help: false,
+        description,
+        forwards,
+        is_changing: false,
+        memory: None,
+    };
+    (id, vm)
 }
 
 fn set(vms: Vec<Assignment>) -> AssignmentSet {
@@ -258,7 +267,10 @@ fn every_change_of_a_definition_is_told_in_words() {
         shown(Redefinition::Restart { changes, disks: "its volumes stay".to_owned(), loses: Vec::new() })
     };
     let lines = [
-        shown(Redefinition::Live(vec![Change::RestartPolicy, Change::Health])),
+        shown(Redefinition::Live(vec![
+            Change::RestartPolicy { from: None, to: Some(RestartPolicy::Never) },
+            Change::Health,
+        ])),
         restart(vec![
             Change::Artifact { from: "/nix/store/x".into(), to: "/nix/store/y".into() },
             Change::Vcpus { from: 1, to: 2 },
@@ -267,10 +279,12 @@ fn every_change_of_a_definition_is_told_in_words() {
             Change::Memory { from: Bytes::from_mib(128), to: Bytes::from_mib(256) },
             Change::CommandLine,
             Change::Disks,
-            Change::Volume { disk: "data".to_owned() },
+            Change::Volume { disk: "data".to_owned(), what: "size 1 MiB → 2 MiB".to_owned() },
             Change::Interfaces,
             Change::Isolation,
-            Change::Machine,
+            Change::CloudInit { what: "user_data (content not shown)".to_owned() },
+            Change::Credentials { what: "db none → /etc/db".to_owned() },
+            Change::Machine { parts: vec!["kernel", "balloon"] },
         ]),
         restart(vec![
             Change::Ports { from: vec![], to: vec!["80:80".parse().expect("a forward")] },
@@ -279,9 +293,9 @@ fn every_change_of_a_definition_is_told_in_words() {
         ]),
     ];
     insta::assert_snapshot!(lines.join("\n"), @r"
-    change vm-1 while it runs: restart policy, health probes
+    change vm-1 while it runs: restart policy of the worker → never, health probes
     restart vm-1: image /nix/store/x → /nix/store/y, vCPUs 1 → 2 (its volumes stay), once the image has been verified
-    restart vm-1: memory 128 MiB → 256 MiB, kernel command line, disks, volume data, network interfaces, isolation, machine (its volumes stay)
+    restart vm-1: memory 128 MiB → 256 MiB, kernel command line, disks, volume data size 1 MiB → 2 MiB, network interfaces, isolation, cloud-init user_data (content not shown), credentials db none → /etc/db, machine (kernel, balloon) (its volumes stay)
     restart vm-1: ports none → 80:80/tcp, egress anywhere → 10.0.0.0/8, egress nowhere → anywhere (its volumes stay)
     ");
 }

@@ -1,0 +1,132 @@
+//! Which changed definitions want more memory than this host can promise once a desired state holds. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vm_model::{AssignmentSet, Bytes, DesiredState, MemorySpec, VmId};
+
+use super::{Described, Observed};
+use crate::capacity::{PromiseChange, footprint};
+
+/// Memory of a VM that changes.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    /// What is promised to its present machine.
+    has: Bytes,
+    /// What its next one is to have.
+    wants: MemorySpec,
+}
+
+/// Refuses in `described` each change for which `check` finds too little memory beside all else that `desired` changes, and
+/// answers what that comes to. What VMs give up is there for those that want more, which get it in the order of their names.
+pub(super) fn refuse_oversized(
+    desired: &AssignmentSet,
+    observed: &Observed,
+    described: &mut Described,
+    check: impl Fn(&MemorySpec, PromiseChange) -> Result<(), String>,
+) -> PromiseChange {
+    let running = desired.vms.iter().filter(|vm| vm.desired != DesiredState::Stopped);
+    let running: BTreeSet<&VmId> = running.map(|vm| &vm.id).collect();
+    let untouched: BTreeSet<&VmId> = desired.refused.iter().map(|entry| &entry.id).collect();
+    let ending = observed.iter().filter(|(id, _)| !running.contains(id) && !untouched.contains(id));
+    let freed = ending.fold(Bytes::new(0), |freed, (_, vm)| sum(freed, vm.memory.unwrap_or(Bytes::new(0))));
+    let needs = described.iter().filter(|(id, _)| running.contains(id)).filter_map(|(id, new)| {
+        let (has, new) = (observed.get(id)?.memory?, new.as_ref().ok()?);
+        Some((id.clone(), Need { has, wants: new.description.machine.memory }))
+    });
+    let (refused, change) =
+        judge(&needs.collect(), PromiseChange { freed, ..PromiseChange::default() }, check);
+    described.extend(refused.into_iter().map(|(id, problem)| (id, Err(problem))));
+    change
+}
+
+/// Which of `needs` cannot be met, after `change` and what all of them give up; and the change with those that can.
+fn judge(
+    needs: &BTreeMap<VmId, Need>,
+    mut change: PromiseChange,
+    check: impl Fn(&MemorySpec, PromiseChange) -> Result<(), String>,
+) -> (BTreeMap<VmId, String>, PromiseChange) {
+    let mut refused = BTreeMap::new();
+    for Need { has, wants } in needs.values() {
+        change.freed = sum(change.freed, difference(*has, footprint(wants)));
+    }
+    for (id, Need { has, wants }) in needs.iter().filter(|(_, need)| footprint(&need.wants) > need.has) {
+        match check(wants, PromiseChange { freed: sum(change.freed, *has), ..change }) {
+            Ok(()) => change.added = sum(change.added, difference(footprint(wants), *has)),
+            Err(problem) => drop(refused.insert(id.clone(), problem)),
+        }
+    }
+    (refused, change)
+}
+
+fn sum(one: Bytes, other: Bytes) -> Bytes {
+    Bytes::new(one.get().saturating_add(other.get()))
+}
+
+fn difference(all: Bytes, part: Bytes) -> Bytes {
+    Bytes::new(all.get().saturating_sub(part.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_model::MemoryBacking;
+
+    use super::*;
+
+    fn memory(mib: u64) -> MemorySpec {
+        MemorySpec { size: Bytes::from_mib(mib), backing: MemoryBacking::SharedMemfd, prefault: false }
+    }
+
+    fn needs(needs: &[(u64, u64)]) -> BTreeMap<VmId, Need> {
+        let need = |(number, (has, wants)): (usize, &(u64, u64))| {
+            let has = if *has == 0 { Bytes::new(0) } else { footprint(&memory(*has)) };
+            (VmId::new(&format!("vm-{number:02}")), Need { has, wants: memory(*wants) })
+        };
+        needs.iter().enumerate().map(need).collect()
+    }
+
+    #[test]
+    fn what_one_gives_up_is_there_for_another() {
+        let promised = footprint(&memory(600)).get() + footprint(&memory(400)).get();
+        let check = |memory: &MemorySpec, change: PromiseChange| {
+            let all = promised + change.added.get() + footprint(memory).get() - change.freed.get();
+            if all <= promised { Ok(()) } else { Err("too much".to_owned()) }
+        };
+        let judged = |pairs: &[(u64, u64)]| {
+            let (refused, change) = judge(&needs(pairs), PromiseChange::default(), check);
+            (refused.into_keys().map(|id| id.to_string()).collect::<Vec<_>>(), change)
+        };
+        let (refused, change) = judged(&[(600, 400), (400, 600)]);
+        assert_eq!(
+            (refused, change.freed, change.added),
+            (vec![], Bytes::from_mib(200), Bytes::from_mib(200))
+        );
+        assert_eq!(judged(&[(600, 400), (400, 601)]).0, ["vm-01"]);
+        assert_eq!(judged(&[(600, 600), (400, 500)]).0, ["vm-01"], "nobody gives anything up");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_let_through_fits_and_nothing_that_fits_is_refused(
+            pairs in prop::collection::vec((0_u64..300, 1_u64..300), 0..8),
+            room in 0_u64..600,
+        ) {
+            let needs = needs(&pairs);
+            let before: u64 = needs.values().map(|need| need.has.get()).sum();
+            let limit = before + Bytes::from_mib(room).get();
+            let check = |memory: &MemorySpec, change: PromiseChange| {
+                let all = before + change.added.get() + footprint(memory).get() - change.freed.get();
+                if all <= limit { Ok(()) } else { Err(String::new()) }
+            };
+            let (refused, change) = judge(&needs, PromiseChange::default(), check);
+            let comes_to = |id: &VmId, need: &Need| {
+                if refused.contains_key(id) { need.has.get() } else { footprint(&need.wants).get() }
+            };
+            let after: u64 = needs.iter().map(|(id, need)| comes_to(id, need)).sum();
+            prop_assert!(after <= limit);
+            prop_assert_eq!(before + change.added.get() - change.freed.get(), after);
+            let wanted: u64 = needs.values().map(|need| footprint(&need.wants).get()).sum();
+            prop_assert!(wanted > limit || refused.is_empty());
+        }
+    }
+}

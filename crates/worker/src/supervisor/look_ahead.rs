@@ -1,0 +1,73 @@
+//! Whether a definition can be started, as far as that is found out without hashing or copying. It is what a start looks at
+//! first, and what plans, `set` and `restart` ask before anything is stopped.
+
+use std::sync::Arc;
+
+use nix_artifacts::{Artifact, LoadRequest, NicRequest, StoreRoots, load_artifact};
+use uuid::Uuid;
+use vm_model::{Assignment, FailureKind, FailureReason, Isolation};
+
+use super::context::HostContext;
+use super::guest_secrets::read_secrets;
+use super::nic_wish::{refused, wishes};
+use crate::definition::Description;
+use crate::failure::{plain, reason};
+
+/// A definition in whose way nothing was found.
+pub(crate) struct LookedAt {
+    /// Its artifact, open. The content of files of secrets is among its machine's OEM strings.
+    pub(crate) artifact: Artifact,
+    /// What it makes of its VM.
+    pub(crate) description: Arc<Description>,
+}
+
+/// Looks whether `assignment` can be started on this host: its artifact, the networks and addresses that it wants, and the
+/// files of the host that it names. Blocks on files.
+pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Result<LookedAt, FailureReason> {
+    let mut artifact = load(&context.roots, assignment, Uuid::nil())?;
+    check_isolation(context, artifact.settings.isolation)?;
+    check_wishes(context, assignment, &artifact.nics)?;
+    // What files hold is no part of a definition.
+    let description = Arc::new(Description::of(assignment, &artifact));
+    read_secrets(&context.credentials_dir, &mut artifact)?;
+    Ok(LookedAt { artifact, description })
+}
+
+/// Loads the artifact of `assignment`. Little is read; nothing is hashed.
+pub(crate) fn load(
+    roots: &StoreRoots,
+    assignment: &Assignment,
+    uuid: Uuid,
+) -> Result<Artifact, FailureReason> {
+    let request = LoadRequest {
+        store_path: assignment.store_path.clone(),
+        overrides: assignment.overrides.clone(),
+        procurator: assignment.procurator.clone(),
+        uuid,
+    };
+    load_artifact(roots, &request).map_err(|problem| FailureReason {
+        transient: problem.is_missing(),
+        ..reason(problem.kind(), &problem)
+    })
+}
+
+/// Makes sure that the machine can have a process of its own where it must.
+pub(super) fn check_isolation(context: &HostContext, isolation: Isolation) -> Result<(), FailureReason> {
+    match isolation {
+        Isolation::Strict if !context.machines.isolates() => Err(plain(
+            FailureKind::Host,
+            "procurator.isolation is \"strict\", and this worker runs VMs in its own process only".to_owned(),
+        )),
+        Isolation::Strict | Isolation::Shared => Ok(()),
+    }
+}
+
+/// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.
+pub(super) fn check_wishes(
+    context: &HostContext,
+    assignment: &Assignment,
+    nics: &[NicRequest],
+) -> Result<(), FailureReason> {
+    let checked = context.leases.check(&assignment.id, &wishes(nics));
+    checked.map_err(|problem| refused(context, assignment, nics, problem))
+}

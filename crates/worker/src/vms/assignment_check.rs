@@ -1,0 +1,66 @@
+//! Whether what is assigned could be started, without a worker: by the functions that a worker's starts use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix_artifacts::{RootError, StoreRoots};
+use uuid::Uuid;
+use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward};
+
+use super::VmManagerConfig;
+use crate::capacity::{Capacity, HostMemory, Share};
+use crate::failure::reason;
+use crate::records::check_networks;
+use crate::supervisor::{load, read_secrets};
+
+/// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
+///
+/// It reads artifacts and the files of the host that they name, and hashes nothing. What depends on VMs that are there
+/// (addresses and ports in use, volumes) is a worker's to tell: see [`NodeMessage::Plan`](crate::node::NodeMessage::Plan).
+#[derive(Debug)]
+pub struct AssignmentCheck {
+    roots: StoreRoots,
+    credentials_dir: PathBuf,
+    networks: Vec<NetworkName>,
+    capacity: Arc<Capacity>,
+    memory: Option<HostMemory>,
+    /// Of the VMs that were judged and are to run.
+    shares: Vec<Share>,
+}
+
+impl AssignmentCheck {
+    /// For a worker with the settings `config`.
+    ///
+    /// # Errors
+    /// A store root cannot be opened.
+    pub fn new(config: &VmManagerConfig) -> Result<Self, RootError> {
+        Ok(Self {
+            roots: StoreRoots::open(&config.store_roots)?,
+            credentials_dir: config.credentials_dir.clone(),
+            networks: config.all_networks().into_iter().map(|(name, _)| name).collect(),
+            capacity: Capacity::new(config.memory_overcommit),
+            memory: HostMemory::observe(),
+            shares: Vec::new(),
+        })
+    }
+
+    /// Whether `assignment` could be started beside those that were judged before; the ports of the host that are to lead to
+    /// it then. Blocks on files.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn judge(&mut self, assignment: &Assignment) -> Result<Vec<PortForward>, FailureReason> {
+        let mut artifact = load(&self.roots, assignment, Uuid::nil())?;
+        let nics = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
+        check_networks(self.networks.iter(), nics).map_err(|problem| reason(problem.kind(), &problem))?;
+        read_secrets(&self.credentials_dir, &mut artifact)?;
+        match assignment.desired {
+            DesiredState::Running | DesiredState::Paused => {
+                let share = self.capacity.take(&artifact.machine.memory, self.memory, None);
+                self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
+            }
+            DesiredState::Stopped => {}
+        }
+        Ok(artifact.nics.into_iter().flat_map(|nic| nic.access.forwards).collect())
+    }
+}
