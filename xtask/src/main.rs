@@ -8,6 +8,7 @@ mod counts;
 mod demo;
 mod lab;
 mod man;
+mod package;
 mod packages;
 mod pictures;
 mod process;
@@ -40,6 +41,8 @@ enum Task {
     Demo,
     /// Writes the manual pages to `target/man`.
     Man,
+    /// Makes a Debian package of the worker, in `target/package`.
+    Package(package::Package),
     /// Draws what an operator sees of guests in the lab into `docs/pictures`.
     Pictures,
     /// Runs everything that has to hold before a change lands.
@@ -73,6 +76,7 @@ fn run(task: &Task) -> Result<bool> {
         Task::Bench(task) => task.run(&workspace),
         Task::Demo => demo::run(&workspace),
         Task::Man => man::run(&workspace),
+        Task::Package(task) => task.run(&workspace),
         Task::Pictures => pictures::run(&workspace),
         Task::Test(task) => task.run(&workspace),
         Task::Tidy => tidy::run(&workspace),

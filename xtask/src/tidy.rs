@@ -7,6 +7,7 @@ mod links;
 mod lockfile;
 mod manifests;
 mod named_tests;
+mod nix;
 mod sources;
 
 use std::collections::BTreeSet;
@@ -53,6 +54,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     }
     for (name, text) in &documents {
         findings.extend(named_tests::check(name, text, &functions));
+    }
+    match nix::check(root) {
+        Some(found) => findings.extend(found),
+        None => println!("SKIPPED: nix/tests, because there is no nix-instantiate"),
     }
     for finding in &findings {
         println!("{finding}");

@@ -15,7 +15,7 @@ use crate::lab::host::{Afterwards, Session};
 use crate::lab::kept_disk::KeptDisk;
 use crate::lab::loss::with_second_try;
 use crate::lab::programs::{self, Program};
-use crate::lab::systemd::{DebianRoot, SystemdInit};
+use crate::lab::systemd::{self, DebianRoot, SystemdInit};
 use crate::lab::{Lab, SCRIPT_VARIABLES};
 use crate::process::shell_quote;
 use crate::workspace::Workspace;
@@ -87,6 +87,7 @@ impl VmTest {
     /// Three runs of the executable: its tests, those that leave the host as it is to be shut down, and those of what the
     /// shutdown did.
     fn run_under_systemd(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
+        let packages = systemd::build_packages(workspace, &shipped)?;
         let programs = with_suite(workspace, shipped, "systemd")?;
         let lab = Lab::prepare(workspace)?.with_stock_guest()?;
         let root = DebianRoot::ensure(workspace)?;
@@ -99,7 +100,7 @@ impl VmTest {
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
         let init =
-            SystemdInit::new(workspace, &root, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
+            SystemdInit::new(&root, &packages, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
         let runs = if self.keep { 2 } else { 3 };
         with_second_try(|| run_suite(runs, |on_line| session.run_under(&init, on_line)))
     }

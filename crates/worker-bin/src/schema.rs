@@ -7,6 +7,7 @@
 mod assignments;
 mod vm_config;
 mod worker_config;
+mod worker_toml;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ pub(crate) enum SchemaKind {
     Assignments,
     /// The configuration file, `worker.toml`, as JSON
     WorkerConfig,
+    /// A configuration file in which every key is a comment, with what it means, takes and defaults to
+    WorkerToml,
     /// The interface on the admin socket, as an OpenAPI document
     Openapi,
 }
@@ -41,6 +44,7 @@ pub(crate) fn print(kind: SchemaKind) -> Result<()> {
         SchemaKind::VmConfig => titled("vm-config.json of a VM's artifact", vm_config::schema()),
         SchemaKind::Assignments => titled("Assignments of a Procurator worker", assignments::schema()),
         SchemaKind::WorkerConfig => titled("Configuration of a Procurator worker", worker_config::schema()),
+        SchemaKind::WorkerToml => return client::print(&worker_toml::text()),
         SchemaKind::Openapi => {
             let text = admin::openapi_text().context("the OpenAPI document has no JSON form")?;
             return client::print(&format!("{text}\n"));

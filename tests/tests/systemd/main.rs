@@ -1,10 +1,11 @@
-//! The worker as a service under a real systemd, with its shipped unit. `cargo xtask vm-test --systemd` runs this in a host
+//! The worker as a service under a real systemd, installed by its package. `cargo xtask vm-test --systemd` runs this in a host
 //! that has one: first all tests but those of `at_shutdown` and `after_shutdown`, then those of `at_shutdown`, and when the
 //! host is shut down those of `after_shutdown`.
 
 mod after_shutdown;
 mod at_shutdown;
 mod journal;
+mod package;
 mod service;
 mod stock;
 mod visitor;

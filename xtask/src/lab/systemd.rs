@@ -1,7 +1,6 @@
-//! The outer host with systemd: its root is a Debian, the worker's unit lies where packages put it, and it is shut down as
-//! a host is, so that what a shutdown does can be looked at.
+//! The outer host with systemd: its root is a Debian, the worker is installed by its package, and the host is shut down as
+//! hosts are, so that what a shutdown does can be looked at.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +8,8 @@ use anyhow::{Context, Result};
 use crate::lab::debian::DebianRecipe;
 use crate::lab::disk::Tree;
 use crate::lab::host::Init;
+use crate::lab::programs::Program;
+use crate::package::{self, Compression, MAINTAINER, Order};
 use crate::packages;
 use crate::workspace::Workspace;
 
@@ -44,19 +45,32 @@ impl DebianRoot {
     }
 }
 
+/// The versions of the worker's package that the host finds: it has the first one installed, and a test upgrades to the second.
+const VERSIONS: [&str; 2] = ["~lab1", "~lab2"];
+
+/// The packages of the worker that is among `programs`, in [`VERSIONS`]; none where there is no worker.
+pub(crate) fn build_packages(workspace: &Workspace, programs: &[Program]) -> Result<Vec<PathBuf>> {
+    let Some(worker) = programs.iter().find(|program| program.name == "procurator-worker") else {
+        return Ok(Vec::new());
+    };
+    let (program, compression) = (worker.path.as_path(), Compression::None);
+    let order = |suffix| Order { program, suffix, maintainer: MAINTAINER, compression };
+    VERSIONS.into_iter().map(|suffix| package::build_package(workspace, &order(suffix))).collect()
+}
+
 /// An outer host with systemd.
 pub(crate) struct SystemdInit<'a> {
     root: &'a DebianRoot,
-    /// What is shipped for service managers.
-    packaging: PathBuf,
+    /// The worker's packages, as [`VERSIONS`] has them.
+    packages: &'a [PathBuf],
     after_shutdown: &'a str,
 }
 
 impl<'a> SystemdInit<'a> {
     /// One that runs `after_shutdown`, in POSIX shell, when everything is shut down: its exit status is that of the run.
     /// Only what lies on the root file system is still there.
-    pub(crate) fn new(workspace: &Workspace, root: &'a DebianRoot, after_shutdown: &'a str) -> Self {
-        Self { root, packaging: workspace.root().join("packaging"), after_shutdown }
+    pub(crate) fn new(root: &'a DebianRoot, packages: &'a [PathBuf], after_shutdown: &'a str) -> Self {
+        Self { root, packages, after_shutdown }
     }
 }
 
@@ -67,12 +81,8 @@ impl Init for SystemdInit<'_> {
         // Tests use it by its own name.
         let busybox = packages::find_program("busybox").context("busybox is not there")?;
         tree.add_file(&busybox, "/lab/bin/busybox")?;
-        let packaging = &self.packaging;
-        let entries =
-            fs::read_dir(packaging).with_context(|| format!("cannot list {}", packaging.display()))?;
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot list {}", packaging.display()))?;
-            tree.add_file(&entry.path(), &format!("/lab/packaging/{}", entry.file_name().to_string_lossy()))?;
+        for (package, name) in self.packages.iter().zip(VERSIONS) {
+            tree.add_file(package, &format!("/lab/packages/{}.deb", name.trim_start_matches('~')))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::lab::Lab;
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::programs::Program;
-use crate::lab::systemd::{DebianRoot, SystemdInit};
+use crate::lab::systemd::{self, DebianRoot, SystemdInit};
 use crate::workspace::Workspace;
 
 /// Options of the task.
@@ -17,7 +17,8 @@ use crate::workspace::Workspace;
 pub(crate) struct LabTask {
     /// The script, in POSIX shell. Programs are in its `PATH`, the images' list is `/lab/images.json`.
     script: String,
-    /// A statically linked program to bring along. May be repeated.
+    /// A statically linked program to bring along. May be repeated. `procurator-worker` is installed by its package where
+    /// there is systemd.
     #[arg(long = "program", value_name = "FILE")]
     programs: Vec<PathBuf>,
     /// After how many seconds everything is ended.
@@ -50,7 +51,8 @@ impl LabTask {
             false => session.run(print)?,
             true => {
                 let root = DebianRoot::ensure(workspace)?;
-                session.run_under(&SystemdInit::new(workspace, &root, "true"), print)?
+                let packages = systemd::build_packages(workspace, &programs)?;
+                session.run_under(&SystemdInit::new(&root, &packages, "true"), print)?
             }
         };
         Ok(status == 0)

@@ -1,7 +1,7 @@
 //! The process itself: what it does once, before it hosts machines, and how it is called.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,6 +10,9 @@ use vm_model::VmId;
 /// How many descriptors there is room for from the start: more than a machine with many queues has. Room that is made later
 /// is waited for by whichever machine needs the next descriptor.
 const DESCRIPTORS: u32 = 512;
+
+/// How likely the kernel ends this process when memory runs out: proc(5).
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
 /// Takes the connection that the process was started with from its standard input, and leaves nothing there.
 ///
@@ -23,7 +26,7 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
 }
 
 /// Makes this process one that no terminal and no process group of its parent ends, that keeps no file system in use by its
-/// working directory, and prepares its table of descriptors.
+/// working directory, that has no privilege when memory runs out, and prepares its table of descriptors.
 /// Called before the first thread is started.
 pub fn become_host_process() {
     name_process(std::iter::empty());
@@ -34,9 +37,19 @@ pub fn become_host_process() {
     if let Err(error) = std::env::set_current_dir("/") {
         tracing::debug!(%error, "this process stays in the directory in which it was started");
     }
+    if let Err(error) = be_ordinary_victim() {
+        tracing::debug!(%error, "this process keeps its worker's place when memory runs out");
+    }
     if let Err(error) = vmm_host::presize_fd_table(DESCRIPTORS) {
         tracing::debug!(%error, "there is no room for many descriptors");
     }
+}
+
+/// Gives up what protects a worker from the kernel when memory runs out (`OOMScoreAdjust=` of its unit), which its children
+/// inherit: guests take the memory, and one of them is to go before the worker does. Who was made a likelier victim stays one.
+fn be_ordinary_victim() -> io::Result<()> {
+    let score = fs::read_to_string(OOM_SCORE_ADJ)?;
+    if score.trim().starts_with('-') { fs::write(OOM_SCORE_ADJ, "0") } else { Ok(()) }
 }
 
 /// Has `ps` and `top` show which of `vms` the process holds: `vm:web-1` of one, `vms:16` of several, `vm-host` of none.

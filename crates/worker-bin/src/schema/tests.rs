@@ -163,6 +163,13 @@ fn configurations_of_the_documentation_are_valid() {
 }
 
 #[test]
+fn the_options_for_nix_are_made_of_this_schema() {
+    let kept: Value = serde_json::from_str(&repository("nix/worker-config.json")).expect("JSON");
+    let printed = titled("Configuration of a Procurator worker", worker_config::schema());
+    assert!(kept == printed, "run: procurator-worker schema worker-config >nix/worker-config.json");
+}
+
+#[test]
 fn a_schema_names_its_dialect() {
     let whole = titled("it", worker_config::schema());
     assert_eq!((&whole["$schema"], &whole["title"]), (&DIALECT.into(), &"it".into()));

@@ -1,0 +1,2 @@
+# What a guest imports of nixpkgs.
+{ }
