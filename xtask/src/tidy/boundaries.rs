@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 24] = [
+const BOUNDARIES: [Boundary; 25] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -85,6 +85,12 @@ const BOUNDARIES: [Boundary; 24] = [
         workspace: AllBut(&["host-network", "nix-artifacts", "master-protocol", "worker"]),
         not_directly: &[],
         not_at_all: &["rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "jail",
+        workspace: Only(&[]),
+        not_directly: &[],
+        not_at_all: &["tokio", "kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "ipam",
