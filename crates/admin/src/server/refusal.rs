@@ -34,6 +34,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::Network { .. }
             | VmManagerError::Setting { .. }
             | VmManagerError::State { .. }
+            | VmManagerError::Jail(_)
             | VmManagerError::Threads(_)
             | VmManagerError::HostProcesses(_)
             | VmManagerError::Machine(_)
@@ -72,6 +73,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         | VmManagerError::Network { .. }
         | VmManagerError::Setting { .. }
         | VmManagerError::State { .. }
+        | VmManagerError::Jail(_)
         | VmManagerError::Threads(_)
         | VmManagerError::Console { .. }
         | VmManagerError::Follow { .. }
