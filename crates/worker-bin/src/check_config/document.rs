@@ -7,6 +7,7 @@ use std::str::FromStr;
 use host_network::{Domain, HostService, LinkName};
 use ipam::AddressRange;
 use ipnetwork::Ipv4Network;
+use jail::UserRange;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 use vm_model::{Ipv6Subnet, NetworkName, nearest};
@@ -218,6 +219,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::Paths => value.as_array().is_some_and(|paths| paths.iter().all(|path| path.get_ref().is_str())),
         Kind::Services => is_list_of::<HostService>(value),
         Kind::AddressRanges => is_list_of::<AddressRange>(value),
+        Kind::UserRange => text.is_some_and(|text| text.parse::<UserRange>().is_ok()),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
         Kind::Domain => text.is_some_and(|text| text.parse::<Domain>().is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Services,
     /// A list of ranges of IPv4 addresses.
     AddressRanges,
+    /// Numbers of users, the first and the last.
+    UserRange,
     /// Any text.
     Text,
     /// The name of a network interface.
@@ -113,6 +115,10 @@ pub(crate) static KEYS: &[Key] = &[
         "How many VMs share a process; 0 runs all in the worker."),
     key("spare_host_processes", Kind::Integer { least: 0, most: 16 }, Some("2"),
         "How many processes are started ahead."),
+    key("jail", Kind::Choice(&["auto", "required", "off"]), Some("\"auto\""),
+        "Whether processes of VMs are jailed: as far as the host goes along, wholly or no VM is started, or not."),
+    key("jail_users", Kind::UserRange, Some("\"1879048192-1879113727\""),
+        "The users that jailed processes get, each its own; nobody else's on this host."),
     key("max_parallel_starts", Kind::Integer { least: 1, most: 1024 }, None,
         "How many machines are started at the same time; twice the processors where it is absent."),
     key("credentials_dir", Kind::AbsolutePath, Some("\"/etc/procurator/credentials\""),
@@ -188,6 +194,9 @@ impl Kind {
             Self::AddressRanges => {
                 "a list of addresses and ranges like [\"10.100.0.2-10.100.0.99\", \"10.100.255.0/24\"]"
                     .to_owned()
+            }
+            Self::UserRange => {
+                "a range of users like \"1879048192-1879113727\", of 1000 to 4294967294".to_owned()
             }
             Self::Text => "text in quotation marks".to_owned(),
             Self::LinkName => {
