@@ -170,7 +170,10 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     pass(FailPoint::HostProcessBound);
     let user = jail.as_ref().and_then(|jail| jail.order.user);
     let given = user.map_or(Ok(()), |user| pool.directory.give(name, user));
-    given.map_err(failed("give a socket away"))?;
+    given.map_err(|source| {
+        pool.directory.remove(name);
+        failed("give a socket away")(source)
+    })?;
     let command_line = command_line(&pool.options.program, &pool.options.placement, name);
     let (program, arguments) = command_line.split_first().ok_or_else(|| {
         failed("find a program")(io::Error::new(io::ErrorKind::InvalidInput, "the command line is empty"))
