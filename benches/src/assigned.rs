@@ -69,6 +69,7 @@ async fn run(vms: usize, program: Vec<OsString>, folder: &Path) -> Result<Vec<u6
             directory: folder.join("hosts"),
             vms_per_process: NonZeroUsize::MIN,
             spare: SPARE,
+            jail: None,
         }),
         ..VmManagerConfig::default()
     };

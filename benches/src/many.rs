@@ -69,6 +69,7 @@ impl Many {
                 directory: folder.join("hosts"),
                 vms_per_process: self.each,
                 spare: AT_ONCE,
+                jail: None,
             }),
             ..VmManagerConfig::default()
         };

@@ -1,6 +1,7 @@
 //! Reaching a guest by the sockets of its machine, without a network: as `docs/operations.md` tells users to.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +18,7 @@ const LONGEST_ANSWER: usize = 255;
 /// # Errors
 /// The machine has no such socket, or nobody in it listens there (yet).
 pub fn connect_to_guest(vm_directory: &Path, port: u32) -> Result<UnixStream> {
-    let path = vm_directory.join("vsock.sock");
+    let path = vm_directory.join("sockets/vsock.sock");
     let mut stream =
         UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))?;
     stream.set_read_timeout(Some(ANSWER_DEADLINE)).context("cannot set a deadline")?;
@@ -45,8 +46,12 @@ pub fn greeting_of(stream: &mut UnixStream) -> Result<String> {
 /// # Errors
 /// The socket is taken, or the VM is gone.
 pub fn listen_for_guest(vm_directory: &Path, port: u32) -> Result<UnixListener> {
-    let path = vm_directory.join(format!("vsock.sock_{port}"));
-    UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))
+    let path = vm_directory.join(format!("sockets/vsock.sock_{port}"));
+    let place = || format!("cannot listen at {}", path.display());
+    let listener = UnixListener::bind(&path).with_context(place)?;
+    // The VM's process, which connects for its guest, is another user's.
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).with_context(place)?;
+    Ok(listener)
 }
 
 /// Up to the line feed and no further: what follows is the stream.

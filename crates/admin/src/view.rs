@@ -31,7 +31,7 @@ pub struct VmView {
     /// Its machine's identity, drawn once in its life: a VM of this name that is made later has another.
     #[serde(default)]
     pub uuid: Option<String>,
-    /// The directory of what belongs to it; its vsock socket lies there as `vsock.sock`.
+    /// The directory of what belongs to it; its vsock socket lies there as `sockets/vsock.sock`.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub directory: Option<PathBuf>,

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,20 +25,39 @@ pub enum VmLogSource {
 }
 
 impl VmLogSource {
-    /// The file in the directory of the VM.
-    pub fn file(self, directory: &Path) -> PathBuf {
-        directory.join(match self {
+    /// The name of its file.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Worker => "worker.log",
             Self::Vmm => "vmm.log",
-        })
+        }
+    }
+
+    /// The file in the directory of the VM. A process that runs a VM writes to the directory of its console: it may write to
+    /// no other.
+    pub fn file(self, directory: &Path) -> PathBuf {
+        match self {
+            Self::Worker => directory.join(self.name()),
+            Self::Vmm => directory.join("console").join(self.name()),
+        }
+    }
+
+    /// Where to read: a process of an earlier release writes to the VM's own directory.
+    fn written_file(self, directory: &Path) -> PathBuf {
+        let (file, earlier) = (self.file(directory), directory.join(self.name()));
+        if !file.exists() && earlier.exists() { earlier } else { file }
     }
 
     /// The one before it.
     pub fn older_file(self, directory: &Path) -> PathBuf {
-        let mut name = self.file(directory).into_os_string();
-        name.push(".1");
-        name.into()
+        older(self.file(directory))
     }
+}
+
+fn older(file: PathBuf) -> PathBuf {
+    let mut name = file.into_os_string();
+    name.push(".1");
+    name.into()
 }
 
 /// Lines of a VM's log.
@@ -73,7 +93,8 @@ impl FromStr for Place {
 /// The host refuses.
 pub(crate) fn read(source: VmLogSource, directory: &Path, after: Option<Place>) -> io::Result<VmLogView> {
     let place = after.unwrap_or_default();
-    let (older, newer) = (open(&source.older_file(directory))?, open(&source.file(directory))?);
+    let file = source.written_file(directory);
+    let (older, newer) = (open(&older(file.clone()))?, open(&file)?);
     let inode = |file: &Option<(File, u64)>| file.as_ref().map(|(_, inode)| *inode);
     let mut bytes = Vec::new();
     // A place in neither file is one in a file that is no longer kept.
@@ -96,11 +117,17 @@ pub(crate) fn read(source: VmLogSource, directory: &Path, after: Option<Place>) 
     Ok(VmLogView { text, next: format!("{}-{}", next.inode, next.offset) })
 }
 
+/// The regular file `path`; `None` where there is none. Whoever writes there may mean harm: a link is not followed, and a pipe
+/// not waited for.
 fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
-    match File::open(path) {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    match File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
         Ok(file) => {
-            let inode = file.metadata()?.ino();
-            Ok(Some((file, inode)))
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::new(ErrorKind::InvalidData, format!("{} is no file", path.display())));
+            }
+            Ok(Some((file, metadata.ino())))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -123,6 +150,7 @@ mod tests {
     fn a_log_is_followed_over_the_change_of_its_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
+        fs::create_dir(path.join("console")).expect("made");
         let ask = |after: Option<&str>| {
             let after = after.map(|after| after.parse().expect("a place"));
             read(VmLogSource::Vmm, path, after).expect("read")
@@ -144,5 +172,24 @@ mod tests {
         assert_eq!(ask(Some(&third.next)).text, "");
         assert_eq!(ask(None).text, "one\ntwo\nthree\nfour\nfive\n");
         "1".parse::<Place>().expect_err("no place");
+    }
+
+    #[test]
+    fn only_a_file_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        fs::create_dir(path.join("console")).expect("made");
+        let file = VmLogSource::Vmm.file(path);
+        fs::write(path.join("secret"), "secret\n").expect("written");
+        std::os::unix::fs::symlink(path.join("secret"), &file).expect("linked");
+        read(VmLogSource::Vmm, path, None).expect_err("no link is followed");
+        fs::remove_file(&file).expect("removed");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+        let refused = read(VmLogSource::Vmm, path, None).expect_err("a pipe is not waited for");
+        assert!(refused.to_string().ends_with("is no file"), "{refused}");
+        fs::remove_file(&file).expect("removed");
+        fs::write(path.join("vmm.log"), "of an earlier release\n").expect("written");
+        assert_eq!(read(VmLogSource::Vmm, path, None).expect("read").text, "of an earlier release\n");
     }
 }

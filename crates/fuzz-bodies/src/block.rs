@@ -33,6 +33,7 @@ pub(crate) fn disk() -> File {
 /// A device on `file`.
 pub(crate) fn device(file: File, read_only: bool) -> BlockDevice {
     BlockDevice::new(BlockDeviceConfig {
+        direct_file: None,
         file: file.into(),
         format: DiskFormat::Raw,
         access: if read_only { DiskAccess::ReadOnly } else { DiskAccess::ReadWrite },

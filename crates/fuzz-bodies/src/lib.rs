@@ -25,6 +25,7 @@ mod console;
 mod dhcp;
 mod dns;
 mod driver;
+mod host_process;
 mod input;
 mod ipv6;
 mod kernel;
@@ -47,7 +48,7 @@ pub type Body = fn(&[u8]);
 ///
 /// A new door to hostile input gets a module here, a row, and a file in
 /// `fuzz/fuzz_targets`.
-pub const BODIES: [(&str, Body); 22] = [
+pub const BODIES: [(&str, Body); 23] = [
     ("assignments", assignments::document),
     ("balloon_queues", balloon::queues),
     ("block_requests", block::requests),
@@ -55,6 +56,7 @@ pub const BODIES: [(&str, Body); 22] = [
     ("console_queues", console::queues),
     ("dhcp_packets", dhcp::packets),
     ("dns_messages", dns::messages),
+    ("host_process_messages", host_process::messages),
     ("ipv6_packets", ipv6::packets),
     ("kernel_images", kernel::images),
     ("lease_book", leases::book),

@@ -86,6 +86,7 @@ fn answers(bytes: &[u8]) -> Vec<u8> {
 
 fn config(image: File) -> BlockDeviceConfig {
     BlockDeviceConfig {
+        direct_file: None,
         file: image.into(),
         format: DiskFormat::Qcow2,
         access: DiskAccess::ReadOnly,

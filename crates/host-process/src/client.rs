@@ -15,6 +15,7 @@ mod conversation;
 mod directory;
 mod exit_record;
 mod handshake;
+mod jailing;
 mod kernel_log;
 mod launching;
 mod line;
@@ -48,6 +49,7 @@ use pool::Pool;
 use strangers::Strangers;
 
 pub use directory::DirectoryError;
+pub use jailing::{JailDemand, JailError, JailSettings, probe_jail};
 pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
 pub use placement::{Placement, ScopeSettings};
 
@@ -69,6 +71,9 @@ pub struct HostProcessOptions {
     pub spare: usize,
     /// What processes are part of.
     pub placement: Placement,
+    /// How processes are jailed; `None` leaves them as they are started. Their program is told by an argument, `--jail=…`, of
+    /// what to give up, and calls [`jail::enter`] with it.
+    pub jail: Option<JailSettings>,
     /// How long a launch may take, its process' start included.
     pub launch_deadline: Duration,
     /// How long a command may take.
@@ -85,6 +90,7 @@ impl fmt::Debug for HostProcessOptions {
             .field("directory", &self.directory)
             .field("machines_per_process", &self.machines_per_process)
             .field("spare", &self.spare)
+            .field("jail", &self.jail)
             .finish_non_exhaustive()
     }
 }

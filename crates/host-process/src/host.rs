@@ -20,36 +20,63 @@ mod listening;
 mod peer;
 mod process;
 
+use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use hypervisor::Hypervisor;
+use jail::JailReport;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
+use vm_model::VmId;
 use vmm_host::{HostError, HostOptions, VmmHost};
 
 use crate::identity::{IdentityError, ProcessIdentity};
 use hosted::Hosted;
 use peer::Origin;
 
-pub use process::{become_host_process, take_stdin};
+pub use process::{become_host_process, take_stdin, tell_of_jail};
+
+/// Who is told, for each machine, of the directory that was handed over for what is written about it, and of `None` when the
+/// machine is forgotten. Called on the process' first thread, which it does not hold up.
+pub type DirectoryKeeper = Rc<dyn Fn(&VmId, Option<BorrowedFd<'_>>)>;
 
 /// The settings of a host process.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServeOptions {
     /// Those of its machines.
     pub machines: HostOptions,
     /// How long guests have to power themselves off when the process is told to terminate.
     pub patience: Duration,
+    /// What came of its jail, where it entered one.
+    pub jail: Option<JailReport>,
+    /// Who keeps the directories of machines.
+    pub directories: Option<DirectoryKeeper>,
+}
+
+impl fmt::Debug for ServeOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ServeOptions")
+            .field("machines", &self.machines)
+            .field("patience", &self.patience)
+            .field("jail", &self.jail)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ServeOptions {
     /// Half a minute for guests.
     fn default() -> Self {
-        Self { machines: HostOptions::default(), patience: Duration::from_secs(30) }
+        Self {
+            machines: HostOptions::default(),
+            patience: Duration::from_secs(30),
+            jail: None,
+            directories: None,
+        }
     }
 }
 
@@ -97,7 +124,7 @@ pub async fn serve(hypervisor: Hypervisor, first: OwnedFd, options: ServeOptions
     let _interrupt = signal(SignalKind::interrupt()).map_err(failed("ignore SIGINT"))?;
     LocalSet::new()
         .run_until(async move {
-            let host = Rc::new(Hosted::new(machines, identity));
+            let host = Rc::new(Hosted::new(machines, identity, options.jail, options.directories));
             let slot = host.slot();
             spawn_local(peer::converse(host.clone(), slot, first, Origin::Parent));
             // Each arm only looks: all are cancel-safe.

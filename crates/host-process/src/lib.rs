@@ -26,4 +26,7 @@ pub mod host;
 mod identity;
 pub mod wire;
 
-pub use client::{HostProcessOptions, HostProcesses, Placement, ScopeSettings};
+pub use client::{
+    HostProcessOptions, HostProcesses, JailDemand, JailError, JailSettings, Placement, ScopeSettings,
+    probe_jail,
+};

@@ -236,6 +236,7 @@ fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome {
         pid: std::process::id(),
         start_time,
         build: "test".to_owned(),
+        jail: None,
         machines: status.map(listing).into_iter().collect(),
     }
 }

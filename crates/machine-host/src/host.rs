@@ -121,6 +121,8 @@ pub struct HostCounts {
     /// Those of them that the host's kernel keeps: a disk that does not answer, a file that is not closed. Each has a
     /// thread that waits for it.
     pub unsettled: usize,
+    /// Machines in processes without a jail, where there are to be jails: earlier workers started them.
+    pub unjailed: usize,
 }
 
 /// How a shutdown went.

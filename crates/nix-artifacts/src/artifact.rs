@@ -228,6 +228,7 @@ fn open_file(
         FileRole::Disk(..) => check_disk_image(&opened, wanted.stated),
         FileRole::Kernel
         | FileRole::Initrd
+        | FileRole::DirectDisk(_)
         | FileRole::Tap(_)
         | FileRole::Vhost(_)
         | FileRole::NicStatistics(_)
@@ -247,7 +248,7 @@ fn describe_wanted(role: FileRole<'_>, wanted: &FileRequest) -> String {
     let role = match role {
         FileRole::Kernel => "the kernel".to_owned(),
         FileRole::Initrd => "the initial RAM disk".to_owned(),
-        FileRole::Disk(id, _) => format!("disk {id:?}"),
+        FileRole::Disk(id, _) | FileRole::DirectDisk(id) => format!("disk {id:?}"),
         FileRole::Tap(id) => format!("the TAP of {id:?}"),
         FileRole::Vhost(id) => format!("the kernel's back end of {id:?}"),
         FileRole::NicStatistics(id) => format!("the counters of {id:?}"),

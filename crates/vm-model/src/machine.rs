@@ -136,6 +136,9 @@ pub struct DiskSpec<F> {
     pub id: String,
     /// The image.
     pub file: F,
+    /// The image opened a second time, past the page cache, for a process that may open nothing itself.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub direct_file: Option<F>,
     /// How the image is laid out. Always stated, never probed.
     pub format: DiskFormat,
     /// What the guest may do with it.
@@ -192,7 +195,7 @@ pub struct NicSpec<F> {
     pub options: NicOptions,
 }
 
-fn none<F>() -> Option<VhostSpec<F>> {
+fn none<T>() -> Option<T> {
     None
 }
 
@@ -225,6 +228,8 @@ pub enum FileRole<'a> {
     Initrd,
     /// The image of the disk with this id.
     Disk(&'a str, DiskAccess),
+    /// [`DiskSpec::direct_file`] of the disk with this id.
+    DirectDisk(&'a str),
     /// One of the queues of the TAP of the interface with this id.
     Tap(&'a str),
     /// One of the back ends of the interface with this id.
@@ -300,6 +305,7 @@ impl<F> DiskSpec<F> {
         DiskSpec {
             id: self.id.clone(),
             file: &self.file,
+            direct_file: self.direct_file.as_ref(),
             format: self.format,
             access: self.access,
             serial: self.serial.clone(),
@@ -313,7 +319,9 @@ impl<F> DiskSpec<F> {
         convert: &mut impl FnMut(FileRole<'_>, F) -> Result<G, E>,
     ) -> Result<DiskSpec<G>, E> {
         let file = convert(FileRole::Disk(&self.id, self.access), self.file)?;
+        let direct_file = self.direct_file.map(|file| convert(FileRole::DirectDisk(&self.id), file));
         Ok(DiskSpec {
+            direct_file: direct_file.transpose()?,
             id: self.id,
             file,
             format: self.format,
@@ -389,6 +397,7 @@ mod tests {
             },
             boot: BootSpec { kernel: "kernel", initrd: Some("initrd"), cmdline: String::new() },
             disks: vec![DiskSpec {
+                direct_file: None,
                 id: "root".into(),
                 file: "disk",
                 format: DiskFormat::Raw,

@@ -18,6 +18,7 @@ use support::{host, launch, request, within};
 fn churning(file_system: &SmallFileSystem, name: &str) -> LaunchRequest {
     let mut request = request(name, &TinyGuest::churn());
     request.spec.disks.push(DiskSpec {
+        direct_file: None,
         id: "root".to_owned(),
         file: file_system.sparse_file(name, 1 << 20).into(),
         format: DiskFormat::Raw,

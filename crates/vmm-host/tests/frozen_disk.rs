@@ -24,6 +24,7 @@ const DISK_BYTES: usize = 1 << 20;
 fn churning(name: &str, disk: &File) -> LaunchRequest {
     let mut request = request(name, &TinyGuest::churn());
     request.spec.disks.push(DiskSpec {
+        direct_file: None,
         id: "root".to_owned(),
         file: disk.try_clone().expect("a descriptor").into(),
         format: DiskFormat::Raw,

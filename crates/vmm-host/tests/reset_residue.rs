@@ -25,6 +25,7 @@ async fn two_hundred_resets_leave_nothing_behind() {
     request.spec.cpus.boot_vcpus = 2;
     request.spec.rng = true;
     request.spec.disks.push(DiskSpec {
+        direct_file: None,
         id: "disk0".into(),
         file: file_with(&[0; 4096]),
         format: DiskFormat::Raw,

@@ -20,6 +20,7 @@ use support::{file_with, host, launch, request, within};
 
 fn disk(file: OwnedFd, caching: DiskCaching) -> DiskSpec<OwnedFd> {
     DiskSpec {
+        direct_file: None,
         id: "disk0".into(),
         file,
         format: DiskFormat::Raw,

@@ -54,6 +54,7 @@ impl Bench {
         let spec = &mut request.spec;
         spec.memory.backing = BACKINGS[round % BACKINGS.len()];
         spec.disks.push(DiskSpec {
+            direct_file: None,
             id: "root".into(),
             file: clone(&self.disk),
             format: DiskFormat::Raw,

@@ -20,6 +20,7 @@ const MOMENT: Duration = Duration::from_secs(3);
 fn stuck(disk: std::io::PipeReader) -> LaunchRequest {
     let mut request = request("stuck", &TinyGuest::waiting_for_disk());
     request.spec.disks.push(DiskSpec {
+        direct_file: None,
         id: "held".to_owned(),
         file: disk.into(),
         format: DiskFormat::Raw,

@@ -105,6 +105,7 @@ fn parse() -> Result<Arguments, Box<dyn std::error::Error>> {
 
 fn disk(path: &str, index: usize) -> Result<DiskSpec<OwnedFd>, std::io::Error> {
     Ok(DiskSpec {
+        direct_file: None,
         id: format!("disk{index}"),
         file: File::options().read(true).write(true).open(path)?.into(),
         format: DiskFormat::Raw,

@@ -167,6 +167,7 @@ fn spec(guest: &TinyGuest) -> MachineSpec<OwnedFd> {
         },
         boot: BootSpec { kernel: file(&guest.elf()).into(), initrd: None, cmdline: String::new() },
         disks: vec![DiskSpec {
+            direct_file: None,
             id: "root".into(),
             file: file(&disk).into(),
             format: DiskFormat::Raw,

@@ -65,6 +65,7 @@ fn spec(guest: &TinyGuest, backing: MemoryBacking) -> MachineSpec<OwnedFd> {
         memory: MemorySpec { size: Bytes::from_mib(64), backing, prefault: false },
         boot: BootSpec { kernel: kernel.into(), initrd: None, cmdline: String::new() },
         disks: vec![DiskSpec {
+            direct_file: None,
             id: "root".into(),
             file: disk.into(),
             format: DiskFormat::Raw,

@@ -12,6 +12,7 @@ mod span;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jail::JailOrder;
 use serde::Deserialize;
 
 pub(crate) use self::amounts::Seconds;
@@ -56,6 +57,12 @@ pub(crate) enum Verb {
         /// Directory of VMs' directories, where what is logged about each goes to
         #[arg(long, value_name = "DIR")]
         vms_dir: Option<PathBuf>,
+        /// What the process gives up before it holds any
+        #[arg(long, value_name = "ORDER")]
+        jail: Option<JailOrder>,
+        /// Tell on standard output what would be missing of the jail, and end
+        #[arg(long)]
+        probe_jail: bool,
     },
     #[command(flatten)]
     Client(ClientVerb),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin::{AdminServer, BindError, Served, SocketSettings, VmLogSource};
+use admin::{AdminServer, BindError, Served, SocketSettings};
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
@@ -48,7 +48,7 @@ pub(crate) fn run(flags: RunFlags, runtime_dir: Option<PathBuf>) -> Result<()> {
     logging::open()?;
     let settings = Settings::load(flags.clone(), runtime_dir.clone())?.accepted()?;
     let directory = settings.manager.vm_artifacts_dir.clone();
-    logging::start(settings.log_format, Some(VmFiles { directory, source: VmLogSource::Worker }))?;
+    logging::start(settings.log_format, Some(VmFiles::Below(directory)))?;
     let files = OpenFiles::raise();
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(serve(flags, runtime_dir, settings, files))

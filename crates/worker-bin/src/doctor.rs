@@ -12,12 +12,14 @@ mod devices;
 mod directories;
 mod finding;
 mod host;
+mod jail;
 mod kvm;
 mod limits;
 mod managers;
 mod master;
 mod network;
 mod report;
+mod side_channels;
 mod worker;
 
 use std::io::{IsTerminal, stdout};
@@ -71,6 +73,7 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
     findings.extend(kvm::judge(&kvm::look(&host)));
     findings.extend(capabilities::judge(&capabilities::look(&host)));
     findings.extend(cgroups::judge(&cgroups::look(&host)));
+    findings.extend(side_channels::judge(&side_channels::look(&host)));
     findings.extend(clock::judge(clock::look(&host)));
     let worker = runtime.block_on(worker::look(&answering));
     let used = directories::used(worker.directories(), settings.as_ref());
@@ -88,6 +91,7 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
 /// The checks of what the configuration speaks of.
 fn configured(host: &Host, settings: &Settings, addresses: &[addresses::Facts]) -> Vec<Finding> {
     let mut findings = devices::judge(&devices::look(host, settings));
+    findings.extend(jail::judge(&jail::look(host, settings)));
     findings.extend(limits::judge(&limits::look(host, settings)));
     findings.extend(addresses.iter().flat_map(addresses::judge));
     findings.extend(network::judge(&network::look(host, settings, addresses)));

@@ -35,8 +35,8 @@ use self::per_vm::{VmLimit, WithinLimit};
 use self::queue::{Line as QueuedLine, Queue};
 use self::sink::Sink;
 use self::span_fields::KeepFields;
-pub(crate) use self::vm_files::VmFiles;
 use self::vm_files::VmLines;
+pub(crate) use self::vm_files::{HandedDirectories, VmFiles};
 use crate::cli::LogFormat;
 use crate::colours::Colours;
 use crate::printable::{is_disguise, printable_json, printable_lines};
@@ -52,6 +52,11 @@ static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 /// How much VMs may say in the log, and in the files beside it.
 static VM_LIMIT: LazyLock<VmLimit> = LazyLock::new(VmLimit::default);
 static FILES_LIMIT: LazyLock<VmLimit> = LazyLock::new(VmLimit::default);
+
+/// Connects to where the log goes, for a process that soon finds nothing by its path.
+pub(crate) fn connect() {
+    journal::connect();
+}
 
 /// Starts the thread that writes, and sends what panics say the same way. Called before any other thread is started.
 ///

@@ -42,8 +42,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
-        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir } => {
-            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir)
+        Verb::VmHost { vms_dir, jail, probe_jail: true, .. } => vm_host::probe_jail(jail, vms_dir),
+        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir, jail, probe_jail: false } => {
+            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir, jail)
         }
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
         Verb::Local(verb) => local::run(verb, cli.runtime_dir),

@@ -33,7 +33,7 @@ use self::metrics::Metrics;
 use self::network::Network;
 use self::networks::Networks;
 pub(crate) use self::placing::host_processes_in;
-use self::placing::{parallel_starts, placement};
+use self::placing::{Jail, jail, parallel_starts, placement};
 pub(crate) use self::refusals::by_key;
 use crate::cli::{LogFormat, RunFlags};
 
@@ -75,6 +75,8 @@ struct File {
     removal_grace_seconds: Option<u64>,
     vms_per_host_process: Option<usize>,
     spare_host_processes: Option<usize>,
+    jail: Option<Jail>,
+    jail_users: Option<String>,
     max_parallel_starts: Option<usize>,
     credentials_dir: Option<PathBuf>,
     stop_guests: Option<bool>,
@@ -169,8 +171,8 @@ impl Settings {
                 (&runtime_dir, &vms_dir),
                 log_format,
                 stop_timeout,
-                file.vms_per_host_process,
-                file.spare_host_processes,
+                (file.vms_per_host_process, file.spare_host_processes),
+                jail(file.jail, file.jail_users.as_deref())?,
             )?,
             metrics_poll_interval: seconds(
                 "metrics_poll_interval_seconds",
@@ -322,7 +324,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use worker::vms::{Placement, VhostNet};
+    use worker::vms::{JailDemand, JailSettings, Placement, UserRange, VhostNet};
 
     use super::*;
 
@@ -362,11 +364,30 @@ mod tests {
     }
 
     #[test]
+    fn processes_are_jailed_as_told() {
+        let jail = |text: &str| match merged(flags(), text).map(|settings| settings.manager.placement) {
+            Ok(Placement::HostProcesses(hosts)) => Ok(hosts.jail),
+            Ok(other) => panic!("{other:?}"),
+            Err(problem) => Err(format!("{problem:#}")),
+        };
+        let users = UserRange::default();
+        assert_eq!(jail(""), Ok(Some(JailSettings { users, demand: JailDemand::WhatTheHostHas })));
+        assert_eq!(jail("jail = 'required'"), Ok(Some(JailSettings { users, demand: JailDemand::Whole })));
+        assert_eq!(jail("jail = 'off'"), Ok(None));
+        let own = jail("jail_users = '5000-5999'").expect("accepted").expect("jailed");
+        assert_eq!(own.users.bounds(), (5000, 5999));
+        let refused = jail("jail_users = '0-9'").expect_err("root is among them");
+        assert!(refused.contains("jail_users = \"0-9\"") && refused.contains("FIRST-LAST"), "{refused}");
+    }
+
+    #[test]
     fn nothing_given_is_the_documented_default() {
         let settings = merged(flags(), "").expect("defaults are valid");
         let directories = (Path::new("/run/procurator"), Path::new("/var/lib/procurator/vms"));
+        let jailed = jail(None, None).expect("valid");
         let placement =
-            placement(directories, LogFormat::Human, Duration::from_secs(30), None, None).expect("valid");
+            placement(directories, LogFormat::Human, Duration::from_secs(30), (None, None), jailed)
+                .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

@@ -1,37 +1,66 @@
 //! `vm-host`: a process that holds VMs on behalf of a worker, and outlives it. Small, and quick to start.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
-use admin::VmLogSource;
 use anyhow::{Context, Result};
-use host_process::host::{ServeOptions, become_host_process, serve, take_stdin};
+use host_process::host::{ServeOptions, become_host_process, serve, take_stdin, tell_of_jail};
 use hypervisor::Hypervisor;
+use jail::{JailOrder, Outside, enter};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
 use crate::cli::LogFormat;
-use crate::logging::VmFiles;
+use crate::logging::{HandedDirectories, VmFiles};
 use crate::signals::Unexpected;
 use crate::{logging, signals};
 
 /// Runs until its last VM has ended and a worker has taken notice of that. At SIGTERM guests have `stop_timeout` to power
-/// off. What is logged about a VM goes to its directory below `vms`, too.
-pub(crate) fn run(log_format: LogFormat, stop_timeout: Duration, vms: Option<PathBuf>) -> Result<()> {
+/// off. Enters the jail that `order` describes, where one is ordered; directories of VMs lie below `vms`.
+pub(crate) fn run(
+    log_format: LogFormat,
+    stop_timeout: Duration,
+    vms: Option<PathBuf>,
+    order: Option<JailOrder>,
+) -> Result<()> {
     become_host_process();
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
-    logging::open()?;
-    let vm_files = vms.map(|directory| VmFiles { directory, source: VmLogSource::Vmm });
-    logging::start(log_format, vm_files)?;
     let worker = take_stdin().context("a worker starts this with a socket as standard input")?;
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
+    logging::connect();
+    // While this is the only thread, and what it needs of the host is open.
+    let jail = order.map(|order| enter(&order, &outside(vms)));
+    logging::open()?;
+    let directories = HandedDirectories::default();
+    logging::start(log_format, Some(VmFiles::Handed(directories.clone())))?;
+    for gap in jail.iter().flat_map(|report| &report.gaps) {
+        warn!(layer = %gap.layer, problem = gap.problem, "this process runs without a layer of its jail");
+    }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         // What somebody sends to all processes of a name is not meant for guests.
         let _unexpected = Unexpected::listen()?;
         let _quit = signal(SignalKind::quit())?;
-        let options = ServeOptions { patience: stop_timeout, ..ServeOptions::default() };
+        let options = ServeOptions {
+            patience: stop_timeout,
+            jail,
+            directories: Some(Rc::new(move |vm, directory| directories.keep(vm, directory))),
+            ..ServeOptions::default()
+        };
         serve(hypervisor, worker, options).await.context("cannot host VMs")
     })
+}
+
+/// Enters the jail, tells what is missing, and returns.
+pub(crate) fn probe_jail(order: Option<JailOrder>, vms: Option<PathBuf>) -> Result<()> {
+    let report = enter(&order.unwrap_or_default(), &outside(vms));
+    tell_of_jail(&report).context("cannot tell of the jail")
+}
+
+/// What the process is handed descriptors of.
+fn outside(vms: Option<PathBuf>) -> Outside {
+    Outside { trees: vms.into_iter().collect() }
 }

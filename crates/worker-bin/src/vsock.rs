@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
 /// How long a guest may take to answer: one without a driver never does.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,12 +35,14 @@ pub(crate) fn connect(socket: &Path, port: u32) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Connects to the socket by way of its directory: its path may be longer than the kernel takes (107 bytes).
+/// Connects to the socket by way of a descriptor: its path may be longer than the kernel takes (107 bytes), and what lies there
+/// may be a link that a machine's process made, to lead whoever connects to another socket of the host.
 fn connect_to(socket: &Path) -> io::Result<UnixStream> {
-    let parts = socket.parent().zip(socket.file_name());
-    let (directory, name) = parts.ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
-    let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
+    let found = open(socket, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::Socket {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is no socket"));
+    }
+    UnixStream::connect(Path::new("/proc/self/fd").join(found.as_raw_fd().to_string()))
 }
 
 /// The line that comes first. What follows it is left in the stream.
@@ -134,6 +136,10 @@ mod tests {
             let problem = connect(&socket, 22).expect_err("refused");
             assert_eq!(problem.kind(), ErrorKind::ConnectionRefused, "{answer}: {problem}");
         }
+        let (directory, socket) = answering("");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&socket, &link).expect("linked");
+        assert_eq!(connect(&link, 22).expect_err("refused").kind(), ErrorKind::InvalidInput);
         let missing = connect(Path::new("/nonexistent/vsock.sock"), 22).expect_err("there is none");
         assert_eq!(missing.kind(), ErrorKind::NotFound);
     }

@@ -93,6 +93,12 @@ const BOUNDARIES: [Boundary; 25] = [
         not_at_all: &["rtnetlink", "netlink-*"],
     },
     Boundary {
+        package: "jail",
+        workspace: Only(&[]),
+        not_directly: &[],
+        not_at_all: &["tokio", "kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
         package: "ipam",
         workspace: Only(&["vm-model"]),
         not_directly: &["libc"],

@@ -36,6 +36,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::Network { .. }
             | VmManagerError::Setting { .. }
             | VmManagerError::State { .. }
+            | VmManagerError::Jail(_)
             | VmManagerError::Threads(_)
             | VmManagerError::HostProcesses(_)
             | VmManagerError::Machine(_)
@@ -75,6 +76,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         | VmManagerError::Network { .. }
         | VmManagerError::Setting { .. }
         | VmManagerError::State { .. }
+        | VmManagerError::Jail(_)
         | VmManagerError::Threads(_)
         | VmManagerError::Console { .. }
         | VmManagerError::Follow { .. }

@@ -74,6 +74,8 @@ impl NotifyListener {
         }
         let bound = UnixListener::bind(directory.path_of(&name)).and_then(|listener| {
             let status = statat(directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+            // The machine's process, which connects, is another user's.
+            directory.socket(&name)?.open_to_all()?;
             Ok((listener, status.st_ino))
         });
         match bound {

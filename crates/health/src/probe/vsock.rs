@@ -16,7 +16,8 @@ const ANSWER_MAX: usize = 14;
 /// Connects to `port` of the guest and closes the connection.
 pub(super) async fn connect(directory: &VsockDirectory, port: u32) -> Result<(), ProbeFailure> {
     let failed = |source| ProbeFailure::Connect { target: format!("vsock port {port}"), source };
-    let mut stream = UnixStream::connect(directory.path_of(SOCKET)).await.map_err(failed)?;
+    let socket = directory.socket(SOCKET).map_err(failed)?;
+    let mut stream = UnixStream::connect(socket.path()).await.map_err(failed)?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(failed)?;
     let mut answer = Vec::with_capacity(ANSWER_MAX);
     while answer.len() < ANSWER_MAX && !answer.ends_with(b"\n") {
@@ -88,5 +89,19 @@ mod tests {
         let directory = VsockDirectory::open(home.path()).expect("open");
         let failure = connect(&directory, 22).await.expect_err("there is no socket");
         assert_eq!(failure.to_string(), "cannot connect to vsock port 22");
+    }
+
+    #[tokio::test]
+    async fn no_link_leads_to_a_socket_elsewhere() {
+        let home = TempDir::new().expect("a directory");
+        let elsewhere = home.path().join("elsewhere");
+        let victim = UnixListener::bind(&elsewhere).expect("listening");
+        let path = home.path().join("sockets");
+        std::fs::create_dir(&path).expect("made");
+        std::os::unix::fs::symlink(&elsewhere, path.join(SOCKET)).expect("linked");
+        let directory = VsockDirectory::open(&path).expect("open");
+        let refused = connect(&directory, 22).await.expect_err("refused");
+        assert!(error_chain(&refused).contains("is no socket, but a Symlink"), "{}", error_chain(&refused));
+        victim.into_std().expect("no task has it").accept().expect_err("nobody came");
     }
 }

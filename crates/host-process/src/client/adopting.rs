@@ -6,10 +6,10 @@ use std::sync::Arc;
 use machine_host::{Adopted, Adoption, FoundMachine, Recognize, Stranger};
 use vm_model::{VmId, error_chain};
 
-use super::conversation::{Conversation, Link};
+use super::conversation::{Conversation, Known, Link};
 use super::launching::Place;
 use super::line::ProcessLine;
-use super::pool::{Pool, ProcessKey, Reservation};
+use super::pool::{Admission, Pool, ProcessKey, Reservation};
 use super::process::WatchedProcess;
 use super::remote::RemoteMachine;
 use crate::wire::{Connection, MachineListing, Welcome};
@@ -26,11 +26,11 @@ pub(super) struct Greeted {
 /// Takes those machines of a process over that `recognize` accepts and whose names are free. The others are strangers, and
 /// their process goes on with them.
 pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Recognize) -> Adoption {
-    let Greeted { name, process, connection, welcome } = found;
+    let Greeted { name, process, connection, mut welcome } = found;
     let mut adoption = Adoption::default();
     let (place, pid) = (pool.directory.place(&name), process.pid());
     let mut wanted = Vec::new();
-    for listing in welcome.machines {
+    for listing in welcome.machines.drain(..) {
         match judge(&listing, pid, recognize) {
             Verdict::TakeOver => wanted.push(listing),
             Verdict::Ends => {}
@@ -44,11 +44,21 @@ pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Reco
         // One that was kept ahead ends when this connection does.
         return adoption;
     }
+    if pool.jails.is_some() && welcome.jail.is_none() {
+        tracing::warn!(
+            pid,
+            "a host process that an earlier worker started is in no jail; its VMs get one when they are started anew"
+        );
+    }
     let vms: BTreeSet<VmId> = wanted.iter().map(|listing| listing.vm.clone()).collect();
-    let (line, requests) = ProcessLine::new();
+    let (line, requests) = ProcessLine::new(None);
     let line = Arc::new(line);
-    let Some(key) = pool.add(&line, vms, false) else { return adoption };
-    let mut conversation = Conversation::new(pool.clone(), Some(key), line.clone(), name, process);
+    let Some(key) = pool.add(&line, vms, Admission { takes_more: false, is_jailed: welcome.jail.is_some() })
+    else {
+        return adoption;
+    };
+    let known = Known { key: Some(key), name, process, user: None };
+    let mut conversation = Conversation::new(pool.clone(), line.clone(), known);
     let mut link = Link::up(connection);
     let mut released = Vec::new();
     for listing in wanted {

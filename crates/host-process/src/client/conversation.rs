@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jail::TakenUser;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use vm_model::{ThreadHealth, error_chain};
@@ -45,10 +46,24 @@ pub(super) struct Conversation {
     /// The name of the socket at which the process listens.
     name: String,
     process: WatchedProcess,
+    /// Its user, which nobody else gets as long as it is there.
+    _user: Option<TakenUser>,
     machines: Machines,
     calls: Calls,
     /// When the process is killed because it did not end by itself.
     exit_by: Option<Instant>,
+}
+
+/// What is known of a process when its task begins.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// `None` of a process that is not in the pool.
+    pub(super) key: Option<ProcessKey>,
+    /// The name of the socket at which it listens.
+    pub(super) name: String,
+    pub(super) process: WatchedProcess,
+    /// The user that it was given.
+    pub(super) user: Option<TakenUser>,
 }
 
 /// Whether the task goes on.
@@ -61,13 +76,11 @@ enum Next {
 impl Conversation {
     pub(super) fn new(
         pool: Arc<Pool>,
-        key: Option<ProcessKey>,
         line: Arc<ProcessLine>,
-        name: String,
-        process: WatchedProcess,
+        Known { key, name, process, user }: Known,
     ) -> Self {
         let (machines, calls) = (Machines::default(), Calls::default());
-        Self { pool, key, line, name, process, machines, calls, exit_by: None }
+        Self { pool, key, line, name, process, _user: user, machines, calls, exit_by: None }
     }
 
     /// Runs the task, until the process is gone or left.
@@ -158,7 +171,13 @@ impl Conversation {
                 }
                 ProcessOrder::Kill => self.process.kill(),
                 // Handles that were dropped meanwhile saw no end: who comes next is to find it.
-                ProcessOrder::Leave => return Next::Leave,
+                ProcessOrder::Leave => {
+                    if self.machines.is_empty() {
+                        // It ends by itself, and may not do that.
+                        self.pool.directory.remove(&self.name);
+                    }
+                    return Next::Leave;
+                }
             }
         }
         for vm in orders.let_go {

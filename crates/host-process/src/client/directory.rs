@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, Gid, Uid, chownat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
 use thiserror::Error;
@@ -107,6 +107,17 @@ impl SocketDirectory {
         let socket = new_socket()?;
         bind(&socket, &self.address(name)?)?;
         Ok(socket)
+    }
+
+    /// Has the entry `name` say that `user` is to listen there.
+    pub(super) fn give(&self, name: &str, user: u32) -> io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        Ok(chownat(&self.handle, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Who is to listen at the entry `name`.
+    pub(super) fn owner(&self, name: &str) -> io::Result<Uid> {
+        Ok(Uid::from_raw(statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?.st_uid))
     }
 
     /// Connects to who listens on `name`. Does not wait.

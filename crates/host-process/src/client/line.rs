@@ -25,6 +25,8 @@ pub(super) struct ProcessLine {
     /// Told when something is on the board. The task is the one who waits.
     ordered: Notify,
     next_call: AtomicU64,
+    /// The user that its process was given, to whom a machine's directories are handed over.
+    pub(super) user: Option<u32>,
     /// Becomes true when the process is gone, and all that is known of its machines is settled.
     gone: watch::Sender<bool>,
 }
@@ -67,13 +69,14 @@ pub(super) enum ProcessOrder {
 
 impl ProcessLine {
     /// A line, and the task's end of it.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+    pub(super) fn new(user: Option<u32>) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS);
         let line = Self {
             requests,
             board: Mutex::default(),
             ordered: Notify::new(),
             next_call: AtomicU64::new(1),
+            user,
             gone: watch::Sender::new(false),
         };
         (line, receiver)

@@ -121,7 +121,9 @@ pub(super) async fn look(directory: &SocketDirectory, name: &str, patience: Dura
     };
     let pid = peer.pid.as_raw_pid().unsigned_abs();
     let own = rustix::process::geteuid();
-    if peer.uid != own && !peer.uid.is_root() {
+    // Only this user makes and gives away entries of the directory.
+    let is_expected = || directory.owner(name).is_ok_and(|owner| owner == peer.uid);
+    if peer.uid != own && !peer.uid.is_root() && !is_expected() {
         return stranger(Some(pid), format!("it is a process of user {}", peer.uid.as_raw()));
     }
     // Watched before it is asked anything: who answers is who listened, or nobody.

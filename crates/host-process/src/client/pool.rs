@@ -14,6 +14,7 @@ use vm_model::{Isolation, VmId, error_chain};
 
 use super::HostProcessOptions;
 use super::directory::SocketDirectory;
+use super::jailing::Jails;
 use super::line::{ProcessLine, ProcessOrder};
 use super::remote::RemoteMachine;
 use super::starting::{StartError, start};
@@ -29,6 +30,8 @@ const REPLENISH_DELAY: Duration = Duration::from_millis(50);
 pub(super) struct Pool {
     pub(super) options: HostProcessOptions,
     pub(super) directory: SocketDirectory,
+    /// `None` where processes are not jailed.
+    pub(super) jails: Option<Jails>,
     /// Held for map operations, never across an `.await`; a poisoned lock is used on.
     state: Mutex<State>,
 }
@@ -57,6 +60,15 @@ struct Entry {
     takes_more: bool,
     /// Whether no machine was ever assigned to it.
     is_fresh: bool,
+    is_jailed: bool,
+}
+
+/// How a process is taken in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admission {
+    /// Whether it takes in more machines than it is taken in with.
+    pub(super) takes_more: bool,
+    pub(super) is_jailed: bool,
 }
 
 /// A machine's name, taken.
@@ -84,7 +96,9 @@ impl Pool {
             starting: 0,
             next_key: 0,
         };
-        Arc::new(Self { options, directory, state: Mutex::new(state) })
+        let machines = u64::try_from(options.machines_per_process.get()).unwrap_or(u64::MAX);
+        let jails = options.jail.map(|settings| Jails::new(settings, machines));
+        Arc::new(Self { options, directory, jails, state: Mutex::new(state) })
     }
 
     /// Takes the name of `machine`, if it is free.
@@ -173,7 +187,7 @@ impl Pool {
         &self,
         line: &Arc<ProcessLine>,
         assigned: BTreeSet<VmId>,
-        takes_more: bool,
+        Admission { takes_more, is_jailed }: Admission,
     ) -> Option<ProcessKey> {
         let mut state = self.lock();
         if !state.is_open {
@@ -182,7 +196,7 @@ impl Pool {
         let key = ProcessKey(state.next_key);
         state.next_key += 1;
         let is_fresh = assigned.is_empty();
-        state.processes.insert(key, Entry { line: line.clone(), assigned, takes_more, is_fresh });
+        state.processes.insert(key, Entry { line: line.clone(), assigned, takes_more, is_fresh, is_jailed });
         Some(key)
     }
 
@@ -215,9 +229,11 @@ impl Pool {
 
     pub(super) fn counts(&self) -> HostCounts {
         let state = self.lock();
+        let outside = |entry: &&Entry| self.jails.is_some() && !entry.is_jailed;
         let ended = || state.machines.values().filter_map(|machine| machine.ended_for());
         HostCounts {
             hosted: state.machines.len(),
+            unjailed: state.processes.values().filter(outside).map(|entry| entry.assigned.len()).sum(),
             ended: ended().count(),
             unsettled: ended().filter(|&ended| ended > SETTLING).count(),
         }

@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
+use jail::{Gap, JailReport, Layer, TakenUser};
 use thiserror::Error;
 use tokio::time::timeout;
 use vm_model::VmId;
 
-use super::conversation::{Conversation, Link};
+use super::conversation::{Conversation, Known, Link};
 use super::directory::SocketDirectory;
 use super::handshake::{HandshakeError, handshake};
+use super::jailing::{self, JailError, Jails};
 use super::line::ProcessLine;
 use super::placement::command_line;
-use super::pool::{Pool, ProcessKey};
+use super::pool::{Admission, Pool, ProcessKey};
 use super::process::WatchedProcess;
 use crate::wire::{Connection, Listener, packet_pair};
 
@@ -42,6 +44,11 @@ pub(super) enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("the jail of a host process is not as it should be")]
+    Jail {
+        #[source]
+        source: Box<JailError>,
+    },
     #[error("the host process {pid} was started, and cannot be spoken with")]
     Handshake {
         pid: u32,
@@ -53,6 +60,7 @@ pub(super) enum StartError {
 /// A process that was just started: it is killed and collected where this is dropped.
 struct Started {
     child: Option<Child>,
+    user: Option<TakenUser>,
     ours: Option<OwnedFd>,
     listener: Option<Listener<OwnedFd>>,
 }
@@ -78,8 +86,8 @@ pub(super) async fn start(
     let name_there = name.clone();
     let started = tokio::task::spawn_blocking(move || spawn(&spawner, &name_there)).await;
     let mut started = started.map_err(|error| failed("run a thread")(io::Error::other(error)))??;
-    let outcome = introduce(&mut started).await;
-    let (process, connection) = match outcome {
+    let outcome = introduce(pool, &mut started).await;
+    let Introduced { process, connection, is_jailed, user } = match outcome {
         Ok(introduced) => introduced,
         Err(error) => {
             pool.directory.remove(&name);
@@ -87,11 +95,11 @@ pub(super) async fn start(
         }
     };
     pass(FailPoint::HostProcessGreeted);
-    let (line, requests) = ProcessLine::new();
+    let (line, requests) = ProcessLine::new(user.as_ref().map(TakenUser::number));
     let line = Arc::new(line);
     // Where the pool was closed, the connection is dropped here and the process ends by itself.
-    let key = pool.add(&line, assigned, takes_more);
-    let conversation = Conversation::new(pool.clone(), key, line.clone(), name, process);
+    let key = pool.add(&line, assigned, Admission { takes_more, is_jailed });
+    let conversation = Conversation::new(pool.clone(), line.clone(), Known { key, name, process, user });
     match key {
         Some(key) => {
             tokio::spawn(conversation.run(Link::up(connection), requests));
@@ -104,30 +112,68 @@ pub(super) async fn start(
     }
 }
 
+/// A process that answered.
+struct Introduced {
+    process: WatchedProcess,
+    connection: Connection,
+    is_jailed: bool,
+    user: Option<TakenUser>,
+}
+
 /// Says hello to the process.
-async fn introduce(started: &mut Started) -> Result<(WatchedProcess, Connection), StartError> {
+async fn introduce(pool: &Pool, started: &mut Started) -> Result<Introduced, StartError> {
     let failed = |operation| move |source| StartError::Prepare { operation, source };
     let no_connection = || io::Error::from(io::ErrorKind::NotConnected);
     let ours = started.ours.take().ok_or_else(|| failed("keep a connection")(no_connection()))?;
     let connection = Connection::new(ours).map_err(failed("watch a connection"))?;
     let pid = started.child.as_ref().map_or(0, Child::id);
     let shaken = timeout(START_PATIENCE, handshake(&connection, started.listener.take())).await;
-    shaken
+    let welcome = shaken
         .unwrap_or(Err(HandshakeError::Silent { patience: START_PATIENCE }))
         .and_then(|welcome| welcome.check(pid))
         .map_err(|source| StartError::Handshake { pid, source })?;
+    let user = check_jail(pool, started.user.take(), welcome.jail.as_ref())
+        .map_err(|source| StartError::Jail { source: Box::new(source) })?;
     let child = started.child.take().ok_or_else(|| failed("keep a process")(no_connection()))?;
     let process = WatchedProcess::child(child).map_err(failed("watch a process"))?;
-    Ok((process, connection))
+    Ok(Introduced { process, connection, is_jailed: welcome.jail.is_some(), user })
+}
+
+/// The user that the process has become, of the one it was given; whether its jail will do.
+fn check_jail(
+    pool: &Pool,
+    given: Option<TakenUser>,
+    told: Option<&JailReport>,
+) -> Result<Option<TakenUser>, JailError> {
+    let Some(jails) = &pool.jails else { return Ok(None) };
+    let silent = || {
+        let problem = "the program says nothing of it".to_owned();
+        JailReport { user: None, gaps: vec![Gap { layer: Layer::Unknown, problem }] }
+    };
+    let report = told.cloned().unwrap_or_else(silent);
+    jails.judge(&report)?;
+    Ok(given.filter(|user| report.user == Some(user.number())))
 }
 
 /// Starts the program with one end of a connection as its standard input.
 fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     let failed = |operation| move |source| StartError::Prepare { operation, source };
     let (ours, theirs) = packet_pair().map_err(failed("make a connection"))?;
-    let directory = pool.directory.share().map_err(failed("share the directory of sockets"))?;
+    let jail = pool.jails.as_ref().map(Jails::next).transpose();
+    let jail = jail.map_err(|source| StartError::Jail { source: Box::new(source) })?;
+    // A process in a jail has no use for it.
+    let directory = match jail {
+        Some(_) => None,
+        None => Some(pool.directory.share().map_err(failed("share the directory of sockets"))?),
+    };
     let socket = pool.directory.bind(name).map_err(failed("bind a socket"))?;
     pass(FailPoint::HostProcessBound);
+    let user = jail.as_ref().and_then(|jail| jail.order.user);
+    let given = user.map_or(Ok(()), |user| pool.directory.give(name, user));
+    given.map_err(|source| {
+        pool.directory.remove(name);
+        failed("give a socket away")(source)
+    })?;
     let command_line = command_line(&pool.options.program, &pool.options.placement, name);
     let (program, arguments) = command_line.split_first().ok_or_else(|| {
         failed("find a program")(io::Error::new(io::ErrorKind::InvalidInput, "the command line is empty"))
@@ -136,6 +182,7 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     // program: the page tables of this process would be copied, and each page copied that it writes meanwhile.
     let spawned = Command::new(program)
         .args(arguments)
+        .args(jail.iter().flat_map(|jail| jailing::arguments(&jail.order)))
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
@@ -146,7 +193,8 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         Ok(child) => {
             pass(FailPoint::HostProcessSpawned);
             let listener = Listener { socket, directory, name: name.to_owned() };
-            Ok(Started { child: Some(child), ours: Some(ours), listener: Some(listener) })
+            let user = jail.and_then(|jail| jail.user);
+            Ok(Started { child: Some(child), user, ours: Some(ours), listener: Some(listener) })
         }
         Err(source) => {
             pool.directory.remove(name);

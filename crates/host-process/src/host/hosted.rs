@@ -4,14 +4,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use jail::JailReport;
 use machine_host::MachineHandle;
 use tokio::sync::Notify;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
 use vmm_host::VmmHost;
 
+use super::DirectoryKeeper;
 use super::listening::Place;
 use super::peer::Peer;
 use super::process::name_process;
@@ -26,6 +29,10 @@ pub(super) struct Hosted {
     /// Runs the machines.
     pub(super) machines: VmmHost,
     pub(super) identity: ProcessIdentity,
+    /// What came of this process' jail, where it entered one.
+    pub(super) jail: Option<JailReport>,
+    /// Who is told of the directories for what is written about each machine.
+    keeper: Option<DirectoryKeeper>,
     known: RefCell<BTreeMap<VmId, Known>>,
     peers: RefCell<Vec<Weak<Peer>>>,
     /// Connections, those among them that said nothing yet.
@@ -58,10 +65,17 @@ enum Stage {
 pub(super) struct ConnectionSlot(Rc<Hosted>);
 
 impl Hosted {
-    pub(super) fn new(machines: VmmHost, identity: ProcessIdentity) -> Self {
+    pub(super) fn new(
+        machines: VmmHost,
+        identity: ProcessIdentity,
+        jail: Option<JailReport>,
+        keeper: Option<DirectoryKeeper>,
+    ) -> Self {
         Self {
             machines,
             identity,
+            jail,
+            keeper,
             known: RefCell::default(),
             peers: RefCell::default(),
             slots: Cell::new(0),
@@ -111,6 +125,13 @@ impl Hosted {
         true
     }
 
+    /// Hands the directory for what is written about `vm` on.
+    pub(super) fn keep_directory(&self, vm: &VmId, directory: Option<BorrowedFd<'_>>) {
+        if let Some(keeper) = &self.keeper {
+            keeper(vm, directory);
+        }
+    }
+
     pub(super) fn note_launched(&self, handle: MachineHandle) {
         if let Some(known) = self.known.borrow_mut().get_mut(handle.id()) {
             known.stage = Stage::Launched { handle, released: false };
@@ -145,6 +166,7 @@ impl Hosted {
         };
         // Dropping a handle runs code of others.
         drop(removed);
+        self.keep_directory(vm, None);
         self.changed.notify_waiters();
     }
 

@@ -1,6 +1,6 @@
 //! Launches a machine for a worker, and tells of it as long as there is something to tell.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub(super) async fn launch(
     is_given_up: oneshot::Receiver<()>,
 ) {
     let Launch { call, vm, spec, verified, initial, resets, console_dir, lock, notes } = request;
+    host.keep_directory(&vm, console_dir.as_ref().map(AsFd::as_fd));
     // Whom it shares this process with was decided by whoever chose the process.
     let isolation = Isolation::default();
     let request = LaunchRequest {

@@ -29,7 +29,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Where a listening socket is bound.
 #[derive(Debug)]
 pub(super) struct Place {
-    directory: OwnedFd,
+    /// `None` where this process may not change it.
+    directory: Option<OwnedFd>,
     name: String,
 }
 
@@ -44,7 +45,7 @@ pub(super) enum ListenerError {
 
 impl Place {
     /// The entry `name` of `directory`.
-    pub(super) fn new(directory: OwnedFd, name: String) -> Result<Self, ListenerError> {
+    pub(super) fn new(directory: Option<OwnedFd>, name: String) -> Result<Self, ListenerError> {
         if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
             return Err(ListenerError::Name { name });
         }
@@ -53,7 +54,8 @@ impl Place {
 
     /// Removes the entry, so that nobody looks for this process there any more.
     pub(super) fn remove(&self) {
-        match unlinkat(&self.directory, &self.name, AtFlags::empty()) {
+        let Some(directory) = &self.directory else { return };
+        match unlinkat(directory, &self.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => {
                 let error = io::Error::from(errno);

@@ -116,7 +116,8 @@ fn welcome(
         return Err((connection, refusal));
     }
     let (pid, start_time) = (host.identity.pid, host.identity.start_time);
-    let welcome = Welcome { version, pid, start_time, build: build(), machines: host.listing() };
+    let jail = host.jail.clone();
+    let welcome = Welcome { version, pid, start_time, build: build(), jail, machines: host.listing() };
     if let Err(error) = connection.try_send(FromHost::Welcome(welcome)) {
         return Err((connection, Refusal(error_chain(&error))));
     }

@@ -2,9 +2,10 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use jail::JailReport;
 use vm_model::VmId;
 
 /// How many descriptors there is room for from the start: more than a machine with many queues has. Room that is made later
@@ -23,6 +24,15 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     let nothing = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&nothing)?;
     Ok(connection)
+}
+
+/// Tells whoever started this process what came of its jail, on standard output: see [`crate::probe_jail`].
+///
+/// # Errors
+/// Nobody listens.
+pub fn tell_of_jail(report: &JailReport) -> io::Result<()> {
+    let text = serde_json::to_vec(report)?;
+    io::stdout().write_all(&text)
 }
 
 /// Makes this process one that no terminal and no process group of its parent ends, that keeps no file system in use by its

@@ -25,6 +25,7 @@ mod files;
 
 use std::time::Duration;
 
+use jail::JailReport;
 use machine_host::LaunchError;
 use serde::{Deserialize, Serialize};
 use vm_model::{
@@ -107,8 +108,9 @@ fn no_listener<F>() -> Option<Listener<F>> {
 pub struct Listener<F> {
     /// The socket.
     pub socket: F,
-    /// The directory in which it is bound.
-    pub directory: F,
+    /// The directory in which it is bound. A process in a jail does not get it, and leaves the removal to the worker.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub directory: Option<F>,
     /// Its name there.
     pub name: String,
 }
@@ -220,6 +222,9 @@ pub struct Welcome {
     pub start_time: u64,
     /// The build of the process.
     pub build: String,
+    /// What came of its jail, where it entered one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail: Option<JailReport>,
     /// Every machine that is not forgotten.
     pub machines: Vec<MachineListing>,
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use console_log::{ConsoleLimits, ConsoleRecorder};
-use host_process::{HostProcessOptions, HostProcesses, Placement};
+use host_process::{HostProcessOptions, HostProcesses, JailDemand, JailSettings, Placement};
+use jail::UserRange;
 use machine_host::{LaunchRequest, MachineHandle, MachineHost, Recognize};
 use tempfile::TempDir;
 use tiny_guest::TinyGuest;
@@ -42,11 +43,16 @@ pub(crate) fn directory() -> TempDir {
 
 pub(crate) fn options(directory: &TempDir) -> HostProcessOptions {
     HostProcessOptions {
-        program: vec![env!("CARGO_BIN_EXE_vm-host").into()],
+        program: vec![
+            env!("CARGO_BIN_EXE_vm-host").into(),
+            format!("--tree={}", directory.path().display()).into(),
+        ],
         directory: directory.path().join("processes"),
         machines_per_process: NonZeroUsize::MIN,
         spare: 0,
         placement: Placement::Beside,
+        // As in the daemon: whatever is tested here works in a jail.
+        jail: Some(JailSettings { users: UserRange::default(), demand: JailDemand::Whole }),
         launch_deadline: PATIENCE,
         command_deadline: Duration::from_secs(10),
         consoles: Arc::new(|_| ConsoleRecorder::new(ConsoleLimits::default()).0),

@@ -19,6 +19,7 @@ impl Reader<'_> {
         let entries = self.top.list("disks");
         if entries.is_empty() {
             let conventional = DiskSpec {
+                direct_file: None,
                 id: "disk0".to_owned(),
                 file: WantedFile::InStore(FileRequest::conventional("disk.img", "$.disks")),
                 format: DiskFormat::Raw,
@@ -66,6 +67,7 @@ impl Reader<'_> {
             check_qcow2(disk, access, &options)?;
         }
         Ok(DiskSpec {
+            direct_file: None,
             id,
             file: WantedFile::InStore(file),
             format,

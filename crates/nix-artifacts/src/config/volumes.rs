@@ -71,6 +71,7 @@ fn policy(entry: &Section) -> Option<VolumePolicy> {
 
 fn blank_disk(id: String, options: DiskOptions) -> DiskSpec<WantedFile> {
     DiskSpec {
+        direct_file: None,
         id,
         file: WantedFile::Blank,
         format: DiskFormat::Raw,

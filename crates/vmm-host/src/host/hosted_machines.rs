@@ -233,6 +233,7 @@ impl HostedMachines {
             hosted: state.machines.len(),
             ended: state.machines.values().filter(has_ended).count(),
             unsettled: state.machines.values().filter(is_unsettled).count(),
+            unjailed: 0,
         }
     }
 

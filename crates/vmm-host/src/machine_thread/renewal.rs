@@ -182,7 +182,7 @@ fn name_of(role: FileRole<'_>) -> String {
     match role {
         FileRole::Kernel => "kernel".to_owned(),
         FileRole::Initrd => "initial RAM disk".to_owned(),
-        FileRole::Disk(id, _) => format!("disk {id}"),
+        FileRole::Disk(id, _) | FileRole::DirectDisk(id) => format!("disk {id}"),
         FileRole::Tap(id) | FileRole::Vhost(id) | FileRole::NicStatistics(id) => format!("interface {id}"),
         FileRole::VsockDirectory => "directory of sockets".to_owned(),
     }

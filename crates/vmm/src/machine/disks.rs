@@ -46,6 +46,7 @@ impl Disks {
 pub(super) fn block_device(disk: DiskSpec<OwnedFd>) -> Result<BlockDevice, BuildError> {
     let config = BlockDeviceConfig {
         file: disk.file,
+        direct_file: disk.direct_file,
         format: disk.format,
         access: disk.access,
         erasure: disk.options.erasure,

@@ -8,6 +8,7 @@ use binary_cache::{CacheUrl, TrustedKey};
 use host_network::{Domain, HostService, LinkName};
 use ipam::AddressRange;
 use ipnetwork::Ipv4Network;
+use jail::UserRange;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 use vm_model::{Ipv6Subnet, NetworkName, nearest};
@@ -225,6 +226,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::PublicKeys => is_list_of::<TrustedKey>(value),
         Kind::Services => is_list_of::<HostService>(value),
         Kind::AddressRanges => is_list_of::<AddressRange>(value),
+        Kind::UserRange => text.is_some_and(|text| text.parse::<UserRange>().is_ok()),
         Kind::LinkName => text.is_some_and(|text| LinkName::parse(text).is_ok()),
         Kind::Domain => text.is_some_and(|text| text.parse::<Domain>().is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),

@@ -99,6 +99,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
         | Kind::AbsolutePath
         | Kind::Path
         | Kind::Text
+        | Kind::UserRange
         | Kind::LinkName
         | Kind::Domain
         | Kind::Subnet

@@ -57,6 +57,9 @@ fn values(kind: &Kind) -> Vec<String> {
         Kind::Ratio => {
             values.extend(["0.004", "0.005", "100.004", "100.006", "101", "nan", "inf"].map(str::to_owned))
         }
+        Kind::UserRange => {
+            values.extend(["'1000-4294967294'", "'999-1000'", "'7-x'", "'9-1'"].map(str::to_owned));
+        }
         Kind::Domain => values.extend(["'vm.internal'", "'-x'", "'a..b'", "'x.'"].map(str::to_owned)),
         Kind::LinkName => values.extend(["'br0'", "'a/b'", "'sixteen-bytes-xx'"].map(str::to_owned)),
         Kind::Services => {

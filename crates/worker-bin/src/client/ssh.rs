@@ -53,7 +53,7 @@ pub(super) async fn ssh(client: &AdminClient, id: &VmId, flags: &SshFlags) -> Re
 /// How the guest of `vm` is reached.
 async fn route(vm: &VmView) -> Result<Route> {
     let by_vsock = match &vm.directory {
-        Some(directory) => answers(directory.join("vsock.sock")).await,
+        Some(directory) => answers(socket_in(directory)).await,
         None => Err(anyhow!("the worker does not tell where its vsock socket is")),
     };
     match (by_vsock, vm.address) {
@@ -63,6 +63,12 @@ async fn route(vm: &VmView) -> Result<Route> {
             Err(problem.context(format!("VM {} has no address, and its vsock cannot be used", vm.id)))
         }
     }
+}
+
+/// The socket of the VM in `directory`. A machine that an earlier release launched has it beside its other files.
+fn socket_in(directory: &Path) -> PathBuf {
+    let earlier = directory.join("vsock.sock");
+    if earlier.exists() { earlier } else { directory.join("sockets/vsock.sock") }
 }
 
 /// The socket, where the guest behind it listens.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -28,8 +29,28 @@ const LONGEST_VALUE: usize = 32 << 10;
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The connection of a process that cannot connect again. systemd holds the journal's end over a restart of the journal.
+static CONNECTION: OnceLock<UnixDatagram> = OnceLock::new();
+
+/// Connects for good, where standard error leads to the journal.
+pub(super) fn connect() {
+    let connected = || {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(SOCKET).map(|()| socket)
+    };
+    // Where it fails, lines go to standard error.
+    if takes_standard_error()
+        && let Ok(socket) = connected()
+    {
+        let _ = CONNECTION.set(socket);
+    }
+}
+
 /// Whether standard error leads to the journal, as systemd says it does of processes that it starts.
 pub(super) fn takes_standard_error() -> bool {
+    if CONNECTION.get().is_some() {
+        return true;
+    }
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     let Ok(status) = fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", status.st_dev, status.st_ino) && Path::new(SOCKET).exists()
@@ -63,6 +84,9 @@ impl Sender {
     }
 
     fn try_send(&mut self, record: &[u8]) -> io::Result<()> {
+        if let Some(connection) = CONNECTION.get() {
+            return connection.send(record).map(drop);
+        }
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => UnixDatagram::unbound()?,

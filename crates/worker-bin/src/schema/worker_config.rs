@@ -75,6 +75,7 @@ fn accepted(kind: &Kind) -> Value {
             "type": "array",
             "items": { "type": "string", "pattern": "^[0-9.]+([-/][0-9.]+)?$" },
         }),
+        Kind::UserRange => json!({ "type": "string", "pattern": "^[0-9]+-[0-9]+$" }),
         Kind::LinkName => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),
         Kind::Domain => json!({ "type": "string", "pattern": "^[A-Za-z0-9.-]+$" }),
         Kind::Subnet => json!({ "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$" }),

@@ -1,5 +1,7 @@
 //! What has changed in the configuration, and which of it can be taken without a restart.
 
+use worker::vms::{JailSettings, Placement};
+
 use super::Settings;
 
 /// Keys of the configuration file whose value in `new` is another than in `in_force`, but for `assignments`, which is
@@ -23,7 +25,8 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("master.max_removals_per_hour", old.removal_limit == young.removal_limit),
         ("master", in_force.master == new.master),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
-        ("vms_per_host_process", old.placement == young.placement),
+        ("vms_per_host_process", unjailed(&old.placement) == unjailed(&young.placement)),
+        ("jail", jail_of(&old.placement) == jail_of(&young.placement)),
         ("max_parallel_starts", old.max_parallel_starts == young.max_parallel_starts),
         ("credentials_dir", old.credentials_dir == young.credentials_dir),
         ("network.bridge", old.network_bridge == young.network_bridge),
@@ -46,4 +49,21 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         named.push("another setting");
     }
     named
+}
+
+fn jail_of(placement: &Placement) -> Option<JailSettings> {
+    match placement {
+        Placement::InThisProcess => None,
+        Placement::StrictApart(hosts) | Placement::HostProcesses(hosts) => hosts.jail,
+    }
+}
+
+/// The same placement without jails.
+fn unjailed(placement: &Placement) -> Placement {
+    let mut placement = placement.clone();
+    match &mut placement {
+        Placement::InThisProcess => {}
+        Placement::StrictApart(hosts) | Placement::HostProcesses(hosts) => hosts.jail = None,
+    }
+    placement
 }

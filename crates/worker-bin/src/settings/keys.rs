@@ -51,6 +51,8 @@ pub(crate) enum Kind {
     Caches,
     /// A list of public keys.
     PublicKeys,
+    /// Numbers of users, the first and the last.
+    UserRange,
     /// Any text.
     Text,
     /// The name of a network interface.
@@ -118,6 +120,10 @@ pub(crate) static KEYS: &[Key] = &[
         "How many VMs share a process; 0 runs all in the worker."),
     key("spare_host_processes", Kind::Integer { least: 0, most: 16 }, Some("2"),
         "How many processes are started ahead."),
+    key("jail", Kind::Choice(&["auto", "required", "off"]), Some("\"auto\""),
+        "Whether processes of VMs are jailed: as far as the host goes along, wholly or no VM is started, or not."),
+    key("jail_users", Kind::UserRange, Some("\"1879048192-1879113727\""),
+        "The users that jailed processes get, each its own; nobody else's on this host."),
     key("max_parallel_starts", Kind::Integer { least: 1, most: 1024 }, None,
         "How many machines are started at the same time; twice the processors where it is absent."),
     key("credentials_dir", Kind::AbsolutePath, Some("\"/etc/procurator/credentials\""),
@@ -204,6 +210,9 @@ impl Kind {
             }
             Self::Caches => "a list of binary caches like [\"https://cache.example\"]".to_owned(),
             Self::PublicKeys => "a list of public keys like [\"cache.example-1:<base 64>\"]".to_owned(),
+            Self::UserRange => {
+                "a range of users like \"1879048192-1879113727\", of 1000 to 4294967294".to_owned()
+            }
             Self::Text => "text in quotation marks".to_owned(),
             Self::LinkName => {
                 "the name of a network interface like \"br-procurator\", at most 15 bytes".to_owned()

@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use worker::vms::{HostProcessSettings, Placement};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use worker::vms::{HostProcessSettings, JailDemand, JailSettings, Placement, UserRange};
 
 use crate::cli::LogFormat;
 
@@ -29,8 +30,8 @@ pub(super) fn placement(
     (runtime_dir, vms_dir): (&Path, &Path),
     log_format: LogFormat,
     stop_timeout: Duration,
-    vms: Option<usize>,
-    spare: Option<usize>,
+    (vms, spare): (Option<usize>, Option<usize>),
+    jail: Option<JailSettings>,
 ) -> Result<Placement> {
     let (vms, spare) = (vms.unwrap_or(1), spare.unwrap_or(2));
     if vms > MOST_VMS_A_PROCESS {
@@ -54,7 +55,7 @@ pub(super) fn placement(
     let directory = host_processes_in(runtime_dir);
     Ok(match NonZeroUsize::new(vms) {
         Some(vms_per_process) => {
-            Placement::HostProcesses(HostProcessSettings { program, directory, vms_per_process, spare })
+            Placement::HostProcesses(HostProcessSettings { program, directory, vms_per_process, spare, jail })
         }
         // Few VMs are isolated strictly where most share the worker: their processes are started as they are needed.
         None => Placement::StrictApart(HostProcessSettings {
@@ -62,7 +63,36 @@ pub(super) fn placement(
             directory,
             vms_per_process: NonZeroUsize::MIN,
             spare: 0,
+            jail,
         }),
+    })
+}
+
+/// Whether processes of VMs are jailed.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Jail {
+    /// As far as the host goes along.
+    #[default]
+    Auto,
+    /// Whole, or no VM is started.
+    Required,
+    /// Not at all.
+    Off,
+}
+
+/// How processes of VMs are jailed.
+pub(super) fn jail(mode: Option<Jail>, users: Option<&str>) -> Result<Option<JailSettings>> {
+    let users = match users {
+        None => UserRange::default(),
+        Some(text) => {
+            text.parse().map_err(|problem| anyhow!("invalid setting jail_users = {text:?}: {problem}"))?
+        }
+    };
+    Ok(match mode.unwrap_or_default() {
+        Jail::Auto => Some(JailSettings { users, demand: JailDemand::WhatTheHostHas }),
+        Jail::Required => Some(JailSettings { users, demand: JailDemand::Whole }),
+        Jail::Off => None,
     })
 }
 

@@ -170,7 +170,8 @@ fn a_real_server_is_reached_over_vsock_and_another_key_is_refused() {
         bench.until("it runs", || bench.phases() == ["a running"]);
         keygen(&bench.path("key"));
         let sshd = Sshd::new(program.into(), bench.path(""));
-        sshd.listen(&bench.path("state/vms/a/vsock.sock"));
+        std::fs::create_dir_all(bench.path("state/vms/a/sockets")).expect("made");
+        sshd.listen(&bench.path("state/vms/a/sockets/vsock.sock"));
 
         let (key, known) = (bench.path("key"), bench.path("known"));
         let options = ["-i", key.to_str().expect("text"), "-o", "BatchMode=yes"];

@@ -9,9 +9,13 @@
 //! <state>/reserve               space set aside for these files
 //! <state>/vms/<id>/record.json  what the VM is, how its runs ended, and whether it was removed
 //! <state>/vms/<id>/lock         held by the process that runs the VM
-//! <state>/vms/<id>/console/     what its guest writes, as it comes
-//! <state>/vms/<id>/worker.log   what is logged about it, and vmm.log: written by whoever logs, see `admin`
+//! <state>/vms/<id>/console/     what its guest writes, as it comes, and the vmm.log of the process that runs it
+//! <state>/vms/<id>/sockets/     where its guest and programs of the host reach each other
+//! <state>/vms/<id>/worker.log   what the worker logs about it
 //! ```
+//!
+//! `console/` and `sockets/` belong to the jailed process that runs the VM, and its word is not taken for what lies there: files in
+//! them are opened as what they should be or not at all, and never waited for.
 //!
 //! Writable disks lie in `<state>/volumes/`, see `volumes`.
 //!
@@ -44,7 +48,9 @@ pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use run_counts::RunCounts;
 pub(crate) use verified::VerifiedPaths;
-pub(crate) use vm_lock::{IdleVm, VmLockError, console_directory, lock_vm, open_console};
+pub(crate) use vm_lock::{
+    IdleVm, VmLockError, console_directory, lock_vm, open_console, open_sockets, socket_directory,
+};
 pub(crate) use vm_record::{
     RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,
 };

@@ -14,6 +14,9 @@ use thiserror::Error;
 
 const LOCK: &str = "lock";
 const CONSOLE: &str = "console";
+const SOCKETS: &str = "sockets";
+/// The socket of a machine that a worker launched before sockets had a directory of their own.
+const EARLIER_SOCKET: &str = "vsock.sock";
 
 /// Why the lock of a VM was not taken.
 #[derive(Debug, Error)]
@@ -140,8 +143,22 @@ fn has_open(pid: u32, device: u64, inode: u64) -> bool {
 
 /// Opens the directory for what the guest of the VM in `directory` writes, made where it does not exist.
 pub(crate) fn open_console(directory: &Path) -> io::Result<OwnedFd> {
-    let path = console_directory(directory);
-    match DirBuilder::new().mode(0o700).create(&path) {
+    open_or_make(&console_directory(directory))
+}
+
+/// Opens the directory for the sockets of the next machine of the VM in `directory`, made where it does not exist.
+pub(crate) fn open_sockets(directory: &Path) -> io::Result<OwnedFd> {
+    open_or_make(&directory.join(SOCKETS))
+}
+
+/// Where the sockets of the VM in `directory` lie.
+pub(crate) fn socket_directory(directory: &Path) -> PathBuf {
+    if directory.join(EARLIER_SOCKET).exists() { directory.to_owned() } else { directory.join(SOCKETS) }
+}
+
+/// What lies in it may be a machine's that means harm, but not the directory: it lies in one that is the worker's alone.
+fn open_or_make(path: &Path) -> io::Result<OwnedFd> {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),

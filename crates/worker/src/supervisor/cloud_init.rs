@@ -74,6 +74,7 @@ pub(super) fn make_disk(
         seed_disk(&seed).map_err(|source| reason(FailureKind::Artifact, &CloudInitError::Seed(source)))?;
     let file = sealed(&bytes).map_err(|source| reason(FailureKind::Host, &CloudInitError::Memory(source)))?;
     let spec = DiskSpec {
+        direct_file: None,
         id: CLOUD_INIT_DISK.to_owned(),
         file,
         format: DiskFormat::Raw,

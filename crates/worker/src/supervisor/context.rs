@@ -31,6 +31,8 @@ use crate::volumes::VolumeStore;
 pub(crate) struct HostContext {
     /// Where machines run.
     pub(crate) machines: Arc<dyn MachineHost>,
+    /// What the jails of their processes lack, a sentence each.
+    pub(crate) jail_gaps: Vec<String>,
     /// How much memory they may have.
     pub(crate) capacity: Arc<Capacity>,
     /// Where their interfaces are attached.

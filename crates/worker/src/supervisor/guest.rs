@@ -14,7 +14,7 @@ use super::context::HostContext;
 use super::step::RunState;
 use super::task::Task;
 use crate::failure::chain;
-use crate::records::console_directory;
+use crate::records::{console_directory, socket_directory};
 
 /// What a definition says about its guest's health, and what has to be known before its machine is launched.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl WatchedGuest {
             ProbeCheck::Vsock { .. } | ProbeCheck::Systemd { .. } => true,
             ProbeCheck::Console { .. } | ProbeCheck::Tcp { .. } | ProbeCheck::Http(_) => false,
         });
-        let vsock = needs_sockets.then(|| VsockDirectory::open(&directory));
+        let vsock = needs_sockets.then(|| VsockDirectory::open(&socket_directory(&directory)));
         let vsock = vsock.transpose().map_err(|problem| format!("its sockets cannot be used: {problem}"))?;
         let monitor = HealthMonitor::spawn(MonitorRequest {
             vm: machine.id().clone(),

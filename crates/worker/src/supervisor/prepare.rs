@@ -2,7 +2,6 @@
 //! interfaces attached. Nothing of the machine before is there any more.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -32,7 +31,7 @@ use crate::capacity::{HostMemory, Share};
 use crate::definition::Description;
 use crate::failure::{plain, reason};
 use crate::huge_pages;
-use crate::records::{lock_vm, open_console};
+use crate::records::{lock_vm, open_console, open_sockets};
 use crate::volumes::{Committed, Staged};
 
 /// Everything a machine is built of, and what is to be said about it.
@@ -242,7 +241,7 @@ fn open_staged(
         spec.disks.push(disk.spec);
     }
     if let Some(cid) = vsock_cid {
-        let directory = socket_directory(&context.records.directory(vm))?;
+        let directory = sockets(&context.records.directory(vm))?;
         spec.services.vsock = Some(VsockSpec { cid, directory });
     }
     let shape = shape(&spec, &description, disks);
@@ -267,6 +266,7 @@ fn open_files(
                 FileRole::Disk(..) => disks.push((file.path().to_owned(), file.size())),
                 FileRole::Kernel
                 | FileRole::Initrd
+                | FileRole::DirectDisk(_)
                 | FileRole::Tap(_)
                 | FileRole::Vhost(_)
                 | FileRole::NicStatistics(_)
@@ -312,19 +312,16 @@ fn take_volume(committed: &mut [Committed], disk: &str) -> Result<(PathBuf, u64,
 
 /// The VM's own directory, where the sockets lie by which host programs and the guest reach each other: they go when the
 /// VM is removed.
-fn socket_directory(directory: &Path) -> Result<OwnedFd, FailureReason> {
-    match File::open(directory) {
-        Ok(opened) => Ok(opened.into()),
-        Err(problem) => {
-            let path = directory.to_owned();
-            Err(reason(FailureKind::Host, &SocketDirectoryError { path, source: problem }))
-        }
-    }
+fn sockets(directory: &Path) -> Result<OwnedFd, FailureReason> {
+    open_sockets(directory).map_err(|source| {
+        let path = directory.to_owned();
+        reason(FailureKind::Host, &SocketDirectoryError { path, source })
+    })
 }
 
 /// The directory of a VM's sockets could not be opened.
 #[derive(Debug, Error)]
-#[error("cannot open the directory {} for the VM's sockets", path.display())]
+#[error("cannot make or open the directory for the VM's sockets in {}", path.display())]
 struct SocketDirectoryError {
     path: PathBuf,
     source: io::Error,

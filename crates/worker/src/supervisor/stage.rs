@@ -136,7 +136,7 @@ fn stage_blocking(
     let warnings = artifact.warnings.iter().map(ToString::to_string);
     let mut warnings: Vec<String> = warnings.chain(exposed).chain(unkept).collect();
     if artifact.vsock.is_some() {
-        warnings.extend(socket_path::too_long(&context.records.directory(&assignment.id)));
+        warnings.extend(socket_path::too_long(&context.records.directory(&assignment.id).join("sockets")));
     }
     Ok(StagedMachine {
         assignment,

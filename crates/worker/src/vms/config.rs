@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use binary_cache::FetchSettings;
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
+use host_process::JailSettings;
 use ipam::AddressRange;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
 use vm_model::{Ipv6Subnet, NetworkName};
@@ -117,6 +118,9 @@ pub struct HostProcessSettings {
     pub vms_per_process: NonZeroUsize,
     /// How many are started ahead, so that a VM need not wait for its process.
     pub spare: usize,
+    /// How they are jailed; `None` leaves them as they are started. The program is told by `--jail=…`, and tells of it when
+    /// it is called with `--probe-jail`, too.
+    pub jail: Option<JailSettings>,
 }
 
 /// When an artifact's content is hashed.

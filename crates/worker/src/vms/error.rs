@@ -43,6 +43,9 @@ pub enum VmManagerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Processes of VMs cannot be jailed as the settings require.
+    #[error("the processes of VMs cannot be jailed")]
+    Jail(#[source] Box<host_process::JailError>),
     /// The manager's runtime did not start.
     #[error("the manager's threads did not start")]
     Threads(#[source] io::Error),

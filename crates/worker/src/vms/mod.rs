@@ -34,6 +34,8 @@ pub use console::{ConsoleFollower, FollowError};
 pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};
 pub use control::KeptSelection;
 pub use error::VmManagerError;
+pub use host_process::{JailDemand, JailSettings, probe_jail};
+pub use jail::{JailReport, UserRange};
 pub use machine_calls::RestartMode;
 pub use machine_host::CommandError;
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};

@@ -4,15 +4,21 @@ use std::io;
 use std::sync::Arc;
 
 use console_log::ConsoleDirectory;
-use host_process::{HostProcessOptions, HostProcesses};
+use host_process::{HostProcessOptions, HostProcesses, JailDemand, JailError, probe_jail};
 use hypervisor::Hypervisor;
+use jail::Gap;
 use machine_host::MachineHost;
 use tracing::info;
 use vmm_host::{HostOptions, VmmHost};
 
 use super::split_host::SplitHost;
 use super::{HostProcessSettings, Placement, VmManagerConfig, VmManagerError};
+use crate::failure::chain;
 use crate::records::console_directory;
+
+/// What is so while processes are not jailed.
+const NOT_JAILED: &str =
+    "jail is \"off\": a guest that breaks out of its machine has the rights of the worker";
 
 /// What runs the VMs' machines.
 pub(super) fn machine_host(
@@ -32,6 +38,34 @@ pub(super) fn machine_host(
     })
 }
 
+/// What jails of host processes lack on this host, a sentence each.
+///
+/// # Errors
+/// Whole jails are required, and they would not be.
+pub(super) async fn jail_gaps(config: &VmManagerConfig) -> Result<Vec<String>, VmManagerError> {
+    let (Placement::StrictApart(settings) | Placement::HostProcesses(settings)) = &config.placement else {
+        return Ok(Vec::new());
+    };
+    let Some(jail) = settings.jail else { return Ok(vec![NOT_JAILED.to_owned()]) };
+    let program = settings.program.clone();
+    let probing = tokio::task::spawn_blocking(move || probe_jail(&program, jail));
+    let problem = match probing.await.map_err(VmManagerError::TaskLost)? {
+        Ok(report) => {
+            let gap = |gap: &Gap| format!("host processes run without a layer of their jail: {gap}");
+            return Ok(report.gaps.iter().map(gap).collect());
+        }
+        Err(problem) => problem,
+    };
+    match jail.demand {
+        JailDemand::Whole => Err(VmManagerError::Jail(Box::new(problem))),
+        JailDemand::WhatTheHostHas => Ok(vec![unknown_jail(&problem)]),
+    }
+}
+
+fn unknown_jail(problem: &JailError) -> String {
+    format!("whether host processes are jailed is not known: {}", chain(problem))
+}
+
 fn host_processes(
     config: &VmManagerConfig,
     settings: &HostProcessSettings,
@@ -45,6 +79,7 @@ fn host_processes(
         machines_per_process: settings.vms_per_process,
         spare: settings.spare,
         placement,
+        jail: settings.jail,
         launch_deadline: limits.launch_deadline,
         command_deadline: limits.command_deadline,
         consoles: Arc::new(move |vm| {

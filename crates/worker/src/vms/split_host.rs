@@ -46,6 +46,7 @@ impl MachineHost for SplitHost {
             hosted: shared.hosted + strict.hosted,
             ended: shared.ended + strict.ended,
             unsettled: shared.unsettled + strict.unsettled,
+            unjailed: shared.unjailed + strict.unjailed,
         }
     }
 

@@ -20,7 +20,7 @@ use super::checks::{check_directories, check_numbers, store_roots};
 use super::control::Shared;
 use super::network_plan::{PlannedNetwork, plan_networks};
 use super::network_start::{open_leases, start_networks};
-use super::placing::machine_host;
+use super::placing::{jail_gaps, machine_host};
 use super::registry::Registry;
 use super::takeover::{KnownVms, hold_addresses, restore, take_over, take_over_late};
 use super::{HashVerification, NetworkSettings, VmManagerConfig, VmManagerError};
@@ -62,6 +62,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let roots = Arc::new(store_roots(&config)?);
     let OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots } =
         open_state(&config, &planned).await?;
+    let jail_gaps = jail_gaps(&config).await?;
+    jail_gaps.iter().for_each(|gap| warn!("{gap}"));
     let machines = machine_host(&config, hypervisor)?;
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
     let (mut running, strangers) = take_over(machines.as_ref(), known).await;
@@ -78,6 +80,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     sweep_networks(config.state_dir(), &configured, &known.chain(running.keys().cloned()).collect());
     let context = Arc::new(HostContext {
         machines,
+        jail_gaps,
         capacity: Capacity::new(config.memory_overcommit),
         networks: Networks::new(networks),
         leases,

@@ -232,10 +232,15 @@ impl VmManager {
 
     /// What is so for each VM by a setting that takes a safeguard away, a sentence each.
     pub fn safeguards_off(&self) -> Vec<String> {
-        match self.shared.config.hash_verification {
-            HashVerification::Never => vec![UNVERIFIED.to_owned()],
-            HashVerification::Once | HashVerification::Always => Vec::new(),
-        }
+        let unverified = match self.shared.config.hash_verification {
+            HashVerification::Never => Some(UNVERIFIED.to_owned()),
+            HashVerification::Once | HashVerification::Always => None,
+        };
+        let context = &self.shared.context;
+        let unjailed = Some(context.machines.counts().unjailed).filter(|&count| count > 0).map(|count| {
+            format!("{count} VMs run in processes of an earlier worker, which are in no jail until the VMs are started anew")
+        });
+        unverified.into_iter().chain(unjailed).chain(context.jail_gaps.iter().cloned()).collect()
     }
 
     /// What runs on this host and could not be taken over, a sentence each.

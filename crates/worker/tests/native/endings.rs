@@ -175,7 +175,7 @@ fn the_guests_sockets_lie_in_the_vms_directory_and_go_with_it() {
         let manager = bench.manager();
         let id = VmId::new("sockets");
         create(&manager, &id, &artifact).expect("runs");
-        let socket = bench.config().vm_artifacts_dir.join("sockets/vsock.sock");
+        let socket = bench.config().vm_artifacts_dir.join("sockets/sockets/vsock.sock");
         assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
         manager.remove_vm(&id).expect("goes");
         assert!(!socket.exists());

@@ -67,7 +67,10 @@ fn an_image_does_not_choose_which_files_of_the_host_its_guest_gets() {
         });
         let artifact = bench.artifact("harmless", &TinyGuest::idle(), &harmless);
         create(&manager, &id, &artifact).expect("runs");
-        assert!(bench.path().join("state/vms/web-1/vsock.sock").exists(), "the probe needs a socket device");
+        assert!(
+            bench.path().join("state/vms/web-1/sockets/vsock.sock").exists(),
+            "the probe needs a socket device"
+        );
         manager.shutdown().expect("ends");
     });
 }

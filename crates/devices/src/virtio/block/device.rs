@@ -40,6 +40,8 @@ const TIMER: u16 = 1;
 pub struct BlockDeviceConfig {
     /// The disk: a regular file or block device.
     pub file: OwnedFd,
+    /// The same opened for direct I/O, where this process may not do that itself. Read where `caching` says so.
+    pub direct_file: Option<OwnedFd>,
     /// How the disk lies in it. Of formats but raw, a thread of the disk's own serves it.
     pub format: DiskFormat,
     /// Whether the guest may write.
@@ -100,7 +102,9 @@ impl BlockDevice {
             DiskFormat::Raw => {
                 let files = match config.caching {
                     DiskCaching::Cached => DiskFiles::cached(config.file),
-                    DiskCaching::Direct => DiskFiles::direct(config.file).map_err(DiskError::Direct)?,
+                    DiskCaching::Direct => {
+                        DiskFiles::direct(config.file, config.direct_file).map_err(DiskError::Direct)?
+                    }
                 };
                 open_engine(config.engine, files, queues.slots(), &config.name)
             }

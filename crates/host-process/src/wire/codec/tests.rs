@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use jail::{Gap, JailReport, Layer};
 use machine_host::{LaunchError, LaunchFailure};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ fn content(file: &OwnedFd) -> String {
 
 fn launch(disks: usize, cmdline: &str) -> ToHost<OwnedFd> {
     let disk = |number: usize| DiskSpec {
+        direct_file: None,
         id: format!("disk{number}"),
         file: file_with(&format!("disk {number}")),
         format: DiskFormat::Raw,
@@ -153,8 +155,11 @@ fn what_a_later_release_adds_is_passed_over() {
 #[test]
 fn messages_to_a_host_are_those_of_version_1() {
     let vm = || VmId::new("web-1");
-    let listener = Listener { socket: file_with(""), directory: file_with(""), name: "a.sock".to_owned() };
+    let listener =
+        Listener { socket: file_with(""), directory: Some(file_with("")), name: "a.sock".to_owned() };
     let hello = Hello { versions: vec![Version(1)], build: "b".to_owned(), listener: Some(listener) };
+    let jailed = Listener { socket: file_with(""), directory: None, name: "a.sock".to_owned() };
+    let jailed = Hello { versions: vec![Version(1)], build: "b".to_owned(), listener: Some(jailed) };
     let bare = Hello { versions: vec![Version(1)], build: "b".to_owned(), listener: None };
     let within = Duration::from_millis(1500);
     let messages = [
@@ -162,6 +167,10 @@ fn messages_to_a_host_are_those_of_version_1() {
             ToHost::Hello(hello),
             json!({"type": "hello", "versions": [1], "build": "b",
                 "listener": {"socket": 0, "directory": 1, "name": "a.sock"}}),
+        ),
+        (
+            ToHost::Hello(jailed),
+            json!({"type": "hello", "versions": [1], "build": "b", "listener": {"socket": 0, "name": "a.sock"}}),
         ),
         (ToHost::Hello(bare), json!({"type": "hello", "versions": [1], "build": "b"})),
         (
@@ -207,7 +216,9 @@ fn messages_from_a_host_are_those_of_version_1() {
     };
     let status_text = serde_json::to_value(status()).expect("statuses serialise");
     let (build, machines) = ("b".to_owned(), vec![listing]);
-    let welcome = Welcome { version: Version(1), pid: 12, start_time: 34, build, machines };
+    let gap = Gap { layer: Layer::Landlock, problem: "p".to_owned() };
+    let jail = JailReport { user: Some(7), gaps: vec![gap] };
+    let welcome = Welcome { version: Version(1), pid: 12, start_time: 34, build, jail: Some(jail), machines };
     let source = LaunchFailure::Build { kind: FailureKind::Artifact, reason: "r".to_owned() };
     let failure = LaunchError::Machine { vm: vm(), source };
     let counters = MachineCounters::default();
@@ -216,7 +227,8 @@ fn messages_from_a_host_are_those_of_version_1() {
     let messages = [
         (
             FromHost::Welcome(welcome),
-            json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b", "machines": [
+            json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b",
+                "jail": {"user": 7, "gaps": [{"layer": "landlock", "problem": "p"}]}, "machines": [
                 {"vm": "web-1", "status": status_text, "counters": counters_text, "health": "turning",
                     "notes": "n", "launched_ago": {"secs": 2, "nanos": 0}, "released": true}]}),
         ),

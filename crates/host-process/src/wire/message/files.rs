@@ -30,7 +30,8 @@ impl<F> ToHost<F> {
 
 impl<F> Listener<F> {
     fn try_map_files<G, E>(self, convert: &mut impl FnMut(F) -> Result<G, E>) -> Result<Listener<G>, E> {
-        let (socket, directory) = (convert(self.socket)?, convert(self.directory)?);
+        let socket = convert(self.socket)?;
+        let directory = self.directory.map(convert).transpose()?;
         Ok(Listener { socket, directory, name: self.name })
     }
 }

@@ -153,7 +153,7 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("vsock.cid", ValueKind::Integer { least: 3, most: 4_294_967_294 },
         "The guest's socket address; it means nothing outside the machine. Default: 3."),
     KeyRule::supported("vsock.socket", ValueKind::Text { most: 255 },
-        "A hint alone: the host's socket is always `vsock.sock` in the VM's own directory of the worker."),
+        "A hint alone: the host's socket is always `sockets/vsock.sock` in the VM's own directory of the worker."),
     KeyRule::ignored("vsock.id", &[Empty], "the socket device is not named in reports"),
     KeyRule::refused("vsock.iommu", &[False], "there is no virtual IOMMU"),
     KeyRule::refused("vsock.pci_segment", &[Integer(0)], "there is one PCI segment"),

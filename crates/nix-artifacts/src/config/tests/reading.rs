@@ -48,6 +48,7 @@ fn an_empty_object_is_the_default_machine() {
         };
         assert_eq!(machine.boot, boot);
         let disk = DiskSpec {
+            direct_file: None,
             id: "disk0".to_owned(),
             file: default_for("disk.img", "$.disks"),
             format: DiskFormat::Raw,
@@ -164,6 +165,7 @@ fn disks_are_read_in_order_and_named() {
     assert_eq!(ids, ["disk0", "disk2", "disk3", "disk4"]);
     assert_eq!(disks[0].access, DiskAccess::ReadWrite);
     let second = DiskSpec {
+        direct_file: None,
         id: "disk2".to_owned(),
         file: named("/nix/store/x/data", "$.disks[1].path"),
         format: DiskFormat::Raw,
@@ -202,6 +204,7 @@ fn what_becomes_of_disks_is_read() {
     let ids: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
     assert_eq!(ids, ["root", "disk1", "data", "scratch"]);
     let blank = DiskSpec {
+        direct_file: None,
         id: "data".to_owned(),
         file: WantedFile::Blank,
         format: DiskFormat::Raw,

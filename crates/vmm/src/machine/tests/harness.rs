@@ -48,6 +48,7 @@ pub(super) fn file(content: &[u8]) -> File {
 /// A writable disk.
 pub(super) fn disk(id: &str, file: File) -> DiskSpec<OwnedFd> {
     DiskSpec {
+        direct_file: None,
         id: id.to_owned(),
         file: file.into(),
         format: DiskFormat::Raw,

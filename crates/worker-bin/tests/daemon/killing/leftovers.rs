@@ -19,7 +19,7 @@ const STATE: [&str; 8] = [
     "worker.json",
     "worker.lock",
 ];
-const VM_DIRECTORY: [&str; 6] = ["console", "lock", "record.json", "vmm.log", "volumes", "worker.log"];
+const VM_DIRECTORY: [&str; 6] = ["console", "lock", "record.json", "sockets", "volumes", "worker.log"];
 
 /// Everything that is wrong, in words; empty where all is as it should be.
 pub(super) fn findings(

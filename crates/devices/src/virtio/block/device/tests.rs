@@ -45,6 +45,7 @@ fn disk() -> File {
 
 fn config(file: OwnedFd, access: DiskAccess, engine: EngineChoice) -> BlockDeviceConfig {
     BlockDeviceConfig {
+        direct_file: None,
         file,
         format: DiskFormat::Raw,
         access,

@@ -41,14 +41,15 @@ impl DiskFiles {
         Self { cached: file, direct: None }
     }
 
-    /// Opens `file` a second time for direct I/O, with the access that it has.
+    /// Takes `direct` for direct I/O, or opens `file` a second time for that, with the access that it has.
     ///
     /// # Errors
-    /// The file system has no direct I/O, or `/proc` is not there to open it by.
-    pub(crate) fn direct(file: OwnedFd) -> io::Result<Self> {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let access = fcntl_getfl(&file)? & OFlags::ACCMODE;
-        let direct = open(path, access | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty())?;
+    /// The file system has no direct I/O, or this process may not open the file by its descriptor.
+    pub(crate) fn direct(file: OwnedFd, direct: Option<OwnedFd>) -> io::Result<Self> {
+        let direct = direct.map_or_else(|| open_direct(&file), Ok)?;
+        if !fcntl_getfl(&direct)?.contains(OFlags::DIRECT) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let told = statx(&direct, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
         let alignment = if told.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
             Alignment::new(ALIGNMENT_FALLBACK, ALIGNMENT_FALLBACK)
@@ -63,6 +64,16 @@ impl DiskFiles {
     pub(super) fn alignment(&self) -> Option<Alignment> {
         self.direct.as_ref().map(|direct| direct.alignment)
     }
+}
+
+/// Opens `file` once more, past the page cache.
+///
+/// # Errors
+/// The file system has no direct I/O, or this process may not open the file by its descriptor.
+fn open_direct(file: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let access = fcntl_getfl(file)? & OFlags::ACCMODE;
+    Ok(open(path, access | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 impl Alignment {
@@ -109,7 +120,7 @@ mod tests {
     #[test]
     fn a_file_without_direct_io_is_refused() {
         let generated = std::fs::File::open("/proc/self/status").unwrap();
-        assert!(DiskFiles::direct(generated.into()).is_err());
+        assert!(DiskFiles::direct(generated.into(), None).is_err());
     }
 
     proptest! {

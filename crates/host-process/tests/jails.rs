@@ -1,0 +1,102 @@
+//! Host processes in their jails, as the kernel shows them, and as their worker does.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use host_process::{HostProcessOptions, JailDemand, JailError, JailSettings, probe_jail};
+use jail::UserRange;
+use machine_host::{MachineHost, StopPolicy};
+use support::*;
+use tiny_guest::TinyGuest;
+use vm_model::error_chain;
+
+/// A field of a process' `status` (proc_pid_status(5)).
+fn field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+    line.trim_start_matches(':').split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn each_process_is_a_user_of_its_own_with_no_rights() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machines =
+        [launch(&host, "a", &TinyGuest::spin()).await, launch(&host, "b", &TinyGuest::spin()).await];
+    let mut users = BTreeSet::new();
+    for pid in children() {
+        let user = field(pid, "Uid").parse().expect("a number");
+        assert!(UserRange::default().contains(user) && users.insert(user), "{user}: {users:?}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&field(pid, set), 16), Ok(0), "{set}");
+        }
+        assert_eq!(field(pid, "NoNewPrivs"), "1");
+        for namespace in ["mnt", "net", "ipc", "uts"] {
+            let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/{namespace}")).expect("one");
+            assert_ne!(link(&pid.to_string()), link("self"), "{namespace}");
+        }
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it is there");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+    let owners = sockets(&directory).into_iter().map(|path| fs::metadata(path).expect("a socket").uid());
+    assert_eq!(owners.collect::<BTreeSet<u32>>(), users, "who listens where is on record");
+    for machine in machines {
+        within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+        within(machine.released()).await;
+    }
+    until("the processes end", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_worker_left_outside_a_jail_is_taken_over_and_counted() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let earlier = host(HostProcessOptions { jail: None, ..options(&directory) });
+    let machine = launch(&earlier, "old", &TinyGuest::spin()).await;
+    assert_eq!(earlier.counts().unjailed, 0, "none was to be in a jail");
+    earlier.leave();
+    drop((machine, earlier));
+    let host = host(options(&directory));
+    let mut adoption = within(host.adopt(anyone())).await;
+    assert_eq!((adoption.machines.len(), host.counts().unjailed), (1, 1));
+    let new = launch(&host, "new", &TinyGuest::spin()).await;
+    assert_eq!(host.counts().unjailed, 1);
+    for machine in [adoption.machines.remove(0).handle, new] {
+        within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+        within(machine.released()).await;
+    }
+    until("the processes end", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn nothing_is_launched_in_a_jail_that_was_required_and_is_not_whole() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let settings = JailSettings { users: UserRange::default(), demand: JailDemand::Whole };
+    let unknown = probe_jail(&["/bin/true".into()], settings).expect_err("it does not tell");
+    assert!(matches!(unknown, JailError::Probe { .. }), "{unknown:?}");
+    let whole = probe_jail(&options(&directory).program, settings).expect("this host has all layers");
+    assert_eq!(whole.gaps, []);
+    // The same program, which does not hear of its jail.
+    let program = ["/bin/sh", "-c", concat!("exec ", env!("CARGO_BIN_EXE_vm-host"))];
+    let deaf = HostProcessOptions { program: program.map(Into::into).into(), ..options(&directory) };
+    let launched = within(host(deaf).launch(request("vm", &TinyGuest::spin()))).await;
+    let refusal = error_chain(&launched.map(drop).expect_err("refused"));
+    assert!(
+        refusal.contains("a whole jail is required") && refusal.contains("says nothing of it"),
+        "{refusal}"
+    );
+    until("the process ends", || children().is_empty()).await;
+    assert_eq!(sockets(&directory), Vec::<std::path::PathBuf>::new());
+}

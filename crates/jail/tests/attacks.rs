@@ -1,0 +1,161 @@
+//! What a process in a jail tries fails, and would not fail outside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// What an attempt leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// It is refused with one of these, whichever layer is asked first.
+    Refused(&'static [i32]),
+}
+
+use Outcome::{Done, Refused};
+
+const EPERM: i32 = libc::EPERM;
+const EACCES: i32 = libc::EACCES;
+const NOTHING_THERE: Outcome = Refused(&[libc::ENOENT]);
+
+/// Every attempt of the prisoner, and what it leads to in the jail.
+const EXPECTED: &[(&str, Outcome)] = &[
+    ("own-file", Done),
+    ("own-socket", Done),
+    ("own-status", Done),
+    ("processors", Done),
+    ("open-host-file", NOTHING_THERE),
+    ("open-public-file", NOTHING_THERE),
+    ("open-by-leaked-root", Refused(&[EACCES])),
+    ("open-sibling-file", Refused(&[EACCES])),
+    ("open-outside-tree", Refused(&[EACCES])),
+    ("reopen-directory", Refused(&[EACCES])),
+    ("list-root", NOTHING_THERE),
+    ("read-victims-status", NOTHING_THERE),
+    ("read-victims-memory", NOTHING_THERE),
+    ("read-kernel-log", NOTHING_THERE),
+    ("connect-unix", NOTHING_THERE),
+    ("connect-closed-directory", Refused(&[EACCES])),
+    ("connect-abstract", Refused(&[libc::ECONNREFUSED])),
+    ("connect-tcp", Refused(&[EACCES])),
+    ("listen-tcp", Refused(&[EACCES])),
+    ("send-udp", Refused(&[libc::ENETUNREACH])),
+    ("raw-socket", Refused(&[EPERM])),
+    ("signal-victim", Refused(&[EPERM])),
+    ("signal-parent", Refused(&[EPERM])),
+    ("trace-victim", Refused(&[EPERM])),
+    ("take-victims-descriptor", Refused(&[EPERM])),
+    ("become-root", Refused(&[EPERM])),
+    ("become-roots-group", Refused(&[EPERM])),
+    ("gain-capabilities", Refused(&[EPERM])),
+    ("user-namespace", Refused(&[EPERM])),
+    ("mount-namespace", Refused(&[EPERM])),
+    ("make-device", Refused(&[EPERM, EACCES])),
+    ("load-bpf", Refused(&[EPERM])),
+    ("execute-itself", Refused(&[EACCES])),
+    ("endless-descriptors", Refused(&[libc::EMFILE])),
+    ("endless-threads", Refused(&[libc::EAGAIN])),
+];
+
+/// Attempts whose outcome outside of a jail depends on the host's settings.
+const OF_THE_HOST: [&str; 5] = ["user-namespace", "load-bpf", "read-kernel-log", "send-udp", "raw-socket"];
+
+/// What the prisoner finds: a tree with a directory of its own and one of a sibling, sockets, and a process.
+struct Ground {
+    directory: tempfile::TempDir,
+    victim: Child,
+    _sockets: [UnixListener; 3],
+    _tcp: TcpListener,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        for (name, mode) in [("", 0o755), ("tree", 0o755), ("tree/own", 0o700), ("tree/sibling", 0o700)] {
+            fs::create_dir_all(path.join(name)).expect("made");
+            fs::set_permissions(path.join(name), PermissionsExt::from_mode(mode)).expect("set");
+        }
+        fs::write(path.join("public"), "for everybody").expect("written");
+        fs::write(path.join("tree/sibling/secret"), "for nobody").expect("written");
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        fs::write(path.join("tcp"), tcp.local_addr().expect("bound").to_string()).expect("written");
+        let listen = |name: &str| {
+            let listener = UnixListener::bind(path.join(name)).expect("bound");
+            fs::set_permissions(path.join(name), PermissionsExt::from_mode(0o777)).expect("set");
+            listener
+        };
+        let abstract_name =
+            SocketAddr::from_abstract_name(path.as_os_str().as_encoded_bytes()).expect("a name");
+        let sockets = [
+            listen("open.sock"),
+            listen("tree/sibling/closed.sock"),
+            UnixListener::bind_addr(&abstract_name).expect("bound"),
+        ];
+        let victim = Command::new("cat").stdin(Stdio::piped()).spawn().expect("started");
+        Self { victim, _sockets: sockets, _tcp: tcp, directory }
+    }
+
+    /// What each attempt led to: 0 where it succeeded.
+    fn try_all(&self, order: &str) -> (BTreeMap<String, i32>, Vec<String>) {
+        let output = Command::new(env!("CARGO_BIN_EXE_prisoner"))
+            .arg(order)
+            .arg::<&Path>(self.directory.path())
+            .arg(self.victim.id().to_string())
+            .output()
+            .expect("started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{order}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        let (gaps, attempts): (Vec<&str>, _) = text.lines().partition(|line| line.starts_with("gap "));
+        let attempts = attempts.into_iter().map(|line| {
+            let (name, outcome) = line.split_once(' ').expect("two words");
+            (name.to_owned(), if outcome == "done" { 0 } else { outcome.parse().expect("a number") })
+        });
+        (attempts.collect(), gaps.into_iter().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _ = self.victim.kill();
+        let _ = self.victim.wait();
+    }
+}
+
+#[test]
+fn nothing_that_a_prisoner_tries_succeeds() {
+    let ground = Ground::new();
+    let (seen, gaps) = ground.try_all("user=1879048999,descriptors=256,threads=64");
+    assert_eq!(gaps, [""; 0], "this host has every layer");
+    assert_eq!(seen.len(), EXPECTED.len(), "{seen:?}");
+    let surprises: Vec<_> = EXPECTED
+        .iter()
+        .filter(|(name, expected)| match expected {
+            Done => seen[*name] != 0,
+            Refused(errors) => !errors.contains(&seen[*name]),
+        })
+        .map(|(name, expected)| format!("{name}: {}, not {expected:?}", seen[*name]))
+        .collect();
+    assert!(surprises.is_empty(), "{surprises:#?}");
+}
+
+#[test]
+fn the_same_attempts_succeed_outside() {
+    let ground = Ground::new();
+    let (seen, _) = ground.try_all("free");
+    let refused = seen.iter().filter(|(name, error)| **error != 0 && !OF_THE_HOST.contains(&name.as_str()));
+    assert_eq!(refused.collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn a_prisoner_without_a_user_of_its_own_says_so() {
+    let ground = Ground::new();
+    let (seen, gaps) = ground.try_all("threads=64");
+    assert_eq!(gaps, ["gap own user: none is given to it"]);
+    assert_eq!(seen["open-by-leaked-root"], EACCES, "the other layers hold");
+}
