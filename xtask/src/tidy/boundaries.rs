@@ -45,6 +45,12 @@ const BOUNDARIES: [Boundary; 24] = [
         not_at_all: &["tokio", "rtnetlink", "netlink-*"],
     },
     Boundary {
+        package: "cgroups",
+        workspace: Only(&["vm-model"]),
+        not_directly: &[],
+        not_at_all: &["tokio", "kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
         package: "cidata",
         workspace: Only(&["vm-model"]),
         not_directly: &["libc"],

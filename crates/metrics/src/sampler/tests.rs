@@ -194,6 +194,7 @@ fn any_counters() -> impl Strategy<Value = MachineCounters> {
             memory_size: Bytes::new(size),
             memory_resident: Bytes::new(resident),
             balloon: None,
+            host: None,
             nics,
             disks,
         },
