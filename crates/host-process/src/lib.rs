@@ -26,4 +26,4 @@ pub mod host;
 mod identity;
 pub mod wire;
 
-pub use client::{HostProcessOptions, HostProcesses, Placement, ScopeSettings};
+pub use client::{Groups, HostProcessOptions, HostProcesses, Placement, ScopeSettings};

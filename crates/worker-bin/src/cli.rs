@@ -3,6 +3,7 @@
 mod amounts;
 mod changing;
 mod guest;
+mod limits;
 mod local;
 mod power;
 mod showing;
@@ -20,6 +21,8 @@ pub(crate) use self::changing::{
     WaitFlags,
 };
 pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
+#[cfg(test)]
+pub(crate) use self::limits::LimitFlags;
 pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, LocalVerb};
 pub(crate) use self::power::{ForcibleFlags, PowerAction, PowerFlags};
 pub(crate) use self::showing::{EventFlags, ShowVerb};

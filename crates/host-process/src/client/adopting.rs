@@ -45,7 +45,7 @@ pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Reco
         return adoption;
     }
     let vms: BTreeSet<VmId> = wanted.iter().map(|listing| listing.vm.clone()).collect();
-    let (line, requests) = ProcessLine::new();
+    let (line, requests) = ProcessLine::new(pool.options.groups.find(pid));
     let line = Arc::new(line);
     let Some(key) = pool.add(&line, vms, false) else { return adoption };
     let mut conversation = Conversation::new(pool.clone(), Some(key), line.clone(), name, process);

@@ -8,6 +8,7 @@ use machine_host::{LaunchError, LaunchRequest};
 use tokio::sync::oneshot;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
 
+use super::limiting::limit_before_launch;
 use super::line::{LaunchAnswer, ProcessLine};
 use super::pool::{Assignment, Pool, Reservation};
 use super::remote::RemoteMachine;
@@ -57,12 +58,23 @@ pub(super) async fn launch(
     pool: &Arc<Pool>,
     request: LaunchRequest,
 ) -> Result<(Arc<RemoteMachine>, Arc<ProcessLine>), LaunchError> {
-    let LaunchRequest { id: vm, spec, verified, initial, resets, isolation, console_dir, lock, notes } =
-        request;
+    let LaunchRequest {
+        id: vm,
+        spec,
+        verified,
+        initial,
+        resets,
+        isolation,
+        limits,
+        console_dir,
+        lock,
+        notes,
+    } = request;
     let machine = RemoteMachine::new(vm.clone(), MachineStatus::booting(), ThreadHealth::default());
     let reservation = pool.reserve(&machine)?;
     let assignment = pool.assign(&vm, isolation).await?;
     let line = assignment.line().clone();
+    limit_before_launch(line.confinement(), &vm, limits).await?;
     let call = line.new_call();
     let (answer, answered) = oneshot::channel();
     let order = LaunchOrder {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use console_log::{ConsoleLimits, ConsoleRecorder};
-use host_process::{HostProcessOptions, HostProcesses, Placement};
+use host_process::{Groups, HostProcessOptions, HostProcesses, Placement};
 use machine_host::{LaunchRequest, MachineHandle, MachineHost, Recognize};
 use tempfile::TempDir;
 use tiny_guest::TinyGuest;
@@ -47,6 +47,7 @@ pub(crate) fn options(directory: &TempDir) -> HostProcessOptions {
         machines_per_process: NonZeroUsize::MIN,
         spare: 0,
         placement: Placement::Beside,
+        groups: Groups::Unavailable("these tests limit nothing".to_owned()),
         launch_deadline: PATIENCE,
         command_deadline: Duration::from_secs(10),
         consoles: Arc::new(|_| ConsoleRecorder::new(ConsoleLimits::default()).0),

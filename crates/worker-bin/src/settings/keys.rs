@@ -3,6 +3,9 @@
 //! `check-config` and the schema follow this table. Tests hold it against what the reader takes and against
 //! `docs/configuration.md`, so that a key that is added to one of them is added to all.
 
+use vm_model::Cores;
+
+use super::limits::{DESCRIPTORS, PROCESSES, WEIGHT};
 use super::network::MOST_CONNECTIONS;
 
 /// A key of the configuration file.
@@ -36,6 +39,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A multiple of the host's memory, or `"off"`.
     Ratio,
+    /// An amount of processor time in cores.
+    Cores,
     /// A path from the root on.
     AbsolutePath,
     /// A path.
@@ -153,6 +158,15 @@ pub(crate) static KEYS: &[Key] = &[
         "The domain in which its VMs are found by name on it."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
+    key("limits.cpu", Kind::Cores, None, "Processor time in cores that a VM may take; no limit where it is absent."),
+    key("limits.cpu_weight", WEIGHT, None, "A VM's share of processors that more is wanted of than there is; 100 where it is absent."),
+    key("limits.memory", Kind::Choice(&["off", "computed"]), Some("\"off\""),
+        "How much memory a VM may take whose description does not say it: any, or what its machine needs with some room."),
+    key("limits.io_weight", WEIGHT, None, "A VM's share of disks that more is wanted of than they serve; 100 where it is absent."),
+    key("limits.processes", PROCESSES, None, "The most processes and threads of a VM; no limit where it is absent."),
+    key("limits.descriptors", DESCRIPTORS, None, "The most open files of a VM; what the worker has where it is absent."),
+    key("limits.enforcement", Kind::Choice(&["best-effort", "required"]), Some("\"best-effort\""),
+        "Whether a VM runs whose limits cannot be enforced on this host: with a warning, or not."),
     key("master.address", Kind::HostAndPort, None, "The master: host and port.")
         .or_environment("PROCURATOR_MASTER", "master"),
     key("master.certificate", Kind::Path, None, "PEM file of this host's certificate, which names it."),
@@ -181,6 +195,7 @@ impl Kind {
                 quoted.join(" or ")
             }
             Self::Ratio => "0.01 to 100 or \"off\"".to_owned(),
+            Self::Cores => Cores::ACCEPTED.to_owned(),
             Self::AbsolutePath => "an absolute path like \"/var/lib/procurator\"".to_owned(),
             Self::Path => "a path in quotation marks".to_owned(),
             Self::Paths => "a list of paths like [\"/nix/store\"]".to_owned(),

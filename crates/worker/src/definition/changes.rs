@@ -61,6 +61,11 @@ pub enum Change {
     RestartPolicy,
     /// How it is found out whether its guest is well. It holds at once.
     Health,
+    /// What it may take of its host. It holds at once.
+    Limits {
+        /// Limit by limit, in words.
+        difference: String,
+    },
     /// Whether it may share a process.
     Isolation,
     /// Anything else about the machine.
@@ -81,7 +86,7 @@ pub(crate) enum Effect {
 impl Change {
     fn needs_restart(&self) -> bool {
         match self {
-            Self::RestartPolicy | Self::Health => false,
+            Self::RestartPolicy | Self::Health | Self::Limits { .. } => false,
             Self::Artifact { .. }
             | Self::Vcpus { .. }
             | Self::Memory { .. }
@@ -126,6 +131,9 @@ impl Change {
         }
         if from.health != to.health {
             changes.push(Self::Health);
+        }
+        if from.limits != to.limits {
+            changes.push(Self::Limits { difference: from.limits.changes_to(&to.limits) });
         }
         if from.isolation != to.isolation {
             changes.push(Self::Isolation);
@@ -218,6 +226,7 @@ impl fmt::Display for Change {
             }
             Self::RestartPolicy => formatter.write_str("restart policy"),
             Self::Health => formatter.write_str("health probes"),
+            Self::Limits { difference } => write!(formatter, "limits: {difference}"),
             Self::Isolation => formatter.write_str("isolation"),
             Self::Machine => formatter.write_str("machine"),
         }

@@ -24,15 +24,15 @@ mod vm_manager;
 mod waiting;
 
 pub use config::{
-    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, NetworkSettings,
-    Placement, VhostNet, VmManagerConfig,
+    HashVerification, HostProcessSettings, LimitSettings, MemoryLimit, MemoryOvercommit,
+    NetworkAddressTranslation, NetworkSettings, Placement, VhostNet, VmManagerConfig,
 };
 pub use console::{ConsoleFollower, FollowError};
 pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};
 pub use control::KeptSelection;
 pub use error::VmManagerError;
 pub use machine_calls::RestartMode;
-pub use machine_host::CommandError;
+pub use machine_host::{CommandError, Enforcement};
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;

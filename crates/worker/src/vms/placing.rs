@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use console_log::ConsoleDirectory;
-use host_process::{HostProcessOptions, HostProcesses};
+use host_process::{Groups, HostProcessOptions, HostProcesses};
 use hypervisor::Hypervisor;
 use machine_host::MachineHost;
-use tracing::info;
+use tracing::{info, warn};
 use vmm_host::{HostOptions, VmmHost};
 
 use super::split_host::SplitHost;
@@ -38,13 +38,18 @@ fn host_processes(
 ) -> Result<HostProcesses, VmManagerError> {
     let (vms, limits) = (config.vm_artifacts_dir.clone(), HostOptions::default());
     let placement = host_process::Placement::observe(config.stop_timeout);
+    let groups = Groups::observe(&placement);
     info!(?placement, "host processes");
+    if let Groups::Unavailable(problem) = &groups {
+        warn!(problem, "limits of VMs cannot be enforced on this host");
+    }
     let host = HostProcesses::new(HostProcessOptions {
         program: settings.program.clone(),
         directory: settings.directory.clone(),
         machines_per_process: settings.vms_per_process,
         spare: settings.spare,
         placement,
+        groups,
         launch_deadline: limits.launch_deadline,
         command_deadline: limits.command_deadline,
         consoles: Arc::new(move |vm| {
