@@ -133,6 +133,7 @@ fn request(
         verified: None,
         initial,
         isolation: Default::default(),
+        limits: Default::default(),
         resets,
         console_dir: None,
         lock: None,

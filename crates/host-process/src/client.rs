@@ -11,6 +11,7 @@
 //! ```
 
 mod adopting;
+mod confinement;
 mod conversation;
 mod directory;
 mod exit_record;
@@ -18,6 +19,7 @@ mod handshake;
 mod jailing;
 mod kernel_log;
 mod launching;
+mod limiting;
 mod line;
 mod looking;
 mod placement;
@@ -36,18 +38,19 @@ use std::time::{Duration, Instant};
 
 use console_log::ConsoleSource;
 use machine_host::{
-    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, Recognize,
-    ShutdownReport,
+    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, MachineLimits,
+    Recognize, ShutdownReport,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use vm_model::VmId;
+use vm_model::{ResourceLimits, VmId};
 
 use directory::SocketDirectory;
 use line::{ProcessLine, ProcessOrder};
 use pool::Pool;
 use strangers::Strangers;
 
+pub use confinement::Groups;
 pub use directory::DirectoryError;
 pub use jailing::{JailDemand, JailError, JailSettings, probe_jail};
 pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
@@ -74,6 +77,8 @@ pub struct HostProcessOptions {
     /// How processes are jailed; `None` leaves them as they are started. Their program is told by an argument, `--jail=…`, of
     /// what to give up, and calls [`jail::enter`] with it.
     pub jail: Option<JailSettings>,
+    /// Where processes have control groups of their own.
+    pub groups: Groups,
     /// How long a launch may take, its process' start included.
     pub launch_deadline: Duration,
     /// How long a command may take.
@@ -193,6 +198,20 @@ impl MachineHost for HostProcesses {
 
     fn isolates(&self) -> bool {
         true
+    }
+
+    fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {
+        self.pool.options.groups.cannot_limit(limits)
+    }
+
+    fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {
+        let line = self.pool.line_of(vm);
+        Box::pin(async move {
+            match line {
+                Some(line) => limiting::limit(line.confinement(), limits).await,
+                None => vec!["it has no process of its own: its next start gives it one".to_owned()],
+            }
+        })
     }
 }
 

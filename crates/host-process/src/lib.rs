@@ -27,6 +27,6 @@ mod identity;
 pub mod wire;
 
 pub use client::{
-    HostProcessOptions, HostProcesses, JailDemand, JailError, JailSettings, Placement, ScopeSettings,
+    Groups, HostProcessOptions, HostProcesses, JailDemand, JailError, JailSettings, Placement, ScopeSettings,
     probe_jail,
 };

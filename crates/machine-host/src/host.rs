@@ -1,13 +1,13 @@
 //! Whatever runs machines, as those see it who want some run.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vm_model::VmId;
+use vm_model::{ResourceLimits, VmId};
 
-use crate::{BoxFuture, LaunchError, LaunchRequest, MachineHandle};
+use crate::{BoxFuture, LaunchError, LaunchRequest, MachineHandle, MachineLimits};
 
 /// Runs machines. Shared by all who launch any.
 ///
@@ -50,6 +50,17 @@ pub trait MachineHost: Send + Sync {
     /// Whether a machine can have a process of its own ([`vm_model::Isolation::Strict`]). Where not, no such machine may be
     /// launched here.
     fn isolates(&self) -> bool;
+
+    /// What of `limits` cannot be put in force here, whatever the machine, and why; `None` where all of it can.
+    fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {
+        (!limits.is_empty()).then(|| "VMs have no processes of their own".to_owned())
+    }
+
+    /// Limits the machine of `vm` anew, while it runs. Answers what could not be done, in words.
+    fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {
+        let _ = vm;
+        Box::pin(ready(self.cannot_limit(&limits.values).into_iter().collect()))
+    }
 }
 
 /// Says whether a machine that was found is to be taken over, or why not. What is refused is left alone. Asked before the

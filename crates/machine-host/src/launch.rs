@@ -1,12 +1,14 @@
 //! What a machine is launched with, and why it was not.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vm_model::{
-    BootIdentities, FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy, VmId,
+    BootIdentities, FailureKind, InitialState, Isolation, MachineExit, MachineSpec, ResetPolicy,
+    ResourceLimits, VmId,
 };
 
 /// Which machine to launch, and how.
@@ -26,6 +28,8 @@ pub struct LaunchRequest {
     /// Whether its process may run other machines too. A host without processes of its own does not read it: see
     /// [`MachineHost::isolates`](crate::MachineHost::isolates).
     pub isolation: Isolation,
+    /// What its process may take of the host.
+    pub limits: MachineLimits,
     /// The directory that its console is written to as it comes; `None` keeps it in memory only.
     pub console_dir: Option<OwnedFd>,
     /// Held open until the machine is released, by the process that runs it: a lock that says who that is.
@@ -44,11 +48,33 @@ impl LaunchRequest {
             initial: InitialState::default(),
             resets: ResetPolicy::default(),
             isolation: Isolation::default(),
+            limits: MachineLimits::default(),
             console_dir: None,
             lock: None,
             notes: String::new(),
         }
     }
+}
+
+/// What the process of one machine may take of its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineLimits {
+    /// The limits. None are not touched: a process that several machines share has none.
+    pub values: ResourceLimits,
+    /// The files of its disks: I/O is limited by the device of the host that they lie on.
+    pub disks: Vec<PathBuf>,
+    /// What becomes of a machine whose limits cannot all be put in force.
+    pub enforcement: Enforcement,
+}
+
+/// What becomes of a machine that cannot be limited as it is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// It runs, and that is said.
+    #[default]
+    BestEffort,
+    /// It is not launched.
+    Required,
 }
 
 /// Why a machine was not launched. Nothing of it is left, except where said.

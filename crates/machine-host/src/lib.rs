@@ -30,7 +30,7 @@ pub use handle::{HandleParts, MachineHandle, StopError, StopPolicy, StopReport};
 pub use host::{
     Adopted, Adoption, FoundMachine, HostCounts, MachineHost, Recognize, ShutdownReport, Stranger,
 };
-pub use launch::{LaunchError, LaunchFailure, LaunchRequest};
+pub use launch::{Enforcement, LaunchError, LaunchFailure, LaunchRequest, MachineLimits};
 
 /// A future behind a pointer, as the port's calls answer it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

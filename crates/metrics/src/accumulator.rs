@@ -36,7 +36,7 @@ impl Accumulator {
             discarded: balloon.discarded.get(),
             refused_pages: balloon.refused_pages,
         });
-        let totals = MachineCounters { balloon: None, ..used.clone() };
+        let totals = MachineCounters { balloon: None, host: None, ..used.clone() };
         Self { totals, balloon: balloon.unwrap_or_default(), ..Self::default() }
     }
 
@@ -65,6 +65,8 @@ impl Accumulator {
         }
         self.totals.memory_size = counters.memory_size;
         self.totals.memory_resident = counters.memory_resident;
+        // Of the process that there is now: another one begins from nothing, as its series does.
+        self.totals.host = counters.host;
         self.totals.balloon = counters.balloon.map(|balloon| self.absorb_balloon(balloon));
         &self.totals
     }

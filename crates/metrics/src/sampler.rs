@@ -114,6 +114,7 @@ fn figures(totals: &MachineCounters) -> VmMetrics {
         memory_resident_bytes: totals.memory_resident.get(),
         memory_available_bytes: totals.balloon.and_then(|balloon| balloon.available).map(Bytes::get),
         balloon: totals.balloon.map(balloon),
+        host: totals.host,
         network_rx_bytes: sum(totals.nics.iter().map(|nic| nic.receive_bytes)),
         network_tx_bytes: sum(totals.nics.iter().map(|nic| nic.transmit_bytes)),
         disk_read_bytes: sum(totals.disks.iter().map(|disk| disk.read_bytes)),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vm_model::{DiskLatency, ExitCounts, KvmCounters, ThreadCounters};
+use vm_model::{DiskLatency, ExitCounts, HostUse, KvmCounters, ThreadCounters};
 
 /// One VM's figures at its latest sample.
 ///
@@ -29,6 +29,9 @@ pub struct VmMetrics {
     /// The balloon's figures; `None` where there is none.
     #[serde(default)]
     pub balloon: Option<BalloonMetrics>,
+    /// What the VM's process takes of the host since it was started; `None` where it has no control group of its own.
+    #[serde(default)]
+    pub host: Option<HostUse>,
     /// Bytes the guest received, over all interfaces.
     pub network_rx_bytes: u64,
     /// Bytes the guest sent, over all interfaces.

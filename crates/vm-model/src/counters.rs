@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::durations::{DurationCounts, combine_time};
-use crate::{Bytes, VcpuCounters};
+use crate::{Bytes, HostUse, VcpuCounters};
 
 /// One reading of everything a machine counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct MachineCounters {
     /// What the guest reports of its memory; `None` where it reports nothing.
     #[serde(default)]
     pub balloon: Option<BalloonCounters>,
+    /// What its process takes of the host; `None` where the kernel does not account for it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostUse>,
 }
 
 /// Guest memory as the guest sees it, and what it gave up. Every figure but the last two can shrink.
@@ -137,6 +140,9 @@ impl MachineCounters {
         }
         if let (Some(now), Some(before)) = (&mut self.balloon, &earlier.balloon) {
             now.add(before);
+        }
+        if let (Some(now), Some(before)) = (&mut self.host, &earlier.host) {
+            *now = now.added_to(before);
         }
         self
     }
@@ -253,6 +259,7 @@ mod tests {
                 transmit_frames: base + 5,
                 transmit_dropped: base + 6,
             }],
+            host: Some(HostUse { throttled_periods: base, memory: Bytes::new(base), ..HostUse::default() }),
             disks: vec![BlockCounters {
                 id: "disk0".into(),
                 read_bytes: base + 7,

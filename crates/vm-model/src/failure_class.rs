@@ -42,13 +42,15 @@ pub enum FailureClass {
     HostProcessLost,
     /// The host's kernel killed the process that ran the machine because memory ran out.
     HostOutOfMemory,
+    /// The host's kernel killed the process that ran the machine at its limit of memory.
+    MemoryLimit,
     /// The machine's own code failed.
     MachineError,
 }
 
 impl FailureClass {
     /// All classes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoRootDevice,
         Self::MissingDriver,
         Self::RootFileSystem,
@@ -65,6 +67,7 @@ impl FailureClass {
         Self::KilledOnHost,
         Self::HostProcessLost,
         Self::HostOutOfMemory,
+        Self::MemoryLimit,
         Self::MachineError,
     ];
 
@@ -87,6 +90,7 @@ impl FailureClass {
             Self::KilledOnHost => "killed_on_host",
             Self::HostProcessLost => "host_process_lost",
             Self::HostOutOfMemory => "host_out_of_memory",
+            Self::MemoryLimit => "memory_limit",
             Self::MachineError => "machine_error",
         }
     }
@@ -128,6 +132,9 @@ impl FailureClass {
                 "see the worker's log and the host's kernel log for why the process ended"
             }
             Self::HostOutOfMemory => "run fewer or smaller VMs on this host, or give it more memory",
+            Self::MemoryLimit => {
+                "raise procurator.limits.memory_max, or give the guest less memory (docs/limits.md)"
+            }
             Self::MachineError => "report it with the message and the worker's log",
         }
     }

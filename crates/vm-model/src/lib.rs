@@ -29,8 +29,10 @@ mod error_text;
 mod event;
 mod failure_class;
 mod file_identity;
+mod footprint;
 mod health;
 mod health_spec;
+mod host_use;
 mod id;
 mod ipv6_subnet;
 mod isolation;
@@ -50,6 +52,7 @@ mod processors;
 mod qcow2;
 mod read_json;
 mod resets;
+mod resource_limits;
 mod rollout;
 mod run_end;
 mod schema;
@@ -81,10 +84,12 @@ pub use error_text::{error_chain, panic_message};
 pub use event::{Caller, Event, EventKind, EventReason};
 pub use failure_class::{BootTrouble, FailureClass};
 pub use file_identity::{BootIdentities, FileIdentity};
+pub use footprint::Footprint;
 pub use health::{Health, ProbeHealth, ProbeOutcome, Readiness, SystemdReport};
 pub use health_spec::{
     HealthSpec, HttpCheck, PROBES_MAX, ProbeCheck, ProbeRole, ProbeSpec, ProbeTiming, SYSTEMD_NOTIFY_PORT,
 };
+pub use host_use::{HostUse, Pressure, Pressures};
 pub use id::{InvalidVmId, VmId};
 pub use ipv6_subnet::{InvalidIpv6Subnet, Ipv6Subnet, link_local};
 pub use isolation::Isolation;
@@ -112,6 +117,10 @@ pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use read_json::{JsonProblem, read_json, with_ranges};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};
+pub use resource_limits::{
+    Cores, DESCRIPTORS_LEAST, DESCRIPTORS_MOST, InvalidCores, MEMORY_LIMIT_LEAST, MEMORY_LIMIT_MOST,
+    PROCESSES_LEAST, PROCESSES_MOST, RATE_LEAST, RATE_MOST, ResourceLimits, WEIGHT_LEAST, WEIGHT_MOST,
+};
 pub use rollout::{OnTrial, RolloutFailure, RolloutSpec};
 pub use run_end::{EndCause, EndMethod, RunEnd};
 pub use services::{BalloonSpec, GuestServices, VsockSpec};

@@ -196,6 +196,9 @@ pub enum MachineExit {
     /// The host's kernel killed the process that ran it because memory ran out; the text says which process. Told by those
     /// who watch that process.
     HostOutOfMemory(String),
+    /// The host's kernel killed the process that ran it at a limit of memory; the text says which. Told by those who watch that
+    /// process.
+    MemoryLimit(String),
 }
 
 /// What asked for a guest's reset.

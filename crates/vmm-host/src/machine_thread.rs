@@ -63,8 +63,18 @@ impl MachineThread {
         // Whatever is logged on this thread is about this VM, also by devices, which do not know its name.
         let _about = tracing::info_span!("machine", vm_id = %self.request.id).entered();
         let Self { request, engine, console, console_files, counters, reaper, release, .. } = self;
-        let LaunchRequest { id, spec, verified, initial, resets, lock, console_dir, isolation: _, notes: _ } =
-            request;
+        let LaunchRequest {
+            id,
+            spec,
+            verified,
+            initial,
+            resets,
+            lock,
+            console_dir,
+            isolation: _,
+            limits: _,
+            notes: _,
+        } = request;
         let files = console_dir.map(|directory| console_files.register(&id, console.recorder(), directory));
         drop(console_files);
         let mut driver = MachineDriver {
@@ -145,7 +155,8 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
             | MachineExit::NotBuilt { .. }
             | MachineExit::Failed(_)
             | MachineExit::HostLost(_)
-            | MachineExit::HostOutOfMemory(_)),
+            | MachineExit::HostOutOfMemory(_)
+            | MachineExit::MemoryLimit(_)),
         ) => Err(LaunchFailure::Ended(exit)),
     };
     let _ = waiting.send(answer);

@@ -3,6 +3,7 @@
 mod amounts;
 mod changing;
 mod guest;
+mod limits;
 mod local;
 mod power;
 mod showing;
@@ -22,6 +23,8 @@ pub(crate) use self::changing::{
 };
 pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
 pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, FetchFlags, LocalVerb};
+#[cfg(test)]
+pub(crate) use self::limits::LimitFlags;
 pub(crate) use self::power::{ForcibleFlags, PowerAction, PowerFlags};
 pub(crate) use self::showing::{EventFlags, ShowVerb};
 

@@ -5,6 +5,7 @@
 mod changes;
 mod fetch;
 pub(crate) mod keys;
+mod limits;
 mod master;
 mod metrics;
 mod network;
@@ -22,11 +23,12 @@ use admin::{SocketGroup, SocketSettings};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use vm_model::with_ranges;
-use worker::vms::{HashVerification, MemoryOvercommit, VmManagerConfig};
+use worker::vms::{HashVerification, VmManagerConfig};
 
 pub(crate) use self::changes::needing_restart;
 use self::fetch::Fetch;
 pub(crate) use self::fetch::{FetchOverrides, fetch_settings};
+use self::limits::Limits;
 use self::master::Master;
 pub(crate) use self::master::MasterPlace;
 use self::metrics::Metrics;
@@ -97,21 +99,6 @@ pub(crate) struct AdminGroups {
     group: Option<String>,
     /// May look, by a socket of its own; there is none where it is absent.
     read_group: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Limits {
-    memory_overcommit_ratio: Option<Ratio>,
-}
-
-/// A number, or `off`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Ratio {
-    Whole(i64),
-    Fraction(f64),
-    Word(String),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -190,10 +177,8 @@ impl Settings {
             removal_limit: file.master.removal_limit(defaults.removal_limit),
             max_parallel_starts: parallel_starts(file.max_parallel_starts, defaults.max_parallel_starts)?,
             credentials_dir: credentials_dir(file.credentials_dir, defaults.credentials_dir)?,
-            memory_overcommit: match file.limits.memory_overcommit_ratio {
-                None => defaults.memory_overcommit,
-                Some(ratio) => overcommit(&ratio)?,
-            },
+            memory_overcommit: file.limits.memory_overcommit(defaults.memory_overcommit)?,
+            limits: file.limits.settings()?,
             ..defaults
         };
         Ok(Self {
@@ -279,33 +264,6 @@ fn credentials_dir(set: Option<PathBuf>, default: PathBuf) -> Result<PathBuf> {
     }
 }
 
-/// Hundredths of the host's memory, or no limit.
-fn overcommit(ratio: &Ratio) -> Result<MemoryOvercommit> {
-    let (text, percent) = match ratio {
-        Ratio::Word(word) if word == "off" => return Ok(MemoryOvercommit::Unlimited),
-        Ratio::Word(word) => (format!("{word:?}"), None),
-        Ratio::Whole(value) => (value.to_string(), whole_percent(value.checked_mul(100))),
-        Ratio::Fraction(value) => (value.to_string(), nearest_percent(*value)),
-    };
-    match percent {
-        Some(percent) => Ok(MemoryOvercommit::Percent(percent)),
-        None => bail!("invalid limits.memory_overcommit_ratio = {text}: 0.01 to 100 or \"off\" is accepted"),
-    }
-}
-
-fn whole_percent(percent: Option<i64>) -> Option<u32> {
-    u32::try_from(percent?).ok().filter(|percent| (1..=10_000).contains(percent))
-}
-
-fn nearest_percent(ratio: f64) -> Option<u32> {
-    let percent = (ratio * 100.0).round();
-    if !(1.0..=10_000.0).contains(&percent) {
-        return None;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "it is whole and at most 10,000")]
-    whole_percent(Some(percent as i64))
-}
-
 /// What other tests need of settings.
 #[cfg(test)]
 pub(crate) mod testing {
@@ -324,7 +282,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use worker::vms::{JailDemand, JailSettings, Placement, UserRange, VhostNet};
+    use worker::vms::{JailDemand, JailSettings, MemoryOvercommit, Placement, UserRange, VhostNet};
 
     use super::*;
 

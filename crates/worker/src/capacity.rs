@@ -8,12 +8,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-use vm_model::{Bytes, MemoryBacking, MemorySpec};
+use vm_model::{Bytes, Footprint};
 
 use crate::vms::MemoryOvercommit;
 
-/// What a machine takes besides its guest's memory: its threads, tables and the kernel's side of it.
-const OVERHEAD: Bytes = Bytes::from_mib(4);
 /// What is left to the worker and the host's other programs.
 const RESERVE: Bytes = Bytes::from_mib(256);
 
@@ -123,13 +121,13 @@ impl Capacity {
         Arc::new(Self { limit, promised: Mutex::default() })
     }
 
-    /// Whether a machine with `memory` could be started on `host` now, if `freed` of what is promised were given back.
+    /// Whether a machine with `footprint` could be started on `host` now, if `freed` of what is promised were given back.
     ///
     /// # Errors
     /// See [`CapacityError`].
     pub(crate) fn check(
         &self,
-        memory: &MemorySpec,
+        footprint: &Footprint,
         host: Option<HostMemory>,
         freed: Option<Bytes>,
     ) -> Result<(), CapacityError> {
@@ -137,51 +135,50 @@ impl Capacity {
         if let Some(freed) = freed {
             promised.give_back(freed);
         }
-        host.map_or(Ok(()), |host| admit(host, self.limit, promised, memory, footprint(memory)))
+        host.map_or(Ok(()), |host| admit(host, self.limit, promised, footprint))
     }
 
-    /// Whether a machine with `memory` could be started on `host` once what is promised has changed so.
+    /// Whether a machine with `footprint` could be started on `host` once what is promised has changed so.
     ///
     /// # Errors
     /// See [`CapacityError`].
     pub(crate) fn check_after(
         &self,
-        memory: &MemorySpec,
+        footprint: &Footprint,
         host: Option<HostMemory>,
         change: PromiseChange,
     ) -> Result<(), CapacityError> {
         let mut promised = *self.promised();
         promised.memory = difference(sum(promised.memory, change.added), change.freed);
-        host.map_or(Ok(()), |host| admit(host, self.limit, promised, memory, footprint(memory)))
+        host.map_or(Ok(()), |host| admit(host, self.limit, promised, footprint))
     }
 
-    /// Takes the share of a machine with `memory` on `host`, in exchange for that of the machine `before` it; a host that
+    /// Takes the share of a machine with `footprint` on `host`, in exchange for that of the machine `before` it; a host that
     /// does not say what it has refuses nothing.
     ///
     /// # Errors
     /// See [`CapacityError`]. The share of the machine before is given back then.
     pub(crate) fn take(
         self: &Arc<Self>,
-        memory: &MemorySpec,
+        footprint: &Footprint,
         host: Option<HostMemory>,
         before: Option<Share>,
     ) -> Result<Share, CapacityError> {
-        let wanted = footprint(memory);
         let mut promised = self.promised();
         if let Some(mut before) = before {
             promised.give_back(before.memory);
             before.is_given_back = true;
         }
         if let Some(host) = host {
-            admit(host, self.limit, *promised, memory, wanted)?;
+            admit(host, self.limit, *promised, footprint)?;
         }
         drop(promised);
-        Ok(self.resume(memory))
+        Ok(self.resume(footprint))
     }
 
-    /// Takes the share of a machine with `memory` that runs already, whatever is promised.
-    pub(crate) fn resume(self: &Arc<Self>, memory: &MemorySpec) -> Share {
-        let (wanted, mut promised) = (footprint(memory), self.promised());
+    /// Takes the share of a machine with `footprint` that runs already, whatever is promised.
+    pub(crate) fn resume(self: &Arc<Self>, footprint: &Footprint) -> Share {
+        let (wanted, mut promised) = (footprint.ordinary_memory(), self.promised());
         promised.machines = promised.machines.saturating_add(1);
         promised.memory = sum(promised.memory, wanted);
         Share { of: Arc::clone(self), memory: wanted, is_given_back: false }
@@ -200,28 +197,16 @@ impl Drop for Share {
     }
 }
 
-/// What a machine takes of ordinary memory.
-pub(crate) fn footprint(memory: &MemorySpec) -> Bytes {
-    match memory.backing {
-        // The kernel promises these itself, or refuses.
-        MemoryBacking::HugePages(_) => OVERHEAD,
-        MemoryBacking::Automatic
-        | MemoryBacking::SharedMemfd
-        | MemoryBacking::AnonymousHuge
-        | MemoryBacking::AnonymousMergeable => sum(memory.size, OVERHEAD),
-    }
-}
-
-/// Whether a machine that takes `wanted` may start beside those that have `promised`.
+/// Whether a machine with `footprint` may start beside those that have `promised`.
 fn admit(
     host: HostMemory,
     limit: MemoryOvercommit,
     promised: Promised,
-    memory: &MemorySpec,
-    wanted: Bytes,
+    footprint: &Footprint,
 ) -> Result<(), CapacityError> {
-    if memory.size > host.total {
-        return Err(CapacityError::LargerThanHost { wanted: memory.size, total: host.total });
+    let (guest, wanted) = (footprint.memory.size, footprint.ordinary_memory());
+    if guest > host.total {
+        return Err(CapacityError::LargerThanHost { wanted: guest, total: host.total });
     }
     match limit {
         MemoryOvercommit::Unlimited => Ok(()),
@@ -280,12 +265,21 @@ impl HostMemory {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use vm_model::HugePageSize;
+    use vm_model::{HugePageSize, MemoryBacking, MemorySpec};
 
     use super::*;
 
-    fn machine(mib: u64) -> MemorySpec {
-        MemorySpec { size: Bytes::from_mib(mib), backing: MemoryBacking::SharedMemfd, prefault: false }
+    fn memory(size: Bytes) -> MemorySpec {
+        MemorySpec { size, backing: MemoryBacking::SharedMemfd, prefault: false }
+    }
+
+    /// Of a machine that takes 4 MiB besides.
+    fn of(memory: MemorySpec) -> Footprint {
+        Footprint { overhead: Bytes::from_mib(4), ..Footprint::of_memory(memory) }
+    }
+
+    fn machine(mib: u64) -> Footprint {
+        of(memory(Bytes::from_mib(mib)))
     }
 
     fn host(mib: u64) -> Option<HostMemory> {
@@ -343,7 +337,8 @@ mod tests {
     #[test]
     fn huge_pages_are_the_kernels_to_promise() {
         let aside = Some(HostMemory { total: Bytes::from_mib(4096), huge_pages: Bytes::from_mib(3072) });
-        let huge = MemorySpec { backing: MemoryBacking::HugePages(HugePageSize::TwoMib), ..machine(3072) };
+        let backing = MemoryBacking::HugePages(HugePageSize::TwoMib);
+        let huge = of(MemorySpec { backing, ..memory(Bytes::from_mib(3072)) });
         limited(100).take(&huge, aside, None).expect("only what is beside them counts");
         limited(100).take(&machine(800), aside, None).expect_err("1024 MiB are left, less the reserve");
     }
@@ -374,13 +369,13 @@ mod tests {
                 match step {
                     None => drop(shares.pop()),
                     Some(size) => {
-                        let memory = MemorySpec { size: Bytes::new(size), ..machine(0) };
+                        let footprint = of(memory(Bytes::new(size)));
                         let before = *capacity.promised();
-                        match capacity.take(&memory, Some(host), None) {
+                        match capacity.take(&footprint, Some(host), None) {
                             Ok(share) => shares.push(share),
                             Err(CapacityError::Overcommitted { .. }) => {
                                 prop_assert_eq!(*capacity.promised(), before, "a refusal takes nothing");
-                                prop_assert!(sum(before.memory, footprint(&memory)) > most);
+                                prop_assert!(sum(before.memory, footprint.ordinary_memory()) > most);
                             }
                             Err(CapacityError::LargerThanHost { .. }) => {
                                 prop_assert_eq!(*capacity.promised(), before, "a refusal takes nothing");

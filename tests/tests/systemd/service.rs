@@ -49,7 +49,7 @@ fn guests_outlive_restart_kill_and_stop_of_the_service() -> Result<()> {
     let web = service.wait_until_answering("web")?;
     let scope = control_group_of("web")?;
     assert!(
-        scope.contains("/procurator.slice/procurator-vm-") && scope.trim_end().ends_with(".scope"),
+        scope.contains("/procurator.slice/procurator-vm-") && scope.trim_end().ends_with(".scope/vm"),
         "{scope}"
     );
     wait_for_scopes(2)?;

@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 25] = [
+const BOUNDARIES: [Boundary; 27] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -49,6 +49,12 @@ const BOUNDARIES: [Boundary; 25] = [
         workspace: Only(&["vm-model"]),
         not_directly: &["libc"],
         not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "cgroups",
+        workspace: Only(&["vm-model"]),
+        not_directly: &[],
+        not_at_all: &["tokio", "kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "cidata",

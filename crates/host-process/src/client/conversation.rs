@@ -118,7 +118,7 @@ impl Conversation {
         while let Some(message) = link.receive_now() {
             self.handle_message(message, &mut Link::closed()).await;
         }
-        let end = self.process.how_it_ended().await;
+        let end = self.process.how_it_ended(self.line.confinement()).await;
         let how_it_ended = end.text();
         if self.machines.is_empty() {
             tracing::debug!(how_it_ended, "a host process has ended");
@@ -133,6 +133,9 @@ impl Conversation {
         self.machines.settle(&end.exit());
         // A process that was killed could not.
         self.pool.directory.remove(&self.name);
+        let confinement = self.line.confinement().clone();
+        // A file call that nothing waits for.
+        tokio::task::spawn_blocking(move || confinement.remove());
         self.finish();
     }
 

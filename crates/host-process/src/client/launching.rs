@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use vm_model::{MachineStatus, ThreadHealth, VmId};
 
 use super::jailing::hand_over;
+use super::limiting::limit_before_launch;
 use super::line::{LaunchAnswer, ProcessLine};
 use super::pool::{Assignment, Pool, Reservation};
 use super::remote::RemoteMachine;
@@ -58,8 +59,18 @@ pub(super) async fn launch(
     pool: &Arc<Pool>,
     request: LaunchRequest,
 ) -> Result<(Arc<RemoteMachine>, Arc<ProcessLine>), LaunchError> {
-    let LaunchRequest { id: vm, mut spec, verified, initial, resets, isolation, console_dir, lock, notes } =
-        request;
+    let LaunchRequest {
+        id: vm,
+        mut spec,
+        verified,
+        initial,
+        resets,
+        isolation,
+        limits,
+        console_dir,
+        lock,
+        notes,
+    } = request;
     let machine = RemoteMachine::new(vm.clone(), MachineStatus::booting(), ThreadHealth::default());
     let reservation = pool.reserve(&machine)?;
     let assignment = pool.assign(&vm, isolation).await?;
@@ -70,6 +81,7 @@ pub(super) async fn launch(
             problem: format!("its directories cannot be given to user {user}: {error}"),
         })?;
     }
+    limit_before_launch(line.confinement(), &vm, limits).await?;
     let call = line.new_call();
     let (answer, answered) = oneshot::channel();
     let order = LaunchOrder {

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use machine_host::{LaunchError, PortClosed};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use vm_model::{Command, MachineCounters, Reply, VmId};
 
+use super::confinement::Confinement;
 use super::launching::LaunchOrder;
 use crate::wire::CallId;
 
@@ -29,6 +30,8 @@ pub(super) struct ProcessLine {
     pub(super) user: Option<u32>,
     /// Becomes true when the process is gone, and all that is known of its machines is settled.
     gone: watch::Sender<bool>,
+    /// What the process may take.
+    confinement: Arc<Confinement>,
 }
 
 /// What waits for an answer. One that is not answered has its channel dropped.
@@ -68,8 +71,8 @@ pub(super) enum ProcessOrder {
 }
 
 impl ProcessLine {
-    /// A line, and the task's end of it.
-    pub(super) fn new(user: Option<u32>) -> (Self, mpsc::Receiver<Request>) {
+    /// A line to the process that was given this user and is confined so, and the task's end of it.
+    pub(super) fn new(user: Option<u32>, confinement: Confinement) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(REQUESTS);
         let line = Self {
             requests,
@@ -78,8 +81,14 @@ impl ProcessLine {
             next_call: AtomicU64::new(1),
             user,
             gone: watch::Sender::new(false),
+            confinement: Arc::new(confinement),
         };
         (line, receiver)
+    }
+
+    /// What the process may take, and takes.
+    pub(super) fn confinement(&self) -> &Arc<Confinement> {
+        &self.confinement
     }
 
     pub(super) fn new_call(&self) -> CallId {

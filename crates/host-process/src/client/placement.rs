@@ -70,6 +70,8 @@ pub(super) fn command_line(program: &[OsString], placement: &Placement, name: &s
         format!("--unit=procurator-vm-{name}"),
         "--description=Virtual machines of procurator-worker".to_owned(),
         format!("--property=TimeoutStopSec={timeout}"),
+        // The groups in it, and what is written there, are ours: see `confinement`.
+        "--property=Delegate=yes".to_owned(),
         // A shutdown stops the scope before it takes away disks and networks.
         "--property=After=local-fs.target network.target".to_owned(),
     ]);
@@ -97,6 +99,7 @@ mod tests {
             "--unit=procurator-vm-0f3c",
             "--slice=procurator.slice",
             "--property=TimeoutStopSec=90",
+            "--property=Delegate=yes",
             "--property=Before=procurator-worker.service",
         ] {
             assert!(words.iter().any(|found| found == word), "{word}: {words:?}");

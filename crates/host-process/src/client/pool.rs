@@ -227,6 +227,14 @@ impl Pool {
         self.lock().processes.remove(&key);
     }
 
+    /// The line to the process that the machine of `vm` has for itself. `None` where others are in it, or may come.
+    pub(super) fn line_of(&self, vm: &VmId) -> Option<Arc<ProcessLine>> {
+        let state = self.lock();
+        let entry = state.processes.values().find(|entry| entry.assigned.contains(vm))?;
+        let may_be_joined = entry.takes_more && self.options.machines_per_process.get() > 1;
+        (entry.assigned.len() == 1 && !may_be_joined).then(|| entry.line.clone())
+    }
+
     pub(super) fn counts(&self) -> HostCounts {
         let state = self.lock();
         let outside = |entry: &&Entry| self.jails.is_some() && !entry.is_jailed;

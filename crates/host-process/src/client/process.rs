@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -12,8 +13,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use vm_model::MachineExit;
 
+use super::confinement::Confinement;
 use super::exit_record::exit_status;
-use super::kernel_log::was_killed_for_memory;
+use super::kernel_log::{MemoryKill, killed_for_memory};
 use crate::awaited::watch;
 
 /// What is said of a process whose end nobody tells of.
@@ -35,6 +37,8 @@ pub(super) struct WatchedProcess {
 pub(super) enum ProcessEnd {
     /// The kernel killed it because memory ran out.
     OutOfMemory(String),
+    /// The kernel killed it at a limit of memory.
+    MemoryLimit(String),
     /// In another way, or in one that is not known.
     Other(String),
 }
@@ -42,7 +46,7 @@ pub(super) enum ProcessEnd {
 impl ProcessEnd {
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::OutOfMemory(text) | Self::Other(text) => text,
+            Self::OutOfMemory(text) | Self::MemoryLimit(text) | Self::Other(text) => text,
         }
     }
 
@@ -50,6 +54,7 @@ impl ProcessEnd {
     pub(super) fn exit(&self) -> MachineExit {
         match self {
             Self::OutOfMemory(text) => MachineExit::HostOutOfMemory(text.clone()),
+            Self::MemoryLimit(text) => MachineExit::MemoryLimit(text.clone()),
             Self::Other(text) => MachineExit::HostLost(text.clone()),
         }
     }
@@ -87,23 +92,43 @@ impl WatchedProcess {
     }
 
     /// How it ended, once it is gone. Of one that is no child this is known as far as the kernel tells.
-    pub(super) async fn how_it_ended(&mut self) -> ProcessEnd {
+    pub(super) async fn how_it_ended(&mut self, confinement: &Arc<Confinement>) -> ProcessEnd {
         let status = match self.child.as_mut() {
             Some(child) => child.try_wait().ok().flatten(),
             None => exit_status(self.pid, self.pidfd.get_ref().as_fd()),
         };
         let (pid, since) = (self.pid, self.since);
         let may_be_for_memory = status.is_none_or(|status| status.signal() == Some(Signal::KILL.as_raw()));
-        let is_for_memory = may_be_for_memory
-            && tokio::task::spawn_blocking(move || was_killed_for_memory(pid, since)).await.unwrap_or(false);
-        if is_for_memory {
-            return ProcessEnd::OutOfMemory(format!(
-                "its host process {pid} was killed by the host's kernel because memory ran out"
-            ));
+        if may_be_for_memory {
+            let (of_process, confinement) = (confinement.clone(), confinement.clone());
+            let looking = move || {
+                let told = killed_for_memory(pid, since);
+                told.or_else(|| of_process.was_out_of_memory().then_some(MemoryKill::AtLimit { group: None }))
+            };
+            let kill = tokio::task::spawn_blocking(looking).await.ok().flatten();
+            if let Some(kill) = kill {
+                return memory_end(pid, &kill, &confinement);
+            }
         }
         let how = status.map_or_else(|| GONE.to_owned(), describe);
         ProcessEnd::Other(format!("its host process {pid} {how}"))
     }
+}
+
+/// What it is called that the kernel killed process `pid` so.
+fn memory_end(pid: u32, kill: &MemoryKill, confinement: &Confinement) -> ProcessEnd {
+    let killed = format!("its host process {pid} was killed by the host's kernel");
+    let group = match kill {
+        MemoryKill::HostRanOut => return ProcessEnd::OutOfMemory(format!("{killed} because memory ran out")),
+        MemoryKill::AtLimit { group } => group.as_deref().filter(|path| !confinement.is_at(path)),
+    };
+    ProcessEnd::MemoryLimit(match (group, confinement.memory_max()) {
+        (Some(path), _) => {
+            format!("{killed} at the memory limit of the control group {path}, which it is in")
+        }
+        (None, Some(limit)) => format!("{killed} at its memory limit of {limit}"),
+        (None, None) => format!("{killed} at a memory limit"),
+    })
 }
 
 fn monotonic() -> Duration {

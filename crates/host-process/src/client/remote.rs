@@ -156,6 +156,14 @@ impl RemoteCounters {
         {
             self.machine.set_counters(counters);
         }
+        self.measure_host();
+    }
+
+    /// Adds what the process takes of the host, where the machine has it for itself.
+    fn measure_host(&self) {
+        let Some(usage) = self.line.confinement().usage() else { return };
+        let mut counters = self.machine.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.host = Some(usage);
     }
 }
 

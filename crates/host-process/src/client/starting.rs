@@ -95,7 +95,12 @@ pub(super) async fn start(
         }
     };
     pass(FailPoint::HostProcessGreeted);
-    let (line, requests) = ProcessLine::new(user.as_ref().map(TakenUser::number));
+    let (groups, name_there, pid) = (pool.clone(), name.clone(), process.pid());
+    // In its group before it is told of any machine.
+    let confining = move || groups.options.groups.confine(&name_there, pid);
+    let confinement = tokio::task::spawn_blocking(confining).await;
+    let confinement = confinement.map_err(|error| failed("run a thread")(io::Error::other(error)))?;
+    let (line, requests) = ProcessLine::new(user.as_ref().map(TakenUser::number), confinement);
     let line = Arc::new(line);
     // Where the pool was closed, the connection is dropped here and the process ends by itself.
     let key = pool.add(&line, assigned, Admission { takes_more, is_jailed });

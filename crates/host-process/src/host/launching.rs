@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
-use machine_host::{LaunchRequest, MachineHandle};
+use machine_host::{LaunchRequest, MachineHandle, MachineLimits};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -36,6 +36,8 @@ pub(super) async fn launch(
         initial,
         resets,
         isolation,
+        // And so was what the process may take.
+        limits: MachineLimits::default(),
         console_dir,
         lock,
         notes,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use console_log::{ConsoleLimits, ConsoleRecorder};
-use host_process::{HostProcessOptions, HostProcesses, JailDemand, JailSettings, Placement};
+use host_process::{Groups, HostProcessOptions, HostProcesses, JailDemand, JailSettings, Placement};
 use jail::UserRange;
 use machine_host::{LaunchRequest, MachineHandle, MachineHost, Recognize};
 use tempfile::TempDir;
@@ -53,6 +53,7 @@ pub(crate) fn options(directory: &TempDir) -> HostProcessOptions {
         placement: Placement::Beside,
         // As in the daemon: whatever is tested here works in a jail.
         jail: Some(JailSettings { users: UserRange::default(), demand: JailDemand::Whole }),
+        groups: Groups::Unavailable("these tests limit nothing".to_owned()),
         launch_deadline: PATIENCE,
         command_deadline: Duration::from_secs(10),
         consoles: Arc::new(|_| ConsoleRecorder::new(ConsoleLimits::default()).0),

@@ -104,7 +104,8 @@ impl MachineHandle {
             | MachineExit::GuestFault(_)
             | MachineExit::Failed(_)
             | MachineExit::HostLost(_)
-            | MachineExit::HostOutOfMemory(_) => StopMethod::Kill,
+            | MachineExit::HostOutOfMemory(_)
+            | MachineExit::MemoryLimit(_) => StopMethod::Kill,
         };
         Ok(report(method, exit, begun))
     }

@@ -1,6 +1,7 @@
 //! Which series there are, and where each is read: a table for each subject.
 
 mod devices;
+mod host_use;
 mod kind;
 mod processors;
 mod vms;
@@ -19,7 +20,7 @@ pub fn of_worker() -> impl Iterator<Item = &'static Family<WorkerFigures>> {
 
 /// Series about each VM. All have the label `vm`.
 pub fn of_vms() -> impl Iterator<Item = &'static Family<VmFigures>> {
-    vms::FAMILIES.iter().chain(processors::FAMILIES).chain(devices::FAMILIES)
+    vms::FAMILIES.iter().chain(processors::FAMILIES).chain(host_use::FAMILIES).chain(devices::FAMILIES)
 }
 
 /// The full names of all series.

@@ -26,6 +26,7 @@ fn busy(milliseconds: u64, received: u64) -> MachineCounters {
         memory_size: Bytes::from_mib(128),
         memory_resident: Bytes::new(5 * 1024 * 1024 + 1),
         balloon: Some(BalloonCounters { available: Some(Bytes::from_mib(70)), ..BalloonCounters::default() }),
+        host: None,
         nics: ["net0", "net1"].map(|id| nic(id, received)).into(),
         disks: vec![],
     }
@@ -194,6 +195,7 @@ fn any_counters() -> impl Strategy<Value = MachineCounters> {
             memory_size: Bytes::new(size),
             memory_resident: Bytes::new(resident),
             balloon: None,
+            host: None,
             nics,
             disks,
         },

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use vm_model::{CredentialName, MacAddress, NetworkName, shown_path};
+use vm_model::{Cores, CredentialName, MacAddress, NetworkName, shown_path};
 
 use super::document::Node;
 use super::keys::{self, KeyRule, ValueKind, Verdict};
@@ -250,6 +250,11 @@ fn named_texts(members: &[(String, Node)], most: usize) -> Option<BTreeMap<Strin
 fn scalar(kind: &ValueKind, node: &Node) -> Option<Value> {
     match (kind, node) {
         (ValueKind::Boolean, Node::Boolean(value)) => Some(Value::Boolean(*value)),
+        (ValueKind::Cores, Node::Integer(value)) => {
+            let cores = Cores::from_thousandths(u32::try_from(value.checked_mul(1000)?).ok()?);
+            cores.map(Value::Cores)
+        }
+        (ValueKind::Cores, Node::Fraction(value)) => Cores::try_from(*value).ok().map(Value::Cores),
         (kind, Node::Integer(value)) => is_accepted_integer(kind, *value).then_some(Value::Integer(*value)),
         (ValueKind::MacAddress, Node::Text(text)) => {
             let address: MacAddress = text.parse().ok()?;

@@ -19,6 +19,7 @@ mod extract;
 mod health;
 mod interfaces;
 pub(crate) mod keys;
+mod limits;
 mod machine;
 mod memory;
 mod nearest;

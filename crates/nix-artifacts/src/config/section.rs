@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use vm_model::{MacAddress, shown_path};
+use vm_model::{Cores, MacAddress, shown_path};
 
 /// An object all of whose members are known, supported and well-typed.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(super) enum Value {
     List(Vec<Section>),
     Boolean(bool),
     Integer(u64),
+    Cores(Cores),
     Integers(Vec<u64>),
     Text(String),
     Texts(Vec<String>),
@@ -68,6 +69,14 @@ impl Section {
     pub(super) fn integer<T: TryFrom<u64>>(&self, name: &str) -> Option<T> {
         match self.value(name) {
             Some(Value::Integer(value)) => T::try_from(*value).ok(),
+            _ => None,
+        }
+    }
+
+    /// The number of cores `name`.
+    pub(super) fn cores(&self, name: &str) -> Option<Cores> {
+        match self.value(name) {
+            Some(Value::Cores(cores)) => Some(*cores),
             _ => None,
         }
     }

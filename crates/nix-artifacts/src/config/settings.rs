@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use vm_model::{Bytes, CredentialFile, HealthSpec, Isolation, RolloutSpec, VolumePolicy};
+use vm_model::{Bytes, CredentialFile, HealthSpec, Isolation, ResourceLimits, RolloutSpec, VolumePolicy};
 
 use super::cloud_init::CloudInitSettings;
+use super::limits::read_limits;
 use super::section::Section;
 use super::volumes::DiskSettings;
 
@@ -27,6 +28,8 @@ pub struct ProcuratorSettings {
     pub rollout: Option<RolloutSpec>,
     /// Whether the VM may share a process.
     pub isolation: Isolation,
+    /// What the VM may take of its host, as far as that was said.
+    pub limits: ResourceLimits,
 }
 
 impl ProcuratorSettings {
@@ -84,5 +87,6 @@ pub(super) fn read_settings(procurator: Option<&Section>, disks: Vec<DiskSetting
         Some("strict") => Isolation::Strict,
         _ => Isolation::Shared,
     };
-    ProcuratorSettings { restart, disks, address, isolation, ..ProcuratorSettings::default() }
+    let limits = read_limits(procurator);
+    ProcuratorSettings { restart, disks, address, isolation, limits, ..ProcuratorSettings::default() }
 }

@@ -33,6 +33,7 @@ fn host() -> (VmmHost, Arc<FakeEngine>) {
 fn request(name: &str) -> LaunchRequest {
     LaunchRequest {
         isolation: vm_model::Isolation::default(),
+        limits: machine_host::MachineLimits::default(),
         id: VmId::new(name),
         spec: MachineSpec {
             uuid: uuid::Uuid::nil(),

@@ -137,7 +137,8 @@ fn verdict(budget: &mut ResetBudget, ending: Ending, now: Instant) -> Verdict {
             | MachineExit::NotBuilt { .. }
             | MachineExit::Failed(_)
             | MachineExit::HostLost(_)
-            | MachineExit::HostOutOfMemory(_),
+            | MachineExit::HostOutOfMemory(_)
+            | MachineExit::MemoryLimit(_),
             Button::Pressed | Button::NotPressed,
         ) => None,
     };

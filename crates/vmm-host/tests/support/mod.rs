@@ -57,6 +57,7 @@ pub(crate) fn request(name: &str, guest: &TinyGuest) -> LaunchRequest {
         verified: None,
         initial: InitialState::Running,
         isolation: vm_model::Isolation::default(),
+        limits: Default::default(),
         resets: ResetPolicy::default(),
         console_dir: None,
         lock: None,

@@ -11,7 +11,7 @@ use ipnetwork::Ipv4Network;
 use jail::UserRange;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
-use vm_model::{Ipv6Subnet, NetworkName, nearest};
+use vm_model::{Cores, Ipv6Subnet, NetworkName, nearest};
 
 use super::Fault;
 use crate::settings::keys::{KEYS, Key, Kind, NAME};
@@ -218,6 +218,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
             value.as_integer().and_then(whole).is_some_and(|value| (*least..=*most).contains(&value))
         }
         Kind::Choice(choices) => text.is_some_and(|text| choices.contains(&text)),
+        Kind::Cores => ratio(value).is_some_and(|cores| Cores::try_from(cores).is_ok()),
         Kind::Ratio => text == Some("off") || ratio(value).is_some_and(is_ratio),
         Kind::AbsolutePath => text.is_some_and(|text| text.starts_with('/')),
         Kind::Path | Kind::Text => text.is_some(),

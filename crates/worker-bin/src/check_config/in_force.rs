@@ -94,7 +94,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
             let paths: Vec<String> = value.split(':').map(quoted).collect();
             format!("[{}]", paths.join(", "))
         }
-        Kind::Integer { .. } | Kind::Ratio => value.to_owned(),
+        Kind::Integer { .. } | Kind::Ratio | Kind::Cores => value.to_owned(),
         Kind::Choice(_)
         | Kind::AbsolutePath
         | Kind::Path

@@ -54,6 +54,9 @@ fn values(kind: &Kind) -> Vec<String> {
             values.extend([least - 1, *least, *most, most + 1].map(|value| value.to_string()));
         }
         Kind::Choice(choices) => values.extend(choices.iter().map(|choice| format!("'{choice}'"))),
+        Kind::Cores => {
+            values.extend(["0.009", "0.01", "1024", "1024.001", "0.0005", "nan"].map(str::to_owned))
+        }
         Kind::Ratio => {
             values.extend(["0.004", "0.005", "100.004", "100.006", "101", "nan", "inf"].map(str::to_owned))
         }

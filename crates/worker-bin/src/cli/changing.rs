@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use vm_model::{InvalidVmId, SourceKind, VCPUS_MOST, VmId};
 
 use super::amounts::machine_memory;
+use super::limits::LimitFlags;
 use crate::client::naming::VmName;
 
 /// What can be changed.
@@ -117,6 +118,8 @@ pub(crate) struct MachineFlags {
     /// the worker says
     #[arg(long, value_name = "POLICY", value_parser = restart)]
     pub(crate) restart: Option<Override<&'static str>>,
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
 }
 
 /// A value in place of the artifact's, or the artifact's.
@@ -139,7 +142,7 @@ impl<T> Override<T> {
 }
 
 /// The word for what the artifact says.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 
 fn vcpus(text: &str) -> Result<Override<u8>, String> {
     if text == DEFAULT {

@@ -129,7 +129,7 @@ fn changes(
     hash: Option<&str>,
     machine: &MachineFlags,
 ) -> Result<Map<String, Value>> {
-    let MachineFlags { vcpus, memory, cmdline_append, restart } = machine;
+    let MachineFlags { vcpus, memory, cmdline_append, restart, limits } = machine;
     let mut changes = Map::new();
     if let Some(path) = store_path {
         let text = path
@@ -153,8 +153,12 @@ fn changes(
     if !overrides.is_empty() {
         changes.insert("overrides".to_owned(), overrides.into());
     }
-    if let Some(restart) = restart {
-        let settings = members([("restart", Some(said(Override::value(*restart))))]);
+    let limits = limits.members();
+    let settings = members([
+        ("restart", restart.map(|restart| said(Override::value(restart)))),
+        ("limits", (!limits.is_empty()).then(|| limits.into())),
+    ]);
+    if !settings.is_empty() {
         changes.insert("procurator".to_owned(), settings.into());
     }
     Ok(changes)
@@ -326,9 +330,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::LimitFlags;
 
     fn machine() -> MachineFlags {
-        MachineFlags { vcpus: None, memory: None, cmdline_append: None, restart: None }
+        MachineFlags {
+            vcpus: None,
+            memory: None,
+            cmdline_append: None,
+            restart: None,
+            limits: LimitFlags::default(),
+        }
     }
 
     #[test]
@@ -342,11 +353,12 @@ mod tests {
             memory: Some(Override::Default),
             cmdline_append: Some(String::new()),
             restart: Some(Override::Value("never")),
+            limits: LimitFlags { io_weight: Some(Override::Value(7)), ..LimitFlags::default() },
         };
         let overrides = json!({ "vcpus": 4, "memory_bytes": null, "cmdline_append": null });
         assert_eq!(
             said(None, flags),
-            json!({ "overrides": overrides, "procurator": { "restart": "never" } })
+            json!({ "overrides": overrides, "procurator": { "restart": "never", "limits": { "io_weight": 7 } } })
         );
         let another = json!({ "store_path": "/nix/store/x", "hash": null });
         assert_eq!(said(Some("/nix/store/x"), machine()), another);

@@ -20,8 +20,7 @@ pub(super) fn look(host: &Host) -> Facts {
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     const UNIFY: &str = "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line";
     let Some(controllers) = &facts.controllers else {
-        let found =
-            "no cgroup v2 at /sys/fs/cgroup: what VMs use is neither accounted for nor limited by service";
+        let found = "no cgroup v2 at /sys/fs/cgroup: what VMs use is not accounted for, and limits of VMs cannot be enforced";
         return vec![Finding::warn(CHECK, found, advice(UNIFY))];
     };
     let missing: Vec<&str> =

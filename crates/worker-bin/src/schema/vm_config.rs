@@ -138,6 +138,7 @@ fn scalar(kind: &ValueKind) -> Value {
         ValueKind::Integer { least, most } => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
         }
+        ValueKind::Cores => json!({ "type": "number", "minimum": 0.01, "maximum": 1024 }),
         ValueKind::OneOf(values) => json!({ "enum": values }),
         ValueKind::Integers { most } => json!({
             "type": "array",

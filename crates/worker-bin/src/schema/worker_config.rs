@@ -54,6 +54,7 @@ fn accepted(kind: &Kind) -> Value {
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Integer { least, most } => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Kind::Choice(choices) => json!({ "enum": choices }),
+        Kind::Cores => json!({ "type": "number", "minimum": 0.01, "maximum": 1024 }),
         Kind::Ratio => json!({ "anyOf": [
             { "type": "number", "minimum": 0.005, "maximum": 100.004 },
             { "const": "off" },

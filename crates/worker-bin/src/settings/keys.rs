@@ -4,6 +4,9 @@
 //! `docs/configuration.md`, so that a key that is added to one of them is added to all.
 
 use super::fetch::{MOST_GIB, MOST_PARALLEL};
+use vm_model::Cores;
+
+use super::limits::{DESCRIPTORS, PROCESSES, WEIGHT};
 use super::network::MOST_CONNECTIONS;
 
 /// A key of the configuration file.
@@ -37,6 +40,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A multiple of the host's memory, or `"off"`.
     Ratio,
+    /// An amount of processor time in cores.
+    Cores,
     /// A path from the root on.
     AbsolutePath,
     /// A path.
@@ -172,6 +177,15 @@ pub(crate) static KEYS: &[Key] = &[
         "PEM file of the authorities that https caches are checked with."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
+    key("limits.cpu", Kind::Cores, None, "Processor time in cores that a VM may take; no limit where it is absent."),
+    key("limits.cpu_weight", WEIGHT, None, "A VM's share of processors that more is wanted of than there is; 100 where it is absent."),
+    key("limits.memory", Kind::Choice(&["off", "computed"]), Some("\"off\""),
+        "How much memory a VM may take whose description does not say it: any, or what its machine needs with some room."),
+    key("limits.io_weight", WEIGHT, None, "A VM's share of disks that more is wanted of than they serve; 100 where it is absent."),
+    key("limits.processes", PROCESSES, None, "The most processes and threads of a VM; no limit where it is absent."),
+    key("limits.descriptors", DESCRIPTORS, None, "The most open files of a VM; what the worker has where it is absent."),
+    key("limits.enforcement", Kind::Choice(&["best-effort", "required"]), Some("\"best-effort\""),
+        "Whether a VM runs whose limits cannot be enforced on this host: with a warning, or not."),
     key("master.address", Kind::HostAndPort, None, "The master: host and port.")
         .or_environment("PROCURATOR_MASTER", "master"),
     key("master.certificate", Kind::Path, None, "PEM file of this host's certificate, which names it."),
@@ -200,6 +214,7 @@ impl Kind {
                 quoted.join(" or ")
             }
             Self::Ratio => "0.01 to 100 or \"off\"".to_owned(),
+            Self::Cores => Cores::ACCEPTED.to_owned(),
             Self::AbsolutePath => "an absolute path like \"/var/lib/procurator\"".to_owned(),
             Self::Path => "a path in quotation marks".to_owned(),
             Self::Paths => "a list of paths like [\"/nix/store\"]".to_owned(),

@@ -79,6 +79,11 @@ pub enum Change {
     },
     /// How it is found out whether its guest is well. It holds at once.
     Health,
+    /// What it may take of its host. It holds at once.
+    Limits {
+        /// Limit by limit, in words.
+        difference: String,
+    },
     /// Whether it may share a process.
     Isolation,
     /// Anything else about the machine.
@@ -102,7 +107,7 @@ pub(crate) enum Effect {
 impl Change {
     fn needs_restart(&self) -> bool {
         match self {
-            Self::RestartPolicy { .. } | Self::Health => false,
+            Self::RestartPolicy { .. } | Self::Health | Self::Limits { .. } => false,
             Self::Artifact { .. }
             | Self::Vcpus { .. }
             | Self::Memory { .. }
@@ -149,6 +154,9 @@ impl Change {
         }
         if from.health != to.health {
             changes.push(Self::Health);
+        }
+        if from.limits != to.limits {
+            changes.push(Self::Limits { difference: from.limits.changes_to(&to.limits) });
         }
         if from.isolation != to.isolation {
             changes.push(Self::Isolation);
@@ -236,6 +244,7 @@ impl fmt::Display for Change {
                 write!(formatter, "restart policy {} → {}", of_policy(*from), of_policy(*to))
             }
             Self::Health => formatter.write_str("health probes"),
+            Self::Limits { difference } => write!(formatter, "limits: {difference}"),
             Self::Isolation => formatter.write_str("isolation"),
             Self::Machine { parts } => write!(formatter, "machine ({})", parts.join(", ")),
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, CloudInitSettings, NicRequest, RestartPolicy};
 use vm_model::{
     Assignment, Bytes, CredentialFile, DiskAccess, HealthSpec, Isolation, MachineSpec, NarHash, Overrides,
-    PortForward, VolumePolicy,
+    PortForward, ResourceLimits, VolumePolicy,
 };
 
 /// Everything about a VM that its definition decides. Two definitions with equal descriptions make the same machine.
@@ -40,6 +40,8 @@ pub struct Description {
     pub(crate) health: Option<HealthSpec>,
     /// Whether it may share a process.
     pub(crate) isolation: Isolation,
+    /// What it may take of its host, as far as it says so.
+    pub(crate) limits: ResourceLimits,
 }
 
 /// A writable disk, as a definition wants it.
@@ -94,6 +96,7 @@ impl Description {
             restart: artifact.settings.restart,
             health: artifact.settings.health.clone(),
             isolation: artifact.settings.isolation,
+            limits: artifact.settings.limits,
         }
     }
 }

@@ -8,10 +8,11 @@ use ipam::Wish;
 use machine_host::{Adopted, MachineHandle};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use vm_model::{MachinePhase, NetworkName, VmId, VmStatus};
+use vm_model::{Footprint, MachinePhase, NetworkName, VmId, VmStatus};
 
 use super::Target;
 use super::context::HostContext;
+use super::limiting::limits_of;
 use super::live::LiveMachine;
 use super::look_ahead::load;
 use super::notes::{MachineNotes, NotedNic, NotesError};
@@ -150,7 +151,8 @@ impl Task {
         let counted = notes.counted;
         self.history.go_on(counted.failures_in_a_row);
         self.show_failures();
-        let share = self.context.capacity.resume(&notes.memory);
+        let footprint = notes.footprint.unwrap_or_else(|| Footprint::of_memory(notes.memory));
+        let share = self.context.capacity.resume(&footprint);
         self.restart = notes.restart.unwrap_or(self.context.lifecycle.restart);
         let (phase, resets) = {
             let status = handle.status();
@@ -224,6 +226,9 @@ impl Task {
                 let description = Arc::new(description);
                 self.watch_guest_anew(description.health.clone());
                 self.slot.describe(Arc::clone(&description));
+                if !limits_of(&self.context.limits, &description).is_empty() {
+                    self.limit_anew(&description).await;
+                }
                 if let Some(in_force) = &mut self.in_force {
                     in_force.description = Some(description);
                 }

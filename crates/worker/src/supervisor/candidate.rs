@@ -275,12 +275,21 @@ impl Task {
         if let RunState::Up { runs, .. } = &mut self.state {
             *runs = target.stamp.definition;
         }
-        let health = definition.description.health.clone();
+        let description = Arc::clone(&definition.description);
+        let health = description.health.clone();
+        let limits_before = self
+            .in_force
+            .as_ref()
+            .and_then(|in_force| in_force.description.as_ref())
+            .map(|before| before.limits);
         let before =
             self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref()?.health.clone());
         self.put_in_force(target.stamp.definition, definition);
         if health != before {
             self.watch_guest_anew(health.clone());
+        }
+        if limits_before != Some(description.limits) {
+            self.limit_anew(&description).await;
         }
         self.keep(target, |record| record.in_force = None).await;
         self.show_definitions(target);

@@ -24,7 +24,7 @@ use crate::housekeeping::{DiskUse, RemovedVms};
 use crate::own_threads::OwnThreads;
 use crate::records::{LeaseBooks, LeaseError, NicWish, RecordStore, RecordWriter, StateLock, VerifiedPaths};
 use crate::verification::Verifications;
-use crate::vms::{HashVerification, VhostNet};
+use crate::vms::{HashVerification, LimitSettings, VhostNet};
 use crate::volumes::VolumeStore;
 
 /// The host as supervisors use it. None of it is specific to a VM; all of it may be used at once by many.
@@ -83,6 +83,8 @@ pub(crate) struct HostContext {
     pub(crate) meters: Arc<WorkerMeters>,
     /// Who moves the frames of VMs.
     pub(crate) vhost_net: VhostNet,
+    /// What they may take of the host.
+    pub(crate) limits: LimitSettings,
     /// How VMs live and end.
     pub(crate) lifecycle: Lifecycle,
 }

@@ -62,6 +62,10 @@ pub(crate) fn classify(exit: MachineExit, evidence: &Evidence) -> RunOutcome {
             let reason = FailureReason::new(FailureKind::Host, message);
             failed(reason.of_class(FailureClass::HostOutOfMemory), console)
         }
+        MachineExit::MemoryLimit(message) => {
+            let reason = FailureReason::new(FailureKind::Host, message);
+            failed(reason.of_class(FailureClass::MemoryLimit), console)
+        }
     }
 }
 

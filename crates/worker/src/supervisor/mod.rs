@@ -17,6 +17,7 @@ mod guest_secrets;
 mod held;
 mod host_ports;
 mod jitter;
+mod limiting;
 mod live;
 mod look_ahead;
 mod network;

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, HealthSpec, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings};
+use vm_model::{
+    Assignment, Footprint, HealthSpec, MachineShape, MemorySpec, Timestamp, VmId, VmNic, VmTimings,
+};
 
 use super::RestartPolicy;
 use crate::records::RunCounts;
@@ -30,6 +32,9 @@ pub(crate) struct MachineNotes {
     pub(crate) nics: Vec<NotedNic>,
     /// What it takes of the host's memory.
     pub(crate) memory: MemorySpec,
+    /// What it takes of the host besides; not noted by earlier workers.
+    #[serde(default)]
+    pub(crate) footprint: Option<Footprint>,
     /// What it is made of, for people.
     pub(crate) shape: MachineShape,
     /// What its definition says about restarts.
@@ -111,6 +116,7 @@ impl MachineNotes {
             launched_at: Timestamp::now(),
             nics: Vec::new(),
             memory,
+            footprint: None,
             shape,
             restart: None,
             health: None,

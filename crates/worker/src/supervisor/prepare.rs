@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use fail_points::{FailPoint, pass};
 use ipam::Lease;
+use machine_host::MachineLimits;
 use nix_artifacts::{AddressDelivery, ArtifactFile, NicRequest};
 use thiserror::Error;
 use vm_model::{
@@ -23,6 +24,7 @@ use super::cloud_init::{Instance, make_disk};
 use super::context::{HostContext, Subnet};
 use super::guest::Watching;
 use super::host_ports::await_forwards;
+use super::limiting::machine_limits;
 use super::nics::{attach_all, lease};
 use super::notes::MachineNotes;
 use super::stage::{StagedMachine, autoconfiguration};
@@ -58,6 +60,8 @@ pub(super) struct Prepared {
     pub(super) watching: Option<Watching>,
     /// Whether it may share a process.
     pub(super) isolation: Isolation,
+    /// What it may take of the host.
+    pub(super) limits: MachineLimits,
     /// Says that whoever runs the machine runs the VM.
     pub(super) lock: OwnedFd,
     /// Where its console is written.
@@ -129,7 +133,10 @@ pub(super) async fn prepare(
         spec.boot.cmdline.push_str(&autoconfiguration(&id, nic.address, gateway, mask));
     }
     let timings = timings(artifact_took, disks_took + files, begun.elapsed().saturating_sub(files));
+    let footprint = spec.footprint();
+    let limits = machine_limits(&context.limits, &definition.description, &footprint, &shape);
     let notes = MachineNotes {
+        footprint: Some(footprint),
         nics: noted,
         restart: definition.restart,
         health,
@@ -152,6 +159,7 @@ pub(super) async fn prepare(
         resets,
         watching,
         isolation,
+        limits,
         lock,
         console: console.ok(),
         notes,
@@ -220,7 +228,7 @@ fn open_staged(
     let watching = health.map(|spec| Watching::before_launch(context, vm, spec));
     let console = open_console(&directory);
     pass(FailPoint::StartConsoleOpened);
-    let taken = context.capacity.take(&machine.memory, HostMemory::observe(), share);
+    let taken = context.capacity.take(&machine.footprint(), HostMemory::observe(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;
     pass(FailPoint::StartLeased);

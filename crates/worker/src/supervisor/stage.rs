@@ -18,6 +18,7 @@ use super::given_up::GivenUp;
 use super::guest_secrets::{GuestSecrets, read_secrets};
 use super::host_ports::check_forwards;
 use super::look_ahead::{check_isolation, check_wishes, load};
+use super::limiting::{check_limits, isolation};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::StageWork;
@@ -111,9 +112,10 @@ fn stage_blocking(
     let VerifiedArtifact { unverified, seeded } = verify(context, &assignment, &artifact, work)?;
     context
         .capacity
-        .check(&artifact.machine.memory, HostMemory::observe(), held.memory)
+        .check(&artifact.machine.footprint(), HostMemory::observe(), held.memory)
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     check_isolation(context, artifact.settings.isolation)?;
+    let unlimited = check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
     check_wishes(context, &assignment, &artifact.nics)?;
     check_forwards(context, &assignment.id, &artifact.nics, held.memory.is_some())?;
     let description = Arc::new(Description::of(&assignment, &artifact));
@@ -134,10 +136,11 @@ fn stage_blocking(
     let has_ephemeral = description.volumes.values().any(|volume| volume.policy == VolumePolicy::Ephemeral);
     let resets = if has_ephemeral { ResetPolicy::EndsMachine } else { ResetPolicy::default() };
     let warnings = artifact.warnings.iter().map(ToString::to_string);
-    let mut warnings: Vec<String> = warnings.chain(exposed).chain(unkept).collect();
+    let mut warnings: Vec<String> = warnings.chain(exposed).chain(unkept).chain(unlimited).collect();
     if artifact.vsock.is_some() {
         warnings.extend(socket_path::too_long(&context.records.directory(&assignment.id).join("sockets")));
     }
+    let isolation = isolation(context, &artifact.settings);
     Ok(StagedMachine {
         assignment,
         description,
@@ -151,7 +154,7 @@ fn stage_blocking(
         resets,
         health: artifact.settings.health,
         rollout: artifact.settings.rollout,
-        isolation: artifact.settings.isolation,
+        isolation,
         address: artifact.settings.address,
         machine: artifact.machine,
         artifact_took: Duration::ZERO,

@@ -120,7 +120,8 @@ fn obeyed(exit: &MachineExit) -> Option<EndMethod> {
         | MachineExit::NotBuilt { .. }
         | MachineExit::Failed(_)
         | MachineExit::HostLost(_)
-        | MachineExit::HostOutOfMemory(_) => None,
+        | MachineExit::HostOutOfMemory(_)
+        | MachineExit::MemoryLimit(_) => None,
     }
 }
 

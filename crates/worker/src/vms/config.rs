@@ -11,8 +11,9 @@ use binary_cache::FetchSettings;
 use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
 use host_process::JailSettings;
 use ipam::AddressRange;
+use machine_host::Enforcement;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
-use vm_model::{Ipv6Subnet, NetworkName};
+use vm_model::{Ipv6Subnet, NetworkName, ResourceLimits};
 
 use crate::node::RemovalLimit;
 
@@ -71,6 +72,8 @@ pub struct VmManagerConfig {
     pub max_parallel_starts: NonZeroUsize,
     /// The directory below which the files of VMs' credentials may lie.
     pub credentials_dir: PathBuf,
+    /// What VMs may take of the host.
+    pub limits: LimitSettings,
 }
 
 /// A network of VMs beside the default one.
@@ -166,6 +169,27 @@ pub enum MemoryOvercommit {
     Unlimited,
 }
 
+/// What VMs may take of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Limits of every VM, where its definition says nothing else. A VM with any limit has a process of its own.
+    pub defaults: ResourceLimits,
+    /// How much memory a VM may take whose definition does not say it.
+    pub memory: MemoryLimit,
+    /// What becomes of a VM whose limits cannot be put in force on this host.
+    pub enforcement: Enforcement,
+}
+
+/// How much memory a VM may take whose definition does not say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// As much as the host has.
+    #[default]
+    Off,
+    /// Its guest's memory, what its process takes besides, and some room for pages of files.
+    Computed,
+}
+
 impl Default for MemoryOvercommit {
     fn default() -> Self {
         Self::Percent(100)
@@ -199,6 +223,7 @@ impl Default for VmManagerConfig {
             placement: Placement::default(),
             max_parallel_starts: twice_the_processors(),
             credentials_dir: PathBuf::from(CREDENTIAL_DIRECTORY),
+            limits: LimitSettings::default(),
         }
     }
 }

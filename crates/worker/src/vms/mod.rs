@@ -27,8 +27,8 @@ mod waiting;
 pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
 pub use assignment_check::AssignmentCheck;
 pub use config::{
-    HashVerification, HostProcessSettings, MemoryOvercommit, NetworkAddressTranslation, NetworkSettings,
-    Placement, VhostNet, VmManagerConfig,
+    HashVerification, HostProcessSettings, LimitSettings, MemoryLimit, MemoryOvercommit,
+    NetworkAddressTranslation, NetworkSettings, Placement, VhostNet, VmManagerConfig,
 };
 pub use console::{ConsoleFollower, FollowError};
 pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};
@@ -37,7 +37,7 @@ pub use error::VmManagerError;
 pub use host_process::{JailDemand, JailSettings, probe_jail};
 pub use jail::{JailReport, UserRange};
 pub use machine_calls::RestartMode;
-pub use machine_host::CommandError;
+pub use machine_host::{CommandError, Enforcement};
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use console_log::ConsoleDirectory;
-use host_process::{HostProcessOptions, HostProcesses, JailDemand, JailError, probe_jail};
+use host_process::{Groups, HostProcessOptions, HostProcesses, JailDemand, JailError, probe_jail};
 use hypervisor::Hypervisor;
 use jail::Gap;
 use machine_host::MachineHost;
-use tracing::info;
+use tracing::{info, warn};
 use vmm_host::{HostOptions, VmmHost};
 
 use super::split_host::SplitHost;
@@ -72,7 +72,11 @@ fn host_processes(
 ) -> Result<HostProcesses, VmManagerError> {
     let (vms, limits) = (config.vm_artifacts_dir.clone(), HostOptions::default());
     let placement = host_process::Placement::observe(config.stop_timeout);
+    let groups = Groups::observe(&placement);
     info!(?placement, "host processes");
+    if let Groups::Unavailable(problem) = &groups {
+        warn!(problem, "limits of VMs cannot be enforced on this host");
+    }
     let host = HostProcesses::new(HostProcessOptions {
         program: settings.program.clone(),
         directory: settings.directory.clone(),
@@ -80,6 +84,7 @@ fn host_processes(
         spare: settings.spare,
         placement,
         jail: settings.jail,
+        groups,
         launch_deadline: limits.launch_deadline,
         command_deadline: limits.command_deadline,
         consoles: Arc::new(move |vm| {

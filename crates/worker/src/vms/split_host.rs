@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use host_process::HostProcesses;
 use machine_host::{
-    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, Recognize,
-    ShutdownReport,
+    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, MachineLimits,
+    Recognize, ShutdownReport,
 };
 use tokio::join;
-use vm_model::Isolation;
+use vm_model::{Isolation, ResourceLimits, VmId};
 use vmm_host::VmmHost;
 
 /// The two hosts. Both end with the worker: what a worker's end does to its guests does not depend on how they are isolated.
@@ -76,5 +76,13 @@ impl MachineHost for SplitHost {
 
     fn isolates(&self) -> bool {
         true
+    }
+
+    fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {
+        self.strict.cannot_limit(limits)
+    }
+
+    fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {
+        self.strict.limit(vm, limits)
     }
 }

@@ -106,6 +106,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         events: Arc::new(EventLog::of_this_start()),
         meters: Arc::default(),
         vhost_net: config.vhost_net,
+        limits: config.limits,
         lifecycle: lifecycle(&config),
     });
     for (network, NetworkSettings { bridge, subnet, .. }) in config.all_networks() {

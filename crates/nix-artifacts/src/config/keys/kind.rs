@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use vm_model::{CREDENTIAL_NAME_MAX, NetworkName, PCI_DEVICES_MAX};
+use vm_model::{CREDENTIAL_NAME_MAX, Cores, NetworkName, PCI_DEVICES_MAX};
 
 use super::super::document::Node;
 
@@ -73,6 +73,8 @@ pub enum ValueKind {
         /// The greatest value accepted.
         most: u64,
     },
+    /// A number of cores, whole or not.
+    Cores,
     /// One of these integers.
     OneOf(&'static [u64]),
     /// A list of integers from 0 to `most`, at least one and no more than there are.
@@ -258,6 +260,7 @@ impl fmt::Display for ValueKind {
             }
             Self::Boolean => formatter.write_str("true or false"),
             Self::Integer { least, most } => write!(formatter, "an integer from {least} to {most}"),
+            Self::Cores => formatter.write_str(Cores::ACCEPTED),
             Self::OneOf(values) => {
                 let texts: Vec<String> = values.iter().map(u64::to_string).collect();
                 formatter.write_str(&join(&texts))

@@ -152,5 +152,4 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("procurator.egress", ValueKind::Texts { most: EGRESS_RULES_MAX },
         "What the VM may open connections to beyond its network, as `10.0.0.0/8`, `1.1.1.1:443` (TCP), `10.0.0.0/8:53/udp`, \
          `2001:db8::/32` or `[2001:db8::1]:443`; an empty list is nothing. Default: everything."),
-    KeyRule::refused("procurator.limits", &[Empty], "resource limits are missing"),
 ];

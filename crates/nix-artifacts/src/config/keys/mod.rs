@@ -8,6 +8,7 @@ mod cloud_init;
 mod devices;
 mod health;
 mod kind;
+mod limits;
 mod machine;
 
 pub(super) use kind::NAME;
@@ -35,7 +36,7 @@ pub(crate) const MAX_CMDLINE: usize = 2047;
 
 /// Every known key, containers before their members.
 pub fn known_keys() -> impl Iterator<Item = &'static KeyRule> {
-    machine::KEYS.iter().chain(health::KEYS).chain(cloud_init::KEYS).chain(devices::KEYS)
+    machine::KEYS.iter().chain(health::KEYS).chain(limits::KEYS).chain(cloud_init::KEYS).chain(devices::KEYS)
 }
 
 /// The rule for member `name` of the container `prefix` (`""`, `disks[]`, …).

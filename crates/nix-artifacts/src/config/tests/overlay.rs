@@ -50,7 +50,7 @@ fn isolation_is_shared_unless_either_says_strict() {
 
 #[test]
 fn what_this_worker_would_refuse_can_be_taken_away() {
-    let own = json!({"limits": {"cpu": 1}});
+    let own = json!({"limits": {"cpu": 0}});
     assert!(laid(&own, &json!({})).is_err());
     assert!(laid(&own, &json!({"limits": null})).is_ok());
 }
@@ -80,7 +80,7 @@ fn a_refusal_names_whose_value_it_is_and_where_it_stands_there() {
     insta::assert_snapshot!(refused(&own, &json!({"disks": [{"id": "log"}, {"id": "log"}]})), @r#"assignment: $.procurator.disks[1].id is "log", but an earlier entry speaks of this disk; accepted is one entry for each disk"#);
     insta::assert_snapshot!(refused(&own, &json!({"disks": [{"size": 4096}]})), @"assignment: $.procurator.disks[0].id is missing, but every entry speaks of one disk; accepted is the id of a disk");
     insta::assert_snapshot!(refused(&own, &json!({"disk": []})), @r#"assignment: $.procurator.disk (value []) is no known key; the nearest known one is "disks""#);
-    insta::assert_snapshot!(refused(&own, &json!({"limits": {"cpu": 1}})), @r#"assignment: $.procurator.limits is an object of 1, which is not supported yet: resource limits are missing; accepted is an empty value, null or leaving it out"#);
+    insta::assert_snapshot!(refused(&own, &json!({"limits": {"cpu": 0}})), @r#"assignment: $.procurator.limits.cpu is 0; accepted is a number from 0.01 to 1024 with three decimals at most"#);
     insta::assert_snapshot!(refused(&Value::Null, &json!({"restart": "sometimes"})), @r#"assignment: $.procurator.restart is "sometimes"; accepted is "always", "on-failure" or "never", or an object with the member "policy""#);
     let wrong = json!({"disks": [{"id": "root"}, {"id": "log", "size": 5}]});
     insta::assert_snapshot!(refused(&wrong, &json!({"disks": [{"id": "root", "size": 512}]})), @r#""vm-config.json": $.procurator.disks[1].size is 5; accepted is a number of bytes from 512 to 70368744177664, a multiple of 512"#);

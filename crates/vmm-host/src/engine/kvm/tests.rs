@@ -100,6 +100,7 @@ fn request(name: &str) -> LaunchRequest {
     kernel.write_all(&TinyGuest::spin().elf()).expect("it can be written");
     LaunchRequest {
         isolation: vm_model::Isolation::default(),
+        limits: machine_host::MachineLimits::default(),
         id: VmId::new(name),
         spec: MachineSpec {
             uuid: uuid::Uuid::nil(),

@@ -70,6 +70,7 @@ fn each_end_has_its_class() {
     assert_eq!(class(MachineExit::Failed(text()), &said), FailureClass::MachineError);
     assert_eq!(class(MachineExit::HostLost(text()), &said), FailureClass::HostProcessLost);
     assert_eq!(class(MachineExit::HostOutOfMemory(text()), &said), FailureClass::HostOutOfMemory);
+    assert_eq!(class(MachineExit::MemoryLimit(text()), &said), FailureClass::MemoryLimit);
     let no_init = wrote(&["[ 1.0] Kernel panic - not syncing: No working init found."]);
     assert_eq!(class(MachineExit::TripleFault, &no_init), FailureClass::NoInit);
     assert_eq!(reason(standstill(&no_init.console)).class, Some(FailureClass::NoInit));
