@@ -56,6 +56,9 @@ pub(crate) enum Verb {
         /// Directory of VMs' directories, where what is logged about each goes to
         #[arg(long, value_name = "DIR")]
         vms_dir: Option<PathBuf>,
+        /// What becomes of system calls that its threads may not make
+        #[arg(long, value_name = "MODE", default_value_t)]
+        seccomp: syscall_filter::Mode,
     },
     #[command(flatten)]
     Client(ClientVerb),

@@ -12,6 +12,7 @@ mod completion;
 mod daemon;
 mod descriptors;
 mod doctor;
+mod filtering;
 mod hash;
 mod local;
 mod logging;
@@ -41,8 +42,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
-        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir } => {
-            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir)
+        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir, seccomp } => {
+            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir, seccomp)
         }
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
         Verb::Local(verb) => local::run(verb, cli.runtime_dir),

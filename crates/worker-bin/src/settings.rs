@@ -30,7 +30,7 @@ use self::metrics::Metrics;
 use self::network::Network;
 use self::networks::Networks;
 pub(crate) use self::placing::host_processes_in;
-use self::placing::{parallel_starts, placement};
+use self::placing::{Seccomp, parallel_starts, placement};
 pub(crate) use self::refusals::by_key;
 use crate::cli::{LogFormat, RunFlags};
 
@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) master: Option<MasterPlace>,
     /// Whether guests are stopped when the worker ends.
     pub(crate) stop_guests: bool,
+    /// What becomes of system calls that host processes should not make.
+    pub(crate) seccomp: syscall_filter::Mode,
     pub(crate) manager: VmManagerConfig,
 }
 
@@ -72,6 +74,7 @@ struct File {
     removal_grace_seconds: Option<u64>,
     vms_per_host_process: Option<usize>,
     spare_host_processes: Option<usize>,
+    seccomp: Option<Seccomp>,
     max_parallel_starts: Option<usize>,
     credentials_dir: Option<PathBuf>,
     stop_guests: Option<bool>,
@@ -160,11 +163,13 @@ impl Settings {
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
         let vms_dir = state_dir.join("vms");
+        let seccomp = file.seccomp.map(Into::into).unwrap_or_default();
         let manager = VmManagerConfig {
             placement: placement(
                 (&runtime_dir, &vms_dir),
                 log_format,
                 stop_timeout,
+                seccomp,
                 file.vms_per_host_process,
                 file.spare_host_processes,
             )?,
@@ -195,6 +200,7 @@ impl Settings {
             runtime_dir,
             stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
             log_format,
+            seccomp,
             admin: file.admin,
             metrics: file.metrics.address()?,
             manager,
@@ -357,7 +363,8 @@ mod tests {
         let settings = merged(flags(), "").expect("defaults are valid");
         let directories = (Path::new("/run/procurator"), Path::new("/var/lib/procurator/vms"));
         let placement =
-            placement(directories, LogFormat::Human, Duration::from_secs(30), None, None).expect("valid");
+            placement(directories, LogFormat::Human, Duration::from_secs(30), Mode::Trap, None, None)
+                .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

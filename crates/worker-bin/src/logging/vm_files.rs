@@ -12,6 +12,7 @@ use std::thread;
 
 use admin::{VM_LOG_SIZE, VmLogSource};
 use anyhow::{Context, Result};
+use syscall_filter::ThreadKind;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::FormatFields;
@@ -48,7 +49,10 @@ impl VmLines {
         let (lines, waiting) = sync_channel(WAITING);
         thread::Builder::new()
             .name("vm-log".to_owned())
-            .spawn(move || write_lines(&files, &waiting))
+            .spawn(move || {
+                syscall_filter::enter(ThreadKind::Log, "");
+                write_lines(&files, &waiting);
+            })
             .context("cannot start the thread that writes VMs' logs")?;
         Ok(Self { lines })
     }

@@ -21,6 +21,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("limits.memory_overcommit_ratio", old.memory_overcommit == young.memory_overcommit),
         ("master.max_removals_per_hour", old.removal_limit == young.removal_limit),
         ("master", in_force.master == new.master),
+        ("seccomp", in_force.seccomp == new.seccomp),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
         ("vms_per_host_process", old.placement == young.placement),
         ("max_parallel_starts", old.max_parallel_starts == young.max_parallel_starts),

@@ -113,6 +113,8 @@ pub(crate) static KEYS: &[Key] = &[
         "How many VMs share a process; 0 runs all in the worker."),
     key("spare_host_processes", Kind::Integer { least: 0, most: 16 }, Some("2"),
         "How many processes are started ahead."),
+    key("seccomp", Kind::Choice(&["trap", "log", "off"]), Some("\"trap\""),
+        "What becomes of system calls that the processes of VMs should not make."),
     key("max_parallel_starts", Kind::Integer { least: 1, most: 1024 }, None,
         "How many machines are started at the same time; twice the processors where it is absent."),
     key("credentials_dir", Kind::AbsolutePath, Some("\"/etc/procurator/credentials\""),

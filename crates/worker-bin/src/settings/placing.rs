@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use syscall_filter::Mode;
 use worker::vms::{HostProcessSettings, Placement};
 
 use crate::cli::LogFormat;
@@ -19,6 +21,25 @@ const MOST_SPARE: usize = 16;
 /// More are no limit.
 const MOST_PARALLEL_STARTS: usize = 1024;
 
+/// What becomes of system calls that host processes should not make.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Seccomp {
+    Trap,
+    Log,
+    Off,
+}
+
+impl From<Seccomp> for Mode {
+    fn from(seccomp: Seccomp) -> Self {
+        match seccomp {
+            Seccomp::Trap => Self::Trap,
+            Seccomp::Log => Self::Log,
+            Seccomp::Off => Self::Off,
+        }
+    }
+}
+
 /// Where the sockets of host processes lie.
 pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("hosts")
@@ -29,6 +50,7 @@ pub(super) fn placement(
     (runtime_dir, vms_dir): (&Path, &Path),
     log_format: LogFormat,
     stop_timeout: Duration,
+    seccomp: Mode,
     vms: Option<usize>,
     spare: Option<usize>,
 ) -> Result<Placement> {
@@ -50,6 +72,7 @@ pub(super) fn placement(
         stop_timeout.as_secs().to_string().into(),
         "--vms-dir".into(),
         vms_dir.into(),
+        format!("--seccomp={seccomp}").into(),
     ];
     let directory = host_processes_in(runtime_dir);
     Ok(match NonZeroUsize::new(vms) {
