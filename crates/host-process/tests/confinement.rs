@@ -21,17 +21,17 @@ use support::{
 /// `Seccomp:` of a thread that filters keep (proc_pid_status(5)).
 const FILTERED: &str = "2";
 
-/// The threads of a process by name, with their ids.
+/// The threads of a process by name, with their ids, without the one that KVM itself runs for a machine.
 fn threads(process: u32) -> BTreeMap<String, i32> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it is there");
     let ids = tasks.map(|task| task.expect("an entry").file_name().into_string().expect("a number"));
-    ids.map(|id| {
+    let named = ids.map(|id| {
         let name = fs::read_to_string(format!("/proc/{process}/task/{id}/comm")).expect("it is there");
         let is_main = id == process.to_string();
         let name = if is_main { "main".to_owned() } else { name.trim_end().to_owned() };
         (name, id.parse().expect("a number"))
-    })
-    .collect()
+    });
+    named.filter(|(name, _)| !name.starts_with("kvm-")).collect()
 }
 
 fn field(process: u32, thread: i32, name: &str) -> String {
@@ -92,15 +92,19 @@ fn image() -> Vec<u8> {
 /// A machine that has a thread of each kind that lasts.
 async fn launch_with_disk(host: &HostProcesses) -> MachineHandle {
     let mut request = request("web-1", &TinyGuest::echo());
-    request.spec.disks.push(DiskSpec {
-        id: "image".to_owned(),
-        file: file_with(&image()),
-        format: DiskFormat::Qcow2,
-        access: DiskAccess::ReadWrite,
+    let disk = |id: &str, content: &[u8], format, access| DiskSpec {
+        id: id.to_owned(),
+        file: file_with(content),
+        format,
+        access,
         serial: None,
         queue_size: 128,
         options: DiskOptions::default(),
-    });
+    };
+    request.spec.disks = vec![
+        disk("ring", &[0; 4096], DiskFormat::Raw, DiskAccess::ReadWrite),
+        disk("image", &image(), DiskFormat::Qcow2, DiskAccess::ReadOnly),
+    ];
     within(host.launch(request)).await.expect("the machine launches")
 }
 

@@ -22,9 +22,8 @@ fn line_of(kind: ThreadKind) -> Vec<ThreadKind> {
 /// Starts a thread of the first kind, which starts one of the second, and so on; the last one does what is forbidden.
 fn descend(kinds: &[ThreadKind]) {
     let Some((kind, rest)) = kinds.split_first() else {
-        let forbidden = std::fs::read_dir("/proc/self").is_ok();
-        let pids = std::process::Command::new("/bin/true").status();
-        println!("went on: {forbidden} {pids:?}");
+        // No thread of a host process moves to another directory once it serves guests.
+        println!("went on: {:?}", std::env::set_current_dir("/"));
         return;
     };
     thread::scope(|scope| {
@@ -68,7 +67,8 @@ fn each_kind_of_thread_is_trapped_and_says_so() {
             kind => format!("the {0} thread a-{0} of web-1 made the system call ", kind.name()),
         };
         assert!(
-            said.contains(&who) && said.contains("), which its filter does not allow"),
+            said.contains(&who)
+                && said.contains("made the system call chdir (80), which its filter does not allow"),
             "{kind:?}: {said}"
         );
     }
@@ -79,6 +79,6 @@ fn other_modes_let_the_call_happen() {
     for mode in [Mode::Log, Mode::Off] {
         let output = run(mode, ThreadKind::Vcpu);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.contains("went on: true Ok"), "{mode}: {said}");
+        assert!(output.status.success() && said.contains("went on: Ok(())"), "{mode}: {said}");
     }
 }

@@ -363,7 +363,7 @@ mod tests {
         let settings = merged(flags(), "").expect("defaults are valid");
         let directories = (Path::new("/run/procurator"), Path::new("/var/lib/procurator/vms"));
         let placement =
-            placement(directories, LogFormat::Human, Duration::from_secs(30), Mode::Trap, None, None)
+            placement(directories, LogFormat::Human, Duration::from_secs(30), Default::default(), None, None)
                 .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });

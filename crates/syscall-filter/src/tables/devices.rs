@@ -16,7 +16,7 @@ pub(crate) const VCPU: &[Call] = &[
     // What KVM counted of it; a file that is open.
     call!(SYS_pread64),
     call!(SYS_eventfd2).seldom("an interrupt of a device that a driver sets up"),
-    call!(SYS_timerfd_settime),
+    call!(SYS_timerfd_settime).seldom("a device with a timer: a watchdog, a balloon, a limit of rate"),
     call!(SYS_fcntl).with(1, &[value!(F_DUPFD_CLOEXEC).seldom("a queue that the host's kernel serves")]),
     call!(SYS_io_uring_enter).seldom(UNDER_WAY),
     call!(SYS_ppoll).seldom(UNDER_WAY),
@@ -30,11 +30,8 @@ pub(crate) const DISK: &[Call] = &[
     call!(SYS_preadv),
     call!(SYS_pwritev),
     call!(SYS_pread64).seldom(NOT_RAW),
-    call!(SYS_pwrite64).seldom(NOT_RAW),
     call!(SYS_fdatasync),
-    call!(SYS_fsync).seldom(NOT_RAW),
     call!(SYS_fallocate).seldom("a guest that discards or zeroes"),
-    call!(SYS_ftruncate).seldom(NOT_RAW),
     call!(SYS_lseek).seldom(NOT_RAW),
     call!(SYS_statx).seldom(NOT_RAW),
     call!(SYS_fstat).seldom(NOT_RAW),
@@ -52,11 +49,6 @@ pub(crate) const UNDERTAKER: &[Call] = &[
     call!(SYS_unlinkat).seldom(SOCKETS),
     call!(SYS_epoll_ctl).seldom(SOCKETS),
     call!(SYS_shutdown).seldom(SOCKETS),
-    call!(SYS_fsync).seldom(NOT_RAW),
-    call!(SYS_fdatasync).seldom(NOT_RAW),
-    call!(SYS_pwrite64).seldom(NOT_RAW),
-    call!(SYS_pwritev).seldom(NOT_RAW),
-    call!(SYS_ftruncate).seldom(NOT_RAW),
 ];
 
 /// Builds machines, one after the other, and serves their devices.
