@@ -23,7 +23,7 @@ pub(crate) const CONSOLE: &[Call] = &[
 #[rustfmt::skip]
 pub(crate) const LOG: &[Call] = &[
     call!(SYS_writev).seldom(JOURNAL),
-    call!(SYS_poll).seldom("standard error that takes nothing for now"),
+    call!(SYS_ppoll).seldom("standard error that takes nothing for now"),
     call!(SYS_openat).seldom(VM_FILES),
     call!(SYS_statx).seldom(VM_FILES),
     call!(SYS_fstat).seldom(VM_FILES),
