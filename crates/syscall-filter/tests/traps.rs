@@ -23,7 +23,7 @@ fn line_of(kind: ThreadKind) -> Vec<ThreadKind> {
 fn descend(kinds: &[ThreadKind]) {
     let Some((kind, rest)) = kinds.split_first() else {
         // No thread of a host process moves to another directory once it serves guests.
-        println!("went on: {:?}", std::env::set_current_dir("/"));
+        eprintln!("went on: {:?}", std::env::set_current_dir("/"));
         return;
     };
     thread::scope(|scope| {
@@ -78,7 +78,7 @@ fn each_kind_of_thread_is_trapped_and_says_so() {
 fn other_modes_let_the_call_happen() {
     for mode in [Mode::Log, Mode::Off] {
         let output = run(mode, ThreadKind::Vcpu);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && said.contains("went on: Ok(())"), "{mode}: {said}");
     }
 }
