@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use syscall_filter::ThreadKind;
 use thiserror::Error;
 use vm_model::VmId;
 
@@ -72,7 +73,10 @@ impl ConsoleFileWriter {
     pub fn start(limits: FileLimits) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
         let of_thread = Arc::clone(&inbox);
-        thread::Builder::new().name(Self::THREAD.to_owned()).spawn(move || write_all(&of_thread))?;
+        thread::Builder::new().name(Self::THREAD.to_owned()).spawn(move || {
+            syscall_filter::enter(ThreadKind::Console, "");
+            write_all(&of_thread);
+        })?;
         Ok(Self { end: Arc::new(OwnerEnd { inbox, limits }) })
     }
 

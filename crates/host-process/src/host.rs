@@ -26,8 +26,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use hypervisor::Hypervisor;
+use hypervisor::{Hypervisor, KickSignalError};
 use jail::JailReport;
+use syscall_filter::ConfineError;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
@@ -38,7 +39,7 @@ use crate::identity::{IdentityError, ProcessIdentity};
 use hosted::Hosted;
 use peer::Origin;
 
-pub use process::{become_host_process, take_stdin, tell_of_jail};
+pub use process::{become_host_process, confine, take_stdin, tell_of_jail};
 
 /// Who is told, for each machine, of the directory that was handed over for what is written about it, and of `None` when the
 /// machine is forgotten. Called on the process' first thread, which it does not hold up.
@@ -86,6 +87,12 @@ pub enum ServeError {
     /// No threads to host machines with.
     #[error("machines cannot be hosted")]
     Machines(#[source] HostError),
+    /// vCPUs could not be interrupted.
+    #[error("vCPUs cannot be kicked out of their guests")]
+    Kicks(#[source] KickSignalError),
+    /// It cannot be kept to what host processes do.
+    #[error("the process is not confined")]
+    Confine(#[source] ConfineError),
     /// It does not know who it is.
     #[error("cannot tell which process this is")]
     Identity(#[source] ProcessError),
@@ -108,6 +115,8 @@ pub struct ProcessError(IdentityError);
 /// Hosts machines for the worker at the other end of `first`, a connected packet socket, and for those that come after it.
 /// Returns when there is nothing to do any more; see the module.
 ///
+/// The calling thread, the process' first, is kept to its system calls from here on, if the process was [confined](confine).
+///
 /// Runs on a current-thread runtime with I/O and time. Signals are this function's: no other part of the process may wait
 /// for SIGTERM.
 ///
@@ -116,12 +125,15 @@ pub struct ProcessError(IdentityError);
 pub async fn serve(hypervisor: Hypervisor, first: OwnedFd, options: ServeOptions) -> Result<(), ServeError> {
     let failed = |operation| move |source| ServeError::System { operation, source };
     let identity = ProcessIdentity::of_self().map_err(|error| ServeError::Identity(ProcessError(error)))?;
-    let machines = VmmHost::new(hypervisor, options.machines).map_err(ServeError::Machines)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for SIGTERM"))?;
     // What a terminal sends to all that was started from it is not meant for guests. A signal that is waited for does not
     // end the process, whether or not anybody looks.
     let _hang_up = signal(SignalKind::hangup()).map_err(failed("ignore SIGHUP"))?;
     let _interrupt = signal(SignalKind::interrupt()).map_err(failed("ignore SIGINT"))?;
+    hypervisor::install_kick_signal().map_err(ServeError::Kicks)?;
+    // All that is done once is done: what follows is for guests.
+    syscall_filter::confine_main_thread().map_err(ServeError::Confine)?;
+    let machines = VmmHost::new(hypervisor, options.machines).map_err(ServeError::Machines)?;
     LocalSet::new()
         .run_until(async move {
             let host = Rc::new(Hosted::new(machines, identity, options.jail, options.directories));

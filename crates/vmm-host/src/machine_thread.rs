@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use console_log::{ConsoleFileWriter, ConsoleWriter, FileRegistration};
 use machine_host::{LaunchFailure, LaunchRequest};
+use syscall_filter::ThreadKind;
 use tokio::sync::watch;
 use vm_model::{MachineExit, MachinePhase, MachineStatus, VmId};
 
@@ -60,6 +61,7 @@ pub(crate) struct MachineThread {
 impl MachineThread {
     /// Runs the thread to its end. Nothing that happens in here, panics included, reaches another machine.
     pub(crate) fn run(self) {
+        syscall_filter::enter(ThreadKind::Machine, self.request.id.as_str());
         // Whatever is logged on this thread is about this VM, also by devices, which do not know its name.
         let _about = tracing::info_span!("machine", vm_id = %self.request.id).entered();
         let Self { request, engine, console, console_files, counters, reaper, release, .. } = self;

@@ -66,6 +66,9 @@ pub(crate) enum Verb {
         /// Tell on standard output what would be missing of the jail, and end
         #[arg(long)]
         probe_jail: bool,
+        /// What becomes of system calls that its threads may not make
+        #[arg(long, value_name = "MODE", default_value_t)]
+        seccomp: syscall_filter::Mode,
     },
     #[command(flatten)]
     Client(ClientVerb),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use admin::{AdminServer, BindError, Served, SocketSettings};
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
+use syscall_filter::Mode;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -23,6 +24,7 @@ use worker::vms::{VmManager, VmManagerError};
 use crate::assignments::{AssignmentsFile, Source, SourceState};
 use crate::cli::RunFlags;
 use crate::descriptors::OpenFiles;
+use crate::filtering::shortcoming;
 use crate::logging::VmFiles;
 use crate::notifier::{Notifier, Watchdog};
 use crate::reload::{Reload, Reloaded};
@@ -75,7 +77,11 @@ async fn serve(
     let ending = Ending::of(&vm_manager, settings.stop_guests);
     let stop_timeout = settings.manager.stop_timeout;
     let (told_reload, reloaded) = watch::channel(Reloaded::default());
-    let sources = Sources { file, master, reloaded, runtime_dir: settings.runtime_dir.clone() };
+    let (runtime, seccomp) = (settings.runtime_dir.clone(), settings.seccomp);
+    if let Some(problem) = shortcoming(seccomp) {
+        warn!("{problem}");
+    }
+    let sources = Sources { file, master, reloaded, runtime_dir: runtime, seccomp };
     let mut parts = Parts::start(&vm_manager, server, sources, files, ending);
     let mut watchdog = Watchdog::start();
     let mut reload = Reload::new(flags, runtime_dir, settings, (parts.requests.clone(), told_reload));
@@ -174,6 +180,7 @@ struct Sources {
     reloaded: watch::Receiver<Reloaded>,
     /// Where it is told things by hand.
     runtime_dir: PathBuf,
+    seccomp: Mode,
 }
 
 /// What works while the worker runs.
@@ -198,7 +205,7 @@ impl Parts {
         files: OpenFiles,
         ending: Ending,
     ) -> Self {
-        let Sources { file, master, reloaded, runtime_dir } = sources;
+        let Sources { file, master, reloaded, runtime_dir, seccomp } = sources;
         let polling = vm_manager.start_metrics_polling();
         let (messages, channel) = mpsc::channel::<NodeMessage>(WAITING_STATES);
         let reconciler = tokio::spawn(
@@ -216,8 +223,15 @@ impl Parts {
         let (ending, ended) = watch::channel(());
         let redial = link.as_ref().map(MasterLink::redial);
         let master = link.as_ref().map(status::Master::of);
-        let told =
-            status::Told { assignments: state, master, reloaded, files, guests_outlive_worker, runtime_dir };
+        let told = status::Told {
+            assignments: state,
+            master,
+            reloaded,
+            files,
+            guests_outlive_worker,
+            seccomp,
+            runtime_dir,
+        };
         let status = status::source(Arc::clone(vm_manager), told);
         let link = link.map(|link| tokio::spawn(link.run(until_closed(ended.clone()))));
         let served = Served { vm_manager: Arc::clone(vm_manager), node: messages, status };

@@ -25,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use syscall_filter::ThreadKind;
 use tracing::{error, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -66,7 +67,10 @@ pub(crate) fn open() -> Result<()> {
     let queue = Arc::clone(QUEUE.get_or_init(Arc::default));
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&queue))
+        .spawn(move || {
+            syscall_filter::enter(ThreadKind::Log, "");
+            write_lines(&queue);
+        })
         .context("cannot start the thread that writes the log")?;
     panic::set_hook(Box::new(log_panic));
     Ok(())

@@ -13,6 +13,7 @@ mod daemon;
 mod descriptors;
 mod doctor;
 mod fetch;
+mod filtering;
 mod hash;
 mod local;
 mod logging;
@@ -43,8 +44,8 @@ fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Run(flags) => daemon::run(flags, cli.runtime_dir),
         Verb::VmHost { vms_dir, jail, probe_jail: true, .. } => vm_host::probe_jail(jail, vms_dir),
-        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir, jail, probe_jail: false } => {
-            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir, jail)
+        Verb::VmHost { log_format, stop_timeout_seconds, vms_dir, jail, seccomp, probe_jail: false } => {
+            vm_host::run(log_format, Duration::from_secs(stop_timeout_seconds), vms_dir, (jail, seccomp))
         }
         Verb::Client(verb) => client::run(&verb, cli.runtime_dir),
         Verb::Local(verb) => local::run(verb, cli.runtime_dir),

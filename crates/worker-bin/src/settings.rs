@@ -35,7 +35,7 @@ use self::metrics::Metrics;
 use self::network::Network;
 use self::networks::Networks;
 pub(crate) use self::placing::host_processes_in;
-use self::placing::{Jail, jail, parallel_starts, placement};
+use self::placing::{Jail, Seccomp, jail, parallel_starts, placement};
 pub(crate) use self::refusals::by_key;
 use crate::cli::{LogFormat, RunFlags};
 
@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) master: Option<MasterPlace>,
     /// Whether guests are stopped when the worker ends.
     pub(crate) stop_guests: bool,
+    /// What becomes of system calls that host processes should not make.
+    pub(crate) seccomp: syscall_filter::Mode,
     pub(crate) manager: VmManagerConfig,
 }
 
@@ -79,6 +81,7 @@ struct File {
     spare_host_processes: Option<usize>,
     jail: Option<Jail>,
     jail_users: Option<String>,
+    seccomp: Option<Seccomp>,
     max_parallel_starts: Option<usize>,
     credentials_dir: Option<PathBuf>,
     stop_guests: Option<bool>,
@@ -153,13 +156,14 @@ impl Settings {
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
         let vms_dir = state_dir.join("vms");
+        let seccomp = file.seccomp.map(Into::into).unwrap_or_default();
         let manager = VmManagerConfig {
             placement: placement(
                 (&runtime_dir, &vms_dir),
                 log_format,
                 stop_timeout,
                 (file.vms_per_host_process, file.spare_host_processes),
-                jail(file.jail, file.jail_users.as_deref())?,
+                (jail(file.jail, file.jail_users.as_deref())?, seccomp),
             )?,
             metrics_poll_interval: seconds(
                 "metrics_poll_interval_seconds",
@@ -187,6 +191,7 @@ impl Settings {
             runtime_dir,
             stop_guests: flags.stop_guests || file.stop_guests.unwrap_or(false),
             log_format,
+            seccomp,
             admin: file.admin,
             metrics: file.metrics.address()?,
             manager,
@@ -344,7 +349,7 @@ mod tests {
         let directories = (Path::new("/run/procurator"), Path::new("/var/lib/procurator/vms"));
         let jailed = jail(None, None).expect("valid");
         let placement =
-            placement(directories, LogFormat::Human, Duration::from_secs(30), (None, None), jailed)
+            placement(directories, LogFormat::Human, Duration::from_secs(30), (None, None), (jailed, Mode::default()))
                 .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });

@@ -7,6 +7,7 @@ use admin::{
     AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,
     StatusSource, StatusView,
 };
+use syscall_filter::Mode;
 use tokio::sync::watch;
 use vm_model::{HeldSet, SourceKind, Timestamp};
 use worker::master::{LinkStatus, MasterLink};
@@ -14,6 +15,7 @@ use worker::vms::{NetworkSettings, VmManager};
 
 use crate::assignments::{SourceState, Verdict};
 use crate::descriptors::OpenFiles;
+use crate::filtering::shortcoming;
 use crate::logging;
 use crate::reload::Reloaded;
 
@@ -25,13 +27,15 @@ pub(crate) struct Told {
     pub(crate) reloaded: watch::Receiver<Reloaded>,
     pub(crate) files: OpenFiles,
     pub(crate) guests_outlive_worker: bool,
+    /// What becomes of system calls that host processes should not make.
+    pub(crate) seccomp: Mode,
     /// Where the admin socket lies.
     pub(crate) runtime_dir: PathBuf,
 }
 
 /// Where the admin socket gets the worker's status from.
 pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
-    let Told { assignments, master, reloaded, files, guests_outlive_worker, runtime_dir } = told;
+    let Told { assignments, master, reloaded, files, guests_outlive_worker, seccomp, runtime_dir } = told;
     let directories = DirectoriesView {
         state: vm_manager.state_dir().to_owned(),
         runtime: runtime_dir,
@@ -65,7 +69,7 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
             unclaimed: node.unclaimed,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             networks: networks(&vm_manager),
-            degradations: degradations(&vm_manager),
+            degradations: degradations(&vm_manager, seccomp),
             log_lines_dropped: logging::dropped(),
             log_queue_lines: logging::waiting(),
             open_files_limit: files.limit(),
@@ -85,10 +89,11 @@ fn networks(vm_manager: &VmManager) -> Vec<NetworkView> {
 }
 
 /// What does not work as it should beside VMs.
-fn degradations(vm_manager: &VmManager) -> Vec<String> {
+fn degradations(vm_manager: &VmManager, seccomp: Mode) -> Vec<String> {
     let mut told = vm_manager.network_degradations();
     told.extend(vm_manager.strangers());
     told.extend(vm_manager.safeguards_off());
+    told.extend(shortcoming(seccomp).map(str::to_owned));
     told.extend(vm_manager.disk_shortage());
     told
 }

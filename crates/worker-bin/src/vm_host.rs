@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use host_process::host::{ServeOptions, become_host_process, serve, take_stdin, tell_of_jail};
+use host_process::host::{ServeOptions, become_host_process, confine, serve, take_stdin, tell_of_jail};
 use hypervisor::Hypervisor;
 use jail::{JailOrder, Outside, enter};
+use syscall_filter::{ConfineError, Mode};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
+use vm_model::error_chain;
 
 use crate::cli::LogFormat;
 use crate::logging::{HandedDirectories, VmFiles};
@@ -18,16 +20,19 @@ use crate::signals::Unexpected;
 use crate::{logging, signals};
 
 /// Runs until its last VM has ended and a worker has taken notice of that. At SIGTERM guests have `stop_timeout` to power
-/// off. Enters the jail that `order` describes, where one is ordered; directories of VMs lie below `vms`.
+/// off. Enters the jail that `order` describes, where one is ordered; directories of VMs lie below `vms`. What its threads do
+/// beside their system calls is dealt with as `seccomp` says.
 pub(crate) fn run(
     log_format: LogFormat,
     stop_timeout: Duration,
     vms: Option<PathBuf>,
-    order: Option<JailOrder>,
+    (order, seccomp): (Option<JailOrder>, Mode),
 ) -> Result<()> {
     become_host_process();
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
+    // Before the jail: it looks at files of the host.
+    let confined = confine(seccomp);
     let worker = take_stdin().context("a worker starts this with a socket as standard input")?;
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
     logging::connect();
@@ -36,6 +41,7 @@ pub(crate) fn run(
     logging::open()?;
     let directories = HandedDirectories::default();
     logging::start(log_format, Some(VmFiles::Handed(directories.clone())))?;
+    tell(seccomp, confined);
     for gap in jail.iter().flat_map(|report| &report.gaps) {
         warn!(layer = %gap.layer, problem = gap.problem, "this process runs without a layer of its jail");
     }
@@ -63,4 +69,20 @@ pub(crate) fn probe_jail(order: Option<JailOrder>, vms: Option<PathBuf>) -> Resu
 /// What the process is handed descriptors of.
 fn outside(vms: Option<PathBuf>) -> Outside {
     Outside { trees: vms.into_iter().collect() }
+}
+
+/// Says what is not as it is by default. A kernel that filters nothing runs VMs as it always did.
+fn tell(seccomp: Mode, confined: Result<(), ConfineError>) {
+    match (seccomp, confined) {
+        (_, Err(error)) => {
+            tracing::warn!(
+                error = error_chain(&error),
+                "the system calls of this host process are not filtered"
+            );
+        }
+        (Mode::Trap, Ok(())) => {}
+        (Mode::Log | Mode::Off, Ok(())) => {
+            tracing::warn!(%seccomp, "the system calls of this host process are not kept to those that it needs");
+        }
+    }
 }

@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 27] = [
+const BOUNDARIES: [Boundary; 29] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -64,9 +64,21 @@ const BOUNDARIES: [Boundary; 27] = [
     },
     Boundary {
         package: "console-log",
-        workspace: Only(&["vm-model"]),
+        workspace: Only(&["syscall-filter", "vm-model"]),
         not_directly: &[],
         not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "last-words",
+        workspace: Only(&[]),
+        not_directly: &[],
+        not_at_all: &["tokio", "rustix", "kvm-*", "rtnetlink", "netlink-*"],
+    },
+    Boundary {
+        package: "syscall-filter",
+        workspace: Only(&["last-words"]),
+        not_directly: &["kvm-*"],
+        not_at_all: &["tokio", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "fail-points",

@@ -52,6 +52,7 @@ pub(super) async fn handshake(
         | FromHost::Status { .. }
         | FromHost::Health { .. }
         | FromHost::Released { .. }
+        | FromHost::LastWords { .. }
         | FromHost::Unknown => Err(HandshakeError::NoWelcome),
     }
 }

@@ -21,6 +21,9 @@ use crate::awaited::watch;
 /// What is said of a process whose end nobody tells of.
 const GONE: &str = "is gone; how it ended cannot be known, as this worker did not start it";
 
+/// The most characters of what a process says of its end.
+const LAST_WORDS_MAX: usize = 512;
+
 /// A process that is watched. Dropping this does nothing to it.
 #[derive(Debug)]
 pub(super) struct WatchedProcess {
@@ -30,6 +33,8 @@ pub(super) struct WatchedProcess {
     child: Option<Child>,
     /// Since when it is watched, by the monotonic clock.
     since: Duration,
+    /// What it said when a signal was about to end it.
+    last_words: Option<String>,
 }
 
 /// How a process ended, in words: "its host process 1234 was killed by SIGKILL".
@@ -64,12 +69,12 @@ impl WatchedProcess {
     /// Watches a child. As long as nobody collects it, its id is its own.
     pub(super) fn child(child: Child) -> io::Result<Self> {
         let pid = child.id();
-        Ok(Self { pid, pidfd: open(pid)?, child: Some(child), since: monotonic() })
+        Ok(Self { pid, pidfd: open(pid)?, child: Some(child), since: monotonic(), last_words: None })
     }
 
     /// Watches whoever has the id `pid` now.
     pub(super) fn stranger(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid, pidfd: open(pid)?, child: None, since: monotonic() })
+        Ok(Self { pid, pidfd: open(pid)?, child: None, since: monotonic(), last_words: None })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -89,6 +94,12 @@ impl WatchedProcess {
         if let Err(errno) = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
             tracing::debug!(pid = self.pid, error = %io::Error::from(errno), "a process cannot be killed");
         }
+    }
+
+    /// Takes note of what it says of its end, as far as that is a line of plain text.
+    pub(super) fn note_last_words(&mut self, text: &str) {
+        let plain = text.chars().filter(|character| matches!(character, ' '..='~'));
+        self.last_words.get_or_insert_with(|| plain.take(LAST_WORDS_MAX).collect());
     }
 
     /// How it ended, once it is gone. Of one that is no child this is known as far as the kernel tells.
@@ -111,7 +122,10 @@ impl WatchedProcess {
             }
         }
         let how = status.map_or_else(|| GONE.to_owned(), describe);
-        ProcessEnd::Other(format!("its host process {pid} {how}"))
+        ProcessEnd::Other(match &self.last_words {
+            Some(words) => format!("its host process {pid} {how}: {words}"),
+            None => format!("its host process {pid} {how}"),
+        })
     }
 }
 

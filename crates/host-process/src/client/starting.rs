@@ -191,6 +191,9 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
+        // What takes a backtrace opens files, which the threads that guests run on may not.
+        .env_remove("RUST_BACKTRACE")
+        .env_remove("RUST_LIB_BACKTRACE")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn();

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(super) enum Origin {
 
 /// A worker that was welcomed.
 pub(super) struct Peer {
+    /// Has the worker told why, should a signal end this process. Dropped before the connection is.
+    _last_words: Option<last_words::Listener>,
     connection: Connection,
     under_way: RefCell<BTreeMap<CallId, UnderWay>>,
 }
@@ -121,7 +123,8 @@ fn welcome(
     if let Err(error) = connection.try_send(FromHost::Welcome(welcome)) {
         return Err((connection, Refusal(error_chain(&error))));
     }
-    let peer = Rc::new(Peer { connection, under_way: RefCell::default() });
+    let last_words = last_words::listen(connection.socket().as_fd());
+    let peer = Rc::new(Peer { _last_words: last_words, connection, under_way: RefCell::default() });
     host.welcome(&peer);
     Ok(peer)
 }

@@ -6,7 +6,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use jail::JailReport;
+use syscall_filter::{ConfineError, Mode};
 use vm_model::VmId;
+
+use crate::wire::FromHost;
 
 /// How many descriptors there is room for from the start: more than a machine with many queues has. Room that is made later
 /// is waited for by whichever machine needs the next descriptor.
@@ -60,6 +63,18 @@ pub fn become_host_process() {
 fn be_ordinary_victim() -> io::Result<()> {
     let score = fs::read_to_string(OOM_SCORE_ADJ)?;
     if score.trim().starts_with('-') { fs::write(OOM_SCORE_ADJ, "0") } else { Ok(()) }
+}
+
+/// Has the process say why it ends where a signal ends it, and prepares to keep its threads to the system calls that they
+/// make. Called before the first thread is started.
+///
+/// # Errors
+/// The kernel cannot do it in this `mode`; nothing is filtered then.
+pub fn confine(mode: Mode) -> Result<(), ConfineError> {
+    if let Err(error) = last_words::install(FromHost::LAST_WORDS_FRAME) {
+        tracing::warn!(%error, "nothing will say why, should a signal end this process");
+    }
+    syscall_filter::prepare(mode)
 }
 
 /// Has `ps` and `top` show which of `vms` the process holds: `vm:web-1` of one, `vms:16` of several, `vm-host` of none.

@@ -26,6 +26,7 @@ mod files;
 use std::time::Duration;
 
 use jail::JailReport;
+use last_words::Frame;
 use machine_host::LaunchError;
 use serde::{Deserialize, Serialize};
 use vm_model::{
@@ -206,9 +207,20 @@ pub enum FromHost {
         /// Why.
         reason: String,
     },
+    /// The process is about to end by a signal. Written by the handler of that signal, which composes it by itself.
+    LastWords {
+        /// Which of its threads did what: "the vCPU thread vcpu0:web-1 of web-1 made the system call ptrace (101), …".
+        text: String,
+    },
     /// A message of a later release. Never sent.
     #[serde(other, skip_serializing)]
     Unknown,
+}
+
+impl FromHost {
+    /// What stands around a text, in which nothing has to be escaped, to make it [`FromHost::LastWords`].
+    pub(crate) const LAST_WORDS_FRAME: Frame =
+        Frame { before: br#"{"type":"last_words","text":""#, after: br#""}"# };
 }
 
 /// Accepts a conversation.

@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use syscall_filter::ThreadKind;
 use vm_model::VmId;
 
 use super::hosted_machines::{HostedMachines, Obstacle};
@@ -43,7 +44,10 @@ type Ended = (EndedMachine, ToReaper);
 pub(super) fn start_reaper(machines: Arc<HostedMachines>) -> io::Result<(ToReaper, JoinHandle<()>)> {
     let (to_reaper, messages) = handover();
     let builder = thread::Builder::new().name(REAPER_THREAD.to_owned());
-    let thread = builder.spawn(move || Reaper::new(machines).reap(&messages))?;
+    let thread = builder.spawn(move || {
+        syscall_filter::enter(ThreadKind::Reaper, "");
+        Reaper::new(machines).reap(&messages);
+    })?;
     Ok((to_reaper, thread))
 }
 
@@ -87,7 +91,10 @@ impl Reaper {
         let (hand, taken) = sync_channel::<Ended>(1);
         let machines = self.machines.clone();
         let builder = thread::Builder::new().name(APART_THREAD.to_owned());
-        let started = builder.spawn(move || taken.into_iter().for_each(|ended| take_apart(ended, &machines)));
+        let started = builder.spawn(move || {
+            syscall_filter::enter(ThreadKind::Undertaker, "");
+            taken.into_iter().for_each(|ended| take_apart(ended, &machines));
+        });
         match started {
             Ok(thread) => {
                 self.current = Some((id.clone(), Instant::now() + PATIENCE));

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use syscall_filter::ThreadKind;
+
 use super::hosted_machines::HostedMachines;
 use crate::watch_alarm::WatchAlarm;
 
@@ -60,6 +62,7 @@ impl Drop for WatchThread {
 }
 
 fn watch(alarm: &WatchAlarm, machines: &HostedMachines, patience: Duration) {
+    syscall_filter::enter(ThreadKind::Watch, "");
     let (most_often, least_often) = LOOK_EVERY;
     let interval = (patience / 10).clamp(most_often, least_often);
     alarm.begin_watch();

@@ -1,7 +1,7 @@
 //! What the host's kernel says of a thread in `/proc`: how long it waited for a processor, and its page faults.
 
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use vm_model::ThreadCounters;
@@ -9,32 +9,34 @@ use vm_model::ThreadCounters;
 /// The most that is read of a file: a line. The kernel gives it in one reading.
 const LINE: usize = 1024;
 
-/// Where one thread's figures are read. Nothing is kept open.
+/// Where one thread's figures are read. Both files are kept open: a thread that runs a guest may not open any.
 #[derive(Debug)]
 pub(super) struct ThreadFiles {
-    thread: i32,
+    schedstat: Option<File>,
+    stat: Option<File>,
 }
 
 impl ThreadFiles {
     pub(super) fn of_this_thread() -> Self {
-        Self { thread: rustix::thread::gettid().as_raw_pid() }
+        let thread = rustix::thread::gettid().as_raw_pid();
+        let open = |file| File::open(format!("/proc/self/task/{thread}/{file}")).ok();
+        Self { schedstat: open("schedstat"), stat: open("stat") }
     }
 
     /// The figures now; `None` where `/proc` does not have them, or the thread is gone.
     pub(super) fn read(&self) -> Option<ThreadCounters> {
-        let run_delay = self.line("schedstat", run_delay)?;
-        let (minor_faults, major_faults) = self.line("stat", faults)?;
+        let run_delay = line(self.schedstat.as_ref()?, run_delay)?;
+        let (minor_faults, major_faults) = line(self.stat.as_ref()?, faults)?;
         Some(ThreadCounters { run_delay, minor_faults, major_faults })
     }
+}
 
-    /// What `parse` finds in the line of `file`.
-    fn line<T>(&self, file: &str, parse: fn(&str) -> Option<T>) -> Option<T> {
-        let mut file = File::open(format!("/proc/self/task/{}/{file}", self.thread)).ok()?;
-        let mut line = [0; LINE];
-        let length = file.read(&mut line).ok()?;
-        // A thread's name may be anything, also cut within a character: what is looked for comes after it.
-        parse(&String::from_utf8_lossy(line.get(..length)?))
-    }
+/// What `parse` finds in the line of `file`, as it is now.
+fn line<T>(file: &File, parse: fn(&str) -> Option<T>) -> Option<T> {
+    let mut line = [0; LINE];
+    let length = file.read_at(&mut line, 0).ok()?;
+    // A thread's name may be anything, also cut within a character: what is looked for comes after it.
+    parse(&String::from_utf8_lossy(line.get(..length)?))
 }
 
 /// From `schedstat` (proc_pid_schedstat(5)): nanoseconds on a processor, nanoseconds of waiting for one, slices.

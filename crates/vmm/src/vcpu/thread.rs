@@ -9,6 +9,7 @@ use std::sync::Arc;
 use devices::bus::Bus;
 use hypervisor::{Exit, SystemEvent, Vcpu, VcpuError};
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
+use syscall_filter::ThreadKind;
 use vm_model::{MachineExit, ResetSource, error_chain, panic_message};
 
 use super::gate::Member;
@@ -63,6 +64,8 @@ fn serve(
     context: &VcpuContext,
 ) -> Result<Option<MachineExit>, VcpuError> {
     let _binding = vcpu.bind_to_current_thread()?;
+    // What the thread did until here it does once.
+    syscall_filter::enter(ThreadKind::Vcpu, &context.name);
     let mut entered = vcpu.index() != 0;
     loop {
         if !member.pass(&*vcpu) {

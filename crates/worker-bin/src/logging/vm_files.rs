@@ -17,6 +17,7 @@ use admin::{VM_LOG_SIZE, VmLogSource};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, openat, renameat};
 use rustix::io::Errno;
+use syscall_filter::ThreadKind;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::FormatFields;
@@ -74,7 +75,10 @@ impl VmLines {
         let (lines, waiting) = sync_channel(WAITING);
         thread::Builder::new()
             .name("vm-log".to_owned())
-            .spawn(move || write_lines(&files, &waiting))
+            .spawn(move || {
+                syscall_filter::enter(ThreadKind::Log, "");
+                write_lines(&files, &waiting);
+            })
             .context("cannot start the thread that writes VMs' logs")?;
         Ok(Self { lines })
     }

@@ -25,6 +25,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("limits", old.limits == young.limits),
         ("master.max_removals_per_hour", old.removal_limit == young.removal_limit),
         ("master", in_force.master == new.master),
+        ("seccomp", in_force.seccomp == new.seccomp),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
         ("vms_per_host_process", unjailed(&old.placement) == unjailed(&young.placement)),
         ("jail", jail_of(&old.placement) == jail_of(&young.placement)),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
+use syscall_filter::Mode;
 use worker::vms::{HostProcessSettings, JailDemand, JailSettings, Placement, UserRange};
 
 use crate::cli::LogFormat;
@@ -20,6 +21,25 @@ const MOST_SPARE: usize = 16;
 /// More are no limit.
 const MOST_PARALLEL_STARTS: usize = 1024;
 
+/// What becomes of system calls that host processes should not make.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Seccomp {
+    Trap,
+    Log,
+    Off,
+}
+
+impl From<Seccomp> for Mode {
+    fn from(seccomp: Seccomp) -> Self {
+        match seccomp {
+            Seccomp::Trap => Self::Trap,
+            Seccomp::Log => Self::Log,
+            Seccomp::Off => Self::Off,
+        }
+    }
+}
+
 /// Where the sockets of host processes lie.
 pub(crate) fn host_processes_in(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("hosts")
@@ -31,7 +51,7 @@ pub(super) fn placement(
     log_format: LogFormat,
     stop_timeout: Duration,
     (vms, spare): (Option<usize>, Option<usize>),
-    jail: Option<JailSettings>,
+    (jail, seccomp): (Option<JailSettings>, Mode),
 ) -> Result<Placement> {
     let (vms, spare) = (vms.unwrap_or(1), spare.unwrap_or(2));
     if vms > MOST_VMS_A_PROCESS {
@@ -51,6 +71,7 @@ pub(super) fn placement(
         stop_timeout.as_secs().to_string().into(),
         "--vms-dir".into(),
         vms_dir.into(),
+        format!("--seccomp={seccomp}").into(),
     ];
     let directory = host_processes_in(runtime_dir);
     Ok(match NonZeroUsize::new(vms) {

@@ -431,7 +431,7 @@ impl VmManager {
     pub(crate) fn memory_check(&self) -> impl Fn(&MemorySpec, PromiseChange) -> Result<(), String> {
         let (context, host) = (&self.shared.context, HostMemory::observe());
         move |memory, change| {
-            context.capacity.check_after(memory, host, change).map_err(|problem| chain(&problem))
+            context.capacity.check_after(&Footprint::of_memory(*memory), host, change).map_err(|problem| chain(&problem))
         }
     }
 

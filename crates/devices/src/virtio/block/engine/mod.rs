@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use syscall_filter::ThreadKind;
 
 pub(crate) use self::erasure::{Erasure, Extent};
 pub(crate) use self::files::DiskFiles;
@@ -222,9 +223,10 @@ pub(crate) fn retire(mut engine: Box<dyn BlockEngine>) {
         "a disk's transfers have not ended; its guest's memory stays mapped until they do"
     );
     // If even this thread cannot be had, the engine's own end sees to it that its memory is never unmapped.
-    let _thread = std::thread::Builder::new()
-        .name("disk-settle".to_owned())
-        .spawn(move || while !settle(&mut *engine, Instant::now() + SETTLE_STEP) {});
+    let _thread = std::thread::Builder::new().name("disk-settle".to_owned()).spawn(move || {
+        syscall_filter::enter(ThreadKind::Undertaker, "");
+        while !settle(&mut *engine, Instant::now() + SETTLE_STEP) {}
+    });
 }
 
 /// How long the last resort waits at a time.

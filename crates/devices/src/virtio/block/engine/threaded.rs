@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use syscall_filter::ThreadKind;
 
 use super::{BlockEngine, DiskFiles, EngineKind, Finished, Progress, Transfer, TransferKind};
 use crate::virtio::block::qcow2::Qcow2Image;
@@ -55,6 +56,7 @@ impl ThreadedEngine {
         let (jobs, accepted) = sync_channel::<Job>(usize::from(slots));
         let (done, results) = sync_channel(usize::from(slots));
         let thread = std::thread::Builder::new().name(thread_name.replace('\0', "")).spawn(move || {
+            syscall_filter::enter(ThreadKind::Disk, "");
             for job in accepted {
                 if done.send(backend.run(job)).is_err() {
                     return;

@@ -35,6 +35,7 @@ impl Conversation {
             FromHost::Refused { reason } => {
                 tracing::warn!(pid = self.process.pid(), reason, "a host process ends its connection");
             }
+            FromHost::LastWords { text } => self.process.note_last_words(&text),
             // A second welcome says nothing new, and nobody knows what the other is.
             FromHost::Welcome(_) | FromHost::Unknown => {}
         }

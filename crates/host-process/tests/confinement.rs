@@ -1,0 +1,204 @@
+//! What keeps the threads of a real host process to their system calls, and what a process says that a signal ends.
+#![expect(unsafe_code, reason = "a thread is made to do what nobody wrote by ptrace, which no crate wraps")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ptr;
+
+use host_process::HostProcesses;
+use machine_host::{MachineHandle, MachineHost, StopPolicy};
+use rustix::process::Signal;
+use tiny_guest::TinyGuest;
+use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit};
+
+use support::{
+    children, directory, file_with, has_kvm, host, launch, options, request, signal, until, within,
+};
+
+/// `Seccomp:` of a thread that filters keep (proc_pid_status(5)).
+const FILTERED: &str = "2";
+
+/// The threads of a process by name, with their ids, without the one that KVM itself runs for a machine.
+fn threads(process: u32) -> BTreeMap<String, i32> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it is there");
+    let ids = tasks.map(|task| task.expect("an entry").file_name().into_string().expect("a number"));
+    let named = ids.map(|id| {
+        let name = fs::read_to_string(format!("/proc/{process}/task/{id}/comm")).expect("it is there");
+        let is_main = id == process.to_string();
+        let name = if is_main { "main".to_owned() } else { name.trim_end().to_owned() };
+        (name, id.parse().expect("a number"))
+    });
+    named.filter(|(name, _)| !name.starts_with("kvm-")).collect()
+}
+
+fn field(process: u32, thread: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).expect("it is there");
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.expect("the kernel tells").trim().to_owned()
+}
+
+/// Has `thread` make the system call `number` with arguments of zero next, as code would that an attacker controls: it is
+/// stopped within a call that waits, and sent back to the instruction that made that call.
+fn have_called(thread: i32, number: i64) {
+    let traced = |result: i64| assert!(result >= 0, "ptrace: {}", io::Error::last_os_error());
+    // SAFETY: no memory of this process is touched.
+    traced(unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, 0, 0) });
+    // SAFETY: as above.
+    traced(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0) });
+    // SAFETY: the status is not wanted.
+    traced(i64::from(unsafe { libc::waitpid(thread, ptr::null_mut(), libc::__WALL) }));
+    // SAFETY: the structure is made of integers, for which zero is a valid value.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes to a live structure of this very kind.
+    traced(unsafe { libc::ptrace(libc::PTRACE_GETREGS, thread, 0, &raw mut registers) });
+    // `syscall` has two bytes; it stands before where the thread would go on.
+    registers.rip -= 2;
+    registers.rax = number.cast_unsigned();
+    // No call that was interrupted is made again.
+    registers.orig_rax = u64::MAX;
+    (registers.rdi, registers.rsi, registers.rdx) = (0, 0, 0);
+    // SAFETY: the kernel reads from a live structure of this very kind.
+    traced(unsafe { libc::ptrace(libc::PTRACE_SETREGS, thread, 0, &raw const registers) });
+    // SAFETY: no memory of this process is touched.
+    traced(unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, 0, 0) });
+}
+
+/// An empty image of 1 MiB, which has a thread of its own where a raw one may have a ring: header, mapping, table and block of
+/// reference counts, in a cluster each.
+fn image() -> Vec<u8> {
+    const CLUSTER: usize = 1 << 16;
+    let mut image = vec![0; 4 * CLUSTER];
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..][..bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb");
+    put(4, &3_u32.to_be_bytes());
+    put(20, &16_u32.to_be_bytes());
+    put(24, &(1_u64 << 20).to_be_bytes());
+    put(36, &1_u32.to_be_bytes());
+    put(40, &(CLUSTER as u64).to_be_bytes());
+    put(48, &(2 * CLUSTER as u64).to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(96, &4_u32.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    put(2 * CLUSTER, &(3 * CLUSTER as u64).to_be_bytes());
+    for cluster in 0..4 {
+        put(3 * CLUSTER + 2 * cluster, &1_u16.to_be_bytes());
+    }
+    image
+}
+
+/// A machine that has a thread of each kind that lasts.
+async fn launch_with_disk(host: &HostProcesses) -> MachineHandle {
+    let mut request = request("web-1", &TinyGuest::echo());
+    let disk = |id: &str, content: &[u8], format, access| DiskSpec {
+        id: id.to_owned(),
+        file: file_with(content),
+        format,
+        access,
+        serial: None,
+        queue_size: 128,
+        options: DiskOptions::default(),
+    };
+    request.spec.disks = vec![
+        disk("ring", &[0; 4096], DiskFormat::Raw, DiskAccess::ReadWrite),
+        disk("image", &image(), DiskFormat::Qcow2, DiskAccess::ReadOnly),
+    ];
+    within(host.launch(request)).await.expect("the machine launches")
+}
+
+#[tokio::test]
+async fn every_thread_is_kept_to_its_calls() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch_with_disk(&host).await;
+    let process = children().into_iter().next().expect("its process");
+    let threads = threads(process);
+    let names: Vec<&str> = threads.keys().map(String::as_str).collect();
+    assert_eq!(names, ["image", "main", "vcpu0:web-1", "vm-console", "vm-reaper", "vm-watch", "vm:web-1"]);
+    // The process' filters lie on each; beside them a thread has its own, and those of whoever started it.
+    for (thread, filters) in [("main", 2), ("vm-watch", 3), ("vm:web-1", 3), ("vcpu0:web-1", 4), ("image", 4)]
+    {
+        let of = |name| field(process, threads[thread], name);
+        assert_eq!(
+            (of("Seccomp"), of("Seccomp_filters")),
+            (FILTERED.to_owned(), filters.to_string()),
+            "{thread}"
+        );
+        assert_eq!(of("NoNewPrivs"), "1", "{thread}");
+    }
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+}
+
+#[tokio::test]
+async fn a_forbidden_call_ends_the_process_and_is_told() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let sibling = launch(&host, "sibling", &TinyGuest::echo()).await;
+    let before = children();
+    for (thread, who) in [
+        ("main", "the main thread"),
+        ("vm:web-1", "the machine thread vm:web-1 of web-1"),
+        ("vcpu0:web-1", "the vCPU thread vcpu0:web-1 of web-1"),
+        ("image", "the disk thread image"),
+        ("vm-console", "the console thread vm-console"),
+        ("vm-watch", "the watch thread vm-watch"),
+        ("vm-reaper", "the reaper thread vm-reaper"),
+    ] {
+        let machine = launch_with_disk(&host).await;
+        let process = *children().difference(&before).next().expect("its process");
+        have_called(threads(process)[thread], libc::SYS_ptrace);
+        let exit = within(machine.exited()).await;
+        let MachineExit::HostLost(reason) = exit else { panic!("{thread}: {exit:?}") };
+        let words = format!("was killed by SIGSYS: {who}");
+        assert!(reason.contains(&words), "{reason:?} lacks {words:?}");
+        assert!(
+            reason.ends_with(" made the system call ptrace (101), which its filter does not allow"),
+            "{reason}"
+        );
+        within(machine.released()).await;
+        drop(machine);
+        until("the process is collected", || children() == before).await;
+    }
+    within(sibling.pause()).await.expect("it is well");
+}
+
+#[tokio::test]
+async fn without_filters_a_process_ends_of_nothing_it_calls() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let mut options = options(&directory);
+    options.program.push("--seccomp=off".into());
+    let host = host(options);
+    let machine = launch_with_disk(&host).await;
+    let process = children().into_iter().next().expect("its process");
+    let vcpu = threads(process)["vcpu0:web-1"];
+    assert_eq!(field(process, vcpu, "Seccomp"), "0");
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+}
+
+#[tokio::test]
+async fn a_fault_is_told_with_its_signal() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch_with_disk(&host).await;
+    let process = children().into_iter().next().expect("its process");
+    signal(process, Signal::BUS);
+    let exit = within(machine.exited()).await;
+    let MachineExit::HostLost(reason) = exit else { panic!("{exit:?}") };
+    let words =
+        format!("was killed by SIGBUS: the main thread was sent SIGBUS by process {}", std::process::id());
+    assert!(reason.contains(&words), "{reason:?} lacks {words:?}");
+}

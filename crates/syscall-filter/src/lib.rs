@@ -1,0 +1,42 @@
+//! Which system calls each kind of thread of a host process may make, and what keeps it to them.
+//!
+//! ```text
+//!   tables ── pure data: a table a kind of thread ──▶ allowed ── compile ──▶ a program for the kernel, once a process
+//!                                                       │
+//!   prepare ───────────── once a process, before its first thread: all programs are made
+//!   confine_main_thread ─ the main thread, before it starts one that a guest has to do with: its own program is loaded
+//!   enter ─────────────── every other thread, at its start: who it is, and its own program
+//! ```
+//!
+//! # Threads begin with the filters of whoever starts them
+//! Filters only ever narrow. So a thread that starts others may do what they may: its table is its own calls and, by
+//! construction ([`allowed`]), those of every kind that it [starts](ThreadKind::starts). Machines are rebuilt in place when
+//! their guests reset, which starts vCPUs from the machine's thread at any time; so the machine's thread contains vCPUs,
+//! disks and what takes both apart, and the main thread contains everything.
+//!
+//! A thread apart, which starts all others and has the one wide filter, was the other choice. It would bound nothing more:
+//! threads share their memory, and whoever can make one of them do as he likes can have another do it. What bounds an attacker
+//! is therefore the widest filter of the process, the main thread's, which lies on every thread; what a narrow one adds is
+//! that a single bug on a guest's path (a vCPU, a disk) does not reach the rest by itself. And each rebuilding of a machine
+//! would go by that thread.
+//!
+//! # What a refused call does
+//! With [`Mode::Trap`] the kernel raises `SIGSYS` in place of the call; `last_words` says which thread made which call, and
+//! the process ends, and with it every VM in it. With [`Mode::Log`] the call is made, and the kernel's audit log names it.
+//!
+//! Nothing here knows what a machine is. Where [`prepare`] was not called, [`enter`] loads nothing: machines on
+//! threads of a worker, and tests.
+
+mod call;
+mod compile;
+mod confine;
+mod kind;
+mod requests;
+mod support;
+mod table;
+mod tables;
+
+pub use call::{Arguments, Call, Value};
+pub use confine::{ConfineError, Mode, ParseModeError, confine_main_thread, enter, prepare};
+pub use kind::ThreadKind;
+pub use table::{Condition, Table, allowed};

@@ -1,0 +1,195 @@
+//! What a kind of thread may do: its own calls, and those of every kind that it starts.
+
+use std::collections::BTreeMap;
+
+use crate::call::{Arguments, Call};
+use crate::kind::ThreadKind;
+use crate::tables;
+
+/// The calls of one kind of thread: by number, what their arguments may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table(BTreeMap<i64, Vec<Condition>>);
+
+/// What the arguments of a call may be. Of several, one has to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Anything.
+    Always,
+    /// The argument is this.
+    Is {
+        /// Which argument.
+        index: u8,
+        /// What it is.
+        number: u32,
+    },
+    /// The argument has none of these bits.
+    Without {
+        /// Which argument.
+        index: u8,
+        /// What it does not have.
+        bits: u32,
+    },
+    /// Argument 0 is this process, and argument 2 this signal.
+    OwnSignal {
+        /// Which signal.
+        number: u32,
+    },
+}
+
+/// What threads of `kind` may do.
+#[must_use]
+pub fn allowed(kind: ThreadKind) -> Table {
+    let mut table = Table::default();
+    // What is asked most often comes first among the conditions of a call: the entries of a guest, which are a vCPU's.
+    table.add_started(kind);
+    table.add(tables::EVERY_THREAD);
+    table.add(tables::own(kind));
+    if !kind.starts().is_empty() {
+        table.add(tables::STARTING);
+    }
+    table
+}
+
+impl Table {
+    fn add_started(&mut self, kind: ThreadKind) {
+        for &started in kind.starts() {
+            // One kind starts its own kind.
+            if started != kind {
+                self.add_started(started);
+                self.add(tables::own(started));
+            }
+        }
+    }
+
+    fn add(&mut self, calls: &[Call]) {
+        for call in calls {
+            let conditions = self.0.entry(call.number).or_default();
+            for condition in conditions_of(call.arguments) {
+                if !conditions.contains(&condition) {
+                    conditions.push(condition);
+                }
+            }
+        }
+    }
+
+    /// The calls, and of each the conditions of which one has to hold.
+    pub fn calls(&self) -> impl Iterator<Item = (i64, &[Condition])> {
+        self.0.iter().map(|(number, conditions)| (*number, conditions.as_slice()))
+    }
+
+    /// How many calls there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether all that `other` allows is allowed.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        other.calls().all(|(number, conditions)| {
+            let own = self.0.get(&number).map_or(&[][..], Vec::as_slice);
+            own.contains(&Condition::Always) || conditions.iter().all(|condition| own.contains(condition))
+        })
+    }
+}
+
+fn conditions_of(arguments: Arguments) -> Vec<Condition> {
+    match arguments {
+        Arguments::Any => vec![Condition::Always],
+        Arguments::OneOf { index, values } => {
+            values.iter().map(|value| Condition::Is { index, number: value.number }).collect()
+        }
+        Arguments::Without { index, bits } => vec![Condition::Without { index, bits }],
+        Arguments::OwnSignal { values } => {
+            values.iter().map(|value| Condition::OwnSignal { number: value.number }).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Calls by which a process becomes another, reaches into others, or changes what it may do.
+    const NEVER: [i64; 16] = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_fork,
+        libc::SYS_vfork,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_kill,
+        libc::SYS_bpf,
+        libc::SYS_mount,
+        libc::SYS_setns,
+        libc::SYS_unshare,
+        libc::SYS_setuid,
+        libc::SYS_init_module,
+        libc::SYS_open_by_handle_at,
+    ];
+
+    #[test]
+    fn a_thread_may_do_what_those_may_that_it_starts() {
+        for kind in ThreadKind::ALL {
+            let table = allowed(kind);
+            for &started in kind.starts() {
+                assert!(table.contains(&allowed(started)), "{kind:?} starts {started:?}, which may do more");
+            }
+        }
+        let all: BTreeSet<_> = ThreadKind::ALL.into_iter().collect();
+        let mut reached = BTreeSet::from([ThreadKind::Main]);
+        while let Some(next) =
+            reached.iter().flat_map(|kind| kind.starts()).find(|kind| !reached.contains(kind)).copied()
+        {
+            reached.insert(next);
+        }
+        assert_eq!(reached, all, "every kind is started by somebody");
+    }
+
+    #[test]
+    fn no_thread_may_become_or_reach_another_program() {
+        for kind in ThreadKind::ALL {
+            let calls: BTreeSet<i64> = allowed(kind).calls().map(|(number, _)| number).collect();
+            for number in NEVER {
+                assert!(!calls.contains(&number), "{kind:?} may make {:?}", last_words::call_name(number));
+            }
+        }
+    }
+
+    #[test]
+    fn what_must_be_checked_is_checked_everywhere() {
+        let checked = [
+            libc::SYS_ioctl,
+            libc::SYS_mmap,
+            libc::SYS_mprotect,
+            libc::SYS_clone,
+            libc::SYS_socket,
+            libc::SYS_prctl,
+            libc::SYS_fcntl,
+            libc::SYS_madvise,
+            libc::SYS_tgkill,
+            libc::SYS_seccomp,
+        ];
+        for kind in ThreadKind::ALL {
+            for (number, conditions) in allowed(kind).calls() {
+                let is_open = conditions.contains(&Condition::Always);
+                assert!(
+                    !(checked.contains(&number) && is_open),
+                    "{kind:?}: {:?}",
+                    last_words::call_name(number)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_tells_more_from_less() {
+        let (vcpu, machine) = (allowed(ThreadKind::Vcpu), allowed(ThreadKind::Machine));
+        assert!(machine.contains(&vcpu) && !vcpu.contains(&machine));
+        assert!(vcpu.count() < machine.count() && machine.count() < allowed(ThreadKind::Main).count());
+    }
+}

@@ -1,0 +1,99 @@
+//! The tables: one a kind of thread, with a reason for what no ordinary run of tests makes.
+//!
+//! A call that is in the table of a kind because a kind that it starts makes it is not repeated here: see
+//! [`crate::allowed`]. What threads do before they [`enter`](crate::enter) is done under their starter's filter and stands in
+//! [`STARTING`].
+
+mod devices;
+mod files;
+mod processes;
+
+use crate::call::{Call, Value, call, value};
+use crate::kind::ThreadKind;
+
+/// Code that is written at run time is not run: no memory becomes executable.
+const PROT_EXEC: u32 = libc::PROT_EXEC as u32;
+
+/// `CLONE_*` of a thread as the C library makes it: everything shared, and nothing new but the thread.
+const THREAD: u32 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID) as u32;
+
+const MEMORY: &str = "memory that grows or shrinks, as that of a panic's message does";
+const RARE: &str = "the C library's way out where memory, locks or clocks are not what they are at best";
+const LAST: &str = "last words: the process dies of the signal that a fault raised";
+
+/// Signals that a thread may send to threads of its own process: those that faults raise.
+#[rustfmt::skip]
+const FATAL: &[Value] = &[
+    value!(SIGSYS).seldom(LAST),
+    value!(SIGABRT).seldom(LAST),
+    value!(SIGSEGV).seldom(LAST),
+    value!(SIGBUS).seldom(LAST),
+    value!(SIGILL).seldom(LAST),
+    value!(SIGFPE).seldom(LAST),
+];
+
+/// What every thread needs: memory of its own, locks, what is open already, and an end.
+#[rustfmt::skip]
+pub(crate) const EVERY_THREAD: &[Call] = &[
+    call!(SYS_read),
+    call!(SYS_write),
+    call!(SYS_close),
+    call!(SYS_futex),
+    // The allocator, and stacks for signals.
+    call!(SYS_mmap).without(2, PROT_EXEC),
+    call!(SYS_munmap),
+    call!(SYS_mprotect).without(2, PROT_EXEC),
+    call!(SYS_brk).seldom(MEMORY),
+    call!(SYS_mremap).seldom(MEMORY),
+    call!(SYS_madvise).with(2, &[value!(MADV_DONTNEED)]),
+    call!(SYS_rt_sigprocmask),
+    call!(SYS_sigaltstack),
+    call!(SYS_gettid),
+    call!(SYS_exit),
+    call!(SYS_exit_group).seldom("an exit that the C library calls for"),
+    call!(SYS_rt_sigreturn).seldom("a signal that comes, which most threads never see"),
+    call!(SYS_restart_syscall).seldom("a wait that a stop and a continuation interrupted"),
+    call!(SYS_sched_yield).seldom(RARE),
+    call!(SYS_clock_gettime).seldom("a host whose clock cannot be read without a call"),
+    call!(SYS_getrandom).seldom("the first map of a thread that hashes"),
+    call!(SYS_getpid).seldom(LAST),
+    call!(SYS_tgkill).own_signal(FATAL),
+    // Builds with assertions look whether what they close is open.
+    call!(SYS_fcntl).with(1, &[value!(F_GETFD).seldom("builds with debug assertions")]),
+];
+
+/// What starting a thread takes, of both threads until the new one has its own filter.
+#[rustfmt::skip]
+pub(crate) const STARTING: &[Call] = &[
+    call!(SYS_clone).with(0, &[value!(THREAD = THREAD)]),
+    // Another filter answers that the kernel has it not: see `compile`.
+    call!(SYS_clone3),
+    call!(SYS_set_robust_list),
+    call!(SYS_rseq),
+    call!(SYS_sched_getaffinity),
+    call!(SYS_prctl).with(0, &[value!(PR_SET_NAME), value!(PR_SET_NO_NEW_PRIVS)]),
+    call!(SYS_seccomp).with(0, &[value!(SECCOMP_SET_MODE_FILTER)]),
+];
+
+/// What threads of `kind` do beside what every thread does, without what those do that they start.
+pub(crate) const fn own(kind: ThreadKind) -> &'static [Call] {
+    match kind {
+        ThreadKind::Main => processes::MAIN,
+        ThreadKind::Machine => devices::MACHINE,
+        ThreadKind::Vcpu => devices::VCPU,
+        ThreadKind::Disk => devices::DISK,
+        ThreadKind::Undertaker => devices::UNDERTAKER,
+        ThreadKind::Console => files::CONSOLE,
+        ThreadKind::Log => files::LOG,
+        // They wait, and look at memory.
+        ThreadKind::Watch | ThreadKind::Reaper => &[],
+    }
+}

@@ -1,0 +1,84 @@
+//! Filters of the real kernel, in processes of their own: this program starts itself once for each kind of thread.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use last_words::Frame;
+use syscall_filter::{Mode, ThreadKind, confine_main_thread, enter, prepare};
+
+/// Says to a process what it is to do: a mode, and a kind of thread.
+const VARIABLE: &str = "SYSCALL_FILTER_TEST";
+
+/// The threads from the main one to one of `kind`, without the former.
+fn line_of(kind: ThreadKind) -> Vec<ThreadKind> {
+    let starter = ThreadKind::ALL
+        .into_iter()
+        .find(|starter| *starter != kind && starter.starts().contains(&kind))
+        .filter(|_| kind != ThreadKind::Main);
+    starter.map(line_of).into_iter().flatten().chain((kind != ThreadKind::Main).then_some(kind)).collect()
+}
+
+/// Starts a thread of the first kind, which starts one of the second, and so on; the last one does what is forbidden.
+fn descend(kinds: &[ThreadKind]) {
+    let Some((kind, rest)) = kinds.split_first() else {
+        // No thread of a host process moves to another directory once it serves guests.
+        eprintln!("went on: {:?}", std::env::set_current_dir("/"));
+        return;
+    };
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name(format!("a-{}", kind.name()));
+        let body = || {
+            enter(*kind, "web-1");
+            descend(rest);
+        };
+        builder.spawn_scoped(scope, body).expect("a thread").join().expect("it does not panic");
+    });
+}
+
+/// What the processes do that the tests start; nothing in a run of all tests.
+#[test]
+fn process() {
+    let Ok(wanted) = std::env::var(VARIABLE) else { return };
+    let (mode, kind) = wanted.split_once(' ').expect("two words");
+    let kind = ThreadKind::ALL.into_iter().find(|known| known.name() == kind).expect("a kind");
+    last_words::install(Frame { before: b"", after: b"" }).expect("installed");
+    prepare(mode.parse().expect("a mode")).expect("this kernel filters");
+    confine_main_thread().expect("confined");
+    descend(&line_of(kind));
+}
+
+fn run(mode: Mode, kind: ThreadKind) -> Output {
+    let program = std::env::current_exe().expect("this one");
+    let mut command = Command::new(program);
+    command.args(["--exact", "process", "--nocapture", "--test-threads=1"]);
+    command.env(VARIABLE, format!("{mode} {}", kind.name())).stdin(Stdio::null());
+    command.output().expect("it starts")
+}
+
+#[test]
+fn each_kind_of_thread_is_trapped_and_says_so() {
+    for kind in ThreadKind::ALL {
+        let output = run(Mode::Trap, kind);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{kind:?}: {said}");
+        let who = match kind {
+            ThreadKind::Main => "the main thread".to_owned(),
+            kind => format!("the {0} thread a-{0} of web-1 made the system call ", kind.name()),
+        };
+        assert!(
+            said.contains(&who)
+                && said.contains("made the system call chdir (80), which its filter does not allow"),
+            "{kind:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn other_modes_let_the_call_happen() {
+    for mode in [Mode::Log, Mode::Off] {
+        let output = run(mode, ThreadKind::Vcpu);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains("went on: Ok(())"), "{mode}: {said}");
+    }
+}

@@ -1,0 +1,43 @@
+//! What is said of the filters for system calls where they are not as they are by default.
+
+use syscall_filter::Mode;
+
+/// What is not as it should be on this host with `mode`, in a sentence.
+pub(crate) fn shortcoming(mode: Mode) -> Option<&'static str> {
+    told(mode, mode.is_supported())
+}
+
+fn told(mode: Mode, is_supported: bool) -> Option<&'static str> {
+    match (mode, is_supported) {
+        (Mode::Trap, true) => None,
+        (Mode::Log, true) => Some(
+            "seccomp = \"log\": processes of VMs make any system call; the kernel's audit log names those that \"trap\" \
+             would end them for",
+        ),
+        (Mode::Off, _) => Some("seccomp = \"off\": processes of VMs make any system call"),
+        (Mode::Trap | Mode::Log, false) => {
+            Some("this kernel cannot filter system calls: processes of VMs make any")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_default_on_a_kernel_that_can_is_well() {
+        assert_eq!(told(Mode::Trap, true), None);
+        for (mode, is_supported, word) in [
+            (Mode::Log, true, "audit log"),
+            (Mode::Off, true, "\"off\""),
+            (Mode::Trap, false, "this kernel cannot"),
+            (Mode::Log, false, "this kernel cannot"),
+        ] {
+            assert!(
+                told(mode, is_supported).is_some_and(|told| told.contains(word)),
+                "{mode} {is_supported}"
+            );
+        }
+    }
+}
