@@ -145,6 +145,7 @@ fn disk_spec(path: &Path) -> Result<DiskSpec<OwnedFd>> {
     let file = File::options().read(true).write(true).open(path);
     Ok(DiskSpec {
         id: "disk0".into(),
+        direct_file: None,
         file: file.with_context(|| format!("cannot open {}", path.display()))?.into(),
         format: DiskFormat::Raw,
         access: DiskAccess::ReadWrite,

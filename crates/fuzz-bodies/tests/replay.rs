@@ -116,6 +116,7 @@ replays! {
     console_queues,
     dhcp_packets,
     dns_messages,
+    host_process_messages,
     ipv6_packets,
     kernel_images,
     lease_book,

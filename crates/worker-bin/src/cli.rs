@@ -22,9 +22,9 @@ pub(crate) use self::changing::{
     WaitFlags,
 };
 pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
-pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, FetchFlags, LocalVerb};
 #[cfg(test)]
 pub(crate) use self::limits::LimitFlags;
+pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, FetchFlags, LocalVerb};
 pub(crate) use self::power::{ForcibleFlags, PowerAction, PowerFlags};
 pub(crate) use self::showing::{EventFlags, ShowVerb};
 

@@ -348,9 +348,14 @@ mod tests {
         let settings = merged(flags(), "").expect("defaults are valid");
         let directories = (Path::new("/run/procurator"), Path::new("/var/lib/procurator/vms"));
         let jailed = jail(None, None).expect("valid");
-        let placement =
-            placement(directories, LogFormat::Human, Duration::from_secs(30), (None, None), (jailed, Mode::default()))
-                .expect("valid");
+        let placement = placement(
+            directories,
+            LogFormat::Human,
+            Duration::from_secs(30),
+            (None, None),
+            (jailed, Mode::default()),
+        )
+        .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
         assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
         assert!(!settings.stop_guests);

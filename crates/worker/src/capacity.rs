@@ -197,11 +197,6 @@ impl Drop for Share {
     }
 }
 
-/// What a machine takes of ordinary memory of which only its guest's memory is known.
-pub(crate) fn footprint(memory: &MemorySpec) -> Bytes {
-    Footprint::of_memory(*memory).ordinary_memory()
-}
-
 /// Whether a machine with `footprint` may start beside those that have `promised`.
 fn admit(
     host: HostMemory,

@@ -46,7 +46,9 @@ impl Arguments {
                 Some(("--tree", tree)) => read.outside.trees.push(tree.into()),
                 Some(("--seccomp", mode)) => read.seccomp = mode.parse()?,
                 None if argument == "--probe-jail" => read.is_probe = true,
-                Some(_) | None => bail!("{argument:?} is no argument: --jail=, --tree=, --seccomp= and --probe-jail are"),
+                Some(_) | None => {
+                    bail!("{argument:?} is no argument: --jail=, --tree=, --seccomp= and --probe-jail are")
+                }
             }
         }
         Ok(read)

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vm_model::{AssignmentSet, Bytes, DesiredState, MemorySpec, VmId};
+use vm_model::{AssignmentSet, Bytes, DesiredState, Footprint, VmId};
 
 use super::{Described, Observed};
-use crate::capacity::{PromiseChange, footprint};
+use crate::capacity::PromiseChange;
 
 /// Memory of a VM that changes.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ struct Need {
     /// What is promised to its present machine.
     has: Bytes,
     /// What its next one is to have.
-    wants: MemorySpec,
+    wants: Footprint,
 }
 
 /// Refuses in `described` each change for which `check` finds too little memory beside all else that `desired` changes, and
@@ -22,7 +22,7 @@ pub(super) fn refuse_oversized(
     desired: &AssignmentSet,
     observed: &Observed,
     described: &mut Described,
-    check: impl Fn(&MemorySpec, PromiseChange) -> Result<(), String>,
+    check: impl Fn(&Footprint, PromiseChange) -> Result<(), String>,
 ) -> PromiseChange {
     let running = desired.vms.iter().filter(|vm| vm.desired != DesiredState::Stopped);
     let running: BTreeSet<&VmId> = running.map(|vm| &vm.id).collect();
@@ -31,7 +31,7 @@ pub(super) fn refuse_oversized(
     let freed = ending.fold(Bytes::new(0), |freed, (_, vm)| sum(freed, vm.memory.unwrap_or(Bytes::new(0))));
     let needs = described.iter().filter(|(id, _)| running.contains(id)).filter_map(|(id, new)| {
         let (has, new) = (observed.get(id)?.memory?, new.as_ref().ok()?);
-        Some((id.clone(), Need { has, wants: new.description.machine.memory }))
+        Some((id.clone(), Need { has, wants: new.description.machine.footprint() }))
     });
     let (refused, change) =
         judge(&needs.collect(), PromiseChange { freed, ..PromiseChange::default() }, check);
@@ -43,15 +43,16 @@ pub(super) fn refuse_oversized(
 fn judge(
     needs: &BTreeMap<VmId, Need>,
     mut change: PromiseChange,
-    check: impl Fn(&MemorySpec, PromiseChange) -> Result<(), String>,
+    check: impl Fn(&Footprint, PromiseChange) -> Result<(), String>,
 ) -> (BTreeMap<VmId, String>, PromiseChange) {
     let mut refused = BTreeMap::new();
     for Need { has, wants } in needs.values() {
-        change.freed = sum(change.freed, difference(*has, footprint(wants)));
+        change.freed = sum(change.freed, difference(*has, wants.ordinary_memory()));
     }
-    for (id, Need { has, wants }) in needs.iter().filter(|(_, need)| footprint(&need.wants) > need.has) {
+    for (id, Need { has, wants }) in needs.iter().filter(|(_, need)| need.wants.ordinary_memory() > need.has)
+    {
         match check(wants, PromiseChange { freed: sum(change.freed, *has), ..change }) {
-            Ok(()) => change.added = sum(change.added, difference(footprint(wants), *has)),
+            Ok(()) => change.added = sum(change.added, difference(wants.ordinary_memory(), *has)),
             Err(problem) => drop(refused.insert(id.clone(), problem)),
         }
     }
@@ -69,17 +70,18 @@ fn difference(all: Bytes, part: Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use vm_model::MemoryBacking;
+    use vm_model::{MemoryBacking, MemorySpec};
 
     use super::*;
 
-    fn memory(mib: u64) -> MemorySpec {
-        MemorySpec { size: Bytes::from_mib(mib), backing: MemoryBacking::SharedMemfd, prefault: false }
+    fn memory(mib: u64) -> Footprint {
+        let backing = MemoryBacking::SharedMemfd;
+        Footprint::of_memory(MemorySpec { size: Bytes::from_mib(mib), backing, prefault: false })
     }
 
     fn needs(needs: &[(u64, u64)]) -> BTreeMap<VmId, Need> {
         let need = |(number, (has, wants)): (usize, &(u64, u64))| {
-            let has = if *has == 0 { Bytes::new(0) } else { footprint(&memory(*has)) };
+            let has = if *has == 0 { Bytes::new(0) } else { memory(*has).ordinary_memory() };
             (VmId::new(&format!("vm-{number:02}")), Need { has, wants: memory(*wants) })
         };
         needs.iter().enumerate().map(need).collect()
@@ -87,9 +89,9 @@ mod tests {
 
     #[test]
     fn what_one_gives_up_is_there_for_another() {
-        let promised = footprint(&memory(600)).get() + footprint(&memory(400)).get();
-        let check = |memory: &MemorySpec, change: PromiseChange| {
-            let all = promised + change.added.get() + footprint(memory).get() - change.freed.get();
+        let promised = memory(600).ordinary_memory().get() + memory(400).ordinary_memory().get();
+        let check = |memory: &Footprint, change: PromiseChange| {
+            let all = promised + change.added.get() + memory.ordinary_memory().get() - change.freed.get();
             if all <= promised { Ok(()) } else { Err("too much".to_owned()) }
         };
         let judged = |pairs: &[(u64, u64)]| {
@@ -97,7 +99,7 @@ mod tests {
             (refused.into_keys().map(|id| id.to_string()).collect::<Vec<_>>(), change)
         };
         let (refused, change) = judged(&[(600, 400), (400, 600)]);
-        let moved = difference(footprint(&memory(600)), footprint(&memory(400)));
+        let moved = difference(memory(600).ordinary_memory(), memory(400).ordinary_memory());
         assert_eq!((refused, change.freed, change.added), (vec![], moved, moved));
         assert_eq!(judged(&[(600, 400), (400, 601)]).0, ["vm-01"]);
         assert_eq!(judged(&[(600, 600), (400, 500)]).0, ["vm-01"], "nobody gives anything up");
@@ -112,18 +114,18 @@ mod tests {
             let needs = needs(&pairs);
             let before: u64 = needs.values().map(|need| need.has.get()).sum();
             let limit = before + Bytes::from_mib(room).get();
-            let check = |memory: &MemorySpec, change: PromiseChange| {
-                let all = before + change.added.get() + footprint(memory).get() - change.freed.get();
+            let check = |memory: &Footprint, change: PromiseChange| {
+                let all = before + change.added.get() + memory.ordinary_memory().get() - change.freed.get();
                 if all <= limit { Ok(()) } else { Err(String::new()) }
             };
             let (refused, change) = judge(&needs, PromiseChange::default(), check);
             let comes_to = |id: &VmId, need: &Need| {
-                if refused.contains_key(id) { need.has.get() } else { footprint(&need.wants).get() }
+                if refused.contains_key(id) { need.has.get() } else { need.wants.ordinary_memory().get() }
             };
             let after: u64 = needs.iter().map(|(id, need)| comes_to(id, need)).sum();
             prop_assert!(after <= limit);
             prop_assert_eq!(before + change.added.get() - change.freed.get(), after);
-            let wanted: u64 = needs.values().map(|need| footprint(&need.wants).get()).sum();
+            let wanted: u64 = needs.values().map(|need| need.wants.ordinary_memory().get()).sum();
             prop_assert!(wanted > limit || refused.is_empty());
         }
     }

@@ -7,7 +7,7 @@ use vm_model::{Bytes, DesiredState, FailureReason, OperatorOrder, SourceKind, Vm
 
 use super::Action;
 use super::intent::Merged;
-use crate::capacity::{PromiseChange, footprint};
+use crate::capacity::PromiseChange;
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
@@ -94,10 +94,10 @@ async fn creations(vm_manager: &VmManager, actions: &[Action], mut memory: Promi
     let is_off = |id: &VmId| created.iter().any(|vm| vm.id == *id && vm.desired == DesiredState::Stopped);
     let failing = described.into_iter().filter_map(|(id, described)| {
         let fits = described.and_then(|new| {
-            let wanted = &new.description.machine.memory;
+            let wanted = new.description.machine.footprint();
             if !is_off(&id) {
-                check(wanted, memory)?;
-                memory.added = Bytes::new(memory.added.get().saturating_add(footprint(wanted).get()));
+                check(&wanted, memory)?;
+                memory.added = Bytes::new(memory.added.get().saturating_add(wanted.ordinary_memory().get()));
             }
             Ok(())
         });

@@ -56,7 +56,7 @@ impl AssignmentCheck {
         read_secrets(&self.credentials_dir, &mut artifact)?;
         match assignment.desired {
             DesiredState::Running | DesiredState::Paused => {
-                let share = self.capacity.take(&artifact.machine.memory, self.memory, None);
+                let share = self.capacity.take(&artifact.machine.footprint(), self.memory, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
             }
             DesiredState::Stopped => {}

@@ -24,8 +24,8 @@ mod takeover;
 mod vm_manager;
 mod waiting;
 
-pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
 pub use assignment_check::AssignmentCheck;
+pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
 pub use config::{
     HashVerification, HostProcessSettings, LimitSettings, MemoryLimit, MemoryOvercommit,
     NetworkAddressTranslation, NetworkSettings, Placement, VhostNet, VmManagerConfig,

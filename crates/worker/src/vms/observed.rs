@@ -3,7 +3,6 @@
 use vm_model::{Assignment, Bytes, DesiredState, PortForward, VmStatus};
 
 use super::VmInfo;
-use crate::capacity::footprint;
 use crate::definition::{Description, is_same_definition};
 use crate::node::ObservedVm;
 use crate::supervisor::{Goal, Supervisor};
@@ -51,7 +50,7 @@ fn can_retry_help(status: &VmStatus) -> bool {
 fn promised_memory(status: &VmStatus, description: Option<&Description>) -> Option<Bytes> {
     match status {
         VmStatus::Booting | VmStatus::Running | VmStatus::Paused | VmStatus::Stopping => {
-            description.map(|description| footprint(&description.machine.memory))
+            description.map(|description| description.machine.footprint().ordinary_memory())
         }
         VmStatus::Creating | VmStatus::Stopped | VmStatus::Restarting | VmStatus::Failed(_) => {
             Some(Bytes::new(0))

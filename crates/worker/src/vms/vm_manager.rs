@@ -11,7 +11,7 @@ use machine_host::Stranger;
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
-    Assignment, Bytes, DesiredState, Generation, MemorySpec, NarHash, NodeStatus, OperatorOrder, RemovedVm,
+    Assignment, Bytes, DesiredState, Footprint, Generation, NarHash, NodeStatus, OperatorOrder, RemovedVm,
     StopMethod, Timestamp, VmId, VmStatus, VolumeInfo,
 };
 
@@ -427,11 +427,11 @@ impl VmManager {
         self.executor.run(node::describe(context, changed, thoroughness)).await.unwrap_or_default()
     }
 
-    /// Whether a machine with a memory could be had once what is promised has changed; by what this host has now.
-    pub(crate) fn memory_check(&self) -> impl Fn(&MemorySpec, PromiseChange) -> Result<(), String> {
+    /// Whether a machine with a footprint could be had once what is promised has changed; by what this host has now.
+    pub(crate) fn memory_check(&self) -> impl Fn(&Footprint, PromiseChange) -> Result<(), String> {
         let (context, host) = (&self.shared.context, HostMemory::observe());
-        move |memory, change| {
-            context.capacity.check_after(&Footprint::of_memory(*memory), host, change).map_err(|problem| chain(&problem))
+        move |footprint, change| {
+            context.capacity.check_after(footprint, host, change).map_err(|problem| chain(&problem))
         }
     }
 
