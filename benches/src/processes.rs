@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use console_log::{ConsoleLimits, ConsoleRecorder};
-use host_process::{HostProcessOptions, HostProcesses, Placement};
+use host_process::{Groups, HostProcessOptions, HostProcesses, Placement};
 use machine_host::{MachineHandle, MachineHost, StopPolicy};
 use tokio::time::{sleep, timeout};
 
@@ -95,6 +95,8 @@ impl Processes {
             machines_per_process: setup.machines_each,
             spare: setup.spare,
             placement: Placement::Beside,
+            jail: None,
+            groups: Groups::Unavailable("nothing is limited while it is timed".to_owned()),
             launch_deadline: PATIENCE,
             command_deadline: PATIENCE,
             consoles: Arc::new(|_| ConsoleRecorder::new(ConsoleLimits::default()).0),
