@@ -287,6 +287,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use syscall_filter::Mode;
     use worker::vms::{JailDemand, JailSettings, MemoryOvercommit, Placement, UserRange, VhostNet};
 
     use super::*;
