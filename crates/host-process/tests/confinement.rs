@@ -93,6 +93,7 @@ fn image() -> Vec<u8> {
 async fn launch_with_disk(host: &HostProcesses) -> MachineHandle {
     let mut request = request("web-1", &TinyGuest::echo());
     let disk = |id: &str, content: &[u8], format, access| DiskSpec {
+        direct_file: None,
         id: id.to_owned(),
         file: file_with(content),
         format,
