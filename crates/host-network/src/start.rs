@@ -68,10 +68,10 @@ pub(crate) struct Holdings {
     pub(crate) facts: ServerFacts,
 }
 
+#[expect(clippy::too_many_lines, reason = "one step after another, each with what undoes it")]
 /// Starts the network, with the interfaces `kept` of VMs that ran on. While their TAPs are there, a failed start undoes
 /// nothing: those VMs' packets pass by what an earlier run made.
 pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<Started, NetworkError> {
-    config.validate().map_err(NetworkError::Config)?;
     let exclusive = Exclusive::take(config)?;
     let netlink = Netlink::open()?;
     let filter = PacketFilter::open().map_err(NetlinkError::Open)?;
@@ -100,14 +100,8 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let (rules, unknown) = blocking("note what is changed on the host", open_rules).await??;
     let bindings = SharedBindings::new(kept.bindings);
     let bridge = apply_bridge(&netlink, config, &observed, &plan).await?;
-    let unknown_guests = unknown.iter().map(|(_, nic)| nic.address);
-    let guests: Vec<Ipv4Addr> = kept
-        .attached
-        .values()
-        .filter_map(Attached::tap)
-        .map(|tap| tap.identity.address)
-        .chain(unknown_guests)
-        .collect();
+    let known_guests = kept.attached.values().filter_map(Attached::tap).map(|tap| tap.identity.address);
+    let guests: Vec<Ipv4Addr> = known_guests.chain(unknown.iter().map(|(_, nic)| nic.address)).collect();
     let ipv6 = if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent };
     let cleaned = remove_stale(&netlink, config, &rules, (bridge, plan.origin), (&observed, &guests)).await;
     let begun = match cleaned {

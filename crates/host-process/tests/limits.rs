@@ -76,7 +76,8 @@ async fn limits_are_there_before_the_machine_and_change_while_it_runs() {
         return;
     }
     let directory = directory();
-    let host = host(options(&directory));
+    // Limits of another user's process are changed by who has CAP_SYS_RESOURCE, which not every root has.
+    let host = host(HostProcessOptions { jail: None, ..options(&directory) });
     within(host.adopt(anyone())).await;
     let limits = limited(descriptors(300), Enforcement::Required);
     let machine = within(host.launch(LaunchRequest { limits, ..request("web-1", &TinyGuest::spin()) })).await;

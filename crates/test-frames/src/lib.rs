@@ -64,7 +64,7 @@ fn ipv4_packet(options: &[u8], from: Ipv4Addr, to: Ipv4Addr, protocol: u8, paylo
 /// An IPv4 packet as a piece of another: of the packet `id`, `offset` bytes into it.
 pub fn ipv4_fragment(mut packet: Vec<u8>, id: u16, offset: u16, more: bool) -> Vec<u8> {
     packet[4..6].copy_from_slice(&id.to_be_bytes());
-    packet[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+    packet[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
     packet[10..12].copy_from_slice(&[0, 0]);
     let sum = checksum(&packet[..usize::from(packet[0] & 0x0f) * 4]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());

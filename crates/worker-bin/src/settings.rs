@@ -22,6 +22,7 @@ use std::time::Duration;
 use admin::{SocketGroup, SocketSettings};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
+use syscall_filter::Mode;
 use vm_model::with_ranges;
 use worker::vms::{HashVerification, VmManagerConfig};
 
@@ -59,7 +60,7 @@ pub(crate) struct Settings {
     /// Whether guests are stopped when the worker ends.
     pub(crate) stop_guests: bool,
     /// What becomes of system calls that host processes should not make.
-    pub(crate) seccomp: syscall_filter::Mode,
+    pub(crate) seccomp: Mode,
     pub(crate) manager: VmManagerConfig,
 }
 
@@ -156,7 +157,7 @@ impl Settings {
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
         let vms_dir = state_dir.join("vms");
-        let seccomp = file.seccomp.map(Into::into).unwrap_or_default();
+        let seccomp = file.seccomp.map_or(Mode::Off, Into::into);
         let manager = VmManagerConfig {
             placement: placement(
                 (&runtime_dir, &vms_dir),
@@ -287,7 +288,6 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use syscall_filter::Mode;
     use worker::vms::{JailDemand, JailSettings, MemoryOvercommit, Placement, UserRange, VhostNet};
 
     use super::*;
@@ -354,7 +354,7 @@ mod tests {
             LogFormat::Human,
             Duration::from_secs(30),
             (None, None),
-            (jailed, Mode::default()),
+            (jailed, Mode::Off),
         )
         .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));

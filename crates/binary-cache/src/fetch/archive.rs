@@ -23,6 +23,8 @@ use crate::store::{Staging, Store};
 
 /// How many bytes come between two words of progress.
 const PROGRESS_STEP: u64 = 1 << 20;
+/// How much longer than its content a compressed archive may be, beside a sixteenth.
+const COMPRESSED_MARGIN: u64 = 1 << 20;
 
 /// The archives of one fetch.
 pub(super) struct Archives {
@@ -121,9 +123,11 @@ fn receive(
 ) -> Result<(), FetchError> {
     let wrong = |source| FetchError::Archive { url: url.to_owned(), source };
     staging.clear(&narinfo.name)?;
+    // What compresses to more than it holds is none; without an end a stranger could keep this thread busy for ever.
+    let most = narinfo.nar_size.saturating_add(narinfo.nar_size / 16).saturating_add(COMPRESSED_MARGIN);
     let decompressed = narinfo
         .compression
-        .reader(reader)
+        .reader(reader.take(most))
         .map_err(|source| wrong(NarFormatError::Read { offset: 0, source }))?;
     let mut archive = Archive::new(decompressed, narinfo.nar_size, watched);
     let outcome = if store.is_kept_by_nix() {

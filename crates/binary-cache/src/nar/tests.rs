@@ -1,3 +1,5 @@
+//! Archives as strangers make them.
+
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -63,6 +63,7 @@ fn the_transaction_begins_without_our_tables() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the whole transaction")]
 fn the_transaction_replaces_our_tables_whole() {
     let script = script(&firewall(Egress::Masquerade), &[]);
     let (_, ip) = script.split_once("table ip procurator {\n").unwrap();

@@ -59,6 +59,8 @@ pub(crate) const MACHINE: &[Call] = &[
     call!(SYS_epoll_create1),
     call!(SYS_epoll_ctl),
     call!(SYS_epoll_wait),
+    call!(SYS_epoll_pwait).seldom("a connection of a host program with a guest's socket"),
+    call!(SYS_mincore).seldom("the last figures of a machine with private memory"),
     call!(SYS_eventfd2),
     call!(SYS_timerfd_create).seldom("a machine with limits of rate, a balloon or a watchdog"),
     // Guest memory.

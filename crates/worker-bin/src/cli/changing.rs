@@ -80,7 +80,9 @@ pub(crate) struct CreateFlags {
 /// What `set` changes.
 #[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("change").required(true).multiple(true)
-    .args(["store_path", "hash", "vcpus", "memory", "cmdline_append", "restart"]))]
+    .args(["store_path", "hash", "vcpus", "memory", "cmdline_append", "restart", "cpu", "cpu_weight", "memory_max",
+        "io_weight", "io_read_bytes", "io_write_bytes", "io_read_operations", "io_write_operations", "processes",
+        "descriptors"]))]
 pub(crate) struct SetFlags {
     /// The VM: its name, or the beginning of it that no other has
     pub(crate) vm: VmName,

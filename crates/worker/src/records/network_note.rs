@@ -120,7 +120,7 @@ mod tests {
             let (directory, vm) = (directory(name), if *name == needed { &kept_vm } else { &other });
             fs::create_dir_all(&directory).expect("made");
             let pool = Pool::new("10.9.0.0/29".parse().expect("a network")).expect("a pool");
-            let leases = Leases::open(&directory, pool, RecordWriter::open(&directory)).expect("opened");
+            let leases = Leases::open(&directory, pool, RecordWriter::open(state.path())).expect("opened");
             leases.put_in_force().expect("written");
             leases.ensure(vm, &[("net0", Wish::default())]).expect("given");
         }

@@ -98,6 +98,7 @@ type OpenedMachine = (MachineSpec<OwnedFd>, Vec<(PathBuf, u64)>);
 
 /// Acquires what `staged` needs. `share` is the memory that was promised to the machine before. On failure nothing stays
 /// attached, and what was taken is given back.
+#[expect(clippy::too_many_lines, reason = "one step after another, each with what undoes it")]
 pub(super) async fn prepare(
     context: &Arc<HostContext>,
     mut staged: StagedMachine,

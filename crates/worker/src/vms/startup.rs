@@ -51,6 +51,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
 /// looks comes before what changes the host.
+#[expect(clippy::too_many_lines, reason = "a table of what all share")]
 pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Shared, VmManagerError> {
     check_directories(&config)?;
     check_numbers(&config)?;

@@ -430,9 +430,7 @@ impl VmManager {
     /// Whether a machine with a footprint could be had once what is promised has changed; by what this host has now.
     pub(crate) fn memory_check(&self) -> impl Fn(&Footprint, PromiseChange) -> Result<(), String> {
         let (context, host) = (&self.shared.context, HostMemory::observe());
-        move |footprint, change| {
-            context.capacity.check_after(footprint, host, change).map_err(|problem| chain(&problem))
-        }
+        move |footprint, change| context.capacity.check_after(footprint, host, change).map_err(|e| chain(&e))
     }
 
     /// What each VM is and the state it is meant to be in.

@@ -199,6 +199,7 @@ fn messages_to_a_host_are_those_of_version_1() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a message of each kind")]
 fn messages_from_a_host_are_those_of_version_1() {
     let vm = || VmId::new("web-1");
     let phase = MachinePhase::Exited(MachineExit::PoweredOff);
