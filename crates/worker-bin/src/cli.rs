@@ -131,6 +131,7 @@ impl LogFormat {
 
 /// What can be asked of a running worker.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one is made, once")]
 pub(crate) enum ClientVerb {
     #[command(flatten)]
     Show(ShowVerb),
