@@ -65,6 +65,8 @@ pub(crate) const EVERY_THREAD: &[Call] = &[
     call!(SYS_clock_gettime).seldom("a host whose clock cannot be read without a call"),
     call!(SYS_getrandom).seldom("the first map of a thread that hashes"),
     call!(SYS_getpid).seldom(LAST),
+    // Any thread may be the one that a signal to the process interrupts.
+    call!(SYS_sendto).seldom("a signal to the process, whose handler wakes the first thread"),
     call!(SYS_tgkill).own_signal(FATAL),
     // Builds with assertions look whether what they close is open.
     call!(SYS_fcntl).with(1, &[value!(F_GETFD).seldom("builds with debug assertions")]),

@@ -31,6 +31,5 @@ pub(crate) const LOG: &[Call] = &[
     call!(SYS_lseek).seldom(VM_FILES),
     call!(SYS_rename).seldom(VM_FILES),
     call!(SYS_socket).with(0, &[value!(AF_UNIX).seldom(JOURNAL)]),
-    call!(SYS_sendto).seldom(JOURNAL),
     call!(SYS_clock_nanosleep).seldom(JOURNAL),
 ];
