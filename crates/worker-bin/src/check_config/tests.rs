@@ -158,24 +158,32 @@ fn what_run_refuses_is_a_fault_and_what_will_not_work_a_warning() {
 fn an_assigned_interface_in_an_unknown_network_is_told_with_those_there_are() {
     let folder = tempfile::tempdir().expect("a directory");
     let (path, assignments) = (folder.path().join("worker.toml"), folder.path().join("vms.json"));
+    let artifact = folder.path().join("store/x");
+    fs::create_dir_all(&artifact).expect("made");
+    fs::write(artifact.join("vmlinux"), "a kernel").expect("written");
+    let description = r#"{ "memory": { "size": 33554432 }, "payload": {}, "net": [{ "id": "net0" }] }"#;
+    fs::write(artifact.join("vm-config.json"), description).expect("written");
     let vm = |network: &str| {
         serde_json::json!({ "vms": [{ "id": "a", "hash": "sha256-vZsuiNNAbVoV1qgClBpHhRQ8DSbbp6Lz6NMMLS5CqVY=",
-            "store_path": "/nix/store/00000000000000000000000000000000-x",
-            "procurator": { "net": [{ "id": "net0", "network": network }] } }] })
+            "store_path": artifact, "procurator": { "net": [{ "id": "net0", "network": network }] } }] })
     };
     let storage = "[networks.storage]\nbridge = 'br-s'\nsubnet = '10.8.0.0/16'\n";
-    fs::write(&path, format!("assignments = '{}'\n{storage}", assignments.display())).expect("written");
-    let warnings = |network: &str| {
-        fs::write(&assignments, vm(network).to_string()).expect("written");
-        check(Some(&path), None).expect("read").warnings.join("\n")
-    };
-    assert!(!warnings("storage").contains("network"), "{}", warnings("storage"));
-    let told = warnings("lan");
-    assert!(
-        told.contains("an interface of a is to be in the network \"lan\" (procurator.net), which is not configured; there \
-                       is default, storage"),
-        "{told}"
+    let roots = folder.path().join("store");
+    let text = format!(
+        "assignments = '{}'\nstore_roots = ['{}']\n{storage}",
+        assignments.display(),
+        roots.display()
     );
+    fs::write(&path, text).expect("written");
+    let told = |network: &str| {
+        fs::write(&assignments, vm(network).to_string()).expect("written");
+        let checked = check(Some(&path), None).expect("read");
+        let faults = checked.faults.iter().map(ToString::to_string);
+        faults.chain(checked.warnings.iter().cloned()).collect::<Vec<_>>().join("\n")
+    };
+    assert!(!told("storage").contains("procurator.net"), "{}", told("storage"));
+    let lan = told("lan");
+    assert!(lan.contains("\"lan\" (procurator.net)") && lan.contains("storage"), "{lan}");
 }
 
 #[test]
