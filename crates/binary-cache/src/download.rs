@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::StatusCode;
@@ -21,6 +21,9 @@ use crate::http::{HttpClient, HttpError, LONGEST_SILENCE};
 const DEPTH: usize = 16;
 /// How often a connection is made again without a byte more.
 const MOST_TRIES: u32 = 5;
+/// What has to come a second on average, once a download has had [`GRACE`]: one that trickles would hold up all that waits for it.
+const LEAST_RATE: u64 = 1024;
+const GRACE: Duration = Duration::from_secs(60);
 /// How long the first of these waits; each next one twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
@@ -61,7 +64,7 @@ impl ArchiveReader {
         mut given_up: GivenUp,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(DEPTH);
-        let download = Download { client, place, size, received: 0, sender };
+        let download = Download { client, place, size, received: 0, begun: Instant::now(), sender };
         tokio::spawn(async move {
             // The download is dropped where the fetch is given up: nothing of it is of use then.
             tokio::select! {
@@ -100,6 +103,7 @@ struct Download {
     place: HttpPlace,
     size: Option<u64>,
     received: u64,
+    begun: Instant,
     sender: mpsc::Sender<Piece>,
 }
 
@@ -154,6 +158,9 @@ impl Download {
             known -= again as u64;
             let data = data.split_off(again);
             self.received += data.len() as u64;
+            if is_too_slow(self.received, self.begun.elapsed()) {
+                return Ok(Err(HttpError::Slow { least: LEAST_RATE, over: self.begun.elapsed() }));
+            }
             if !data.is_empty() && self.sender.send(Piece::Data(data)).await.is_err() {
                 return Err(Unwanted);
             }
@@ -173,7 +180,8 @@ fn is_worth_another_try(failure: &HttpError) -> bool {
     match failure {
         HttpError::Connection(_) | HttpError::Answer(_) | HttpError::Silent(_) => true,
         HttpError::Status(status) => matches!(status, 408 | 429 | 500..=599),
-        HttpError::Redirection(_)
+        HttpError::Slow { .. }
+        | HttpError::Redirection(_)
         | HttpError::TooLong(_)
         | HttpError::Authorities { .. }
         | HttpError::File(_)
@@ -181,9 +189,27 @@ fn is_worth_another_try(failure: &HttpError) -> bool {
     }
 }
 
+/// Whether `received` bytes are too few after `elapsed`.
+fn is_too_slow(received: u64, elapsed: Duration) -> bool {
+    elapsed > GRACE && received < LEAST_RATE.saturating_mul(elapsed.as_secs())
+}
+
 /// Whether a partial answer begins at byte `from` (RFC 9110 §14.4).
 fn begins_at<B>(response: &hyper::Response<B>, from: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next());
     start.is_some_and(|start| start.parse() == Ok(from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trickle_is_given_up_after_a_while_and_a_slow_line_is_not() {
+        assert!(!is_too_slow(0, Duration::from_secs(59)));
+        assert!(is_too_slow(60, Duration::from_secs(61)));
+        assert!(!is_too_slow(2 << 20, Duration::from_secs(1000)));
+        assert!(is_too_slow(1000 << 10, Duration::from_secs(1001)));
+    }
 }

@@ -49,6 +49,14 @@ pub enum HttpError {
     /// It says nothing.
     #[error("the server said nothing for {0:?}")]
     Silent(Duration),
+    /// It sends so little that the end would never come.
+    #[error("the server sent fewer than {least} bytes a second for {over:?}")]
+    Slow {
+        /// What is accepted on average.
+        least: u64,
+        /// For how long it had been watched.
+        over: Duration,
+    },
     /// It sends one elsewhere without end, to nowhere, or to where it is not safe.
     #[error("the server sends elsewhere: {0}")]
     Redirection(&'static str),

@@ -192,4 +192,19 @@ mod tests {
         assert!(machine.contains(&vcpu) && !vcpu.contains(&machine));
         assert!(vcpu.count() < machine.count() && machine.count() < allowed(ThreadKind::Main).count());
     }
+
+    #[test]
+    fn the_documentation_has_the_figures_of_the_tables() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/security.md");
+        let page = std::fs::read_to_string(page).expect("the page is there");
+        let missing = ThreadKind::ALL.into_iter().filter_map(|kind| {
+            let calls = tables::EVERY_THREAD.iter().chain(tables::own(kind));
+            let own: BTreeSet<i64> = calls.map(|call| call.number).collect();
+            let (row, figures) =
+                (format!("| {} | ", kind.name()), format!(" | {} | {} |", own.len(), allowed(kind).count()));
+            let is_row = |line: &&str| line.starts_with(&row) && line.ends_with(&figures);
+            (!page.lines().any(|line| is_row(&line))).then(|| format!("{row}…{figures}"))
+        });
+        assert_eq!(missing.collect::<Vec<_>>(), Vec::<String>::new());
+    }
 }

@@ -78,7 +78,11 @@ impl Lookup {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%name, %cache, error = vm_model::error_chain(&error), "a binary cache is passed over");
-                    failure.get_or_insert(error);
+                    // What may pass is told before what stays: the cache that did not answer may have it.
+                    let may_pass = matches!(error, FetchError::Transport { .. });
+                    if failure.is_none() || may_pass {
+                        failure = Some(error);
+                    }
                 }
             }
         }

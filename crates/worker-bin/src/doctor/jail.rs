@@ -12,7 +12,7 @@ const CHECK: &str = "jail";
 /// What became of a process that entered a jail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Facts {
-    /// All VMs run in the worker.
+    /// VMs run in the worker.
     NoProcesses,
     /// The settings do without.
     Off,
@@ -28,9 +28,10 @@ pub(super) enum Facts {
 }
 
 pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
-    let (Placement::HostProcesses(hosts) | Placement::StrictApart(hosts)) = &settings.manager.placement
-    else {
-        return Facts::NoProcesses;
+    let hosts = match &settings.manager.placement {
+        Placement::HostProcesses(hosts) => hosts,
+        // Only VMs that are isolated strictly have processes then.
+        Placement::StrictApart(_) | Placement::InThisProcess => return Facts::NoProcesses,
     };
     let HostProcessSettings { program, jail: Some(jail), .. } = hosts else { return Facts::Off };
     let JailSettings { users, demand } = *jail;
@@ -46,7 +47,8 @@ pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     match facts {
         Facts::NoProcesses => {
-            let found = "all VMs run in the worker, which is in no jail";
+            let found =
+                "VMs run in the worker, which is in no jail, but for those that are isolated strictly";
             vec![Finding::warn(CHECK, found, advice("set vms_per_host_process to 1"))]
         }
         Facts::Off => {
