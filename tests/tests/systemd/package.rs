@@ -20,6 +20,7 @@ const PLACES: [&str; 4] = ["/etc", "/usr", "/var/lib", "/run/systemd/system"];
 const NOTES: [&str; 3] = ["/var/lib/dpkg", "/var/lib/systemd", "/var/lib/lab"];
 
 /// `dpkg` with these words: what it printed, whose questions nobody answers.
+#[expect(clippy::print_stdout, reason = "a failed test shows what happened")]
 fn dpkg(words: &[&str]) -> Result<String> {
     let mut dpkg = Command::new("dpkg");
     let output = dpkg.args(words).env("DEBIAN_FRONTEND", "noninteractive").output();
@@ -52,6 +53,7 @@ fn victim_score(process: i32) -> Result<i32> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the life of a package, from its beginning to its end")]
 fn the_package_is_installed_upgraded_under_a_vm_removed_and_purged() -> Result<()> {
     let environment = environment();
     let guest = environment.image("guest")?;

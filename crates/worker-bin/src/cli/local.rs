@@ -83,7 +83,7 @@ pub(crate) struct CheckConfigFlags {
 /// What `fetch` fetches, and from where.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FetchFlags {
-    /// The store path, like /nix/store/<hash>-vm-image
+    /// The store path, like `/nix/store/…-vm-image`
     #[arg(value_name = "STORE_PATH")]
     pub(crate) store_path: PathBuf,
     /// A binary cache in place of the configured ones: https://…, http://… or file:///…; can be given more than once
