@@ -15,7 +15,7 @@ use tiny_guest::TinyGuest;
 use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit};
 
 use support::{
-    children, directory, file_with, has_kvm, host, launch, options, request, signal, until, within,
+    PATIENCE, children, directory, file_with, has_kvm, host, launch, options, request, signal, until, within,
 };
 
 /// The threads of a process with one machine.
@@ -149,6 +149,7 @@ async fn every_thread_is_kept_to_its_calls() {
         assert_eq!(of("NoNewPrivs"), "1", "{thread}");
     }
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(host.shut_down(PATIENCE / 2)).await;
 }
 
 #[tokio::test]
@@ -185,6 +186,7 @@ async fn a_forbidden_call_ends_the_process_and_is_told() {
         until("the process is collected", || children() == before).await;
     }
     within(sibling.pause()).await.expect("it is well");
+    within(host.shut_down(PATIENCE / 2)).await;
 }
 
 #[tokio::test]
@@ -201,6 +203,7 @@ async fn without_filters_a_process_ends_of_nothing_it_calls() {
     let vcpu = settled_threads(process, 0).await["vcpu0:web-1"];
     assert_eq!(field(process, vcpu, "Seccomp"), "0");
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(host.shut_down(PATIENCE / 2)).await;
 }
 
 #[tokio::test]
@@ -219,4 +222,5 @@ async fn a_fault_is_told_with_its_signal() {
     assert!(reason.contains("was killed by SIGBUS: the "), "{reason:?}");
     let sender = format!("was sent SIGBUS by process {}", std::process::id());
     assert!(reason.contains(&sender), "{reason:?} lacks {sender:?}");
+    within(host.shut_down(PATIENCE / 2)).await;
 }
