@@ -113,7 +113,7 @@ pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};
 pub use operator_order::OperatorOrder;
 pub use printable::{is_disguise, printable, printable_json};
-pub use processors::{CpuSpec, CpuTopology, VcpuAffinity};
+pub use processors::{CoreScheduling, CpuSpec, CpuTopology, VcpuAffinity};
 pub use qcow2::{QCOW2_HEADER_BYTES, Qcow2Error, Qcow2Feature, check_qcow2_header};
 pub use read_json::{JsonProblem, read_json, with_ranges};
 pub use resets::{RecentResets, ResetBudget, ResetCounts, ResetLimit, ResetPolicy};

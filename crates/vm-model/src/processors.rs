@@ -15,6 +15,21 @@ pub struct CpuSpec {
     /// Where the threads of vCPUs may run; each vCPU at most once, and anywhere if it is not named.
     #[serde(default)]
     pub affinity: Vec<VcpuAffinity>,
+    /// What may run beside a vCPU on the other threads of its host core.
+    #[serde(default)]
+    pub core_scheduling: CoreScheduling,
+}
+
+/// What the host's scheduler may run at the same time on the threads of one core, which learn from each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CoreScheduling {
+    /// Threads of this machine only.
+    #[default]
+    Vm,
+    /// Nothing beside a vCPU.
+    Vcpu,
+    /// Whatever there is to run.
+    Off,
 }
 
 /// How many of each level make up the next, each at least one. vCPUs take the places in order: threads first.
@@ -49,7 +64,13 @@ impl CpuSpec {
     /// So many vCPUs and nothing special about them.
     #[must_use]
     pub fn of(boot_vcpus: u8) -> Self {
-        Self { boot_vcpus, max_phys_bits: None, topology: None, affinity: Vec::new() }
+        Self {
+            boot_vcpus,
+            max_phys_bits: None,
+            topology: None,
+            affinity: Vec::new(),
+            core_scheduling: CoreScheduling::Vm,
+        }
     }
 }
 
@@ -80,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_without_topology_and_affinity_is_read() {
+    fn what_an_earlier_description_lacks_has_its_default() {
         let spec: CpuSpec =
             serde_json::from_str(r#"{"boot_vcpus": 2, "max_phys_bits": null}"#).expect("read");
         assert_eq!(spec, CpuSpec::of(2));

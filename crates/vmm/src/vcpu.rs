@@ -8,6 +8,7 @@
 
 mod affinity;
 mod clock;
+mod core_scheduling;
 mod gate;
 mod meter;
 mod registers;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use hypervisor::{Vcpu, VcpuKicker};
 use thiserror::Error;
+use vm_model::CoreScheduling;
 
 pub(crate) use affinity::Affinity;
 pub use affinity::AffinityError;
@@ -83,6 +85,7 @@ pub(crate) struct VcpuContext {
     pub(crate) buses: Arc<Buses>,
     pub(crate) outcome: Arc<Outcome>,
     pub(crate) affinity: Arc<Affinity>,
+    pub(crate) core_scheduling: CoreScheduling,
     #[cfg(any(test, feature = "fault-injection"))]
     pub(crate) injected_panic: Option<InjectedPanic>,
 }
@@ -98,6 +101,7 @@ impl RunningVcpus {
         context: &VcpuContext,
         run: RunRequest,
     ) -> Result<Self, StartError> {
+        core_scheduling::enter_machine(context.core_scheduling);
         let mut running = Self {
             gate: Arc::new(VcpuGate::new(run)),
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),

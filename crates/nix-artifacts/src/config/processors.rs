@@ -1,6 +1,6 @@
 //! Processors, read from their section.
 
-use vm_model::{CpuSpec, CpuTopology, VcpuAffinity};
+use vm_model::{CoreScheduling, CpuSpec, CpuTopology, VcpuAffinity};
 
 use super::machine::{Reader, contradiction};
 use super::refusal::Refusal;
@@ -31,6 +31,12 @@ impl Reader<'_> {
             max_phys_bits: cpus.integer("max_phys_bits"),
             topology: topology.transpose()?,
             affinity: read_affinity(cpus.list("affinity"), max_vcpus)?,
+            core_scheduling: match cpus.text("core_scheduling") {
+                Some("Vcpu") => CoreScheduling::Vcpu,
+                Some("Off") => CoreScheduling::Off,
+                // No other word passes the table of keys.
+                _ => CoreScheduling::Vm,
+            },
         })
     }
 }

@@ -107,6 +107,7 @@ pub(crate) const MACHINE: &[Call] = &[
     call!(SYS_unlinkat).seldom(SOCKETS),
     // vCPUs: they are kept to processors before they have a filter, and kicked out of the guest.
     call!(SYS_sched_setaffinity).seldom("a machine whose vCPUs are kept to processors"),
+    call!(SYS_prctl).with(0, &[value!(PR_SCHED_CORE)]),
     call!(SYS_tgkill).own_signal(&[value!(KICK = KICK)]),
 ];
 

@@ -59,6 +59,7 @@ pub(super) fn build(
             buses,
             outcome: outcome.clone(),
             affinity: processors.affinity,
+            core_scheduling: spec.cpus.core_scheduling,
             #[cfg(any(test, feature = "fault-injection"))]
             injected_panic: options.injected_panic,
         },

@@ -13,7 +13,7 @@ use syscall_filter::ThreadKind;
 use vm_model::{MachineExit, ResetSource, error_chain, panic_message};
 
 use super::gate::Member;
-use super::{Meter, VcpuContext};
+use super::{Meter, VcpuContext, core_scheduling};
 
 /// What a guest did that KVM cannot emulate. It emulates little beside what touches addresses without memory, and has to
 /// read that instruction from memory.
@@ -31,6 +31,7 @@ pub(crate) struct Buses {
 pub(super) fn run(mut vcpu: Vcpu, member: &Member, meter: &Arc<Meter>, context: &VcpuContext) {
     let index = vcpu.index();
     let _about = tracing::info_span!("vcpu", vm_id = context.name, vcpu = index).entered();
+    core_scheduling::enter_vcpu(context.core_scheduling);
     let measuring = meter.measure_this_thread(&vcpu);
     let ended = catch_unwind(AssertUnwindSafe(|| match context.affinity.apply(index) {
         Ok(()) => {

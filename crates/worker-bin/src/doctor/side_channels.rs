@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use rustix::io::Errno;
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie, gettid};
+
 use super::finding::{Finding, advice, command};
 use super::host::Host;
 
@@ -19,6 +22,7 @@ pub(super) struct Facts {
     weaknesses: BTreeMap<String, String>,
     merging: Option<String>,
     siblings: Option<String>,
+    core_scheduling: bool,
 }
 
 pub(super) fn look(host: &Host) -> Facts {
@@ -31,11 +35,13 @@ pub(super) fn look(host: &Host) -> Facts {
         weaknesses: names.into_iter().filter_map(told).collect(),
         merging: host.read(MERGING),
         siblings: host.read(SIBLINGS),
+        // A kernel that has it knows of a cookie, be it none; one whose cores have one thread says that there is no device.
+        core_scheduling: core_scheduling_cookie(gettid(), CoreSchedulingScope::Thread) != Err(Errno::INVAL),
     }
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    let Facts { weaknesses, merging, siblings } = facts;
+    let Facts { weaknesses, merging, siblings, core_scheduling } = facts;
     let mut findings = Vec::new();
     let open = weaknesses.iter().filter(|(_, told)| told.starts_with("Vulnerable"));
     let open: Vec<String> = open.map(|(name, told)| format!("{name} ({told})")).collect();
@@ -63,11 +69,19 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::warn(CHECK, found, command("echo 2 >/sys/kernel/mm/ksm/run")));
     }
     if siblings.as_deref() == Some("1") {
-        let found =
-            "two threads share a core, and guests of different owners may run on them at the same time";
-        findings.push(Finding::warn(CHECK, found, command("echo off >/sys/devices/system/cpu/smt/control")));
+        findings.push(of_siblings(*core_scheduling));
     }
     findings
+}
+
+/// Two threads of a core are in use.
+fn of_siblings(core_scheduling: bool) -> Finding {
+    if core_scheduling {
+        return Finding::ok(CHECK, "two threads share a core, and the kernel keeps guests apart on them");
+    }
+    let found = "two threads share a core, and guests of different owners may run on them at the same time: this \
+                 kernel has no core scheduling (CONFIG_SCHED_CORE)";
+    Finding::warn(CHECK, found, command("echo off >/sys/devices/system/cpu/smt/control"))
 }
 
 #[cfg(test)]
@@ -87,11 +101,13 @@ mod tests {
             ("sys/kernel/mm/ksm/run", "1\n"),
             ("sys/devices/system/cpu/smt/active", "1\n"),
         ]);
-        let findings = judge(&look(&open));
+        let findings = judge(&Facts { core_scheduling: false, ..look(&open) });
         assert!(
             findings[0].found.contains("mds (Vulnerable: Clear") && !findings[0].found.contains("meltdown")
         );
         assert_eq!(findings.iter().filter(|finding| finding.verdict == Verdict::Warn).count(), 3);
+        let findings = judge(&Facts { core_scheduling: true, ..look(&open) });
+        assert_eq!(findings.iter().filter(|finding| finding.verdict == Verdict::Warn).count(), 2);
         let (_folder, sound) = host(&[
             ("sys/devices/system/cpu/vulnerabilities/mds", "Mitigation: Clear CPU buffers\n"),
             ("sys/kernel/mm/ksm/run", "0\n"),

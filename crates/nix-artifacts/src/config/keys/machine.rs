@@ -11,6 +11,7 @@ use ValueKind::{Boolean, FilePath, List, Section};
 const VCPUS: ValueKind = ValueKind::Integer { least: 1, most: MAX_VCPUS };
 const CMDLINE: ValueKind = ValueKind::Text { most: MAX_CMDLINE };
 const HUGE_PAGES: &[u64] = &[HugePageSize::TwoMib.bytes().get(), HugePageSize::OneGib.bytes().get()];
+const CORE_SCHEDULING: &[&str] = &["Vm", "Vcpu", "Off"];
 const RESTART: &[&str] = &["always", "on-failure", "never"];
 
 /// The rows.
@@ -38,7 +39,8 @@ pub(super) static KEYS: &[KeyRule] = &[
     KeyRule::supported("cpus.features", Section, "Processor features that have to be asked for."),
     KeyRule::refused("cpus.features.amx", &[False], "AMX is not offered to guests"),
     KeyRule::ignored("cpus.nested", &[False], "virtualization inside the guest is not offered"),
-    KeyRule::ignored("cpus.core_scheduling", &[Text("Vm"), Text("Off")], "the host's scheduler decides which threads share a core"),
+    KeyRule::supported("cpus.core_scheduling", ValueKind::Choice(CORE_SCHEDULING),
+        "What may run beside a vCPU on the other threads of its host core: threads of this machine (`Vm`), nothing (`Vcpu`), anything (`Off`). Without effect where cores have one thread or the kernel has no core scheduling. Default: `Vm`."),
     KeyRule::refused("cpus.profile", &[Text("Host"), Text("host")], "the guest gets the host's processor"),
 
     KeyRule::supported("memory", Section, "Memory."),

@@ -4,9 +4,9 @@ use std::num::NonZeroU16;
 
 use serde_json::json;
 use vm_model::{
-    BootSpec, Bytes, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat, DiskOptions,
-    DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOffloads, NicOptions, Offload, OnIoError,
-    Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity, VolumePolicy,
+    BootSpec, Bytes, CoreScheduling, CpuSpec, CpuTopology, DiskAccess, DiskCaching, DiskErasure, DiskFormat,
+    DiskOptions, DiskSpec, HugePageSize, MemoryBacking, MemorySpec, NicOffloads, NicOptions, Offload,
+    OnIoError, Overrides, RateLimitSpec, SerialMode, TokenBucketSpec, VcpuAffinity, VolumePolicy,
 };
 
 use super::super::extract::ParsedConfig;
@@ -91,6 +91,15 @@ fn processors_and_memory_are_read() {
     assert_eq!(parsed.machine.memory.size, Bytes::from_mib(128));
     assert!(parsed.machine.memory.prefault);
     assert_eq!(parsed.warnings, []);
+}
+
+#[test]
+fn what_may_share_a_core_with_a_vcpu_is_read() {
+    let read = |cpus| accepted(&json!({ "cpus": cpus })).machine.cpus.core_scheduling;
+    assert_eq!(read(json!({})), CoreScheduling::Vm);
+    assert_eq!(read(json!({"core_scheduling": "Vm"})), CoreScheduling::Vm);
+    assert_eq!(read(json!({"core_scheduling": "Vcpu"})), CoreScheduling::Vcpu);
+    assert_eq!(read(json!({"core_scheduling": "Off"})), CoreScheduling::Off);
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! vCPUs of whole machines: started by the guest, numbered, placed.
 
+use std::path::PathBuf;
+
+use rustix::process::Pid;
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie, gettid};
 use tiny_guest::TinyGuest;
-use vm_model::{CpuSpec, CpuTopology, MachineExit, VcpuAffinity};
+use vm_model::{CoreScheduling, CpuSpec, CpuTopology, MachineExit, VcpuAffinity};
 
 use super::harness::{self, Guest, hypervisor, run, spec};
 use super::*;
@@ -51,15 +55,30 @@ fn a_topology_that_cannot_be_is_refused() {
     assert_eq!(source, "a processor topology of 2 places cannot hold 3 vCPUs");
 }
 
-/// Where the thread of this name in this process may run, as the kernel writes it.
-fn allowed_cpus(thread: &str) -> Option<String> {
+/// The thread of this name in this process.
+fn thread(name: &str) -> Option<PathBuf> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let named = |task: &std::path::PathBuf| {
-        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == thread)
+    let named = |task: &PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|found| found.trim_end() == name)
     };
-    let status = std::fs::read_to_string(tasks.into_iter().find(named)?.join("status")).ok()?;
+    tasks.into_iter().find(named)
+}
+
+/// Where the thread of this name may run, as the kernel writes it.
+fn allowed_cpus(name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(thread(name)?.join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     Some(line.trim().to_owned())
+}
+
+/// What the kernel lets share a core with the thread of this name: threads of the same number.
+fn cookie(name: &str) -> rustix::io::Result<u64> {
+    let task = thread(name).expect("it runs");
+    let id = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    core_scheduling_cookie(
+        Pid::from_raw(id).expect("no thread has the number zero"),
+        CoreSchedulingScope::Thread,
+    )
 }
 
 /// The first CPU that this thread may use.
@@ -88,6 +107,36 @@ fn threads_keep_to_their_host_cpus() {
         assert_ne!(free, first.to_string(), "the first was told nothing");
     }
     assert_eq!(guest.kill().exit, MachineExit::Killed);
+}
+
+/// On a host without core scheduling or siblings the machines run, and the kernel's refusal is all there is to compare.
+#[test]
+fn vcpus_share_their_cores_with_whom_they_may() {
+    let Some(hypervisor) = hypervisor() else { return };
+    let cookies = |core_scheduling, name: &'static str| {
+        let mut spec = spec(&TinyGuest::spin());
+        spec.cpus = CpuSpec { core_scheduling, ..CpuSpec::of(2) };
+        let guest = Guest::start_with(&hypervisor, spec, InitialState::Running, |mut options| {
+            options.name = name.to_owned();
+            options
+        });
+        guest.wait_for_console("ready\n");
+        let of_both = [0, 1].map(|vcpu| cookie(&format!("vcpu{vcpu}:{name}")));
+        assert_eq!(guest.kill().exit, MachineExit::Killed);
+        of_both
+    };
+    let (machine, other) = (cookies(CoreScheduling::Vm, "one"), cookies(CoreScheduling::Vm, "other"));
+    let (apart, free) = (cookies(CoreScheduling::Vcpu, "apart"), cookies(CoreScheduling::Off, "free"));
+    assert_eq!(machine[0], machine[1]);
+    match core_scheduling_cookie(gettid(), CoreSchedulingScope::Thread) {
+        Ok(own) => {
+            assert_eq!(free, [Ok(own); 2]);
+            assert_ne!(machine[0], Ok(own));
+            assert_ne!(machine[0], other[0]);
+            assert!(apart[0] != apart[1] && !apart.contains(&Ok(own)), "{apart:?}");
+        }
+        Err(refusal) => assert_eq!([machine, other, apart, free], [[Err(refusal); 2]; 4]),
+    }
 }
 
 #[test]

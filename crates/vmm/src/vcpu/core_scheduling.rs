@@ -1,0 +1,36 @@
+//! Which threads may run at the same time on the siblings of one host core. What runs on one of them learns from the caches
+//! and predictors of what runs on the other, so that guests of different owners do not belong on one core together.
+//!
+//! The kernel lets only threads with the same cookie share a core (`Documentation/admin-guide/hw-vuln/core-scheduling.rst`). A thread has
+//! the cookie of the one that starts it. What has none, as all else on the host, never runs beside what has one.
+
+use rustix::io::Errno;
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie, gettid};
+use vm_model::CoreScheduling;
+
+/// Gives the calling thread, and with it each vCPU that it starts from now on, a cookie that no other machine has.
+pub(super) fn enter_machine(wanted: CoreScheduling) {
+    if wanted == CoreScheduling::Vm {
+        take_new_cookie();
+    }
+}
+
+/// Gives the calling thread, a vCPU's, a cookie that no other thread has, where that is wanted.
+pub(super) fn enter_vcpu(wanted: CoreScheduling) {
+    if wanted == CoreScheduling::Vcpu {
+        take_new_cookie();
+    }
+}
+
+/// A host that cannot do it runs the machine all the same: cores with one thread need nothing, and of a kernel without core
+/// scheduling `procurator-worker doctor` warns.
+fn take_new_cookie() {
+    match create_core_scheduling_cookie(gettid(), CoreSchedulingScope::Thread) {
+        Ok(()) => {}
+        Err(Errno::NODEV) => tracing::debug!("cores of this host have one thread: none is shared"),
+        Err(Errno::INVAL) => tracing::debug!("this kernel has no core scheduling"),
+        Err(error) => {
+            tracing::warn!(%error, "other guests may run on the same core at the same time: core scheduling was refused");
+        }
+    }
+}
