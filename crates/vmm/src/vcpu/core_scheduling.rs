@@ -34,3 +34,40 @@ fn take_new_cookie() {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::thread::core_scheduling_cookie;
+
+    use super::*;
+
+    /// On a host that does not have it, the refusal is all there is to compare.
+    #[test]
+    fn threads_get_the_cookies_of_those_that_start_them_or_their_own() {
+        let cookie = || core_scheduling_cookie(gettid(), CoreSchedulingScope::Thread);
+        // Of a machine's thread, and of its vCPU's.
+        let cookies = |wanted| {
+            let machine = move || {
+                enter_machine(wanted);
+                let vcpu = move || {
+                    enter_vcpu(wanted);
+                    cookie()
+                };
+                [cookie(), thread::spawn(vcpu).join().expect("it ends well")]
+            };
+            thread::spawn(machine).join().expect("it ends well")
+        };
+        let own = cookie();
+        let [one, other, apart, free] =
+            [CoreScheduling::Vm, CoreScheduling::Vm, CoreScheduling::Vcpu, CoreScheduling::Off].map(cookies);
+        println!("this thread has {own:?}, machines have {one:?} {other:?} {apart:?} {free:?}");
+        assert_eq!(free, [own; 2]);
+        assert_eq!(one[0], one[1]);
+        assert_eq!(apart[0], own);
+        if own.is_ok() {
+            assert!(one[0] != own && one[0] != other[0] && apart[1] != own);
+        }
+    }
+}
