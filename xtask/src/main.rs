@@ -13,6 +13,7 @@ mod packages;
 mod pictures;
 mod process;
 mod prometheus;
+mod terminal;
 mod test;
 mod tidy;
 mod vm_test;

