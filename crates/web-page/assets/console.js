@@ -56,7 +56,7 @@ export class Console {
     this.closed = false;
     this.status = el("span", { class: "pen", role: "status" });
     this.steal = el("button", { type: "button", hidden: true, onclick: () => this.reconnect("steal") }, "Type here instead");
-    this.screen = el("div", { class: "terminal" });
+    this.screen = el("div", { class: "screen" });
     parent.append(el("div", { class: "bar" }, this.status, this.steal), this.screen,
       el("p", { class: "hint" }, "Every key goes to the guest; Ctrl ] gives the keyboard back to the page."));
     this.begin();
