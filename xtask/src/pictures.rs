@@ -14,8 +14,8 @@ use crate::lab::host::{Afterwards, Session};
 use crate::lab::loss::with_second_try;
 use crate::lab::programs;
 use crate::lab::{Lab, SCRIPT_VARIABLES};
-use crate::{packages, terminal};
 use crate::workspace::Workspace;
+use crate::{packages, terminal};
 
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// Where the pictures lie.

@@ -66,17 +66,28 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     fs::write(partial.join("versions"), versions).context("cannot write which versions there are")?;
     fs::rename(&partial, &folder).with_context(|| format!("cannot make {}", folder.display()))?;
     // The page's build has cargo look at this file's time, because a folder that is not there cannot be looked at.
-    let touched = File::options().append(true).open(&pinned).and_then(|file| file.set_modified(SystemTime::now()));
+    let touched =
+        File::options().append(true).open(&pinned).and_then(|file| file.set_modified(SystemTime::now()));
     touched.with_context(|| format!("cannot tell cargo of {}", folder.display()))
 }
 
 impl Package {
     /// Downloads it and puts its files into `folder`.
     fn fetch(&self, folder: &Path) -> Result<()> {
-        let curl = packages::find_program("curl").context("curl is not there: Debian's package curl has it")?;
+        let curl =
+            packages::find_program("curl").context("curl is not there: Debian's package curl has it")?;
         let archive = folder.join("archive.tgz");
         let mut download = Command::new(curl);
-        download.args(["--fail", "--silent", "--show-error", "--location", "--proto", "=https", "--retry", "3"]);
+        download.args([
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--location",
+            "--proto",
+            "=https",
+            "--retry",
+            "3",
+        ]);
         process::run(download.arg("--output").arg(&archive).arg(&self.url))?;
         let bytes = fs::read(&archive).with_context(|| format!("cannot read {}", archive.display()))?;
         self.check(&bytes)?;

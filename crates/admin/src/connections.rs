@@ -247,7 +247,10 @@ mod tests {
             }
             assert!(matches!(connections.admit(party), Admission::Refused), "{party:?} has a quarter");
         }
-        assert!(matches!(connections.admit(address(4)), Admission::Refused), "the last quarter is the owner's");
+        assert!(
+            matches!(connections.admit(address(4)), Admission::Refused),
+            "the last quarter is the owner's"
+        );
         let owners: Vec<Place> = (0..4).map(|_| admitted(&connections)).collect();
         assert_eq!(numbers(&connections).len(), 16);
         busy.remove(0);

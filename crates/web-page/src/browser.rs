@@ -143,28 +143,34 @@ mod tests {
 
     #[test]
     fn programs_ask_by_any_name_that_is_nobodys() {
-        for host in ["worker", "w", "localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:1", "::1", "192.0.2.1", ""] {
+        for host in
+            ["worker", "w", "localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:1", "::1", "192.0.2.1", ""]
+        {
             assert_eq!(get(&[("host", host)]), Ok(()), "{host}");
         }
         assert_eq!(get(&[]), Ok(()));
-        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io", "a.b."] {
+        for host in
+            ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io", "a.b."]
+        {
             assert!(matches!(get(&[("host", host)]), Err(Stranger::Host { .. })), "{host}");
         }
     }
 
     #[test]
     fn a_browser_asks_by_a_name_that_only_means_this_host() {
-        for mark in [
-            ("user-agent", "Mozilla/5.0 (X11)"),
-            ("accept-language", ""),
-            ("sec-fetch-site", "same-origin"),
-        ] {
+        for mark in
+            [("user-agent", "Mozilla/5.0 (X11)"), ("accept-language", ""), ("sec-fetch-site", "same-origin")]
+        {
             assert_eq!(get(&[("host", "localhost:8080"), mark]), Ok(()));
             assert_eq!(get(&[("host", "w1.localhost:8080"), mark]), Ok(()));
             assert!(matches!(get(&[("host", "worker"), mark]), Err(Stranger::Host { .. })), "{mark:?}");
         }
         let headers = [("host", "w1.example:7444"), ("user-agent", "Mozilla/5.0")];
-        assert_eq!(asked(&Method::GET, "/v1/vms", &headers, Door::Network), Ok(()), "its certificate says so");
+        assert_eq!(
+            asked(&Method::GET, "/v1/vms", &headers, Door::Network),
+            Ok(()),
+            "its certificate says so"
+        );
     }
 
     #[test]
@@ -191,8 +197,11 @@ mod tests {
 
     #[test]
     fn another_site_may_lead_to_the_page_and_to_nothing_else() {
-        let link = [("host", "localhost:8080"), ("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")];
-        let ask = |method: &Method, path: &str, headers: &[(&str, &str)]| asked(method, path, headers, Door::Socket);
+        let link =
+            [("host", "localhost:8080"), ("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")];
+        let ask = |method: &Method, path: &str, headers: &[(&str, &str)]| {
+            asked(method, path, headers, Door::Socket)
+        };
         assert_eq!(ask(&Method::GET, "/", &link), Ok(()));
         assert!(ask(&Method::GET, "/v1/status", &link).is_err(), "no data");
         assert!(ask(&Method::POST, "/login", &link).is_err(), "nothing is done");
@@ -203,7 +212,10 @@ mod tests {
             assert!(ask(&Method::GET, "/page/main.js", &script).is_err(), "no script for {site}");
         }
         for site in ["same-origin", "none"] {
-            assert_eq!(ask(&Method::POST, "/v1/gc", &[("host", "localhost"), ("sec-fetch-site", site)]), Ok(()));
+            assert_eq!(
+                ask(&Method::POST, "/v1/gc", &[("host", "localhost"), ("sec-fetch-site", site)]),
+                Ok(())
+            );
         }
     }
 }

@@ -67,9 +67,10 @@ pub fn protect(headers: &mut HeaderMap) {
 
 /// The paths of the page. They hold nothing of the worker: whoever may connect may have them.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/", get(|headers: HeaderMap| async move { answer(INDEX, &headers) }))
-        .route("/page/{file}", get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }))
+    Router::new().route("/", get(|headers: HeaderMap| async move { answer(INDEX, &headers) })).route(
+        "/page/{file}",
+        get(|Path(file): Path<String>, headers: HeaderMap| async move { answer(&file, &headers) }),
+    )
 }
 
 /// Whether this build has a terminal for consoles.
@@ -144,9 +145,17 @@ mod tests {
         for (name, content) in FILES {
             let text = std::str::from_utf8(content).expect("text");
             // Text of guests goes in as text. What would take it as markup or as a program is not there to be misused.
-            for forbidden in
-                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://", "src=\"http", " style=", "onclick="]
-            {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "https://",
+                "src=\"http",
+                " style=",
+                "onclick=",
+            ] {
                 assert!(!text.contains(forbidden), "{name} has {forbidden}");
             }
             if name.ends_with(".js") {

@@ -67,7 +67,8 @@ impl SessionKey {
     /// The one that a request shows.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let pairs =
+            cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
         pairs.into_iter().find(|(name, _)| *name == NAME).map(|(_, value)| Self(value.to_owned()))
     }
 
@@ -78,7 +79,9 @@ impl SessionKey {
     pub fn cookie(&self) -> Result<HeaderValue, axum::http::header::InvalidHeaderValue> {
         let Self(key) = self;
         let seconds = LIFETIME.as_secs();
-        HeaderValue::try_from(format!("{NAME}={key}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Strict"))
+        HeaderValue::try_from(format!(
+            "{NAME}={key}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Strict"
+        ))
     }
 
     /// The header that has a browser forget what it shows.
@@ -123,7 +126,10 @@ mod tests {
         for wrong in ["", "x", &key.0[1..]] {
             assert!(!sessions.knows(&SessionKey(wrong.to_owned()), now), "{wrong}");
         }
-        assert!(NAME.len() + 1 < SessionKey::forgotten().len() && SessionKey::forgotten().to_str().expect("text").starts_with(NAME));
+        assert!(
+            NAME.len() + 1 < SessionKey::forgotten().len()
+                && SessionKey::forgotten().to_str().expect("text").starts_with(NAME)
+        );
     }
 
     #[test]

@@ -130,7 +130,8 @@ impl Upgrade {
             Some(asked) if asked.eq_ignore_ascii_case("websocket") => {
                 let (mut parts, _) = request.into_parts();
                 let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-                let upgrade = upgrade.map_err(|problem| bad_request(&problem.body_text()).about("upgrade"))?;
+                let upgrade =
+                    upgrade.map_err(|problem| bad_request(&problem.body_text()).about("upgrade"))?;
                 let upgrade = upgrade.protocols([CONSOLE_PROTOCOL]).max_message_size(web_socket::MAX_MESSAGE);
                 Ok(Self::WebSocket(upgrade))
             }

@@ -11,7 +11,11 @@ use crate::access::Peer;
 use crate::{ApiError, ErrorCode};
 
 /// Passes on what programs and the worker's own page ask.
-pub(super) async fn only_own_page(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Response {
+pub(super) async fn only_own_page(
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
     let door = match peer.caller.address {
         Some(_) => Door::Network,
         None => Door::Socket,

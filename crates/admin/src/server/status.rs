@@ -1,7 +1,7 @@
 //! The worker itself.
 
-use axum::{Extension, Json};
 use axum::extract::State;
+use axum::{Extension, Json};
 
 use super::Answers;
 use crate::{Peer, StatusView};

@@ -81,7 +81,8 @@ impl Web {
     pub(super) fn bind(settings: &WebSettings) -> Result<Self, BindError> {
         let WebSettings { listen, certificate, key, token, access } = settings;
         let refused = |source| BindError::Web { address: *listen, source };
-        let certificate = ServedCertificate::open(certificate.clone(), key.clone()).map_err(BindError::WebFiles)?;
+        let certificate =
+            ServedCertificate::open(certificate.clone(), key.clone()).map_err(BindError::WebFiles)?;
         let token = Token::read(token).map_err(WebError::from).map_err(BindError::WebFiles)?;
         let listener = StdListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
@@ -96,9 +97,9 @@ impl Web {
     /// Answers with `router` until `shutdown` is over.
     pub(super) async fn serve(self, router: Router, shutdown: impl Future<Output = ()>) {
         let Self { listener, gate, access } = self;
-        let router = router
-            .layer(from_fn_with_state(gate.clone(), only_who_is_known))
-            .merge(Router::new().route("/login", post(log_in)).route("/logout", post(log_out)).with_state(gate));
+        let router = router.layer(from_fn_with_state(gate.clone(), only_who_is_known)).merge(
+            Router::new().route("/login", post(log_in)).route("/logout", post(log_out)).with_state(gate),
+        );
         let router = super::api::guarded(router);
         serving::serve(&listener, router, access, CLIENTS, shutdown).await;
     }

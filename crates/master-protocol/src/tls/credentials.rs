@@ -51,14 +51,15 @@ impl Identity {
         let bytes = read(key)?;
         let private =
             PrivateKeyDer::from_pem_slice(&bytes).map_err(|problem| content(key, "private key", &problem))?;
-        let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|problem| match problem {
-            rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
-                certificate: certificate.to_owned(),
-                key: key.to_owned(),
-                facts: Box::new(facts.clone()),
-            },
-            other => content(key, "private key", &other),
-        })?;
+        let certified =
+            CertifiedKey::from_der(chain, private, &provider).map_err(|problem| match problem {
+                rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
+                    certificate: certificate.to_owned(),
+                    key: key.to_owned(),
+                    facts: Box::new(facts.clone()),
+                },
+                other => content(key, "private key", &other),
+            })?;
         Ok(Self { key: Arc::new(certified), provider, facts })
     }
 
@@ -104,13 +105,7 @@ impl Credentials {
             let added = authorities.add(certificate);
             added.map_err(|problem| content(&files.authorities, "certificate of an authority", &problem))?;
         }
-        Ok(Self {
-            files: files.clone(),
-            key,
-            authorities: Arc::new(authorities),
-            provider,
-            facts,
-        })
+        Ok(Self { files: files.clone(), key, authorities: Arc::new(authorities), provider, facts })
     }
 
     /// Where they come from.

@@ -24,7 +24,9 @@ impl Settings {
             .map(|problem| Error::from(problem).context("invalid admin.group or admin.read_group"));
         let master = self.master.as_ref().map(MasterPlace::settings).and_then(Result::err);
         let web = self.web.as_ref().map(WebSettings::check).and_then(Result::err);
-        let web = web.map(|problem| Error::from(problem).context("invalid web.token_file, web.certificate or web.key"));
+        let web = web.map(|problem| {
+            Error::from(problem).context("invalid web.token_file, web.certificate or web.key")
+        });
         let filter = logging::wanted().err();
         filter.into_iter().chain(file).chain(group).chain(master).chain(web).chain(manager).collect()
     }
@@ -66,9 +68,13 @@ mod tests {
                     listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'\ntoken_file = '/nonexistent/t'\n";
         let told: Vec<String> =
             settings(text).refusals().iter().map(|problem| format!("{problem:#}")).collect();
-        for words in
-            ["invalid assignments file /", "no-such-group", "/nonexistent/c", "/nonexistent/t", "store_roots = \"store\""]
-        {
+        for words in [
+            "invalid assignments file /",
+            "no-such-group",
+            "/nonexistent/c",
+            "/nonexistent/t",
+            "store_roots = \"store\"",
+        ] {
             assert!(told.iter().any(|one| one.contains(words)), "{words} is not in {told:?}");
         }
         assert_eq!(told.len(), 5, "{told:?}");

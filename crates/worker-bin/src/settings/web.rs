@@ -25,12 +25,16 @@ impl Web {
         let Some(listen) = listen else {
             let keys = [("certificate", certificate), ("key", key), ("token_file", token_file)];
             if let Some((key, _)) = keys.iter().find(|(_, value)| value.is_some()) {
-                bail!("web.listen is missing, though there is a web.{key}: an address and a port like \"0.0.0.0:7444\" are accepted");
+                bail!(
+                    "web.listen is missing, though there is a web.{key}: an address and a port like \"0.0.0.0:7444\" are accepted"
+                );
             }
             return Ok(None);
         };
         let Ok(listen) = listen.parse::<SocketAddr>() else {
-            bail!("invalid web.listen = {listen:?}: an address and a port like \"0.0.0.0:7444\" are accepted");
+            bail!(
+                "invalid web.listen = {listen:?}: an address and a port like \"0.0.0.0:7444\" are accepted"
+            );
         };
         let (Some(certificate), Some(key), Some(token)) = (certificate, key, token_file) else {
             bail!(
@@ -62,7 +66,10 @@ mod tests {
         for (text, words) in [
             (files, "web.listen is missing, though there is a web.certificate"),
             ("listen = '7444'", "invalid web.listen = \"7444\""),
-            ("listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'", "needs web.certificate, web.key and web.token_file"),
+            (
+                "listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'",
+                "needs web.certificate, web.key and web.token_file",
+            ),
         ] {
             let problem = web(text).expect_err(words).to_string();
             assert!(problem.contains(words), "{problem}");

@@ -49,7 +49,10 @@ impl ServedCertificate {
             match read(&self.certificate, &self.key) {
                 Ok(config) => newest.config = config,
                 Err(problem) => {
-                    warn!(error = error_chain(&problem), "the page's changed certificate cannot be used; the one before stays");
+                    warn!(
+                        error = error_chain(&problem),
+                        "the page's changed certificate cannot be used; the one before stays"
+                    );
                 }
             }
         }

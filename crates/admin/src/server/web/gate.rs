@@ -129,7 +129,8 @@ pub(super) async fn log_in(
     gate.judge(token.trim(), address)?;
     let begun = gate.known().sessions.begin(Instant::now());
     let cookie = begun.ok().and_then(|key| key.cookie().ok());
-    let cookie = cookie.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the host has no random numbers"))?;
+    let cookie =
+        cookie.ok_or_else(|| ApiError::new(ErrorCode::Internal, "the host has no random numbers"))?;
     info!(target: "audit", %address, verb = "login", "audit: let in");
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
 }

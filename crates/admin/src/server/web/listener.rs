@@ -51,7 +51,10 @@ impl Listener for TlsListener {
         // It speaks TLS, for which there is no place: the end of the connection must say enough.
     }
 
-    fn open(&self, stream: TcpStream) -> impl Future<Output = io::Result<TlsStream<TcpStream>>> + Send + 'static {
+    fn open(
+        &self,
+        stream: TcpStream,
+    ) -> impl Future<Output = io::Result<TlsStream<TcpStream>>> + Send + 'static {
         let certificate = Arc::clone(&self.certificate);
         async move {
             watch(&stream)?;
