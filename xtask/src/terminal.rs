@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -69,6 +69,16 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     let touched =
         File::options().append(true).open(&pinned).and_then(|file| file.set_modified(SystemTime::now()));
     touched.with_context(|| format!("cannot tell cargo of {}", folder.display()))
+}
+
+/// The licences of the terminal's packages, where they were fetched to the sources at `root`.
+pub(crate) fn licences(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root.join(FOLDER)).into_iter().flatten().flatten();
+    let mut licences: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    licences
+        .retain(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"LICENSE")));
+    licences.sort();
+    licences
 }
 
 impl Package {

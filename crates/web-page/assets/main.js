@@ -52,6 +52,11 @@ function mark({ status }) {
 connection.whenTokenIsWanted(() => dialogs.token().then(store.refresh));
 store.watch(mark);
 keyboard.listen(() => current.keys);
+// Its address is no view.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("content").focus();
+});
 document.getElementById("help").addEventListener("click", dialogs.help);
 addEventListener("hashchange", show);
 // The terminal's own sheet; a build without a terminal has none.

@@ -47,6 +47,7 @@ impl Browser {
             println!("SKIPPED: no browser ({SKIP}=1)");
             return None;
         }
+        assert!(web_page::has_terminal(), "this build has no terminal: `cargo xtask test` fetches it");
         let path = std::env::var("PATH").unwrap_or_default();
         let mut found = PROGRAMS
             .iter()

@@ -8,7 +8,7 @@ use std::time::Instant;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, SET_COOKIE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -98,9 +98,9 @@ fn login_needed(message: &str) -> ApiError {
     ApiError::new(ErrorCode::LoginNeeded, message).hint(Some(hint.to_owned()))
 }
 
-/// Whether anybody may have what is at `path`: the page's files, which say nothing of this worker.
-fn is_public(path: &str) -> bool {
-    path == "/" || path.starts_with("/page/")
+/// Whether anybody may ask for `path` by `method`: the page's files, which say nothing of this worker.
+fn is_public(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) && (path == "/" || path.starts_with("/page/"))
 }
 
 /// Passes on what anybody may have, and requests of those who are known.
@@ -110,7 +110,7 @@ pub(super) async fn only_who_is_known(
     request: Request,
     next: Next,
 ) -> Response {
-    if is_public(request.uri().path()) {
+    if is_public(request.method(), request.uri().path()) {
         return next.run(request).await;
     }
     match gate.lets_in(request.headers(), address(&peer)) {
@@ -146,4 +146,37 @@ pub(super) async fn log_out(State(gate): State<Gate>, headers: HeaderMap) -> Res
 /// Where a client is. Those that have gone before they could be asked share one place.
 fn address(peer: &Peer) -> IpAddr {
     peer.caller.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anybody_may_have_the_page_and_order_nothing() {
+        for (method, path, is) in [
+            (Method::GET, "/", true),
+            (Method::HEAD, "/page/main.js", true),
+            (Method::POST, "/page/main.js", false),
+            (Method::DELETE, "/", false),
+            (Method::GET, "/v1/vms", false),
+            (Method::GET, "/pages", false),
+            (Method::GET, "//", false),
+        ] {
+            assert_eq!(is_public(&method, path), is, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn programs_show_the_token_in_a_header() {
+        let shown = |value: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value.parse().expect("a value"))]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(shown("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(shown("bearer  abc ").as_deref(), Some("abc"));
+        for other in ["Basic abc", "abc", ""] {
+            assert_eq!(shown(other), None, "{other}");
+        }
+    }
 }
