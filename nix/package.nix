@@ -1,7 +1,9 @@
 # The worker's program with its manual pages, completions and units.
 {
   lib,
+  fetchurl,
   rustPlatform,
+  runCommand,
   installShellFiles,
   glibc,
   util-linux,
@@ -9,6 +11,26 @@
 let
   root = ../.;
   manifest = lib.importTOML (root + "/Cargo.toml");
+  # The terminal of the page: packages of npm, of the versions and digests that the sources name.
+  pinned = lib.importJSON (root + "/crates/web-page/terminal.json");
+  unpack =
+    package:
+    let
+      archive = fetchurl {
+        inherit (package) url;
+        hash = package.integrity;
+      };
+      copy = from: to: "cp package/${from} $out/${to}";
+    in
+    ''
+      tar -xzf ${archive}
+      ${lib.concatStringsSep "\n" (lib.mapAttrsToList copy package.files)}
+      rm -r package
+    '';
+  terminal = runCommand "procurator-terminal" { } ''
+    mkdir $out
+    ${lib.concatMapStrings unpack pinned.packages}
+  '';
 in
 rustPlatform.buildRustPackage {
   pname = "procurator-worker";
@@ -21,6 +43,7 @@ rustPlatform.buildRustPackage {
     "--bin"
     "procurator-worker"
   ];
+  env.PROCURATOR_XTERM = terminal;
   # Tests want KVM, root and Nix itself: `cargo xtask test` runs them.
   doCheck = false;
   nativeBuildInputs = [ installShellFiles ];
@@ -42,6 +65,7 @@ rustPlatform.buildRustPackage {
       --replace-fail /bin/kill ${util-linux}/bin/kill
     install -D --mode=644 --target-directory=$out/share/procurator-worker \
       packaging/procurator-dashboard.json packaging/procurator.rules.yml
+    install -D --mode=644 --target-directory=$out/share/doc/procurator-worker ${terminal}/LICENSE.*
   '';
 
   meta = {

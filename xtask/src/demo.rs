@@ -13,7 +13,7 @@ use crate::lab::programs::{self, Program};
 use crate::lab::virtualisation::Virtualisation;
 use crate::lab::{Lab, SCRIPT_VARIABLES};
 use crate::workspace::Workspace;
-use crate::{packages, process};
+use crate::{packages, process, terminal};
 
 const DEADLINE: Duration = Duration::from_secs(6 * 60);
 
@@ -21,6 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(6 * 60);
 pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
     let start = Instant::now();
     packages::ensure()?;
+    terminal::ensure(workspace)?;
     println!("Building the worker, the master and the demonstration");
     let mut programs = programs::build_shipped(workspace)?;
     programs.extend(programs::build(workspace, &["build", "--package", "end-to-end", "--bin", "demo"])?);

@@ -13,6 +13,7 @@ mod packages;
 mod pictures;
 mod process;
 mod prometheus;
+mod terminal;
 mod test;
 mod tidy;
 mod vm_test;
@@ -43,8 +44,8 @@ enum Task {
     Man,
     /// Makes a Debian package of the worker, in `target/package`.
     Package(package::Package),
-    /// Draws what an operator sees of guests in the lab into `docs/pictures`.
-    Pictures,
+    /// Draws what an operator sees of guests into `docs/pictures`.
+    Pictures(pictures::Pictures),
     /// Runs everything that has to hold before a change lands.
     Test(test::Test),
     /// Checks the rules of the project that no compiler checks.
@@ -77,7 +78,7 @@ fn run(task: &Task) -> Result<bool> {
         Task::Demo => demo::run(&workspace),
         Task::Man => man::run(&workspace),
         Task::Package(task) => task.run(&workspace),
-        Task::Pictures => pictures::run(&workspace),
+        Task::Pictures(task) => task.run(&workspace),
         Task::Test(task) => task.run(&workspace),
         Task::Tidy => tidy::run(&workspace),
         Task::VmTest(task) => Ok(task.run(&workspace)?.failed == 0),

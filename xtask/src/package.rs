@@ -17,7 +17,7 @@ use clap::Args;
 
 use crate::lab::programs;
 use crate::workspace::Workspace;
-use crate::{packages, process};
+use crate::{packages, process, terminal};
 
 use self::contents::Contents;
 use self::control::Control;
@@ -69,6 +69,7 @@ pub(crate) enum Compression {
 impl Package {
     /// Builds the program and packs it to `target/package`.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
+        terminal::ensure(workspace)?;
         let build =
             ["build", "--package", "worker-bin", "--bin", NAME, "--locked", "--profile", &self.profile];
         let built = programs::build(workspace, &build)?;

@@ -37,6 +37,10 @@ const PACKAGES: [Package; 12] = [
 /// What builds a Debian root file system.
 const DEBIAN: [Package; 1] = [Package { name: "mmdebstrap", programs: &["mmdebstrap"] }];
 
+/// What shows the page in tests, and what asks its doors.
+const BROWSER: [Package; 2] =
+    [Package { name: "chromium", programs: &["chromium"] }, Package { name: "curl", programs: &["curl"] }];
+
 /// Makes sure that every package is there: installs what is missing where this is Debian and we are root, and else
 /// says which command would.
 pub(crate) fn ensure() -> Result<()> {
@@ -46,6 +50,11 @@ pub(crate) fn ensure() -> Result<()> {
 /// As [`ensure`], for what builds a Debian root file system.
 pub(crate) fn ensure_for_debian() -> Result<()> {
     ensure_all(&DEBIAN)
+}
+
+/// As [`ensure`], for what tests of the page use.
+pub(crate) fn ensure_browser() -> Result<()> {
+    ensure_all(&BROWSER)
 }
 
 fn ensure_all(packages: &[Package]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! `cargo xtask pictures`: draws what an operator sees, into `docs/pictures`. Nothing in them is made up: the worker runs
-//! Linux guests in the lab, its verbs run on terminals, and what these were sent is drawn.
+//! Linux guests in the lab, its verbs run on terminals, and what these were sent is drawn. The page is shown by a browser.
 
+mod page;
 mod svg;
 
 use std::collections::BTreeMap;
@@ -9,13 +10,14 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
 
 use crate::lab::host::{Afterwards, Session};
 use crate::lab::loss::with_second_try;
 use crate::lab::programs;
 use crate::lab::{Lab, SCRIPT_VARIABLES};
-use crate::packages;
 use crate::workspace::Workspace;
+use crate::{packages, terminal};
 
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// Where the pictures lie.
@@ -32,9 +34,40 @@ struct Recording {
     bytes: Vec<u8>,
 }
 
-/// Draws all pictures; answers whether that went well.
-pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
+/// Options of the task.
+#[derive(Args, Debug)]
+pub(crate) struct Pictures {
+    /// Makes these only.
+    #[arg(long, value_enum)]
+    only: Option<Subject>,
+}
+
+/// What pictures are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// What verbs write to terminals.
+    Terminals,
+    /// The page in a browser.
+    Page,
+}
+
+impl Pictures {
+    /// Makes the pictures; answers whether that went well.
+    pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
+        if self.only != Some(Subject::Page) {
+            draw_terminals(workspace)?;
+        }
+        if self.only != Some(Subject::Terminals) {
+            page::make(workspace)?;
+        }
+        Ok(true)
+    }
+}
+
+/// Draws what verbs write.
+fn draw_terminals(workspace: &Workspace) -> Result<()> {
     packages::ensure()?;
+    terminal::ensure(workspace)?;
     let mut built = programs::build_shipped(workspace)?;
     built.extend(programs::build(workspace, &["build", "--package", "end-to-end", "--bin", "pictures"])?);
     let lab = Lab::prepare(workspace)?.with_stock_guest()?;
@@ -59,7 +92,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<bool> {
         fs::write(&path, draw(recording)).with_context(|| format!("cannot write {}", path.display()))?;
         println!("drawn    {}", path.display());
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Takes in a line of the program: a part of a picture, or something to be read.

@@ -10,14 +10,21 @@ use clap::{Args, ValueEnum};
 use crate::counts::Counts;
 use crate::vm_test::VmTest;
 use crate::workspace::Workspace;
-use crate::{packages, process, prometheus, tidy};
+use crate::{packages, process, prometheus, terminal, tidy};
 
 /// Variables with which a machine says that it lacks what a tier of tests needs. A test that obeys one prints a line
 /// that begins with `SKIPPED:`.
-const SKIP_VARIABLES: [&str; 4] =
-    ["PROCURATOR_SKIP_KVM_TESTS", "PROCURATOR_SKIP_ROOT_TESTS", "PROCURATOR_SKIP_NIX_TESTS", SKIP_PROMETHEUS];
+const SKIP_VARIABLES: [&str; 5] = [
+    "PROCURATOR_SKIP_KVM_TESTS",
+    "PROCURATOR_SKIP_ROOT_TESTS",
+    "PROCURATOR_SKIP_NIX_TESTS",
+    SKIP_PROMETHEUS,
+    SKIP_BROWSER,
+];
 /// The one that spares the download of a Prometheus.
 const SKIP_PROMETHEUS: &str = "PROCURATOR_SKIP_PROMETHEUS_TESTS";
+/// The one that spares a browser.
+const SKIP_BROWSER: &str = "PROCURATOR_SKIP_BROWSER_TESTS";
 
 /// Options of the task.
 #[derive(Args, Debug, Default)]
@@ -58,6 +65,7 @@ impl Test {
     /// is well.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
         packages::ensure()?;
+        terminal::ensure(workspace)?;
         let mut outcomes = Vec::new();
         for step in Step::value_variants() {
             if self.only.is_empty() || self.only.contains(step) {
@@ -130,6 +138,9 @@ fn run_unit_tests(workspace: &Workspace) -> Result<Counts> {
     let mut cargo = workspace.cargo();
     if std::env::var_os(SKIP_PROMETHEUS).is_none() {
         cargo.env(prometheus::VARIABLE, prometheus::ensure(&workspace.lab_dir().join("prometheus"))?);
+    }
+    if std::env::var_os(SKIP_BROWSER).is_none() {
+        packages::ensure_browser()?;
     }
     if packages::find_program("cargo-nextest").is_some() || has_cargo_subcommand(workspace, "nextest") {
         cargo.args(["nextest", "run", "--workspace", "--no-fail-fast"]);

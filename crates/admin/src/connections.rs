@@ -6,20 +6,22 @@
 //!
 //! A member of the sockets' groups shuts nobody out by requests that do not come to an end: a user other than the worker's
 //! own has a quarter of the places at most, and all those users together three quarters. Beyond that they make room for
-//! each other.
+//! each other. So it is with addresses of other hosts, of which none has more.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::task::AbortHandle;
+use vm_model::Caller;
 
 /// The clients that are connected.
 #[derive(Debug)]
 pub(crate) struct Connections {
     limit: usize,
-    /// The user that may have all places.
-    owner: u32,
+    /// Who may have all places.
+    owner: Party,
     /// Protects the list. Held for moments.
     open: Mutex<Open>,
 }
@@ -30,9 +32,24 @@ struct Open {
     next_number: u64,
 }
 
+/// Whose clients are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Party {
+    /// A user of this host.
+    User(u32),
+    /// Another host.
+    Address(IpAddr),
+}
+
+impl From<Caller> for Party {
+    fn from(caller: Caller) -> Self {
+        caller.address.map_or(Self::User(caller.uid), Self::Address)
+    }
+}
+
 #[derive(Debug)]
 struct Client {
-    uid: u32,
+    party: Party,
     activity: Activity,
     /// Ends its task; absent until that was started.
     task: Option<AbortHandle>,
@@ -48,20 +65,20 @@ enum Activity {
 }
 
 impl Connections {
-    /// Room for `limit` clients, of which user `owner` may have all.
-    pub(crate) fn new(limit: usize, owner: u32) -> Arc<Self> {
+    /// Room for `limit` clients, of which `owner` may have all.
+    pub(crate) fn new(limit: usize, owner: Party) -> Arc<Self> {
         Arc::new(Self { limit, owner, open: Mutex::default() })
     }
 
-    /// Lets one more client in, of user `uid`. Where it is one too many, the task of the one that must go is ended.
-    pub(crate) fn admit(self: &Arc<Self>, uid: u32) -> Admission {
+    /// Lets one more client in, of `party`. Where it is one too many, the task of the one that must go is ended.
+    pub(crate) fn admit(self: &Arc<Self>, party: Party) -> Admission {
         let mut open = self.lock();
         let mut evicted = None;
-        if let Some(crowd) = self.crowd(&open.clients, uid) {
+        if let Some(crowd) = self.crowd(&open.clients, party) {
             let owner = self.owner;
             let among = |client: &Client| match crowd {
-                Crowd::SameUser => client.uid == uid,
-                Crowd::OtherUsers => client.uid != owner,
+                Crowd::Same => client.party == party,
+                Crowd::Others => client.party != owner,
                 Crowd::All => true,
             };
             let Some(number) = longest_idle(&open.clients, among) else { return Admission::Refused };
@@ -70,20 +87,20 @@ impl Connections {
         let number = open.next_number;
         open.next_number += 1;
         let activity = Activity::Idle(Instant::now());
-        open.clients.insert(number, Client { uid, activity, task: None });
+        open.clients.insert(number, Client { party, activity, task: None });
         Admission::Admitted { place: Place { connections: Arc::clone(self), number }, evicted }
     }
 
-    /// Among whom one must go for a client of user `uid` to come in; nothing where there is room.
-    fn crowd(&self, clients: &BTreeMap<u64, Client>, uid: u32) -> Option<Crowd> {
+    /// Among whom one must go for a client of `party` to come in; nothing where there is room.
+    fn crowd(&self, clients: &BTreeMap<u64, Client>, party: Party) -> Option<Crowd> {
         let count =
             |is_one: &dyn Fn(&Client) -> bool| clients.values().filter(|client| is_one(client)).count();
         let quarter = (self.limit / 4).max(1);
-        let is_other = uid != self.owner;
-        if is_other && count(&|client| client.uid == uid) >= quarter {
-            Some(Crowd::SameUser)
-        } else if is_other && count(&|client| client.uid != self.owner) >= (self.limit - quarter).max(1) {
-            Some(Crowd::OtherUsers)
+        let is_other = party != self.owner;
+        if is_other && count(&|client| client.party == party) >= quarter {
+            Some(Crowd::Same)
+        } else if is_other && count(&|client| client.party != self.owner) >= (self.limit - quarter).max(1) {
+            Some(Crowd::Others)
         } else {
             (clients.len() >= self.limit).then_some(Crowd::All)
         }
@@ -108,9 +125,10 @@ impl Connections {
 /// Clients that have too many places together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crowd {
-    SameUser,
-    /// All users but the worker's own.
-    OtherUsers,
+    /// All of one party.
+    Same,
+    /// All but the owner's.
+    Others,
     All,
 }
 
@@ -181,10 +199,10 @@ impl Drop for Answering {
 mod tests {
     use super::*;
 
-    const OWNER: u32 = 0;
+    const OWNER: Party = Party::User(0);
 
-    fn admitted_as(connections: &Arc<Connections>, uid: u32) -> Place {
-        match connections.admit(uid) {
+    fn admitted_as(connections: &Arc<Connections>, party: Party) -> Place {
+        match connections.admit(party) {
             Admission::Admitted { place, .. } => place,
             Admission::Refused => panic!("there is room"),
         }
@@ -220,20 +238,24 @@ mod tests {
     fn users_shut_out_neither_each_other_nor_the_owner() {
         let connections = Connections::new(16, OWNER);
         let mut busy = Vec::new();
-        for uid in 1..=3 {
+        let address = |number: u32| Party::Address(IpAddr::V4(number.into()));
+        for party in [Party::User(1), Party::User(2), address(1)] {
             for _ in 0..4 {
-                let place = admitted_as(&connections, uid);
+                let place = admitted_as(&connections, party);
                 let answering = place.answer();
                 busy.push((place, answering));
             }
-            assert!(matches!(connections.admit(uid), Admission::Refused), "user {uid} has a quarter");
+            assert!(matches!(connections.admit(party), Admission::Refused), "{party:?} has a quarter");
         }
-        assert!(matches!(connections.admit(4), Admission::Refused), "the last quarter is the owner's");
+        assert!(
+            matches!(connections.admit(address(4)), Admission::Refused),
+            "the last quarter is the owner's"
+        );
         let owners: Vec<Place> = (0..4).map(|_| admitted(&connections)).collect();
         assert_eq!(numbers(&connections).len(), 16);
         busy.remove(0);
-        let idle = admitted_as(&connections, 1);
-        admitted_as(&connections, 4);
+        let idle = admitted_as(&connections, Party::User(1));
+        admitted_as(&connections, Party::User(4));
         assert!(!numbers(&connections).contains(&idle.number()), "users make room for each other");
         drop(owners);
     }

@@ -56,8 +56,12 @@ impl fmt::Display for ApiError {
 pub enum ErrorCode {
     /// The request's body, query or path cannot be read.
     BadRequest,
-    /// The socket is the one for reading only.
+    /// Who asks has not shown the token of the page's address.
+    LoginNeeded,
+    /// The socket or address is one for reading only.
     ReadOnly,
+    /// A browser asks for a page that is not the worker's own.
+    OtherSite,
     /// The worker has nothing at this path.
     NoSuchPath,
     /// There is no VM of that name.
@@ -99,9 +103,11 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes that this worker answers with.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
+        Self::LoginNeeded,
         Self::ReadOnly,
+        Self::OtherSite,
         Self::NoSuchPath,
         Self::NoSuchVm,
         Self::NoSuchOperation,
@@ -125,7 +131,8 @@ impl ErrorCode {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
-            Self::ReadOnly => 403,
+            Self::LoginNeeded => 401,
+            Self::ReadOnly | Self::OtherSite => 403,
             Self::NoSuchPath
             | Self::NoSuchVm
             | Self::NoSuchOperation

@@ -56,7 +56,8 @@ pub use orders::{
     VerdictView, VolumeList,
 };
 pub use server::{
-    AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, openapi, openapi_text,
+    AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, WebError, WebSettings,
+    openapi, openapi_text,
 };
 pub use status::{
     AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,

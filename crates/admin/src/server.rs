@@ -7,6 +7,7 @@ mod console;
 mod dump;
 mod events;
 mod extract;
+mod guard;
 mod history;
 mod metrics;
 mod names;
@@ -20,6 +21,7 @@ mod socket;
 mod status;
 mod vm_log;
 mod vms;
+mod web;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -35,6 +37,8 @@ use self::running::Operations;
 use self::scraped::Scraped;
 use self::socket::BoundSocket;
 pub use self::socket::{BindError, SocketGroup};
+use self::web::Web;
+pub use self::web::{WebError, WebSettings};
 use crate::access::Access;
 use crate::{READ_SOCKET_NAME, SOCKET_NAME, StatusView, serving};
 
@@ -57,12 +61,14 @@ pub struct SocketSettings {
     pub read_group: Option<SocketGroup>,
     /// Where a Prometheus is answered over TCP, by anybody who can connect; nowhere where it is absent.
     pub metrics: Option<SocketAddr>,
+    /// Where the page is shown over TLS; nowhere where it is absent.
+    pub web: Option<WebSettings>,
 }
 
 impl SocketSettings {
     /// One socket in `directory`, for the process' own user and group.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), group: None, read_group: None, metrics: None }
+        Self { directory: directory.into(), group: None, read_group: None, metrics: None, web: None }
     }
 
     /// Checks that this host has the groups. Nothing is made.
@@ -81,6 +87,7 @@ pub struct AdminServer {
     full: BoundSocket,
     read_only: Option<BoundSocket>,
     scraped: Option<Scraped>,
+    web: Option<Web>,
 }
 
 /// What is served.
@@ -99,7 +106,7 @@ impl AdminServer {
     /// # Errors
     /// Somebody answers there, something else is there, there is no such group, or the host refuses.
     pub fn bind(settings: &SocketSettings) -> Result<Self, BindError> {
-        let SocketSettings { directory, group, read_group, metrics } = settings;
+        let SocketSettings { directory, group, read_group, metrics, web } = settings;
         let full = BoundSocket::bind(&directory.join(SOCKET_NAME), group.as_ref())?;
         let read_path = directory.join(READ_SOCKET_NAME);
         let read_only = match read_group {
@@ -110,7 +117,8 @@ impl AdminServer {
             }
         };
         let scraped = metrics.map(Scraped::bind).transpose()?;
-        Ok(Self { full, read_only, scraped })
+        let web = web.as_ref().map(Web::bind).transpose()?;
+        Ok(Self { full, read_only, scraped, web })
     }
 
     /// Answers until `shutdown` is over, at most `limit` clients at a time; then requests under way are finished.
@@ -129,7 +137,7 @@ impl AdminServer {
             node: node.clone(),
             status: Arc::clone(&status),
         };
-        let router = api::router(Answers {
+        let answers = api::router(Answers {
             vm_manager,
             status,
             node,
@@ -138,9 +146,10 @@ impl AdminServer {
             consoles,
             ended: ended.clone(),
         });
-        let Self { full, read_only, scraped } = self;
+        let Self { full, read_only, scraped, web } = self;
         let until_ended =
             |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };
+        let router = api::guarded(answers.clone());
         let readers = async {
             if let Some(socket) = &read_only {
                 let limit = (limit / READERS_PART).max(1);
@@ -153,6 +162,11 @@ impl AdminServer {
                 scraped.serve(figures, until_ended(ended.clone())).await;
             }
         };
+        let page = async {
+            if let Some(web) = web {
+                web.serve(answers.clone(), until_ended(ended.clone())).await;
+            }
+        };
         let all =
             serving::serve(&full.listener, router.clone(), Access::Full, limit, until_ended(ended.clone()));
         let end = async move {
@@ -160,7 +174,7 @@ impl AdminServer {
             // Streams end first: the servers wait for them.
             drop(ending);
         };
-        tokio::join!(all, readers, scraper, end);
+        tokio::join!(all, readers, scraper, page, end);
     }
 }
 

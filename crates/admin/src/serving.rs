@@ -2,7 +2,7 @@
 //! descriptors, time, memory.
 
 use std::fs::File;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 use tracing::{debug, warn};
 use vm_model::Caller;
 
 use crate::access::{Access, Peer};
-use crate::connections::{Admission, Connections, Place};
+use crate::connections::{Admission, Connections, Party, Place};
 
 /// How long a client may take from one request to the next, and for the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
@@ -34,8 +34,6 @@ const BODY: Duration = Duration::from_secs(10);
 const BUFFER: usize = 64 << 10;
 /// Pause after a connection could not be taken, for want of a descriptor or memory.
 const RETRY: Duration = Duration::from_millis(100);
-/// Who cannot be told: the user and group are `(uid_t) -1` of credentials(7).
-const NOBODY: Caller = Caller { uid: u32::MAX, gid: u32::MAX, pid: None };
 /// What a client hears when all others are being answered.
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
@@ -43,22 +41,28 @@ content-length: 99\r\n\r\n{\"code\":\"too_many\",\"message\":\"the worker answer
 
 /// Where clients come from.
 pub(crate) trait Listener {
-    /// A client's connection.
+    /// A client's connection, as it comes.
+    type Socket: Send + 'static;
+    /// The connection on which it is spoken with.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// What the log calls it.
     const NAME: &'static str;
 
     /// The next client. Cancel-safe.
-    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>>;
+    fn next(&self) -> impl Future<Output = io::Result<Self::Socket>>;
 
-    /// Who is at the other end of `stream`.
-    fn caller(stream: &Self::Stream) -> Caller;
+    /// Who is at the other end of `socket`.
+    fn caller(socket: &Self::Socket) -> Caller;
 
     /// Tells a client that it cannot be answered, if it takes that at once.
-    fn refuse(stream: &Self::Stream);
+    fn refuse(socket: &Self::Socket);
+
+    /// What must be done with the client before it is spoken with. It takes as long as the client lets it.
+    fn open(&self, socket: Self::Socket) -> impl Future<Output = io::Result<Self::Stream>> + Send + 'static;
 }
 
 impl Listener for UnixListener {
+    type Socket = UnixStream;
     type Stream = UnixStream;
     const NAME: &'static str = "the admin socket";
 
@@ -69,8 +73,8 @@ impl Listener for UnixListener {
     /// The kernel tells of whoever connected; where it does not, it is nobody.
     fn caller(stream: &UnixStream) -> Caller {
         match stream.peer_cred() {
-            Ok(found) => Caller { uid: found.uid(), gid: found.gid(), pid: found.pid() },
-            Err(_) => NOBODY,
+            Ok(found) => Caller::process(found.uid(), found.gid(), found.pid()),
+            Err(_) => Caller::UNKNOWN,
         }
     }
 
@@ -78,9 +82,14 @@ impl Listener for UnixListener {
         // Its buffer is empty; if it does not take this, the end of the connection says enough.
         let _ = stream.try_write(BUSY);
     }
+
+    fn open(&self, stream: UnixStream) -> impl Future<Output = io::Result<UnixStream>> + Send + 'static {
+        ready(Ok(stream))
+    }
 }
 
 impl Listener for TcpListener {
+    type Socket = TcpStream;
     type Stream = TcpStream;
     const NAME: &'static str = "the metrics address";
 
@@ -89,11 +98,15 @@ impl Listener for TcpListener {
     }
 
     fn caller(_stream: &TcpStream) -> Caller {
-        NOBODY
+        Caller::UNKNOWN
     }
 
     fn refuse(stream: &TcpStream) {
         let _ = stream.try_write(BUSY);
+    }
+
+    fn open(&self, stream: TcpStream) -> impl Future<Output = io::Result<TcpStream>> + Send + 'static {
+        ready(Ok(stream))
     }
 }
 
@@ -106,7 +119,7 @@ pub(crate) async fn serve<L: Listener>(
     limit: usize,
     shutdown: impl Future<Output = ()>,
 ) {
-    let connections = Connections::new(limit, rustix::process::geteuid().as_raw());
+    let connections = Connections::new(limit, Party::User(rustix::process::geteuid().as_raw()));
     let (ending, ended) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut reserve = Reserve::default();
@@ -120,11 +133,11 @@ pub(crate) async fn serve<L: Listener>(
             accepted = listener.next() => match accepted {
                 Ok(stream) => {
                     let peer = Peer { caller: L::caller(&stream), access };
-                    let admission = connections.admit(peer.caller.uid);
+                    let admission = connections.admit(peer.caller.into());
                     if let Some(place) = admit::<L>(admission, &stream, &mut tasks).await {
                         let number = place.number();
                         let client = Client { peer, place, ended: ended.clone() };
-                        let task = tasks.spawn(client.converse(stream, router.clone()));
+                        let task = tasks.spawn(client.converse(listener.open(stream), router.clone()));
                         connections.set_task(number, task);
                     }
                 }
@@ -145,7 +158,7 @@ pub(crate) async fn serve<L: Listener>(
 /// The place of a client that is let in; who makes room for it is gone afterwards.
 async fn admit<L: Listener>(
     admission: Admission,
-    stream: &L::Stream,
+    stream: &L::Socket,
     tasks: &mut JoinSet<()>,
 ) -> Option<Place> {
     match admission {
@@ -174,12 +187,20 @@ struct Client {
 }
 
 impl Client {
-    /// Speaks with it until either has had enough.
-    async fn converse<S>(self, stream: S, router: Router)
+    /// Speaks with it, once its connection is `opened`, until either has had enough.
+    async fn converse<S>(self, opened: impl Future<Output = io::Result<S>>, router: Router)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { peer, place, mut ended } = self;
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "the connection was not opened in time");
+        let stream = match timeout(HEAD, opened).await.map_err(|_| late()).flatten() {
+            Ok(stream) => stream,
+            Err(problem) => {
+                debug!(%problem, "a client never came");
+                return;
+            }
+        };
         let place = Arc::new(place);
         let answers = TowerToHyperService::new(router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -273,7 +294,6 @@ mod tests {
     use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
-    use tokio::time::timeout;
 
     use super::*;
 

@@ -9,6 +9,8 @@ use vm_model::{
     Generation, HeldSet, Lineage, NetworkName, RefusedEntry, SourceKind, SourceStatus, Timestamp, VmId,
 };
 
+use crate::Access;
+
 /// The worker, apart from its VMs. Everything but the first two may be missing from an older worker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {
@@ -16,6 +18,9 @@ pub struct StatusView {
     pub version: String,
     /// When it was started, in milliseconds since 1970.
     pub since: Timestamp,
+    /// What whoever asked may do; not told by older workers.
+    #[serde(default)]
+    pub access: Option<Access>,
     /// Where its assignments come from; absent where it was given no file.
     #[serde(default)]
     pub assignments: Option<AssignmentsView>,

@@ -1,6 +1,7 @@
 //! What happened on a host, as it is told to whoever follows it. Keys and kinds are added, never changed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -253,20 +254,43 @@ impl From<&FailureReason> for EventReason {
     }
 }
 
-/// Who asked, as the kernel tells of the process that connected to the socket (`SO_PEERCRED` of unix(7)).
+/// Who asked, as the kernel tells of the process that connected to the socket (`SO_PEERCRED` of unix(7)), or of the host that
+/// connected to the page's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Caller {
-    /// The process' effective user.
+    /// The process' effective user; 4294967295 of another host's.
     pub uid: u32,
-    /// The process' effective group.
+    /// The process' effective group; 4294967295 of another host's.
     pub gid: u32,
     /// The process; absent where the kernel does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// The host that it came from; absent where it came by a socket of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+}
+
+impl Caller {
+    /// Who cannot be told: user and group are `(uid_t) -1` of credentials(7), which nobody has.
+    pub const UNKNOWN: Self = Self { uid: u32::MAX, gid: u32::MAX, pid: None, address: None };
+
+    /// A process of this host.
+    pub const fn process(uid: u32, gid: u32, pid: Option<i32>) -> Self {
+        Self { uid, gid, pid, address: None }
+    }
+
+    /// Somebody at `address` who came by the network.
+    pub const fn at(address: IpAddr) -> Self {
+        Self { address: Some(address), ..Self::UNKNOWN }
+    }
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.address {
+            return write!(formatter, "address {address}");
+        }
         write!(formatter, "uid {} gid {}", self.uid, self.gid)?;
         match self.pid {
             Some(pid) => write!(formatter, " pid {pid}"),

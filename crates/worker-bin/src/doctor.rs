@@ -5,6 +5,7 @@
 
 pub(crate) mod addresses;
 mod capabilities;
+mod certificates;
 mod cgroups;
 mod clock;
 mod configuration;
@@ -21,6 +22,7 @@ mod master;
 mod network;
 mod report;
 mod side_channels;
+mod web;
 mod worker;
 
 use std::io::{IsTerminal, stdout};
@@ -85,6 +87,8 @@ fn examine(flags: &DoctorFlags, runtime_directory: Option<PathBuf>) -> Result<Ve
             findings.extend(master::judge(&runtime.block_on(master::look(master))));
         }
     }
+    let web = settings.as_ref().and_then(|settings| settings.web.as_ref());
+    findings.extend(web.into_iter().flat_map(|web| web::judge(&web::look(web))));
     findings.extend(worker::judge(&worker));
     Ok(findings)
 }

@@ -12,6 +12,7 @@ mod network;
 mod networks;
 mod placing;
 mod refusals;
+mod web;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use admin::{SocketGroup, SocketSettings};
+use admin::{SocketGroup, SocketSettings, WebSettings};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use syscall_filter::Mode;
@@ -38,6 +39,7 @@ use self::networks::Networks;
 pub(crate) use self::placing::host_processes_in;
 use self::placing::{Jail, Seccomp, jail, parallel_starts, placement};
 pub(crate) use self::refusals::by_key;
+use self::web::Web;
 use crate::cli::{LogFormat, RunFlags};
 
 /// Where the configuration file is that nobody named.
@@ -55,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) admin: AdminGroups,
     /// Where a Prometheus is answered over TCP.
     pub(crate) metrics: Option<SocketAddr>,
+    /// Where the page is shown to other hosts.
+    pub(crate) web: Option<WebSettings>,
     /// The master, where there is one.
     pub(crate) master: Option<MasterPlace>,
     /// Whether guests are stopped when the worker ends.
@@ -93,6 +97,7 @@ struct File {
     limits: Limits,
     master: Master,
     metrics: Metrics,
+    web: Web,
 }
 
 /// Who may use the admin sockets, besides the worker's own user: groups by name or number.
@@ -195,6 +200,7 @@ impl Settings {
             seccomp,
             admin: file.admin,
             metrics: file.metrics.address()?,
+            web: file.web.settings()?,
             manager,
         })
     }
@@ -209,6 +215,7 @@ impl Settings {
             group: group.map(SocketGroup::new),
             read_group: read_group.map(SocketGroup::new),
             metrics: self.metrics,
+            web: self.web.clone(),
         }
     }
 }

@@ -50,6 +50,7 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
         let damaged = vm_manager.list_damaged().into_iter();
         let Reloaded { refused, for_restart } = reloaded.borrow().clone();
         StatusView {
+            access: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since,
             assignments: assignments_view(

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::NAME;
 use super::layout::{PackedFile, Source};
+use crate::terminal;
 
 /// The documentation's place.
 const DOCUMENTATION: &str = "usr/share/doc/procurator-worker";
@@ -22,6 +23,10 @@ impl Contents {
     pub(super) fn of(root: &Path, program: &Path, written: &Path) -> Result<Self> {
         let mut files = vec![PackedFile::program(format!("usr/bin/{NAME}"), program.to_path_buf())];
         files.extend(fixed(root, written));
+        for licence in terminal::licences(root) {
+            let name = licence.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.push(PackedFile::data(format!("{DOCUMENTATION}/terminal/{name}"), Source::File(licence)));
+        }
         for page in entries(&written.join("man"))? {
             let source = Source::Gzipped(written.join("man").join(&page));
             files.push(PackedFile::data(format!("usr/share/man/man1/{page}.gz"), source));

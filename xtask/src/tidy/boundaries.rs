@@ -24,7 +24,7 @@ enum Allowed {
 
 use Allowed::{AllBut, Only};
 
-const BOUNDARIES: [Boundary; 29] = [
+const BOUNDARIES: [Boundary; 30] = [
     Boundary {
         package: "vm-model",
         workspace: Only(&[]),
@@ -157,6 +157,12 @@ const BOUNDARIES: [Boundary; 29] = [
         workspace: AllBut(&["hypervisor", "vmm", "vmm-host", "host-network"]),
         not_directly: &["kvm-*", "rtnetlink"],
         not_at_all: &[],
+    },
+    Boundary {
+        package: "web-page",
+        workspace: Only(&[]),
+        not_directly: &["libc"],
+        not_at_all: &["kvm-*", "rtnetlink", "netlink-*"],
     },
     Boundary {
         package: "procurator-master",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::openapi::response::ResponseBuilder;
@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 use vm_model::Event;
 
 use super::audit::{Audit, watch_over};
+use super::guard::only_own_page;
 use super::{
     Answers, MAX_BODY, assigning, console, dump, events, history, metrics, operations, orders, power, status,
     vm_log, vms,
@@ -30,11 +31,17 @@ pub(super) fn router(answers: Answers) -> Router {
     let document = Arc::new(complete(document));
     router
         .route(DOCUMENT, get(|| async move { Json(OpenApi::clone(&document)) }))
+        .merge(web_page::router())
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(audit, watch_over))
         .with_state(answers)
+}
+
+/// `router` for what programs and the worker's own page ask, and for no other site's.
+pub(super) fn guarded(router: Router) -> Router {
+    router.layer(from_fn(only_own_page))
 }
 
 /// Every path with its description. What is not here is not answered.

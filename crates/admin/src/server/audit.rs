@@ -9,12 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::field::display;
 use tracing::{Instrument, debug, info, info_span, warn};
 use vm_model::{Caller, EventKind, VmId};
 use worker::events::EventLog;
 
 use crate::access::{Access, Peer};
-use crate::{ApiError, ErrorCode};
 
 /// The header that tells a request's number.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -67,15 +67,16 @@ async fn answer(events: &EventLog, peer: Peer, request: Request, next: Next) -> 
         Access::Full => next.run(request).await,
         // Nothing was changed and nothing could be: who may only look fills neither the log nor what happened lately.
         Access::ReadOnly => {
-            let Caller { uid, gid, pid } = peer.caller;
-            debug!(target: "audit", uid, gid, pid, verb, "audit: refused, by the socket for reading only");
-            let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
-            return refusal.hint(Some(format!("ask for this on {}", crate::SOCKET_NAME))).into_response();
+            let Caller { uid, gid, pid, address } = peer.caller;
+            let address = address.map(display);
+            debug!(target: "audit", uid, gid, pid, address, verb, "audit: refused to who may only look");
+            return peer.only_looks().into_response();
         }
     };
     if is_question {
-        let Caller { uid, gid, pid } = peer.caller;
-        debug!(target: "audit", uid, gid, pid, verb, status = answer.status().as_u16(), "audit: asked what would follow");
+        let Caller { uid, gid, pid, address } = peer.caller;
+        let address = address.map(display);
+        debug!(target: "audit", uid, gid, pid, address, verb, status = answer.status().as_u16(), "audit: asked what would follow");
         return answer;
     }
     let vm = answer.extensions().get::<AuditedVm>().map(|AuditedVm(vm)| vm.clone()).or(vm);
@@ -85,12 +86,13 @@ async fn answer(events: &EventLog, peer: Peer, request: Request, next: Next) -> 
 
 /// Notes that `by` asked for `verb` and was answered with `status`.
 fn note(events: &EventLog, by: Caller, verb: &str, vm: Option<&VmId>, status: u16) {
-    let Caller { uid, gid, pid } = by;
+    let Caller { uid, gid, pid, address } = by;
+    let address = address.map(display);
     let vm_id = vm.map(VmId::as_str).unwrap_or_default();
     if (200..300).contains(&status) {
-        info!(target: "audit", uid, gid, pid, verb, vm_id, status, "audit: ordered");
+        info!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: ordered");
     } else {
-        warn!(target: "audit", uid, gid, pid, verb, vm_id, status, "audit: refused");
+        warn!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: refused");
     }
     events.record(vm, EventKind::Ordered { verb: verb.to_owned(), by, status });
 }

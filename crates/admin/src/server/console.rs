@@ -3,13 +3,16 @@
 mod desk;
 mod pens;
 mod session;
+mod web_socket;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -89,16 +92,11 @@ pub(super) async fn attach(
     Extension(peer): Extension<Peer>,
     VmName(id): VmName,
     Keys(wanted): Keys<ConsoleRequest>,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    if !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(CONSOLE_PROTOCOL)) {
-        let problem = format!("this path is for connections upgraded to {CONSOLE_PROTOCOL}");
-        return Err(bad_request(&problem).about("upgrade"));
-    }
+    let upgrade = Upgrade::of(request).await?;
     if wanted.pen != PenRequest::None && peer.access == Access::ReadOnly {
-        let refusal = ApiError::new(ErrorCode::ReadOnly, "this socket is for reading only");
-        return Err(refusal.hint(Some(format!("type by {}, or attach read-only", crate::SOCKET_NAME))));
+        return Err(peer.only_looks().about("pen"));
     }
     let place = answers.consoles.place(peer.access)?;
     let (start, extent) = begin(&answers, &id, &wanted).await?;
@@ -110,21 +108,70 @@ pub(super) async fn attach(
     let desk = PenDesk { pens: Arc::clone(&consoles.pens), vm_manager, vm: id.clone(), peer };
     let (pen, pen_state) = desk.attach(wanted.pen);
     let session = Session { desk, follower, info, extent, pen, pen_state, ended };
-    let upgrade = hyper::upgrade::on(&mut request);
-    // Ends with the client, with the VM's console, or when the worker ends.
-    tokio::spawn(async move {
-        let _place = place;
-        match upgrade.await {
-            Ok(stream) => {
-                if let Err(problem) = session.run(TokioIo::new(stream)).await {
-                    debug!(vm_id = %id, %problem, "a client of a console broke off");
-                }
+    Ok(upgrade.answer(session, place))
+}
+
+/// What a client's connection becomes.
+enum Upgrade {
+    /// A stream of frames.
+    Frames(OnUpgrade),
+    /// Messages with frames in them, for browsers.
+    WebSocket(WebSocketUpgrade),
+}
+
+impl Upgrade {
+    /// What `request` asks for.
+    async fn of(mut request: Request) -> Result<Self, ApiError> {
+        let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+        match asked {
+            Some(asked) if asked.eq_ignore_ascii_case(CONSOLE_PROTOCOL) => {
+                Ok(Self::Frames(hyper::upgrade::on(&mut request)))
             }
-            Err(problem) => debug!(vm_id = %id, %problem, "a client of a console never came"),
+            Some(asked) if asked.eq_ignore_ascii_case("websocket") => {
+                let (mut parts, _) = request.into_parts();
+                let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+                let upgrade =
+                    upgrade.map_err(|problem| bad_request(&problem.body_text()).about("upgrade"))?;
+                let upgrade = upgrade.protocols([CONSOLE_PROTOCOL]).max_message_size(web_socket::MAX_MESSAGE);
+                Ok(Self::WebSocket(upgrade))
+            }
+            Some(_) | None => {
+                let problem =
+                    format!("this path is for connections upgraded to {CONSOLE_PROTOCOL} or websocket");
+                Err(bad_request(&problem).about("upgrade"))
+            }
         }
-    });
-    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, CONSOLE_PROTOCOL)];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    }
+
+    /// Answers, and has `session` run once the connection is what it should become. It ends with the client, with the VM's
+    /// console, or when the worker ends.
+    fn answer(self, session: Session, place: OwnedSemaphorePermit) -> Response {
+        let vm_id = session.desk.vm.clone();
+        match self {
+            Self::Frames(upgrade) => {
+                tokio::spawn(async move {
+                    let _place = place;
+                    match upgrade.await {
+                        Ok(stream) => note(&vm_id, session.run(TokioIo::new(stream)).await),
+                        Err(problem) => debug!(%vm_id, %problem, "a client of a console never came"),
+                    }
+                });
+                let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, CONSOLE_PROTOCOL)];
+                (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+            }
+            Self::WebSocket(upgrade) => upgrade.on_upgrade(async move |socket| {
+                let _place = place;
+                note(&vm_id, web_socket::serve(session, socket).await);
+            }),
+        }
+    }
+}
+
+/// Notes how a client's session ended.
+fn note(vm_id: &VmId, ended: std::io::Result<()>) {
+    if let Err(problem) = ended {
+        debug!(%vm_id, %problem, "a client of a console broke off");
+    }
 }
 
 /// Where what was asked for begins, and how far it goes.

@@ -129,7 +129,7 @@ impl Operations {
 mod tests {
     use super::*;
 
-    const BY: Caller = Caller { uid: 1, gid: 2, pid: None };
+    const BY: Caller = Caller::process(1, 2, None);
 
     fn begin(operations: &Operations) -> Result<OperationView, ApiError> {
         operations.begin(PowerVerb::Stop, VmId::new("a"), BY)

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 use tracing::warn;
 
+use super::web::WebError;
 use crate::socket_path::SocketPath;
 
 /// Owner and group may connect.
@@ -53,6 +54,18 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// The host refused the address on which the page is shown.
+    #[error("cannot listen on {address} for the page")]
+    Web {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What the page's address needs cannot be used.
+    #[error("the page cannot be shown by the network")]
+    WebFiles(#[source] WebError),
     /// The host refused.
     #[error("cannot {operation} the admin socket {}", path.display())]
     Io {

@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{RootCertStore, ServerConfig};
 use vm_model::Timestamp;
 
 use super::certificate::CertificateFacts;
@@ -30,6 +31,58 @@ pub struct TlsFiles {
     pub authorities: PathBuf,
 }
 
+/// A certificate with its key: who one end is, whatever it asks of the other.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    key: Arc<CertifiedKey>,
+    provider: Arc<CryptoProvider>,
+    facts: CertificateFacts,
+}
+
+impl Identity {
+    /// Reads the files `certificate`, with the intermediate ones, and `key`. Blocks as long as their disk lets it.
+    ///
+    /// # Errors
+    /// A file is missing, or holds something else; the key is another certificate's.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = certificates_in(certificate)?;
+        let facts = facts_of(certificate, &chain)?;
+        let bytes = read(key)?;
+        let private =
+            PrivateKeyDer::from_pem_slice(&bytes).map_err(|problem| content(key, "private key", &problem))?;
+        let certified =
+            CertifiedKey::from_der(chain, private, &provider).map_err(|problem| match problem {
+                rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
+                    certificate: certificate.to_owned(),
+                    key: key.to_owned(),
+                    facts: Box::new(facts.clone()),
+                },
+                other => content(key, "private key", &other),
+            })?;
+        Ok(Self { key: Arc::new(certified), provider, facts })
+    }
+
+    /// What the certificate says.
+    pub fn facts(&self) -> &CertificateFacts {
+        &self.facts
+    }
+
+    /// What a server needs that asks its clients for no certificate: TLS 1.3, and HTTP/1.1 in it.
+    ///
+    /// # Errors
+    /// The cryptographic provider cannot do that.
+    pub fn http_server(&self) -> Result<ServerConfig, rustls::Error> {
+        let own = SingleCertAndKey::from(CertifiedKey::clone(&self.key));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(own));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
 /// What the files held.
 #[derive(Debug)]
 pub struct Credentials {
@@ -46,32 +99,13 @@ impl Credentials {
     /// # Errors
     /// A file is missing, or holds something else; the key is another certificate's.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = certificates_in(&files.certificate)?;
-        let facts = facts_of(&files.certificate, &chain)?;
-        let key = read(&files.key)?;
-        let key = PrivateKeyDer::from_pem_slice(&key)
-            .map_err(|problem| content(&files.key, "private key", &problem))?;
-        let key = CertifiedKey::from_der(chain, key, &provider).map_err(|problem| match problem {
-            rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
-                certificate: files.certificate.clone(),
-                key: files.key.clone(),
-                facts: Box::new(facts.clone()),
-            },
-            other => content(&files.key, "private key", &other),
-        })?;
+        let Identity { key, provider, facts } = Identity::load(&files.certificate, &files.key)?;
         let mut authorities = RootCertStore::empty();
         for certificate in certificates_in(&files.authorities)? {
             let added = authorities.add(certificate);
             added.map_err(|problem| content(&files.authorities, "certificate of an authority", &problem))?;
         }
-        Ok(Self {
-            files: files.clone(),
-            key: Arc::new(key),
-            authorities: Arc::new(authorities),
-            provider,
-            facts,
-        })
+        Ok(Self { files: files.clone(), key, authorities: Arc::new(authorities), provider, facts })
     }
 
     /// Where they come from.

@@ -10,7 +10,7 @@ mod handshake;
 mod verifier;
 
 pub use certificate::{CertificateFacts, CertificateProblem};
-pub use credentials::{CredentialStore, Credentials, TlsFiles};
+pub use credentials::{CredentialStore, Credentials, Identity, TlsFiles};
 pub use error::TlsError;
 pub(crate) use handshake::{accept, connect, refusal_of_ours};
 

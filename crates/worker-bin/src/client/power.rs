@@ -173,7 +173,7 @@ mod tests {
             state: admin::OperationState::Done,
             started_at: Timestamp::from_millis(1000),
             ended_at: Some(Timestamp::from_millis(2250)),
-            by: Caller { uid: 0, gid: 0, pid: None },
+            by: Caller::process(0, 0, None),
             outcome: Some("by its power button".to_owned()),
             error: None,
         };

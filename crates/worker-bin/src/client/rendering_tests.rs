@@ -228,6 +228,7 @@ fn what_is_wanted_stands_beside_what_is_in_force() {
 /// A worker of which there is nothing to note.
 fn sound_worker() -> StatusView {
     StatusView {
+        access: None,
         master: None,
         sources: Default::default(),
         owners: Default::default(),

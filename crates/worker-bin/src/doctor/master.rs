@@ -1,26 +1,18 @@
 //! The master: whether it can be reached, and the certificates on the way.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use master_protocol::tls::{CertificateFacts, Credentials, TlsFiles};
+use master_protocol::tls::{Credentials, TlsFiles};
 use tokio::time::timeout;
 use vm_model::{Timestamp, error_chain};
 
-use super::finding::{Finding, advice, command};
+use super::certificates::{self, Files};
+use super::finding::{Finding, advice};
 use crate::settings::MasterPlace;
 
 const MASTER: &str = "master";
-const CERTIFICATE: &str = "certificate";
-const KEY: &str = "key";
-/// A certificate that expires sooner is worth a word.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Somebody waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Others than the owner and the group may read (inode(7)).
-const WORLD_READABLE: u32 = 0o004;
 
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +23,6 @@ pub(super) struct Facts {
     credentials: Option<Files>,
     /// Who answered, or why nobody did.
     reached: Result<String, String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Files {
-    certificate: PathBuf,
-    key: PathBuf,
-    /// The certificate, or what of the files cannot be used.
-    read: Result<CertificateFacts, String>,
-    key_mode: Option<u32>,
 }
 
 pub(super) async fn look(place: &MasterPlace) -> Facts {
@@ -60,20 +43,16 @@ pub(super) async fn look(place: &MasterPlace) -> Facts {
 }
 
 fn files(files: &TlsFiles) -> Files {
-    let read = Credentials::load(files);
-    Files {
-        certificate: files.certificate.clone(),
-        key: files.key.clone(),
-        read: read.map(|credentials| credentials.facts().clone()).map_err(|problem| error_chain(&problem)),
-        key_mode: fs::metadata(&files.key).ok().map(|metadata| metadata.mode() & 0o7777),
-    }
+    let read = Credentials::load(files).map(|credentials| credentials.facts().clone());
+    certificates::look(&files.certificate, &files.key, read)
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(files) = &facts.credentials {
-        findings.push(certificate(files, facts.now));
-        findings.extend(files.key_mode.map(|mode| key(&files.key, mode)));
+        const RENEWED: &str = "the worker takes new files by itself at its next dial";
+        const MADE: &str = "see docs/master.md on making certificates";
+        findings.extend(certificates::judge(files, facts.now, RENEWED, MADE));
     }
     findings.push(match &facts.reached {
         Ok(who) => Finding::ok(MASTER, format!("{} answers at {who}", facts.address)),
@@ -87,32 +66,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn certificate(files: &Files, now: Timestamp) -> Finding {
-    const RENEW: &str = "have the certificate renewed; the worker takes new files by itself at its next dial";
-    match &files.read {
-        Err(why) => {
-            Finding::fail(CERTIFICATE, why.clone(), advice("see docs/master.md on making certificates"))
-        }
-        Ok(facts) if !facts.is_current(now) => {
-            Finding::fail(CERTIFICATE, format!("not valid now: {facts}"), advice(RENEW))
-        }
-        Ok(facts) if !facts.is_current(now.after(SOON)) => {
-            Finding::warn(CERTIFICATE, format!("expires soon: {facts}"), advice(RENEW))
-        }
-        Ok(facts) => Finding::ok(CERTIFICATE, format!("{}: {facts}", files.certificate.display())),
-    }
-}
-
-fn key(path: &Path, mode: u32) -> Finding {
-    if mode & WORLD_READABLE == 0 {
-        return Finding::ok(KEY, format!("{}, mode {mode:04o}", path.display()));
-    }
-    let found = format!("{} has mode {mode:04o}: everybody on this host can read it", path.display());
-    Finding::fail(KEY, found, command(format!("chmod 0600 {}", path.display())))
-}
-
 #[cfg(test)]
 mod tests {
+    use master_protocol::tls::CertificateFacts;
+
     use super::super::finding::Verdict;
     use super::*;
 

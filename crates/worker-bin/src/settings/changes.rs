@@ -12,6 +12,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("runtime_dir", in_force.runtime_dir == new.runtime_dir),
         ("admin", in_force.admin == new.admin),
         ("metrics", in_force.metrics == new.metrics),
+        ("web", in_force.web == new.web),
         ("log_format", in_force.log_format == new.log_format),
         ("state_dir", old.vm_artifacts_dir == young.vm_artifacts_dir),
         ("store_roots", old.store_roots == young.store_roots),

@@ -203,6 +203,11 @@ pub(crate) static KEYS: &[Key] = &[
     key("metrics.listen", Kind::AddressAndPort, None, "Where a Prometheus is answered over TCP."),
     key("metrics.plain_tcp", Kind::Choice(&["unencrypted-and-unauthenticated"]), None,
         "Answers other hosts than this one."),
+    key("web.listen", Kind::AddressAndPort, None, "Where the page is shown over TLS, to other hosts too."),
+    key("web.certificate", Kind::Path, None, "PEM file of the certificate that it is shown with."),
+    key("web.key", Kind::Path, None, "PEM file of the certificate's key."),
+    key("web.token_file", Kind::Path, None, "The file with the token that whoever comes by that address must know."),
+    key("web.read_only", Kind::Boolean, Some("false"), "Whether nothing can be changed by that address."),
 ];
 
 impl Kind {

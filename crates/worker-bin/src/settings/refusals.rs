@@ -1,6 +1,7 @@
 //! What of settings that can be read is refused on this host: `run` does not start with it, and `check-config` says so
 //! before.
 
+use admin::WebSettings;
 use anyhow::{Error, anyhow};
 use worker::vms::VmManagerError;
 
@@ -22,8 +23,12 @@ impl Settings {
             .err()
             .map(|problem| Error::from(problem).context("invalid admin.group or admin.read_group"));
         let master = self.master.as_ref().map(MasterPlace::settings).and_then(Result::err);
+        let web = self.web.as_ref().map(WebSettings::check).and_then(Result::err);
+        let web = web.map(|problem| {
+            Error::from(problem).context("invalid web.token_file, web.certificate or web.key")
+        });
         let filter = logging::wanted().err();
-        filter.into_iter().chain(file).chain(group).chain(master).chain(manager).collect()
+        filter.into_iter().chain(file).chain(group).chain(master).chain(web).chain(manager).collect()
     }
 
     /// Itself, where nothing of it is refused.
@@ -59,15 +64,20 @@ mod tests {
     #[test]
     fn everything_for_which_run_does_not_start_is_told() {
         let text = "store_roots = ['store']\nassignments = '/'\n[admin]\ngroup = 'no-such-group'\n[master]\n\
-                    address = 'm:1'\ncertificate = '/nonexistent/c'\nkey = '/nonexistent/k'\nauthorities = '/nonexistent/a'\n";
+                    address = 'm:1'\ncertificate = '/nonexistent/c'\nkey = '/nonexistent/k'\nauthorities = '/nonexistent/a'\n[web]\n\
+                    listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'\ntoken_file = '/nonexistent/t'\n";
         let told: Vec<String> =
             settings(text).refusals().iter().map(|problem| format!("{problem:#}")).collect();
-        for words in
-            ["invalid assignments file /", "no-such-group", "/nonexistent/c", "store_roots = \"store\""]
-        {
+        for words in [
+            "invalid assignments file /",
+            "no-such-group",
+            "/nonexistent/c",
+            "/nonexistent/t",
+            "store_roots = \"store\"",
+        ] {
             assert!(told.iter().any(|one| one.contains(words)), "{words} is not in {told:?}");
         }
-        assert_eq!(told.len(), 4, "{told:?}");
+        assert_eq!(told.len(), 5, "{told:?}");
     }
 
     #[test]

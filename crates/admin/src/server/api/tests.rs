@@ -147,7 +147,7 @@ fn what_is_answered_is_as_described() {
     let bare = Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x");
     check("VmView", &VmView::new(VmInfo::new(bare, Generation::new(1)), None));
     check("ApiError", &ApiError::new(ErrorCode::NoSuchVm, "there is no VM a").about("a"));
-    let by = Caller { uid: 1, gid: 2, pid: Some(3) };
+    let by = Caller::process(1, 2, Some(3));
     let operation = OperationView {
         id: 1,
         what: PowerVerb::Stop,
@@ -187,7 +187,7 @@ fn events_are_as_described() {
         EventKind::DesiredChanged { from: DesiredState::Running, to: DesiredState::Stopped },
         EventKind::ReadinessChanged { readiness: Readiness::NotReady, reason: Some("x".to_owned()) },
         EventKind::Undisturbed,
-        EventKind::Ordered { verb: "stop".to_owned(), by: Caller { uid: 1, gid: 2, pid: None }, status: 200 },
+        EventKind::Ordered { verb: "stop".to_owned(), by: Caller::process(1, 2, None), status: 200 },
         EventKind::SourceTaken { source: SourceKind::File, generation: Generation::new(1) },
     ];
     let events = kinds.into_iter().map(|kind| Event {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tracing::field::display;
 use tracing::info;
 use vm_model::{Caller, EventKind, VmId};
 use worker::vms::VmManager;
@@ -27,8 +28,9 @@ impl PenDesk {
             PenRequest::Steal => self.take(true),
         };
         if pen.is_none() {
-            let Caller { uid, gid, pid } = self.peer.caller;
-            info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %self.vm, "audit: attached to read");
+            let Caller { uid, gid, pid, address } = self.peer.caller;
+            let address = address.map(display);
+            info!(target: "audit", uid, gid, pid, address, verb = "console", vm_id = %self.vm, "audit: attached to read");
         }
         (pen, state)
     }
@@ -46,8 +48,9 @@ impl PenDesk {
         match self.pens.take(&self.vm, caller, steal) {
             Taken::Held(by) => (None, PenState::Held(named(by))),
             Taken::Yours(pen, from) => {
-                let (Caller { uid, gid, pid }, stolen_from) = (caller, from.map(|from| from.uid));
-                info!(target: "audit", uid, gid, pid, verb = "console", vm_id = %self.vm, stolen_from, "audit: attached to type");
+                let (Caller { uid, gid, pid, address }, stolen_from) = (caller, from.map(|from| from.uid));
+                let address = address.map(display);
+                info!(target: "audit", uid, gid, pid, address, verb = "console", vm_id = %self.vm, stolen_from, "audit: attached to type");
                 let verb = if from.is_some() { "console --steal" } else { "console" };
                 let kind = EventKind::Ordered { verb: verb.to_owned(), by: caller, status: 101 };
                 self.vm_manager.events().record(Some(&self.vm), kind);
@@ -58,9 +61,10 @@ impl PenDesk {
 }
 
 /// Who has the pen, as others are told.
-pub(super) fn named(Caller { uid, pid, .. }: Caller) -> String {
-    match pid {
-        Some(pid) => format!("user {uid} (process {pid})"),
-        None => format!("user {uid}"),
+pub(super) fn named(Caller { uid, pid, address, .. }: Caller) -> String {
+    match (address, pid) {
+        (Some(address), _) => format!("somebody at {address}"),
+        (None, Some(pid)) => format!("user {uid} (process {pid})"),
+        (None, None) => format!("user {uid}"),
     }
 }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn caller(uid: u32) -> Caller {
-        Caller { uid, gid: 0, pid: None }
+        Caller::process(uid, 0, None)
     }
 
     fn yours(taken: Taken) -> (Pen, Option<u32>) {

@@ -1,0 +1,48 @@
+//! A console in a browser: the frames of an attached console as the content of binary WebSocket messages, which begin and end
+//! where they happen to.
+
+use std::io;
+
+use axum::body::Bytes;
+use axum::extract::ws::{Message, WebSocket};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+
+use super::session::Session;
+
+/// Bytes on their way in either direction; also the longest message to a client.
+const BUFFER: usize = 16 << 10;
+/// The longest message from a client: some frames of input.
+pub(super) const MAX_MESSAGE: usize = 64 << 10;
+
+/// Serves the client behind `socket` until either has had enough.
+pub(super) async fn serve(session: Session, socket: WebSocket) -> io::Result<()> {
+    let (here, there) = duplex(BUFFER);
+    let (mut from_session, mut to_session) = split(here);
+    let (mut to_client, mut from_client) = socket.split();
+    let output = async {
+        loop {
+            let mut bytes = Vec::with_capacity(BUFFER);
+            if from_session.read_buf(&mut bytes).await? == 0 {
+                return to_client.close().await.map_err(io::Error::other);
+            }
+            to_client.send(Message::Binary(Bytes::from(bytes))).await.map_err(io::Error::other)?;
+        }
+    };
+    let input = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            match message {
+                Message::Binary(bytes) => to_session.write_all(&bytes).await?,
+                Message::Close(_) => break,
+                // Pings are answered where they arrive; there is no text.
+                Message::Ping(_) | Message::Pong(_) | Message::Text(_) => {}
+            }
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        // What the session said at last is sent before the end.
+        (run, sent) = async { tokio::join!(session.run(there), output) } => run.and(sent),
+        left = input => left,
+    }
+}

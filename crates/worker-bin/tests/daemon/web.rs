@@ -1,0 +1,263 @@
+//! The page's doors, asked by a real curl: which requests are answered at the sockets and at an address of its own.
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use rcgen::generate_simple_self_signed;
+use tiny_guest::TinyGuest;
+
+use crate::bench::{Bench, DEADLINE, isolated};
+
+/// What the address wants to be shown.
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// A nonce of a WebSocket and what it is answered with (RFC 6455 § 1.3).
+const NONCE: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+
+/// An answer: its status, its head and its body.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+/// Has curl ask with `arguments`.
+fn curl(arguments: &[&str]) -> Answer {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--include", "--insecure", "--max-time", "60"])
+        .args(arguments)
+        .output()
+        .expect("package curl");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+/// Gives the worker that is started next an address for the page, with what `more` says of it; where that is.
+pub(crate) fn with_address(bench: &Bench, more: &str) -> String {
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("package iproute2");
+    assert!(up.success());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    certify(bench, "first.example");
+    fs::write(bench.path("token"), format!("{TOKEN}\n")).expect("written");
+    fs::set_permissions(bench.path("token"), Permissions::from_mode(0o600)).expect("set");
+    let [certificate, key, token] =
+        ["page.pem", "page.key", "token"].map(|name| bench.path(name).display().to_string());
+    bench.configure(&format!(
+        "stop_guests = true\nmetrics_poll_interval_seconds = 1\n[admin]\nread_group = '0'\n[network]\nsubnet = '10.78.0.0/24'\n\
+         [web]\nlisten = '{address}'\ncertificate = '{certificate}'\nkey = '{key}'\ntoken_file = '{token}'\n{more}"
+    ));
+    address.to_string()
+}
+
+/// Makes the page's certificate one of `name`.
+fn certify(bench: &Bench, name: &str) {
+    let made = generate_simple_self_signed([name.to_owned()]).expect("made");
+    for (file, text) in [("page.key", made.signing_key.serialize_pem()), ("page.pem", made.cert.pem())] {
+        fs::write(bench.path("new"), text).expect("written");
+        fs::set_permissions(bench.path("new"), Permissions::from_mode(0o600)).expect("set");
+        fs::rename(bench.path("new"), bench.path(file)).expect("replaced");
+    }
+}
+
+#[test]
+fn sockets_show_the_page_and_answer_no_other_site() {
+    isolated(|bench| {
+        with_address(&bench, "");
+        let _daemon = bench.start();
+        let [full, read] =
+            ["run/worker.sock", "run/worker-read.sock"].map(|name| bench.path(name).display().to_string());
+        let ask = |socket: &str, more: &[&str]| curl(&[&["--unix-socket", socket], more].concat());
+
+        let page = ask(&full, &["http://localhost:8080/"]);
+        assert_eq!(page.status, 200, "{}", page.head);
+        assert!(page.body.contains("/page/main.js"), "{}", page.body);
+        for header in [
+            "content-security-policy: default-src 'self'",
+            "x-content-type-options: nosniff",
+            "frame-ancestors 'none'",
+        ] {
+            assert!(page.head.contains(header), "{header} is not in {}", page.head);
+        }
+        let script = ask(&read, &["http://localhost/page/main.js"]);
+        assert!(
+            script.status == 200 && script.head.contains("content-type: text/javascript"),
+            "{}",
+            script.head
+        );
+        assert_eq!(ask(&full, &["http://w/page/none.js"]).status, 404);
+        for (socket, access) in [(&full, "full"), (&read, "read_only")] {
+            let status = ask(socket, &["http://worker/v1/status"]);
+            assert!(status.body.contains(&format!("\"access\":\"{access}\"")), "{}", status.body);
+        }
+
+        let url = "http://localhost:8080/v1/gc";
+        for foreign in [
+            "origin: http://evil.example",
+            "origin: null",
+            "sec-fetch-site: cross-site",
+            "host: evil.example",
+        ] {
+            let answer = ask(&full, &["-X", "POST", "-H", foreign, url]);
+            assert!(answer.status == 403 && answer.body.contains("other_site"), "{foreign}: {}", answer.body);
+            assert!(answer.head.contains("nosniff"), "{}", answer.head);
+        }
+        let own = [
+            "-X",
+            "POST",
+            "-d",
+            "{\"which\": \"all\"}",
+            "-H",
+            "origin: http://localhost:8080",
+            "-H",
+            "sec-fetch-site: same-origin",
+            url,
+        ];
+        assert_eq!(ask(&full, &own).status, 200, "the page's own");
+        assert_eq!(
+            ask(&full, &["-H", "accept-language: en", "http://worker/v1/vms"]).status,
+            403,
+            "a browser's"
+        );
+        assert_eq!(ask(&full, &["http://worker/v1/vms"]).status, 200, "a program's");
+    });
+}
+
+#[test]
+fn a_browser_attaches_to_a_console_by_a_web_socket() {
+    isolated(|bench| {
+        with_address(&bench, "");
+        bench.assign(&[bench.vm("a", &TinyGuest::echo())]);
+        let _daemon = bench.start();
+        bench.until("it has spoken", || bench.client(&["logs", "a"]).stdout.ends_with(b"ready\n"));
+        let connect = |origin: &str| {
+            let mut stream = UnixStream::connect(bench.path("run/worker.sock")).expect("connected");
+            stream.set_read_timeout(Some(DEADLINE)).expect("set");
+            write!(
+                stream,
+                "GET /v1/vms/a/console/attach?follow=true&pen=ask HTTP/1.1\r\nhost: localhost:1\r\norigin: {origin}\r\n\
+                 connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {}\r\n\
+                 sec-websocket-protocol: procurator-console\r\n\r\n",
+                NONCE.0
+            )
+            .expect("sent");
+            stream
+        };
+        let until_has = |stream: &mut UnixStream, words: &[u8]| {
+            let (mut seen, mut bytes) = (Vec::new(), [0; 4096]);
+            while !seen.windows(words.len()).any(|window| window == words) {
+                let count = stream.read(&mut bytes).expect("read in time");
+                assert_ne!(count, 0, "it ended with {:?}", String::from_utf8_lossy(&seen));
+                seen.extend(&bytes[..count]);
+            }
+            String::from_utf8_lossy(&seen).into_owned()
+        };
+        let refused = until_has(&mut connect("http://evil.example"), b"other_site");
+        assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+
+        let mut stream = connect("http://localhost:1");
+        let answer = until_has(&mut stream, b"ready\n");
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        assert!(answer.contains(NONCE.1) && answer.contains("procurator-console"), "{answer}");
+        // A binary message, masked with zeros (RFC 6455 § 5.2), with a frame of input.
+        let typed = b"\x01\x00\x05hello";
+        let head = [0x82, 0x80 | u8::try_from(typed.len()).expect("short"), 0, 0, 0, 0];
+        stream.write_all(&[&head[..], typed].concat()).expect("sent");
+        until_has(&mut stream, b"hello");
+        drop(stream);
+        bench.until("the pen is free again", || {
+            let mut stream = connect("http://localhost:1");
+            // Place, then pen: kind 4, one byte, which is 1 for who has it.
+            let answer = until_has(&mut stream, b"\x04\x00");
+            answer.contains("\u{4}\0\u{1}\u{1}")
+        });
+    });
+}
+
+#[test]
+fn an_address_of_its_own_wants_the_token() {
+    isolated(|bench| {
+        let address = with_address(&bench, "");
+        bench.assign(&[bench.vm("a", &TinyGuest::idle())]);
+        let _daemon = bench.start();
+        let url = |path: &str| format!("https://{address}{path}");
+        let bearer = |token: &str| format!("authorization: Bearer {token}");
+
+        assert_eq!(curl(&[&url("/")]).status, 200, "the page holds nothing");
+        let refused = curl(&[&url("/v1/vms")]);
+        assert!(refused.status == 401 && refused.body.contains("login_needed"), "{}", refused.body);
+        assert_eq!(curl(&["--tls-max", "1.2", &url("/")]).status, 0, "no TLS before 1.3");
+        assert_eq!(curl(&["-H", &bearer(TOKEN), &url("/v1/vms")]).status, 200);
+        let foreign = ["-H", &bearer(TOKEN), "-H", "origin: https://evil.example", &url("/v1/vms")];
+        assert_eq!(curl(&foreign).status, 403, "not even with the token");
+
+        let jar = bench.path("jar").display().to_string();
+        let login = ["--cookie-jar", &jar, "-d", &format!("{{\"token\": \"{TOKEN}\"}}"), &url("/login")];
+        let let_in = curl(&login);
+        assert_eq!(let_in.status, 204, "{}", let_in.body);
+        for word in ["httponly", "secure", "samesite=strict", "__host-"] {
+            assert!(let_in.head.contains(word), "{word} is not in {}", let_in.head);
+        }
+        assert_eq!(curl(&["--cookie", &jar, &url("/v1/vms")]).status, 200);
+        let stop = curl(&["--cookie", &jar, "-d", "{\"force\": true}", &url("/v1/vms/a/stop")]);
+        assert_eq!(stop.status, 200, "{}", stop.body);
+        assert!(bench.log().contains("address=127.0.0.1"), "who asked is audited: {}", bench.log());
+        let events = String::from_utf8_lossy(&bench.client(&["events"]).stdout).into_owned();
+        assert!(events.contains("stop was asked for by address 127.0.0.1"), "{events}");
+        assert_eq!(curl(&["--cookie", &jar, "-X", "POST", &url("/logout")]).status, 204);
+        assert_eq!(curl(&["--cookie", &jar, &url("/v1/vms")]).status, 401, "the session has ended");
+
+        for _ in 0..5 {
+            assert_eq!(curl(&["-H", &bearer("guess"), &url("/v1/vms")]).status, 401);
+        }
+        let late = curl(&["-H", &bearer(TOKEN), &url("/v1/vms")]);
+        assert!(late.status == 503 && late.body.contains("too many wrong tokens"), "{}", late.body);
+        assert!(!bench.log().contains(TOKEN) && !bench.log().contains("guess"), "no token is in the log");
+
+        certify(&bench, "second.example");
+        let port = address.rsplit(':').next().expect("a port");
+        let resolve = format!("second.example:{port}:127.0.0.1");
+        let named = format!("https://second.example:{port}/");
+        let authority = bench.path("page.pem").display().to_string();
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--cacert", &authority, "--resolve", &resolve, &named])
+            .output()
+            .expect("package curl");
+        assert!(
+            output.status.success(),
+            "a renewed certificate is shown at once: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    });
+}
+
+#[test]
+fn a_page_that_only_shows_changes_nothing() {
+    isolated(|bench| {
+        let address = with_address(&bench, "read_only = true\n");
+        bench.assign(&[bench.vm("a", &TinyGuest::idle())]);
+        let _daemon = bench.start();
+        let bearer = format!("authorization: Bearer {TOKEN}");
+        let stop = curl(&["-H", &bearer, "-X", "POST", &format!("https://{address}/v1/vms/a/stop")]);
+        assert!(stop.status == 403 && stop.body.contains("web.read_only"), "{}", stop.body);
+        bench.until("it runs on", || bench.phases() == ["a running"]);
+        let status = curl(&["-H", &bearer, &format!("https://{address}/v1/status")]);
+        assert!(status.body.contains("\"access\":\"read_only\""), "{}", status.body);
+    });
+}
+
+#[test]
+fn a_token_that_everybody_can_read_is_refused_before_anything_is_begun() {
+    isolated(|bench| {
+        with_address(&bench, "");
+        fs::set_permissions(bench.path("token"), Permissions::from_mode(0o644)).expect("set");
+        let (code, said) = bench.outcome(bench.command());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("web.token_file") && said.contains("mode 0644"), "{said}");
+    });
+}
