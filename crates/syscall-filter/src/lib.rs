@@ -5,7 +5,7 @@
 //!                                                       │
 //!   prepare ───────────── once a process, before its first thread: all programs are made
 //!   confine_main_thread ─ the main thread, before it starts one that a guest has to do with: its own program is loaded
-//!   enter ─────────────── every other thread, at its start: who it is, and its own program
+//!   enter ─────────────── every other thread, at its start: who it is, which signals it takes, and its own program
 //! ```
 //!
 //! # Threads begin with the filters of whoever starts them
@@ -32,6 +32,7 @@ mod compile;
 mod confine;
 mod kind;
 mod requests;
+mod signals;
 mod support;
 mod table;
 mod tables;

@@ -2,13 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use crate::call::{Arguments, Call};
+use crate::call::{Arguments, Call, Refusal};
 use crate::kind::ThreadKind;
 use crate::tables;
 
-/// The calls of one kind of thread: by number, what their arguments may be.
+/// The calls of one kind of thread: by number, what becomes of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table(BTreeMap<i64, Vec<Condition>>);
+pub struct Table(BTreeMap<i64, Rule>);
+
+/// What becomes of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// It is made where one of these holds.
+    Allowed(Vec<Condition>),
+    /// It fails.
+    Refused {
+        /// With which error.
+        error: u16,
+    },
+}
 
 /// What the arguments of a call may be. Of several, one has to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +59,7 @@ pub fn allowed(kind: ThreadKind) -> Table {
     if !kind.starts().is_empty() {
         table.add(tables::STARTING);
     }
+    table.refuse(tables::REFUSED);
     table
 }
 
@@ -63,7 +76,8 @@ impl Table {
 
     fn add(&mut self, calls: &[Call]) {
         for call in calls {
-            let conditions = self.0.entry(call.number).or_default();
+            let rule = self.0.entry(call.number).or_insert_with(|| Rule::Allowed(Vec::new()));
+            let Rule::Allowed(conditions) = rule else { continue };
             for condition in conditions_of(call.arguments) {
                 if !conditions.contains(&condition) {
                     conditions.push(condition);
@@ -72,22 +86,45 @@ impl Table {
         }
     }
 
-    /// The calls, and of each the conditions of which one has to hold.
-    pub fn calls(&self) -> impl Iterator<Item = (i64, &[Condition])> {
-        self.0.iter().map(|(number, conditions)| (*number, conditions.as_slice()))
+    /// Has calls fail that are not allowed.
+    fn refuse(&mut self, refusals: &[Refusal]) {
+        for refusal in refusals {
+            self.0.entry(refusal.number).or_insert(Rule::Refused { error: refusal.error });
+        }
     }
 
-    /// How many calls there are.
+    /// What becomes of each call that something is said of, in the order of their numbers.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (i64, &Rule)> {
+        self.0.iter().map(|(number, rule)| (*number, rule))
+    }
+
+    /// The calls that are allowed, and of each the conditions of which one has to hold.
+    pub fn calls(&self) -> impl Iterator<Item = (i64, &[Condition])> {
+        self.0.iter().filter_map(|(number, rule)| match rule {
+            Rule::Allowed(conditions) => Some((*number, conditions.as_slice())),
+            Rule::Refused { .. } => None,
+        })
+    }
+
+    /// The conditions of a call; none where it is not allowed.
+    fn conditions(&self, number: i64) -> &[Condition] {
+        match self.0.get(&number) {
+            Some(Rule::Allowed(conditions)) => conditions,
+            Some(Rule::Refused { .. }) | None => &[],
+        }
+    }
+
+    /// How many calls are allowed.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.calls().count()
     }
 
     /// Whether all that `other` allows is allowed.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         other.calls().all(|(number, conditions)| {
-            let own = self.0.get(&number).map_or(&[][..], Vec::as_slice);
+            let own = self.conditions(number);
             own.contains(&Condition::Always) || conditions.iter().all(|condition| own.contains(condition))
         })
     }
