@@ -142,6 +142,7 @@ async fn every_thread_is_kept_to_its_calls() {
     let machine = launch_with_disk(&host).await;
     let process = children().into_iter().next().expect("its process");
     let threads = settled_threads(process, FILTERS).await;
+    assert_eq!(host.counts().unfiltered, 0);
     // The process' filter lies on each; beside it a thread has its own, and that of whoever started it.
     for (thread, filters) in [("main", 1), ("vm-watch", 2), ("vm:web-1", 2), ("vcpu0:web-1", 3), ("image", 3)]
     {
@@ -233,6 +234,7 @@ async fn without_filters_a_process_ends_of_nothing_it_calls() {
     let process = children().into_iter().next().expect("its process");
     let vcpu = settled_threads(process, 0).await["vcpu0:web-1"];
     assert_eq!(field(process, vcpu, "Seccomp"), "0");
+    assert_eq!(host.counts().unfiltered, 1, "whoever looks is told");
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     within(host.shut_down(PATIENCE / 2)).await;
 }

@@ -237,6 +237,7 @@ fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome {
         start_time,
         build: "test".to_owned(),
         jail: None,
+        is_filtered: false,
         machines: status.map(listing).into_iter().collect(),
     }
 }

@@ -64,7 +64,7 @@ type Programs = [BpfProgram; ThreadKind::ALL.len()];
 
 /// The programs of this process, once it is confined. A static, because filters are the process' as well: what is loaded is
 /// never taken off.
-static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+static PROGRAMS: OnceLock<(Mode, Programs)> = OnceLock::new();
 
 /// Makes the programs for all kinds of threads; from here on threads that [`enter`] are kept to theirs. Called once, before the
 /// process starts its first thread. Nothing is done where [`Mode::Off`] is asked for.
@@ -82,8 +82,17 @@ pub fn prepare(mode: Mode) -> Result<(), ConfineError> {
     }
     have_questions_asked()?;
     // A process that is prepared twice keeps what it has.
-    let _ = PROGRAMS.set(ThreadKind::ALL.map(|kind| compile(&allowed(kind), std::process::id(), otherwise)));
+    let pid = std::process::id();
+    // The kind is in what the answer carries along (`SECCOMP_RET_DATA`), where whoever traces the process reads it.
+    let programs = ThreadKind::ALL.map(|kind| compile(&allowed(kind), pid, otherwise | kind as u32));
+    let _ = PROGRAMS.set((mode, programs));
     Ok(())
+}
+
+/// What becomes of calls that this process' threads may not make: what it was [prepared](prepare) for.
+#[must_use]
+pub fn mode_in_force() -> Mode {
+    PROGRAMS.get().map_or(Mode::Off, |(mode, _)| *mode)
 }
 
 /// Keeps the calling thread, the process' first, to what main threads do, and with it every thread that it starts from here
@@ -94,7 +103,7 @@ pub fn prepare(mode: Mode) -> Result<(), ConfineError> {
 pub fn confine_main_thread() -> Result<(), ConfineError> {
     let kind = ThreadKind::Main;
     introduce(kind.name(), "");
-    let Some(programs) = PROGRAMS.get() else { return Ok(()) };
+    let Some((_, programs)) = PROGRAMS.get() else { return Ok(()) };
     apply_filter(&programs[kind as usize]).map_err(|source| ConfineError::Load { kind, source })
 }
 
@@ -107,7 +116,7 @@ pub fn confine_main_thread() -> Result<(), ConfineError> {
 pub fn enter(kind: ThreadKind, vm: &str) {
     introduce(kind.name(), vm);
     leave_to_first_thread();
-    let Some(programs) = PROGRAMS.get() else { return };
+    let Some((_, programs)) = PROGRAMS.get() else { return };
     if let Err(error) = apply_filter(&programs[kind as usize]) {
         panic!("the kernel does not take the filter of the {} thread: {error}", kind.name());
     }

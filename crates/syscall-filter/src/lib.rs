@@ -38,6 +38,7 @@ mod table;
 mod tables;
 
 pub use call::{Arguments, Call, Value};
-pub use confine::{ConfineError, Mode, ParseModeError, confine_main_thread, enter, prepare};
+pub use confine::{ConfineError, Mode, ParseModeError, confine_main_thread, enter, mode_in_force, prepare};
 pub use kind::ThreadKind;
-pub use table::{Condition, Table, allowed};
+pub use table::{Condition, Table, Verdict, allowed};
+pub use tables::{Scope, entries};

@@ -48,6 +48,35 @@ pub enum Condition {
     },
 }
 
+/// What becomes of one call with its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is made.
+    Allowed,
+    /// It fails with an error.
+    Refused {
+        /// Which one.
+        error: u16,
+    },
+    /// It is one that the thread may not make.
+    Forbidden,
+}
+
+impl Condition {
+    /// Whether it holds of arguments in the process `pid`.
+    #[expect(clippy::cast_possible_truncation, reason = "filters look at the lower half of an argument")]
+    fn holds(self, arguments: &[u64; 6], pid: u32) -> bool {
+        // The lower half of an argument; there are six, and tables name no other.
+        let lower = |index: u8| arguments.get(usize::from(index)).map_or(0, |argument| *argument as u32);
+        match self {
+            Self::Always => true,
+            Self::Is { index, number } => lower(index) == number,
+            Self::Without { index, bits } => lower(index) & bits == 0,
+            Self::OwnSignal { number } => lower(0) == pid && lower(2) == number,
+        }
+    }
+}
+
 /// What threads of `kind` may do.
 #[must_use]
 pub fn allowed(kind: ThreadKind) -> Table {
@@ -111,6 +140,18 @@ impl Table {
         match self.0.get(&number) {
             Some(Rule::Allowed(conditions)) => conditions,
             Some(Rule::Refused { .. }) | None => &[],
+        }
+    }
+
+    /// What becomes of the call `number` with these arguments, made by the process `pid`.
+    #[must_use]
+    pub fn verdict(&self, number: i64, arguments: &[u64; 6], pid: u32) -> Verdict {
+        match self.0.get(&number) {
+            Some(Rule::Refused { error }) => Verdict::Refused { error: *error },
+            Some(Rule::Allowed(conditions)) if conditions.iter().any(|one| one.holds(arguments, pid)) => {
+                Verdict::Allowed
+            }
+            Some(Rule::Allowed(_)) | None => Verdict::Forbidden,
         }
     }
 

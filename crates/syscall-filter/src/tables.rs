@@ -99,6 +99,24 @@ pub(crate) const STARTING: &[Call] = &[
     call!(SYS_seccomp).with(0, &[value!(SECCOMP_SET_MODE_FILTER)]),
 ];
 
+/// Which threads an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every thread.
+    Every,
+    /// Those that start others, and the others until they have their own filter.
+    Starting,
+    /// Those of a kind.
+    Own(ThreadKind),
+}
+
+/// Every entry of every table.
+pub fn entries() -> impl Iterator<Item = (Scope, &'static Call)> {
+    let own = ThreadKind::ALL.map(|kind| (Scope::Own(kind), own(kind)));
+    let shared = [(Scope::Every, EVERY_THREAD), (Scope::Starting, STARTING)];
+    shared.into_iter().chain(own).flat_map(|(scope, calls)| calls.iter().map(move |call| (scope, call)))
+}
+
 /// What threads of `kind` do beside what every thread does, without what those do that they start.
 pub(crate) const fn own(kind: ThreadKind) -> &'static [Call] {
     match kind {

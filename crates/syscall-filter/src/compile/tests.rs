@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kind::ThreadKind;
-use crate::table::allowed;
+use crate::table::{Verdict, allowed};
 
 /// `BPF_MAXINSNS` of the kernel.
 const INSTRUCTIONS_MAX: usize = 4096;
@@ -43,19 +43,12 @@ fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u64;
     }
 }
 
-/// What a table says of a call, condition by condition.
+/// What a table says of a call.
 fn expected(table: &Table, number: u32, arguments: [u64; 6]) -> u32 {
-    let lower = |index: u8| arguments[usize::from(index)] as u32;
-    let holds = |condition: &Condition| match *condition {
-        Condition::Always => true,
-        Condition::Is { index, number } => lower(index) == number,
-        Condition::Without { index, bits } => lower(index) & bits == 0,
-        Condition::OwnSignal { number } => lower(0) == PID && lower(2) == number,
-    };
-    match table.rules().find(|(known, _)| *known == i64::from(number)) {
-        Some((_, Rule::Refused { error })) => libc::SECCOMP_RET_ERRNO | u32::from(*error),
-        Some((_, Rule::Allowed(conditions))) if conditions.iter().any(holds) => ALLOW,
-        Some((_, Rule::Allowed(_))) | None => TRAP,
+    match table.verdict(number.into(), &arguments, PID) {
+        Verdict::Allowed => ALLOW,
+        Verdict::Refused { error } => libc::SECCOMP_RET_ERRNO | u32::from(error),
+        Verdict::Forbidden => TRAP,
     }
 }
 
