@@ -86,6 +86,9 @@ pub(crate) const REFUSED: &[Refusal] = &[
     // library for processors. Each takes a file that cannot be opened as told nothing.
     refusal!(SYS_openat, EACCES),
     refusal!(SYS_sysinfo, ENOSYS),
+    // A backtrace asks where the program and its working directory are, in a process that somebody starts with `RUST_BACKTRACE`.
+    refusal!(SYS_readlink, EACCES),
+    refusal!(SYS_getcwd, ENOENT),
 ];
 
 /// What starting a thread takes, of both threads until the new one has its own filter.

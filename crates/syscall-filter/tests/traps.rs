@@ -81,7 +81,8 @@ fn run(mode: Mode, kind: ThreadKind, what: &str) -> Output {
     let mut command = Command::new(program);
     command.args(["--exact", "process", "--nocapture", "--test-threads=1"]);
     command.env(VARIABLE, format!("{mode} {} {what}", kind.name())).stdin(Stdio::null());
-    command.env_remove("RUST_BACKTRACE");
+    // A backtrace is taken of the panic that a test makes; it comes to less, and nothing ends of it.
+    command.env("RUST_BACKTRACE", "1");
     command.output().expect("it starts")
 }
 
