@@ -13,6 +13,7 @@ mod packages;
 mod pictures;
 mod process;
 mod prometheus;
+mod syscalls;
 mod terminal;
 mod test;
 mod tidy;
@@ -48,6 +49,8 @@ enum Task {
     Pictures(pictures::Pictures),
     /// Runs everything that has to hold before a change lands.
     Test(test::Test),
+    /// Holds what the threads of host processes do against the tables of system calls, under strace.
+    Syscalls(syscalls::Syscalls),
     /// Checks the rules of the project that no compiler checks.
     Tidy,
     /// Runs the end-to-end tests in a host with working KVM, nested where this machine has none.
@@ -80,6 +83,7 @@ fn run(task: &Task) -> Result<bool> {
         Task::Package(task) => task.run(&workspace),
         Task::Pictures(task) => task.run(&workspace),
         Task::Test(task) => task.run(&workspace),
+        Task::Syscalls(task) => task.run(&workspace),
         Task::Tidy => tidy::run(&workspace),
         Task::VmTest(task) => Ok(task.run(&workspace)?.failed == 0),
         Task::Lab(task) => task.run(&workspace),

@@ -20,8 +20,10 @@ use support::{
 
 /// The threads of a process with one machine.
 const NAMES: [&str; 7] = ["image", "main", "vcpu0:web-1", "vm-console", "vm-reaper", "vm-watch", "vm:web-1"];
-/// What the threads of a filtered process have, but for the first: the process' two and their own.
-const FILTERS: u32 = 3;
+/// What the threads of a filtered process have, but for the first: the process' filter and their own.
+const FILTERS: u32 = 2;
+/// The signal that kicks vCPUs out of their guests: the first one that the C library does not keep for itself.
+const SIGRTMIN: u32 = 34;
 /// `Seccomp:` of a thread that filters keep (proc_pid_status(5)).
 const FILTERED: &str = "2";
 
@@ -140,14 +142,44 @@ async fn every_thread_is_kept_to_its_calls() {
     let machine = launch_with_disk(&host).await;
     let process = children().into_iter().next().expect("its process");
     let threads = settled_threads(process, FILTERS).await;
-    // The process' filters lie on each; beside them a thread has its own, and those of whoever started it.
-    for (thread, filters) in [("main", 2), ("vm-watch", 3), ("vm:web-1", 3), ("vcpu0:web-1", 4), ("image", 4)]
+    assert_eq!(host.counts().unfiltered, 0);
+    // The process' filter lies on each; beside it a thread has its own, and that of whoever started it.
+    for (thread, filters) in [("main", 1), ("vm-watch", 2), ("vm:web-1", 2), ("vcpu0:web-1", 3), ("image", 3)]
     {
         let of = |name| field(process, threads[thread], name);
         until(thread, || of("Seccomp_filters") == filters.to_string()).await;
         assert_eq!(of("Seccomp"), FILTERED, "{thread}");
         assert_eq!(of("NoNewPrivs"), "1", "{thread}");
     }
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(host.shut_down(PATIENCE / 2)).await;
+}
+
+#[tokio::test]
+async fn signals_to_the_process_are_for_its_first_thread() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch_with_disk(&host).await;
+    let process = children().into_iter().next().expect("its process");
+    for (name, thread) in settled_threads(process, FILTERS).await {
+        let blocked = u64::from_str_radix(&field(process, thread, "SigBlk"), 16).expect("a number");
+        let is_blocked = |signal: Signal| blocked & 1 << (signal.as_raw() - 1) != 0;
+        for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::USR1, Signal::PIPE, Signal::XFSZ] {
+            assert_eq!(is_blocked(signal), name != "main", "{name}: {signal:?}");
+        }
+        // What faults raise, or last words would go unsaid; and what kicks vCPUs.
+        for signal in [Signal::SYS, Signal::BUS, Signal::SEGV, Signal::ABORT, Signal::ILL, Signal::FPE] {
+            assert!(!is_blocked(signal), "{name}: {signal:?}");
+        }
+        assert_eq!(blocked >> (SIGRTMIN - 1) & 1, 0, "{name}");
+    }
+    for _ in 0..100 {
+        signal(process, Signal::HUP);
+    }
+    within(machine.pause()).await.expect("it is well");
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     within(host.shut_down(PATIENCE / 2)).await;
 }
@@ -202,6 +234,7 @@ async fn without_filters_a_process_ends_of_nothing_it_calls() {
     let process = children().into_iter().next().expect("its process");
     let vcpu = settled_threads(process, 0).await["vcpu0:web-1"];
     assert_eq!(field(process, vcpu, "Seccomp"), "0");
+    assert_eq!(host.counts().unfiltered, 1, "whoever looks is told");
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     within(host.shut_down(PATIENCE / 2)).await;
 }

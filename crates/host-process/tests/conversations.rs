@@ -7,23 +7,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use host_process::wire::{
-    CallId, Connection, ConnectionError, FromHost, Hello, MachineListing, Message, PACKET_BYTES_MAX, ToHost,
-    VERSIONS, Version, Welcome, send_packet,
+    CallId, Connection, ConnectionError, FromHost, Hello, Message, PACKET_BYTES_MAX, ToHost, VERSIONS,
+    Version, Welcome, send_packet,
 };
 use machine_host::{FoundMachine, MachineHost, StopPolicy};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::net::{accept_with, bind, connect, listen, socket_with};
+use rustix::net::{SocketAddrUnix, connect};
 use tempfile::TempDir;
 use tiny_guest::TinyGuest;
 use vm_model::{Command, MachineExit, MachinePhase, MachineStatus, ThreadHealth, VmId};
 
+use support::pretender::{Pretender, new_socket, running, welcome_of_this_process};
 use support::{
     anyone, children, descriptors, directory, has_kvm, host, launch, options, phase, sockets, until, within,
 };
-
-fn new_socket() -> OwnedFd {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket")
-}
 
 /// Connects to the one host process in `directory`.
 fn dial(directory: &TempDir) -> OwnedFd {
@@ -174,71 +170,6 @@ async fn a_flood_ends_with_its_connection() {
     within(machine.pause()).await.expect("it pauses");
     within(machine.resume()).await.expect("it goes on");
     assert_eq!(within(host.shut_down(Duration::from_secs(20))).await.remaining, []);
-}
-
-/// A process that says it is a host process: this one.
-struct Pretender {
-    listener: OwnedFd,
-}
-
-impl Pretender {
-    fn new(directory: &TempDir) -> Self {
-        Self::named(directory, "pretender")
-    }
-
-    fn named(directory: &TempDir, name: &str) -> Self {
-        // Made by the worker as it is to be.
-        drop(host(options(directory)));
-        let listener = new_socket();
-        let path = directory.path().join(format!("processes/{name}.sock"));
-        bind(&listener, &SocketAddrUnix::new(path).expect("a short path")).expect("it can be bound");
-        listen(&listener, 4).expect("it listens");
-        Self { listener }
-    }
-
-    async fn accept(&self) -> Connection {
-        let listener = self.listener.try_clone().expect("it can be duplicated");
-        let accepted = tokio::task::spawn_blocking(move || accept_with(&listener, SocketFlags::CLOEXEC));
-        Connection::new(within(accepted).await.expect("no panic").expect("a connection"))
-            .expect("it can be watched")
-    }
-
-    /// Welcomes whoever comes next.
-    async fn welcome(&self, welcome: Welcome) -> Connection {
-        let connection = self.accept().await;
-        let hello = within(connection.receive::<ToHost<OwnedFd>>()).await.expect("a hello");
-        assert!(matches!(hello, ToHost::Hello(_)), "{hello:?}");
-        connection.try_send(FromHost::Welcome(welcome)).expect("it is sent");
-        connection
-    }
-}
-
-fn running() -> MachineStatus {
-    MachineStatus { phase: MachinePhase::Running, ..MachineStatus::booting() }
-}
-
-fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let start_time = fields.split(' ').nth(19).expect("22 fields").parse().expect("a number");
-    let listing = |status| MachineListing {
-        vm: VmId::new("vm"),
-        status,
-        counters: None,
-        health: ThreadHealth::Turning,
-        notes: "notes".to_owned(),
-        launched_ago: Duration::from_secs(60),
-        released: false,
-        launching: false,
-    };
-    Welcome {
-        version: Version(1),
-        pid: std::process::id(),
-        start_time,
-        build: "test".to_owned(),
-        jail: None,
-        machines: status.map(listing).into_iter().collect(),
-    }
 }
 
 #[tokio::test]

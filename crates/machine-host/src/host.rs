@@ -134,6 +134,8 @@ pub struct HostCounts {
     pub unsettled: usize,
     /// Machines in processes without a jail, where there are to be jails: earlier workers started them.
     pub unjailed: usize,
+    /// Machines in processes that are not kept to the system calls that they need, whatever new ones are.
+    pub unfiltered: usize,
 }
 
 /// How a shutdown went.

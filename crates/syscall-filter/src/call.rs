@@ -49,6 +49,14 @@ pub struct Value {
     pub seldom: Option<&'static str>,
 }
 
+/// A call that fails in place of ending the process. What makes it goes on without, as on a kernel or in a root that lacks
+/// what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) number: i64,
+    pub(crate) error: u16,
+}
+
 impl Call {
     pub(crate) const fn new(number: i64, constant: &'static str) -> Self {
         Self { number, constant, arguments: Arguments::Any, seldom: None }
@@ -111,4 +119,11 @@ macro_rules! value {
     };
 }
 
-pub(crate) use {call, value};
+/// A call by its constant, and the error that it fails with by that one's.
+macro_rules! refusal {
+    ($constant:ident, $error:ident) => {
+        $crate::call::Refusal { number: libc::$constant, error: libc::$error as u16 }
+    };
+}
+
+pub(crate) use {call, refusal, value};

@@ -1,65 +1,143 @@
 //! Tables to programs that the kernel runs.
+//!
+//! ```text
+//!   is it this architecture? ──▶ which call? ── binary search ──▶ its arguments ──▶ allowed
+//!          │ no                        │ none of the table               │ none that it may have
+//!          ▼                           ▼                                 ▼
+//!     the process ends           `otherwise`                        `otherwise`
+//! ```
+//!
+//! A program is run at each call whose arguments count, by every filter of the thread: entering a guest is such a call. So
+//! it is a tree and no chain, and what vCPUs do most comes first among the values of an argument.
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use seccompiler::{BpfProgram, sock_filter};
 
-use crate::table::{Condition, Table};
+use crate::table::{Condition, Rule, Table};
 
-/// The program that allows what is in `table` to the process `pid`, and answers every other call by `otherwise`.
-pub(crate) fn compile(table: &Table, pid: u32, otherwise: SeccompAction) -> Result<BpfProgram, BackendError> {
-    let rules = table.calls().map(|(number, conditions)| Ok((number, rules(conditions, pid)?)));
-    let rules = rules.collect::<Result<_, BackendError>>()?;
-    SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
+/// `struct seccomp_data`: where the kernel shows a program the call's number, the architecture and the lower half of each
+/// argument (seccomp(2)).
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
+const ARGUMENT_BYTES: u32 = 8;
+/// `AUDIT_ARCH_X86_64`. Calls by the numbers of other architectures are nobody's here.
+const X86_64: u32 = 0xc000_003e;
+
+/// The program that answers what is in `table` as that says, to the process `pid`, and every other call by `otherwise`, a
+/// `SECCOMP_RET_*`.
+pub(crate) fn compile(table: &Table, pid: u32, otherwise: u32) -> BpfProgram {
+    let cases: Vec<Case> = table
+        .rules()
+        .filter_map(|(number, rule)| {
+            // Numbers of calls are small; one that is not can be made by nobody.
+            let number = u32::try_from(number).ok()?;
+            Some(Case { number, body: body(rule, pid, otherwise) })
+        })
+        .collect();
+    let mut program = vec![
+        load(ARCHITECTURE),
+        jump(libc::BPF_JEQ, X86_64, 1, 0),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+        load(NUMBER),
+    ];
+    program.extend(search(&cases, otherwise));
+    program
 }
 
-/// The program that has the kernel seem too old for `clone3`, whose flags lie in memory, where no program sees them: the C
-/// library then makes its threads by `clone`.
-pub(crate) fn without_clone3() -> Result<BpfProgram, BackendError> {
-    let rules = [(libc::SYS_clone3, Vec::new())].into_iter().collect();
-    let refused = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64)?.try_into()
+/// A call, and what is done about it; the body ends in an answer whatever happens.
+struct Case {
+    number: u32,
+    body: BpfProgram,
 }
 
-/// No rules where the call is allowed whatever its arguments are.
-fn rules(conditions: &[Condition], pid: u32) -> Result<Vec<SeccompRule>, BackendError> {
-    if conditions.contains(&Condition::Always) {
-        return Ok(Vec::new());
-    }
-    conditions.iter().map(|condition| rule(*condition, pid)).collect()
-}
-
-fn rule(condition: Condition, pid: u32) -> Result<SeccompRule, BackendError> {
-    let of = |index, operator, number: u32| {
-        SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(number))
-    };
-    SeccompRule::new(match condition {
-        // Left out before; a rule without conditions is none.
-        Condition::Always => Vec::new(),
-        Condition::Is { index, number } => vec![of(index, SeccompCmpOp::Eq, number)?],
-        Condition::Without { index, bits } => vec![of(index, SeccompCmpOp::MaskedEq(u64::from(bits)), 0)?],
-        Condition::OwnSignal { number } => {
-            vec![of(0, SeccompCmpOp::Eq, pid)?, of(2, SeccompCmpOp::Eq, number)?]
+/// Finds the call whose number was loaded among `cases`, which are in the order of their numbers.
+fn search(cases: &[Case], otherwise: u32) -> BpfProgram {
+    match cases {
+        [] => vec![answer(otherwise)],
+        [case] => {
+            let mut program = vec![jump(libc::BPF_JEQ, case.number, 1, 0), answer(otherwise)];
+            program.extend(case.body.iter().cloned());
+            program
         }
-    })
+        _ => {
+            let (below, from) = cases.split_at(cases.len() / 2);
+            let first = from.first().map_or(u32::MAX, |case| case.number);
+            let below = search(below, otherwise);
+            let mut program = match u8::try_from(below.len()) {
+                Ok(over) => vec![jump(libc::BPF_JGE, first, over, 0)],
+                Err(_) => vec![jump(libc::BPF_JGE, first, 0, 1), skip(below.len())],
+            };
+            program.extend(below);
+            program.extend(search(from, otherwise));
+            program
+        }
+    }
+}
+
+/// What is done about a call that `rule` is about.
+fn body(rule: &Rule, pid: u32, otherwise: u32) -> BpfProgram {
+    let conditions = match rule {
+        Rule::Refused { error } => return vec![answer(libc::SECCOMP_RET_ERRNO | u32::from(*error))],
+        Rule::Allowed(conditions) if conditions.contains(&Condition::Always) => return vec![answer(ALLOW)],
+        Rule::Allowed(conditions) => conditions,
+    };
+    let (mut program, mut loaded) = (BpfProgram::new(), None);
+    for condition in conditions {
+        let (index, test) = match *condition {
+            // Answered above.
+            Condition::Always => continue,
+            Condition::Is { index, number } => {
+                (index, vec![jump(libc::BPF_JEQ, number, 0, 1), answer(ALLOW)])
+            }
+            Condition::Without { index, bits } => {
+                (index, vec![jump(libc::BPF_JSET, bits, 1, 0), answer(ALLOW)])
+            }
+            Condition::OwnSignal { number } => {
+                let own = jump(libc::BPF_JEQ, pid, 0, 3);
+                (0, vec![own, load(argument(2)), jump(libc::BPF_JEQ, number, 0, 1), answer(ALLOW)])
+            }
+        };
+        if loaded != Some(index) {
+            program.push(load(argument(index)));
+        }
+        program.extend(test);
+        // This one loads another on its way.
+        loaded = Some(index).filter(|_| !matches!(condition, Condition::OwnSignal { .. }));
+    }
+    program.push(answer(otherwise));
+    program
+}
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+/// Where the lower half of an argument is.
+fn argument(index: u8) -> u32 {
+    ARGUMENTS + ARGUMENT_BYTES * u32::from(index)
+}
+
+fn load(offset: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, (0, 0))
+}
+
+/// Skips `yes` instructions where the comparison of what was loaded with `number` holds, and `no` where not.
+fn jump(comparison: u32, number: u32, yes: u8, no: u8) -> sock_filter {
+    instruction(libc::BPF_JMP | comparison | libc::BPF_K, number, (yes, no))
+}
+
+fn skip(instructions: usize) -> sock_filter {
+    // A program that the kernel takes has 4096 instructions at most.
+    let instructions = u32::try_from(instructions).unwrap_or(u32::MAX);
+    instruction(libc::BPF_JMP | libc::BPF_JA, instructions, (0, 0))
+}
+
+fn answer(with: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, with, (0, 0))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "operations are 16-bit numbers")]
+fn instruction(code: u32, k: u32, (jt, jf): (u8, u8)) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kind::ThreadKind;
-    use crate::table::allowed;
-
-    /// `BPF_MAXINSNS` of the kernel.
-    const INSTRUCTIONS_MAX: usize = 4096;
-
-    #[test]
-    fn every_table_is_a_program_that_the_kernel_takes() {
-        for kind in ThreadKind::ALL {
-            let program = compile(&allowed(kind), 1, SeccompAction::Trap).expect("it compiles");
-            assert!(!program.is_empty() && program.len() <= INSTRUCTIONS_MAX, "{kind:?}: {}", program.len());
-        }
-        assert!(!without_clone3().expect("it compiles").is_empty());
-    }
-}
+mod tests;

@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 use std::thread;
 
 use last_words::introduce;
-use seccompiler::{BackendError, BpfProgram, SeccompAction, apply_filter};
+use seccompiler::{BpfProgram, apply_filter};
 use thiserror::Error;
 
-use crate::compile::{compile, without_clone3};
+use crate::compile::compile;
 use crate::kind::ThreadKind;
+use crate::signals::leave_to_first_thread;
 use crate::table::allowed;
 
 /// What becomes of a call that a thread may not make.
@@ -41,15 +42,6 @@ pub enum ConfineError {
         /// What was asked for.
         mode: Mode,
     },
-    /// A table is none that can be compiled.
-    #[error("the table of system calls of {} threads cannot be compiled", kind.name())]
-    Compile {
-        /// Whose table it is.
-        kind: ThreadKind,
-        /// Why.
-        #[source]
-        source: BackendError,
-    },
     /// The kernel refused.
     #[error("the kernel does not take the filter of the {} thread", kind.name())]
     Load {
@@ -62,6 +54,9 @@ pub enum ConfineError {
     /// There is no thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// The C library has not done what it does once.
+    #[error("the thread that prepares the C library panicked")]
+    Unready,
 }
 
 /// A program for each kind of thread, in the order of [`ThreadKind::ALL`].
@@ -69,7 +64,7 @@ type Programs = [BpfProgram; ThreadKind::ALL.len()];
 
 /// The programs of this process, once it is confined. A static, because filters are the process' as well: what is loaded is
 /// never taken off.
-static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+static PROGRAMS: OnceLock<(Mode, Programs)> = OnceLock::new();
 
 /// Makes the programs for all kinds of threads; from here on threads that [`enter`] are kept to theirs. Called once, before the
 /// process starts its first thread. Nothing is done where [`Mode::Off`] is asked for.
@@ -79,17 +74,25 @@ static PROGRAMS: OnceLock<Programs> = OnceLock::new();
 pub fn prepare(mode: Mode) -> Result<(), ConfineError> {
     let otherwise = match mode {
         Mode::Off => return Ok(()),
-        Mode::Trap => SeccompAction::Trap,
-        Mode::Log => SeccompAction::Log,
+        Mode::Trap => libc::SECCOMP_RET_TRAP,
+        Mode::Log => libc::SECCOMP_RET_LOG,
     };
     if !mode.is_supported() {
         return Err(ConfineError::Unsupported { mode });
     }
-    have_processors_counted()?;
-    let programs = programs(&otherwise)?;
+    have_questions_asked()?;
     // A process that is prepared twice keeps what it has.
-    let _ = PROGRAMS.set(programs);
+    let pid = std::process::id();
+    // The kind is in what the answer carries along (`SECCOMP_RET_DATA`), where whoever traces the process reads it.
+    let programs = ThreadKind::ALL.map(|kind| compile(&allowed(kind), pid, otherwise | kind as u32));
+    let _ = PROGRAMS.set((mode, programs));
     Ok(())
+}
+
+/// What becomes of calls that this process' threads may not make: what it was [prepared](prepare) for.
+#[must_use]
+pub fn mode_in_force() -> Mode {
+    PROGRAMS.get().map_or(Mode::Off, |(mode, _)| *mode)
 }
 
 /// Keeps the calling thread, the process' first, to what main threads do, and with it every thread that it starts from here
@@ -100,45 +103,40 @@ pub fn prepare(mode: Mode) -> Result<(), ConfineError> {
 pub fn confine_main_thread() -> Result<(), ConfineError> {
     let kind = ThreadKind::Main;
     introduce(kind.name(), "");
-    let Some(programs) = PROGRAMS.get() else { return Ok(()) };
-    let without_clone3 = without_clone3().map_err(|source| ConfineError::Compile { kind, source })?;
-    for program in [&without_clone3, &programs[kind as usize]] {
-        apply_filter(program).map_err(|source| ConfineError::Load { kind, source })?;
-    }
-    Ok(())
+    let Some((_, programs)) = PROGRAMS.get() else { return Ok(()) };
+    apply_filter(&programs[kind as usize]).map_err(|source| ConfineError::Load { kind, source })
 }
 
-/// Says who the calling thread is, for `vm` or for none in particular, and keeps it to what threads of `kind` do from here
-/// on. Does the former alone in a process that was not [prepared](prepare).
+/// Says who the calling thread is, for `vm` or for none in particular, has signals to the process go to other threads, and
+/// keeps this one to what threads of `kind` do from here on. Does all but the last in a process that was not
+/// [prepared](prepare).
 ///
 /// # Panics
 /// The kernel does not take the filter, for want of memory: the thread must not go on without.
 pub fn enter(kind: ThreadKind, vm: &str) {
     introduce(kind.name(), vm);
-    let Some(programs) = PROGRAMS.get() else { return };
+    leave_to_first_thread();
+    let Some((_, programs)) = PROGRAMS.get() else { return };
     if let Err(error) = apply_filter(&programs[kind as usize]) {
         panic!("the kernel does not take the filter of the {} thread: {error}", kind.name());
     }
 }
 
-fn programs(otherwise: &SeccompAction) -> Result<Programs, ConfineError> {
-    let mut programs = Programs::default();
-    for (program, kind) in programs.iter_mut().zip(ThreadKind::ALL) {
-        *program = compile(&allowed(kind), std::process::id(), otherwise.clone())
-            .map_err(|source| ConfineError::Compile { kind, source })?;
-    }
-    Ok(programs)
+/// Has the C library do what it does once, on whichever thread comes first to need it, and opens files for: it counts the
+/// host's processors when a second thread allocates, and asks how the host overcommits memory when a thread's heap first
+/// shrinks.
+fn have_questions_asked() -> Result<(), ConfineError> {
+    let thread = thread::Builder::new().name("count".to_owned());
+    thread.spawn(grow_and_shrink).map_err(ConfineError::Thread)?.join().map_err(|_| ConfineError::Unready)
 }
 
-/// The C library counts the host's processors when a second thread allocates for the first time, and opens a file of `/sys`
-/// for that, on whichever thread it is. So one does before any is confined.
-fn have_processors_counted() -> Result<(), ConfineError> {
-    let thread = thread::Builder::new().name("count".to_owned());
-    let counting =
-        thread.spawn(|| drop(std::hint::black_box(Box::new(0_u64)))).map_err(ConfineError::Thread)?;
-    // It does nothing that panics.
-    let _ = counting.join();
-    Ok(())
+/// Takes so much from the heap of this thread that it is given back to the host afterwards: more than 128 KiB (mallopt(3),
+/// `M_TRIM_THRESHOLD`), in blocks that are not mapped by themselves (`M_MMAP_THRESHOLD`).
+fn grow_and_shrink() {
+    const BLOCK: usize = 64 << 10;
+    const BLOCKS: usize = 16;
+    let blocks: Vec<Box<[u8]>> = (0..BLOCKS).map(|_| vec![0; BLOCK].into_boxed_slice()).collect();
+    drop(std::hint::black_box(blocks));
 }
 
 impl Mode {

@@ -5,7 +5,7 @@
 //!                                                       │
 //!   prepare ───────────── once a process, before its first thread: all programs are made
 //!   confine_main_thread ─ the main thread, before it starts one that a guest has to do with: its own program is loaded
-//!   enter ─────────────── every other thread, at its start: who it is, and its own program
+//!   enter ─────────────── every other thread, at its start: who it is, which signals it takes, and its own program
 //! ```
 //!
 //! # Threads begin with the filters of whoever starts them
@@ -32,11 +32,13 @@ mod compile;
 mod confine;
 mod kind;
 mod requests;
+mod signals;
 mod support;
 mod table;
 mod tables;
 
 pub use call::{Arguments, Call, Value};
-pub use confine::{ConfineError, Mode, ParseModeError, confine_main_thread, enter, prepare};
+pub use confine::{ConfineError, Mode, ParseModeError, confine_main_thread, enter, mode_in_force, prepare};
 pub use kind::ThreadKind;
-pub use table::{Condition, Table, allowed};
+pub use table::{Condition, Table, Verdict, allowed};
+pub use tables::{Scope, entries};

@@ -2,13 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use crate::call::{Arguments, Call};
+use crate::call::{Arguments, Call, Refusal};
 use crate::kind::ThreadKind;
 use crate::tables;
 
-/// The calls of one kind of thread: by number, what their arguments may be.
+/// The calls of one kind of thread: by number, what becomes of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table(BTreeMap<i64, Vec<Condition>>);
+pub struct Table(BTreeMap<i64, Rule>);
+
+/// What becomes of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// It is made where one of these holds.
+    Allowed(Vec<Condition>),
+    /// It fails.
+    Refused {
+        /// With which error.
+        error: u16,
+    },
+}
 
 /// What the arguments of a call may be. Of several, one has to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +48,35 @@ pub enum Condition {
     },
 }
 
+/// What becomes of one call with its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is made.
+    Allowed,
+    /// It fails with an error.
+    Refused {
+        /// Which one.
+        error: u16,
+    },
+    /// It is one that the thread may not make.
+    Forbidden,
+}
+
+impl Condition {
+    /// Whether it holds of arguments in the process `pid`.
+    #[expect(clippy::cast_possible_truncation, reason = "filters look at the lower half of an argument")]
+    fn holds(self, arguments: &[u64; 6], pid: u32) -> bool {
+        // The lower half of an argument; there are six, and tables name no other.
+        let lower = |index: u8| arguments.get(usize::from(index)).map_or(0, |argument| *argument as u32);
+        match self {
+            Self::Always => true,
+            Self::Is { index, number } => lower(index) == number,
+            Self::Without { index, bits } => lower(index) & bits == 0,
+            Self::OwnSignal { number } => lower(0) == pid && lower(2) == number,
+        }
+    }
+}
+
 /// What threads of `kind` may do.
 #[must_use]
 pub fn allowed(kind: ThreadKind) -> Table {
@@ -47,6 +88,7 @@ pub fn allowed(kind: ThreadKind) -> Table {
     if !kind.starts().is_empty() {
         table.add(tables::STARTING);
     }
+    table.refuse(tables::REFUSED);
     table
 }
 
@@ -63,7 +105,8 @@ impl Table {
 
     fn add(&mut self, calls: &[Call]) {
         for call in calls {
-            let conditions = self.0.entry(call.number).or_default();
+            let rule = self.0.entry(call.number).or_insert_with(|| Rule::Allowed(Vec::new()));
+            let Rule::Allowed(conditions) = rule else { continue };
             for condition in conditions_of(call.arguments) {
                 if !conditions.contains(&condition) {
                     conditions.push(condition);
@@ -72,22 +115,57 @@ impl Table {
         }
     }
 
-    /// The calls, and of each the conditions of which one has to hold.
-    pub fn calls(&self) -> impl Iterator<Item = (i64, &[Condition])> {
-        self.0.iter().map(|(number, conditions)| (*number, conditions.as_slice()))
+    /// Has calls fail that are not allowed.
+    fn refuse(&mut self, refusals: &[Refusal]) {
+        for refusal in refusals {
+            self.0.entry(refusal.number).or_insert(Rule::Refused { error: refusal.error });
+        }
     }
 
-    /// How many calls there are.
+    /// What becomes of each call that something is said of, in the order of their numbers.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (i64, &Rule)> {
+        self.0.iter().map(|(number, rule)| (*number, rule))
+    }
+
+    /// The calls that are allowed, and of each the conditions of which one has to hold.
+    pub fn calls(&self) -> impl Iterator<Item = (i64, &[Condition])> {
+        self.0.iter().filter_map(|(number, rule)| match rule {
+            Rule::Allowed(conditions) => Some((*number, conditions.as_slice())),
+            Rule::Refused { .. } => None,
+        })
+    }
+
+    /// The conditions of a call; none where it is not allowed.
+    fn conditions(&self, number: i64) -> &[Condition] {
+        match self.0.get(&number) {
+            Some(Rule::Allowed(conditions)) => conditions,
+            Some(Rule::Refused { .. }) | None => &[],
+        }
+    }
+
+    /// What becomes of the call `number` with these arguments, made by the process `pid`.
+    #[must_use]
+    pub fn verdict(&self, number: i64, arguments: &[u64; 6], pid: u32) -> Verdict {
+        match self.0.get(&number) {
+            Some(Rule::Refused { error }) => Verdict::Refused { error: *error },
+            Some(Rule::Allowed(conditions)) if conditions.iter().any(|one| one.holds(arguments, pid)) => {
+                Verdict::Allowed
+            }
+            Some(Rule::Allowed(_)) | None => Verdict::Forbidden,
+        }
+    }
+
+    /// How many calls are allowed.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.calls().count()
     }
 
     /// Whether all that `other` allows is allowed.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         other.calls().all(|(number, conditions)| {
-            let own = self.0.get(&number).map_or(&[][..], Vec::as_slice);
+            let own = self.conditions(number);
             own.contains(&Condition::Always) || conditions.iter().all(|condition| own.contains(condition))
         })
     }

@@ -8,7 +8,9 @@ mod devices;
 mod files;
 mod processes;
 
-use crate::call::{Call, Value, call, value};
+pub(crate) use devices::KICK;
+
+use crate::call::{Call, Refusal, Value, call, refusal, value};
 use crate::kind::ThreadKind;
 
 /// Code that is written at run time is not run: no memory becomes executable.
@@ -27,6 +29,7 @@ const THREAD: u32 = (libc::CLONE_VM
 
 const MEMORY: &str = "memory that grows or shrinks, as that of a panic's message does";
 const RARE: &str = "the C library's way out where memory, locks or clocks are not what they are at best";
+const GUARDS: &str = "a C library that protects the ends of stacks in this way, as glibc does from 2.42 on";
 const LAST: &str = "last words: the process dies of the signal that a fault raised";
 
 /// Signals that a thread may send to threads of its own process: those that faults raise.
@@ -53,7 +56,12 @@ pub(crate) const EVERY_THREAD: &[Call] = &[
     call!(SYS_mprotect).without(2, PROT_EXEC),
     call!(SYS_brk).seldom(MEMORY),
     call!(SYS_mremap).seldom(MEMORY),
-    call!(SYS_madvise).with(2, &[value!(MADV_DONTNEED)]),
+    call!(SYS_madvise).with(2, &[
+        value!(MADV_DONTNEED),
+        value!(MADV_GUARD_INSTALL = 102).seldom(GUARDS),
+        value!(MADV_GUARD_REMOVE = 103).seldom(GUARDS),
+    ]),
+    call!(SYS_writev).seldom("what the C library says of a heap or a stack that it finds broken, before it gives up"),
     call!(SYS_rt_sigprocmask),
     call!(SYS_sigaltstack),
     call!(SYS_gettid),
@@ -65,25 +73,52 @@ pub(crate) const EVERY_THREAD: &[Call] = &[
     call!(SYS_clock_gettime).seldom("a host whose clock cannot be read without a call"),
     call!(SYS_getrandom).seldom("the first map of a thread that hashes"),
     call!(SYS_getpid).seldom(LAST),
-    // Any thread may be the one that a signal to the process interrupts.
-    call!(SYS_sendto).seldom("a signal to the process, whose handler wakes the first thread"),
     call!(SYS_tgkill).own_signal(FATAL),
     // Builds with assertions look whether what they close is open.
     call!(SYS_fcntl).with(1, &[value!(F_GETFD).seldom("builds with debug assertions")]),
+];
+
+/// What fails on a thread whose table does not allow it, for libraries that try it and do without.
+pub(crate) const REFUSED: &[Refusal] = &[
+    // Its flags lie in memory, where no filter sees them. The C library then makes its threads by `clone`.
+    refusal!(SYS_clone3, ENOSYS),
+    // The allocator asks once how the host overcommits memory, when it first gives some back; so do other parts of the C
+    // library for processors. Each takes a file that cannot be opened as told nothing.
+    refusal!(SYS_openat, EACCES),
+    refusal!(SYS_sysinfo, ENOSYS),
+    // A backtrace asks where the program and its working directory are, in a process that somebody starts with `RUST_BACKTRACE`.
+    refusal!(SYS_readlink, EACCES),
+    refusal!(SYS_getcwd, ENOENT),
 ];
 
 /// What starting a thread takes, of both threads until the new one has its own filter.
 #[rustfmt::skip]
 pub(crate) const STARTING: &[Call] = &[
     call!(SYS_clone).with(0, &[value!(THREAD = THREAD)]),
-    // Another filter answers that the kernel has it not: see `compile`.
-    call!(SYS_clone3),
     call!(SYS_set_robust_list),
     call!(SYS_rseq),
     call!(SYS_sched_getaffinity),
     call!(SYS_prctl).with(0, &[value!(PR_SET_NAME), value!(PR_SET_NO_NEW_PRIVS)]),
     call!(SYS_seccomp).with(0, &[value!(SECCOMP_SET_MODE_FILTER)]),
 ];
+
+/// Which threads an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every thread.
+    Every,
+    /// Those that start others, and the others until they have their own filter.
+    Starting,
+    /// Those of a kind.
+    Own(ThreadKind),
+}
+
+/// Every entry of every table.
+pub fn entries() -> impl Iterator<Item = (Scope, &'static Call)> {
+    let own = ThreadKind::ALL.map(|kind| (Scope::Own(kind), own(kind)));
+    let shared = [(Scope::Every, EVERY_THREAD), (Scope::Starting, STARTING)];
+    shared.into_iter().chain(own).flat_map(|(scope, calls)| calls.iter().map(move |call| (scope, call)))
+}
 
 /// What threads of `kind` do beside what every thread does, without what those do that they start.
 pub(crate) const fn own(kind: ThreadKind) -> &'static [Call] {

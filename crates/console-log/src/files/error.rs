@@ -32,9 +32,9 @@ pub enum ConsoleFilesError {
         #[source]
         source: io::Error,
     },
-    /// A file carries the highest boot number there is, so no boot can follow it.
-    #[error("no boot number follows {0}, which a file of the console directory carries")]
-    NoNumber(u32),
+    /// Whatever number was tried, something in the directory has it.
+    #[error("the console directory is full of names that are no console's: no boot can be numbered")]
+    NoNumber,
     /// The boot never began, or its files were removed because newer boots followed.
     #[error("the console directory holds no boot {0}")]
     NoSuchBoot(u32),
@@ -79,7 +79,7 @@ impl ConsoleFilesError {
     pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Open { source, .. } | Self::List(source) | Self::File { source, .. } => Some(source.kind()),
-            Self::NoNumber(_) | Self::NoSuchBoot(_) | Self::Changing(_) => None,
+            Self::NoNumber | Self::NoSuchBoot(_) | Self::Changing(_) => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which segments a directory holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime};
@@ -41,8 +41,21 @@ impl Segment {
 pub(super) struct Listing {
     /// Segments that are regular files, by boot and then by offset.
     pub(super) boots: BTreeMap<u32, Vec<Segment>>,
-    /// The highest number of a boot in any name.
-    pub(super) newest: Option<u32>,
+    /// The numbers of boots in all names, also of what is no regular file.
+    taken: BTreeSet<u32>,
+}
+
+impl Listing {
+    /// The first number after those of all boots that no name has; `None` where there is none left.
+    pub(super) fn next_number(&self) -> Option<u32> {
+        let newest = self.boots.last_key_value().map_or(0, |(number, _)| *number);
+        (newest.checked_add(1)?..=u32::MAX).find(|number| !self.taken.contains(number))
+    }
+
+    /// A name with this number is there after all.
+    pub(super) fn take(&mut self, number: u32) {
+        self.taken.insert(number);
+    }
 }
 
 /// Lists `directory`. Files that are removed meanwhile are left out, others than segments as well.
@@ -55,7 +68,8 @@ pub(super) fn list(directory: BorrowedFd<'_>) -> io::Result<Listing> {
         names.extend(SegmentName::parse(entry?.file_name().to_bytes()));
     }
     names.sort_unstable();
-    let mut listing = Listing { boots: BTreeMap::new(), newest: names.last().map(|name| name.boot) };
+    let taken = names.iter().map(|name| name.boot).collect();
+    let mut listing = Listing { boots: BTreeMap::new(), taken };
     for name in names {
         let asked = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let found = match statx(directory, name.to_string(), AtFlags::SYMLINK_NOFOLLOW, asked) {

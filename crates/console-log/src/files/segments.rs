@@ -8,8 +8,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::{Errno, retry_on_intr, write};
 
 use super::error::{ConsoleFilesError, FileAction};
-use super::listing::list;
+use super::listing::{Listing, list};
 use super::name::SegmentName;
+
+/// How many numbers are tried for a boot whose number the directory turns out to have.
+const NUMBERS_TRIED: usize = 64;
 
 /// How much of a console its directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +126,8 @@ impl SegmentedConsole {
     }
 
     fn create_boot(&self) -> Result<Boot, ConsoleFilesError> {
-        let listing = list(self.directory.as_fd()).map_err(ConsoleFilesError::List)?;
-        let number = match listing.newest {
-            None => 1,
-            Some(newest) => newest.checked_add(1).ok_or(ConsoleFilesError::NoNumber(newest))?,
-        };
+        let mut listing = list(self.directory.as_fd()).map_err(ConsoleFilesError::List)?;
+        self.free_a_number(&mut listing)?;
         let newest_is_empty = listing
             .boots
             .last_key_value()
@@ -140,8 +140,32 @@ impl SegmentedConsole {
         for segment in oldest.chain(empty).flatten() {
             self.remove(segment.name)?;
         }
-        let current = self.create(SegmentName { boot: number, offset: 0 })?;
-        Ok(Boot { number, current, later: VecDeque::new() })
+        for _ in 0..NUMBERS_TRIED {
+            let number = self.free_a_number(&mut listing)?;
+            match self.create(SegmentName { boot: number, offset: 0 }) {
+                Ok(current) => return Ok(Boot { number, current, later: VecDeque::new() }),
+                // In a directory with more entries than are looked at a name may be taken that the listing lacks.
+                Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => listing.take(number),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ConsoleFilesError::NoNumber)
+    }
+
+    /// The number of the next boot. Where the highest ones are taken, the boots that have them are removed: no guest boots so
+    /// often, so a process that was broken into made these files, and later boots are not to be silenced by it.
+    fn free_a_number(&self, listing: &mut Listing) -> Result<u32, ConsoleFilesError> {
+        loop {
+            if let Some(number) = listing.next_number() {
+                return Ok(number);
+            }
+            let Some((_, segments)) = listing.boots.pop_last() else {
+                return Err(ConsoleFilesError::NoNumber);
+            };
+            for segment in segments {
+                self.remove(segment.name)?;
+            }
+        }
     }
 
     fn create(&self, name: SegmentName) -> Result<OpenSegment, ConsoleFilesError> {

@@ -279,8 +279,35 @@ fn what_is_no_console_is_neither_read_nor_removed() {
     for name in ["secret", "notes.log", "0001.000000000000.log", "0001.000000000512.log"] {
         assert!(path(name).symlink_metadata().is_ok(), "{name}");
     }
-    fs::write(path("4294967295.000000000000.log"), "x").expect("written");
-    assert!(matches!(writer.begin_boot(), Err(ConsoleFilesError::NoNumber(u32::MAX))));
+}
+
+#[test]
+fn no_file_keeps_later_boots_from_being_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let mut writer = SegmentedConsole::new(opened(directory.path()), LIMITS);
+    writer.append(0, b"true").expect("there is room");
+    // The highest numbers, of a file and of what cannot be removed as a file, and the very next one.
+    fs::write(path("4294967295.000000000000.log"), "false").expect("written");
+    fs::write(path("4294967295.000000000999.log"), "false").expect("written");
+    fs::create_dir_all(path("4294967294.000000000000.log/x")).expect("made");
+    fs::create_dir_all(path("0002.000000000000.log/x")).expect("made");
+    let files = ConsoleFiles::open(directory.path()).expect("a console");
+    for boot in [3, 4] {
+        writer.begin_boot().expect("a boot begins");
+        writer.append(0, b"true").expect("there is room");
+        assert_eq!(files.newest().expect("listed"), Some(boot));
+        assert_eq!(files.snapshot(boot).expect("it can be read").head, b"true");
+    }
+    assert_eq!(files.snapshot(1).expect("what was before is kept").head, b"true");
+    // A directory of which only a part is looked at, so that the names of boots may not be seen.
+    for number in 0..5000 {
+        fs::write(path(&format!("filler-{number}")), "").expect("written");
+    }
+    for _ in 0..2 {
+        writer.begin_boot().expect("a boot begins");
+        writer.append(0, b"more").expect("there is room");
+    }
 }
 
 #[test]

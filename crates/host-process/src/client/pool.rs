@@ -61,6 +61,7 @@ struct Entry {
     /// Whether no machine was ever assigned to it.
     is_fresh: bool,
     is_jailed: bool,
+    is_filtered: bool,
 }
 
 /// How a process is taken in.
@@ -69,6 +70,8 @@ pub(super) struct Admission {
     /// Whether it takes in more machines than it is taken in with.
     pub(super) takes_more: bool,
     pub(super) is_jailed: bool,
+    /// Whether it is kept to the system calls that it needs.
+    pub(super) is_filtered: bool,
 }
 
 /// A machine's name, taken.
@@ -187,7 +190,7 @@ impl Pool {
         &self,
         line: &Arc<ProcessLine>,
         assigned: BTreeSet<VmId>,
-        Admission { takes_more, is_jailed }: Admission,
+        Admission { takes_more, is_jailed, is_filtered }: Admission,
     ) -> Option<ProcessKey> {
         let mut state = self.lock();
         if !state.is_open {
@@ -196,7 +199,9 @@ impl Pool {
         let key = ProcessKey(state.next_key);
         state.next_key += 1;
         let is_fresh = assigned.is_empty();
-        state.processes.insert(key, Entry { line: line.clone(), assigned, takes_more, is_fresh, is_jailed });
+        let line = line.clone();
+        let entry = Entry { line, assigned, takes_more, is_fresh, is_jailed, is_filtered };
+        state.processes.insert(key, entry);
         Some(key)
     }
 
@@ -237,11 +242,14 @@ impl Pool {
 
     pub(super) fn counts(&self) -> HostCounts {
         let state = self.lock();
-        let outside = |entry: &&Entry| self.jails.is_some() && !entry.is_jailed;
+        let machines = |which: &dyn Fn(&Entry) -> bool| {
+            state.processes.values().filter(|entry| which(entry)).map(|entry| entry.assigned.len()).sum()
+        };
         let ended = || state.machines.values().filter_map(|machine| machine.ended_for());
         HostCounts {
             hosted: state.machines.len(),
-            unjailed: state.processes.values().filter(outside).map(|entry| entry.assigned.len()).sum(),
+            unjailed: machines(&|entry| self.jails.is_some() && !entry.is_jailed),
+            unfiltered: machines(&|entry| !entry.is_filtered),
             ended: ended().count(),
             unsettled: ended().filter(|&ended| ended > SETTLING).count(),
         }

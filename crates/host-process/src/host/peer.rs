@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use machine_host::LaunchError;
+use syscall_filter::Mode;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
@@ -119,7 +120,9 @@ fn welcome(
     }
     let (pid, start_time) = (host.identity.pid, host.identity.start_time);
     let jail = host.jail.clone();
-    let welcome = Welcome { version, pid, start_time, build: build(), jail, machines: host.listing() };
+    let is_filtered = syscall_filter::mode_in_force() == Mode::Trap;
+    let machines = host.listing();
+    let welcome = Welcome { version, pid, start_time, build: build(), jail, is_filtered, machines };
     if let Err(error) = connection.try_send(FromHost::Welcome(welcome)) {
         return Err((connection, Refusal(error_chain(&error))));
     }

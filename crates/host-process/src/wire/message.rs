@@ -237,6 +237,9 @@ pub struct Welcome {
     /// What came of its jail, where it entered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<JailReport>,
+    /// Whether its threads are kept to the system calls that they need. Not told by the first processes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_filtered: bool,
     /// Every machine that is not forgotten.
     pub machines: Vec<MachineListing>,
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod pretender;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;

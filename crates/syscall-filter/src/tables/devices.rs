@@ -22,6 +22,7 @@ pub(crate) const VCPU: &[Call] = &[
     call!(SYS_ppoll).seldom(UNDER_WAY),
     call!(SYS_epoll_ctl).seldom("a reset of a socket device"),
     call!(SYS_shutdown).seldom("a reset of a socket device"),
+    call!(SYS_clock_nanosleep).seldom("a reset of a device that the machine's thread is serving"),
 ];
 
 /// Carries out transfers, one after the other, on files that are open.
@@ -112,7 +113,7 @@ pub(crate) const MACHINE: &[Call] = &[
 ];
 
 /// `SIGRTMIN` as the C library counts, which keeps two for itself.
-const KICK: u32 = 34;
+pub(crate) const KICK: u32 = 34;
 
 #[cfg(test)]
 mod tests {

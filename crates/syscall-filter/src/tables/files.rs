@@ -22,7 +22,7 @@ pub(crate) const CONSOLE: &[Call] = &[
 /// Writes the log to standard error or the journal, and lines about VMs to their files.
 #[rustfmt::skip]
 pub(crate) const LOG: &[Call] = &[
-    call!(SYS_writev).seldom(JOURNAL),
+    call!(SYS_sendto).seldom(JOURNAL),
     call!(SYS_ppoll).seldom("standard error that takes nothing for now"),
     call!(SYS_openat).seldom(VM_FILES),
     call!(SYS_statx).seldom(VM_FILES),

@@ -14,6 +14,8 @@ pub(crate) const MAIN: &[Call] = &[
     call!(SYS_recvmsg),
     call!(SYS_sendmsg),
     call!(SYS_recvfrom),
+    // Signals to the process come to this thread alone; the handler wakes it by its own socket.
+    call!(SYS_sendto).seldom("a signal to the process"),
     call!(SYS_accept4),
     call!(SYS_listen),
     call!(SYS_getsockopt),

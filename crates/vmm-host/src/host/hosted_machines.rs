@@ -234,6 +234,7 @@ impl HostedMachines {
             ended: state.machines.values().filter(has_ended).count(),
             unsettled: state.machines.values().filter(is_unsettled).count(),
             unjailed: 0,
+            unfiltered: 0,
         }
     }
 

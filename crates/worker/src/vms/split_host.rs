@@ -47,6 +47,7 @@ impl MachineHost for SplitHost {
             ended: shared.ended + strict.ended,
             unsettled: shared.unsettled + strict.unsettled,
             unjailed: shared.unjailed + strict.unjailed,
+            unfiltered: shared.unfiltered + strict.unfiltered,
         }
     }
 

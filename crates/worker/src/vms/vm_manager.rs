@@ -237,10 +237,21 @@ impl VmManager {
             HashVerification::Once | HashVerification::Always => None,
         };
         let context = &self.shared.context;
-        let unjailed = Some(context.machines.counts().unjailed).filter(|&count| count > 0).map(|count| {
+        let counts = context.machines.counts();
+        let unjailed = (counts.unjailed > 0).then(|| {
+            let count = counts.unjailed;
             format!("{count} VMs run in processes of an earlier worker, which are in no jail until the VMs are started anew")
         });
-        unverified.into_iter().chain(unjailed).chain(context.jail_gaps.iter().cloned()).collect()
+        let unfiltered = (counts.unfiltered > 0).then(|| {
+            let count = counts.unfiltered;
+            format!("{count} VMs run in processes whose system calls are not filtered, until the VMs are started anew")
+        });
+        unverified
+            .into_iter()
+            .chain(unjailed)
+            .chain(unfiltered)
+            .chain(context.jail_gaps.iter().cloned())
+            .collect()
     }
 
     /// What runs on this host and could not be taken over, a sentence each.

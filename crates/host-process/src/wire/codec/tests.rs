@@ -219,7 +219,15 @@ fn messages_from_a_host_are_those_of_version_1() {
     let (build, machines) = ("b".to_owned(), vec![listing]);
     let gap = Gap { layer: Layer::Landlock, problem: "p".to_owned() };
     let jail = JailReport { user: Some(7), gaps: vec![gap] };
-    let welcome = Welcome { version: Version(1), pid: 12, start_time: 34, build, jail: Some(jail), machines };
+    let welcome = Welcome {
+        version: Version(1),
+        pid: 12,
+        start_time: 34,
+        build,
+        jail: Some(jail),
+        is_filtered: true,
+        machines,
+    };
     let source = LaunchFailure::Build { kind: FailureKind::Artifact, reason: "r".to_owned() };
     let failure = LaunchError::Machine { vm: vm(), source };
     let counters = MachineCounters::default();
