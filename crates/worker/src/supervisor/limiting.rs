@@ -140,7 +140,7 @@ mod tests {
     fn footprint(mib: u64) -> Footprint {
         let memory =
             MemorySpec { size: Bytes::from_mib(mib), backing: MemoryBacking::SharedMemfd, prefault: false };
-        Footprint { memory, overhead: Bytes::from_mib(16), threads: 12, descriptors: 70 }
+        Footprint { memory, overhead: Bytes::from_mib(16), threads: 12, descriptors: 70, vcpus: 1 }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward};
 
 use super::VmManagerConfig;
-use crate::capacity::{Capacity, HostMemory, Share};
+use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
 use crate::supervisor::{load, read_secrets};
@@ -23,7 +23,7 @@ pub struct AssignmentCheck {
     credentials_dir: PathBuf,
     networks: Vec<NetworkName>,
     capacity: Arc<Capacity>,
-    memory: Option<HostMemory>,
+    host: HostResources,
     /// Of the VMs that were judged and are to run.
     shares: Vec<Share>,
 }
@@ -34,12 +34,13 @@ impl AssignmentCheck {
     /// # Errors
     /// A store root cannot be opened.
     pub fn new(config: &VmManagerConfig) -> Result<Self, RootError> {
+        let capacity = Capacity::new(CapacityRules::of(config));
         Ok(Self {
             roots: StoreRoots::open(&config.store_roots)?,
             credentials_dir: config.credentials_dir.clone(),
             networks: config.all_networks().into_iter().map(|(name, _)| name).collect(),
-            capacity: Capacity::new(config.memory_overcommit),
-            memory: HostMemory::observe(),
+            host: capacity.observe_host(),
+            capacity,
             shares: Vec::new(),
         })
     }
@@ -56,7 +57,7 @@ impl AssignmentCheck {
         read_secrets(&self.credentials_dir, &mut artifact)?;
         match assignment.desired {
             DesiredState::Running | DesiredState::Paused => {
-                let share = self.capacity.take(&artifact.machine.footprint(), self.memory, None);
+                let share = self.capacity.take(&artifact.machine.footprint(), &self.host, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
             }
             DesiredState::Stopped => {}
