@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::host_process_of;
+use crate::{BOOT_DEADLINE, SHORT_DEADLINE, host_process_of, until};
 
 /// Where the hierarchy is mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 /// What all groups are in where nobody manages services.
 const BASE: &str = "/sys/fs/cgroup/procurator";
+/// Each period of the kernel's limit of processor time.
+const PERIOD_MICROSECONDS: u64 = 100_000;
+/// Over so many periods it is looked at what a group takes.
+const PERIODS: u64 = 50;
 
 /// One group by its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,42 @@ impl ControlGroup {
         let value = words.clone().zip(words.skip(1)).find_map(|(key, value)| (key == name).then_some(value));
         let value = value.with_context(|| format!("{file} has no {name}: {text}"))?;
         value.parse().with_context(|| format!("{file} has no number {name}: {text}"))
+    }
+
+    /// Fails unless each of `files` says what it is to.
+    ///
+    /// # Errors
+    /// Tells the first that does not.
+    pub fn says(&self, files: &[(&str, &str)]) -> Result<()> {
+        for (file, expected) in files {
+            let found = self.read(file)?;
+            ensure!(found == *expected, "{file} says {found:?}, not {expected:?}");
+        }
+        Ok(())
+    }
+
+    /// Fails unless the group, whose guest burns, takes `thousandths` of a processor, give or take a tenth. The kernel counts
+    /// the time that was taken, and the periods in which it was limited.
+    ///
+    /// # Errors
+    /// Tells both.
+    pub fn takes_its_quota(&self, thousandths: u64) -> Result<()> {
+        let periods = || self.figure("cpu.stat", "nr_periods");
+        let passed = |period: u64| {
+            let now = periods()?;
+            ensure!(now >= period, "period {now} of {period}");
+            Ok(())
+        };
+        // What was left over from before the limit is used up.
+        let settled = periods()? + 2;
+        until("a limited period passes", SHORT_DEADLINE, || passed(settled))?;
+        let (used, begun) = (self.figure("cpu.stat", "usage_usec")?, periods()?);
+        until("limited periods pass", BOOT_DEADLINE, || passed(begun + PERIODS))?;
+        let (used_then, ended) = (self.figure("cpu.stat", "usage_usec")?, periods()?);
+        let (taken, allowed) = (used_then - used, (ended - begun) * PERIOD_MICROSECONDS * thousandths / 1000);
+        println!("{taken} µs taken of {allowed} µs in {} periods", ended - begun);
+        ensure!(taken * 10 >= allowed * 9 && taken * 10 <= allowed * 11, "{taken} µs taken of {allowed} µs");
+        Ok(())
     }
 
     /// The groups of VMs where nobody manages services, by name. None where there is no group for them.

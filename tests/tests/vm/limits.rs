@@ -1,5 +1,7 @@
 //! Limits on a real hierarchy of control groups: what they hold, what becomes of who exceeds them, and that nothing is left.
 
+mod crowd;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
@@ -15,49 +17,10 @@ use serde_json::json;
 use crate::environment;
 
 const MEBIBYTE: u64 = 1 << 20;
-/// Each period of the kernel's limit of processor time.
-const PERIOD_MICROSECONDS: u64 = 100_000;
-/// Over so many periods it is looked at what a group took.
-const PERIODS: u64 = 50;
 
 /// Has every processor of a guest busy from now on.
 fn burn(vm: &ObservedVm) -> Result<()> {
     http_get(vm.address()?, "/cgi-bin/burn").map(drop)
-}
-
-/// Fails unless `group`, whose guest burns, takes `thousandths` of a processor, give or take a tenth. The kernel counts both the
-/// time that was taken and the periods it was limited in.
-fn takes_its_quota(group: &ControlGroup, thousandths: u64) -> Result<()> {
-    let figures = || Ok::<_, anyhow::Error>((group.figure("cpu.stat", "usage_usec")?, periods(group)?));
-    // What was left over from before the limit is gone.
-    let settled = periods(group)? + 2;
-    until("a limited period passes", SHORT_DEADLINE, || passed(group, settled))?;
-    let (used, begun) = figures()?;
-    until("limited periods pass", BOOT_DEADLINE, || passed(group, begun + PERIODS))?;
-    let (used_then, ended) = figures()?;
-    let (taken, allowed) = (used_then - used, (ended - begun) * PERIOD_MICROSECONDS * thousandths / 1000);
-    println!("{taken} µs taken of {allowed} µs in {} periods", ended - begun);
-    ensure!(taken * 10 >= allowed * 9 && taken * 10 <= allowed * 11, "{taken} µs taken of {allowed} µs");
-    Ok(())
-}
-
-fn periods(group: &ControlGroup) -> Result<u64> {
-    group.figure("cpu.stat", "nr_periods")
-}
-
-fn passed(group: &ControlGroup, period: u64) -> Result<()> {
-    let now = periods(group)?;
-    ensure!(now >= period, "period {now} of {period}");
-    Ok(())
-}
-
-/// Fails unless each of `files` of `group` says what it is to.
-fn says(group: &ControlGroup, files: &[(&str, &str)]) -> Result<()> {
-    for (file, expected) in files {
-        let found = group.read(file)?;
-        ensure!(found == *expected, "{file} says {found:?}, not {expected:?}");
-    }
-    Ok(())
 }
 
 /// Waits until no VM has a control group.
@@ -67,6 +30,27 @@ fn nothing_is_left() -> Result<()> {
         ensure!(left.is_empty(), "{left:?}");
         Ok(())
     })
+}
+
+/// Too few threads are refused before anything changes, with how many it takes; with so many the guest uses its disk.
+fn has_as_few_threads_as_are_accepted(worker: &Worker, web: &ObservedVm) -> Result<()> {
+    let refusal = |words: &[&str]| {
+        let refused = worker.ask(words).err().context("eight threads are too few")?;
+        let least = refused
+            .to_string()
+            .rsplit_once("accepted is ")
+            .and_then(|(_, told)| told.split(' ').next().map(str::to_owned));
+        least.with_context(|| format!("no figure: {refused}"))
+    };
+    let least = refusal(&["set", "web", "--processes", "8", "--dry-run"])?;
+    assert_eq!(refusal(&["set", "web", "--processes", "8"])?, least);
+    let group = ControlGroup::of("web")?;
+    group.says(&[("pids.max", "64")])?;
+    worker.ask(&["set", "web", "--processes", &least])?;
+    until("as few as possible are in force", SHORT_DEADLINE, || group.says(&[("pids.max", &least)]))?;
+    http_get(web.address()?, "/cgi-bin/disk?8")?;
+    println!("{} threads of {least} after it used its disk", group.read("pids.current")?);
+    Ok(())
 }
 
 fn kill_process_of(id: &str) -> Result<()> {
@@ -86,16 +70,13 @@ fn limits_hold_change_while_a_guest_runs_and_leave_nothing() -> Result<()> {
     let web = worker.wait_until_answering("web")?;
     assert!(web.warnings.is_empty(), "{:?}", web.warnings);
     let group = ControlGroup::of("web")?;
-    says(
-        &group,
-        &[
-            ("cpu.max", "max 100000"),
-            ("cpu.weight", "300"),
-            ("memory.max", "268435456"),
-            ("memory.oom.group", "1"),
-            ("pids.max", "64"),
-        ],
-    )?;
+    group.says(&[
+        ("cpu.max", "max 100000"),
+        ("cpu.weight", "300"),
+        ("memory.max", "268435456"),
+        ("memory.oom.group", "1"),
+        ("pids.max", "64"),
+    ])?;
     // It was in its group before its guest had any memory.
     let resident = until("its memory is known", SHORT_DEADLINE, || {
         Ok(worker.vm("web")?.metrics()?.memory_resident_bytes)
@@ -103,15 +84,16 @@ fn limits_hold_change_while_a_guest_runs_and_leave_nothing() -> Result<()> {
     let charged = group.figure("memory.stat", "shmem")?;
     assert!(charged + MEBIBYTE >= resident, "{charged} bytes are charged of {resident}");
 
+    has_as_few_threads_as_are_accepted(&worker, &web)?;
     burn(&web)?;
     worker.ask(&["set", "web", "--cpu", "0.5", "--cpu-weight", "default", "--processes", "100"])?;
     until("its limits are in force", SHORT_DEADLINE, || {
-        says(&group, &[("cpu.max", "50000 100000"), ("cpu.weight", "100"), ("pids.max", "100")])
+        group.says(&[("cpu.max", "50000 100000"), ("cpu.weight", "100"), ("pids.max", "100")])
     })?;
-    takes_its_quota(&group, 500)?;
+    group.takes_its_quota(500)?;
     worker.ask(&["set", "web", "--cpu", "0.25"])?;
-    until("less is in force", SHORT_DEADLINE, || says(&group, &[("cpu.max", "25000 100000")]))?;
-    takes_its_quota(&group, 250)?;
+    until("less is in force", SHORT_DEADLINE, || group.says(&[("cpu.max", "25000 100000")]))?;
+    group.takes_its_quota(250)?;
 
     let again = worker.vm("web")?;
     assert_eq!((again.started_at, again.restarts), (web.started_at, 0), "no limit took a restart");
@@ -152,7 +134,7 @@ fn a_vm_that_outgrows_its_memory_is_ended_alone_and_started_again() -> Result<()
     assert_eq!(reason.class.as_deref(), Some("memory_limit"), "{reason:?}");
     worker.wait_until_answering("greedy")?;
     let group_again = ControlGroup::of("greedy")?;
-    says(&group_again, &[("memory.max", "167772160")])?;
+    group_again.says(&[("memory.max", "167772160")])?;
     assert!(group_again == group || !group.path().exists(), "the group of its last process is left");
     let heard = echoes.stop()?;
     assert_eq!(heard.lost, 0, "the other guest noticed: {heard:?}");
@@ -186,11 +168,11 @@ fn nothing_is_left_of_processes_that_end_without_a_worker() -> Result<()> {
     assert_eq!(worker.vm("stays")?.started_at, stays.started_at);
     assert_eq!(ControlGroup::of("stays")?, kept);
     // What was taken over is limited anew as well.
-    says(&kept, &[("cpu.weight", "50"), ("memory.max", "268435456")])?;
+    kept.says(&[("cpu.weight", "50"), ("memory.max", "268435456")])?;
     worker
         .assign(&[Assignment::of(&guest, "stays").with_procurator("limits", json!({ "cpu_weight": 60 }))])?;
     until("what was taken over is limited anew", SHORT_DEADLINE, || {
-        says(&kept, &[("cpu.weight", "60"), ("memory.max", "max")])
+        kept.says(&[("cpu.weight", "60"), ("memory.max", "max")])
     })?;
     worker.wait_until_gone("killed")?;
     assert!(worker.terminate()?.status.success());

@@ -1,5 +1,7 @@
 //! Whether a machine fits on a host beside those that are there. Pure.
 
+use jail::UserRange;
+use rustix::process::geteuid;
 use thiserror::Error;
 use vm_model::{Bytes, Footprint};
 
@@ -23,6 +25,8 @@ pub(crate) struct CapacityRules {
     /// How many vCPUs there may be for each processor.
     pub(crate) vcpus_per_processor: u32,
     pub(crate) machines: MachineProcesses,
+    /// Users of jails, where each machine's process takes one.
+    pub(crate) users: Option<UserRange>,
 }
 
 /// Whose threads and descriptors are those of machines.
@@ -113,8 +117,14 @@ impl CapacityRules {
             Placement::InThisProcess | Placement::StrictApart(_) => MachineProcesses::This,
             Placement::HostProcesses(_) => MachineProcesses::Apart,
         };
+        let users = match &config.placement {
+            Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1 && geteuid().is_root() => {
+                hosts.jail.map(|jail| jail.users)
+            }
+            Placement::HostProcesses(_) | Placement::InThisProcess | Placement::StrictApart(_) => None,
+        };
         let VmManagerConfig { memory_overcommit: memory, vcpus_per_processor, .. } = *config;
-        Self { memory, vcpus_per_processor, machines }
+        Self { memory, vcpus_per_processor, machines, users }
     }
 
     /// Whether a machine with `footprint` may start on `host` beside those that have `promised`.
@@ -137,7 +147,10 @@ impl CapacityRules {
         if let Some(most) = host.descriptors {
             self.admit_descriptors(most, promised, &wanted)?;
         }
-        host.processors.map_or(Ok(()), |processors| self.admit_vcpus(processors, promised, &wanted))
+        if let Some(processors) = host.processors {
+            self.admit_vcpus(processors, promised, &wanted)?;
+        }
+        self.users.map_or(Ok(()), |users| admit_users(users, promised, &wanted))
     }
 
     fn admit_memory(
@@ -207,6 +220,15 @@ fn admit_threads(limit: &Most, promised: &Demand, wanted: &Demand) -> Result<(),
         counted: "threads",
         machines: promised.machines,
         reckoned: format!("{most} by {by}, less a reserve of {THREAD_RESERVE}"),
+    })
+}
+
+fn admit_users(users: UserRange, promised: &Demand, wanted: &Demand) -> Result<(), CapacityError> {
+    let (first, last) = users.bounds();
+    fits(wanted.machines, promised.machines, u64::from(last - first) + 1, || Count {
+        counted: "users for jails",
+        machines: promised.machines,
+        reckoned: format!("jail_users: {users}"),
     })
 }
 

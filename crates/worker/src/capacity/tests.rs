@@ -30,7 +30,7 @@ fn host(mib: u64) -> HostResources {
 }
 
 fn rules(memory: MemoryOvercommit, machines: MachineProcesses) -> CapacityRules {
-    CapacityRules { memory, vcpus_per_processor: 4, machines }
+    CapacityRules { memory, vcpus_per_processor: 4, machines, users: None }
 }
 
 fn capacity(memory: MemoryOvercommit) -> Arc<Capacity> {
@@ -125,6 +125,16 @@ fn what_is_counted_runs_out_with_figures() {
     let few = HostResources { descriptors: Some(50), ..HostResources::default() };
     let refused = limited(100).take(&Footprint { descriptors: 60, ..machine(64) }, &few, None);
     insta::assert_snapshot!(refused.expect_err("too few"), @"not enough descriptors: the machine needs up to 60, and a process may have 50 open here (RLIMIT_NOFILE of the worker; LimitNOFILE= of its service)");
+}
+
+#[test]
+fn each_machine_takes_a_user() {
+    let users = Some("7000-7001".parse().expect("a range"));
+    let rules = CapacityRules { users, ..rules(MemoryOvercommit::Unlimited, MachineProcesses::Apart) };
+    let (capacity, host) = (Capacity::new(rules), HostResources::default());
+    let _shares = [(); 2].map(|()| capacity.take(&machine(64), &host, None).expect("it fits"));
+    let refused = capacity.take(&machine(64), &host, None).expect_err("there are two");
+    insta::assert_snapshot!(refused, @"not enough users for jails: the machine takes 1, 2 are promised already (machines: 2), and this host's machines may have 2 together (jail_users: 7000-7001)");
 }
 
 #[test]

@@ -245,6 +245,12 @@ impl VmManagerConfig {
         self.vm_artifacts_dir.parent().unwrap_or(&self.vm_artifacts_dir)
     }
 
+    /// What of the limits that these settings speak of could not be put in force on this host, in a sentence: every VM's, and
+    /// where limits are required, whichever a VM may have.
+    pub fn foresee_limits(&self) -> Option<String> {
+        super::placing::foresee_limits(self)
+    }
+
     /// Every network by its name, the default one first.
     pub fn all_networks(&self) -> Vec<(NetworkName, NetworkSettings)> {
         let default = NetworkSettings {

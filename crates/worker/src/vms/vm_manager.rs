@@ -27,6 +27,7 @@ use crate::events::{EventLog, node_changes};
 use crate::failure::chain;
 use crate::node::{self, Action, Described, Observed};
 use crate::records::RecordWriter;
+use crate::supervisor::unenforced;
 use crate::supervisor::{Freshness, PortClaims};
 use crate::volumes::Thoroughness;
 
@@ -240,7 +241,9 @@ impl VmManager {
         let unjailed = Some(context.machines.counts().unjailed).filter(|&count| count > 0).map(|count| {
             format!("{count} VMs run in processes of an earlier worker, which are in no jail until the VMs are started anew")
         });
-        unverified.into_iter().chain(unjailed).chain(context.jail_gaps.iter().cloned()).collect()
+        let unlimited = unenforced(self.list_vms().iter());
+        let gaps = context.jail_gaps.iter().cloned();
+        unverified.into_iter().chain(unjailed).chain(gaps).chain(unlimited).collect()
     }
 
     /// What runs on this host and could not be taken over, a sentence each.
