@@ -16,8 +16,10 @@ use crate::vms::{LimitSettings, MemoryLimit};
 /// The least room for pages of files beyond what a machine needs, and how large a part of its memory it is otherwise.
 const LEAST_ROOM: Bytes = Bytes::from_mib(64);
 const ROOM_PART: u64 = 8;
-/// What a warning of limits begins with.
+/// What a warning of limits that do not hold begins with.
 const PREFIX: &str = "its limits: ";
+/// What a warning of a limit begins with that holds and is tight.
+const TIGHT: &str = "its limit of memory is tight: ";
 /// How many names a sentence has at most.
 const SHOWN_NAMES: usize = 8;
 
@@ -125,7 +127,7 @@ fn fits(
     let tight = limits.memory_max.filter(|limit| *limit < needed);
     let warning = tight.map(|limit| {
         format!(
-            "{PREFIX}memory_max is {limit}, and the machine can come to need {} MiB: it is ended where it does",
+            "{TIGHT}memory_max is {limit}, and the machine can come to need {} MiB: it is ended where it does",
             needed.get().div_ceil(1 << 20)
         )
     });
@@ -146,11 +148,13 @@ pub(crate) fn unenforced<'a>(vms: impl Iterator<Item = &'a VmInfo>) -> Option<St
 impl Task {
     /// Puts the limits of `description` on the machine that runs, and says of its VM what could not be done.
     pub(super) async fn limit_anew(&mut self, description: &Description) {
+        let footprint = description.machine.footprint();
         let limits = {
             let info = self.info.borrow();
             let Some(shape) = &info.machine else { return };
-            machine_limits(&self.context.limits, description, &description.machine.footprint(), shape)
+            machine_limits(&self.context.limits, description, &footprint, shape)
         };
+        let tight = fits(&description.limits, &limits.values, &footprint).unwrap_or_default();
         let (values, words) = (limits.values, limits.values.to_string());
         let problems = self.context.machines.limit(&self.id, limits).await;
         if problems.is_empty() {
@@ -160,7 +164,8 @@ impl Task {
         }
         self.info.send_modify(|info| {
             info.limits = values;
-            info.warnings.retain(|warning| !warning.starts_with(PREFIX));
+            info.warnings.retain(|warning| !warning.starts_with(PREFIX) && !warning.starts_with(TIGHT));
+            info.warnings.extend(tight);
             info.warnings.extend(problems.iter().map(|problem| format!("{PREFIX}{problem}")));
         });
     }
@@ -206,6 +211,6 @@ mod tests {
         insta::assert_snapshot!(fits(&said(None, Some(64)), &footprint(100)).expect_err("too few"), @"procurator.limits.descriptors is 64, and the machine has up to 70 open files; accepted is 70 or more");
         let tight = ResourceLimits { memory_max: Some(Bytes::from_mib(64)), ..ResourceLimits::default() };
         let warnings = fits(&tight, &footprint(100)).expect("it may do with less");
-        insta::assert_snapshot!(warnings[0], @"its limits: memory_max is 64 MiB, and the machine can come to need 116 MiB: it is ended where it does");
+        insta::assert_snapshot!(warnings[0], @"its limit of memory is tight: memory_max is 64 MiB, and the machine can come to need 116 MiB: it is ended where it does");
     }
 }

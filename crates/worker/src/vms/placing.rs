@@ -128,3 +128,28 @@ fn host_processes(
     });
     host.map_err(|problem| VmManagerError::HostProcesses(Box::new(problem)))
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_model::Cores;
+
+    use super::*;
+
+    #[test]
+    fn limits_that_cannot_hold_are_foreseen() {
+        let foreseen = |defaults, memory, enforcement| {
+            let limits = LimitSettings { defaults, memory, enforcement };
+            let placement = Placement::InThisProcess;
+            foresee_limits(&VmManagerConfig { limits, placement, ..VmManagerConfig::default() })
+        };
+        let (none, best_effort) = (ResourceLimits::default(), Enforcement::BestEffort);
+        assert_eq!(foreseen(none, MemoryLimit::Off, best_effort), None, "nothing is limited");
+        let cpu = ResourceLimits { cpu: Cores::from_thousandths(500), ..none };
+        for (defaults, memory) in [(cpu, MemoryLimit::Off), (none, MemoryLimit::Computed)] {
+            let told = foreseen(defaults, memory, best_effort).expect("it is limited");
+            insta::assert_snapshot!(told, @"limits that every VM is to have do not hold on this host: VMs have no processes of their own");
+        }
+        let told = foreseen(none, MemoryLimit::Off, Enforcement::Required).expect("a VM may have limits");
+        insta::assert_snapshot!(told, @r#"limits.enforcement is "required", and VMs with limits will not start on this host: VMs have no processes of their own"#);
+    }
+}
