@@ -23,6 +23,7 @@
 
 mod assignment;
 mod client;
+mod control_group;
 mod echoes;
 mod environment;
 mod host;
@@ -44,6 +45,7 @@ mod worker;
 
 pub use assignment::Assignment;
 pub use client::Client;
+pub use control_group::ControlGroup;
 pub use echoes::{Echoes, Heard};
 pub use environment::{Environment, Image};
 pub use host::{HostState, ProcessState, figure, host_process_of};

@@ -98,6 +98,9 @@ pub struct DiskTrouble {
 pub struct Reason {
     /// What kind of failure.
     pub kind: String,
+    /// What it is called in more detail.
+    #[serde(default)]
+    pub class: Option<String>,
     /// The whole story.
     pub message: String,
     /// The guest's last words.

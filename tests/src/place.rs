@@ -34,7 +34,7 @@ impl Place {
         let place = Self { small: Vec::new(), folder, state: None };
         write_atomically(&place.assignments(), &file_of(&[]))?;
         fs::write(place.configuration(), settings).context("cannot write its configuration")?;
-        for directory in [place.state(), place.log_directory()] {
+        for directory in [place.state(), place.log_directory(), place.images()] {
             fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         }
         Ok(place)
@@ -96,6 +96,11 @@ impl Place {
     /// The state directory.
     pub fn state(&self) -> PathBuf {
         self.state.clone().unwrap_or_else(|| self.folder.path().join("state"))
+    }
+
+    /// A store root of its own, for images that a test makes.
+    pub fn images(&self) -> PathBuf {
+        self.folder.path().join("images")
     }
 
     /// Where the log lies.

@@ -106,7 +106,8 @@ impl Worker {
             .arg(place.state())
             .arg("--runtime-dir")
             .arg(place.runtime())
-            .args(["--store-root", "/nix/store", "--log-format", "json"])
+            .args(["--store-root", "/nix/store", "--log-format", "json", "--store-root"])
+            .arg(place.images())
             .args(match guests {
                 Guests::Stop => &["--stop-guests"][..],
                 Guests::Leave => &[],

@@ -69,11 +69,13 @@ impl VmTest {
         let programs = with_suite(workspace, shipped, "vm")?;
         let lab = Lab::prepare(workspace)?;
         let lab = if self.full { lab.with_client_guest()? } else { lab };
+        // Limits of a disk are for real ones: all else that is written is in memory.
+        let disk = KeptDisk::blank(&workspace.lab_dir().join("scratch.img"))?;
         let session = Session {
             lab: &lab,
             programs: &programs,
             script: &self.script("vm"),
-            kept: None,
+            kept: Some(&disk),
             deadline: if self.full { FULL_DEADLINE } else { SMOKE_DEADLINE },
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };

@@ -64,7 +64,7 @@ pub use status::{
     StatusView,
 };
 pub use unknown_name::no_such_vm;
-pub use view::{BalloonView, MetricsView, TimingsView, VmList, VmView};
+pub use view::{BalloonView, HostUseView, MetricsView, TimingsView, VmList, VmView};
 pub use vm_log::{VM_LOG_SIZE, VmLogSource, VmLogView};
 
 /// The socket's name in the runtime directory.

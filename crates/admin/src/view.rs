@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
     BootTrouble, Condition, DesiredState, DiskTrouble, EgressRule, FailureReason, Generation, Health,
-    MacAddress, OnTrial, OperatorOrder, Overrides, PortForward, RunEnd, SourceKind, StopMethod, Timestamp,
-    Verifying, VmId, VmStatus, VmTimings, WantedChange,
+    HostUse, MacAddress, OnTrial, OperatorOrder, Overrides, PortForward, ResourceLimits, RunEnd, SourceKind,
+    StopMethod, Timestamp, Verifying, VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -124,6 +124,9 @@ pub struct VmView {
     /// What its newest machine is made of; absent before there was one.
     #[serde(default)]
     pub machine: Option<MachineView>,
+    /// What that machine may take of the host, whether all of it is in force or not.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
+    pub limits: ResourceLimits,
     /// When its newest run began, in milliseconds since 1970; absent while it does not run.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
@@ -208,6 +211,27 @@ pub struct MetricsView {
     /// Requests to disks that failed.
     #[serde(default)]
     pub disk_errors: u64,
+    /// What its process takes of the host; absent where that is not counted for it alone.
+    #[serde(default)]
+    pub host: Option<HostUseView>,
+}
+
+/// What the host's kernel counts for the process of a VM since that was started: of waits, the time in which at least one of
+/// its threads waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostUseView {
+    /// Memory that counts for it now, pages of files included, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time, of the kernel for it as well, in milliseconds.
+    pub cpu_ms: u64,
+    /// How long it was held back at its limit of processor time, in milliseconds.
+    pub throttled_ms: u64,
+    /// How long it waited for processors, in milliseconds.
+    pub cpu_pressure_ms: u64,
+    /// How long it waited for memory, in milliseconds.
+    pub memory_pressure_ms: u64,
+    /// How long it waited for disks, in milliseconds.
+    pub io_pressure_ms: u64,
 }
 
 /// What a VM gave up by its balloon, in bytes. Figures of the guest are absent until it reports.
@@ -271,6 +295,7 @@ impl VmView {
             verifying: info.verifying,
             on_trial: info.on_trial,
             machine: info.machine.map(MachineView::new),
+            limits: info.limits,
             started_at: info.started_at,
             next_start_at: info.next_start_at,
             ends: info.ends,
@@ -329,6 +354,7 @@ impl MetricsView {
             memory_resident_bytes: 0,
             memory_available_bytes: None,
             balloon: None,
+            host: None,
             ..self
         }
     }
@@ -350,6 +376,21 @@ impl MetricsView {
             disk_write_bytes: metrics.disk_write_bytes,
             disk_erase_operations: sum(metrics.disks.iter().map(|disk| disk.erase_operations)),
             disk_errors: sum(metrics.disks.iter().map(|disk| disk.errors)),
+            host: metrics.host.map(HostUseView::new),
+        }
+    }
+}
+
+impl HostUseView {
+    fn new(used: HostUse) -> Self {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            memory_bytes: used.memory.get(),
+            cpu_ms: milliseconds(used.cpu_time),
+            throttled_ms: milliseconds(used.throttled_time),
+            cpu_pressure_ms: milliseconds(used.pressure.cpu.some),
+            memory_pressure_ms: milliseconds(used.pressure.memory.some),
+            io_pressure_ms: milliseconds(used.pressure.io.some),
         }
     }
 }

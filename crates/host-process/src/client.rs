@@ -51,6 +51,7 @@ use pool::Pool;
 use strangers::Strangers;
 
 pub use confinement::Groups;
+use confinement::unlimited_descriptors;
 pub use directory::DirectoryError;
 pub use jailing::{JailDemand, JailError, JailSettings, probe_jail};
 pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
@@ -201,7 +202,9 @@ impl MachineHost for HostProcesses {
     }
 
     fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {
-        self.pool.options.groups.cannot_limit(limits)
+        let options = &self.pool.options;
+        let grouped = options.groups.cannot_limit(limits);
+        grouped.or_else(|| unlimited_descriptors(limits, options.jail.is_some()))
     }
 
     fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {

@@ -39,13 +39,16 @@ pub struct Footprint {
     pub threads: u32,
     /// The most descriptors that its process has open.
     pub descriptors: u32,
+    /// Its vCPUs. Of a machine that was noted before they were counted, none.
+    #[serde(default)]
+    pub vcpus: u32,
 }
 
 impl Footprint {
     /// That of a machine of which only the memory is known.
     pub fn of_memory(memory: MemorySpec) -> Self {
         let overhead = Bytes::new(PROCESS + VCPU + CONSOLE + page_tables(memory));
-        Self { memory, overhead, threads: THREADS + 1, descriptors: DESCRIPTORS }
+        Self { memory, overhead, threads: THREADS + 1, descriptors: DESCRIPTORS, vcpus: 1 }
     }
 
     /// What it takes of memory that is not of huge pages: those the kernel promises itself, or refuses.
@@ -86,7 +89,7 @@ impl<F> MachineSpec<F> {
             bytes += queues(count, nic.queue_size);
             descriptors += 2 + 4 * count;
         }
-        Footprint { memory: self.memory, overhead: Bytes::new(bytes), threads, descriptors }
+        Footprint { memory: self.memory, overhead: Bytes::new(bytes), threads, descriptors, vcpus }
     }
 }
 

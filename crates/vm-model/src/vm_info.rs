@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
-    MacAddress, NetworkAccess, NetworkName, OnTrial, OperatorOrder, RunEnd, StopMethod, Timestamp, VmId,
-    VmStatus, VolumePolicy,
+    MacAddress, NetworkAccess, NetworkName, OnTrial, OperatorOrder, ResourceLimits, RunEnd, StopMethod,
+    Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -50,6 +50,9 @@ pub struct VmInfo {
     /// What its newest machine is made of; absent before there was one.
     #[serde(default)]
     pub machine: Option<MachineShape>,
+    /// What that machine may take of the host, whether all of it is in force or not.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
+    pub limits: ResourceLimits,
     /// Its network interfaces, in the guest's order; empty until they are set up.
     pub nics: Vec<VmNic>,
     /// How often it got as far as its first instruction.
@@ -239,6 +242,7 @@ impl VmInfo {
             verifying: None,
             on_trial: None,
             machine: None,
+            limits: ResourceLimits::default(),
             nics: Vec::new(),
             starts: 0,
             restarts: 0,

@@ -98,6 +98,7 @@ fn configured(host: &Host, settings: &Settings, addresses: &[addresses::Facts]) 
     let mut findings = devices::judge(&devices::look(host, settings));
     findings.extend(jail::judge(&jail::look(host, settings)));
     findings.extend(limits::judge(&limits::look(host, settings)));
+    findings.extend(cgroups::judge_limits(settings));
     findings.extend(filters::judge(filters::look(settings)));
     findings.extend(addresses.iter().flat_map(addresses::judge));
     findings.extend(network::judge(&network::look(host, settings, addresses)));

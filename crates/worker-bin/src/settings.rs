@@ -134,6 +134,7 @@ fn key(setting: &str) -> &str {
         "metrics_poll_interval" => "metrics_poll_interval_seconds",
         "removal_grace" => "removal_grace_seconds",
         "memory_overcommit" => "limits.memory_overcommit_ratio",
+        "vcpus_per_processor" => "limits.vcpus_per_processor",
         same => same,
     }
 }
@@ -188,6 +189,7 @@ impl Settings {
             max_parallel_starts: parallel_starts(file.max_parallel_starts, defaults.max_parallel_starts)?,
             credentials_dir: credentials_dir(file.credentials_dir, defaults.credentials_dir)?,
             memory_overcommit: file.limits.memory_overcommit(defaults.memory_overcommit)?,
+            vcpus_per_processor: file.limits.vcpus_per_processor(defaults.vcpus_per_processor)?,
             limits: file.limits.settings()?,
             ..defaults
         };

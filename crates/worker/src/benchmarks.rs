@@ -173,7 +173,7 @@ impl Planning {
                     description: None,
                     forwards: None,
                     is_changing: false,
-                    memory: None,
+                    promised: None,
                 };
                 observed.insert(vm.assignment.id.clone(), vm);
             }

@@ -5,6 +5,7 @@
 mod after_shutdown;
 mod at_shutdown;
 mod journal;
+mod limits;
 mod package;
 mod service;
 mod stock;

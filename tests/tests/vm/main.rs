@@ -8,6 +8,7 @@ mod data;
 mod devices;
 mod endings;
 mod lifecycle;
+mod limits;
 mod load;
 mod master;
 mod memory;

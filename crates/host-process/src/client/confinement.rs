@@ -14,7 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 use cgroups::{BlockDevice, Controller, Controllers, Group, GroupError, Hierarchy, needed, plan};
 use machine_host::MachineLimits;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 use vm_model::{Bytes, HostUse, ResourceLimits, error_chain};
 
 use super::placement::Placement;
@@ -55,6 +56,19 @@ impl Groups {
         }
     }
 
+    /// What of `limits` could not be enforced on this host, and why, for processes that are `jailed` or not. Looks only.
+    pub fn foresee(limits: &ResourceLimits, jailed: bool) -> Option<String> {
+        let of_groups = || {
+            let missing = match Hierarchy::observe() {
+                Ok(hierarchy) => needed(limits).without(hierarchy.controllers()),
+                Err(problem) => return Some(error_chain(&problem)),
+            };
+            (!missing.is_empty()).then(|| lacks(&missing))
+        };
+        let grouped = if needed(limits).is_empty() { None } else { of_groups() };
+        grouped.or_else(|| unlimited_descriptors(limits, jailed))
+    }
+
     /// Groups in one of our own in `hierarchy`, in which those are removed that processes before left.
     ///
     /// # Errors
@@ -88,7 +102,7 @@ impl Groups {
             Self::Below { base, .. } => base.handed_down(),
         };
         let missing = needed(limits).without(&controllers);
-        (!missing.is_empty()).then(|| format!("the host's cgroup v2 has no controller {missing}"))
+        (!missing.is_empty()).then(|| lacks(&missing))
     }
 
     /// Moves process `pid`, which was started under `name`, to a group of its own, where it can have one.
@@ -123,6 +137,23 @@ impl Groups {
         };
         Confinement::new(path.map(Group::at), pid)
     }
+}
+
+fn lacks(missing: &Controllers) -> String {
+    format!("the host's cgroup v2 has no controller {missing}")
+}
+
+/// Why descriptors of a process cannot be limited, where that is asked for: a jailed one is another user's.
+pub(super) fn unlimited_descriptors(limits: &ResourceLimits, jailed: bool) -> Option<String> {
+    limits.descriptors?;
+    let may = || {
+        let own = capabilities(None).map(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE));
+        own.unwrap_or(false)
+    };
+    let is_refused = jailed && geteuid().is_root() && !may();
+    is_refused.then(|| {
+        "descriptors of a jailed process are limited by a worker with CAP_SYS_RESOURCE, which this one has not".to_owned()
+    })
 }
 
 /// The group in the scope at `path`, to which its process is moved. `None` where that is no scope of ours.

@@ -20,6 +20,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
                 .map(|problem| format!("assignments = {}: {problem}", file.display())),
         );
     }
+    warnings.extend(settings.manager.foresee_limits());
     if settings.manager.vhost_net == VhostNet::WherePossible && !Path::new("/dev/vhost-net").exists() {
         warnings.push(
             "network.vhost_net = true: there is no /dev/vhost-net, so VMs' own threads move frames \

@@ -194,7 +194,12 @@ async fn await_settled(
             Settled::Yes if json => return Ok(()),
             Settled::Yes => {
                 let address = vm.address.map(|address| format!(", address {address}")).unwrap_or_default();
-                return print(&format!("{id} is {}{address}\n", vm.phase));
+                print(&format!("{id} is {}{address}\n", vm.phase))?;
+                // What does not hold as it was asked for is to be known now, not when it is missed.
+                for warning in &vm.warnings {
+                    say(&format!("warning: {}\n", printable(warning)));
+                }
+                return Ok(());
             }
             Settled::Never(why) => bail!("{}\n{advice}", printable(&why)),
             Settled::NotYet => {}

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use admin::{DiskView, InterfaceView, MetricsView, VmView};
+use admin::{DiskView, HostUseView, InterfaceView, MetricsView, VmView};
 use vm_model::{
-    DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, RolloutFailure, Timestamp,
+    DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, ResourceLimits, RolloutFailure,
+    Timestamp,
 };
 
 use super::amounts::{ago, ahead, size, span};
@@ -22,9 +23,12 @@ pub(super) fn details(vm: &VmView, now: Timestamp) -> String {
     state(&mut table, vm, now);
     definition(&mut table, vm, now);
     machine(&mut table, vm);
+    if !vm.limits.is_empty() {
+        add(&mut table, "limits", vm.limits.to_string());
+    }
     network(&mut table, vm);
     if let Some(metrics) = vm.metrics.filter(|_| is_up(vm)) {
-        figures(&mut table, &metrics);
+        figures(&mut table, &metrics, &vm.limits);
     }
     for end in vm.ends.iter().rev() {
         let ran = end.ran_for.map(|ran| format!(", had run for {}", super::amounts::span(ran)));
@@ -257,10 +261,32 @@ fn network(table: &mut Table, vm: &VmView) {
     add(table, "resets in place", vm.resets.to_string());
 }
 
+/// What its process takes of the host, beside what it may take, and what it has waited for.
+fn of_the_host(table: &mut Table, used: &HostUseView, limits: &ResourceLimits) {
+    let most = limits.memory_max.map_or_else(String::new, |most| format!(" of {most}"));
+    add(table, "host memory", format!("{}{most}", size(used.memory_bytes)));
+    let time = |milliseconds| span(Duration::from_millis(milliseconds));
+    let held_back = match limits.cpu {
+        Some(cpu) => format!(", held back for {} at {cpu} cores", time(used.throttled_ms)),
+        None => String::new(),
+    };
+    add(table, "host processors", format!("{}{held_back}", time(used.cpu_ms)));
+    let waits = [
+        ("processors", used.cpu_pressure_ms),
+        ("memory", used.memory_pressure_ms),
+        ("disks", used.io_pressure_ms),
+    ];
+    let waits = waits.map(|(what, waited)| format!("{what} {}", time(waited)));
+    add(table, "waited for", waits.join(", "));
+}
+
 /// What it uses.
-fn figures(table: &mut Table, metrics: &MetricsView) {
+fn figures(table: &mut Table, metrics: &MetricsView, limits: &ResourceLimits) {
     add(table, "cpu", format!("{:.1} % of one core", metrics.cpu_percent));
     add(table, "memory", format!("{} of {} MiB", metrics.memory_mb, metrics.memory_size_bytes >> 20));
+    if let Some(used) = &metrics.host {
+        of_the_host(table, used, limits);
+    }
     if let Some(balloon) = metrics.balloon {
         let (actual, target) = (balloon.actual_bytes >> 20, balloon.target_bytes >> 20);
         add(table, "balloon", format!("{actual} of {target} MiB given up"));

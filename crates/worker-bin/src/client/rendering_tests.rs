@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use admin::{
-    AssignmentsState, AssignmentsView, DamagedVm, DiskView, MachineView, MetricsView, StatusView, VmView,
+    AssignmentsState, AssignmentsView, DamagedVm, DiskView, HostUseView, MachineView, MetricsView, StatusView, VmView,
 };
 use vm_model::{
-    Assignment, BootTrouble, Bytes, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
+    Assignment, BootTrouble, Bytes, Cores, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
     FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, OnTrial,
-    OperatorOrder, Overrides, Readiness, RefusedEntry, RolloutFailure, RunEnd, SourceKind, SourceStatus,
+    OperatorOrder, Overrides, Readiness, RefusedEntry, ResourceLimits, RolloutFailure, RunEnd, SourceKind, SourceStatus,
     Timestamp, VmId, VmTimings, VolumePolicy, WantedChange,
 };
 
@@ -202,6 +202,35 @@ fn a_stopped_vm_shows_its_machine_and_no_figures_of_it() {
         let shown = details(&VmView { egress: Some(egress), ..vm("a", "running") }, NOW);
         assert!(shown.lines().any(|line| line.starts_with("egress") && line.ends_with(words)), "{shown}");
     }
+}
+
+#[test]
+fn limits_stand_beside_what_is_taken_of_the_host() {
+    let host = HostUseView {
+        memory_bytes: 93 << 20,
+        cpu_ms: 65_000,
+        throttled_ms: 12_000,
+        io_pressure_ms: 3_000,
+        ..HostUseView::default()
+    };
+    let limits = ResourceLimits {
+        cpu: Cores::from_thousandths(500),
+        memory_max: Some(Bytes::from_mib(256)),
+        ..ResourceLimits::default()
+    };
+    let metrics = sampled().map(|metrics| MetricsView { host: Some(host), ..metrics });
+    let shown = details(&VmView { metrics, limits, ..vm("a", "running") }, NOW);
+    let lines: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "limits cpu 0.5, memory_max 256 MiB",
+        "host memory 93 MiB of 256 MiB",
+        "host processors 1m 5s, held back for 12s at 0.5 cores",
+        "waited for processors 0s, memory 0s, disks 3s",
+    ] {
+        assert!(lines.iter().any(|shown| shown == line), "{line}: {shown}");
+    }
+    let free = VmView { metrics: sampled(), ..vm("a", "running") };
+    assert!(!details(&free, NOW).contains("limits"));
 }
 
 #[test]

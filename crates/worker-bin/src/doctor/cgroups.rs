@@ -1,9 +1,13 @@
 //! Control groups: what accounts for and limits the processes of VMs.
 
+use worker::vms::Enforcement;
+
 use super::finding::{Finding, advice, command};
 use super::host::Host;
+use crate::settings::Settings;
 
 const CHECK: &str = "cgroups";
+const LIMITS: &str = "limits";
 const WANTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// The controllers of the unified hierarchy; `None` where there is none.
@@ -32,6 +36,16 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let names: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
     let enable = format!("echo '{}' >/sys/fs/cgroup/cgroup.subtree_control", names.join(" "));
     vec![Finding::warn(CHECK, found, command(enable))]
+}
+
+/// What of the configured limits does not hold on this host.
+pub(super) fn judge_limits(settings: &Settings) -> Vec<Finding> {
+    let remedy = || advice("mend what `cgroups` says, or let limits.enforcement be \"best-effort\"");
+    let finding = match settings.manager.limits.enforcement {
+        Enforcement::Required => Finding::fail,
+        Enforcement::BestEffort => Finding::warn,
+    };
+    settings.manager.foresee_limits().map(|problem| finding(LIMITS, problem, remedy())).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("metrics_poll_interval_seconds", old.metrics_poll_interval == young.metrics_poll_interval),
         ("removal_grace_seconds", old.removal_grace == young.removal_grace),
         ("limits.memory_overcommit_ratio", old.memory_overcommit == young.memory_overcommit),
+        ("limits.vcpus_per_processor", old.vcpus_per_processor == young.vcpus_per_processor),
         ("limits", old.limits == young.limits),
         ("master.max_removals_per_hour", old.removal_limit == young.removal_limit),
         ("master", in_force.master == new.master),

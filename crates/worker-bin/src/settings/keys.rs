@@ -6,7 +6,7 @@
 use super::fetch::{MOST_GIB, MOST_PARALLEL};
 use vm_model::Cores;
 
-use super::limits::{DESCRIPTORS, PROCESSES, WEIGHT};
+use super::limits::{DESCRIPTORS, PROCESSES, VCPUS_PER_PROCESSOR, WEIGHT};
 use super::network::MOST_CONNECTIONS;
 
 /// A key of the configuration file.
@@ -179,6 +179,8 @@ pub(crate) static KEYS: &[Key] = &[
         "PEM file of the authorities that https caches are checked with."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
+    key("limits.vcpus_per_processor", VCPUS_PER_PROCESSOR, Some("256"),
+        "How many vCPUs VMs may have together for each processor of the host."),
     key("limits.cpu", Kind::Cores, None, "Processor time in cores that a VM may take; no limit where it is absent."),
     key("limits.cpu_weight", WEIGHT, None, "A VM's share of processors that more is wanted of than there is; 100 where it is absent."),
     key("limits.memory", Kind::Choice(&["off", "computed"]), Some("\"off\""),

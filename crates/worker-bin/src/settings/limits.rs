@@ -19,10 +19,15 @@ pub(super) const PROCESSES: Kind =
 pub(super) const DESCRIPTORS: Kind =
     Kind::Integer { least: DESCRIPTORS_LEAST as i64, most: DESCRIPTORS_MOST as i64 };
 
+/// How many vCPUs there may be for each processor.
+pub(super) const VCPUS_PER_PROCESSOR: Kind = Kind::Integer { least: 1, most: VCPUS_MOST as i64 };
+const VCPUS_MOST: u64 = 1_000_000;
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     memory_overcommit_ratio: Option<Ratio>,
+    vcpus_per_processor: Option<u64>,
     cpu: Option<f64>,
     cpu_weight: Option<u64>,
     memory: Memory,
@@ -61,6 +66,12 @@ impl Limits {
     /// How much memory VMs may be promised together.
     pub(super) fn memory_overcommit(&self, default: MemoryOvercommit) -> Result<MemoryOvercommit> {
         self.memory_overcommit_ratio.as_ref().map_or(Ok(default), overcommit)
+    }
+
+    /// How many vCPUs VMs may have together for each processor.
+    pub(super) fn vcpus_per_processor(&self, default: u32) -> Result<u32> {
+        let said = within("vcpus_per_processor", self.vcpus_per_processor, (1, VCPUS_MOST))?;
+        Ok(said.unwrap_or(default))
     }
 
     /// What each VM may take, where its description says nothing else.

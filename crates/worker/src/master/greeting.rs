@@ -10,7 +10,6 @@ use uuid::Uuid;
 use vm_model::{Bytes, VMS_MOST};
 
 use super::state::disk_size;
-use crate::capacity::{HostMemory, assignable};
 use crate::vms::VmManager;
 
 /// Versions of the protocol that this worker speaks.
@@ -49,15 +48,14 @@ fn run() -> String {
 }
 
 fn capacity(vm_manager: &VmManager) -> Capacity {
-    let memory = HostMemory::observe();
-    let limit = vm_manager.config().memory_overcommit;
+    let (memory, assignable) = vm_manager.memory();
     Capacity {
         processors: available_parallelism()
             .ok()
             .and_then(|count| u32::try_from(count.get()).ok())
             .unwrap_or(1),
-        memory_bytes: memory.map(|memory| memory.total.get()).unwrap_or_default(),
-        memory_assignable_bytes: memory.and_then(|memory| assignable(limit, memory)).map(Bytes::get),
+        memory_bytes: memory.map(Bytes::get).unwrap_or_default(),
+        memory_assignable_bytes: assignable.map(Bytes::get),
         disk_bytes: disk_size(vm_manager.state_dir()),
         vms: u32::try_from(VMS_MOST).ok(),
     }

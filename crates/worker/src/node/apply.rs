@@ -6,11 +6,11 @@ use fail_points::{FailPoint, pass};
 use tracing::{error, info};
 use vm_model::{AssignmentSet, Generation, SourceKind, VmId};
 
+use super::capacity::refuse_oversized;
 use super::intent::Merged;
-use super::memory::refuse_oversized;
 use super::ports::{passing, present, refuse_conflicts, wanted};
 use super::{Action, Described, Observed, Outcome, plan, redefined};
-use crate::capacity::PromiseChange;
+use crate::capacity::DemandChange;
 use crate::failure::chain;
 use crate::supervisor::PortClaims;
 use crate::vms::VmManager;
@@ -25,8 +25,8 @@ pub(super) struct Planned {
     pub(super) ports: PortClaims,
     /// The ports that pass from one VM to another, in words.
     pub(super) passing: Vec<String>,
-    /// How the memory changes that is promised to VMs which are there.
-    pub(super) memory: PromiseChange,
+    /// How that changes which is promised to VMs that are there.
+    pub(super) promises: DemandChange,
 }
 
 /// What leads to `merged`.
@@ -37,14 +37,14 @@ pub(super) async fn plan_towards(
 ) -> Planned {
     let desired = merged.to_set();
     let (observed, mut described) = look(vm_manager, &desired, thoroughness).await;
-    let memory = refuse_oversized(&desired, &observed, &mut described, vm_manager.memory_check());
+    let promises = refuse_oversized(&desired, &observed, &mut described, vm_manager.capacity_check());
     refuse_conflicts(&desired, &observed, &mut described);
     let ports = wanted(&desired, &observed, &described);
     Planned {
         actions: plan(&desired, &observed, &described, vm_manager.config().removal_grace),
         passing: passing(&present(&observed), &ports),
         ports,
-        memory,
+        promises,
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) fn apply(
     planned: Planned,
     removing: Option<Generation>,
 ) -> Vec<Outcome> {
-    let Planned { actions, ports, passing: _, memory: _ } = planned;
+    let Planned { actions, ports, passing: _, promises: _ } = planned;
     // Before anybody is told anything: whoever gives a port up is known by this.
     vm_manager.claim_ports(ports);
     if actions.is_empty() {

@@ -16,12 +16,12 @@
 mod admit;
 mod amend;
 mod apply;
+mod capacity;
 mod commands;
 mod describe;
 mod desired;
 mod guard;
 mod intent;
-mod memory;
 mod notes;
 mod orders;
 mod plan;

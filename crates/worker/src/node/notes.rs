@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use vm_model::{Bytes, DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmStatus};
+use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmStatus};
 
 use super::Action;
 use super::intent::Merged;
-use crate::capacity::PromiseChange;
+use crate::capacity::{Demand, DemandChange};
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
@@ -17,11 +17,11 @@ pub(super) async fn notes(
     before: &Merged,
     after: &Merged,
     actions: &[Action],
-    memory: PromiseChange,
+    promises: DemandChange,
 ) -> Vec<String> {
     let mut notes = ended_orders(before, after);
     notes.extend(troubles(&vm_manager.list_vms(), after, actions));
-    notes.extend(creations(vm_manager, actions, memory).await);
+    notes.extend(creations(vm_manager, actions, promises).await);
     notes
 }
 
@@ -78,8 +78,8 @@ fn next_step(refusal: &FailureReason) -> &'static str {
     if refusal.can_retry_help() { "and tried again by and by" } else { "until it is assigned otherwise" }
 }
 
-/// What is known already of VMs that `actions` create, beside those that are there, whose `memory` changes.
-async fn creations(vm_manager: &VmManager, actions: &[Action], mut memory: PromiseChange) -> Vec<String> {
+/// What is known already of VMs that `actions` create, beside those that are there, to which is promised what `promises` says.
+async fn creations(vm_manager: &VmManager, actions: &[Action], mut promises: DemandChange) -> Vec<String> {
     let created = actions.iter().filter_map(|action| match action {
         Action::Create(assignment) => Some(assignment.clone()),
         Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
@@ -90,14 +90,14 @@ async fn creations(vm_manager: &VmManager, actions: &[Action], mut memory: Promi
     let back = removed.iter().map(|vm| &vm.assignment.id).filter(|id| created_ids.contains(id));
     let back = back.map(|id| format!("{id} was removed and comes back with its volumes"));
     let described = vm_manager.describe(created.clone(), Thoroughness::Quick).await;
-    let check = vm_manager.memory_check();
+    let check = vm_manager.capacity_check();
     let is_off = |id: &VmId| created.iter().any(|vm| vm.id == *id && vm.desired == DesiredState::Stopped);
     let failing = described.into_iter().filter_map(|(id, described)| {
         let fits = described.and_then(|new| {
             let wanted = new.description.machine.footprint();
             if !is_off(&id) {
-                check(&wanted, memory)?;
-                memory.added = Bytes::new(memory.added.get().saturating_add(wanted.ordinary_memory().get()));
+                check(&wanted, &promises)?;
+                promises.added = promises.added.with(&Demand::of(&wanted));
             }
             Ok(())
         });

@@ -6,8 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vm_model::{Assignment, AssignmentSet, Bytes, DesiredState, PortForward, VmId};
+use vm_model::{Assignment, AssignmentSet, DesiredState, PortForward, VmId};
 
+use crate::capacity::Demand;
 use crate::definition::{Change, Description, Effect, effect, is_same_definition};
 use crate::volumes::in_words;
 
@@ -27,8 +28,8 @@ pub struct ObservedVm {
     pub forwards: Option<Vec<PortForward>>,
     /// Whether that machine is of an earlier definition, and the newest is still to come into force.
     pub is_changing: bool,
-    /// The memory of the host that is promised to its machine; absent where that is not known.
-    pub memory: Option<Bytes>,
+    /// What of the host is promised to its machine; absent where that is not known.
+    pub(crate) promised: Option<Demand>,
 }
 
 /// What a changed definition makes of its VM, as far as its artifact tells without being verified; or why it cannot be used.

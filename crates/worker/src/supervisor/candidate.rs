@@ -224,7 +224,7 @@ impl Task {
         let refusals = self.progress.as_ref().map_or(0, |progress| progress.refusals);
         self.drop_candidate().await;
         let held = match &self.state {
-            RunState::Up { machine, .. } => Held { memory: Some(machine.memory()) },
+            RunState::Up { machine, .. } => Held { promised: Some(machine.promised()) },
             RunState::Off
             | RunState::PoweredOff { .. }
             | RunState::Failed { .. }

@@ -3,7 +3,9 @@
 use machine_host::{Enforcement, MachineLimits};
 use nix_artifacts::ProcuratorSettings;
 use tracing::{info, warn};
-use vm_model::{Bytes, FailureKind, FailureReason, Footprint, Isolation, MachineShape, ResourceLimits};
+use vm_model::{
+    Bytes, FailureKind, FailureReason, Footprint, Isolation, MachineShape, ResourceLimits, VmInfo,
+};
 
 use super::context::HostContext;
 use super::task::Task;
@@ -14,8 +16,12 @@ use crate::vms::{LimitSettings, MemoryLimit};
 /// The least room for pages of files beyond what a machine needs, and how large a part of its memory it is otherwise.
 const LEAST_ROOM: Bytes = Bytes::from_mib(64);
 const ROOM_PART: u64 = 8;
-/// What a warning of limits begins with.
+/// What a warning of limits that do not hold begins with.
 const PREFIX: &str = "its limits: ";
+/// What a warning of a limit begins with that holds and is tight.
+const TIGHT: &str = "its limit of memory is tight: ";
+/// How many names a sentence has at most.
+const SHOWN_NAMES: usize = 8;
 
 /// The limits of a machine.
 pub(super) fn limits_of(settings: &LimitSettings, description: &Description) -> ResourceLimits {
@@ -63,15 +69,29 @@ pub(super) fn isolation(context: &HostContext, settings: &ProcuratorSettings) ->
 ///
 /// # Errors
 /// The machine could not run so, or limits are required that cannot be enforced.
-pub(super) fn check_limits(
+pub(crate) fn check_limits(
     context: &HostContext,
     said: &ResourceLimits,
     footprint: &Footprint,
 ) -> Result<Vec<String>, FailureReason> {
-    let mut warnings = fits(said, footprint).map_err(|problem| plain(FailureKind::Artifact, problem))?;
-    let limits = resolve(&context.limits, said, footprint);
-    let Some(problem) = context.machines.cannot_limit(&limits) else { return Ok(warnings) };
-    match context.limits.enforcement {
+    judge_limits(&context.limits, said, footprint, |limits| context.machines.cannot_limit(limits))
+}
+
+/// As [`check_limits`], on a host that `cannot` enforce something, by what it answers to limits.
+///
+/// # Errors
+/// See there.
+pub(crate) fn judge_limits(
+    settings: &LimitSettings,
+    said: &ResourceLimits,
+    footprint: &Footprint,
+    cannot: impl FnOnce(&ResourceLimits) -> Option<String>,
+) -> Result<Vec<String>, FailureReason> {
+    let limits = resolve(settings, said, footprint);
+    let mut warnings =
+        fits(said, &limits, footprint).map_err(|problem| plain(FailureKind::Artifact, problem))?;
+    let Some(problem) = cannot(&limits) else { return Ok(warnings) };
+    match settings.enforcement {
         Enforcement::Required => Err(plain(
             FailureKind::Host,
             format!(
@@ -85,39 +105,57 @@ pub(super) fn check_limits(
     }
 }
 
-/// Whether a machine could run within the limits, and what of them is tight.
-fn fits(said: &ResourceLimits, footprint: &Footprint) -> Result<Vec<String>, String> {
+/// Whether a machine could run within `limits`, of which its VM has `said` some itself, and what of them is tight.
+fn fits(
+    said: &ResourceLimits,
+    limits: &ResourceLimits,
+    footprint: &Footprint,
+) -> Result<Vec<String>, String> {
     let least = [
-        ("processes", said.processes, footprint.threads, "threads"),
-        ("descriptors", said.descriptors, footprint.descriptors, "open files"),
+        ("processes", said.processes, limits.processes, footprint.threads, "threads"),
+        ("descriptors", said.descriptors, limits.descriptors, footprint.descriptors, "open files"),
     ];
-    for (name, limit, needed, what) in least {
+    for (name, said, limit, needed, what) in least {
         if let Some(limit) = limit.filter(|limit| *limit < needed) {
+            let whose = if said.is_some() { "procurator.limits" } else { "the worker's setting limits" };
             return Err(format!(
-                "procurator.limits.{name} is {limit}, and the machine has up to {needed} {what}; accepted is {needed} or more"
+                "{whose}.{name} is {limit}, and the machine has up to {needed} {what}; accepted is {needed} or more"
             ));
         }
     }
     let needed = footprint.ordinary_memory();
-    let tight = said.memory_max.filter(|limit| *limit < needed);
+    let tight = limits.memory_max.filter(|limit| *limit < needed);
     let warning = tight.map(|limit| {
         format!(
-            "{PREFIX}memory_max is {limit}, and the machine can come to need {} MiB: it is ended where it does",
+            "{TIGHT}memory_max is {limit}, and the machine can come to need {} MiB: it is ended where it does",
             needed.get().div_ceil(1 << 20)
         )
     });
     Ok(warning.into_iter().collect())
 }
 
+/// That limits of some of `vms` are not in force, in a sentence.
+pub(crate) fn unenforced<'a>(vms: impl Iterator<Item = &'a VmInfo>) -> Option<String> {
+    let is_unlimited = |vm: &&VmInfo| vm.warnings.iter().any(|warning| warning.starts_with(PREFIX));
+    let names: Vec<&str> = vms.filter(is_unlimited).map(|vm| vm.id.as_str()).collect();
+    let more = names.len().saturating_sub(SHOWN_NAMES);
+    let shown = names.iter().take(SHOWN_NAMES).copied().collect::<Vec<_>>().join(", ");
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!names.is_empty())
+        .then(|| format!("limits of VMs do not hold as they are, which `inspect` explains: {shown}{rest}"))
+}
+
 impl Task {
     /// Puts the limits of `description` on the machine that runs, and says of its VM what could not be done.
     pub(super) async fn limit_anew(&mut self, description: &Description) {
+        let footprint = description.machine.footprint();
         let limits = {
             let info = self.info.borrow();
             let Some(shape) = &info.machine else { return };
-            machine_limits(&self.context.limits, description, &description.machine.footprint(), shape)
+            machine_limits(&self.context.limits, description, &footprint, shape)
         };
-        let words = limits.values.to_string();
+        let tight = fits(&description.limits, &limits.values, &footprint).unwrap_or_default();
+        let (values, words) = (limits.values, limits.values.to_string());
         let problems = self.context.machines.limit(&self.id, limits).await;
         if problems.is_empty() {
             info!(vm_id = %self.id, limits = words, "the VM is limited anew");
@@ -125,7 +163,9 @@ impl Task {
             warn!(vm_id = %self.id, limits = words, problems = problems.join("; "), "not every limit of the VM is in force");
         }
         self.info.send_modify(|info| {
-            info.warnings.retain(|warning| !warning.starts_with(PREFIX));
+            info.limits = values;
+            info.warnings.retain(|warning| !warning.starts_with(PREFIX) && !warning.starts_with(TIGHT));
+            info.warnings.extend(tight);
             info.warnings.extend(problems.iter().map(|problem| format!("{PREFIX}{problem}")));
         });
     }
@@ -140,7 +180,7 @@ mod tests {
     fn footprint(mib: u64) -> Footprint {
         let memory =
             MemorySpec { size: Bytes::from_mib(mib), backing: MemoryBacking::SharedMemfd, prefault: false };
-        Footprint { memory, overhead: Bytes::from_mib(16), threads: 12, descriptors: 70 }
+        Footprint { memory, overhead: Bytes::from_mib(16), threads: 12, descriptors: 70, vcpus: 1 }
     }
 
     #[test]
@@ -163,11 +203,14 @@ mod tests {
     fn limits_that_no_machine_could_run_in_are_refused_by_name() {
         let said =
             |processes, descriptors| ResourceLimits { processes, descriptors, ..ResourceLimits::default() };
+        let fits = |said: &ResourceLimits, footprint: &Footprint| super::fits(said, said, footprint);
         assert_eq!(fits(&said(Some(12), Some(70)), &footprint(100)), Ok(Vec::new()));
+        let of_the_worker = super::fits(&said(None, None), &said(Some(11), None), &footprint(100));
+        insta::assert_snapshot!(of_the_worker.expect_err("too few"), @"the worker's setting limits.processes is 11, and the machine has up to 12 threads; accepted is 12 or more");
         insta::assert_snapshot!(fits(&said(Some(11), None), &footprint(100)).expect_err("too few"), @"procurator.limits.processes is 11, and the machine has up to 12 threads; accepted is 12 or more");
         insta::assert_snapshot!(fits(&said(None, Some(64)), &footprint(100)).expect_err("too few"), @"procurator.limits.descriptors is 64, and the machine has up to 70 open files; accepted is 70 or more");
         let tight = ResourceLimits { memory_max: Some(Bytes::from_mib(64)), ..ResourceLimits::default() };
         let warnings = fits(&tight, &footprint(100)).expect("it may do with less");
-        insta::assert_snapshot!(warnings[0], @"its limits: memory_max is 64 MiB, and the machine can come to need 116 MiB: it is ended where it does");
+        insta::assert_snapshot!(warnings[0], @"its limit of memory is tight: memory_max is 64 MiB, and the machine can come to need 116 MiB: it is ended where it does");
     }
 }

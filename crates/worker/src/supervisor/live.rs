@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 use vm_model::{
-    Bytes, FailureKind, FailureReason, GuestPanic, Health, InitialState, MachineExit, MachineStatus,
-    StopMethod, ThreadHealth, Timestamp, VmId,
+    FailureKind, FailureReason, GuestPanic, Health, InitialState, MachineExit, MachineStatus, StopMethod,
+    ThreadHealth, Timestamp, VmId,
 };
 
 use super::context::HostContext;
@@ -25,7 +25,7 @@ use super::news::{Boots, News};
 use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
 use super::store_files::check_last;
-use crate::capacity::Share;
+use crate::capacity::{Demand, Share};
 use crate::failure::{chain, reason};
 use crate::vms::VmNic;
 
@@ -43,7 +43,7 @@ pub(super) struct LiveMachine {
     /// Its guest, where that is watched.
     guest: Option<WatchedGuest>,
     nics: Vec<VmNic>,
-    /// Its part of the host's memory, given back with it.
+    /// Its part of the host, given back with it.
     share: Share,
     /// When it was launched, as it was noted with it.
     launched_at: Timestamp,
@@ -293,9 +293,9 @@ impl LiveMachine {
         self.handle.stop_unless_going(policy, is_going).await.map(|report| report.method)
     }
 
-    /// How much of the host's memory it was promised.
-    pub(super) fn memory(&self) -> Bytes {
-        self.share.memory()
+    /// What of the host it was promised.
+    pub(super) fn promised(&self) -> Demand {
+        self.share.demand()
     }
 
     /// Detaches the interfaces of the ended machine and waits until all that it held is given back. What is left is its share

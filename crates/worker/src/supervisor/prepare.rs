@@ -29,7 +29,7 @@ use super::nics::{attach_all, lease};
 use super::notes::MachineNotes;
 use super::stage::{StagedMachine, autoconfiguration};
 use super::store_files::VerifiedFiles;
-use crate::capacity::{HostMemory, Share};
+use crate::capacity::Share;
 use crate::definition::Description;
 use crate::failure::{plain, reason};
 use crate::huge_pages;
@@ -229,7 +229,7 @@ fn open_staged(
     let watching = health.map(|spec| Watching::before_launch(context, vm, spec));
     let console = open_console(&directory);
     pass(FailPoint::StartConsoleOpened);
-    let taken = context.capacity.take(&machine.footprint(), HostMemory::observe(), share);
+    let taken = context.capacity.take(&machine.footprint(), &context.capacity.observe_host(), share);
     let share = taken.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let nics = lease(context, &assignment, nics, acquired)?;
     pass(FailPoint::StartLeased);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix_artifacts::{AddressDelivery, Artifact, ArtifactFile, CloudInitData, NicRequest, OpenedFile};
 use uuid::Uuid;
 use vm_model::{
-    Assignment, Bytes, DiskAccess, FailureKind, FailureReason, HealthSpec, Isolation, MachineSpec,
-    ResetPolicy, RolloutFailure, RolloutSpec, VmId, VolumePolicy,
+    Assignment, DiskAccess, FailureKind, FailureReason, HealthSpec, Isolation, MachineSpec, ResetPolicy,
+    RolloutFailure, RolloutSpec, VmId, VolumePolicy,
 };
 
 use super::context::HostContext;
@@ -25,7 +25,7 @@ use super::stage_work::StageWork;
 use super::store_files::{VerifiedFiles, hold, watch_files};
 use super::verify::{VerifiedArtifact, unloadable, verify};
 use super::{RestartPolicy, socket_path};
-use crate::capacity::HostMemory;
+use crate::capacity::Demand;
 use crate::definition::Description;
 use crate::failure::reason;
 use crate::volumes::{Seeded, StageRequest, Staged};
@@ -69,8 +69,8 @@ pub(super) struct StagedMachine {
 /// What a VM holds already that its next machine will have in its stead.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
-    /// Memory that is promised to its present machine.
-    pub(super) memory: Option<Bytes>,
+    /// What is promised to its present machine.
+    pub(super) promised: Option<Demand>,
 }
 
 /// Makes the machine of `assignment` ready. On failure nothing stays.
@@ -112,14 +112,14 @@ fn stage_blocking(
     let VerifiedArtifact { unverified, seeded } = verify(context, &assignment, &artifact, work)?;
     context
         .capacity
-        .check(&artifact.machine.footprint(), HostMemory::observe(), held.memory)
+        .check(&artifact.machine.footprint(), &context.capacity.observe_host(), held.promised)
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     check_isolation(context, artifact.settings.isolation)?;
     let unlimited = check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
     check_wishes(context, &assignment, &artifact.nics)?;
-    check_forwards(context, &assignment.id, &artifact.nics, held.memory.is_some())?;
+    check_forwards(context, &assignment.id, &artifact.nics, held.promised.is_some())?;
     let description = Arc::new(Description::of(&assignment, &artifact));
-    if held.memory.is_some() {
+    if held.promised.is_some() {
         check_sizes(context, &assignment.id, &artifact)?;
     }
     let GuestSecrets { cloud_init, exposed } = read_secrets(&context.credentials_dir, &mut artifact)?;
@@ -128,7 +128,7 @@ fn stage_blocking(
     let verified = watch_files(context, &artifact).inspect_err(|_| {
         volumes.iter().for_each(|volume| context.volumes.discard(&assignment.id, volume));
     })?;
-    if held.memory.is_some() {
+    if held.promised.is_some() {
         check_trial(context, &assignment.id, &artifact, &volumes)?;
     }
     let disks_took = begun.elapsed();

@@ -168,6 +168,7 @@ impl Task {
             info.status = VmStatus::Booting;
             info.nics.clone_from(&prepared.nics);
             info.machine = Some(prepared.shape.clone());
+            info.limits = prepared.limits.values;
             info.warnings.clone_from(&prepared.warnings);
             info.unverified.clone_from(&prepared.unverified);
             info.timings = prepared.timings;

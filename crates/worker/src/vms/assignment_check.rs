@@ -7,11 +7,12 @@ use nix_artifacts::{RootError, StoreRoots};
 use uuid::Uuid;
 use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward};
 
-use super::VmManagerConfig;
-use crate::capacity::{Capacity, HostMemory, Share};
+use super::placing::limits_gap;
+use super::{LimitSettings, Placement, VmManagerConfig};
+use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{load, read_secrets};
+use crate::supervisor::{judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
@@ -23,7 +24,9 @@ pub struct AssignmentCheck {
     credentials_dir: PathBuf,
     networks: Vec<NetworkName>,
     capacity: Arc<Capacity>,
-    memory: Option<HostMemory>,
+    limits: LimitSettings,
+    placement: Placement,
+    host: HostResources,
     /// Of the VMs that were judged and are to run.
     shares: Vec<Share>,
 }
@@ -34,12 +37,15 @@ impl AssignmentCheck {
     /// # Errors
     /// A store root cannot be opened.
     pub fn new(config: &VmManagerConfig) -> Result<Self, RootError> {
+        let capacity = Capacity::new(CapacityRules::of(config));
         Ok(Self {
             roots: StoreRoots::open(&config.store_roots)?,
             credentials_dir: config.credentials_dir.clone(),
             networks: config.all_networks().into_iter().map(|(name, _)| name).collect(),
-            capacity: Capacity::new(config.memory_overcommit),
-            memory: HostMemory::observe(),
+            limits: config.limits,
+            placement: config.placement.clone(),
+            host: capacity.observe_host(),
+            capacity,
             shares: Vec::new(),
         })
     }
@@ -54,9 +60,13 @@ impl AssignmentCheck {
         let nics = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
         check_networks(self.networks.iter(), nics).map_err(|problem| reason(problem.kind(), &problem))?;
         read_secrets(&self.credentials_dir, &mut artifact)?;
+        let footprint = artifact.machine.footprint();
+        judge_limits(&self.limits, &artifact.settings.limits, &footprint, |limits| {
+            limits_gap(&self.placement, limits)
+        })?;
         match assignment.desired {
             DesiredState::Running | DesiredState::Paused => {
-                let share = self.capacity.take(&artifact.machine.footprint(), self.memory, None);
+                let share = self.capacity.take(&footprint, &self.host, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
             }
             DesiredState::Stopped => {}

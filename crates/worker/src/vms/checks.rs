@@ -58,6 +58,9 @@ pub(super) fn check_numbers(config: &VmManagerConfig) -> Result<(), VmManagerErr
     {
         return Err(refused("memory_overcommit", format!("{percent} %"), "1 % to 10000 % is accepted"));
     }
+    if config.vcpus_per_processor == 0 {
+        return Err(refused("vcpus_per_processor", "0", "1 or more is accepted"));
+    }
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use crate::node::RemovalLimit;
 
 /// The domain in which VMs are found by name: one that is kept for such use (ICANN's `.internal`).
 const DEFAULT_DOMAIN: &str = "vm.internal";
+/// Idle guests take next to nothing, and hundreds of them on a processor are in order. This only stops what cannot be meant.
+const DEFAULT_VCPUS_PER_PROCESSOR: u32 = 256;
 
 /// Settings of a VM manager. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct VmManagerConfig {
     pub removal_limit: RemovalLimit,
     /// How much memory VMs may have together, as far as it is not of huge pages.
     pub memory_overcommit: MemoryOvercommit,
+    /// How many vCPUs VMs may have together for each processor of the host.
+    pub vcpus_per_processor: u32,
     /// Which processes the VMs run in.
     pub placement: Placement,
     /// How many machines are started at the same time. Others wait for their turn, and say so.
@@ -220,6 +224,7 @@ impl Default for VmManagerConfig {
             removal_grace: Duration::from_secs(24 * 3600),
             removal_limit: RemovalLimit::default(),
             memory_overcommit: MemoryOvercommit::default(),
+            vcpus_per_processor: DEFAULT_VCPUS_PER_PROCESSOR,
             placement: Placement::default(),
             max_parallel_starts: twice_the_processors(),
             credentials_dir: PathBuf::from(CREDENTIAL_DIRECTORY),
@@ -238,6 +243,12 @@ impl VmManagerConfig {
     /// The directory of what is common to all VMs: the parent of [`VmManagerConfig::vm_artifacts_dir`].
     pub(crate) fn state_dir(&self) -> &Path {
         self.vm_artifacts_dir.parent().unwrap_or(&self.vm_artifacts_dir)
+    }
+
+    /// What of the limits that these settings speak of could not be put in force on this host, in a sentence: every VM's, and
+    /// where limits are required, whichever a VM may have.
+    pub fn foresee_limits(&self) -> Option<String> {
+        super::placing::foresee_limits(self)
     }
 
     /// Every network by its name, the default one first.

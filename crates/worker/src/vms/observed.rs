@@ -1,8 +1,9 @@
 //! What a plan is told of a VM that is there.
 
-use vm_model::{Assignment, Bytes, DesiredState, PortForward, VmStatus};
+use vm_model::{Assignment, DesiredState, PortForward, VmStatus};
 
 use super::VmInfo;
+use crate::capacity::Demand;
 use crate::definition::{Description, is_same_definition};
 use crate::node::ObservedVm;
 use crate::supervisor::{Goal, Supervisor};
@@ -22,13 +23,13 @@ pub(super) fn observed(supervisor: &Supervisor) -> Option<ObservedVm> {
         Some(description) => Some(description.forwards()),
         None => attached_forwards(&info),
     };
-    let memory = promised_memory(&info.status, description.as_deref());
+    let promised = promised(&info.status, description.as_deref());
     Some(ObservedVm {
         can_retry_help: can_retry_help(&info.status),
         description,
         forwards,
         is_changing: is_changing(&info, &target.assignment),
-        memory,
+        promised,
         assignment: Assignment { desired, ..target.assignment.as_ref().clone() },
     })
 }
@@ -46,14 +47,14 @@ fn can_retry_help(status: &VmStatus) -> bool {
     }
 }
 
-/// The memory of the host that is promised to the machine of a VM which is `status`, whose newest machine is as described.
-fn promised_memory(status: &VmStatus, description: Option<&Description>) -> Option<Bytes> {
+/// What of the host is promised to the machine of a VM which is `status`, whose newest machine is as described.
+fn promised(status: &VmStatus, description: Option<&Description>) -> Option<Demand> {
     match status {
         VmStatus::Booting | VmStatus::Running | VmStatus::Paused | VmStatus::Stopping => {
-            description.map(|description| description.machine.footprint().ordinary_memory())
+            description.map(|description| Demand::of(&description.machine.footprint()))
         }
         VmStatus::Creating | VmStatus::Stopped | VmStatus::Restarting | VmStatus::Failed(_) => {
-            Some(Bytes::new(0))
+            Some(Demand::default())
         }
     }
 }

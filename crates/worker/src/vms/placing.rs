@@ -7,12 +7,13 @@ use console_log::ConsoleDirectory;
 use host_process::{Groups, HostProcessOptions, HostProcesses, JailDemand, JailError, probe_jail};
 use hypervisor::Hypervisor;
 use jail::Gap;
-use machine_host::MachineHost;
+use machine_host::{Enforcement, MachineHost};
 use tracing::{info, warn};
+use vm_model::{Bytes, ResourceLimits};
 use vmm_host::{HostOptions, VmmHost};
 
 use super::split_host::SplitHost;
-use super::{HostProcessSettings, Placement, VmManagerConfig, VmManagerError};
+use super::{HostProcessSettings, LimitSettings, MemoryLimit, Placement, VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 use crate::records::console_directory;
 
@@ -62,6 +63,40 @@ pub(super) async fn jail_gaps(config: &VmManagerConfig) -> Result<Vec<String>, V
     }
 }
 
+/// What of `limits` a worker with this `placement` could not put in force on this host, and why. Makes nothing.
+pub(super) fn limits_gap(placement: &Placement, limits: &ResourceLimits) -> Option<String> {
+    match placement {
+        Placement::InThisProcess => {
+            (!limits.is_empty()).then(|| "VMs have no processes of their own".to_owned())
+        }
+        Placement::StrictApart(settings) | Placement::HostProcesses(settings) => {
+            Groups::foresee(limits, settings.jail.is_some())
+        }
+    }
+}
+
+/// What of the limits that the settings `config` speak of cannot be put in force on this host, in a sentence for operators.
+pub(super) fn foresee_limits(config: &VmManagerConfig) -> Option<String> {
+    let LimitSettings { defaults, memory, enforcement } = config.limits;
+    let most = Bytes::new(u64::MAX);
+    let memory_max = (memory == MemoryLimit::Computed).then_some(most);
+    let of_every_vm = ResourceLimits { memory_max, ..defaults };
+    let any = ResourceLimits {
+        cpu_weight: Some(1),
+        memory_max: Some(most),
+        io_weight: Some(1),
+        processes: Some(u32::MAX),
+        ..ResourceLimits::default()
+    };
+    match enforcement {
+        Enforcement::Required => limits_gap(&config.placement, &any).map(|problem| {
+            format!("limits.enforcement is \"required\", and VMs with limits will not start on this host: {problem}")
+        }),
+        Enforcement::BestEffort => limits_gap(&config.placement, &of_every_vm)
+            .map(|problem| format!("limits that every VM is to have do not hold on this host: {problem}")),
+    }
+}
+
 fn unknown_jail(problem: &JailError) -> String {
     format!("whether host processes are jailed is not known: {}", chain(problem))
 }
@@ -92,4 +127,29 @@ fn host_processes(
         }),
     });
     host.map_err(|problem| VmManagerError::HostProcesses(Box::new(problem)))
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::Cores;
+
+    use super::*;
+
+    #[test]
+    fn limits_that_cannot_hold_are_foreseen() {
+        let foreseen = |defaults, memory, enforcement| {
+            let limits = LimitSettings { defaults, memory, enforcement };
+            let placement = Placement::InThisProcess;
+            foresee_limits(&VmManagerConfig { limits, placement, ..VmManagerConfig::default() })
+        };
+        let (none, best_effort) = (ResourceLimits::default(), Enforcement::BestEffort);
+        assert_eq!(foreseen(none, MemoryLimit::Off, best_effort), None, "nothing is limited");
+        let cpu = ResourceLimits { cpu: Cores::from_thousandths(500), ..none };
+        for (defaults, memory) in [(cpu, MemoryLimit::Off), (none, MemoryLimit::Computed)] {
+            let told = foreseen(defaults, memory, best_effort).expect("it is limited");
+            insta::assert_snapshot!(told, @"limits that every VM is to have do not hold on this host: VMs have no processes of their own");
+        }
+        let told = foreseen(none, MemoryLimit::Off, Enforcement::Required).expect("a VM may have limits");
+        insta::assert_snapshot!(told, @r#"limits.enforcement is "required", and VMs with limits will not start on this host: VMs have no processes of their own"#);
+    }
 }

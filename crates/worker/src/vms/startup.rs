@@ -24,7 +24,7 @@ use super::placing::{jail_gaps, machine_host};
 use super::registry::Registry;
 use super::takeover::{KnownVms, hold_addresses, restore, take_over, take_over_late};
 use super::{HashVerification, NetworkSettings, VmManagerConfig, VmManagerError};
-use crate::capacity::Capacity;
+use crate::capacity::{Capacity, CapacityRules};
 use crate::events::EventLog;
 use crate::failure::chain;
 use crate::fetching::Fetching;
@@ -82,7 +82,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let context = Arc::new(HostContext {
         machines,
         jail_gaps,
-        capacity: Capacity::new(config.memory_overcommit),
+        capacity: Capacity::new(CapacityRules::of(&config)),
         networks: Networks::new(networks),
         leases,
         writer,

@@ -22,11 +22,12 @@ use super::{
     HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
     startup,
 };
-use crate::capacity::{HostMemory, PromiseChange};
+use crate::capacity::DemandChange;
 use crate::events::{EventLog, node_changes};
 use crate::failure::chain;
 use crate::node::{self, Action, Described, Observed};
 use crate::records::RecordWriter;
+use crate::supervisor::unenforced;
 use crate::supervisor::{Freshness, PortClaims};
 use crate::volumes::Thoroughness;
 
@@ -251,6 +252,7 @@ impl VmManager {
             .chain(unjailed)
             .chain(unfiltered)
             .chain(context.jail_gaps.iter().cloned())
+            .chain(unenforced(self.list_vms().iter()))
             .collect()
     }
 
@@ -438,10 +440,18 @@ impl VmManager {
         self.executor.run(node::describe(context, changed, thoroughness)).await.unwrap_or_default()
     }
 
+    /// How much memory this host has, and how much of it machines may be promised together, as far as that is known.
+    pub(crate) fn memory(&self) -> (Option<Bytes>, Option<Bytes>) {
+        let capacity = &self.shared.context.capacity;
+        let host = capacity.observe_host();
+        (host.memory.map(|memory| memory.total), capacity.assignable_memory(&host))
+    }
+
     /// Whether a machine with a footprint could be had once what is promised has changed; by what this host has now.
-    pub(crate) fn memory_check(&self) -> impl Fn(&Footprint, PromiseChange) -> Result<(), String> {
-        let (context, host) = (&self.shared.context, HostMemory::observe());
-        move |footprint, change| context.capacity.check_after(footprint, host, change).map_err(|e| chain(&e))
+    pub(crate) fn capacity_check(&self) -> impl Fn(&Footprint, &DemandChange) -> Result<(), String> {
+        let capacity = &self.shared.context.capacity;
+        let host = capacity.observe_host();
+        move |footprint, change| capacity.check_after(footprint, &host, change).map_err(|e| chain(&e))
     }
 
     /// What each VM is and the state it is meant to be in.

@@ -227,7 +227,7 @@ fn an_order_of_the_state_that_is_assigned_starts_a_vm_that_is_off_and_no_other()
             description: None,
             forwards: None,
             is_changing: false,
-            memory: None,
+            promised: None,
         };
         order_action(&id, desired, &present, &status).map(|action| action.to_string())
     };

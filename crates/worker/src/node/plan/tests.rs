@@ -22,7 +22,7 @@ fn present(assignment: Assignment) -> (VmId, ObservedVm) {
         description,
         forwards,
         is_changing: false,
-        memory: None,
+        promised: None,
     };
     (id, vm)
 }
