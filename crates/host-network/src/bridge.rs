@@ -22,7 +22,7 @@ use crate::ipv6::missing_addresses;
 use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac, tap_owner};
 use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, Netlink, NetlinkError};
 use crate::rules::{Rules, SharedRules};
-use crate::{NetworkConfig, NetworkError};
+use crate::{GuestAddresses, NetworkConfig, NetworkError};
 
 /// Where the bridge came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(crate) enum BridgeAction {
     Configure,
     BringUp,
     Change(BridgeSetting),
-    AddAddress,
+    AddAddress(Ipv4Network),
 }
 
 /// The steps in order, and whose bridge it will be.
@@ -81,11 +81,6 @@ pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError>
         routes: netlink.ipv4_routes().await?,
         ipv6: netlink.ipv6_addresses().await?,
     })
-}
-
-/// The host's own address on the bridge, with the subnet's prefix length.
-pub(crate) fn bridge_address(config: &NetworkConfig) -> Ipv4Network {
-    Ipv4Network::new(config.gateway, config.subnet.prefix()).expect("the prefix came from a network")
 }
 
 /// Who else uses the subnet is told in the plan, and refused by none but a start without VMs.
@@ -122,18 +117,21 @@ pub(crate) fn plan_bridge(config: &NetworkConfig, observed: &Observed) -> Result
     if bridge.is_some_and(|link| link.name != config.bridge.as_str()) {
         plan.actions.insert(0, BridgeAction::Rename);
     }
-    let wanted = bridge_address(config);
-    let has_address = observed
-        .addresses
-        .iter()
-        .any(|assignment| Some(assignment.link) == index && assignment.address == wanted);
-    if !has_address {
-        plan.actions.push(BridgeAction::AddAddress);
+    let has = |wanted: Ipv4Network| {
+        let is_it = |it: &Ipv4Assignment| Some(it.link) == index && it.address == wanted;
+        observed.addresses.iter().any(is_it)
+    };
+    if let Some(wanted) = config.host_address().filter(|wanted| !has(*wanted)) {
+        plan.actions.push(BridgeAction::AddAddress(wanted));
         if let Some(adopted) = &mut plan.adopted {
             adopted.addresses.push(wanted.into());
         }
     }
-    plan.uses = find_uses(config.network(), index, observed);
+    plan.uses = match config.addresses {
+        GuestAddresses::Ours => find_uses(config.network(), index, observed),
+        // The host takes no part in the network, so packets of its own go where they went before.
+        GuestAddresses::External => Vec::new(),
+    };
     Ok(plan)
 }
 
@@ -199,10 +197,8 @@ pub(crate) async fn apply_bridge(
             (BridgeAction::Configure, _) => netlink.configure_bridge(name, BRIDGE_ALIAS, config.mtu).await,
             (BridgeAction::Change(setting), _) => netlink.change_bridge(name, *setting).await,
             (BridgeAction::BringUp, Some(index)) => netlink.set_up(index, name.as_str()).await,
-            (BridgeAction::AddAddress, Some(index)) => {
-                netlink.add_address(index, bridge_address(config)).await
-            }
-            (BridgeAction::Rename | BridgeAction::BringUp | BridgeAction::AddAddress, None) => {
+            (BridgeAction::AddAddress(address), Some(index)) => netlink.add_address(index, *address).await,
+            (BridgeAction::Rename | BridgeAction::BringUp | BridgeAction::AddAddress(_), None) => {
                 Err(vanished(config))
             }
         };

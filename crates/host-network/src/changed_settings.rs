@@ -5,6 +5,7 @@
 //! that somebody else has changed meanwhile is theirs, and stays as they set it.
 
 mod adopted_bridge;
+mod given_uplink;
 mod note;
 mod switch;
 
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tracing::warn;
 
 pub(crate) use self::adopted_bridge::AdoptedBridge;
+pub(crate) use self::given_uplink::GivenUplink;
 use self::note::Noted;
 pub(crate) use self::switch::{ALL_LINKS, Switch};
 
@@ -55,7 +57,7 @@ struct Change {
     set: String,
 }
 
-/// Every setting that is changed at present, and what was done to others' bridges.
+/// Every setting that is changed at present, what was done to others' bridges, and what is an uplink.
 #[derive(Debug, Default)]
 pub(crate) struct ChangedSettings {
     /// Where they are written down; `None` where they are only remembered.
@@ -106,6 +108,34 @@ impl ChangedSettings {
     /// Forgets the bridge with this index, which is as it was before. Blocks.
     pub(crate) fn forget_bridge(&mut self, index: u32) {
         self.noted.bridges.retain(|bridge| bridge.index != index);
+        self.write_if_possible();
+    }
+
+    /// Notes what an interface of the host is like that is about to be made an uplink. What was noted of it before is what it
+    /// was before us. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be noted.
+    pub(crate) fn note_uplink(&mut self, uplink: Option<GivenUplink>) -> Result<(), SettingsError> {
+        let Some(uplink) = uplink else { return Ok(()) };
+        let is_known = |known: &GivenUplink| known.index == uplink.index && known.name == uplink.name;
+        if self.noted.uplinks.iter().any(is_known) {
+            return Ok(());
+        }
+        // An interface of this name that is gone needs nothing back.
+        self.noted.uplinks.retain(|known| known.name != uplink.name);
+        self.noted.uplinks.push(uplink);
+        self.write()
+    }
+
+    /// The interfaces that were made uplinks.
+    pub(crate) fn uplinks(&self) -> &[GivenUplink] {
+        &self.noted.uplinks
+    }
+
+    /// Forgets the uplink with this index, which is as it was before. Blocks.
+    pub(crate) fn forget_uplink(&mut self, index: u32) {
+        self.noted.uplinks.retain(|uplink| uplink.index != index);
         self.write_if_possible();
     }
 

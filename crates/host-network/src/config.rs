@@ -12,6 +12,7 @@ use vm_model::{Ipv6Subnet, Transport};
 use crate::LinkName;
 use crate::connections::ConnectionLimit;
 use crate::dns::Domain;
+use crate::uplink::Uplink;
 
 /// The bridge whose table has the plain name.
 const DEFAULT_BRIDGE: &str = "br-procurator";
@@ -53,21 +54,50 @@ pub struct NetworkConfig {
     pub names: Option<Domain>,
     /// The bridges of the worker's other networks. Nothing is forwarded between their VMs and those of this one.
     pub peers: Vec<LinkName>,
-    /// Whether guests are told to send by this host what is for no network of theirs.
+    /// Whom guests are told to send what is for no network of theirs.
     pub router: RouterAdvice,
+    /// The interface of the host that is a port of the bridge, and connects guests to what is beyond it; `None` for a bridge of
+    /// guests alone.
+    pub uplink: Option<Uplink>,
+    /// Who gives guests their addresses.
+    pub addresses: GuestAddresses,
     /// A directory for the note of what is changed on the host until shutdown, so that a run after one that was killed
     /// gives it back too. Without one that is only remembered.
     pub state_dir: Option<PathBuf>,
 }
 
-/// Whether DHCP tells the guests of a network that this host is their router.
+/// Who gives the guests of a network their addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuestAddresses {
+    /// We do: the host has an address on the bridge, its servers answer guests, and each guest is bound to what it was given.
+    #[default]
+    Ours,
+    /// Somebody beyond the bridge, or guests themselves: the host has no address there and answers nobody, and each guest is
+    /// bound to its MAC address alone.
+    External,
+}
+
+/// Whom DHCP names to the guests of a network as their router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouterAdvice {
-    /// It does.
+    /// This host.
     #[default]
     Told,
-    /// It does not: for a network that is cut off and is not its guests' only one.
+    /// Another machine on the bridge, by its uplink.
+    Other(Ipv4Addr),
+    /// None: for a network that is cut off and is not its guests' only one.
     Untold,
+}
+
+impl RouterAdvice {
+    /// The router's address, where the host's own is `host`.
+    pub fn address(self, host: Ipv4Addr) -> Option<Ipv4Addr> {
+        match self {
+            Self::Told => Some(host),
+            Self::Other(router) => Some(router),
+            Self::Untold => None,
+        }
+    }
 }
 
 /// Whether the VMs of a network reach each other.
@@ -169,6 +199,22 @@ pub enum ConfigError {
         /// The name as configured.
         name: String,
     },
+    /// Another router than one on the bridge.
+    #[error("the router {router} is no host address of the network {subnet}")]
+    Router {
+        /// The router as configured.
+        router: Ipv4Addr,
+        /// The subnet as configured.
+        subnet: Ipv4Network,
+    },
+    /// What needs an address of the host, where it has none.
+    #[error(
+        "{what} needs an address of this host in the network, where it has none as long as others give addresses there"
+    )]
+    NoHostAddress {
+        /// What.
+        what: &'static str,
+    },
     /// More name servers than a DHCP reply holds.
     #[error("{count} name servers are too many for a DHCP reply: at most {MOST_DNS_SERVERS} are accepted")]
     DnsServers {
@@ -201,7 +247,17 @@ impl NetworkConfig {
             names: None,
             peers: Vec::new(),
             router: RouterAdvice::default(),
+            uplink: None,
+            addresses: GuestAddresses::default(),
             state_dir: None,
+        }
+    }
+
+    /// The host's own address on the bridge, with the subnet's prefix length; `None` where it has none.
+    pub(crate) fn host_address(&self) -> Option<Ipv4Network> {
+        match self.addresses {
+            GuestAddresses::Ours => Ipv4Network::new(self.gateway, self.subnet.prefix()).ok(),
+            GuestAddresses::External => None,
         }
     }
 
@@ -221,9 +277,16 @@ impl NetworkConfig {
             return Err(ConfigError::Subnet { subnet });
         }
         let gateway = self.gateway;
-        if !subnet.contains(gateway) || gateway == subnet.network() || gateway == subnet.broadcast() {
+        if !is_host_of(subnet, gateway) {
             return Err(ConfigError::Gateway { gateway, subnet, first: first_host(subnet) });
         }
+        match self.router {
+            RouterAdvice::Other(router) if !is_host_of(subnet, router) => {
+                return Err(ConfigError::Router { router, subnet });
+            }
+            RouterAdvice::Told | RouterAdvice::Other(_) | RouterAdvice::Untold => {}
+        }
+        self.check_host_address()?;
         check_mtu(self.mtu)?;
         if self.ipv6.is_some() && self.mtu < SMALLEST_IPV6_MTU {
             return Err(ConfigError::Ipv6Mtu { mtu: self.mtu });
@@ -244,6 +307,27 @@ impl NetworkConfig {
             DnsServers::List(_) | DnsServers::Host => Ok(()),
         }
     }
+}
+
+impl NetworkConfig {
+    /// Refuses what this host would do at its address, where it has none.
+    fn check_host_address(&self) -> Result<(), ConfigError> {
+        let needed = [
+            (self.egress == Egress::Masquerade, "leaving under the host's address"),
+            (self.egress == Egress::Routed, "routing"),
+            (self.ipv6.is_some(), "an IPv6 network of ours"),
+            (self.names.is_some(), "a name server"),
+            (!self.host_services.is_empty(), "a service of the host"),
+        ];
+        match (self.addresses, needed.into_iter().find_map(|(is_wanted, what)| is_wanted.then_some(what))) {
+            (GuestAddresses::External, Some(what)) => Err(ConfigError::NoHostAddress { what }),
+            (GuestAddresses::External | GuestAddresses::Ours, _) => Ok(()),
+        }
+    }
+}
+
+fn is_host_of(subnet: Ipv4Network, address: Ipv4Addr) -> bool {
+    subnet.contains(address) && address != subnet.network() && address != subnet.broadcast()
 }
 
 pub(crate) fn check_mtu(mtu: u16) -> Result<(), ConfigError> {

@@ -9,7 +9,7 @@ use vm_model::{MacAddress, VmId};
 
 use crate::{
     BridgeProblem, ConfigError, DhcpError, FirewallError, ForwardConflict, LinkName, NetlinkError,
-    SettingsError, SubnetUse, TapError,
+    SettingsError, SubnetUse, TapError, Uplink, UplinkProblem,
 };
 
 /// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
@@ -28,6 +28,16 @@ pub enum NetworkError {
         name: LinkName,
         /// What is wrong with it.
         problem: BridgeProblem,
+    },
+    /// The interface that is to connect the bridge to the outside cannot.
+    #[error("the uplink {uplink} of the bridge {bridge} {problem}")]
+    Uplink {
+        /// The bridge.
+        bridge: LinkName,
+        /// The interface, with its VLAN.
+        uplink: Uplink,
+        /// What is wrong with it.
+        problem: UplinkProblem,
     },
     /// The subnet's addresses mean something else on this host.
     #[error("the network {subnet} is in use on this host: {user}; configure another subnet")]
@@ -145,6 +155,21 @@ pub enum AttachmentProblem {
         /// Who has it.
         holder: String,
     },
+    /// Its list of destinations cannot be enforced.
+    #[error(
+        "it may open connections to the destinations of a list only, and its network has the uplink {uplink}, by which frames \
+         leave without this host: put it into a network without an uplink, or leave the list out"
+    )]
+    EgressByUplink {
+        /// The uplink.
+        uplink: Uplink,
+    },
+    /// Ports of the host are to lead to it, and its address is not known.
+    #[error(
+        "ports of this host are to lead to it, and others give addresses in its network: make its first interface one of another \
+         network, or leave the ports out"
+    )]
+    PortsWithoutAddress,
     /// Its MTU is out of range or over the bridge's.
     #[error("its MTU of {mtu} is out of range: 576 to the bridge's {limit} is accepted")]
     Mtu {

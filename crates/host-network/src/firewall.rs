@@ -32,9 +32,12 @@ use crate::names::bridge_mac;
 use crate::netlink::Ipv6Stack;
 use crate::next_hops::{self, NextHopRates, Origin};
 use crate::nft::{self, NftError};
-use crate::port_filter::FragmentLimit;
+use crate::port_filter::{FragmentLimit, Wire};
 use crate::silence::HostIpv6;
-use crate::{BetweenVms, Egress, HostService, LinkName, NetworkConfig, egress, forwards, ipv6, port_filter};
+use crate::{
+    BetweenVms, Egress, GuestAddresses, HostService, LinkName, NetworkConfig, egress, forwards, ipv6,
+    port_filter,
+};
 
 /// Just before the usual filter priority (0): what VMs may not send need not be looked at further.
 pub(crate) const FILTER_PRIORITY: i32 = -10;
@@ -89,6 +92,11 @@ pub(crate) struct Firewall {
     pub(crate) names: bool,
     /// The bridges of the worker's other networks.
     pub(crate) peers: Vec<LinkName>,
+    /// Whether the bridge has an uplink.
+    pub(crate) has_uplink: bool,
+    /// The index of the link that is the uplink's port; `None` before it is there.
+    pub(crate) uplink_index: Option<u32>,
+    pub(crate) addresses: GuestAddresses,
 }
 
 /// A link whose forwarding is on for the VMs' sake alone: what comes in there may go on to the bridge only, or belongs to a
@@ -119,14 +127,19 @@ impl Firewall {
             next_hops: NextHopRates::of_host(networks),
             fragments: FragmentLimit::of_host(config.mtu, networks),
             router: match origin {
-                BridgeOrigin::Created | BridgeOrigin::Ours => Some(bridge_mac(&config.bridge)),
-                BridgeOrigin::Adopted => None,
+                BridgeOrigin::Created | BridgeOrigin::Ours if config.uplink.is_none() => {
+                    Some(bridge_mac(&config.bridge))
+                }
+                BridgeOrigin::Created | BridgeOrigin::Ours | BridgeOrigin::Adopted => None,
             },
             host_ipv6,
             ipv6_stack: if has_ipv6() { Ipv6Stack::Present } else { Ipv6Stack::Absent },
             ipv6_guard: None,
             names: false,
             peers: config.peers.clone(),
+            has_uplink: config.uplink.is_some(),
+            uplink_index: None,
+            addresses: config.addresses,
         }
     }
 
@@ -142,14 +155,20 @@ impl Firewall {
         if let Some(subnet) = self.host_ipv6.served() {
             script.push_str(&ipv6::table_text(self, subnet, ports));
         }
-        script.push_str(&port_filter::table_text(
-            &self.table,
-            &identities(ports),
-            self.host_ipv6,
-            self.gateway,
-            self.fragments,
-        ));
+        script.push_str(&port_filter::table_text(&self.table, &identities(ports), self.wire()));
         script
+    }
+
+    /// What passes on the wires of guests and by the uplink depends on this.
+    fn wire(&self) -> Wire {
+        Wire {
+            host_ipv6: self.host_ipv6,
+            gateway: self.gateway,
+            fragments: self.fragments,
+            addresses: self.addresses,
+            uplink: self.uplink_index,
+            bridge: bridge_mac(&self.bridge),
+        }
     }
 
     fn ip_table(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
@@ -204,16 +223,28 @@ impl Firewall {
                 format!("oifname \"{bridge}\" iifname != \"{bridge}\" drop comment \"nobody comes to VMs\""),
             ],
         };
-        if self.between_vms == BetweenVms::Isolated {
-            rules.push(format!(
-                "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
-            ));
-        }
+        rules.extend(self.kept_apart(IpVersion::V4));
         rules.extend(self.apart());
         rules.push(egress::entrance(bridge, &egress::IPV4));
         let bridges: Vec<&LinkName> = std::iter::once(bridge).chain(&self.peers).collect();
         rules.extend(guarded.iter().map(|link| guard(*link, &bridges)));
         rules
+    }
+
+    /// The rule by which guests do not reach each other by way of the host, where they are kept apart. With an uplink, frames
+    /// between guests and machines beyond come by here too where `br_netfilter` is on: those pass.
+    pub(crate) fn kept_apart(&self, version: IpVersion) -> Option<String> {
+        let bridge = &self.bridge;
+        let whom = match (self.between_vms, self.has_uplink, self.addresses) {
+            (BetweenVms::Open, ..) => return None,
+            (BetweenVms::Isolated, false, _) => String::new(),
+            (BetweenVms::Isolated, true, GuestAddresses::Ours) => next_hops::between_guests(version),
+            // The host has no address there, so it passes nothing on from one to another.
+            (BetweenVms::Isolated, true, GuestAddresses::External) => return None,
+        };
+        Some(format!(
+            "iifname \"{bridge}\" oifname \"{bridge}\" {whom}drop comment \"VMs do not reach each other\""
+        ))
     }
 
     /// The rule by which guests do not reach those of the worker's other networks, where there are any.

@@ -16,7 +16,7 @@ use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
 pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
 pub use self::kept::{KeptNic, KeptNicProblem};
-pub(crate) use self::kept::{KeptNics, plan_kept};
+pub(crate) use self::kept::{find_tap, plan_kept};
 pub(crate) use self::teardown::Remains;
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::bound_port::BoundPort;

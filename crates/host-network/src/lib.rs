@@ -78,11 +78,13 @@ mod start;
 mod survey;
 mod tap;
 mod upkeep;
+mod uplink;
 
 pub use bridge::{BridgeNote, BridgeOrigin, BridgeProblem, SubnetUse};
 pub use changed_settings::SettingsError;
 pub use config::{
-    BetweenVms, ConfigError, DnsServers, Egress, HostService, InvalidHostService, NetworkConfig, RouterAdvice,
+    BetweenVms, ConfigError, DnsServers, Egress, GuestAddresses, HostService, InvalidHostService,
+    NetworkConfig, RouterAdvice,
 };
 pub use connections::ConnectionLimit;
 pub use dhcp::DhcpError;
@@ -102,4 +104,5 @@ pub use nft::NftError;
 pub use start::{StartReport, StartWarning, UnknownNic};
 pub use survey::{Survey, survey};
 pub use tap::{TapError, UdpSegmentation, VNET_HEADER_BYTES};
+pub use uplink::{Uplink, UplinkProblem, VlanId};
 pub use vm_model::Transport;

@@ -6,15 +6,19 @@ use std::str::FromStr;
 use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
+use crate::uplink::VlanId;
+
 /// The longest name the kernel gives a link, in bytes (`IFNAMSIZ` less the terminator).
 pub const LINK_NAME_LIMIT: usize = 15;
 
 /// What every alias that this crate sets begins with.
-const ALIAS_PREFIX: &str = "procurator:";
+pub(crate) const ALIAS_PREFIX: &str = "procurator:";
 /// What every TAP name that this crate derives begins with.
 const TAP_PREFIX: &str = "pw-";
 /// The alias of a bridge that this crate created.
 pub(crate) const BRIDGE_ALIAS: &str = "procurator:bridge";
+/// What the alias of the link of an uplink's VLAN begins with; its bridge's name follows.
+const UPLINK_ALIAS: &str = "procurator:uplink:";
 
 /// The name of a network link: 1 to 15 of `A-Z a-z 0-9 . _ -`.
 ///
@@ -82,16 +86,21 @@ impl fmt::Display for LinkName {
 ///
 /// The prefix must match no file that systemd ships for interface names: see [`crate::claimed_names`].
 pub(crate) fn tap_name(vm: &VmId, nic: &str, attempt: u8) -> LinkName {
-    const DIGITS: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz234567";
     let hash = hash(&[vm.as_str().as_bytes(), nic.as_bytes(), &[attempt]]);
     let readable: String = vm.as_str().chars().take(6).collect();
-    let mut name = format!("{TAP_PREFIX}{}-", readable.trim_end_matches('-'));
+    LinkName(format!("{TAP_PREFIX}{}-{}", readable.trim_end_matches('-'), digits(hash)))
+}
+
+/// Five digits of a hash.
+fn digits(hash: u64) -> String {
+    const DIGITS: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz234567";
     // The high bits of this hash are its better mixed ones.
-    for shift in [59_u32, 54, 49, 44, 39] {
-        let digit = usize::try_from(hash >> shift & 31).expect("five bits fit an index");
-        name.push(char::from(DIGITS[digit]));
-    }
-    LinkName(name)
+    let shifts = [59_u32, 54, 49, 44, 39];
+    let digit = |shift: u32| {
+        let place = usize::try_from(hash >> shift & 31).expect("five bits fit an index");
+        char::from(DIGITS[place])
+    };
+    shifts.into_iter().map(digit).collect()
 }
 
 /// The alias that says whose TAP a link is.
@@ -103,6 +112,22 @@ pub(crate) fn tap_alias(vm: &VmId, nic: &str) -> String {
 pub(crate) fn tap_owner(alias: &str) -> Option<(VmId, &str)> {
     let (vm, nic) = alias.strip_prefix(ALIAS_PREFIX)?.split_once('/')?;
     Some((VmId::parse(vm).ok()?, nic))
+}
+
+/// The alias of the link that we make for the VLAN of the uplink of `bridge`.
+pub(crate) fn uplink_vlan_alias(bridge: &LinkName) -> String {
+    format!("{UPLINK_ALIAS}{bridge}")
+}
+
+/// The name of the link that we make for a VLAN of the interface `parent`: as usual, `eth1.100`, where the kernel takes names of
+/// that length.
+pub(crate) fn uplink_vlan_name(parent: &LinkName, vlan: VlanId) -> LinkName {
+    let vlan = vlan.get();
+    let usual = format!("{parent}.{vlan}");
+    if usual.len() <= LINK_NAME_LIMIT {
+        return LinkName(usual);
+    }
+    LinkName(format!("vlan{vlan}-{}", digits(hash(&[parent.as_str().as_bytes()]))))
 }
 
 /// The hardware address of the bridge `name`: unicast, locally administered, the same at every start. Without an
@@ -149,6 +174,19 @@ mod tests {
         for text in ["", ".", "..", "all", "default", "a/b", "br%d", "br*", "a b", "a:1", "brücke"] {
             assert!(LinkName::parse(text).is_err(), "{text:?} must be refused");
         }
+    }
+
+    #[test]
+    fn the_link_of_a_vlan_is_called_as_usual_where_that_fits() {
+        let name = |parent: &str, vlan| {
+            uplink_vlan_name(&LinkName::parse(parent).unwrap(), VlanId::new(vlan).unwrap())
+        };
+        assert_eq!(name("eth1", 100).as_str(), "eth1.100");
+        let long = name("enp65s0f1np1", 4094);
+        assert!(long.as_str().starts_with("vlan4094-"), "{long}");
+        assert_eq!(LinkName::parse(long.as_str()), Ok(long.clone()));
+        assert_ne!(long, name("enp65s0f0np0", 4094));
+        assert_eq!(tap_owner(&uplink_vlan_alias(&long)), None);
     }
 
     #[test]

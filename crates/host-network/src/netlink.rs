@@ -4,6 +4,7 @@
 //! [`Ipv4Assignment`] and [`Ipv4Route`]. Every request has a deadline.
 
 mod observed;
+mod uplink;
 
 use std::fmt;
 use std::future::Future;

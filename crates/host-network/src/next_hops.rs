@@ -123,6 +123,12 @@ pub(crate) fn sets_text(version: IpVersion, guests: &[String]) -> String {
         + &dynamic(limited, MOST_GUESTS, 60)
 }
 
+/// A match on packets from one guest to another.
+pub(crate) fn between_guests(version: IpVersion) -> String {
+    let NextHopSets { protocol, guests, .. } = NextHopSets::of(version);
+    format!("{protocol} saddr @{guests} {protocol} daddr @{guests} ")
+}
+
 /// The bridge that guests' packets come by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'name, Subnet> {

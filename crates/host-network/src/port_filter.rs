@@ -12,12 +12,15 @@
 //!             passes                                             └▶ anything else, VLAN tags among it: dropped
 //! ```
 //!
+//! What comes in by an uplink is looked at too: [`outside`].
+//!
 //! A fragment that hides its header passes no rule that asks for one: IPv6 fragments and extension headers are dropped
 //! but for the hop-by-hop options of multicast listener reports, and an IPv4 first fragment holds the whole UDP header
 //! (RFC 791: fragments are of 8 bytes at least). How many of the latter the host has to remember is limited ([`fragments`]).
 
 pub(crate) mod elements;
 mod fragments;
+mod outside;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -26,10 +29,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use vm_model::{Ipv6Subnet, MacAddress};
 
 pub(crate) use self::fragments::FragmentLimit;
+use crate::GuestAddresses;
 use crate::silence::HostIpv6;
 
 /// Before the bridge looks at a frame, and before every usual filter (nftables' `dstnat` of this family is -300).
 const PRIORITY: i32 = -350;
+/// The usual priority of filters of this family (nftables' `filter`).
+const FORWARD_PRIORITY: i32 = -200;
 /// Frames to groups and to everybody that one port may send in a second, and at once after a silence. Every port gets a
 /// copy of each.
 const GROUP_RATE: (u32, u32) = (500, 1000);
@@ -62,6 +68,21 @@ pub(crate) struct PortIdentity {
     pub(crate) address: Ipv4Addr,
 }
 
+/// What the rules of a bridge depend on beside its ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    pub(crate) host_ipv6: HostIpv6,
+    /// The host's address, where it has one there.
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) fragments: FragmentLimit,
+    /// Whether guests are bound to IP addresses too.
+    pub(crate) addresses: GuestAddresses,
+    /// The index of the uplink's port, where there is one.
+    pub(crate) uplink: Option<u32>,
+    /// The bridge's own hardware address.
+    pub(crate) bridge: MacAddress,
+}
+
 /// The ports that are filtered, by the index of their link.
 pub(crate) type Identities = BTreeMap<u32, PortIdentity>;
 
@@ -79,13 +100,7 @@ impl PortIdentity {
 
 /// The bridge family's table, in nft's language. Every rule that drops has a counter, so that `nft list table bridge …`
 /// shows an administrator what guests try.
-pub(crate) fn table_text(
-    table: &str,
-    identities: &Identities,
-    host_ipv6: HostIpv6,
-    gateway: Ipv4Addr,
-    fragments: FragmentLimit,
-) -> String {
+pub(crate) fn table_text(table: &str, identities: &Identities, wire: Wire) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
         text.push_str(line);
@@ -102,7 +117,7 @@ pub(crate) fn table_text(
     let each_ipv6 = |value: fn(Ipv6Addr) -> String| {
         let of_port = |(index, identity): (&u32, &PortIdentity)| {
             let index = *index;
-            identity.ipv6(host_ipv6.served()).map(move |address| format!("{index} . {}", value(address)))
+            identity.ipv6(wire.host_ipv6.served()).map(move |address| format!("{index} . {}", value(address)))
         };
         identities.iter().flat_map(of_port).collect::<Vec<_>>()
     };
@@ -114,7 +129,7 @@ pub(crate) fn table_text(
     for limited in ["groups", "dhcp", "dhcpv6", "dns", "dns_tcp", fragments::SET] {
         line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
     }
-    for (chain, rules) in chains(host_ipv6, gateway, fragments) {
+    for (chain, rules) in chains(wire) {
         line(&format!("chain {chain} {{"));
         for rule in rules {
             line(&rule);
@@ -134,26 +149,28 @@ fn set(name: &str, kind: &str, elements: &[String]) -> String {
 }
 
 /// The chains, each before those that jump to it.
-fn chains(
-    host_ipv6: HostIpv6,
-    gateway: Ipv4Addr,
-    fragments: FragmentLimit,
-) -> [(&'static str, Vec<String>); 6] {
+fn chains(wire: Wire) -> Vec<(&'static str, Vec<String>)> {
+    let Wire { gateway, fragments, .. } = wire;
     let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
-    let arp = vec![
+    let is_bound = wire.addresses == GuestAddresses::Ours;
+    let mut arp = vec![
         dropped("arp htype != 1", "malformed ARP"),
         dropped("arp ptype != 0x0800", "malformed ARP"),
         dropped("arp hlen != 6", "malformed ARP"),
         dropped("arp plen != 4", "malformed ARP"),
         dropped(&format!("iif . arp saddr ether != @{MACS}"), "another's MAC address in ARP"),
         "arp saddr ip 0.0.0.0 accept comment \"a probe\"".to_owned(),
-        dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP"),
-        "accept".to_owned(),
     ];
-    let ipv4 = vec![
+    arp.extend(
+        is_bound.then(|| dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP")),
+    );
+    arp.push("accept".to_owned());
+    let mut ipv4 = vec![
         dropped(&over("dhcp", "udp dport 67", DHCP_RATE), "too much DHCP"),
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept comment \"asks for its address\"".to_owned(),
-        dropped(&format!("iif . ip saddr != @{IPV4}"), "another's IPv4 address"),
+    ];
+    ipv4.extend(is_bound.then(|| dropped(&format!("iif . ip saddr != @{IPV4}"), "another's IPv4 address")));
+    ipv4.extend([
         dropped("udp sport 67", "plays a DHCP server"),
         "ip frag-off & 0x3fff != 0 goto from_guest_fragment".to_owned(),
         dropped(
@@ -169,7 +186,7 @@ fn chains(
             "too many connections for names",
         ),
         "accept".to_owned(),
-    ];
+    ]);
     let guest = vec![
         dropped(&format!("iif . ether saddr != @{MACS}"), "another's MAC address"),
         dropped(
@@ -181,23 +198,28 @@ fn chains(
         "ether type ip6 goto from_guest_ipv6".to_owned(),
         dropped("", "neither IP nor ARP").trim_start().to_owned(),
     ];
-    let every_frame = vec![
+    let mut every_frame = vec![
         format!("type filter hook prerouting priority {PRIORITY}; policy accept;"),
         format!("iif @{PORTS} goto from_guest"),
     ];
-    [
+    every_frame.extend(wire.uplink.map(|uplink| format!("iif {uplink} goto from_outside")));
+    let mut chains = vec![
         ("from_guest_arp", arp),
         ("from_guest_fragment", fragments.rules()),
         ("from_guest_ipv4", ipv4),
-        ("from_guest_ipv6", ipv6(host_ipv6)),
+        ("from_guest_ipv6", ipv6(wire)),
         ("from_guest", guest),
-        ("every_frame", every_frame),
-    ]
+    ];
+    chains.extend(wire.uplink.map(|uplink| outside::chains(uplink, wire)).into_iter().flatten());
+    chains.push(("every_frame", every_frame));
+    chains
 }
 
-/// What a guest may say in IPv6. Where the host kept the IPv6 that a bridge had, its network has addresses that we did not
-/// give out: whose they are is not ours to say there.
-fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
+/// What a guest may say in IPv6. Where the host kept the IPv6 that a bridge had, and where others give addresses, the network has
+/// addresses that we did not give out: whose they are is not ours to say there.
+fn ipv6(wire: Wire) -> Vec<String> {
+    let host_ipv6 = wire.host_ipv6;
+    let is_bound = wire.addresses == GuestAddresses::Ours && host_ipv6 != HostIpv6::Kept;
     let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
     let mut rules = vec![
         dropped("icmpv6 type { nd-router-advert, nd-redirect }", "plays a router"),
@@ -212,16 +234,17 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
     let membership = "ip6 nexthdr 0 ip6 hoplimit 1 ip6 daddr ff00::/8 \
                       icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept";
     rules.push(format!("ip6 saddr :: {membership}"));
-    rules.push(match host_ipv6 {
-        HostIpv6::Off | HostIpv6::Served(_) => format!("iif . ip6 saddr @{IPV6} {membership}"),
-        HostIpv6::Kept => membership.to_owned(),
+    rules.push(if is_bound {
+        format!("iif . ip6 saddr @{IPV6} {membership}")
+    } else {
+        membership.to_owned()
     });
     rules.push(dropped(
         "ip6 nexthdr != { 6, 17, 58 }",
         "an extension header, a fragment, or no protocol of a VM",
     ));
-    match host_ipv6 {
-        HostIpv6::Off | HostIpv6::Served(_) => rules.extend([
+    if is_bound {
+        rules.extend([
             dropped(
                 &format!("icmpv6 type nd-neighbor-advert iif . @th,64,128 != @{TARGETS}"),
                 "advertises another's IPv6 address",
@@ -229,8 +252,7 @@ fn ipv6(host_ipv6: HostIpv6) -> Vec<String> {
             "ip6 saddr :: icmpv6 type nd-router-solicit accept".to_owned(),
             format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit iif . @th,64,128 @{TARGETS} accept"),
             dropped(&format!("iif . ip6 saddr != @{IPV6}"), "another's IPv6 address"),
-        ]),
-        HostIpv6::Kept => {}
+        ]);
     }
     // What is of no connection that this host must know.
     rules.extend(match host_ipv6 {

@@ -266,6 +266,15 @@ impl Rules {
         Ok(describe(self.firewall.egress, bridge, &seen, &plan))
     }
 
+    /// Has the tables filter what comes in by the uplink's port, which has the link index `port`, from the next
+    /// [`Rules::settle`] on.
+    pub(crate) fn know_uplink(&mut self, port: u32) {
+        if self.firewall.uplink_index != Some(port) {
+            self.firewall.uplink_index = Some(port);
+            self.guarded = None;
+        }
+    }
+
     /// Sets the bridge with this index to believe nothing that guests say of routers, and to speak IPv6 or not. Blocks.
     ///
     /// # Errors

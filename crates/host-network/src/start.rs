@@ -24,7 +24,7 @@ use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
 use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
 use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
-use crate::host::{Attached, Interface, KeptNic, KeptNics, plan_kept};
+use crate::host::{Attached, Interface, KeptNic, find_tap, plan_kept};
 use crate::ipv6::{Ipv6Facts, Ipv6Server};
 use crate::names::tap_owner;
 use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
@@ -33,7 +33,10 @@ use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
-use crate::{Egress, LinkName, NetworkConfig, NetworkError, RouterAdvice};
+use crate::uplink::{UplinkPlan, give_uplinks_back, join_uplink, plan_uplink, prepare_uplink};
+use crate::{
+    Egress, GuestAddresses, LinkName, NetworkConfig, NetworkError, RouterAdvice, Uplink, UplinkProblem,
+};
 
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
@@ -60,7 +63,8 @@ pub(crate) struct Started {
 pub(crate) struct Holdings {
     pub(crate) origin: BridgeOrigin,
     pub(crate) rules: SharedRules,
-    pub(crate) dhcp: DhcpServer,
+    /// What tells guests their addresses, where we give them.
+    pub(crate) dhcp: Option<DhcpServer>,
     pub(crate) names: Option<NameServer>,
     /// What serves guests of IPv6, with what it tells them.
     pub(crate) ipv6: Option<(Ipv6Server, Ipv6Facts)>,
@@ -78,10 +82,12 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let events = NetworkEvents::open(filter.port()).map_err(NetlinkError::Open)?;
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
-    let config = &NetworkConfig { mtu: plan.mtu, ..config.clone() };
+    let runs_vms = runs_vms(config, &observed, &kept);
+    let mtu = check_uplink(config, &observed, &plan, runs_vms)?;
+    let config = &NetworkConfig { mtu, ..config.clone() };
     check_ipv6(config)?;
     let kept = plan_kept(config, &observed.links, kept);
-    refuse_conflict(config, &observed, &plan, &kept)?;
+    refuse_conflict(config, &observed, &plan, runs_vms)?;
     let (firewall, served) = (Firewall::new(config, host_ipv6(config, &plan), plan.origin), config.ipv6);
     let (note, adopted) = (config.note(), plan.adopted.clone());
     let (ports, links) = (ports(&kept.attached), observed.links.clone());
@@ -112,7 +118,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
         Ok((holdings, mut report)) => {
             report.warnings.extend(kept.warnings);
             report.unknown = unknown.into_iter().map(|(_, nic)| nic).collect();
-            let (mtu, attached, lost) = (plan.mtu, kept.attached, kept.lost);
+            let (mtu, attached, lost) = (config.mtu, kept.attached, kept.lost);
             Ok(Started {
                 exclusive,
                 netlink,
@@ -154,16 +160,62 @@ fn host_ipv6(config: &NetworkConfig, plan: &BridgePlan) -> HostIpv6 {
     }
 }
 
+/// Whether VMs are in the network already.
+fn runs_vms(config: &NetworkConfig, observed: &Observed, kept: &[KeptNic]) -> bool {
+    let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
+    let has_tap = |nic: &KeptNic| find_tap(&observed.links, nic).is_ok();
+    kept.iter().any(has_tap) || carries_vms(bridge, &observed.links)
+}
+
+/// Looks whether the bridge can have its uplink, and answers the MTU of the network, which is no larger than that of the uplink.
+/// VMs that run are served without one, and upkeep tells why.
+fn check_uplink(
+    config: &NetworkConfig,
+    observed: &Observed,
+    plan: &BridgePlan,
+    runs_vms: bool,
+) -> Result<u16, NetworkError> {
+    let Some(uplink) = &config.uplink else { return Ok(plan.mtu) };
+    let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
+    match plan_uplink(uplink, &config.bridge, (bridge, plan.origin), observed) {
+        Ok(UplinkPlan { mtu, .. }) => Ok(u16::try_from(mtu).map_or(plan.mtu, |mtu| mtu.min(plan.mtu))),
+        Err(_) if runs_vms => Ok(plan.mtu),
+        Err(problem) => Err(no_uplink(config, uplink, problem)),
+    }
+}
+
+pub(crate) fn no_uplink(config: &NetworkConfig, uplink: &Uplink, problem: UplinkProblem) -> NetworkError {
+    NetworkError::Uplink { bridge: config.bridge.clone(), uplink: uplink.clone(), problem }
+}
+
+/// Makes the uplink ready, as far as it can be: the plan for what is left, and the index of its port. Uplinks that the
+/// configuration no longer has are given back.
+async fn ready_uplink(
+    config: &NetworkConfig,
+    netlink: &Netlink,
+    (bridge, origin): (u32, BridgeOrigin),
+    rules: &SharedRules,
+) -> Result<Option<(UplinkPlan, u32)>, NetworkError> {
+    give_uplinks_back(netlink, config, Some(bridge), rules, config.uplink.as_ref()).await?;
+    let Some(uplink) = &config.uplink else { return Ok(None) };
+    let observed = observe(netlink).await?;
+    // What was in its way was told or refused before.
+    let Ok(plan) = plan_uplink(uplink, &config.bridge, (Some(bridge), origin), &observed) else {
+        return Ok(None);
+    };
+    let port = prepare_uplink(netlink, rules, &config.bridge, (uplink, &plan)).await?;
+    Ok(Some((plan, port)))
+}
+
 /// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,
 /// and upkeep tells who is in their way.
 fn refuse_conflict(
     config: &NetworkConfig,
     observed: &Observed,
     plan: &BridgePlan,
-    kept: &KeptNics,
+    runs_vms: bool,
 ) -> Result<(), NetworkError> {
     let bridge = seen_bridge(&config.bridge, &observed.links);
-    let runs_vms = !kept.attached.is_empty() || carries_vms(bridge.map(|link| link.index), &observed.links);
     if let Some(problem) =
         find_ipv6_use(config, bridge.map(|link| link.index), observed).filter(|_| !runs_vms)
     {
@@ -186,6 +238,7 @@ async fn undo(
     origin: BridgeOrigin,
     rules: &SharedRules,
 ) {
+    let _ = give_uplinks_back(netlink, config, Some(bridge), rules, None).await;
     let _ = rules.run("give packet forwarding back", Rules::give_back).await;
     match origin {
         BridgeOrigin::Created => {
@@ -222,18 +275,31 @@ async fn start_on_bridge(
         domain: told_domain,
     };
     let no_server = |cause| NetworkError::Dhcp { bridge: config.bridge.clone(), cause };
-    let dhcp = DhcpServer::start(bridge, facts.clone(), bindings.clone()).map_err(no_server)?;
+    let dhcp = match config.addresses {
+        GuestAddresses::Ours => {
+            Some(DhcpServer::start(bridge, facts.clone(), bindings.clone()).map_err(no_server)?)
+        }
+        GuestAddresses::External => None,
+    };
     let ipv6 = ipv6_router.map(|router| start_ipv6(config, bridge, router, (bindings, names.as_ref())));
     let ipv6 = ipv6.transpose().map_err(no_server)?;
+    let uplink = ready_uplink(config, netlink, (bridge, plan.origin), rules).await?;
+    let uplink_index = uplink.as_ref().map(|(_, port)| *port);
     let (links, routes) = (netlink.links().await?, netlink.ipv4_routes().await?);
     let (answers_names, router) = (names.is_some(), config.router);
     let settle = move |rules: &mut Rules| {
         rules.firewall.names = answers_names;
+        rules.firewall.uplink_index = uplink_index;
         let forwarding = rules.settle(bridge, &links, &routes)?;
         Ok::<_, NetworkError>((warnings(&rules.firewall, &dns, router), forwarding, dns))
     };
     let (mut warnings, host_forwarding, dns) = rules.run("set up packet forwarding", settle).await??;
     info!(bridge = %config.bridge, "{host_forwarding}");
+    if let (Some(uplink), Some((plan, port))) = (&config.uplink, &uplink) {
+        // Not before the rules: nothing passes by it without them.
+        join_uplink(netlink, (bridge, *port), (uplink, plan)).await?;
+        info!(bridge = %config.bridge, %uplink, "the bridge has its uplink");
+    }
     warnings.extend(no_names);
     warnings.extend(plan.notes.iter().cloned().map(StartWarning::Bridge));
     let unknown = Vec::new();

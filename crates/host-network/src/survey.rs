@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use crate::bridge::{
-    BridgeOrigin, Observed, SubnetUse, find_ipv6_use, find_uses, observe, plan_bridge, seen_bridge,
+    BridgeOrigin, Observed, SubnetUse, carries_vms, find_ipv6_use, find_uses, observe, plan_bridge,
+    seen_bridge,
 };
 use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
@@ -13,6 +14,8 @@ use crate::forwarding::{describe, observe_forwarding, plan_forwarding, recall_gu
 use crate::netlink::Netlink;
 use crate::rules::blocking;
 use crate::silence::HostIpv6;
+use crate::start::no_uplink;
+use crate::uplink::plan_uplink;
 use crate::{HostForwarding, NetworkConfig, NetworkError};
 
 /// What stands for and against a network on this host.
@@ -20,8 +23,13 @@ use crate::{HostForwarding, NetworkConfig, NetworkError};
 pub struct Survey {
     /// Why the link that has the bridge's name cannot be the bridge; `None` where it can, and where there is none yet.
     pub bridge: Option<NetworkError>,
-    /// Who else uses addresses of the subnet: a start is refused, unless VMs run already.
+    /// Why the bridge cannot have its uplink.
+    pub uplink: Option<NetworkError>,
+    /// Who else uses addresses of the subnet.
     pub uses: Vec<SubnetUse>,
+    /// Whether VMs are on the bridge: then a start is refused neither for who uses the subnet nor for the uplink, and tells of
+    /// them while it serves those VMs.
+    pub runs_vms: bool,
     /// A subnet that nobody uses.
     pub free: Option<Ipv4Network>,
     /// Whom the host forwards for while the network is up.
@@ -39,14 +47,29 @@ pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
     netlink.close().await;
     let observed = observed?;
     let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
-    let uses = find_uses(config.network(), bridge, &observed);
+    let runs_vms = carries_vms(bridge, &observed.links);
     let in_use = find_ipv6_use(config, bridge, &observed)
-        .map(|problem| NetworkError::Bridge { name: config.bridge.clone(), problem });
-    let (refused, free) = (plan_bridge(config, &observed).err().or(in_use), free_subnet(bridge, &observed));
+        .map(|problem| NetworkError::Bridge { name: config.bridge.clone(), problem })
+        .filter(|_| !runs_vms);
+    let (refused, uses, uplink) = match plan_bridge(config, &observed) {
+        Ok(plan) => (in_use, plan.uses, find_uplink_problem(config, (bridge, plan.origin), &observed)),
+        Err(refused) => (Some(refused), find_uses(config.network(), bridge, &observed), None),
+    };
+    let free = free_subnet(bridge, &observed);
     let config = config.clone();
     let look = move || forwarding(&config, bridge.unwrap_or_default(), &observed);
     let forwarding = blocking("look whom the host forwards for", look).await??;
-    Ok(Survey { bridge: refused, uses, free, forwarding })
+    Ok(Survey { bridge: refused, uplink, uses, runs_vms, free, forwarding })
+}
+
+fn find_uplink_problem(
+    config: &NetworkConfig,
+    bridge: (Option<u32>, BridgeOrigin),
+    observed: &Observed,
+) -> Option<NetworkError> {
+    let uplink = config.uplink.as_ref()?;
+    let problem = plan_uplink(uplink, &config.bridge, bridge, observed).err()?;
+    Some(no_uplink(config, uplink, problem))
 }
 
 fn free_subnet(bridge: Option<u32>, observed: &Observed) -> Option<Ipv4Network> {

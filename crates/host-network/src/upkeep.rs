@@ -29,7 +29,8 @@ use crate::ipv6::{Ipv6Server, missing_addresses};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
 use crate::rules::Rules;
-use crate::start::{Holdings, forward_drops};
+use crate::start::{Holdings, forward_drops, no_uplink};
+use crate::uplink::{UplinkPlan, join_uplink, plan_uplink, prepare_uplink};
 use crate::{BridgeOrigin, HostForwarding, NetworkError};
 
 /// How long a burst of changes may go on before it is looked at: no look follows another more closely.
@@ -146,7 +147,10 @@ impl Keeper {
         };
         match self.keep_bridge(&observed, &mut verdict).await {
             Ok(BridgeState::There) => {
-                self.keep_rules(&observed, rules_changed, &mut verdict).await;
+                let uplink = self.ready_uplink(&observed, &mut verdict).await;
+                if self.keep_rules(&observed, rules_changed, &mut verdict).await {
+                    self.join_uplink(uplink, &mut verdict).await;
+                }
                 self.keep_ipv6(&observed, &mut verdict).await;
                 self.keep_taps(taps, &observed, &mut verdict).await;
             }
@@ -202,9 +206,11 @@ impl Keeper {
         }
         let bridge = self.shared.config.bridge.clone();
         let failed = |cause| NetworkError::Dhcp { bridge: bridge.clone(), cause };
-        let dhcp = DhcpServer::start(index, self.holdings.facts.clone(), self.shared.bindings.clone());
-        // The old one ends with its value.
-        self.holdings.dhcp = dhcp.map_err(&failed)?;
+        if let Some(server) = &mut self.holdings.dhcp {
+            let again = DhcpServer::start(index, self.holdings.facts.clone(), self.shared.bindings.clone());
+            // The old one ends with its value.
+            *server = again.map_err(&failed)?;
+        }
         if let Some((server, facts)) = &mut self.holdings.ipv6 {
             let again = Ipv6Server::start(index, facts.clone(), self.shared.bindings.clone());
             *server = again.map_err(failed)?;
@@ -216,8 +222,51 @@ impl Keeper {
         Ok(())
     }
 
-    /// Forwarding, our table, and the sight of others' tables.
-    async fn keep_rules(&mut self, observed: &Observed, rules_changed: bool, verdict: &mut Verdict) {
+    /// Looks for the uplink, makes what is missing of it, and has the rules know its port. Answers the plan for what is left.
+    async fn ready_uplink(&self, observed: &Observed, verdict: &mut Verdict) -> Option<(UplinkPlan, u32)> {
+        let (shared, rules) = (&self.shared, &self.holdings.rules);
+        let uplink = shared.config.uplink.as_ref()?;
+        let bridge = (Some(shared.bridge()), self.holdings.origin);
+        let plan = match plan_uplink(uplink, &shared.config.bridge, bridge, observed) {
+            Ok(plan) => plan,
+            Err(problem) => {
+                let refusal = no_uplink(&shared.config, uplink, problem);
+                verdict.degraded.push(format!("VMs reach nothing by it: {refusal}"));
+                return None;
+            }
+        };
+        match prepare_uplink(&shared.netlink, rules, &shared.config.bridge, (uplink, &plan)).await {
+            Ok(port) => {
+                let know = move |rules: &mut Rules| rules.know_uplink(port);
+                if let Err(error) = rules.run("have the rules know the uplink", know).await {
+                    verdict.failed("the uplink is not looked after", &error);
+                    return None;
+                }
+                Some((plan, port))
+            }
+            Err(error) => {
+                verdict.failed(&format!("the uplink {uplink} cannot be had"), &error);
+                None
+            }
+        }
+    }
+
+    /// Makes the uplink a port of the bridge again, and up, where it is not; the rules for it are in force.
+    async fn join_uplink(&self, ready: Option<(UplinkPlan, u32)>, verdict: &mut Verdict) {
+        let (Some(uplink), Some((plan, port))) = (&self.shared.config.uplink, ready) else { return };
+        if plan.steps.is_empty() {
+            return;
+        }
+        match join_uplink(&self.shared.netlink, (self.shared.bridge(), port), (uplink, &plan)).await {
+            Ok(()) => {
+                info!(bridge = %self.shared.config.bridge, %uplink, steps = ?plan.steps, "mended the uplink, which somebody had changed");
+            }
+            Err(error) => verdict.failed(&format!("the uplink {uplink} cannot be had"), &error.into()),
+        }
+    }
+
+    /// Forwarding, our table, and the sight of others' tables. Whether our table is in force.
+    async fn keep_rules(&mut self, observed: &Observed, rules_changed: bool, verdict: &mut Verdict) -> bool {
         let bridge = self.shared.bridge();
         let (links, routes) = (observed.links.clone(), observed.routes.clone());
         let step = move |rules: &mut Rules| {
@@ -236,7 +285,10 @@ impl Keeper {
             Ok((drops, settled)) => {
                 self.drops = drops.unwrap_or_else(|| std::mem::take(&mut self.drops));
                 match settled {
-                    Ok(now) => self.tell_forwarding(now),
+                    Ok(now) => {
+                        self.tell_forwarding(now);
+                        return true;
+                    }
                     Err(error) => {
                         verdict.failed("packets from and to VMs may not be forwarded as they should", &error);
                     }
@@ -244,6 +296,7 @@ impl Keeper {
             }
             Err(error) => verdict.failed("packet forwarding is not looked after", &error),
         }
+        false
     }
 
     /// The host's IPv6 addresses on the bridge: they go with a bridge that is down for a moment.

@@ -27,6 +27,7 @@ pub(crate) use self::fault::Fault;
 use self::in_force::{InForce, Origin};
 use crate::cli::{CheckConfigFlags, Cli, RunFlags};
 use crate::client::{print, print_json};
+use crate::doctor::addresses::Complaints;
 use crate::printable::printable;
 use crate::settings::keys::KEYS;
 use crate::settings::{DEFAULT_FILE, Settings};
@@ -42,6 +43,9 @@ pub(crate) struct Checked {
     pub(crate) warnings: Vec<String>,
     /// What every key is. Not there where that cannot be read.
     pub(crate) settings: Vec<InForce>,
+    /// The file's content.
+    #[serde(skip)]
+    document: Document,
     /// What `run` would work with.
     #[serde(skip)]
     pub(crate) read: Option<Settings>,
@@ -58,7 +62,9 @@ pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Res
     let mut checked = check(flags.file.as_deref(), runtime_dir)?;
     // `doctor` looks for itself.
     if let Some(read) = &checked.read {
-        checked.warnings.extend(surroundings::network(read));
+        let Complaints { refusals, warnings } = surroundings::network(read);
+        checked.faults.extend(refusals.iter().map(|problem| checked.document.fault_of(problem)));
+        checked.warnings.extend(warnings);
     }
     if flags.json {
         print_json(&checked)?;
@@ -108,7 +114,7 @@ pub(crate) fn check(file: Option<&Path>, runtime_dir: Option<PathBuf>) -> Result
             in_force::set_runtime_dir(&mut settings, &directory);
         }
     }
-    Ok(Checked { file: path, faults, warnings, settings, read })
+    Ok(Checked { file: path, faults, warnings, settings, document, read })
 }
 
 /// Everything that is wrong with the configuration `text`, each with its line; nothing where the table of keys finds no fault.

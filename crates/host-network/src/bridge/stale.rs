@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::IpNetwork;
 use tracing::info;
 
-use super::{BridgeOrigin, Observed, bridge_address};
+use super::{BridgeOrigin, Observed};
 use crate::changed_settings::AdoptedBridge;
 use crate::netlink::Netlink;
 use crate::rules::{Rules, SharedRules};
@@ -48,7 +48,8 @@ pub(crate) async fn remove_stale(
         BridgeOrigin::Adopted => return Ok(()),
     }
     let ipv6 = config.ipv6.and_then(|subnet| IpNetwork::new(subnet.gateway().into(), 64).ok());
-    let wanted: Vec<IpNetwork> = [bridge_address(config).into()].into_iter().chain(ipv6).collect();
+    let ipv4 = config.host_address().map(IpNetwork::V4);
+    let wanted: Vec<IpNetwork> = ipv4.into_iter().chain(ipv6).collect();
     let ours =
         AdoptedBridge { addresses: wanted.clone(), ..AdoptedBridge::untouched(bridge, &config.bridge) };
     let note = move |rules: &mut Rules| {

@@ -10,6 +10,10 @@ fn config() -> NetworkConfig {
     NetworkConfig::new(LinkName::parse("br-test").unwrap(), "10.100.0.0/16".parse().unwrap())
 }
 
+fn host() -> Ipv4Network {
+    config().host_address().unwrap()
+}
+
 fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
     Link {
         index,
@@ -18,6 +22,8 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         alias: None,
         mac: None,
         controller: None,
+        parent: None,
+        vlan: None,
         mtu: 1500,
         is_up: true,
         is_loopback: false,
@@ -66,7 +72,10 @@ fn refusal(observed: &Observed) -> String {
 fn a_missing_bridge_is_created() {
     let plan = plan_bridge(&config(), &Observed::default()).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Created);
-    assert_eq!(plan.actions, [BridgeAction::Create, BridgeAction::Configure, BridgeAction::AddAddress]);
+    assert_eq!(
+        plan.actions,
+        [BridgeAction::Create, BridgeAction::Configure, BridgeAction::AddAddress(host())]
+    );
 }
 
 #[test]
@@ -77,7 +86,7 @@ fn a_bridge_that_a_killed_run_left_half_made_is_ours() {
     let mut observed = Observed { links: vec![bridge], ..Observed::default() };
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Ours);
-    assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress]);
+    assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress(host())]);
     // Somebody uses it.
     observed.addresses.push(address(7, "192.0.2.1/24"));
     assert_ne!(plan_bridge(&config(), &observed).unwrap().origin, BridgeOrigin::Ours);
@@ -99,7 +108,7 @@ fn our_own_bridge_as_it_should_be_needs_nothing() {
     observed.links[0].mtu = 9000;
     observed.addresses.clear();
     let plan = plan_bridge(&config(), &observed).unwrap();
-    assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress]);
+    assert_eq!(plan.actions, [BridgeAction::Configure, BridgeAction::AddAddress(host())]);
 }
 
 #[test]
@@ -126,8 +135,8 @@ fn anothers_bridge_is_adopted_as_it_is() {
     let observed = Observed { links: vec![bridge], ..Observed::default() };
     let plan = plan_bridge(&config(), &observed).unwrap();
     assert_eq!(plan.origin, BridgeOrigin::Adopted);
-    assert_eq!(plan.actions, [BridgeAction::BringUp, BridgeAction::AddAddress]);
-    assert_eq!(plan.adopted.unwrap().addresses, [bridge_address(&config()).into()]);
+    assert_eq!(plan.actions, [BridgeAction::BringUp, BridgeAction::AddAddress(host())]);
+    assert_eq!(plan.adopted.unwrap().addresses, [host().into()]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{AdoptedBridge, Change, Switch};
+use super::{AdoptedBridge, Change, GivenUplink, Switch};
 
 /// The version that is written, and the only one that is read.
 const VERSION: u64 = 1;
@@ -20,11 +20,12 @@ const LARGEST_NOTE: u64 = 1 << 20;
 pub(super) struct Noted {
     pub(super) changes: Vec<Change>,
     pub(super) bridges: Vec<AdoptedBridge>,
+    pub(super) uplinks: Vec<GivenUplink>,
 }
 
 impl Noted {
     fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.bridges.is_empty()
+        self.changes.is_empty() && self.bridges.is_empty() && self.uplinks.is_empty()
     }
 }
 
@@ -99,6 +100,7 @@ fn render(place: &Place, noted: &Noted) -> String {
         "namespace": place.namespace,
         "changes": changes,
         "bridges": noted.bridges.iter().map(AdoptedBridge::to_json).collect::<Vec<_>>(),
+        "uplinks": noted.uplinks.iter().map(GivenUplink::to_json).collect::<Vec<_>>(),
     });
     format!("{note:#}\n")
 }
@@ -113,13 +115,19 @@ fn parse(text: &str) -> Result<(Place, Noted), String> {
     };
     let entries = note["changes"].as_array().ok_or("it has no list of changes")?;
     let changes = entries.iter().map(|entry| change(entry).ok_or_else(|| format!("{entry} is no change")));
-    // Earlier versions note no bridges.
-    let bridges = note["bridges"].as_array().map_or(&[][..], Vec::as_slice).iter();
-    let bridges = bridges.map(|entry| {
+    // Earlier versions note neither bridges nor uplinks.
+    let list = |key: &str| note[key].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let bridges = list("bridges").map(|entry| {
         AdoptedBridge::from_json(entry).ok_or_else(|| format!("{entry} says not what was done to a bridge"))
     });
-    let noted =
-        Noted { changes: changes.collect::<Result<_, _>>()?, bridges: bridges.collect::<Result<_, _>>()? };
+    let uplinks = list("uplinks").map(|entry| {
+        GivenUplink::from_json(entry).ok_or_else(|| format!("{entry} says not what an uplink was"))
+    });
+    let noted = Noted {
+        changes: changes.collect::<Result<_, _>>()?,
+        bridges: bridges.collect::<Result<_, _>>()?,
+        uplinks: uplinks.collect::<Result<_, _>>()?,
+    };
     Ok((Place { boot: boot.to_owned(), namespace }, noted))
 }
 
@@ -183,7 +191,8 @@ mod tests {
             addresses: vec!["10.100.0.1/16".parse().unwrap(), "fd12::1/64".parse().unwrap()],
             ageing_time: Some(0),
         };
-        Noted { changes: vec![change], bridges: vec![bridge] }
+        let uplink = GivenUplink { index: 4, name: "eth1".to_owned(), was_up: false };
+        Noted { changes: vec![change], bridges: vec![bridge], uplinks: vec![uplink] }
     }
 
     #[test]
@@ -199,11 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn a_note_from_before_bridges_were_noted_is_read() {
+    fn a_note_from_before_bridges_and_uplinks_were_noted_is_read() {
         let mut note: Value = serde_json::from_str(&render(&here(), &example())).unwrap();
         note.as_object_mut().unwrap().remove("bridges");
+        note.as_object_mut().unwrap().remove("uplinks");
         let (_, noted) = parse(&note.to_string()).unwrap();
-        assert_eq!(noted, Noted { bridges: vec![], ..example() });
+        assert_eq!(noted, Noted { bridges: vec![], uplinks: vec![], ..example() });
     }
 
     #[test]
@@ -227,6 +237,7 @@ mod tests {
             good.replace("\"br-lan\"", "\"br/lan\""),
             good.replace("10.100.0.1/16", "10.100.0.1/64"),
             good.replace("\"ageing_time\": 0", "\"ageing_time\": -1"),
+            good.replace("\"was_up\": false", "\"was_up\": 0"),
             "{".to_owned(),
         ];
         for text in damaged {

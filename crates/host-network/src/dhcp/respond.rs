@@ -28,11 +28,11 @@ const SMALLEST_MESSAGE: usize = 300;
 /// What the server says of itself and the network to everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
-    /// The server's own address: server identifier, and router where it is told.
+    /// The server's own address: server identifier, and router where no other is told.
     pub address: Ipv4Addr,
     /// The network.
     pub subnet: Ipv4Network,
-    /// Whether clients are told a router.
+    /// Which router clients are told.
     pub router: RouterAdvice,
     /// Name servers.
     pub dns: Vec<Ipv4Addr>,
@@ -209,14 +209,11 @@ fn add_network_options(options: &mut dhcproto::v4::DhcpOptions, facts: &ServerFa
     if hosts > 1 {
         options.insert(DhcpOption::BroadcastAddr((binding.address.to_bits() | hosts).into()));
     }
-    match facts.router {
-        RouterAdvice::Told => {
-            options.insert(DhcpOption::Router(vec![facts.address]));
-            if binding.address & mask != facts.address & mask {
-                options.insert(routes_by_way_of(facts.address));
-            }
+    if let Some(router) = facts.router.address(facts.address) {
+        options.insert(DhcpOption::Router(vec![router]));
+        if binding.address & mask != router & mask {
+            options.insert(routes_by_way_of(router));
         }
-        RouterAdvice::Untold => {}
     }
     if !facts.dns.is_empty() {
         options.insert(DhcpOption::DomainNameServer(facts.dns.clone()));

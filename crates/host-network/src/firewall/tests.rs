@@ -25,6 +25,9 @@ fn firewall(egress: Egress) -> Firewall {
         ipv6_guard: None,
         names: false,
         peers: Vec::new(),
+        has_uplink: false,
+        uplink_index: None,
+        addresses: GuestAddresses::Ours,
     }
 }
 

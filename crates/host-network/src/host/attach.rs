@@ -18,8 +18,8 @@ use crate::rules::{Rules, blocking};
 use crate::start::UnknownNic;
 use crate::tap::{TapRequest, create_tap};
 use crate::{
-    AttachmentProblem, ForwardWarning, InvalidLinkName, LinkName, NetworkConfig, NetworkError,
-    UdpSegmentation,
+    AttachmentProblem, ForwardWarning, GuestAddresses, InvalidLinkName, LinkName, NetworkConfig,
+    NetworkError, UdpSegmentation,
 };
 
 /// An MTU that guests assume without being told.
@@ -84,7 +84,7 @@ pub enum AttachmentWarning {
         mask: Ipv4Addr,
         /// The guest's address.
         address: Ipv4Addr,
-        /// The host's address.
+        /// The router's address.
         gateway: Ipv4Addr,
     },
 }
@@ -122,7 +122,7 @@ impl HostNetwork {
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         self.refuse_unnamed(&attachment).await?;
         let reservation = self.reserve(&attachment)?;
-        let off_link = router_outside_mask(&attachment, self.shared.config.gateway);
+        let off_link = router_outside_mask(&attachment, &self.shared.config);
         let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, access, .. } = attachment;
         let identity = PortIdentity { mac, address };
         let (hint, unusable) = match tap_hint.as_deref().map(usable_hint).transpose() {
@@ -266,8 +266,9 @@ fn usable_hint(hint: &str) -> Result<LinkName, UnusedHint> {
     }
 }
 
-fn router_outside_mask(attachment: &NicAttachment, gateway: Ipv4Addr) -> Option<AttachmentWarning> {
+fn router_outside_mask(attachment: &NicAttachment, config: &NetworkConfig) -> Option<AttachmentWarning> {
     let (mask, address) = (attachment.mask?, attachment.address);
+    let gateway = config.router.address(config.gateway)?;
     (address & mask != gateway & mask).then_some(AttachmentWarning::RouterOutsideMask {
         mask,
         address,
@@ -302,7 +303,8 @@ pub(super) fn taken(mac: MacAddress, address: Ipv4Addr, holder: &Binding) -> Att
 pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
     let subnet = config.network();
     let address = attachment.address;
-    let is_reserved = [config.gateway, subnet.network(), subnet.broadcast()].contains(&address);
+    let router = config.router.address(config.gateway).unwrap_or(config.gateway);
+    let is_reserved = [config.gateway, router, subnet.network(), subnet.broadcast()].contains(&address);
     if is_reserved || !subnet.contains(address) {
         return Err(AttachmentProblem::Address { address, subnet });
     }
@@ -314,6 +316,12 @@ pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Resul
         && mask.to_bits().leading_ones() != mask.to_bits().count_ones()
     {
         return Err(AttachmentProblem::Mask { mask });
+    }
+    if let (Some(uplink), Some(_)) = (&config.uplink, &attachment.access.egress) {
+        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
+    }
+    if config.addresses == GuestAddresses::External && !attachment.access.forwards.is_empty() {
+        return Err(AttachmentProblem::PortsWithoutAddress);
     }
     match attachment.mtu {
         Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {

@@ -187,7 +187,7 @@ impl KeptNics {
 
 /// The index of the interface's TAP. The alias says whose it is: its name may have gone to another link since, and it may
 /// have been renamed.
-fn find_tap(links: &[Link], kept: &KeptNic) -> Result<u32, KeptNicProblem> {
+pub(crate) fn find_tap(links: &[Link], kept: &KeptNic) -> Result<u32, KeptNicProblem> {
     let alias = tap_alias(&kept.vm, &kept.nic);
     let is_its_tap =
         |link: &&Link| link.kind.as_deref() == Some("tun") && link.alias.as_deref() == Some(alias.as_str());

@@ -7,6 +7,7 @@ use crate::bridge::give_bridges_back;
 use crate::netlink::Netlink;
 use crate::rules::{Rules, SharedRules};
 use crate::start::Holdings;
+use crate::uplink::give_uplinks_back;
 use crate::{BridgeOrigin, NetworkConfig, NetworkError};
 
 /// What shutting down leaves.
@@ -52,7 +53,9 @@ impl HostNetwork {
         let Shared { config, netlink, bridge, .. } =
             Arc::into_inner(shared).expect("upkeep held the only other one, and has ended");
         let Holdings { origin, rules, dhcp, names, ipv6, .. } = holdings;
-        dhcp.stop().await;
+        if let Some(dhcp) = dhcp {
+            dhcp.stop().await;
+        }
         if let Some((server, _)) = ipv6 {
             server.stop().await;
         }
@@ -88,6 +91,8 @@ impl Remains {
         for tap in &self.taps {
             netlink.delete(tap.index, tap.name.as_str()).await?;
         }
+        // While the rules are there still.
+        give_uplinks_back(netlink, config, self.bridge, &self.rules, None).await?;
         self.rules.run("give packet forwarding back", Rules::give_back).await??;
         give_bridges_back(netlink, &self.rules).await?;
         if self.origin == BridgeOrigin::Adopted {

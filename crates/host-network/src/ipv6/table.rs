@@ -12,7 +12,7 @@ use crate::bound_port::Ports;
 use crate::connections::{self, IpVersion};
 use crate::firewall::{FILTER_PRIORITY, Firewall, GUARD, SOURCE_NAT_PRIORITY, hook};
 use crate::next_hops::{self, Origin};
-use crate::{BetweenVms, Egress, HostService, egress};
+use crate::{Egress, HostService, egress};
 
 /// The table in nft's language.
 pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports) -> String {
@@ -62,11 +62,7 @@ fn forward_rules(firewall: &Firewall, subnet: Ipv6Subnet) -> Vec<String> {
             format!("oifname \"{bridge}\" iifname != \"{bridge}\" drop comment \"nobody comes to VMs\""),
         ],
     };
-    if firewall.between_vms == BetweenVms::Isolated {
-        rules.push(format!(
-            "iifname \"{bridge}\" oifname \"{bridge}\" drop comment \"VMs do not reach each other\""
-        ));
-    }
+    rules.extend(firewall.kept_apart(IpVersion::V6));
     rules.extend(firewall.apart());
     rules.push(egress::entrance(bridge, &egress::IPV6));
     if let Some(Ipv6Guard { of_vms, others }) = &firewall.ipv6_guard {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoVlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use vm_model::MacAddress;
@@ -28,6 +28,10 @@ pub(crate) struct Link {
     pub(crate) mac: Option<MacAddress>,
     /// The index of the bridge (or bond) that it is a port of.
     pub(crate) controller: Option<u32>,
+    /// The index of the link that it is a part of, as a VLAN is.
+    pub(crate) parent: Option<u32>,
+    /// The number of a VLAN; `None` for a link of another kind.
+    pub(crate) vlan: Option<u16>,
     pub(crate) mtu: u32,
     pub(crate) is_up: bool,
     pub(crate) is_loopback: bool,
@@ -147,6 +151,8 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         alias: None,
         mac: None,
         controller: None,
+        parent: None,
+        vlan: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
@@ -159,12 +165,14 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddress::new),
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Link(index) => link.parent = Some(index),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::Data(InfoData::Bridge(data)) => link.bridge = Some(settings_from(&data)),
+                        LinkInfo::Data(InfoData::Vlan(data)) => link.vlan = vlan_from(&data),
                         LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
                             link.port = Some(port_settings_from(&data));
                         }
@@ -193,6 +201,13 @@ fn settings_from(data: &[InfoBridge]) -> BridgeSettings {
         }
     }
     settings
+}
+
+fn vlan_from(data: &[InfoVlan]) -> Option<u16> {
+    data.iter().find_map(|info| match info {
+        InfoVlan::Id(number) => Some(*number),
+        _ => None,
+    })
 }
 
 fn port_settings_from(data: &[InfoBridgePort]) -> PortSettings {

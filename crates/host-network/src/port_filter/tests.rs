@@ -7,8 +7,15 @@ use crate::nfnetlink::element::Change;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
 
-fn fragments() -> FragmentLimit {
-    FragmentLimit::of(4 << 20, 30, 1500, 1)
+fn wire(host_ipv6: HostIpv6) -> Wire {
+    Wire {
+        host_ipv6,
+        gateway: GATEWAY,
+        fragments: FragmentLimit::of(4 << 20, 30, 1500, 1),
+        addresses: GuestAddresses::Ours,
+        uplink: None,
+        bridge: "06:50:00:00:00:01".parse().unwrap(),
+    }
 }
 
 fn identities() -> Identities {
@@ -25,7 +32,7 @@ fn a_link_local_address_is_made_of_the_hardware_address() {
 
 #[test]
 fn each_port_stands_in_each_set() {
-    let text = table_text("procurator", &identities(), HostIpv6::Off, GATEWAY, fragments());
+    let text = table_text("procurator", &identities(), wire(HostIpv6::Off));
     for element in [
         "set ports { type iface_index; elements = { 7 }; }",
         "elements = { 7 . 02:50:0a:64:00:02 }",
@@ -48,7 +55,7 @@ fn subnet() -> Ipv6Subnet {
 
 #[test]
 fn with_ipv6_a_guest_has_a_second_address_and_a_name_server() {
-    let text = table_text("procurator", &identities(), HostIpv6::Served(subnet()), GATEWAY, fragments());
+    let text = table_text("procurator", &identities(), wire(HostIpv6::Served(subnet())));
     for part in [
         "elements = { 7 . fe80::50:aff:fe64:2, 7 . fd12:3456:789a:0:50:aff:fe64:2 }",
         "7 . 0xfd123456789a000000500afffe640002 }",
@@ -60,7 +67,20 @@ fn with_ipv6_a_guest_has_a_second_address_and_a_name_server() {
 
 #[test]
 fn addresses_that_others_give_out_are_not_bound() {
-    let kept = table_text("procurator", &Identities::new(), HostIpv6::Kept, GATEWAY, fragments());
+    let kept = table_text("procurator", &Identities::new(), wire(HostIpv6::Kept));
     assert!(!kept.contains("@ipv6") && !kept.contains("@targets"), "{kept}");
     assert!(kept.contains("plays a router") && kept.contains("@macs"), "{kept}");
+}
+
+#[test]
+fn where_others_give_addresses_a_guest_is_bound_to_its_mac_address_alone() {
+    let external = Wire { addresses: GuestAddresses::External, uplink: Some(9), ..wire(HostIpv6::Off) };
+    let text = table_text("procurator", &identities(), external);
+    assert!(!text.contains("!= @ipv4") && !text.contains("@ipv6") && !text.contains("@targets"), "{text}");
+    assert!(text.contains("!= @macs") && text.contains("plays a DHCP server"), "{text}");
+    assert!(text.contains("iif 9 goto from_outside") && !text.contains("another's DHCP server"), "{text}");
+    let ours = Wire { addresses: GuestAddresses::Ours, ..external };
+    let text = table_text("procurator", &identities(), ours);
+    assert!(text.contains("!= @ipv4") && text.contains("another's DHCP server"), "{text}");
+    assert!(text.contains("oif 9 ip protocol udp udp dport 67 drop"), "{text}");
 }

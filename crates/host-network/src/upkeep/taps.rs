@@ -149,6 +149,8 @@ mod tests {
             alias: None,
             mac: None,
             controller,
+            parent: None,
+            vlan: None,
             mtu: 1500,
             is_up,
             is_loopback: false,

@@ -24,4 +24,5 @@ mod router_advertisements;
 mod shared_tables;
 mod tap;
 mod uninterrupted;
+mod uplink;
 mod wire;

@@ -1,7 +1,7 @@
 //! A configuration file held against the table of keys, every value with its line.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use binary_cache::{CacheUrl, TrustedKey};
@@ -232,6 +232,7 @@ fn accepts(key: &Key, value: &DeValue<'_>) -> bool {
         Kind::Domain => text.is_some_and(|text| text.parse::<Domain>().is_ok()),
         Kind::Subnet => text.is_some_and(is_subnet),
         Kind::Ipv6Subnet => text.is_some_and(|text| text.parse::<Ipv6Subnet>().is_ok()),
+        Kind::Ipv4Address => text.is_some_and(|text| text.parse::<Ipv4Addr>().is_ok()),
         Kind::AddressAndPort => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
         Kind::HostAndPort => {
             text.and_then(|text| text.rsplit_once(':')).is_some_and(|(_, port)| port.parse::<u16>().is_ok())

@@ -104,6 +104,7 @@ fn as_toml(kind: &Kind, value: &str) -> String {
         | Kind::Domain
         | Kind::Subnet
         | Kind::Ipv6Subnet
+        | Kind::Ipv4Address
         | Kind::HostAndPort
         | Kind::AddressAndPort => quoted(value),
     }

@@ -6,7 +6,7 @@ use tokio::runtime::Builder;
 use worker::vms::VhostNet;
 
 use super::assignments;
-use crate::doctor::addresses;
+use crate::doctor::addresses::{self, Complaints};
 use crate::settings::Settings;
 
 /// Everything that `run` would complain of, though it is nothing of the configuration.
@@ -31,10 +31,17 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     warnings
 }
 
-/// What keeps the worker from having the bridge and the subnet of a network. Nothing where the host cannot be looked at. Not from within a
-/// runtime.
-pub(super) fn network(settings: &Settings) -> Vec<String> {
-    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+/// What keeps the worker from having the networks as they are described. Nothing where the host cannot be looked at. Not from
+/// within a runtime.
+pub(super) fn network(settings: &Settings) -> Complaints {
+    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
+        return Complaints::default();
+    };
     let facts = runtime.block_on(addresses::look(settings));
-    facts.iter().flat_map(addresses::complaints).collect()
+    let mut all = Complaints::default();
+    for Complaints { refusals, warnings } in facts.iter().map(addresses::complaints) {
+        all.refusals.extend(refusals);
+        all.warnings.extend(warnings);
+    }
+    all
 }

@@ -71,6 +71,9 @@ fn values(kind: &Kind) -> Vec<String> {
         Kind::Ipv6Subnet => {
             values.extend(["'fd12::/64'", "'fd12::/48'", "'fe80::/64'", "'10.0.0.0/16'"].map(str::to_owned));
         }
+        Kind::Ipv4Address => {
+            values.extend(["'10.0.0.1'", "'10.0.0.1/8'", "'fd12::1'", "'host'"].map(str::to_owned));
+        }
         Kind::AddressRanges => {
             let ranges =
                 ["['10.100.0.2-10.100.0.9', '10.100.255.0/24']", "['10.100.0.7']", "['10.0.0.9-10.0.0.2']"];

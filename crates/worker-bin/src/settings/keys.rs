@@ -4,6 +4,7 @@
 //! `docs/configuration.md`, so that a key that is added to one of them is added to all.
 
 use super::fetch::{MOST_GIB, MOST_PARALLEL};
+use host_network::VlanId;
 use vm_model::Cores;
 
 use super::limits::{DESCRIPTORS, PROCESSES, VCPUS_PER_PROCESSOR, WEIGHT};
@@ -68,6 +69,8 @@ pub(crate) enum Kind {
     Subnet,
     /// An IPv6 network.
     Ipv6Subnet,
+    /// An IPv4 address.
+    Ipv4Address,
     /// A host and a port.
     HostAndPort,
     /// An IP address and a port.
@@ -169,6 +172,16 @@ pub(crate) static KEYS: &[Key] = &[
         "Whether a name server on its bridge's address answers its VMs."),
     key("networks.NAME.domain", Kind::Domain, Some("\"vm.internal\""),
         "The domain in which its VMs are found by name on it."),
+    key("networks.NAME.uplink", Kind::LinkName, None,
+        "The interface of this host that is a port of its bridge; none where it is absent."),
+    key("networks.NAME.vlan", Kind::Integer { least: 1, most: VlanId::MAX as i64 }, None,
+        "The VLAN of the uplink that is the port, by a link that the worker makes; the interface itself where it is absent."),
+    key("networks.NAME.addresses", Kind::Choice(&["worker", "external"]), Some("\"worker\""),
+        "Who gives its VMs their addresses: the worker, or somebody beyond its bridge."),
+    key("networks.NAME.host_address", Kind::Ipv4Address, None,
+        "This host's address in it; the first one where it is absent."),
+    key("networks.NAME.router", Kind::Ipv4Address, None,
+        "The router beyond the uplink that its VMs are told; this host where it is absent and nat is on."),
     key("fetch.caches", Kind::Caches, None, "The binary caches that store paths are fetched from, the first asked first."),
     key("fetch.trusted_keys", Kind::PublicKeys, None, "Whose signatures of store paths are believed."),
     key("fetch.parallel", Kind::Integer { least: 1, most: MOST_PARALLEL as i64 }, Some("4"),
@@ -248,6 +261,7 @@ impl Kind {
             Self::Ipv6Subnet => {
                 "an IPv6 network like \"fd12:3456:789a::/64\", with a prefix length of 64".to_owned()
             }
+            Self::Ipv4Address => "an IPv4 address like \"10.101.0.1\"".to_owned(),
             Self::HostAndPort => "a host and a port like \"master.example:7443\"".to_owned(),
             Self::AddressAndPort => "an address and a port like \"127.0.0.1:9090\"".to_owned(),
         }

@@ -1,12 +1,13 @@
 //! The tables `[networks.NAME]` of the configuration file: networks beside the one of `[network]`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
-use host_network::{BetweenVms, Domain, HostService};
+use host_network::{BetweenVms, Domain, GuestAddresses, HostService, VlanId};
 use ipam::AddressRange;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use vm_model::Ipv6Subnet;
-use worker::vms::{NetworkAddressTranslation, NetworkName, NetworkSettings};
+use worker::vms::{NetworkAddressTranslation, NetworkName, NetworkSettings, UplinkSettings};
 
 use super::network::{domain, parsed};
 
@@ -36,11 +37,30 @@ pub(super) struct FurtherNetwork {
     dns: Option<bool>,
     #[serde(default, deserialize_with = "domain")]
     domain: Option<Domain>,
+    #[serde(default)]
+    uplink: Option<String>,
+    #[serde(default, deserialize_with = "vlan")]
+    vlan: Option<VlanId>,
+    #[serde(default)]
+    addresses: Option<Addresses>,
+    #[serde(default)]
+    host_address: Option<Ipv4Addr>,
+    #[serde(default)]
+    router: Option<Ipv4Addr>,
+}
+
+/// Who gives addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Addresses {
+    Worker,
+    External,
 }
 
 impl FurtherNetwork {
     fn settings(self) -> NetworkSettings {
-        let Self { bridge, subnet, ipv6_subnet, reserved, nat, vm_to_vm, host_services, dns, domain } = self;
+        let Self { bridge, subnet, ipv6_subnet, reserved, nat, vm_to_vm, host_services, .. } = self;
+        let Self { dns, domain, uplink, vlan, addresses, host_address, router, .. } = self;
         NetworkSettings {
             bridge,
             subnet,
@@ -57,8 +77,26 @@ impl FurtherNetwork {
             host_services,
             // A guest asks any of the name servers that it is told, and those of its first network know more.
             names: domain.or_else(|| DOMAIN.parse().ok()).filter(|_| dns == Some(true)),
+            uplink: match (uplink, vlan) {
+                (None, None) => None,
+                // A VLAN of nothing is refused like an interface without a name.
+                (link, vlan) => Some(UplinkSettings { link: link.unwrap_or_default(), vlan }),
+            },
+            addresses: match addresses {
+                None | Some(Addresses::Worker) => GuestAddresses::Ours,
+                Some(Addresses::External) => GuestAddresses::External,
+            },
+            host_address,
+            router,
         }
     }
+}
+
+/// The number of a VLAN as it stands in the file.
+fn vlan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<VlanId>, D::Error> {
+    let Some(number) = Option::<u16>::deserialize(deserializer)? else { return Ok(None) };
+    let refusal = || serde::de::Error::custom(format!("{number}: 1 to {} is accepted", VlanId::MAX));
+    VlanId::new(number).map(Some).ok_or_else(refusal)
 }
 
 /// The settings of all of them.

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, RouterAdvice, Tap,
-    Teardown, TeardownOutcome,
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown,
+    TeardownOutcome,
 };
 use thiserror::Error;
 use tokio::sync::{RwLock, watch};
@@ -60,7 +60,7 @@ impl SharedNetwork {
         let config = network.config();
         let told = ToldNetwork {
             mask: config.subnet.mask(),
-            router: (config.router == RouterAdvice::Told).then_some(config.gateway),
+            router: config.router.address(config.gateway),
             name_servers: report.dns.clone(),
             domain: report.domain.as_ref().map(ToString::to_string),
         };

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use binary_cache::FetchSettings;
-use host_network::{BetweenVms, ConnectionLimit, Domain, HostService};
+use host_network::{BetweenVms, ConnectionLimit, Domain, GuestAddresses, HostService, NetworkConfig, VlanId};
 use host_process::JailSettings;
 use ipam::AddressRange;
 use machine_host::Enforcement;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
 use vm_model::{Ipv6Subnet, NetworkName, ResourceLimits};
 
+use super::network_plan::plan_networks;
 use crate::node::RemovalLimit;
 
 /// The domain in which VMs are found by name: one that is kept for such use (ICANN's `.internal`).
@@ -99,6 +101,43 @@ pub struct NetworkSettings {
     pub host_services: Vec<HostService>,
     /// The domain in which its VMs are found by name on it; `None` runs no name server.
     pub names: Option<Domain>,
+    /// The interface of this host that is a port of its bridge.
+    pub uplink: Option<UplinkSettings>,
+    /// Who gives its VMs their addresses.
+    pub addresses: GuestAddresses,
+    /// This host's address in it; `None` takes the first one.
+    pub host_address: Option<Ipv4Addr>,
+    /// The router that its VMs are told; `None` tells this host where VMs leave through its addresses, and none elsewhere.
+    pub router: Option<Ipv4Addr>,
+}
+
+impl NetworkSettings {
+    /// The network `subnet` on the bridge `bridge`, with the defaults of the configuration file.
+    pub fn new(bridge: impl Into<String>, subnet: impl Into<String>) -> Self {
+        Self {
+            bridge: bridge.into(),
+            subnet: subnet.into(),
+            ipv6_subnet: None,
+            reserved: Vec::new(),
+            nat: NetworkAddressTranslation::default(),
+            between_vms: BetweenVms::default(),
+            host_services: Vec::new(),
+            names: None,
+            uplink: None,
+            addresses: GuestAddresses::default(),
+            host_address: None,
+            router: None,
+        }
+    }
+}
+
+/// The interface of this host that is a port of a network's bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkSettings {
+    /// Its name. At most 15 bytes.
+    pub link: String,
+    /// The VLAN on it that is the port; `None` for the interface itself.
+    pub vlan: Option<VlanId>,
 }
 
 /// Which processes VMs run in.
@@ -251,17 +290,23 @@ impl VmManagerConfig {
         super::placing::foresee_limits(self)
     }
 
+    /// Every network as it is to be on this host, the default one first. None where settings are such that a manager refuses
+    /// them.
+    pub fn network_configs(&self) -> Vec<(NetworkName, NetworkConfig)> {
+        let planned = plan_networks(self).unwrap_or_default().into_iter();
+        planned.map(|network| (network.name, network.config)).collect()
+    }
+
     /// Every network by its name, the default one first.
     pub fn all_networks(&self) -> Vec<(NetworkName, NetworkSettings)> {
         let default = NetworkSettings {
-            bridge: self.network_bridge.clone(),
-            subnet: self.vm_subnet_base.clone(),
             ipv6_subnet: self.ipv6_subnet,
             reserved: self.reserved_addresses.clone(),
             nat: self.nat,
             between_vms: self.between_vms,
             host_services: self.host_services.clone(),
             names: self.names.clone(),
+            ..NetworkSettings::new(self.network_bridge.as_str(), self.vm_subnet_base.as_str())
         };
         let further = self.networks.iter().map(|(name, settings)| (name.clone(), settings.clone()));
         std::iter::once((NetworkName::default(), default)).chain(further).collect()

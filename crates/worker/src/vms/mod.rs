@@ -28,7 +28,7 @@ pub use assignment_check::AssignmentCheck;
 pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
 pub use config::{
     HashVerification, HostProcessSettings, LimitSettings, MemoryLimit, MemoryOvercommit,
-    NetworkAddressTranslation, NetworkSettings, Placement, VhostNet, VmManagerConfig,
+    NetworkAddressTranslation, NetworkSettings, Placement, UplinkSettings, VhostNet, VmManagerConfig,
 };
 pub use console::{ConsoleFollower, FollowError};
 pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};

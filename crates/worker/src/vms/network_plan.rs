@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use host_network::{DnsServers, Egress, LinkName, NetworkConfig, RouterAdvice};
-use ipam::{Pool, PoolError};
+use host_network::{DnsServers, Egress, GuestAddresses, LinkName, NetworkConfig, RouterAdvice, Uplink};
+use ipam::{AddressRange, Pool, PoolError};
 use ipnetwork::Ipv4Network;
 use vm_model::NetworkName;
 
 use super::checks::refused;
-use super::{NetworkAddressTranslation, NetworkSettings, VmManagerConfig, VmManagerError};
+use super::{NetworkAddressTranslation, NetworkSettings, UplinkSettings, VmManagerConfig, VmManagerError};
 use crate::records::network_directory;
 
 /// A network as it is to be on this host.
@@ -49,6 +49,16 @@ pub(super) fn plan_networks(config: &VmManagerConfig) -> Result<Vec<PlannedNetwo
                 format!("it is the bridge of {} too; each network needs its own", bridge_key(&other.name));
             return Err(refused(bridge_key(&network.name), network.config.bridge.as_str(), expected));
         }
+        let has_same_uplink = |other: &&PlannedNetwork| {
+            other.config.uplink.is_some() && other.config.uplink == network.config.uplink
+        };
+        if let (Some(other), Some(uplink)) = (planned.iter().find(has_same_uplink), &network.config.uplink) {
+            let expected = format!(
+                "it is that of {} too; each network needs its own, or a VLAN of its own on it",
+                uplink_key(&other.name)
+            );
+            return Err(refused(uplink_key(&network.name), uplink.to_string(), expected));
+        }
         if let Some(other) = planned.iter().find(|other| other.subnet().overlaps(network.subnet())) {
             let expected = format!(
                 "it overlaps with {} = \"{}\"; each network needs addresses of its own",
@@ -80,48 +90,106 @@ fn plan_network(
     settings: NetworkSettings,
     directory: PathBuf,
 ) -> Result<PlannedNetwork, VmManagerError> {
-    let NetworkSettings { bridge, subnet, ipv6_subnet, reserved, nat, between_vms, host_services, names } =
-        settings;
-    let bridge = LinkName::parse(&bridge)
-        .map_err(|problem| refused(bridge_key(&name), bridge, problem.to_string()))?;
-    let network: Ipv4Network = subnet.parse().map_err(|_| {
+    let bridge = LinkName::parse(&settings.bridge)
+        .map_err(|problem| refused(bridge_key(&name), settings.bridge.as_str(), problem.to_string()))?;
+    let network: Ipv4Network = settings.subnet.parse().map_err(|_| {
         let expected = "an IPv4 network like 10.100.0.0/16 is accepted";
-        refused(subnet_key(&name), subnet.as_str(), expected)
+        refused(subnet_key(&name), settings.subnet.as_str(), expected)
     })?;
-    let pool = Pool::with_reserved(network, &reserved).map_err(|problem| match &problem {
-        PoolError::ReservedOutside { range, .. } => {
-            refused(reserved_key(&name), range.to_string(), problem.to_string())
-        }
-        PoolError::Size { .. } | PoolError::HostBits { .. } | PoolError::NotUnicast { .. } => {
-            refused(subnet_key(&name), subnet, problem.to_string())
-        }
-    })?;
-    let egress = match nat {
-        NetworkAddressTranslation::Masquerade => Egress::Masquerade,
-        NetworkAddressTranslation::Off => Egress::Isolated,
+    let pool = pool_of(&name, network, &settings)?;
+    let external = check_external(&name, &settings)?;
+    let uplink = settings.uplink.as_ref().map(|uplink| plan_uplink(&name, uplink)).transpose()?;
+    let egress = match (settings.nat, external) {
+        (NetworkAddressTranslation::Masquerade, GuestAddresses::Ours) => Egress::Masquerade,
+        (NetworkAddressTranslation::Off, _) | (_, GuestAddresses::External) => Egress::Isolated,
     };
     // A guest with an interface in another network has its way out, and its name servers, there.
-    let (router, dns) = match nat {
-        NetworkAddressTranslation::Off if !name.is_default() => {
+    let (router, dns) = match (settings.router, egress) {
+        (Some(router), _) => (RouterAdvice::Other(router), DnsServers::Host),
+        (None, Egress::Isolated) if !name.is_default() => {
             (RouterAdvice::Untold, DnsServers::List(Vec::new()))
         }
-        NetworkAddressTranslation::Off | NetworkAddressTranslation::Masquerade => {
+        (None, Egress::Isolated | Egress::Masquerade | Egress::Routed) => {
             (RouterAdvice::Told, DnsServers::Host)
         }
     };
-    let state_dir = Some(directory.clone());
+    let defaults = NetworkConfig::new(bridge, network);
     let config = NetworkConfig {
-        ipv6: ipv6_subnet,
+        gateway: settings.host_address.unwrap_or(defaults.gateway),
+        ipv6: settings.ipv6_subnet,
         egress,
-        between_vms,
-        host_services,
-        names,
+        between_vms: settings.between_vms,
+        host_services: settings.host_services,
+        names: settings.names,
         router,
         dns,
-        state_dir,
-        ..NetworkConfig::new(bridge, network)
+        uplink,
+        addresses: settings.addresses,
+        state_dir: Some(directory.clone()),
+        ..defaults
     };
     Ok(PlannedNetwork { name, pool, config, directory })
+}
+
+/// The addresses of a network. This host's and its router's are no VM's by themselves.
+fn pool_of(
+    name: &NetworkName,
+    network: Ipv4Network,
+    settings: &NetworkSettings,
+) -> Result<Pool, VmManagerError> {
+    let mut reserved = settings.reserved.clone();
+    for (key, address) in [("host_address", settings.host_address), ("router", settings.router)] {
+        let Some(address) = address else { continue };
+        let is_host =
+            network.contains(address) && address != network.network() && address != network.broadcast();
+        let range = address.to_string().parse::<AddressRange>().ok().filter(|_| is_host);
+        let expected = || format!("a host address of the network {network} is accepted");
+        reserved.push(range.ok_or_else(|| refused(further_key(name, key), address.to_string(), expected()))?);
+    }
+    Pool::with_reserved(network, &reserved).map_err(|problem| match &problem {
+        PoolError::ReservedOutside { range, .. } => {
+            refused(reserved_key(name), range.to_string(), problem.to_string())
+        }
+        PoolError::Size { .. } | PoolError::HostBits { .. } | PoolError::NotUnicast { .. } => {
+            refused(subnet_key(name), settings.subnet.clone(), problem.to_string())
+        }
+    })
+}
+
+/// Refuses what needs an address of this host where others give addresses.
+fn check_external(name: &NetworkName, settings: &NetworkSettings) -> Result<GuestAddresses, VmManagerError> {
+    let needed = [
+        ("host_address", settings.host_address.map(|address| address.to_string())),
+        ("router", settings.router.map(|address| address.to_string())),
+        ("ipv6_subnet", settings.ipv6_subnet.map(|subnet| subnet.to_string())),
+        ("dns", settings.names.as_ref().map(|_| "true".to_owned())),
+        ("host_services", (!settings.host_services.is_empty()).then(|| "...".to_owned())),
+    ];
+    let first = needed.into_iter().find_map(|(key, value)| Some((key, value?)));
+    match (settings.addresses, first) {
+        (GuestAddresses::External, Some((key, value))) => {
+            let expected =
+                "none is accepted where addresses = \"external\": this host has no address in that network";
+            Err(refused(further_key(name, key), value, expected))
+        }
+        (GuestAddresses::External | GuestAddresses::Ours, _) => Ok(settings.addresses),
+    }
+}
+
+fn plan_uplink(name: &NetworkName, settings: &UplinkSettings) -> Result<Uplink, VmManagerError> {
+    let link = LinkName::parse(&settings.link)
+        .map_err(|problem| refused(uplink_key(name), settings.link.as_str(), problem.to_string()))?;
+    Ok(Uplink { link, vlan: settings.vlan })
+}
+
+/// The setting that says which interface is a network's uplink.
+fn uplink_key(name: &NetworkName) -> Cow<'static, str> {
+    further_key(name, "uplink")
+}
+
+/// A setting that only further networks have.
+fn further_key(name: &NetworkName, key: &str) -> Cow<'static, str> {
+    format!("networks.{name}.{key}").into()
 }
 
 /// The setting that says which bridge a network has.
@@ -150,19 +218,12 @@ fn key(name: &NetworkName, of_default: &'static str, of_others: &str) -> Cow<'st
 
 #[cfg(test)]
 mod tests {
+    use host_network::VlanId;
+
     use super::*;
 
     fn settings(bridge: &str, subnet: &str) -> NetworkSettings {
-        NetworkSettings {
-            bridge: bridge.to_owned(),
-            subnet: subnet.to_owned(),
-            ipv6_subnet: None,
-            reserved: Vec::new(),
-            nat: NetworkAddressTranslation::Off,
-            between_vms: Default::default(),
-            host_services: Vec::new(),
-            names: None,
-        }
+        NetworkSettings { nat: NetworkAddressTranslation::Off, ..NetworkSettings::new(bridge, subnet) }
     }
 
     fn plan(networks: &[(&str, &str, &str)]) -> Result<Vec<PlannedNetwork>, String> {
@@ -201,5 +262,64 @@ mod tests {
         assert!(refused(&[("default", "br-a", "10.101.0.0/16")]).contains("another name is accepted"));
         assert!(refused(&[("a", "br-a", "10.101.0.0")]).contains("networks.a.subnet"));
         assert!(refused(&[("a", "br/a", "10.101.0.0/16")]).contains("networks.a.bridge"));
+    }
+
+    fn planned(change: fn(&mut NetworkSettings)) -> Result<NetworkConfig, String> {
+        let mut lan = settings("br-lan", "10.101.0.0/16");
+        change(&mut lan);
+        let name = NetworkName::parse("lan").expect("a name");
+        let config = VmManagerConfig { networks: [(name, lan)].into(), ..VmManagerConfig::default() };
+        let mut planned = plan_networks(&config).map_err(|problem| problem.to_string())?;
+        Ok(planned.pop().expect("two").config)
+    }
+
+    fn eth1(vlan: Option<u16>) -> Option<UplinkSettings> {
+        Some(UplinkSettings { link: "eth1".to_owned(), vlan: vlan.and_then(VlanId::new) })
+    }
+
+    #[test]
+    fn a_network_has_its_uplink_its_own_address_and_the_router_beyond() {
+        let lan = planned(|lan| {
+            lan.uplink = eth1(Some(100));
+            lan.host_address = Some([10, 101, 0, 7].into());
+            lan.router = Some([10, 101, 0, 1].into());
+        })
+        .expect("sound");
+        assert_eq!(lan.uplink.map(|uplink| uplink.to_string()).as_deref(), Some("VLAN 100 of eth1"));
+        assert_eq!(lan.gateway, std::net::Ipv4Addr::new(10, 101, 0, 7));
+        assert_eq!(lan.router, RouterAdvice::Other([10, 101, 0, 1].into()));
+        let external = planned(|lan| lan.addresses = GuestAddresses::External).expect("sound");
+        assert_eq!((external.egress, external.router), (Egress::Isolated, RouterAdvice::Untold));
+    }
+
+    #[test]
+    fn what_contradicts_an_uplink_is_refused_by_its_key() {
+        let refusal = |change| planned(change).expect_err("refused");
+        let outside = refusal(|lan| lan.host_address = Some([10, 102, 0, 7].into()));
+        assert!(
+            outside.starts_with("invalid setting networks.lan.host_address = \"10.102.0.7\""),
+            "{outside}"
+        );
+        let external = refusal(|lan| {
+            lan.addresses = GuestAddresses::External;
+            lan.router = Some([10, 101, 0, 1].into());
+        });
+        assert!(external.contains("networks.lan.router") && external.contains("external"), "{external}");
+        let two = |vlan| {
+            let network = |bridge: &str, subnet: &str, vlan| {
+                let name = NetworkName::parse(bridge).expect("a name");
+                (name, NetworkSettings { uplink: eth1(vlan), ..settings(bridge, subnet) })
+            };
+            let networks =
+                [network("br-a", "10.101.0.0/16", Some(100)), network("br-b", "10.102.0.0/16", vlan)];
+            let config = VmManagerConfig { networks: networks.into(), ..VmManagerConfig::default() };
+            plan_networks(&config).map(drop).map_err(|problem| problem.to_string())
+        };
+        let same = two(Some(100)).expect_err("refused");
+        assert!(
+            same.contains("networks.br-b.uplink") && same.contains("that of networks.br-a.uplink"),
+            "{same}"
+        );
+        assert_eq!(two(Some(200)), Ok(()));
     }
 }

@@ -16,16 +16,8 @@ fn name(text: &str) -> NetworkName {
 
 /// The usual settings, and beside the default network one that is cut off.
 fn with_storage(bench: &Workbench) -> VmManagerConfig {
-    let storage = NetworkSettings {
-        bridge: "br-storage".to_owned(),
-        subnet: "10.76.0.0/24".to_owned(),
-        ipv6_subnet: None,
-        reserved: Vec::new(),
-        nat: NetworkAddressTranslation::Off,
-        between_vms: Default::default(),
-        host_services: Vec::new(),
-        names: None,
-    };
+    let nat = NetworkAddressTranslation::Off;
+    let storage = NetworkSettings { nat, ..NetworkSettings::new("br-storage", "10.76.0.0/24") };
     VmManagerConfig { auto_restart: false, networks: [(name("storage"), storage)].into(), ..bench.config() }
 }
 

@@ -30,6 +30,8 @@ fn tap(number: u8) -> Link {
         alias: Some(format!("procurator:vm-{number}/net0")),
         mac: None,
         controller: Some(1),
+        parent: None,
+        vlan: None,
         mtu: 1500,
         is_up: true,
         is_loopback: false,
