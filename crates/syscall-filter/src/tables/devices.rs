@@ -102,6 +102,7 @@ pub(crate) const MACHINE: &[Call] = &[
     call!(SYS_accept4).seldom(SOCKETS),
     call!(SYS_connect).seldom(SOCKETS),
     call!(SYS_recvfrom).seldom(SOCKETS),
+    call!(SYS_sendto).seldom(SOCKETS),
     call!(SYS_shutdown).seldom(SOCKETS),
     call!(SYS_fchmodat).seldom(SOCKETS),
     call!(SYS_newfstatat).seldom(SOCKETS),
