@@ -46,7 +46,7 @@ async function askForToken() {
       say(problem, refusal.message);
       input.select();
     }
-  } }, el("label", { for: "token" }, "Token"), input, problem, el("div", { class: "buttons" }, el("button", {}, "Log in")));
+  } }, el("input", { type: "text", autocomplete: "username", value: "procurator-worker", hidden: true }), el("label", { for: "token" }, "Token"), input, problem, el("div", { class: "buttons" }, el("button", {}, "Log in")));
   const dialog = el("dialog", { "aria-labelledby": "login", oncancel: (event) => event.preventDefault() },
     el("h2", { id: "login" }, "This worker wants its token"), form);
   await shown(dialog);

@@ -82,7 +82,7 @@ fn fill(browser: &mut Browser) {
     }
 }
 
-const FOCUSED_VM: &str = "document.activeElement?.dataset?.vm ?? ''";
+const FOCUSED_VM: &str = "(document.activeElement?.dataset?.vm ?? '')";
 
 #[test]
 fn vms_are_watched_and_typed_at_by_the_keyboard_alone() {
