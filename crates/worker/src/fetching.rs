@@ -95,21 +95,21 @@ async fn until(given_up: &GivenUp) {
     }
 }
 
-/// Why a VM waits for its artifact. What a network or a cache lacks now may come.
+/// Why a VM waits for its artifact. What a network or a cache lacks now may come; a cache that is not to be believed now may be
+/// mended, or have its paths signed.
 fn told(problem: &FetchError) -> FailureReason {
     let transient = match problem {
         FetchError::NotThere { .. }
         | FetchError::Transport { .. }
-        | FetchError::NoSpace { .. }
-        | FetchError::Archive { .. }
-        | FetchError::NotWhatWasSigned { .. }
-        | FetchError::Store(_)
-        | FetchError::Panicked { .. } => true,
-        FetchError::Description { .. }
+        | FetchError::Description { .. }
         | FetchError::OtherPath { .. }
         | FetchError::Untrusted { .. }
-        | FetchError::TooMuch { .. }
-        | FetchError::Circle { .. } => false,
+        | FetchError::NoSpace { .. }
+        | FetchError::Damaged { .. }
+        | FetchError::Unwritable { .. }
+        | FetchError::Store(_)
+        | FetchError::Panicked { .. } => true,
+        FetchError::TooMuch { .. } | FetchError::Circle { .. } => false,
     };
     FailureReason { transient, ..reason(FailureKind::Artifact, problem) }
 }
