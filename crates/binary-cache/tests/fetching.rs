@@ -212,14 +212,15 @@ async fn a_disk_that_fills_up_meanwhile_ends_the_fetch_and_nothing_else() {
     let error = {
         let fetch = place.fetch(place.settings(&[&server.url()]), &store);
         tokio::pin!(fetch);
-        let mut filling = None;
+        let mut is_full = false;
         loop {
             tokio::select! {
                 outcome = &mut fetch => break outcome.expect_err("there is no room"),
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
-            if filling.is_none() && server.requests("/nar/") > 1 {
-                filling = Some(disk.fill());
+            if !is_full && server.requests("/nar/") > 1 {
+                disk.fill();
+                is_full = true;
             }
         }
     };
