@@ -22,6 +22,9 @@ use crate::workspace::Workspace;
 
 const SMOKE_DEADLINE: Duration = Duration::from_secs(10 * 60);
 const SYSTEMD_DEADLINE: Duration = Duration::from_secs(40 * 60);
+/// How many seconds the emulated manager may take to answer `systemctl`: reading all its units again takes it a minute where
+/// the machine has other work.
+const BUS_TIMEOUT: u32 = 600;
 const FULL_DEADLINE: Duration = Duration::from_secs(70 * 60);
 
 /// Options of the task.
@@ -132,7 +135,7 @@ impl VmTest {
         words.extend(self.nocapture.then(|| "--nocapture".to_owned()));
         let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
         format!(
-            "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0\ncd /tmp\n\
+            "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0 SYSTEMD_BUS_TIMEOUT={BUS_TIMEOUT}\ncd /tmp\n\
              cp /lab/bin/systemd /var/lib/lab/systemd\n\
              systemd='/lab/bin/systemd --test-threads=1'\n\
              $systemd {}\nstatus=$?\n$systemd --nocapture at_shutdown || status=$?\nexit $status\n",

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vm_model::{
-    BootTrouble, Condition, DesiredState, DiskTrouble, EgressRule, FailureReason, Generation, Health,
-    HostUse, MacAddress, OnTrial, OperatorOrder, Overrides, PortForward, ResourceLimits, RunEnd, SourceKind,
-    StopMethod, Timestamp, Verifying, VmId, VmStatus, VmTimings, WantedChange,
+    BootTrouble, Condition, DesiredState, DiskTrouble, EgressRule, FailureReason, Fetching, Generation,
+    Health, HostUse, MacAddress, OnTrial, OperatorOrder, Overrides, PortForward, ResourceLimits, RunEnd,
+    SourceKind, StopMethod, Timestamp, Verifying, VmId, VmStatus, VmTimings, WantedChange,
 };
 use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
@@ -118,6 +118,9 @@ pub struct VmView {
     /// The store path that is hashed before the VM can have its next machine; there while that takes long.
     #[serde(default)]
     pub verifying: Option<Verifying>,
+    /// The store path that is fetched before the VM can have its next machine; there while that takes long.
+    #[serde(default)]
+    pub fetching: Option<Fetching>,
     /// There while its definition is on trial: it is accepted, or the one before is put in force again.
     #[serde(default)]
     pub on_trial: Option<OnTrial>,
@@ -293,6 +296,7 @@ impl VmView {
             wanted: info.wanted.map(without_secrets),
             waits_to_start: info.waits_to_start,
             verifying: info.verifying,
+            fetching: info.fetching,
             on_trial: info.on_trial,
             machine: info.machine.map(MachineView::new),
             limits: info.limits,

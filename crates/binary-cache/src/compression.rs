@@ -1,14 +1,16 @@
 //! How an archive is compressed in a cache, and its decompression in bounded memory. All decoders are written in Rust: what
 //! they read comes from strangers.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
-use bzip2::read::MultiBzDecoder;
+use bzip2::bufread::BzDecoder;
 use lzma_rust2::XzReader;
 use ruzstd::decoding::StreamingDecoder;
 
 /// The most memory that an archive may ask for to be decompressed; `xz -9` needs 65 MiB, `zstd --ultra --long` 128 MiB.
 const MEMORY_MOST: u32 = 160 << 20;
+/// Members without content are accepted up to this number: a decoder for each takes its time.
+const MOST_EMPTY: usize = 64;
 /// How much compressed data is handed to a decoder at once.
 const BUFFER: usize = 128 << 10;
 
@@ -42,27 +44,66 @@ impl Compression {
         Ok(match self {
             Self::None => Box::new(source),
             Self::Xz => Box::new(XzReader::new_mem_limit(source, true, MEMORY_MOST >> 10)),
-            Self::Zstd => Box::new(ZstdMembers { member: Member::Between(source) }),
-            Self::Bzip2 => Box::new(MultiBzDecoder::new(source)),
+            Self::Zstd => Box::new(Members::<_, ZstdMember<_>>::new(source)),
+            Self::Bzip2 => Box::new(Members::<_, BzDecoder<_>>::new(source)),
         })
     }
 }
 
-/// The members ("frames", RFC 8878 §3) of a Zstandard file, one after another.
-struct ZstdMembers<R: Read> {
-    member: Member<R>,
+/// What decompresses one member.
+trait MemberDecoder<R>: Read + Sized {
+    /// For the member that `source` is at.
+    fn begin(source: BufReader<R>) -> io::Result<Self>;
+    /// What follows the member, which was read to its end.
+    fn into_source(self) -> BufReader<R>;
 }
 
-enum Member<R: Read> {
-    Inside(Box<StreamingDecoder<BufReader<R>, ruzstd::decoding::FrameDecoder>>),
+type ZstdMember<R> = StreamingDecoder<BufReader<R>, ruzstd::decoding::FrameDecoder>;
+
+impl<R: Read> MemberDecoder<R> for ZstdMember<R> {
+    fn begin(source: BufReader<R>) -> io::Result<Self> {
+        Self::new_with_max_window_size(source, u64::from(MEMORY_MOST)).map_err(io::Error::other)
+    }
+
+    fn into_source(self) -> BufReader<R> {
+        self.into_inner()
+    }
+}
+
+impl<R: Read> MemberDecoder<R> for BzDecoder<BufReader<R>> {
+    fn begin(source: BufReader<R>) -> io::Result<Self> {
+        Ok(Self::new(source))
+    }
+
+    fn into_source(self) -> BufReader<R> {
+        self.into_inner()
+    }
+}
+
+/// The members of a file ("frames", RFC 8878 §3, of a Zstandard one), one after another.
+struct Members<R, D> {
+    member: Member<R, D>,
+    /// How many there were without content.
+    empty: usize,
+    /// Whether the present one has content.
+    has_content: bool,
+}
+
+enum Member<R, D> {
+    Inside(Box<D>),
     Between(BufReader<R>),
     /// While one is exchanged for the other, and after an error.
     Nothing,
 }
 
-impl<R: Read> Read for ZstdMembers<R> {
+impl<R, D> Members<R, D> {
+    fn new(source: BufReader<R>) -> Self {
+        Self { member: Member::Between(source), empty: 0, has_content: false }
+    }
+}
+
+impl<R: Read, D: MemberDecoder<R>> Read for Members<R, D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::io::BufRead;
         loop {
             match std::mem::replace(&mut self.member, Member::Nothing) {
                 Member::Nothing => return Ok(0),
@@ -70,17 +111,22 @@ impl<R: Read> Read for ZstdMembers<R> {
                     if source.fill_buf()?.is_empty() {
                         return Ok(0);
                     }
-                    let decoder = StreamingDecoder::new_with_max_window_size(source, u64::from(MEMORY_MOST))
-                        .map_err(io::Error::other)?;
-                    self.member = Member::Inside(Box::new(decoder));
+                    self.has_content = false;
+                    self.member = Member::Inside(Box::new(D::begin(source)?));
                 }
                 Member::Inside(mut decoder) => {
                     let read = decoder.read(buffer)?;
                     if read > 0 || buffer.is_empty() {
+                        self.has_content |= read > 0;
                         self.member = Member::Inside(decoder);
                         return Ok(read);
                     }
-                    self.member = Member::Between(decoder.into_inner());
+                    self.empty += usize::from(!self.has_content);
+                    if self.empty > MOST_EMPTY {
+                        let problem = format!("more than {MOST_EMPTY} parts of it have no content");
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+                    }
+                    self.member = Member::Between(decoder.into_source());
                 }
             }
         }
@@ -93,6 +139,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::allowance::Allowance;
 
     /// What the program `name` makes of `data`; these are of every Debian system.
     fn compressed(name: &str, data: &[u8]) -> Vec<u8> {
@@ -147,6 +194,24 @@ mod tests {
             assert!(decompressed(compression, b"no such thing").is_err(), "{program}: none");
             let trailing = [&whole[..], b"more than there was"].concat();
             assert!(decompressed(compression, &trailing).is_err(), "{program} with a tail");
+        }
+    }
+
+    #[test]
+    fn members_without_content_come_to_an_end() {
+        let given = std::cell::Cell::new(0);
+        for (compression, program) in
+            [(Compression::Xz, "xz"), (Compression::Zstd, "zstd"), (Compression::Bzip2, "bzip2")]
+        {
+            let empty = compressed(program, b"");
+            let endless = std::iter::repeat_n(empty, 1 << 18).flatten().collect::<Vec<u8>>();
+            let mut reader = compression.reader(Allowance::new(&endless[..], &given)).expect(program);
+            let refused = reader.read(&mut [0; 1]).expect_err(program);
+            let said = vm_model::error_chain(&refused);
+            assert!(
+                said.contains("have no content") || said.contains("hold no more than 0"),
+                "{program}: {said}"
+            );
         }
     }
 }

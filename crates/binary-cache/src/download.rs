@@ -55,16 +55,17 @@ impl ArchiveReader {
         File::open(path).map(Self::File)
     }
 
-    /// What lies at `place`, `size` bytes where that is known. Belongs on a runtime. Ends when this is dropped or the fetch is
-    /// given up, which is an error to who reads.
+    /// What lies at `place` from byte `from` on, in all `size` bytes where that is known. Belongs on a runtime. Ends when this
+    /// is dropped or the fetch is given up, which is an error to who reads.
     pub(crate) fn download(
         client: Arc<HttpClient>,
         place: HttpPlace,
-        size: Option<u64>,
+        (from, size): (u64, Option<u64>),
         mut given_up: GivenUp,
     ) -> Self {
         let (sender, pieces) = mpsc::channel(DEPTH);
-        let download = Download { client, place, size, received: 0, begun: Instant::now(), sender };
+        let (received, begun) = (from, Instant::now());
+        let download = Download { client, place, size, from, received, begun, sender };
         tokio::spawn(async move {
             // The download is dropped where the fetch is given up: nothing of it is of use then.
             tokio::select! {
@@ -102,6 +103,9 @@ struct Download {
     client: Arc<HttpClient>,
     place: HttpPlace,
     size: Option<u64>,
+    /// Where it began.
+    from: u64,
+    /// How far it is, counted from the archive's beginning.
     received: u64,
     begun: Instant,
     sender: mpsc::Sender<Piece>,
@@ -112,7 +116,12 @@ struct Unwanted;
 
 impl Download {
     async fn run(mut self) {
-        let (mut tries, mut received) = (0, 0);
+        let (mut tries, mut received) = (0, self.from);
+        // All of it was there already.
+        if self.size == Some(self.from) {
+            let _ = self.sender.send(Piece::End).await;
+            return;
+        }
         loop {
             let failure = match self.stream().await {
                 Ok(Ok(())) => {
@@ -158,7 +167,7 @@ impl Download {
             known -= again as u64;
             let data = data.split_off(again);
             self.received += data.len() as u64;
-            if is_too_slow(self.received, self.begun.elapsed()) {
+            if is_too_slow(self.received - self.from, self.begun.elapsed()) {
                 return Ok(Err(HttpError::Slow { least: LEAST_RATE, over: self.begun.elapsed() }));
             }
             if !data.is_empty() && self.sender.send(Piece::Data(data)).await.is_err() {
@@ -184,6 +193,7 @@ fn is_worth_another_try(failure: &HttpError) -> bool {
         | HttpError::Redirection(_)
         | HttpError::TooLong(_)
         | HttpError::Authorities { .. }
+        | HttpError::NoDirectory(_)
         | HttpError::File(_)
         | HttpError::Request(_) => false,
     }

@@ -81,30 +81,25 @@ pub enum FetchError {
         /// How much there is room for.
         free: Bytes,
     },
-    /// Its archive is damaged or of another form.
-    #[error("the archive {url} cannot be unpacked")]
-    Archive {
-        /// Where it lies.
-        url: String,
-        /// What is wrong.
+    /// Its archive is not what was signed.
+    #[error("the archive of {name} from {cache} is damaged")]
+    Damaged {
+        /// The path.
+        name: StoreName,
+        /// The cache.
+        cache: String,
+        /// In which way.
+        #[source]
+        source: Box<Damage>,
+    },
+    /// The store's file system does not take it.
+    #[error("{name} cannot be unpacked beside the store")]
+    Unwritable {
+        /// The path.
+        name: StoreName,
+        /// What could not be written, and why.
         #[source]
         source: NarFormatError,
-    },
-    /// Its archive is not what was signed.
-    #[error(
-        "the archive {url} has hash {found} and {size} bytes; {expected} and {signed_size} bytes were signed"
-    )]
-    NotWhatWasSigned {
-        /// Where it lies.
-        url: String,
-        /// The hash that it has.
-        found: NarHash,
-        /// How many bytes it has.
-        size: u64,
-        /// The hash that was signed.
-        expected: NarHash,
-        /// The size that was signed.
-        signed_size: u64,
     },
     /// Paths that need each other.
     #[error("{name} needs itself by way of others")]
@@ -120,5 +115,25 @@ pub enum FetchError {
     Panicked {
         /// The path.
         name: StoreName,
+    },
+}
+
+/// In which way an archive is damaged.
+#[derive(Debug, Error)]
+pub enum Damage {
+    /// It cannot be read to its end.
+    #[error(transparent)]
+    Form(NarFormatError),
+    /// It is another one.
+    #[error("got {found} ({size} bytes), expected {expected} ({signed_size} bytes)")]
+    Content {
+        /// The hash that it has.
+        found: NarHash,
+        /// How many bytes it has.
+        size: u64,
+        /// The hash that was signed.
+        expected: NarHash,
+        /// The size that was signed.
+        signed_size: u64,
     },
 }

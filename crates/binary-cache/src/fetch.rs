@@ -149,7 +149,11 @@ impl Fetcher {
             let (found, most) = (needed.to_string(), most.to_string());
             return Err(FetchError::TooMuch { name: name.clone(), found, most });
         }
-        let free = Bytes::new(store.free()?.get().saturating_sub(SPARED));
+        let free = || Ok::<_, FetchError>(Bytes::new(store.free()?.get().saturating_sub(SPARED)));
+        if needed > free()? {
+            store.drop_partials();
+        }
+        let free = free()?;
         if needed > free {
             return Err(FetchError::NoSpace { name: name.clone(), needed, free });
         }

@@ -72,6 +72,9 @@ pub enum HttpError {
         #[source]
         source: io::Error,
     },
+    /// The directory of a cache is not there.
+    #[error("there is no directory {0:?}")]
+    NoDirectory(PathBuf),
     /// A file of a cache in a directory cannot be read.
     #[error("the file cannot be read")]
     File(#[source] io::Error),

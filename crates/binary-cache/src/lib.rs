@@ -5,7 +5,7 @@
 //!      │
 //!      ▼
 //!   download ──▶ decompress ──▶ hash ──▶ nar: unpack beside the store, or hand to Nix        (streamed, in parallel)
-//!      │ goes on where a connection broke
+//!      │ goes on where a connection broke, or where an earlier fetch ended
 //!      ▼
 //!   publish: renamed into the store when it is whole and right, and all it refers to is there
 //! ```
@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod cache;
 mod closure;
 mod compression;
@@ -28,11 +29,13 @@ mod http;
 mod nar;
 mod narinfo;
 mod nix_import;
+mod partial;
 mod signature;
+mod staging;
 mod store;
 
 pub use cache::{CacheUrl, InvalidCacheUrl};
-pub use error::FetchError;
+pub use error::{Damage, FetchError};
 pub use fetch::{FetchSettings, Fetched, Fetcher, Progress};
 pub use nar::NarFormatError;
 pub use narinfo::NarinfoError;

@@ -1,26 +1,27 @@
 //! The store that paths are put into: a directory, which on hosts with Nix is kept by Nix ([`super::nix_import`]).
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstatvfs, fsync, openat, renameat_with,
-    statat, syncfs,
+    AtFlags, CWD, Mode, OFlags, RenameFlags, fstatvfs, fsync, openat, renameat_with, statat, syncfs,
 };
 use rustix::io::Errno;
 use thiserror::Error;
-use uuid::Uuid;
 use vm_model::{Bytes, StoreName};
 
 use crate::narinfo::Narinfo;
 use crate::nix_import::import;
+use crate::partial::Partial;
+use crate::staging::{Staging, StagingRoot};
 
-/// Where in a store paths are unpacked before they are whole. Nix and the worker take no such name for a store path.
-const STAGING: &str = ".procurator-fetch";
+/// How long the beginning of an archive is kept whose download was cut short and that nobody asks for again.
+const PARTIAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The program of Nix that keeps its store.
 const NIX_STORE: &str = "nix-store";
 /// How many paths are asked about at once: a command line has an end.
@@ -74,7 +75,7 @@ impl Store {
         let database = path.parent().map(|parent| parent.join("var/nix/db/db.sqlite"));
         let is_kept_by_nix = database.is_some_and(|database| database.exists());
         let store = Self { path: path.to_owned(), directory, is_kept_by_nix };
-        sweep(&store.staging());
+        store.staging().sweep(PARTIAL_AGE);
         Ok(store)
     }
 
@@ -127,9 +128,9 @@ impl Store {
 
     /// Where what is not whole yet lies: on the file system of the store, from where it can be renamed into it. Not in a store
     /// that Nix keeps, which collects what it does not know; that one is filled by Nix.
-    fn staging(&self) -> PathBuf {
+    fn staging(&self) -> StagingRoot {
         let place = if self.is_kept_by_nix { self.path.parent() } else { None };
-        place.unwrap_or(&self.path).join(STAGING)
+        StagingRoot::within(place.unwrap_or(&self.path))
     }
 
     /// How much can be written to it.
@@ -141,97 +142,44 @@ impl Store {
 
     /// A place for what is not whole yet. Removed with what is in it when dropped.
     pub(crate) fn stage(&self) -> Result<Staging, StoreError> {
-        let path = self.staging().join(Uuid::new_v4().simple().to_string());
-        let failed = |operation| directory_error(operation, &path);
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("make"))?;
-        let directory = File::open(&path).map_err(failed("open"))?;
-        flock(&directory, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|errno| failed("lock")(errno.into()))?;
-        Ok(Staging { path, directory: directory.into() })
+        self.staging().stage()
+    }
+
+    /// What came of an archive in an earlier attempt, or room for it; `None` where another fetch downloads the same, or
+    /// nothing can be kept.
+    pub(crate) fn partial(&self, narinfo: &Narinfo, url: &str) -> Option<Partial> {
+        let opened = Partial::open(&self.staging(), narinfo, url);
+        opened.unwrap_or_else(|error| {
+            tracing::warn!(name = %narinfo.name, error = vm_model::error_chain(&error), "a download that is cut short will begin anew");
+            None
+        })
+    }
+
+    /// Gives the space back that beginnings of archives take which nobody downloads now.
+    pub(crate) fn drop_partials(&self) {
+        self.staging().sweep(Duration::ZERO);
     }
 
     /// Puts what lies in `staging` of the path that `narinfo` describes to its place. One that is there already stays.
     pub(crate) fn publish(&self, staging: &Staging, narinfo: &Narinfo) -> Result<(), StoreError> {
         let name = &narinfo.name;
         if self.is_kept_by_nix {
-            let archive = staging.path.join(name.as_str());
+            let archive = staging.archive(name);
             import(&self.path, &archive, narinfo)?;
             return fs::remove_file(&archive).map_err(directory_error("remove", &archive));
         }
         let path = self.path.join(name.as_str());
         let failed = |operation| move |errno: Errno| directory_error(operation, &path)(errno.into());
         // All of it is on disk before it has its name.
-        syncfs(&staging.directory).map_err(failed.clone()("write out"))?;
-        let moved = renameat_with(
-            &staging.directory,
-            name.as_str(),
-            &self.directory,
-            name.as_str(),
-            RenameFlags::NOREPLACE,
-        );
+        syncfs(staging).map_err(failed.clone()("write out"))?;
+        let moved =
+            renameat_with(staging, name.as_str(), &self.directory, name.as_str(), RenameFlags::NOREPLACE);
         match moved {
             Ok(()) => fsync(&self.directory).map_err(failed("write out")),
             Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed("move what was fetched to")(errno)),
         }
     }
-}
-
-/// Where something is unpacked. Locked, so that nobody removes it before its process is gone.
-#[derive(Debug)]
-pub(crate) struct Staging {
-    path: PathBuf,
-    directory: OwnedFd,
-}
-
-impl Staging {
-    /// Makes the file that `name` is kept in as an archive.
-    pub(crate) fn create(&self, name: &StoreName) -> io::Result<File> {
-        File::options().read(true).write(true).create_new(true).open(self.path.join(name.as_str()))
-    }
-
-    /// Removes what an earlier attempt at `name` left.
-    pub(crate) fn clear(&self, name: &StoreName) -> Result<(), StoreError> {
-        let path = self.path.join(name.as_str());
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.map_err(directory_error("remove", &path))
-    }
-}
-
-impl AsFd for Staging {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.directory.as_fd()
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "what was not fetched whole cannot be removed");
-        }
-        // The last one takes the directory of all along.
-        if let Some(all) = self.path.parent() {
-            let _ = fs::remove_dir(all);
-        }
-    }
-}
-
-/// Removes what lies in `staging` and nobody holds.
-fn sweep(staging: &Path) {
-    let Ok(entries) = fs::read_dir(staging) else { return };
-    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-        let Ok(directory) = File::open(&path) else { continue };
-        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && let Err(error) = fs::remove_dir_all(&path)
-        {
-            tracing::warn!(path = %path.display(), %error, "what an earlier fetch left cannot be removed");
-        }
-    }
-    let _ = fs::remove_dir(staging);
 }
 
 /// Nix's program for the store at `store`, whose database lies beside it.
@@ -242,7 +190,11 @@ pub(crate) fn nix_store(store: &Path) -> Command {
     command
 }
 
-fn directory_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError + Clone + use<> {
+/// A fault of `path` while it was tried to `operation` it.
+pub(crate) fn directory_error(
+    operation: &'static str,
+    path: &Path,
+) -> impl Fn(io::Error) -> StoreError + Clone + use<> {
     let path = path.to_owned();
     move |source| StoreError::Directory { operation, path: path.clone(), source }
 }
@@ -259,17 +211,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_dead_fetch_left_is_swept_and_what_is_held_stays() {
+    fn a_store_without_nix_lacks_what_does_not_lie_there() {
         let place = tempfile::tempdir().expect("a directory");
-        let path = place.path().join("store");
-        let store = Store::open(&path).expect("opened");
-        let held = store.stage().expect("staged");
-        fs::create_dir_all(path.join(STAGING).join("dead/x")).expect("made");
-        let again = Store::open(&path).expect("opened");
-        assert!(held.path.exists() && !path.join(STAGING).join("dead").exists());
-        drop(held);
-        assert!(!path.join(STAGING).exists());
+        let store = Store::open(&place.path().join("store")).expect("opened");
         let name: StoreName = "3n58xw4373jp0ljirf06d8077j15pc4j-vm-image".parse().expect("a name");
-        assert_eq!(again.missing(vec![name.clone()]).expect("looked"), [name]);
+        let missing = |name: &StoreName| store.missing(vec![name.clone()]).expect("looked");
+        assert_eq!(missing(&name), std::slice::from_ref(&name));
+        fs::create_dir(store.path().join(name.as_str())).expect("made");
+        assert_eq!(missing(&name), []);
     }
 }

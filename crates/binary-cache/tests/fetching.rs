@@ -133,15 +133,16 @@ async fn an_archive_that_is_not_what_was_signed_is_not_kept() {
     // In the midst of the disk's content: the format is right, and only the hash tells.
     flipped[middle] ^= 1;
     for (bytes, said) in [
-        (flipped, "were signed"),
+        (flipped, "expected sha256-"),
         (whole[..middle].to_vec(), "cannot be read"),
         ([&whole[..], b"more"].concat(), "longer than what was signed"),
         (Vec::new(), "cannot be read"),
-        (b"<html>no archive</html>".repeat(1000), "cannot be"),
+        (b"<html>no archive</html>".repeat(1000), "at byte"),
     ] {
         fs::write(&archive, bytes).expect("written");
         let found = fault(&place, &[&place.as_files()]).await;
-        assert!(found.contains(said), "{said}: {found}");
+        let whose = format!("the archive of {} from {} is damaged: ", place.name, place.as_files());
+        assert!(found.starts_with(&whose) && found.contains(said), "{said}: {found}");
     }
     // The kernel is there already, and another cache has the image whole.
     let copy = place.path("copy");
@@ -167,25 +168,74 @@ async fn what_is_too_large_is_refused_before_anything_comes() {
 }
 
 #[tokio::test]
-async fn a_fetch_that_is_given_up_leaves_nothing() {
+async fn a_fetch_that_is_given_up_leaves_only_what_the_next_one_goes_on_from() {
     let place = Place::new("xz");
-    // It would go on for ever: a few bytes come with each connection.
-    let server = Server::start(&place.path("cache"), Behaviour::Cuts(64));
+    let slow = Server::start(&place.path("cache"), Behaviour::Good);
     let store = place.store();
-    {
-        let fetch = place.fetch(place.settings(&[&server.url()]), &store);
-        tokio::pin!(fetch);
-        while server.requests("/nar/") < 3 {
-            tokio::select! {
-                outcome = &mut fetch => panic!("it cannot end: {outcome:?}"),
-                () = tokio::time::sleep(Duration::from_millis(10)) => {}
-            }
-        }
-    }
+    place.cut_short(&slow, &store).await;
     // The threads that unpack notice when the connection is gone.
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !place.there().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", place.there());
+    while place.there() != [".procurator-fetch"] || place.staged() != ["partial"] {
+        assert!(Instant::now() < deadline, "{:?}: {:?}", place.there(), place.staged());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    drop(store);
+    // The same cache, and a worker that begins anew.
+    slow.behave(Behaviour::Good);
+    place.fetch(place.settings(&[&slow.url()]), &place.store()).await.expect("fetched");
+    place.check();
+    assert!(slow.least_offset(&place.archive()) > 0, "it went on where the first one ended");
+}
+
+#[tokio::test]
+async fn a_beginning_that_is_wrong_is_forgotten() {
+    let place = Place::new("xz");
+    let archive = place.path("cache").join(place.archive());
+    let whole = fs::read(&archive).expect("read");
+    let server = Server::start(&place.path("cache"), Behaviour::Good);
+    for wrong in [vec![7; 400_000], [&whole[..], &whole[..]].concat(), whole.clone()] {
+        place.leave_partial(&server, &wrong).await;
+        server.behave(Behaviour::Good);
+        place.fetch(place.settings(&[&server.url()]), &place.store()).await.expect("fetched");
+        place.check();
+        fs::remove_dir_all(place.path("nix")).expect("removed");
+    }
+}
+
+/// Nothing of what does not fit is left, and what fits later is had.
+#[tokio::test]
+async fn a_disk_that_fills_up_meanwhile_ends_the_fetch_and_nothing_else() {
+    let place = Place::new("xz");
+    let disk = place.small_store(128 << 20);
+    let server = Server::start(&place.path("cache"), Behaviour::Cuts(300_000));
+    let store = place.store();
+    let error = {
+        let fetch = place.fetch(place.settings(&[&server.url()]), &store);
+        tokio::pin!(fetch);
+        let mut is_full = false;
+        loop {
+            tokio::select! {
+                outcome = &mut fetch => break outcome.expect_err("there is no room"),
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+            if !is_full && server.requests("/nar/") > 1 {
+                disk.fill();
+                is_full = true;
+            }
+        }
+    };
+    let said = vm_model::error_chain(&error);
+    assert!(said.contains("cannot be unpacked beside the store") && said.contains("No space left"), "{said}");
+    disk.empty();
+    let left = place.there();
+    assert!(left.iter().all(|name| name.ends_with("-kernel")), "{left:?}");
+    place.fetch(place.settings(&[&server.url()]), &store).await.expect("there is room now");
+    place.check();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_no_cache_without_the_path() {
+    let place = Place::new("none");
+    let said = fault(&place, &["file:///srv/no-such-cache"]).await;
+    assert!(said.contains("there is no directory \"/srv/no-such-cache\""), "{said}");
 }

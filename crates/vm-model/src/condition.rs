@@ -66,6 +66,7 @@ fn out_of_phase(info: &VmInfo) -> Option<String> {
             let reason = info.last_failure.as_ref()?;
             Some(format!("it is started again after a failure: {}", reason.message))
         }
+        (VmStatus::Creating, _) if info.fetching.is_some() => info.fetching.as_ref().map(ToString::to_string),
         (VmStatus::Creating, _) if info.verifying.is_some() => {
             info.verifying.as_ref().map(ToString::to_string)
         }

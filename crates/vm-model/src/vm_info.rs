@@ -44,6 +44,9 @@ pub struct VmInfo {
     /// The store path that is hashed before the VM can have its next machine; there while that takes long.
     #[serde(default)]
     pub verifying: Option<Verifying>,
+    /// The store path that is fetched before the VM can have its next machine; there while that takes long.
+    #[serde(default)]
+    pub fetching: Option<Fetching>,
     /// There while its definition is on trial: it is accepted, or the one before is put in force again.
     #[serde(default)]
     pub on_trial: Option<OnTrial>,
@@ -119,6 +122,31 @@ impl fmt::Display for Verifying {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { store_path, hashed } = self;
         write!(formatter, "{} is being verified: {hashed} have been hashed", store_path.display())
+    }
+}
+
+/// A store path that is being fetched, with what it needs, from a binary cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fetching {
+    /// The store path.
+    #[schema(value_type = String)]
+    pub store_path: PathBuf,
+    /// How many bytes have come, unpacked.
+    pub fetched: Bytes,
+    /// How many there are in all; absent until the cache has said so.
+    pub size: Option<Bytes>,
+    /// How many came within the last second.
+    pub per_second: Bytes,
+}
+
+impl fmt::Display for Fetching {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        let Some(size) = self.size else { return write!(formatter, "asking a binary cache for its image") };
+        let (fetched, size) = (self.fetched.get() / MIB, size.get().div_ceil(MIB));
+        write!(formatter, "fetching {fetched} of {size} MiB")?;
+        let rate = self.per_second.get() / MIB;
+        if rate > 0 { write!(formatter, ", {rate} MiB/s") } else { Ok(()) }
     }
 }
 
@@ -240,6 +268,7 @@ impl VmInfo {
             order: None,
             waits_to_start: false,
             verifying: None,
+            fetching: None,
             on_trial: None,
             machine: None,
             limits: ResourceLimits::default(),

@@ -30,6 +30,7 @@ use crate::notifier::{Notifier, Watchdog};
 use crate::reload::{Reload, Reloaded};
 use crate::settings::{MasterPlace, Settings, by_key};
 use crate::signals::{self, Endings, Unexpected};
+use crate::status_line::StatusLine;
 use crate::{logging, status};
 
 /// Desired states that may wait: only the newest matters.
@@ -84,6 +85,7 @@ async fn serve(
     let sources = Sources { file, master, reloaded, runtime_dir: runtime, seccomp };
     let mut parts = Parts::start(&vm_manager, server, sources, files, ending);
     let mut watchdog = Watchdog::start();
+    let mut status_line = StatusLine::start();
     let mut reload = Reload::new(flags, runtime_dir, settings, (parts.requests.clone(), told_reload));
     notifier.tell(vec![NotifyState::Ready]);
     info!("ready");
@@ -100,6 +102,7 @@ async fn serve(
                 parts.redial();
             }
             () = watchdog.due() => notifier.tell(vec![NotifyState::Watchdog]),
+            () = status_line.due() => status_line.tell(&notifier, &vm_manager),
             lost = parts.lost() => break Err(lost),
         }
     };

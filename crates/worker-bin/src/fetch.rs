@@ -57,14 +57,23 @@ fn parts(path: &Path) -> Result<(&Path, StoreName)> {
 /// Shows a person how far it is, as long as this is polled.
 async fn show(progress: watch::Receiver<Progress>) {
     let mut ticks = interval(SHOWN_EVERY);
+    let (begun, mut first) = (Instant::now(), None);
     loop {
         ticks.tick().await;
         let Progress { paths, paths_done, bytes, bytes_done } = *progress.borrow();
         if bytes > 0 && stderr().is_terminal() {
             let (done, all) = (Bytes::new(bytes_done), Bytes::new(bytes));
-            let _ = write!(stderr(), "\r\x1b[K{paths_done} of {paths} paths, {done} of {all}");
+            // What an earlier fetch left is unpacked at once, and is no measure of what comes.
+            let first = *first.get_or_insert((begun.elapsed(), bytes_done));
+            let rate = rate(bytes_done.saturating_sub(first.1), begun.elapsed().saturating_sub(first.0));
+            let _ = write!(stderr(), "\r\x1b[K{paths_done} of {paths} paths, {done} of {all}, {rate}");
         }
     }
+}
+
+fn rate(bytes: u64, elapsed: Duration) -> String {
+    let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    format!("{}/s", Bytes::new(bytes.saturating_mul(1000) / milliseconds))
 }
 
 fn clear_line() {

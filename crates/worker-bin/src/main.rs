@@ -25,6 +25,7 @@ mod schema;
 mod settings;
 mod signals;
 mod status;
+mod status_line;
 mod vm_host;
 mod vsock;
 

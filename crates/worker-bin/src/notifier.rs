@@ -45,6 +45,23 @@ impl Watchdog {
     }
 }
 
+/// What the service manager is told at once.
+#[derive(Debug)]
+enum Message {
+    States(Vec<NotifyState<'static>>),
+    /// What `systemctl status` shows.
+    Status(String),
+}
+
+impl Message {
+    fn send(&self) -> std::io::Result<()> {
+        match self {
+            Self::States(states) => sd_notify::notify(states),
+            Self::Status(text) => sd_notify::notify(&[NotifyState::Status(text)]),
+        }
+    }
+}
+
 /// The way to the service manager; without one, messages go nowhere.
 #[derive(Debug)]
 pub(crate) struct Notifier {
@@ -53,7 +70,7 @@ pub(crate) struct Notifier {
 
 #[derive(Debug)]
 struct Sending {
-    messages: SyncSender<Vec<NotifyState<'static>>>,
+    messages: SyncSender<Message>,
     /// Closed when the last message was sent.
     ended: Receiver<()>,
 }
@@ -64,12 +81,12 @@ impl Notifier {
         if env::var_os("NOTIFY_SOCKET").is_none_or(|path| path.is_empty()) {
             return Self { thread: None };
         }
-        let (messages, waiting) = sync_channel::<Vec<NotifyState<'static>>>(WAITING);
+        let (messages, waiting) = sync_channel::<Message>(WAITING);
         let (end, ended) = sync_channel::<()>(0);
         let spawned = thread::Builder::new().name("notify".to_owned()).spawn(move || {
             let _end = end;
             for message in waiting {
-                if let Err(problem) = sd_notify::notify(&message) {
+                if let Err(problem) = message.send() {
                     warn!(%problem, "the service manager was not told");
                 }
             }
@@ -84,7 +101,21 @@ impl Notifier {
     }
 
     /// Tells the service manager `message`, in order. Never waits.
-    pub(crate) fn tell(&self, message: Vec<NotifyState<'static>>) {
+    pub(crate) fn tell(&self, states: Vec<NotifyState<'static>>) {
+        self.pass(Message::States(states));
+    }
+
+    /// Has `systemctl status` show `text`, one line. Never waits.
+    pub(crate) fn show(&self, text: String) {
+        self.pass(Message::Status(text));
+    }
+
+    /// Whether there is anybody to tell.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    fn pass(&self, message: Message) {
         if let Some(Sending { messages, .. }) = &self.thread
             && messages.try_send(message).is_err()
         {

@@ -159,6 +159,9 @@ impl Settings {
         }
         let store_roots =
             if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
+        let fetch = file.fetch.settings(FetchOverrides::default())?;
+        let store_roots =
+            store_roots.unwrap_or_else(|| default_store_roots(defaults.store_roots.clone(), fetch.is_some()));
         let runtime_dir = self::runtime_dir(runtime_dir.or(file.runtime_dir));
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
@@ -179,9 +182,9 @@ impl Settings {
             )?,
             auto_restart: file.auto_restart.unwrap_or(defaults.auto_restart),
             vm_artifacts_dir: vms_dir,
-            networks: networks::settings(file.networks),
-            store_roots: store_roots.unwrap_or(defaults.store_roots),
-            fetch: file.fetch.settings(FetchOverrides::default())?,
+            networks: networks::settings(file.networks)?,
+            store_roots,
+            fetch,
             hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
@@ -280,6 +283,12 @@ fn credentials_dir(set: Option<PathBuf>, default: PathBuf) -> Result<PathBuf> {
 }
 
 /// What other tests need of settings.
+/// Those of `roots` that are there: a host without Nix has none until somebody names one. Where images are fetched, the store is
+/// made.
+fn default_store_roots(roots: Vec<PathBuf>, is_fetched_into: bool) -> Vec<PathBuf> {
+    roots.into_iter().filter(|root| is_fetched_into || root.is_dir()).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     use clap::Parser;

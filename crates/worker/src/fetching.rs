@@ -1,6 +1,7 @@
 //! Getting store paths that VMs need and this host lacks from binary caches, where the host's settings name some.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,13 +12,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex as TurnLock, watch};
 use tokio::time::interval;
 use tracing::info;
-use vm_model::{FailureKind, FailureReason, StoreName};
+use vm_model::{Bytes, FailureKind, FailureReason, Fetching as FetchingPath, StoreName};
 
 use crate::failure::reason;
 use crate::supervisor::GivenUp;
 
 /// How often it is looked whether anybody still waits.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it is told how far a fetch is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What fetches. Several VMs that need one path wait for one fetch of it.
 pub(crate) struct Fetching {
@@ -26,7 +29,15 @@ pub(crate) struct Fetching {
     stores: Vec<PathBuf>,
     runtime: Handle,
     /// Paths that are being fetched. Locked for moments; the turns inside are held for as long as a fetch takes.
-    turns: Mutex<BTreeMap<StoreName, Weak<TurnLock<()>>>>,
+    turns: Mutex<BTreeMap<StoreName, Weak<Turn>>>,
+}
+
+/// One path that is being fetched.
+struct Turn {
+    /// Held by who fetches it.
+    lock: TurnLock<()>,
+    /// How far that is, for all who wait.
+    progress: watch::Sender<Progress>,
 }
 
 impl Fetching {
@@ -36,11 +47,17 @@ impl Fetching {
     }
 
     /// Makes sure that `path` and all that it needs is there, where it is missing and caches are known. Blocks for as long as
-    /// the download takes, unless it is given up; belongs on a thread of the VM's own.
+    /// the download takes, unless it is given up, and tells `show` now and then how far it is; belongs on a thread of the VM's
+    /// own.
     ///
     /// # Errors
     /// It cannot be had. A path that is no store path of a store that is fetched into is left to whoever opens it.
-    pub(crate) fn ensure(&self, path: &Path, given_up: &GivenUp) -> Result<(), FailureReason> {
+    pub(crate) fn ensure(
+        &self,
+        path: &Path,
+        given_up: &GivenUp,
+        show: &dyn Fn(FetchingPath),
+    ) -> Result<(), FailureReason> {
         let (Some(fetcher), Some((store, name))) = (&self.fetcher, parts(path)) else { return Ok(()) };
         let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
         if !is_missing || !self.stores.iter().any(|known| known == store) {
@@ -51,19 +68,21 @@ impl Fetching {
         self.runtime.block_on(async {
             // Each arm may be dropped at any point: what is under way is given up.
             tokio::select! {
-                fetched = fetch(fetcher, name, Arc::new(store), turn) => fetched.map_err(|problem| told(&problem)),
+                fetched = fetch(fetcher, name, Arc::new(store), &turn) => fetched.map_err(|problem| told(&problem)),
                 () = until(given_up) => Ok(()),
+                never = tell(path, &turn, show) => match never {},
             }
         })
     }
 
-    fn turn(&self, name: &StoreName) -> Arc<TurnLock<()>> {
+    fn turn(&self, name: &StoreName) -> Arc<Turn> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(name).and_then(Weak::upgrade) {
             return turn;
         }
-        let turn = Arc::new(TurnLock::new(()));
+        let progress = watch::Sender::new(Progress::default());
+        let turn = Arc::new(Turn { lock: TurnLock::new(()), progress });
         turns.insert(name.clone(), Arc::downgrade(&turn));
         turn
     }
@@ -74,18 +93,30 @@ fn parts(path: &Path) -> Option<(&Path, StoreName)> {
     Some((path.parent()?, path.file_name()?.to_str()?.parse().ok()?))
 }
 
-async fn fetch(
-    fetcher: &Fetcher,
-    name: StoreName,
-    store: Arc<Store>,
-    turn: Arc<TurnLock<()>>,
-) -> Result<(), FetchError> {
+async fn fetch(fetcher: &Fetcher, name: StoreName, store: Arc<Store>, turn: &Turn) -> Result<(), FetchError> {
     // Who comes second finds everything there.
-    let _turn = turn.lock().await;
+    let _turn = turn.lock.lock().await;
     info!(%name, "a store path that is not there is fetched");
-    let fetched = fetcher.fetch(&name, &store, &watch::Sender::new(Progress::default())).await?;
+    let fetched = fetcher.fetch(&name, &store, &turn.progress).await?;
     info!(%name, paths = fetched.paths, size = %fetched.bytes, "the store path was fetched");
     Ok(())
+}
+
+/// Tells how far the fetch of `path` is, as long as this is polled.
+async fn tell(path: &Path, turn: &Turn, show: &dyn Fn(FetchingPath)) -> Infallible {
+    let mut ticks = interval(TELL_EVERY);
+    let mut before = 0;
+    loop {
+        ticks.tick().await;
+        let Progress { paths, bytes, bytes_done, .. } = *turn.progress.borrow();
+        show(FetchingPath {
+            store_path: path.to_owned(),
+            fetched: Bytes::new(bytes_done),
+            size: (paths > 0).then_some(Bytes::new(bytes)),
+            per_second: Bytes::new(bytes_done.saturating_sub(before)),
+        });
+        before = bytes_done;
+    }
 }
 
 async fn until(given_up: &GivenUp) {
@@ -95,21 +126,21 @@ async fn until(given_up: &GivenUp) {
     }
 }
 
-/// Why a VM waits for its artifact. What a network or a cache lacks now may come.
+/// Why a VM waits for its artifact. What a network or a cache lacks now may come; a cache that is not to be believed now may be
+/// mended, or have its paths signed.
 fn told(problem: &FetchError) -> FailureReason {
     let transient = match problem {
         FetchError::NotThere { .. }
         | FetchError::Transport { .. }
-        | FetchError::NoSpace { .. }
-        | FetchError::Archive { .. }
-        | FetchError::NotWhatWasSigned { .. }
-        | FetchError::Store(_)
-        | FetchError::Panicked { .. } => true,
-        FetchError::Description { .. }
+        | FetchError::Description { .. }
         | FetchError::OtherPath { .. }
         | FetchError::Untrusted { .. }
-        | FetchError::TooMuch { .. }
-        | FetchError::Circle { .. } => false,
+        | FetchError::NoSpace { .. }
+        | FetchError::Damaged { .. }
+        | FetchError::Unwritable { .. }
+        | FetchError::Store(_)
+        | FetchError::Panicked { .. } => true,
+        FetchError::TooMuch { .. } | FetchError::Circle { .. } => false,
     };
     FailureReason { transient, ..reason(FailureKind::Artifact, problem) }
 }

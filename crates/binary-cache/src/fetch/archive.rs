@@ -1,7 +1,8 @@
 //! One path's archive: downloaded, decompressed, hashed and unpacked in one stream beside the store.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -12,19 +13,22 @@ use vm_model::{NarHash, StoreName};
 
 use super::lookup::Lookup;
 use super::{FetchSettings, Fetcher, Progress};
-use crate::FetchError;
-use crate::cache::Place;
+use crate::allowance::Allowance;
+use crate::cache::{CacheUrl, Place};
 use crate::closure::Known;
 use crate::download::{ArchiveReader, GivenUp, is_given_up};
 use crate::http::{HttpClient, HttpError};
 use crate::nar::{NarFormatError, unpack};
 use crate::narinfo::Narinfo;
-use crate::store::{Staging, Store};
+use crate::partial::{Kept, KeptReader, Partial};
+use crate::staging::Staging;
+use crate::store::Store;
+use crate::{Damage, FetchError};
 
+/// How much of an archive that stays one is written at once.
+const COPIED_AT_ONCE: usize = 256 << 10;
 /// How many bytes come between two words of progress.
 const PROGRESS_STEP: u64 = 1 << 20;
-/// How much longer than its content a compressed archive may be, beside a sixteenth.
-const COMPRESSED_MARGIN: u64 = 1 << 20;
 
 /// The archives of one fetch.
 pub(super) struct Archives {
@@ -67,8 +71,7 @@ impl Archives {
                 Err(failure) if *self.given_up.borrow() => return Err(failure),
                 Err(failure) => failure,
             };
-            let is_the_caches =
-                matches!(failure, FetchError::Archive { .. } | FetchError::NotWhatWasSigned { .. });
+            let is_the_caches = matches!(failure, FetchError::Damaged { .. } | FetchError::Transport { .. });
             let name = &known.narinfo.name;
             match self.lookup.one(name, known.cache + 1).await {
                 Ok(other) if is_the_caches && other.narinfo.nar_hash == known.narinfo.nar_hash => {
@@ -88,21 +91,18 @@ impl Archives {
     }
 
     async fn attempt(&self, known: &Known) -> Result<(), FetchError> {
-        let (narinfo, cache) = (known.narinfo.clone(), &self.settings.caches[known.cache]);
-        let url = known.archive_at(cache);
-        let reader = match &cache.0 {
-            Place::Http(place) => {
-                let place = place.below(&narinfo.url);
-                let given_up = self.given_up.subscribe();
-                ArchiveReader::download(self.client.clone(), place, narinfo.file_size, given_up)
-            }
-            Place::Directory(path) => ArchiveReader::open(&path.join(&narinfo.url)).map_err(|error| {
-                FetchError::Transport { url: url.clone(), source: HttpError::File(error) }
-            })?,
+        let (narinfo, cache) = (known.narinfo.clone(), self.settings.caches[known.cache].clone());
+        let name = narinfo.name.clone();
+        let receiving = Receiving {
+            url: known.archive_at(&cache),
+            narinfo,
+            cache,
+            client: self.client.clone(),
+            store: self.store.clone(),
+            staging: self.staging.clone(),
+            watched: Watched { progress: self.progress.clone(), given_up: self.given_up.subscribe() },
         };
-        let (store, staging, name) = (self.store.clone(), self.staging.clone(), narinfo.name.clone());
-        let watched = Watched { progress: self.progress.clone(), given_up: self.given_up.subscribe() };
-        let unpacking = spawn_blocking(move || receive(reader, &narinfo, &url, (&store, &staging), &watched));
+        let unpacking = spawn_blocking(move || receiving.run());
         unpacking.await.map_err(|_| FetchError::Panicked { name })?
     }
 }
@@ -113,44 +113,130 @@ struct Watched {
     given_up: GivenUp,
 }
 
-/// Reads the archive to its end and has it beside the store, where it is what was signed.
-fn receive(
-    reader: ArchiveReader,
-    narinfo: &Narinfo,
-    url: &str,
-    (store, staging): (&Store, &Staging),
-    watched: &Watched,
-) -> Result<(), FetchError> {
-    let wrong = |source| FetchError::Archive { url: url.to_owned(), source };
-    staging.clear(&narinfo.name)?;
-    // What compresses to more than it holds is none; without an end a stranger could keep this thread busy for ever.
-    let most = narinfo.nar_size.saturating_add(narinfo.nar_size / 16).saturating_add(COMPRESSED_MARGIN);
-    let decompressed = narinfo
-        .compression
-        .reader(reader.take(most))
-        .map_err(|source| wrong(NarFormatError::Read { offset: 0, source }))?;
-    let mut archive = Archive::new(decompressed, narinfo.nar_size, watched);
-    let outcome = if store.is_kept_by_nix() {
-        keep(&mut archive, staging, &narinfo.name)
-    } else {
-        unpack(&mut archive, staging.as_fd(), narinfo.name.as_str())
-    };
-    outcome.map_err(wrong)?;
-    let (found, size) = archive.finish();
-    if found == narinfo.nar_hash && size == narinfo.nar_size {
-        return Ok(());
+/// One archive that is received, on a thread that may block, of a runtime.
+struct Receiving {
+    narinfo: Narinfo,
+    cache: CacheUrl,
+    url: String,
+    client: Arc<HttpClient>,
+    store: Arc<Store>,
+    staging: Arc<Staging>,
+    watched: Watched,
+}
+
+impl Receiving {
+    /// Has the archive beside the store, where it is what was signed. What came of one that was cut short is kept.
+    fn run(&self) -> Result<(), FetchError> {
+        let partial = match &self.cache.0 {
+            Place::Http(_) => self.store.partial(&self.narinfo, &self.url),
+            Place::Directory(_) => None,
+        };
+        let mut kept = Kept { partial, failure: None };
+        loop {
+            let length = kept.length();
+            if length > 0 {
+                tracing::info!(name = %self.narinfo.name, from = length, "a download goes on where an earlier one ended");
+            }
+            let outcome = self.receive(&mut kept);
+            match outcome {
+                // It may be the beginning that is wrong.
+                Err(error) if length > 0 && may_be_the_beginning(&error) => {
+                    tracing::info!(name = %self.narinfo.name, error = vm_model::error_chain(&error), "the download begins anew");
+                    kept.partial.iter_mut().for_each(Partial::restart);
+                }
+                Err(error @ FetchError::Transport { .. }) => return Err(error),
+                Err(error) if is_given_up(&self.watched.given_up) => return Err(error),
+                outcome => {
+                    kept.remove();
+                    return outcome;
+                }
+            }
+        }
     }
-    let (expected, signed_size) = (narinfo.nar_hash, narinfo.nar_size);
-    Err(FetchError::NotWhatWasSigned { url: url.to_owned(), found, size, expected, signed_size })
+
+    /// Reads the archive to its end.
+    fn receive(&self, kept: &mut Kept) -> Result<(), FetchError> {
+        let narinfo = &self.narinfo;
+        self.staging.clear(&narinfo.name)?;
+        let reader = self.reader(kept.length())?;
+        let given = Cell::new(0);
+        let unpacked = self.unpack(KeptReader::new(kept, reader), &given);
+        let (found, size) = match (unpacked, kept.failure.take()) {
+            (Ok(found), _) => found,
+            (Err(_), Some(source)) => return Err(FetchError::Transport { url: self.url.clone(), source }),
+            (Err(source @ NarFormatError::Write { .. }), None) => {
+                return Err(FetchError::Unwritable { name: narinfo.name.clone(), source });
+            }
+            (Err(source), None) => return Err(self.damaged(Damage::Form(source))),
+        };
+        let (expected, signed_size) = (narinfo.nar_hash, narinfo.nar_size);
+        if found == expected && size == signed_size {
+            return Ok(());
+        }
+        Err(self.damaged(Damage::Content { found, size, expected, signed_size }))
+    }
+
+    fn reader(&self, from: u64) -> Result<ArchiveReader, FetchError> {
+        let narinfo = &self.narinfo;
+        match &self.cache.0 {
+            Place::Http(place) => {
+                let (client, place) = (self.client.clone(), place.below(&narinfo.url));
+                let span = (from, narinfo.file_size);
+                Ok(ArchiveReader::download(client, place, span, self.watched.given_up.clone()))
+            }
+            Place::Directory(path) => ArchiveReader::open(&path.join(&narinfo.url)).map_err(|error| {
+                FetchError::Transport { url: self.url.clone(), source: HttpError::File(error) }
+            }),
+        }
+    }
+
+    /// Decompresses, hashes and unpacks what `stored` has; the hash and the size of what it holds. `given` counts that.
+    fn unpack(&self, stored: impl Read, given: &Cell<u64>) -> Result<(NarHash, u64), NarFormatError> {
+        let narinfo = &self.narinfo;
+        let decompressed = narinfo
+            .compression
+            .reader(Allowance::new(stored, given))
+            .map_err(|source| NarFormatError::Read { offset: 0, source })?;
+        let mut archive = Archive::new(decompressed, narinfo.nar_size, given, &self.watched);
+        if self.store.is_kept_by_nix() {
+            keep(&mut archive, &self.staging, &narinfo.name)?;
+        } else {
+            unpack(&mut archive, self.staging.as_fd(), narinfo.name.as_str())?;
+        }
+        Ok(archive.finish())
+    }
+
+    fn damaged(&self, damage: Damage) -> FetchError {
+        let source = Box::new(damage);
+        let (name, cache) = (self.narinfo.name.clone(), self.cache.to_string());
+        FetchError::Damaged { name, cache, source }
+    }
+}
+
+/// Whether a download that goes on may fail so for what was there of it before.
+fn may_be_the_beginning(error: &FetchError) -> bool {
+    let is_other_range = |source: &HttpError| matches!(source, HttpError::Status(206 | 416));
+    match error {
+        FetchError::Damaged { .. } => true,
+        FetchError::Transport { source, .. } => is_other_range(source),
+        _ => false,
+    }
 }
 
 /// Keeps the archive as it is, for Nix.
 fn keep(archive: &mut impl Read, staging: &Staging, name: &StoreName) -> Result<(), NarFormatError> {
     let failed =
         |operation| move |source| NarFormatError::Write { operation, path: name.to_string(), source };
-    let mut file: File = staging.create(name).map_err(failed("make the file"))?;
-    io::copy(archive, &mut file).map_err(failed("receive"))?;
-    Ok(())
+    let mut file: File = staging.create(name).map_err(failed("make"))?;
+    let (mut buffer, mut offset) = (vec![0; COPIED_AT_ONCE], 0);
+    loop {
+        let count = archive.read(&mut buffer).map_err(|source| NarFormatError::Read { offset, source })?;
+        if count == 0 {
+            return Ok(());
+        }
+        file.write_all(&buffer[..count]).map_err(failed("write"))?;
+        offset += count as u64;
+    }
 }
 
 /// An archive that is hashed while it is read, and ends with an error where more comes than was signed.
@@ -160,12 +246,13 @@ struct Archive<'watched, R> {
     read: u64,
     most: u64,
     told: u64,
+    given: &'watched Cell<u64>,
     watched: &'watched Watched,
 }
 
 impl<'watched, R: Read> Archive<'watched, R> {
-    fn new(source: R, most: u64, watched: &'watched Watched) -> Self {
-        Self { source, digest: Sha256::new(), read: 0, most, told: 0, watched }
+    fn new(source: R, most: u64, given: &'watched Cell<u64>, watched: &'watched Watched) -> Self {
+        Self { source, digest: Sha256::new(), read: 0, most, told: 0, given, watched }
     }
 
     fn finish(mut self) -> (NarHash, u64) {
@@ -189,6 +276,7 @@ impl<R: Read> Read for Archive<'_, R> {
         let count = self.source.read(buffer)?;
         self.digest.update(&buffer[..count]);
         self.read += count as u64;
+        self.given.set(self.read);
         if self.read > self.most {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than what was signed"));
         }

@@ -95,7 +95,7 @@ impl Lookup {
         let url = format!("{cache}/{file}");
         let text = match &cache.0 {
             Place::Http(place) => self.client.get_small(&place.below(&file), LONGEST).await,
-            Place::Directory(path) => read_small(path.join(&file)).await,
+            Place::Directory(path) => read_small(path, &file).await,
         };
         let Some(text) = text.map_err(|source| FetchError::Transport { url, source })? else {
             return Ok(None);
@@ -137,11 +137,14 @@ async fn next(asked: &mut JoinSet<Result<Known, FetchError>>) -> Option<Result<K
     }
 }
 
-async fn read_small(path: std::path::PathBuf) -> Result<Option<Bytes>, HttpError> {
+async fn read_small(directory: &Path, name: &str) -> Result<Option<Bytes>, HttpError> {
     use tokio::io::AsyncReadExt;
-    let file = match tokio::fs::File::open(path).await {
+    let file = match tokio::fs::File::open(directory.join(name)).await {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let is_there = tokio::fs::metadata(directory).await.is_ok();
+            return if is_there { Ok(None) } else { Err(HttpError::NoDirectory(directory.to_owned())) };
+        }
         Err(error) => return Err(HttpError::File(error)),
     };
     let mut text = Vec::new();

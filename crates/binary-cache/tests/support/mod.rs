@@ -3,10 +3,12 @@
 mod server;
 
 use std::fs;
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use binary_cache::{FetchError, FetchSettings, Fetched, Fetcher, Progress, Store, TrustedKey};
 use tempfile::TempDir;
@@ -115,6 +117,51 @@ impl Place {
         names.filter(|name| name != ".links").collect()
     }
 
+    /// What lies where paths are fetched to.
+    pub(crate) fn staged(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("nix/store/.procurator-fetch")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().into_string().expect("text")).collect()
+    }
+
+    /// Has a fetch from `server` given up when something of the image's archive has come.
+    pub(crate) async fn cut_short(&self, server: &Server, store: &Arc<Store>) {
+        // It would go on for ever: a few bytes come with each connection.
+        server.behave(Behaviour::Cuts(64));
+        let archive = format!("/{}", self.archive());
+        let fetch = self.fetch(self.settings(&[&server.url()]), store);
+        tokio::pin!(fetch);
+        while server.requests(&archive) < 3 {
+            tokio::select! {
+                outcome = &mut fetch => panic!("it cannot end: {outcome:?}"),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+        }
+    }
+
+    /// Has a fetch from `server` cut short, and writes `bytes` in place of what it left of the image's archive.
+    pub(crate) async fn leave_partial(&self, server: &Server, bytes: &[u8]) {
+        self.cut_short(server, &self.store()).await;
+        while self.staged() != ["partial"] {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let directory = self.path("nix/store/.procurator-fetch/partial");
+        let files = fs::read_dir(directory).expect("left").flatten().map(|file| file.path());
+        let files: Vec<PathBuf> = files.collect();
+        let of_image = |file: &&PathBuf| {
+            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(self.name.hash_part()))
+        };
+        fs::write(files.iter().find(of_image).expect("the image's"), bytes).expect("written");
+    }
+
+    /// Has the store lie on a file system of its own of `size` bytes.
+    pub(crate) fn small_store(&self, size: u64) -> SmallDisk {
+        let path = self.path("nix");
+        fs::create_dir_all(&path).expect("made");
+        let size = format!("size={size}");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "test-store"]).arg(&path));
+        SmallDisk(path)
+    }
+
     /// The file of the image's archive in the cache, relative to it.
     pub(crate) fn archive(&self) -> String {
         let narinfo = fs::read_to_string(self.narinfo()).expect("read");
@@ -124,6 +171,29 @@ impl Place {
 
     pub(crate) fn narinfo(&self) -> PathBuf {
         self.path("cache").join(format!("{}.narinfo", self.name.hash_part()))
+    }
+}
+
+/// A file system in memory, mounted until this is dropped. Only root may do that, as whom the tests of this workspace run.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Leaves no byte free.
+    pub(crate) fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("filler")).expect("made");
+        let piece = vec![0; 64 << 10];
+        while file.write_all(&piece).is_ok() {}
+    }
+
+    /// Gives back what [`SmallDisk::fill`] took.
+    pub(crate) fn empty(&self) {
+        fs::remove_file(self.0.join("filler")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 

@@ -25,22 +25,40 @@ pub(crate) enum Behaviour {
 /// A server on a port of its own. Ends with the test's process.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    requests: Arc<Mutex<BTreeMap<String, usize>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    requests: Requests,
 }
+
+/// From which bytes on each path was asked for.
+type Requests = Arc<Mutex<BTreeMap<String, Vec<usize>>>>;
 
 impl Server {
     pub(crate) fn start(directory: &Path, behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let requests = Arc::new(Mutex::new(BTreeMap::new()));
-        let (counted, directory) = (requests.clone(), directory.to_owned());
+        let requests = Requests::default();
+        let behaviour = Arc::new(Mutex::new(behaviour));
+        let (counted, told, directory) = (requests.clone(), behaviour.clone(), directory.to_owned());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let session = Session { directory: directory.clone(), behaviour, requests: counted.clone() };
+                let (directory, behaviour) = (directory.clone(), told.clone());
+                let session = Session { directory, behaviour, requests: counted.clone() };
                 thread::spawn(move || session.serve(stream));
             }
         });
-        Self { port, requests }
+        Self { port, behaviour, requests }
+    }
+
+    /// From now on it behaves so, and is asked nothing yet.
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The first byte of what was asked for of `path`.
+    pub(crate) fn least_offset(&self, path: &str) -> usize {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests[&format!("/{path}")].iter().min().expect("it was asked for")
     }
 
     pub(crate) fn url(&self) -> String {
@@ -50,14 +68,14 @@ impl Server {
     /// How often something was asked for whose path begins with `prefix`.
     pub(crate) fn requests(&self, prefix: &str) -> usize {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, count)| count).sum()
+        requests.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, asked)| asked.len()).sum()
     }
 }
 
 struct Session {
     directory: PathBuf,
-    behaviour: Behaviour,
-    requests: Arc<Mutex<BTreeMap<String, usize>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    requests: Requests,
 }
 
 impl Session {
@@ -65,8 +83,9 @@ impl Session {
         let mut reader = BufReader::new(stream.try_clone().expect("a stream"));
         let mut writer = stream;
         while let Some((path, from)) = request(&mut reader) {
-            *self.requests.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default() +=
-                1;
+            let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            requests.entry(path.clone()).or_default().push(from);
+            drop(requests);
             if !self.answer(&mut writer, &path, from) {
                 return;
             }
@@ -75,7 +94,11 @@ impl Session {
 
     /// Answers; whether the connection goes on.
     fn answer(&self, writer: &mut TcpStream, path: &str, from: usize) -> bool {
-        let behaviour = if path.starts_with("/nar/") { self.behaviour } else { Behaviour::Good };
+        let behaviour = if path.starts_with("/nar/") {
+            *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner)
+        } else {
+            Behaviour::Good
+        };
         let (mut from, mut most) = (from, usize::MAX);
         match behaviour {
             Behaviour::Good => {}

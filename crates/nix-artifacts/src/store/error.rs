@@ -8,9 +8,6 @@ use thiserror::Error;
 /// Why the store roots are unusable.
 #[derive(Debug, Error)]
 pub enum RootError {
-    /// No root was named.
-    #[error("no store root is configured; at least one directory is needed, usually /nix/store")]
-    None,
     /// The path of a root is relative, or has `.` or `..` in it.
     #[error("store root {path:?}: an absolute path without '.' and '..' is accepted")]
     NotAbsolute {

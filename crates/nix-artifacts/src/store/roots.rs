@@ -45,7 +45,7 @@ pub(crate) struct StorePathHandle {
 }
 
 impl StoreRoots {
-    /// Opens every root in `paths`; usually that is `/nix/store` alone.
+    /// Opens every root in `paths`; usually that is `/nix/store` alone. Below none of them nothing can be opened.
     ///
     /// Below `/nix/store` only names as Nix makes them are accepted; other roots may have been filled by hand,
     /// so any plain name will do there.
@@ -53,9 +53,6 @@ impl StoreRoots {
     /// # Errors
     /// Names the root that is no absolute path or cannot be opened.
     pub fn open(paths: &[PathBuf]) -> Result<Self, RootError> {
-        if paths.is_empty() {
-            return Err(RootError::None);
-        }
         let roots = paths.iter().map(|path| Root::open(path)).collect::<Result<_, _>>()?;
         Ok(Self { roots })
     }
@@ -71,6 +68,9 @@ impl StoreRoots {
 
     /// The roots, for messages.
     pub(crate) fn list(&self) -> String {
+        if self.roots.is_empty() {
+            return "a store root, of which none is configured".to_owned();
+        }
         let mut list = String::new();
         for root in &self.roots {
             let separator = if list.is_empty() { "" } else { ", " };

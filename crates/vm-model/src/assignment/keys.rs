@@ -32,8 +32,8 @@ impl Keys {
         for (index, member) in members.iter().enumerate() {
             let names = || format!("one of {}", known.join(", "));
             if !known.contains(&member.name.as_str()) {
-                let meant = nearest(&member.name, known).unwrap_or_default();
-                let met = format!("{} is no known key; the nearest is {meant:?}", shown_key(&member.name));
+                let meant = nearest(&member.name, known).map(|near| format!("; the nearest is {near:?}"));
+                let met = format!("{} is no known key{}", shown_key(&member.name), meant.unwrap_or_default());
                 return Err(AssignmentsError::new(
                     member.place,
                     shown_path(path, &member.name),

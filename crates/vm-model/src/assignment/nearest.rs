@@ -4,13 +4,17 @@
 const COMPARED: usize = 32;
 
 /// The one of `candidates` that takes the fewest typing errors to get to from `name`; the first of equals. A name that
-/// breaks off early is nearly right.
+/// breaks off early is nearly right. None where more than half of the name would be typing errors: nothing like it was meant.
 pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    candidates.iter().copied().min_by_key(|candidate| {
+    let errors = |candidate: &str| {
         let typed = name.chars().count().min(candidate.len());
         let begun = candidate.get(..typed).map_or(usize::MAX, |begin| distance(name, begin) + 1);
         distance(name, candidate).min(begun)
-    })
+    };
+    let most = (name.chars().count() / 2).max(1);
+    let nearest = candidates.iter().copied().map(|candidate| (errors(candidate), candidate));
+    let nearest = nearest.min_by_key(|(errors, _)| *errors);
+    nearest.filter(|(errors, _)| *errors <= most).map(|(_, candidate)| candidate)
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours between two names, ignoring case.

@@ -41,17 +41,7 @@ impl Document {
             Err(problem) => {
                 let line = problem.span().map(|span| line_of(text, span.start));
                 let written = line.and_then(|line| text.lines().nth(line.saturating_sub(1)));
-                let syntax = Fault {
-                    line,
-                    key: written.and_then(|written| Some(shorten(written.split_once('=')?.0.trim()))),
-                    value: None,
-                    problem: format!("is no TOML: {}", problem.message().replace('\n', ", ")),
-                    accepted: Some(
-                        "`key = value`, texts in quotation marks, below the [table] that the key is in"
-                            .to_owned(),
-                    ),
-                    nearest: None,
-                };
+                let syntax = syntax_fault(line, written, problem.message());
                 return Self { entries: Vec::new(), syntax: Some(syntax) };
             }
         };
@@ -97,6 +87,21 @@ impl Document {
             nearest: None,
         }
     }
+}
+
+/// What is wrong with a text that is no TOML: `message`, at the line `line`, which reads `written`.
+fn syntax_fault(line: Option<usize>, written: Option<&str>, message: &str) -> Fault {
+    let key = written.and_then(|written| match written.split_once('=') {
+        Some((key, _)) => Some(shorten(key.trim())),
+        None => written.trim_start().starts_with('[').then(|| shorten(written.trim())),
+    });
+    let (problem, accepted) = if message.contains("duplicate") {
+        ("is there twice".to_owned(), "each key and each [table] once")
+    } else {
+        let accepted = "`key = value`, texts in quotation marks, below the [table] that the key is in";
+        (format!("is no TOML: {}", message.replace('\n', ", ")), accepted)
+    };
+    Fault { line, key, value: None, problem, accepted: Some(accepted.to_owned()), nearest: None }
 }
 
 /// The tables of the file whose members have fixed names.

@@ -58,6 +58,9 @@ fn state(table: &mut Table, vm: &VmView, now: Timestamp) {
     if let Some(order) = &vm.order {
         add(table, "order", order.to_string());
     }
+    if let Some(fetching) = &vm.fetching {
+        add(table, "waits", format!("for {}: {fetching}", fetching.store_path.display()));
+    }
     if let Some(verifying) = &vm.verifying {
         add(table, "waits", verifying.to_string());
     }

@@ -184,6 +184,9 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
         return Some(format!("a change is not in force: {}", without_leading_path(&refusal.message)));
     }
+    if let Some(fetching) = &vm.fetching {
+        return Some(fetching.to_string());
+    }
     if let Some(verifying) = &vm.verifying {
         return Some(verifying.to_string());
     }

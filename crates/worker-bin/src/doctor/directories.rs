@@ -114,6 +114,14 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if let Some(Ok(directory)) = &facts.state.seen {
         findings.extend(room(directory, &facts.state.path));
     }
+    if facts.stores.is_empty() {
+        let found =
+            "there is no /nix/store, and store_roots names no other place: no VM can be created".to_owned();
+        let advice = advice(
+            "install Nix, or name the directory of your images in store_roots; then restart the worker",
+        );
+        findings.push(Finding::warn(STORE, found, advice));
+    }
     findings.extend(facts.stores.iter().map(|(root, seen)| match seen {
         Ok(()) => Finding::ok(STORE, format!("{} can be read", root.display())),
         Err(why) => {

@@ -46,7 +46,8 @@ pub(crate) struct FetchOverrides {
 impl Fetch {
     /// Checks it; `None` where it names no cache.
     pub(super) fn settings(self, over: FetchOverrides) -> Result<Option<FetchSettings>> {
-        let caches = if over.caches.is_empty() { self.caches } else { over.caches };
+        let is_of_command_line = !over.caches.is_empty();
+        let caches = if is_of_command_line { over.caches } else { self.caches };
         let parallel = match self.parallel.map(NonZeroUsize::new) {
             None => PARALLEL,
             Some(Some(parallel)) if parallel.get() <= MOST_PARALLEL => parallel,
@@ -62,6 +63,12 @@ impl Fetch {
         let trusted_keys = [self.trusted_keys, over.trusted_keys].concat();
         if caches.is_empty() {
             return Ok(None);
+        }
+        if trusted_keys.is_empty() && is_of_command_line {
+            bail!(
+                "--cache needs --trusted-key NAME:BASE64, or fetch.trusted_keys in the configuration file: what nobody \
+                 trusted has signed is not fetched"
+            );
         }
         if trusted_keys.is_empty() {
             bail!("fetch.caches needs fetch.trusted_keys: what nobody trusted has signed is not fetched");
@@ -109,6 +116,16 @@ mod tests {
         assert_eq!(both.largest, Bytes::new(64 << 30));
         let alone = settings(caches).expect_err("nobody is trusted").to_string();
         assert!(alone.contains("fetch.trusted_keys"), "{alone}");
+    }
+
+    #[test]
+    fn a_cache_of_the_command_line_needs_a_key_of_it_or_of_the_file() {
+        let over =
+            || FetchOverrides { caches: vec!["file:///srv".parse().expect("a cache")], ..Default::default() };
+        let refused = Fetch::default().settings(over()).expect_err("nobody is trusted").to_string();
+        assert!(refused.starts_with("--cache needs --trusted-key"), "{refused}");
+        let file: Fetch = toml::from_str(KEY).expect("valid");
+        assert!(file.settings(over()).expect("valid").is_some());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The master: where it is, and by which certificates it and this host know each other.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -69,6 +70,12 @@ impl Master {
                 if let Some(name) = &self.name {
                     bail!("master.name = {name:?} is the name in a certificate: certificates are missing");
                 }
+                if words.is_none() && !is_this_host(host) {
+                    bail!(
+                        "master.address = {address:?} is another host: master.certificate, master.key and \
+                         master.authorities are missing, or master.plain_tcp"
+                    );
+                }
                 let where_to =
                     words.as_deref().map(str::parse).transpose().context("invalid master.plain_tcp")?;
                 let worker = self.worker.clone().unwrap_or_else(host_name);
@@ -101,6 +108,12 @@ impl Master {
             Some(Some(most)) => RemovalLimit::AnHour(most),
         }
     }
+}
+
+/// Whether `host` can only be this one.
+fn is_this_host(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 impl MasterPlace {
@@ -155,6 +168,7 @@ mod tests {
             ("address = 'm1'", "a host and a port"),
             ("address = 'm1:7443'\ncertificate = '/c'", "belong together"),
             ("address = 'm1:7443'\nname = 'm1'", "certificates are missing"),
+            ("address = 'm1:7443'", "is another host: master.certificate"),
             ("address = 'm1:7443'\nplain_tcp = 'yes'", "invalid master.plain_tcp"),
             (
                 "address = 'm1:1'\ncertificate = '/c'\nkey = '/k'\nauthorities = '/a'\nworker = 'w'",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use anyhow::{Context, Result};
 use host_network::{BetweenVms, Domain, GuestAddresses, HostService, VlanId};
 use ipam::AddressRange;
 use serde::{Deserialize, Deserializer};
@@ -21,8 +22,10 @@ pub(super) type Networks = BTreeMap<NetworkName, FurtherNetwork>;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FurtherNetwork {
-    bridge: String,
-    subnet: String,
+    #[serde(default)]
+    bridge: Option<String>,
+    #[serde(default)]
+    subnet: Option<String>,
     #[serde(default)]
     ipv6_subnet: Option<Ipv6Subnet>,
     #[serde(default, deserialize_with = "parsed")]
@@ -58,10 +61,15 @@ enum Addresses {
 }
 
 impl FurtherNetwork {
-    fn settings(self) -> NetworkSettings {
+    fn settings(self, name: &NetworkName) -> Result<NetworkSettings> {
         let Self { bridge, subnet, ipv6_subnet, reserved, nat, vm_to_vm, host_services, .. } = self;
         let Self { dns, domain, uplink, vlan, addresses, host_address, router, .. } = self;
-        NetworkSettings {
+        let missing = |key: &str, accepted: &str| {
+            format!("networks.{name}.{key} is missing: {accepted}, as no other network of this host has it")
+        };
+        let bridge = bridge.with_context(|| missing("bridge", "the name of its bridge"))?;
+        let subnet = subnet.with_context(|| missing("subnet", "its IPv4 subnet, like 10.101.0.0/16"))?;
+        Ok(NetworkSettings {
             bridge,
             subnet,
             ipv6_subnet,
@@ -88,7 +96,7 @@ impl FurtherNetwork {
             },
             host_address,
             router,
-        }
+        })
     }
 }
 
@@ -100,6 +108,30 @@ fn vlan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<VlanId>, D:
 }
 
 /// The settings of all of them.
-pub(super) fn settings(networks: Networks) -> BTreeMap<NetworkName, NetworkSettings> {
-    networks.into_iter().map(|(name, network)| (name, network.settings())).collect()
+///
+/// # Errors
+/// Names what one of them lacks.
+pub(super) fn settings(networks: Networks) -> Result<BTreeMap<NetworkName, NetworkSettings>> {
+    let settings = networks.into_iter().map(|(name, network)| {
+        let settings = network.settings(&name)?;
+        Ok((name, settings))
+    });
+    settings.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_without_bridge_or_subnet_is_refused_by_name() {
+        let refused = |text: &str| {
+            let networks: Networks = toml::from_str(text).expect("valid TOML");
+            settings(networks).expect_err("refused").to_string()
+        };
+        let said = refused("[storage]\nsubnet = '10.101.0.0/16'\n");
+        assert!(said.starts_with("networks.storage.bridge is missing: "), "{said}");
+        let said = refused("[storage]\nbridge = 'br-storage'\n");
+        assert!(said.starts_with("networks.storage.subnet is missing: "), "{said}");
+    }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use vm_model::{Assignment, FailureKind, FailureReason, Timestamp, Verifying, WantedChange};
+use vm_model::{Assignment, FailureKind, FailureReason, Timestamp, WantedChange};
 
 use super::Target;
 use super::context::HostContext;
@@ -18,7 +18,7 @@ use super::prepare::Definition;
 use super::publisher::Publisher;
 use super::rollout::tells_readiness;
 use super::stage::{Held, StagedMachine, stage};
-use super::stage_work::StageWork;
+use super::stage_work::{LongWork, StageWork};
 use super::step::{Candidate, DefinitionNumber, RunState};
 use super::task::{InForce, Task};
 use crate::definition::{Change, Effect, effect};
@@ -56,7 +56,7 @@ enum ProgressState {
 #[derive(Debug)]
 struct Staging {
     given_up: GivenUp,
-    verifying: watch::Receiver<Option<Verifying>>,
+    long: watch::Receiver<Option<LongWork>>,
     task: JoinHandle<Result<StagedMachine, FailureReason>>,
 }
 
@@ -77,10 +77,10 @@ impl Progress {
         held: Held,
     ) -> Self {
         let given_up = GivenUp::default();
-        let (work, verifying) = StageWork::new(given_up.clone());
+        let (work, long) = StageWork::new(given_up.clone());
         let (context, assignment) = (Arc::clone(context), Arc::clone(assignment));
         let task = tokio::spawn(async move { stage(&context, &assignment, uuid, held, work).await });
-        let staging = Staging { given_up, verifying, task };
+        let staging = Staging { given_up, long, task };
         Self { definition, state: ProgressState::Staging(staging), refusals: 0 }
     }
 
@@ -142,19 +142,29 @@ impl Staging {
             // Both arms only wait, so losing either loses nothing.
             let ended = tokio::select! {
                 ended = &mut self.task => Some(ended),
-                Ok(()) = self.verifying.changed() => None,
+                Ok(()) = self.long.changed() => None,
             };
-            let verifying = self.verifying.borrow_and_update().clone().filter(|_| ended.is_none());
-            info.send_if_modified(|info| {
-                let is_news = info.verifying != verifying;
-                info.verifying = verifying;
-                is_news
-            });
+            let long = self.long.borrow_and_update().clone().filter(|_| ended.is_none());
+            show_long_work(info, long);
             if let Some(ended) = ended {
                 return ended;
             }
         }
     }
+}
+
+/// Tells what takes long just now of making the next machine ready.
+fn show_long_work(info: &Publisher, long: Option<LongWork>) {
+    let (fetching, verifying) = match long {
+        Some(LongWork::Fetching(fetching)) => (Some(fetching), None),
+        Some(LongWork::Verifying(verifying)) => (None, Some(verifying)),
+        None => (None, None),
+    };
+    info.send_if_modified(|info| {
+        let is_news = info.verifying != verifying || info.fetching != fetching;
+        (info.verifying, info.fetching) = (verifying, fetching);
+        is_news
+    });
 }
 
 /// Deletes what was made for a machine that is not needed.
@@ -191,7 +201,7 @@ impl Task {
     pub(super) async fn drop_candidate(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.give_up(&self.context).await;
-            self.info.send_if_modified(|info| info.verifying.take().is_some());
+            show_long_work(&self.info, None);
         }
     }
 

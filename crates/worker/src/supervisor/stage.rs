@@ -21,7 +21,7 @@ use super::limiting::{check_limits, isolation};
 use super::look_ahead::{check_isolation, check_wishes, load};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
-use super::stage_work::StageWork;
+use super::stage_work::{LongWork, StageWork};
 use super::store_files::{VerifiedFiles, hold, watch_files};
 use super::verify::{VerifiedArtifact, unloadable, verify};
 use super::{RestartPolicy, socket_path};
@@ -105,7 +105,9 @@ fn stage_blocking(
     work: &StageWork,
 ) -> Result<StagedMachine, FailureReason> {
     let mut unkept = hold(context, &assignment, [&assignment.store_path]);
-    context.fetching.ensure(&assignment.store_path, work.given_up())?;
+    let show = |fetching| work.show(Some(LongWork::Fetching(fetching)));
+    context.fetching.ensure(&assignment.store_path, work.given_up(), &show)?;
+    work.show(None);
     let loaded = load(&context.roots, &assignment, uuid);
     let mut artifact = loaded.map_err(|problem| unloadable(context, &assignment, problem, work))?;
     unkept.extend(hold(context, &assignment, &artifact.references));

@@ -10,7 +10,7 @@ use vm_model::{Assignment, FailureKind, FailureReason, NarHash, Verifying};
 
 use super::context::HostContext;
 use super::stage::{legacy_file, volume_requests};
-use super::stage_work::StageWork;
+use super::stage_work::{LongWork, StageWork};
 use crate::failure::{chain, reason};
 use crate::verification::Request;
 use crate::vms::HashVerification;
@@ -108,7 +108,8 @@ impl Verifier<'_> {
             return Ok(());
         }
         let request = Request { path, expected, met, feeds: self.feeds(path) };
-        let show = |hashed| self.work.show(Some(Verifying { store_path: path.to_owned(), hashed }));
+        let verifying = |hashed| LongWork::Verifying(Verifying { store_path: path.to_owned(), hashed });
+        let show = |hashed| self.work.show(Some(verifying(hashed)));
         let files = self.context.verifications.verify(request, self.work.given_up(), &show)?;
         if !is_remembered {
             return Ok(());

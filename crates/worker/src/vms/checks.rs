@@ -66,7 +66,10 @@ pub(super) fn check_numbers(config: &VmManagerConfig) -> Result<(), VmManagerErr
 
 pub(super) fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {
     let shown = |path: &PathBuf| path.display().to_string();
-    StoreRoots::open(&config.store_roots).map_err(|problem| {
+    // What is fetched is put into stores that are made where nothing is.
+    let is_made = |root: &&PathBuf| config.fetch.is_none() || root.exists();
+    let there: Vec<PathBuf> = config.store_roots.iter().filter(is_made).cloned().collect();
+    StoreRoots::open(&there).map_err(|problem| {
         let value = config.store_roots.iter().map(shown).collect::<Vec<_>>().join(":");
         refused("store_roots", value, chain(&problem))
     })

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{NetworkName, RemovedVm, VmId};
 
-use super::checks::{check_directories, check_numbers, store_roots};
+use super::checks::{check_directories, check_numbers, refused, store_roots};
 use super::control::Shared;
 use super::network_plan::{PlannedNetwork, plan_networks};
 use super::network_start::{open_leases, start_networks};
@@ -60,6 +60,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         warn!("{UNVERIFIED}");
     }
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
+    make_fetched_into(&config)?;
     let roots = Arc::new(store_roots(&config)?);
     let OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots } =
         open_state(&config, &planned).await?;
@@ -202,6 +203,16 @@ async fn take_lock(state_dir: &Path) -> Result<StateLock, LockError> {
             taken => return taken,
         }
     }
+}
+
+/// Makes the stores that are fetched into where nothing is.
+fn make_fetched_into(config: &VmManagerConfig) -> Result<(), VmManagerError> {
+    let made = config.store_roots.iter().filter(|_| config.fetch.is_some());
+    made.filter(|root| !root.exists()).try_for_each(|root| {
+        std::fs::create_dir_all(root).map_err(|problem| {
+            refused("store_roots", root.display().to_string(), format!("it cannot be made: {problem}"))
+        })
+    })
 }
 
 /// The roots that keep Nix's garbage collector away from the VMs' artifacts; those of VMs that are not `known` go.
