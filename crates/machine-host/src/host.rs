@@ -134,7 +134,7 @@ pub struct HostCounts {
     pub unsettled: usize,
     /// Machines in processes without a jail, where there are to be jails: earlier workers started them.
     pub unjailed: usize,
-    /// Machines in processes that are not kept to the system calls that they need, whatever new ones are.
+    /// Machines in processes that are not kept to the system calls that they need, where new ones are not asked to do without.
     pub unfiltered: usize,
 }
 

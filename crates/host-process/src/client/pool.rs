@@ -242,6 +242,8 @@ impl Pool {
 
     pub(super) fn counts(&self) -> HostCounts {
         let state = self.lock();
+        // What the program is told; where it is told nothing, it filters.
+        let is_asked_off = self.options.program.iter().any(|word| word == "--seccomp=off");
         let machines = |which: &dyn Fn(&Entry) -> bool| {
             state.processes.values().filter(|entry| which(entry)).map(|entry| entry.assigned.len()).sum()
         };
@@ -249,7 +251,7 @@ impl Pool {
         HostCounts {
             hosted: state.machines.len(),
             unjailed: machines(&|entry| self.jails.is_some() && !entry.is_jailed),
-            unfiltered: machines(&|entry| !entry.is_filtered),
+            unfiltered: machines(&|entry| !is_asked_off && !entry.is_filtered),
             ended: ended().count(),
             unsettled: ended().filter(|&ended| ended > SETTLING).count(),
         }
