@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use admin::{
-    AssignmentsState, AssignmentsView, DamagedVm, DiskView, HostUseView, MachineView, MetricsView, StatusView, VmView,
+    AssignmentsState, AssignmentsView, DamagedVm, DiskView, HostUseView, MachineView, MetricsView,
+    StatusView, VmView,
 };
 use vm_model::{
-    Assignment, BootTrouble, Bytes, Cores, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause, EndMethod,
-    FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, OnTrial,
-    OperatorOrder, Overrides, Readiness, RefusedEntry, ResourceLimits, RolloutFailure, RunEnd, SourceKind, SourceStatus,
-    Timestamp, VmId, VmTimings, VolumePolicy, WantedChange,
+    Assignment, BootTrouble, Bytes, Cores, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause,
+    EndMethod, FailureClass, FailureKind, FailureReason, Generation, Health, HeldSet, HoldReason, OnTrial,
+    OperatorOrder, Overrides, Readiness, RefusedEntry, ResourceLimits, RolloutFailure, RunEnd, SourceKind,
+    SourceStatus, Timestamp, VmId, VmTimings, VolumePolicy, WantedChange,
 };
 
 use super::details::details;
@@ -220,7 +221,8 @@ fn limits_stand_beside_what_is_taken_of_the_host() {
     };
     let metrics = sampled().map(|metrics| MetricsView { host: Some(host), ..metrics });
     let shown = details(&VmView { metrics, limits, ..vm("a", "running") }, NOW);
-    let lines: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let lines: Vec<String> =
+        shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
         "limits cpu 0.5, memory_max 256 MiB",
         "host memory 93 MiB of 256 MiB",
