@@ -16,7 +16,6 @@ mod rollout;
 mod sockets;
 mod survival;
 mod upgrade;
-mod uplink;
 mod vhost;
 mod wire;
 
