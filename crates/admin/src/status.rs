@@ -101,6 +101,15 @@ pub struct NetworkView {
     pub bridge: String,
     /// Its addresses.
     pub subnet: String,
+    /// Its IPv6 addresses, where it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_subnet: Option<String>,
+    /// Addresses and ranges that a VM has only if its description asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<String>,
+    /// The interface of this host that is a port of its bridge, with the VLAN, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
 }
 
 /// A file of assignments.

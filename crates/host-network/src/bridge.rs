@@ -20,7 +20,9 @@ pub(crate) use self::subnet_use::{find_ipv6_use, find_uses};
 use crate::changed_settings::AdoptedBridge;
 use crate::ipv6::missing_addresses;
 use crate::names::{BRIDGE_ALIAS, LinkName, bridge_mac, tap_owner};
-use crate::netlink::{BridgeSetting, Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, Netlink, NetlinkError};
+use crate::netlink::{
+    BridgeSetting, Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, Netlink, NetlinkError, StaticEntry,
+};
 use crate::rules::{Rules, SharedRules};
 use crate::{GuestAddresses, NetworkConfig, NetworkError};
 
@@ -42,6 +44,8 @@ pub(crate) struct Observed {
     pub(crate) addresses: Vec<Ipv4Assignment>,
     pub(crate) routes: Vec<Ipv4Route>,
     pub(crate) ipv6: Vec<Ipv6Assignment>,
+    /// What bridges do not forget by themselves.
+    pub(crate) entries: Vec<StaticEntry>,
 }
 
 /// One step towards the bridge.
@@ -80,6 +84,7 @@ pub(crate) async fn observe(netlink: &Netlink) -> Result<Observed, NetlinkError>
         addresses: netlink.ipv4_addresses().await?,
         routes: netlink.ipv4_routes().await?,
         ipv6: netlink.ipv6_addresses().await?,
+        entries: netlink.static_entries().await?,
     })
 }
 

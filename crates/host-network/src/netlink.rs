@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
-use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkUnspec, RouteMessageBuilder};
 use thiserror::Error;
@@ -28,8 +29,8 @@ use vm_model::MacAddress;
 
 #[cfg(test)]
 pub(crate) use self::observed::BridgeSettings;
-pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, PortSettings};
-use self::observed::{assignment_from, ipv6_assignment_from, link_from, route_from};
+pub(crate) use self::observed::{Ipv4Assignment, Ipv4Route, Ipv6Assignment, Link, PortSettings, StaticEntry};
+use self::observed::{assignment_from, ipv6_assignment_from, link_from, route_from, static_entry_from};
 use crate::{BetweenVms, LinkName};
 
 /// How long the kernel may take for one request. It answers in microseconds unless its network lock is held.
@@ -147,6 +148,14 @@ impl Netlink {
         let dump = self.handle.route().get(request).execute().try_collect();
         let messages: Vec<RouteMessage> = call("list routes", dump).await?;
         Ok(messages.iter().filter_map(route_from).collect())
+    }
+
+    /// The static entries of all bridges.
+    pub(crate) async fn static_entries(&self) -> Result<Vec<StaticEntry>, NetlinkError> {
+        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+        let messages: Vec<NeighbourMessage> =
+            call("list the entries of bridges", request.execute().try_collect()).await?;
+        Ok(messages.iter().filter_map(static_entry_from).collect())
     }
 
     /// Creates the bridge `name`, down, without spanning tree and snooping; a port forwards at once, and multicasts reach

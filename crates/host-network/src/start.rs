@@ -2,6 +2,7 @@
 
 mod report;
 mod servers;
+mod uplink;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -11,6 +12,8 @@ use vm_model::Ipv6Subnet;
 
 pub use self::report::{StartReport, StartWarning, UnknownNic};
 use self::servers::{start_ipv6, start_names, told_servers};
+pub(crate) use self::uplink::no_uplink;
+use self::uplink::{check_uplink, ready_uplink};
 use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, BridgeProblem, Observed, apply_bridge, carries_vms, ensure_ipv6, find_ipv6_use,
@@ -33,10 +36,8 @@ use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
-use crate::uplink::{UplinkPlan, give_uplinks_back, join_uplink, plan_uplink, prepare_uplink};
-use crate::{
-    Egress, GuestAddresses, LinkName, NetworkConfig, NetworkError, RouterAdvice, Uplink, UplinkProblem,
-};
+use crate::uplink::{give_uplinks_back, join_uplink};
+use crate::{Egress, GuestAddresses, LinkName, NetworkConfig, NetworkError, RouterAdvice};
 
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
@@ -165,46 +166,6 @@ fn runs_vms(config: &NetworkConfig, observed: &Observed, kept: &[KeptNic]) -> bo
     let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
     let has_tap = |nic: &KeptNic| find_tap(&observed.links, nic).is_ok();
     kept.iter().any(has_tap) || carries_vms(bridge, &observed.links)
-}
-
-/// Looks whether the bridge can have its uplink, and answers the MTU of the network, which is no larger than that of the uplink.
-/// VMs that run are served without one, and upkeep tells why.
-fn check_uplink(
-    config: &NetworkConfig,
-    observed: &Observed,
-    plan: &BridgePlan,
-    runs_vms: bool,
-) -> Result<u16, NetworkError> {
-    let Some(uplink) = &config.uplink else { return Ok(plan.mtu) };
-    let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
-    match plan_uplink(uplink, &config.bridge, (bridge, plan.origin), observed) {
-        Ok(UplinkPlan { mtu, .. }) => Ok(u16::try_from(mtu).map_or(plan.mtu, |mtu| mtu.min(plan.mtu))),
-        Err(_) if runs_vms => Ok(plan.mtu),
-        Err(problem) => Err(no_uplink(config, uplink, problem)),
-    }
-}
-
-pub(crate) fn no_uplink(config: &NetworkConfig, uplink: &Uplink, problem: UplinkProblem) -> NetworkError {
-    NetworkError::Uplink { bridge: config.bridge.clone(), uplink: uplink.clone(), problem }
-}
-
-/// Makes the uplink ready, as far as it can be: the plan for what is left, and the index of its port. Uplinks that the
-/// configuration no longer has are given back.
-async fn ready_uplink(
-    config: &NetworkConfig,
-    netlink: &Netlink,
-    (bridge, origin): (u32, BridgeOrigin),
-    rules: &SharedRules,
-) -> Result<Option<(UplinkPlan, u32)>, NetworkError> {
-    give_uplinks_back(netlink, config, Some(bridge), rules, config.uplink.as_ref()).await?;
-    let Some(uplink) = &config.uplink else { return Ok(None) };
-    let observed = observe(netlink).await?;
-    // What was in its way was told or refused before.
-    let Ok(plan) = plan_uplink(uplink, &config.bridge, (Some(bridge), origin), &observed) else {
-        return Ok(None);
-    };
-    let port = prepare_uplink(netlink, rules, &config.bridge, (uplink, &plan)).await?;
-    Ok(Some((plan, port)))
 }
 
 /// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,

@@ -11,6 +11,7 @@
 //! sentences, which vanish when the cause does.
 
 mod taps;
+mod uplink;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +30,7 @@ use crate::ipv6::{Ipv6Server, missing_addresses};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
 use crate::rules::Rules;
-use crate::start::{Holdings, forward_drops, no_uplink};
-use crate::uplink::{UplinkPlan, join_uplink, plan_uplink, prepare_uplink};
+use crate::start::{Holdings, forward_drops};
 use crate::{BridgeOrigin, HostForwarding, NetworkError};
 
 /// How long a burst of changes may go on before it is looked at: no look follows another more closely.
@@ -222,49 +222,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// Looks for the uplink, makes what is missing of it, and has the rules know its port. Answers the plan for what is left.
-    async fn ready_uplink(&self, observed: &Observed, verdict: &mut Verdict) -> Option<(UplinkPlan, u32)> {
-        let (shared, rules) = (&self.shared, &self.holdings.rules);
-        let uplink = shared.config.uplink.as_ref()?;
-        let bridge = (Some(shared.bridge()), self.holdings.origin);
-        let plan = match plan_uplink(uplink, &shared.config.bridge, bridge, observed) {
-            Ok(plan) => plan,
-            Err(problem) => {
-                let refusal = no_uplink(&shared.config, uplink, problem);
-                verdict.degraded.push(format!("VMs reach nothing by it: {refusal}"));
-                return None;
-            }
-        };
-        match prepare_uplink(&shared.netlink, rules, &shared.config.bridge, (uplink, &plan)).await {
-            Ok(port) => {
-                let know = move |rules: &mut Rules| rules.know_uplink(port);
-                if let Err(error) = rules.run("have the rules know the uplink", know).await {
-                    verdict.failed("the uplink is not looked after", &error);
-                    return None;
-                }
-                Some((plan, port))
-            }
-            Err(error) => {
-                verdict.failed(&format!("the uplink {uplink} cannot be had"), &error);
-                None
-            }
-        }
-    }
-
-    /// Makes the uplink a port of the bridge again, and up, where it is not; the rules for it are in force.
-    async fn join_uplink(&self, ready: Option<(UplinkPlan, u32)>, verdict: &mut Verdict) {
-        let (Some(uplink), Some((plan, port))) = (&self.shared.config.uplink, ready) else { return };
-        if plan.steps.is_empty() {
-            return;
-        }
-        match join_uplink(&self.shared.netlink, (self.shared.bridge(), port), (uplink, &plan)).await {
-            Ok(()) => {
-                info!(bridge = %self.shared.config.bridge, %uplink, steps = ?plan.steps, "mended the uplink, which somebody had changed");
-            }
-            Err(error) => verdict.failed(&format!("the uplink {uplink} cannot be had"), &error.into()),
-        }
-    }
-
     /// Forwarding, our table, and the sight of others' tables. Whether our table is in force.
     async fn keep_rules(&mut self, observed: &Observed, rules_changed: bool, verdict: &mut Verdict) -> bool {
         let bridge = self.shared.bridge();
@@ -325,7 +282,8 @@ impl Keeper {
     async fn keep_taps(&mut self, taps: Vec<AttachedTap>, observed: &Observed, verdict: &mut Verdict) {
         verdict.degraded.extend(strayed(&taps, self.shared.config.network()));
         verdict.degraded.extend(self.shared.losses());
-        let plan = plan_taps(taps, &observed.links, self.shared.bridge(), self.shared.config.between_vms);
+        let seen = (observed.links.as_slice(), observed.entries.as_slice());
+        let plan = plan_taps(taps, seen, self.shared.bridge(), self.shared.config.between_vms);
         for action in plan.actions {
             match self.mend_tap(&action).await {
                 Ok(()) => {

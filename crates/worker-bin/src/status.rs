@@ -1,5 +1,6 @@
 //! What the worker tells of itself.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use syscall_filter::Mode;
 use tokio::sync::watch;
 use vm_model::{HeldSet, SourceKind, Timestamp};
 use worker::master::{LinkStatus, MasterLink};
-use worker::vms::{NetworkSettings, VmManager};
+use worker::vms::{NetworkName, NetworkSettings, VmManager};
 
 use crate::assignments::{SourceState, Verdict};
 use crate::descriptors::OpenFiles;
@@ -84,9 +85,19 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
 
 /// The networks of this host.
 fn networks(vm_manager: &VmManager) -> Vec<NetworkView> {
-    let networks = vm_manager.config().all_networks().into_iter();
-    let view = |(name, NetworkSettings { bridge, subnet, .. })| NetworkView { name, bridge, subnet };
-    networks.map(view).collect()
+    let config = vm_manager.config();
+    let planned = config.network_configs().into_iter();
+    let uplinks: BTreeMap<_, _> =
+        planned.filter_map(|(name, network)| Some((name, network.uplink?.to_string()))).collect();
+    let view = |(name, network): (NetworkName, NetworkSettings)| NetworkView {
+        bridge: network.bridge,
+        subnet: network.subnet,
+        ipv6_subnet: network.ipv6_subnet.map(|subnet| subnet.to_string()),
+        reserved: network.reserved.iter().map(ToString::to_string).collect(),
+        uplink: uplinks.get(&name).cloned(),
+        name,
+    };
+    config.all_networks().into_iter().map(view).collect()
 }
 
 /// What does not work as it should beside VMs.

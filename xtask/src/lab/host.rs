@@ -19,11 +19,12 @@ use crate::lab::virtualisation::{Acceleration, Virtualisation};
 use crate::packages;
 
 /// Drivers that the worker, its tests and the relay need. Each loads after what it needs itself.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 19] = [
     "virtio_console",
     "tun",
     "bridge",
     "veth",
+    "8021q",
     "overlay",
     "nf_tables",
     "nf_conntrack",

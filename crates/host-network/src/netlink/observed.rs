@@ -8,6 +8,7 @@ use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoVlan, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use vm_model::MacAddress;
 
@@ -99,6 +100,26 @@ pub(crate) struct Ipv6Assignment {
     pub(crate) address: Ipv6Network,
     /// Whether it means something beyond the link.
     pub(crate) is_global: bool,
+}
+
+/// Where a bridge sends frames for a hardware address, by an entry that does not age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StaticEntry {
+    /// The index of the port.
+    pub(crate) port: u32,
+    pub(crate) mac: MacAddress,
+}
+
+/// `None` for what a bridge has learnt, and for addresses of its own.
+pub(super) fn static_entry_from(message: &NeighbourMessage) -> Option<StaticEntry> {
+    if message.header.state != NeighbourState::Noarp {
+        return None;
+    }
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        _ => None,
+    })?;
+    Some(StaticEntry { port: message.header.ifindex, mac: MacAddress::new(mac) })
 }
 
 /// A route to a network; the default one is to `0.0.0.0/0`.

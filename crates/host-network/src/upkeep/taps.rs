@@ -8,7 +8,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::BetweenVms;
 use crate::host::AttachedTap;
-use crate::netlink::{Link, PortSettings};
+use crate::netlink::{Link, PortSettings, StaticEntry};
 
 /// For how long a TAP may be gone before that is a fault: a VM that ends takes its TAPs along a little before its
 /// owner detaches them.
@@ -56,7 +56,7 @@ pub(super) struct TapPlan {
 /// Decides for the TAPs that should be ports of the bridge with the index `bridge`.
 pub(super) fn plan_taps(
     attached: Vec<AttachedTap>,
-    links: &[Link],
+    (links, entries): (&[Link], &[StaticEntry]),
     bridge: u32,
     between_vms: BetweenVms,
 ) -> TapPlan {
@@ -77,7 +77,8 @@ pub(super) fn plan_taps(
                 if !is_port || link.mtu != u32::from(tap.mtu) {
                     plan.actions.push(TapAction::Reattach(tap.clone()));
                 }
-                if !is_port || link.port != Some(bound) {
+                let is_entered = entries.contains(&StaticEntry { port: tap.index, mac: tap.identity.mac });
+                if !is_port || link.port != Some(bound) || !is_entered {
                     plan.actions.push(TapAction::Bind(tap));
                 }
             }
@@ -141,6 +142,10 @@ mod tests {
         }
     }
 
+    fn entry(port: u32) -> StaticEntry {
+        StaticEntry { port, mac: tap(port).identity.mac }
+    }
+
     fn link(index: u32, controller: Option<u32>, is_up: bool) -> Link {
         Link {
             index,
@@ -170,7 +175,8 @@ mod tests {
             Link { port: Some(PortSettings::default()), ..link(7, Some(BRIDGE), true) },
             Link { name: "mine".to_owned(), ..link(8, Some(BRIDGE), true) },
         ];
-        let plan = plan_taps((2..=9).map(tap).collect(), &links, BRIDGE, BetweenVms::Open);
+        let entries: Vec<StaticEntry> = (2..=9).map(entry).collect();
+        let plan = plan_taps((2..=9).map(tap).collect(), (&links, &entries), BRIDGE, BetweenVms::Open);
         assert_eq!(
             plan.actions,
             [
@@ -185,8 +191,10 @@ mod tests {
             ]
         );
         assert_eq!(plan.gone, [tap(9)]);
-        let apart = plan_taps(vec![tap(2)], &links, BRIDGE, BetweenVms::Isolated);
+        let apart = plan_taps(vec![tap(2)], (&links, &entries), BRIDGE, BetweenVms::Isolated);
         assert_eq!(apart.actions, [TapAction::Bind(tap(2))]);
+        let forgotten = plan_taps(vec![tap(2)], (&links, &entries[1..]), BRIDGE, BetweenVms::Open);
+        assert_eq!(forgotten.actions, [TapAction::Bind(tap(2))]);
     }
 
     #[test]

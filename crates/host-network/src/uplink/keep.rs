@@ -121,7 +121,12 @@ async fn give_back(
     }
     // Others may have begun to use it meanwhile: a bridge, or a link on it that is not removed with ours.
     let is_others = link.controller.is_some() && link.controller != bridge;
-    let carries = |other: &Link| other.parent == Some(*index) && other.is_up && !is_our_vlan(other);
+    // One end of a veth pair names the other as what it is a part of, by an index that may be of another namespace.
+    let is_part = |other: &Link| {
+        let is_on_top = matches!(other.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan"));
+        is_on_top && other.parent == Some(*index)
+    };
+    let carries = |other: &Link| is_part(other) && other.is_up && !is_our_vlan(other);
     if !was_up && link.is_up && !is_others && !links.iter().any(carries) {
         netlink.set_down(*index, name).await?;
     } else if !was_up && link.is_up {

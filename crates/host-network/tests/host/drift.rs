@@ -276,3 +276,20 @@ fn anothers_drop_is_told_while_it_lasts() {
         network.shutdown(Teardown::Remove).await.unwrap();
     });
 }
+
+#[test]
+fn a_static_entry_that_a_bridge_has_lost_comes_back() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let tap = network.attach(nic(2)).await.unwrap();
+        let mac = nic(2).mac.to_string();
+        let is_entered = || {
+            let entries = run(&format!("bridge fdb show br {BRIDGE}"));
+            entries.lines().any(|line| line.starts_with(&mac) && line.contains("static"))
+        };
+        assert!(is_entered());
+        run(&format!("bridge fdb delete {mac} dev {} master", tap.name));
+        soon("the entry is there again", is_entered).await;
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}

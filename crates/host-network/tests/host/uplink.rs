@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use host_network::{
     BetweenVms, Egress, GuestAddresses, HostNetwork, LinkName, NetworkConfig, NicAttachment, RouterAdvice,
-    Tap, Teardown, Uplink, VNET_HEADER_BYTES,
+    Tap, Teardown, Uplink, VNET_HEADER_BYTES, VlanId,
 };
 use test_frames::{BROADCAST, Mac, arp, ethernet, ipv4, udp};
 use vm_model::NetworkAccess;
@@ -358,5 +358,68 @@ fn another_router_is_told_where_one_is_named() {
         network.attach(taken).await.expect_err("the router's address is no guest's");
         drop(guest);
         network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+/// Whether `sent`, written into `from`, comes out of `to` as `expected`, within what the next `good` one takes.
+fn turns_into(
+    (from, to): (&OwnedFd, &OwnedFd),
+    (sent, expected): (&[u8], &[u8]),
+    (good, arrived): (&[u8], &[u8]),
+) -> Option<bool> {
+    write(from, sent);
+    write(from, good);
+    let (mut buffer, mut has_passed) = ([0; 4096], false);
+    while let Ok(length) = rustix::io::read(to, &mut buffer) {
+        let received = &buffer[HEADER..length];
+        has_passed |= received == expected;
+        if received == arrived {
+            return Some(has_passed);
+        }
+    }
+    None
+}
+
+#[test]
+#[ignore = "needs a kernel with VLAN devices (8021q), as the lab's is: cargo xtask lab --program <this> '<this> --ignored vlan'"]
+fn frames_of_a_vlan_have_its_tag_outside_and_none_inside() {
+    in_namespace(async || {
+        let vlan = VlanId::new(100);
+        let uplink = Uplink { link: LinkName::parse("eth1").unwrap(), vlan };
+        let outside = make_tap("eth1").unwrap();
+        let config = NetworkConfig { uplink: Some(uplink), ..with_uplink() };
+        let network = HostNetwork::start(config).await.unwrap();
+        let guest = network.attach(nic(2)).await.unwrap();
+        let inside = &guest.fds[0];
+        let (inward, outward) = (inwards(far_address(), (1, 2)), outwards(guest_address(), (1, 2)));
+        let (good_in, good_out) = (inwards(far_address(), (9, 9)), outwards(guest_address(), (9, 9)));
+        let (tagged_in, tagged_out) = (tagged(100, &good_in), tagged(100, &good_out));
+        let enters = |sent: &[u8], expected: &[u8]| {
+            turns_into((&outside, inside), (sent, expected), (&tagged_in, &good_in))
+        };
+        let leaves = |sent: &[u8], expected: &[u8]| {
+            turns_into((inside, &outside), (sent, expected), (&good_out, &tagged_out))
+        };
+        eventually("the VLAN passes frames on", async || enters(&inward, &inward)).await;
+
+        assert_eq!(enters(&tagged(100, &inward), &inward), Some(true), "with the tag it enters, without it");
+        assert_eq!(enters(&inward, &inward), Some(false), "no tag");
+        assert_eq!(enters(&tagged(200, &inward), &inward), Some(false), "another VLAN");
+        let double = tagged(100, &tagged(200, &inward));
+        assert_eq!(enters(&double, &tagged(200, &inward)), Some(false), "a tag inside");
+        assert_eq!(leaves(&outward, &tagged(100, &outward)), Some(true), "it leaves with the tag");
+        assert_eq!(leaves(&outward, &outward), Some(false), "and in no other way");
+        let double = tagged(200, &outward);
+        assert_eq!(leaves(&double, &tagged(100, &double)), Some(false), "a tag of the guest's own");
+        let mut forged = outward.clone();
+        forged[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 7]);
+        assert_eq!(leaves(&forged, &tagged(100, &forged)), Some(false), "another MAC address");
+
+        run("ip link delete eth1.100");
+        eventually("the link is made again and passes frames on", async || enters(&inward, &inward)).await;
+        assert_eq!(link("eth1.100").unwrap()["master"].as_str(), Some(BRIDGE));
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert!(link("eth1.100").is_none() && link("eth1").is_some());
+        assert_eq!(uplink_now(), (None, false));
     });
 }

@@ -213,11 +213,25 @@ pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
         add(&format!("from {source}"), standing(known, now));
     }
     add("generation", status.generation.map_or_else(|| "none".to_owned(), |number| number.to_string()));
-    for NetworkView { name, bridge, subnet } in &status.networks {
-        add("network", format!("{name}: {subnet} on {bridge}"));
+    for network in &status.networks {
+        add("network", of_network(network));
     }
     let limit = status.open_files_limit.map_or_else(|| "without limit".to_owned(), |limit| limit.to_string());
     add("open files", limit);
     add("log lines lost", status.log_lines_dropped.to_string());
     format!("{table}{}", lines(&notes(status)))
+}
+
+/// A network on one line: its addresses, what is kept of them, and where it leads.
+fn of_network(network: &NetworkView) -> String {
+    let NetworkView { name, bridge, subnet, ipv6_subnet, reserved, uplink } = network;
+    let subnets: Vec<&str> = [subnet.as_str()].into_iter().chain(ipv6_subnet.as_deref()).collect();
+    let mut text = format!("{name}: {} on {bridge}", subnets.join(" and "));
+    if let Some(uplink) = uplink {
+        text += &format!(" with {uplink}");
+    }
+    if !reserved.is_empty() {
+        text += &format!(" (reserved: {})", reserved.join(", "));
+    }
+    text
 }

@@ -175,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_network_is_looked_at_and_spoken_of_by_its_table() {
-        let text = "[networks.storage]\nbridge = 'lo'\nsubnet = '127.0.0.0/24'\n";
+        let text = "[networks.storage]\nbridge = 'lo'\nsubnet = '10.101.0.0/24'\n";
         let facts = look(&crate::settings::testing::settings(text)).await;
         let [_, storage] = facts.as_slice() else { panic!("{facts:?}") };
         let told = complaints(storage).refusals;

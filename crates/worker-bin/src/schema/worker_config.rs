@@ -81,7 +81,7 @@ fn accepted(kind: &Kind) -> Value {
         Kind::Domain => json!({ "type": "string", "pattern": "^[A-Za-z0-9.-]+$" }),
         Kind::Subnet => json!({ "type": "string", "pattern": "^[0-9.]+/[0-9]{1,2}$" }),
         Kind::Ipv6Subnet => json!({ "type": "string", "pattern": "^[0-9A-Fa-f:]+/64$" }),
-        Kind::Ipv4Address => json!({ "type": "string", "pattern": "^[0-9]{1,3}([.][0-9]{1,3}){3}$" }),
+        Kind::Ipv4Address => json!({ "type": "string", "pattern": "^[0-9]{1,3}(\\.[0-9]{1,3}){3}$" }),
         Kind::HostAndPort | Kind::AddressAndPort => json!({ "type": "string", "pattern": "^.*:[0-9]{1,5}$" }),
     }
 }

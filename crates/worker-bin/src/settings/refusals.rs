@@ -10,7 +10,7 @@ use crate::assignments::AssignmentsFile;
 use crate::logging;
 
 /// Settings of the library that have another name in the file, and that refusals of other settings speak of.
-const OF_THE_DEFAULT_NETWORK: [&str; 2] = ["network_bridge", "vm_subnet_base"];
+const OF_THE_DEFAULT_NETWORK: [&str; 3] = ["network_bridge", "vm_subnet_base", "ipv6_subnet"];
 
 impl Settings {
     /// Everything for which `run` does not start, each with its key or variable. Nothing is changed.
@@ -48,9 +48,8 @@ pub(crate) fn by_key(problem: VmManagerError) -> Error {
     match problem {
         VmManagerError::Setting { setting, value, expected } => {
             // What is expected may speak of settings of the other network too.
-            let expected = OF_THE_DEFAULT_NETWORK
-                .iter()
-                .fold(expected, |text, setting| text.replace(setting, key(setting)));
+            let of_the_file = |word| if OF_THE_DEFAULT_NETWORK.contains(&word) { key(word) } else { word };
+            let expected = expected.split(' ').map(of_the_file).collect::<Vec<_>>().join(" ");
             anyhow!("invalid setting {} = {value:?}: {expected}", key(&setting))
         }
         problem => problem.into(),
@@ -89,6 +88,15 @@ mod tests {
             told(&format!("store_roots = ['/']\n{storage}subnet = '10.100.7.0/24'\n")),
             "invalid setting networks.storage.subnet = \"10.100.7.0/24\": it overlaps with network.subnet = \
              \"10.100.0.0/16\"; each network needs addresses of its own"
+        );
+        let same_ipv6 = format!(
+            "store_roots = ['/']\n[network]\nipv6_subnet = 'fd12::/64'\n{storage}subnet = '10.101.0.0/16'\n\
+             ipv6_subnet = 'fd12::/64'\n"
+        );
+        assert_eq!(
+            told(&same_ipv6),
+            "invalid setting networks.storage.ipv6_subnet = \"fd12::/64\": it is that of network.ipv6_subnet too; each \
+             network needs addresses of its own"
         );
         let same_bridge =
             "store_roots = ['/']\n[networks.storage]\nbridge = 'br-procurator'\nsubnet = '10.101.0.0/16'\n";

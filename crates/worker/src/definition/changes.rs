@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use nix_artifacts::{NicRequest, RestartPolicy};
-use vm_model::{Bytes, EgressRule, NetworkAccess, PortForward};
+use nix_artifacts::RestartPolicy;
+use vm_model::{Bytes, EgressRule, PortForward};
 
 use super::Description;
 use super::differences::{of_cloud_init, of_credentials, of_policy, of_volume, parts_of_machine};
+use super::interfaces::of_interfaces;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,10 @@ pub enum Change {
         what: String,
     },
     /// The network interfaces.
-    Interfaces,
+    Interfaces {
+        /// Which, and in what.
+        what: String,
+    },
     /// Ports of the host that lead to it.
     Ports {
         /// Before.
@@ -114,7 +118,7 @@ impl Change {
             | Self::CommandLine
             | Self::Disks
             | Self::Volume { .. }
-            | Self::Interfaces
+            | Self::Interfaces { .. }
             | Self::Ports { .. }
             | Self::Egress { .. }
             | Self::CloudInit { .. }
@@ -176,13 +180,7 @@ impl Change {
 /// The differences of the interfaces.
 fn network_changes(from: &Description, to: &Description) -> Vec<Change> {
     let mut changes = Vec::new();
-    let without_access = |description: &Description| {
-        let nics = description.nics.iter().cloned();
-        nics.map(|nic| NicRequest { access: NetworkAccess::default(), ..nic }).collect::<Vec<_>>()
-    };
-    if without_access(from) != without_access(to) || from.address != to.address {
-        changes.push(Change::Interfaces);
-    }
+    changes.extend(of_interfaces(from, to).map(|what| Change::Interfaces { what }));
     let (before, after) = (from.forwards(), to.forwards());
     if before != after {
         changes.push(Change::Ports { from: before, to: after });
@@ -230,7 +228,7 @@ impl fmt::Display for Change {
             Self::Volume { disk, what } => write!(formatter, "volume {disk} {what}"),
             Self::CloudInit { what } => write!(formatter, "cloud-init {what}"),
             Self::Credentials { what } => write!(formatter, "credentials {what}"),
-            Self::Interfaces => formatter.write_str("network interfaces"),
+            Self::Interfaces { what } => write!(formatter, "network interfaces ({what})"),
             Self::Ports { from, to } => {
                 write!(formatter, "ports {} → {}", listed(from, "none"), listed(to, "none"))
             }

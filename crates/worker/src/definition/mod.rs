@@ -3,6 +3,7 @@
 mod changes;
 mod description;
 mod differences;
+mod interfaces;
 
 pub use changes::Change;
 pub(crate) use changes::{Effect, effect};

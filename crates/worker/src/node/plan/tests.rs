@@ -280,7 +280,7 @@ fn every_change_of_a_definition_is_told_in_words() {
             Change::CommandLine,
             Change::Disks,
             Change::Volume { disk: "data".to_owned(), what: "size 1 MiB → 2 MiB".to_owned() },
-            Change::Interfaces,
+            Change::Interfaces { what: "net1 added in storage".to_owned() },
             Change::Isolation,
             Change::CloudInit { what: "user_data (content not shown)".to_owned() },
             Change::Credentials { what: "db none → /etc/db".to_owned() },
@@ -295,7 +295,7 @@ fn every_change_of_a_definition_is_told_in_words() {
     insta::assert_snapshot!(lines.join("\n"), @r"
     change vm-1 while it runs: restart policy of the worker → never, health probes
     restart vm-1: image /nix/store/x → /nix/store/y, vCPUs 1 → 2 (its volumes stay), once the image has been verified
-    restart vm-1: memory 128 MiB → 256 MiB, kernel command line, disks, volume data size 1 MiB → 2 MiB, network interfaces, isolation, cloud-init user_data (content not shown), credentials db none → /etc/db, machine (kernel, balloon) (its volumes stay)
+    restart vm-1: memory 128 MiB → 256 MiB, kernel command line, disks, volume data size 1 MiB → 2 MiB, network interfaces (net1 added in storage), isolation, cloud-init user_data (content not shown), credentials db none → /etc/db, machine (kernel, balloon) (its volumes stay)
     restart vm-1: ports none → 80:80/tcp, egress anywhere → 10.0.0.0/8, egress nowhere → anywhere (its volumes stay)
     ");
 }
