@@ -98,7 +98,8 @@ fn a_path_that_nobody_trusted_has_signed_is_not_run_and_leaves_nothing() {
         let refused = create(&manager, &id, &cache.artifact).expect_err("refused").to_string();
         assert!(refused.contains("is signed by \"test-1\"; trusted are test-1"), "{refused}");
         let reason = manager.get_vm(&id).expect("there").last_failure.expect("a reason");
-        assert_eq!((reason.kind, reason.transient), (FailureKind::Artifact, false));
+        // It may be signed later.
+        assert_eq!((reason.kind, reason.transient), (FailureKind::Artifact, true));
         assert!(!console(&manager, &id).contains("never"));
         assert_eq!(fs::read_dir(cache.place.join("nix/store")).expect("read").count(), 0);
         manager.shutdown().expect("ends");
