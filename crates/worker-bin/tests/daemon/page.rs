@@ -183,7 +183,6 @@ fn what_ends_a_guest_is_asked_twice_and_followed() {
         assert_eq!(bench.phases(), ["web-1 running"], "the first answer is to leave it");
         browser.press("Enter");
         browser.until_shows("dialog", "Stop web-1?");
-        keep(&mut browser, "stop");
         browser.press("Tab");
         browser.press("Enter");
         browser.until_shows("[data-verb=stop] ~ .said", "stop: ");
