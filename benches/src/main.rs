@@ -54,12 +54,6 @@ fn main() -> Result<()> {
         let line = line.context("cannot read an order")?;
         let answer = match line.parse()? {
             Order::ProcessBoot(spare) => runtime.block_on(processes.boot(spare)).map(Answer::Nanoseconds)?,
-            Order::ProcessConfined(layers) => {
-                runtime.block_on(processes.boot_confined(layers)).map(Answer::Nanoseconds)?
-            }
-            Order::ProcessExits(layers) => {
-                runtime.block_on(processes.exits(layers)).map(Answer::Nanoseconds)?
-            }
             Order::ProcessMemory(count, each) => {
                 runtime.block_on(processes.memory(count, each)).map(Answer::Amounts)?
             }

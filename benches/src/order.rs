@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::many::Many;
-use crate::processes::Layers;
 
 /// An order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +27,6 @@ pub(crate) enum Order {
     /// `process-boot <spare>`: create a machine in a host process of its own while so many are kept ahead, and end it. Answers
     /// the time until its first byte is known.
     ProcessBoot(usize),
-    /// `process-confined <layers>`: create a machine in a host process with a jail (1), with its system calls filtered (2), with
-    /// both (3) or with neither (0), and end it. Answers the time until its first byte is known, and that until nothing is left.
-    ProcessConfined(Layers),
-    /// `process-exits <layers>`: have a guest leave to its process [`EXITS`](crate::processes::EXITS) times in a process with these
-    /// layers. Answers the time from its first byte to its end.
-    ProcessExits(Layers),
     /// `process-memory <count> <each>`: have so many machines in host processes of so many each. Answers the memory of all
     /// processes in bytes, and how many threads they have.
     ProcessMemory(usize, NonZeroUsize),
@@ -87,8 +80,6 @@ impl FromStr for Order {
             "stop" => Self::Stop,
             "reset" => Self::Reset,
             "process-boot" => Self::ProcessBoot(count()?),
-            "process-confined" => Self::ProcessConfined(Layers::from_count(count()?)?),
-            "process-exits" => Self::ProcessExits(Layers::from_count(count()?)?),
             "process-memory" => Self::ProcessMemory(count()?, each(count()?)?),
             "process-end" => Self::ProcessEnd,
             "fault" => Self::Fault,

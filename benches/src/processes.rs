@@ -9,20 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use console_log::{ConsoleLimits, ConsoleRecorder};
-use host_process::{Groups, HostProcessOptions, HostProcesses, JailDemand, JailSettings, Placement};
+use host_process::{Groups, HostProcessOptions, HostProcesses, Placement};
 use machine_host::{MachineHandle, MachineHost, StopPolicy};
-use tiny_guest::TinyGuest;
 use tokio::time::{sleep, timeout};
-use worker::vms::UserRange;
 
 use crate::children;
 use crate::machines::{PATIENCE, SETTLING, nanoseconds, request};
 
 /// How long a process that is kept ahead takes to be there, generously.
 const SPARE_STARTS: Duration = Duration::from_millis(150);
-
-/// How often a guest leaves to its process, where that is timed.
-pub(crate) const EXITS: u32 = 20_000;
 
 /// Machines in processes that this program started.
 pub(crate) struct Processes {
@@ -40,25 +35,6 @@ pub(crate) struct Processes {
 struct Setup {
     machines_each: NonZeroUsize,
     spare: usize,
-    layers: Layers,
-}
-
-/// What keeps a process to what it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layers {
-    is_jailed: bool,
-    is_filtered: bool,
-}
-
-impl Layers {
-    /// No jail, as that needs root; filters as by default.
-    const USUAL: Self = Self { is_jailed: false, is_filtered: true };
-
-    /// 1 is the jail, 2 are the filters, 3 is both.
-    pub(crate) fn from_count(count: usize) -> Result<Self> {
-        anyhow::ensure!(count <= 3, "there are two layers: 0 to 3, and not {count}");
-        Ok(Self { is_jailed: count & 1 != 0, is_filtered: count & 2 != 0 })
-    }
 }
 
 impl Processes {
@@ -71,7 +47,7 @@ impl Processes {
     /// Creates a machine in a process of its own, of which `spare` are kept ahead, and ends it. Answers the time until
     /// its first byte is known here.
     pub(crate) async fn boot(&mut self, spare: usize) -> Result<Vec<u64>> {
-        self.set_up(Setup { machines_each: NonZeroUsize::MIN, spare, layers: Layers::USUAL }).await?;
+        self.set_up(Setup { machines_each: NonZeroUsize::MIN, spare }).await?;
         if spare > 0 {
             sleep(SPARE_STARTS).await;
         }
@@ -81,38 +57,10 @@ impl Processes {
         Ok(vec![nanoseconds(took)])
     }
 
-    /// Creates a machine in a process with these `layers`, and ends it. Answers the time until its first byte is known here,
-    /// and that until all is given back.
-    pub(crate) async fn boot_confined(&mut self, layers: Layers) -> Result<Vec<u64>> {
-        self.set_up(Setup { machines_each: NonZeroUsize::MIN, spare: 0, layers }).await?;
-        let (machine, took) = self.create().await?;
-        sleep(SETTLING).await;
-        let begun = Instant::now();
-        end(machine).await?;
-        Ok(vec![nanoseconds(took), nanoseconds(begun.elapsed())])
-    }
-
-    /// Has a guest write a byte [`EXITS`] times, each of which leaves the guest, in a process with these `layers`. Answers the time
-    /// from the first one to the guest's end.
-    pub(crate) async fn exits(&mut self, layers: Layers) -> Result<Vec<u64>> {
-        self.set_up(Setup { machines_each: NonZeroUsize::MIN, spare: 0, layers }).await?;
-        let kernel = self.folder.join("chatter");
-        std::fs::write(&kernel, TinyGuest::chatter("x", EXITS).elf()).context("cannot write a guest")?;
-        let idle = std::mem::replace(&mut self.kernel, kernel);
-        let created = self.create().await;
-        self.kernel = idle;
-        let (machine, _) = created?;
-        let begun = Instant::now();
-        timeout(PATIENCE, machine.exited()).await.context("a guest did not end")?;
-        let took = begun.elapsed();
-        timeout(PATIENCE, machine.released()).await.context("a machine was not released")?;
-        Ok(vec![nanoseconds(took)])
-    }
-
     /// Has exactly `count` machines running, `each` to a process. Answers the proportional memory of all processes in bytes,
     /// and their threads.
     pub(crate) async fn memory(&mut self, count: usize, each: NonZeroUsize) -> Result<Vec<u64>> {
-        self.set_up(Setup { machines_each: each, spare: 0, layers: Layers::USUAL }).await?;
+        self.set_up(Setup { machines_each: each, spare: 0 }).await?;
         while self.held.len() < count {
             let (machine, _) = self.create().await?;
             self.held.push(machine);
@@ -141,16 +89,13 @@ impl Processes {
             return Ok(());
         }
         self.end().await?;
-        let mut program = self.program.clone();
-        program.push(if setup.layers.is_filtered { "--seccomp=trap" } else { "--seccomp=off" }.into());
-        let jail = JailSettings { users: UserRange::default(), demand: JailDemand::WhatTheHostHas };
         let host = HostProcesses::new(HostProcessOptions {
-            program,
+            program: self.program.clone(),
             directory: self.folder.join("processes"),
             machines_per_process: setup.machines_each,
             spare: setup.spare,
             placement: Placement::Beside,
-            jail: setup.layers.is_jailed.then_some(jail),
+            jail: None,
             groups: Groups::Unavailable("nothing is limited while it is timed".to_owned()),
             launch_deadline: PATIENCE,
             command_deadline: PATIENCE,

@@ -54,7 +54,7 @@ pub struct Value {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
     pub(crate) number: i64,
-    pub(crate) error: u16,
+    pub(crate) error: u32,
 }
 
 impl Call {
@@ -122,7 +122,7 @@ macro_rules! value {
 /// A call by its constant, and the error that it fails with by that one's.
 macro_rules! refusal {
     ($constant:ident, $error:ident) => {
-        $crate::call::Refusal { number: libc::$constant, error: libc::$error as u16 }
+        $crate::call::Refusal { number: libc::$constant, error: libc::$error.cast_unsigned() }
     };
 }
 

@@ -77,7 +77,7 @@ fn search(cases: &[Case], otherwise: u32) -> BpfProgram {
 /// What is done about a call that `rule` is about.
 fn body(rule: &Rule, pid: u32, otherwise: u32) -> BpfProgram {
     let conditions = match rule {
-        Rule::Refused { error } => return vec![answer(libc::SECCOMP_RET_ERRNO | u32::from(*error))],
+        Rule::Refused { error } => return vec![answer(libc::SECCOMP_RET_ERRNO | *error)],
         Rule::Allowed(conditions) if conditions.contains(&Condition::Always) => return vec![answer(ALLOW)],
         Rule::Allowed(conditions) => conditions,
     };

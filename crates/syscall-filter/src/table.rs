@@ -18,7 +18,7 @@ pub(crate) enum Rule {
     /// It fails.
     Refused {
         /// With which error.
-        error: u16,
+        error: u32,
     },
 }
 
@@ -56,7 +56,7 @@ pub enum Verdict {
     /// It fails with an error.
     Refused {
         /// Which one.
-        error: u16,
+        error: u32,
     },
     /// It is one that the thread may not make.
     Forbidden,

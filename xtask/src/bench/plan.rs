@@ -52,7 +52,6 @@ impl Plan {
         rows.extend(self.memory()?);
         eprintln!("bench: host processes");
         rows.extend(processes::creation(&mut self.subject, self.runs)?);
-        rows.extend(processes::confinement(&mut self.subject, self.runs)?);
         rows.extend(processes::memory(&mut self.subject)?);
         rows.extend(processes::faults(&mut self.subject, self.runs)?);
         eprintln!("bench: ending");

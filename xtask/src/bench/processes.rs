@@ -37,42 +37,6 @@ pub(super) fn creation(subject: &mut Subject, runs: u32) -> Result<Vec<Row>> {
     ])
 }
 
-/// What keeps a process to what it needs, by the number of the order.
-const LAYERS: [(u64, &str); 4] =
-    [(0, "neither jail nor filters"), (1, "a jail"), (2, "filters"), (3, "both")];
-
-/// What the jail and the filters of system calls cost a machine in a process of its own, in turns.
-pub(super) fn confinement(subject: &mut Subject, runs: u32) -> Result<Vec<Row>> {
-    let mut times = LAYERS.map(|_| (Vec::new(), Vec::new(), Vec::new()));
-    for _ in 0..runs {
-        for ((layers, _), (created, ended, left)) in LAYERS.iter().zip(&mut times) {
-            let [create, end] = subject.times(&format!("process-confined {layers}"))?[..] else {
-                anyhow::bail!("not two figures of a process with layers {layers}")
-            };
-            created.push(milliseconds(create));
-            ended.push(milliseconds(end));
-            left.push(milliseconds(subject.times(&format!("process-exits {layers}"))?[0]));
-        }
-    }
-    subject.times("process-end")?;
-    let rows = LAYERS.iter().zip(&times).flat_map(|((layers, name), (created, ended, left))| {
-        let row = |what: &str, shown: &str, values: &[f64]| {
-            Row::new(
-                format!("process-{what}/{layers}"),
-                format!("{shown}, a process with {name}"),
-                Unit::Milliseconds,
-                values,
-            )
-        };
-        [
-            row("created", "create → first guest byte", created),
-            row("ended", "kill → all is given back", ended),
-            row("exits", "20,000 exits of a guest", left),
-        ]
-    });
-    Ok(rows.collect())
-}
-
 /// What a further machine takes in processes of one machine and of many.
 pub(super) fn memory(subject: &mut Subject) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
