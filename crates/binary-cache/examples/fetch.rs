@@ -1,5 +1,5 @@
-//! Fetches one store path from one cache and says how long it took: `fetch STORE_PATH CACHE NAME:KEY`. What a comparison with
-//! `nix copy` is made with (docs/nix.md).
+//! Fetches one store path from one cache and says how long it took: `fetch STORE_PATH CACHE NAME:KEY`, for a comparison with
+//! `nix copy` from the same cache.
 
 use std::error::Error;
 use std::io::{Write, stdout};

@@ -79,9 +79,7 @@ async fn serve(
     let stop_timeout = settings.manager.stop_timeout;
     let (told_reload, reloaded) = watch::channel(Reloaded::default());
     let (runtime, seccomp) = (settings.runtime_dir.clone(), settings.seccomp);
-    if let Some(problem) = shortcoming(seccomp) {
-        warn!("{problem}");
-    }
+    shortcoming(seccomp).iter().for_each(|problem| warn!("{problem}"));
     let sources = Sources { file, master, reloaded, runtime_dir: runtime, seccomp };
     let mut parts = Parts::start(&vm_manager, server, sources, files, ending);
     let mut watchdog = Watchdog::start();

@@ -210,7 +210,12 @@ fn roots_are_absolute_directories() {
     insta::assert_snapshot!(refused("nix/store"), @r#"store root "nix/store": an absolute path without '.' and '..' is accepted"#);
     insta::assert_snapshot!(refused("/nix/../etc"), @r#"store root "/nix/../etc": an absolute path without '.' and '..' is accepted"#);
     insta::assert_snapshot!(refused("/proc/version"), @r#"cannot open store root "/proc/version" as a directory: Not a directory (os error 20)"#);
-    insta::assert_snapshot!(chain(&StoreRoots::open(&[]).expect_err("none")), @"no store root is configured; at least one directory is needed, usually /nix/store");
+}
+
+#[test]
+fn without_roots_every_path_is_refused() {
+    let roots = StoreRoots::open(&[]).expect("none is needed");
+    insta::assert_snapshot!(chain(&roots.identify(Path::new("/nix/store/x")).expect_err("refused")), @r#""/nix/store/x" is no store path: accepted is one component directly below a store root, of which none is configured"#);
 }
 
 #[test]
