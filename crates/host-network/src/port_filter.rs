@@ -151,20 +151,7 @@ fn set(name: &str, kind: &str, elements: &[String]) -> String {
 /// The chains, each before those that jump to it.
 fn chains(wire: Wire) -> Vec<(&'static str, Vec<String>)> {
     let Wire { gateway, fragments, .. } = wire;
-    let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
     let is_bound = wire.addresses == GuestAddresses::Ours;
-    let mut arp = vec![
-        dropped("arp htype != 1", "malformed ARP"),
-        dropped("arp ptype != 0x0800", "malformed ARP"),
-        dropped("arp hlen != 6", "malformed ARP"),
-        dropped("arp plen != 4", "malformed ARP"),
-        dropped(&format!("iif . arp saddr ether != @{MACS}"), "another's MAC address in ARP"),
-        "arp saddr ip 0.0.0.0 accept comment \"a probe\"".to_owned(),
-    ];
-    arp.extend(
-        is_bound.then(|| dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP")),
-    );
-    arp.push("accept".to_owned());
     let mut ipv4 = vec![
         dropped(&over("dhcp", "udp dport 67", DHCP_RATE), "too much DHCP"),
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept comment \"asks for its address\"".to_owned(),
@@ -204,7 +191,7 @@ fn chains(wire: Wire) -> Vec<(&'static str, Vec<String>)> {
     ];
     every_frame.extend(wire.uplink.map(|uplink| format!("iif {uplink} goto from_outside")));
     let mut chains = vec![
-        ("from_guest_arp", arp),
+        ("from_guest_arp", arp(is_bound)),
         ("from_guest_fragment", fragments.rules()),
         ("from_guest_ipv4", ipv4),
         ("from_guest_ipv6", ipv6(wire)),
@@ -215,12 +202,32 @@ fn chains(wire: Wire) -> Vec<(&'static str, Vec<String>)> {
     chains
 }
 
+fn dropped(what: &str, why: &str) -> String {
+    format!("{what} counter drop comment \"{why}\"")
+}
+
+/// What a guest may say in ARP; `is_bound` to its address.
+fn arp(is_bound: bool) -> Vec<String> {
+    let mut arp = vec![
+        dropped("arp htype != 1", "malformed ARP"),
+        dropped("arp ptype != 0x0800", "malformed ARP"),
+        dropped("arp hlen != 6", "malformed ARP"),
+        dropped("arp plen != 4", "malformed ARP"),
+        dropped(&format!("iif . arp saddr ether != @{MACS}"), "another's MAC address in ARP"),
+        "arp saddr ip 0.0.0.0 accept comment \"a probe\"".to_owned(),
+    ];
+    arp.extend(
+        is_bound.then(|| dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP")),
+    );
+    arp.push("accept".to_owned());
+    arp
+}
+
 /// What a guest may say in IPv6. Where the host kept the IPv6 that a bridge had, and where others give addresses, the network has
 /// addresses that we did not give out: whose they are is not ours to say there.
 fn ipv6(wire: Wire) -> Vec<String> {
     let host_ipv6 = wire.host_ipv6;
     let is_bound = wire.addresses == GuestAddresses::Ours && host_ipv6 != HostIpv6::Kept;
-    let dropped = |what: &str, why: &str| format!("{what} counter drop comment \"{why}\"");
     let mut rules = vec![
         dropped("icmpv6 type { nd-router-advert, nd-redirect }", "plays a router"),
         dropped("udp sport 547", "plays a DHCPv6 server"),

@@ -26,7 +26,7 @@ pub(super) enum Found {
     Process {
         process: WatchedProcess,
         connection: Connection,
-        welcome: Welcome,
+        welcome: Box<Welcome>,
     },
     /// No process of ours, or one that cannot be spoken with.
     Stranger {
@@ -92,7 +92,7 @@ pub async fn look_at_processes(directory: &Path) -> io::Result<Vec<SeenProcess>>
         let (pid, answer) = match found {
             Found::Nobody => continue,
             Found::Stranger { pid, problem } => (pid, SeenAnswer::Problem(problem)),
-            Found::Process { process, welcome, .. } => (Some(process.pid()), answer_of(welcome)),
+            Found::Process { process, welcome, .. } => (Some(process.pid()), answer_of(*welcome)),
         };
         seen.push(SeenProcess { place, pid, answer });
     }
@@ -138,7 +138,7 @@ pub(super) async fn look(directory: &SocketDirectory, name: &str, patience: Dura
         () = process.gone() => return Found::Nobody,
     };
     match greeted {
-        Ok((connection, welcome)) => Found::Process { process, connection, welcome },
+        Ok((connection, welcome)) => Found::Process { process, connection, welcome: Box::new(welcome) },
         Err(error) if error.is_silence() => {
             stranger(Some(pid), format!("process {pid}: {}", error_chain(&error)))
         }

@@ -128,7 +128,7 @@ impl Strangers {
             }
             Found::Process { process, connection, welcome } => {
                 let Some(recognize) = &self.recognize else { return Vec::new() };
-                let found = Greeted { name: name.clone(), process, connection, welcome };
+                let found = Greeted { name: name.clone(), process, connection, welcome: *welcome };
                 let Adoption { machines, strangers } = take_over(pool, found, recognize).await;
                 if !strangers.is_empty() {
                     self.known.insert(name, strangers);
