@@ -236,7 +236,7 @@ fn messages_from_a_host_are_those_of_version_1() {
     let messages = [
         (
             FromHost::Welcome(welcome),
-            json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b",
+            json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b", "is_filtered": true,
                 "jail": {"user": 7, "gaps": [{"layer": "landlock", "problem": "p"}]}, "machines": [
                 {"vm": "web-1", "status": status_text, "counters": counters_text, "health": "turning",
                     "notes": "n", "launched_ago": {"secs": 2, "nanos": 0}, "released": true}]}),
