@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use host_process::{HostProcessOptions, JailDemand, JailError, JailSettings, probe_jail};
 use jail::UserRange;
 use machine_host::{MachineHost, StopPolicy};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use support::*;
 use tiny_guest::TinyGuest;
 use vm_model::error_chain;
@@ -52,6 +54,22 @@ async fn each_process_is_a_user_of_its_own_with_no_rights() {
         within(machine.released()).await;
     }
     until("the processes end", || children().is_empty()).await;
+}
+
+/// A service manager may have started the worker with a umask that keeps all others out.
+#[tokio::test]
+async fn a_process_goes_through_the_directories_of_its_root_whatever_the_umask_of_its_worker() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let before = umask(Mode::RWXG | Mode::RWXO);
+    let machine = launch(&host, "a", &TinyGuest::spin()).await;
+    umask(before);
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(machine.released()).await;
+    until("the process ends", || children().is_empty()).await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change,
     mount_move, mount_remount, move_mount, open_tree, unmount,
 };
-use rustix::process::{chdir, chroot, fchdir, pivot_root};
+use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
 use thiserror::Error;
 
 /// What of the host stays, by the same paths.
@@ -45,8 +45,17 @@ fn failed(operation: &'static str) -> impl FnOnce(Errno) -> RootError {
     move |errno| RootError { operation, source: errno.into() }
 }
 
-/// Has the process see nothing but the new root. It must have a mount table of its own: else the host would lose its.
+/// Has the process see nothing but the new root. It must have a mount table of its own: else the host would lose its; and
+/// one thread, for the moment's umask.
 pub(super) fn empty() -> Result<(), Box<dyn Error>> {
+    // The user that the process becomes goes through directories that root makes, whatever root's umask hides.
+    let before = umask(Mode::WGRP | Mode::WOTH);
+    let emptied = exchange();
+    umask(before);
+    emptied
+}
+
+fn exchange() -> Result<(), Box<dyn Error>> {
     let own = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", own).map_err(failed("keep mounts from the host"))?;
     let options = [("mode", "0755"), ("size", "64k"), ("nr_inodes", "64")];

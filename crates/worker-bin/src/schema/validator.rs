@@ -136,6 +136,7 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
         "^[0-9.]+/[0-9]{1,2}$" => {
             text.split_once('/').is_some_and(|(_, length)| length.parse::<u8>().is_ok())
         }
+        "^[0-9.]+([-/][0-9.]+)?$" => text.parse::<ipam::AddressRange>().is_ok(),
         "^.*:[0-9]{1,5}$" => text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()),
         credential if credential.starts_with("^[!-.0-9;<>-~]{1,") => {
             vm_model::CredentialName::parse(text).is_ok()

@@ -20,7 +20,7 @@ fn idle_clients_use_up_nothing_that_vms_and_others_need() {
         let mut command = Command::new("/bin/sh");
         command
             .arg("-c")
-            .arg("ulimit -n 300; exec \"$0\" \"$@\"")
+            .arg("ulimit -n 340; exec \"$0\" \"$@\"")
             .arg(&bench.program)
             .args(worker.get_args());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -29,7 +29,7 @@ fn idle_clients_use_up_nothing_that_vms_and_others_need() {
         bench.until("they run", || {
             bench.phases().iter().filter(|phase| phase.ends_with("running")).count() == 3
         });
-        assert_eq!(bench.status()["open_files_limit"], 300);
+        assert_eq!(bench.status()["open_files_limit"], 340);
         assert!(bench.log().contains("the limit of open files is low"), "{}", bench.log());
 
         let socket = bench.path("run/worker.sock");
