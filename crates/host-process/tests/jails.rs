@@ -69,6 +69,7 @@ async fn a_process_goes_through_the_directories_of_its_root_whatever_the_umask_o
     umask(before);
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     within(machine.released()).await;
+    drop(machine);
     until("the process ends", || children().is_empty()).await;
 }
 
