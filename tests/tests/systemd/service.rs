@@ -33,7 +33,8 @@ fn control_group_of(id: &str) -> Result<String> {
 #[test]
 fn the_shipped_units_are_sound() -> Result<()> {
     for unit in [Service::UNIT, SLICE] {
-        let output = Command::new("systemd-analyze").args(["verify", unit.0]).output()?;
+        // The lab's host has no manual.
+        let output = Command::new("systemd-analyze").args(["verify", "--man=no", unit.0]).output()?;
         let complaints = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && complaints.is_empty(), "{}: {complaints}", unit.0);
     }
