@@ -90,7 +90,7 @@ impl SessionKey {
     }
 
     fn digest(&self) -> [u8; 32] {
-        digest(&SHA256, self.0.as_bytes()).as_ref().try_into().unwrap_or([0; 32])
+        digest(&SHA256, self.0.as_bytes()).as_ref().try_into().expect("SHA-256 gives 32 bytes")
     }
 }
 
