@@ -58,7 +58,8 @@ impl Capacity {
         self.rules.assignable_memory(host.memory?)
     }
 
-    /// Whether a machine with `footprint` could be started on `host` now, if `freed` of what is promised were given back.
+    /// Whether a machine with `footprint` could be started on `host` now, if `freed` of what is promised were given back. One
+    /// that takes no more than that always can, whatever the limits are by now: it makes nothing worse.
     ///
     /// # Errors
     /// See [`CapacityError`].
@@ -68,7 +69,11 @@ impl Capacity {
         host: &HostResources,
         freed: Option<Demand>,
     ) -> Result<(), CapacityError> {
-        let promised = self.promised().without(&freed.unwrap_or_default());
+        let freed = freed.unwrap_or_default();
+        if !Demand::of(footprint).exceeds(&freed) {
+            return Ok(());
+        }
+        let promised = self.promised().without(&freed);
         self.rules.admit(host, &promised, footprint)
     }
 
@@ -87,7 +92,7 @@ impl Capacity {
     }
 
     /// Takes the share of a machine with `footprint` on `host`, in exchange for that of the machine `before` it; a host that
-    /// does not say what it has refuses nothing.
+    /// does not say what it has refuses nothing. A machine that takes no more than the one before it is always admitted.
     ///
     /// # Errors
     /// See [`CapacityError`]. The share of the machine before is given back then.
@@ -98,11 +103,15 @@ impl Capacity {
         before: Option<Share>,
     ) -> Result<Share, CapacityError> {
         let mut promised = self.promised();
+        let mut fits = false;
         if let Some(mut before) = before {
             *promised = promised.without(&before.demand);
             before.is_given_back = true;
+            fits = !Demand::of(footprint).exceeds(&before.demand);
         }
-        self.rules.admit(host, &promised, footprint)?;
+        if !fits {
+            self.rules.admit(host, &promised, footprint)?;
+        }
         Ok(self.promise(promised, footprint))
     }
 

@@ -1,9 +1,12 @@
 //! VMs that were created by hand are changed by hand, and come back by hand.
 
-use serde_json::Value;
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
 
-use crate::bench::{Bench, isolated};
+use crate::bench::{Bench, host_processes, isolated};
 use crate::operating::{refused, said};
 
 fn one(bench: &Bench, id: &str) -> Value {
@@ -37,7 +40,7 @@ fn what_was_created_is_set_after_its_plan_was_shown() {
         let again = said(&bench, &["set", "web-1", "--restart", "on-failure"]);
         assert!(again.starts_with("nothing to change"), "{again}");
         said(&bench, &["set", "web-1", "--memory", "default", "--cmdline-append", ""]);
-        assert_eq!(one(&bench, "web-1")["overrides"], serde_json::json!({ "vcpus": 2 }));
+        assert_eq!(one(&bench, "web-1")["overrides"], json!({ "vcpus": 2 }));
 
         // What an operator ordered goes on.
         said(&bench, &["stop", "web-1"]);
@@ -56,11 +59,47 @@ fn what_was_created_is_set_after_its_plan_was_shown() {
 }
 
 #[test]
+fn what_a_vm_was_set_to_holds_at_its_next_crash() {
+    isolated(|bench| {
+        bench.assign(&[]);
+        let mut daemon = bench.start();
+        let image = bench.vm("web-1", &TinyGuest::power_button());
+        let image = image["store_path"].as_str().expect("a path").to_owned();
+        said(&bench, &["create", "web-1", &image]);
+        said(&bench, &["set", "web-1", "--restart", "never"]);
+        for process in host_processes(&bench) {
+            kill_process(Pid::from_raw(process).expect("an id"), Signal::KILL).expect("killed");
+        }
+        bench.until("it has failed", || bench.phases() == ["web-1 failed"]);
+        let vm = one(&bench, "web-1");
+        assert_eq!((&vm["restarts"], vm["ends"].as_array().map(Vec::len)), (&0.into(), Some(1)), "{vm}");
+        daemon.kill();
+    });
+}
+
+#[test]
+fn a_plan_for_a_source_that_has_not_spoken_yet_goes_by_its_rank() {
+    isolated(|bench| {
+        bench.assign(&[]);
+        let mut daemon = bench.start();
+        let mut listed = bench.vm("web-1", &TinyGuest::power_button());
+        let image = listed["store_path"].as_str().expect("a path").to_owned();
+        said(&bench, &["create", "web-1", &image]);
+        listed["overrides"] = json!({ "vcpus": 2 });
+        let file = bench.path("of-a-master.json");
+        fs::write(&file, json!({ "vms": [listed] }).to_string()).expect("written");
+        let plan = said(&bench, &["plan", "--assignments", file.to_str().expect("text"), "--as", "master"]);
+        assert!(plan.contains("restart web-1: ") && !plan.contains("is not followed"), "{plan}");
+        daemon.kill();
+    });
+}
+
+#[test]
 fn a_removed_vm_is_back_when_undelete_returns() {
     isolated(|bench| {
         bench.assign(&[]);
         let mut daemon = bench.start();
-        let image = bench.artifact("a", &TinyGuest::power_button(), &serde_json::json!({}), "x");
+        let image = bench.artifact("a", &TinyGuest::power_button(), &json!({}), "x");
         let image = image.path.to_str().expect("text").to_owned();
         said(&bench, &["create", "a", &image]);
         said(&bench, &["stop", "a"]);

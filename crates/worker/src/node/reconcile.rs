@@ -256,14 +256,20 @@ impl Reconciler {
         admit_count(&before, &after)
     }
 
+    /// Who is listened to once `kind` has spoken.
+    pub(super) fn listening_to(&self, kind: SourceKind) -> BTreeSet<SourceKind> {
+        self.listened_to.iter().copied().chain([kind]).collect()
+    }
+
     /// What all sources will have said, and what leads there.
     async fn plan(&self, source: &Source, said: Said, thoroughness: Thoroughness) -> (Intent, Planned) {
         let kind = source.kind();
         let is_repeated = self.intent.of(kind).is_some_and(|before| {
             (&before.lineage, before.generation()) == (&said.lineage, said.generation())
         });
-        let intent = self.intent.clone().with(kind, said).settled(&self.listened_to);
-        let merged = intent.merged(&self.listened_to);
+        let listened_to = self.listening_to(kind);
+        let intent = self.intent.clone().with(kind, said).settled(&listened_to);
+        let merged = intent.merged(&listened_to);
         let mut planned = plan_towards(&self.vm_manager, &merged, thoroughness).await;
         let actions = &mut planned.actions;
         without_retries_of_others(actions, &merged, kind);

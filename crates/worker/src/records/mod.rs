@@ -31,6 +31,7 @@ mod network_note;
 mod reserve;
 mod rollout;
 mod run_counts;
+mod seal_key;
 mod verified;
 mod vm_lock;
 mod vm_record;
@@ -47,6 +48,7 @@ pub(crate) use network_note::{
 pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};
 pub(crate) use run_counts::RunCounts;
+pub(crate) use seal_key::SealKey;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{
     IdleVm, VmLockError, console_directory, lock_vm, open_console, open_sockets, socket_directory,

@@ -15,7 +15,8 @@ use super::lenient::{known, known_items};
 use super::rollout::Rollout;
 use super::vm_lock::{locked_by, other_holder};
 use super::{
-    IdleVm, ReadError, RecordWriter, RunCounts, VmLockError, WriteError, discard_unfinished, read_versioned,
+    IdleVm, ReadError, RecordWriter, RunCounts, SealKey, VmLockError, WriteError, discard_unfinished,
+    read_versioned,
 };
 use crate::definition::is_same_definition;
 
@@ -45,6 +46,9 @@ pub(crate) struct VmRecord {
     /// When its run began that has not ended yet, as far as is known.
     #[serde(default)]
     pub(crate) running_since: Option<Timestamp>,
+    /// By what the worker knows again what it noted with the machine of its newest run; workers before did not seal that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seal_key: Option<SealKey>,
     /// Why its run was told to end, from before its guest is until its end is on record.
     #[serde(default)]
     pub(crate) stopping: Option<EndCause>,
@@ -102,6 +106,7 @@ impl VmRecord {
             in_force: None,
             rollout: None,
             running_since: None,
+            seal_key: None,
             stopping: None,
             health: None,
             past_use: None,

@@ -21,6 +21,7 @@ use super::stage::{Held, StagedMachine, stage};
 use super::stage_work::{LongWork, StageWork};
 use super::step::{Candidate, DefinitionNumber, RunState};
 use super::task::{InForce, Task};
+use crate::capacity::Share;
 use crate::definition::{Change, Effect, effect};
 use crate::failure::reason;
 use crate::volumes;
@@ -90,8 +91,9 @@ impl Progress {
         assignment: &Arc<Assignment>,
         number: DefinitionNumber,
         uuid: uuid::Uuid,
+        held: Held,
     ) -> Self {
-        Self::begin(context, assignment, number, uuid, Held::default())
+        Self::begin(context, assignment, number, uuid, held)
     }
 
     /// Returns when the machine is ready or refused; meanwhile `info` tells how far it is. Cancel-safe; never returns where
@@ -233,16 +235,23 @@ impl Task {
     pub(super) async fn begin_candidate(&mut self, target: &Target) {
         let refusals = self.progress.as_ref().map_or(0, |progress| progress.refusals);
         self.drop_candidate().await;
-        let held = match &self.state {
-            RunState::Up { machine, .. } => Held { promised: Some(machine.promised()) },
-            RunState::Off
-            | RunState::PoweredOff { .. }
-            | RunState::Failed { .. }
-            | RunState::Waiting { .. } => Held::default(),
-        };
+        let held = self.holds();
         let (definition, uuid) = (target.stamp.definition, self.record.uuid());
         let begun = Progress::begin(&self.context, &target.assignment, definition, uuid, held);
         self.progress = Some(Progress { refusals, ..begun });
+    }
+
+    /// What the VM holds that its next machine will have: its present machine's, or what was kept for the next when that ended.
+    pub(super) fn holds(&self) -> Held {
+        match &self.state {
+            RunState::Up { machine, .. } => Held { promised: Some(machine.promised()), is_up: true },
+            RunState::Off
+            | RunState::PoweredOff { .. }
+            | RunState::Failed { .. }
+            | RunState::Waiting { .. } => {
+                Held { promised: self.share.as_ref().map(Share::demand), is_up: false }
+            }
+        }
     }
 
     /// Takes notice that the newest definition's machine is ready, or why it is refused.
@@ -282,8 +291,10 @@ impl Task {
 
     /// The machine that runs is that of the newest definition, too.
     async fn take_over(&mut self, target: &Target, definition: Definition) {
-        if let RunState::Up { runs, .. } = &mut self.state {
+        if let RunState::Up { runs, stamp, .. } = &mut self.state {
             *runs = target.stamp.definition;
+            // How it ends is an end of this definition: no reason to start the VM afresh.
+            stamp.definition = target.stamp.definition;
         }
         let description = Arc::clone(&definition.description);
         let health = description.health.clone();

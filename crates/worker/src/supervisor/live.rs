@@ -58,6 +58,7 @@ pub(super) async fn boot(
     context: &Arc<HostContext>,
     id: &VmId,
     prepared: Prepared,
+    noted: String,
     initial: InitialState,
 ) -> Result<LiveMachine, FailureReason> {
     let Prepared {
@@ -85,7 +86,7 @@ pub(super) async fn boot(
         limits,
         console_dir: console,
         lock: Some(lock),
-        notes: notes.to_text(),
+        notes: noted,
     };
     let launched = match check_last(context, id, verified).await {
         Ok(()) => context.machines.launch(request).await.map_err(|problem| launch_failure(&problem, &kernel)),

@@ -1,5 +1,6 @@
 //! What is noted with a running machine for a worker that takes it over: all that the one which launched it knew of it and
-//! that no record says. The process that runs the machine keeps it, so that it is there exactly as long as the machine.
+//! that no record says. The process that runs the machine keeps it, so that it is there exactly as long as the machine; and
+//! sealed, because a guest may have taken that process over (`records/seal_key.rs`).
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use vm_model::{
 };
 
 use super::RestartPolicy;
-use crate::records::RunCounts;
+use crate::records::{RunCounts, SealKey};
 
 /// The form that is written. Keys may be added to it; a later one may not be understood here.
 const VERSION: u32 = 1;
@@ -127,9 +128,10 @@ impl MachineNotes {
         }
     }
 
-    /// The text that is kept with the machine.
-    pub(crate) fn to_text(&self) -> String {
-        serde_json::to_string(self).expect("notes are made of plain values with names for keys")
+    /// The text that is kept with the machine, sealed where the run has a key for that.
+    pub(crate) fn to_text(&self, seal_key: Option<&SealKey>) -> String {
+        let text = serde_json::to_string(self).expect("notes are made of plain values with names for keys");
+        seal_key.map_or_else(|| text.clone(), |key| key.seal(&text))
     }
 
     /// Reads the notes of VM `id`.
@@ -164,14 +166,14 @@ mod tests {
     #[test]
     fn notes_read_back_and_keys_may_be_added() {
         let (id, notes) = (VmId::new("web-1"), notes());
-        assert_eq!(MachineNotes::parse(&id, &notes.to_text()).expect("readable"), notes);
-        let longer = notes.to_text().replacen('{', r#"{"of_later":1,"#, 1);
+        assert_eq!(MachineNotes::parse(&id, &notes.to_text(None)).expect("readable"), notes);
+        let longer = notes.to_text(None).replacen('{', r#"{"of_later":1,"#, 1);
         assert_eq!(MachineNotes::parse(&id, &longer).expect("readable"), notes);
     }
 
     #[test]
     fn what_cannot_be_used_says_why() {
-        let (id, text) = (VmId::new("web-1"), notes().to_text());
+        let (id, text) = (VmId::new("web-1"), notes().to_text(None));
         let refused = |id: &VmId, text: &str| MachineNotes::parse(id, text).expect_err("refused").to_string();
         assert!(refused(&id, "").contains("cannot be read"));
         let newer = refused(&id, r#"{"version":2}"#);

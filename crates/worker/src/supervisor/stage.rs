@@ -69,8 +69,10 @@ pub(super) struct StagedMachine {
 /// What a VM holds already that its next machine will have in its stead.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
-    /// What is promised to its present machine.
+    /// What of the host is promised to it.
     pub(super) promised: Option<Demand>,
+    /// Whether its present machine runs.
+    pub(super) is_up: bool,
 }
 
 /// Makes the machine of `assignment` ready. On failure nothing stays.
@@ -119,9 +121,9 @@ fn stage_blocking(
     check_isolation(context, artifact.settings.isolation)?;
     let unlimited = check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
     check_wishes(context, &assignment, &artifact.nics)?;
-    check_forwards(context, &assignment.id, &artifact.nics, held.promised.is_some())?;
+    check_forwards(context, &assignment.id, &artifact.nics, held.is_up)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
-    if held.promised.is_some() {
+    if held.is_up {
         check_sizes(context, &assignment.id, &artifact)?;
     }
     let GuestSecrets { cloud_init, exposed } = read_secrets(&context.credentials_dir, &mut artifact)?;
@@ -130,7 +132,7 @@ fn stage_blocking(
     let verified = watch_files(context, &artifact).inspect_err(|_| {
         volumes.iter().for_each(|volume| context.volumes.discard(&assignment.id, volume));
     })?;
-    if held.promised.is_some() {
+    if held.is_up {
         check_trial(context, &assignment.id, &artifact, &volumes)?;
     }
     let disks_took = begun.elapsed();

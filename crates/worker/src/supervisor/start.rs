@@ -9,7 +9,9 @@ use fail_points::{FailPoint, pass};
 use health::Beginning;
 use tokio::sync::watch;
 use tracing::{info, warn};
-use vm_model::{Assignment, DesiredState, FailureReason, InitialState, Timestamp, VmStatus, VmTimings};
+use vm_model::{
+    Assignment, DesiredState, FailureKind, FailureReason, InitialState, Timestamp, VmStatus, VmTimings,
+};
 
 use super::Target;
 use super::candidate::{Progress, discard};
@@ -24,7 +26,8 @@ use super::task::Task;
 use super::trial::drop_stale_refusal;
 use super::turns::Turn;
 use crate::capacity::Share;
-use crate::failure::chain;
+use crate::failure::{chain, plain};
+use crate::records::SealKey;
 
 /// A machine that has started.
 struct Launched {
@@ -103,7 +106,8 @@ impl Task {
             Vcpus::Parked => InitialState::Paused,
         };
         let are_addresses_new = prepared.acquired.addresses;
-        match boot(&self.context, &self.id, prepared, initial).await {
+        let notes = prepared.notes.to_text(self.record.value().seal_key.as_ref());
+        match boot(&self.context, &self.id, prepared, notes, initial).await {
             Ok(machine) => Ok(Launched { machine, vcpus, definition, watching }),
             Err(reason) => {
                 if are_addresses_new {
@@ -191,8 +195,11 @@ impl Task {
     async fn record_run(&mut self, target: &Target) -> Result<(), FailureReason> {
         let in_force = self.other_in_force(target);
         let (wanted, counted) = (Arc::clone(&target.assignment), self.counted());
+        let seal_key = SealKey::draw()
+            .map_err(|_| plain(FailureKind::Host, "the kernel gives no random bytes".to_owned()))?;
         self.record
             .update(|record| {
+                record.seal_key = Some(seal_key);
                 record.assignment = wanted.as_ref().clone();
                 record.in_force = in_force;
                 record.powered_off = false;
@@ -228,7 +235,8 @@ impl Task {
             return staged;
         }
         // What is in force is made ready beside a newest definition that stays refused.
-        let mut aside = Some(Progress::of_in_force(&self.context, assignment, number, self.record.uuid()));
+        let mut aside =
+            Some(Progress::of_in_force(&self.context, assignment, number, self.record.uuid(), self.holds()));
         let staged = wait(&mut aside, &self.info, &mut self.target.clone(), target).await;
         if staged.is_none()
             && let Some(progress) = aside

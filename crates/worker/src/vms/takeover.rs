@@ -13,15 +13,25 @@ use vm_model::VmId;
 
 use super::registry::Registry;
 use crate::failure::chain;
-use crate::records::{LeaseBooks, Leases, RecordStore, VmRecord};
+use crate::records::{LeaseBooks, Leases, RecordStore, SealKey, VmRecord};
 use crate::supervisor::{HostContext, RunningMachine, noted_uuid};
 
-/// What is known of VMs by which machines are recognized.
+/// What is known of VMs by which machines are recognized. All else is told by the processes that run them, and any of them may
+/// be its guest's by now.
 pub(super) struct KnownVms {
-    uuids: BTreeMap<VmId, Uuid>,
+    vms: BTreeMap<VmId, KnownVm>,
     /// VMs whose records cannot be used.
     damaged: BTreeSet<VmId>,
     store: RecordStore,
+}
+
+/// What is on record of a VM.
+struct KnownVm {
+    uuid: Uuid,
+    /// Whether a run of it has begun and not ended.
+    runs: bool,
+    /// By what its newest run's notes are sealed; none where an earlier worker began that.
+    seal_key: Option<SealKey>,
 }
 
 impl KnownVms {
@@ -30,8 +40,12 @@ impl KnownVms {
         damaged: impl Iterator<Item = &'a VmId>,
         store: RecordStore,
     ) -> Self {
-        let uuids = records.iter().map(|record| (record.assignment.id.clone(), record.uuid)).collect();
-        Self { uuids, damaged: damaged.cloned().collect(), store }
+        let known = |record: &VmRecord| {
+            let VmRecord { assignment, uuid, seal_key, running_since, .. } = record;
+            let known = KnownVm { uuid: *uuid, runs: running_since.is_some(), seal_key: *seal_key };
+            (assignment.id.clone(), known)
+        };
+        Self { vms: records.iter().map(known).collect(), damaged: damaged.cloned().collect(), store }
     }
 
     /// Takes over machines of the VMs on record, and the ends of machines whose VMs are gone, which are only to be forgotten.
@@ -41,7 +55,7 @@ impl KnownVms {
 
     fn judge(&self, found: &FoundMachine<'_>) -> Result<(), String> {
         let noted = noted_uuid(found.vm, found.notes).map_err(|problem| chain(&problem))?;
-        let Some(recorded) = self.uuids.get(found.vm) else {
+        let Some(KnownVm { uuid, runs, seal_key }) = self.vms.get(found.vm) else {
             // Its VM was removed, and the worker ended before it told the machine's host that the end is noticed.
             return if found.has_ended && !self.damaged.contains(found.vm) {
                 Ok(())
@@ -49,15 +63,29 @@ impl KnownVms {
                 Err("there is no usable record of it".to_owned())
             };
         };
-        match noted {
-            Some(noted) if noted != *recorded => Err("it is of another VM of this name".to_owned()),
-            Some(_) => Ok(()),
-            // Earlier workers noted no identity. Of two machines of a name, the one with the lock is the VM's.
-            None if found.has_ended => Ok(()),
-            None => match self.store.other_holder(found.vm, found.pid) {
-                Some(holder) => Err(format!("process {holder} holds the lock of this VM")),
-                None => Ok(()),
-            },
+        if noted.is_some_and(|noted| noted != *uuid) {
+            return Err("it is of another VM of this name".to_owned());
+        }
+        match seal_key {
+            Some(key) if !key.has_sealed(found.notes) => {
+                return Err("what is noted with it is not what a worker noted when the VM was started last"
+                    .to_owned());
+            }
+            // An end that was sealed is that of this run, whoever may hold the lock by now.
+            Some(_) if found.has_ended => return Ok(()),
+            // Earlier workers noted no identity with some, and sealed nothing.
+            None if found.has_ended && noted.is_none() => return Ok(()),
+            None if !found.has_ended && !runs => {
+                return Err(
+                    "by its record the VM does not run, and nothing else says that it does".to_owned()
+                );
+            }
+            Some(_) | None => {}
+        }
+        // Of two machines of a name, the one with the lock is the VM's.
+        match self.store.other_holder(found.vm, found.pid) {
+            Some(holder) => Err(format!("process {holder} holds the lock of this VM")),
+            None => Ok(()),
         }
     }
 }
@@ -67,8 +95,7 @@ pub(super) async fn take_over(
     machines: &dyn MachineHost,
     known: KnownVms,
 ) -> (BTreeMap<VmId, RunningMachine>, Vec<Stranger>) {
-    let (on_record, store): (BTreeSet<VmId>, _) =
-        (known.uuids.keys().cloned().collect(), known.store.clone());
+    let (on_record, store): (BTreeSet<VmId>, _) = (known.vms.keys().cloned().collect(), known.store.clone());
     let Adoption { machines: found, mut strangers } = machines.adopt(known.recognize()).await;
     let mut running: BTreeMap<VmId, RunningMachine> = BTreeMap::new();
     for machine in found.into_iter().filter_map(|adopted| usable(adopted, &mut strangers)) {
@@ -198,10 +225,10 @@ pub(super) fn restore(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use vm_model::Assignment;
+    use vm_model::{Assignment, Timestamp};
 
     use super::*;
-    use crate::records::RecordWriter;
+    use crate::records::{RecordWriter, lock_vm};
 
     fn notes(uuid: Option<Uuid>) -> String {
         let (memory, shape) = (
@@ -221,7 +248,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let writer = RecordWriter::open(directory.path());
         let store = RecordStore::open(&directory.path().join("vms"), writer).expect("a store");
-        let record = VmRecord::new(Assignment::new(VmId::new("a"), "", "/nix/store/x"));
+        let mut record = VmRecord::new(Assignment::new(VmId::new("a"), "", "/nix/store/x"));
+        record.running_since = Some(Timestamp::now());
         let damaged = VmId::new("damaged");
         let known =
             KnownVms::new(std::slice::from_ref(&record), std::iter::once(&damaged), store).recognize();
@@ -239,5 +267,42 @@ mod tests {
             let refused = judge(vm, &of(vm), has_ended);
             assert_eq!(refused, Err("there is no usable record of it".to_owned()), "{vm} {has_ended}");
         }
+    }
+    #[test]
+    fn what_a_process_tells_of_a_vm_counts_by_its_seal_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let writer = RecordWriter::open(directory.path());
+        let store = RecordStore::open(&directory.path().join("vms"), writer).expect("a store");
+        let mut record = VmRecord::new(Assignment::new(VmId::new("a"), "", "/nix/store/x"));
+        let (key, earlier) = (SealKey::draw().expect("a key"), SealKey::draw().expect("a key"));
+        record.seal_key = Some(key);
+        record.running_since = Some(Timestamp::now());
+        store.save(&record).expect("kept");
+        let of_record = |record: &VmRecord| {
+            KnownVms::new(std::slice::from_ref(record), std::iter::empty(), store.clone()).recognize()
+        };
+        let own = std::process::id();
+        let judge = |record: &VmRecord, notes: &str, pid, has_ended| {
+            of_record(record)(&FoundMachine { vm: &VmId::new("a"), notes, pid, has_ended })
+        };
+        let true_notes = notes(Some(record.uuid));
+        let lock = lock_vm(&store.directory(&VmId::new("a"))).expect("the lock");
+        assert_eq!(judge(&record, &key.seal(&true_notes), own, false), Ok(()));
+        for (has_ended, forged) in [false, true].into_iter().flat_map(|has_ended| {
+            let unsealed = [notes(None), true_notes.clone(), earlier.seal(&true_notes)];
+            let changed = key.seal(&true_notes).replace("/nix/store/x", "/nix/store/y");
+            unsealed.into_iter().chain([changed]).map(move |forged| (has_ended, forged))
+        }) {
+            let refused = judge(&record, &forged, own, has_ended).expect_err("refused");
+            assert_eq!(
+                refused,
+                "what is noted with it is not what a worker noted when the VM was started last"
+            );
+        }
+        drop(lock);
+        // One that no worker started in this form has no key yet.
+        let never_started = VmRecord::new(record.assignment.clone());
+        let refused = judge(&never_started, &notes(None), own, false).expect_err("refused");
+        assert_eq!(refused, "by its record the VM does not run, and nothing else says that it does");
     }
 }

@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::json;
 use tiny_guest::TinyGuest;
-use worker::vms::{MemoryOvercommit, VmId, VmManager, VmManagerConfig, VmManagerError, VmStatus};
+use worker::vms::{
+    MemoryOvercommit, RestartMode, VmId, VmManager, VmManagerConfig, VmManagerError, VmStatus,
+};
 
 use crate::workbench::{await_console, await_vm, create, isolated};
 
@@ -43,6 +45,21 @@ fn a_vm_that_does_not_fit_waits_until_another_is_gone() {
         let info = await_vm(&manager, &second, "running", |info| info.status == VmStatus::Running);
         assert!(info.failures > 0 && info.starts == 1, "{info:?}");
         await_console(&manager, &second, "ready\n");
+        manager.shutdown().expect("shut down");
+    });
+}
+
+#[test]
+fn a_restart_keeps_what_the_vm_has() {
+    isolated(|bench| {
+        let manager = VmManager::new(bench.config()).expect("the host can run VMs");
+        let size = (ordinary_memory() - 400 * MIB) / MIB * MIB;
+        let large = bench.artifact("large", &TinyGuest::idle(), &json!({ "memory": { "size": size } }));
+        let id = VmId::new("large");
+        create(&manager, &id, &large).expect("it fits alone");
+        manager.restart_vm(&id, RestartMode::Hard).expect("its own memory is there for it");
+        let info = await_vm(&manager, &id, "running", |info| info.status == VmStatus::Running);
+        assert_eq!((info.starts, info.failures), (2, 0), "{info:?}");
         manager.shutdown().expect("shut down");
     });
 }

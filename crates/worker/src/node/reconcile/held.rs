@@ -58,7 +58,8 @@ impl Reconciler {
         let held = self.hold_lineage(source, offered, other, now);
         let had = self.intent.of(kind);
         let held = held.or_else(|| hold_removals(kind, had, intent.of(kind)?, &actions, limit, now));
-        let (before, after) = (self.intent.merged(&self.listened_to), intent.merged(&self.listened_to));
+        let (before, after) =
+            (self.intent.merged(&self.listened_to), intent.merged(&self.listening_to(kind)));
         let mut notes = notes(&self.vm_manager, &before, &after, &actions, promises).await;
         notes.extend(passing);
         notes.extend(overridden(&after, kind));
