@@ -45,7 +45,7 @@ impl FromStr for TrustedKey {
     type Err = InvalidTrustedKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = |problem| InvalidTrustedKey { text: shown_text(text), problem };
+        let refuse = |problem| InvalidTrustedKey { text: shown_key(text), problem };
         let (name, encoded) = text.split_once(':').ok_or_else(|| refuse("it has no colon"))?;
         if name.is_empty() {
             return Err(refuse("it has no name"));
@@ -56,6 +56,14 @@ impl FromStr for TrustedKey {
             refuse(if decoded.len() == 64 { "it is a secret key" } else { "it has not 32 bytes" })
         })?;
         Ok(Self { name: name.to_owned(), key })
+    }
+}
+
+/// What may be shown of a text that is no key: its name. The rest may be a secret that was confused with one.
+fn shown_key(text: &str) -> String {
+    match text.split_once(':') {
+        Some((name, _)) => format!("{}:…", shown_text(name)),
+        None => format!("{}…", shown_text(&text.chars().take(8).collect::<String>())),
     }
 }
 

@@ -412,6 +412,14 @@ mod tests {
         let after = settings("assignments = '/b'\nauto_restart = false\n[network]\nsubnet = '10.9.0.0/16'");
         assert_eq!(needing_restart(&before, &after), ["auto_restart", "network.subnet"]);
         assert!(needing_restart(&before, &settings("assignments = '/b'")).is_empty());
+        for (text, key) in [
+            ("stop_timeout_seconds = 5", "stop_timeout_seconds"),
+            ("spare_host_processes = 0", "spare_host_processes"),
+            ("vms_per_host_process = 0", "vms_per_host_process"),
+            ("log_format = 'json'", "log_format"),
+        ] {
+            assert_eq!(needing_restart(&before, &settings(text)), [key]);
+        }
     }
 
     #[test]

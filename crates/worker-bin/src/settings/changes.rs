@@ -1,5 +1,8 @@
 //! What has changed in the configuration, and which of it can be taken without a restart.
 
+use std::mem::{Discriminant, discriminant};
+use std::num::NonZeroUsize;
+
 use worker::vms::{JailSettings, Placement};
 
 use super::Settings;
@@ -29,7 +32,8 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("master", in_force.master == new.master),
         ("seccomp", in_force.seccomp == new.seccomp),
         ("stop_guests", in_force.stop_guests == new.stop_guests),
-        ("vms_per_host_process", unjailed(&old.placement) == unjailed(&young.placement)),
+        ("vms_per_host_process", sharing(&old.placement) == sharing(&young.placement)),
+        ("spare_host_processes", are_as_spare(&old.placement, &young.placement)),
         ("jail", jail_of(&old.placement) == jail_of(&young.placement)),
         ("max_parallel_starts", old.max_parallel_starts == young.max_parallel_starts),
         ("credentials_dir", old.credentials_dir == young.credentials_dir),
@@ -62,12 +66,19 @@ fn jail_of(placement: &Placement) -> Option<JailSettings> {
     }
 }
 
-/// The same placement without jails.
-fn unjailed(placement: &Placement) -> Placement {
-    let mut placement = placement.clone();
-    match &mut placement {
-        Placement::InThisProcess => {}
-        Placement::StrictApart(hosts) | Placement::HostProcesses(hosts) => hosts.jail = None,
+/// How many VMs share a process, and whether any have one. Its program and arguments follow from other keys.
+fn sharing(placement: &Placement) -> (Discriminant<Placement>, Option<NonZeroUsize>) {
+    let shared = match placement {
+        Placement::InThisProcess => None,
+        Placement::StrictApart(hosts) | Placement::HostProcesses(hosts) => Some(hosts.vms_per_process),
+    };
+    (discriminant(placement), shared)
+}
+
+/// Whether as many processes are kept ready, as far as that is to be compared.
+fn are_as_spare(one: &Placement, other: &Placement) -> bool {
+    match (one, other) {
+        (Placement::HostProcesses(one), Placement::HostProcesses(other)) => one.spare == other.spare,
+        _ => true,
     }
-    placement
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use host_network::{BetweenVms, Domain, GuestAddresses, HostService, VlanId};
 use ipam::AddressRange;
 use serde::{Deserialize, Deserializer};
@@ -87,8 +87,10 @@ impl FurtherNetwork {
             names: domain.or_else(|| DOMAIN.parse().ok()).filter(|_| dns == Some(true)),
             uplink: match (uplink, vlan) {
                 (None, None) => None,
-                // A VLAN of nothing is refused like an interface without a name.
-                (link, vlan) => Some(UplinkSettings { link: link.unwrap_or_default(), vlan }),
+                (Some(link), vlan) => Some(UplinkSettings { link, vlan }),
+                (None, Some(_)) => {
+                    bail!("networks.{name}.vlan needs networks.{name}.uplink: the interface whose VLAN it is")
+                }
             },
             addresses: match addresses {
                 None | Some(Addresses::Worker) => GuestAddresses::Ours,

@@ -114,8 +114,15 @@ fn plan_network(
         }
     };
     let defaults = NetworkConfig::new(bridge, network);
+    let gateway = settings.host_address.unwrap_or(defaults.gateway);
+    if settings.router == Some(gateway) {
+        let expected = format!(
+            "another address than this host's own there is accepted, which is {gateway} by networks.{name}.host_address"
+        );
+        return Err(refused(further_key(&name, "router"), gateway.to_string(), expected));
+    }
     let config = NetworkConfig {
-        gateway: settings.host_address.unwrap_or(defaults.gateway),
+        gateway,
         ipv6: settings.ipv6_subnet,
         egress,
         between_vms: settings.between_vms,
@@ -300,6 +307,9 @@ mod tests {
             outside.starts_with("invalid setting networks.lan.host_address = \"10.102.0.7\""),
             "{outside}"
         );
+        // The first address of a network is this host's where no other is said, and mostly the router's.
+        let taken = refusal(|lan| lan.router = Some([10, 101, 0, 1].into()));
+        assert!(taken.contains("networks.lan.router") && taken.contains("host_address"), "{taken}");
         let external = refusal(|lan| {
             lan.addresses = GuestAddresses::External;
             lan.router = Some([10, 101, 0, 1].into());
