@@ -49,6 +49,26 @@ let
     self = null;
     nixpkgs.legacyPackages.x86_64-linux = pkgs;
   };
+  # What would be built of the worker's package, with what is fetched for it as names.
+  built-package = import ../package.nix {
+    lib = {
+      importTOML = file: builtins.fromTOML (builtins.readFile file);
+      importJSON = file: builtins.fromJSON (builtins.readFile file);
+      cleanSource = path: path;
+      concatMapStrings = function: list: builtins.concatStringsSep "" (map function list);
+      mapAttrsToList = function: set: map (name: function name set.${name}) (builtins.attrNames set);
+      inherit (builtins) concatStringsSep;
+      licenses.asl20 = "apache";
+    } // lib;
+    fetchurl = { url, hash }: "/store/${hash}";
+    rustPlatform.buildRustPackage = attributes: attributes;
+    runCommand = name: _: script: { inherit script; outPath = "/store/${name}"; };
+    installShellFiles = "/store/install-shell-files";
+    glibc.static = "/store/glibc";
+    util-linux = "/store/util-linux";
+  };
+  terminal = builtins.fromJSON (builtins.readFile ../../crates/web-page/terminal.json);
+  contains = part: text: builtins.replaceStrings [ part ] [ "" ] text != text;
   larger = image { vmConfig.memory.hugepages = true; memoryBytes = 2147483648; };
 in
 {
@@ -67,6 +87,25 @@ in
       networks.storage = { bridge = "br-storage"; subnet = "10.101.0.0/16"; };
     };
   lists-are-lists = settings { network.host_services = [ "tcp/8080" ]; } == { network.host_services = [ "tcp/8080" ]; };
+  the-page-has-an-address =
+    let
+      web = {
+        listen = "0.0.0.0:7444";
+        certificate = "/etc/procurator/page.pem";
+        key = "/etc/procurator/page.key";
+        token_file = "/run/credentials/page.token";
+        read_only = true;
+      };
+    in
+    settings { inherit web; } == { inherit web; }
+    && refuses (settings { web.listen = "everywhere"; })
+    && refuses (settings { web.read_only = "yes"; })
+    && refuses (settings { web.tokenfile = "/x"; });
+  images-are-fetched-and-deleted-again =
+    settings { fetch = { caches = [ "https://cache.example" ]; unused_days = 7; min_free_gib = 5; }; } == {
+      fetch = { caches = [ "https://cache.example" ]; unused_days = 7; min_free_gib = 5; };
+    }
+    && refuses (settings { fetch.unused_days = 0 - 1; });
   an-unknown-key-is-refused = refuses (settings { brigde = "x"; }) && refuses (settings { network.brigde = "x"; });
   a-wrong-type-is-refused = refuses (settings { auto_restart = 1; });
   a-number-out-of-range-is-refused = refuses (settings { stop_timeout_seconds = 0; });
@@ -94,6 +133,12 @@ in
   the-flakes-module-brings-the-package =
     (evaluate [ flake.nixosModules.default { services.procurator-worker.enable = true; } ]).config.systemd.packages
     == [ flake.packages.x86_64-linux.default ];
+  the-package-has-the-pages-terminal =
+    builtins.all (
+      package:
+      contains "/store/${package.integrity}" built-package.env.PROCURATOR_XTERM.script
+      && builtins.all (file: contains file built-package.env.PROCURATOR_XTERM.script) (builtins.attrValues package.files)
+    ) terminal.packages;
   the-flake-makes-images =
     (flake.lib.mkVmImage { evaluate = { modules, ... }: evaluate (modules ++ [ built ]); }).name == "vm-image";
 

@@ -18,8 +18,8 @@ pub use self::console::{ConsoleInput, ConsoleOutput};
 pub use self::events::EventStream;
 use self::exchange::broken;
 use crate::orders::{
-    AssignRequest, ChangeRequest, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView,
-    VolumeList,
+    AssignRequest, ChangeRequest, CollectionRequest, CollectionView, DeletionRequest, DeletionView, PlanView,
+    RemovedList, VerdictView, VolumeList,
 };
 use crate::{
     ApiError, DumpView, EventList, HistoryList, HistoryView, OperationList, OperationView, PowerRequest,
@@ -278,6 +278,19 @@ impl AdminClient {
     /// See [`ClientError`]; refused where there is no such VM or disk.
     pub async fn delete_kept(&self, request: &DeletionRequest) -> Result<DeletionView, ClientError> {
         self.post_json("/v1/gc", as_json("POST /v1/gc", request)?, PLAN_DEADLINE).await
+    }
+
+    /// Deletes fetched store paths that nothing needs, or tells which those would be; that takes as long as it takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; also where it is not known what is needed.
+    pub async fn collect_images(
+        &self,
+        request: &CollectionRequest,
+        dry_run: bool,
+    ) -> Result<CollectionView, ClientError> {
+        let path = format!("/v1/images/gc?dry_run={dry_run}");
+        self.post_json(&path, as_json("POST /v1/images/gc", request)?, POWER_DEADLINE).await
     }
 
     /// Has VM `id` told to do `verb`. Where `request` waits, that takes as long as it takes.

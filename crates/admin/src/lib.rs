@@ -52,8 +52,8 @@ pub use interface_view::InterfaceView;
 pub use machine_view::{DiskView, DumpView, MachineView};
 pub use operation::{OperationList, OperationState, OperationView, PowerRequest, PowerVerb};
 pub use orders::{
-    ActionView, AssignRequest, ChangeRequest, DeletionRequest, DeletionView, PlanView, RemovedList,
-    VerdictView, VolumeList,
+    ActionView, AssignRequest, ChangeRequest, CollectionRequest, CollectionView, DeletionRequest,
+    DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
 pub use server::{
     AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, WebError, WebSettings,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-use vm_model::{Generation, HeldSet, RefusedEntry, RemovedVm, SourceKind, VmId, VolumeInfo};
+use vm_model::{CollectedPath, Generation, HeldSet, RefusedEntry, RemovedVm, SourceKind, VmId, VolumeInfo};
 
 /// What a desired state would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -111,6 +111,26 @@ pub enum DeletionRequest {
         /// The disk's.
         disk: String,
     },
+}
+
+/// Which of the fetched store paths that nothing needs are to be deleted: each of what is said is a reason; where nothing is said,
+/// all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CollectionRequest {
+    /// Those that nothing has needed for so many seconds.
+    pub unused_seconds: Option<u64>,
+    /// Those beyond so many bytes; the ones that were needed last are spared.
+    pub keep_bytes: Option<u64>,
+    /// As many as it takes until so many bytes are free on the store's file system; the ones that were needed first go first.
+    pub free_bytes: Option<u64>,
+}
+
+/// Which fetched store paths were deleted, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CollectionView {
+    /// Each, in the order in which it went.
+    pub collected: Vec<CollectedPath>,
 }
 
 /// What was deleted.

@@ -9,6 +9,7 @@ mod events;
 mod extract;
 mod guard;
 mod history;
+mod images;
 mod metrics;
 mod names;
 mod operations;

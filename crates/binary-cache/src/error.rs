@@ -3,6 +3,7 @@
 use thiserror::Error;
 use vm_model::{Bytes, NarHash, StoreName};
 
+use crate::fetch::SPARED;
 use crate::http::HttpError;
 use crate::nar::NarFormatError;
 use crate::narinfo::NarinfoError;
@@ -116,6 +117,26 @@ pub enum FetchError {
         /// The path.
         name: StoreName,
     },
+}
+
+impl FetchError {
+    /// How much would have to be free in the store, where that is what is missing.
+    pub fn wanted_free(&self) -> Option<Bytes> {
+        match self {
+            Self::NoSpace { needed, .. } => Some(Bytes::new(needed.get().saturating_add(SPARED))),
+            Self::NotThere { .. }
+            | Self::Transport { .. }
+            | Self::Description { .. }
+            | Self::OtherPath { .. }
+            | Self::Untrusted { .. }
+            | Self::TooMuch { .. }
+            | Self::Damaged { .. }
+            | Self::Unwritable { .. }
+            | Self::Circle { .. }
+            | Self::Store(_)
+            | Self::Panicked { .. } => None,
+        }
+    }
 }
 
 /// In which way an archive is damaged.

@@ -24,7 +24,7 @@ use lookup::Lookup;
 /// The most paths that are fetched with one.
 const MOST_PATHS: usize = 1 << 16;
 /// What is left free in a store.
-const SPARED: u64 = 64 << 20;
+pub(crate) const SPARED: u64 = 64 << 20;
 
 /// From where, from whom and how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,14 +87,17 @@ impl Fetcher {
         store: &Arc<Store>,
         progress: &watch::Sender<Progress>,
     ) -> Result<Fetched, FetchError> {
-        let mut closure = Lookup::new(self, store.clone()).closure(name).await?;
+        let staging = Arc::new(store.stage()?);
+        let lookup = Lookup::new(self, store.clone(), staging.clone());
+        let mut closure = lookup.closure(name).await?;
         let fetched = Fetched { paths: closure.len(), bytes: Bytes::new(closure.nar_size()) };
         progress.send_modify(|progress| {
             *progress = Progress { paths: fetched.paths, bytes: fetched.bytes.get(), ..Progress::default() };
         });
         if fetched.paths > 0 {
             self.check_space(name, store, fetched.bytes)?;
-            self.download(&mut closure, store, progress).await?;
+            let archives = Archives::new(self, lookup, store.clone(), staging, progress.clone());
+            self.download(&mut closure, Arc::new(archives), progress).await?;
         }
         Ok(fetched)
     }
@@ -103,10 +106,9 @@ impl Fetcher {
     async fn download(
         &self,
         closure: &mut Closure,
-        store: &Arc<Store>,
+        archives: Arc<Archives>,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
-        let archives = Arc::new(Archives::new(self, store.clone(), progress.clone())?);
         let turns = Arc::new(Semaphore::new(self.settings.parallel.get()));
         let mut downloads = JoinSet::new();
         for known in closure.downloads() {

@@ -14,27 +14,33 @@
 //! its final name before the hash of all of it was found right. Memory is bounded whatever a cache sends; disk is bounded by
 //! what was signed.
 //!
-//! Deliberately not here: which caches and keys a host trusts, when something is fetched, and what is collected again.
+//! What was fetched into a store that Nix does not keep is on record there, and can be collected again ([`Store::collect`]).
+//!
+//! Deliberately not here: which caches and keys a host trusts, when something is fetched or collected, and what is needed.
 
 #![forbid(unsafe_code)]
 
 mod allowance;
 mod cache;
 mod closure;
+mod collect;
 mod compression;
 mod download;
 mod error;
 mod fetch;
+mod fetched;
 mod http;
 mod nar;
 mod narinfo;
 mod nix_import;
 mod partial;
+mod piped;
 mod signature;
 mod staging;
 mod store;
 
 pub use cache::{CacheUrl, InvalidCacheUrl};
+pub use collect::{CollectionError, CollectionMode, settle};
 pub use error::{Damage, FetchError};
 pub use fetch::{FetchSettings, Fetched, Fetcher, Progress};
 pub use nar::NarFormatError;

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! .procurator-fetch/          locked for moments by whoever adds to it or removes from it
-//!   <random>/                 what one fetch unpacks; locked for as long as the fetch runs
+//!   <random>/                 what one fetch unpacks, or one collection deletes; locked for as long as that runs
+//!   <random>/needs            the paths of the store that the fetch relies on
 //!   partial/<archive>         the beginning of an archive whose download was cut short ([`super::partial`])
 //! ```
 //!
 //! A lock goes with its process: what nobody holds was left behind, and is swept.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -26,13 +27,37 @@ use crate::store::{StoreError, directory_error};
 const NAME: &str = ".procurator-fetch";
 /// Where in it the beginnings of archives lie.
 const PARTIAL: &str = "partial";
+/// The file in which a fetch says what it relies on. No store path has such a name.
+const NEEDS: &str = "needs";
 
 /// The directory of one store.
 #[derive(Clone, Debug)]
 pub(crate) struct StagingRoot(PathBuf);
 
 /// The directory, locked.
-struct Entered(#[expect(dead_code, reason = "holds the lock until it is dropped")] File);
+pub(crate) struct Entered {
+    root: StagingRoot,
+    /// Holds the lock until it is dropped.
+    _directory: File,
+}
+
+impl Entered {
+    /// What the fetches that are under way rely on.
+    pub(crate) fn relied_on(&self) -> Result<Vec<StoreName>, StoreError> {
+        let path = &self.root.0;
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path).map_err(directory_error("list", path))?.flatten() {
+            let file = entry.path().join(NEEDS);
+            match fs::read_to_string(&file) {
+                Ok(text) => names.extend(text.lines().filter_map(|line| line.parse::<StoreName>().ok())),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(directory_error("read", &file)(error)),
+            }
+        }
+        Ok(names)
+    }
+}
 
 impl StagingRoot {
     /// The one in `place`. Nothing is made yet.
@@ -95,7 +120,18 @@ impl StagingRoot {
         }
     }
 
-    fn enter(&self) -> Result<Entered, StoreError> {
+    /// Waits until nobody holds the lock who holds it now.
+    pub(crate) fn settle(&self) {
+        if let Err(error) = self.enter_existing() {
+            tracing::warn!(
+                error = vm_model::error_chain(&error),
+                "whether something is being collected is not known"
+            );
+        }
+    }
+
+    /// Locks it, and makes it where it is not there.
+    pub(crate) fn enter(&self) -> Result<Entered, StoreError> {
         loop {
             make(&self.0)?;
             if let Some(entered) = self.enter_existing()? {
@@ -116,7 +152,7 @@ impl StagingRoot {
         // Whoever held it before may have removed it, and another may have made it again.
         let own = directory.metadata().map_err(failed("look at"))?;
         let is_same = fs::metadata(&self.0).is_ok_and(|now| (now.dev(), now.ino()) == (own.dev(), own.ino()));
-        Ok(is_same.then_some(Entered(directory)))
+        Ok(is_same.then(|| Entered { root: self.clone(), _directory: directory }))
     }
 }
 
@@ -137,6 +173,19 @@ impl Staging {
     /// Makes the file that `name` is kept in as an archive.
     pub(crate) fn create(&self, name: &StoreName) -> io::Result<File> {
         File::options().read(true).write(true).create_new(true).open(self.archive(name))
+    }
+
+    /// Notes that what is fetched here relies on `names` from now on, for whoever collects. Belongs under the lock.
+    pub(crate) fn rely_on(&self, names: &[StoreName], _entered: &Entered) -> Result<(), StoreError> {
+        let file = self.path.join(NEEDS);
+        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        let noted = File::options().create(true).append(true).open(&file);
+        noted.and_then(|mut noted| noted.write_all(text.as_bytes())).map_err(directory_error("write", &file))
+    }
+
+    /// The file that the record of `name` is written to.
+    pub(crate) fn record(&self, name: &StoreName) -> PathBuf {
+        self.path.join(format!(".{name}.record"))
     }
 
     /// Removes what an earlier attempt at `name` left.

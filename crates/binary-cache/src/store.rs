@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,10 +15,11 @@ use rustix::io::Errno;
 use thiserror::Error;
 use vm_model::{Bytes, StoreName};
 
+use crate::fetched::FetchedPaths;
 use crate::narinfo::Narinfo;
 use crate::nix_import::import;
 use crate::partial::Partial;
-use crate::staging::{Staging, StagingRoot};
+use crate::staging::{Entered, Staging, StagingRoot};
 
 /// How long the beginning of an archive is kept whose download was cut short and that nobody asks for again.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -89,12 +90,32 @@ impl Store {
         self.is_kept_by_nix
     }
 
-    /// Which of `names` it does not have.
-    pub(crate) fn missing(&self, names: Vec<StoreName>) -> Result<Vec<StoreName>, StoreError> {
-        if self.is_kept_by_nix { self.invalid(&names) } else { self.absent(names) }
+    /// Which of `names` it does not have, for the fetch that unpacks in `staging`: none of them is collected while that is there.
+    pub(crate) fn missing(
+        &self,
+        names: Vec<StoreName>,
+        staging: &Staging,
+    ) -> Result<Vec<StoreName>, StoreError> {
+        if self.is_kept_by_nix {
+            return self.invalid(&names);
+        }
+        let entered = self.lock()?;
+        staging.rely_on(&names, &entered)?;
+        self.absent(names)
     }
 
-    fn absent(&self, names: Vec<StoreName>) -> Result<Vec<StoreName>, StoreError> {
+    /// The directory.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Keeps others from collecting and from beginning to rely on something, for moments.
+    pub(crate) fn lock(&self) -> Result<Entered, StoreError> {
+        self.staging().enter()
+    }
+
+    /// Which of `names` do not lie in its directory.
+    pub(crate) fn absent(&self, names: Vec<StoreName>) -> Result<Vec<StoreName>, StoreError> {
         let mut absent = Vec::new();
         for name in names {
             match statat(&self.directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
@@ -170,8 +191,15 @@ impl Store {
         }
         let path = self.path.join(name.as_str());
         let failed = |operation| move |errno: Errno| directory_error(operation, &path)(errno.into());
+        let record = staging.record(name);
+        FetchedPaths::write(&record, narinfo)?;
         // All of it is on disk before it has its name.
         syncfs(staging).map_err(failed.clone()("write out"))?;
+        let _entered = self.lock()?;
+        if self.absent(vec![name.clone()])?.is_empty() {
+            return Ok(());
+        }
+        FetchedPaths::within(&self.path).publish(&record, name)?;
         let moved =
             renameat_with(staging, name.as_str(), &self.directory, name.as_str(), RenameFlags::NOREPLACE);
         match moved {
@@ -215,7 +243,8 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let store = Store::open(&place.path().join("store")).expect("opened");
         let name: StoreName = "3n58xw4373jp0ljirf06d8077j15pc4j-vm-image".parse().expect("a name");
-        let missing = |name: &StoreName| store.missing(vec![name.clone()]).expect("looked");
+        let staging = store.stage().expect("staged");
+        let missing = |name: &StoreName| store.missing(vec![name.clone()], &staging).expect("looked");
         assert_eq!(missing(&name), std::slice::from_ref(&name));
         fs::create_dir(store.path().join(name.as_str())).expect("made");
         assert_eq!(missing(&name), []);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    DesiredState, FailureClass, FailureKind, FailureReason, Generation, Readiness, SourceKind, Timestamp,
-    VmId,
+    Bytes, DesiredState, FailureClass, FailureKind, FailureReason, Generation, Readiness, SourceKind,
+    Timestamp, VmId,
 };
 
 /// One thing that happened.
@@ -174,6 +174,39 @@ pub enum EventKind {
         /// Each in words.
         deleted: Vec<String>,
     },
+    /// A store path that the VM needs is missing here, and is fetched.
+    FetchBegun {
+        /// The path.
+        #[schema(value_type = String)]
+        store_path: PathBuf,
+    },
+    /// It is there, with all that it needs.
+    FetchFinished {
+        /// The path.
+        #[schema(value_type = String)]
+        store_path: PathBuf,
+        /// How many paths were missing.
+        paths: usize,
+        /// Their size, unpacked.
+        size: Bytes,
+        /// How long that took.
+        milliseconds: u64,
+    },
+    /// It cannot be had.
+    FetchFailed {
+        /// The path.
+        #[schema(value_type = String)]
+        store_path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// Fetched store paths that nothing needs were deleted.
+    ImagesCollected {
+        /// How many.
+        paths: usize,
+        /// Their size, unpacked.
+        size: Bytes,
+    },
 }
 
 impl EventKind {
@@ -202,11 +235,15 @@ impl EventKind {
             Self::MasterConnected { .. } => "master_connected",
             Self::MasterLost { .. } => "master_lost",
             Self::VolumesDeleted { .. } => "volumes_deleted",
+            Self::FetchBegun { .. } => "fetch_begun",
+            Self::FetchFinished { .. } => "fetch_finished",
+            Self::FetchFailed { .. } => "fetch_failed",
+            Self::ImagesCollected { .. } => "images_collected",
         }
     }
 
     /// The names of all kinds.
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 26] = [
         "vm_created",
         "vm_taken_up",
         "vm_removed",
@@ -229,6 +266,10 @@ impl EventKind {
         "master_connected",
         "master_lost",
         "volumes_deleted",
+        "fetch_begun",
+        "fetch_finished",
+        "fetch_failed",
+        "images_collected",
     ];
 }
 

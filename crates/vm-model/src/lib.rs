@@ -18,6 +18,7 @@
 
 mod assignment;
 mod calendar;
+mod collection;
 mod command;
 mod condition;
 mod counters;
@@ -71,6 +72,7 @@ pub use assignment::{
     Assignment, AssignmentSet, AssignmentsError, DesiredState, Overrides, RefusedEntry, nearest,
 };
 pub use calendar::CalendarTime;
+pub use collection::{CollectedPath, CollectionCause, CollectionRule};
 pub use command::{Command, CommandKind, Reply};
 pub use condition::{Condition, ConditionKind, refresh_conditions};
 pub use counters::{BalloonCounters, BlockCounters, DiskLatency, MachineCounters, NicCounters};

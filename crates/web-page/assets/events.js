@@ -1,7 +1,7 @@
 // What happened, in words.
 
 import { el } from "/page/dom.js";
-import { moment, printable } from "/page/format.js";
+import { bytes, moment, printable } from "/page/format.js";
 import { known, watch } from "/page/store.js";
 
 const because = (reason) => (reason ? `: ${reason.message ?? reason}` : "");
@@ -31,6 +31,11 @@ const TEXTS = {
   master_connected: (event) => `connected with master ${event.master} at ${event.address}`,
   master_lost: (event) => `the master is away: ${event.problem}`,
   volumes_deleted: (event) => `deleted ${event.deleted.join(", ")}`,
+  fetch_begun: (event) => `${event.store_path} is missing and is fetched`,
+  fetch_finished: (event) =>
+    `${event.store_path} was fetched: ${event.paths} paths, ${bytes(event.size)}, in ${(event.milliseconds / 1000).toFixed(1)} s`,
+  fetch_failed: (event) => `${event.store_path} cannot be fetched: ${event.problem}`,
+  images_collected: (event) => `${event.paths} fetched store paths that nothing needs were deleted, ${bytes(event.size)}`,
 };
 
 /** An event of a newer worker is called by its name. */

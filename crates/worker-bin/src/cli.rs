@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 pub(crate) use self::amounts::Seconds;
 pub(crate) use self::changing::{
-    ChangeVerb, CreateFlags, GcTarget, MachineFlags, Override, RemovalFlags, SetFlags, UndeleteFlags,
-    WaitFlags,
+    ChangeVerb, CreateFlags, GcFlags, GcTarget, MachineFlags, Override, RemovalFlags, SetFlags,
+    UndeleteFlags, WaitFlags,
 };
 pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod console;
 mod details;
 mod dump;
 mod events;
+mod images;
 mod list;
 mod logs;
 pub(crate) mod naming;

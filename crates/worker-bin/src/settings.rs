@@ -159,6 +159,7 @@ impl Settings {
         }
         let store_roots =
             if flags.store_roots.is_empty() { file.store_roots } else { Some(flags.store_roots) };
+        let collection = file.fetch.collection()?;
         let fetch = file.fetch.settings(FetchOverrides::default())?;
         let store_roots =
             store_roots.unwrap_or_else(|| default_store_roots(defaults.store_roots.clone(), fetch.is_some()));
@@ -185,6 +186,7 @@ impl Settings {
             networks: networks::settings(file.networks)?,
             store_roots,
             fetch,
+            collection,
             hash_verification: file.hash_verification.map_or(defaults.hash_verification, Into::into),
             stop_timeout,
             removal_grace: removal_grace(file.removal_grace_seconds, defaults.removal_grace)?,
@@ -376,7 +378,10 @@ mod tests {
         )
         .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));
-        assert_eq!(settings.manager, VmManagerConfig { placement, ..VmManagerConfig::default() });
+        // Beside that, a program that is left alone deletes what it fetched and nothing needs.
+        let collection = Fetch::default().collection().expect("valid");
+        let documented = VmManagerConfig { placement, collection, ..VmManagerConfig::default() };
+        assert_eq!(settings.manager, documented);
         assert!(!settings.stop_guests);
         assert_eq!(settings.runtime_dir, Path::new("/run/procurator"));
     }

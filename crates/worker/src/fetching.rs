@@ -5,17 +5,17 @@ use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use binary_cache::{FetchError, FetchSettings, Fetcher, Progress, Store};
+use binary_cache::{FetchError, FetchSettings, Fetched, Fetcher, Progress, Store, settle};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as TurnLock, watch};
 use tokio::time::interval;
 use tracing::info;
-use vm_model::{Bytes, FailureKind, FailureReason, Fetching as FetchingPath, StoreName};
+use vm_model::{Bytes, EventKind, FailureKind, FailureReason, Fetching as FetchingPath, StoreName, VmId};
 
-use crate::failure::reason;
-use crate::supervisor::GivenUp;
+use crate::failure::{chain, reason};
+use crate::supervisor::{GivenUp, HostContext};
 
 /// How often it is looked whether anybody still waits.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -54,25 +54,48 @@ impl Fetching {
     /// It cannot be had. A path that is no store path of a store that is fetched into is left to whoever opens it.
     pub(crate) fn ensure(
         &self,
-        path: &Path,
+        host: &HostContext,
+        (vm, path): (&VmId, &Path),
         given_up: &GivenUp,
         show: &dyn Fn(FetchingPath),
     ) -> Result<(), FailureReason> {
-        let (Some(fetcher), Some((store, name))) = (&self.fetcher, parts(path)) else { return Ok(()) };
-        let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        if !is_missing || !self.stores.iter().any(|known| known == store) {
+        let Some((root, name)) = parts(path) else { return Ok(()) };
+        if !self.stores.iter().any(|known| known == root) {
             return Ok(());
         }
-        let store = Store::open(store).map_err(|problem| reason(FailureKind::Host, &problem))?;
+        // The VM's root is there: from here on the path is collected no more.
+        settle(root);
+        let is_missing = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let (Some(fetcher), true) = (&self.fetcher, is_missing) else { return Ok(()) };
+        let store = Arc::new(Store::open(root).map_err(|problem| reason(FailureKind::Host, &problem))?);
         let turn = self.turn(&name);
-        self.runtime.block_on(async {
-            // Each arm may be dropped at any point: what is under way is given up.
-            tokio::select! {
-                fetched = fetch(fetcher, name, Arc::new(store), &turn) => fetched.map_err(|problem| told(&problem)),
-                () = until(given_up) => Ok(()),
-                never = tell(path, &turn, show) => match never {},
+        let events = |kind| host.events.record(Some(vm), kind);
+        let fetch = || {
+            self.runtime.block_on(async {
+                // Each arm may be dropped at any point: what is under way is given up.
+                tokio::select! {
+                    fetched = fetch(fetcher, (path, &name), &store, &turn, &events) => fetched,
+                    () = until(given_up) => Ok(()),
+                    never = tell(path, &turn, show) => match never {},
+                }
+            })
+        };
+        let fetched = match fetch() {
+            Err(problem) if problem.wanted_free().is_some_and(|free| host.make_room_in(root, free)) => {
+                fetch()
             }
+            fetched => fetched,
+        };
+        fetched.map_err(|problem| {
+            let chain = chain(&problem);
+            events(EventKind::FetchFailed { store_path: path.to_owned(), problem: chain });
+            told(&problem)
         })
+    }
+
+    /// The stores that may be fetched into.
+    pub(crate) fn stores(&self) -> &[PathBuf] {
+        &self.stores
     }
 
     fn turn(&self, name: &StoreName) -> Arc<Turn> {
@@ -93,12 +116,25 @@ fn parts(path: &Path) -> Option<(&Path, StoreName)> {
     Some((path.parent()?, path.file_name()?.to_str()?.parse().ok()?))
 }
 
-async fn fetch(fetcher: &Fetcher, name: StoreName, store: Arc<Store>, turn: &Turn) -> Result<(), FetchError> {
-    // Who comes second finds everything there.
+async fn fetch(
+    fetcher: &Fetcher,
+    (path, name): (&Path, &StoreName),
+    store: &Arc<Store>,
+    turn: &Turn,
+    events: &dyn Fn(EventKind),
+) -> Result<(), FetchError> {
     let _turn = turn.lock.lock().await;
+    // Who comes second finds everything there.
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
     info!(%name, "a store path that is not there is fetched");
-    let fetched = fetcher.fetch(&name, &store, &turn.progress).await?;
-    info!(%name, paths = fetched.paths, size = %fetched.bytes, "the store path was fetched");
+    events(EventKind::FetchBegun { store_path: path.to_owned() });
+    let begun = Instant::now();
+    let Fetched { paths, bytes: size } = fetcher.fetch(name, store, &turn.progress).await?;
+    info!(%name, paths, %size, "the store path was fetched");
+    let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    events(EventKind::FetchFinished { store_path: path.to_owned(), paths, size, milliseconds });
     Ok(())
 }
 

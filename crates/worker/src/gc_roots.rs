@@ -1,12 +1,13 @@
-//! Keeping Nix's garbage collector away from the store paths of VMs.
+//! Keeping Nix's garbage collector, and the one for fetched paths, away from the store paths of VMs.
 //!
 //! ```text
 //! <store>/../var/nix/gcroots/procurator/<state directory>/<vm>/<name of the store path>  →  the store path
+//! <store>/.procurator-fetched/roots/<state directory>/<vm>/…                             where there is no Nix
 //! ```
 //!
 //! A link is made before a path is looked at, and goes when the VM's definition no longer needs the path, or the VM is
 //! deleted. Links of VMs that a worker does not know, left behind by one that was killed, go when it starts. Several workers
-//! of a host have a directory each. Where there is no Nix, nothing is made.
+//! of a host have a directory each. Where there is neither Nix nor anything fetched, nothing is made.
 //!
 //! Whoever may write among Nix's roots must not have this worker remove what is theirs elsewhere: directories are entered
 //! without following links, and nothing but a link is removed.
@@ -32,6 +33,25 @@ use crate::failure::chain;
 
 /// Ours among the roots of others.
 const OURS: &str = "procurator";
+
+/// Where Nix's roots lie, seen from where a store does.
+const OF_NIX: &str = "var/nix/gcroots";
+/// Where in a store roots lie that no Nix keeps, beside the records of what was fetched.
+const WITHOUT_NIX: &str = ".procurator-fetched/roots";
+
+/// The directories below which links keep paths of the store at `root`.
+pub(crate) fn root_directories(root: &Path) -> Vec<PathBuf> {
+    let of_nix = root.parent().map(|parent| parent.join(OF_NIX));
+    of_nix.into_iter().chain([root.join(WITHOUT_NIX)]).collect()
+}
+
+/// Whether paths are fetched into the stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FetchedInto {
+    Yes,
+    /// They may have been before.
+    No,
+}
 
 /// The links of this worker's VMs.
 #[derive(Debug)]
@@ -60,13 +80,17 @@ pub(crate) struct GcRootError {
 
 impl GcRoots {
     /// The links for paths below `store_roots` of the worker whose state lies in `state_dir`.
-    pub(crate) fn new(store_roots: &[PathBuf], state_dir: &Path) -> Self {
+    pub(crate) fn new(store_roots: &[PathBuf], state_dir: &Path, fetched_into: FetchedInto) -> Self {
         let own = own_name(state_dir);
         let stores = store_roots.iter().filter_map(|root| {
             // As it is reached now: below it, no link is followed.
-            let gcroots = root.parent()?.join("var/nix/gcroots").canonicalize().ok()?;
-            let links = gcroots.join(OURS).join(&own);
-            gcroots.is_dir().then(|| Store { root: root.clone(), links })
+            let of_nix = root.parent().and_then(|parent| parent.join(OF_NIX).canonicalize().ok());
+            if let Some(gcroots) = of_nix.filter(|gcroots| gcroots.is_dir()) {
+                return Some(Store { root: root.clone(), links: gcroots.join(OURS).join(&own) });
+            }
+            let ours = root.canonicalize().ok()?.join(WITHOUT_NIX);
+            let is_fetched_into = fetched_into == FetchedInto::Yes || ours.parent()?.is_dir();
+            is_fetched_into.then(|| Store { root: root.clone(), links: ours.join(&own) })
         });
         Self { stores: stores.collect() }
     }

@@ -28,6 +28,7 @@
 #[doc(hidden)]
 pub mod benchmarks;
 mod capacity;
+mod collecting;
 mod definition;
 pub mod events;
 mod failure;

@@ -16,8 +16,8 @@ use vm_model::Event;
 use super::audit::{Audit, watch_over};
 use super::guard::only_own_page;
 use super::{
-    Answers, MAX_BODY, assigning, console, dump, events, history, metrics, operations, orders, power, status,
-    vm_log, vms,
+    Answers, MAX_BODY, assigning, console, dump, events, history, images, metrics, operations, orders, power,
+    status, vm_log, vms,
 };
 use crate::{ApiError, ErrorCode, EventGap, PenRequest};
 
@@ -69,6 +69,7 @@ fn described() -> OpenApiRouter<Answers> {
         .routes(routes!(orders::removed))
         .routes(routes!(assigning::undelete))
         .routes(routes!(orders::gc))
+        .routes(routes!(images::collect))
 }
 
 /// The OpenAPI document of this interface.

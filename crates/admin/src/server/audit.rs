@@ -116,7 +116,7 @@ fn order(method: &Method, path: &str) -> Order {
         ["v1", "vms", vm] if *method == Method::DELETE => ("rm", Some(*vm)),
         ["v1", "vms", vm] if *method == Method::PATCH => ("set", Some(*vm)),
         ["v1", "vms" | "removed", vm, verb] if *method == Method::POST => (*verb, Some(*vm)),
-        ["v1", verb] if *method == Method::POST => (*verb, None),
+        ["v1", verb] | ["v1", "images", verb] if *method == Method::POST => (*verb, None),
         _ => return Order { verb: short(&format!("{method} {path}")), vm: None },
     };
     Order { verb: short(verb), vm: vm.and_then(|vm| VmId::parse(vm).ok()) }
@@ -150,6 +150,7 @@ mod tests {
         assert_eq!(named(Method::POST, "/v1/vms/web-1/stop"), of("stop", Some("web-1")));
         assert_eq!(named(Method::POST, "/v1/removed/web-1/undelete"), of("undelete", Some("web-1")));
         assert_eq!(named(Method::POST, "/v1/gc"), of("gc", None));
+        assert_eq!(named(Method::POST, "/v1/images/gc"), of("gc", None));
         assert_eq!(named(Method::PUT, "/v1/vms"), of("PUT /v1/vms", None));
         assert_eq!(named(Method::POST, "/v1/vms/%0a/stop"), of("stop", None));
         assert_eq!(named(Method::POST, &format!("/{}", "x".repeat(9999))).0.len(), 64);

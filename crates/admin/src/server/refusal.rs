@@ -44,6 +44,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::MachinesRemain { .. }
             | VmManagerError::NetworkRemains(_)
             | VmManagerError::Volumes(_)
+            | VmManagerError::Collection(_)
             | VmManagerError::StorePath(_)
             | VmManagerError::TaskLost(_) => (None, None),
         };
@@ -84,7 +85,8 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         | VmManagerError::OnRuntimeThread { .. }
         | VmManagerError::MachinesRemain { .. }
         | VmManagerError::NetworkRemains(_)
-        | VmManagerError::Volumes(_) => ErrorCode::Internal,
+        | VmManagerError::Volumes(_)
+        | VmManagerError::Collection(_) => ErrorCode::Internal,
     }
 }
 

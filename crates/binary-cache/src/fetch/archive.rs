@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -16,11 +16,13 @@ use super::{FetchSettings, Fetcher, Progress};
 use crate::allowance::Allowance;
 use crate::cache::{CacheUrl, Place};
 use crate::closure::Known;
+use crate::compression::Compression;
 use crate::download::{ArchiveReader, GivenUp, is_given_up};
 use crate::http::{HttpClient, HttpError};
 use crate::nar::{NarFormatError, unpack};
 use crate::narinfo::Narinfo;
 use crate::partial::{Kept, KeptReader, Partial};
+use crate::piped::{PieceSender, piped};
 use crate::staging::Staging;
 use crate::store::Store;
 use crate::{Damage, FetchError};
@@ -44,18 +46,20 @@ pub(super) struct Archives {
 impl Archives {
     pub(super) fn new(
         fetcher: &Fetcher,
+        lookup: Lookup,
         store: Arc<Store>,
+        staging: Arc<Staging>,
         progress: watch::Sender<Progress>,
-    ) -> Result<Self, FetchError> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             settings: fetcher.settings.clone(),
             client: fetcher.client.clone(),
-            lookup: Lookup::new(fetcher, store.clone()),
-            staging: Arc::new(store.stage()?),
+            lookup,
             store,
+            staging,
             progress,
             given_up: watch::Sender::new(false),
-        })
+        }
     }
 
     /// Has everything that is under way end with an error soon. So does dropping this.
@@ -159,8 +163,7 @@ impl Receiving {
         let narinfo = &self.narinfo;
         self.staging.clear(&narinfo.name)?;
         let reader = self.reader(kept.length())?;
-        let given = Cell::new(0);
-        let unpacked = self.unpack(KeptReader::new(kept, reader), &given);
+        let unpacked = self.unpack(KeptReader::new(kept, reader));
         let (found, size) = match (unpacked, kept.failure.take()) {
             (Ok(found), _) => found,
             (Err(_), Some(source)) => return Err(FetchError::Transport { url: self.url.clone(), source }),
@@ -190,14 +193,28 @@ impl Receiving {
         }
     }
 
-    /// Decompresses, hashes and unpacks what `stored` has; the hash and the size of what it holds. `given` counts that.
-    fn unpack(&self, stored: impl Read, given: &Cell<u64>) -> Result<(NarHash, u64), NarFormatError> {
+    /// Decompresses, hashes and unpacks what `stored` has; the hash and the size of what it holds.
+    fn unpack(&self, stored: impl Read + Send) -> Result<(NarHash, u64), NarFormatError> {
+        let compression = self.narinfo.compression;
+        // Nothing is worked out of it that would be worth a thread.
+        if compression == Compression::None {
+            return self.unpack_plain(BufReader::with_capacity(COPIED_AT_ONCE, stored));
+        }
+        let decompress = |sender: &mut PieceSender| {
+            let given = Cell::new(0);
+            match compression.reader(Allowance::new(stored, &given)) {
+                Ok(decompressed) => sender.pass_on(decompressed, |count| given.set(count)),
+                Err(error) => sender.fail(error),
+            }
+        };
+        let unpacked = piped(decompress, |plain| self.unpack_plain(plain));
+        unpacked.unwrap_or_else(|source| Err(NarFormatError::Read { offset: 0, source }))
+    }
+
+    /// Hashes and unpacks `plain`; its hash and its size.
+    fn unpack_plain(&self, plain: impl Read) -> Result<(NarHash, u64), NarFormatError> {
         let narinfo = &self.narinfo;
-        let decompressed = narinfo
-            .compression
-            .reader(Allowance::new(stored, given))
-            .map_err(|source| NarFormatError::Read { offset: 0, source })?;
-        let mut archive = Archive::new(decompressed, narinfo.nar_size, given, &self.watched);
+        let mut archive = Archive::new(plain, narinfo.nar_size, &self.watched);
         if self.store.is_kept_by_nix() {
             keep(&mut archive, &self.staging, &narinfo.name)?;
         } else {
@@ -246,13 +263,12 @@ struct Archive<'watched, R> {
     read: u64,
     most: u64,
     told: u64,
-    given: &'watched Cell<u64>,
     watched: &'watched Watched,
 }
 
 impl<'watched, R: Read> Archive<'watched, R> {
-    fn new(source: R, most: u64, given: &'watched Cell<u64>, watched: &'watched Watched) -> Self {
-        Self { source, digest: Sha256::new(), read: 0, most, told: 0, given, watched }
+    fn new(source: R, most: u64, watched: &'watched Watched) -> Self {
+        Self { source, digest: Sha256::new(), read: 0, most, told: 0, watched }
     }
 
     fn finish(mut self) -> (NarHash, u64) {
@@ -276,7 +292,6 @@ impl<R: Read> Read for Archive<'_, R> {
         let count = self.source.read(buffer)?;
         self.digest.update(&buffer[..count]);
         self.read += count as u64;
-        self.given.set(self.read);
         if self.read > self.most {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than what was signed"));
         }

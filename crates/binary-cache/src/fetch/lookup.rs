@@ -13,6 +13,7 @@ use crate::cache::{CacheUrl, Place};
 use crate::closure::{Closure, Known};
 use crate::http::{HttpClient, HttpError};
 use crate::narinfo::{LONGEST, Narinfo};
+use crate::staging::Staging;
 use crate::store::Store;
 
 /// Descriptions asked for at the same time.
@@ -24,11 +25,12 @@ pub(super) struct Lookup {
     settings: Arc<FetchSettings>,
     client: Arc<HttpClient>,
     store: Arc<Store>,
+    staging: Arc<Staging>,
 }
 
 impl Lookup {
-    pub(super) fn new(fetcher: &Fetcher, store: Arc<Store>) -> Self {
-        Self { settings: fetcher.settings.clone(), client: fetcher.client.clone(), store }
+    pub(super) fn new(fetcher: &Fetcher, store: Arc<Store>, staging: Arc<Staging>) -> Self {
+        Self { settings: fetcher.settings.clone(), client: fetcher.client.clone(), store, staging }
     }
 
     /// All that the store lacks of `name` and what it needs.
@@ -36,8 +38,8 @@ impl Lookup {
         let mut closure = Closure::default();
         let mut noticed = closure.notice([name.clone()]);
         while !noticed.is_empty() {
-            let store = self.store.clone();
-            let missing = spawn_blocking(move || store.missing(noticed)).await;
+            let (store, staging) = (self.store.clone(), self.staging.clone());
+            let missing = spawn_blocking(move || store.missing(noticed, &staging)).await;
             let missing = missing.map_err(|_| FetchError::Panicked { name: name.clone() })??;
             noticed = Vec::new();
             for known in self.all(missing).await? {

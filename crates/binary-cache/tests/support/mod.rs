@@ -1,7 +1,5 @@
 //! A store that the real Nix built, a binary cache of it that the real Nix wrote and signed, and a web server for it.
 
-mod server;
-
 use std::fs;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -15,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use vm_model::{Bytes, StoreName};
 
-pub(crate) use server::{Behaviour, Server};
+pub(crate) use test_host::{Behaviour, CacheServer as Server};
 
 /// What is built: `image` refers to `kernel`; both are a megabyte or more that does not compress, and `image` has a hole.
 const EXPRESSION: &str = r#"
@@ -114,7 +112,7 @@ impl Place {
     pub(crate) fn there(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("nix/store")).expect("read");
         let names = entries.map(|entry| entry.expect("one").file_name().into_string().expect("text"));
-        names.filter(|name| name != ".links").collect()
+        names.filter(|name| name != ".links" && name != ".procurator-fetched").collect()
     }
 
     /// What lies where paths are fetched to.

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use clap::{ArgGroup, Args, Subcommand};
 use vm_model::{InvalidVmId, SourceKind, VCPUS_MOST, VmId};
 
-use super::amounts::machine_memory;
+use super::amounts::{amount, machine_memory};
 use super::limits::LimitFlags;
+use super::span::Span;
 use crate::client::naming::VmName;
 
 /// What can be changed.
@@ -21,19 +22,8 @@ pub(crate) enum ChangeVerb {
     Rm(RemovalFlags),
     /// Bring a removed VM back, with its data, while that is kept
     Undelete(UndeleteFlags),
-    /// Delete volumes that are kept for a while, before their time
-    Gc {
-        /// Those of this VM, or of this disk of it (`web-1` or `web-1/disk0`); of a disk that cannot be used also the
-        /// content in use, so that it is made anew
-        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "VM[/DISK]")]
-        what: Option<GcTarget>,
-        /// Everything that would be deleted by itself later
-        #[arg(long)]
-        all: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Delete volumes that are kept for a while, before their time; or fetched store paths that nothing needs
+    Gc(GcFlags),
     /// Apply a desired state that is held because it would remove too much
     AllowRemovals {
         /// Whose: `file` or `master`; has to be said where both are held
@@ -199,6 +189,37 @@ pub(crate) struct UndeleteFlags {
     pub(crate) id: VmId,
     #[command(flatten)]
     pub(crate) wait: WaitFlags,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `gc` deletes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GcFlags {
+    /// Volumes of this VM, or of this disk of it (`web-1` or `web-1/disk0`); of a disk that cannot be used also the content in
+    /// use, so that it is made anew
+    #[arg(required_unless_present_any = ["all", "images"], conflicts_with_all = ["all", "images"], value_name = "VM[/DISK]")]
+    pub(crate) what: Option<GcTarget>,
+    /// All volumes that would be deleted by themselves later
+    #[arg(long, conflicts_with = "images")]
+    pub(crate) all: bool,
+    /// Store paths that were fetched and that neither a VM, a root of garbage collection nor a process needs; each of the three
+    /// limits is a reason to go, and without one all of them go
+    #[arg(long)]
+    pub(crate) images: bool,
+    /// With --images: those that nothing has needed for as long, like 12h or 7d
+    #[arg(long, value_name = "SPAN", requires = "images")]
+    pub(crate) older_than: Option<Span>,
+    /// With --images: those beyond so many bytes, like 20G, the ones that were needed last being spared
+    #[arg(long, value_name = "SIZE", requires = "images", value_parser = amount)]
+    pub(crate) keep: Option<u64>,
+    /// With --images: as many as it takes until so many bytes are free, the ones that were needed first going first
+    #[arg(long, value_name = "SIZE", requires = "images", value_parser = amount)]
+    pub(crate) free: Option<u64>,
+    /// With --images: only show what would go
+    #[arg(long, requires = "images")]
+    pub(crate) dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,10 +11,10 @@ use tokio::time::sleep;
 use vm_model::{DesiredState, FailureReason, Generation, SourceKind, Timestamp, VmId};
 
 use super::list::desired_name;
-use super::{find, plans, print, print_json, say, volumes};
+use super::{find, images, plans, print, print_json, say, volumes};
 use crate::cli::{
-    ChangeVerb, CreateFlags, GcTarget, MachineFlags, Override, RemovalFlags, SetFlags, UndeleteFlags,
-    WaitFlags,
+    ChangeVerb, CreateFlags, GcFlags, GcTarget, MachineFlags, Override, RemovalFlags, SetFlags,
+    UndeleteFlags, WaitFlags,
 };
 use crate::printable::printable;
 
@@ -28,7 +28,8 @@ pub(super) async fn change(client: &AdminClient, verb: &ChangeVerb) -> Result<()
         ChangeVerb::Set(flags) => set(client, flags).await,
         ChangeVerb::Rm(flags) => remove(client, flags).await,
         ChangeVerb::Undelete(flags) => undelete(client, flags).await,
-        ChangeVerb::Gc { what, json, .. } => {
+        ChangeVerb::Gc(flags) if flags.images => images::collect(client, flags).await,
+        ChangeVerb::Gc(GcFlags { what, json, .. }) => {
             let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
             if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
         }

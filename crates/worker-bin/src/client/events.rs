@@ -149,6 +149,17 @@ fn text(kind: &EventKind) -> String {
         }
         EventKind::MasterLost { problem } => format!("the master is away: {problem}"),
         EventKind::VolumesDeleted { deleted } => format!("deleted {}", deleted.join(", ")),
+        EventKind::FetchBegun { store_path } => format!("{} is missing and is fetched", store_path.display()),
+        EventKind::FetchFinished { store_path, paths, size, milliseconds } => {
+            let took = Duration::from_millis(*milliseconds);
+            format!("{} was fetched: {paths} paths, {size}, in {took:.1?}", store_path.display())
+        }
+        EventKind::FetchFailed { store_path, problem } => {
+            format!("{} cannot be fetched: {problem}", store_path.display())
+        }
+        EventKind::ImagesCollected { paths, size } => {
+            format!("{paths} fetched store paths that nothing needs were deleted, {size}")
+        }
     }
 }
 

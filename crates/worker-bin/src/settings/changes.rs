@@ -19,7 +19,7 @@ pub(crate) fn needing_restart(in_force: &Settings, new: &Settings) -> Vec<&'stat
         ("log_format", in_force.log_format == new.log_format),
         ("state_dir", old.vm_artifacts_dir == young.vm_artifacts_dir),
         ("store_roots", old.store_roots == young.store_roots),
-        ("fetch", old.fetch == young.fetch),
+        ("fetch", old.fetch == young.fetch && old.collection == young.collection),
         ("hash_verification", old.hash_verification == young.hash_verification),
         ("auto_restart", old.auto_restart == young.auto_restart),
         ("stop_timeout_seconds", old.stop_timeout == young.stop_timeout),

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
 use serde::Deserialize;
-use vm_model::Bytes;
+use vm_model::{Bytes, CollectionRule};
 
 use super::network::parsed;
 use super::{DEFAULT_FILE, read};
@@ -18,6 +19,9 @@ pub(super) const MOST_PARALLEL: usize = 64;
 /// The most that one store path and what it needs may be, in GiB.
 const LARGEST_GIB: u64 = 64;
 pub(super) const MOST_GIB: u64 = 1 << 20;
+/// How long what was fetched stays though nothing needs it, in days.
+const UNUSED_DAYS: u64 = 30;
+pub(super) const MOST_DAYS: u64 = 36_500;
 /// Where distributions keep the certificates of public authorities.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -32,6 +36,8 @@ pub(super) struct Fetch {
     parallel: Option<usize>,
     max_size_gib: Option<u64>,
     authorities: Option<PathBuf>,
+    unused_days: Option<u64>,
+    min_free_gib: Option<u64>,
 }
 
 /// What a command line says in place of the file.
@@ -44,6 +50,23 @@ pub(crate) struct FetchOverrides {
 }
 
 impl Fetch {
+    /// What of the fetched paths is deleted by itself.
+    pub(super) fn collection(&self) -> Result<CollectionRule> {
+        let days = self.unused_days.unwrap_or(UNUSED_DAYS);
+        if days > MOST_DAYS {
+            bail!("invalid fetch.unused_days = {days}: 0 to {MOST_DAYS} is accepted");
+        }
+        let free = self.min_free_gib.unwrap_or(0);
+        if free > MOST_GIB {
+            bail!("invalid fetch.min_free_gib = {free}: 0 to {MOST_GIB} is accepted");
+        }
+        Ok(CollectionRule {
+            unused_for: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+            keep: None,
+            free: (free > 0).then(|| Bytes::new(free << 30)),
+        })
+    }
+
     /// Checks it; `None` where it names no cache.
     pub(super) fn settings(self, over: FetchOverrides) -> Result<Option<FetchSettings>> {
         let is_of_command_line = !over.caches.is_empty();
@@ -116,6 +139,24 @@ mod tests {
         assert_eq!(both.largest, Bytes::new(64 << 30));
         let alone = settings(caches).expect_err("nobody is trusted").to_string();
         assert!(alone.contains("fetch.trusted_keys"), "{alone}");
+    }
+
+    #[test]
+    fn what_nothing_needs_stays_a_month_unless_told_otherwise() {
+        let rule = |text: &str| toml::from_str::<Fetch>(text).expect("parses").collection();
+        let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+        assert_eq!(
+            rule("").expect("valid"),
+            CollectionRule { unused_for: days(30), ..CollectionRule::default() }
+        );
+        let both = rule("unused_days = 0\nmin_free_gib = 5").expect("valid");
+        assert_eq!(both, CollectionRule { free: Some(Bytes::new(5 << 30)), ..CollectionRule::default() });
+        for (text, said) in
+            [("unused_days = 36501", "0 to 36500"), ("min_free_gib = 1048577", "0 to 1048576")]
+        {
+            let refused = rule(text).expect_err(text).to_string();
+            assert!(refused.contains(said), "{refused}");
+        }
     }
 
     #[test]

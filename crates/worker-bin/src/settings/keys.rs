@@ -3,7 +3,7 @@
 //! `check-config` and the schema follow this table. Tests hold it against what the reader takes and against
 //! `docs/configuration.md`, so that a key that is added to one of them is added to all.
 
-use super::fetch::{MOST_GIB, MOST_PARALLEL};
+use super::fetch::{MOST_DAYS, MOST_GIB, MOST_PARALLEL};
 use host_network::VlanId;
 use vm_model::Cores;
 
@@ -190,6 +190,10 @@ pub(crate) static KEYS: &[Key] = &[
         "How much a store path and all that it needs may be, unpacked."),
     key("fetch.authorities", Kind::Path, Some("\"/etc/ssl/certs/ca-certificates.crt\""),
         "PEM file of the authorities that https caches are checked with."),
+    key("fetch.unused_days", Kind::Integer { least: 0, most: MOST_DAYS as i64 }, Some("30"),
+        "How many days what was fetched stays though nothing needs it; 0 keeps it until space is short."),
+    key("fetch.min_free_gib", Kind::Integer { least: 0, most: MOST_GIB as i64 }, Some("0"),
+        "How much is kept free of what was fetched and nothing needs, on the store's file system."),
     key("limits.memory_overcommit_ratio", Kind::Ratio, Some("1.0"),
         "How much memory VMs may be promised together, as a multiple of the host's."),
     key("limits.vcpus_per_processor", VCPUS_PER_PROCESSOR, Some("256"),

@@ -245,6 +245,12 @@ impl Drop for Bench {
     }
 }
 
+/// Has the addresses of this test's own network work: nobody has raised its loopback interface.
+pub(crate) fn raise_loopback() {
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("package iproute2");
+    assert!(up.success());
+}
+
 /// The names in `directory`.
 pub(crate) fn entries(directory: &Path) -> Vec<String> {
     let listed = fs::read_dir(directory).expect("listed");

@@ -97,3 +97,31 @@ fn a_store_path_that_cannot_be_used_is_refused_before_anything_is_assigned() {
         assert_eq!(bench.phases(), [""; 0]);
     });
 }
+
+#[test]
+fn a_vm_that_is_never_restarted_and_failed_stays_so_when_the_program_is_started_again() {
+    isolated(|bench| {
+        let image = bench.vm("web-1", &TinyGuest::panic("for good\n"));
+        let image = image["store_path"].as_str().expect("a path").to_owned();
+        bench.assign_text(r#"{ "vms": [] }"#);
+        let mut daemon = bench.start();
+        bench.client(&["create", "web-1", &image, "--restart", "never"]);
+        bench.until("it has failed", || bench.phases() == ["web-1 failed"]);
+        let told = bench.vms()[0]["reason"].clone();
+        let runs = || bench.vms()[0]["ends"].as_array().map_or(0, Vec::len);
+        for kill in [false, true] {
+            if kill {
+                daemon.kill();
+            } else {
+                daemon.signal(rustix::process::Signal::TERM);
+                daemon.ended();
+            }
+            daemon = bench.start();
+            bench.until("it is taken up", || !bench.phases().is_empty());
+            let vm = bench.vms().remove(0);
+            assert_eq!((&vm["phase"], &vm["reason"], runs()), (&"failed".into(), &told, 1), "{vm}");
+        }
+        bench.client(&["start", "web-1"]);
+        bench.until("it was started again", || runs() == 2 && bench.phases() == ["web-1 failed"]);
+    });
+}

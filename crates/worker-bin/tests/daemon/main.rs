@@ -10,6 +10,7 @@ mod certificates;
 mod changing;
 mod clients;
 mod console;
+mod fetching;
 mod figures;
 mod full_disk;
 mod host_network;

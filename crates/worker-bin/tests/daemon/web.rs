@@ -10,7 +10,7 @@ use std::process::Command;
 use rcgen::generate_simple_self_signed;
 use tiny_guest::TinyGuest;
 
-use crate::bench::{Bench, DEADLINE, isolated};
+use crate::bench::{Bench, DEADLINE, isolated, raise_loopback};
 
 /// What the address wants to be shown.
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -39,8 +39,7 @@ fn curl(arguments: &[&str]) -> Answer {
 
 /// Gives the worker that is started next an address for the page, with what `more` says of it; where that is.
 pub(crate) fn with_address(bench: &Bench, more: &str) -> String {
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("package iproute2");
-    assert!(up.success());
+    raise_loopback();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     certify(bench, "first.example");

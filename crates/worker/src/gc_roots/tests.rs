@@ -25,7 +25,7 @@ impl Bench {
     }
 
     fn roots(&self) -> GcRoots {
-        GcRoots::new(&[self.store()], &self.home.path().join("state"))
+        GcRoots::new(&[self.store()], &self.home.path().join("state"), FetchedInto::No)
     }
 
     /// Everything below Nix's own directory of roots that is a link.
@@ -65,7 +65,7 @@ fn paths_are_held_given_up_one_by_one_and_released() {
 #[test]
 fn what_a_killed_worker_left_goes_and_what_others_hold_stays() {
     let bench = Bench::new();
-    let other = GcRoots::new(&[bench.store()], Path::new("/var/lib/other-worker"));
+    let other = GcRoots::new(&[bench.store()], Path::new("/var/lib/other-worker"), FetchedInto::No);
     let (known, gone) = (VmId::new("web-1"), VmId::new("web-2"));
     for vm in [&known, &gone] {
         bench.roots().hold(vm, &bench.store().join("abc-image")).expect("held");
@@ -98,7 +98,7 @@ fn nothing_is_made_where_there_is_no_nix() {
     let home = tempfile::tempdir().expect("a directory");
     let store = home.path().join("store");
     fs::create_dir_all(store.join("image")).expect("created");
-    let roots = GcRoots::new(std::slice::from_ref(&store), home.path());
+    let roots = GcRoots::new(std::slice::from_ref(&store), home.path(), FetchedInto::No);
     roots.hold(&VmId::new("web-1"), &store.join("image")).expect("nothing to do");
     assert_eq!(fs::read_dir(home.path()).expect("listed").count(), 1);
 }
@@ -142,7 +142,7 @@ fn the_real_nix_collects_what_no_vm_needs_and_nothing_else() {
     let dead = || run_nix(home.path(), &["--gc", "--print-dead"]).contains(&image);
     assert!(dead(), "nobody needs it yet");
 
-    let roots = GcRoots::new(&[home.path().join("nix/store")], &state);
+    let roots = GcRoots::new(&[home.path().join("nix/store")], &state, FetchedInto::No);
     roots.hold(&VmId::new("web-1"), Path::new(&image)).expect("held");
     assert!(!dead(), "a VM needs it");
     run_nix(home.path(), &["--gc"]);
@@ -152,4 +152,20 @@ fn the_real_nix_collects_what_no_vm_needs_and_nothing_else() {
     assert!(dead());
     run_nix(home.path(), &["--gc"]);
     assert!(!Path::new(&image).exists());
+}
+
+#[test]
+fn without_nix_roots_lie_in_a_store_that_is_fetched_into() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (store, vm) = (home.path().join("store"), VmId::new("web-1"));
+    fs::create_dir(&store).expect("created");
+    let hold = |fetched_into| {
+        let roots = GcRoots::new(std::slice::from_ref(&store), home.path(), fetched_into);
+        roots.hold(&vm, &store.join("abc-image")).expect("held");
+    };
+    hold(FetchedInto::No);
+    assert!(!store.join(WITHOUT_NIX).exists(), "nobody collects there");
+    hold(FetchedInto::Yes);
+    let link = store.join(WITHOUT_NIX).join(own_name(home.path())).join("web-1/abc-image");
+    assert_eq!(fs::read_link(link).expect("a link"), store.join("abc-image"));
 }

@@ -9,14 +9,14 @@ use fail_points::{FailPoint, pass};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
-use vm_model::{Assignment, EndCause, Health, MachineCounters, RunEnd, Timestamp, VmId};
+use vm_model::{Assignment, EndCause, FailureReason, Health, MachineCounters, RunEnd, Timestamp, VmId};
 
 use super::lenient::{known, known_items};
-use super::rollout::Rollout;
+use super::rollout::{Rollout, RolloutStage};
 use super::vm_lock::{locked_by, other_holder};
 use super::{
     IdleVm, ReadError, RecordWriter, RunCounts, SealKey, VmLockError, WriteError, discard_unfinished,
-    read_versioned,
+    read_in_place, read_versioned,
 };
 use crate::definition::is_same_definition;
 
@@ -37,6 +37,9 @@ pub(crate) struct VmRecord {
     /// Whether the guest has switched itself off, so that it stays off until somebody starts it.
     #[serde(default)]
     pub(crate) powered_off: bool,
+    /// Why it failed, where its definition has it stay so, until somebody starts it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
+    pub(crate) stays_failed: Option<Box<FailureReason>>,
     /// The definition its newest machine was made of, where that is not what was asked for last.
     #[serde(default)]
     pub(crate) in_force: Option<Assignment>,
@@ -103,6 +106,7 @@ impl VmRecord {
             assignment,
             uuid: Uuid::new_v4(),
             powered_off: false,
+            stays_failed: None,
             in_force: None,
             rollout: None,
             running_since: None,
@@ -124,6 +128,26 @@ impl VmRecord {
     /// The definition that its newest machine was made by.
     pub(crate) fn newest(&self) -> &Assignment {
         self.in_force.as_ref().unwrap_or(&self.assignment)
+    }
+
+    /// Nothing that happened to it keeps it from being started.
+    pub(crate) fn may_start(&mut self) {
+        self.powered_off = false;
+        self.stays_failed = None;
+    }
+
+    /// Every definition that is on record of it.
+    pub(crate) fn assignments(&self) -> impl Iterator<Item = &Assignment> {
+        let of_rollout = |rollout| {
+            let Rollout { before, tried, stage, .. }: &Rollout = rollout;
+            let refused = match stage {
+                RolloutStage::OnTrial => None,
+                RolloutStage::Refused(refused) => Some(&refused.assignment),
+            };
+            [before, tried].into_iter().chain(refused)
+        };
+        let rollout = self.rollout.as_deref().into_iter().flat_map(of_rollout);
+        [&self.assignment].into_iter().chain(&self.in_force).chain(rollout)
     }
 
     /// Its machine is gone: of a definition on trial nothing stays in force.
@@ -244,6 +268,22 @@ impl RecordStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(failed("remove", &directory, source)),
         }
+    }
+
+    /// The record of every VM that has one, as it stands there; nothing is put in order.
+    ///
+    /// # Errors
+    /// One cannot be used.
+    pub(crate) fn read_all(&self) -> Result<Vec<VmRecord>, RecordError> {
+        let list = |source| failed("list", &self.root, source);
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(list)? {
+            let entry = entry.map_err(list)?;
+            if entry.file_name().to_str().is_some_and(|name| VmId::parse(name).is_ok()) {
+                records.extend(read_in_place::<VmRecord>(&entry.path().join(FILE), VERSION)?);
+            }
+        }
+        Ok(records)
     }
 
     /// Every VM that has a directory: its record, or why that cannot be used. Entries that are no VM directories

@@ -7,10 +7,11 @@ use tracing::{error, info, warn};
 use vm_model::{FailureKind, FailureReason, MachineCounters, RunEnd, Timestamp, VmStatus};
 
 use super::jitter::Jitter;
-use super::policy::{Next, RunOutcome};
+use super::policy::{Next, RestartPolicy, RunOutcome};
 use super::step::{Goal, RunState, Stamp};
 use super::task::Task;
 use crate::failure::plain;
+use crate::records::VmRecord;
 
 impl Task {
     /// Keeps how a run ended. A failure is logged: the end itself is no smaller for it.
@@ -64,16 +65,17 @@ impl Task {
         match self.history.after(end, ran_for.unwrap_or_default(), self.restart, now, Jitter::draw()) {
             Next::StayOff => {
                 self.state = RunState::PoweredOff { stamp };
-                let target = self.target.borrow().clone();
-                // A newer target is acknowledged by itself.
-                if matches!(target.goal, Goal::Be(_)) && target.stamp == stamp {
-                    self.keep(&target, |record| record.powered_off = true).await;
-                }
+                self.keep_under(stamp, |record| record.powered_off = true).await;
                 self.show_failures();
                 self.publish(VmStatus::Stopped);
             }
             Next::StayFailed(reason) => {
                 self.state = RunState::Failed { stamp };
+                // What failed for good is tried again by another worker, which may be able to; what may not be restarted is not.
+                if self.restart == RestartPolicy::Never {
+                    let stays_failed = Some(Box::new(reason.clone()));
+                    self.keep_under(stamp, |record| record.stays_failed = stays_failed).await;
+                }
                 self.publish_failure(&reason, VmStatus::Failed(reason.clone()));
             }
             Next::Restart { after, because } => {
@@ -89,6 +91,14 @@ impl Task {
                     None => self.publish(VmStatus::Restarting),
                 }
             }
+        }
+    }
+
+    /// Changes the record, unless the run that ended under `stamp` is of an older target: a newer one is acknowledged by itself.
+    async fn keep_under(&mut self, stamp: Stamp, change: impl FnOnce(&mut VmRecord)) {
+        let target = self.target.borrow().clone();
+        if matches!(target.goal, Goal::Be(_)) && target.stamp == stamp {
+            self.keep(&target, change).await;
         }
     }
 

@@ -23,7 +23,6 @@ use super::acquired::AcquiredResources;
 use super::cloud_init::{Instance, make_disk};
 use super::context::{HostContext, Subnet};
 use super::guest::Watching;
-use super::host_ports::await_forwards;
 use super::limiting::machine_limits;
 use super::nics::{attach_all, lease};
 use super::notes::MachineNotes;
@@ -117,7 +116,6 @@ pub(super) async fn prepare(
     let console = console.map_err(|problem| {
         warnings.push(format!("its console is kept in memory only: its directory cannot be made: {problem}"));
     });
-    await_forwards(context, &id, requests.iter().map(|(request, _)| request)).await;
     let noted = match attach_all(context, &id, &mut spec, requests, &mut warnings).await {
         Ok(nics) => nics,
         Err(problem) => {

@@ -108,7 +108,8 @@ fn stage_blocking(
 ) -> Result<StagedMachine, FailureReason> {
     let mut unkept = hold(context, &assignment, [&assignment.store_path]);
     let show = |fetching| work.show(Some(LongWork::Fetching(fetching)));
-    context.fetching.ensure(&assignment.store_path, work.given_up(), &show)?;
+    let wanted = (&assignment.id, assignment.store_path.as_path());
+    context.fetching.ensure(context, wanted, work.given_up(), &show)?;
     work.show(None);
     let loaded = load(&context.roots, &assignment, uuid);
     let mut artifact = loaded.map_err(|problem| unloadable(context, &assignment, problem, work))?;

@@ -16,6 +16,7 @@ use vm_model::{
 use super::Target;
 use super::candidate::{Progress, discard};
 use super::guest::Watching;
+use super::host_ports::await_forwards;
 use super::live::{LiveMachine, boot};
 use super::policy::RunOutcome;
 use super::prepare::{Definition, Prepared, prepare};
@@ -60,7 +61,9 @@ impl Task {
             Some(Err(reason)) => return self.not_started(target, number, reason).await,
             None => return self.forget_start(target).await,
         };
-        let Some(turn) = self.turn_to_start(target).await else {
+        let has_ports = self.ports_given_up(target, &staged).await;
+        let turn = if has_ports { self.turn_to_start(target).await } else { None };
+        let Some(turn) = turn else {
             discard(&self.context, staged).await;
             return self.forget_start(target).await;
         };
@@ -68,6 +71,17 @@ impl Task {
         match turn.spend(self.launch(staged, share, vcpus)).await {
             Ok(launched) => self.follow_launch(target, number, launched).await,
             Err(reason) => self.not_started(target, number, reason).await,
+        }
+    }
+
+    /// Waits until the ports of the host that `staged` is to have are given up by those who give them up; whether it is still
+    /// wanted then.
+    async fn ports_given_up(&self, target: &Target, staged: &StagedMachine) -> bool {
+        let mut targets = self.target.clone();
+        // Both arms only wait.
+        tokio::select! {
+            () = await_forwards(&self.context, &self.id, &staged.nics) => true,
+            () = unwanted(&mut targets, target) => false,
         }
     }
 
@@ -202,7 +216,7 @@ impl Task {
                 record.seal_key = Some(seal_key);
                 record.assignment = wanted.as_ref().clone();
                 record.in_force = in_force;
-                record.powered_off = false;
+                record.may_start();
                 record.health = None;
                 record.removed = None;
                 record.running_since = Some(Timestamp::now());

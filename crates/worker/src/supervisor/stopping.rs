@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::error;
+use tracing::{error, info};
 use vm_model::{
     DesiredState, EndCause, EndMethod, Generation, MachineExit, RunEnd, StopMethod, Timestamp, VmStatus,
 };
@@ -40,7 +41,17 @@ impl Task {
             Patience::Full => self.context.lifecycle.stop_timeout,
             Patience::None => Duration::ZERO,
         };
-        let method = match machine.stop(power_button).await {
+        let mut targets = self.target.clone();
+        // Where the worker goes and the machine does not, the next one goes on with the order, which is on record. Dropping the
+        // first arm leaves the guest with what it was told.
+        let stopped = tokio::select! {
+            stopped = machine.stop(power_button) => stopped,
+            () = abandoned(&mut targets), if self.context.machines.machines_outlive_it() => {
+                info!(vm_id = %self.id, "the worker ends before the VM has stopped: the next one goes on with that");
+                return;
+            }
+        };
+        let method = match stopped {
             Ok(method) => method,
             Err(problem) => {
                 // The machine may still run: nothing of it is given up before it is proven gone.
@@ -100,6 +111,12 @@ impl Task {
             self.interrupt_trial().await;
         }
     }
+}
+
+/// Returns when nobody is left who wants anything of the VM. Cancel-safe.
+async fn abandoned(targets: &mut watch::Receiver<Target>) {
+    // An error is the end of who tells.
+    let _ = targets.wait_for(|_| false).await;
 }
 
 /// How `machine` ended, where that is what it was told to according to `record`.

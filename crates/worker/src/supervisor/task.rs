@@ -152,6 +152,13 @@ impl Task {
         if record.powered_off {
             self.state = RunState::PoweredOff { stamp: self.target.borrow().stamp };
         }
+        if let Some(reason) = &record.stays_failed {
+            self.state = RunState::Failed { stamp: self.target.borrow().stamp };
+            self.info.send_modify(|info| {
+                info.last_failure = Some(reason.as_ref().clone());
+                info.status = VmStatus::Failed(reason.as_ref().clone());
+            });
+        }
         let number = DefinitionNumber::default();
         let assignment = Arc::new(record.newest().clone());
         self.in_force = Some(InForce { number, assignment, description: None });
@@ -239,7 +246,8 @@ impl Task {
                 }
             }
         }
-        Wanted::Yes
+        // A step may have been left because of that: it would only begin again.
+        if self.target.has_changed().is_err() { Wanted::No } else { Wanted::Yes }
     }
 
     /// Takes over what the target says of the VM apart from where it should be, and keeps it on disk.
@@ -255,13 +263,15 @@ impl Task {
         match (target.goal, &self.state) {
             (Goal::Suspended | Goal::Gone, _) => {}
             // It is about to start or to be settled, which is to be seen on disk first: it may not get to the end.
-            (Goal::Be(DesiredState::Stopped), _) => {
-                self.keep(target, |record| record.powered_off = false).await
-            }
+            (Goal::Be(DesiredState::Stopped), _) => self.keep(target, VmRecord::may_start).await,
             (Goal::Be(_), RunState::PoweredOff { stamp }) if *stamp == target.stamp => {
                 self.keep(target, |record| record.powered_off = true).await;
             }
-            (Goal::Be(_), _) => self.keep(target, |record| record.powered_off = false).await,
+            // Whether it stays so after the next start of the worker was put on record when it failed.
+            (Goal::Be(_), RunState::Failed { stamp }) if *stamp == target.stamp => {
+                self.keep(target, |_| {}).await;
+            }
+            (Goal::Be(_), _) => self.keep(target, VmRecord::may_start).await,
         }
     }
 

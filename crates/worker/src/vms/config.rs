@@ -14,7 +14,7 @@ use host_process::JailSettings;
 use ipam::AddressRange;
 use machine_host::Enforcement;
 use nix_artifacts::CREDENTIAL_DIRECTORY;
-use vm_model::{Ipv6Subnet, NetworkName, ResourceLimits};
+use vm_model::{CollectionRule, Ipv6Subnet, NetworkName, ResourceLimits};
 
 use super::network_plan::plan_networks;
 use crate::node::RemovalLimit;
@@ -45,6 +45,9 @@ pub struct VmManagerConfig {
     pub store_roots: Vec<PathBuf>,
     /// Where store paths come from that are not there; `None` waits until somebody brings them.
     pub fetch: Option<FetchSettings>,
+    /// What of the fetched paths that nothing needs is deleted by itself; where it says nothing, only what is in the way of another
+    /// fetch.
+    pub collection: CollectionRule,
     /// When an artifact's content is compared with the hash it was assigned with.
     pub hash_verification: HashVerification,
     /// Whether VMs reach other networks through this host's addresses.
@@ -251,6 +254,7 @@ impl Default for VmManagerConfig {
             reserved_addresses: Vec::new(),
             store_roots: vec![PathBuf::from("/nix/store")],
             fetch: None,
+            collection: CollectionRule::default(),
             hash_verification: HashVerification::default(),
             nat: NetworkAddressTranslation::default(),
             between_vms: BetweenVms::default(),

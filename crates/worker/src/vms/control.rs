@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use binary_cache::CollectionMode;
 use machine_host::Stranger;
 use nix_artifacts::hash_store_path as hash_of;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{error, info};
-use vm_model::{Assignment, DesiredState, NarHash, StopMethod, VmId, VmStatus, VolumeInfo};
+use vm_model::{
+    Assignment, CollectedPath, CollectionRule, DesiredState, NarHash, StopMethod, VmId, VmStatus, VolumeInfo,
+};
 
 use super::registry::Registry;
 use super::waiting::{AFTER_STOP, Count, LatestOrder, PARK, is_off, unless_held, wait};
@@ -161,6 +164,15 @@ pub(crate) async fn delete_kept(
         shared.context.delete_selected(&which)
     });
     deleted.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
+}
+
+pub(crate) async fn collect(
+    shared: Arc<Shared>,
+    rule: CollectionRule,
+    mode: CollectionMode,
+) -> Result<Vec<CollectedPath>, VmManagerError> {
+    let collected = spawn_blocking(move || shared.context.collect(&rule, mode));
+    collected.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Collection)
 }
 
 fn has_no_machine(info: &VmInfo) -> bool {

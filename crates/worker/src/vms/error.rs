@@ -177,6 +177,9 @@ pub enum VmManagerError {
     /// Volumes could not be listed or deleted.
     #[error("the volumes could not be used: {0}")]
     Volumes(String),
+    /// Fetched store paths could not be collected.
+    #[error("the fetched store paths could not be collected: {0}")]
+    Collection(String),
     /// A store path could not be hashed.
     #[error("the store path cannot be used: {0}")]
     StorePath(String),

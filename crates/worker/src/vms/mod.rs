@@ -25,7 +25,7 @@ mod vm_manager;
 mod waiting;
 
 pub use assignment_check::AssignmentCheck;
-pub use binary_cache::{CacheUrl, FetchSettings, TrustedKey};
+pub use binary_cache::{CacheUrl, CollectionMode, FetchSettings, TrustedKey};
 pub use config::{
     HashVerification, HostProcessSettings, LimitSettings, MemoryLimit, MemoryOvercommit,
     NetworkAddressTranslation, NetworkSettings, Placement, UplinkSettings, VhostNet, VmManagerConfig,
@@ -42,8 +42,8 @@ pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;
 pub use vm_model::{
-    Assignment, BootTrouble, DesiredState, FailureClass, FailureReason, Generation, NetworkName, NodeStatus,
-    RemovedVm, VmId, VmInfo, VmNic, VmStatus, VmTimings, VolumeInfo,
+    Assignment, BootTrouble, CollectedPath, CollectionRule, DesiredState, FailureClass, FailureReason,
+    Generation, NetworkName, NodeStatus, RemovedVm, VmId, VmInfo, VmNic, VmStatus, VmTimings, VolumeInfo,
 };
 
 pub use crate::supervisor::{NotesError, check_notes};

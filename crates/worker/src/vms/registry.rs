@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use machine_host::MachineHandle;
@@ -47,6 +47,8 @@ pub(crate) struct Registry {
     damaged: BTreeMap<VmId, String>,
     /// Protects the list. Held for moments, never while anything is waited for.
     entries: Mutex<Roster<Entry>>,
+    /// What was known of them last, where they are looked after no longer.
+    left: OnceLock<Vec<VmInfo>>,
 }
 
 impl Ending for Entry {
@@ -57,7 +59,7 @@ impl Ending for Entry {
 
 impl Registry {
     pub(crate) fn new(runtime: Handle, context: Arc<HostContext>, damaged: BTreeMap<VmId, String>) -> Self {
-        Self { runtime, context, damaged, entries: Mutex::default() }
+        Self { runtime, context, damaged, entries: Mutex::default(), left: OnceLock::new() }
     }
 
     /// The VMs, without those that are gone.
@@ -192,14 +194,16 @@ impl Registry {
 
     /// All VMs as they are now.
     pub(crate) fn list(&self) -> Vec<VmInfo> {
-        self.entries().living().values().map(|entry| entry.supervisor.info().borrow().clone()).collect()
+        self.list_with_metrics().into_iter().map(|(info, _)| info).collect()
     }
 
     /// All VMs as they are now, each with what it used where that is known; see [`Registry::metrics`].
     pub(crate) fn list_with_metrics(&self) -> Vec<(VmInfo, Option<VmMetrics>)> {
         let mut entries = self.entries();
         let vms = entries.living().values_mut();
-        vms.map(|entry| (entry.supervisor.info().borrow().clone(), entry.metrics())).collect()
+        let vms = vms.map(|entry| (entry.supervisor.info().borrow().clone(), entry.metrics())).collect();
+        drop(entries);
+        self.left.get().map_or(vms, |left| left.iter().map(|info| (info.clone(), None)).collect())
     }
 
     /// Every VM's news.
@@ -288,8 +292,11 @@ impl Registry {
         self.entries().living().values().for_each(|entry| entry.supervisor.suspend());
     }
 
-    /// Looks after nothing any more. What still runs is killed. Answers what ends when nobody does.
+    /// Looks after nothing any more. What still runs is killed. Answers what ends when nobody does. Lists have from here on what
+    /// was known last.
     pub(crate) fn abandon_all(&self) -> Vec<JoinHandle<()>> {
+        // There is nobody left to abandon the second time.
+        let _ = self.left.set(self.list());
         let entries = std::mem::take(self.entries().living());
         entries.into_values().map(|entry| entry.supervisor.abandon()).collect()
     }

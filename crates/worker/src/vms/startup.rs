@@ -25,10 +25,11 @@ use super::registry::Registry;
 use super::takeover::{KnownVms, hold_addresses, restore, take_over, take_over_late};
 use super::{HashVerification, NetworkSettings, VmManagerConfig, VmManagerError};
 use crate::capacity::{Capacity, CapacityRules};
+use crate::collecting::collect_by_rule;
 use crate::events::EventLog;
 use crate::failure::chain;
 use crate::fetching::Fetching;
-use crate::gc_roots::GcRoots;
+use crate::gc_roots::{FetchedInto, GcRoots};
 use crate::housekeeping::{DiskUse, RemovedVms, account_disk_use, keep_house};
 use crate::huge_pages;
 use crate::own_threads::OwnThreads;
@@ -166,6 +167,7 @@ fn begin(
 ) -> Shared {
     runtime.spawn(keep_house(Arc::downgrade(&context)));
     runtime.spawn(account_disk_use(Arc::downgrade(&context)));
+    runtime.spawn(collect_by_rule(Arc::downgrade(&context), config.collection));
     let registry = Arc::new(Registry::new(runtime.clone(), Arc::clone(&context), damaged));
     restore(&registry, &context.records, intact, running);
     let late_takeover = go_on_taking_over(runtime, &context, &registry);
@@ -217,7 +219,8 @@ fn make_fetched_into(config: &VmManagerConfig) -> Result<(), VmManagerError> {
 
 /// The roots that keep Nix's garbage collector away from the VMs' artifacts; those of VMs that are not `known` go.
 fn gc_roots(config: &VmManagerConfig, known: &BTreeSet<VmId>, intact: &[VmRecord]) -> GcRoots {
-    let roots = GcRoots::new(&config.store_roots, config.state_dir());
+    let fetched_into = if config.fetch.is_some() { FetchedInto::Yes } else { FetchedInto::No };
+    let roots = GcRoots::new(&config.store_roots, config.state_dir(), fetched_into);
     roots.reconcile(known);
     for record in intact {
         let assignment = record.newest();

@@ -9,11 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use binary_cache::CollectionMode;
 use machine_host::Stranger;
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
-    Assignment, Bytes, NarHash, NodeStatus, RemovedVm, StopMethod, Timestamp, VmId, VmStatus, VolumeInfo,
+    Assignment, Bytes, CollectedPath, CollectionRule, NarHash, NodeStatus, RemovedVm, StopMethod, Timestamp,
+    VmId, VmStatus, VolumeInfo,
 };
 
 use super::control::{self, KeptSelection, Shared};
@@ -385,6 +387,19 @@ impl VmManager {
     /// Something could not be deleted; what was deleted before it stays so.
     pub async fn delete_kept_async(&self, which: KeptSelection) -> Result<Vec<String>, VmManagerError> {
         self.executor.run(control::delete_kept(Arc::clone(&self.shared), which)).await?
+    }
+
+    /// Deletes what `rule` says of the fetched store paths that nothing needs, or tells what that would be, in the order in which
+    /// it goes. A store that Nix keeps has none.
+    ///
+    /// # Errors
+    /// It is not known what is needed, or something could not be deleted; what was deleted before it stays so.
+    pub async fn collect_async(
+        &self,
+        rule: CollectionRule,
+        mode: CollectionMode,
+    ) -> Result<Vec<CollectedPath>, VmManagerError> {
+        self.executor.run(control::collect(Arc::clone(&self.shared), rule, mode)).await?
     }
 
     /// The hash of the store path at `store_path`, as an assignment needs it.

@@ -44,6 +44,50 @@ fn passes_on(before: [&'static str; 2], after: [&'static str; 2]) {
     });
 }
 
+/// What the record of `vm` says of `key`.
+fn recorded(bench: &Bench, vm: &str, key: &str) -> Value {
+    let text = std::fs::read_to_string(bench.path("state/vms").join(vm).join("record.json")).expect("read");
+    serde_json::from_str::<Value>(&text).expect("JSON")[key].clone()
+}
+
+#[test]
+fn a_program_that_is_told_to_end_waits_neither_for_ports_nor_for_guests_that_go_on() {
+    isolated(|bench| {
+        let configure = |timeout: u32| {
+            bench.configure(&format!(
+                "stop_timeout_seconds = {timeout}\n[network]\nsubnet = '10.78.0.0/24'\n"
+            ));
+        };
+        configure(600);
+        let vms = ["a", "b"].map(|id| bench.vm(id, &TinyGuest::idle()));
+        let with = |[a, b]: [&'static str; 2]| {
+            let mut vms = vms.clone();
+            vms[0]["procurator"] = json!({ "ports": [format!("{a}:80")] });
+            vms[1]["procurator"] = json!({ "ports": [format!("{b}:80")] });
+            vms
+        };
+        bench.assign(&with(["9000", "9001"])[..1]);
+        let mut daemon = bench.start();
+        bench.until("a runs", || bench.phases() == ["a running"]);
+        bench.assign(&with(["9002", "9000"]));
+        bench.until("b waits for the port of a", || {
+            bench.phases() == ["a stopping", "b creating"]
+                && bench.log().contains("waiting for a port of the host")
+        });
+        daemon.signal(rustix::process::Signal::TERM);
+        assert!(daemon.ended().success(), "{}", bench.log());
+        assert!(bench.log().contains("the worker ends before the VM has stopped"), "{}", bench.log());
+        assert_eq!(recorded(&bench, "b", "running_since"), Value::Null, "its start was given up");
+        assert_ne!(recorded(&bench, "a", "stopping"), Value::Null);
+
+        configure(1);
+        let mut next = bench.start();
+        let shown = [json!(["9002:80/tcp"]), json!(["9000:80/tcp"])];
+        bench.until("both have what they are to have", || ports(&bench) == shown);
+        next.kill();
+    });
+}
+
 #[test]
 fn ports_that_are_exchanged_when_it_is_killed_are_exchanged_by_the_next() {
     passes_on(["8080", "8081"], ["8081", "8080"]);

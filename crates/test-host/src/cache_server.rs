@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fs, thread};
 
 /// What is done with requests for archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Behaviour {
+pub enum Behaviour {
     /// As asked.
     Good,
     /// Every answer ends after so many bytes of what was asked for.
     Cuts(usize),
     /// As before, and ranges are not known.
     CutsWithoutRanges(usize),
+    /// Every answer stops after so many bytes of what was asked for, until it is to behave otherwise.
+    Holds(usize),
     /// All is answered with this status.
     Status(u16),
     /// All is sent to the same path of another server.
@@ -23,8 +26,10 @@ pub(crate) enum Behaviour {
 }
 
 /// A server on a port of its own. Ends with the test's process.
-pub(crate) struct Server {
-    pub(crate) port: u16,
+#[derive(Debug)]
+pub struct CacheServer {
+    /// Where it listens on the loopback interface.
+    pub port: u16,
     behaviour: Arc<Mutex<Behaviour>>,
     requests: Requests,
 }
@@ -32,8 +37,14 @@ pub(crate) struct Server {
 /// From which bytes on each path was asked for.
 type Requests = Arc<Mutex<BTreeMap<String, Vec<usize>>>>;
 
-impl Server {
-    pub(crate) fn start(directory: &Path, behaviour: Behaviour) -> Self {
+impl CacheServer {
+    /// A server of the files in `directory`, in the network of the thread that starts it.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no port.
+    #[must_use]
+    pub fn start(directory: &Path, behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let requests = Requests::default();
@@ -50,23 +61,31 @@ impl Server {
     }
 
     /// From now on it behaves so, and is asked nothing yet.
-    pub(crate) fn behave(&self, behaviour: Behaviour) {
+    pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The first byte of what was asked for of `path`.
-    pub(crate) fn least_offset(&self, path: &str) -> usize {
+    ///
+    /// # Panics
+    ///
+    /// Where it was not asked for.
+    #[must_use]
+    pub fn least_offset(&self, path: &str) -> usize {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         *requests[&format!("/{path}")].iter().min().expect("it was asked for")
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// How often something was asked for whose path begins with `prefix`.
-    pub(crate) fn requests(&self, prefix: &str) -> usize {
+    #[must_use]
+    pub fn requests(&self, prefix: &str) -> usize {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, asked)| asked.len()).sum()
     }
@@ -94,15 +113,11 @@ impl Session {
 
     /// Answers; whether the connection goes on.
     fn answer(&self, writer: &mut TcpStream, path: &str, from: usize) -> bool {
-        let behaviour = if path.starts_with("/nar/") {
-            *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner)
-        } else {
-            Behaviour::Good
-        };
+        let behaviour = if path.starts_with("/nar/") { *self.told() } else { Behaviour::Good };
         let (mut from, mut most) = (from, usize::MAX);
         match behaviour {
             Behaviour::Good => {}
-            Behaviour::Cuts(count) => most = count,
+            Behaviour::Cuts(count) | Behaviour::Holds(count) => most = count,
             Behaviour::CutsWithoutRanges(count) => (most, from) = (from + count, 0),
             Behaviour::Status(status) => {
                 return write!(writer, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n").is_ok();
@@ -123,8 +138,15 @@ impl Session {
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", rest.len())
         };
         let sent = &rest[..rest.len().min(most)];
-        writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(sent)).is_ok()
-            && sent.len() == rest.len()
+        let is_sent = writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(sent)).is_ok();
+        while is_sent && matches!(behaviour, Behaviour::Holds(_)) && *self.told() == behaviour {
+            thread::sleep(Duration::from_millis(10));
+        }
+        is_sent && sent.len() == rest.len()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Behaviour> {
+        self.behaviour.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,0 +1,115 @@
+//! Which paths of a store are needed, beside those of VMs on record: what links among the roots of garbage collection lead to,
+//! and what processes have open.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vm_model::StoreName;
+
+use crate::gc_roots::root_directories;
+
+/// The name of the path of the store at `root` that `path` is or lies in.
+pub(super) fn name_in(root: &Path, path: &Path) -> Option<StoreName> {
+    let below = path.strip_prefix(root).ok()?;
+    below.components().next()?.as_os_str().to_str()?.parse().ok()
+}
+
+/// What links among the roots of the store at `root` lead to, those of other workers and of other programs included.
+pub(super) fn rooted(root: &Path) -> io::Result<BTreeSet<StoreName>> {
+    let mut names = BTreeSet::new();
+    let mut pending = root_directories(root);
+    while let Some(directory) = pending.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                pending.push(entry.path());
+            } else if kind.is_symlink() {
+                names.extend(led_to(root, &entry.path()));
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Where a link leads, directly or by another one outside the store, as `nix-build` makes them.
+fn led_to(root: &Path, link: &Path) -> Option<StoreName> {
+    let absolute = |link: &Path| -> Option<PathBuf> {
+        let target = fs::read_link(link).ok()?;
+        Some(link.parent()?.join(target))
+    };
+    let first = absolute(link)?;
+    name_in(root, &first).or_else(|| name_in(root, &absolute(&first)?))
+}
+
+/// What processes have open, mapped, or run, as far as this one may look.
+pub(super) fn of_processes(root: &Path, proc: &Path) -> BTreeSet<StoreName> {
+    let mut names = BTreeSet::new();
+    let is_number = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().parse::<u32>().is_ok();
+    // A process that ends meanwhile needs nothing any more.
+    for process in fs::read_dir(proc).into_iter().flatten().flatten().filter(is_number) {
+        let process = process.path();
+        let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        let links = ["exe", "cwd", "root"].map(|link| process.join(link)).into_iter();
+        let links = links.chain(open.map(|entry| entry.path()));
+        names.extend(links.filter_map(|link| name_in(root, &fs::read_link(link).ok()?)));
+        let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
+        let mapped = maps.lines().filter_map(|line| Some(Path::new(&line[line.find('/')?..])));
+        names.extend(mapped.filter_map(|path| name_in(root, path)));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const NAMES: [&str; 3] = [
+        "3n58xw4373jp0ljirf06d8077j15pc4j-image",
+        "4n58xw4373jp0ljirf06d8077j15pc4j-kernel",
+        "5n58xw4373jp0ljirf06d8077j15pc4j-other",
+    ];
+
+    fn names(of: &[&str]) -> BTreeSet<StoreName> {
+        of.iter().map(|name| name.parse().expect("a name")).collect()
+    }
+
+    #[test]
+    fn roots_are_followed_by_one_more_link_and_no_further() {
+        let home = tempfile::tempdir().expect("a directory");
+        let root = home.path().join("nix/store");
+        assert_eq!(rooted(&root).expect("there are none"), BTreeSet::new());
+        let roots = home.path().join("nix/var/nix/gcroots");
+        let ours = root.join(".procurator-fetched/roots/state/vm");
+        for directory in [&roots.join("auto"), &ours, &home.path().join("work")] {
+            fs::create_dir_all(directory).expect("made");
+        }
+        symlink(root.join(NAMES[0]).join("kernel"), ours.join("image")).expect("linked");
+        symlink(root.join(NAMES[1]), home.path().join("work/result")).expect("linked");
+        symlink(home.path().join("work/result"), roots.join("auto/x")).expect("linked");
+        symlink("/nowhere", roots.join("dangling")).expect("linked");
+        assert_eq!(rooted(&root).expect("read"), names(&NAMES[..2]));
+    }
+
+    #[test]
+    fn what_a_process_has_open_is_needed_and_what_it_closed_is_not() {
+        let home = tempfile::tempdir().expect("a directory");
+        let root = home.path().canonicalize().expect("there").join("store");
+        for name in NAMES {
+            fs::create_dir_all(root.join(name)).expect("made");
+            fs::write(root.join(name).join("disk.img"), "content").expect("written");
+        }
+        let open = fs::File::open(root.join(NAMES[2]).join("disk.img")).expect("opened");
+        assert_eq!(of_processes(&root, Path::new("/proc")), names(&NAMES[2..]));
+        drop(open);
+        assert_eq!(of_processes(&root, Path::new("/proc")), BTreeSet::new());
+    }
+}
