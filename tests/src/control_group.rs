@@ -105,6 +105,11 @@ impl ControlGroup {
         Ok(())
     }
 
+    /// The group of all VMs' where nobody manages services, whether it is there or not.
+    pub fn of_vms() -> Self {
+        Self(BASE.into())
+    }
+
     /// The groups of VMs where nobody manages services, by name. None where there is no group for them.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! The suite is one test executable. Its ordinary tests are the smoke set; those marked `#[ignore = "full: …"]` run
 //! with `--full` only and count as skipped otherwise. A second executable has the tests of a worker that systemd runs, on an
-//! outer host that has it: `--systemd` runs these alone. A third one has the tests of power cuts, on an outer host that is
+//! outer host that has it: `--systemd` runs these alone, and its module `smoke` belongs to the smoke set. A third one has the tests of power cuts, on an outer host that is
 //! killed and booted again: `--power` runs these alone. `--full` runs all.
 
 use std::time::{Duration, Instant};
@@ -58,6 +58,9 @@ impl VmTest {
         if !self.systemd && !self.power {
             counts += self.run_plain(workspace, shipped.clone())?;
         }
+        if self.is_smoke_set() {
+            counts += self.run_service_smoke(workspace, shipped.clone())?;
+        }
         if self.systemd || self.full {
             counts += self.run_under_systemd(workspace, shipped.clone())?;
         }
@@ -66,6 +69,11 @@ impl VmTest {
         }
         println!("vm-test: {counts} ({:.1?})", start.elapsed());
         Ok(counts)
+    }
+
+    /// Whether all that every change is tried with is to run, and nothing else.
+    fn is_smoke_set(&self) -> bool {
+        !(self.systemd || self.power || self.full || self.keep || self.filter.is_some())
     }
 
     fn run_plain(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
@@ -92,22 +100,27 @@ impl VmTest {
     /// Three runs of the executable: its tests, those that leave the host as it is to be shut down, and those of what the
     /// shutdown did.
     fn run_under_systemd(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
-        let packages = systemd::build_packages(workspace, &shipped)?;
-        let programs = with_suite(workspace, shipped, "systemd")?;
         let lab = Lab::prepare(workspace)?.with_stock_guest()?;
-        let root = DebianRoot::ensure(workspace)?;
-        let session = Session {
-            lab: &lab,
-            programs: &programs,
+        let run = UnderSystemd {
             script: &self.systemd_script(),
-            kept: None,
+            after_shutdown: "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n",
+            runs: if self.keep { 2 } else { 3 },
             deadline: SYSTEMD_DEADLINE,
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
-        let init =
-            SystemdInit::new(&root, &packages, "exec /var/lib/lab/systemd --test-threads=1 after_shutdown\n");
-        let runs = if self.keep { 2 } else { 3 };
-        with_second_try(|| run_suite(runs, |on_line| session.run_under(&init, on_line)))
+        run.carry_out(workspace, shipped, &lab)
+    }
+
+    /// The service as it ships, and a VM of it.
+    fn run_service_smoke(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
+        let run = UnderSystemd {
+            script: &self.service_smoke_script(),
+            after_shutdown: "exit 0\n",
+            runs: 1,
+            deadline: SMOKE_DEADLINE,
+            afterwards: Afterwards::PowerOff,
+        };
+        run.carry_out(workspace, shipped, &Lab::prepare(workspace)?)
     }
 
     /// The executable begins anew at each boot, and goes by what it finds on the disk that is kept.
@@ -135,12 +148,18 @@ impl VmTest {
         words.extend(self.nocapture.then(|| "--nocapture".to_owned()));
         let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
         format!(
-            "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0 SYSTEMD_BUS_TIMEOUT={BUS_TIMEOUT}\ncd /tmp\n\
+            "{}\
              cp /lab/bin/systemd /var/lib/lab/systemd\n\
              systemd='/lab/bin/systemd --test-threads=1'\n\
              $systemd {}\nstatus=$?\n$systemd --nocapture at_shutdown || status=$?\nexit $status\n",
+            systemd_variables(),
             words.join(" ")
         )
+    }
+
+    fn service_smoke_script(&self) -> String {
+        let shown = if self.nocapture { " --nocapture" } else { "" };
+        format!("{}exec /lab/bin/systemd --test-threads=1{shown} smoke::\n", systemd_variables())
     }
 
     /// What runs in the outer host: the executable `suite`. What one says that has its power cut is shown as it comes.
@@ -155,6 +174,41 @@ impl VmTest {
             command.join(" ")
         )
     }
+}
+
+/// What runs of the suite on a host with systemd, and after its shutdown.
+struct UnderSystemd<'a> {
+    script: &'a str,
+    after_shutdown: &'a str,
+    /// How often the executable runs.
+    runs: usize,
+    deadline: Duration,
+    afterwards: Afterwards,
+}
+
+impl UnderSystemd<'_> {
+    fn carry_out(&self, workspace: &Workspace, shipped: Vec<Program>, lab: &Lab) -> Result<Counts> {
+        let packages = systemd::build_packages(workspace, &shipped)?;
+        let programs = with_suite(workspace, shipped, "systemd")?;
+        let root = DebianRoot::ensure(workspace)?;
+        let session = Session {
+            lab,
+            programs: &programs,
+            script: self.script,
+            kept: None,
+            deadline: self.deadline,
+            afterwards: self.afterwards,
+        };
+        let init = SystemdInit::new(&root, &packages, self.after_shutdown);
+        with_second_try(|| run_suite(self.runs, |on_line| session.run_under(&init, on_line)))
+    }
+}
+
+/// What every script of a host with systemd begins with.
+fn systemd_variables() -> String {
+    format!(
+        "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0 SYSTEMD_BUS_TIMEOUT={BUS_TIMEOUT}\ncd /tmp\n"
+    )
 }
 
 /// `shipped` and the suite `name`.
@@ -188,6 +242,20 @@ fn run_suite(runs: usize, session: impl FnOnce(&mut dyn FnMut(&str)) -> Result<i
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_service_is_part_of_the_smoke_set_alone() {
+        assert!(VmTest::default().is_smoke_set());
+        let others = [
+            VmTest { full: true, ..VmTest::default() },
+            VmTest { systemd: true, ..VmTest::default() },
+            VmTest { power: true, ..VmTest::default() },
+            VmTest { filter: Some("wire".into()), ..VmTest::default() },
+        ];
+        assert!(others.iter().all(|task| !task.is_smoke_set()));
+        let script = VmTest::default().service_smoke_script();
+        assert!(script.ends_with("\nexec /lab/bin/systemd --test-threads=1 smoke::\n"), "{script}");
+    }
 
     #[test]
     fn a_filter_is_passed_as_one_word() {

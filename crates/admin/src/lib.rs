@@ -31,6 +31,7 @@ mod interface_view;
 mod machine_view;
 mod operation;
 mod orders;
+mod process_view;
 mod server;
 mod serving;
 mod socket_path;
@@ -55,6 +56,7 @@ pub use orders::{
     ActionView, AssignRequest, ChangeRequest, CollectionRequest, CollectionView, DeletionRequest,
     DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
 };
+pub use process_view::ProcessView;
 pub use server::{
     AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, WebError, WebSettings,
     openapi, openapi_text,

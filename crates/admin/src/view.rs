@@ -15,6 +15,7 @@ use worker::vms::{BalloonMetrics, VmInfo, VmMetrics};
 
 use crate::interface_view::InterfaceView;
 use crate::machine_view::MachineView;
+use crate::process_view::ProcessView;
 
 /// The answer to a listing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -130,6 +131,9 @@ pub struct VmView {
     /// What that machine may take of the host, whether all of it is in force or not.
     #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
     pub limits: ResourceLimits,
+    /// The process that runs its machine; absent where it has none, or none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessView>,
     /// When its newest run began, in milliseconds since 1970; absent while it does not run.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
@@ -267,6 +271,7 @@ impl VmView {
         Self {
             uuid: info.uuid.map(|uuid| uuid.to_string()),
             directory: None,
+            process: None,
             phase: info.status.phase_name().to_owned(),
             desired: info.assignment.desired,
             source: None,

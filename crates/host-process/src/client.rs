@@ -38,8 +38,8 @@ use std::time::{Duration, Instant};
 
 use console_log::ConsoleSource;
 use machine_host::{
-    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, MachineLimits,
-    Recognize, ShutdownReport,
+    Adoption, BoxFuture, CallFilter, HostCounts, HostingProcess, LaunchError, LaunchRequest, MachineHandle,
+    MachineHost, MachineLimits, Recognize, ShutdownReport,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -98,6 +98,18 @@ impl fmt::Debug for HostProcessOptions {
             .field("spare", &self.spare)
             .field("jail", &self.jail)
             .finish_non_exhaustive()
+    }
+}
+
+impl HostProcessOptions {
+    /// What the program is told to do with system calls that it should not make; it filters where it is told nothing.
+    fn filter(&self) -> CallFilter {
+        let is_told = |mode: &str| self.program.iter().any(|word| word.to_str() == Some(mode));
+        match () {
+            () if is_told("--seccomp=off") => CallFilter::Off,
+            () if is_told("--seccomp=log") => CallFilter::Log,
+            () => CallFilter::Trap,
+        }
     }
 }
 
@@ -207,6 +219,10 @@ impl MachineHost for HostProcesses {
         grouped.or_else(|| unlimited_descriptors(limits, options.jail.is_some()))
     }
 
+    fn process_of(&self, vm: &VmId) -> Option<HostingProcess> {
+        self.pool.process_of(vm)
+    }
+
     fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {
         let line = self.pool.line_of(vm);
         Box::pin(async move {
@@ -221,5 +237,6 @@ impl MachineHost for HostProcesses {
 impl Drop for HostProcesses {
     fn drop(&mut self) {
         self.pool.close(ProcessOrder::Leave);
+        self.pool.options.groups.leave();
     }
 }

@@ -9,13 +9,14 @@ use std::io;
 use std::ptr;
 
 use host_process::HostProcesses;
-use machine_host::{MachineHandle, MachineHost, StopPolicy};
+use machine_host::{CallFilter, MachineHandle, MachineHost, StopPolicy};
 use rustix::process::Signal;
 use tiny_guest::TinyGuest;
 use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit};
 
 use support::{
-    PATIENCE, children, directory, file_with, has_kvm, host, launch, options, request, signal, until, within,
+    PATIENCE, anyone, children, directory, file_with, has_kvm, host, launch, options, request, signal, until,
+    within,
 };
 
 /// The threads of a process with one machine.
@@ -236,6 +237,37 @@ async fn without_filters_a_process_ends_of_nothing_it_calls() {
     assert_eq!(field(process, vcpu, "Seccomp"), "0");
     assert_eq!(host.counts().unfiltered, 0, "none was to be filtered");
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(host.shut_down(PATIENCE / 2)).await;
+}
+
+#[tokio::test]
+async fn a_process_that_logs_counts_where_filtering_is_asked_for() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let mut logging = options(&directory);
+    logging.program.push("--seccomp=log".into());
+    let earlier = host(logging);
+    let machine = launch(&earlier, "old", &TinyGuest::spin()).await;
+    let process = earlier.process_of(machine.id()).expect("its process");
+    assert_eq!((process.filter, children().contains(&process.pid)), (CallFilter::Log, true));
+    assert_eq!(earlier.counts().unfiltered, 0, "that is what was asked for");
+    earlier.leave();
+    drop((machine, earlier));
+    let host = host(options(&directory));
+    let mut adoption = within(host.adopt(anyone())).await;
+    let new = launch(&host, "new", &TinyGuest::spin()).await;
+    let filter = |machine: &MachineHandle| host.process_of(machine.id()).expect("its process").filter;
+    let old = adoption.machines.remove(0).handle;
+    assert_eq!(
+        (filter(&old), filter(&new), host.counts().unfiltered),
+        (CallFilter::Log, CallFilter::Trap, 1)
+    );
+    for machine in [old, new] {
+        within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+        within(machine.released()).await;
+    }
     within(host.shut_down(PATIENCE / 2)).await;
 }
 

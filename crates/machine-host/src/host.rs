@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vm_model::{ResourceLimits, VmId};
 
-use crate::{BoxFuture, LaunchError, LaunchRequest, MachineHandle, MachineLimits};
+use crate::{BoxFuture, HostingProcess, LaunchError, LaunchRequest, MachineHandle, MachineLimits};
 
 /// Runs machines. Shared by all who launch any.
 ///
@@ -54,6 +54,12 @@ pub trait MachineHost: Send + Sync {
     /// What of `limits` cannot be put in force here, whatever the machine, and why; `None` where all of it can.
     fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {
         (!limits.is_empty()).then(|| "VMs have no processes of their own".to_owned())
+    }
+
+    /// The process that runs the machine of `vm`; `None` where it is this one, or there is no such machine.
+    fn process_of(&self, vm: &VmId) -> Option<HostingProcess> {
+        let _ = vm;
+        None
     }
 
     /// Limits the machine of `vm` anew, while it runs. Answers what could not be done, in words.
@@ -134,7 +140,7 @@ pub struct HostCounts {
     pub unsettled: usize,
     /// Machines in processes without a jail, where there are to be jails: earlier workers started them.
     pub unjailed: usize,
-    /// Machines in processes that are not kept to the system calls that they need, where new ones are not asked to do without.
+    /// Machines in processes whose system calls are filtered less than those of new ones: earlier workers started them.
     pub unfiltered: usize,
 }
 

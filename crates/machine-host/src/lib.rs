@@ -20,6 +20,7 @@ mod counters;
 mod handle;
 mod host;
 mod launch;
+mod process;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -31,6 +32,7 @@ pub use host::{
     Adopted, Adoption, FoundMachine, HostCounts, MachineHost, Recognize, ShutdownReport, Stranger,
 };
 pub use launch::{Enforcement, LaunchError, LaunchFailure, LaunchRequest, MachineLimits};
+pub use process::{CallFilter, HostingProcess, ProcessJail};
 
 /// A future behind a pointer, as the port's calls answer it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -9,7 +9,8 @@ pub(crate) fn shortcoming(mode: Mode) -> Option<&'static str> {
 
 fn told(mode: Mode, is_supported: bool) -> Option<&'static str> {
     match (mode, is_supported) {
-        (Mode::Trap, true) | (Mode::Off, _) => None,
+        (Mode::Trap, true) => None,
+        (Mode::Off, _) => Some("seccomp = \"off\": processes of VMs make any system call"),
         (Mode::Log, true) => Some(
             "seccomp = \"log\": processes of VMs make any system call; the kernel's audit log names those that \"trap\" \
              would end them for",
@@ -25,10 +26,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_asked_for_is_not_missed() {
+    fn whatever_is_not_filtered_is_told() {
         assert_eq!(told(Mode::Trap, true), None);
-        assert_eq!(told(Mode::Off, false), None);
         for (mode, is_supported, word) in [
+            (Mode::Off, true, "seccomp = \"off\""),
+            (Mode::Off, false, "seccomp = \"off\""),
             (Mode::Log, true, "audit log"),
             (Mode::Trap, false, "this kernel cannot"),
             (Mode::Log, false, "this kernel cannot"),

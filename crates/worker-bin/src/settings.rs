@@ -167,7 +167,7 @@ impl Settings {
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
         let stop_timeout = seconds("stop_timeout_seconds", file.stop_timeout_seconds, defaults.stop_timeout)?;
         let vms_dir = state_dir.join("vms");
-        let seccomp = file.seccomp.map_or(Mode::Off, Into::into);
+        let seccomp = file.seccomp.map_or_else(Mode::default, Into::into);
         let manager = VmManagerConfig {
             placement: placement(
                 (&runtime_dir, &vms_dir),
@@ -374,7 +374,7 @@ mod tests {
             LogFormat::Human,
             Duration::from_secs(30),
             (None, None),
-            (jailed, Mode::Off),
+            (jailed, Mode::Trap),
         )
         .expect("valid");
         assert!(matches!(&placement, Placement::HostProcesses(hosts) if hosts.vms_per_process.get() == 1));

@@ -80,8 +80,8 @@ fn tell(seccomp: Mode, confined: Result<(), ConfineError>) {
                 "the system calls of this host process are not filtered"
             );
         }
-        (Mode::Trap | Mode::Off, Ok(())) => {}
-        (Mode::Log, Ok(())) => {
+        (Mode::Trap, Ok(())) => {}
+        (Mode::Log | Mode::Off, Ok(())) => {
             tracing::warn!(%seccomp, "the system calls of this host process are not kept to those that it needs");
         }
     }

@@ -8,6 +8,7 @@ mod journal;
 mod limits;
 mod package;
 mod service;
+mod smoke;
 mod stock;
 mod visitor;
 

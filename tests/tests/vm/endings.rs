@@ -25,8 +25,12 @@ fn a_panic_is_a_failure_and_powering_off_is_none() -> Result<()> {
     assert_eq!(reason.kind, "guest", "{}", reason.message);
     assert!(reason.message.contains("Kernel panic - not syncing"), "{}", reason.message);
     assert!(reason.console_tail.len() > 1, "the guest's last words: {:?}", reason.console_tail);
-    let console = worker.console_of("panics")?;
-    assert!(console.contains("/dev/nothing is no block device"), "{console}");
+    // Where the host is slow it runs again by now.
+    let consoles = [worker.console_before("panics").unwrap_or_default(), worker.console_of("panics")?];
+    assert!(
+        consoles.iter().any(|console| console.contains("/dev/nothing is no block device")),
+        "{consoles:?}"
+    );
 
     assert_eq!(worker.vm("leaves")?.phase, "stopped", "it stays off");
     assert!(worker.terminate()?.status.success());

@@ -25,11 +25,11 @@ fn burn(vm: &ObservedVm) -> Result<()> {
     http_get(vm.address()?, "/cgi-bin/burn").map(drop)
 }
 
-/// Waits until no VM has a control group.
+/// Waits until no VM has a control group, and there is none for all of them.
 fn nothing_is_left() -> Result<()> {
     until("no control group is left", SHORT_DEADLINE, || {
         let left = ControlGroup::of_all_vms()?;
-        ensure!(left.is_empty(), "{left:?}");
+        ensure!(left.is_empty() && !ControlGroup::of_vms().path().exists(), "{left:?}");
         Ok(())
     })
 }

@@ -7,7 +7,7 @@ use worker::vms::{ConsoleSnapshot, VmInfo, VmManager};
 use super::Answers;
 use super::extract::VmName;
 use super::refusal::of_vm;
-use crate::{ApiError, VmList, VmView};
+use crate::{ApiError, ProcessView, VmList, VmView};
 
 /// List all VMs.
 #[utoipa::path(
@@ -59,5 +59,6 @@ fn view(vm_manager: &VmManager, info: VmInfo) -> VmView {
     let source = status.owners.get(&info.id).copied();
     let drained_by = source.filter(|kind| status.sources.get(kind).is_some_and(|source| source.drained));
     let removing = vm_manager.is_being_removed(&info.id);
-    VmView { directory, source, drained_by, removing, ..VmView::new(info, metrics.as_ref()) }
+    let process = vm_manager.process_of(&info.id).map(ProcessView::new);
+    VmView { directory, source, drained_by, removing, process, ..VmView::new(info, metrics.as_ref()) }
 }

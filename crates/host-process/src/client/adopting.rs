@@ -53,8 +53,8 @@ pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Reco
     let vms: BTreeSet<VmId> = wanted.iter().map(|listing| listing.vm.clone()).collect();
     let (line, requests) = ProcessLine::new(None, pool.options.groups.find(pid));
     let line = Arc::new(line);
-    let (is_jailed, is_filtered) = (welcome.jail.is_some(), welcome.is_filtered);
-    let Some(key) = pool.add(&line, vms, Admission { takes_more: false, is_jailed, is_filtered }) else {
+    let admission = Admission { takes_more: false, process: welcome.process() };
+    let Some(key) = pool.add(&line, vms, admission) else {
         return adoption;
     };
     let known = Known { key: Some(key), name, process, user: None };

@@ -91,6 +91,15 @@ impl Groups {
         Ok(Self::Below { hierarchy, base })
     }
 
+    /// Removes the group of all, where no process is left in it: whoever comes next makes it again.
+    pub(super) fn leave(&self) {
+        if let Self::Below { base, .. } = self {
+            // Both are refused for processes that go on, which the next worker finds there.
+            let _ = base.sweep();
+            let _ = base.remove();
+        }
+    }
+
     /// What of `limits` cannot be enforced here, and why.
     pub(super) fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {
         let controllers = match self {

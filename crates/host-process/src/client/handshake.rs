@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use jail::{Gap, JailReport};
+use machine_host::{CallFilter, HostingProcess, ProcessJail};
 use thiserror::Error;
 
 use crate::identity::{IdentityError, ProcessIdentity};
@@ -58,6 +60,16 @@ pub(super) async fn handshake(
 }
 
 impl Welcome {
+    /// The process, by what it says of itself.
+    pub(super) fn process(&self) -> HostingProcess {
+        let jail = self.jail.as_ref().map(|JailReport { user, gaps }| ProcessJail {
+            user: *user,
+            gaps: gaps.iter().map(Gap::to_string).collect(),
+        });
+        let untold = if self.is_filtered { CallFilter::Trap } else { CallFilter::Off };
+        HostingProcess { pid: self.pid, jail, filter: self.filter.unwrap_or(untold) }
+    }
+
     /// Checks that who answered is the process `pid`, as the kernel knows it.
     pub(super) fn check(self, pid: u32) -> Result<Self, HandshakeError> {
         let identity = ProcessIdentity::of(pid).map_err(HandshakeError::Unknown)?;

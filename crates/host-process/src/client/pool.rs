@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use machine_host::{HostCounts, LaunchError};
+use machine_host::{HostCounts, HostingProcess, LaunchError};
 use tokio::time::sleep;
 use vm_model::{Isolation, VmId, error_chain};
 
@@ -60,18 +60,16 @@ struct Entry {
     takes_more: bool,
     /// Whether no machine was ever assigned to it.
     is_fresh: bool,
-    is_jailed: bool,
-    is_filtered: bool,
+    process: HostingProcess,
 }
 
 /// How a process is taken in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Admission {
     /// Whether it takes in more machines than it is taken in with.
     pub(super) takes_more: bool,
-    pub(super) is_jailed: bool,
-    /// Whether it is kept to the system calls that it needs.
-    pub(super) is_filtered: bool,
+    /// What it says of itself.
+    pub(super) process: HostingProcess,
 }
 
 /// A machine's name, taken.
@@ -190,7 +188,7 @@ impl Pool {
         &self,
         line: &Arc<ProcessLine>,
         assigned: BTreeSet<VmId>,
-        Admission { takes_more, is_jailed, is_filtered }: Admission,
+        Admission { takes_more, process }: Admission,
     ) -> Option<ProcessKey> {
         let mut state = self.lock();
         if !state.is_open {
@@ -200,7 +198,7 @@ impl Pool {
         state.next_key += 1;
         let is_fresh = assigned.is_empty();
         let line = line.clone();
-        let entry = Entry { line, assigned, takes_more, is_fresh, is_jailed, is_filtered };
+        let entry = Entry { line, assigned, takes_more, is_fresh, process };
         state.processes.insert(key, entry);
         Some(key)
     }
@@ -240,18 +238,24 @@ impl Pool {
         (entry.assigned.len() == 1 && !may_be_joined).then(|| entry.line.clone())
     }
 
-    pub(super) fn counts(&self) -> HostCounts {
+    /// What the process said of itself that runs the machine of `vm`.
+    pub(super) fn process_of(&self, vm: &VmId) -> Option<HostingProcess> {
         let state = self.lock();
-        // What the program is told; where it is told nothing, it filters.
-        let is_asked_off = self.options.program.iter().any(|word| word == "--seccomp=off");
+        let entry = state.processes.values().find(|entry| entry.assigned.contains(vm))?;
+        Some(entry.process.clone())
+    }
+
+    pub(super) fn counts(&self) -> HostCounts {
+        let wanted = self.options.filter();
+        let state = self.lock();
         let machines = |which: &dyn Fn(&Entry) -> bool| {
             state.processes.values().filter(|entry| which(entry)).map(|entry| entry.assigned.len()).sum()
         };
         let ended = || state.machines.values().filter_map(|machine| machine.ended_for());
         HostCounts {
             hosted: state.machines.len(),
-            unjailed: machines(&|entry| self.jails.is_some() && !entry.is_jailed),
-            unfiltered: machines(&|entry| !is_asked_off && !entry.is_filtered),
+            unjailed: machines(&|entry| self.jails.is_some() && entry.process.jail.is_none()),
+            unfiltered: machines(&|entry| entry.process.filter < wanted),
             ended: ended().count(),
             unsettled: ended().filter(|&ended| ended > SETTLING).count(),
         }

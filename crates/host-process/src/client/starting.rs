@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
 use jail::{Gap, JailReport, Layer, TakenUser};
+use machine_host::HostingProcess;
 use thiserror::Error;
 use tokio::time::timeout;
 use vm_model::VmId;
@@ -87,7 +88,7 @@ pub(super) async fn start(
     let started = tokio::task::spawn_blocking(move || spawn(&spawner, &name_there)).await;
     let mut started = started.map_err(|error| failed("run a thread")(io::Error::other(error)))??;
     let outcome = introduce(pool, &mut started).await;
-    let Introduced { process, connection, is_jailed, is_filtered, user } = match outcome {
+    let Introduced { process, connection, told, user } = match outcome {
         Ok(introduced) => introduced,
         Err(error) => {
             pool.directory.remove(&name);
@@ -103,7 +104,7 @@ pub(super) async fn start(
     let (line, requests) = ProcessLine::new(user.as_ref().map(TakenUser::number), confinement);
     let line = Arc::new(line);
     // Where the pool was closed, the connection is dropped here and the process ends by itself.
-    let key = pool.add(&line, assigned, Admission { takes_more, is_jailed, is_filtered });
+    let key = pool.add(&line, assigned, Admission { takes_more, process: told });
     let conversation = Conversation::new(pool.clone(), line.clone(), Known { key, name, process, user });
     match key {
         Some(key) => {
@@ -121,8 +122,7 @@ pub(super) async fn start(
 struct Introduced {
     process: WatchedProcess,
     connection: Connection,
-    is_jailed: bool,
-    is_filtered: bool,
+    told: HostingProcess,
     user: Option<TakenUser>,
 }
 
@@ -142,8 +142,7 @@ async fn introduce(pool: &Pool, started: &mut Started) -> Result<Introduced, Sta
         .map_err(|source| StartError::Jail { source: Box::new(source) })?;
     let child = started.child.take().ok_or_else(|| failed("keep a process")(no_connection()))?;
     let process = WatchedProcess::child(child).map_err(failed("watch a process"))?;
-    let (is_jailed, is_filtered) = (welcome.jail.is_some(), welcome.is_filtered);
-    Ok(Introduced { process, connection, is_jailed, is_filtered, user })
+    Ok(Introduced { process, connection, told: welcome.process(), user })
 }
 
 /// The user that the process has become, of the one it was given; whether its jail will do.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use machine_host::LaunchError;
+use machine_host::{CallFilter, LaunchError};
 use syscall_filter::Mode;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_local};
@@ -120,9 +120,16 @@ fn welcome(
     }
     let (pid, start_time) = (host.identity.pid, host.identity.start_time);
     let jail = host.jail.clone();
-    let is_filtered = syscall_filter::mode_in_force() == Mode::Trap;
+    let filter = match syscall_filter::mode_in_force() {
+        Mode::Trap => CallFilter::Trap,
+        Mode::Log => CallFilter::Log,
+        Mode::Off => CallFilter::Off,
+    };
+    let is_filtered = filter == CallFilter::Trap;
     let machines = host.listing();
-    let welcome = Welcome { version, pid, start_time, build: build(), jail, is_filtered, machines };
+    let build = build();
+    let filter = Some(filter);
+    let welcome = Welcome { version, pid, start_time, build, jail, is_filtered, filter, machines };
     if let Err(error) = connection.try_send(FromHost::Welcome(welcome)) {
         return Err((connection, Refusal(error_chain(&error))));
     }

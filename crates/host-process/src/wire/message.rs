@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use jail::JailReport;
 use last_words::Frame;
-use machine_host::LaunchError;
+use machine_host::{CallFilter, LaunchError};
 use serde::{Deserialize, Serialize};
 use vm_model::{
     BootIdentities, Command, InitialState, MachineCounters, MachineSpec, MachineStatus, Reply, ResetPolicy,
@@ -240,6 +240,9 @@ pub struct Welcome {
     /// Whether its threads are kept to the system calls that they need. Not told by the first processes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_filtered: bool,
+    /// What becomes of other system calls. Not told by processes that told only whether they are filtered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<CallFilter>,
     /// Every machine that is not forgotten.
     pub machines: Vec<MachineListing>,
 }

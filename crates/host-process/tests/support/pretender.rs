@@ -77,6 +77,7 @@ pub(crate) fn welcome_of_this_process(status: Option<MachineStatus>) -> Welcome 
         build: "test".to_owned(),
         jail: None,
         is_filtered: false,
+        filter: None,
         machines: status.map(listing).into_iter().collect(),
     }
 }

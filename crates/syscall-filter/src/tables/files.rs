@@ -29,7 +29,7 @@ pub(crate) const LOG: &[Call] = &[
     call!(SYS_fstat).seldom(VM_FILES),
     call!(SYS_newfstatat).seldom(VM_FILES),
     call!(SYS_lseek).seldom(VM_FILES),
-    call!(SYS_rename).seldom(VM_FILES),
+    call!(SYS_renameat).seldom(VM_FILES),
     call!(SYS_socket).with(0, &[value!(AF_UNIX).seldom(JOURNAL)]),
     call!(SYS_clock_nanosleep).seldom(JOURNAL),
 ];

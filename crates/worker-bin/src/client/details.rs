@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use admin::{DiskView, HostUseView, InterfaceView, MetricsView, VmView};
+use admin::{DiskView, HostUseView, InterfaceView, MetricsView, ProcessView, VmView};
 use vm_model::{
     DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, ResourceLimits, RolloutFailure,
     Timestamp,
@@ -25,6 +25,9 @@ pub(super) fn details(vm: &VmView, now: Timestamp) -> String {
     machine(&mut table, vm);
     if !vm.limits.is_empty() {
         add(&mut table, "limits", vm.limits.to_string());
+    }
+    if let Some(process) = &vm.process {
+        add(&mut table, "process", process_line(process));
     }
     network(&mut table, vm);
     if let Some(metrics) = vm.metrics.filter(|_| is_up(vm)) {
@@ -227,6 +230,23 @@ fn disk_line(disk: &DiskView) -> String {
         (DiskAccess::ReadWrite, None) => "writable".to_owned(),
     };
     format!("{}: {}, {format}, {access}, {}", disk.id, size(disk.size_bytes), disk.path.display())
+}
+
+/// Its id, and what keeps it to what it needs.
+fn process_line(process: &ProcessView) -> String {
+    let ProcessView { pid, jailed, user, jail_gaps, seccomp } = process;
+    let user = user.map_or_else(String::new, |user| format!(" as user {user}"));
+    let gaps: Vec<String> = jail_gaps.iter().map(|gap| printable(gap)).collect();
+    let jail = match (jailed, gaps.is_empty()) {
+        (false, _) => "in no jail".to_owned(),
+        (true, true) => format!("jailed{user}"),
+        (true, false) => format!("jailed{user}, in part ({})", gaps.join("; ")),
+    };
+    let calls = match seccomp.as_str() {
+        "trap" => "system calls filtered".to_owned(),
+        other => format!("system calls not filtered (seccomp = \"{}\")", printable(other)),
+    };
+    format!("{pid}, {jail}, {calls}")
 }
 
 fn interface_line(nic: &InterfaceView) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use admin::{
     AssignmentsState, AssignmentsView, DamagedVm, DiskView, HostUseView, MachineView, MetricsView,
-    StatusView, VmView,
+    ProcessView, StatusView, VmView,
 };
 use vm_model::{
     Assignment, BootTrouble, Bytes, Cores, DesiredState, DiskAccess, DiskFormat, DiskTrouble, EndCause,
@@ -94,6 +94,27 @@ x       paused             running  10.0.0.2               1                 web
 y       running     no              10.0.0.2               1                 web    not ready: probe web: refused
 ";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_keeps_the_process_of_a_vm_is_shown() {
+    let process = ProcessView {
+        pid: 4711,
+        jailed: true,
+        user: Some(1_879_048_192),
+        jail_gaps: Vec::new(),
+        seccomp: "trap".to_owned(),
+    };
+    let shown = |process| details(&VmView { process: Some(process), ..vm("web-1", "running") }, NOW);
+    let whole = shown(process.clone());
+    assert!(whole.contains("4711, jailed as user 1879048192, system calls filtered\n"), "{whole}");
+    let gaps = vec!["Landlock: this kernel does not have it".to_owned()];
+    let part =
+        shown(ProcessView { user: None, jail_gaps: gaps, seccomp: "log".to_owned(), ..process.clone() });
+    let words = "4711, jailed, in part (Landlock: this kernel does not have it), system calls not filtered (seccomp = \"log\")";
+    assert!(part.contains(words), "{part}");
+    let none = shown(ProcessView { jailed: false, user: None, seccomp: "off".to_owned(), ..process });
+    assert!(none.contains("4711, in no jail, system calls not filtered (seccomp = \"off\")"), "{none}");
 }
 
 #[test]

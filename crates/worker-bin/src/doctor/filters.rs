@@ -17,7 +17,6 @@ pub(super) fn look(settings: &Settings) -> Facts {
 
 pub(super) fn judge((mode, shortcoming): Facts) -> Vec<Finding> {
     vec![match shortcoming {
-        None if mode == Mode::Off => Finding::ok(CHECK, "not filtered (seccomp = \"off\", the default)"),
         None => Finding::ok(CHECK, "the processes of VMs are kept to the system calls that they need"),
         Some(problem) if mode == Mode::Trap => {
             Finding::warn(CHECK, problem, advice("run a kernel with CONFIG_SECCOMP_FILTER"))

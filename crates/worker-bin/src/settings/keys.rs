@@ -132,7 +132,7 @@ pub(crate) static KEYS: &[Key] = &[
         "Whether processes of VMs are jailed: as far as the host goes along, wholly or no VM is started, or not."),
     key("jail_users", Kind::UserRange, Some("\"1879048192-1879113727\""),
         "The users that jailed processes get, each its own; nobody else's on this host."),
-    key("seccomp", Kind::Choice(&["trap", "log", "off"]), Some("\"off\""),
+    key("seccomp", Kind::Choice(&["trap", "log", "off"]), Some("\"trap\""),
         "What becomes of system calls that the processes of VMs should not make."),
     key("max_parallel_starts", Kind::Integer { least: 1, most: 1024 }, None,
         "How many machines are started at the same time; twice the processors where it is absent."),

@@ -139,6 +139,26 @@ fn what_the_worker_and_the_process_of_a_vm_say_of_it_is_kept_with_it() {
     });
 }
 
+/// Each process of a VM has a user of its own, who does not write to a file of the one before.
+#[test]
+fn what_the_next_process_of_a_vm_says_stands_beside_what_the_one_before_said() {
+    isolated(|bench| {
+        bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
+        let mut daemon = bench.start();
+        for _ in 0..2 {
+            bench.until("it runs", || bench.phases() == ["a running"]);
+            said(&bench, &["stop", "a"]);
+            bench.until("it is off", || bench.phases() == ["a stopped"]);
+            said(&bench, &["start", "a"]);
+        }
+        bench.until("both files are there", || {
+            ["vmm.log", "vmm.log.1"].iter().all(|name| bench.path("state/vms/a/console").join(name).exists())
+        });
+        assert!(!bench.log().contains("SIGSYS"), "{}", bench.log());
+        daemon.kill();
+    });
+}
+
 #[test]
 fn a_configuration_that_is_refused_is_told_by_status_too() {
     isolated(|bench| {

@@ -37,7 +37,7 @@ pub use error::VmManagerError;
 pub use host_process::{JailDemand, JailSettings, probe_jail};
 pub use jail::{JailReport, UserRange};
 pub use machine_calls::RestartMode;
-pub use machine_host::{CommandError, Enforcement};
+pub use machine_host::{CallFilter, CommandError, Enforcement, HostingProcess, ProcessJail};
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
 pub use vm_manager::VmManager;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use host_process::HostProcesses;
 use machine_host::{
-    Adoption, BoxFuture, HostCounts, LaunchError, LaunchRequest, MachineHandle, MachineHost, MachineLimits,
-    Recognize, ShutdownReport,
+    Adoption, BoxFuture, HostCounts, HostingProcess, LaunchError, LaunchRequest, MachineHandle, MachineHost,
+    MachineLimits, Recognize, ShutdownReport,
 };
 use tokio::join;
 use vm_model::{Isolation, ResourceLimits, VmId};
@@ -77,6 +77,10 @@ impl MachineHost for SplitHost {
 
     fn isolates(&self) -> bool {
         true
+    }
+
+    fn process_of(&self, vm: &VmId) -> Option<HostingProcess> {
+        self.strict.process_of(vm)
     }
 
     fn cannot_limit(&self, limits: &ResourceLimits) -> Option<String> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use binary_cache::CollectionMode;
-use machine_host::Stranger;
+use machine_host::{HostingProcess, Stranger};
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
 use vm_model::{
@@ -243,7 +243,7 @@ impl VmManager {
         });
         let unfiltered = (counts.unfiltered > 0).then(|| {
             let count = counts.unfiltered;
-            format!("{count} VMs run in processes whose system calls are not filtered, until the VMs are started anew")
+            format!("{count} VMs run in processes of an earlier worker, whose system calls are filtered less than is set now, until the VMs are started anew")
         });
         unverified
             .into_iter()
@@ -330,6 +330,11 @@ impl VmManager {
     /// Where what is done with this manager is measured.
     pub(crate) fn meters(&self) -> &WorkerMeters {
         &self.shared.context.meters
+    }
+
+    /// The process that runs VM `id`, and what it is kept to; `None` where no process of its own does.
+    pub fn process_of(&self, id: &VmId) -> Option<HostingProcess> {
+        self.shared.context.machines.process_of(id)
     }
 
     /// What each volume of VM `id` took of the host's disk when it was looked at last, some seconds ago; none where there is

@@ -8,11 +8,12 @@ use vm_model::{
     Health, MachineShape, Readiness, RunEnd, SourceKind, Timestamp, VmDisk, VmId, VmInfo, VmStatus,
     VolumeInfo, VolumeKeep, VolumePolicy, WantedChange,
 };
-use worker::vms::VmMetrics;
+use worker::vms::{CallFilter, HostingProcess, ProcessJail, VmMetrics};
 
 use super::openapi;
 use crate::{
-    ApiError, ErrorCode, EventGap, EventList, OperationState, OperationView, PowerVerb, VmView, VolumeList,
+    ApiError, ErrorCode, EventGap, EventList, OperationState, OperationView, PowerVerb, ProcessView, VmView,
+    VolumeList,
 };
 
 fn document() -> Value {
@@ -146,6 +147,9 @@ fn what_is_answered_is_as_described() {
     check("VmView", &VmView::new(info(), Some(&VmMetrics::default())));
     let bare = Assignment::new(VmId::new("a"), "sha256-x=", "/nix/store/x");
     check("VmView", &VmView::new(VmInfo::new(bare, Generation::new(1)), None));
+    let jail = ProcessJail { user: Some(1_879_048_192), gaps: vec!["Landlock: x".to_owned()] };
+    let process = HostingProcess { pid: 1, jail: Some(jail), filter: CallFilter::Trap };
+    check("ProcessView", &ProcessView::new(process));
     check("ApiError", &ApiError::new(ErrorCode::NoSuchVm, "there is no VM a").about("a"));
     let by = Caller::process(1, 2, Some(3));
     let operation = OperationView {

@@ -63,6 +63,26 @@ fn what_a_worker_left_is_swept_by_the_next() {
 }
 
 #[test]
+fn the_group_of_all_goes_with_the_last_process() {
+    let mount = tempfile::tempdir().expect("a directory");
+    std::fs::write(mount.path().join("cgroup.controllers"), "").expect("written");
+    let hierarchy = Hierarchy::at(mount.path().to_owned()).expect("a hierarchy");
+    let base = Group::at(mount.path().join(BASE));
+    let runs = base.child("runs");
+    for group in [&base, &base.child("ended"), &runs] {
+        group.ensure().expect("made");
+    }
+    let events = runs.path().join("cgroup.events");
+    std::fs::write(&events, "populated 1\n").expect("written");
+    let groups = Groups::Below { hierarchy, base: base.clone() };
+    groups.leave();
+    assert!(runs.path().exists() && !base.child("ended").path().exists());
+    std::fs::remove_file(events).expect("removed");
+    groups.leave();
+    assert!(!base.path().exists());
+}
+
+#[test]
 fn descriptors_are_limited_without_any_group() {
     let child = process();
     let confinement = Groups::Unavailable("no cgroup v2".to_owned()).confine("x", child.id());

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use jail::{Gap, JailReport, Layer};
-use machine_host::{LaunchError, LaunchFailure};
+use machine_host::{CallFilter, LaunchError, LaunchFailure};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use vm_model::{
@@ -226,6 +226,7 @@ fn messages_from_a_host_are_those_of_version_1() {
         build,
         jail: Some(jail),
         is_filtered: true,
+        filter: Some(CallFilter::Trap),
         machines,
     };
     let source = LaunchFailure::Build { kind: FailureKind::Artifact, reason: "r".to_owned() };
@@ -236,7 +237,7 @@ fn messages_from_a_host_are_those_of_version_1() {
     let messages = [
         (
             FromHost::Welcome(welcome),
-            json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b", "is_filtered": true,
+            json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b", "is_filtered": true, "filter": "trap",
                 "jail": {"user": 7, "gaps": [{"layer": "landlock", "problem": "p"}]}, "machines": [
                 {"vm": "web-1", "status": status_text, "counters": counters_text, "health": "turning",
                     "notes": "n", "launched_ago": {"secs": 2, "nanos": 0}, "released": true}]}),
