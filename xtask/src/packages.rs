@@ -19,11 +19,12 @@ struct Package {
     programs: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 12] = [
+const PACKAGES: [Package; 13] = [
     Package { name: "qemu-system-x86", programs: &["qemu-system-x86_64"] },
     Package { name: "busybox-static", programs: &["busybox"] },
     Package { name: "e2fsprogs", programs: &["mke2fs", "debugfs"] },
     Package { name: "btrfs-progs", programs: &["mkfs.btrfs"] },
+    Package { name: "dmsetup", programs: &["dmsetup"] },
     Package { name: "cpio", programs: &["cpio"] },
     Package { name: "nix-bin", programs: &["nix", "nix-build"] },
     Package { name: "kmod", programs: &["depmod"] },

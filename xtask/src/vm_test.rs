@@ -1,8 +1,10 @@
 //! `cargo xtask vm-test`: the end-to-end suite inside the lab's outer host.
 //!
 //! The suite is one test executable. Its ordinary tests are the smoke set; those marked `#[ignore = "full: …"]` run
-//! with `--full` only and count as skipped otherwise. A second executable has the tests of a worker that systemd runs, on an
-//! outer host that has it: `--systemd` runs these alone, and its module `smoke` belongs to the smoke set. A third one has the tests of power cuts, on an outer host that is
+//! with `--full` only and count as skipped otherwise. After it come the host network's own tests that are marked
+//! `#[ignore = "lab: …"]`, because they need what this kernel has and others lack. A second executable has the tests of a
+//! worker that systemd runs, on an outer host that has it: `--systemd` runs these alone, and its module `smoke` belongs to the
+//! smoke set. A third one has the tests of power cuts, on an outer host that is
 //! killed and booted again: `--power` runs these alone. `--full` runs all.
 
 use std::time::{Duration, Instant};
@@ -25,6 +27,8 @@ const SYSTEMD_DEADLINE: Duration = Duration::from_secs(40 * 60);
 /// How many seconds the emulated manager may take to answer `systemctl`: reading all its units again takes it a minute where
 /// the machine has other work.
 const BUS_TIMEOUT: u32 = 600;
+/// What builds the host network's tests, an executable called `host`.
+const NETWORK_TESTS: [&str; 6] = ["test", "--package", "host-network", "--test", "host", "--no-run"];
 const FULL_DEADLINE: Duration = Duration::from_secs(70 * 60);
 
 /// Options of the task.
@@ -77,7 +81,8 @@ impl VmTest {
     }
 
     fn run_plain(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
-        let programs = with_suite(workspace, shipped, "vm")?;
+        let mut programs = with_suite(workspace, shipped, "vm")?;
+        programs.extend(programs::build(workspace, &NETWORK_TESTS)?);
         let lab = Lab::prepare(workspace)?;
         let lab = if self.full { lab.with_client_guest()? } else { lab };
         // Limits of a disk are for real ones: all else that is written is in memory.
@@ -85,12 +90,12 @@ impl VmTest {
         let session = Session {
             lab: &lab,
             programs: &programs,
-            script: &self.script("vm"),
+            script: &self.plain_script(),
             kept: Some(&disk),
             deadline: if self.full { FULL_DEADLINE } else { SMOKE_DEADLINE },
             afterwards: if self.keep { Afterwards::Keep } else { Afterwards::PowerOff },
         };
-        let counts = with_second_try(|| run_suite(1, |on_line| session.run(on_line)))?;
+        let counts = with_second_try(|| run_suite(2, |on_line| session.run(on_line)))?;
         if counts.skipped > 0 {
             println!("{} tests outside the smoke set were skipped; `--full` runs them", counts.skipped);
         }
@@ -132,7 +137,7 @@ impl VmTest {
             let session = Session {
                 lab: &lab,
                 programs: &programs,
-                script: &self.script("power"),
+                script: &self.power_script(),
                 kept: Some(&kept),
                 deadline: SMOKE_DEADLINE,
                 afterwards: Afterwards::PowerOff,
@@ -162,18 +167,34 @@ impl VmTest {
         format!("{}exec /lab/bin/systemd --test-threads=1{shown} smoke::\n", systemd_variables())
     }
 
-    /// What runs in the outer host: the executable `suite`. What one says that has its power cut is shown as it comes.
-    fn script(&self, suite: &str) -> String {
-        let mut words = vec![format!("/lab/bin/{suite}"), "--test-threads=1".to_owned()];
-        words.extend(self.filter.clone());
-        words.extend(self.full.then(|| "--include-ignored".to_owned()));
-        words.extend((self.nocapture || suite == "power").then(|| "--nocapture".to_owned()));
-        let command: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
-        format!(
-            "{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0\ncd /tmp\nexec {}\n",
-            command.join(" ")
-        )
+    /// What runs in the plain outer host: the suite, and the host network's tests that are marked for it.
+    fn plain_script(&self) -> String {
+        let network = self.command("host", &["--ignored"]);
+        let suite = self.command("vm", if self.full { &["--include-ignored"] } else { &[] });
+        format!("{}{suite}\nstatus=$?\n{network} || status=$?\nexit $status\n", preamble())
     }
+
+    /// What runs in an outer host that loses its power. What asks for that is shown as it comes.
+    fn power_script(&self) -> String {
+        let options: &[&str] =
+            if self.full { &["--include-ignored", "--nocapture"] } else { &["--nocapture"] };
+        format!("{}exec {}\n", preamble(), self.command("power", options))
+    }
+
+    /// The call of one test executable.
+    fn command(&self, executable: &str, options: &[&str]) -> String {
+        let mut words = vec![format!("/lab/bin/{executable}"), "--test-threads=1".to_owned()];
+        words.extend(self.filter.clone());
+        words.extend(options.iter().map(ToString::to_string));
+        words.extend((self.nocapture && !options.contains(&"--nocapture")).then(|| "--nocapture".to_owned()));
+        let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
+        words.join(" ")
+    }
+}
+
+/// How a script begins that runs test executables.
+fn preamble() -> String {
+    format!("{SCRIPT_VARIABLES}\nexport RUST_BACKTRACE=1 RUST_LIB_BACKTRACE=0\ncd /tmp\n")
 }
 
 /// What runs of the suite on a host with systemd, and after its shutdown.
@@ -260,10 +281,12 @@ mod tests {
     #[test]
     fn a_filter_is_passed_as_one_word() {
         let task = VmTest { filter: Some("a; reboot".into()), full: true, ..VmTest::default() };
-        let script = task.script("vm");
-        assert!(
-            script.ends_with("exec '/lab/bin/vm' '--test-threads=1' 'a; reboot' '--include-ignored'\n"),
-            "{script}"
-        );
+        let script = task.plain_script();
+        for line in [
+            "'/lab/bin/vm' '--test-threads=1' 'a; reboot' '--include-ignored'\n",
+            "'/lab/bin/host' '--test-threads=1' 'a; reboot' '--ignored' || status=$?\n",
+        ] {
+            assert!(script.contains(line), "{script}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vm_model::{MacAddress, NetworkName, VmNic};
+use vm_model::{MacAddress, NetworkName, NicMismatch, VmNic};
 
 /// A network interface of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -25,11 +25,14 @@ pub struct InterfaceView {
     /// The host's end, while there is a machine.
     #[serde(default)]
     pub tap: Option<String>,
+    /// What of it does not fit its network, where that was configured anew while the machine ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<NicMismatch>,
 }
 
 impl InterfaceView {
     pub(crate) fn new(nic: &VmNic) -> Self {
-        let VmNic { id, network, address, ipv6, mac, tap, access: _ } = nic.clone();
-        Self { id, network, address, ipv6, mac, tap }
+        let VmNic { id, network, address, ipv6, mac, tap, access: _, mismatch } = nic.clone();
+        Self { id, network, address, ipv6, mac, tap, mismatch }
     }
 }

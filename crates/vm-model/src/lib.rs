@@ -44,6 +44,7 @@ mod machine_status;
 mod nar_hash;
 mod network_access;
 mod network_name;
+mod nic_mismatch;
 mod nic_options;
 mod node_status;
 mod oem_strings;
@@ -110,6 +111,7 @@ pub use network_access::{
     PortForward, Transport,
 };
 pub use network_name::{InvalidNetworkName, NetworkName};
+pub use nic_mismatch::NicMismatch;
 pub use nic_options::{LinkState, NicOffloads, NicOptions, Offload};
 pub use node_status::{HeldSet, HoldReason, NodeStatus, SourceStatus};
 pub use oem_strings::{OEM_STRINGS_BYTES_MAX, OEM_STRINGS_MAX, OemStrings, OemStringsError};

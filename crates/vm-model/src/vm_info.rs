@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::schema::DurationParts;
 use crate::{
     Assignment, BootTrouble, Bytes, Condition, DiskAccess, DiskFormat, FailureReason, Generation, Health,
-    MacAddress, NetworkAccess, NetworkName, OnTrial, OperatorOrder, ResourceLimits, RunEnd, StopMethod,
-    Timestamp, VmId, VmStatus, VolumePolicy,
+    MacAddress, NetworkAccess, NetworkName, NicMismatch, OnTrial, OperatorOrder, ResourceLimits, RunEnd,
+    StopMethod, Timestamp, VmId, VmStatus, VolumePolicy,
 };
 
 /// One VM at one moment.
@@ -220,6 +220,9 @@ pub struct VmNic {
     /// What passes between it and what lies beyond its network, while there is a machine.
     #[serde(default)]
     pub access: NetworkAccess,
+    /// What of it does not fit its network, where that was configured anew while the machine ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<NicMismatch>,
 }
 
 /// How long the steps of a start took. A step that is not over yet is `None`.

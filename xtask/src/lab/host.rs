@@ -19,13 +19,16 @@ use crate::lab::virtualisation::{Acceleration, Virtualisation};
 use crate::packages;
 
 /// Drivers that the worker, its tests and the relay need. Each loads after what it needs itself.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 22] = [
     "virtio_console",
     "tun",
     "bridge",
     "veth",
     "8021q",
     "overlay",
+    "loop",
+    "dm_mod",
+    "dm_flakey",
     "nf_tables",
     "nf_conntrack",
     "nft_ct",
@@ -101,8 +104,10 @@ impl Init for BusyboxInit {
     fn add_to(&self, tree: &Tree) -> Result<()> {
         tree.add_script(include_str!("outer-init.sh"), "/sbin/init")?;
         tree.add_busybox()?;
-        tree.add_dynamic_program("nft")?;
-        tree.add_dynamic_program("dbclient")
+        for name in ["nft", "ip", "dmsetup", "dbclient"] {
+            tree.add_dynamic_program(name)?;
+        }
+        Ok(())
     }
 
     fn kernel_parameters(&self) -> &'static str {

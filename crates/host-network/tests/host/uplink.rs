@@ -1,5 +1,5 @@
 //! Uplinks: a bridge with a port to the outside, which here is one end of a veth pair whose other end is another host. VLANs
-//! need modules that not every kernel has: they are tried in the lab.
+//! need modules that not every kernel has: `cargo xtask vm-test` runs that test on a kernel that has them.
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -381,7 +381,7 @@ fn turns_into(
 }
 
 #[test]
-#[ignore = "needs a kernel with VLAN devices (8021q), as the lab's is: cargo xtask lab --program <this> '<this> --ignored vlan'"]
+#[ignore = "lab: needs VLAN devices"]
 fn frames_of_a_vlan_have_its_tag_outside_and_none_inside() {
     in_namespace(async || {
         let vlan = VlanId::new(100);

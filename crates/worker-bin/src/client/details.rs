@@ -250,7 +250,7 @@ fn process_line(process: &ProcessView) -> String {
 }
 
 fn interface_line(nic: &InterfaceView) -> String {
-    let InterfaceView { id, network, address, ipv6, mac, tap } = nic;
+    let InterfaceView { id, network, address, ipv6, mac, tap, mismatch: _ } = nic;
     let ipv6 = ipv6.map_or_else(String::new, |ipv6| format!(", {ipv6}"));
     let tap = tap.as_ref().map_or_else(String::new, |tap| format!(", {tap}"));
     format!("{id}: network {network}, {address}{ipv6}, {mac}{tap}")

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use admin::VmView;
-use vm_model::{DesiredState, Readiness, SourceKind, Timestamp};
+use admin::{InterfaceView, VmView};
+use vm_model::{DesiredState, NicMismatch, Readiness, SourceKind, Timestamp};
 
 use super::amounts::span;
 use super::screen::{Screen, Tone};
@@ -44,7 +44,7 @@ pub(super) fn list(vms: &[VmView], now: Timestamp, screen: Screen, columns: Colu
                 let [id, phase, ready, desired, address, cpu, memory, restarts, uptime, image, reason] =
                     cells(vm, now);
                 let source = vm.source.map_or("", SourceKind::name).to_owned().into();
-                let ipv6 = vm.ipv6.map_or_else(String::new, |address| address.to_string()).into();
+                let ipv6 = ipv6(vm).into();
                 let row = [
                     id, phase, ready, desired, source, address, ipv6, cpu, memory, restarts, uptime, image,
                     reason,
@@ -78,10 +78,39 @@ fn cells(vm: &VmView, now: Timestamp) -> [Cell; 11] {
 /// The address of its first interface, and those in other networks with the names of these.
 fn addresses(vm: &VmView) -> String {
     let others = vm.interfaces.iter().filter(|nic| !nic.network.is_default());
-    let others = others.map(|nic| format!("{} ({})", nic.address, nic.network));
-    let first = vm.interfaces.first().is_none_or(|nic| nic.network.is_default());
-    let first = vm.address.filter(|_| first).map(|address| address.to_string());
+    let others = others.map(|nic| match state_of(nic) {
+        Some(state) => format!("{} ({}, {state})", nic.address, nic.network),
+        None => format!("{} ({})", nic.address, nic.network),
+    });
+    let nic = vm.interfaces.first();
+    let first = vm.address.filter(|_| nic.is_none_or(|nic| nic.network.is_default()));
+    let first = first.map(|address| match nic.and_then(state_of) {
+        Some(state) => format!("{address} ({state})"),
+        None => address.to_string(),
+    });
     first.into_iter().chain(others).collect::<Vec<_>>().join(", ")
+}
+
+/// In a word, what became of the network that an interface has its address of.
+fn state_of(nic: &InterfaceView) -> Option<&'static str> {
+    match nic.mismatch {
+        Some(NicMismatch::NetworkRemoved) => Some("removed"),
+        Some(NicMismatch::AddressOutside { .. }) => Some("former"),
+        Some(NicMismatch::Ipv6Changed { .. }) | None => None,
+    }
+}
+
+/// The IPv6 address of its first interface, and what its guest was given where that is another.
+fn ipv6(vm: &VmView) -> String {
+    let address = vm.ipv6.map_or_else(String::new, |address| address.to_string());
+    match vm.interfaces.first().and_then(|nic| nic.mismatch.as_ref()) {
+        Some(NicMismatch::Ipv6Changed { given: Some(given) }) if vm.ipv6.is_none() => {
+            format!("{given} (former)")
+        }
+        Some(NicMismatch::Ipv6Changed { given: Some(given) }) => format!("{address} (guest: {given})"),
+        Some(NicMismatch::Ipv6Changed { given: None }) => format!("{address} (guest: none)"),
+        Some(NicMismatch::NetworkRemoved | NicMismatch::AddressOutside { .. }) | None => address,
+    }
 }
 
 /// What its phase means to who looks.
@@ -190,7 +219,11 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if let Some(verifying) = &vm.verifying {
         return Some(verifying.to_string());
     }
-    vm.waits_to_start.then(|| "waits for its turn to start".to_owned())
+    if vm.waits_to_start {
+        return Some("waits for its turn to start".to_owned());
+    }
+    let mut misfits = vm.interfaces.iter().filter_map(|nic| Some((nic, nic.mismatch.as_ref()?)));
+    misfits.next().map(|(nic, mismatch)| format!("interface {}: {mismatch}", nic.id))
 }
 
 /// `message` with a path at its beginning cut to its last name: what is wrong is to be in sight, and `inspect` tells where.

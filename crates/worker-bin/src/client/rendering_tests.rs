@@ -422,3 +422,38 @@ fn orders_trials_and_turns_are_told() {
     );
     assert!(details(&waiting, NOW).contains("for its turn"));
 }
+
+#[test]
+fn an_interface_that_does_not_fit_its_network_is_marked() {
+    let with = |network: &str, ipv6: Option<&str>, mismatch: serde_json::Value| {
+        let nic = serde_json::json!({
+            "id": "net0", "network": network, "address": "10.0.0.2", "ipv6": ipv6, "mac": "02:00:00:00:00:01",
+            "mismatch": mismatch,
+        });
+        let nic: admin::InterfaceView = serde_json::from_value(nic).expect("an interface");
+        VmView { ipv6: nic.ipv6, interfaces: vec![nic], ..vm("a", "running") }
+    };
+    let shown = |vm: VmView| {
+        let screen = Screen { width: None, colours: crate::colours::Colours::Unused };
+        let table = list(&[vm], NOW, screen, super::list::Columns::Wide);
+        table.lines().nth(1).expect("a row").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let removed = shown(with("lan", None, "network_removed".into()));
+    assert!(removed.contains("10.0.0.2 (lan, removed)"), "{removed}");
+    assert!(removed.ends_with("interface net0: its network is not configured any more"), "{removed}");
+    let moved = serde_json::json!({ "address_outside": { "subnet": "10.1.0.0/24" } });
+    let moved = shown(with("default", None, moved));
+    assert!(
+        moved.contains("10.0.0.2 (former)") && moved.ends_with("its network is 10.1.0.0/24 now"),
+        "{moved}"
+    );
+    let given = |address: Option<&str>| serde_json::json!({ "ipv6_changed": { "given": address } });
+    for (now, given, expected) in [
+        (Some("fd00::2"), given(Some("fd01::2")), "fd00::2 (guest: fd01::2)"),
+        (None, given(Some("fd01::2")), "fd01::2 (former)"),
+        (Some("fd00::2"), given(None), "fd00::2 (guest: none)"),
+    ] {
+        let row = shown(with("default", now, given));
+        assert!(row.contains(&format!("10.0.0.2 {expected} ")), "{row}");
+    }
+}

@@ -68,7 +68,13 @@ impl FurtherNetwork {
             format!("networks.{name}.{key} is missing: {accepted}, as no other network of this host has it")
         };
         let bridge = bridge.with_context(|| missing("bridge", "the name of its bridge"))?;
-        let subnet = subnet.with_context(|| missing("subnet", "its IPv4 subnet, like 10.101.0.0/16"))?;
+        let subnet = subnet.with_context(|| match addresses {
+            None | Some(Addresses::Worker) => missing("subnet", "its IPv4 subnet, like 10.101.0.0/16"),
+            Some(Addresses::External) => format!(
+                "networks.{name}.subnet is missing: an IPv4 subnet like 10.101.0.0/16 is needed although others give addresses, \
+                 because the MAC addresses of VMs are made of it; no other network and no other host on the same segment has it"
+            ),
+        })?;
         Ok(NetworkSettings {
             bridge,
             subnet,
@@ -134,6 +140,8 @@ mod tests {
         let said = refused("[storage]\nsubnet = '10.101.0.0/16'\n");
         assert!(said.starts_with("networks.storage.bridge is missing: "), "{said}");
         let said = refused("[storage]\nbridge = 'br-storage'\n");
-        assert!(said.starts_with("networks.storage.subnet is missing: "), "{said}");
+        assert!(said.starts_with("networks.storage.subnet is missing: its IPv4 subnet"), "{said}");
+        let said = refused("[lan]\nbridge = 'br-lan'\nuplink = 'eth1'\naddresses = 'external'\n");
+        assert!(said.contains("the MAC addresses of VMs are made of it"), "{said}");
     }
 }

@@ -70,7 +70,10 @@ fn trouble(vm: &VmInfo, desired: DesiredState) -> Option<String> {
         | VmStatus::Paused
         | VmStatus::Stopping
         | VmStatus::Stopped
-        | VmStatus::Restarting => None,
+        | VmStatus::Restarting => vm.nics.iter().find_map(|nic| {
+            let mismatch = nic.mismatch.as_ref()?;
+            Some(format!("{id} runs on with its interface {} as it is: {mismatch}", nic.id))
+        }),
     }
 }
 

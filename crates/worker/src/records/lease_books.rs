@@ -100,6 +100,7 @@ impl LeaseBooks {
                 mac,
                 tap: None,
                 access: NetworkAccess::default(),
+                mismatch: None,
             })
         });
         let mut nics: Vec<VmNic> = held.collect();

@@ -8,7 +8,7 @@ use ipam::Wish;
 use machine_host::{Adopted, MachineHandle};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use vm_model::{Footprint, MachinePhase, NetworkName, VmId, VmStatus};
+use vm_model::{Footprint, MachinePhase, NetworkName, NicMismatch, VmId, VmNic, VmStatus};
 
 use super::Target;
 use super::context::HostContext;
@@ -126,20 +126,28 @@ impl RunningMachine {
         });
         kept.collect()
     }
+}
 
-    /// Has its VM's status say which of its interfaces are in networks that there are no more.
-    pub(crate) fn tell_lost_networks(&mut self, leases: &LeaseBooks) {
-        let lost = self.notes.nics.iter().filter(|noted| leases.book(&noted.nic.network).is_none());
-        let sentences = lost.map(|NotedNic { nic, .. }| {
+/// What an operator is told of an interface of a running machine that does not fit its network.
+fn warning(nic: &VmNic) -> Option<String> {
+    let VmNic { id, network, address, ipv6, .. } = nic;
+    Some(match nic.mismatch.as_ref()? {
+        NicMismatch::NetworkRemoved => format!(
+            "its interface {id} is in the network \"{network}\", which is not configured any more: nobody looks after it, and the \
+             VM does not start again until it is, or until the VM needs it no more"
+        ),
+        NicMismatch::AddressOutside { subnet } => format!(
+            "its interface {id} has {address}, and its network \"{network}\" is {subnet} now: it gets another address when the \
+             VM starts again"
+        ),
+        NicMismatch::Ipv6Changed { .. } => {
+            let now = ipv6.map_or_else(|| "no IPv6 address".to_owned(), |address| address.to_string());
             format!(
-                "its interface {} is in the network \"{}\", which is not configured any more: nobody looks after it, and the VM \
-                 does not start again until it is, or until the VM needs it no more",
-                nic.id, nic.network
+                "the IPv6 addresses of the network \"{network}\" were changed: its interface {id} has {now} once its guest asks \
+                 again"
             )
-        });
-        let sentences: Vec<String> = sentences.collect();
-        self.notes.warnings.extend(sentences);
-    }
+        }
+    })
 }
 
 impl Task {
@@ -168,7 +176,7 @@ impl Task {
         };
         self.unwatched = notes.health;
         let networks = &self.context.networks;
-        let nics: Vec<_> = notes.nics.into_iter().map(|noted| networks.with_ipv6(noted.nic)).collect();
+        let nics: Vec<_> = notes.nics.into_iter().map(|noted| networks.of_running(noted.nic)).collect();
         info!(vm_id = %self.id, phase = status.phase_name(), pid, launched_at = %notes.launched_at, "the VM ran on and is taken over");
         self.info.begin_with(|info| {
             info.status = status;
@@ -180,6 +188,7 @@ impl Task {
             info.nics.clone_from(&nics);
             info.machine = Some(notes.shape);
             info.warnings = notes.warnings;
+            info.warnings.extend(nics.iter().filter_map(warning));
             info.unverified = notes.unverified;
             info.timings = notes.timings;
         });

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use health::ProbePermits;
 use ipam::{AllocationError, Lease};
+use ipnetwork::Ipv4Network;
 use machine_host::{MachineHost, Stranger};
 use metrics::WorkerMeters;
 use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
-use vm_model::{FailureKind, Ipv6Subnet, RemovedVm, VmId, VmNic};
+use vm_model::{FailureKind, Ipv6Subnet, NicMismatch, RemovedVm, VmId, VmNic};
 
 use super::{Changes, HostPorts, Networks, RestartPolicy, StartTurns};
 use crate::capacity::Capacity;
@@ -110,6 +111,17 @@ impl Subnet {
     /// An interface with the IPv6 address that it has in this network, whatever was noted of one before.
     pub(crate) fn with_ipv6(&self, nic: VmNic) -> VmNic {
         VmNic { ipv6: self.ipv6.map(|subnet| subnet.address_of(nic.mac)), ..nic }
+    }
+
+    /// What of `nic`, as the guest of a running machine was told of it, does not fit this network.
+    pub(crate) fn mismatch(&self, nic: &VmNic) -> Option<NicMismatch> {
+        let network = Ipv4Network::with_netmask(self.gateway, self.mask).ok()?;
+        if !network.contains(nic.address) {
+            let subnet = format!("{}/{}", network.network(), network.prefix());
+            return Some(NicMismatch::AddressOutside { subnet });
+        }
+        let now = self.ipv6.map(|subnet| subnet.address_of(nic.mac));
+        (now != nic.ipv6).then_some(NicMismatch::Ipv6Changed { given: nic.ipv6 })
     }
 }
 

@@ -7,7 +7,7 @@ use host_network::{
     ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, TeardownOutcome,
 };
 use tokio::sync::Mutex;
-use vm_model::{NetworkName, PortForward, VmId, VmNic};
+use vm_model::{NetworkName, NicMismatch, PortForward, VmId, VmNic};
 
 use super::context::Subnet;
 use super::network::{AttachError, SharedNetwork, ToldNetwork};
@@ -41,6 +41,15 @@ impl Networks {
         match self.subnet(&nic.network) {
             Some(subnet) => subnet.with_ipv6(nic),
             None => VmNic { ipv6: None, ..nic },
+        }
+    }
+
+    /// An interface of a machine that ran on while the networks were configured anew: as its network has it now, and what does
+    /// not fit.
+    pub(crate) fn of_running(&self, nic: VmNic) -> VmNic {
+        match self.subnet(&nic.network) {
+            Some(subnet) => VmNic { mismatch: subnet.mismatch(&nic), ..subnet.with_ipv6(nic) },
+            None => VmNic { ipv6: None, mismatch: Some(NicMismatch::NetworkRemoved), ..nic },
         }
     }
 

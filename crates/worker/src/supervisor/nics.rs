@@ -96,6 +96,7 @@ async fn attach(
         mac: lease.mac,
         tap: Some(name.to_string()),
         access: request.access,
+        mismatch: None,
     };
     let device = NicSpec {
         id: request.id,

@@ -438,7 +438,9 @@ impl Task {
 
     pub(super) fn forget_taps(&self) {
         self.info.send_modify(|info| {
-            info.nics.iter_mut().for_each(|nic| nic.tap = None);
+            for nic in &mut info.nics {
+                (nic.tap, nic.mismatch) = (None, None);
+            }
             // It was the machine's, which is gone.
             info.disk_trouble = None;
         });

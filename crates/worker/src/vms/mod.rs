@@ -11,6 +11,7 @@ mod control;
 mod error;
 mod executor;
 mod machine_calls;
+mod misfits;
 mod network_plan;
 mod network_start;
 mod observed;

@@ -69,9 +69,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     jail_gaps.iter().for_each(|gap| warn!("{gap}"));
     let machines = machine_host(&config, hypervisor)?;
     let known = KnownVms::new(&intact, damaged.keys(), records.clone());
-    let (mut running, strangers) = take_over(machines.as_ref(), known).await;
+    let (running, strangers) = take_over(machines.as_ref(), known).await;
     hold_addresses(&leases, &running);
-    running.values_mut().for_each(|machine| machine.tell_lost_networks(&leases));
     // It notes what it changes on the host before it does.
     writer.make_room();
     let nothing_runs = running.is_empty() && strangers.is_empty();

@@ -20,6 +20,7 @@ use vm_model::{
 
 use super::control::{self, KeptSelection, Shared};
 use super::executor::Executor;
+use super::misfits::misfits;
 use super::startup::UNVERIFIED;
 use super::{
     HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
@@ -440,9 +441,12 @@ impl VmManager {
         self.shared.context.writer.clone()
     }
 
-    /// What is wrong with the VMs' networks at this moment and cannot be mended by itself: a sentence each.
+    /// What is wrong with the VMs' networks at this moment and cannot be mended by itself, and which VMs run in networks that were
+    /// configured anew: a sentence each.
     pub fn network_degradations(&self) -> Vec<String> {
-        self.shared.context.networks.degradations()
+        let mut told = self.shared.context.networks.degradations();
+        told.extend(misfits(&self.list_vms()));
+        told
     }
 
     /// That the disk of the state directory is full, in a sentence, where it is.
