@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 
+use rustix::fs::fstatvfs;
 use sha2::{Digest, Sha256};
 
+use crate::fetch::SPARED;
 use crate::http::HttpError;
 use crate::narinfo::Narinfo;
 use crate::staging::StagingRoot;
@@ -14,6 +16,8 @@ use crate::store::StoreError;
 
 /// A shorter archive comes again as quickly as it is kept.
 const WORTH_KEEPING: u64 = 1 << 20;
+/// After how many more bytes it is looked whether the disk has room for what is kept, beside what it unpacks to.
+const LOOK_EVERY: u64 = 1 << 20;
 
 /// What came of an archive. Locked; stays where it is when dropped, unless it is empty, until it is swept by age.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Partial {
     file: File,
     /// How many bytes it had when it was opened.
     length: u64,
+    /// How many bytes may come until it is looked for room.
+    until_look: u64,
 }
 
 impl Partial {
@@ -33,7 +39,7 @@ impl Partial {
         }
         let Some((path, file)) = root.partial(&file_name(narinfo, url))? else { return Ok(None) };
         let length = file.metadata().map_or(0, |metadata| metadata.len());
-        let mut partial = Self { path, file, length };
+        let mut partial = Self { path, file, length, until_look: 0 };
         if narinfo.file_size.is_some_and(|size| partial.length > size) {
             partial.restart();
         }
@@ -43,6 +49,23 @@ impl Partial {
     /// How many bytes there are to begin with.
     pub(crate) fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Keeps `bytes`, too. The archive is what the disk has room for first: what is kept of it gives way.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let count = bytes.len() as u64;
+        if self.until_look < count {
+            let filled = fstatvfs(&self.file)?;
+            if filled.f_bavail.saturating_mul(filled.f_frsize) < SPARED {
+                return Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "the disk has room for the store path alone",
+                ));
+            }
+            self.until_look = LOOK_EVERY + count;
+        }
+        self.until_look -= count;
+        self.file.write_all(bytes)
     }
 
     /// Forgets what is there. Dropped then, nothing is left of it.
@@ -128,12 +151,45 @@ impl<R: Read> Read for KeptReader<'_, R> {
             Err(error) => error,
         })?;
         if let Some(partial) = &mut self.kept.partial
-            && let Err(error) = partial.file.write_all(&buffer[..count])
+            && let Err(error) = partial.append(&buffer[..count])
         {
             // The archive is unpacked as long as there is room for that.
             tracing::warn!(path = %partial.path.display(), %error, "a download that is cut short will begin anew");
             self.kept.remove();
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Reads `bytes` of an archive that is kept on a file system of `size` bytes; whether it is still kept.
+    fn is_kept_on(size: u64, bytes: u64) -> bool {
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = format!("size={size}");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "partial"]).arg(directory.path());
+        assert!({ mount }.status().expect("it runs").success(), "these tests are run as root");
+        let path = directory.path().join("kept");
+        let file = File::create_new(&path).expect("made");
+        let mut kept =
+            Kept { partial: Some(Partial { path, file, length: 0, until_look: 0 }), failure: None };
+        let read = io::copy(&mut KeptReader::new(&mut kept, io::repeat(7).take(bytes)), &mut io::sink());
+        assert_eq!(read.expect("all is read"), bytes);
+        let is_kept = kept.partial.is_some();
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), usize::from(is_kept));
+        drop(kept);
+        assert!(Command::new("umount").arg(directory.path()).status().expect("it runs").success());
+        is_kept
+    }
+
+    #[test]
+    fn what_is_kept_of_an_archive_gives_way_to_what_it_unpacks_to() {
+        assert!(is_kept_on(SPARED + (16 << 20), 8 << 20));
+        assert!(!is_kept_on(SPARED + (4 << 20), 8 << 20));
     }
 }
