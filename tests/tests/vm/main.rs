@@ -17,6 +17,7 @@ mod rollout;
 mod sockets;
 mod survival;
 mod upgrade;
+mod uplink;
 mod vhost;
 mod wire;
 
