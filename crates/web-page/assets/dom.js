@@ -26,6 +26,11 @@ export function say(element, text) {
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
+/** Sets the attribute `key` of `element`, if it is another one: an unchanged curve is not drawn again. */
+export function set(element, key, value) {
+  if (element.getAttribute(key) !== value) element.setAttribute(key, value);
+}
+
 /** A list of terms and what they are; rows without a value are left out. */
 export function facts(rows) {
   const shown = rows.filter(([, value]) => value !== undefined && value !== null && value !== "");

@@ -26,6 +26,8 @@ export function readiness(vm) {
   return words[vm.health?.readiness] ?? "";
 }
 
+const NO_POINTS = [];
+
 class Row {
   constructor(id) {
     this.name = el("a", { href: `#/vm/${encodeURIComponent(id)}`, tabindex: "-1" }, id);
@@ -44,14 +46,18 @@ class Row {
     });
   }
 
+  /** Brings it up to date with `vm`, where that or its samples are others than before: most news are about another VM. */
   update(vm) {
+    say(this.age, vm.started_at ? since(vm.started_at) : "");
+    const points = known.history.get(vm.id) ?? NO_POINTS;
+    if (vm === this.vm && points === this.points) return;
+    [this.vm, this.points] = [vm, points];
     say(this.phase, vm.phase);
-    this.phase.className = `phase ${vm.phase}`;
+    const phase = `phase ${vm.phase}`;
+    if (this.phase.className !== phase) this.phase.className = phase;
     say(this.ready, readiness(vm));
     say(this.remark, remark(vm));
     say(this.address, vm.address);
-    say(this.age, vm.started_at ? since(vm.started_at) : "");
-    const points = known.history.get(vm.id) ?? [];
     for (const plot of this.plots) plot.draw(points);
   }
 
@@ -75,30 +81,32 @@ export function open(main) {
   function update() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const gone = new Set(rows.keys());
-    for (const vm of known.vms) {
+    for (const [index, vm] of known.vms.entries()) {
       gone.delete(vm.id);
       const row = rows.get(vm.id) ?? new Row(vm.id);
       rows.set(vm.id, row);
       row.element.hidden = !row.matches(vm, words);
       if (!row.element.hidden) row.update(vm);
       // Rows move only where they must: a moved one loses its focus.
-      const place = body.children[known.vms.indexOf(vm)];
+      const place = body.children[index];
       if (place !== row.element) body.insertBefore(row.element, place ?? null);
     }
     for (const id of gone) {
       rows.get(id).element.remove();
       rows.delete(id);
     }
-    const shown = visible().length;
+    const all = visible();
+    const shown = all.length;
     say(count, known.status === null ? "" : shown === known.vms.length ? `${shown} VMs` : `${shown} of ${known.vms.length} VMs`);
     table.hidden = known.vms.length === 0;
-    choose(visible().includes(current) ? current : visible()[0] ?? null);
+    choose(all.includes(current) ? current : all[0] ?? null);
   }
 
   const visible = () => [...body.children].filter((row) => !row.hidden);
 
   /** One row is reached by Tab; the others from there, by arrows. */
   function choose(row) {
+    if (row === current) return;
     if (current) current.tabIndex = -1;
     current = row;
     if (current) current.tabIndex = 0;

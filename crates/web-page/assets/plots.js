@@ -1,6 +1,6 @@
 // Curves of the last minutes: small ones in the list, large ones with figures.
 
-import { el, say, svg } from "/page/dom.js";
+import { el, say, set, svg } from "/page/dom.js";
 import { bytes, percent, rate, span } from "/page/format.js";
 
 /** What is drawn: its name, its curves, how a figure of it is said, and the least that the full height stands for. */
@@ -37,7 +37,7 @@ export class Plot {
     const { kind } = this;
     const curves = kind.curves.map(([, values]) => values(points));
     const most = Math.max(kind.least, ...curves.flat());
-    this.lines.forEach((line, index) => line.setAttribute("points", path(curves[index], most)));
+    this.lines.forEach((line, index) => set(line, "points", path(curves[index], most)));
     const now = kind.curves.map(([name], index) => {
       const last = curves[index].at(-1);
       return last === undefined ? "" : `${kind.text(last)}${this.top && name ? ` ${name}` : ""}`;
@@ -45,7 +45,7 @@ export class Plot {
     const text = this.top ? now.filter(Boolean).join(", ") : kind.text(curves.reduce((sum, curve) => sum + (curve.at(-1) ?? 0), 0));
     say(this.figure, points.length === 0 ? "–" : text);
     const covered = points.length > 1 ? span(points.at(-1).at - points[0].at) : "0 s";
-    this.picture.setAttribute("aria-label", `${kind.name}, ${covered}: now ${this.figure.textContent}, at most ${kind.text(most)}`);
+    set(this.picture, "aria-label", `${kind.name}, ${covered}: now ${this.figure.textContent}, at most ${kind.text(most)}`);
     if (this.top) say(this.top, `full height ${kind.text(most)}, ${covered}`);
   }
 }

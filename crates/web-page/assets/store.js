@@ -56,11 +56,20 @@ async function look() {
   const points = known.history.size === 0 ? POINTS : NEWEST_POINTS;
   const [list, history, status] = await Promise.all([get("/v1/vms"), get(`/v1/history?points=${points}`), get("/v1/status")]);
   if (known.status && known.status.since !== status.since) await begin();
-  known.vms = list.vms;
+  known.vms = asBefore(list.vms);
   known.status = status;
   merge(history.vms);
   if (!stream || stream.readyState === EventSource.CLOSED) await begin();
   tell();
+}
+
+/** `vms`, each of which nothing changed being the object that it was: views see so that there is nothing to do. */
+function asBefore(vms) {
+  const before = new Map(known.vms.map((vm) => [vm.id, vm]));
+  return vms.map((vm) => {
+    const old = before.get(vm.id);
+    return old && JSON.stringify(old) === JSON.stringify(vm) ? old : vm;
+  });
 }
 
 function merge(vms) {
@@ -68,7 +77,8 @@ function merge(vms) {
   for (const [id, points] of Object.entries(vms)) {
     const kept = known.history.get(id) ?? [];
     const last = kept.at(-1)?.at ?? 0;
-    known.history.set(id, [...kept, ...points.filter((point) => point.at > last)].slice(-POINTS));
+    const more = points.filter((point) => point.at > last);
+    if (more.length > 0 || !known.history.has(id)) known.history.set(id, [...kept, ...more].slice(-POINTS));
   }
 }
 

@@ -5,14 +5,13 @@ use std::io::copy;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::spawn;
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
 
-use crate::bench::{Bench, isolated};
+use crate::bench::{Bench, isolated, raise_loopback};
 use crate::browser::{Browser, Colours};
 use crate::web::with_address;
 
@@ -52,8 +51,7 @@ fn relay(client: TcpStream, worker: UnixStream) {
 
 /// A worker that samples each second, on a host whose own addresses work.
 fn prepare(bench: &Bench) {
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("package iproute2");
-    assert!(up.success());
+    raise_loopback();
     bench.configure(
         "stop_guests = true\nmetrics_poll_interval_seconds = 1\n[network]\nsubnet = '10.78.0.0/24'\n",
     );
@@ -84,6 +82,30 @@ fn fill(browser: &mut Browser) {
 
 const FOCUSED_VM: &str = "(document.activeElement?.dataset?.vm ?? '')";
 
+/// Counts from now on how often something is changed in cells of a VM: one with a curve, and the one with its phase.
+const COUNT_CHANGES: &str = "(() => {
+    globalThis.changes = { '.use': 0, '.state': 0 };
+    for (const cell of Object.keys(changes)) {
+        const element = document.querySelector(`tr[data-vm=batch-1] ${cell}`);
+        const observer = new MutationObserver((records) => { changes[cell] += records.length; });
+        observer.observe(element, { attributes: true, characterData: true, childList: true, subtree: true });
+    }
+    return 0;
+})()";
+
+fn moves_a_curve(browser: &mut Browser) {
+    let curve = "document.querySelector('tr[data-vm=batch-1] .curve').getAttribute('points')";
+    browser.until(&format!("{curve}.split(' ').length > 2"));
+    let before = browser.value(curve);
+    browser.until(&format!("{curve} !== {before}"));
+}
+
+fn leaves_alone_what_is_as_it_was(browser: &mut Browser) {
+    browser.value(COUNT_CHANGES);
+    browser.until("changes['.use'] > 20");
+    assert_eq!(browser.value("changes['.state']"), json!(0));
+}
+
 #[test]
 fn vms_are_watched_and_typed_at_by_the_keyboard_alone() {
     isolated(|bench| {
@@ -105,11 +127,9 @@ fn vms_are_watched_and_typed_at_by_the_keyboard_alone() {
         for (vm, phase) in [("web-1", "running"), ("db-1", "running"), ("job-1", "stopped")] {
             browser.until_shows(&format!("tr[data-vm={vm}] .phase"), phase);
         }
-        let curve = "document.querySelector('tr[data-vm=batch-1] .curve').getAttribute('points')";
-        browser.until(&format!("{curve}.split(' ').length > 2"));
-        let before = browser.value(curve);
-        browser.until(&format!("{curve} !== {before}"));
+        moves_a_curve(&mut browser);
         browser.until("parseFloat(document.querySelector('tr[data-vm=batch-1] .figure').innerText) > 1");
+        leaves_alone_what_is_as_it_was(&mut browser);
         fill(&mut browser);
         keep(&mut browser, "list");
 
