@@ -93,6 +93,19 @@ const COUNT_CHANGES: &str = "(() => {
     return 0;
 })()";
 
+fn moves_a_curve(browser: &mut Browser) {
+    let curve = "document.querySelector('tr[data-vm=batch-1] .curve').getAttribute('points')";
+    browser.until(&format!("{curve}.split(' ').length > 2"));
+    let before = browser.value(curve);
+    browser.until(&format!("{curve} !== {before}"));
+}
+
+fn leaves_alone_what_is_as_it_was(browser: &mut Browser) {
+    browser.value(COUNT_CHANGES);
+    browser.until("changes['.use'] > 20");
+    assert_eq!(browser.value("changes['.state']"), json!(0));
+}
+
 #[test]
 fn vms_are_watched_and_typed_at_by_the_keyboard_alone() {
     isolated(|bench| {
@@ -114,15 +127,9 @@ fn vms_are_watched_and_typed_at_by_the_keyboard_alone() {
         for (vm, phase) in [("web-1", "running"), ("db-1", "running"), ("job-1", "stopped")] {
             browser.until_shows(&format!("tr[data-vm={vm}] .phase"), phase);
         }
-        let curve = "document.querySelector('tr[data-vm=batch-1] .curve').getAttribute('points')";
-        browser.until(&format!("{curve}.split(' ').length > 2"));
-        let before = browser.value(curve);
-        browser.until(&format!("{curve} !== {before}"));
+        moves_a_curve(&mut browser);
         browser.until("parseFloat(document.querySelector('tr[data-vm=batch-1] .figure').innerText) > 1");
-        // What is as it was is left alone.
-        browser.value(COUNT_CHANGES);
-        browser.until("changes['.use'] > 20");
-        assert_eq!(browser.value("changes['.state']"), json!(0));
+        leaves_alone_what_is_as_it_was(&mut browser);
         fill(&mut browser);
         keep(&mut browser, "list");
 
