@@ -171,9 +171,9 @@ mod tests {
     fn is_kept_on(size: u64, bytes: u64) -> bool {
         let directory = tempfile::tempdir().expect("a directory");
         let options = format!("size={size}");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "partial"]).arg(directory.path());
-        assert!({ mount }.status().expect("it runs").success(), "these tests are run as root");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "partial"]).arg(directory.path());
+        assert!(mount.status().expect("it runs").success(), "these tests are run as root");
         let path = directory.path().join("kept");
         let file = File::create_new(&path).expect("made");
         let mut kept =
