@@ -1,6 +1,7 @@
 //! Answering many clients, none of which may cost the worker more than a bounded share of what it has: connections,
 //! descriptors, time, memory.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::future::{Future, ready};
 use std::io;
@@ -10,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -24,7 +26,7 @@ use tracing::{debug, warn};
 use vm_model::Caller;
 
 use crate::access::{Access, Peer};
-use crate::connections::{Admission, Connections, Party, Place};
+use crate::connections::{Admission, Connections, Entry, Party, Place};
 
 /// How long a client may take from one request to the next, and for the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
@@ -47,6 +49,8 @@ pub(crate) trait Listener {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// What the log calls it.
     const NAME: &'static str;
+    /// Who can connect.
+    const ENTRY: Entry = Entry::Closed;
 
     /// The next client. Cancel-safe.
     fn next(&self) -> impl Future<Output = io::Result<Self::Socket>>;
@@ -97,8 +101,9 @@ impl Listener for TcpListener {
         self.accept().await.map(|(stream, _)| stream)
     }
 
-    fn caller(_stream: &TcpStream) -> Caller {
-        Caller::UNKNOWN
+    /// One that has gone already has no address.
+    fn caller(stream: &TcpStream) -> Caller {
+        stream.peer_addr().map_or(Caller::UNKNOWN, |address| Caller::at(address.ip().to_canonical()))
     }
 
     fn refuse(stream: &TcpStream) {
@@ -119,7 +124,7 @@ pub(crate) async fn serve<L: Listener>(
     limit: usize,
     shutdown: impl Future<Output = ()>,
 ) {
-    let connections = Connections::new(limit, Party::User(rustix::process::geteuid().as_raw()));
+    let connections = Connections::new(limit, Party::worker(), L::ENTRY);
     let (ending, ended) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut reserve = Reserve::default();
@@ -206,11 +211,17 @@ impl Client {
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             let answering = place.answer();
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(Arc::clone(&place));
             let answer = answers.call(request.map(TimedBody::new));
             async move {
-                let answer = answer.await;
-                drop(answering);
-                answer
+                let answer = answer.await?;
+                answering.stream();
+                Ok::<_, Infallible>(answer.map(|body| {
+                    body.map_frame(move |frame| {
+                        let _ = &answering;
+                        frame
+                    })
+                }))
             }
         });
         let mut builder = http1::Builder::new();
@@ -292,6 +303,7 @@ mod tests {
     use std::path::Path;
 
     use axum::routing::{get, post};
+    use futures_util::{StreamExt, stream};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
 
@@ -311,6 +323,12 @@ mod tests {
 
     const REQUEST: &str = "GET / HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n";
 
+    /// An answer that says one thing and does not end.
+    async fn endless() -> axum::body::Body {
+        let begun = stream::once(ready(Ok::<_, Infallible>("begun")));
+        axum::body::Body::from_stream(begun.chain(stream::pending()))
+    }
+
     #[tokio::test]
     async fn idle_clients_make_room_and_busy_ones_have_others_refused() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -319,11 +337,18 @@ mod tests {
         let (end, over) = oneshot::channel::<()>();
         let router = Router::new()
             .route("/", get(|| async { "here" }))
+            .route("/stream", get(endless))
             .route("/slow", post(|body: String| async { body }));
         let serving = tokio::spawn(async move {
             serve(&listener, router, Access::Full, 4, async { drop(over.await) }).await;
         });
 
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        stream.write_all(b"GET /stream HTTP/1.1\r\nhost: worker\r\n\r\n").await.expect("sent");
+        let mut head = Vec::new();
+        while !head.ends_with(b"begun\r\n") {
+            assert_ne!(stream.read_buf(&mut head).await.expect("read"), 0, "it goes on");
+        }
         let mut idle = Vec::new();
         for _ in 0..50 {
             idle.push(UnixStream::connect(&path).await.expect("connected"));
@@ -331,6 +356,7 @@ mod tests {
         assert!(ask(&path, REQUEST).await.ends_with("here"));
         let mut byte = [0];
         assert_eq!(idle[0].read(&mut byte).await.expect("read"), 0, "the first to come has gone");
+        assert!(timeout(Duration::ZERO, stream.read(&mut byte)).await.is_err(), "a stream goes after them");
 
         let mut busy = Vec::new();
         for _ in 0..4 {
@@ -345,6 +371,8 @@ mod tests {
             while !ask(&path, REQUEST).await.contains("503") {}
         };
         timeout(DEADLINE, refused).await.expect("in time");
+        let left = timeout(DEADLINE, stream.read_to_end(&mut head)).await.expect("in time");
+        assert!(left.is_ok(), "a stream makes room where all others are answered: {left:?}");
         let mut answer = String::new();
         let (finishing, rest) = busy.split_at_mut(1);
         finishing[0].write_all(b"b").await.expect("sent");

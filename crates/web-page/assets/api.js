@@ -1,6 +1,7 @@
 // The worker's interface (docs/api.md): questions, answers, refusals.
 
 import * as connection from "/page/connection.js";
+import { headers } from "/page/session.js";
 
 /** What the worker says no with. */
 export class Refused extends Error {
@@ -24,6 +25,7 @@ export async function ask(method, path, body, patience = PATIENCE) {
     answer = await fetch(path, {
       method,
       body: body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body),
+      headers: headers(),
       credentials: "same-origin",
       cache: path.startsWith("/v1/") ? "no-store" : "default",
       signal: AbortSignal.timeout(patience),

@@ -1,8 +1,9 @@
 // The console of a VM: what its guest writes, and what is typed at it, in a terminal.
 
-import { vmPath } from "/page/api.js";
+import { get, vmPath } from "/page/api.js";
 import { el, say } from "/page/dom.js";
 import { FrameReader, askPen, input, resize } from "/page/frames.js";
+import { protocols } from "/page/session.js";
 import { known } from "/page/store.js";
 
 /** The protocol that is asked for within the WebSocket. */
@@ -11,6 +12,8 @@ const PROTOCOL = "procurator-console";
 const TAIL = 500;
 /** The pause before a lost console is asked for again. */
 const AGAIN = 1_000;
+/** What a key or a paste gives comes within so many milliseconds of it. */
+const BY_HAND = 50;
 
 /** The terminal's program; nothing where this build has none. */
 async function program() {
@@ -54,6 +57,10 @@ export class Console {
     this.id = id;
     this.place = null;
     this.closed = false;
+    this.mayType = false;
+    /** Where the output ends that was there before this page attached; nothing once all of it was shown. */
+    this.kept = null;
+    this.handAt = -Infinity;
     this.status = el("span", { class: "pen", role: "status" });
     this.steal = el("button", { type: "button", hidden: true, onclick: () => this.reconnect("steal") }, "Type here instead");
     this.screen = el("div", { class: "screen" });
@@ -82,6 +89,9 @@ export class Console {
       if (leaves && event.type === "keydown") document.querySelector("[role=tab][aria-selected=true]")?.focus();
       return !leaves;
     });
+    // Programs make a terminal answer, too: only hands ask for the keyboard.
+    this.terminal.onKey(() => this.byHand());
+    for (const event of ["paste", "input", "compositionend"]) this.screen.addEventListener(event, () => this.byHand(), true);
     this.terminal.onData((text) => this.type(new TextEncoder().encode(text)));
     this.terminal.onBinary((text) => this.type(Uint8Array.from(text, (character) => character.charCodeAt(0))));
     this.terminal.onResize(({ cols, rows }) => this.send(resize(cols, rows)));
@@ -95,7 +105,14 @@ export class Console {
   }
 
   /** Attaches, after the last byte that was shown. */
-  connect(pen) {
+  async connect(pen) {
+    const attempt = Symbol("attempt");
+    this.attempt = attempt;
+    const list = await get(vmPath(this.id, "/console/boots")).catch(() => null);
+    if (this.closed || this.attempt !== attempt) return;
+    if (!list) return this.tryAgain();
+    const newest = list.boots.at(-1);
+    this.kept = newest ? { boot: newest.number, offset: newest.bytes } : null;
     const wanted = new URLSearchParams({ follow: "true" });
     if (known.status?.access !== "read_only") wanted.set("pen", pen);
     if (this.place) {
@@ -105,7 +122,7 @@ export class Console {
       wanted.set("tail", TAIL);
     }
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}${vmPath(this.id, "/console/attach")}?${wanted}`, PROTOCOL);
+    const socket = new WebSocket(`${scheme}://${location.host}${vmPath(this.id, "/console/attach")}?${wanted}`, protocols(PROTOCOL));
     socket.binaryType = "arraybuffer";
     const reader = new FrameReader();
     this.socket = socket;
@@ -115,16 +132,22 @@ export class Console {
       for (const frame of reader.take(data)) if (this.socket === socket) this.show(frame);
     });
     socket.addEventListener("close", () => {
-      if (this.closed || this.socket !== socket || this.ended) return;
-      say(this.status, "no answer, trying again");
-      setTimeout(() => { if (!this.closed && this.socket === socket) this.connect("ask"); }, AGAIN);
+      if (!this.closed && this.socket === socket && !this.ended) this.tryAgain();
     });
+  }
+
+  tryAgain() {
+    const { attempt } = this;
+    this.mayType = false;
+    say(this.status, "no answer, trying again");
+    setTimeout(() => { if (!this.closed && this.attempt === attempt) this.connect("ask"); }, AGAIN);
   }
 
   reconnect(pen) {
     const before = this.socket;
+    this.socket = null;
+    before?.close();
     this.connect(pen);
-    before.close();
     this.terminal.focus();
   }
 
@@ -132,12 +155,13 @@ export class Console {
     const remark = (text) => this.terminal.write(`\r\n\x1b[2m[${text}]\x1b[0m\r\n`);
     switch (frame.kind) {
       case "output":
-        this.terminal.write(frame.bytes.slice());
         this.place.offset += frame.bytes.length;
+        this.write(frame.bytes.slice());
         break;
       case "place":
         if (this.place && frame.boot !== this.place.boot) remark("another boot");
         this.place = { boot: frame.boot, offset: frame.offset };
+        if (this.reached(this.place)) this.write(new Uint8Array(0));
         break;
       case "missed": remark(`${frame.count} bytes are not kept`); break;
       case "dropped": remark(`the guest did not take ${frame.count} bytes of what was typed`); break;
@@ -145,6 +169,13 @@ export class Console {
       case "end": this.showEnd(frame); break;
       default: break;
     }
+  }
+
+  /** Has the terminal read `bytes`, which it does on its own time: its answers to them come before it calls back. */
+  write(bytes) {
+    const { kept } = this;
+    const isLast = this.reached(this.place);
+    this.terminal.write(bytes, () => { if (isLast && this.kept === kept) this.kept = null; });
   }
 
   showPen({ state, who }) {
@@ -163,10 +194,22 @@ export class Console {
     say(this.status, { gone: "The VM is gone", failed: `It failed: ${more}` }[why] ?? "Ended");
   }
 
-  type(bytes) {
-    // Whoever reads asks with the first key whether the keyboard is free by now.
+  /** Whether all that was kept when this page attached has come at `place`. */
+  reached({ boot, offset }) {
+    return this.kept !== null && (boot > this.kept.boot || (boot === this.kept.boot && offset >= this.kept.offset));
+  }
+
+  /** Somebody typed or pasted. Whoever reads asks so whether the keyboard is free by now. */
+  byHand() {
+    this.handAt = performance.now();
     if (!this.mayType) this.send(askPen());
-    else for (const frame of input(bytes)) this.send(frame);
+  }
+
+  /** Types what the terminal gives: what came by hand, or the terminal's own answer to what its guest asks now. */
+  type(bytes) {
+    const isByHand = performance.now() - this.handAt < BY_HAND;
+    if (!this.mayType || (this.kept !== null && !isByHand)) return;
+    for (const frame of input(bytes)) this.send(frame);
   }
 
   send(frame) {

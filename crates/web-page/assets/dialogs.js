@@ -2,6 +2,7 @@
 
 import { post } from "/page/api.js";
 import { el, say } from "/page/dom.js";
+import { keep } from "/page/session.js";
 
 /** Shows `dialog` until it is closed; answers with its return value. The focus goes back to where it was. */
 function shown(dialog) {
@@ -40,7 +41,8 @@ async function askForToken() {
     event.preventDefault();
     say(problem, "");
     try {
-      await post("/login", { token: input.value });
+      const { session } = await post("/login", { token: input.value });
+      keep(session);
       dialog.close("yes");
     } catch (refusal) {
       say(problem, refusal.message);

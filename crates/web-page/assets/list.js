@@ -1,7 +1,7 @@
 // All VMs, with a row each.
 
 import { el, say } from "/page/dom.js";
-import { since } from "/page/format.js";
+import { printable, since } from "/page/format.js";
 import { KINDS, Plot } from "/page/plots.js";
 import { known, watch } from "/page/store.js";
 
@@ -15,7 +15,7 @@ export function remark(vm) {
   if (vm.on_trial) return "on trial";
   if (vm.verifying) return "is being hashed";
   if (vm.waits_to_start) return "waits for its turn";
-  if (vm.phase === "failed" || vm.phase === "restarting") return vm.reason?.message ?? "";
+  if (vm.phase === "failed" || vm.phase === "restarting") return printable(vm.reason?.message ?? "");
   if (vm.wanted) return "a change is not in force";
   return "";
 }

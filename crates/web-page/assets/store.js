@@ -1,6 +1,7 @@
 // What is known of the worker, kept up to date: its VMs and status by asking, what happens by its stream of events.
 
 import { get, Unreachable } from "/page/api.js";
+import { EventReader } from "/page/stream.js";
 
 /** The pause between two questions for figures: the worker samples no more often by default. */
 const PAUSE = 2_000;
@@ -59,7 +60,7 @@ async function look() {
   known.vms = asBefore(list.vms);
   known.status = status;
   merge(history.vms);
-  if (!stream || stream.readyState === EventSource.CLOSED) await begin();
+  if (!stream || stream.closed) await begin();
   tell();
 }
 
@@ -88,8 +89,12 @@ async function begin() {
   const list = await get("/v1/events");
   known.events = list.events.slice(-EVENTS);
   newest = list.newest;
-  stream = new EventSource(`/v1/events?follow=true&since=${newest}`);
-  stream.addEventListener("message", ({ data }) => {
+  stream = new EventReader(`/v1/events?follow=true&since=${newest}`, (type, data) => {
+    // Some are gone: what is kept is asked for anew.
+    if (type === "gap") {
+      begin().then(refresh, () => {});
+      return;
+    }
     const event = JSON.parse(data);
     if (event.id <= newest) return;
     newest = event.id;
@@ -97,6 +102,4 @@ async function begin() {
     tell();
     refresh();
   });
-  // Some are gone: what is kept is asked for anew.
-  stream.addEventListener("gap", () => begin().then(refresh, () => {}));
 }

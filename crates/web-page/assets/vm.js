@@ -97,7 +97,7 @@ export function open(main, id, wanted = "overview") {
     say(phase, vm?.phase ?? (known.status ? "there is no such VM" : ""));
     phase.className = `phase ${vm?.phase ?? "failed"}`;
     say(ready, vm ? readiness(vm) : "");
-    say(note, vm ? printable(remark(vm)) : "");
+    say(note, vm ? remark(vm) : "");
     power.element.hidden = !vm;
     if (vm) power.update(vm, known.status?.access);
     part.update(vm);

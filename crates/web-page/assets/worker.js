@@ -3,6 +3,7 @@
 import { post } from "/page/api.js";
 import { el, facts } from "/page/dom.js";
 import { moment, printable, since } from "/page/format.js";
+import { forget } from "/page/session.js";
 import { known, watch } from "/page/store.js";
 
 /** Everything that somebody should look at. */
@@ -38,7 +39,7 @@ function described(status) {
 export function open(main) {
   const place = el("div");
   const leave = location.protocol === "https:"
-    ? el("button", { type: "button", onclick: async () => { await post("/logout"); location.reload(); } }, "Log out") : null;
+    ? el("button", { type: "button", onclick: async () => { await post("/logout"); forget(); location.reload(); } }, "Log out") : null;
   main.append(el("div", { class: "bar" }, el("h2", {}, "Worker"), leave), place);
   let shown = "";
   const update = () => {

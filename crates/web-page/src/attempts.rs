@@ -1,7 +1,7 @@
 //! How often an address may come with a wrong token.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Wrong tokens in a row after which an address waits.
@@ -14,11 +14,9 @@ const REMEMBERED: usize = 256;
 /// Who has come with wrong tokens lately. Tokens are too long to be guessed: this is for the log, and for the worker's time.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    failed: BTreeMap<Place, Failed>,
+    /// By network: an address within one is chosen by its user.
+    failed: BTreeMap<IpAddr, Failed>,
 }
-
-/// The part of an address that its user cannot choose: of an IPv6 address the network.
-type Place = u64;
 
 #[derive(Clone, Copy, Debug)]
 struct Failed {
@@ -29,7 +27,7 @@ struct Failed {
 impl Attempts {
     /// How long `address` must wait before it is listened to; nothing where it need not.
     pub fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let failed = self.failed.get(&place(address))?;
+        let failed = self.failed.get(&network_of(address))?;
         let waited = now.saturating_duration_since(failed.last);
         (failed.count >= FREE && waited < PAUSE).then(|| PAUSE.saturating_sub(waited))
     }
@@ -37,29 +35,30 @@ impl Attempts {
     /// A wrong token came from `address`.
     pub fn failed(&mut self, address: IpAddr, now: Instant) {
         self.failed.retain(|_, failed| now.saturating_duration_since(failed.last) < PAUSE);
-        let place = place(address);
-        if self.failed.len() >= REMEMBERED && !self.failed.contains_key(&place) {
-            let oldest = self.failed.iter().min_by_key(|(_, failed)| failed.last).map(|(place, _)| *place);
+        let network = network_of(address);
+        if self.failed.len() >= REMEMBERED && !self.failed.contains_key(&network) {
+            let oldest =
+                self.failed.iter().min_by_key(|(_, failed)| failed.last).map(|(network, _)| *network);
             oldest.and_then(|oldest| self.failed.remove(&oldest));
         }
-        let failed = self.failed.entry(place).or_insert(Failed { count: 0, last: now });
+        let failed = self.failed.entry(network).or_insert(Failed { count: 0, last: now });
         failed.count = failed.count.saturating_add(1);
         failed.last = now;
     }
 
     /// The right token came from `address`.
     pub fn succeeded(&mut self, address: IpAddr) {
-        self.failed.remove(&place(address));
+        self.failed.remove(&network_of(address));
     }
 }
 
-/// IPv4 addresses are apart from IPv6 networks, none of which begins with zeros and is anybody's.
-fn place(address: IpAddr) -> Place {
+/// The part of `address` that its user cannot choose: of an IPv6 address its network of 64 bits, with zeros after it.
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V4(address) => u64::from(u32::from(address)),
+        IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
-            [a, b, c, d].into_iter().fold(0, |place, segment| place << 16 | u64::from(segment))
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
     }
 }

@@ -24,6 +24,9 @@ pub enum Door {
     Socket,
     /// By an address with a certificate and a token. The host may have any name.
     Network,
+    /// By an address that answers anybody's programs, which call the host as they like; a browser is held to what only means
+    /// this host.
+    Figures,
 }
 
 /// A request, as far as this check looks at it.
@@ -71,10 +74,10 @@ pub fn judge(question: Question<'_>, door: Door) -> Result<(), Stranger> {
     let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let host = text(HOST.as_str()).unwrap_or_default();
     match door {
-        Door::Socket if !is_ours(&host, is_browser(headers)) => {
+        Door::Socket | Door::Figures if !is_ours(&host, is_browser(headers), door) => {
             return Err(Stranger::Host { host: host.into_owned() });
         }
-        Door::Socket | Door::Network => {}
+        Door::Socket | Door::Figures | Door::Network => {}
     }
     if let Some(origin) = text(ORIGIN.as_str()) {
         let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
@@ -105,7 +108,10 @@ fn is_browser(headers: &HeaderMap) -> bool {
 
 /// Whether `host` can only mean this host. A name that is no address may be anybody's who has a domain; one without a dot
 /// is nobody's, but a network that a browser is in may give it a meaning.
-fn is_ours(host: &str, is_browser: bool) -> bool {
+fn is_ours(host: &str, is_browser: bool, door: Door) -> bool {
+    if !is_browser && door == Door::Figures {
+        return true;
+    }
     let name = without_port(host);
     let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     let name = name.to_ascii_lowercase();
@@ -171,6 +177,16 @@ mod tests {
             Ok(()),
             "its certificate says so"
         );
+    }
+
+    #[test]
+    fn figures_are_for_programs_by_any_name_and_for_browsers_by_none_of_others() {
+        let ask = |headers: &[(&str, &str)]| asked(&Method::GET, "/metrics", headers, Door::Figures);
+        let rebound = ("host", "evil.example:9090");
+        assert_eq!(ask(&[rebound]), Ok(()));
+        assert!(matches!(ask(&[rebound, ("accept-language", "en")]), Err(Stranger::Host { .. })));
+        assert_eq!(ask(&[("host", "192.0.2.1:9090"), ("accept-language", "en")]), Ok(()));
+        assert!(ask(&[("host", "192.0.2.1:9090"), ("origin", "http://evil.example")]).is_err());
     }
 
     #[test]

@@ -40,7 +40,9 @@ const FILES: &[(&str, &[u8])] = &[
     asset!("plan.js"),
     asset!("plots.js"),
     asset!("power.js"),
+    asset!("session.js"),
     asset!("store.js"),
+    asset!("stream.js"),
     asset!("vm.js"),
     asset!("worker.js"),
 ];

@@ -13,7 +13,7 @@ mod files;
 mod sessions;
 mod token;
 
-pub use attempts::Attempts;
+pub use attempts::{Attempts, network_of};
 pub use browser::{Door, Question, Stranger, judge};
 pub use files::{has_terminal, protect, router};
 pub use sessions::{LIFETIME, SessionKey, Sessions};

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use admin::{AdminServer, BindError, Served, SocketSettings};
 use anyhow::{Context, Result};
+use rustix::fs::Mode as FileMode;
+use rustix::process::umask;
 use sd_notify::NotifyState;
 use syscall_filter::Mode;
 use tokio::runtime::Builder;
@@ -50,6 +52,9 @@ pub(crate) fn run(flags: RunFlags, runtime_dir: Option<PathBuf>) -> Result<()> {
     signals::block_terminal_stops()?;
     logging::open()?;
     let settings = Settings::load(flags.clone(), runtime_dir.clone())?.accepted()?;
+    make_runtime_directory(&settings.runtime_dir)?;
+    // What the worker keeps is its own, whatever it was started with; what is for others has a mode of its own.
+    umask(FileMode::RWXG | FileMode::RWXO);
     let directory = settings.manager.vm_artifacts_dir.clone();
     logging::start(settings.log_format, Some(VmFiles::Below(directory)))?;
     let files = OpenFiles::raise();
@@ -68,8 +73,6 @@ async fn serve(
     let mut hang_up = signal(SignalKind::hangup())?;
     let _unexpected = Unexpected::listen()?;
     let file = settings.assignments.as_deref().map(AssignmentsFile::at).transpose()?;
-    fs::create_dir_all(&settings.runtime_dir)
-        .with_context(|| format!("cannot create the runtime directory {}", settings.runtime_dir.display()))?;
     let server = bind(&settings.sockets()).await?;
     // A certificate that cannot be used is seen before anything is set up.
     let master = settings.master.as_ref().map(MasterPlace::settings).transpose()?;
@@ -124,6 +127,13 @@ async fn serve(
     };
     notifier.finish();
     ended
+}
+
+/// Makes the runtime directory, if there is none: everybody may go through it to the sockets, and nobody else changes it.
+fn make_runtime_directory(path: &Path) -> Result<()> {
+    umask(FileMode::WGRP | FileMode::WOTH);
+    fs::create_dir_all(path)
+        .with_context(|| format!("cannot create the runtime directory {}", path.display()))
 }
 
 /// Binds the admin sockets. A worker that was killed may have been about to run another program, in whose process its socket is

@@ -15,6 +15,7 @@ use vm_model::Event;
 
 use super::audit::{Audit, watch_over};
 use super::guard::only_own_page;
+use super::query::{KnownKeys, only_known_keys};
 use super::{
     Answers, MAX_BODY, assigning, console, dump, events, history, images, metrics, operations, orders, power,
     status, vm_log, vms,
@@ -28,9 +29,11 @@ const DOCUMENT: &str = "/v1/openapi.json";
 pub(super) fn router(answers: Answers) -> Router {
     let audit = Audit::new(Arc::clone(answers.vm_manager.events()));
     let (router, document) = described().split_for_parts();
+    let known_keys = KnownKeys::of(&document);
     let document = Arc::new(complete(document));
     router
         .route(DOCUMENT, get(|| async move { Json(OpenApi::clone(&document)) }))
+        .route_layer(from_fn_with_state(known_keys, only_known_keys))
         .merge(web_page::router())
         .fallback(no_such_path)
         .method_not_allowed_fallback(method_not_allowed)

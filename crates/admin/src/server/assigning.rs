@@ -13,7 +13,7 @@ use worker::node::{CommandMode, LocalCommand, NodeMessage, Refusal, Verdict};
 use worker::vms::VmInfo;
 
 use super::Answers;
-use super::audit::AuditedVm;
+use super::audit::{Asked, AuditedVm};
 use super::extract::{JsonBody, Keys, VmName, bad_request};
 use super::orders::{ask, shown};
 use super::refusal::no_such_vm;
@@ -77,17 +77,29 @@ pub(super) async fn change(
     State(answers): State<Answers>,
     VmName(vm): VmName,
     Keys(ChangeQuery { dry_run }): Keys<ChangeQuery>,
-    JsonBody(ChangeRequest { mut changes }): JsonBody<ChangeRequest>,
+    JsonBody(ChangeRequest { changes }): JsonBody<ChangeRequest>,
+) -> Response {
+    if dry_run {
+        (Extension(Asked), amend(&answers, vm, changes, CommandMode::Show).await).into_response()
+    } else {
+        amend(&answers, vm, changes, CommandMode::CarryOut).await.into_response()
+    }
+}
+
+async fn amend(
+    answers: &Answers,
+    vm: VmId,
+    mut changes: Map<String, Value>,
+    mode: CommandMode,
 ) -> Result<Json<VerdictView>, ApiError> {
     if answers.vm_manager.get_vm(&vm).is_err() {
         return Err(no_such_vm(&answers.vm_manager, &vm));
     }
-    hash_store_path(&answers, &mut changes).await?;
-    let mode = if dry_run { CommandMode::Show } else { CommandMode::CarryOut };
-    let verdict = told(&answers, LocalCommand::Amend { vm, changes }, mode).await?;
+    hash_store_path(answers, &mut changes).await?;
+    let verdict = told(answers, LocalCommand::Amend { vm, changes }, mode).await?;
     match &verdict {
         Err(Refusal::NotLocal { owner, .. }) => {
-            let hint = Some(how_to_change(&answers, *owner));
+            let hint = Some(how_to_change(answers, *owner));
             shown(verdict).map_err(|refusal| refusal.hint(hint))
         }
         Err(refusal @ Refusal::Unusable { id, .. }) => Err(bad_request(refusal).about(id.as_str())),

@@ -6,18 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, Uri};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::field::display;
 use tracing::{Instrument, debug, info, info_span, warn};
 use vm_model::{Caller, EventKind, VmId};
 use worker::events::EventLog;
 
-use crate::access::{Access, Peer};
+use crate::access::{Access, CallerFields, Peer};
 
 /// The header that tells a request's number.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The status that is noted where the client left before there was an answer. No answer has it.
+const LEFT: u16 = 499;
 
 /// What a request asks for, as it is told to whoever looks after the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,11 @@ struct Order {
 /// Put on answers by handlers that know more of the VM than the path says.
 #[derive(Clone, Debug)]
 pub(super) struct AuditedVm(pub(super) VmId);
+
+/// Put on answers to what only asked what would follow from an order. Neither the log nor what happened lately is filled by
+/// that. The handlers say so, who know what they read and did; what a query seems to say is nobody's word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked;
 
 /// Where orders are noted, and how many requests there were.
 #[derive(Clone)]
@@ -61,51 +68,74 @@ async fn answer(events: &EventLog, peer: Peer, request: Request, next: Next) -> 
     if is_harmless(request.method()) {
         return next.run(request).await;
     }
-    let Order { verb, vm } = order(request.method(), request.uri().path());
-    let is_question = is_question(request.uri());
-    let answer = match peer.access {
-        Access::Full => next.run(request).await,
+    let order = order(request.method(), request.uri().path());
+    let by = peer.caller;
+    match peer.access {
+        Access::Full => {
+            let note = Note { events, by, order, is_written: false };
+            let answer = next.run(request).await;
+            note.answered(&answer);
+            answer
+        }
         // Nothing was changed and nothing could be: who may only look fills neither the log nor what happened lately.
         Access::ReadOnly => {
-            let Caller { uid, gid, pid, address } = peer.caller;
-            let address = address.map(display);
+            let (CallerFields { uid, gid, pid, address }, verb) = (by.into(), order.verb);
             debug!(target: "audit", uid, gid, pid, address, verb, "audit: refused to who may only look");
-            return peer.only_looks().into_response();
+            peer.only_looks().into_response()
         }
-    };
-    if is_question {
-        let Caller { uid, gid, pid, address } = peer.caller;
-        let address = address.map(display);
-        debug!(target: "audit", uid, gid, pid, address, verb, status = answer.status().as_u16(), "audit: asked what would follow");
-        return answer;
     }
-    let vm = answer.extensions().get::<AuditedVm>().map(|AuditedVm(vm)| vm.clone()).or(vm);
-    note(events, peer.caller, &verb, vm.as_ref(), answer.status().as_u16());
-    answer
 }
 
-/// Notes that `by` asked for `verb` and was answered with `status`.
-fn note(events: &EventLog, by: Caller, verb: &str, vm: Option<&VmId>, status: u16) {
-    let Caller { uid, gid, pid, address } = by;
-    let address = address.map(display);
-    let vm_id = vm.map(VmId::as_str).unwrap_or_default();
-    if (200..300).contains(&status) {
-        info!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: ordered");
-    } else {
-        warn!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: refused");
+/// What is to be noted of a request that may change something. Where its client leaves before it was answered, what was
+/// begun may go on: that is noted when this value goes.
+struct Note<'a> {
+    events: &'a EventLog,
+    by: Caller,
+    order: Order,
+    is_written: bool,
+}
+
+impl Note<'_> {
+    /// Notes how the request was answered.
+    fn answered(mut self, answer: &Response) {
+        self.is_written = true;
+        let status = answer.status().as_u16();
+        if answer.extensions().get::<Asked>().is_some() {
+            let (CallerFields { uid, gid, pid, address }, verb) = (self.by.into(), &self.order.verb);
+            debug!(target: "audit", uid, gid, pid, address, verb, status, "audit: asked what would follow");
+            return;
+        }
+        if let Some(AuditedVm(vm)) = answer.extensions().get() {
+            self.order.vm = Some(vm.clone());
+        }
+        self.write(status);
     }
-    events.record(vm, EventKind::Ordered { verb: verb.to_owned(), by, status });
+
+    fn write(&self, status: u16) {
+        let Self { events, by, order: Order { verb, vm }, .. } = self;
+        let CallerFields { uid, gid, pid, address } = (*by).into();
+        let vm_id = vm.as_ref().map(VmId::as_str).unwrap_or_default();
+        match status {
+            200..300 => info!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: ordered"),
+            LEFT => {
+                warn!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: ordered, and left before the answer");
+            }
+            _ => warn!(target: "audit", uid, gid, pid, address, verb, vm_id, status, "audit: refused"),
+        }
+        events.record(vm.as_ref(), EventKind::Ordered { verb: verb.clone(), by: *by, status });
+    }
+}
+
+impl Drop for Note<'_> {
+    fn drop(&mut self) {
+        if !self.is_written {
+            self.write(LEFT);
+        }
+    }
 }
 
 fn is_harmless(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-}
-
-/// Whether a request asks what would follow from an order, and orders nothing: neither the log nor what happened lately is
-/// filled by that.
-fn is_question(uri: &Uri) -> bool {
-    let is_dry_run = |query: &str| query.split('&').any(|part| part == "dry_run=true");
-    uri.path().trim_matches('/') == "v1/plan" || uri.query().is_some_and(is_dry_run)
 }
 
 /// What `method` on `path` asks for. Of what is not known, method and path are the verb.
@@ -129,13 +159,47 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Future, pending};
+    use std::task::{Context, Waker};
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::post;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
     use super::*;
 
+    /// The statuses of what is noted when `router` is asked for `uri`, by a client that stays or leaves at once.
+    fn noted(router: Router, uri: &str, stays: bool) -> Vec<u16> {
+        let events = Arc::new(EventLog::new(1, 8));
+        let router = router.layer(from_fn_with_state(Audit::new(Arc::clone(&events)), watch_over));
+        let peer = Peer { caller: Caller::process(0, 0, None), access: Access::Full };
+        let request = Request::post(uri).extension(peer).body(Body::empty()).expect("a request");
+        let mut answer = Box::pin(TowerToHyperService::new(router).call(request));
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(answer.as_mut().poll(&mut context).is_ready(), stays);
+        drop(answer);
+        let statuses = events.kept().into_iter().map(|event| match &event.kind {
+            EventKind::Ordered { status, .. } => *status,
+            other => panic!("{other:?}"),
+        });
+        statuses.collect()
+    }
+
     #[test]
-    fn who_only_asks_orders_nothing() {
-        let asks = |uri: &str| is_question(&uri.parse::<Uri>().expect("a URI"));
-        assert!(asks("/v1/plan") && asks("/v1/plan?source=master") && asks("/v1/vms/a?dry_run=true"));
-        assert!(!asks("/v1/vms/a?dry_run=false") && !asks("/v1/vms/plan") && !asks("/v1/gc"));
+    fn only_who_was_answered_what_would_follow_orders_nothing() {
+        let router = || {
+            Router::new()
+                .route("/v1/vms/a/pause", post(|| async { "done" }))
+                .route("/v1/plan", post(|| async { Extension(Asked) }))
+                .route("/v1/gc", post(pending::<()>))
+        };
+        assert_eq!(noted(router(), "/v1/vms/a/pause?dry_run=true", true), [200]);
+        assert_eq!(noted(router(), "/v1/plan", true), [0; 0]);
+        assert_eq!(noted(router(), "/v1/none?dry_run=true", true), [404]);
+        assert_eq!(noted(router(), "/v1/gc", false), [LEFT], "its client left");
     }
 
     #[test]

@@ -14,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tracing::debug;
 use vm_model::{Timestamp, VmId};
@@ -26,11 +25,14 @@ use self::session::{Extent, Session};
 use super::Answers;
 use super::extract::{Keys, VmName, bad_request};
 use super::refusal::of_vm;
+use super::stay::Stay;
 use crate::access::{Access, Peer};
+use crate::connections::{Connections, Entry, Party, Place};
 use crate::console::{BootList, BootView, CONSOLE_PROTOCOL, ConsoleRequest, PenRequest};
 use crate::{ApiError, ErrorCode};
 
-/// Clients that may be attached at the same time. Each costs a few descriptors and less than 128 KiB.
+/// Clients that may be attached at the same time. Each costs a few descriptors and less than 128 KiB. As of all places, a
+/// user other than the worker's own has a quarter, and they all together three.
 const MOST_ATTACHED: usize = 64;
 /// Those among them that came by the socket for reading only: they keep nobody from a console who may type.
 const MOST_READING: usize = 16;
@@ -39,30 +41,35 @@ const MOST_READING: usize = 16;
 #[derive(Debug)]
 pub(super) struct Consoles {
     pens: Arc<Pens>,
-    places: Arc<Semaphore>,
-    read_only_places: Arc<Semaphore>,
+    places: Arc<Connections>,
+    read_only_places: Arc<Connections>,
 }
 
 impl Default for Consoles {
     fn default() -> Self {
         Self {
             pens: Arc::default(),
-            places: Arc::new(Semaphore::new(MOST_ATTACHED - MOST_READING)),
-            read_only_places: Arc::new(Semaphore::new(MOST_READING)),
+            places: Connections::new(MOST_ATTACHED - MOST_READING, Party::worker(), Entry::Closed),
+            read_only_places: Connections::new(MOST_READING, Party::worker(), Entry::Closed),
         }
     }
 }
 
 impl Consoles {
-    /// A place for a client with this `access`, until it is dropped.
-    fn place(&self, access: Access) -> Result<OwnedSemaphorePermit, ApiError> {
-        let (places, most) = match access {
+    /// A place for `peer`, until it is dropped.
+    fn place(&self, peer: Peer) -> Result<Place, ApiError> {
+        let (places, most) = match peer.access {
             Access::Full => (&self.places, MOST_ATTACHED - MOST_READING),
             Access::ReadOnly => (&self.read_only_places, MOST_READING),
         };
-        Arc::clone(places).try_acquire_owned().map_err(|_| {
-            let message = format!("{most} clients of this socket are attached to consoles already");
-            ApiError::new(ErrorCode::TooMany, message)
+        places.hold(peer.caller.into()).ok_or_else(|| {
+            let message = format!(
+                "so many clients are attached to consoles already that {} may have no more of the {most} places",
+                peer.caller
+            );
+            let hint =
+                "a user or network has a quarter of them, and three quarters are for others than the worker's user";
+            ApiError::new(ErrorCode::TooMany, message).hint(Some(hint.to_owned()))
         })
     }
 }
@@ -90,6 +97,7 @@ pub(super) async fn boots(
 pub(super) async fn attach(
     State(answers): State<Answers>,
     Extension(peer): Extension<Peer>,
+    stay: Option<Extension<Stay>>,
     VmName(id): VmName,
     Keys(wanted): Keys<ConsoleRequest>,
     request: Request,
@@ -98,7 +106,7 @@ pub(super) async fn attach(
     if wanted.pen != PenRequest::None && peer.access == Access::ReadOnly {
         return Err(peer.only_looks().about("pen"));
     }
-    let place = answers.consoles.place(peer.access)?;
+    let place = answers.consoles.place(peer)?;
     let (start, extent) = begin(&answers, &id, &wanted).await?;
     let follower = answers.vm_manager.follow_console(&id, start);
     let follower = follower.map_err(|problem| of_vm(&answers.vm_manager, &id, problem))?;
@@ -108,7 +116,8 @@ pub(super) async fn attach(
     let desk = PenDesk { pens: Arc::clone(&consoles.pens), vm_manager, vm: id.clone(), peer };
     let (pen, pen_state) = desk.attach(wanted.pen);
     let session = Session { desk, follower, info, extent, pen, pen_state, ended };
-    Ok(upgrade.answer(session, place))
+    let Extension(stay) = stay.unwrap_or_default();
+    Ok(upgrade.answer(session, place, stay))
 }
 
 /// What a client's connection becomes.
@@ -132,8 +141,7 @@ impl Upgrade {
                 let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
                 let upgrade =
                     upgrade.map_err(|problem| bad_request(&problem.body_text()).about("upgrade"))?;
-                let upgrade = upgrade.protocols([CONSOLE_PROTOCOL]).max_message_size(web_socket::MAX_MESSAGE);
-                Ok(Self::WebSocket(upgrade))
+                Ok(Self::WebSocket(web_socket::bounded(upgrade)))
             }
             Some(_) | None => {
                 let problem =
@@ -145,14 +153,15 @@ impl Upgrade {
 
     /// Answers, and has `session` run once the connection is what it should become. It ends with the client, with the VM's
     /// console, or when the worker ends.
-    fn answer(self, session: Session, place: OwnedSemaphorePermit) -> Response {
+    /// Who is no longer let in is cut off.
+    fn answer(self, session: Session, place: Place, stay: Stay) -> Response {
         let vm_id = session.desk.vm.clone();
         match self {
             Self::Frames(upgrade) => {
                 tokio::spawn(async move {
                     let _place = place;
                     match upgrade.await {
-                        Ok(stream) => note(&vm_id, session.run(TokioIo::new(stream)).await),
+                        Ok(stream) => note(&vm_id, stay.limit(session.run(TokioIo::new(stream))).await),
                         Err(problem) => debug!(%vm_id, %problem, "a client of a console never came"),
                     }
                 });
@@ -161,16 +170,18 @@ impl Upgrade {
             }
             Self::WebSocket(upgrade) => upgrade.on_upgrade(async move |socket| {
                 let _place = place;
-                note(&vm_id, web_socket::serve(session, socket).await);
+                note(&vm_id, stay.limit(web_socket::serve(session, socket)).await);
             }),
         }
     }
 }
 
 /// Notes how a client's session ended.
-fn note(vm_id: &VmId, ended: std::io::Result<()>) {
-    if let Err(problem) = ended {
-        debug!(%vm_id, %problem, "a client of a console broke off");
+fn note(vm_id: &VmId, ended: Option<std::io::Result<()>>) {
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(problem)) => debug!(%vm_id, %problem, "a client of a console broke off"),
+        None => debug!(%vm_id, "a client of a console is no longer let in"),
     }
 }
 
@@ -254,24 +265,47 @@ fn view(boot: &BootSummary) -> BootView {
 
 #[cfg(test)]
 mod tests {
+    use vm_model::Caller;
+
     use super::*;
+
+    fn peer(uid: u32, access: Access) -> Peer {
+        Peer { caller: Caller::process(uid, 0, None), access }
+    }
 
     #[test]
     fn who_only_reads_keeps_nobody_from_a_console_who_may_type() {
         let consoles = Consoles::default();
+        let own = rustix::process::geteuid().as_raw();
+        let (reader, typist) = (peer(own, Access::ReadOnly), peer(own, Access::Full));
         let reading: Vec<_> =
-            (0..MOST_READING).map(|_| consoles.place(Access::ReadOnly).expect("there is room")).collect();
-        let refused = consoles.place(Access::ReadOnly).expect_err("there is none");
+            (0..MOST_READING).map(|_| consoles.place(reader).expect("there is room")).collect();
+        let refused = consoles.place(reader).expect_err("there is none");
         assert_eq!(refused.code, ErrorCode::TooMany);
-        assert!(refused.message.starts_with("16 clients of this socket"), "{refused}");
+        assert!(refused.message.ends_with("of the 16 places"), "{refused}");
         let typing: Vec<_> = (0..MOST_ATTACHED - MOST_READING)
-            .map(|_| consoles.place(Access::Full).expect("readers take none of these"))
+            .map(|_| consoles.place(typist).expect("readers take none of these"))
             .collect();
-        assert_eq!(consoles.place(Access::Full).expect_err("there is none").code, ErrorCode::TooMany);
+        assert_eq!(consoles.place(typist).expect_err("there is none").code, ErrorCode::TooMany);
         drop(reading);
-        consoles.place(Access::Full).expect_err("their places are for readers");
-        drop(consoles.place(Access::ReadOnly).expect("one has left"));
+        consoles.place(typist).expect_err("their places are for readers");
+        drop(consoles.place(reader).expect("one has left"));
         drop(typing);
+    }
+
+    #[test]
+    fn a_member_of_the_sockets_group_has_a_quarter_and_the_workers_user_always_some() {
+        let consoles = Consoles::default();
+        let own = rustix::process::geteuid().as_raw();
+        let member = |number: u32| peer(own + number, Access::Full);
+        let mut held: Vec<_> = (0..12).map(|_| consoles.place(member(1)).expect("a quarter")).collect();
+        let refused = consoles.place(member(1)).expect_err("no more than that");
+        assert!(refused.message.contains(&format!("uid {}", own + 1)), "{refused}");
+        for number in [2, 3] {
+            held.extend((0..12).map(|_| consoles.place(member(number)).expect("a quarter")));
+        }
+        consoles.place(member(4)).expect_err("the last quarter is not for members");
+        consoles.place(member(0)).expect("it is the worker's own user's");
     }
 
     #[test]

@@ -20,6 +20,19 @@ pub(super) async fn only_own_page(
         Some(_) => Door::Network,
         None => Door::Socket,
     };
+    judged(door, peer, request, next).await
+}
+
+/// Passes on what programs ask, and browsers for no other site.
+pub(super) async fn only_scrapers(
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    judged(Door::Figures, peer, request, next).await
+}
+
+async fn judged(door: Door, peer: Peer, request: Request, next: Next) -> Response {
     let question =
         Question { method: request.method(), path: request.uri().path(), headers: request.headers() };
     let mut answer = match judge(question, door) {

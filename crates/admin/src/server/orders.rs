@@ -1,7 +1,7 @@
 //! What administrators have done: plans, held states, volumes.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
@@ -10,6 +10,7 @@ use worker::node::{HeldChoice, NodeMessage, Outcome, Preview, Verdict};
 use worker::vms::KeptSelection;
 
 use super::Answers;
+use super::audit::Asked;
 use super::extract::{JsonBody, Keys, TextBody, bad_request};
 use super::names::unknown;
 use crate::orders::{
@@ -37,13 +38,17 @@ pub(super) async fn plan(
     State(answers): State<Answers>,
     Keys(PlanQuery { source }): Keys<PlanQuery>,
     TextBody(body): TextBody,
-) -> Result<Json<PlanView>, ApiError> {
-    let desired = AssignmentSet::parse(&body).map_err(|problem| bad_request(&problem))?;
+) -> (Extension<Asked>, Result<Json<PlanView>, ApiError>) {
+    (Extension(Asked), preview(&answers, source.unwrap_or(SourceKind::File), &body).await)
+}
+
+async fn preview(answers: &Answers, source: SourceKind, said: &str) -> Result<Json<PlanView>, ApiError> {
+    let desired = AssignmentSet::parse(said).map_err(|problem| bad_request(&problem))?;
     let refused_entries = desired.refused.clone();
-    let source = speaker(&answers, source.unwrap_or(SourceKind::File))?;
+    let source = speaker(answers, source)?;
     let kind = source.kind();
     let (answer, plan) = oneshot::channel();
-    let preview = ask(&answers, NodeMessage::Plan { source, desired, answer }, plan).await?;
+    let preview = ask(answers, NodeMessage::Plan { source, desired, answer }, plan).await?;
     Ok(Json(planned(kind, preview.map_err(|refusal| conflict(&refusal))?, refused_entries)))
 }
 

@@ -16,7 +16,7 @@ use super::Answers;
 use super::assigning::command;
 use super::extract::{JsonBody, bad_request};
 use super::refusal::of_vm;
-use crate::access::Peer;
+use crate::access::{CallerFields, Peer};
 use crate::{ApiError, ErrorCode, OperationState, OperationView, PowerRequest, PowerVerb};
 
 /// Longest that an operation may be given.
@@ -93,13 +93,13 @@ async fn carry_out(answers: Answers, begun: OperationView, request: PowerRequest
             Err(ApiError::new(ErrorCode::Late, message).about(vm.as_str()))
         }
     };
-    let (uid, gid, pid) = (by.uid, by.gid, by.pid);
+    let CallerFields { uid, gid, pid, address } = by.into();
     match &result {
         Ok(outcome) => {
-            info!(target: "audit", uid, gid, pid, verb = %what, vm_id = %vm, operation = id, outcome, "audit: done");
+            info!(target: "audit", uid, gid, pid, address, verb = %what, vm_id = %vm, operation = id, outcome, "audit: done");
         }
         Err(error) => {
-            warn!(target: "audit", uid, gid, pid, verb = %what, vm_id = %vm, operation = id, %error, "audit: failed");
+            warn!(target: "audit", uid, gid, pid, address, verb = %what, vm_id = %vm, operation = id, %error, "audit: failed");
         }
     }
     answers.operations.end(id, result);
@@ -130,7 +130,8 @@ async fn tell(
         return tell_leaving(answers, what, vm, force).await;
     }
     if let Some(desired) = ordered_state(what) {
-        order(answers, LocalCommand::Order { vm: vm.clone(), desired, by: Some(by.uid) }).await?;
+        order(answers, LocalCommand::Order { vm: vm.clone(), desired, by: CallerFields::from(by).uid })
+            .await?;
     }
     let mode = if force { RestartMode::Hard } else { RestartMode::Graceful };
     let done = match what {

@@ -1,14 +1,17 @@
-//! The address on which a Prometheus is answered: figures and nothing else, without encryption, to anybody who can connect.
+//! The address on which a Prometheus is answered: figures and nothing else, without encryption, to anybody who can connect
+//! and is no other site's page.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::BindError;
+use super::guard::only_scrapers;
 use super::metrics::{Figures, scrape};
 use crate::access::Access;
 use crate::serving;
@@ -38,6 +41,7 @@ impl Scraped {
         let router = Router::new()
             .route("/metrics", get(scrape))
             .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(from_fn(only_scrapers))
             .with_state(figures);
         serving::serve(&self.listener, router, Access::ReadOnly, CLIENTS, shutdown).await;
     }

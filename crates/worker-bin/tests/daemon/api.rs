@@ -80,7 +80,13 @@ fn every_refusal_has_one_shape_and_says_what_it_is_about() {
         assert_eq!(refusal(&bench, "GET /v1/vms/Web_1", "").code, ErrorCode::BadRequest);
         assert_eq!(refusal(&bench, "POST /v1/vms/web-1/dance", "").code, ErrorCode::NoSuchPath);
         assert_eq!(refusal(&bench, "GET /v1/operations/7", "").code, ErrorCode::NoSuchOperation);
-        assert_eq!(refusal(&bench, "GET /v1/events?sicne=7", "").what.as_deref(), Some("query"));
+        let mistyped = refusal(&bench, "GET /v1/events?sicne=7", "");
+        assert_eq!(mistyped.what.as_deref(), Some("sicne"));
+        assert_eq!(mistyped.hint.as_deref(), Some("GET /v1/events takes follow, since, vm"));
+        for request in ["POST /v1/vms/web-1/stop?dry_run=true", "POST /v1/vms/web-1/dump?dry_run=true"] {
+            assert_eq!(refusal(&bench, request, "").what.as_deref(), Some("dry_run"), "{request}");
+        }
+        assert!(bench.log().contains("audit: refused"), "asked for and not hidden: {}", bench.log());
         let wrong = refusal(&bench, "POST /v1/vms/web-1/stop", r#"{"wait": 7}"#);
         assert_eq!((wrong.code, wrong.what.as_deref()), (ErrorCode::BadRequest, Some("wait")));
         let range = refusal(&bench, "POST /v1/vms/web-1/stop", r#"{"timeout_seconds": 0}"#);

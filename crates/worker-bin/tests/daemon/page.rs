@@ -1,10 +1,11 @@
 //! The page in a real browser: what it shows of real guests, what is typed at them, and all of it by the keyboard alone.
 
 use std::fs;
-use std::io::copy;
+use std::io::{Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::spawn;
 
 use data_encoding::BASE64;
@@ -175,6 +176,61 @@ fn vms_are_watched_and_typed_at_by_the_keyboard_alone() {
         browser.until_shows(".xterm-rows", "<img src=x onerror=alert(1)>");
         assert_eq!(browser.value("document.querySelectorAll('img').length"), json!(0));
         assert_ne!(browser.value("document.title"), json!("owned"));
+        assert_eq!(browser.complaints(), [""; 0]);
+    });
+}
+
+#[test]
+fn what_a_guest_asks_the_terminal_moves_no_keyboard() {
+    isolated(|bench| {
+        prepare(&bench);
+        bench.assign(&[bench.vm("a", &TinyGuest::echo())]);
+        let _daemon = bench.start();
+        let Some(mut browser) = Browser::start(&bench) else { return };
+        let other = || {
+            let mut command = Command::new(&bench.program);
+            command.args(["console", "a", "--tail", "0"]).arg("--runtime-dir").arg(bench.path("run"));
+            command
+                .env_clear()
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("started")
+        };
+        let said = |bench: &Bench| bench.client(&["logs", "a"]).stdout;
+        let has = |bench: &Bench, words: &[u8]| said(bench).windows(words.len()).any(|part| part == words);
+
+        // Its guest repeats: "where is the cursor?" is what the guest asks, too. It is kept.
+        let mut other = other();
+        other.stdin.as_mut().expect("piped").write_all(b"\x1b[6nfirst ").expect("taken");
+        bench.until("the guest has asked", || has(&bench, b"first "));
+        browser.open(&format!("{}#/vm/a/console", forward(bench.path("run/worker.sock"))));
+        browser.until_shows(".pen", "types; you read");
+        browser.until_shows(".xterm-rows", "first");
+        // Who only reads asks for the keyboard by a key, and by nothing that the guest writes.
+        browser.value(
+            "(() => { const { send } = WebSocket.prototype; globalThis.asked = 0; \
+             WebSocket.prototype.send = function (frame) { if (frame[0] === 3) asked += 1; send.call(this, frame); }; })()",
+        );
+        other.stdin.as_mut().expect("piped").write_all(b"\x1b[6n\x1b[csecond ").expect("taken");
+        browser.until_shows(".xterm-rows", "second");
+        assert_eq!(browser.value("asked"), json!(0), "nobody pressed a key");
+        browser.press("x");
+        browser.until("asked === 1");
+        drop(other.stdin.take());
+        assert!(other.wait().expect("it is ours").success(), "nobody took the pen");
+
+        // With the pen, what is kept is answered by nobody.
+        browser.open_view("#/vm/a");
+        browser.until_shows("h2", "a");
+        browser.open_view("#/vm/a/console");
+        browser.until_shows(".pen", "You type");
+        browser.until_shows(".xterm-rows", "second");
+        browser.type_in("end");
+        bench.until("what was typed arrived", || has(&bench, b"end"));
+        let kept = String::from_utf8_lossy(&said(&bench)).into_owned();
+        assert!(kept.ends_with("second end"), "no answer was typed: {kept:?}");
         assert_eq!(browser.complaints(), [""; 0]);
     });
 }

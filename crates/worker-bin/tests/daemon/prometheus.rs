@@ -172,6 +172,11 @@ fn over_tcp_there_are_figures_and_nothing_else() {
             assert!(ask(port, request).starts_with("HTTP/1.1 404 "), "{request}");
         }
         assert!(ask(port, "POST /metrics HTTP/1.1").starts_with("HTTP/1.1 405 "));
+        let rebound = ask(port, "GET /metrics HTTP/1.1\r\naccept-language: en");
+        assert!(
+            rebound.starts_with("HTTP/1.1 403 "),
+            "a browser that takes this host for another: {rebound}"
+        );
         // Clients that say nothing make room for one that asks.
         let idle: Vec<TcpStream> =
             (0..40).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connected")).collect();

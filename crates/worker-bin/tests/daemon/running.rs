@@ -1,5 +1,9 @@
 //! From start to end, by signal and by accident.
 
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -30,6 +34,36 @@ fn vms_follow_the_file_and_nothing_is_left_at_the_end() {
         assert_eq!(entries(&bench.path("run/hosts")), [""; 0]);
         assert_eq!(entries(&bench.path("run")), ["hosts"]);
         assert_eq!(bench.client(&["ls"]).status.code(), Some(69), "nobody answers any more");
+    });
+}
+
+#[test]
+fn what_the_worker_keeps_is_its_own_whatever_it_was_started_with() {
+    isolated(|bench| {
+        bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
+        let worker = bench.command();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "umask 0; exec \"$0\" \"$@\""]).arg(&bench.program).args(worker.get_args());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.stderr(File::create(bench.path("log")).expect("created"));
+        let _daemon = bench.start_with(command);
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let mode = |path: &Path| fs::symlink_metadata(path).expect("there").mode() & 0o777;
+        assert_eq!(mode(&bench.path("run")), 0o755, "others go through it to their socket");
+        let mut folders = vec![bench.path("state")];
+        while let Some(folder) = folders.pop() {
+            assert_eq!(mode(&folder) & 0o022, 0, "{}", folder.display());
+            for entry in fs::read_dir(&folder).expect("listed") {
+                let entry = entry.expect("readable");
+                match entry.file_type().expect("known") {
+                    kind if kind.is_dir() => folders.push(entry.path()),
+                    kind if kind.is_file() => {
+                        assert_eq!(mode(&entry.path()) & 0o077, 0, "{}", entry.path().display());
+                    }
+                    _ => {}
+                }
+            }
+        }
     });
 }
 

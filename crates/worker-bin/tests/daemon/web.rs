@@ -1,13 +1,14 @@
 //! The page's doors, asked by a real curl: which requests are answered at the sockets and at an address of its own.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rcgen::generate_simple_self_signed;
+use serde_json::Value;
 use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, DEADLINE, isolated, raise_loopback};
@@ -169,6 +170,14 @@ fn a_browser_attaches_to_a_console_by_a_web_socket() {
         stream.write_all(&[&head[..], typed].concat()).expect("sent");
         until_has(&mut stream, b"hello");
         drop(stream);
+        // A frame that says it has 16 MiB is not waited for, and one that is not masked is no browser's.
+        for head in [&[0x82, 0xff, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0][..], &[0x82, 4, 1, 0, 1, b'x']] {
+            let mut stream = connect("http://localhost:1");
+            until_has(&mut stream, b"ready\n");
+            stream.write_all(head).expect("sent");
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("it ends in time");
+        }
         bench.until("the pen is free again", || {
             let mut stream = connect("http://localhost:1");
             // Place, then pen: kind 4, one byte, which is 1 for who has it.
@@ -198,24 +207,42 @@ fn an_address_of_its_own_wants_the_token() {
         let jar = bench.path("jar").display().to_string();
         let login = ["--cookie-jar", &jar, "-d", &format!("{{\"token\": \"{TOKEN}\"}}"), &url("/login")];
         let let_in = curl(&login);
-        assert_eq!(let_in.status, 204, "{}", let_in.body);
+        assert_eq!(let_in.status, 200, "{}", let_in.body);
         for word in ["httponly", "secure", "samesite=strict", "__host-"] {
             assert!(let_in.head.contains(word), "{word} is not in {}", let_in.head);
         }
-        assert_eq!(curl(&["--cookie", &jar, &url("/v1/vms")]).status, 200);
-        let stop = curl(&["--cookie", &jar, "-d", "{\"force\": true}", &url("/v1/vms/a/stop")]);
+        let answer: Value = serde_json::from_str(&let_in.body).expect("JSON");
+        let shown = format!("x-procurator-session: {}", answer["session"].as_str().expect("text"));
+        let cookie_alone = curl(&["--cookie", &jar, &url("/v1/vms")]);
+        assert_eq!(cookie_alone.status, 401, "whoever listens at another port of this host gets it");
+        assert_eq!(curl(&["-H", &shown, &url("/v1/vms")]).status, 401, "nor will the other part do alone");
+        let known = ["--cookie", &jar, "-H", &shown];
+        let ask = |more: &[&str]| curl(&[&known, more].concat());
+        assert_eq!(ask(&[&url("/v1/vms")]).status, 200);
+        let stop = ask(&["-d", "{\"force\": true}", &url("/v1/vms/a/stop")]);
         assert_eq!(stop.status, 200, "{}", stop.body);
         assert!(bench.log().contains("address=127.0.0.1"), "who asked is audited: {}", bench.log());
         let events = String::from_utf8_lossy(&bench.client(&["events"]).stdout).into_owned();
         assert!(events.contains("stop was asked for by address 127.0.0.1"), "{events}");
-        assert_eq!(curl(&["--cookie", &jar, "-X", "POST", &url("/logout")]).status, 204);
-        assert_eq!(curl(&["--cookie", &jar, &url("/v1/vms")]).status, 401, "the session has ended");
+        let audited = bench.log();
+        let ended = audited.lines().find(|line| line.contains("audit: done")).expect("audited").to_owned();
+        assert!(ended.contains("address=127.0.0.1"), "{ended}");
+        let listed = String::from_utf8_lossy(&bench.client(&["ls"]).stdout).into_owned();
+        for said in [&audited, &listed] {
+            assert!(!said.contains("4294967295"), "nobody is that user: {said}");
+        }
+        curl(&["--cookie", &jar, "-X", "POST", &url("/logout")]);
+        assert_eq!(ask(&[&url("/v1/vms")]).status, 200, "a cookie alone logs nobody out");
+        assert_eq!(ask(&["-X", "POST", &url("/logout")]).status, 204);
+        assert_eq!(ask(&[&url("/v1/vms")]).status, 401, "the session has ended");
 
         for _ in 0..5 {
             assert_eq!(curl(&["-H", &bearer("guess"), &url("/v1/vms")]).status, 401);
         }
-        let late = curl(&["-H", &bearer(TOKEN), &url("/v1/vms")]);
+        let late = curl(&["-H", &bearer("guess"), &url("/v1/vms")]);
         assert!(late.status == 503 && late.body.contains("too many wrong tokens"), "{}", late.body);
+        let right = curl(&["-H", &bearer(TOKEN), &url("/v1/vms")]);
+        assert_eq!(right.status, 200, "nobody shuts out who knows it");
         assert!(!bench.log().contains(TOKEN) && !bench.log().contains("guess"), "no token is in the log");
 
         certify(&bench, "second.example");
@@ -232,6 +259,63 @@ fn an_address_of_its_own_wants_the_token() {
             "a renewed certificate is shown at once: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+    });
+}
+
+/// A TLS client that has asked `address` for `path` with `headers` and was answered with `status`; cut off after a minute.
+fn following(address: &str, path: &str, headers: &str, status: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut command = Command::new("timeout");
+    command.args(["60", "openssl", "s_client", "-quiet", "-connect", address]).stderr(Stdio::null());
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("package openssl");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\n\r\n");
+    client.stdin.as_mut().expect("piped").write_all(request.as_bytes()).expect("sent");
+    let mut answer = BufReader::new(client.stdout.take().expect("piped"));
+    let mut first = String::new();
+    answer.read_line(&mut first).expect("text");
+    assert!(first.contains(status), "{path}: {first}");
+    (client, answer)
+}
+
+#[test]
+fn with_a_session_end_the_streams_and_consoles_that_it_began() {
+    isolated(|bench| {
+        let address = with_address(&bench, "");
+        bench.assign(&[bench.vm("a", &TinyGuest::echo())]);
+        let _daemon = bench.start();
+        bench.until("it has spoken", || bench.client(&["logs", "a"]).stdout.ends_with(b"ready\n"));
+        let jar = bench.path("jar").display().to_string();
+        let url = |path: &str| format!("https://{address}{path}");
+        let token = format!("{{\"token\": \"{TOKEN}\"}}");
+        let let_in = curl(&["--cookie-jar", &jar, "-d", &token, &url("/login")]);
+        let answer: Value = serde_json::from_str(&let_in.body).expect("JSON");
+        let session = answer["session"].as_str().expect("text");
+        let kept = fs::read_to_string(&jar).expect("kept");
+        let cookie =
+            format!("cookie: __Host-procurator={}", kept.split_whitespace().last().expect("a value"));
+
+        let shown = format!("{cookie}\r\nconnection: close\r\nx-procurator-session: {session}");
+        let stream = following(&address, "/v1/events?follow=true", &shown, " 200 ");
+        let upgrade = format!(
+            "{cookie}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {}\r\n\
+             sec-websocket-protocol: procurator-console, procurator-session.{session}",
+            NONCE.0
+        );
+        let attach = "/v1/vms/a/console/attach?follow=true&pen=ask";
+        let console = following(&address, attach, &upgrade, " 101 ");
+        let header = format!("x-procurator-session: {session}");
+        assert_eq!(curl(&["--cookie", &jar, "-H", &header, "-X", "POST", &url("/logout")]).status, 204);
+        for (mut client, mut answer) in [stream, console] {
+            answer.read_to_end(&mut Vec::new()).expect("it ends");
+            assert_ne!(
+                client.wait().expect("it is ours").code(),
+                Some(124),
+                "cut off by nobody but the worker"
+            );
+        }
+        let mut typist = Command::new(&bench.program);
+        typist.args(["console", "a", "--tail", "0", "--runtime-dir"]).arg(bench.path("run")).env_clear();
+        let said = typist.stdin(Stdio::null()).output().expect("started");
+        assert!(said.status.success(), "the pen is free: {}", String::from_utf8_lossy(&said.stderr));
     });
 }
 

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tracing::field::display;
-use tracing::info;
+use tracing::{debug, info};
 use vm_model::{Caller, EventKind, VmId};
 use worker::vms::VmManager;
 
 use super::pens::{Pen, Pens, Taken};
-use crate::access::{Access, Peer};
+use crate::access::{Access, CallerFields, Peer};
 use crate::console::{PenRequest, PenState};
 
 /// What one client may have of one VM's pen.
@@ -28,9 +27,10 @@ impl PenDesk {
             PenRequest::Steal => self.take(true),
         };
         if pen.is_none() {
-            let Caller { uid, gid, pid, address } = self.peer.caller;
-            let address = address.map(display);
-            info!(target: "audit", uid, gid, pid, address, verb = "console", vm_id = %self.vm, "audit: attached to read");
+            // No order, and as often as anybody likes: at a level that is written, it would push out of the VM's own log what
+            // happened to it.
+            let CallerFields { uid, gid, pid, address } = self.peer.caller.into();
+            debug!(target: "audit", uid, gid, pid, address, verb = "console", vm_id = %self.vm, "audit: attached to read");
         }
         (pen, state)
     }
@@ -48,9 +48,11 @@ impl PenDesk {
         match self.pens.take(&self.vm, caller, steal) {
             Taken::Held(by) => (None, PenState::Held(named(by))),
             Taken::Yours(pen, from) => {
-                let (Caller { uid, gid, pid, address }, stolen_from) = (caller, from.map(|from| from.uid));
-                let address = address.map(display);
-                info!(target: "audit", uid, gid, pid, address, verb = "console", vm_id = %self.vm, stolen_from, "audit: attached to type");
+                let CallerFields { uid, gid, pid, address } = caller.into();
+                let stolen = from.map(CallerFields::from);
+                let stolen_from = stolen.as_ref().and_then(|from| from.uid);
+                let stolen_from_address = stolen.as_ref().and_then(|from| from.address.as_ref());
+                info!(target: "audit", uid, gid, pid, address, verb = "console", vm_id = %self.vm, stolen_from, stolen_from_address, "audit: attached to type");
                 let verb = if from.is_some() { "console --steal" } else { "console" };
                 let kind = EventKind::Ordered { verb: verb.to_owned(), by: caller, status: 101 };
                 self.vm_manager.events().record(Some(&self.vm), kind);

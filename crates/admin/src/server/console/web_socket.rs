@@ -4,16 +4,28 @@
 use std::io;
 
 use axum::body::Bytes;
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 
 use super::session::Session;
+use crate::console::CONSOLE_PROTOCOL;
 
 /// Bytes on their way in either direction; also the longest message to a client.
 const BUFFER: usize = 16 << 10;
-/// The longest message from a client: some frames of input.
-pub(super) const MAX_MESSAGE: usize = 64 << 10;
+/// The longest message from a client: some frames of input. Also the longest of the frames that make one, each of which is
+/// in memory before it is looked at.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// `upgrade` to what is served here, of which a client cannot have more kept than a message. What is not masked no browser
+/// has sent (RFC 6455 § 5.1).
+pub(super) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
+        .protocols([CONSOLE_PROTOCOL])
+        .max_frame_size(MAX_MESSAGE)
+        .max_message_size(MAX_MESSAGE)
+        .accept_unmasked_frames(false)
+}
 
 /// Serves the client behind `socket` until either has had enough.
 pub(super) async fn serve(session: Session, socket: WebSocket) -> io::Result<()> {

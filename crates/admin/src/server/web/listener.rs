@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 use vm_model::Caller;
 
 use super::certificate::ServedCertificate;
+use crate::connections::Entry;
 use crate::serving::Listener;
 
 /// A client that says nothing for so long is asked whether it is there.
@@ -37,6 +38,7 @@ impl Listener for TlsListener {
     type Socket = TcpStream;
     type Stream = TlsStream<TcpStream>;
     const NAME: &'static str = "the page's address";
+    const ENTRY: Entry = Entry::Open;
 
     async fn next(&self) -> io::Result<TcpStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
