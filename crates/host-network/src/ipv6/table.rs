@@ -30,8 +30,9 @@ pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports)
     chains.extend(next_hops::chains(firewall.next_hops, origin, IpVersion::V6));
     chains.extend(connections::chains(firewall.counting, bridge, IpVersion::V6));
     if firewall.egress == Egress::Masquerade {
+        let guests = firewall.forwarded_for(IpVersion::V6, subnet);
         let translated = format!(
-            "ip6 saddr {subnet} ip6 daddr != {subnet} oifname != \"{bridge}\" masquerade \
+            "ip6 saddr {guests} ip6 daddr != {subnet} oifname != \"{bridge}\" masquerade \
              comment \"VMs leave under the host's address\""
         );
         chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), vec![translated]));
@@ -51,17 +52,7 @@ pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports)
 
 fn forward_rules(firewall: &Firewall, subnet: Ipv6Subnet) -> Vec<String> {
     let bridge = &firewall.bridge;
-    let mut rules = match firewall.egress {
-        Egress::Masquerade => vec![format!(
-            "iifname \"{bridge}\" oifname != \"{bridge}\" ip6 saddr != {subnet} drop \
-             comment \"VMs leave from their own network's addresses only\""
-        )],
-        Egress::Routed => Vec::new(),
-        Egress::Isolated => vec![
-            format!("iifname \"{bridge}\" oifname != \"{bridge}\" drop comment \"VMs do not leave\""),
-            format!("oifname \"{bridge}\" iifname != \"{bridge}\" drop comment \"nobody comes to VMs\""),
-        ],
-    };
+    let mut rules = firewall.ways_out(IpVersion::V6, subnet);
     rules.extend(firewall.kept_apart(IpVersion::V6));
     rules.extend(firewall.apart());
     rules.push(egress::entrance(bridge, &egress::IPV6));
