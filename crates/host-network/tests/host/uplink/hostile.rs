@@ -8,6 +8,7 @@ use host_network::{Egress, HostNetwork, NetworkConfig, Teardown};
 use test_frames::{ALL_NODES, icmpv6, ipv6, router_alert};
 
 use super::*;
+use crate::namespaces::try_run;
 
 /// The bridge's address in the VMs' IPv6 network.
 const SIX_GATEWAY: &str = "fd12:3456:789a::1";
@@ -36,12 +37,12 @@ fn read_all(wire: &OwnedFd) -> Vec<Vec<u8>> {
 }
 
 /// A router advertisement, without extension headers.
-fn is_advertisement(frame: &Vec<u8>) -> bool {
+fn is_advertisement(frame: &[u8]) -> bool {
     frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134
 }
 
 /// A DHCP server's message.
-fn is_offer(frame: &Vec<u8>) -> bool {
+fn is_offer(frame: &[u8]) -> bool {
     frame[12..14] == [8, 0] && frame[23] == 17 && frame[34..36] == [0, 67]
 }
 
@@ -63,9 +64,10 @@ fn what_the_host_tells_its_guests_stays_on_this_host() {
     in_namespace(async || {
         let wires = Wires::new(routing()).await;
         let mut outside = Vec::new();
-        write(&wires.guest.fds[0], &discover());
+        // The bridge sends nothing for a moment after its first port came up.
         eventually("the guest is offered an address", async || {
-            read_all(&wires.guest.fds[0]).iter().any(is_offer).then_some(())
+            write(&wires.guest.fds[0], &discover());
+            read_all(&wires.guest.fds[0]).iter().any(|frame| is_offer(frame)).then_some(())
         })
         .await;
         outside.extend(read_all(&wires.outside));
@@ -75,7 +77,7 @@ fn what_the_host_tells_its_guests_stays_on_this_host() {
         network.shutdown(Teardown::Keep).await.unwrap();
         let network = HostNetwork::resume(routing(), vec![kept(2, &guest.name)]).await.unwrap();
         eventually("the guest hears of its router", async || {
-            read_all(&guest.fds[0]).iter().any(is_advertisement).then_some(())
+            read_all(&guest.fds[0]).iter().any(|frame| is_advertisement(frame)).then_some(())
         })
         .await;
         outside.extend(read_all(&wire));
@@ -240,5 +242,47 @@ fn a_guest_asks_for_no_address_but_its_own() {
             assert!(!wires.leaves(&probe(other)), "a probe for {other} leaves");
         }
         wires.network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+/// The switch of a link's IPv6.
+fn switch(link: &str, switch: &str) -> String {
+    let path = format!("/proc/sys/net/ipv6/conf/{link}/{switch}");
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_host_believes_nothing_on_an_uplink_and_gives_its_switches_back() {
+    in_namespace(async || {
+        let _beyond = machine_beyond().await;
+        let silent =
+            || (switch("eth1", "accept_ra"), switch("eth1", "autoconf"), switch("eth1", "disable_ipv6"));
+        let words = |words: [&str; 3]| (words[0].to_owned(), words[1].to_owned(), words[2].to_owned());
+        let before = words(["1", "1", "0"]);
+        assert_eq!(silent(), before);
+        let network = HostNetwork::start(routing()).await.unwrap();
+        assert_eq!(silent(), words(["0", "0", "1"]));
+        network.shutdown(Teardown::Remove).await.unwrap();
+        assert_eq!(silent(), before);
+    });
+}
+
+#[test]
+fn a_kernel_without_vlans_is_told_of_before_a_start_and_by_it() {
+    in_namespace(async || {
+        run("ip link add eth1 type veth peer name far0");
+        let uplink = Uplink { link: LinkName::parse("eth1").unwrap(), vlan: VlanId::new(100) };
+        let config = NetworkConfig { uplink: Some(uplink), ..with_uplink() };
+        let surveyed = host_network::survey(&config).await.unwrap().uplink.map(|problem| problem.to_string());
+        let asked = ["ip", "link", "add", "link", "eth1", "name", "probe", "type", "vlan", "id", "7"];
+        if try_run(&asked).is_ok() {
+            assert_eq!(surveyed, None);
+            return;
+        }
+        let expected = "the uplink VLAN 100 of eth1 of the bridge br-test needs VLANs, which this kernel does not have: load its \
+                        module 8021q, or run a kernel that is built with it";
+        assert_eq!(surveyed.as_deref(), Some(expected));
+        assert_eq!(refusal(config).await, expected);
+        assert_eq!(uplink_now(), (None, false));
     });
 }
