@@ -173,8 +173,7 @@ impl Firewall {
 
     fn ip_table(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let Self { table, bridge, subnet, gateway, egress, .. } = self;
-        let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
-        input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
+        let input = self.input_rules();
         let mut chains = vec![
             ("egress", String::new(), egress::rules(&egress::IPV4)),
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
@@ -287,6 +286,21 @@ impl Firewall {
             )
         };
         (!self.peers.is_empty()).then(rule)
+    }
+
+    /// Which packets for the host are from VMs. Frames for the groups that bridges keep to themselves come in by a port, whatever the
+    /// bridge's own rules say; packets have no business there.
+    pub(crate) fn input_rules(&self) -> Vec<String> {
+        let bridge = &self.bridge;
+        let mut input = vec![
+            format!(
+                "{} counter drop comment \"for a group that no bridge passes on\"",
+                port_filter::link_groups()
+            ),
+            format!("iifname \"{bridge}\" goto from_vms"),
+        ];
+        input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
+        input
     }
 
     /// What VMs reach of the host itself, on any of its addresses. Answers to what the host began come in; DHCP is heard

@@ -214,7 +214,7 @@ fn target(address: Ipv6Addr) -> String {
 }
 
 /// A match on frames for the groups that a bridge keeps to itself (IEEE 802.1Q §8.6.3): spanning tree, LLDP and their like.
-fn link_groups() -> String {
+pub(crate) fn link_groups() -> String {
     "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00".to_owned()
 }
 

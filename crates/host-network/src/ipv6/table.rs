@@ -17,8 +17,7 @@ use crate::{Egress, HostService, egress};
 /// The table in nft's language.
 pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports) -> String {
     let Firewall { table, bridge, .. } = firewall;
-    let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
-    input.extend(firewall.bridge_index.map(|index| format!("iif {index} goto from_vms")));
+    let input = firewall.input_rules();
     let mut chains = vec![
         ("egress", String::new(), egress::rules(&egress::IPV6)),
         ("forward", hook("filter", "forward", FILTER_PRIORITY), forward_rules(firewall, subnet)),
