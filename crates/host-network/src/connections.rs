@@ -94,7 +94,7 @@ pub(crate) enum IpVersion {
 
 impl IpVersion {
     /// nft's name of the protocol, and of its addresses.
-    fn names(self) -> (&'static str, &'static str) {
+    pub(crate) fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::V4 => ("ip", "ipv4_addr"),
             Self::V6 => ("ip6", "ipv6_addr"),

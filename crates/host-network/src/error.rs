@@ -8,7 +8,7 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use crate::{
-    BridgeProblem, ConfigError, DhcpError, FirewallError, ForwardConflict, LinkName, NetlinkError,
+    BridgeProblem, ConfigError, DhcpError, FirewallError, ForwardConflict, LinkName, NetlinkError, PortTaken,
     SettingsError, SubnetUse, TapError, Uplink, UplinkProblem,
 };
 
@@ -100,6 +100,9 @@ pub enum NetworkError {
     /// A port of the host that should lead to a VM leads to another.
     #[error(transparent)]
     Forward(#[from] ForwardConflict),
+    /// A port of the host that should lead to a VM is one that a program of the host listens on.
+    #[error(transparent)]
+    PortTaken(#[from] PortTaken),
     /// The interface cannot be attached as described.
     #[error("cannot attach {vm}/{nic}: {problem}")]
     Attachment {

@@ -13,7 +13,7 @@ mod forward_drop;
 mod listing;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -173,8 +173,7 @@ impl Firewall {
 
     fn ip_table(&self, guarded: &[GuardedLink], ports: &Ports) -> String {
         let Self { table, bridge, subnet, gateway, egress, .. } = self;
-        let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
-        input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
+        let input = self.input_rules();
         let mut chains = vec![
             ("egress", String::new(), egress::rules(&egress::IPV4)),
             ("forward", hook("filter", "forward", FILTER_PRIORITY), self.forward_rules(guarded)),
@@ -188,8 +187,9 @@ impl Firewall {
         chains.extend(forwards::chains(bridge, *gateway, *egress, &self.peers));
         let mut translated = vec![forwards::return_rule(bridge, *subnet)];
         if *egress == Egress::Masquerade {
+            let guests = self.forwarded_for(IpVersion::V4, subnet);
             translated.push(format!(
-                "ip saddr {subnet} ip daddr != {subnet} oifname != \"{bridge}\" masquerade \
+                "ip saddr {guests} ip daddr != {subnet} oifname != \"{bridge}\" masquerade \
                  comment \"VMs leave under the host's address\""
             ));
         }
@@ -212,23 +212,53 @@ impl Firewall {
     /// come by here too.
     fn forward_rules(&self, guarded: &[GuardedLink]) -> Vec<String> {
         let Self { bridge, subnet, .. } = self;
-        let mut rules = match self.egress {
-            Egress::Masquerade => vec![format!(
-                "iifname \"{bridge}\" oifname != \"{bridge}\" ip saddr != {subnet} drop \
-                 comment \"VMs leave from their own network's addresses only\""
-            )],
-            Egress::Routed => Vec::new(),
-            Egress::Isolated => vec![
-                format!("iifname \"{bridge}\" oifname != \"{bridge}\" drop comment \"VMs do not leave\""),
-                format!("oifname \"{bridge}\" iifname != \"{bridge}\" drop comment \"nobody comes to VMs\""),
-            ],
-        };
+        let mut rules = self.ways_out(IpVersion::V4, subnet);
         rules.extend(self.kept_apart(IpVersion::V4));
         rules.extend(self.apart());
         rules.push(egress::entrance(bridge, &egress::IPV4));
         let bridges: Vec<&LinkName> = std::iter::once(bridge).chain(&self.peers).collect();
         rules.extend(guarded.iter().map(|link| guard(*link, &bridges)));
         rules
+    }
+
+    /// Whom this host forwards for, as a match on an address: everybody of the network, or the VMs alone where an uplink brings
+    /// others into it.
+    pub(crate) fn forwarded_for(&self, version: IpVersion, subnet: impl Display) -> String {
+        if self.has_uplink {
+            format!("@{}", next_hops::NextHopSets::of(version).guests)
+        } else {
+            subnet.to_string()
+        }
+    }
+
+    /// What is not forwarded from the network and to it. Machines beyond an uplink find no router in this host: neither to other
+    /// networks nor from there.
+    pub(crate) fn ways_out(&self, version: IpVersion, subnet: impl Display) -> Vec<String> {
+        let bridge = &self.bridge;
+        let (protocol, _) = version.names();
+        let leaves = format!("iifname \"{bridge}\" oifname != \"{bridge}\"");
+        let arrives = format!("oifname \"{bridge}\" iifname != \"{bridge}\"");
+        match (self.egress, self.has_uplink) {
+            (Egress::Masquerade, false) => vec![format!(
+                "{leaves} {protocol} saddr != {subnet} drop comment \"VMs leave from their own network's addresses only\""
+            )],
+            (Egress::Routed, false) => Vec::new(),
+            (Egress::Masquerade | Egress::Routed, true) => {
+                let guests = self.forwarded_for(version, subnet);
+                vec![
+                    format!(
+                        "{leaves} {protocol} saddr != {guests} counter drop comment \"no router for those beyond the uplink\""
+                    ),
+                    format!(
+                        "{arrives} {protocol} daddr != {guests} counter drop comment \"no router to those beyond the uplink\""
+                    ),
+                ]
+            }
+            (Egress::Isolated, _) => vec![
+                format!("{leaves} drop comment \"VMs do not leave\""),
+                format!("{arrives} drop comment \"nobody comes to VMs\""),
+            ],
+        }
     }
 
     /// The rule by which guests do not reach each other by way of the host, where they are kept apart. With an uplink, frames
@@ -256,6 +286,21 @@ impl Firewall {
             )
         };
         (!self.peers.is_empty()).then(rule)
+    }
+
+    /// Which packets for the host are from VMs. Frames for the groups that bridges keep to themselves come in by a port, whatever the
+    /// bridge's own rules say; packets have no business there.
+    pub(crate) fn input_rules(&self) -> Vec<String> {
+        let bridge = &self.bridge;
+        let mut input = vec![
+            format!(
+                "{} counter drop comment \"for a group that no bridge passes on\"",
+                port_filter::link_groups()
+            ),
+            format!("iifname \"{bridge}\" goto from_vms"),
+        ];
+        input.extend(self.bridge_index.map(|index| format!("iif {index} goto from_vms")));
+        input
     }
 
     /// What VMs reach of the host itself, on any of its addresses. Answers to what the host began come in; DHCP is heard

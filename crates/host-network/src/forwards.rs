@@ -14,7 +14,9 @@
 //! else that switch would open is closed by rule: neither another machine nor a guest reaches 127.0.0.0/8.
 
 mod conflicts;
+mod holders;
 mod listeners;
+mod taken;
 mod warnings;
 
 use std::net::Ipv4Addr;
@@ -24,6 +26,9 @@ use vm_model::{PortForward, Transport};
 
 pub use self::conflicts::ForwardConflict;
 pub(crate) use self::conflicts::{drop_conflicts, find_conflict};
+pub use self::holders::Holder;
+pub(crate) use self::taken::hidden_programs;
+pub use self::taken::{PortTaken, find_taken_port};
 pub use self::warnings::ForwardWarning;
 pub(crate) use self::warnings::forward_warnings;
 use crate::bound_port::Ports;

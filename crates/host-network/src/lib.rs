@@ -92,7 +92,7 @@ pub use dns::{Domain, InvalidDomain, NameServerError};
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};
 pub use forwarding::HostForwarding;
-pub use forwards::{ForwardConflict, ForwardWarning};
+pub use forwards::{ForwardConflict, ForwardWarning, Holder, PortTaken, find_taken_port};
 pub use host::{
     AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, Orphan, Tap, Teardown,
     TeardownOutcome, UnusedHint,

@@ -122,7 +122,6 @@ pub(crate) fn table_text(table: &str, identities: &Identities, wire: Wire) -> St
         identities.iter().flat_map(of_port).collect::<Vec<_>>()
     };
     line(&set(IPV6, "typeof iif . ip6 saddr", &each_ipv6(|address| address.to_string())));
-    let target = |address: Ipv6Addr| format!("{:#034x}", u128::from(address));
     line(&set(TARGETS, "typeof iif . @th,64,128", &each_ipv6(target)));
     let macs: BTreeSet<String> = identities.values().map(|identity| identity.mac.to_string()).collect();
     line(&set(GUEST_MACS, "type ether_addr", &macs.into_iter().collect::<Vec<_>>()));
@@ -159,6 +158,8 @@ fn chains(wire: Wire) -> Vec<(&'static str, Vec<String>)> {
     ipv4.extend(is_bound.then(|| dropped(&format!("iif . ip saddr != @{IPV4}"), "another's IPv4 address")));
     ipv4.extend([
         dropped("udp sport 67", "plays a DHCP server"),
+        dropped("icmp type { redirect, router-advertisement }", "plays a router"),
+        dropped("igmp type membership-query", "plays a router"),
         "ip frag-off & 0x3fff != 0 goto from_guest_fragment".to_owned(),
         dropped(
             &over("dns", &format!("ip daddr {gateway} udp dport 53"), DNS_RATE),
@@ -176,6 +177,7 @@ fn chains(wire: Wire) -> Vec<(&'static str, Vec<String>)> {
     ]);
     let guest = vec![
         dropped(&format!("iif . ether saddr != @{MACS}"), "another's MAC address"),
+        dropped(&link_groups(), "for a group that no bridge passes on"),
         dropped(
             &over("groups", "ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00", GROUP_RATE),
             "too much multicast and broadcast",
@@ -206,6 +208,16 @@ fn dropped(what: &str, why: &str) -> String {
     format!("{what} counter drop comment \"{why}\"")
 }
 
+/// An IPv6 address as the target in a message of neighbour discovery.
+fn target(address: Ipv6Addr) -> String {
+    format!("{:#034x}", u128::from(address))
+}
+
+/// A match on frames for the groups that a bridge keeps to itself (IEEE 802.1Q §8.6.3): spanning tree, LLDP and their like.
+pub(crate) fn link_groups() -> String {
+    "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00".to_owned()
+}
+
 /// What a guest may say in ARP; `is_bound` to its address.
 fn arp(is_bound: bool) -> Vec<String> {
     let mut arp = vec![
@@ -214,11 +226,15 @@ fn arp(is_bound: bool) -> Vec<String> {
         dropped("arp hlen != 6", "malformed ARP"),
         dropped("arp plen != 4", "malformed ARP"),
         dropped(&format!("iif . arp saddr ether != @{MACS}"), "another's MAC address in ARP"),
-        "arp saddr ip 0.0.0.0 accept comment \"a probe\"".to_owned(),
     ];
-    arp.extend(
-        is_bound.then(|| dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP")),
-    );
+    let probe = "arp saddr ip 0.0.0.0";
+    if is_bound {
+        arp.extend([
+            dropped(&format!("{probe} iif . arp daddr ip != @{IPV4}"), "probes for another's IPv4 address"),
+            format!("{probe} accept comment \"a probe\""),
+            dropped(&format!("iif . arp saddr ip != @{IPV4}"), "another's IPv4 address in ARP"),
+        ]);
+    }
     arp.push("accept".to_owned());
     arp
 }
@@ -229,7 +245,7 @@ fn ipv6(wire: Wire) -> Vec<String> {
     let host_ipv6 = wire.host_ipv6;
     let is_bound = wire.addresses == GuestAddresses::Ours && host_ipv6 != HostIpv6::Kept;
     let mut rules = vec![
-        dropped("icmpv6 type { nd-router-advert, nd-redirect }", "plays a router"),
+        dropped("icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query }", "plays a router"),
         dropped("udp sport 547", "plays a DHCPv6 server"),
         dropped(&over("dhcpv6", "udp dport 547", DHCPV6_RATE), "too much DHCPv6"),
         dropped(

@@ -1,5 +1,5 @@
 //! The host believes nothing that VMs say about routers: no router advertisements, no addresses of its own by
-//! advertised prefixes, no redirects, and no IPv6 at all on TAPs. On the bridge it speaks IPv6 only where the VMs' network
+//! advertised prefixes, no redirects, and no IPv6 at all on TAPs and uplinks. On the bridge it speaks IPv6 only where the VMs' network
 //! has addresses of it; what VMs say to each other in IPv6 passes the bridge either way.
 
 use tracing::debug;
@@ -65,12 +65,32 @@ pub(crate) fn silence_bridge(
     Ok(())
 }
 
-/// Sets a TAP of ours so, while it is still down. It goes with its VM, so nothing is noted. Frames of a port go to the
+/// Sets an interface of the host so that is an uplink. What it had before is noted. Blocks.
+///
+/// # Errors
+/// If a switch cannot be set.
+pub(crate) fn silence_link(
+    index: u32,
+    name: &str,
+    changed: &mut ChangedSettings,
+) -> Result<(), SettingsError> {
+    for (switch, value) in SILENT {
+        changed.set(index, name, switch, value)?;
+    }
+    Ok(())
+}
+
+/// Whether [`silence_link`] sets it.
+pub(crate) fn is_silenced(switch: Switch) -> bool {
+    SILENT.iter().any(|(silent, _)| *silent == switch)
+}
+
+/// Sets a link of ours so, a TAP while it is still down. It goes with its VM or its network, so nothing is noted. Frames of a port go to the
 /// bridge, never to the port's own protocols: this is for the moment in which somebody takes it out. Blocks.
-pub(crate) fn silence_tap(name: &str) {
+pub(crate) fn silence_own_link(name: &str) {
     for (switch, value) in SILENT {
         if let Err(error) = write_switch_of(switch, name, value) {
-            debug!(tap = name, %error, "a switch of a TAP is not set");
+            debug!(link = name, %error, "a switch of a link of ours is not set");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::rules::blocking;
 use crate::silence::HostIpv6;
 use crate::start::no_uplink;
 use crate::uplink::plan_uplink;
-use crate::{HostForwarding, NetworkConfig, NetworkError};
+use crate::{HostForwarding, NetworkConfig, NetworkError, UplinkProblem};
 
 /// What stands for and against a network on this host.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
     config.validate().map_err(NetworkError::Config)?;
     let netlink = Netlink::open()?;
     let observed = observe(&netlink).await;
+    let wants_vlan = config.uplink.as_ref().is_some_and(|uplink| uplink.vlan.is_some());
+    let lacks_vlans = wants_vlan && !netlink.has_vlans().await;
     netlink.close().await;
     let observed = observed?;
     let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
@@ -52,7 +54,9 @@ pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
         .map(|problem| NetworkError::Bridge { name: config.bridge.clone(), problem })
         .filter(|_| !runs_vms);
     let (refused, uses, uplink) = match plan_bridge(config, &observed) {
-        Ok(plan) => (in_use, plan.uses, find_uplink_problem(config, (bridge, plan.origin), &observed)),
+        Ok(plan) => {
+            (in_use, plan.uses, find_uplink_problem(config, (bridge, plan.origin), &observed, lacks_vlans))
+        }
         Err(refused) => (Some(refused), find_uses(config.network(), bridge, &observed), None),
     };
     let free = free_subnet(bridge, &observed);
@@ -66,9 +70,11 @@ fn find_uplink_problem(
     config: &NetworkConfig,
     bridge: (Option<u32>, BridgeOrigin),
     observed: &Observed,
+    lacks_vlans: bool,
 ) -> Option<NetworkError> {
     let uplink = config.uplink.as_ref()?;
-    let problem = plan_uplink(uplink, &config.bridge, bridge, observed).err()?;
+    let problem = plan_uplink(uplink, &config.bridge, bridge, observed).err();
+    let problem = problem.or(lacks_vlans.then_some(UplinkProblem::NoVlans))?;
     Some(no_uplink(config, uplink, problem))
 }
 

@@ -18,7 +18,7 @@ use vm_model::VmId;
 
 use crate::LinkName;
 use crate::names::tap_name;
-use crate::silence::silence_tap;
+use crate::silence::silence_own_link;
 
 /// The clone device of the kernel's TUN/TAP driver.
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -182,7 +182,7 @@ fn configure(fds: Vec<OwnedFd>, name: LinkName) -> Result<NewTap, TapError> {
         Err(_) => UdpSegmentation::Unsupported,
     };
     set_offloads(fd, OFFLOADS).map_err(|cause| failed("set the offloads of", cause))?;
-    silence_tap(name.as_str());
+    silence_own_link(name.as_str());
     let index = link_index(&name).map_err(|cause| failed("find the index of", cause))?;
     Ok(NewTap { name, index, fds, udp_segmentation })
 }

@@ -25,11 +25,12 @@ use self::taps::{Absences, GRACE, TapAction, plan_taps, strayed};
 use crate::bridge::{BridgePlan, Observed, apply_bridge, ensure_ipv6, observe, plan_bridge, seen_bridge};
 use crate::dhcp::DhcpServer;
 use crate::events::{Changed, NetworkEvents};
+use crate::forwards::hidden_programs;
 use crate::host::{AttachedTap, Shared, loss};
 use crate::ipv6::{Ipv6Server, missing_addresses};
 use crate::names::tap_alias;
 use crate::netlink::{NetlinkError, Port};
-use crate::rules::Rules;
+use crate::rules::{Rules, blocking};
 use crate::start::{Holdings, forward_drops};
 use crate::{BridgeOrigin, HostForwarding, NetworkError};
 
@@ -37,6 +38,8 @@ use crate::{BridgeOrigin, HostForwarding, NetworkError};
 const SETTLE: Duration = Duration::from_millis(100);
 /// When to try again what failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often it is looked whether programs listen where ports lead to VMs: nobody tells of that.
+const LISTENERS: Duration = Duration::from_secs(30);
 
 /// The running task.
 #[derive(Debug)]
@@ -99,7 +102,12 @@ struct Verdict {
 impl Verdict {
     fn failed(&mut self, what: &str, error: &NetworkError) {
         self.degraded.push(format!("{what}: {}", chain(error)));
-        self.again = Some(RETRY);
+        self.look_within(RETRY);
+    }
+
+    /// Has the next look come no later than that.
+    fn look_within(&mut self, pause: Duration) {
+        self.again = Some(self.again.map_or(pause, |again| again.min(pause)));
     }
 }
 
@@ -152,6 +160,7 @@ impl Keeper {
                     self.join_uplink(uplink, &mut verdict).await;
                 }
                 self.keep_ipv6(&observed, &mut verdict).await;
+                self.tell_hidden(&taps, &mut verdict).await;
                 self.keep_taps(taps, &observed, &mut verdict).await;
             }
             // The bridge has changed, which will be heard; what depends on it is looked at then.
@@ -271,6 +280,23 @@ impl Keeper {
         }
     }
 
+    /// Tells of programs that began to listen after ports led to VMs.
+    async fn tell_hidden(&self, taps: &[AttachedTap], verdict: &mut Verdict) {
+        let forwards = taps.iter().map(|tap| (tap.vm.clone(), tap.access.forwards.clone()));
+        let forwards: Vec<_> = forwards.filter(|(_, forwards)| !forwards.is_empty()).collect();
+        if forwards.is_empty() {
+            return;
+        }
+        verdict.look_within(LISTENERS);
+        let own = self.shared.config.gateway;
+        match blocking("look who listens on ports of this host", move || hidden_programs(&forwards, &[own]))
+            .await
+        {
+            Ok(hidden) => verdict.degraded.extend(hidden),
+            Err(error) => verdict.failed("programs that VMs' ports hide are not seen", &error),
+        }
+    }
+
     /// Logs whom the host forwards for, where that has changed.
     fn tell_forwarding(&mut self, now: HostForwarding) {
         if self.forwarding.as_ref().is_some_and(|before| *before != now) {
@@ -299,7 +325,7 @@ impl Keeper {
             verdict.degraded.push(loss(&vm, &nic, &name));
         }
         if has_recent {
-            verdict.again = Some(verdict.again.map_or(GRACE, |again| again.min(GRACE)));
+            verdict.look_within(GRACE);
         }
     }
 

@@ -114,6 +114,11 @@ pub enum UplinkProblem {
         /// The link.
         link: String,
     },
+    /// The kernel makes no VLANs.
+    #[error(
+        "needs VLANs, which this kernel does not have: load its module 8021q, or run a kernel that is built with it"
+    )]
+    NoVlans,
     /// The bridge is somebody else's.
     #[error(
         "is asked for on a bridge that was not made by this worker: make it a port there yourself, and leave the uplink out"

@@ -56,8 +56,9 @@ pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Res
     if let Some(file) = &flags.assignments {
         // A configuration that cannot be read is told of by a check of its own.
         let read = check(flags.file.as_deref(), runtime_dir).ok().and_then(|checked| checked.read);
+        let listening = read.as_ref().map(Settings::listening).unwrap_or_default();
         let manager = read.map_or_else(VmManagerConfig::default, |read| read.manager);
-        return assignments::run(file, &manager, flags.json);
+        return assignments::run(file, (&manager, &listening), flags.json);
     }
     let mut checked = check(flags.file.as_deref(), runtime_dir)?;
     // `doctor` looks for itself.

@@ -225,6 +225,12 @@ impl Settings {
             web: self.web.clone(),
         }
     }
+
+    /// The addresses at which a worker with these settings listens to other machines, each with its key.
+    pub(crate) fn listening(&self) -> Vec<(&'static str, SocketAddr)> {
+        let web = self.web.as_ref().map(|web| ("web.listen", web.listen));
+        self.metrics.map(|address| ("metrics.listen", address)).into_iter().chain(web).collect()
+    }
 }
 
 /// The file's content; `None` where there is none.

@@ -88,6 +88,7 @@ fn the_transaction_replaces_our_tables_whole() {
          }\n\
          chain input {\n\
          type filter hook input priority -10; policy accept;\n\
+         ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop comment \"for a group that no bridge passes on\"\n\
          iifname \"br-test\" goto from_vms\n\
          iif 7 goto from_vms\n\
          }\n\
@@ -196,6 +197,34 @@ fn isolation_is_by_rules_and_services_are_let_in() {
     for rule in ["leave under the host's address", "hook prerouting priority -100"] {
         assert!(!script.contains(rule), "`{rule}` in {script}");
     }
+}
+
+#[test]
+fn with_an_uplink_the_host_forwards_for_its_own_guests_alone() {
+    let with_uplink = Firewall {
+        has_uplink: true,
+        router: None,
+        host_ipv6: HostIpv6::Served("fd12:3456:789a::/64".parse().unwrap()),
+        ..firewall(Egress::Masquerade)
+    };
+    let text = script(&with_uplink, &[]);
+    for (protocol, guests, network) in
+        [("ip", "@guests", "10.100.0.0/16"), ("ip6", "@guests6", "fd12:3456:789a::/64")]
+    {
+        for rule in [
+            format!("iifname \"br-test\" oifname != \"br-test\" {protocol} saddr != {guests} counter drop"),
+            format!("oifname \"br-test\" iifname != \"br-test\" {protocol} daddr != {guests} counter drop"),
+            format!(
+                "{protocol} saddr {guests} {protocol} daddr != {network} oifname != \"br-test\" masquerade"
+            ),
+        ] {
+            assert!(text.contains(&rule), "no `{rule}` in {text}");
+        }
+    }
+    let routed = script(&Firewall { egress: Egress::Routed, ..with_uplink }, &[]);
+    assert!(
+        routed.contains("ip saddr != @guests counter drop") && !routed.contains("ip saddr @guests ip daddr")
+    );
 }
 
 #[test]

@@ -2,12 +2,17 @@
 //! `Documentation/networking/proc_net_tcp.rst`).
 //!
 //! A forwarded port goes before a program's: what comes from elsewhere reaches the VM and no longer the program.
+//!
+//! A socket of IPv6 that is open to every address takes connections by IPv4 too unless it was told not to, which the tables do not
+//! show: whether it has the port of IPv4 is tried.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use vm_model::{PortForward, Transport};
 
 /// Where the tables are, of the network namespace of the thread that looks.
@@ -23,8 +28,20 @@ const LINES_MOST: usize = 65_536;
 pub(crate) struct Listener {
     transport: Transport,
     /// `None` is each address.
-    address: Option<Ipv4Addr>,
-    port: u16,
+    pub(super) address: Option<Ipv4Addr>,
+    pub(super) port: u16,
+    /// The number of its socket.
+    pub(super) inode: u64,
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transport, address, port, .. } = self;
+        match address {
+            Some(address) => write!(formatter, "{address}:{port}/{transport}"),
+            None => write!(formatter, "port {port}/{transport}"),
+        }
+    }
 }
 
 impl Listener {
@@ -48,9 +65,23 @@ pub(crate) fn observe_listeners() -> Vec<Listener> {
     ];
     let listed = tables.into_iter().flat_map(|(table, transport)| {
         let file = File::open(Path::new(TABLES).join(table));
-        file.and_then(|file| read_table(BufReader::new(file), transport)).unwrap_or_default()
+        let read = file.and_then(|file| read_table(BufReader::new(file), transport)).unwrap_or_default();
+        let is_ipv6 = table.ends_with('6');
+        read.into_iter().filter(move |it| !is_ipv6 || it.address.is_some() || has_ipv4_port(it))
     });
     listed.collect()
+}
+
+/// Whether no other socket can have the listener's port at each IPv4 address. Nothing is listened on.
+fn has_ipv4_port(listener: &Listener) -> bool {
+    let kind = match listener.transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
+    let Ok(socket) = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None) else {
+        return true;
+    };
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, listener.port)).is_err()
 }
 
 fn read_table(table: impl BufRead, transport: Transport) -> io::Result<Vec<Listener>> {
@@ -66,7 +97,9 @@ fn read_table(table: impl BufRead, transport: Transport) -> io::Result<Vec<Liste
             continue;
         };
         if state == wanted {
-            listeners.extend(read_socket(local, transport));
+            // After the state: queues, a timer, retransmissions, the user and a timeout.
+            let inode = words.nth(5).and_then(|inode| inode.parse().ok()).unwrap_or_default();
+            listeners.extend(read_socket(local, transport, inode));
         } else if transport == Transport::Tcp {
             // Those that listen come first, and there may be very many others.
             break;
@@ -77,7 +110,7 @@ fn read_table(table: impl BufRead, transport: Transport) -> io::Result<Vec<Liste
 
 /// A socket from `ADDRESS:PORT` in hexadecimal, the address as words in the order of the host's bytes; `None` where nothing by
 /// IPv4 reaches it.
-fn read_socket(local: &str, transport: Transport) -> Option<Listener> {
+fn read_socket(local: &str, transport: Transport, inode: u64) -> Option<Listener> {
     let (address, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let last = address.get(address.len().checked_sub(8)?..)?;
@@ -85,9 +118,9 @@ fn read_socket(local: &str, transport: Transport) -> Option<Listener> {
     let is_mapped = || address.starts_with("0000000000000000") && address.get(16..24) == Some("FFFF0000");
     let is_open = address.bytes().all(|digit| digit == b'0');
     match address.len() {
-        8 | 32 if is_open => Some(Listener { transport, address: None, port }),
-        8 => Some(Listener { transport, address: Some(last), port }),
-        32 if is_mapped() => Some(Listener { transport, address: Some(last), port }),
+        8 | 32 if is_open => Some(Listener { transport, address: None, port, inode }),
+        8 => Some(Listener { transport, address: Some(last), port, inode }),
+        32 if is_mapped() => Some(Listener { transport, address: Some(last), port, inode }),
         _ => None,
     }
 }
@@ -105,15 +138,16 @@ mod tests {
     #[test]
     fn what_listens_is_told_from_what_is_connected() {
         let listeners = read(
-            "   0: 0100007F:1F90 00000000:0000 0A 0:0\n   1: 00000000:0016 00000000:0000 0A 0:0\n   2: 0100007F:1F91 0100007F:9999 01 0:0\n",
+            "   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 7001 1\n   1: 00000000:0016 00000000:0000 0A 0:0 0:0 0 0 0 7002 1\n   2: 0100007F:1F91 0100007F:9999 01 0:0\n",
             Transport::Tcp,
         );
-        let listener = |address: Option<[u8; 4]>, port| Listener {
+        let listener = |address: Option<[u8; 4]>, port, inode| Listener {
             transport: Transport::Tcp,
             address: address.map(Ipv4Addr::from),
             port,
+            inode,
         };
-        assert_eq!(listeners, [listener(Some([127, 0, 0, 1]), 8080), listener(None, 22)]);
+        assert_eq!(listeners, [listener(Some([127, 0, 0, 1]), 8080, 7001), listener(None, 22, 7002)]);
         let hidden = |forward: &str| {
             let forward = forward.parse().unwrap();
             listeners.iter().any(|listener| listener.is_hidden_by(&forward))
@@ -125,7 +159,7 @@ mod tests {
     #[test]
     fn sockets_of_ipv6_count_where_ipv4_reaches_them() {
         let open = read("0: 00000000000000000000000000000000:0035 0:0 07\n", Transport::Udp);
-        assert_eq!(open, [Listener { transport: Transport::Udp, address: None, port: 53 }]);
+        assert_eq!(open, [Listener { transport: Transport::Udp, address: None, port: 53, inode: 0 }]);
         let mapped = read("0: 0000000000000000FFFF00000100007F:0035 0:0 07\n", Transport::Udp);
         assert_eq!(mapped[0].address, Some(Ipv4Addr::LOCALHOST));
         assert_eq!(read("0: 00000000000000000000000001000000:0035 0:0 07\n", Transport::Udp), []);

@@ -5,19 +5,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use thiserror::Error;
 use vm_model::PortForward;
 
-use super::listeners::observe_listeners;
 use crate::Egress;
 
 /// Something about a forward that its user should know.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ForwardWarning {
-    /// A program of the host listens there.
-    #[error(
-        "the port forward {0} goes before a program of this host that listens on {port}/{transport}: \
-         connections reach the VM and not that program",
-        port = .0.host_port, transport = .0.transport
-    )]
-    Hides(PortForward),
     /// The host does not have the address.
     #[error("the port forward {forward} leads nowhere yet: this host has no address {address}")]
     NoSuchAddress {
@@ -35,15 +27,8 @@ pub enum ForwardWarning {
 
 /// What there is to say of `forwards` in a network with this reach. Blocks.
 pub(crate) fn forward_warnings(egress: Egress, forwards: &[PortForward]) -> Vec<ForwardWarning> {
-    if forwards.is_empty() {
-        return Vec::new();
-    }
-    let listeners = observe_listeners();
     let mut warnings = Vec::new();
     for forward in forwards {
-        if listeners.iter().any(|listener| listener.is_hidden_by(forward)) {
-            warnings.push(ForwardWarning::Hides(*forward));
-        }
         if let Some(address) = forward.address.filter(|address| !is_of_this_host(*address)) {
             warnings.push(ForwardWarning::NoSuchAddress { forward: *forward, address });
         }

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
 use thiserror::Error;
-use vm_model::{MacAddress, NetworkAccess, VmId};
+use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
 use super::{Attached, AttachedTap, HostNetwork, Interface};
 use crate::claimed_names::claim_on;
@@ -19,7 +19,7 @@ use crate::start::UnknownNic;
 use crate::tap::{TapRequest, create_tap};
 use crate::{
     AttachmentProblem, ForwardWarning, GuestAddresses, InvalidLinkName, LinkName, NetworkConfig,
-    NetworkError, UdpSegmentation,
+    NetworkError, UdpSegmentation, find_taken_port,
 };
 
 /// An MTU that guests assume without being told.
@@ -121,6 +121,7 @@ impl HostNetwork {
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
         self.refuse_unnamed(&attachment).await?;
+        self.refuse_taken(&attachment.access.forwards).await?;
         let reservation = self.reserve(&attachment)?;
         let off_link = router_outside_mask(&attachment, &self.shared.config);
         let NicAttachment { vm, nic, mac, address, mtu, tap_hint, queues, access, .. } = attachment;
@@ -185,6 +186,18 @@ impl HostNetwork {
         )?;
         netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
         Ok(netlink.set_up(*index, name.as_str()).await?)
+    }
+
+    /// Refuses forwards that would hide a program of this host.
+    async fn refuse_taken(&self, forwards: &[PortForward]) -> Result<(), NetworkError> {
+        if forwards.is_empty() {
+            return Ok(());
+        }
+        let (forwards, own) = (forwards.to_vec(), self.shared.config.gateway);
+        let look = move || find_taken_port(&forwards, &[own]);
+        blocking("look who listens on ports of this host", look)
+            .await?
+            .map_or(Ok(()), |taken| Err(taken.into()))
     }
 
     /// Refuses what another VM's interface has that nobody named at the start, as long as its TAP is there: its guest goes on.

@@ -17,8 +17,7 @@ use crate::{Egress, HostService, egress};
 /// The table in nft's language.
 pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports) -> String {
     let Firewall { table, bridge, .. } = firewall;
-    let mut input = vec![format!("iifname \"{bridge}\" goto from_vms")];
-    input.extend(firewall.bridge_index.map(|index| format!("iif {index} goto from_vms")));
+    let input = firewall.input_rules();
     let mut chains = vec![
         ("egress", String::new(), egress::rules(&egress::IPV6)),
         ("forward", hook("filter", "forward", FILTER_PRIORITY), forward_rules(firewall, subnet)),
@@ -30,8 +29,9 @@ pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports)
     chains.extend(next_hops::chains(firewall.next_hops, origin, IpVersion::V6));
     chains.extend(connections::chains(firewall.counting, bridge, IpVersion::V6));
     if firewall.egress == Egress::Masquerade {
+        let guests = firewall.forwarded_for(IpVersion::V6, subnet);
         let translated = format!(
-            "ip6 saddr {subnet} ip6 daddr != {subnet} oifname != \"{bridge}\" masquerade \
+            "ip6 saddr {guests} ip6 daddr != {subnet} oifname != \"{bridge}\" masquerade \
              comment \"VMs leave under the host's address\""
         );
         chains.push(("postrouting", hook("nat", "postrouting", SOURCE_NAT_PRIORITY), vec![translated]));
@@ -51,17 +51,7 @@ pub(crate) fn table_text(firewall: &Firewall, subnet: Ipv6Subnet, ports: &Ports)
 
 fn forward_rules(firewall: &Firewall, subnet: Ipv6Subnet) -> Vec<String> {
     let bridge = &firewall.bridge;
-    let mut rules = match firewall.egress {
-        Egress::Masquerade => vec![format!(
-            "iifname \"{bridge}\" oifname != \"{bridge}\" ip6 saddr != {subnet} drop \
-             comment \"VMs leave from their own network's addresses only\""
-        )],
-        Egress::Routed => Vec::new(),
-        Egress::Isolated => vec![
-            format!("iifname \"{bridge}\" oifname != \"{bridge}\" drop comment \"VMs do not leave\""),
-            format!("oifname \"{bridge}\" iifname != \"{bridge}\" drop comment \"nobody comes to VMs\""),
-        ],
-    };
+    let mut rules = firewall.ways_out(IpVersion::V6, subnet);
     rules.extend(firewall.kept_apart(IpVersion::V6));
     rules.extend(firewall.apart());
     rules.push(egress::entrance(bridge, &egress::IPV6));

@@ -1,11 +1,14 @@
 //! The requests that make a link an uplink.
 
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 use rtnetlink::{LinkUnspec, LinkVlan};
 
 use super::{Netlink, NetlinkError, call};
 use crate::LinkName;
 use crate::uplink::VlanId;
+
+/// The name of the link that is not made.
+const VLAN_QUESTION: &str = "pw-vlan-none";
 
 impl Netlink {
     /// Creates the link `name` for a VLAN on the link with the index `parent`; it is down.
@@ -18,6 +21,15 @@ impl Netlink {
         let message = LinkVlan::new(name.as_str(), parent, vlan.get()).down().build();
         let request = self.handle.link().add(message).execute();
         call(format!("create the link {name} for VLAN {}", vlan.get()), request).await
+    }
+
+    /// Whether the kernel can make links of VLANs; true where it does not say. Its module is loaded for the question, and nothing is
+    /// made: a VLAN without a number is refused.
+    pub(crate) async fn has_vlans(&self) -> bool {
+        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]);
+        let message = LinkUnspec::new_with_name(VLAN_QUESTION).append_extra_attribute(kind).build();
+        let answer = call("ask for VLANs".to_owned(), self.handle.link().add(message).execute()).await;
+        !answer.is_err_and(|refusal| refusal.errno() == Some(libc::EOPNOTSUPP))
     }
 
     /// Gives a link its alias.

@@ -82,5 +82,5 @@ fn where_others_give_addresses_a_guest_is_bound_to_its_mac_address_alone() {
     let ours = Wire { addresses: GuestAddresses::Ours, ..external };
     let text = table_text("procurator", &identities(), ours);
     assert!(text.contains("!= @ipv4") && text.contains("another's DHCP server"), "{text}");
-    assert!(text.contains("oif 9 ip protocol udp udp dport 67 drop"), "{text}");
+    assert!(text.contains("oif 9 udp dport { 67, 547 } drop"), "{text}");
 }

@@ -3,14 +3,15 @@
 use tracing::{info, warn};
 
 use super::plan::UplinkStep;
-use super::{Uplink, UplinkPlan};
+use super::{Uplink, UplinkPlan, UplinkProblem};
 use crate::NetworkError;
 use crate::bridge::Observed;
-use crate::changed_settings::GivenUplink;
+use crate::changed_settings::{ChangedSettings, GivenUplink};
 use crate::names::uplink_vlan_alias;
 use crate::netlink::{Link, Netlink, NetlinkError};
 use crate::rules::{Rules, SharedRules};
-use crate::{LinkName, NetworkConfig};
+use crate::silence::{is_silenced, silence_link, silence_own_link};
+use crate::{LinkName, NetworkConfig, SettingsError};
 
 /// Notes what is about to be changed of the host's interface, and makes the VLAN's link where there is to be one. Answers the
 /// index of the link that is to be the port; no frame passes there yet.
@@ -31,7 +32,13 @@ pub(crate) async fn prepare_uplink(
         match (step, uplink.vlan, port) {
             (UplinkStep::MakeVlan, Some(vlan), _) => {
                 let name = uplink.port();
-                netlink.create_vlan(&name, plan.parent, vlan).await?;
+                netlink.create_vlan(&name, plan.parent, vlan).await.map_err(|refusal| {
+                    if refusal.errno() == Some(libc::EOPNOTSUPP) {
+                        no_vlans(bridge, uplink)
+                    } else {
+                        refusal.into()
+                    }
+                })?;
                 let links = netlink.links().await?;
                 let made =
                     links.iter().find(|link| link.name == name.as_str()).ok_or_else(|| gone(uplink))?;
@@ -45,7 +52,29 @@ pub(crate) async fn prepare_uplink(
             | (UplinkStep::BringParentUp | UplinkStep::Join | UplinkStep::BringPortUp, ..) => {}
         }
     }
-    Ok(port.ok_or_else(|| gone(uplink))?)
+    let port = port.ok_or_else(|| gone(uplink))?;
+    let parent = (plan.parent, uplink.clone());
+    let silence = move |rules: &mut Rules| silence_uplink(parent, port, &mut rules.changed);
+    rules.run("have the host believe nothing on the uplink", silence).await??;
+    Ok(port)
+}
+
+/// Has this host speak no IPv6 on the port, and on the interface below it where that was down: nobody but us uses it. What comes in
+/// there without the bridge meets none of our rules. Blocks.
+fn silence_uplink(
+    (parent, uplink): (u32, Uplink),
+    port: u32,
+    changed: &mut ChangedSettings,
+) -> Result<(), SettingsError> {
+    let was_down = changed.uplinks().iter().any(|given| given.index == parent && !given.was_up);
+    if port == parent || was_down {
+        silence_link(parent, uplink.link.as_str(), changed)?;
+    }
+    if port != parent {
+        // It goes with the network.
+        silence_own_link(uplink.port().as_str());
+    }
+    Ok(())
 }
 
 /// Makes the link with the index `port` a port of the bridge with the index `bridge`, and brings it up. The rules for what
@@ -99,7 +128,10 @@ pub(crate) async fn give_uplinks_back(
         }
         give_back(netlink, bridge, &links, &uplink).await?;
         let index = uplink.index;
-        let forget = move |rules: &mut Rules| rules.changed.forget_uplink(index);
+        let forget = move |rules: &mut Rules| {
+            rules.changed.give_back(|link, switch| link == index && is_silenced(switch));
+            rules.changed.forget_uplink(index);
+        };
         rules.run("note that an uplink is given back", forget).await?;
     }
     Ok(())
@@ -137,6 +169,10 @@ async fn give_back(
 
 fn is_our_vlan(link: &Link) -> bool {
     link.alias.as_deref().is_some_and(|alias| alias.starts_with(crate::names::ALIAS_PREFIX))
+}
+
+fn no_vlans(bridge: &LinkName, uplink: &Uplink) -> NetworkError {
+    NetworkError::Uplink { bridge: bridge.clone(), uplink: uplink.clone(), problem: UplinkProblem::NoVlans }
 }
 
 fn gone(uplink: &Uplink) -> NetlinkError {

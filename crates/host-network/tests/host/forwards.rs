@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -165,20 +167,14 @@ fn loopback_stays_the_hosts_own() {
 }
 
 #[test]
-fn one_port_leads_to_one_vm_and_what_it_hides_is_said() {
+fn one_port_leads_to_one_vm() {
     in_namespace(async || {
-        run("ip link set lo up");
-        let listener = TcpListener::bind("127.0.0.1:22").unwrap();
         let network = HostNetwork::start(config()).await.unwrap();
-        let tap = network.attach(with_ports(2, &["8080:80", "22:22", "192.0.2.7:81:80"])).await.unwrap();
+        let tap = network.attach(with_ports(2, &["8080:80", "192.0.2.7:81:80"])).await.unwrap();
         let told: Vec<String> = tap.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
-            [
-                "the port forward 22:22/tcp goes before a program of this host that listens on 22/tcp: connections reach \
-                 the VM and not that program",
-                "the port forward 192.0.2.7:81:80/tcp leads nowhere yet: this host has no address 192.0.2.7",
-            ]
+            ["the port forward 192.0.2.7:81:80/tcp leads nowhere yet: this host has no address 192.0.2.7"]
         );
         let refusal = network.attach(with_ports(3, &["127.0.0.1:8080:8080"])).await.unwrap_err();
         assert_eq!(
@@ -188,7 +184,84 @@ fn one_port_leads_to_one_vm_and_what_it_hides_is_said() {
         // The first is gone, and so is its hold on the port.
         network.detach(&nic(2).vm, "net0").await.unwrap();
         network.attach(with_ports(3, &["127.0.0.1:8080:8080"])).await.unwrap();
-        drop(listener);
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
+fn a_port_that_a_program_of_the_host_listens_on_is_no_vms() {
+    in_namespace(async || {
+        run("ip link set lo up");
+        let own = TcpListener::bind("[::]:7444").unwrap();
+        let theirs = Stdio::from(OwnedFd::from(TcpListener::bind("0.0.0.0:22").unwrap()));
+        let mut sshd = Running(Command::new("sleep").arg("600").stdin(theirs).spawn().unwrap());
+        let network = HostNetwork::start(config()).await.unwrap();
+        let refusal =
+            async |ports: &[&str]| network.attach(with_ports(2, ports)).await.unwrap_err().to_string();
+        let page = refusal(&["8080:80", "7444:443"]).await;
+        assert!(
+            page.starts_with(
+                "the port forward 7444:443/tcp cannot be had: this worker listens on port 7444/tcp of this host"
+            ),
+            "{page}"
+        );
+        let held = format!("sleep (process {}) listens on port 22/tcp", sshd.0.id());
+        for ports in ["22:22", "127.0.0.1:22:22"] {
+            let refused = refusal(&[ports]).await;
+            assert!(refused.contains(&held), "{refused}");
+        }
+        assert!(!run("nft list table ip procurator-br-test").contains("7444"), "nothing is forwarded");
+        // Datagrams are another port, and what ends frees its own.
+        network.attach(with_ports(3, &["22:22/udp"])).await.unwrap();
+        sshd.end();
+        let tap = network.attach(with_ports(2, &["22:22"])).await.unwrap();
+        assert_eq!(tap.warnings, []);
+
+        // Who comes later is told, and the VM keeps its port; also over a restart of the worker.
+        let degraded = network.watch_degraded();
+        let later = TcpListener::bind("127.0.0.1:22").unwrap();
+        run("ip link add other type veth peer name other0");
+        let told = eventually("it is told", async || degraded.borrow().first().cloned()).await;
+        assert!(
+            told.starts_with("this worker listens on 127.0.0.1:22/tcp of this host, and is not reached"),
+            "{told}"
+        );
+        network.shutdown(Teardown::Keep).await.unwrap();
+        let known = host_network::KeptNic { access: with_ports(2, &["22:22"]).access, ..kept(2, &tap.name) };
+        let network = HostNetwork::resume(config(), vec![known]).await.unwrap();
+        assert!(run("nft list table ip procurator-br-test").contains("tcp . 22 :"), "it keeps its port");
+        drop((own, later));
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+/// A program that ends with this value.
+struct Running(Child);
+
+impl Running {
+    fn end(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_servers_of_vms_networks_are_in_no_forwards_way() {
+    in_namespace(async || {
+        run("ip link set lo up");
+        let config = NetworkConfig { names: Some("vm.internal".parse().unwrap()), ..config() };
+        let network = HostNetwork::start(config).await.unwrap();
+        assert!(network.report().domain.is_some(), "names are answered at port 53 of the bridge's address");
+        let tap = network.attach(with_ports(2, &["53:53/udp", "53:53"])).await.unwrap();
+        assert_eq!(tap.warnings, []);
         network.shutdown(Teardown::Remove).await.unwrap();
     });
 }

@@ -1,6 +1,8 @@
 //! Uplinks: a bridge with a port to the outside, which here is one end of a veth pair whose other end is another host. VLANs
 //! need modules that not every kernel has: `cargo xtask vm-test` runs that test on a kernel that has them.
 
+mod hostile;
+
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 

@@ -1,7 +1,7 @@
 //! What a guest cannot do to its neighbours and its host by what it sends: each frame is written into a TAP as a hostile
 //! guest would, and looked for at the neighbour's.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -257,6 +257,28 @@ fn a_guest_cannot_speak_below_or_beside_ip() {
         ] {
             assert!(!wires.passes(&frame), "{what}");
         }
+    });
+}
+
+#[test]
+fn a_guest_does_not_get_past_the_hosts_rules_by_a_group_of_bridges() {
+    in_namespace(async || {
+        let wires = Wires::new(BetweenVms::Open).await;
+        let socket = UdpSocket::bind("0.0.0.0:9000").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let gateway = Ipv4Addr::new(10, 100, 0, 1);
+        let datagram = ipv4(address(MALLORY), gateway, 17, &udp(9000, 9000, b"closed"));
+        // Bridges hand such frames to the port itself, past what is said of the bridge.
+        for last in 0..16 {
+            wires.send(&ethernet([1, 0x80, 0xc2, 0, 0, last], mac(MALLORY), 0x0800, &datagram));
+        }
+        let got = socket.recv(&mut [0; 100]);
+        assert!(got.is_err(), "the host got {got:?} bytes");
+        let counted = run("nft list chain ip procurator-br-test input");
+        assert!(
+            !counted.contains("packets 0 bytes 0 drop comment \"for a group that no bridge passes on\""),
+            "{counted}"
+        );
     });
 }
 

@@ -4,12 +4,13 @@
 //! store, the file is meant for another host, and only what the entry itself says is judged.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nix_artifacts::check_network_access;
 use serde::Serialize;
-use vm_model::{Assignment, AssignmentSet, PortForward, VmId, error_chain};
+use vm_model::{Assignment, AssignmentSet, PortForward, Transport, VmId, error_chain};
 use worker::vms::{AssignmentCheck, VmManagerConfig};
 
 use crate::assignments::{Seen, look_at};
@@ -32,9 +33,12 @@ struct Answer<'a> {
     faults: &'a [Problem],
 }
 
+/// The settings of a worker, and where it listens by which key.
+type WorkerFacts<'a> = (&'a VmManagerConfig, &'a [(&'static str, SocketAddr)]);
+
 /// Says what is wrong with `file`, for a worker with these settings.
-pub(super) fn run(file: &Path, manager: &VmManagerConfig, json: bool) -> Result<()> {
-    let (vms, faults) = check(file, manager);
+pub(super) fn run(file: &Path, worker: WorkerFacts<'_>, json: bool) -> Result<()> {
+    let (vms, faults) = check(file, worker);
     if json {
         print_json(&Answer { file, vms, faults: &faults })?;
     } else {
@@ -55,12 +59,12 @@ pub(super) fn run(file: &Path, manager: &VmManagerConfig, json: bool) -> Result<
 }
 
 /// What is wrong with `file`.
-pub(super) fn problems(file: &Path, manager: &VmManagerConfig) -> Vec<Problem> {
-    check(file, manager).1
+pub(super) fn problems(file: &Path, worker: WorkerFacts<'_>) -> Vec<Problem> {
+    check(file, worker).1
 }
 
 /// How many VMs the file assigns, and what is wrong with it.
-fn check(file: &Path, manager: &VmManagerConfig) -> (usize, Vec<Problem>) {
+fn check(file: &Path, worker: WorkerFacts<'_>) -> (usize, Vec<Problem>) {
     let whole = |problem: String| (0, vec![Problem { vm: None, problem }]);
     match look_at(file) {
         Seen::Missing(problem) | Seen::Unusable(problem) => whole(problem),
@@ -69,7 +73,7 @@ fn check(file: &Path, manager: &VmManagerConfig) -> (usize, Vec<Problem>) {
             Ok(set) => {
                 let refused = set.refused.into_iter();
                 let problems = refused.map(|entry| Problem { vm: Some(entry.id), problem: entry.problem });
-                let problems = problems.chain(judge(&set.vms, manager)).collect();
+                let problems = problems.chain(judge(&set.vms, worker)).collect();
                 (set.vms.len(), problems)
             }
         },
@@ -77,7 +81,7 @@ fn check(file: &Path, manager: &VmManagerConfig) -> (usize, Vec<Problem>) {
 }
 
 /// What of sound entries does not work on a host with these settings.
-fn judge(vms: &[Assignment], manager: &VmManagerConfig) -> Vec<Problem> {
+fn judge(vms: &[Assignment], (manager, listening): WorkerFacts<'_>) -> Vec<Problem> {
     let (mut problems, mut forwards): (_, Vec<(&VmId, PortForward)>) = (Vec::new(), Vec::new());
     let mut check = AssignmentCheck::new(&present_roots(manager));
     for vm in vms {
@@ -98,6 +102,11 @@ fn judge(vms: &[Assignment], manager: &VmManagerConfig) -> Vec<Problem> {
             Vec::new()
         });
         for forward in own {
+            if let Some((key, address)) = listening.iter().find(|(_, address)| is_at(*address, &forward)) {
+                add(format!(
+                    "its port {forward} of the host is the worker's own ({key} = {address}): another one is accepted"
+                ));
+            }
             if let Some((other, known)) = forwards.iter().find(|(_, known)| known.conflicts_with(&forward)) {
                 add(format!("its port {forward} of the host is {other}'s already ({known})"));
             }
@@ -105,6 +114,18 @@ fn judge(vms: &[Assignment], manager: &VmManagerConfig) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Whether `forward` would go before a listener of the worker at this address.
+fn is_at(address: SocketAddr, forward: &PortForward) -> bool {
+    let (listened, forwarded) = (address.ip(), forward.address);
+    let is_of_ipv4 = listened.is_ipv4() || listened.is_unspecified();
+    let share_an_address =
+        listened.is_unspecified() || forwarded.is_none_or(|forwarded| IpAddr::V4(forwarded) == listened);
+    forward.transport == Transport::Tcp
+        && forward.host_port.get() == address.port()
+        && is_of_ipv4
+        && share_an_address
 }
 
 /// The settings with those store roots alone that are on this host.
@@ -131,6 +152,7 @@ fn wrong_path(path: &Path, store_roots: &[PathBuf]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
     use serde_json::json;
 
@@ -159,9 +181,15 @@ mod tests {
         vm
     }
 
+    /// Where the worker of these tests listens.
+    const LISTENING: [(&str, SocketAddr); 2] = [
+        ("metrics.listen", SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9090))),
+        ("web.listen", SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 7444, 0, 0))),
+    ];
+
     /// Whose entries are refused, and with which words.
     fn assert_refused(vms: &[Assignment], manager: &VmManagerConfig, expected: &[(&str, &str)]) {
-        let problems = judge(vms, manager);
+        let problems = judge(vms, (manager, &LISTENING));
         let said: Vec<(&str, &str)> = problems
             .iter()
             .map(|problem| (problem.vm.as_ref().expect("of a VM").as_str(), problem.problem.as_str()))
@@ -194,6 +222,34 @@ mod tests {
                 ("d", "$.procurator.egress[0] is \"10.0.0.1/8\""),
                 ("e", "is not there"),
                 ("f", "is no entry of a store root of this worker"),
+            ],
+        );
+    }
+
+    #[test]
+    fn ports_of_the_worker_and_of_programs_are_no_vms() {
+        let (_folder, manager) = store(&json!({ "net": [{}] }));
+        let program = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+        let listened = program.local_addr().expect("an address").port();
+        let vm = |id: &str, port: &str| vm(&manager, id, "image", json!({ "ports": [port] }));
+        let mut stopped = vm("f", &format!("{listened}:80"));
+        stopped.desired = vm_model::DesiredState::Stopped;
+        let vms = [
+            vm("a", "127.0.0.2:7444:443"),
+            vm("b", "127.0.0.1:9090:80"),
+            vm("c", "127.0.0.2:9090:80"),
+            vm("d", "7444:80/udp"),
+            vm("e", &format!("{listened}:80")),
+            stopped,
+        ];
+        let taken = format!("listens on 127.0.0.1:{listened}/tcp of this host");
+        assert_refused(
+            &vms,
+            &manager,
+            &[
+                ("a", "is the worker's own (web.listen = [::]:7444)"),
+                ("b", "is the worker's own (metrics.listen = 127.0.0.1:9090)"),
+                ("e", &taken),
             ],
         );
     }

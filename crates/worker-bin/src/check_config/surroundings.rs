@@ -14,7 +14,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(file) = &settings.assignments {
         warnings.extend(
-            assignments::problems(file, &settings.manager)
+            assignments::problems(file, (&settings.manager, &settings.listening()))
                 .into_iter()
                 .map(|fault| fault.problem)
                 .map(|problem| format!("assignments = {}: {problem}", file.display())),

@@ -1,8 +1,10 @@
 //! Whether a definition can be started, as far as that is found out without hashing or copying. It is what a start looks at
 //! first, and what plans, `set` and `restart` ask before anything is stopped.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use host_network::find_taken_port;
 use nix_artifacts::{Artifact, LoadRequest, NicRequest, StoreRoots, load_artifact};
 use uuid::Uuid;
 use vm_model::{Assignment, FailureKind, FailureReason, Isolation};
@@ -27,6 +29,7 @@ pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Resu
     let mut artifact = load(&context.roots, assignment, Uuid::nil())?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, assignment, &artifact.nics)?;
+    check_listeners(&artifact.nics, &context.networks.own_addresses())?;
     // What files hold is no part of a definition.
     let description = Arc::new(Description::of(assignment, &artifact));
     read_secrets(&context.credentials_dir, &mut artifact)?;
@@ -70,4 +73,13 @@ pub(super) fn check_wishes(
 ) -> Result<(), FailureReason> {
     let checked = context.leases.check(&assignment.id, &wishes(nics));
     checked.map_err(|problem| refused(context, assignment, nics, problem))
+}
+
+/// Makes sure that no port of the host that is to lead to `nics` is one that a program of the host listens on; `own` are the host's
+/// addresses in VMs' networks. Blocks.
+pub(crate) fn check_listeners(nics: &[NicRequest], own: &[Ipv4Addr]) -> Result<(), FailureReason> {
+    nics.iter().try_for_each(|nic| match find_taken_port(&nic.access.forwards, own) {
+        Some(taken) => Err(reason(FailureKind::Host, &taken)),
+        None => Ok(()),
+    })
 }

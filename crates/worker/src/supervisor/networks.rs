@@ -2,6 +2,7 @@
 //! whichever network it is in.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use host_network::{
     ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, TeardownOutcome,
@@ -29,6 +30,11 @@ impl Networks {
     /// What the guests of the network `name` are told of it.
     pub(crate) fn subnet(&self, name: &NetworkName) -> Option<Subnet> {
         self.networks.get(name).map(SharedNetwork::subnet)
+    }
+
+    /// This host's addresses in all of them.
+    pub(crate) fn own_addresses(&self) -> Vec<Ipv4Addr> {
+        self.networks.values().map(|network| network.subnet().gateway).collect()
     }
 
     /// What the network `name` tells its guests of itself.

@@ -18,7 +18,7 @@ use super::given_up::GivenUp;
 use super::guest_secrets::{GuestSecrets, read_secrets};
 use super::host_ports::check_forwards;
 use super::limiting::{check_limits, isolation};
-use super::look_ahead::{check_isolation, check_wishes, load};
+use super::look_ahead::{check_isolation, check_listeners, check_wishes, load};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::{LongWork, StageWork};
@@ -123,6 +123,7 @@ fn stage_blocking(
     let unlimited = check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
     check_wishes(context, &assignment, &artifact.nics)?;
     check_forwards(context, &assignment.id, &artifact.nics, held.is_up)?;
+    check_listeners(&artifact.nics, &context.networks.own_addresses())?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     if held.is_up {
         check_sizes(context, &assignment.id, &artifact)?;

@@ -1,5 +1,6 @@
 //! Whether what is assigned could be started, without a worker: by the functions that a worker's starts use.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::{LimitSettings, Placement, VmManagerConfig};
 use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{judge_limits, load, read_secrets};
+use crate::supervisor::{check_listeners, judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
@@ -23,6 +24,8 @@ pub struct AssignmentCheck {
     roots: StoreRoots,
     credentials_dir: PathBuf,
     networks: Vec<NetworkName>,
+    /// This host's addresses in them.
+    own_addresses: Vec<Ipv4Addr>,
     capacity: Arc<Capacity>,
     limits: LimitSettings,
     placement: Placement,
@@ -42,6 +45,7 @@ impl AssignmentCheck {
             roots: StoreRoots::open(&config.store_roots)?,
             credentials_dir: config.credentials_dir.clone(),
             networks: config.all_networks().into_iter().map(|(name, _)| name).collect(),
+            own_addresses: config.network_configs().into_iter().map(|(_, config)| config.gateway).collect(),
             limits: config.limits,
             placement: config.placement.clone(),
             host: capacity.observe_host(),
@@ -66,6 +70,7 @@ impl AssignmentCheck {
         })?;
         match assignment.desired {
             DesiredState::Running | DesiredState::Paused => {
+                check_listeners(&artifact.nics, &self.own_addresses)?;
                 let share = self.capacity.take(&footprint, &self.host, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
             }

@@ -1,5 +1,7 @@
 //! Ports of the host that pass from one VM to another, and ports that two VMs want.
 
+use std::net::TcpListener;
+
 use serde_json::json;
 use tiny_guest::TinyGuest;
 use vm_model::{Assignment, DesiredState};
@@ -103,6 +105,32 @@ fn a_port_that_two_vms_want_is_refused_before_anything_is_stopped() {
             (&info.status, info.starts, ports(&info)),
             (&VmStatus::Running, 1, vec!["8081:80/tcp".into()])
         );
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_port_that_a_program_listens_on_is_refused_before_anything_is_stopped() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::power_button());
+        let node = Told::start(bench.manager());
+        node.tell(None, vec![with_ports("a", &image, &["8080:80"])]).expect("taken");
+        await_ports(&node, "a", "8080:80/tcp");
+        let program = TcpListener::bind("0.0.0.0:7444").expect("listens");
+        let wanted = vec![with_ports("a", &image, &["7444:443"])];
+        let plan = node.plan(wanted.clone());
+        let expected = "keep a as it is: its new definition cannot be used: the port forward 7444:443/tcp cannot be had: \
+                        this worker listens on port 7444/tcp of this host";
+        assert!(plan[0].starts_with(expected), "{plan:?}");
+        node.tell(None, wanted).expect("taken");
+        let info = await_vm(&node.manager, &VmId::new("a"), "refused", |info| {
+            info.wanted.as_ref().is_some_and(|wanted| wanted.refusal.is_some())
+        });
+        assert_eq!(
+            (&info.status, info.starts, ports(&info)),
+            (&VmStatus::Running, 1, vec!["8080:80/tcp".into()])
+        );
+        drop(program);
         node.end().shutdown().expect("ends");
     });
 }
