@@ -22,7 +22,7 @@ use crate::lab::{Lab, SCRIPT_VARIABLES};
 use crate::process::shell_quote;
 use crate::workspace::Workspace;
 
-const SMOKE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+const SMOKE_DEADLINE: Duration = Duration::from_secs(20 * 60);
 const SYSTEMD_DEADLINE: Duration = Duration::from_secs(40 * 60);
 /// How many seconds the emulated manager may take to answer `systemctl`: reading all its units again takes it a minute where
 /// the machine has other work.
