@@ -7,6 +7,7 @@ mod clock;
 mod data;
 mod devices;
 mod endings;
+mod faulty_disks;
 mod lifecycle;
 mod limits;
 mod load;
@@ -15,8 +16,10 @@ mod memory;
 mod refusals;
 mod rollout;
 mod sockets;
+mod space;
 mod survival;
 mod upgrade;
+mod uplink;
 mod vhost;
 mod wire;
 
