@@ -63,6 +63,13 @@ impl Assignment {
         self
     }
 
+    /// The same, on which the guest is told what the host cannot do, rather than held until it can.
+    #[must_use]
+    pub fn with_reporting_disk(mut self, disk: &str, bytes: u64) -> Self {
+        self.disks.push(json!({ "id": disk, "size": bytes, "on_io_error": "report" }));
+        self
+    }
+
     /// With `value` as the setting `key` of `procurator`, other than disks.
     #[must_use]
     pub fn with_procurator(mut self, key: &str, value: Value) -> Self {
