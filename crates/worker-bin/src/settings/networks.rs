@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use host_network::{BetweenVms, Domain, GuestAddresses, HostService, VlanId};
 use ipam::AddressRange;
 use serde::{Deserialize, Deserializer};
@@ -93,10 +93,8 @@ impl FurtherNetwork {
             names: domain.or_else(|| DOMAIN.parse().ok()).filter(|_| dns == Some(true)),
             uplink: match (uplink, vlan) {
                 (None, None) => None,
-                (Some(link), vlan) => Some(UplinkSettings { link, vlan }),
-                (None, Some(_)) => {
-                    bail!("networks.{name}.vlan needs networks.{name}.uplink: the interface whose VLAN it is")
-                }
+                // A VLAN of nothing is refused where networks are planned.
+                (link, vlan) => Some(UplinkSettings { link: link.unwrap_or_default(), vlan }),
             },
             addresses: match addresses {
                 None | Some(Addresses::Worker) => GuestAddresses::Ours,

@@ -184,6 +184,10 @@ fn check_external(name: &NetworkName, settings: &NetworkSettings) -> Result<Gues
 }
 
 fn plan_uplink(name: &NetworkName, settings: &UplinkSettings) -> Result<Uplink, VmManagerError> {
+    if let (true, Some(vlan)) = (settings.link.is_empty(), settings.vlan) {
+        let expected = format!("it is accepted with networks.{name}.uplink, the interface whose VLAN it is");
+        return Err(refused(further_key(name, "vlan"), vlan.get().to_string(), expected));
+    }
     let link = LinkName::parse(&settings.link)
         .map_err(|problem| refused(uplink_key(name), settings.link.as_str(), problem.to_string()))?;
     Ok(Uplink { link, vlan: settings.vlan })
@@ -310,6 +314,10 @@ mod tests {
         // The first address of a network is this host's where no other is said, and mostly the router's.
         let taken = refusal(|lan| lan.router = Some([10, 101, 0, 1].into()));
         assert!(taken.contains("networks.lan.router") && taken.contains("host_address"), "{taken}");
+        let of_nothing = refusal(|lan| {
+            lan.uplink = Some(UplinkSettings { link: String::new(), vlan: VlanId::new(100) });
+        });
+        assert!(of_nothing.contains("networks.lan.vlan") && of_nothing.contains("uplink"), "{of_nothing}");
         let external = refusal(|lan| {
             lan.addresses = GuestAddresses::External;
             lan.router = Some([10, 101, 0, 1].into());
