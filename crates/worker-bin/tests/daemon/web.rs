@@ -187,6 +187,20 @@ fn a_browser_attaches_to_a_console_by_a_web_socket() {
     });
 }
 
+/// Log, events and list name who stopped a VM by an address, and no user that nobody is.
+fn names_who_came_by_address(bench: &Bench) {
+    assert!(bench.log().contains("address=127.0.0.1"), "who asked is audited: {}", bench.log());
+    let events = String::from_utf8_lossy(&bench.client(&["events"]).stdout).into_owned();
+    assert!(events.contains("stop was asked for by address 127.0.0.1"), "{events}");
+    let audited = bench.log();
+    let ended = audited.lines().find(|line| line.contains("audit: done")).expect("audited").to_owned();
+    assert!(ended.contains("address=127.0.0.1"), "{ended}");
+    let listed = String::from_utf8_lossy(&bench.client(&["ls"]).stdout).into_owned();
+    for said in [&audited, &listed] {
+        assert!(!said.contains("4294967295"), "nobody is that user: {said}");
+    }
+}
+
 #[test]
 fn an_address_of_its_own_wants_the_token() {
     isolated(|bench| {
@@ -221,16 +235,7 @@ fn an_address_of_its_own_wants_the_token() {
         assert_eq!(ask(&[&url("/v1/vms")]).status, 200);
         let stop = ask(&["-d", "{\"force\": true}", &url("/v1/vms/a/stop")]);
         assert_eq!(stop.status, 200, "{}", stop.body);
-        assert!(bench.log().contains("address=127.0.0.1"), "who asked is audited: {}", bench.log());
-        let events = String::from_utf8_lossy(&bench.client(&["events"]).stdout).into_owned();
-        assert!(events.contains("stop was asked for by address 127.0.0.1"), "{events}");
-        let audited = bench.log();
-        let ended = audited.lines().find(|line| line.contains("audit: done")).expect("audited").to_owned();
-        assert!(ended.contains("address=127.0.0.1"), "{ended}");
-        let listed = String::from_utf8_lossy(&bench.client(&["ls"]).stdout).into_owned();
-        for said in [&audited, &listed] {
-            assert!(!said.contains("4294967295"), "nobody is that user: {said}");
-        }
+        names_who_came_by_address(&bench);
         curl(&["--cookie", &jar, "-X", "POST", &url("/logout")]);
         assert_eq!(ask(&[&url("/v1/vms")]).status, 200, "a cookie alone logs nobody out");
         assert_eq!(ask(&["-X", "POST", &url("/logout")]).status, 204);
