@@ -59,7 +59,10 @@ impl Service {
         fs::create_dir_all(CONFIGURATION).context("cannot create the directory of the configuration")?;
         service.assign(&[])?;
         service.configure(settings)?;
-        Self::UNIT.systemctl("start")?;
+        Self::UNIT.systemctl("start").or_else(|problem| {
+            let journal = Self::journal()?;
+            Err(problem.context(format!("the service does not start; it logged:\n{journal}")))
+        })?;
         Ok(service)
     }
 
