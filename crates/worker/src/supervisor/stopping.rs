@@ -55,7 +55,9 @@ impl Task {
             Ok(method) => method,
             Err(problem) => {
                 // The machine may still run: nothing of it is given up before it is proven gone.
-                error!(vm_id = %self.id, error = chain(&problem), "the VM did not stop; trying again");
+                let problem = chain(&problem);
+                error!(vm_id = %self.id, error = problem, "the VM did not stop; trying again");
+                self.tell_host_trouble(&problem);
                 sleep(RETRY).await;
                 return;
             }
