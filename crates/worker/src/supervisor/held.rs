@@ -10,12 +10,13 @@ use machine_host::Stranger;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::{DesiredState, EndCause, EndMethod, FailureKind, RunEnd, Timestamp, VmId, VmStatus};
+use vm_model::{DesiredState, EndCause, EndMethod, FailureKind, RunEnd, Timestamp, VmStatus};
 
 use super::adopted::RunningMachine;
 use super::step::{Goal, RunState, Stamp};
 use super::task::{RETRY, Task, Wanted};
 use crate::failure::{chain, plain};
+use crate::records::VmRecord;
 
 /// How long a process may take to let go of a VM without that being told: one whose guest has ended, or that was being
 /// started when its worker ended.
@@ -145,11 +146,10 @@ impl Task {
 
     /// What keeps the VM's lock from being taken, where something does.
     pub(super) async fn runs_elsewhere(&self) -> Option<String> {
-        let (context, id) = (std::sync::Arc::clone(&self.context), self.id.clone());
-        let looking = tokio::task::spawn_blocking(move || {
-            let stranger = running_stranger(&context.strangers.borrow(), &id);
-            context.lock_idle(&id).err().or(stranger)
-        });
+        let context = std::sync::Arc::clone(&self.context);
+        let stranger = running_stranger(&context.strangers.borrow(), self.record.value());
+        let id = self.id.clone();
+        let looking = tokio::task::spawn_blocking(move || context.lock_idle(&id).err().or(stranger));
         looking.await.unwrap_or_else(|lost| Some(chain(&lost)))
     }
 
@@ -159,9 +159,16 @@ impl Task {
     }
 }
 
-/// What is told where a process that was not taken over runs a machine called `id`: it has that VM's addresses, though maybe
-/// not its directory.
-fn running_stranger(strangers: &[Stranger], id: &VmId) -> Option<String> {
+/// What is told where a process that was not taken over says that it runs the VM of `record`: it has that VM's addresses, though
+/// maybe not its directory with the lock.
+///
+/// That is its word alone, and its guest may have taken it over. So it counts only of a VM that no worker is known to have
+/// started with a seal: one that was, runs where its lock is held, and nowhere else.
+fn running_stranger(strangers: &[Stranger], record: &VmRecord) -> Option<String> {
+    if record.seal_key.is_some() {
+        return None;
+    }
+    let id = &record.assignment.id;
     let mut of_its_name = strangers.iter().filter(|stranger| stranger.vms.contains(id) && stranger.may_run());
     let pid = of_its_name.find_map(|stranger| stranger.pid)?;
     Some(format!("process {pid} runs a VM of this name and was not taken over: `kill {pid}` ends it"))
@@ -179,5 +186,30 @@ async fn handed_over(late: &mut Option<mpsc::Receiver<RunningMachine>>) -> Runni
             machine
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::{Assignment, VmId};
+
+    use super::*;
+    use crate::records::SealKey;
+
+    #[test]
+    fn the_word_of_a_process_counts_of_a_vm_without_a_seal_alone() {
+        let pid = std::process::id();
+        let says = |vms: &[&str]| Stranger {
+            vms: vms.iter().copied().map(VmId::new).collect(),
+            pid: Some(pid),
+            place: "a host process".to_owned(),
+            problem: "its notes are not sealed".to_owned(),
+        };
+        let mut record = VmRecord::new(Assignment::new(VmId::new("a"), "", "/nix/store/x"));
+        let told = running_stranger(&[says(&["b"]), says(&["c", "a"])], &record).expect("it counts");
+        assert!(told.contains(&format!("`kill {pid}`")), "{told}");
+        assert_eq!(running_stranger(&[says(&["b"])], &record), None);
+        record.seal_key = Some(SealKey::draw().expect("a key"));
+        assert_eq!(running_stranger(&[says(&["a"])], &record), None);
     }
 }
