@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until};
-use tracing::{Instrument, error, info, info_span, warn};
-use vm_model::{
-    Assignment, DesiredState, EventKind, HealthSpec, MachinePhase, Timestamp, VmId, VmStatus, WantedChange,
-};
+use tracing::{Instrument, error, info_span, warn};
+use vm_model::{Assignment, DesiredState, EventKind, HealthSpec, MachinePhase, VmId, VmStatus};
 
 use super::candidate::Progress;
 use super::context::HostContext;
 use super::ending::{classify, reported, standstill, unwell};
 use super::guest::WriteBudget;
+use super::handle::Ends;
 use super::live::LiveMachine;
 use super::policy::{RestartHistory, RestartPolicy};
 use super::publisher::Publisher;
@@ -21,9 +20,9 @@ use super::record::Record;
 use super::step::{DefinitionNumber, Goal, OrderNumber, RunState, Stamp, Step, Vcpus, next_step};
 use super::stopping::ordered_end;
 use super::trial::{Trial, drop_stale_refusal};
-use super::{Ends, MachineSlot, Origin, RunningMachine, Supervisor, Target};
+use super::{MachineSlot, Origin, RunningMachine, Supervisor, Target};
 use crate::capacity::Share;
-use crate::definition::{Description, is_same_definition};
+use crate::definition::Description;
 use crate::failure::chain;
 use crate::records::VmRecord;
 
@@ -275,34 +274,6 @@ impl Task {
         }
     }
 
-    /// The definition in force, where it is another than the newest.
-    pub(super) fn other_in_force(&self, target: &Target) -> Option<Assignment> {
-        let in_force = self.in_force.as_ref().filter(|in_force| in_force.number != target.stamp.definition);
-        in_force.map(|in_force| in_force.assignment.as_ref().clone())
-    }
-
-    /// Tells which definition is in force, and which one is wanted where that is another.
-    pub(super) fn show_definitions(&self, target: &Target) {
-        let other = self.other_in_force(target);
-        let desired = target.assignment.desired;
-        let wanted = other.as_ref().map(|_| target.assignment.as_ref().clone());
-        let in_force = other.unwrap_or_else(|| target.assignment.as_ref().clone());
-        self.info.send_if_modified(|info| {
-            let before = (info.assignment.clone(), info.generation, info.wanted.clone(), info.order.clone());
-            info.assignment = Assignment { desired, ..in_force };
-            info.generation = target.generation;
-            info.order.clone_from(&target.order);
-            info.wanted = wanted.map(|assignment| match info.wanted.take() {
-                // What was found out about it is still true.
-                Some(known) if is_same_definition(&known.assignment, &assignment) => {
-                    WantedChange { assignment, ..known }
-                }
-                Some(_) | None => WantedChange { assignment, refusal: None, next_try_at: None },
-            });
-            before != (info.assignment.clone(), info.generation, info.wanted.clone(), info.order.clone())
-        });
-    }
-
     /// Brings the record on disk up to date with the target, and changes it as told. A failure is logged: a start insists on
     /// its record, and what runs goes on without.
     pub(super) async fn keep(&mut self, target: &Target, change: impl FnOnce(&mut VmRecord)) {
@@ -434,37 +405,5 @@ impl Task {
                 sleep(RETRY).await;
             }
         }
-    }
-
-    pub(super) fn forget_taps(&self) {
-        self.info.send_modify(|info| {
-            for nic in &mut info.nics {
-                (nic.tap, nic.mismatch) = (None, None);
-            }
-            // It was the machine's, which is gone.
-            info.disk_trouble = None;
-        });
-    }
-
-    pub(super) fn publish(&self, status: VmStatus) {
-        self.info.send_if_modified(|info| {
-            let changed = info.status != status;
-            if changed {
-                info!(vm_id = %self.id, phase = status.phase_name(), "now {status}");
-                info.status = status;
-            }
-            changed
-        });
-    }
-
-    /// Says that a machine has started. It is counted, because a short run may be over before anybody who waits for it
-    /// has looked; and at once with the status, so that whoever sees the start sees no phase before it.
-    pub(super) fn publish_start(&self, status: VmStatus, at: Timestamp) {
-        info!(vm_id = %self.id, phase = status.phase_name(), "now {status}");
-        self.info.send_modify(|info| {
-            info.starts = info.starts.saturating_add(1);
-            info.started_at = Some(at);
-            info.status = status;
-        });
     }
 }
