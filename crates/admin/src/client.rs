@@ -272,12 +272,17 @@ impl AdminClient {
         self.get_json("/v1/removed").await
     }
 
-    /// Deletes what is kept for a while, before its time.
+    /// Deletes what is kept for a while, before its time, or tells what that would be.
     ///
     /// # Errors
     /// See [`ClientError`]; refused where there is no such VM or disk.
-    pub async fn delete_kept(&self, request: &DeletionRequest) -> Result<DeletionView, ClientError> {
-        self.post_json("/v1/gc", as_json("POST /v1/gc", request)?, PLAN_DEADLINE).await
+    pub async fn delete_kept(
+        &self,
+        request: &DeletionRequest,
+        dry_run: bool,
+    ) -> Result<DeletionView, ClientError> {
+        let path = format!("/v1/gc?dry_run={dry_run}");
+        self.post_json(&path, as_json("POST /v1/gc", request)?, PLAN_DEADLINE).await
     }
 
     /// Deletes fetched store paths that nothing needs, or tells which those would be; that takes as long as it takes.

@@ -2,26 +2,27 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use vm_model::{Bytes, CollectionRule};
 use worker::vms::CollectionMode;
 
 use super::Answers;
+use super::audit::Asked;
 use super::extract::{JsonBody, Keys};
 use crate::ApiError;
 use crate::orders::{CollectionRequest, CollectionView};
 
-/// How a collection is asked for.
+/// How a deletion is asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CollectionQuery {
     /// Whether only what would go is answered.
     #[serde(default)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// Deletes fetched store paths that nothing needs. Those of a store that Nix keeps are Nix's.
@@ -33,7 +34,7 @@ pub(super) async fn collect(
     State(answers): State<Answers>,
     Keys(CollectionQuery { dry_run }): Keys<CollectionQuery>,
     JsonBody(request): JsonBody<CollectionRequest>,
-) -> Result<Json<CollectionView>, ApiError> {
+) -> Result<(Option<Extension<Asked>>, Json<CollectionView>), ApiError> {
     let CollectionRequest { unused_seconds, keep_bytes, free_bytes } = request;
     let rule = CollectionRule {
         unused_for: unused_seconds.map(Duration::from_secs),
@@ -42,5 +43,5 @@ pub(super) async fn collect(
     };
     let mode = if dry_run { CollectionMode::Show } else { CollectionMode::Delete };
     let collected = answers.vm_manager.collect_async(rule, mode).await?;
-    Ok(Json(CollectionView { collected }))
+    Ok((dry_run.then_some(Extension(Asked)), Json(CollectionView { collected })))
 }

@@ -12,6 +12,7 @@ use worker::vms::KeptSelection;
 use super::Answers;
 use super::audit::Asked;
 use super::extract::{JsonBody, Keys, TextBody, bad_request};
+use super::images::CollectionQuery;
 use super::names::unknown;
 use crate::orders::{
     ActionView, DeletionRequest, DeletionView, PlanView, RemovedList, VerdictView, VolumeList,
@@ -183,13 +184,14 @@ pub(super) async fn removed(State(answers): State<Answers>) -> Json<RemovedList>
 
 /// Deletes what is kept for a while, before its time. What names no VM or disk that there is, is refused.
 #[utoipa::path(
-    post, path = "/v1/gc", tag = "volumes", request_body = DeletionRequest,
-    responses((status = 200, description = "What was deleted", body = DeletionView))
+    post, path = "/v1/gc", tag = "volumes", params(CollectionQuery), request_body = DeletionRequest,
+    responses((status = 200, description = "What was deleted, or would be", body = DeletionView))
 )]
 pub(super) async fn gc(
     State(answers): State<Answers>,
+    Keys(CollectionQuery { dry_run }): Keys<CollectionQuery>,
     JsonBody(request): JsonBody<DeletionRequest>,
-) -> Result<Json<DeletionView>, ApiError> {
+) -> Result<(Option<Extension<Asked>>, Json<DeletionView>), ApiError> {
     if let Some(error) = unknown(&answers.vm_manager, &request).await? {
         return Err(error);
     }
@@ -198,11 +200,15 @@ pub(super) async fn gc(
         DeletionRequest::Vm { vm } => KeptSelection::Vm(vm),
         DeletionRequest::Volume { vm, disk } => KeptSelection::Volume(vm, disk),
     };
+    if dry_run {
+        let deleted = answers.vm_manager.show_kept_async(which).await?;
+        return Ok((Some(Extension(Asked)), Json(DeletionView { deleted })));
+    }
     let deleted = answers.vm_manager.delete_kept_async(which).await?;
     if !deleted.is_empty() {
         answers.vm_manager.events().record(None, EventKind::VolumesDeleted { deleted: deleted.clone() });
     }
-    Ok(Json(DeletionView { deleted }))
+    Ok((None, Json(DeletionView { deleted })))
 }
 
 /// Asks the reconciler.

@@ -106,7 +106,7 @@ mod tests {
                 "dryrun",
                 "PATCH /v1/vms/{id} takes dry_run",
             ),
-            (Method::POST, "/v1/gc", "/v1/gc?dry_run=true", "dry_run", "POST /v1/gc takes none"),
+            (Method::POST, "/v1/gc", "/v1/gc?dry=true", "dry", "POST /v1/gc takes dry_run"),
             (Method::GET, "/v1/openapi.json", "/v1/openapi.json?x", "x", "GET /v1/openapi.json takes none"),
         ] {
             assert_eq!(check(&method, path, uri), Some((key.to_owned(), hint.to_owned())), "{uri}");

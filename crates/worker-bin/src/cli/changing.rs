@@ -209,16 +209,16 @@ pub(crate) struct GcFlags {
     #[arg(long)]
     pub(crate) images: bool,
     /// With --images: those that nothing has needed for as long, like 12h or 7d
-    #[arg(long, value_name = "SPAN", requires = "images")]
+    #[arg(long, value_name = "SPAN", requires = "images", conflicts_with_all = ["what", "all"])]
     pub(crate) older_than: Option<Span>,
     /// With --images: those beyond so many bytes, like 20G, the ones that were needed last being spared
-    #[arg(long, value_name = "SIZE", requires = "images", value_parser = amount)]
+    #[arg(long, value_name = "SIZE", requires = "images", conflicts_with_all = ["what", "all"], value_parser = amount)]
     pub(crate) keep: Option<u64>,
     /// With --images: as many as it takes until so many bytes are free, the ones that were needed first going first
-    #[arg(long, value_name = "SIZE", requires = "images", value_parser = amount)]
+    #[arg(long, value_name = "SIZE", requires = "images", conflicts_with_all = ["what", "all"], value_parser = amount)]
     pub(crate) free: Option<u64>,
-    /// With --images: only show what would go
-    #[arg(long, requires = "images")]
+    /// Only show what would go
+    #[arg(long)]
     pub(crate) dry_run: bool,
     /// Print JSON
     #[arg(long)]

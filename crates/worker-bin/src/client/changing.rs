@@ -29,9 +29,9 @@ pub(super) async fn change(client: &AdminClient, verb: &ChangeVerb) -> Result<()
         ChangeVerb::Rm(flags) => remove(client, flags).await,
         ChangeVerb::Undelete(flags) => undelete(client, flags).await,
         ChangeVerb::Gc(flags) if flags.images => images::collect(client, flags).await,
-        ChangeVerb::Gc(GcFlags { what, json, .. }) => {
-            let deleted = client.delete_kept(&deletion(what.as_ref())).await?;
-            if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted)) }
+        ChangeVerb::Gc(GcFlags { what, dry_run, json, .. }) => {
+            let deleted = client.delete_kept(&deletion(what.as_ref()), *dry_run).await?;
+            if *json { print_json(&deleted) } else { print(&volumes::deleted(&deleted, *dry_run)) }
         }
         ChangeVerb::AllowRemovals { source, dry_run: true, json } => {
             preview(&client.show_removals(*source).await?, *json)

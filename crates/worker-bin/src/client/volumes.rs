@@ -72,9 +72,10 @@ pub(super) fn removed(vms: &[RemovedVm], now: Timestamp) -> String {
 }
 
 /// What was deleted, one a line.
-pub(super) fn deleted(view: &DeletionView) -> String {
+pub(super) fn deleted(view: &DeletionView, dry_run: bool) -> String {
     if view.deleted.is_empty() {
-        return "nothing was kept of that\n".to_owned();
+        return "nothing is kept of that beside what is in use\n".to_owned();
     }
-    view.deleted.iter().map(|what| format!("deleted: {}\n", printable(what))).collect()
+    let done = if dry_run { "would be deleted" } else { "deleted" };
+    view.deleted.iter().map(|what| format!("{done}: {}\n", printable(what))).collect()
 }

@@ -102,6 +102,16 @@ fn images_that_nothing_needs_are_deleted_by_word_and_come_again() {
         bench.assign(&[vm("a", a)]);
         bench.until("b is gone", || bench.phases() == ["a running"]);
         assert_eq!(gc(&[]), [""; 0], "b may come back with its disk");
+        for refused in [["--all", "--older-than", "1h"], ["b", "--keep", "1K"], ["b", "--free", "1K"]] {
+            assert_eq!(bench.client(&[&["gc"][..], &refused].concat()).status.code(), Some(2), "{refused:?}");
+        }
+        for kept in ["--all", "b"] {
+            let shown = bench.client(&["gc", kept, "--dry-run"]);
+            assert_eq!(
+                String::from_utf8_lossy(&shown.stdout),
+                "would be deleted: volumes of b, which was removed\n"
+            );
+        }
         assert!(bench.client(&["gc", "b"]).status.success());
         let path_of_b = [b.path.display().to_string()];
         assert_eq!(gc(&["--older-than", "1h"]), [""; 0]);

@@ -61,6 +61,10 @@ fn is_selected(kept: &Kept, which: &KeptSelection) -> bool {
     }
 }
 
+fn of_removed(vm: &VmId, disk: &str) -> String {
+    format!("volume {vm}/{disk} of {vm}, which was removed")
+}
+
 impl HostContext {
     /// Everything that is kept until a moment, the first to go first.
     fn kept(&self) -> Result<Vec<(Timestamp, Kept)>, VolumeError> {
@@ -119,6 +123,18 @@ impl HostContext {
         {
             return Ok(vec![deleted]);
         }
+        let mut deleted = Vec::new();
+        for kept in self.selected(which)? {
+            if self.delete_kept(&kept)? {
+                info!(what = %kept, "deleted by word");
+                deleted.push(kept.to_string());
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// What is selected of everything that is kept.
+    fn selected(&self, which: &KeptSelection) -> Result<Vec<Kept>, String> {
         let kept = self.kept().map_err(|problem| chain(&problem))?;
         // What is kept until it is deleted by word goes by a word that names it.
         let by_word = self.list_volumes()?.into_iter().filter_map(|volume| match volume.keep {
@@ -132,14 +148,29 @@ impl HostContext {
             | VolumeKeep::Unknown => None,
         });
         let by_word = by_word.filter(|_| *which != KeptSelection::All);
-        let mut deleted = Vec::new();
-        for kept in kept.into_iter().map(|(_, kept)| kept).chain(by_word) {
-            if is_selected(&kept, which) && self.delete_kept(&kept)? {
-                info!(what = %kept, "deleted by word");
-                deleted.push(kept.to_string());
+        let all = kept.into_iter().map(|(_, kept)| kept).chain(by_word);
+        Ok(all.filter(|kept| is_selected(kept, which)).collect())
+    }
+
+    /// What would be deleted at once of what is selected, in words, and what would be set aside.
+    pub(crate) fn show_selected(&self, which: &KeptSelection) -> Result<Vec<String>, String> {
+        if let KeptSelection::Volume(vm, disk) = which {
+            let listed = self.list_volumes()?;
+            let mut contents = listed.iter().filter(|content| content.vm == *vm && content.disk == *disk);
+            if self.removed.list().contains_key(vm) && contents.clone().next().is_some() {
+                return Ok(vec![of_removed(vm, disk)]);
+            }
+            let unusable = contents.find_map(|content| match content.keep {
+                VolumeKeep::InUse => content.problem.as_ref(),
+                _ => None,
+            });
+            if let Some(problem) = unusable
+                && self.lock_idle(vm).is_ok()
+            {
+                return Ok(vec![format!("volume {vm}/{disk}, which would be set aside: {problem}")]);
             }
         }
-        Ok(deleted)
+        Ok(self.selected(which)?.iter().map(ToString::to_string).collect())
     }
 
     /// Deletes one kept thing; answers whether it was still kept.
@@ -179,7 +210,7 @@ impl HostContext {
                 return Err(problem);
             }
         }
-        let what = format!("volume {id}/{disk} of {id}, which was removed");
+        let what = of_removed(id, disk);
         info!(what, "deleted by word");
         Ok(Some(what))
     }

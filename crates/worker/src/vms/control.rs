@@ -166,6 +166,14 @@ pub(crate) async fn delete_kept(
     deleted.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
 }
 
+pub(crate) async fn show_kept(
+    shared: Arc<Shared>,
+    which: KeptSelection,
+) -> Result<Vec<String>, VmManagerError> {
+    let shown = spawn_blocking(move || shared.context.show_selected(&which));
+    shown.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
+}
+
 pub(crate) async fn collect(
     shared: Arc<Shared>,
     rule: CollectionRule,

@@ -395,6 +395,14 @@ impl VmManager {
         self.executor.run(control::delete_kept(Arc::clone(&self.shared), which)).await?
     }
 
+    /// What [`VmManager::delete_kept_async`] would delete now; nothing changes.
+    ///
+    /// # Errors
+    /// [`VmManagerError::Volumes`].
+    pub async fn show_kept_async(&self, which: KeptSelection) -> Result<Vec<String>, VmManagerError> {
+        self.executor.run(control::show_kept(Arc::clone(&self.shared), which)).await?
+    }
+
     /// Deletes what `rule` says of the fetched store paths that nothing needs, or tells what that would be, in the order in which
     /// it goes. A store that Nix keeps has none.
     ///

@@ -45,7 +45,13 @@ fn volumes(manager: &VmManager) -> Vec<VolumeInfo> {
 
 fn delete(manager: &VmManager, which: KeptSelection) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("built");
-    runtime.block_on(manager.delete_kept_async(which)).expect("deleted")
+    let shown = runtime.block_on(manager.show_kept_async(which.clone())).expect("shown");
+    let deleted = runtime.block_on(manager.delete_kept_async(which)).expect("deleted");
+    // What is set aside is told in words of its own.
+    let sets_aside = |what: &[String]| what.iter().any(|what| what.contains("the next start makes it anew"));
+    assert_eq!(shown.len(), deleted.len(), "{shown:?} {deleted:?}");
+    assert!(shown == deleted || sets_aside(&deleted), "{shown:?} {deleted:?}");
+    deleted
 }
 
 fn await_life(manager: &VmManager, count: u32) {
