@@ -408,7 +408,7 @@ impl Task {
         }
         if let RunState::Up { stamp, machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            let share = machine.tear_down(&self.context).await;
+            let share = machine.tear_down(&self.context, |problem| self.tell_unreleased(problem)).await;
             self.forget_taps();
             if let Some(end) = self.follow_trial(end, ran_for, share).await {
                 self.follow(end, Some(ran_for), stamp).await;
