@@ -95,7 +95,7 @@ pub use forwarding::HostForwarding;
 pub use forwards::{ForwardConflict, ForwardWarning, Holder, PortTaken, find_taken_port};
 pub use host::{
     AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, Orphan, Tap, Teardown,
-    TeardownOutcome, UnusedHint,
+    TeardownOutcome, UnusedHint, check_access,
 };
 pub use leftovers::{Leftovers, remove_leftovers};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};

@@ -15,7 +15,7 @@ use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
 use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, blocking};
-use crate::start::UnknownNic;
+use crate::start::{UnknownNic, no_uplink};
 use crate::tap::{TapRequest, create_tap};
 use crate::{
     AttachmentProblem, ForwardWarning, GuestAddresses, InvalidLinkName, LinkName, NetworkConfig,
@@ -120,6 +120,7 @@ impl HostNetwork {
     /// # Errors
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
+        self.refuse_without_uplink()?;
         self.refuse_unnamed(&attachment).await?;
         self.refuse_taken(&attachment.access.forwards).await?;
         let reservation = self.reserve(&attachment)?;
@@ -186,6 +187,15 @@ impl HostNetwork {
         )?;
         netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
         Ok(netlink.set_up(*index, name.as_str()).await?)
+    }
+
+    /// Refuses a guest that would be on a wire which leads nowhere: its VM waits for the uplink.
+    fn refuse_without_uplink(&self) -> Result<(), NetworkError> {
+        let config = &self.shared.config;
+        match (&config.uplink, self.shared.uplink_problem()) {
+            (Some(uplink), Some(problem)) => Err(no_uplink(config, uplink, problem)),
+            (Some(_), None) | (None, _) => Ok(()),
+        }
     }
 
     /// Refuses forwards that would hide a program of this host.
@@ -312,6 +322,21 @@ pub(super) fn taken(mac: MacAddress, address: Ipv4Addr, holder: &Binding) -> Att
     }
 }
 
+/// Whether a network of `config` can keep to what is said of a guest and the world beyond. Looks at nothing of the host, so it can
+/// be asked before there is a network.
+///
+/// # Errors
+/// What it cannot keep to.
+pub fn check_access(config: &NetworkConfig, access: &NetworkAccess) -> Result<(), AttachmentProblem> {
+    if let (Some(uplink), Some(_)) = (&config.uplink, &access.egress) {
+        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
+    }
+    if config.addresses == GuestAddresses::External && !access.forwards.is_empty() {
+        return Err(AttachmentProblem::PortsWithoutAddress);
+    }
+    Ok(())
+}
+
 /// Whether an interface can be attached as described.
 pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
     let subnet = config.network();
@@ -330,12 +355,7 @@ pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Resul
     {
         return Err(AttachmentProblem::Mask { mask });
     }
-    if let (Some(uplink), Some(_)) = (&config.uplink, &attachment.access.egress) {
-        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
-    }
-    if config.addresses == GuestAddresses::External && !attachment.access.forwards.is_empty() {
-        return Err(AttachmentProblem::PortsWithoutAddress);
-    }
+    check_access(config, &attachment.access)?;
     match attachment.mtu {
         Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {
             Err(AttachmentProblem::Mtu { mtu, limit: config.mtu })

@@ -4,10 +4,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use host_network::find_taken_port;
+use host_network::{NetworkConfig, check_access, find_taken_port};
 use nix_artifacts::{Artifact, LoadRequest, NicRequest, StoreRoots, load_artifact};
 use uuid::Uuid;
-use vm_model::{Assignment, FailureKind, FailureReason, Isolation};
+use vm_model::{Assignment, FailureKind, FailureReason, Isolation, NetworkName};
 
 use super::context::HostContext;
 use super::guest_secrets::read_secrets;
@@ -29,6 +29,7 @@ pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Resu
     let mut artifact = load(&context.roots, assignment, Uuid::nil())?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, assignment, &artifact.nics)?;
+    check_reach(&artifact.nics, |network| context.networks.config(network))?;
     check_listeners(&artifact.nics, &context.networks.own_addresses())?;
     // What files hold is no part of a definition.
     let description = Arc::new(Description::of(assignment, &artifact));
@@ -73,6 +74,20 @@ pub(super) fn check_wishes(
 ) -> Result<(), FailureReason> {
     let checked = context.leases.check(&assignment.id, &wishes(nics));
     checked.map_err(|problem| refused(context, assignment, nics, problem))
+}
+
+/// Makes sure that the network of each interface, as `config` knows it, can keep to what is said of its guest and the world beyond.
+pub(crate) fn check_reach<'a>(
+    nics: &[NicRequest],
+    config: impl Fn(&NetworkName) -> Option<&'a NetworkConfig>,
+) -> Result<(), FailureReason> {
+    nics.iter().try_for_each(|NicRequest { id, network, access, .. }| {
+        let checked = config(network).map_or(Ok(()), |config| check_access(config, access));
+        checked.map_err(|problem| {
+            let message = format!("the interface {id} cannot be in the network \"{network}\": {problem}");
+            plain(FailureKind::Artifact, message)
+        })
+    })
 }
 
 /// Makes sure that no port of the host that is to lead to `nics` is one that a program of the host listens on; `own` are the host's

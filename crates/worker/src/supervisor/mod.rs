@@ -61,7 +61,7 @@ pub(crate) use given_up::GivenUp;
 pub(crate) use guest_secrets::read_secrets;
 pub(crate) use host_ports::{HostPorts, PortClaims};
 pub(crate) use limiting::{check_limits, judge_limits, unenforced};
-pub(crate) use look_ahead::{LookedAt, check_listeners, load, look_ahead};
+pub(crate) use look_ahead::{LookedAt, check_listeners, check_reach, load, look_ahead};
 pub(crate) use networks::Networks;
 pub(crate) use notes::noted_uuid;
 pub use notes::{NotesError, check_notes};
