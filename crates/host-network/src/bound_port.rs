@@ -8,7 +8,7 @@ use crate::connections::IpVersion;
 use crate::next_hops::NextHopSets;
 use crate::nfnetlink::Message;
 use crate::nfnetlink::element::{Change, Element, Family};
-use crate::port_filter::{self, GUEST_MACS, Identities, PortIdentity};
+use crate::port_filter::{self, GUEST_IPV4, GUEST_IPV6, GUEST_MACS, GUEST_TARGETS, Identities, PortIdentity};
 use crate::{egress, forwards};
 
 /// One port.
@@ -29,6 +29,8 @@ pub(crate) struct Tables<'name> {
     pub(crate) name: &'name str,
     /// The network of which guests have IPv6 addresses; there is a table of the family `ip6` where it is one.
     pub(crate) ipv6: Option<Ipv6Subnet>,
+    /// Whether machines beyond an uplink are kept from claiming guests' addresses.
+    pub(crate) guards_claims: bool,
 }
 
 /// The ports by the index of their link.
@@ -68,7 +70,16 @@ impl BoundPort {
             (Family::Ipv6, element(NextHopSets::of(IpVersion::V6).guests, &guest.octets()))
         });
         let ipv4 = (Family::Ipv4, element(NextHopSets::of(IpVersion::V4).guests, &address.octets()));
-        [(Family::Bridge, element(GUEST_MACS, &mac.octets())), ipv4].into_iter().chain(ipv6).collect()
+        let mut presence = vec![(Family::Bridge, element(GUEST_MACS, &mac.octets())), ipv4];
+        presence.extend(ipv6);
+        if tables.guards_claims {
+            presence.push((Family::Bridge, element(GUEST_IPV4, &address.octets())));
+            for address in self.identity.ipv6(tables.ipv6) {
+                presence.push((Family::Bridge, element(GUEST_IPV6, &address.octets())));
+                presence.push((Family::Bridge, element(GUEST_TARGETS, &address.octets())));
+            }
+        }
+        presence
     }
 
     /// The messages that make `change` of what stands there under its guest's addresses.

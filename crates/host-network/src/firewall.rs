@@ -145,7 +145,12 @@ impl Firewall {
 
     /// Our tables, as far as elements of ports go.
     pub(crate) fn tables(&self) -> Tables<'_> {
-        Tables { name: &self.table, ipv6: self.host_ipv6.served() }
+        Tables { name: &self.table, ipv6: self.host_ipv6.served(), guards_claims: self.guards_claims() }
+    }
+
+    /// Whether machines beyond an uplink are kept from claiming guests' addresses.
+    fn guards_claims(&self) -> bool {
+        self.has_uplink && self.addresses == GuestAddresses::Ours
     }
 
     /// The transaction that leaves exactly our tables.
@@ -167,6 +172,7 @@ impl Firewall {
             fragments: self.fragments,
             addresses: self.addresses,
             uplink: self.uplink_index,
+            guards_claims: self.guards_claims(),
             bridge: bridge_mac(&self.bridge),
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
-pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
+pub use self::attach::{AttachmentWarning, NicAttachment, NicDescription, Tap, UnusedHint, check_nic};
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub(crate) use self::kept::{find_tap, plan_kept};
 pub(crate) use self::teardown::Remains;
@@ -28,7 +28,7 @@ use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules};
 use crate::start::{Started, start};
 use crate::upkeep::Upkeep;
-use crate::{ForwardConflict, LinkName, NetworkConfig, NetworkError, StartReport};
+use crate::{ForwardConflict, LinkName, NetworkConfig, NetworkError, StartReport, UplinkProblem};
 
 /// A TAP of ours that no known VM uses, and that has been removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub(crate) struct Shared {
     attached: Mutex<HashMap<Interface, Attached>>,
     /// The interfaces of VMs that ran on whose TAPs are gone, until they are attached again or detached. As above.
     lost: Mutex<HashMap<Interface, LinkName>>,
+    /// Why the bridge is without its uplink; written by upkeep. As above.
+    uplink_problem: Mutex<Option<UplinkProblem>>,
 }
 
 impl Shared {
@@ -122,6 +124,15 @@ impl Shared {
             lost.iter().map(|(Interface { vm, nic }, tap)| loss(vm, nic, tap)).collect();
         told.sort();
         told
+    }
+
+    /// Why the bridge is without its uplink at this moment.
+    pub(crate) fn uplink_problem(&self) -> Option<UplinkProblem> {
+        self.uplink_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_uplink_problem(&self, problem: Option<UplinkProblem>) {
+        *self.uplink_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     fn lost(&self) -> MutexGuard<'_, HashMap<Interface, LinkName>> {
@@ -169,7 +180,7 @@ impl HostNetwork {
     pub async fn resume(config: NetworkConfig, kept: Vec<KeptNic>) -> Result<Self, NetworkError> {
         let started = start(&config, kept).await?;
         let Started { exclusive, netlink, bridge, ipv6, mtu, bindings, .. } = started;
-        let Started { attached, lost, holdings, events, report, .. } = started;
+        let Started { attached, lost, holdings, events, report, uplink_problem, .. } = started;
         let shared = Arc::new(Shared {
             config: NetworkConfig { mtu, ..config },
             netlink,
@@ -180,6 +191,7 @@ impl HostNetwork {
             detached: Notify::new(),
             attached: Mutex::new(attached),
             lost: Mutex::new(lost),
+            uplink_problem: Mutex::new(uplink_problem),
         });
         let upkeep = Upkeep::start(Arc::clone(&shared), holdings, events);
         Ok(Self { shared, upkeep, report, exclusive })

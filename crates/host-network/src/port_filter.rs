@@ -60,6 +60,12 @@ pub(crate) const IPV6: &str = "ipv6";
 pub(crate) const TARGETS: &str = "targets";
 /// The hardware addresses of all guests.
 pub(crate) const GUEST_MACS: &str = "guest_macs";
+/// Their IPv4 addresses, where machines beyond an uplink are kept from claiming them.
+pub(crate) const GUEST_IPV4: &str = "guest_ipv4";
+/// Their IPv6 addresses, likewise.
+pub(crate) const GUEST_IPV6: &str = "guest_ipv6";
+/// As [`GUEST_IPV6`], as targets of neighbour advertisements.
+pub(crate) const GUEST_TARGETS: &str = "guest_targets";
 
 /// Whose wire a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +85,9 @@ pub(crate) struct Wire {
     pub(crate) addresses: GuestAddresses,
     /// The index of the uplink's port, where there is one.
     pub(crate) uplink: Option<u32>,
+    /// Whether machines beyond the uplink are kept from claiming guests' addresses: where these are ours to give. Also before
+    /// the uplink is there.
+    pub(crate) guards_claims: bool,
     /// The bridge's own hardware address.
     pub(crate) bridge: MacAddress,
 }
@@ -125,6 +134,16 @@ pub(crate) fn table_text(table: &str, identities: &Identities, wire: Wire) -> St
     line(&set(TARGETS, "typeof iif . @th,64,128", &each_ipv6(target)));
     let macs: BTreeSet<String> = identities.values().map(|identity| identity.mac.to_string()).collect();
     line(&set(GUEST_MACS, "type ether_addr", &macs.into_iter().collect::<Vec<_>>()));
+    if wire.guards_claims {
+        let ipv4: BTreeSet<Ipv4Addr> = identities.values().map(|identity| identity.address).collect();
+        let ipv6 = identities.values().flat_map(|identity| identity.ipv6(wire.host_ipv6.served()));
+        let ipv6: BTreeSet<Ipv6Addr> = ipv6.collect();
+        let shown = |ipv6: Ipv6Addr| ipv6.to_string();
+        let of_ipv6 = |show: fn(Ipv6Addr) -> String| ipv6.iter().map(|it| show(*it)).collect::<Vec<_>>();
+        line(&set(GUEST_IPV4, "type ipv4_addr", &ipv4.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>()));
+        line(&set(GUEST_IPV6, "type ipv6_addr", &of_ipv6(shown)));
+        line(&set(GUEST_TARGETS, "typeof @th,64,128", &of_ipv6(target)));
+    }
     for limited in ["groups", "dhcp", "dhcpv6", "dns", "dns_tcp", fragments::SET] {
         line(&format!("set {limited} {{ typeof iif; size 4096; flags dynamic,timeout; timeout 1m; }}"));
     }

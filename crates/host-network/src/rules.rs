@@ -222,7 +222,7 @@ impl Rules {
         // Whoever took rules away since is heard of, and must not be taken for us.
         let is_whole = listing.as_ref().is_some_and(|listing| {
             self.firewall.shows_every_rule(guarded, listing)
-                && listing.shows_every_port(&self.ports, self.firewall.host_ipv6.served())
+                && listing.shows_every_port(&self.ports, &self.firewall.tables())
         });
         self.listing = listing.map(|listing| listing.rules().to_owned());
         self.guarded = is_whole.then(|| guarded.to_vec());
@@ -298,7 +298,7 @@ impl Rules {
         let listing = self.firewall.listing();
         let is_whole = listing.as_ref().is_some_and(|listing| {
             Some(listing.rules()) == self.listing.as_deref()
-                && listing.shows_every_port(&self.ports, self.firewall.host_ipv6.served())
+                && listing.shows_every_port(&self.ports, &self.firewall.tables())
         });
         if !is_whole {
             self.guarded = None;

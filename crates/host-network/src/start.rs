@@ -13,7 +13,7 @@ use vm_model::Ipv6Subnet;
 pub use self::report::{StartReport, StartWarning, UnknownNic};
 use self::servers::{start_ipv6, start_names, told_servers};
 pub(crate) use self::uplink::no_uplink;
-use self::uplink::{check_uplink, ready_uplink};
+use self::uplink::{UplinkOutlook, check_uplink, ready_uplink};
 use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, BridgeProblem, Observed, apply_bridge, carries_vms, ensure_ipv6, find_ipv6_use,
@@ -25,7 +25,7 @@ use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
 use crate::dns::NameServer;
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
-use crate::firewall::{Firewall, ForwardDrop, Listing, find_forward_drops};
+use crate::firewall::{Firewall, Listing, find_forward_drops};
 use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
 use crate::host::{Attached, Interface, KeptNic, find_tap, plan_kept};
 use crate::ipv6::{Ipv6Facts, Ipv6Server};
@@ -37,7 +37,7 @@ use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
 use crate::uplink::{give_uplinks_back, join_uplink};
-use crate::{Egress, GuestAddresses, LinkName, NetworkConfig, NetworkError, RouterAdvice};
+use crate::{Egress, GuestAddresses, LinkName, NetworkConfig, NetworkError, RouterAdvice, UplinkProblem};
 
 /// Everything that is up once starting succeeded.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub(crate) struct Started {
     pub(crate) ipv6: Ipv6Stack,
     /// The MTU of the network.
     pub(crate) mtu: u16,
+    /// Why the bridge begins without its uplink.
+    pub(crate) uplink_problem: Option<UplinkProblem>,
     pub(crate) bindings: SharedBindings,
     /// The interfaces that were kept and whose TAPs are there.
     pub(crate) attached: HashMap<Interface, Attached>,
@@ -84,7 +86,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
     let observed = observe(&netlink).await?;
     let plan = plan_bridge(config, &observed)?;
     let runs_vms = runs_vms(config, &observed, &kept);
-    let mtu = check_uplink(config, &observed, &plan, runs_vms)?;
+    let UplinkOutlook { mtu, problem: uplink_problem } = check_uplink(config, &observed, &plan, runs_vms)?;
     let config = &NetworkConfig { mtu, ..config.clone() };
     check_ipv6(config)?;
     let kept = plan_kept(config, &observed.links, kept);
@@ -126,6 +128,7 @@ pub(crate) async fn start(config: &NetworkConfig, kept: Vec<KeptNic>) -> Result<
                 bridge,
                 ipv6,
                 mtu,
+                uplink_problem,
                 bindings,
                 attached,
                 lost,
@@ -321,7 +324,7 @@ pub(crate) fn forward_drops(firewall: &Firewall) -> Vec<StartWarning> {
         Egress::Masquerade | Egress::Routed => {
             let between_vms = bridged_frames_are_filtered();
             let drops = find_forward_drops(&firewall.bridge, firewall.host_ipv6.served()).into_iter();
-            drops.map(|ForwardDrop { chain }| StartWarning::ForwardDrop { chain, between_vms }).collect()
+            drops.map(|drop| StartWarning::ForwardDrop { drop, between_vms }).collect()
         }
         Egress::Isolated => Vec::new(),
     }

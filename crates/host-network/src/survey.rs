@@ -25,6 +25,8 @@ pub struct Survey {
     pub bridge: Option<NetworkError>,
     /// Why the bridge cannot have its uplink.
     pub uplink: Option<NetworkError>,
+    /// Whether the uplink could be had, and is up with nothing connected to it.
+    pub uplink_is_unplugged: bool,
     /// Who else uses addresses of the subnet.
     pub uses: Vec<SubnetUse>,
     /// Whether VMs are on the bridge: then a start is refused neither for who uses the subnet nor for the uplink, and tells of
@@ -60,10 +62,24 @@ pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
         Err(refused) => (Some(refused), find_uses(config.network(), bridge, &observed), None),
     };
     let free = free_subnet(bridge, &observed);
+    let is_unplugged = config.uplink.as_ref().is_some_and(|uplink| {
+        let mut links = observed.links.iter();
+        links.any(|link| link.name == uplink.link.as_str() && link.is_up && !link.has_carrier)
+    });
     let config = config.clone();
     let look = move || forwarding(&config, bridge.unwrap_or_default(), &observed);
     let forwarding = blocking("look whom the host forwards for", look).await??;
-    Ok(Survey { bridge: refused, uplink, uses, runs_vms, free, forwarding })
+    let uplink_is_unplugged = uplink.is_none() && is_unplugged;
+    Ok(Survey { bridge: refused, uplink, uplink_is_unplugged, uses, runs_vms, free, forwarding })
+}
+
+impl Survey {
+    /// Whether a start goes on without the uplink that it cannot have.
+    pub fn starts_without_uplink(&self) -> bool {
+        let may_pass =
+            matches!(&self.uplink, Some(NetworkError::Uplink { problem, .. }) if problem.may_pass());
+        self.runs_vms || may_pass
+    }
 }
 
 fn find_uplink_problem(

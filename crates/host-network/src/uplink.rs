@@ -19,6 +19,8 @@ use ipnetwork::IpNetwork;
 use thiserror::Error;
 
 pub(crate) use self::keep::{give_uplinks_back, join_uplink, prepare_uplink};
+#[cfg(test)]
+pub(crate) use self::plan::UplinkStep;
 pub(crate) use self::plan::{UplinkPlan, plan_uplink};
 use crate::LinkName;
 use crate::names::uplink_vlan_name;
@@ -68,6 +70,22 @@ impl VlanId {
     /// The number.
     pub fn get(self) -> u16 {
         self.0
+    }
+}
+
+impl UplinkProblem {
+    /// Whether it may pass without anybody changing a configuration, so that it keeps no network from starting.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Missing => true,
+            Self::Kind { .. }
+            | Self::Address { .. }
+            | Self::Route { .. }
+            | Self::Controlled { .. }
+            | Self::VlanTaken { .. }
+            | Self::NoVlans
+            | Self::OthersBridge => false,
+        }
     }
 }
 

@@ -26,7 +26,8 @@ impl Pool {
 
 impl PoolChange<'_> {
     /// Gives each interface of `vm` the lease that grants its wish, in the order of `wishes`: the one it holds where that
-    /// will do, else a new one. Leases of interfaces that are not among `wishes` end.
+    /// will do, else a new one; its address stays as long as nothing else is wished for. Leases of interfaces that are not among
+    /// `wishes` end.
     ///
     /// # Errors
     /// If two of the wishes are for the same, or one cannot be granted. Leases of this VM may have ended by then: do not keep
@@ -43,6 +44,8 @@ impl PoolChange<'_> {
         for lease in held.iter().filter(|lease| !may_stay(lease, wishes)) {
             self.release_interface(vm, &lease.nic);
         }
+        let wishes: Vec<(&str, Wish)> =
+            wishes.iter().map(|(nic, wish)| (*nic, with_address_of(&held, nic, *wish, wishes))).collect();
         // Those that leave more to the pool come after those that leave less.
         let mut order: Vec<usize> = (0..wishes.len()).collect();
         order.sort_by_key(|place| {
@@ -71,6 +74,14 @@ fn may_stay(lease: &Lease, wishes: &[(&str, Wish)]) -> bool {
                 wish.ip != Some(lease.address) && wish.mac != Some(lease.mac)
             }
         })
+}
+
+/// The `wish` of interface `nic`, which names its present address where it names none and nobody else's does: another hardware
+/// address is no reason to move.
+fn with_address_of(held: &[Lease], nic: &str, wish: Wish, wishes: &[(&str, Wish)]) -> Wish {
+    let present = held.iter().find(|lease| lease.nic == nic).map(|lease| lease.address);
+    let is_free = |address: &_| wishes.iter().all(|(_, wish)| wish.ip != Some(*address));
+    Wish { ip: wish.ip.or_else(|| present.filter(is_free)), ..wish }
 }
 
 fn find_contradiction(vm: &VmId, wishes: &[(&str, Wish)]) -> Option<AllocationError> {
@@ -142,6 +153,24 @@ mod tests {
         // One that is no longer described holds nothing.
         let only = pool.allocate_all(&vm, &[("c", ip(&a))]).unwrap();
         assert_eq!(pool.leases().collect::<Vec<_>>(), only);
+    }
+
+    #[test]
+    fn an_address_stays_when_the_hardware_address_changes() {
+        let (mut pool, vm) = (pool(), VmId::new("web"));
+        let first = pool.allocate_all(&vm, &[("a", Wish::default())]).unwrap();
+        for wished in ["52:54:00:00:00:01", "52:54:00:00:00:02"] {
+            let changed = pool.allocate_all(&vm, &[("a", mac(wished))]).unwrap();
+            assert_eq!(
+                (changed[0].address, changed[0].mac.to_string()),
+                (first[0].address, wished.to_owned())
+            );
+        }
+        // Another of its interfaces wishes for it.
+        let taken = ip(&first[0].address.to_string());
+        let moved = pool.allocate_all(&vm, &[("a", mac("52:54:00:00:00:03")), ("b", taken)]).unwrap();
+        assert_eq!(moved[1].address, first[0].address);
+        assert_ne!(moved[0].address, first[0].address);
     }
 
     #[test]

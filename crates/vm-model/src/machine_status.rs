@@ -76,8 +76,8 @@ pub enum PowerButton {
     Seen,
 }
 
-/// What a machine's thread tells of its machine. That thread is its one writer; what the thread cannot tell of itself is
-/// in [`ThreadHealth`].
+/// What a machine's thread tells of its machine, and whoever takes it apart once it has ended. Each is its one writer in
+/// its time; what the thread cannot tell of itself is in [`ThreadHealth`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineStatus {
     /// Where it is in its life.
@@ -109,6 +109,10 @@ pub struct MachineStatus {
     /// Its power button.
     #[serde(default)]
     pub power_button: PowerButton,
+    /// What keeps an ended machine from giving back what it held, once that takes longer than a moment: "the host does not
+    /// end the I/O that is in flight on its disk root".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 impl MachineStatus {
@@ -124,6 +128,7 @@ impl MachineStatus {
             boot_trouble: None,
             disk_trouble: None,
             power_button: PowerButton::default(),
+            obstacle: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::sync::watch;
-use vm_model::VmId;
+use vm_model::{MachineStatus, VmId};
 
 use crate::containment::dispose;
 use crate::engine::Remains;
@@ -22,6 +22,8 @@ pub(crate) struct EndedMachine {
     pub(crate) remains: Option<Box<dyn Remains>>,
     /// Who runs the VM, given back when nothing of the machine can change a disk any more.
     pub(crate) lock: Option<OwnedFd>,
+    /// Where it is told what is waited for.
+    pub(crate) status: watch::Sender<MachineStatus>,
     pub(crate) release: ReleaseSignal,
 }
 

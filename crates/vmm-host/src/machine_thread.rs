@@ -114,8 +114,8 @@ impl MachineThread {
         if let Some(files) = files {
             close_console(&id, files);
         }
-        publish(&id, outcome, driver);
-        reaper.hand_over(EndedMachine { id, remains, lock, release });
+        let status = publish(&id, outcome, driver);
+        reaper.hand_over(EndedMachine { id, remains, lock, status, release });
     }
 }
 
@@ -127,8 +127,12 @@ fn close_console(id: &VmId, files: FileRegistration) {
 }
 
 /// Publishes how the machine ended: in its status, and as the answer to the launch if that still waits. Closes the
-/// mailbox.
-fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: MachineDriver) {
+/// mailbox, and answers where the status is told.
+fn publish(
+    id: &VmId,
+    outcome: Result<MachineExit, LaunchFailure>,
+    driver: MachineDriver,
+) -> watch::Sender<MachineStatus> {
     let exit = match &outcome {
         Ok(exit) => exit.clone(),
         Err(failure) => exit_of(failure),
@@ -138,8 +142,9 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
         status.phase = MachinePhase::Exited(exit.clone());
         status.disk_trouble = None;
     });
-    let Some(waiting) = driver.under_way.take() else {
-        return;
+    let MachineDriver { status, under_way, .. } = driver;
+    let Some(waiting) = under_way else {
+        return status;
     };
     let answer = match (outcome, exit) {
         (Err(failure), _) => Err(failure),
@@ -162,6 +167,7 @@ fn publish(id: &VmId, outcome: Result<MachineExit, LaunchFailure>, mut driver: M
         ) => Err(LaunchFailure::Ended(exit)),
     };
     let _ = waiting.send(answer);
+    status
 }
 
 /// `vm:<id>` in what fits a thread's name. Of a longer id both ends are kept: families of VMs tend to share the

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use vm_model::{Bytes, StoreName};
 
+use test_host::NixHost;
 pub(crate) use test_host::{Behaviour, CacheServer as Server};
 
 /// What is built: `image` refers to `kernel`; both are a megabyte or more that does not compress, and `image` has a hole.
@@ -26,36 +27,27 @@ in derivation { name = "image"; system = builtins.currentSystem; builder = "/bin
 
 /// The place of one test.
 pub(crate) struct Place {
-    directory: TempDir,
+    host: NixHost,
     pub(crate) name: StoreName,
     pub(crate) key: TrustedKey,
+    _directory: TempDir,
 }
 
 impl Place {
     /// Builds, copies into a cache compressed as `compression`, and takes the store away.
     pub(crate) fn new(compression: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = |name: &str| directory.path().join(name);
-        fs::create_dir(path("conf")).expect("made");
-        fs::write(path("conf/nix.conf"), NIX_CONF).expect("written");
-        let (secret, public) = (path("secret"), path("public"));
-        let made = [secret.as_os_str(), public.as_os_str()];
-        run(nix(directory.path(), "nix-store").args(["--generate-binary-cache-key", "test-1"]).args(made));
-        let built = run(nix(directory.path(), "nix-build").args(["--no-out-link", "-E", EXPRESSION]));
-        let cache = format!(
-            "file://{}?compression={compression}&secret-key={}",
-            path("cache").display(),
-            secret.display()
-        );
-        run(nix(directory.path(), "nix").args(["copy", "--to", &cache, built.trim()]));
-        fs::rename(path("nix"), path("built")).expect("moved");
+        let host = NixHost::of(directory.path().to_owned());
+        let built = host.run("nix-build", ["--no-out-link", "-E", EXPRESSION]);
+        host.put_into_cache(Path::new(built.trim()), compression);
+        host.lose_store("built");
         let name = built.trim().rsplit('/').next().expect("a name").parse().expect("a store name");
-        let key = fs::read_to_string(public).expect("read").trim().parse().expect("a key");
-        Self { directory, name, key }
+        let key = host.key().parse().expect("a key");
+        Self { host, name, key, _directory: directory }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.host.path(name)
     }
 
     /// The store that is fetched into.
@@ -66,13 +58,13 @@ impl Place {
     /// As [`Place::store`], kept by Nix.
     pub(crate) fn nix_store(&self) -> Arc<Store> {
         fs::create_dir_all(self.path("nix/store")).expect("made");
-        run(nix(self.directory.path(), "nix-store").arg("--init"));
+        self.nix("nix-store", &["--init"]);
         self.store()
     }
 
     /// Runs one of Nix's programs on the store; what it printed.
     pub(crate) fn nix(&self, program: &str, arguments: &[&str]) -> String {
-        run(nix(self.directory.path(), program).args(arguments))
+        self.host.run(program, arguments)
     }
 
     pub(crate) fn settings(&self, caches: &[&str]) -> FetchSettings {
@@ -193,20 +185,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
-}
-
-const NIX_CONF: &str =
-    "build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n";
-
-fn nix(place: &Path, program: &str) -> Command {
-    let mut command = Command::new(program);
-    command
-        .env("NIX_STORE_DIR", place.join("nix/store"))
-        .env("NIX_STATE_DIR", place.join("nix/var/nix"))
-        .env("NIX_LOG_DIR", place.join("nix/var/log/nix"))
-        .env("NIX_CONF_DIR", place.join("conf"))
-        .env("HOME", place);
-    command
 }
 
 /// Runs `command` to its end; what it printed.

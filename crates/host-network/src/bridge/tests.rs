@@ -26,6 +26,7 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         vlan: None,
         mtu: 1500,
         is_up: true,
+        has_carrier: true,
         is_loopback: false,
         bridge: (kind == Some("bridge")).then_some(OURS),
         port: None,

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use vm_model::{EgressRule, Ipv6Subnet, NetworkAccess, PortForward};
 
 use super::GUARD;
-use crate::bound_port::Ports;
+use crate::bound_port::{Ports, Tables};
 use crate::connections::IpVersion;
 use crate::next_hops::NextHopSets;
-use crate::port_filter::{GUEST_MACS, IPV4, IPV6, MACS, PortIdentity};
+use crate::port_filter::{GUEST_IPV4, GUEST_IPV6, GUEST_MACS, GUEST_TARGETS, IPV4, IPV6, MACS, PortIdentity};
 use crate::{egress, forwards};
 
 /// What stands before the elements of a set in a listing, and after them.
@@ -101,7 +101,8 @@ impl Listing {
 
     /// Whether every port has there what it should have. `nft` shows a port by the name of its link, so only its addresses are
     /// looked at: no two ports have the same.
-    pub(crate) fn shows_every_port(&self, ports: &Ports, ipv6: Option<Ipv6Subnet>) -> bool {
+    pub(crate) fn shows_every_port(&self, ports: &Ports, tables: &Tables<'_>) -> bool {
+        let ipv6 = tables.ipv6;
         let values = |set| -> BTreeSet<&str> {
             self.of_set(set).filter_map(|element| Some(element.split_once(" . ")?.1)).collect()
         };
@@ -113,6 +114,14 @@ impl Listing {
             .filter_map(|element| element.parse().ok())
             .collect();
         let guest_macs: HashSet<&str> = self.of_set(GUEST_MACS).collect();
+        let [claimed_ipv4, claimed_ipv6, claimed_targets]: [HashSet<&str>; 3] =
+            [GUEST_IPV4, GUEST_IPV6, GUEST_TARGETS].map(|set| self.of_set(set).collect());
+        let guards_claims = |identity: PortIdentity| {
+            let mut of_ipv6 = identity.ipv6(ipv6);
+            claimed_ipv4.contains(identity.address.to_string().as_str())
+                && of_ipv6.all(|it| claimed_ipv6.contains(it.to_string().as_str()))
+                && claimed_targets.len() == claimed_ipv6.len()
+        };
         let forwards: HashSet<(PortForward, Ipv4Addr)> = self.forwards().collect();
         let restricted: HashSet<IpAddr> = self.restricted().collect();
         let egress: HashSet<(IpAddr, EgressRule)> = self.egress().collect();
@@ -127,6 +136,7 @@ impl Listing {
                 && guest_macs.contains(mac.to_string().as_str())
                 && ipv4.contains(address.to_string().as_str())
                 && own.iter().all(|own| guests.contains(own))
+                && (!tables.guards_claims || guards_claims(port.identity))
                 && port.identity.ipv6(ipv6).all(|address| listed_ipv6.contains(address.to_string().as_str()))
                 && port
                     .access
@@ -166,6 +176,8 @@ mod tests {
         . 02:50:0a:64:00:03 }\n\t}\n\tset ipv4 {\n\t\telements = { \"pw-web\" . 10.100.0.2 }\n\t}\n\tset ipv6 \
         {\n\t\telements = { \"pw-web\" . fe80::50:aff:fe64:2 }\n\t}\n\tchain c {\n\t\tdrop\n\t}\n}\n";
 
+    const TABLES: Tables<'_> = Tables { name: "p", ipv6: None, guards_claims: false };
+
     fn port(last: u8, forwards: &[&str]) -> BoundPort {
         let identity = PortIdentity {
             mac: format!("02:50:0a:64:00:0{last}").parse().unwrap(),
@@ -194,9 +206,16 @@ mod tests {
         assert_eq!(listing.identity("9"), None, "it has no address there");
         assert_eq!(listing.access(port(2, &[]).identity, None), port(2, &["8080:80"]).access);
         let shows =
-            |ports: &[(u32, BoundPort)]| listing.shows_every_port(&ports.iter().cloned().collect(), None);
+            |ports: &[(u32, BoundPort)]| listing.shows_every_port(&ports.iter().cloned().collect(), &TABLES);
         assert!(shows(&[(7, port(2, &[]))]) && shows(&[(7, port(2, &["8080:80"]))]));
         assert!(!shows(&[(7, port(2, &["8081:80"]))]));
         assert!(!shows(&[(7, port(2, &[])), (9, port(3, &[]))]));
+        let guarding = Tables { guards_claims: true, ..TABLES };
+        let ports = [(7, port(2, &[]))].into();
+        assert!(!listing.shows_every_port(&ports, &guarding), "nobody is kept from claiming its address");
+        let claims = "set guest_ipv4 {\n elements = { 10.100.0.2 }\n}\nset guest_ipv6 {\n elements = { \
+                      fe80::50:aff:fe64:2 }\n}\nset guest_targets {\n elements = { \
+                      0xfe8000000000000000500afffe640002 }\n}\n";
+        assert!(Listing::new(&format!("{LISTING}{claims}")).shows_every_port(&ports, &guarding));
     }
 }

@@ -15,7 +15,7 @@ use crate::names::{bridge_mac, tap_alias};
 use crate::netlink::Port;
 use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, blocking};
-use crate::start::UnknownNic;
+use crate::start::{UnknownNic, no_uplink};
 use crate::tap::{TapRequest, create_tap};
 use crate::{
     AttachmentProblem, ForwardWarning, GuestAddresses, InvalidLinkName, LinkName, NetworkConfig,
@@ -120,6 +120,7 @@ impl HostNetwork {
     /// # Errors
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
+        self.refuse_without_uplink()?;
         self.refuse_unnamed(&attachment).await?;
         self.refuse_taken(&attachment.access.forwards).await?;
         let reservation = self.reserve(&attachment)?;
@@ -186,6 +187,15 @@ impl HostNetwork {
         )?;
         netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
         Ok(netlink.set_up(*index, name.as_str()).await?)
+    }
+
+    /// Refuses a guest that would be on a wire which leads nowhere: its VM waits for the uplink.
+    fn refuse_without_uplink(&self) -> Result<(), NetworkError> {
+        let config = &self.shared.config;
+        match (&config.uplink, self.shared.uplink_problem()) {
+            (Some(uplink), Some(problem)) => Err(no_uplink(config, uplink, problem)),
+            (Some(_), None) | (None, _) => Ok(()),
+        }
     }
 
     /// Refuses forwards that would hide a program of this host.
@@ -312,6 +322,40 @@ pub(super) fn taken(mac: MacAddress, address: Ipv4Addr, holder: &Binding) -> Att
     }
 }
 
+/// What the description of an interface says that its network may refuse.
+#[derive(Clone, Copy, Debug)]
+pub struct NicDescription<'a> {
+    /// The guest's hardware address, where one is wished for.
+    pub mac: Option<MacAddress>,
+    /// The MTU; `None` takes the bridge's.
+    pub mtu: Option<u16>,
+    /// What passes between the guest and what lies beyond its network.
+    pub access: &'a NetworkAccess,
+}
+
+/// Whether a network of `config` can have an interface that is described so. Looks at nothing of the host, so it can be asked
+/// before there is a network.
+///
+/// # Errors
+/// What it cannot have, or cannot keep to.
+pub fn check_nic(config: &NetworkConfig, nic: &NicDescription<'_>) -> Result<(), AttachmentProblem> {
+    if let Some(mac) = nic.mac.filter(|mac| !mac.is_unicast() || *mac == bridge_mac(&config.bridge)) {
+        return Err(AttachmentProblem::Mac { mac });
+    }
+    if let (Some(uplink), Some(_)) = (&config.uplink, &nic.access.egress) {
+        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
+    }
+    if config.addresses == GuestAddresses::External && !nic.access.forwards.is_empty() {
+        return Err(AttachmentProblem::PortsWithoutAddress);
+    }
+    match nic.mtu {
+        Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {
+            Err(AttachmentProblem::Mtu { mtu, limit: config.mtu })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Whether an interface can be attached as described.
 pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Result<(), AttachmentProblem> {
     let subnet = config.network();
@@ -321,25 +365,11 @@ pub(super) fn check(config: &NetworkConfig, attachment: &NicAttachment) -> Resul
     if is_reserved || !subnet.contains(address) {
         return Err(AttachmentProblem::Address { address, subnet });
     }
-    let mac = attachment.mac;
-    if !mac.is_unicast() || mac == bridge_mac(&config.bridge) {
-        return Err(AttachmentProblem::Mac { mac });
-    }
     if let Some(mask) = attachment.mask
         && mask.to_bits().leading_ones() != mask.to_bits().count_ones()
     {
         return Err(AttachmentProblem::Mask { mask });
     }
-    if let (Some(uplink), Some(_)) = (&config.uplink, &attachment.access.egress) {
-        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
-    }
-    if config.addresses == GuestAddresses::External && !attachment.access.forwards.is_empty() {
-        return Err(AttachmentProblem::PortsWithoutAddress);
-    }
-    match attachment.mtu {
-        Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {
-            Err(AttachmentProblem::Mtu { mtu, limit: config.mtu })
-        }
-        Some(_) | None => Ok(()),
-    }
+    let NicAttachment { mac, mtu, access, .. } = attachment;
+    check_nic(config, &NicDescription { mac: Some(*mac), mtu: *mtu, access })
 }

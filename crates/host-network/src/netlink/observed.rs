@@ -35,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) vlan: Option<u16>,
     pub(crate) mtu: u32,
     pub(crate) is_up: bool,
+    /// Whether something is connected that is on, as far as the driver can tell; not of a link that is down.
+    pub(crate) has_carrier: bool,
     pub(crate) is_loopback: bool,
     /// What a bridge is set to; `None` for a link of another kind.
     pub(crate) bridge: Option<BridgeSettings>,
@@ -176,6 +178,7 @@ pub(super) fn link_from(message: LinkMessage) -> Link {
         vlan: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
         bridge: None,
         port: None,

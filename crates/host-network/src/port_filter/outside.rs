@@ -1,5 +1,7 @@
 //! What may come in by the uplink, and what does not leave by it.
 //!
+//! Where we give the addresses, nobody outside has one that a guest of this host has: what claims one is dropped.
+//!
 //! A frame from outside under a guest's hardware address would turn the bridge's entry for that guest to the uplink, though the
 //! entry is static, so it is dropped before the bridge learns from it: such frames are forged, or come back by a loop elsewhere.
 //! Frames of VLANs are dropped in both directions, so no guest gets into another VLAN by a tag of its own, nor gets one's frames.
@@ -10,7 +12,9 @@
 //!
 //! What is sent to the bridge's hardware address is for this host: it is no router for those beyond.
 
-use super::{FORWARD_PRIORITY, GUEST_MACS, Wire, dropped, link_groups, target};
+use super::{
+    FORWARD_PRIORITY, GUEST_IPV4, GUEST_IPV6, GUEST_MACS, GUEST_TARGETS, Wire, dropped, link_groups, target,
+};
 use crate::GuestAddresses;
 use crate::silence::HostIpv6;
 
@@ -56,6 +60,9 @@ fn from_outside(wire: Wire) -> Vec<String> {
                 ),
             ]);
             rules.extend(host_ipv6(wire));
+            if wire.guards_claims {
+                rules.extend(claims());
+            }
         }
         GuestAddresses::External => {
             rules.push(dropped(
@@ -66,6 +73,19 @@ fn from_outside(wire: Wire) -> Vec<String> {
     }
     rules.push("accept".to_owned());
     rules
+}
+
+/// Claims from outside to addresses that guests of this host have: neighbours would send there what is for the guest.
+fn claims() -> [String; 4] {
+    [
+        dropped(&format!("arp saddr ip @{GUEST_IPV4}"), "a guest's IPv4 address from outside"),
+        dropped(&format!("ip saddr @{GUEST_IPV4}"), "a guest's IPv4 address from outside"),
+        dropped(&format!("ip6 saddr @{GUEST_IPV6}"), "a guest's IPv6 address from outside"),
+        dropped(
+            &format!("icmpv6 type nd-neighbor-advert @th,64,128 @{GUEST_TARGETS}"),
+            "advertises a guest's IPv6 address from outside",
+        ),
+    ]
 }
 
 /// What comes from outside about and to the host's IPv6 addresses.

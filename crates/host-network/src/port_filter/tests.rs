@@ -14,6 +14,7 @@ fn wire(host_ipv6: HostIpv6) -> Wire {
         fragments: FragmentLimit::of(4 << 20, 30, 1500, 1),
         addresses: GuestAddresses::Ours,
         uplink: None,
+        guards_claims: false,
         bridge: "06:50:00:00:00:01".parse().unwrap(),
     }
 }
@@ -42,7 +43,7 @@ fn each_port_stands_in_each_set() {
     ] {
         assert!(text.contains(element), "no `{element}` in {text}");
     }
-    let tables = |ipv6| Tables { name: "procurator", ipv6 };
+    let tables = |ipv6| Tables { name: "procurator", ipv6, guards_claims: false };
     let entered = messages(&tables(None), Change::Enter, 7, identities()[&7]);
     assert_eq!(entered.len(), 5, "an element a set");
     let entered = messages(&tables(Some(subnet())), Change::Enter, 7, identities()[&7]);
@@ -83,4 +84,22 @@ fn where_others_give_addresses_a_guest_is_bound_to_its_mac_address_alone() {
     let text = table_text("procurator", &identities(), ours);
     assert!(text.contains("!= @ipv4") && text.contains("another's DHCP server"), "{text}");
     assert!(text.contains("oif 9 udp dport { 67, 547 } drop"), "{text}");
+}
+
+#[test]
+fn nobody_outside_claims_an_address_of_a_guest_where_we_give_them() {
+    let guarded = Wire { guards_claims: true, uplink: Some(9), ..wire(HostIpv6::Served(subnet())) };
+    let text = table_text("procurator", &identities(), guarded);
+    for part in [
+        "set guest_ipv4 { type ipv4_addr; elements = { 10.100.0.2 }; }",
+        "elements = { fd12:3456:789a:0:50:aff:fe64:2, fe80::50:aff:fe64:2 }; }",
+        "set guest_targets { typeof @th,64,128; elements = { 0xfd12",
+        "arp saddr ip @guest_ipv4 counter drop",
+        "icmpv6 type nd-neighbor-advert @th,64,128 @guest_targets counter drop",
+    ] {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
+    let absent = Wire { guards_claims: true, ..wire(HostIpv6::Off) };
+    let text = table_text("procurator", &identities(), absent);
+    assert!(text.contains("set guest_ipv4") && !text.contains("from_outside"), "before it is there: {text}");
 }

@@ -8,6 +8,7 @@ use vm_model::{MacAddress, VmId};
 use crate::LinkName;
 use crate::bridge::{BridgeNote, BridgeOrigin};
 use crate::dns::Domain;
+use crate::firewall::ForwardDrop;
 use crate::forwarding::HostForwarding;
 use crate::host::KeptNicProblem;
 
@@ -49,8 +50,8 @@ pub struct UnknownNic {
 pub enum StartWarning {
     /// Another table drops forwarded packets by default.
     ForwardDrop {
-        /// Where.
-        chain: String,
+        /// Where, and whose.
+        drop: ForwardDrop,
         /// Whether frames from VM to VM are subject to it too.
         between_vms: bool,
     },
@@ -78,7 +79,7 @@ pub enum StartWarning {
 impl fmt::Display for StartWarning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ForwardDrop { chain, between_vms } => {
+            Self::ForwardDrop { drop, between_vms } => {
                 let whom = if *between_vms {
                     "between VMs and the outside, and from VM to VM (br_netfilter is on)"
                 } else {
@@ -86,8 +87,7 @@ impl fmt::Display for StartWarning {
                 };
                 write!(
                     formatter,
-                    "the chain {chain} drops what it does not accept: let it accept packets of the bridge, or \
-                     there is no traffic {whom}"
+                    "{drop}: let it accept packets of the bridge, or there is no traffic {whom}"
                 )
             }
             Self::Bridge(note) => note.fmt(formatter),

@@ -6,19 +6,31 @@ use crate::rules::SharedRules;
 use crate::uplink::{UplinkPlan, give_uplinks_back, plan_uplink, prepare_uplink};
 use crate::{NetworkConfig, NetworkError, Uplink, UplinkProblem};
 
-/// Looks whether the bridge can have its uplink, and answers the MTU of the network, which is no larger than that of the uplink.
-/// VMs that run are served without one, and upkeep tells why.
+/// What a start finds of the uplink.
+pub(super) struct UplinkOutlook {
+    /// The MTU of the network, which is no larger than that of the uplink.
+    pub(super) mtu: u16,
+    /// Why the bridge begins without its uplink. Upkeep tells it, and takes the uplink when it can be had.
+    pub(super) problem: Option<UplinkProblem>,
+}
+
+/// Looks whether the bridge can have its uplink. VMs that run are served without one, and an interface that is not there may
+/// come yet, as network cards do while a host boots: neither keeps the network from starting.
 pub(super) fn check_uplink(
     config: &NetworkConfig,
     observed: &Observed,
     plan: &BridgePlan,
     runs_vms: bool,
-) -> Result<u16, NetworkError> {
-    let Some(uplink) = &config.uplink else { return Ok(plan.mtu) };
+) -> Result<UplinkOutlook, NetworkError> {
+    let without = |problem| UplinkOutlook { mtu: plan.mtu, problem };
+    let Some(uplink) = &config.uplink else { return Ok(without(None)) };
     let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
     match plan_uplink(uplink, &config.bridge, (bridge, plan.origin), observed) {
-        Ok(UplinkPlan { mtu, .. }) => Ok(u16::try_from(mtu).map_or(plan.mtu, |mtu| mtu.min(plan.mtu))),
-        Err(_) if runs_vms => Ok(plan.mtu),
+        Ok(UplinkPlan { mtu, .. }) => {
+            let mtu = u16::try_from(mtu).map_or(plan.mtu, |mtu| mtu.min(plan.mtu));
+            Ok(UplinkOutlook { mtu, problem: None })
+        }
+        Err(problem) if runs_vms || problem.may_pass() => Ok(without(Some(problem))),
         Err(problem) => Err(no_uplink(config, uplink, problem)),
     }
 }

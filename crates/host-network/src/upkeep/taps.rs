@@ -158,6 +158,7 @@ mod tests {
             vlan: None,
             mtu: 1500,
             is_up,
+            has_carrier: true,
             is_loopback: false,
             bridge: None,
             port: Some(PortSettings::bound(BetweenVms::Open)),

@@ -32,6 +32,8 @@ pub(crate) struct UplinkPlan {
     pub(crate) port: Option<u32>,
     /// The MTU of the host's interface.
     pub(crate) mtu: u32,
+    /// Whether something is connected to the port; not where there is no port yet, or it is down.
+    pub(crate) has_carrier: bool,
     pub(crate) steps: Vec<UplinkStep>,
     /// What the host's interface was like, where the steps change it.
     pub(crate) before: Option<GivenUplink>,
@@ -89,6 +91,7 @@ pub(crate) fn plan_uplink(
         parent,
         port: port.map(|link| link.index),
         mtu,
+        has_carrier: port.is_some_and(|link| link.has_carrier),
         steps,
         before: is_touched.then_some(before),
     })

@@ -49,13 +49,16 @@ fn a_forward_chain_that_drops_is_warned_of() {
         run("nft add table ip filter");
         let chain = "{ type filter hook forward priority 0 ; policy drop ; }";
         run(&format!("nft add chain ip filter FORWARD {chain}"));
+        run("nft add chain ip filter DOCKER-USER");
         let network = HostNetwork::start(config()).await.unwrap();
         let [warning] = &network.report().warnings[..] else {
             panic!("one warning, not {:?}", network.report().warnings);
         };
         assert!(matches!(warning, StartWarning::ForwardDrop { .. }));
         assert!(
-            warning.to_string().starts_with("the chain ip filter FORWARD drops what it does not accept"),
+            warning.to_string().starts_with(
+                "the chain ip filter FORWARD drops what it does not accept (chains of Docker are in that table)"
+            ),
             "{warning}"
         );
     });

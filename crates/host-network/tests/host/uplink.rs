@@ -1,6 +1,7 @@
 //! Uplinks: a bridge with a port to the outside, which here is one end of a veth pair whose other end is another host. VLANs
 //! need modules that not every kernel has: `cargo xtask vm-test` runs that test on a kernel that has them.
 
+mod coming_and_going;
 mod hostile;
 
 use std::net::Ipv4Addr;
@@ -23,10 +24,15 @@ const HEADER: usize = VNET_HEADER_BYTES as usize;
 /// The address of the machine beyond the uplink.
 const BEYOND: &str = "10.100.9.9";
 
+/// A network with the uplink `link`, or a VLAN on it.
+fn with(link: &str, vlan: Option<u16>) -> NetworkConfig {
+    let uplink = Uplink { link: LinkName::parse(link).unwrap(), vlan: vlan.and_then(VlanId::new) };
+    NetworkConfig { uplink: Some(uplink), egress: Egress::Isolated, ..config() }
+}
+
 /// A network with the uplink `eth1`.
 fn with_uplink() -> NetworkConfig {
-    let uplink = Uplink { link: LinkName::parse("eth1").unwrap(), vlan: None };
-    NetworkConfig { uplink: Some(uplink), egress: Egress::Isolated, ..config() }
+    with("eth1", None)
 }
 
 /// A machine on the far side of `eth1`, which is down on this side and has no address.
@@ -79,59 +85,6 @@ fn guests_reach_what_is_beyond_the_uplink_and_the_host_gets_it_back_as_it_was() 
         network.shutdown(Teardown::Remove).await.unwrap();
         assert_eq!(uplink_now(), (None, false), "it was down before");
         assert!(link(BRIDGE).is_none() && !state.path().join("host-settings.json").exists());
-    });
-}
-
-#[test]
-fn an_uplink_that_was_taken_away_is_put_back_and_its_absence_is_told() {
-    in_namespace(async || {
-        let beyond = machine_beyond().await;
-        run("ip link set eth1 up");
-        let network = HostNetwork::start(with_uplink()).await.unwrap();
-        let degraded = network.watch_degraded();
-        for change in ["ip link set eth1 nomaster", "ip link set eth1 down"] {
-            run(change);
-            eventually(change, async || (uplink_now() == (Some(BRIDGE.to_owned()), true)).then_some(()))
-                .await;
-        }
-        run("ip link delete eth1");
-        let told = eventually("its absence is told", async || degraded.borrow().first().cloned()).await;
-        assert!(told.contains("the uplink eth1 of the bridge br-test is not there"), "{told}");
-        run(&format!("ip link add eth1 type veth peer name far1 netns {}", beyond.name()));
-        eventually("it is back", async || degraded.borrow().is_empty().then_some(())).await;
-        assert_eq!(uplink_now(), (Some(BRIDGE.to_owned()), true));
-        let rules = run(&format!("nft list chain bridge procurator-{BRIDGE} every_frame"));
-        assert!(rules.contains("iif \"eth1\" goto from_outside"), "the new one is filtered: {rules}");
-
-        // Another uplink in the configuration: the former one goes back.
-        network.shutdown(Teardown::Keep).await.unwrap();
-        run("ip link add eth2 type veth peer name far2");
-        let other = Uplink { link: LinkName::parse("eth2").unwrap(), vlan: None };
-        let network = HostNetwork::start(NetworkConfig { uplink: Some(other), ..config() }).await.unwrap();
-        network.shutdown(Teardown::Remove).await.unwrap();
-        assert!(link("eth2").unwrap()["master"].is_null());
-    });
-}
-
-#[test]
-fn an_interface_that_the_host_needs_is_refused_and_left_alone() {
-    in_namespace(async || {
-        assert!(refusal(with_uplink()).await.contains("the uplink eth1 of the bridge br-test is not there"));
-        let _beyond = machine_beyond().await;
-        run("ip address add 192.0.2.7/24 dev eth1");
-        assert!(
-            refusal(with_uplink()).await.contains("192.0.2.7/24, at which this host would not be reached")
-        );
-        run("ip address flush dev eth1");
-        run("ip link set eth1 up");
-        run("ip route add default dev eth1");
-        assert!(refusal(with_uplink()).await.contains("this host's route to 0.0.0.0/0"));
-        run("ip route del default");
-        run("ip link add br-other type bridge");
-        run("ip link set eth1 master br-other");
-        assert!(refusal(with_uplink()).await.contains("is a port of br-other already"));
-        assert_eq!(uplink_now(), (Some("br-other".to_owned()), true));
-        assert_eq!(addresses("eth1"), [""; 0]);
     });
 }
 
@@ -386,11 +339,8 @@ fn turns_into(
 #[ignore = "lab: needs VLAN devices"]
 fn frames_of_a_vlan_have_its_tag_outside_and_none_inside() {
     in_namespace(async || {
-        let vlan = VlanId::new(100);
-        let uplink = Uplink { link: LinkName::parse("eth1").unwrap(), vlan };
         let outside = make_tap("eth1").unwrap();
-        let config = NetworkConfig { uplink: Some(uplink), ..with_uplink() };
-        let network = HostNetwork::start(config).await.unwrap();
+        let network = HostNetwork::start(with("eth1", Some(100))).await.unwrap();
         let guest = network.attach(nic(2)).await.unwrap();
         let inside = &guest.fds[0];
         let (inward, outward) = (inwards(far_address(), (1, 2)), outwards(guest_address(), (1, 2)));

@@ -32,8 +32,10 @@ pub(super) use link::{Link, greet};
 const SEND_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a process may take to end after its last machine.
 const EXIT_PATIENCE: Duration = Duration::from_secs(15);
-/// How long a machine that is killed may take to end until its process is killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a machine that is killed may take to end until its process is killed. Longer than the five seconds that a machine
+/// gives I/O in flight: a process that is killed with such I/O does not end and tells nothing, while one that lives says which
+/// disk does not answer.
+const KILL_PATIENCE: Duration = Duration::from_secs(8);
 /// Later than anything.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 

@@ -113,11 +113,9 @@ impl Pool {
             return Err(LaunchError::ShuttingDown { vm });
         }
         if let Some(before) = state.machines.get(&vm) {
-            let obstacle = "its host process has not given back what it held".to_owned();
-            return Err(match before.ended_for() {
-                Some(waited) => LaunchError::Unsettled { vm, obstacle, waited },
-                None => LaunchError::AlreadyHosted { vm },
-            });
+            let Some(waited) = before.ended_for() else { return Err(LaunchError::AlreadyHosted { vm }) };
+            let obstacle = before.obstacle().unwrap_or_else(|| state.silence_of(&vm));
+            return Err(LaunchError::Unsettled { vm, obstacle, waited });
         }
         state.machines.insert(vm.clone(), machine.clone());
         Ok(Reservation { pool: self.clone(), vm })
@@ -276,6 +274,18 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Why the ended machine of `vm` is not released, where its process has not told.
+    fn silence_of(&self, vm: &VmId) -> String {
+        match self.processes.values().find(|entry| entry.assigned.contains(vm)) {
+            Some(entry) => {
+                format!("its host process {} has not given back what it held", entry.process.pid)
+            }
+            None => "its host process has not ended".to_owned(),
+        }
     }
 }
 

@@ -86,6 +86,11 @@ impl RemoteMachine {
         self.ended.get().map(Instant::elapsed)
     }
 
+    /// What keeps it from giving back what it held, as its process told last.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        self.status.borrow().obstacle.clone()
+    }
+
     pub(super) fn is_released(&self) -> bool {
         *self.released.borrow()
     }

@@ -44,6 +44,8 @@ pub(crate) struct Ending {
     obstacle: Option<(Obstacle, Instant)>,
     /// It takes so long that others do not wait for it any more.
     unsettled: bool,
+    /// Where that is told.
+    status: Option<watch::Sender<MachineStatus>>,
 }
 
 /// What keeps an ended machine from being released.
@@ -143,6 +145,14 @@ impl HostedMachines {
         self.lock().machines.get_mut(id)?.thread.take()
     }
 
+    /// The machine `id` has ended and is taken apart; what it waits for is told in `status`.
+    pub(crate) fn note_ended(&self, id: &VmId, status: watch::Sender<MachineStatus>) {
+        if let Some(hosted) = self.lock().machines.get_mut(id) {
+            hosted.ending.status = Some(status);
+        }
+        self.note_obstacle(id, Obstacle::Settling);
+    }
+
     /// The ended machine `id` waits for `obstacle` from now on, unless it did so before.
     pub(crate) fn note_obstacle(&self, id: &VmId, obstacle: Obstacle) {
         if let Some(hosted) = self.lock().machines.get_mut(id) {
@@ -153,6 +163,7 @@ impl HostedMachines {
                 Some(_) | None => Instant::now(),
             };
             hosted.ending.obstacle = Some((obstacle, since));
+            hosted.ending.tell();
         }
     }
 
@@ -165,6 +176,7 @@ impl HostedMachines {
     pub(crate) fn note_unsettled(&self, id: &VmId) {
         if let Some(hosted) = self.lock().machines.get_mut(id) {
             hosted.ending.unsettled = true;
+            hosted.ending.tell();
         }
     }
 
@@ -240,6 +252,21 @@ impl HostedMachines {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ending {
+    /// Tells what is waited for, where somebody may want to know: most machines are released within a moment.
+    fn tell(&self) {
+        let (true, Some((obstacle, _)), Some(status)) = (self.unsettled, &self.obstacle, &self.status) else {
+            return;
+        };
+        let obstacle = Some(obstacle.to_string());
+        status.send_if_modified(|told| {
+            let is_new = told.obstacle != obstacle;
+            told.obstacle = obstacle;
+            is_new
+        });
     }
 }
 

@@ -135,8 +135,8 @@ impl Reaper {
 
 /// Waits until nothing of the machine goes on by itself, and gives back what it held.
 fn take_apart((ended, to_reaper): Ended, machines: &HostedMachines) {
-    let EndedMachine { id, mut remains, lock, release } = ended;
-    machines.note_obstacle(&id, Obstacle::Settling);
+    let EndedMachine { id, mut remains, lock, status, release } = ended;
+    machines.note_ended(&id, status);
     let settled = contain(|| {
         // A look first, so that it is known at once what is waited for.
         let mut step = Duration::ZERO;

@@ -272,6 +272,11 @@ async fn machines_that_do_not_settle_keep_nobody_else_waiting() {
         within(other.released()).await;
         assert_eq!(host.counts().unsettled, 3, "round {round}: it came after them");
     }
+    let told = stuck.iter().map(|machine| machine.status().borrow().obstacle.clone().expect("it is told"));
+    let (io, closing) = ("I/O that is in flight on its disk root", "closing its files and memory");
+    for (told, expected) in told.zip([io, closing, io]) {
+        assert!(told.contains(expected), "{told}");
+    }
     let error = within(host.launch(request("io"))).await.expect_err("its disk may still be written to");
     assert_eq!(error.kind(), FailureKind::Host);
     assert!(error.to_string().contains("I/O that is in flight on its disk root"), "{error}");

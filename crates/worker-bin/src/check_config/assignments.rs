@@ -154,7 +154,10 @@ mod tests {
     use std::fs;
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
+    use host_network::GuestAddresses;
     use serde_json::json;
+    use vm_model::NetworkName;
+    use worker::vms::{NetworkSettings, UplinkSettings};
 
     use super::*;
 
@@ -300,5 +303,34 @@ mod tests {
                 ("i", "memory"),
             ],
         );
+    }
+
+    #[test]
+    fn what_no_network_with_an_uplink_can_keep_to_is_refused() {
+        let (_folder, manager) = store(&json!({ "net": [{ "id": "net0" }] }));
+        let network = |number: u8, addresses| NetworkSettings {
+            uplink: Some(UplinkSettings { link: format!("eth{number}"), vlan: None }),
+            addresses,
+            ..NetworkSettings::new(format!("br-{number}"), format!("10.23{number}.0.0/16"))
+        };
+        let networks =
+            [("lan", network(1, GuestAddresses::Ours)), ("far", network(2, GuestAddresses::External))];
+        let networks = networks.map(|(name, network)| (NetworkName::parse(name).expect("a name"), network));
+        let manager = VmManagerConfig { networks: networks.into(), ..manager };
+        let vm = |id: &str, network: &str, key: &str, list: &[&str]| {
+            let interfaces = json!([{ "id": "net0", "network": network }]);
+            vm(&manager, id, "image", json!({ "net": interfaces, key: list }))
+        };
+        let vms = [
+            vm("a", "lan", "egress", &["10.0.0.0/8"]),
+            vm("b", "far", "ports", &["8080:80"]),
+            vm("c", "default", "egress", &["10.0.0.0/8"]),
+            vm("d", "lan", "ports", &["8081:80"]),
+        ];
+        let cannot = "the interface net0 cannot be in the network ";
+        let restricted =
+            format!("{cannot}\"lan\": it may open connections to the destinations of a list only");
+        let unknown = format!("{cannot}\"far\": ports of this host are to lead to it");
+        assert_refused(&vms, &manager, &[("a", &restricted), ("b", &unknown)]);
     }
 }

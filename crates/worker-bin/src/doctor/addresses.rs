@@ -59,10 +59,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let remedy = advice(format!("give VMs a bridge of another name ({}.bridge)", facts.table()));
         findings.push(Finding::fail(BRIDGE, error_chain(problem), remedy));
     }
-    if let Some(problem) = &survey.uplink {
-        let remedy = advice(format!("name another interface ({}.uplink), or leave it out", facts.table()));
-        findings.push(Finding::fail(UPLINK, error_chain(problem), remedy));
-    }
+    findings.extend(judge_uplink(survey, &facts.table()));
     let free = survey
         .free
         .map_or_else(String::new, |free| format!(": {}.subnet = \"{free}\" is free", facts.table()));
@@ -84,12 +81,32 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// What stands against the uplink of the network that the table `table` describes.
+fn judge_uplink(survey: &Survey, table: &str) -> Option<Finding> {
+    let elsewhere = format!("name another interface ({table}.uplink), or leave it out");
+    match &survey.uplink {
+        Some(problem) if survey.starts_without_uplink() => {
+            let found = format!(
+                "{}; the worker starts, and VMs that are started in this network wait for it",
+                error_chain(problem)
+            );
+            Some(Finding::warn(UPLINK, found, advice(elsewhere)))
+        }
+        Some(problem) => Some(Finding::fail(UPLINK, error_chain(problem), advice(elsewhere))),
+        None if survey.uplink_is_unplugged => {
+            let found = format!("the interface of {table}.uplink has no carrier: VMs reach nothing by it");
+            Some(Finding::warn(UPLINK, found, advice("look what it is connected to, and whether that is on")))
+        }
+        None => None,
+    }
+}
+
 /// What of a configured network this host does not let be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Complaints {
     /// For which `run` does not start.
     pub(crate) refusals: Vec<String>,
-    /// With which it starts, because VMs run on the network already.
+    /// With which it starts: because VMs run on the network already, or because it may pass.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -98,17 +115,17 @@ pub(crate) fn complaints(facts: &Facts) -> Complaints {
     let Ok(survey) = &facts.survey else { return Complaints::default() };
     let told = |key: &str, problem| format!("{}.{key}: {}", facts.table(), error_chain(problem));
     let bridge = survey.bridge.iter().map(|problem| told("bridge", problem));
-    let uplink = survey.uplink.iter().map(|problem| told("uplink", problem));
+    let uplink: Vec<String> = survey.uplink.iter().map(|problem| told("uplink", problem)).collect();
     let free = survey.free.map_or_else(String::new, |free| format!(" ({free} is free)"));
     let uses = survey.uses.iter().map(|user| {
         format!("{}.subnet = \"{}\": it is in use on this host: {user}{free}", facts.table(), facts.subnet)
     });
-    let lenient = uplink.chain(uses);
-    if survey.runs_vms {
-        Complaints { refusals: bridge.collect(), warnings: lenient.collect() }
-    } else {
-        Complaints { refusals: bridge.chain(lenient).collect(), warnings: Vec::new() }
-    }
+    let mut complaints = Complaints { refusals: bridge.collect(), warnings: Vec::new() };
+    let of_uplink =
+        if survey.starts_without_uplink() { &mut complaints.warnings } else { &mut complaints.refusals };
+    of_uplink.extend(uplink);
+    if survey.runs_vms { &mut complaints.warnings } else { &mut complaints.refusals }.extend(uses);
+    complaints
 }
 
 #[cfg(test)]
@@ -122,6 +139,7 @@ mod tests {
         let survey = Survey {
             bridge: None,
             uplink: None,
+            uplink_is_unplugged: false,
             runs_vms: false,
             uses,
             free: "10.102.0.0/16".parse().ok(),
@@ -157,6 +175,31 @@ mod tests {
         assert_eq!(judge(&used)[0].verdict, Verdict::Warn);
         let Complaints { refusals, warnings } = complaints(&used);
         assert_eq!((refusals.len(), warnings.len()), (0, 1), "{refusals:?}, {warnings:?}");
+    }
+
+    #[tokio::test]
+    async fn an_uplink_that_is_not_there_keeps_no_worker_from_starting_and_one_that_cannot_be_does() {
+        let look = async |uplink: &str| {
+            let network = "[networks.lan]\nbridge = 'br-none'\nsubnet = '10.231.0.0/24'\n";
+            let settings = crate::settings::testing::settings(&format!("{network}uplink = '{uplink}'\n"));
+            look(&settings).await.pop().expect("the further network")
+        };
+        let absent = look("eth-none").await;
+        let Complaints { refusals, warnings } = complaints(&absent);
+        assert!(refusals.is_empty() && warnings[0].contains("eth-none of the bridge br-none is not there"));
+        let finding = judge(&absent).into_iter().find(|finding| finding.check == UPLINK).expect("it is told");
+        assert_eq!(finding.verdict, Verdict::Warn);
+        assert!(finding.found.contains("VMs that are started in this network wait for it"), "{finding:?}");
+
+        let unusable = look("lo").await;
+        assert_eq!(complaints(&unusable).refusals.len(), 1);
+        let finding =
+            judge(&unusable).into_iter().find(|finding| finding.check == UPLINK).expect("it is told");
+        assert_eq!(finding.verdict, Verdict::Fail);
+
+        let mut unplugged = facts(vec![]);
+        unplugged.survey.as_mut().expect("seen").uplink_is_unplugged = true;
+        assert!(judge(&unplugged)[0].found.contains("network.uplink has no carrier"));
     }
 
     #[tokio::test]

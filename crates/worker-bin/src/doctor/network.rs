@@ -1,6 +1,6 @@
 //! The packet filter and forwarding: whether VMs' packets get through.
 
-use host_network::{LinkName, NftError, observe_forward_drops};
+use host_network::{ForwardDrop, LinkName, NftError, observe_forward_drops};
 use vm_model::{NetworkName, error_chain};
 use worker::vms::{NetworkAddressTranslation, NetworkSettings};
 
@@ -29,7 +29,7 @@ struct Network {
     bridge: String,
     nat: NetworkAddressTranslation,
     /// Chains of others that drop what its VMs forward.
-    drops: Vec<String>,
+    drops: Vec<ForwardDrop>,
     /// Whom this host forwards for; `None` where that cannot be seen.
     forwarding: Option<String>,
 }
@@ -51,7 +51,7 @@ pub(super) fn look(host: &Host, settings: &Settings, addresses: &[addresses::Fac
     for (name, NetworkSettings { bridge, ipv6_subnet, nat, .. }) in settings.manager.all_networks() {
         let mut drops = Vec::new();
         match LinkName::parse(&bridge).map(|bridge| observe_forward_drops(&bridge, ipv6_subnet)) {
-            Ok(Ok(seen)) => drops.extend(seen.into_iter().map(|drop| drop.chain)),
+            Ok(Ok(seen)) => drops.extend(seen),
             Ok(Err(NftError::Missing(_))) => filter = Filter::Missing,
             Ok(Err(problem @ (NftError::Run(_) | NftError::Refused { .. }))) => {
                 filter = Filter::Refuses(error_chain(&problem));
@@ -72,7 +72,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::ok(FORWARDING, forwarding(network)));
         let them = network.drops.iter();
         findings.extend(
-            them.map(|chain| Finding::warn(FILTER, dropped(chain, facts), accept(chain, &network.bridge))),
+            them.map(|drop| Finding::warn(FILTER, dropped(drop, facts), accept(drop, &network.bridge))),
         );
     }
     if facts.filters_frames {
@@ -114,27 +114,23 @@ fn forwarding(network: &Network) -> String {
     }
 }
 
-fn dropped(chain: &str, facts: &Facts) -> String {
+fn dropped(drop: &ForwardDrop, facts: &Facts) -> String {
     let whom = if facts.filters_frames {
         "between VMs, and between them and the outside"
     } else {
         "between VMs and the outside"
     };
-    let whose = if is_iptables(chain) { " (Docker sets that policy)" } else { "" };
-    format!("the chain {chain} drops what it does not accept{whose}: no traffic {whom}")
+    format!("{drop}: no traffic {whom}")
 }
 
-/// Whether `iptables` made the chain.
-fn is_iptables(chain: &str) -> bool {
-    chain == "ip filter FORWARD"
-}
-
-/// Lets the bridge's packets through `chain`.
-fn accept(chain: &str, bridge: &str) -> Remedy {
-    if is_iptables(chain) {
+/// Lets the bridge's packets through the chain of `drop`.
+fn accept(ForwardDrop { chain, products }: &ForwardDrop, bridge: &str) -> Remedy {
+    // `iptables` made it. Docker leaves a chain to others, before its own.
+    if chain == "ip filter FORWARD" {
+        let chain = if products.contains(&"Docker") { "DOCKER-USER" } else { "FORWARD" };
         return commands([
-            format!("iptables -I FORWARD -i {bridge} -j ACCEPT"),
-            format!("iptables -I FORWARD -o {bridge} -j ACCEPT"),
+            format!("iptables -I {chain} -i {bridge} -j ACCEPT"),
+            format!("iptables -I {chain} -o {bridge} -j ACCEPT"),
         ]);
     }
     commands([
@@ -148,7 +144,7 @@ mod tests {
     use super::super::finding::Verdict;
     use super::*;
 
-    fn facts(filter: Filter, drops: Vec<String>) -> Facts {
+    fn facts(filter: Filter, drops: Vec<ForwardDrop>) -> Facts {
         let nat = NetworkAddressTranslation::Masquerade;
         let (name, bridge) = (NetworkName::default(), "br-p".to_owned());
         Facts {
@@ -166,11 +162,17 @@ mod tests {
 
     #[test]
     fn chains_that_drop_are_named_with_what_lets_vms_through() {
-        let drops = vec!["ip filter FORWARD".to_owned(), "inet firewall forward".to_owned()];
+        let drop = |chain: &str, products| ForwardDrop { chain: chain.to_owned(), products };
+        let drops =
+            vec![drop("ip filter FORWARD", vec!["Docker"]), drop("inet firewall forward", Vec::new())];
         let seen = Facts { filters_frames: true, ..facts(Filter::Works, drops) };
         let findings = judge(&seen);
         assert_eq!(findings.len(), 5);
         assert!(findings[2].found.contains("Docker"), "{findings:?}");
+        let remedy = findings[2].remedy.as_ref();
+        let is_dockers =
+            |remedy: &Remedy| matches!(remedy, Remedy::Commands(lines) if lines[0].contains("DOCKER-USER"));
+        assert!(remedy.is_some_and(is_dockers), "{remedy:?}");
         let expected = Remedy::Commands(vec![
             "nft insert rule inet firewall forward iifname br-p accept".to_owned(),
             "nft insert rule inet firewall forward oifname br-p accept".to_owned(),

@@ -84,11 +84,6 @@ impl LeaseBooks {
         self.books.values().try_for_each(Leases::put_in_force)
     }
 
-    /// Whether `vm` has any lease.
-    pub(crate) fn has(&self, vm: &VmId) -> bool {
-        self.books.values().any(|book| book.has(vm))
-    }
-
     /// The interfaces of `vm` that hold an address, by their names, without their ends on the host.
     pub(crate) fn of(&self, vm: &VmId) -> Vec<VmNic> {
         let held = self.books.iter().flat_map(|(network, book)| {
@@ -237,7 +232,7 @@ mod tests {
         held.ensure(&vm, &[wish("net0", &default, None)]).expect("moved");
         assert_eq!(addresses(&held, &vm), ["net0 default 10.9.0.2"], "what it had elsewhere is free");
         held.release(&vm).expect("released");
-        assert!(!held.has(&vm));
+        assert_eq!(held.of(&vm), []);
     }
 
     #[test]

@@ -92,6 +92,12 @@ impl RecordWriter {
         })
     }
 
+    /// What is to be told where nothing can be recorded at this moment.
+    pub(crate) fn exhaustion(&self) -> Option<String> {
+        let told = self.shortage()?;
+        (self.0.left() == Some(0)).then_some(told)
+    }
+
     fn write(&self, write: impl Fn() -> Result<(), WriteError>) -> Result<(), WriteError> {
         loop {
             match write() {
@@ -180,6 +186,7 @@ mod tests {
         assert_eq!(fs::metadata(directory.join(FILE)).expect("there").len(), 0);
         file_system.fill();
         assert!(writer.shortage().is_some_and(|told| told.contains("nothing can be recorded")));
+        assert_eq!(writer.exhaustion(), writer.shortage());
 
         file_system.make_room();
         assert_eq!(writer.shortage(), None);

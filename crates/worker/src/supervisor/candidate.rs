@@ -28,10 +28,22 @@ use crate::volumes;
 
 /// The first delay before a refused definition is tried again, where that can help.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// How long whatever was given up may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Delays stop growing here.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Both where the machine before was stopped for the try.
+const FIRST_COSTLY_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_COSTLY_RETRY: Duration = Duration::from_secs(3600);
+/// How long whatever was given up may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What it costs to try a definition again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RetryCost {
+    /// The machine before goes on meanwhile.
+    Nothing,
+    /// The machine before is stopped for it.
+    Downtime,
+}
 
 /// What is known of the newest definition.
 #[derive(Debug)]
@@ -267,7 +279,7 @@ impl Task {
         };
         let staged = match staged {
             Ok(staged) => staged,
-            Err(reason) => return self.refuse(&target, progress.refusals, reason),
+            Err(reason) => return self.refuse(&target, progress.refusals, RetryCost::Nothing, reason),
         };
         let before = self.in_force.as_ref().and_then(|in_force| in_force.description.as_ref());
         let changes = before.map(|before| Change::between(before, &staged.description));
@@ -283,8 +295,7 @@ impl Task {
                 let changes = changes.unwrap_or_default();
                 let disks = volumes::summary(&staged.volumes, self.context.lifecycle.removal_grace);
                 info!(vm_id = %self.id, "restart {}: {} ({disks})", self.id, words(&changes));
-                let (definition, state) = (progress.definition, ProgressState::Ready(Box::new(staged)));
-                self.progress = Some(Progress { definition, state, refusals: 0 });
+                self.progress = Some(Progress { state: ProgressState::Ready(Box::new(staged)), ..progress });
             }
         }
     }
@@ -327,9 +338,11 @@ impl Task {
         self.in_force = Some(InForce { number, assignment, description: Some(description) });
     }
 
-    /// The newest definition is not used, and says so; what is in force goes on.
-    pub(super) fn refuse(&mut self, target: &Target, earlier: u32, reason: FailureReason) {
-        let retry = reason.can_retry_help().then(|| Jitter::draw().apply(delay(earlier), LONGEST_RETRY));
+    /// The newest definition, which was refused `earlier` times before, is not used, and says so; what is in force goes on.
+    pub(super) fn refuse(&mut self, target: &Target, earlier: u32, cost: RetryCost, reason: FailureReason) {
+        let (first, longest) = cost.delays();
+        let delay = delay(earlier, first, longest);
+        let retry = reason.can_retry_help().then(|| Jitter::draw().apply(delay, longest));
         warn!(vm_id = %self.id, kind = %reason.kind, %reason, retry = ?retry, "the changed definition is refused; the VM stays as it is");
         let (definition, now) = (target.stamp.definition, Instant::now());
         let state = ProgressState::Refused { retry: retry.map(|delay| now + delay) };
@@ -342,7 +355,7 @@ impl Task {
         self.info.send_modify(|info| info.wanted = Some(wanted));
     }
 
-    /// How often the newest definition was refused.
+    /// How often the newest definition was refused since it was wanted.
     pub(super) fn refusals(&self) -> u32 {
         self.progress.as_ref().map_or(0, |progress| progress.refusals)
     }
@@ -359,9 +372,19 @@ impl Task {
     }
 }
 
+impl RetryCost {
+    /// The first delay and the longest one.
+    fn delays(self) -> (Duration, Duration) {
+        match self {
+            Self::Nothing => (FIRST_RETRY, LONGEST_RETRY),
+            Self::Downtime => (FIRST_COSTLY_RETRY, LONGEST_COSTLY_RETRY),
+        }
+    }
+}
+
 /// How long to wait before a definition that was refused `earlier` times is tried again.
-fn delay(earlier: u32) -> Duration {
-    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(earlier.min(30))).min(LONGEST_RETRY)
+fn delay(earlier: u32, first: Duration, longest: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(earlier.min(30))).min(longest)
 }
 
 fn words(changes: &[Change]) -> String {

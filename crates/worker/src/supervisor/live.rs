@@ -25,12 +25,15 @@ use super::news::{Boots, News};
 use super::policy::{HEALTHY_AFTER, RunOutcome};
 use super::prepare::Prepared;
 use super::store_files::check_last;
+use super::task::Wanted;
 use crate::capacity::{Demand, Share};
 use crate::failure::{chain, reason};
 use crate::vms::VmNic;
 
-/// How long a killed machine may take to end, and an ended one to give back what it held.
+/// How long a killed machine may take to end.
 const END: Duration = Duration::from_secs(20);
+/// How long an ended machine may take to give back what it held until that is told, and how often it is looked at then.
+const RELEASE: Duration = Duration::from_secs(2);
 /// How long what a guest has written may take to where it is read.
 const COPIED: Duration = Duration::from_secs(2);
 
@@ -299,14 +302,21 @@ impl LiveMachine {
         self.share.demand()
     }
 
-    /// Detaches the interfaces of the ended machine and waits until all that it held is given back. What is left is its share
-    /// of the host's memory.
-    pub(super) async fn tear_down(self, context: &HostContext) -> Share {
+    /// Detaches the interfaces of the ended machine and waits until all that it held is given back, however long that takes: what
+    /// it still writes must not meet the VM's next guest, nor whoever gets its disks. Meanwhile `tell` is told what hangs,
+    /// and says whether anybody is left who waits. What is left is its share of the host's memory.
+    pub(super) async fn tear_down(self, context: &HostContext, tell: impl Fn(&str) -> Wanted) -> Share {
         let id = self.handle.id();
         // First: a TAP goes with the machine's descriptors, and would be missed by whoever looks after the network.
         detach(context, id, self.nics.iter()).await;
-        if timeout(END, self.handle.released()).await.is_err() {
-            error!(vm_id = %id, waited = ?END, "the ended machine still holds resources");
+        while timeout(RELEASE, self.handle.released()).await.is_err() {
+            let obstacle = self.status.borrow().obstacle.clone();
+            let obstacle = obstacle.unwrap_or_else(|| "what keeps it is not known".to_owned());
+            let problem = format!("the machine has ended and has not given back what it held: {obstacle}");
+            if tell(&problem) == Wanted::No {
+                error!(vm_id = %id, obstacle, "the ended machine still holds resources");
+                break;
+            }
         }
         self.share
     }

@@ -4,16 +4,19 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use host_network::find_taken_port;
+use host_network::{NetworkConfig, NicDescription, check_nic, find_taken_port};
 use nix_artifacts::{Artifact, LoadRequest, NicRequest, StoreRoots, load_artifact};
 use uuid::Uuid;
-use vm_model::{Assignment, FailureKind, FailureReason, Isolation};
+use vm_model::{Assignment, FailureKind, FailureReason, Isolation, NetworkName};
 
 use super::context::HostContext;
+use super::given_up::GivenUp;
 use super::guest_secrets::read_secrets;
 use super::nic_wish::{refused, wishes};
+use super::stage::volume_requests;
 use crate::definition::Description;
 use crate::failure::{plain, reason};
+use crate::volumes::Thoroughness;
 
 /// A definition in whose way nothing was found.
 pub(crate) struct LookedAt {
@@ -29,11 +32,31 @@ pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Resu
     let mut artifact = load(&context.roots, assignment, Uuid::nil())?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, assignment, &artifact.nics)?;
+    check_nics(&artifact.nics, |network| context.networks.config(network))?;
     check_listeners(&artifact.nics, &context.networks.own_addresses())?;
     // What files hold is no part of a definition.
     let description = Arc::new(Description::of(assignment, &artifact));
     read_secrets(&context.credentials_dir, &mut artifact)?;
     Ok(LookedAt { artifact, description })
+}
+
+/// As [`look_ahead`], before a machine is stopped for another of the same definition: also whether its start can be recorded and its
+/// disks be had. Nothing changes. Blocks on files.
+pub(crate) fn look_before_restart(
+    context: &HostContext,
+    assignment: &Assignment,
+) -> Result<Artifact, FailureReason> {
+    if let Some(exhausted) = context.writer.exhaustion() {
+        return Err(plain(FailureKind::Host, exhausted));
+    }
+    let LookedAt { artifact, .. } = look_ahead(context, assignment)?;
+    let given_up = GivenUp::default();
+    volume_requests(&artifact).try_for_each(|(_, request)| {
+        let preview = context.preview_volume(&assignment.id, request, Thoroughness::Quick, &given_up);
+        let obstacle = preview.map_or_else(Some, |preview| preview.obstacle);
+        obstacle.map_or(Ok(()), |problem| Err(reason(problem.kind(), &problem)))
+    })?;
+    Ok(artifact)
 }
 
 /// Loads the artifact of `assignment`. Little is read; nothing is hashed.
@@ -73,6 +96,22 @@ pub(super) fn check_wishes(
 ) -> Result<(), FailureReason> {
     let checked = context.leases.check(&assignment.id, &wishes(nics));
     checked.map_err(|problem| refused(context, assignment, nics, problem))
+}
+
+/// Makes sure that each interface can be one of its network, as `config` knows it: that a start would not fail by what is described
+/// of it.
+pub(crate) fn check_nics<'a>(
+    nics: &[NicRequest],
+    config: impl Fn(&NetworkName) -> Option<&'a NetworkConfig>,
+) -> Result<(), FailureReason> {
+    nics.iter().try_for_each(|NicRequest { id, network, access, mac, mtu, .. }| {
+        let described = NicDescription { mac: *mac, mtu: *mtu, access };
+        let checked = config(network).map_or(Ok(()), |config| check_nic(config, &described));
+        checked.map_err(|problem| {
+            let message = format!("the interface {id} cannot be in the network \"{network}\": {problem}");
+            plain(FailureKind::Artifact, message)
+        })
+    })
 }
 
 /// Makes sure that no port of the host that is to lead to `nics` is one that a program of the host listens on; `own` are the host's

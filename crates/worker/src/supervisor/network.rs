@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, Teardown,
-    TeardownOutcome,
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkConfig, NetworkError, NicAttachment, Tap,
+    Teardown, TeardownOutcome,
 };
 use thiserror::Error;
 use tokio::sync::{RwLock, watch};
@@ -35,6 +35,7 @@ pub(crate) struct SharedNetwork {
     /// What its guests are told of it.
     subnet: Subnet,
     told: ToldNetwork,
+    config: NetworkConfig,
     /// Whether interfaces were found whose VMs nobody named.
     has_unknown_nics: bool,
 }
@@ -65,8 +66,9 @@ impl SharedNetwork {
             domain: report.domain.as_ref().map(ToString::to_string),
         };
         let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask(), ipv6: config.ipv6 };
+        let config = config.clone();
         let network = RwLock::new(Some(network));
-        Self { network, degraded, subnet, told, has_unknown_nics }
+        Self { network, degraded, subnet, told, config, has_unknown_nics }
     }
 
     /// What its guests are told of it.
@@ -87,6 +89,11 @@ impl SharedNetwork {
     /// What is wrong with it at this moment and cannot be mended by itself: a sentence each.
     pub(crate) fn degradations(&self) -> Vec<String> {
         self.degraded.borrow().clone()
+    }
+
+    /// The configuration that it runs with.
+    pub(crate) fn config(&self) -> &NetworkConfig {
+        &self.config
     }
 
     /// Gives an interface its TAP.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkError, NicAttachment, Tap, TeardownOutcome,
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkConfig, NetworkError, NicAttachment, Tap,
+    TeardownOutcome,
 };
 use tokio::sync::Mutex;
 use vm_model::{NetworkName, NicMismatch, PortForward, VmId, VmNic};
@@ -30,6 +31,11 @@ impl Networks {
     /// What the guests of the network `name` are told of it.
     pub(crate) fn subnet(&self, name: &NetworkName) -> Option<Subnet> {
         self.networks.get(name).map(SharedNetwork::subnet)
+    }
+
+    /// The configuration that the network `name` runs with.
+    pub(crate) fn config(&self, name: &NetworkName) -> Option<&NetworkConfig> {
+        self.networks.get(name).map(SharedNetwork::config)
     }
 
     /// This host's addresses in all of them.

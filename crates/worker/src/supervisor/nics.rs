@@ -25,10 +25,11 @@ pub(super) fn lease(
     acquired: &mut AcquiredResources,
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
     let vm = &assignment.id;
-    acquired.addresses = !context.leases.has(vm);
+    let before = context.leases.of(vm);
     let leases = context
         .lease(vm, &wishes(&requests))
         .map_err(|problem| refused(context, assignment, &requests, problem))?;
+    acquired.addresses_before = Some(before);
     Ok(requests.into_iter().zip(leases).collect())
 }
 

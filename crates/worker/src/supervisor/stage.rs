@@ -18,7 +18,7 @@ use super::given_up::GivenUp;
 use super::guest_secrets::{GuestSecrets, read_secrets};
 use super::host_ports::check_forwards;
 use super::limiting::{check_limits, isolation};
-use super::look_ahead::{check_isolation, check_listeners, check_wishes, load};
+use super::look_ahead::{check_isolation, check_listeners, check_nics, check_wishes, load};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::{LongWork, StageWork};
@@ -100,7 +100,7 @@ pub(super) async fn stage(
 }
 
 fn stage_blocking(
-    context: &HostContext,
+    context: &Arc<HostContext>,
     assignment: Arc<Assignment>,
     uuid: Uuid,
     held: Held,
@@ -122,6 +122,7 @@ fn stage_blocking(
     check_isolation(context, artifact.settings.isolation)?;
     let unlimited = check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
     check_wishes(context, &assignment, &artifact.nics)?;
+    check_nics(&artifact.nics, |network| context.networks.config(network))?;
     check_forwards(context, &assignment.id, &artifact.nics, held.is_up)?;
     check_listeners(&artifact.nics, &context.networks.own_addresses())?;
     let description = Arc::new(Description::of(&assignment, &artifact));
@@ -177,7 +178,7 @@ fn check_sizes(context: &HostContext, vm: &VmId, artifact: &Artifact) -> Result<
 }
 
 fn stage_volumes(
-    context: &HostContext,
+    context: &Arc<HostContext>,
     vm: &VmId,
     artifact: &Artifact,
     mut seeded: Vec<Seeded>,
@@ -214,7 +215,7 @@ pub(super) fn legacy_file(
 /// Makes sure, while the machine before still runs, that there is space for the copies of a rollout that can be rolled
 /// back. What was staged is deleted where there is not.
 fn check_trial(
-    context: &HostContext,
+    context: &Arc<HostContext>,
     vm: &VmId,
     artifact: &Artifact,
     volumes: &[Staged],

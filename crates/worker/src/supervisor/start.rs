@@ -14,7 +14,7 @@ use vm_model::{
 };
 
 use super::Target;
-use super::candidate::{Progress, discard};
+use super::candidate::{Progress, RetryCost, discard};
 use super::guest::Watching;
 use super::host_ports::await_forwards;
 use super::live::{LiveMachine, boot};
@@ -46,6 +46,8 @@ impl Task {
             return self.boot_failed(reason, target.stamp).await;
         }
         let (number, assignment) = self.definition_to_boot(target);
+        // What is being made ready forgets it.
+        let earlier = self.refusals();
         // A machine that nobody would remember after a crash is none that can be taken care of.
         let kept = self.record_run(target).await;
         if let Err(reason) = kept {
@@ -58,7 +60,7 @@ impl Task {
         };
         let staged = match staged {
             Some(Ok(staged)) => staged,
-            Some(Err(reason)) => return self.not_started(target, number, reason).await,
+            Some(Err(reason)) => return self.not_started(target, number, earlier, reason).await,
             None => return self.forget_start(target).await,
         };
         let has_ports = self.ports_given_up(target, &staged).await;
@@ -70,7 +72,7 @@ impl Task {
         let share = self.share.take();
         match turn.spend(self.launch(staged, share, vcpus)).await {
             Ok(launched) => self.follow_launch(target, number, launched).await,
-            Err(reason) => self.not_started(target, number, reason).await,
+            Err(reason) => self.not_started(target, number, earlier, reason).await,
         }
     }
 
@@ -119,14 +121,11 @@ impl Task {
             Vcpus::Running => InitialState::Running,
             Vcpus::Parked => InitialState::Paused,
         };
-        let are_addresses_new = prepared.acquired.addresses;
         let notes = prepared.notes.to_text(self.record.value().seal_key.as_ref());
         match boot(&self.context, &self.id, prepared, notes, initial).await {
             Ok(machine) => Ok(Launched { machine, vcpus, definition, watching }),
             Err(reason) => {
-                if are_addresses_new {
-                    self.info.send_modify(|info| info.nics.clear());
-                }
+                self.show_held_nics();
                 Err(reason)
             }
         }
@@ -269,16 +268,22 @@ impl Task {
         staged
     }
 
-    /// The machine of definition `number` did not start. If that is the newest and there is one before, that one is next.
-    async fn not_started(&mut self, target: &Target, number: DefinitionNumber, reason: FailureReason) {
+    /// The machine of definition `number` did not start. If that is the newest, which was refused `earlier` times before, and
+    /// there is one before, that one is next.
+    async fn not_started(
+        &mut self,
+        target: &Target,
+        number: DefinitionNumber,
+        earlier: u32,
+        reason: FailureReason,
+    ) {
         self.forget_taps();
         if let Err(problem) = self.take_trial_back().await {
             return self.boot_failed(problem, target.stamp).await;
         }
         let is_newest = number == target.stamp.definition;
         if is_newest && self.in_force.as_ref().is_some_and(|in_force| in_force.number != number) {
-            let earlier = self.refusals();
-            return self.refuse(target, earlier, reason);
+            return self.refuse(target, earlier, RetryCost::Downtime, reason);
         }
         self.boot_failed(reason, target.stamp).await;
     }

@@ -14,7 +14,7 @@ use vm_model::{
 
 use super::live::LiveMachine;
 use super::step::{Goal, RunState};
-use super::task::{RETRY, Task};
+use super::task::{RETRY, Task, Wanted};
 use super::{Patience, Target};
 use crate::failure::chain;
 use crate::records::VmRecord;
@@ -69,7 +69,7 @@ impl Task {
         let patience = self.target.borrow().patience;
         if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            let share = machine.tear_down(&self.context).await;
+            let share = machine.tear_down(&self.context, |problem| self.tell_unreleased(problem)).await;
             self.forget_taps();
             self.record_end(run_end(end_method(method, patience), cause, ran_for)).await;
             self.interrupt_trial().await;
@@ -77,6 +77,15 @@ impl Task {
             self.share = matches!(target.goal, Goal::Be(DesiredState::Running | DesiredState::Paused))
                 .then_some(share);
         }
+    }
+
+    /// Tells what keeps the ended machine from giving back what it held; whether anybody is left who wants the VM.
+    pub(super) fn tell_unreleased(&self, problem: &str) -> Wanted {
+        self.publish(VmStatus::Stopping);
+        if self.tell_host_trouble(problem) {
+            error!(vm_id = %self.id, problem, "the VM has not stopped yet");
+        }
+        if self.target.has_changed().is_err() { Wanted::No } else { Wanted::Yes }
     }
 
     /// Why the machine is stopped because of `target`.
@@ -107,7 +116,7 @@ impl Task {
     pub(super) async fn end_as_ordered(&mut self, OrderedEnd { method, cause }: OrderedEnd) {
         if let RunState::Up { machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            drop(machine.tear_down(&self.context).await);
+            drop(machine.tear_down(&self.context, |problem| self.tell_unreleased(problem)).await);
             self.forget_taps();
             self.record_end(run_end(method, cause, ran_for)).await;
             self.interrupt_trial().await;

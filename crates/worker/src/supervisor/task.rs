@@ -168,14 +168,11 @@ impl Task {
 
     /// Goes on with what was on record.
     pub(super) fn take_up(&mut self, record: VmRecord) {
-        // It keeps its addresses while it is off.
-        let held = self.context.leases.of(&self.id).into_iter();
-        let nics = held.map(|nic| self.context.networks.with_ipv6(nic)).collect();
+        self.show_held_nics();
         let counted = record.counted;
         self.info.send_modify(|info| {
             info.uuid = Some(record.uuid);
             info.ends.clone_from(&record.ends);
-            info.nics = nics;
             (info.starts, info.restarts) = (counted.starts, counted.restarts);
             (info.resets, info.failures) = (counted.resets, counted.failures);
         });
@@ -379,7 +376,7 @@ impl Task {
         }
         if let RunState::Up { stamp, machine, .. } = std::mem::replace(&mut self.state, RunState::Off) {
             let ran_for = machine.age();
-            let share = machine.tear_down(&self.context).await;
+            let share = machine.tear_down(&self.context, |problem| self.tell_unreleased(problem)).await;
             self.forget_taps();
             if let Some(end) = self.follow_trial(end, ran_for, share).await {
                 self.follow(end, Some(ran_for), stamp).await;

@@ -36,6 +36,13 @@ impl Task {
         });
     }
 
+    /// Tells the addresses that the VM has on record, which it keeps while it is off.
+    pub(super) fn show_held_nics(&self) {
+        let held = self.context.leases.of(&self.id).into_iter();
+        let nics = held.map(|nic| self.context.networks.with_ipv6(nic)).collect();
+        self.info.send_modify(|info| info.nics = nics);
+    }
+
     pub(super) fn forget_taps(&self) {
         self.info.send_modify(|info| {
             for nic in &mut info.nics {

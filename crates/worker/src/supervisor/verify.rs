@@ -9,6 +9,7 @@ use tracing::warn;
 use vm_model::{Assignment, FailureKind, FailureReason, NarHash, Verifying};
 
 use super::context::HostContext;
+use super::given_up::GivenUp;
 use super::stage::{legacy_file, volume_requests};
 use super::stage_work::{LongWork, StageWork};
 use crate::failure::{chain, reason};
@@ -36,25 +37,25 @@ pub(super) fn verify(
     artifact: &Artifact,
     work: &StageWork,
 ) -> Result<VerifiedArtifact, FailureReason> {
-    // A hash that is none can never match, whatever is verified when.
-    let expected = parse_hash(&assignment.hash)?;
-    let mut verifier = Verifier { context, assignment, artifact, work, seedings: Vec::new() };
-    let mut unverified = match context.lifecycle.hash_verification {
-        HashVerification::Never => vec![assignment.store_path.clone()],
-        HashVerification::Once | HashVerification::Always => Vec::new(),
-    };
-    verifier.path(&assignment.store_path, expected)?;
-    for path in &artifact.references {
-        match (context.lifecycle.hash_verification, assignment.references.get(path)) {
-            (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
-            (HashVerification::Once | HashVerification::Always, Some(text)) => {
-                verifier.path(path, parse_hash(text)?)?;
-            }
-        }
-    }
+    let mut verifier = Verifier { context, assignment, artifact, work, seeds: true, seedings: Vec::new() };
+    let unverified = verifier.all()?;
     work.show(None);
     let seeded = verifier.seedings.into_iter().filter_map(Seeding::finish).collect();
     Ok(VerifiedArtifact { unverified, seeded })
+}
+
+/// Makes sure that what `artifact` has open is what it was assigned as, where nothing is to be made of what is read. Blocks; what is not
+/// as it is remembered is hashed.
+pub(crate) fn check_content(
+    context: &HostContext,
+    assignment: &Assignment,
+    artifact: &Artifact,
+    given_up: &GivenUp,
+) -> Result<(), FailureReason> {
+    let (work, _news) = StageWork::new(given_up.clone());
+    let mut verifier =
+        Verifier { context, assignment, artifact, work: &work, seeds: false, seedings: Vec::new() };
+    verifier.all().map(drop)
 }
 
 /// Why an artifact cannot be used that could not be loaded: where its content is not what was assigned, that is the reason,
@@ -89,10 +90,33 @@ struct Verifier<'a> {
     assignment: &'a Assignment,
     artifact: &'a Artifact,
     work: &'a StageWork,
+    /// Whether disks that need a copy of their image get it.
+    seeds: bool,
     seedings: Vec<Seeding>,
 }
 
 impl Verifier<'_> {
+    /// Makes sure that every store path is what was assigned; answers those for which nothing was assigned.
+    fn all(&mut self) -> Result<Vec<PathBuf>, FailureReason> {
+        let Self { context, assignment, artifact, .. } = *self;
+        // A hash that is none can never match, whatever is verified when.
+        let expected = parse_hash(&assignment.hash)?;
+        let mut unverified = match context.lifecycle.hash_verification {
+            HashVerification::Never => vec![assignment.store_path.clone()],
+            HashVerification::Once | HashVerification::Always => Vec::new(),
+        };
+        self.path(&assignment.store_path, expected)?;
+        for path in &artifact.references {
+            match (context.lifecycle.hash_verification, assignment.references.get(path)) {
+                (HashVerification::Never, _) | (_, None) => unverified.push(path.clone()),
+                (HashVerification::Once | HashVerification::Always, Some(text)) => {
+                    self.path(path, parse_hash(text)?)?;
+                }
+            }
+        }
+        Ok(unverified)
+    }
+
     /// Makes sure that `path` has the hash `expected`, by what is remembered or by hashing, as is configured.
     fn path(&mut self, path: &Path, expected: NarHash) -> Result<(), FailureReason> {
         let none = FileIdentities::default();
@@ -107,7 +131,8 @@ impl Verifier<'_> {
         if is_remembered && self.context.verified.knows(path, &text, met) {
             return Ok(());
         }
-        let request = Request { path, expected, met, feeds: self.feeds(path) };
+        let feeds = if self.seeds { self.feeds(path) } else { Vec::new() };
+        let request = Request { path, expected, met, feeds };
         let verifying = |hashed| LongWork::Verifying(Verifying { store_path: path.to_owned(), hashed });
         let show = |hashed| self.work.show(Some(verifying(hashed)));
         let files = self.context.verifications.verify(request, self.work.given_up(), &show)?;

@@ -1,9 +1,11 @@
 //! Whether what is assigned could be started, without a worker: by the functions that a worker's starts use.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use host_network::NetworkConfig;
 use nix_artifacts::{RootError, StoreRoots};
 use uuid::Uuid;
 use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward};
@@ -13,7 +15,7 @@ use super::{LimitSettings, Placement, VmManagerConfig};
 use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{check_listeners, judge_limits, load, read_secrets};
+use crate::supervisor::{check_listeners, check_nics, judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
@@ -23,7 +25,7 @@ use crate::supervisor::{check_listeners, judge_limits, load, read_secrets};
 pub struct AssignmentCheck {
     roots: StoreRoots,
     credentials_dir: PathBuf,
-    networks: Vec<NetworkName>,
+    networks: BTreeMap<NetworkName, NetworkConfig>,
     /// This host's addresses in them.
     own_addresses: Vec<Ipv4Addr>,
     capacity: Arc<Capacity>,
@@ -41,11 +43,12 @@ impl AssignmentCheck {
     /// A store root cannot be opened.
     pub fn new(config: &VmManagerConfig) -> Result<Self, RootError> {
         let capacity = Capacity::new(CapacityRules::of(config));
+        let networks: BTreeMap<_, _> = config.network_configs().into_iter().collect();
         Ok(Self {
             roots: StoreRoots::open(&config.store_roots)?,
             credentials_dir: config.credentials_dir.clone(),
-            networks: config.all_networks().into_iter().map(|(name, _)| name).collect(),
-            own_addresses: config.network_configs().into_iter().map(|(_, config)| config.gateway).collect(),
+            own_addresses: networks.values().map(|config| config.gateway).collect(),
+            networks,
             limits: config.limits,
             placement: config.placement.clone(),
             host: capacity.observe_host(),
@@ -62,7 +65,8 @@ impl AssignmentCheck {
     pub fn judge(&mut self, assignment: &Assignment) -> Result<Vec<PortForward>, FailureReason> {
         let mut artifact = load(&self.roots, assignment, Uuid::nil())?;
         let nics = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
-        check_networks(self.networks.iter(), nics).map_err(|problem| reason(problem.kind(), &problem))?;
+        check_networks(self.networks.keys(), nics).map_err(|problem| reason(problem.kind(), &problem))?;
+        check_nics(&artifact.nics, |network| self.networks.get(network))?;
         read_secrets(&self.credentials_dir, &mut artifact)?;
         let footprint = artifact.machine.footprint();
         judge_limits(&self.limits, &artifact.settings.limits, &footprint, |limits| {

@@ -6,17 +6,29 @@ use std::time::Duration;
 use machine_host::{MachineHandle, StopPolicy};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use vm_model::{Assignment, DesiredState, FailureKind, StopMethod, VcpuDump, VmId, VmStatus};
+use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, StopMethod, VcpuDump, VmId, VmStatus};
 
 use super::control::Shared;
 use super::executor::Executor;
 use super::waiting::{Count, LatestOrder};
 use super::{VmInfo, VmManager, VmManagerError};
 use crate::failure::plain;
-use crate::supervisor::{Patience, look_ahead};
+use crate::supervisor::{GivenUp, HostContext, Patience, check_content, look_before_restart};
 
 /// How long looking for what a restart needs may take.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long it may take to hash store paths that are not as they are remembered.
+const HASH: Duration = Duration::from_secs(600);
+
+/// Work that ends soon where nobody waits for it any more.
+#[derive(Debug, Default)]
+struct Abandoned(GivenUp);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
 
 /// How a machine is ended that is to be replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +46,8 @@ impl VmManager {
     /// paused VM is paused again. One that is off although it should not be is started. Returns when the new machine has
     /// started.
     ///
-    /// What the next machine needs is looked for first, as far as that is quickly done. Where something is missing, the machine
-    /// goes on.
+    /// What the next machine needs is looked for first, and store paths that are not as they are remembered are hashed. Where
+    /// something is missing or has another content, the machine goes on.
     ///
     /// # Errors
     /// There is no such VM, it should be off, something is in the way of its next machine, or it did not start again.
@@ -220,22 +232,36 @@ async fn look_first(shared: &Shared, info: &VmInfo) -> Result<(), VmManagerError
         | VmStatus::Restarting
         | VmStatus::Failed(_) => return Ok(()),
     }
-    let id = info.id.clone();
-    let (context, assignment) = (Arc::clone(&shared.context), next_definition(info).clone());
-    let looking = move || look_ahead(&context, &assignment).map(drop);
-    let looked = timeout(LOOK, shared.context.own_threads.run(id.as_str(), "look", looking)).await;
-    let problem = match looked {
-        Ok(Ok(Ok(()))) => return Ok(()),
-        Ok(Ok(Err(reason)) | Err(reason)) => reason,
-        Err(_silent) => plain(
-            FailureKind::Host,
-            format!(
-                "its store, or a file of the host that it names, has not answered for {} s",
-                LOOK.as_secs()
-            ),
-        ),
+    let (id, context) = (info.id.clone(), Arc::clone(&shared.context));
+    let assignment = Arc::new(next_definition(info).clone());
+    let looked = look(&context, assignment).await;
+    looked.map_err(|reason| VmManagerError::NotRestarted { id, reason })
+}
+
+/// Makes sure that nothing is in the way of a machine of `assignment`, and that its content is what was assigned.
+async fn look(context: &Arc<HostContext>, assignment: Arc<Assignment>) -> Result<(), FailureReason> {
+    let vm = assignment.id.clone();
+    let (host, definition) = (Arc::clone(context), Arc::clone(&assignment));
+    let looking = move || look_before_restart(&host, &definition);
+    let artifact = within(LOOK, context.own_threads.run(vm.as_str(), "look", looking)).await?;
+    let abandoned = Abandoned::default();
+    let (host, given_up) = (Arc::clone(context), abandoned.0.clone());
+    let hashing = move || check_content(&host, &assignment, &artifact, &given_up);
+    within(HASH, context.own_threads.run(vm.as_str(), "hash", hashing)).await
+}
+
+/// What `work` comes to, where it does within `patience`.
+async fn within<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<Result<T, FailureReason>, FailureReason>>,
+) -> Result<T, FailureReason> {
+    let Ok(done) = timeout(patience, work).await else {
+        let seconds = patience.as_secs();
+        let silent =
+            format!("its store, or a file of the host that it names, has not answered for {seconds} s");
+        return Err(plain(FailureKind::Host, silent));
     };
-    Err(VmManagerError::NotRestarted { id, reason: problem })
+    done?
 }
 
 /// What the next machine of a VM is made by: the newest definition, unless that was refused.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use tiny_guest::TinyGuest;
 use vm_model::SourceKind;
 use vm_model::{
-    Assignment, AssignmentSet, Bytes, DesiredState, EndCause, EndMethod, FailureKind, Generation,
+    Assignment, AssignmentSet, Bytes, DesiredState, EndCause, EndMethod, FailureKind, Generation, Timestamp,
 };
 use worker::node::Refusal;
 use worker::vms::{VmId, VmManager, VmManagerConfig, VmStatus};
@@ -37,6 +38,13 @@ fn plain(bench: &Workbench) -> Artifact {
 
 fn web(artifact: &Artifact) -> Assignment {
     assigned("web", artifact, RUNNING)
+}
+
+/// The hardware address of the bridge that VMs are attached to.
+fn bridge_mac(bench: &Workbench) -> String {
+    let bridge = bench.config().network_bridge;
+    let mac = fs::read_to_string(format!("/sys/class/net/{bridge}/address")).expect("it is there");
+    mac.trim().to_owned()
 }
 
 /// Waits until the guest has said that this is its boot number `count`, from zero.
@@ -114,12 +122,17 @@ fn a_definition_that_cannot_be_used_leaves_the_vm_running_and_says_so() {
         many.overrides.vcpus = Some(200);
         huge.overrides.memory_bytes = Some(Bytes::new(1 << 42));
         odd.procurator = json!({ "restart": { "policy": "sometimes" } }).as_object().expect("one").clone();
+        let with_nic = |name, nic| web(&counting(&bench, name, 1, &json!({ "net": [nic] })));
+        let jumbo = with_nic("jumbo", json!({ "mtu": 9000 }));
+        let group = with_nic("group", json!({ "mac": bridge_mac(&bench) }));
         for (wanted, kind, words) in [
             (wrong_hash, FailureKind::HashMismatch, "AAAA"),
             (missing, FailureKind::Artifact, "missing"),
             (many, FailureKind::Artifact, "vcpus"),
             (huge, FailureKind::Host, "not enough memory"),
             (odd, FailureKind::Artifact, "sometimes"),
+            (jumbo, FailureKind::Artifact, "9000"),
+            (group, FailureKind::Artifact, "MAC address of a VM"),
         ] {
             node.tell(None, vec![wanted.clone()]).expect("taken");
             let info = await_vm(&node.manager, &VmId::new("web"), "refused", |info| {
@@ -143,16 +156,42 @@ fn a_definition_that_cannot_be_used_leaves_the_vm_running_and_says_so() {
 #[test]
 fn a_kernel_that_does_not_start_gives_way_to_the_one_before() {
     isolated(|bench| {
-        let (artifact, broken) = (plain(&bench), counting(&bench, "broken", 2, &json!({})));
+        let other_mac = json!({ "net": [{ "mac": "52:54:00:00:00:01" }] });
+        let (artifact, broken) = (plain(&bench), counting(&bench, "broken", 2, &other_mac));
         fs::write(broken.path.join("vmlinux"), [9; 9000]).expect("written");
         let broken = bench.hashed(broken.path);
         let node = at_work(&bench, &artifact);
+        let wires = || {
+            let nics = node.manager.get_vm(&VmId::new("web")).expect("there").nics;
+            nics.into_iter().map(|nic| (nic.address, nic.mac)).collect::<Vec<_>>()
+        };
+        let before = wires();
         node.tell(None, vec![web(&broken)]).expect("taken");
         await_life(&node, 1);
+        assert_eq!(wires(), before, "nothing of what was refused is left");
         let info = node.manager.get_vm(&VmId::new("web")).expect("there");
         let refusal = info.wanted.and_then(|change| change.refusal).expect("it was refused");
         assert!(refusal.message.contains("kernel"), "{refusal}");
         assert_eq!(info.assignment.store_path, artifact.path);
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_vm_that_was_stopped_for_a_start_that_failed_is_left_alone_for_a_while() {
+    isolated(|bench| {
+        let artifact = plain(&bench);
+        // The host has no huge pages to give, which shows when the machine is made.
+        let huge = json!({ "memory": { "size": 32 << 20, "hugepages": true } });
+        let huge = web(&counting(&bench, "huge", 1, &huge));
+        let node = at_work(&bench, &artifact);
+        node.tell(None, vec![huge]).expect("taken");
+        await_life(&node, 1);
+        let wanted = node.manager.get_vm(&VmId::new("web")).expect("there").wanted.expect("it is refused");
+        let refusal = wanted.refusal.expect("it is refused");
+        assert_eq!(refusal.kind, FailureKind::Host, "{refusal}");
+        let next_try = wanted.next_try_at.expect("it is tried again");
+        assert!(next_try > Timestamp::now().after(Duration::from_secs(15)), "{next_try}");
         node.end().shutdown().expect("ends");
     });
 }

@@ -1,6 +1,7 @@
 //! Orders that come while a VM is busy with another, and managers that go away.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use tiny_guest::TinyGuest;
 use vm_model::StopMethod;
 use worker::vms::{RestartMode, VmId, VmManager, VmManagerError, VmStatus};
 
-use crate::workbench::{Artifact, Workbench, await_console, await_vm, create, isolated, links, until};
+use crate::workbench::{
+    Artifact, Workbench, await_console, await_vm, create, isolated, links, mount_small, until,
+};
 
 /// Much less than what hashing [`slow`] takes.
 const SOON: Duration = Duration::from_secs(20);
@@ -189,6 +192,48 @@ fn a_restart_takes_a_new_machine_and_leaves_the_desired_state() {
         assert!(matches!(refused, Err(VmManagerError::NotUp { phase: "stopped", .. })), "{refused:?}");
         manager.shutdown().expect("ends");
     });
+}
+
+/// What is known before a machine is stopped keeps it from being stopped.
+#[test]
+fn a_restart_that_could_not_end_well_ends_nothing() {
+    isolated(|bench| {
+        mount_small(&bench.path().join("state"), 4 << 20);
+        let manager = VmManager::new(bench.config()).expect("starts");
+        let (id, artifact) = (VmId::new("a"), bench.plain("image", &TinyGuest::idle()));
+        create(&manager, &id, &artifact).expect("runs");
+        let refusal =
+            || vm_model::error_chain(&manager.restart_vm(&id, RestartMode::Hard).expect_err("refused"));
+
+        let kernel = artifact.path.join("vmlinux");
+        let (aside, content) = (bench.path().join("aside"), fs::read(&kernel).expect("read"));
+        fs::rename(&kernel, &aside).expect("moved away");
+        fs::write(&kernel, [&content[..], b"more"].concat()).expect("written");
+        let refused = refusal();
+        assert!(refused.contains("goes on as it is") && refused.contains("hash"), "{refused}");
+        fs::rename(&aside, &kernel).expect("moved back");
+
+        let filler = bench.path().join("state/filler");
+        fill(&filler);
+        // Nor is what is set aside for records left.
+        let reserve =
+            fs::OpenOptions::new().write(true).open(bench.path().join("state/reserve")).expect("there");
+        reserve.set_len(0).expect("emptied");
+        fill(&bench.path().join("state/filler2"));
+        let refused = refusal();
+        assert!(refused.contains("nothing can be recorded"), "{refused}");
+        let info = manager.get_vm(&id).expect("there");
+        assert_eq!((info.status, info.starts), (VmStatus::Running, 1));
+        fs::remove_file(filler).expect("removed");
+        manager.restart_vm(&id, RestartMode::Hard).expect("nothing is in the way");
+        manager.shutdown().expect("ends");
+    });
+}
+
+/// Writes until the disk is full.
+fn fill(file: &Path) {
+    let mut file = fs::File::create(file).expect("made");
+    while file.write_all(&[1; 4096]).is_ok() {}
 }
 
 #[test]

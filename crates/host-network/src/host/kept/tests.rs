@@ -34,6 +34,7 @@ fn tap(number: u8) -> Link {
         vlan: None,
         mtu: 1500,
         is_up: true,
+        has_carrier: true,
         is_loopback: false,
         bridge: None,
         port: None,

@@ -27,6 +27,7 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         vlan: None,
         mtu: 1500,
         is_up: true,
+        has_carrier: true,
         is_loopback: false,
         bridge: None,
         port: None,
@@ -71,6 +72,13 @@ fn what_is_missing_is_done_and_what_is_there_is_left_alone() {
     assert_eq!(plan(None, &seen(&[joined(eth1())])).unwrap().before, None, "nothing is changed");
     let before = plan(None, &seen(&[down(eth1())])).unwrap().before;
     assert_eq!(before, Some(GivenUplink { index: 3, name: "eth1".to_owned(), was_up: false }));
+    let unplugged = Link { has_carrier: false, ..vlan() };
+    let carrier = |vlan, links: &[Link]| plan(vlan, &seen(links)).unwrap().has_carrier;
+    assert!(
+        carrier(None, &[eth1()])
+            && !carrier(Some(100), &[eth1()])
+            && !carrier(Some(100), &[eth1(), unplugged])
+    );
 }
 
 #[test]

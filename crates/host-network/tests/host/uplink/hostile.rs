@@ -271,8 +271,7 @@ fn the_host_believes_nothing_on_an_uplink_and_gives_its_switches_back() {
 fn a_kernel_without_vlans_is_told_of_before_a_start_and_by_it() {
     in_namespace(async || {
         run("ip link add eth1 type veth peer name far0");
-        let uplink = Uplink { link: LinkName::parse("eth1").unwrap(), vlan: VlanId::new(100) };
-        let config = NetworkConfig { uplink: Some(uplink), ..with_uplink() };
+        let config = with("eth1", Some(100));
         let surveyed = host_network::survey(&config).await.unwrap().uplink.map(|problem| problem.to_string());
         let asked = ["ip", "link", "add", "link", "eth1", "name", "probe", "type", "vlan", "id", "7"];
         if try_run(&asked).is_ok() {
@@ -284,5 +283,46 @@ fn a_kernel_without_vlans_is_told_of_before_a_start_and_by_it() {
         assert_eq!(surveyed.as_deref(), Some(expected));
         assert_eq!(refusal(config).await, expected);
         assert_eq!(uplink_now(), (None, false));
+    });
+}
+
+#[test]
+fn nobody_outside_claims_an_address_of_a_guest() {
+    in_namespace(async || {
+        let wires = Wires::new(routing()).await;
+        let neighbour = wires.network.attach(nic(3)).await.unwrap();
+        let own = guest_address();
+        let served: vm_model::Ipv6Subnet = "fd12:3456:789a::/64".parse().unwrap();
+        let six = served.address_of(nic(2).mac);
+        let announces = |address| ethernet(BROADCAST, FAR_MAC, 0x0806, &arp(1, FAR_MAC, address, address));
+        let answers = |address| ethernet(guest_mac(), FAR_MAC, 0x0806, &arp(2, FAR_MAC, address, own));
+        let (far, group) = (link_local(FAR_MAC), ALL_NODES);
+        let six_wire = |from, next, payload: &[u8]| {
+            ethernet(ALL_IPV6, FAR_MAC, 0x86dd, &ipv6(from, group, next, payload))
+        };
+        let advertises = |address: Ipv6Addr| {
+            six_wire(far, 58, &icmpv6(far, group, 136, [0x20, 0, 0, 0], &address.octets()))
+        };
+        let sends = |from: Ipv6Addr| six_wire(from, 17, &udp(1, 2, b"hello"));
+        assert!(wires.enters(&announces(far_address())) && wires.enters(&answers(far_address())));
+        assert!(wires.enters(&advertises(far)) && wires.enters(&sends(far)));
+        for (what, frame) in [
+            ("an announcement of the guest's address", announces(own)),
+            ("an answer for its neighbour's address", answers(nic(3).address)),
+            ("a datagram from its neighbour's address", inwards(nic(3).address, (1, 2))),
+            ("an advertisement of the guest's IPv6 address", advertises(six)),
+            ("one of its link-local address", advertises(link_local(guest_mac()))),
+            ("a packet from the guest's IPv6 address", sends(six)),
+        ] {
+            assert!(!wires.enters(&frame), "{what} enters");
+        }
+        // Whoever has gone has no address here.
+        wires.network.detach(&nic(3).vm, "net0").await.unwrap();
+        drop(neighbour);
+        assert!(wires.enters(&answers(nic(3).address)), "somebody else may have it now");
+        // What somebody takes away of it comes back.
+        run(&format!("nft flush set bridge procurator-{BRIDGE} guest_ipv4"));
+        eventually("claims are dropped again", async || (!wires.enters(&announces(own))).then_some(())).await;
+        wires.network.shutdown(Teardown::Remove).await.unwrap();
     });
 }
