@@ -64,6 +64,7 @@ mod source;
 mod store_name;
 mod timestamp;
 mod units;
+mod unrepeated;
 mod vcpu_counters;
 mod vcpu_dump;
 mod vm_info;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_path_to_error::Segment;
 use thiserror::Error;
 
+use crate::unrepeated::Unrepeated;
 use crate::{shown_key, shown_path, shown_text};
 
 /// Why JSON is not of the form that was to be read.
@@ -29,7 +30,7 @@ impl fmt::Display for JsonProblem {
     }
 }
 
-/// The value that `text` is, which is JSON and nothing after it.
+/// The value that `text` is, which is JSON without any key twice in one object, and nothing after it.
 ///
 /// ```
 /// #[derive(serde::Deserialize, Debug)]
@@ -48,6 +49,13 @@ impl fmt::Display for JsonProblem {
 /// # Errors
 /// It is no JSON, or not of that form.
 pub fn read_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonProblem> {
+    let value = read_as(text)?;
+    // Maps would take the last of two.
+    read_as::<Unrepeated>(text)?;
+    Ok(value)
+}
+
+fn read_as<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonProblem> {
     serde_json::from_slice(text).map_err(|problem| JsonProblem {
         path: path_of_problem::<T>(text),
         problem: with_ranges(&without_text(problem.to_string())).into_owned(),
@@ -159,6 +167,18 @@ mod tests {
         assert!(said.starts_with("inner.a[0].count: ") && said.contains("from 1 to 4294967295"), "{said}");
         assert!(refused("{}").starts_with("missing field `inner`"));
         assert!(refused(r#"{"inner": {}} x"#).starts_with("trailing characters"));
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_refused_wherever_it_stands() {
+        let refused =
+            |text: &str| read_json::<serde_json::Value>(text.as_bytes()).expect_err(text).to_string();
+        assert!(refused(r#"{"a": 1, "a": null}"#).contains("the key \"a\" stands there twice"));
+        let said = refused(r#"{"vms": [{"x": {"b": 1, "c": [], "b": 2}}]}"#);
+        assert!(said.starts_with("vms[0].x") && said.contains("\"b\""), "{said}");
+        assert!(!refused(r#"{"hunter2 in many words": 1, "hunter2 in many words": 2}"#).contains("hunter2"));
+        read_json::<serde_json::Value>(br#"{"a": {"a": 1.5}, "b": [{"a": true}, {"a": null}]}"#)
+            .expect("each once");
     }
 
     #[test]
