@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{Bytes, CollectedPath, CollectionRule, EventKind, StoreName};
 
+use self::needed::StorePlace;
 use crate::failure::chain;
 use crate::supervisor::HostContext;
 
@@ -53,9 +54,13 @@ impl HostContext {
         rule: &CollectionRule,
         mode: CollectionMode,
     ) -> Result<Vec<CollectedPath>, String> {
-        let mut all = Vec::new();
+        let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
         for root in self.fetching.stores().iter().filter(|root| root.is_dir()) {
-            all.extend(self.collect_in(root, rule, mode)?);
+            let place = StorePlace::of(root).map_err(|problem| format!("{}: {problem}", root.display()))?;
+            // Several names may lead to one store.
+            if seen.insert(place.real().to_owned()) {
+                all.extend(self.collect_in(root, rule, mode)?);
+            }
         }
         Ok(all)
     }
@@ -98,15 +103,15 @@ impl HostContext {
 
     /// The paths of the store at `root` that a VM on record, a root of garbage collection or a process names.
     fn needed_in(&self, root: &Path) -> Result<BTreeSet<StoreName>, Box<dyn Error + Send + Sync>> {
-        let name = |path: &Path| needed::name_in(root, path);
+        let store = StorePlace::of(root)?;
         let records = self.records.read_all()?;
         let assigned = records.iter().flat_map(|record| record.assignments());
         let mut names: BTreeSet<StoreName> = assigned
             .flat_map(|assignment| assignment.references.keys().chain([&assignment.store_path]))
-            .filter_map(|path| name(path))
+            .filter_map(|path| store.name_of(path))
             .collect();
-        names.extend(needed::rooted(root)?);
-        names.extend(needed::of_processes(root, Path::new("/proc")));
+        names.extend(needed::rooted(&store)?);
+        names.extend(needed::of_processes(&store, Path::new("/proc")));
         Ok(names)
     }
 }

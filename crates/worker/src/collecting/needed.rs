@@ -10,16 +10,49 @@ use vm_model::StoreName;
 
 use crate::gc_roots::root_directories;
 
-/// The name of the path of the store at `root` that `path` is or lies in.
-pub(super) fn name_in(root: &Path, path: &Path) -> Option<StoreName> {
-    let below = path.strip_prefix(root).ok()?;
-    below.components().next()?.as_os_str().to_str()?.parse().ok()
+/// Where a store lies, whatever the name that leads there: a link to it is the same store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StorePlace {
+    spelled: PathBuf,
+    real: PathBuf,
 }
 
-/// What links among the roots of the store at `root` lead to, those of other workers and of other programs included.
-pub(super) fn rooted(root: &Path) -> io::Result<BTreeSet<StoreName>> {
+impl StorePlace {
+    /// The place of the store that is configured as `root`.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(super) fn of(root: &Path) -> io::Result<Self> {
+        Ok(Self { spelled: root.to_owned(), real: root.canonicalize()? })
+    }
+
+    /// The store without any link on the way to it.
+    pub(super) fn real(&self) -> &Path {
+        &self.real
+    }
+
+    fn is(&self, directory: &Path) -> bool {
+        directory == self.spelled
+            || directory == self.real
+            || directory.canonicalize().is_ok_and(|directory| directory == self.real)
+    }
+
+    /// The name of the path of this store that `path` is or lies in.
+    pub(super) fn name_of(&self, path: &Path) -> Option<StoreName> {
+        path.ancestors().find_map(|ancestor| {
+            let name = ancestor.file_name()?.to_str()?.parse().ok()?;
+            self.is(ancestor.parent()?).then_some(name)
+        })
+    }
+}
+
+/// What links among the roots of `store` lead to, those of other workers and of other programs included.
+pub(super) fn rooted(store: &StorePlace) -> io::Result<BTreeSet<StoreName>> {
     let mut names = BTreeSet::new();
-    let mut pending = root_directories(root);
+    let mut pending = root_directories(&store.spelled);
+    if store.real != store.spelled {
+        pending.extend(root_directories(&store.real));
+    }
     while let Some(directory) = pending.pop() {
         let entries = match fs::read_dir(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -31,7 +64,7 @@ pub(super) fn rooted(root: &Path) -> io::Result<BTreeSet<StoreName>> {
             if kind.is_dir() {
                 pending.push(entry.path());
             } else if kind.is_symlink() {
-                names.extend(led_to(root, &entry.path()));
+                names.extend(led_to(store, &entry.path()));
             }
         }
     }
@@ -39,18 +72,22 @@ pub(super) fn rooted(root: &Path) -> io::Result<BTreeSet<StoreName>> {
 }
 
 /// Where a link leads, directly or by another one outside the store, as `nix-build` makes them.
-fn led_to(root: &Path, link: &Path) -> Option<StoreName> {
+fn led_to(store: &StorePlace, link: &Path) -> Option<StoreName> {
     let absolute = |link: &Path| -> Option<PathBuf> {
         let target = fs::read_link(link).ok()?;
         Some(link.parent()?.join(target))
     };
     let first = absolute(link)?;
-    name_in(root, &first).or_else(|| name_in(root, &absolute(&first)?))
+    store.name_of(&first).or_else(|| store.name_of(&absolute(&first)?))
 }
 
 /// What processes have open, mapped, or run, as far as this one may look.
-pub(super) fn of_processes(root: &Path, proc: &Path) -> BTreeSet<StoreName> {
+pub(super) fn of_processes(store: &StorePlace, proc: &Path) -> BTreeSet<StoreName> {
     let mut names = BTreeSet::new();
+    // The kernel tells of files without links on the way to them.
+    let name_of = |path: &Path| {
+        path.strip_prefix(&store.real).ok()?.components().next()?.as_os_str().to_str()?.parse().ok()
+    };
     let is_number = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().parse::<u32>().is_ok();
     // A process that ends meanwhile needs nothing any more.
     for process in fs::read_dir(proc).into_iter().flatten().flatten().filter(is_number) {
@@ -58,10 +95,10 @@ pub(super) fn of_processes(root: &Path, proc: &Path) -> BTreeSet<StoreName> {
         let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
         let links = ["exe", "cwd", "root"].map(|link| process.join(link)).into_iter();
         let links = links.chain(open.map(|entry| entry.path()));
-        names.extend(links.filter_map(|link| name_in(root, &fs::read_link(link).ok()?)));
+        names.extend(links.filter_map(|link| name_of(&fs::read_link(link).ok()?)));
         let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
         let mapped = maps.lines().filter_map(|line| Some(Path::new(&line[line.find('/')?..])));
-        names.extend(mapped.filter_map(|path| name_in(root, path)));
+        names.extend(mapped.filter_map(name_of));
     }
     names
 }
@@ -86,7 +123,9 @@ mod tests {
     fn roots_are_followed_by_one_more_link_and_no_further() {
         let home = tempfile::tempdir().expect("a directory");
         let root = home.path().join("nix/store");
-        assert_eq!(rooted(&root).expect("there are none"), BTreeSet::new());
+        fs::create_dir_all(&root).expect("made");
+        let store = StorePlace::of(&root).expect("it is there");
+        assert_eq!(rooted(&store).expect("there are none"), BTreeSet::new());
         let roots = home.path().join("nix/var/nix/gcroots");
         let ours = root.join(".procurator-fetched/roots/state/vm");
         for directory in [&roots.join("auto"), &ours, &home.path().join("work")] {
@@ -96,7 +135,25 @@ mod tests {
         symlink(root.join(NAMES[1]), home.path().join("work/result")).expect("linked");
         symlink(home.path().join("work/result"), roots.join("auto/x")).expect("linked");
         symlink("/nowhere", roots.join("dangling")).expect("linked");
-        assert_eq!(rooted(&root).expect("read"), names(&NAMES[..2]));
+        assert_eq!(rooted(&store).expect("read"), names(&NAMES[..2]));
+    }
+
+    #[test]
+    fn a_store_is_the_same_by_whichever_name() {
+        let home = tempfile::tempdir().expect("a directory");
+        let (real, link) = (home.path().join("real/store"), home.path().join("link"));
+        fs::create_dir_all(real.join(NAMES[0])).expect("made");
+        symlink(home.path().join("real"), &link).expect("linked");
+        let by_link = link.join("store");
+        for store in [&real, &by_link].map(|root| StorePlace::of(root).expect("it is there")) {
+            for path in [real.join(NAMES[0]), by_link.join(NAMES[0]).join("disk.img"), real.join(NAMES[1])] {
+                assert!(store.name_of(&path).is_some(), "{path:?} of {store:?}");
+            }
+            assert_eq!(store.name_of(&home.path().join(NAMES[0])), None);
+            let open = fs::File::open(by_link.join(NAMES[0])).expect("opened");
+            assert_eq!(of_processes(&store, Path::new("/proc")), names(&NAMES[..1]));
+            drop(open);
+        }
     }
 
     #[test]
@@ -107,9 +164,10 @@ mod tests {
             fs::create_dir_all(root.join(name)).expect("made");
             fs::write(root.join(name).join("disk.img"), "content").expect("written");
         }
+        let store = StorePlace::of(&root).expect("it is there");
         let open = fs::File::open(root.join(NAMES[2]).join("disk.img")).expect("opened");
-        assert_eq!(of_processes(&root, Path::new("/proc")), names(&NAMES[2..]));
+        assert_eq!(of_processes(&store, Path::new("/proc")), names(&NAMES[2..]));
         drop(open);
-        assert_eq!(of_processes(&root, Path::new("/proc")), BTreeSet::new());
+        assert_eq!(of_processes(&store, Path::new("/proc")), BTreeSet::new());
     }
 }
