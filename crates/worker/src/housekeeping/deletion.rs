@@ -10,10 +10,13 @@
 //! The VM's lock is held meanwhile: while a process runs the VM, which may be one that this worker could not take over,
 //! nothing of it is deleted.
 
+use std::sync::Arc;
+
 use fail_points::{FailPoint, pass};
 use tracing::{info, warn};
 use vm_model::{Timestamp, VmId};
 
+use super::keeper::PATIENCE;
 use super::removed::Deletion;
 use crate::failure::chain;
 use crate::records::{IdleVm, Removal, RemovalStage};
@@ -51,20 +54,33 @@ impl HostContext {
     }
 
     /// Finishes the deletions that were begun, by this worker or one before. What cannot be deleted is logged.
-    pub(super) fn finish_deletions(&self) -> Result<(), Unfinished> {
+    pub(super) fn finish_deletions(self: &Arc<Self>) -> Result<(), Unfinished> {
         let mut done = Ok(());
         for id in self.removed.unfinished() {
-            let Some(deletion) = self.removed.resume_deletion(&id) else { continue };
-            match self.lock_idle(&id).and_then(|idle| self.delete_marked(&id, &idle)) {
-                Ok(()) => info!(vm_id = %id, "its deletion, which had been cut short, is finished"),
-                Err(problem) => {
-                    warn!(vm_id = %id, error = problem, "its deletion is not finished; trying again later");
-                    deletion.leave_unfinished();
-                    done = Err(Unfinished);
-                }
+            let (host, vm) = (Arc::clone(self), id.clone());
+            let finishing = move || host.finish_deletion(&vm);
+            // A disk that does not answer is in nobody else's way.
+            let finished = self.own_threads.run_within(id.as_str(), "delete", PATIENCE, finishing);
+            let finished = finished.unwrap_or_else(|| Err("its disk may not answer".to_owned()));
+            if let Err(problem) = finished {
+                warn!(vm_id = %id, error = problem, "its deletion is not finished; trying again later");
+                done = Err(Unfinished);
             }
         }
         done
+    }
+
+    /// Finishes the deletion of `id`, unless somebody is at it.
+    fn finish_deletion(&self, id: &VmId) -> Result<(), String> {
+        let Some(deletion) = self.removed.resume_deletion(id) else { return Ok(()) };
+        match self.lock_idle(id).and_then(|idle| self.delete_marked(id, &idle)) {
+            Ok(()) => info!(vm_id = %id, "its deletion, which had been cut short, is finished"),
+            Err(problem) => {
+                deletion.leave_unfinished();
+                return Err(problem);
+            }
+        }
+        Ok(())
     }
 
     /// Deletes everything that is there of `id`, which is `idle`. Blocks.

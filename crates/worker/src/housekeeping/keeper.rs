@@ -22,6 +22,9 @@ const RETRY: Duration = Duration::from_secs(60);
 /// has been asked for.
 const FIRST: Duration = Duration::from_secs(120);
 
+/// How long the deletion of one thing may take until others are looked at. It goes on.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Deletes what is due, for as long as the host is there.
 pub(crate) async fn keep_house(context: Weak<HostContext>) {
     let started = Timestamp::now();
@@ -75,7 +78,7 @@ impl HostContext {
 
     /// Deletes what is due now; answers when to look again. What was due when the worker `started` waits where that is not
     /// long ago, for as long as `early` says.
-    fn delete_what_is_due(&self, started: Timestamp, early: Option<Duration>) -> Option<Duration> {
+    fn delete_what_is_due(self: &Arc<Self>, started: Timestamp, early: Option<Duration>) -> Option<Duration> {
         // The clock has no say in what was begun.
         let unfinished = self.finish_deletions();
         let (due, next) = match self.kept() {
@@ -99,7 +102,7 @@ impl HostContext {
         let retry = unfinished.err().map(|_| RETRY);
         let mut again = next.into_iter().chain(retry).min();
         for kept in due {
-            match self.delete_kept(&kept) {
+            match self.delete_aside(&kept) {
                 Ok(true) => info!(what = %kept, "deleted: its time is over"),
                 Ok(false) => {}
                 Err(problem) => {
@@ -117,7 +120,7 @@ impl HostContext {
     }
 
     /// Deletes at once what is selected of everything that is kept; answers what that was.
-    pub(crate) fn delete_selected(&self, which: &KeptSelection) -> Result<Vec<String>, String> {
+    pub(crate) fn delete_selected(self: &Arc<Self>, which: &KeptSelection) -> Result<Vec<String>, String> {
         if let KeptSelection::Volume(vm, disk) = which
             && let Some(deleted) = self.delete_volume_of_removed(vm, disk)?
         {
@@ -125,7 +128,7 @@ impl HostContext {
         }
         let mut deleted = Vec::new();
         for kept in self.selected(which)? {
-            if self.delete_kept(&kept)? {
+            if self.delete_aside(&kept)? {
                 info!(what = %kept, "deleted by word");
                 deleted.push(kept.to_string());
             }
@@ -173,8 +176,18 @@ impl HostContext {
         Ok(self.selected(which)?.iter().map(ToString::to_string).collect())
     }
 
+    /// As [`HostContext::delete_kept`], on a thread of the VM that it was of: a disk that does not answer is in nobody else's way.
+    fn delete_aside(self: &Arc<Self>, kept: &Kept) -> Result<bool, String> {
+        let (host, what) = (Arc::clone(self), kept.clone());
+        let deleting = move || host.delete_kept(&what);
+        let deleted = self.own_threads.run_within(kept.vm().as_str(), "delete", PATIENCE, deleting);
+        deleted.unwrap_or_else(|| {
+            Err(format!("{kept} is not deleted after {} s: its disk may not answer", PATIENCE.as_secs()))
+        })
+    }
+
     /// Deletes one kept thing; answers whether it was still kept.
-    pub(crate) fn delete_kept(&self, kept: &Kept) -> Result<bool, String> {
+    fn delete_kept(&self, kept: &Kept) -> Result<bool, String> {
         match kept {
             Kept::Vm(id) => self.delete_removed(id),
             Kept::Content(content) => self.volumes.delete(content).map_err(|problem| chain(&problem)),
@@ -230,10 +243,10 @@ impl HostContext {
 
     /// Deletes the kept thing that would go first, but nothing of `vm`, which may be about to go back to it; answers whether
     /// there was any.
-    fn make_room(&self, vm: &VmId) -> bool {
+    fn make_room(self: &Arc<Self>, vm: &VmId) -> bool {
         let Ok(kept) = self.kept() else { return false };
         let others = kept.into_iter().filter(|(_, kept)| kept.vm() != vm);
-        others.into_iter().any(|(_, kept)| match self.delete_kept(&kept) {
+        others.into_iter().any(|(_, kept)| match self.delete_aside(&kept) {
             Ok(true) => {
                 warn!(what = %kept, "deleted before its time: the disk is full");
                 true
@@ -248,7 +261,7 @@ impl HostContext {
 
     /// Stages a volume, of what was `seeded` where that is what it needs; what is kept goes for it where there is no space.
     pub(crate) fn stage_volume(
-        &self,
+        self: &Arc<Self>,
         vm: &VmId,
         request: StageRequest<'_>,
         mut seeded: Option<Seeded>,
@@ -284,7 +297,11 @@ impl HostContext {
     }
 
     /// Makes sure that there is space for the copies of a trial of `staged`; what is kept goes for it where there is none.
-    pub(crate) fn make_trial_space(&self, vm: &VmId, staged: &[Staged]) -> Result<(), VolumeError> {
+    pub(crate) fn make_trial_space(
+        self: &Arc<Self>,
+        vm: &VmId,
+        staged: &[Staged],
+    ) -> Result<(), VolumeError> {
         let needed = self.volumes.trial_needs(vm, staged)?;
         loop {
             match self.volumes.check_trial_space(needed) {

@@ -47,17 +47,6 @@ impl VolumeStore {
     pub(crate) fn open(state_dir: &Path, vms: &Path, writer: RecordWriter) -> Result<Arc<Self>, VolumeError> {
         let root = state_dir.join("volumes");
         make_private(&root).map_err(|source| failed("create", &root, source))?;
-        let list = |source| failed("list", &root, source);
-        for entry in fs::read_dir(&root).map_err(list)? {
-            let entry = entry.map_err(list)?;
-            if entry.file_name().as_encoded_bytes().starts_with(REMOVED.as_bytes()) {
-                let deleted =
-                    remove_all(&entry.path()).map_err(|source| failed("delete", &entry.path(), source));
-                if let Err(problem) = deleted {
-                    warn!(error = chain(&problem), "what is left of a deletion stays until the next start");
-                }
-            }
-        }
         let store = Arc::new(Self {
             root,
             vms: vms.to_owned(),
@@ -66,6 +55,7 @@ impl VolumeStore {
             images: KnownImages::default(),
             threads: OwnThreads::default(),
         });
+        store.finish_removals()?;
         for vm in store.vms()? {
             match store.of_vm(&vm, Self::sweep) {
                 Some(Ok(())) => {}
@@ -76,6 +66,25 @@ impl VolumeStore {
             }
         }
         Ok(store)
+    }
+
+    /// Deletes what deletions that were cut short have left. What does not answer goes on being deleted, and nobody waits for it.
+    fn finish_removals(&self) -> Result<(), VolumeError> {
+        let list = |source| failed("list", &self.root, source);
+        for entry in fs::read_dir(&self.root).map_err(list)? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).map_err(list)?;
+            let Some(name) = name.to_str().filter(|name| name.starts_with(REMOVED)) else { continue };
+            let left = path.clone();
+            match self.threads.run_within(name, "volumes", PATIENCE, move || remove_all(&left)) {
+                Some(Ok(())) => {}
+                Some(Err(source)) => {
+                    let problem = failed("delete", &path, source);
+                    warn!(error = chain(&problem), "what is left of a deletion stays until the next start");
+                }
+                None => warn!(path = %path.display(), "what is left of a deletion does not answer"),
+            }
+        }
+        Ok(())
     }
 
     /// Does `work` with the volumes of `vm`; `None` where they do not answer, which is no other VM's matter.

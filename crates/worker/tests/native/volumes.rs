@@ -643,3 +643,21 @@ fn a_plan_says_that_there_is_no_space_or_too_much_asked_for() {
         node.end().shutdown().expect("ends");
     });
 }
+
+#[test]
+fn a_deletion_whose_disk_hangs_keeps_no_worker_from_starting() {
+    isolated(|bench| {
+        let left = bench.path().join("state/volumes/.removed.x/data");
+        fs::create_dir_all(&left).expect("made");
+        let disk = FreezableFileSystem::mount_in(&left);
+        drop(disk.file("0.img", 4096));
+        disk.freeze();
+        let manager = bench.manager();
+        create(&manager, &vm(), &bench.plain("image", &TinyGuest::idle())).expect("it is no VM of that disk");
+        let content = left.join("mounted/0.img");
+        assert!(content.exists());
+        disk.thaw();
+        until("it goes on", || !content.exists());
+        manager.shutdown().expect("ends");
+    });
+}
