@@ -3,6 +3,7 @@
 //! One caller at a time works on one interface; different interfaces are independent and may be attached at once.
 
 mod attach;
+mod attachable;
 mod kept;
 mod teardown;
 
@@ -14,7 +15,8 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
-pub use self::attach::{AttachmentWarning, NicAttachment, NicDescription, Tap, UnusedHint, check_nic};
+pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
+pub use self::attachable::{NicDescription, check_nic};
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub(crate) use self::kept::{find_tap, plan_kept};
 pub(crate) use self::teardown::Remains;

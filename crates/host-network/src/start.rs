@@ -1,5 +1,6 @@
 //! Bringing a host network up: observe, decide, act, and undo what was made if a later step fails.
 
+mod found_ports;
 mod report;
 mod servers;
 mod uplink;
@@ -8,13 +9,12 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use tracing::info;
-use vm_model::Ipv6Subnet;
 
+use self::found_ports::{ports, unknown_nics, with_unknown};
 pub use self::report::{StartReport, StartWarning, UnknownNic};
 use self::servers::{start_ipv6, start_names, told_servers};
 pub(crate) use self::uplink::no_uplink;
 use self::uplink::{UplinkOutlook, check_uplink, ready_uplink};
-use crate::bound_port::{BoundPort, Ports};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, BridgeProblem, Observed, apply_bridge, carries_vms, ensure_ipv6, find_ipv6_use,
     give_bridges_back, observe, plan_bridge, remove_stale, seen_bridge,
@@ -25,14 +25,12 @@ use crate::dhcp::{DhcpServer, ServerFacts, SharedBindings};
 use crate::dns::NameServer;
 use crate::events::NetworkEvents;
 use crate::exclusive::Exclusive;
-use crate::firewall::{Firewall, Listing, find_forward_drops};
+use crate::firewall::{Firewall, find_forward_drops};
 use crate::forwarding::{bridged_frames_are_filtered, has_ipv6, recall_guarded};
 use crate::host::{Attached, Interface, KeptNic, find_tap, plan_kept};
 use crate::ipv6::{Ipv6Facts, Ipv6Server};
-use crate::names::tap_owner;
-use crate::netlink::{Ipv6Stack, Link, Netlink, NetlinkError};
+use crate::netlink::{Ipv6Stack, Netlink, NetlinkError};
 use crate::nfnetlink::PacketFilter;
-use crate::port_filter::PortIdentity;
 use crate::rules::{Rules, SharedRules, blocking};
 use crate::silence::HostIpv6;
 use crate::upkeep::chain;
@@ -270,39 +268,6 @@ async fn start_on_bridge(
     let report = StartReport { bridge: plan.origin, host_forwarding, dns, domain, warnings, unknown };
     let holdings = Holdings { origin: plan.origin, rules: rules.clone(), dhcp, names, ipv6, facts };
     Ok((holdings, report))
-}
-
-/// The ports of the TAPs that were taken over.
-fn ports(attached: &HashMap<Interface, Attached>) -> Ports {
-    attached.values().filter_map(Attached::tap).map(|tap| (tap.index, tap.bound_port())).collect()
-}
-
-/// The TAPs of ours that nobody has named, with the addresses that the tables of an earlier run bind them to.
-fn unknown_nics(named: &Ports, links: &[Link], listing: Option<&Listing>) -> Vec<(u32, UnknownNic)> {
-    let Some(listing) = listing else { return Vec::new() };
-    let unnamed = links.iter().filter(|link| !named.contains_key(&link.index));
-    let bound = unnamed.filter_map(|link| {
-        let (vm, nic) = tap_owner(link.alias.as_deref()?)?;
-        let PortIdentity { mac, address } = listing.identity(&link.name)?;
-        Some((link.index, UnknownNic { vm, nic: nic.to_owned(), tap: link.name.clone(), mac, address }))
-    });
-    bound.collect()
-}
-
-/// As well those of TAPs that nobody has named yet: their VMs run on, and stay bound to what they were.
-fn with_unknown(
-    mut ports: Ports,
-    unknown: &[(u32, UnknownNic)],
-    listing: Option<&Listing>,
-    ipv6: Option<Ipv6Subnet>,
-) -> Ports {
-    let bound = unknown.iter().map(|(index, UnknownNic { vm, mac, address, .. })| {
-        let identity = PortIdentity { mac: *mac, address: *address };
-        let access = listing.map(|listing| listing.access(identity, ipv6)).unwrap_or_default();
-        (*index, BoundPort { vm: vm.clone(), identity, access })
-    });
-    ports.extend(bound);
-    ports
 }
 
 /// What is in the VMs' way. Blocks on `nft`.

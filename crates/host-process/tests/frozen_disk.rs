@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs::File;
+use std::time::Duration;
 
 use host_process::HostProcesses;
 use machine_host::{LaunchError, LaunchRequest, MachineHandle, MachineHost, StopPolicy};
@@ -11,7 +12,7 @@ use test_host::{FreezableFileSystem, isolated};
 use tiny_guest::{CHURN_REQUESTS, TinyGuest};
 use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, FailureKind};
 
-use support::{anyone, directory, has_kvm, host, options, request, until, within};
+use support::{anyone, directory, has_kvm, host, options, request, within};
 
 const DISK_BYTES: usize = 1 << 20;
 
@@ -81,7 +82,7 @@ async fn the_disk_is_named(directory: tempfile::TempDir, file_system: FreezableF
     within(next.stop(StopPolicy::KILL)).await.expect("it stops");
     within(next.released()).await;
     drop(next);
-    until("no machine is left", || second.counts().hosted == 0).await;
+    within(second.shut_down(Duration::from_secs(20))).await;
 }
 
 #[test]

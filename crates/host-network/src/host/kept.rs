@@ -11,7 +11,7 @@ use std::num::NonZeroU16;
 use thiserror::Error;
 use vm_model::{MacAddress, NetworkAccess, VmId};
 
-use super::attach::{binding_for, check, taken};
+use super::attachable::{binding_for, check, taken};
 use super::{Attached, AttachedTap, HostNetwork, Interface, NicAttachment};
 use crate::config::check_mtu;
 use crate::dhcp::Bindings;

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::mount::mount_bind;
 use serde_json::{Value, json};
 use test_host::FreezableFileSystem;
 use tiny_guest::TinyGuest;
@@ -474,6 +475,50 @@ fn a_size_that_cannot_be_had_is_refused_while_the_vm_runs() {
         });
         node.end().shutdown().expect("ends");
         drop(small);
+    });
+}
+
+#[test]
+fn a_vm_is_not_stopped_before_its_disk_answers_and_says_so_while_others_are() {
+    isolated(|bench| {
+        let answering = FreezableFileSystem::mount_in(bench.path());
+        let volumes = bench.path().join("state/volumes");
+        fs::create_dir_all(&volumes).expect("created");
+        mount_bind(bench.path().join("mounted"), &volumes).expect("mounted");
+        let disk = json!({ "disks": [{ "path": "disk.img", "id": "data" }] });
+        let writing = bench.artifact("writing", &TinyGuest::churn(), &disk);
+        fs::write(writing.path.join("disk.img"), vec![0; 1 << 20]).expect("written");
+        let (writing, plain) = (bench.hashed(writing.path), bench.plain("plain", &TinyGuest::echo()));
+        let wanted = |of_writing, of_plain| {
+            vec![assigned("vm", &writing, of_writing), assigned("plain", &plain, of_plain)]
+        };
+        let node = Told::start(bench.manager());
+        let (stopped, running, other) = (DesiredState::Stopped, DesiredState::Running, VmId::new("plain"));
+        node.tell(None, wanted(running, running)).expect("taken");
+        await_console(&node.manager, &vm(), "ready");
+        await_console(&node.manager, &other, "ready");
+        answering.freeze();
+        // It may be within a read at this moment, and goes on to its next write.
+        std::thread::sleep(Duration::from_millis(100));
+
+        node.tell(None, wanted(stopped, stopped)).expect("taken");
+        let is_stopped = |info: &VmInfo| info.status == VmStatus::Stopped;
+        await_vm(&node.manager, &other, "stopped", is_stopped);
+        let hangs = "the host does not end the I/O that is in flight on its disk data";
+        let told = await_vm(&node.manager, &vm(), "held up", |info| {
+            info.last_failure.as_ref().is_some_and(|reason| reason.message.contains(hangs))
+        });
+        assert_eq!((told.status.clone(), reason(&told).0), (VmStatus::Stopping, FailureKind::Host));
+        // Nor is it started again.
+        node.tell(None, wanted(running, running)).expect("taken");
+        await_vm(&node.manager, &other, "running", |info| info.status == VmStatus::Running);
+        assert_eq!(node.manager.get_vm(&vm()).expect("there").starts, 1);
+
+        answering.thaw();
+        let is_back = |info: &VmInfo| info.starts == 2 && info.status == VmStatus::Running;
+        await_vm(&node.manager, &vm(), "running", is_back);
+        node.end().shutdown().expect("ends");
+        drop(answering);
     });
 }
 
