@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use console_log::{ConsoleLimits, ConsoleRecorder};
@@ -39,8 +39,26 @@ pub(crate) fn has_kvm() -> bool {
     }
 }
 
-pub(crate) fn directory() -> TempDir {
-    tempfile::tempdir().expect("a temporary directory")
+/// A directory of a test, which has this process for itself while it has that: tests count the processes that this one started.
+pub(crate) struct Ground {
+    directory: TempDir,
+    /// Last, so that nothing is left of the test when the next one begins.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for Ground {
+    type Target = TempDir;
+
+    fn deref(&self) -> &TempDir {
+        &self.directory
+    }
+}
+
+pub(crate) fn directory() -> Ground {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed is done as well.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Ground { directory: tempfile::tempdir().expect("a temporary directory"), _turn: turn }
 }
 
 pub(crate) fn options(directory: &TempDir) -> HostProcessOptions {
@@ -140,10 +158,10 @@ pub(crate) fn descriptors(pid: u32) -> usize {
 
 /// The sockets of host processes.
 pub(crate) fn sockets(directory: &TempDir) -> Vec<std::path::PathBuf> {
-    let path = directory.path().join("processes");
-    let entries =
-        |path: &Path| fs::read_dir(path).expect("it is there").map(|entry| entry.expect("an entry").path());
-    entries(&path).collect()
+    let entries = fs::read_dir(directory.path().join("processes")).expect("it is there");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    // Where standard error is a file, there is a pipe for it beside them.
+    paths.filter(|path| path.extension().is_some_and(|ending| ending == "sock")).collect()
 }
 
 pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
