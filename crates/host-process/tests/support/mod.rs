@@ -17,6 +17,7 @@ use console_log::{ConsoleLimits, ConsoleRecorder};
 use host_process::{Groups, HostProcessOptions, HostProcesses, JailDemand, JailSettings, Placement};
 use jail::UserRange;
 use machine_host::{LaunchRequest, MachineHandle, MachineHost, Recognize};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 use tiny_guest::TinyGuest;
 use tokio::time::{sleep, timeout};
@@ -51,6 +52,17 @@ impl Deref for Ground {
 
     fn deref(&self) -> &TempDir {
         &self.directory
+    }
+}
+
+/// Host processes outlive whoever started them, a test that failed among these.
+impl Drop for Ground {
+    fn drop(&mut self) {
+        for pid in children() {
+            let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
     }
 }
 
@@ -164,7 +176,7 @@ pub(crate) fn sockets(directory: &TempDir) -> Vec<std::path::PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|ending| ending == "sock")).collect()
 }
 
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-    rustix::process::kill_process(pid, signal).expect("it is there");
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("it is there");
 }
