@@ -2,7 +2,7 @@
 //!
 //! It reads one order a line (`boot`, `hold 16`, …) and answers each with one line of JSON, so that whoever drives it
 //! can run other programs in between and compare both under the same conditions. Its arguments are the command line of a
-//! host process. What is measured how is in `machines`, `processes`, `faults`, `many`,
+//! host process. What is measured how is in `machines`, `processes`, `confined`, `faults`, `many`,
 //! `assigned`, `network`, `planning`, `storage` and `first_start`; repetition,
 //! statistics and tables are the driver's.
 
@@ -12,6 +12,7 @@ mod answer;
 mod answering;
 mod assigned;
 mod children;
+mod confined;
 mod faults;
 mod first_start;
 mod machines;
@@ -28,6 +29,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use answer::Answer;
+use confined::Confined;
 use machines::Fleet;
 use order::Order;
 use processes::Processes;
@@ -48,6 +50,7 @@ fn main() -> Result<()> {
     let program: Vec<_> = std::env::args_os().skip(1).collect();
     let mut fleet = Fleet::new(scratch.path())?;
     let mut processes = Processes::new(program.clone(), scratch.path(), fleet.guest_path());
+    let mut confined = Confined::new(program.clone(), scratch.path(), fleet.guest_path());
     let storage = Storage::new(scratch.path())?;
     let mut output = io::stdout().lock();
     for line in io::stdin().lock().lines() {
@@ -61,6 +64,7 @@ fn main() -> Result<()> {
                 runtime.block_on(processes.end())?;
                 Answer::Nanoseconds(Vec::new())
             }
+            Order::Confined(work, layers) => confined.measure(&runtime, work, layers).map(Answer::Amounts)?,
             Order::Fault => faults::copy_on_write().map(Answer::Nanoseconds)?,
             Order::Many(many) => many.measure(program.clone(), scratch.path()).map(Answer::Nanoseconds)?,
             Order::Assign(count) => {

@@ -89,7 +89,7 @@ pub(crate) fn neighbours(turns: usize) -> Result<Vec<u64>> {
 }
 
 /// Runs `measure` on a thread with a network of its own.
-fn in_namespace<F: Future<Output = Result<Vec<u64>>>>(
+pub(crate) fn in_namespace<F: Future<Output = Result<Vec<u64>>>>(
     measure: impl FnOnce() -> F + Send + 'static,
 ) -> Result<Vec<u64>> {
     let (answer, answered) = channel();
@@ -103,12 +103,12 @@ fn in_namespace<F: Future<Output = Result<Vec<u64>>>>(
     answered.recv().context("nothing was measured")?
 }
 
-async fn start() -> Result<HostNetwork> {
+pub(crate) async fn start() -> Result<HostNetwork> {
     let config = NetworkConfig::new(LinkName::parse("bench0")?, "10.78.0.0/16".parse()?);
     Ok(HostNetwork::start(config).await?)
 }
 
-fn attachment(number: usize) -> Result<NicAttachment> {
+pub(crate) fn attachment(number: usize) -> Result<NicAttachment> {
     let number = u16::try_from(number)?.checked_add(2).context("so many VMs have no addresses")?;
     let [high, low] = number.to_be_bytes();
     Ok(NicAttachment {
@@ -125,7 +125,7 @@ fn attachment(number: usize) -> Result<NicAttachment> {
 }
 
 /// A frame as it is written to a TAP.
-fn on_wire(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn on_wire(frame: &[u8]) -> Vec<u8> {
     [&[0; VNET_HEADER_BYTES as usize][..], frame].concat()
 }
 

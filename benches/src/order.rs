@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::confined::{Layers, Work};
 use crate::many::Many;
 
 /// An order.
@@ -32,6 +33,10 @@ pub(crate) enum Order {
     ProcessMemory(usize, NonZeroUsize),
     /// `process-end`: end them all.
     ProcessEnd,
+    /// `confined-create <layers>`: create an idle machine in a process with a jail (1), with its system calls filtered (2), with both
+    /// (3) or with neither (0), and end it; `confined-ahead <layers>`: in one that was started before; `confined-disk <layers>`: have a
+    /// guest use its disk there; `confined-network <layers>`: have one answer echo requests there. See [`Work`] for what is answered.
+    Confined(Work, Layers),
     /// `fault`: write to fresh pages of this process that were read before. Answers the time for one.
     Fault,
     /// `many <count> <each> <seconds>`: have so many VMs under a whole worker, so many to a host process. See
@@ -82,6 +87,10 @@ impl FromStr for Order {
             "process-boot" => Self::ProcessBoot(count()?),
             "process-memory" => Self::ProcessMemory(count()?, each(count()?)?),
             "process-end" => Self::ProcessEnd,
+            "confined-create" => Self::Confined(Work::Create, Layers::from_count(count()?)?),
+            "confined-ahead" => Self::Confined(Work::CreateAhead, Layers::from_count(count()?)?),
+            "confined-disk" => Self::Confined(Work::Disk, Layers::from_count(count()?)?),
+            "confined-network" => Self::Confined(Work::Network, Layers::from_count(count()?)?),
             "fault" => Self::Fault,
             "many" => {
                 let (vms, each) = (count()?, each(count()?)?);

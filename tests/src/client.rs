@@ -1,5 +1,6 @@
 //! A running worker, asked by its command line, whoever started it.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::network::converse;
 use crate::observed::{read_list, read_one};
 use crate::{BOOT_DEADLINE, Never, ObservedVm, http_get, ping, until};
 
@@ -42,6 +44,18 @@ impl Client {
     pub fn status(&self) -> Result<Value> {
         let printed = self.ask(&["status", "--json"])?;
         serde_json::from_str(&printed).with_context(|| format!("`status --json` printed: {printed}"))
+    }
+
+    /// What the worker's socket answers to a request for `path`, with no program to be started for it.
+    ///
+    /// # Errors
+    /// It does not answer, or with another status than 200.
+    pub fn get(&self, path: &str) -> Result<Vec<u8>> {
+        let socket = self.runtime.join("worker.sock");
+        let stream = UnixStream::connect(&socket)
+            .with_context(|| format!("cannot connect to {}", socket.display()))?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        converse(stream, request.as_bytes()).with_context(|| format!("{path} of {}", socket.display()))
     }
 
     /// What `ls` prints for people.

@@ -47,14 +47,19 @@ pub fn http_post(address: Ipv4Addr, path: &str, body: &[u8]) -> Result<Vec<u8>> 
 
 fn ask(address: Ipv4Addr, path: &str, request: &[u8]) -> Result<Vec<u8>> {
     let peer = SocketAddr::from((address, 80));
-    let mut stream = TcpStream::connect_timeout(&peer, CONNECT_DEADLINE)
+    let stream = TcpStream::connect_timeout(&peer, CONNECT_DEADLINE)
         .with_context(|| format!("cannot connect to {peer}"))?;
     stream.set_read_timeout(Some(ANSWER_DEADLINE)).context("cannot set a deadline")?;
     stream.set_write_timeout(Some(ANSWER_DEADLINE)).context("cannot set a deadline")?;
-    stream.write_all(request).with_context(|| format!("cannot ask {peer} for {path}"))?;
+    converse(stream, request).with_context(|| format!("{path} from {peer}"))
+}
+
+/// The answer to `request`, after which the other side closes `stream`.
+pub(crate) fn converse(mut stream: impl Read + Write, request: &[u8]) -> Result<Vec<u8>> {
+    stream.write_all(request).context("cannot ask")?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).with_context(|| format!("cannot read {path} from {peer}"))?;
-    body_of(answer).with_context(|| format!("{path} from {peer}"))
+    stream.read_to_end(&mut answer).context("cannot read the answer")?;
+    body_of(answer)
 }
 
 /// What follows the headers of an answer with status 200.

@@ -6,6 +6,7 @@
 //! is bad.
 
 mod assignments;
+mod confinement;
 mod network;
 mod peers;
 mod plan;
@@ -46,6 +47,12 @@ pub(crate) struct Bench {
     /// Measures the host network alone instead, as root: 500 interfaces, and two neighbours beside a guest that floods.
     #[arg(long, conflicts_with_all = ["stock", "many", "assignments", "planning"])]
     network: bool,
+    /// Measures what jail and filters of system calls cost instead, as root: creations, memory, and work for a guest.
+    #[arg(long, conflicts_with_all = ["stock", "many", "assignments", "planning", "network"])]
+    confinement: bool,
+    /// Measures the development build, which is there sooner: it is optimised as well, and checks more.
+    #[arg(long, conflicts_with = "stock")]
+    development: bool,
     /// The most machines to have running at once, for their memory.
     #[arg(long, default_value_t = 512)]
     machines: u64,
@@ -60,19 +67,21 @@ enum Part {
     Assignments,
     Planning,
     Network,
+    Confinement,
 }
 
 impl Bench {
     /// Measures and shows; an error is a measurement that could not be made.
     pub(crate) fn run(&self, workspace: &Workspace) -> Result<bool> {
-        let host = report::Host::observe();
+        let host = report::Host::observe(self.build());
         let rows = match self.part() {
             Part::Stock => stock::measure(workspace, self.runs)?,
-            Part::Many => processes::many(&mut subject(workspace)?)?,
-            Part::Assignments => assignments::assigned(&mut subject(workspace)?)?,
-            Part::Network => network::measure(&mut subject(workspace)?, self.runs)?,
+            Part::Many => processes::many(&mut self.subject(workspace)?)?,
+            Part::Assignments => assignments::assigned(&mut self.subject(workspace)?)?,
+            Part::Network => network::measure(&mut self.subject(workspace)?, self.runs)?,
+            Part::Confinement => confinement::measure(&mut self.subject(workspace)?, self.runs)?,
             Part::Planning => {
-                let mut subject = subject(workspace)?;
+                let mut subject = self.subject(workspace)?;
                 let plan = assignments::planning(&mut subject, self.runs)?;
                 [vec![plan], assignments::leases(&mut subject, self.runs)?].concat()
             }
@@ -91,6 +100,7 @@ impl Bench {
             (self.assignments, Part::Assignments),
             (self.planning, Part::Planning),
             (self.network, Part::Network),
+            (self.confinement, Part::Confinement),
         ];
         asked.into_iter().find_map(|(asked, part)| asked.then_some(part)).unwrap_or(Part::TinyGuests)
     }
@@ -98,23 +108,32 @@ impl Bench {
     /// Machines whose guest says one byte.
     fn tiny_guests(&self, workspace: &Workspace) -> Result<Vec<report::Row>> {
         let mut plan = plan::Plan {
-            subject: subject(workspace)?,
+            subject: self.subject(workspace)?,
             peers: peers::find(),
             runs: self.runs,
             machines: self.machines,
         };
         plan.carry_out()
     }
-}
 
-/// Builds the measured program and starts it. Its host processes are those of the worker's own program.
-fn subject(workspace: &Workspace) -> Result<subject::Subject> {
-    let build = ["build", "--release", "--package", "benchmarks", "--bin", "measure"];
-    let worker = ["--package", "worker-bin", "--bin", "procurator-worker"];
-    let built = programs::build(workspace, &[&build[..], &worker[..]].concat())?;
-    let path_of = |name: &str| {
-        let program = built.iter().find(|program| program.name == name);
-        program.map(|program| program.path.as_path()).with_context(|| format!("cargo built no {name}"))
-    };
-    subject::Subject::start(path_of("measure")?, path_of("procurator-worker")?)
+    /// Which build is measured.
+    fn build(&self) -> report::Build {
+        if self.development { report::Build::Development } else { report::Build::Release }
+    }
+
+    /// Builds the measured program and starts it. Its host processes are those of the worker's own program.
+    fn subject(&self, workspace: &Workspace) -> Result<subject::Subject> {
+        let profile: &[&str] = match self.build() {
+            report::Build::Release => &["--release"],
+            report::Build::Development => &[],
+        };
+        let measured = ["--package", "benchmarks", "--bin", "measure"];
+        let worker = ["--package", "worker-bin", "--bin", "procurator-worker"];
+        let built = programs::build(workspace, &[&["build"], profile, &measured[..], &worker[..]].concat())?;
+        let path_of = |name: &str| {
+            let program = built.iter().find(|program| program.name == name);
+            program.map(|program| program.path.as_path()).with_context(|| format!("cargo built no {name}"))
+        };
+        subject::Subject::start(path_of("measure")?, path_of("procurator-worker")?)
+    }
 }

@@ -14,6 +14,7 @@ mod adopting;
 mod confinement;
 mod conversation;
 mod directory;
+mod error_output;
 mod exit_record;
 mod handshake;
 mod jailing;
@@ -131,7 +132,8 @@ impl HostProcesses {
     /// The directory is of no use.
     pub fn new(options: HostProcessOptions) -> Result<Self, DirectoryError> {
         let directory = SocketDirectory::open(&options.directory)?;
-        Ok(Self { pool: Pool::new(options, directory), strangers: Mutex::default() })
+        let errors = options.jail.and_then(|_| directory.replace_standard_error().transpose()).transpose()?;
+        Ok(Self { pool: Pool::new(options, directory, errors), strangers: Mutex::default() })
     }
 
     async fn launch_within(&self, request: LaunchRequest) -> Result<MachineHandle, LaunchError> {

@@ -12,7 +12,7 @@ use host_process::HostProcesses;
 use machine_host::{CallFilter, MachineHandle, MachineHost, StopPolicy};
 use rustix::process::Signal;
 use tiny_guest::TinyGuest;
-use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit};
+use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, MachineExit, VcpuAffinity};
 
 use support::{
     PATIENCE, anyone, children, directory, file_with, has_kvm, host, launch, options, request, signal, until,
@@ -113,9 +113,17 @@ fn image() -> Vec<u8> {
     image
 }
 
-/// A machine that has a thread of each kind that lasts.
+/// A host CPU that this process may use.
+fn some_cpu() -> u16 {
+    let usable = rustix::thread::sched_getaffinity(None).expect("the kernel tells");
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| usable.is_set(*cpu)).expect("one at least");
+    u16::try_from(first).expect("a small number")
+}
+
+/// A machine that has a thread of each kind that lasts, and whose vCPU is kept to a host CPU.
 async fn launch_with_disk(host: &HostProcesses) -> MachineHandle {
     let mut request = request("web-1", &TinyGuest::echo());
+    request.spec.cpus.affinity = vec![VcpuAffinity { vcpu: 0, host_cpus: vec![some_cpu()] }];
     let disk = |id: &str, content: &[u8], format, access| DiskSpec {
         direct_file: None,
         id: id.to_owned(),
@@ -152,6 +160,8 @@ async fn every_thread_is_kept_to_its_calls() {
         assert_eq!(of("Seccomp"), FILTERED, "{thread}");
         assert_eq!(of("NoNewPrivs"), "1", "{thread}");
     }
+    let cpus = field(process, threads["vcpu0:web-1"], "Cpus_allowed_list");
+    assert_eq!(cpus, some_cpu().to_string(), "it could say where it is to run");
     within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
     within(host.shut_down(PATIENCE / 2)).await;
 }

@@ -46,6 +46,13 @@ async fn each_process_is_a_user_of_its_own_with_no_rights() {
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it is there");
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).expect("a limit");
+        assert!(locked.split_whitespace().nth(3).and_then(|most| most.parse::<u64>().ok()) <= Some(32 << 20));
+        let score = |of: &str| -> i32 {
+            let path = format!("/proc/{of}/oom_score_adj");
+            fs::read_to_string(path).expect("it is there").trim().parse().expect("a number")
+        };
+        assert_eq!(score(&pid.to_string()), (score("self") + 300).min(1000), "it goes before its worker");
     }
     let owners = sockets(&directory).into_iter().map(|path| fs::metadata(path).expect("a socket").uid());
     assert_eq!(owners.collect::<BTreeSet<u32>>(), users, "who listens where is on record");

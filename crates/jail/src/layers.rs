@@ -10,7 +10,8 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use crate::order::JailOrder;
-use crate::report::{Gap, JailReport, Layer};
+use crate::report::{Extent, Gap, JailReport, Layer};
+use landlocked::Coverage;
 
 /// What of the host a jailed process is handed descriptors of later, and works with by them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +48,14 @@ pub fn enter(order: &JailOrder, outside: &Outside) -> JailReport {
     note(Layer::Capabilities, privileges::drop_capabilities());
     note(Layer::Dumpable, privileges::forbid_tracing());
     note(Layer::NoNewPrivileges, privileges::gain_nothing());
-    note(Layer::Landlock, landlocked::restrict(rules));
+    match landlocked::restrict(rules) {
+        Ok(Coverage::Full) => {}
+        Ok(Coverage::FilesAlone) => report.gaps.push(Gap {
+            layer: Layer::Landlock,
+            problem: "this kernel enforces a part of it: Linux 6.12 knows all".to_owned(),
+            extent: Extent::Additions,
+        }),
+        Err(problem) => report.gaps.push(Gap::of(Layer::Landlock, problem.as_ref())),
+    }
     JailReport { user, gaps: report.gaps }
 }

@@ -23,5 +23,5 @@ mod users;
 
 pub use layers::{Outside, enter};
 pub use order::{JailOrder, OrderError};
-pub use report::{Gap, JailReport, Layer};
+pub use report::{Extent, Gap, JailReport, Layer};
 pub use users::{RangeError, TakenUser, UserPool, UserRange, users_of_processes};

@@ -1,6 +1,6 @@
 //! What a process is told of its jail: one word of its command line.
 //!
-//! `user=1879048192,descriptors=3072,threads=1536`, in any order and each at most once. What is not named is left as it is.
+//! `user=1879048192,descriptors=3072,threads=1536,locked=33554432`, in any order and each at most once. What is not named is left as it is.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +16,8 @@ pub struct JailOrder {
     pub descriptors: Option<u64>,
     /// How many threads its user may have.
     pub threads: Option<u64>,
+    /// How many bytes of memory its user may lock. Recent kernels count the rings of disks (io_uring) as that.
+    pub locked: Option<u64>,
 }
 
 /// Why a word is no order.
@@ -23,7 +25,7 @@ pub struct JailOrder {
 pub enum OrderError {
     /// A part is not one of those there are.
     #[error(
-        "{part:?} is no part of a jail: user=, descriptors= and threads= are accepted, each with a number"
+        "{part:?} is no part of a jail: user=, descriptors=, threads= and locked= are accepted, each with a number"
     )]
     Part {
         /// The part.
@@ -47,8 +49,13 @@ pub enum OrderError {
 
 impl fmt::Display for JailOrder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, descriptors, threads } = *self;
-        let parts = [("user", user.map(u64::from)), ("descriptors", descriptors), ("threads", threads)];
+        let Self { user, descriptors, threads, locked } = *self;
+        let parts = [
+            ("user", user.map(u64::from)),
+            ("descriptors", descriptors),
+            ("threads", threads),
+            ("locked", locked),
+        ];
         let said = parts.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
         formatter.write_str(&said.collect::<Vec<_>>().join(","))
     }
@@ -73,6 +80,7 @@ impl FromStr for JailOrder {
                 }
                 "descriptors" if value >= 64 => set(&mut order.descriptors, value, "descriptors")?,
                 "threads" if value >= 16 => set(&mut order.threads, value, "threads")?,
+                "locked" => set(&mut order.locked, value, "locked")?,
                 "descriptors" => return Err(out_of_range("64 or more")),
                 "threads" => return Err(out_of_range("16 or more")),
                 _ => return Err(unknown()),
@@ -119,8 +127,9 @@ mod tests {
             user in proptest::option::of(1..u32::MAX),
             descriptors in proptest::option::of(64u64..),
             threads in proptest::option::of(16u64..),
+            locked in proptest::option::of(0u64..),
         ) {
-            let order = JailOrder { user, descriptors, threads };
+            let order = JailOrder { user, descriptors, threads, locked };
             prop_assert_eq!(order.to_string().parse(), Ok(order));
         }
 

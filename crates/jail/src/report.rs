@@ -65,6 +65,20 @@ pub struct Gap {
     pub layer: Layer,
     /// What the host refused.
     pub problem: String,
+    /// How much of the layer is missing.
+    #[serde(default)]
+    pub extent: Extent,
+}
+
+/// How much of a layer is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extent {
+    /// All of it, or nobody knows how much. A jail without it is not whole.
+    #[default]
+    Whole,
+    /// What newer kernels add to it, which other layers keep the process from as well. A jail without that is whole.
+    Additions,
 }
 
 impl Gap {
@@ -75,7 +89,7 @@ impl Gap {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        Self { layer, problem: text }
+        Self { layer, problem: text, extent: Extent::Whole }
     }
 }
 
@@ -91,9 +105,21 @@ pub struct JailReport {
     /// The user that the process runs as from now on, where it got one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<u32>,
-    /// What is missing; empty for a whole jail.
+    /// What is missing.
     #[serde(default)]
     pub gaps: Vec<Gap>,
+}
+
+impl JailReport {
+    /// The gaps for which the jail is not whole.
+    pub fn holes(&self) -> impl Iterator<Item = &Gap> {
+        self.gaps.iter().filter(|gap| gap.extent == Extent::Whole)
+    }
+
+    /// What newer kernels would add to it.
+    pub fn additions(&self) -> impl Iterator<Item = &Gap> {
+        self.gaps.iter().filter(|gap| gap.extent == Extent::Additions)
+    }
 }
 
 #[cfg(test)]
@@ -105,5 +131,14 @@ mod tests {
         let cause = "x".parse::<u8>().expect_err("no number");
         let gap = Gap::of(Layer::Root, &cause);
         assert_eq!(gap.to_string(), "empty root: invalid digit found in string");
+    }
+
+    #[test]
+    fn a_gap_that_an_earlier_release_tells_of_is_a_hole() {
+        let told = r#"{"gaps":[{"layer":"landlock","problem":"x"},{"layer":"landlock","problem":"y","extent":"additions"}]}"#;
+        let report: JailReport = serde_json::from_str(told).expect("a report");
+        let problems = |gaps: Vec<&Gap>| gaps.iter().map(|gap| gap.problem.clone()).collect::<Vec<_>>();
+        assert_eq!(problems(report.holes().collect()), ["x"]);
+        assert_eq!(problems(report.additions().collect()), ["y"]);
     }
 }

@@ -251,6 +251,7 @@ mod tests {
             libc::SYS_madvise,
             libc::SYS_tgkill,
             libc::SYS_seccomp,
+            libc::SYS_sched_setaffinity,
         ];
         for kind in ThreadKind::ALL {
             for (number, conditions) in allowed(kind).calls() {
@@ -262,6 +263,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_thread_keeps_nobody_but_itself_to_processors() {
+        let machine = allowed(ThreadKind::Machine);
+        let verdict = |who| machine.verdict(libc::SYS_sched_setaffinity, &[who, 8, 0, 0, 0, 0], 4711);
+        assert_eq!(verdict(0), Verdict::Allowed);
+        assert_eq!((verdict(4711), verdict(1)), (Verdict::Forbidden, Verdict::Forbidden));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use host_process::host::{ServeOptions, become_host_process, confine, serve, take_stdin, tell_of_jail};
 use hypervisor::Hypervisor;
-use jail::{JailOrder, Outside, enter};
+use jail::{JailOrder, JailReport, Outside, enter};
 use syscall_filter::{ConfineError, Mode};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +42,7 @@ pub(crate) fn run(
     let directories = HandedDirectories::default();
     logging::start(log_format, Some(VmFiles::Handed(directories.clone())))?;
     tell(seccomp, confined);
-    for gap in jail.iter().flat_map(|report| &report.gaps) {
+    for gap in jail.iter().flat_map(JailReport::holes) {
         warn!(layer = %gap.layer, problem = gap.problem, "this process runs without a layer of its jail");
     }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;

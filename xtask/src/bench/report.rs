@@ -62,6 +62,15 @@ impl Results {
     }
 }
 
+/// How the measured program was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Build {
+    /// As it ships.
+    Release,
+    /// With assertions.
+    Development,
+}
+
 /// The host in general terms.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Host {
@@ -72,8 +81,8 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// The host as it is before anything is measured.
-    pub(super) fn observe() -> Self {
+    /// The host as it is before anything of `build` is measured.
+    pub(super) fn observe(build: Build) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let kernel = read("/proc/sys/kernel/osrelease");
@@ -82,8 +91,12 @@ impl Host {
         let load = read("/proc/loadavg");
         Self {
             description: format!(
-                "{processors} processors, Linux {}, {virtualisation} virtualisation",
-                kernel.trim()
+                "{processors} processors, Linux {}, {virtualisation} virtualisation{}",
+                kernel.trim(),
+                match build {
+                    Build::Release => "",
+                    Build::Development => ", development build",
+                }
             ),
             processors,
             load_average: load.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0),
@@ -142,6 +155,9 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
         let name = format!("{size} MiB verified and copied : the slower of sha256sum and cp --sparse=always");
         hold(name, ratio(median("own"), slower), 1.3);
     }
+    for (name, value, goal) in confined(&spread) {
+        hold(name, value, goal);
+    }
     hold("stop answered, median in ms".into(), spread("stop/answered").map(|stop| stop.median), 5.0);
     for figure in ["boot", "read", "write", "send", "receive"] {
         let median = |monitor: &str| spread(&format!("stock/{monitor}/{figure}")).map(|spread| spread.median);
@@ -155,6 +171,31 @@ fn compare(rows: &[Row]) -> Vec<Comparison> {
         }
     }
     comparisons
+}
+
+/// What jail and filters cost, with goals: more than without is more.
+fn confined(spread: &impl Fn(&str) -> Option<Spread>) -> Vec<(String, Option<f64>, f64)> {
+    let median = |layers: u8, what: &str| Some(spread(&format!("confined/{layers}/{what}"))?.median);
+    let ratio = |of: Option<f64>, to: Option<f64>| Some(of? / to?);
+    let mut found = Vec::new();
+    for (layers, name) in [(1, "a jail"), (2, "filters"), (3, "both")] {
+        for (what, shown) in [
+            ("created", "creation, a process started for it"),
+            ("ahead", "creation, a process started ahead"),
+            ("memory", "PSS of the process"),
+        ] {
+            let value = ratio(median(layers, what), median(0, what));
+            found.push((format!("{shown}, {name} : neither"), value, 1.3));
+        }
+        // Of work in a second more is better: the ratio is turned.
+        for (what, shown) in
+            [("requests", "processor time of a disk's request"), ("frames", "processor time of a frame")]
+        {
+            let value = ratio(median(0, what), median(layers, what));
+            found.push((format!("{shown}, {name} : neither"), value, 1.1));
+        }
+    }
+    found
 }
 
 /// The document for programs.

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
 use thiserror::Error;
 
+use super::error_output::ErrorOutput;
+
 /// What a socket's name ends with.
 const SUFFIX: &str = ".sock";
 
@@ -85,6 +87,15 @@ impl SocketDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// What jailed processes get in place of this process' standard error, where that is a file.
+    pub(super) fn replace_standard_error(&self) -> Result<Option<ErrorOutput>, DirectoryError> {
+        ErrorOutput::instead_of(io::stderr(), &self.handle).map_err(|source| DirectoryError::Unusable {
+            operation: "make a pipe in",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// A new name in it.

@@ -62,9 +62,9 @@ pub(super) async fn handshake(
 impl Welcome {
     /// The process, by what it says of itself.
     pub(super) fn process(&self) -> HostingProcess {
-        let jail = self.jail.as_ref().map(|JailReport { user, gaps }| ProcessJail {
-            user: *user,
-            gaps: gaps.iter().map(Gap::to_string).collect(),
+        let jail = self.jail.as_ref().map(|report: &JailReport| ProcessJail {
+            user: report.user,
+            gaps: report.holes().map(Gap::to_string).collect(),
         });
         let untold = if self.is_filtered { CallFilter::Trap } else { CallFilter::Off };
         HostingProcess { pid: self.pid, jail, filter: self.filter.unwrap_or(untold) }

@@ -18,6 +18,9 @@ const REPORT_BYTES_MAX: u64 = 64 << 10;
 const DESCRIPTORS: (u64, u64) = (1024, 2048);
 /// Threads likewise: a machine has one a vCPU, and some for its disks.
 const THREADS: (u64, u64) = (1024, 512);
+/// Bytes of memory that may be locked, likewise. No machine locks any, but kernels before Linux 5.12 and from 6.14 on count the rings
+/// of disks as that: an entry takes 96 bytes, and a disk has 255 queues of 1024 at most. One that gets no ring does without.
+const LOCKED: (u64, u64) = (0, 32 << 20);
 
 /// How host processes are jailed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +105,14 @@ impl Jails {
             None => None,
             Some(pool) => Some(pool.take().ok_or(JailError::NoUser { users: pool.range() })?),
         };
-        // Threads are counted by user: those of one that others have, too, are not this process' to bound.
-        let threads = self.limits.threads.filter(|_| user.is_some());
-        let order = JailOrder { user: user.as_ref().map(TakenUser::number), threads, ..self.limits };
+        // Threads and locked memory are counted by user: what one has that others are, too, is not this process' to bound.
+        let own = |most: Option<u64>| most.filter(|_| user.is_some());
+        let order = JailOrder {
+            user: user.as_ref().map(TakenUser::number),
+            threads: own(self.limits.threads),
+            locked: own(self.limits.locked),
+            ..self.limits
+        };
         Ok(ProcessJail { order, user })
     }
 
@@ -116,12 +124,14 @@ impl Jails {
 
 fn limits(machines: u64) -> JailOrder {
     let sum = |(own, each): (u64, u64)| Some(own.saturating_add(each.saturating_mul(machines)));
-    JailOrder { user: None, descriptors: sum(DESCRIPTORS), threads: sum(THREADS) }
+    JailOrder { user: None, descriptors: sum(DESCRIPTORS), threads: sum(THREADS), locked: sum(LOCKED) }
 }
 
 fn judge(demand: JailDemand, report: &JailReport) -> Result<(), JailError> {
     match demand {
-        JailDemand::Whole if !report.gaps.is_empty() => Err(JailError::Gaps { gaps: report.gaps.clone() }),
+        JailDemand::Whole if report.holes().next().is_some() => {
+            Err(JailError::Gaps { gaps: report.holes().cloned().collect() })
+        }
         JailDemand::Whole | JailDemand::WhatTheHostHas => Ok(()),
     }
 }
@@ -192,26 +202,33 @@ fn open_direct(file: &OwnedFd) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use jail::Layer;
+    use jail::{Extent, Layer};
 
     use super::*;
 
     #[test]
     fn a_gap_is_refused_where_a_whole_jail_is_required() {
-        let gap = Gap { layer: Layer::Landlock, problem: "this kernel does not have it".to_owned() };
-        let report = JailReport { user: None, gaps: vec![gap] };
+        let gap = |extent| Gap {
+            layer: Layer::Landlock,
+            problem: format!("{extent:?} of it is not there"),
+            extent,
+        };
+        let report = JailReport { user: None, gaps: vec![gap(Extent::Whole), gap(Extent::Additions)] };
+        let older_kernel = JailReport { user: None, gaps: vec![gap(Extent::Additions)] };
+        judge(JailDemand::Whole, &older_kernel).expect("other layers keep it from what is missing");
         judge(JailDemand::WhatTheHostHas, &report).expect("it will do");
         judge(JailDemand::Whole, &JailReport::default()).expect("nothing is missing");
         let refusal = judge(JailDemand::Whole, &report).expect_err("refused").to_string();
         assert_eq!(
             refusal,
-            "a whole jail is required, and this host lacks: Landlock: this kernel does not have it"
+            "a whole jail is required, and this host lacks: Landlock: Whole of it is not there"
         );
     }
 
     #[test]
     fn what_is_allowed_grows_with_the_machines() {
-        let JailOrder { descriptors, threads, .. } = limits(16);
+        let JailOrder { descriptors, threads, locked, .. } = limits(16);
         assert_eq!((descriptors, threads), (Some(1024 + 16 * 2048), Some(1024 + 16 * 512)));
+        assert_eq!(locked, Some(512 << 20));
     }
 }

@@ -14,6 +14,7 @@ use vm_model::{Isolation, VmId, error_chain};
 
 use super::HostProcessOptions;
 use super::directory::SocketDirectory;
+use super::error_output::ErrorOutput;
 use super::jailing::Jails;
 use super::line::{ProcessLine, ProcessOrder};
 use super::remote::RemoteMachine;
@@ -32,6 +33,8 @@ pub(super) struct Pool {
     pub(super) directory: SocketDirectory,
     /// `None` where processes are not jailed.
     pub(super) jails: Option<Jails>,
+    /// `None` where processes have standard error from this one.
+    pub(super) errors: Option<ErrorOutput>,
     /// Held for map operations, never across an `.await`; a poisoned lock is used on.
     state: Mutex<State>,
 }
@@ -89,7 +92,11 @@ pub(super) struct Assignment {
 }
 
 impl Pool {
-    pub(super) fn new(options: HostProcessOptions, directory: SocketDirectory) -> Arc<Self> {
+    pub(super) fn new(
+        options: HostProcessOptions,
+        directory: SocketDirectory,
+        errors: Option<ErrorOutput>,
+    ) -> Arc<Self> {
         let state = State {
             is_open: true,
             machines: BTreeMap::new(),
@@ -99,7 +106,7 @@ impl Pool {
         };
         let machines = u64::try_from(options.machines_per_process.get()).unwrap_or(u64::MAX);
         let jails = options.jail.map(|settings| Jails::new(settings, machines));
-        Arc::new(Self { options, directory, jails, state: Mutex::new(state) })
+        Arc::new(Self { options, directory, jails, errors, state: Mutex::new(state) })
     }
 
     /// Takes the name of `machine`, if it is free.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fail_points::{FailPoint, pass};
-use jail::{Gap, JailReport, Layer, TakenUser};
+use jail::{Extent, Gap, JailReport, Layer, TakenUser};
 use machine_host::HostingProcess;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use vm_model::VmId;
 
 use super::conversation::{Conversation, Known, Link};
 use super::directory::SocketDirectory;
+use super::error_output::ErrorOutput;
 use super::handshake::{HandshakeError, handshake};
 use super::jailing::{self, JailError, Jails};
 use super::line::ProcessLine;
@@ -154,7 +155,7 @@ fn check_jail(
     let Some(jails) = &pool.jails else { return Ok(None) };
     let silent = || {
         let problem = "the program says nothing of it".to_owned();
-        JailReport { user: None, gaps: vec![Gap { layer: Layer::Unknown, problem }] }
+        JailReport { user: None, gaps: vec![Gap { layer: Layer::Unknown, problem, extent: Extent::Whole }] }
     };
     let report = told.cloned().unwrap_or_else(silent);
     jails.judge(&report)?;
@@ -172,6 +173,8 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         Some(_) => None,
         None => Some(pool.directory.share().map_err(failed("share the directory of sockets"))?),
     };
+    let errors = pool.errors.as_ref().map(ErrorOutput::share).transpose();
+    let errors = errors.map_err(failed("share standard error"))?.map_or_else(Stdio::inherit, Stdio::from);
     let socket = pool.directory.bind(name).map_err(failed("bind a socket"))?;
     pass(FailPoint::HostProcessBound);
     let user = jail.as_ref().and_then(|jail| jail.order.user);
@@ -197,6 +200,7 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         .env_remove("RUST_LIB_BACKTRACE")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
+        .stderr(errors)
         .spawn();
     match spawned {
         Ok(child) => {

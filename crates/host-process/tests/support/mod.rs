@@ -8,15 +8,16 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use console_log::{ConsoleLimits, ConsoleRecorder};
 use host_process::{Groups, HostProcessOptions, HostProcesses, JailDemand, JailSettings, Placement};
 use jail::UserRange;
 use machine_host::{LaunchRequest, MachineHandle, MachineHost, Recognize};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 use tiny_guest::TinyGuest;
 use tokio::time::{sleep, timeout};
@@ -39,8 +40,37 @@ pub(crate) fn has_kvm() -> bool {
     }
 }
 
-pub(crate) fn directory() -> TempDir {
-    tempfile::tempdir().expect("a temporary directory")
+/// A directory of a test, which has this process for itself while it has that: tests count the processes that this one started.
+pub(crate) struct Ground {
+    directory: TempDir,
+    /// Last, so that nothing is left of the test when the next one begins.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for Ground {
+    type Target = TempDir;
+
+    fn deref(&self) -> &TempDir {
+        &self.directory
+    }
+}
+
+/// Host processes outlive whoever started them, a test that failed among these.
+impl Drop for Ground {
+    fn drop(&mut self) {
+        for pid in children() {
+            let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
+    }
+}
+
+pub(crate) fn directory() -> Ground {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed is done as well.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Ground { directory: tempfile::tempdir().expect("a temporary directory"), _turn: turn }
 }
 
 pub(crate) fn options(directory: &TempDir) -> HostProcessOptions {
@@ -140,13 +170,13 @@ pub(crate) fn descriptors(pid: u32) -> usize {
 
 /// The sockets of host processes.
 pub(crate) fn sockets(directory: &TempDir) -> Vec<std::path::PathBuf> {
-    let path = directory.path().join("processes");
-    let entries =
-        |path: &Path| fs::read_dir(path).expect("it is there").map(|entry| entry.expect("an entry").path());
-    entries(&path).collect()
+    let entries = fs::read_dir(directory.path().join("processes")).expect("it is there");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    // Where standard error is a file, there is a pipe for it beside them.
+    paths.filter(|path| path.extension().is_some_and(|ending| ending == "sock")).collect()
 }
 
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-    rustix::process::kill_process(pid, signal).expect("it is there");
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("it is there");
 }

@@ -2,7 +2,9 @@
 //! no TCP, no signal to a process outside, no abstract socket of one.
 //!
 //! It holds where the layers before do not: a descriptor of a directory leads out of an empty root, and only the
-//! permissions of the directories above it would be in the way.
+//! permissions of the directories above it would be in the way. Every kernel that has Landlock at all keeps a process to its
+//! files. What later ones add (TCP, devices, signals, abstract sockets) the process' network namespace, user and filters keep from
+//! it as well.
 
 use std::error::Error;
 use std::os::fd::OwnedFd;
@@ -50,8 +52,16 @@ pub(super) fn open_rules(outside: &Outside) -> Vec<Rule> {
     trees.chain(files).chain(rule(Path::new(INTERFACES), reading)).collect()
 }
 
+/// Whether the kernel knows every rule that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    Full,
+    /// It keeps the process to its files, without what later kernels add.
+    FilesAlone,
+}
+
 /// Allows what `rules` say and the files of this process, and nothing else.
-pub(super) fn restrict(mut rules: Vec<Rule>) -> Result<(), Box<dyn Error>> {
+pub(super) fn restrict(mut rules: Vec<Rule>) -> Result<Coverage, Box<dyn Error>> {
     // Of the new root, where there is one.
     let below = open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     rules.push(Rule { below, access: AccessFs::ReadFile | AccessFs::ReadDir });
@@ -65,10 +75,8 @@ pub(super) fn restrict(mut rules: Vec<Rule>) -> Result<(), Box<dyn Error>> {
         ruleset = ruleset.add_rule(PathBeneath::new(below, access))?;
     }
     match ruleset.restrict_self()?.ruleset {
-        RulesetStatus::FullyEnforced => Ok(()),
-        RulesetStatus::PartiallyEnforced => {
-            Err("this kernel enforces a part of it: Linux 6.12 knows all".into())
-        }
+        RulesetStatus::FullyEnforced => Ok(Coverage::Full),
+        RulesetStatus::PartiallyEnforced => Ok(Coverage::FilesAlone),
         RulesetStatus::NotEnforced => Err("this kernel does not have it, or it is switched off".into()),
     }
 }

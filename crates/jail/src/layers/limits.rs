@@ -28,6 +28,9 @@ pub(super) fn set(order: &JailOrder) -> Result<(), Box<dyn Error>> {
     if let Some(threads) = order.threads {
         lower(Resource::Nproc, threads)?;
     }
+    if let Some(locked) = order.locked {
+        lower(Resource::Memlock, locked)?;
+    }
     Ok(())
 }
 

@@ -31,6 +31,13 @@ const ANY_DIRECTORY: &str = "/proc";
 /// The directory in the new file system that the process sees as its root.
 const INSIDE: &str = "inside";
 
+/// What every mount of the new root is but that of processes: it is read, and nothing else is done with it.
+const READ_ONLY: MountFlags = MountFlags::BIND
+    .union(MountFlags::RDONLY)
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
+
 const ONTO: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
 
 #[derive(Debug, Error)]
@@ -73,9 +80,14 @@ fn exchange() -> Result<(), Box<dyn Error>> {
         copy_from_host(&inside, file)?;
     }
     change_root(&root)?;
-    let flags =
-        MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_remount("/", flags, c"").map_err(failed("make the new root read-only"))?;
+    for file in HOST_FILES {
+        // A copy of a mount has the flags of the original, whatever those are.
+        match mount_remount(Path::new("/").join(INSIDE).join(file), READ_ONLY, c"") {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("make a file of the host read-only")(errno).into()),
+        }
+    }
+    mount_remount("/", READ_ONLY, c"").map_err(failed("make the new root read-only"))?;
     chroot(INSIDE).map_err(failed("enter the new root"))?;
     Ok(chdir("/").map_err(failed("enter the new root"))?)
 }

@@ -108,7 +108,8 @@ pub(crate) const MACHINE: &[Call] = &[
     call!(SYS_newfstatat).seldom(SOCKETS),
     call!(SYS_unlinkat).seldom(SOCKETS),
     // vCPUs: they are kept to processors before they have a filter, and kicked out of the guest.
-    call!(SYS_sched_setaffinity).seldom("a machine whose vCPUs are kept to processors"),
+    call!(SYS_sched_setaffinity)
+        .with(0, &[value!(OWN_THREAD = 0).seldom("a machine whose vCPUs are kept to processors, by themselves")]),
     call!(SYS_prctl).with(0, &[value!(PR_SCHED_CORE)]),
     call!(SYS_tgkill).own_signal(&[value!(KICK = KICK)]),
 ];

@@ -68,9 +68,12 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn entered(report: &JailReport, named_users: &[String]) -> Vec<Finding> {
     let gap = |gap: &_| Finding::warn(CHECK, format!("processes of VMs run without a layer: {gap}"), mend());
-    let mut findings: Vec<Finding> = report.gaps.iter().map(gap).collect();
+    let mut findings: Vec<Finding> = report.holes().map(gap).collect();
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "processes of VMs give up everything they do not need"));
+        let more = report.additions().map(|gap| format!("; a newer kernel would add to it ({gap})"));
+        let more: String = more.collect();
+        findings
+            .push(Finding::ok(CHECK, format!("processes of VMs give up everything they do not need{more}")));
     }
     if !named_users.is_empty() {
         let found = format!("users of jail_users are others' on this host: {}", named_users.join(", "));
@@ -81,20 +84,20 @@ fn entered(report: &JailReport, named_users: &[String]) -> Vec<Finding> {
 
 fn mend() -> Remedy {
     advice(
-        "run the worker as root with all its capabilities, on Linux 6.12 or newer with landlock among its `lsm=`",
+        "run the worker as root with all its capabilities, on Linux 5.13 or newer with landlock among its `lsm=`",
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use jail::{Gap, Layer};
+    use jail::{Extent, Gap, Layer};
 
     use super::super::finding::Verdict;
     use super::*;
 
     #[test]
     fn what_is_missing_is_told_a_layer_each() {
-        let gap = |layer| Gap { layer, problem: "refused".to_owned() };
+        let gap = |layer| Gap { layer, problem: "refused".to_owned(), extent: Extent::Whole };
         let report = JailReport { user: None, gaps: vec![gap(Layer::User), gap(Layer::Landlock)] };
         let facts = |report| {
             let demand = JailDemand::WhatTheHostHas;
@@ -105,6 +108,10 @@ mod tests {
         assert!(findings[0].found.ends_with("own user: refused") && findings[2].found.contains("ann"));
         let whole = judge(&facts(JailReport::default()));
         assert_eq!((whole[0].verdict, whole.len()), (Verdict::Ok, 2));
+        let older_kernel = Gap { extent: Extent::Additions, ..gap(Layer::Landlock) };
+        let whole = judge(&facts(JailReport { user: None, gaps: vec![older_kernel] }));
+        assert_eq!(whole[0].verdict, Verdict::Ok);
+        assert!(whole[0].found.ends_with("a newer kernel would add to it (Landlock: refused)"), "{whole:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, isolated};
+use crate::outliving::host_process_of;
 
 /// Runs VMs under a worker with the standard error that `prepare` gives it.
 fn works(bench: &Bench, prepare: impl FnOnce(&mut Command)) {
@@ -92,6 +94,24 @@ fn a_pipe_that_nobody_reads_holds_nobody_up_and_losses_are_logged_once_there_is_
         // Processes of VMs write to the same pipe, and may end after it.
         let has_last = said.lines().any(|line| line.trim_end().ends_with("ended"));
         assert!(has_last, "the last lines are waited for");
+    });
+}
+
+#[test]
+fn processes_of_vms_write_to_a_log_file_and_cannot_empty_it() {
+    isolated(|bench| {
+        bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let output = format!("/proc/{}/fd/2", host_process_of(&bench, "a"));
+        let kind = fs::metadata(&output).expect("it is open").file_type();
+        assert!(kind.is_fifo(), "{output} is {kind:?}");
+        daemon.kill();
+        let _next = bench.start();
+        bench.until("it runs on", || bench.phases() == ["a running"]);
+        bench.assign(&[]);
+        // Said by the process that an earlier worker started.
+        bench.until("the next worker hears it", || bench.log().contains("the machine has ended"));
     });
 }
 

@@ -52,8 +52,11 @@ pub(super) async fn jail_gaps(config: &VmManagerConfig) -> Result<Vec<String>, V
     let probing = tokio::task::spawn_blocking(move || probe_jail(&program, jail));
     let problem = match probing.await.map_err(VmManagerError::TaskLost)? {
         Ok(report) => {
-            let gap = |gap: &Gap| format!("host processes run without a layer of their jail: {gap}");
-            return Ok(report.gaps.iter().map(gap).collect());
+            for addition in report.additions() {
+                info!(%addition, "a newer kernel would add to the jail of host processes");
+            }
+            let hole = |gap: &Gap| format!("host processes run without a layer of their jail: {gap}");
+            return Ok(report.holes().map(hole).collect());
         }
         Err(problem) => problem,
     };

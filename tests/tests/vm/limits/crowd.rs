@@ -66,23 +66,28 @@ fn an_operator_is_answered_while_many_guests_burn() -> Result<()> {
     let image = image_of(&place, &TinyGuest::spin())?;
     let worker = Worker::start_at(&environment, &place)?;
     run(&worker, &image, GUESTS)?;
-    let mut answers = Vec::new();
-    for _ in 0..10 {
-        let asked = Instant::now();
-        worker.status()?;
-        answers.push(asked.elapsed());
-    }
-    answers.sort_unstable();
-    println!(
-        "`status` beside {GUESTS} guests that burn: median {:.1?}, at most {:.1?}",
-        answers[5], answers[9]
-    );
+    tell_times("the worker's socket", || worker.get("/v1/status").map(drop))?;
+    // A program is started for it, beside the guests.
+    tell_times("`procurator-worker status`", || worker.status().map(drop))?;
     let open = ProcessState::observe(worker.pid())?.descriptors;
     let (own, each) = DESCRIPTORS;
     println!("the worker has {open} files open");
     assert!(open <= own + each * GUESTS, "{open} files are open");
     remove_all(&worker)?;
     assert!(worker.terminate()?.status.success());
+    Ok(())
+}
+
+/// Says how long whoever `asks` waits for an answer.
+fn tell_times(who: &str, asks: impl Fn() -> Result<()>) -> Result<()> {
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        let asked = Instant::now();
+        asks()?;
+        answers.push(asked.elapsed());
+    }
+    answers.sort_unstable();
+    println!("{who} beside {GUESTS} guests that burn: median {:.1?}, at most {:.1?}", answers[5], answers[9]);
     Ok(())
 }
 

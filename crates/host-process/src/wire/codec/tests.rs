@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use jail::{Gap, JailReport, Layer};
+use jail::{Extent, Gap, JailReport, Layer};
 use machine_host::{CallFilter, LaunchError, LaunchFailure};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -217,7 +217,7 @@ fn messages_from_a_host_are_those_of_version_1() {
     };
     let status_text = serde_json::to_value(status()).expect("statuses serialise");
     let (build, machines) = ("b".to_owned(), vec![listing]);
-    let gap = Gap { layer: Layer::Landlock, problem: "p".to_owned() };
+    let gap = Gap { layer: Layer::Landlock, problem: "p".to_owned(), extent: Extent::Additions };
     let jail = JailReport { user: Some(7), gaps: vec![gap] };
     let welcome = Welcome {
         version: Version(1),
@@ -238,7 +238,7 @@ fn messages_from_a_host_are_those_of_version_1() {
         (
             FromHost::Welcome(welcome),
             json!({"type": "welcome", "version": 1, "pid": 12, "start_time": 34, "build": "b", "is_filtered": true, "filter": "trap",
-                "jail": {"user": 7, "gaps": [{"layer": "landlock", "problem": "p"}]}, "machines": [
+                "jail": {"user": 7, "gaps": [{"layer": "landlock", "problem": "p", "extent": "additions"}]}, "machines": [
                 {"vm": "web-1", "status": status_text, "counters": counters_text, "health": "turning",
                     "notes": "n", "launched_ago": {"secs": 2, "nanos": 0}, "released": true}]}),
         ),

@@ -46,6 +46,10 @@ pub(crate) const ALL: &[(&str, Attempt)] = &[
     ("read-victims-status", |ground| read(format!("/proc/{}/status", ground.victim.as_raw_pid()))),
     ("read-victims-memory", |ground| read(format!("/proc/{}/mem", ground.victim.as_raw_pid()))),
     ("read-kernel-log", |_| read("/dev/kmsg")),
+    ("find-mount-with-devices", |_| find_mount_without("nodev")),
+    ("find-mount-with-programs", |_| find_mount_without("noexec")),
+    ("find-mount-with-privileges", |_| find_mount_without("nosuid")),
+    ("write-to-host", |_| write("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")),
     ("connect-unix", |ground| connect(ground.directory.join("open.sock"))),
     ("connect-closed-directory", connect_sibling),
     ("connect-abstract", connect_abstract),
@@ -69,6 +73,7 @@ pub(crate) const ALL: &[(&str, Attempt)] = &[
     ("execute-itself", execute),
     ("endless-descriptors", endless_descriptors),
     ("endless-threads", endless_threads),
+    ("endless-locked-memory", endless_locked_memory),
 ];
 
 impl Ground {
@@ -94,6 +99,29 @@ fn errno(error: &io::Error) -> Errno {
 
 fn read(path: impl AsRef<Path>) -> Result<(), Errno> {
     File::open(path).map(drop).map_err(|error| errno(&error))
+}
+
+/// Opens a file of the host to write to it, and leaves it as it is.
+fn write(path: impl AsRef<Path>) -> Result<(), Errno> {
+    File::options().write(true).open(path).map(drop).map_err(|error| errno(&error))
+}
+
+/// Succeeds where a mount that the process sees lacks `flag` (proc_pid_mountinfo(5)).
+fn find_mount_without(flag: &str) -> Result<(), Errno> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| errno(&error))?;
+    let has_it =
+        |line: &str| line.split(' ').nth(5).is_some_and(|flags| flags.split(',').any(|one| one == flag));
+    if mounts.lines().all(has_it) { Err(Errno::NOENT) } else { Ok(()) }
+}
+
+/// Locks more than the order in the test lets it.
+#[expect(unsafe_code, reason = "the call is about memory by its address")]
+fn endless_locked_memory(_: &Ground) -> Result<(), Errno> {
+    let mut memory = vec![1_u8; 1 << 20];
+    // SAFETY: the memory is this function's, and stays until after the lock is gone.
+    unsafe { rustix::mm::mlock(memory.as_mut_ptr().cast(), memory.len()) }?;
+    // SAFETY: as above.
+    unsafe { rustix::mm::munlock(memory.as_mut_ptr().cast(), memory.len()) }
 }
 
 fn below(directory: &OwnedFd, path: &str) -> Result<(), Errno> {

@@ -23,6 +23,16 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 const KEYS: &str =
     "q quit  ↑↓ choose  c m n d i order by CPU, memory, network, disk, id  r reverse  Enter inspect  l logs";
 
+/// From this width on there is room for what VMs waited for.
+const WIDE: u16 = 90;
+
+/// Whether it is shown how long VMs waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Shown,
+    Hidden,
+}
+
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, host: &Host, pane: &Pane, colours: Colours) {
     let [head, body, foot] =
@@ -87,17 +97,26 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, model: &Model, host: &Host) {
 }
 
 fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let heading = [
-        ("ID", Some(Order::Name)),
-        ("PHASE", None),
-        ("CPU", Some(Order::Cpu)),
-        ("", None),
-        ("MEMORY", Some(Order::Memory)),
-        ("NETWORK", Some(Order::Network)),
-        ("DISK", Some(Order::Disk)),
-        ("UPTIME", None),
+    let now = Timestamp::now();
+    let rows = model.rows();
+    let waits = if area.width >= WIDE && rows.iter().any(|vm| vm.usage().waits_percent.is_some()) {
+        Waits::Shown
+    } else {
+        Waits::Hidden
+    };
+    let longest = rows.iter().map(|vm| vm.view.id.as_str().len()).max().unwrap_or(2).clamp(4, 20);
+    let mut columns = vec![
+        ("ID", Some(Order::Name), Constraint::Length(u16::try_from(longest).unwrap_or(20))),
+        ("PHASE", None, Constraint::Length(10)),
+        ("CPU", Some(Order::Cpu), Constraint::Length(6)),
+        ("", None, Constraint::Length(12)),
+        ("MEMORY", Some(Order::Memory), Constraint::Length(10)),
+        ("NETWORK", Some(Order::Network), Constraint::Length(10)),
+        ("DISK", Some(Order::Disk), Constraint::Length(10)),
     ];
-    let heading = heading.map(|(name, order)| {
+    columns.extend((waits == Waits::Shown).then_some(("WAITS", None, Constraint::Length(6))));
+    columns.push(("UPTIME", None, Constraint::Min(7)));
+    let heading = columns.iter().map(|&(name, order, _)| {
         let is_order = order == Some(model.order);
         let mark = match (is_order, model.is_reversed == (model.order == Order::Name)) {
             (false, _) => "",
@@ -106,25 +125,13 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         };
         Cell::from(format!("{name}{mark}")).style(Style::new().add_modifier(Modifier::BOLD))
     });
-    let now = Timestamp::now();
-    let rows = model.rows();
-    let longest = rows.iter().map(|vm| vm.view.id.as_str().len()).max().unwrap_or(2).clamp(4, 20);
-    let widths = [
-        Constraint::Length(u16::try_from(longest).unwrap_or(20)),
-        Constraint::Length(10),
-        Constraint::Length(6),
-        Constraint::Length(12),
-        Constraint::Length(10),
-        Constraint::Length(10),
-        Constraint::Length(10),
-        Constraint::Min(7),
-    ];
+    let widths = columns.iter().map(|&(_, _, width)| width);
     let mut state = TableState::new().with_selected(model.selected().map(|(row, _)| row));
     // Only the rows that can be seen are made: a host may have many VMs.
     let visible = usize::from(area.height.saturating_sub(1)).max(1);
     let first = state.selected().map_or(0, |row| (row / visible) * visible);
     *state.selected_mut() = state.selected().map(|row| row - first);
-    let shown = rows.into_iter().skip(first).take(visible).map(|vm| row(vm, now));
+    let shown = rows.into_iter().skip(first).take(visible).map(|vm| row(vm, now, waits));
     let table = Table::new(shown, widths)
         .header(Row::new(heading))
         .column_spacing(1)
@@ -132,11 +139,11 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn row(vm: &Tracked, now: Timestamp) -> Row<'static> {
+fn row(vm: &Tracked, now: Timestamp, waits: Waits) -> Row<'static> {
     let usage = vm.usage();
     let uptime = vm.view.started_at.filter(|_| is_up(&vm.view)).map(|start| span(now.since(start)));
     let phase = Span::styled(printable(&vm.view.phase), phase_style(&vm.view.phase));
-    Row::new([
+    let mut cells = vec![
         Cell::from(vm.view.id.to_string()),
         Cell::from(phase),
         Cell::from(format!("{:>4.0} %", usage.cpu_percent)),
@@ -144,8 +151,13 @@ fn row(vm: &Tracked, now: Timestamp) -> Row<'static> {
         Cell::from(mebibytes(usage.memory_bytes)),
         Cell::from(rate(usage.network)),
         Cell::from(rate(usage.disk)),
-        Cell::from(uptime.unwrap_or_default()),
-    ])
+    ];
+    if waits == Waits::Shown {
+        let waited = usage.waits_percent.map(|percent| format!("{percent:>4.0} %"));
+        cells.push(Cell::from(waited.unwrap_or_default()));
+    }
+    cells.push(Cell::from(uptime.unwrap_or_default()));
+    Row::new(cells)
 }
 
 fn phase_style(phase: &str) -> Style {

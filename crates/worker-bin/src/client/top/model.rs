@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use admin::{MetricsView, UsagePoint, VmView};
+use admin::{HostUseView, MetricsView, UsagePoint, VmView};
 use vm_model::VmId;
 
 use super::super::list::is_up;
@@ -26,6 +26,9 @@ pub(super) struct Usage {
     pub(super) network: f64,
     /// Bytes a second from and to disks.
     pub(super) disk: f64,
+    /// Percent of the time in which its process waited for what the host was short of most; `None` where that is not counted for it
+    /// alone.
+    pub(super) waits_percent: Option<f64>,
 }
 
 /// One VM.
@@ -73,6 +76,7 @@ impl Usage {
         Self {
             network: rate(|sample| sample.network_rx_bytes.saturating_add(sample.network_tx_bytes)),
             disk: rate(|sample| sample.disk_read_bytes.saturating_add(sample.disk_write_bytes)),
+            waits_percent: before.1.host.zip(now.1.host).map(|uses| waits(uses, seconds)),
             ..Self::at(&now.1)
         }
     }
@@ -92,6 +96,7 @@ impl Usage {
             memory_bytes,
             network: rate(|point| point.network_rx_bytes.saturating_add(point.network_tx_bytes)),
             disk: rate(|point| point.disk_read_bytes.saturating_add(point.disk_write_bytes)),
+            waits_percent: None,
         }
     }
 
@@ -101,6 +106,18 @@ impl Usage {
         let memory_bytes = sample.memory_resident_bytes as f64;
         Self { cpu_percent: sample.cpu_percent, memory_bytes, ..Self::default() }
     }
+}
+
+/// Percent of `seconds` in which a process waited between two readings, of the resource for which it waited longest.
+fn waits((before, now): (HostUseView, HostUseView), seconds: f64) -> f64 {
+    let waited = |total: fn(&HostUseView) -> u64| total(&now).saturating_sub(total(&before));
+    let longest = waited(|host| host.cpu_pressure_ms)
+        .max(waited(|host| host.memory_pressure_ms))
+        .max(waited(|host| host.io_pressure_ms));
+    #[expect(clippy::cast_precision_loss, reason = "a percentage that people look at")]
+    let longest = longest as f64;
+    // The kernel brings its figures up to date at moments of its own.
+    (longest / (seconds * 10.0)).min(100.0)
 }
 
 impl Tracked {
@@ -228,6 +245,7 @@ impl Model {
             memory_bytes: sum.memory_bytes + usage.memory_bytes,
             network: sum.network + usage.network,
             disk: sum.disk + usage.disk,
+            waits_percent: None,
         })
     }
 }

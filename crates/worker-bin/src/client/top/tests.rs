@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use admin::{MetricsView, VmView};
+use admin::{HostUseView, MetricsView, VmView};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -29,12 +29,18 @@ fn ids(model: &Model) -> Vec<String> {
 }
 
 fn screen(model: &Model, pane: &Pane) -> String {
-    let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("a terminal");
+    screen_of(80, model, pane)
+}
+
+fn screen_of(width: u16, model: &Model, pane: &Pane) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, 24)).expect("a terminal");
     let host = Host::default();
     terminal.draw(|frame| draw::draw(frame, model, &host, pane, Colours::Unused)).expect("drawn");
     let buffer = terminal.backend().buffer();
-    let lines =
-        buffer.content.chunks(80).map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>());
+    let lines = buffer
+        .content
+        .chunks(usize::from(width))
+        .map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>());
     lines.map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
@@ -81,6 +87,26 @@ fn it_fits_the_smallest_screen() {
         screen(&model, &Pane::List).contains("does not answer\\u{1b}"),
         "what went wrong is told, harmlessly"
     );
+}
+
+#[test]
+fn what_vms_waited_for_is_shown_where_there_is_room() {
+    let waiting = |cpu_pressure_ms, io_pressure_ms| {
+        let host = HostUseView { cpu_pressure_ms, io_pressure_ms, ..HostUseView::default() };
+        let mut vm = vm("a", "running", 5.0, 0);
+        vm.metrics = vm.metrics.map(|metrics| MetricsView { host: Some(host), ..metrics });
+        vm
+    };
+    let mut model = Model::default();
+    let begin = Instant::now();
+    model.update(vec![waiting(7_000, 100)], begin);
+    model.update(vec![waiting(7_500, 1_600)], begin + Duration::from_secs(5));
+    assert_eq!(model.rows()[0].usage().waits_percent, Some(30.0), "the longest of its waits");
+    let wide = screen_of(90, &model, &Pane::List);
+    assert!(wide.contains("WAITS") && wide.contains("  30 %"), "{wide}");
+    assert!(!screen(&model, &Pane::List).contains("WAITS"), "what is there already has the room");
+    model.update(vec![vm("a", "running", 5.0, 0)], begin + Duration::from_secs(10));
+    assert!(!screen_of(90, &model, &Pane::List).contains("WAITS"), "nobody counts it");
 }
 
 #[tokio::test]
