@@ -23,7 +23,7 @@ use crate::orders::{
 };
 use crate::{
     ApiError, DumpView, EventList, HistoryList, HistoryView, OperationList, OperationView, PowerRequest,
-    PowerVerb, StatusView, VmList, VmLogSource, VmLogView, VmView,
+    PowerVerb, READ_SOCKET_NAME, SOCKET_NAME, StatusView, VmList, VmLogSource, VmLogView, VmView,
 };
 
 /// How long the worker may take to answer.
@@ -102,12 +102,21 @@ impl ClientError {
 #[derive(Clone, Debug)]
 pub struct AdminClient {
     socket: PathBuf,
+    /// Where questions go whose caller may not use the other one.
+    read_socket: Option<PathBuf>,
 }
 
 impl AdminClient {
     /// A client of the worker that listens on `socket`.
     pub fn new(socket: impl AsRef<Path>) -> Self {
-        Self { socket: socket.as_ref().to_owned() }
+        Self { socket: socket.as_ref().to_owned(), read_socket: None }
+    }
+
+    /// A client of the worker whose sockets lie in `directory`. What only looks goes by the socket for reading where the
+    /// caller may use that one alone.
+    pub fn in_directory(directory: impl AsRef<Path>) -> Self {
+        let directory = directory.as_ref();
+        Self { socket: directory.join(SOCKET_NAME), read_socket: Some(directory.join(READ_SOCKET_NAME)) }
     }
 
     /// The worker itself.

@@ -58,14 +58,14 @@ pub use orders::{
 };
 pub use process_view::ProcessView;
 pub use server::{
-    AdminServer, BindError, Served, SocketGroup, SocketSettings, StatusSource, WebError, WebSettings,
-    openapi, openapi_text,
+    AdminServer, BindError, Listening, Served, SocketGroup, SocketSettings, StatusSource, WebError,
+    WebSettings, openapi, openapi_text,
 };
 pub use status::{
     AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,
     StatusView,
 };
-pub use unknown_name::no_such_vm;
+pub use unknown_name::{no_such_vm, removed_vm};
 pub use view::{BalloonView, HostUseView, MetricsView, TimingsView, VmList, VmView};
 pub use vm_log::{VM_LOG_SIZE, VmLogSource, VmLogView};
 

@@ -10,6 +10,8 @@ mod extract;
 mod guard;
 mod history;
 mod images;
+mod kept;
+mod listening;
 mod metrics;
 mod names;
 mod operations;
@@ -36,6 +38,9 @@ use worker::node::NodeMessage;
 use worker::vms::VmManager;
 
 pub use self::api::{openapi, openapi_text};
+use self::kept::KeptSocket;
+pub use self::listening::Listening;
+use self::listening::{Address, Door};
 use self::running::Operations;
 use self::scraped::Scraped;
 use self::socket::BoundSocket;
@@ -87,10 +92,11 @@ impl SocketSettings {
 /// Bound sockets, ready to serve. The socket files go with this value.
 #[derive(Debug)]
 pub struct AdminServer {
-    full: BoundSocket,
-    read_only: Option<BoundSocket>,
-    scraped: Option<Scraped>,
-    web: Option<Web>,
+    full: KeptSocket,
+    read_only: Option<KeptSocket>,
+    scraped: Option<Address<Scraped>>,
+    web: Option<Address<Web>>,
+    listening: Listening,
 }
 
 /// What is served.
@@ -104,24 +110,39 @@ pub struct Served {
 }
 
 impl AdminServer {
-    /// Binds the sockets; ones on which nobody answers are taken over. Must be called on a runtime.
+    /// Binds the sockets; ones on which nobody answers are taken over. Addresses that cannot be bound are tried again while it
+    /// serves. Must be called on a runtime.
     ///
     /// # Errors
-    /// Somebody answers there, something else is there, there is no such group, or the host refuses.
+    /// Somebody answers at a socket, something else is there, there is no such group, or the host refuses.
     pub fn bind(settings: &SocketSettings) -> Result<Self, BindError> {
         let SocketSettings { directory, group, read_group, metrics, web } = settings;
-        let full = BoundSocket::bind(&directory.join(SOCKET_NAME), group.as_ref())?;
+        let listening = Listening::default();
+        let bind = |path: PathBuf, group: Option<&SocketGroup>, door| {
+            let socket = BoundSocket::bind(&path, group)?;
+            Ok(KeptSocket::new(socket, (path, group.cloned()), (door, listening.clone())))
+        };
+        let full = bind(directory.join(SOCKET_NAME), group.as_ref(), Door::Socket)?;
         let read_path = directory.join(READ_SOCKET_NAME);
         let read_only = match read_group {
-            Some(group) => Some(BoundSocket::bind(&read_path, Some(group))?),
+            Some(group) => Some(bind(read_path, Some(group), Door::ReadSocket)?),
             None => {
                 BoundSocket::clear(&read_path)?;
                 None
             }
         };
-        let scraped = metrics.map(Scraped::bind).transpose()?;
-        let web = web.as_ref().map(Web::bind).transpose()?;
-        Ok(Self { full, read_only, scraped, web })
+        let scraped =
+            metrics.map(|address| Address::open(&listening, Door::Metrics, move || Scraped::bind(address)));
+        let web = web.clone().map(|web| {
+            let told = listening.clone();
+            Address::open(&listening, Door::Page, move || Web::bind(&web, &told))
+        });
+        Ok(Self { full, read_only, scraped, web, listening })
+    }
+
+    /// Where clients cannot come in while it serves, and why.
+    pub fn listening(&self) -> Listening {
+        self.listening.clone()
     }
 
     /// Answers until `shutdown` is over, at most `limit` clients at a time; then requests under way are finished.
@@ -149,7 +170,7 @@ impl AdminServer {
             consoles,
             ended: ended.clone(),
         });
-        let Self { full, read_only, scraped, web } = self;
+        let Self { full, read_only, scraped, web, listening: _ } = self;
         let until_ended =
             |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };
         let router = api::guarded(answers.clone());
@@ -157,27 +178,35 @@ impl AdminServer {
             if let Some(socket) = &read_only {
                 let limit = (limit / READERS_PART).max(1);
                 let until = until_ended(ended.clone());
-                serving::serve(&socket.listener, router.clone(), Access::ReadOnly, limit, until).await;
+                serving::serve(socket, router.clone(), Access::ReadOnly, limit, until).await;
             }
         };
         let scraper = async {
-            if let Some(scraped) = scraped {
+            if let Some(scraped) = before(until_ended(ended.clone()), scraped).await {
                 scraped.serve(figures, until_ended(ended.clone())).await;
             }
         };
         let page = async {
-            if let Some(web) = web {
+            if let Some(web) = before(until_ended(ended.clone()), web).await {
                 web.serve(answers.clone(), until_ended(ended.clone())).await;
             }
         };
-        let all =
-            serving::serve(&full.listener, router.clone(), Access::Full, limit, until_ended(ended.clone()));
+        let all = serving::serve(&full, router.clone(), Access::Full, limit, until_ended(ended.clone()));
         let end = async move {
             shutdown.await;
             // Streams end first: the servers wait for them.
             drop(ending);
         };
         tokio::join!(all, readers, scraper, page, end);
+    }
+}
+
+/// What listens at `address`, where that is before `end`.
+async fn before<T: Send + 'static>(end: impl Future<Output = ()>, address: Option<Address<T>>) -> Option<T> {
+    let address = address?;
+    tokio::select! {
+        () = end => None,
+        bound = address.bound() => Some(bound),
     }
 }
 

@@ -13,6 +13,13 @@ pub fn no_such_vm(name: &str, known: &[&str]) -> ApiError {
     }
 }
 
+/// VM `name` was removed, and is kept for a while.
+pub fn removed_vm(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NoSuchVm, format!("VM {name} was removed"))
+        .about(name)
+        .hint(Some(format!("`procurator-worker undelete {name}` brings it back while it is kept")))
+}
+
 /// Which of the `known` names was probably meant by `name`.
 pub(crate) fn nearest_of(name: &str, known: &[&str]) -> Option<String> {
     nearest(name, known).map(|near| format!("the nearest is {near}"))

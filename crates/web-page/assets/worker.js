@@ -6,16 +6,34 @@ import { moment, printable, since } from "/page/format.js";
 import { forget } from "/page/session.js";
 import { known, watch } from "/page/store.js";
 
+/** A worker that may open fewer files does not hold many VMs. */
+const FEW_FILES = 4096;
+
+/** What is wrong with those who say what should run: the same as `procurator-worker status` notes. */
+function ofSources({ assignments, master, sources }) {
+  const refused = Object.entries(sources).filter(([kind, source]) => kind !== "file" && source.refusal);
+  const isUnused = assignments && ["missing", "refused"].includes(assignments.state);
+  return [
+    ...refused.map(([kind, source]) => `the newest that ${kind} says is refused, and what was in force stays: ${source.refusal}`),
+    ...(isUnused ? [`the assignments ${assignments.path} are ${assignments.state}: ${assignments.problem ?? "nobody knows why"}; VMs stay as they were`] : []),
+    ...(master?.state === "waiting" ? [`there is no link to the master ${master.address}, and VMs stay as they were: ${master.problem ?? "nobody knows why"}`] : []),
+  ];
+}
+
 /** Everything that somebody should look at. */
 export function troubles(status) {
   const held = status.held ? [`a desired state is held: ${status.held.reason ?? "it waits for an operator's word"}`] : [];
   return [
     ...held,
+    ...ofSources(status),
+    ...(status.unclaimed ?? []).map((vm) => `VM ${vm} is assigned by nobody, because what was assigned was lost, and stays as it is`),
     ...status.degradations,
     ...status.refused_entries.map((entry) => `an entry cannot be used: ${entry.id ?? ""} ${entry.problem ?? ""}`),
     ...status.damaged.map((vm) => `the record of ${vm.id} cannot be used: ${vm.problem}`),
     ...(status.refused_configuration ? [`the configuration was not taken: ${status.refused_configuration}`] : []),
     ...(status.settings_for_restart.length ? [`holds after a restart of the worker: ${status.settings_for_restart.join(", ")}`] : []),
+    ...(status.open_files_limit && status.open_files_limit < FEW_FILES
+      ? [`the worker may have ${status.open_files_limit} files open only: many VMs do not fit`] : []),
     ...(status.log_lines_dropped ? [`the log lost ${status.log_lines_dropped} lines`] : []),
   ].map(printable);
 }

@@ -17,7 +17,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 use serde::Serialize;
 use worker::vms::VmManagerConfig;
@@ -134,15 +134,22 @@ fn flags(file: Option<&Path>) -> Result<(RunFlags, Vec<(&'static str, String)>)>
     if let Some(file) = file {
         arguments.extend(["--config".into(), file.as_os_str().to_owned()]);
     }
-    let matches = Cli::command().try_get_matches_from(arguments).context("the environment cannot be used")?;
+    let matches = Cli::command().try_get_matches_from(arguments).map_err(|problem| refused(&problem))?;
     let (_, run) = matches.subcommand().context("`run` is a verb")?;
-    let flags = RunFlags::from_arg_matches(run).context("the environment cannot be used")?;
+    let flags = RunFlags::from_arg_matches(run).map_err(|problem| refused(&problem))?;
     let arguments = KEYS.iter().filter_map(|key| key.environment);
     let set = arguments.filter(|(_, argument)| run.value_source(argument) == Some(ValueSource::EnvVariable));
     let values = set.map(|(variable, argument)| {
         (argument, std::env::var_os(variable).unwrap_or_default().to_string_lossy().into_owned())
     });
     Ok((flags, values.collect()))
+}
+
+/// What the command line's parser says of the environment: its first paragraph, without what it says of its help.
+fn refused(problem: &clap::Error) -> Error {
+    let text = problem.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    anyhow!("the environment cannot be used: {}", first.trim_start_matches("error: ").trim_end())
 }
 
 /// The file and its text; `None` where nobody named one and there is none at the default place.

@@ -2,6 +2,7 @@
 
 mod amounts;
 mod changing;
+mod devices;
 mod guest;
 mod limits;
 mod local;
@@ -22,11 +23,11 @@ pub(crate) use self::changing::{
     UndeleteFlags, WaitFlags,
 };
 pub(crate) use self::guest::{ConsoleFlags, EscapeKey, GuestVerb, LogSource, LogsFlags, SshFlags};
-#[cfg(test)]
-pub(crate) use self::limits::LimitFlags;
 pub(crate) use self::local::{CheckConfigFlags, CompletionShell, DoctorFlags, FetchFlags, LocalVerb};
 pub(crate) use self::power::{ForcibleFlags, PowerAction, PowerFlags};
 pub(crate) use self::showing::{EventFlags, ShowVerb};
+#[cfg(test)]
+pub(crate) use self::{devices::DeviceFlags, limits::LimitFlags};
 
 /// Runs the virtual machines that this host should run, each from a Nix store path, and keeps them running.
 #[derive(Debug, Parser)]

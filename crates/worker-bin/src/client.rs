@@ -26,13 +26,13 @@ mod volumes;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::PathBuf;
 
-use admin::{AdminClient, SOCKET_NAME};
+use admin::{AdminClient, removed_vm};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Builder;
 use vm_model::VmId;
 
-use self::naming::VmName;
+use self::naming::{NamingError, VmName};
 pub(crate) use self::notes::notes;
 use crate::cli::{ClientVerb, GuestVerb};
 use crate::printable::printable_json;
@@ -41,7 +41,7 @@ use crate::settings::runtime_dir;
 /// Carries out `verb`.
 pub(crate) fn run(verb: &ClientVerb, runtime_directory: Option<PathBuf>) -> Result<()> {
     let runtime_directory = runtime_dir(runtime_directory);
-    let client = AdminClient::new(runtime_directory.join(SOCKET_NAME));
+    let client = AdminClient::in_directory(&runtime_directory);
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         match verb {
@@ -63,7 +63,19 @@ async fn go_to_guest(client: &AdminClient, verb: &GuestVerb) -> Result<()> {
 
 /// The VM that `name` means.
 async fn find(client: &AdminClient, name: &VmName) -> Result<VmId> {
-    Ok(name.among(&vm_names(client).await?)?)
+    one_of(client, name, &vm_names(client).await?).await
+}
+
+/// The one of `vms` that `name` means. One that was removed is told from one that never was.
+async fn one_of(client: &AdminClient, name: &VmName, vms: &[VmId]) -> Result<VmId> {
+    let unknown = match name.among(vms) {
+        Err(NamingError::Unknown(unknown)) => unknown,
+        found => return Ok(found?),
+    };
+    // An older worker does not tell of removed ones.
+    let removed = client.list_removed().await.map(|list| list.removed).unwrap_or_default();
+    let is_removed = removed.iter().any(|vm| vm.assignment.id.as_str() == name.as_str());
+    Err(NamingError::Unknown(if is_removed { removed_vm(name.as_str()) } else { unknown }).into())
 }
 
 /// The VMs that `names` mean, each once; or all of them.
@@ -74,7 +86,7 @@ async fn vms_named(client: &AdminClient, names: &[VmName], all: bool) -> Result<
     }
     let mut meant = Vec::new();
     for name in names {
-        let vm = name.among(&vms)?;
+        let vm = one_of(client, name, &vms).await?;
         if !meant.contains(&vm) {
             meant.push(vm);
         }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use admin::{AdminClient, SOCKET_NAME};
+use admin::AdminClient;
 use anyhow::{Context, Result};
 use clap::{Command, CommandFactory};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
@@ -65,7 +65,7 @@ fn command() -> Command {
 fn vms() -> Vec<CompletionCandidate> {
     let given = directory_in(std::env::args_os())
         .or_else(|| std::env::var_os("PROCURATOR_RUNTIME_DIR").map(PathBuf::from));
-    let client = AdminClient::new(runtime_dir(given).join(SOCKET_NAME));
+    let client = AdminClient::in_directory(runtime_dir(given));
     let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let answer = runtime.block_on(async { timeout(PATIENCE, client.list_vms()).await });
     let vms = answer.ok().and_then(Result::ok).unwrap_or_default();

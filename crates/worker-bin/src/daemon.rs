@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin::{AdminServer, BindError, Served, SocketSettings};
+use admin::{AdminServer, BindError, Listening, Served, SocketSettings};
 use anyhow::{Context, Result};
 use rustix::fs::Mode as FileMode;
 use rustix::process::umask;
@@ -100,7 +100,7 @@ async fn serve(
             }
             Some(()) = hang_up.recv() => {
                 reload.run(&notifier);
-                parts.redial();
+                parts.try_again();
             }
             () = watchdog.due() => notifier.tell(vec![NotifyState::Watchdog]),
             () = status_line.due() => status_line.tell(&notifier, &vm_manager),
@@ -202,6 +202,7 @@ struct Parts {
     /// To the master, where there is one.
     link: Option<JoinHandle<()>>,
     redial: Option<Arc<Notify>>,
+    listening: Listening,
     serving: JoinHandle<()>,
     /// Dropped to end serving.
     ending: Option<watch::Sender<()>>,
@@ -234,9 +235,11 @@ impl Parts {
         let (ending, ended) = watch::channel(());
         let redial = link.as_ref().map(MasterLink::redial);
         let master = link.as_ref().map(status::Master::of);
+        let listening = server.listening();
         let told = status::Told {
             assignments: state,
             master,
+            listening: listening.clone(),
             reloaded,
             files,
             guests_outlive_worker,
@@ -254,18 +257,20 @@ impl Parts {
             source,
             link,
             redial,
+            listening,
             serving,
             ending: Some(ending),
             polling: Some(polling),
         }
     }
 
-    /// Has the master dialled at once where the link waits: what was wrong may be mended.
-    fn redial(&self) {
+    /// Has the master dialled at once where the link waits, and addresses bound that were not: what was wrong may be mended.
+    fn try_again(&self) {
         if let Some(redial) = &self.redial {
             // Where nothing waits, the next wait must not be cut short for it.
             redial.notify_waiters();
         }
+        self.listening.try_again();
     }
 
     /// Returns when something ended that should not have, with why. Cancel-safe.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use admin::{
-    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,
-    StatusSource, StatusView,
+    AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, Listening, MasterState, MasterView,
+    NetworkView, StatusSource, StatusView,
 };
 use syscall_filter::Mode;
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::reload::Reloaded;
 pub(crate) struct Told {
     pub(crate) assignments: watch::Receiver<SourceState>,
     pub(crate) master: Option<Master>,
+    /// Where clients come in.
+    pub(crate) listening: Listening,
     /// What became of the configuration that was read last.
     pub(crate) reloaded: watch::Receiver<Reloaded>,
     pub(crate) files: OpenFiles,
@@ -36,7 +38,8 @@ pub(crate) struct Told {
 
 /// Where the admin socket gets the worker's status from.
 pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
-    let Told { assignments, master, reloaded, files, guests_outlive_worker, seccomp, runtime_dir } = told;
+    let Told { assignments, master, listening, reloaded, files, guests_outlive_worker, seccomp, runtime_dir } =
+        told;
     let directories = DirectoriesView {
         state: vm_manager.state_dir().to_owned(),
         runtime: runtime_dir,
@@ -71,7 +74,7 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
             unclaimed: node.unclaimed,
             damaged: damaged.map(|(id, problem)| DamagedVm { id, problem }).collect(),
             networks: networks(&vm_manager),
-            degradations: degradations(&vm_manager, seccomp),
+            degradations: degradations(&vm_manager, seccomp, &listening),
             log_lines_dropped: logging::dropped(),
             log_queue_lines: logging::waiting(),
             open_files_limit: files.limit(),
@@ -101,12 +104,13 @@ fn networks(vm_manager: &VmManager) -> Vec<NetworkView> {
 }
 
 /// What does not work as it should beside VMs.
-fn degradations(vm_manager: &VmManager, seccomp: Mode) -> Vec<String> {
+fn degradations(vm_manager: &VmManager, seccomp: Mode, listening: &Listening) -> Vec<String> {
     let mut told = vm_manager.network_degradations();
     told.extend(vm_manager.strangers());
     told.extend(vm_manager.safeguards_off());
     told.extend(shortcoming(seccomp).map(str::to_owned));
     told.extend(vm_manager.disk_shortage());
+    told.extend(listening.problems());
     told
 }
 

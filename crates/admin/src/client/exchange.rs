@@ -1,6 +1,7 @@
 //! A request and its answer, over a connection of its own.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -81,17 +82,27 @@ impl AdminClient {
         &self,
         name: &str,
     ) -> Result<(SendRequest<Full<Bytes>>, Moving), ClientError> {
-        let unreachable = |source: io::Error| {
-            let path = self.socket.clone();
-            match source.kind() {
-                io::ErrorKind::PermissionDenied => ClientError::Forbidden { path, source },
-                _ => ClientError::Unreachable { path, source },
+        let stream = match (open(&self.socket).await, &self.read_socket) {
+            (Err(ClientError::Forbidden { path, source }), Some(read)) if name.starts_with("GET ") => {
+                // Where that is not to be had either, the other one is what the caller lacks.
+                open(read).await.map_err(|_| ClientError::Forbidden { path, source })?
             }
+            (opened, _) => opened?,
         };
-        let reachable = SocketPath::to(&self.socket).map_err(unreachable)?;
-        let stream = UnixStream::connect(reachable.as_path()).await.map_err(unreachable)?;
         http1::handshake(TokioIo::new(stream)).await.map_err(|source| broken(name, source))
     }
+}
+
+async fn open(socket: &Path) -> Result<UnixStream, ClientError> {
+    let unreachable = |source: io::Error| {
+        let path = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden { path, source },
+            _ => ClientError::Unreachable { path, source },
+        }
+    };
+    let reachable = SocketPath::to(socket).map_err(unreachable)?;
+    UnixStream::connect(reachable.as_path()).await.map_err(unreachable)
 }
 
 /// Sends `request`; answers when the head of the answer is there.

@@ -1,5 +1,7 @@
 //! VMs that are assigned by this host's administrator, one at a time.
 
+use std::path::Path;
+
 use axum::Extension;
 use axum::Json;
 use axum::extract::State;
@@ -50,10 +52,22 @@ async fn hash_store_path(answers: &Answers, said: &mut Map<String, Value>) -> Re
         (said.get("hash"), said.get("store_path"))
     {
         let hash = answers.vm_manager.hash_store_path_async(store_path.as_ref()).await;
-        let hash = hash.map_err(|problem| bad_request(&problem))?;
+        let is_missing = || !Path::new(store_path).exists();
+        let hash = hash.map_err(|problem| {
+            let fetches = answers.vm_manager.config().fetch.is_some() && is_missing();
+            bad_request(&problem).hint(fetches.then(|| how_to_fetch(store_path)))
+        })?;
         said.insert("hash".to_owned(), hash.to_string().into());
     }
     Ok(())
+}
+
+/// How a store path is named that is not here yet: its hash cannot be found out.
+fn how_to_fetch(store_path: &str) -> String {
+    format!(
+        "with its NAR hash (`--hash`, as `nix path-info --json` prints it) it is fetched when the VM is started; `procurator-worker \
+         fetch {store_path}` fetches it now"
+    )
 }
 
 /// How a change is asked for.
@@ -193,7 +207,7 @@ async fn told(
 
 fn not_kept<'a>(id: &VmId, known: impl Iterator<Item = &'a str>) -> ApiError {
     let known: Vec<&str> = known.collect();
-    ApiError::new(ErrorCode::NothingKept, format!("there is no removed VM that is kept {id}"))
+    ApiError::new(ErrorCode::NothingKept, format!("no removed VM {id} is kept"))
         .about(id.as_str())
         .hint(nearest_of(id.as_str(), &known))
 }

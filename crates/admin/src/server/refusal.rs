@@ -107,6 +107,9 @@ pub(super) fn no_such_vm(vm_manager: &VmManager, id: &VmId) -> ApiError {
     if vm_manager.is_ending() {
         return ApiError::new(ErrorCode::Ending, "the worker is ending").about(id.as_str());
     }
+    if vm_manager.list_removed_vms().iter().any(|removed| removed.assignment.id == *id) {
+        return crate::removed_vm(id.as_str());
+    }
     let vms = vm_manager.list_vms();
     let names: Vec<&str> = vms.iter().map(|vm| vm.id.as_str()).collect();
     crate::no_such_vm(id.as_str(), &names)

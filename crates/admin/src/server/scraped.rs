@@ -10,8 +10,8 @@ use axum::middleware::from_fn;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::BindError;
 use super::guard::only_scrapers;
+use super::listening::ListenError;
 use super::metrics::{Figures, scrape};
 use crate::access::Access;
 use crate::serving;
@@ -29,8 +29,8 @@ pub(super) struct Scraped {
 
 impl Scraped {
     /// Listens on `address`. Must be called on a runtime.
-    pub(super) fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        let refused = |source| BindError::Metrics { address, source };
+    pub(super) fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        let refused = |source| ListenError::Metrics { address, source };
         let listener = StdListener::bind(address).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         Ok(Self { listener: TcpListener::from_std(listener).map_err(refused)? })

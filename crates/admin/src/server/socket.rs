@@ -2,7 +2,6 @@
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +11,6 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 use tracing::warn;
 
-use super::web::WebError;
 use crate::socket_path::SocketPath;
 
 /// Owner and group may connect.
@@ -45,27 +43,6 @@ pub enum BindError {
         /// What was given.
         group: String,
     },
-    /// The host refused the address on which a scraper is answered.
-    #[error("cannot listen on {address} for metrics")]
-    Metrics {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The host refused the address on which the page is shown.
-    #[error("cannot listen on {address} for the page")]
-    Web {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What the page's address needs cannot be used.
-    #[error("the page cannot be shown by the network")]
-    WebFiles(#[source] WebError),
     /// The host refused.
     #[error("cannot {operation} the admin socket {}", path.display())]
     Io {
@@ -122,7 +99,7 @@ fn group_number(groups: &str, name: &str) -> Option<u32> {
 #[derive(Debug)]
 pub(super) struct BoundSocket {
     /// Goes first: while one still listens, nobody else gets its inode.
-    _file: SocketFile,
+    file: SocketFile,
     pub(super) listener: UnixListener,
 }
 
@@ -133,9 +110,15 @@ struct SocketFile {
     identity: (u64, u64),
 }
 
+impl SocketFile {
+    fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity) {
+        if self.is_in_place() {
             // It may have been removed by hand meanwhile; nothing else can be done here.
             let _ = fs::remove_file(&self.path);
         }
@@ -161,7 +144,12 @@ impl BoundSocket {
         if SocketPath::to(path).is_ok_and(|reachable| reachable.is_too_long()) {
             warn!(socket = %path.display(), "the admin socket's path is longer than 107 bytes: this program's client finds it, others connect by way of its directory");
         }
-        Ok(Self { listener, _file: SocketFile { path: path.to_owned(), identity } })
+        Ok(Self { listener, file: SocketFile { path: path.to_owned(), identity } })
+    }
+
+    /// Whether its file is still where it was made.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.file.is_in_place()
     }
 
     /// Removes a socket that an earlier worker has left at `path`.

@@ -20,7 +20,7 @@ use web_page::{Token, TokenError};
 use self::certificate::ServedCertificate;
 use self::gate::{Gate, log_in, log_out, only_who_is_known};
 use self::listener::TlsListener;
-use super::BindError;
+use super::listening::{ListenError, Listening};
 use crate::access::Access;
 use crate::serving;
 
@@ -72,23 +72,26 @@ impl WebSettings {
 #[derive(Debug)]
 pub(super) struct Web {
     listener: TlsListener,
+    certificate: Arc<ServedCertificate>,
     gate: Gate,
     access: Access,
 }
 
 impl Web {
     /// Reads the files and listens. Must be called on a runtime.
-    pub(super) fn bind(settings: &WebSettings) -> Result<Self, BindError> {
+    pub(super) fn bind(settings: &WebSettings, listening: &Listening) -> Result<Self, ListenError> {
         let WebSettings { listen, certificate, key, token, access } = settings;
-        let refused = |source| BindError::Web { address: *listen, source };
-        let certificate =
-            ServedCertificate::open(certificate.clone(), key.clone()).map_err(BindError::WebFiles)?;
-        let token = Token::read(token).map_err(WebError::from).map_err(BindError::WebFiles)?;
+        let refused = |source| ListenError::Page { address: *listen, source };
+        let certificate = ServedCertificate::open(certificate.clone(), key.clone(), listening.clone())
+            .map(Arc::new)
+            .map_err(ListenError::PageFiles)?;
+        let token = Token::read(token).map_err(WebError::from).map_err(ListenError::PageFiles)?;
         let listener = StdListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let listener = TcpListener::from_std(listener).map_err(refused)?;
         Ok(Self {
-            listener: TlsListener::new(listener, Arc::new(certificate)),
+            listener: TlsListener::new(listener, Arc::clone(&certificate)),
+            certificate,
             gate: Gate::new(token),
             access: *access,
         })
@@ -96,11 +99,15 @@ impl Web {
 
     /// Answers with `router` until `shutdown` is over.
     pub(super) async fn serve(self, router: Router, shutdown: impl Future<Output = ()>) {
-        let Self { listener, gate, access } = self;
+        let Self { listener, certificate, gate, access } = self;
         let router = router.layer(from_fn_with_state(gate.clone(), only_who_is_known)).merge(
             Router::new().route("/login", post(log_in)).route("/logout", post(log_out)).with_state(gate),
         );
         let router = super::api::guarded(router);
-        serving::serve(&listener, router, access, CLIENTS, shutdown).await;
+        // The first arm never ends.
+        tokio::select! {
+            () = certificate.follow() => {}
+            () = serving::serve(&listener, router, access, CLIENTS, shutdown) => {}
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use thiserror::Error;
 use vm_model::Timestamp;
 use x509_cert::Certificate;
+use x509_cert::certificate::Version;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::rfc4519::CN;
@@ -74,6 +75,11 @@ impl CertificateFacts {
     pub fn is_current(&self, now: Timestamp) -> bool {
         self.not_before <= now && now <= self.not_after
     }
+}
+
+/// Whether `der` is a certificate of X.509 version 3, the only one that can hold names and that TLS takes.
+pub(super) fn is_version_3(der: &[u8]) -> bool {
+    Certificate::from_der(der).is_ok_and(|certificate| certificate.tbs_certificate.version == Version::V3)
 }
 
 fn short(name: &str) -> String {

@@ -14,11 +14,14 @@ use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig};
 use vm_model::Timestamp;
 
-use super::certificate::CertificateFacts;
+use super::certificate::{CertificateFacts, is_version_3};
 use super::error::TlsError;
 
 /// A file with certificates or a key is not longer.
 const FILE_MOST_BYTES: u64 = 1 << 20;
+/// What is said of a certificate that TLS does not take.
+const EARLIER_VERSION: &str = "it is of an earlier version of X.509 than 3, which has no names of hosts; `openssl req -x509 -addext \
+                               subjectAltName=DNS:NAME`, or `-extfile` with `openssl x509`, makes one of version 3";
 
 /// Where one end's certificate, key and authorities lie, all in PEM form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,9 @@ impl Identity {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let chain = certificates_in(certificate)?;
         let facts = facts_of(certificate, &chain)?;
+        if !chain.first().is_some_and(|own| is_version_3(own)) {
+            return Err(content(certificate, "certificate", &EARLIER_VERSION));
+        }
         let bytes = read(key)?;
         let private =
             PrivateKeyDer::from_pem_slice(&bytes).map_err(|problem| content(key, "private key", &problem))?;

@@ -5,12 +5,12 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use nix_artifacts::check_network_access;
 use serde::Serialize;
-use vm_model::{Assignment, AssignmentSet, PortForward, Transport, VmId, error_chain};
+use vm_model::{Assignment, AssignmentSet, PortForward, StoreName, Transport, VmId, error_chain};
 use worker::vms::{AssignmentCheck, VmManagerConfig};
 
 use crate::assignments::{Seen, look_at};
@@ -88,7 +88,7 @@ fn judge(vms: &[Assignment], (manager, listening): WorkerFacts<'_>) -> Vec<Probl
         let mut add = |problem: String| {
             problems.push(Problem { vm: Some(vm.id.clone()), problem: format!("{}: {problem}", vm.id) });
         };
-        if let Some(problem) = wrong_path(&vm.store_path, &manager.store_roots) {
+        if let Some(problem) = wrong_path(&vm.store_path, manager) {
             add(problem);
         }
         let own = match &mut check {
@@ -135,7 +135,8 @@ fn present_roots(manager: &VmManagerConfig) -> VmManagerConfig {
 }
 
 /// Why `path` is no store path that can be used here.
-fn wrong_path(path: &Path, store_roots: &[PathBuf]) -> Option<String> {
+fn wrong_path(path: &Path, manager: &VmManagerConfig) -> Option<String> {
+    let store_roots = &manager.store_roots;
     let listed = || store_roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
     let Some(root) = store_roots.iter().find(|root| path.parent() == Some(root)) else {
         return Some(format!(
@@ -146,7 +147,14 @@ fn wrong_path(path: &Path, store_roots: &[PathBuf]) -> Option<String> {
     };
     // Where there is no store at all, the file is checked for another host.
     let is_missing = root.is_dir() && !path.exists();
-    is_missing.then(|| format!("its store path {} is not there", path.display()))
+    let is_fetched = manager.fetch.is_some() && is_store_path(path);
+    (is_missing && !is_fetched).then(|| format!("its store path {} is not there", path.display()))
+}
+
+/// Whether a binary cache may have `path`, by its name.
+fn is_store_path(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.parse::<StoreName>().is_ok())
 }
 
 #[cfg(test)]
@@ -255,6 +263,19 @@ mod tests {
                 ("e", &taken),
             ],
         );
+    }
+
+    #[test]
+    fn what_a_binary_cache_may_have_is_not_missing() {
+        let (_folder, mut manager) = store(&json!({}));
+        let name = "3n58xw4373jp0ljirf06d8077j15pc4j-vm-image";
+        let vms = [vm(&manager, "a", name, json!({})), vm(&manager, "b", "image-2", json!({}))];
+        assert_refused(&vms, &manager, &[("a", "is not there"), ("b", "is not there")]);
+        let fetching =
+            format!("[fetch]\ncaches = ['http://127.0.0.1/']\ntrusted_keys = ['k:{}']", "A".repeat(43) + "=");
+        manager.fetch = crate::settings::testing::settings(&fetching).manager.fetch;
+        assert!(manager.fetch.is_some());
+        assert_refused(&vms, &manager, &[("b", "is not there")]);
     }
 
     #[test]

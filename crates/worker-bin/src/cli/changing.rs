@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use vm_model::{InvalidVmId, SourceKind, VCPUS_MOST, VmId};
 
 use super::amounts::{amount, machine_memory};
+use super::devices::DeviceFlags;
 use super::limits::LimitFlags;
 use super::span::Span;
 use crate::client::naming::VmName;
@@ -72,7 +73,7 @@ pub(crate) struct CreateFlags {
 #[command(group = ArgGroup::new("change").required(true).multiple(true)
     .args(["store_path", "hash", "vcpus", "memory", "cmdline_append", "restart", "cpu", "cpu_weight", "memory_max",
         "io_weight", "io_read_bytes", "io_write_bytes", "io_read_operations", "io_write_operations", "processes",
-        "descriptors"]))]
+        "descriptors", "network", "port", "egress", "disk"]))]
 pub(crate) struct SetFlags {
     /// The VM: its name, or the beginning of it that no other has
     pub(crate) vm: VmName,
@@ -110,6 +111,8 @@ pub(crate) struct MachineFlags {
     /// the worker says
     #[arg(long, value_name = "POLICY", value_parser = restart)]
     pub(crate) restart: Option<Override<&'static str>>,
+    #[command(flatten)]
+    pub(crate) devices: DeviceFlags,
     #[command(flatten)]
     pub(crate) limits: LimitFlags,
 }

@@ -100,13 +100,16 @@ async fn set(client: &AdminClient, flags: &SetFlags) -> Result<()> {
     let request = ChangeRequest { changes: changes(store_path.as_deref(), hash.as_deref(), machine)? };
     let is_off = client.get_vm(&id).await?.phase == "stopped";
     let plan = client.plan_change(&id, &request).await?;
+    let problem = plan.actions.iter().find_map(|action| action.problem.as_ref());
     match (*json, *dry_run) {
         (true, true) => print_json(&plan)?,
         (true, false) => {}
+        // The refusal below says it all.
+        (false, _) if problem.is_some() => {}
         (false, _) => print(&if is_off { plans::change_of_idle(&plan) } else { plans::change(&plan) })?,
     }
     // The worker keeps nothing of such a change.
-    if let Some(problem) = plan.actions.iter().find_map(|action| action.problem.as_ref()) {
+    if let Some(problem) = problem {
         bail!("VM {id} stays as it was: {}", printable(problem));
     }
     if *dry_run {
@@ -130,7 +133,7 @@ fn changes(
     hash: Option<&str>,
     machine: &MachineFlags,
 ) -> Result<Map<String, Value>> {
-    let MachineFlags { vcpus, memory, cmdline_append, restart, limits } = machine;
+    let MachineFlags { vcpus, memory, cmdline_append, restart, devices, limits } = machine;
     let mut changes = Map::new();
     if let Some(path) = store_path {
         let text = path
@@ -155,10 +158,11 @@ fn changes(
         changes.insert("overrides".to_owned(), overrides.into());
     }
     let limits = limits.members();
-    let settings = members([
+    let mut settings = members([
         ("restart", restart.map(|restart| said(Override::value(restart)))),
         ("limits", (!limits.is_empty()).then(|| limits.into())),
     ]);
+    settings.extend(devices.members());
     if !settings.is_empty() {
         changes.insert("procurator".to_owned(), settings.into());
     }
@@ -336,7 +340,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::LimitFlags;
+    use crate::cli::{DeviceFlags, LimitFlags};
 
     fn machine() -> MachineFlags {
         MachineFlags {
@@ -344,6 +348,7 @@ mod tests {
             memory: None,
             cmdline_append: None,
             restart: None,
+            devices: DeviceFlags::default(),
             limits: LimitFlags::default(),
         }
     }
@@ -359,6 +364,7 @@ mod tests {
             memory: Some(Override::Default),
             cmdline_append: Some(String::new()),
             restart: Some(Override::Value("never")),
+            devices: DeviceFlags::default(),
             limits: LimitFlags { io_weight: Some(Override::Value(7)), ..LimitFlags::default() },
         };
         let overrides = json!({ "vcpus": 4, "memory_bytes": null, "cmdline_append": null });

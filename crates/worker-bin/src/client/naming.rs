@@ -37,6 +37,11 @@ impl FromStr for VmName {
 }
 
 impl VmName {
+    /// The word as it was typed.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The one of `vms` that is meant.
     pub(crate) fn among(&self, vms: &[VmId]) -> Result<VmId, NamingError> {
         let word = &self.0;

@@ -68,10 +68,20 @@ fn judge(vms: &[VmView], processes: &[SeenProcess], holders: &LockHolders) -> Ve
         |vm: &&VmView| matches!(vm.phase.as_str(), "booting" | "running" | "paused" | "stopping");
     let verdict = |vm: &VmView| {
         let mut fates = processes.iter().filter_map(|process| fate_in(&vm.id, process, holders));
-        let fate = fates.next().unwrap_or(Fate::Worker);
+        let fate = fates.next().unwrap_or_else(|| unseen(vm.process.as_ref().map(|process| process.pid)));
         Verdict { id: vm.id.clone(), survives: matches!(fate, Fate::HostProcess { .. }), fate }
     };
     vms.iter().filter(has_machine).map(verdict).collect()
+}
+
+/// What becomes of a VM that no process is found to run, though the worker speaks with process `pid` about it, where it has one.
+fn unseen(pid: Option<u32>) -> Fate {
+    match pid {
+        Some(_) => {
+            Fate::Stranger { pid, problem: "its socket is gone, by which it would be reached".to_owned() }
+        }
+        None => Fate::Worker,
+    }
 }
 
 /// What becomes of `vm` if it runs in `process`; `None` if it does not.
@@ -177,6 +187,12 @@ mod tests {
         serde_json::from_value(json).expect("the form of an older worker")
     }
 
+    /// The same, of which the worker says that process `pid` runs it.
+    fn held_by(pid: u32, vm: VmView) -> VmView {
+        let process = json!({ "pid": pid, "jailed": false, "seccomp": "trap" });
+        VmView { process: serde_json::from_value(process).expect("a process"), ..vm }
+    }
+
     fn notes(id: &str) -> String {
         json!({
             "version": 1,
@@ -220,6 +236,7 @@ mod tests {
             vm("d", "running"),
             vm("e", "stopped"),
             vm("f", "restarting"),
+            held_by(10, vm("g", "running")),
         ];
         let verdicts = judge(&vms, &processes, &holders);
         let expected = "\
@@ -228,10 +245,11 @@ a   survives               process 7 (host-process 0.1.0) is taken over; both sp
 b   needs a restart        process 7 cannot be taken over by this program: what is noted with it has version 9; versions up to 1 are understood
 c   needs a restart        process 9 cannot be taken over by this program: it refuses: no common version
 d   needs a restart        it runs in the worker's own process and ends with it
+g   needs a restart        process 10 cannot be taken over by this program: its socket is gone, by which it would be reached
 ";
         assert_eq!(table(&verdicts), expected);
-        let error = conclude(&verdicts).expect_err("three are lost").to_string();
-        assert_eq!(error, "3 of 4 running VMs do not survive a restart of the worker");
+        let error = conclude(&verdicts).expect_err("four are lost").to_string();
+        assert_eq!(error, "4 of 5 running VMs do not survive a restart of the worker");
         assert!(conclude(&verdicts[..1]).is_ok());
         let json = serde_json::to_value(&verdicts[0]).expect("plain values");
         let expected = json!({

@@ -16,7 +16,7 @@ pub(super) struct Facts {
     place: String,
     now: Timestamp,
     files: Files,
-    /// What of the files keeps the worker from starting.
+    /// What of the files keeps the page from being shown.
     refused: Option<String>,
 }
 
@@ -37,7 +37,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         certificates::judge(&facts.files, facts.now, "the worker shows it at the next connection", MADE);
     findings.push(match &facts.refused {
         Some(why) => Finding::fail(PAGE, why.clone(), advice("mend what it names: see docs/page.md")),
-        None => Finding::ok(PAGE, format!("shown at {} to who knows the token", facts.place)),
+        None => Finding::ok(
+            PAGE,
+            format!("its files can be used; it is for who knows the token, at {}", facts.place),
+        ),
     });
     findings
 }
@@ -54,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_the_page_are_judged_before_a_start_fails_of_them() {
+    fn files_of_the_page_are_judged() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = |name: &str| folder.path().join(name);
         let made = generate_simple_self_signed(["w1.example".to_owned()]).expect("made");

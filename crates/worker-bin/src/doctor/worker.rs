@@ -35,7 +35,7 @@ impl Facts {
 
 pub(super) async fn look(runtime_dir: &Path) -> Facts {
     let socket = runtime_dir.join(SOCKET_NAME);
-    match AdminClient::new(&socket).get_status().await {
+    match AdminClient::in_directory(runtime_dir).get_status().await {
         Ok(status) => Facts::Answers(Box::new(status)),
         Err(ClientError::Forbidden { .. }) => Facts::Denied(socket),
         Err(ClientError::Unreachable { .. }) => Facts::Silent(socket),

@@ -1,5 +1,5 @@
-//! What of settings that can be read is refused on this host: `run` does not start with it, and `check-config` says so
-//! before.
+//! What of settings that can be read is refused on this host: `check-config` says so, and `run` does not start with most of
+//! it.
 
 use admin::WebSettings;
 use anyhow::{Error, anyhow};
@@ -13,8 +13,17 @@ use crate::logging;
 const OF_THE_DEFAULT_NETWORK: [&str; 3] = ["network_bridge", "vm_subnet_base", "ipv6_subnet"];
 
 impl Settings {
-    /// Everything for which `run` does not start, each with its key or variable. Nothing is changed.
+    /// Everything that `check-config` refuses, each with its key or variable. Nothing is changed.
     pub(crate) fn refusals(&self) -> Vec<Error> {
+        let web = self.web.as_ref().map(WebSettings::check).and_then(Result::err);
+        let web = web.map(|problem| {
+            Error::from(problem).context("invalid web.token_file, web.certificate or web.key")
+        });
+        self.hindrances().into_iter().chain(web).collect()
+    }
+
+    /// What of that keeps `run` from starting. Files of the page are not among it: VMs need no page.
+    fn hindrances(&self) -> Vec<Error> {
         let manager = self.manager.check().err().into_iter().flatten().map(by_key);
         let file = self.assignments.as_deref().map(AssignmentsFile::at).and_then(Result::err);
         let group = self
@@ -23,20 +32,16 @@ impl Settings {
             .err()
             .map(|problem| Error::from(problem).context("invalid admin.group or admin.read_group"));
         let master = self.master.as_ref().map(MasterPlace::settings).and_then(Result::err);
-        let web = self.web.as_ref().map(WebSettings::check).and_then(Result::err);
-        let web = web.map(|problem| {
-            Error::from(problem).context("invalid web.token_file, web.certificate or web.key")
-        });
         let filter = logging::wanted().err();
-        filter.into_iter().chain(file).chain(group).chain(master).chain(web).chain(manager).collect()
+        filter.into_iter().chain(file).chain(group).chain(master).chain(manager).collect()
     }
 
-    /// Itself, where nothing of it is refused.
+    /// Itself, where nothing keeps `run` from starting with it.
     ///
     /// # Errors
-    /// The first of [`Settings::refusals`].
+    /// The first thing that does.
     pub(crate) fn accepted(self) -> Result<Self, Error> {
-        match self.refusals().into_iter().next() {
+        match self.hindrances().into_iter().next() {
             None => Ok(self),
             Some(problem) => Err(problem),
         }
@@ -61,7 +66,7 @@ mod tests {
     use super::super::testing::settings;
 
     #[test]
-    fn everything_for_which_run_does_not_start_is_told() {
+    fn everything_that_is_refused_is_told_and_the_page_keeps_no_worker_from_starting() {
         let text = "store_roots = ['store']\nassignments = '/'\n[admin]\ngroup = 'no-such-group'\n[master]\n\
                     address = 'm:1'\ncertificate = '/nonexistent/c'\nkey = '/nonexistent/k'\nauthorities = '/nonexistent/a'\n[web]\n\
                     listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'\ntoken_file = '/nonexistent/t'\n";
@@ -77,6 +82,9 @@ mod tests {
             assert!(told.iter().any(|one| one.contains(words)), "{words} is not in {told:?}");
         }
         assert_eq!(told.len(), 5, "{told:?}");
+        let page =
+            "[web]\nlisten = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'\ntoken_file = '/nonexistent/t'\n";
+        settings(page).accepted().expect("VMs need no page");
     }
 
     #[test]

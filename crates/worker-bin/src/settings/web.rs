@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use admin::{Access, WebSettings};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 /// The table `web` of the configuration file.
@@ -36,12 +36,17 @@ impl Web {
                 "invalid web.listen = {listen:?}: an address and a port like \"0.0.0.0:7444\" are accepted"
             );
         };
-        let (Some(certificate), Some(key), Some(token)) = (certificate, key, token_file) else {
-            bail!(
-                "web.listen needs web.certificate, web.key and web.token_file, and one of them is missing; without an address \
-                 the page is shown by the admin socket"
-            );
+        let needed = |name: &str, path: Option<PathBuf>| {
+            path.with_context(|| {
+                format!(
+                    "web.listen needs web.{name} too: the path of a file is accepted; without an address the page is shown by the \
+                     admin socket"
+                )
+            })
         };
+        let certificate = needed("certificate", certificate)?;
+        let key = needed("key", key)?;
+        let token = needed("token_file", token_file)?;
         let access = if read_only.unwrap_or(false) { Access::ReadOnly } else { Access::Full };
         Ok(Some(WebSettings { listen, certificate, key, token, access }))
     }
@@ -66,10 +71,7 @@ mod tests {
         for (text, words) in [
             (files, "web.listen is missing, though there is a web.certificate"),
             ("listen = '7444'", "invalid web.listen = \"7444\""),
-            (
-                "listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'",
-                "needs web.certificate, web.key and web.token_file",
-            ),
+            ("listen = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'", "web.listen needs web.token_file too"),
         ] {
             let problem = web(text).expect_err(words).to_string();
             assert!(problem.contains(words), "{problem}");

@@ -198,6 +198,17 @@ impl Browser {
         picture["data"].as_str().expect("text").to_owned()
     }
 
+    /// For how long the page has worked by now, in seconds: all of it, and what of that were programs, styles and layout.
+    pub(crate) fn worked(&mut self) -> [f64; 4] {
+        self.call("Performance.enable", json!({}));
+        let answer = self.call("Performance.getMetrics", json!({}));
+        let metrics = answer["metrics"].as_array().expect("a list");
+        ["TaskDuration", "ScriptDuration", "RecalcStyleDuration", "LayoutDuration"].map(|name| {
+            let metric = metrics.iter().find(|metric| metric["name"] == name);
+            metric.and_then(|metric| metric["value"].as_f64()).expect("a figure")
+        })
+    }
+
     /// What the page has complained of so far: errors of its programs, and what its policy kept it from.
     pub(crate) fn complaints(&mut self) -> &[String] {
         // What was said up to this answer is read by now.

@@ -95,6 +95,48 @@ fn a_plan_for_a_source_that_has_not_spoken_yet_goes_by_its_rank() {
 }
 
 #[test]
+fn networks_ports_destinations_and_disks_are_said_by_flags() {
+    isolated(|bench| {
+        bench.configure(
+            "stop_guests = true\n[network]\nsubnet = '10.78.0.0/24'\n[networks.storage]\nbridge = 'br-storage'\n\
+             subnet = '10.79.0.0/24'\n",
+        );
+        bench.assign(&[]);
+        let mut daemon = bench.start();
+        let image = bench.artifact("a", &TinyGuest::power_button(), &json!({ "net": [{}] }), "x");
+        let image = image.path.to_str().expect("text").to_owned();
+        let flags = [
+            "create",
+            "a",
+            &image,
+            "--network",
+            "storage",
+            "--port",
+            "8080:80",
+            "--egress",
+            "none",
+            "--disk",
+            "name=data,size=1M",
+        ];
+        let created = said(&bench, &flags);
+        assert!(created.contains("a is running, address 10.79.0."), "{created}");
+        let vm = one(&bench, "a");
+        assert_eq!((&vm["ports"], &vm["egress"]), (&json!(["8080:80/tcp"]), &json!([])));
+        let disks = vm["machine"]["disks"].as_array().expect("a list");
+        assert_eq!(disks.iter().map(|disk| &disk["id"]).collect::<Vec<_>>(), ["disk0", "data"]);
+        said(&bench, &["set", "a", "--port", "default", "--egress", "10.0.0.0/8", "--disk", "default"]);
+        let vm = one(&bench, "a");
+        assert_eq!((&vm["ports"], &vm["egress"]), (&json!([]), &json!(["10.0.0.0/8"])));
+        assert_eq!(vm["machine"]["disks"].as_array().map(Vec::len), Some(1));
+        let refused = bench.client(&["set", "a", "--network", "none-such"]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains("none-such"), "{told}");
+        assert!(refused.stdout.is_empty(), "it is said once");
+        daemon.kill();
+    });
+}
+
+#[test]
 fn a_removed_vm_is_back_when_undelete_returns() {
     isolated(|bench| {
         bench.assign(&[]);
@@ -105,6 +147,15 @@ fn a_removed_vm_is_back_when_undelete_returns() {
         said(&bench, &["stop", "a"]);
         said(&bench, &["start", "a"]);
         said(&bench, &["rm", "a", "--timeout", "60"]);
+        for verb in ["inspect", "logs", "events", "start"] {
+            let told = String::from_utf8_lossy(&bench.client(&[verb, "a"]).stderr).into_owned();
+            assert!(
+                told.contains("VM a was removed; `procurator-worker undelete a` brings it back"),
+                "{told}"
+            );
+        }
+        let told = String::from_utf8_lossy(&bench.client(&["undelete", "new"]).stderr).into_owned();
+        assert!(told.contains("no removed VM new is kept"), "{told}");
         let back = said(&bench, &["undelete", "a"]);
         assert!(back.starts_with("create a\na is running, address 10.78.0."), "{back}");
         assert_eq!(bench.phases(), ["a running"]);

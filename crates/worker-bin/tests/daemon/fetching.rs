@@ -62,6 +62,12 @@ fn a_fetch_goes_on_after_the_program_was_killed_in_its_middle() {
         bench.until("its size is told", || {
             bench.vms()[0]["fetching"]["size"].as_u64().is_some_and(|size| size > 16 << 20)
         });
+        let path = cache.artifacts[0].path.display().to_string();
+        let told = String::from_utf8_lossy(&bench.client(&["create", "b", &path]).stderr).into_owned();
+        assert!(
+            told.contains("`--hash`") && told.contains(&format!("procurator-worker fetch {path}")),
+            "{told}"
+        );
         daemon.kill();
         assert!(!cache.artifacts[0].path.exists());
 

@@ -5,9 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use data_encoding::BASE64;
 use rcgen::generate_simple_self_signed;
+use rustix::process::Signal;
 use serde_json::Value;
 use tiny_guest::TinyGuest;
 
@@ -339,13 +342,115 @@ fn a_page_that_only_shows_changes_nothing() {
     });
 }
 
+/// What the worker says is not as it should be.
+fn degradations(bench: &Bench) -> String {
+    bench.status()["degradations"].to_string()
+}
+
 #[test]
-fn a_token_that_everybody_can_read_is_refused_before_anything_is_begun() {
+fn addresses_in_use_and_files_that_cannot_be_used_keep_no_vm_from_running() {
+    isolated(|bench| {
+        let address = with_address(&bench, "");
+        let metrics = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let scraped = metrics.local_addr().expect("bound").to_string();
+        let config = fs::read_to_string(bench.path("worker.toml")).expect("read");
+        bench.configure(&format!("{config}[metrics]\nlisten = '{scraped}'\n"));
+        fs::set_permissions(bench.path("token"), Permissions::from_mode(0o644)).expect("set");
+        bench.assign(&[bench.vm("a", &TinyGuest::idle())]);
+        let daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let told = degradations(&bench);
+        for words in [scraped.as_str(), "metrics.listen", "in use", "web.token_file", "mode 0644"] {
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
+        let shown = String::from_utf8_lossy(&bench.client(&["status"]).stdout).into_owned();
+        assert!(shown.contains("note: the page is not shown"), "{shown}");
+        let doctor = String::from_utf8_lossy(&bench.client(&["doctor"]).stdout).into_owned();
+        assert!(doctor.contains("metrics are given nowhere"), "{doctor}");
+
+        drop(metrics);
+        bench.until("figures are given", || curl(&[&format!("http://{scraped}/metrics")]).status == 200);
+        fs::set_permissions(bench.path("token"), Permissions::from_mode(0o600)).expect("set");
+        daemon.signal(Signal::HUP);
+        bench.until("the page is shown", || curl(&[&format!("https://{address}/")]).status == 200);
+        assert_eq!(degradations(&bench), "[]");
+        for told in ["metrics are given at metrics.listen now", "the page is shown at web.listen now"] {
+            assert!(bench.log().contains(told), "{told}: {}", bench.log());
+        }
+    });
+}
+
+/// A certificate like that of the page, which says of itself that it is of version 2 of X.509.
+fn of_an_earlier_version() -> String {
+    let mut der = generate_simple_self_signed(["w1.example".to_owned()]).expect("made").cert.der().to_vec();
+    // RFC 5280 § 4.1: the version is explicitly tagged, and 2 is version 3.
+    let version = [0xa0, 3, 2, 1, 2];
+    let place = der.windows(version.len()).position(|bytes| bytes == version).expect("it has a version");
+    der[place + version.len() - 1] = 1;
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64.encode(&der))
+}
+
+#[test]
+fn a_damaged_new_certificate_is_told_of_while_the_one_before_is_shown() {
+    isolated(|bench| {
+        let address = with_address(&bench, "");
+        let _daemon = bench.start();
+        fs::write(bench.path("page.pem"), "no certificate").expect("written");
+        bench.until("it is told without a client", || {
+            degradations(&bench).contains("changed certificate cannot be used")
+        });
+        assert_eq!(curl(&[&format!("https://{address}/")]).status, 200);
+        fs::write(bench.path("page.pem"), of_an_earlier_version()).expect("written");
+        bench.until("what is wrong is told", || {
+            degradations(&bench).contains(
+                "page.pem holds no usable certificate in PEM form: it is of an earlier version of X.509",
+            )
+        });
+        certify(&bench, "second.example");
+        bench.until("the next is taken", || degradations(&bench) == "[]");
+    });
+}
+
+#[test]
+fn who_may_only_look_need_not_name_the_socket_for_that() {
+    isolated(|mut bench| {
+        with_address(&bench, "");
+        let config = fs::read_to_string(bench.path("worker.toml")).expect("read");
+        bench.configure(&config.replace("read_group = '0'", "read_group = '65534'"));
+        bench.assign(&[]);
+        // Where everybody can reach it.
+        let program = bench.path("procurator-worker");
+        fs::copy(&bench.program, &program).expect("copied");
+        bench.program = program;
+        fs::set_permissions(bench.path(""), Permissions::from_mode(0o755)).expect("opened");
+        let _daemon = bench.start();
+        let ask = |verb: &[&str]| {
+            let mut command = Command::new(&bench.program);
+            command.args(verb).arg("--runtime-dir").arg(bench.path("run")).env_clear().uid(65534).gid(65534);
+            command.output().expect("started")
+        };
+        let looked = ask(&["ls"]);
+        assert!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stderr));
+        let refused = ask(&["gc", "--all"]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(told.contains("worker.sock is not for this user"), "{told}");
+    });
+}
+
+#[test]
+fn sockets_that_somebody_removes_come_back() {
     isolated(|bench| {
         with_address(&bench, "");
-        fs::set_permissions(bench.path("token"), Permissions::from_mode(0o644)).expect("set");
-        let (code, said) = bench.outcome(bench.command());
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("web.token_file") && said.contains("mode 0644"), "{said}");
+        bench.assign(&[]);
+        let _daemon = bench.start();
+        for name in ["run/worker.sock", "run/worker-read.sock"] {
+            fs::remove_file(bench.path(name)).expect("removed");
+        }
+        bench.until("it answers again", || bench.client(&["ls"]).status.success());
+        let read = bench.path("run/worker-read.sock").display().to_string();
+        bench.until("to readers too", || {
+            curl(&["--unix-socket", &read, "http://worker/v1/status"]).status == 200
+        });
+        assert!(bench.log().contains("was removed, and was made again"), "{}", bench.log());
     });
 }

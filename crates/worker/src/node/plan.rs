@@ -176,7 +176,7 @@ impl Disks {
         };
         match self.kept {
             Duration::ZERO => write!(formatter, ", delete {what} at once"),
-            kept => write!(formatter, ", delete {what} after {}", in_words(kept)),
+            kept => write!(formatter, ", delete {what} after {} or when space runs out", in_words(kept)),
         }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use master_protocol::tls::Identity;
 use rustls::ServerConfig;
-use tracing::{info, warn};
-use vm_model::error_chain;
+use tokio::task::spawn_blocking;
+use tracing::info;
 
+use super::super::listening::{Door, ListenError, Listening};
 use super::WebError;
 
 /// The newest usable certificate.
@@ -19,6 +20,8 @@ pub(super) struct ServedCertificate {
     key: PathBuf,
     /// Held while files are read, so that they are read once; nobody awaits meanwhile.
     newest: Mutex<Newest>,
+    /// Where it is told that newer files cannot be used.
+    listening: Listening,
 }
 
 #[derive(Debug)]
@@ -33,10 +36,10 @@ type FileState = (u64, u64, i64, i64);
 
 impl ServedCertificate {
     /// Reads the files for the first time. Blocks.
-    pub(super) fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, WebError> {
+    pub(super) fn open(certificate: PathBuf, key: PathBuf, listening: Listening) -> Result<Self, WebError> {
         let seen = states(&certificate, &key);
         let config = read(&certificate, &key)?;
-        Ok(Self { certificate, key, newest: Mutex::new(Newest { config, seen }) })
+        Ok(Self { certificate, key, newest: Mutex::new(Newest { config, seen }), listening })
     }
 
     /// What a new connection is opened with. Blocks. Where newer files cannot be used the earlier ones stay: whoever
@@ -47,16 +50,27 @@ impl ServedCertificate {
         if seen != newest.seen {
             newest.seen = seen;
             match read(&self.certificate, &self.key) {
-                Ok(config) => newest.config = config,
+                Ok(config) => {
+                    newest.config = config;
+                    self.listening.is_open(Door::Certificate);
+                }
                 Err(problem) => {
-                    warn!(
-                        error = error_chain(&problem),
-                        "the page's changed certificate cannot be used; the one before stays"
-                    );
+                    self.listening.is_closed(Door::Certificate, &ListenError::Certificate(problem));
                 }
             }
         }
         Arc::clone(&newest.config)
+    }
+
+    /// Looks at the files every now and then, so that ones that cannot be used are told of before somebody connects. Never
+    /// returns.
+    pub(super) async fn follow(self: &Arc<Self>) {
+        loop {
+            self.listening.pause().await;
+            let looking = Arc::clone(self);
+            // A look that broke off is made again after the next pause.
+            let _ = spawn_blocking(move || looking.current()).await;
+        }
     }
 }
 

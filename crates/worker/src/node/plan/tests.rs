@@ -74,7 +74,7 @@ fn a_plan_reads_as_what_it_does() {
         assignment(1, 9, DesiredState::Running),
     ]);
     insta::assert_snapshot!(shown(&plan(&desired, &observed, &Described::new(), DAY)).join("\n"), @r"
-    remove vm-0, delete its volumes after 24 h
+    remove vm-0, delete its volumes after 24 h or when space runs out
     change vm-1, once its artifact has been read
     pause vm-2
     create vm-3
@@ -105,7 +105,7 @@ fn a_plan_of_every_kind_of_change_reads_as_what_it_does() {
     ]);
     let described = [(VmId::new("vm-1"), Err("no kernel".to_owned()))].into();
     insta::assert_snapshot!(shown(&plan(&desired, &observed, &described, DAY)).join("\n"), @r"
-    remove vm-0, delete its volumes after 24 h
+    remove vm-0, delete its volumes after 24 h or when space runs out
     keep vm-1 as it is: its new definition cannot be used: no kernel
     pause vm-2
     stop vm-3
@@ -307,8 +307,14 @@ fn a_removal_says_which_volumes_it_deletes_and_when() {
         let disks = Disks { names, kept: Duration::from_secs(seconds) };
         Action::Remove(VmId::new("web-1"), disks).to_string()
     };
-    assert_eq!(shown(&["disk0"], 86_400), "remove web-1, delete volume web-1/disk0 after 24 h");
-    assert_eq!(shown(&["a", "b"], 90), "remove web-1, delete volumes web-1/a, web-1/b after 90 s");
+    assert_eq!(
+        shown(&["disk0"], 86_400),
+        "remove web-1, delete volume web-1/disk0 after 24 h or when space runs out"
+    );
+    assert_eq!(
+        shown(&["a", "b"], 90),
+        "remove web-1, delete volumes web-1/a, web-1/b after 90 s or when space runs out"
+    );
     assert_eq!(shown(&["a"], 0), "remove web-1, delete volume web-1/a at once");
     assert_eq!(shown(&[], 86_400), "remove web-1");
 }

@@ -1,0 +1,93 @@
+//! An admin socket that comes back: somebody may remove its file under a running worker, of which nobody could be told
+//! any more.
+
+use std::future::{Future, ready};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::warn;
+use vm_model::Caller;
+
+use super::listening::{Door, ListenError, Listening, PAUSE};
+use super::socket::{BoundSocket, SocketGroup};
+use crate::serving::Listener;
+
+/// A socket, made again where its file is gone.
+#[derive(Debug)]
+pub(super) struct KeptSocket {
+    path: PathBuf,
+    group: Option<SocketGroup>,
+    door: Door,
+    listening: Listening,
+    /// Held to take it or to put another in its place.
+    socket: Mutex<Arc<BoundSocket>>,
+}
+
+impl KeptSocket {
+    /// Keeps `socket`, which was bound to `path` for `group`.
+    pub(super) fn new(
+        socket: BoundSocket,
+        (path, group): (PathBuf, Option<SocketGroup>),
+        (door, listening): (Door, Listening),
+    ) -> Self {
+        Self { path, group, door, listening, socket: Mutex::new(Arc::new(socket)) }
+    }
+
+    fn current(&self) -> Arc<BoundSocket> {
+        Arc::clone(&self.socket.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the socket again where its file is not there. One that another has put there stays.
+    async fn restore(&self, socket: Arc<BoundSocket>) {
+        let (path, group) = (self.path.clone(), self.group.clone());
+        let attempt = spawn_blocking(move || {
+            if socket.is_in_place() {
+                return Ok(None);
+            }
+            BoundSocket::bind(&path, group.as_ref()).map(Some).map_err(ListenError::Socket)
+        });
+        match attempt.await.unwrap_or_else(|lost| Err(ListenError::Lost(lost))) {
+            Ok(made) => {
+                if let Some(made) = made {
+                    *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
+                    warn!(socket = %self.path.display(), "the admin socket was removed, and was made again");
+                }
+                self.listening.is_open(self.door);
+            }
+            Err(problem) => self.listening.is_closed(self.door, &problem),
+        }
+    }
+}
+
+impl Listener for KeptSocket {
+    type Socket = UnixStream;
+    type Stream = UnixStream;
+    const NAME: &'static str = UnixListener::NAME;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        loop {
+            let socket = self.current();
+            // Nobody comes by a file that is gone, so that this is over in time.
+            match timeout(PAUSE, socket.listener.next()).await {
+                Ok(accepted) => return accepted,
+                Err(_) => self.restore(socket).await,
+            }
+        }
+    }
+
+    fn caller(stream: &UnixStream) -> Caller {
+        UnixListener::caller(stream)
+    }
+
+    fn refuse(stream: &UnixStream) {
+        UnixListener::refuse(stream);
+    }
+
+    fn open(&self, stream: UnixStream) -> impl Future<Output = io::Result<UnixStream>> + Send + 'static {
+        ready(Ok(stream))
+    }
+}
