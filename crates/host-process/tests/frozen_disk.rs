@@ -12,7 +12,7 @@ use test_host::{FreezableFileSystem, isolated};
 use tiny_guest::{CHURN_REQUESTS, TinyGuest};
 use vm_model::{DiskAccess, DiskFormat, DiskOptions, DiskSpec, FailureKind};
 
-use support::{anyone, directory, has_kvm, host, options, request, within};
+use support::{Ground, anyone, directory, has_kvm, host, options, request, within};
 
 const DISK_BYTES: usize = 1 << 20;
 
@@ -53,7 +53,7 @@ async fn refusal(host: &HostProcesses, stuck: &MachineHandle, disk: &File) -> St
     error.to_string()
 }
 
-async fn the_disk_is_named(directory: tempfile::TempDir, file_system: FreezableFileSystem) {
+async fn the_disk_is_named(directory: Ground, file_system: FreezableFileSystem) {
     let disk = file_system.file("disk", DISK_BYTES);
     let first = host(options(&directory));
     let stuck = within(first.launch(churning(&disk))).await.expect("it launches");

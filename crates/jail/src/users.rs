@@ -95,10 +95,11 @@ pub struct TakenUser {
 }
 
 impl UserPool {
-    /// All users of `range` but those `in_use`, which are never given out.
-    pub fn new(range: UserRange, in_use: impl IntoIterator<Item = u32>) -> Arc<Self> {
+    /// All users of `range` but those `in_use`, which are never given out. The first one is that of the place `start`, counted
+    /// round the range: others of this host that use the same range hardly begin there, too.
+    pub fn new(range: UserRange, in_use: impl IntoIterator<Item = u32>, start: u32) -> Arc<Self> {
         let taken: BTreeSet<u32> = in_use.into_iter().filter(|user| range.contains(*user)).collect();
-        let next = taken.last().map_or(range.first, |last| last.saturating_add(1));
+        let next = range.first + start % (range.last - range.first).saturating_add(1);
         Arc::new(Self { range, state: Mutex::new(State { taken, next }) })
     }
 
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_user_that_was_given_back_rests() {
-        let pool = UserPool::new("2000-2002".parse().expect("a range"), [2001, 7]);
+        let pool = UserPool::new("2000-2002".parse().expect("a range"), [2001, 7], 1);
         let first = pool.take().expect("free");
         assert_eq!(first.number(), 2002, "after the ones in use");
         let second = pool.take().expect("free");
@@ -207,9 +208,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_user_is_given_out_twice(steps in proptest::collection::vec(any::<(bool, usize)>(), 0..60)) {
+        fn no_user_is_given_out_twice(
+            start: u32, steps in proptest::collection::vec(any::<(bool, usize)>(), 0..60),
+        ) {
             let range: UserRange = "2000-2009".parse().expect("a range");
-            let pool = UserPool::new(range, [2003]);
+            let pool = UserPool::new(range, [2003], start);
             let mut held: Vec<TakenUser> = Vec::new();
             for (takes, which) in steps {
                 if takes {

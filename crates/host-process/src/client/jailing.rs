@@ -1,6 +1,7 @@
 //! The jails of host processes: what each is told of its own, and what a machine's files become for it.
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
@@ -94,7 +95,9 @@ impl Jails {
                 tracing::warn!(%error, "users of other processes are not known");
                 Default::default()
             });
-            UserPool::new(settings.users, in_use)
+            // What the standard library begins its hashes with is random.
+            let start = RandomState::new().hash_one(());
+            UserPool::new(settings.users, in_use, u32::try_from(start >> 32).unwrap_or_default())
         });
         Self { demand: settings.demand, users, limits: limits(machines) }
     }

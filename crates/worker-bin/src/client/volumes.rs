@@ -24,11 +24,16 @@ pub(super) fn volumes(volumes: &[VolumeInfo], now: Timestamp) -> String {
             volume.policy.map_or("-", VolumePolicy::name).to_owned(),
             volume.size.to_string(),
             volume.allocated.to_string(),
-            ago(volume.created, now),
+            made(volume.created, now),
             kept(volume, now),
         ]);
     }
     table.to_string()
+}
+
+/// When a content was made; of one that is not found that is not known.
+fn made(created: Timestamp, now: Timestamp) -> String {
+    if created == Timestamp::from_millis(0) { "-".to_owned() } else { ago(created, now) }
 }
 
 /// Why a content is there, for how long, and what is wrong with it.

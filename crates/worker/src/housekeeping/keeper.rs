@@ -163,10 +163,7 @@ impl HostContext {
             if self.removed.list().contains_key(vm) && contents.clone().next().is_some() {
                 return Ok(vec![of_removed(vm, disk)]);
             }
-            let unusable = contents.find_map(|content| match content.keep {
-                VolumeKeep::InUse => content.problem.as_ref(),
-                _ => None,
-            });
+            let unusable = contents.find_map(|content| content.problem.as_ref());
             if let Some(problem) = unusable
                 && self.lock_idle(vm).is_ok()
             {

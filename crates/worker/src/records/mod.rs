@@ -51,7 +51,7 @@ pub(crate) use run_counts::RunCounts;
 pub(crate) use seal_key::SealKey;
 pub(crate) use verified::VerifiedPaths;
 pub(crate) use vm_lock::{
-    IdleVm, VmLockError, console_directory, lock_vm, open_console, open_sockets, socket_directory,
+    IdleVm, VmLockError, console_directory, lock_idle_vm, open_console, open_sockets, socket_directory,
 };
 pub(crate) use vm_record::{
     RecordError, RecordStore, Removal, RemovalStage, VmRecord, make_private, remove_all,

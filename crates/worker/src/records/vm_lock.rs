@@ -7,11 +7,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
+/// How long a copy of a lock that was given back may stay, and how often it is looked.
+const COPY_PATIENCE: Duration = Duration::from_secs(1);
+const COPY_PAUSE: Duration = Duration::from_millis(5);
 const LOCK: &str = "lock";
 const CONSOLE: &str = "console";
 const SOCKETS: &str = "sockets";
@@ -84,7 +89,7 @@ impl IdleVm {
 
 /// Takes the lock of the VM whose directory is `directory`. It is bound to the open file: whoever holds the descriptor, or a
 /// duplicate that was sent to another process, holds the lock.
-pub(crate) fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
+fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
     let path = directory.join(LOCK);
     let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened.map_err(|source| VmLockError::Io { path: path.clone(), source })?;
@@ -95,6 +100,18 @@ pub(crate) fn lock_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
             Err(VmLockError::Held { path, holder })
         }
         Err(error) => Err(VmLockError::Io { path, source: error.into() }),
+    }
+}
+
+/// As [`lock_vm`], for a VM whose last machine is gone. A program that is just being started has a copy of every descriptor until it
+/// is executed, and with it of that machine's lock: it is waited for. Blocks.
+pub(crate) fn lock_idle_vm(directory: &Path) -> Result<OwnedFd, VmLockError> {
+    let begun = Instant::now();
+    loop {
+        match lock_vm(directory) {
+            Err(VmLockError::Held { .. }) if begun.elapsed() < COPY_PATIENCE => thread::sleep(COPY_PAUSE),
+            locked => return locked,
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::capacity::Share;
 use crate::definition::Description;
 use crate::failure::{plain, reason};
 use crate::huge_pages;
-use crate::records::{lock_vm, open_console, open_sockets};
+use crate::records::{lock_idle_vm, open_console, open_sockets};
 use crate::volumes::{Committed, Staged};
 
 /// Everything a machine is built of, and what is to be said about it.
@@ -222,7 +222,7 @@ fn open_staged(
     let vm = &assignment.id;
     machine.memory.backing = machine.memory.backing.resolve(huge_pages::observe_huge_pages());
     let directory = context.records.directory(vm);
-    let lock = lock_vm(&directory).map_err(|problem| reason(FailureKind::Host, &problem))?;
+    let lock = lock_idle_vm(&directory).map_err(|problem| reason(FailureKind::Host, &problem))?;
     pass(FailPoint::StartLocked);
     let watching = health.map(|spec| Watching::before_launch(context, vm, spec));
     let console = open_console(&directory);

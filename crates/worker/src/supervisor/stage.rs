@@ -121,10 +121,7 @@ fn stage_blocking(
         .map_err(|problem| reason(FailureKind::Host, &problem))?;
     check_isolation(context, artifact.settings.isolation)?;
     let unlimited = check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
-    check_wishes(context, &assignment, &artifact.nics)?;
-    check_nics(&artifact.nics, |network| context.networks.config(network))?;
-    check_forwards(context, &assignment.id, &artifact.nics, held.is_up)?;
-    check_listeners(&artifact.nics, &context.networks.own_addresses())?;
+    check_interfaces(context, &assignment, &artifact.nics, held)?;
     let description = Arc::new(Description::of(&assignment, &artifact));
     if held.is_up {
         check_sizes(context, &assignment.id, &artifact)?;
@@ -168,6 +165,19 @@ fn stage_blocking(
         disks_took,
         verified,
     })
+}
+
+/// Makes sure that each interface can have its addresses and its ports, and be in its network.
+fn check_interfaces(
+    context: &HostContext,
+    assignment: &Assignment,
+    nics: &[NicRequest],
+    held: Held,
+) -> Result<(), FailureReason> {
+    check_wishes(context, assignment, nics)?;
+    check_nics(nics, |network| context.networks.config(network))?;
+    check_forwards(context, &assignment.id, nics, held.is_up)?;
+    check_listeners(nics, &context.networks.own_addresses())
 }
 
 /// Makes sure, while the machine before still runs, that no disk is asked to shrink.

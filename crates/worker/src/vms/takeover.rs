@@ -228,7 +228,7 @@ mod tests {
     use vm_model::{Assignment, Timestamp};
 
     use super::*;
-    use crate::records::{RecordWriter, lock_vm};
+    use crate::records::{RecordWriter, lock_idle_vm};
 
     fn notes(uuid: Option<Uuid>) -> String {
         let (memory, shape) = (
@@ -286,7 +286,7 @@ mod tests {
             of_record(record)(&FoundMachine { vm: &VmId::new("a"), notes, pid, has_ended })
         };
         let true_notes = notes(Some(record.uuid));
-        let lock = lock_vm(&store.directory(&VmId::new("a"))).expect("the lock");
+        let lock = lock_idle_vm(&store.directory(&VmId::new("a"))).expect("the lock");
         assert_eq!(judge(&record, &key.seal(&true_notes), own, false), Ok(()));
         for (has_ended, forged) in [false, true].into_iter().flat_map(|has_ended| {
             let unsealed = [notes(None), true_notes.clone(), earlier.seal(&true_notes)];

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -43,8 +44,9 @@ fn web(artifact: &Artifact) -> Assignment {
 /// The hardware address of the bridge that VMs are attached to.
 fn bridge_mac(bench: &Workbench) -> String {
     let bridge = bench.config().network_bridge;
-    let mac = fs::read_to_string(format!("/sys/class/net/{bridge}/address")).expect("it is there");
-    mac.trim().to_owned()
+    let shown = Command::new("ip").args(["-o", "link", "show", "dev", &bridge]).output().expect("ip runs");
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("it is there").to_owned()
 }
 
 /// Waits until the guest has said that this is its boot number `count`, from zero.
