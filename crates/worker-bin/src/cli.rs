@@ -132,7 +132,6 @@ impl LogFormat {
 
 /// What can be asked of a running worker.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one is made, once")]
 pub(crate) enum ClientVerb {
     #[command(flatten)]
     Show(ShowVerb),
@@ -141,7 +140,7 @@ pub(crate) enum ClientVerb {
     #[command(flatten)]
     Power(PowerAction),
     #[command(flatten)]
-    Change(ChangeVerb),
+    Change(Box<ChangeVerb>),
 }
 
 #[cfg(test)]

@@ -384,7 +384,6 @@ impl Browser {
 
 #[test]
 #[ignore = "a measure, which prints its figures: 200 VMs in the list"]
-#[expect(clippy::print_stdout, reason = "figures are what it is for")]
 fn two_hundred_vms_are_listed_with_little_work() {
     isolated(|bench| {
         prepare(&bench);
