@@ -148,6 +148,21 @@ pub(crate) fn carries_vms(bridge: Option<u32>, links: &[Link]) -> bool {
     })
 }
 
+/// Whether VMs that run on the bridge with the index `bridge` have the IPv4 network of `config` already: then somebody else who
+/// uses it came later. A network that is only about to be theirs gets in the way of who has it.
+pub(crate) fn serves_subnet(config: &NetworkConfig, bridge: Option<u32>, observed: &Observed) -> bool {
+    let network = config.network();
+    observed.addresses.iter().any(|Ipv4Assignment { link, address }| {
+        Some(*link) == bridge && address.prefix() == network.prefix() && network.contains(address.ip())
+    })
+}
+
+/// As [`serves_subnet`], of the IPv6 network.
+pub(crate) fn serves_ipv6(config: &NetworkConfig, bridge: Option<u32>, observed: &Observed) -> bool {
+    let own = observed.ipv6.iter().filter(|ipv6| Some(ipv6.link) == bridge);
+    config.ipv6.is_some_and(|subnet| own.into_iter().any(|ipv6| subnet.contains(ipv6.address.ip())))
+}
+
 /// Our bridge that should be called `name`, and that somebody has renamed: only it bears our alias and the hardware address
 /// that we derive from the name.
 fn find_renamed<'a>(name: &LinkName, links: &'a [Link]) -> Option<&'a Link> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmStatus};
+use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmNic, VmStatus};
 
 use super::Action;
 use super::intent::Merged;
@@ -20,6 +20,7 @@ pub(super) async fn notes(
     promises: DemandChange,
 ) -> Vec<String> {
     let mut notes = ended_orders(before, after);
+    notes.extend(vm_manager.pending_networks());
     notes.extend(troubles(&vm_manager.list_vms(), after, actions));
     notes.extend(creations(vm_manager, actions, promises).await);
     notes
@@ -50,18 +51,18 @@ fn troubles(vms: &[VmInfo], after: &Merged, actions: &[Action]) -> Vec<String> {
     let touched: BTreeSet<&VmId> = actions.iter().map(Action::vm).collect();
     let untouched = vms.iter().filter(|vm| !touched.contains(&vm.id));
     let assigned = untouched.filter_map(|vm| Some((vm, after.vms.get(&vm.id)?.assignment.desired)));
-    assigned.filter_map(|(vm, desired)| trouble(vm, desired)).collect()
+    assigned.flat_map(|(vm, desired)| troubles_of(vm, desired)).collect()
 }
 
-fn trouble(vm: &VmInfo, desired: DesiredState) -> Option<String> {
+fn troubles_of(vm: &VmInfo, desired: DesiredState) -> Vec<String> {
     let id = &vm.id;
     if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
         let next = next_step(refusal);
-        return Some(format!("{id} is not as assigned: its change is refused, {next}: {refusal}"));
+        return vec![format!("{id} is not as assigned: its change is refused, {next}: {refusal}")];
     }
     match &vm.status {
         VmStatus::Failed(reason) if desired != DesiredState::Stopped => {
-            Some(format!("{id} has failed and is not tried again: {reason}; `start {id}` tries again"))
+            vec![format!("{id} has failed and is not tried again: {reason}; `start {id}` tries again")]
         }
         VmStatus::Failed(_)
         | VmStatus::Creating
@@ -70,10 +71,13 @@ fn trouble(vm: &VmInfo, desired: DesiredState) -> Option<String> {
         | VmStatus::Paused
         | VmStatus::Stopping
         | VmStatus::Stopped
-        | VmStatus::Restarting => vm.nics.iter().find_map(|nic| {
-            let mismatch = nic.mismatch.as_ref()?;
-            Some(format!("{id} runs on with its interface {} as it is: {mismatch}", nic.id))
-        }),
+        | VmStatus::Restarting => {
+            let of_nic = |nic: &VmNic| {
+                let mismatch = nic.mismatch.as_ref()?;
+                Some(format!("{id} runs on with its interface {} as it is: {mismatch}", nic.id))
+            };
+            vm.nics.iter().filter_map(of_nic).collect()
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use ipam::{Lease, Wish};
 use vm_model::{NetworkAccess, NetworkName, VmId, VmNic};
 
 use super::WriteError;
-use super::leases::{LeaseError, Leases, LeasesError};
+#[cfg(test)]
+use super::leases::LeasesError;
+use super::leases::{LeaseError, Leases};
 
 /// An interface, the network that it is to be in, and what it wishes for there.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,7 @@ impl LeaseBooks {
     ///
     /// # Errors
     /// As there; those of the networks before are in force then.
+    #[cfg(test)]
     pub(crate) fn put_in_force(&self) -> Result<(), LeasesError> {
         self.books.values().try_for_each(Leases::put_in_force)
     }

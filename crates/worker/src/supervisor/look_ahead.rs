@@ -65,12 +65,16 @@ pub(super) fn check_isolation(context: &HostContext, isolation: Isolation) -> Re
     }
 }
 
-/// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.
+/// Makes sure that each interface has a network and can have the addresses it wishes for there; `nics` are in the order of the
+/// description.
 pub(super) fn check_wishes(
     context: &HostContext,
     assignment: &Assignment,
     nics: &[NicRequest],
 ) -> Result<(), FailureReason> {
+    let mut networks = nics.iter().map(|nic| &nic.network);
+    let are_up = networks.try_for_each(|network| context.networks.check_up(network));
+    are_up.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let checked = context.leases.check(&assignment.id, &wishes(nics));
     checked.map_err(|problem| refused(context, assignment, nics, problem))
 }

@@ -59,6 +59,7 @@ pub(crate) use host_ports::{HostPorts, PortClaims};
 pub(crate) use limiting::{check_limits, judge_limits, unenforced};
 pub(crate) use look_ahead::{LookedAt, check_listeners, load, look_ahead};
 pub(crate) use machine_slot::MachineSlot;
+pub(crate) use network::{NetworkState, WaitingNetwork};
 pub(crate) use networks::Networks;
 pub(crate) use notes::noted_uuid;
 pub use notes::{NotesError, check_notes};
