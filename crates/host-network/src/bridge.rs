@@ -9,6 +9,8 @@ mod settings;
 mod stale;
 mod subnet_use;
 
+use std::fmt;
+
 use ipnetwork::{IpNetwork, Ipv4Network};
 use vm_model::{Ipv6Subnet, MacAddress};
 
@@ -59,6 +61,19 @@ pub(crate) enum BridgeAction {
     BringUp,
     Change(BridgeSetting),
     AddAddress(Ipv4Network),
+}
+
+impl fmt::Display for BridgeAction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create => formatter.write_str("made"),
+            Self::Rename => formatter.write_str("renamed back"),
+            Self::Configure => formatter.write_str("alias, MTU and state set"),
+            Self::BringUp => formatter.write_str("brought up"),
+            Self::Change(setting) => setting.fmt(formatter),
+            Self::AddAddress(address) => write!(formatter, "address {address} added"),
+        }
+    }
 }
 
 /// The steps in order, and whose bridge it will be.

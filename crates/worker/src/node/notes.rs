@@ -7,22 +7,25 @@ use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmI
 
 use super::Action;
 use super::intent::Merged;
+use super::ports::claim;
 use crate::capacity::{Demand, DemandChange};
+use crate::supervisor::PortClaims;
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
-/// What is to be said when `actions` lead from what was said `before` to `after`.
+/// What is to be said when `actions` lead from what was said `before` to `after`, by which VMs that are there have `ports` of the host.
 pub(super) async fn notes(
     vm_manager: &VmManager,
     before: &Merged,
     after: &Merged,
     actions: &[Action],
     promises: DemandChange,
+    ports: PortClaims,
 ) -> Vec<String> {
     let mut notes = ended_orders(before, after);
     notes.extend(vm_manager.pending_networks());
     notes.extend(troubles(&vm_manager.list_vms(), after, actions));
-    notes.extend(creations(vm_manager, actions, promises).await);
+    notes.extend(creations(vm_manager, actions, promises, ports).await);
     notes
 }
 
@@ -85,8 +88,14 @@ fn next_step(refusal: &FailureReason) -> &'static str {
     if refusal.can_retry_help() { "and tried again by and by" } else { "until it is assigned otherwise" }
 }
 
-/// What is known already of VMs that `actions` create, beside those that are there, to which is promised what `promises` says.
-async fn creations(vm_manager: &VmManager, actions: &[Action], mut promises: DemandChange) -> Vec<String> {
+/// What is known already of VMs that `actions` create, beside those that are there, to which is promised what `promises` says and
+/// which have `ports` of the host.
+async fn creations(
+    vm_manager: &VmManager,
+    actions: &[Action],
+    mut promises: DemandChange,
+    mut ports: PortClaims,
+) -> Vec<String> {
     let created = actions.iter().filter_map(|action| match action {
         Action::Create(assignment) => Some(assignment.clone()),
         Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
@@ -99,12 +108,21 @@ async fn creations(vm_manager: &VmManager, actions: &[Action], mut promises: Dem
     let described = vm_manager.describe(created.clone(), Thoroughness::Quick).await;
     let check = vm_manager.capacity_check();
     let is_off = |id: &VmId| created.iter().any(|vm| vm.id == *id && vm.desired == DesiredState::Stopped);
+    let wished = created.iter().filter(|vm| !is_off(&vm.id)).filter_map(|vm| {
+        let new = described.get(&vm.id)?.as_ref().ok()?;
+        Some((vm.clone(), new.description.nics.clone()))
+    });
+    let mut without_address = vm_manager.foresee_leases(&wished.collect::<Vec<_>>());
     let failing = described.into_iter().filter_map(|(id, described)| {
         let fits = described.and_then(|new| {
             let wanted = new.description.machine.footprint();
             if !is_off(&id) {
                 check(&wanted, &promises)?;
                 promises.added = promises.added.with(&Demand::of(&wanted));
+                if let Some(problem) = without_address.remove(&id) {
+                    return Err(problem.message);
+                }
+                claim(&mut ports, &id, new.description.forwards())?;
             }
             Ok(())
         });

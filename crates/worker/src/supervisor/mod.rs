@@ -61,6 +61,7 @@ pub(crate) use look_ahead::{LookedAt, check_listeners, load, look_ahead};
 pub(crate) use machine_slot::MachineSlot;
 pub(crate) use network::{NetworkState, WaitingNetwork};
 pub(crate) use networks::Networks;
+pub(crate) use nic_wish::foresee_leases;
 pub(crate) use notes::noted_uuid;
 pub use notes::{NotesError, check_notes};
 pub(crate) use policy::RestartPolicy;

@@ -1,24 +1,27 @@
 //! Whether what is assigned could be started, without a worker: by the functions that a worker's starts use.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nix_artifacts::{RootError, StoreRoots};
+use ipam::Pool;
+use nix_artifacts::{NicRequest, RootError, StoreRoots};
 use uuid::Uuid;
-use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward};
+use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward, VmId};
 
+use super::network_plan::plan_networks;
 use super::placing::limits_gap;
 use super::{LimitSettings, Placement, VmManagerConfig};
 use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{check_listeners, judge_limits, load, read_secrets};
+use crate::supervisor::{check_listeners, foresee_leases, judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
 /// It reads artifacts and the files of the host that they name, and hashes nothing. What depends on VMs that are there
-/// (addresses and ports in use, volumes) is a worker's to tell: see [`NodeMessage::Plan`](crate::node::NodeMessage::Plan).
+/// (addresses and ports that they have, volumes) is a worker's to tell: see [`NodeMessage::Plan`](crate::node::NodeMessage::Plan).
 #[derive(Debug)]
 pub struct AssignmentCheck {
     roots: StoreRoots,
@@ -32,6 +35,10 @@ pub struct AssignmentCheck {
     host: HostResources,
     /// Of the VMs that were judged and are to run.
     shares: Vec<Share>,
+    /// The addresses of each network, of which none is leased.
+    pools: BTreeMap<NetworkName, Pool>,
+    /// The VMs that were judged and are to run, with the interfaces that they want.
+    wished: Vec<(Assignment, Vec<NicRequest>)>,
 }
 
 impl AssignmentCheck {
@@ -40,6 +47,8 @@ impl AssignmentCheck {
     /// # Errors
     /// A store root cannot be opened.
     pub fn new(config: &VmManagerConfig) -> Result<Self, RootError> {
+        // What is wrong with the networks is told of the settings.
+        let planned = plan_networks(config).unwrap_or_default();
         let capacity = Capacity::new(CapacityRules::of(config));
         Ok(Self {
             roots: StoreRoots::open(&config.store_roots)?,
@@ -51,6 +60,8 @@ impl AssignmentCheck {
             host: capacity.observe_host(),
             capacity,
             shares: Vec::new(),
+            pools: planned.into_iter().map(|network| (network.name, network.pool)).collect(),
+            wished: Vec::new(),
         })
     }
 
@@ -73,9 +84,15 @@ impl AssignmentCheck {
                 check_listeners(&artifact.nics, &self.own_addresses)?;
                 let share = self.capacity.take(&footprint, &self.host, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
+                self.wished.push((assignment.clone(), artifact.nics.clone()));
             }
             DesiredState::Stopped => {}
         }
         Ok(artifact.nics.into_iter().flat_map(|nic| nic.access.forwards).collect())
+    }
+
+    /// Which of the VMs that were judged and are to run could not have their addresses beside the others, and why.
+    pub fn judge_addresses(&self) -> BTreeMap<VmId, FailureReason> {
+        foresee_leases(self.pools.clone(), &self.wished)
     }
 }

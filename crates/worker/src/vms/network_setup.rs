@@ -75,7 +75,7 @@ impl NetworkSetup {
                     forget_network(&directory);
                 }
                 Ok(Leftovers::CarriesVms { ports } | Leftovers::InUse { ports }) if aloud => {
-                    warn!(network = %name, bridge = note.bridge, ?ports, "the network is configured no more, and stays while links are on its bridge");
+                    warn!(network = %name, bridge = note.bridge, ports = ports.join(", "), "the network is configured no more, and stays while links are on its bridge");
                 }
                 Err(problem) if aloud => {
                     warn!(network = %name, bridge = note.bridge, error = chain(&problem), "the network is configured no more, and was not removed");
