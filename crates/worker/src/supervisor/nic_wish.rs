@@ -160,4 +160,13 @@ mod tests {
         insta::assert_snapshot!(outside.message, @r#""/nix/store/x/vm-config.json": $.net[1].ip is "192.0.2.1"; accepted is a free address of the worker's network 10.100.0.0/24, or none (the worker assigns one): no address could be given: web-1/lan cannot have address 192.0.2.1: it is outside the network 10.100.0.0/24"#);
         insta::assert_snapshot!(refused("10.100.0.1").message, @r#""/nix/store/x/vm-config.json": $.net[1].ip is "10.100.0.1"; accepted is a free address of the worker's network 10.100.0.0/24, or none (the worker assigns one): no address could be given: web-1/lan cannot have address 10.100.0.1: it is the gateway address of 10.100.0.0/24"#);
     }
+
+    #[test]
+    fn a_network_that_may_be_configured_again_is_worth_another_try() {
+        let network = NetworkName::parse("lan").expect("a name");
+        let problem = LeaseError::NoSuchNetwork { nic: "net0".to_owned(), network, known: Vec::new() };
+        let missing = unmet(&Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), &[], problem);
+        assert_eq!((missing.kind, missing.can_retry_help()), (FailureKind::Artifact, true));
+        assert!(!refused("192.0.2.1").can_retry_help());
+    }
 }
