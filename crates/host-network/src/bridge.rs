@@ -9,6 +9,8 @@ mod settings;
 mod stale;
 mod subnet_use;
 
+use std::fmt;
+
 use ipnetwork::{IpNetwork, Ipv4Network};
 use vm_model::{Ipv6Subnet, MacAddress};
 
@@ -59,6 +61,19 @@ pub(crate) enum BridgeAction {
     BringUp,
     Change(BridgeSetting),
     AddAddress(Ipv4Network),
+}
+
+impl fmt::Display for BridgeAction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create => formatter.write_str("made"),
+            Self::Rename => formatter.write_str("renamed back"),
+            Self::Configure => formatter.write_str("alias, MTU and state set"),
+            Self::BringUp => formatter.write_str("brought up"),
+            Self::Change(setting) => setting.fmt(formatter),
+            Self::AddAddress(address) => write!(formatter, "address {address} added"),
+        }
+    }
 }
 
 /// The steps in order, and whose bridge it will be.
@@ -146,6 +161,21 @@ pub(crate) fn carries_vms(bridge: Option<u32>, links: &[Link]) -> bool {
         let is_ours = link.alias.as_deref().and_then(tap_owner).is_some();
         is_ours && link.controller.is_some() && link.controller == bridge
     })
+}
+
+/// Whether VMs that run on the bridge with the index `bridge` have the IPv4 network of `config` already: then somebody else who
+/// uses it came later. A network that is only about to be theirs gets in the way of who has it.
+pub(crate) fn serves_subnet(config: &NetworkConfig, bridge: Option<u32>, observed: &Observed) -> bool {
+    let network = config.network();
+    observed.addresses.iter().any(|Ipv4Assignment { link, address }| {
+        Some(*link) == bridge && address.prefix() == network.prefix() && network.contains(address.ip())
+    })
+}
+
+/// As [`serves_subnet`], of the IPv6 network.
+pub(crate) fn serves_ipv6(config: &NetworkConfig, bridge: Option<u32>, observed: &Observed) -> bool {
+    let own = observed.ipv6.iter().filter(|ipv6| Some(ipv6.link) == bridge);
+    config.ipv6.is_some_and(|subnet| own.into_iter().any(|ipv6| subnet.contains(ipv6.address.ip())))
 }
 
 /// Our bridge that should be called `name`, and that somebody has renamed: only it bears our alias and the hardware address

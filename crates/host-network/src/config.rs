@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use thiserror::Error;
 use vm_model::{Ipv6Subnet, Transport};
 
@@ -54,6 +54,8 @@ pub struct NetworkConfig {
     pub names: Option<Domain>,
     /// The bridges of the worker's other networks. Nothing is forwarded between their VMs and those of this one.
     pub peers: Vec<LinkName>,
+    /// The subnets of those networks. No guest is told who has an address there, and nobody else is asked for that.
+    pub peer_subnets: Vec<IpNetwork>,
     /// Whom guests are told to send what is for no network of theirs.
     pub router: RouterAdvice,
     /// The interface of the host that is a port of the bridge, and connects guests to what is beyond it; `None` for a bridge of
@@ -246,6 +248,7 @@ impl NetworkConfig {
             dns: DnsServers::default(),
             names: None,
             peers: Vec::new(),
+            peer_subnets: Vec::new(),
             router: RouterAdvice::default(),
             uplink: None,
             addresses: GuestAddresses::default(),

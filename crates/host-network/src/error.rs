@@ -124,6 +124,28 @@ pub enum NetworkError {
     },
 }
 
+impl NetworkError {
+    /// Whether links, addresses or routes of this host stand against this one network: it can be had once those are changed, and
+    /// other networks can meanwhile.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Bridge { .. } | Self::Uplink { .. } | Self::SubnetInUse { .. } => true,
+            Self::Config(_)
+            | Self::InUse { .. }
+            | Self::Netlink(_)
+            | Self::Settings(_)
+            | Self::Firewall(_)
+            | Self::Dhcp { .. }
+            | Self::Tap { .. }
+            | Self::BridgeFull { .. }
+            | Self::Forward(_)
+            | Self::PortTaken(_)
+            | Self::Attachment { .. }
+            | Self::Lost { .. } => false,
+        }
+    }
+}
+
 /// What is wrong with an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AttachmentProblem {

@@ -43,6 +43,7 @@ pub fn dns_exchange(
     id: u16,
 ) -> Option<(Option<Vec<u8>>, bool)> {
     let zone = Zone {
+        peers: Vec::new(),
         domain: "vm.internal".parse().ok()?,
         subnet: "10.100.0.0/16".parse().ok()?,
         gateway: Ipv4Addr::new(10, 100, 0, 1),

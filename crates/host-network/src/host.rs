@@ -22,6 +22,7 @@ pub(crate) use self::kept::{find_tap, plan_kept};
 pub(crate) use self::teardown::Remains;
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::bound_port::BoundPort;
+use crate::bridge::carries_vms;
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
 use crate::names::tap_owner;
@@ -273,6 +274,15 @@ impl HostNetwork {
             reaped.push(orphan);
         }
         Ok(reaped)
+    }
+
+    /// Whether a TAP of a VM is a port of the bridge, or is to be one, whoever runs that VM.
+    ///
+    /// # Errors
+    /// The host's links cannot be listed.
+    pub async fn carries_vms(&self) -> Result<bool, NetworkError> {
+        let is_attached = !self.shared.lock().is_empty();
+        Ok(is_attached || carries_vms(Some(self.shared.bridge()), &self.shared.netlink.links().await?))
     }
 
     fn has_tap(&self, index: u32) -> bool {

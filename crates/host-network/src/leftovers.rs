@@ -18,7 +18,12 @@ use crate::{NetworkConfig, NetworkError, TeardownOutcome};
 pub enum Leftovers {
     /// Nothing of ours is left of it.
     Removed,
-    /// VMs may run on it, or others use its bridge: nothing was touched that they need.
+    /// VMs may run on it: nothing was touched.
+    CarriesVms {
+        /// Their TAPs.
+        ports: Vec<String>,
+    },
+    /// Others use its bridge, which stays with its address; the rest is removed.
     InUse {
         /// The links on its bridge.
         ports: Vec<String>,
@@ -43,7 +48,7 @@ async fn remove(config: &NetworkConfig, netlink: &Netlink) -> Result<Leftovers, 
     let bridge = seen_bridge(&config.bridge, &observed.links);
     let taps = ports_of_vms(bridge, &observed.links);
     if !taps.is_empty() {
-        return Ok(Leftovers::InUse { ports: taps });
+        return Ok(Leftovers::CarriesVms { ports: taps });
     }
     let is_ours = bridge.is_none_or(|link| link.alias.as_deref() == Some(BRIDGE_ALIAS));
     let origin = if is_ours { BridgeOrigin::Ours } else { BridgeOrigin::Adopted };

@@ -342,6 +342,19 @@ pub(crate) enum BridgeSetting {
     NoMulticastSnooping,
 }
 
+impl fmt::Display for BridgeSetting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSpanningTree => formatter.write_str("spanning tree turned off"),
+            Self::ForwardDelay(time) => write!(formatter, "forward delay set to {time}/100 s"),
+            Self::AgeingTime(time) => write!(formatter, "ageing time set to {time}/100 s"),
+            Self::NoVlanFiltering => formatter.write_str("VLAN filtering turned off"),
+            Self::GroupForwardMask(mask) => write!(formatter, "group_fwd_mask set to {mask:#x}"),
+            Self::NoMulticastSnooping => formatter.write_str("multicast snooping turned off"),
+        }
+    }
+}
+
 /// What [`Netlink::make_port`] makes of a link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Port<'a> {

@@ -17,7 +17,7 @@ pub(crate) use self::uplink::no_uplink;
 use self::uplink::{UplinkOutlook, check_uplink, ready_uplink};
 use crate::bridge::{
     BridgeOrigin, BridgePlan, BridgeProblem, Observed, apply_bridge, carries_vms, ensure_ipv6, find_ipv6_use,
-    give_bridges_back, observe, plan_bridge, remove_stale, seen_bridge,
+    give_bridges_back, observe, plan_bridge, remove_stale, seen_bridge, serves_ipv6, serves_subnet,
 };
 use crate::changed_settings::ChangedSettings;
 use crate::connections::Counting;
@@ -169,7 +169,7 @@ fn runs_vms(config: &NetworkConfig, observed: &Observed, kept: &[KeptNic]) -> bo
     kept.iter().any(has_tap) || carries_vms(bridge, &observed.links)
 }
 
-/// Refuses a subnet that something else on the host uses, unless VMs run on it already: those are served as well as can be,
+/// Refuses a subnet that something else on the host uses, unless VMs run in it already: those are served as well as can be,
 /// and upkeep tells who is in their way.
 fn refuse_conflict(
     config: &NetworkConfig,
@@ -177,14 +177,14 @@ fn refuse_conflict(
     plan: &BridgePlan,
     runs_vms: bool,
 ) -> Result<(), NetworkError> {
-    let bridge = seen_bridge(&config.bridge, &observed.links);
-    if let Some(problem) =
-        find_ipv6_use(config, bridge.map(|link| link.index), observed).filter(|_| !runs_vms)
+    let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
+    if let Some(problem) = find_ipv6_use(config, bridge, observed)
+        && !(runs_vms && serves_ipv6(config, bridge, observed))
     {
         return Err(NetworkError::Bridge { name: config.bridge.clone(), problem });
     }
     match plan.uses.first() {
-        Some(user) if !runs_vms => {
+        Some(user) if !(runs_vms && serves_subnet(config, bridge, observed)) => {
             Err(NetworkError::SubnetInUse { subnet: config.network(), user: user.clone() })
         }
         Some(_) | None => Ok(()),

@@ -5,18 +5,19 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use crate::bridge::{
-    BridgeOrigin, Observed, SubnetUse, carries_vms, find_ipv6_use, find_uses, observe, plan_bridge,
-    seen_bridge,
+    BridgeOrigin, BridgePlan, Observed, SubnetUse, carries_vms, find_ipv6_use, find_uses, observe,
+    plan_bridge, seen_bridge, serves_ipv6, serves_subnet,
 };
 use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
 use crate::forwarding::{describe, observe_forwarding, plan_forwarding, recall_guarded};
-use crate::netlink::Netlink;
+use crate::names::BRIDGE_ALIAS;
+use crate::netlink::{Link, Netlink};
 use crate::rules::blocking;
 use crate::silence::HostIpv6;
 use crate::start::no_uplink;
 use crate::uplink::plan_uplink;
-use crate::{HostForwarding, NetworkConfig, NetworkError, UplinkProblem};
+use crate::{HostForwarding, LinkName, NetworkConfig, NetworkError, UplinkProblem};
 
 /// What stands for and against a network on this host.
 #[derive(Debug)]
@@ -29,35 +30,49 @@ pub struct Survey {
     pub uplink_is_unplugged: bool,
     /// Who else uses addresses of the subnet.
     pub uses: Vec<SubnetUse>,
-    /// Whether VMs are on the bridge: then a start is refused neither for who uses the subnet nor for the uplink, and tells of
-    /// them while it serves those VMs.
+    /// Whether VMs are on the bridge: then a start is not refused for the uplink, and tells of it while it serves those VMs.
     pub runs_vms: bool,
+    /// Whether those VMs have the subnet already: then a start is not refused for who uses it, and tells of them.
+    pub serves_subnet: bool,
+    /// Whether VMs are on the bridge that the network had before: then it stays there until none is.
+    pub held_back: bool,
     /// A subnet that nobody uses.
     pub free: Option<Ipv4Network>,
     /// Whom the host forwards for while the network is up.
     pub forwarding: HostForwarding,
 }
 
-/// Looks at this host as a start with `config` does, in the network namespace of the calling thread.
+/// Looks at this host as a start with `config` does that has noted `former` as its bridge so far, in the network namespace of the
+/// calling thread.
 ///
 /// # Errors
 /// The host's links, addresses or routes cannot be listed.
-pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
+pub async fn survey(config: &NetworkConfig, former: Option<&LinkName>) -> Result<Survey, NetworkError> {
     config.validate().map_err(NetworkError::Config)?;
     let netlink = Netlink::open()?;
     let observed = observe(&netlink).await;
     let wants_vlan = config.uplink.as_ref().is_some_and(|uplink| uplink.vlan.is_some());
     let lacks_vlans = wants_vlan && !netlink.has_vlans().await;
     netlink.close().await;
-    let observed = observed?;
-    let bridge = seen_bridge(&config.bridge, &observed.links).map(|link| link.index);
+    let mut observed = observed?;
+    let former = former.and_then(|name| ours(name, &observed.links));
+    let held_back = carries_vms(former, &observed.links);
+    match former {
+        Some(former) if !held_back => observed = without(observed, former),
+        Some(_) | None => {}
+    }
+    let bridge =
+        if held_back { former } else { seen_bridge(&config.bridge, &observed.links).map(|link| link.index) };
     let runs_vms = carries_vms(bridge, &observed.links);
     let in_use = find_ipv6_use(config, bridge, &observed)
         .map(|problem| NetworkError::Bridge { name: config.bridge.clone(), problem })
-        .filter(|_| !runs_vms);
+        .filter(|_| !(runs_vms && serves_ipv6(config, bridge, &observed)));
+    let serves_subnet = runs_vms && serves_subnet(config, bridge, &observed);
     let (refused, uses, uplink) = match plan_bridge(config, &observed) {
-        Ok(plan) => {
-            (in_use, plan.uses, find_uplink_problem(config, (bridge, plan.origin), &observed, lacks_vlans))
+        Ok(BridgePlan { origin, uses, .. }) => {
+            let uplink = find_uplink_problem(config, (bridge, origin), &observed, lacks_vlans);
+            let uses = if held_back { find_uses(config.network(), bridge, &observed) } else { uses };
+            (in_use, uses, uplink)
         }
         Err(refused) => (Some(refused), find_uses(config.network(), bridge, &observed), None),
     };
@@ -70,7 +85,17 @@ pub async fn survey(config: &NetworkConfig) -> Result<Survey, NetworkError> {
     let look = move || forwarding(&config, bridge.unwrap_or_default(), &observed);
     let forwarding = blocking("look whom the host forwards for", look).await??;
     let uplink_is_unplugged = uplink.is_none() && is_unplugged;
-    Ok(Survey { bridge: refused, uplink, uplink_is_unplugged, uses, runs_vms, free, forwarding })
+    Ok(Survey {
+        bridge: refused,
+        uplink,
+        uplink_is_unplugged,
+        uses,
+        runs_vms,
+        serves_subnet,
+        held_back,
+        free,
+        forwarding,
+    })
 }
 
 impl Survey {
@@ -80,6 +105,21 @@ impl Survey {
             matches!(&self.uplink, Some(NetworkError::Uplink { problem, .. }) if problem.may_pass());
         self.runs_vms || may_pass
     }
+}
+
+/// The index of the bridge `name`, where it is one that this crate made.
+fn ours(name: &LinkName, links: &[Link]) -> Option<u32> {
+    let bridge = seen_bridge(name, links)?;
+    (bridge.alias.as_deref() == Some(BRIDGE_ALIAS)).then_some(bridge.index)
+}
+
+/// The host once the bridge with this index is gone.
+fn without(mut observed: Observed, bridge: u32) -> Observed {
+    observed.links.retain(|link| link.index != bridge);
+    observed.addresses.retain(|address| address.link != bridge);
+    observed.routes.retain(|route| route.links != [bridge]);
+    observed.ipv6.retain(|address| address.link != bridge);
+    observed
 }
 
 fn find_uplink_problem(

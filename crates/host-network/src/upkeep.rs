@@ -203,7 +203,8 @@ impl Keeper {
         let note = move |rules: &mut Rules| rules.changed.note_bridge(adopted);
         self.holdings.rules.run("note what is changed on the bridge", note).await??;
         let index = apply_bridge(&shared.netlink, &shared.config, observed, &plan).await?;
-        info!(bridge = name, actions = ?plan.actions, "mended the bridge, which somebody had changed");
+        let actions: Vec<String> = plan.actions.iter().map(ToString::to_string).collect();
+        info!(bridge = name, actions = actions.join(", "), "mended the bridge, which somebody had changed");
         self.adopt(index, &plan)?;
         Ok(BridgeState::Mended)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use thiserror::Error;
 use vm_model::Ipv6Subnet;
 
@@ -72,6 +72,8 @@ pub(crate) struct Zone {
     pub(crate) gateway: Ipv4Addr,
     /// The network of the VMs' IPv6 addresses.
     pub(crate) ipv6: Option<Ipv6Subnet>,
+    /// Other networks of VMs of this host.
+    pub(crate) peers: Vec<IpNetwork>,
     /// Where VMs are kept apart, a guest hears its own name only.
     pub(crate) between_vms: BetweenVms,
 }
@@ -103,8 +105,11 @@ impl Zone {
         Some(found(query, &records, None))
     }
 
-    /// Who has an address of these networks; `None` for one of another network.
+    /// Who has an address of these networks; `None` for one that no network of VMs has. Of their other networks nobody is known here.
     fn holder<'known>(&self, address: IpAddr, bindings: &'known Bindings) -> Option<Option<&'known Binding>> {
+        if self.peers.iter().any(|peer| peer.contains(address)) {
+            return Some(None);
+        }
         match address {
             IpAddr::V4(address) => self.subnet.contains(address).then(|| bindings.of_address(address)),
             IpAddr::V6(address) => {
@@ -179,6 +184,7 @@ mod tests {
             domain: "vm.internal".parse().unwrap(),
             subnet: "10.100.0.0/16".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 100, 0, 1),
+            peers: Vec::new(),
             ipv6: None,
             between_vms,
         }
@@ -210,6 +216,19 @@ mod tests {
         let reply = zone.answer(&query, address(asker), &bindings())?;
         assert_eq!(&reply[..3], &[0, 7, 0x85], "an authoritative answer");
         Some((reply[3] & 0xf, reply[7], reply[reply.len() - 4..].to_vec()))
+    }
+
+    #[test]
+    fn who_has_an_address_of_another_network_of_vms_is_told_to_nobody() {
+        let peers = ["10.101.0.0/16", "fd13::/64"].map(|peer| peer.parse().unwrap()).to_vec();
+        let zone = Zone { peers, ..zone(BetweenVms::Open) };
+        let digits = format!("{:032x}", u128::from("fd13::2".parse::<Ipv6Addr>().unwrap()));
+        let labels: Vec<String> = digits.chars().rev().map(String::from).collect();
+        let of_ipv6 = format!("{}.ip6.arpa", labels.join("."));
+        for name in ["2.0.101.10.in-addr.arpa", of_ipv6.as_str()] {
+            assert_eq!(ask(&zone, 4, name, TYPE_PTR).unwrap().0, 3, "no such name: {name}");
+        }
+        assert_eq!(ask(&zone, 4, "2.0.102.10.in-addr.arpa", TYPE_PTR), None, "somebody else's to answer");
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(super) async fn start_names(
 ) -> Result<Option<NameServer>, NameServerError> {
     let Some(domain) = config.names.clone() else { return Ok(None) };
     let NetworkConfig { gateway, ipv6, between_vms, .. } = *config;
-    let zone = Zone { domain, subnet: config.network(), gateway, ipv6, between_vms };
+    let peers = config.peer_subnets.clone();
+    let zone = Zone { domain, subnet: config.network(), gateway, ipv6, peers, between_vms };
     let nobody = DnsServers::List(Vec::new());
     let servers = match config.egress {
         Egress::Masquerade | Egress::Routed => &config.dns,

@@ -137,7 +137,7 @@ fn what_a_run_turned_on_is_known_by_its_guards_where_its_note_is_lost() {
         let (links, owners) = (vec!["lan1".to_owned()], vec!["lan2".to_owned()]);
         assert_eq!(network.report().host_forwarding, HostForwarding::ForVmsOnly { links, owners });
         assert!(!pings(&first, "10.2.0.2").await, "it is guarded still");
-        let seen = host_network::survey(&config()).await.unwrap();
+        let seen = host_network::survey(&config(), None).await.unwrap();
         assert_eq!(seen.forwarding, network.report().host_forwarding, "also to who only looks");
         network.shutdown(Teardown::Remove).await.unwrap();
         assert_eq!(switches(), before);

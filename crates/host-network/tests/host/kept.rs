@@ -136,6 +136,29 @@ fn vms_that_run_are_taken_over_whoever_uses_their_network_since() {
 }
 
 #[test]
+fn vms_that_run_are_no_reason_to_take_a_network_that_others_have() {
+    in_namespace(async || {
+        let earlier = HostNetwork::start(config()).await.unwrap();
+        let tap = earlier.attach(nic(2)).await.unwrap();
+        earlier.shutdown(Teardown::Keep).await.unwrap();
+        run("ip link add wan up type bridge");
+        run("ip address add 192.0.2.1/24 dev wan");
+        let before = addresses(BRIDGE);
+        let moved = NetworkConfig::new(config().bridge, "192.0.2.0/25".parse().unwrap());
+        for names in [vec![kept(2, &tap.name)], vec![]] {
+            let error = HostNetwork::resume(moved.clone(), names).await.unwrap_err();
+            assert!(error.to_string().contains("192.0.2.0/25 is in use on this host: link wan"), "{error}");
+        }
+        assert_eq!(addresses(BRIDGE), before, "nothing is applied");
+        let surveyed = host_network::survey(&moved, None).await.unwrap();
+        assert_eq!((surveyed.runs_vms, surveyed.serves_subnet), (true, false));
+        // The network that they have is theirs still.
+        let network = HostNetwork::resume(config(), vec![kept(2, &tap.name)]).await.unwrap();
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
 fn taps_that_nobody_names_are_reported_with_their_addresses() {
     in_namespace(async || {
         let earlier = HostNetwork::start(config()).await.unwrap();

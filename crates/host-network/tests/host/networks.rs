@@ -141,7 +141,7 @@ fn what_is_left_of_a_network_goes_once_no_machine_is_in_it() {
         network.shutdown(Teardown::Keep).await.unwrap();
 
         let ports = vec![tap.name.to_string()];
-        assert_eq!(remove_leftovers(&config).await.unwrap(), Leftovers::InUse { ports });
+        assert_eq!(remove_leftovers(&config).await.unwrap(), Leftovers::CarriesVms { ports });
         assert!(link(SECOND_BRIDGE).is_some() && link(tap.name.as_str()).is_some());
         let table = format!("procurator-{SECOND_BRIDGE}");
         assert!(

@@ -113,6 +113,11 @@ fn judge(vms: &[Assignment], (manager, listening): WorkerFacts<'_>) -> Vec<Probl
             forwards.push((&vm.id, forward));
         }
     }
+    let without_address = check.map(|check| check.judge_addresses()).unwrap_or_default();
+    problems.extend(without_address.into_iter().map(|(id, problem)| {
+        let problem = format!("{id}: {}", problem.message);
+        Problem { vm: Some(id), problem }
+    }));
     problems
 }
 
@@ -276,6 +281,23 @@ mod tests {
         manager.fetch = crate::settings::testing::settings(&fetching).manager.fetch;
         assert!(manager.fetch.is_some());
         assert_refused(&vms, &manager, &[("b", "is not there")]);
+    }
+
+    #[test]
+    fn addresses_that_no_vm_can_have_are_refused() {
+        let (_folder, small) = store(&json!({ "net": [{}] }));
+        let small = VmManagerConfig { vm_subnet_base: "10.100.0.0/29".to_owned(), ..small };
+        let vms = ["a", "b", "c", "d", "e", "f", "g"].map(|id| vm(&small, id, "image", json!({})));
+        let none_left = "no address is left for";
+        assert_refused(&vms, &small, &[("f", none_left), ("g", none_left)]);
+        for (address, problem) in [
+            ("10.100.0.1", "it is the gateway address"),
+            ("10.100.255.255", "it is the broadcast address"),
+            ("192.0.2.1", "it is outside the network"),
+        ] {
+            let (_folder, manager) = store(&json!({ "net": [{ "ip": address }] }));
+            assert_refused(&[vm(&manager, "a", "image", json!({}))], &manager, &[("a", problem)]);
+        }
     }
 
     #[test]

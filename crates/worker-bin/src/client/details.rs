@@ -10,7 +10,7 @@ use vm_model::{
 
 use super::amounts::{ago, ahead, size, span};
 use super::boot_steps::boot_steps;
-use super::list::{is_up, other_desire};
+use super::list::{is_up, other_desire, state_of};
 use super::table::Table;
 use crate::printable::printable;
 
@@ -253,12 +253,15 @@ fn interface_line(nic: &InterfaceView) -> String {
     let InterfaceView { id, network, address, ipv6, mac, tap, mismatch: _ } = nic;
     let ipv6 = ipv6.map_or_else(String::new, |ipv6| format!(", {ipv6}"));
     let tap = tap.as_ref().map_or_else(String::new, |tap| format!(", {tap}"));
-    format!("{id}: network {network}, {address}{ipv6}, {mac}{tap}")
+    let state = state_of(nic).map_or_else(String::new, |state| format!(" ({state})"));
+    format!("{id}: network {network}, {address}{state}{ipv6}, {mac}{tap}")
 }
 
 fn network(table: &mut Table, vm: &VmView) {
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-    add(table, "address", or_none(vm.address.map(|address| address.to_string())));
+    let state =
+        vm.interfaces.first().and_then(state_of).map_or_else(String::new, |state| format!(" ({state})"));
+    add(table, "address", or_none(vm.address.map(|address| format!("{address}{state}"))));
     if let Some(ipv6) = vm.ipv6 {
         add(table, "ipv6", ipv6.to_string());
     }

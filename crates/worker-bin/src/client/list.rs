@@ -92,7 +92,7 @@ fn addresses(vm: &VmView) -> String {
 }
 
 /// In a word, what became of the network that an interface has its address of.
-fn state_of(nic: &InterfaceView) -> Option<&'static str> {
+pub(super) fn state_of(nic: &InterfaceView) -> Option<&'static str> {
     match nic.mismatch {
         Some(NicMismatch::NetworkRemoved) => Some("removed"),
         Some(NicMismatch::AddressOutside { .. }) => Some("former"),
@@ -222,8 +222,10 @@ fn reason(vm: &VmView, now: Timestamp) -> Option<String> {
     if vm.waits_to_start {
         return Some("waits for its turn to start".to_owned());
     }
-    let mut misfits = vm.interfaces.iter().filter_map(|nic| Some((nic, nic.mismatch.as_ref()?)));
-    misfits.next().map(|(nic, mismatch)| format!("interface {}: {mismatch}", nic.id))
+    let misfits = vm.interfaces.iter().filter_map(|nic| Some((nic, nic.mismatch.as_ref()?)));
+    let told: Vec<String> =
+        misfits.map(|(nic, mismatch)| format!("interface {}: {mismatch}", nic.id)).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// `message` with a path at its beginning cut to its last name: what is wrong is to be in sight, and `inspect` tells where.

@@ -1,6 +1,6 @@
 //! Whether this host can have the bridge and the subnet of each of the VMs' networks: looked at as the worker does when it starts.
 
-use host_network::{Survey, survey};
+use host_network::{LinkName, Survey, survey};
 use ipnetwork::Ipv4Network;
 use vm_model::{NetworkName, error_chain};
 
@@ -16,6 +16,10 @@ const UPLINK: &str = "uplink";
 pub(crate) struct Facts {
     name: NetworkName,
     subnet: Ipv4Network,
+    /// The bridge that it is to have.
+    bridge: LinkName,
+    /// The bridge that it had, where that is another one.
+    former: Option<LinkName>,
     survey: Result<Survey, String>,
 }
 
@@ -30,6 +34,18 @@ impl Facts {
         if self.name.is_default() { "network".to_owned() } else { format!("networks.{}", self.name) }
     }
 
+    /// That it keeps its former bridge for now, in a sentence.
+    fn held_back(&self) -> Option<String> {
+        let (former, survey) = (self.former.as_ref()?, self.survey.as_ref().ok()?);
+        let sentence = || {
+            format!(
+                "VMs run on {former}, the bridge so far: the network keeps it until none does, and has {} then",
+                self.bridge
+            )
+        };
+        survey.held_back.then(sentence)
+    }
+
     /// Whom this host forwards for while the network is up.
     pub(super) fn forwarding(&self) -> Option<String> {
         Some(self.survey.as_ref().ok()?.forwarding.to_string())
@@ -39,9 +55,11 @@ impl Facts {
 /// One for each network. What the configuration has wrong of one was said of it, and it is left out here.
 pub(crate) async fn look(settings: &Settings) -> Vec<Facts> {
     let mut seen = Vec::new();
+    let mut before = settings.manager.former_bridges();
     for (name, config) in settings.manager.network_configs() {
-        let survey = survey(&config).await.map_err(|problem| error_chain(&problem));
-        seen.push(Facts { name, subnet: config.subnet, survey });
+        let former = before.remove(&name);
+        let survey = survey(&config, former.as_ref()).await.map_err(|problem| error_chain(&problem));
+        seen.push(Facts { name, subnet: config.subnet, bridge: config.bridge, former, survey });
     }
     seen
 }
@@ -59,6 +77,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let remedy = advice(format!("give VMs a bridge of another name ({}.bridge)", facts.table()));
         findings.push(Finding::fail(BRIDGE, error_chain(problem), remedy));
     }
+    if let Some(sentence) = facts.held_back() {
+        let remedy = advice("stop those VMs at a time that suits, or leave the name of the bridge as it was");
+        findings.push(Finding::warn(BRIDGE, sentence, remedy));
+    }
     findings.extend(judge_uplink(survey, &facts.table()));
     let free = survey
         .free
@@ -66,13 +88,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(survey.uses.iter().map(|user| {
         let advice = advice(format!("give VMs another network in the configuration{free}"));
         let found = format!("{} is in use on this host: {user}", facts.subnet);
-        if survey.runs_vms {
-            let found = format!(
-                "{found}; VMs run on it already, so the worker starts, and some of them may not be reached"
-            );
+        if survey.serves_subnet {
+            let found = format!("{found}; VMs run in it already, and some of them may not be reached");
             Finding::warn(CHECK, found, advice)
         } else {
-            Finding::fail(CHECK, format!("{found}; the worker does not start"), advice)
+            Finding::fail(CHECK, format!("{found}; no VM starts in this network"), advice)
         }
     }));
     if survey.uses.is_empty() {
@@ -104,9 +124,9 @@ fn judge_uplink(survey: &Survey, table: &str) -> Option<Finding> {
 /// What of a configured network this host does not let be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Complaints {
-    /// For which `run` does not start.
+    /// For which `run` does without it: no VM starts in it.
     pub(crate) refusals: Vec<String>,
-    /// With which it starts: because VMs run on the network already, or because it may pass.
+    /// With which it is there: because VMs run in it already, or because it may pass.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -120,11 +140,14 @@ pub(crate) fn complaints(facts: &Facts) -> Complaints {
     let uses = survey.uses.iter().map(|user| {
         format!("{}.subnet = \"{}\": it is in use on this host: {user}{free}", facts.table(), facts.subnet)
     });
-    let mut complaints = Complaints { refusals: bridge.collect(), warnings: Vec::new() };
-    let of_uplink =
-        if survey.starts_without_uplink() { &mut complaints.warnings } else { &mut complaints.refusals };
-    of_uplink.extend(uplink);
-    if survey.runs_vms { &mut complaints.warnings } else { &mut complaints.refusals }.extend(uses);
+    let held_back = facts.held_back().map(|sentence| format!("{}.bridge: {sentence}", facts.table()));
+    let mut complaints = Complaints { refusals: bridge.collect(), warnings: held_back.into_iter().collect() };
+    for (is_excused, told) in
+        [(survey.starts_without_uplink(), uplink), (survey.serves_subnet, uses.collect::<Vec<_>>())]
+    {
+        let list = if is_excused { &mut complaints.warnings } else { &mut complaints.refusals };
+        list.extend(told);
+    }
     complaints
 }
 
@@ -141,12 +164,15 @@ mod tests {
             uplink: None,
             uplink_is_unplugged: false,
             runs_vms: false,
+            serves_subnet: false,
+            held_back: false,
             uses,
             free: "10.102.0.0/16".parse().ok(),
             forwarding: HostForwarding::ForEverybody,
         };
-        let name = NetworkName::default();
-        Facts { name, subnet: "10.100.7.0/24".parse().expect("a network"), survey: Ok(survey) }
+        let (name, subnet) = (NetworkName::default(), "10.100.7.0/24".parse().expect("a network"));
+        let bridge = LinkName::parse("br-new").expect("a name");
+        Facts { name, subnet, bridge, former: None, survey: Ok(survey) }
     }
 
     #[test]
@@ -172,9 +198,24 @@ mod tests {
         let address = "10.100.0.1/16".parse().expect("an address");
         let mut used = facts(vec![SubnetUse::Address { link: "eth0".to_owned(), address }]);
         used.survey.as_mut().expect("seen").runs_vms = true;
+        assert_eq!(judge(&used)[0].verdict, Verdict::Fail, "they are in another one");
+        assert_eq!(complaints(&used).refusals.len(), 1);
+        used.survey.as_mut().expect("seen").serves_subnet = true;
         assert_eq!(judge(&used)[0].verdict, Verdict::Warn);
         let Complaints { refusals, warnings } = complaints(&used);
         assert_eq!((refusals.len(), warnings.len()), (0, 1), "{refusals:?}, {warnings:?}");
+    }
+
+    #[test]
+    fn a_bridge_that_vms_keep_is_no_fault() {
+        let mut kept = facts(vec![]);
+        kept.former = LinkName::parse("br-old").ok();
+        assert_eq!(complaints(&kept), Complaints::default(), "no VM is there");
+        kept.survey.as_mut().expect("seen").held_back = true;
+        let Complaints { refusals, warnings } = complaints(&kept);
+        assert_eq!(refusals.len(), 0);
+        assert!(warnings[0].starts_with("network.bridge: VMs run on br-old"), "{warnings:?}");
+        assert_eq!(judge(&kept)[0].verdict, Verdict::Warn);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ mod isolation;
 mod killing;
 mod local_verbs;
 mod mastered;
+mod network_conflicts;
 mod networks;
 mod operating;
 mod outliving;

@@ -3,25 +3,29 @@
 
 use std::collections::BTreeSet;
 
-use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmStatus};
+use vm_model::{DesiredState, FailureReason, OperatorOrder, SourceKind, VmId, VmInfo, VmNic, VmStatus};
 
 use super::Action;
 use super::intent::Merged;
+use super::ports::claim;
 use crate::capacity::{Demand, DemandChange};
+use crate::supervisor::PortClaims;
 use crate::vms::VmManager;
 use crate::volumes::Thoroughness;
 
-/// What is to be said when `actions` lead from what was said `before` to `after`.
+/// What is to be said when `actions` lead from what was said `before` to `after`, by which VMs that are there have `ports` of the host.
 pub(super) async fn notes(
     vm_manager: &VmManager,
     before: &Merged,
     after: &Merged,
     actions: &[Action],
     promises: DemandChange,
+    ports: PortClaims,
 ) -> Vec<String> {
     let mut notes = ended_orders(before, after);
+    notes.extend(vm_manager.pending_networks());
     notes.extend(troubles(&vm_manager.list_vms(), after, actions));
-    notes.extend(creations(vm_manager, actions, promises).await);
+    notes.extend(creations(vm_manager, actions, promises, ports).await);
     notes
 }
 
@@ -50,18 +54,18 @@ fn troubles(vms: &[VmInfo], after: &Merged, actions: &[Action]) -> Vec<String> {
     let touched: BTreeSet<&VmId> = actions.iter().map(Action::vm).collect();
     let untouched = vms.iter().filter(|vm| !touched.contains(&vm.id));
     let assigned = untouched.filter_map(|vm| Some((vm, after.vms.get(&vm.id)?.assignment.desired)));
-    assigned.filter_map(|(vm, desired)| trouble(vm, desired)).collect()
+    assigned.flat_map(|(vm, desired)| troubles_of(vm, desired)).collect()
 }
 
-fn trouble(vm: &VmInfo, desired: DesiredState) -> Option<String> {
+fn troubles_of(vm: &VmInfo, desired: DesiredState) -> Vec<String> {
     let id = &vm.id;
     if let Some(refusal) = vm.wanted.as_ref().and_then(|wanted| wanted.refusal.as_ref()) {
         let next = next_step(refusal);
-        return Some(format!("{id} is not as assigned: its change is refused, {next}: {refusal}"));
+        return vec![format!("{id} is not as assigned: its change is refused, {next}: {refusal}")];
     }
     match &vm.status {
         VmStatus::Failed(reason) if desired != DesiredState::Stopped => {
-            Some(format!("{id} has failed and is not tried again: {reason}; `start {id}` tries again"))
+            vec![format!("{id} has failed and is not tried again: {reason}; `start {id}` tries again")]
         }
         VmStatus::Failed(_)
         | VmStatus::Creating
@@ -70,10 +74,13 @@ fn trouble(vm: &VmInfo, desired: DesiredState) -> Option<String> {
         | VmStatus::Paused
         | VmStatus::Stopping
         | VmStatus::Stopped
-        | VmStatus::Restarting => vm.nics.iter().find_map(|nic| {
-            let mismatch = nic.mismatch.as_ref()?;
-            Some(format!("{id} runs on with its interface {} as it is: {mismatch}", nic.id))
-        }),
+        | VmStatus::Restarting => {
+            let of_nic = |nic: &VmNic| {
+                let mismatch = nic.mismatch.as_ref()?;
+                Some(format!("{id} runs on with its interface {} as it is: {mismatch}", nic.id))
+            };
+            vm.nics.iter().filter_map(of_nic).collect()
+        }
     }
 }
 
@@ -81,8 +88,14 @@ fn next_step(refusal: &FailureReason) -> &'static str {
     if refusal.can_retry_help() { "and tried again by and by" } else { "until it is assigned otherwise" }
 }
 
-/// What is known already of VMs that `actions` create, beside those that are there, to which is promised what `promises` says.
-async fn creations(vm_manager: &VmManager, actions: &[Action], mut promises: DemandChange) -> Vec<String> {
+/// What is known already of VMs that `actions` create, beside those that are there, to which is promised what `promises` says and
+/// which have `ports` of the host.
+async fn creations(
+    vm_manager: &VmManager,
+    actions: &[Action],
+    mut promises: DemandChange,
+    mut ports: PortClaims,
+) -> Vec<String> {
     let created = actions.iter().filter_map(|action| match action {
         Action::Create(assignment) => Some(assignment.clone()),
         Action::Redefine(..) | Action::Move(..) | Action::Retry(_) | Action::Remove(..) => None,
@@ -95,12 +108,21 @@ async fn creations(vm_manager: &VmManager, actions: &[Action], mut promises: Dem
     let described = vm_manager.describe(created.clone(), Thoroughness::Quick).await;
     let check = vm_manager.capacity_check();
     let is_off = |id: &VmId| created.iter().any(|vm| vm.id == *id && vm.desired == DesiredState::Stopped);
+    let wished = created.iter().filter(|vm| !is_off(&vm.id)).filter_map(|vm| {
+        let new = described.get(&vm.id)?.as_ref().ok()?;
+        Some((vm.clone(), new.description.nics.clone()))
+    });
+    let mut without_address = vm_manager.foresee_leases(&wished.collect::<Vec<_>>());
     let failing = described.into_iter().filter_map(|(id, described)| {
         let fits = described.and_then(|new| {
             let wanted = new.description.machine.footprint();
             if !is_off(&id) {
                 check(&wanted, &promises)?;
                 promises.added = promises.added.with(&Demand::of(&wanted));
+                if let Some(problem) = without_address.remove(&id) {
+                    return Err(problem.message);
+                }
+                claim(&mut ports, &id, new.description.forwards())?;
             }
             Ok(())
         });

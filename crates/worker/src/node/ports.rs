@@ -79,11 +79,32 @@ fn conflict(id: &VmId, claims: &PortClaims, present: &PortClaims) -> Option<Stri
         others().find_map(|(other, its)| {
             let its = its.iter().find(|its| its.conflicts_with(port))?;
             let goes_first = has(other, port) || (!has(id, port) && other < id);
-            goes_first.then(|| {
-                format!("the port forward {port} of {id} cannot be had: {its} of {other} has that port of this host, or is to have it")
-            })
+            goes_first.then(|| cannot_be_had(id, port, other, its))
         })
     })
+}
+
+/// Has `id`, a VM that is new, have the ports `forwards` beside the `claims` of others.
+///
+/// # Errors
+/// One of them is another's.
+pub(super) fn claim(claims: &mut PortClaims, id: &VmId, forwards: Vec<PortForward>) -> Result<(), String> {
+    for port in &forwards {
+        let mut others = claims.iter().filter(|(other, _)| *other != id);
+        let taken =
+            others.find_map(|(other, its)| Some((other, its.iter().find(|its| its.conflicts_with(port))?)));
+        if let Some((other, its)) = taken {
+            return Err(cannot_be_had(id, port, other, its));
+        }
+    }
+    claims.insert(id.clone(), forwards);
+    Ok(())
+}
+
+fn cannot_be_had(id: &VmId, port: &PortForward, other: &VmId, its: &PortForward) -> String {
+    format!(
+        "the port forward {port} of {id} cannot be had: {its} of {other} has that port of this host, or is to have it"
+    )
 }
 
 /// The ports that pass from one VM to another, in words.

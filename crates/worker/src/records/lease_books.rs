@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use ipam::{Lease, Wish};
+use ipam::{Lease, Pool, Wish};
 use vm_model::{NetworkAccess, NetworkName, VmId, VmNic};
 
 use super::WriteError;
-use super::leases::{LeaseError, Leases, LeasesError};
+#[cfg(test)]
+use super::leases::LeasesError;
+use super::leases::{LeaseError, Leases};
 
 /// An interface, the network that it is to be in, and what it wishes for there.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,34 @@ pub(crate) fn check_networks<'a>(
     }
 }
 
+fn by_network<'a>(wishes: &[NicWish<'a>]) -> BTreeMap<&'a NetworkName, Share<'a>> {
+    let mut shares: BTreeMap<&NetworkName, Share<'_>> = BTreeMap::new();
+    for (place, NicWish { nic, network, wish }) in wishes.iter().enumerate() {
+        let share = shares.entry(network).or_default();
+        share.places.push(place);
+        share.wishes.push((nic, *wish));
+    }
+    shares
+}
+
+/// Takes from `pools` what the interfaces of `vm` wish for. In a network of which there is no pool, nothing is looked at.
+///
+/// # Errors
+/// One of the wishes cannot be granted; those in other networks may have been.
+pub(crate) fn allocate_in(
+    pools: &mut BTreeMap<NetworkName, Pool>,
+    vm: &VmId,
+    wishes: &[NicWish<'_>],
+) -> Result<(), LeaseError> {
+    by_network(wishes).into_iter().try_for_each(|(network, share)| match pools.get_mut(network) {
+        Some(pool) => match pool.allocate_all(vm, &share.wishes) {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(share.in_place(problem.into())),
+        },
+        None => Ok(()),
+    })
+}
+
 impl LeaseBooks {
     pub(crate) fn new(books: BTreeMap<NetworkName, Leases>) -> Self {
         Self { books, turn: Mutex::new(()) }
@@ -80,8 +110,14 @@ impl LeaseBooks {
     ///
     /// # Errors
     /// As there; those of the networks before are in force then.
+    #[cfg(test)]
     pub(crate) fn put_in_force(&self) -> Result<(), LeasesError> {
         self.books.values().try_for_each(Leases::put_in_force)
+    }
+
+    /// The addresses of each network with what is leased of them; see [`Leases::pool`].
+    pub(crate) fn pools(&self) -> BTreeMap<NetworkName, Pool> {
+        self.books.iter().map(|(network, book)| (network.clone(), book.pool())).collect()
     }
 
     /// The interfaces of `vm` that hold an address, by their names, without their ends on the host.
@@ -151,13 +187,7 @@ impl LeaseBooks {
             self.books.keys(),
             wishes.iter().map(|NicWish { nic, network, .. }| (*nic, *network)),
         )?;
-        let mut shares: BTreeMap<&NetworkName, Share<'_>> = BTreeMap::new();
-        for (place, NicWish { nic, network, wish }) in wishes.iter().enumerate() {
-            let share = shares.entry(network).or_default();
-            share.places.push(place);
-            share.wishes.push((nic, *wish));
-        }
-        Ok(shares)
+        Ok(by_network(wishes))
     }
 
     fn check_shares(&self, vm: &VmId, shares: &BTreeMap<&NetworkName, Share<'_>>) -> Result<(), LeaseError> {
@@ -185,8 +215,6 @@ mod tests {
 
     use proptest::prelude::*;
     use vm_model::FailureKind;
-
-    use ipam::Pool;
 
     use super::*;
     use crate::records::RecordWriter;

@@ -202,6 +202,11 @@ impl Leases {
         Ok(())
     }
 
+    /// The network's addresses with what is leased of them. What is done to it gives and ends nothing.
+    pub(crate) fn pool(&self) -> Pool {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner).pool.clone()
+    }
+
     /// Whether `vm` has any lease.
     pub(crate) fn has(&self, vm: &VmId) -> bool {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);

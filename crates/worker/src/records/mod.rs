@@ -39,7 +39,7 @@ mod vm_record;
 #[cfg(feature = "benchmarks")]
 pub(crate) use atomic_file::write_versioned;
 pub(crate) use atomic_file::{ReadError, WriteError, discard_unfinished, read_in_place, read_versioned};
-pub(crate) use lease_books::{LeaseBooks, NicWish, check_networks};
+pub(crate) use lease_books::{LeaseBooks, NicWish, allocate_in, check_networks};
 pub(crate) use leases::{LeaseError, Leases};
 pub(crate) use lock::{LockError, StateLock};
 pub(crate) use network_note::{

@@ -1,5 +1,5 @@
-//! What is noted of each further network, so that a later worker whose configuration no longer has it can take away what is
-//! left of it on the host.
+//! What is noted of each network, so that a later worker whose configuration no longer has it, or has it on another bridge, can take
+//! away what is left of it on the host.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,7 +38,7 @@ pub(crate) fn network_directory(state_dir: &Path, name: &NetworkName) -> PathBuf
     if name.is_default() { state_dir.to_owned() } else { state_dir.join(DIRECTORY).join(name.as_str()) }
 }
 
-/// Notes a further network in its directory, which is made where it is not there yet.
+/// Notes a network in its directory, which is made where it is not there yet.
 ///
 /// # Errors
 /// The host refuses.
@@ -85,12 +85,13 @@ pub(crate) fn sweep_networks(state_dir: &Path, configured: &BTreeSet<NetworkName
     }
 }
 
-/// The further networks that are noted. One whose note cannot be read is left alone, and told.
+/// The networks that are noted, the default one first. One whose note cannot be read is left alone, and told.
 pub(crate) fn noted_networks(state_dir: &Path) -> Vec<(NetworkName, NetworkNote)> {
     let listed = fs::read_dir(state_dir.join(DIRECTORY)).into_iter().flatten().flatten();
-    let noted = listed.filter_map(|entry| {
-        let name = NetworkName::parse(entry.file_name().to_str()?).ok()?;
-        match read_in_place::<NetworkNote>(&entry.path().join(FILE), VERSION) {
+    let further = listed.filter_map(|entry| NetworkName::parse(entry.file_name().to_str()?).ok());
+    let names = std::iter::once(NetworkName::default()).chain(further.filter(|name| !name.is_default()));
+    let noted = names.filter_map(|name| {
+        match read_in_place::<NetworkNote>(&network_directory(state_dir, &name).join(FILE), VERSION) {
             Ok(note) => Some((name, note?)),
             Err(problem) => {
                 warn!(network = %name, error = chain(&problem), "what is left of this network is not known");
@@ -147,7 +148,11 @@ mod tests {
         note_network(&writer, &directory, &note).expect("written");
         fs::create_dir(state.path().join("networks/other")).expect("made");
         fs::write(state.path().join("networks/other/network.json"), "{").expect("written");
-        assert_eq!(noted_networks(state.path()), [(name, note)], "a damaged note hides no other");
+        assert_eq!(noted_networks(state.path()), [(name, note.clone())], "a damaged note hides no other");
+        note_network(&writer, state.path(), &note).expect("written");
+        let names = noted_networks(state.path()).into_iter().map(|(name, _)| name.to_string());
+        assert_eq!(names.collect::<Vec<_>>(), ["default", "storage"]);
+        forget_network(state.path());
         forget_network(&directory);
         assert!(!directory.exists());
         assert_eq!(noted_networks(state.path()), []);

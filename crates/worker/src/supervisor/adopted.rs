@@ -140,13 +140,17 @@ fn warning(nic: &VmNic) -> Option<String> {
             "its interface {id} has {address}, and its network \"{network}\" is {subnet} now: it gets another address when the \
              VM starts again"
         ),
-        NicMismatch::Ipv6Changed { .. } => {
-            let now = ipv6.map_or_else(|| "no IPv6 address".to_owned(), |address| address.to_string());
-            format!(
+        NicMismatch::Ipv6Changed { given } => match (ipv6, given) {
+            (Some(now), _) => format!(
                 "the IPv6 addresses of the network \"{network}\" were changed: its interface {id} has {now} once its guest asks \
                  again"
-            )
-        }
+            ),
+            (None, Some(given)) => format!(
+                "the IPv6 addresses of the network \"{network}\" were taken away: its interface {id} reaches nobody by {given}, \
+                 which its guest still has"
+            ),
+            (None, None) => return None,
+        },
     })
 }
 

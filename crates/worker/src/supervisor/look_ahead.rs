@@ -88,25 +88,29 @@ pub(super) fn check_isolation(context: &HostContext, isolation: Isolation) -> Re
     }
 }
 
-/// Makes sure that each interface can have the addresses it wishes for; `nics` are in the order of the description.
+/// Makes sure that each interface has a network and can have the addresses it wishes for there; `nics` are in the order of the
+/// description.
 pub(super) fn check_wishes(
     context: &HostContext,
     assignment: &Assignment,
     nics: &[NicRequest],
 ) -> Result<(), FailureReason> {
+    let mut networks = nics.iter().map(|nic| &nic.network);
+    let are_up = networks.try_for_each(|network| context.networks.check_up(network));
+    are_up.map_err(|problem| reason(FailureKind::Host, &problem))?;
     let checked = context.leases.check(&assignment.id, &wishes(nics));
     checked.map_err(|problem| refused(context, assignment, nics, problem))
 }
 
 /// Makes sure that each interface can be one of its network, as `config` knows it: that a start would not fail by what is described
 /// of it.
-pub(crate) fn check_nics<'a>(
+pub(crate) fn check_nics(
     nics: &[NicRequest],
-    config: impl Fn(&NetworkName) -> Option<&'a NetworkConfig>,
+    config: impl Fn(&NetworkName) -> Option<NetworkConfig>,
 ) -> Result<(), FailureReason> {
     nics.iter().try_for_each(|NicRequest { id, network, access, mac, mtu, .. }| {
         let described = NicDescription { mac: *mac, mtu: *mtu, access };
-        let checked = config(network).map_or(Ok(()), |config| check_nic(config, &described));
+        let checked = config(network).map_or(Ok(()), |config| check_nic(&config, &described));
         checked.map_err(|problem| {
             let message = format!("the interface {id} cannot be in the network \"{network}\": {problem}");
             plain(FailureKind::Artifact, message)

@@ -1,13 +1,24 @@
 //! One of the host's networks as supervisors share it, up to the moment when it is taken down.
+//!
+//! ```text
+//!             conflict with the host                    VMs are on its former bridge
+//!   Waiting ◀──────────────────────── set up ────────────────────────▶ Up, held back
+//!      │                                 │                                   │
+//!      │ the conflict is gone            ▼             none is there any more│
+//!      └────────────────────────────▶   Up   ◀────────────────────────────────┘
+//! ```
+//!
+//! Who sets networks up, and tries again, is in [`crate::vms`].
 
 use std::net::Ipv4Addr;
+use std::sync::{PoisonError, RwLock as Lock};
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkConfig, NetworkError, NicAttachment, Tap,
-    Teardown, TeardownOutcome,
+    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, Leftovers, LinkName, NetworkConfig, NetworkError,
+    NicAttachment, Tap, Teardown, TeardownOutcome, remove_leftovers,
 };
 use thiserror::Error;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use vm_model::{NetworkName, PortForward, VmId};
 
 use super::context::Subnet;
@@ -20,24 +31,126 @@ pub(crate) enum AttachError {
     #[error("there is no network \"{0}\"")]
     NoSuchNetwork(NetworkName),
     #[error(transparent)]
+    Waiting(#[from] NetworkWaits),
+    #[error(transparent)]
     Forward(#[from] ForwardConflict),
     #[error(transparent)]
     Network(#[from] NetworkError),
 }
 
-/// A network that is there until somebody takes it down.
+/// That a network is configured and could not be set up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the network \"{network}\" is not set up: {problem}")]
+pub(crate) struct NetworkWaits {
+    /// Which.
+    network: NetworkName,
+    /// What stands against it.
+    problem: String,
+}
+
+/// How a network is on this host.
+#[derive(Debug)]
+pub(crate) enum NetworkState {
+    /// It is there; in a sentence, where VMs keep it on another bridge than the configured one.
+    Up { network: HostNetwork, held_back: Option<String> },
+    /// The host does not let it be as it is configured.
+    Waiting(WaitingNetwork),
+    /// It was taken down or left.
+    Ended,
+}
+
+/// A network that the host does not let be as it is configured.
+#[derive(Debug)]
+pub(crate) struct WaitingNetwork {
+    /// What stands against it.
+    pub(crate) problem: String,
+    /// Interfaces of VMs that run on in what an earlier worker made of it.
+    pub(crate) kept: Vec<KeptNic>,
+    /// What an earlier worker made of it and may be there still.
+    pub(crate) left: Option<NetworkConfig>,
+}
+
+impl WaitingNetwork {
+    fn sentence(&self) -> String {
+        let Self { problem, kept, .. } = self;
+        let mut vms: Vec<&str> = kept.iter().map(|nic| nic.vm.as_str()).collect();
+        vms.dedup();
+        let run_on = match vms.as_slice() {
+            [] => String::new(),
+            vms => format!("; VMs that run in it go on as before ({})", vms.join(", ")),
+        };
+        format!("the network is not set up as it is configured, and no VM starts in it: {problem}{run_on}")
+    }
+}
+
+/// A network of this host, until somebody takes it down.
 #[derive(Debug)]
 pub(crate) struct SharedNetwork {
-    /// Taken down only when nobody is in the middle of attaching.
-    network: RwLock<Option<HostNetwork>>,
+    name: NetworkName,
+    /// Changed only when nobody is in the middle of attaching.
+    state: RwLock<NetworkState>,
+    /// What is told of it without waiting for that. Written by who has changed the state, held for moments.
+    facts: Lock<Facts>,
+}
+
+/// What is told of a network.
+#[derive(Debug)]
+enum Facts {
+    Up(Box<UpFacts>),
+    Waiting(WaitingFacts),
+}
+
+#[derive(Debug)]
+struct WaitingFacts {
+    waits: NetworkWaits,
+    sentence: String,
+}
+
+/// What is told of a network that is there.
+#[derive(Debug)]
+struct UpFacts {
     /// What is wrong with it.
     degraded: watch::Receiver<Vec<String>>,
+    held_back: Option<String>,
     /// What its guests are told of it.
     subnet: Subnet,
     told: ToldNetwork,
     config: NetworkConfig,
     /// Whether interfaces were found whose VMs nobody named.
     has_unknown_nics: bool,
+}
+
+impl UpFacts {
+    fn of(network: &HostNetwork, held_back: Option<String>) -> Self {
+        let degraded = network.watch_degraded();
+        let (report, config) = (network.report(), network.config());
+        let told = ToldNetwork {
+            mask: config.subnet.mask(),
+            router: config.router.address(config.gateway),
+            name_servers: report.dns.clone(),
+            domain: report.domain.as_ref().map(ToString::to_string),
+        };
+        let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask(), ipv6: config.ipv6 };
+        let has_unknown_nics = !report.unknown.is_empty();
+        let config = config.clone();
+        Self { degraded, held_back, subnet, told, config, has_unknown_nics }
+    }
+}
+
+impl Facts {
+    /// `None` of one that is ended: what was told of it stays.
+    fn of(name: &NetworkName, state: &NetworkState) -> Option<Self> {
+        Some(match state {
+            NetworkState::Up { network, held_back } => {
+                Self::Up(Box::new(UpFacts::of(network, held_back.clone())))
+            }
+            NetworkState::Waiting(waiting) => {
+                let waits = NetworkWaits { network: name.clone(), problem: waiting.problem.clone() };
+                Self::Waiting(WaitingFacts { waits, sentence: waiting.sentence() })
+            }
+            NetworkState::Ended => return None,
+        })
+    }
 }
 
 /// What guests are told of a network, by whatever means.
@@ -53,54 +166,119 @@ pub(crate) struct ToldNetwork {
     pub(crate) domain: Option<String>,
 }
 
-impl SharedNetwork {
-    pub(crate) fn new(network: HostNetwork) -> Self {
-        let degraded = network.watch_degraded();
-        let report = network.report();
-        let has_unknown_nics = !report.unknown.is_empty();
-        let config = network.config();
-        let told = ToldNetwork {
-            mask: config.subnet.mask(),
-            router: config.router.address(config.gateway),
-            name_servers: report.dns.clone(),
-            domain: report.domain.as_ref().map(ToString::to_string),
+/// The right to change how a network is. Nobody attaches anything meanwhile.
+#[derive(Debug)]
+pub(crate) struct NetworkTurn<'a> {
+    network: &'a SharedNetwork,
+    state: RwLockWriteGuard<'a, NetworkState>,
+}
+
+impl NetworkTurn<'_> {
+    /// Takes the state out if something is to be done about it: it is not as it is configured, and no VM keeps it so.
+    ///
+    /// # Errors
+    /// The host's links cannot be listed.
+    pub(crate) async fn take_pending(&mut self) -> Result<Option<NetworkState>, NetworkError> {
+        let is_pending = match &*self.state {
+            NetworkState::Up { held_back: None, .. } | NetworkState::Ended => false,
+            NetworkState::Up { network, held_back: Some(_) } => !network.carries_vms().await?,
+            NetworkState::Waiting(_) => true,
         };
-        let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask(), ipv6: config.ipv6 };
-        let config = config.clone();
-        let network = RwLock::new(Some(network));
-        Self { network, degraded, subnet, told, config, has_unknown_nics }
+        Ok(is_pending.then(|| std::mem::replace(&mut *self.state, NetworkState::Ended)))
     }
 
-    /// What its guests are told of it.
-    pub(crate) fn subnet(&self) -> Subnet {
-        self.subnet
+    /// Has it be so from now on.
+    pub(crate) fn put(mut self, state: NetworkState) {
+        *self.state = state;
+        self.network.tell(&self.state);
+    }
+}
+
+impl SharedNetwork {
+    pub(crate) fn new(name: NetworkName, state: NetworkState) -> Self {
+        let waits = NetworkWaits { network: name.clone(), problem: "it is ended".to_owned() };
+        let ended = || Facts::Waiting(WaitingFacts { waits, sentence: String::new() });
+        let facts = Facts::of(&name, &state).unwrap_or_else(ended);
+        Self { name, state: RwLock::new(state), facts: Lock::new(facts) }
     }
 
-    /// Whether interfaces were found at the start whose VMs were not taken over: they may run on.
+    /// For who wants to change how it is.
+    pub(crate) async fn turn(&self) -> NetworkTurn<'_> {
+        NetworkTurn { network: self, state: self.state.write().await }
+    }
+
+    fn tell(&self, state: &NetworkState) {
+        if let Some(facts) = Facts::of(&self.name, state) {
+            *self.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
+        }
+    }
+
+    /// What `of` tells of it while it is there.
+    fn while_up<T>(&self, of: impl FnOnce(&UpFacts) -> T) -> Option<T> {
+        match &*self.facts.read().unwrap_or_else(PoisonError::into_inner) {
+            Facts::Up(facts) => Some(of(facts)),
+            Facts::Waiting(_) => None,
+        }
+    }
+
+    /// Whether it is there.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub(crate) fn check_up(&self) -> Result<(), NetworkWaits> {
+        match &*self.facts.read().unwrap_or_else(PoisonError::into_inner) {
+            Facts::Up(_) => Ok(()),
+            Facts::Waiting(WaitingFacts { waits, .. }) => Err(waits.clone()),
+        }
+    }
+
+    /// What its guests are told of it, where it is there.
+    pub(crate) fn subnet(&self) -> Option<Subnet> {
+        self.while_up(|facts| facts.subnet)
+    }
+
+    /// Whether VMs may run in it that were not taken over.
     pub(crate) fn has_unknown_nics(&self) -> bool {
-        self.has_unknown_nics
+        self.while_up(|facts| facts.has_unknown_nics).unwrap_or(false)
     }
 
     /// What its guests are told of it, in all.
-    pub(crate) fn told(&self) -> ToldNetwork {
-        self.told.clone()
+    pub(crate) fn told(&self) -> Option<ToldNetwork> {
+        self.while_up(|facts| facts.told.clone())
+    }
+
+    /// The bridge that it is on.
+    pub(crate) fn bridge(&self) -> Option<LinkName> {
+        self.while_up(|facts| facts.config.bridge.clone())
+    }
+
+    /// That it is not as it is configured: a sentence.
+    pub(crate) fn pending(&self) -> Option<String> {
+        match &*self.facts.read().unwrap_or_else(PoisonError::into_inner) {
+            Facts::Up(facts) => facts.held_back.clone(),
+            Facts::Waiting(WaitingFacts { sentence, .. }) => Some(sentence.clone()),
+        }
     }
 
     /// What is wrong with it at this moment and cannot be mended by itself: a sentence each.
     pub(crate) fn degradations(&self) -> Vec<String> {
-        self.degraded.borrow().clone()
+        let of_network = self.while_up(|facts| facts.degraded.borrow().clone()).unwrap_or_default();
+        self.pending().into_iter().chain(of_network).collect()
     }
 
-    /// The configuration that it runs with.
-    pub(crate) fn config(&self) -> &NetworkConfig {
-        &self.config
+    /// The configuration that it runs with, where it is there.
+    pub(crate) fn config(&self) -> Option<NetworkConfig> {
+        self.while_up(|facts| facts.config.clone())
     }
 
     /// Gives an interface its TAP.
     pub(crate) async fn attach(&self, attachment: NicAttachment) -> Result<Tap, AttachError> {
-        match self.network.read().await.as_ref() {
-            Some(network) => Ok(network.attach(attachment).await?),
-            None => Err(AttachError::Closed),
+        match &*self.state.read().await {
+            NetworkState::Up { network, .. } => Ok(network.attach(attachment).await?),
+            NetworkState::Waiting(WaitingNetwork { problem, .. }) => {
+                Err(NetworkWaits { network: self.name.clone(), problem: problem.clone() }.into())
+            }
+            NetworkState::Ended => Err(AttachError::Closed),
         }
     }
 
@@ -109,9 +287,9 @@ impl SharedNetwork {
     /// # Errors
     /// The first that does.
     pub(crate) fn check_forwards(&self, vm: &VmId, forwards: &[PortForward]) -> Result<(), ForwardConflict> {
-        match self.network.blocking_read().as_ref() {
-            Some(network) => network.check_forwards(vm, forwards),
-            None => Ok(()),
+        match &*self.state.blocking_read() {
+            NetworkState::Up { network, .. } => network.check_forwards(vm, forwards),
+            NetworkState::Waiting(_) | NetworkState::Ended => Ok(()),
         }
     }
 
@@ -124,41 +302,60 @@ impl SharedNetwork {
         vm: &VmId,
         forwards: &[PortForward],
     ) -> Result<(), ForwardConflict> {
-        match self.network.read().await.as_ref() {
-            Some(network) => network.check_forwards(vm, forwards),
-            None => Ok(()),
+        match &*self.state.read().await {
+            NetworkState::Up { network, .. } => network.check_forwards(vm, forwards),
+            NetworkState::Waiting(_) | NetworkState::Ended => Ok(()),
         }
     }
 
     /// Takes over the interface of a VM that ran on; what of it is not as it was is answered.
     pub(crate) async fn keep(&self, kept: KeptNic) -> Result<Option<KeptNicProblem>, AttachError> {
-        match self.network.read().await.as_ref() {
-            Some(network) => Ok(network.keep(kept).await?),
-            None => Err(AttachError::Closed),
+        if let NetworkState::Up { network, .. } = &*self.state.read().await {
+            return Ok(network.keep(kept).await?);
         }
+        self.change_kept(|nics| nics.push(kept)).await.then_some(None).ok_or(AttachError::Closed)
     }
 
-    /// Takes an interface's TAP away. What was never attached is no error.
+    /// Takes an interface's TAP away. What was never attached is no error, and what an earlier worker attached in a network that
+    /// waits goes with its machine.
     pub(crate) async fn detach(&self, vm: &VmId, nic: &str) -> Result<(), AttachError> {
-        match self.network.read().await.as_ref() {
-            Some(network) => Ok(network.detach(vm, nic).await?),
-            None => Ok(()),
+        if let NetworkState::Up { network, .. } = &*self.state.read().await {
+            return Ok(network.detach(vm, nic).await?);
         }
+        self.change_kept(|nics| nics.retain(|kept| kept.vm != *vm || kept.nic != nic)).await;
+        Ok(())
+    }
+
+    /// Changes what is known of interfaces of VMs that run in a network that waits; whether it does.
+    async fn change_kept(&self, change: impl FnOnce(&mut Vec<KeptNic>)) -> bool {
+        let mut state = self.state.write().await;
+        let NetworkState::Waiting(waiting) = &mut *state else { return false };
+        change(&mut waiting.kept);
+        self.tell(&state);
+        true
     }
 
     /// Leaves what was set up on the host as it is, for guests that go on. Doing so twice is fine.
     pub(crate) async fn leave(&self) -> Result<(), NetworkError> {
-        match self.network.write().await.take() {
-            Some(network) => network.shutdown(Teardown::Keep).await.map(drop),
-            None => Ok(()),
+        match std::mem::replace(&mut *self.state.write().await, NetworkState::Ended) {
+            NetworkState::Up { network, .. } => network.shutdown(Teardown::Keep).await.map(drop),
+            NetworkState::Waiting(_) | NetworkState::Ended => Ok(()),
         }
     }
 
-    /// Takes down what was set up on the host. Doing so twice is fine.
+    /// Takes down what was set up on the host, by an earlier worker too. Doing so twice is fine.
     pub(crate) async fn take_down(&self) -> Result<Option<TeardownOutcome>, NetworkError> {
-        match self.network.write().await.take() {
-            Some(network) => network.shutdown(Teardown::Remove).await.map(Some),
-            None => Ok(None),
+        match std::mem::replace(&mut *self.state.write().await, NetworkState::Ended) {
+            NetworkState::Up { network, .. } => network.shutdown(Teardown::Remove).await.map(Some),
+            NetworkState::Waiting(WaitingNetwork { left: Some(left), .. }) => {
+                Ok(Some(match remove_leftovers(&left).await? {
+                    Leftovers::Removed => TeardownOutcome::Removed,
+                    Leftovers::CarriesVms { ports } | Leftovers::InUse { ports } => {
+                        TeardownOutcome::InUse { ports }
+                    }
+                }))
+            }
+            NetworkState::Waiting(WaitingNetwork { left: None, .. }) | NetworkState::Ended => Ok(None),
         }
     }
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, NetworkConfig, NetworkError, NicAttachment, Tap,
+    ForwardConflict, KeptNic, KeptNicProblem, LinkName, NetworkConfig, NetworkError, NicAttachment, Tap,
     TeardownOutcome,
 };
 use tokio::sync::Mutex;
 use vm_model::{NetworkName, NicMismatch, PortForward, VmId, VmNic};
 
 use super::context::Subnet;
-use super::network::{AttachError, SharedNetwork, ToldNetwork};
+use super::network::{AttachError, NetworkState, NetworkWaits, SharedNetwork, ToldNetwork};
 
 /// The networks, up to the moment when they are taken down.
 #[derive(Debug)]
@@ -23,29 +23,56 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    pub(crate) fn new(networks: BTreeMap<NetworkName, HostNetwork>) -> Self {
-        let shared = networks.into_iter().map(|(name, network)| (name, SharedNetwork::new(network)));
+    pub(crate) fn new(networks: BTreeMap<NetworkName, NetworkState>) -> Self {
+        let shared =
+            networks.into_iter().map(|(name, state)| (name.clone(), SharedNetwork::new(name, state)));
         Self { networks: shared.collect(), forwarding: Mutex::new(()) }
+    }
+
+    /// Each of them by its name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&NetworkName, &SharedNetwork)> {
+        self.networks.iter()
+    }
+
+    /// The bridge that the network `name` is on, where it is there.
+    pub(crate) fn bridge(&self, name: &NetworkName) -> Option<LinkName> {
+        self.networks.get(name)?.bridge()
+    }
+
+    /// Whether the network `name` is there, if there is to be one.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub(crate) fn check_up(&self, name: &NetworkName) -> Result<(), NetworkWaits> {
+        self.networks.get(name).map_or(Ok(()), SharedNetwork::check_up)
+    }
+
+    /// Which of them are not as they are configured: a sentence each, which names a network that is not the default one.
+    pub(crate) fn pending(&self) -> Vec<String> {
+        self.networks
+            .iter()
+            .filter_map(|(name, network)| Some(of_network(name, network.pending()?)))
+            .collect()
     }
 
     /// What the guests of the network `name` are told of it.
     pub(crate) fn subnet(&self, name: &NetworkName) -> Option<Subnet> {
-        self.networks.get(name).map(SharedNetwork::subnet)
+        self.networks.get(name)?.subnet()
     }
 
     /// The configuration that the network `name` runs with.
-    pub(crate) fn config(&self, name: &NetworkName) -> Option<&NetworkConfig> {
-        self.networks.get(name).map(SharedNetwork::config)
+    pub(crate) fn config(&self, name: &NetworkName) -> Option<NetworkConfig> {
+        self.networks.get(name)?.config()
     }
 
     /// This host's addresses in all of them.
     pub(crate) fn own_addresses(&self) -> Vec<Ipv4Addr> {
-        self.networks.values().map(|network| network.subnet().gateway).collect()
+        self.networks.values().filter_map(|network| Some(network.subnet()?.gateway)).collect()
     }
 
     /// What the network `name` tells its guests of itself.
     pub(crate) fn told(&self, name: &NetworkName) -> Option<ToldNetwork> {
-        self.networks.get(name).map(SharedNetwork::told)
+        self.networks.get(name)?.told()
     }
 
     /// An interface with the IPv6 address that it has in its network, whatever was noted of one before.
@@ -57,11 +84,12 @@ impl Networks {
     }
 
     /// An interface of a machine that ran on while the networks were configured anew: as its network has it now, and what does
-    /// not fit.
+    /// not fit. In one that could not be set up it is as it was.
     pub(crate) fn of_running(&self, nic: VmNic) -> VmNic {
-        match self.subnet(&nic.network) {
-            Some(subnet) => VmNic { mismatch: subnet.mismatch(&nic), ..subnet.with_ipv6(nic) },
-            None => VmNic { ipv6: None, mismatch: Some(NicMismatch::NetworkRemoved), ..nic },
+        match (self.subnet(&nic.network), self.networks.get(&nic.network)) {
+            (Some(subnet), _) => VmNic { mismatch: subnet.mismatch(&nic), ..subnet.with_ipv6(nic) },
+            (None, Some(_)) => nic,
+            (None, None) => VmNic { ipv6: None, mismatch: Some(NicMismatch::NetworkRemoved), ..nic },
         }
     }
 
@@ -74,9 +102,7 @@ impl Networks {
     /// default one.
     pub(crate) fn degradations(&self) -> Vec<String> {
         let told = self.networks.iter().flat_map(|(name, network)| {
-            network.degradations().into_iter().map(move |sentence| {
-                if name.is_default() { sentence } else { format!("network {name}: {sentence}") }
-            })
+            network.degradations().into_iter().map(move |sentence| of_network(name, sentence))
         });
         told.collect()
     }
@@ -155,4 +181,9 @@ impl Networks {
     fn network(&self, name: &NetworkName) -> Result<&SharedNetwork, AttachError> {
         self.networks.get(name).ok_or_else(|| AttachError::NoSuchNetwork(name.clone()))
     }
+}
+
+/// A sentence of the network `name`.
+fn of_network(name: &NetworkName, sentence: String) -> String {
+    if name.is_default() { sentence } else { format!("network {name}: {sentence}") }
 }

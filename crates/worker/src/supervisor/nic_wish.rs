@@ -1,15 +1,16 @@
 //! Where in a description the wish of an interface stands that cannot be met.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ipam::{AllocationError, Wish};
+use ipam::{AllocationError, Pool, Wish};
 use nix_artifacts::{CONFIG_NAME, NicRequest};
 use thiserror::Error;
-use vm_model::{Assignment, FailureReason};
+use vm_model::{Assignment, FailureReason, NetworkName, VmId};
 
 use super::context::HostContext;
 use crate::failure::reason;
-use crate::records::{LeaseError, NicWish};
+use crate::records::{LeaseError, NicWish, allocate_in};
 
 /// A wish that cannot be met.
 #[derive(Debug, Error)]
@@ -50,15 +51,32 @@ pub(super) fn refused(
     reason
 }
 
+/// Which of `vms` could not have what their interfaces wish for if all of them started, by what is free in `pools`. Those that wish for
+/// certain addresses come first, then each in its turn.
+pub(crate) fn foresee_leases(
+    mut pools: BTreeMap<NetworkName, Pool>,
+    vms: &[(Assignment, Vec<NicRequest>)],
+) -> BTreeMap<VmId, FailureReason> {
+    let asks = |(_, nics): &&(Assignment, Vec<NicRequest>)| nics.iter().any(|nic| nic.ip.is_some());
+    let (asking, others): (Vec<_>, Vec<_>) = vms.iter().partition(asks);
+    let refused = asking.into_iter().chain(others).filter_map(|(assignment, nics)| {
+        let problem = allocate_in(&mut pools, &assignment.id, &wishes(nics)).err()?;
+        Some((assignment.id.clone(), unmet(assignment, nics, problem)))
+    });
+    refused.collect()
+}
+
 /// The reason for which the interfaces of the description of `assignment` have no leases.
 fn unmet(assignment: &Assignment, requests: &[NicRequest], problem: LeaseError) -> FailureReason {
+    // A network that is missing may be configured again, as a store path that is missing may come.
+    let transient = matches!(problem, LeaseError::NoSuchNetwork { .. });
     let (kind, file) = (problem.kind(), assignment.store_path.join(CONFIG_NAME));
     let place = interface(&problem).and_then(|nic| requests.iter().position(|request| request.id == nic));
     match place.and_then(|index| Some((index, wish(&requests[index], &problem)?))) {
         Some((index, (key, value, accepted))) => {
             reason(kind, &UnmetWish { file, index, key, value, accepted, problem })
         }
-        None => reason(kind, &problem),
+        None => FailureReason { transient, ..reason(kind, &problem) },
     }
 }
 
@@ -109,8 +127,7 @@ fn wish(request: &NicRequest, problem: &LeaseError) -> Option<(&'static str, Str
 
 #[cfg(test)]
 mod tests {
-    use ipam::{Pool, Wish};
-    use vm_model::{FailureKind, VmId};
+    use vm_model::FailureKind;
 
     use super::*;
 
@@ -142,5 +159,14 @@ mod tests {
         assert_eq!(outside.kind, FailureKind::Artifact);
         insta::assert_snapshot!(outside.message, @r#""/nix/store/x/vm-config.json": $.net[1].ip is "192.0.2.1"; accepted is a free address of the worker's network 10.100.0.0/24, or none (the worker assigns one): no address could be given: web-1/lan cannot have address 192.0.2.1: it is outside the network 10.100.0.0/24"#);
         insta::assert_snapshot!(refused("10.100.0.1").message, @r#""/nix/store/x/vm-config.json": $.net[1].ip is "10.100.0.1"; accepted is a free address of the worker's network 10.100.0.0/24, or none (the worker assigns one): no address could be given: web-1/lan cannot have address 10.100.0.1: it is the gateway address of 10.100.0.0/24"#);
+    }
+
+    #[test]
+    fn a_network_that_may_be_configured_again_is_worth_another_try() {
+        let network = NetworkName::parse("lan").expect("a name");
+        let problem = LeaseError::NoSuchNetwork { nic: "net0".to_owned(), network, known: Vec::new() };
+        let missing = unmet(&Assignment::new(VmId::new("web-1"), "", "/nix/store/x"), &[], problem);
+        assert_eq!((missing.kind, missing.can_retry_help()), (FailureKind::Artifact, true));
+        assert!(!refused("192.0.2.1").can_retry_help());
     }
 }

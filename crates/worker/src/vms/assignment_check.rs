@@ -6,21 +6,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use host_network::NetworkConfig;
-use nix_artifacts::{RootError, StoreRoots};
+use ipam::Pool;
+use nix_artifacts::{NicRequest, RootError, StoreRoots};
 use uuid::Uuid;
-use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward};
+use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward, VmId};
 
+use super::network_plan::plan_networks;
 use super::placing::limits_gap;
 use super::{LimitSettings, Placement, VmManagerConfig};
 use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{check_listeners, check_nics, judge_limits, load, read_secrets};
+use crate::supervisor::{check_listeners, check_nics, foresee_leases, judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
 /// It reads artifacts and the files of the host that they name, and hashes nothing. What depends on VMs that are there
-/// (addresses and ports in use, volumes) is a worker's to tell: see [`NodeMessage::Plan`](crate::node::NodeMessage::Plan).
+/// (addresses and ports that they have, volumes) is a worker's to tell: see [`NodeMessage::Plan`](crate::node::NodeMessage::Plan).
 #[derive(Debug)]
 pub struct AssignmentCheck {
     roots: StoreRoots,
@@ -34,6 +36,10 @@ pub struct AssignmentCheck {
     host: HostResources,
     /// Of the VMs that were judged and are to run.
     shares: Vec<Share>,
+    /// The addresses of each network, of which none is leased.
+    pools: BTreeMap<NetworkName, Pool>,
+    /// The VMs that were judged and are to run, with the interfaces that they want.
+    wished: Vec<(Assignment, Vec<NicRequest>)>,
 }
 
 impl AssignmentCheck {
@@ -42,6 +48,8 @@ impl AssignmentCheck {
     /// # Errors
     /// A store root cannot be opened.
     pub fn new(config: &VmManagerConfig) -> Result<Self, RootError> {
+        // What is wrong with the networks is told of the settings.
+        let planned = plan_networks(config).unwrap_or_default();
         let capacity = Capacity::new(CapacityRules::of(config));
         let networks: BTreeMap<_, _> = config.network_configs().into_iter().collect();
         Ok(Self {
@@ -54,6 +62,8 @@ impl AssignmentCheck {
             host: capacity.observe_host(),
             capacity,
             shares: Vec::new(),
+            pools: planned.into_iter().map(|network| (network.name, network.pool)).collect(),
+            wished: Vec::new(),
         })
     }
 
@@ -66,7 +76,7 @@ impl AssignmentCheck {
         let mut artifact = load(&self.roots, assignment, Uuid::nil())?;
         let nics = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
         check_networks(self.networks.keys(), nics).map_err(|problem| reason(problem.kind(), &problem))?;
-        check_nics(&artifact.nics, |network| self.networks.get(network))?;
+        check_nics(&artifact.nics, |network| self.networks.get(network).cloned())?;
         read_secrets(&self.credentials_dir, &mut artifact)?;
         let footprint = artifact.machine.footprint();
         judge_limits(&self.limits, &artifact.settings.limits, &footprint, |limits| {
@@ -77,9 +87,15 @@ impl AssignmentCheck {
                 check_listeners(&artifact.nics, &self.own_addresses)?;
                 let share = self.capacity.take(&footprint, &self.host, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
+                self.wished.push((assignment.clone(), artifact.nics.clone()));
             }
             DesiredState::Stopped => {}
         }
         Ok(artifact.nics.into_iter().flat_map(|nic| nic.access.forwards).collect())
+    }
+
+    /// Which of the VMs that were judged and are to run could not have their addresses beside the others, and why.
+    pub fn judge_addresses(&self) -> BTreeMap<VmId, FailureReason> {
+        foresee_leases(self.pools.clone(), &self.wished)
     }
 }

@@ -9,7 +9,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use binary_cache::FetchSettings;
-use host_network::{BetweenVms, ConnectionLimit, Domain, GuestAddresses, HostService, NetworkConfig, VlanId};
+use host_network::{
+    BetweenVms, ConnectionLimit, Domain, GuestAddresses, HostService, LinkName, NetworkConfig, VlanId,
+};
 use host_process::JailSettings;
 use ipam::AddressRange;
 use machine_host::Enforcement;
@@ -18,6 +20,7 @@ use vm_model::{CollectionRule, Ipv6Subnet, NetworkName, ResourceLimits};
 
 use super::network_plan::plan_networks;
 use crate::node::RemovalLimit;
+use crate::records::noted_networks;
 
 /// The domain in which VMs are found by name: one that is kept for such use (ICANN's `.internal`).
 const DEFAULT_DOMAIN: &str = "vm.internal";
@@ -299,6 +302,19 @@ impl VmManagerConfig {
     pub fn network_configs(&self) -> Vec<(NetworkName, NetworkConfig)> {
         let planned = plan_networks(self).unwrap_or_default().into_iter();
         planned.map(|network| (network.name, network.config)).collect()
+    }
+
+    /// The bridges that networks of these settings had under an earlier worker of this state directory, where they are to have
+    /// others.
+    pub fn former_bridges(&self) -> BTreeMap<NetworkName, LinkName> {
+        let former = noted_networks(self.state_dir()).into_iter().filter_map(|(name, note)| {
+            let (_, settings) = self.all_networks().into_iter().find(|(known, _)| *known == name)?;
+            Some((
+                name,
+                LinkName::parse(&note.bridge).ok().filter(|bridge| bridge.as_str() != settings.bridge)?,
+            ))
+        });
+        former.collect()
     }
 
     /// Every network by its name, the default one first.

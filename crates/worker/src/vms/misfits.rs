@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use vm_model::{NetworkName, NicMismatch, VmInfo};
+use vm_model::{NetworkName, NicMismatch, VmInfo, VmNic};
 
 /// So many VMs are named in a sentence.
 const NAMED: usize = 5;
@@ -14,7 +14,7 @@ pub(super) fn misfits(vms: &[VmInfo]) -> Vec<String> {
     for vm in vms {
         for nic in &vm.nics {
             let Some(mismatch) = &nic.mismatch else { continue };
-            let ids = found.entry((&nic.network, sentence(&nic.network, mismatch))).or_default();
+            let ids = found.entry((&nic.network, sentence(nic, mismatch))).or_default();
             if ids.last() != Some(&vm.id.as_str()) {
                 ids.push(vm.id.as_str());
             }
@@ -23,7 +23,8 @@ pub(super) fn misfits(vms: &[VmInfo]) -> Vec<String> {
     found.into_iter().map(|((_, sentence), ids)| format!("{sentence}: {}", some_of(&ids))).collect()
 }
 
-fn sentence(network: &NetworkName, mismatch: &NicMismatch) -> String {
+fn sentence(nic: &VmNic, mismatch: &NicMismatch) -> String {
+    let network = &nic.network;
     match mismatch {
         NicMismatch::NetworkRemoved => format!(
             "the network \"{network}\" is not configured any more, and VMs run in it that nobody looks after there and that do \
@@ -31,6 +32,9 @@ fn sentence(network: &NetworkName, mismatch: &NicMismatch) -> String {
         ),
         NicMismatch::AddressOutside { subnet } => format!(
             "the network \"{network}\" is {subnet} now, and VMs have addresses of before until they start again"
+        ),
+        NicMismatch::Ipv6Changed { .. } if nic.ipv6.is_none() => format!(
+            "the IPv6 addresses of the network \"{network}\" were taken away, and guests reach nobody by those that they still have"
         ),
         NicMismatch::Ipv6Changed { .. } => format!(
             "the IPv6 addresses of the network \"{network}\" were changed, and guests have theirs once they ask again"
@@ -51,7 +55,7 @@ fn some_of(ids: &[&str]) -> String {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use vm_model::{Assignment, Generation, MacAddress, NetworkAccess, VmId, VmNic};
+    use vm_model::{Assignment, Generation, MacAddress, NetworkAccess, VmId};
 
     use super::*;
 
@@ -91,5 +95,10 @@ mod tests {
             ]
         );
         assert_eq!(misfits(&vms[..1]), [""; 0]);
+        let given = Some("fd00::2".parse().expect("an address"));
+        let mut changed = vm("six", &[("default", Some(NicMismatch::Ipv6Changed { given }))]);
+        assert!(misfits(std::slice::from_ref(&changed))[0].contains("were taken away"));
+        changed.nics[0].ipv6 = given.map(|_| "fd01::2".parse().expect("an address"));
+        assert!(misfits(&[changed])[0].contains("were changed"));
     }
 }

@@ -13,6 +13,7 @@ mod executor;
 mod machine_calls;
 mod misfits;
 mod network_plan;
+mod network_setup;
 mod network_start;
 mod observed;
 mod placing;

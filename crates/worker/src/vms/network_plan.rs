@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use host_network::{DnsServers, Egress, GuestAddresses, LinkName, NetworkConfig, RouterAdvice, Uplink};
 use ipam::{AddressRange, Pool, PoolError};
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use vm_model::NetworkName;
 
 use super::checks::refused;
@@ -79,10 +79,20 @@ pub(super) fn plan_networks(config: &VmManagerConfig) -> Result<Vec<PlannedNetwo
         planned.push(network);
     }
     let bridges: Vec<LinkName> = planned.iter().map(|network| network.config.bridge.clone()).collect();
+    let subnets: Vec<(LinkName, Vec<IpNetwork>)> =
+        planned.iter().map(|network| (network.config.bridge.clone(), subnets(&network.config))).collect();
     for PlannedNetwork { config, .. } in &mut planned {
+        let others = subnets.iter().filter(|(bridge, _)| *bridge != config.bridge);
+        config.peer_subnets = others.flat_map(|(_, subnets)| subnets.clone()).collect();
         config.peers = bridges.iter().filter(|bridge| **bridge != config.bridge).cloned().collect();
     }
     Ok(planned)
+}
+
+/// The addresses of a network, of IPv4 and IPv6.
+fn subnets(config: &NetworkConfig) -> Vec<IpNetwork> {
+    let ipv6 = config.ipv6.and_then(|subnet| IpNetwork::new(subnet.gateway().into(), 64).ok());
+    [IpNetwork::V4(config.subnet)].into_iter().chain(ipv6).collect()
 }
 
 fn plan_network(
@@ -254,6 +264,7 @@ mod tests {
         assert_eq!(storage.config.peers, std::slice::from_ref(&default.config.bridge));
         assert_eq!(default.directory, PathBuf::from("/var/lib/procurator"));
         assert_eq!(storage.directory, PathBuf::from("/var/lib/procurator/networks/storage"));
+        assert_eq!(default.config.peer_subnets, [IpNetwork::V4(storage.subnet())]);
         assert_eq!(storage.config.router, RouterAdvice::Untold);
     }
 

@@ -1,22 +1,26 @@
 //! Bringing the networks up when a manager starts: what is left of those that are configured no more goes first, then each is
-//! set up around the interfaces of the VMs that run, and the leases count.
+//! set up around the interfaces of the VMs that run, and the leases count. Afterwards, trying again those that could not be had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
+use std::time::Duration;
 
-use host_network::{HostNetwork, KeptNic, Leftovers, LinkName, NetworkConfig, Teardown, remove_leftovers};
+use host_network::{KeptNic, NetworkError, Teardown};
+use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{NetworkName, VmId};
 
 use super::network_plan::PlannedNetwork;
+use super::network_setup::{BridgesInUse, NetworkSetup};
 use super::startup::state_error;
 use super::takeover::hold_unknown;
 use super::{VmManagerConfig, VmManagerError};
 use crate::failure::chain;
-use crate::records::{
-    LeaseBooks, Leases, NetworkNote, RecordWriter, forget_network, network_directory, note_network,
-    noted_networks,
-};
-use crate::supervisor::RunningMachine;
+use crate::records::{LeaseBooks, Leases, RecordWriter};
+use crate::supervisor::{HostContext, NetworkState, RunningMachine, WaitingNetwork};
+
+/// How often what could not be done is tried again: a look at the host's links and addresses.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The leases of each network of `planned`.
 ///
@@ -35,30 +39,28 @@ pub(super) fn open_leases(
     planned.iter().map(open).collect::<Result<BTreeMap<_, _>, _>>().map(LeaseBooks::new)
 }
 
-/// Sets up the networks of `planned` around the interfaces of the VMs that are `running`, and has addresses be given out on
-/// them. On failure those that were set up are undone, unless something runs on this host: what VMs need stays.
+/// Sets up the networks of `setup` around the interfaces of the VMs that are `running`, and has addresses be given out on
+/// them. One that the host does not let be waits. On failure those that were set up are undone, unless something runs on this
+/// host: what VMs need stays.
 ///
 /// # Errors
-/// A network cannot be had, or cannot be recorded.
+/// A network cannot be had for another reason, or cannot be recorded.
 pub(super) async fn start_networks(
     config: &VmManagerConfig,
-    planned: Vec<PlannedNetwork>,
-    writer: &RecordWriter,
+    setup: &NetworkSetup,
     leases: &LeaseBooks,
     running: &BTreeMap<VmId, RunningMachine>,
     teardown: Teardown,
-) -> Result<BTreeMap<NetworkName, HostNetwork>, VmManagerError> {
-    remove_obsolete(config, &planned).await;
+) -> Result<BTreeMap<NetworkName, NetworkState>, VmManagerError> {
+    setup.remove_obsolete(true).await;
     let mut networks = BTreeMap::new();
-    let begun = bring_up(config, planned, writer, running, &mut networks).await;
+    let mut begun = bring_up(setup, running, &mut networks).await;
     for (name, network) in &networks {
-        if let Some(book) = leases.book(name) {
-            hold_unknown(book, &network.report().unknown, running);
+        if begun.is_ok() {
+            begun = begin_leases(config, leases, name, network, |vm| running.contains_key(vm));
         }
     }
-    let in_force =
-        begun.and_then(|()| leases.put_in_force().map_err(|problem| state_error(config, Box::new(problem))));
-    match in_force {
+    match begun {
         Ok(()) => Ok(networks),
         Err(problem) => {
             undo(networks, teardown).await;
@@ -67,79 +69,115 @@ pub(super) async fn start_networks(
     }
 }
 
-/// Sets the networks of `planned` up one after the other. Those that are there stand in `networks`, also on failure.
-async fn bring_up(
+/// Has the leases of a network count that is there: those of interfaces that nobody knows, too. Not of one that waits.
+fn begin_leases(
     config: &VmManagerConfig,
-    planned: Vec<PlannedNetwork>,
-    writer: &RecordWriter,
-    running: &BTreeMap<VmId, RunningMachine>,
-    networks: &mut BTreeMap<NetworkName, HostNetwork>,
+    leases: &LeaseBooks,
+    name: &NetworkName,
+    network: &NetworkState,
+    runs: impl Fn(&VmId) -> bool,
 ) -> Result<(), VmManagerError> {
-    for PlannedNetwork { name, pool, config: network, directory } in planned {
-        let subnet = pool.subnet();
-        if !name.is_default() {
-            // Before anything of it is on the host: whoever comes next knows what to take away.
-            let note = NetworkNote::new(network.bridge.to_string(), subnet);
-            note_network(writer, &directory, &note)
-                .map_err(|problem| state_error(config, Box::new(problem)))?;
+    let (NetworkState::Up { network, .. }, Some(book)) = (network, leases.book(name)) else { return Ok(()) };
+    hold_unknown(book, &network.report().unknown, runs);
+    book.put_in_force().map_err(|problem| state_error(config, Box::new(problem)))
+}
+
+/// Sets the networks up one after the other, first those that VMs may keep on another bridge than is configured. Those that are
+/// there, or wait, stand in `networks`, also on failure.
+async fn bring_up(
+    setup: &NetworkSetup,
+    running: &BTreeMap<VmId, RunningMachine>,
+    networks: &mut BTreeMap<NetworkName, NetworkState>,
+) -> Result<(), VmManagerError> {
+    let mut taken = BridgesInUse::new();
+    for network in setup.in_order() {
+        let kept = running.values().flat_map(RunningMachine::kept_nics);
+        let kept: Vec<KeptNic> =
+            kept.filter(|(name, _)| *name == network.name).map(|(_, kept)| kept).collect();
+        let state = setup.set_up(network, kept, &taken).await?;
+        match &state {
+            NetworkState::Up { network: up, held_back } => {
+                taken.insert(up.config().bridge.clone(), network.name.clone());
+                if let Some(sentence) = held_back {
+                    warn!(network = %network.name, "{sentence}");
+                }
+            }
+            NetworkState::Waiting(WaitingNetwork { problem, .. }) => {
+                warn!(network = %network.name, problem, "the network is not set up, and is tried again");
+            }
+            NetworkState::Ended => {}
         }
-        let network = resume(&name, network, running).await?;
-        networks.insert(name, network);
+        networks.insert(network.name.clone(), state);
     }
     Ok(())
 }
 
-async fn undo(networks: BTreeMap<NetworkName, HostNetwork>, teardown: Teardown) {
+async fn undo(networks: BTreeMap<NetworkName, NetworkState>, teardown: Teardown) {
     for (name, network) in networks {
+        let NetworkState::Up { network, .. } = network else { continue };
         if let Err(problem) = network.shutdown(teardown).await {
             warn!(network = %name, error = chain(&problem), "the VMs' network was not left as it was found");
         }
     }
 }
 
-/// Sets the network `name` up, around the interfaces of VMs that run.
-async fn resume(
-    name: &NetworkName,
-    config: NetworkConfig,
-    running: &BTreeMap<VmId, RunningMachine>,
-) -> Result<HostNetwork, VmManagerError> {
-    let kept = running.values().flat_map(RunningMachine::kept_nics);
-    let kept: Vec<KeptNic> = kept.filter(|(network, _)| network == name).map(|(_, kept)| kept).collect();
-    let network = HostNetwork::resume(config, kept)
-        .await
-        .map_err(|problem| VmManagerError::Network { name: name.clone(), source: Box::new(problem) })?;
-    for warning in &network.report().warnings {
-        warn!(network = %name, %warning, "the VMs' network may not work as it should");
+/// Tries again, as long as the manager is there, what networks and what is left of others could not be brought to so far.
+pub(super) async fn tend_networks(context: Weak<HostContext>, setup: NetworkSetup, config: VmManagerConfig) {
+    loop {
+        sleep(AGAIN).await;
+        let Some(context) = context.upgrade() else { return };
+        setup.remove_obsolete(false).await;
+        for network in &setup.planned {
+            if let Err(problem) = tend(&context, &setup, &config, network).await {
+                warn!(network = %network.name, error = chain(&problem), "the network could not be looked after");
+            }
+        }
     }
-    Ok(network)
 }
 
-/// Takes away what is left of networks that are configured no more, or with another bridge. What VMs may use stays.
-async fn remove_obsolete(config: &VmManagerConfig, planned: &[PlannedNetwork]) {
-    for (name, note) in noted_networks(config.state_dir()) {
-        let has_bridge = |network: &PlannedNetwork| network.config.bridge.as_str() == note.bridge;
-        let directory = network_directory(config.state_dir(), &name);
-        if planned.iter().any(|network| network.name == name && has_bridge(network)) {
-            continue;
-        }
-        if planned.iter().any(has_bridge) {
-            forget_network(&directory);
-            continue;
-        }
-        let Ok(bridge) = LinkName::parse(&note.bridge) else { continue };
-        let network =
-            NetworkConfig { state_dir: Some(directory.clone()), ..NetworkConfig::new(bridge, note.subnet) };
-        match remove_leftovers(&network).await {
-            Ok(Leftovers::Removed) => {
-                info!(network = %name, bridge = note.bridge, "the network is configured no more, and was removed");
-                forget_network(&directory);
-            }
-            Ok(Leftovers::InUse { ports }) => {
-                warn!(network = %name, bridge = note.bridge, ?ports, "the network is configured no more, and stays while links are on its bridge");
-            }
-            Err(problem) => {
-                warn!(network = %name, bridge = note.bridge, error = chain(&problem), "the network is configured no more, and was not removed");
-            }
-        }
+async fn tend(
+    context: &HostContext,
+    setup: &NetworkSetup,
+    config: &VmManagerConfig,
+    network: &PlannedNetwork,
+) -> Result<(), VmManagerError> {
+    let (name, networks) = (&network.name, &context.networks);
+    let Some((_, shared)) = networks.all().find(|(other, _)| *other == name) else { return Ok(()) };
+    if shared.pending().is_none() {
+        return Ok(());
     }
+    let taken = networks.all().filter_map(|(name, other)| Some((other.bridge()?, name.clone())));
+    let taken: BridgesInUse = taken.filter(|(_, other)| other != name).collect();
+    let refused =
+        |problem: NetworkError| VmManagerError::Network { name: name.clone(), source: Box::new(problem) };
+    let mut turn = shared.turn().await;
+    let Some(pending) = turn.take_pending().await.map_err(refused)? else { return Ok(()) };
+    let (before, kept) = match pending {
+        NetworkState::Up { network, .. } => {
+            if let Err(problem) = network.shutdown(Teardown::Remove).await {
+                warn!(network = %name, error = chain(&problem), "its former bridge was not removed");
+            }
+            (None, Vec::new())
+        }
+        NetworkState::Waiting(WaitingNetwork { problem, kept, .. }) => (Some(problem), kept),
+        NetworkState::Ended => return Ok(()),
+    };
+    let runs: BTreeSet<VmId> = kept.iter().map(|nic| nic.vm.clone()).collect();
+    let state = match setup.set_up(network, kept.clone(), &taken).await {
+        Ok(state) => state,
+        Err(problem) => NetworkState::Waiting(WaitingNetwork { problem: chain(&problem), kept, left: None }),
+    };
+    match &state {
+        NetworkState::Waiting(now) if before.as_ref() != Some(&now.problem) => {
+            warn!(network = %name, problem = now.problem, "the network is not set up, and is tried again");
+        }
+        NetworkState::Up { network, .. } => {
+            info!(network = %name, bridge = %network.config().bridge, "the network is there for VMs");
+        }
+        NetworkState::Waiting(_) | NetworkState::Ended => {}
+    }
+    let begun = begin_leases(config, &context.leases, name, &state, |vm| runs.contains(vm));
+    turn.put(state);
+    context.changes.note();
+    begun
 }

@@ -19,7 +19,8 @@ use vm_model::{NetworkName, RemovedVm, VmId};
 use super::checks::{check_directories, check_numbers, refused, store_roots};
 use super::control::Shared;
 use super::network_plan::{PlannedNetwork, plan_networks};
-use super::network_start::{open_leases, start_networks};
+use super::network_setup::NetworkSetup;
+use super::network_start::{open_leases, start_networks, tend_networks};
 use super::placing::{jail_gaps, machine_host};
 use super::registry::Registry;
 use super::takeover::{KnownVms, hold_addresses, restore, take_over, take_over_late};
@@ -76,7 +77,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let nothing_runs = running.is_empty() && strangers.is_empty();
     let teardown = if nothing_runs { Teardown::Remove } else { Teardown::Keep };
     let configured: BTreeSet<NetworkName> = planned.iter().map(|network| network.name.clone()).collect();
-    let networks = start_networks(&config, planned, &writer, &leases, &running, teardown).await?;
+    let setup = NetworkSetup::new(config.state_dir().to_owned(), writer.clone(), planned);
+    let networks = start_networks(&config, &setup, &leases, &running, teardown).await?;
     let of_records = intact.iter().map(|record| record.assignment.id.clone());
     let known = of_records.chain(damaged.keys().cloned()).chain(removed.list().into_keys());
     sweep_networks(config.state_dir(), &configured, &known.chain(running.keys().cloned()).collect());
@@ -111,9 +113,12 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         limits: config.limits,
         lifecycle: lifecycle(&config),
     });
-    for (network, NetworkSettings { bridge, subnet, .. }) in config.all_networks() {
-        info!(%network, bridge, subnet, "the network is there for VMs");
+    for (network, NetworkSettings { subnet, .. }) in config.all_networks() {
+        if let Some(bridge) = context.networks.bridge(&network) {
+            info!(%network, %bridge, subnet, "the network is there for VMs");
+        }
     }
+    runtime.spawn(tend_networks(Arc::downgrade(&context), setup, config.clone()));
     info!(state_dir = %config.state_dir().display(), "VM manager started");
     Ok(begin(config, &runtime, context, damaged, intact, running))
 }

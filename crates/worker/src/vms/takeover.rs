@@ -170,12 +170,8 @@ pub(super) fn hold_addresses(leases: &LeaseBooks, running: &BTreeMap<VmId, Runni
 
 /// Sees to it that nobody else is given the addresses of interfaces that are there, and whose VMs are not known to run in this
 /// network: their records are lost, their processes silent, or the network had another name when they started. Who holds such an
-/// address from before and is not among the `running` gets another. The next start that does not find them gives the addresses up.
-pub(super) fn hold_unknown(
-    leases: &Leases,
-    unknown: &[UnknownNic],
-    running: &BTreeMap<VmId, RunningMachine>,
-) {
+/// address from before and does not run, as `runs` has it, gets another. The next start that does not find them gives the addresses up.
+pub(super) fn hold_unknown(leases: &Leases, unknown: &[UnknownNic], runs: impl Fn(&VmId) -> bool) {
     let mut by_vm: BTreeMap<&VmId, Vec<(&str, Wish)>> = BTreeMap::new();
     for UnknownNic { vm, nic, mac, address, .. } in unknown {
         let wish = Wish { ip: Some(*address), mac: Some(*mac) };
@@ -183,7 +179,7 @@ pub(super) fn hold_unknown(
     }
     for (vm, present) in by_vm {
         let nics: Vec<&str> = present.iter().map(|(nic, _)| *nic).collect();
-        match leases.seize(vm, &present, |holder| !running.contains_key(holder)) {
+        match leases.seize(vm, &present, |holder| !runs(holder)) {
             Ok(lost) => {
                 warn!(vm_id = %vm, ?nics, "interfaces that were not taken over are there, and nobody else gets their addresses");
                 for Lease { vm: holder, nic, address, .. } in lost {

@@ -457,6 +457,11 @@ impl VmManager {
         told
     }
 
+    /// Which networks are not as they are configured, because of this host or of VMs that run: a sentence each.
+    pub(crate) fn pending_networks(&self) -> Vec<String> {
+        self.shared.context.networks.pending()
+    }
+
     /// That the disk of the state directory is full, in a sentence, where it is.
     pub fn disk_shortage(&self) -> Option<String> {
         self.shared.context.writer.shortage()

@@ -3,7 +3,7 @@
 use tiny_guest::TinyGuest;
 use vm_model::{Assignment, AssignmentSet, DesiredState, Overrides, Source};
 use worker::node::LocalCommand;
-use worker::vms::VmId;
+use worker::vms::{VmId, VmManager, VmManagerConfig};
 
 use crate::told::{Told, assigned};
 use crate::workbench::{await_vm, isolated};
@@ -40,6 +40,44 @@ fn a_plan_says_which_orders_of_operators_it_ends() {
             ends[1].starts_with("c is stopped") && ends[1].ends_with("it is assigned no longer"),
             "{notes:?}"
         );
+        node.end().shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_plan_says_which_new_vms_get_no_port_and_no_address() {
+    isolated(|bench| {
+        let image = bench.plain("image", &TinyGuest::idle());
+        let on = |id: &str, port: &str| {
+            let mut vm = assigned(id, &image, RUNNING);
+            vm.procurator = serde_json::json!({ "ports": [port] }).as_object().expect("one").clone();
+            vm
+        };
+        let small = VmManagerConfig { vm_subnet_base: "10.77.0.0/29".to_owned(), ..bench.config() };
+        let node = Told::start(VmManager::new(small).expect("starts"));
+        node.tell(None, vec![on("a", "8080:80")]).expect("taken");
+        node.await_phase("a", "running");
+        let new = vec![on("a", "8080:80"), on("b", "8080:81"), on("c", "8081:80"), on("d", "8081:80")];
+        let notes = node.preview(new).notes;
+        let failing = |notes: &[String]| -> Vec<String> {
+            notes.iter().filter(|note| note.contains("would not start")).cloned().collect()
+        };
+        let told = failing(&notes);
+        assert_eq!(told.len(), 2, "{notes:?}");
+        assert!(
+            told[0].starts_with("b would not start: ") && told[0].contains("8080:80/tcp of a has"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].starts_with("d would not start: ") && told[1].contains("8081:80/tcp of c has"),
+            "{told:?}"
+        );
+
+        let crowd = ["a", "b", "c", "d", "e", "f", "g"].iter().enumerate();
+        let crowd = crowd.map(|(number, id)| on(id, &format!("{}:80", 8080 + number))).collect();
+        let told = failing(&node.preview(crowd).notes);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("f would not start: no address"), "{told:?}");
         node.end().shutdown().expect("ends");
     });
 }

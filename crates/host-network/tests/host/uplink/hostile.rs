@@ -272,7 +272,8 @@ fn a_kernel_without_vlans_is_told_of_before_a_start_and_by_it() {
     in_namespace(async || {
         run("ip link add eth1 type veth peer name far0");
         let config = with("eth1", Some(100));
-        let surveyed = host_network::survey(&config).await.unwrap().uplink.map(|problem| problem.to_string());
+        let surveyed =
+            host_network::survey(&config, None).await.unwrap().uplink.map(|problem| problem.to_string());
         let asked = ["ip", "link", "add", "link", "eth1", "name", "probe", "type", "vlan", "id", "7"];
         if try_run(&asked).is_ok() {
             assert_eq!(surveyed, None);

@@ -53,14 +53,14 @@ impl Reconciler {
         let now = Timestamp::now();
         let said = self.admit(source, offered, now)?;
         let (intent, planned) = self.plan(source, said, Thoroughness::CompareImages).await;
-        let Planned { actions, passing, promises, ports: _ } = planned;
+        let Planned { actions, passing, promises, ports } = planned;
         let (kind, limit) = (source.kind(), self.vm_manager.config().removal_limit);
         let held = self.hold_lineage(source, offered, other, now);
         let had = self.intent.of(kind);
         let held = held.or_else(|| hold_removals(kind, had, intent.of(kind)?, &actions, limit, now));
         let (before, after) =
             (self.intent.merged(&self.listened_to), intent.merged(&self.listening_to(kind)));
-        let mut notes = notes(&self.vm_manager, &before, &after, &actions, promises).await;
+        let mut notes = notes(&self.vm_manager, &before, &after, &actions, promises, ports).await;
         notes.extend(passing);
         notes.extend(overridden(&after, kind));
         notes.extend(self.held_of_others(kind));

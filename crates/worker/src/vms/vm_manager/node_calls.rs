@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vm_model::{Assignment, Bytes, DesiredState, Footprint, Generation, OperatorOrder, VmId};
+use nix_artifacts::NicRequest;
+use vm_model::{Assignment, Bytes, DesiredState, FailureReason, Footprint, Generation, OperatorOrder, VmId};
 
 use super::VmManager;
 use crate::capacity::DemandChange;
 use crate::failure::chain;
 use crate::node::{self, Action, Described, Observed};
-use crate::supervisor::{Freshness, PortClaims};
+use crate::supervisor::{Freshness, PortClaims, foresee_leases};
 use crate::vms::VmManagerError;
 use crate::volumes::Thoroughness;
 
@@ -32,6 +33,14 @@ impl VmManager {
         let capacity = &self.shared.context.capacity;
         let host = capacity.observe_host();
         move |footprint, change| capacity.check_after(footprint, &host, change).map_err(|e| chain(&e))
+    }
+
+    /// Which of `vms` could not have what their interfaces wish for if all of them started now.
+    pub(crate) fn foresee_leases(
+        &self,
+        vms: &[(Assignment, Vec<NicRequest>)],
+    ) -> BTreeMap<VmId, FailureReason> {
+        foresee_leases(self.shared.context.leases.pools(), vms)
     }
 
     /// What each VM is and the state it is meant to be in.
