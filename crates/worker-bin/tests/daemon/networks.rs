@@ -162,6 +162,13 @@ fn a_vm_that_runs_on_with_addresses_of_before_is_told_until_it_has_others() {
         assert_eq!(interfaces(&bench)[1]["mismatch"], json!({ "ipv6_changed": { "given": given } }));
         daemon.kill();
 
+        // No IPv6 any more.
+        bench.configure(&format!("{without}{STORAGE}"));
+        daemon = bench.start();
+        let status = said(&bench, &["status"]);
+        assert!(status.contains("the IPv6 addresses of the network \"storage\" were taken away"), "{status}");
+        daemon.kill();
+
         // Other addresses.
         let moved = STORAGE.replace("10.76.", "10.77.");
         bench.configure(&format!("{without}{moved}"));
@@ -170,6 +177,8 @@ fn a_vm_that_runs_on_with_addresses_of_before_is_told_until_it_has_others() {
         let list = said(&bench, &["ls"]);
         assert!(list.contains("10.76.0.2 (storage, former)"), "{list}");
         assert!(list.contains("interface net1: its network is 10.77.0.0/24 now"), "{list}");
+        let details = said(&bench, &["inspect", "a"]);
+        assert!(details.contains("net1: network storage, 10.76.0.2 (former), "), "{details}");
         let status = said(&bench, &["status"]);
         assert!(
             status.contains("the network \"storage\" is 10.77.0.0/24 now, and VMs have addresses"),

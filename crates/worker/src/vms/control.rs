@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use binary_cache::CollectionMode;
+use host_network::TeardownOutcome;
 use machine_host::Stranger;
 use nix_artifacts::hash_store_path as hash_of;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{error, info};
 use vm_model::{
-    Assignment, CollectedPath, CollectionRule, DesiredState, NarHash, StopMethod, VmId, VmStatus, VolumeInfo,
+    Assignment, CollectedPath, CollectionRule, DesiredState, NarHash, NetworkName, StopMethod, VmId,
+    VmStatus, VolumeInfo,
 };
 
 use super::registry::Registry;
@@ -229,7 +231,7 @@ pub(crate) async fn shut_down(shared: Arc<Shared>) -> Result<(), VmManagerError>
     }
     match network {
         Ok(outcome) => {
-            info!(?outcome, "the VMs' network was taken down");
+            info!(networks = told(&outcome), "the VMs' network was taken down");
             Ok(())
         }
         Err(problem) => Err(VmManagerError::NetworkRemains(Box::new(problem))),
@@ -256,11 +258,22 @@ pub(crate) async fn leave(shared: Arc<Shared>) -> Result<(), VmManagerError> {
     match left {
         Ok(outcome) if outcome.is_empty() => Ok(()),
         Ok(outcome) => {
-            info!(?outcome, "there is no VM: the VMs' network was taken down");
+            info!(networks = told(&outcome), "there is no VM: the VMs' network was taken down");
             Ok(())
         }
         Err(problem) => Err(VmManagerError::NetworkRemains(Box::new(problem))),
     }
+}
+
+/// What became of each network, for the log.
+fn told(outcomes: &BTreeMap<NetworkName, TeardownOutcome>) -> String {
+    let one = |(name, outcome): (&NetworkName, &TeardownOutcome)| match outcome {
+        TeardownOutcome::Kept => format!("{name} kept"),
+        TeardownOutcome::Removed => format!("{name} removed"),
+        TeardownOutcome::Adopted => format!("{name} given back"),
+        TeardownOutcome::InUse { ports } => format!("{name} in use by {}", ports.join(" ")),
+    };
+    outcomes.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether there is, or may be, a VM that needs the network of this host after this process.
