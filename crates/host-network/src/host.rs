@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
-pub use self::attach::{AttachmentWarning, NicAttachment, Tap, UnusedHint};
+pub use self::attach::{AttachmentOutlook, AttachmentWarning, NicAttachment, Tap, UnusedHint};
 pub use self::attachable::{NicDescription, check_nic};
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub(crate) use self::kept::{find_tap, plan_kept};

@@ -94,8 +94,8 @@ pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};
 pub use forwarding::HostForwarding;
 pub use forwards::{ForwardConflict, ForwardWarning, Holder, PortTaken, find_taken_port};
 pub use host::{
-    AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment, NicDescription, Orphan, Tap,
-    Teardown, TeardownOutcome, UnusedHint, check_nic,
+    AttachmentOutlook, AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment,
+    NicDescription, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint, check_nic,
 };
 pub use leftovers::{Leftovers, remove_leftovers};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};

@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 
 use thiserror::Error;
 use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
 use super::attachable::{binding_for, check, router_outside_mask, taken};
-use super::{Attached, AttachedTap, HostNetwork, Interface};
+use super::{Attached, AttachedTap, HostNetwork, Interface, Shared};
 use crate::claimed_names::claim_on;
 use crate::names::tap_alias;
 use crate::netlink::Port;
@@ -109,14 +110,43 @@ pub enum UnusedHint {
     },
 }
 
+/// Tells whether guests could be attached to a network at this moment, as long as it is there.
+#[derive(Clone, Debug)]
+pub struct AttachmentOutlook(Weak<Shared>);
+
+impl AttachmentOutlook {
+    /// Whether they could, as far as that is known without trying.
+    ///
+    /// # Errors
+    /// The network waits for its uplink.
+    pub fn check(&self) -> Result<(), NetworkError> {
+        self.0.upgrade().map_or(Ok(()), |shared| shared.refuse_without_uplink())
+    }
+}
+
+impl Shared {
+    /// Refuses a guest that would be on a wire which leads nowhere: its VM waits for the uplink.
+    fn refuse_without_uplink(&self) -> Result<(), NetworkError> {
+        match (&self.config.uplink, self.uplink_problem()) {
+            (Some(uplink), Some(problem)) => Err(no_uplink(&self.config, uplink, problem)),
+            (Some(_), None) | (None, _) => Ok(()),
+        }
+    }
+}
+
 impl HostNetwork {
+    /// For who wants to know whether an attachment would succeed.
+    pub fn attachment_outlook(&self) -> AttachmentOutlook {
+        AttachmentOutlook(Arc::downgrade(&self.shared))
+    }
+
     /// Creates a TAP for an interface, attaches it to the bridge and has DHCP tell the guest its address.
     /// Dropping the future undoes what was done.
     ///
     /// # Errors
     /// If the attachment is not possible as described, or the kernel refuses; nothing is left then.
     pub async fn attach(&self, attachment: NicAttachment) -> Result<Tap, NetworkError> {
-        self.refuse_without_uplink()?;
+        self.shared.refuse_without_uplink()?;
         self.refuse_unnamed(&attachment).await?;
         self.refuse_taken(&attachment.access.forwards).await?;
         let reservation = self.reserve(&attachment)?;
@@ -183,15 +213,6 @@ impl HostNetwork {
         )?;
         netlink.bind_port(*index, name.as_str(), identity.mac, config.between_vms).await?;
         Ok(netlink.set_up(*index, name.as_str()).await?)
-    }
-
-    /// Refuses a guest that would be on a wire which leads nowhere: its VM waits for the uplink.
-    fn refuse_without_uplink(&self) -> Result<(), NetworkError> {
-        let config = &self.shared.config;
-        match (&config.uplink, self.shared.uplink_problem()) {
-            (Some(uplink), Some(problem)) => Err(no_uplink(config, uplink, problem)),
-            (Some(_), None) | (None, _) => Ok(()),
-        }
     }
 
     /// Refuses forwards that would hide a program of this host.

@@ -14,14 +14,15 @@ use std::net::Ipv4Addr;
 use std::sync::{PoisonError, RwLock as Lock};
 
 use host_network::{
-    ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, Leftovers, LinkName, NetworkConfig, NetworkError,
-    NicAttachment, Tap, Teardown, TeardownOutcome, remove_leftovers,
+    AttachmentOutlook, ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, Leftovers, LinkName,
+    NetworkConfig, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome, remove_leftovers,
 };
 use thiserror::Error;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use vm_model::{NetworkName, PortForward, VmId};
 
 use super::context::Subnet;
+use crate::failure::chain;
 
 /// Why an interface was not attached or detached.
 #[derive(Debug, Error)]
@@ -116,6 +117,7 @@ struct UpFacts {
     subnet: Subnet,
     told: ToldNetwork,
     config: NetworkConfig,
+    outlook: AttachmentOutlook,
     /// Whether interfaces were found whose VMs nobody named.
     has_unknown_nics: bool,
 }
@@ -133,7 +135,8 @@ impl UpFacts {
         let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask(), ipv6: config.ipv6 };
         let has_unknown_nics = !report.unknown.is_empty();
         let config = config.clone();
-        Self { degraded, held_back, subnet, told, config, has_unknown_nics }
+        let outlook = network.attachment_outlook();
+        Self { degraded, held_back, subnet, told, config, outlook, has_unknown_nics }
     }
 }
 
@@ -221,13 +224,16 @@ impl SharedNetwork {
         }
     }
 
-    /// Whether it is there.
+    /// Whether it is there, and guests could be attached to it.
     ///
     /// # Errors
     /// What stands against it.
     pub(crate) fn check_up(&self) -> Result<(), NetworkWaits> {
         match &*self.facts.read().unwrap_or_else(PoisonError::into_inner) {
-            Facts::Up(_) => Ok(()),
+            Facts::Up(facts) => facts
+                .outlook
+                .check()
+                .map_err(|problem| NetworkWaits { network: self.name.clone(), problem: chain(&problem) }),
             Facts::Waiting(WaitingFacts { waits, .. }) => Err(waits.clone()),
         }
     }

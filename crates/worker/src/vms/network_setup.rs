@@ -141,7 +141,7 @@ impl NetworkSetup {
             }
             Former::Stays(problem) => return Ok(waiting(problem, kept, None)),
         };
-        if let Some(other) = taken.get(&config.bridge).filter(|other| **other != network.name) {
+        if let Some(other) = self.who_has(&config.bridge, &network.name, taken) {
             let problem = format!("the network \"{other}\" has the bridge {} still", config.bridge);
             return Ok(waiting(problem, kept, None));
         }
@@ -161,12 +161,29 @@ impl NetworkSetup {
                 Ok(NetworkState::Up { network: up, held_back })
             }
             Err(problem) if problem.is_conflict() => {
+                if left.is_none() {
+                    // Nothing of it is on the host, and what is there under that name is another's.
+                    forget_network(&network.directory);
+                }
                 Ok(wait_for_the_host(&network.name, &problem, kept, left).await)
             }
             Err(problem) => {
+                if left.is_none() {
+                    forget_network(&network.directory);
+                }
                 Err(VmManagerError::Network { name: network.name.clone(), source: Box::new(problem) })
             }
         }
+    }
+
+    /// The other network that has `bridge` at this moment, or is noted as having it and was not set up yet.
+    fn who_has(&self, bridge: &LinkName, own: &NetworkName, taken: &BridgesInUse) -> Option<NetworkName> {
+        let is_another = |name: &NetworkName| name != own;
+        let is_planned = |name: &NetworkName| self.planned.iter().any(|network| network.name == *name);
+        let noted = noted_networks(&self.state_dir).into_iter();
+        let mut noted = noted.filter(|(_, note)| note.bridge == bridge.as_str()).map(|(name, _)| name);
+        let has_it = taken.get(bridge).filter(|name| is_another(name)).cloned();
+        has_it.or_else(|| noted.find(|name| is_another(name) && is_planned(name)))
     }
 
     /// Whether an earlier run noted that it was about to have the bridge of `config`.

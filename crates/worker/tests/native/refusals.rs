@@ -149,6 +149,7 @@ fn a_host_that_does_not_play_along_is_told_at_the_start_and_left_as_it_was() {
         let told = manager.network_degradations().join("; ");
         assert!(told.contains("no VM starts in it") && told.contains("lo"), "{told}");
         manager.shutdown().expect("ends");
+        drop(manager);
         assert_eq!(links(), ["lo"]);
 
         let manager = bench.manager();
