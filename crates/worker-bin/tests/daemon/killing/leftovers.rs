@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::scene::{Placement, Wanted};
 use crate::bench::{Bench, Daemon, entries, host_processes, links};
 
-const STATE: [&str; 8] = [
+const STATE: [&str; 9] = [
     "host-settings.json",
     "leases.json",
     "network.json",
