@@ -22,7 +22,6 @@ pub(crate) use self::kept::{find_tap, plan_kept};
 pub(crate) use self::teardown::Remains;
 pub use self::teardown::{Teardown, TeardownOutcome};
 use crate::bound_port::BoundPort;
-use crate::bridge::carries_vms;
 use crate::dhcp::SharedBindings;
 use crate::exclusive::Exclusive;
 use crate::names::tap_owner;
@@ -276,13 +275,15 @@ impl HostNetwork {
         Ok(reaped)
     }
 
-    /// Whether a TAP of a VM is a port of the bridge, or is to be one, whoever runs that VM.
+    /// Whether anything is on the bridge, or is to be, beside its uplink: VMs, whoever runs them, or links of others.
     ///
     /// # Errors
     /// The host's links cannot be listed.
-    pub async fn carries_vms(&self) -> Result<bool, NetworkError> {
+    pub async fn is_in_use(&self) -> Result<bool, NetworkError> {
         let is_attached = !self.shared.lock().is_empty();
-        Ok(is_attached || carries_vms(Some(self.shared.bridge()), &self.shared.netlink.links().await?))
+        let (links, bridge) = (self.shared.netlink.links().await?, self.shared.bridge());
+        let ports = links.iter().filter(|link| link.controller == Some(bridge)).count();
+        Ok(is_attached || ports > usize::from(self.shared.config.uplink.is_some()))
     }
 
     fn has_tap(&self, index: u32) -> bool {

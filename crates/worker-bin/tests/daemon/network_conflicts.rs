@@ -148,7 +148,7 @@ fn a_bridge_with_another_name_takes_the_place_of_the_former_once_no_vm_is_there(
         assert_eq!(bench.phases(), ["a running"]);
         let has = |name: &str| links().contains(&name.to_owned());
         assert!(has("br-procurator") && !has("br-new"), "{:?}", links());
-        let held = "the network keeps its bridge br-procurator while VMs run there; br-new is made in its place once none does";
+        let held = "the network keeps its bridge br-procurator while VMs run there; br-new is made in its place once nothing is on it";
         assert!(degradations(&bench).contains(held), "{}", degradations(&bench));
         let file = bench.path("vms.json");
         let planned = said(&bench.client(&["plan", "--assignments", file.to_str().expect("text")]));

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use thiserror::Error;
 use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{Timestamp, VmId, VolumeInfo, VolumeKeep};
@@ -24,6 +25,15 @@ const FIRST: Duration = Duration::from_secs(120);
 
 /// How long the deletion of one thing may take until others are looked at. It goes on.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a kept thing is still there.
+#[derive(Debug, Error)]
+enum NotDeleted {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0} is still being deleted after {seconds} s: its disk may not answer", seconds = PATIENCE.as_secs())]
+    UnderWay(Kept),
+}
 
 /// Deletes what is due, for as long as the host is there.
 pub(crate) async fn keep_house(context: Weak<HostContext>) {
@@ -106,7 +116,7 @@ impl HostContext {
                 Ok(true) => info!(what = %kept, "deleted: its time is over"),
                 Ok(false) => {}
                 Err(problem) => {
-                    warn!(what = %kept, error = problem, "not deleted; trying again later");
+                    warn!(what = %kept, error = %problem, "not deleted; trying again later");
                     again = Some(RETRY);
                 }
             }
@@ -128,7 +138,7 @@ impl HostContext {
         }
         let mut deleted = Vec::new();
         for kept in self.selected(which)? {
-            if self.delete_aside(&kept)? {
+            if self.delete_aside(&kept).map_err(|problem| problem.to_string())? {
                 info!(what = %kept, "deleted by word");
                 deleted.push(kept.to_string());
             }
@@ -174,13 +184,13 @@ impl HostContext {
     }
 
     /// As [`HostContext::delete_kept`], on a thread of the VM that it was of: a disk that does not answer is in nobody else's way.
-    fn delete_aside(self: &Arc<Self>, kept: &Kept) -> Result<bool, String> {
+    fn delete_aside(self: &Arc<Self>, kept: &Kept) -> Result<bool, NotDeleted> {
         let (host, what) = (Arc::clone(self), kept.clone());
         let deleting = move || host.delete_kept(&what);
-        let deleted = self.own_threads.run_within(kept.vm().as_str(), "delete", PATIENCE, deleting);
-        deleted.unwrap_or_else(|| {
-            Err(format!("{kept} is not deleted after {} s: its disk may not answer", PATIENCE.as_secs()))
-        })
+        match self.own_threads.run_within(kept.vm().as_str(), "delete", PATIENCE, deleting) {
+            Some(deleted) => deleted.map_err(NotDeleted::Failed),
+            None => Err(NotDeleted::UnderWay(kept.clone())),
+        }
     }
 
     /// Deletes one kept thing; answers whether it was still kept.
@@ -243,17 +253,23 @@ impl HostContext {
     fn make_room(self: &Arc<Self>, vm: &VmId) -> bool {
         let Ok(kept) = self.kept() else { return false };
         let others = kept.into_iter().filter(|(_, kept)| kept.vm() != vm);
-        others.into_iter().any(|(_, kept)| match self.delete_aside(&kept) {
-            Ok(true) => {
-                warn!(what = %kept, "deleted before its time: the disk is full");
-                true
+        for (_, kept) in others {
+            match self.delete_aside(&kept) {
+                Ok(true) => {
+                    warn!(what = %kept, "deleted before its time: the disk is full");
+                    return true;
+                }
+                Ok(false) => {}
+                Err(problem) => {
+                    warn!(what = %kept, error = %problem, "not deleted, although the disk is full");
+                    // It may yet give all the space that is wanted: nothing else goes for that.
+                    if matches!(problem, NotDeleted::UnderWay(_)) {
+                        return false;
+                    }
+                }
             }
-            Ok(false) => false,
-            Err(problem) => {
-                warn!(what = %kept, error = problem, "not deleted, although the disk is full");
-                false
-            }
-        })
+        }
+        false
     }
 
     /// Stages a volume, of what was `seeded` where that is what it needs; what is kept goes for it where there is no space.

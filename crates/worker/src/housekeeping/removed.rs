@@ -140,15 +140,14 @@ impl Deletion<'_> {
     /// The VM is still there, and kept for as long as before.
     pub(crate) fn put_back(self) {
         let mut state = self.of.state();
+        // That nobody is at it any more is said when this is dropped, and by that alone.
         state.kept.insert(self.id.clone(), self.vm.clone());
-        state.going.remove(&self.id);
     }
 
     /// A part of the VM may be gone, and the rest is to follow.
     pub(crate) fn leave_unfinished(self) {
         let mut state = self.of.state();
         state.unfinished.insert(self.id.clone(), self.vm.clone());
-        state.going.remove(&self.id);
     }
 }
 

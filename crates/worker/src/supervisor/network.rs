@@ -184,7 +184,7 @@ impl NetworkTurn<'_> {
     pub(crate) async fn take_pending(&mut self) -> Result<Option<NetworkState>, NetworkError> {
         let is_pending = match &*self.state {
             NetworkState::Up { held_back: None, .. } | NetworkState::Ended => false,
-            NetworkState::Up { network, held_back: Some(_) } => !network.carries_vms().await?,
+            NetworkState::Up { network, held_back: Some(_) } => !network.is_in_use().await?,
             NetworkState::Waiting(_) => true,
         };
         Ok(is_pending.then(|| std::mem::replace(&mut *self.state, NetworkState::Ended)))

@@ -132,7 +132,7 @@ impl NetworkSetup {
             Former::Nothing => (network.config.clone(), None),
             Former::CarriesVms(bridge) => {
                 let sentence = format!(
-                    "the network keeps its bridge {bridge} while VMs run there; {} is made in its place once none does",
+                    "the network keeps its bridge {bridge} while VMs run there; {} is made in its place once nothing is on it",
                     network.config.bridge
                 );
                 let NetworkConfig { nft_table, .. } =
