@@ -158,6 +158,10 @@ impl HostProcesses {
             let list = if machine.is_released() { &mut report.released } else { &mut report.remaining };
             list.push(machine.id.clone());
         }
+        if report.remaining.is_empty() && self.pool.errors.is_some() {
+            // Nobody is left who would write to it.
+            self.pool.directory.remove(error_output::NAME);
+        }
         report
     }
 }

@@ -21,7 +21,7 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 /// How long the line that is being copied is waited for in the end.
 const LAST_LINE: Duration = Duration::from_secs(1);
 /// The pipe's name in the directory of sockets, none of which ends like it.
-const NAME: &str = "standard-error";
+pub(super) const NAME: &str = "standard-error";
 
 /// A pipe and the thread that empties it, which ends when this is dropped.
 #[derive(Debug)]

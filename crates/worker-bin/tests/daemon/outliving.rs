@@ -63,6 +63,7 @@ fn guests_go_on_when_the_worker_is_killed() {
             [
                 "host-settings.json",
                 "leases.json",
+                "network.json",
                 "reserve",
                 "verified.json",
                 "vms",
