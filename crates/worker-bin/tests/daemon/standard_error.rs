@@ -100,16 +100,18 @@ fn a_pipe_that_nobody_reads_holds_nobody_up_and_losses_are_logged_once_there_is_
 #[test]
 fn processes_of_vms_write_to_a_log_file_and_cannot_empty_it() {
     isolated(|bench| {
-        bench.assign(&[bench.vm("a", &TinyGuest::power_button())]);
+        let [a, b] = ["a", "b"].map(|id| bench.vm(id, &TinyGuest::power_button()));
+        bench.assign(&[a, b.clone()]);
         let mut daemon = bench.start();
-        bench.until("it runs", || bench.phases() == ["a running"]);
+        let both_run = || bench.phases() == ["a running", "b running"];
+        bench.until("they run", both_run);
         let output = format!("/proc/{}/fd/2", host_process_of(&bench, "a"));
         let kind = fs::metadata(&output).expect("it is open").file_type();
         assert!(kind.is_fifo(), "{output} is {kind:?}");
         daemon.kill();
         let _next = bench.start();
-        bench.until("it runs on", || bench.phases() == ["a running"]);
-        bench.assign(&[]);
+        bench.until("they run on", both_run);
+        bench.assign(&[b]);
         // Said by the process that an earlier worker started.
         bench.until("the next worker hears it", || bench.log().contains("the machine has ended"));
     });
