@@ -176,3 +176,33 @@ fn a_bridge_with_another_name_takes_the_place_of_the_former_once_no_vm_is_there(
         assert_eq!((links(), tables()), (vec!["lo".to_owned()], String::new()));
     });
 }
+
+#[test]
+fn two_networks_that_swap_bridges_are_never_on_one() {
+    isolated(|bench| {
+        bench.leave_guests();
+        let before = fs::read_to_string(bench.path("worker.toml")).expect("read");
+        configure(&bench, &before, &storage("10.79.0.0/24"));
+        bench.assign(&[vm(&bench, "s", "storage")]);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["s running"]);
+        daemon.kill();
+
+        let swapped = storage("10.79.0.0/24").replace("br-storage", "br-procurator");
+        configure(&bench, &before, &format!("bridge = 'br-storage'\n{swapped}"));
+        daemon = bench.start();
+        bench.until("its VM runs on", || bench.phases() == ["s running"]);
+        let told = degradations(&bench);
+        assert!(told.contains("has the bridge br-storage still"), "{told}");
+        let addresses = ip("-o -4 address show dev br-storage");
+        assert!(addresses.contains("10.79.0.1") && !addresses.contains("10.78.0.1"), "{addresses}");
+
+        bench.client(&["stop", "s", "--force"]);
+        bench.until("both are as configured", || degradations(&bench) == "[]");
+        let addresses =
+            ["br-storage", "br-procurator"].map(|bridge| ip(&format!("-o -4 address show dev {bridge}")));
+        assert!(addresses[0].contains("10.78.0.1") && addresses[1].contains("10.79.0.1"), "{addresses:?}");
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+    });
+}
