@@ -158,7 +158,7 @@ impl HostProcesses {
             let list = if machine.is_released() { &mut report.released } else { &mut report.remaining };
             list.push(machine.id.clone());
         }
-        if report.remaining.is_empty() && self.pool.errors.is_some() {
+        if report.remaining.is_empty() && self.pool.has_errors() {
             // Nobody is left who would write to it.
             self.pool.directory.remove(error_output::NAME);
         }
@@ -227,6 +227,14 @@ impl MachineHost for HostProcesses {
 
     fn process_of(&self, vm: &VmId) -> Option<HostingProcess> {
         self.pool.process_of(vm)
+    }
+
+    fn check_place(&self) -> Result<(), String> {
+        self.pool.renew_directory().map_err(|problem| vm_model::error_chain(&problem))
+    }
+
+    fn unreachable(&self) -> Vec<VmId> {
+        self.pool.unreachable()
     }
 
     fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {

@@ -62,6 +62,20 @@ pub trait MachineHost: Send + Sync {
         None
     }
 
+    /// Makes sure that what a launch needs of this host beside its request is there; what somebody has removed of it is made again.
+    /// Called before a machine is stopped for another. Blocks.
+    ///
+    /// # Errors
+    /// What is not there, in words.
+    fn check_place(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The machines that would outlive this host and that nobody will find who comes after it. Looks at files.
+    fn unreachable(&self) -> Vec<VmId> {
+        Vec::new()
+    }
+
     /// Limits the machine of `vm` anew, while it runs. Answers what could not be done, in words.
     fn limit(&self, vm: &VmId, limits: MachineLimits) -> BoxFuture<'_, Vec<String>> {
         let _ = vm;

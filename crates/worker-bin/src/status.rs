@@ -107,6 +107,7 @@ fn networks(vm_manager: &VmManager) -> Vec<NetworkView> {
 fn degradations(vm_manager: &VmManager, seccomp: Mode, listening: &Listening) -> Vec<String> {
     let mut told = vm_manager.network_degradations();
     told.extend(vm_manager.strangers());
+    told.extend(vm_manager.unreachable());
     told.extend(vm_manager.safeguards_off());
     told.extend(shortcoming(seccomp).map(str::to_owned));
     told.extend(vm_manager.disk_shortage());

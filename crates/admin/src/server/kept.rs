@@ -1,9 +1,10 @@
-//! An admin socket that comes back: somebody may remove its file under a running worker, of which nobody could be told
-//! any more.
+//! An admin socket that comes back: somebody may remove its file under a running worker, or the directory that it lies in, of
+//! which nobody could be told any more.
 
+use std::fs::{self, Permissions};
 use std::future::{Future, ready};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::{UnixListener, UnixStream};
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use tracing::warn;
 use vm_model::Caller;
 
+use super::BindError;
 use super::listening::{Door, ListenError, Listening, PAUSE};
 use super::socket::{BoundSocket, SocketGroup};
 use crate::serving::Listener;
@@ -21,6 +23,8 @@ use crate::serving::Listener;
 pub(super) struct KeptSocket {
     path: PathBuf,
     group: Option<SocketGroup>,
+    /// The permissions of the directory that it lies in.
+    around: Option<Permissions>,
     door: Door,
     listening: Listening,
     /// Held to take it or to put another in its place.
@@ -34,7 +38,9 @@ impl KeptSocket {
         (path, group): (PathBuf, Option<SocketGroup>),
         (door, listening): (Door, Listening),
     ) -> Self {
-        Self { path, group, door, listening, socket: Mutex::new(Arc::new(socket)) }
+        let around = path.parent().and_then(|around| fs::metadata(around).ok());
+        let around = around.map(|around| around.permissions());
+        Self { path, group, around, door, listening, socket: Mutex::new(Arc::new(socket)) }
     }
 
     fn current(&self) -> Arc<BoundSocket> {
@@ -43,11 +49,12 @@ impl KeptSocket {
 
     /// Makes the socket again where its file is not there. One that another has put there stays.
     async fn restore(&self, socket: Arc<BoundSocket>) {
-        let (path, group) = (self.path.clone(), self.group.clone());
+        let (path, group, around) = (self.path.clone(), self.group.clone(), self.around.clone());
         let attempt = spawn_blocking(move || {
             if socket.is_in_place() {
                 return Ok(None);
             }
+            make_around(&path, around).map_err(ListenError::Socket)?;
             BoundSocket::bind(&path, group.as_ref()).map(Some).map_err(ListenError::Socket)
         });
         match attempt.await.unwrap_or_else(|lost| Err(ListenError::Lost(lost))) {
@@ -61,6 +68,16 @@ impl KeptSocket {
             Err(problem) => self.listening.is_closed(self.door, &problem),
         }
     }
+}
+
+/// Makes the directory that `path` lies in where it is gone, with the `permissions` that it had.
+fn make_around(path: &Path, permissions: Option<Permissions>) -> Result<(), BindError> {
+    let (Some(around), Some(permissions)) = (path.parent(), permissions) else { return Ok(()) };
+    if around.exists() {
+        return Ok(());
+    }
+    let made = fs::create_dir_all(around).and_then(|()| fs::set_permissions(around, permissions));
+    made.map_err(|source| BindError::Io { operation: "make the directory of", path: path.to_owned(), source })
 }
 
 impl Listener for KeptSocket {

@@ -53,7 +53,7 @@ pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Reco
     let vms: BTreeSet<VmId> = wanted.iter().map(|listing| listing.vm.clone()).collect();
     let (line, requests) = ProcessLine::new(None, pool.options.groups.find(pid));
     let line = Arc::new(line);
-    let admission = Admission { takes_more: false, process: welcome.process() };
+    let admission = Admission { takes_more: false, name: name.clone(), process: welcome.process() };
     let Some(key) = pool.add(&line, vms, admission) else {
         return adoption;
     };

@@ -5,6 +5,8 @@
 //! machine that is isolated strictly has such a process for itself in any case: nobody joins it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tokio::time::sleep;
 use vm_model::{Isolation, VmId, error_chain};
 
 use super::HostProcessOptions;
-use super::directory::SocketDirectory;
+use super::directory::{DirectoryError, Renewed, SocketDirectory};
 use super::error_output::ErrorOutput;
 use super::jailing::Jails;
 use super::line::{ProcessLine, ProcessOrder};
@@ -33,8 +35,9 @@ pub(super) struct Pool {
     pub(super) directory: SocketDirectory,
     /// `None` where processes are not jailed.
     pub(super) jails: Option<Jails>,
-    /// `None` where processes have standard error from this one.
-    pub(super) errors: Option<ErrorOutput>,
+    /// What processes have as standard error; none where they have this one's. The newest is for those that are started, the ones
+    /// before for processes whose directory was removed. Held to take a handle or to put another there.
+    errors: Mutex<Vec<ErrorOutput>>,
     /// Held for map operations, never across an `.await`; a poisoned lock is used on.
     state: Mutex<State>,
 }
@@ -63,6 +66,8 @@ struct Entry {
     takes_more: bool,
     /// Whether no machine was ever assigned to it.
     is_fresh: bool,
+    /// The name of its socket.
+    name: String,
     process: HostingProcess,
 }
 
@@ -71,6 +76,8 @@ struct Entry {
 pub(super) struct Admission {
     /// Whether it takes in more machines than it is taken in with.
     pub(super) takes_more: bool,
+    /// The name of its socket.
+    pub(super) name: String,
     /// What it says of itself.
     pub(super) process: HostingProcess,
 }
@@ -106,7 +113,61 @@ impl Pool {
         };
         let machines = u64::try_from(options.machines_per_process.get()).unwrap_or(u64::MAX);
         let jails = options.jail.map(|settings| Jails::new(settings, machines));
+        let errors = Mutex::new(errors.into_iter().collect());
         Arc::new(Self { options, directory, jails, errors, state: Mutex::new(state) })
+    }
+
+    /// What a process gets as standard error in place of this one's, if anything.
+    pub(super) fn share_errors(&self) -> io::Result<Option<OwnedFd>> {
+        self.errors().last().map(ErrorOutput::share).transpose()
+    }
+
+    /// Whether processes write to something else than this one's standard error.
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors().is_empty()
+    }
+
+    fn errors(&self) -> MutexGuard<'_, Vec<ErrorOutput>> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the directory of sockets again where somebody has removed it. No machine comes to a process any more that had its
+    /// socket there: nobody will find it. Blocks.
+    pub(super) fn renew_directory(&self) -> Result<(), DirectoryError> {
+        match self.directory.renew()? {
+            Renewed::No => return Ok(()),
+            Renewed::Yes => {}
+        }
+        tracing::warn!(
+            directory = %self.options.directory.display(),
+            "the directory for the sockets of host processes was removed, and was made again"
+        );
+        if self.has_errors() {
+            let output = self.directory.replace_standard_error()?;
+            self.errors().extend(output);
+        }
+        let mut state = self.lock();
+        for entry in state.processes.values_mut() {
+            entry.takes_more = false;
+            if entry.assigned.is_empty() {
+                entry.line.order_process(ProcessOrder::RetireIdle);
+            }
+        }
+        Ok(())
+    }
+
+    /// The VMs in processes whose sockets are gone: nobody who comes later will find these.
+    pub(super) fn unreachable(&self) -> Vec<VmId> {
+        let state = self.lock();
+        let with_machines: Vec<_> = state
+            .processes
+            .values()
+            .filter(|entry| !entry.assigned.is_empty())
+            .map(|entry| (entry.name.clone(), entry.assigned.clone()))
+            .collect();
+        drop(state);
+        let lost = with_machines.into_iter().filter(|(name, _)| !self.directory.holds(name));
+        lost.flat_map(|(_, vms)| vms).collect()
     }
 
     /// Takes the name of `machine`, if it is free.
@@ -134,6 +195,10 @@ impl Pool {
         vm: &VmId,
         isolation: Isolation,
     ) -> Result<Assignment, LaunchError> {
+        let (pool, problem) = (self.clone(), |problem| LaunchError::Host { vm: vm.clone(), problem });
+        let renewed = tokio::task::spawn_blocking(move || pool.renew_directory()).await;
+        let renewed = renewed.map_err(|lost| problem(error_chain(&lost)))?;
+        renewed.map_err(|refused| problem(error_chain(&refused)))?;
         let found = self.find_room(vm, isolation);
         self.replenish();
         if let Some(assignment) = found {
@@ -141,12 +206,11 @@ impl Pool {
         }
         // A task of its own: a process is not abandoned half-way where the launch is given up.
         let started = tokio::spawn(start_assigned(self.clone(), vm.clone(), isolation)).await;
-        let problem = match started {
-            Ok(Ok(assignment)) => return Ok(assignment),
-            Ok(Err(error)) => error_chain(&error),
-            Err(_) => "starting its host process failed".to_owned(),
-        };
-        Err(LaunchError::Host { vm: vm.clone(), problem })
+        match started {
+            Ok(Ok(assignment)) => Ok(assignment),
+            Ok(Err(error)) => Err(problem(error_chain(&error))),
+            Err(_) => Err(problem("starting its host process failed".to_owned())),
+        }
     }
 
     /// The fullest process that has room, and no ended machine of the same VM; for a machine that is isolated strictly, one
@@ -193,7 +257,7 @@ impl Pool {
         &self,
         line: &Arc<ProcessLine>,
         assigned: BTreeSet<VmId>,
-        Admission { takes_more, process }: Admission,
+        Admission { takes_more, name, process }: Admission,
     ) -> Option<ProcessKey> {
         let mut state = self.lock();
         if !state.is_open {
@@ -203,7 +267,7 @@ impl Pool {
         state.next_key += 1;
         let is_fresh = assigned.is_empty();
         let line = line.clone();
-        let entry = Entry { line, assigned, takes_more, is_fresh, process };
+        let entry = Entry { line, assigned, takes_more, is_fresh, name, process };
         state.processes.insert(key, entry);
         Some(key)
     }

@@ -17,7 +17,6 @@ use vm_model::VmId;
 
 use super::conversation::{Conversation, Known, Link};
 use super::directory::SocketDirectory;
-use super::error_output::ErrorOutput;
 use super::handshake::{HandshakeError, handshake};
 use super::jailing::{self, JailError, Jails};
 use super::line::ProcessLine;
@@ -105,7 +104,7 @@ pub(super) async fn start(
     let (line, requests) = ProcessLine::new(user.as_ref().map(TakenUser::number), confinement);
     let line = Arc::new(line);
     // Where the pool was closed, the connection is dropped here and the process ends by itself.
-    let key = pool.add(&line, assigned, Admission { takes_more, process: told });
+    let key = pool.add(&line, assigned, Admission { takes_more, name: name.clone(), process: told });
     let conversation = Conversation::new(pool.clone(), line.clone(), Known { key, name, process, user });
     match key {
         Some(key) => {
@@ -173,7 +172,7 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         Some(_) => None,
         None => Some(pool.directory.share().map_err(failed("share the directory of sockets"))?),
     };
-    let errors = pool.errors.as_ref().map(ErrorOutput::share).transpose();
+    let errors = pool.share_errors();
     let errors = errors.map_err(failed("share standard error"))?.map_or_else(Stdio::inherit, Stdio::from);
     let socket = pool.directory.bind(name).map_err(failed("bind a socket"))?;
     pass(FailPoint::HostProcessBound);

@@ -1,6 +1,7 @@
 //! Guests go on when the worker ends, and the next worker takes them over.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -273,5 +274,32 @@ fn what_was_to_be_stopped_while_its_process_was_silent_is_stopped_when_it_answer
         kill_process(process, Signal::CONT).expect("it is there");
         bench.until("it is stopped", || bench.phases() == ["a stopped", "b running"]);
         assert_eq!(bench.vms()[0]["desired"], "stopped");
+    });
+}
+
+#[test]
+fn a_runtime_directory_that_was_removed_comes_back_and_the_vms_without_sockets_are_told() {
+    isolated(|bench| {
+        two_vms(&bench);
+        let mut daemon = bench.start();
+        bench.until("both run", || both_run(&bench));
+        fs::remove_dir_all(bench.path("run")).expect("removed");
+        bench.until("it answers again", || bench.client(&["ls"]).status.success());
+        let told = degradations(&bench);
+        assert!(told.contains("would take over these VMs: a, b;"), "{told}");
+        let restarted = bench.client(&["restart", "a"]);
+        assert!(restarted.status.success(), "{}", String::from_utf8_lossy(&restarted.stderr));
+        let told = degradations(&bench);
+        assert!(told.contains("would take over these VMs: b;"), "{told}");
+        let mode = |name| fs::metadata(bench.path(name)).expect("there").mode() & 0o777;
+        assert_eq!((mode("run"), mode("run/hosts")), (0o755, 0o700));
+
+        let [of_a, of_b] = ["a", "b"].map(|id| host_process_of(&bench, id));
+        daemon.kill();
+        let _daemon = bench.start();
+        bench.until("a is taken over", || bench.phases().contains(&"a running".to_owned()));
+        assert_eq!(host_process_of(&bench, "a"), of_a, "{}", bench.log());
+        kill_process(Pid::from_raw(of_b).expect("a process"), Signal::KILL).expect("it is there");
+        bench.until("both run", || both_run(&bench));
     });
 }

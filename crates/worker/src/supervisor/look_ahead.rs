@@ -41,7 +41,7 @@ pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Resu
 }
 
 /// As [`look_ahead`], before a machine is stopped for another of the same definition: also whether its start can be recorded and its
-/// disks be had. Nothing changes. Blocks on files.
+/// disks and a process be had. Nothing of the VM changes. Blocks on files.
 pub(crate) fn look_before_restart(
     context: &HostContext,
     assignment: &Assignment,
@@ -49,6 +49,7 @@ pub(crate) fn look_before_restart(
     if let Some(exhausted) = context.writer.exhaustion() {
         return Err(plain(FailureKind::Host, exhausted));
     }
+    context.machines.check_place().map_err(|problem| plain(FailureKind::Host, problem))?;
     let LookedAt { artifact, .. } = look_ahead(context, assignment)?;
     let given_up = GivenUp::default();
     volume_requests(&artifact).try_for_each(|(_, request)| {

@@ -33,6 +33,7 @@ mod prepare;
 mod publisher;
 mod record;
 mod removing;
+mod reviving;
 mod rollout;
 mod socket_path;
 mod stage;

@@ -191,6 +191,11 @@ impl RestartHistory {
     }
 }
 
+/// How long to wait after something failed on the host, which failed `failures` times before.
+pub(super) fn growing_delay(failures: u32) -> Duration {
+    doubled(FIRST_DELAY, failures)
+}
+
 fn doubled(first: Duration, times: u32) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(times.min(30))).min(LONGEST_DELAY)
 }

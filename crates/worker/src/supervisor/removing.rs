@@ -1,16 +1,15 @@
-//! The step of a supervisor that leads out of existence, and the way back from it.
+//! The step of a supervisor that leads out of existence.
 
 use std::sync::Arc;
 
 use fail_points::{FailPoint, pass};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
-use vm_model::{EventKind, RemovedVm, Timestamp, VmId, VmStatus};
+use vm_model::{EventKind, RemovedVm, Timestamp, VmStatus};
 
-use super::context::HostContext;
 use super::task::{RETRY, Task};
 use crate::failure::chain;
-use crate::records::{Removal, RemovalStage, RunCounts, VmRecord};
+use crate::records::{Removal, RemovalStage, VmRecord};
 
 impl Task {
     /// Removes the VM; whether it is gone. It is tried again where the host refuses. Volumes that hold data are kept for a
@@ -88,50 +87,4 @@ impl Task {
         sleep(RETRY).await;
         false
     }
-
-    /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first.
-    pub(super) async fn revive(&mut self) {
-        self.context.removed.revive(&self.id).await;
-        match load(Arc::clone(&self.context), self.id.clone()).await {
-            Ok(Some(record)) if record.removal_stage() == Some(RemovalStage::Deleting) => {
-                self.finish_deletion().await;
-            }
-            Ok(Some(mut record)) if record.assignment.id == self.id => {
-                // What is counted of it begins anew, as its series did that ended with its removal.
-                record.past_use = None;
-                record.counted = RunCounts::default();
-                info!(vm_id = %self.id, "the VM was removed before and comes back with its volumes");
-                self.take_up(record);
-            }
-            Ok(Some(_) | None) => {}
-            Err(problem) => {
-                warn!(vm_id = %self.id, error = problem, "what was kept of the VM cannot be read")
-            }
-        }
-    }
-
-    /// Deletes what an unfinished deletion has left of a VM of this name. It is tried again until it is done: no guest is to
-    /// meet half of what there was.
-    async fn finish_deletion(&self) {
-        while self.target.has_changed().is_ok() {
-            let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let finishing = move || {
-                let idle = context.lock_idle(&id)?;
-                context.forget(&id, &idle)
-            };
-            let finished = self.context.own_threads.run(self.id.as_str(), "delete", finishing).await;
-            match finished.unwrap_or_else(|lost| Err(lost.message)) {
-                Ok(()) => return,
-                Err(problem) => {
-                    error!(vm_id = %self.id, error = problem, "what was being deleted is still there; trying again");
-                    sleep(RETRY).await;
-                }
-            }
-        }
-    }
-}
-
-async fn load(context: Arc<HostContext>, id: VmId) -> Result<Option<VmRecord>, String> {
-    let loading = tokio::task::spawn_blocking(move || context.records.load(&id));
-    loading.await.map_err(|lost| chain(&lost))?.map_err(|problem| chain(&problem))
 }

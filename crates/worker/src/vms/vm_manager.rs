@@ -270,6 +270,19 @@ impl VmManager {
         strangers.iter().filter(|stranger| stranger.may_run()).map(sentence).collect()
     }
 
+    /// Which VMs run on when this process ends and are not taken over by the next one, and what to do, in a sentence.
+    pub fn unreachable(&self) -> Option<String> {
+        let vms = self.shared.context.machines.unreachable();
+        let names: Vec<&str> = vms.iter().map(VmId::as_str).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "the sockets were removed by which the next worker would take over these VMs: {}; `restart` gives each a process \
+                 that it finds",
+                names.join(", ")
+            )
+        })
+    }
+
     /// Kills every machine at once, for who cannot wait for a [`VmManager::shutdown`] under way. Starts nothing any
     /// more, waits for nothing.
     pub fn kill_all(&self) {

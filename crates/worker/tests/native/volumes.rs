@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::mount::mount_bind;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use serde_json::{Value, json};
 use test_host::FreezableFileSystem;
 use tiny_guest::TinyGuest;
@@ -703,6 +703,33 @@ fn a_deletion_whose_disk_hangs_keeps_no_worker_from_starting() {
         assert!(content.exists());
         disk.thaw();
         until("it goes on", || !content.exists());
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_vm_that_waits_for_a_deletion_of_its_own_name_says_so() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        // What is mounted there cannot be deleted.
+        let volumes = bench.path().join("state/volumes");
+        mount_small(&volumes.join("vm/data/mounted"), 1 << 20);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("built");
+        let deleted = runtime.block_on(manager.delete_kept_async(KeptSelection::Vm(vm())));
+        deleted.expect_err("a part of it is in the way");
+        let refused = create(&manager, &vm(), &artifact).expect_err("it waits").to_string();
+        assert!(refused.contains("what is left of the removed VM of its name"), "{refused}");
+        let info = manager.get_vm(&vm()).expect("it is there");
+        assert_eq!((info.status, info.failures), (VmStatus::Restarting, 1));
+        assert!(info.next_start_at.is_some());
+        unmount(volumes.join(".removed.vm/data/mounted"), UnmountFlags::empty()).expect("unmounted");
+        await_life(&manager, 0);
+        let info = await_vm(&manager, &vm(), "running", |info| info.status == VmStatus::Running);
+        assert_eq!((info.last_failure, info.failures), (None, 1), "told once");
         manager.shutdown().expect("ends");
     });
 }
