@@ -77,10 +77,21 @@ pub enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The worker took too long.
-    #[error("the worker did not answer {request} within {}s", deadline.as_secs())]
+    #[error(
+        "the worker{} did not answer {request} on {} within {} s: its log tells what it waits for; one that was killed and is still \
+         there waits for a disk that does not answer{}",
+        listener.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        socket.display(),
+        deadline.as_secs(),
+        listener.map(|pid| format!(" (its threads: /proc/{pid}/task)")).unwrap_or_default()
+    )]
     Late {
         /// What was asked.
         request: String,
+        /// The socket.
+        socket: PathBuf,
+        /// The process that listens there, where the kernel tells it.
+        listener: Option<u32>,
         /// How long was waited.
         deadline: Duration,
     },

@@ -39,6 +39,7 @@ mod status;
 mod unknown_name;
 mod view;
 mod vm_log;
+mod worker_process;
 
 pub use access::{Access, Peer};
 pub use client::{AdminClient, ClientError, ConsoleInput, ConsoleOutput, EventStream};
@@ -65,9 +66,10 @@ pub use status::{
     AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, MasterState, MasterView, NetworkView,
     StatusView,
 };
-pub use unknown_name::{no_such_vm, removed_vm};
+pub use unknown_name::{gone_vm, no_such_vm, removed_vm};
 pub use view::{BalloonView, HostUseView, MetricsView, TimingsView, VmList, VmView};
 pub use vm_log::{VM_LOG_SIZE, VmLogSource, VmLogView};
+pub use worker_process::find_worker_process;
 
 /// The socket's name in the runtime directory.
 pub const SOCKET_NAME: &str = "worker.sock";

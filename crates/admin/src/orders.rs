@@ -133,9 +133,12 @@ pub struct CollectionView {
     pub collected: Vec<CollectedPath>,
 }
 
-/// What was deleted.
+/// What was deleted or set aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeletionView {
     /// Each in words.
     pub deleted: Vec<String>,
+    /// What cannot be used and was moved out of the way, each in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<String>,
 }

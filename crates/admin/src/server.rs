@@ -114,7 +114,8 @@ impl AdminServer {
     /// serves. Must be called on a runtime.
     ///
     /// # Errors
-    /// Somebody answers at a socket, something else is there, there is no such group, or the host refuses.
+    /// Somebody answers at a socket, something else is there, or the host refuses. Where there is no such group, the socket is for
+    /// its owner alone, until there is.
     pub fn bind(settings: &SocketSettings) -> Result<Self, BindError> {
         let SocketSettings { directory, group, read_group, metrics, web } = settings;
         let listening = Listening::default();

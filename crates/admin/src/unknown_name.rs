@@ -17,7 +17,21 @@ pub fn no_such_vm(name: &str, known: &[&str]) -> ApiError {
 pub fn removed_vm(name: &str) -> ApiError {
     ApiError::new(ErrorCode::NoSuchVm, format!("VM {name} was removed"))
         .about(name)
-        .hint(Some(format!("`procurator-worker undelete {name}` brings it back while it is kept")))
+        .hint(Some(format!(
+            "`procurator-worker undelete {name}` brings it back, with its volumes, its console and its logs, while they are kept; \
+             `procurator-worker events {name}` shows what happened to it"
+        )))
+}
+
+/// VM `name` was removed, and nothing is kept of it but events.
+pub fn gone_vm(name: &str) -> ApiError {
+    let hint = format!(
+        "`procurator-worker events {name}` shows what happened to it, and `procurator-worker undelete {name}` assigns it again as \
+         it was, as long as the worker knows that"
+    );
+    ApiError::new(ErrorCode::NoSuchVm, format!("VM {name} was removed, and nothing is kept of it"))
+        .about(name)
+        .hint(Some(hint))
 }
 
 /// Which of the `known` names was probably meant by `name`.

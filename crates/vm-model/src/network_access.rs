@@ -1,6 +1,7 @@
 //! What passes between a VM and what lies beyond its network: ports of the host that lead to it, and what it may open
 //! connections to.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -69,9 +70,38 @@ pub struct PortForward {
 
 /// Why a text is no [`PortForward`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text} forwards no port: {} is accepted", PortForward::ACCEPTED)]
+#[error("{text} forwards no port: {} is accepted", accepted_forward(*part))]
 pub struct InvalidPortForward {
     text: String,
+    /// The part of it that is wrong, where one is.
+    part: Option<WrongPart>,
+}
+
+/// A part of a port forward that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WrongPart {
+    Transport,
+    Address,
+    HostPort,
+    GuestPort,
+}
+
+impl InvalidPortForward {
+    /// What would be accepted in its place, in words.
+    pub fn accepted(&self) -> Cow<'static, str> {
+        accepted_forward(self.part)
+    }
+}
+
+fn accepted_forward(part: Option<WrongPart>) -> Cow<'static, str> {
+    let part = match part {
+        None => return Cow::Borrowed(PortForward::ACCEPTED),
+        Some(WrongPart::Transport) => "tcp or udp behind the slash",
+        Some(WrongPart::Address) => "an IPv4 address of one host before the ports",
+        Some(WrongPart::HostPort) => "1 to 65535 as the host's port",
+        Some(WrongPart::GuestPort) => "1 to 65535 as the guest's port",
+    };
+    Cow::Owned(format!("{part}, in {}", PortForward::ACCEPTED))
 }
 
 impl PortForward {
@@ -93,24 +123,27 @@ impl FromStr for PortForward {
     type Err = InvalidPortForward;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidPortForward { text: shown_text(text) };
+        let invalid = |part| InvalidPortForward { text: shown_text(text), part };
+        let wrong = |part| invalid(Some(part));
         let (ports, transport) = match text.split_once('/') {
-            Some((ports, transport)) => (ports, transport.parse().map_err(|()| invalid())?),
+            Some((ports, transport)) => (ports, transport.parse().map_err(|()| wrong(WrongPart::Transport))?),
             None => (text, Transport::Tcp),
         };
-        let (host, guest_port) = ports.rsplit_once(':').ok_or_else(invalid)?;
+        let (host, guest_port) = ports.rsplit_once(':').ok_or_else(|| invalid(None))?;
         let (address, host_port) = match host.rsplit_once(':') {
-            Some((address, port)) => (Some(address.parse::<Ipv4Addr>().map_err(|_| invalid())?), port),
+            Some((address, port)) => {
+                (Some(address.parse::<Ipv4Addr>().map_err(|_| wrong(WrongPart::Address))?), port)
+            }
             None => (None, host),
         };
         if address.is_some_and(|address| address.is_multicast() || address.is_broadcast()) {
-            return Err(invalid());
+            return Err(wrong(WrongPart::Address));
         }
         Ok(Self {
             transport,
             address: address.filter(|address| !address.is_unspecified()),
-            host_port: port(host_port).ok_or_else(invalid)?,
-            guest_port: port(guest_port).ok_or_else(invalid)?,
+            host_port: port(host_port).ok_or_else(|| wrong(WrongPart::HostPort))?,
+            guest_port: port(guest_port).ok_or_else(|| wrong(WrongPart::GuestPort))?,
         })
     }
 }
@@ -158,9 +191,27 @@ pub struct EgressRule {
 
 /// Why a text is no [`EgressRule`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text} is no destination: {} is accepted", EgressRule::ACCEPTED)]
+#[error("{text} is no destination: {} is accepted", accepted_egress(*network))]
 pub struct InvalidEgressRule {
     text: String,
+    /// The network that is meant, with its prefix, where bits behind the prefix are set.
+    network: Option<(IpAddr, u8)>,
+}
+
+impl InvalidEgressRule {
+    /// What would be accepted in its place, in words.
+    pub fn accepted(&self) -> Cow<'static, str> {
+        accepted_egress(self.network)
+    }
+}
+
+fn accepted_egress(network: Option<(IpAddr, u8)>) -> Cow<'static, str> {
+    match network {
+        Some((network, prefix)) => Cow::Owned(format!(
+            "a network whose address has no bit set behind the prefix, here {network}/{prefix}, or one address without a prefix"
+        )),
+        None => Cow::Borrowed(EgressRule::ACCEPTED),
+    }
 }
 
 impl EgressRule {
@@ -189,7 +240,7 @@ impl FromStr for EgressRule {
     type Err = InvalidEgressRule;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidEgressRule { text: shown_text(text) };
+        let invalid = || InvalidEgressRule { text: shown_text(text), network: None };
         let (network, service) = split_service(text).ok_or_else(invalid)?;
         let (network, prefix) = match network.split_once('/') {
             Some((network, prefix)) => (network, Some(number(prefix).ok_or_else(invalid)?)),
@@ -207,10 +258,12 @@ impl FromStr for EgressRule {
             }
             None => None,
         };
-        if prefix <= widest && host_bits == 0 {
-            Ok(Self { network, prefix, service })
-        } else {
-            Err(invalid())
+        match () {
+            () if prefix > widest => Err(invalid()),
+            () if host_bits != 0 => {
+                Err(InvalidEgressRule { network: Some((masked(network, prefix), prefix)), ..invalid() })
+            }
+            () => Ok(Self { network, prefix, service }),
         }
     }
 }
@@ -226,6 +279,14 @@ fn split_service(text: &str) -> Option<(&str, Option<&str>)> {
         Some((network, service)) if !service.contains(':') => (network, Some(service)),
         Some(_) | None => (text, None),
     })
+}
+
+/// The first address of the network of this prefix that has `address`.
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from(address.to_bits() & !host_bits_v4(prefix)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from(address.to_bits() & !host_bits_v6(prefix)).into(),
+    }
 }
 
 /// The bits of an address that a prefix of this length leaves to hosts.
@@ -286,6 +347,26 @@ pub struct NetworkAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_which_part_is_wrong_and_which_network_is_meant() {
+        let forward = |text: &str| text.parse::<PortForward>().expect_err(text).to_string();
+        for (text, words) in [
+            ("8080:80/sctp", "tcp or udp behind the slash, in [HOST ADDRESS:]"),
+            ("host:8080:80", "an IPv4 address of one host"),
+            ("224.0.0.1:8080:80", "an IPv4 address of one host"),
+            ("0:80", "1 to 65535 as the host's port"),
+            ("8080:65536", "1 to 65535 as the guest's port"),
+            ("80", "forwards no port: [HOST ADDRESS:]"),
+        ] {
+            let told = forward(text);
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
+        let egress = |text: &str| text.parse::<EgressRule>().expect_err(text).to_string();
+        assert!(egress("10.0.0.1/8").contains("here 10.0.0.0/8, or one address"), "{}", egress("10.0.0.1/8"));
+        assert!(egress("[2001:db8::1/32]:443").contains("here 2001:db8::/32,"));
+        assert!(egress("10.0.0.0/33").contains(EgressRule::ACCEPTED));
+    }
 
     #[test]
     fn forwards_are_read_and_written() {

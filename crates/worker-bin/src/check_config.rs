@@ -17,11 +17,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use admin::find_worker_process;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::{CommandFactory, FromArgMatches, parser::ValueSource};
 use serde::Serialize;
 use worker::vms::VmManagerConfig;
 
+use self::assignments::WorkerFacts;
 use self::document::Document;
 pub(crate) use self::fault::Fault;
 use self::in_force::{InForce, Origin};
@@ -57,8 +59,10 @@ pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Res
         // A configuration that cannot be read is told of by a check of its own.
         let read = check(flags.file.as_deref(), runtime_dir).ok().and_then(|checked| checked.read);
         let listening = read.as_ref().map(Settings::listening).unwrap_or_default();
+        let process = read.as_ref().and_then(|read| find_worker_process(&read.runtime_dir));
         let manager = read.map_or_else(VmManagerConfig::default, |read| read.manager);
-        return assignments::run(file, (&manager, &listening), flags.json);
+        let worker = WorkerFacts { manager: &manager, listening: &listening, process };
+        return assignments::run(file, worker, flags.json);
     }
     let mut checked = check(flags.file.as_deref(), runtime_dir)?;
     // `doctor` looks for itself.

@@ -26,7 +26,7 @@ mod volumes;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::PathBuf;
 
-use admin::{AdminClient, removed_vm};
+use admin::{AdminClient, gone_vm, removed_vm};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -75,7 +75,33 @@ async fn one_of(client: &AdminClient, name: &VmName, vms: &[VmId]) -> Result<VmI
     // An older worker does not tell of removed ones.
     let removed = client.list_removed().await.map(|list| list.removed).unwrap_or_default();
     let is_removed = removed.iter().any(|vm| vm.assignment.id.as_str() == name.as_str());
-    Err(NamingError::Unknown(if is_removed { removed_vm(name.as_str()) } else { unknown }).into())
+    let refusal = if is_removed {
+        removed_vm(name.as_str())
+    } else if is_remembered(client, name).await {
+        gone_vm(name.as_str())
+    } else {
+        unknown
+    };
+    Err(NamingError::Unknown(refusal).into())
+}
+
+/// Whether events are kept of a VM that is called `name` in full, whether or not there is one now.
+async fn is_remembered(client: &AdminClient, name: &VmName) -> bool {
+    let Ok(id) = VmId::parse(name.as_str()) else { return false };
+    client.list_events(None, Some(&id)).await.is_ok_and(|list| !list.events.is_empty())
+}
+
+/// The VM whose events `name` means: also one that was removed, as long as there are any.
+async fn find_remembered(client: &AdminClient, name: &VmName) -> Result<VmId> {
+    let problem = match find(client, name).await {
+        Ok(id) => return Ok(id),
+        Err(problem) => problem,
+    };
+    if !is_remembered(client, name).await {
+        return Err(problem);
+    }
+    say(&format!("note: there is no VM {} any more: this is what is kept of its events\n", name.as_str()));
+    Ok(VmId::parse(name.as_str())?)
 }
 
 /// The VMs that `names` mean, each once; or all of them.

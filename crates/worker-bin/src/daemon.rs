@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use vm_model::SourceKind;
 use worker::master::{MasterLink, MasterSettings};
 use worker::node::{NodeMessage, Reconciler};
-use worker::vms::{VmManager, VmManagerError};
+use worker::vms::{LockedState, VmManager, VmManagerError};
 
 use crate::assignments::{AssignmentsFile, Source, SourceState};
 use crate::cli::RunFlags;
@@ -73,10 +73,13 @@ async fn serve(
     let mut hang_up = signal(SignalKind::hangup())?;
     let _unexpected = Unexpected::listen()?;
     let file = settings.assignments.as_deref().map(AssignmentsFile::at).transpose()?;
+    // Before the socket: who has the lock is known, and who answers at a socket is not.
+    let locked = LockedState::take(&settings.manager).await?;
     let server = bind(&settings.sockets()).await?;
     // A certificate that cannot be used is seen before anything is set up.
     let master = settings.master.as_ref().map(MasterPlace::settings).transpose()?;
-    let vm_manager = Arc::new(VmManager::new_async(settings.manager.clone()).await.map_err(by_key)?);
+    let vm_manager = VmManager::new_locked_async(settings.manager.clone(), locked).await.map_err(by_key)?;
+    let vm_manager = Arc::new(vm_manager);
     let notifier = Notifier::start();
     let ending = Ending::of(&vm_manager, settings.stop_guests);
     let stop_timeout = settings.manager.stop_timeout;

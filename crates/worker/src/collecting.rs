@@ -58,7 +58,7 @@ impl HostContext {
         for root in self.fetching.stores().iter().filter(|root| root.is_dir()) {
             let place = StorePlace::of(root).map_err(|problem| format!("{}: {problem}", root.display()))?;
             // Several names may lead to one store.
-            if seen.insert(place.real().to_owned()) {
+            if seen.insert(place.identity()) {
                 all.extend(self.collect_in(root, rule, mode)?);
             }
         }

@@ -9,4 +9,5 @@ mod removed;
 
 pub(crate) use disk_use::{DiskUse, account_disk_use};
 pub(crate) use keeper::keep_house;
+pub use kept::Cleared;
 pub(crate) use removed::RemovedVms;

@@ -7,7 +7,6 @@ use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::time::timeout;
 use vm_model::VmId;
 
 use super::exchange::{broken, refused, send, whole};
@@ -84,8 +83,7 @@ impl AdminClient {
         let path = format!("/v1/vms/{id}/console/attach?{}", query(request));
         let name = format!("GET {path}");
         let attaching = self.upgrade(&name, &path);
-        let late = |_| ClientError::Late { request: name.clone(), deadline: DEADLINE };
-        let upgraded = timeout(DEADLINE, attaching).await.map_err(late)??;
+        let upgraded = self.within(DEADLINE, &name, attaching).await?;
         let (output, input) = split(TokioIo::new(upgraded));
         Ok((ConsoleOutput(FrameReader::new(output)), ConsoleInput(input)))
     }

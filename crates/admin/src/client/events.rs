@@ -7,7 +7,6 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Bytes, Incoming};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use vm_model::{Event, VmId};
 
 use super::exchange::{broken, refused, send, whole};
@@ -45,17 +44,16 @@ impl Drop for Moving {
 
 pub(super) async fn follow(client: &AdminClient, path: &str) -> Result<EventStream, ClientError> {
     let name = format!("GET {path}");
-    let late = |_| ClientError::Late { request: name.clone(), deadline: DEADLINE };
-    let (mut sender, connection) = timeout(DEADLINE, client.connect(&name)).await.map_err(late)??;
+    let (mut sender, connection) = client.within(DEADLINE, &name, client.connect(&name)).await?;
     let moving = Moving(tokio::spawn(async move {
         // What goes wrong is seen by who reads the body.
         drop(connection.await);
     }));
     let request = send(&mut sender, &name, Request::get(path), Bytes::new());
-    let response = timeout(DEADLINE, request).await.map_err(late)??;
+    let response = client.within(DEADLINE, &name, request).await?;
     let status = response.status();
     if !status.is_success() {
-        let body = timeout(DEADLINE, whole(&name, response)).await.map_err(late)??;
+        let body = client.within(DEADLINE, &name, whole(&name, response)).await?;
         return Err(refused(&name, status, &body));
     }
     Ok(EventStream { name, body: response.into_body(), parser: Parser::default(), moving })

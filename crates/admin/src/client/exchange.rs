@@ -16,10 +16,14 @@ use tokio::time::timeout;
 
 use super::{AdminClient, ClientError, DEADLINE};
 use crate::socket_path::SocketPath;
+use crate::worker_process::find_listener;
 use crate::{ApiError, ErrorCode};
 
 /// Longer answers are not taken; a console is at most a few MiB.
 const MAX_ANSWER: usize = 64 << 20;
+
+/// What is asked first.
+const FIRST: &str = "GET /v1/status";
 
 /// What moves the bytes of a connection while an answer is awaited.
 pub(super) type Moving = Connection<TokioIo<UnixStream>, Full<Bytes>>;
@@ -46,7 +50,8 @@ impl AdminClient {
         self.ask(&format!("GET {path}"), Request::get(path), Bytes::new(), DEADLINE).await
     }
 
-    /// Sends `request`, called `name`, and takes the answer to it.
+    /// Sends `request`, called `name`, and takes the answer to it. Where that may take long, the worker is first asked something that
+    /// does not: one that answers nothing at all is told of soon.
     pub(super) async fn ask(
         &self,
         name: &str,
@@ -54,10 +59,29 @@ impl AdminClient {
         body: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, ClientError> {
-        let (status, body) = timeout(deadline, self.exchange(name, request, body))
-            .await
-            .map_err(|_| ClientError::Late { request: name.to_owned(), deadline })??;
+        if deadline > DEADLINE {
+            let first = self.exchange(FIRST, Request::get("/v1/status"), Bytes::new());
+            self.within(DEADLINE, FIRST, first).await?;
+        }
+        let (status, body) = self.within(deadline, name, self.exchange(name, request, body)).await?;
         if status.is_success() { Ok(body) } else { Err(refused(name, status, &body)) }
+    }
+
+    /// What `answer` to the request `name` comes to, where it does before the `deadline`.
+    pub(super) async fn within<T>(
+        &self,
+        deadline: Duration,
+        name: &str,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        match timeout(deadline, answer).await {
+            Ok(answer) => answer,
+            Err(_late) => {
+                let listener = find_listener(&self.socket);
+                let (request, socket) = (name.to_owned(), self.socket.clone());
+                Err(ClientError::Late { request, socket, listener, deadline })
+            }
+        }
     }
 
     async fn exchange(
@@ -135,4 +159,34 @@ pub(super) fn refused(name: &str, status: StatusCode, body: &[u8]) -> ClientErro
 
 pub(super) fn broken(name: &str, source: impl std::error::Error + Send + Sync + 'static) -> ClientError {
     ClientError::Broken { request: name.to_owned(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::{PowerRequest, PowerVerb};
+    use vm_model::VmId;
+
+    /// The clock stands still while anything is done, and goes on at once where everybody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_never_answers_is_told_of_by_socket_time_and_process() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("worker.sock");
+        let _silent = UnixListener::bind(&socket).expect("bound");
+        let client = AdminClient::new(&socket);
+        // It may wait for a day, but not for a first answer.
+        let request = PowerRequest { timeout_seconds: None, wait: true, force: false };
+        let told = [
+            client.list_vms().await.expect_err("no answer"),
+            client.power(&VmId::new("a"), PowerVerb::Stop, &request).await.expect_err("no answer"),
+            client.follow_events(None, None).await.expect_err("no answer"),
+        ];
+        for told in told.map(|told| told.to_string()) {
+            for words in [socket.to_str().expect("text"), "within 30 s", &std::process::id().to_string()] {
+                assert!(told.contains(words), "{words} is not in {told}");
+            }
+        }
+    }
 }

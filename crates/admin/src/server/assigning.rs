@@ -184,6 +184,10 @@ pub(super) async fn undelete(
         return command(&answers, LocalCommand::Assign(leaving.assignment)).await;
     }
     let Some(found) = answers.vm_manager.recall_removed_vm(&id) else {
+        if answers.vm_manager.is_being_deleted(&id) {
+            let problem = format!("VM {id} was removed and is being deleted: it does not come back");
+            return Err(ApiError::new(ErrorCode::NothingKept, problem).about(id.as_str()));
+        }
         let removed = answers.vm_manager.list_removed_vms();
         return Err(not_kept(&id, removed.iter().map(|vm| vm.assignment.id.as_str())));
     };

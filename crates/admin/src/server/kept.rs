@@ -40,6 +40,7 @@ impl KeptSocket {
     ) -> Self {
         let around = path.parent().and_then(|around| fs::metadata(around).ok());
         let around = around.map(|around| around.permissions());
+        tell_group(&listening, door, &socket);
         Self { path, group, around, door, listening, socket: Mutex::new(Arc::new(socket)) }
     }
 
@@ -50,9 +51,16 @@ impl KeptSocket {
     /// Makes the socket again where its file is not there. One that another has put there stays.
     async fn restore(&self, socket: Arc<BoundSocket>) {
         let (path, group, around) = (self.path.clone(), self.group.clone(), self.around.clone());
+        let waited_for_group = socket.without_group.is_some();
         let attempt = spawn_blocking(move || {
+            // One for which there was no group is made again as soon as there is.
+            let has_group = || group.as_ref().is_some_and(|group| group.resolve().is_ok());
+            let is_as_wanted = socket.without_group.is_none() || !has_group();
             if socket.is_in_place() {
-                return Ok(None);
+                if is_as_wanted {
+                    return Ok(None);
+                }
+                socket.remove();
             }
             make_around(&path, around).map_err(ListenError::Socket)?;
             BoundSocket::bind(&path, group.as_ref()).map(Some).map_err(ListenError::Socket)
@@ -60,13 +68,25 @@ impl KeptSocket {
         match attempt.await.unwrap_or_else(|lost| Err(ListenError::Lost(lost))) {
             Ok(made) => {
                 if let Some(made) = made {
+                    tell_group(&self.listening, self.door, &made);
                     *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
-                    warn!(socket = %self.path.display(), "the admin socket was removed, and was made again");
+                    if !waited_for_group {
+                        warn!(socket = %self.path.display(), "the admin socket was removed, and was made again");
+                    }
                 }
                 self.listening.is_open(self.door);
             }
             Err(problem) => self.listening.is_closed(self.door, &problem),
         }
+    }
+}
+
+/// Tells whether the socket behind `door` is its owner's alone, for want of its group.
+fn tell_group(listening: &Listening, door: Door, socket: &BoundSocket) {
+    let door = door.of_group();
+    match &socket.without_group {
+        Some(group) => listening.is_closed(door, &ListenError::Group { group: group.clone() }),
+        None => listening.is_open(door),
     }
 }
 

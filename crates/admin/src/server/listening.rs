@@ -28,6 +28,10 @@ pub(super) enum Door {
     Socket,
     /// The one for reading only.
     ReadSocket,
+    /// The admin socket, for its group.
+    Group,
+    /// The one for reading only, for its group.
+    ReadGroup,
     /// Where a Prometheus is answered.
     Metrics,
     /// Where the page is shown.
@@ -37,11 +41,22 @@ pub(super) enum Door {
 }
 
 impl Door {
+    /// The same socket, for its group.
+    pub(super) fn of_group(self) -> Self {
+        match self {
+            Self::Socket | Self::Group => Self::Group,
+            Self::ReadSocket | Self::ReadGroup => Self::ReadGroup,
+            Self::Metrics | Self::Page | Self::Certificate => self,
+        }
+    }
+
     /// What is said when it works again.
     fn mended(self) -> &'static str {
         match self {
             Self::Socket => "the admin socket is in its place again",
             Self::ReadSocket => "the admin socket for reading is in its place again",
+            Self::Group => "the admin socket is for its group now",
+            Self::ReadGroup => "the admin socket for reading is for its group now",
             Self::Metrics => "metrics are given at metrics.listen now",
             Self::Page => "the page is shown at web.listen now",
             Self::Certificate => "the page's changed certificate is in use now",
@@ -55,6 +70,15 @@ pub(super) enum ListenError {
     /// The admin socket was taken away, and another cannot be made.
     #[error("the admin socket was removed and cannot be made again")]
     Socket(#[source] BindError),
+    /// The host has no such group.
+    #[error(
+        "an admin socket is for root alone: this host knows no group {group:?} (admin.group or admin.read_group; `getent group` lists \
+         them, and a number is accepted too)"
+    )]
+    Group {
+        /// The group that it is to have.
+        group: String,
+    },
     /// The host refuses the address on which a scraper is answered.
     #[error("metrics are given nowhere: cannot listen on {address} (metrics.listen)")]
     Metrics {

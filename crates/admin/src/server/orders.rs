@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use utoipa::IntoParams;
 use vm_model::{AssignmentSet, EventKind, HoldReason, Lineage, RefusedEntry, RemovedVm, Source, SourceKind};
 use worker::node::{HeldChoice, NodeMessage, Outcome, Preview, Verdict};
-use worker::vms::KeptSelection;
+use worker::vms::{Cleared, KeptSelection};
 
 use super::Answers;
 use super::audit::Asked;
@@ -201,14 +201,14 @@ pub(super) async fn gc(
         DeletionRequest::Volume { vm, disk } => KeptSelection::Volume(vm, disk),
     };
     if dry_run {
-        let deleted = answers.vm_manager.show_kept_async(which).await?;
-        return Ok((Some(Extension(Asked)), Json(DeletionView { deleted })));
+        let Cleared { deleted, set_aside } = answers.vm_manager.show_kept_async(which).await?;
+        return Ok((Some(Extension(Asked)), Json(DeletionView { deleted, set_aside })));
     }
-    let deleted = answers.vm_manager.delete_kept_async(which).await?;
+    let Cleared { deleted, set_aside } = answers.vm_manager.delete_kept_async(which).await?;
     if !deleted.is_empty() {
         answers.vm_manager.events().record(None, EventKind::VolumesDeleted { deleted: deleted.clone() });
     }
-    Ok((None, Json(DeletionView { deleted })))
+    Ok((None, Json(DeletionView { deleted, set_aside })))
 }
 
 /// Asks the reconciler.

@@ -31,6 +31,7 @@ impl From<VmManagerError> for ApiError {
             | VmManagerError::NotUp { id, .. }
             | VmManagerError::RunsElsewhere { id, .. }
             | VmManagerError::Overtaken { id, .. }
+            | VmManagerError::LastDisk { id, .. }
             | VmManagerError::Late { id, .. } => (Some(id), None),
             VmManagerError::Hypervisor(_)
             | VmManagerError::Network { .. }
@@ -61,6 +62,7 @@ fn code(problem: &VmManagerError) -> ErrorCode {
         VmManagerError::Exists { .. }
         | VmManagerError::NotRestarted { .. }
         | VmManagerError::RunsElsewhere { .. }
+        | VmManagerError::LastDisk { .. }
         | VmManagerError::Overtaken { .. } => ErrorCode::Conflict,
         VmManagerError::NotUp { .. } => ErrorCode::WrongPhase,
         VmManagerError::Failed { .. } => ErrorCode::VmFailed,

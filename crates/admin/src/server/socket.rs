@@ -6,15 +6,17 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt,
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tracing::warn;
 
 use crate::socket_path::SocketPath;
+use crate::worker_process::{dial, find_listener};
 
 /// Owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
+/// The owner alone may: there is no group to give it to.
+const OWN_MODE: u32 = 0o600;
 /// Nobody but the owner gets into the directory in which a socket is made.
 const CLOSED_MODE: u32 = 0o700;
 /// The groups of this host (group(5)).
@@ -24,10 +26,16 @@ const GROUPS: &str = "/etc/group";
 #[derive(Debug, Error)]
 pub enum BindError {
     /// Somebody answers there.
-    #[error("another worker answers on {}", path.display())]
+    #[error(
+        "another worker{} answers on {}; stop that worker or choose another runtime directory",
+        process.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
+        path.display()
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
+        /// Who listens there, where the kernel tells it.
+        process: Option<u32>,
     },
     /// Something is there that is not ours to replace.
     #[error("cannot bind the admin socket {}: something that is no socket is there; move it away", path.display())]
@@ -101,6 +109,8 @@ pub(super) struct BoundSocket {
     /// Goes first: while one still listens, nobody else gets its inode.
     file: SocketFile,
     pub(super) listener: UnixListener,
+    /// The group that it is to have, where the host has no such group yet: it is its owner's alone then.
+    pub(super) without_group: Option<String>,
 }
 
 #[derive(Debug)]
@@ -116,8 +126,8 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+impl SocketFile {
+    fn remove(&self) {
         if self.is_in_place() {
             // It may have been removed by hand meanwhile; nothing else can be done here.
             let _ = fs::remove_file(&self.path);
@@ -125,26 +135,41 @@ impl Drop for SocketFile {
     }
 }
 
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 impl BoundSocket {
-    /// Makes the socket `path`, of `group` where one is given. One on which nobody answers is replaced.
+    /// Makes the socket `path`, of `group` where one is given; of its owner alone where the host has no such group. One on which
+    /// nobody answers is replaced.
     pub(super) fn bind(path: &Path, group: Option<&SocketGroup>) -> Result<Self, BindError> {
         let failed = |operation| move |source| BindError::Io { operation, path: path.to_owned(), source };
-        let group = group.map(SocketGroup::resolve).transpose()?;
+        let (group, mode, without_group) = match group.map(SocketGroup::resolve).transpose() {
+            Ok(group) => (group, SOCKET_MODE, None),
+            Err(BindError::NoGroup { group }) => (None, OWN_MODE, Some(group)),
+            Err(problem) => return Err(problem),
+        };
         refuse_what_is_not_ours(path)?;
         let closed = ClosedDirectory::beside(path).map_err(failed("make a closed directory for"))?;
         let made = closed.path.join("socket");
         let reachable = SocketPath::to(&made).map_err(failed("bind"))?;
         let listener = UnixListener::bind(reachable.as_path()).map_err(failed("bind"))?;
         chown(&made, None, group).map_err(failed("set the group of"))?;
-        fs::set_permissions(&made, Permissions::from_mode(SOCKET_MODE))
-            .map_err(failed("set the permissions of"))?;
+        fs::set_permissions(&made, Permissions::from_mode(mode)).map_err(failed("set the permissions of"))?;
         let identity =
             fs::symlink_metadata(&made).map(|found| identity(&found)).map_err(failed("look at"))?;
         fs::rename(&made, path).map_err(failed("put in place"))?;
         if SocketPath::to(path).is_ok_and(|reachable| reachable.is_too_long()) {
             warn!(socket = %path.display(), "the admin socket's path is longer than 107 bytes: this program's client finds it, others connect by way of its directory");
         }
-        Ok(Self { listener, file: SocketFile { path: path.to_owned(), identity } })
+        Ok(Self { listener, file: SocketFile { path: path.to_owned(), identity }, without_group })
+    }
+
+    /// Takes its file away, where that is still in its place: another is about to be made there.
+    pub(super) fn remove(&self) {
+        self.file.remove();
     }
 
     /// Whether its file is still where it was made.
@@ -171,7 +196,9 @@ fn refuse_what_is_not_ours(path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(BindError::Io { operation: "look for", path: path.to_owned(), source }),
         Ok(found) if !found.file_type().is_socket() => Err(BindError::NoSocket { path: path.to_owned() }),
-        Ok(_) if is_answered(path) => Err(BindError::InUse { path: path.to_owned() }),
+        Ok(_) if is_answered(path) => {
+            Err(BindError::InUse { path: path.to_owned(), process: find_listener(path) })
+        }
         Ok(_) => Ok(()),
     }
 }
@@ -207,19 +234,8 @@ impl Drop for ClosedDirectory {
 
 /// Whether somebody listens on the socket at `path`. Does not wait for who listens and takes nobody.
 fn is_answered(path: &Path) -> bool {
-    let connect = || {
-        let reachable = SocketPath::to(path)?;
-        let socket = socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            None,
-        )?;
-        connect(&socket, &SocketAddrUnix::new(reachable.as_path())?)?;
-        io::Result::Ok(())
-    };
-    match connect() {
-        Ok(()) => true,
+    match dial(path) {
+        Ok(_) => true,
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
 }
@@ -244,7 +260,10 @@ mod tests {
         let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode, SOCKET_MODE);
         assert_eq!(entries(directory.path()), 1, "nothing is left beside it");
-        assert!(matches!(BoundSocket::bind(&path, None), Err(BindError::InUse { .. })));
+        let own = Some(std::process::id());
+        assert!(
+            matches!(BoundSocket::bind(&path, None), Err(BindError::InUse { process, .. }) if process == own)
+        );
         drop(first);
         assert!(!path.exists(), "the file goes with the server");
 
@@ -278,14 +297,16 @@ mod tests {
         let bound = BoundSocket::bind(&path, Some(&SocketGroup::new(own.to_string()))).expect("bound");
         assert_eq!(fs::metadata(&path).expect("there").gid(), own);
         drop(bound);
-        let unknown = BoundSocket::bind(&path, Some(&SocketGroup::new("no such group")));
-        assert!(matches!(unknown, Err(BindError::NoGroup { group }) if group == "no such group"));
-        assert_eq!(entries(directory.path()), 0, "nothing is left of a refusal");
+        let unknown = BoundSocket::bind(&path, Some(&SocketGroup::new("no such group"))).expect("bound");
+        assert_eq!(unknown.without_group.as_deref(), Some("no such group"));
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, OWN_MODE);
     }
 
     #[test]
     fn who_listens_and_takes_nobody_is_not_waited_for() {
-        use rustix::net::{bind, listen};
+        use rustix::net::{
+            AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+        };
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("worker.sock");
         let socket =

@@ -1,6 +1,6 @@
 //! `procurator.ports` and `procurator.egress`: what passes between a VM and what lies beyond its network.
 
-use vm_model::{EgressRule, PortForward, shown_text};
+use vm_model::{EgressRule, InvalidEgressRule, InvalidPortForward, PortForward, shown_text};
 
 use super::extract::NicRequest;
 use super::machine::contradiction;
@@ -34,7 +34,7 @@ fn read_forwards(procurator: &Section) -> Result<Vec<PortForward>, Box<Refusal>>
     let mut forwards: Vec<PortForward> = Vec::new();
     for (index, text) in procurator.texts("ports").iter().enumerate() {
         let forward: PortForward =
-            text.parse().map_err(|_| wrong(place(index), text, PortForward::ACCEPTED))?;
+            text.parse().map_err(|it: InvalidPortForward| wrong(place(index), text, &it.accepted()))?;
         if let Some(earlier) = forwards.iter().position(|earlier| earlier.conflicts_with(&forward)) {
             let rule = format!("{} has that port of the host", place(earlier));
             let accepted = "each port of the host once".to_owned();
@@ -52,7 +52,7 @@ fn read_egress(procurator: &Section) -> Result<Option<Vec<EgressRule>>, Box<Refu
     let texts = procurator.texts("egress").iter().enumerate();
     let rules = texts.map(|(index, text)| {
         let place = || format!("{}[{index}]", procurator.path_of("egress"));
-        text.parse().map_err(|_| wrong(place(), text, EgressRule::ACCEPTED))
+        text.parse().map_err(|it: InvalidEgressRule| wrong(place(), text, &it.accepted()))
     });
     rules.collect::<Result<_, _>>().map(Some)
 }

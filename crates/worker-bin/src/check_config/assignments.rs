@@ -8,10 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use host_network::{Holder, PortTaken};
 use nix_artifacts::check_network_access;
 use serde::Serialize;
-use vm_model::{Assignment, AssignmentSet, PortForward, StoreName, Transport, VmId, error_chain};
-use worker::vms::{AssignmentCheck, VmManagerConfig};
+use vm_model::{
+    Assignment, AssignmentSet, FailureKind, FailureReason, PortForward, StoreName, Transport, VmId,
+    error_chain,
+};
+use worker::vms::{AssignmentCheck, Judged, VmManagerConfig};
 
 use crate::assignments::{Seen, look_at};
 use crate::client::{print, print_json};
@@ -33,8 +37,16 @@ struct Answer<'a> {
     faults: &'a [Problem],
 }
 
-/// The settings of a worker, and where it listens by which key.
-type WorkerFacts<'a> = (&'a VmManagerConfig, &'a [(&'static str, SocketAddr)]);
+/// The worker that an assignments file is for.
+#[derive(Clone, Copy)]
+pub(super) struct WorkerFacts<'a> {
+    /// Its settings.
+    pub(super) manager: &'a VmManagerConfig,
+    /// Where it listens, by which key.
+    pub(super) listening: &'a [(&'static str, SocketAddr)],
+    /// Its process, where it runs already.
+    pub(super) process: Option<u32>,
+}
 
 /// Says what is wrong with `file`, for a worker with these settings.
 pub(super) fn run(file: &Path, worker: WorkerFacts<'_>, json: bool) -> Result<()> {
@@ -81,7 +93,8 @@ fn check(file: &Path, worker: WorkerFacts<'_>) -> (usize, Vec<Problem>) {
 }
 
 /// What of sound entries does not work on a host with these settings.
-fn judge(vms: &[Assignment], (manager, listening): WorkerFacts<'_>) -> Vec<Problem> {
+fn judge(vms: &[Assignment], worker: WorkerFacts<'_>) -> Vec<Problem> {
+    let WorkerFacts { manager, listening, .. } = worker;
     let (mut problems, mut forwards): (_, Vec<(&VmId, PortForward)>) = (Vec::new(), Vec::new());
     let mut check = AssignmentCheck::new(&present_roots(manager));
     for vm in vms {
@@ -91,18 +104,14 @@ fn judge(vms: &[Assignment], (manager, listening): WorkerFacts<'_>) -> Vec<Probl
         if let Some(problem) = wrong_path(&vm.store_path, manager) {
             add(problem);
         }
-        let own = match &mut check {
-            Ok(check) if vm.store_path.exists() => check.judge(vm).map_err(|problem| problem.message),
-            Ok(_) | Err(_) => check_network_access(&vm.procurator)
-                .map(|access| access.forwards)
-                .map_err(|problem| error_chain(&problem)),
+        let Judged { problem, forwards: own, taken } = match &mut check {
+            Ok(check) if vm.store_path.exists() => check.judge(vm),
+            Ok(_) | Err(_) => judge_entry(vm),
         };
-        let own = own.unwrap_or_else(|problem| {
-            add(problem);
-            Vec::new()
-        });
+        problem.into_iter().for_each(|problem| add(problem.message));
+        taken.iter().filter_map(|taken| told_of(taken, worker)).for_each(&mut add);
         for forward in own {
-            if let Some((key, address)) = listening.iter().find(|(_, address)| is_at(*address, &forward)) {
+            if let Some((key, address)) = own_listener(listening, &forward) {
                 add(format!(
                     "its port {forward} of the host is the worker's own ({key} = {address}): another one is accepted"
                 ));
@@ -119,6 +128,39 @@ fn judge(vms: &[Assignment], (manager, listening): WorkerFacts<'_>) -> Vec<Probl
         Problem { vm: Some(id), problem }
     }));
     problems
+}
+
+/// What the entry itself says, where its artifact is not here.
+fn judge_entry(vm: &Assignment) -> Judged {
+    match check_network_access(&vm.procurator) {
+        Ok(access) => Judged { forwards: access.forwards, ..Judged::default() },
+        Err(problem) => {
+            let problem = FailureReason::new(FailureKind::Artifact, error_chain(&problem));
+            Judged { problem: Some(problem), ..Judged::default() }
+        }
+    }
+}
+
+/// What is told of a port on which a program listens; nothing where that is the worker's by its settings, of which more is told.
+fn told_of(taken: &PortTaken, worker: WorkerFacts<'_>) -> Option<String> {
+    if own_listener(worker.listening, &taken.forward).is_some() {
+        return None;
+    }
+    match taken.holder {
+        Holder::Program { process, .. } if Some(process) == worker.process => Some(format!(
+            "its port {} of the host is one on which the worker that runs listens ({}): another one is accepted",
+            taken.forward, taken.listener
+        )),
+        Holder::Program { .. } | Holder::ThisWorker | Holder::Unknown => Some(error_chain(taken)),
+    }
+}
+
+/// The worker's own address that `forward` would go before, with its key.
+fn own_listener<'a>(
+    listening: &'a [(&'static str, SocketAddr)],
+    forward: &PortForward,
+) -> Option<&'a (&'static str, SocketAddr)> {
+    listening.iter().find(|(_, address)| is_at(*address, forward))
 }
 
 /// Whether `forward` would go before a listener of the worker at this address.
@@ -205,7 +247,7 @@ mod tests {
 
     /// Whose entries are refused, and with which words.
     fn assert_refused(vms: &[Assignment], manager: &VmManagerConfig, expected: &[(&str, &str)]) {
-        let problems = judge(vms, (manager, &LISTENING));
+        let problems = judge(vms, WorkerFacts { manager, listening: &LISTENING, process: None });
         let said: Vec<(&str, &str)> = problems
             .iter()
             .map(|problem| (problem.vm.as_ref().expect("of a VM").as_str(), problem.problem.as_str()))
@@ -268,6 +310,41 @@ mod tests {
                 ("e", &taken),
             ],
         );
+    }
+
+    #[test]
+    fn every_port_that_is_taken_is_told_and_the_running_worker_is_no_foreign_program() {
+        let (_folder, manager) = store(&json!({ "net": [{}] }));
+        let listeners =
+            ["127.0.0.1:0", "127.0.0.1:0"].map(|at| std::net::TcpListener::bind(at).expect("listens"));
+        let ports = listeners.each_ref().map(|at| at.local_addr().expect("an address").port());
+        let both = ports.map(|port| format!("{port}:80"));
+        let vms = [vm(&manager, "a", "image", json!({ "ports": both }))];
+        let told = ports.map(|port| format!("listens on 127.0.0.1:{port}/tcp of this host"));
+        assert_refused(&vms, &manager, &[("a", &told[0]), ("a", &told[1])]);
+
+        let settings = [("metrics.listen", listeners[0].local_addr().expect("an address"))];
+        let worker = WorkerFacts { manager: &manager, listening: &settings, process: Some(1) };
+        let problems = judge(&vms, worker);
+        let said: Vec<&str> = problems.iter().map(|problem| problem.problem.as_str()).collect();
+        assert_eq!(said.len(), 2, "{said:#?}");
+        assert!(
+            said[0].contains(&told[1]) && said[1].contains("the worker's own (metrics.listen"),
+            "{said:#?}"
+        );
+        let forward = "8080:80".parse().expect("a port");
+        let holder = Holder::Program { name: "procurator-work".to_owned(), process: 1 };
+        let taken = PortTaken { forward, holder, listener: "0.0.0.0:8080/tcp".to_owned() };
+        let told = told_of(&taken, worker).expect("told");
+        assert!(told.contains("the worker that runs listens (0.0.0.0:8080/tcp)"), "{told}");
+    }
+
+    #[test]
+    fn addresses_that_several_vms_wish_for_are_refused() {
+        let (_folder, manager) = store(&json!({ "net": [{ "mac": "52:54:00:00:00:01" }] }));
+        let vms = ["a", "b", "c"].map(|id| vm(&manager, id, "image", json!({})));
+        let twice = "a/net0 of the network";
+        assert_refused(&vms, &manager, &[("b", twice), ("c", twice)]);
     }
 
     #[test]

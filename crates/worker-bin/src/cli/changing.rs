@@ -197,11 +197,16 @@ pub(crate) struct UndeleteFlags {
     pub(crate) json: bool,
 }
 
+/// What can be said after `gc`.
+const GC_USAGE: &str = "procurator-worker gc [OPTIONS] VM[/DISK]\n       procurator-worker gc [OPTIONS] --all\n       \
+     procurator-worker gc [OPTIONS] --images [--older-than SPAN] [--keep SIZE] [--free SIZE]";
+
 /// What `gc` deletes.
 #[derive(Clone, Debug, Args)]
+#[command(override_usage = GC_USAGE)]
 pub(crate) struct GcFlags {
-    /// Volumes of this VM, or of this disk of it (`web-1` or `web-1/disk0`); of a disk that cannot be used also the content in
-    /// use, so that it is made anew
+    /// Volumes of this VM, or of this disk of it (`web-1` or `web-1/disk0`); a disk that cannot be used is set aside instead, so
+    /// that the next start makes it anew
     #[arg(required_unless_present_any = ["all", "images"], conflicts_with_all = ["all", "images"], value_name = "VM[/DISK]")]
     pub(crate) what: Option<GcTarget>,
     /// All volumes that would be deleted by themselves later

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use vm_model::{Event, EventKind, EventReason, Readiness, Timestamp, VmId};
 
 use super::list::desired_name;
-use super::{find, print, say};
+use super::{find_remembered, print, say};
 use crate::cli::EventFlags;
 use crate::printable::printable;
 
@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Prints events, and goes on with what happens where that is wanted, also over restarts of the worker.
 pub(super) async fn events(client: &AdminClient, flags: &EventFlags, now: Timestamp) -> Result<()> {
     let vm = match &flags.vm {
-        Some(name) => Some(find(client, name).await?),
+        Some(name) => Some(find_remembered(client, name).await?),
         None => None,
     };
     let earliest = flags.since.map(|span| now.before(span.0));

@@ -76,11 +76,25 @@ pub(super) fn removed(vms: &[RemovedVm], now: Timestamp) -> String {
     table.to_string()
 }
 
-/// What was deleted, one a line.
+/// What was deleted or set aside, one a line.
 pub(super) fn deleted(view: &DeletionView, dry_run: bool) -> String {
-    if view.deleted.is_empty() {
+    if view.deleted.is_empty() && view.set_aside.is_empty() {
         return "nothing is kept of that beside what is in use\n".to_owned();
     }
-    let done = if dry_run { "would be deleted" } else { "deleted" };
-    view.deleted.iter().map(|what| format!("{done}: {}\n", printable(what))).collect()
+    let would = if dry_run { "would be " } else { "" };
+    let line = |done: &str, what: &String| format!("{would}{done}: {}\n", printable(what));
+    let deleted = view.deleted.iter().map(|what| line("deleted", what));
+    deleted.chain(view.set_aside.iter().map(|what| line("set aside", what))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_aside_is_not_told_as_deleted() {
+        let view = DeletionView { deleted: vec!["a".to_owned()], set_aside: vec!["b".to_owned()] };
+        assert_eq!(deleted(&view, false), "deleted: a\nset aside: b\n");
+        assert_eq!(deleted(&view, true), "would be deleted: a\nwould be set aside: b\n");
+    }
 }

@@ -19,21 +19,19 @@ impl Settings {
         let web = web.map(|problem| {
             Error::from(problem).context("invalid web.token_file, web.certificate or web.key")
         });
-        self.hindrances().into_iter().chain(web).collect()
+        let group = self.sockets().check().err();
+        let group =
+            group.map(|problem| Error::from(problem).context("invalid admin.group or admin.read_group"));
+        self.hindrances().into_iter().chain(group).chain(web).collect()
     }
 
-    /// What of that keeps `run` from starting. Files of the page are not among it: VMs need no page.
+    /// What of that keeps `run` from starting. Files of the page and groups of sockets are not among it: VMs need neither.
     fn hindrances(&self) -> Vec<Error> {
         let manager = self.manager.check().err().into_iter().flatten().map(by_key);
         let file = self.assignments.as_deref().map(AssignmentsFile::at).and_then(Result::err);
-        let group = self
-            .sockets()
-            .check()
-            .err()
-            .map(|problem| Error::from(problem).context("invalid admin.group or admin.read_group"));
         let master = self.master.as_ref().map(MasterPlace::settings).and_then(Result::err);
         let filter = logging::wanted().err();
-        filter.into_iter().chain(file).chain(group).chain(master).chain(manager).collect()
+        filter.into_iter().chain(file).chain(master).chain(manager).collect()
     }
 
     /// Itself, where nothing keeps `run` from starting with it.
@@ -85,6 +83,7 @@ mod tests {
         let page =
             "[web]\nlisten = '127.0.0.1:1'\ncertificate = '/c'\nkey = '/k'\ntoken_file = '/nonexistent/t'\n";
         settings(page).accepted().expect("VMs need no page");
+        settings("[admin]\ngroup = 'no-such-group'\n").accepted().expect("nor anybody but root to look");
     }
 
     #[test]

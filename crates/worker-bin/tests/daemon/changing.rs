@@ -147,7 +147,8 @@ fn a_removed_vm_is_back_when_undelete_returns() {
         said(&bench, &["stop", "a"]);
         said(&bench, &["start", "a"]);
         said(&bench, &["rm", "a", "--timeout", "60"]);
-        for verb in ["inspect", "logs", "events", "start"] {
+        assert!(said(&bench, &["events", "a"]).contains("running → stopping"), "what happened is still told");
+        for verb in ["inspect", "logs", "start"] {
             let told = String::from_utf8_lossy(&bench.client(&[verb, "a"]).stderr).into_owned();
             assert!(
                 told.contains("VM a was removed; `procurator-worker undelete a` brings it back"),
@@ -172,6 +173,12 @@ fn a_removed_vm_is_back_when_undelete_returns() {
         said(&bench, &["create", "plain", &plain, "--vcpus", "2"]);
         said(&bench, &["rm", "plain"]);
         assert!(!said(&bench, &["ls", "--removed"]).contains("plain"));
+        let told = String::from_utf8_lossy(&bench.client(&["logs", "plain"]).stderr).into_owned();
+        assert!(
+            told.contains(
+                "VM plain was removed, and nothing is kept of it; `procurator-worker events plain`"
+            )
+        );
         assert!(said(&bench, &["undelete", "plain"]).contains("plain is running"));
         assert_eq!(one(&bench, "plain")["machine"]["vcpus"], 2);
         said(&bench, &["rm", "plain"]);

@@ -1,7 +1,7 @@
 //! What an operator does at three in the morning: VMs that a file assigns are stopped, started, paused and looked at.
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, isolated};
@@ -22,6 +22,21 @@ fn two_vms(bench: &Bench) -> [Value; 2] {
     let vms = ["db-1", "web-1"].map(|id| bench.vm(id, &TinyGuest::power_button()));
     bench.assign(&vms);
     vms
+}
+
+#[test]
+fn a_reset_names_the_ephemeral_disks_that_begin_anew() {
+    isolated(|bench| {
+        let scratch = json!([{ "id": "scratch", "size": 1 << 20, "persistence": "ephemeral" }]);
+        let more = json!({ "procurator": { "disks": scratch } });
+        let image = bench.artifact("image", &TinyGuest::power_button(), &more, "x");
+        bench.assign(&[json!({ "id": "a", "hash": image.hash, "store_path": image.path })]);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let told = said(&bench, &["reset", "a"]);
+        assert!(told.contains("what was written to its ephemeral disks is gone: scratch"), "{told}");
+        daemon.kill();
+    });
 }
 
 #[test]

@@ -66,6 +66,23 @@ fn paths_that_cannot_be_used_are_refused_before_anything_is_set_up() {
 }
 
 #[test]
+fn a_second_worker_is_told_which_process_has_the_state_directory() {
+    isolated(|bench| {
+        bench.assign(&[]);
+        let daemon = bench.start();
+        let (code, said) = bench.outcome(bench.command());
+        assert_eq!(code, Some(1), "{said}");
+        let process = daemon.pid().as_raw_nonzero();
+        assert!(said.contains("another worker uses it: "), "{said}");
+        // Some file systems number files otherwise than the list of locks does, and nobody is named there.
+        if said.contains("is locked by") {
+            assert!(said.contains(&format!("is locked by process {process}; stop that worker")), "{said}");
+        }
+        assert!(bench.client(&["ls"]).status.success(), "the first one goes on");
+    });
+}
+
+#[test]
 fn a_host_without_kvm_is_told_what_is_missing_and_how_to_get_it() {
     isolated(|bench| {
         // An empty directory of devices but for what any program needs.

@@ -4,17 +4,26 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use vm_model::StoreName;
 
 use crate::gc_roots::root_directories;
 
-/// Where a store lies, whatever the name that leads there: a link to it is the same store.
+/// Where a store lies, whatever the name that leads there: by a link or a mount it is the same store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StorePlace {
     spelled: PathBuf,
     real: PathBuf,
+    identity: Identity,
+}
+
+/// The device and the inode of a directory.
+pub(super) type Identity = (u64, u64);
+
+fn identity(directory: &Path) -> io::Result<Identity> {
+    fs::metadata(directory).map(|found| (found.dev(), found.ino()))
 }
 
 impl StorePlace {
@@ -23,18 +32,18 @@ impl StorePlace {
     /// # Errors
     /// It is not there.
     pub(super) fn of(root: &Path) -> io::Result<Self> {
-        Ok(Self { spelled: root.to_owned(), real: root.canonicalize()? })
+        Ok(Self { spelled: root.to_owned(), real: root.canonicalize()?, identity: identity(root)? })
     }
 
-    /// The store without any link on the way to it.
-    pub(super) fn real(&self) -> &Path {
-        &self.real
+    /// What tells it from other stores.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
     }
 
     fn is(&self, directory: &Path) -> bool {
         directory == self.spelled
             || directory == self.real
-            || directory.canonicalize().is_ok_and(|directory| directory == self.real)
+            || identity(directory).is_ok_and(|found| found == self.identity)
     }
 
     /// The name of the path of this store that `path` is or lies in.
@@ -84,9 +93,12 @@ fn led_to(store: &StorePlace, link: &Path) -> Option<StoreName> {
 /// What processes have open, mapped, or run, as far as this one may look.
 pub(super) fn of_processes(store: &StorePlace, proc: &Path) -> BTreeSet<StoreName> {
     let mut names = BTreeSet::new();
-    // The kernel tells of files without links on the way to them.
-    let name_of = |path: &Path| {
-        path.strip_prefix(&store.real).ok()?.components().next()?.as_os_str().to_str()?.parse().ok()
+    // The kernel tells of files without links on the way to them, but by the mount by which they were opened.
+    let name_of = |path: &Path| -> Option<StoreName> {
+        match path.strip_prefix(&store.real) {
+            Ok(inside) => inside.components().next()?.as_os_str().to_str()?.parse().ok(),
+            Err(_) => store.name_of(path),
+        }
     };
     let is_number = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().parse::<u32>().is_ok();
     // A process that ends meanwhile needs nothing any more.
@@ -154,6 +166,27 @@ mod tests {
             assert_eq!(of_processes(&store, Path::new("/proc")), names(&NAMES[..1]));
             drop(open);
         }
+    }
+
+    #[test]
+    fn a_store_is_the_same_by_another_mount() {
+        test_host::isolated(|| {
+            let home = tempfile::tempdir().expect("a directory");
+            let (root, other) = (home.path().join("store"), home.path().join("other"));
+            fs::create_dir_all(root.join(NAMES[0])).and_then(|()| fs::create_dir(&other)).expect("made");
+            let bound = rustix::mount::mount_bind(&root, &other);
+            bound.expect("mounted");
+            let stores = [&root, &other].map(|root| StorePlace::of(root).expect("it is there"));
+            assert_eq!(stores[0].identity(), stores[1].identity());
+            let open = fs::File::open(other.join(NAMES[0])).expect("opened");
+            for store in &stores {
+                assert_eq!(store.name_of(&other.join(NAMES[0])), store.name_of(&root.join(NAMES[0])));
+                assert!(store.name_of(&root.join(NAMES[0])).is_some());
+                assert_eq!(of_processes(store, Path::new("/proc")), names(&NAMES[..1]));
+            }
+            drop(open);
+            rustix::mount::unmount(&other, rustix::mount::UnmountFlags::empty()).expect("unmounted");
+        });
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{Timestamp, VmId, VolumeInfo, VolumeKeep};
 
-use super::kept::{Kept, kept_until, what_is_due};
+use super::kept::{Cleared, Kept, kept_until, what_is_due};
 use crate::failure::chain;
 use crate::supervisor::{GivenUp, HostContext};
 use crate::vms::KeptSelection;
@@ -25,6 +25,9 @@ const FIRST: Duration = Duration::from_secs(120);
 
 /// How long the deletion of one thing may take until others are looked at. It goes on.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is told of volumes of a VM whose deletion has begun.
+const BEING_DELETED: &str = "its VM was removed and is being deleted; it does not come back";
 
 /// Why a kept thing is still there.
 #[derive(Debug, Error)]
@@ -126,15 +129,31 @@ impl HostContext {
 
     /// Every content of every volume.
     pub(crate) fn list_volumes(&self) -> Result<Vec<VolumeInfo>, String> {
-        self.volumes.list(|vm| self.removed.until(vm)).map_err(|problem| chain(&problem))
+        let mut volumes =
+            self.volumes.list(|vm| self.removed.until(vm)).map_err(|problem| chain(&problem))?;
+        for volume in volumes.iter_mut().filter(|volume| self.removed.is_being_deleted(&volume.vm)) {
+            (volume.keep, volume.problem) = (VolumeKeep::Unknown, Some(BEING_DELETED.to_owned()));
+        }
+        Ok(volumes)
+    }
+
+    /// Whether `disk` is the last that holds anything of `vm`, which was removed: with it goes what the VM could come back to.
+    pub(crate) fn is_last_of_removed(&self, vm: &VmId, disk: &str) -> Result<bool, String> {
+        let is_removed = self.removed.list().contains_key(vm);
+        let is_there = |volume: &VolumeInfo| volume.vm == *vm && volume.disk == disk;
+        if !is_removed || !self.list_volumes()?.iter().any(is_there) {
+            return Ok(false);
+        }
+        let others = self.volumes.holds_data_beside(vm, Some(disk)).map_err(|problem| chain(&problem))?;
+        Ok(!others)
     }
 
     /// Deletes at once what is selected of everything that is kept; answers what that was.
-    pub(crate) fn delete_selected(self: &Arc<Self>, which: &KeptSelection) -> Result<Vec<String>, String> {
+    pub(crate) fn delete_selected(self: &Arc<Self>, which: &KeptSelection) -> Result<Cleared, String> {
         if let KeptSelection::Volume(vm, disk) = which
             && let Some(deleted) = self.delete_volume_of_removed(vm, disk)?
         {
-            return Ok(vec![deleted]);
+            return Ok(Cleared::deleted(vec![deleted]));
         }
         let mut deleted = Vec::new();
         for kept in self.selected(which)? {
@@ -143,7 +162,7 @@ impl HostContext {
                 deleted.push(kept.to_string());
             }
         }
-        Ok(deleted)
+        Ok(Cleared::deleted(deleted))
     }
 
     /// What is selected of everything that is kept.
@@ -166,21 +185,24 @@ impl HostContext {
     }
 
     /// What would be deleted at once of what is selected, in words, and what would be set aside.
-    pub(crate) fn show_selected(&self, which: &KeptSelection) -> Result<Vec<String>, String> {
+    pub(crate) fn show_selected(&self, which: &KeptSelection) -> Result<Cleared, String> {
         if let KeptSelection::Volume(vm, disk) = which {
             let listed = self.list_volumes()?;
             let mut contents = listed.iter().filter(|content| content.vm == *vm && content.disk == *disk);
             if self.removed.list().contains_key(vm) && contents.clone().next().is_some() {
-                return Ok(vec![of_removed(vm, disk)]);
+                return Ok(Cleared::deleted(vec![of_removed(vm, disk)]));
             }
             let unusable = contents.find_map(|content| content.problem.as_ref());
             if let Some(problem) = unusable
+                && !self.removed.is_being_deleted(vm)
                 && self.lock_idle(vm).is_ok()
             {
-                return Ok(vec![format!("volume {vm}/{disk}, which would be set aside: {problem}")]);
+                return Ok(Cleared::set_aside(format!(
+                    "volume {vm}/{disk}, which cannot be used: {problem}"
+                )));
             }
         }
-        Ok(self.selected(which)?.iter().map(ToString::to_string).collect())
+        Ok(Cleared::deleted(self.selected(which)?.iter().map(ToString::to_string).collect()))
     }
 
     /// As [`HostContext::delete_kept`], on a thread of the VM that it was of: a disk that does not answer is in nobody else's way.
@@ -242,7 +264,7 @@ impl HostContext {
         let done = self.volumes.set_aside(vm, disk, self.lifecycle.removal_grace);
         let done = done.map_err(|problem| chain(&problem))?;
         if let Some(done) = &done {
-            warn!(vm_id = %vm, "by word: {done}");
+            warn!(vm_id = %vm, "set aside by word: {done}");
             self.kept_changed.notify_waiters();
         }
         Ok(done)

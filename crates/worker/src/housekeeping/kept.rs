@@ -16,6 +16,25 @@ pub(crate) enum Kept {
     Content(ContentRef),
 }
 
+/// What became, by word, of what was kept, or would become of it: each in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// What was deleted.
+    pub deleted: Vec<String>,
+    /// What cannot be used and was moved out of the way: the next start makes it anew.
+    pub set_aside: Vec<String>,
+}
+
+impl Cleared {
+    pub(crate) fn deleted(deleted: Vec<String>) -> Self {
+        Self { deleted, set_aside: Vec::new() }
+    }
+
+    pub(crate) fn set_aside(what: String) -> Self {
+        Self { deleted: Vec::new(), set_aside: vec![what] }
+    }
+}
+
 impl Kept {
     /// Whose it is.
     pub(super) fn vm(&self) -> &VmId {

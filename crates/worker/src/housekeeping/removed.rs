@@ -85,6 +85,12 @@ impl RemovedVms {
         state.kept.get(id).or_else(|| state.unfinished.get(id)).map(|vm| vm.kept_until)
     }
 
+    /// Whether the deletion of `id`, or of a part of it, has begun and is not over.
+    pub(crate) fn is_being_deleted(&self, id: &VmId) -> bool {
+        let state = self.state();
+        state.unfinished.contains_key(id) || state.going.contains(id)
+    }
+
     /// `id` is a VM again; what an unfinished deletion left of it is for the caller to delete. Where it is being deleted just now, that is waited for.
     pub(crate) async fn revive(&self, id: &VmId) {
         loop {

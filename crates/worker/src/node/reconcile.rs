@@ -18,8 +18,9 @@ use super::admit::admit_count;
 use super::apply::{Planned, apply, plan_towards, without_retries_of_others};
 use super::desired::IntentFile;
 use super::guard::{hold_removals, is_disruption, note_disruptions, recent};
-use super::intent::{Intent, Said};
+use super::intent::{Intent, Merged, Said};
 use super::{Action, CommandMode, LocalCommand, NodeMessage, Outcome, Redefinition, Refusal, Verdict, admit};
+use crate::definition::is_same_definition;
 use crate::failure::chain;
 use crate::records::ReadError;
 use crate::vms::VmManager;
@@ -210,6 +211,8 @@ impl Reconciler {
         }
         let verdict = self.commit(kind, intent, planned).await;
         self.tell_all();
+        let is_new = self.refused_already(command, &merged).is_none();
+        let in_force = in_force.filter(|_| is_new);
         verdict.map(|verdict| Verdict { notes: dropped(in_force.as_ref()), ..verdict })
     }
 
@@ -224,8 +227,20 @@ impl Reconciler {
         let planned = plan_towards(&self.vm_manager, &merged, Thoroughness::CompareImages).await;
         let mut actions = planned.actions;
         actions.retain(|action| action.vm() == command.vm());
+        if let Some(refused) = self.refused_already(command, &merged) {
+            return Ok(Verdict { generation, held: None, outcomes: vec![refused], notes: Vec::new() });
+        }
         let outcomes = actions.iter().map(shown).collect();
         Ok(Verdict { generation, held: None, outcomes, notes: dropped(in_force.as_ref()) })
+    }
+
+    /// What is told of a change that was asked for before and cannot be used: it comes to no action a second time.
+    fn refused_already(&self, command: &LocalCommand, merged: &Merged) -> Option<Outcome> {
+        let LocalCommand::Amend { vm, .. } = command else { return None };
+        let known = self.vm_manager.get_vm(vm).ok()?.wanted?;
+        let (refusal, wanted) = (known.refusal?, &merged.vms.get(vm)?.assignment);
+        is_same_definition(&known.assignment, wanted)
+            .then(|| unusable(vm.clone(), &refusal.to_string(), None))
     }
 
     /// What a VM goes by that `command` changes, where its newest definition is refused.
@@ -396,12 +411,15 @@ fn shown(action: &Action) -> Outcome {
         | Action::Remove(..) => None,
     };
     match refused {
-        Some(problem) => {
-            let problem = Some(format!("what it would be cannot be used: {problem}"));
-            Outcome { action: format!("change {vm}"), vm, problem, restarts }
-        }
+        Some(problem) => unusable(vm, problem, restarts),
         None => Outcome { action: action.to_string(), vm, problem: None, restarts },
     }
+}
+
+/// A change of `vm` that is none, because what it would be cannot be used.
+fn unusable(vm: VmId, problem: &str, restarts: Option<bool>) -> Outcome {
+    let problem = Some(format!("what it would be cannot be used: {problem}"));
+    Outcome { action: format!("change {vm}"), vm, problem, restarts }
 }
 
 #[cfg(test)]

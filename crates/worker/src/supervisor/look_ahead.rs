@@ -121,7 +121,7 @@ pub(crate) fn check_nics(
 
 /// Makes sure that no port of the host that is to lead to `nics` is one that a program of the host listens on; `own` are the host's
 /// addresses in VMs' networks. Blocks.
-pub(crate) fn check_listeners(nics: &[NicRequest], own: &[Ipv4Addr]) -> Result<(), FailureReason> {
+pub(super) fn check_listeners(nics: &[NicRequest], own: &[Ipv4Addr]) -> Result<(), FailureReason> {
     nics.iter().try_for_each(|nic| match find_taken_port(&nic.access.forwards, own) {
         Some(taken) => Err(reason(FailureKind::Host, &taken)),
         None => Ok(()),

@@ -58,7 +58,7 @@ pub(crate) use guest_secrets::read_secrets;
 pub(crate) use handle::{Birth, Origin, Supervisor};
 pub(crate) use host_ports::{HostPorts, PortClaims};
 pub(crate) use limiting::{check_limits, judge_limits, unenforced};
-pub(crate) use look_ahead::{LookedAt, check_listeners, check_nics, load, look_ahead, look_before_restart};
+pub(crate) use look_ahead::{LookedAt, check_nics, load, look_ahead, look_before_restart};
 pub(crate) use machine_slot::MachineSlot;
 pub(crate) use network::{NetworkState, WaitingNetwork};
 pub(crate) use networks::Networks;

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use host_network::NetworkConfig;
+use host_network::{NetworkConfig, PortTaken, find_taken_port};
 use ipam::Pool;
-use nix_artifacts::{NicRequest, RootError, StoreRoots};
+use nix_artifacts::{Artifact, NicRequest, RootError, StoreRoots};
 use uuid::Uuid;
 use vm_model::{Assignment, DesiredState, FailureKind, FailureReason, NetworkName, PortForward, VmId};
 
@@ -17,7 +17,7 @@ use super::{LimitSettings, Placement, VmManagerConfig};
 use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{check_listeners, check_nics, foresee_leases, judge_limits, load, read_secrets};
+use crate::supervisor::{check_nics, foresee_leases, judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
@@ -40,6 +40,17 @@ pub struct AssignmentCheck {
     pools: BTreeMap<NetworkName, Pool>,
     /// The VMs that were judged and are to run, with the interfaces that they want.
     wished: Vec<(Assignment, Vec<NicRequest>)>,
+}
+
+/// What was found of one assignment.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Why it could not be started, apart from ports of the host.
+    pub problem: Option<FailureReason>,
+    /// The ports of the host that are to lead to it.
+    pub forwards: Vec<PortForward>,
+    /// Those of them on which programs of this host listen.
+    pub taken: Vec<PortTaken>,
 }
 
 impl AssignmentCheck {
@@ -67,31 +78,46 @@ impl AssignmentCheck {
         })
     }
 
-    /// Whether `assignment` could be started beside those that were judged before; the ports of the host that are to lead to
-    /// it then. Blocks on files.
-    ///
-    /// # Errors
-    /// What is in the way.
-    pub fn judge(&mut self, assignment: &Assignment) -> Result<Vec<PortForward>, FailureReason> {
-        let mut artifact = load(&self.roots, assignment, Uuid::nil())?;
+    /// Whether `assignment` could be started beside those that were judged before, with everything that is in the way. Blocks on
+    /// files.
+    pub fn judge(&mut self, assignment: &Assignment) -> Judged {
+        let mut artifact = match load(&self.roots, assignment, Uuid::nil()) {
+            Ok(artifact) => artifact,
+            Err(problem) => return Judged { problem: Some(problem), ..Judged::default() },
+        };
+        let forwards: Vec<_> =
+            artifact.nics.iter().flat_map(|nic| nic.access.forwards.iter().copied()).collect();
+        let taken = match assignment.desired {
+            DesiredState::Running | DesiredState::Paused => {
+                let taken = |forward: &PortForward| {
+                    find_taken_port(std::slice::from_ref(forward), &self.own_addresses)
+                };
+                forwards.iter().filter_map(taken).collect()
+            }
+            DesiredState::Stopped => Vec::new(),
+        };
+        Judged { problem: self.look(assignment, &mut artifact).err(), forwards, taken }
+    }
+
+    /// Whether it could be started, apart from its ports of the host.
+    fn look(&mut self, assignment: &Assignment, artifact: &mut Artifact) -> Result<(), FailureReason> {
         let nics = artifact.nics.iter().map(|nic| (nic.id.as_str(), &nic.network));
         check_networks(self.networks.keys(), nics).map_err(|problem| reason(problem.kind(), &problem))?;
         check_nics(&artifact.nics, |network| self.networks.get(network).cloned())?;
-        read_secrets(&self.credentials_dir, &mut artifact)?;
+        read_secrets(&self.credentials_dir, artifact)?;
         let footprint = artifact.machine.footprint();
         judge_limits(&self.limits, &artifact.settings.limits, &footprint, |limits| {
             limits_gap(&self.placement, limits)
         })?;
         match assignment.desired {
             DesiredState::Running | DesiredState::Paused => {
-                check_listeners(&artifact.nics, &self.own_addresses)?;
                 let share = self.capacity.take(&footprint, &self.host, None);
                 self.shares.push(share.map_err(|problem| reason(FailureKind::Host, &problem))?);
                 self.wished.push((assignment.clone(), artifact.nics.clone()));
             }
             DesiredState::Stopped => {}
         }
-        Ok(artifact.nics.into_iter().flat_map(|nic| nic.access.forwards).collect())
+        Ok(())
     }
 
     /// Which of the VMs that were judged and are to run could not have their addresses beside the others, and why.

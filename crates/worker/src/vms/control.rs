@@ -23,6 +23,7 @@ use super::registry::Registry;
 use super::waiting::{AFTER_STOP, Count, LatestOrder, PARK, is_off, unless_held, wait};
 use super::{VmInfo, VmManagerConfig, VmManagerError};
 use crate::failure::chain;
+use crate::housekeeping::Cleared;
 use crate::supervisor::{Freshness, HostContext};
 
 /// What all calls work on.
@@ -154,24 +155,33 @@ pub(crate) async fn list_volumes(shared: Arc<Shared>) -> Result<Vec<VolumeInfo>,
 pub(crate) async fn delete_kept(
     shared: Arc<Shared>,
     which: KeptSelection,
-) -> Result<Vec<String>, VmManagerError> {
+) -> Result<Cleared, VmManagerError> {
+    spare_last_disk(&shared, &which).await?;
     let deleted = spawn_blocking(move || {
         if let KeptSelection::Volume(vm, disk) = &which
             && shared.registry.watch(vm).is_ok_and(|news| has_no_machine(&news.borrow()))
             && let Some(done) = shared.context.set_aside(vm, disk)?
         {
             // What was just set aside, and what is kept beside it, stays for its time.
-            return Ok(vec![done]);
+            return Ok(Cleared::set_aside(done));
         }
         shared.context.delete_selected(&which)
     });
     deleted.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
 }
 
-pub(crate) async fn show_kept(
-    shared: Arc<Shared>,
-    which: KeptSelection,
-) -> Result<Vec<String>, VmManagerError> {
+/// Refuses to delete the last disk of a removed VM by the disk's name: whoever names one disk does not mean that the VM is not to come
+/// back.
+async fn spare_last_disk(shared: &Arc<Shared>, which: &KeptSelection) -> Result<(), VmManagerError> {
+    let KeptSelection::Volume(vm, disk) = which.clone() else { return Ok(()) };
+    let (host, id, name) = (Arc::clone(&shared.context), vm.clone(), disk.clone());
+    let looking = spawn_blocking(move || host.is_last_of_removed(&id, &name));
+    let is_last = looking.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)?;
+    if is_last { Err(VmManagerError::LastDisk { id: vm, disk }) } else { Ok(()) }
+}
+
+pub(crate) async fn show_kept(shared: Arc<Shared>, which: KeptSelection) -> Result<Cleared, VmManagerError> {
+    spare_last_disk(&shared, &which).await?;
     let shown = spawn_blocking(move || shared.context.show_selected(&which));
     shown.await.map_err(VmManagerError::TaskLost)?.map_err(VmManagerError::Volumes)
 }

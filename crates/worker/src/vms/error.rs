@@ -174,6 +174,17 @@ pub enum VmManagerError {
     /// The VMs' network was not taken down.
     #[error("the network of the virtual machines was not taken down whole")]
     NetworkRemains(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Without this disk a removed VM could not come back.
+    #[error(
+        "disk {disk:?} is the last that is kept of {id}, which was removed: without it `undelete` could not bring {id} back; \
+         `gc {id}` deletes all that is kept of it"
+    )]
+    LastDisk {
+        /// The VM.
+        id: VmId,
+        /// The disk.
+        disk: String,
+    },
     /// Volumes could not be listed or deleted.
     #[error("the volumes could not be used: {0}")]
     Volumes(String),

@@ -26,7 +26,8 @@ mod takeover;
 mod vm_manager;
 mod waiting;
 
-pub use assignment_check::AssignmentCheck;
+pub use crate::housekeeping::Cleared;
+pub use assignment_check::{AssignmentCheck, Judged};
 pub use binary_cache::{CacheUrl, CollectionMode, FetchSettings, TrustedKey};
 pub use config::{
     HashVerification, HostProcessSettings, LimitSettings, MemoryLimit, MemoryOvercommit,
@@ -42,6 +43,7 @@ pub use machine_calls::RestartMode;
 pub use machine_host::{CallFilter, CommandError, Enforcement, HostingProcess, ProcessJail};
 pub use metrics::{BalloonMetrics, HistoryPoint, VmMetrics};
 pub use polling::MetricsPolling;
+pub use startup::LockedState;
 pub use vm_manager::VmManager;
 pub use vm_model::{
     Assignment, BootTrouble, CollectedPath, CollectionRule, DesiredState, FailureClass, FailureReason,

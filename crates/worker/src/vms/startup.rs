@@ -51,10 +51,31 @@ pub(super) const UNVERIFIED: &str = "hash_verification is \"never\": artifacts r
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
+/// The state directory of a manager that is to be started: no other manager uses it. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct LockedState(StateLock);
+
+impl LockedState {
+    /// Makes the state directory of `config` where it is missing, closes it for others, and locks it.
+    ///
+    /// # Errors
+    /// Another manager uses it, as [`VmManagerError::State`] with its process; or the host refuses.
+    pub async fn take(config: &VmManagerConfig) -> Result<Self, VmManagerError> {
+        let state_error = |problem| state_error(config, problem);
+        make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
+        let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
+        Ok(Self(lock))
+    }
+}
+
 /// Everything that a manager works with, set up in an order in which a failure leaves nothing behind: what only
-/// looks comes before what changes the host.
+/// looks comes before what changes the host. The state directory is `locked` already, or is here.
 #[expect(clippy::too_many_lines, reason = "a table of what all share")]
-pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Shared, VmManagerError> {
+pub(super) async fn start(
+    config: VmManagerConfig,
+    runtime: Handle,
+    locked: Option<LockedState>,
+) -> Result<Shared, VmManagerError> {
     check_directories(&config)?;
     check_numbers(&config)?;
     let planned = plan_networks(&config)?;
@@ -64,8 +85,12 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     make_fetched_into(&config)?;
     let roots = Arc::new(store_roots(&config)?);
-    let OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots } =
-        open_state(&config, &planned).await?;
+    let lock = match locked {
+        Some(locked) => locked,
+        None => LockedState::take(&config).await?,
+    };
+    let OnRecord { writer, records, volumes, removed, leases, intact, damaged, gc_roots } =
+        open_state(&config, &planned)?;
     let jail_gaps = jail_gaps(&config).await?;
     jail_gaps.iter().for_each(|gap| warn!("{gap}"));
     let machines = machine_host(&config, hypervisor)?;
@@ -102,7 +127,7 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
         roots,
         fetching: Fetching::new(config.fetch.clone(), config.store_roots.clone(), runtime.clone()),
         strangers: watch::Sender::new(strangers),
-        _lock: lock,
+        _lock: lock.0,
         probes: ProbePermits::default(),
         start_turns: StartTurns::new(config.max_parallel_starts),
         credentials_dir: config.credentials_dir.clone(),
@@ -123,9 +148,8 @@ pub(super) async fn start(config: VmManagerConfig, runtime: Handle) -> Result<Sh
     Ok(begin(config, &runtime, context, damaged, intact, running))
 }
 
-/// What earlier workers left in the state directory, opened, and locked against others.
+/// What earlier workers left in the state directory, opened.
 struct OnRecord {
-    lock: StateLock,
     writer: RecordWriter,
     records: RecordStore,
     volumes: Arc<VolumeStore>,
@@ -136,13 +160,9 @@ struct OnRecord {
     gc_roots: GcRoots,
 }
 
-async fn open_state(
-    config: &VmManagerConfig,
-    planned: &[PlannedNetwork],
-) -> Result<OnRecord, VmManagerError> {
+/// Opens it. The state directory is locked.
+fn open_state(config: &VmManagerConfig, planned: &[PlannedNetwork]) -> Result<OnRecord, VmManagerError> {
     let state_error = |problem| state_error(config, problem);
-    make_private(config.state_dir()).map_err(|problem| state_error(Box::new(problem)))?;
-    let lock = take_lock(config.state_dir()).await.map_err(|problem| state_error(Box::new(problem)))?;
     let writer = RecordWriter::open(config.state_dir());
     let records = RecordStore::open(&config.vm_artifacts_dir, writer.clone())
         .map_err(|problem| state_error(Box::new(problem)))?;
@@ -157,7 +177,7 @@ async fn open_state(
         intact_ids.chain(damaged.keys().cloned()).chain(removed.list().into_keys()).collect();
     leases.retain(&known).map_err(|problem| state_error(Box::new(problem)))?;
     let gc_roots = gc_roots(config, &known, &intact);
-    Ok(OnRecord { lock, writer, records, volumes, removed, leases, intact, damaged, gc_roots })
+    Ok(OnRecord { writer, records, volumes, removed, leases, intact, damaged, gc_roots })
 }
 
 /// Has the VMs on record, `intact` and `damaged`, looked after, and what else there is to do beside them.

@@ -1,7 +1,8 @@
 //! The front door: one value that stands for all VMs of this host. What it does with their consoles is in `consoles`,
-//! what the node asks and has done in `node_calls`.
+//! what the node asks and has done in `node_calls`, what is kept of removed VMs and of volumes in `kept_calls`.
 
 mod consoles;
+mod kept_calls;
 mod node_calls;
 
 use std::collections::BTreeMap;
@@ -9,19 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use binary_cache::CollectionMode;
 use machine_host::{HostingProcess, Stranger};
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
-use vm_model::{
-    Assignment, Bytes, CollectedPath, CollectionRule, NarHash, NodeStatus, RemovedVm, StopMethod, Timestamp,
-    VmId, VmStatus, VolumeInfo,
-};
+use vm_model::{Assignment, Bytes, NarHash, NodeStatus, StopMethod, VmId, VmStatus};
 
-use super::control::{self, KeptSelection, Shared};
+use super::control::{self, Shared};
 use super::executor::Executor;
 use super::misfits::misfits;
-use super::startup::UNVERIFIED;
+use super::startup::{LockedState, UNVERIFIED};
 use super::{
     HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
     startup,
@@ -51,7 +48,7 @@ impl VmManager {
     pub fn new(config: VmManagerConfig) -> Result<Self, VmManagerError> {
         Executor::refuse_on_runtime("VmManager::new", "VmManager::new_async")?;
         let executor = Executor::new().map_err(VmManagerError::Threads)?;
-        let shared = executor.block_on(startup::start(config, executor.handle().clone()))?;
+        let shared = executor.block_on(startup::start(config, executor.handle().clone(), None))?;
         Ok(Self { shared: Arc::new(shared), executor, node_status: watch::Sender::default() })
     }
 
@@ -60,9 +57,25 @@ impl VmManager {
     /// # Errors
     /// As there.
     pub async fn new_async(config: VmManagerConfig) -> Result<Self, VmManagerError> {
+        Self::start(config, None).await
+    }
+
+    /// [`VmManager::new_async`] with the state directory of `config`, which is `locked` already: for who has to know that no
+    /// other manager works there before it does something else.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn new_locked_async(
+        config: VmManagerConfig,
+        locked: LockedState,
+    ) -> Result<Self, VmManagerError> {
+        Self::start(config, Some(locked)).await
+    }
+
+    async fn start(config: VmManagerConfig, locked: Option<LockedState>) -> Result<Self, VmManagerError> {
         let executor = Executor::new().map_err(VmManagerError::Threads)?;
         let handle = executor.handle().clone();
-        let shared = executor.run(startup::start(config, handle)).await??;
+        let shared = executor.run(startup::start(config, handle, locked)).await??;
         Ok(Self { shared: Arc::new(shared), executor, node_status: watch::Sender::default() })
     }
 
@@ -378,55 +391,6 @@ impl VmManager {
     /// The directory of what is common to all VMs.
     pub fn state_dir(&self) -> &Path {
         self.shared.config.state_dir()
-    }
-
-    /// VMs that were removed and whose volumes are kept for a while, by name. Creating or assigning one again brings it back
-    /// with its data.
-    pub fn list_removed_vms(&self) -> Vec<RemovedVm> {
-        self.shared.context.removed.list().into_values().collect()
-    }
-
-    /// What VM `id` was, which was removed: one whose volumes are kept, or, while this worker runs, one that had none with
-    /// data.
-    pub fn recall_removed_vm(&self, id: &VmId) -> Option<RemovedVm> {
-        self.shared.context.removed.recall(id, Timestamp::now())
-    }
-
-    /// Every content of every volume, also those that are kept for a while only.
-    ///
-    /// # Errors
-    /// The host refuses to list them.
-    pub async fn list_volumes_async(&self) -> Result<Vec<VolumeInfo>, VmManagerError> {
-        self.executor.run(control::list_volumes(Arc::clone(&self.shared))).await?
-    }
-
-    /// Deletes at once what is kept for a while only. Answers what was deleted, in words.
-    ///
-    /// # Errors
-    /// Something could not be deleted; what was deleted before it stays so.
-    pub async fn delete_kept_async(&self, which: KeptSelection) -> Result<Vec<String>, VmManagerError> {
-        self.executor.run(control::delete_kept(Arc::clone(&self.shared), which)).await?
-    }
-
-    /// What [`VmManager::delete_kept_async`] would delete now; nothing changes.
-    ///
-    /// # Errors
-    /// [`VmManagerError::Volumes`].
-    pub async fn show_kept_async(&self, which: KeptSelection) -> Result<Vec<String>, VmManagerError> {
-        self.executor.run(control::show_kept(Arc::clone(&self.shared), which)).await?
-    }
-
-    /// Deletes what `rule` says of the fetched store paths that nothing needs, or tells what that would be, in the order in which
-    /// it goes. A store that Nix keeps has none.
-    ///
-    /// # Errors
-    /// It is not known what is needed, or something could not be deleted; what was deleted before it stays so.
-    pub async fn collect_async(
-        &self,
-        rule: CollectionRule,
-        mode: CollectionMode,
-    ) -> Result<Vec<CollectedPath>, VmManagerError> {
-        self.executor.run(control::collect(Arc::clone(&self.shared), rule, mode)).await?
     }
 
     /// The hash of the store path at `store_path`, as an assignment needs it.

@@ -179,17 +179,18 @@ impl VolumeStore {
                 // There is no such content: the next start makes it.
                 record.current = None;
                 directory.save(&record)?;
-                Ok(Some(format!("{name}, content {number}: set aside; the next start makes it anew")))
+                Ok(Some(format!("{name}, content {number}; the next start makes it anew")))
             }
             Ok(None) if sizes.is_empty() => {
                 let was_known = self.is_known(vm, disk);
                 self.unknow(vm, disk)?;
-                Ok(was_known.then(|| format!("{name}: the next start makes it anew")))
+                Ok(was_known
+                    .then(|| format!("{name}, of which nothing is left; the next start makes it anew")))
             }
             Ok(None) | Err(_) => {
                 let aside = self.move_aside(vm, disk)?;
                 self.unknow(vm, disk)?;
-                Ok(Some(format!("{name}: moved to {}; the next start makes it anew", aside.display())))
+                Ok(Some(format!("{name}, moved to {}; the next start makes it anew", aside.display())))
             }
         }
     }

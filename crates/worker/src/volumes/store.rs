@@ -164,7 +164,12 @@ impl VolumeStore {
 
     /// Whether `vm` has a volume that may hold what a guest wrote.
     pub(crate) fn holds_data(&self, vm: &VmId) -> Result<bool, VolumeError> {
-        for disk in self.disks_of(vm)? {
+        self.holds_data_beside(vm, None)
+    }
+
+    /// The same, apart from one `disk`.
+    pub(crate) fn holds_data_beside(&self, vm: &VmId, disk: Option<&str>) -> Result<bool, VolumeError> {
+        for disk in self.disks_of(vm)?.into_iter().filter(|other| Some(other.as_str()) != disk) {
             let directory = self.volume(vm, &disk);
             let holds_data = match directory.load() {
                 Ok(Some(record)) => record.holds_data(),

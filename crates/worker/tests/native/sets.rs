@@ -1,6 +1,6 @@
 //! Changes by hand that are refused: at once, or when their machines are made ready.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tiny_guest::TinyGuest;
 use vm_model::DesiredState;
 use worker::node::{LocalCommand, Refusal, Verdict};
@@ -10,8 +10,12 @@ use crate::told::{Told, assigned};
 use crate::workbench::{await_vm, isolated};
 
 fn amend(node: &Told, changes: Value) -> Result<Verdict, Refusal> {
+    node.command(LocalCommand::Amend { vm: VmId::new("web"), changes: changes_of(changes) })
+}
+
+fn changes_of(changes: Value) -> Map<String, Value> {
     let Value::Object(changes) = changes else { panic!("an object") };
-    node.command(LocalCommand::Amend { vm: VmId::new("web"), changes })
+    changes
 }
 
 /// Waits until VM `web` runs by what was asked for last.
@@ -51,6 +55,14 @@ fn a_change_that_is_refused_leaves_nothing_to_the_next_one() {
         await_vm(&node.manager, &VmId::new("web"), "refused", |info| {
             info.wanted.as_ref().is_some_and(|wanted| wanted.refusal.is_some())
         });
+        // Asked for again, it is refused again, and drops nothing.
+        let again =
+            LocalCommand::Amend { vm: VmId::new("web"), changes: changes_of(json!({ "hash": wrong })) };
+        let shown = node.show(again).expect("shown");
+        let problem = shown.outcomes[0].problem.as_deref().unwrap_or_default();
+        assert!(problem.starts_with("what it would be cannot be used: "), "{shown:?}");
+        let verdict = amend(&node, json!({ "hash": wrong })).expect("taken");
+        assert_eq!((shown.notes, verdict.notes), (Vec::new(), Vec::new()));
         let verdict = amend(&node, json!({ "overrides": { "vcpus": 1 } })).expect("taken");
         assert!(
             verdict.notes[0].starts_with("the change of web that was refused before is dropped"),

@@ -104,6 +104,13 @@ impl Told {
         verdict.blocking_recv().expect("answers")
     }
 
+    /// What would become of that.
+    pub(crate) fn show(&self, command: LocalCommand) -> Result<Verdict, Refusal> {
+        let (answer, verdict) = oneshot::channel();
+        self.send(NodeMessage::Command { command, mode: CommandMode::Show, answer });
+        verdict.blocking_recv().expect("answers")
+    }
+
     /// The source of desired states has become unusable.
     pub(crate) fn lose_source(&self) {
         self.send(NodeMessage::SourceLost(SourceKind::File));
