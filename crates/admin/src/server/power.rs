@@ -133,15 +133,9 @@ async fn tell(
         order(answers, LocalCommand::Order { vm: vm.clone(), desired, by: CallerFields::from(by).uid })
             .await?;
     }
-    let lost = match what {
-        PowerVerb::Reset => lost_by_reset(answers, vm).await,
-        PowerVerb::Start
-        | PowerVerb::Stop
-        | PowerVerb::Restart
-        | PowerVerb::Pause
-        | PowerVerb::Resume
-        | PowerVerb::Nmi => None,
-    };
+    if what == PowerVerb::Reset {
+        may_be_reset(answers, vm).await?;
+    }
     let mode = if force { RestartMode::Hard } else { RestartMode::Graceful };
     let done = match what {
         // The order does it: to tell the manager so again would do it twice, or undo what was ordered meanwhile.
@@ -151,20 +145,29 @@ async fn tell(
         PowerVerb::Restart => vm_manager.restart_vm_async(vm, mode).await.map(|()| None),
         PowerVerb::Pause => vm_manager.await_parked_async(vm, DesiredState::Paused).await.map(|()| None),
         PowerVerb::Resume => vm_manager.await_parked_async(vm, DesiredState::Running).await.map(|()| None),
-        PowerVerb::Reset => vm_manager.reset_vm_async(vm).await.map(|()| lost),
+        PowerVerb::Reset => vm_manager.reset_vm_async(vm).await.map(|()| None),
         PowerVerb::Nmi => vm_manager.inject_nmi_async(vm).await.map(|()| None),
     };
     done.map_err(|problem| of_vm(vm_manager, vm, problem))
 }
 
-/// What a reset of `vm` takes away beside the guest's memory, in words.
-async fn lost_by_reset(answers: &Answers, vm: &VmId) -> Option<String> {
-    // Where the disks do not answer, the reset is not held up for words.
+/// Refuses to reset `vm` in place where disks of it begin anew with each boot: only another machine can have them so.
+async fn may_be_reset(answers: &Answers, vm: &VmId) -> Result<(), ApiError> {
+    // Where volumes cannot be listed, the machine decides.
     let volumes = answers.vm_manager.list_volumes_async().await.unwrap_or_default();
-    let is_lost = |volume: &VolumeInfo| volume.vm == *vm && volume.policy == Some(VolumePolicy::Ephemeral);
-    let disks: Vec<String> = volumes.into_iter().filter(is_lost).map(|volume| volume.disk).collect();
-    (!disks.is_empty())
-        .then(|| format!("what was written to its ephemeral disks is gone: {}", disks.join(", ")))
+    let is_ephemeral =
+        |volume: &VolumeInfo| volume.vm == *vm && volume.policy == Some(VolumePolicy::Ephemeral);
+    let disks: Vec<String> = volumes.into_iter().filter(is_ephemeral).map(|volume| volume.disk).collect();
+    if disks.is_empty() {
+        return Ok(());
+    }
+    let disks = disks.join(", ");
+    let problem =
+        format!("VM {vm} cannot be reset in place: its ephemeral disks begin anew with each boot ({disks})");
+    let hint = format!(
+        "`procurator-worker restart {vm}` boots it anew; what was written to these disks is gone then"
+    );
+    Err(ApiError::new(ErrorCode::Conflict, problem).about(vm.as_str()).hint(Some(hint)))
 }
 
 /// Tells a VM that is being removed: its guest may be killed, and that is all.

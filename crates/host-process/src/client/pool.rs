@@ -156,7 +156,7 @@ impl Pool {
         Ok(())
     }
 
-    /// The VMs in processes whose sockets are gone: nobody who comes later will find these.
+    /// The VMs in processes whose sockets are gone, by name: nobody who comes later will find these.
     pub(super) fn unreachable(&self) -> Vec<VmId> {
         let state = self.lock();
         let with_machines: Vec<_> = state
@@ -167,7 +167,8 @@ impl Pool {
             .collect();
         drop(state);
         let lost = with_machines.into_iter().filter(|(name, _)| !self.directory.holds(name));
-        lost.flat_map(|(_, vms)| vms).collect()
+        let vms: BTreeSet<VmId> = lost.flat_map(|(_, vms)| vms).collect();
+        vms.into_iter().collect()
     }
 
     /// Takes the name of `machine`, if it is free.

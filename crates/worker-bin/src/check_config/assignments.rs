@@ -308,6 +308,7 @@ mod tests {
                 ("a", "is the worker's own (web.listen = [::]:7444)"),
                 ("b", "is the worker's own (metrics.listen = 127.0.0.1:9090)"),
                 ("e", &taken),
+                ("f", "is e's already"),
             ],
         );
     }

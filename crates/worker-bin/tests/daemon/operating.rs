@@ -25,7 +25,7 @@ fn two_vms(bench: &Bench) -> [Value; 2] {
 }
 
 #[test]
-fn a_reset_names_the_ephemeral_disks_that_begin_anew() {
+fn a_vm_with_ephemeral_disks_is_restarted_not_reset_and_is_told_so() {
     isolated(|bench| {
         let scratch = json!([{ "id": "scratch", "size": 1 << 20, "persistence": "ephemeral" }]);
         let more = json!({ "procurator": { "disks": scratch } });
@@ -33,8 +33,13 @@ fn a_reset_names_the_ephemeral_disks_that_begin_anew() {
         bench.assign(&[json!({ "id": "a", "hash": image.hash, "store_path": image.path })]);
         let mut daemon = bench.start();
         bench.until("it runs", || bench.phases() == ["a running"]);
-        let told = said(&bench, &["reset", "a"]);
-        assert!(told.contains("what was written to its ephemeral disks is gone: scratch"), "{told}");
+        let told = refused(&bench, &["reset", "a"]);
+        for words in
+            ["its ephemeral disks begin anew with each boot (scratch)", "`procurator-worker restart a`"]
+        {
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
+        said(&bench, &["restart", "a"]);
         daemon.kill();
     });
 }

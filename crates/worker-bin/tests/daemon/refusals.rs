@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, mount, mount_bind};
 
-use crate::bench::{Bench, isolated, links};
+use crate::bench::{Bench, entries, isolated, links};
 
 /// Asserts that the program refuses with `words`, and leaves nothing.
 fn refuses(bench: &Bench, command: std::process::Command, words: &[&str]) {
@@ -60,6 +60,8 @@ fn paths_that_cannot_be_used_are_refused_before_anything_is_set_up() {
         assert_eq!(code, Some(1));
         assert!(said.contains("run/worker.sock") && said.contains("no socket"), "{said}");
         fs::remove_file(bench.path("run/worker.sock")).expect("removed");
+        assert_eq!(entries(&bench.path("state")), ["worker.lock"], "nothing else was made");
+        fs::remove_dir_all(bench.path("state")).expect("removed");
         fs::write(bench.path("state"), "in the way").expect("written");
         refuses(&bench, bench.command(), &["the state directory", "/state"]);
     });
