@@ -64,6 +64,7 @@ async fn run(vms: usize, program: Vec<OsString>, folder: &Path) -> Result<Vec<u6
         stop_timeout: Duration::ZERO,
         removal_grace: Duration::ZERO,
         memory_overcommit: MemoryOvercommit::Unlimited,
+        vcpus_per_processor: u32::MAX,
         placement: Placement::HostProcesses(HostProcessSettings {
             program,
             directory: folder.join("hosts"),

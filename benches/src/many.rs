@@ -64,6 +64,7 @@ impl Many {
             store_roots: vec![store.root().to_owned()],
             stop_timeout: Duration::ZERO,
             memory_overcommit: MemoryOvercommit::Unlimited,
+            vcpus_per_processor: u32::MAX,
             placement: Placement::HostProcesses(HostProcessSettings {
                 program,
                 directory: folder.join("hosts"),

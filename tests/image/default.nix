@@ -1,8 +1,8 @@
 # The test images: Nix store paths of the form that the worker runs, and some that it must refuse.
 #
 # `guest` is a stock kernel and a busybox user land, `next-edition` the same with another content of its disk,
-# `everything` the same in a machine with every device, `huge-pages` one whose memory the host has set aside. Everything
-# that goes in is an argument and becomes an input of the derivation, so the store path follows from the content. The
+# `everything` the same in a machine with every device, `huge-pages` one whose memory the host has set aside, `shared` one
+# with a disk that all its VMs read and none has a copy of. Everything that goes in is an argument and becomes an input of the derivation, so the store path follows from the content. The
 # builder also uses the host's shell, `mke2fs`, `debugfs` and `cpio`: it needs Nix's sandbox off, and no network.
 {
   kernel, # the kernel image, as its package ships it
@@ -53,6 +53,7 @@ in
   next-edition = bootable "next-edition" "next" ./vm-config.json [ ];
   everything = bootable "everything" "first" ./everything.json (builtins.fromJSON programs);
   huge-pages = bootable "huge-pages" "first" ./huge-pages.json [ ];
+  shared = bootable "shared" "first" ./shared.json [ ];
 
   missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";
   damaged-kernel = broken "damaged-kernel" { } "echo this is no kernel >$out/vmlinux";

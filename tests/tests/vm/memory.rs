@@ -1,8 +1,8 @@
 //! What guest memory is made of: huge pages set aside, and transparent ones of shared memory, used by a stock kernel and
-//! mapped for it as such.
+//! mapped for it as such; and what of the host's own memory a disk takes that many guests read.
 
 use anyhow::{Result, ensure};
-use end_to_end::{Assignment, HostSetting, SHORT_DEADLINE, Worker, figure, host_process_of, until};
+use end_to_end::{Assignment, HostSetting, SHORT_DEADLINE, Worker, figure, host_process_of, http_get, until};
 
 use crate::environment;
 
@@ -77,6 +77,42 @@ fn shared_memory_has_huge_pages_where_the_host_lets_it() -> Result<()> {
     })?;
     assert!(worker.terminate()?.status.success());
     Ok(())
+}
+
+#[test]
+#[ignore = "full: boots sixteen times"]
+#[expect(clippy::print_stdout, reason = "the figure is for the documentation")]
+fn sixteen_guests_of_one_image_cost_the_host_its_pages_once() -> Result<()> {
+    let environment = environment();
+    let image = environment.image("shared")?;
+    let size = std::fs::metadata(image.store_path.join("disk.img"))?.len() >> 10;
+    std::fs::write("/proc/sys/vm/drop_caches", "1")?;
+    let worker = Worker::start(&environment)?;
+    let names: Vec<String> = (1..=16).map(|number| format!("shared-{number}")).collect();
+    let guests: Vec<Assignment> = names.iter().map(|name| Assignment::of(&image, name)).collect();
+    let none = cached()?;
+    let mut with_one = 0;
+    for (running, name) in (1..).zip(&names) {
+        // One after the other: the host emulates its processor.
+        worker.assign(&guests[..running])?;
+        let address = worker.wait_until_answering(name)?.address()?;
+        let read = String::from_utf8(http_get(address, "/cgi-bin/read")?)?;
+        ensure!(read.trim() == (size << 10).to_string(), "{name} has read {read:?} of {size} KiB");
+        if running == 1 {
+            with_one = cached()?;
+        }
+    }
+    let with_all = cached()?;
+    println!("image {size} KiB; host's cache of files {none} KiB, {with_one} KiB with one guest, {with_all} KiB with sixteen");
+    ensure!(with_one >= none + size, "the host has what one guest has read");
+    ensure!(with_all < with_one + size, "fifteen more cost less than one more image");
+    assert!(worker.terminate()?.status.success());
+    Ok(())
+}
+
+/// KiB of files in the host's page cache, without memory that is only counted there.
+fn cached() -> Result<u64> {
+    Ok(figure("/proc/meminfo", "Cached")? - figure("/proc/meminfo", "Shmem")?)
 }
 
 fn mapped_by_kvm() -> Result<u64> {
