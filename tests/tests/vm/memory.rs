@@ -103,7 +103,9 @@ fn sixteen_guests_of_one_image_cost_the_host_its_pages_once() -> Result<()> {
         }
     }
     let with_all = cached()?;
-    println!("image {size} KiB; host's cache of files {none} KiB, {with_one} KiB with one guest, {with_all} KiB with sixteen");
+    println!(
+        "image {size} KiB; host's cache of files {none} KiB, {with_one} KiB with one guest, {with_all} KiB with sixteen"
+    );
     ensure!(with_one >= none + size, "the host has what one guest has read");
     ensure!(with_all < with_one + size, "fifteen more cost less than one more image");
     assert!(worker.terminate()?.status.success());
