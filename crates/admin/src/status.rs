@@ -99,6 +99,9 @@ pub struct NetworkView {
     pub name: NetworkName,
     /// Its bridge on this host.
     pub bridge: String,
+    /// The bridge that it is configured to have, where it keeps another one for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_bridge: Option<String>,
     /// Its addresses.
     pub subnet: String,
     /// Its IPv6 addresses, where it has any.
@@ -110,6 +113,9 @@ pub struct NetworkView {
     /// The interface of this host that is a port of its bridge, with the VLAN, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<String>,
+    /// The one that it is configured to have, where it goes on without that for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_uplink: Option<String>,
 }
 
 /// A file of assignments.

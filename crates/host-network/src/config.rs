@@ -16,6 +16,8 @@ use crate::uplink::Uplink;
 
 /// The bridge whose table has the plain name.
 const DEFAULT_BRIDGE: &str = "br-procurator";
+/// What the names of tables begin with; the bridge follows where it is another one.
+const DEFAULT_TABLE: &str = "procurator";
 /// The smallest MTU that every IPv4 host must accept (RFC 791).
 const SMALLEST_MTU: u16 = 576;
 /// The smallest MTU that IPv6 passes by (RFC 8200 §5).
@@ -225,15 +227,20 @@ pub enum ConfigError {
     },
 }
 
+/// The tables of a network on `bridge`, where no others are named.
+fn table_of(bridge: &LinkName) -> String {
+    match bridge.as_str() {
+        DEFAULT_BRIDGE => DEFAULT_TABLE.to_owned(),
+        other => format!("{DEFAULT_TABLE}-{other}"),
+    }
+}
+
 impl NetworkConfig {
     /// The network `subnet` on `bridge` with the first host address as its gateway, masqueraded, with the
     /// host's name servers. Its table is `procurator` for the bridge `br-procurator`, else `procurator-<bridge>`, so
     /// that workers on different bridges do not meet in one.
     pub fn new(bridge: LinkName, subnet: Ipv4Network) -> Self {
-        let nft_table = match bridge.as_str() {
-            DEFAULT_BRIDGE => "procurator".to_owned(),
-            other => format!("procurator-{other}"),
-        };
+        let nft_table = table_of(&bridge);
         Self {
             bridge,
             subnet,
@@ -254,6 +261,16 @@ impl NetworkConfig {
             addresses: GuestAddresses::default(),
             state_dir: None,
         }
+    }
+
+    /// The tables of this worker's networks, by the names that they have by default.
+    pub fn own_tables(&self) -> Vec<String> {
+        [self.nft_table.clone()].into_iter().chain(self.peers.iter().map(table_of)).collect()
+    }
+
+    /// Whether a table of this name is one of a worker, whichever, as far as its name says so.
+    pub(crate) fn is_table_of_a_worker(name: &str) -> bool {
+        name.strip_prefix(DEFAULT_TABLE).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
     /// The host's own address on the bridge, with the subnet's prefix length; `None` where it has none.

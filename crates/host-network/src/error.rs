@@ -8,8 +8,8 @@ use thiserror::Error;
 use vm_model::{MacAddress, VmId};
 
 use crate::{
-    BridgeProblem, ConfigError, DhcpError, FirewallError, ForwardConflict, LinkName, NetlinkError, PortTaken,
-    SettingsError, SubnetUse, TapError, Uplink, UplinkProblem,
+    BridgeProblem, ConfigError, DhcpError, FirewallError, ForwardConflict, ForwardElsewhere, LinkName,
+    NetlinkError, PortTaken, SettingsError, SubnetUse, TapError, Uplink, UplinkProblem,
 };
 
 /// Ports a bridge has at most: the kernel counts them with ten bits and leaves out number 0.
@@ -103,6 +103,9 @@ pub enum NetworkError {
     /// A port of the host that should lead to a VM is one that a program of the host listens on.
     #[error(transparent)]
     PortTaken(#[from] PortTaken),
+    /// A port of the host that should lead to a VM leads to another worker's.
+    #[error(transparent)]
+    ForwardElsewhere(#[from] ForwardElsewhere),
     /// The interface cannot be attached as described.
     #[error("cannot attach {vm}/{nic}: {problem}")]
     Attachment {
@@ -140,6 +143,7 @@ impl NetworkError {
             | Self::BridgeFull { .. }
             | Self::Forward(_)
             | Self::PortTaken(_)
+            | Self::ForwardElsewhere(_)
             | Self::Attachment { .. }
             | Self::Lost { .. } => false,
         }

@@ -14,6 +14,7 @@
 //! else that switch would open is closed by rule: neither another machine nor a guest reaches 127.0.0.0/8.
 
 mod conflicts;
+mod elsewhere;
 mod holders;
 mod listeners;
 mod taken;
@@ -26,6 +27,7 @@ use vm_model::{PortForward, Transport};
 
 pub use self::conflicts::ForwardConflict;
 pub(crate) use self::conflicts::{drop_conflicts, find_conflict};
+pub use self::elsewhere::{ForwardElsewhere, find_forward_elsewhere};
 pub use self::holders::Holder;
 pub(crate) use self::taken::hidden_programs;
 pub use self::taken::{PortTaken, find_taken_port};

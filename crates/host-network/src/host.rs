@@ -4,6 +4,7 @@
 
 mod attach;
 mod attachable;
+mod guests;
 mod kept;
 mod teardown;
 
@@ -16,7 +17,9 @@ use tracing::warn;
 use vm_model::{MacAddress, NetworkAccess, PortForward, VmId};
 
 pub use self::attach::{AttachmentOutlook, AttachmentWarning, NicAttachment, Tap, UnusedHint};
-pub use self::attachable::{NicDescription, check_nic};
+pub use self::attachable::{NicDescription, check_access, check_nic};
+pub use self::guests::guests_access;
+pub(crate) use self::guests::listed_access;
 pub use self::kept::{KeptNic, KeptNicProblem};
 pub(crate) use self::kept::{find_tap, plan_kept};
 pub(crate) use self::teardown::Remains;

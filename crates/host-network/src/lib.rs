@@ -92,10 +92,14 @@ pub use dns::{Domain, InvalidDomain, NameServerError};
 pub use error::{AttachmentProblem, BRIDGE_PORT_LIMIT, NetworkError};
 pub use firewall::{FirewallError, ForwardDrop, observe_forward_drops};
 pub use forwarding::HostForwarding;
-pub use forwards::{ForwardConflict, ForwardWarning, Holder, PortTaken, find_taken_port};
+pub use forwards::{
+    ForwardConflict, ForwardElsewhere, ForwardWarning, Holder, PortTaken, find_forward_elsewhere,
+    find_taken_port,
+};
 pub use host::{
     AttachmentOutlook, AttachmentWarning, HostNetwork, KeptNic, KeptNicProblem, NicAttachment,
-    NicDescription, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint, check_nic,
+    NicDescription, Orphan, Tap, Teardown, TeardownOutcome, UnusedHint, check_access, check_nic,
+    guests_access,
 };
 pub use leftovers::{Leftovers, remove_leftovers};
 pub use names::{InvalidLinkName, LINK_NAME_LIMIT, LinkName};

@@ -10,7 +10,8 @@ use std::net::Ipv4Addr;
 
 use tracing::info;
 
-use self::found_ports::{ports, unknown_nics, with_unknown};
+pub(crate) use self::found_ports::unknown_nics;
+use self::found_ports::{ports, with_unknown};
 pub use self::report::{StartReport, StartWarning, UnknownNic};
 use self::servers::{start_ipv6, start_names, told_servers};
 pub(crate) use self::uplink::no_uplink;

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
+use vm_model::VmId;
 
 use crate::bridge::{
     BridgeOrigin, BridgePlan, Observed, SubnetUse, carries_vms, find_ipv6_use, find_uses, observe,
@@ -11,13 +12,16 @@ use crate::bridge::{
 use crate::changed_settings::ChangedSettings;
 use crate::firewall::Firewall;
 use crate::forwarding::{describe, observe_forwarding, plan_forwarding, recall_guarded};
+use crate::host::listed_access;
 use crate::names::BRIDGE_ALIAS;
 use crate::netlink::{Link, Netlink};
 use crate::rules::blocking;
 use crate::silence::HostIpv6;
 use crate::start::no_uplink;
 use crate::uplink::plan_uplink;
-use crate::{HostForwarding, LinkName, NetworkConfig, NetworkError, UplinkProblem};
+use crate::{
+    AttachmentProblem, HostForwarding, LinkName, NetworkConfig, NetworkError, UplinkProblem, check_access,
+};
 
 /// What stands for and against a network on this host.
 #[derive(Debug)]
@@ -36,18 +40,22 @@ pub struct Survey {
     pub serves_subnet: bool,
     /// Whether VMs are on the bridge that the network had before: then it stays there until none is.
     pub held_back: bool,
+    /// Whether that bridge is there, with VMs on it or not.
+    pub former_is_there: bool,
+    /// VMs in the network that could not be in it as it is configured, each with why: a start keeps it as it was before.
+    pub unfit: Vec<(VmId, AttachmentProblem)>,
     /// A subnet that nobody uses.
     pub free: Option<Ipv4Network>,
     /// Whom the host forwards for while the network is up.
     pub forwarding: HostForwarding,
 }
 
-/// Looks at this host as a start with `config` does that has noted `former` as its bridge so far, in the network namespace of the
+/// Looks at this host as a start with `config` does that has noted `former_name` as its bridge so far, in the network namespace of the
 /// calling thread.
 ///
 /// # Errors
 /// The host's links, addresses or routes cannot be listed.
-pub async fn survey(config: &NetworkConfig, former: Option<&LinkName>) -> Result<Survey, NetworkError> {
+pub async fn survey(config: &NetworkConfig, former_name: Option<&LinkName>) -> Result<Survey, NetworkError> {
     config.validate().map_err(NetworkError::Config)?;
     let netlink = Netlink::open()?;
     let observed = observe(&netlink).await;
@@ -55,8 +63,8 @@ pub async fn survey(config: &NetworkConfig, former: Option<&LinkName>) -> Result
     let lacks_vlans = wants_vlan && !netlink.has_vlans().await;
     netlink.close().await;
     let mut observed = observed?;
-    let former = former.and_then(|name| ours(name, &observed.links));
-    let held_back = carries_vms(former, &observed.links);
+    let former = former_name.and_then(|name| ours(name, &observed.links));
+    let (held_back, former_is_there) = (carries_vms(former, &observed.links), former.is_some());
     match former {
         Some(former) if !held_back => observed = without(observed, former),
         Some(_) | None => {}
@@ -81,9 +89,16 @@ pub async fn survey(config: &NetworkConfig, former: Option<&LinkName>) -> Result
         let mut links = observed.links.iter();
         links.any(|link| link.name == uplink.link.as_str() && link.is_up && !link.has_carrier)
     });
+    let present = match former_name.filter(|_| held_back) {
+        Some(former) => NetworkConfig::new(former.clone(), config.subnet),
+        None => config.clone(),
+    };
     let config = config.clone();
-    let look = move || forwarding(&config, bridge.unwrap_or_default(), &observed);
-    let forwarding = blocking("look whom the host forwards for", look).await??;
+    let look = move || {
+        let unfit = find_unfit(&config, &present, &observed.links);
+        Ok::<_, NetworkError>((forwarding(&config, bridge.unwrap_or_default(), &observed)?, unfit))
+    };
+    let (forwarding, unfit) = blocking("look whom the host forwards for", look).await??;
     let uplink_is_unplugged = uplink.is_none() && is_unplugged;
     Ok(Survey {
         bridge: refused,
@@ -93,6 +108,8 @@ pub async fn survey(config: &NetworkConfig, former: Option<&LinkName>) -> Result
         runs_vms,
         serves_subnet,
         held_back,
+        former_is_there,
+        unfit,
         free,
         forwarding,
     })
@@ -138,6 +155,17 @@ fn free_subnet(bridge: Option<u32>, observed: &Observed) -> Option<Ipv4Network> 
     let candidates =
         (100..=255).filter_map(|second| Ipv4Network::new(Ipv4Addr::new(10, second, 0, 0), 16).ok());
     candidates.into_iter().find(|network| find_uses(*network, bridge, observed).is_empty())
+}
+
+/// Blocks.
+fn find_unfit(
+    config: &NetworkConfig,
+    present: &NetworkConfig,
+    links: &[Link],
+) -> Vec<(VmId, AttachmentProblem)> {
+    let firewall = Firewall::new(present, HostIpv6::Off, BridgeOrigin::Ours);
+    let guests = listed_access(&firewall, links).into_iter();
+    guests.filter_map(|(vm, access)| Some((vm, check_access(config, &access).err()?))).collect()
 }
 
 /// Blocks.

@@ -137,7 +137,7 @@ pub use units::{Bytes, Generation, InvalidMacAddress, MacAddress};
 pub use vcpu_counters::{ExitCounts, KvmCounters, ThreadCounters, VcpuCounters};
 pub use vcpu_dump::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
 pub use vm_info::{
-    CRASH_LOOP_FAILURES, DiskTrouble, Fetching, MachineShape, Verifying, VmDisk, VmInfo, VmNic, VmTimings,
-    WantedChange,
+    AddressSource, CRASH_LOOP_FAILURES, DiskTrouble, Fetching, MachineShape, Verifying, VmDisk, VmInfo,
+    VmNic, VmTimings, WantedChange,
 };
 pub use volumes::{RemovedVm, VolumeInfo, VolumeKeep, VolumePolicy};

@@ -200,6 +200,25 @@ pub struct DiskTrouble {
     pub problem: String,
 }
 
+/// Who gives the guest of an interface its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressSource {
+    /// The worker.
+    #[default]
+    Worker,
+    /// A server beyond its network, or the guest itself: the worker does not know it.
+    Others,
+}
+
+impl AddressSource {
+    /// Whether it is the worker.
+    #[must_use]
+    pub fn is_worker(&self) -> bool {
+        *self == Self::Worker
+    }
+}
+
 /// A VM's network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmNic {
@@ -208,8 +227,11 @@ pub struct VmNic {
     /// Which of the host's networks it is in.
     #[serde(default)]
     pub network: NetworkName,
-    /// The guest's address.
+    /// The guest's address; where others give it one, that which the worker keeps for it.
     pub address: Ipv4Addr,
+    /// Who gives the guest its address.
+    #[serde(default, skip_serializing_if = "AddressSource::is_worker")]
+    pub address_source: AddressSource,
     /// The guest's IPv6 address, where the network has IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Ipv6Addr>,

@@ -8,6 +8,7 @@ use admin::{
     AssignmentsState, AssignmentsView, DamagedVm, DirectoriesView, Listening, MasterState, MasterView,
     NetworkView, StatusSource, StatusView,
 };
+use host_network::NetworkConfig;
 use syscall_filter::Mode;
 use tokio::sync::watch;
 use vm_model::{HeldSet, SourceKind, Timestamp};
@@ -89,16 +90,25 @@ pub(crate) fn source(vm_manager: Arc<VmManager>, told: Told) -> StatusSource {
 /// The networks of this host.
 fn networks(vm_manager: &VmManager) -> Vec<NetworkView> {
     let config = vm_manager.config();
-    let planned = config.network_configs().into_iter();
-    let uplinks: BTreeMap<_, _> =
-        planned.filter_map(|(name, network)| Some((name, network.uplink?.to_string()))).collect();
-    let view = |(name, network): (NetworkName, NetworkSettings)| NetworkView {
-        bridge: network.bridge,
-        subnet: network.subnet,
-        ipv6_subnet: network.ipv6_subnet.map(|subnet| subnet.to_string()),
-        reserved: network.reserved.iter().map(ToString::to_string).collect(),
-        uplink: uplinks.get(&name).cloned(),
-        name,
+    let configured: BTreeMap<_, _> = config.network_configs().into_iter().collect();
+    let present = vm_manager.present_networks();
+    let uplink_of = |config: Option<&NetworkConfig>| Some(config?.uplink.as_ref()?.to_string());
+    let view = |(name, network): (NetworkName, NetworkSettings)| {
+        // One that is not there is told as it is to be.
+        let bridge =
+            present.get(&name).map_or_else(|| network.bridge.clone(), |config| config.bridge.to_string());
+        let next_uplink = uplink_of(configured.get(&name));
+        let uplink = present.get(&name).map_or_else(|| next_uplink.clone(), |config| uplink_of(Some(config)));
+        NetworkView {
+            next_bridge: Some(network.bridge).filter(|next| *next != bridge),
+            bridge,
+            subnet: network.subnet,
+            ipv6_subnet: network.ipv6_subnet.map(|subnet| subnet.to_string()),
+            reserved: network.reserved.iter().map(ToString::to_string).collect(),
+            next_uplink: next_uplink.filter(|next| uplink.as_ref() != Some(next)),
+            uplink,
+            name,
+        }
     };
     config.all_networks().into_iter().map(view).collect()
 }

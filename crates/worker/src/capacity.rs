@@ -2,6 +2,7 @@
 //!
 //! - [`demand`] is what a machine takes of what runs out: memory, threads, descriptors, vCPUs.
 //! - [`resources`] looks at what this host has of each.
+//! - [`huge_pages`] foresees whether the kernel will promise those that a machine's memory is to lie on.
 //! - [`admission`] is pure: whether a machine fits beside those that have shares, or what is said to who has it start.
 //!
 //! Pages are taken as guests touch them, and threads as devices are used. A host that promised more than it has ends processes
@@ -10,6 +11,7 @@
 
 mod admission;
 mod demand;
+mod huge_pages;
 mod resources;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,7 @@ use vm_model::{Bytes, Footprint};
 
 pub(crate) use self::admission::{CapacityError, CapacityRules};
 pub(crate) use self::demand::{Demand, DemandChange};
+use self::huge_pages::HugePages;
 pub(crate) use self::resources::HostResources;
 
 /// The shares of all machines of a host.
@@ -59,7 +62,8 @@ impl Capacity {
     }
 
     /// Whether a machine with `footprint` could be started on `host` now, if `freed` of what is promised were given back. One
-    /// that takes no more than that always can, whatever the limits are by now: it makes nothing worse.
+    /// that takes no more than that always can, whatever the limits are by now: it makes nothing worse. That does not hold of
+    /// huge pages, which the kernel may have been told to keep no more.
     ///
     /// # Errors
     /// See [`CapacityError`].
@@ -70,6 +74,8 @@ impl Capacity {
         freed: Option<Demand>,
     ) -> Result<(), CapacityError> {
         let freed = freed.unwrap_or_default();
+        let change = DemandChange { freed, ..DemandChange::default() };
+        host.huge_pages.admit(HugePages::of(footprint), &change)?;
         if !Demand::of(footprint).exceeds(&freed) {
             return Ok(());
         }
@@ -87,11 +93,12 @@ impl Capacity {
         host: &HostResources,
         change: &DemandChange,
     ) -> Result<(), CapacityError> {
+        host.huge_pages.admit(HugePages::of(footprint), change)?;
         let promised = self.promised().with(&change.added).without(&change.freed);
         self.rules.admit(host, &promised, footprint)
     }
 
-    /// Takes the share of a machine with `footprint` on `host`, in exchange for that of the machine `before` it; a host that
+    /// Takes the share of a machine with `footprint` on `host`, huge pages apart, which its launch is promised or refused; in exchange for that of the machine `before` it; a host that
     /// does not say what it has refuses nothing. A machine that takes no more than the one before it is always admitted.
     ///
     /// # Errors

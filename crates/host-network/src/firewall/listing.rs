@@ -94,7 +94,8 @@ impl Listing {
         elements.filter_map(egress::read_element)
     }
 
-    fn forwards(&self) -> impl Iterator<Item = (PortForward, Ipv4Addr)> {
+    /// Which ports of the host lead to guests, each with the guest's address.
+    pub(crate) fn forwards(&self) -> impl Iterator<Item = (PortForward, Ipv4Addr)> {
         let elements = self.of_set(forwards::ON_ONE).chain(self.of_set(forwards::ON_ALL));
         elements.filter_map(forwards::read_element)
     }

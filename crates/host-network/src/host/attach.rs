@@ -19,7 +19,7 @@ use crate::start::{UnknownNic, no_uplink};
 use crate::tap::{TapRequest, create_tap};
 use crate::{
     AttachmentProblem, ForwardWarning, InvalidLinkName, LinkName, NetworkError, UdpSegmentation,
-    find_taken_port,
+    find_forward_elsewhere, find_taken_port,
 };
 
 /// One interface to be attached.
@@ -215,16 +215,18 @@ impl HostNetwork {
         Ok(netlink.set_up(*index, name.as_str()).await?)
     }
 
-    /// Refuses forwards that would hide a program of this host.
+    /// Refuses forwards that would hide a program of this host, or be hidden by another worker's.
     async fn refuse_taken(&self, forwards: &[PortForward]) -> Result<(), NetworkError> {
         if forwards.is_empty() {
             return Ok(());
         }
         let (forwards, own) = (forwards.to_vec(), self.shared.config.gateway);
-        let look = move || find_taken_port(&forwards, &[own]);
-        blocking("look who listens on ports of this host", look)
-            .await?
-            .map_or(Ok(()), |taken| Err(taken.into()))
+        let tables = self.shared.config.own_tables();
+        let look = move || {
+            let taken = find_taken_port(&forwards, &[own]).map(NetworkError::from);
+            taken.or_else(|| find_forward_elsewhere(&forwards, &tables).map(NetworkError::from))
+        };
+        blocking("look who has ports of this host", look).await?.map_or(Ok(()), Err)
     }
 
     /// Refuses what another VM's interface has that nobody named at the start, as long as its TAP is there: its guest goes on.

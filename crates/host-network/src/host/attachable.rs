@@ -70,18 +70,27 @@ pub fn check_nic(config: &NetworkConfig, nic: &NicDescription<'_>) -> Result<(),
     if let Some(mac) = nic.mac.filter(|mac| !mac.is_unicast() || *mac == bridge_mac(&config.bridge)) {
         return Err(AttachmentProblem::Mac { mac });
     }
-    if let (Some(uplink), Some(_)) = (&config.uplink, &nic.access.egress) {
-        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
-    }
-    if config.addresses == GuestAddresses::External && !nic.access.forwards.is_empty() {
-        return Err(AttachmentProblem::PortsWithoutAddress);
-    }
+    check_access(config, nic.access)?;
     match nic.mtu {
         Some(mtu) if check_mtu(mtu).is_err() || mtu > config.mtu => {
             Err(AttachmentProblem::Mtu { mtu, limit: config.mtu })
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Whether a network of `config` can keep to what passes between a guest and what lies beyond its network.
+///
+/// # Errors
+/// What it cannot keep to.
+pub fn check_access(config: &NetworkConfig, access: &NetworkAccess) -> Result<(), AttachmentProblem> {
+    if let (Some(uplink), Some(_)) = (&config.uplink, &access.egress) {
+        return Err(AttachmentProblem::EgressByUplink { uplink: uplink.clone() });
+    }
+    if config.addresses == GuestAddresses::External && !access.forwards.is_empty() {
+        return Err(AttachmentProblem::PortsWithoutAddress);
+    }
+    Ok(())
 }
 
 /// Whether an interface can be attached as described.

@@ -18,7 +18,7 @@ pub(super) fn ports(attached: &HashMap<Interface, Attached>) -> Ports {
 }
 
 /// The TAPs of ours that nobody has named, with the addresses that the tables of an earlier run bind them to.
-pub(super) fn unknown_nics(
+pub(crate) fn unknown_nics(
     named: &Ports,
     links: &[Link],
     listing: Option<&Listing>,

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use host_network::{Egress, HostNetwork, NetworkConfig, NicAttachment, Tap, Teardown};
+use host_network::{Egress, HostNetwork, LinkName, NetworkConfig, NicAttachment, Tap, Teardown};
 use vm_model::NetworkAccess;
 
 use crate::guest::Guest;
@@ -162,6 +162,35 @@ fn loopback_stays_the_hosts_own() {
         assert_eq!(greeting_at(&mallory.host, "127.0.0.1:9000").await, None);
         private.set_nonblocking(true).unwrap();
         assert!(private.accept().is_err(), "nobody came");
+        network.shutdown(Teardown::Remove).await.unwrap();
+    });
+}
+
+#[test]
+fn a_port_that_another_worker_leads_to_a_vm_is_not_led_to_a_second_one() {
+    in_namespace(async || {
+        let network = HostNetwork::start(config()).await.unwrap();
+        let _first = network.attach(with_ports(2, &["8080:80"])).await.unwrap();
+        let bridge = LinkName::parse("br-second").unwrap();
+        let second = NetworkConfig::new(bridge, "10.101.0.0/16".parse().unwrap());
+        let wanted =
+            |ports: &[&str]| NicAttachment { address: [10, 101, 0, 2].into(), ..with_ports(3, ports) };
+        let other = HostNetwork::start(second.clone()).await.unwrap();
+        let refused = other.attach(wanted(&["127.0.0.1:8080:1"])).await.unwrap_err().to_string();
+        assert!(
+            refused.contains(
+                "the nftables table procurator-br-test, which is another worker's, leads 8080:80/tcp"
+            ),
+            "{refused}"
+        );
+        other.attach(wanted(&["8081:80"])).await.expect("another port");
+        other.shutdown(Teardown::Remove).await.unwrap();
+
+        // Of networks of one worker, it is known which VM has which.
+        let own = NetworkConfig { peers: vec![config().bridge], ..second };
+        let other = HostNetwork::start(own).await.unwrap();
+        other.attach(wanted(&["8080:1"])).await.expect("it is refused elsewhere");
+        other.shutdown(Teardown::Remove).await.unwrap();
         network.shutdown(Teardown::Remove).await.unwrap();
     });
 }

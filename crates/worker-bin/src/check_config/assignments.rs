@@ -104,12 +104,13 @@ fn judge(vms: &[Assignment], worker: WorkerFacts<'_>) -> Vec<Problem> {
         if let Some(problem) = wrong_path(&vm.store_path, manager) {
             add(problem);
         }
-        let Judged { problem, forwards: own, taken } = match &mut check {
+        let Judged { problem, forwards: own, taken, elsewhere } = match &mut check {
             Ok(check) if vm.store_path.exists() => check.judge(vm),
             Ok(_) | Err(_) => judge_entry(vm),
         };
         problem.into_iter().for_each(|problem| add(problem.message));
         taken.iter().filter_map(|taken| told_of(taken, worker)).for_each(&mut add);
+        elsewhere.iter().map(|held| error_chain(held)).for_each(&mut add);
         for forward in own {
             if let Some((key, address)) = own_listener(listening, &forward) {
                 add(format!(

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use admin::{DiskView, HostUseView, InterfaceView, MetricsView, ProcessView, VmView};
 use vm_model::{
-    DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, ResourceLimits, RolloutFailure,
-    Timestamp,
+    AddressSource, DiskAccess, DiskFormat, FailureReason, Health, Overrides, ProbeOutcome, ResourceLimits,
+    RolloutFailure, Timestamp,
 };
 
 use super::amounts::{ago, ahead, size, span};
@@ -250,18 +250,25 @@ fn process_line(process: &ProcessView) -> String {
 }
 
 fn interface_line(nic: &InterfaceView) -> String {
-    let InterfaceView { id, network, address, ipv6, mac, tap, mismatch: _ } = nic;
+    let InterfaceView { id, network, address: _, address_source: _, ipv6, mac, tap, mismatch: _ } = nic;
     let ipv6 = ipv6.map_or_else(String::new, |ipv6| format!(", {ipv6}"));
     let tap = tap.as_ref().map_or_else(String::new, |tap| format!(", {tap}"));
+    format!("{id}: network {network}, {}{ipv6}, {mac}{tap}", address_of(nic))
+}
+
+/// The guest's address, or that only others know it.
+fn address_of(nic: &InterfaceView) -> String {
     let state = state_of(nic).map_or_else(String::new, |state| format!(" ({state})"));
-    format!("{id}: network {network}, {address}{state}{ipv6}, {mac}{tap}")
+    match nic.address_source {
+        AddressSource::Worker => format!("{}{state}", nic.address),
+        AddressSource::Others => format!("given by others ({} is kept for it)", nic.address),
+    }
 }
 
 fn network(table: &mut Table, vm: &VmView) {
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
-    let state =
-        vm.interfaces.first().and_then(state_of).map_or_else(String::new, |state| format!(" ({state})"));
-    add(table, "address", or_none(vm.address.map(|address| format!("{address}{state}"))));
+    let address = vm.interfaces.first().map(address_of);
+    add(table, "address", or_none(address.or_else(|| vm.address.map(|address| address.to_string()))));
     if let Some(ipv6) = vm.ipv6 {
         add(table, "ipv6", ipv6.to_string());
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use admin::{InterfaceView, VmView};
-use vm_model::{DesiredState, NicMismatch, Readiness, SourceKind, Timestamp};
+use vm_model::{AddressSource, DesiredState, NicMismatch, Readiness, SourceKind, Timestamp};
 
 use super::amounts::span;
 use super::screen::{Screen, Tone};
@@ -91,12 +91,13 @@ fn addresses(vm: &VmView) -> String {
     first.into_iter().chain(others).collect::<Vec<_>>().join(", ")
 }
 
-/// In a word, what became of the network that an interface has its address of.
+/// In a word, what became of the network that an interface has its address of, or that its guest has another.
 pub(super) fn state_of(nic: &InterfaceView) -> Option<&'static str> {
-    match nic.mismatch {
-        Some(NicMismatch::NetworkRemoved) => Some("removed"),
-        Some(NicMismatch::AddressOutside { .. }) => Some("former"),
-        Some(NicMismatch::Ipv6Changed { .. }) | None => None,
+    match (&nic.mismatch, nic.address_source) {
+        (Some(NicMismatch::NetworkRemoved), _) => Some("removed"),
+        (Some(NicMismatch::AddressOutside { .. }), _) => Some("former"),
+        (Some(NicMismatch::Ipv6Changed { .. }) | None, AddressSource::Others) => Some("kept"),
+        (Some(NicMismatch::Ipv6Changed { .. }) | None, AddressSource::Worker) => None,
     }
 }
 

@@ -224,11 +224,18 @@ pub(super) fn status_lines(status: &StatusView, now: Timestamp) -> String {
 
 /// A network on one line: its addresses, what is kept of them, and where it leads.
 fn of_network(network: &NetworkView) -> String {
-    let NetworkView { name, bridge, subnet, ipv6_subnet, reserved, uplink } = network;
+    let NetworkView { name, bridge, next_bridge, subnet, ipv6_subnet, reserved, uplink, next_uplink } =
+        network;
     let subnets: Vec<&str> = [subnet.as_str()].into_iter().chain(ipv6_subnet.as_deref()).collect();
     let mut text = format!("{name}: {} on {bridge}", subnets.join(" and "));
+    if let Some(next) = next_bridge {
+        text += &format!(" until it can be on {next}");
+    }
     if let Some(uplink) = uplink {
         text += &format!(" with {uplink}");
+    }
+    if let Some(next) = next_uplink {
+        text += &format!(" until it can have {next}");
     }
     if !reserved.is_empty() {
         text += &format!(" (reserved: {})", reserved.join(", "));

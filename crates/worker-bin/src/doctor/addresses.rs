@@ -46,6 +46,18 @@ impl Facts {
         survey.held_back.then(sentence)
     }
 
+    /// That VMs keep it as it was before, in a sentence.
+    fn kept_for_vms(&self) -> Option<String> {
+        let unfit = &self.survey.as_ref().ok()?.unfit;
+        let told: Vec<String> = unfit.iter().map(|(vm, problem)| format!("{vm}: {problem}")).collect();
+        (!told.is_empty()).then(|| {
+            format!(
+                "VMs run in it that cannot be in it as it is configured, and it stays as it was before while they do; {}",
+                told.join("; ")
+            )
+        })
+    }
+
     /// Whom this host forwards for while the network is up.
     pub(super) fn forwarding(&self) -> Option<String> {
         Some(self.survey.as_ref().ok()?.forwarding.to_string())
@@ -79,6 +91,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }
     if let Some(sentence) = facts.held_back() {
         let remedy = advice("stop those VMs at a time that suits, or leave the name of the bridge as it was");
+        findings.push(Finding::warn(BRIDGE, sentence, remedy));
+    }
+    if let Some(sentence) = facts.kept_for_vms() {
+        let remedy =
+            advice("stop those VMs, or take out of their definitions what the network cannot keep to");
         findings.push(Finding::warn(BRIDGE, sentence, remedy));
     }
     findings.extend(judge_uplink(survey, &facts.table()));
@@ -134,17 +151,22 @@ pub(crate) struct Complaints {
 pub(crate) fn complaints(facts: &Facts) -> Complaints {
     let Ok(survey) = &facts.survey else { return Complaints::default() };
     let told = |key: &str, problem| format!("{}.{key}: {}", facts.table(), error_chain(problem));
-    let bridge = survey.bridge.iter().map(|problem| told("bridge", problem));
+    let bridge: Vec<String> = survey.bridge.iter().map(|problem| told("bridge", problem)).collect();
     let uplink: Vec<String> = survey.uplink.iter().map(|problem| told("uplink", problem)).collect();
     let free = survey.free.map_or_else(String::new, |free| format!(" ({free} is free)"));
     let uses = survey.uses.iter().map(|user| {
         format!("{}.subnet = \"{}\": it is in use on this host: {user}{free}", facts.table(), facts.subnet)
     });
     let held_back = facts.held_back().map(|sentence| format!("{}.bridge: {sentence}", facts.table()));
-    let mut complaints = Complaints { refusals: bridge.collect(), warnings: held_back.into_iter().collect() };
-    for (is_excused, told) in
-        [(survey.starts_without_uplink(), uplink), (survey.serves_subnet, uses.collect::<Vec<_>>())]
-    {
+    let kept = facts.kept_for_vms().map(|sentence| format!("{}: {sentence}", facts.table()));
+    let mut complaints =
+        Complaints { refusals: Vec::new(), warnings: held_back.into_iter().chain(kept).collect() };
+    for (is_excused, told) in [
+        // The network keeps the bridge that it has.
+        (survey.former_is_there, bridge),
+        (survey.starts_without_uplink(), uplink),
+        (survey.serves_subnet, uses.collect::<Vec<_>>()),
+    ] {
         let list = if is_excused { &mut complaints.warnings } else { &mut complaints.refusals };
         list.extend(told);
     }
@@ -166,6 +188,8 @@ mod tests {
             runs_vms: false,
             serves_subnet: false,
             held_back: false,
+            former_is_there: false,
+            unfit: Vec::new(),
             uses,
             free: "10.102.0.0/16".parse().ok(),
             forwarding: HostForwarding::ForEverybody,

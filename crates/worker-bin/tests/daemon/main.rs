@@ -13,6 +13,7 @@ mod console;
 mod fetching;
 mod figures;
 mod full_disk;
+mod held_networks;
 mod host_network;
 mod hostile_master;
 mod isolation;

@@ -1,6 +1,8 @@
 //! Networks that this host does not let be as they are configured: each waits alone, and VMs that run keep what they have.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
@@ -148,6 +150,8 @@ fn a_bridge_with_another_name_takes_the_place_of_the_former_once_no_vm_is_there(
         assert_eq!(bench.phases(), ["a running"]);
         let has = |name: &str| links().contains(&name.to_owned());
         assert!(has("br-procurator") && !has("br-new"), "{:?}", links());
+        let status = said(&bench.client(&["status"]));
+        assert!(status.contains("on br-procurator until it can be on br-new"), "{status}");
         let held = "the network keeps its bridge br-procurator while VMs run there; br-new is made in its place once nothing is on it";
         assert!(degradations(&bench).contains(held), "{}", degradations(&bench));
         let file = bench.path("vms.json");
@@ -202,6 +206,97 @@ fn two_networks_that_swap_bridges_are_never_on_one() {
         let addresses =
             ["br-storage", "br-procurator"].map(|bridge| ip(&format!("-o -4 address show dev {bridge}")));
         assert!(addresses[0].contains("10.78.0.1") && addresses[1].contains("10.79.0.1"), "{addresses:?}");
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+    });
+}
+
+#[test]
+fn a_bridge_that_another_worker_has_is_not_noted_and_not_taken_away() {
+    isolated(|bench| {
+        // As the other worker does, in the network namespace of both.
+        let name = SocketAddr::from_abstract_name("procurator-bridge-br-storage").expect("a name");
+        let other = UnixListener::bind_addr(&name).expect("it is free");
+        ip("link add br-storage type bridge");
+        ip("link set br-storage alias procurator:bridge");
+        let before = fs::read_to_string(bench.path("worker.toml")).expect("read");
+        configure(&bench, &before, &storage("10.76.0.0/24"));
+        bench.assign(&[]);
+        let (code, log) = bench.outcome(bench.command());
+        assert!(code == Some(1) && log.contains("bridge br-storage"), "{log}");
+        let note = bench.path("state/networks/storage/network.json");
+        assert!(!note.exists(), "a later worker would take that bridge away");
+
+        drop(other);
+        bench.configure(&before);
+        let mut daemon = bench.start();
+        assert!(links().contains(&"br-storage".to_owned()), "it is the other's: {:?}", links());
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+        assert!(links().contains(&"br-storage".to_owned()), "{:?}", links());
+    });
+}
+
+#[test]
+fn a_vm_is_not_stopped_for_a_network_that_waits_for_its_uplink() {
+    isolated(|bench| {
+        let before = fs::read_to_string(bench.path("worker.toml")).expect("read");
+        configure(&bench, &before, &format!("{}uplink = 'late0'\n", storage("10.76.0.0/24")));
+        bench.assign(&[vm(&bench, "a", "default")]);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        let started = bench.vms()[0]["started_at"].clone();
+        let artifact = bench.artifact(
+            "moved",
+            &TinyGuest::power_button(),
+            &json!({ "net": [{}], "procurator": { "net": [{ "id": "net0", "network": "storage" }] } }),
+            "x",
+        );
+        let moved = json!({ "id": "a", "hash": artifact.hash, "store_path": artifact.path });
+        bench.assign(std::slice::from_ref(&moved));
+        let absent =
+            "the network \"storage\" is not set up: the uplink late0 of the bridge br-storage is not there";
+        bench.until("it is refused", || said(&bench.client(&["inspect", "a"])).contains(absent));
+        assert_eq!(bench.phases(), ["a running"]);
+        assert_eq!(bench.vms()[0]["started_at"], started, "it was not stopped for it");
+        ip("link add late0 type veth peer name far0");
+        ip("link set far0 up");
+        bench.until("it is moved", || {
+            let vms = bench.vms();
+            vms[0]["interfaces"][0]["network"] == "storage" && vms[0]["phase"] == "running"
+        });
+        bench.assign_text(r#"{ "vms": [], "allow_removals": true }"#);
+        bench.until("it is gone", || bench.vms().is_empty());
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
+    });
+}
+
+#[test]
+fn an_address_of_before_is_told_once_a_conflict_is_over_under_a_vm_that_runs() {
+    isolated(|bench| {
+        bench.leave_guests();
+        let before = fs::read_to_string(bench.path("worker.toml")).expect("read");
+        configure(&bench, &before, &storage("10.76.0.0/24"));
+        bench.assign(&[vm(&bench, "a", "storage")]);
+        let mut daemon = bench.start();
+        bench.until("it runs", || bench.phases() == ["a running"]);
+        daemon.kill();
+        wan("192.0.2.1/24");
+        configure(&bench, &before, &storage("192.0.2.0/25"));
+        daemon = bench.start();
+        assert!(bench.vms()[0]["interfaces"][0]["mismatch"].is_null(), "nothing is applied");
+        ip("address del 192.0.2.1/24 dev wan");
+        bench.until("it is told", || !bench.vms()[0]["interfaces"][0]["mismatch"].is_null());
+        assert!(said(&bench.client(&["ls"])).contains("10.76.0.2 (storage, former)"));
+        let details = said(&bench.client(&["inspect", "a"]));
+        assert!(details.contains("its network \"storage\" is 192.0.2.0/25 now"), "{details}");
+        assert!(degradations(&bench).contains("is 192.0.2.0/25 now"), "{}", degradations(&bench));
+        assert!(bench.client(&["restart", "a", "--force"]).status.success());
+        bench.until("nothing is told", || degradations(&bench) == "[]");
+        assert_eq!(bench.vms()[0]["interfaces"][0]["address"], "192.0.2.2");
+        bench.assign_text(r#"{ "vms": [], "allow_removals": true }"#);
+        bench.until("it is gone", || bench.vms().is_empty());
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.ended().code(), Some(0), "{}", bench.log());
     });

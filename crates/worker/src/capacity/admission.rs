@@ -96,6 +96,21 @@ pub(crate) enum CapacityError {
         /// How that was reckoned, and what to change for more.
         reckoned: String,
     },
+    /// The kernel would not promise it all that its guest's memory is to lie on.
+    #[error(
+        "not enough huge pages of {size}: the machine takes {wanted}, and {available} are free{} (vm.nr_hugepages)",
+        given_back(*freed)
+    )]
+    TooFewHugePages {
+        /// Of one page.
+        size: Bytes,
+        /// Pages that it takes.
+        wanted: u64,
+        /// Pages that there are.
+        available: u64,
+        /// Pages that are given back before.
+        freed: u64,
+    },
     /// Its process could not open what it needs.
     #[error(
         "not enough descriptors: the machine needs up to {wanted}, and a process may have {most} open here (RLIMIT_NOFILE of \
@@ -263,6 +278,10 @@ impl HostMemory {
 pub(super) fn carried(total: Bytes, percent: u32) -> Bytes {
     let scaled = u128::from(total.get()) * u128::from(percent) / 100;
     Bytes::new(u64::try_from(scaled).unwrap_or(u64::MAX).saturating_sub(MEMORY_RESERVE.get()))
+}
+
+fn given_back(pages: u64) -> &'static str {
+    if pages == 0 { "" } else { " with those that are given back before" }
 }
 
 /// Rounded up, so that what does not fit does not look as if it did.

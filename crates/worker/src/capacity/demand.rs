@@ -2,6 +2,8 @@
 
 use vm_model::{Bytes, Footprint};
 
+use super::huge_pages::HugePages;
+
 /// What one machine takes, or several together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -15,6 +17,8 @@ pub(crate) struct Demand {
     pub(crate) descriptors: u64,
     /// vCPUs.
     pub(crate) vcpus: u64,
+    /// Pages that the host has set aside.
+    pub(crate) huge_pages: HugePages,
 }
 
 /// How what is promised is about to change.
@@ -35,6 +39,7 @@ impl Demand {
             threads: footprint.threads.into(),
             descriptors: footprint.descriptors.into(),
             vcpus: footprint.vcpus.into(),
+            huge_pages: HugePages::of(footprint),
         }
     }
 
@@ -62,6 +67,7 @@ impl Demand {
             threads: of(self.threads, other.threads),
             descriptors: of(self.descriptors, other.descriptors),
             vcpus: of(self.vcpus, other.vcpus),
+            huge_pages: self.huge_pages.each(other.huge_pages, of),
         }
     }
 }

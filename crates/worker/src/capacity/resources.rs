@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use vm_model::Bytes;
 
 use super::admission::MachineProcesses;
+use super::huge_pages::HugePools;
 
 /// What a host has; of what it does not say, nothing is known and nothing refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,7 @@ pub(crate) struct HostResources {
     pub(crate) descriptors: Option<u64>,
     /// Processors that run.
     pub(crate) processors: Option<u64>,
+    pub(crate) huge_pages: HugePools,
 }
 
 /// Memory of a host.
@@ -45,6 +47,7 @@ impl HostResources {
             threads: threads(Path::new("/"), processes),
             descriptors: getrlimit(Resource::Nofile).maximum,
             processors: available_parallelism().ok().and_then(|count| u64::try_from(count.get()).ok()),
+            huge_pages: HugePools::observe(),
         }
     }
 }

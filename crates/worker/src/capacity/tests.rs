@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use vm_model::{HugePageSize, MemoryBacking, MemorySpec};
 
 use super::admission::{MachineProcesses, carried};
+use super::huge_pages::{HugePool, HugePools};
 use super::resources::{HostMemory, Most};
 use super::*;
 use crate::vms::MemoryOvercommit;
@@ -95,6 +96,31 @@ fn huge_pages_are_the_kernels_to_promise() {
     limited(100).take(&machine(800), &aside, None).expect_err("1024 MiB are left, less the reserve");
 }
 
+#[test]
+fn too_few_huge_pages_are_told_before_a_machine_is_stopped_for_them() {
+    let pool = HugePool { unpromised: 8, ..HugePool::default() };
+    let pools = HugePools { two_mib: Some(pool), one_gib: Some(HugePool::default()) };
+    let host = HostResources { huge_pages: pools, ..HostResources::default() };
+    let huge = |mib, size| {
+        of(MemorySpec { backing: MemoryBacking::HugePages(size), ..memory(Bytes::from_mib(mib)) })
+    };
+    let (capacity, small) = (limited(100), huge(32, HugePageSize::TwoMib));
+    let freed = Some(Demand::of(&small));
+    capacity.check(&huge(48, HugePageSize::TwoMib), &host, freed).expect("16 are its own, and 8 are free");
+    let refused = capacity.check(&huge(50, HugePageSize::TwoMib), &host, freed).expect_err("one too many");
+    insta::assert_snapshot!(refused, @"not enough huge pages of 2 MiB: the machine takes 25, and 24 are free with those that are given back before (vm.nr_hugepages)");
+    let refused =
+        capacity.check(&huge(1024, HugePageSize::OneGib), &host, freed).expect_err("of another size");
+    insta::assert_snapshot!(refused, @"not enough huge pages of 1 GiB: the machine takes 1, and 0 are free (vm.nr_hugepages)");
+    let shrunk = HugePools { two_mib: Some(HugePool { surplus: 16, unpromised: 0, overcommit: 0 }), ..pools };
+    let shrunk = HostResources { huge_pages: shrunk, ..host.clone() };
+    capacity.check(&small, &shrunk, freed).expect_err("its own are kept no more");
+    let added = Demand::of(&huge(10, HugePageSize::TwoMib));
+    let change = DemandChange { freed: Demand::of(&small), added };
+    capacity.check_after(&huge(38, HugePageSize::TwoMib), &host, &change).expect("another gets 5 of them");
+    capacity.check_after(&huge(40, HugePageSize::TwoMib), &host, &change).expect_err("one too many");
+}
+
 /// On a host where nothing runs out but what `limit` says.
 fn refused_on(limit: impl FnOnce(&mut HostResources), machines: MachineProcesses, others: usize) -> String {
     let mut host = HostResources::default();
@@ -177,7 +203,7 @@ proptest! {
                             prop_assert_eq!(*capacity.promised(), before, "a refusal takes nothing");
                             prop_assert!(before.with(&Demand::of(&footprint)).memory > most);
                         }
-                        Err(problem @ (CapacityError::Exhausted { .. } | CapacityError::ProcessTooSmall { .. })) => {
+                        Err(problem @ (CapacityError::Exhausted { .. } | CapacityError::ProcessTooSmall { .. } | CapacityError::TooFewHugePages { .. })) => {
                             panic!("memory alone is known: {problem}");
                         }
                         Err(CapacityError::LargerThanHost { .. }) => {

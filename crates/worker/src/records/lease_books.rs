@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use ipam::{Lease, Pool, Wish};
-use vm_model::{NetworkAccess, NetworkName, VmId, VmNic};
+use tracing::warn;
+use vm_model::{AddressSource, NetworkAccess, NetworkName, VmId, VmNic};
 
 use super::WriteError;
 #[cfg(test)]
 use super::leases::LeasesError;
 use super::leases::{LeaseError, Leases};
+use crate::failure::chain;
 
 /// An interface, the network that it is to be in, and what it wishes for there.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +98,24 @@ pub(crate) fn allocate_in(
     })
 }
 
+/// Has `vm` hold in `book` what it `held` before a change of several books was cut short.
+fn put_back(book: &Leases, vm: &VmId, held: &[Lease]) {
+    if book.of(vm) == held {
+        return;
+    }
+    let wishes: Vec<(&str, Wish)> = held
+        .iter()
+        .map(|lease| (lease.nic.as_str(), Wish { ip: Some(lease.address), mac: Some(lease.mac) }))
+        .collect();
+    let done = match wishes.as_slice() {
+        [] => book.release(vm).map_err(LeaseError::from),
+        wishes => book.ensure(vm, wishes).map(drop),
+    };
+    if let Err(problem) = done {
+        warn!(vm_id = %vm, error = chain(&problem), "the VM has other addresses than before, though it was not given all that it wants");
+    }
+}
+
 impl LeaseBooks {
     pub(crate) fn new(books: BTreeMap<NetworkName, Leases>) -> Self {
         Self { books, turn: Mutex::new(()) }
@@ -127,6 +147,7 @@ impl LeaseBooks {
                 id: nic,
                 network: network.clone(),
                 address,
+                address_source: AddressSource::default(),
                 ipv6: None,
                 mac,
                 tap: None,
@@ -148,8 +169,8 @@ impl LeaseBooks {
         self.check_shares(vm, &shares)
     }
 
-    /// The leases of all interfaces of `vm`, in the order of `wishes`, which is that of its description. It keeps what it has
-    /// where one is not to be had; what it has in other networks ends.
+    /// The leases of all interfaces of `vm`, in the order of `wishes`, which is that of its description. Where one is not to be had, or
+    /// a book cannot be written, it keeps what it has in all networks; otherwise what it has in others ends.
     ///
     /// # Errors
     /// As those of [`Leases::ensure`]; or an interface is to be in a network that there is not.
@@ -160,15 +181,33 @@ impl LeaseBooks {
             // One that is refused must not cost what others hold.
             self.check_shares(vm, &shares)?;
         }
-        let mut leases: Vec<(usize, Lease)> = Vec::with_capacity(wishes.len());
-        for (network, share) in &shares {
+        let before: Vec<(&Leases, Vec<Lease>)> =
+            self.books.values().map(|book| (book, book.of(vm))).collect();
+        let given = self.give(vm, &shares);
+        if given.is_err() {
+            // Nobody else was given any of them meanwhile: it is still this one's turn.
+            before.into_iter().for_each(|(book, held)| put_back(book, vm, &held));
+        }
+        let mut leases = given?;
+        leases.sort_by_key(|(place, _)| *place);
+        Ok(leases.into_iter().map(|(_, lease)| lease).collect())
+    }
+
+    /// Has `vm` hold what `shares` wish for, book by book, and nothing else; with the places of the wishes. Stops at the first book
+    /// that refuses, with those before it changed.
+    fn give(
+        &self,
+        vm: &VmId,
+        shares: &BTreeMap<&NetworkName, Share<'_>>,
+    ) -> Result<Vec<(usize, Lease)>, LeaseError> {
+        let mut leases = Vec::new();
+        for (network, share) in shares {
             let Some(book) = self.books.get(*network) else { continue };
             let given = book.ensure(vm, &share.wishes).map_err(|problem| share.in_place(problem))?;
             leases.extend(share.places.iter().copied().zip(given));
         }
-        self.release_elsewhere(vm, &shares)?;
-        leases.sort_by_key(|(place, _)| *place);
-        Ok(leases.into_iter().map(|(_, lease)| lease).collect())
+        self.release_elsewhere(vm, shares)?;
+        Ok(leases)
     }
 
     /// Ends the leases of `vm`.
@@ -296,23 +335,58 @@ mod tests {
         );
     }
 
+    /// Takes the book of one network away while `step` runs, so that it cannot be written.
+    fn without_book<T>(directory: &Path, network: Option<&NetworkName>, step: impl FnOnce() -> T) -> T {
+        let Some(network) = network else { return step() };
+        let (book, away) = (directory.join(network.as_str()), directory.join("away"));
+        std::fs::rename(&book, &away).expect("taken away");
+        let done = step();
+        std::fs::rename(&away, &book).expect("put back");
+        done
+    }
+
+    #[test]
+    fn a_book_that_cannot_be_written_costs_no_address_in_another() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (default, storage, vm) = (name("default"), name("storage"), VmId::new("a"));
+        let held = books(directory.path());
+        held.ensure(&vm, &[wish("net0", &default, Some("10.9.0.5"))]).expect("given");
+        let wanted = [wish("net0", &default, Some("10.9.0.6")), wish("net1", &storage, None)];
+        without_book(directory.path(), Some(&storage), || held.ensure(&vm, &wanted)).expect_err("refused");
+        assert_eq!(addresses(&held, &vm), ["net0 default 10.9.0.5"]);
+        assert_eq!(addresses(&books(directory.path()), &vm), ["net0 default 10.9.0.5"], "on disk, too");
+        let other = [wish("net0", &default, Some("10.9.0.6"))];
+        held.ensure(&VmId::new("b"), &other).expect("it is nobody's");
+
+        // What it has elsewhere ends last.
+        let moved = [wish("net0", &storage, None)];
+        let refused = without_book(directory.path(), Some(&default), || held.ensure(&vm, &moved));
+        assert_eq!(refused.expect_err("refused").kind(), FailureKind::Host);
+        assert_eq!(addresses(&held, &vm), ["net0 default 10.9.0.5"]);
+        assert_eq!(addresses(&books(directory.path()), &vm), ["net0 default 10.9.0.5"]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
         fn no_two_interfaces_hold_one_address_and_refusals_change_nothing(
-            steps in prop::collection::vec((0..4_u8, prop::collection::vec(any::<Option<bool>>(), 0..4)), 1..24),
+            steps in prop::collection::vec(
+                (0..4_u8, prop::collection::vec(any::<Option<bool>>(), 0..4), prop::option::weighted(0.3, any::<bool>())),
+                1..24,
+            ),
         ) {
             let directory = tempfile::tempdir()?;
             let (books, networks) = (books(directory.path()), [name("default"), name("storage")]);
             let nics = ["net0", "net1", "net2"];
-            for (vm, wanted) in steps {
+            for (vm, wanted, unwritable) in steps {
                 let vm = VmId::new(&format!("vm-{vm}"));
                 let wishes: Vec<NicWish<'_>> = wanted.iter().zip(nics).filter_map(|(network, nic)| {
                     Some(wish(nic, &networks[usize::from((*network)?)], None))
                 }).collect();
                 let before = addresses(&books, &vm);
-                match books.ensure(&vm, &wishes) {
+                let unwritable = unwritable.map(|network| &networks[usize::from(network)]);
+                match without_book(directory.path(), unwritable, || books.ensure(&vm, &wishes)) {
                     Ok(leases) => {
                         let given: Vec<&str> = leases.iter().map(|lease| lease.nic.as_str()).collect();
                         prop_assert_eq!(given, wishes.iter().map(|wish| wish.nic).collect::<Vec<_>>());
@@ -323,6 +397,10 @@ mod tests {
                 let held: Vec<_> = (0..4).flat_map(|vm| books.of(&VmId::new(&format!("vm-{vm}")))).collect();
                 let distinct: BTreeSet<Ipv4Addr> = held.iter().map(|nic| nic.address).collect();
                 prop_assert_eq!(distinct.len(), held.len());
+                let reopened = self::books(directory.path());
+                for vm in (0..4).map(|vm| VmId::new(&format!("vm-{vm}"))) {
+                    prop_assert_eq!(reopened.of(&vm), books.of(&vm), "what is on disk is what counts");
+                }
             }
         }
     }

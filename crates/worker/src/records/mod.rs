@@ -43,7 +43,7 @@ pub(crate) use lease_books::{LeaseBooks, NicWish, allocate_in, check_networks};
 pub(crate) use leases::{LeaseError, Leases};
 pub(crate) use lock::{LockError, StateLock};
 pub(crate) use network_note::{
-    NetworkNote, forget_network, network_directory, note_network, noted_networks, sweep_networks,
+    NetworkNote, NotedWays, forget_network, network_directory, note_network, noted_networks, sweep_networks,
 };
 pub(crate) use reserve::RecordWriter;
 pub(crate) use rollout::{RefusedTrial, Rollout, RolloutStage};

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::Ipv4Network;
@@ -25,11 +26,25 @@ pub(crate) struct NetworkNote {
     version: u32,
     pub(crate) bridge: String,
     pub(crate) subnet: Ipv4Network,
+    /// Absent from notes of earlier workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ways: Option<NotedWays>,
+}
+
+/// By which settings what VMs send leaves a network, and who gives them addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotedWays {
+    pub(crate) nat: bool,
+    pub(crate) host_address: Option<Ipv4Addr>,
+    pub(crate) router: Option<Ipv4Addr>,
+    pub(crate) uplink: Option<String>,
+    pub(crate) vlan: Option<u16>,
+    pub(crate) external: bool,
 }
 
 impl NetworkNote {
-    pub(crate) fn new(bridge: String, subnet: Ipv4Network) -> Self {
-        Self { version: VERSION, bridge, subnet }
+    pub(crate) fn new(bridge: String, subnet: Ipv4Network, ways: NotedWays) -> Self {
+        Self { version: VERSION, bridge, subnet, ways: Some(ways) }
     }
 }
 
@@ -125,7 +140,11 @@ mod tests {
             leases.put_in_force().expect("written");
             leases.ensure(vm, &[("net0", Wish::default())]).expect("given");
         }
-        let note = NetworkNote::new("br-x".to_owned(), "10.9.0.0/29".parse().expect("a network"));
+        let note = NetworkNote::new(
+            "br-x".to_owned(),
+            "10.9.0.0/29".parse().expect("a network"),
+            NotedWays::default(),
+        );
         note_network(&RecordWriter::open(state.path()), &directory(&on_host), &note).expect("written");
         fs::copy(directory(&needed).join("leases.json"), directory(&needed).join("leases.json.kept-1"))
             .expect("copied");
@@ -143,7 +162,11 @@ mod tests {
         let writer = RecordWriter::open(state.path());
         let name = NetworkName::parse("storage").expect("a name");
         let directory = network_directory(state.path(), &name);
-        let note = NetworkNote::new("br-storage".to_owned(), "10.101.0.0/16".parse().expect("a network"));
+        let note = NetworkNote::new(
+            "br-storage".to_owned(),
+            "10.101.0.0/16".parse().expect("a network"),
+            NotedWays { uplink: Some("eth1".to_owned()), vlan: Some(100), ..NotedWays::default() },
+        );
         assert_eq!(noted_networks(state.path()), []);
         note_network(&writer, &directory, &note).expect("written");
         fs::create_dir(state.path().join("networks/other")).expect("made");

@@ -129,7 +129,7 @@ impl RunningMachine {
 }
 
 /// What an operator is told of an interface of a running machine that does not fit its network.
-fn warning(nic: &VmNic) -> Option<String> {
+pub(super) fn misfit_warning(nic: &VmNic) -> Option<String> {
     let VmNic { id, network, address, ipv6, .. } = nic;
     Some(match nic.mismatch.as_ref()? {
         NicMismatch::NetworkRemoved => format!(
@@ -192,7 +192,7 @@ impl Task {
             info.nics.clone_from(&nics);
             info.machine = Some(notes.shape);
             info.warnings = notes.warnings;
-            info.warnings.extend(nics.iter().filter_map(warning));
+            info.warnings.extend(nics.iter().filter_map(misfit_warning));
             info.unverified = notes.unverified;
             info.timings = notes.timings;
         });

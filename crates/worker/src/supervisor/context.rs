@@ -14,7 +14,7 @@ use machine_host::{MachineHost, Stranger};
 use metrics::WorkerMeters;
 use nix_artifacts::StoreRoots;
 use tokio::sync::{Notify, watch};
-use vm_model::{FailureKind, Ipv6Subnet, NicMismatch, RemovedVm, VmId, VmNic};
+use vm_model::{AddressSource, FailureKind, Ipv6Subnet, NicMismatch, RemovedVm, VmId, VmNic};
 
 use super::{Changes, HostPorts, Networks, RestartPolicy, StartTurns};
 use crate::capacity::Capacity;
@@ -105,12 +105,15 @@ pub(crate) struct Subnet {
     pub(crate) mask: Ipv4Addr,
     /// The network of IPv6 addresses.
     pub(crate) ipv6: Option<Ipv6Subnet>,
+    /// Who gives guests addresses of it.
+    pub(crate) address_source: AddressSource,
 }
 
 impl Subnet {
-    /// An interface with the IPv6 address that it has in this network, whatever was noted of one before.
-    pub(crate) fn with_ipv6(&self, nic: VmNic) -> VmNic {
-        VmNic { ipv6: self.ipv6.map(|subnet| subnet.address_of(nic.mac)), ..nic }
+    /// An interface with what this network gives it beside the address that is kept for it, whatever was noted before.
+    pub(crate) fn given(&self, nic: VmNic) -> VmNic {
+        let ipv6 = self.ipv6.map(|subnet| subnet.address_of(nic.mac));
+        VmNic { ipv6, address_source: self.address_source, ..nic }
     }
 
     /// What of `nic`, as the guest of a running machine was told of it, does not fit this network.

@@ -4,19 +4,23 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use host_network::{NetworkConfig, NicDescription, check_nic, find_taken_port};
+use host_network::{
+    ForwardElsewhere, NetworkConfig, NicDescription, PortTaken, check_nic, find_forward_elsewhere,
+    find_taken_port,
+};
 use nix_artifacts::{Artifact, LoadRequest, NicRequest, StoreRoots, load_artifact};
 use uuid::Uuid;
-use vm_model::{Assignment, FailureKind, FailureReason, Isolation, NetworkName};
+use vm_model::{Assignment, FailureKind, FailureReason, Isolation, NetworkName, PortForward};
 
 use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::guest_secrets::read_secrets;
 use super::nic_wish::{refused, wishes};
 use super::stage::volume_requests;
+use crate::capacity::Demand;
 use crate::definition::Description;
 use crate::failure::{plain, reason};
-use crate::volumes::Thoroughness;
+use crate::volumes::{Thoroughness, VolumeError};
 
 /// A definition in whose way nothing was found.
 pub(crate) struct LookedAt {
@@ -32,30 +36,42 @@ pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Resu
     let mut artifact = load(&context.roots, assignment, Uuid::nil())?;
     check_isolation(context, artifact.settings.isolation)?;
     check_wishes(context, assignment, &artifact.nics)?;
-    check_nics(&artifact.nics, |network| context.networks.config(network))?;
-    check_listeners(&artifact.nics, &context.networks.own_addresses())?;
+    check_nics(&artifact.nics, |network| context.networks.configs(network))?;
+    check_host_ports(&artifact.nics, &context.networks.own_places())?;
     // What files hold is no part of a definition.
     let description = Arc::new(Description::of(assignment, &artifact));
     read_secrets(&context.credentials_dir, &mut artifact)?;
     Ok(LookedAt { artifact, description })
 }
 
-/// As [`look_ahead`], before a machine is stopped for another of the same definition: also whether its start can be recorded and its
-/// disks and a process be had. Nothing of the VM changes. Blocks on files.
+/// As [`look_ahead`], before a machine that has `promised` of the host (`None` where that is not known) is stopped for another of the
+/// same definition: also whether its start can be recorded, and its memory, its disks and a process be had. Nothing of the VM changes.
+/// Blocks on files.
 pub(crate) fn look_before_restart(
     context: &HostContext,
     assignment: &Assignment,
+    promised: Option<Demand>,
 ) -> Result<Artifact, FailureReason> {
     if let Some(exhausted) = context.writer.exhaustion() {
         return Err(plain(FailureKind::Host, exhausted));
     }
     context.machines.check_place().map_err(|problem| plain(FailureKind::Host, problem))?;
     let LookedAt { artifact, .. } = look_ahead(context, assignment)?;
+    if promised.is_some() {
+        let (footprint, host) = (artifact.machine.footprint(), context.capacity.observe_host());
+        let checked = context.capacity.check(&footprint, &host, promised);
+        checked.map_err(|problem| reason(FailureKind::Host, &problem))?;
+    }
     let given_up = GivenUp::default();
     volume_requests(&artifact).try_for_each(|(_, request)| {
         let preview = context.preview_volume(&assignment.id, request, Thoroughness::Quick, &given_up);
         let obstacle = preview.map_or_else(Some, |preview| preview.obstacle);
-        obstacle.map_or(Ok(()), |problem| Err(reason(problem.kind(), &problem)))
+        let fits = |problem: &VolumeError| {
+            problem.is_for_want_of_space() && context.volumes.fits_in_place(&assignment.id, &request)
+        };
+        obstacle
+            .filter(|problem| !fits(problem))
+            .map_or(Ok(()), |problem| Err(reason(problem.kind(), &problem)))
     })?;
     Ok(artifact)
 }
@@ -103,15 +119,15 @@ pub(super) fn check_wishes(
     checked.map_err(|problem| refused(context, assignment, nics, problem))
 }
 
-/// Makes sure that each interface can be one of its network, as `config` knows it: that a start would not fail by what is described
-/// of it.
-pub(crate) fn check_nics(
+/// Makes sure that each interface can be one of its network by all that `configs` knows of it: that a start would not fail by what is
+/// described of it, nor keep the network from what it is to be.
+pub(crate) fn check_nics<C: IntoIterator<Item = NetworkConfig>>(
     nics: &[NicRequest],
-    config: impl Fn(&NetworkName) -> Option<NetworkConfig>,
+    configs: impl Fn(&NetworkName) -> C,
 ) -> Result<(), FailureReason> {
     nics.iter().try_for_each(|NicRequest { id, network, access, mac, mtu, .. }| {
         let described = NicDescription { mac: *mac, mtu: *mtu, access };
-        let checked = config(network).map_or(Ok(()), |config| check_nic(&config, &described));
+        let checked = configs(network).into_iter().try_for_each(|config| check_nic(&config, &described));
         checked.map_err(|problem| {
             let message = format!("the interface {id} cannot be in the network \"{network}\": {problem}");
             plain(FailureKind::Artifact, message)
@@ -119,11 +135,42 @@ pub(crate) fn check_nics(
     })
 }
 
-/// Makes sure that no port of the host that is to lead to `nics` is one that a program of the host listens on; `own` are the host's
-/// addresses in VMs' networks. Blocks.
-pub(super) fn check_listeners(nics: &[NicRequest], own: &[Ipv4Addr]) -> Result<(), FailureReason> {
-    nics.iter().try_for_each(|nic| match find_taken_port(&nic.access.forwards, own) {
-        Some(taken) => Err(reason(FailureKind::Host, &taken)),
-        None => Ok(()),
+/// What of the host is this worker's: its addresses in VMs' networks, and the tables of those.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnPlaces {
+    addresses: Vec<Ipv4Addr>,
+    tables: Vec<String>,
+}
+
+impl OwnPlaces {
+    /// Those of networks that are there, or to be there, by `configs`.
+    pub(crate) fn of(configs: impl IntoIterator<Item = NetworkConfig>) -> Self {
+        configs.into_iter().fold(Self::default(), |mut own, config| {
+            own.addresses.push(config.gateway);
+            own.tables.extend(config.own_tables());
+            own
+        })
+    }
+
+    /// The first of `forwards` whose port a program of this host listens on. Blocks.
+    pub(crate) fn find_taken(&self, forwards: &[PortForward]) -> Option<PortTaken> {
+        find_taken_port(forwards, &self.addresses)
+    }
+
+    /// The first of `forwards` that another worker leads to a VM. Blocks.
+    pub(crate) fn find_elsewhere(&self, forwards: &[PortForward]) -> Option<ForwardElsewhere> {
+        find_forward_elsewhere(forwards, &self.tables)
+    }
+}
+
+/// Makes sure that no port of the host that is to lead to `nics` is one that a program of the host listens on, or that another
+/// worker leads to a VM; `own` is what is this worker's. Blocks.
+pub(super) fn check_host_ports(nics: &[NicRequest], own: &OwnPlaces) -> Result<(), FailureReason> {
+    nics.iter().try_for_each(|nic| {
+        let forwards = &nic.access.forwards;
+        if let Some(taken) = own.find_taken(forwards) {
+            return Err(reason(FailureKind::Host, &taken));
+        }
+        own.find_elsewhere(forwards).map_or(Ok(()), |held| Err(reason(FailureKind::Host, &held)))
     })
 }

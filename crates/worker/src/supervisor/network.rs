@@ -1,11 +1,11 @@
 //! One of the host's networks as supervisors share it, up to the moment when it is taken down.
 //!
 //! ```text
-//!             conflict with the host                    VMs are on its former bridge
+//!             conflict with the host                    VMs need it as it was before
 //!   Waiting ◀──────────────────────── set up ────────────────────────▶ Up, held back
 //!      │                                 │                                   │
-//!      │ the conflict is gone            ▼             none is there any more│
-//!      └────────────────────────────▶   Up   ◀────────────────────────────────┘
+//!      │ the conflict is gone            ▼                      none does any more
+//!      └────────────────────────────▶   Up   ◀───────────────────────────────┘
 //! ```
 //!
 //! Who sets networks up, and tries again, is in [`crate::vms`].
@@ -14,14 +14,15 @@ use std::net::Ipv4Addr;
 use std::sync::{PoisonError, RwLock as Lock};
 
 use host_network::{
-    AttachmentOutlook, ForwardConflict, HostNetwork, KeptNic, KeptNicProblem, Leftovers, LinkName,
-    NetworkConfig, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome, remove_leftovers,
+    AttachmentOutlook, ForwardConflict, GuestAddresses, HostNetwork, KeptNic, KeptNicProblem, Leftovers,
+    LinkName, NetworkConfig, NetworkError, NicAttachment, Tap, Teardown, TeardownOutcome, remove_leftovers,
 };
 use thiserror::Error;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
-use vm_model::{NetworkName, PortForward, VmId};
+use vm_model::{AddressSource, NetworkName, PortForward, VmId};
 
 use super::context::Subnet;
+use super::held_network::HeldBack;
 use crate::failure::chain;
 
 /// Why an interface was not attached or detached.
@@ -52,8 +53,8 @@ pub(crate) struct NetworkWaits {
 /// How a network is on this host.
 #[derive(Debug)]
 pub(crate) enum NetworkState {
-    /// It is there; in a sentence, where VMs keep it on another bridge than the configured one.
-    Up { network: HostNetwork, held_back: Option<String> },
+    /// It is there, or held back as it was before.
+    Up { network: HostNetwork, held_back: Option<HeldBack> },
     /// The host does not let it be as it is configured.
     Waiting(WaitingNetwork),
     /// It was taken down or left.
@@ -113,6 +114,8 @@ struct UpFacts {
     /// What is wrong with it.
     degraded: watch::Receiver<Vec<String>>,
     held_back: Option<String>,
+    /// As it is to be, where it is held back.
+    configured: Option<NetworkConfig>,
     /// What its guests are told of it.
     subnet: Subnet,
     told: ToldNetwork,
@@ -123,7 +126,7 @@ struct UpFacts {
 }
 
 impl UpFacts {
-    fn of(network: &HostNetwork, held_back: Option<String>) -> Self {
+    fn of(network: &HostNetwork, held_back: Option<&HeldBack>) -> Self {
         let degraded = network.watch_degraded();
         let (report, config) = (network.report(), network.config());
         let told = ToldNetwork {
@@ -132,11 +135,18 @@ impl UpFacts {
             name_servers: report.dns.clone(),
             domain: report.domain.as_ref().map(ToString::to_string),
         };
-        let subnet = Subnet { gateway: config.gateway, mask: config.subnet.mask(), ipv6: config.ipv6 };
+        let address_source = match config.addresses {
+            GuestAddresses::Ours => AddressSource::Worker,
+            GuestAddresses::External => AddressSource::Others,
+        };
+        let (gateway, mask) = (config.gateway, config.subnet.mask());
+        let subnet = Subnet { gateway, mask, ipv6: config.ipv6, address_source };
         let has_unknown_nics = !report.unknown.is_empty();
         let config = config.clone();
         let outlook = network.attachment_outlook();
-        Self { degraded, held_back, subnet, told, config, outlook, has_unknown_nics }
+        let configured = held_back.map(|held| held.configured.clone());
+        let held_back = held_back.map(|held| held.sentence.clone());
+        Self { degraded, held_back, configured, subnet, told, config, outlook, has_unknown_nics }
     }
 }
 
@@ -145,7 +155,7 @@ impl Facts {
     fn of(name: &NetworkName, state: &NetworkState) -> Option<Self> {
         Some(match state {
             NetworkState::Up { network, held_back } => {
-                Self::Up(Box::new(UpFacts::of(network, held_back.clone())))
+                Self::Up(Box::new(UpFacts::of(network, held_back.as_ref())))
             }
             NetworkState::Waiting(waiting) => {
                 let waits = NetworkWaits { network: name.clone(), problem: waiting.problem.clone() };
@@ -177,17 +187,23 @@ pub(crate) struct NetworkTurn<'a> {
 }
 
 impl NetworkTurn<'_> {
-    /// Takes the state out if something is to be done about it: it is not as it is configured, and no VM keeps it so.
+    /// Takes the state out if something is to be done about it: it is not as it is configured, and nothing keeps it so any more.
     ///
     /// # Errors
     /// The host's links cannot be listed.
     pub(crate) async fn take_pending(&mut self) -> Result<Option<NetworkState>, NetworkError> {
-        let is_pending = match &*self.state {
-            NetworkState::Up { held_back: None, .. } | NetworkState::Ended => false,
-            NetworkState::Up { network, held_back: Some(_) } => !network.is_in_use().await?,
-            NetworkState::Waiting(_) => true,
+        let kept_by = match &mut *self.state {
+            NetworkState::Up { held_back: None, .. } | NetworkState::Ended => return Ok(None),
+            NetworkState::Up { network, held_back: Some(held) } => {
+                held.look(network).await?.map(|sentence| held.sentence = sentence)
+            }
+            NetworkState::Waiting(_) => None,
         };
-        Ok(is_pending.then(|| std::mem::replace(&mut *self.state, NetworkState::Ended)))
+        if kept_by.is_some() {
+            self.network.tell(&self.state);
+            return Ok(None);
+        }
+        Ok(Some(std::mem::replace(&mut *self.state, NetworkState::Ended)))
     }
 
     /// Has it be so from now on.
@@ -272,9 +288,10 @@ impl SharedNetwork {
         self.pending().into_iter().chain(of_network).collect()
     }
 
-    /// The configuration that it runs with, where it is there.
-    pub(crate) fn config(&self) -> Option<NetworkConfig> {
-        self.while_up(|facts| facts.config.clone())
+    /// The configuration that it runs with, where it is there, and the one that it is to have, where it is held back.
+    pub(crate) fn configs(&self) -> Vec<NetworkConfig> {
+        self.while_up(|facts| [facts.config.clone()].into_iter().chain(facts.configured.clone()).collect())
+            .unwrap_or_default()
     }
 
     /// Gives an interface its TAP.

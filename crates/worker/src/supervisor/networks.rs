@@ -2,16 +2,16 @@
 //! whichever network it is in.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use host_network::{
     ForwardConflict, KeptNic, KeptNicProblem, LinkName, NetworkConfig, NetworkError, NicAttachment, Tap,
     TeardownOutcome,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use vm_model::{NetworkName, NicMismatch, PortForward, VmId, VmNic};
 
 use super::context::Subnet;
+use super::look_ahead::OwnPlaces;
 use super::network::{AttachError, NetworkState, NetworkWaits, SharedNetwork, ToldNetwork};
 
 /// The networks, up to the moment when they are taken down.
@@ -20,13 +20,25 @@ pub(crate) struct Networks {
     networks: BTreeMap<NetworkName, SharedNetwork>,
     /// Held while ports of the host are given to a VM: no network knows of those that lead into another.
     forwarding: Mutex<()>,
+    /// Told when one of them has become another than it was.
+    changed: watch::Sender<()>,
 }
 
 impl Networks {
     pub(crate) fn new(networks: BTreeMap<NetworkName, NetworkState>) -> Self {
         let shared =
             networks.into_iter().map(|(name, state)| (name.clone(), SharedNetwork::new(name, state)));
-        Self { networks: shared.collect(), forwarding: Mutex::new(()) }
+        Self { networks: shared.collect(), forwarding: Mutex::new(()), changed: watch::Sender::new(()) }
+    }
+
+    /// Hears when one of them has become another than it was.
+    pub(crate) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Tells that one of them has become another than it was.
+    pub(crate) fn tell_change(&self) {
+        self.changed.send_replace(());
     }
 
     /// Each of them by its name.
@@ -60,14 +72,14 @@ impl Networks {
         self.networks.get(name)?.subnet()
     }
 
-    /// The configuration that the network `name` runs with.
-    pub(crate) fn config(&self, name: &NetworkName) -> Option<NetworkConfig> {
-        self.networks.get(name)?.config()
+    /// The configuration that the network `name` runs with, and the one that it is to have, where it is held back.
+    pub(crate) fn configs(&self, name: &NetworkName) -> Vec<NetworkConfig> {
+        self.networks.get(name).map(SharedNetwork::configs).unwrap_or_default()
     }
 
-    /// This host's addresses in all of them.
-    pub(crate) fn own_addresses(&self) -> Vec<Ipv4Addr> {
-        self.networks.values().filter_map(|network| Some(network.subnet()?.gateway)).collect()
+    /// What of the host is theirs.
+    pub(crate) fn own_places(&self) -> OwnPlaces {
+        OwnPlaces::of(self.networks.values().filter_map(|network| network.configs().into_iter().next()))
     }
 
     /// What the network `name` tells its guests of itself.
@@ -75,10 +87,10 @@ impl Networks {
         self.networks.get(name)?.told()
     }
 
-    /// An interface with the IPv6 address that it has in its network, whatever was noted of one before.
-    pub(crate) fn with_ipv6(&self, nic: VmNic) -> VmNic {
+    /// An interface with what its network gives it beside the address that is kept for it, whatever was noted before.
+    pub(crate) fn given(&self, nic: VmNic) -> VmNic {
         match self.subnet(&nic.network) {
-            Some(subnet) => subnet.with_ipv6(nic),
+            Some(subnet) => subnet.given(nic),
             None => VmNic { ipv6: None, ..nic },
         }
     }
@@ -86,8 +98,9 @@ impl Networks {
     /// An interface of a machine that ran on while the networks were configured anew: as its network has it now, and what does
     /// not fit. In one that could not be set up it is as it was.
     pub(crate) fn of_running(&self, nic: VmNic) -> VmNic {
+        let nic = as_given(nic);
         match (self.subnet(&nic.network), self.networks.get(&nic.network)) {
-            (Some(subnet), _) => VmNic { mismatch: subnet.mismatch(&nic), ..subnet.with_ipv6(nic) },
+            (Some(subnet), _) => VmNic { mismatch: subnet.mismatch(&nic), ..subnet.given(nic) },
             (None, Some(_)) => nic,
             (None, None) => VmNic { ipv6: None, mismatch: Some(NicMismatch::NetworkRemoved), ..nic },
         }
@@ -180,6 +193,16 @@ impl Networks {
 
     fn network(&self, name: &NetworkName) -> Result<&SharedNetwork, AttachError> {
         self.networks.get(name).ok_or_else(|| AttachError::NoSuchNetwork(name.clone()))
+    }
+}
+
+/// An interface as its guest was told of it, whatever was found not to fit its network since.
+fn as_given(nic: VmNic) -> VmNic {
+    match nic.mismatch {
+        Some(NicMismatch::Ipv6Changed { given }) => VmNic { ipv6: given, mismatch: None, ..nic },
+        Some(NicMismatch::NetworkRemoved | NicMismatch::AddressOutside { .. }) | None => {
+            VmNic { mismatch: None, ..nic }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use host_network::{NicAttachment, Tap};
 use ipam::Lease;
 use nix_artifacts::NicRequest;
-use vm_model::{Assignment, FailureKind, FailureReason, MachineSpec, NicSpec, VmId, VmNic};
+use vm_model::{AddressSource, Assignment, FailureKind, FailureReason, MachineSpec, NicSpec, VmId, VmNic};
 
 use super::acquired::AcquiredResources;
 use super::context::HostContext;
@@ -25,11 +25,11 @@ pub(super) fn lease(
     acquired: &mut AcquiredResources,
 ) -> Result<Vec<(NicRequest, Lease)>, FailureReason> {
     let vm = &assignment.id;
-    let before = context.leases.of(vm);
+    // First: one that fails halfway may have changed them.
+    acquired.addresses_before = Some(context.leases.of(vm));
     let leases = context
         .lease(vm, &wishes(&requests))
         .map_err(|problem| refused(context, assignment, &requests, problem))?;
-    acquired.addresses_before = Some(before);
     Ok(requests.into_iter().zip(leases).collect())
 }
 
@@ -93,6 +93,7 @@ async fn attach(
         id: request.id.clone(),
         network: request.network,
         address: lease.address,
+        address_source: AddressSource::default(),
         ipv6: None,
         mac: lease.mac,
         tap: Some(name.to_string()),
@@ -108,6 +109,6 @@ async fn attach(
         vhost: vhost.unwrap_or_default(),
         options: request.options,
     };
-    let nic = context.networks.with_ipv6(nic);
+    let nic = context.networks.given(nic);
     Ok((NotedNic { nic, mask: request.mask, mtu: request.mtu }, device, warnings))
 }

@@ -18,7 +18,7 @@ use super::given_up::GivenUp;
 use super::guest_secrets::{GuestSecrets, read_secrets};
 use super::host_ports::check_forwards;
 use super::limiting::{check_limits, isolation};
-use super::look_ahead::{check_isolation, check_listeners, check_nics, check_wishes, load};
+use super::look_ahead::{check_host_ports, check_isolation, check_nics, check_wishes, load};
 use super::prepare::Definition;
 use super::rollout::to_wait_for;
 use super::stage_work::{LongWork, StageWork};
@@ -128,7 +128,7 @@ fn stage_blocking(
     }
     let GuestSecrets { cloud_init, exposed } = read_secrets(&context.credentials_dir, &mut artifact)?;
     let begun = Instant::now();
-    let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, work.given_up())?;
+    let volumes = stage_volumes(context, &assignment.id, &artifact, seeded, held, work.given_up())?;
     let verified = watch_files(context, &artifact).inspect_err(|_| {
         volumes.iter().for_each(|volume| context.volumes.discard(&assignment.id, volume));
     })?;
@@ -175,9 +175,9 @@ fn check_interfaces(
     held: Held,
 ) -> Result<(), FailureReason> {
     check_wishes(context, assignment, nics)?;
-    check_nics(nics, |network| context.networks.config(network))?;
+    check_nics(nics, |network| context.networks.configs(network))?;
     check_forwards(context, &assignment.id, nics, held.is_up)?;
-    check_listeners(nics, &context.networks.own_addresses())
+    check_host_ports(nics, &context.networks.own_places())
 }
 
 /// Makes sure, while the machine before still runs, that no disk is asked to shrink.
@@ -187,11 +187,14 @@ fn check_sizes(context: &HostContext, vm: &VmId, artifact: &Artifact) -> Result<
         .map_err(|problem| reason(problem.kind(), &problem))
 }
 
+/// Makes the disks ready. While no machine of `vm` runs, the content of an ephemeral one goes first, where there is no space for
+/// another beside it.
 fn stage_volumes(
     context: &Arc<HostContext>,
     vm: &VmId,
     artifact: &Artifact,
     mut seeded: Vec<Seeded>,
+    held: Held,
     given_up: &GivenUp,
 ) -> Result<Vec<Staged>, FailureReason> {
     let mut staged: Vec<Staged> = Vec::new();
@@ -200,7 +203,8 @@ fn stage_volumes(
         let request = StageRequest { legacy: legacy.as_deref(), ..request };
         let made = seeded.iter().position(|seeded| seeded.disk() == request.disk);
         let made = made.map(|position| seeded.swap_remove(position));
-        match context.stage_volume(vm, request, made, given_up) {
+        let cleared = if held.is_up { Ok(()) } else { context.volumes.clear_for(vm, &request) };
+        match cleared.and_then(|()| context.stage_volume(vm, request, made, given_up)) {
             Ok(volume) => staged.push(volume),
             Err(problem) => {
                 staged.iter().for_each(|volume| context.volumes.discard(vm, volume));

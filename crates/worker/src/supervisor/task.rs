@@ -61,6 +61,8 @@ pub(super) struct Task {
     pub(super) trial: Option<Trial>,
     /// The memory that was promised to a machine which is stopped for another to take its place.
     pub(super) share: Option<Share>,
+    /// Hears when a network of this host has become another than it was.
+    networks: watch::Receiver<()>,
     /// Hands over the VM's machine, where its process is taken over after the start of the worker; see `held`.
     pub(super) late: Option<mpsc::Receiver<RunningMachine>>,
     /// What keeps the VM's lock from being taken, while something does.
@@ -100,6 +102,7 @@ impl Task {
             Origin::Record(record) => (None, Some(*record), None),
             Origin::Running(record, machine) => (None, Some(*record), Some(*machine)),
         };
+        let networks = context.networks.watch();
         let mut task = Self {
             restart: context.lifecycle.restart,
             record: Record::new(Arc::clone(&context), VmRecord::new(assignment.as_ref().clone())),
@@ -120,6 +123,7 @@ impl Task {
             unwatched: None,
             trial: None,
             share: None,
+            networks,
             late,
             held,
             followed,
@@ -308,9 +312,13 @@ impl Task {
         let RunState::Up { machine, .. } = &mut self.state else {
             // No machine follows at once: what was promised to one is others' again.
             self.share = None;
-            // Both arms only wait, so losing either loses nothing.
+            // All arms only wait, so losing any loses nothing.
             return tokio::select! {
                 changed = self.target.changed() => if changed.is_ok() { Wanted::Yes } else { Wanted::No },
+                Ok(()) = self.networks.changed() => {
+                    self.show_held_nics();
+                    Wanted::Yes
+                }
                 () = due => Wanted::Yes,
             };
         };
@@ -318,6 +326,11 @@ impl Task {
         let staged = tokio::select! {
             changed = self.target.changed() => return if changed.is_ok() { Wanted::Yes } else { Wanted::No },
             () = machine.changed() => None,
+            // An error is a manager that is gone, which the target tells too.
+            Ok(()) = self.networks.changed() => {
+                self.show_networks();
+                return Wanted::Yes;
+            }
             () = due => None,
             staged = Progress::staged(&mut self.progress, &self.info) => Some(staged),
         };

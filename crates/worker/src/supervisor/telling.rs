@@ -1,9 +1,10 @@
 //! What a supervisor tells of its VM: its status, its start, and which of its definitions is in force.
 
 use tracing::info;
-use vm_model::{Assignment, Timestamp, VmStatus, WantedChange};
+use vm_model::{Assignment, Timestamp, VmNic, VmStatus, WantedChange};
 
 use super::Target;
+use super::adopted::misfit_warning;
 use super::task::Task;
 use crate::definition::is_same_definition;
 
@@ -39,8 +40,24 @@ impl Task {
     /// Tells the addresses that the VM has on record, which it keeps while it is off.
     pub(super) fn show_held_nics(&self) {
         let held = self.context.leases.of(&self.id).into_iter();
-        let nics = held.map(|nic| self.context.networks.with_ipv6(nic)).collect();
+        let nics = held.map(|nic| self.context.networks.given(nic)).collect();
         self.info.send_modify(|info| info.nics = nics);
+    }
+
+    /// Tells what of the interfaces of the machine that runs does, and does not, fit its networks as these are now.
+    pub(super) fn show_networks(&self) {
+        self.info.send_if_modified(|info| {
+            let networks = &self.context.networks;
+            let nics: Vec<VmNic> = info.nics.iter().cloned().map(|nic| networks.of_running(nic)).collect();
+            if nics == info.nics {
+                return false;
+            }
+            let before: Vec<String> = info.nics.iter().filter_map(misfit_warning).collect();
+            info.warnings.retain(|warning| !before.contains(warning));
+            info.warnings.extend(nics.iter().filter_map(misfit_warning));
+            info.nics = nics;
+            true
+        });
     }
 
     pub(super) fn forget_taps(&self) {

@@ -1,11 +1,10 @@
 //! Whether what is assigned could be started, without a worker: by the functions that a worker's starts use.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use host_network::{NetworkConfig, PortTaken, find_taken_port};
+use host_network::{ForwardElsewhere, NetworkConfig, PortTaken};
 use ipam::Pool;
 use nix_artifacts::{Artifact, NicRequest, RootError, StoreRoots};
 use uuid::Uuid;
@@ -17,7 +16,7 @@ use super::{LimitSettings, Placement, VmManagerConfig};
 use crate::capacity::{Capacity, CapacityRules, HostResources, Share};
 use crate::failure::reason;
 use crate::records::check_networks;
-use crate::supervisor::{check_nics, foresee_leases, judge_limits, load, read_secrets};
+use crate::supervisor::{OwnPlaces, check_nics, foresee_leases, judge_limits, load, read_secrets};
 
 /// Judges assignments one after the other, as a worker with the same settings on this host would that has no VM yet.
 ///
@@ -28,8 +27,8 @@ pub struct AssignmentCheck {
     roots: StoreRoots,
     credentials_dir: PathBuf,
     networks: BTreeMap<NetworkName, NetworkConfig>,
-    /// This host's addresses in them.
-    own_addresses: Vec<Ipv4Addr>,
+    /// What of this host is theirs.
+    own: OwnPlaces,
     capacity: Arc<Capacity>,
     limits: LimitSettings,
     placement: Placement,
@@ -51,6 +50,8 @@ pub struct Judged {
     pub forwards: Vec<PortForward>,
     /// Those of them on which programs of this host listen.
     pub taken: Vec<PortTaken>,
+    /// Those of them that other workers lead to VMs.
+    pub elsewhere: Vec<ForwardElsewhere>,
 }
 
 impl AssignmentCheck {
@@ -63,10 +64,15 @@ impl AssignmentCheck {
         let planned = plan_networks(config).unwrap_or_default();
         let capacity = Capacity::new(CapacityRules::of(config));
         let networks: BTreeMap<_, _> = config.network_configs().into_iter().collect();
+        // A worker that runs may have networks on their former bridges still.
+        let former = config
+            .former_bridges()
+            .into_iter()
+            .filter_map(|(name, bridge)| Some(NetworkConfig::new(bridge, networks.get(&name)?.subnet)));
         Ok(Self {
             roots: StoreRoots::open(&config.store_roots)?,
             credentials_dir: config.credentials_dir.clone(),
-            own_addresses: networks.values().map(|config| config.gateway).collect(),
+            own: OwnPlaces::of(networks.values().cloned().chain(former)),
             networks,
             limits: config.limits,
             placement: config.placement.clone(),
@@ -87,16 +93,17 @@ impl AssignmentCheck {
         };
         let forwards: Vec<_> =
             artifact.nics.iter().flat_map(|nic| nic.access.forwards.iter().copied()).collect();
-        let taken = match assignment.desired {
+        let mut judged = Judged { forwards, ..Judged::default() };
+        match assignment.desired {
             DesiredState::Running | DesiredState::Paused => {
-                let taken = |forward: &PortForward| {
-                    find_taken_port(std::slice::from_ref(forward), &self.own_addresses)
-                };
-                forwards.iter().filter_map(taken).collect()
+                let each = || judged.forwards.chunks(1);
+                judged.taken = each().filter_map(|forward| self.own.find_taken(forward)).collect();
+                judged.elsewhere = each().filter_map(|forward| self.own.find_elsewhere(forward)).collect();
             }
-            DesiredState::Stopped => Vec::new(),
-        };
-        Judged { problem: self.look(assignment, &mut artifact).err(), forwards, taken }
+            DesiredState::Stopped => {}
+        }
+        judged.problem = self.look(assignment, &mut artifact).err();
+        judged
     }
 
     /// Whether it could be started, apart from its ports of the host.

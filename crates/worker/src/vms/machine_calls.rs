@@ -12,6 +12,7 @@ use super::control::Shared;
 use super::executor::Executor;
 use super::waiting::{Count, LatestOrder};
 use super::{VmInfo, VmManager, VmManagerError};
+use crate::capacity::Demand;
 use crate::failure::plain;
 use crate::supervisor::{GivenUp, HostContext, Patience, check_content, look_before_restart};
 
@@ -234,15 +235,21 @@ async fn look_first(shared: &Shared, info: &VmInfo) -> Result<(), VmManagerError
     }
     let (id, context) = (info.id.clone(), Arc::clone(&shared.context));
     let assignment = Arc::new(next_definition(info).clone());
-    let looked = look(&context, assignment).await;
+    let promised = shared.registry.promised(&id)?;
+    let looked = look(&context, assignment, promised).await;
     looked.map_err(|reason| VmManagerError::NotRestarted { id, reason })
 }
 
-/// Makes sure that nothing is in the way of a machine of `assignment`, and that its content is what was assigned.
-async fn look(context: &Arc<HostContext>, assignment: Arc<Assignment>) -> Result<(), FailureReason> {
+/// Makes sure that nothing is in the way of a machine of `assignment` in place of the one that has `promised` of the host, and that its
+/// content is what was assigned.
+async fn look(
+    context: &Arc<HostContext>,
+    assignment: Arc<Assignment>,
+    promised: Option<Demand>,
+) -> Result<(), FailureReason> {
     let vm = assignment.id.clone();
     let (host, definition) = (Arc::clone(context), Arc::clone(&assignment));
-    let looking = move || look_before_restart(&host, &definition);
+    let looking = move || look_before_restart(&host, &definition, promised);
     let artifact = within(LOOK, context.own_threads.run(vm.as_str(), "look", looking)).await?;
     let abandoned = Abandoned::default();
     let (host, given_up) = (Arc::clone(context), abandoned.0.clone());

@@ -68,6 +68,7 @@ mod tests {
                 id: "net0".to_owned(),
                 network: NetworkName::parse(network).expect("a name"),
                 address: Ipv4Addr::new(10, 76, 0, 2),
+                address_source: vm_model::AddressSource::default(),
                 ipv6: None,
                 mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
                 tap: None,

@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use host_network::{DnsServers, Egress, GuestAddresses, LinkName, NetworkConfig, RouterAdvice, Uplink};
+use host_network::{
+    DnsServers, Egress, GuestAddresses, LinkName, NetworkConfig, RouterAdvice, Uplink, VlanId,
+};
 use ipam::{AddressRange, Pool, PoolError};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use vm_model::NetworkName;
 
 use super::checks::refused;
 use super::{NetworkAddressTranslation, NetworkSettings, UplinkSettings, VmManagerConfig, VmManagerError};
-use crate::records::network_directory;
+use crate::records::{NotedWays, network_directory};
 
 /// A network as it is to be on this host.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub(super) struct PlannedNetwork {
     /// Its addresses, of which none is given yet.
     pub(super) pool: Pool,
     pub(super) config: NetworkConfig,
+    /// What it is made from.
+    settings: NetworkSettings,
     /// Where its leases and the note of what it changes on the host lie.
     pub(super) directory: PathBuf,
 }
@@ -27,6 +31,36 @@ impl PlannedNetwork {
     /// The network that its VMs' addresses are of.
     pub(super) fn subnet(&self) -> Ipv4Network {
         self.pool.subnet()
+    }
+
+    /// By which settings what its VMs send leaves it, and who gives them addresses.
+    pub(super) fn ways(&self) -> NotedWays {
+        let NetworkSettings { nat, host_address, router, uplink, addresses, .. } = &self.settings;
+        NotedWays {
+            nat: *nat == NetworkAddressTranslation::Masquerade,
+            host_address: *host_address,
+            router: *router,
+            uplink: uplink.as_ref().map(|uplink| uplink.link.clone()),
+            vlan: uplink.as_ref().and_then(|uplink| Some(uplink.vlan?.get())),
+            external: *addresses == GuestAddresses::External,
+        }
+    }
+
+    /// The same network, but for `ways`. `None` where they do not go with the rest of its settings.
+    pub(super) fn with_ways(&self, ways: &NotedWays) -> Option<NetworkConfig> {
+        let NotedWays { nat, host_address, router, uplink, vlan, external } = ways.clone();
+        let vlan = vlan.and_then(VlanId::new);
+        let settings = NetworkSettings {
+            nat: if nat { NetworkAddressTranslation::Masquerade } else { NetworkAddressTranslation::Off },
+            host_address,
+            router,
+            uplink: uplink.map(|link| UplinkSettings { link, vlan }),
+            addresses: if external { GuestAddresses::External } else { GuestAddresses::Ours },
+            ..self.settings.clone()
+        };
+        let planned = plan_network(self.name.clone(), settings, self.directory.clone()).ok()?;
+        let NetworkConfig { connections, peers, peer_subnets, .. } = self.config.clone();
+        Some(NetworkConfig { connections, peers, peer_subnets, ..planned.config })
     }
 }
 
@@ -136,8 +170,8 @@ fn plan_network(
         ipv6: settings.ipv6_subnet,
         egress,
         between_vms: settings.between_vms,
-        host_services: settings.host_services,
-        names: settings.names,
+        host_services: settings.host_services.clone(),
+        names: settings.names.clone(),
         router,
         dns,
         uplink,
@@ -145,7 +179,7 @@ fn plan_network(
         state_dir: Some(directory.clone()),
         ..defaults
     };
-    Ok(PlannedNetwork { name, pool, config, directory })
+    Ok(PlannedNetwork { name, pool, config, settings, directory })
 }
 
 /// The addresses of a network. This host's and its router's are no VM's by themselves.
@@ -239,8 +273,6 @@ fn key(name: &NetworkName, of_default: &'static str, of_others: &str) -> Cow<'st
 
 #[cfg(test)]
 mod tests {
-    use host_network::VlanId;
-
     use super::*;
 
     fn settings(bridge: &str, subnet: &str) -> NetworkSettings {
@@ -312,6 +344,24 @@ mod tests {
         assert_eq!(lan.router, RouterAdvice::Other([10, 101, 0, 1].into()));
         let external = planned(|lan| lan.addresses = GuestAddresses::External).expect("sound");
         assert_eq!((external.egress, external.router), (Egress::Isolated, RouterAdvice::Untold));
+    }
+
+    #[test]
+    fn a_network_can_be_had_as_it_was_before_in_what_leads_out_of_it() {
+        let mut lan = settings("br-lan", "10.101.0.0/16");
+        lan.uplink = eth1(Some(100));
+        (lan.host_address, lan.router) = (Some([10, 101, 0, 7].into()), Some([10, 101, 0, 1].into()));
+        let networks = [(NetworkName::parse("lan").expect("a name"), lan)];
+        let config = VmManagerConfig { networks: networks.into(), ..VmManagerConfig::default() };
+        let planned = plan_networks(&config).expect("sound").pop().expect("two");
+        assert_eq!(planned.with_ways(&planned.ways()), Some(planned.config.clone()));
+        let before = NotedWays { nat: true, ..NotedWays::default() };
+        let held = planned.with_ways(&before).expect("it was so");
+        assert_eq!((held.uplink, held.egress, held.router), (None, Egress::Masquerade, RouterAdvice::Told));
+        assert_eq!(held.gateway, std::net::Ipv4Addr::new(10, 101, 0, 1));
+        assert_eq!(held.peer_subnets, planned.config.peer_subnets);
+        let elsewhere = NotedWays { host_address: Some([10, 99, 0, 1].into()), ..before };
+        assert_eq!(planned.with_ways(&elsewhere), None, "it has other addresses now");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Setting one network up around the interfaces of VMs that run, at the start and whenever it is tried again. A network that this
-//! host does not let be waits, and keeps no other from being there. One whose VMs run on its former bridge stays there.
+//! host does not let be waits, and keeps no other from being there. One whose VMs need it as it was before stays so: on its former
+//! bridge, or without an uplink.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use host_network::{
-    HostNetwork, KeptNic, Leftovers, LinkName, NetworkConfig, NetworkError, remove_leftovers,
+    GuestAddresses, HostNetwork, KeptNic, Leftovers, LinkName, NetworkConfig, NetworkError, remove_leftovers,
 };
 use tracing::{info, warn};
 use vm_model::NetworkName;
@@ -14,9 +15,11 @@ use super::VmManagerError;
 use super::network_plan::PlannedNetwork;
 use crate::failure::chain;
 use crate::records::{
-    NetworkNote, RecordWriter, forget_network, network_directory, note_network, noted_networks,
+    NetworkNote, NotedWays, RecordWriter, forget_network, network_directory, note_network, noted_networks,
 };
-use crate::supervisor::{NetworkState, WaitingNetwork};
+use crate::supervisor::{
+    HeldBack, NetworkState, WaitingNetwork, find_bridge_problem, keeps_for_vms, unfit_vms,
+};
 
 /// What sets networks up.
 #[derive(Debug)]
@@ -34,10 +37,26 @@ pub(super) type BridgesInUse = BTreeMap<LinkName, NetworkName>;
 enum Former {
     /// Nothing, or nothing any more.
     Nothing,
-    /// VMs are on it.
-    CarriesVms(LinkName),
+    /// It is kept, for the reason in this sentence.
+    Kept(LinkName, String),
     /// It cannot be taken away, for the reason in this sentence.
     Stays(String),
+}
+
+/// As what a network is to be set up.
+struct Ways {
+    config: NetworkConfig,
+    /// What is noted of that.
+    noted: NotedWays,
+    /// That this is not as it is configured, and why: a sentence.
+    kept_by: Option<String>,
+}
+
+/// As what a network is to be set up, and where.
+struct Place {
+    ways: Ways,
+    /// What of its former bridge is in the way: a sentence.
+    stays: Option<String>,
 }
 
 impl NetworkSetup {
@@ -92,21 +111,33 @@ impl NetworkSetup {
         Some(NetworkConfig { state_dir, ..NetworkConfig::new(bridge, note.subnet) })
     }
 
-    /// Takes away what is left of `network` on another bridge than its own, unless VMs are there.
+    /// What an earlier run noted of `network`.
+    fn noted(&self, network: &PlannedNetwork) -> Option<NetworkNote> {
+        let mut noted = noted_networks(&self.state_dir).into_iter();
+        noted.find(|(name, _)| *name == network.name).map(|(_, note)| note)
+    }
+
+    /// Takes away what is left of `network` on another bridge than its own, unless VMs are there or its own cannot be had.
     async fn clear_former(&self, network: &PlannedNetwork) -> Former {
-        let noted = noted_networks(&self.state_dir).into_iter().find(|(name, _)| *name == network.name);
-        let former = noted.and_then(|(name, note)| self.former(&name, &note));
+        let former = self.noted(network).and_then(|note| self.former(&network.name, &note));
         let Some(former) = former.filter(|former| former.bridge != network.config.bridge) else {
             return Former::Nothing;
         };
         let bridge = former.bridge.clone();
+        // What cannot be looked at is told by what comes next.
+        if let Ok(Some(problem)) = find_bridge_problem(&network.config, &bridge).await {
+            return Former::Kept(bridge, problem);
+        }
         match remove_leftovers(&former).await {
             Ok(Leftovers::Removed) => {
                 info!(network = %network.name, %bridge, now = %network.config.bridge, "the bridge that the network had before was removed");
                 forget_network(&network.directory);
                 Former::Nothing
             }
-            Ok(Leftovers::CarriesVms { .. }) => Former::CarriesVms(bridge),
+            Ok(Leftovers::CarriesVms { .. }) => {
+                let sentence = keeps_for_vms(&bridge, &network.config.bridge);
+                Former::Kept(bridge, sentence)
+            }
             Ok(Leftovers::InUse { ports }) => Former::Stays(format!(
                 "the bridge {bridge}, which it had before, stays while {} is on it",
                 ports.join(", ")
@@ -116,6 +147,52 @@ impl NetworkSetup {
                 chain(&problem)
             )),
         }
+    }
+
+    /// As what `network` is to be set up around the interfaces `kept`: as it was before, while VMs are in it that could not be in it
+    /// as it is configured.
+    ///
+    /// # Errors
+    /// The host's links cannot be listed.
+    async fn ways(&self, network: &PlannedNetwork, kept: &[KeptNic]) -> Result<Ways, NetworkError> {
+        let note = self.noted(network);
+        let present = note.as_ref().and_then(|note| self.former(&network.name, note));
+        let present = present.unwrap_or_else(|| network.config.clone());
+        let configured = network.ways();
+        let Some(kept_by) = unfit_vms(&network.config, &present, kept).await?.sentence() else {
+            return Ok(Ways { config: network.config.clone(), noted: configured, kept_by: None });
+        };
+        if let Some(noted) = note.and_then(|note| note.ways)
+            && let Some(config) = network.with_ways(&noted)
+            && unfit_vms(&config, &present, kept).await?.sentence().is_none()
+        {
+            return Ok(Ways { config, noted, kept_by: Some(kept_by) });
+        }
+        // What it was is not known, or does not hold either.
+        let noted = NotedWays { uplink: None, vlan: None, external: false, ..configured };
+        let config = network.with_ways(&noted).unwrap_or_else(|| NetworkConfig {
+            uplink: None,
+            addresses: GuestAddresses::Ours,
+            ..network.config.clone()
+        });
+        Ok(Ways { config, noted, kept_by: Some(kept_by) })
+    }
+
+    /// As what `network` is to be set up around the interfaces `kept`, and on which bridge.
+    ///
+    /// # Errors
+    /// The host's links cannot be listed.
+    async fn place(&self, network: &PlannedNetwork, kept: &[KeptNic]) -> Result<Place, NetworkError> {
+        let ways = self.ways(network, kept).await?;
+        let (bridge, sentence) = match self.clear_former(network).await {
+            Former::Nothing => return Ok(Place { ways, stays: None }),
+            Former::Stays(problem) => return Ok(Place { ways, stays: Some(problem) }),
+            Former::Kept(bridge, sentence) => (bridge, sentence),
+        };
+        let NetworkConfig { nft_table, .. } = NetworkConfig::new(bridge.clone(), network.config.subnet);
+        let config = NetworkConfig { bridge, nft_table, ..ways.config };
+        let kept_by = ways.kept_by.map_or_else(|| sentence.clone(), |ways| format!("{sentence}; {ways}"));
+        Ok(Place { ways: Ways { config, kept_by: Some(kept_by), ..ways }, stays: None })
     }
 
     /// Sets `network` up around the interfaces `kept`, or says what stands against that. Other networks have the bridges `taken`.
@@ -128,19 +205,14 @@ impl NetworkSetup {
         kept: Vec<KeptNic>,
         taken: &BridgesInUse,
     ) -> Result<NetworkState, VmManagerError> {
-        let (config, held_back) = match self.clear_former(network).await {
-            Former::Nothing => (network.config.clone(), None),
-            Former::CarriesVms(bridge) => {
-                let sentence = format!(
-                    "the network keeps its bridge {bridge} while VMs run there; {} is made in its place once nothing is on it",
-                    network.config.bridge
-                );
-                let NetworkConfig { nft_table, .. } =
-                    NetworkConfig::new(bridge.clone(), network.config.subnet);
-                (NetworkConfig { bridge, nft_table, ..network.config.clone() }, Some(sentence))
-            }
-            Former::Stays(problem) => return Ok(waiting(problem, kept, None)),
-        };
+        let refused =
+            |source| VmManagerError::Network { name: network.name.clone(), source: Box::new(source) };
+        let Place { ways: Ways { config, noted, kept_by }, stays } =
+            self.place(network, &kept).await.map_err(refused)?;
+        if let Some(problem) = stays {
+            return Ok(waiting(problem, kept, None));
+        }
+        let held_back = kept_by.map(|sentence| HeldBack { configured: network.config.clone(), sentence });
         if let Some(other) = self.who_has(&config.bridge, &network.name, taken) {
             let problem = format!("the network \"{other}\" has the bridge {} still", config.bridge);
             return Ok(waiting(problem, kept, None));
@@ -148,7 +220,7 @@ impl NetworkSetup {
         let config = NetworkConfig { peers: self.other_bridges(&config.bridge), ..config };
         let left = self.was_noted(network, &config).then(|| config.clone());
         // Before anything of it is on the host: whoever comes next knows what to take away.
-        let note = NetworkNote::new(config.bridge.to_string(), network.subnet());
+        let note = NetworkNote::new(config.bridge.to_string(), network.subnet(), noted);
         note_network(&self.writer, &network.directory, &note).map_err(|source| VmManagerError::State {
             path: self.state_dir.clone(),
             source: Box::new(source),
@@ -171,7 +243,7 @@ impl NetworkSetup {
                 if left.is_none() {
                     forget_network(&network.directory);
                 }
-                Err(VmManagerError::Network { name: network.name.clone(), source: Box::new(problem) })
+                Err(refused(problem))
             }
         }
     }

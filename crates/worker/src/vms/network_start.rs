@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
-use host_network::{KeptNic, NetworkError, Teardown};
+use host_network::{HostNetwork, KeptNic, NetworkConfig, NetworkError, Teardown, TeardownOutcome};
 use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{NetworkName, VmId};
@@ -17,7 +17,7 @@ use super::takeover::hold_unknown;
 use super::{VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 use crate::records::{LeaseBooks, Leases, RecordWriter};
-use crate::supervisor::{HostContext, NetworkState, RunningMachine, WaitingNetwork};
+use crate::supervisor::{HeldBack, HostContext, NetworkState, RunningMachine, WaitingNetwork};
 
 /// How often what could not be done is tried again: a look at the host's links and addresses.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ async fn bring_up(
         match &state {
             NetworkState::Up { network: up, held_back } => {
                 taken.insert(up.config().bridge.clone(), network.name.clone());
-                if let Some(sentence) = held_back {
+                if let Some(HeldBack { sentence, .. }) = held_back {
                     warn!(network = %network.name, "{sentence}");
                 }
             }
@@ -135,6 +135,39 @@ pub(super) async fn tend_networks(context: Weak<HostContext>, setup: NetworkSetu
     }
 }
 
+/// A network that is about to be set up again.
+struct Pending {
+    /// What stood against it until now.
+    before: Option<String>,
+    /// Interfaces of VMs that run in it.
+    kept: Vec<KeptNic>,
+    /// What of it is on the host still.
+    left: Option<NetworkConfig>,
+}
+
+/// Ends `present`, which nothing keeps as it is any more, so that `network` can be as it is configured: its former bridge goes. Where it
+/// keeps its bridge, VMs run on.
+async fn make_room(network: &PlannedNetwork, present: HostNetwork, held_back: Option<HeldBack>) -> Pending {
+    let is_moved = held_back.is_some_and(|held| held.configured.bridge != present.config().bridge);
+    let left = present.config().clone();
+    let (kept, teardown) =
+        if is_moved { (Vec::new(), Teardown::Remove) } else { (present.attached_nics(), Teardown::Keep) };
+    let left = match present.shutdown(teardown).await {
+        Ok(TeardownOutcome::Removed) => None,
+        Ok(TeardownOutcome::Kept | TeardownOutcome::Adopted | TeardownOutcome::InUse { .. }) => Some(left),
+        Err(problem) => {
+            warn!(network = %network.name, error = chain(&problem), "what was before of the network was not ended");
+            Some(left)
+        }
+    };
+    Pending { before: None, kept, left }
+}
+
+/// A network that could not be set up for another reason than what is on this host: what of it is `left` there goes at the end.
+fn still_waiting(problem: &VmManagerError, kept: Vec<KeptNic>, left: Option<NetworkConfig>) -> NetworkState {
+    NetworkState::Waiting(WaitingNetwork { problem: chain(problem), kept, left })
+}
+
 async fn tend(
     context: &HostContext,
     setup: &NetworkSetup,
@@ -152,21 +185,16 @@ async fn tend(
         |problem: NetworkError| VmManagerError::Network { name: name.clone(), source: Box::new(problem) };
     let mut turn = shared.turn().await;
     let Some(pending) = turn.take_pending().await.map_err(refused)? else { return Ok(()) };
-    let (before, kept) = match pending {
-        NetworkState::Up { network, .. } => {
-            if let Err(problem) = network.shutdown(Teardown::Remove).await {
-                warn!(network = %name, error = chain(&problem), "its former bridge was not removed");
-            }
-            (None, Vec::new())
+    let Pending { before, kept, left } = match pending {
+        NetworkState::Up { network: present, held_back } => make_room(network, present, held_back).await,
+        NetworkState::Waiting(WaitingNetwork { problem, kept, left }) => {
+            Pending { before: Some(problem), kept, left }
         }
-        NetworkState::Waiting(WaitingNetwork { problem, kept, .. }) => (Some(problem), kept),
         NetworkState::Ended => return Ok(()),
     };
     let runs: BTreeSet<VmId> = kept.iter().map(|nic| nic.vm.clone()).collect();
-    let state = match setup.set_up(network, kept.clone(), &taken).await {
-        Ok(state) => state,
-        Err(problem) => NetworkState::Waiting(WaitingNetwork { problem: chain(&problem), kept, left: None }),
-    };
+    let set_up = setup.set_up(network, kept.clone(), &taken).await;
+    let state = set_up.unwrap_or_else(|problem| still_waiting(&problem, kept, left));
     match &state {
         NetworkState::Waiting(now) if before.as_ref() != Some(&now.problem) => {
             warn!(network = %name, problem = now.problem, "the network is not set up, and is tried again");
@@ -178,6 +206,7 @@ async fn tend(
     }
     let begun = begin_leases(config, &context.leases, name, &state, |vm| runs.contains(vm));
     turn.put(state);
+    networks.tell_change();
     context.changes.note();
     begun
 }

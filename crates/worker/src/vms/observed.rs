@@ -34,6 +34,12 @@ pub(super) fn observed(supervisor: &Supervisor) -> Option<ObservedVm> {
     })
 }
 
+/// What of the host is promised to the machine of `supervisor`; `None` where that is not known.
+pub(super) fn promised_to(supervisor: &Supervisor) -> Option<Demand> {
+    let info = supervisor.info();
+    promised(&info.borrow().status, supervisor.description().as_deref())
+}
+
 fn can_retry_help(status: &VmStatus) -> bool {
     match status {
         VmStatus::Failed(reason) => reason.can_retry_help(),

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use vm_model::{Assignment, DesiredState, Generation, OperatorOrder, VmId};
 
-use super::observed::observed;
+use super::observed::{observed, promised_to};
 use super::roster::{Ending, Roster};
 use super::{VmInfo, VmManagerError};
+use crate::capacity::Demand;
 use crate::node::Observed;
 use crate::records::VmRecord;
 use crate::supervisor::{
@@ -221,6 +222,11 @@ impl Registry {
         self.with(id, |entry| {
             (entry.supervisor.info(), entry.supervisor.targets(), entry.supervisor.followed())
         })
+    }
+
+    /// What of the host is promised to the machine of `id`; `None` where that is not known.
+    pub(crate) fn promised(&self, id: &VmId) -> Result<Option<Demand>, VmManagerError> {
+        self.with(id, |entry| promised_to(&entry.supervisor))
     }
 
     /// The newest machine of `id`.

@@ -10,10 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use host_network::NetworkConfig;
 use machine_host::{HostingProcess, Stranger};
 use metrics::{WorkerDurations, WorkerMeters};
 use tokio::sync::watch;
-use vm_model::{Assignment, Bytes, NarHash, NodeStatus, StopMethod, VmId, VmStatus};
+use vm_model::{Assignment, Bytes, NarHash, NetworkName, NodeStatus, StopMethod, VmId, VmStatus};
 
 use super::control::{self, Shared};
 use super::executor::Executor;
@@ -432,6 +433,14 @@ impl VmManager {
         let mut told = self.shared.context.networks.degradations();
         told.extend(misfits(&self.list_vms()));
         told
+    }
+
+    /// The networks that are there, each as it is at this moment: one that is held back is not as it is configured.
+    pub fn present_networks(&self) -> BTreeMap<NetworkName, NetworkConfig> {
+        let networks = self.shared.context.networks.all();
+        networks
+            .filter_map(|(name, network)| Some((name.clone(), network.configs().into_iter().next()?)))
+            .collect()
     }
 
     /// Which networks are not as they are configured, because of this host or of VMs that run: a sentence each.

@@ -21,6 +21,7 @@ mod content;
 mod copy;
 mod decide;
 mod directory;
+mod ephemeral;
 mod error;
 mod known;
 mod listing;

@@ -110,7 +110,7 @@ impl VolumeStore {
     }
 
     /// Makes sure that there is space for a copy of `image`, or that none is needed because its blocks can be shared.
-    fn check_copy(&self, image: &File) -> io::Result<()> {
+    pub(super) fn check_copy(&self, image: &File) -> io::Result<()> {
         check_space(image, &File::open(self.root())?).or_else(|problem| {
             let is_shared = nameless(self.root()).is_ok_and(|file| ioctl_ficlone(&file, image).is_ok());
             if is_shared { Ok(()) } else { Err(problem) }

@@ -127,11 +127,14 @@ fn a_definition_that_cannot_be_used_leaves_the_vm_running_and_says_so() {
         let with_nic = |name, nic| web(&counting(&bench, name, 1, &json!({ "net": [nic] })));
         let jumbo = with_nic("jumbo", json!({ "mtu": 9000 }));
         let group = with_nic("group", json!({ "mac": bridge_mac(&bench) }));
+        let set_aside = json!({ "memory": { "size": 1_u64 << 40, "hugepages": true } });
+        let set_aside = web(&counting(&bench, "set-aside", 1, &set_aside));
         for (wanted, kind, words) in [
             (wrong_hash, FailureKind::HashMismatch, "AAAA"),
             (missing, FailureKind::Artifact, "missing"),
             (many, FailureKind::Artifact, "vcpus"),
             (huge, FailureKind::Host, "not enough memory"),
+            (set_aside, FailureKind::Host, "not enough huge pages of 2 MiB: the machine takes 524288"),
             (odd, FailureKind::Artifact, "sometimes"),
             (jumbo, FailureKind::Artifact, "9000"),
             (group, FailureKind::Artifact, "MAC address of a VM"),
@@ -183,11 +186,13 @@ fn a_kernel_that_does_not_start_gives_way_to_the_one_before() {
 fn a_vm_that_was_stopped_for_a_start_that_failed_is_left_alone_for_a_while() {
     isolated(|bench| {
         let artifact = plain(&bench);
-        // The host has no huge pages to give, which shows when the machine is made.
-        let huge = json!({ "memory": { "size": 32 << 20, "hugepages": true } });
-        let huge = web(&counting(&bench, "huge", 1, &huge));
+        let vsock = json!({ "vsock": { "cid": 7 } });
+        let vsock = web(&counting(&bench, "vsock", 1, &vsock));
         let node = at_work(&bench, &artifact);
-        node.tell(None, vec![huge]).expect("taken");
+        // In the way of the directory of its sockets, which shows when the machine is made.
+        let sockets = bench.path().join("state/vms/web/sockets");
+        std::os::unix::fs::symlink("nowhere", sockets).expect("made");
+        node.tell(None, vec![vsock]).expect("taken");
         await_life(&node, 1);
         let wanted = node.manager.get_vm(&VmId::new("web")).expect("there").wanted.expect("it is refused");
         let refusal = wanted.refusal.expect("it is refused");

@@ -14,7 +14,9 @@ use vm_model::{
     VolumeKeep, VolumePolicy,
 };
 use worker::node::RemovalLimit;
-use worker::vms::{KeptSelection, VmId, VmInfo, VmManager, VmManagerConfig, VmStatus, VolumeInfo};
+use worker::vms::{
+    KeptSelection, RestartMode, VmId, VmInfo, VmManager, VmManagerConfig, VmStatus, VolumeInfo,
+};
 
 use crate::told::{Told, assigned};
 use crate::workbench::{Artifact, Workbench, await_console, await_vm, create, isolated, mount_small, until};
@@ -741,6 +743,24 @@ fn a_vm_that_waits_for_a_deletion_of_its_own_name_says_so() {
         await_life(&manager, 0);
         let info = await_vm(&manager, &vm(), "running", |info| info.status == VmStatus::Running);
         assert_eq!((info.last_failure, info.failures), (None, 1), "told once");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn an_ephemeral_disk_takes_the_place_of_its_own_content_where_there_is_space_for_one() {
+    isolated(|bench| {
+        mount_small(&bench.path().join("state"), 10 << 20);
+        let fresh = json!({ "disks": [{ "id": "data", "persistence": "ephemeral" }] });
+        let config = json!({ "disks": [{ "path": "disk.img", "id": "data" }], "procurator": fresh });
+        let artifact = bench.artifact("image", &TinyGuest::idle(), &config);
+        fs::write(artifact.path.join("disk.img"), vec![1; 6 << 20]).expect("written");
+        let artifact = bench.hashed(artifact.path);
+        let (manager, id) = (bench.manager(), VmId::new("web"));
+        create(&manager, &id, &artifact).expect("runs");
+        manager.restart_vm(&id, RestartMode::Hard).expect("its content is given up for another one");
+        manager.restart_vm(&id, RestartMode::Hard).expect("and for another");
+        assert_eq!(manager.get_vm(&id).expect("there").starts, 3);
         manager.shutdown().expect("ends");
     });
 }
