@@ -1,7 +1,7 @@
 //! A rollout in progress, or one that failed, as it stands in a VM's record.
 
 use serde::{Deserialize, Serialize};
-use vm_model::{Assignment, FailureReason, RolloutSpec};
+use vm_model::{Assignment, FailureReason, RolloutSpec, VmNic};
 
 use crate::definition::is_same_definition;
 
@@ -24,6 +24,9 @@ pub(crate) struct Rollout {
     pub(crate) spec: RolloutSpec,
     /// How far it is.
     pub(crate) stage: RolloutStage,
+    /// The addresses that the VM had before, to go back to; absent where an earlier worker began it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) addresses: Option<Vec<VmNic>>,
 }
 
 /// How far a rollout is.

@@ -44,7 +44,7 @@ impl AcquiredResources {
 }
 
 /// Has `id` hold the addresses that it had `before`, and no others. Blocks.
-fn give_addresses_back(context: &HostContext, id: &VmId, before: &[VmNic]) {
+pub(super) fn give_addresses_back(context: &HostContext, id: &VmId, before: &[VmNic]) {
     let wishes: Vec<NicWish<'_>> = before
         .iter()
         .map(|VmNic { id, network, address, mac, .. }| NicWish {

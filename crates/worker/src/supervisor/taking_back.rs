@@ -1,4 +1,5 @@
-//! Taking a definition on trial back: its refusal on record, then its machine, then its disks, then the definition before.
+//! Taking a definition on trial back: its refusal on record, then its machine, then its disks and addresses, then the definition
+//! before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use tracing::{error, info, warn};
 use vm_model::{EventKind, FailureKind, FailureReason, VmStatus, WantedChange};
 
 use super::Target;
+use super::acquired::give_addresses_back;
 use super::policy::RunOutcome;
 use super::task::Task;
 use super::trial::{Trial, drop_stale_refusal};
@@ -15,6 +17,7 @@ use crate::capacity::Share;
 use crate::definition::is_same_definition;
 use crate::failure::reason;
 use crate::records::{RefusedTrial, Rollout};
+use crate::volumes::VolumeError;
 
 impl Task {
     /// What the end of a machine comes to: of one on trial that is taken back, a failure of its definition.
@@ -78,7 +81,8 @@ impl Task {
         }
     }
 
-    /// Puts back what was before the definition on trial, if one is: its disks, and the definition itself. It has no machine
+    /// Puts back what was before the definition on trial, if one is: its disks, its addresses as far as nobody else has them by now, and
+    /// the definition itself. It has no machine
     /// any more. One that failed is refused from then on; any other is tried again by the next start.
     ///
     /// # Errors
@@ -90,10 +94,18 @@ impl Task {
         let before = trial.before.assignment.as_ref().clone();
         if self.is_taken_back_on_failure() {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
-            let taking_back = move || context.volumes.take_trial_back(&id);
+            let addresses = trial.addresses.clone();
+            let taking_back = move || {
+                context.volumes.take_trial_back(&id)?;
+                if let Some(before) = &addresses {
+                    give_addresses_back(&context, &id, before);
+                }
+                Ok::<_, VolumeError>(())
+            };
             let done = self.context.own_threads.run(self.id.as_str(), "back", taking_back).await?;
             done.map_err(|problem| reason(problem.kind(), &problem))?;
             pass(FailPoint::RolloutTakenBack);
+            self.show_held_nics();
         }
         let update = self.record.update(|record| {
             record.in_force = (!is_same_definition(&before, &record.assignment)).then_some(before);

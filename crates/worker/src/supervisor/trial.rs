@@ -5,7 +5,7 @@
 //! boot ──▶ begin_trial: on record, then disks copied ──▶ launched ──▶ look_at_trial (judged by `rollout`)
 //!                                                                       │ accept: record, then disks
 //!            take_trial_back ◀── machine gone ◀── note_refusal: record ◀┘ fail
-//!   disks, then record; the definition before is in force again
+//!   disks and addresses, then record; the definition before is in force again
 //! ```
 //!
 //! A machine on trial that is stopped by order, or lost with its worker, says nothing of its definition: the disks go back
@@ -17,7 +17,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use fail_points::{FailPoint, pass};
 use tracing::{error, info, warn};
-use vm_model::{Assignment, EventKind, FailureReason, OnTrial, RolloutFailure, RolloutSpec, Timestamp};
+use vm_model::{
+    Assignment, EventKind, FailureReason, OnTrial, RolloutFailure, RolloutSpec, Timestamp, VmNic,
+};
 
 use super::Target;
 use super::candidate::discard;
@@ -47,6 +49,8 @@ pub(super) struct Trial {
     since: Timestamp,
     /// What is refused and why, if it has failed.
     pub(super) refusal: Option<RefusedTrial>,
+    /// The addresses that the VM had before; not known where an earlier worker began it.
+    pub(super) addresses: Option<Vec<VmNic>>,
 }
 
 impl Trial {
@@ -60,6 +64,7 @@ impl Trial {
             started,
             since: Timestamp::from(SystemTime::now().checked_sub(started.elapsed()).unwrap_or(UNIX_EPOCH)),
             refusal: rollout.refused().cloned(),
+            addresses: rollout.addresses.clone(),
         }
     }
 
@@ -89,7 +94,8 @@ impl Trial {
             None => RolloutStage::OnTrial,
         };
         let before = self.before.assignment.as_ref().clone();
-        Box::new(Rollout { before, tried: self.tried.clone(), spec: self.spec, stage })
+        let (tried, spec, addresses) = (self.tried.clone(), self.spec, self.addresses.clone());
+        Box::new(Rollout { before, tried, spec, stage, addresses })
     }
 }
 
@@ -118,7 +124,8 @@ impl Task {
         let Some(before) = self.in_force.as_ref().filter(is_other).cloned() else { return Some(Ok(staged)) };
         let tried = staged.assignment.as_ref().clone();
         let (started, since) = (Instant::now(), Timestamp::now());
-        let trial = Trial { before, tried, spec, started, since, refusal: None };
+        let addresses = Some(self.context.leases.of(&self.id));
+        let trial = Trial { before, tried, spec, started, since, refusal: None, addresses };
         let rollout = trial.on_record();
         if let Err(problem) = self.record.update(|record| record.rollout = Some(rollout)).await {
             discard(&self.context, staged).await;

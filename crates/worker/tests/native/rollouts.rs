@@ -263,3 +263,23 @@ fn a_rollout_for_which_there_is_no_space_is_refused_while_the_vm_runs() {
         node.end().shutdown().expect("ends");
     });
 }
+
+#[test]
+fn a_definition_that_is_taken_back_gives_its_addresses_back() {
+    isolated(|bench| {
+        let with_nic =
+            |name: &str, nic: Value| bench.artifact(name, &TinyGuest::idle(), &json!({ "net": [nic] }));
+        let (image, other) = (with_nic("image", json!({})), with_nic("other", json!({ "ip": "10.77.0.9" })));
+        let node = Told::start(bench.manager());
+        node.tell(None, vec![assigned("web", &image, DesiredState::Running)]).expect("taken");
+        node.await_phase("web", "running");
+        let address = || node.manager.get_vm(&web()).expect("there").nics[0].address;
+        let before = address();
+        node.tell(None, vec![on_trial(&other, "never said", &roll_back(3))]).expect("taken");
+        await_vm(&node.manager, &web(), "tried", |info| info.on_trial.is_some());
+        assert_eq!(address().octets(), [10, 77, 0, 9]);
+        await_taken_back(&node);
+        assert_eq!(address(), before);
+        node.end().shutdown().expect("ends");
+    });
+}
