@@ -1,13 +1,13 @@
 //! Networks whose change waits because VMs run that could not be in them as they are configured now.
 
 use std::fs;
-use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tiny_guest::TinyGuest;
 
 use crate::bench::{Bench, isolated};
+use crate::network_conflicts::{checked, degradations, ip, said};
 
 const LAN: &str = "[networks.lan]\nbridge = 'br-lan'\nsubnet = '10.76.0.0/24'\n";
 
@@ -19,29 +19,6 @@ fn vm(bench: &Bench, id: &str, image: &str, more: &Value) -> Value {
     let config = json!({ "net": [{}], "procurator": procurator });
     let artifact = bench.artifact(image, &TinyGuest::power_button(), &config, "x");
     json!({ "id": id, "hash": artifact.hash, "store_path": artifact.path })
-}
-
-fn ip(arguments: &str) -> String {
-    let done = Command::new("ip").args(arguments.split(' ')).output().expect("started");
-    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-fn degradations(bench: &Bench) -> String {
-    bench.status()["degradations"].to_string()
-}
-
-fn said(output: &Output) -> String {
-    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8_lossy(&both).into_owned()
-}
-
-/// What `check-config` says of a sound configuration.
-fn checked(bench: &Bench) -> String {
-    let mut command = Command::new(&bench.program);
-    command.arg("check-config").arg(bench.path("worker.toml"));
-    command.env("PROCURATOR_STATE_DIR", bench.path("state"));
-    said(&command.env("PROCURATOR_STORE_ROOTS", bench.path("store")).output().expect("started"))
 }
 
 fn planned(bench: &Bench) -> String {
@@ -66,7 +43,7 @@ fn a_network_gets_no_uplink_while_a_vm_with_a_list_of_destinations_runs_in_it() 
         ip("link add up0 type veth peer name out0");
         ip("link set out0 up");
         bench.configure(&format!("{before}{LAN}uplink = 'up0'\nhost_address = '10.76.0.250'\n"));
-        let told = checked(&bench);
+        let (_, told) = checked(&bench);
         assert!(
             told.contains("networks.lan: VMs run in it that cannot be in it as it is configured"),
             "{told}"

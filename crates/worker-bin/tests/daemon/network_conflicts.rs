@@ -27,7 +27,7 @@ fn vm(bench: &Bench, id: &str, network: &str) -> Value {
     json!({ "id": id, "hash": artifact.hash, "store_path": artifact.path })
 }
 
-fn ip(arguments: &str) -> String {
+pub(crate) fn ip(arguments: &str) -> String {
     let done = Command::new("ip").args(arguments.split(' ')).output().expect("started");
     assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
@@ -39,17 +39,17 @@ fn wan(address: &str) {
     ip(&format!("address add {address} dev wan"));
 }
 
-fn degradations(bench: &Bench) -> String {
+pub(crate) fn degradations(bench: &Bench) -> String {
     bench.status()["degradations"].to_string()
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&both).into_owned()
 }
 
 /// What `check-config` says of the configuration, and whether it is sound.
-fn checked(bench: &Bench) -> (bool, String) {
+pub(crate) fn checked(bench: &Bench) -> (bool, String) {
     let mut command = Command::new(&bench.program);
     command
         .arg("check-config")
