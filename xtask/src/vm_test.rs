@@ -35,7 +35,8 @@ const FULL_DEADLINE: Duration = Duration::from_secs(70 * 60);
 #[derive(Args, Debug, Default)]
 pub(crate) struct VmTest {
     /// Runs only tests whose name contains this.
-    filter: Option<String>,
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
     /// Runs also the tests outside the smoke set.
     #[arg(long)]
     full: bool,
@@ -77,7 +78,7 @@ impl VmTest {
 
     /// Whether all that every change is tried with is to run, and nothing else.
     fn is_smoke_set(&self) -> bool {
-        !(self.systemd || self.power || self.full || self.keep || self.filter.is_some())
+        !(self.systemd || self.power || self.full || self.keep || !self.filters.is_empty())
     }
 
     fn run_plain(&self, workspace: &Workspace, shipped: Vec<Program>) -> Result<Counts> {
@@ -149,7 +150,7 @@ impl VmTest {
     /// What runs on a host with systemd, before its shutdown. The suite is copied to where it outlives that.
     fn systemd_script(&self) -> String {
         let mut words = vec!["--skip=at_shutdown".to_owned(), "--skip=after_shutdown".to_owned()];
-        words.extend(self.filter.clone());
+        words.extend(self.filters.iter().cloned());
         words.extend(self.nocapture.then(|| "--nocapture".to_owned()));
         let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
         format!(
@@ -184,7 +185,7 @@ impl VmTest {
     /// The call of one test executable.
     fn command(&self, executable: &str, options: &[&str]) -> String {
         let mut words = vec![format!("/lab/bin/{executable}"), "--test-threads=1".to_owned()];
-        words.extend(self.filter.clone());
+        words.extend(self.filters.iter().cloned());
         words.extend(options.iter().map(ToString::to_string));
         words.extend((self.nocapture && !options.contains(&"--nocapture")).then(|| "--nocapture".to_owned()));
         let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
@@ -271,7 +272,7 @@ mod tests {
             VmTest { full: true, ..VmTest::default() },
             VmTest { systemd: true, ..VmTest::default() },
             VmTest { power: true, ..VmTest::default() },
-            VmTest { filter: Some("wire".into()), ..VmTest::default() },
+            VmTest { filters: vec!["wire".into()], ..VmTest::default() },
         ];
         assert!(others.iter().all(|task| !task.is_smoke_set()));
         let script = VmTest::default().service_smoke_script();
@@ -279,12 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_passed_as_one_word() {
-        let task = VmTest { filter: Some("a; reboot".into()), full: true, ..VmTest::default() };
+    fn each_filter_is_passed_as_one_word() {
+        let task = VmTest { filters: vec!["a; reboot".into(), "b".into()], full: true, ..VmTest::default() };
         let script = task.plain_script();
         for line in [
-            "'/lab/bin/vm' '--test-threads=1' 'a; reboot' '--include-ignored'\n",
-            "'/lab/bin/host' '--test-threads=1' 'a; reboot' '--ignored' || status=$?\n",
+            "'/lab/bin/vm' '--test-threads=1' 'a; reboot' 'b' '--include-ignored'\n",
+            "'/lab/bin/host' '--test-threads=1' 'a; reboot' 'b' '--ignored' || status=$?\n",
         ] {
             assert!(script.contains(line), "{script}");
         }
