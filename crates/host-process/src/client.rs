@@ -53,7 +53,7 @@ use strangers::Strangers;
 
 pub use confinement::Groups;
 use confinement::unlimited_descriptors;
-pub use directory::DirectoryError;
+pub use directory::{DirectoryError, refuse_directory_of_others};
 pub use jailing::{JailDemand, JailError, JailSettings, probe_jail};
 pub use looking::{SeenAnswer, SeenMachine, SeenProcess, look_at_processes};
 pub use placement::{Placement, ScopeSettings};

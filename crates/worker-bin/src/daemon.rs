@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use vm_model::SourceKind;
 use worker::master::{MasterLink, MasterSettings};
 use worker::node::{NodeMessage, Reconciler};
-use worker::vms::{LockedState, VmManager, VmManagerError};
+use worker::vms::{LockedState, VmManager, VmManagerError, refuse_directory_of_others};
 
 use crate::assignments::{AssignmentsFile, Source, SourceState};
 use crate::cli::RunFlags;
@@ -132,11 +132,13 @@ async fn serve(
     ended
 }
 
-/// Makes the runtime directory, if there is none: everybody may go through it to the sockets, and nobody else changes it.
+/// Makes the runtime directory, if there is none: everybody may go through it to the sockets, and nobody else changes it. One that
+/// others change is refused.
 fn make_runtime_directory(path: &Path) -> Result<()> {
     umask(FileMode::WGRP | FileMode::WOTH);
     fs::create_dir_all(path)
-        .with_context(|| format!("cannot create the runtime directory {}", path.display()))
+        .with_context(|| format!("cannot create the runtime directory {}", path.display()))?;
+    refuse_directory_of_others(path).context("cannot use the runtime directory")
 }
 
 /// Binds the admin sockets. A worker that was killed may have been about to run another program, in whose process its socket is

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 use vm_model::Caller;
+use worker::vms::refuse_directory_of_others;
 
 use super::BindError;
 use super::listening::{Door, ListenError, Listening, PAUSE};
@@ -93,10 +94,12 @@ fn tell_group(listening: &Listening, door: Door, socket: &BoundSocket) {
 /// Makes the directory that `path` lies in where it is gone, with the `permissions` that it had.
 fn make_around(path: &Path, permissions: Option<Permissions>) -> Result<(), BindError> {
     let (Some(around), Some(permissions)) = (path.parent(), permissions) else { return Ok(()) };
-    if around.exists() {
-        return Ok(());
-    }
-    let made = fs::create_dir_all(around).and_then(|()| fs::set_permissions(around, permissions));
+    let made = if around.exists() {
+        // Another may have made one in the meantime, to have the socket there under his hands.
+        refuse_directory_of_others(around)
+    } else {
+        fs::create_dir_all(around).and_then(|()| fs::set_permissions(around, permissions))
+    };
     made.map_err(|source| BindError::Io { operation: "make the directory of", path: path.to_owned(), source })
 }
 

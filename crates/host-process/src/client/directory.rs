@@ -1,14 +1,14 @@
 //! The directory in which every host process has a socket, for workers that come later.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Gid, Uid, chownat, statat, unlinkat};
+use rustix::fs::{AtFlags, Gid, OFlags, Uid, chownat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
 use thiserror::Error;
@@ -17,6 +17,8 @@ use super::error_output::ErrorOutput;
 
 /// What a socket's name ends with.
 const SUFFIX: &str = ".sock";
+/// Everybody's right to write.
+const OF_EVERYBODY: u32 = 0o002;
 /// Nobody but the owner gets in.
 const CLOSED: u32 = 0o700;
 
@@ -114,11 +116,12 @@ impl SocketDirectory {
     }
 
     fn make_again(&self) -> io::Result<()> {
-        if let (Some(around), Some(permissions)) = (self.path.parent(), &self.around)
-            && !around.exists()
-        {
-            DirBuilder::new().recursive(true).create(around)?;
-            fs::set_permissions(around, permissions.clone())?;
+        if let (Some(around), Some(permissions)) = (self.path.parent(), &self.around) {
+            if !around.exists() {
+                DirBuilder::new().recursive(true).create(around)?;
+                fs::set_permissions(around, permissions.clone())?;
+            }
+            refuse_directory_of_others(around)?;
         }
         DirBuilder::new().recursive(true).mode(CLOSED).create(&self.path)
     }
@@ -226,7 +229,8 @@ fn identity(found: &Metadata) -> (u64, u64) {
 fn open_closed(path: &Path) -> Result<OwnedFd, DirectoryError> {
     let failed =
         |operation| move |source| DirectoryError::Unusable { operation, path: path.to_owned(), source };
-    let handle = File::open(path).map_err(failed("open"))?;
+    let no_link = i32::try_from((OFlags::NOFOLLOW | OFlags::DIRECTORY).bits()).unwrap_or_default();
+    let handle = OpenOptions::new().read(true).custom_flags(no_link).open(path).map_err(failed("open"))?;
     let metadata = handle.metadata().map_err(failed("look at"))?;
     let own = rustix::process::geteuid().as_raw();
     if metadata.uid() != own {
@@ -236,6 +240,28 @@ fn open_closed(path: &Path) -> Result<OwnedFd, DirectoryError> {
         handle.set_permissions(PermissionsExt::from_mode(CLOSED)).map_err(failed("close to others"))?;
     }
     Ok(handle.into())
+}
+
+/// Makes sure that only root and this process' user put anything into the directory `path`, or another directory in its place:
+/// sockets are found there by their names.
+///
+/// # Errors
+/// It is not so, or the directory cannot be looked at.
+pub fn refuse_directory_of_others(path: &Path) -> io::Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let (entry, found) = (fs::symlink_metadata(path)?, fs::metadata(path)?);
+    let is_ours = [&entry, &found].into_iter().all(|one| [0, own].contains(&one.uid()));
+    if is_ours && found.is_dir() && found.mode() & OF_EVERYBODY == 0 {
+        return Ok(());
+    }
+    let (owner, mode) = (if is_ours { found.uid() } else { entry.uid() }, found.mode() & 0o7777);
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "{} belongs to user {owner} and has the mode {mode:04o}: a directory of root or of user {own} is accepted, into which not everybody writes",
+            path.display()
+        ),
+    ))
 }
 
 fn new_socket() -> io::Result<OwnedFd> {
@@ -268,5 +294,26 @@ mod tests {
         let _new = directory.bind("new.sock").expect("bound");
         assert_eq!((directory.holds("lost.sock"), directory.holds("new.sock")), (false, true));
         assert_eq!(directory.renew().expect("looked at"), Renewed::No);
+    }
+
+    #[test]
+    fn a_directory_that_others_have_put_there_is_refused() {
+        let place = tempfile::tempdir().expect("a directory");
+        let around = place.path().join("run");
+        fs::create_dir(&around).expect("made");
+        let directory = SocketDirectory::open(&around.join("hosts")).expect("opened");
+        fs::remove_dir_all(&around).expect("removed");
+        fs::create_dir(&around).expect("made");
+        fs::set_permissions(&around, Permissions::from_mode(0o777)).expect("set");
+        let refused = directory.renew().expect_err("everybody writes there");
+        assert!(vm_model::error_chain(&refused).contains("has the mode 0777"), "{refused:?}");
+
+        let victim = place.path().join("victim");
+        fs::create_dir(&victim).expect("made");
+        fs::set_permissions(&around, Permissions::from_mode(0o755)).expect("set");
+        std::os::unix::fs::symlink(&victim, around.join("hosts")).expect("linked");
+        directory.renew().expect_err("a link leads elsewhere");
+        assert_ne!(mode(&victim), CLOSED);
+        assert_eq!(fs::read_dir(&victim).expect("listed").count(), 0);
     }
 }

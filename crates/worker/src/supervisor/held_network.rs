@@ -53,7 +53,7 @@ impl UnfitVms {
         (!told.is_empty()).then(|| {
             format!(
                 "the network stays as it was before while VMs run in it that cannot be in it as it is configured, and is \
-                 changed once they are stopped or need that no more; {}",
+                 changed once none of them runs (a crash or a restart is enough) or needs that; {}",
                 told.join("; ")
             )
         })

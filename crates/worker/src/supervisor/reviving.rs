@@ -11,7 +11,7 @@ use vm_model::{DesiredState, FailureKind, Timestamp, VmId, VmStatus};
 use super::context::HostContext;
 use super::policy::growing_delay;
 use super::step::Goal;
-use super::task::Task;
+use super::task::{Task, Wanted};
 use crate::failure::{chain, plain};
 use crate::records::{RemovalStage, RunCounts, VmRecord};
 
@@ -24,12 +24,15 @@ const TAKES_LONG: &str =
 const FAILS: &str = "it waits until what is left of the removed VM of its name is deleted, which fails";
 
 impl Task {
-    /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first.
-    pub(super) async fn revive(&mut self) {
+    /// Takes up the VM if it was removed before and is still kept. Where its deletion was begun, that is finished first; where nobody
+    /// waits for that, the record stays as it is, and says to the next worker that the deletion is to be finished.
+    pub(super) async fn revive(&mut self) -> Wanted {
         self.await_deletion(self.context.removed.revive(&self.id)).await;
         match load(Arc::clone(&self.context), self.id.clone()).await {
             Ok(Some(record)) if record.removal_stage() == Some(RemovalStage::Deleting) => {
-                self.finish_deletion().await;
+                if self.finish_deletion().await == Wanted::No {
+                    return Wanted::No;
+                }
             }
             Ok(Some(mut record)) if record.assignment.id == self.id => {
                 // What is counted of it begins anew, as its series did that ended with its removal.
@@ -44,11 +47,12 @@ impl Task {
             }
         }
         self.tell_waiting_is_over();
+        Wanted::Yes
     }
 
     /// Deletes what an unfinished deletion has left of a VM of this name. It is tried again, ever more rarely, until it is
-    /// done: no guest is to meet half of what there was.
-    async fn finish_deletion(&mut self) {
+    /// done: no guest is to meet half of what there was. A VM that is removed meanwhile does not wait.
+    async fn finish_deletion(&mut self) -> Wanted {
         let mut failures = 0_u32;
         while self.target.has_changed().is_ok() {
             let (context, id) = (Arc::clone(&self.context), self.id.clone());
@@ -58,16 +62,23 @@ impl Task {
             };
             let finishing = self.context.own_threads.run(self.id.as_str(), "delete", finishing);
             let finished = self.await_deletion(finishing).await;
-            let Err(problem) = finished.unwrap_or_else(|lost| Err(lost.message)) else { return };
+            let Err(problem) = finished.unwrap_or_else(|lost| Err(lost.message)) else {
+                return Wanted::Yes;
+            };
             let pause = growing_delay(failures);
             failures = failures.saturating_add(1);
             self.tell_failed_deletion(&problem, pause);
             // Both arms only wait. Whoever asks for something new has it tried at once.
             tokio::select! {
-                changed = self.target.changed() => if changed.is_err() { return },
+                changed = self.target.changed() => if changed.is_err() { return Wanted::No },
                 () = sleep(pause) => {}
             }
+            if self.target.borrow().goal == Goal::Gone {
+                info!(vm_id = %self.id, "the VM is not waited for any more; the next worker, or VM of its name, goes on with the deletion");
+                return Wanted::No;
+            }
         }
+        Wanted::No
     }
 
     /// Waits for the end of a deletion, and tells that where it takes long.
@@ -88,7 +99,9 @@ impl Task {
         let reason = plain(FailureKind::Host, format!("{FAILS}: {problem}"));
         let is_told = self.info.borrow().last_failure.as_ref() == Some(&reason);
         self.info.send_modify(|info| info.next_start_at = Some(Timestamp::now().after(pause)));
-        if !is_told {
+        if is_told {
+            self.publish(self.waiting_status());
+        } else {
             self.publish_failure(&reason, self.waiting_status());
         }
     }
@@ -96,7 +109,9 @@ impl Task {
     /// What the VM is while it waits.
     fn waiting_status(&self) -> VmStatus {
         match self.target.borrow().goal {
-            Goal::Be(DesiredState::Running | DesiredState::Paused) | Goal::Suspended => VmStatus::Restarting,
+            Goal::Be(DesiredState::Running | DesiredState::Paused) => VmStatus::Restarting,
+            // It has no machine that would have to end first.
+            Goal::Suspended => VmStatus::Stopped,
             Goal::Be(DesiredState::Stopped) | Goal::Gone => VmStatus::Stopping,
         }
     }

@@ -191,7 +191,9 @@ impl Task {
         if self.is_new {
             let store_path = self.target.borrow().assignment.store_path.clone();
             self.info.happened(EventKind::VmCreated { store_path });
-            self.revive().await;
+            if self.revive().await == Wanted::No {
+                return;
+            }
         }
         if !self.is_up() && self.wait_for_holder().await == Wanted::No {
             return;

@@ -37,6 +37,7 @@ pub use console::{ConsoleFollower, FollowError};
 pub use console_log::{BootSummary, ConsolePiece, ConsolePosition, ConsoleSnapshot};
 pub use control::KeptSelection;
 pub use error::VmManagerError;
+pub use host_process::client::refuse_directory_of_others;
 pub use host_process::{JailDemand, JailSettings, probe_jail};
 pub use jail::{JailReport, UserRange};
 pub use machine_calls::RestartMode;

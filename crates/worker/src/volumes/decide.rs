@@ -73,6 +73,8 @@ pub(crate) fn decide(
     let seed = Decision::Seed { number: record.next.max(free) };
     let Some(number) = record.current else { return Ok(seed) };
     let current = record.current().ok_or(VolumeProblem::Missing)?;
+    // A start that came to no end has emptied it, to make room for the one that was to follow.
+    let is_emptied = current.policy == VolumePolicy::Ephemeral && found.get(&number) == Some(&0);
     let is_kept = match wish.policy {
         VolumePolicy::Persistent => {
             if current.policy == VolumePolicy::Ephemeral
@@ -80,9 +82,9 @@ pub(crate) fn decide(
             {
                 return Ok(back);
             }
-            true
+            !is_emptied
         }
-        VolumePolicy::FromImage => is_of(current, wish.image.as_deref()),
+        VolumePolicy::FromImage => !is_emptied && is_of(current, wish.image.as_deref()),
         VolumePolicy::Ephemeral => false,
     };
     if is_kept {
@@ -213,6 +215,24 @@ mod tests {
         assert_eq!(decide(Some(&record), &both, &back), Ok(Decision::Restore { number: 0, grow: None }));
         let damaged = [(0, 0), (1, 512)].into();
         assert_eq!(decide(Some(&record), &damaged, &back), Ok(Decision::Seed { number: 2 }));
+    }
+
+    #[test]
+    fn what_an_unfinished_start_has_emptied_is_no_content_to_go_on_with() {
+        use VolumePolicy::{Ephemeral, FromImage, Persistent};
+        let emptied = || Content { policy: Ephemeral, ..content(Some("a"), 512) };
+        let alone = volume(Ephemeral, &[(0, emptied())], 0);
+        for policy in [Ephemeral, FromImage, Persistent] {
+            let decided = decide(Some(&alone), &[(0, 0)].into(), &wish(policy, Some("a"), 512));
+            assert_eq!(decided, Ok(Decision::Seed { number: 1 }), "{policy:?}");
+        }
+        for policy in [FromImage, Persistent] {
+            let before = Content { policy, ..content(Some("a"), 512) };
+            let record = volume(Ephemeral, &[(0, before), (1, emptied())], 1);
+            let found = [(0, 512), (1, 0)].into();
+            let decided = decide(Some(&record), &found, &wish(policy, Some("a"), 512));
+            assert_eq!(decided, Ok(Decision::Restore { number: 0, grow: None }), "{policy:?}");
+        }
     }
 
     #[test]

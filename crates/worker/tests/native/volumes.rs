@@ -764,3 +764,62 @@ fn an_ephemeral_disk_takes_the_place_of_its_own_content_where_there_is_space_for
         manager.shutdown().expect("ends");
     });
 }
+
+#[test]
+fn a_start_that_fails_after_it_made_room_costs_no_persistent_content() {
+    isolated(|bench| {
+        mount_small(&bench.path().join("state"), 16 << 20);
+        let disks = json!([{ "path": "disk.img", "id": "data" }, { "path": "other.img", "id": "other" }]);
+        let image = |name: &str, persistence: &str| {
+            let wish = json!({ "disks": [{ "id": "data", "persistence": persistence }] });
+            let config = json!({ "disks": disks, "procurator": wish });
+            let artifact = bench.artifact(name, &TinyGuest::idle(), &config);
+            fs::write(artifact.path.join("disk.img"), vec![1; 6 << 20]).expect("written");
+            fs::write(artifact.path.join("other.img"), vec![2; 4096]).expect("written");
+            bench.hashed(artifact.path)
+        };
+        let (kept, fresh) = (image("kept", "persistent"), image("fresh", "ephemeral"));
+        let manager = bench.manager();
+        create(&manager, &vm(), &kept).expect("runs");
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &fresh).expect("runs");
+        manager.stop_vm(&vm()).expect("stops");
+        let volumes = bench.path().join("state/volumes/vm");
+        let other = fs::File::options().write(true).open(volumes.join("other/0.img")).expect("opened");
+        other.set_len(1).expect("cut");
+        manager.start_vm(&vm()).expect_err("the other disk is not as it was left");
+        assert_eq!(fs::metadata(volumes.join("data/1.img")).expect("there").len(), 0, "room was made");
+        other.set_len(4096).expect("as before");
+        manager.remove_vm(&vm()).expect("goes");
+        create(&manager, &vm(), &kept).expect("runs");
+        let record = fs::read_to_string(volumes.join("data/volume.json")).expect("read");
+        assert!(record.contains("\"current\": 0"), "{record}");
+        manager.shutdown().expect("ends");
+    });
+}
+
+#[test]
+fn a_deletion_that_somebody_waits_for_is_finished_by_the_next_worker() {
+    isolated(|bench| {
+        let artifact = image_disk(&bench, "image");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.remove_vm(&vm()).expect("goes");
+        let volumes = bench.path().join("state/volumes");
+        mount_small(&volumes.join("vm/data/mounted"), 1 << 20);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("built");
+        let deleted = runtime.block_on(manager.delete_kept_async(KeptSelection::Vm(vm())));
+        deleted.expect_err("a part of it is in the way");
+        create(&manager, &vm(), &artifact).expect_err("it waits");
+        manager.remove_vm(&vm()).expect("it has nothing that would have to end");
+        create(&manager, &vm(), &artifact).expect_err("it waits, as before");
+        runtime.block_on(manager.leave_async()).expect("leaves");
+        drop(manager);
+        unmount(volumes.join(".removed.vm/data/mounted"), UnmountFlags::empty()).expect("unmounted");
+        let manager = bench.manager();
+        create(&manager, &vm(), &artifact).expect("runs");
+        await_life(&manager, 0);
+        manager.shutdown().expect("ends");
+    });
+}
