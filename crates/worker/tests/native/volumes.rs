@@ -716,6 +716,15 @@ fn a_deletion_whose_disk_hangs_keeps_no_worker_from_starting() {
     });
 }
 
+/// Has the removed VM deleted, of which a part is mounted and cannot be: answers where that is.
+async fn begin_a_deletion_that_fails(bench: &Workbench, manager: &VmManager) -> PathBuf {
+    let volumes = bench.path().join("state/volumes");
+    mount_small(&volumes.join("vm/data/mounted"), 1 << 20);
+    let deleted = manager.delete_kept_async(KeptSelection::Vm(vm())).await;
+    deleted.expect_err("a part of it is in the way");
+    volumes.join(".removed.vm/data/mounted")
+}
+
 #[test]
 fn a_vm_that_waits_for_a_deletion_of_its_own_name_says_so() {
     isolated(|bench| {
@@ -724,12 +733,8 @@ fn a_vm_that_waits_for_a_deletion_of_its_own_name_says_so() {
         create(&manager, &vm(), &artifact).expect("runs");
         await_life(&manager, 0);
         manager.remove_vm(&vm()).expect("goes");
-        // What is mounted there cannot be deleted.
-        let volumes = bench.path().join("state/volumes");
-        mount_small(&volumes.join("vm/data/mounted"), 1 << 20);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("built");
-        let deleted = runtime.block_on(manager.delete_kept_async(KeptSelection::Vm(vm())));
-        deleted.expect_err("a part of it is in the way");
+        let in_the_way = runtime.block_on(begin_a_deletion_that_fails(&bench, &manager));
         assert!(manager.is_being_deleted(&vm()));
         let told = runtime.block_on(manager.list_volumes_async()).expect("listed");
         let problem = told.iter().find_map(|volume| volume.problem.as_deref()).unwrap_or_default();
@@ -739,7 +744,7 @@ fn a_vm_that_waits_for_a_deletion_of_its_own_name_says_so() {
         let info = manager.get_vm(&vm()).expect("it is there");
         assert_eq!((info.status, info.failures), (VmStatus::Restarting, 1));
         assert!(info.next_start_at.is_some());
-        unmount(volumes.join(".removed.vm/data/mounted"), UnmountFlags::empty()).expect("unmounted");
+        unmount(in_the_way, UnmountFlags::empty()).expect("unmounted");
         await_life(&manager, 0);
         let info = await_vm(&manager, &vm(), "running", |info| info.status == VmStatus::Running);
         assert_eq!((info.last_failure, info.failures), (None, 1), "told once");
@@ -806,17 +811,14 @@ fn a_deletion_that_somebody_waits_for_is_finished_by_the_next_worker() {
         create(&manager, &vm(), &artifact).expect("runs");
         await_life(&manager, 0);
         manager.remove_vm(&vm()).expect("goes");
-        let volumes = bench.path().join("state/volumes");
-        mount_small(&volumes.join("vm/data/mounted"), 1 << 20);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("built");
-        let deleted = runtime.block_on(manager.delete_kept_async(KeptSelection::Vm(vm())));
-        deleted.expect_err("a part of it is in the way");
+        let in_the_way = runtime.block_on(begin_a_deletion_that_fails(&bench, &manager));
         create(&manager, &vm(), &artifact).expect_err("it waits");
         manager.remove_vm(&vm()).expect("it has nothing that would have to end");
         create(&manager, &vm(), &artifact).expect_err("it waits, as before");
         runtime.block_on(manager.leave_async()).expect("leaves");
         drop(manager);
-        unmount(volumes.join(".removed.vm/data/mounted"), UnmountFlags::empty()).expect("unmounted");
+        unmount(in_the_way, UnmountFlags::empty()).expect("unmounted");
         let manager = bench.manager();
         create(&manager, &vm(), &artifact).expect("runs");
         await_life(&manager, 0);

@@ -121,7 +121,10 @@ fn vcpus_share_their_cores_with_whom_they_may() {
             options
         });
         guest.wait_for_console("ready\n");
-        let of_both = [0, 1].map(|vcpu| cookie(&format!("vcpu{vcpu}:{name}")));
+        let names = [0, 1].map(|vcpu| format!("vcpu{vcpu}:{name}"));
+        // The guest's word comes from the first.
+        guest.wait_until("both threads run", |_| names.iter().all(|name| thread(name).is_some()));
+        let of_both = names.each_ref().map(|name| cookie(name));
         assert_eq!(guest.kill().exit, MachineExit::Killed);
         of_both
     };
