@@ -81,7 +81,6 @@ fn shared_memory_has_huge_pages_where_the_host_lets_it() -> Result<()> {
 
 #[test]
 #[ignore = "full: boots sixteen times"]
-#[expect(clippy::print_stdout, reason = "the figure is for the documentation")]
 fn sixteen_guests_of_one_image_cost_the_host_its_pages_once() -> Result<()> {
     let environment = environment();
     let image = environment.image("shared")?;
