@@ -267,8 +267,10 @@ fn a_disk_of_the_host_is_written_no_faster_than_is_allowed() -> Result<()> {
     // What is written by way of the page cache is counted to whoever the kernel holds to be the file's owner. At first that is
     // the worker, which made the disk; the kernel notices while the VM writes.
     until("the disk's writes are counted as the VM's", BOOT_DEADLINE, || {
+        let before = written();
         http_get(address, "/cgi-bin/disk?8")?;
-        ensure!(written() > 0, "none is");
+        let counted = written() - before;
+        ensure!(counted >= 8 * MEBIBYTE, "{counted} bytes are, of 8 MiB");
         Ok(())
     })?;
     let (before, begun) = (written(), seconds(&clock()?)?);
