@@ -2,7 +2,8 @@
 #
 # `guest` is a stock kernel and a busybox user land, `next-edition` the same with another content of its disk,
 # `everything` the same in a machine with every device, `huge-pages` one whose memory the host has set aside, `shared` one
-# with a disk that all its VMs read and none has a copy of. Everything that goes in is an argument and becomes an input of the derivation, so the store path follows from the content. The
+# with a disk that all its VMs read and none has a copy of, `direct` one whose disk goes past the host's page cache.
+# Everything that goes in is an argument and becomes an input of the derivation, so the store path follows from the content. The
 # builder also uses the host's shell, `mke2fs`, `debugfs` and `cpio`: it needs Nix's sandbox off, and no network.
 {
   kernel, # the kernel image, as its package ships it
@@ -53,6 +54,7 @@ in
   next-edition = bootable "next-edition" "next" ./vm-config.json [ ];
   everything = bootable "everything" "first" ./everything.json (builtins.fromJSON programs);
   huge-pages = bootable "huge-pages" "first" ./huge-pages.json [ ];
+  direct = bootable "direct" "first" ./direct.json [ ];
   shared = bootable "shared" "first" ./shared.json [ ];
 
   missing-kernel = broken "missing-kernel" { payload.kernel = "no-such-kernel"; } "";

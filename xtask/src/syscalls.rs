@@ -21,8 +21,9 @@ use judge::Findings;
 
 /// The suites whose machines run in host processes.
 const SUITES: [&str; 2] = ["host-process", "worker-bin"];
-/// It traces a host process itself, which has room for one tracer.
-const TRACES_ITSELF: &str = "not test(a_forbidden_call_ends_the_process_and_is_told)";
+/// Without those that trace a host process themselves, which has room for one tracer.
+const TRACED_BY_NOBODY: &str = "not (test(a_forbidden_call_ends_the_process_and_is_told) or \
+                                test(a_machine_that_is_rebuilt_is_kept_to_its_calls_like_the_first))";
 
 /// Options of the task.
 #[derive(Args, Debug)]
@@ -61,7 +62,7 @@ fn record(workspace: &Workspace, directory: &Path, filter: Option<&str>) -> Resu
         .args(["nextest", "run", "--no-run"])
         .args(packages()))?;
     let filter =
-        filter.map_or_else(|| TRACES_ITSELF.to_owned(), |more| format!("({TRACES_ITSELF}) and ({more})"));
+        filter.map_or_else(|| TRACED_BY_NOBODY.to_owned(), |more| format!("({TRACED_BY_NOBODY}) and ({more})"));
     let mut command = Command::new("strace");
     command
         .current_dir(workspace.root())
@@ -98,15 +99,18 @@ fn read_thread(path: &PathBuf, findings: &mut Findings) -> Result<()> {
             break;
         }
     }
-    let Some(kind) = kind else { return Ok(()) };
-    findings.add_thread(kind);
+    let Some(mut kind) = kind else { return Ok(()) };
     let mut has_filter = false;
     for line in lines()? {
         let line = line?;
         if let Some(call) = trace::call(&line) {
             findings.add_call(kind, has_filter, &call);
         }
-        has_filter |= trace::loaded_filter(&line).is_some();
+        // One that loads another becomes of another kind.
+        if let Some(loaded) = trace::loaded_filter(&line) {
+            findings.add_thread(loaded);
+            (kind, has_filter) = (loaded, true);
+        }
     }
     Ok(())
 }

@@ -48,8 +48,9 @@ async fn settled_threads(process: u32, filters: u32) -> BTreeMap<String, i32> {
     until("every thread has its name and filters", || {
         let threads = threads(process);
         let count = |thread| field(process, thread, "Seccomp_filters").parse::<u32>().expect("a number");
-        // These are started by the machine's thread, whose filter they have beside their own.
-        let more = |name: &str| u32::from(filters > 0 && ["image", "vcpu0:web-1"].contains(&name));
+        // These are started by the machine's thread, or are that, and have its filter beside their own.
+        let more =
+            |name: &str| u32::from(filters > 0 && ["image", "vcpu0:web-1", "vm:web-1"].contains(&name));
         let has_filters =
             |(name, thread): (&String, &i32)| name == "main" || count(*thread) >= filters + more(name);
         threads.keys().eq(NAMES.iter()) && threads.iter().all(has_filters)
@@ -152,8 +153,8 @@ async fn every_thread_is_kept_to_its_calls() {
     let process = children().into_iter().next().expect("its process");
     let threads = settled_threads(process, FILTERS).await;
     assert_eq!(host.counts().unfiltered, 0);
-    // The process' filter lies on each; beside it a thread has its own, and that of whoever started it.
-    for (thread, filters) in [("main", 1), ("vm-watch", 2), ("vm:web-1", 2), ("vcpu0:web-1", 3), ("image", 3)]
+    // The process' filter lies on each; beside it a thread has its own, and that of whoever started it or of what it was.
+    for (thread, filters) in [("main", 1), ("vm-watch", 2), ("vm:web-1", 3), ("vcpu0:web-1", 3), ("image", 3)]
     {
         let of = |name| field(process, threads[thread], name);
         until(thread, || of("Seccomp_filters") == filters.to_string()).await;
@@ -206,7 +207,7 @@ async fn a_forbidden_call_ends_the_process_and_is_told() {
     let before = children();
     for (thread, who) in [
         ("main", "the main thread"),
-        ("vm:web-1", "the machine thread vm:web-1 of web-1"),
+        ("vm:web-1", "the event-loop thread vm:web-1 of web-1"),
         ("vcpu0:web-1", "the vCPU thread vcpu0:web-1 of web-1"),
         ("image", "the disk thread image"),
         ("vm-console", "the console thread vm-console"),
@@ -229,6 +230,41 @@ async fn a_forbidden_call_ends_the_process_and_is_told() {
         until("the process is collected", || children() == before).await;
     }
     within(sibling.pause()).await.expect("it is well");
+    within(host.shut_down(PATIENCE / 2)).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_is_rebuilt_is_kept_to_its_calls_like_the_first() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch_with_disk(&host).await;
+    let process = children().into_iter().next().expect("its process");
+    let mut before = settled_threads(process, FILTERS).await["vm:web-1"];
+    for _ in 0..3 {
+        within(machine.reset()).await.expect("the button works");
+        // Started by the reaper, it has that one's filter, too, and no more than that after any number of resets.
+        until("another thread serves it, with filters", || {
+            let threads = threads(process);
+            let Some(thread) = threads.get("vm:web-1").filter(|thread| **thread != before) else { return false };
+            threads.len() == NAMES.len() && field(process, *thread, "Seccomp_filters") == "4"
+        })
+        .await;
+        before = threads(process)["vm:web-1"];
+    }
+    have_called(before, libc::SYS_memfd_create);
+    let exit = within(machine.exited()).await;
+    let MachineExit::HostLost(reason) = exit else { panic!("{exit:?}") };
+    assert!(
+        reason.ends_with(
+            "the event-loop thread vm:web-1 of web-1 made the system call memfd_create (319), which its filter does not \
+             allow"
+        ),
+        "{reason}"
+    );
+    within(machine.released()).await;
     within(host.shut_down(PATIENCE / 2)).await;
 }
 

@@ -1,6 +1,7 @@
 //! Loads the programs: the main thread's for the process, and every other thread's own at its start.
 
 use std::fmt;
+use std::hash::RandomState;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::thread;
@@ -114,8 +115,19 @@ pub fn confine_main_thread() -> Result<(), ConfineError> {
 /// # Panics
 /// The kernel does not take the filter, for want of memory: the thread must not go on without.
 pub fn enter(kind: ThreadKind, vm: &str) {
-    introduce(kind.name(), vm);
     leave_to_first_thread();
+    // A thread draws random numbers once, for all the maps that it will have: afterwards it asks the kernel for none.
+    let _drawn = RandomState::new();
+    narrow(kind, vm);
+}
+
+/// Keeps the calling thread, which [entered](enter) as another kind, to what threads of `kind` do from here on. What it has
+/// been kept to until now it is kept to as well.
+///
+/// # Panics
+/// As of [`enter`].
+pub fn narrow(kind: ThreadKind, vm: &str) {
+    introduce(kind.name(), vm);
     let Some((_, programs)) = PROGRAMS.get() else { return };
     if let Err(error) = apply_filter(&programs[kind as usize]) {
         panic!("the kernel does not take the filter of the {} thread: {error}", kind.name());

@@ -6,19 +6,18 @@
 //!   prepare ───────────── once a process, before its first thread: all programs are made
 //!   confine_main_thread ─ the main thread, before it starts one that a guest has to do with: its own program is loaded
 //!   enter ─────────────── every other thread, at its start: who it is, which signals it takes, and its own program
+//!   narrow ────────────── the thread of a machine, once its guest runs: what built the machine is over
 //! ```
 //!
 //! # Threads begin with the filters of whoever starts them
 //! Filters only ever narrow. So a thread that starts others may do what they may: its table is its own calls and, by
-//! construction ([`allowed`]), those of every kind that it [starts](ThreadKind::starts). Machines are rebuilt in place when
-//! their guests reset, which starts vCPUs from the machine's thread at any time; so the machine's thread contains vCPUs,
-//! disks and what takes both apart, and the main thread contains everything.
+//! construction ([`allowed`]), those of every kind that it [starts](ThreadKind::starts) or becomes. What builds a machine starts
+//! vCPUs and disks and may do what they may; before it serves a device it gives that up. A machine that is rebuilt in place, as
+//! its guest reset, therefore gets another thread, from one that no guest reaches (the reaper).
 //!
-//! A thread apart, which starts all others and has the one wide filter, was the other choice. It would bound nothing more:
-//! threads share their memory, and whoever can make one of them do as he likes can have another do it. What bounds an attacker
-//! is therefore the widest filter of the process, the main thread's, which lies on every thread; what a narrow one adds is
-//! that a single bug on a guest's path (a vCPU, a disk) does not reach the rest by itself. And each rebuilding of a machine
-//! would go by that thread.
+//! Threads share their memory, and whoever controls one entirely can have another act for him. What bounds such an attacker
+//! is the widest filter of the process, the main thread's, which lies on every thread; what the narrow ones add is that a
+//! single bug on a guest's path (a vCPU, an event loop, a disk) does not reach the rest by itself.
 //!
 //! # What a refused call does
 //! With [`Mode::Trap`] the kernel raises `SIGSYS` in place of the call; `last_words` says which thread made which call, and
@@ -38,7 +37,9 @@ mod table;
 mod tables;
 
 pub use call::{Arguments, Call, Value};
-pub use confine::{ConfineError, Mode, ParseModeError, confine_main_thread, enter, mode_in_force, prepare};
+pub use confine::{
+    ConfineError, Mode, ParseModeError, confine_main_thread, enter, mode_in_force, narrow, prepare,
+};
 pub use kind::ThreadKind;
 pub use table::{Condition, Table, Verdict, allowed};
 pub use tables::{Scope, entries};

@@ -29,18 +29,23 @@ const BARS: &str = "a guest that moves a device's registers: its doorbells move 
 const TAP: &str = "an interface on a TAP, which native test runs do not have";
 const KERNEL_NET: &str = "an interface that the host's kernel serves, which native test runs do not have";
 
-/// A vCPU enters its guest, tells where it is, and has the devices act whose registers its guest writes.
+/// A vCPU enters its guest, and tells where it is.
 #[rustfmt::skip]
 pub(crate) const OF_VCPU: &[Value] = &[
     value!(KVM_RUN = none(KVM, 0x80)),
-    value!(KVM_IOEVENTFD = write(KVM, 0x79, 64)).seldom(BARS),
-    value!(KVM_IRQFD = write(KVM, 0x76, 32)).seldom(INTERRUPTS),
-    value!(KVM_SET_GSI_ROUTING = write(KVM, 0x6a, 8)).seldom(INTERRUPTS),
     value!(KVM_GET_REGS = read(KVM, 0x81, 144)).seldom(TELLS),
     value!(KVM_GET_SREGS = read(KVM, 0x83, 312)).seldom(TELLS),
     value!(KVM_GET_MP_STATE = read(KVM, 0x98, 4)).seldom(TELLS),
     value!(KVM_KVMCLOCK_CTRL = none(KVM, 0xad)),
     value!(KVM_NMI = none(KVM, 0x9a)),
+];
+
+/// What devices ask for when a guest writes their registers, and when they are paused, resumed and reset.
+#[rustfmt::skip]
+pub(crate) const OF_DEVICES: &[Value] = &[
+    value!(KVM_IOEVENTFD = write(KVM, 0x79, 64)).seldom(BARS),
+    value!(KVM_IRQFD = write(KVM, 0x76, 32)).seldom(INTERRUPTS),
+    value!(KVM_SET_GSI_ROUTING = write(KVM, 0x6a, 8)).seldom(INTERRUPTS),
     value!(TUNSETOFFLOAD = write(TUN, 208, 4)).seldom(TAP),
     value!(TUNSETQUEUE = write(TUN, 217, 4)).seldom(TAP),
     value!(VHOST_SET_FEATURES = write(VHOST, 0x00, 8)).seldom(KERNEL_NET),
@@ -57,7 +62,7 @@ pub(crate) const OF_VCPU: &[Value] = &[
     value!(VHOST_NET_SET_BACKEND = write(VHOST, 0x30, 8)).seldom(KERNEL_NET),
 ];
 
-/// A machine's thread builds the machine; what it does to devices meanwhile is the vCPUs' too.
+/// A machine's thread builds the machine.
 #[rustfmt::skip]
 pub(crate) const OF_MACHINE: &[Value] = &[
     value!(KVM_CREATE_VM = none(KVM, 0x01)),
@@ -81,8 +86,14 @@ pub(crate) const OF_MACHINE: &[Value] = &[
     value!(VHOST_GET_FEATURES = read(VHOST, 0x00, 8)).seldom(KERNEL_NET),
     value!(TUNGETIFF = read(TUN, 210, 4)).seldom(TAP),
     value!(TUNSETVNETHDRSZ = write(TUN, 216, 4)).seldom(TAP),
-    value!(TUNSETCARRIER = write(TUN, 226, 4)).seldom(TAP),
     value!(FIONBIO = none(TUN, 0x21)),
+];
+
+/// An event loop changes links, and makes connections for its guest.
+#[rustfmt::skip]
+pub(crate) const OF_EVENT_LOOP: &[Value] = &[
+    value!(TUNSETCARRIER = write(TUN, 226, 4)).seldom(TAP),
+    value!(FIONBIO = none(TUN, 0x21)).seldom("a guest that uses its socket device"),
 ];
 
 /// The main thread makes connections that do not wait.
@@ -106,7 +117,7 @@ mod tests {
     use super::*;
 
     fn number(name: &str) -> u32 {
-        let all = [OF_VCPU, OF_MACHINE, OF_MAIN, OF_UNDERTAKER].concat();
+        let all = [OF_VCPU, OF_DEVICES, OF_MACHINE, OF_EVENT_LOOP, OF_MAIN, OF_UNDERTAKER].concat();
         all.iter().find(|value| value.name == name).unwrap_or_else(|| panic!("no {name}")).number
     }
 

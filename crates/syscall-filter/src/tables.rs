@@ -28,8 +28,9 @@ const THREAD: u32 = (libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID) as u32;
 
 const MEMORY: &str = "memory that grows or shrinks, as that of a panic's message does";
-const RARE: &str = "the C library's way out where memory, locks or clocks are not what they are at best";
 const GUARDS: &str = "a C library that protects the ends of stacks in this way, as glibc does from 2.42 on";
+/// Builds with assertions look whether what they close is open.
+const ASSERTIONS: &str = "builds with debug assertions";
 const LAST: &str = "last words: the process dies of the signal that a fault raised";
 
 /// Signals that a thread may send to threads of its own process: those that faults raise.
@@ -55,7 +56,6 @@ pub(crate) const EVERY_THREAD: &[Call] = &[
     call!(SYS_munmap),
     call!(SYS_mprotect).without(2, PROT_EXEC),
     call!(SYS_brk).seldom(MEMORY),
-    call!(SYS_mremap).seldom(MEMORY),
     call!(SYS_madvise).with(2, &[
         value!(MADV_DONTNEED),
         value!(MADV_GUARD_INSTALL = 102).seldom(GUARDS),
@@ -69,13 +69,9 @@ pub(crate) const EVERY_THREAD: &[Call] = &[
     call!(SYS_exit_group).seldom("an exit that the C library calls for"),
     call!(SYS_rt_sigreturn).seldom("a signal that comes, which most threads never see"),
     call!(SYS_restart_syscall).seldom("a wait that a stop and a continuation interrupted"),
-    call!(SYS_sched_yield).seldom(RARE),
     call!(SYS_clock_gettime).seldom("a host whose clock cannot be read without a call"),
-    call!(SYS_getrandom).seldom("the first map of a thread that hashes"),
     call!(SYS_getpid).seldom(LAST),
     call!(SYS_tgkill).own_signal(FATAL),
-    // Builds with assertions look whether what they close is open.
-    call!(SYS_fcntl).with(1, &[value!(F_GETFD).seldom("builds with debug assertions")]),
 ];
 
 /// What fails on a thread whose table does not allow it, for libraries that try it and do without.
@@ -86,6 +82,12 @@ pub(crate) const REFUSED: &[Refusal] = &[
     // library for processors. Each takes a file that cannot be opened as told nothing.
     refusal!(SYS_openat, EACCES),
     refusal!(SYS_sysinfo, ENOSYS),
+    // A block that cannot be grown in its place is copied to another.
+    refusal!(SYS_mremap, ENOMEM),
+    // A thread that gives way gives way at its next wait.
+    refusal!(SYS_sched_yield, ENOSYS),
+    // Builds with assertions ask whether what they close is open, and take only one answer as no.
+    refusal!(SYS_fcntl, EPERM),
     // A backtrace asks where the program and its working directory are, in a process that somebody starts with `RUST_BACKTRACE`.
     refusal!(SYS_readlink, EACCES),
     refusal!(SYS_getcwd, ENOENT),
@@ -125,6 +127,7 @@ pub(crate) const fn own(kind: ThreadKind) -> &'static [Call] {
     match kind {
         ThreadKind::Main => processes::MAIN,
         ThreadKind::Machine => devices::MACHINE,
+        ThreadKind::EventLoop => devices::EVENT_LOOP,
         ThreadKind::Vcpu => devices::VCPU,
         ThreadKind::Disk => devices::DISK,
         ThreadKind::Undertaker => devices::UNDERTAKER,

@@ -1,4 +1,5 @@
-//! How an ended machine is handed over: from its own thread, as its last act, to the host's reaper.
+//! What a machine's thread hands over to the host's reaper as its last act: what is left of its machine, or its place to the
+//! next one.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -8,6 +9,7 @@ use vm_model::{MachineStatus, VmId};
 
 use crate::containment::dispose;
 use crate::engine::Remains;
+use crate::machine_thread::NextMachine;
 
 /// Messages that may wait. Who sends more waits, and has nothing else to do.
 const QUEUE: usize = 64;
@@ -31,6 +33,8 @@ pub(crate) struct EndedMachine {
 pub(crate) enum Message {
     /// A machine has ended.
     Ended(EndedMachine, ToReaper),
+    /// A machine has ended, and another begins in its place.
+    Next(Box<NextMachine>),
     /// A machine has been taken apart.
     TakenApart {
         /// Whose.
@@ -50,6 +54,14 @@ impl ToReaper {
         let to_reaper = self.clone();
         // The reaper outlives every sender. Were it gone all the same, dropping here is as good.
         if let Err(refused) = self.0.send(Message::Ended(ended, to_reaper)) {
+            dispose(refused);
+        }
+    }
+
+    /// Has `next` begin: the last act of the thread of the machine before. May wait for the reaper.
+    pub(crate) fn begin_next(self, next: NextMachine) {
+        // As above.
+        if let Err(refused) = self.0.send(Message::Next(Box::new(next))) {
             dispose(refused);
         }
     }

@@ -55,16 +55,17 @@ pub(crate) struct Checked {
 
 /// Carries the verb out.
 pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Result<()> {
+    let configuration = flags.config.as_deref().or(flags.file.as_deref());
     if let Some(file) = &flags.assignments {
         // A configuration that cannot be read is told of by a check of its own.
-        let read = check(flags.file.as_deref(), runtime_dir).ok().and_then(|checked| checked.read);
+        let read = check(configuration, runtime_dir).ok().and_then(|checked| checked.read);
         let listening = read.as_ref().map(Settings::listening).unwrap_or_default();
         let process = read.as_ref().and_then(|read| find_worker_process(&read.runtime_dir));
         let manager = read.map_or_else(VmManagerConfig::default, |read| read.manager);
         let worker = WorkerFacts { manager: &manager, listening: &listening, process };
         return assignments::run(file, worker, flags.json);
     }
-    let mut checked = check(flags.file.as_deref(), runtime_dir)?;
+    let mut checked = check(configuration, runtime_dir)?;
     // `doctor` looks for itself.
     if let Some(read) = &checked.read {
         let Complaints { refusals, warnings } = surroundings::network(read);

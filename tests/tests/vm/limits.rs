@@ -6,6 +6,7 @@ mod crowd;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -215,6 +216,13 @@ fn neighbours_keep_their_share_whatever_another_does() -> Result<()> {
         drop(flooding.join().expect("no panic"));
         kept
     })?;
+    for (what, flood) in [
+        ("one floods its console", "/cgi-bin/flood?console"),
+        ("one floods its console and its network", "/cgi-bin/flood?network"),
+    ] {
+        http_get(address, flood)?;
+        keep_shares(&groups, what)?;
+    }
     assert!(worker.terminate()?.status.success());
     nothing_is_left()
 }
@@ -260,7 +268,6 @@ fn a_disk_of_the_host_is_written_no_faster_than_is_allowed() -> Result<()> {
         ensure!(found.ends_with("rbps=max wbps=1048576 riops=max wiops=max"), "io.max says {found:?}");
         Ok(())
     })?;
-    let clock = || fs::read_to_string("/proc/uptime").context("the host has no clock");
     // Nothing is counted yet where there is no such figure.
     let written = || group.figure("io.stat", "wbytes").unwrap_or(0);
     let address = vm.address()?;
@@ -273,6 +280,31 @@ fn a_disk_of_the_host_is_written_no_faster_than_is_allowed() -> Result<()> {
         ensure!(counted >= 8 * MEBIBYTE, "{counted} bytes are, of 8 MiB");
         Ok(())
     })?;
+    is_held_to_a_mebibyte_a_second(address, &group)?;
+    assert!(worker.terminate()?.status.success());
+    nothing_is_left()
+}
+
+/// Unlike one of the page cache, whose first writes are counted to the worker.
+#[test]
+#[ignore = "full: a boot on a slow disk"]
+fn a_disk_past_the_cache_is_held_to_its_limit_from_the_first_write() -> Result<()> {
+    let environment = environment();
+    let direct = environment.image("direct")?;
+    let place = Arc::new(Place::new("removal_grace_seconds = 0\n")?.with_state_at("/kept/direct".as_ref())?);
+    let worker = Worker::start_at(&environment, &place)?;
+    let limits = json!({ "io_write_bytes": MEBIBYTE });
+    worker.assign(&[Assignment::of(&direct, "direct").with_procurator("limits", limits)])?;
+    let vm = worker.wait_until_answering("direct")?;
+    is_held_to_a_mebibyte_a_second(vm.address()?, &ControlGroup::of("direct")?)?;
+    assert!(worker.terminate()?.status.success());
+    nothing_is_left()
+}
+
+/// Has a guest write 8 MiB, and fails unless its `group` is counted them, at no more than a MiB a second.
+fn is_held_to_a_mebibyte_a_second(address: Ipv4Addr, group: &ControlGroup) -> Result<()> {
+    let clock = || fs::read_to_string("/proc/uptime").context("the host has no clock");
+    let written = || group.figure("io.stat", "wbytes").unwrap_or(0);
     let (before, begun) = (written(), seconds(&clock()?)?);
     http_get(address, "/cgi-bin/disk?8")?;
     let (after, ended) = (written(), seconds(&clock()?)?);
@@ -282,8 +314,7 @@ fn a_disk_of_the_host_is_written_no_faster_than_is_allowed() -> Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "a comparison with a tenth of room")]
     let is_held = taken as f64 <= allowed * 1.1;
     ensure!(is_held, "{taken} bytes, {allowed} are allowed");
-    assert!(worker.terminate()?.status.success());
-    nothing_is_left()
+    Ok(())
 }
 
 fn seconds(uptime: &str) -> Result<f64> {

@@ -29,7 +29,7 @@ const GUEST_MODULES: [&str; 9] = [
 /// What names of images begin with in the store.
 pub(crate) const NAME_PREFIX: &str = "procurator-test-";
 
-/// The images by name. `guest`, `next-edition`, `everything`, `huge-pages` and `shared` run; the others are to be refused.
+/// The images by name. `guest`, `next-edition`, `everything`, `huge-pages`, `direct` and `shared` run; the others are to be refused.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Images(BTreeMap<String, Image>);
 

@@ -72,7 +72,8 @@ mod tests {
             )
         };
         assert_eq!(loaded_filter(&load("SECCOMP_RET_TRAP")), Some(ThreadKind::Main));
-        assert_eq!(loaded_filter(&load("SECCOMP_RET_TRAP|0x2")), Some(ThreadKind::Vcpu));
+        let of_vcpu = format!("SECCOMP_RET_TRAP|{:#x}", ThreadKind::Vcpu as u32);
+        assert_eq!(loaded_filter(&load(&of_vcpu)), Some(ThreadKind::Vcpu));
         assert_eq!(loaded_filter(&load("SECCOMP_RET_TRAP|0xff")), None);
         assert_eq!(loaded_filter(&load("SECCOMP_RET_ERRNO|0x26")), None);
         assert_eq!(loaded_filter("seccomp(SECCOMP_GET_ACTION_AVAIL, 0, [SECCOMP_RET_TRAP]) = 0"), None);

@@ -1,28 +1,23 @@
 //! The threads of one machine.
 
+use super::ASSERTIONS;
 use crate::call::{Call, call, value};
 use crate::requests;
 
-const UNDER_WAY: &str = "a reset of a disk whose transfers are under way";
 const SOCKETS: &str = "a guest that uses its socket device";
 const NETWORK: &str = "an interface on a TAP, which native test runs do not have";
-const WITHOUT_RING: &str = "a disk without io_uring, or an image of another format";
 const NOT_RAW: &str = "an image of another format than raw";
 
 /// Runs the guest; devices are started, reset and ended on it, as their registers are written.
 #[rustfmt::skip]
 pub(crate) const VCPU: &[Call] = &[
     call!(SYS_ioctl).with(1, requests::OF_VCPU),
+    call!(SYS_ioctl).with(1, requests::OF_DEVICES),
     // What KVM counted of it; a file that is open.
     call!(SYS_pread64),
     call!(SYS_eventfd2).seldom("an interrupt of a device that a driver sets up"),
     call!(SYS_timerfd_settime).seldom("a device with a timer: a watchdog, a balloon, a limit of rate"),
-    call!(SYS_fcntl).with(1, &[value!(F_DUPFD_CLOEXEC).seldom("a queue that the host's kernel serves")]),
-    call!(SYS_io_uring_enter).seldom(UNDER_WAY),
-    call!(SYS_ppoll).seldom(UNDER_WAY),
-    call!(SYS_epoll_ctl).seldom("a reset of a socket device"),
-    call!(SYS_shutdown).seldom("a reset of a socket device"),
-    call!(SYS_clock_nanosleep).seldom("a reset of a device that the machine's thread is serving"),
+    call!(SYS_io_uring_enter).seldom("a reset of a disk that has transfers to hand on"),
 ];
 
 /// Carries out transfers, one after the other, on files that are open.
@@ -52,16 +47,11 @@ pub(crate) const UNDERTAKER: &[Call] = &[
     call!(SYS_shutdown).seldom(SOCKETS),
 ];
 
-/// Builds machines, one after the other, and serves their devices.
+/// Builds a machine, and starts what runs it. What it does of what an event loop does stands there.
 #[rustfmt::skip]
 pub(crate) const MACHINE: &[Call] = &[
     call!(SYS_ioctl).with(1, requests::OF_MACHINE),
-    // The event loop.
     call!(SYS_epoll_create1),
-    call!(SYS_epoll_ctl),
-    call!(SYS_epoll_wait),
-    call!(SYS_epoll_pwait).seldom("a connection of a host program with a guest's socket"),
-    call!(SYS_mincore).seldom("the last figures of a machine with private memory"),
     call!(SYS_eventfd2),
     call!(SYS_timerfd_create).seldom("a machine with limits of rate, a balloon or a watchdog"),
     // Guest memory.
@@ -70,6 +60,7 @@ pub(crate) const MACHINE: &[Call] = &[
     call!(SYS_fcntl).with(1, &[
         value!(F_DUPFD_CLOEXEC),
         value!(F_ADD_SEALS),
+        value!(F_GETFD).seldom(ASSERTIONS),
         value!(F_GETFL).seldom("a machine with a disk or an interface"),
         value!(F_SETFL).seldom(NETWORK),
     ]),
@@ -80,37 +71,58 @@ pub(crate) const MACHINE: &[Call] = &[
         value!(MADV_MERGEABLE).seldom("private guest memory that is offered to merging"),
         value!(MADV_POPULATE_WRITE).seldom("guest memory that is there from the start"),
     ]),
-    call!(SYS_fallocate).seldom("a guest that gives memory back"),
+    // What makes this machine's guest another than any other.
+    call!(SYS_getrandom),
     // Files that it boots from and disks: they are open; the one that is opened is a disk's own file, past the cache.
     call!(SYS_openat).seldom("a disk that is read past the host's cache"),
-    call!(SYS_fstat),
-    call!(SYS_statx),
     call!(SYS_lseek),
     call!(SYS_fstatfs).seldom(NOT_RAW),
-    call!(SYS_pread64),
-    call!(SYS_readv).seldom(NETWORK),
-    call!(SYS_writev).seldom(NETWORK),
     call!(SYS_io_uring_setup).seldom("a machine with a disk"),
     call!(SYS_io_uring_register).seldom("a machine with a disk"),
-    call!(SYS_io_uring_enter).seldom("a machine with a disk"),
-    call!(SYS_ppoll).seldom(WITHOUT_RING),
-    call!(SYS_clock_nanosleep).seldom(WITHOUT_RING),
-    // Sockets of host programs; of this host alone.
+    // Where host programs find its guest's sockets; of this host alone.
     call!(SYS_socket).with(0, &[value!(AF_UNIX).seldom(SOCKETS)]),
     call!(SYS_bind).seldom(SOCKETS),
     call!(SYS_listen).seldom(SOCKETS),
+    call!(SYS_fchmodat).seldom(SOCKETS),
+    call!(SYS_newfstatat).seldom(SOCKETS),
+    call!(SYS_unlinkat).seldom(SOCKETS),
+    // vCPUs are kept to processors before they have a filter.
+    call!(SYS_sched_setaffinity)
+        .with(0, &[value!(OWN_THREAD = 0).seldom("a machine whose vCPUs are kept to processors, by themselves")]),
+    call!(SYS_prctl).with(0, &[value!(PR_SCHED_CORE)]),
+];
+
+/// Serves the devices of a machine whose guest runs. What it works with is open, and no thread is started any more.
+#[rustfmt::skip]
+pub(crate) const EVENT_LOOP: &[Call] = &[
+    call!(SYS_ioctl).with(1, requests::OF_DEVICES),
+    call!(SYS_ioctl).with(1, requests::OF_EVENT_LOOP),
+    call!(SYS_epoll_ctl),
+    call!(SYS_epoll_wait),
+    call!(SYS_epoll_pwait).seldom("a connection of a host program with a guest's socket"),
+    call!(SYS_timerfd_settime).seldom("a device with a timer: a watchdog, a balloon, a limit of rate"),
+    // Whether its boot files are still what was verified, and the last figures.
+    call!(SYS_statx),
+    call!(SYS_fstat),
+    call!(SYS_pread64),
+    call!(SYS_mincore).seldom("the last figures of a machine with private memory"),
+    call!(SYS_fallocate).seldom("a guest that gives memory back"),
+    call!(SYS_getrandom).seldom("a guest that asks for entropy"),
+    // Frames.
+    call!(SYS_readv).seldom(NETWORK),
+    call!(SYS_writev).seldom(NETWORK),
+    // Disks, and waiting for them at the machine's end.
+    call!(SYS_io_uring_enter).seldom("a machine with a disk"),
+    call!(SYS_ppoll).seldom("a disk whose transfers are under way when its machine pauses or ends"),
+    call!(SYS_clock_nanosleep).seldom("a device that a vCPU holds when its machine ends"),
+    // Connections of host programs with the guest; of this host alone.
+    call!(SYS_socket).with(0, &[value!(AF_UNIX).seldom(SOCKETS)]),
     call!(SYS_accept4).seldom(SOCKETS),
     call!(SYS_connect).seldom(SOCKETS),
     call!(SYS_recvfrom).seldom(SOCKETS),
     call!(SYS_sendto).seldom(SOCKETS),
     call!(SYS_shutdown).seldom(SOCKETS),
-    call!(SYS_fchmodat).seldom(SOCKETS),
-    call!(SYS_newfstatat).seldom(SOCKETS),
-    call!(SYS_unlinkat).seldom(SOCKETS),
-    // vCPUs: they are kept to processors before they have a filter, and kicked out of the guest.
-    call!(SYS_sched_setaffinity)
-        .with(0, &[value!(OWN_THREAD = 0).seldom("a machine whose vCPUs are kept to processors, by themselves")]),
-    call!(SYS_prctl).with(0, &[value!(PR_SCHED_CORE)]),
+    // vCPUs are kicked out of the guest.
     call!(SYS_tgkill).own_signal(&[value!(KICK = KICK)]),
 ];
 

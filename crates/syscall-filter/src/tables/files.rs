@@ -1,5 +1,6 @@
 //! The threads that write files.
 
+use super::ASSERTIONS;
 use crate::call::{Call, call, value};
 
 const FULL: &str = "a file that is full, or the first of a boot";
@@ -16,7 +17,7 @@ pub(crate) const CONSOLE: &[Call] = &[
     call!(SYS_fstat).seldom(FULL),
     call!(SYS_newfstatat).seldom(FULL),
     call!(SYS_lseek).seldom(FULL),
-    call!(SYS_fcntl).with(1, &[value!(F_GETFL).seldom("builds with debug assertions"), value!(F_DUPFD_CLOEXEC).seldom(FULL)]),
+    call!(SYS_fcntl).with(1, &[value!(F_GETFD).seldom(ASSERTIONS), value!(F_GETFL).seldom(ASSERTIONS), value!(F_DUPFD_CLOEXEC).seldom(FULL)]),
 ];
 
 /// Writes the log to standard error or the journal, and lines about VMs to their files.

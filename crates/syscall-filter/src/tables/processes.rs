@@ -1,5 +1,6 @@
 //! The process' first thread.
 
+use super::ASSERTIONS;
 use crate::call::{Call, call, value};
 use crate::requests;
 
@@ -26,6 +27,7 @@ pub(crate) const MAIN: &[Call] = &[
     call!(SYS_eventfd2),
     call!(SYS_fcntl).with(1, &[
         value!(F_DUPFD_CLOEXEC),
+        value!(F_GETFD).seldom(ASSERTIONS),
         value!(F_ADD_SEALS).seldom(LONG),
         value!(F_GET_SEALS).seldom(LONG),
     ]),

@@ -145,6 +145,11 @@ impl HostedMachines {
         self.lock().machines.get_mut(id)?.thread.take()
     }
 
+    /// `thread` runs the machine `id` from now on; answers with the thread that ran the one before.
+    pub(crate) fn replace_thread(&self, id: &VmId, thread: JoinHandle<()>) -> Option<JoinHandle<()>> {
+        self.lock().machines.get_mut(id)?.thread.replace(thread)
+    }
+
     /// The machine `id` has ended and is taken apart; what it waits for is told in `status`.
     pub(crate) fn note_ended(&self, id: &VmId, status: watch::Sender<MachineStatus>) {
         if let Some(hosted) = self.lock().machines.get_mut(id) {

@@ -1,5 +1,6 @@
-//! Where ended machines are taken apart: one after the other, because closing several at once takes longer than one by
-//! one, but none waits for longer than a moment for another.
+//! What follows the end of a machine: the next one in its place gets a thread, or what is left is taken apart. That is done
+//! one after the other, because closing several at once takes longer than one by one, but none waits for longer than a moment
+//! for another.
 //!
 //! ```text
 //!            Ended                start                    TakenApart
@@ -27,6 +28,7 @@ use super::hosted_machines::{HostedMachines, Obstacle};
 use crate::containment::{contain, dispose};
 use crate::engine::Unsettled;
 use crate::handover::{EndedMachine, Message, ReleaseSignal, ToReaper, handover};
+use crate::machine_thread::{NextMachine, thread_name};
 
 /// The reaper's name.
 pub(super) const REAPER_THREAD: &str = "vm-reaper";
@@ -72,6 +74,7 @@ impl Reaper {
             };
             match message {
                 Ok(Message::Ended(ended, to_reaper)) => self.waiting.push_back((ended, to_reaper)),
+                Ok(Message::Next(next)) => self.begin(*next),
                 Ok(Message::TakenApart { id, release }) => self.release(&id, &release),
                 Err(RecvTimeoutError::Timeout) => self.leave_current(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -81,6 +84,21 @@ impl Reaper {
             {
                 self.start(ended);
             }
+        }
+    }
+
+    /// Starts the thread of a machine that takes the place of one that has ended.
+    fn begin(&mut self, next: NextMachine) {
+        let id = next.id().clone();
+        // As in `start`; and the thread may not end before it is known to be the machine's.
+        let (hand, taken) = sync_channel::<(NextMachine, Option<JoinHandle<()>>)>(1);
+        let builder = thread::Builder::new().name(thread_name(&id));
+        match builder.spawn(move || taken.into_iter().for_each(|(next, before)| next.run(before))) {
+            Ok(thread) => {
+                let before = self.machines.replace_thread(&id, thread);
+                let _ = hand.send((next, before));
+            }
+            Err(error) => self.waiting.push_back(next.give_up(&error)),
         }
     }
 

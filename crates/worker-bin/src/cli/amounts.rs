@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use vm_model::{Bytes, MEMORY_LEAST, MEMORY_MOST, MEMORY_PAGE, is_possible_memory};
 
-/// Bytes, from a number with K, M or G (powers of 1024) behind it or nothing.
+/// Bytes, from a number with K, M, G or T (powers of 1024) behind it or nothing.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.trim_end_matches(['i', 'B']).char_indices().last() {
         Some((end, 'K' | 'k')) => (&text[..end], 10),
         Some((end, 'M' | 'm')) => (&text[..end], 20),
         Some((end, 'G' | 'g')) => (&text[..end], 30),
+        Some((end, 'T' | 't')) => (&text[..end], 40),
         Some(_) | None => (text, 0),
     };
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M or 2G is accepted".to_owned())
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M, 2G or 1T is accepted".to_owned())
 }
 
 /// A machine's memory in bytes.
@@ -47,7 +48,7 @@ mod tests {
 
     #[test]
     fn sizes_are_bytes_or_have_a_unit() {
-        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024)] {
+        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024), ("1T", 1 << 40)] {
             assert_eq!(amount(text), Ok(bytes));
         }
         for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {

@@ -85,7 +85,7 @@ pub(crate) struct LogsFlags {
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Print only the last lines
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, short = 'n', visible_alias = "lines", value_name = "COUNT")]
     pub(crate) tail: Option<usize>,
     /// Print a boot: its number as `--boots` lists it, 0 for the newest, -1 for the one before
     #[arg(long, value_name = "BOOT", allow_negative_numbers = true, conflicts_with = "since")]

@@ -69,6 +69,9 @@ pub(crate) struct CheckConfigFlags {
     /// Configuration file [default: /etc/procurator/worker.toml]
     #[arg(value_name = "FILE", env = "PROCURATOR_CONFIG")]
     pub(crate) file: Option<PathBuf>,
+    /// The same, as other verbs take it; this one counts where both are given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Check this assignments file in place of the configuration
     #[arg(long, value_name = "FILE", conflicts_with_all = ["print"])]
     pub(crate) assignments: Option<PathBuf>,
