@@ -248,7 +248,9 @@ async fn a_machine_that_is_rebuilt_is_kept_to_its_calls_like_the_first() {
         // Started by the reaper, it has that one's filter, too, and no more than that after any number of resets.
         until("another thread serves it, with filters", || {
             let threads = threads(process);
-            let Some(thread) = threads.get("vm:web-1").filter(|thread| **thread != before) else { return false };
+            let Some(thread) = threads.get("vm:web-1").filter(|thread| **thread != before) else {
+                return false;
+            };
             threads.len() == NAMES.len() && field(process, *thread, "Seccomp_filters") == "4"
         })
         .await;

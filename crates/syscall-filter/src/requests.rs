@@ -37,7 +37,7 @@ pub(crate) const OF_VCPU: &[Value] = &[
     value!(KVM_GET_SREGS = read(KVM, 0x83, 312)).seldom(TELLS),
     value!(KVM_GET_MP_STATE = read(KVM, 0x98, 4)).seldom(TELLS),
     value!(KVM_KVMCLOCK_CTRL = none(KVM, 0xad)),
-    value!(KVM_NMI = none(KVM, 0x9a)),
+    value!(KVM_NMI = none(KVM, 0x9a)).seldom("an operator who interrupts a guest that hangs"),
 ];
 
 /// What devices ask for when a guest writes their registers, and when they are paused, resumed and reset.
@@ -66,7 +66,6 @@ pub(crate) const OF_DEVICES: &[Value] = &[
 #[rustfmt::skip]
 pub(crate) const OF_MACHINE: &[Value] = &[
     value!(KVM_CREATE_VM = none(KVM, 0x01)),
-    value!(KVM_CHECK_EXTENSION = none(KVM, 0x03)),
     value!(KVM_GET_VCPU_MMAP_SIZE = none(KVM, 0x04)),
     value!(KVM_GET_SUPPORTED_CPUID = both(KVM, 0x05, 8)),
     value!(KVM_CREATE_VCPU = none(KVM, 0x41)),
@@ -82,11 +81,9 @@ pub(crate) const OF_MACHINE: &[Value] = &[
     value!(KVM_SET_CPUID2 = write(KVM, 0x90, 8)),
     value!(KVM_GET_STATS_FD = none(KVM, 0xce)),
     value!(KVM_IRQFD = write(KVM, 0x76, 32)),
-    value!(KVM_IOEVENTFD = write(KVM, 0x79, 64)),
     value!(VHOST_GET_FEATURES = read(VHOST, 0x00, 8)).seldom(KERNEL_NET),
     value!(TUNGETIFF = read(TUN, 210, 4)).seldom(TAP),
     value!(TUNSETVNETHDRSZ = write(TUN, 216, 4)).seldom(TAP),
-    value!(FIONBIO = none(TUN, 0x21)),
 ];
 
 /// An event loop changes links, and makes connections for its guest.

@@ -6,6 +6,7 @@ use crate::requests;
 
 const SOCKETS: &str = "a guest that uses its socket device";
 const NETWORK: &str = "an interface on a TAP, which native test runs do not have";
+const WITHOUT_RING: &str = "a host without io_uring";
 const NOT_RAW: &str = "an image of another format than raw";
 
 /// Runs the guest; devices are started, reset and ended on it, as their registers are written.
@@ -23,10 +24,10 @@ pub(crate) const VCPU: &[Call] = &[
 /// Carries out transfers, one after the other, on files that are open.
 #[rustfmt::skip]
 pub(crate) const DISK: &[Call] = &[
-    call!(SYS_preadv),
-    call!(SYS_pwritev),
+    call!(SYS_preadv).seldom(WITHOUT_RING),
+    call!(SYS_pwritev).seldom(WITHOUT_RING),
     call!(SYS_pread64).seldom(NOT_RAW),
-    call!(SYS_fdatasync),
+    call!(SYS_fdatasync).seldom(WITHOUT_RING),
     call!(SYS_fallocate).seldom("a guest that discards or zeroes"),
     call!(SYS_lseek).seldom(NOT_RAW),
     call!(SYS_statx).seldom(NOT_RAW),
@@ -104,7 +105,7 @@ pub(crate) const EVENT_LOOP: &[Call] = &[
     // Whether its boot files are still what was verified, and the last figures.
     call!(SYS_statx),
     call!(SYS_fstat),
-    call!(SYS_pread64),
+    call!(SYS_pread64).seldom("the last figures of a vCPU that does not end"),
     call!(SYS_mincore).seldom("the last figures of a machine with private memory"),
     call!(SYS_fallocate).seldom("a guest that gives memory back"),
     call!(SYS_getrandom).seldom("a guest that asks for entropy"),

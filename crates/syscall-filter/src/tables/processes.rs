@@ -38,7 +38,7 @@ pub(crate) const MAIN: &[Call] = &[
     call!(SYS_statx).seldom(LONG),
     call!(SYS_unlinkat),
     // Counters: of threads in /proc, of interfaces in /sys, of pages.
-    call!(SYS_openat),
+    call!(SYS_openat).seldom(COUNTERS),
     call!(SYS_lseek).seldom(COUNTERS),
     call!(SYS_mincore).seldom("a worker that asks for the counters of a machine with private memory"),
     call!(SYS_prctl).with(0, &[value!(PR_SET_NAME)]),

@@ -15,7 +15,9 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
         Some(_) | None => (text, 0),
     };
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size like 536870912, 512M, 2G or 1T is accepted".to_owned())
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "a size like 536870912, 512M, 2G or 1T is accepted".to_owned())
 }
 
 /// A machine's memory in bytes.
@@ -48,7 +50,9 @@ mod tests {
 
     #[test]
     fn sizes_are_bytes_or_have_a_unit() {
-        for (text, bytes) in [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024), ("1T", 1 << 40)] {
+        for (text, bytes) in
+            [("4096", 4096), ("512M", 512 << 20), ("2GiB", 2 << 30), ("1k", 1024), ("1T", 1 << 40)]
+        {
             assert_eq!(amount(text), Ok(bytes));
         }
         for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
