@@ -12,6 +12,9 @@
 //! All points stand in [`FailPoint`]. The feature `armed` compiles them in. It is off in every build but that of tests which
 //! ask for it, and then passing a point is an empty function.
 //!
+//! The same feature lets a guest have code of a test's program run on the thread of its vCPU: see [`written`]. Code of an
+//! attacker who broke out of a guest begins there, and what it can do from there is tried by code that really runs there.
+//!
 //! ```
 //! use fail_points::{FailPoint, pass, pass_with};
 //!
@@ -23,9 +26,13 @@
 
 #[cfg(feature = "armed")]
 mod armed;
+mod commands;
 mod points;
 mod trigger;
 
+#[cfg(feature = "armed")]
+pub use commands::on_command;
+pub use commands::{COMMAND_PORT, written};
 pub use points::FailPoint;
 pub use trigger::{Trigger, TriggerError};
 

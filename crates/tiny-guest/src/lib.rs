@@ -89,6 +89,7 @@ enum Kind {
     Stray,
     Presses,
     LatePresses,
+    Relay,
 }
 
 /// A guest, ready to be made into a kernel file.
@@ -239,6 +240,12 @@ impl TinyGuest {
     #[must_use]
     pub fn echo() -> Self {
         Self::of(Kind::Echo)
+    }
+
+    /// Writes `ready\n`; each byte that it reads on the serial port it writes to the I/O port `port`, and then returns it.
+    #[must_use]
+    pub fn relay(port: u16) -> Self {
+        Self { address: port.into(), ..Self::of(Kind::Relay) }
     }
 
     /// Writes what the boot protocol handed over, then powers off:

@@ -111,6 +111,12 @@ kvm_test!(echo_returns_what_it_is_sent, {
     assert_eq!(machine.said(), "ready\nhi");
 });
 
+kvm_test!(a_relay_writes_what_it_is_sent_to_its_port, {
+    let mut machine = Machine { input: [0xfe].into(), ..Machine::default() };
+    assert_eq!(machine.run(&TinyGuest::relay(0x64)), End::Port(0x64, 0xfe));
+    assert_eq!(machine.said(), "ready\n");
+});
+
 kvm_test!(an_idle_and_a_spinning_guest_are_broken_out_of_by_a_kick, {
     for guest in [TinyGuest::idle(), TinyGuest::spin()] {
         let (_vm, mut vcpu) = load(&guest);

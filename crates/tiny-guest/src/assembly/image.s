@@ -88,3 +88,4 @@ guests:
     guest guest_stray
     guest guest_presses
     guest guest_late_presses
+    guest guest_relay

@@ -130,6 +130,16 @@ guest_echo:
     call serial_put_byte
     jmp 1b
 
+# As above without an end, and writes it to the port in the parameter first.
+guest_relay:
+    say text_ready
+1:
+    call serial_get_byte
+    fetch parameter_address, %edx
+    outb %al, %dx
+    call serial_put_byte
+    jmp 1b
+
 # Takes a non-maskable interrupt: the third gate of a table that the stack holds, as others stay unused.
 guest_nmi:
     address nmi_handler, %eax

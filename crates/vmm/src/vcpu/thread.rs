@@ -100,7 +100,10 @@ fn serve(
 fn handle(exit: Exit<'_>, index: u8, buses: &Buses) -> Option<MachineExit> {
     match exit {
         Exit::IoIn { port, data } => buses.ports.read(u64::from(port), data),
-        Exit::IoOut { port, data } => buses.ports.write(u64::from(port), data),
+        Exit::IoOut { port, data } => {
+            fail_points::written(port, data);
+            buses.ports.write(u64::from(port), data);
+        }
         Exit::MmioRead { address, data } => buses.memory.read(address, data),
         Exit::MmioWrite { address, data } => buses.memory.write(address, data),
         Exit::Interrupted => {}
