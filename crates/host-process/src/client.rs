@@ -17,6 +17,7 @@ mod directory;
 mod error_output;
 mod exit_record;
 mod handshake;
+mod hearsay;
 mod jailing;
 mod kernel_log;
 mod launching;

@@ -211,6 +211,34 @@ async fn a_connection_that_breaks_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_process_that_always_has_something_to_say_leaves_others_their_turn() {
+    const MESSAGES: u64 = 100;
+    let directory = directory();
+    let pretender = Pretender::new(&directory);
+    let host = host(options(&directory));
+    let (adoption, connection) = tokio::join!(
+        within(host.adopt(anyone())),
+        pretender.welcome(welcome_of_this_process(Some(running())))
+    );
+    let machine = adoption.machines.into_iter().next().expect("it is adopted").handle;
+    let mut status = machine.status();
+    status.mark_unchanged();
+    // All of it is there before anybody reads.
+    for message in 1..=MESSAGES {
+        let status = MachineStatus { console_start: message, ..running() };
+        let told = FromHost::Status { vm: VmId::new("vm"), status, counters: None };
+        connection.try_send(told).expect("there is room");
+    }
+    let mut turns = 0;
+    while status.borrow_and_update().console_start < MESSAGES {
+        within(status.changed()).await.expect("it goes on");
+        turns += 1;
+    }
+    assert_eq!(turns, MESSAGES, "this task runs after each of them");
+    host.leave();
+}
+
+#[tokio::test]
 async fn what_is_no_host_process_of_ours_is_left_alone() {
     let wrong_pid = Welcome { pid: 1, ..welcome_of_this_process(Some(running())) };
     let wrong_start = Welcome { start_time: 1, ..welcome_of_this_process(Some(running())) };

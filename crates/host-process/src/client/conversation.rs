@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use jail::TakenUser;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 use vm_model::{ThreadHealth, error_chain};
 
+use super::hearsay::repeated;
 use super::line::{Orders, ProcessLine, ProcessOrder, Request};
 use super::pool::{Pool, ProcessKey};
 use super::process::WatchedProcess;
-use crate::wire::{FromHost, Message, Outgoing, ToHost};
+use crate::wire::{ConnectionError, FromHost, Message, Outgoing, ToHost};
 use calls::Calls;
 use machines::Machines;
 
@@ -92,7 +94,8 @@ impl Conversation {
         }
         loop {
             let deadline = self.deadline(&link);
-            // Each arm is cancel-safe. Orders come before requests, so that a kill overtakes what waits.
+            // Each arm is cancel-safe. Orders come before requests, so that a kill overtakes what waits. What the process says
+            // comes last: one that says more than can be read keeps nothing else from its turn.
             tokio::select! {
                 biased;
                 () = self.process.gone() => break,
@@ -102,22 +105,17 @@ impl Conversation {
                         return;
                     }
                 }
-                message = link.receive() => match message {
-                    Ok(message) => self.handle_message(message, &mut link).await,
-                    Err(error) => {
-                        if !error.is_closed() {
-                            let error = error_chain(&error);
-                            tracing::warn!(pid = self.process.pid(), error, "a host process makes no sense");
-                        }
-                        self.lose(&mut link);
-                    }
-                },
-                Some(request) = requests.recv(), if link.is_up() => self.send_request(request, &mut link).await,
                 () = sleep_until(deadline) => self.overdue(&mut link).await,
+                Some(request) = requests.recv(), if link.is_up() => self.send_request(request, &mut link).await,
+                message = link.receive() => {
+                    self.hear(message, &mut link).await;
+                    // Nothing above waits where there is always a message, and other tasks of this thread have to run.
+                    yield_now().await;
+                }
             }
         }
         // What it said last is not lost.
-        while let Some(message) = link.receive_now() {
+        for message in link.received_already() {
             self.handle_message(message, &mut Link::closed()).await;
         }
         let end = self.process.how_it_ended(self.line.confinement()).await;
@@ -253,7 +251,7 @@ impl Conversation {
                 self.compare(welcome, link).await;
             }
             Err(problem) => {
-                let problem = error_chain(&problem);
+                let problem = repeated(&error_chain(&problem));
                 tracing::warn!(pid = self.process.pid(), problem, "a host process cannot be reached");
                 link.lose();
             }
@@ -277,11 +275,25 @@ impl Conversation {
         };
         tracing::warn!(pid = self.process.pid(), problem, "the connection to a host process is given up");
         // What was said before is still heard: the process may be gone.
-        while let Some(message) = link.receive_now() {
+        for message in link.received_already() {
             // What it asks for comes again when the process is asked for everything.
             let _ = self.take_note(message);
         }
         self.lose(link);
+    }
+
+    /// What came over the connection, or why nothing will.
+    async fn hear(&mut self, message: Result<FromHost, ConnectionError>, link: &mut Link) {
+        match message {
+            Ok(message) => self.handle_message(message, link).await,
+            Err(error) => {
+                if !error.is_closed() {
+                    let error = repeated(&error_chain(&error));
+                    tracing::warn!(pid = self.process.pid(), error, "a host process makes no sense");
+                }
+                self.lose(link);
+            }
+        }
     }
 
     async fn handle_message(&mut self, message: FromHost, link: &mut Link) {

@@ -15,14 +15,12 @@ use vm_model::MachineExit;
 
 use super::confinement::Confinement;
 use super::exit_record::exit_status;
+use super::hearsay::repeated;
 use super::kernel_log::{MemoryKill, killed_for_memory};
 use crate::awaited::watch;
 
 /// What is said of a process whose end nobody tells of.
 const GONE: &str = "is gone; how it ended cannot be known, as this worker did not start it";
-
-/// The most characters of what a process says of its end.
-const LAST_WORDS_MAX: usize = 512;
 
 /// A process that is watched. Dropping this does nothing to it.
 #[derive(Debug)]
@@ -98,8 +96,7 @@ impl WatchedProcess {
 
     /// Takes note of what it says of its end, as far as that is a line of plain text.
     pub(super) fn note_last_words(&mut self, text: &str) {
-        let plain = text.chars().filter(|character| matches!(character, ' '..='~'));
-        self.last_words.get_or_insert_with(|| plain.take(LAST_WORDS_MAX).collect());
+        self.last_words.get_or_insert_with(|| repeated(text));
     }
 
     /// How it ended, once it is gone. Of one that is no child this is known as far as the kernel tells.

@@ -1,6 +1,7 @@
 //! The connection of a conversation, while there is one.
 
 use std::io;
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use crate::wire::{Connection, ConnectionError, FromHost, Welcome};
 
 /// How long to wait before the first try to connect again, and at most before each after it.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// More messages than wait in a socket: the kernel's bound on their bytes is reached before.
+const WAITING_MAX: usize = 512;
 
 /// A connection, or what is to become of it.
 #[derive(Debug)]
@@ -100,9 +104,9 @@ impl Link {
         }
     }
 
-    /// A message that is there already.
-    pub(super) fn receive_now(&self) -> Option<FromHost> {
-        self.connection()?.try_receive().ok()
+    /// The messages that are there already: as many as a socket holds, and not whatever a process goes on saying meanwhile.
+    pub(super) fn received_already(&self) -> impl Iterator<Item = FromHost> {
+        iter::from_fn(|| self.connection()?.try_receive().ok()).take(WAITING_MAX)
     }
 }
 
@@ -139,4 +143,27 @@ pub(in crate::client) async fn greet(
         .and_then(|welcome| welcome.check(pid))
         .map_err(ReachError::Handshake)?;
     Ok((connection, welcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_model::VmId;
+
+    use super::*;
+    use crate::wire::packet_pair;
+
+    #[tokio::test]
+    async fn a_process_that_goes_on_talking_is_not_listened_to_for_ever() {
+        let (ours, theirs) = packet_pair().expect("a pair of sockets");
+        let link = Link::up(Connection::new(ours).expect("watched"));
+        let process = Connection::new(theirs).expect("watched");
+        let say = || process.try_send(FromHost::Released { vm: VmId::new("vm") }).expect("there is room");
+        say();
+        let mut heard = 0;
+        for _ in link.received_already() {
+            say();
+            heard += 1;
+        }
+        assert_eq!(heard, WAITING_MAX);
+    }
 }

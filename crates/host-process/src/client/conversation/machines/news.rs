@@ -5,6 +5,7 @@ use vm_model::{MachineCounters, MachineStatus, VmId};
 
 use super::super::{Conversation, Link};
 use super::{Stage, Tracked};
+use crate::client::hearsay::repeated;
 use crate::wire::{CallId, FromHost};
 
 /// What is to be done after a message.
@@ -15,6 +16,8 @@ pub(in super::super) enum Then {
     Kill(VmId),
     /// Its process says that it is released.
     Released(VmId),
+    /// Its process has ended the connection, and is not listened to any more.
+    HangUp,
 }
 
 impl Conversation {
@@ -33,7 +36,9 @@ impl Conversation {
             }
             FromHost::Released { vm } => return Then::Released(vm),
             FromHost::Refused { reason } => {
+                let reason = repeated(&reason);
                 tracing::warn!(pid = self.process.pid(), reason, "a host process ends its connection");
+                return Then::HangUp;
             }
             FromHost::LastWords { text } => self.process.note_last_words(&text),
             // A second welcome says nothing new, and nobody knows what the other is.
@@ -92,6 +97,8 @@ impl Conversation {
             Then::Nothing => {}
             Then::Kill(vm) => self.kill(&vm, link).await,
             Then::Released(vm) => self.released(&vm, link).await,
+            Then::HangUp if link.is_up() => self.lose(link),
+            Then::HangUp => {}
         }
     }
 }
