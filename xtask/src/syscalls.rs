@@ -21,10 +21,11 @@ use judge::Findings;
 
 /// The suites whose machines run in host processes.
 const SUITES: [&str; 2] = ["host-process", "worker-bin"];
-/// Without those that trace a host process themselves, which has room for one tracer, and those that start none and need
-/// what `cargo xtask test` fetches.
+/// All but those that trace a host process themselves, which has room for one tracer; those that make calls which no thread may
+/// make; and those that start no host process and need what `cargo xtask test` fetches.
 const TRACED: &str = "not (test(a_forbidden_call_ends_the_process_and_is_told) or \
-                      test(a_machine_that_is_rebuilt_is_kept_to_its_calls_like_the_first) or test(prometheus::))";
+                      test(a_machine_that_is_rebuilt_is_kept_to_its_calls_like_the_first) or binary(hostile) or \
+                      test(prometheus::))";
 
 /// Options of the task.
 #[derive(Args, Debug)]

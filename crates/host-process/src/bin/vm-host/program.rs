@@ -1,4 +1,7 @@
-//! A host process: hosts machines for the worker at the other end of its standard input.
+//! What a host process of these tests does, hostile or not.
+
+use std::convert::Infallible;
+use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Context, bail};
 use host_process::host::{ServeOptions, become_host_process, confine, serve, take_stdin, tell_of_jail};
@@ -6,7 +9,12 @@ use hypervisor::Hypervisor;
 use jail::{JailOrder, Outside, enter};
 use syscall_filter::Mode;
 
-fn main() -> anyhow::Result<()> {
+/// Hosts machines as the command line says, and does what `beside` answers on the same thread, which is told the number of
+/// the descriptor that connects the process with its worker.
+pub(crate) fn run<F>(beside: impl FnOnce(RawFd) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Infallible>,
+{
     let Arguments { order, outside, seccomp, is_probe } = Arguments::read()?;
     if is_probe {
         let report = enter(&order.unwrap_or_default(), &outside);
@@ -23,7 +31,13 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("cannot start a runtime")?;
     let options = ServeOptions { jail, ..ServeOptions::default() };
-    runtime.block_on(serve(hypervisor, first, options)).context("cannot host machines")
+    let beside = beside(first.as_raw_fd());
+    runtime.block_on(async {
+        tokio::select! {
+            served = serve(hypervisor, first, options) => served.context("cannot host machines"),
+            never = beside => match never {},
+        }
+    })
 }
 
 /// What this program is told.
