@@ -22,7 +22,7 @@
 //! pass_with(FailPoint::FileRenamed, "leases.json");
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(feature = "armed")]
 mod armed;

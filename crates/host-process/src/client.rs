@@ -24,6 +24,7 @@ mod launching;
 mod limiting;
 mod line;
 mod looking;
+mod own_process;
 mod placement;
 mod pool;
 mod process;

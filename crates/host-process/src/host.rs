@@ -52,6 +52,8 @@ pub struct ServeOptions {
     pub machines: HostOptions,
     /// How long guests have to power themselves off when the process is told to terminate.
     pub patience: Duration,
+    /// The process' id on the host, by which its workers know it: see [`jail::enter_pid_namespace`].
+    pub pid: u32,
     /// What came of its jail, where it entered one.
     pub jail: Option<JailReport>,
     /// Who keeps the directories of machines.
@@ -64,17 +66,19 @@ impl fmt::Debug for ServeOptions {
             .debug_struct("ServeOptions")
             .field("machines", &self.machines)
             .field("patience", &self.patience)
+            .field("pid", &self.pid)
             .field("jail", &self.jail)
             .finish_non_exhaustive()
     }
 }
 
 impl Default for ServeOptions {
-    /// Half a minute for guests.
+    /// Half a minute for guests; a process that has the host's numbers.
     fn default() -> Self {
         Self {
             machines: HostOptions::default(),
             patience: Duration::from_secs(30),
+            pid: std::process::id(),
             jail: None,
             directories: None,
         }
@@ -124,7 +128,8 @@ pub struct ProcessError(IdentityError);
 /// It could not begin; nobody was answered.
 pub async fn serve(hypervisor: Hypervisor, first: OwnedFd, options: ServeOptions) -> Result<(), ServeError> {
     let failed = |operation| move |source| ServeError::System { operation, source };
-    let identity = ProcessIdentity::of_self().map_err(|error| ServeError::Identity(ProcessError(error)))?;
+    let identity =
+        ProcessIdentity::of_self(options.pid).map_err(|error| ServeError::Identity(ProcessError(error)))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for SIGTERM"))?;
     // What a terminal sends to all that was started from it is not meant for guests. A signal that is waited for does not
     // end the process, whether or not anybody looks.

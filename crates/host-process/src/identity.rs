@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Names a process for good, on a host that does not start anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessIdentity {
-    /// Its id.
+    /// Its id on the host.
     pub(crate) pid: u32,
     /// When it started, in clock ticks since the host did: field 22 of its `stat` (proc(5)).
     pub(crate) start_time: u64,
@@ -18,7 +18,7 @@ pub(crate) struct ProcessIdentity {
 #[derive(Debug, Error)]
 pub(crate) enum IdentityError {
     /// There is no such process, or its file cannot be read.
-    #[error("cannot read /proc/{pid}/stat")]
+    #[error("cannot read what /proc says of process {pid}")]
     Unreadable {
         /// Which process.
         pid: u32,
@@ -27,7 +27,7 @@ pub(crate) enum IdentityError {
         source: io::Error,
     },
     /// The file is not what proc(5) says.
-    #[error("/proc/{pid}/stat has no start time where one is expected")]
+    #[error("/proc has no start time of process {pid} where one is expected")]
     Malformed {
         /// Which process.
         pid: u32,
@@ -35,16 +35,22 @@ pub(crate) enum IdentityError {
 }
 
 impl ProcessIdentity {
-    /// This process.
-    pub(crate) fn of_self() -> Result<Self, IdentityError> {
-        Self::of(std::process::id())
+    /// This process, whose id on the host is `pid`, whatever it is in its own PID namespace.
+    pub(crate) fn of_self(pid: u32) -> Result<Self, IdentityError> {
+        let stat = fs::read_to_string("/proc/self/stat");
+        let stat = stat.map_err(|source| IdentityError::Unreadable { pid, source })?;
+        Self::read(pid, &stat)
     }
 
     /// The process that has the id `pid` now.
     pub(crate) fn of(pid: u32) -> Result<Self, IdentityError> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
             .map_err(|source| IdentityError::Unreadable { pid, source })?;
-        let start_time = start_time(&stat).ok_or(IdentityError::Malformed { pid })?;
+        Self::read(pid, &stat)
+    }
+
+    fn read(pid: u32, stat: &str) -> Result<Self, IdentityError> {
+        let start_time = start_time(stat).ok_or(IdentityError::Malformed { pid })?;
         Ok(Self { pid, start_time })
     }
 }
@@ -66,7 +72,7 @@ mod tests {
         assert_eq!(start_time(stat), Some(4711));
         assert_eq!(start_time("12 (a) S 1"), None);
         assert_eq!(start_time(""), None);
-        let own = ProcessIdentity::of_self().expect("this process is there");
+        let own = ProcessIdentity::of_self(std::process::id()).expect("this process is there");
         assert_eq!(ProcessIdentity::of(own.pid).expect("it still is"), own);
         assert!(ProcessIdentity::of(u32::MAX).is_err());
     }

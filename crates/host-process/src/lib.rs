@@ -16,12 +16,14 @@
 //! What a machine is made of is not known here, nor when one is to run. Neither end trusts the other more than it must:
 //! whatever comes over the socket is checked, and costs whoever sends it his connection at most.
 //!
-//! There is one request to the kernel that no crate knows, in `client::exit_record`; all else is safe code.
+//! There is one request to the kernel that no crate knows, in `client::exit_record`, and one whose answer no crate takes as it
+//! may be, in `credentials`; all else is safe code.
 
 #![deny(unsafe_code)]
 
 mod awaited;
 pub mod client;
+mod credentials;
 pub mod host;
 mod identity;
 pub mod wire;

@@ -319,6 +319,7 @@ async fn a_process_that_logs_counts_where_filtering_is_asked_for() {
     within(host.shut_down(PATIENCE / 2)).await;
 }
 
+/// Each process is the first of its PID namespace, which no signal ends that its own handler sends.
 #[tokio::test]
 async fn a_fault_is_told_with_its_signal() {
     if !has_kvm() {
@@ -326,14 +327,30 @@ async fn a_fault_is_told_with_its_signal() {
     }
     let directory = directory();
     let host = host(options(&directory));
-    let machine = launch_with_disk(&host).await;
-    let process = children().into_iter().next().expect("its process");
-    signal(process, Signal::BUS);
-    let exit = within(machine.exited()).await;
-    let MachineExit::HostLost(reason) = exit else { panic!("{exit:?}") };
-    // Which thread has to take a signal to the process is the kernel's choice.
-    assert!(reason.contains("was killed by SIGBUS: the "), "{reason:?}");
-    let sender = format!("was sent SIGBUS by process {}", std::process::id());
-    assert!(reason.contains(&sender), "{reason:?} lacks {sender:?}");
+    for (number, name) in [
+        (Signal::BUS, "SIGBUS"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::SYS, "SIGSYS"),
+        (Signal::ABORT, "SIGABRT"),
+    ] {
+        let machine = launch_with_disk(&host).await;
+        let process = children().into_iter().next().expect("its process");
+        signal(process, number);
+        let exit = within(machine.exited()).await;
+        let MachineExit::HostLost(reason) = exit else { panic!("{exit:?}") };
+        // Which thread has to take a signal to the process is the kernel's choice.
+        let ended = format!("its host process {process} was killed by {name}: the ");
+        assert!(reason.starts_with(&ended), "{reason:?} does not start with {ended:?}");
+        let cause = match number {
+            Signal::ABORT => "gave up, as for an allocation that fails".to_owned(),
+            _ => format!("was sent {name} by a process outside of its PID namespace"),
+        };
+        assert!(reason.contains(&cause), "{reason:?} lacks {cause:?}");
+        within(machine.released()).await;
+        drop(machine);
+        until("the process is collected", || children().is_empty()).await;
+    }
     within(host.shut_down(PATIENCE / 2)).await;
 }

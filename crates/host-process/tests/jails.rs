@@ -22,6 +22,13 @@ fn field(pid: u32, name: &str) -> String {
     line.trim_start_matches(':').split_whitespace().next().unwrap_or_default().to_owned()
 }
 
+/// The numbers of a process, from this process' namespace inwards.
+fn numbers(pid: u32) -> Vec<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("the kernel tells");
+    line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+}
+
 #[tokio::test]
 async fn each_process_is_a_user_of_its_own_with_no_rights() {
     if !has_kvm() {
@@ -31,7 +38,7 @@ async fn each_process_is_a_user_of_its_own_with_no_rights() {
     let host = host(options(&directory));
     let machines =
         [launch(&host, "a", &TinyGuest::spin()).await, launch(&host, "b", &TinyGuest::spin()).await];
-    let mut users = BTreeSet::new();
+    let (mut users, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
     for pid in children() {
         let user = field(pid, "Uid").parse().expect("a number");
         assert!(UserRange::default().contains(user) && users.insert(user), "{user}: {users:?}");
@@ -39,10 +46,17 @@ async fn each_process_is_a_user_of_its_own_with_no_rights() {
             assert_eq!(u64::from_str_radix(&field(pid, set), 16), Ok(0), "{set}");
         }
         assert_eq!(field(pid, "NoNewPrivs"), "1");
-        for namespace in ["mnt", "net", "ipc", "uts"] {
+        for namespace in ["mnt", "net", "ipc", "uts", "pid"] {
             let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/{namespace}")).expect("one");
-            assert_ne!(link(&pid.to_string()), link("self"), "{namespace}");
+            let own = link(&pid.to_string());
+            assert_ne!(own, link("self"), "{namespace}");
+            assert!(namespaces.insert(own), "{namespace} is one process' alone");
         }
+        assert_eq!(
+            numbers(pid),
+            [pid, 1],
+            "it is the first of its namespace, by whatever number the host knows it"
+        );
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it is there");
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");

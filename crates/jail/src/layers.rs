@@ -10,6 +10,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use crate::order::JailOrder;
+use crate::pid_namespace::HostPid;
 use crate::report::{Extent, Gap, JailReport, Layer};
 use landlocked::Coverage;
 
@@ -21,11 +22,11 @@ pub struct Outside {
 }
 
 /// Gives up what `order` says, for good. To be called while this process has one thread, and after it has opened what it
-/// needs by a path.
+/// needs by a path. `pid` is what [`enter_pid_namespace`](crate::enter_pid_namespace) made of it.
 ///
 /// Every layer is tried, whatever became of those before.
-pub fn enter(order: &JailOrder, outside: &Outside) -> JailReport {
-    let mut report = JailReport::default();
+pub fn enter(order: &JailOrder, outside: &Outside, pid: &HostPid) -> JailReport {
+    let mut report = JailReport { user: None, gaps: pid.gap.iter().cloned().collect() };
     let mut note = |layer, outcome: Result<(), Box<dyn Error>>| {
         if let Err(problem) = &outcome {
             report.gaps.push(Gap::of(layer, problem.as_ref()));

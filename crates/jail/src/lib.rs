@@ -1,9 +1,9 @@
 //! The jail of a process that runs guests: what the process gives up, by itself and for good, before it runs any.
 //!
 //! ```text
-//!   JailOrder (one word of a command line) ──▶ enter ──▶ JailReport: the layers that are missing, and why
+//!   JailOrder (one word of a command line) ──▶ enter_pid_namespace, enter ──▶ JailReport: the layers that are missing, and why
 //!
-//!   OOM score ─ limits ─ namespaces ─ root ─ capabilities ─ user ─ dumpable ─ privileges ─ Landlock
+//!   PID namespace ─ OOM score ─ limits ─ namespaces ─ root ─ capabilities ─ user ─ dumpable ─ privileges ─ Landlock
 //! ```
 //!
 //! The order of the layers matters: each needs what a later one takes away. A layer that the host refuses is a
@@ -18,10 +18,12 @@
 
 mod layers;
 mod order;
+mod pid_namespace;
 mod report;
 mod users;
 
 pub use layers::{Outside, enter};
 pub use order::{JailOrder, OrderError};
+pub use pid_namespace::{HostPid, PidNamespaceError, enter_pid_namespace};
 pub use report::{Extent, Gap, JailReport, Layer};
 pub use users::{RangeError, TakenUser, UserPool, UserRange, users_of_processes};

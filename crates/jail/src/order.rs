@@ -1,15 +1,21 @@
 //! What a process is told of its jail: one word of its command line.
 //!
-//! `user=1879048192,descriptors=3072,threads=1536,locked=33554432`, in any order and each at most once. What is not named is left as it is.
+//! `pid-namespace,user=1879048192,descriptors=3072,threads=1536,locked=33554432`, in any order and each at most once. What is
+//! not named is left as it is.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
+/// The part that is no number.
+const PID_NAMESPACE: &str = "pid-namespace";
+
 /// What a process is told of its jail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JailOrder {
+    /// Whether it goes on in another process, which has process numbers of its own: whoever started it hears which.
+    pub pid_namespace: bool,
     /// The user and the group that it becomes, where it gets one of its own.
     pub user: Option<u32>,
     /// How many descriptors it may have open.
@@ -25,7 +31,7 @@ pub struct JailOrder {
 pub enum OrderError {
     /// A part is not one of those there are.
     #[error(
-        "{part:?} is no part of a jail: user=, descriptors=, threads= and locked= are accepted, each with a number"
+        "{part:?} is no part of a jail: pid-namespace is accepted, and user=, descriptors=, threads= and locked=, each with a number"
     )]
     Part {
         /// The part.
@@ -49,14 +55,15 @@ pub enum OrderError {
 
 impl fmt::Display for JailOrder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, descriptors, threads, locked } = *self;
+        let Self { pid_namespace, user, descriptors, threads, locked } = *self;
         let parts = [
             ("user", user.map(u64::from)),
             ("descriptors", descriptors),
             ("threads", threads),
             ("locked", locked),
         ];
-        let said = parts.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        let numbers = parts.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        let said = pid_namespace.then(|| PID_NAMESPACE.to_owned()).into_iter().chain(numbers);
         formatter.write_str(&said.collect::<Vec<_>>().join(","))
     }
 }
@@ -67,6 +74,12 @@ impl FromStr for JailOrder {
     fn from_str(word: &str) -> Result<Self, OrderError> {
         let mut order = Self::default();
         for part in word.split(',').filter(|_| !word.is_empty()) {
+            if part == PID_NAMESPACE {
+                if std::mem::replace(&mut order.pid_namespace, true) {
+                    return Err(OrderError::Twice { name: PID_NAMESPACE });
+                }
+                continue;
+            }
             let unknown = || OrderError::Part { part: part.to_owned() };
             let out_of_range = |accepted| OrderError::Value { part: part.to_owned(), accepted };
             let (name, value) = part.split_once('=').ok_or_else(unknown)?;
@@ -114,6 +127,8 @@ mod tests {
             ("threads=1", "16 or more"),
             ("descriptors=63", "64 or more"),
             ("user=7,user=8", "user is said twice"),
+            ("pid-namespace=1", "\"pid-namespace=1\" is no part"),
+            ("pid-namespace,threads=16,pid-namespace", "pid-namespace is said twice"),
             (",", "\"\" is no part"),
         ] {
             let error = word.parse::<JailOrder>().expect_err(word).to_string();
@@ -124,12 +139,13 @@ mod tests {
     proptest! {
         #[test]
         fn an_order_survives_the_command_line(
+            pid_namespace: bool,
             user in proptest::option::of(1..u32::MAX),
             descriptors in proptest::option::of(64u64..),
             threads in proptest::option::of(16u64..),
             locked in proptest::option::of(0u64..),
         ) {
-            let order = JailOrder { user, descriptors, threads, locked };
+            let order = JailOrder { pid_namespace, user, descriptors, threads, locked };
             prop_assert_eq!(order.to_string().parse(), Ok(order));
         }
 

@@ -13,6 +13,8 @@ pub enum Layer {
     OomScore,
     /// Bounds on descriptors and threads; no core files.
     Limits,
+    /// Process numbers of its own: no other process has one there.
+    PidNamespace,
     /// A mount table of its own.
     MountNamespace,
     /// System V IPC and POSIX message queues of its own.
@@ -43,6 +45,7 @@ impl fmt::Display for Layer {
         formatter.write_str(match self {
             Self::OomScore => "OOM score",
             Self::Limits => "resource limits",
+            Self::PidNamespace => "PID namespace",
             Self::MountNamespace => "mount namespace",
             Self::IpcNamespace => "IPC namespace",
             Self::UtsNamespace => "UTS namespace",

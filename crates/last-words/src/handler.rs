@@ -29,6 +29,11 @@ static FRAME: OnceLock<Frame> = OnceLock::new();
 /// The thread that speaks for the process, once one does: there is one last word.
 static SPEAKS: AtomicI32 = AtomicI32::new(0);
 
+/// What a process exits with that a signal cannot end, beyond the signal's number: what shells say of one that it has ended.
+const OF_SIGNALS: c_int = 128;
+/// The number of the first process of a PID namespace, and of the host's own.
+const FIRST: libc::pid_t = 1;
+
 /// `SIGSYS` was raised by a filter (`SYS_SECCOMP` of sigaction(2)).
 const OF_A_FILTER: c_int = 1;
 /// `SIGBUS` was raised for broken memory (`BUS_MCEERR_AR` and `BUS_MCEERR_AO` of sigaction(2)).
@@ -73,6 +78,14 @@ pub fn install(frame: Frame) -> io::Result<()> {
     Ok(())
 }
 
+/// The signal for which a process ended by itself that exited with `code`, because a signal ends no process that is the first of
+/// its PID namespace.
+#[must_use]
+pub fn signal_behind(code: c_int) -> Option<c_int> {
+    let signal = code - OF_SIGNALS;
+    (signal == libc::SIGKILL || SIGNALS.contains(&signal)).then_some(signal)
+}
+
 /// The handler of every signal.
 extern "C" fn speak(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: takes nothing and always succeeds.
@@ -100,6 +113,11 @@ extern "C" fn speak(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_v
     }
     // SAFETY: takes nothing and always succeeds.
     let process = unsafe { libc::getpid() };
+    if process == FIRST {
+        // To this one signals do nothing whose action is the default (pid_namespaces(7)), and not every fault would come again.
+        // SAFETY: takes no memory and does not return.
+        unsafe { libc::_exit(OF_SIGNALS + signal) }
+    }
     // It is delivered with the handler's return, before the thread does anything else.
     // SAFETY: no memory is involved.
     unsafe { libc::syscall(libc::SYS_tgkill, process, this, signal) };

@@ -9,11 +9,12 @@
 //!
 //! These ends cannot be contained: a call that the thread's filter forbids (`SIGSYS`), memory that is gone or broken
 //! (`SIGBUS`), a stack that overflowed (`SIGSEGV`), an allocation that failed (`SIGABRT`). The process dies of the signal all
-//! the same; what it adds is the reason.
+//! the same; what it adds is the reason. One that is the first of its PID namespace dies of no signal of its own: it exits with
+//! a code that [stands for it](signal_behind).
 //!
-//! The handler runs on the thread that failed, wherever that was. It takes no lock, allocates nothing, and makes three
-//! system calls: `write` (at once or not at all: sockets that are listened at do not wait), `tgkill` on itself, and the
-//! return from the handler. Filters allow these to every thread.
+//! The handler runs on the thread that failed, wherever that was. It takes no lock, allocates nothing, and makes few
+//! system calls: `write` (at once or not at all: sockets that are listened at do not wait), `tgkill` on itself and the
+//! return from the handler, or `exit_group`. Filters allow these to every thread.
 //!
 //! There is one installation a process, because handlers are the process'. What is said is plain text in which nothing has to
 //! be escaped in JSON; the frame around it is the caller's.
@@ -25,6 +26,6 @@ mod speaker;
 mod words;
 
 pub use calls::call_name;
-pub use handler::{Frame, SIGNALS, install};
+pub use handler::{Frame, SIGNALS, install, signal_behind};
 pub use listeners::{LISTENERS_MAX, Listener, listen};
 pub use speaker::introduce;

@@ -6,6 +6,9 @@ use crate::speaker::Speaker;
 /// Bytes of the longest text; what does not fit is left out.
 const WORDS_BYTES: usize = 512;
 
+/// What the kernel calls a sender that has no number here.
+const OUTSIDE: i32 = 0;
+
 /// What a thread did that ends the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -105,8 +108,12 @@ impl Words {
             Fault::Sent { signal, by } => {
                 self.text(b" was sent ");
                 self.signal(signal);
-                self.text(b" by process ");
-                self.decimal(i64::from(by));
+                if by == OUTSIDE {
+                    self.text(b" by a process outside of its PID namespace");
+                } else {
+                    self.text(b" by process ");
+                    self.decimal(i64::from(by));
+                }
             }
             Fault::Other { signal } => {
                 self.text(b" was ended by ");
@@ -181,6 +188,10 @@ mod tests {
             (Fault::Address { address: usize::MAX }, "without memory, 0xffffffffffffffff"),
             (Fault::Abort, "gave up, as for an allocation that fails"),
             (Fault::Sent { signal: libc::SIGSEGV, by: 4711 }, "was sent SIGSEGV by process 4711"),
+            (
+                Fault::Sent { signal: libc::SIGBUS, by: OUTSIDE },
+                "SIGBUS by a process outside of its PID namespace",
+            ),
             (Fault::Other { signal: libc::SIGILL }, "was ended by SIGILL"),
         ];
         for (fault, expected) in told {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use host_process::host::{ServeOptions, become_host_process, confine, serve, take_stdin, tell_of_jail};
 use hypervisor::Hypervisor;
-use jail::{JailOrder, JailReport, Outside, enter};
+use jail::{HostPid, JailOrder, JailReport, Outside, enter, enter_pid_namespace};
 use syscall_filter::{ConfineError, Mode};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +28,8 @@ pub(crate) fn run(
     vms: Option<PathBuf>,
     (order, seccomp): (Option<JailOrder>, Mode),
 ) -> Result<()> {
+    // Before all else: it goes on in another process.
+    let pid = enter_apart(order.as_ref())?;
     become_host_process();
     // Before any thread is started: threads inherit what is blocked.
     signals::block_terminal_stops()?;
@@ -37,7 +39,7 @@ pub(crate) fn run(
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
     logging::connect();
     // While this is the only thread, and what it needs of the host is open.
-    let jail = order.map(|order| enter(&order, &outside(vms)));
+    let jail = order.map(|order| enter(&order, &outside(vms), &pid));
     logging::open()?;
     let directories = HandedDirectories::default();
     logging::start(log_format, Some(VmFiles::Handed(directories.clone())))?;
@@ -52,6 +54,7 @@ pub(crate) fn run(
         let _quit = signal(SignalKind::quit())?;
         let options = ServeOptions {
             patience: stop_timeout,
+            pid: pid.number,
             jail,
             directories: Some(Rc::new(move |vm, directory| directories.keep(vm, directory))),
             ..ServeOptions::default()
@@ -62,8 +65,13 @@ pub(crate) fn run(
 
 /// Enters the jail, tells what is missing, and returns.
 pub(crate) fn probe_jail(order: Option<JailOrder>, vms: Option<PathBuf>) -> Result<()> {
-    let report = enter(&order.unwrap_or_default(), &outside(vms));
+    let pid = enter_apart(order.as_ref())?;
+    let report = enter(&order.unwrap_or_default(), &outside(vms), &pid);
     tell_of_jail(&report).context("cannot tell of the jail")
+}
+
+fn enter_apart(order: Option<&JailOrder>) -> Result<HostPid> {
+    enter_pid_namespace(order).context("cannot go on apart from other processes")
 }
 
 /// What the process is handed descriptors of.

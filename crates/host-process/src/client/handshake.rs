@@ -1,5 +1,6 @@
 //! Opens a conversation with a host process and checks who answers.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::wire::{
 pub(super) enum HandshakeError {
     #[error("it did not answer within {patience:?}")]
     Silent { patience: Duration },
+    #[error("which process goes on in its place is not known")]
+    Successor(#[source] io::Error),
     #[error("the connection broke")]
     Connection(#[source] ConnectionError),
     #[error("it refuses: {reason}")]

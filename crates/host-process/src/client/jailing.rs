@@ -12,6 +12,8 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_getfl, open};
 use thiserror::Error;
 use vm_model::{DiskCaching, MachineSpec};
 
+use super::own_process::{OwnProcess, Succession, succession_in};
+
 /// The most that is read of what a process says of its jail.
 const REPORT_BYTES_MAX: u64 = 64 << 10;
 /// Descriptors that a process has for itself, and that each machine may have: a disk or an interface with many queues has
@@ -111,6 +113,7 @@ impl Jails {
         // Threads and locked memory are counted by user: what one has that others are, too, is not this process' to bound.
         let own = |most: Option<u64>| most.filter(|_| user.is_some());
         let order = JailOrder {
+            pid_namespace: true,
             user: user.as_ref().map(TakenUser::number),
             threads: own(self.limits.threads),
             locked: own(self.limits.locked),
@@ -127,7 +130,8 @@ impl Jails {
 
 fn limits(machines: u64) -> JailOrder {
     let sum = |(own, each): (u64, u64)| Some(own.saturating_add(each.saturating_mul(machines)));
-    JailOrder { user: None, descriptors: sum(DESCRIPTORS), threads: sum(THREADS), locked: sum(LOCKED) }
+    let (descriptors, threads, locked) = (sum(DESCRIPTORS), sum(THREADS), sum(LOCKED));
+    JailOrder { descriptors, threads, locked, ..JailOrder::default() }
 }
 
 fn judge(demand: JailDemand, report: &JailReport) -> Result<(), JailError> {
@@ -163,16 +167,21 @@ pub fn probe_jail(program: &[OsString], settings: JailSettings) -> Result<JailRe
         .spawn()
         .map_err(failed("start"))?;
     let mut text = String::new();
-    let read =
-        child.stdout.take().map_or(Ok(0), |told| told.take(REPORT_BYTES_MAX).read_to_string(&mut text));
-    let status = child.wait().map_err(failed("wait for"))?;
-    drop(user);
-    read.map_err(failed("hear"))?;
-    if !status.success() {
-        return Err(failed("run")(io::Error::other(status.to_string())));
+    let told = child.stdout.take();
+    let program = OwnProcess::of(&child);
+    told.map_or(Ok(0), |told| told.take(REPORT_BYTES_MAX).read_to_string(&mut text))
+        .map_err(failed("hear"))?;
+    let (Succession { process, predecessor }, text) =
+        succession_in(program, &text).map_err(failed("hear"))?;
+    for process in predecessor.into_iter().chain([process]) {
+        let status = process.wait().map_err(failed("wait for"))?;
+        if !status.success() {
+            return Err(failed("run")(io::Error::other(status.to_string())));
+        }
     }
+    drop(user);
     let report: JailReport =
-        serde_json::from_str(&text).map_err(|error| failed("understand")(error.into()))?;
+        serde_json::from_str(text).map_err(|error| failed("understand")(error.into()))?;
     judge(settings.demand, &report)?;
     Ok(report)
 }

@@ -2,10 +2,10 @@
 //! wants to know whether they could be.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use vm_model::{VmId, error_chain};
@@ -13,6 +13,7 @@ use vm_model::{VmId, error_chain};
 use super::conversation::greet;
 use super::directory::{Dialled, SocketDirectory};
 use super::process::WatchedProcess;
+use crate::credentials::Credentials;
 use crate::wire::{Connection, MachineListing, Version, Welcome};
 
 /// How long a process may take to answer a hello.
@@ -115,11 +116,11 @@ pub(super) async fn look(directory: &SocketDirectory, name: &str, patience: Dura
         Ok(Dialled::Abandoned) => return Found::Nobody,
         Err(error) => return stranger(None, format!("it takes no connection: {error}")),
     };
-    let peer = match socket_peercred(&socket) {
-        Ok(peer) => peer,
-        Err(errno) => return stranger(None, format!("the kernel does not tell who listens: {errno}")),
+    let told = Credentials::of_peer(socket.as_fd()).and_then(|peer| Ok((peer.pid()?, peer)));
+    let (pid, peer) = match told {
+        Ok(told) => told,
+        Err(error) => return stranger(None, format!("the kernel does not tell who listens: {error}")),
     };
-    let pid = peer.pid.as_raw_pid().unsigned_abs();
     let own = rustix::process::geteuid();
     // Only this user makes and gives away entries of the directory.
     let is_expected = || directory.owner(name).is_ok_and(|owner| owner == peer.uid);

@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use last_words::signal_behind;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
@@ -17,6 +18,7 @@ use super::confinement::Confinement;
 use super::exit_record::exit_status;
 use super::hearsay::repeated;
 use super::kernel_log::{MemoryKill, killed_for_memory};
+use super::own_process::{OwnProcess, collect_ended};
 use crate::awaited::watch;
 
 /// What is said of a process whose end nobody tells of.
@@ -27,12 +29,20 @@ const GONE: &str = "is gone; how it ended cannot be known, as this worker did no
 pub(super) struct WatchedProcess {
     pid: u32,
     pidfd: AsyncFd<OwnedFd>,
-    /// It was started by this process, which has to collect how it ended.
-    child: Option<Child>,
+    parentage: Parentage,
     /// Since when it is watched, by the monotonic clock.
     since: Duration,
     /// What it said when a signal was about to end it.
     last_words: Option<String>,
+}
+
+/// Who collects how a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parentage {
+    /// This process.
+    Own,
+    /// Another.
+    Strange,
 }
 
 /// How a process ended, in words: "its host process 1234 was killed by SIGKILL".
@@ -65,14 +75,19 @@ impl ProcessEnd {
 
 impl WatchedProcess {
     /// Watches a child. As long as nobody collects it, its id is its own.
-    pub(super) fn child(child: Child) -> io::Result<Self> {
-        let pid = child.id();
-        Ok(Self { pid, pidfd: open(pid)?, child: Some(child), since: monotonic(), last_words: None })
+    pub(super) fn own(process: OwnProcess) -> io::Result<Self> {
+        let watched = Self::open(process.pid(), Parentage::Own)?;
+        process.let_go();
+        Ok(watched)
     }
 
     /// Watches whoever has the id `pid` now.
     pub(super) fn stranger(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid, pidfd: open(pid)?, child: None, since: monotonic(), last_words: None })
+        Self::open(pid, Parentage::Strange)
+    }
+
+    fn open(pid: u32, parentage: Parentage) -> io::Result<Self> {
+        Ok(Self { pid, pidfd: open(pid)?, parentage, since: monotonic(), last_words: None })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -101,9 +116,9 @@ impl WatchedProcess {
 
     /// How it ended, once it is gone. Of one that is no child this is known as far as the kernel tells.
     pub(super) async fn how_it_ended(&mut self, confinement: &Arc<Confinement>) -> ProcessEnd {
-        let status = match self.child.as_mut() {
-            Some(child) => child.try_wait().ok().flatten(),
-            None => exit_status(self.pid, self.pidfd.get_ref().as_fd()),
+        let status = match self.parentage {
+            Parentage::Own => collect_ended(self.pid),
+            Parentage::Strange => exit_status(self.pid, self.pidfd.get_ref().as_fd()),
         };
         let (pid, since) = (self.pid, self.since);
         let may_be_for_memory = status.is_none_or(|status| status.signal() == Some(Signal::KILL.as_raw()));
@@ -154,7 +169,8 @@ fn open(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 fn describe(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
+    // A process that no signal of its own can end exits for it.
+    match (status.signal().or_else(|| status.code().and_then(signal_behind)), status.code()) {
         (Some(signal), _) => format!("was killed by {}", signal_name(signal)),
         (None, Some(code)) => format!("exited with status {code}"),
         (None, None) => GONE.to_owned(),
@@ -189,5 +205,7 @@ mod tests {
         assert_eq!(describe(ExitStatus::from_raw(11 | 0x80)), "was killed by SIGSEGV");
         assert_eq!(describe(ExitStatus::from_raw(50)), "was killed by signal 50");
         assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with status 3");
+        assert_eq!(describe(ExitStatus::from_raw((128 + 31) << 8)), "was killed by SIGSYS");
+        assert_eq!(describe(ExitStatus::from_raw((128 + 1) << 8)), "exited with status 129");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::directory::SocketDirectory;
 use super::handshake::{HandshakeError, handshake};
 use super::jailing::{self, JailError, Jails};
 use super::line::ProcessLine;
+use super::own_process::{OwnProcess, Succession, succession};
 use super::placement::command_line;
 use super::pool::{Admission, Pool, ProcessKey};
 use super::process::WatchedProcess;
@@ -58,22 +59,14 @@ pub(super) enum StartError {
     },
 }
 
-/// A process that was just started: it is killed and collected where this is dropped.
+/// A program that was just started: its process is killed and collected where this is dropped.
 struct Started {
-    child: Option<Child>,
+    program: OwnProcess,
+    /// Where it says which process goes on, if that may be another.
+    told: Option<OwnedFd>,
     user: Option<TakenUser>,
-    ours: Option<OwnedFd>,
-    listener: Option<Listener<OwnedFd>>,
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It has no machines and its connection is closed: it is about to end by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    ours: OwnedFd,
+    listener: Listener<OwnedFd>,
 }
 
 /// Starts a process, for the machines `assigned`, which are on their way to it, and where it `takes_more` for others.
@@ -86,9 +79,8 @@ pub(super) async fn start(
     let (name, spawner) = (SocketDirectory::new_name(), pool.clone());
     let name_there = name.clone();
     let started = tokio::task::spawn_blocking(move || spawn(&spawner, &name_there)).await;
-    let mut started = started.map_err(|error| failed("run a thread")(io::Error::other(error)))??;
-    let outcome = introduce(pool, &mut started).await;
-    let Introduced { process, connection, told, user } = match outcome {
+    let started = started.map_err(|error| failed("run a thread")(io::Error::other(error)))??;
+    let Introduced { process, predecessor, connection, told, user } = match introduce(pool, started).await {
         Ok(introduced) => introduced,
         Err(error) => {
             pool.directory.remove(&name);
@@ -97,8 +89,13 @@ pub(super) async fn start(
     };
     pass(FailPoint::HostProcessGreeted);
     let (groups, name_there, pid) = (pool.clone(), name.clone(), process.pid());
-    // In its group before it is told of any machine.
-    let confining = move || groups.options.groups.confine(&name_there, pid);
+    // In its group before it is told of any machine, alone.
+    let confining = move || {
+        if let Some(Err(error)) = predecessor.map(OwnProcess::wait) {
+            tracing::warn!(pid, %error, "a program that was started is not known to have ended");
+        }
+        groups.options.groups.confine(&name_there, pid)
+    };
     let confinement = tokio::task::spawn_blocking(confining).await;
     let confinement = confinement.map_err(|error| failed("run a thread")(io::Error::other(error)))?;
     let (line, requests) = ProcessLine::new(user.as_ref().map(TakenUser::number), confinement);
@@ -121,28 +118,33 @@ pub(super) async fn start(
 /// A process that answered.
 struct Introduced {
     process: WatchedProcess,
+    /// The process that was started, where another goes on in its place.
+    predecessor: Option<OwnProcess>,
     connection: Connection,
     told: HostingProcess,
     user: Option<TakenUser>,
 }
 
-/// Says hello to the process.
-async fn introduce(pool: &Pool, started: &mut Started) -> Result<Introduced, StartError> {
+/// Says hello to the process that goes on as the program that was started.
+async fn introduce(pool: &Pool, started: Started) -> Result<Introduced, StartError> {
     let failed = |operation| move |source| StartError::Prepare { operation, source };
-    let no_connection = || io::Error::from(io::ErrorKind::NotConnected);
-    let ours = started.ours.take().ok_or_else(|| failed("keep a connection")(no_connection()))?;
+    let Started { program, told, user, ours, listener } = started;
     let connection = Connection::new(ours).map_err(failed("watch a connection"))?;
-    let pid = started.child.as_ref().map_or(0, Child::id);
-    let shaken = timeout(START_PATIENCE, handshake(&connection, started.listener.take())).await;
-    let welcome = shaken
-        .unwrap_or(Err(HandshakeError::Silent { patience: START_PATIENCE }))
-        .and_then(|welcome| welcome.check(pid))
-        .map_err(|source| StartError::Handshake { pid, source })?;
-    let user = check_jail(pool, started.user.take(), welcome.jail.as_ref())
+    let pid = program.pid();
+    let silence = HandshakeError::Silent { patience: START_PATIENCE };
+    let introducing = async {
+        let Succession { process, predecessor } =
+            succession(program, told).await.map_err(HandshakeError::Successor)?;
+        let welcome = handshake(&connection, Some(listener)).await?.check(process.pid())?;
+        Ok((process, predecessor, welcome))
+    };
+    let introduced = timeout(START_PATIENCE, introducing).await.unwrap_or(Err(silence));
+    let (process, predecessor, welcome) =
+        introduced.map_err(|source| StartError::Handshake { pid, source })?;
+    let user = check_jail(pool, user, welcome.jail.as_ref())
         .map_err(|source| StartError::Jail { source: Box::new(source) })?;
-    let child = started.child.take().ok_or_else(|| failed("keep a process")(no_connection()))?;
-    let process = WatchedProcess::child(child).map_err(failed("watch a process"))?;
-    Ok(Introduced { process, connection, told: welcome.process(), user })
+    let process = WatchedProcess::own(process).map_err(failed("watch a process"))?;
+    Ok(Introduced { process, predecessor, connection, told: welcome.process(), user })
 }
 
 /// The user that the process has become, of the one it was given; whether its jail will do.
@@ -161,7 +163,8 @@ fn check_jail(
     Ok(given.filter(|user| report.user == Some(user.number())))
 }
 
-/// Starts the program with one end of a connection as its standard input.
+/// Starts the program with one end of a connection as its standard input, and where it says which process goes on as its
+/// standard output.
 fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     let failed = |operation| move |source| StartError::Prepare { operation, source };
     let (ours, theirs) = packet_pair().map_err(failed("make a connection"))?;
@@ -182,6 +185,7 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         pool.directory.remove(name);
         failed("give a socket away")(source)
     })?;
+    let output = if jail.is_some() { Stdio::piped() } else { Stdio::null() };
     let command_line = command_line(&pool.options.program, &pool.options.placement, name);
     let (program, arguments) = command_line.split_first().ok_or_else(|| {
         failed("find a program")(io::Error::new(io::ErrorKind::InvalidInput, "the command line is empty"))
@@ -198,15 +202,16 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
         .env_remove("RUST_BACKTRACE")
         .env_remove("RUST_LIB_BACKTRACE")
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(output)
         .stderr(errors)
         .spawn();
     match spawned {
-        Ok(child) => {
+        Ok(mut child) => {
             pass(FailPoint::HostProcessSpawned);
+            let (program, told) = (OwnProcess::of(&child), child.stdout.take().map(OwnedFd::from));
             let listener = Listener { socket, directory, name: name.to_owned() };
             let user = jail.and_then(|jail| jail.user);
-            Ok(Started { child: Some(child), user, ours: Some(ours), listener: Some(listener) })
+            Ok(Started { program, told, user, ours, listener })
         }
         Err(source) => {
             pool.directory.remove(name);

@@ -1,7 +1,7 @@
 //! Where later workers connect.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use fail_points::{FailPoint, pass};
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use rustix::net::sockopt::socket_peercred;
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -19,6 +18,7 @@ use tokio::time::sleep;
 use super::hosted::Hosted;
 use super::peer::{Origin, converse};
 use crate::awaited::watch;
+use crate::credentials::Credentials;
 use crate::wire::{Connection, FromHost};
 
 /// Connections that may wait to be accepted.
@@ -103,10 +103,10 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
 /// Speaks with whoever connected, if they may and there is a slot.
 fn admit(host: &Rc<Hosted>, socket: OwnedFd) {
     let own = rustix::process::geteuid();
-    let refused = match socket_peercred(&socket) {
+    let refused = match Credentials::of_peer(socket.as_fd()) {
         Ok(peer) if peer.uid == own || peer.uid.is_root() => None,
         Ok(peer) => Some(format!("user {} is neither this process' nor root", peer.uid.as_raw())),
-        Err(errno) => Some(format!("the kernel does not tell whose it is: {}", io::Error::from(errno))),
+        Err(error) => Some(format!("the kernel does not tell whose it is: {error}")),
     };
     let slot = refused
         .map_or_else(|| host.free_slot().ok_or("as many workers are connected as may be".to_owned()), Err);

@@ -18,14 +18,16 @@ const DESCRIPTORS: u32 = 512;
 /// How likely the kernel ends this process when memory runs out: proc(5).
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
-/// Takes the connection that the process was started with from its standard input, and leaves nothing there.
+/// Takes the connection that the process was started with from its standard input, and leaves nothing there, nor at its standard
+/// output: who waits there to be told of another process has this one.
 ///
 /// # Errors
 /// There is no room for a descriptor, or no `/dev/null`.
 pub fn take_stdin() -> io::Result<OwnedFd> {
     let connection = io::stdin().as_fd().try_clone_to_owned()?;
-    let nothing = File::open("/dev/null")?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
     Ok(connection)
 }
 

@@ -1,7 +1,6 @@
 //! Tables of the kernel that the process has for itself. What it had of the host's it keeps by its descriptors alone.
 //!
-//! Processes are numbered as everywhere on the host: a process enters another numbering by being forked into it, and the
-//! worker has to know this one by the number that its service manager and its sockets tell.
+//! Process numbers are no table that a process exchanges: it is forked into them before, see [`crate::enter_pid_namespace`].
 
 use std::error::Error;
 

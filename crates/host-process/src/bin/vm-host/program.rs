@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use anyhow::{Context, bail};
 use host_process::host::{ServeOptions, become_host_process, confine, serve, take_stdin, tell_of_jail};
 use hypervisor::Hypervisor;
-use jail::{JailOrder, Outside, enter};
+use jail::{JailOrder, Outside, enter, enter_pid_namespace};
 use syscall_filter::Mode;
 
 /// Hosts machines as the command line says, and does what `beside` answers on the same thread, which is told the number of
@@ -16,8 +16,9 @@ where
     F: Future<Output = Infallible>,
 {
     let Arguments { order, outside, seccomp, is_probe } = Arguments::read()?;
+    let pid = enter_pid_namespace(order.as_ref()).context("cannot go on apart from other processes")?;
     if is_probe {
-        let report = enter(&order.unwrap_or_default(), &outside);
+        let report = enter(&order.unwrap_or_default(), &outside, &pid);
         return tell_of_jail(&report).context("cannot tell of the jail");
     }
     become_host_process();
@@ -25,12 +26,12 @@ where
     let first = take_stdin().context("cannot take the connection from the standard input")?;
     let hypervisor = Hypervisor::open().context("cannot open KVM")?;
     // While this is the only thread, and what it needs of the host is open.
-    let jail = order.map(|order| enter(&order, &outside));
+    let jail = order.map(|order| enter(&order, &outside, &pid));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
-    let options = ServeOptions { jail, ..ServeOptions::default() };
+    let options = ServeOptions { pid: pid.number, jail, ..ServeOptions::default() };
     let beside = beside(first.as_raw_fd());
     runtime.block_on(async {
         tokio::select! {

@@ -2,16 +2,16 @@
 
 use std::io;
 use std::iter;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use crate::client::directory::{Dialled, SocketDirectory};
 use crate::client::handshake::{HandshakeError, handshake};
 use crate::client::looking::HELLO_PATIENCE;
+use crate::credentials::Credentials;
 use crate::wire::{Connection, ConnectionError, FromHost, Welcome};
 
 /// How long to wait before the first try to connect again, and at most before each after it.
@@ -121,8 +121,8 @@ pub(super) async fn reach(
         Dialled::Connected(socket) => socket,
         Dialled::Abandoned => return Err(ReachError::Abandoned),
     };
-    let peer = socket_peercred(&socket).map_err(|errno| failed("tell who listens")(errno.into()))?;
-    let actual = peer.pid.as_raw_pid().unsigned_abs();
+    let actual = Credentials::of_peer(socket.as_fd()).and_then(|peer| peer.pid());
+    let actual = actual.map_err(failed("tell who listens"))?;
     if actual != pid {
         return Err(ReachError::OtherProcess { expected: pid, actual });
     }

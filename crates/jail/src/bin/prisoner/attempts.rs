@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, mknodat, open, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{
     Gid, Pid, PidfdFlags, PidfdGetfdFlags, Signal, Uid, kill_process, pidfd_getfd, pidfd_open,
+    test_kill_process,
 };
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
@@ -28,6 +29,9 @@ pub(crate) struct Ground {
     tcp: SocketAddr,
 }
 
+/// How many process numbers are tried.
+const NUMBERS: i32 = 1 << 16;
+
 type Attempt = fn(&Ground) -> Result<(), Errno>;
 
 /// Every attempt by its name.
@@ -35,6 +39,7 @@ pub(crate) const ALL: &[(&str, Attempt)] = &[
     ("own-file", own_file),
     ("own-socket", own_socket),
     ("own-status", |_| read("/proc/self/status")),
+    ("own-main-thread", |_| reach_main_thread()),
     ("processors", |_| read("/sys/devices/system/cpu/online")),
     ("open-host-file", |_| read("/etc/passwd")),
     ("open-public-file", |ground| read(ground.directory.join("public"))),
@@ -59,9 +64,12 @@ pub(crate) const ALL: &[(&str, Attempt)] = &[
     ("raw-socket", raw_socket),
     ("signal-victim", |ground| kill_process(ground.victim, Signal::CONT)),
     ("signal-parent", |_| {
-        rustix::process::getppid().map_or(Ok(()), |parent| kill_process(parent, Signal::CONT))
+        let parent = rustix::process::getppid();
+        parent.map_or(Err(Errno::SRCH), |parent| kill_process(parent, Signal::CONT))
     }),
+    ("find-any-process", |_| find_any_process()),
     ("trace-victim", trace),
+    ("watch-victim", |ground| pidfd_open(ground.victim, PidfdFlags::empty()).map(drop)),
     ("take-victims-descriptor", take_descriptor),
     ("become-root", |_| rustix::thread::set_thread_uid(Uid::ROOT)),
     ("become-roots-group", |_| rustix::thread::set_thread_gid(Gid::ROOT)),
@@ -167,6 +175,27 @@ fn send_udp(ground: &Ground) -> Result<(), Errno> {
 fn raw_socket(_: &Ground) -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketType, socket};
     socket(AddressFamily::PACKET, SocketType::RAW, None).map(drop)
+}
+
+/// Another thread reaches the first one by what the C library takes for its number.
+#[expect(unsafe_code, reason = "the C library tells threads apart by bare values")]
+fn reach_main_thread() -> Result<(), Errno> {
+    // SAFETY: takes nothing and always succeeds.
+    let main = unsafe { libc::pthread_self() };
+    // SAFETY: the thread lives for as long as this one waits, and nothing is sent to it.
+    let reached = thread::spawn(move || unsafe { libc::pthread_kill(main, 0) }).join();
+    match reached.map_err(|_| Errno::IO)? {
+        0 => Ok(()),
+        number => Err(Errno::from_raw_os_error(number)),
+    }
+}
+
+/// Succeeds where some number is another process': one that may not be signalled is there.
+fn find_any_process() -> Result<(), Errno> {
+    let own = rustix::process::getpid();
+    let others = (1..=NUMBERS).filter_map(Pid::from_raw).filter(|one| *one != own);
+    let mut found = others.filter(|one| test_kill_process(*one) != Err(Errno::SRCH));
+    found.next().map(drop).ok_or(Errno::SRCH)
 }
 
 fn take_descriptor(ground: &Ground) -> Result<(), Errno> {
