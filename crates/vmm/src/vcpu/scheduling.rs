@@ -18,8 +18,8 @@ pub(super) struct ThreadFiles {
 
 impl ThreadFiles {
     pub(super) fn of_this_thread() -> Self {
-        let thread = rustix::thread::gettid().as_raw_pid();
-        let open = |file| File::open(format!("/proc/self/task/{thread}/{file}")).ok();
+        // Whose numbers `/proc` has, the host's or this process' own, does not matter so.
+        let open = |file| File::open(format!("/proc/thread-self/{file}")).ok();
         Self { schedstat: open("schedstat"), stat: open("stat") }
     }
 
