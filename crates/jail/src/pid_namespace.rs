@@ -9,7 +9,8 @@
 //!
 //! The process that goes on is a child of whoever started the program, as the program was: it is collected, watched and
 //! signalled by its number on the host. The program moves by itself, rather than being started in the namespace, because a
-//! service manager's tool may come before it (`systemd-run`), which has to know itself by its number on the host.
+//! service manager's tool may come before it: `systemd-run` tells systemd its own number, and takes answers only of processes
+//! that have one where it runs.
 //!
 //! The process that goes on knows its number on the host by being told, and sees no other process. It is the first of its
 //! namespace, to which signals do nothing whose action is the default (pid_namespaces(7)), but SIGKILL and SIGSTOP from the

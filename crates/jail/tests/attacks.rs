@@ -8,8 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 /// What an attempt leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,4 +182,26 @@ fn a_prisoner_without_a_user_of_its_own_says_so() {
     let (seen, gaps) = ground.try_all("threads=64");
     assert_eq!(gaps, ["gap own user: none is given to it"]);
     assert_eq!(seen["open-by-leaked-root"], EACCES, "the other layers hold");
+}
+
+/// As a worker without `CAP_SYS_ADMIN` starts them.
+#[test]
+fn a_prisoner_without_a_right_to_namespaces_says_so() {
+    let ground = Ground::new();
+    // Whoever starts it has it lose the right, which is a thread's.
+    let starting = || {
+        remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN).expect("tests run as root");
+        ground.try_all("pid-namespace,user=1879048999,threads=64")
+    };
+    let (seen, gaps) = thread::scope(|scope| scope.spawn(starting).join()).expect("no panic");
+    assert_eq!(
+        gaps.first().map(String::as_str),
+        Some("gap PID namespace: Operation not permitted (os error 1)")
+    );
+    assert!(gaps.iter().any(|gap| gap.starts_with("gap mount namespace: ")), "{gaps:?}");
+    for (name, error) in
+        [("own-file", 0), ("own-main-thread", 0), ("signal-victim", EPERM), ("become-root", EPERM)]
+    {
+        assert_eq!(seen[name], error, "{name}: the other layers hold");
+    }
 }

@@ -168,7 +168,7 @@ pub fn probe_jail(program: &[OsString], settings: JailSettings) -> Result<JailRe
         .map_err(failed("start"))?;
     let mut text = String::new();
     let told = child.stdout.take();
-    let program = OwnProcess::of(&child);
+    let program = OwnProcess::of(child);
     told.map_or(Ok(0), |told| told.take(REPORT_BYTES_MAX).read_to_string(&mut text))
         .map_err(failed("hear"))?;
     let (Succession { process, predecessor }, text) =

@@ -35,8 +35,8 @@ pub(super) struct Succession {
 }
 
 impl OwnProcess {
-    pub(super) fn of(child: &Child) -> Self {
-        Self { pid: Pid::from_child(child), is_held: true }
+    pub(super) fn of(child: Child) -> Self {
+        Self { pid: Pid::from_child(&child), is_held: true }
     }
 
     /// The child that has the number `pid`.
@@ -150,7 +150,7 @@ mod tests {
         let mut child =
             Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("started");
         let told = child.stdout.take().expect("a pipe");
-        (OwnProcess::of(&child), told.into())
+        (OwnProcess::of(child), told.into())
     }
 
     #[tokio::test]
@@ -169,10 +169,12 @@ mod tests {
             let (program, told) = start(&format!("echo {line}"));
             succession(program, Some(told)).await.expect_err(line);
         }
-        let child = Command::new("sh").args(["-c", "exit 7"]).spawn().expect("started");
-        let (program, told) = start(&format!("echo {}; exit 3", child.id()));
+        let (other, _) = start("exit 7");
+        let (program, told) = start(&format!("echo {}; exit 3", other.pid()));
         let Succession { process, predecessor } = succession(program, Some(told)).await.expect("known");
-        assert_eq!(process.pid(), child.id());
+        assert_eq!(process.pid(), other.pid());
+        // It is told of twice.
+        other.let_go();
         assert_eq!(predecessor.expect("another").wait().expect("it is ours").code(), Some(3));
         assert_eq!(process.wait().expect("it is ours").code(), Some(7));
     }
@@ -188,7 +190,7 @@ mod tests {
         let text = format!("{}\n{{}}", program.pid());
         let (succession, said) = succession_in(program, &text).expect("known");
         assert_eq!(said, "{}");
-        // The test tells of one process twice.
+        // It is told of twice.
         succession.process.let_go();
     }
 

@@ -208,7 +208,8 @@ fn spawn(pool: &Pool, name: &str) -> Result<Started, StartError> {
     match spawned {
         Ok(mut child) => {
             pass(FailPoint::HostProcessSpawned);
-            let (program, told) = (OwnProcess::of(&child), child.stdout.take().map(OwnedFd::from));
+            let told = child.stdout.take().map(OwnedFd::from);
+            let program = OwnProcess::of(child);
             let listener = Listener { socket, directory, name: name.to_owned() };
             let user = jail.and_then(|jail| jail.user);
             Ok(Started { program, told, user, ours, listener })
