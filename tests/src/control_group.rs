@@ -64,8 +64,12 @@ impl ControlGroup {
     pub fn figure(&self, file: &str, name: &str) -> Result<u64> {
         let text = self.read(file)?;
         let words = text.split([' ', '\n', '=']);
-        let values: Vec<_> =
-            words.clone().zip(words.skip(1)).filter(|(key, _)| *key == name).map(|(_, value)| value).collect();
+        let values: Vec<_> = words
+            .clone()
+            .zip(words.skip(1))
+            .filter(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+            .collect();
         ensure!(!values.is_empty(), "{file} has no {name}: {text}");
         let sum = values.iter().map(|value| value.parse::<u64>()).sum::<Result<u64, _>>();
         sum.with_context(|| format!("{file} has no number {name}: {text}"))
@@ -139,7 +143,8 @@ mod tests {
     fn figures_are_found_by_their_names() {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("cpu.stat"), "usage_usec 12\nnr_periods 3\n").expect("written");
-        fs::write(folder.path().join("io.stat"), "254:0 rbytes=7 wbytes=9\n254:16 rbytes=1 wbytes=2\n").expect("written");
+        fs::write(folder.path().join("io.stat"), "254:0 rbytes=7 wbytes=9\n254:16 rbytes=1 wbytes=2\n")
+            .expect("written");
         let group = ControlGroup(folder.path().to_owned());
         assert_eq!(group.figure("cpu.stat", "nr_periods").expect("a figure"), 3);
         assert_eq!(group.figure("io.stat", "wbytes").expect("a figure"), 11);

@@ -66,7 +66,7 @@ pub(crate) const EVERY_THREAD: &[Call] = &[
     call!(SYS_sigaltstack),
     call!(SYS_gettid),
     call!(SYS_exit),
-    call!(SYS_exit_group).seldom("an exit that the C library calls for"),
+    call!(SYS_exit_group).seldom("last words of the first process of a PID namespace, which signals do not end"),
     call!(SYS_rt_sigreturn).seldom("a signal that comes, which most threads never see"),
     call!(SYS_restart_syscall).seldom("a wait that a stop and a continuation interrupted"),
     call!(SYS_clock_gettime).seldom("a host whose clock cannot be read without a call"),
