@@ -101,7 +101,7 @@ impl MachineThread {
             reaper,
             release,
         };
-        place.run(Beginning::First { spec, verified, initial });
+        place.run(Beginning::First { spec: Box::new(spec), verified, initial });
     }
 }
 

@@ -41,7 +41,10 @@ pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Reco
         }
     }
     if wanted.is_empty() {
-        // One that was kept ahead ends when this connection does.
+        if adoption.strangers.is_empty() {
+            forget_at_its_end(pool.clone(), process, name);
+        }
+        // One that was kept ahead, or whose launch is given up, ends when this connection does.
         return adoption;
     }
     if pool.jails.is_some() && welcome.jail.is_none() {
@@ -76,6 +79,14 @@ pub(super) async fn take_over(pool: &Arc<Pool>, found: Greeted, recognize: &Reco
     conversation.note_released(released, &mut link).await;
     tokio::spawn(conversation.run(link, requests));
     adoption
+}
+
+/// Removes the socket `name` of a process that is about to end, and cannot do so itself in its jail.
+fn forget_at_its_end(pool: Arc<Pool>, process: WatchedProcess, name: String) {
+    tokio::spawn(async move {
+        process.gone().await;
+        pool.directory.remove(&name);
+    });
 }
 
 /// What becomes of a machine that a process lists.

@@ -47,14 +47,14 @@ pub(crate) struct MachinePlace {
 pub(super) enum Beginning {
     /// The first machine of its place.
     First {
-        spec: MachineSpec<OwnedFd>,
+        spec: Box<MachineSpec<OwnedFd>>,
         /// What it boots from was this when it was verified.
         verified: Option<BootIdentities>,
         initial: InitialState,
     },
     /// Another one.
     Next {
-        renewal: Renewal,
+        renewal: Box<Renewal>,
         initial: InitialState,
         /// What is left of the one before.
         before: Option<Box<dyn Remains>>,
@@ -64,13 +64,13 @@ pub(super) enum Beginning {
 /// What comes after a machine.
 enum After {
     Nothing(MachineExit),
-    Another { renewal: Renewal, initial: InitialState },
+    Another { renewal: Box<Renewal>, initial: InitialState },
 }
 
 /// A machine that is to begin on a thread of its own, in the place of one that has ended.
 pub(crate) struct NextMachine {
     place: MachinePlace,
-    renewal: Renewal,
+    renewal: Box<Renewal>,
     initial: InitialState,
     before: Option<Box<dyn Remains>>,
 }
@@ -141,8 +141,8 @@ impl MachinePlace {
         let (spec, renewal, initial) = match beginning {
             Beginning::First { spec, verified, initial } => {
                 self.driver.boot_files = BootFiles::of(&spec.boot, verified.as_ref())?;
-                let renewal = Renewal::of(&spec, self.driver.resets)?;
-                (spec, renewal, initial)
+                let renewal = Renewal::of(&spec, self.driver.resets)?.map(Box::new);
+                (*spec, renewal, initial)
             }
             Beginning::Next { renewal, initial, before } => {
                 drop(before);
