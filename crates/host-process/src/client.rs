@@ -11,6 +11,7 @@
 //! ```
 
 mod adopting;
+mod believable;
 mod confinement;
 mod conversation;
 mod directory;

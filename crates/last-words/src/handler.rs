@@ -133,7 +133,7 @@ fn fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) -> Fau
             let trapped = unsafe { &*info.cast::<TrappedCall>() };
             Fault::Call { number: i64::from(trapped.number) }
         }
-        libc::SIGABRT => Fault::Abort,
+        libc::SIGABRT if told.si_code != libc::SI_USER => Fault::Abort,
         // What a process sends has no address.
         _ if told.si_code <= 0 => {
             // SAFETY: of a signal that was sent the kernel fills this field in.

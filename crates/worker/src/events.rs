@@ -1,7 +1,8 @@
 //! What happened on this host lately, for whoever follows it.
 //!
 //! A ring of bounded length: recording never waits, and a reader that is slower than what happens is told how much it has
-//! missed. Where nobody follows, recording wakes nobody.
+//! missed. Where nobody follows, recording wakes nobody. A VM to which much happens, as to one whose process says so, costs others
+//! none of their events: beyond its share it makes room by its own.
 //!
 //! ```
 //! use vm_model::{EventKind, VmId};
@@ -29,6 +30,8 @@ pub(crate) use self::vm_changes::Outline;
 
 /// How many events are kept.
 const KEPT: usize = 4096;
+/// The part of them that one VM may have once there is no more room.
+const SHARE: usize = 8;
 
 /// The newest events of a host.
 #[derive(Debug)]
@@ -82,9 +85,7 @@ impl EventLog {
         let mut ring = self.lock();
         let id = ring.next;
         ring.next = id.saturating_add(1);
-        if ring.events.len() >= ring.kept {
-            ring.events.pop_front();
-        }
+        ring.make_room(vm);
         ring.events.push_back(Arc::new(Event { id, at: Timestamp::now(), vm: vm.cloned(), kind }));
         // While the ring is held: the number never goes back.
         self.newest.send_replace(id);
@@ -100,17 +101,27 @@ impl EventLog {
         self.newest.subscribe()
     }
 
-    /// At most `most` events after number `seen`. One that is higher than the newest is of another log, so everything that
-    /// is kept follows it.
+    /// At most `most` events after number `seen`, up to the next one that is missing. One that is higher than the newest is of
+    /// another log, so everything that is kept follows it.
     pub fn after(&self, seen: u64, most: usize) -> Batch {
         let ring = self.lock();
-        let oldest = ring.events.front().map_or(ring.next, |event| event.id);
         let is_other = seen >= ring.next;
-        let is_gap = is_other || seen.saturating_add(1) < oldest;
-        let missed = is_gap.then_some(Missed { after: seen, before: oldest });
-        let skipped = if is_gap { 0 } else { seen.saturating_add(1).saturating_sub(oldest) };
-        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        let events = ring.events.iter().skip(skipped).take(most).cloned().collect();
+        let first = if is_other { 0 } else { ring.events.partition_point(|event| event.id <= seen) };
+        let before = ring.events.get(first).map_or(ring.next, |event| event.id);
+        let is_gap = is_other || seen.saturating_add(1) < before;
+        let missed = is_gap.then_some(Missed { after: seen, before });
+        let in_a_row =
+            (before..).zip(ring.events.iter().skip(first)).take_while(|(id, event)| event.id == *id);
+        let events = in_a_row.take(most).map(|(_, event)| event.clone()).collect();
+        Batch { missed, events }
+    }
+
+    /// All events after number `seen`. Where several stretches are missing the first is told; of the others the numbers tell.
+    pub fn all_after(&self, seen: u64) -> Batch {
+        let Batch { missed, mut events } = self.after(seen, usize::MAX);
+        if let Some(last) = events.last().map(|event| event.id) {
+            events.extend(self.lock().events.iter().filter(|event| event.id > last).cloned());
+        }
         Batch { missed, events }
     }
 
@@ -121,6 +132,20 @@ impl EventLog {
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// Lets the oldest event go where there is no room for another: of all, or of `vm` where that has its share.
+    fn make_room(&mut self, vm: Option<&VmId>) {
+        if self.events.len() < self.kept {
+            return;
+        }
+        let is_its = |event: &Arc<Event>| vm.is_some() && event.vm.as_ref() == vm;
+        let share = (self.kept / SHARE).max(1);
+        let has_its_share = self.events.iter().filter(|event| is_its(event)).count() >= share;
+        let oldest = has_its_share.then(|| self.events.iter().position(is_its)).flatten();
+        self.events.remove(oldest.unwrap_or(0));
     }
 }
 
@@ -140,13 +165,14 @@ mod tests {
         fn nothing_is_lost_in_silence(
             first in 1_u64..1_000_000,
             kept in 1_usize..20,
-            steps in proptest::collection::vec((0_usize..30, 1_usize..10), 1..20),
+            steps in proptest::collection::vec((0_usize..30, 1_usize..10, 0_u8..4), 1..20),
         ) {
             let log = EventLog::new(first, kept);
             let mut seen = first - 1;
-            for (recorded, most) in steps {
+            for (recorded, most, vm) in steps {
+                let vm = (vm > 0).then(|| VmId::new(&format!("vm-{vm}")));
                 for _ in 0..recorded {
-                    log.record(None, EventKind::Undisturbed);
+                    log.record(vm.as_ref(), EventKind::Undisturbed);
                 }
                 let batch = log.after(seen, most);
                 let mut expected = seen + 1;
@@ -160,10 +186,38 @@ mod tests {
                     expected += 1;
                 }
                 prop_assert!(batch.events.len() <= most);
-                prop_assert!(batch.events.len() == most || expected == log.newest() + 1);
+                let is_gap_next = log.after(expected - 1, 1).missed.is_some();
+                prop_assert!(batch.events.len() == most || expected == log.newest() + 1 || is_gap_next);
                 seen = expected - 1;
             }
         }
+    }
+
+    #[test]
+    fn one_vm_pushes_no_others_events_out() {
+        let log = EventLog::new(1, 80);
+        let (quiet, loud) = (VmId::new("quiet"), VmId::new("loud"));
+        for _ in 0..40 {
+            log.record(Some(&quiet), EventKind::Undisturbed);
+            log.record(None, EventKind::Undisturbed);
+        }
+        for _ in 0..1000 {
+            log.record(Some(&loud), EventKind::Undisturbed);
+        }
+        let kept = log.kept();
+        let of = |vm: Option<&VmId>| kept.iter().filter(|event| event.vm.as_ref() == vm).count();
+        assert_eq!((kept.len(), of(Some(&loud))), (80, 80 / SHARE));
+        assert_eq!(of(Some(&quiet)) + of(None), 80 - 80 / SHARE);
+        // Whoever reads on is told of the gap, and gets everything that is there.
+        let (mut seen, mut read, mut gaps) = (0, 0, 0);
+        while seen < log.newest() {
+            let batch = log.after(seen, 7);
+            gaps += usize::from(batch.missed.is_some());
+            read += batch.events.len();
+            seen = batch.events.last().expect("there is more").id;
+        }
+        assert_eq!((read, gaps), (80, 2));
+        assert_eq!(log.all_after(0).events, kept);
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) async fn events(
 fn kept(log: &EventLog, since: Option<u64>, vm: Option<&VmId>) -> EventList {
     let newest = log.newest();
     let Batch { missed, events } = match since {
-        Some(seen) => log.after(seen, usize::MAX),
+        Some(seen) => log.all_after(seen),
         None => Batch { missed: None, events: log.kept() },
     };
     let wanted = events.iter().filter(|event| vm.is_none() || event.vm.as_ref() == vm);

@@ -8,6 +8,7 @@ use jail::{Gap, JailReport};
 use machine_host::{CallFilter, HostingProcess, ProcessJail};
 use thiserror::Error;
 
+use super::believable::believable;
 use crate::identity::{IdentityError, ProcessIdentity};
 use crate::wire::{
     CodecError, Connection, ConnectionError, FromHost, Hello, Listener, Message, ToHost, VERSIONS, Version,
@@ -46,7 +47,7 @@ pub(super) async fn handshake(
     let packed = hello.pack().map_err(|error: CodecError| HandshakeError::Connection(error.into()))?;
     connection.send(&packed).await.map_err(HandshakeError::Connection)?;
     drop(packed);
-    match connection.receive().await.map_err(HandshakeError::Connection)? {
+    match connection.receive().await.map(believable).map_err(HandshakeError::Connection)? {
         FromHost::Welcome(welcome) if VERSIONS.contains(&welcome.version) => Ok(welcome),
         FromHost::Welcome(welcome) => Err(HandshakeError::Version { version: welcome.version }),
         FromHost::Refused { reason } => Err(HandshakeError::Refused { reason }),

@@ -91,9 +91,8 @@ pub(super) async fn start(
     let (groups, name_there, pid) = (pool.clone(), name.clone(), process.pid());
     // In its group before it is told of any machine, alone.
     let confining = move || {
-        if let Some(Err(error)) = predecessor.map(OwnProcess::wait) {
-            tracing::warn!(pid, %error, "a program that was started is not known to have ended");
-        }
+        // It has nothing left to do, and whatever keeps it from its end keeps nobody here.
+        drop(predecessor);
         groups.options.groups.confine(&name_there, pid)
     };
     let confinement = tokio::task::spawn_blocking(confining).await;

@@ -23,6 +23,11 @@ pub enum CodecError {
     Descriptors(#[from] DescriptorError),
 }
 
+/// The most bytes of what a host process says but for its welcome, which lists all machines with what was noted of them.
+const NEWS_BYTES_MAX: usize = 1 << 20;
+/// What a welcome begins with: the type comes first, whoever writes it.
+const WELCOME: &[u8] = br#"{"type":"welcome""#;
+
 /// A message that goes one way over a connection and can be packed and read.
 pub trait Message: Sized {
     /// Packs it.
@@ -60,6 +65,10 @@ impl Message for FromHost {
 
     fn read(packet: Packet) -> Result<Self, CodecError> {
         let (text, descriptors) = unpack(packet)?;
+        // Before it is parsed: whoever sends long ones over and over costs a worker that much.
+        if text.len() > NEWS_BYTES_MAX && !text.starts_with(WELCOME) {
+            return Err(PayloadError::TooLong { bytes: text.len() as u64, most: NEWS_BYTES_MAX }.into());
+        }
         let message = serde_json::from_slice(&text).map_err(CodecError::Json)?;
         match (&message, descriptors.len()) {
             (_, 0) | (Self::Unknown, _) => Ok(message),

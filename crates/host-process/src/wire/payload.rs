@@ -27,10 +27,12 @@ const SEALS: SealFlags =
 #[derive(Debug, Error)]
 pub enum PayloadError {
     /// It is too long.
-    #[error("a message has {bytes} bytes, more than the {MESSAGE_BYTES_MAX} that are allowed")]
+    #[error("a message has {bytes} bytes, more than the {most} that are allowed")]
     TooLong {
         /// How long it is.
         bytes: u64,
+        /// How long it may be.
+        most: usize,
     },
     /// It has too many descriptors.
     #[error("a message has {count} descriptors, more than fit a packet")]
@@ -112,7 +114,7 @@ pub(super) fn unpack(packet: Packet) -> Result<(Vec<u8>, Vec<OwnedFd>), PayloadE
 
 fn sealed_file(text: &[u8]) -> Result<OwnedFd, PayloadError> {
     if text.len() > MESSAGE_BYTES_MAX {
-        return Err(PayloadError::TooLong { bytes: text.len() as u64 });
+        return Err(PayloadError::TooLong { bytes: text.len() as u64, most: MESSAGE_BYTES_MAX });
     }
     let failed = |operation| move |source| PayloadError::File { operation, source };
     let file = memfd_create("message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
@@ -133,7 +135,7 @@ fn read_sealed(file: OwnedFd) -> Result<Vec<u8>, PayloadError> {
     let file = File::from(file);
     let bytes = file.metadata().map_err(failed("measure"))?.len();
     let length = usize::try_from(bytes).ok().filter(|&length| length <= MESSAGE_BYTES_MAX);
-    let length = length.ok_or(PayloadError::TooLong { bytes })?;
+    let length = length.ok_or(PayloadError::TooLong { bytes, most: MESSAGE_BYTES_MAX })?;
     let mut text = vec![0; length];
     file.read_exact_at(&mut text, 0).map_err(failed("read"))?;
     Ok(text)
@@ -190,6 +192,6 @@ mod tests {
         let large = memfd_create("test", MemfdFlags::ALLOW_SEALING).expect("a file in memory");
         rustix::fs::ftruncate(&large, 1 << 40).expect("it is sparse");
         fcntl_add_seals(&large, SEALS).expect("it can be sealed");
-        assert!(matches!(unpack_file(large), Err(PayloadError::TooLong { bytes }) if bytes == 1 << 40));
+        assert!(matches!(unpack_file(large), Err(PayloadError::TooLong { bytes, .. }) if bytes == 1 << 40));
     }
 }

@@ -15,7 +15,7 @@ use console_log::{ConsoleWriter, FileRegistration, KernelPanic, PANIC_LINES};
 use fail_points::{FailPoint, pass};
 use machine_host::LaunchFailure;
 use syscall_filter::ThreadKind;
-use vm_model::{BootIdentities, InitialState, MachineExit, MachinePhase, MachineSpec, VmId};
+use vm_model::{BootIdentities, FailureKind, InitialState, MachineExit, MachinePhase, MachineSpec, VmId};
 
 use super::boot_files::BootFiles;
 use super::driver::MachineDriver;
@@ -94,9 +94,9 @@ impl NextMachine {
 
     /// The place's end, as there is no thread for the next machine.
     pub(crate) fn give_up(self, error: &io::Error) -> (EndedMachine, ToReaper) {
-        let exit =
-            MachineExit::Failed(format!("it reset, and a thread to rebuild it cannot be started: {error}"));
-        self.place.end(Ok(exit), self.before)
+        let reason = format!("a thread that would rebuild it after its reset cannot be started: {error}");
+        let failure = LaunchFailure::Build { kind: FailureKind::Host, reason };
+        self.place.end(Err(failure), self.before)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
+use crate::client::believable::believable;
 use crate::client::directory::{Dialled, SocketDirectory};
 use crate::client::handshake::{HandshakeError, handshake};
 use crate::client::looking::HELLO_PATIENCE;
@@ -99,14 +100,14 @@ impl Link {
     /// The next message; none comes without a connection. Cancel-safe.
     pub(super) async fn receive(&self) -> Result<FromHost, ConnectionError> {
         match &self.0 {
-            State::Up(connection) => connection.receive().await,
+            State::Up(connection) => connection.receive().await.map(believable),
             State::Down { .. } | State::Closed => std::future::pending().await,
         }
     }
 
     /// The messages that are there already: as many as a socket holds, and not whatever a process goes on saying meanwhile.
     pub(super) fn received_already(&self) -> impl Iterator<Item = FromHost> {
-        iter::from_fn(|| self.connection()?.try_receive().ok()).take(WAITING_MAX)
+        iter::from_fn(|| self.connection()?.try_receive().ok().map(believable)).take(WAITING_MAX)
     }
 }
 

@@ -139,6 +139,31 @@ fn descriptors_other_than_those_named_are_refused() {
 }
 
 #[test]
+fn nothing_but_a_welcome_is_long() {
+    let news = |length: usize| FromHost::Refused { reason: "x".repeat(length) };
+    let bytes = |message: &FromHost| serde_json::to_vec(message).expect("JSON").len();
+    let longest = news(NEWS_BYTES_MAX - bytes(&news(0)));
+    assert_eq!(bytes(&longest), NEWS_BYTES_MAX);
+    assert_eq!(across(longest.clone()).expect("it is read"), longest);
+    let refused = across(news(NEWS_BYTES_MAX)).expect_err("it is too long");
+    assert!(
+        matches!(refused, CodecError::Payload(PayloadError::TooLong { most: NEWS_BYTES_MAX, .. })),
+        "{refused:?}"
+    );
+    let welcome = Welcome {
+        version: Version(1),
+        pid: 1,
+        start_time: 0,
+        build: "x".repeat(2 * NEWS_BYTES_MAX),
+        jail: None,
+        is_filtered: false,
+        filter: None,
+        machines: Vec::new(),
+    };
+    across(FromHost::Welcome(welcome)).expect("it lists what was noted of many machines");
+}
+
+#[test]
 fn what_a_later_release_adds_is_passed_over() {
     let read = |text: Value| {
         FromHost::read(Packet { bytes: text.to_string().into_bytes(), descriptors: Vec::new() })

@@ -41,8 +41,13 @@ impl Conversation {
                 return Then::HangUp;
             }
             FromHost::LastWords { text } => self.process.note_last_words(&text),
-            // A second welcome says nothing new, and nobody knows what the other is.
-            FromHost::Welcome(_) | FromHost::Unknown => {}
+            FromHost::Welcome(_) => {
+                let pid = self.process.pid();
+                tracing::warn!(pid, "a host process says a second welcome, and its connection ends");
+                return Then::HangUp;
+            }
+            // Nobody knows what it is.
+            FromHost::Unknown => {}
         }
         Then::Nothing
     }
