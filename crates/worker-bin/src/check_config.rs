@@ -71,6 +71,7 @@ pub(crate) fn run(flags: &CheckConfigFlags, runtime_dir: Option<PathBuf>) -> Res
         let Complaints { refusals, warnings } = surroundings::network(read);
         checked.faults.extend(refusals.iter().map(|problem| checked.document.fault_of(problem)));
         checked.warnings.extend(warnings);
+        checked.warnings.extend(surroundings::safeguards_off(read));
     }
     if flags.json {
         print_json(&checked)?;

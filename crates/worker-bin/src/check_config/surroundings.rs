@@ -13,6 +13,7 @@ use worker::vms::VhostNet;
 
 use super::assignments::{self, WorkerFacts};
 use crate::doctor::addresses::{self, Complaints};
+use crate::filtering::shortcoming;
 use crate::settings::Settings;
 
 /// Everything that `run` would complain of, though it is nothing of the configuration.
@@ -30,6 +31,7 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
         );
     }
     warnings.extend(settings.manager.foresee_limits());
+    warnings.extend(settings.manager.foresee_tight_limits());
     if settings.manager.vhost_net == VhostNet::WherePossible && !Path::new("/dev/vhost-net").exists() {
         warnings.push(
             "network.vhost_net = true: there is no /dev/vhost-net, so VMs' own threads move frames \
@@ -38,6 +40,13 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// What keeps VMs in check and is not there by the settings, as the start warns of it.
+pub(super) fn safeguards_off(settings: &Settings) -> Vec<String> {
+    let mut told = settings.manager.safeguards_off();
+    told.extend(shortcoming(settings.seccomp).map(str::to_owned));
+    told
 }
 
 /// Why the worker could not listen on `address`, which its setting `key` says. A worker that runs as `process` may have it.
@@ -90,6 +99,20 @@ pub(super) fn network(settings: &Settings) -> Complaints {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_safeguard_that_is_off_is_told_by_its_key() {
+        let told = |text: &str| safeguards_off(&crate::settings::testing::settings(text)).join("\n");
+        assert_eq!(told("seccomp = 'trap'"), "");
+        let all =
+            told("jail = 'off'\nseccomp = 'log'\nhash_verification = 'never'\nvms_per_host_process = 0");
+        for key in
+            ["jail is \"off\"", "seccomp = \"log\"", "hash_verification is", "vms_per_host_process is 0"]
+        {
+            assert!(all.contains(key), "{key} is not in {all}");
+        }
+        assert!(told("seccomp = 'off'").contains("seccomp = \"off\""), "{}", told("seccomp = 'off'"));
+    }
 
     #[test]
     fn an_address_that_another_program_has_is_told_and_one_of_the_running_worker_is_not() {

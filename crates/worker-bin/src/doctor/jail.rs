@@ -47,8 +47,8 @@ pub(super) fn look(host: &Host, settings: &Settings) -> Facts {
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     match facts {
         Facts::NoProcesses => {
-            let found =
-                "VMs run in the worker, which is in no jail, but for those that are isolated strictly";
+            let found = "VMs run in the worker's own process, in no jail and without filters of system calls, but for those that are \
+                         isolated strictly";
             vec![Finding::warn(CHECK, found, advice("set vms_per_host_process to 1"))]
         }
         Facts::Off => {

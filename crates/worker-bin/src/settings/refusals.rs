@@ -87,6 +87,27 @@ mod tests {
     }
 
     #[test]
+    fn whole_jails_are_not_required_of_vms_in_the_worker() {
+        let told = |text: &str| {
+            let told = settings(&format!("store_roots = ['/']\n{text}")).refusals();
+            told.iter().map(ToString::to_string).collect::<String>()
+        };
+        let refused = told("jail = 'required'\nvms_per_host_process = 0");
+        assert!(
+            refused.starts_with("invalid setting jail = \"required\": vms_per_host_process = 0"),
+            "{refused}"
+        );
+        settings("store_roots = ['/']\njail = 'required'\nvms_per_host_process = 0")
+            .accepted()
+            .expect_err("run does not start");
+        for sound in
+            ["jail = 'auto'\nvms_per_host_process = 0", "jail = 'required'\nvms_per_host_process = 1"]
+        {
+            assert_eq!(told(sound), "", "{sound}");
+        }
+    }
+
+    #[test]
     fn networks_in_each_others_way_are_told_by_both_keys() {
         let told = |text: &str| settings(text).refusals().iter().map(ToString::to_string).collect::<String>();
         let storage = "[networks.storage]\nbridge = 'br-storage'\n";

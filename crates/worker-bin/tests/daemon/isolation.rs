@@ -57,6 +57,8 @@ fn one_has_its_own_where_all_others_share_the_worker() {
         configure(&bench, 0);
         let mut daemon = run(&bench);
         assert_eq!(host_processes(&bench), [host_process_of(&bench, "b")]);
+        let told = bench.status()["degradations"].to_string();
+        assert!(told.contains("in the worker's own process, in no jail and without filters"), "{told}");
         let verdict = bench.client(&["upgrade", "--check"]);
         let told = String::from_utf8_lossy(&verdict.stdout).into_owned();
         assert_eq!(told.matches("ends with it").count(), 2, "{told}");

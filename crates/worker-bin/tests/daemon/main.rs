@@ -18,6 +18,7 @@ mod host_network;
 mod hostile_master;
 mod isolation;
 mod killing;
+mod limits;
 mod local_verbs;
 mod mastered;
 mod network_conflicts;

@@ -32,6 +32,8 @@ fn wrong_settings_are_refused_by_their_names() {
         refuses(&bench, configured("stop_timeout_seconds = 0"), &["stop_timeout_seconds = 0", "1 to 86400"]);
         refuses(&bench, configured("[network]\nsubnet = 'x'"), &["network.subnet = \"x\"", "10.100.0.0/16"]);
         refuses(&bench, configured("[network]\nbridge = 'a/b'"), &["network.bridge = \"a/b\""]);
+        let without_jail = "jail = 'required'\nvms_per_host_process = 0";
+        refuses(&bench, configured(without_jail), &["jail = \"required\"", "vms_per_host_process = 0"]);
         let mut command = configured("");
         command.env("PROCURATOR_LOG", "worker=loud");
         refuses(&bench, command, &["PROCURATOR_LOG=\"worker=loud\"", "worker=debug"]);

@@ -10,7 +10,7 @@ use vm_model::{Assignment, VmId};
 use super::{Described, NewDescription};
 use crate::definition::Description;
 use crate::failure::chain;
-use crate::supervisor::{GivenUp, HostContext, LookedAt, check_limits, look_ahead, volume_requests};
+use crate::supervisor::{GivenUp, HostContext, LookedAt, look_ahead, volume_requests};
 use crate::volumes::{Preview, Thoroughness, VolumeError};
 
 /// Artifacts on a disk or network that does not answer keep nobody waiting for longer.
@@ -50,8 +50,6 @@ fn describe_one(
 ) -> Result<NewDescription, String> {
     let looked_at = look_ahead(context, assignment).map_err(|reason| reason.message)?;
     let LookedAt { artifact, description } = looked_at;
-    check_limits(context, &description.limits, &description.machine.footprint())
-        .map_err(|reason| reason.message)?;
     let given_up = GivenUp::default();
     let grace = context.lifecycle.removal_grace;
     let previews = volume_requests(&artifact).map(|(_, request)| {

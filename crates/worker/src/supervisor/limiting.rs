@@ -11,7 +11,7 @@ use super::context::HostContext;
 use super::task::Task;
 use crate::definition::Description;
 use crate::failure::plain;
-use crate::vms::{LimitSettings, MemoryLimit};
+use crate::vms::{LimitSettings, MemoryLimit, some_of};
 
 /// The least room for pages of files beyond what a machine needs, and how large a part of its memory it is otherwise.
 const LEAST_ROOM: Bytes = Bytes::from_mib(64);
@@ -20,8 +20,6 @@ const ROOM_PART: u64 = 8;
 const PREFIX: &str = "its limits: ";
 /// What a warning of a limit begins with that holds and is tight.
 const TIGHT: &str = "its limit of memory is tight: ";
-/// How many names a sentence has at most.
-const SHOWN_NAMES: usize = 8;
 
 /// The limits of a machine.
 pub(super) fn limits_of(settings: &LimitSettings, description: &Description) -> ResourceLimits {
@@ -69,7 +67,7 @@ pub(super) fn isolation(context: &HostContext, settings: &ProcuratorSettings) ->
 ///
 /// # Errors
 /// The machine could not run so, or limits are required that cannot be enforced.
-pub(crate) fn check_limits(
+pub(super) fn check_limits(
     context: &HostContext,
     said: &ResourceLimits,
     footprint: &Footprint,
@@ -88,8 +86,7 @@ pub(crate) fn judge_limits(
     cannot: impl FnOnce(&ResourceLimits) -> Option<String>,
 ) -> Result<Vec<String>, FailureReason> {
     let limits = resolve(settings, said, footprint);
-    let mut warnings =
-        fits(said, &limits, footprint).map_err(|problem| plain(FailureKind::Artifact, problem))?;
+    let mut warnings = fits(said, &limits, footprint)?;
     let Some(problem) = cannot(&limits) else { return Ok(warnings) };
     match settings.enforcement {
         Enforcement::Required => Err(plain(
@@ -110,17 +107,22 @@ fn fits(
     said: &ResourceLimits,
     limits: &ResourceLimits,
     footprint: &Footprint,
-) -> Result<Vec<String>, String> {
+) -> Result<Vec<String>, FailureReason> {
     let least = [
         ("processes", said.processes, limits.processes, footprint.threads, "threads"),
         ("descriptors", said.descriptors, limits.descriptors, footprint.descriptors, "open files"),
     ];
     for (name, said, limit, needed, what) in least {
         if let Some(limit) = limit.filter(|limit| *limit < needed) {
-            let whose = if said.is_some() { "procurator.limits" } else { "the worker's setting limits" };
-            return Err(format!(
+            // What the worker was told is no fault of the VM's definition.
+            let (kind, whose) = match said {
+                Some(_) => (FailureKind::Artifact, "procurator.limits"),
+                None => (FailureKind::Host, "the worker's setting limits"),
+            };
+            let problem = format!(
                 "{whose}.{name} is {limit}, and the machine has up to {needed} {what}; accepted is {needed} or more"
-            ));
+            );
+            return Err(plain(kind, problem));
         }
     }
     let needed = footprint.ordinary_memory();
@@ -138,11 +140,9 @@ fn fits(
 pub(crate) fn unenforced<'a>(vms: impl Iterator<Item = &'a VmInfo>) -> Option<String> {
     let is_unlimited = |vm: &&VmInfo| vm.warnings.iter().any(|warning| warning.starts_with(PREFIX));
     let names: Vec<&str> = vms.filter(is_unlimited).map(|vm| vm.id.as_str()).collect();
-    let more = names.len().saturating_sub(SHOWN_NAMES);
-    let shown = names.iter().take(SHOWN_NAMES).copied().collect::<Vec<_>>().join(", ");
-    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!names.is_empty())
-        .then(|| format!("limits of VMs do not hold as they are, which `inspect` explains: {shown}{rest}"))
+    (!names.is_empty()).then(|| {
+        format!("limits of VMs do not hold as they are, which `inspect` explains: {}", some_of(&names))
+    })
 }
 
 impl Task {
@@ -203,14 +203,18 @@ mod tests {
     fn limits_that_no_machine_could_run_in_are_refused_by_name() {
         let said =
             |processes, descriptors| ResourceLimits { processes, descriptors, ..ResourceLimits::default() };
-        let fits = |said: &ResourceLimits, footprint: &Footprint| super::fits(said, said, footprint);
-        assert_eq!(fits(&said(Some(12), Some(70)), &footprint(100)), Ok(Vec::new()));
-        let of_the_worker = super::fits(&said(None, None), &said(Some(11), None), &footprint(100));
-        insta::assert_snapshot!(of_the_worker.expect_err("too few"), @"the worker's setting limits.processes is 11, and the machine has up to 12 threads; accepted is 12 or more");
-        insta::assert_snapshot!(fits(&said(Some(11), None), &footprint(100)).expect_err("too few"), @"procurator.limits.processes is 11, and the machine has up to 12 threads; accepted is 12 or more");
-        insta::assert_snapshot!(fits(&said(None, Some(64)), &footprint(100)).expect_err("too few"), @"procurator.limits.descriptors is 64, and the machine has up to 70 open files; accepted is 70 or more");
+        let by_kind = |refused: FailureReason| format!("{}: {refused}", refused.kind);
+        let fits = |said: &ResourceLimits, limits: &ResourceLimits| {
+            super::fits(said, limits, &footprint(100)).map_err(by_kind)
+        };
+        let fits_itself = |said: &ResourceLimits| fits(said, said);
+        assert_eq!(fits_itself(&said(Some(12), Some(70))), Ok(Vec::new()));
+        let of_the_worker = fits(&said(None, None), &said(Some(11), None));
+        insta::assert_snapshot!(of_the_worker.expect_err("too few"), @"host: the worker's setting limits.processes is 11, and the machine has up to 12 threads; accepted is 12 or more");
+        insta::assert_snapshot!(fits_itself(&said(Some(11), None)).expect_err("too few"), @"artifact: procurator.limits.processes is 11, and the machine has up to 12 threads; accepted is 12 or more");
+        insta::assert_snapshot!(fits_itself(&said(None, Some(64))).expect_err("too few"), @"artifact: procurator.limits.descriptors is 64, and the machine has up to 70 open files; accepted is 70 or more");
         let tight = ResourceLimits { memory_max: Some(Bytes::from_mib(64)), ..ResourceLimits::default() };
-        let warnings = fits(&tight, &footprint(100)).expect("it may do with less");
+        let warnings = fits_itself(&tight).expect("it may do with less");
         insta::assert_snapshot!(warnings[0], @"its limit of memory is tight: memory_max is 64 MiB, and the machine can come to need 116 MiB: it is ended where it does");
     }
 }

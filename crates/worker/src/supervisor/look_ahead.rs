@@ -15,6 +15,7 @@ use vm_model::{Assignment, FailureKind, FailureReason, Isolation, NetworkName, P
 use super::context::HostContext;
 use super::given_up::GivenUp;
 use super::guest_secrets::read_secrets;
+use super::limiting::check_limits;
 use super::nic_wish::{refused, wishes};
 use super::stage::volume_requests;
 use crate::capacity::Demand;
@@ -30,11 +31,12 @@ pub(crate) struct LookedAt {
     pub(crate) description: Arc<Description>,
 }
 
-/// Looks whether `assignment` can be started on this host: its artifact, the networks and addresses that it wants, and the
-/// files of the host that it names. Blocks on files.
+/// Looks whether `assignment` can be started on this host: its artifact, its limits, the networks and addresses that it wants, and
+/// the files of the host that it names. Blocks on files.
 pub(crate) fn look_ahead(context: &HostContext, assignment: &Assignment) -> Result<LookedAt, FailureReason> {
     let mut artifact = load(&context.roots, assignment, Uuid::nil())?;
     check_isolation(context, artifact.settings.isolation)?;
+    check_limits(context, &artifact.settings.limits, &artifact.machine.footprint())?;
     check_wishes(context, assignment, &artifact.nics)?;
     check_nics(&artifact.nics, |network| context.networks.configs(network))?;
     check_host_ports(&artifact.nics, &context.networks.own_places())?;

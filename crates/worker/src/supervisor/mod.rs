@@ -59,7 +59,7 @@ pub(crate) use guest_secrets::read_secrets;
 pub(crate) use handle::{Birth, Origin, Supervisor};
 pub(crate) use held_network::{HeldBack, find_bridge_problem, keeps_for_vms, unfit_vms};
 pub(crate) use host_ports::{HostPorts, PortClaims};
-pub(crate) use limiting::{check_limits, judge_limits, unenforced};
+pub(crate) use limiting::{judge_limits, unenforced};
 pub(crate) use look_ahead::{LookedAt, OwnPlaces, check_nics, load, look_ahead, look_before_restart};
 pub(crate) use machine_slot::MachineSlot;
 pub(crate) use network::{NetworkState, WaitingNetwork};

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use host_process::{JailDemand, JailSettings};
 use nix_artifacts::StoreRoots;
 
 use super::network_plan::plan_networks;
-use super::{MemoryOvercommit, VmManagerConfig, VmManagerError};
+use super::{HostProcessSettings, MemoryOvercommit, Placement, VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 
 impl VmManagerConfig {
@@ -18,6 +19,7 @@ impl VmManagerConfig {
         let problems: Vec<VmManagerError> = [
             check_directories(self).err(),
             check_numbers(self).err(),
+            check_jail(self).err(),
             plan_networks(self).err(),
             store_roots(self).err(),
         ]
@@ -64,6 +66,23 @@ pub(super) fn check_numbers(config: &VmManagerConfig) -> Result<(), VmManagerErr
     Ok(())
 }
 
+/// Makes sure that no whole jails are required where VMs have no process that could be in one.
+pub(super) fn check_jail(config: &VmManagerConfig) -> Result<(), VmManagerError> {
+    let Placement::StrictApart(HostProcessSettings { jail: Some(JailSettings { demand, .. }), .. }) =
+        &config.placement
+    else {
+        return Ok(());
+    };
+    match demand {
+        JailDemand::WhatTheHostHas => Ok(()),
+        JailDemand::Whole => {
+            let expected = "vms_per_host_process = 0 runs VMs in the worker's own process, in no jail; accepted with it is \
+                            \"auto\" or \"off\", or else vms_per_host_process = 1 or more";
+            Err(refused("jail", "required", expected))
+        }
+    }
+}
+
 pub(super) fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmManagerError> {
     let shown = |path: &PathBuf| path.display().to_string();
     // What is fetched is put into stores that are made where nothing is.
@@ -77,6 +96,10 @@ pub(super) fn store_roots(config: &VmManagerConfig) -> Result<StoreRoots, VmMana
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use jail::UserRange;
+
     use super::*;
 
     #[test]
@@ -99,5 +122,26 @@ mod tests {
         let sound =
             VmManagerConfig { store_roots: vec![directory.path().to_owned()], ..VmManagerConfig::default() };
         sound.check().expect("sound");
+    }
+
+    #[test]
+    fn whole_jails_cannot_be_required_of_vms_in_the_worker() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let check = |demand, place: fn(HostProcessSettings) -> Placement| {
+            let jail = JailSettings { users: UserRange::default(), demand };
+            let settings = HostProcessSettings {
+                program: Vec::new(),
+                directory: directory.path().to_owned(),
+                vms_per_process: NonZeroUsize::MIN,
+                spare: 0,
+                jail: Some(jail),
+            };
+            let store_roots = vec![directory.path().to_owned()];
+            VmManagerConfig { placement: place(settings), store_roots, ..VmManagerConfig::default() }.check()
+        };
+        check(JailDemand::WhatTheHostHas, Placement::StrictApart).expect("as far as it goes");
+        check(JailDemand::Whole, Placement::HostProcesses).expect("each has a process");
+        let refused = check(JailDemand::Whole, Placement::StrictApart).expect_err("they are in no jail");
+        insta::assert_snapshot!(refused[0], @r#"invalid setting jail = "required": vms_per_host_process = 0 runs VMs in the worker's own process, in no jail; accepted with it is "auto" or "off", or else vms_per_host_process = 1 or more"#);
     }
 }

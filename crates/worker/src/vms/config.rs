@@ -297,6 +297,11 @@ impl VmManagerConfig {
         super::placing::foresee_limits(self)
     }
 
+    /// Which limit of every VM is so tight that no machine could run within it, in a sentence.
+    pub fn foresee_tight_limits(&self) -> Option<String> {
+        super::placing::foresee_tight_limits(self)
+    }
+
     /// Every network as it is to be on this host, the default one first. None where settings are such that a manager refuses
     /// them.
     pub fn network_configs(&self) -> Vec<(NetworkName, NetworkConfig)> {

@@ -43,7 +43,7 @@ fn sentence(nic: &VmNic, mismatch: &NicMismatch) -> String {
 }
 
 /// The first few, and how many more there are.
-fn some_of(ids: &[&str]) -> String {
+pub(crate) fn some_of(ids: &[&str]) -> String {
     let named = ids[..ids.len().min(NAMED)].join(", ");
     match ids.len().saturating_sub(NAMED) {
         0 => named,

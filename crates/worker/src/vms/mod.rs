@@ -20,6 +20,7 @@ mod placing;
 mod polling;
 mod registry;
 mod roster;
+mod safeguards;
 mod split_host;
 mod startup;
 mod takeover;
@@ -52,3 +53,5 @@ pub use vm_model::{
 };
 
 pub use crate::supervisor::{NotesError, check_notes};
+
+pub(crate) use misfits::some_of;

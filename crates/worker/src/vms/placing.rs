@@ -9,17 +9,13 @@ use hypervisor::Hypervisor;
 use jail::Gap;
 use machine_host::{Enforcement, MachineHost};
 use tracing::{info, warn};
-use vm_model::{Bytes, ResourceLimits};
+use vm_model::{Bytes, Footprint, MEMORY_LEAST, MemoryBacking, MemorySpec, ResourceLimits};
 use vmm_host::{HostOptions, VmmHost};
 
 use super::split_host::SplitHost;
 use super::{HostProcessSettings, LimitSettings, MemoryLimit, Placement, VmManagerConfig, VmManagerError};
 use crate::failure::chain;
 use crate::records::console_directory;
-
-/// What is so while processes are not jailed.
-const NOT_JAILED: &str =
-    "jail is \"off\": a guest that breaks out of its machine has the rights of the worker";
 
 /// What runs the VMs' machines.
 pub(super) fn machine_host(
@@ -39,7 +35,7 @@ pub(super) fn machine_host(
     })
 }
 
-/// What jails of host processes lack on this host, a sentence each.
+/// What jails of host processes lack on this host, a sentence each. Nothing where they are to have none.
 ///
 /// # Errors
 /// Whole jails are required, and they would not be.
@@ -47,7 +43,7 @@ pub(super) async fn jail_gaps(config: &VmManagerConfig) -> Result<Vec<String>, V
     let (Placement::StrictApart(settings) | Placement::HostProcesses(settings)) = &config.placement else {
         return Ok(Vec::new());
     };
-    let Some(jail) = settings.jail else { return Ok(vec![NOT_JAILED.to_owned()]) };
+    let Some(jail) = settings.jail else { return Ok(Vec::new()) };
     let program = settings.program.clone();
     let probing = tokio::task::spawn_blocking(move || probe_jail(&program, jail));
     let problem = match probing.await.map_err(VmManagerError::TaskLost)? {
@@ -98,6 +94,17 @@ pub(super) fn foresee_limits(config: &VmManagerConfig) -> Option<String> {
         Enforcement::BestEffort => limits_gap(&config.placement, &of_every_vm)
             .map(|problem| format!("limits that every VM is to have do not hold on this host: {problem}")),
     }
+}
+
+/// Which of the limits of every VM, in a sentence for operators, no machine could run within: not even one with one vCPU and no disk.
+pub(super) fn foresee_tight_limits(config: &VmManagerConfig) -> Option<String> {
+    let memory = MemorySpec { size: MEMORY_LEAST, backing: MemoryBacking::default(), prefault: false };
+    let least = Footprint::of_memory(memory).threads;
+    let limit = config.limits.defaults.processes.filter(|limit| *limit < least)?;
+    Some(format!(
+        "limits.processes = {limit}: the smallest machine has {least} threads, so no VM will start whose definition does not say \
+         another limit"
+    ))
 }
 
 fn unknown_jail(problem: &JailError) -> String {
@@ -157,5 +164,16 @@ mod tests {
         }
         let told = foreseen(none, MemoryLimit::Off, Enforcement::Required).expect("a VM may have limits");
         insta::assert_snapshot!(told, @r#"limits.enforcement is "required", and VMs with limits will not start on this host: VMs have no processes of their own"#);
+    }
+
+    #[test]
+    fn a_limit_that_no_machine_could_run_within_is_told() {
+        let foreseen = |processes| {
+            let defaults = ResourceLimits { processes: Some(processes), ..ResourceLimits::default() };
+            let limits = LimitSettings { defaults, ..LimitSettings::default() };
+            foresee_tight_limits(&VmManagerConfig { limits, ..VmManagerConfig::default() })
+        };
+        insta::assert_snapshot!(foreseen(8).expect("it is too tight"), @"limits.processes = 8: the smallest machine has 9 threads, so no VM will start whose definition does not say another limit");
+        assert_eq!(foreseen(9), None);
     }
 }

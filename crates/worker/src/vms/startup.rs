@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vm_model::{NetworkName, RemovedVm, VmId};
 
-use super::checks::{check_directories, check_numbers, refused, store_roots};
+use super::checks::{check_directories, check_jail, check_numbers, refused, store_roots};
 use super::control::Shared;
 use super::network_plan::{PlannedNetwork, plan_networks};
 use super::network_setup::NetworkSetup;
@@ -24,7 +24,7 @@ use super::network_start::{open_leases, start_networks, tend_networks};
 use super::placing::{jail_gaps, machine_host};
 use super::registry::Registry;
 use super::takeover::{KnownVms, hold_addresses, restore, take_over, take_over_late};
-use super::{HashVerification, NetworkSettings, VmManagerConfig, VmManagerError};
+use super::{NetworkSettings, VmManagerConfig, VmManagerError};
 use crate::capacity::{Capacity, CapacityRules};
 use crate::collecting::collect_by_rule;
 use crate::events::EventLog;
@@ -43,9 +43,6 @@ use crate::supervisor::{
 };
 use crate::verification::Verifications;
 use crate::volumes::VolumeStore;
-
-/// What is so while artifacts are not verified.
-pub(super) const UNVERIFIED: &str = "hash_verification is \"never\": artifacts run as they lie on the disk, whatever hash they were assigned with";
 
 /// How long a lock of the state directory may be held by what is left of a worker, and how often that is looked at.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -78,10 +75,9 @@ pub(super) async fn start(
 ) -> Result<Shared, VmManagerError> {
     check_directories(&config)?;
     check_numbers(&config)?;
+    check_jail(&config)?;
     let planned = plan_networks(&config)?;
-    if config.hash_verification == HashVerification::Never {
-        warn!("{UNVERIFIED}");
-    }
+    config.safeguards_off().iter().for_each(|safeguard| warn!("{safeguard}"));
     let hypervisor = Hypervisor::open().map_err(VmManagerError::Hypervisor)?;
     make_fetched_into(&config)?;
     let roots = Arc::new(store_roots(&config)?);

@@ -19,14 +19,10 @@ use vm_model::{Assignment, Bytes, NarHash, NetworkName, NodeStatus, StopMethod, 
 use super::control::{self, Shared};
 use super::executor::Executor;
 use super::misfits::misfits;
-use super::startup::{LockedState, UNVERIFIED};
-use super::{
-    HashVerification, HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics,
-    startup,
-};
+use super::startup::LockedState;
+use super::{HistoryPoint, MetricsPolling, VmInfo, VmManagerConfig, VmManagerError, VmMetrics, startup};
 use crate::events::{EventLog, node_changes};
 use crate::records::RecordWriter;
-use crate::supervisor::unenforced;
 
 /// The virtual machines of this host.
 ///
@@ -242,31 +238,6 @@ impl VmManager {
     /// Whether it is being shut down or left. Its VMs are looked after no more then, which is not to say that they are gone.
     pub fn is_ending(&self) -> bool {
         self.shared.is_ending.load(Ordering::Relaxed)
-    }
-
-    /// What is so for each VM by a setting that takes a safeguard away, a sentence each.
-    pub fn safeguards_off(&self) -> Vec<String> {
-        let unverified = match self.shared.config.hash_verification {
-            HashVerification::Never => Some(UNVERIFIED.to_owned()),
-            HashVerification::Once | HashVerification::Always => None,
-        };
-        let context = &self.shared.context;
-        let counts = context.machines.counts();
-        let unjailed = (counts.unjailed > 0).then(|| {
-            let count = counts.unjailed;
-            format!("{count} VMs run in processes of an earlier worker, which are in no jail until the VMs are started anew")
-        });
-        let unfiltered = (counts.unfiltered > 0).then(|| {
-            let count = counts.unfiltered;
-            format!("{count} VMs run in processes of an earlier worker, whose system calls are filtered less than is set now, until the VMs are started anew")
-        });
-        unverified
-            .into_iter()
-            .chain(unjailed)
-            .chain(unfiltered)
-            .chain(context.jail_gaps.iter().cloned())
-            .chain(unenforced(self.list_vms().iter()))
-            .collect()
     }
 
     /// What runs on this host and could not be taken over, a sentence each.
