@@ -40,6 +40,9 @@ pub struct DiskView {
 /// What a VM's vCPUs were about when somebody looked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DumpView {
+    /// Whether the VM was paused: a vCPU that is said to run does so again once the VM goes on.
+    #[serde(default)]
+    pub paused: bool,
     /// Every vCPU, by index.
     pub vcpus: Vec<VcpuDump>,
 }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use vm_model::VmStatus;
 
 use super::Answers;
 use super::extract::VmName;
@@ -18,5 +19,6 @@ pub(super) async fn dump(
     VmName(id): VmName,
 ) -> Result<Json<DumpView>, ApiError> {
     let vcpus = vm_manager.dump_vcpus_async(&id).await.map_err(|problem| of_vm(&vm_manager, &id, problem))?;
-    Ok(Json(DumpView { vcpus }))
+    let paused = vm_manager.get_vm(&id).is_ok_and(|vm| vm.status == VmStatus::Paused);
+    Ok(Json(DumpView { paused, vcpus }))
 }

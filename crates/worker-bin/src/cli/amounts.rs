@@ -30,6 +30,27 @@ pub(super) fn machine_memory(text: &str) -> Result<u64, String> {
     Err(format!("{least}M to {most}G is accepted, a multiple of {} bytes", MEMORY_PAGE.get()))
 }
 
+/// How many of something.
+pub(super) fn count(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "a number like 0 or 100 is accepted")
+}
+
+/// One of the boots that are kept of a guest.
+pub(super) fn boot(text: &str) -> Result<i64, &'static str> {
+    text.parse().map_err(|_| "a number is accepted: a boot's own, 0 for the newest, -1 for the one before")
+}
+
+/// For how many seconds a guest's silence is waited for.
+pub(super) fn silence(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "a whole number of seconds is accepted")
+}
+
+/// For how many seconds an operation is waited for.
+pub(super) fn timeout(text: &str) -> Result<u64, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.ok_or("1 to 86400 seconds is accepted")
+}
+
 /// A span of time on the command line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Seconds(pub(crate) Duration);
@@ -57,6 +78,22 @@ mod tests {
         }
         for text in ["", "0", "M", "-1", "1.5G", "512 M", "99999999999G"] {
             amount(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused_with_what_is_accepted() {
+        assert_eq!(
+            (count("0"), count("100"), boot("-1"), silence("0"), timeout("1")),
+            (Ok(0), Ok(100), Ok(-1), Ok(0), Ok(1))
+        );
+        for text in ["abc", "-1", "1.5", ""] {
+            assert!(count(text).is_err_and(|told| told.contains("like 0 or 100")), "{text}");
+            assert!(silence(text).is_err_and(|told| told.contains("whole number")), "{text}");
+        }
+        assert!(boot("last").is_err_and(|told| told.contains("0 for the newest")));
+        for text in ["0", "86401", "abc"] {
+            assert!(timeout(text).is_err_and(|told| told.starts_with("1 to 86400 ")), "{text}");
         }
     }
 

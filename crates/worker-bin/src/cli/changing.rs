@@ -168,7 +168,7 @@ pub(crate) struct WaitFlags {
     pub(crate) no_wait: bool,
     /// Fail where it is not done within so many seconds; it goes on all the same
     #[arg(long, value_name = "SECONDS", default_value_t = 600, hide_default_value = true,
-        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        value_parser = super::amounts::timeout)]
     pub(crate) timeout: u64,
 }
 

@@ -66,10 +66,10 @@ pub(crate) struct ConsoleFlags {
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
     /// Lines that are shown of what was written before
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = super::amounts::count)]
     pub(crate) tail: usize,
     /// How long the guest must be silent before a console whose input came from a file or a pipe, and has ended, is left
-    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = super::amounts::silence)]
     pub(crate) linger: u64,
 }
 
@@ -85,10 +85,10 @@ pub(crate) struct LogsFlags {
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Print only the last lines
-    #[arg(long, short = 'n', visible_alias = "lines", value_name = "COUNT")]
+    #[arg(long, short = 'n', visible_alias = "lines", value_name = "COUNT", value_parser = super::amounts::count)]
     pub(crate) tail: Option<usize>,
     /// Print a boot: its number as `--boots` lists it, 0 for the newest, -1 for the one before
-    #[arg(long, value_name = "BOOT", allow_negative_numbers = true, conflicts_with = "since")]
+    #[arg(long, value_name = "BOOT", allow_negative_numbers = true, conflicts_with = "since", value_parser = super::amounts::boot)]
     pub(crate) boot: Option<i64>,
     /// Print what was logged since then; of a console, the boots that wrote something, whole: a time like `10m`, `2h` or `3d` ago
     #[arg(long, value_name = "TIME")]

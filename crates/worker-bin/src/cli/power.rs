@@ -36,7 +36,7 @@ pub(crate) struct PowerFlags {
     #[arg(long, conflicts_with = "timeout")]
     pub(crate) no_wait: bool,
     /// Fail where it is not done within so many seconds; it goes on all the same
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", value_parser = super::amounts::timeout)]
     pub(crate) timeout: Option<u64>,
     /// Print the operations as JSON
     #[arg(long)]

@@ -101,7 +101,7 @@ pub(crate) struct EventFlags {
     #[arg(long, value_name = "SPAN")]
     pub(crate) since: Option<Span>,
     /// The last so many, and with --follow those to come [default: 10 with --follow, else all]
-    #[arg(long, short = 'n', value_name = "COUNT")]
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = super::amounts::count)]
     pub(crate) lines: Option<usize>,
     /// All that are kept, also with --follow
     #[arg(long, conflicts_with = "lines")]

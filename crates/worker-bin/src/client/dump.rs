@@ -1,6 +1,6 @@
 //! `dump`: where a VM's vCPUs are.
 
-use admin::AdminClient;
+use admin::{AdminClient, DumpView};
 use anyhow::Result;
 use vm_model::{VcpuActivity, VcpuDump, VcpuRegisters, VcpuReport};
 
@@ -12,10 +12,16 @@ use crate::printable::printable;
 pub(super) async fn dump(client: &AdminClient, name: &VmName, json: bool) -> Result<()> {
     let vm = find(client, name).await?;
     let dump = client.dump(&vm).await?;
-    if json { print_json(&dump) } else { print(&dump.vcpus.iter().map(lines).collect::<String>()) }
+    if json { print_json(&dump) } else { print(&text(&dump)) }
 }
 
-fn lines(vcpu: &VcpuDump) -> String {
+fn text(DumpView { paused, vcpus }: &DumpView) -> String {
+    let running = if *paused { "paused" } else { "running" };
+    vcpus.iter().map(|vcpu| lines(vcpu, running)).collect()
+}
+
+/// What is told of a vCPU; one that executes instructions, or did when its VM was paused, is `running` by this word.
+fn lines(vcpu: &VcpuDump, running: &str) -> String {
     let index = vcpu.index;
     match &vcpu.report {
         VcpuReport::Silent => format!("vCPU {index}: does not leave its guest\n"),
@@ -23,7 +29,7 @@ fn lines(vcpu: &VcpuDump) -> String {
         VcpuReport::Registers(registers) => {
             let VcpuRegisters { rip, rsp, rflags, cr0, cr2, cr3, cr4, efer, activity } = registers;
             let activity = match activity {
-                VcpuActivity::Running => "running",
+                VcpuActivity::Running => running,
                 VcpuActivity::Halted => "halted",
                 VcpuActivity::WaitingForStart => "not started by its guest",
             };
@@ -52,10 +58,17 @@ mod tests {
             efer: 0xd01,
             activity: VcpuActivity::Halted,
         };
-        let shown = lines(&VcpuDump { index: 1, report: VcpuReport::Registers(registers) });
+        let told =
+            |paused, index, report| text(&DumpView { paused, vcpus: vec![VcpuDump { index, report }] });
+        let shown = told(false, 1, VcpuReport::Registers(registers));
         assert!(shown.starts_with("vCPU 1: halted\n  rip ffffffff81000000  rsp 0000000000001000"), "{shown}");
         assert_eq!(shown.lines().count(), 3);
-        let silent = lines(&VcpuDump { index: 0, report: VcpuReport::Silent });
+        let running = VcpuRegisters { activity: VcpuActivity::Running, ..registers };
+        for (paused, word) in [(false, "running"), (true, "paused")] {
+            let shown = told(paused, 0, VcpuReport::Registers(running));
+            assert!(shown.starts_with(&format!("vCPU 0: {word}\n")), "{shown}");
+        }
+        let silent = told(false, 0, VcpuReport::Silent);
         assert_eq!(silent, "vCPU 0: does not leave its guest\n");
     }
 }

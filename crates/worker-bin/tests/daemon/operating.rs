@@ -66,7 +66,14 @@ fn what_an_operator_orders_holds_until_the_file_says_something_new() {
         assert_eq!(bench.phases(), ["db-1 running", "web-1 running"]);
         assert!(!said(&bench, &["inspect", "web"]).contains("operator"));
 
+        let is_paused = || {
+            let dump: Value =
+                serde_json::from_str(&said(&bench, &["dump", "web-1", "--json"])).expect("JSON");
+            dump["paused"].clone()
+        };
+        assert_eq!(is_paused(), false);
         said(&bench, &["pause", "web-1"]);
+        assert_eq!(is_paused(), true);
         assert_eq!(bench.phases(), ["db-1 running", "web-1 paused"]);
         web["overrides"] = serde_json::json!({ "cmdline_append": "new" });
         bench.assign(&[db, web]);
