@@ -95,6 +95,7 @@ pub(crate) fn build_package(workspace: &Workspace, order: &Order) -> Result<Path
     let written = written_by_program(order.program, &folder.join("written"))?;
     let stripped = written.join("program");
     strip(order.program, &stripped)?;
+    refuse_armed(&stripped)?;
     let contents = Contents::of(workspace.root(), &stripped, &written)?;
     let root = folder.join("root");
     let bytes = layout::lay_out(&contents.files, &root)?;
@@ -114,6 +115,21 @@ pub(crate) fn build_package(workspace: &Workspace, order: &Order) -> Result<Path
     remove(&root)?;
     remove(&written)?;
     Ok(package)
+}
+
+/// The variable that arms a point at which tests kill a process (`fail-points`): programs of tests alone know it.
+const ARMING: &[u8] = b"PROCURATOR_FAIL_POINT";
+
+/// Fails where `program` was built for tests: cargo puts it at the same path.
+fn refuse_armed(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    if bytes.windows(ARMING.len()).any(|window| window == ARMING) {
+        bail!(
+            "{} was built for tests, which can end it at points of their choice: build it anew",
+            program.display()
+        );
+    }
+    Ok(())
 }
 
 /// What the program writes of itself, in `folder`: manual pages, completions, the configuration file.
@@ -189,6 +205,17 @@ fn remove(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_of_tests_is_not_packed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("program");
+        for (content, is_refused) in [("PROCURATOR_FAIL_POIN", false), ("a\0PROCURATOR_FAIL_POINT\0b", true)]
+        {
+            fs::write(&program, content).expect("written");
+            assert_eq!(refuse_armed(&program).is_err(), is_refused, "{content:?}");
+        }
+    }
 
     #[test]
     fn a_host_without_nix_has_a_place_for_images() {

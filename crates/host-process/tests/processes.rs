@@ -13,8 +13,8 @@ use host_process::{HostProcessOptions, HostProcesses};
 use machine_host::{LaunchError, LaunchRequest, MachineHost, StopPolicy};
 use rustix::process::Signal;
 use tiny_guest::TinyGuest;
-use tokio::time::timeout;
-use vm_model::{InitialState, Isolation, MachineExit, MachinePhase, StopMethod};
+use tokio::time::{sleep, timeout};
+use vm_model::{InitialState, Isolation, MachineExit, MachinePhase, StopMethod, ThreadHealth};
 
 use support::{
     anyone, children, descriptors, directory, has_kvm, host, launch, options, phase, request, signal,
@@ -210,6 +210,33 @@ async fn a_process_that_does_not_answer_is_killed_with_its_machine() {
     assert_eq!(report.exit, MachineExit::Killed);
     within(machine.released()).await;
     until("it is collected", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_answer_is_told_until_it_does() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = directory();
+    let host = host(options(&directory));
+    let machine = launch(&host, "vm", &TinyGuest::idle()).await;
+    let (process, mut health) = (*children().first().expect("its process"), machine.health());
+    let asking = tokio::spawn({
+        let machine = machine.clone();
+        async move {
+            loop {
+                machine.refresh_counters().await;
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    signal(process, Signal::STOP);
+    within(health.wait_for(|&health| health == ThreadHealth::Hung)).await.expect("it is told");
+    signal(process, Signal::CONT);
+    within(health.wait_for(|&health| health == ThreadHealth::Turning)).await.expect("it is told");
+    asking.abort();
+    within(machine.stop(StopPolicy::KILL)).await.expect("it stops");
+    within(host.shut_down(Duration::from_secs(20))).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 mod calls;
 mod link;
 mod machines;
+mod silence;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use super::process::WatchedProcess;
 use crate::wire::{ConnectionError, FromHost, Message, Outgoing, ToHost};
 use calls::Calls;
 use machines::Machines;
+use silence::Silence;
 
 pub(super) use link::{Link, greet};
 
@@ -54,6 +56,7 @@ pub(super) struct Conversation {
     _user: Option<TakenUser>,
     machines: Machines,
     calls: Calls,
+    silence: Silence,
     /// When the process is killed because it did not end by itself.
     exit_by: Option<Instant>,
 }
@@ -83,8 +86,8 @@ impl Conversation {
         line: Arc<ProcessLine>,
         Known { key, name, process, user }: Known,
     ) -> Self {
-        let (machines, calls) = (Machines::default(), Calls::default());
-        Self { pool, key, line, name, process, _user: user, machines, calls, exit_by: None }
+        let (machines, calls, silence) = (Machines::default(), Calls::default(), Silence::default());
+        Self { pool, key, line, name, process, _user: user, machines, calls, silence, exit_by: None }
     }
 
     /// Runs the task, until the process is gone or left.
@@ -148,7 +151,7 @@ impl Conversation {
     }
 
     fn deadline(&self, link: &Link) -> Instant {
-        let all = [self.exit_by, self.machines.kill_by(), link.retry_at()];
+        let all = [self.exit_by, self.machines.kill_by(), self.silence.noted_at(), link.retry_at()];
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + NEVER)
     }
 
@@ -219,6 +222,10 @@ impl Conversation {
                 );
             }
         }
+        if self.silence.take_note(now) {
+            tracing::warn!(pid = self.process.pid(), "a host process does not answer");
+            self.machines.set_silent(true);
+        }
         if link.retry_at().is_some_and(|at| at <= now) {
             self.reconnect(link).await;
         }
@@ -228,6 +235,7 @@ impl Conversation {
     fn lose(&mut self, link: &mut Link) {
         self.calls.fail_launches("the connection to its host process broke");
         self.machines.lose_launches();
+        self.note_answer();
         self.machines.set_health(ThreadHealth::Hung);
         if self.machines.is_empty() {
             self.retire(link);
@@ -285,7 +293,10 @@ impl Conversation {
     /// What came over the connection, or why nothing will.
     async fn hear(&mut self, message: Result<FromHost, ConnectionError>, link: &mut Link) {
         match message {
-            Ok(message) => self.handle_message(message, link).await,
+            Ok(message) => {
+                self.note_answer();
+                self.handle_message(message, link).await;
+            }
             Err(error) => {
                 if !error.is_closed() {
                     let error = repeated(&error_chain(&error));
@@ -293,6 +304,17 @@ impl Conversation {
                 }
                 self.lose(link);
             }
+        }
+    }
+
+    /// The process is not silent any more, or its connection is another.
+    fn note_answer(&mut self) {
+        if self.silence.broken() {
+            tracing::info!(
+                pid = self.process.pid(),
+                "a host process does not leave its worker without an answer any more"
+            );
+            self.machines.set_silent(false);
         }
     }
 

@@ -21,11 +21,19 @@ pub(super) struct RemoteMachine {
     pub(super) id: VmId,
     status: watch::Sender<MachineStatus>,
     health: watch::Sender<ThreadHealth>,
+    /// What its process told last of its thread, and whether the process answers. Replaced whole: a poisoned lock is used on.
+    told: Mutex<Told>,
     released: watch::Sender<bool>,
     /// When it was first seen to have ended.
     ended: OnceLock<Instant>,
     /// The newest reading. Replaced whole: a poisoned lock is used on.
     counters: Mutex<MachineCounters>,
+}
+
+#[derive(Debug)]
+struct Told {
+    health: ThreadHealth,
+    is_silent: bool,
 }
 
 impl RemoteMachine {
@@ -34,6 +42,7 @@ impl RemoteMachine {
             id,
             status: watch::Sender::new(MachineStatus::booting()),
             health: watch::Sender::new(health),
+            told: Mutex::new(Told { health, is_silent: false }),
             released: watch::Sender::new(false),
             ended: OnceLock::new(),
             counters: Mutex::default(),
@@ -54,7 +63,19 @@ impl RemoteMachine {
     }
 
     pub(super) fn set_health(&self, health: ThreadHealth) {
-        self.health.send_if_modified(|told| std::mem::replace(told, health) != health);
+        self.tell_health(|told| told.health = health);
+    }
+
+    /// Its process does not answer, or does again.
+    pub(super) fn set_silent(&self, is_silent: bool) {
+        self.tell_health(|told| told.is_silent = is_silent);
+    }
+
+    fn tell_health(&self, change: impl FnOnce(&mut Told)) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut told);
+        let health = if told.is_silent { ThreadHealth::Hung } else { told.health };
+        self.health.send_if_modified(|shown| std::mem::replace(shown, health) != health);
     }
 
     pub(super) fn set_counters(&self, counters: MachineCounters) {

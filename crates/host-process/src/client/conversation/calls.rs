@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use machine_host::LaunchError;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use vm_model::{MachineCounters, Reply, VmId, error_chain};
 
 use super::{Conversation, Link};
@@ -88,6 +89,7 @@ impl Conversation {
             Request::Counters { call, vm, answer } => {
                 if !answer.is_closed() && self.machines.is_known(&vm) {
                     self.calls.0.insert(call, Waiting::Counters(answer));
+                    self.silence.asked(Instant::now());
                     self.send(ToHost::Counters { call, vm }, link).await;
                 }
             }

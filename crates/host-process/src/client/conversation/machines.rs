@@ -91,6 +91,13 @@ impl Machines {
         }
     }
 
+    /// Their process does not answer, or does again.
+    pub(super) fn set_silent(&self, is_silent: bool) {
+        for tracked in self.0.values() {
+            tracked.machine.set_silent(is_silent);
+        }
+    }
+
     /// When the next machine is overdue that was told to end.
     pub(super) fn kill_by(&self) -> Option<Instant> {
         let by = |tracked: &Tracked| match tracked.kill {
