@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -339,6 +340,20 @@ async fn whoever_looks_learns_what_could_be_taken_over_and_changes_nothing() {
     until("the process ends", || children().is_empty()).await;
 }
 
+/// This process' children once they are `count` and stay the same: one that is started goes on in another, and ends.
+async fn settled_children(count: usize) -> BTreeSet<u32> {
+    within(async {
+        loop {
+            let seen = children();
+            sleep(Duration::from_millis(100)).await;
+            if seen.len() == count && children() == seen {
+                return seen;
+            }
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn as_many_processes_are_kept_ahead_as_asked() {
     if !has_kvm() {
@@ -348,11 +363,9 @@ async fn as_many_processes_are_kept_ahead_as_asked() {
     let host = host(HostProcessOptions { spare: 2, ..options(&directory) });
     assert!(children().is_empty());
     within(host.adopt(anyone())).await;
-    until("two are ahead", || children().len() == 2).await;
-    let before = children();
+    let before = settled_children(2).await;
     let machine = launch(&host, "vm", &TinyGuest::spin()).await;
-    until("two are ahead again", || children().len() == 3).await;
-    assert!(children().is_superset(&before), "one of them was taken");
+    assert!(settled_children(3).await.is_superset(&before), "one of them was taken");
     drop(machine);
     host.leave();
     drop(host);
