@@ -222,6 +222,13 @@ impl Conversation {
                 );
             }
         }
+        // Where it is this worker that did not get on, an answer waits already.
+        let is_due = self.silence.noted_at().is_some_and(|at| at <= now);
+        let waiting = if is_due { link.received_already().next() } else { None };
+        if let Some(message) = waiting {
+            self.note_answer();
+            self.handle_message(message, link).await;
+        }
         if self.silence.take_note(now) {
             tracing::warn!(pid = self.process.pid(), "a host process does not answer");
             self.machines.set_silent(true);
